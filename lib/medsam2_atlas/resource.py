@@ -1,0 +1,22 @@
+"""Finds the files that come with the project: configurations, demo weights, the MONAI Label app, sample data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+_CHECKOUT = _PACKAGE.parents[1]
+
+
+def resource(name: str) -> Path:
+    """The path of a file or folder such as `configs/labels.yaml`.
+
+    An installed wheel carries them inside the package; a checkout has them at its top.
+
+    Raises:
+        FileNotFoundError: neither place has it.
+    """
+    for root in (_PACKAGE / "resources", _CHECKOUT):
+        if (root / name).exists():
+            return root / name
+    raise FileNotFoundError(f"{name} did not come with this installation; reinstall medsam2-atlas.")

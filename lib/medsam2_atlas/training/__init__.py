@@ -1,0 +1,1 @@
+"""Trains the demo weights on phantoms."""
