@@ -1,0 +1,21 @@
+"""MedSAM2: network, weights, and the engine that propagates boxes through a volume."""
+
+from medsam2_atlas.medsam2.checkpoint import Weights, find_checkpoint, load_weights, model_folder
+from medsam2_atlas.medsam2.engine import MedSAM2Volume, OrganLogits
+from medsam2_atlas.medsam2.network import DEMO, OFFICIAL, build_network, load_config, parameter_shapes
+from medsam2_atlas.medsam2.propagation import Loop
+
+__all__ = [
+    "DEMO",
+    "OFFICIAL",
+    "Loop",
+    "MedSAM2Volume",
+    "OrganLogits",
+    "Weights",
+    "build_network",
+    "find_checkpoint",
+    "load_config",
+    "load_weights",
+    "model_folder",
+    "parameter_shapes",
+]

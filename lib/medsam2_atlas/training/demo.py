@@ -34,8 +34,8 @@ class DemoTraining:
 
     seed: int = 7
     patients: int = 56
-    steps: int = 5200
-    learning_rate: float = 1.2e-3
+    steps: int = 4000
+    learning_rate: float = 1e-3
     workers: int = 2
     save_every: int = 100
 

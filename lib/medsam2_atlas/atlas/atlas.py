@@ -1,0 +1,141 @@
+"""The atlas: a common space with its mean image and one probability map per organ, and how it is stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medsam2_atlas.errors import AtlasError
+from medsam2_atlas.files import replacing
+from medsam2_atlas.labels import OrganTable, organ_table
+from medsam2_atlas.registration import Transform, WorkImage
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ProbabilityMap:
+    """Share of the references in which a point of the common space belongs to an organ, cropped to where it is not 0.
+
+    values: `[z, y, x]` uint8, 255 = all references. origin: world (x, y, z) mm of the first voxel. count: references
+    that have the organ labelled.
+    """
+
+    values: np.ndarray
+    origin: np.ndarray
+    count: int
+
+    def as_tensor(self) -> torch.Tensor:
+        """`[1, z, y, x]` float32, 0..1."""
+        return torch.from_numpy(self.values.astype(np.float32) / 255)[None]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One annotated CT of the atlas: its name, the checksum of its label file and the organs it has labelled."""
+
+    name: str
+    sha256: str
+    organs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """Everything that a target is compared with.
+
+    maps: per organ number. spacing: mm, of the maps. transforms: common space to each reference, in their order.
+    """
+
+    template: WorkImage
+    maps: dict[int, ProbabilityMap]
+    spacing: float
+    references: tuple[Reference, ...]
+    transforms: tuple[Transform, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    source: str = "atlas"
+
+    @property
+    def version(self) -> str:
+        """Twelve digits that change with anything that changes score maps."""
+        digest = hashlib.sha256(self.template.hu.numpy().astype(np.float32).tobytes())
+        for index in sorted(self.maps):
+            digest.update(bytes([index]) + self.maps[index].values.tobytes() + self.maps[index].origin.tobytes())
+        return digest.hexdigest()[:12]
+
+    def save(self, folder: Path) -> None:
+        """Writes the atlas as a folder, in one step; an atlas that stands there is replaced.
+
+        Raises:
+            AtlasError: the folder exists and is no atlas.
+            StorageError: its parent does not exist.
+        """
+        if folder.exists() and not (folder / "atlas.json").exists() and any(folder.iterdir()):
+            raise AtlasError(folder, "exists and is not an atlas.", "Choose a new folder.")
+        with replacing(folder) as part:
+            (part / "transforms").mkdir(parents=True)
+            np.savez_compressed(
+                part / "template.npz",
+                hu=self.template.hu.numpy().round().astype(np.int16),
+                valid=np.packbits(self.template.valid.numpy()),
+                origin=self.template.origin.numpy(),
+                spacing=np.array(self.template.spacing),
+            )
+            arrays: dict[str, np.ndarray] = {}
+            for index, organ_map in self.maps.items():
+                arrays[f"{index}.values"], arrays[f"{index}.origin"] = organ_map.values, organ_map.origin
+            np.savez_compressed(part / "maps.npz", **arrays)  # type: ignore[arg-type]
+            for number, transform in enumerate(self.transforms):
+                transform.save(part / "transforms" / f"{number:03d}.npz")
+            about = {
+                "format": FORMAT,
+                "version": self.version,
+                "organs": {str(o.index): o.name for o in organ_table().organs},
+                "spacing": self.spacing,
+                "options": self.options,
+                "references": [vars(reference) for reference in self.references],
+                "counts": {str(index): organ_map.count for index, organ_map in self.maps.items()},
+            }
+            (part / "atlas.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, table: OrganTable | None = None) -> Atlas:
+        """Reads an atlas folder.
+
+        Raises:
+            AtlasError: no atlas there, a broken one, or one of another organ table.
+        """
+        folder = Path(folder)
+        if not (folder / "atlas.json").is_file():
+            raise AtlasError(folder, "is no atlas: it has no atlas.json.", "Make one: medsam2-atlas atlas build REFS OUT.")
+        try:
+            about = json.loads((folder / "atlas.json").read_text(encoding="utf-8"))
+            if about["format"] != FORMAT:
+                raise AtlasError(folder, f"has format {about['format']}, not {FORMAT}.", "Build it again.")
+            wanted = {str(o.index): o.name for o in (table or organ_table()).organs}
+            if about["organs"] != wanted:
+                strange = sorted(set(about["organs"].items()) ^ set(wanted.items()))
+                raise AtlasError(
+                    folder,
+                    f"is of another label set: {strange[:4]} differ.",
+                    "Build it again with this organ table, or use the table that it was built with.",
+                )
+            with np.load(folder / "template.npz") as stored:
+                hu = torch.from_numpy(stored["hu"].astype(np.float32))
+                valid = np.unpackbits(stored["valid"], count=hu.numel()).reshape(hu.shape).astype(bool)
+                template = WorkImage(hu, torch.from_numpy(valid), torch.from_numpy(stored["origin"]), float(stored["spacing"]))
+            with np.load(folder / "maps.npz") as stored:
+                maps = {
+                    int(index): ProbabilityMap(stored[f"{index}.values"], stored[f"{index}.origin"], int(count))
+                    for index, count in about["counts"].items()
+                }
+            references = tuple(Reference(r["name"], r["sha256"], tuple(r["organs"])) for r in about["references"])
+            transforms = tuple(Transform.load(file) for file in sorted((folder / "transforms").glob("*.npz")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AtlasError(folder, f"cannot be read ({error}).", "Build it again.") from error
+        return cls(template, maps, float(about["spacing"]), references, transforms, about["options"], str(folder))

@@ -1,0 +1,165 @@
+"""Score maps: the atlas' probability maps carried onto a target by one registration and one warp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
+from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.registration import (
+    RegistrationConfig,
+    Transform,
+    WorkImage,
+    register,
+    registration_config,
+    sample,
+)
+from medsam2_atlas.volume import Geometry, Volume
+
+_PIXEL_MM = 2.0
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """One organ's score in a target, cropped: all of the target's slices are kept apart, pixels are about 2 mm.
+
+    values: `[z, y, x]` uint8, 255 = 1. low: (z, y, x) of the first voxel on the reduced grid. visible: share 0..1 of
+    the organ, as the atlas knows it, that lies in the target's field of view.
+    """
+
+    values: np.ndarray
+    low: tuple[int, int, int]
+    visible: float
+
+    @property
+    def maximum(self) -> float:
+        """Highest score."""
+        return float(self.values.max(initial=0)) / 255
+
+
+@dataclass(frozen=True)
+class ScoreMaps:
+    """Score maps of all organs of an atlas in a target, on the target's slices.
+
+    The reduced grid has the target's slices and every `stride`-th pixel, so that memory does not grow with 512 × 512.
+    """
+
+    maps: dict[int, ScoreMap]
+    geometry: Geometry
+    stride: int
+    transform: Transform
+
+    def plane(self, organ: int, z: int) -> np.ndarray:
+        """Scores `[y, x]` float32, 0..1, of a slice at the target's full resolution."""
+        reduced = self.reduced_plane(organ, z)
+        full = F.interpolate(torch.from_numpy(reduced)[None, None], scale_factor=self.stride, mode="bilinear")[0, 0]
+        result: np.ndarray = full[: self.geometry.size[1], : self.geometry.size[0]].numpy()
+        return result
+
+    def reduced_plane(self, organ: int, z: int) -> np.ndarray:
+        """Scores `[y', x']` float32 of a slice on the reduced grid."""
+        plane = np.zeros(reduced_shape(self.geometry, self.stride)[1:], np.float32)
+        score = self.maps.get(organ)
+        if score is not None and score.values.size and 0 <= z - score.low[0] < score.values.shape[0]:
+            part = score.values[z - score.low[0]]
+            y, x = score.low[1:]
+            plane[y : y + part.shape[0], x : x + part.shape[1]] = part.astype(np.float32) / 255
+        return plane
+
+
+def reduced_shape(geometry: Geometry, stride: int) -> tuple[int, int, int]:
+    """Shape `(z, y', x')` of the grid that keeps all slices and every `stride`-th pixel."""
+    return geometry.size[2], -(-geometry.size[1] // stride), -(-geometry.size[0] // stride)
+
+
+def score_maps(
+    target: Volume,
+    atlas: Atlas,
+    organs: Iterable[int] | None = None,
+    config: RegistrationConfig | None = None,
+    progress: Progress = silent,
+) -> ScoreMaps:
+    """Registers a target to the atlas' common space and warps the probability maps onto it.
+
+    Raises:
+        InputError: the target shows no body, or too little of it.
+    """
+    config = config or registration_config()
+    transform = register(WorkImage.of(target, config.spacing), atlas.template, config, progress)
+    return warp_maps(target.geometry, atlas, transform, organs, progress)
+
+
+def warp_maps(
+    geometry: Geometry,
+    atlas: Atlas,
+    transform: Transform,
+    organs: Iterable[int] | None = None,
+    progress: Progress = silent,
+) -> ScoreMaps:
+    """Probability maps on a target's grid, given the transform from its world points to the common space."""
+    stride = max(1, int(_PIXEL_MM / min(geometry.spacing[:2])))
+    wanted = [k for k in (atlas.maps if organs is None else organs) if k in atlas.maps]
+    shape = reduced_shape(geometry, stride)
+    dense = {k: np.zeros(shape, np.uint8) for k in wanted}
+    thick = max(1, _CHUNK // (shape[1] * shape[2]))
+    for first in range(0, shape[0], thick):
+        planes = range(first, min(first + thick, shape[0]))
+        common = transform(_reduced_points(geometry, stride, planes))
+        for k in wanted:
+            dense[k][planes.start : planes.stop] = _sampled(atlas.maps[k], atlas.spacing, common)
+        progress("score maps", planes.stop / shape[0])
+    back = transform.inverse()
+    maps = {k: _crop(dense.pop(k), _visible_share(atlas.maps[k], atlas.spacing, back, geometry)) for k in wanted}
+    return ScoreMaps(maps, geometry, stride, transform)
+
+
+def _reduced_points(geometry: Geometry, stride: int, planes: range) -> torch.Tensor:
+    _, rows, columns = reduced_shape(geometry, stride)
+    middle = (stride - 1) / 2  # a reduced pixel stands for the middle of its block
+    z, y, x = torch.meshgrid(
+        torch.tensor(list(planes), dtype=torch.float32),
+        torch.arange(rows) * float(stride) + middle,
+        torch.arange(columns) * float(stride) + middle,
+        indexing="ij",
+    )
+    matrix = torch.from_numpy(geometry.matrix).float()
+    return torch.stack([x, y, z], -1) @ matrix.T + torch.tensor(geometry.origin, dtype=torch.float32)
+
+
+def _sampled(organ: ProbabilityMap, spacing: float, points: torch.Tensor) -> np.ndarray:
+    origin = torch.from_numpy(organ.origin)
+    end = origin + torch.tensor(organ.values.shape[::-1]) * spacing
+    near = ((points > origin - spacing) & (points < end)).all(-1)
+    values = torch.zeros(points.shape[:-1])
+    if near.any():
+        values[near] = sample(organ.as_tensor(), points[near], origin, spacing, padding="zeros")[0]
+    return np.rint(values.numpy() * 255).astype(np.uint8)
+
+
+def _visible_share(organ: ProbabilityMap, spacing: float, to_target: Transform, geometry: Geometry) -> float:
+    """Share of the organ's probable voxels in the common space that come to lie on the target's grid."""
+    where = np.argwhere(organ.values > 0.5 * organ.values.max())
+    if not len(where):
+        return 0.0
+    where = where[:: max(1, len(where) // 2000)]
+    points = torch.from_numpy(where[:, ::-1].astype(np.float32) * spacing + organ.origin)
+    index = geometry.to_index(to_target(points).numpy())
+    inside = ((index >= -0.5) & (index <= np.array(geometry.size) - 0.5)).all(1)
+    return float(inside.mean())
+
+
+def _crop(dense: np.ndarray, visible: float) -> ScoreMap:
+    spans = []
+    for axis in range(3):
+        seen = np.flatnonzero(dense.any(tuple(a for a in range(3) if a != axis)))
+        if not len(seen):
+            return ScoreMap(np.zeros((0, 0, 0), np.uint8), (0, 0, 0), visible)
+        spans.append((int(seen[0]), int(seen[-1]) + 1))
+    box = dense[tuple(slice(a, b) for a, b in spans)]
+    return ScoreMap(np.ascontiguousarray(box), (spans[0][0], spans[1][0], spans[2][0]), visible)

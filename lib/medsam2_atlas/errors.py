@@ -1,0 +1,29 @@
+"""The project's errors; each names what is concerned, what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class MedSAM2AtlasError(Exception):
+    """Something a user can mend. `subject` is mostly a file."""
+
+    def __init__(self, subject: str | Path, problem: str, remedy: str = "") -> None:
+        self.subject, self.problem, self.remedy = str(subject), problem, remedy
+        super().__init__(f"{subject}: {problem}" + (f" {remedy}" if remedy else ""))
+
+
+class InputError(MedSAM2AtlasError):
+    """An image, a label map, prompts or options that cannot be used."""
+
+
+class AtlasError(MedSAM2AtlasError):
+    """An atlas that cannot be built, read or applied."""
+
+
+class WeightsError(MedSAM2AtlasError):
+    """A checkpoint that is missing or does not fit the network."""
+
+
+class StorageError(MedSAM2AtlasError):
+    """A result that cannot be stored."""

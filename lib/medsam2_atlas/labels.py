@@ -1,0 +1,72 @@
+"""The organ table: number, name, colour, published threshold and what strategy D does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.resource import resource
+
+
+class Organ(BaseModel):
+    """One organ of the table."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int = Field(ge=1, le=255, description="value in label maps")
+    name: str = Field(pattern=r"^[a-z0-9_]+$", description="name in reports, options and viewers")
+    display: str = Field(description="name for people")
+    colour: tuple[int, int, int] = Field(description="red, green, blue, 0..255")
+    threshold: float = Field(ge=0, lt=1, description="score above which a voxel is in the prompting region")
+    enlarge_z: bool = Field(description="whether strategy D lengthens the z-range")
+
+
+class OrganTable(BaseModel):
+    """All organs, by rising index."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    organs: tuple[Organ, ...]
+
+    def __getitem__(self, index: int) -> Organ:
+        return {organ.index: organ for organ in self.organs}[index]
+
+    @property
+    def indices(self) -> list[int]:
+        """The label values."""
+        return [organ.index for organ in self.organs]
+
+    def select(self, names: Iterable[str]) -> list[int]:
+        """Label values for names or numbers given as text; all organs for none.
+
+        Raises:
+            InputError: a name that is not in the table.
+        """
+        chosen = []
+        by_name = {organ.name: organ.index for organ in self.organs} | {str(i): i for i in self.indices}
+        for name in names:
+            key = name.strip().lower().replace(" ", "_")
+            if key not in by_name:
+                known = ", ".join(organ.name for organ in self.organs)
+                raise InputError(name, "is not an organ of the table.", f"Choose from: {known}.")
+            chosen.append(by_name[key])
+        return sorted(set(chosen)) or self.indices
+
+
+@cache
+def organ_table(file: Path | None = None) -> OrganTable:
+    """The table in `configs/labels.yaml`, or in another file.
+
+    Raises:
+        InputError: the file does not hold a valid table.
+    """
+    path = file or resource("configs/labels.yaml")
+    try:
+        return OrganTable.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise InputError(path, f"is not a valid organ table: {error}", "Compare it with configs/labels.yaml.") from error

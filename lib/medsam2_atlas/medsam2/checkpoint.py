@@ -1,0 +1,120 @@
+"""Finding, checking and loading weights."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from medsam2_atlas.errors import WeightsError
+from medsam2_atlas.files import sha256
+from medsam2_atlas.medsam2.network import OFFICIAL, build_network, load_config
+from medsam2_atlas.resource import resource
+
+OFFICIAL_FILE = "MedSAM2_latest.pt"
+DEMO_FILE = "medsam2_demo.pt"
+ENVIRONMENT = "MEDSAM2_CHECKPOINT"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network with weights, and where they came from. `mark` is empty for the official ones."""
+
+    network: Any
+    config: DictConfig
+    file: Path
+    sha256: str
+    mark: str
+
+    def describe(self) -> dict[str, str]:
+        """For reports."""
+        return {"file": str(self.file), "sha256": self.sha256, "mark": self.mark}
+
+
+def model_folder() -> Path:
+    """Where downloaded weights are kept: `$MEDSAM2_ATLAS_MODELS`, or a folder in the user's data directory."""
+    data = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local/share"))
+    return Path(os.environ.get("MEDSAM2_ATLAS_MODELS", data / "medsam2_atlas" / "models"))
+
+
+def find_checkpoint(given: Path | None = None, demo: bool = True) -> Path:
+    """The checkpoint to run: the one given, `$MEDSAM2_CHECKPOINT`, the model folder, and last the demo weights.
+
+    Args:
+        given: wins over everything else, and must exist.
+        demo: whether the demo weights will do.
+
+    Raises:
+        WeightsError: nothing found; the message says where it was looked for.
+    """
+    if given is not None or os.environ.get(ENVIRONMENT):
+        chosen = given if given is not None else Path(os.environ[ENVIRONMENT])
+        if not chosen.is_file():
+            where = "" if given is not None else f" (from ${ENVIRONMENT})"
+            raise WeightsError(chosen, f"is not a file{where}.", "Name a MedSAM2 checkpoint (.pt).")
+        return chosen
+    official = model_folder() / OFFICIAL_FILE
+    if official.is_file():
+        return official
+    if demo:
+        try:
+            return resource(f"weights/{DEMO_FILE}")
+        except FileNotFoundError:
+            pass
+    raise WeightsError(
+        official, "is not there.", f"Run `medsam2-atlas weights fetch`, or name a file by --checkpoint or ${ENVIRONMENT}."
+    )
+
+
+def load_weights(file: Path, config: str | Path | None = None, device: torch.device | None = None) -> Weights:
+    """Loads a checkpoint `{"model": state_dict}`: every tensor of the network, none else, each of the right shape.
+
+    The network is that of `config`; else the one the checkpoint names (demo weights do); else the official one.
+
+    Raises:
+        WeightsError: not a checkpoint, or one of another network; the message names the tensors.
+    """
+    content = _read(file)
+    named = content.get("config")
+    chosen = load_config(config if config is not None else named if isinstance(named, str) else OFFICIAL)
+    network = build_network(chosen)
+    _check_state(file, network.state_dict(), content["model"])
+    network.load_state_dict(content["model"], strict=True)
+    mark = content.get("mark", "")
+    return Weights(network.to(device or torch.device("cpu")), chosen, file, sha256(file), mark if isinstance(mark, str) else "")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise WeightsError(file, "is not a file.", "Name a MedSAM2 checkpoint (.pt).")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise WeightsError(file, f"is not a PyTorch checkpoint ({reason}).", "Download it again.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise WeightsError(file, 'does not have the form {"model": state_dict}.', "Use a checkpoint of MedSAM2 as published.")
+    if not all(isinstance(t, torch.Tensor) for t in content["model"].values()):
+        raise WeightsError(file, "holds other things than tensors in its state.", "Use a checkpoint of MedSAM2 as published.")
+    return content
+
+
+def _check_state(file: Path, wanted: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    shapes = [
+        f"{name} {list(found[name].shape)} instead of {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    problems = [
+        f"{what} {len(names)} tensors ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for what, names in (("lacks", missing), ("has unknown", extra), ("has misshapen", shapes))
+        if names
+    ]
+    if problems:
+        raise WeightsError(file, f"does not fit the network: it {'; '.join(problems)}.", "Use the configuration that it was trained with.")

@@ -1,0 +1,123 @@
+"""MedSAM2 on a volume: prompts in, logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+from medsam2_atlas.medsam2.checkpoint import Weights
+from medsam2_atlas.medsam2.encoder import FeatureStore
+from medsam2_atlas.medsam2.preprocessing import HU_WINDOW, to_uint8
+from medsam2_atlas.medsam2.propagation import Loop, Propagator, Track
+from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.prompting import OrganPrompt
+
+_SMALL_HOLE = 8
+_FILLED_LOGIT = 0.1
+
+
+@dataclass(frozen=True)
+class OrganLogits:
+    """Mask logits of one organ on slices `z_min..z_min + n − 1`: `low` `[n, h, w]` at the network's mask resolution."""
+
+    label: int
+    z_min: int
+    low: torch.Tensor
+
+    def __contains__(self, z: int) -> bool:
+        return 0 <= z - self.z_min < len(self.low)
+
+    def plane(self, z: int, shape: tuple[int, int]) -> torch.Tensor:
+        """Logits `[y, x]` of a slice at image resolution, by bilinear interpolation as the official predictor does."""
+        low = self.low[z - self.z_min][None, None]
+        return F.interpolate(low, size=shape, mode="bilinear", align_corners=False)[0, 0]
+
+
+class MedSAM2Volume:
+    """One CT prepared for MedSAM2; slices are encoded once, however often it is prompted."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        hu: np.ndarray,
+        *,
+        window: tuple[float, float] = HU_WINDOW,
+        batch: int = 16,
+    ) -> None:
+        """
+        Args:
+            weights: network and weights.
+            hu: CT `[z, y, x]` in HU, LPS orientation.
+            window: HU range that is kept.
+            batch: organs and directions that take a step together.
+        """
+        planes = to_uint8(hu, window)
+        self._net = weights.network
+        self._shape = hu.shape
+        self._features = FeatureStore(self._net, planes.__getitem__)
+        self._propagator = Propagator(self._net, self._features, hu.shape[0], batch)
+
+    def segment(
+        self,
+        prompts: Sequence[OrganPrompt],
+        *,
+        loop: Loop = "symmetric",
+        fill_holes: bool = False,
+        progress: Progress = silent,
+    ) -> dict[int, OrganLogits]:
+        """Logits per label for all slices of each prompt's range.
+
+        Args:
+            prompts: one per label, in voxel indices of the volume.
+            loop: what a second box in a direction does; see `propagation`.
+            fill_holes: fill holes of up to 8 low-resolution pixels, as the official CUDA build does.
+            progress: told stages and shares.
+        """
+        if not prompts:
+            return {}
+        self._features.encode((z for p in prompts for z in range(p.z_min, p.z_max + 1)), progress)
+        tracks = [track for p in prompts for track in self._tracks(p, loop)]
+        self._propagator.run(tracks, progress)
+        results = {}
+        for p in prompts:
+            found: dict[int, torch.Tensor] = {}
+            for track in tracks:
+                if track.label == p.label:
+                    found |= {z: track.logits[z] for z in range(min(track.start, track.end), max(track.start, track.end) + 1)}
+            low = torch.cat([found[z] for z in range(p.z_min, p.z_max + 1)]).cpu()
+            results[p.label] = OrganLogits(p.label, p.z_min, _filled(low) if fill_holes else low)
+        return results
+
+    def _tracks(self, prompt: OrganPrompt, loop: Loop) -> list[Track]:
+        """From the middle box up to z_max, and from it down to z_min with a fresh memory."""
+        boxes = {b.z: self._to_network(b.box) for b in prompt.boxes}
+        middle = prompt.middle.z
+        above = {z: box for z, box in boxes.items() if z >= middle}
+        below = {z: box for z, box in boxes.items() if z <= middle}
+        up = Track(prompt.label, middle, prompt.z_max, 1, above)
+        if loop == "published":
+            later = {z: box for z, box in below.items() if z != middle}
+            return [up, Track(prompt.label, middle, prompt.z_min, -1, {middle: boxes[middle]}, later)]
+        return [up, Track(prompt.label, middle, prompt.z_min, -1, below)]
+
+    def _to_network(self, box: tuple[float, float, float, float]) -> torch.Tensor:
+        rows, columns = self._shape[1:]
+        corners = torch.tensor(box, dtype=torch.float32).view(2, 2) / torch.tensor([columns, rows])
+        return (corners * self._net.image_size).to(self._net.device)
+
+
+def _filled(low: torch.Tensor) -> torch.Tensor:
+    """Small holes of each slice's mask filled with a faintly positive logit."""
+    result = low.clone()
+    for n, plane in enumerate(low.numpy()):
+        pieces, count = ndimage.label(plane <= 0, np.ones((3, 3)))
+        if count:
+            sizes = np.bincount(pieces.ravel())
+            small = np.flatnonzero(sizes <= _SMALL_HOLE)
+            result[n][torch.from_numpy(np.isin(pieces, small[small > 0]))] = _FILLED_LOGIT
+    return result

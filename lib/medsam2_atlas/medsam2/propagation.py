@@ -1,0 +1,260 @@
+"""The propagation engine: masks of several organs from boxed slices through their ranges, in lock step.
+
+A *track* follows one organ in one direction. All tracks take their steps together, so that those with the same amount
+of memory form one batch. The semantics are those of the official video predictor as MedSAM2 uses it
+(`sam2_video_predictor_legacy` of `sam2` 1.1.0):
+
+- A boxed slice that starts a track is segmented without memory; its mask is binarised for the memory.
+- Every other slice attends to the memories of all starting slices, of up to `num_maskmem` − 1 slices before it, and to
+  object pointers of starting slices already passed and of up to 15 slices before it.
+- Memories are kept rounded to bfloat16.
+
+Two loops differ in what a track's second box does. In the *symmetric* one, it starts the track together with the first
+box: both are there from the beginning. In the *published* one, going down, the second box corrects a slice after it was
+tracked: the box and the tracked mask's logits go into the decoder together.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from sam2.modeling.sam2_utils import get_1d_sine_pe
+
+from medsam2_atlas.medsam2.encoder import FeatureStore, SliceFeatures
+from medsam2_atlas.progress import Progress, silent
+
+Loop = Literal["symmetric", "published"]
+_CORRECTION_CLAMP = 32.0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a track remembers of a slice: `features` `[1, c, h, w]` (bfloat16) and `pointer` `[1, c]`."""
+
+    features: torch.Tensor
+    pointer: torch.Tensor
+
+
+@dataclass
+class Track:
+    """One organ in one direction (+1 up, −1 down) from slice `start` to slice `end`.
+
+    boxes: slice to box corners `[2, 2]` in the network's pixels, for the slices that start the track. corrections: the
+    same for slices that are corrected after they were tracked. logits: what came out, `[1, h, w]` per slice.
+    """
+
+    label: int
+    start: int
+    end: int
+    direction: int
+    boxes: dict[int, torch.Tensor]
+    corrections: dict[int, torch.Tensor] = field(default_factory=dict)
+    logits: dict[int, torch.Tensor] = field(default_factory=dict)
+    starting: dict[int, Memory] = field(default_factory=dict)
+    passed: dict[int, Memory] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return abs(self.end - self.start) + 1
+
+    def slice_at(self, step: int) -> int:
+        """The slice of a step; step 0 is the start."""
+        return self.start + self.direction * step
+
+
+class Propagator:
+    """Runs tracks over the slices of one volume."""
+
+    def __init__(self, network: Any, features: FeatureStore, slices: int, batch: int = 16) -> None:
+        """
+        Args:
+            network: a SAM 2.1 network in evaluation mode.
+            features: of the volume's slices.
+            slices: number of slices of the volume; short volumes shorten the reach of object pointers.
+            batch: most tracks that take a step in one batch.
+        """
+        self._net, self._features, self._batch = network, features, batch
+        self._pointers = min(slices, int(network.max_obj_ptrs_in_encoder))
+
+    @torch.inference_mode()
+    def run(self, tracks: Sequence[Track], progress: Progress = silent) -> None:
+        """Fills each track's `logits` for all its slices."""
+        starts: dict[tuple[int, int], list[Track]] = defaultdict(list)
+        for track in tracks:
+            for z in track.boxes:
+                starts[track.label, z].append(track)
+        self._start(starts)
+        total = sum(len(track) for track in tracks)
+        done = 0
+        for step in range(max(len(track) for track in tracks)):
+            going = [track for track in tracks if step < len(track)]
+            groups: dict[tuple[int, int], list[Track]] = defaultdict(list)
+            for track in going:
+                z = track.slice_at(step)
+                if z not in track.starting:
+                    groups[len(self._spatial(track, z)), len(self._ptrs(track, z))].append(track)
+            for group in groups.values():
+                for first in range(0, len(group), self._batch):
+                    self._step(group[first : first + self._batch], step)
+            done += len(going)
+            progress("propagation", done / total)
+
+    def _start(self, starts: dict[tuple[int, int], list[Track]]) -> None:
+        """Segments the starting slices from their boxes, without memory; tracks of an organ share the result."""
+        items = list(starts.items())
+        for first in range(0, len(items), self._batch):
+            part = items[first : first + self._batch]
+            slices = SliceFeatures.stack([self._features[z] for (_, z), _ in part])
+            boxes = torch.stack([tracks[0].boxes[z] for (_, z), tracks in part])
+            embedding = slices.levels[-1] + self._net.no_mem_embed.view(1, -1, 1, 1)
+            low, pointer, presence = self._decode(embedding, slices, boxes=boxes, starting=True)
+            memory = self._remember(slices, low, presence, from_box=True)
+            for n, ((_, z), tracks) in enumerate(part):
+                for track in tracks:
+                    track.logits[z] = low[n]
+                    track.starting[z] = Memory(memory[n : n + 1], pointer[n : n + 1])
+
+    def _step(self, tracks: Sequence[Track], step: int) -> None:
+        """Tracks the slices of one step for tracks with the same amount of memory."""
+        places = [track.slice_at(step) for track in tracks]
+        slices = SliceFeatures.stack([self._features[z] for z in places])
+        embedding = self._attend(tracks, places, slices)
+        low, pointer, presence = self._decode(embedding, slices)
+        memory = self._remember(slices, low, presence, from_box=False)
+        for n, (track, z) in enumerate(zip(tracks, places, strict=True)):
+            if z in track.corrections:
+                one = SliceFeatures(tuple(level[n : n + 1] for level in slices.levels))
+                self._correct(track, z, embedding[n : n + 1], one, low[n : n + 1])
+            else:
+                track.logits[z] = low[n]
+                track.passed[z] = Memory(memory[n : n + 1], pointer[n : n + 1])
+            self._forget(track, z)
+
+    def _correct(
+        self, track: Track, z: int, embedding: torch.Tensor, slices: SliceFeatures, tracked: torch.Tensor
+    ) -> None:
+        """Segments a tracked slice again, from its box and the tracked mask's logits together."""
+        previous = tracked.clamp(-_CORRECTION_CLAMP, _CORRECTION_CLAMP)
+        low, pointer, presence = self._decode(embedding, slices, boxes=track.corrections[z][None], previous=previous)
+        memory = self._remember(slices, low, presence, from_box=True)
+        track.logits[z] = low[0]
+        track.passed[z] = Memory(memory, pointer)
+
+    def _forget(self, track: Track, z: int) -> None:
+        """Drops what no later slice of a track can attend to."""
+        oldest = max(self._pointers, int(self._net.num_maskmem) * int(self._net.memory_temporal_stride_for_eval))
+        track.passed.pop(z - track.direction * oldest, None)
+
+    def _spatial(self, track: Track, z: int) -> list[tuple[int, Memory]]:
+        """Memories to attend to with their temporal places: 0 for starting slices, else 1 (oldest) upwards."""
+        found = [(0, memory) for memory in track.starting.values()]
+        stride = int(self._net.memory_temporal_stride_for_eval)
+        for place in range(1, int(self._net.num_maskmem)):
+            back = int(self._net.num_maskmem) - place
+            if back == 1:
+                earlier = z - track.direction
+            else:  # on the grid of every `stride`-th slice, counted in the direction of travel
+                nearest = ((track.direction * z - 2) // stride) * stride - (back - 2) * stride
+                earlier = track.direction * nearest
+            if earlier in track.passed:
+                found.append((place, track.passed[earlier]))
+        return found
+
+    def _ptrs(self, track: Track, z: int) -> list[tuple[int, torch.Tensor]]:
+        """Object pointers to attend to, with their distances in slices."""
+        found = []
+        for start, memory in track.starting.items():
+            distance = (z - start) * track.direction
+            if distance >= 0 or not self._net.only_obj_ptrs_in_the_past_for_eval:
+                found.append((distance, memory.pointer))
+        for distance in range(1, self._pointers):
+            earlier = z - track.direction * distance
+            if earlier in track.passed:
+                found.append((distance, track.passed[earlier].pointer))
+        return found
+
+    def _attend(self, tracks: Sequence[Track], places: Sequence[int], slices: SliceFeatures) -> torch.Tensor:
+        """Slice features conditioned on the tracks' memories, `[n, c, h, w]`."""
+        net = self._net
+        memories, positions, pointer_tokens = [], [], 0
+        for track, z in zip(tracks, places, strict=True):
+            tokens, token_positions = [], []
+            for place, memory in self._spatial(track, z):
+                tokens.append(memory.features.float().flatten(2).permute(2, 0, 1))
+                token_positions.append(self._memory_position() + net.maskmem_tpos_enc[net.num_maskmem - place - 1])
+            pointers = self._ptrs(track, z)
+            if pointers and net.use_obj_ptrs_in_encoder:
+                split = net.hidden_dim // net.mem_dim
+                stacked = torch.stack([pointer for _, pointer in pointers])  # [p, 1, c]
+                tokens.append(stacked.reshape(-1, 1, split, net.mem_dim).permute(0, 2, 1, 3).flatten(0, 1))
+                distance = torch.tensor([d for d, _ in pointers], device=stacked.device) / (self._pointers - 1)
+                encoded = net.obj_ptr_tpos_proj(get_1d_sine_pe(distance, dim=net.hidden_dim))
+                token_positions.append(encoded[:, None].repeat_interleave(split, dim=0))
+                pointer_tokens = len(pointers) * split
+            memories.append(torch.cat(tokens))
+            positions.append(torch.cat(token_positions))
+        top = slices.levels[-1]
+        assert self._features.position is not None
+        attended = net.memory_attention(
+            curr=[top.flatten(2).permute(2, 0, 1)],
+            curr_pos=[self._features.position.expand_as(top).flatten(2).permute(2, 0, 1)],
+            memory=torch.cat(memories, 1),
+            memory_pos=torch.cat(positions, 1),
+            num_obj_ptr_tokens=pointer_tokens,
+        )
+        result: torch.Tensor = attended.permute(1, 2, 0).view(top.shape)
+        return result
+
+    def _memory_position(self) -> torch.Tensor:
+        """Spatial position code of a memory, `[h·w, 1, c]`."""
+        side = self._net.sam_image_embedding_size
+        blank = torch.zeros(1, self._net.mem_dim, side, side, device=self._net.device)
+        position: torch.Tensor = self._net.memory_encoder.position_encoding(blank)
+        return position.flatten(2).permute(2, 0, 1)
+
+    def _decode(
+        self,
+        embedding: torch.Tensor,
+        slices: SliceFeatures,
+        *,
+        boxes: torch.Tensor | None = None,
+        previous: torch.Tensor | None = None,
+        starting: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mask logits `[n, 1, h, w]` at a quarter of the network's resolution, pointers and presence logits."""
+        points = None
+        if boxes is not None:
+            corners = torch.tensor([2, 3], dtype=torch.int32, device=boxes.device).expand(len(boxes), 2)
+            points = {"point_coords": boxes, "point_labels": corners}
+        fine = list(slices.levels[:-1]) or None
+        _, _, _, low, _, pointer, presence = self._net._forward_sam_heads(
+            backbone_features=embedding,
+            point_inputs=points,
+            mask_inputs=previous,
+            high_res_features=fine,
+            multimask_output=self._net._use_multimask(starting, points),
+        )
+        return low, pointer, presence
+
+    def _remember(
+        self, slices: SliceFeatures, low: torch.Tensor, presence: torch.Tensor, from_box: bool
+    ) -> torch.Tensor:
+        """Memory features of a segmented slice, `[n, c, h, w]` bfloat16."""
+        side = self._net.image_size
+        top = slices.levels[-1]
+        features, _ = self._net._encode_new_memory(
+            current_vision_feats=[top.flatten(2).permute(2, 0, 1)],
+            feat_sizes=[top.shape[-2:]],
+            pred_masks_high_res=F.interpolate(low, size=(side, side), mode="bilinear", align_corners=False),
+            object_score_logits=presence,
+            is_mask_from_pts=from_box,
+        )
+        return self._stored(features)
+
+    @staticmethod
+    def _stored(features: torch.Tensor) -> torch.Tensor:
+        return features.to(torch.bfloat16)

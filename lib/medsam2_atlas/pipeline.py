@@ -1,0 +1,240 @@
+"""From a CT to a label map: the strategies, each a short composition of the rooms.
+
+`atlas`  score maps alone, no network.
+`A`      one box in the middle of the prompting region.
+`B`      three boxes, at 25, 50 and 75 % of it.
+`C`      B, then a second pass prompted by B's masks.
+`D`      as C, with boxes 10 % larger in area and ranges 20 % longer.
+`reference-1`, `reference-3`  one or three boxes from the true label map: what the network could reach.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+
+from medsam2_atlas.atlas import Atlas, ScoreMaps, score_maps
+from medsam2_atlas.errors import AtlasError, InputError, WeightsError
+from medsam2_atlas.fusion import fuse_logits, fuse_scores
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.medsam2 import Loop, MedSAM2Volume, Weights
+from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.prompting import (
+    MIDDLE,
+    THREE,
+    Prompts,
+    ThresholdRule,
+    describe_prompts,
+    enlarged,
+    prompts_from_labels,
+    prompts_from_scores,
+)
+from medsam2_atlas.volume import Volume
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to segment.
+
+    organs: numbers; all of the table where empty. loop: see `medsam2.propagation`. thresholds: see `prompting`.
+    fill_holes: as the official CUDA build does. batch: organs and directions per network step.
+    """
+
+    organs: tuple[int, ...] = ()
+    loop: Loop = "symmetric"
+    thresholds: ThresholdRule = "published"
+    fill_holes: bool = False
+    batch: int = 16
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A label map on the grid of its image, and the report on how it came about."""
+
+    labels: Volume
+    report: dict[str, Any]
+
+
+@dataclass
+class Case:
+    """One CT while it is segmented: what strategies share is made once, when first asked for, and timed."""
+
+    image: Volume
+    atlas: Atlas | None = None
+    weights: Weights | None = None
+    truth: Volume | None = None
+    options: Options = Options()
+    progress: Progress = silent
+    seconds: dict[str, float] = field(default_factory=dict)
+    passes: list[Prompts] = field(default_factory=list)
+
+    @property
+    def organs(self) -> list[int]:
+        """Numbers of the organs to segment."""
+        return list(self.options.organs) or organ_table().indices
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Adds the block's wall time to a stage of the report."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
+
+    @cached_property
+    def scores(self) -> ScoreMaps:
+        """Score maps of the organs; one registration."""
+        if self.atlas is None:
+            raise AtlasError("atlas", "is needed for this strategy.", "Name one by --atlas, or make one: medsam2-atlas atlas build.")
+        with self.timed("registration and score maps"):
+            return score_maps(self.image, self.atlas, self.organs, progress=self.progress)
+
+    @cached_property
+    def volume(self) -> MedSAM2Volume:
+        """The CT prepared for the network."""
+        if self.weights is None:
+            raise WeightsError("weights", "are needed for this strategy.", "Name a checkpoint, or use the strategy `atlas`.")
+        with self.timed("network"):
+            return MedSAM2Volume(self.weights, self.image.array, batch=self.options.batch)
+
+    def from_scores(self, fractions: tuple[float, ...]) -> Prompts:
+        """Prompts from the score maps."""
+        scores = self.scores
+        with self.timed("prompts"):
+            return prompts_from_scores(scores, organ_table(), self.organs, fractions, self.options.thresholds)
+
+    def from_labels(self, labels: np.ndarray, fractions: tuple[float, ...], reason: str) -> Prompts:
+        """Prompts from a label map."""
+        with self.timed("prompts"):
+            return prompts_from_labels(labels, self.organs, fractions, reason)
+
+    def true_labels(self) -> np.ndarray:
+        """The truth that reference strategies are given."""
+        if self.truth is None:
+            raise InputError("truth", "is needed for the reference strategies.", "Name the true label map by --truth.")
+        return self.truth.array
+
+    def prompted(self, prompts: Prompts) -> np.ndarray:
+        """Label map `[z, y, x]` of one pass of the network."""
+        self.passes.append(prompts)
+        volume = self.volume
+        with self.timed("network"):
+            logits = volume.segment(
+                prompts.prompts, loop=self.options.loop, fill_holes=self.options.fill_holes, progress=self.progress
+            )
+        with self.timed("fusion"):
+            return fuse_logits(logits, self.image.array.shape)
+
+
+def _atlas(case: Case) -> np.ndarray:
+    scores = case.scores
+    with case.timed("fusion"):
+        return fuse_scores(scores)
+
+
+def _a(case: Case) -> np.ndarray:
+    return case.prompted(case.from_scores(MIDDLE))
+
+
+def _b(case: Case) -> np.ndarray:
+    return case.prompted(case.from_scores(THREE))
+
+
+def _second_pass(case: Case, first: np.ndarray) -> Prompts:
+    return case.from_labels(first, THREE, "the first pass found nothing")
+
+
+def _c(case: Case) -> np.ndarray:
+    return case.prompted(_second_pass(case, _b(case)))
+
+
+def _d(case: Case) -> np.ndarray:
+    return case.prompted(enlarged(_second_pass(case, _b(case)), organ_table(), case.image.array.shape))
+
+
+def _reference(fractions: tuple[float, ...]) -> Callable[[Case], np.ndarray]:
+    return lambda case: case.prompted(case.from_labels(case.true_labels(), fractions, "the truth lacks it"))
+
+
+STRATEGIES: dict[str, Callable[[Case], np.ndarray]] = {
+    "atlas": _atlas,
+    "A": _a,
+    "B": _b,
+    "C": _c,
+    "D": _d,
+    "reference-1": _reference(MIDDLE),
+    "reference-3": _reference(THREE),
+}
+REFERENCE_STRATEGIES = frozenset({"reference-1", "reference-3"})
+
+
+def segment(case: Case, strategy: str = "D") -> Segmentation:
+    """Segments a CT.
+
+    A case may be segmented by several strategies in turn; what they share is made once. Only the reference strategies
+    look at `case.truth`, and their report says so.
+
+    Raises:
+        InputError: an unknown strategy, a truth for another than a reference strategy, or an image that cannot be used.
+        AtlasError: the strategy needs an atlas and there is none.
+        WeightsError: the strategy needs weights and there are none.
+    """
+    if strategy not in STRATEGIES:
+        raise InputError(strategy, "is not a strategy.", f"Choose from: {', '.join(STRATEGIES)}.")
+    case.passes = []
+    with case.timed("total"):
+        labels = STRATEGIES[strategy](case)
+    wanted = set(case.organs)
+    labels = np.where(np.isin(labels, list(wanted)), labels, 0).astype(np.uint8)
+    return Segmentation(case.image.with_array(labels), _report(case, strategy, labels))
+
+
+def package_version() -> str:
+    """The project's version."""
+    try:
+        return version("medsam2-atlas")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def _report(case: Case, strategy: str, labels: np.ndarray) -> dict[str, Any]:
+    table = organ_table()
+    counts = np.bincount(labels.ravel(), minlength=256)
+    last = case.passes[-1] if case.passes else Prompts(())
+    missing: dict[int, str] = {}
+    for prompts in case.passes:
+        missing |= {k: reason for k, reason in prompts.missing.items() if k not in missing}
+    used_network = bool(case.passes) and case.weights is not None
+    report: dict[str, Any] = {
+        "strategy": strategy,
+        "loop": case.options.loop,
+        "thresholds": case.options.thresholds,
+        "image": case.image.source,
+        "organs": [table[k].name for k in case.organs],
+        "volumes_ml": {table[k].name: round(float(counts[k]) * case.image.geometry.voxel_ml, 2) for k in case.organs},
+        "prompts": describe_prompts(last.prompts, case.image),
+        "first_pass_prompts": describe_prompts(case.passes[0].prompts, case.image) if len(case.passes) > 1 else [],
+        "fallbacks": {table[p.label].name: list(p.notes) for prompts in case.passes for p in prompts.prompts if p.notes},
+        "without_prompt": {table[k].name: reason for k, reason in sorted(missing.items())},
+        "seconds": {stage: round(value, 3) for stage, value in case.seconds.items()},
+        "device": str(next(case.weights.network.parameters()).device) if used_network and case.weights else "cpu",
+        "weights": case.weights.describe() if used_network and case.weights else None,
+        "atlas": None
+        if case.atlas is None
+        else {"folder": case.atlas.source, "version": case.atlas.version, "references": len(case.atlas.references)},
+        "uses_truth": strategy in REFERENCE_STRATEGIES,
+        "version": package_version(),
+        "torch": torch.__version__,
+    }
+    if used_network and case.weights and case.weights.mark:
+        report["mark"] = case.weights.mark
+    return report

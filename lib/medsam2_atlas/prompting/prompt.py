@@ -1,0 +1,143 @@
+"""What is asked of MedSAM2: per organ a range of slices and one or more boxes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.volume import Geometry, Volume
+
+
+@dataclass(frozen=True)
+class BoxPrompt:
+    """A box on slice `z`: (x_min, y_min, x_max, y_max), the first and last pixels that it holds.
+
+    Fractions are allowed: an enlarged box need not end on a pixel.
+    """
+
+    z: int
+    box: tuple[float, float, float, float]
+
+    def __post_init__(self) -> None:
+        x_min, y_min, x_max, y_max = self.box
+        if not np.isfinite(self.box).all() or x_min > x_max or y_min > y_max:
+            raise ValueError(f"{self.box} is not a box (x_min, y_min, x_max, y_max)")
+
+
+@dataclass(frozen=True)
+class OrganPrompt:
+    """An organ's prompting region `z_min..z_max` (both included) and its boxes by rising slice.
+
+    All numbers are voxel indices of the LPS volume. `notes` say where a fallback was taken.
+    """
+
+    label: int
+    z_min: int
+    z_max: int
+    boxes: tuple[BoxPrompt, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        slices = [box.z for box in self.boxes]
+        if not slices or slices != sorted(set(slices)):
+            raise ValueError(f"label {self.label}: boxes must lie on different slices, by rising slice")
+        if not self.z_min <= slices[0] <= slices[-1] <= self.z_max:
+            raise ValueError(f"label {self.label}: boxes on slices {slices} outside {self.z_min}..{self.z_max}")
+
+    @property
+    def middle(self) -> BoxPrompt:
+        """The box that propagation starts from: the one nearest to the middle of the range, the lower of two."""
+        return min(self.boxes, key=lambda box: abs(2 * box.z - self.z_min - self.z_max))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The form in which `propagate` reads prompts."""
+        return {
+            "label": self.label,
+            "z_min": self.z_min,
+            "z_max": self.z_max,
+            "boxes": [{"z": box.z, "box": list(box.box)} for box in self.boxes],
+        }
+
+
+class _Box(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    z: int
+    box: tuple[float, float, float, float]
+
+
+class _Prompt(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    label: int
+    z_min: int
+    z_max: int
+    boxes: list[_Box]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _Prompt:
+        self.value()
+        return self
+
+    def value(self) -> OrganPrompt:
+        boxes = sorted((BoxPrompt(b.z, b.box) for b in self.boxes), key=lambda b: b.z)
+        return OrganPrompt(self.label, self.z_min, self.z_max, tuple(boxes))
+
+
+def read_prompts(path: Path, geometry: Geometry) -> list[OrganPrompt]:
+    """Prompts from a JSON file, checked against the volume that they are for.
+
+    The file holds a list, or a report with a list under `prompts`.
+
+    Raises:
+        InputError: not such a file, or a prompt outside the volume.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            content = content["prompts"]
+        prompts = [p.value() for p in TypeAdapter(list[_Prompt]).validate_python(content)]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, ValidationError) as error:
+        raise InputError(
+            path,
+            f"does not hold prompts: {error}",
+            'Write a list of {"label", "z_min", "z_max", "boxes": [{"z", "box": [x_min, y_min, x_max, y_max]}]}.',
+        ) from error
+    labels = [p.label for p in prompts]
+    if len(set(labels)) != len(labels):
+        raise InputError(path, "prompts a label twice.", "Give all boxes of a label in one prompt.")
+    nx, ny, nz = geometry.size
+    for p in prompts:
+        corners = np.array([b.box for b in p.boxes])
+        if p.z_min < 0 or p.z_max >= nz or corners.min() < 0 or corners[:, [0, 2]].max() > nx or corners[:, [1, 3]].max() > ny:
+            raise InputError(path, f"prompts label {p.label} outside the volume of size {geometry.size}.")
+    return prompts
+
+
+def describe_prompts(prompts: Iterable[OrganPrompt], volume: Volume) -> list[dict[str, Any]]:
+    """Prompts for a report: as `propagate` reads them, with world (mm, LPS) and file coordinates beside."""
+    described = []
+    for prompt in prompts:
+        entry = prompt.as_dict()
+        for box, shown in zip(prompt.boxes, entry["boxes"], strict=True):
+            x_min, y_min, x_max, y_max = box.box
+            corners = np.array([[x_min, y_min, box.z], [x_max, y_max, box.z]])
+            shown["world"] = volume.geometry.to_world(corners).round(2).tolist()
+            shown["file_voxels"] = volume.to_file_index(corners).tolist()
+        middle = np.array([(volume.geometry.size[0] - 1) / 2, (volume.geometry.size[1] - 1) / 2])
+        ends = np.array([[*middle, prompt.z_min], [*middle, prompt.z_max]])
+        entry["z_world"] = volume.geometry.to_world(ends)[:, 2].round(2).tolist()
+        entry["z_file"] = {
+            "axis": "xyz"[volume.slice_axis_in_file],
+            "range": sorted(volume.to_file_index(ends)[:, volume.slice_axis_in_file].tolist()),
+        }
+        entry["notes"] = list(prompt.notes)
+        described.append(entry)
+    return described

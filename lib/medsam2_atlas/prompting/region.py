@@ -1,0 +1,149 @@
+"""From masks to prompts: the range of slices an organ spans, and its boxes on some of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from medsam2_atlas.atlas import ScoreMaps
+from medsam2_atlas.labels import OrganTable
+from medsam2_atlas.prompting.prompt import BoxPrompt, OrganPrompt
+
+MIDDLE = (0.5,)
+THREE = (0.25, 0.5, 0.75)
+"""Where in the range boxes lie: strategy A's one, strategy B's three."""
+
+AREA_GROWTH = 1.10
+RANGE_GROWTH = 0.20
+"""What strategy D adds: 10 % of a box's area, 20 % of the range, half of it at each end."""
+
+_LEAST_VISIBLE = 0.05
+_LEAST_SCORE = 0.05
+
+ThresholdRule = Literal["published", "adaptive"]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts for some organs, and for the others the reason why there is none."""
+
+    prompts: tuple[OrganPrompt, ...]
+    missing: dict[int, str] = field(default_factory=dict)
+
+
+def bounding_box(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """The smallest axis-parallel box (x_min, y_min, x_max, y_max) of a mask `[y, x]`, last pixels included."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
+
+
+def prompt_from_planes(
+    label: int, z_min: int, z_max: int, mask_at: Callable[[int], np.ndarray], fractions: tuple[float, ...]
+) -> OrganPrompt:
+    """A prompt with a box at each fraction of the range, slice `z_min + (z_max − z_min) · p` rounded down.
+
+    Where the mask is empty there, the box comes from the nearest slice of the range that has one and lies on that
+    slice; boxes that would share a slice become one. Both are noted.
+
+    Args:
+        label: organ number.
+        z_min: first slice whose mask is not empty.
+        z_max: last such slice.
+        mask_at: gives the organ's mask `[y, x]` on a slice.
+        fractions: places of the boxes, 0..1.
+    """
+    boxes: dict[int, BoxPrompt] = {}
+    notes = []
+    for fraction in fractions:
+        wanted = math.floor(z_min + (z_max - z_min) * fraction)
+        by_distance = sorted(range(z_min, z_max + 1), key=lambda z: abs(z - wanted))
+        found, mask = next((z, mask) for z in by_distance if (mask := mask_at(z)).any())
+        if found != wanted:
+            notes.append(f"slice {wanted} is empty: box taken from slice {found}")
+        if found in boxes:
+            notes.append(f"the box at {fraction:.0%} shares slice {found} with another")
+        boxes[found] = BoxPrompt(found, bounding_box(mask))
+    return OrganPrompt(label, z_min, z_max, tuple(boxes[z] for z in sorted(boxes)), tuple(notes))
+
+
+def prompts_from_scores(
+    scores: ScoreMaps,
+    table: OrganTable,
+    organs: Iterable[int],
+    fractions: tuple[float, ...],
+    rule: ThresholdRule = "published",
+) -> Prompts:
+    """Prompts from score maps.
+
+    Args:
+        scores: of the target.
+        table: holds the published thresholds.
+        organs: organ numbers.
+        fractions: places of the boxes in the range.
+        rule: "published" thresholds, or "adaptive" ones, min(0.5, half the map's maximum), for few references.
+    """
+    prompts, missing = [], {}
+    for k in organs:
+        score = scores.maps.get(k)
+        if score is None:
+            missing[k] = "no reference of the atlas has it labelled"
+            continue
+        if score.visible < _LEAST_VISIBLE:
+            missing[k] = "it lies outside the scan"
+            continue
+        highest = score.maximum
+        threshold = table[k].threshold if rule == "published" else min(0.5, highest / 2)
+        if highest < _LEAST_SCORE or highest <= threshold:
+            missing[k] = f"its score stays at or below {highest:.2f}, the threshold is {threshold:.2f}"
+            continue
+        hits = np.flatnonzero((score.values > threshold * 255).any((1, 2)))
+        planes = {z: mask for z in hits + score.low[0] if (mask := scores.plane(k, int(z)) > threshold).any()}
+        if not planes:
+            missing[k] = f"no pixel's score is above the threshold {threshold:.2f}"
+            continue
+        empty = np.zeros(scores.geometry.shape[1:], bool)
+        z_min, z_max = int(min(planes)), int(max(planes))
+        prompt = prompt_from_planes(k, z_min, z_max, lambda z, planes=planes: planes.get(z, empty), fractions)  # type: ignore[misc]
+        if score.visible < 0.95:
+            prompt = replace(prompt, notes=(*prompt.notes, f"about {1 - score.visible:.0%} of it lies outside the scan"))
+        prompts.append(prompt)
+    return Prompts(tuple(prompts), missing)
+
+
+def prompts_from_labels(labels: np.ndarray, organs: Iterable[int], fractions: tuple[float, ...], reason: str) -> Prompts:
+    """Prompts from a label map `[z, y, x]`; `reason` is given for organs that it lacks."""
+    prompts, missing = [], {}
+    for k in organs:
+        mask = labels == k
+        slices = np.flatnonzero(mask.any((1, 2)))
+        if not len(slices):
+            missing[k] = reason
+            continue
+        prompts.append(prompt_from_planes(k, int(slices[0]), int(slices[-1]), mask.__getitem__, fractions))
+    return Prompts(tuple(prompts), missing)
+
+
+def enlarged(prompts: Prompts, table: OrganTable, shape: tuple[int, ...]) -> Prompts:
+    """Strategy D's margins: boxes of 1.1 times the area, ranges of 1.2 times the length, within the volume `[z, y, x]`.
+
+    Ranges stay as they are for organs whose table entry says so. Boxes stay on their slices.
+    """
+    depth, rows, columns = shape
+    result = []
+    for prompt in prompts.prompts:
+        boxes = []
+        for box in prompt.boxes:
+            x0, y0, x1, y1 = box.box
+            grow_x, grow_y = ((math.sqrt(AREA_GROWTH) - 1) / 2 * (side + 1) for side in (x1 - x0, y1 - y0))
+            corners = (max(0, x0 - grow_x), max(0, y0 - grow_y), min(columns - 1, x1 + grow_x), min(rows - 1, y1 + grow_y))
+            boxes.append(BoxPrompt(box.z, corners))
+        more = 0
+        if table[prompt.label].enlarge_z:
+            more = math.floor(RANGE_GROWTH / 2 * (prompt.z_max - prompt.z_min + 1) + 0.5)
+        z_min, z_max = max(0, prompt.z_min - more), min(depth - 1, prompt.z_max + more)
+        result.append(replace(prompt, z_min=z_min, z_max=z_max, boxes=tuple(boxes)))
+    return replace(prompts, prompts=tuple(result))

@@ -1,0 +1,22 @@
+"""Registration: pre-alignment, affine, deformable; the transforms they make; a common space for several images."""
+
+from medsam2_atlas.registration.config import RegistrationConfig, registration_config
+from medsam2_atlas.registration.groupwise import CommonSpace, build_common_space
+from medsam2_atlas.registration.register import register
+from medsam2_atlas.registration.transform import Affine, Displacement, Transform, geometry_points, grid_points, sample
+from medsam2_atlas.registration.work_image import WorkImage
+
+__all__ = [
+    "Affine",
+    "CommonSpace",
+    "Displacement",
+    "RegistrationConfig",
+    "Transform",
+    "WorkImage",
+    "build_common_space",
+    "geometry_points",
+    "grid_points",
+    "register",
+    "registration_config",
+    "sample",
+]

@@ -1,0 +1,121 @@
+"""A common space for several images: the mean image that all of them are registered to, made in rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.registration.affine import refine_affine
+from medsam2_atlas.registration.config import RegistrationConfig
+from medsam2_atlas.registration.prealign import prealign
+from medsam2_atlas.registration.register import register
+from medsam2_atlas.registration.transform import Affine, Transform
+from medsam2_atlas.registration.work_image import AIR, WorkImage
+
+_LEAST_COVERAGE = 0.2
+
+
+@dataclass(frozen=True)
+class CommonSpace:
+    """The mean image, and for each image the transform from the common space's world points to its own."""
+
+    template: WorkImage
+    transforms: list[Transform]
+
+
+def build_common_space(
+    images: Sequence[WorkImage], config: RegistrationConfig, rounds: int = 2, progress: Progress = silent
+) -> CommonSpace:
+    """Registers images together.
+
+    The image nearest to the middle of the group in extent starts as the template. A first round of affine maps gives a
+    mean size and shape; each further round registers every image deformably to the mean of the last. The mean counts,
+    at each voxel, only the images whose field of view covers it.
+
+    Args:
+        images: at least one, all at `config.spacing` or finer.
+        config: registration parameters.
+        rounds: the affine round and the deformable ones, at least one in all.
+        progress: told the share done.
+    """
+    images = [image.at_spacing(config.spacing) for image in images]
+    template = _first_template(images)
+    transforms = [Transform() for _ in images]
+    total = rounds * len(images)
+    for turn in range(rounds):
+        for i, image in enumerate(images):
+            if turn == 0:
+                transforms[i] = Transform((refine_affine(template, image, prealign(template, image, config), config),))
+            else:
+                transforms[i] = register(template, image, config)
+            progress("common space", (turn * len(images) + i + 1) / total)
+        if turn == 0:
+            transforms = _centred(transforms, template)
+        if turn < rounds - 1 or rounds == 1:
+            template = mean_image(images, transforms, template)
+    return CommonSpace(template, transforms)
+
+
+def mean_image(images: Sequence[WorkImage], transforms: Sequence[Transform], grid: WorkImage) -> WorkImage:
+    """Mean of the warped images on a grid large enough for all of them, over those that cover each voxel."""
+    grid = _enlarged(grid, images, transforms)
+    points = grid.points()
+    total, count = torch.zeros(grid.shape), torch.zeros(grid.shape)
+    for image, transform in zip(images, transforms, strict=True):
+        hu, valid = image.warped(transform(points))
+        total += torch.where(valid, hu, 0.0)
+        count += valid
+    valid = count >= max(1.0, _LEAST_COVERAGE * len(images))
+    mean = torch.where(valid, total / count.clamp(min=1), AIR)
+    return _cropped(WorkImage(mean, valid, grid.origin, grid.spacing))
+
+
+def _first_template(images: Sequence[WorkImage]) -> WorkImage:
+    lengths = np.array([image.shape[0] * image.spacing for image in images])
+    widths = np.array([float(image.body().float().sum()) / image.shape[0] for image in images])
+    # Long scans carry the most anatomy; among those, the one of median girth.
+    long = np.flatnonzero(lengths >= 0.85 * lengths.max())
+    return images[int(long[np.abs(widths[long] - np.median(widths[long])).argmin()])]
+
+
+def _centred(transforms: list[Transform], template: WorkImage) -> list[Transform]:
+    """Affine transforms after the template was moved to the group's mean: their own mean becomes the identity."""
+    maps = [step for transform in transforms for step in transform.maps if isinstance(step, Affine)]
+    matrix = torch.stack([m.matrix for m in maps]).mean(0)
+    middle = template.points().reshape(-1, 3).mean(0)
+    shift = torch.stack([m(middle) for m in maps]).mean(0) - matrix @ middle
+    # Keep the place of the template's middle; only size and shape go to the mean.
+    mean = Affine(matrix, shift)
+    keep = Affine(torch.eye(3), mean(middle) - middle)
+    away = Transform((keep, mean.inverse()))
+    return [away.then(transform) for transform in transforms]
+
+
+def _enlarged(grid: WorkImage, images: Sequence[WorkImage], transforms: Sequence[Transform]) -> WorkImage:
+    low, high = [], []
+    for image, transform in zip(images, transforms, strict=True):
+        size = torch.tensor(image.shape[::-1], dtype=torch.float32) - 1
+        bits = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
+        linear = Transform(tuple(step for step in transform.maps if isinstance(step, Affine)))
+        corners = linear.inverse()(image.origin + bits * size * image.spacing)
+        low.append(corners.amin(0))
+        high.append(corners.amax(0))
+    origin, end = torch.stack(low).amin(0), torch.stack(high).amax(0)
+    shape = [max(2, int(n)) for n in ((end - origin) / grid.spacing + 1).flip(0)]
+    return WorkImage(torch.full(shape, AIR), torch.ones(shape, dtype=torch.bool), origin, grid.spacing)
+
+
+def _cropped(image: WorkImage) -> WorkImage:
+    """The smallest box that holds every valid voxel."""
+    spans = []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        seen = image.valid.float().sum(others).nonzero().ravel()
+        spans.append(slice(int(seen.min()), int(seen.max()) + 1))
+    z, y, x = spans
+    shift = torch.tensor([x.start, y.start, z.start], dtype=torch.float32) * image.spacing
+    return WorkImage(image.hu[z, y, x].clone(), image.valid[z, y, x].clone(), image.origin + shift, image.spacing)

@@ -1,0 +1,28 @@
+"""The whole registration of one image to another."""
+
+from __future__ import annotations
+
+from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.registration.affine import refine_affine
+from medsam2_atlas.registration.config import RegistrationConfig
+from medsam2_atlas.registration.deformable import deform
+from medsam2_atlas.registration.prealign import prealign
+from medsam2_atlas.registration.transform import Transform
+from medsam2_atlas.registration.work_image import WorkImage
+
+
+def register(
+    fixed: WorkImage, moving: WorkImage, config: RegistrationConfig, progress: Progress = silent
+) -> Transform:
+    """The transform from world points of the fixed image to those of the moving one.
+
+    Pre-alignment, affine, then deformable; deterministic.
+    """
+    progress("registration", 0.0)
+    start = prealign(fixed, moving, config)
+    progress("registration", 0.2)
+    start = refine_affine(fixed, moving, start, config)
+    progress("registration", 0.5)
+    transform = deform(fixed, moving, start, config)
+    progress("registration", 1.0)
+    return transform

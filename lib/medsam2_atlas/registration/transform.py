@@ -1,0 +1,175 @@
+"""Transforms: chains of affine maps and displacement fields that take world points (mm, LPS) to world points.
+
+A transform that registers a moving image to a fixed one maps points of the fixed image's world to the moving one's:
+the direction in which images are resampled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from medsam2_atlas.errors import AtlasError
+from medsam2_atlas.files import replacing
+from medsam2_atlas.volume import Geometry
+
+
+class Map(Protocol):
+    """One link of a chain."""
+
+    def __call__(self, points: torch.Tensor) -> torch.Tensor: ...
+
+    def inverse(self) -> Map: ...
+
+
+@dataclass(frozen=True)
+class Affine:
+    """x → matrix · x + shift; `matrix` `[3, 3]`, `shift` `[3]` in mm."""
+
+    matrix: torch.Tensor
+    shift: torch.Tensor
+
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        return points @ self.matrix.T + self.shift
+
+    def inverse(self) -> Affine:
+        back = torch.linalg.inv(self.matrix.double()).float()
+        return Affine(back, -back @ self.shift)
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """x → x + u(x); `field` `[3, z, y, x]` holds (x, y, z) displacements in mm on an axis-parallel grid.
+
+    Beyond the grid, the displacement of its nearest border point holds.
+    """
+
+    field: torch.Tensor
+    origin: torch.Tensor
+    spacing: float
+
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        return points + sample(self.field, points, self.origin, self.spacing).movedim(0, -1)
+
+    def inverse(self, iterations: int = 20) -> Displacement:
+        """The inverse on the same grid, by fixed-point iteration v(y) = −u(y + v(y)) (Chen et al. 2008)."""
+        grid = grid_points(self.field.shape[1:], self.origin, self.spacing)
+        back = torch.zeros_like(self.field)
+        for _ in range(iterations):
+            back = -sample(self.field, grid + back.movedim(0, -1), self.origin, self.spacing)
+        return Displacement(back, self.origin, self.spacing)
+
+    def folding(self) -> float:
+        """Share of grid cells whose Jacobian determinant is not positive."""
+        u = self.field / self.spacing
+        axes = (3, 2, 1)  # x, y, z of the field's array
+        rows = [[u[i].diff(dim=a - 1)[:-1 if a != 1 else None, :-1 if a != 2 else None, :-1 if a != 3 else None] for a in axes] for i in range(3)]  # fmt: skip
+        jacobian = torch.stack([torch.stack(row, -1) for row in rows], -2) + torch.eye(3)
+        return float((torch.linalg.det(jacobian) <= 0).float().mean())
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Maps applied one after the other, first to last."""
+
+    maps: tuple[Map, ...] = ()
+
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        """World points `[..., 3]` (x, y, z) mm to world points of the same shape."""
+        for step in self.maps:
+            points = step(points)
+        return points
+
+    def then(self, other: Transform) -> Transform:
+        """This transform followed by another."""
+        return Transform(self.maps + other.maps)
+
+    def inverse(self) -> Transform:
+        """The way back; exact for affine maps, to a fraction of a millimetre for fields that do not fold."""
+        return Transform(tuple(step.inverse() for step in reversed(self.maps)))
+
+    def warp_image(self, moving: np.ndarray, moving_grid: Geometry, fixed_grid: Geometry, outside: float = -1000.0) -> np.ndarray:
+        """Moving image `[z, y, x]` on the fixed grid, by trilinear interpolation; `outside` where it has no voxel."""
+        return self._warp(moving.astype(np.float32), moving_grid, fixed_grid, "bilinear", outside)
+
+    def warp_labels(self, moving: np.ndarray, moving_grid: Geometry, fixed_grid: Geometry) -> np.ndarray:
+        """Moving label map `[z, y, x]` on the fixed grid, by nearest neighbour; 0 outside."""
+        warped = self._warp(moving.astype(np.float32), moving_grid, fixed_grid, "nearest", 0.0)
+        return warped.round().astype(moving.dtype)
+
+    def _warp(self, moving: np.ndarray, moving_grid: Geometry, fixed_grid: Geometry, mode: str, outside: float) -> np.ndarray:
+        source = torch.from_numpy(moving)[None, None]
+        result = np.empty(fixed_grid.shape, np.float32)
+        to_index = torch.from_numpy(np.linalg.inv(moving_grid.matrix)).float()
+        last = torch.tensor(moving_grid.size, dtype=torch.float32) - 1
+        for z in range(fixed_grid.size[2]):  # slice by slice: never a coordinate volume at full resolution
+            world = self(geometry_points(fixed_grid, z))
+            index = (world - torch.tensor(moving_grid.origin)) @ to_index.T
+            inside = ((index >= -0.5) & (index <= last + 0.5)).all(-1)
+            unit = (index / last.clamp(min=1) * 2 - 1)[None, None].float()
+            plane = F.grid_sample(source, unit, mode=mode, padding_mode="border", align_corners=True)[0, 0, 0]
+            result[z] = torch.where(inside, plane, torch.tensor(outside)).numpy()
+        return result
+
+    def save(self, file: Path) -> None:
+        """Writes the chain as one compressed `.npz`; displacements in half precision."""
+        arrays: dict[str, np.ndarray] = {}
+        for i, step in enumerate(self.maps):
+            if isinstance(step, Affine):
+                arrays[f"{i}.matrix"], arrays[f"{i}.shift"] = step.matrix.numpy(), step.shift.numpy()
+            elif isinstance(step, Displacement):
+                arrays[f"{i}.field"] = step.field.numpy().astype(np.float16)
+                arrays[f"{i}.origin"], arrays[f"{i}.spacing"] = step.origin.numpy(), np.array(step.spacing)
+        with replacing(file) as part, part.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, file: Path) -> Transform:
+        """Reads what `save` wrote.
+
+        Raises:
+            AtlasError: not such a file.
+        """
+        try:
+            with np.load(file) as arrays:
+                steps = sorted({int(name.split(".")[0]) for name in arrays.files})
+                maps: list[Map] = []
+                for i in steps:
+                    if f"{i}.matrix" in arrays.files:
+                        maps.append(Affine(torch.from_numpy(arrays[f"{i}.matrix"]), torch.from_numpy(arrays[f"{i}.shift"])))
+                    else:
+                        field = torch.from_numpy(arrays[f"{i}.field"].astype(np.float32))
+                        maps.append(Displacement(field, torch.from_numpy(arrays[f"{i}.origin"]), float(arrays[f"{i}.spacing"])))
+        except (OSError, ValueError, KeyError) as error:
+            raise AtlasError(file, f"is not a saved transform ({error}).", "Build the atlas again.") from error
+        return cls(tuple(maps))
+
+
+def geometry_points(grid: Geometry, z: int) -> torch.Tensor:
+    """World points of one slice of a grid, `[y, x, 3]` mm."""
+    matrix = torch.from_numpy(grid.matrix).float()
+    y, x = torch.meshgrid(torch.arange(grid.size[1]), torch.arange(grid.size[0]), indexing="ij")
+    index = torch.stack([x, y, torch.full_like(x, z)], -1).float()
+    return index @ matrix.T + torch.tensor(grid.origin, dtype=torch.float32)
+
+
+def grid_points(shape: tuple[int, ...] | torch.Size, origin: torch.Tensor, spacing: float) -> torch.Tensor:
+    """World points of an axis-parallel isotropic grid, `[z, y, x, 3]` mm."""
+    z, y, x = torch.meshgrid(*[torch.arange(n, dtype=torch.float32) * spacing for n in shape], indexing="ij")
+    return torch.stack([x, y, z], -1) + origin
+
+
+def sample(
+    image: torch.Tensor, points: torch.Tensor, origin: torch.Tensor, spacing: float, mode: str = "bilinear", padding: str = "border"
+) -> torch.Tensor:
+    """Values `[c, ...]` of an image `[c, z, y, x]` on an axis-parallel isotropic grid at world points `[..., 3]`."""
+    last = torch.tensor(image.shape[:0:-1], dtype=torch.float32) - 1
+    unit = (points - origin) / spacing / last.clamp(min=1) * 2 - 1
+    flat = unit.reshape(1, 1, 1, -1, 3) if points.dim() != 4 else unit[None]
+    values = F.grid_sample(image[None], flat, mode=mode, padding_mode=padding, align_corners=True)[0]
+    return values.reshape(image.shape[0], *points.shape[:-1])

@@ -1,0 +1,111 @@
+"""The coarse, isotropic, axis-parallel copy of a CT that registration works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.registration.transform import grid_points, sample
+from medsam2_atlas.volume import Volume
+
+AIR = -1000.0
+_BODY_HU = -300.0
+_SHORTEST_MM = 30.0
+
+
+@dataclass(frozen=True)
+class WorkImage:
+    """A CT on an isotropic grid parallel to the LPS axes.
+
+    hu: `[z, y, x]` float32. valid: `[z, y, x]` bool, where the scan really has voxels. origin: `[3]` (x, y, z) mm.
+    """
+
+    hu: torch.Tensor
+    valid: torch.Tensor
+    origin: torch.Tensor
+    spacing: float
+
+    @classmethod
+    def of(cls, volume: Volume, spacing: float) -> WorkImage:
+        """Smooths and resamples a volume.
+
+        Raises:
+            InputError: the volume is too short, or shows no body.
+        """
+        fine = volume.as_image()
+        corners = [fine.TransformContinuousIndexToPhysicalPoint([b * (n - 1.0) for b, n in zip(bits, fine.GetSize(), strict=True)]) for bits in np.ndindex(2, 2, 2)]  # fmt: skip
+        low, high = np.min(corners, 0), np.max(corners, 0)
+        if (high - low).min() < _SHORTEST_MM:
+            raise InputError(
+                volume.source,
+                f"spans only {(high - low).min():.0f} mm along one axis.",
+                f"Registration needs at least {_SHORTEST_MM:.0f} mm of the trunk.",
+            )
+        for axis, step in enumerate(fine.GetSpacing()):
+            if step < 0.75 * spacing:  # SimpleITK's resampling does not smooth by itself
+                fine = sitk.RecursiveGaussian(fine, 0.4 * spacing, direction=axis)
+        size = [int(np.floor((b - a) / spacing)) + 1 for a, b in zip(low, high, strict=True)]
+        origin = [float(v) for v in (low + high) / 2 - (np.array(size) - 1) * spacing / 2]
+        outside = -1e5
+        coarse = sitk.Resample(
+            fine, size, sitk.Transform(), sitk.sitkLinear, origin, (spacing,) * 3, np.eye(3).ravel().tolist(), outside
+        )
+        hu = torch.from_numpy(sitk.GetArrayFromImage(coarse).astype(np.float32))
+        valid = hu > -2e4
+        work = cls(torch.where(valid, hu.clamp(-1024, 3071), AIR), valid, torch.tensor(origin, dtype=torch.float32), spacing)
+        if float(work.body().float().mean()) < 0.02:
+            raise InputError(volume.source, "shows no body: hardly a voxel is denser than fat.", "Give a CT in HU.")
+        return work
+
+    @property
+    def shape(self) -> torch.Size:
+        """`(z, y, x)`."""
+        return self.hu.shape
+
+    def points(self) -> torch.Tensor:
+        """World points of the voxels, `[z, y, x, 3]` mm."""
+        return grid_points(self.shape, self.origin, self.spacing)
+
+    def at_spacing(self, spacing: float) -> WorkImage:
+        """A coarser copy, averaged before it is sampled."""
+        if abs(spacing - self.spacing) < 1e-3:
+            return self
+        width = max(1, 2 * round((spacing / self.spacing - 1) / 2) + 1)
+        smooth = F.avg_pool3d(self.hu[None, None], width, 1, width // 2, count_include_pad=False)[0]
+        shape = [max(2, int((n - 1) * self.spacing / spacing) + 1) for n in self.shape]
+        points = grid_points(torch.Size(shape), self.origin, spacing)
+        valid = sample(self.valid.float()[None], points, self.origin, self.spacing)[0] > 0.5
+        return WorkImage(sample(smooth, points, self.origin, self.spacing)[0], valid, self.origin, spacing)
+
+    def warped(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """HU and validity at world points `[z, y, x, 3]`; air where this image has no voxel."""
+        hu = sample(self.hu[None], points, self.origin, self.spacing)[0]
+        valid = sample(self.valid.float()[None], points, self.origin, self.spacing, padding="zeros")[0] > 0.5
+        return torch.where(valid, hu, AIR), valid
+
+    def body(self) -> torch.Tensor:
+        """The largest connected thing denser than fat and lung, holes of each slice filled: without table and air."""
+        dense = ndimage.binary_opening((self.hu > _BODY_HU).numpy(), iterations=1)
+        pieces, count = ndimage.label(dense)
+        if count == 0:
+            return torch.zeros(self.shape, dtype=torch.bool)
+        sizes = np.bincount(pieces.ravel())
+        sizes[0] = 0
+        body = pieces == sizes.argmax()
+        for z in range(body.shape[0]):
+            body[z] = ndimage.binary_fill_holes(body[z])
+        return torch.from_numpy(body)
+
+
+def hu_classes(hu: torch.Tensor) -> torch.Tensor:
+    """Soft membership `[4, ...]` in air, fat, soft tissue and bone (or bright contrast), from HU of any shape."""
+    above_lung = torch.sigmoid((hu + 400) / 60)
+    above_fat = torch.sigmoid((hu + 30) / 15)
+    above_soft = torch.sigmoid((hu - 180) / 25)
+    return torch.stack([1 - above_lung, above_lung * (1 - above_fat), above_fat * (1 - above_soft), above_soft])

@@ -1,0 +1,250 @@
+"""Images and their geometry: the only place that knows about axes, orientations and files.
+
+The contract that everything else relies on: arrays are indexed `[z, y, x]`; spacing, origin, points and indices of
+points are (x, y, z); world coordinates are millimetres in LPS (+x left, +y posterior, +z superior). A `Volume` is held
+in the LPS orientation, that is, its x axis runs nearest to the patient's left, y to posterior, z to superior. An
+oblique volume keeps its own axes: "nearest" is all that is asked.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.files import replacing
+
+READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a folder with one DICOM series"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A voxel grid in the world: size (x, y, z), spacing in mm, origin in mm, direction `3 x 3` (columns are axes)."""
+
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, ...] = (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1 or min(self.spacing) <= 0 or not np.isfinite([*self.spacing, *self.origin]).all():
+            raise ValueError(f"not a voxel grid: size {self.size}, spacing {self.spacing}, origin {self.origin}")
+
+    @classmethod
+    def of(cls, image: sitk.Image) -> Geometry:
+        """The grid of a SimpleITK image."""
+        return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of an array on this grid, `(z, y, x)`."""
+        return self.size[::-1]
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in millilitres."""
+        return float(np.prod(self.spacing)) / 1000
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """Index (x, y, z) to world (mm), `[3, 3]`; add the origin."""
+        return np.asarray(self.direction).reshape(3, 3) * np.asarray(self.spacing)
+
+    def to_world(self, index: np.ndarray) -> np.ndarray:
+        """World coordinates (mm) of indices `[..., 3]` in (x, y, z)."""
+        result: np.ndarray = np.asarray(index, float) @ self.matrix.T + np.asarray(self.origin)
+        return result
+
+    def to_index(self, world: np.ndarray) -> np.ndarray:
+        """Continuous indices `[..., 3]` in (x, y, z) of world coordinates (mm)."""
+        result: np.ndarray = (np.asarray(world, float) - np.asarray(self.origin)) @ np.linalg.inv(self.matrix).T
+        return result
+
+    def matches(self, other: Geometry, tolerance: float = 1e-3) -> bool:
+        """Whether two grids have the same voxels, to within `tolerance` mm at their corners."""
+        corners = np.array([[0, 0, 0], [n - 1 for n in self.size]], float)
+        corners = np.concatenate([corners, np.diag([n - 1.0 for n in self.size])])
+        return self.size == other.size and bool(
+            np.abs(self.to_world(corners) - other.to_world(corners)).max() <= max(tolerance, 1e-3 * min(self.spacing))
+        )
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image in LPS orientation, and the grid of the file that it came from.
+
+    Attributes:
+        array: `[z, y, x]`; HU for CTs, organ numbers for label maps.
+        geometry: the grid of `array`.
+        file_geometry: the grid in the file; results go back to it.
+        source: the file, for messages.
+    """
+
+    array: np.ndarray
+    geometry: Geometry
+    file_geometry: Geometry
+    source: str = "image"
+
+    def __post_init__(self) -> None:
+        if self.array.shape != self.geometry.shape:
+            raise ValueError(f"array {self.array.shape} does not fit the grid {self.geometry.shape}")
+
+    def with_array(self, array: np.ndarray) -> Volume:
+        """Another array on the same grid."""
+        return replace(self, array=array)
+
+    def as_image(self) -> sitk.Image:
+        """The array as a SimpleITK image in LPS orientation."""
+        return to_sitk(self.array, self.geometry)
+
+    def restored(self) -> sitk.Image:
+        """The array on exactly the grid of the file it came from."""
+        code = _orientation(self.file_geometry.direction)
+        image = sitk.DICOMOrient(self.as_image(), code)
+        if image.GetSize() != tuple(self.file_geometry.size):
+            raise ValueError(f"{self.source}: could not go back from LPS to {code}")
+        return to_sitk(sitk.GetArrayFromImage(image), self.file_geometry)
+
+    def to_file_index(self, index: np.ndarray) -> np.ndarray:
+        """Voxel indices (x, y, z) in the file's own axes of indices (x, y, z) of this volume."""
+        result: np.ndarray = np.rint(self.file_geometry.to_index(self.geometry.to_world(index))).astype(int)
+        return result
+
+    @property
+    def slice_axis_in_file(self) -> int:
+        """Which of the file's axes (0 x, 1 y, 2 z) the axial slices are counted along."""
+        step = self.to_file_index(np.array([0, 0, 1])) - self.to_file_index(np.array([0, 0, 0]))
+        return int(np.abs(step).argmax())
+
+
+def to_sitk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
+    """An array `[z, y, x]` on a grid as a SimpleITK image."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    return image
+
+
+def from_sitk(image: sitk.Image, source: str = "image") -> Volume:
+    """A volume from a three-dimensional SimpleITK image of any orientation."""
+    upright = sitk.DICOMOrient(image, "LPS")
+    return Volume(sitk.GetArrayFromImage(upright), Geometry.of(upright), Geometry.of(image), source)
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Reads a CT: NIfTI, NRRD, MHA or a folder with one DICOM series; float32 HU.
+
+    Raises:
+        InputError: not readable, not three-dimensional, fewer than two slices, or values that are not finite.
+    """
+    path = Path(path)
+    image = _read_checked(path)
+    volume = from_sitk(sitk.Cast(image, sitk.sitkFloat32), str(path))
+    if not np.isfinite(volume.array).all():
+        bad = int((~np.isfinite(volume.array)).sum())
+        raise InputError(path, f"holds {bad} voxels that are NaN or infinite.", "Export it again from its source.")
+    if float(volume.array.max()) == float(volume.array.min()):
+        raise InputError(path, "is empty: all voxels have one value.", "Choose the CT itself.")
+    return volume
+
+
+def read_labels(path: str | Path, like: Volume | None = None) -> Volume:
+    """Reads a label map as unsigned 8-bit; on the same grid as `like` where given.
+
+    Raises:
+        InputError: not readable, values that are not whole numbers from 0 to 255, or another grid than the image's.
+    """
+    path = Path(path)
+    volume = from_sitk(_read_checked(path), str(path))
+    array = volume.array
+    if not np.isfinite(array).all() or (array != np.rint(array)).any() or array.min() < 0 or array.max() > 255:
+        raise InputError(path, "is not a label map: its values are not whole numbers from 0 to 255.")
+    volume = volume.with_array(array.astype(np.uint8))
+    if like is not None and not volume.geometry.matches(like.geometry):
+        raise InputError(
+            path,
+            f"has another grid (size {volume.file_geometry.size}, spacing {_short(volume.file_geometry.spacing)}) than "
+            f"{like.source} (size {like.file_geometry.size}, spacing {_short(like.file_geometry.spacing)}).",
+            "Resample the label map onto the image.",
+        )
+    return volume
+
+
+def write_volume(volume: Volume, path: str | Path) -> None:
+    """Writes a volume on the grid of the file it came from; the suffix chooses the format."""
+    path = Path(path)
+    with replacing(path) as part:
+        sitk.WriteImage(volume.restored(), str(part), useCompression=True)
+
+
+def _short(values: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{v:.3g}" for v in values) + ")"
+
+
+def _orientation(direction: tuple[float, ...]) -> str:
+    return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction))
+
+
+def _read_checked(path: Path) -> sitk.Image:
+    if not path.exists():
+        raise InputError(path, "does not exist.")
+    image = _read_series(path) if path.is_dir() else _read_file(path)
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(path, "holds several values per voxel.", "A CT or label map has one; export it as grey values.")
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[..., 0]
+    if image.GetDimension() != 3:
+        raise InputError(path, f"has {image.GetDimension()} dimensions, not 3.", "Choose one phase, or the whole volume.")
+    if min(image.GetSize()) < 2:
+        raise InputError(path, f"has size {image.GetSize()}: a volume needs at least two slices.", "Choose the whole series.")
+    return image
+
+
+def _read_file(path: Path) -> sitk.Image:
+    if path.stat().st_size == 0:
+        raise InputError(path, "is empty (0 bytes).", "Copy it again.")
+    if path.suffix == ".gz":
+        try:
+            with gzip.open(path) as stream:
+                while stream.read(1 << 24):
+                    pass
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(path, f"is a broken gzip file ({error}).", "Copy it again: it seems cut off.") from error
+    try:
+        return sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise InputError(path, "cannot be read as an image.", f"Give a CT as {READABLE}.") from error
+
+
+def _read_series(folder: Path) -> sitk.Image:
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if len(series) != 1:
+        found = "no DICOM series" if not series else f"{len(series)} DICOM series"
+        raise InputError(folder, f"holds {found}.", "Give a folder with the slices of exactly one series.")
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    reader.MetaDataDictionaryArrayUpdateOn()
+    try:
+        image = reader.Execute()
+        places = np.array(
+            [
+                [float(v) for v in reader.GetMetaData(i, "0020|0032").split("\\")]
+                for i in range(len(reader.GetFileNames()))
+            ]
+        )
+    except RuntimeError as error:
+        raise InputError(folder, f"holds a DICOM series that cannot be read ({error}).") from error
+    steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    if len(steps) and (steps.max() - steps.min()) > 0.1 * np.median(steps):
+        raise InputError(
+            folder,
+            f"slices are {steps.min():.2f} to {steps.max():.2f} mm apart: some are missing or double.",
+            "Export the whole series again.",
+        )
+    return image

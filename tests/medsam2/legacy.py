@@ -1,0 +1,93 @@
+"""The official video predictor, driven as MedSAM2's published CT script drives it: what the engine is compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from sam2 import sam2_video_predictor_legacy as legacy
+
+from medsam2_atlas.medsam2.network import build_network
+from medsam2_atlas.medsam2.preprocessing import to_network
+from medsam2_atlas.prompting.prompt import OrganPrompt
+
+
+def seeded_state(config: DictConfig, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random weights under which masks are neither empty nor full and memories and object pointers change them.
+
+    PyTorch's own initialisation leaves the memory's path and the mask decoder's output too weak to tell right from
+    wrong, so a few tensors are drawn wider.
+    """
+    torch.manual_seed(seed)
+    network = build_network(config)
+    state = network.state_dict()
+    draw = torch.Generator().manual_seed(seed)
+    for name, tensor in state.items():
+        if name.endswith("layer_scale_init_value") or ".gamma" in name or name.endswith("weight") and tensor.dim() == 1:
+            tensor.copy_(1 + 0.1 * torch.randn(tensor.shape, generator=draw))
+        elif "tpos_enc" in name or name in {"no_mem_embed", "no_mem_pos_enc", "no_obj_ptr", "no_obj_embed_spatial"}:
+            tensor.copy_(0.5 * torch.randn(tensor.shape, generator=draw))
+        elif "output_hypernetworks_mlps" in name and "layers.2" in name:
+            tensor.mul_(200.0)
+        elif "cross_attn_image" in name and name.endswith("weight"):
+            tensor.mul_(4.0)
+        elif name == "sam_mask_decoder.pred_obj_score_head.layers.2.bias":
+            tensor.fill_(1.0)  # organs are mostly seen
+    return state
+
+
+def legacy_predictor(config: DictConfig, state: dict[str, torch.Tensor]) -> Any:
+    """The official predictor with the same weights."""
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    container["model"]["_target_"] = "sam2.sam2_video_predictor_legacy.SAM2VideoPredictor"
+    predictor = instantiate(OmegaConf.create(container).model, _recursive_=True)
+    predictor.load_state_dict(state, strict=True)
+    return predictor.eval()
+
+
+def legacy_logits(predictor: Any, planes: np.ndarray, prompt: OrganPrompt, loop: str) -> np.ndarray:
+    """Logits `[z_max − z_min + 1, H, W]` of one prompt through the official predictor's public calls."""
+    frames = to_network(planes, predictor.image_size)
+    rows, columns = planes.shape[1:]
+
+    def load(**_: Any) -> tuple[torch.Tensor, int, int]:
+        return frames, rows, columns
+
+    with patch.object(legacy, "load_video_frames", load):
+        state = predictor.init_state("volume")
+    with torch.inference_mode():  # every slice encoded once: the predictor itself only keeps the last one
+        state["cached_features"] = {z: (frames[z : z + 1], predictor.forward_image(frames[z : z + 1])) for z in range(len(frames))}
+    features = dict(state["cached_features"])
+    found: dict[int, np.ndarray] = {}
+    middle = prompt.middle
+
+    def propagate(last: int, reverse: bool) -> None:
+        state["cached_features"] = dict(features)
+        steps = abs(last - middle.z)
+        for z, _, masks in predictor.propagate_in_video(state, middle.z, steps, reverse):
+            found[z] = masks[0, 0].numpy()
+
+    def add(box: Any) -> None:
+        predictor.add_new_points_or_box(state, box.z, obj_id=1, box=np.array(box.box, np.float32))
+
+    above, below = ([b for b in prompt.boxes if s * (b.z - middle.z) > 0] for s in (1, -1))
+    for box in (middle, *above):
+        add(box)
+    propagate(prompt.z_max, reverse=False)
+    predictor.reset_state(state)
+    add(middle)
+    if loop == "symmetric":
+        for box in below:
+            add(box)
+        propagate(prompt.z_min, reverse=True)
+    else:
+        propagate(prompt.z_min, reverse=True)
+        for box in below:
+            add(box)
+            propagate(prompt.z_min, reverse=True)
+    return np.stack([found[z] for z in range(prompt.z_min, prompt.z_max + 1)])
