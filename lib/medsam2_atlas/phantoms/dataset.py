@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from medsam2_atlas.files import replacing
 from medsam2_atlas.phantoms.patient import Patient, draw_patient
 from medsam2_atlas.phantoms.render import Scan, render
 from medsam2_atlas.phantoms.scanner import draw_orientation, draw_scan
+from medsam2_atlas.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -43,3 +47,37 @@ def draw_case(seed: int, index: int, spacing: float | None = None) -> PhantomCas
     orientation = draw_orientation(generator)
     image, label = render(patient, scan)
     return PhantomCase(patient, scan, orientation, image, label)
+
+
+def write_dataset(
+    out: Path,
+    count: int,
+    seed: int,
+    *,
+    spacing: float | None = None,
+    workers: int = 2,
+    progress: Progress = silent,
+) -> None:
+    """Writes `count` cases as `images/NAME.nii.gz` and `labels/NAME.nii.gz`, the same names in both.
+
+    Args:
+        out: folder; made where it does not exist.
+        count: number of cases.
+        seed: the population.
+        spacing: isotropic spacing in mm; without it, spacings, tilts and file orientations differ.
+        workers: processes.
+        progress: told the share done.
+    """
+    for kind in ("images", "labels"):
+        (out / kind).mkdir(parents=True, exist_ok=True)
+    write = partial(_write_case, out, seed, spacing)
+    with ProcessPoolExecutor(min(workers, count)) as pool:
+        for done, _ in enumerate(pool.map(write, range(count)), 1):
+            progress("phantoms", done / count)
+
+
+def _write_case(out: Path, seed: int, spacing: float | None, index: int) -> None:
+    image, label = draw_case(seed, index, spacing).as_images()
+    for kind, picture in (("images", image), ("labels", label)):
+        with replacing(out / kind / f"phantom-{seed}-{index:03d}.nii.gz") as part:
+            sitk.WriteImage(picture, str(part), useCompression=True)

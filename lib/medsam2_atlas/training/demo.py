@@ -45,12 +45,12 @@ def stage_at(progress: float) -> Stage:
     if progress < 0.30:
         return Stage(1, 6, 4, (1,))
     if progress < 0.42:
-        return Stage(2, 4, 4, (0,))
+        return Stage(2, 2, 4, (0,))
     if progress < 0.55:
-        return Stage(2, 4, 4, (0, 1))
+        return Stage(2, 2, 4, (0, 1))
     if progress < 0.80:
-        return Stage(3, 3, 4, (1, 1, 2), 0.3)
-    return Stage(5, 2, 4, (1, 1, 2), 0.4)
+        return Stage(3, 2, 3, (1, 1, 2), 0.3)
+    return Stage(5, 1, 4, (1, 1, 2), 0.4)
 
 
 def unroll(network: Any, batch: Batch) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -1,0 +1,5 @@
+"""`python -m medsam2_atlas`."""
+
+from medsam2_atlas.cli import main
+
+main()

@@ -1,0 +1,17 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", help="MedSAM2 weights (.pt). Default: $MEDSAM2_CHECKPOINT, the model folder, the demo weights."),
+]
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", help="Network configuration: a name in configs/medsam2 or a YAML file.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, or auto.")]

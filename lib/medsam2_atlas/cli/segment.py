@@ -1,0 +1,133 @@
+"""`medsam2-atlas segment` and `propagate`: one CT."""
+
+from __future__ import annotations
+
+import enum
+import math
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from medsam2_atlas.atlas import Atlas
+from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption
+from medsam2_atlas.console import bars, console
+from medsam2_atlas.device import pick_device
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.files import replacing, write_json
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.medsam2 import MedSAM2Volume, find_checkpoint, load_weights
+from medsam2_atlas.pipeline import REFERENCE_STRATEGIES, STRATEGIES, Case, Options, segment
+from medsam2_atlas.preview import write_preview
+from medsam2_atlas.prompting import Prompts, read_prompts
+from medsam2_atlas.volume import read_labels, read_volume, write_volume
+
+Strategy = enum.Enum("Strategy", {name: name for name in STRATEGIES}, type=str)  # type: ignore[misc]
+
+
+class LoopName(str, enum.Enum):
+    """What a second box in a direction does."""
+
+    symmetric = "symmetric"
+    published = "published"
+
+
+class Thresholds(str, enum.Enum):
+    """How scores become prompting regions."""
+
+    published = "published"
+    adaptive = "adaptive"
+
+
+def segment_command(
+    image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a folder with a DICOM series.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Label map to write; the suffix chooses the format.")],
+    atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the atlas.")] = None,
+    strategy: Annotated[Strategy, typer.Option(help="How prompts are made; see the README.")] = Strategy("D"),
+    checkpoint: CheckpointOption = None,
+    config: ConfigOption = None,
+    organs: Annotated[str, typer.Option(help="Comma-separated names or numbers; all by default.")] = "",
+    loop: Annotated[LoopName, typer.Option(help="Propagation loop.")] = LoopName.symmetric,
+    thresholds: Annotated[Thresholds, typer.Option(help="Published thresholds, or min(0.5, half the maximum).")] = Thresholds.published,
+    fill_holes: Annotated[bool, typer.Option(help="Fill small holes, as the official CUDA build does.")] = False,
+    truth: Annotated[Path | None, typer.Option(help="True label map; for the reference strategies only.")] = None,
+    report: Annotated[Path | None, typer.Option(help="JSON report to write.")] = None,
+    preview: Annotated[Path | None, typer.Option(help="PNG with an overlay to write.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Segment a CT."""
+    name = str(strategy.value)
+    if (truth is not None) != (name in REFERENCE_STRATEGIES):
+        raise InputError("--truth", "goes with the strategies reference-1 and reference-3, and only with them.")
+    _check_outputs(out, report, preview)
+    chosen = tuple(organ_table().select(o for o in organs.split(",") if o))
+    loaded_atlas = Atlas.load(atlas) if atlas is not None else None
+    weights = None
+    if name != "atlas":
+        weights = load_weights(find_checkpoint(checkpoint), config, pick_device(device))
+        console.print(f"weights: {weights.file} (SHA-256 {weights.sha256})", soft_wrap=True)
+        if weights.mark:
+            console.print(f"[yellow]{weights.mark}[/]")
+    volume = read_volume(image)
+    true_labels = read_labels(truth, volume) if truth is not None else None
+    options = Options(chosen, loop.value, thresholds.value, fill_holes)
+    with bars() as progress:
+        case = Case(volume, loaded_atlas, weights, true_labels, options, progress)
+        result = segment(case, name)
+    write_volume(result.labels, out)
+    if report is not None:
+        write_json(result.report, report)
+    if preview is not None:
+        last = case.passes[-1] if case.passes else Prompts(())
+        write_preview(volume, result.labels.array, preview, last.prompts, result.report.get("mark", ""))
+    table = Table("organ", "ml", "note")
+    for organ, millilitres in result.report["volumes_ml"].items():
+        notes = [*result.report["fallbacks"].get(organ, []), result.report["without_prompt"].get(organ, "")]
+        table.add_row(organ, f"{millilitres:.1f}", "; ".join(n for n in notes if n))
+    console.print(table)
+    typer.echo(f"{out} written in {result.report['seconds']['total']:.1f} s, strategy {name}")
+
+
+def propagate_command(
+    image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a folder with a DICOM series.")],
+    prompts: Annotated[Path, typer.Option("--prompts", help="Prompts as JSON, in voxel indices of the LPS volume.")],
+    logits: Annotated[Path, typer.Option("--logits", help="Logits to write, .npz.")],
+    checkpoint: CheckpointOption = None,
+    config: ConfigOption = None,
+    loop: Annotated[LoopName, typer.Option(help="Propagation loop.")] = LoopName.symmetric,
+    window: Annotated[tuple[float, float], typer.Option(help="HU range that is kept.")] = (-100.0, 500.0),
+    fill_holes: Annotated[bool, typer.Option(help="Fill small holes, as the official CUDA build does.")] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Run the propagation engine alone: boxes in, logits out, one float32 array [slices, H, W] per label."""
+    if logits.suffix != ".npz":
+        raise InputError(logits, "must end in .npz.")
+    if not window[0] < window[1] or not all(map(math.isfinite, window)):
+        raise InputError(str(window), "is not a HU window.", "Give the lower bound, then the upper one.")
+    _check_outputs(logits)
+    weights = load_weights(find_checkpoint(checkpoint), config, pick_device(device))
+    volume = read_volume(image)
+    asked = read_prompts(prompts, volume.geometry)
+    with bars() as progress:
+        engine = MedSAM2Volume(weights, volume.array, window=window)
+        found = engine.segment(asked, loop=loop.value, fill_holes=fill_holes, progress=progress)
+    rows_columns = (volume.array.shape[1], volume.array.shape[2])
+    with replacing(logits) as part, part.open("wb") as stream:
+        arrays = {
+            str(k): np.stack([f.plane(f.z_min + n, rows_columns).numpy() for n in range(len(f.low))]) for k, f in found.items()
+        }
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    typer.echo(f"{logits} written: labels {', '.join(arrays)}; weights {weights.file} (SHA-256 {weights.sha256})")
+    if weights.mark:
+        typer.echo(weights.mark)
+
+
+def _check_outputs(*paths: Path | None) -> None:
+    """Refuses folders that are not there before minutes are spent."""
+    for path in paths:
+        if path is not None and not path.resolve().parent.is_dir():
+            raise InputError(path, "cannot be written: its folder does not exist.", f"Create {path.parent} first.")
+        if path is not None and path.is_dir():
+            raise InputError(path, "is a folder.", "Name a file.")

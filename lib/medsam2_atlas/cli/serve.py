@@ -1,0 +1,38 @@
+"""`medsam2-atlas serve`: MONAI Label's server with this app."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.resource import resource
+
+
+def serve_command(
+    studies: Annotated[str, typer.Argument(help="Folder of CTs, or the DICOMweb URL of a PACS such as Orthanc.")],
+    atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the atlas.")] = None,
+    checkpoint: CheckpointOption = None,
+    config: ConfigOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on. There is no login: mind who can reach it.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    device: DeviceOption = "auto",
+) -> None:
+    """Serve the app to OHIF and 3D Slicer."""
+    if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
+        raise InputError(studies, "is neither a folder nor a URL.", "Name a folder of CTs or a DICOMweb URL.")
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(resource("apps/medsam2_atlas"))]
+    command += ["--studies", studies, "--host", host, "--port", str(port), "--conf", "device", device]
+    for key, value in (("atlas", atlas), ("checkpoint", checkpoint)):
+        if value is not None:
+            command += ["--conf", key, str(value.resolve())]
+    if config is not None:
+        command += ["--conf", "config", config]
+    # MONAI Label would otherwise start a scoring process at every start and every next case.
+    os.environ.setdefault("MONAI_LABEL_AUTO_UPDATE_SCORING", "false")
+    os.execv(sys.executable, command)

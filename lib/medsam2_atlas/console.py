@@ -1,0 +1,41 @@
+"""What the command line shows: tables, progress bars, errors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from medsam2_atlas.progress import Progress
+
+console = Console(stderr=True)
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Log lines go to standard error, beside the bars."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_path=False)],
+        force=True,
+    )
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """One bar a stage, shown while the block runs."""
+    columns = (TextColumn("{task.description:<26}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+    with Bars(*columns, console=console, transient=False) as display:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(stage: str, share: float) -> None:
+            if stage not in tasks or (display.tasks[tasks[stage]].finished and share < 1):
+                tasks[stage] = display.add_task(stage, total=1.0)
+            display.update(tasks[stage], completed=share)
+
+        yield progress
