@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from models import Models
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
-from segmentation_task import SegmentationTask
 
 from medsam2_atlas.pipeline import package_version
+from models import Models
+from segmentation_task import SegmentationTask
 
 log = logging.getLogger(__name__)
 

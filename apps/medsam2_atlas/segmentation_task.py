@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from models import Models
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
@@ -17,6 +16,7 @@ from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.pipeline import Case, Options, segment
 from medsam2_atlas.volume import read_volume, write_volume
+from models import Models
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Pre-annotates 15 abdominal organs on CT: registered references prompt MedSAM2."""

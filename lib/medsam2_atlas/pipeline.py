@@ -65,7 +65,11 @@ class Segmentation:
 
 @dataclass
 class Case:
-    """One CT while it is segmented: what strategies share is made once, when first asked for, and timed."""
+    """One CT while it is segmented, by one strategy or by several in turn.
+
+    What strategies share (score maps, encoded slices, B's label map as the first pass of C and D) is made once, when it
+    is first asked for; its time counts for the strategy that asked.
+    """
 
     image: Volume
     atlas: Atlas | None = None
@@ -94,7 +98,9 @@ class Case:
     def scores(self) -> ScoreMaps:
         """Score maps of the organs; one registration."""
         if self.atlas is None:
-            raise AtlasError("atlas", "is needed for this strategy.", "Name one by --atlas, or make one: medsam2-atlas atlas build.")
+            raise AtlasError(
+                "atlas", "is needed for this strategy.", "Name one by --atlas, or make one: medsam2-atlas atlas build."
+            )
         with self.timed("registration and score maps"):
             return score_maps(self.image, self.atlas, self.organs, progress=self.progress)
 
@@ -126,6 +132,9 @@ class Case:
     def prompted(self, prompts: Prompts) -> np.ndarray:
         """Label map `[z, y, x]` of one pass of the network."""
         self.passes.append(prompts)
+        return self._run(prompts)
+
+    def _run(self, prompts: Prompts) -> np.ndarray:
         volume = self.volume
         with self.timed("network"):
             logits = volume.segment(
@@ -133,6 +142,17 @@ class Case:
             )
         with self.timed("fusion"):
             return fuse_logits(logits, self.image.array.shape)
+
+    @cached_property
+    def _first(self) -> tuple[Prompts, np.ndarray]:
+        prompts = self.from_scores(THREE)
+        return prompts, self._run(prompts)
+
+    def first_pass(self) -> np.ndarray:
+        """Label map `[z, y, x]` of three boxes per organ from the score maps."""
+        prompts, labels = self._first
+        self.passes.append(prompts)
+        return labels
 
 
 def _atlas(case: Case) -> np.ndarray:
@@ -146,19 +166,19 @@ def _a(case: Case) -> np.ndarray:
 
 
 def _b(case: Case) -> np.ndarray:
-    return case.prompted(case.from_scores(THREE))
+    return case.first_pass()
 
 
-def _second_pass(case: Case, first: np.ndarray) -> Prompts:
-    return case.from_labels(first, THREE, "the first pass found nothing")
+def _second_pass(case: Case) -> Prompts:
+    return case.from_labels(case.first_pass(), THREE, "the first pass found nothing")
 
 
 def _c(case: Case) -> np.ndarray:
-    return case.prompted(_second_pass(case, _b(case)))
+    return case.prompted(_second_pass(case))
 
 
 def _d(case: Case) -> np.ndarray:
-    return case.prompted(enlarged(_second_pass(case, _b(case)), organ_table(), case.image.array.shape))
+    return case.prompted(enlarged(_second_pass(case), organ_table(), case.image.array.shape))
 
 
 def _reference(fractions: tuple[float, ...]) -> Callable[[Case], np.ndarray]:
@@ -180,7 +200,7 @@ REFERENCE_STRATEGIES = frozenset({"reference-1", "reference-3"})
 def segment(case: Case, strategy: str = "D") -> Segmentation:
     """Segments a CT.
 
-    A case may be segmented by several strategies in turn; what they share is made once. Only the reference strategies
+    Only the reference strategies
     look at `case.truth`, and their report says so.
 
     Raises:
@@ -190,7 +210,7 @@ def segment(case: Case, strategy: str = "D") -> Segmentation:
     """
     if strategy not in STRATEGIES:
         raise InputError(strategy, "is not a strategy.", f"Choose from: {', '.join(STRATEGIES)}.")
-    case.passes = []
+    case.passes, case.seconds = [], {}
     with case.timed("total"):
         labels = STRATEGIES[strategy](case)
     wanted = set(case.organs)

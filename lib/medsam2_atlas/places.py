@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from medsam2_atlas.errors import AtlasError
@@ -33,8 +34,6 @@ def find_atlas(given: Path | None = None) -> Path:
 def known_checkpoints() -> dict[str, Path]:
     """Checkpoints that may be chosen by name: those in the model folder, and the demo weights."""
     found = {file.name: file for file in sorted(model_folder().glob("*.pt"))} if model_folder().is_dir() else {}
-    try:
+    with suppress(FileNotFoundError):
         found.setdefault(DEMO_FILE, resource(f"weights/{DEMO_FILE}"))
-    except FileNotFoundError:
-        pass
     return found

@@ -233,10 +233,7 @@ def _read_series(folder: Path) -> sitk.Image:
     try:
         image = reader.Execute()
         places = np.array(
-            [
-                [float(v) for v in reader.GetMetaData(i, "0020|0032").split("\\")]
-                for i in range(len(reader.GetFileNames()))
-            ]
+            [[float(v) for v in reader.GetMetaData(i, "0020|0032").split("\\")] for i in range(len(reader.GetFileNames()))]
         )
     except RuntimeError as error:
         raise InputError(folder, f"holds a DICOM series that cannot be read ({error}).") from error

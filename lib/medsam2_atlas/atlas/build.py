@@ -54,7 +54,9 @@ def find_references(folder: Path) -> list[ReferenceFiles]:
     found: dict[str, dict[str, Path]] = {"images": {}, "labels": {}}
     for kind, files in found.items():
         if not (folder / kind).is_dir():
-            raise InputError(folder, f"has no folder {kind}/.", "Put CTs into images/, label maps of the same names into labels/.")
+            raise InputError(
+                folder, f"has no folder {kind}/.", "Put CTs into images/, label maps of the same names into labels/."
+            )
         for file in sorted((folder / kind).iterdir()):
             suffix = next((s for s in _SUFFIXES if file.name.endswith(s)), None)
             if suffix and not file.name.startswith("."):

@@ -9,7 +9,9 @@ import typer
 
 CheckpointOption = Annotated[
     Path | None,
-    typer.Option("--checkpoint", help="MedSAM2 weights (.pt). Default: $MEDSAM2_CHECKPOINT, the model folder, the demo weights."),
+    typer.Option(
+        "--checkpoint", help="MedSAM2 weights (.pt). Default: $MEDSAM2_CHECKPOINT, the model folder, the demo weights."
+    ),
 ]
 ConfigOption = Annotated[
     str | None, typer.Option("--config", help="Network configuration: a name in configs/medsam2 or a YAML file.")

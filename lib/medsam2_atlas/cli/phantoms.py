@@ -19,9 +19,10 @@ def phantoms_command(
         float | None,
         typer.Option(min=0.5, max=10, help="Isotropic spacing in mm; by default spacings, tilts and orientations differ."),
     ] = None,
+    hu_step: Annotated[int, typer.Option(min=1, help="Round HU to multiples of this; larger steps make smaller files.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Patients rendered at a time.")] = 2,
 ) -> None:
     """Make synthetic abdominal CTs with label maps of all 15 organs."""
     with bars() as progress:
-        write_dataset(out, count, seed, spacing=spacing, workers=workers, progress=progress)
+        write_dataset(out, count, seed, spacing=spacing, hu_step=hu_step, workers=workers, progress=progress)
     typer.echo(f"{count} patients of population {seed} written to {out}")

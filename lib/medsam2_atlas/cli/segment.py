@@ -25,6 +25,7 @@ from medsam2_atlas.prompting import Prompts, read_prompts
 from medsam2_atlas.volume import read_labels, read_volume, write_volume
 
 Strategy = enum.Enum("Strategy", {name: name for name in STRATEGIES}, type=str)  # type: ignore[misc]
+_DEFAULT_STRATEGY = Strategy("D")
 
 
 class LoopName(str, enum.Enum):
@@ -45,12 +46,14 @@ def segment_command(
     image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a folder with a DICOM series.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Label map to write; the suffix chooses the format.")],
     atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the atlas.")] = None,
-    strategy: Annotated[Strategy, typer.Option(help="How prompts are made; see the README.")] = Strategy("D"),
+    strategy: Annotated[Strategy, typer.Option(help="How prompts are made; see the README.")] = _DEFAULT_STRATEGY,
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
     organs: Annotated[str, typer.Option(help="Comma-separated names or numbers; all by default.")] = "",
     loop: Annotated[LoopName, typer.Option(help="Propagation loop.")] = LoopName.symmetric,
-    thresholds: Annotated[Thresholds, typer.Option(help="Published thresholds, or min(0.5, half the maximum).")] = Thresholds.published,
+    thresholds: Annotated[
+        Thresholds, typer.Option(help="Published thresholds, or min(0.5, half the maximum).")
+    ] = Thresholds.published,
     fill_holes: Annotated[bool, typer.Option(help="Fill small holes, as the official CUDA build does.")] = False,
     truth: Annotated[Path | None, typer.Option(help="True label map; for the reference strategies only.")] = None,
     report: Annotated[Path | None, typer.Option(help="JSON report to write.")] = None,

@@ -15,7 +15,9 @@ from medsam2_atlas.training import DEMO_MARK, DemoTraining, train_demo
 
 def train_demo_command(
     out: Annotated[Path, typer.Argument(help="Checkpoint to write (.pt).")],
-    cache: Annotated[Path, typer.Option(help="Folder for the training phantoms; kept for the next run.")] = Path("demo-training"),
+    cache: Annotated[Path, typer.Option(help="Folder for the training phantoms; kept for the next run.")] = Path(
+        "demo-training"
+    ),
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = DemoTraining.steps,
     patients: Annotated[int, typer.Option(min=1, help="Phantoms to train on.")] = DemoTraining.patients,
     seed: Annotated[int, typer.Option(help="Population and all random choices.")] = DemoTraining.seed,

@@ -117,4 +117,6 @@ def _check_state(file: Path, wanted: dict[str, torch.Tensor], found: dict[str, t
         if names
     ]
     if problems:
-        raise WeightsError(file, f"does not fit the network: it {'; '.join(problems)}.", "Use the configuration that it was trained with.")
+        raise WeightsError(
+            file, f"does not fit the network: it {'; '.join(problems)}.", "Use the configuration that it was trained with."
+        )

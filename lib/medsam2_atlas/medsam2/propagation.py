@@ -134,9 +134,7 @@ class Propagator:
                 track.passed[z] = Memory(memory[n : n + 1], pointer[n : n + 1])
             self._forget(track, z)
 
-    def _correct(
-        self, track: Track, z: int, embedding: torch.Tensor, slices: SliceFeatures, tracked: torch.Tensor
-    ) -> None:
+    def _correct(self, track: Track, z: int, embedding: torch.Tensor, slices: SliceFeatures, tracked: torch.Tensor) -> None:
         """Segments a tracked slice again, from its box and the tracked mask's logits together."""
         previous = tracked.clamp(-_CORRECTION_CLAMP, _CORRECTION_CLAMP)
         low, pointer, presence = self._decode(embedding, slices, boxes=track.corrections[z][None], previous=previous)
@@ -240,9 +238,7 @@ class Propagator:
         )
         return low, pointer, presence
 
-    def _remember(
-        self, slices: SliceFeatures, low: torch.Tensor, presence: torch.Tensor, from_box: bool
-    ) -> torch.Tensor:
+    def _remember(self, slices: SliceFeatures, low: torch.Tensor, presence: torch.Tensor, from_box: bool) -> torch.Tensor:
         """Memory features of a segmented slice, `[n, c, h, w]` bfloat16."""
         side = self._net.image_size
         top = slices.levels[-1]

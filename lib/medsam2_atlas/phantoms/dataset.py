@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -55,6 +55,7 @@ def write_dataset(
     seed: int,
     *,
     spacing: float | None = None,
+    hu_step: int = 1,
     workers: int = 2,
     progress: Progress = silent,
 ) -> None:
@@ -65,19 +66,21 @@ def write_dataset(
         count: number of cases.
         seed: the population.
         spacing: isotropic spacing in mm; without it, spacings, tilts and file orientations differ.
+        hu_step: HU are rounded to multiples of it; larger steps make smaller files.
         workers: processes.
         progress: told the share done.
     """
     for kind in ("images", "labels"):
         (out / kind).mkdir(parents=True, exist_ok=True)
-    write = partial(_write_case, out, seed, spacing)
+    write = partial(_write_case, out, seed, spacing, hu_step)
     with ProcessPoolExecutor(min(workers, count)) as pool:
         for done, _ in enumerate(pool.map(write, range(count)), 1):
             progress("phantoms", done / count)
 
 
-def _write_case(out: Path, seed: int, spacing: float | None, index: int) -> None:
-    image, label = draw_case(seed, index, spacing).as_images()
+def _write_case(out: Path, seed: int, spacing: float | None, hu_step: int, index: int) -> None:
+    case = draw_case(seed, index, spacing)
+    image, label = replace(case, image=np.rint(case.image / hu_step) * hu_step).as_images()
     for kind, picture in (("images", image), ("labels", label)):
         with replacing(out / kind / f"phantom-{seed}-{index:03d}.nii.gz") as part:
             sitk.WriteImage(picture, str(part), useCompression=True)

@@ -8,7 +8,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from medsam2_atlas.phantoms.anatomy import Part, anatomy
+from medsam2_atlas.phantoms.anatomy import anatomy
+from medsam2_atlas.phantoms.frame import Part
 from medsam2_atlas.phantoms.patient import Patient
 from medsam2_atlas.phantoms.shapes import Field
 
@@ -64,7 +65,9 @@ def render(patient: Patient, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
 def _patient_points(patient: Patient, scan: Scan, heights: np.ndarray, bend: list[Field]) -> np.ndarray:
     """The grid's points of some slices in the average adult's frame, `[n, 3]` mm."""
     nx, ny, _ = scan.size
-    z, y, x = np.meshgrid(heights * scan.spacing[2], np.arange(ny) * scan.spacing[1], np.arange(nx) * scan.spacing[0], indexing="ij")
+    z, y, x = np.meshgrid(
+        heights * scan.spacing[2], np.arange(ny) * scan.spacing[1], np.arange(nx) * scan.spacing[0], indexing="ij"
+    )
     world = np.stack([x, y, z], -1).reshape(-1, 3) @ scan.direction.T + np.asarray(scan.origin)
     turn = Rotation.from_euler("xyz", patient.pose, degrees=True).as_matrix()
     p = world @ turn / np.asarray(patient.scale)

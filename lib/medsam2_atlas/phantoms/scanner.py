@@ -6,15 +6,11 @@ import itertools
 
 import numpy as np
 
-from medsam2_atlas.phantoms.anatomy import BOTTOM, TOP
+from medsam2_atlas.phantoms.frame import BOTTOM, TOP
 from medsam2_atlas.phantoms.patient import Patient
 from medsam2_atlas.phantoms.render import Scan
 
-ORIENTATIONS = [
-    "".join(pick)
-    for axes in itertools.permutations(("RL", "AP", "IS"))
-    for pick in itertools.product(*axes)
-]
+ORIENTATIONS = ["".join(pick) for axes in itertools.permutations(("RL", "AP", "IS")) for pick in itertools.product(*axes)]
 """The 48 ways in which an image's axes can follow the patient's."""
 
 _USUAL = ("LPS", "RAS", "LAS", "RPS")

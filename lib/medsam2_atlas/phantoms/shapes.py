@@ -27,9 +27,7 @@ class Solid:
 
     def without(self, other: Solid, gap: float = 0.0) -> Solid:
         """This solid with `other`, grown by `gap` mm, cut away."""
-        return Solid(
-            lambda p: np.maximum(self.distance(p), gap - other.distance(p)), self.low, self.high
-        )
+        return Solid(lambda p: np.maximum(self.distance(p), gap - other.distance(p)), self.low, self.high)
 
     def within(self, other: Solid, inset: float = 0.0) -> Solid:
         """The part of this solid that lies at least `inset` mm inside `other`."""
@@ -41,15 +39,11 @@ class Solid:
 
     def grown(self, millimetres: float) -> Solid:
         """This solid with its surface moved outwards (inwards where negative)."""
-        return Solid(
-            lambda p: self.distance(p) - millimetres, self.low - millimetres, self.high + millimetres
-        )
+        return Solid(lambda p: self.distance(p) - millimetres, self.low - millimetres, self.high + millimetres)
 
     def roughened(self, field: Field) -> Solid:
         """This solid with its surface moved by a smooth random field."""
-        return Solid(
-            lambda p: self.distance(p) + field(p), self.low - field.amplitude * 3, self.high + field.amplitude * 3
-        )
+        return Solid(lambda p: self.distance(p) + field(p), self.low - field.amplitude * 3, self.high + field.amplitude * 3)
 
 
 class Field:
@@ -66,6 +60,7 @@ class Field:
         self.amplitude = float(amplitude)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Values `[n]` at points `[n, 3]`."""
         if self.amplitude == 0:
             return np.zeros(len(points), np.float32)
         waves = np.cos(points @ self._frequency.T + self._phase)
@@ -74,7 +69,7 @@ class Field:
 
 
 def ellipsoid(
-    centre: Sequence[float], radii: Sequence[float], rotation: Sequence[float] = (0.0, 0.0, 0.0)
+    centre: Sequence[float] | np.ndarray, radii: Sequence[float] | np.ndarray, rotation: Sequence[float] = (0.0, 0.0, 0.0)
 ) -> Solid:
     """An ellipsoid; `rotation` holds Euler angles about x, y and z in degrees."""
     c, r = np.asarray(centre, np.float32), np.asarray(radii, np.float32)

@@ -1,6 +1,6 @@
 """Prompts for MedSAM2: from score maps, from label maps, from files."""
 
-from medsam2_atlas.prompting.prompt import BoxPrompt, OrganPrompt, describe_prompts, read_prompts
+from medsam2_atlas.prompting.prompt import BoxPrompt, OrganPrompt, describe_prompts, prompts_from_report, read_prompts
 from medsam2_atlas.prompting.region import (
     MIDDLE,
     THREE,
@@ -25,6 +25,7 @@ __all__ = [
     "enlarged",
     "prompt_from_planes",
     "prompts_from_labels",
+    "prompts_from_report",
     "prompts_from_scores",
     "read_prompts",
 ]

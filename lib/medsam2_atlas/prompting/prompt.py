@@ -121,6 +121,11 @@ def read_prompts(path: Path, geometry: Geometry) -> list[OrganPrompt]:
     return prompts
 
 
+def prompts_from_report(report: dict[str, Any]) -> list[OrganPrompt]:
+    """The prompts that a report lists."""
+    return [p.value() for p in TypeAdapter(list[_Prompt]).validate_python(report["prompts"])]
+
+
 def describe_prompts(prompts: Iterable[OrganPrompt], volume: Volume) -> list[dict[str, Any]]:
     """Prompts for a report: as `propagate` reads them, with world (mm, LPS) and file coordinates beside."""
     described = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -105,13 +105,17 @@ def prompts_from_scores(
         if not planes:
             missing[k] = f"no pixel's score is above the threshold {threshold:.2f}"
             continue
-        empty = np.zeros(scores.geometry.shape[1:], bool)
-        z_min, z_max = int(min(planes)), int(max(planes))
-        prompt = prompt_from_planes(k, z_min, z_max, lambda z, planes=planes: planes.get(z, empty), fractions)  # type: ignore[misc]
+        prompt = prompt_from_planes(k, int(min(planes)), int(max(planes)), _lookup(planes, scores.geometry.shape), fractions)
         if score.visible < 0.95:
             prompt = replace(prompt, notes=(*prompt.notes, f"about {1 - score.visible:.0%} of it lies outside the scan"))
         prompts.append(prompt)
     return Prompts(tuple(prompts), missing)
+
+
+def _lookup(planes: Mapping[int, np.ndarray], shape: tuple[int, ...]) -> Callable[[int], np.ndarray]:
+    """Masks by slice, empty ones where there is none."""
+    empty = np.zeros(shape[1:], bool)
+    return lambda z: planes.get(z, empty)
 
 
 def prompts_from_labels(labels: np.ndarray, organs: Iterable[int], fractions: tuple[float, ...], reason: str) -> Prompts:

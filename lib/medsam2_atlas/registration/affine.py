@@ -45,7 +45,7 @@ def _descend(fixed: WorkImage, moving: WorkImage, start: Affine, steps: int, rat
         error = ((values[:-1] - wanted) ** 2).sum(0)
         loss = (error * weight).sum() / weight.sum().clamp(min=1) + 0.1 * (change[:9] ** 2).sum()
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     with torch.no_grad():
         matrix, shift = current()

@@ -31,7 +31,9 @@ class ClassMaps:
         body = image.body().float()
         air, fat, soft, bone = hu_classes(image.hu) * body
         factor = max(1, round(spacing / image.spacing))
-        maps = F.avg_pool3d(torch.stack([air, fat, soft, bone * 2, body])[None], factor, ceil_mode=True, count_include_pad=False)[0]
+        maps = F.avg_pool3d(
+            torch.stack([air, fat, soft, bone * 2, body])[None], factor, ceil_mode=True, count_include_pad=False
+        )[0]
         valid = F.avg_pool3d(image.valid.float()[None, None], factor, ceil_mode=True, count_include_pad=False)[0, 0]
         origin = image.origin + (factor - 1) / 2 * image.spacing
         return cls(maps, valid, origin, factor * image.spacing)
@@ -73,7 +75,9 @@ def prealign(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) ->
     for stretch in config.z_scales:
         slices_m = max(3, int(reach_m / (step * stretch)) + 1)
         z = m.origin[2] + torch.arange(slices_m) * step * stretch
-        points = torch.cat([plane.expand(slices_m, *plane.shape), z.view(-1, 1, 1, 1).expand(slices_m, *plane.shape[:2], 1)], -1)
+        points = torch.cat(
+            [plane.expand(slices_m, *plane.shape), z.view(-1, 1, 1, 1).expand(slices_m, *plane.shape[:2], 1)], -1
+        )
         q = sample(m.maps, points, m.origin, m.spacing, padding="zeros")
         q_valid = sample(m.valid[None], points, m.origin, m.spacing, padding="zeros")[0]
         penalty = 0.05 * abs(math.log(stretch / float(scale.mean())))

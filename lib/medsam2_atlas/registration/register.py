@@ -11,9 +11,7 @@ from medsam2_atlas.registration.transform import Transform
 from medsam2_atlas.registration.work_image import WorkImage
 
 
-def register(
-    fixed: WorkImage, moving: WorkImage, config: RegistrationConfig, progress: Progress = silent
-) -> Transform:
+def register(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig, progress: Progress = silent) -> Transform:
     """The transform from world points of the fixed image to those of the moving one.
 
     Pre-alignment, affine, then deformable; deterministic.

@@ -22,9 +22,13 @@ from medsam2_atlas.volume import Geometry
 class Map(Protocol):
     """One link of a chain."""
 
-    def __call__(self, points: torch.Tensor) -> torch.Tensor: ...
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        """World points to world points, `[..., 3]` mm."""
+        ...
 
-    def inverse(self) -> Map: ...
+    def inverse(self) -> Map:
+        """The way back."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,11 @@ class Affine:
     shift: torch.Tensor
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        """World points to world points, `[..., 3]` mm."""
         return points @ self.matrix.T + self.shift
 
     def inverse(self) -> Affine:
+        """The inverse map."""
         back = torch.linalg.inv(self.matrix.double()).float()
         return Affine(back, -back @ self.shift)
 
@@ -54,6 +60,7 @@ class Displacement:
     spacing: float
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        """World points to world points, `[..., 3]` mm."""
         return points + sample(self.field, points, self.origin, self.spacing).movedim(0, -1)
 
     def inverse(self, iterations: int = 20) -> Displacement:
@@ -67,9 +74,15 @@ class Displacement:
     def folding(self) -> float:
         """Share of grid cells whose Jacobian determinant is not positive."""
         u = self.field / self.spacing
-        axes = (3, 2, 1)  # x, y, z of the field's array
-        rows = [[u[i].diff(dim=a - 1)[:-1 if a != 1 else None, :-1 if a != 2 else None, :-1 if a != 3 else None] for a in axes] for i in range(3)]  # fmt: skip
-        jacobian = torch.stack([torch.stack(row, -1) for row in rows], -2) + torch.eye(3)
+        inner = [slice(None, n - 1) for n in u.shape[1:]]
+        rows = []
+        for component in u:  # x, y, z
+            slopes = []
+            for axis in (2, 1, 0):  # along x, y, z
+                part = [span if other != axis else slice(None) for other, span in enumerate(inner)]
+                slopes.append(component[tuple(part)].diff(dim=axis))
+            rows.append(torch.stack(slopes, -1))
+        jacobian = torch.stack(rows, -2) + torch.eye(3)
         return float((torch.linalg.det(jacobian) <= 0).float().mean())
 
 
@@ -93,7 +106,9 @@ class Transform:
         """The way back; exact for affine maps, to a fraction of a millimetre for fields that do not fold."""
         return Transform(tuple(step.inverse() for step in reversed(self.maps)))
 
-    def warp_image(self, moving: np.ndarray, moving_grid: Geometry, fixed_grid: Geometry, outside: float = -1000.0) -> np.ndarray:
+    def warp_image(
+        self, moving: np.ndarray, moving_grid: Geometry, fixed_grid: Geometry, outside: float = -1000.0
+    ) -> np.ndarray:
         """Moving image `[z, y, x]` on the fixed grid, by trilinear interpolation; `outside` where it has no voxel."""
         return self._warp(moving.astype(np.float32), moving_grid, fixed_grid, "bilinear", outside)
 
@@ -165,7 +180,12 @@ def grid_points(shape: tuple[int, ...] | torch.Size, origin: torch.Tensor, spaci
 
 
 def sample(
-    image: torch.Tensor, points: torch.Tensor, origin: torch.Tensor, spacing: float, mode: str = "bilinear", padding: str = "border"
+    image: torch.Tensor,
+    points: torch.Tensor,
+    origin: torch.Tensor,
+    spacing: float,
+    mode: str = "bilinear",
+    padding: str = "border",
 ) -> torch.Tensor:
     """Values `[c, ...]` of an image `[c, z, y, x]` on an axis-parallel isotropic grid at world points `[..., 3]`."""
     last = torch.tensor(image.shape[:0:-1], dtype=torch.float32) - 1

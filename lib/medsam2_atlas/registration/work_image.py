@@ -39,7 +39,8 @@ class WorkImage:
             InputError: the volume is too short, or shows no body.
         """
         fine = volume.as_image()
-        corners = [fine.TransformContinuousIndexToPhysicalPoint([b * (n - 1.0) for b, n in zip(bits, fine.GetSize(), strict=True)]) for bits in np.ndindex(2, 2, 2)]  # fmt: skip
+        last = np.array(volume.geometry.size) - 1
+        corners = volume.geometry.to_world(np.array(list(np.ndindex(2, 2, 2))) * last)
         low, high = np.min(corners, 0), np.max(corners, 0)
         if (high - low).min() < _SHORTEST_MM:
             raise InputError(

@@ -109,9 +109,7 @@ def prepare_pool(folder: Path, options: DemoTraining, progress: Progress = silen
     return PhantomPool(folder, options.seed, options.patients)
 
 
-def train_demo(
-    out: Path, cache: Path, options: DemoTraining, device: torch.device, progress: Progress = silent
-) -> None:
+def train_demo(out: Path, cache: Path, options: DemoTraining, device: torch.device, progress: Progress = silent) -> None:
     """Trains and writes the checkpoint `{"model": state_dict, "mark": ...}` in half precision.
 
     A training that was stopped goes on from `out` + `.state` when started again with the same options.
@@ -143,7 +141,7 @@ def train_demo(
             group["lr"] = options.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
         loss = clip_loss(*unroll(network, batch), batch)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         recent = float(loss.detach()) if step == first else 0.98 * recent + 0.02 * float(loss.detach())

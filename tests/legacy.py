@@ -27,7 +27,7 @@ def seeded_state(config: DictConfig, seed: int = 0) -> dict[str, torch.Tensor]:
     state = network.state_dict()
     draw = torch.Generator().manual_seed(seed)
     for name, tensor in state.items():
-        if name.endswith("layer_scale_init_value") or ".gamma" in name or name.endswith("weight") and tensor.dim() == 1:
+        if name.endswith("layer_scale_init_value") or ".gamma" in name or (name.endswith("weight") and tensor.dim() == 1):
             tensor.copy_(1 + 0.1 * torch.randn(tensor.shape, generator=draw))
         elif "tpos_enc" in name or name in {"no_mem_embed", "no_mem_pos_enc", "no_obj_ptr", "no_obj_embed_spatial"}:
             tensor.copy_(0.5 * torch.randn(tensor.shape, generator=draw))
@@ -63,7 +63,9 @@ def legacy_logits(predictor: Any, planes: np.ndarray, prompt: OrganPrompt, loop:
     with patch.object(legacy, "load_video_frames", load):
         state = predictor.init_state("volume")
     with torch.inference_mode():  # every slice encoded once: the predictor itself only keeps the last one
-        state["cached_features"] = {z: (frames[z : z + 1], predictor.forward_image(frames[z : z + 1])) for z in range(len(frames))}
+        state["cached_features"] = {
+            z: (frames[z : z + 1], predictor.forward_image(frames[z : z + 1])) for z in range(len(frames))
+        }
     features = dict(state["cached_features"])
     found: dict[int, np.ndarray] = {}
     middle = prompt.middle

@@ -1,0 +1,53 @@
+# `make demo` and `make test` are all one needs; both install what they need into .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STUDIES ?=
+ATLAS ?=
+CHECKPOINT ?=
+HOST ?= 127.0.0.1
+PORT ?= 8000
+
+.PHONY: help install demo test test-slow lint serve figures clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+$(VENV)/.installed: requirements.txt requirements-nodeps.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -r requirements-nodeps.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+install: $(VENV)/.installed  ## create .venv with everything
+
+demo: $(VENV)/.installed  ## the main job on the sample data, through the real server
+	$(BIN)/python apps/demo.py demo-output
+
+test: $(VENV)/.installed-dev  ## the tests
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-dev  ## the tests, and those that take minutes
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.installed-dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+serve: $(VENV)/.installed  ## serve the app: make serve STUDIES=folder-or-URL [ATLAS=folder] [CHECKPOINT=file]
+	@test -n "$(STUDIES)" || { echo "Name the studies: make serve STUDIES=folder-or-DICOMweb-URL"; exit 2; }
+	$(BIN)/medsam2-atlas serve "$(STUDIES)" --host $(HOST) --port $(PORT) \
+		$(if $(ATLAS),--atlas "$(ATLAS)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
+
+figures: $(VENV)/.installed  ## the README's figures on generated targets
+	$(BIN)/python bench/phantom_dice.py
+
+clean:  ## remove what was built
+	rm -rf $(VENV) demo-output build lib/*.egg-info

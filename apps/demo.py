@@ -1,0 +1,163 @@
+"""The main job on the sample data, as an annotation team does it: `make demo`.
+
+Builds the atlas, starts the real MONAI Label server on a temporary study folder, asks it as its clients do for the next
+case and for a segmentation, submits the label as `final` and reads it back. Then compares all strategies on that case.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from monailabel.client import MONAILabelClient
+from rich.console import Console
+from rich.table import Table
+
+from medsam2_atlas.atlas import Atlas, build_atlas, find_references
+from medsam2_atlas.console import bars
+from medsam2_atlas.evaluation import dice_per_organ, mean_dice
+from medsam2_atlas.files import sha256, write_json
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.medsam2 import Weights, find_checkpoint, load_weights
+from medsam2_atlas.pipeline import REFERENCE_STRATEGIES, STRATEGIES, Case, segment
+from medsam2_atlas.preview import write_preview
+from medsam2_atlas.prompting import prompts_from_report
+from medsam2_atlas.resource import resource
+from medsam2_atlas.volume import Volume, read_labels, read_volume
+
+console = Console()
+_START_SECONDS = 120
+
+
+def main(out: Path) -> None:
+    """Runs the demo; results go to `out`."""
+    began = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    samples = resource("sample-data")
+    target = find_references(samples / "targets")[0]
+    with bars() as progress:
+        atlas = build_atlas(find_references(samples / "references"), progress=progress)
+    atlas.save(out / "atlas")
+    weights = load_weights(find_checkpoint())
+    atlas_seconds = time.perf_counter() - began
+    console.print(f"atlas {atlas.version} of {len(atlas.references)} references; weights {weights.file.name} {weights.mark}")
+    with tempfile.TemporaryDirectory() as folder:
+        studies = Path(folder) / "studies"
+        studies.mkdir()
+        shutil.copy(target.image, studies / target.image.name)
+        with _server(studies, out / "atlas", weights.file, out / "server.log") as url:
+            session = _annotate(url, studies, out)
+    image = read_volume(target.image)
+    truth = read_labels(target.label, image)
+    table, rows = _compare(image, truth, Atlas.load(out / "atlas"), weights)
+    console.print(table)
+    labels = read_labels(out / "label.nii.gz", image)
+    rows["server"] = {"mean_dice": mean_dice(dice_per_organ(labels.array, truth.array, organ_table().indices)), **session}
+    prompts = prompts_from_report(session["report"])
+    write_preview(image, labels.array, out / "overlay.png", prompts, weights.mark)
+    total = time.perf_counter() - began
+    report = {
+        "target": target.name,
+        "atlas_version": atlas.version,
+        "weights": weights.describe(),
+        "seconds": {"atlas": round(atlas_seconds, 1), "all": round(total, 1)},
+        "strategies": rows,
+    }
+    write_json(report, out / "report.json")
+    console.print(f"{out}/label.nii.gz, overlay.png, report.json; {total:.0f} s in all. [yellow]{weights.mark}[/]")
+
+
+def _annotate(url: str, studies: Path, out: Path) -> dict[str, Any]:
+    """One annotation: next case, pre-annotation, submission, and the label read back."""
+    client = MONAILabelClient(url)
+    chosen = client.next_sample("first", {})
+    console.print(f"next case: {chosen['id']}")
+    began = time.perf_counter()
+    with console.status("the server segments …"):
+        label, answer = client.infer("medsam2_atlas", chosen["id"], {"strategy": "D"})
+    seconds = time.perf_counter() - began
+    client.save_label(chosen["id"], label, tag="final")
+    back = client.download_label(chosen["id"], "final")
+    if sha256(Path(back)) != sha256(Path(label)):
+        raise SystemExit("the label that was read back is not the one that was submitted")
+    stored = sorted(str(file.relative_to(studies)) for file in studies.rglob("*.nii.gz"))
+    console.print(f"segmented in {seconds:.1f} s, submitted as final, read back the same; the study folder holds {stored}")
+    shutil.move(label, out / "label.nii.gz")
+    Path(back).unlink()
+    return {"seconds": round(seconds, 1), "label_names": answer["label_names"], "report": answer["report"]}
+
+
+def _compare(image: Volume, truth: Volume, atlas: Atlas, weights: Weights) -> tuple[Table, dict[str, Any]]:
+    """Dice per organ and seconds a stage for every strategy; shared work counts for the first that needs it."""
+    organs = organ_table().indices
+    table = Table("organ", *STRATEGIES, title="Dice on a target that neither atlas nor weights have seen")
+    rows: dict[str, Any] = {}
+    case = Case(image, atlas, weights)
+    with bars() as progress:
+        for number, name in enumerate(STRATEGIES):
+            case.truth = truth if name in REFERENCE_STRATEGIES else None
+            result = segment(case, name)
+            dice = dice_per_organ(result.labels.array, truth.array, organs)
+            rows[name] = {
+                "mean_dice": round(mean_dice(dice), 4),
+                "dice": {organ_table()[k].name: round(v, 4) for k, v in dice.items()},
+                "seconds": result.report["seconds"],
+                "without_prompt": result.report["without_prompt"],
+            }
+            progress("comparing strategies", (number + 1) / len(STRATEGIES))
+    for organ in organ_table().organs:
+        values = [rows[name]["dice"].get(organ.name) for name in STRATEGIES]
+        table.add_row(organ.display, *("" if v is None else f"{v:.2f}" for v in values))
+    table.add_section()
+    table.add_row("mean", *(f"{rows[name]['mean_dice']:.3f}" for name in STRATEGIES))
+    for stage in ("registration and score maps", "network", "total"):
+        table.add_row(f"s, {stage}", *(f"{rows[name]['seconds'].get(stage, 0):.1f}" for name in STRATEGIES))
+    return table, rows
+
+
+@contextmanager
+def _server(studies: Path, atlas: Path, checkpoint: Path, log: Path) -> Iterator[str]:
+    """The real MONAI Label server with this app on a free port of the loopback address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "medsam2_atlas", "serve", str(studies), "--port", str(port)]
+    command += ["--atlas", str(atlas), "--checkpoint", str(checkpoint)]
+    environment = os.environ | {"MONAI_LABEL_SESSION_PATH": str(studies.parent / "sessions")}
+    url = f"http://127.0.0.1:{port}"
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
+        try:
+            with console.status("the server starts …"):
+                _wait_for(url, process, log)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise SystemExit(f"the server stopped; its log is {log}")
+        try:
+            MONAILabelClient(url).info()
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    raise SystemExit(f"the server did not answer within {_START_SECONDS} s; its log is {log}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output"))

@@ -1,0 +1,83 @@
+"""Dice of every strategy on generated targets, with the shipped references and weights: `make figures`.
+
+The targets come from a population that neither the references nor the demo weights were drawn from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from medsam2_atlas.atlas import Atlas, build_atlas, find_references
+from medsam2_atlas.console import bars
+from medsam2_atlas.evaluation import dice_per_organ, mean_dice
+from medsam2_atlas.files import write_json
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.medsam2 import find_checkpoint, load_weights
+from medsam2_atlas.phantoms import write_dataset
+from medsam2_atlas.pipeline import REFERENCE_STRATEGIES, STRATEGIES, Case, Options, segment
+from medsam2_atlas.resource import resource
+from medsam2_atlas.volume import read_labels, read_volume
+
+TARGET_SEED = 99
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=10, help="targets")
+    parser.add_argument("--targets", type=Path, help="folder with images/ and labels/ instead of generated ones")
+    parser.add_argument("--atlas", type=Path, help="atlas instead of one of the sample references")
+    parser.add_argument("--checkpoint", type=Path, help="weights instead of the shipped ones")
+    parser.add_argument("--strategies", default=",".join(STRATEGIES))
+    parser.add_argument("--thresholds", default="published", choices=["published", "adaptive"])
+    parser.add_argument("--out", type=Path, help="JSON with every figure")
+    given = parser.parse_args()
+    console = Console()
+    weights = load_weights(find_checkpoint(given.checkpoint))
+    names = given.strategies.split(",")
+    scores: dict[str, list[dict[int, float]]] = {name: [] for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as folder, bars() as progress:
+        targets = given.targets or Path(folder)
+        if given.targets is None:
+            write_dataset(targets, given.count, TARGET_SEED, progress=progress)
+        atlas = (
+            Atlas.load(given.atlas)
+            if given.atlas
+            else build_atlas(find_references(resource("sample-data") / "references"), progress=progress)
+        )
+        files = find_references(targets)[: given.count]
+        for number, file in enumerate(files):
+            image = read_volume(file.image)
+            truth = read_labels(file.label, image)
+            case = Case(image, atlas, weights, options=Options(thresholds=given.thresholds))
+            for name in names:
+                case.truth = truth if name in REFERENCE_STRATEGIES else None
+                result = segment(case, name)
+                scores[name].append(dice_per_organ(result.labels.array, truth.array, organ_table().indices))
+                seconds[name].append(result.report["seconds"]["total"])
+            progress("targets", (number + 1) / len(files))
+    table = Table("organ", *names, title=f"Dice, {len(files)} generated targets, {len(atlas.references)} references")
+    for organ in organ_table().organs:
+        table.add_row(
+            organ.display, *(f"{np.mean([d[organ.index] for d in scores[n] if organ.index in d]):.2f}" for n in names)
+        )
+    table.add_section()
+    means = {name: np.array([mean_dice(d) for d in scores[name]]) for name in names}
+    table.add_row("mean", *(f"{means[n].mean():.3f}" for n in names))
+    table.add_row("deviation", *(f"{means[n].std():.3f}" for n in names))
+    table.add_row("lowest", *(f"{means[n].min():.3f}" for n in names))
+    table.add_row("median s", *(f"{np.median(seconds[n]):.1f}" for n in names))
+    console.print(table)
+    console.print(weights.mark)
+    if given.out:
+        write_json({n: {"mean": means[n].tolist(), "organs": scores[n], "seconds": seconds[n]} for n in names}, given.out)
+
+
+if __name__ == "__main__":
+    main()

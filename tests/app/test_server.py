@@ -1,0 +1,121 @@
+"""The app behind the real MONAI Label server, asked by MONAI Label's own client."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from monailabel.client import MONAILabelClient
+from monailabel.client.client import MONAILabelClientException
+
+from medsam2_atlas.atlas import ReferenceFiles
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.resource import resource
+
+
+@contextmanager
+def server(studies: Path, work: Path, conf: dict[str, str]) -> Iterator[MONAILabelClient]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(resource("apps/medsam2_atlas"))]
+    command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
+    for key, value in conf.items():
+        command += ["--conf", key, value]
+    environment = os.environ | {
+        "MONAI_LABEL_SESSION_PATH": str(work / "sessions"),
+        "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(work / "cache"),
+        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+        "MEDSAM2_ATLAS_MODELS": str(work / "models"),
+    }
+    with (work / "server.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        try:
+            client = MONAILabelClient(f"http://127.0.0.1:{port}", tmpdir=str(work))
+            deadline = time.monotonic() + 120
+            while True:
+                try:
+                    client.info()
+                    break
+                except OSError:
+                    assert process.poll() is None and time.monotonic() < deadline, (work / "server.log").read_text()[-2000:]
+                    time.sleep(0.5)
+            yield client
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def studies(target_files: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("studies")
+    shutil.copy(target_files.image, folder / "patient.nii.gz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(studies: Path, atlas_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MONAILabelClient]:
+    with server(studies, tmp_path_factory.mktemp("server"), {"atlas": str(atlas_folder)}) as connected:
+        yield connected
+
+
+def test_info_lists_both_models_with_names_and_colours(client: MONAILabelClient) -> None:
+    about = client.info()
+    assert set(about["models"]) == {"medsam2_atlas", "atlas"}
+    assert about["missing"] == {}
+    model = about["models"]["medsam2_atlas"]
+    assert model["labels"] == {o.name: o.index for o in organ_table().organs}
+    assert model["label_colors"]["liver"] == [221, 130, 101]
+    assert model["config"]["strategy"] == ["D", "C", "B", "A"]
+    assert model["config"]["weights"] == ["medsam2_demo.pt"]
+    assert model["weights_mark"] == "demo weights: synthetic phantoms only"
+
+
+def test_a_case_is_picked_segmented_submitted_and_read_back(
+    client: MONAILabelClient, studies: Path, target_files: ReferenceFiles
+) -> None:
+    assert client.next_sample("first", {})["id"] == "patient"
+    file, answer = client.infer("medsam2_atlas", "patient", {"strategy": "D", "organs": "liver,right_kidney,spleen"})
+    image, label, truth = (sitk.ReadImage(str(f)) for f in (target_files.image, file, target_files.label))
+    assert (label.GetSize(), label.GetDirection()) == (image.GetSize(), image.GetDirection())
+    found, true = sitk.GetArrayFromImage(label), sitk.GetArrayFromImage(truth)
+    assert 2 * ((found == 6) & (true == 6)).sum() / ((found == 6).sum() + (true == 6).sum()) > 0.75
+    assert answer["report"]["strategy"] == "D"
+    assert answer["report"]["mark"] == "demo weights: synthetic phantoms only"
+    assert answer["label_names"] == {"spleen": 1, "right_kidney": 2, "liver": 6}
+    client.save_label("patient", file, tag="final")
+    back = client.download_label("patient", "final")
+    assert (sitk.GetArrayFromImage(sitk.ReadImage(back)) == found).all()
+    assert (studies / "labels" / "final" / "patient.nii.gz").is_file()
+
+
+def test_the_atlas_model_works_without_a_network(client: MONAILabelClient) -> None:
+    file, answer = client.infer("atlas", "patient", {})
+    assert answer["report"]["weights"] is None
+    assert len(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(file)))) >= 14
+
+
+@pytest.mark.parametrize("wrong", [{"strategy": "reference-3"}, {"organs": "heart"}, {"weights": "/etc/passwd"}])
+def test_wrong_options_are_refused(client: MONAILabelClient, wrong: dict[str, str]) -> None:
+    with pytest.raises(MONAILabelClientException):
+        client.infer("medsam2_atlas", "patient", wrong)
+
+
+def test_a_server_without_an_atlas_offers_no_model_and_says_why(studies: Path, tmp_path: Path) -> None:
+    with server(studies, tmp_path, {"atlas": str(tmp_path / "none")}) as client:
+        about = client.info()
+        assert about["models"] == {}
+        assert "atlas build" in about["missing"]["medsam2_atlas"]
+        with pytest.raises(MONAILabelClientException):
+            client.infer("atlas", "patient", {})
+    assert "cannot run" in (tmp_path / "server.log").read_text()

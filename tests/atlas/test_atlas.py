@@ -1,0 +1,166 @@
+"""Building, storing and applying an atlas."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from medsam2_atlas.atlas import (
+    Atlas,
+    ProbabilityMap,
+    Reference,
+    ReferenceFiles,
+    build_atlas,
+    find_references,
+    score_maps,
+    warp_maps,
+)
+from medsam2_atlas.errors import AtlasError, InputError
+from medsam2_atlas.evaluation import dice_per_organ, mean_dice
+from medsam2_atlas.fusion import fuse_scores
+from medsam2_atlas.registration import Affine, Transform, WorkImage, registration_config
+from medsam2_atlas.volume import Geometry, Volume
+
+QUICK = registration_config().model_copy(update={"spacing": 8.0, "adam_steps": 5, "affine_steps": (5, 5)})
+
+
+def one_block_atlas() -> Atlas:
+    """A liver that fills a cube of 30 mm around the origin, known without doubt."""
+    maps = {6: ProbabilityMap(np.full((11, 11, 11), 255, np.uint8), np.full(3, -15, np.float32), 1)}
+    blank = torch.zeros(4, 4, 4)
+    return Atlas(WorkImage(blank, blank > -1, torch.zeros(3), 4.0), maps, 3.0, (Reference("a", "0", (6,)),))
+
+
+def test_the_probability_of_an_organ_is_the_share_of_references_that_have_it(
+    references: list[ReferenceFiles], atlas: Atlas
+) -> None:
+    assert set(atlas.maps) == set(range(1, 16))
+    assert [r.name for r in atlas.references] == [r.name for r in references[:3]]
+    assert len(atlas.transforms) == 3
+    liver = atlas.maps[6]
+    assert liver.count == 3
+    assert liver.values.max() == 255
+    inside = float((liver.values > 0).mean())
+    assert 0.1 < inside < 0.9
+
+
+def test_an_atlas_is_read_as_it_was_written(atlas: Atlas, atlas_folder: Path, tmp_path: Path) -> None:
+    read = Atlas.load(atlas_folder)
+    assert read.references == atlas.references
+    for k, organ_map in atlas.maps.items():
+        assert (read.maps[k].values == organ_map.values).all()
+        assert np.allclose(read.maps[k].origin, organ_map.origin)
+    points = torch.rand(50, 3) * 100
+    for a, b in zip(read.transforms, atlas.transforms, strict=True):
+        assert (a(points) - b(points)).abs().max() < 0.1
+    read.save(tmp_path / "copy")
+    assert Atlas.load(tmp_path / "copy").version == read.version
+
+
+def test_an_atlas_replaces_an_atlas_but_nothing_else(tmp_path: Path) -> None:
+    one_block_atlas().save(tmp_path / "a")
+    one_block_atlas().save(tmp_path / "a")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.txt").write_text("years of work")
+    with pytest.raises(AtlasError, match="not an atlas"):
+        one_block_atlas().save(tmp_path / "b")
+    assert (tmp_path / "b" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_broken_atlas_is_named(tmp_path: Path) -> None:
+    one_block_atlas().save(tmp_path / "a")
+    (tmp_path / "a" / "maps.npz").write_bytes(b"broken")
+    with pytest.raises(AtlasError, match="cannot be read"):
+        Atlas.load(tmp_path / "a")
+
+
+def test_scores_follow_the_transform_and_tell_what_the_scan_holds() -> None:
+    grid = Geometry((40, 40, 20), (2.0, 2.0, 3.0), (-40.0, -40.0, -30.0))
+    shift = Transform((Affine(torch.eye(3), torch.tensor([10.0, 0.0, 0.0])),))
+    scores = warp_maps(grid, one_block_atlas(), shift)
+    assert scores.maps[6].visible == 1.0
+    z, y, x = np.nonzero(np.stack([scores.plane(6, n) > 0.5 for n in range(20)]))
+    centre = grid.to_world(np.array([x.mean(), y.mean(), z.mean()]))
+    assert np.allclose(centre, [-10, 0, 0], atol=1.5)
+    half = Geometry((40, 40, 11), (2.0, 2.0, 3.0), (-40.0, -40.0, 0.0))
+    assert warp_maps(half, one_block_atlas(), Transform()).maps[6].visible == pytest.approx(0.55, abs=0.1)
+    away = Geometry((40, 40, 11), (2.0, 2.0, 3.0), (-40.0, -40.0, 400.0))
+    assert warp_maps(away, one_block_atlas(), Transform()).maps[6].visible == 0
+
+
+def test_scores_keep_all_slices_and_fewer_pixels_of_a_fine_scan() -> None:
+    grid = Geometry((256, 200, 12), (0.5, 0.5, 5.0), (-64.0, -50.0, -30.0))
+    scores = warp_maps(grid, one_block_atlas(), Transform())
+    assert scores.stride == 4
+    plane = scores.plane(6, 6)
+    assert plane.shape == (200, 256)
+    rows = np.flatnonzero((plane > 0.5).any(1))
+    assert rows[[0, -1]] * 0.5 - 50 == pytest.approx([-15, 15], abs=2)
+
+
+def labelled(folder: Path, name: str, organs: dict[int, tuple[slice, slice, slice]], z_from: int = 0) -> None:
+    """A body with bright blocks; `z_from` cuts its lower slices off."""
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    hu, labels = np.full((30, 30, 40), -1000, np.int16), np.zeros((30, 30, 40), np.uint8)
+    hu[:, 4:26, 4:36] = 40
+    hu[:, 18:24, 17:23] = 500
+    for k, box in organs.items():
+        hu[box] = 120
+        labels[box] = k
+    for kind, array in (("images", hu), ("labels", labels)):
+        image = sitk.GetImageFromArray(array[z_from:])
+        image.SetSpacing((6.0, 6.0, 6.0))
+        image.SetOrigin((0.0, 0.0, 6.0 * z_from))
+        sitk.WriteImage(image, str(folder / kind / f"{name}.nii.gz"))
+
+
+LIVER, BLADDER = (slice(18, 26), slice(8, 16), slice(6, 14)), (slice(2, 7), slice(8, 14), slice(17, 24))
+
+
+def test_an_organ_that_a_label_map_lacks_is_unknown_or_absent_as_told(tmp_path: Path) -> None:
+    labelled(tmp_path, "a", {6: LIVER, 14: BLADDER})
+    labelled(tmp_path, "b", {6: LIVER})
+    files = find_references(tmp_path)
+    unknown = build_atlas(files, missing="unknown", config=QUICK)
+    absent = build_atlas(files, missing="absent", config=QUICK)
+    assert unknown.maps[14].count == absent.maps[14].count == 1
+    assert unknown.maps[14].values.max() > 240
+    assert absent.maps[14].values.max() < 140
+    assert unknown.maps[6].values.max() > 240
+
+
+def test_only_references_that_cover_a_voxel_count_there(tmp_path: Path) -> None:
+    labelled(tmp_path, "a", {6: LIVER, 14: BLADDER})
+    labelled(tmp_path, "b", {6: LIVER}, z_from=10)
+    atlas = build_atlas(find_references(tmp_path), missing="absent", config=QUICK)
+    assert atlas.maps[14].values.max() > 200
+
+
+def test_labels_outside_the_organ_table_are_refused(tmp_path: Path) -> None:
+    labelled(tmp_path, "a", {6: LIVER, 99: BLADDER})
+    with pytest.raises(InputError, match=r"\[99\]"):
+        build_atlas(find_references(tmp_path), config=QUICK)
+
+
+def test_an_atlas_without_labels_is_refused(tmp_path: Path) -> None:
+    labelled(tmp_path, "a", {})
+    with pytest.raises(AtlasError, match="no reference has a labelled organ"):
+        build_atlas(find_references(tmp_path), config=QUICK)
+
+
+def test_scores_alone_find_the_organs_of_an_unseen_patient(target: Volume, target_truth: Volume, atlas: Atlas) -> None:
+    labels = fuse_scores(score_maps(target, atlas))
+    assert mean_dice(dice_per_organ(labels, target_truth.array, range(1, 16))) > 0.55
+
+
+def test_the_description_of_an_atlas_is_plain_json(atlas_folder: Path) -> None:
+    about = json.loads((atlas_folder / "atlas.json").read_text())
+    assert about["organs"]["6"] == "liver"
+    assert len(about["references"]) == 3

@@ -1,0 +1,84 @@
+"""Fixtures that several tests share: the sample data, a small atlas of it, tiny volumes, real CTs where they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references
+from medsam2_atlas.medsam2 import OFFICIAL, load_config
+from medsam2_atlas.resource import resource
+from medsam2_atlas.volume import Volume, from_sitk, read_labels, read_volume
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def real_cts() -> Path:
+    """The folder with real CTs beside the checkout; tests that need it skip without it."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "ct"
+    if not folder.is_dir():
+        pytest.skip("no real CTs beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def references() -> list[ReferenceFiles]:
+    return find_references(resource("sample-data") / "references")
+
+
+@pytest.fixture(scope="session")
+def target_files() -> ReferenceFiles:
+    return find_references(resource("sample-data") / "targets")[0]
+
+
+@pytest.fixture(scope="session")
+def target(target_files: ReferenceFiles) -> Volume:
+    return read_volume(target_files.image)
+
+
+@pytest.fixture(scope="session")
+def target_truth(target_files: ReferenceFiles, target: Volume) -> Volume:
+    return read_labels(target_files.label, target)
+
+
+@pytest.fixture(scope="session")
+def atlas(references: list[ReferenceFiles]) -> Atlas:
+    """An atlas of three references."""
+    return build_atlas(references[:3])
+
+
+@pytest.fixture(scope="session")
+def atlas_folder(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("atlas") / "atlas"
+    atlas.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def narrow_config() -> DictConfig:
+    """The official network, a third as wide and on 128 x 128 slices: every part of it, fast enough for unit tests."""
+    config = OmegaConf.to_container(load_config(OFFICIAL))
+    assert isinstance(config, dict)
+    model = config["model"]
+    model["image_size"] = 128
+    model["image_encoder"]["trunk"]["embed_dim"] = 32
+    model["image_encoder"]["neck"]["backbone_channel_list"] = [256, 128, 64, 32]
+    for attention in ("self_attention", "cross_attention"):
+        model["memory_attention"]["layer"][attention]["feat_sizes"] = [8, 8]
+    return OmegaConf.create(config)
+
+
+@pytest.fixture
+def tiny() -> Volume:
+    """A volume of 6 x 8 x 10 voxels (z, y, x) whose values tell their places."""
+    array = np.arange(480, dtype=np.float32).reshape(6, 8, 10)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((1.5, 2.0, 3.0))
+    image.SetOrigin((-10.0, 20.0, 30.0))
+    return from_sitk(image)

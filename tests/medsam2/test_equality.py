@@ -1,0 +1,163 @@
+"""The engine gives the official predictor's own logits with the same weights, and a wrong engine would be noticed.
+
+The official weights cannot be had here, so the network of their shape is filled with seeded random numbers. The
+comparison is only worth something where memories and pointers matter, which the mutants show: each changes one thing
+that the official predictor does, and each must leave the tolerance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+from scipy import ndimage
+
+from legacy import legacy_logits, legacy_predictor, seeded_state
+from medsam2_atlas.medsam2 import OFFICIAL, MedSAM2Volume, Weights, build_network, load_config
+from medsam2_atlas.medsam2.preprocessing import to_uint8
+from medsam2_atlas.medsam2.propagation import Propagator
+from medsam2_atlas.prompting import BoxPrompt, OrganPrompt
+
+MEAN_TOLERANCE, MAX_TOLERANCE = 1e-3, 0.1
+
+ONE_BOX = OrganPrompt(1, 0, 11, (BoxPrompt(9, (30, 20, 70, 60)),))
+THREE_BOXES = OrganPrompt(
+    1, 0, 11, (BoxPrompt(2, (35, 25, 75, 60)), BoxPrompt(9, (30, 20, 70, 60)), BoxPrompt(10, (32, 22, 66, 60)))
+)
+
+
+def ct(slices: int = 12) -> np.ndarray:
+    """A smooth random volume in HU; the slices below the middle one fill all seven memories."""
+    walk = np.cumsum(np.random.default_rng(0).normal(0, 1, (slices, 96, 110)), 0)
+    smooth = ndimage.gaussian_filter(walk, (1, 6, 6))
+    return np.asarray((smooth - smooth.min()) / np.ptp(smooth) * 600 - 100)
+
+
+@dataclass
+class Both:
+    """The official predictor and the engine on the same weights and volume."""
+
+    predictor: Any
+    engine: MedSAM2Volume
+    hu: np.ndarray
+
+    def official(self, prompt: OrganPrompt, loop: str) -> np.ndarray:
+        return legacy_logits(self.predictor, to_uint8(self.hu), prompt, loop)
+
+    def ours(self, prompt: OrganPrompt, loop: Any) -> np.ndarray:
+        found = self.engine.segment([prompt], loop=loop)[prompt.label]
+        return np.stack([found.plane(z, self.hu.shape[1:]).numpy() for z in range(prompt.z_min, prompt.z_max + 1)])
+
+
+def both_of(config: DictConfig, hu: np.ndarray) -> Both:
+    state = seeded_state(config)
+    network = build_network(config)
+    network.load_state_dict(state)
+    return Both(legacy_predictor(config, state), MedSAM2Volume(Weights(network, config, Path("seeded"), "", ""), hu), hu)
+
+
+@pytest.fixture(scope="module")
+def narrow(narrow_config: DictConfig) -> Both:
+    return both_of(narrow_config, ct())
+
+
+@pytest.fixture(scope="module")
+def official() -> Both:
+    return both_of(load_config(OFFICIAL), ct())
+
+
+def assert_equal(ours: np.ndarray, theirs: np.ndarray) -> None:
+    difference = np.abs(ours - theirs)
+    assert np.abs(theirs).max() <= 100
+    assert (theirs > 0).any() and (theirs < 0).any()
+    assert difference.mean() <= MEAN_TOLERANCE
+    assert difference.max() <= MAX_TOLERANCE
+
+
+@contextmanager
+def attribute(network: Any, name: str, value: Any) -> Iterator[None]:
+    kept = getattr(network, name)
+    setattr(network, name, value)
+    try:
+        yield
+    finally:
+        setattr(network, name, kept)
+
+
+MUTANTS = {
+    "memory kept in float32": lambda net: patch.object(Propagator, "_stored", staticmethod(lambda features: features)),
+    "stride 2": lambda net: attribute(net, "memory_temporal_stride_for_eval", 2),
+    "6 memories": lambda net: attribute(net, "num_maskmem", 6),
+    "no multimask": lambda net: attribute(net, "multimask_output_in_sam", False),
+    "pointers dropped": lambda net: patch.object(Propagator, "_ptrs", lambda *_: []),
+    "prompts not binarised": lambda net: attribute(net, "binarize_mask_from_pts_for_mem_enc", False),
+}
+
+
+@pytest.mark.parametrize("loop", ["symmetric", "published"])
+@pytest.mark.parametrize("prompt", [ONE_BOX, THREE_BOXES], ids=["1 box", "3 boxes"])
+def test_the_narrow_engine_gives_the_official_predictors_logits(narrow: Both, prompt: OrganPrompt, loop: str) -> None:
+    assert_equal(narrow.ours(prompt, loop), narrow.official(prompt, loop))
+
+
+@pytest.mark.parametrize(("prompt", "loop"), [(ONE_BOX, "symmetric"), (THREE_BOXES, "symmetric"), (THREE_BOXES, "published")])
+def test_the_official_networks_engine_gives_the_official_predictors_logits(
+    official: Both, prompt: OrganPrompt, loop: str
+) -> None:
+    assert_equal(official.ours(prompt, loop), official.official(prompt, loop))
+
+
+@pytest.fixture(scope="module")
+def official_logits(official: Both) -> np.ndarray:
+    return official.official(THREE_BOXES, "symmetric")
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_of_the_official_networks_engine_is_noticed(name: str, official: Both, official_logits: np.ndarray) -> None:
+    with MUTANTS[name](official.engine._net):
+        difference = np.abs(official.ours(THREE_BOXES, "symmetric") - official_logits)
+    assert difference.mean() > MEAN_TOLERANCE or difference.max() > MAX_TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", ["symmetric", "published"])
+def test_thirty_slices_of_the_official_network_stay_equal(loop: str) -> None:
+    long = both_of(load_config(OFFICIAL), ct(30))
+    prompt = OrganPrompt(1, 1, 28, tuple(BoxPrompt(z, (30, 20, 70, 60)) for z in (7, 14, 21)))
+    assert_equal(long.ours(prompt, loop), long.official(prompt, loop))
+
+
+def test_organs_in_one_batch_are_segmented_as_if_alone(narrow: Both) -> None:
+    other = OrganPrompt(2, 3, 8, (BoxPrompt(5, (10, 50, 40, 80)),))
+    together = narrow.engine.segment([THREE_BOXES, other])
+    alone = {p.label: narrow.engine.segment([p])[p.label] for p in (THREE_BOXES, other)}
+    for label, found in together.items():
+        assert torch.allclose(found.low, alone[label].low, atol=5e-3)
+        assert len(found.low) == len(alone[label].low)
+
+
+def test_each_slice_is_encoded_once_whatever_is_prompted(narrow_config: DictConfig) -> None:
+    network = build_network(narrow_config)
+    seen: list[int] = []
+    encode = network.forward_image
+    network.forward_image = lambda images: (seen.append(len(images)), encode(images))[1]
+    engine = MedSAM2Volume(Weights(network, narrow_config, Path("seeded"), "", ""), ct())
+    for prompt in (ONE_BOX, THREE_BOXES):
+        engine.segment([prompt])
+    assert sum(seen) == 12
+
+
+def test_small_holes_are_filled_when_asked(narrow: Both) -> None:
+    open_ = narrow.engine.segment([ONE_BOX])[1].low
+    filled = narrow.engine.segment([ONE_BOX], fill_holes=True)[1].low
+    changed = filled != open_
+    assert filled[changed] == pytest.approx(0.1)
+    assert (open_[changed] <= 0).all()

@@ -1,0 +1,26 @@
+"""Slices reach the network as in MedSAM2's published script."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medsam2_atlas.medsam2.preprocessing import to_network, to_uint8
+
+
+def test_the_window_is_stretched_to_the_volumes_own_range_and_truncated() -> None:
+    hu = np.array([[[-1000.0, -100.0, 0.0, 200.0, 500.0, 3000.0]]])
+    assert to_uint8(hu).ravel().tolist() == [0, 0, 42, 127, 255, 255]
+    assert to_uint8(np.array([[[0.0, 100.0]]])).ravel().tolist() == [0, 255]
+    assert to_uint8(np.full((2, 2, 2), -1000.0)).max() == 0
+
+
+def test_slices_are_resized_by_pils_default_filter_and_normalised() -> None:
+    plane = np.random.default_rng(0).integers(0, 255, (40, 60)).astype(np.uint8)
+    found = to_network([plane], 32)
+    assert found.shape == (1, 3, 32, 32)
+    assert found.dtype == torch.float32
+    red = (np.asarray(Image.fromarray(plane).resize((32, 32))) / 255 - 0.485) / 0.229
+    assert found[0, 0].numpy() == pytest.approx(red, abs=1e-5)

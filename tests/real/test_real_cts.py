@@ -1,0 +1,56 @@
+"""Real CTs: the score maps of an atlas of real references make anatomical sense."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medsam2_atlas.atlas import Atlas, build_atlas, find_references
+from medsam2_atlas.evaluation import dice_per_organ
+from medsam2_atlas.pipeline import Case, segment
+from medsam2_atlas.volume import read_labels, read_volume
+
+
+def atlas_of(names: list[str], real_cts: Path, folder: Path) -> Atlas:
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    for name in names:
+        shutil.copy(real_cts / name / "ct.nii.gz", folder / "images" / f"{name}.nii.gz")
+        shutil.copy(real_cts / name / "label.nii.gz", folder / "labels" / f"{name}.nii.gz")
+    return build_atlas(find_references(folder))
+
+
+@pytest.fixture(scope="module")
+def real_atlas(real_cts: Path, tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    return atlas_of(["whole_abdomen_3mm", "cropped_trunk"], real_cts, tmp_path_factory.mktemp("refs"))
+
+
+def test_score_maps_place_organs_of_a_real_dicom_series_plausibly(real_atlas: Atlas, real_cts: Path) -> None:
+    image = read_volume(real_cts / "dicom_abdomen" / "dicom")
+    labels = segment(Case(image, real_atlas), "atlas").labels
+    assert labels.array.shape == (75, 512, 512)
+    centre = {
+        k: image.geometry.to_world(np.argwhere(labels.array == k).mean(0)[::-1])
+        for k in (1, 2, 3, 6)
+        if (labels.array == k).any()
+    }
+    assert set(centre) == {1, 2, 3, 6}
+    spleen, right, left, liver = (centre[k] for k in (1, 2, 3, 6))
+    assert right[0] < left[0] and liver[0] < spleen[0]  # LPS: x grows to the patient's left
+    assert abs(right[2] - left[2]) < 60
+    assert liver[2] > right[2] - 20 and spleen[2] > left[2] - 20
+    assert right[1] > liver[1]  # kidneys lie behind the liver's middle
+    # The labelled tissue is dense like organs, not air, lung or fat.
+    for k in (1, 2, 3, 6):
+        assert 20 < np.median(image.array[labels.array == k]) < 300
+
+
+def test_an_unseen_real_patient_is_found_from_one_other(real_cts: Path, tmp_path: Path) -> None:
+    atlas = atlas_of(["cropped_trunk"], real_cts, tmp_path)
+    image = read_volume(real_cts / "whole_abdomen_3mm" / "ct.nii.gz")
+    truth = read_labels(real_cts / "whole_abdomen_3mm" / "label.nii.gz", image)
+    dice = dice_per_organ(segment(Case(image, atlas), "atlas").labels.array, truth.array, (2, 3, 6))
+    assert np.mean(list(dice.values())) > 0.3

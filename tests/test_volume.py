@@ -1,0 +1,146 @@
+"""Any orientation, spacing and obliquity comes in; results go back to exactly the file's grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from scipy.spatial.transform import Rotation
+
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.phantoms.scanner import ORIENTATIONS
+from medsam2_atlas.volume import Geometry, Volume, from_sitk, read_labels, read_volume, write_volume
+
+
+def image_of(array: np.ndarray, code: str, spacing: tuple[float, float, float], tilt: tuple[float, float, float]) -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    image.SetOrigin((12.5, -40.0, 77.0))
+    image.SetDirection(Rotation.from_euler("xyz", tilt, degrees=True).as_matrix().ravel().tolist())
+    return sitk.DICOMOrient(image, code)
+
+
+def same_grid(a: sitk.Image, b: sitk.Image) -> bool:
+    return (a.GetSize(), a.GetSpacing(), a.GetOrigin(), a.GetDirection()) == (
+        b.GetSize(),
+        b.GetSpacing(),
+        b.GetOrigin(),
+        b.GetDirection(),
+    )
+
+
+@pytest.mark.parametrize("code", ORIENTATIONS)
+def test_each_of_the_48_orientations_is_read_as_lps_and_goes_back_to_its_own_grid(code: str) -> None:
+    array = np.arange(3 * 4 * 5, dtype=np.int16).reshape(3, 4, 5)
+    image = image_of(array, code, (1.0, 2.0, 3.0), (0, 0, 0))
+    volume = from_sitk(image)
+    assert volume.array.tolist() == array.tolist()
+    back = volume.restored()
+    assert same_grid(back, image)
+    assert sitk.GetArrayFromImage(back).tolist() == sitk.GetArrayFromImage(image).tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    code=st.sampled_from(ORIENTATIONS),
+    shape=st.tuples(*[st.integers(2, 6)] * 3),
+    spacing=st.tuples(*[st.floats(0.3, 6.0)] * 3),
+    tilt=st.tuples(*[st.floats(-25, 25)] * 3),
+)
+def test_oblique_volumes_come_back_voxel_for_voxel(
+    code: str, shape: tuple[int, int, int], spacing: tuple[float, float, float], tilt: tuple[float, float, float]
+) -> None:
+    image = image_of(np.random.default_rng(0).integers(-1000, 1000, shape).astype(np.int16), code, spacing, tilt)
+    volume = from_sitk(image)
+    back = volume.restored()
+    assert same_grid(back, image)
+    assert (sitk.GetArrayFromImage(back) == sitk.GetArrayFromImage(image)).all()
+    index = np.array([[n - 1 for n in volume.geometry.size], [0, 0, 0], [1, 0, 1]])
+    for i, j in zip(index, volume.to_file_index(index), strict=True):
+        assert volume.array[tuple(i[::-1])] == image.GetPixel(*(int(v) for v in j))
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(code=st.sampled_from(ORIENTATIONS), suffix=st.sampled_from([".nii.gz", ".nii", ".nrrd", ".mha"]))
+def test_files_of_all_formats_keep_their_grid(tmp_path: Path, code: str, suffix: str) -> None:
+    image = image_of(
+        np.random.default_rng(1).integers(-1000, 1000, (4, 5, 6)).astype(np.int16), code, (1, 1.5, 2.5), (5, -3, 8)
+    )
+    sitk.WriteImage(image, str(tmp_path / f"ct{suffix}"))
+    volume = read_volume(tmp_path / f"ct{suffix}")
+    write_volume(volume.with_array((volume.array > 0).astype(np.uint8)), tmp_path / f"label{suffix}")
+    read, written = (sitk.ReadImage(str(tmp_path / f"{name}{suffix}")) for name in ("ct", "label"))
+    assert Geometry.of(written).matches(Geometry.of(read), 1e-4)
+    assert ((sitk.GetArrayFromImage(read) > 0) == (sitk.GetArrayFromImage(written) == 1)).all()
+
+
+def test_indices_and_world_coordinates_are_each_others_inverse(tiny: Volume) -> None:
+    index = np.array([[9.0, 7.0, 5.0], [0.5, 2.0, 1.0]])
+    assert np.allclose(tiny.geometry.to_index(tiny.geometry.to_world(index)), index)
+    assert tiny.geometry.to_world(np.array([1, 1, 1])).tolist() == [-8.5, 22.0, 33.0]
+
+
+def write_series(folder: Path, array: np.ndarray, places: list[float]) -> None:
+    """A CT series of axial slices at the given z."""
+    folder.mkdir(exist_ok=True)
+    study, series, frame = generate_uid(), generate_uid(), generate_uid()
+    for n, (plane, z) in enumerate(zip(array, places, strict=True)):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds = pydicom.FileDataset(str(folder / f"{n}.dcm"), {}, file_meta=meta, preamble=b"\0" * 128)
+        ds.is_little_endian, ds.is_implicit_VR = True, False
+        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = study, series, frame
+        ds.Modality, ds.InstanceNumber, ds.PatientID = "CT", n + 1, "test"
+        ds.ImagePositionPatient, ds.ImageOrientationPatient = [0.0, 0.0, z], [1, 0, 0, 0, 1, 0]
+        ds.PixelSpacing, ds.SliceThickness = [2.0, 1.5], 3.0
+        ds.Rows, ds.Columns = plane.shape
+        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
+        ds.RescaleSlope, ds.RescaleIntercept = 1, -1024
+        ds.PixelData = (plane + 1024).astype("<i2").tobytes()
+        ds.save_as(folder / f"{n}.dcm", write_like_original=False)
+
+
+def test_a_dicom_series_is_read_in_hu_with_its_geometry(tmp_path: Path) -> None:
+    array = np.random.default_rng(2).integers(-1000, 1000, (5, 6, 7))
+    write_series(tmp_path / "series", array, [0, 3, 6, 9, 12])
+    volume = read_volume(tmp_path / "series")
+    assert (volume.array == array).all()
+    assert volume.geometry.spacing == (1.5, 2.0, 3.0)
+
+
+def test_a_series_with_a_missing_slice_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "series", np.zeros((5, 6, 7)), [0, 3, 6, 12, 15])
+    with pytest.raises(InputError, match="missing or double"):
+        read_volume(tmp_path / "series")
+
+
+def test_two_series_in_a_folder_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_series(tmp_path / name, np.zeros((3, 6, 7)), [0, 3, 6])
+        for file in (tmp_path / name).iterdir():
+            file.rename(tmp_path / f"{name}{file.name}")
+        (tmp_path / name).rmdir()
+    with pytest.raises(InputError, match="2 DICOM series"):
+        read_volume(tmp_path)
+
+
+def test_label_maps_must_hold_whole_numbers_on_the_images_grid(tmp_path: Path, tiny: Volume) -> None:
+    image = tiny.restored()
+    sitk.WriteImage(image + 0.5, str(tmp_path / "half.nii.gz"))
+    with pytest.raises(InputError, match="not whole numbers"):
+        read_labels(tmp_path / "half.nii.gz")
+    image = sitk.Cast(image * 0, sitk.sitkUInt8)
+    image.SetSpacing((1.5, 2.0, 3.1))
+    sitk.WriteImage(image, str(tmp_path / "other.nii.gz"))
+    with pytest.raises(InputError, match="another grid"):
+        read_labels(tmp_path / "other.nii.gz", tiny)
