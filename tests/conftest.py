@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from medsam2_atlas.medsam2 import OFFICIAL, load_config
 from medsam2_atlas.resource import resource
 from medsam2_atlas.volume import Volume, from_sitk, read_labels, read_volume
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 @pytest.fixture(scope="session")

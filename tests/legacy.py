@@ -32,11 +32,13 @@ def seeded_state(config: DictConfig, seed: int = 0) -> dict[str, torch.Tensor]:
         elif "tpos_enc" in name or name in {"no_mem_embed", "no_mem_pos_enc", "no_obj_ptr", "no_obj_embed_spatial"}:
             tensor.copy_(0.5 * torch.randn(tensor.shape, generator=draw))
         elif "output_hypernetworks_mlps" in name and "layers.2" in name:
-            tensor.mul_(150.0)
+            tensor.mul_(180.0)
         elif "cross_attn_image" in name and name.endswith("weight"):
             tensor.mul_(6.0)
-        elif name.startswith(("obj_ptr_proj", "memory_encoder.out_proj")) and name.endswith("weight"):
-            tensor.mul_(4.0)
+        elif name.startswith("obj_ptr_proj") and name.endswith("weight"):
+            tensor.mul_(4.5)
+        elif name == "memory_encoder.out_proj.weight":
+            tensor.mul_(2.0)
         elif name == "sam_mask_decoder.pred_obj_score_head.layers.2.bias":
             tensor.fill_(1.0)  # organs are mostly seen
     return state

@@ -1,0 +1,46 @@
+"""Commands that other tests do not run on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from medsam2_atlas.cli import app
+
+
+def test_doctor_names_what_is_missing_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MEDSAM2_ATLAS_MODELS", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("MEDSAM2_ATLAS", raising=False)
+    done = CliRunner().invoke(app, ["doctor", "--dicomweb", "http://127.0.0.1:9/dicom-web"])
+    assert done.exit_code == 1
+    for words in ("atlas build", "not reachable", "demo weights", "monailabel", "0.8.5"):
+        assert words in done.output.replace("\n", " ")
+
+
+def test_doctor_is_content_with_an_atlas(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, atlas_folder: Path) -> None:
+    monkeypatch.setenv("MEDSAM2_ATLAS_MODELS", str(tmp_path))
+    done = CliRunner().invoke(app, ["doctor", "--atlas", str(atlas_folder), "--dicomweb", "http://127.0.0.1:9/"])
+    assert done.exit_code == 0
+
+
+def test_phantoms_are_made_by_command(tmp_path: Path) -> None:
+    arguments = ["phantoms", "--count", "1", "--seed", "4", "--spacing", "9", "--hu-step", "2", str(tmp_path / "p")]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    assert [f.name for f in (tmp_path / "p" / "labels").iterdir()] == ["phantom-4-000.nii.gz"]
+
+
+def test_atlas_info_and_scores_are_printed(atlas_folder: Path, target_files: object, tmp_path: Path) -> None:
+    info = CliRunner().invoke(app, ["atlas", "info", str(atlas_folder)], catch_exceptions=False)
+    assert "version" in info.output
+    image = target_files.image  # type: ignore[attr-defined]
+    arguments = ["atlas", "scores", str(image), "--atlas", str(atlas_folder), "-o", str(tmp_path / "s.npz")]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    assert (tmp_path / "s.npz").stat().st_size > 1000
+
+
+def test_serving_nothing_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["serve", str(tmp_path / "none")])
+    assert "neither a folder nor a URL" in str(done.exception)
