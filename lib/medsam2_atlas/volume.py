@@ -13,6 +13,7 @@ import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 
@@ -217,9 +218,20 @@ def _read_file(path: Path) -> sitk.Image:
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(path, f"is a broken gzip file ({error}).", "Copy it again: it seems cut off.") from error
     try:
-        return sitk.ReadImage(str(path))
+        image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise InputError(path, "cannot be read as an image.", f"Give a CT as {READABLE}.") from error
+    if path.name.endswith((".nii", ".nii.gz")) and image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
+        _refuse_hidden_nan(path)
+    return image
+
+
+def _refuse_hidden_nan(path: Path) -> None:
+    """ITK's NIfTI reader turns NaN and infinity into 0 without a word; nibabel shows them."""
+    values = np.asanyarray(nibabel.load(path).dataobj)
+    bad = values.size - int(np.isfinite(values).sum())
+    if bad:
+        raise InputError(path, f"holds {bad} voxels that are NaN or infinite.", "Export it again from its source.")
 
 
 def _read_series(folder: Path) -> sitk.Image:

@@ -75,7 +75,7 @@ def test_the_descriptor_ignores_brightness_and_contrast() -> None:
 
 
 def test_a_common_space_of_one_image_is_that_image(target: Volume) -> None:
-    config = registration_config().model_copy(update={"spacing": 8.0, "adam_steps": 5, "affine_steps": (5, 5)})
+    config = registration_config().model_copy(update={"spacing": 8.0})
     image = WorkImage.of(target, config.spacing)
     space = build_common_space([image], config)
     points = image.points().reshape(-1, 3)[::53]

@@ -94,7 +94,7 @@ def _liver_spleen_kidneys(build: Build, space: Solid) -> dict[int, Solid]:
         build.add(tube(build.line(*course), np.linspace(4.5, 2, len(course))).within(liver, 2), patient.hu("portal"), None)
     spleen = ellipsoid(
         build.at(94, 2, 56, spread=4),
-        build.size(29, 46, 57) * patient.spleen_size,
+        build.size(31, 49, 61) * patient.spleen_size,
         (rng.normal(20, 6), rng.normal(8, 5), rng.normal(18, 8)),
     )
     spleen = build.rough(spleen.within(space, 1.5), 1.8)

@@ -48,7 +48,9 @@ def build_common_space(
     total = rounds * len(images)
     for turn in range(rounds):
         for i, image in enumerate(images):
-            if turn == 0:
+            if image is template:
+                transforms[i] = Transform((Affine(torch.eye(3), torch.zeros(3)),))
+            elif turn == 0:
                 transforms[i] = Transform((refine_affine(template, image, prealign(template, image, config), config),))
             else:
                 transforms[i] = register(template, image, config)
