@@ -16,7 +16,6 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-import torch
 from omegaconf import DictConfig
 from scipy import ndimage
 

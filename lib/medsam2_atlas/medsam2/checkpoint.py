@@ -93,7 +93,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise WeightsError(file, "is not a file.", "Name a MedSAM2 checkpoint (.pt).")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - unpickling what is no pickle can raise anything
+    except Exception as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise WeightsError(file, f"is not a PyTorch checkpoint ({reason}).", "Download it again.") from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
