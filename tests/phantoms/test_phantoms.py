@@ -126,8 +126,9 @@ def test_organ_volumes_lie_in_the_real_ones_range(
         ours = [v[k] for c in population if k in (v := volumes_ml(c.label, np.array(c.scan.spacing[::-1])))]
         if len(theirs) < 3 or not ours:
             continue  # too few whole ones to speak of a range
-        # Seven bodies do not show the extremes of a population: the range is widened by a third.
-        assert min(theirs) / 1.33 <= np.median(ours) <= max(theirs) * 1.33, organ_table()[k].name
+        # Few whole organs do not show the extremes of a population: the fewer they are, the wider their range is taken.
+        slack = 1.33 if len(theirs) >= 5 else 1.5
+        assert min(theirs) / slack <= np.median(ours) <= max(theirs) * slack, organ_table()[k].name
 
 
 def test_centroids_lie_where_the_real_ones_do(real: list[tuple[np.ndarray, np.ndarray]], population: list[PhantomCase]) -> None:
