@@ -78,7 +78,9 @@ def main(out: Path) -> None:
 
 def _annotate(url: str, studies: Path, out: Path) -> dict[str, Any]:
     """One annotation: next case, pre-annotation, submission, and the label read back."""
-    client = MONAILabelClient(url)
+    received = studies.parent / "received"  # not the server's temporary folder: it deletes its own file of the same name
+    received.mkdir()
+    client = MONAILabelClient(url, tmpdir=str(received))
     chosen = client.next_sample("first", {})
     console.print(f"next case: {chosen['id']}")
     began = time.perf_counter()
@@ -92,7 +94,6 @@ def _annotate(url: str, studies: Path, out: Path) -> dict[str, Any]:
     stored = sorted(str(file.relative_to(studies)) for file in studies.rglob("*.nii.gz"))
     console.print(f"segmented in {seconds:.1f} s, submitted as final, read back the same; the study folder holds {stored}")
     shutil.move(label, out / "label.nii.gz")
-    Path(back).unlink()
     return {"seconds": round(seconds, 1), "label_names": answer["label_names"], "report": answer["report"]}
 
 
