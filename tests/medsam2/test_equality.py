@@ -60,7 +60,10 @@ def both_of(config: DictConfig, hu: np.ndarray) -> Both:
     state = seeded_state(config)
     network = build_network(config)
     network.load_state_dict(state)
-    return Both(legacy_predictor(config, state), MedSAM2Volume(Weights(network, config, Path("seeded"), "", ""), hu), hu)
+    # One at a time, as the official predictor does: batches change the last digits, which these weights amplify where a
+    # mask is chosen or binarised. That batches do no more than that is a test of its own.
+    engine = MedSAM2Volume(Weights(network, config, Path("seeded"), "", ""), hu, batch=1)
+    return Both(legacy_predictor(config, state), engine, hu)
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +137,12 @@ def test_thirty_slices_of_the_official_network_stay_equal(loop: str) -> None:
     assert_equal(long.ours(prompt, loop), long.official(prompt, loop))
 
 
-def test_organs_in_one_batch_are_segmented_as_if_alone(narrow: Both) -> None:
+def test_organs_in_one_batch_are_segmented_as_if_alone(narrow: Both, narrow_config: DictConfig) -> None:
     other = OrganPrompt(2, 3, 8, (BoxPrompt(5, (10, 50, 40, 80)),))
-    together = narrow.engine.segment([THREE_BOXES, other])
-    alone = {p.label: narrow.engine.segment([p])[p.label] for p in (THREE_BOXES, other)}
-    for label, found in together.items():
-        assert_equal(found.low.numpy(), alone[label].low.numpy())
+    weights = Weights(narrow.engine._net, narrow_config, Path("seeded"), "", "")
+    together = MedSAM2Volume(weights, narrow.hu, batch=16).segment([THREE_BOXES, other])
+    for prompt in (THREE_BOXES, other):
+        assert_equal(together[prompt.label].low.numpy(), narrow.engine.segment([prompt])[prompt.label].low.numpy())
 
 
 def test_each_slice_is_encoded_once_whatever_is_prompted(narrow_config: DictConfig) -> None:
