@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap, Reference
+from medsam2_atlas.crop import occupied
 from medsam2_atlas.errors import AtlasError, InputError
 from medsam2_atlas.files import sha256
 from medsam2_atlas.labels import OrganTable, organ_table
@@ -161,28 +162,22 @@ def _index_in(label: Volume, world: torch.Tensor) -> tuple[torch.Tensor, np.ndar
 
 def _mask_values(labels: np.ndarray, k: int, index: torch.Tensor) -> np.ndarray:
     """Trilinear samples of one organ's binary mask, read only in the organ's box."""
-    spans = []
-    for axis in range(3):
-        seen = np.flatnonzero((labels == k).any(tuple(a for a in range(3) if a != axis)))
-        spans.append((max(0, int(seen[0]) - 1), min(labels.shape[axis], int(seen[-1]) + 2)))
-    low = torch.tensor([spans[2][0], spans[1][0], spans[0][0]], dtype=torch.float32)
-    last = torch.tensor([b - a for a, b in spans[::-1]], dtype=torch.float32) - 1
+    box = occupied(labels == k, margin=1)
+    assert box is not None, "only organs that the label map holds are sampled"
+    low = torch.tensor([span.start for span in box[::-1]], dtype=torch.float32)
+    last = torch.tensor([span.stop - span.start for span in box[::-1]], dtype=torch.float32) - 1
     near = ((index >= low - 1) & (index <= low + last + 1)).all(-1)
     values = np.zeros(len(index), np.float32)
     if near.any():
-        box = labels[tuple(slice(a, b) for a, b in spans)] == k
         unit = (index[near] - low) / last.clamp(min=1) * 2 - 1
-        mask = torch.from_numpy(box.astype(np.float32))[None, None]
+        mask = torch.from_numpy((labels[box] == k).astype(np.float32))[None, None]
         sampled = F.grid_sample(mask, unit.view(1, 1, 1, -1, 3), padding_mode="zeros", align_corners=True)
         values[near.numpy()] = sampled.ravel().numpy()
     return values
 
 
 def _cropped(values: np.ndarray, origin: np.ndarray, count: int) -> ProbabilityMap:
-    spans = []
-    for axis in range(3):
-        seen = np.flatnonzero(values.any(tuple(a for a in range(3) if a != axis)))
-        spans.append((max(0, int(seen[0]) - 1), min(values.shape[axis], int(seen[-1]) + 2)))
-    shift = np.array([spans[2][0], spans[1][0], spans[0][0]], np.float32) * MAP_SPACING
-    box = values[tuple(slice(a, b) for a, b in spans)]
-    return ProbabilityMap(np.ascontiguousarray(box), (origin + shift).astype(np.float32), count)
+    box = occupied(values, margin=1)
+    assert box is not None, "only maps that hold something are kept"
+    shift = np.array([span.start for span in box[::-1]], np.float32) * MAP_SPACING
+    return ProbabilityMap(np.ascontiguousarray(values[box]), (origin + shift).astype(np.float32), count)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
+from medsam2_atlas.crop import occupied
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import (
     RegistrationConfig,
@@ -155,11 +156,8 @@ def _visible_share(organ: ProbabilityMap, spacing: float, to_target: Transform, 
 
 
 def _crop(dense: np.ndarray, visible: float) -> ScoreMap:
-    spans = []
-    for axis in range(3):
-        seen = np.flatnonzero(dense.any(tuple(a for a in range(3) if a != axis)))
-        if not len(seen):
-            return ScoreMap(np.zeros((0, 0, 0), np.uint8), (0, 0, 0), visible)
-        spans.append((int(seen[0]), int(seen[-1]) + 1))
-    box = dense[tuple(slice(a, b) for a, b in spans)]
-    return ScoreMap(np.ascontiguousarray(box), (spans[0][0], spans[1][0], spans[2][0]), visible)
+    box = occupied(dense)
+    if box is None:
+        return ScoreMap(np.zeros((0, 0, 0), np.uint8), (0, 0, 0), visible)
+    z, y, x = box
+    return ScoreMap(np.ascontiguousarray(dense[box]), (z.start, y.start, x.start), visible)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from medsam2_atlas.crop import occupied
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration.affine import refine_affine
 from medsam2_atlas.registration.config import RegistrationConfig
@@ -113,11 +114,8 @@ def _enlarged(grid: WorkImage, images: Sequence[WorkImage], transforms: Sequence
 
 def _cropped(image: WorkImage) -> WorkImage:
     """The smallest box that holds every valid voxel."""
-    spans = []
-    for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        seen = image.valid.float().sum(others).nonzero().ravel()
-        spans.append(slice(int(seen.min()), int(seen.max()) + 1))
-    z, y, x = spans
+    box = occupied(image.valid.numpy())
+    assert box is not None, "at least one image covers each mean"
+    z, y, x = box
     shift = torch.tensor([x.start, y.start, z.start], dtype=torch.float32) * image.spacing
     return WorkImage(image.hu[z, y, x].clone(), image.valid[z, y, x].clone(), image.origin + shift, image.spacing)
