@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from medsam2_atlas.fusion import fuse_logits, keep_largest_components
+from medsam2_atlas.fusion import fuse_logits
+from medsam2_atlas.masks import keep_largest_components
 from medsam2_atlas.medsam2 import OrganLogits
 
 

@@ -1,6 +1,8 @@
-"""The MONAI Label app: wires tasks, strategies for the next case, and what `/info` says.
+"""The MONAI Label app: wires infer and train tasks, strategies for the next case, scoring, and what `/info` says.
 
-Configuration (`--conf KEY VALUE`): `atlas` (folder), `checkpoint` (file), `config` (network), `device`.
+Configuration (`--conf KEY VALUE`): `atlas` (folder), `checkpoint` (file), `config` (network), `device`, `unet_3d` and
+`unet_2d` (weights), `unet_3d_config` and `unet_2d_config` (how they are trained), `learning` (`false` keeps the background
+quiet), `foundation` (model that is held against the U-Net).
 """
 
 from __future__ import annotations
@@ -10,31 +12,51 @@ from typing import Any
 
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
-from monailabel.tasks.activelearning.first import First
-from monailabel.tasks.activelearning.random import Random
 
-from medsam2_atlas.pipeline import package_version
+import replies
+from atlas_trainer import AtlasTrainTask
+from compare_task import CompareTask
+from learner import Learner
+from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.learning import STRATEGIES, ScoreTable
+from medsam2_atlas.segmentation import Segmentation, package_version
+from medsam2_atlas.studies import WorkFolder
 from models import Models
+from predictions import Predictions
+from scoring_method import OrganScoring
 from segmentation_task import SegmentationTask
+from strategies import NextCase
+from unet_task import UNetInferTask
+from unet_trainer import UNetTrainTask
 
 log = logging.getLogger(__name__)
 
+_UNETS = {"unet_3d": "three-dimensional U-Net", "unet_2d": "two-dimensional U-Net, slice by slice"}
+
 
 class MedSAM2AtlasApp(MONAILabelApp):
-    """Pre-annotation of abdominal CT by registration and MedSAM2."""
+    """Pre-annotation of abdominal CT that gets better with every corrected case."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        self._models = Models(
-            conf.get("atlas", ""), conf.get("checkpoint", ""), conf.get("config", ""), conf.get("device", "auto")
-        )
-        self._tasks = {
+        self._work = WorkFolder.of(studies)
+        self._models = Models(conf, self._work)
+        self._predictions = Predictions(self._models, self.datastore)
+        self._tasks: dict[str, SegmentationTask | UNetInferTask] = {
             "medsam2_atlas": SegmentationTask(
                 self._models, ("D", "C", "B", "A"), "15 abdominal organs by MedSAM2, prompted by registered references"
             ),
             "atlas": SegmentationTask(
                 self._models, ("atlas",), "15 abdominal organs by registered references alone, without a network"
             ),
+            **{name: UNetInferTask(self._models, name, f"15 abdominal organs by a {what}") for name, what in _UNETS.items()},
         }
+        self._predictions.tasks.update(self._tasks)
+        self._compare = CompareTask(self._predictions)
+        self._table = ScoreTable(self._work.folder(".") / "learning.sqlite")
+        # MedSAM2 takes minutes a case without a GPU: too long for every study in the background.
+        foundation = conf.get("foundation") or ("medsam2_atlas" if self._models.device.type == "cuda" else "atlas")
+        self._learner = Learner(self._models, self._predictions, self._table, self.datastore, foundation)
+        self._learns = conf.get("learning", "true").lower() != "false"
         super().__init__(
             app_dir,
             studies,
@@ -46,13 +68,42 @@ class MedSAM2AtlasApp(MONAILabelApp):
         for name, reason in self._missing().items():
             log.warning("%s cannot run: %s", name, reason)
 
-    def init_infers(self) -> dict[str, SegmentationTask]:
-        """Both ways to segment."""
-        return self._tasks
+    def init_infers(self) -> dict[str, Any]:
+        """The foundation model, the atlas alone, the U-Nets, and their comparison."""
+        return {**self._tasks, "compare": self._compare}
+
+    def init_trainers(self) -> dict[str, Any]:
+        """The atlas and the U-Nets learn from what is signed off."""
+        unets = {name: UNetTrainTask(self._models, name, f"Trains the {what}") for name, what in _UNETS.items()}
+        return {"medsam2_atlas": AtlasTrainTask(self._models), **unets}
 
     def init_strategies(self) -> dict[str, Any]:
         """Ways to pick the next case."""
-        return {"random": Random(), "first": First()}
+        return {name: NextCase(name, self._table, self._learner.versions) for name in STRATEGIES}
+
+    def init_scoring_methods(self) -> dict[str, Any]:
+        """Labels of one tag against those of another."""
+        return {"organs": OrganScoring(self._work)}
+
+    def on_init_complete(self) -> None:
+        """Starts measuring studies once the server is up; training processes never get here."""
+        super().on_init_complete()
+        if self._learns:
+            self._learner.start()
+
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
+        """One case less to choose from."""
+        self._learner.poke()
+        return {}
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The next case, and why; refuses an unknown strategy with the names of those there are."""
+        strategy = request.get("strategy") or "random"
+        if strategy not in self._strategies:
+            known = ", ".join(self._strategies)
+            raise MONAILabelException(MONAILabelError.INVALID_INPUT, f"{strategy} is no strategy. Choose from: {known}.")
+        chosen: dict[str, Any] = super().next_sample(request)
+        return chosen
 
     def info(self) -> dict[str, Any]:
         """MONAI Label's description, with the reasons why models are not offered."""
@@ -61,12 +112,34 @@ class MedSAM2AtlasApp(MONAILabelApp):
         return about
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
-        """Refuses a model that cannot run with the reason, instead of failing inside it."""
-        reason = self._missing().get(str(request.get("model")))
+        """Segments or compares. Studies' predictions are stored under the model's tag, and taken from there when nothing has
+        changed; an image that is no study is segmented only."""
+        self._learner.hold_off()
+        model, study = str(request.get("model")), request.get("image")
+        reason = self._missing().get(model)
         if reason:
             raise MONAILabelException(MONAILabelError.INVALID_INPUT, reason)
-        result: dict[str, Any] = super().infer(request, datastore)
-        return result
+        try:
+            if not isinstance(study, str) or study not in self.datastore().list_images():
+                with self._models.busy:
+                    result: dict[str, Any] = super().infer(request, datastore)
+                return result
+            if model == "compare":
+                comparison = self._compare.compare(study, request, self.datastore())
+                file = replies.as_file(comparison, request)
+                return {"label": file, "tag": "", "file": file, "params": replies.as_json(comparison, self._compare.labels)}
+            segmentation, _ = self._predictions.get(model, study, request)
+            file = replies.as_file(segmentation, request)
+            return {"label": file, "tag": model, "file": file, "params": self._params(model, segmentation)}
+        except MedSAM2AtlasError as error:
+            log.warning("%s", error)
+            raise MONAILabelException(MONAILabelError.INVALID_INPUT, str(error)) from error
+        finally:
+            self._learner.hold_off()
+
+    def _params(self, model: str, segmentation: Segmentation) -> dict[str, Any]:
+        names = {name: self._tasks[model].labels[name] for name in segmentation.report["organs"]}
+        return replies.as_json(segmentation, names)
 
     def _missing(self) -> dict[str, str]:
-        return {name: reason for name, task in self._tasks.items() if (reason := task.missing())}
+        return {name: reason for name, task in (*self._tasks.items(), ("compare", self._compare)) if (reason := task.missing())}

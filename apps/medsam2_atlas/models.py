@@ -1,68 +1,131 @@
-"""Atlas and weights of a server: found, loaded once, and loaded again when their files change."""
+"""Atlas, weights and U-Nets of a server: found, loaded once, and loaded again when their files change."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from medsam2_atlas.atlas import Atlas
 from medsam2_atlas.device import pick_device
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.errors import AtlasError, InputError, WeightsError
 from medsam2_atlas.medsam2 import Weights, find_checkpoint, load_weights
-from medsam2_atlas.places import find_atlas, known_checkpoints
+from medsam2_atlas.places import find_atlas, find_unet, known_checkpoints
+from medsam2_atlas.registration import RegistrationCache
+from medsam2_atlas.studies import WorkFolder, atlas_store
+from medsam2_atlas.unet import UNet, UNetConfig, load_unet, unet_config
+
+T = TypeVar("T")
+
+UNETS = ("unet_3d", "unet_2d")
 
 
 class Models:
-    """What infer tasks share. Safe to use from several threads: one lock guards both caches."""
+    """What tasks share. Safe to use from several threads: one lock guards the caches.
 
-    def __init__(self, atlas: str = "", checkpoint: str = "", config: str = "", device: str = "auto") -> None:
-        """Paths from the server's configuration; empty ones are searched for in the usual places."""
-        self._atlas_folder = Path(atlas) if atlas else None
-        self._checkpoint = Path(checkpoint) if checkpoint else None
-        self._config = config or None
-        self._device = pick_device(device)
+    What was handed out stays as it is: a request ends with the atlas and weights that it began with, whatever replaces
+    them meanwhile.
+    """
+
+    def __init__(self, conf: Mapping[str, str], work: WorkFolder) -> None:
+        """
+        Args:
+            conf: `atlas`, `checkpoint`, `config`, `device`, `unet_2d`, `unet_3d`, `unet_2d_config`, `unet_3d_config`;
+                paths that are not given are searched for in the usual places.
+            work: of the studies.
+        """
+        self.work = work
+        self.device = pick_device(conf.get("device") or "auto")
+        self.busy = threading.Lock()
+        """Held while a case is segmented: one case at a time on the device."""
+        self._conf = {key: value for key, value in conf.items() if value}
         self._lock = threading.RLock()
-        self._atlas: tuple[tuple[Path, float], Atlas] | None = None
-        self._weights: dict[tuple[Path, float], Weights] = {}
+        self._loaded: dict[str, tuple[tuple[Path, int, int], Any]] = {}
+
+    @property
+    def registrations(self) -> RegistrationCache:
+        """Registrations of the studies."""
+        return RegistrationCache(self.work.path / "registrations")
+
+    def base_atlas(self) -> Atlas | None:
+        """The atlas that the server was given; None without one."""
+        try:
+            folder = find_atlas(self._path("atlas"))
+        except AtlasError:
+            return None
+        return self._once("base atlas", folder / "atlas.json", lambda: Atlas.load(folder))
 
     def atlas(self) -> Atlas:
-        """The atlas.
+        """The atlas grown from the base and the studies' final labels; the base where none has been grown from it.
 
         Raises:
             AtlasError: none is there, or it cannot be read.
         """
-        with self._lock:
-            folder = find_atlas(self._atlas_folder)
-            file = folder / "atlas.json"
-            key = (folder, file.stat().st_mtime if file.is_file() else 0.0)
-            if self._atlas is None or self._atlas[0] != key:
-                self._atlas = (key, Atlas.load(folder))
-            return self._atlas[1]
-
-    def atlas_version(self) -> str:
-        """Version of the atlas."""
-        return self.atlas().version
+        base = self.base_atlas()
+        grown = atlas_store(self.work).current
+        if grown is not None:
+            atlas = self._once("grown atlas", grown / "atlas.json", lambda: Atlas.load(grown))
+            if atlas.options.get("base", "") == (base.version if base else ""):
+                return atlas
+        if base is None:
+            find_atlas(self._path("atlas"))  # says where it was looked for
+            raise AtlasError("atlas", "is gone.", "Build it again.")
+        return base
 
     def weight_names(self) -> list[str]:
         """Names that a client may choose among; the default first. Clients never name paths."""
-        default = find_checkpoint(self._checkpoint)
+        default = find_checkpoint(self._path("checkpoint"))
         return [default.name, *(name for name in known_checkpoints() if name != default.name)]
 
     def weights(self, name: str = "") -> Weights:
-        """The weights of that name, or the default ones.
+        """The MedSAM2 weights of that name, or the default ones.
 
         Raises:
             InputError: not one of `weight_names`.
             WeightsError: none found, or they do not fit the network.
         """
+        file = find_checkpoint(self._path("checkpoint"))
+        if name and name != file.name:
+            if name not in known_checkpoints():
+                raise InputError(name, "are no weights of this server.", f"Choose from: {', '.join(self.weight_names())}.")
+            file = known_checkpoints()[name]
+        return self._once(f"weights {file}", file, lambda: load_weights(file, self._conf.get("config"), self.device))
+
+    def unet(self, name: str) -> UNet:
+        """The U-Net of that name; what training publishes is served at once.
+
+        Raises:
+            WeightsError: not trained yet, or its weights cannot be used.
+        """
+        file = find_unet(name, self._path(name), self.work.path / name / "best.pt")
+        return self._once(name, file, lambda: load_unet(file, self.device))
+
+    def prompting_unet(self) -> UNet | None:
+        """The U-Net that may prompt MedSAM2: the first of `UNETS` that is there."""
+        for name in UNETS:
+            try:
+                return self.unet(name)
+            except WeightsError:
+                continue
+        return None
+
+    def unet_config(self, name: str) -> UNetConfig:
+        """How the U-Net of that name is trained."""
+        return unet_config(self._conf.get(f"{name}_config", name))
+
+    def _path(self, key: str) -> Path | None:
+        return Path(self._conf[key]) if key in self._conf else None
+
+    def _once(self, key: str, file: Path, load: Callable[[], T]) -> T:
+        """What was loaded from a file, loaded again when the file is another."""
         with self._lock:
-            file = find_checkpoint(self._checkpoint)
-            if name and name != file.name:
-                if name not in known_checkpoints():
-                    raise InputError(name, "are no weights of this server.", f"Choose from: {', '.join(self.weight_names())}.")
-                file = known_checkpoints()[name]
-            key = (file, file.stat().st_mtime)
-            if key not in self._weights:
-                self._weights = {k: w for k, w in self._weights.items() if k[0] != file}
-                self._weights[key] = load_weights(file, self._config, self._device)
-            return self._weights[key]
+            try:
+                state = file.stat()
+            except FileNotFoundError:
+                return load()  # raises the error that names the remedy
+            stamp = (file, state.st_mtime_ns, state.st_size)
+            if key not in self._loaded or self._loaded[key][0] != stamp:
+                self._loaded[key] = (stamp, load())
+            loaded: T = self._loaded[key][1]
+            return loaded

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from medsam2_atlas.atlas import ScoreMaps
+from medsam2_atlas.masks import keep_largest_components
 from medsam2_atlas.medsam2 import OrganLogits
 
 _HIGHEST_SCORE_THRESHOLD = 0.5
@@ -43,17 +43,3 @@ def fuse_scores(scores: ScoreMaps) -> np.ndarray:
             planes[planes <= np.array([floor[k] for k in here])[:, None, None]] = 0
             labels[z] = np.where(planes.max(0) > 0, np.array(here, np.uint8)[planes.argmax(0)], 0)
     return keep_largest_components(labels)
-
-
-def keep_largest_components(labels: np.ndarray) -> np.ndarray:
-    """A label map in which each organ is its largest 6-connected component."""
-    result = labels.copy()
-    for k, box in enumerate(ndimage.find_objects(labels), start=1):
-        if box is None:
-            continue
-        pieces, count = ndimage.label(labels[box] == k)
-        if count > 1:
-            sizes = np.bincount(pieces.ravel())
-            sizes[0] = 0
-            result[box][(pieces > 0) & (pieces != sizes.argmax())] = 0
-    return result

@@ -6,6 +6,8 @@
 `C`      B, then a second pass prompted by B's masks.
 `D`      as C, with boxes 10 % larger in area and ranges 20 % longer.
 `reference-1`, `reference-3`  one or three boxes from the true label map: what the network could reach.
+
+The first boxes of A to D come from score maps, or from a U-Net's coarse label map (`Options.prompts`).
 """
 
 from __future__ import annotations
@@ -13,13 +15,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from medsam2_atlas.atlas import Atlas, ScoreMaps, score_maps
 from medsam2_atlas.errors import AtlasError, InputError, WeightsError
@@ -30,37 +30,38 @@ from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.prompting import (
     MIDDLE,
     THREE,
+    Evidence,
     Prompts,
     ThresholdRule,
+    choose_prompts,
     describe_prompts,
     enlarged,
     prompts_from_labels,
     prompts_from_scores,
 )
+from medsam2_atlas.registration import RegistrationCache
+from medsam2_atlas.segmentation import Segmentation, base_report
+from medsam2_atlas.unet import UNet, predict
 from medsam2_atlas.volume import Volume
+
+PromptSource = Literal["atlas", "unet", "both"]
 
 
 @dataclass(frozen=True)
 class Options:
     """How to segment.
 
-    organs: numbers; all of the table where empty. loop: see `medsam2.propagation`. thresholds: see `prompting`.
+    organs: numbers; all of the table where empty. prompts: from the atlas' score maps, from a U-Net's coarse masks, or per
+    organ from the one that has shown itself better. loop: see `medsam2.propagation`. thresholds: see `prompting`.
     fill_holes: as the official CUDA build does. batch: organs and directions per network step.
     """
 
     organs: tuple[int, ...] = ()
+    prompts: PromptSource = "atlas"
     loop: Loop = "symmetric"
     thresholds: ThresholdRule = "published"
     fill_holes: bool = False
     batch: int = 16
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """A label map on the grid of its image, and the report on how it came about."""
-
-    labels: Volume
-    report: dict[str, Any]
 
 
 @dataclass
@@ -77,6 +78,8 @@ class Case:
     truth: Volume | None = None
     options: Options = Options()
     progress: Progress = silent
+    unet: UNet | None = None
+    registrations: RegistrationCache | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     passes: list[Prompts] = field(default_factory=list)
 
@@ -102,7 +105,17 @@ class Case:
                 "atlas", "is needed for this strategy.", "Name one by --atlas, or make one: medsam2-atlas atlas build."
             )
         with self.timed("registration and score maps"):
-            return score_maps(self.image, self.atlas, self.organs, progress=self.progress)
+            return score_maps(self.image, self.atlas, self.organs, progress=self.progress, cache=self.registrations)
+
+    @cached_property
+    def coarse_labels(self) -> np.ndarray:
+        """The U-Net's label map `[z, y, x]`, to prompt from."""
+        if self.unet is None:
+            raise WeightsError(
+                "U-Net", "is needed to prompt from it.", "Train it or name its weights, or prompt from the atlas."
+            )
+        with self.timed("U-Net"):
+            return predict(self.image, self.unet, progress=self.progress).labels
 
     @cached_property
     def volume(self) -> MedSAM2Volume:
@@ -112,8 +125,21 @@ class Case:
         with self.timed("network"):
             return MedSAM2Volume(self.weights, self.image.array, batch=self.options.batch)
 
-    def from_scores(self, fractions: tuple[float, ...]) -> Prompts:
-        """Prompts from the score maps."""
+    def first_prompts(self, fractions: tuple[float, ...]) -> Prompts:
+        """Prompts that need no pass of the network: from the score maps, the U-Net, or the better one per organ."""
+        source = self.options.prompts
+        if source == "atlas":
+            return self._from_scores(fractions)
+        coarse = self.from_labels(self.coarse_labels, fractions, "the U-Net found nothing")
+        if source == "unet":
+            return replace(coarse, sources={p.label: "unet: asked for" for p in coarse.prompts})
+        assert self.unet is not None, "its label map was just made"
+        from_atlas = self._from_scores(fractions)
+        agreement = self.atlas.agreement if self.atlas is not None else {}
+        evidence = Evidence(self.unet.validation, self.unet.cases, agreement)
+        return choose_prompts(from_atlas, coarse, evidence, self.organs)
+
+    def _from_scores(self, fractions: tuple[float, ...]) -> Prompts:
         scores = self.scores
         with self.timed("prompts"):
             return prompts_from_scores(scores, organ_table(), self.organs, fractions, self.options.thresholds)
@@ -145,11 +171,11 @@ class Case:
 
     @cached_property
     def _first(self) -> tuple[Prompts, np.ndarray]:
-        prompts = self.from_scores(THREE)
+        prompts = self.first_prompts(THREE)
         return prompts, self._run(prompts)
 
     def first_pass(self) -> np.ndarray:
-        """Label map `[z, y, x]` of three boxes per organ from the score maps."""
+        """Label map `[z, y, x]` of three boxes per organ from score maps or U-Net."""
         prompts, labels = self._first
         self.passes.append(prompts)
         return labels
@@ -162,7 +188,7 @@ def _atlas(case: Case) -> np.ndarray:
 
 
 def _a(case: Case) -> np.ndarray:
-    return case.prompted(case.from_scores(MIDDLE))
+    return case.prompted(case.first_prompts(MIDDLE))
 
 
 def _b(case: Case) -> np.ndarray:
@@ -198,10 +224,7 @@ REFERENCE_STRATEGIES = frozenset({"reference-1", "reference-3"})
 
 
 def segment(case: Case, strategy: str = "D") -> Segmentation:
-    """Segments a CT.
-
-    Only the reference strategies
-    look at `case.truth`, and their report says so.
+    """Segments a CT. Only the reference strategies look at `case.truth`, and their report says so.
 
     Raises:
         InputError: an unknown strategy, a truth for another than a reference strategy, or an image that cannot be used.
@@ -218,29 +241,20 @@ def segment(case: Case, strategy: str = "D") -> Segmentation:
     return Segmentation(case.image.with_array(labels), _report(case, strategy, labels))
 
 
-def package_version() -> str:
-    """The project's version."""
-    try:
-        return version("medsam2-atlas")
-    except PackageNotFoundError:
-        return "0+unknown"
-
-
 def _report(case: Case, strategy: str, labels: np.ndarray) -> dict[str, Any]:
     table = organ_table()
-    counts = np.bincount(labels.ravel(), minlength=256)
     last = case.passes[-1] if case.passes else Prompts(())
     missing: dict[int, str] = {}
     for prompts in case.passes:
         missing |= {k: reason for k, reason in prompts.missing.items() if k not in missing}
     used_network = bool(case.passes) and case.weights is not None
-    report: dict[str, Any] = {
+    used_unet = bool(case.passes) and strategy not in REFERENCE_STRATEGIES and case.options.prompts != "atlas"
+    report: dict[str, Any] = base_report(case.image, labels, case.organs) | {
         "strategy": strategy,
         "loop": case.options.loop,
         "thresholds": case.options.thresholds,
-        "image": case.image.source,
-        "organs": [table[k].name for k in case.organs],
-        "volumes_ml": {table[k].name: round(float(counts[k]) * case.image.geometry.voxel_ml, 2) for k in case.organs},
+        "prompts_from": "truth" if strategy in REFERENCE_STRATEGIES else case.options.prompts,
+        "prompt_sources": {table[k].name: text for k, text in case.passes[0].sources.items()} if case.passes else {},
         "prompts": describe_prompts(last.prompts, case.image),
         "first_pass_prompts": describe_prompts(case.passes[0].prompts, case.image) if len(case.passes) > 1 else [],
         "fallbacks": {table[p.label].name: list(p.notes) for prompts in case.passes for p in prompts.prompts if p.notes},
@@ -248,13 +262,13 @@ def _report(case: Case, strategy: str, labels: np.ndarray) -> dict[str, Any]:
         "seconds": {stage: round(value, 3) for stage, value in case.seconds.items()},
         "device": str(next(case.weights.network.parameters()).device) if used_network and case.weights else "cpu",
         "weights": case.weights.describe() if used_network and case.weights else None,
+        "unet": case.unet.describe() if used_unet and case.unet else None,
         "atlas": None
         if case.atlas is None
         else {"folder": case.atlas.source, "version": case.atlas.version, "references": len(case.atlas.references)},
         "uses_truth": strategy in REFERENCE_STRATEGIES,
-        "version": package_version(),
-        "torch": torch.__version__,
     }
-    if used_network and case.weights and case.weights.mark:
-        report["mark"] = case.weights.mark
+    marks = [used.mark for used, yes in ((case.weights, used_network), (case.unet, used_unet)) if yes and used and used.mark]
+    if marks:
+        report["mark"] = marks[0]
     return report

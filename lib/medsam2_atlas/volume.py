@@ -9,8 +9,10 @@ oblique volume keeps its own axes: "nearest" is all that is asked.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import zlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import nibabel
@@ -20,6 +22,7 @@ import SimpleITK as sitk
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing
 
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a folder with one DICOM series"
 
 
@@ -98,6 +101,13 @@ class Volume:
     def with_array(self, array: np.ndarray) -> Volume:
         """Another array on the same grid."""
         return replace(self, array=array)
+
+    @cached_property
+    def digest(self) -> str:
+        """Twenty digits that tell voxels and grid from any others."""
+        digest = hashlib.blake2b(np.ascontiguousarray(self.array).data, digest_size=10)
+        digest.update(repr((self.array.dtype.str, self.geometry)).encode())
+        return digest.hexdigest()
 
     def as_image(self) -> sitk.Image:
         """The array as a SimpleITK image in LPS orientation."""

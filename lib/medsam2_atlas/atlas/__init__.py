@@ -1,11 +1,16 @@
-"""The atlas of annotated CTs: building it, storing it, and the score maps it gives for a target."""
+"""The atlas of annotated CTs: building it, letting it grow, storing it, and the score maps it gives for a target."""
 
-from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap, Reference
-from medsam2_atlas.atlas.build import ReferenceFiles, build_atlas, find_references
+from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
+from medsam2_atlas.atlas.build import build_atlas, find_references
+from medsam2_atlas.atlas.grow import Growth, grow_atlas
+from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, novelty, thumbnail_distance, thumbnail_of
 from medsam2_atlas.atlas.scores import ScoreMap, ScoreMaps, score_maps, warp_maps
+from medsam2_atlas.atlas.store import AtlasStore, resolve_atlas
 
 __all__ = [
     "Atlas",
+    "AtlasStore",
+    "Growth",
     "ProbabilityMap",
     "Reference",
     "ReferenceFiles",
@@ -13,6 +18,11 @@ __all__ = [
     "ScoreMaps",
     "build_atlas",
     "find_references",
+    "grow_atlas",
+    "novelty",
+    "resolve_atlas",
     "score_maps",
+    "thumbnail_distance",
+    "thumbnail_of",
     "warp_maps",
 ]

@@ -1,22 +1,25 @@
-"""The atlas: a common space with its mean image and one probability map per organ, and how it is stored."""
+"""The atlas: a common space with its mean image, what each reference gives to it, and one probability map per organ."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from medsam2_atlas.atlas.reference import Reference
 from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.files import replacing
 from medsam2_atlas.labels import OrganTable, organ_table
-from medsam2_atlas.registration import Transform, WorkImage
+from medsam2_atlas.registration import WorkImage
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -37,39 +40,45 @@ class ProbabilityMap:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """One annotated CT of the atlas: its name, the checksum of its label file and the organs it has labelled."""
-
-    name: str
-    sha256: str
-    organs: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Atlas:
     """Everything that a target is compared with.
 
-    maps: per organ number. spacing: mm, of the maps. transforms: common space to each reference, in their order.
+    maps: per organ number. spacing: mm, of the maps. options: how it was built. source: its folder, for messages.
     """
 
     template: WorkImage
     maps: dict[int, ProbabilityMap]
     spacing: float
     references: tuple[Reference, ...]
-    transforms: tuple[Transform, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     source: str = "atlas"
 
-    @property
+    @cached_property
+    def template_version(self) -> str:
+        """Twelve digits of the common space; a target's registration holds for all atlases that share it."""
+        return hashlib.sha256(self.template.hu.numpy().astype(np.int16).tobytes()).hexdigest()[:12]
+
+    @cached_property
     def version(self) -> str:
         """Twelve digits that change with anything that changes score maps."""
-        digest = hashlib.sha256(self.template.hu.numpy().astype(np.float32).tobytes())
+        digest = hashlib.sha256(self.template.hu.numpy().astype(np.int16).tobytes())
         for index in sorted(self.maps):
             digest.update(bytes([index]) + self.maps[index].values.tobytes() + self.maps[index].origin.tobytes())
         return digest.hexdigest()[:12]
 
+    @property
+    def agreement(self) -> dict[int, float]:
+        """Dice per organ between a reference's labels and those of all others in the common space; mean over references."""
+        values: dict[int, list[float]] = {}
+        for reference in self.references:
+            for k, dice in reference.agreement.items():
+                values.setdefault(k, []).append(dice)
+        return {k: float(np.mean(v)) for k, v in sorted(values.items())}
+
     def save(self, folder: Path) -> None:
         """Writes the atlas as a folder, in one step; an atlas that stands there is replaced.
+
+        References that came from an atlas folder whose files are still there are linked, not written again.
 
         Raises:
             AtlasError: the folder exists and is no atlas.
@@ -78,7 +87,7 @@ class Atlas:
         if folder.exists() and not (folder / "atlas.json").exists() and any(folder.iterdir()):
             raise AtlasError(folder, "exists and is not an atlas.", "Choose a new folder.")
         with replacing(folder) as part:
-            (part / "transforms").mkdir(parents=True)
+            (part / "references").mkdir(parents=True)
             np.savez_compressed(
                 part / "template.npz",
                 hu=self.template.hu.numpy().round().astype(np.int16),
@@ -90,15 +99,20 @@ class Atlas:
             for index, organ_map in self.maps.items():
                 arrays[f"{index}.values"], arrays[f"{index}.origin"] = organ_map.values, organ_map.origin
             np.savez_compressed(part / "maps.npz", **arrays)  # type: ignore[arg-type]
-            for number, transform in enumerate(self.transforms):
-                transform.save(part / "transforms" / f"{number:03d}.npz")
+            for reference in self.references:
+                file = part / "references" / reference.file_name
+                if reference.stored is not None and reference.stored.is_file():
+                    _link_or_copy(reference.stored, file)
+                else:
+                    reference.save(file)
             about = {
                 "format": FORMAT,
                 "version": self.version,
+                "template": self.template_version,
                 "organs": {str(o.index): o.name for o in organ_table().organs},
                 "spacing": self.spacing,
                 "options": self.options,
-                "references": [vars(reference) for reference in self.references],
+                "references": [reference.describe() for reference in self.references],
                 "counts": {str(index): organ_map.count for index, organ_map in self.maps.items()},
             }
             (part / "atlas.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -134,8 +148,14 @@ class Atlas:
                     int(index): ProbabilityMap(stored[f"{index}.values"], stored[f"{index}.origin"], int(count))
                     for index, count in about["counts"].items()
                 }
-            references = tuple(Reference(r["name"], r["sha256"], tuple(r["organs"])) for r in about["references"])
-            transforms = tuple(Transform.load(file) for file in sorted((folder / "transforms").glob("*.npz")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            references = tuple(Reference.load(folder / "references", entry) for entry in about["references"])
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise AtlasError(folder, f"cannot be read ({error}).", "Build it again.") from error
-        return cls(template, maps, float(about["spacing"]), references, transforms, about["options"], str(folder))
+        return cls(template, maps, float(about["spacing"]), references, about["options"], str(folder))
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        target.write_bytes(source.read_bytes())

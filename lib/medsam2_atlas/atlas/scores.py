@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,9 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
-from medsam2_atlas.crop import occupied
+from medsam2_atlas.masks import occupied
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import (
+    RegistrationCache,
     RegistrationConfig,
     Transform,
     WorkImage,
@@ -49,12 +51,14 @@ class ScoreMaps:
     """Score maps of all organs of an atlas in a target, on the target's slices.
 
     The reduced grid has the target's slices and every `stride`-th pixel, so that memory does not grow with 512 × 512.
+    transform: from the target's world points to the common space's; inverse: the way back.
     """
 
     maps: dict[int, ScoreMap]
     geometry: Geometry
     stride: int
     transform: Transform
+    inverse: Transform
 
     def plane(self, organ: int, z: int) -> np.ndarray:
         """Scores `[y, x]` float32, 0..1, of a slice at the target's full resolution."""
@@ -85,14 +89,31 @@ def score_maps(
     organs: Iterable[int] | None = None,
     config: RegistrationConfig | None = None,
     progress: Progress = silent,
+    cache: RegistrationCache | None = None,
 ) -> ScoreMaps:
     """Registers a target to the atlas' common space and warps the probability maps onto it.
+
+    Args:
+        target: the CT.
+        atlas: to compare it with.
+        organs: numbers; all of the atlas by default.
+        config: registration parameters; those of `configs/registration.yaml` by default.
+        progress: told stages and shares.
+        cache: where the registration is kept for other atlases of the same common space.
 
     Raises:
         InputError: the target shows no body, or too little of it.
     """
     config = config or registration_config()
-    transform = register(WorkImage.of(target, config.spacing), atlas.template, config, progress)
+
+    def make() -> Transform:
+        return register(WorkImage.of(target, config.spacing), atlas.template, config, progress)
+
+    if cache is None:
+        transform = make()
+    else:
+        settings = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
+        transform = cache.get(f"{atlas.template_version}-{settings}/{target.digest}", make)
     return warp_maps(target.geometry, atlas, transform, organs, progress)
 
 
@@ -117,7 +138,7 @@ def warp_maps(
         progress("score maps", planes.stop / shape[0])
     back = transform.inverse()
     maps = {k: _crop(dense.pop(k), _visible_share(atlas.maps[k], atlas.spacing, back, geometry)) for k in wanted}
-    return ScoreMaps(maps, geometry, stride, transform)
+    return ScoreMaps(maps, geometry, stride, transform, back)
 
 
 def _reduced_points(geometry: Geometry, stride: int, planes: range) -> torch.Tensor:

@@ -19,8 +19,8 @@ from medsam2_atlas.cli.options import CheckpointOption, ConfigOption
 from medsam2_atlas.console import console
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.medsam2 import find_checkpoint, load_weights
-from medsam2_atlas.pipeline import package_version
 from medsam2_atlas.places import find_atlas
+from medsam2_atlas.segmentation import package_version
 
 _PACKAGES = ("torch", "monai", "monailabel", "sam2", "SimpleITK", "numpy", "pydicom")
 

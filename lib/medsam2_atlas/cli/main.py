@@ -11,7 +11,7 @@ from rich.markup import escape
 from medsam2_atlas.cli import atlas, doctor, phantoms, segment, serve, train, weights
 from medsam2_atlas.console import console, set_up_logging
 from medsam2_atlas.errors import MedSAM2AtlasError
-from medsam2_atlas.pipeline import package_version
+from medsam2_atlas.segmentation import package_version
 
 app = typer.Typer(
     help="Pre-annotates 15 abdominal organs on CT. Research use only; not a medical device.",

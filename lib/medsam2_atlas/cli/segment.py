@@ -20,8 +20,10 @@ from medsam2_atlas.files import replacing, write_json
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.medsam2 import MedSAM2Volume, find_checkpoint, load_weights
 from medsam2_atlas.pipeline import REFERENCE_STRATEGIES, STRATEGIES, Case, Options, segment
+from medsam2_atlas.places import find_unet
 from medsam2_atlas.preview import write_preview
 from medsam2_atlas.prompting import Prompts, read_prompts
+from medsam2_atlas.unet import load_unet
 from medsam2_atlas.volume import read_labels, read_volume, write_volume
 
 Strategy = enum.Enum("Strategy", {name: name for name in STRATEGIES}, type=str)  # type: ignore[misc]
@@ -33,6 +35,14 @@ class LoopName(str, enum.Enum):
 
     symmetric = "symmetric"
     published = "published"
+
+
+class PromptsFrom(str, enum.Enum):
+    """Where the first boxes come from."""
+
+    atlas = "atlas"
+    unet = "unet"
+    both = "both"
 
 
 class Thresholds(str, enum.Enum):
@@ -50,6 +60,12 @@ def segment_command(
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
     organs: Annotated[str, typer.Option(help="Comma-separated names or numbers; all by default.")] = "",
+    prompts: Annotated[
+        PromptsFrom, typer.Option(help="First boxes from the atlas, a U-Net's coarse mask, or per organ the better of both.")
+    ] = PromptsFrom.atlas,
+    unet: Annotated[
+        Path | None, typer.Option("--unet", help="U-Net weights (.pt); default: unet_3d of the model folder.")
+    ] = None,
     loop: Annotated[LoopName, typer.Option(help="Propagation loop.")] = LoopName.symmetric,
     thresholds: Annotated[
         Thresholds, typer.Option(help="Published thresholds, or min(0.5, half the maximum).")
@@ -73,11 +89,14 @@ def segment_command(
         console.print(f"weights: {weights.file} (SHA-256 {weights.sha256})", soft_wrap=True)
         if weights.mark:
             console.print(f"[yellow]{weights.mark}[/]")
+    loaded_unet = None
+    if prompts is not PromptsFrom.atlas:
+        loaded_unet = load_unet(find_unet("unet_3d", unet), pick_device(device))
     volume = read_volume(image)
     true_labels = read_labels(truth, volume) if truth is not None else None
-    options = Options(chosen, loop.value, thresholds.value, fill_holes)
+    options = Options(chosen, prompts.value, loop.value, thresholds.value, fill_holes)
     with bars() as progress:
-        case = Case(volume, loaded_atlas, weights, true_labels, options, progress)
+        case = Case(volume, loaded_atlas, weights, true_labels, options, progress, loaded_unet)
         result = segment(case, name)
     write_volume(result.labels, out)
     if report is not None:

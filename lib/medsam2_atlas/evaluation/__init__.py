@@ -1,5 +1,16 @@
-"""How good a label map is."""
+"""How good a label map is, and how far two ways to segment agree."""
 
+from medsam2_atlas.evaluation.agreement import DISAGREEMENT_LABELS, Agreement, compare_segmentations, comparison_report
 from medsam2_atlas.evaluation.dice import dice_per_organ, mean_dice
+from medsam2_atlas.evaluation.metrics import OrganScore, compare_labels
 
-__all__ = ["dice_per_organ", "mean_dice"]
+__all__ = [
+    "DISAGREEMENT_LABELS",
+    "Agreement",
+    "OrganScore",
+    "compare_labels",
+    "compare_segmentations",
+    "comparison_report",
+    "dice_per_organ",
+    "mean_dice",
+]

@@ -1,5 +1,6 @@
-"""Prompts for MedSAM2: from score maps, from label maps, from files."""
+"""Prompts for MedSAM2: from score maps, from label maps, from a U-Net, from files."""
 
+from medsam2_atlas.prompting.choice import Evidence, choose_prompts
 from medsam2_atlas.prompting.prompt import BoxPrompt, OrganPrompt, describe_prompts, prompts_from_report, read_prompts
 from medsam2_atlas.prompting.region import (
     MIDDLE,
@@ -17,10 +18,12 @@ __all__ = [
     "MIDDLE",
     "THREE",
     "BoxPrompt",
+    "Evidence",
     "OrganPrompt",
     "Prompts",
     "ThresholdRule",
     "bounding_box",
+    "choose_prompts",
     "describe_prompts",
     "enlarged",
     "prompt_from_planes",

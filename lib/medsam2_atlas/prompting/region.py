@@ -29,10 +29,11 @@ ThresholdRule = Literal["published", "adaptive"]
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts for some organs, and for the others the reason why there is none."""
+    """Prompts for some organs, for the others the reason why there is none, and where they come from, where that differs."""
 
     prompts: tuple[OrganPrompt, ...]
     missing: dict[int, str] = field(default_factory=dict)
+    sources: dict[int, str] = field(default_factory=dict)
 
 
 def bounding_box(mask: np.ndarray) -> tuple[float, float, float, float]:

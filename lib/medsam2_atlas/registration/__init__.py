@@ -1,5 +1,6 @@
 """Registration: pre-alignment, affine, deformable; the transforms they make; a common space for several images."""
 
+from medsam2_atlas.registration.cache import RegistrationCache
 from medsam2_atlas.registration.config import RegistrationConfig, registration_config
 from medsam2_atlas.registration.groupwise import CommonSpace, build_common_space
 from medsam2_atlas.registration.register import register
@@ -10,6 +11,7 @@ __all__ = [
     "Affine",
     "CommonSpace",
     "Displacement",
+    "RegistrationCache",
     "RegistrationConfig",
     "Transform",
     "WorkImage",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from medsam2_atlas.crop import occupied
+from medsam2_atlas.masks import occupied
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration.affine import refine_affine
 from medsam2_atlas.registration.config import RegistrationConfig

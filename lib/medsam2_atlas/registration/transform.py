@@ -6,6 +6,7 @@ the direction in which images are resampled.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -131,17 +132,40 @@ class Transform:
             result[z] = torch.where(inside, plane, torch.tensor(outside)).numpy()
         return result
 
-    def save(self, file: Path) -> None:
-        """Writes the chain as one compressed `.npz`; displacements in half precision."""
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The chain as named arrays, displacements in half precision; `from_arrays` reads them."""
         arrays: dict[str, np.ndarray] = {}
         for i, step in enumerate(self.maps):
             if isinstance(step, Affine):
-                arrays[f"{i}.matrix"], arrays[f"{i}.shift"] = step.matrix.numpy(), step.shift.numpy()
+                arrays[f"map.{i}.matrix"], arrays[f"map.{i}.shift"] = step.matrix.numpy(), step.shift.numpy()
             elif isinstance(step, Displacement):
-                arrays[f"{i}.field"] = step.field.numpy().astype(np.float16)
-                arrays[f"{i}.origin"], arrays[f"{i}.spacing"] = step.origin.numpy(), np.array(step.spacing)
+                arrays[f"map.{i}.field"] = step.field.numpy().astype(np.float16)
+                arrays[f"map.{i}.origin"], arrays[f"map.{i}.spacing"] = step.origin.numpy(), np.array(step.spacing)
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Transform:
+        """The chain that `arrays` gave; other names are left aside.
+
+        Raises:
+            KeyError, ValueError: not such arrays.
+        """
+        steps = sorted({int(name.split(".")[1]) for name in arrays if name.startswith("map.")})
+        maps: list[Map] = []
+        for i in steps:
+            if f"map.{i}.matrix" in arrays:
+                matrix, shift = arrays[f"map.{i}.matrix"], arrays[f"map.{i}.shift"]
+                maps.append(Affine(torch.from_numpy(matrix), torch.from_numpy(shift)))
+            else:
+                field = torch.from_numpy(arrays[f"map.{i}.field"].astype(np.float32))
+                origin = torch.from_numpy(arrays[f"map.{i}.origin"])
+                maps.append(Displacement(field, origin, float(arrays[f"map.{i}.spacing"])))
+        return cls(tuple(maps))
+
+    def save(self, file: Path) -> None:
+        """Writes the chain as one compressed `.npz`."""
         with replacing(file) as part, part.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(stream, **self.arrays())  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, file: Path) -> Transform:
@@ -152,17 +176,9 @@ class Transform:
         """
         try:
             with np.load(file) as arrays:
-                steps = sorted({int(name.split(".")[0]) for name in arrays.files})
-                maps: list[Map] = []
-                for i in steps:
-                    if f"{i}.matrix" in arrays.files:
-                        maps.append(Affine(torch.from_numpy(arrays[f"{i}.matrix"]), torch.from_numpy(arrays[f"{i}.shift"])))
-                    else:
-                        field = torch.from_numpy(arrays[f"{i}.field"].astype(np.float32))
-                        maps.append(Displacement(field, torch.from_numpy(arrays[f"{i}.origin"]), float(arrays[f"{i}.spacing"])))
-        except (OSError, ValueError, KeyError) as error:
-            raise AtlasError(file, f"is not a saved transform ({error}).", "Build the atlas again.") from error
-        return cls(tuple(maps))
+                return cls.from_arrays({name: arrays[name] for name in arrays.files})
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise AtlasError(file, f"is not a saved transform ({error}).", "Remove it, and let it be made again.") from error
 
 
 def geometry_points(grid: Geometry, z: int) -> torch.Tensor:

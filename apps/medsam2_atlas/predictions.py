@@ -1,0 +1,100 @@
+"""Runs models on studies: one case at a time on the device, with its energy measured, stored under the model's own tag.
+
+What is asked for again is not computed again as long as image, models and options are the same. A person's label is
+never touched: models store under their own names only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from monailabel.datastore.local import LocalDatastore
+from monailabel.interfaces.datastore import Datastore
+
+import replies
+from medsam2_atlas.energy import measured
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.studies import Prediction, PredictionStore
+from models import Models
+
+log = logging.getLogger(__name__)
+
+
+class Predictor(Protocol):
+    """An infer task whose results are stored."""
+
+    labels: dict[str, int]
+
+    def missing(self) -> str:
+        """What keeps it from running."""
+        ...
+
+    def provenance(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What its result will depend on besides the image."""
+        ...
+
+    def segment(self, request: dict[str, Any]) -> Segmentation:
+        """Its result."""
+        ...
+
+
+class Predictions:
+    """The predictions of a server's models."""
+
+    def __init__(self, models: Models, datastore: Callable[[], Datastore]) -> None:
+        """`datastore`: gives the server's; asked for at each use, since it is made after the tasks."""
+        self._models, self._datastore = models, datastore
+        self.tasks: dict[str, Predictor] = {}
+
+    def get(self, model: str, study: str, request: Mapping[str, Any] | None = None) -> tuple[Segmentation, Prediction | None]:
+        """A study's segmentation by a model, from the store or made now; and what is stored of it.
+
+        Only predictions of all organs are stored: a part must not take the place of the whole.
+
+        Raises:
+            MedSAM2AtlasError: something is missing, or the image or an option cannot be used.
+        """
+        task, image = self.tasks[model], self.image(study)
+        asked = dict(request or {}) | {"image": str(image), "model": model}
+        provenance = task.provenance(asked) | {"model": model}
+        store = self.store()
+        found = store.find(model, study, image, provenance)
+        if found is not None:
+            return found.segmentation(image), found
+        with self._models.busy:
+            provenance = task.provenance(asked) | {"model": model}  # models may have changed while waiting
+            with measured() as energy:
+                result = task.segment(asked)
+        result.report["energy"] = energy
+        if set(provenance["organs"]) != set(organ_table().indices):
+            return result, None
+        return result, self._save(store, model, study, image, provenance, result)
+
+    def store(self) -> PredictionStore:
+        """Where predictions lie: in a local study folder under the models' tags, for a remote one in the work folder."""
+        datastore = self._datastore()
+        if isinstance(datastore, LocalDatastore):
+            return PredictionStore(self._models.work, Path(datastore._datastore.label_path(None)))
+        return PredictionStore(self._models.work, self._models.work.folder("predictions"))
+
+    def image(self, study: str) -> Path:
+        """The file or folder of a study."""
+        return Path(self._datastore().get_image_uri(study))
+
+    def _save(
+        self, store: PredictionStore, model: str, study: str, image: Path, provenance: dict[str, Any], result: Segmentation
+    ) -> Prediction:
+        datastore = self._datastore()
+        if not isinstance(datastore, LocalDatastore):
+            return store.save(model, study, image, provenance, result)
+        file = replies.as_file(result, {})
+        try:
+            info = {"model": model, "provenance": provenance}
+            datastore.save_label(study, file, model, info)
+        finally:
+            Path(file).unlink()
+        return store.record(model, study, image, provenance, result.report, Path(datastore.get_label_uri(study, model)))

@@ -1,0 +1,78 @@
+"""What viewers send and what they get back: options in many shapes in, a label map file and JSON out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.volume import SUFFIXES, write_volume
+
+_DEFAULT_SUFFIX = ".nii.gz"
+
+
+def choice(request: Mapping[str, Any], key: str, allowed: Sequence[str]) -> str:
+    """An option that is one of several names; the first by default. Viewers send a text, or the list they were offered.
+
+    Raises:
+        InputError: another name.
+    """
+    value = request.get(key)
+    if isinstance(value, (list, tuple)):
+        value = value[0] if value else None
+    chosen = str(value) if value else allowed[0]
+    if chosen not in allowed:
+        raise InputError(chosen, f"cannot be chosen as {key}.", f"Choose from: {', '.join(allowed)}.")
+    return chosen
+
+
+def text(request: Mapping[str, Any], key: str) -> str:
+    """An option that is any text."""
+    value = request.get(key)
+    if isinstance(value, (list, tuple)):
+        value = value[0] if value else None
+    return str(value) if value else ""
+
+
+def flag(request: Mapping[str, Any], key: str) -> bool:
+    """An option that is on or off."""
+    return str(request.get(key, "")).strip().lower() in {"true", "1", "yes", "on"}
+
+
+def names(request: Mapping[str, Any], key: str) -> list[str]:
+    """An option that lists names, as a list or separated by commas."""
+    value = request.get(key) or ""
+    listed = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    return [str(name).strip() for name in listed if str(name).strip()]
+
+
+def organs(request: Mapping[str, Any]) -> tuple[int, ...]:
+    """The option `organs` as numbers; all of the table by default.
+
+    Raises:
+        InputError: not an organ of the table.
+    """
+    return tuple(organ_table().select(names(request, "organs")))
+
+
+def suffix_of(request: Mapping[str, Any]) -> str:
+    """The file type that a viewer wants."""
+    suffix = str(request.get("result_extension") or _DEFAULT_SUFFIX)
+    return suffix if suffix in SUFFIXES else _DEFAULT_SUFFIX
+
+
+def as_file(result: Segmentation, request: Mapping[str, Any]) -> str:
+    """The label map in a temporary file of the type that was asked for; who sends it removes it."""
+    with tempfile.NamedTemporaryFile(suffix=suffix_of(request), delete=False) as stream:
+        file = Path(stream.name)
+    write_volume(result.labels, file)
+    return str(file)
+
+
+def as_json(result: Segmentation, labels: Mapping[str, int]) -> dict[str, Any]:
+    """The report, where MONAI Label's clients and where OHIF look for it."""
+    return {"label_names": dict(labels), "report": result.report, "result": {"report": result.report}}

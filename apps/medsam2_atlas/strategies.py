@@ -1,0 +1,56 @@
+"""The ways to pick the next case, behind MONAI Label's interface. They only look up what the background has measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.strategy import Strategy
+
+from medsam2_atlas.learning import ScoreTable, choose
+
+_IN_WORK_SECONDS = 30 * 60
+
+_DESCRIPTIONS = {
+    "random": "Any case without a final label",
+    "first": "The first case by name without a final label",
+    "disagreement": "The case on which foundation model and U-Net agree least",
+    "uncertainty": "The case whose score maps and prompts are least certain",
+    "novelty": "The case that registers worst and is least like the references",
+}
+
+
+class NextCase(Strategy):
+    """Picks a case and says why."""
+
+    def __init__(self, name: str, table: ScoreTable, versions: Callable[[], dict[str, str]]) -> None:
+        """
+        Args:
+            name: of the strategy.
+            table: measures of the studies.
+            versions: gives those of atlas and models now.
+        """
+        super().__init__(_DESCRIPTIONS[name])
+        self._name, self._table, self._versions = name, table, versions
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """`id` of the case, its `weight`, and `why`; None where all cases have a final label."""
+        candidates = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
+        now = time.time()
+        in_work = {study for study in candidates if now - _last_given(datastore.get_image_info(study)) < _IN_WORK_SECONDS}
+        if request.get("client_id"):  # who asks again without having submitted may get the same case again
+            in_work = {study for study in in_work if not _given_to(datastore.get_image_info(study), request["client_id"])}
+        choice = choose(self._name, candidates, self._table.rows(), versions=self._versions(), in_work=in_work)
+        if choice is None:
+            return None
+        return {"id": choice.study, "weight": choice.weight, "why": choice.why}
+
+
+def _last_given(info: dict[str, Any]) -> float:
+    return max((entry.get("ts", 0) for entry in info.get("strategy", {}).values()), default=0)
+
+
+def _given_to(info: dict[str, Any], client: str) -> bool:
+    return any(entry.get("client_id") == client for entry in info.get("strategy", {}).values())

@@ -1,0 +1,80 @@
+"""Averages references in the common space, and tells how well each agrees with the others.
+
+All sums are of whole numbers: adding a reference to an atlas and building it with that reference give the same maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from medsam2_atlas.atlas.atlas import ProbabilityMap
+from medsam2_atlas.atlas.reference import MAP_SPACING, Reference, map_shape
+from medsam2_atlas.masks import occupied
+from medsam2_atlas.registration import WorkImage
+
+MissingOrgan = Literal["unknown", "absent"]
+
+_HALF = 128
+
+
+def probability_maps(references: Sequence[Reference], template: WorkImage, missing: MissingOrgan) -> dict[int, ProbabilityMap]:
+    """Mean share per organ over the references that cover a voxel and know the organ.
+
+    Args:
+        references: of one common space.
+        template: of that space.
+        missing: whether an organ that a reference lacks is not annotated ("unknown") or not there ("absent").
+    """
+    shape = map_shape(template)
+    covers = [reference.covers(shape) for reference in references]
+    origin = template.origin.numpy()
+    maps = {}
+    for k in sorted({k for reference in references for k in reference.shares}):
+        total, seen = _sums(references, covers, k, shape, missing)
+        values = np.rint(total / np.maximum(seen, 1)).astype(np.uint8)
+        box = occupied(values, margin=1)
+        if box is not None:
+            shift = np.array([span.start for span in box[::-1]], np.float32) * MAP_SPACING
+            count = sum(k in reference.organs for reference in references)
+            maps[k] = ProbabilityMap(np.ascontiguousarray(values[box]), (origin + shift).astype(np.float32), count)
+    return maps
+
+
+def with_agreements(references: Sequence[Reference], template: WorkImage, missing: MissingOrgan) -> tuple[Reference, ...]:
+    """The references with their `agreement`: Dice of each organ with the mean of all others, thresholded at one half.
+
+    Only within the reference's own field of view. Organs that no other reference has annotated are left out.
+    """
+    shape = map_shape(template)
+    covers = [reference.covers(shape) for reference in references]
+    found: list[dict[int, float]] = [{} for _ in references]
+    for k in sorted({k for reference in references for k in reference.shares}):
+        total, seen = _sums(references, covers, k, shape, missing)
+        for i, reference in enumerate(references):
+            share = reference.shares.get(k)
+            if share is None or sum(k in other.organs for other in references) < 2:
+                continue
+            rest, others = total.copy(), seen - covers[i]
+            rest[share.spans] -= share.values
+            mask = np.zeros(shape, bool)
+            mask[share.spans] = share.values >= _HALF
+            consensus = (rest >= _HALF * np.maximum(others, 1)) & covers[i]
+            sizes = int(mask.sum() + consensus.sum())
+            found[i][k] = 2 * int((mask & consensus).sum()) / sizes if sizes else 1.0
+    return tuple(reference.with_agreement(dice) for reference, dice in zip(references, found, strict=True))
+
+
+def _sums(
+    references: Sequence[Reference], covers: Sequence[np.ndarray], k: int, shape: tuple[int, int, int], missing: MissingOrgan
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of an organ's shares, and number of references that cover each voxel and know the organ."""
+    total, seen = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    for reference, covered in zip(references, covers, strict=True):
+        if k in reference.organs or missing == "absent":
+            seen += covered
+        if k in reference.shares:
+            total[reference.shares[k].spans] += reference.shares[k].values
+    return total, seen

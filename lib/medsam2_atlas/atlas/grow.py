@@ -1,0 +1,194 @@
+"""Lets an atlas grow by labels that people sign off: only new references are registered, bad ones are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from medsam2_atlas.atlas.atlas import Atlas
+from medsam2_atlas.atlas.average import MissingOrgan, with_agreements
+from medsam2_atlas.atlas.build import assemble, build_atlas, read_reference
+from medsam2_atlas.atlas.reference import MAP_SPACING, Reference, ReferenceFiles, warp_reference
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.files import sha256
+from medsam2_atlas.labels import OrganTable, organ_table
+from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.registration import (
+    RegistrationCache,
+    RegistrationConfig,
+    Transform,
+    WorkImage,
+    register,
+    registration_config,
+)
+
+log = logging.getLogger(__name__)
+
+_SPREADS = 4.0
+_LEAST_SPREAD_DICE = 0.06
+_LEAST_SPREAD_MM = 8.0
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What became of the references that were offered.
+
+    refused: name to reason. kept: references that were there before with the same labels.
+    """
+
+    atlas: Atlas
+    added: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def grow_atlas(
+    base: Atlas | None,
+    finals: Sequence[ReferenceFiles],
+    *,
+    exclude: Collection[str] = (),
+    trust: Collection[str] = (),
+    config: RegistrationConfig | None = None,
+    table: OrganTable | None = None,
+    cache: RegistrationCache | None = None,
+    progress: Progress = silent,
+) -> Growth:
+    """The atlas of a base's references and of all labels that are signed off now.
+
+    The common space stays, so that registrations of targets stay valid. References that `base` has already with the same
+    labels are not registered again; those of origin `final` that are no longer offered leave it.
+
+    Args:
+        base: the atlas so far, whose own references stay; without one, an atlas is built from `finals` and the outlying
+            ones among them are left out.
+        finals: annotated CTs.
+        exclude: names that are not to be references, of the base too.
+        trust: names that are taken even if they lie apart from the others.
+        config: registration parameters; those of `configs/registration.yaml` by default.
+        table: the organs; those of `configs/labels.yaml` by default.
+        cache: where registrations are kept, so that a relabelled or once refused case is not registered again.
+        progress: told stages and shares.
+
+    Raises:
+        AtlasError: nothing would be left.
+    """
+    config, table = config or registration_config(), table or organ_table()
+    offered = [files for files in finals if files.name not in exclude]
+    if base is None:
+        return _first_atlas(offered, trust, config, table, progress)
+    missing: MissingOrgan = "absent" if base.options.get("missing") == "absent" else "unknown"
+    sums = {files.name: sha256(files.label) for files in offered}
+    keep = [
+        reference
+        for reference in base.references
+        if reference.name not in exclude
+        and sums.get(reference.name, reference.sha256 if reference.origin == "base" else "") == reference.sha256
+    ]
+    have = {reference.name for reference in keep}
+    refused: dict[str, str] = {}
+    added: list[Reference] = []
+    fresh = [files for files in offered if files.name not in have]
+    for number, files in enumerate(fresh):
+        try:
+            image = read_reference(files, config, table)
+        except InputError as error:  # one bad file must not keep the others out
+            refused[files.name] = str(error)
+            continue
+        transform = _registered(image, base, config, cache)
+        reference = warp_reference(files, image, transform, base.template, "final")
+        reason = "" if files.name in trust else outlying(reference, keep, base, missing, table)
+        if reason:
+            refused[files.name] = reason
+            log.warning("%s is refused as a reference: %s", files.name, reason)
+        else:
+            added.append(reference)
+        progress("new references", (number + 1) / len(fresh))
+    atlas = assemble(base.template, [*keep, *added], base.options)
+    now = {reference.name for reference in atlas.references}
+    removed = tuple(reference.name for reference in base.references if reference.name not in now)
+    return Growth(atlas, tuple(r.name for r in added), tuple(r.name for r in keep), removed, refused)
+
+
+def _registered(image: WorkImage, base: Atlas, config: RegistrationConfig, cache: RegistrationCache | None) -> Transform:
+    if cache is None:
+        return register(base.template, image, config)
+    key = hashlib.sha256(image.hu.numpy().tobytes() + image.origin.numpy().tobytes() + config.model_dump_json().encode())
+    name = f"{base.template_version}-references/{key.hexdigest()[:20]}"
+    return cache.get(name, lambda: register(base.template, image, config))
+
+
+def _first_atlas(
+    offered: Sequence[ReferenceFiles], trust: Collection[str], config: RegistrationConfig, table: OrganTable, progress: Progress
+) -> Growth:
+    """Builds from signed-off labels alone; those that turn out to lie apart are left out of the averages."""
+    usable, refused = [], {}
+    for files in offered:
+        try:
+            read_reference(files, config, table)
+            usable.append(files)
+        except InputError as error:
+            refused[files.name] = str(error)
+    atlas = build_atlas(usable, config=config, table=table, progress=progress)
+    references = [_as_final(reference) for reference in atlas.references]
+    missing: MissingOrgan = "unknown"
+    for reference in list(references):
+        others = [other for other in references if other is not reference]
+        reason = "" if reference.name in trust or len(others) < 2 else outlying(reference, others, atlas, missing, table)
+        if reason:
+            refused[reference.name] = reason
+            references = others
+    atlas = assemble(atlas.template, references, atlas.options)
+    return Growth(atlas, tuple(r.name for r in atlas.references), refused=refused)
+
+
+def _as_final(reference: Reference) -> Reference:
+    return replace(reference, origin="final", stored=None)
+
+
+def outlying(
+    reference: Reference, others: Sequence[Reference], atlas: Atlas, missing: MissingOrgan, table: OrganTable | None = None
+) -> str:
+    """Why a reference lies apart from the others after registration; empty where it does not.
+
+    Two looks: the place of each organ (swapped labels, a registration gone astray) and the mean Dice with the others'
+    consensus (bad outlines). Both limits are medians of the others and four robust deviations, with a floor under the
+    deviation so that few or very similar references do not make a narrow gate.
+    """
+    table = table or organ_table()
+    if len(others) < 2:
+        return ""
+    for k, share in reference.shares.items():
+        places = np.array([_centre(other.shares[k].values, other.shares[k].low) for other in others if k in other.shares])
+        if len(places) < 2:
+            continue
+        middle = np.median(places, axis=0)
+        spread = max(_LEAST_SPREAD_MM, 1.4826 * float(np.median(np.linalg.norm(places - middle, axis=1))))
+        away = float(np.linalg.norm(_centre(share.values, share.low) - middle))
+        limit = _SPREADS * spread
+        if away > limit:
+            name = table[k].display
+            return f"its {name} lies {away:.0f} mm from where the other references have it (limit {limit:.0f} mm): wrong label?"
+    judged = with_agreements([*others, reference], atlas.template, missing)
+    scores = [float(np.mean(list(r.agreement.values()))) for r in judged if r.agreement]
+    if not judged[-1].agreement or len(scores) < 3:
+        return ""
+    mine, rest = scores[-1], np.array(scores[:-1])
+    spread = max(_LEAST_SPREAD_DICE, 1.4826 * float(np.median(np.abs(rest - np.median(rest)))))
+    limit = float(np.median(rest)) - _SPREADS * spread
+    if mine < limit:
+        return f"its organs agree with the other references to a mean Dice of {mine:.2f} only (limit {limit:.2f})"
+    return ""
+
+
+def _centre(values: np.ndarray, low: tuple[int, int, int]) -> np.ndarray:
+    """Centre of mass of a share in mm on the map grid, (z, y, x)."""
+    weights = values.astype(np.float64)
+    total = weights.sum()
+    sums = [weights.sum(tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+    centre = [float((s * np.arange(len(s))).sum() / total) for s in sums]
+    return (np.array(centre) + np.array(low)) * MAP_SPACING

@@ -1,0 +1,230 @@
+"""What one annotated CT gives to an atlas, in the common space: its labels, its field of view, a small picture of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from medsam2_atlas.files import replacing, sha256
+from medsam2_atlas.masks import occupied
+from medsam2_atlas.registration import Transform, WorkImage, grid_points
+from medsam2_atlas.volume import Volume, read_labels
+
+MAP_SPACING = 3.0
+THUMBNAIL_SPACING = 12.0
+_CHUNK = 1 << 19
+
+Origin = Literal["base", "final"]
+
+
+@dataclass(frozen=True)
+class ReferenceFiles:
+    """Where an annotated CT lies."""
+
+    name: str
+    image: Path
+    label: Path
+
+
+@dataclass(frozen=True)
+class OrganShare:
+    """How much of each voxel of the common space's map grid belongs to an organ of a reference, cropped.
+
+    values: `[z, y, x]` uint8, 255 = all of it. low: (z, y, x) of the first voxel on the map grid.
+    """
+
+    values: np.ndarray
+    low: tuple[int, int, int]
+
+    @property
+    def spans(self) -> tuple[slice, ...]:
+        """Where it lies on the map grid."""
+        return tuple(slice(a, a + n) for a, n in zip(self.low, self.values.shape, strict=True))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One annotated CT of an atlas.
+
+    Attributes:
+        name: unique in the atlas.
+        sha256: checksum of its label file.
+        organs: numbers that are annotated.
+        transform: from the common space's world points to its own.
+        shares: of each organ, on the map grid.
+        covered: its field of view on the map grid, as packed bits.
+        thumbnail: HU on a 12 mm grid over the template, `[z, y, x]` int16; −32768 where it has no voxel.
+        origin: `base` for those that an atlas was built from, `final` for labels that were signed off later.
+        agreement: Dice per organ with all other references, in the common space.
+        stored: the file that it was read from.
+    """
+
+    name: str
+    sha256: str
+    organs: tuple[int, ...]
+    transform: Transform
+    shares: dict[int, OrganShare]
+    covered: np.ndarray
+    thumbnail: np.ndarray
+    origin: Origin = "base"
+    agreement: dict[int, float] = field(default_factory=dict)
+    stored: Path | None = None
+
+    @property
+    def file_name(self) -> str:
+        """Of the file that holds it: the same for the same labels of the same case."""
+        return hashlib.sha256(f"{self.name}\n{self.sha256}".encode()).hexdigest()[:20] + ".npz"
+
+    def covers(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Its field of view, bool on the map grid of that shape."""
+        return np.unpackbits(self.covered, count=int(np.prod(shape))).reshape(shape).astype(bool)
+
+    def with_agreement(self, agreement: dict[int, float]) -> Reference:
+        """The same with other agreement."""
+        return replace(self, agreement=agreement)
+
+    def describe(self) -> dict[str, Any]:
+        """What `atlas.json` holds of it."""
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "organs": list(self.organs),
+            "origin": self.origin,
+            "agreement": {str(k): round(v, 4) for k, v in self.agreement.items()},
+            "file": self.file_name,
+        }
+
+    def save(self, file: Path) -> None:
+        """Writes its arrays as one `.npz`."""
+        arrays: dict[str, np.ndarray] = {"covered": self.covered, "thumbnail": self.thumbnail, **self.transform.arrays()}
+        for k, share in self.shares.items():
+            arrays[f"organ.{k}.values"], arrays[f"organ.{k}.low"] = share.values, np.array(share.low)
+        with replacing(file) as part, part.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, folder: Path, entry: dict[str, Any]) -> Reference:
+        """Reads what `describe` and `save` gave.
+
+        Raises:
+            OSError, ValueError, KeyError: the file is not there or is broken.
+        """
+        file = folder / entry["file"]
+        with np.load(file) as arrays:
+            shares = {}
+            for name in arrays.files:
+                if name.startswith("organ.") and name.endswith(".values"):
+                    k = int(name.split(".")[1])
+                    z, y, x = (int(v) for v in arrays[f"organ.{k}.low"])
+                    shares[k] = OrganShare(arrays[name], (z, y, x))
+            return cls(
+                entry["name"],
+                entry["sha256"],
+                tuple(entry["organs"]),
+                Transform.from_arrays({name: arrays[name] for name in arrays.files}),
+                shares,
+                arrays["covered"],
+                arrays["thumbnail"],
+                entry["origin"],
+                {int(k): float(v) for k, v in entry["agreement"].items()},
+                file,
+            )
+
+
+def map_shape(template: WorkImage) -> tuple[int, int, int]:
+    """Shape (z, y, x) of the grid of shares and probability maps over a template."""
+    return _shape_at(template, MAP_SPACING)
+
+
+def _shape_at(template: WorkImage, spacing: float) -> tuple[int, int, int]:
+    z, y, x = (int((n - 1) * template.spacing / spacing) + 1 for n in template.shape)
+    return z, y, x
+
+
+def warp_reference(
+    files: ReferenceFiles, image: WorkImage, transform: Transform, template: WorkImage, origin: Origin = "base"
+) -> Reference:
+    """Carries an annotated CT into the common space.
+
+    Args:
+        files: where it lies; only the label map is read.
+        image: the CT on its working grid.
+        transform: from the common space's world points to its own.
+        template: of the common space.
+        origin: see `Reference`.
+    """
+    label = read_labels(files.label)
+    shape = map_shape(template)
+    points = grid_points(torch.Size(shape), template.origin, MAP_SPACING).reshape(-1, 3)
+    organs = tuple(sorted(int(v) for v in np.unique(label.array) if v))
+    boxes = {k: occupied(label.array == k, margin=1) for k in organs}
+    dense = {k: np.zeros(len(points), np.uint8) for k in organs}
+    covered = np.zeros(len(points), bool)
+    for start in range(0, len(points), _CHUNK):
+        part = slice(start, min(start + _CHUNK, len(points)))
+        index, covered[part] = _index_in(label, transform(points[part]))
+        for k in organs:
+            dense[k][part] = np.rint(255 * _mask_values(label.array, k, boxes[k], index))
+    shares = {}
+    for k in organs:
+        box = occupied(dense[k].reshape(shape))
+        if box is not None:
+            z, y, x = box
+            shares[k] = OrganShare(np.ascontiguousarray(dense[k].reshape(shape)[box]), (z.start, y.start, x.start))
+        del dense[k]
+    hu = thumbnail_of(image, transform, template)
+    return Reference(files.name, sha256(files.label), organs, transform, shares, np.packbits(covered), hu, origin)
+
+
+def thumbnail_of(image: WorkImage, transform: Transform, template: WorkImage) -> np.ndarray:
+    """A CT in the common space on the 12 mm grid of thumbnails; `transform` is from the common space to the CT."""
+    points = grid_points(torch.Size(_shape_at(template, THUMBNAIL_SPACING)), template.origin, THUMBNAIL_SPACING)
+    hu, valid = image.at_spacing(THUMBNAIL_SPACING).warped(transform(points))
+    small: np.ndarray = torch.where(valid, hu.round(), -32768.0).numpy().astype(np.int16)
+    return small
+
+
+def thumbnail_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """1 − correlation of two thumbnails (clipped to −200..300 HU) where both have voxels; 0 equal, 1 unrelated."""
+    both = (a > -32768) & (b > -32768)
+    if both.sum() < 50:
+        return 1.0
+    x, y = (np.clip(t[both].astype(np.float64), -200, 300) for t in (a, b))
+    if x.std() == 0 or y.std() == 0:
+        return 1.0
+    return float(1 - np.corrcoef(x, y)[0, 1])
+
+
+def novelty(thumbnail: np.ndarray, references: Sequence[Reference]) -> float:
+    """Distance of a target's thumbnail to that of the nearest reference."""
+    return min((thumbnail_distance(thumbnail, r.thumbnail) for r in references), default=1.0)
+
+
+def _index_in(label: Volume, world: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
+    """Continuous voxel indices (x, y, z) of world points in a label map, and whether they lie in its field of view."""
+    to_index = torch.from_numpy(np.linalg.inv(label.geometry.matrix)).float()
+    index = (world - torch.tensor(label.geometry.origin, dtype=torch.float32)) @ to_index.T
+    last = torch.tensor(label.geometry.size, dtype=torch.float32) - 1
+    return index, ((index >= -0.5) & (index <= last + 0.5)).all(-1).numpy()
+
+
+def _mask_values(labels: np.ndarray, k: int, box: tuple[slice, ...] | None, index: torch.Tensor) -> np.ndarray:
+    """Trilinear samples of one organ's binary mask, read only in the organ's box."""
+    assert box is not None, "only organs that the label map holds are sampled"
+    low = torch.tensor([span.start for span in box[::-1]], dtype=torch.float32)
+    last = torch.tensor([span.stop - span.start for span in box[::-1]], dtype=torch.float32) - 1
+    near = ((index >= low - 1) & (index <= low + last + 1)).all(-1)
+    values = np.zeros(len(index), np.float32)
+    if near.any():
+        unit = (index[near] - low) / last.clamp(min=1) * 2 - 1
+        mask = torch.from_numpy((labels[box] == k).astype(np.float32))[None, None]
+        sampled = F.grid_sample(mask, unit.view(1, 1, 1, -1, 3), padding_mode="zeros", align_corners=True)
+        values[near.numpy()] = sampled.ravel().numpy()
+    return values

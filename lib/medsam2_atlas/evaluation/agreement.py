@@ -1,0 +1,82 @@
+"""Two segmentations of one CT side by side: where they differ, and by how much per organ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medsam2_atlas.evaluation.dice import dice_per_organ, mean_dice
+from medsam2_atlas.evaluation.metrics import OrganScore, compare_labels
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.volume import Volume
+
+DISAGREEMENT_LABELS = {"only_first": 1, "only_second": 2, "different_organs": 3}
+"""Values of the label map of differences: an organ in the first alone, in the second alone, another organ in each."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """labels: where two segmentations differ (`DISAGREEMENT_LABELS`). scores: of each organ that either holds."""
+
+    labels: Volume
+    scores: dict[int, OrganScore]
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean Dice between the two over the organs that either holds."""
+        return mean_dice({k: score.dice for k, score in self.scores.items()})
+
+
+def compare_segmentations(first: Volume, second: Volume, organs: Sequence[int] = ()) -> Agreement:
+    """Where and how far two label maps of one CT differ.
+
+    Raises:
+        InputError: the grids differ.
+    """
+    scores = compare_labels(first, second, organs or organ_table().indices)
+    a, b = first.array, second.array
+    differences = np.zeros(a.shape, np.uint8)
+    differences[(a > 0) & (b == 0)] = DISAGREEMENT_LABELS["only_first"]
+    differences[(a == 0) & (b > 0)] = DISAGREEMENT_LABELS["only_second"]
+    differences[(a > 0) & (b > 0) & (a != b)] = DISAGREEMENT_LABELS["different_organs"]
+    return Agreement(first.with_array(differences), scores)
+
+
+def comparison_report(agreement: Agreement, models: Mapping[str, Segmentation], final: Volume | None = None) -> dict[str, Any]:
+    """The comparison as JSON: agreement per organ, what each model cost, and its Dice with a person's label.
+
+    Args:
+        agreement: of the two models' label maps, in the order of `models`.
+        models: name to segmentation.
+        final: the label that a person signed off, where there is one.
+    """
+    table = organ_table()
+    report: dict[str, Any] = {
+        "models": list(models),
+        "mean_dice": round(agreement.mean_dice, 4),
+        "organs": {table[k].name: score.as_dict() for k, score in agreement.scores.items()},
+        "cost": {name: _cost(result.report) for name, result in models.items()},
+        "marks": {name: result.report.get("mark", "") for name, result in models.items()},
+    }
+    if final is not None:
+        report["final"] = {}
+        for name, result in models.items():
+            dice = dice_per_organ(result.labels.array, final.array, table.indices)
+            named = {table[k].name: round(v, 4) for k, v in dice.items()}
+            report["final"][name] = {"mean_dice": round(mean_dice(dice), 4), "organs": named}
+    return report
+
+
+def _cost(report: Mapping[str, Any]) -> dict[str, Any]:
+    energy = report.get("energy", {})
+    return {
+        "seconds": report["seconds"]["total"],
+        "watt_hours": energy.get("watt_hours"),
+        "energy_how": energy.get("how", "not measured"),
+        "device": report.get("device"),
+        "from_cache": bool(report.get("from_cache")),
+    }

@@ -1,0 +1,31 @@
+"""Boxes and components of masks."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+
+def occupied(array: np.ndarray, margin: int = 0) -> tuple[slice, ...] | None:
+    """One slice per axis around all values that are not 0, `margin` wider within the array; None where all are 0."""
+    spans = []
+    for axis, length in enumerate(array.shape):
+        seen = np.flatnonzero(array.any(tuple(a for a in range(array.ndim) if a != axis)))
+        if not len(seen):
+            return None
+        spans.append(slice(max(0, int(seen[0]) - margin), min(length, int(seen[-1]) + 1 + margin)))
+    return tuple(spans)
+
+
+def keep_largest_components(labels: np.ndarray) -> np.ndarray:
+    """A label map in which each organ is its largest 6-connected component."""
+    result = labels.copy()
+    for k, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is None:
+            continue
+        pieces, count = ndimage.label(labels[box] == k)
+        if count > 1:
+            sizes = np.bincount(pieces.ravel())
+            sizes[0] = 0
+            result[box][(pieces > 0) & (pieces != sizes.argmax())] = 0
+    return result

@@ -1,0 +1,65 @@
+"""Which source prompts an organ where both the atlas and a U-Net could."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from medsam2_atlas.prompting.prompt import OrganPrompt
+from medsam2_atlas.prompting.region import Prompts
+
+Source = Literal["atlas", "unet"]
+
+LEAST_CASES = 8
+"""Training cases of an organ below which a U-Net's validation Dice, over one or two cases, is not trusted."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How good each source has shown itself, per organ number.
+
+    unet: Dice on validation cases. unet_cases: training cases. atlas: Dice between a reference and the others.
+    """
+
+    unet: Mapping[int, float] = field(default_factory=dict)
+    unet_cases: Mapping[int, int] = field(default_factory=dict)
+    atlas: Mapping[int, float] = field(default_factory=dict)
+
+    def prefers(self, organ: int) -> tuple[Source, str]:
+        """The source to ask first, and why."""
+        cases = self.unet_cases.get(organ, 0)
+        if cases < LEAST_CASES:
+            return "atlas", f"the U-Net was trained on {cases} cases of it, fewer than {LEAST_CASES}"
+        if organ not in self.unet:
+            return "atlas", "no validation case of the U-Net has it"
+        mine, other = self.unet[organ], self.atlas.get(organ)
+        if other is None:
+            return "unet", f"the U-Net's validation Dice is {mine:.2f}; the atlas has no second reference to judge it by"
+        text = f"validation Dice of the U-Net {mine:.2f}, of the atlas between its references {other:.2f}"
+        return ("unet", text) if mine > other else ("atlas", text)
+
+
+def choose_prompts(atlas: Prompts, unet: Prompts, evidence: Evidence, organs: Iterable[int]) -> Prompts:
+    """Per organ the prompt of the source that has shown itself better; the other's where that one has none."""
+    offers: dict[Source, dict[int, OrganPrompt]] = {
+        "atlas": {p.label: p for p in atlas.prompts},
+        "unet": {p.label: p for p in unet.prompts},
+    }
+    prompts: list[OrganPrompt] = []
+    missing: dict[int, str] = {}
+    sources: dict[int, str] = {}
+    for k in organs:
+        first, why = evidence.prefers(k)
+        second: Source = "unet" if first == "atlas" else "atlas"
+        reasons = {"atlas": atlas.missing.get(k, ""), "unet": unet.missing.get(k, "")}
+        if k in offers[first]:
+            chosen = first
+        elif k in offers[second]:
+            chosen, why = second, f"{first} gave none ({reasons[first]})"
+        else:
+            missing[k] = f"atlas: {reasons['atlas']}; unet: {reasons['unet']}"
+            continue
+        prompts.append(offers[chosen][k])
+        sources[k] = f"{chosen}: {why}"
+    return Prompts(tuple(prompts), missing, sources)

@@ -1,0 +1,43 @@
+"""What every way to segment gives: a label map, and a report on how it came about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.volume import Volume
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A label map on the grid of its image, and the report on how it came about."""
+
+    labels: Volume
+    report: dict[str, Any]
+
+
+def package_version() -> str:
+    """The project's version."""
+    try:
+        return version("medsam2-atlas")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def base_report(image: Volume, labels: np.ndarray, organs: Sequence[int]) -> dict[str, Any]:
+    """What all reports hold: image, organs, their volumes, versions."""
+    table = organ_table()
+    counts = np.bincount(labels.ravel(), minlength=256)
+    return {
+        "image": image.source,
+        "organs": [table[k].name for k in organs],
+        "volumes_ml": {table[k].name: round(float(counts[k]) * image.geometry.voxel_ml, 2) for k in organs},
+        "version": package_version(),
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,112 @@
+"""What models have predicted for studies: label maps under the models' own tags, each with how it was made.
+
+A prediction is found again as long as nothing has changed that it depends on: image, weights, atlas, options.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from medsam2_atlas.files import sha256, write_json
+from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.studies.folder import FINAL, WorkFolder
+from medsam2_atlas.volume import read_labels, read_volume, write_volume
+
+Provenance = Mapping[str, Any]
+"""What a prediction depends on besides the image: model, versions of weights, atlas and U-Net, options."""
+
+
+def file_stamp(image: Path) -> str:
+    """Tells a file, or a folder of DICOM files, from what stood there before: name, size and time of change."""
+    files = sorted(image.iterdir()) if image.is_dir() else [image]
+    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A stored prediction. label: its file. report: of the run that made it. provenance: see `Provenance`. made: ISO time."""
+
+    label: Path
+    report: dict[str, Any]
+    provenance: dict[str, Any]
+    made: str
+
+    def segmentation(self, image: Path) -> Segmentation:
+        """The label map with its report, marked as coming from the cache.
+
+        Raises:
+            InputError: the label map cannot be read, or does not fit the image.
+        """
+        return Segmentation(read_labels(self.label, read_volume(image)), self.report | {"from_cache": True})
+
+
+class PredictionStore:
+    """Predictions of all models for a set of studies."""
+
+    def __init__(self, work: WorkFolder, labels: Path) -> None:
+        """`labels`: the folder with one folder a tag."""
+        self._work, self._labels = work, labels
+
+    def find(self, model: str, study: str, image: Path, provenance: Provenance) -> Prediction | None:
+        """The stored prediction, if it was made of this image with this provenance and its file is unchanged."""
+        found = self.latest(model, study)
+        if found is None or found.provenance != _plain(provenance) | {"image": file_stamp(image)}:
+            return None
+        return found
+
+    def latest(self, model: str, study: str) -> Prediction | None:
+        """The stored prediction, whatever it was made of; None where there is none or a person changed its file."""
+        try:
+            entry = json.loads(self._report_file(model, study).read_text(encoding="utf-8"))
+            label = self._labels / model / entry["file"]
+            if sha256(label) != entry["label_sha256"]:
+                return None
+            return Prediction(label, entry["report"], entry["provenance"], entry["made"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def save(self, model: str, study: str, image: Path, provenance: Provenance, result: Segmentation) -> Prediction:
+        """Writes a label map under the model's tag, and its report.
+
+        Raises:
+            ValueError: a tag that belongs to people.
+        """
+        if model == FINAL:
+            raise ValueError("a model's prediction is never stored as final")
+        label = self._labels / model / f"{study}.nii.gz"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        write_volume(result.labels, label)
+        return self.record(model, study, image, provenance, result.report, label)
+
+    def record(
+        self, model: str, study: str, image: Path, provenance: Provenance, report: dict[str, Any], label: Path
+    ) -> Prediction:
+        """Notes how a label map that lies under the model's tag already was made."""
+        entry = {
+            "model": model,
+            "study": study,
+            "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "file": label.name,
+            "label_sha256": sha256(label),
+            "provenance": _plain(provenance) | {"image": file_stamp(image)},
+            "report": _plain(report),
+        }
+        file = self._report_file(model, study)
+        write_json(entry, file)
+        return Prediction(label, entry["report"], entry["provenance"], str(entry["made"]))  # type: ignore[arg-type]
+
+    def _report_file(self, model: str, study: str) -> Path:
+        return self._work.folder(f"reports/{model}") / f"{study}.json"
+
+
+def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """As it comes back from JSON, so that what was stored and what is asked for can be compared."""
+    plain: dict[str, Any] = json.loads(json.dumps(content))
+    return plain

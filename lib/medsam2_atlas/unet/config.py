@@ -1,0 +1,94 @@
+"""What a user may tune about the U-Nets; presets in `configs/unet/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.resource import resource
+
+
+class TrainingConfig(BaseModel):
+    """How a U-Net is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(100, ge=1, description="times that each case is drawn from")
+    patches_per_case: int = Field(2, ge=1, description="patches drawn from a case each time")
+    cases_per_step: int = Field(1, ge=1, description="cases whose patches make one optimiser step")
+    learning_rate: float = Field(2e-3, gt=0, description="AdamW's, at the start; it falls to 0 along a cosine")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's")
+    early_stop: int = Field(30, ge=0, description="validations without a better mean Dice after which training ends; 0: never")
+    validate_every: int = Field(2, ge=1, description="epochs between validations")
+    validation_share: float = Field(0.2, ge=0, lt=1, description="share of the cases that validate and never train")
+    background_share: float = Field(0.1, ge=0, lt=1, description="patches centred on background; the rest evenly over organs")
+    rotation: float = Field(12.0, ge=0, description="degrees, largest, about each axis")
+    scaling: float = Field(0.15, ge=0, lt=1, description="largest relative change of size")
+    seed: int = Field(0, description="of all random choices")
+
+
+class UNetConfig(BaseModel):
+    """Network, grid and training of a U-Net. Axis order of `spacing` and `patch` is (x, y, z)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dimensions: int = Field(ge=2, le=3, description="2: axial slices; 3: volumes")
+    spacing: tuple[float, float, float] = Field(description="mm (x, y, z) of the working grid; 0 keeps the image's own")
+    patch: tuple[int, ...] = Field(description="voxels (x, y, z) that the network sees at a time; (x, y) in two dimensions")
+    filters: tuple[int, ...] = Field(min_length=3, description="channels at each resolution, from fine to coarse")
+    heads: int = Field(2, ge=0, description="coarser outputs that deep supervision trains too")
+    window: tuple[float, float] = Field((-160.0, 240.0), description="HU that become 0 and 1; beyond is clipped")
+    overlap: float = Field(0.25, ge=0, lt=0.9, description="of neighbouring windows at inference")
+    training: TrainingConfig = Field(default_factory=lambda: TrainingConfig.model_validate({}))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> UNetConfig:
+        if len(self.patch) != self.dimensions:
+            raise ValueError(f"patch needs {self.dimensions} sides")
+        step = 2 ** (len(self.filters) - 1)
+        if any(side % step for side in self.patch):
+            raise ValueError(f"each side of the patch must be a multiple of {step}: {len(self.filters)} resolutions")
+        if not self.window[0] < self.window[1]:
+            raise ValueError("window: the lower bound comes first")
+        if self.heads > len(self.filters) - 2:
+            raise ValueError(f"at most {len(self.filters) - 2} deep-supervision heads")
+        return self
+
+
+def unet_config(name: str | Path) -> UNetConfig:
+    """A preset of `configs/unet/` by name (`unet_3d`, `unet_2d`, `unet_3d_large`), or a YAML file.
+
+    Raises:
+        InputError: neither, or not valid.
+    """
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        presets = {file.stem: file for file in resource("configs/unet").glob("*.yaml")}
+        if str(name) not in presets:
+            raise InputError(
+                name, "is no U-Net configuration.", f"Choose from {', '.join(sorted(presets))}, or name a YAML file."
+            )
+        path = presets[str(name)]
+    try:
+        return UNetConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise InputError(path, f"is not a valid U-Net configuration: {error}", "Compare it with configs/unet/.") from error
+
+
+def with_training(config: UNetConfig, changes: dict[str, Any]) -> UNetConfig:
+    """The configuration with some training options changed.
+
+    Raises:
+        InputError: an unknown option, or a value that does not fit.
+    """
+    try:
+        training = TrainingConfig.model_validate(config.training.model_dump() | changes)
+    except ValidationError as error:
+        raise InputError(
+            "training options", f"do not fit: {error}", f"Known: {', '.join(TrainingConfig.model_fields)}."
+        ) from error
+    return config.model_copy(update={"training": training})

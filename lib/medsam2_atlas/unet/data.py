@@ -1,0 +1,78 @@
+"""Training cases: which of them validate, and the loaders."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import DataLoader, Dataset, PersistentDataset
+from monai.data.utils import list_data_collate
+
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.unet.config import UNetConfig
+from medsam2_atlas.unet.transforms import cached_transforms, random_transforms
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """An annotated CT. `annotated`: organs whose annotation is complete; empty: those that the label map holds."""
+
+    name: str
+    image: Path
+    label: Path
+    annotated: tuple[int, ...] = ()
+
+    def as_item(self) -> dict[str, Any]:
+        """For MONAI's data sets. The stamps make a changed file another item, so that no stale copy of it is used."""
+        stamps = [(f.stat().st_size, f.stat().st_mtime_ns) for f in (self.image, self.label)]
+        item = {"name": self.name, "image": str(self.image), "label": str(self.label), "stamps": stamps}
+        return item | {"annotated": list(self.annotated)}
+
+
+def split_cases(cases: Sequence[TrainingCase], share: float) -> tuple[list[TrainingCase], list[TrainingCase]]:
+    """Training and validation cases.
+
+    A case's name decides, so that it stays on its side however many cases come: one that has validated never trains.
+    With two cases or more, each side gets at least one, unless `share` is 0.
+
+    Raises:
+        InputError: no case.
+    """
+    if not cases:
+        raise InputError("training", "has no cases.", "Sign off some labels as final first.")
+    draw = {case.name: int(hashlib.sha256(case.name.encode()).hexdigest()[:8], 16) / 16**8 for case in cases}
+    ranked = sorted(cases, key=lambda case: (draw[case.name], case.name))
+    if share == 0 or len(ranked) == 1:
+        return ranked, []
+    count = sum(draw[case.name] < share for case in ranked)
+    count = min(max(1, count), len(ranked) - 1)
+    return ranked[count:], ranked[:count]
+
+
+def train_loader(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path, workers: int = 0) -> DataLoader:
+    """Random patches; what is the same each time is read from `cache`, where it is kept on disk."""
+    data = Dataset(_cached(cases, config, cache), random_transforms(config))
+    generator = torch.Generator()
+    return DataLoader(
+        data,
+        batch_size=config.training.cases_per_step,
+        shuffle=True,
+        num_workers=workers,
+        collate_fn=list_data_collate,
+        generator=generator,
+    )
+
+
+def validation_loader(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path) -> DataLoader:
+    """Whole cases, one at a time."""
+    return DataLoader(_cached(cases, config, cache), batch_size=1)
+
+
+def _cached(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path) -> PersistentDataset:
+    grid = config.model_dump_json(include={"spacing", "window", "dimensions"}).encode()
+    folder = cache / hashlib.sha256(grid).hexdigest()[:12]
+    return PersistentDataset([case.as_item() for case in cases], cached_transforms(config), folder)

@@ -1,0 +1,165 @@
+"""Sliding-window inference, and the way back to the image's own grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.data import MetaTensor
+from monai.inferers import Inferer, SliceInferer, SlidingWindowInferer
+from monai.transforms import Compose
+
+from medsam2_atlas.masks import keep_largest_components
+from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.unet.config import UNetConfig
+from medsam2_atlas.unet.network import UNet
+from medsam2_atlas.unet.transforms import array_affine, grid_transforms
+from medsam2_atlas.volume import Geometry, Volume
+
+_WORTH_A_LOOK = 0.02
+_VARIANTS = ((6.0, 1.0), (-6.0, 1.0), (0.0, 1.07), (0.0, 0.93))
+"""Test-time augmentation: degrees about the patient's long axis and scale; no mirror, as in training."""
+
+
+@dataclass(frozen=True)
+class UNetPrediction:
+    """A label map on the image's grid, and how sure the network is per organ: mean probability of its voxels."""
+
+    labels: np.ndarray
+    confidence: dict[int, float]
+
+
+class UNetInferer(Inferer):
+    """Probabilities of a whole volume: overlapping windows blended with Gaussian weights, softmax, optional variants."""
+
+    def __init__(self, config: UNetConfig, *, augment: bool = False, progress: Progress = silent) -> None:
+        """`augment`: average over slightly turned and scaled copies too; five times as long."""
+        super().__init__()
+        patch = tuple(reversed(config.patch))
+        options: dict[str, Any] = {"overlap": config.overlap, "mode": "gaussian"}
+        self._windows: Inferer = (
+            SliceInferer(spatial_dim=0, roi_size=patch, sw_batch_size=8, **options)
+            if config.dimensions == 2
+            else SlidingWindowInferer(roi_size=patch, sw_batch_size=1, **options)
+        )
+        self._variants = ((0.0, 1.0), *_VARIANTS) if augment else ((0.0, 1.0),)
+        self._progress = progress
+
+    def __call__(self, inputs: torch.Tensor, network: Any, *_: Any, **__: Any) -> torch.Tensor:
+        """Probabilities `[1, classes, z, y, x]` of an image `[1, 1, z, y, x]`."""
+        image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        cuda = image.device.type == "cuda"
+        total: torch.Tensor | None = None
+        with torch.inference_mode(), torch.autocast(image.device.type, enabled=cuda):
+            for number, (degrees, scale) in enumerate(self._variants):
+                turned = degrees != 0 or scale != 1
+                logits = self._windows(_turned(image, degrees, scale) if turned else image, network)
+                found = logits.float().softmax(1)
+                del logits
+                found = _turned(found, degrees, scale, back=True) if turned else found
+                total = found if total is None else total.add_(found)
+                self._progress("U-Net", (number + 1) / len(self._variants))
+        assert total is not None, "the first variant is the image itself"
+        return total.div_(len(self._variants)) if len(self._variants) > 1 else total
+
+
+def _turned(image: torch.Tensor, degrees: float, scale: float, back: bool = False) -> torch.Tensor:
+    """The image turned in its axial planes and scaled about its middle, `[1, c, z, y, x]`; or that undone."""
+    rows, columns = image.shape[-2:]
+    angle = np.radians(degrees)
+    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
+    matrix = np.linalg.inv(matrix) if back else matrix
+    matrix = matrix * np.array([[1, rows / columns], [columns / rows, 1]])  # grid_sample's units are not square
+    theta = torch.tensor(np.concatenate([matrix, np.zeros((2, 1))], 1), dtype=torch.float32, device=image.device)
+    result = torch.empty_like(image)
+    for z in range(image.shape[2]):  # plane by plane: no second stack of channels
+        plane = image[:, :, z]
+        grid = F.affine_grid(theta[None], list(plane.shape), align_corners=False)
+        result[:, :, z] = F.grid_sample(plane, grid.to(plane.dtype), padding_mode="border", align_corners=False)
+    return result
+
+
+def preprocess(volume: Volume, config: UNetConfig) -> MetaTensor:
+    """The image on the network's grid, `[1, z, y, x]`, 0..1, cropped to the body."""
+    image: MetaTensor = Compose(grid_transforms(config, labels=False))({"image": volume})["image"]
+    return image
+
+
+def predict(volume: Volume, unet: UNet, *, augment: bool = False, progress: Progress = silent) -> UNetPrediction:
+    """Segments a CT.
+
+    Raises:
+        InputError: an image that cannot be used.
+    """
+    image = preprocess(volume, unet.config)
+    probabilities = UNetInferer(unet.config, augment=augment, progress=progress)(image[None].to(unet.device), unet.network)
+    return restore(probabilities[0].cpu(), image.affine, volume.geometry)
+
+
+def restore(probabilities: torch.Tensor, affine: torch.Tensor, geometry: Geometry) -> UNetPrediction:
+    """The label map of probabilities on the network's grid, on the image's grid.
+
+    Probabilities, not labels, are interpolated, plane by plane, and only for classes and where there is something: never
+    a stack of organs at full resolution.
+
+    Args:
+        probabilities: `[classes, z, y, x]` on the network's grid.
+        affine: of that grid, index (z, y, x) to world, `[4, 4]`.
+        geometry: the image's grid; its axes are parallel to the network's.
+    """
+    probabilities = torch.as_tensor(probabilities)
+    to_work = (torch.linalg.inv(torch.as_tensor(affine, dtype=torch.float64)) @ array_affine(geometry)).numpy()
+    scale, shift = np.diag(to_work)[:3], to_work[:3, 3]
+    depth = probabilities.shape[1]
+    labels = np.zeros(geometry.shape, np.uint8)
+    sums, counts = np.zeros(probabilities.shape[0]), np.zeros(probabilities.shape[0], np.int64)
+    axes = [torch.arange(geometry.shape[a], dtype=torch.float32) * scale[a] + shift[a] for a in (1, 2)]
+    for z in range(geometry.shape[0]):
+        place = scale[0] * z + shift[0]
+        if not -0.5 <= place <= depth - 0.5:
+            continue
+        low = int(np.clip(np.floor(place), 0, depth - 1))
+        high, part = min(low + 1, depth - 1), float(np.clip(place - low, 0, 1))
+        plane = probabilities[:, low] * (1 - part) + probabilities[:, high] * part
+        here = [k for k in range(1, len(plane)) if float(plane[k].max()) > _WORTH_A_LOOK]
+        spans = _spans(plane[here].amax(0) > _WORTH_A_LOOK, axes) if here else None
+        if spans is None:
+            continue
+        rows, columns = spans
+        classes = torch.tensor([0, *here])
+        full = _sampled(plane[classes], axes[0][rows], axes[1][columns])
+        best, winner = full.max(0)
+        found = classes[winner].numpy()
+        labels[z, rows, columns] = found
+        sums += np.bincount(found.ravel(), best.numpy().ravel(), len(plane))
+        counts += np.bincount(found.ravel(), minlength=len(plane))
+    confidence = {k: float(sums[k] / counts[k]) for k in range(1, len(counts)) if counts[k]}
+    return UNetPrediction(keep_largest_components(labels), confidence)
+
+
+def _spans(mask: torch.Tensor, axes: list[torch.Tensor]) -> tuple[slice, slice] | None:
+    """Rows and columns of the image whose places on the network's grid lie within a mask's box, one voxel wider."""
+    spans = []
+    for axis, places in enumerate(axes):
+        seen = torch.where(mask.any(1 - axis))[0]
+        near = (places >= int(seen[0]) - 1) & (places <= int(seen[-1]) + 1)
+        inside = torch.where(near & (places > -0.5) & (places < mask.shape[axis] - 0.5))[0]
+        if not len(inside):
+            return None
+        spans.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    return spans[0], spans[1]
+
+
+def _sampled(plane: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """`[c, y, x]` at places (row, column), by bilinear interpolation along one axis after the other."""
+    for axis, places in ((1, rows), (2, columns)):
+        last = plane.shape[axis] - 1
+        low = places.floor().clamp(0, last).long()
+        part = (places - low).clamp(0, 1)
+        shape = (1, -1, 1) if axis == 1 else (1, 1, -1)
+        upper = plane.index_select(axis, (low + 1).clamp(max=last))
+        plane = plane.index_select(axis, low).lerp(upper, part.view(shape))
+    return plane

@@ -1,0 +1,48 @@
+"""Cross entropy and soft Dice for cases in which only some organs are annotated."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+class PartialLabelLoss(torch.nn.Module):
+    """Mean of cross entropy and soft Dice, over all heads of deep supervision.
+
+    An organ that a case has not annotated may hide in its background. There, the probability of "background" is that of
+    background or any such organ (the marginal loss of Shi et al. 2021); Dice counts annotated organs only.
+    """
+
+    def forward(self, predicted: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The loss, a scalar.
+
+        Args:
+            predicted: logits `[batch, classes, ...]`, or `[batch, heads, classes, ...]` from deep supervision.
+            target: `label` `[batch, 1, ...]`, `known` `[batch, classes]` bool; background counts as known.
+        """
+        label, known = target["label"][:, 0].long(), target["known"]
+        if predicted.dim() == label.dim() + 1:
+            return self._of_head(predicted, label, known)
+        weights = 0.5 ** torch.arange(predicted.shape[1], device=predicted.device)
+        heads = [self._of_head(predicted[:, n], label, known) for n in range(predicted.shape[1])]
+        return (torch.stack(heads) * weights / weights.sum()).sum()
+
+    @staticmethod
+    def _of_head(logits: torch.Tensor, label: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        log_p = F.log_softmax(logits.float(), 1)
+        shape = known.shape + (1,) * (log_p.dim() - 2)
+        hidden = ~known
+        hidden[:, 0] = True  # what background may be: itself, or an organ that is not annotated
+        background = torch.logsumexp(log_p.masked_fill(~hidden.view(shape), -torch.inf), 1)
+        picked = log_p.gather(1, label[:, None])[:, 0]
+        entropy = -torch.where(label == 0, background, picked).mean()
+        p = log_p.exp()[:, 1:]
+        truth = F.one_hot(label, log_p.shape[1]).movedim(-1, 1)[:, 1:].to(p.dtype)
+        counted = known[:, 1:].view(*known[:, 1:].shape, *shape[2:]).to(p.dtype)
+        axes = [0, *range(2, p.dim())]
+        overlap, sizes = (p * truth * counted).sum(axes), ((p + truth) * counted).sum(axes)
+        present = (truth * counted).sum(axes) > 0
+        if not present.any():
+            return entropy
+        dice = (2 * overlap[present] + 1) / (sizes[present] + 1)
+        return 0.5 * entropy + 0.5 * (1 - dice).mean()

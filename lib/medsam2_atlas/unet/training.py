@@ -1,0 +1,279 @@
+"""Trains a U-Net: MONAI's engines, with checkpoints that a kill cannot spoil.
+
+In a run's folder: `latest.pt` (everything needed to go on), `best.pt` (what is served), `stats.json` (curves and Dice per
+organ), `tensorboard/`, `cache/`. Each file is replaced in one step.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import EarlyStopping
+from monai.data.utils import decollate_batch
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import LrScheduleHandler, TensorBoardStatsHandler
+from monai.metrics import DiceMetric
+from torch.utils.tensorboard import SummaryWriter
+
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.evaluation.dice import mean_dice
+from medsam2_atlas.files import replacing, write_json
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.unet.config import UNetConfig
+from medsam2_atlas.unet.data import TrainingCase, split_cases, train_loader, validation_loader
+from medsam2_atlas.unet.inference import UNetInferer
+from medsam2_atlas.unet.loss import PartialLabelLoss
+from medsam2_atlas.unet.network import UNet, build_unet, save_unet
+
+log = logging.getLogger(__name__)
+
+
+class UNetTraining:
+    """One training run. `run` returns its statistics; a run that was killed goes on when it is made again."""
+
+    def __init__(
+        self,
+        cases: Sequence[TrainingCase],
+        config: UNetConfig,
+        folder: Path,
+        device: torch.device,
+        *,
+        start: UNet | None = None,
+        mark: str = "",
+        progress: Progress = silent,
+    ) -> None:
+        """
+        Args:
+            cases: annotated CTs; `split_cases` says which of them validate.
+            config: network, grid and training.
+            folder: of the run; made where it does not exist.
+            device: to train on; mixed precision is used on a GPU.
+            start: weights to start from where the networks are the same. They are beaten on the validation cases, or kept.
+            mark: what to say of the weights, such as that they are demo weights.
+            progress: told the share done.
+
+        Raises:
+            InputError: no case, or one that cannot be used.
+        """
+        self.config, self.folder, self.device = config, folder, device
+        self.train_cases, self.validation_cases = split_cases(cases, config.training.validation_share)
+        self._mark, self._progress = mark, progress
+        (folder / "cache").mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(config.training.seed)
+        self.network = build_unet(config).to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.training.learning_rate, weight_decay=config.training.weight_decay
+        )
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.training.epochs)
+        workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+        self._loader = train_loader(self.train_cases, config, folder / "cache", workers)
+        self._dice = DiceMetric(reduction="none", include_background=False, num_classes=1 + max(organ_table().indices))
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self.evaluator = self._make_evaluator() if self.validation_cases else None
+        self.trainer = self._make_trainer()
+        self._started, self._spent = time.time(), 0.0
+        self._validation: dict[int, float] = {}
+        self._stats: dict[str, Any] = {"loss": [], "validation": [], "best_metric": -1.0, "resumed_from": None}
+        self._stopper: EarlyStopping | None = None
+        if self.evaluator is not None and config.training.early_stop:
+            self._stopper = EarlyStopping(config.training.early_stop, lambda _: mean_dice(self._validation), self.trainer)
+        self._has_start = not self._resume() and start is not None and _same_network(start.config, config)
+        if self._has_start and start is not None:
+            self.network.load_state_dict(start.network.state_dict())
+            self._stats["started_from"] = start.describe()
+
+    def run(self) -> dict[str, Any]:
+        """Trains to the end, or until the mean Dice of the validation cases no longer rises."""
+        self.trainer.run()
+        return self.stats()
+
+    def stats(self) -> dict[str, Any]:
+        """Curves, Dice per organ and times; what `stats.json` holds."""
+        spent = self._spent + time.time() - self._started
+        return self._stats | {
+            "epoch": self.trainer.state.epoch,
+            "max_epochs": self.config.training.epochs,
+            "start_ts": int(self._started),
+            "seconds": round(spent, 1),
+            "train_cases": [case.name for case in self.train_cases],
+            "validation_cases": [case.name for case in self.validation_cases],
+        }
+
+    def _make_trainer(self) -> SupervisedTrainer:
+        trainer = SupervisedTrainer(
+            device=self.device,
+            max_epochs=self.config.training.epochs,
+            train_data_loader=self._loader,
+            network=self.network,
+            optimizer=self.optimizer,
+            loss_function=PartialLabelLoss(),
+            prepare_batch=_prepare,
+            amp=self.device.type == "cuda",
+            train_handlers=[
+                LrScheduleHandler(self._schedule, print_lr=False),
+                TensorBoardStatsHandler(summary_writer=self._writer, tag_name="loss", output_transform=_loss),
+            ],
+            decollate=False,
+        )
+        losses: list[float] = []
+        trainer.add_event_handler(Events.STARTED, lambda _: self._begin())
+        trainer.add_event_handler(Events.COMPLETED, lambda _: self._end())
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._seed)
+        trainer.add_event_handler(Events.EPOCH_STARTED, lambda _: losses.clear())
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(_loss(e.state.output)))
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: self._after_epoch(e, float(np.mean(losses))))
+        return trainer
+
+    def _make_evaluator(self) -> SupervisedEvaluator:
+        evaluator = SupervisedEvaluator(
+            device=self.device,
+            val_data_loader=validation_loader(self.validation_cases, self.config, self.folder / "cache"),
+            network=self.network,
+            inferer=UNetInferer(self.config),
+            prepare_batch=_prepare,
+            amp=self.device.type == "cuda",
+            decollate=False,
+        )
+        evaluator.add_event_handler(Events.EPOCH_STARTED, lambda _: self._dice.reset())
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._measure)
+        evaluator.add_event_handler(Events.EPOCH_COMPLETED, self._sum_up)
+        return evaluator
+
+    def _begin(self) -> None:
+        """What the network could do before counts as the first validation."""
+        if self._has_start and self.evaluator is not None:
+            self.evaluator.run()
+            self._judge(0)
+
+    def _end(self) -> None:
+        self._keep(finished=True)
+        self._writer.close()
+
+    def _seed(self, engine: Engine) -> None:
+        """The same random choices in an epoch, whether or not the run was stopped before it."""
+        seed = self.config.training.seed * 1_000_003 + engine.state.epoch
+        self._loader.generator.manual_seed(seed)
+        self._loader.dataset.transform.set_random_state(seed)
+
+    def _measure(self, engine: Engine) -> None:
+        """Dice of the organs that the case has annotated, on the network's grid; whole case."""
+        output = engine.state.output
+        found = output["pred"].argmax(1, keepdim=True)
+        for pair in zip(decollate_batch(found), decollate_batch(output["label"]["label"]), strict=True):
+            self._dice(y_pred=[pair[0]], y=[pair[1]])
+
+    def _sum_up(self, _: Engine) -> None:
+        values = self._dice.aggregate().cpu().numpy()
+        columns = {k: values[:, k - 1][np.isfinite(values[:, k - 1])] for k in organ_table().indices}
+        self._validation = {k: float(column.mean()) for k, column in columns.items() if len(column)}
+
+    def _after_epoch(self, engine: Engine, loss: float) -> None:
+        epoch, last = engine.state.epoch, engine.state.epoch == self.config.training.epochs
+        self._stats["loss"].append(round(loss, 5))
+        if last or epoch % self.config.training.validate_every == 0:
+            if self.evaluator is not None:
+                self.evaluator.run()
+                if self._stopper is not None:
+                    self._stopper(self.evaluator)
+            self._judge(epoch)
+            self._keep(finished=False)
+        self._progress("training", epoch / self.config.training.epochs)
+        log.info(
+            "epoch %d of %d: loss %.3f, best Dice %.3f", epoch, self.config.training.epochs, loss, self._stats["best_metric"]
+        )
+
+    def _judge(self, epoch: int) -> None:
+        """Records a validation; weights better than all before become `best.pt`."""
+        table = organ_table()
+        organs: dict[int, float] = {}
+        mean = float(epoch)  # without validation cases the latest weights are the best known
+        if self.evaluator is not None:
+            organs, mean = self._validation, mean_dice(self._validation)
+            named = {table[k].name: round(v, 4) for k, v in organs.items()}
+            self._stats["validation"].append({"epoch": epoch, "mean_dice": round(mean, 4), "organs": named})
+            self._writer.add_scalar("validation/mean_dice", mean, epoch)
+            for name, value in named.items():
+                self._writer.add_scalar(f"validation/{name}", value, epoch)
+            self._writer.flush()
+        if mean > self._stats["best_metric"]:
+            self._stats["best_metric"], self._stats["best_metric_epoch"] = mean, epoch
+            known: dict[int, int] = {}
+            for item in self._loader.dataset.data:
+                for k in torch.where(item["known"])[0].tolist():
+                    known[k] = known.get(k, 0) + 1
+            cases = {k: n for k, n in known.items() if k}
+            state = self.network.state_dict()
+            save_unet(self.folder / "best.pt", state, self.config, validation=organs, cases=cases, mark=self._mark)
+
+    def _keep(self, *, finished: bool) -> None:
+        """Writes what a later run needs to go on, and the statistics."""
+        self._stats["state"] = "finished" if finished else "running"
+        content = {
+            "config": self.config.model_dump_json(),
+            "finished": finished,
+            "epoch": self.trainer.state.epoch,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "stopper": self._stopper.state_dict() if self._stopper else {},
+            "stats": self._stats,
+            "spent": self._spent + time.time() - self._started,
+        }
+        if self.trainer.scaler is not None:
+            content["scaler"] = self.trainer.scaler.state_dict()
+        with replacing(self.folder / "latest.pt") as part:
+            torch.save(content, part)
+        write_json(self.stats(), self.folder / "stats.json")
+
+    def _resume(self) -> bool:
+        """Goes on where a run of the same configuration was stopped; the cases may have become more."""
+        file = self.folder / "latest.pt"
+        if not file.is_file():
+            return False
+        try:
+            kept = torch.load(file, map_location=self.device, weights_only=True)
+        except Exception as error:
+            raise InputError(file, f"cannot be read ({error}).", "Remove it to train from the start.") from error
+        if kept["finished"] or kept["config"] != self.config.model_dump_json():
+            return False
+        self.network.load_state_dict(kept["network"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self._schedule.load_state_dict(kept["schedule"])
+        if self._stopper is not None and kept["stopper"]:
+            self._stopper.load_state_dict(kept["stopper"])
+        if self.trainer.scaler is not None and "scaler" in kept:
+            self.trainer.scaler.load_state_dict(kept["scaler"])
+        self._stats = kept["stats"] | {"resumed_from": kept["epoch"]}
+        self._spent = kept["spent"]
+        length = len(self._loader)
+        self.trainer.load_state_dict(
+            {"epoch": kept["epoch"], "max_epochs": self.config.training.epochs, "epoch_length": length}
+        )
+        log.info("goes on after epoch %d", kept["epoch"])
+        return True
+
+
+def _prepare(
+    batch: dict[str, Any], device: torch.device, non_blocking: bool, **_: Any
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def moved(key: str) -> torch.Tensor:
+        return torch.as_tensor(batch[key]).to(device, non_blocking=non_blocking)
+
+    return moved("image"), {"label": moved("label"), "known": moved("known")}
+
+
+def _loss(output: dict[str, torch.Tensor]) -> float:
+    return float(output["loss"].detach())
+
+
+def _same_network(a: UNetConfig, b: UNetConfig) -> bool:
+    return a.model_copy(update={"training": b.training}) == b

@@ -1,0 +1,181 @@
+"""From files to the network's grid, and the random changes of training; MONAI transforms on dictionaries.
+
+Arrays are `[1, z, y, x]` with the affine of their own axis order, (z, y, x) to world (mm, LPS). Nothing here mirrors:
+the left kidney is not a right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.networks.layers import GaussianFilter
+from monai.transforms import (
+    ClassesToIndicesd,
+    Compose,
+    CropForegroundd,
+    DeleteItemsd,
+    MapTransform,
+    RandAdjustContrastd,
+    RandAffined,
+    RandCropByLabelClassesd,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+    RandSimulateLowResolutiond,
+    ScaleIntensityRanged,
+    Spacingd,
+    SpatialPadd,
+    SqueezeDimd,
+)
+
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.unet.config import UNetConfig
+from medsam2_atlas.volume import Geometry, Volume, read_labels, read_volume
+
+_CLASS_SAMPLES = 4000
+
+
+class ReadCased(MapTransform):
+    """Reads `image` and, where it is named, `label`; adds `known`, a flag per class.
+
+    `annotated` in the dictionary lists organ numbers that the label map is complete for; without it, those that it holds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("image", "label"), allow_missing_keys=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Files replaced by tensors.
+
+        Raises:
+            InputError: a file that cannot be used.
+        """
+        result = dict(data)
+        image = data["image"] if isinstance(data["image"], Volume) else read_volume(data["image"])
+        result["image"] = as_tensor(image)
+        if "label" in data:
+            label = read_labels(data["label"], image)
+            result["label"] = as_tensor(label)
+            annotated = data.get("annotated") or np.unique(label.array).tolist()
+            known = torch.zeros(1 + max(organ_table().indices), dtype=torch.bool)
+            known[[0, *annotated]] = True
+            result["known"] = known
+        return result
+
+
+class Smoothd(MapTransform):
+    """Smooths along axes that the spacing transform will thin out, so that nothing finer than the new grid is left."""
+
+    def __init__(self, keys: Any, spacing: tuple[float, ...]) -> None:
+        """`spacing`: of the new grid in the order of the array's axes; 0 where it stays."""
+        super().__init__(keys)
+        self._spacing = spacing
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Smoothed arrays under the same keys."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            image = result[key]
+            steps = [float(s) for s in image.pixdim]
+            sigma = [0.4 * new / old if old < 0.75 * new else 0.0 for old, new in zip(steps, self._spacing, strict=True)]
+            for axis, width in enumerate(sigma):  # one axis at a time: no copy wider than the image
+                if width:
+                    only = [width if a == axis else 0.001 for a in range(3)]
+                    image = GaussianFilter(3, only, truncated=3.0)(image[None])[0]
+            result[key] = image
+        return result
+
+
+def as_tensor(volume: Volume) -> MetaTensor:
+    """A volume as `[1, z, y, x]` with its affine in that axis order."""
+    return MetaTensor(torch.from_numpy(np.ascontiguousarray(volume.array))[None], affine=array_affine(volume.geometry))
+
+
+def array_affine(geometry: Geometry) -> torch.Tensor:
+    """Index (z, y, x) to world (x, y, z) mm, `[4, 4]`."""
+    affine = torch.eye(4, dtype=torch.float64)
+    affine[:3, :3] = torch.from_numpy(geometry.matrix[:, ::-1].copy())
+    affine[:3, 3] = torch.tensor(geometry.origin, dtype=torch.float64)
+    return affine
+
+
+def grid_transforms(config: UNetConfig, *, labels: bool) -> list[Any]:
+    """To the network's spacing and intensity, cropped to the body as the image shows it."""
+    keys = ["image", "label"] if labels else ["image"]
+    spacing = tuple(reversed(config.spacing))
+    modes = ("bilinear", "nearest") if labels else "bilinear"
+    low, high = config.window
+    return [
+        ReadCased(),
+        Smoothd(["image"], spacing),
+        Spacingd(keys, [s or -1.0 for s in spacing], mode=modes, dtype=torch.float32, ensure_same_shape=labels),
+        ScaleIntensityRanged(["image"], low, high, 0.0, 1.0, clip=True),
+        CropForegroundd(keys, source_key="image", select_fn=_denser_than_window_floor, allow_smaller=True),
+    ]
+
+
+def _denser_than_window_floor(image: torch.Tensor) -> torch.Tensor:
+    return image > 0
+
+
+def cached_transforms(config: UNetConfig) -> Compose:
+    """What is the same each time a training case is used."""
+    classes = 1 + max(organ_table().indices)
+    pick = ClassesToIndicesd(["label"], num_classes=classes, max_samples_per_class=_CLASS_SAMPLES)
+    return Compose([*grid_transforms(config, labels=True), pick])
+
+
+def random_transforms(config: UNetConfig) -> Compose:
+    """Patches, changed in shape and intensity as patients and scanners differ; never mirrored."""
+    training = config.training
+    patch = tuple(reversed(config.patch))
+    wider = tuple(int(side * (1 + training.scaling) * 1.1) for side in patch)  # so that turned corners hold image
+    turn = np.radians(training.rotation)
+    flat = config.dimensions == 2
+    organs = len(organ_table().organs)
+    share = (1 - training.background_share) / organs
+    ratios = [training.background_share] + [share] * max(organ_table().indices)
+    size = (1, *wider) if flat else wider
+    keys = ["image", "label"]
+    steps: list[Any] = [
+        RandCropByLabelClassesd(
+            keys,
+            "label",
+            size,
+            ratios=ratios,
+            num_classes=len(ratios),
+            num_samples=training.patches_per_case,
+            indices_key="label_cls_indices",
+            allow_smaller=True,
+            warn=False,
+        ),
+        DeleteItemsd("label_cls_indices"),
+        SpatialPadd(keys, size),
+    ]
+    if flat:
+        steps.append(SqueezeDimd(keys, dim=1))
+    return Compose(
+        [
+            *steps,
+            RandAffined(
+                keys,
+                patch,
+                prob=0.7,
+                rotate_range=[turn] if flat else [turn] * 3,
+                scale_range=[training.scaling] * config.dimensions,
+                mode=("bilinear", "nearest"),
+                padding_mode="border",
+            ),
+            RandSimulateLowResolutiond(["image"], prob=0.1, zoom_range=(0.6, 1.0)),
+            RandGaussianSmoothd(["image"], (0.3, 0.9), (0.3, 0.9), (0.3, 0.9), prob=0.15),
+            RandGaussianNoised(["image"], prob=0.3, std=0.06),
+            RandScaleIntensityd(["image"], 0.15, prob=0.4),
+            RandShiftIntensityd(["image"], 0.08, prob=0.4),
+            RandAdjustContrastd(["image"], prob=0.3, gamma=(0.75, 1.35)),
+        ]
+    )
