@@ -60,13 +60,13 @@ class Predictions:
         """
         task, image = self.tasks[model], self.image(study)
         asked = dict(request or {}) | {"image": str(image), "model": model}
-        provenance = task.provenance(asked) | {"model": model}
+        provenance = task.provenance(asked)
         store = self.store()
         found = store.find(model, study, image, provenance)
         if found is not None:
             return found.segmentation(image), found
         with self._models.busy:
-            provenance = task.provenance(asked) | {"model": model}  # models may have changed while waiting
+            provenance = task.provenance(asked)  # models may have changed while waiting
             with measured() as energy:
                 result = task.segment(asked)
         result.report["energy"] = energy

@@ -11,7 +11,8 @@ import replies
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.pipeline import Case, Options, PromptSource, segment
-from medsam2_atlas.segmentation import Segmentation, package_version
+from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.studies import foundation_provenance
 from medsam2_atlas.volume import read_volume
 from models import Models
 
@@ -69,18 +70,19 @@ class SegmentationTask(InferTask):
         Raises:
             MedSAM2AtlasError: an option that cannot be used, or something is missing.
         """
-        options: dict[str, Any] = {
-            "strategy": replies.choice(request, "strategy", self._strategies),
-            "organs": list(replies.organs(request)),
-            "atlas": self._models.atlas().version,
-            "code": package_version(),
-        }
-        if self._needs_network:
-            options["prompts"] = replies.choice(request, "prompts", self._sources())
-            options["weights"] = self._models.weights(replies.text(request, "weights")).sha256
-            unet = self._models.prompting_unet() if options["prompts"] != "atlas" else None
-            options["unet"] = unet.version if unet else None
-        return options
+        strategy, atlas = replies.choice(request, "strategy", self._strategies), self._models.atlas().version
+        if not self._needs_network:
+            return foundation_provenance(strategy=strategy, atlas=atlas, organs=replies.organs(request))
+        prompts = replies.choice(request, "prompts", self._sources())
+        unet = self._models.prompting_unet() if prompts != "atlas" else None
+        return foundation_provenance(
+            strategy=strategy,
+            atlas=atlas,
+            weights=self._models.weights(replies.text(request, "weights")).sha256,
+            prompts=prompts,
+            unet=unet.version if unet else None,
+            organs=replies.organs(request),
+        )
 
     def segment(self, request: dict[str, Any]) -> Segmentation:
         """Segments `request["image"]`, a file or folder.

@@ -15,7 +15,8 @@ from monailabel.tasks.infer.basic_infer import BasicInferTask
 import replies
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.labels import organ_table
-from medsam2_atlas.segmentation import Segmentation, package_version
+from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.studies import unet_provenance
 from medsam2_atlas.unet import UNet, UNetInferer, grid_transforms, restore, unet_segmentation
 from medsam2_atlas.volume import read_volume
 from models import Models
@@ -70,12 +71,8 @@ class UNetInferTask(BasicInferTask):
 
     def provenance(self, request: dict[str, Any]) -> dict[str, Any]:
         """What the result will depend on besides the image."""
-        return {
-            "organs": list(replies.organs(request)),
-            "augment": replies.flag(request, "augment"),
-            "weights": self._models.unet(self._name).sha256,
-            "code": package_version(),
-        }
+        weights, augment = self._models.unet(self._name).sha256, replies.flag(request, "augment")
+        return unet_provenance(weights=weights, augment=augment, organs=replies.organs(request))
 
     def pre_transforms(self, data: dict[str, Any] | None = None) -> Sequence[Callable[..., Any]]:
         """The file to the network's grid; the image itself is kept for the way back."""

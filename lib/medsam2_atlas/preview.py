@@ -26,18 +26,31 @@ def write_preview(
     mark: str = "",
     table: OrganTable | None = None,
 ) -> None:
-    """Writes a PNG with one panel per plane through the organs' middle, and a legend.
+    """Writes the picture that `draw_preview` draws as PNG."""
+    with replacing(path) as part:
+        draw_preview(image, labels, prompts, mark, table).save(part, "PNG")
+
+
+def draw_preview(
+    image: Volume,
+    labels: np.ndarray,
+    prompts: Sequence[OrganPrompt] = (),
+    mark: str = "",
+    table: OrganTable | None = None,
+    like: np.ndarray | None = None,
+) -> Image.Image:
+    """A picture with one panel per plane through the organs' middle, and a legend.
 
     Args:
         image: the CT.
         labels: label map `[z, y, x]` on its grid.
-        path: the PNG.
         prompts: boxes on the axial slice shown, or on the nearest boxed slice, are drawn.
         mark: a line that says what the picture is not, such as that the weights are demo weights.
         table: names and colours.
+        like: another label map whose middle decides on the planes, so that pictures can be laid side by side.
     """
     table = table or organ_table()
-    z, y, x = _cut(labels)
+    z, y, x = _cut(labels if like is None else like)
     boxed = sorted({box.z for p in prompts for box in p.boxes}, key=lambda s: (abs(s - z), s))
     if boxed and abs(boxed[0] - z) <= 0.1 * labels.shape[0]:
         z = boxed[0]
@@ -69,8 +82,7 @@ def write_preview(
         left += panel.width + 8
     if mark:
         ImageDraw.Draw(sheet).text((8, height - 20), mark, fill=(255, 190, 60), font=_font(14))
-    with replacing(path) as part:
-        sheet.save(part, "PNG")
+    return sheet
 
 
 def _cut(labels: np.ndarray) -> tuple[int, int, int]:

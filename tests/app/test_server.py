@@ -2,58 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from app.running import server
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.labels import organ_table
-from medsam2_atlas.resource import resource
-
-
-@contextmanager
-def server(studies: Path, work: Path, conf: dict[str, str]) -> Iterator[MONAILabelClient]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(resource("apps/medsam2_atlas"))]
-    command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
-    for key, value in conf.items():
-        command += ["--conf", key, value]
-    environment = os.environ | {
-        "MONAI_LABEL_SESSION_PATH": str(work / "sessions"),
-        "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(work / "cache"),
-        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
-        "MEDSAM2_ATLAS_MODELS": str(work / "models"),
-    }
-    with (work / "server.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        try:
-            client = MONAILabelClient(f"http://127.0.0.1:{port}", tmpdir=str(work))
-            deadline = time.monotonic() + 120
-            while True:
-                try:
-                    client.info()
-                    break
-                except OSError:
-                    assert process.poll() is None and time.monotonic() < deadline, (work / "server.log").read_text()[-2000:]
-                    time.sleep(0.5)
-            yield client
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
 
 
 @pytest.fixture(scope="module")

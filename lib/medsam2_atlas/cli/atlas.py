@@ -8,12 +8,16 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas, build_atlas, find_references, score_maps
+from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references, resolve_atlas, score_maps
 from medsam2_atlas.console import bars, console
+from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.files import replacing
 from medsam2_atlas.labels import organ_table
+from medsam2_atlas.places import find_atlas
+from medsam2_atlas.studies import StudyFolder, atlas_store, grow_studies_atlas
 from medsam2_atlas.volume import read_volume
 
 app = typer.Typer(help="The atlas of annotated CTs.", no_args_is_help=True)
@@ -43,10 +47,55 @@ def build_command(
     typer.echo(f"atlas {atlas.version} of {len(atlas.references)} references written to {out}")
 
 
+@app.command("grow")
+def grow_command(
+    studies: Annotated[Path, typer.Argument(help="Study folder: CTs at its top, signed-off label maps in labels/final/.")],
+    atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the base atlas; default: the usual places.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="A study to keep out from now on; may be repeated.")] = None,
+    include: Annotated[list[str] | None, typer.Option(help="An excluded study to admit again; may be repeated.")] = None,
+    trust: Annotated[list[str] | None, typer.Option(help="A study to take although it lies apart; may be repeated.")] = None,
+    rebuild: Annotated[bool, typer.Option(help="Register everything again.")] = False,
+) -> None:
+    """Let the atlas of a study folder grow by what was signed off; only new labels are registered."""
+    folder = StudyFolder(studies)
+    finals = [ReferenceFiles(s.name, s.image, s.final) for s in folder.studies() if s.final is not None]
+    with bars() as progress:
+        report = grow_studies_atlas(
+            folder.work,
+            base_atlas(atlas),
+            finals,
+            exclude=exclude or (),
+            include=include or (),
+            trust=trust or (),
+            rebuild=rebuild,
+            progress=progress,
+        )
+    for name, reason in report["refused"].items():
+        console.print(f"[yellow]refused:[/] {escape(name)}: {escape(reason)}")
+    for what in ("added", "removed", "excluded"):
+        if report[what]:
+            typer.echo(f"{what}: {', '.join(report[what])}")
+    typer.echo(f"atlas {report['version']} of {report['references']} references: {report['folder']}")
+
+
+@app.command("versions")
+def versions_command(
+    studies: Annotated[Path, typer.Argument(help="Study folder.")],
+    activate: Annotated[str, typer.Option(help="Make this version the current one.")] = "",
+) -> None:
+    """List the versions of a study folder's atlas, or go back to one."""
+    store = atlas_store(StudyFolder(studies).work)
+    if activate:
+        store.activate(activate)
+    for version in store.versions:
+        current = store.current is not None and store.current.name == version
+        typer.echo(f"{'*' if current else ' '} {version}")
+
+
 @app.command("info")
 def info_command(folder: Annotated[Path, typer.Argument(help="Folder of the atlas.")]) -> None:
     """Print what an atlas holds."""
-    atlas = Atlas.load(folder)
+    atlas = Atlas.load(resolve_atlas(folder))
     _show(atlas)
     typer.echo(f"version {atlas.version}; references: {', '.join(r.name for r in atlas.references)}")
 
@@ -60,7 +109,7 @@ def scores_command(
     """Print the highest score of each organ in a CT; write the score maps where asked."""
     volume = read_volume(image)
     with bars() as progress:
-        scores = score_maps(volume, Atlas.load(atlas), progress=progress)
+        scores = score_maps(volume, Atlas.load(resolve_atlas(atlas)), progress=progress)
     table = Table("organ", "highest score", "in the scan", "slices")
     for k, score in scores.maps.items():
         threshold = organ_table()[k].threshold
@@ -81,8 +130,23 @@ def scores_command(
             np.savez_compressed(stream, stride=np.array(scores.stride), **arrays)  # type: ignore[arg-type]
 
 
+def base_atlas(given: Path | None) -> Atlas | None:
+    """The atlas named or found in the usual places; None where none is named and none found.
+
+    Raises:
+        AtlasError: the one that is named is none.
+    """
+    try:
+        return Atlas.load(find_atlas(given))
+    except AtlasError:
+        if given is not None:
+            raise
+        return None
+
+
 def _show(atlas: Atlas) -> None:
-    table = Table("organ", "references", "highest share")
+    table = Table("organ", "references", "highest share", "Dice between references")
     for k, organ_map in atlas.maps.items():
-        table.add_row(organ_table()[k].display, str(organ_map.count), f"{organ_map.values.max() / 255:.2f}")
+        agreement = f"{atlas.agreement[k]:.2f}" if k in atlas.agreement else ""
+        table.add_row(organ_table()[k].display, str(organ_map.count), f"{organ_map.values.max() / 255:.2f}", agreement)
     console.print(table)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from medsam2_atlas.cli import atlas, doctor, phantoms, segment, serve, train, weights
+from medsam2_atlas.cli import atlas, compare, doctor, phantoms, segment, serve, train, weights
 from medsam2_atlas.console import console, set_up_logging
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.segmentation import package_version
@@ -23,7 +23,8 @@ app.add_typer(weights.app, name="weights")
 app.command("segment")(segment.segment_command)
 app.command("propagate")(segment.propagate_command)
 app.command("phantoms")(phantoms.phantoms_command)
-app.command("train-demo")(train.train_demo_command)
+app.add_typer(train.app, name="train")
+app.command("compare")(compare.compare_command)
 app.command("doctor")(doctor.doctor_command)
 app.command("serve")(serve.serve_command)
 

@@ -11,7 +11,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas
+from medsam2_atlas.atlas import Atlas, resolve_atlas
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.device import pick_device
@@ -63,9 +63,7 @@ def segment_command(
     prompts: Annotated[
         PromptsFrom, typer.Option(help="First boxes from the atlas, a U-Net's coarse mask, or per organ the better of both.")
     ] = PromptsFrom.atlas,
-    unet: Annotated[
-        Path | None, typer.Option("--unet", help="U-Net weights (.pt); default: unet_3d of the model folder.")
-    ] = None,
+    unet: Annotated[Path | None, typer.Option("--unet", help="U-Net weights (.pt); default: those of unet_3d.")] = None,
     loop: Annotated[LoopName, typer.Option(help="Propagation loop.")] = LoopName.symmetric,
     thresholds: Annotated[
         Thresholds, typer.Option(help="Published thresholds, or min(0.5, half the maximum).")
@@ -82,7 +80,7 @@ def segment_command(
         raise InputError("--truth", "goes with the strategies reference-1 and reference-3, and only with them.")
     _check_outputs(out, report, preview)
     chosen = tuple(organ_table().select(o for o in organs.split(",") if o))
-    loaded_atlas = Atlas.load(atlas) if atlas is not None else None
+    loaded_atlas = Atlas.load(resolve_atlas(atlas)) if atlas is not None else None
     weights = None
     if name != "atlas":
         weights = load_weights(find_checkpoint(checkpoint), config, pick_device(device))

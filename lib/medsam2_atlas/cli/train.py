@@ -1,4 +1,4 @@
-"""`medsam2-atlas train-demo`: how the demo weights were made."""
+"""`medsam2-atlas train …`: the U-Nets on annotated CTs, and how the demo weights were made."""
 
 from __future__ import annotations
 
@@ -6,14 +6,58 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
+from medsam2_atlas.atlas import ReferenceFiles, find_references
 from medsam2_atlas.cli.options import DeviceOption
-from medsam2_atlas.console import bars
+from medsam2_atlas.console import bars, console
 from medsam2_atlas.device import pick_device
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.studies import StudyFolder
 from medsam2_atlas.training import DEMO_MARK, DemoTraining, train_demo
+from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, save_unet, unet_config, with_training
+
+app = typer.Typer(help="Training.", no_args_is_help=True)
 
 
-def train_demo_command(
+@app.command("unet")
+def unet_command(
+    cases: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, or a study folder with labels/final/.")],
+    run: Annotated[Path, typer.Argument(help="Folder of the run; a run that was stopped there goes on.")],
+    config: Annotated[str, typer.Option(help="unet_3d, unet_2d, unet_3d_large, or a YAML file.")] = "unet_3d",
+    start: Annotated[Path | None, typer.Option(help="Weights (.pt) to start from.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the configuration's.")] = None,
+    validation_share: Annotated[float | None, typer.Option(min=0, max=0.9, help="Instead of the configuration's.")] = None,
+    validate_every: Annotated[int | None, typer.Option(min=1, help="Instead of the configuration's.")] = None,
+    mark: Annotated[str, typer.Option(help="What all results shall say of the weights.")] = "",
+    half: Annotated[Path | None, typer.Option(help="Write the best weights here too, in half precision.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a U-Net on annotated CTs; the best weights are RUN/best.pt."""
+    chosen = unet_config(config)
+    asked = {"epochs": epochs, "validation_share": validation_share, "validate_every": validate_every}
+    chosen = with_training(chosen, {key: value for key, value in asked.items() if value is not None})
+    picked = pick_device(device)
+    found = [TrainingCase(files.name, files.image, files.label) for files in _annotated(cases)]
+    first = load_unet(start, picked) if start is not None else None
+    with bars() as progress:
+        stats = UNetTraining(found, chosen, run, picked, start=first, mark=mark, progress=progress).run()
+    if stats["validation"]:
+        table = Table("organ", "Dice", title=f"validation cases: {', '.join(stats['validation_cases'])}")
+        best = max(stats["validation"], key=lambda entry: entry["mean_dice"])
+        for name, value in best["organs"].items():
+            table.add_row(name, f"{value:.3f}")
+        table.add_row("mean", f"{best['mean_dice']:.3f}")
+        console.print(table)
+    if half is not None:
+        best_unet = load_unet(run / "best.pt")
+        state = best_unet.network.state_dict()
+        save_unet(half, state, best_unet.config, validation=best_unet.validation, cases=best_unet.cases, mark=mark, half=True)
+    typer.echo(f"{run / 'best.pt'} written after {stats['epoch']} epochs, {stats['seconds']:.0f} s. {mark}")
+
+
+@app.command("demo")
+def demo_command(
     out: Annotated[Path, typer.Argument(help="Checkpoint to write (.pt).")],
     cache: Annotated[Path, typer.Option(help="Folder for the training phantoms; kept for the next run.")] = Path(
         "demo-training"
@@ -23,8 +67,19 @@ def train_demo_command(
     seed: Annotated[int, typer.Option(help="Population and all random choices.")] = DemoTraining.seed,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train the demo network on phantoms from scratch; goes on where a stopped training left off."""
+    """Train the MedSAM2 demo network on phantoms from scratch; goes on where a stopped training left off."""
     options = DemoTraining(seed=seed, patients=patients, steps=steps)
     with bars() as progress:
         train_demo(out, cache, options, pick_device(device), progress)
     typer.echo(f"{out} written. {DEMO_MARK}")
+
+
+def _annotated(folder: Path) -> list[ReferenceFiles]:
+    """Annotated CTs of either kind of folder."""
+    if (folder / "images").is_dir():
+        return find_references(folder)
+    studies = StudyFolder(folder).studies()
+    found = [ReferenceFiles(study.name, study.image, study.final) for study in studies if study.final is not None]
+    if not found:
+        raise InputError(folder, "has no annotated CTs.", "Put CTs into images/ and label maps of the same names into labels/.")
+    return found

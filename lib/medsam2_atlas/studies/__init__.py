@@ -2,7 +2,14 @@
 
 from medsam2_atlas.studies.folder import FINAL, Study, StudyFolder, WorkFolder
 from medsam2_atlas.studies.growth import atlas_store, excluded_references, grow_studies_atlas, grown_atlas
-from medsam2_atlas.studies.predictions import Prediction, PredictionStore, Provenance, file_stamp
+from medsam2_atlas.studies.predictions import (
+    Prediction,
+    PredictionStore,
+    Provenance,
+    file_stamp,
+    foundation_provenance,
+    unet_provenance,
+)
 
 __all__ = [
     "FINAL",
@@ -15,6 +22,8 @@ __all__ = [
     "atlas_store",
     "excluded_references",
     "file_stamp",
+    "foundation_provenance",
     "grow_studies_atlas",
     "grown_atlas",
+    "unet_provenance",
 ]

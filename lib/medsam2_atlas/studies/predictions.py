@@ -7,19 +7,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.files import sha256, write_json
-from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.segmentation import Segmentation, package_version
 from medsam2_atlas.studies.folder import FINAL, WorkFolder
 from medsam2_atlas.volume import read_labels, read_volume, write_volume
 
 Provenance = Mapping[str, Any]
 """What a prediction depends on besides the image: model, versions of weights, atlas and U-Net, options."""
+
+
+def foundation_provenance(
+    *,
+    strategy: str,
+    atlas: str,
+    weights: str | None = None,
+    prompts: str = "atlas",
+    unet: str | None = None,
+    organs: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Of MedSAM2 by a strategy, or of the atlas alone: versions of atlas and U-Net, checksum of the weights."""
+    found = {"strategy": strategy, "organs": list(organs) or organ_table().indices, "atlas": atlas, "code": package_version()}
+    return found if weights is None else found | {"weights": weights, "prompts": prompts, "unet": unet}
+
+
+def unet_provenance(*, weights: str, augment: bool = False, organs: Sequence[int] = ()) -> dict[str, Any]:
+    """Of a U-Net: checksum of its weights."""
+    wanted = list(organs) or organ_table().indices
+    return {"organs": wanted, "augment": augment, "weights": weights, "code": package_version()}
 
 
 def file_stamp(image: Path) -> str:

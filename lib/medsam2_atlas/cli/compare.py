@@ -1,0 +1,62 @@
+"""`medsam2-atlas compare`: foundation model and U-Net over a study folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from medsam2_atlas.atlas import Atlas
+from medsam2_atlas.cli.atlas import base_atlas
+from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption
+from medsam2_atlas.comparison import Contestant, compare_studies, foundation, unet_baseline, write_comparison
+from medsam2_atlas.console import bars, console
+from medsam2_atlas.device import pick_device
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.medsam2 import find_checkpoint, load_weights
+from medsam2_atlas.places import find_atlas, find_unet
+from medsam2_atlas.studies import StudyFolder, grown_atlas
+from medsam2_atlas.unet import load_unet
+
+
+def compare_command(
+    studies: Annotated[Path, typer.Argument(help="Study folder: CTs at its top, labels under labels/TAG/.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for table, plots and page.")] = Path("comparison"),
+    atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the base atlas.")] = None,
+    strategy: Annotated[str, typer.Option(help="Of the foundation model; `atlas` runs without a network.")] = "D",
+    unet: Annotated[str, typer.Option(help="unet_3d or unet_2d.")] = "unet_3d",
+    unet_weights: Annotated[Path | None, typer.Option(help="Weights (.pt); default: the studies' or the demo's.")] = None,
+    checkpoint: CheckpointOption = None,
+    config: ConfigOption = None,
+    worst: Annotated[int, typer.Option(min=0, help="Cases to show as pictures, those that agree least.")] = 5,
+    device: DeviceOption = "auto",
+) -> None:
+    """Compare MedSAM2 and U-Net on every study: a table, plots, and a page with the worst cases."""
+    folder, picked = StudyFolder(studies), pick_device(device)
+    base = base_atlas(atlas)
+    used = grown_atlas(folder.work, base) or base or Atlas.load(find_atlas(atlas))
+    weights = load_weights(find_checkpoint(checkpoint), config, picked) if strategy != "atlas" else None
+    network = load_unet(find_unet(unet, unet_weights, folder.work.path / unet / "best.pt"), picked)
+    contestants: tuple[Contestant, Contestant] = (
+        foundation(used, weights, strategy, folder.work),
+        unet_baseline(network, unet),
+    )
+    with bars() as progress:
+        result = compare_studies(folder, contestants, progress=progress)
+    write_comparison(result, folder, out, worst=worst)
+    names = [contestant.name for contestant in contestants]
+    columns = [f"{name}, Dice to final" for name in names]
+    table = Table("organ", "agreement (Dice)", *columns, title=f"{len(result.cases)} studies")
+    for organ in organ_table().organs:
+        cells = [result.agreement(organ.index), *(result.against_final(name, organ.index) for name in names)]
+        table.add_row(organ.display, *("" if value is None else f"{value:.3f}" for value in cells))
+    table.add_section()
+    cells = [result.agreement(), *(result.against_final(name) for name in names)]
+    table.add_row("mean", *("" if value is None else f"{value:.3f}" for value in cells))
+    table.add_row("s, median", "", *(f"{result.seconds(name):.1f}" for name in names))
+    console.print(table)
+    for study, problem in result.problems.items():
+        console.print(f"[yellow]{study}: {problem}[/]")
+    typer.echo(f"{out / 'index.html'} written")

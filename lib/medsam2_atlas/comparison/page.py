@@ -1,0 +1,137 @@
+"""A comparison on disk: `index.html`, which needs nothing beside it, the plots, and the figures as CSV and JSON."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from medsam2_atlas.comparison.plots import agreement_plot, dice_per_organ_plot, png
+from medsam2_atlas.comparison.studies import CaseComparison, Comparison
+from medsam2_atlas.files import replacing, write_json
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.preview import draw_preview
+from medsam2_atlas.studies import StudyFolder
+from medsam2_atlas.volume import read_labels, read_volume
+
+_Pictures = list[tuple[str, Image.Image]]
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1a202c }
+table { border-collapse: collapse; font-size: 14px } td, th { padding: .2rem .7rem; border-bottom: 1px solid #e2e8f0 }
+th { text-align: left } td.n { text-align: right; font-variant-numeric: tabular-nums } img { max-width: 100% }
+.mark { background: #fefcbf; padding: .5rem .8rem } .problem { background: #fed7d7; padding: .3rem .8rem }
+"""
+
+
+def write_comparison(result: Comparison, folder: StudyFolder, out: Path, *, worst: int = 5) -> None:
+    """Writes the comparison to a folder, which is made where it does not exist.
+
+    Args:
+        result: of `compare_studies`.
+        folder: its studies, for the pictures.
+        out: where to write.
+        worst: how many of the cases that agree least are shown as pictures.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    plots = {"dice.png": png(dice_per_organ_plot(result)), "agreement.png": png(agreement_plot(result.history))}
+    for name, content in plots.items():
+        with replacing(out / name) as part:
+            part.write_bytes(content)
+    with replacing(out / "comparison.csv") as part, part.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows(_rows(result))
+    write_json(_summary(result), out / "comparison.json")
+    ranked = sorted((case for case in result.cases if case.scores), key=lambda case: case.mean_dice)[:worst]
+    pictures = [(case, _pictures(case, result, folder)) for case in ranked]
+    with replacing(out / "index.html") as part:
+        part.write_text(_page(result, plots, pictures), encoding="utf-8")
+
+
+def _rows(result: Comparison) -> list[list[Any]]:
+    table = organ_table()
+    head = ["study", "organ", "dice_between", "nsd_between", "hd95_mm_between", "volume_difference_ml"]
+    rows: list[list[Any]] = [[*head, *(f"dice_{model}_to_final" for model in result.models)]]
+    for case in result.cases:
+        for k, score in case.scores.items():
+            finals = [case.final.get(model, {}).get(k) for model in result.models]
+            figures = score.as_dict()
+            row = [case.study, table[k].name, *(figures[key] for key in ("dice", "nsd", "hd95_mm", "volume_difference_ml"))]
+            rows.append([*row, *("" if f is None else round(f.dice, 4) for f in finals)])
+    return rows
+
+
+def _summary(result: Comparison) -> dict[str, Any]:
+    table = organ_table()
+    return {
+        "models": list(result.models),
+        "marks": result.marks,
+        "agreement": result.agreement(),
+        "organs": {o.name: result.agreement(o.index) for o in table.organs},
+        "final": {model: result.against_final(model) for model in result.models},
+        "seconds_median": {model: result.seconds(model) for model in result.models},
+        "studies": {
+            case.study: {
+                "mean_dice": round(case.mean_dice, 4),
+                "organs": {table[k].name: score.as_dict() for k, score in case.scores.items()},
+                "seconds": case.seconds,
+                "watt_hours": case.watt_hours,
+            }
+            for case in result.cases
+        },
+        "problems": result.problems,
+        "history": result.history,
+    }
+
+
+def _pictures(case: CaseComparison, result: Comparison, folder: StudyFolder) -> _Pictures:
+    study = next(study for study in folder.studies() if study.name == case.study)
+    image = read_volume(study.image)
+    shown = [(model, folder.labels(model)[case.study]) for model in result.models]
+    if study.final is not None:
+        shown.append(("final", study.final))
+    labels = [(name, read_labels(file, image).array) for name, file in shown]
+    return [(name, draw_preview(image, array, like=labels[0][1])) for name, array in labels]
+
+
+def _page(
+    result: Comparison, plots: dict[str, bytes], pictures: list[tuple[CaseComparison, list[tuple[str, Image.Image]]]]
+) -> str:
+    first, second = (html.escape(model) for model in result.models)
+    parts = [f"<!doctype html><meta charset=utf-8><title>{first} and {second}</title><style>{_STYLE}</style>"]
+    parts.append(f"<h1>{first} and {second}, {len(result.cases)} studies</h1>")
+    parts += [f"<p class=mark>{html.escape(mark)}</p>" for mark in result.marks]
+    parts.append("<p>Research use only; not a medical device.</p>")
+    parts.append("<table><tr><th>organ<th>Dice between the two<th>" + f"{first}, Dice to final<th>{second}, Dice to final")
+    for organ in organ_table().organs:
+        cells = [result.agreement(organ.index), *(result.against_final(model, organ.index) for model in result.models)]
+        parts.append(f"<tr><td>{html.escape(organ.display)}" + "".join(f"<td class=n>{_number(value)}" for value in cells))
+    cells = [result.agreement(), *(result.against_final(model) for model in result.models)]
+    parts.append("<tr><th>mean" + "".join(f"<td class=n>{_number(value)}" for value in cells))
+    parts.append("</table>")
+    parts.append("<p>Median time of a case: " + "; ".join(f"{html.escape(m)} {result.seconds(m):.1f} s" for m in result.models))
+    for title, name in (("Dice per organ", "dice.png"), ("Agreement over labelled cases", "agreement.png")):
+        parts.append(f"<h2>{title}</h2><img alt='{title}' src='{_embedded(plots[name])}'>")
+    if pictures:
+        parts.append("<h2>Cases that agree least</h2>")
+    for case, drawn in pictures:
+        parts.append(f"<h3>{html.escape(case.study)}: mean Dice {case.mean_dice:.2f}</h3>")
+        for name, picture in drawn:
+            stream = io.BytesIO()
+            picture.save(stream, "PNG")
+            parts.append(f"<p>{html.escape(name)}<br><img alt='{html.escape(name)}' src='{_embedded(stream.getvalue())}'>")
+    for study, problem in result.problems.items():
+        parts.append(f"<p class=problem>{html.escape(study)}: {html.escape(problem)}")
+    return "\n".join(parts) + "\n"
+
+
+def _embedded(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -1,0 +1,171 @@
+"""Runs two models over all studies, taking what is stored already, and collects how far they agree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from medsam2_atlas.atlas import Atlas
+from medsam2_atlas.energy import measured
+from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.evaluation import OrganScore, compare_labels
+from medsam2_atlas.files import write_json
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.medsam2 import Weights
+from medsam2_atlas.pipeline import Case, segment
+from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.registration import RegistrationCache
+from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.studies import (
+    PredictionStore,
+    Study,
+    StudyFolder,
+    WorkFolder,
+    foundation_provenance,
+    unet_provenance,
+)
+from medsam2_atlas.unet import UNet, segment_with_unet
+from medsam2_atlas.volume import Volume, read_labels, read_volume
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model in a comparison. name: the tag of its predictions. provenance: what they depend on besides the image."""
+
+    name: str
+    provenance: Mapping[str, Any]
+    run: Callable[[Volume], Segmentation]
+
+
+@dataclass(frozen=True)
+class CaseComparison:
+    """One study. scores: first against second. final: per model, its scores against the signed-off label."""
+
+    study: str
+    scores: dict[int, OrganScore]
+    final: dict[str, dict[int, OrganScore]]
+    seconds: dict[str, float]
+    watt_hours: dict[str, float | None]
+
+    @property
+    def mean_dice(self) -> float:
+        """Between the two models, over the organs that either found."""
+        return float(np.mean([score.dice for score in self.scores.values()])) if self.scores else float("nan")
+
+
+@dataclass
+class Comparison:
+    """All studies. problems: those that could not be compared. history: agreement over the number of labelled cases."""
+
+    models: tuple[str, str]
+    cases: list[CaseComparison] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    marks: list[str] = field(default_factory=list)
+
+    def agreement(self, organ: int | None = None) -> float | None:
+        """Mean Dice between the two models, of one organ or over all."""
+        if organ is None:
+            return _mean([case.mean_dice for case in self.cases if case.scores])
+        return _mean([case.scores[organ].dice for case in self.cases if organ in case.scores])
+
+    def against_final(self, model: str, organ: int | None = None) -> float | None:
+        """Mean Dice of a model to signed-off labels, of one organ or over all; organs that a label lacks do not count."""
+        cases = [case.final[model] for case in self.cases if model in case.final]
+        if organ is None:
+            return _mean([float(np.mean([s.dice for s in scores.values()])) for scores in cases if scores])
+        return _mean([scores[organ].dice for scores in cases if organ in scores])
+
+    def seconds(self, model: str) -> float:
+        """Median time of a case."""
+        return float(np.median([case.seconds[model] for case in self.cases])) if self.cases else float("nan")
+
+
+def foundation(atlas: Atlas, weights: Weights | None, strategy: str, work: WorkFolder) -> Contestant:
+    """MedSAM2 by a strategy, or the atlas alone."""
+    name = "atlas" if strategy == "atlas" else "medsam2_atlas"
+    provenance = foundation_provenance(
+        strategy=strategy, atlas=atlas.version, weights=weights.sha256 if weights is not None else None
+    )
+    cache = RegistrationCache(work.path / "registrations")
+
+    def run(image: Volume) -> Segmentation:
+        return segment(Case(image, atlas, weights, registrations=cache), strategy)
+
+    return Contestant(name, provenance, run)
+
+
+def unet_baseline(unet: UNet, name: str) -> Contestant:
+    """A U-Net alone."""
+    provenance = unet_provenance(weights=unet.sha256)
+    return Contestant(name, provenance, lambda image: segment_with_unet(image, unet))
+
+
+def compare_studies(folder: StudyFolder, contestants: tuple[Contestant, Contestant], progress: Progress = silent) -> Comparison:
+    """Compares two models on every study of a folder; a study that cannot be read is listed with its problem."""
+    store = PredictionStore(folder.work, folder.path / "labels")
+    result = Comparison((contestants[0].name, contestants[1].name))
+    marks: set[str] = set()
+    studies = folder.studies()
+    for number, study in enumerate(studies):
+        try:
+            results = {contestant.name: _segmented(store, study, contestant) for contestant in contestants}
+            result.cases.append(_compared(study, results))
+            marks |= {str(s.report["mark"]) for s in results.values() if s.report.get("mark")}
+        except MedSAM2AtlasError as error:
+            result.problems[study.name] = str(error)
+        progress("studies", (number + 1) / len(studies))
+    result.marks = sorted(marks)
+    result.history = _remembered(folder, result)
+    return result
+
+
+def _segmented(store: PredictionStore, study: Study, contestant: Contestant) -> Segmentation:
+    found = store.find(contestant.name, study.name, study.image, contestant.provenance)
+    if found is not None:
+        return found.segmentation(study.image)
+    with measured() as energy:
+        result = contestant.run(read_volume(study.image))
+    result.report["energy"] = energy
+    store.save(contestant.name, study.name, study.image, contestant.provenance, result)
+    return result
+
+
+def _compared(study: Study, results: Mapping[str, Segmentation]) -> CaseComparison:
+    first, second = (result.labels for result in results.values())
+    scores = compare_labels(first, second, organ_table().indices)
+    final: dict[str, dict[int, OrganScore]] = {}
+    if study.final is not None:
+        truth = read_labels(study.final, first)
+        annotated = [k for k in organ_table().indices if (truth.array == k).any()]
+        final = {name: compare_labels(result.labels, truth, annotated) for name, result in results.items()}
+    return CaseComparison(
+        study.name,
+        scores,
+        final,
+        {name: float(result.report["seconds"]["total"]) for name, result in results.items()},
+        {name: result.report.get("energy", {}).get("watt_hours") for name, result in results.items()},
+    )
+
+
+def _remembered(folder: StudyFolder, result: Comparison) -> list[dict[str, Any]]:
+    """Agreement by number of labelled cases: earlier runs and this one, kept in the work folder."""
+    file = folder.work.folder("comparisons") / "history.json"
+    try:
+        history: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        history = []
+    labelled = sum(study.final is not None for study in folder.studies())
+    point = {"labelled": labelled, "models": list(result.models), "agreement": result.agreement(), "studies": len(result.cases)}
+    history = [old for old in history if (old["labelled"], old["models"]) != (labelled, point["models"])]
+    history = sorted([*history, point], key=lambda entry: entry["labelled"])
+    write_json(history, file)
+    return [entry for entry in history if entry["models"] == point["models"]]
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,179 @@
+"""The loop through the real server and MONAI Label's own client: pre-annotate, compare, submit, train, choose, score."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import SimpleITK as sitk
+from app.running import server
+from monailabel.client import MONAILabelClient
+
+from medsam2_atlas.phantoms import write_dataset
+
+SMALL_UNET = """
+dimensions: 3
+spacing: [6.0, 6.0, 6.0]
+patch: [32, 32, 32]
+filters: [8, 16, 32]
+heads: 1
+training: {epochs: 60, patches_per_case: 4, validate_every: 5, learning_rate: 0.005}
+"""
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five patients, coarsely scanned."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_dataset(folder, 5, 555, spacing=4.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def studies(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("studies")
+    for number, file in enumerate(sorted((phantoms / "images").iterdir())):
+        shutil.copy(file, folder / f"patient-{number}.nii.gz")
+    return folder
+
+
+def truth_of(phantoms: Path, study: str) -> Path:
+    return sorted((phantoms / "labels").iterdir())[int(study.split("-")[1])]
+
+
+@pytest.fixture(scope="module")
+def client(studies: Path, atlas_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MONAILabelClient]:
+    work = tmp_path_factory.mktemp("server")
+    (work / "small.yaml").write_text(SMALL_UNET)
+    conf = {"atlas": str(atlas_folder), "unet_3d_config": str(work / "small.yaml"), "foundation": "atlas"}
+    with server(studies, work, conf) as connected:
+        yield connected
+
+
+def train_status(client: MONAILabelClient) -> str:
+    return str(client.train_status()["status"])
+
+
+def wait_for(happened: Callable[[], Any], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.3)
+
+
+def stats(studies: Path, name: str) -> dict[str, Any]:
+    file = studies / ".medsam2_atlas" / name / "stats.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def dice(first: np.ndarray, second: np.ndarray, k: int) -> float:
+    a, b = first == k, second == k
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def test_the_loop(client: MONAILabelClient, studies: Path, phantoms: Path) -> None:
+    url = client.get_server_url().rstrip("/")
+    about = client.info()
+    assert set(about["models"]) == {"medsam2_atlas", "atlas", "unet_3d", "compare"}
+    assert "Train it" in about["missing"]["unet_2d"]
+    assert set(about["trainers"]) == {"medsam2_atlas", "unet_2d", "unet_3d"}
+    assert set(about["strategies"]) == {"random", "first", "disagreement", "uncertainty", "novelty"}
+    assert about["models"]["medsam2_atlas"]["config"]["prompts"] == ["atlas", "unet", "both"]
+    assert about["models"]["unet_3d"]["weights_mark"] == "demo weights: synthetic phantoms only"
+
+    # pre-annotate by both; each prediction is kept under its model's tag, with where it comes from
+    _, foundation = client.infer("medsam2_atlas", "patient-0", {"strategy": "B"})
+    file, baseline = client.infer("unet_3d", "patient-0", {})
+    truth = sitk.GetArrayFromImage(sitk.ReadImage(str(truth_of(phantoms, "patient-0"))))
+    found = sitk.GetArrayFromImage(sitk.ReadImage(file))
+    assert dice(found, truth, 6) > 0.85
+    assert dice(found, truth, 2) > 0.5
+    assert baseline["report"]["energy"]["watt_hours"] > 0
+    assert {p.name for p in (studies / "labels").iterdir()} >= {"medsam2_atlas", "unet_3d"}
+    info = requests.get(f"{url}/datastore/label/info", {"label": "patient-0", "tag": "medsam2_atlas"}).json()
+    assert info["provenance"]["strategy"] == "B"
+    assert info["provenance"]["weights"] == foundation["report"]["weights"]["sha256"]
+    assert info["provenance"]["atlas"] == about["models"]["medsam2_atlas"]["atlas"]
+    assert client.info()["datastore"]["label_tags"] == {"medsam2_atlas": 1, "unet_3d": 1}
+
+    # what was asked before is not computed again
+    _, again = client.infer("unet_3d", "patient-0", {})
+    assert again["report"].pop("from_cache") is True
+    assert again["report"] == baseline["report"]
+
+    # a part of the organs does not replace the whole
+    client.infer("unet_3d", "patient-0", {"organs": "liver"})
+    kept = sitk.GetArrayFromImage(sitk.ReadImage(str(studies / "labels/unet_3d/patient-0.nii.gz")))
+    assert (kept == found).all()
+
+    # compare on the fly
+    file, answer = client.infer("compare", "patient-0", {"first": "atlas"})
+    differences = sitk.GetArrayFromImage(sitk.ReadImage(file))
+    other = sitk.GetArrayFromImage(sitk.ReadImage(str(studies / "labels/atlas/patient-0.nii.gz")))
+    assert ((differences > 0) == (found != other)).all()
+    report = answer["report"]
+    assert report["models"] == ["atlas", "unet_3d"]
+    assert report["organs"]["liver"]["dice"] == pytest.approx(dice(found, other, 6), abs=1e-3)
+    assert report["organs"]["liver"]["hd95_mm"] > 0
+    assert report["cost"]["unet_3d"]["from_cache"] is True
+    assert report["cost"]["atlas"]["seconds"] > 0
+    assert "final" not in report
+
+    # a person signs off four cases
+    for study in ("patient-0", "patient-1", "patient-2", "patient-3"):
+        client.save_label(study, str(truth_of(phantoms, study)), tag="final")
+    _, answer = client.infer("compare", "patient-0", {"first": "atlas"})
+    assert answer["report"]["final"]["unet_3d"]["organs"]["liver"] == pytest.approx(dice(found, truth, 6), abs=1e-3)
+    assert (studies / "labels/final/patient-0.nii.gz").read_bytes() == truth_of(phantoms, "patient-0").read_bytes()
+
+    # the atlas grows, and the new one is used at once
+    client.train_start("medsam2_atlas", {"exclude": "patient-3"})
+    wait_for(lambda: train_status(client) != "RUNNING", 240, "the atlas did not grow")
+    assert train_status(client) == "DONE"
+    grown = client.info()["train_stats"]["medsam2_atlas"]
+    assert (grown["added"], grown["excluded"]) == (["patient-0", "patient-1", "patient-2"], ["patient-3"])
+    _, answer = client.infer("atlas", "patient-4", {})
+    assert answer["report"]["atlas"] == {"folder": grown["folder"], "version": grown["version"], "references": 6}
+
+    # the U-Net trains, is killed, and goes on
+    options = {"max_epochs": 60, "pretrained": False}
+    client.train_start("unet_3d", options)
+    wait_for(lambda: stats(studies, "unet_3d").get("epoch", 0) >= 10, 240, "no epochs")
+    client.train_stop()
+    killed_at = stats(studies, "unet_3d")["epoch"]
+    assert killed_at < 60
+    client.train_start("unet_3d", options)
+    wait_for(lambda: train_status(client) != "RUNNING", 400, "the training did not end")
+    assert train_status(client) == "DONE"
+    curves = client.info()["train_stats"]["unet_3d"]
+    assert curves["resumed_from"] >= 10
+    assert curves["state"] == "finished"
+    assert len(curves["loss"]) == curves["epoch"]
+    assert curves["best_metric"] > 0.2
+    assert set(curves["validation"][-1]["organs"]) >= {"liver", "spleen", "aorta"}
+    assert list((studies / ".medsam2_atlas/unet_3d/tensorboard").glob("events*"))
+
+    # its weights are served without a restart
+    _, answer = client.infer("unet_3d", "patient-4", {})
+    assert answer["report"]["weights"]["file"].endswith("unet_3d/best.pt")
+    assert answer["report"]["weights"]["mark"] == ""
+
+    # the next case, with the reason
+    for strategy in ("disagreement", "uncertainty", "novelty"):
+        wait_for(lambda s=strategy: client.next_sample(s, {"client_id": "test"})["weight"] > 0, 240, "nothing was measured")
+        chosen = client.next_sample(strategy, {"client_id": "test"})
+        assert chosen["id"] == "patient-4"
+        assert f"highest {strategy}" in chosen["why"]
+
+    # scores between any two tags
+    scores = requests.post(f"{url}/scoring/organs", params={"run_sync": True}, json={"y_pred": "unet_3d"}).json()
+    assert scores["studies"]["patient-0"]["liver"]["dice"] == pytest.approx(dice(found, truth, 6), abs=1e-3)
+    assert 0 < scores["mean"]["nsd"] <= 1
+    assert client.info()["scoring"]["organs"]["results"]["unet_3d-against-final"]["studies"] == 1
