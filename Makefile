@@ -9,7 +9,7 @@ CHECKPOINT ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help install demo test test-slow lint serve figures clean
+.PHONY: help install demo test test-slow lint serve figures loop clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -48,6 +48,9 @@ serve: $(VENV)/.installed  ## serve the app: make serve STUDIES=folder-or-URL [A
 
 figures: $(VENV)/.installed  ## the README's figures on generated targets
 	$(BIN)/python bench/phantom_dice.py
+
+loop: $(VENV)/.installed  ## annotate, learn, choose, again: the curves over rounds on generated patients
+	$(BIN)/python bench/loop.py
 
 clean:  ## remove what was built
 	rm -rf $(VENV) demo-output build lib/*.egg-info

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from app.running import server
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 
+from app.running import server
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.labels import organ_table
 

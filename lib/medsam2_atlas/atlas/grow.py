@@ -174,10 +174,12 @@ def outlying(
             name = table[k].display
             return f"its {name} lies {away:.0f} mm from where the other references have it (limit {limit:.0f} mm): wrong label?"
     judged = with_agreements([*others, reference], atlas.template, missing)
-    scores = [float(np.mean(list(r.agreement.values()))) for r in judged if r.agreement]
-    if not judged[-1].agreement or len(scores) < 3:
+    organs = judged[-1].agreement  # the others are judged by the same organs: small ones never agree as large ones do
+    scores = [[r.agreement[k] for k in organs if k in r.agreement] for r in judged]
+    means = np.array([np.mean(values) for values in scores if values])
+    if not organs or len(means) < 3:
         return ""
-    mine, rest = scores[-1], np.array(scores[:-1])
+    mine, rest = float(means[-1]), means[:-1]
     spread = max(_LEAST_SPREAD_DICE, 1.4826 * float(np.median(np.abs(rest - np.median(rest)))))
     limit = float(np.median(rest)) - _SPREADS * spread
     if mine < limit:

@@ -111,10 +111,11 @@ def score_maps(
 
     if cache is None:
         transform = make()
-    else:
-        settings = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
-        transform = cache.get(f"{atlas.template_version}-{settings}/{target.digest}", make)
-    return warp_maps(target.geometry, atlas, transform, organs, progress)
+        return warp_maps(target.geometry, atlas, transform, organs, progress)
+    settings = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
+    key = f"{atlas.template_version}-{settings}/{target.digest}"
+    transform = cache.get(key, make)
+    return warp_maps(target.geometry, atlas, transform, organs, progress, cache.get(f"{key}-inverse", transform.inverse))
 
 
 def warp_maps(
@@ -123,8 +124,10 @@ def warp_maps(
     transform: Transform,
     organs: Iterable[int] | None = None,
     progress: Progress = silent,
+    inverse: Transform | None = None,
 ) -> ScoreMaps:
-    """Probability maps on a target's grid, given the transform from its world points to the common space."""
+    """Probability maps on a target's grid, given the transform from its world points to the common space, and its inverse
+    where that is known already."""
     stride = max(1, int(_PIXEL_MM / min(geometry.spacing[:2])))
     wanted = [k for k in (atlas.maps if organs is None else organs) if k in atlas.maps]
     shape = reduced_shape(geometry, stride)
@@ -136,7 +139,7 @@ def warp_maps(
         for k in wanted:
             dense[k][planes.start : planes.stop] = _sampled(atlas.maps[k], atlas.spacing, common)
         progress("score maps", planes.stop / shape[0])
-    back = transform.inverse()
+    back = inverse or transform.inverse()
     maps = {k: _crop(dense.pop(k), _visible_share(atlas.maps[k], atlas.spacing, back, geometry)) for k in wanted}
     return ScoreMaps(maps, geometry, stride, transform, back)
 

@@ -53,7 +53,7 @@ class UNetInferer(Inferer):
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         cuda = image.device.type == "cuda"
         total: torch.Tensor | None = None
-        with torch.inference_mode(), torch.autocast(image.device.type, enabled=cuda):
+        with torch.no_grad(), torch.autocast(image.device.type, enabled=cuda):
             for number, (degrees, scale) in enumerate(self._variants):
                 turned = degrees != 0 or scale != 1
                 logits = self._windows(_turned(image, degrees, scale) if turned else image, network)
@@ -119,7 +119,7 @@ def restore(probabilities: torch.Tensor, affine: torch.Tensor, geometry: Geometr
     axes = [torch.arange(geometry.shape[a], dtype=torch.float32) * scale[a] + shift[a] for a in (1, 2)]
     for z in range(geometry.shape[0]):
         place = scale[0] * z + shift[0]
-        if not -0.5 <= place <= depth - 0.5:
+        if not -0.5 < place < depth - 0.5:
             continue
         low = int(np.clip(np.floor(place), 0, depth - 1))
         high, part = min(low + 1, depth - 1), float(np.clip(place - low, 0, 1))

@@ -1,0 +1,46 @@
+"""Patients made of blocks: registered and averaged in a second, for tests of what is done with references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from medsam2_atlas.atlas import Reference
+from medsam2_atlas.registration import Transform, registration_config
+
+QUICK = registration_config().model_copy(update={"spacing": 8.0, "adam_steps": 5, "affine_steps": (5, 5)})
+
+Block = tuple[slice, slice, slice]
+LIVER, BLADDER = (slice(18, 26), slice(8, 16), slice(6, 14)), (slice(2, 7), slice(8, 14), slice(17, 24))
+RIGHT_KIDNEY, LEFT_KIDNEY = (slice(9, 15), slice(17, 22), slice(8, 13)), (slice(9, 15), slice(17, 22), slice(27, 32))
+PATIENT = {2: RIGHT_KIDNEY, 3: LEFT_KIDNEY, 6: LIVER, 14: BLADDER}
+
+
+def labelled(
+    folder: Path, name: str, organs: dict[int, Block], z_from: int = 0, seen: dict[int, Block] | None = None
+) -> None:
+    """A body with bright blocks, those of `organs` or of `seen`; `z_from` cuts its lower slices off."""
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    hu, labels = np.full((30, 30, 40), -1000, np.int16), np.zeros((30, 30, 40), np.uint8)
+    hu[:, 4:26, 4:36] = 40
+    hu[:, 18:24, 17:23] = 500
+    for box in (organs if seen is None else seen).values():
+        hu[box] = 120
+    for k, box in organs.items():
+        labels[box] = k
+    for kind, array in (("images", hu), ("labels", labels)):
+        image = sitk.GetImageFromArray(array[z_from:])
+        image.SetSpacing((6.0, 6.0, 6.0))
+        image.SetOrigin((0.0, 0.0, 6.0 * z_from))
+        sitk.WriteImage(image, str(folder / kind / f"{name}.nii.gz"))
+
+
+LIVER, BLADDER = (slice(18, 26), slice(8, 16), slice(6, 14)), (slice(2, 7), slice(8, 14), slice(17, 24))
+
+
+def bare_reference(name: str) -> Reference:
+    """A reference that gives nothing."""
+    return Reference(name, "0", (6,), Transform(), {}, np.zeros(0, np.uint8), np.zeros((1, 1, 1), np.int16))

@@ -1,0 +1,105 @@
+"""Sliding windows, test-time augmentation, and the way back to the image's grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from medsam2_atlas.evaluation import dice_per_organ
+from medsam2_atlas.places import find_unet
+from medsam2_atlas.unet import UNet, UNetInferer, load_unet, predict, restore, unet_config
+from medsam2_atlas.unet.inference import _turned
+from medsam2_atlas.unet.transforms import array_affine
+from medsam2_atlas.volume import Geometry, Volume, from_sitk
+
+
+@pytest.fixture(scope="module")
+def unet() -> UNet:
+    return load_unet(find_unet("unet_3d"))
+
+
+def ball(grid: Geometry, radius: float = 30.0) -> np.ndarray:
+    z, y, x = np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij")
+    world = grid.to_world(np.stack([x, y, z], -1))
+    return np.linalg.norm(world, axis=-1) < radius
+
+
+def test_probabilities_come_back_on_a_finer_oblique_grid_in_the_right_place() -> None:
+    turn = np.radians(10)
+    direction = (np.cos(turn), -np.sin(turn), 0.0, np.sin(turn), np.cos(turn), 0.0, 0.0, 0.0, 1.0)
+    fine = Geometry((90, 80, 50), (1.1, 1.1, 2.0), (-45.0, -48.0, -50.0), tuple(float(v) for v in direction))
+    coarse = Geometry((34, 30, 34), (3.0, 3.0, 3.0), fine.origin, fine.direction)
+    inside = torch.from_numpy(ball(coarse).astype(np.float32))
+    probabilities = torch.zeros(16, *coarse.shape)
+    probabilities[6], probabilities[0] = 0.9 * inside, 1 - 0.9 * inside
+    found = restore(probabilities, array_affine(coarse), fine)
+    assert found.labels.shape == fine.shape
+    assert set(np.unique(found.labels)) == {0, 6}
+    assert dice_per_organ(found.labels, ball(fine).astype(np.uint8) * 6, [6])[6] > 0.95
+    assert 0.6 < found.confidence[6] < 0.9
+
+
+def test_what_lies_outside_the_networks_grid_is_background() -> None:
+    fine = Geometry((40, 40, 40), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    part = Geometry((5, 5, 5), (2.0, 2.0, 2.0), (10.0, 12.0, 14.0))
+    probabilities = torch.zeros(16, *part.shape)
+    probabilities[3] = 1
+    z, y, x = np.nonzero(restore(probabilities, array_affine(part), fine).labels)
+    assert (x.min(), y.min(), z.min()) == (10, 12, 14)
+    assert (x.max(), y.max(), z.max()) == (18, 20, 22)
+
+
+def test_a_turn_and_its_undoing_leave_the_image_as_it_was() -> None:
+    z, y, x = np.meshgrid(np.arange(4), np.linspace(-1, 1, 60), np.linspace(-1, 1, 90), indexing="ij")
+    image = torch.from_numpy(np.exp(-4 * (x**2 + y**2)) * (1 + 0.3 * x)).float()[None, None]
+    for degrees, scale in ((6.0, 1.0), (0.0, 1.07), (0.0, 0.93)):
+        turned = _turned(image, degrees, scale)
+        assert (turned - image).abs().max() > 0.03
+        assert (_turned(turned, degrees, scale, back=True) - image).abs().max() < 0.02
+
+
+def test_augmentation_averages_the_network_over_turned_copies() -> None:
+    config = unet_config("unet_3d").model_copy(update={"patch": (16, 16, 16), "filters": (4, 8, 16)})
+    seen: list[torch.Tensor] = []
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return torch.cat([torch.zeros_like(x), 40 * (x - 0.5)], 1)
+
+    image = torch.from_numpy(ball(Geometry((40, 40, 20), (3.0, 3.0, 3.0), (-60.0, -60.0, -30.0))).astype(np.float32))
+    plain = UNetInferer(config)(image[None, None], network)
+    windows = len(seen)
+    augmented = UNetInferer(config, augment=True)(image[None, None], network)
+    assert len(seen) == 6 * windows
+    assert augmented.shape == plain.shape == (1, 2, 20, 40, 40)
+    assert torch.allclose(augmented.sum(1), torch.ones(1, 20, 40, 40), atol=1e-4)
+    both = (augmented[0, 1] > 0.5) & (plain[0, 1] > 0.5)
+    assert 2 * both.sum() / ((augmented[0, 1] > 0.5).sum() + (plain[0, 1] > 0.5).sum()) > 0.95
+
+
+def test_the_demo_weights_find_organs_whatever_the_orientation_of_the_file(
+    unet: UNet, target: Volume, target_truth: Volume
+) -> None:
+    labels = predict(target, unet).labels
+    dice = dice_per_organ(labels, target_truth.array, range(1, 16))
+    assert dice[6] > 0.9
+    assert dice[2] > 0.85
+    assert dice[3] > 0.85
+    turned = from_sitk(sitk.DICOMOrient(target.as_image(), "ASR"), target.source)
+    again = predict(turned, unet).labels
+    assert (again == labels).mean() > 0.999
+
+
+def test_a_two_dimensional_network_sees_slice_by_slice() -> None:
+    config = unet_config("unet_2d").model_copy(update={"patch": (16, 16)})
+    shapes = set()
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        shapes.add(tuple(x.shape[1:]))
+        return torch.cat([torch.zeros_like(x), x], 1)
+
+    result = UNetInferer(config)(torch.rand(1, 1, 5, 20, 30), network)
+    assert result.shape == (1, 2, 5, 20, 30)
+    assert shapes == {(1, 16, 16)}

@@ -1,0 +1,184 @@
+"""Training: what it keeps, how it goes on after a kill, and what it never does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from blocks import PATIENT, labelled
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medsam2_atlas.atlas import find_references
+from medsam2_atlas.errors import InputError, WeightsError
+from medsam2_atlas.unet import (
+    TrainingCase,
+    UNetConfig,
+    UNetTraining,
+    build_unet,
+    load_unet,
+    save_unet,
+    split_cases,
+    unet_config,
+    with_training,
+)
+
+CPU = torch.device("cpu")
+TINY = UNetConfig.model_validate(
+    {
+        "dimensions": 3,
+        "spacing": (8.0, 8.0, 8.0),
+        "patch": (16, 16, 16),
+        "filters": (4, 8, 16),
+        "heads": 1,
+        "training": {"epochs": 6, "validate_every": 2, "learning_rate": 0.01, "early_stop": 0},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingCase]:
+    """Four patients of blocks; the last has only the liver annotated."""
+    folder = tmp_path_factory.mktemp("cases")
+    for name in ("a", "b", "c"):
+        labelled(folder, name, PATIENT)
+    labelled(folder, "d", {6: PATIENT[6]}, seen=PATIENT)
+    return [TrainingCase(f.name, f.image, f.label) for f in find_references(folder)]
+
+
+def weights_of(file: Path) -> dict[str, torch.Tensor]:
+    return load_unet(file).network.state_dict()
+
+
+def test_a_run_keeps_weights_curves_and_dice_per_organ(cases: list[TrainingCase], tmp_path: Path) -> None:
+    stats = UNetTraining(cases, TINY, tmp_path / "run", CPU).run()
+    assert json.loads((tmp_path / "run" / "stats.json").read_text())["loss"] == stats["loss"]
+    assert len(stats["loss"]) == stats["epoch"] == 6
+    assert stats["loss"][-1] < stats["loss"][0]
+    assert [entry["epoch"] for entry in stats["validation"]] == [2, 4, 6]
+    assert set(stats["train_cases"]) | set(stats["validation_cases"]) == {"a", "b", "c", "d"}
+    best = load_unet(tmp_path / "run" / "best.pt")
+    train = [case for case in cases if case.name in stats["train_cases"]]
+    assert best.cases[6] == len(train)
+    assert best.cases.get(14, 0) == sum(case.name != "d" for case in train)
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+    assert not list((tmp_path / "run").glob(".part*"))
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_run_ends_where_an_undisturbed_one_does(cases: list[TrainingCase], tmp_path: Path) -> None:
+    UNetTraining(cases, TINY, tmp_path / "whole", CPU).run()
+
+    def kill(_: str, share: float) -> None:
+        if share > 0.6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        UNetTraining(cases, TINY, tmp_path / "killed", CPU, progress=kill).run()
+    stats = UNetTraining(cases, TINY, tmp_path / "killed", CPU).run()
+    assert stats["resumed_from"] == 4
+    assert stats["state"] == "finished"
+    whole, killed = (torch.load(tmp_path / run / "latest.pt", weights_only=True) for run in ("whole", "killed"))
+    assert whole["stats"]["loss"] == pytest.approx(killed["stats"]["loss"], abs=1e-4)
+    for name, tensor in whole["network"].items():
+        assert torch.allclose(tensor, killed["network"][name], atol=1e-4), name
+
+
+def test_a_finished_run_is_followed_by_a_new_one(cases: list[TrainingCase], tmp_path: Path) -> None:
+    for _ in range(2):
+        stats = UNetTraining(cases, with_training(TINY, {"epochs": 2}), tmp_path / "run", CPU).run()
+    assert stats["resumed_from"] is None
+    assert len(stats["loss"]) == 2
+
+
+def test_weights_that_training_does_not_better_stay(cases: list[TrainingCase], tmp_path: Path) -> None:
+    UNetTraining(cases, with_training(TINY, {"epochs": 30, "validate_every": 10}), tmp_path / "good", CPU).run()
+    good = load_unet(tmp_path / "good" / "best.pt")
+    spoil = with_training(TINY, {"epochs": 2, "learning_rate": 5.0})
+    stats = UNetTraining(cases, spoil, tmp_path / "run", CPU, start=good).run()
+    assert stats["best_metric_epoch"] == 0
+    assert stats["started_from"]["sha256"] == good.sha256
+    kept, before = weights_of(tmp_path / "run" / "best.pt"), good.network.state_dict()
+    assert all(torch.equal(kept[name], before[name]) for name in before)
+
+
+def test_training_stops_when_validation_no_longer_improves(cases: list[TrainingCase], tmp_path: Path) -> None:
+    still = with_training(TINY, {"epochs": 40, "validate_every": 1, "early_stop": 2, "learning_rate": 1e-12})
+    stats = UNetTraining(cases, still, tmp_path / "run", CPU).run()
+    assert stats["epoch"] == 3
+    assert stats["state"] == "finished"
+
+
+def test_a_case_without_company_trains_and_nothing_validates(cases: list[TrainingCase], tmp_path: Path) -> None:
+    stats = UNetTraining(cases[:1], with_training(TINY, {"epochs": 2}), tmp_path / "run", CPU).run()
+    assert stats["validation_cases"] == []
+    assert load_unet(tmp_path / "run" / "best.pt").validation == {}
+
+
+def test_training_without_cases_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Sign off"):
+        UNetTraining([], TINY, tmp_path / "run", CPU)
+
+
+@given(st.sets(st.text("abcdef", min_size=1, max_size=6), min_size=2, max_size=40), st.floats(0.05, 0.8))
+def test_a_case_that_validates_never_trains_later(names: set[str], share: float) -> None:
+    cases = [TrainingCase(name, Path(name), Path(name)) for name in sorted(names)]
+    train, validation = split_cases(cases, share)
+    assert len(train) >= 1
+    assert len(validation) >= 1
+    assert {c.name for c in train} | {c.name for c in validation} == names
+    more = [*cases, *(TrainingCase(f"new-{n}", Path(), Path()) for n in range(400))]
+    later = {c.name for c in split_cases(more, share)[1]}
+    stable = {c.name for c in split_cases(more[: len(cases) + 200], share)[1]}
+    assert stable <= later
+
+
+def test_weights_come_back_with_what_is_known_of_them(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    state = build_unet(TINY).state_dict()
+    save_unet(tmp_path / "u.pt", state, TINY, validation={6: 0.9}, cases={6: 12}, mark="demo", half=True)
+    unet = load_unet(tmp_path / "u.pt")
+    assert (unet.config, unet.validation, unet.cases, unet.mark) == (TINY, {6: 0.9}, {6: 12}, "demo")
+    assert all(torch.allclose(tensor, state[name], atol=1e-2) for name, tensor in unet.network.state_dict().items())
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04junk"])
+def test_a_file_that_holds_no_weights_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "u.pt").write_bytes(content)
+    with pytest.raises(WeightsError, match="u.pt"):
+        load_unet(tmp_path / "u.pt")
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": {}}, tmp_path / "u.pt")
+    with pytest.raises(WeightsError, match="does not hold a U-Net"):
+        load_unet(tmp_path / "u.pt")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dimensions: 3\nspacing: [3, 3, 3]\npatch: [60, 64, 64]\nfilters: [8, 16, 32, 64]", "multiple of 8"),
+        ("dimensions: 2\nspacing: [3, 3, 3]\npatch: [64, 64, 64]\nfilters: [8, 16, 32]", "2 sides"),
+        ("dimensions: 3\nspacing: [3, 3, 3]\npatch: [64, 64, 64]\nfilters: [8, 16, 32]\nmirror: true", "mirror"),
+        ("dimensions: 3\nspacing: [3, 3, 3]\npatch: [64, 64, 64]\nfilters: [8, 16, 32]\nwindow: [200, 0]", "lower bound"),
+        ("{", "configuration"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        unet_config(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("name", ["unet_2d", "unet_3d", "unet_3d_large"])
+def test_the_presets_are_valid_and_fit_their_networks(name: str) -> None:
+    config = unet_config(name)
+    assert build_unet(config) is not None
+    with pytest.raises(InputError, match="epochs"):
+        with_training(config, {"epochs": 0})
