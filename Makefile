@@ -9,7 +9,7 @@ CHECKPOINT ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help install demo test test-slow lint serve figures loop clean
+.PHONY: help install demo test test-slow lint serve figures loop large-ct clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -51,6 +51,9 @@ figures: $(VENV)/.installed  ## the README's figures on generated targets
 
 loop: $(VENV)/.installed  ## annotate, learn, choose, again: the curves over rounds on generated patients
 	$(BIN)/python bench/loop.py
+
+large-ct: $(VENV)/.installed  ## time and memory of the U-Net on a CT of clinical size
+	$(BIN)/python bench/large_ct.py
 
 clean:  ## remove what was built
 	rm -rf $(VENV) demo-output build lib/*.egg-info

@@ -18,9 +18,7 @@ RIGHT_KIDNEY, LEFT_KIDNEY = (slice(9, 15), slice(17, 22), slice(8, 13)), (slice(
 PATIENT = {2: RIGHT_KIDNEY, 3: LEFT_KIDNEY, 6: LIVER, 14: BLADDER}
 
 
-def labelled(
-    folder: Path, name: str, organs: dict[int, Block], z_from: int = 0, seen: dict[int, Block] | None = None
-) -> None:
+def labelled(folder: Path, name: str, organs: dict[int, Block], z_from: int = 0, seen: dict[int, Block] | None = None) -> None:
     """A body with bright blocks, those of `organs` or of `seen`; `z_from` cuts its lower slices off."""
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from blocks import BLADDER, LIVER, QUICK, bare_reference, labelled
 
+from blocks import BLADDER, LIVER, QUICK, bare_reference, labelled
 from medsam2_atlas.atlas import (
     Atlas,
     ProbabilityMap,

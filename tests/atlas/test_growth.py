@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from blocks import BLADDER, LEFT_KIDNEY, LIVER, PATIENT, QUICK, RIGHT_KIDNEY, labelled
 
+from blocks import BLADDER, LEFT_KIDNEY, LIVER, PATIENT, QUICK, RIGHT_KIDNEY, labelled
 from medsam2_atlas.atlas import Atlas, AtlasStore, build_atlas, find_references, grow, grow_atlas, novelty, resolve_atlas
 from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.registration import RegistrationCache

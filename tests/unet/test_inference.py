@@ -52,7 +52,7 @@ def test_what_lies_outside_the_networks_grid_is_background() -> None:
 
 
 def test_a_turn_and_its_undoing_leave_the_image_as_it_was() -> None:
-    z, y, x = np.meshgrid(np.arange(4), np.linspace(-1, 1, 60), np.linspace(-1, 1, 90), indexing="ij")
+    _, y, x = np.meshgrid(np.arange(4), np.linspace(-1, 1, 60), np.linspace(-1, 1, 90), indexing="ij")
     image = torch.from_numpy(np.exp(-4 * (x**2 + y**2)) * (1 + 0.3 * x)).float()[None, None]
     for degrees, scale in ((6.0, 1.0), (0.0, 1.07), (0.0, 0.93)):
         turned = _turned(image, degrees, scale)

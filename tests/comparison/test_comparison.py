@@ -1,0 +1,102 @@
+"""Two models over a study folder: figures, plots and the page."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from medsam2_atlas.comparison import Contestant, compare_studies, write_comparison
+from medsam2_atlas.segmentation import Segmentation, base_report
+from medsam2_atlas.studies import StudyFolder
+from medsam2_atlas.volume import Volume
+
+
+def blocks(volume: Volume, shift: int) -> np.ndarray:
+    labels = np.zeros(volume.array.shape, np.uint8)
+    labels[4:12, 4:12, 4 + shift : 14 + shift] = 6
+    labels[2:5, 14:18, 4:8] = 2
+    return labels
+
+
+def contestant(name: str, shift: int, ran: list[str]) -> Contestant:
+    def run(image: Volume) -> Segmentation:
+        ran.append(name)
+        labels = blocks(image, shift + (2 if "far" in image.source else 0) * (name == "unet_3d"))
+        report = base_report(image, labels, [2, 6]) | {"seconds": {"total": 1.0 + shift}, "mark": "demo weights"}
+        return Segmentation(image.with_array(labels), report)
+
+    return Contestant(name, {"organs": [2, 6], "shift": shift}, run)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StudyFolder:
+    generator = np.random.default_rng(0)
+    (tmp_path / "labels" / "final").mkdir(parents=True)
+    for name in ("far", "near"):
+        image = sitk.GetImageFromArray(generator.normal(40, 30, (16, 20, 24)).astype(np.float32))
+        image.SetSpacing((4.0, 4.0, 5.0))
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    final = np.zeros((16, 20, 24), np.uint8)
+    final[4:12, 4:12, 4:14] = 6
+    picture = sitk.GetImageFromArray(final)
+    picture.SetSpacing((4.0, 4.0, 5.0))
+    sitk.WriteImage(picture, str(tmp_path / "labels" / "final" / "near.nii.gz"))
+    (tmp_path / "broken.nii.gz").write_bytes(b"")
+    return StudyFolder(tmp_path)
+
+
+def test_a_comparison_over_studies(folder: StudyFolder, tmp_path: Path) -> None:
+    ran: list[str] = []
+    pair = (contestant("medsam2_atlas", 0, ran), contestant("unet_3d", 1, ran))
+    result = compare_studies(folder, pair)
+    assert sorted(ran) == ["medsam2_atlas"] * 2 + ["unet_3d"] * 2
+    assert "0 bytes" in result.problems["broken"]
+    near = {case.study: case for case in result.cases}["near"]
+    assert near.scores[6].dice == pytest.approx(0.9)
+    assert near.scores[2].dice == 1
+    assert result.against_final("medsam2_atlas", 6) == 1
+    assert result.against_final("unet_3d", 6) == pytest.approx(0.9)
+    assert result.against_final("unet_3d", 2) is None  # not annotated in the final label
+    assert result.agreement() == pytest.approx((0.95 + 0.85) / 2)
+    point = {"labelled": 1, "models": ["medsam2_atlas", "unet_3d"], "agreement": result.agreement(), "studies": 2}
+    assert result.history == [point]
+
+    again = compare_studies(folder, pair)
+    assert len(ran) == 4  # all from the store
+    assert again.agreement() == result.agreement()
+    assert len(again.history) == 1
+
+    out = tmp_path / "out"
+    write_comparison(result, folder, out, worst=1)
+    page = (out / "index.html").read_text()
+    assert "demo weights" in page
+    assert "<h3>far: mean Dice 0.85" in page
+    assert "<h3>near" not in page
+    assert "broken.nii.gz" in page
+    links = re.findall(r"""(?:src|href)=['"]([^'"]{0,30})""", page)
+    assert links
+    assert all(link.startswith("data:image/png;base64,") for link in links)
+    with (out / "comparison.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["study"] for row in rows} == {"far", "near"}
+    liver = next(row for row in rows if (row["study"], row["organ"]) == ("near", "liver"))
+    assert float(liver["dice_unet_3d_to_final"]) == pytest.approx(0.9)
+    assert json.loads((out / "comparison.json").read_text())["seconds_median"] == {"medsam2_atlas": 1.0, "unet_3d": 2.0}
+    for name in ("dice.png", "agreement.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_agreement_is_remembered_over_the_number_of_labelled_cases(folder: StudyFolder) -> None:
+    ran: list[str] = []
+    compare_studies(folder, (contestant("medsam2_atlas", 0, ran), contestant("unet_3d", 2, ran)))
+    final = folder.path / "labels" / "final"
+    (final / "far.nii.gz").write_bytes((final / "near.nii.gz").read_bytes())
+    better = compare_studies(folder, (contestant("medsam2_atlas", 0, ran), contestant("unet_3d", 0, ran)))
+    assert [entry["labelled"] for entry in better.history] == [1, 2]
+    assert better.history[0]["agreement"] < better.history[1]["agreement"]

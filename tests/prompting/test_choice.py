@@ -1,0 +1,42 @@
+"""Which source prompts an organ where there are two."""
+
+from __future__ import annotations
+
+import pytest
+
+from medsam2_atlas.prompting import BoxPrompt, Evidence, OrganPrompt, Prompts, choose_prompts
+
+
+def prompt(label: int, z: int) -> OrganPrompt:
+    return OrganPrompt(label, z, z, (BoxPrompt(z, (0, 0, 1, 1)),))
+
+
+ATLAS = Prompts((prompt(1, 10), prompt(6, 10)), {5: "it lies outside the scan"})
+UNET = Prompts((prompt(1, 20), prompt(6, 20)), {5: "the U-Net found nothing"})
+
+
+@pytest.mark.parametrize(
+    ("evidence", "source", "why"),
+    [
+        (Evidence({6: 0.9}, {6: 7}, {6: 0.5}), "atlas", "7 cases"),
+        (Evidence({6: 0.9}, {6: 8}, {6: 0.5}), "unet", "0.90"),
+        (Evidence({6: 0.4}, {6: 30}, {6: 0.5}), "atlas", "0.50"),
+        (Evidence({}, {6: 30}, {6: 0.5}), "atlas", "no validation case"),
+        (Evidence({6: 0.4}, {6: 30}, {}), "unet", "no second reference"),
+        (Evidence(), "atlas", "0 cases"),
+    ],
+)
+def test_the_source_that_has_shown_itself_better_prompts_and_says_why(evidence: Evidence, source: str, why: str) -> None:
+    chosen = choose_prompts(ATLAS, UNET, evidence, [6])
+    assert chosen.prompts[0].z_min == {"atlas": 10, "unet": 20}[source]
+    assert chosen.sources[6].startswith(f"{source}: ")
+    assert why in chosen.sources[6]
+
+
+def test_the_other_source_steps_in_and_what_neither_has_is_missing() -> None:
+    trusted = Evidence({1: 0.9, 5: 0.9, 6: 0.9}, {1: 20, 5: 20, 6: 20}, {})
+    found = Prompts((prompt(1, 20),), {6: "the U-Net found nothing", 5: "the U-Net found nothing"})
+    chosen = choose_prompts(ATLAS, found, trusted, [1, 5, 6])
+    assert [(p.label, p.z_min) for p in chosen.prompts] == [(1, 20), (6, 10)]
+    assert "unet gave none" in chosen.sources[6]
+    assert chosen.missing == {5: "atlas: it lies outside the scan; unet: the U-Net found nothing"}

@@ -1,0 +1,99 @@
+"""Predictions under the models' own tags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.studies import PredictionStore, StudyFolder, WorkFolder, foundation_provenance, unet_provenance
+from medsam2_atlas.volume import read_volume
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StudyFolder:
+    image = sitk.GetImageFromArray(np.arange(480, dtype=np.int16).reshape(6, 8, 10))
+    sitk.WriteImage(image, str(tmp_path / "patient.nii.gz"))
+    return StudyFolder(tmp_path)
+
+
+@pytest.fixture
+def store(folder: StudyFolder) -> PredictionStore:
+    return PredictionStore(folder.work, folder.path / "labels")
+
+
+def result_for(image: Path) -> Segmentation:
+    volume = read_volume(image)
+    labels = (volume.array > 200).astype(np.uint8) * 6
+    return Segmentation(volume.with_array(labels), {"seconds": {"total": 1.5}, "organs": ["liver"]})
+
+
+def test_a_prediction_is_found_as_long_as_nothing_has_changed(folder: StudyFolder, store: PredictionStore) -> None:
+    image = folder.path / "patient.nii.gz"
+    made_of = unet_provenance(weights="abc")
+    assert store.find("unet_3d", "patient", image, made_of) is None
+    store.save("unet_3d", "patient", image, made_of, result_for(image))
+    assert (folder.path / "labels" / "unet_3d" / "patient.nii.gz").is_file()
+    found = store.find("unet_3d", "patient", image, made_of)
+    assert found is not None
+    again = found.segmentation(image)
+    assert (again.labels.array == result_for(image).labels.array).all()
+    assert again.report == {"seconds": {"total": 1.5}, "organs": ["liver"], "from_cache": True}
+    assert store.find("unet_3d", "patient", image, unet_provenance(weights="abd")) is None
+    assert store.find("unet_3d", "patient", image, unet_provenance(weights="abc", augment=True)) is None
+    assert store.find("unet_2d", "patient", image, made_of) is None
+
+
+def test_another_image_under_the_same_name_is_another_case(folder: StudyFolder, store: PredictionStore) -> None:
+    image = folder.path / "patient.nii.gz"
+    store.save("unet_3d", "patient", image, {"organs": [6]}, result_for(image))
+    picture = sitk.ReadImage(str(image))
+    sitk.WriteImage(picture + 1, str(image))
+    assert store.find("unet_3d", "patient", image, {"organs": [6]}) is None
+
+
+def test_a_label_that_a_person_put_in_its_place_is_no_prediction(folder: StudyFolder, store: PredictionStore) -> None:
+    image = folder.path / "patient.nii.gz"
+    kept = store.save("unet_3d", "patient", image, {"organs": [6]}, result_for(image))
+    kept.label.write_bytes(b"drawn by hand")
+    assert store.find("unet_3d", "patient", image, {"organs": [6]}) is None
+    assert store.latest("unet_3d", "patient") is None
+
+
+def test_a_model_never_stores_as_a_person_does(folder: StudyFolder, store: PredictionStore) -> None:
+    image = folder.path / "patient.nii.gz"
+    with pytest.raises(ValueError, match="never stored as final"):
+        store.save("final", "patient", image, {}, result_for(image))
+    assert not (folder.path / "labels").exists()
+
+
+def test_what_a_prediction_depends_on_tells_models_and_options_apart() -> None:
+    plain = foundation_provenance(strategy="D", atlas="a", weights="w")
+    assert plain != foundation_provenance(strategy="C", atlas="a", weights="w")
+    assert plain != foundation_provenance(strategy="D", atlas="b", weights="w")
+    assert plain != foundation_provenance(strategy="D", atlas="a", weights="w", prompts="both", unet="u")
+    assert "weights" not in foundation_provenance(strategy="atlas", atlas="a")
+    assert unet_provenance(weights="w")["organs"] == list(range(1, 16))
+
+
+def test_a_study_folder_lists_images_and_signed_off_labels(folder: StudyFolder) -> None:
+    (folder.path / "labels" / "final").mkdir(parents=True)
+    (folder.path / "labels" / "final" / "patient.nii.gz").write_bytes(b"x")
+    (folder.path / "labels" / "final" / "other.nii.gz").write_bytes(b"x")
+    (folder.path / "datastore_v2.json").write_text("{}")
+    (folder.path / ".part-1.nii.gz").write_bytes(b"x")
+    studies = folder.studies()
+    assert [(s.name, s.final is not None) for s in studies] == [("patient", True)]
+    with pytest.raises(InputError, match="not a folder"):
+        StudyFolder(folder.path / "nothing")
+
+
+def test_remote_studies_have_a_work_folder_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MEDSAM2_ATLAS_MODELS", str(tmp_path))
+    one, two = (WorkFolder.of(f"http://127.0.0.1:8042/{name}") for name in ("a", "b"))
+    assert one.path != two.path
+    assert one.path.is_relative_to(tmp_path)
