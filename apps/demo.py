@@ -1,7 +1,8 @@
 """The main job on the sample data, as an annotation team does it: `make demo`.
 
 Builds the atlas, starts the real MONAI Label server on a temporary study folder, asks it as its clients do for the next
-case and for a segmentation, submits the label as `final` and reads it back. Then compares all strategies on that case.
+case, for a segmentation and for a comparison with the U-Net, submits the label as `final` and reads it back. Then compares
+all strategies on that case.
 """
 
 from __future__ import annotations
@@ -87,6 +88,11 @@ def _annotate(url: str, studies: Path, out: Path) -> dict[str, Any]:
     with console.status("the server segments …"):
         label, answer = client.infer("medsam2_atlas", chosen["id"], {"strategy": "D"})
     seconds = time.perf_counter() - began
+    differences, compared = client.infer("compare", chosen["id"], {})
+    agreement = compared["report"]
+    shutil.move(differences, out / "differences.nii.gz")
+    cost = "; ".join(f"{name} {c['seconds']:.0f} s, {c['watt_hours']} Wh" for name, c in agreement["cost"].items())
+    console.print(f"MedSAM2 and U-Net agree to a mean Dice of {agreement['mean_dice']:.2f} ({cost})")
     client.save_label(chosen["id"], label, tag="final")
     back = client.download_label(chosen["id"], "final")
     if sha256(Path(back)) != sha256(Path(label)):
@@ -94,7 +100,12 @@ def _annotate(url: str, studies: Path, out: Path) -> dict[str, Any]:
     stored = sorted(str(file.relative_to(studies)) for file in studies.rglob("*.nii.gz"))
     console.print(f"segmented in {seconds:.1f} s, submitted as final, read back the same; the study folder holds {stored}")
     shutil.move(label, out / "label.nii.gz")
-    return {"seconds": round(seconds, 1), "label_names": answer["label_names"], "report": answer["report"]}
+    return {
+        "seconds": round(seconds, 1),
+        "label_names": answer["label_names"],
+        "report": answer["report"],
+        "comparison": agreement,
+    }
 
 
 def _compare(image: Volume, truth: Volume, atlas: Atlas, weights: Weights) -> tuple[Table, dict[str, Any]]:

@@ -182,3 +182,19 @@ def test_the_presets_are_valid_and_fit_their_networks(name: str) -> None:
     assert build_unet(config) is not None
     with pytest.raises(InputError, match="epochs"):
         with_training(config, {"epochs": 0})
+
+
+def test_slices_train_a_two_dimensional_network(cases: list[TrainingCase], tmp_path: Path) -> None:
+    flat = UNetConfig.model_validate(
+        {
+            "dimensions": 2,
+            "spacing": (8.0, 8.0, 0.0),
+            "patch": (16, 16),
+            "filters": (4, 8, 16),
+            "heads": 1,
+            "training": {"epochs": 8, "patches_per_case": 8, "validate_every": 8, "learning_rate": 0.01},
+        }
+    )
+    stats = UNetTraining(cases, flat, tmp_path / "run", CPU).run()
+    assert stats["loss"][-1] < stats["loss"][0]
+    assert load_unet(tmp_path / "run" / "best.pt").config.dimensions == 2

@@ -19,8 +19,9 @@ from medsam2_atlas.cli.options import CheckpointOption, ConfigOption
 from medsam2_atlas.console import console
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.medsam2 import find_checkpoint, load_weights
-from medsam2_atlas.places import find_atlas
+from medsam2_atlas.places import find_atlas, find_unet
 from medsam2_atlas.segmentation import package_version
+from medsam2_atlas.unet import load_unet
 
 _PACKAGES = ("torch", "monai", "monailabel", "sam2", "SimpleITK", "numpy", "pydicom")
 
@@ -60,6 +61,13 @@ def doctor_command(
             row("", weights.mark)
     except MedSAM2AtlasError as error:
         row("weights", f"{error.subject}: {error.problem}", error.remedy, good=False)
+    try:
+        unet = load_unet(find_unet("unet_3d"))
+        row("U-Net", f"{unet.file} (SHA-256 {unet.sha256[:12]}…)", "medsam2-atlas train unet" if unet.mark else "")
+        if unet.mark:
+            row("", unet.mark)
+    except MedSAM2AtlasError as error:
+        row("U-Net", f"{error.subject}: {error.problem}", error.remedy, good=False)
     try:
         loaded = Atlas.load(find_atlas(atlas))
         row("atlas", f"{loaded.source}: version {loaded.version}, {len(loaded.references)} references")

@@ -22,6 +22,10 @@ def serve_command(
     host: Annotated[str, typer.Option(help="Address to listen on. There is no login: mind who can reach it.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     device: DeviceOption = "auto",
+    conf: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE for the app, such as unet_3d=FILE or learning=false; may be repeated."),
+    ] = None,
 ) -> None:
     """Serve the app to OHIF and 3D Slicer."""
     if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
@@ -33,6 +37,13 @@ def serve_command(
             command += ["--conf", key, str(value.resolve())]
     if config is not None:
         command += ["--conf", "config", config]
+    for setting in conf or ():
+        key, equals, text = setting.partition("=")
+        if not key or not equals:
+            raise InputError(setting, "is not KEY=VALUE.", "For example: --conf learning=false")
+        command += ["--conf", key, text]
     # MONAI Label would otherwise start a scoring process at every start and every next case.
     os.environ.setdefault("MONAI_LABEL_AUTO_UPDATE_SCORING", "false")
+    # Training runs beside the server: threads that wait must not keep its cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.execv(sys.executable, command)
