@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from medsam2_atlas.atlas import Atlas, build_atlas, find_references
+from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references, grow_atlas
 from medsam2_atlas.evaluation import dice_per_organ
 from medsam2_atlas.pipeline import Case, segment
+from medsam2_atlas.places import find_unet
+from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, segment_with_unet, unet_config, with_training
 from medsam2_atlas.volume import read_labels, read_volume
 
 
@@ -54,3 +57,32 @@ def test_an_unseen_real_patient_is_found_from_one_other(real_cts: Path, tmp_path
     truth = read_labels(real_cts / "whole_abdomen_3mm" / "label.nii.gz", image)
     dice = dice_per_organ(segment(Case(image, atlas), "atlas").labels.array, truth.array, (2, 3, 6))
     assert np.mean(list(dice.values())) > 0.3
+
+
+def test_a_real_ct_joins_the_atlas_of_another(real_cts: Path, tmp_path: Path) -> None:
+    base = atlas_of(["whole_abdomen_3mm"], real_cts, tmp_path / "base")
+    folder = real_cts / "cropped_trunk"
+    grown = grow_atlas(base, [ReferenceFiles("cropped", folder / "ct.nii.gz", folder / "label.nii.gz")])
+    assert grown.added == ("cropped",)
+    assert grown.refused == {}
+    assert grown.atlas.maps[2].count == 2
+    assert grown.atlas.agreement[2] > 0.4
+
+
+def test_a_unet_comes_back_on_the_grid_of_a_real_dicom_series(real_cts: Path) -> None:
+    image = read_volume(real_cts / "dicom_abdomen" / "dicom")
+    result = segment_with_unet(image, load_unet(find_unet("unet_3d")))
+    assert result.labels.geometry == image.geometry
+    assert result.report["mark"] == "demo weights: synthetic phantoms only"
+
+
+def test_real_cts_with_some_organs_annotated_train_a_unet(real_cts: Path, tmp_path: Path) -> None:
+    names = ("whole_abdomen_3mm", "cropped_trunk")
+    cases = [TrainingCase(n, real_cts / n / "ct.nii.gz", real_cts / n / "label.nii.gz") for n in names]
+    present = [{int(k) for k in np.unique(read_labels(case.label).array)} - {0} for case in cases]
+    tiny = unet_config("unet_3d").model_copy(update={"spacing": (6.0, 6.0, 6.0), "patch": (32, 32, 32), "filters": (4, 8, 16)})
+    config = with_training(tiny.model_copy(update={"heads": 1}), {"epochs": 12, "learning_rate": 0.01, "validate_every": 6})
+    stats = UNetTraining(cases, config, tmp_path / "run", torch.device("cpu")).run()
+    assert np.mean(stats["loss"][-3:]) < 0.8 * stats["loss"][0]
+    trained = present[names.index(stats["train_cases"][0])]
+    assert set(load_unet(tmp_path / "run" / "best.pt").cases) == trained

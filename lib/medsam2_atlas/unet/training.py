@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -206,13 +207,18 @@ class UNetTraining:
             self._writer.flush()
         if mean > self._stats["best_metric"]:
             self._stats["best_metric"], self._stats["best_metric_epoch"] = mean, epoch
-            known: dict[int, int] = {}
-            for item in self._loader.dataset.data:
-                for k in torch.where(item["known"])[0].tolist():
-                    known[k] = known.get(k, 0) + 1
-            cases = {k: n for k, n in known.items() if k}
             state = self.network.state_dict()
-            save_unet(self.folder / "best.pt", state, self.config, validation=organs, cases=cases, mark=self._mark)
+            save_unet(self.folder / "best.pt", state, self.config, validation=organs, cases=self._organ_cases, mark=self._mark)
+
+    @cached_property
+    def _organ_cases(self) -> dict[int, int]:
+        """Training cases that have each organ annotated."""
+        counts: dict[int, int] = {}
+        for item in self._loader.dataset.data:
+            for k in torch.where(item["known"])[0].tolist():
+                counts[k] = counts.get(k, 0) + 1
+        counts.pop(0, None)
+        return counts
 
     def _keep(self, *, finished: bool) -> None:
         """Writes what a later run needs to go on, and the statistics."""

@@ -171,7 +171,9 @@ def random_transforms(config: UNetConfig) -> Compose:
                 mode=("bilinear", "nearest"),
                 padding_mode="border",
             ),
-            RandSimulateLowResolutiond(["image"], prob=0.1, zoom_range=(0.6, 1.0)),
+            RandSimulateLowResolutiond(
+                ["image"], prob=0.1, upsample_mode="bilinear" if flat else "trilinear", zoom_range=(0.6, 1.0)
+            ),
             RandGaussianSmoothd(["image"], (0.3, 0.9), (0.3, 0.9), (0.3, 0.9), prob=0.15),
             RandGaussianNoised(["image"], prob=0.3, std=0.06),
             RandScaleIntensityd(["image"], 0.15, prob=0.4),
