@@ -8,9 +8,8 @@ from pathlib import Path
 
 from medsam2_atlas.atlas import resolve_atlas
 from medsam2_atlas.errors import AtlasError, WeightsError
-from medsam2_atlas.medsam2 import model_folder
 from medsam2_atlas.medsam2.checkpoint import DEMO_FILE
-from medsam2_atlas.resource import resource
+from medsam2_atlas.resource import model_folder, resource
 
 ATLAS_ENVIRONMENT = "MEDSAM2_ATLAS"
 
@@ -33,8 +32,9 @@ def find_atlas(given: Path | None = None) -> Path:
 
 
 def known_checkpoints() -> dict[str, Path]:
-    """Checkpoints that may be chosen by name: those in the model folder, and the demo weights."""
-    found = {file.name: file for file in sorted(model_folder().glob("*.pt"))} if model_folder().is_dir() else {}
+    """MedSAM2 checkpoints that may be chosen by name: those in the model folder, and the demo weights."""
+    files = sorted(model_folder().glob("*.pt")) if model_folder().is_dir() else []
+    found = {file.name: file for file in files if not file.name.startswith("unet_")}
     with suppress(FileNotFoundError):
         found.setdefault(DEMO_FILE, resource(f"weights/{DEMO_FILE}"))
     return found

@@ -1,7 +1,9 @@
-"""Finds the files that come with the project: configurations, demo weights, the MONAI Label app, sample data."""
+"""Finds the files that come with the project (configurations, demo weights, the MONAI Label app, sample data), and the
+folder for those that a user adds."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -20,3 +22,9 @@ def resource(name: str) -> Path:
         if (root / name).exists():
             return root / name
     raise FileNotFoundError(f"{name} did not come with this installation; reinstall medsam2-atlas.")
+
+
+def model_folder() -> Path:
+    """Where downloaded weights are kept: `$MEDSAM2_ATLAS_MODELS`, or a folder in the user's data directory."""
+    data = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local/share"))
+    return Path(os.environ.get("MEDSAM2_ATLAS_MODELS", data / "medsam2_atlas" / "models"))

@@ -177,4 +177,4 @@ def test_the_loop(client: MONAILabelClient, studies: Path, phantoms: Path) -> No
     scores = requests.post(f"{url}/scoring/organs", params={"run_sync": True}, json={"y_pred": "unet_3d"}).json()
     assert scores["studies"]["patient-0"]["liver"]["dice"] == pytest.approx(dice(found, truth, 6), abs=1e-3)
     assert 0 < scores["mean"]["nsd"] <= 1
-    assert client.info()["scoring"]["organs"]["results"]["unet_3d-against-final"]["studies"] == 1
+    assert client.info()["scoring"]["organs"]["results"]["unet_3d-against-final"]["studies"] >= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,10 +101,13 @@ def test_weights_that_training_does_not_better_stay(cases: list[TrainingCase], t
     UNetTraining(cases, with_training(TINY, {"epochs": 30, "validate_every": 10}), tmp_path / "good", CPU).run()
     good = load_unet(tmp_path / "good" / "best.pt")
     spoil = with_training(TINY, {"epochs": 2, "learning_rate": 5.0})
-    stats = UNetTraining(cases, spoil, tmp_path / "run", CPU, start=good).run()
+    marked = replace(good, mark="demo", cases={6: 99})
+    stats = UNetTraining(cases, spoil, tmp_path / "run", CPU, start=marked).run()
     assert stats["best_metric_epoch"] == 0
     assert stats["started_from"]["sha256"] == good.sha256
     kept, before = weights_of(tmp_path / "run" / "best.pt"), good.network.state_dict()
+    best = load_unet(tmp_path / "run" / "best.pt")
+    assert (best.mark, best.cases) == ("demo", {6: 99})  # they are still what they were
     assert all(torch.equal(kept[name], before[name]) for name in before)
 
 

@@ -17,9 +17,9 @@ from medsam2_atlas.cli.options import ConfigOption
 from medsam2_atlas.console import bars
 from medsam2_atlas.errors import WeightsError
 from medsam2_atlas.files import sha256
-from medsam2_atlas.medsam2 import OFFICIAL, load_config, load_weights, model_folder, parameter_shapes
+from medsam2_atlas.medsam2 import OFFICIAL, load_config, load_weights, parameter_shapes
 from medsam2_atlas.progress import Progress
-from medsam2_atlas.resource import resource
+from medsam2_atlas.resource import model_folder, resource
 
 app = typer.Typer(help="MedSAM2's weights.", no_args_is_help=True)
 

@@ -1,6 +1,6 @@
 """MedSAM2: network, weights, and the engine that propagates boxes through a volume."""
 
-from medsam2_atlas.medsam2.checkpoint import Weights, find_checkpoint, load_weights, model_folder
+from medsam2_atlas.medsam2.checkpoint import Weights, find_checkpoint, load_weights
 from medsam2_atlas.medsam2.engine import MedSAM2Volume, OrganLogits
 from medsam2_atlas.medsam2.network import DEMO, OFFICIAL, build_network, load_config, parameter_shapes
 from medsam2_atlas.medsam2.propagation import Loop
@@ -16,6 +16,5 @@ __all__ = [
     "find_checkpoint",
     "load_config",
     "load_weights",
-    "model_folder",
     "parameter_shapes",
 ]

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from medsam2_atlas.errors import WeightsError
 from medsam2_atlas.files import sha256
 from medsam2_atlas.medsam2.network import OFFICIAL, build_network, load_config
-from medsam2_atlas.resource import resource
+from medsam2_atlas.resource import model_folder, resource
 
 OFFICIAL_FILE = "MedSAM2_latest.pt"
 DEMO_FILE = "medsam2_demo.pt"
@@ -33,12 +33,6 @@ class Weights:
     def describe(self) -> dict[str, str]:
         """For reports."""
         return {"file": str(self.file), "sha256": self.sha256, "mark": self.mark}
-
-
-def model_folder() -> Path:
-    """Where downloaded weights are kept: `$MEDSAM2_ATLAS_MODELS`, or a folder in the user's data directory."""
-    data = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local/share"))
-    return Path(os.environ.get("MEDSAM2_ATLAS_MODELS", data / "medsam2_atlas" / "models"))
 
 
 def find_checkpoint(given: Path | None = None, demo: bool = True) -> Path:

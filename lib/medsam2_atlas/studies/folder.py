@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medsam2_atlas.errors import InputError
-from medsam2_atlas.medsam2 import model_folder
+from medsam2_atlas.resource import model_folder
 from medsam2_atlas.volume import SUFFIXES
 
 FINAL = "final"

@@ -87,8 +87,9 @@ class UNetTraining:
         self._stopper: EarlyStopping | None = None
         if self.evaluator is not None and config.training.early_stop:
             self._stopper = EarlyStopping(config.training.early_stop, lambda _: mean_dice(self._validation), self.trainer)
-        self._has_start = not self._resume() and start is not None and _same_network(start.config, config)
-        if self._has_start and start is not None:
+        self._start: UNet | None = None
+        if not self._resume() and start is not None and _same_network(start.config, config):
+            self._start = start
             self.network.load_state_dict(start.network.state_dict())
             self._stats["started_from"] = start.describe()
 
@@ -151,7 +152,7 @@ class UNetTraining:
 
     def _begin(self) -> None:
         """What the network could do before counts as the first validation."""
-        if self._has_start and self.evaluator is not None:
+        if self._start is not None and self.evaluator is not None:
             self.evaluator.run()
             self._judge(0)
 
@@ -196,8 +197,8 @@ class UNetTraining:
         """Records a validation; weights better than all before become `best.pt`."""
         table = organ_table()
         organs: dict[int, float] = {}
-        mean = float(epoch)  # without validation cases the latest weights are the best known
-        if self.evaluator is not None:
+        mean = float(epoch)  # without anything to validate on, the latest weights are the best known
+        if self._validation:
             organs, mean = self._validation, mean_dice(self._validation)
             named = {table[k].name: round(v, 4) for k, v in organs.items()}
             self._stats["validation"].append({"epoch": epoch, "mean_dice": round(mean, 4), "organs": named})
@@ -208,7 +209,9 @@ class UNetTraining:
         if mean > self._stats["best_metric"]:
             self._stats["best_metric"], self._stats["best_metric_epoch"] = mean, epoch
             state = self.network.state_dict()
-            save_unet(self.folder / "best.pt", state, self.config, validation=organs, cases=self._organ_cases, mark=self._mark)
+            first = self._start if epoch == 0 else None  # still the weights that this run began with
+            cases, mark = (first.cases, first.mark) if first else (self._organ_cases, self._mark)
+            save_unet(self.folder / "best.pt", state, self.config, validation=organs, cases=cases, mark=mark)
 
     @cached_property
     def _organ_cases(self) -> dict[int, int]:
