@@ -87,7 +87,7 @@ def save_unet(
     """Writes weights with what they need to be used, in one step; `half`: in half precision."""
     content = {
         "format": FORMAT,
-        "model": {name: tensor.half() if half and tensor.is_floating_point() else tensor for name, tensor in state.items()},
+        "model": _halved(state) if half else state,
         "config": config.model_dump(mode="json"),
         "organs": {str(o.index): o.name for o in organ_table().organs},
         "validation": {str(k): float(v) for k, v in validation.items()},
@@ -96,6 +96,12 @@ def save_unet(
     }
     with replacing(file) as part:
         torch.save(content, part)
+
+
+def _halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """In half precision. `DynUNet` names each tensor twice; both names keep one tensor."""
+    halves = {tensor.data_ptr(): tensor.half() for tensor in state.values()}
+    return {name: halves[tensor.data_ptr()] for name, tensor in state.items()}
 
 
 def load_unet(file: Path, device: torch.device | None = None) -> UNet:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.networks.layers import GaussianFilter
 from monai.transforms import (
     ClassesToIndicesd,
     Compose,
@@ -32,6 +31,7 @@ from monai.transforms import (
     SpatialPadd,
     SqueezeDimd,
 )
+from scipy import ndimage
 
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.unet.config import UNetConfig
@@ -81,13 +81,11 @@ class Smoothd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             image = result[key]
-            steps = [float(s) for s in image.pixdim]
-            sigma = [0.4 * new / old if old < 0.75 * new else 0.0 for old, new in zip(steps, self._spacing, strict=True)]
-            for axis, width in enumerate(sigma):  # one axis at a time: no copy wider than the image
-                if width:
-                    only = [width if a == axis else 0.001 for a in range(3)]
-                    image = GaussianFilter(3, only, truncated=3.0)(image[None])[0]
-            result[key] = image
+            array = image[0].numpy()
+            for axis, (new, old) in enumerate(zip(self._spacing, image.pixdim.tolist(), strict=True)):
+                if old < 0.75 * new:  # one axis at a time: no more than one copy of the image
+                    array = ndimage.gaussian_filter1d(array, 0.4 * new / old, axis, mode="nearest", truncate=3.0)
+            result[key] = MetaTensor(torch.from_numpy(array)[None], affine=image.affine)
         return result
 
 
