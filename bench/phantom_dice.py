@@ -1,4 +1,4 @@
-"""Dice of every strategy on generated targets, with the shipped references and weights: `make figures`.
+"""Dice of every strategy and of the U-Net on generated targets, with the shipped references and weights: `make figures`.
 
 The targets come from a population that neither the references nor the demo weights were drawn from.
 """
@@ -21,10 +21,13 @@ from medsam2_atlas.labels import organ_table
 from medsam2_atlas.medsam2 import find_checkpoint, load_weights
 from medsam2_atlas.phantoms import write_dataset
 from medsam2_atlas.pipeline import REFERENCE_STRATEGIES, STRATEGIES, Case, Options, segment
+from medsam2_atlas.places import find_unet
 from medsam2_atlas.resource import resource
+from medsam2_atlas.unet import load_unet, segment_with_unet
 from medsam2_atlas.volume import read_labels, read_volume
 
 TARGET_SEED = 99
+UNET = "unet_3d"
 
 
 def main() -> None:
@@ -33,12 +36,13 @@ def main() -> None:
     parser.add_argument("--targets", type=Path, help="folder with images/ and labels/ instead of generated ones")
     parser.add_argument("--atlas", type=Path, help="atlas instead of one of the sample references")
     parser.add_argument("--checkpoint", type=Path, help="weights instead of the shipped ones")
-    parser.add_argument("--strategies", default=",".join(STRATEGIES))
+    parser.add_argument("--strategies", default=",".join([*STRATEGIES, UNET]))
     parser.add_argument("--thresholds", default="published", choices=["published", "adaptive"])
     parser.add_argument("--out", type=Path, help="JSON with every figure")
     given = parser.parse_args()
     console = Console()
     weights = load_weights(find_checkpoint(given.checkpoint))
+    unet = load_unet(find_unet(UNET))
     names = given.strategies.split(",")
     scores: dict[str, list[dict[int, float]]] = {name: [] for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -58,7 +62,7 @@ def main() -> None:
             case = Case(image, atlas, weights, options=Options(thresholds=given.thresholds))
             for name in names:
                 case.truth = truth if name in REFERENCE_STRATEGIES else None
-                result = segment(case, name)
+                result = segment_with_unet(image, unet) if name == UNET else segment(case, name)
                 scores[name].append(dice_per_organ(result.labels.array, truth.array, organ_table().indices))
                 seconds[name].append(result.report["seconds"]["total"])
             progress("targets", (number + 1) / len(files))

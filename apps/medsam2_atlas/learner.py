@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from monailabel.interfaces.datastore import Datastore
 
@@ -49,7 +50,7 @@ class Learner:
         self.foundation = foundation
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._last_request = 0.0
+        self._waiting, self._last_request = 0, 0.0
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -69,9 +70,15 @@ class Learner:
         """Something changed: look again soon."""
         self._wake.set()
 
-    def hold_off(self) -> None:
-        """A person waits for something: stay away from the device for a while."""
-        self._last_request = time.monotonic()
+    @contextmanager
+    def held_off(self) -> Iterator[None]:
+        """A person waits for what the block does: no new study is begun meanwhile, nor for a while after."""
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            self._last_request = time.monotonic()
 
     def versions(self) -> dict[str, str]:
         """Of atlas and models that measures depend on."""
@@ -120,7 +127,7 @@ class Learner:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            quiet = time.monotonic() - self._last_request > _QUIET_SECONDS
+            quiet = not self._waiting and time.monotonic() - self._last_request > _QUIET_SECONDS
             try:
                 worked = quiet and self.measure_next()
             except Exception:  # the thread must outlive whatever one study does

@@ -1,8 +1,8 @@
 """The MONAI Label app: wires infer and train tasks, strategies for the next case, scoring, and what `/info` says.
 
 Configuration (`--conf KEY VALUE`): `atlas` (folder), `checkpoint` (file), `config` (network), `device`, `unet_3d` and
-`unet_2d` (weights), `unet_3d_config` and `unet_2d_config` (how they are trained), `learning` (`false` keeps the background
-quiet), `foundation` (model that is held against the U-Net).
+`unet_2d` (weights), `unet_3d_config` and `unet_2d_config` (how they are trained), `learning` (whether studies are measured
+in the background; by default those of a local folder), `foundation` (model that is held against the U-Net).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from compare_task import CompareTask
 from learner import Learner
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.learning import STRATEGIES, ScoreTable
-from medsam2_atlas.segmentation import Segmentation, package_version
+from medsam2_atlas.segmentation import package_version
 from medsam2_atlas.studies import WorkFolder
 from models import Models
 from predictions import Predictions
@@ -56,7 +56,9 @@ class MedSAM2AtlasApp(MONAILabelApp):
         # MedSAM2 takes minutes a case without a GPU: too long for every study in the background.
         foundation = conf.get("foundation") or ("medsam2_atlas" if self._models.device.type == "cuda" else "atlas")
         self._learner = Learner(self._models, self._predictions, self._table, self.datastore, foundation)
-        self._learns = conf.get("learning", "true").lower() != "false"
+        # In the background, a whole archive would be fetched from a DICOMweb server: only where that is asked for.
+        remote = studies.startswith(("http://", "https://"))
+        self._learns = replies.flag({"learning": conf.get("learning", not remote)}, "learning")
         super().__init__(
             app_dir,
             studies,
@@ -114,32 +116,29 @@ class MedSAM2AtlasApp(MONAILabelApp):
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """Segments or compares. Studies' predictions are stored under the model's tag, and taken from there when nothing has
         changed; an image that is no study is segmented only."""
-        self._learner.hold_off()
-        model, study = str(request.get("model")), request.get("image")
-        reason = self._missing().get(model)
+        reason = self._missing().get(str(request.get("model")))
         if reason:
             raise MONAILabelException(MONAILabelError.INVALID_INPUT, reason)
+        study = request.get("image")
         try:
-            if not isinstance(study, str) or study not in self.datastore().list_images():
+            with self._learner.held_off():
+                if isinstance(study, str) and study in self.datastore().list_images():
+                    return self._infer_study(str(request["model"]), study, request)
                 with self._models.busy:
                     result: dict[str, Any] = super().infer(request, datastore)
                 return result
-            if model == "compare":
-                comparison = self._compare.compare(study, request, self.datastore())
-                file = replies.as_file(comparison, request)
-                return {"label": file, "tag": "", "file": file, "params": replies.as_json(comparison, self._compare.labels)}
-            segmentation, _ = self._predictions.get(model, study, request)
-            file = replies.as_file(segmentation, request)
-            return {"label": file, "tag": model, "file": file, "params": self._params(model, segmentation)}
         except MedSAM2AtlasError as error:
             log.warning("%s", error)
             raise MONAILabelException(MONAILabelError.INVALID_INPUT, str(error)) from error
-        finally:
-            self._learner.hold_off()
 
-    def _params(self, model: str, segmentation: Segmentation) -> dict[str, Any]:
-        names = {name: self._tasks[model].labels[name] for name in segmentation.report["organs"]}
-        return replies.as_json(segmentation, names)
+    def _infer_study(self, model: str, study: str, request: dict[str, Any]) -> dict[str, Any]:
+        if model == "compare":
+            result, tag, labels = self._compare.compare(study, request, self.datastore()), "", self._compare.labels
+        else:
+            result, tag = self._predictions.get(model, study, request)[0], model
+            labels = {name: self._tasks[model].labels[name] for name in result.report["organs"]}
+        file = replies.as_file(result, request)
+        return {"label": file, "tag": tag, "file": file, "params": replies.as_json(result, labels)}
 
     def _missing(self) -> dict[str, str]:
         return {name: reason for name, task in (*self._tasks.items(), ("compare", self._compare)) if (reason := task.missing())}

@@ -38,19 +38,14 @@ class NextCase(Strategy):
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """`id` of the case, its `weight`, and `why`; None where all cases have a final label."""
         candidates = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
-        now = time.time()
-        in_work = {study for study in candidates if now - _last_given(datastore.get_image_info(study)) < _IN_WORK_SECONDS}
-        if request.get("client_id"):  # who asks again without having submitted may get the same case again
-            in_work = {study for study in in_work if not _given_to(datastore.get_image_info(study), request["client_id"])}
+        now, client = time.time(), request.get("client_id")
+
+        def in_work(study: str) -> bool:
+            given = datastore.get_image_info(study).get("strategy", {}).values()
+            lately = [entry for entry in given if now - entry.get("ts", 0) < _IN_WORK_SECONDS]
+            return bool(lately) and not any(client and entry.get("client_id") == client for entry in lately)
+
         choice = choose(self._name, candidates, self._table.rows(), versions=self._versions(), in_work=in_work)
         if choice is None:
             return None
         return {"id": choice.study, "weight": choice.weight, "why": choice.why}
-
-
-def _last_given(info: dict[str, Any]) -> float:
-    return max((entry.get("ts", 0) for entry in info.get("strategy", {}).values()), default=0)
-
-
-def _given_to(info: dict[str, Any], client: str) -> bool:
-    return any(entry.get("client_id") == client for entry in info.get("strategy", {}).values())

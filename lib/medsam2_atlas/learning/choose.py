@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ def choose(
     rows: Mapping[str, Row],
     *,
     versions: Mapping[str, str] | None = None,
-    in_work: Collection[str] = (),
+    in_work: Callable[[str], bool] = lambda _: False,
     generator: np.random.Generator | None = None,
 ) -> Choice | None:
     """The case of highest measure, or by chance or name.
@@ -41,7 +41,8 @@ def choose(
         candidates: cases without a signed-off label.
         rows: what is known of them.
         versions: of atlas and models now; the reason says where a measure was taken with older ones.
-        in_work: cases that another annotator was given lately; taken only if no other is left.
+        in_work: whether another annotator was given a case lately; it is taken only if no other is left. Asked of the best
+            cases only: looking at thousands would take time.
         generator: for `random`.
 
     Raises:
@@ -49,23 +50,30 @@ def choose(
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"{strategy} is not a strategy; choose from {', '.join(STRATEGIES)}")
-    free = sorted(set(candidates) - set(in_work)) or sorted(candidates)
-    if not free:
+    ranked = sorted(candidates)
+    if not ranked:
         return None
-    if strategy == "first":
-        return Choice(free[0], 1.0, f"the first by name of {len(free)} cases without a final label")
+    count = f"{len(ranked)} cases without a final label"
     if strategy == "random":
-        pick = (generator or np.random.default_rng()).choice(len(free))
-        return Choice(free[int(pick)], 1 / len(free), f"drawn from {len(free)} cases without a final label")
-    measured = {study: rows[study] for study in free if study in rows and strategy in rows[study].values}
+        order = (generator or np.random.default_rng()).permutation(len(ranked))
+        return Choice(_free([ranked[n] for n in order], in_work), 1 / len(ranked), f"drawn from {count}")
+    if strategy == "first":
+        return Choice(_free(ranked, in_work), 1.0, f"the first by name of {count}")
+    measured = [rows[study] for study in ranked if study in rows and strategy in rows[study].values]
     if not measured:
-        problem = next((rows[study].problem for study in free if study in rows and rows[study].problem), "")
+        problem = next((rows[study].problem for study in ranked if study in rows and rows[study].problem), "")
         reason = f"no case has been measured for {strategy} yet" + (f" ({problem})" if problem else "")
-        return Choice(free[0], 0.0, f"the first by name: {reason}")
-    best = max(measured.values(), key=lambda row: (row.values[strategy], row.study))
-    why = f"highest {strategy} ({best.values[strategy]:.2f}) of {len(measured)} measured cases: {best.why.get(strategy, '')}"
-    if len(measured) < len(free):
-        why += f"; {len(free) - len(measured)} cases are not measured yet"
+        return Choice(_free(ranked, in_work), 0.0, f"the first by name: {reason}")
+    measured.sort(key=lambda row: -row.values[strategy])
+    best = rows[_free([row.study for row in measured], in_work)]
+    place = "highest" if best is measured[0] else "highest free"
+    why = f"{place} {strategy} ({best.values[strategy]:.2f}) of {len(measured)} measured cases: {best.why.get(strategy, '')}"
+    if len(measured) < len(ranked):
+        why += f"; {len(ranked) - len(measured)} cases are not measured yet"
     if versions is not None and best.versions != dict(versions):
         why += "; measured before the models last changed"
     return Choice(best.study, best.values[strategy], why)
+
+
+def _free(ranked: Sequence[str], in_work: Callable[[str], bool]) -> str:
+    return next((study for study in ranked if not in_work(study)), ranked[0])
