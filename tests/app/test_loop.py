@@ -90,7 +90,8 @@ def test_the_loop(client: MONAILabelClient, studies: Path, phantoms: Path) -> No
     assert about["models"]["unet_3d"]["weights_mark"] == "demo weights: synthetic phantoms only"
 
     # pre-annotate by both; each prediction is kept under its model's tag, with where it comes from
-    _, foundation = client.infer("medsam2_atlas", "patient-0", {"strategy": "B"})
+    _, foundation = client.infer("medsam2_atlas", "patient-0", {"strategy": "B", "save_label": True, "label_tag": "final"})
+    assert not (studies / "labels/final/patient-0.nii.gz").exists()  # no model signs off, whatever a client asks for
     file, baseline = client.infer("unet_3d", "patient-0", {})
     truth = sitk.GetArrayFromImage(sitk.ReadImage(str(truth_of(phantoms, "patient-0"))))
     found = sitk.GetArrayFromImage(sitk.ReadImage(file))

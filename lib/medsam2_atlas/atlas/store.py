@@ -39,7 +39,7 @@ class AtlasStore:
         """Stores an atlas and makes it the current one."""
         (self.folder / "versions").mkdir(parents=True, exist_ok=True)
         target = self.folder / "versions" / atlas.version
-        if not (target / "atlas.json").is_file():
+        if not (target / "atlas.json").is_file() or Atlas.load(target).options != atlas.options:
             atlas.save(target)
         self.activate(atlas.version)
         return target

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,10 @@ class UNetTraining:
         spent = self._spent + time.time() - self._started
         return self._stats | {
             "epoch": self.trainer.state.epoch,
-            "max_epochs": self.config.training.epochs,
+            "total_epochs": self.config.training.epochs,
             "start_ts": int(self._started),
             "seconds": round(spent, 1),
+            "current_time": str(timedelta(seconds=int(spent))),
             "train_cases": [case.name for case in self.train_cases],
             "validation_cases": [case.name for case in self.validation_cases],
         }

@@ -1,0 +1,152 @@
+"""The background that measures studies, and the choice among thousands, without a server around them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from monailabel.datastore.local import LocalDatastore
+
+from learner import Learner
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.learning import Assessment, ScoreTable
+from medsam2_atlas.studies import WorkFolder
+from predictions import Predictions
+from scoring_method import OrganScoring
+from strategies import NextCase
+
+
+class Shelf:
+    """Studies, models and what was measured, in place of the real ones."""
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        for name in names:
+            (folder / f"{name}.nii.gz").write_bytes(name.encode())
+        self.folder, self.names, self.version = folder, names, "a1"
+        self.table = ScoreTable(folder / "work" / "t.sqlite")
+        self.measured: list[str] = []
+        models: Any = SimpleNamespace(atlas=lambda: SimpleNamespace(version=self.version))
+        tasks = {name: SimpleNamespace(missing=lambda: "not trained") for name in ("unet_3d", "unet_2d")}
+        predictions: Any = SimpleNamespace(image=lambda study: folder / f"{study}.nii.gz", tasks=tasks)
+        store: Any = SimpleNamespace(get_unlabeled_images=lambda: self.names)
+        self.learner = Learner(models, predictions, self.table, lambda: store, "atlas")
+        self.learner._assess = self._assess  # type: ignore[method-assign]
+
+    def _assess(self, study: str) -> Assessment:
+        self.measured.append(study)
+        if study == "broken":
+            raise InputError("broken.nii.gz", "cannot be read.")
+        return Assessment({"novelty": 0.5}, {"novelty": "far"})
+
+
+def test_each_study_is_measured_once_until_something_changes(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, ["a", "b"])
+    while shelf.learner.measure_next():
+        pass
+    assert shelf.measured == ["a", "b"]
+    shelf.names = ["b"]  # a was signed off
+    shelf.version = "a2"
+    while shelf.learner.measure_next():
+        pass
+    assert shelf.measured == ["a", "b", "b"]
+    assert shelf.table.rows()["b"].versions["atlas"] == "a2"
+    (tmp_path / "b.nii.gz").write_bytes(b"another image")
+    assert shelf.learner.measure_next()
+    assert not shelf.learner.measure_next()
+
+
+def test_a_study_that_cannot_be_measured_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, ["broken", "c"])
+    while shelf.learner.measure_next():
+        pass
+    assert shelf.measured == ["broken", "c"]
+    assert "cannot be read" in shelf.table.rows()["broken"].problem
+
+
+def test_the_background_stays_away_while_somebody_waits(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, ["a"])
+    with shelf.learner.held_off():
+        shelf.learner.start()
+        time.sleep(0.5)
+        assert shelf.measured == []
+    shelf.learner._last_request = -100.0  # long ago
+    shelf.learner.poke()
+    deadline = time.monotonic() + 10
+    while not shelf.measured and time.monotonic() < deadline:
+        time.sleep(0.05)
+    shelf.learner.stop()
+    assert shelf.measured == ["a"]
+
+
+def test_the_next_of_thousands_is_found_at_once(tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    for n in range(3000):
+        (studies / f"case-{n:04d}.nii.gz").touch()
+    datastore = LocalDatastore(str(studies), extensions=["*.nii.gz"])
+    table = ScoreTable(tmp_path / "t.sqlite")
+    generator = np.random.default_rng(1)
+    values = generator.permutation(3000) / 3000
+    with table._open() as database:
+        rows = [(f"case-{n:04d}", "s", "{}", "", f'{{"novelty": {v}}}', '{"novelty": "far"}', "") for n, v in enumerate(values)]
+        database.executemany("INSERT INTO measures VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    strategy = NextCase("novelty", table, dict)
+    began = time.perf_counter()
+    chosen = strategy({"strategy": "novelty", "client_id": "one"}, datastore)
+    assert time.perf_counter() - began < 3  # it takes some 50 ms
+    assert chosen is not None
+    assert chosen["id"] == f"case-{int(np.argmax(values)):04d}"
+    datastore.update_image_info(chosen["id"], {"strategy": {"novelty": {"ts": int(time.time()), "client_id": "one"}}})
+    again = strategy({"client_id": "one"}, datastore)
+    other = strategy({"client_id": "two"}, datastore)
+    assert again is not None
+    assert other is not None
+    assert again["id"] == chosen["id"]
+    assert other["id"] == f"case-{int(np.argsort(values)[-2]):04d}"
+
+
+def test_predictions_of_local_studies_lie_beside_their_labels(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").touch()
+    datastore = LocalDatastore(str(tmp_path), extensions=["*.nii.gz"])
+    models: Any = SimpleNamespace(work=WorkFolder.of(tmp_path))
+    store = Predictions(models, lambda: datastore).store()
+    assert store._labels == tmp_path / "labels"
+
+
+def write(folder: Path, name: str, array: np.ndarray) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((2.0, 2.0, 2.0))
+    sitk.WriteImage(image, str(folder / f"{name}.nii.gz"))
+
+
+def test_scores_are_per_organ_between_any_two_tags(tmp_path: Path) -> None:
+    truth = np.zeros((12, 12, 12), np.uint8)
+    truth[2:8, 2:8, 2:8], truth[9:11, 9:11, 9:11] = 6, 11
+    found = np.roll(truth, 1, axis=2)
+    found[0, 0, 0] = 8  # an organ that nobody annotated is not held against it
+    for name in ("a", "b", "c"):
+        write(tmp_path, name, np.zeros((12, 12, 12), np.int16))
+    write(tmp_path / "labels" / "final", "a", truth)
+    write(tmp_path / "labels" / "final", "b", truth)
+    write(tmp_path / "labels" / "second_reader", "a", found)
+    write(tmp_path / "labels" / "second_reader", "b", np.zeros((3, 3, 3), np.uint8))
+    datastore = LocalDatastore(str(tmp_path), extensions=["*.nii.gz"])
+    scoring = OrganScoring(WorkFolder.of(tmp_path))
+    result = scoring({"y_pred": "second_reader"}, datastore)
+    assert set(result["studies"]) == {"a", "b"}
+    assert result["studies"]["a"]["liver"]["dice"] == pytest.approx(5 / 6, abs=1e-4)
+    assert result["studies"]["a"]["liver"]["hd95_mm"] == 2.0
+    assert result["studies"]["a"]["right_adrenal_gland"]["dice"] == pytest.approx(0.5)
+    assert "aorta" not in result["studies"]["a"]
+    assert "another grid" in result["studies"]["b"]["problem"]
+    assert result["mean"]["dice"] == pytest.approx((5 / 6 + 0.5) / 2, abs=1e-4)
+    assert scoring.info()["results"]["second_reader-against-final"]["studies"] == 1
+    assert scoring({"y": "final", "y_pred": "none"}, datastore)["mean"] == {"studies": 0, "organs": {}}
+    with pytest.raises(InputError, match="label tag"):
+        scoring({"y": "../../etc"}, datastore)
