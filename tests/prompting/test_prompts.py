@@ -37,7 +37,7 @@ TABLE = organ_table()
 def scores_of(values: np.ndarray, label: int = 6, visible: float = 1.0) -> ScoreMaps:
     geometry = Geometry(values.shape[::-1], (3.0, 3.0, 3.0), (0.0, 0.0, 0.0))
     score = ScoreMap(np.rint(values * 255).astype(np.uint8), (0, 0, 0), visible)
-    return ScoreMaps({label: score}, geometry, 1, Transform(()))
+    return ScoreMaps({label: score}, geometry, 1, Transform(()), Transform(()))
 
 
 def block(low: int = 4, high: int = 14) -> np.ndarray:
@@ -172,7 +172,7 @@ def test_planes_of_reduced_scores_line_up_with_the_image() -> None:
     values = np.zeros((3, 10, 10))
     values[1, 4, 6] = 1
     geometry = Geometry((40, 40, 3), (0.75, 0.75, 3.0), (0.0, 0.0, 0.0))
-    scores = ScoreMaps({6: ScoreMap((values * 255).astype(np.uint8), (0, 0, 0), 1.0)}, geometry, 4, Transform(()))
+    scores = ScoreMaps({6: ScoreMap((values * 255).astype(np.uint8), (0, 0, 0), 1.0)}, geometry, 4, Transform(()), Transform(()))
     rows, columns = np.nonzero(scores.plane(6, 1) > 0.5)
     assert (rows.mean(), columns.mean()) == (17.5, 25.5)
     assert torch.from_numpy(scores.plane(6, 0)).sum() == 0
