@@ -172,7 +172,8 @@ def test_planes_of_reduced_scores_line_up_with_the_image() -> None:
     values = np.zeros((3, 10, 10))
     values[1, 4, 6] = 1
     geometry = Geometry((40, 40, 3), (0.75, 0.75, 3.0), (0.0, 0.0, 0.0))
-    scores = ScoreMaps({6: ScoreMap((values * 255).astype(np.uint8), (0, 0, 0), 1.0)}, geometry, 4, Transform(()), Transform(()))
+    maps = {6: ScoreMap((values * 255).astype(np.uint8), (0, 0, 0), 1.0)}
+    scores = ScoreMaps(maps, geometry, 4, Transform(()), Transform(()))
     rows, columns = np.nonzero(scores.plane(6, 1) > 0.5)
     assert (rows.mean(), columns.mean()) == (17.5, 25.5)
     assert torch.from_numpy(scores.plane(6, 0)).sum() == 0
