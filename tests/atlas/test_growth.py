@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from blocks import BLADDER, LEFT_KIDNEY, LIVER, PATIENT, QUICK, RIGHT_KIDNEY, labelled
 from medsam2_atlas.atlas import Atlas, AtlasStore, build_atlas, find_references, grow, grow_atlas, novelty, resolve_atlas
+from medsam2_atlas.atlas.outlier import outlying
+from medsam2_atlas.atlas.reference import map_shape
 from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.registration import RegistrationCache
 
@@ -90,8 +93,28 @@ def test_swapped_labels_are_refused_with_the_reason_unless_trusted(tmp_path: Pat
     files = find_references(tmp_path)
     grown = grow_atlas(base, files, config=QUICK)
     assert grown.added == ("good",)
-    assert "Right kidney lies" in grown.refused["swapped"]
+    assert "Right kidney and Left kidney lie in each other's place" in grown.refused["swapped"]
     assert grow_atlas(base, files, trust=["swapped"], config=QUICK).added == ("good", "swapped")
+
+
+def test_a_wrong_label_far_from_its_place_is_refused(tmp_path: Path, base: Atlas) -> None:
+    labelled(tmp_path, "odd", {14: LIVER}, seen=PATIENT)
+    assert "Bladder lies" in grow_atlas(base, find_references(tmp_path), config=QUICK).refused["odd"]
+
+
+def test_an_organ_cut_by_the_end_of_the_scan_is_held_against_the_same_part_of_the_others(base: Atlas) -> None:
+    whole = base.references[2]
+    shape = map_shape(base.template)
+    share = whole.shares[6]
+    cut = share.low[0] + share.values.shape[0] * 3 // 4  # three quarters of the liver lie outside the scan
+    covered = whole.covers(shape)
+    covered[:cut] = False
+    values = share.values.copy()
+    values[: cut - share.low[0]] = 0
+    partial = replace(whole, shares={6: replace(share, values=values)}, covered=np.packbits(covered), organs=(6,))
+    assert outlying(partial, base.references[:2], base.template) == ""
+    unseen = replace(partial, covered=whole.covered)  # the same outline, but the rest of the liver was in the scan
+    assert "mean Dice" in outlying(unseen, base.references[:2], base.template)
 
 
 def test_bad_outlines_in_the_right_place_are_refused(tmp_path: Path, base: Atlas) -> None:

@@ -56,5 +56,5 @@ def test_another_base_starts_anew(tmp_path: Path, base: Atlas, quick: None) -> N
 def test_refusals_are_reported_with_their_reason(tmp_path: Path, base: Atlas, quick: None) -> None:
     labelled(tmp_path / "final", "odd", {2: LEFT_KIDNEY, 3: RIGHT_KIDNEY, 6: LIVER}, seen=PATIENT)
     report = grow_studies_atlas(WorkFolder(tmp_path / "work"), base, find_references(tmp_path / "final"))
-    assert "wrong label?" in report["refused"]["odd"]
+    assert "swapped?" in report["refused"]["odd"]
     assert report["references"] == 3

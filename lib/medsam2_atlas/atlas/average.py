@@ -11,13 +11,11 @@ from typing import Literal
 import numpy as np
 
 from medsam2_atlas.atlas.atlas import ProbabilityMap
-from medsam2_atlas.atlas.reference import MAP_SPACING, Reference, map_shape
+from medsam2_atlas.atlas.reference import HALF, MAP_SPACING, Reference, map_shape
 from medsam2_atlas.masks import occupied
 from medsam2_atlas.registration import WorkImage
 
 MissingOrgan = Literal["unknown", "absent"]
-
-_HALF = 128
 
 
 def probability_maps(references: Sequence[Reference], template: WorkImage, missing: MissingOrgan) -> dict[int, ProbabilityMap]:
@@ -59,12 +57,20 @@ def with_agreements(references: Sequence[Reference], template: WorkImage, missin
                 continue
             rest, others = total.copy(), seen - covers[i]
             rest[share.spans] -= share.values
-            mask = np.zeros(shape, bool)
-            mask[share.spans] = share.values >= _HALF
-            consensus = (rest >= _HALF * np.maximum(others, 1)) & covers[i]
-            sizes = int(mask.sum() + consensus.sum())
-            found[i][k] = 2 * int((mask & consensus).sum()) / sizes if sizes else 1.0
+            mask, common = reference.mask(k, shape), _majority(rest, others) & covers[i]
+            sizes = int(mask.sum() + common.sum())
+            found[i][k] = 2 * int((mask & common).sum()) / sizes if sizes else 1.0
     return tuple(reference.with_agreement(dice) for reference, dice in zip(references, found, strict=True))
+
+
+def consensus(references: Sequence[Reference], k: int, shape: tuple[int, int, int], missing: MissingOrgan) -> np.ndarray:
+    """Where at least half of the references that cover a voxel and know an organ have it, bool on the map grid."""
+    return _majority(*_sums(references, [r.covers(shape) for r in references], k, shape, missing))
+
+
+def _majority(total: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    agreed: np.ndarray = total >= HALF * np.maximum(seen, 1)
+    return agreed
 
 
 def _sums(

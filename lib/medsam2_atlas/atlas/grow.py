@@ -7,12 +7,11 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from medsam2_atlas.atlas.atlas import Atlas
-from medsam2_atlas.atlas.average import MissingOrgan, with_agreements
+from medsam2_atlas.atlas.average import MissingOrgan
 from medsam2_atlas.atlas.build import assemble, build_atlas, read_reference
-from medsam2_atlas.atlas.reference import MAP_SPACING, Reference, ReferenceFiles, warp_reference
+from medsam2_atlas.atlas.outlier import outlying
+from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, warp_reference
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import sha256
 from medsam2_atlas.labels import OrganTable, organ_table
@@ -27,10 +26,6 @@ from medsam2_atlas.registration import (
 )
 
 log = logging.getLogger(__name__)
-
-_SPREADS = 4.0
-_LEAST_SPREAD_DICE = 0.06
-_LEAST_SPREAD_MM = 8.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,7 @@ def grow_atlas(
             continue
         transform = _registered(image, base, config, cache)
         reference = warp_reference(files, image, transform, base.template, "final")
-        reason = "" if files.name in trust else outlying(reference, keep, base, missing, table)
+        reason = "" if files.name in trust else outlying(reference, keep, base.template, missing, table)
         if reason:
             refused[files.name] = reason
             log.warning("%s is refused as a reference: %s", files.name, reason)
@@ -138,7 +133,9 @@ def _first_atlas(
     missing: MissingOrgan = "unknown"
     for reference in list(references):
         others = [other for other in references if other is not reference]
-        reason = "" if reference.name in trust or len(others) < 2 else outlying(reference, others, atlas, missing, table)
+        reason = (
+            "" if reference.name in trust or len(others) < 2 else outlying(reference, others, atlas.template, missing, table)
+        )
         if reason:
             refused[reference.name] = reason
             references = others
@@ -148,49 +145,3 @@ def _first_atlas(
 
 def _as_final(reference: Reference) -> Reference:
     return replace(reference, origin="final", stored=None)
-
-
-def outlying(
-    reference: Reference, others: Sequence[Reference], atlas: Atlas, missing: MissingOrgan, table: OrganTable | None = None
-) -> str:
-    """Why a reference lies apart from the others after registration; empty where it does not.
-
-    Two looks: the place of each organ (swapped labels, a registration gone astray) and the mean Dice with the others'
-    consensus (bad outlines). Both limits are medians of the others and four robust deviations, with a floor under the
-    deviation so that few or very similar references do not make a narrow gate.
-    """
-    table = table or organ_table()
-    if len(others) < 2:
-        return ""
-    for k, share in reference.shares.items():
-        places = np.array([_centre(other.shares[k].values, other.shares[k].low) for other in others if k in other.shares])
-        if len(places) < 2:
-            continue
-        middle = np.median(places, axis=0)
-        spread = max(_LEAST_SPREAD_MM, 1.4826 * float(np.median(np.linalg.norm(places - middle, axis=1))))
-        away = float(np.linalg.norm(_centre(share.values, share.low) - middle))
-        limit = _SPREADS * spread
-        if away > limit:
-            name = table[k].display
-            return f"its {name} lies {away:.0f} mm from where the other references have it (limit {limit:.0f} mm): wrong label?"
-    judged = with_agreements([*others, reference], atlas.template, missing)
-    organs = judged[-1].agreement  # the others are judged by the same organs: small ones never agree as large ones do
-    scores = [[r.agreement[k] for k in organs if k in r.agreement] for r in judged]
-    means = np.array([np.mean(values) for values in scores if values])
-    if not organs or len(means) < 3:
-        return ""
-    mine, rest = float(means[-1]), means[:-1]
-    spread = max(_LEAST_SPREAD_DICE, 1.4826 * float(np.median(np.abs(rest - np.median(rest)))))
-    limit = float(np.median(rest)) - _SPREADS * spread
-    if mine < limit:
-        return f"its organs agree with the other references to a mean Dice of {mine:.2f} only (limit {limit:.2f})"
-    return ""
-
-
-def _centre(values: np.ndarray, low: tuple[int, int, int]) -> np.ndarray:
-    """Centre of mass of a share in mm on the map grid, (z, y, x)."""
-    weights = values.astype(np.float64)
-    total = weights.sum()
-    sums = [weights.sum(tuple(a for a in range(3) if a != axis)) for axis in range(3)]
-    centre = [float((s * np.arange(len(s))).sum() / total) for s in sums]
-    return (np.array(centre) + np.array(low)) * MAP_SPACING

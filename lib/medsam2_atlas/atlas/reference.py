@@ -19,6 +19,7 @@ from medsam2_atlas.volume import Volume, read_labels
 
 MAP_SPACING = 3.0
 THUMBNAIL_SPACING = 12.0
+HALF = 128
 _CHUNK = 1 << 19
 
 Origin = Literal["base", "final"]
@@ -85,6 +86,14 @@ class Reference:
     def covers(self, shape: tuple[int, ...]) -> np.ndarray:
         """Its field of view, bool on the map grid of that shape."""
         return np.unpackbits(self.covered, count=int(np.prod(shape))).reshape(shape).astype(bool)
+
+    def mask(self, organ: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Where at least half of a voxel belongs to an organ, bool on the map grid of that shape."""
+        mask = np.zeros(shape, bool)
+        share = self.shares.get(organ)
+        if share is not None:
+            mask[share.spans] = share.values >= HALF
+        return mask
 
     def with_agreement(self, agreement: dict[int, float]) -> Reference:
         """The same with other agreement."""
