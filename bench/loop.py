@@ -43,6 +43,7 @@ from medsam2_atlas.volume import read_labels, read_volume
 POPULATION = 77
 STUDIES, FIRST, HELD_OUT = 24, 4, 6
 STRATEGIES = ("disagreement", "uncertainty", "random")
+LEAST_SPAN = 0.08
 UNET = UNetConfig.model_validate(
     {
         "dimensions": 3,
@@ -157,13 +158,16 @@ def run_strategy(setting: Setting, strategy: str) -> list[dict[str, Any]]:
 
 def plot(curves: dict[str, list[dict[str, Any]]], file: Path) -> None:
     """One panel a model, one line a strategy."""
-    panels = {"atlas": "atlas alone", "unet_3d": "U-Net 3D", "medsam2_atlas": "MedSAM2, strategy B (first and last round)"}
+    panels = {"atlas": "atlas alone", "unet_3d": "U-Net 3D", "medsam2_atlas": "MedSAM2 (B), first and last round"}
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     for axes, (model, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for n, (strategy, curve) in enumerate(curves.items()):
             points = [(point["labelled"], point[model]) for point in curve if model in point]
             axes.plot(*zip(*points, strict=True), "o-", color=("#2b6cb0", "#c05621", "#718096")[n], label=strategy, ms=4)
-        axes.set(title=title, xlabel="cases signed off", ylabel="mean Dice on 6 held-out cases")
+        axes.set(title=title, xlabel="cases signed off", ylabel=f"mean Dice on {HELD_OUT} held-out cases")
+        low, high = axes.get_ylim()
+        spare = max(0.0, LEAST_SPAN - (high - low)) / 2  # so that a hundredth does not look like a cliff
+        axes.set_ylim(low - spare, high + spare)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     with replacing(file) as part:

@@ -75,6 +75,7 @@ class UNetTrainTask(BasicTrainTask):
         """The network of a run that begins or goes on here."""
         request = context.request
         asked = {name: request[key] for key, name in _REQUEST_TO_TRAINING.items()} | {key: request[key] for key in _ASKED}
+        asked["early_stop"] = max(0, int(asked["early_stop"]))  # MONAI Label's own default for "never" is -1
         config = with_training(self._models.unet_config(self._name), asked)
         start = None
         if replies.flag(request, "pretrained"):
