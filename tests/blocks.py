@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from medsam2_atlas.atlas import Reference
 from medsam2_atlas.registration import Transform, registration_config
 
-QUICK = registration_config().model_copy(update={"spacing": 8.0, "adam_steps": 5, "affine_steps": (5, 5)})
+QUICK = registration_config().model_copy(update={"spacing": 8.0})
 
 Block = tuple[slice, slice, slice]
 LIVER, BLADDER = (slice(18, 26), slice(8, 16), slice(6, 14)), (slice(2, 7), slice(8, 14), slice(17, 24))

@@ -81,7 +81,7 @@ def test_real_cts_with_some_organs_annotated_train_a_unet(real_cts: Path, tmp_pa
     cases = [TrainingCase(n, real_cts / n / "ct.nii.gz", real_cts / n / "label.nii.gz") for n in names]
     present = [{int(k) for k in np.unique(read_labels(case.label).array)} - {0} for case in cases]
     tiny = unet_config("unet_3d").model_copy(update={"spacing": (6.0, 6.0, 6.0), "patch": (32, 32, 32), "filters": (4, 8, 16)})
-    config = with_training(tiny.model_copy(update={"heads": 1}), {"epochs": 12, "learning_rate": 0.01, "validate_every": 6})
+    config = with_training(tiny.model_copy(update={"heads": 1}), {"epochs": 24, "learning_rate": 0.01, "validate_every": 6})
     stats = UNetTraining(cases, config, tmp_path / "run", torch.device("cpu")).run()
     assert np.mean(stats["loss"][-3:]) < 0.8 * stats["loss"][0]
     trained = present[names.index(stats["train_cases"][0])]
