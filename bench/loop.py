@@ -36,7 +36,8 @@ from medsam2_atlas.phantoms import write_dataset
 from medsam2_atlas.pipeline import Case, segment
 from medsam2_atlas.prompting import THREE, prompts_from_scores
 from medsam2_atlas.registration import RegistrationCache
-from medsam2_atlas.studies import WorkFolder, grow_studies_atlas, grown_atlas
+from medsam2_atlas.storage import WorkFolder
+from medsam2_atlas.studies import grow_studies_atlas, grown_atlas
 from medsam2_atlas.unet import TrainingCase, UNet, UNetConfig, UNetTraining, load_unet, predict, with_training
 from medsam2_atlas.volume import read_labels, read_volume
 

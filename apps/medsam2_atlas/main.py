@@ -20,7 +20,7 @@ from learner import Learner
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.learning import STRATEGIES, ScoreTable
 from medsam2_atlas.segmentation import package_version
-from medsam2_atlas.studies import WorkFolder
+from medsam2_atlas.storage import WorkFolder
 from models import Models
 from predictions import Predictions
 from scoring_method import OrganScoring

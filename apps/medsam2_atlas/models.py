@@ -13,7 +13,8 @@ from medsam2_atlas.errors import AtlasError, InputError, WeightsError
 from medsam2_atlas.medsam2 import Weights, find_checkpoint, load_weights
 from medsam2_atlas.places import find_atlas, find_unet, known_checkpoints
 from medsam2_atlas.registration import RegistrationCache
-from medsam2_atlas.studies import WorkFolder, atlas_store
+from medsam2_atlas.storage import WorkFolder
+from medsam2_atlas.studies import atlas_store
 from medsam2_atlas.unet import UNet, UNetConfig, load_unet, unet_config
 
 T = TypeVar("T")

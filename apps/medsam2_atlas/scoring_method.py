@@ -17,7 +17,7 @@ from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.evaluation import OrganScore, compare_labels
 from medsam2_atlas.files import write_json
 from medsam2_atlas.labels import organ_table
-from medsam2_atlas.studies import WorkFolder
+from medsam2_atlas.storage import WorkFolder
 from medsam2_atlas.volume import read_labels
 
 log = logging.getLogger(__name__)

@@ -27,3 +27,11 @@ class WeightsError(MedSAM2AtlasError):
 
 class StorageError(MedSAM2AtlasError):
     """A result that cannot be stored."""
+
+
+class NotFoundError(MedSAM2AtlasError):
+    """A study, label or version that does not exist."""
+
+
+class ConflictError(StorageError):
+    """A change that rests on an older state than what is stored."""

@@ -23,6 +23,7 @@ from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+_MOST_VOXELS = 2.0**31
 READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a folder with one DICOM series"
 
 
@@ -163,6 +164,34 @@ def read_volume(path: str | Path) -> Volume:
     if float(volume.array.max()) == float(volume.array.min()):
         raise InputError(path, "is empty: all voxels have one value.", "Choose the CT itself.")
     return volume
+
+
+def read_grid(path: str | Path) -> Geometry:
+    """The grid of an image in LPS orientation, from its header alone where it is a file.
+
+    Raises:
+        InputError: not readable, or not three-dimensional.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return read_volume(path).geometry
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(path, "cannot be read as an image.", f"Give a CT as {READABLE}.") from error
+    size = reader.GetSize()
+    if len(size) < 3 or any(n > 1 for n in size[3:]):
+        raise InputError(path, f"has size {size}, not three dimensions.", "Choose one phase, or the whole volume.")
+    if np.prod(size[:3], dtype=float) > _MOST_VOXELS:
+        raise InputError(path, f"claims a size of {size}, more than any CT.", "Export it again from its source.")
+    blank = sitk.Image(size[:3], sitk.sitkUInt8)
+    blank.SetSpacing(reader.GetSpacing()[:3])
+    blank.SetOrigin(reader.GetOrigin()[:3])
+    dimensions = len(size)
+    blank.SetDirection([reader.GetDirection()[r * dimensions + c] for r in range(3) for c in range(3)])
+    return Geometry.of(sitk.DICOMOrient(blank, "LPS"))
 
 
 def read_labels(path: str | Path, like: Volume | None = None) -> Volume:

@@ -13,9 +13,10 @@ import SimpleITK as sitk
 from monailabel.datastore.local import LocalDatastore
 
 from learner import Learner
+from medsam2_atlas.database import writing
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.learning import Assessment, ScoreTable
-from medsam2_atlas.studies import WorkFolder
+from medsam2_atlas.storage import WorkFolder
 from predictions import Predictions
 from scoring_method import OrganScoring
 from strategies import NextCase
@@ -92,7 +93,7 @@ def test_the_next_of_thousands_is_found_at_once(tmp_path: Path) -> None:
     table = ScoreTable(tmp_path / "t.sqlite")
     generator = np.random.default_rng(1)
     values = generator.permutation(3000) / 3000
-    with table._open() as database:
+    with writing(table._file) as database:
         rows = [(f"case-{n:04d}", "s", "{}", "", f'{{"novelty": {v}}}', '{"novelty": "far"}', "") for n, v in enumerate(values)]
         database.executemany("INSERT INTO measures VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
     strategy = NextCase("novelty", table, dict)

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from medsam2_atlas.comparison import Contestant, compare_studies, write_comparison
 from medsam2_atlas.segmentation import Segmentation, base_report
-from medsam2_atlas.studies import StudyFolder
+from medsam2_atlas.storage import StudyFolder
 from medsam2_atlas.volume import Volume
 
 

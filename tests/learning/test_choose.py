@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medsam2_atlas.database import writing
 from medsam2_atlas.learning import Assessment, Row, ScoreTable, choose
 
 VERSIONS = {"atlas": "a1", "unet": "u1"}
@@ -107,7 +108,7 @@ def test_a_new_measure_replaces_the_old_one(tmp_path: Path) -> None:
 def test_thousands_of_cases_are_ranked_at_once(tmp_path: Path) -> None:
     table = ScoreTable(tmp_path / "t.sqlite")
     generator = np.random.default_rng(0)
-    with table._open() as database:
+    with writing(table._file) as database:
         rows = [(f"case-{n}", "s", '{"atlas": "a"}', "", f'{{"novelty": {generator.random()}}}', "{}", "") for n in range(5000)]
         database.executemany("INSERT INTO measures VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
     began = time.perf_counter()

@@ -10,7 +10,8 @@ import SimpleITK as sitk
 
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.segmentation import Segmentation
-from medsam2_atlas.studies import PredictionStore, StudyFolder, WorkFolder, foundation_provenance, unet_provenance
+from medsam2_atlas.storage import StudyFolder, WorkFolder
+from medsam2_atlas.studies import PredictionStore, foundation_provenance, unet_provenance
 from medsam2_atlas.volume import read_volume
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from blocks import LEFT_KIDNEY, LIVER, PATIENT, QUICK, RIGHT_KIDNEY, labelled
 from medsam2_atlas.atlas import Atlas, build_atlas, find_references, grow
-from medsam2_atlas.studies import WorkFolder, atlas_store, excluded_references, grow_studies_atlas, grown_atlas
+from medsam2_atlas.storage import WorkFolder
+from medsam2_atlas.studies import atlas_store, excluded_references, grow_studies_atlas, grown_atlas
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.files import replacing
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.places import find_atlas
-from medsam2_atlas.studies import StudyFolder, atlas_store, grow_studies_atlas
+from medsam2_atlas.storage import StudyFolder
+from medsam2_atlas.studies import atlas_store, grow_studies_atlas
 from medsam2_atlas.volume import read_volume
 
 app = typer.Typer(help="The atlas of annotated CTs.", no_args_is_help=True)

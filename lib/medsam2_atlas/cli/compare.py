@@ -17,7 +17,8 @@ from medsam2_atlas.device import pick_device
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.medsam2 import find_checkpoint, load_weights
 from medsam2_atlas.places import find_atlas, find_unet
-from medsam2_atlas.studies import StudyFolder, grown_atlas
+from medsam2_atlas.storage import StudyFolder
+from medsam2_atlas.studies import grown_atlas
 from medsam2_atlas.unet import load_unet
 
 

@@ -13,7 +13,7 @@ from medsam2_atlas.cli.options import DeviceOption
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.device import pick_device
 from medsam2_atlas.errors import InputError
-from medsam2_atlas.studies import StudyFolder
+from medsam2_atlas.storage import StudyFolder
 from medsam2_atlas.training import DEMO_MARK, DemoTraining, train_demo
 from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, save_unet, unet_config, with_training
 

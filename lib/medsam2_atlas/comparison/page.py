@@ -16,7 +16,7 @@ from medsam2_atlas.comparison.studies import CaseComparison, Comparison
 from medsam2_atlas.files import replacing, write_json
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.preview import draw_preview
-from medsam2_atlas.studies import StudyFolder
+from medsam2_atlas.storage import StudyFolder
 from medsam2_atlas.volume import read_labels, read_volume
 
 _Pictures = list[tuple[str, Image.Image]]

@@ -20,14 +20,8 @@ from medsam2_atlas.pipeline import Case, segment
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.segmentation import Segmentation
-from medsam2_atlas.studies import (
-    PredictionStore,
-    Study,
-    StudyFolder,
-    WorkFolder,
-    foundation_provenance,
-    unet_provenance,
-)
+from medsam2_atlas.storage import Study, StudyFolder, WorkFolder
+from medsam2_atlas.studies import PredictionStore, foundation_provenance, unet_provenance
 from medsam2_atlas.unet import UNet, segment_with_unet
 from medsam2_atlas.volume import Volume, read_labels, read_volume
 

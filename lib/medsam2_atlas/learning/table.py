@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from medsam2_atlas.database import prepare, reading, writing
 from medsam2_atlas.learning.assess import Assessment
 
 _SCHEMA = """
@@ -38,29 +36,21 @@ class ScoreTable:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with self._open() as database:
-            database.execute("PRAGMA journal_mode=WAL")
-            database.execute(_SCHEMA)
+        prepare(file, _SCHEMA)
 
     def put(self, study: str, image: str, versions: dict[str, str], assessment: Assessment | None, problem: str = "") -> None:
         """Stores a study's measures, or why they cannot be taken."""
         made = datetime.now(timezone.utc).isoformat(timespec="seconds")
         values, why = (assessment.values, assessment.why) if assessment else ({}, {})
         row = (study, image, json.dumps(versions, sort_keys=True), made, json.dumps(values), json.dumps(why), problem)
-        with self._open() as database:
+        with writing(self._file) as database:
             database.execute("INSERT OR REPLACE INTO measures VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def rows(self) -> dict[str, Row]:
         """All measures by study."""
-        with self._open() as database:
+        with reading(self._file) as database:
             found = database.execute("SELECT study, image, versions, made, scores, why, problem FROM measures").fetchall()
         return {
             study: Row(study, image, json.loads(versions), made, json.loads(scores), json.loads(why), problem)
             for study, image, versions, made, scores, why, problem in found
         }
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self._file, timeout=30)) as database, database:
-            yield database

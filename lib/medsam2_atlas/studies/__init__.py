@@ -1,6 +1,5 @@
 """A set of studies: where its files lie, what models predicted for it, and the atlas that grows with it."""
 
-from medsam2_atlas.studies.folder import FINAL, Study, StudyFolder, WorkFolder
 from medsam2_atlas.studies.growth import atlas_store, excluded_references, grow_studies_atlas, grown_atlas
 from medsam2_atlas.studies.predictions import (
     Prediction,
@@ -12,13 +11,9 @@ from medsam2_atlas.studies.predictions import (
 )
 
 __all__ = [
-    "FINAL",
     "Prediction",
     "PredictionStore",
     "Provenance",
-    "Study",
-    "StudyFolder",
-    "WorkFolder",
     "atlas_store",
     "excluded_references",
     "file_stamp",

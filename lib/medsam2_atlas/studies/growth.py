@@ -11,7 +11,7 @@ from medsam2_atlas.atlas import Atlas, AtlasStore, Growth, ReferenceFiles, grow_
 from medsam2_atlas.files import write_json
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import RegistrationCache
-from medsam2_atlas.studies.folder import WorkFolder
+from medsam2_atlas.storage import WorkFolder
 
 
 def atlas_store(work: WorkFolder) -> AtlasStore:

@@ -16,7 +16,7 @@ from typing import Any
 from medsam2_atlas.files import sha256, write_json
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.segmentation import Segmentation, package_version
-from medsam2_atlas.studies.folder import FINAL, WorkFolder
+from medsam2_atlas.storage import FINAL, WorkFolder
 from medsam2_atlas.volume import read_labels, read_volume, write_volume
 
 Provenance = Mapping[str, Any]

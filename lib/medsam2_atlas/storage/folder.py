@@ -7,6 +7,7 @@ name for what that model made. Everything else that is kept for the studies lies
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.resource import model_folder
 from medsam2_atlas.volume import SUFFIXES
+
+log = logging.getLogger(__name__)
 
 FINAL = "final"
 WORK_FOLDER = ".medsam2_atlas"
@@ -33,7 +36,9 @@ class WorkFolder:
     """What is kept for a set of studies besides images and labels.
 
     atlas/: versions of the grown atlas. unet_2d/, unet_3d/: training runs. registrations/: of studies to common spaces.
-    reports/: how each prediction was made. learning.sqlite: what the choice of the next case rests on.
+    reports/: how each prediction was made. learning.sqlite: what the choice of the next case rests on. versions/: all
+    versions of all label maps. images/: what is kept with images. studies.sqlite: index of a local folder. removed/: images
+    that were removed.
     """
 
     path: Path
@@ -84,7 +89,23 @@ def by_name(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> dict[str, Path]
     found: dict[str, Path] = {}
     if folder.is_dir():
         for file in sorted(folder.iterdir()):
-            suffix = next((s for s in suffixes if file.name.endswith(s)), None)
-            if suffix and not file.name.startswith(".") and file.is_file():
+            suffix = suffix_in(file.name, suffixes)
+            if not encodable(file.name):
+                log.warning("%r is left out: its name is not UTF-8", file)
+            elif suffix and not file.name.startswith(".") and file.is_file():
                 found[file.name.removesuffix(suffix)] = file
     return found
+
+
+def suffix_in(name: str, suffixes: Sequence[str] = SUFFIXES) -> str:
+    """The suffix of an image file's name; empty where it has none of them."""
+    return next((s for s in suffixes if name.endswith(s)), "")
+
+
+def encodable(text: str) -> bool:
+    """Whether a text can be a name in files and replies: names on disk may hold bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
