@@ -77,28 +77,31 @@ class Index:
                     raise
                 self._set_aside(error)
                 self._prepare()
+            # Held open: the last one to close would remove what the next one then cannot make again on a full disk.
+            self._held = sqlite3.connect(file, check_same_thread=False)
+            self._held.execute("SELECT count(*) FROM images").fetchone()
         except (OSError, sqlite3.Error) as error:
             raise StorageError(file, f"cannot be opened ({error}).", "Check rights and free space of the folder.") from error
 
     def images(self) -> dict[str, ImageRow]:
         """All images by study."""
-        with reading(self.file) as database:
+        with self._reading() as database:
             return _images(database)
 
     def image(self, study: str) -> ImageRow | None:
         """One image."""
-        with reading(self.file) as database:
+        with self._reading() as database:
             row = database.execute("SELECT study, file, info FROM images WHERE study = ?", (study,)).fetchone()
         return ImageRow(row[0], row[1], json.loads(row[2])) if row else None
 
     def labels(self) -> dict[tuple[str, str], LabelRow]:
         """All label maps by study and tag."""
-        with reading(self.file) as database:
+        with self._reading() as database:
             return _labels(database)
 
     def label(self, study: str, tag: str) -> LabelRow | None:
         """One label map."""
-        with reading(self.file) as database:
+        with self._reading() as database:
             return _label(database, study, tag)
 
     @contextmanager
@@ -106,6 +109,14 @@ class Index:
         """The only writer for as long as the block takes; all of its changes are kept, or none where it fails."""
         with writing(self.file) as database:
             yield Writer(database)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with reading(self.file) as database:
+                yield database
+        except sqlite3.Error as error:
+            raise StorageError(self.file, f"cannot be read ({error}).", "Check rights and free space of the folder.") from error
 
     def _prepare(self) -> None:
         prepare(self.file, _SCHEMA)

@@ -1,0 +1,96 @@
+"""What other processes do in the tests of kills; imported by them alone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from medsam2_atlas.errors import StorageError
+from medsam2_atlas.storage import StudyStore
+
+
+def save_forever(studies: Path, labels: list[Path], told: Connection) -> None:
+    """Saves one label after another, and tells each one that was acknowledged."""
+    store = StudyStore(studies)
+    number = 0
+    while True:
+        file = labels[number % len(labels)]
+        saved = store.save_label("a", "final", file, author=f"{os.getpid()}-{number}")
+        told.send((saved.label.version.number, saved.label.version.sha256))
+        number += 1
+
+
+def save_some(studies: Path, study: str, tag: str, labels: list[Path], times: int) -> None:
+    """Saves so many labels."""
+    store = StudyStore(studies)
+    for number in range(times):
+        store.save_label(study, tag, labels[number % len(labels)], author=f"{os.getpid()}-{number}")
+
+
+def save_and_die_at(studies: Path, file: Path, step: int, told: Connection) -> None:
+    """Saves one label; the power goes at one of the steps that change names on the disk, just before it."""
+    store = StudyStore(studies)
+    with _counted(step, lambda: os._exit(7)):
+        store.save_label("a", "final", file, author="second")
+    told.send("saved")
+
+
+def save_with_error_at(studies: Path, file: Path, step: int, told: Connection) -> None:
+    """Saves one label; the disk is full at one of the steps."""
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = StudyStore(studies)
+    try:
+        with _counted(step, full):
+            store.save_label("a", "final", file, author="second")
+    except StorageError as error:
+        told.send(str(error))
+    else:
+        told.send("saved")
+
+
+def save_with_little_room(studies: Path, file: Path, room: int, told: Connection) -> None:
+    """Saves one label while the system refuses files above a size."""
+    store = StudyStore(studies)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    try:
+        store.save_label("a", "final", file, author="second")
+    except StorageError as error:
+        told.send(str(error))
+    else:
+        told.send("saved")
+
+
+@contextmanager
+def _counted(step: int, happens: Any) -> Iterator[None]:
+    """Lets something happen before the n-th rename, removal or flush."""
+    count = 0
+    originals = {name: getattr(os, name) for name in ("replace", "fsync", "unlink")}
+
+    def wrapped(name: str) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == step:
+                happens()
+            return originals[name](*args, **options)
+
+        return call
+
+    for name in originals:
+        setattr(os, name, wrapped(name))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(os, name, original)
