@@ -8,9 +8,11 @@ in the background; by default those of a local folder), `foundation` (model that
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 
 import replies
@@ -26,6 +28,7 @@ from predictions import Predictions
 from scoring_method import OrganScoring
 from segmentation_task import SegmentationTask
 from strategies import NextCase
+from study_datastore import StudyDatastore
 from unet_task import UNetInferTask
 from unet_trainer import UNetTrainTask
 
@@ -69,6 +72,13 @@ class MedSAM2AtlasApp(MONAILabelApp):
         )
         for name, reason in self._missing().items():
             log.warning("%s cannot run: %s", name, reason)
+
+    def init_datastore(self) -> Datastore:
+        """A store that loses nothing for a local folder; MONAI Label's own for a DICOMweb server."""
+        if self.studies.startswith(("http://", "https://")):
+            remote: Datastore = super().init_datastore()
+            return remote
+        return StudyDatastore(Path(self.studies), models=self._tasks)
 
     def init_infers(self) -> dict[str, Any]:
         """The foundation model, the atlas alone, the U-Nets, and their comparison."""

@@ -11,15 +11,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
 
-import replies
 from medsam2_atlas.energy import measured
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.segmentation import Segmentation
 from medsam2_atlas.studies import Prediction, PredictionStore
 from models import Models
+from study_datastore import StudyDatastore
 
 log = logging.getLogger(__name__)
 
@@ -73,29 +72,13 @@ class Predictions:
         whole = set(provenance["organs"]) == set(organ_table().indices)
         if not whole or task.provenance(asked) != provenance:  # or a model was replaced just when this began
             return result, None
-        return result, self._save(store, model, study, image, provenance, result)
+        return result, store.save(model, study, image, provenance, result)
 
     def store(self) -> PredictionStore:
         """Where predictions lie: in a local study folder under the models' tags, for a remote one in the work folder."""
         datastore = self._datastore()
-        if isinstance(datastore, LocalDatastore):
-            return PredictionStore(self._models.work, Path(datastore._datastore.label_path(None)))
-        return PredictionStore(self._models.work, self._models.work.folder("predictions"))
+        return PredictionStore(self._models.work, datastore.store if isinstance(datastore, StudyDatastore) else None)
 
     def image(self, study: str) -> Path:
         """The file or folder of a study."""
         return Path(self._datastore().get_image_uri(study))
-
-    def _save(
-        self, store: PredictionStore, model: str, study: str, image: Path, provenance: dict[str, Any], result: Segmentation
-    ) -> Prediction:
-        datastore = self._datastore()
-        if not isinstance(datastore, LocalDatastore):
-            return store.save(model, study, image, provenance, result)
-        file = replies.as_file(result, {})
-        try:
-            info = {"model": model, "provenance": provenance}
-            datastore.save_label(study, file, model, info)
-        finally:
-            Path(file).unlink()
-        return store.record(model, study, image, provenance, result.report, Path(datastore.get_label_uri(study, model)))

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from monailabel.datastore.local import LocalDatastore
 
 from learner import Learner
 from medsam2_atlas.database import writing
@@ -20,6 +19,7 @@ from medsam2_atlas.storage import WorkFolder
 from predictions import Predictions
 from scoring_method import OrganScoring
 from strategies import NextCase
+from study_datastore import StudyDatastore
 
 
 class Shelf:
@@ -89,7 +89,7 @@ def test_the_next_of_thousands_is_found_at_once(tmp_path: Path) -> None:
     studies.mkdir()
     for n in range(3000):
         (studies / f"case-{n:04d}.nii.gz").touch()
-    datastore = LocalDatastore(str(studies), extensions=["*.nii.gz"])
+    datastore = StudyDatastore(studies)
     table = ScoreTable(tmp_path / "t.sqlite")
     generator = np.random.default_rng(1)
     values = generator.permutation(3000) / 3000
@@ -113,7 +113,7 @@ def test_the_next_of_thousands_is_found_at_once(tmp_path: Path) -> None:
 
 def test_predictions_of_local_studies_lie_beside_their_labels(tmp_path: Path) -> None:
     (tmp_path / "a.nii.gz").touch()
-    datastore = LocalDatastore(str(tmp_path), extensions=["*.nii.gz"])
+    datastore = StudyDatastore(tmp_path)
     models: Any = SimpleNamespace(work=WorkFolder.of(tmp_path))
     store = Predictions(models, lambda: datastore).store()
     assert store._labels == tmp_path / "labels"
@@ -137,7 +137,7 @@ def test_scores_are_per_organ_between_any_two_tags(tmp_path: Path) -> None:
     write(tmp_path / "labels" / "final", "b", truth)
     write(tmp_path / "labels" / "second_reader", "a", found)
     write(tmp_path / "labels" / "second_reader", "b", np.zeros((3, 3, 3), np.uint8))
-    datastore = LocalDatastore(str(tmp_path), extensions=["*.nii.gz"])
+    datastore = StudyDatastore(tmp_path)
     scoring = OrganScoring(WorkFolder.of(tmp_path))
     result = scoring({"y_pred": "second_reader"}, datastore)
     assert set(result["studies"]) == {"a", "b"}

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.segmentation import Segmentation
-from medsam2_atlas.storage import StudyFolder, WorkFolder
+from medsam2_atlas.storage import StudyFolder, StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore, foundation_provenance, unet_provenance
 from medsam2_atlas.volume import read_volume
 
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> StudyFolder:
 
 @pytest.fixture
 def store(folder: StudyFolder) -> PredictionStore:
-    return PredictionStore(folder.work, folder.path / "labels")
+    return PredictionStore(folder.work, StudyStore(folder.path))
 
 
 def result_for(image: Path) -> Segmentation:
@@ -60,16 +60,36 @@ def test_another_image_under_the_same_name_is_another_case(folder: StudyFolder, 
 def test_a_label_that_a_person_put_in_its_place_is_no_prediction(folder: StudyFolder, store: PredictionStore) -> None:
     image = folder.path / "patient.nii.gz"
     kept = store.save("unet_3d", "patient", image, {"organs": [6]}, result_for(image))
+    assert kept is not None
     kept.label.write_bytes(b"drawn by hand")
     assert store.find("unet_3d", "patient", image, {"organs": [6]}) is None
     assert store.latest("unet_3d", "patient") is None
+
+
+def test_a_person_s_label_under_a_model_s_name_stays(folder: StudyFolder, store: PredictionStore) -> None:
+    image = folder.path / "patient.nii.gz"
+    studies = StudyStore(folder.path)
+    kept = store.save("unet_3d", "patient", image, {"organs": [6]}, result_for(image))
+    assert kept is not None
+    studies.save_label("patient", "unet_3d", kept.label, author="kim")
+    assert store.save("unet_3d", "patient", image, {"organs": [7]}, result_for(image)) is None
+    assert studies.label("patient", "unet_3d").version.author == "kim"
+
+
+def test_predictions_of_remote_studies_lie_in_the_work_folder(folder: StudyFolder, tmp_path: Path) -> None:
+    image = folder.path / "patient.nii.gz"
+    store = PredictionStore(WorkFolder(tmp_path / "work"))
+    kept = store.save("unet_3d", "patient", image, {"organs": [6]}, result_for(image))
+    assert kept is not None
+    assert kept.label == tmp_path / "work" / "predictions" / "unet_3d" / "patient.nii.gz"
+    assert store.find("unet_3d", "patient", image, {"organs": [6]}) == kept
 
 
 def test_a_model_never_stores_as_a_person_does(folder: StudyFolder, store: PredictionStore) -> None:
     image = folder.path / "patient.nii.gz"
     with pytest.raises(ValueError, match="never stored as final"):
         store.save("final", "patient", image, {}, result_for(image))
-    assert not (folder.path / "labels").exists()
+    assert not (folder.path / "labels" / "final").exists()
 
 
 def test_what_a_prediction_depends_on_tells_models_and_options_apart() -> None:

@@ -20,7 +20,7 @@ from medsam2_atlas.pipeline import Case, segment
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.segmentation import Segmentation
-from medsam2_atlas.storage import Study, StudyFolder, WorkFolder
+from medsam2_atlas.storage import Study, StudyFolder, StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore, foundation_provenance, unet_provenance
 from medsam2_atlas.unet import UNet, segment_with_unet
 from medsam2_atlas.volume import Volume, read_labels, read_volume
@@ -101,7 +101,7 @@ def unet_baseline(unet: UNet, name: str) -> Contestant:
 
 def compare_studies(folder: StudyFolder, contestants: tuple[Contestant, Contestant], progress: Progress = silent) -> Comparison:
     """Compares two models on every study of a folder; a study that cannot be read is listed with its problem."""
-    store = PredictionStore(folder.work, folder.path / "labels")
+    store = PredictionStore(folder.work, StudyStore(folder.path))
     result = Comparison((contestants[0].name, contestants[1].name))
     marks: set[str] = set()
     studies = folder.studies()

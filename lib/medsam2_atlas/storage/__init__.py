@@ -2,7 +2,7 @@
 
 from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.folder import FINAL, Study, StudyFolder, WorkFolder
-from medsam2_atlas.storage.lineage import Version
+from medsam2_atlas.storage.lineage import Version, copy_safely
 from medsam2_atlas.storage.names import study_name, tag_name
 from medsam2_atlas.storage.store import Image, Label, Saved, StudyStore
 
@@ -17,6 +17,7 @@ __all__ = [
     "Version",
     "WorkFolder",
     "check_label",
+    "copy_safely",
     "study_name",
     "suffix_of",
     "tag_name",

@@ -127,14 +127,23 @@ class StudyStore:
             raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.")
         return self._label(row)
 
+    def tags(self, study: str) -> list[str]:
+        """Tags under which a study has or had a label.
+
+        Raises:
+            NotFoundError: no such study.
+        """
+        self.image(study)
+        folders = self._lineage(study, FINAL).folder.parent.parent.glob("*")
+        return sorted(folder.name for folder in folders if (folder / study).is_dir())
+
     def versions(self, study: str, tag: str) -> list[Version]:
         """All versions of a study's label map under a tag, the oldest first.
 
         Raises:
             NotFoundError: there never was one.
         """
-        self.image(study)  # names of studies that are there are safe to make paths of
-        versions = self._lineage(study, tag_name(tag)).versions()
+        versions = self._lineage(study, tag).versions() if tag in self.tags(study) else []
         if not versions:
             raise NotFoundError(repr(study), f"has no label under {tag!r}.")
         return versions
@@ -181,7 +190,8 @@ class StudyStore:
             ConflictError: there is another version than the expected one, or one that this origin must not replace.
             StorageError: it cannot be written; nothing has changed then.
         """
-        tag, image = tag_name(tag), self.image(study)
+        image = self.image(study)
+        tag = tag if tag in self.tags(study) else tag_name(tag)
         if origin == "model" and tag == FINAL:
             raise ConflictError(study, "must be signed off by a person: models never write `final`.")
         check_label(file, image.file, self._table)

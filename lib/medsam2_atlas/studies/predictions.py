@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from medsam2_atlas.errors import ConflictError
 from medsam2_atlas.files import sha256, write_json
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.segmentation import Segmentation, package_version
-from medsam2_atlas.storage import FINAL, WorkFolder
+from medsam2_atlas.storage import FINAL, StudyStore, WorkFolder, copy_safely
 from medsam2_atlas.volume import read_labels, read_volume, write_volume
+
+log = logging.getLogger(__name__)
 
 Provenance = Mapping[str, Any]
 """What a prediction depends on besides the image: model, versions of weights, atlas and U-Net, options."""
@@ -71,9 +76,14 @@ class Prediction:
 class PredictionStore:
     """Predictions of all models for a set of studies."""
 
-    def __init__(self, work: WorkFolder, labels: Path) -> None:
-        """`labels`: the folder with one folder a tag."""
-        self._work, self._labels = work, labels
+    def __init__(self, work: WorkFolder, studies: StudyStore | None = None) -> None:
+        """
+        Args:
+            work: of the studies; reports are kept there.
+            studies: the folder where label maps go; without one, as for a DICOMweb server, they go into the work folder.
+        """
+        self._work, self._studies = work, studies
+        self._labels = studies.path / "labels" if studies else work.path / "predictions"
 
     def find(self, model: str, study: str, image: Path, provenance: Provenance) -> Prediction | None:
         """The stored prediction, if it was made of this image with this provenance and its file is unchanged."""
@@ -93,35 +103,43 @@ class PredictionStore:
         except (OSError, ValueError, KeyError):
             return None
 
-    def save(self, model: str, study: str, image: Path, provenance: Provenance, result: Segmentation) -> Prediction:
-        """Writes a label map under the model's tag, and its report.
+    def save(self, model: str, study: str, image: Path, provenance: Provenance, result: Segmentation) -> Prediction | None:
+        """Keeps a label map under the model's tag, and its report; None where a person's label lies there, which stays.
 
         Raises:
             ValueError: a tag that belongs to people.
+            StorageError: it cannot be written.
         """
         if model == FINAL:
             raise ValueError("a model's prediction is never stored as final")
-        label = self._labels / model / f"{study}.nii.gz"
-        label.parent.mkdir(parents=True, exist_ok=True)
-        write_volume(result.labels, label)
-        return self.record(model, study, image, provenance, result.report, label)
-
-    def record(
-        self, model: str, study: str, image: Path, provenance: Provenance, report: dict[str, Any], label: Path
-    ) -> Prediction:
-        """Notes how a label map that lies under the model's tag already was made."""
-        entry = {
+        made_of = _plain(provenance) | {"image": file_stamp(image)}
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"{study}.nii.gz"
+            write_volume(result.labels, file)
+            try:
+                label = self._put(model, study, file, {"model": model, "provenance": made_of})
+            except ConflictError as error:
+                log.warning("a prediction is not kept: %s", error)
+                return None
+        entry: dict[str, Any] = {
             "model": model,
             "study": study,
             "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "file": label.name,
             "label_sha256": sha256(label),
-            "provenance": _plain(provenance) | {"image": file_stamp(image)},
-            "report": _plain(report),
+            "provenance": made_of,
+            "report": _plain(result.report),
         }
-        file = self._report_file(model, study)
-        write_json(entry, file)
-        return Prediction(label, entry["report"], entry["provenance"], str(entry["made"]))  # type: ignore[arg-type]
+        write_json(entry, self._report_file(model, study))
+        return Prediction(label, entry["report"], entry["provenance"], entry["made"])
+
+    def _put(self, model: str, study: str, file: Path, info: Mapping[str, Any]) -> Path:
+        if self._studies:
+            return self._studies.save_label(study, model, file, origin="model", info=info).label.file
+        label = self._labels / model / file.name
+        label.parent.mkdir(parents=True, exist_ok=True)
+        copy_safely(file, label)
+        return label
 
     def _report_file(self, model: str, study: str) -> Path:
         return self._work.folder(f"reports/{model}") / f"{study}.json"

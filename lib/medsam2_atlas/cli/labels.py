@@ -1,0 +1,71 @@
+"""`medsam2-atlas labels …`: versions of label maps in a study folder."""
+
+from __future__ import annotations
+
+import getpass
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from medsam2_atlas.console import console
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.files import replacing
+from medsam2_atlas.storage import FINAL, StudyFolder, StudyStore
+
+app = typer.Typer(help="Versions of label maps in a study folder.", no_args_is_help=True)
+
+_Studies = Annotated[Path, typer.Argument(help="Study folder: CTs at its top, label maps under labels/TAG/.")]
+_Study = Annotated[str, typer.Argument(help="Name of the study: its file's name without suffix.")]
+_Tag = Annotated[str, typer.Option(help="Tag of the label.")]
+
+
+@app.command("list")
+def list_command(studies: _Studies, study: Annotated[str | None, typer.Argument(help="One study only.")] = None) -> None:
+    """List all versions of all label maps; the current ones are marked."""
+    store = _open(studies)
+    table = Table("study", "tag", "version", "made (UTC)", "by", "origin", "file")
+    current = store.labels()
+    for name in [study] if study else store.images():
+        for tag in store.tags(name):
+            for version in store.versions(name, tag):
+                now = current.get(name, {}).get(tag)
+                marked = f"{version.number} *" if now and now.version.number == version.number else str(version.number)
+                file = "" if version.removed else str(store.version_file(name, tag, version.number))
+                table.add_row(name, tag, marked, version.made, version.author, version.origin, file)
+    console.print(table)
+
+
+@app.command("restore")
+def restore_command(
+    studies: _Studies,
+    study: _Study,
+    version: Annotated[int, typer.Argument(help="Number of the version, as `labels list` shows it.")],
+    tag: _Tag = FINAL,
+) -> None:
+    """Make an earlier version the current one; what it replaces stays a version."""
+    saved = _open(studies).restore_label(study, tag, version, author=getpass.getuser())
+    typer.echo(f"version {version} is current again, as version {saved.label.version.number}: {saved.label.file}")
+
+
+@app.command("export")
+def export_command(
+    studies: _Studies,
+    study: _Study,
+    version: Annotated[int, typer.Argument(help="Number of the version.")],
+    out: Annotated[Path, typer.Argument(help="File to write.")],
+    tag: _Tag = FINAL,
+) -> None:
+    """Copy a version into a file."""
+    source = _open(studies).version_file(study, tag, version)
+    if not out.name.endswith(source.name[5:]):
+        raise InputError(out, f"must end in {source.name[5:]}.", "Versions are copied as they were saved.")
+    with replacing(out) as part:
+        shutil.copyfile(source, part)
+    typer.echo(f"written to {out}")
+
+
+def _open(studies: Path) -> StudyStore:
+    return StudyStore(StudyFolder(studies).path)
