@@ -46,8 +46,13 @@ class AtlasTrainTask(TrainTask):
             include=replies.names(request, "include"),
             trust=replies.names(request, "trust"),
             rebuild=replies.flag(request, "rebuild"),
-            progress=lambda stage, share: log.info("%s: %.0f %%", stage, 100 * share),
+            progress=_logged,
         )
         for name, reason in report["refused"].items():
             log.warning("%s was refused as a reference: %s", name, reason)
         return report
+
+
+def _logged(stage: str, share: float, organ: int | None = None) -> None:
+    if organ is None:
+        log.info("%s: %.0f %%", stage, 100 * share)

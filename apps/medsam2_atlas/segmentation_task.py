@@ -11,6 +11,7 @@ import replies
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.pipeline import Case, Options, PromptSource, segment
+from medsam2_atlas.progress import current
 from medsam2_atlas.segmentation import Segmentation
 from medsam2_atlas.studies import foundation_provenance
 from medsam2_atlas.volume import read_volume
@@ -99,7 +100,15 @@ class SegmentationTask(InferTask):
             unet = models.prompting_unet() if source != "atlas" else None
         options = Options(organs=replies.organs(request), prompts=_source(source))
         volume = read_volume(request["image"])
-        case = Case(volume, models.atlas(), weights, options=options, unet=unet, registrations=models.registrations)
+        case = Case(
+            volume,
+            models.atlas(),
+            weights,
+            options=options,
+            unet=unet,
+            registrations=models.registrations,
+            progress=current(),
+        )
         return segment(case, strategy)
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:

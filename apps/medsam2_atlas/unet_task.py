@@ -15,6 +15,7 @@ from monailabel.tasks.infer.basic_infer import BasicInferTask
 import replies
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.labels import organ_table
+from medsam2_atlas.progress import current
 from medsam2_atlas.segmentation import Segmentation
 from medsam2_atlas.studies import unet_provenance
 from medsam2_atlas.unet import UNet, UNetInferer, grid_transforms, restore, unet_segmentation
@@ -82,7 +83,7 @@ class UNetInferTask(BasicInferTask):
     def inferer(self, data: dict[str, Any] | None = None) -> UNetInferer:
         """Sliding windows, with test-time augmentation where it is asked for."""
         assert data is not None, "MONAI Label hands the request"
-        return UNetInferer(data["unet"].unet.config, augment=replies.flag(data, "augment"))
+        return UNetInferer(data["unet"].unet.config, augment=replies.flag(data, "augment"), progress=current())
 
     def post_transforms(self, data: dict[str, Any] | None = None) -> Sequence[Callable[..., Any]]:
         """Probabilities to a label map on the image's own grid."""

@@ -33,7 +33,9 @@ def bars() -> Iterator[Progress]:
     with Bars(*columns, console=console, transient=False) as display:
         tasks: dict[str, TaskID] = {}
 
-        def progress(stage: str, share: float) -> None:
+        def progress(stage: str, share: float, organ: int | None = None) -> None:
+            if organ is not None:
+                return
             if stage not in tasks or (display.tasks[tasks[stage]].finished and share < 1):
                 tasks[stage] = display.add_task(stage, total=1.0)
             display.update(tasks[stage], completed=share)

@@ -87,7 +87,7 @@ class Propagator:
         for track in tracks:
             for z in track.boxes:
                 starts[track.label, z].append(track)
-        self._start(starts)
+        self._start(starts, progress)
         total = sum(len(track) for track in tracks)
         done = 0
         for step in range(max(len(track) for track in tracks)):
@@ -100,14 +100,19 @@ class Propagator:
             for group in groups.values():
                 for first in range(0, len(group), self._batch):
                     self._step(group[first : first + self._batch], step)
+                    progress("propagation", done / total)
             done += len(going)
             progress("propagation", done / total)
+            for label in {track.label for track in going}:
+                own = [track for track in tracks if track.label == label]
+                progress("propagation", sum(min(step + 1, len(t)) for t in own) / sum(len(t) for t in own), label)
 
-    def _start(self, starts: dict[tuple[int, int], list[Track]]) -> None:
+    def _start(self, starts: dict[tuple[int, int], list[Track]], progress: Progress) -> None:
         """Segments the starting slices from their boxes, without memory; tracks of an organ share the result."""
         items = list(starts.items())
         for first in range(0, len(items), self._batch):
             part = items[first : first + self._batch]
+            progress("propagation", 0.0)
             slices = SliceFeatures.stack([self._features[z] for (_, z), _ in part])
             boxes = torch.stack([tracks[0].boxes[z] for (_, z), tracks in part])
             embedding = slices.levels[-1] + self._net.no_mem_embed.view(1, -1, 1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from medsam2_atlas.progress import Progress, part, silent
 from medsam2_atlas.registration.config import RegistrationConfig
 from medsam2_atlas.registration.transform import Affine, sample
 from medsam2_atlas.registration.work_image import WorkImage, hu_classes
@@ -12,10 +13,13 @@ _LEVELS = ((9.0, 0.02), (6.0, 0.008))
 """Spacing (mm) and learning rate of each level."""
 
 
-def refine_affine(fixed: WorkImage, moving: WorkImage, start: Affine, config: RegistrationConfig) -> Affine:
+def refine_affine(
+    fixed: WorkImage, moving: WorkImage, start: Affine, config: RegistrationConfig, progress: Progress = silent
+) -> Affine:
     """Improves an affine map from fixed to moving world points, from coarse to fine."""
-    for (spacing, rate), steps in zip(_LEVELS, config.affine_steps, strict=True):
-        start = _descend(fixed.at_spacing(spacing), moving.at_spacing(spacing), start, steps, rate)
+    for level, ((spacing, rate), steps) in enumerate(zip(_LEVELS, config.affine_steps, strict=True)):
+        share = part(progress, level / len(_LEVELS), (level + 1) / len(_LEVELS))
+        start = _descend(fixed.at_spacing(spacing), moving.at_spacing(spacing), start, steps, rate, share)
     return start
 
 
@@ -23,7 +27,7 @@ def _channels(hu: torch.Tensor) -> torch.Tensor:
     return torch.cat([hu_classes(hu), ((hu.clamp(-160, 240) + 160) / 400)[None]])
 
 
-def _descend(fixed: WorkImage, moving: WorkImage, start: Affine, steps: int, rate: float) -> Affine:
+def _descend(fixed: WorkImage, moving: WorkImage, start: Affine, steps: int, rate: float, progress: Progress) -> Affine:
     wanted, offered = _channels(fixed.hu), _channels(moving.hu)
     with_valid = torch.cat([offered, moving.valid.float()[None]])
     seen = fixed.valid.float()
@@ -38,7 +42,7 @@ def _descend(fixed: WorkImage, moving: WorkImage, start: Affine, steps: int, rat
         matrix = start.matrix @ (torch.eye(3) + change[:9].view(3, 3) * 0.5)
         return matrix, start(middle) + change[9:] * 100
 
-    for _ in range(steps):
+    for step in range(steps):
         matrix, shift = current()
         values = sample(with_valid, centred @ matrix.T + shift, moving.origin, moving.spacing, padding="zeros")
         weight = values[-1] * seen
@@ -47,6 +51,7 @@ def _descend(fixed: WorkImage, moving: WorkImage, start: Affine, steps: int, rat
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        progress("registration", (step + 1) / steps)
     with torch.no_grad():
         matrix, shift = current()
         return Affine(matrix, shift - matrix @ middle)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from medsam2_atlas.progress import Progress, part, silent
 from medsam2_atlas.registration.config import RegistrationConfig
 from medsam2_atlas.registration.features import deformable_features
 from medsam2_atlas.registration.transform import Affine, Displacement, Transform, grid_points, sample
@@ -18,7 +19,9 @@ from medsam2_atlas.registration.work_image import WorkImage
 _COUPLING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
-def deform(fixed: WorkImage, moving: WorkImage, start: Affine, config: RegistrationConfig) -> Transform:
+def deform(
+    fixed: WorkImage, moving: WorkImage, start: Affine, config: RegistrationConfig, progress: Progress = silent
+) -> Transform:
     """The transform from fixed to moving world points that refines an affine one."""
     fixed = fixed.at_spacing(config.spacing)
     hu, seen = moving.warped(start(fixed.points()))
@@ -29,11 +32,12 @@ def deform(fixed: WorkImage, moving: WorkImage, start: Affine, config: Registrat
     if config.reach > 0 and min(fixed.shape) >= 2 * config.cell:
         with torch.no_grad():
             there = _coupled_convex(wanted, offered, moving_seen, config)
+            progress("registration", 0.2)
             back = _coupled_convex(offered, wanted, fixed_seen, config)
             field = _consistent(there / config.cell, back / config.cell) * config.cell
     else:
         field = torch.zeros(3, *[max(1, n // config.cell) for n in fixed.shape])
-    field = _refine(wanted, offered, fixed_seen, moving_seen, field, config)
+    field = _refine(wanted, offered, fixed_seen, moving_seen, field, config, part(progress, 0.4, 1.0))
     field = F.interpolate(field[None], size=fixed.shape, mode="trilinear")[0]
     millimetres = field.flip(0) * fixed.spacing  # (z, y, x) voxels to (x, y, z) mm
     return Transform((Displacement(millimetres, fixed.origin, fixed.spacing), start))
@@ -94,6 +98,7 @@ def _refine(
     moving_seen: torch.Tensor,
     start: torch.Tensor,
     config: RegistrationConfig,
+    progress: Progress,
 ) -> torch.Tensor:
     """Adam on a field of half resolution, smoothed three times before it is applied."""
     stride = 2 if min(wanted.shape[1:]) >= 16 else 1
@@ -106,7 +111,7 @@ def _refine(
     zero = torch.zeros(3)
     grid = grid_points(shape, zero, 1.0)
     smooth = field
-    for _ in range(max(1, config.adam_steps)):
+    for step in range(max(1, config.adam_steps)):
         smooth = _smooth(_smooth(_smooth(field)))
         if config.adam_steps == 0:
             break
@@ -117,4 +122,5 @@ def _refine(
         optimiser.zero_grad()
         (error + config.smoothness * roughness).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        progress("registration", (step + 1) / config.adam_steps)
     return smooth.detach() * stride

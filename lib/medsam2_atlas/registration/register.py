@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.progress import Progress, part, silent
 from medsam2_atlas.registration.affine import refine_affine
 from medsam2_atlas.registration.config import RegistrationConfig
 from medsam2_atlas.registration.deformable import deform
@@ -19,8 +19,5 @@ def register(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig, pr
     progress("registration", 0.0)
     start = prealign(fixed, moving, config)
     progress("registration", 0.2)
-    start = refine_affine(fixed, moving, start, config)
-    progress("registration", 0.5)
-    transform = deform(fixed, moving, start, config)
-    progress("registration", 1.0)
-    return transform
+    start = refine_affine(fixed, moving, start, config, part(progress, 0.2, 0.5))
+    return deform(fixed, moving, start, config, part(progress, 0.5, 1.0))

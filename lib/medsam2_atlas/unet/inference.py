@@ -56,7 +56,12 @@ class UNetInferer(Inferer):
         with torch.no_grad(), torch.autocast(image.device.type, enabled=cuda):
             for number, (degrees, scale) in enumerate(self._variants):
                 turned = degrees != 0 or scale != 1
-                logits = self._windows(_turned(image, degrees, scale) if turned else image, network)
+
+                def window(patch: torch.Tensor, share: float = number / len(self._variants)) -> Any:
+                    self._progress("U-Net", share)  # a job may be stopped between windows
+                    return network(patch)
+
+                logits = self._windows(_turned(image, degrees, scale) if turned else image, window)
                 found = logits.float().softmax(1)
                 del logits
                 found = _turned(found, degrees, scale, back=True) if turned else found

@@ -1,0 +1,256 @@
+"""A queue of jobs, one at a time on a device, with progress, cancelling, and an end to how many may wait.
+
+Concurrency contract. One lock guards the list of jobs and every field of every job; it is never held while a job works or
+a caller waits. A job's work runs in the queue's only thread. Its progress callable takes the lock for a moment, and is the
+one place where a cancelled job stops: it raises `CancelledError` there, so a job stops as soon as it next tells how far it
+is. A job that waits is cancelled at once. Jobs that have ended are forgotten after a while, and what they left is disposed
+of then.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from medsam2_atlas.errors import MedSAM2AtlasError, NotFoundError
+from medsam2_atlas.progress import Progress, reporting
+
+log = logging.getLogger(__name__)
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+ENDED = ("done", "failed", "cancelled")
+_KEPT_SECONDS = 600.0
+_KEPT_JOBS = 500
+_GUESS_SECONDS = 30.0
+
+
+class CancelledError(MedSAM2AtlasError):
+    """A job that was cancelled."""
+
+
+class QueueFullError(MedSAM2AtlasError):
+    """No room for another job. retry_after: seconds after which there may be."""
+
+    def __init__(self, waiting: int, retry_after: int) -> None:
+        self.retry_after = retry_after
+        super().__init__("queue", f"is full: {waiting} jobs wait.", f"Try again in {retry_after} s.")
+
+
+@dataclass
+class Job:
+    """A job. organs: share done of each organ that is under way, by number. stage: what it does now."""
+
+    id: str
+    kind: str
+    subject: str
+    owner: str
+    work: Callable[[], Any] = field(repr=False)
+    state: State = "queued"
+    stage: str = ""
+    share: float = 0.0
+    organs: dict[int, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    submitted: float = field(default_factory=time.time)
+    started: float | None = None
+    ended: float | None = None
+    revision: int = 0
+    cancelling: bool = False
+    outcome: Future[Any] = field(default_factory=Future, repr=False)
+    _stage_began: float = 0.0
+
+
+class JobQueue:
+    """The queue and its thread."""
+
+    def __init__(self, limit: int = 16, dispose: Callable[[Any], None] | None = None) -> None:
+        """
+        Args:
+            limit: most jobs that may wait.
+            dispose: called with a job's result when the job is forgotten.
+        """
+        self._limit, self._dispose = limit, dispose
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        self._waiting: deque[Job] = deque()
+        self._jobs: dict[str, Job] = {}
+        self._running: Job | None = None
+        self._durations: deque[float] = deque(maxlen=20)
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+        self._thread.start()
+
+    def submit(self, kind: str, subject: str, work: Callable[[], Any], *, owner: str = "", name: str = "") -> Job:
+        """Puts a job at the end of the queue.
+
+        Args:
+            kind: what it does, such as a model's name.
+            subject: whom it is done to, such as a study.
+            work: the job; what it tells by `progress.current()` arrives here.
+            owner: who asked.
+            name: the job's id, if it is not taken; by default a new one.
+
+        Raises:
+            QueueFullError: too many wait.
+        """
+        with self._lock:
+            if len(self._waiting) >= self._limit:
+                raise QueueFullError(len(self._waiting), self._wait_seconds())
+            self._forget_old()
+            job = Job(name if name and name not in self._jobs else uuid.uuid4().hex[:16], kind, subject, owner, work)
+            self._jobs[job.id] = job
+            self._waiting.append(job)
+            self._wake.notify_all()
+        return job
+
+    def job(self, name: str) -> Job:
+        """A job by its id.
+
+        Raises:
+            NotFoundError: there is none, or it has been forgotten.
+        """
+        with self._lock:
+            if name not in self._jobs:
+                raise NotFoundError(repr(name[:80]), "is no job, or one of long ago.")
+            return self._jobs[name]
+
+    def describe(self, job: Job) -> dict[str, Any]:
+        """What a client is told of a job; `position`: how many are done before it."""
+        with self._lock:
+            about: dict[str, Any] = {
+                "id": job.id,
+                "kind": job.kind,
+                "subject": job.subject,
+                "state": "cancelling" if job.cancelling and job.state == "running" else job.state,
+                "stage": job.stage,
+                "share": round(job.share, 4),
+                "organs": {str(k): round(share, 4) for k, share in job.organs.items()},
+                "stage_seconds": {stage: round(s, 3) for stage, s in job.seconds.items()},
+                "submitted": job.submitted,
+                "started": job.started,
+                "ended": job.ended,
+                "revision": job.revision,
+            }
+            if job.state == "queued":
+                ahead = list(self._waiting).index(job) + (self._running is not None)
+                about |= {"position": ahead, "expected_wait_s": round(ahead * self._usual_seconds())}
+            error = job.outcome.exception() if job.state == "failed" else None
+            return about | ({"error": str(error)} if error is not None else {})
+
+    def jobs(self) -> list[Job]:
+        """All jobs that are remembered, in the order of their coming."""
+        with self._lock:
+            return list(self._jobs.values())
+
+    def counts(self) -> dict[str, int]:
+        """How many run and wait."""
+        with self._lock:
+            return {"running": int(self._running is not None), "waiting": len(self._waiting)}
+
+    def cancel(self, name: str) -> Job:
+        """Cancels a job: at once where it waits, else as soon as it next tells how far it is.
+
+        Raises:
+            NotFoundError: there is no such job.
+        """
+        job = self.job(name)
+        with self._lock:
+            if job.state == "queued":
+                self._waiting.remove(job)
+                self._end(job, "cancelled", error=CancelledError(job.kind, "was cancelled while it waited."))
+            elif job.state == "running":
+                job.cancelling = True
+                job.revision += 1
+        return job
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """Cancels everything and ends the thread."""
+        with self._lock:
+            self._stopping = True
+            waiting = [job.id for job in self._waiting] + ([self._running.id] if self._running else [])
+            self._wake.notify_all()
+        for name in waiting:
+            self.cancel(name)
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                while not self._waiting and not self._stopping:
+                    self._wake.wait()
+                if self._stopping:
+                    return
+                job = self._running = self._waiting.popleft()
+                job.state, job.started, job.revision = "running", time.time(), job.revision + 1
+                job._stage_began = time.perf_counter()
+            self._do(job)
+
+    def _do(self, job: Job) -> None:
+        result: Any = None
+        error: BaseException | None = None
+        try:
+            with reporting(self._reporter(job)):
+                result = job.work()
+        except BaseException as caught:  # noqa: BLE001 whatever a job raises is its waiter's to know; the thread goes on
+            error = caught
+        with self._lock:
+            self._running = None
+            self._durations.append(time.time() - (job.started or job.submitted))
+            state: State = "done" if error is None else "cancelled" if isinstance(error, CancelledError) else "failed"
+            self._end(job, state, result, error)
+
+    def _end(self, job: Job, state: State, result: Any = None, error: BaseException | None = None) -> None:
+        if job.stage:
+            job.seconds[job.stage] = job.seconds.get(job.stage, 0.0) + time.perf_counter() - job._stage_began
+        job.state, job.ended, job.revision = state, time.time(), job.revision + 1
+        job.share = 1.0 if state == "done" else job.share
+        job.work = _nothing  # it may hold an image
+        if error is None:
+            job.outcome.set_result(result)
+        else:
+            job.outcome.set_exception(error)
+
+    def _reporter(self, job: Job) -> Progress:
+        def report(stage: str, share: float, organ: int | None = None) -> None:
+            now = time.perf_counter()
+            with self._lock:
+                if stage != job.stage:
+                    if job.stage:
+                        job.seconds[job.stage] = job.seconds.get(job.stage, 0.0) + now - job._stage_began
+                    job.stage, job._stage_began, job.organs = stage, now, {}
+                if organ is None:
+                    job.share = min(1.0, max(0.0, share))
+                else:
+                    job.organs[organ] = min(1.0, max(0.0, share))
+                job.revision += 1
+                if job.cancelling:
+                    raise CancelledError(job.kind, f"was cancelled during {stage}.")
+
+        return report
+
+    def _usual_seconds(self) -> float:
+        return statistics.median(self._durations) if self._durations else _GUESS_SECONDS
+
+    def _wait_seconds(self) -> int:
+        return max(1, round(self._usual_seconds()))
+
+    def _forget_old(self) -> None:
+        ended = [job for job in self._jobs.values() if job.state in ENDED]
+        late = [job for job in ended if time.time() - (job.ended or 0) > _KEPT_SECONDS]
+        for job in [*late, *ended[: max(0, len(ended) - _KEPT_JOBS)]]:
+            if self._jobs.pop(job.id, None) and job.state == "done":
+                with suppress(OSError):
+                    if self._dispose:
+                        self._dispose(job.outcome.result())
+
+
+def _nothing() -> None:
+    """In place of a job's work once it has ended."""
