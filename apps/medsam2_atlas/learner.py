@@ -1,8 +1,8 @@
 """Measures studies in the background, so that the next case can be picked at once.
 
-One thread. It takes the device for one study at a time, only when no request has been served for a while, and looks again
-when a label is saved or a model changes. What it predicts is stored as any other prediction: the annotator who opens the
-case later finds it ready.
+One thread. It takes the device for one study at a time, only when no request has been served for a while, gives way to a
+request that comes, and looks again when a label is saved or a model changes. What it predicts is stored as any other
+prediction: the annotator who opens the case later finds it ready.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from medsam2_atlas.atlas import score_maps
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.learning import Assessment, ScoreTable, assess
+from medsam2_atlas.progress import current, reporting
 from medsam2_atlas.prompting import THREE, prompts_from_scores
 from medsam2_atlas.studies import file_stamp
 from medsam2_atlas.volume import read_volume
@@ -29,6 +30,10 @@ log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 5.0
 _QUIET_SECONDS = 3.0
+
+
+class _GivenWayError(Exception):
+    """A person's request came: the study that was being measured comes again later."""
 
 
 class Learner:
@@ -104,7 +109,8 @@ class Learner:
             stamp, row = file_stamp(image), rows.get(study)
             if row is None or row.image != stamp or row.versions != versions:
                 try:
-                    assessment, problem = self._assess(study), ""
+                    with reporting(self._give_way):
+                        assessment, problem = self._assess(study), ""
                 except MedSAM2AtlasError as error:
                     assessment, problem = None, str(error)
                     log.warning("%s cannot be measured: %s", study, error)
@@ -118,9 +124,13 @@ class Learner:
         other = self._predictions.get(baseline, study)[0].labels.array if baseline else None
         image, atlas = read_volume(self._predictions.image(study)), self._models.atlas()
         with self._models.busy:
-            scores = score_maps(image, atlas, cache=self._models.registrations)
+            scores = score_maps(image, atlas, cache=self._models.registrations, progress=current())
         prompts = prompts_from_scores(scores, organ_table(), organ_table().indices, THREE)
         return assess(image, atlas, scores, prompts, foundation, other)
+
+    def _give_way(self, stage: str, share: float, organ: int | None = None) -> None:
+        if self._waiting or self._stop.is_set():
+            raise _GivenWayError
 
     def _baseline(self) -> str | None:
         return next((name for name in ("unet_3d", "unet_2d") if not self._predictions.tasks[name].missing()), None)
@@ -130,6 +140,8 @@ class Learner:
             quiet = not self._waiting and time.monotonic() - self._last_request > _QUIET_SECONDS
             try:
                 worked = quiet and self.measure_next()
+            except _GivenWayError:
+                worked = False
             except Exception:  # the thread must outlive whatever one study does
                 log.exception("measuring studies failed; it goes on later")
                 worked = False

@@ -13,16 +13,16 @@ from typing import Any
 
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
-from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 
 import replies
 from atlas_trainer import AtlasTrainTask
 from compare_task import CompareTask
 from learner import Learner
-from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.errors import InputError, NotFoundError, WeightsError
 from medsam2_atlas.learning import STRATEGIES, ScoreTable
-from medsam2_atlas.segmentation import package_version
-from medsam2_atlas.storage import WorkFolder
+from medsam2_atlas.segmentation import Segmentation, package_version
+from medsam2_atlas.storage import WorkFolder, copy_safely
+from medsam2_atlas.unet import load_unet
 from models import Models
 from predictions import Predictions
 from scoring_method import OrganScoring
@@ -113,7 +113,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         strategy = request.get("strategy") or "random"
         if strategy not in self._strategies:
             known = ", ".join(self._strategies)
-            raise MONAILabelException(MONAILabelError.INVALID_INPUT, f"{strategy} is no strategy. Choose from: {known}.")
+            raise NotFoundError(repr(strategy), "is no strategy.", f"Choose from: {known}.")
         chosen: dict[str, Any] = super().next_sample(request)
         return chosen
 
@@ -125,28 +125,66 @@ class MedSAM2AtlasApp(MONAILabelApp):
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """Segments or compares. Studies' predictions are stored under the model's tag, and taken from there when nothing has
-        changed; an image that is no study is segmented only."""
-        reason = self._missing().get(str(request.get("model")))
-        if reason:
-            raise MONAILabelException(MONAILabelError.INVALID_INPUT, reason)
-        study = request.get("image")
-        try:
-            with self._learner.held_off():
-                if isinstance(study, str) and study in self.datastore().list_images():
-                    return self._infer_study(str(request["model"]), study, request)
-                with self._models.busy:
-                    result: dict[str, Any] = super().infer(request, datastore)
-                return result
-        except MedSAM2AtlasError as error:
-            log.warning("%s", error)
-            raise MONAILabelException(MONAILabelError.INVALID_INPUT, str(error)) from error
+        changed; an image that is no study (`upload`: its file) is segmented only.
 
-    def _infer_study(self, model: str, study: str, request: dict[str, Any]) -> dict[str, Any]:
-        if model == "compare":
-            result, tag, labels = self._compare.compare(study, request, self.datastore()), "", self._compare.labels
-        else:
-            result, tag = self._predictions.get(model, study, request)[0], model
-            labels = {name: self._tasks[model].labels[name] for name in result.report["organs"]}
+        Raises:
+            MedSAM2AtlasError: no such model or study, something that the model needs is missing, or a wrong option.
+        """
+        model, upload = str(request.get("model")), request.get("upload")
+        self._check_model(model)
+        with self._learner.held_off():
+            if upload:
+                if model == "compare":
+                    raise InputError("compare", "works on studies.", "Upload the image as a study first, then name its id.")
+                result = self._predictions.once(model, Path(upload), request)
+                return self._answer(model, "", result, request)
+            study = str(request.get("image"))
+            if study not in self.datastore().list_images():
+                raise NotFoundError(repr(study[:80]), "is no study of this server.", "Ask /datastore for those there are.")
+            if model == "compare":
+                return self._answer(model, "", self._compare.compare(study, request, self.datastore()), request)
+            return self._answer(model, model, self._predictions.get(model, study, request)[0], request)
+
+    def stored(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """What `infer` would give, where nothing has to be computed for it.
+
+        Raises:
+            MedSAM2AtlasError: as `infer`.
+        """
+        model, study = str(request.get("model")), str(request.get("image"))
+        self._check_model(model)
+        if model == "compare" or request.get("upload"):
+            return None
+        found = self._predictions.stored(model, study, request)
+        return None if found is None else self._answer(model, model, found, request)
+
+    def put_weights(self, model: str, file: Path) -> dict[str, Any]:
+        """Puts weights of a U-Net in the place of those that training made.
+
+        Raises:
+            NotFoundError: not a U-Net.
+            WeightsError: they cannot be used.
+        """
+        if model not in _UNETS:
+            raise NotFoundError(repr(model[:80]), "takes no weights.", f"Choose from: {', '.join(_UNETS)}.")
+        unet = load_unet(file, self._models.device)
+        copy_safely(file, self._work.folder(model) / "best.pt")
+        return {"model": model, "version": unet.version, "mark": unet.mark}
+
+    def stop(self) -> None:
+        """Ends what runs in the background."""
+        self._learner.stop()
+
+    def _check_model(self, model: str) -> None:
+        if model not in self._infers:
+            raise NotFoundError(repr(model[:80]), "is no model of this server.", f"Choose from: {', '.join(self._infers)}.")
+        reason = self._missing().get(model)
+        if reason:
+            raise WeightsError(model, f"cannot run: {reason}")
+
+    def _answer(self, model: str, tag: str, result: Segmentation, request: dict[str, Any]) -> dict[str, Any]:
+        names = self._compare.labels if model == "compare" else self._tasks[model].labels
+        labels = names if model == "compare" else {name: names[name] for name in result.report["organs"]}
         file = replies.as_file(result, request)
         return {"label": file, "tag": tag, "file": file, "params": replies.as_json(result, labels)}
 

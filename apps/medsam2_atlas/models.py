@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from medsam2_atlas.atlas import Atlas
 from medsam2_atlas.device import pick_device
 from medsam2_atlas.errors import AtlasError, InputError, WeightsError
@@ -79,8 +81,8 @@ class Models:
         default = find_checkpoint(self._path("checkpoint"))
         return [default.name, *(name for name in known_checkpoints() if name != default.name)]
 
-    def weights(self, name: str = "") -> Weights:
-        """The MedSAM2 weights of that name, or the default ones.
+    def weights(self, name: str = "", processor: bool = False) -> Weights:
+        """The MedSAM2 weights of that name, or the default ones; on the processor where asked.
 
         Raises:
             InputError: not one of `weight_names`.
@@ -91,22 +93,24 @@ class Models:
             if name not in known_checkpoints():
                 raise InputError(name, "are no weights of this server.", f"Choose from: {', '.join(self.weight_names())}.")
             file = known_checkpoints()[name]
-        return self._once(f"weights {file}", file, lambda: load_weights(file, self._conf.get("config"), self.device))
+        device = torch.device("cpu") if processor else self.device
+        return self._once(f"weights {file} {device}", file, lambda: load_weights(file, self._conf.get("config"), device))
 
-    def unet(self, name: str) -> UNet:
-        """The U-Net of that name; what training publishes is served at once.
+    def unet(self, name: str, processor: bool = False) -> UNet:
+        """The U-Net of that name; what training publishes is served at once. On the processor where asked.
 
         Raises:
             WeightsError: not trained yet, or its weights cannot be used.
         """
         file = find_unet(name, self._path(name), self.work.path / name / "best.pt")
-        return self._once(name, file, lambda: load_unet(file, self.device))
+        device = torch.device("cpu") if processor else self.device
+        return self._once(f"{name} {device}", file, lambda: load_unet(file, device))
 
-    def prompting_unet(self) -> UNet | None:
+    def prompting_unet(self, processor: bool = False) -> UNet | None:
         """The U-Net that may prompt MedSAM2: the first of `UNETS` that is there."""
         for name in UNETS:
             try:
-                return self.unet(name)
+                return self.unet(name, processor)
             except WeightsError:
                 continue
         return None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from monailabel.interfaces.datastore import Datastore
 
 from medsam2_atlas.energy import measured
@@ -21,6 +22,8 @@ from models import Models
 from study_datastore import StudyDatastore
 
 log = logging.getLogger(__name__)
+
+_LESS_MEMORY = (("", "as usual"), ("small", "in smaller steps"), ("cpu", "on the processor"))
 
 
 class Predictor(Protocol):
@@ -59,20 +62,37 @@ class Predictions:
         """
         task, image = self.tasks[model], self.image(study)
         asked = dict(request or {}) | {"image": str(image), "model": model}
-        provenance = task.provenance(asked)
         store = self.store()
-        found = store.find(model, study, image, provenance)
+        found = store.find(model, study, image, task.provenance(asked))
         if found is not None:
             return found.segmentation(image), found
         with self._models.busy:
             provenance = task.provenance(asked)  # models may have changed while waiting
-            with measured() as energy:
-                result = task.segment(asked)
-        result.report["energy"] = energy
+            result = _run(task, asked)
         whole = set(provenance["organs"]) == set(organ_table().indices)
         if not whole or task.provenance(asked) != provenance:  # or a model was replaced just when this began
             return result, None
         return result, store.save(model, study, image, provenance, result)
+
+    def stored(self, model: str, study: str, request: Mapping[str, Any]) -> Segmentation | None:
+        """A study's segmentation by a model, if it has been made and nothing has changed since.
+
+        Raises:
+            MedSAM2AtlasError: as `get`.
+        """
+        image = self.image(study)
+        provenance = self.tasks[model].provenance(dict(request) | {"image": str(image), "model": model})
+        found = self.store().find(model, study, image, provenance)
+        return None if found is None else found.segmentation(image)
+
+    def once(self, model: str, image: Path, request: Mapping[str, Any]) -> Segmentation:
+        """The segmentation of an image that is no study; it is not stored.
+
+        Raises:
+            MedSAM2AtlasError: as `get`.
+        """
+        with self._models.busy:
+            return _run(self.tasks[model], dict(request) | {"image": str(image), "model": model})
 
     def store(self) -> PredictionStore:
         """Where predictions lie: in a local study folder under the models' tags, for a remote one in the work folder."""
@@ -82,3 +102,24 @@ class Predictions:
     def image(self, study: str) -> Path:
         """The file or folder of a study."""
         return Path(self._datastore().get_image_uri(study))
+
+
+def _run(task: Predictor, request: dict[str, Any]) -> Segmentation:
+    """A segmentation with its energy; where a GPU's memory does not do, in smaller steps, then on the processor."""
+    notes = []
+    with measured() as energy:
+        for memory, what in _LESS_MEMORY:
+            try:
+                result = task.segment(request | {"memory": memory})
+                break
+            except torch.OutOfMemoryError as error:
+                log.warning("out of GPU memory: %s", error)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                if memory == "cpu":
+                    raise
+                notes.append(f"out of GPU memory {what}")
+    result.report["energy"] = energy
+    if notes:
+        result.report["memory"] = f"{'; '.join(notes)}; done {what}"
+    return result

@@ -96,9 +96,11 @@ class SegmentationTask(InferTask):
         weights, unet, source = None, None, "atlas"
         if self._needs_network:
             source = replies.choice(request, "prompts", self._sources())
-            weights = models.weights(replies.text(request, "weights"))
-            unet = models.prompting_unet() if source != "atlas" else None
-        options = Options(organs=replies.organs(request), prompts=_source(source))
+            processor = request.get("memory") == "cpu"
+            weights = models.weights(replies.text(request, "weights"), processor)
+            unet = models.prompting_unet(processor) if source != "atlas" else None
+        batch = 1 if request.get("memory") else Options.batch
+        options = Options(organs=replies.organs(request), prompts=_source(source), batch=batch)
         volume = read_volume(request["image"])
         case = Case(
             volume,

@@ -11,7 +11,7 @@ import copy
 import json
 import tempfile
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from medsam2_atlas.errors import InputError, NotFoundError
 from medsam2_atlas.files import write_json
-from medsam2_atlas.storage import FINAL, Label, StudyStore, suffix_of
+from medsam2_atlas.storage import FINAL, Label, Saved, StudyStore, suffix_of
 
 
 class StudyDatastore(Datastore):
@@ -159,18 +159,20 @@ class StudyDatastore(Datastore):
         self.store.remove_image(image_id)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Takes a person's label in; see `save_person_label`."""
+        return self.save_person_label(image_id, Path(label_filename), label_tag, label_info).label.study
+
+    def save_person_label(self, study: str, file: Path, label_tag: str, info: Mapping[str, Any]) -> Saved:
         """Takes a person's label in. `expected_version` and `user` in the info are who saves, and on top of what."""
         if _text(label_tag) in self._models:
             raise InputError(_text(label_tag), "is a model's tag.", "Save as final, or under a tag of your own.")
-        info = dict(label_info or {})
+        info = dict(info or {})
         expected, author = info.pop("expected_version", None), str(info.get("user") or "")
         try:
             expected = None if expected is None else int(expected)
         except (TypeError, ValueError):
             raise InputError(repr(expected), "is not a version.", "Send the number that /datastore/label/info gave.") from None
-        return self.store.save_label(
-            image_id, _text(label_tag), Path(label_filename), author=author, info=info, expected_version=expected
-        ).label.study
+        return self.store.save_label(study, _text(label_tag), file, author=author, info=info, expected_version=expected)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Takes the current label away; its versions stay."""

@@ -95,7 +95,9 @@ class UNetInferTask(BasicInferTask):
         Raises:
             MedSAM2AtlasError: something is missing, or the image or an option cannot be used.
         """
-        unet = self._models.unet(self._name)  # for the whole request, whatever training publishes meanwhile
+        unet = self._models.unet(
+            self._name, request.get("memory") == "cpu"
+        )  # for the whole request, whatever training publishes meanwhile
         chosen = replies.organs(request)
         began = time.perf_counter()
         augment = replies.flag(request, "augment")

@@ -22,11 +22,14 @@ def server(studies: Path, work: Path, conf: dict[str, str]) -> Iterator[MONAILab
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(resource("apps/medsam2_atlas"))]
+    app = resource("apps/medsam2_atlas")
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
+    command += ["--uvicorn_app", "server.application:app"]
     command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
     for key, value in conf.items():
         command += ["--conf", key, value]
     environment = os.environ | {
+        "PYTHONPATH": str(app),
         "MONAI_LABEL_SESSION_PATH": str(work / "sessions"),
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(work / "cache"),
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",

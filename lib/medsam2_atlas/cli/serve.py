@@ -14,14 +14,19 @@ from medsam2_atlas.errors import InputError
 from medsam2_atlas.resource import resource
 
 
+_HERE = ("127.0.0.1", "::1", "localhost")
+
+
 def serve_command(
     studies: Annotated[str, typer.Argument(help="Folder of CTs, or the DICOMweb URL of a PACS such as Orthanc.")],
     atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the atlas.")] = None,
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on. There is no login: mind who can reach it.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; any but 127.0.0.1 needs a login.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     device: DeviceOption = "auto",
+    tokens: Annotated[Path | None, typer.Option(help="File of people's tokens (YAML): name, role, token or sha256.")] = None,
+    issuer: Annotated[str, typer.Option(help="OpenID Connect issuer whose tokens let people in.")] = "",
     conf: Annotated[
         list[str] | None,
         typer.Option(help="KEY=VALUE for the app, such as unet_3d=FILE or learning=false; may be repeated."),
@@ -30,18 +35,28 @@ def serve_command(
     """Serve the app to OHIF and 3D Slicer."""
     if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
         raise InputError(studies, "is neither a folder nor a URL.", "Name a folder of CTs or a DICOMweb URL.")
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(resource("apps/medsam2_atlas"))]
+    app = resource("apps/medsam2_atlas")
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
+    command += ["--uvicorn_app", "server.application:app"]
     command += ["--studies", studies, "--host", host, "--port", str(port), "--conf", "device", device]
-    for key, value in (("atlas", atlas), ("checkpoint", checkpoint)):
+    for key, value in (("atlas", atlas), ("checkpoint", checkpoint), ("server_tokens", tokens)):
         if value is not None:
             command += ["--conf", key, str(value.resolve())]
     if config is not None:
         command += ["--conf", "config", config]
+    if issuer:
+        command += ["--conf", "server_oidc_issuer", issuer]
+    asks = tokens is not None or bool(issuer) or any(c.startswith(("server_tokens=", "server_oidc_issuer=")) for c in conf or ())
+    if host not in _HERE and not asks:
+        raise InputError(
+            host, "can be reached by others, and nobody would have to log in.", "Add --tokens FILE or --issuer URL."
+        )
     for setting in conf or ():
         key, equals, text = setting.partition("=")
         if not key or not equals:
             raise InputError(setting, "is not KEY=VALUE.", "For example: --conf learning=false")
         command += ["--conf", key, text]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(app), os.environ.get("PYTHONPATH", "")]))
     # MONAI Label would otherwise start a scoring process at every start and every next case.
     os.environ.setdefault("MONAI_LABEL_AUTO_UPDATE_SCORING", "false")
     # Training runs beside the server: threads that wait must not keep its cores.

@@ -1,0 +1,123 @@
+"""The ASGI application, `server.application:app`: MONAI Label's routes, and what they lack."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import monailabel.endpoints
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from monailabel.config import settings
+from monailabel.endpoints import activelearning, batch_infer, datastore, info, logs, model, ohif, proxy, scoring, session, train
+from monailabel.interfaces.utils.app import app_instance
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import Scope
+
+from medsam2_atlas.jobs import JobQueue
+from medsam2_atlas.segmentation import package_version
+from server import errors, infer, jobs, login, studies, weights
+from server.access import Access, AccessMiddleware
+from server.config import ServerConfig, server_config
+from server.metrics import Metrics
+from server.middleware import RequestIdFilter, RequestMiddleware, SizeLimitMiddleware
+from server.offloop import off_the_loop
+
+log = logging.getLogger(__name__)
+
+_SMALL_BYTES = 10_000_000
+_REPLACED = frozenset(
+    {
+        *((method, f"/datastore/{path}") for method, path in (("PUT", ""), ("PUT", "image"), ("DELETE", ""), ("PUT", "label"))),
+        *((method, f"/datastore/{path}") for method, path in (("DELETE", "label"), ("GET", "dataset"))),
+        *((method, "/model/{model}") for method in ("PUT", "DELETE")),
+        ("POST", "/train/"),
+        ("POST", "/batch/infer/{model}"),
+    }
+)
+"""Routes of MONAI Label that are replaced, or left out as they are deprecated there."""
+
+
+def create_app(config: ServerConfig) -> FastAPI:
+    """The application for the app and studies that MONAI Label's settings name."""
+    queue = JobQueue(config.queue, dispose=infer.dispose)
+    metrics = Metrics(queue.counts, lambda: app_instance().datastore().status())
+    access = Access(config)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(RequestIdFilter())
+        instance = await run_in_threadpool(app_instance)
+        instance.server_mode(True)
+        await run_in_threadpool(instance.on_init_complete)
+        yield
+        await run_in_threadpool(queue.stop)
+        await run_in_threadpool(instance.stop)
+
+    # The first one sees a request first.
+    middleware = [
+        Middleware(RequestMiddleware, served=metrics.served),
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(config.origins),
+            allow_credentials=bool(config.origins),
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "X-Job-ID", "Retry-After"],
+        ),
+        Middleware(AccessMiddleware, access=access, config=config),
+        Middleware(SizeLimitMiddleware, limit=_limits(config)),
+    ]
+    app = FastAPI(title="medsam2_atlas", version=package_version(), lifespan=lifespan, middleware=middleware, docs_url="/docs")
+    app.state.queue, app.state.metrics, app.state.access = queue, metrics, access
+    errors.install(app)
+    for own in (infer.router, jobs.router, studies.router, weights.router, login.router):
+        app.include_router(own)
+    for stock in (info, model, batch_infer, train, activelearning, scoring, datastore, logs, ohif, session):
+        app.include_router(off_the_loop(stock.router, _REPLACED))
+    app.include_router(proxy.router)
+    static = Path(monailabel.endpoints.__file__).parent / "static"
+    app.mount("/static", StaticFiles(directory=static), name="static")
+    _add_own(app, metrics)
+    return app
+
+
+def _add_own(app: FastAPI, metrics: Metrics) -> None:
+    @app.get("/healthz", tags=["Others"], summary="Whether the server lives")
+    async def healthz() -> dict[str, str]:
+        """Answered without a look at anything else."""
+        return {"status": "ok"}
+
+    @app.get("/metrics", tags=["Others"], summary="Counts for Prometheus")
+    def show_metrics() -> Response:
+        """Requests, queue, stages, cases."""
+        return PlainTextResponse(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        """The documentation of the routes."""
+        return RedirectResponse("/docs")
+
+
+def _limits(config: ServerConfig) -> Any:
+    def limit(scope: Scope) -> int:
+        path: str = scope["path"]
+        if path.startswith("/datastore/label"):
+            return config.label_mb * 1_000_000
+        if path.startswith(("/datastore", "/infer/", "/session", "/model/", "/proxy/")):
+            return config.upload_mb * 1_000_000
+        return _SMALL_BYTES
+
+    return limit
+
+
+app = create_app(server_config(settings.MONAI_LABEL_APP_CONF))

@@ -1,0 +1,68 @@
+"""How the server is set up: `configs/server.yaml`, and what `--conf KEY VALUE` changes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.resource import resource
+
+
+class ServerConfig(BaseModel):
+    """Everything that a hospital may want to change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    queue: int = Field(16, ge=1, le=1000, description="most jobs that may wait")
+    upload_mb: int = Field(2000, ge=1, description="most megabytes of an uploaded image")
+    label_mb: int = Field(500, ge=1, description="most megabytes of an uploaded label map")
+    tokens: str = Field("", description="file of tokens (YAML); see docs/server.md")
+    oidc_issuer: str = Field("", description="URL of an OpenID Connect issuer, such as https://host/realms/name of Keycloak")
+    oidc_audience: str = Field("medsam2-atlas", description="audience that its tokens must be for")
+    oidc_roles: str = Field("realm_access.roles", description="claim that holds the roles, as a path with dots")
+    oidc_name: str = Field("preferred_username", description="claim that holds the person's name")
+    origins: tuple[str, ...] = Field((), description="other origins whose pages may call the server")
+    hosts: tuple[str, ...] = Field((), description="names under which the server is asked, besides those of this machine")
+
+    @property
+    def asks_who(self) -> bool:
+        """Whether anybody has to log in."""
+        return bool(self.tokens or self.oidc_issuer)
+
+
+def server_config(conf: Mapping[str, str]) -> ServerConfig:
+    """The file's settings, changed by those of `conf` that begin with `server_`; lists are separated by commas.
+
+    Raises:
+        InputError: a setting that does not exist or cannot be.
+    """
+    file = resource("configs/server.yaml")
+    given = {key.removeprefix("server_"): value for key, value in conf.items() if key.startswith("server_")}
+    lists = {key: tuple(v.strip() for v in given[key].split(",") if v.strip()) for key in ("origins", "hosts") if key in given}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        return ServerConfig.model_validate({**content, **given, **lists})
+    except (ValidationError, yaml.YAMLError) as error:
+        raise InputError("server settings", f"are not valid: {error}", f"See {file}.") from error
+
+
+def tokens_of(file: Path) -> list[dict[str, str]]:
+    """The entries of a file of tokens: `name`, `role`, and `token` or its `sha256`.
+
+    Raises:
+        InputError: not a list of such entries.
+    """
+    try:
+        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(file, f"cannot be read as tokens ({error}).", "See docs/server.md.") from error
+    good = isinstance(entries, list) and all(
+        isinstance(e, dict) and {"name", "role"} <= set(e) and len(set(e) & {"token", "sha256"}) == 1 for e in entries
+    )
+    if not good:
+        raise InputError(file, "is not a list of tokens.", "Each entry has name, role, and token or sha256.")
+    return [{key: str(value) for key, value in entry.items()} for entry in entries]

@@ -1,0 +1,94 @@
+"""Every error as JSON, with a status that fits, and the id of the request for whoever looks into the log."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelError, MONAILabelException
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import Response
+
+from medsam2_atlas.errors import (
+    AtlasError,
+    ConflictError,
+    InputError,
+    MedSAM2AtlasError,
+    NotFoundError,
+    StorageError,
+    WeightsError,
+)
+from medsam2_atlas.jobs import CancelledError, QueueFullError
+from server.context import request_id
+
+log = logging.getLogger(__name__)
+
+_STATUS: tuple[tuple[type[MedSAM2AtlasError], int], ...] = (
+    (NotFoundError, 404),
+    (ConflictError, 409),
+    (CancelledError, 409),
+    (QueueFullError, 429),
+    (InputError, 422),
+    (AtlasError, 409),  # the server's state does not allow it: build an atlas, add weights
+    (WeightsError, 409),
+    (StorageError, 500),
+)
+
+
+def body(status: int, message: str, remedy: str = "", kind: str = "") -> dict[str, Any]:
+    """The JSON of an error. `detail` is where FastAPI's clients look."""
+    reason = kind or HTTPStatus(status).phrase
+    error = {"status": status, "kind": reason, "message": message, "remedy": remedy, "request_id": request_id()}
+    return {"detail": message, "error": error}
+
+
+def respond(status: int, message: str, remedy: str = "", kind: str = "", headers: dict[str, str] | None = None) -> Response:
+    """An error as a response."""
+    return JSONResponse(body(status, message, remedy, kind), status_code=status, headers=headers)
+
+
+def status_of(error: MedSAM2AtlasError) -> int:
+    """The HTTP status of one of the project's errors."""
+    cause = error.__cause__
+    if isinstance(error, StorageError) and isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        return 507
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+
+
+def from_error(error: Exception) -> Response:
+    """Any exception as a response; what nobody foresaw is logged with its traceback."""
+    if isinstance(error, MedSAM2AtlasError):
+        status = status_of(error)
+        log.log(logging.ERROR if status >= 500 else logging.INFO, "%s", error)
+        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFullError) else None
+        return respond(status, f"{error.subject}: {error.problem}", error.remedy, type(error).__name__, headers)
+    if isinstance(error, (ImageNotFoundException, LabelNotFoundException)):
+        return respond(404, error.msg)
+    if isinstance(error, MONAILabelException):
+        status = 422 if error.error in (MONAILabelError.INVALID_INPUT, MONAILabelError.APP_INIT_ERROR) else 500
+        return respond(status, error.msg)
+    if isinstance(error, StarletteHTTPException):
+        return respond(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+    log.error("unforeseen error", exc_info=error)
+    return respond(500, "Something went wrong on the server.", "The log tells more under this request id.")
+
+
+def install(app: FastAPI) -> None:
+    """Answers all errors of an application."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        return from_error(error)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        problems = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors())
+        return respond(422, f"The request is not valid. {problems}", "See /openapi.json for what this route takes.")
+
+    app.add_exception_handler(RequestValidationError, invalid)
+    for kind in (MedSAM2AtlasError, MONAILabelException, StarletteHTTPException, HTTPException, Exception):
+        app.add_exception_handler(kind, answer)

@@ -1,0 +1,149 @@
+"""`POST /infer/{model}`: through the job queue, with the answer in the shapes that MONAI Label's viewers expect."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi.responses import FileResponse, JSONResponse
+from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.others.generic import get_mime_type
+from requests_toolbelt import MultipartEncoder
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from medsam2_atlas.errors import InputError, NotFoundError
+from medsam2_atlas.jobs import Job, JobQueue
+from medsam2_atlas.storage import suffix_of
+from server.access import user_of
+from server.context import request_id
+from server.uploads import json_object, received
+from study_datastore import StudyDatastore
+
+router = APIRouter(tags=["Infer"])
+
+_LOOK_SECONDS = 0.5
+_ALWAYS = frozenset({"client_id", "result_extension", "label_info"})
+
+
+class Output(str, Enum):
+    """Shapes of an answer: the label map, the JSON, or both as parts of one message."""
+
+    image = "image"
+    json = "json"
+    all = "all"
+
+
+@router.post("/infer/{model}", summary="Run a model on a study, or on an uploaded image")
+async def infer(
+    request: Request,
+    model: str,
+    image: str = "",
+    session_id: str = "",
+    params: Annotated[str, Form()] = "{}",
+    file: Annotated[UploadFile | None, File()] = None,
+    output: Output | None = None,
+    wait: bool = True,
+) -> Response:
+    """The result; with `wait=false`, the job that will make it (202). The job's id is the request's id."""
+    instance = app_instance()
+    task = instance._infers.get(model)
+    if task is None:
+        raise NotFoundError(repr(model[:80]), "is no model of this server.", f"Choose from: {', '.join(instance._infers)}.")
+    options = json_object(params)
+    wanted: dict[str, Any] = {key: options[key] for key in options if key in _ALWAYS or key in task.config()}
+    wanted |= {"model": model}
+    upload: Path | None = None
+    if file is not None and file.filename:
+        upload = await run_in_threadpool(received, file, suffix_of(file.filename))
+        wanted["upload"] = str(upload)
+    elif session_id:
+        wanted["upload"] = _session_image(instance, session_id)
+    else:
+        wanted["image"] = image
+        await run_in_threadpool(_known, instance, image)
+    known = await run_in_threadpool(instance.stored, wanted)
+    if known is not None:
+        return await run_in_threadpool(answer, known, output, True)
+
+    def work() -> dict[str, Any]:
+        try:
+            result: dict[str, Any] = instance.infer(wanted)
+            return result
+        finally:
+            if upload is not None:
+                upload.unlink(missing_ok=True)
+
+    queue: JobQueue = request.app.state.queue
+    subject = image or (file.filename if file is not None and file.filename else "") or session_id
+    try:
+        job = queue.submit(model, subject, work, owner=user_of(request).name, name=request_id())
+    except Exception:
+        if upload is not None:
+            upload.unlink(missing_ok=True)
+        raise
+    job.outcome.add_done_callback(lambda _: request.app.state.metrics.ended(job))
+    if not wait:
+        return JSONResponse(queue.describe(job), 202, headers={"Location": f"/jobs/{job.id}", "X-Job-ID": job.id})
+    result = await _outcome(request, queue, job)
+    response = await run_in_threadpool(answer, result, output, True)
+    response.headers["X-Job-ID"] = job.id
+    return response
+
+
+def answer(result: Mapping[str, Any], output: Output | None, once: bool) -> Response:
+    """A result as MONAI Label's viewers expect it; `once`: its file is removed when it has been sent."""
+    file = Path(result["file"])
+    remove = BackgroundTask(file.unlink, missing_ok=True) if once else None
+    if output is Output.json:
+        return JSONResponse(result["params"], background=remove)
+    if output is Output.image:
+        return FileResponse(file, media_type=get_mime_type(str(file)), filename=file.name, background=remove)
+    with file.open("rb") as stream:
+        fields = {
+            "params": (None, json.dumps(result["params"]), "application/json"),
+            "image": (file.name, stream, get_mime_type(str(file))),
+        }
+        message = MultipartEncoder(fields=fields)
+        return Response(message.to_string(), media_type=message.content_type, background=remove)
+
+
+def dispose(result: Mapping[str, Any]) -> None:
+    """Removes the file of a result that nobody fetched."""
+    Path(result["file"]).unlink(missing_ok=True)
+
+
+async def _outcome(request: Request, queue: JobQueue, job: Job) -> Mapping[str, Any]:
+    """The job's result; the job is cancelled where the client has gone."""
+    waiting = asyncio.wrap_future(job.outcome)
+    while True:
+        done, _ = await asyncio.wait({waiting}, timeout=_LOOK_SECONDS)
+        if done:
+            result: Mapping[str, Any] = waiting.result()
+            return result
+        if await request.is_disconnected():
+            queue.cancel(job.id)
+
+
+def _known(instance: Any, image: str) -> None:
+    if not image:
+        raise InputError("image", "is missing.", "Name a study, upload a file, or name a session.")
+    datastore = instance.datastore()
+    if isinstance(datastore, StudyDatastore):
+        datastore.get_image_uri(image)
+    elif image not in datastore.list_images():
+        raise NotFoundError(repr(image[:80]), "is no series of this server.", "Ask /datastore for those there are.")
+
+
+def _session_image(instance: Any, session_id: str) -> str:
+    sessions = instance.sessions()
+    session = sessions.get_session(session_id) if sessions is not None else None
+    if session is None:
+        raise NotFoundError(repr(session_id[:80]), "is no session, or one that has ended.", "Upload the image again.")
+    return str(session.image)

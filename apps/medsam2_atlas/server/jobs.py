@@ -1,0 +1,88 @@
+"""`/jobs`: what runs and waits, how far it is, and an end to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from medsam2_atlas.errors import ConflictError
+from medsam2_atlas.jobs import ENDED, Job, JobQueue
+from server.access import user_of
+from server.infer import Output, answer
+
+router = APIRouter(prefix="/jobs", tags=["Jobs"])
+
+_LOOK_SECONDS = 0.2
+_ALIVE_SECONDS = 15.0
+
+
+@router.get("", summary="All jobs that are remembered")
+async def list_jobs(request: Request) -> list[dict[str, Any]]:
+    """In the order of their coming."""
+    queue = _queue(request)
+    return [queue.describe(job) for job in queue.jobs()]
+
+
+@router.get("/{name}", summary="How far a job is")
+async def show_job(request: Request, name: str) -> dict[str, Any]:
+    """State, place in the queue, stage, share done of the stage and of each organ, seconds of each stage."""
+    queue = _queue(request)
+    return queue.describe(queue.job(name))
+
+
+@router.delete("/{name}", summary="Cancel a job")
+async def cancel_job(request: Request, name: str) -> dict[str, Any]:
+    """The job, which ends at once where it waits, else within a slice. One's own; anybody's for reviewers."""
+    queue, user = _queue(request), user_of(request)
+    job = queue.job(name)
+    if job.owner != user.name and not user.may("reviewer"):
+        raise ConflictError(name, f"is {job.owner}'s job.", "Ask them, or a reviewer.")
+    return queue.describe(queue.cancel(name))
+
+
+@router.get("/{name}/events", summary="How far a job is, as server-sent events until it ends")
+async def follow_job(request: Request, name: str) -> Response:
+    """One event `job` for each change, with what `GET /jobs/{id}` gives."""
+    queue = _queue(request)
+    return StreamingResponse(
+        _events(request, queue, queue.job(name)),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+@router.get("/{name}/result", summary="The result of a job that is done")
+async def job_result(request: Request, name: str, output: Output | None = None) -> Response:
+    """As `POST /infer/{model}` gives it; kept for ten minutes."""
+    job = _queue(request).job(name)
+    if job.state not in ENDED:
+        raise ConflictError(name, "is not done yet.", f"Look at /jobs/{name}.")
+    return await run_in_threadpool(answer, job.outcome.result(), output, False)
+
+
+async def _events(request: Request, queue: JobQueue, job: Job) -> AsyncIterator[str]:
+    seen, silent = -1, 0.0
+    while not await request.is_disconnected():
+        about = queue.describe(job)
+        if about["revision"] != seen:
+            seen, silent = about["revision"], 0.0
+            yield f"event: job\ndata: {json.dumps(about)}\n\n"
+            if about["state"] in ENDED:
+                return
+        elif silent > _ALIVE_SECONDS:
+            silent = 0.0
+            yield ": still there\n\n"
+        await asyncio.sleep(_LOOK_SECONDS)
+        silent += _LOOK_SECONDS
+
+
+def _queue(request: Request) -> JobQueue:
+    queue: JobQueue = request.app.state.queue
+    return queue

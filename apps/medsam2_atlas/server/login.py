@@ -1,0 +1,66 @@
+"""Ways in: a page for browsers, and what MONAI Label's client asks for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+from starlette.responses import Response
+
+from server import errors
+from server.access import COOKIE, Access
+
+router = APIRouter(tags=["Access"])
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>medsam2_atlas</title>
+<style>body{font:16px system-ui;max-width:24rem;margin:15vh auto;padding:0 1rem}
+input,button{font:inherit;display:block;width:100%;box-sizing:border-box;margin:.3rem 0 1rem;padding:.5rem}</style>
+<h1>medsam2_atlas</h1><form method="post" action="/login">
+<label>Name <input name="username" autocomplete="username"></label>
+<label>Token or password <input name="password" type="password" autocomplete="current-password" required></label>
+<button>Log in</button></form><p>PROBLEM</p></html>"""
+
+
+@router.get("/login", include_in_schema=False)
+async def login_page() -> Response:
+    """A form."""
+    return HTMLResponse(_PAGE.replace("PROBLEM", ""))
+
+
+@router.post("/login", include_in_schema=False)
+def login(request: Request, username: Annotated[str, Form()] = "", password: Annotated[str, Form()] = "") -> Response:
+    """A cookie, and on to the viewer."""
+    token = _access(request).sign_in(username, password)
+    if not token:
+        return HTMLResponse(_PAGE.replace("PROBLEM", "That is not right."), 401)
+    response = RedirectResponse("/ohif/", 303)
+    secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
+    response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
+    return response
+
+
+@router.get("/auth/", summary="Whether one has to log in")
+async def auth_enabled(request: Request) -> dict[str, Any]:
+    """As MONAI Label's client asks."""
+    return {"enabled": _access(request).asks_who, "client_id": "medsam2-atlas", "realm": ""}
+
+
+@router.post("/auth/token", summary="A token for a name and password")
+def auth_token(request: Request, username: Annotated[str, Form()] = "", password: Annotated[str, Form()] = "") -> Any:
+    """The password may be a token itself, so that viewers that only ask for a name and a password can use one."""
+    token = _access(request).sign_in(username, password)
+    if not token:
+        return errors.respond(401, "Name or password is not right.", headers={"WWW-Authenticate": "Bearer"})
+    return {"access_token": token, "token_type": "bearer"}
+
+
+@router.get("/auth/token/valid", summary="Whether the token that is sent along is good")
+async def token_valid() -> dict[str, Any]:
+    """Nothing: without a good token there is no way here."""
+    return {}
+
+
+def _access(request: Request) -> Access:
+    access: Access = request.app.state.access
+    return access

@@ -1,0 +1,92 @@
+"""`/metrics` for Prometheus, and `/healthz`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from starlette.types import Scope
+
+from medsam2_atlas.jobs import Job
+
+_REQUEST_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30, 120, 600)
+_STAGE_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """What a server counts. One registry each, so that several servers in a process do not mix."""
+
+    def __init__(self, queue: Callable[[], dict[str, int]], studies: Callable[[], dict[str, Any]]) -> None:
+        """
+        Args:
+            queue: tells how many jobs run and wait.
+            studies: MONAI Label's status of the datastore.
+        """
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "medsam2_atlas_requests", "Requests by route and status", ("method", "route", "status"), registry=self.registry
+        )
+        self._seconds = Histogram(
+            "medsam2_atlas_request_seconds",
+            "Time to answer, by route",
+            ("route",),
+            buckets=_REQUEST_BUCKETS,
+            registry=self.registry,
+        )
+        self._jobs = Counter(
+            "medsam2_atlas_jobs", "Jobs by model and how they ended", ("model", "state"), registry=self.registry
+        )
+        self._stages = Histogram(
+            "medsam2_atlas_stage_seconds",
+            "Time in each stage of a job",
+            ("model", "stage"),
+            buckets=_STAGE_BUCKETS,
+            registry=self.registry,
+        )
+        self.registry.register(_Now(queue, studies))
+
+    def served(self, scope: Scope, status: int, seconds: float) -> None:
+        """Counts a request, under its route's pattern: paths hold names of studies, and are without number."""
+        route = getattr(scope.get("route"), "path", None) or ("/ohif" if scope["path"].startswith("/ohif") else "other")
+        self._requests.labels(scope["method"], route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def ended(self, job: Job) -> None:
+        """Counts a job."""
+        self._jobs.labels(job.kind, job.state).inc()
+        for stage, seconds in job.seconds.items():
+            self._stages.labels(job.kind, stage).observe(seconds)
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus' format."""
+        return bytes(generate_latest(self.registry))
+
+
+class _Now(Collector):
+    """What is asked for when it is looked at."""
+
+    def __init__(self, queue: Callable[[], dict[str, int]], studies: Callable[[], dict[str, Any]]) -> None:
+        self._queue, self._studies = queue, studies
+
+    def describe(self) -> list[Any]:
+        """Nothing before it is looked at."""
+        return []
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Queue and studies now."""
+        jobs = GaugeMetricFamily("medsam2_atlas_queue", "Jobs that run and wait", labels=["state"])
+        for state, count in self._queue().items():
+            jobs.add_metric([state], count)
+        yield jobs
+        status = self._studies()
+        cases = GaugeMetricFamily("medsam2_atlas_studies", "Studies, and those signed off", labels=["state"])
+        for state in ("total", "completed"):
+            cases.add_metric([state], status.get(state, 0))
+        yield cases
+        labels = GaugeMetricFamily("medsam2_atlas_labels", "Studies with a label, by tag", labels=["tag"])
+        for tag, count in status.get("label_tags", {}).items():
+            labels.add_metric([tag], count)
+        yield labels

@@ -1,0 +1,109 @@
+"""Around every request: an id, a line in the log, a count, and an end to how much may be sent."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server import errors
+from server.context import begin, request_id
+
+log = logging.getLogger("medsam2_atlas.requests")
+
+
+class RequestIdFilter(logging.Filter):
+    """Lets log lines say which request they belong to."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Adds the id; lets every line through."""
+        record.request_id = request_id()
+        return True
+
+
+class RequestMiddleware:
+    """Gives each request an id (or keeps `X-Request-ID`), logs it, and answers what nobody foresaw."""
+
+    def __init__(self, app: ASGIApp, served: Callable[[Scope, int, float], None]) -> None:
+        """`served`: told the scope, status and seconds of each request."""
+        self._app, self._served = app, served
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        name = begin(Headers(scope=scope).get("x-request-id", ""))
+        began, status = time.perf_counter(), 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = int(message["status"])
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = name
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:  # a client gets an answer, whatever happened
+            if status:
+                raise
+            await errors.from_error(error)(scope, receive, sending)
+        finally:
+            seconds = time.perf_counter() - began
+            self._served(scope, status, seconds)
+            log.info("%s %s %d %.3f s [%s]", scope["method"], scope["path"], status, seconds, name)
+
+
+class SizeLimitMiddleware:
+    """Refuses bodies that are too large: before they are read where their length is told, else while they are read."""
+
+    def __init__(self, app: ASGIApp, limit: Callable[[Scope], int]) -> None:
+        """`limit`: most bytes of a request's body."""
+        self._app, self._limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        most = self._limit(scope)
+        told = Headers(scope=scope).get("content-length", "0")
+        if not told.isdecimal() or int(told) > most:
+            await self._refuse(most)(scope, receive, send)
+            return
+        read, begun = 0, False
+
+        async def receiving() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > most:
+                raise _TooLargeError
+            return message
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receiving, sending)
+        except _TooLargeError:
+            if begun:
+                raise
+            await self._refuse(most)(scope, receive, send)
+
+    @staticmethod
+    def _refuse(most: int) -> Any:
+        return errors.respond(413, f"The request is larger than {most / 1e6:.0f} MB.", "Send a smaller file.")
+
+
+class _TooLargeError(Exception):
+    """More was read than may be sent."""

@@ -1,0 +1,64 @@
+"""Takes MONAI Label's handlers off the event loop.
+
+They are declared `async`, but compute or read files without ever waiting, so that one of them keeps all other requests
+from being answered. Run as plain functions, FastAPI gives each a thread.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+
+
+def off_the_loop(router: APIRouter, without: frozenset[tuple[str, str]] = frozenset()) -> APIRouter:
+    """A router with the same routes, run in the thread pool.
+
+    Args:
+        router: one of MONAI Label's.
+        without: (method, path) of routes that are replaced by others.
+    """
+    result = APIRouter()
+    for route in router.routes:
+        if not isinstance(route, APIRoute):
+            continue
+        methods = sorted(method for method in route.methods or () if (method, route.path) not in without)
+        if methods:
+            result.add_api_route(
+                route.path,
+                _threaded(route.endpoint),
+                methods=methods,
+                summary=route.summary,
+                tags=route.tags,
+                responses=route.responses,
+                include_in_schema=route.include_in_schema,
+                deprecated=route.deprecated,
+            )
+    return result
+
+
+def _threaded(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    if not inspect.iscoroutinefunction(endpoint):
+        return endpoint
+
+    @functools.wraps(endpoint)
+    def call(*args: Any, **options: Any) -> Any:
+        return _finished(endpoint(*args, **options))
+
+    # FastAPI looks through `wraps` for the signature, and must not find a coroutine function behind it.
+    call.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]
+    del call.__wrapped__  # type: ignore[attr-defined]
+    return call
+
+
+def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    coroutine.close()
+    raise RuntimeError("a handler of MONAI Label waited for something, which it never did before")

@@ -1,0 +1,124 @@
+"""`/datastore`: images and labels come in checked, versioned and signed; versions can be listed and restored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi.responses import FileResponse
+from monailabel.interfaces.utils.app import app_instance
+from starlette.background import BackgroundTask
+from starlette.responses import Response
+
+from medsam2_atlas.errors import ConflictError
+from medsam2_atlas.storage import FINAL, StudyStore, Version, suffix_of
+from server.access import user_of
+from server.uploads import json_object, received
+from study_datastore import StudyDatastore
+
+router = APIRouter(prefix="/datastore", tags=["Datastore"])
+
+
+@router.put("/", summary="Upload an image", include_in_schema=False, deprecated=True)
+@router.put("/image", summary="Upload an image")
+def add_image(
+    request: Request, file: Annotated[UploadFile, File()], image: str | None = None, params: Annotated[str, Form()] = "{}"
+) -> dict[str, Any]:
+    """The study's id: the one that is asked for, else the file's name without suffix."""
+    name = Path(file.filename or "").name
+    suffix = suffix_of(name)
+    kept = received(file, suffix)
+    try:
+        info = json_object(params) | {"user": user_of(request).name}
+        return {"image": app_instance().datastore().add_image(image or name.removesuffix(suffix), str(kept), info)}
+    finally:
+        kept.unlink(missing_ok=True)
+
+
+@router.put("/label", summary="Save a label map")
+def save_label(
+    request: Request,
+    image: str,
+    label: Annotated[UploadFile, File()],
+    params: Annotated[str, Form()] = "{}",
+    tag: str = FINAL,
+    expected_version: int | None = None,
+) -> dict[str, Any]:
+    """The new version, and the one that it replaces. With `expected_version` (here or in `params`), another version than
+    that is not replaced: 409."""
+    instance = app_instance()
+    tag = tag or FINAL
+    info = json_object(params) | {"user": user_of(request).name}
+    if expected_version is not None:
+        info["expected_version"] = expected_version
+    kept = received(label, suffix_of(label.filename or ""))
+    try:
+        store = instance.datastore()
+        if not isinstance(store, StudyDatastore):
+            saved = {"image": image, "label": store.save_label(image, str(kept), tag, info)}
+        else:
+            made = store.save_person_label(image, kept, tag, info)
+            replaced = None if made.replaced is None else _about(made.replaced)
+            saved = {"image": image, "label": image, "tag": tag, **_about(made.label.version), "replaced": replaced}
+    finally:
+        kept.unlink(missing_ok=True)
+    return saved | (instance.on_save_label(image, saved["label"]) or {})
+
+
+@router.delete("/label", summary="Remove a label map; its versions stay")
+def remove_label(request: Request, id: str, tag: str) -> dict[str, Any]:
+    """Nothing."""
+    store = app_instance().datastore()
+    if isinstance(store, StudyDatastore):
+        store.store.remove_label(id, tag, author=user_of(request).name)
+    else:
+        store.remove_label(id, tag)
+    return {}
+
+
+@router.get("/label/versions", summary="All versions of a label map")
+def list_versions(label: str, tag: str = FINAL) -> list[dict[str, Any]]:
+    """The oldest first: number, author, time, origin, checksum, and what was sent along."""
+    return [_about(version) for version in _store().versions(label, tag)]
+
+
+@router.get("/label/version", summary="Download a version of a label map")
+def download_version(label: str, version: int, tag: str = FINAL) -> Response:
+    """The file as it was saved."""
+    file = _store().version_file(label, tag, version)
+    return FileResponse(file, filename=f"{label}.{tag}.{version}{suffix_of(file.name)}")
+
+
+@router.post("/label/restore", summary="Make an earlier version the current one")
+def restore_version(request: Request, label: str, version: int, tag: str = FINAL) -> dict[str, Any]:
+    """The new version, with the content of the earlier one."""
+    made = _store().restore_label(label, tag, version, author=user_of(request).name)
+    app_instance().on_save_label(label, label)
+    return _about(made.label.version)
+
+
+@router.get("/dataset", summary="All images and their signed-off label maps, as a ZIP file")
+def download_dataset(limit_cases: int | None = None) -> Response:
+    """The file."""
+    archive = Path(app_instance().datastore().get_dataset_archive(limit_cases))
+    return FileResponse(archive, filename="dataset.zip", background=BackgroundTask(archive.unlink, missing_ok=True))
+
+
+def _store() -> StudyStore:
+    datastore = app_instance().datastore()
+    if not isinstance(datastore, StudyDatastore):
+        raise ConflictError("labels", "of a DICOMweb server are versioned there.", "Look at the series in the PACS.")
+    return datastore.store
+
+
+def _about(version: Version) -> dict[str, Any]:
+    return {
+        "version": version.number,
+        "author": version.author,
+        "made": version.made,
+        "origin": version.origin,
+        "removed": version.removed,
+        "sha256": version.sha256,
+        "info": dict(version.info),
+    }
