@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,22 @@ def test_label_maps_must_hold_whole_numbers_on_the_images_grid(tmp_path: Path, t
     sitk.WriteImage(image, str(tmp_path / "other.nii.gz"))
     with pytest.raises(InputError, match="another grid"):
         read_labels(tmp_path / "other.nii.gz", tiny)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha"])
+def test_a_file_that_ends_too_early_is_told(tmp_path: Path, suffix: str) -> None:
+    image = sitk.GetImageFromArray(np.arange(480, dtype=np.int16).reshape(6, 8, 10))
+    sitk.WriteImage(image, str(tmp_path / f"whole{suffix}"))
+    (tmp_path / f"cut{suffix}").write_bytes((tmp_path / f"whole{suffix}").read_bytes()[:-200])
+    assert read_volume(tmp_path / f"whole{suffix}").array.max() == 479
+    with pytest.raises(InputError, match=r"cut off|cannot be read"):
+        read_volume(tmp_path / f"cut{suffix}")
+
+
+def test_a_packed_file_that_holds_too_little_is_told(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.arange(480, dtype=np.int16).reshape(6, 8, 10))
+    sitk.WriteImage(image, str(tmp_path / "whole.nii"))
+    with gzip.open(tmp_path / "packed.nii.gz", "wb") as stream:
+        stream.write((tmp_path / "whole.nii").read_bytes()[:-200])
+    with pytest.raises(InputError, match="1112 bytes of 1312"):
+        read_volume(tmp_path / "packed.nii.gz")

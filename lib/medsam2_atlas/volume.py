@@ -249,25 +249,43 @@ def _read_checked(path: Path) -> sitk.Image:
 def _read_file(path: Path) -> sitk.Image:
     if path.stat().st_size == 0:
         raise InputError(path, "is empty (0 bytes).", "Copy it again.")
+    length = path.stat().st_size
     if path.suffix == ".gz":
+        length = 0
         try:
             with gzip.open(path) as stream:
-                while stream.read(1 << 24):
-                    pass
+                while block := stream.read(1 << 24):
+                    length += len(block)
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(path, f"is a broken gzip file ({error}).", "Copy it again: it seems cut off.") from error
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise InputError(path, "cannot be read as an image.", f"Give a CT as {READABLE}.") from error
+    if path.name.endswith((".nii", ".nii.gz")):
+        _refuse_cut(path, length)
     if path.name.endswith((".nii", ".nii.gz")) and image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
         _refuse_hidden_nan(path)
     return image
 
 
+def _refuse_cut(path: Path, length: int) -> None:
+    """ITK's NIfTI reader fills what a file lacks at its end with zeros without a word; `length`: unpacked, in bytes."""
+    try:
+        header = nibabel.load(path).header
+    except (nibabel.filebasedimages.ImageFileError, OSError, ValueError) as error:
+        raise InputError(path, f"cannot be read as an image ({error}).", f"Give a CT as {READABLE}.") from error
+    needed = int(header.get_data_offset()) + int(np.prod(header.get_data_shape())) * int(header.get_data_dtype().itemsize)
+    if length < needed:
+        raise InputError(path, f"is cut off: {length} bytes of {needed}.", "Copy it again.")
+
+
 def _refuse_hidden_nan(path: Path) -> None:
     """ITK's NIfTI reader turns NaN and infinity into 0 without a word; nibabel shows them."""
-    values = np.asanyarray(nibabel.load(path).dataobj)
+    try:
+        values = np.asanyarray(nibabel.load(path).dataobj)
+    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
+        raise InputError(path, f"cannot be read as an image ({error}).", f"Give a CT as {READABLE}.") from error
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
         raise InputError(path, f"holds {bad} voxels that are NaN or infinite.", "Export it again from its source.")

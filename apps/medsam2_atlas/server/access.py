@@ -20,11 +20,12 @@ from typing import Any
 
 import httpx
 import jwt
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 from server import errors
 from server.config import ServerConfig, tokens_of
 
@@ -34,6 +35,7 @@ OPEN = frozenset({("GET", "/healthz"), ("GET", "/login"), ("POST", "/login"), ("
 """Routes that need no role: they tell nothing but that the server lives, and let people in."""
 
 _HERE = frozenset({"127.0.0.1", "::1", "localhost", "testserver", "testclient"})
+_ISSUER_SECONDS = 10
 _READ = ("GET", "HEAD")
 _RULES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (_READ, r"/(|docs|openapi\.json|favicon\.ico)", "annotator"),
@@ -84,6 +86,13 @@ def user_of(request: Request) -> User:
     return user
 
 
+class IssuerError(MedSAM2AtlasError):
+    """The issuer that vouches for people cannot be asked."""
+
+    def __init__(self, issuer: str, error: Exception) -> None:
+        super().__init__("issuer", f"{issuer} cannot be reached ({error}).", "Try again later, or tell an admin.")
+
+
 class Access:
     """Tells people by their tokens."""
 
@@ -105,8 +114,17 @@ class Access:
         """Whether anybody has to log in."""
         return self._config.asks_who
 
+    @property
+    def asks_issuer(self) -> bool:
+        """Whether an issuer vouches for people, too."""
+        return bool(self._config.oidc_issuer)
+
     def who(self, token: str) -> User | None:
-        """The person that a token is of; None where it is of nobody, or has expired."""
+        """The person that a token is of; None where it is of nobody, or has expired.
+
+        Raises:
+            IssuerError: the issuer's keys are not known yet, and cannot be fetched.
+        """
         digest = hashlib.sha256(token.encode()).hexdigest()
         for known, user in self._tokens.items():
             if hmac.compare_digest(known, digest):
@@ -114,27 +132,37 @@ class Access:
         return self._by_issuer(token) if self._config.oidc_issuer and token.count(".") == 2 else None
 
     def sign_in(self, name: str, secret: str) -> str:
-        """The token of a name and a secret: a token itself, or a password that the issuer takes; empty where it is wrong."""
+        """The token of a name and a secret: a token itself, or a password that the issuer takes; empty where it is wrong.
+
+        Raises:
+            IssuerError: the issuer cannot be asked.
+        """
         if self.who(secret) is not None:
             return secret
         if not self._config.oidc_issuer:
             return ""
         form = {"grant_type": "password", "client_id": self._config.oidc_audience, "username": name, "password": secret}
-        answer = httpx.post(str(self._discovered["token_endpoint"]), data=form, timeout=10)
+        try:
+            answer = httpx.post(str(self._discovered["token_endpoint"]), data=form, timeout=_ISSUER_SECONDS)
+        except httpx.HTTPError as error:
+            raise IssuerError(self._config.oidc_issuer, error) from error
         token = str(answer.json().get("access_token", "")) if answer.status_code == 200 else ""
         return token if token and self.who(token) is not None else ""
 
     @cached_property
     def _discovered(self) -> dict[str, Any]:
         url = f"{self._config.oidc_issuer.rstrip('/')}/.well-known/openid-configuration"
-        answer = httpx.get(url, timeout=10)
-        answer.raise_for_status()
-        found: dict[str, Any] = answer.json()
+        try:
+            answer = httpx.get(url, timeout=_ISSUER_SECONDS)
+            answer.raise_for_status()
+            found: dict[str, Any] = answer.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise IssuerError(self._config.oidc_issuer, error) from error
         return found
 
     @cached_property
     def _keys(self) -> jwt.PyJWKClient:
-        return jwt.PyJWKClient(str(self._discovered["jwks_uri"]), cache_keys=True, timeout=10)
+        return jwt.PyJWKClient(str(self._discovered["jwks_uri"]), cache_keys=True, timeout=_ISSUER_SECONDS)
 
     def _by_issuer(self, token: str) -> User | None:
         try:
@@ -147,6 +175,8 @@ class Access:
                 options={"require": ["exp", "iss", "aud"]},
                 leeway=30,
             )
+        except jwt.PyJWKClientConnectionError as error:
+            raise IssuerError(self._config.oidc_issuer, error) from error
         except jwt.PyJWTError:
             return None
         roles: Any = claims
@@ -172,7 +202,13 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        refusal = self._refused(scope, headers)
+        try:
+            if self._access.asks_issuer:  # which may be slow to answer
+                refusal = await run_in_threadpool(self._refused, scope, headers)
+            else:
+                refusal = self._refused(scope, headers)
+        except IssuerError as error:
+            refusal = errors.respond(503, f"{error.subject}: {error.problem}", error.remedy)
         if refusal is None:
             await self._app(scope, receive, send)
         else:

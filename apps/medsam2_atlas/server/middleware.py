@@ -90,6 +90,8 @@ class SizeLimitMiddleware:
 
         async def sending(message: Message) -> None:
             nonlocal begun
+            if read > most and not begun:
+                raise _TooLargeError  # whoever read the body has made another error of the first one
             begun = True
             await send(message)
 

@@ -13,7 +13,6 @@ from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOpti
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.resource import resource
 
-
 _HERE = ("127.0.0.1", "::1", "localhost")
 
 
@@ -46,7 +45,8 @@ def serve_command(
         command += ["--conf", "config", config]
     if issuer:
         command += ["--conf", "server_oidc_issuer", issuer]
-    asks = tokens is not None or bool(issuer) or any(c.startswith(("server_tokens=", "server_oidc_issuer=")) for c in conf or ())
+    login = ("server_tokens=", "server_oidc_issuer=")
+    asks = tokens is not None or bool(issuer) or any(setting.startswith(login) for setting in conf or ())
     if host not in _HERE and not asks:
         raise InputError(
             host, "can be reached by others, and nobody would have to log in.", "Add --tokens FILE or --issuer URL."

@@ -14,6 +14,7 @@ from typing import Any
 
 from medsam2_atlas.database import prepare, reading, writing
 from medsam2_atlas.errors import StorageError
+from medsam2_atlas.storage.folder import encodable
 from medsam2_atlas.storage.lineage import Version
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,8 @@ class Index:
 
     def image(self, study: str) -> ImageRow | None:
         """One image."""
+        if not encodable(study):
+            return None
         with self._reading() as database:
             row = database.execute("SELECT study, file, info FROM images WHERE study = ?", (study,)).fetchone()
         return ImageRow(row[0], row[1], json.loads(row[2])) if row else None
@@ -181,6 +184,8 @@ def _labels(database: sqlite3.Connection) -> dict[tuple[str, str], LabelRow]:
 
 
 def _label(database: sqlite3.Connection, study: str, tag: str) -> LabelRow | None:
+    if not (encodable(study) and encodable(tag)):  # SQLite takes no such text
+        return None
     query = "SELECT study, tag, file, stamp, version FROM labels WHERE study = ? AND tag = ?"
     row = database.execute(query, (study, tag)).fetchone()
     return _row(row) if row else None

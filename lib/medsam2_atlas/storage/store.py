@@ -25,7 +25,7 @@ from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, N
 from medsam2_atlas.files import sha256, write_json
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.storage.checks import check_label, suffix_of
-from medsam2_atlas.storage.folder import FINAL, WorkFolder, encodable
+from medsam2_atlas.storage.folder import FINAL, WorkFolder
 from medsam2_atlas.storage.index import ImageRow, Index, LabelRow, Writer, stamp_of
 from medsam2_atlas.storage.lineage import Lineage, Origin, Version, copy_safely, flush
 from medsam2_atlas.storage.names import study_name, tag_name
@@ -97,10 +97,10 @@ class StudyStore:
         Raises:
             NotFoundError: no such study.
         """
-        row = self._index.image(study) if encodable(study) else None
+        row = self._index.image(study)
         if row is None:
             self._reconciler.if_changed()
-            row = self._index.image(study) if encodable(study) else None
+            row = self._index.image(study)
         if row is None:
             raise NotFoundError(repr(study[:80]), "is no study of this folder.", "Ask /datastore for those there are.")
         return self._image(row)

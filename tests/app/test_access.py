@@ -1,0 +1,272 @@
+"""Who may do what: every route asks, tokens of a file and of an issuer are told from others."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
+from starlette.testclient import TestClient
+
+from medsam2_atlas.errors import InputError
+from server.access import OPEN, ROLES, Access, role_for
+from server.application import create_app
+from server.config import ServerConfig, server_config
+
+PEOPLE = {"kim": "annotator", "lee": "reviewer", "max": "admin"}
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    lines = [f"- {{name: {name}, role: {role}, token: token-of-{name}}}" for name, role in PEOPLE.items()]
+    digest = hashlib.sha256(b"secret").hexdigest()
+    lines.append(f"- {{name: robot, role: annotator, sha256: {digest}}}")
+    (tmp_path / "tokens.yaml").write_text("\n".join(lines))
+    return tmp_path / "tokens.yaml"
+
+
+@pytest.fixture
+def client(tokens: Path) -> TestClient:
+    return TestClient(create_app(ServerConfig(tokens=str(tokens))), raise_server_exceptions=False)
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def routes(client: TestClient) -> list[tuple[str, str]]:
+    """Every method and path: those of the OpenAPI, and those that it does not list."""
+    app: Any = client.app
+    found = {(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods}
+    hidden = [
+        ("GET", "/"),
+        ("GET", "/docs"),
+        ("GET", "/openapi.json"),
+        ("GET", "/ohif/"),
+        ("GET", "/ohif/app.bundle.js"),
+        ("GET", "/static/favicon.ico"),
+        ("PUT", "/datastore/"),
+        *((method, f"/proxy/dicom/{op}/studies") for method in ("GET", "POST") for op in ("wado", "qido", "stow")),
+        ("GET", "/proxy/dicom/studies"),
+    ]
+    return sorted(found | set(hidden))
+
+
+def test_no_route_answers_without_a_login_but_the_open_ones(client: TestClient) -> None:
+    listed = routes(client)
+    assert len(listed) > 40
+    for method, path in listed:
+        concrete = re.sub(r"\{[^}]+\}", "x", path)
+        answer = client.request(method, concrete, follow_redirects=False)
+        if (method, path) in OPEN:
+            assert answer.status_code != 403, path
+        else:
+            assert answer.status_code == 401, (method, path)
+            assert client.request(method, concrete, headers=bearer("guessed")).status_code == 401
+    assert client.get("/openapi.json", headers=bearer("token-of-kim")).status_code == 200
+
+
+def test_every_route_asks_for_its_role(client: TestClient) -> None:
+    for method, path in routes(client):
+        concrete = re.sub(r"\{[^}]+\}", "x", path)
+        needed = role_for(method, concrete)
+        for name, role in PEOPLE.items():
+            if needed and ROLES.index(role) < ROLES.index(needed):
+                answer = client.request(method, concrete, headers=bearer(f"token-of-{name}"))
+                assert answer.status_code == 403, (method, path, role)
+                assert needed in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "role"),
+    [
+        ("GET", "/info/", "annotator"),
+        ("POST", "/infer/medsam2_atlas", "annotator"),
+        ("PUT", "/datastore/label", "annotator"),
+        ("GET", "/proxy/dicom/qido/studies", "annotator"),
+        ("DELETE", "/jobs/x", "annotator"),
+        ("POST", "/datastore/label/restore", "reviewer"),
+        ("DELETE", "/datastore/label", "reviewer"),
+        ("PUT", "/datastore/image", "admin"),
+        ("PUT", "/datastore/", "admin"),
+        ("DELETE", "/datastore/image", "admin"),
+        ("POST", "/train/unet_3d", "admin"),
+        ("PUT", "/model/unet_3d", "admin"),
+        ("GET", "/model/unet_3d", "admin"),
+        ("GET", "/logs/", "admin"),
+        ("GET", "/what/nobody/thought/of", "admin"),
+        ("POST", "/ohif/", "admin"),
+        ("GET", "/healthz", ""),
+    ],
+)
+def test_roles(method: str, path: str, role: str) -> None:
+    assert role_for(method, path) == role
+
+
+def test_tokens_can_be_kept_as_checksums(client: TestClient) -> None:
+    assert client.get("/auth/token/valid", headers=bearer("secret")).status_code == 200
+    assert client.get("/auth/token/valid", headers=bearer(hashlib.sha256(b"secret").hexdigest())).status_code == 401
+
+
+def test_browsers_log_in_by_a_page_and_pages_of_others_cannot_use_that(client: TestClient) -> None:
+    page = client.get("/ohif/", headers={"Accept": "text/html"}, follow_redirects=False)
+    assert (page.status_code, page.headers["location"]) == (303, "/login")
+    assert client.post("/login", data={"password": "wrong"}).status_code == 401
+    answer = client.post("/login", data={"password": "token-of-kim"}, follow_redirects=False)
+    assert answer.headers["location"] == "/ohif/"
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+    assert client.get("/auth/token/valid").status_code == 200
+    own, foreign = {"Origin": "http://testserver"}, {"Origin": "https://elsewhere.example"}
+    assert client.delete("/jobs/x", headers=own).status_code == 404
+    assert client.delete("/jobs/x", headers=foreign).status_code == 403
+
+
+def test_viewers_that_ask_for_a_name_and_a_password_get_a_token(client: TestClient) -> None:
+    assert client.get("/auth/").json()["enabled"] is True
+    token = client.post("/auth/token", data={"username": "kim", "password": "token-of-kim"}).json()
+    assert client.get("/auth/token/valid", headers=bearer(token["access_token"])).status_code == 200
+    assert client.post("/auth/token", data={"username": "kim", "password": "x"}).status_code == 401
+
+
+def test_without_a_login_only_this_machine_is_answered() -> None:
+    app = create_app(ServerConfig())
+    assert TestClient(app).get("/healthz").status_code == 200
+    outside = TestClient(app, client=("10.0.0.7", 50000))
+    answer = outside.get("/healthz")
+    assert answer.status_code == 403
+    assert "tokens" in answer.json()["error"]["remedy"]
+    assert TestClient(app, base_url="http://rebound.example").get("/healthz").status_code == 403
+    known = create_app(ServerConfig(hosts=("annotate.example",)))
+    assert TestClient(known, base_url="http://annotate.example").get("/healthz").status_code == 200
+
+
+def test_only_listed_origins_may_call(tokens: Path) -> None:
+    app = create_app(ServerConfig(tokens=str(tokens), origins=("https://viewer.example",)))
+    client = TestClient(app)
+    asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "Authorization"}
+    good = client.options("/info/", headers={"Origin": "https://viewer.example", **asked})
+    assert good.headers["access-control-allow-origin"] == "https://viewer.example"
+    bad = client.options("/info/", headers={"Origin": "https://elsewhere.example", **asked})
+    assert "access-control-allow-origin" not in bad.headers
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- kim", "- {name: kim, role: annotator}", "- {name: kim, role: king, token: x}", "{", "- {name: a, token: x}"]
+)
+def test_files_of_tokens_that_cannot_be_used_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tokens.yaml").write_text(text)
+    with pytest.raises(InputError):
+        Access(ServerConfig(tokens=str(tmp_path / "tokens.yaml")))
+
+
+def test_settings_come_from_the_file_and_the_command_line() -> None:
+    config = server_config({"atlas": "x", "server_queue": "3", "server_origins": "https://a.example, https://b.example"})
+    assert (config.queue, config.origins) == (3, ("https://a.example", "https://b.example"))
+    assert not config.asks_who
+    with pytest.raises(InputError, match="nonsense"):
+        server_config({"server_nonsense": "1"})
+
+
+class Issuer:
+    """An OpenID Connect issuer as Keycloak is one: discovery, keys, and tokens for passwords."""
+
+    def __init__(self) -> None:
+        self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        issuer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.reply(issuer.discovery() if "well-known" in self.path else issuer.keys())
+
+            def do_POST(self) -> None:
+                form = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                if "password=right" in form:
+                    self.reply({"access_token": issuer.token()})
+                else:
+                    self.send_error(401)
+
+            def reply(self, content: Any) -> None:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(dumps(content).encode())
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/realms/imaging"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def discovery(self) -> dict[str, str]:
+        return {"jwks_uri": f"{self.url}/certs", "token_endpoint": f"{self.url}/token"}
+
+    def keys(self) -> dict[str, Any]:
+        key = RSAAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
+        return {"keys": [{**key, "kid": "k1", "use": "sig", "alg": "RS256"}]}
+
+    def token(self, key: Any = None, algorithm: str = "RS256", **changes: Any) -> str:
+        claims: dict[str, Any] = {
+            "iss": self.url,
+            "aud": "medsam2-atlas",
+            "exp": time.time() + 300,
+            "preferred_username": "kim",
+            "realm_access": {"roles": ["annotator", "reviewer", "offline_access"]},
+        }
+        claims = {k: v for k, v in (claims | changes).items() if v is not None}
+        signing = None if algorithm == "none" else key or self.key
+        return jwt.encode(claims, signing, algorithm, headers={"kid": "k1"})
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Iterator[Issuer]:
+    issuer = Issuer()
+    yield issuer
+    issuer.server.shutdown()
+
+
+def test_tokens_of_an_issuer_are_verified(issuer: Issuer) -> None:
+    access = Access(ServerConfig(oidc_issuer=issuer.url))
+    user = access.who(issuer.token())
+    assert user is not None
+    assert (user.name, user.role) == ("kim", "reviewer")
+    other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    wrong = {
+        "signed by another": issuer.token(other),
+        "for another": issuer.token(aud="elsewhere"),
+        "by another": issuer.token(iss="https://elsewhere.example"),
+        "old": issuer.token(exp=time.time() - 3600),
+        "without end": issuer.token(exp=None),
+        "without role": issuer.token(realm_access={"roles": ["offline_access"]}),
+        "without roles": issuer.token(realm_access=None),
+        "unsigned": issuer.token(algorithm="none"),
+        "signed by a text": issuer.token("k1" * 20, "HS256"),
+        "cut": issuer.token()[:-20],
+        "garbage": "a.b.c",
+    }
+    assert {what: access.who(token) for what, token in wrong.items()} == dict.fromkeys(wrong)
+
+
+def test_a_password_is_taken_to_the_issuer(issuer: Issuer) -> None:
+    client = TestClient(create_app(ServerConfig(oidc_issuer=issuer.url)))
+    token = client.post("/auth/token", data={"username": "kim", "password": "right"}).json()["access_token"]
+    assert client.get("/auth/token/valid", headers=bearer(token)).status_code == 200
+    assert client.post("/auth/token", data={"username": "kim", "password": "wrong"}).status_code == 401
+
+
+def test_an_issuer_that_cannot_be_reached_lets_nobody_in() -> None:
+    client = TestClient(create_app(ServerConfig(oidc_issuer="http://127.0.0.1:9/none")), raise_server_exceptions=False)
+    answer = client.get("/info/", headers=bearer("a.b.c"))
+    assert answer.status_code == 503
+    assert "issuer" in answer.json()["detail"]
