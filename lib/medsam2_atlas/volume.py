@@ -23,6 +23,14 @@ from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+_NIBABEL_ERRORS = (
+    nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+    nibabel.spatialimages.ImageDataError,
+    OSError,
+    EOFError,
+    ValueError,
+)
 _MOST_VOXELS = 2.0**31
 READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a folder with one DICOM series"
 
@@ -264,18 +272,18 @@ def _read_file(path: Path) -> sitk.Image:
         raise InputError(path, "cannot be read as an image.", f"Give a CT as {READABLE}.") from error
     if path.name.endswith((".nii", ".nii.gz")):
         _refuse_cut(path, length)
-    if path.name.endswith((".nii", ".nii.gz")) and image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
-        _refuse_hidden_nan(path)
+        if image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
+            _refuse_hidden_nan(path)
     return image
 
 
 def _refuse_cut(path: Path, length: int) -> None:
     """ITK's NIfTI reader fills what a file lacks at its end with zeros without a word; `length`: unpacked, in bytes."""
     try:
-        header = nibabel.load(path).header
-    except (nibabel.filebasedimages.ImageFileError, OSError, ValueError) as error:
+        stored = nibabel.load(path).dataobj
+    except _NIBABEL_ERRORS as error:
         raise InputError(path, f"cannot be read as an image ({error}).", f"Give a CT as {READABLE}.") from error
-    needed = int(header.get_data_offset()) + int(np.prod(header.get_data_shape())) * int(header.get_data_dtype().itemsize)
+    needed = int(stored.offset) + int(np.prod(stored.shape)) * int(stored.dtype.itemsize)
     if length < needed:
         raise InputError(path, f"is cut off: {length} bytes of {needed}.", "Copy it again.")
 
@@ -284,7 +292,7 @@ def _refuse_hidden_nan(path: Path) -> None:
     """ITK's NIfTI reader turns NaN and infinity into 0 without a word; nibabel shows them."""
     try:
         values = np.asanyarray(nibabel.load(path).dataobj)
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
+    except _NIBABEL_ERRORS as error:
         raise InputError(path, f"cannot be read as an image ({error}).", f"Give a CT as {READABLE}.") from error
     bad = values.size - int(np.isfinite(values).sum())
     if bad:

@@ -78,7 +78,7 @@ def test_strange_names(folder: Path, tmp_path: Path) -> None:
 
 
 def test_strange_files(folder: Path, tmp_path: Path) -> None:
-    store, generator = StudyStore(folder), random.Random(12)
+    store, generator = StudyStore(folder), random.Random(13)
     suffixes = (".nii.gz", ".nii", ".nrrd", ".mha")
     good = [label(tmp_path / f"good{suffix}", 6).read_bytes() for suffix in suffixes]
     before, taken = outside(folder), 0
