@@ -6,13 +6,10 @@ import gzip
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy.spatial.transform import Rotation
 
 from medsam2_atlas.errors import InputError
@@ -86,53 +83,6 @@ def test_indices_and_world_coordinates_are_each_others_inverse(tiny: Volume) -> 
     index = np.array([[9.0, 7.0, 5.0], [0.5, 2.0, 1.0]])
     assert np.allclose(tiny.geometry.to_index(tiny.geometry.to_world(index)), index)
     assert tiny.geometry.to_world(np.array([1, 1, 1])).tolist() == [-8.5, 22.0, 33.0]
-
-
-def write_series(folder: Path, array: np.ndarray, places: list[float]) -> None:
-    """A CT series of axial slices at the given z."""
-    folder.mkdir(exist_ok=True)
-    study, series, frame = generate_uid(), generate_uid(), generate_uid()
-    for n, (plane, z) in enumerate(zip(array, places, strict=True)):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        ds = pydicom.FileDataset(str(folder / f"{n}.dcm"), {}, file_meta=meta, preamble=b"\0" * 128)
-        ds.is_little_endian, ds.is_implicit_VR = True, False
-        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = study, series, frame
-        ds.Modality, ds.InstanceNumber, ds.PatientID = "CT", n + 1, "test"
-        ds.ImagePositionPatient, ds.ImageOrientationPatient = [0.0, 0.0, z], [1, 0, 0, 0, 1, 0]
-        ds.PixelSpacing, ds.SliceThickness = [2.0, 1.5], 3.0
-        ds.Rows, ds.Columns = plane.shape
-        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
-        ds.RescaleSlope, ds.RescaleIntercept = 1, -1024
-        ds.PixelData = (plane + 1024).astype("<i2").tobytes()
-        ds.save_as(folder / f"{n}.dcm", write_like_original=False)
-
-
-def test_a_dicom_series_is_read_in_hu_with_its_geometry(tmp_path: Path) -> None:
-    array = np.random.default_rng(2).integers(-1000, 1000, (5, 6, 7))
-    write_series(tmp_path / "series", array, [0, 3, 6, 9, 12])
-    volume = read_volume(tmp_path / "series")
-    assert (volume.array == array).all()
-    assert volume.geometry.spacing == (1.5, 2.0, 3.0)
-
-
-def test_a_series_with_a_missing_slice_is_refused(tmp_path: Path) -> None:
-    write_series(tmp_path / "series", np.zeros((5, 6, 7)), [0, 3, 6, 12, 15])
-    with pytest.raises(InputError, match="missing or double"):
-        read_volume(tmp_path / "series")
-
-
-def test_two_series_in_a_folder_are_refused(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_series(tmp_path / name, np.zeros((3, 6, 7)), [0, 3, 6])
-        for file in (tmp_path / name).iterdir():
-            file.rename(tmp_path / f"{name}{file.name}")
-        (tmp_path / name).rmdir()
-    with pytest.raises(InputError, match="2 DICOM series"):
-        read_volume(tmp_path)
 
 
 def test_label_maps_must_hold_whole_numbers_on_the_images_grid(tmp_path: Path, tiny: Volume) -> None:

@@ -8,9 +8,13 @@ in the background; by default those of a local folder), `foundation` (model that
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
+from dicomweb_client import DICOMwebClient
+from dicomweb_client.session_utils import create_session_from_user_pass
+from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 
@@ -24,6 +28,7 @@ from medsam2_atlas.segmentation import Segmentation, package_version
 from medsam2_atlas.storage import WorkFolder, copy_safely
 from medsam2_atlas.unet import load_unet
 from models import Models
+from pacs_datastore import PacsDatastore
 from predictions import Predictions
 from scoring_method import OrganScoring
 from segmentation_task import SegmentationTask
@@ -39,6 +44,8 @@ _UNETS = {"unet_3d": "three-dimensional U-Net", "unet_2d": "two-dimensional U-Ne
 
 class MedSAM2AtlasApp(MONAILabelApp):
     """Pre-annotation of abdominal CT that gets better with every corrected case."""
+
+    studies: str
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self._work = WorkFolder.of(studies)
@@ -74,10 +81,19 @@ class MedSAM2AtlasApp(MONAILabelApp):
             log.warning("%s cannot run: %s", name, reason)
 
     def init_datastore(self) -> Datastore:
-        """A store that loses nothing for a local folder; MONAI Label's own for a DICOMweb server."""
+        """A store that loses nothing, of a folder or of a DICOMweb server's series."""
         if self.studies.startswith(("http://", "https://")):
-            remote: Datastore = super().init_datastore()
-            return remote
+            self.studies = self.studies.rstrip("/").strip()
+            name, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+            client = DICOMwebClient(
+                self.studies,
+                session=create_session_from_user_pass(name, password) if name and password else None,
+                qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
+                wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
+                stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
+            )
+            wanted = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
+            return PacsDatastore(client, self._work.folder("."), models=self._tasks, series=wanted)
         return StudyDatastore(Path(self.studies), models=self._tasks)
 
     def init_infers(self) -> dict[str, Any]:
@@ -100,6 +116,9 @@ class MedSAM2AtlasApp(MONAILabelApp):
     def on_init_complete(self) -> None:
         """Starts measuring studies once the server is up; training processes never get here."""
         super().on_init_complete()
+        datastore = self.datastore()
+        if isinstance(datastore, PacsDatastore):
+            threading.Thread(target=datastore.send_pending, name="pending", daemon=True).start()
         if self._learns:
             self._learner.start()
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from monailabel.interfaces.datastore import Datastore
 
 from medsam2_atlas.energy import measured
 from medsam2_atlas.labels import organ_table
@@ -47,7 +46,7 @@ class Predictor(Protocol):
 class Predictions:
     """The predictions of a server's models."""
 
-    def __init__(self, models: Models, datastore: Callable[[], Datastore]) -> None:
+    def __init__(self, models: Models, datastore: Callable[[], StudyDatastore]) -> None:
         """`datastore`: gives the server's; asked for at each use, since it is made after the tasks."""
         self._models, self._datastore = models, datastore
         self.tasks: dict[str, Predictor] = {}
@@ -95,9 +94,8 @@ class Predictions:
             return _run(self.tasks[model], dict(request) | {"image": str(image), "model": model})
 
     def store(self) -> PredictionStore:
-        """Where predictions lie: in a local study folder under the models' tags, for a remote one in the work folder."""
-        datastore = self._datastore()
-        return PredictionStore(self._models.work, datastore.store if isinstance(datastore, StudyDatastore) else None)
+        """Where predictions lie: under the models' tags."""
+        return PredictionStore(self._models.work, self._datastore().store)
 
     def image(self, study: str) -> Path:
         """The file or folder of a study."""

@@ -23,6 +23,8 @@ class Organ(BaseModel):
     display: str = Field(description="name for people")
     colour: tuple[int, int, int] = Field(description="red, green, blue, 0..255")
     threshold: float = Field(ge=0, lt=1, description="score above which a voxel is in the prompting region")
+    code: str = Field("", description="what it is, as SCHEME:VALUE, such as SCT:10200004 (SNOMED CT)")
+    code_meaning: str = Field("", description="the meaning of the code, in English")
     enlarge_z: bool = Field(description="whether strategy D lengthens the z-range")
 
 

@@ -21,6 +21,7 @@ import SimpleITK as sitk
 
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing
+from medsam2_atlas.series import series_slices
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 _NIBABEL_ERRORS = (
@@ -300,25 +301,9 @@ def _refuse_hidden_nan(path: Path) -> None:
 
 
 def _read_series(folder: Path) -> sitk.Image:
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        found = "no DICOM series" if not series else f"{len(series)} DICOM series"
-        raise InputError(folder, f"holds {found}.", "Give a folder with the slices of exactly one series.")
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    reader.MetaDataDictionaryArrayUpdateOn()
+    files = [str(part.file) for part in series_slices(folder)]
     try:
-        image = reader.Execute()
-        places = np.array(
-            [[float(v) for v in reader.GetMetaData(i, "0020|0032").split("\\")] for i in range(len(reader.GetFileNames()))]
-        )
+        image = sitk.ReadImage(files)
     except RuntimeError as error:
         raise InputError(folder, f"holds a DICOM series that cannot be read ({error}).") from error
-    steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
-    if len(steps) and (steps.max() - steps.min()) > 0.1 * np.median(steps):
-        raise InputError(
-            folder,
-            f"slices are {steps.min():.2f} to {steps.max():.2f} mm apart: some are missing or double.",
-            "Export the whole series again.",
-        )
     return image

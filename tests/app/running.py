@@ -17,7 +17,7 @@ from medsam2_atlas.resource import resource
 
 
 @contextmanager
-def server(studies: Path, work: Path, conf: dict[str, str]) -> Iterator[MONAILabelClient]:
+def server(studies: Path | str, work: Path, conf: dict[str, str]) -> Iterator[MONAILabelClient]:
     """A client of a server on a free port; its log is `work/server.log`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -76,15 +76,6 @@ def test_a_person_s_label_under_a_model_s_name_stays(folder: StudyFolder, store:
     assert studies.label("patient", "unet_3d").version.author == "kim"
 
 
-def test_predictions_of_remote_studies_lie_in_the_work_folder(folder: StudyFolder, tmp_path: Path) -> None:
-    image = folder.path / "patient.nii.gz"
-    store = PredictionStore(WorkFolder(tmp_path / "work"))
-    kept = store.save("unet_3d", "patient", image, {"organs": [6]}, result_for(image))
-    assert kept is not None
-    assert kept.label == tmp_path / "work" / "predictions" / "unet_3d" / "patient.nii.gz"
-    assert store.find("unet_3d", "patient", image, {"organs": [6]}) == kept
-
-
 def test_a_model_never_stores_as_a_person_does(folder: StudyFolder, store: PredictionStore) -> None:
     image = folder.path / "patient.nii.gz"
     with pytest.raises(ValueError, match="never stored as final"):

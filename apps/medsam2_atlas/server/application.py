@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from monailabel.config import settings
-from monailabel.endpoints import activelearning, batch_infer, datastore, info, logs, model, ohif, proxy, scoring, session, train
+from monailabel.endpoints import activelearning, batch_infer, datastore, info, logs, model, ohif, scoring, session, train
 from monailabel.interfaces.utils.app import app_instance
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
@@ -24,7 +24,7 @@ from starlette.types import Scope
 
 from medsam2_atlas.jobs import JobQueue
 from medsam2_atlas.segmentation import package_version
-from server import errors, infer, jobs, login, studies, weights
+from server import dicomweb, errors, infer, jobs, login, studies, weights
 from server.access import Access, AccessMiddleware
 from server.config import ServerConfig, server_config
 from server.metrics import Metrics
@@ -59,7 +59,8 @@ def create_app(config: ServerConfig) -> FastAPI:
         instance = await run_in_threadpool(app_instance)
         instance.server_mode(True)
         await run_in_threadpool(instance.on_init_complete)
-        yield
+        async with dicomweb.client() as app.state.dicomweb:
+            yield
         await run_in_threadpool(queue.stop)
         await run_in_threadpool(instance.stop)
 
@@ -80,11 +81,10 @@ def create_app(config: ServerConfig) -> FastAPI:
     app = FastAPI(title="medsam2_atlas", version=package_version(), lifespan=lifespan, middleware=middleware, docs_url="/docs")
     app.state.queue, app.state.metrics, app.state.access = queue, metrics, access
     errors.install(app)
-    for own in (infer.router, jobs.router, studies.router, weights.router, login.router):
+    for own in (infer.router, jobs.router, studies.router, weights.router, dicomweb.router, login.router):
         app.include_router(own)
     for stock in (info, model, batch_infer, train, activelearning, scoring, datastore, logs, ohif, session):
         app.include_router(off_the_loop(stock.router, _REPLACED))
-    app.include_router(proxy.router)
     static = Path(monailabel.endpoints.__file__).parent / "static"
     app.mount("/static", StaticFiles(directory=static), name="static")
     _add_own(app, metrics)

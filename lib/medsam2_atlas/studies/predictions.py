@@ -19,7 +19,7 @@ from medsam2_atlas.errors import ConflictError
 from medsam2_atlas.files import sha256, write_json
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.segmentation import Segmentation, package_version
-from medsam2_atlas.storage import FINAL, StudyStore, WorkFolder, copy_safely
+from medsam2_atlas.storage import FINAL, StudyStore, WorkFolder
 from medsam2_atlas.volume import read_labels, read_volume, write_volume
 
 log = logging.getLogger(__name__)
@@ -76,14 +76,13 @@ class Prediction:
 class PredictionStore:
     """Predictions of all models for a set of studies."""
 
-    def __init__(self, work: WorkFolder, studies: StudyStore | None = None) -> None:
+    def __init__(self, work: WorkFolder, studies: StudyStore) -> None:
         """
         Args:
             work: of the studies; reports are kept there.
-            studies: the folder where label maps go; without one, as for a DICOMweb server, they go into the work folder.
+            studies: where label maps go.
         """
         self._work, self._studies = work, studies
-        self._labels = studies.path / "labels" if studies else work.path / "predictions"
 
     def find(self, model: str, study: str, image: Path, provenance: Provenance) -> Prediction | None:
         """The stored prediction, if it was made of this image with this provenance and its file is unchanged."""
@@ -96,7 +95,7 @@ class PredictionStore:
         """The stored prediction, whatever it was made of; None where there is none or a person changed its file."""
         try:
             entry = json.loads(self._report_file(model, study).read_text(encoding="utf-8"))
-            label = self._labels / model / entry["file"]
+            label = self._studies.path / "labels" / model / entry["file"]
             if sha256(label) != entry["label_sha256"]:
                 return None
             return Prediction(label, entry["report"], entry["provenance"], entry["made"])
@@ -117,7 +116,8 @@ class PredictionStore:
             file = Path(folder) / f"{study}.nii.gz"
             write_volume(result.labels, file)
             try:
-                label = self._put(model, study, file, {"model": model, "provenance": made_of})
+                info = {"model": model, "provenance": made_of}
+                label = self._studies.save_label(study, model, file, origin="model", info=info).label.file
             except ConflictError as error:
                 log.warning("a prediction is not kept: %s", error)
                 return None
@@ -132,14 +132,6 @@ class PredictionStore:
         }
         write_json(entry, self._report_file(model, study))
         return Prediction(label, entry["report"], entry["provenance"], entry["made"])
-
-    def _put(self, model: str, study: str, file: Path, info: Mapping[str, Any]) -> Path:
-        if self._studies:
-            return self._studies.save_label(study, model, file, origin="model", info=info).label.file
-        label = self._labels / model / file.name
-        label.parent.mkdir(parents=True, exist_ok=True)
-        copy_safely(file, label)
-        return label
 
     def _report_file(self, model: str, study: str) -> Path:
         return self._work.folder(f"reports/{model}") / f"{study}.json"

@@ -1,0 +1,185 @@
+"""A real Orthanc behind the real server: series in, labels out as DICOM SEG."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import requests
+import SimpleITK as sitk
+from dicomweb_client import DICOMwebClient
+from monailabel.client import MONAILabelClient
+from pydicom.dataset import Dataset
+
+from app.running import server
+from e2e.orthanc import orthanc, orthanc_program, send
+from medsam2_atlas.atlas import ReferenceFiles
+from medsam2_atlas.dicom import SegInfo, read_seg, seg_series_uid, write_seg
+from medsam2_atlas.volume import read_volume
+from series_files import write_series
+
+pytestmark = pytest.mark.skipif(orthanc_program() is None, reason="Orthanc with its DICOMweb plugin is not installed")
+
+
+@dataclass
+class Hospital:
+    """A PACS with one study, the server in front of it, and what the study is."""
+
+    pacs: DICOMwebClient
+    client: MONAILabelClient
+    url: str
+    study: str
+    series: str
+    files: Path
+
+    def segs(self) -> list[Dataset]:
+        """All instances of the study's segmentations."""
+        found = self.pacs.search_for_series(self.study, search_filters={"Modality": "SEG"})
+        series = [str(Dataset.from_json(item).SeriesInstanceUID) for item in found]
+        return [ds for uid in series for ds in self.pacs.retrieve_series(self.study, uid)]
+
+
+@pytest.fixture(scope="module")
+def hospital(target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+    folder = tmp_path_factory.mktemp("hospital")
+    files = write_series(folder / "series", sitk.ReadImage(str(target_files.image)))
+    with orthanc(folder / "orthanc") as url:
+        study, series = send(url, files)
+        with server(url, folder / "server", {"atlas": str(atlas_folder)}) as client:
+            yield Hospital(DICOMwebClient(url), client, client.get_server_url().rstrip("/"), study, series, folder / "series")
+
+
+def labels_of(file: str | Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+
+
+def test_a_series_is_listed_segmented_and_comes_back_in_its_own_grid_and_order(hospital: Hospital) -> None:
+    about = hospital.client.info()
+    assert about["datastore"]["total"] == 1
+    chosen = hospital.client.next_sample("first", {})
+    assert chosen["id"] == hospital.series
+    file, answer = hospital.client.infer("unet_3d", hospital.series, {"result_extension": ".nrrd"})
+    image = sitk.ReadImage([str(f) for f in sorted(hospital.files.iterdir())])
+    label = sitk.ReadImage(file)
+    assert label.GetSize() == image.GetSize()
+    assert np.allclose(label.GetOrigin(), image.GetOrigin(), atol=1e-3)
+    assert label.GetPixelID() == sitk.sitkUInt8
+    assert answer["label_names"]["liver"] == 6
+    hu = sitk.GetArrayFromImage(image)[labels_of(file) == 6]
+    assert 0 < np.median(hu) < 150
+
+
+def test_what_is_signed_off_arrives_as_a_segmentation_with_rising_versions(hospital: Hospital, tmp_path: Path) -> None:
+    file, _ = hospital.client.infer("unet_3d", hospital.series, {})
+    hospital.client.save_label(hospital.series, file, tag="final")
+    (seg,) = hospital.segs()
+    assert seg.SeriesInstanceUID == seg_series_uid(hospital.series, "final")
+    assert (read_seg(seg, hospital.files) == labels_of(file)).all()
+    assert {item.SegmentAlgorithmType for item in seg.SegmentSequence} == {"SEMIAUTOMATIC"}
+    assert hospital.client.info()["datastore"]["completed"] == 1  # at once
+    label = sitk.ReadImage(file)
+    emptied = sitk.GetImageFromArray(np.zeros(label.GetSize()[::-1], np.uint8))
+    emptied.CopyInformation(label)
+    sitk.WriteImage(emptied, str(tmp_path / "empty.nii.gz"))
+    hospital.client.save_label(hospital.series, str(tmp_path / "empty.nii.gz"), tag="final")
+    segs = sorted(hospital.segs(), key=lambda ds: ds.InstanceNumber)
+    assert [ds.InstanceNumber for ds in segs] == [1, 2]
+    assert len({ds.SeriesInstanceUID for ds in segs}) == 1
+    assert not read_seg(segs[1], hospital.files).any()
+    shown = requests.get(
+        f"{hospital.url}/proxy/dicom/wado/studies/{hospital.study}/series/{segs[0].SeriesInstanceUID}/metadata"
+    ).json()
+    assert [item["00080018"]["Value"][0] for item in shown] == [segs[1].SOPInstanceUID]
+    info = requests.get(f"{hospital.url}/datastore/label/info", {"label": hospital.series, "tag": "final"}).json()
+    assert info["pacs"]["state"] == "sent"
+
+
+def test_a_segmentation_that_a_viewer_stores_becomes_the_next_version(hospital: Hospital) -> None:
+    image = read_volume(hospital.files)
+    drawn = np.zeros(image.array.shape, np.uint8)
+    drawn[3:6, 40:60, 40:60], drawn[4:8, 70:80, 70:80] = 3, 9
+    seg = write_seg(image.with_array(drawn).restored(), hospital.files, SegInfo("drawn", 1, "Viewer"))
+    before = len(requests.get(f"{hospital.url}/datastore/label/versions", {"label": hospital.series}).json())
+    answer = DICOMwebClient(f"{hospital.url}/proxy/dicom/wado").store_instances([seg])
+    assert answer.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == seg.SOPInstanceUID
+    versions = requests.get(f"{hospital.url}/datastore/label/versions", {"label": hospital.series}).json()
+    assert len(versions) == before + 1
+    file = hospital.client.download_label(hospital.series, "final")
+    expected = sitk.GetArrayFromImage(image.with_array(drawn).restored())
+    assert (labels_of(file) == expected).all()
+    newest = max(hospital.segs(), key=lambda ds: ds.InstanceNumber)
+    assert (read_seg(newest, hospital.files) == expected).all()
+
+
+def test_what_a_viewer_must_not_store_is_refused(hospital: Hospital) -> None:
+    before = len(hospital.segs())
+    stow = f"{hospital.url}/proxy/dicom/wado/studies"
+    ct = next(hospital.files.iterdir())
+    multipart = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'}
+
+    def post(content: bytes) -> requests.Response:
+        body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--b--\r\n"
+        return requests.post(stow, body, headers=multipart)
+
+    assert post(ct.read_bytes()).status_code == 422
+    assert post(b"garbage").status_code == 422
+    assert requests.post(stow, b"x", headers={"Content-Type": "application/dicom"}).status_code == 422
+    image = read_volume(hospital.files)
+    seg = write_seg(image.with_array(np.zeros(image.array.shape, np.uint8)).restored(), hospital.files, SegInfo("x", 1))
+    seg.ReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"
+    stream = BytesIO()
+    seg.save_as(stream, write_like_original=False)
+    answer = post(stream.getvalue())
+    assert answer.status_code == 422
+    assert "no CT series" in answer.json()["detail"]
+    assert len(hospital.segs()) == before
+
+
+@pytest.mark.parametrize(
+    "path", ["wado/../instances", "../system", "wado/studies/../../system", "system", "wado/studies/%2e%2e/x"]
+)
+def test_the_way_to_the_pacs_leads_nowhere_else(hospital: Hospital, path: str) -> None:
+    request = requests.Request("GET", hospital.url).prepare()
+    request.url = f"{hospital.url}/proxy/dicom/{path}"  # as it is: requests would tidy it
+    answer = requests.Session().send(request)
+    assert answer.status_code in (404, 422)
+    assert "DicomAet" not in answer.text
+
+
+def test_viewers_get_pixels_and_lists_through_the_server(hospital: Hospital) -> None:
+    through = DICOMwebClient(f"{hospital.url}/proxy/dicom/wado", qido_url_prefix="../qido")
+    listed = requests.get(f"{hospital.url}/proxy/dicom/qido/studies").json()
+    assert listed[0]["0020000D"]["Value"] == [hospital.study]
+    instances = through.retrieve_series(hospital.study, hospital.series)
+    assert len(instances) == len(list(hospital.files.iterdir()))
+    first = {pydicom.dcmread(f).SOPInstanceUID: f for f in hospital.files.iterdir()}
+    assert (instances[0].pixel_array == pydicom.dcmread(first[instances[0].SOPInstanceUID]).pixel_array).all()
+
+
+def test_a_label_is_safe_while_the_pacs_is_away_and_is_sent_later(
+    target_files: ReferenceFiles, atlas_folder: Path, tmp_path: Path
+) -> None:
+    files = write_series(tmp_path / "series", sitk.ReadImage(str(target_files.image)))
+    conf = {"atlas": str(atlas_folder)}
+    with orthanc(tmp_path / "orthanc") as url:
+        port = url.split(":")[2].split("/")[0]
+        _, series = send(url, files)
+        with server(url, tmp_path / "server", conf) as client:
+            base = client.get_server_url().rstrip("/")
+            file, _ = client.infer("unet_3d", series, {})
+            config = json.loads((tmp_path / "orthanc" / "orthanc.json").read_text())
+            assert str(config["HttpPort"]) == port
+            requests.post(f"http://127.0.0.1:{port}/tools/shutdown")
+            time.sleep(1)
+            answer = client.save_label(series, file, tag="final")
+            assert answer["version"] == 1
+            about = requests.get(f"{base}/datastore/label/info", {"label": series, "tag": "final"}).json()
+            assert about["pacs"]["state"] == "pending"
+            assert (labels_of(client.download_label(series, "final")) == labels_of(file)).all()

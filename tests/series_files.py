@@ -1,0 +1,65 @@
+"""CT series as a scanner writes them, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+Change = Callable[[Dataset, int], None]
+
+
+def upright(array: np.ndarray, spacing: tuple[float, float, float] = (1.5, 2.0, 3.0)) -> sitk.Image:
+    """An array `[z, y, x]` as an axial image."""
+    image = sitk.GetImageFromArray(array.astype(np.int16))
+    image.SetSpacing(spacing)
+    image.SetOrigin((-10.0, -20.0, 30.0))
+    return image
+
+
+def write_series(folder: Path, image: sitk.Image, change: Change | None = None, name: str = "") -> list[Path]:
+    """Writes an image slice by slice; `change` alters each dataset, given its number, before it is saved."""
+    folder.mkdir(parents=True, exist_ok=True)
+    study, series, frame = generate_uid(), generate_uid(), generate_uid()
+    array = sitk.GetArrayFromImage(image)
+    axes = np.array(image.GetDirection()).reshape(3, 3)
+    files = []
+    for n, plane in enumerate(array):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds = pydicom.FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        ds.is_little_endian, ds.is_implicit_VR = True, False
+        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = study, series, frame
+        ds.Modality, ds.InstanceNumber, ds.PatientID, ds.PatientName = "CT", n + 1, "T-001", "TEST^PHANTOM"
+        ds.PatientBirthDate, ds.PatientSex, ds.StudyID, ds.AccessionNumber = "", "O", "1", ""
+        ds.ReferringPhysicianName, ds.StudyDate, ds.StudyTime = "", "20260101", "120000"
+        ds.SeriesNumber, ds.SeriesDescription, ds.Manufacturer = 1, "abdomen", "none"
+        ds.PositionReferenceIndicator, ds.ImageType, ds.AcquisitionNumber, ds.KVP = (
+            "",
+            ["ORIGINAL", "PRIMARY", "AXIAL"],
+            1,
+            None,
+        )
+        ds.ImagePositionPatient = [f"{v:.6f}" for v in image.TransformIndexToPhysicalPoint((0, 0, n))]
+        ds.ImageOrientationPatient = [f"{v:.6f}" for v in (*axes[:, 0], *axes[:, 1])]
+        ds.PixelSpacing = [image.GetSpacing()[1], image.GetSpacing()[0]]
+        ds.SliceThickness = image.GetSpacing()[2]
+        ds.Rows, ds.Columns = plane.shape
+        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
+        ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, -1024, "HU"
+        ds.WindowCenter, ds.WindowWidth = 40, 400
+        ds.PixelData = (plane.astype(np.int32) + 1024).astype("<i2").tobytes()
+        if change is not None:
+            change(ds, n)
+        file = folder / f"{name}{n:03d}.dcm"
+        ds.save_as(file, write_like_original=False)
+        files.append(file)
+    return files

@@ -1,0 +1,109 @@
+"""Which DICOM files make a volume, and which do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.series import series_slices
+from medsam2_atlas.volume import read_volume
+from series_files import upright, write_series
+
+ARRAY = np.random.default_rng(2).integers(-1000, 1000, (5, 6, 7))
+
+
+def test_a_series_is_read_in_hu_with_its_geometry(tmp_path: Path) -> None:
+    write_series(tmp_path, upright(ARRAY))
+    volume = read_volume(tmp_path)
+    assert (volume.array == ARRAY).all()
+    assert volume.geometry.spacing == (1.5, 2.0, 3.0)
+    assert volume.geometry.origin == (-10.0, -20.0, 30.0)
+
+
+@pytest.mark.parametrize("code", ["LPS", "RAI", "ASL", "SPR", "LIP"])
+def test_slices_come_in_the_order_of_their_places_whatever_the_plane(tmp_path: Path, code: str) -> None:
+    image = sitk.DICOMOrient(upright(ARRAY), code)
+
+    def shuffled(ds: Dataset, n: int) -> None:
+        ds.InstanceNumber = [3, 1, 5, 7, 2, 6, 4][n]
+
+    write_series(tmp_path, image, shuffled)
+    (tmp_path / "notes.txt").write_text("not a slice")
+    volume = read_volume(tmp_path)
+    assert (volume.array == ARRAY).all()
+    normal = np.cross(volume.file_geometry.direction[0::3], volume.file_geometry.direction[1::3])
+    places = [np.dot(s.position, normal) for s in series_slices(tmp_path)]
+    assert places == sorted(places)
+
+
+def test_a_missing_slice_is_told_with_its_place(tmp_path: Path) -> None:
+    files = write_series(tmp_path, upright(ARRAY))
+    files[2].unlink()
+    with pytest.raises(InputError, match=r"missing or double, first after the slice at \(-10.0, -20.0, 33.0\)"):
+        read_volume(tmp_path)
+
+
+def test_a_double_slice_is_told(tmp_path: Path) -> None:
+    files = write_series(tmp_path, upright(ARRAY))
+    (tmp_path / "again.dcm").write_bytes(files[1].read_bytes())
+    with pytest.raises(InputError, match="more than one slice at"):
+        read_volume(tmp_path)
+
+
+def test_a_tilted_gantry_is_told_with_its_angle(tmp_path: Path) -> None:
+    def tilted(ds: Dataset, n: int) -> None:
+        x, y, z = (float(v) for v in ds.ImagePositionPatient)
+        ds.ImagePositionPatient = [x, y + 0.8038 * n, z]
+
+    write_series(tmp_path, upright(ARRAY), tilted)
+    with pytest.raises(InputError, match=r"tilted gantry \(15.0°\)"):
+        read_volume(tmp_path)
+
+
+def test_slices_of_several_series_are_told(tmp_path: Path) -> None:
+    write_series(tmp_path, upright(ARRAY), name="a")
+    write_series(tmp_path, upright(ARRAY), name="b")
+    with pytest.raises(InputError, match="2 series"):
+        read_volume(tmp_path)
+
+
+def test_a_scout_among_the_slices_is_told(tmp_path: Path) -> None:
+    def scout(ds: Dataset, n: int) -> None:
+        if n == 0:
+            ds.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+
+    write_series(tmp_path, upright(ARRAY), scout)
+    with pytest.raises(InputError, match="different orientation"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "told"),
+    [
+        ("FrameOfReferenceUID", generate_uid(), "frames of reference"),
+        ("PixelSpacing", [2.0, 2.0], "pixel spacings"),
+        ("ImageOrientationPatient", None, "without ImageOrientationPatient"),
+    ],
+)
+def test_slices_that_do_not_fit_together_are_told(tmp_path: Path, tag: str, value: object, told: str) -> None:
+    def changed(ds: Dataset, n: int) -> None:
+        if n == 3:
+            setattr(ds, tag, value)
+
+    write_series(tmp_path, upright(ARRAY), changed)
+    with pytest.raises(InputError, match=told):
+        read_volume(tmp_path)
+
+
+def test_one_slice_or_none_makes_no_volume(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no DICOM series"):
+        read_volume(tmp_path)
+    write_series(tmp_path, upright(ARRAY[:1]))
+    with pytest.raises(InputError, match="at least two"):
+        read_volume(tmp_path)
