@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from monailabel.config import settings
-from monailabel.endpoints import activelearning, batch_infer, datastore, info, logs, model, ohif, scoring, session, train
+from monailabel.endpoints import activelearning, batch_infer, datastore, info, logs, model, scoring, session, train
 from monailabel.interfaces.utils.app import app_instance
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
@@ -24,7 +24,7 @@ from starlette.types import Scope
 
 from medsam2_atlas.jobs import JobQueue
 from medsam2_atlas.segmentation import package_version
-from server import dicomweb, errors, infer, jobs, login, studies, weights
+from server import dicomweb, errors, infer, jobs, login, studies, viewer, weights
 from server.access import Access, AccessMiddleware
 from server.config import ServerConfig, server_config
 from server.metrics import Metrics
@@ -81,9 +81,9 @@ def create_app(config: ServerConfig) -> FastAPI:
     app = FastAPI(title="medsam2_atlas", version=package_version(), lifespan=lifespan, middleware=middleware, docs_url="/docs")
     app.state.queue, app.state.metrics, app.state.access = queue, metrics, access
     errors.install(app)
-    for own in (infer.router, jobs.router, studies.router, weights.router, dicomweb.router, login.router):
+    for own in (infer.router, jobs.router, studies.router, weights.router, dicomweb.router, viewer.router, login.router):
         app.include_router(own)
-    for stock in (info, model, batch_infer, train, activelearning, scoring, datastore, logs, ohif, session):
+    for stock in (info, model, batch_infer, train, activelearning, scoring, datastore, logs, session):
         app.include_router(off_the_loop(stock.router, _REPLACED))
     static = Path(monailabel.endpoints.__file__).parent / "static"
     app.mount("/static", StaticFiles(directory=static), name="static")

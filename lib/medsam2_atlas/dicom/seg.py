@@ -101,10 +101,11 @@ def write_seg(labels: sitk.Image, folder: Path, info: SegInfo, table: OrganTable
 def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.ndarray:
     """The label map of a SEG on the grid of the series in a folder, `[slices, rows, columns]` in the series' order.
 
-    Segments are told by their codes, else by their labels; where organs overlap, the one with the higher number wins.
+    Segments are told by their labels, else by their codes; where organs overlap, the one with the higher number wins.
+    Segments that are no organs may be there, as viewers list some, but must be empty.
 
     Raises:
-        InputError: no SEG, not of this series, or a segment that is no organ of the table.
+        InputError: no SEG, not of this series, or something in a segment that is no organ of the table.
     """
     table = table or organ_table()
     if seg.get("Modality") != "SEG":
@@ -120,7 +121,11 @@ def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.
     pixels = np.atleast_3d(seg.pixel_array)
     pixels = pixels[None] if seg.pixel_array.ndim == 2 else seg.pixel_array
     for mask, groups in zip(pixels, seg.PerFrameFunctionalGroupsSequence, strict=True):
+        if not mask.any():
+            continue
         organ = organs[int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)]
+        if not organ:
+            raise InputError("segmentation", "holds a segment that is no organ of the table.", _known(seg, organs, table))
         plane = labels[_slice_of(groups, by_uid, places)]
         plane[(mask > 0) & (plane < organ)] = organ
     return labels
@@ -161,8 +166,13 @@ def _describe(k: int, table: OrganTable, info: SegInfo) -> SegmentDescription:
     return description
 
 
+def _known(seg: Dataset, organs: dict[int, int], table: OrganTable) -> str:
+    strange = [str(item.get("SegmentLabel")) for item in seg.SegmentSequence if not organs[int(item.SegmentNumber)]]
+    return f"Empty or rename {', '.join(strange)}; organs are {', '.join(organ.display for organ in table.organs)}."
+
+
 def _organ_of(item: Dataset, table: OrganTable) -> int:
-    """The organ that a segment shows."""
+    """The organ that a segment shows; 0 for none of the table."""
     kind = item.SegmentedPropertyTypeCodeSequence[0]
     modifiers = {m.CodeValue for m in kind.get("SegmentedPropertyTypeModifierCodeSequence", ())}
     label = str(item.get("SegmentLabel", "")).strip().lower().replace(" ", "_")
@@ -173,11 +183,7 @@ def _organ_of(item: Dataset, table: OrganTable) -> int:
         side = laterality(organ)
         if code_of(kind) == organ.code and (side is None or side.value in modifiers):
             return organ.index
-    raise InputError(
-        "segmentation",
-        f"has the segment {item.get('SegmentLabel')!r}, which is no organ of the table.",
-        f"Name segments: {', '.join(organ.display for organ in table.organs)}.",
-    )
+    return 0
 
 
 def _slice_of(groups: Dataset, by_uid: dict[str, int], places: np.ndarray) -> int:
