@@ -11,7 +11,8 @@ from monailabel.interfaces.utils.app import app_instance
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
-from medsam2_atlas.errors import ConflictError
+from label_files import renumber, volume_to_file
+from medsam2_atlas.errors import ConflictError, InputError
 from medsam2_atlas.storage import FINAL, StudyStore, Version, suffix_of
 from server.access import user_of
 from server.uploads import json_object, received
@@ -52,8 +53,9 @@ def save_label(
     info = json_object(params) | {"user": user_of(request).name}
     if expected_version is not None:
         info["expected_version"] = expected_version
-    kept = received(label, suffix_of(label.filename or ""))
+    kept = _received_label(label, info)
     try:
+        renumber(kept, info.get("label_info") or [])
         store = instance.datastore()
         if not isinstance(store, StudyDatastore):
             saved = {"image": image, "label": store.save_label(image, str(kept), tag, info)}
@@ -103,6 +105,25 @@ def download_dataset(limit_cases: int | None = None) -> Response:
     """The file."""
     archive = Path(app_instance().datastore().get_dataset_archive(limit_cases))
     return FileResponse(archive, filename="dataset.zip", background=BackgroundTask(archive.unlink, missing_ok=True))
+
+
+def _received_label(label: UploadFile, info: dict[str, Any]) -> Path:
+    """The label map's file; a viewer that has no file sends voxels (`.bin`) and their grid (`volume` in the params)."""
+    grid = info.pop("volume", None)
+    if grid is None:
+        return received(label, suffix_of(label.filename or ""))
+    if not isinstance(grid, dict):
+        raise InputError("volume", "is no grid.", "Send dimensions, spacing, origin and direction.")
+    raw = received(label, ".bin")
+    file = raw.with_suffix(".nii.gz")
+    try:
+        volume_to_file(raw, grid, file)
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+    finally:
+        raw.unlink()
+    return file
 
 
 def _store() -> StudyStore:
