@@ -1,0 +1,140 @@
+"""OHIF as an annotator uses it: open a study, run a model, see it, submit it, find it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import SimpleITK as sitk
+from dicomweb_client import DICOMwebClient
+from PIL import Image
+from pydicom.dataset import Dataset
+
+from app.running import server
+from e2e.orthanc import orthanc, orthanc_program, send
+from medsam2_atlas.atlas import ReferenceFiles
+from medsam2_atlas.dicom import read_seg
+from medsam2_atlas.labels import organ_table
+from series_files import write_series
+
+browser = pytest.importorskip("e2e.browser")
+
+pytestmark = pytest.mark.skipif(
+    orthanc_program() is None or browser.chromium_program() is None, reason="Orthanc or Chromium is not installed"
+)
+
+
+@dataclass
+class Room:
+    """A viewer on a study of a PACS. shots: where its pictures go."""
+
+    page: Any
+    url: str
+    study: str
+    series: str
+    files: Path
+    pacs: DICOMwebClient
+    shots: Path
+
+    def open(self) -> None:
+        self.page.goto(f"{self.url}/ohif/monai-label?StudyInstanceUIDs={self.study}", wait_until="domcontentloaded")
+        self.page.locator("#monailabelServerURL").wait_for(timeout=90_000)
+        self.page.locator('[data-cy="SubmitLabel"]').wait_for(timeout=60_000)
+        self.page.wait_for_timeout(6000)  # the volume is loading
+        notice = self.page.get_by_text("Confirm and Hide")
+        if notice.count():
+            notice.click()
+
+    def connect(self) -> None:
+        self.page.locator(".settingsTable button.actionButton").click()
+        self.page.locator('button[title="Run Segmentation"]').first.wait_for(timeout=30_000)
+
+    def run(self, model: str) -> None:
+        self.page.locator(".monaiLabelPanel select").nth(1).select_option(model)
+        self.page.locator('button[title="Run Segmentation"]').first.click()
+        self.page.wait_for_function("() => document.body.innerText.includes('Segmentation - Successful')", timeout=180_000)
+        self.page.wait_for_timeout(3000)
+
+    def colours(self, name: str) -> float:
+        """Share of the viewports that is neither black, grey nor white; the picture is kept."""
+        picture = self.page.screenshot(path=str(self.shots / f"{name}.png"))
+        pixels = np.asarray(Image.open(BytesIO(picture)).convert("RGB"), int)[150:850, 300:1300]
+        return float((pixels.max(2) - pixels.min(2) > 25).mean())
+
+    def submit(self) -> str:
+        """What the viewer says of it."""
+        self.page.locator('[data-cy="SubmitLabel"]').click()
+        told = self.page.get_by_text("aved", exact=False).last
+        told.wait_for(timeout=60_000)
+        return str(told.inner_text())
+
+    def versions(self) -> list[dict[str, Any]]:
+        answer = requests.get(f"{self.url}/datastore/label/versions", {"label": self.series})
+        return list(answer.json()) if answer.status_code == 200 else []
+
+
+@pytest.fixture(scope="module")
+def room(target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+    folder = tmp_path_factory.mktemp("room")
+    shots = Path("demo-output") / "ohif"
+    shots.mkdir(parents=True, exist_ok=True)
+    files = write_series(folder / "series", sitk.ReadImage(str(target_files.image)))
+    with orthanc(folder / "orthanc") as pacs:
+        study, series = send(pacs, files)
+        with server(pacs, folder / "server", {"atlas": str(atlas_folder)}) as client, browser.browser_page() as page:
+            url = client.get_server_url().rstrip("/")
+            yield Room(page, url, study, series, folder / "series", DICOMwebClient(pacs), shots)
+
+
+def test_open_run_see_submit_and_find_again(room: Room) -> None:
+    room.open()
+    plain = room.colours("1-open")
+    room.connect()
+    room.run("unet_3d")
+    seen = room.colours("2-segmented")
+    assert seen > plain + 0.01  # what is coloured before: texts and frames
+    assert "version 1" in room.submit()
+    room.colours("3-submitted")
+    final = requests.get(f"{room.url}/datastore/label", {"label": room.series, "tag": "final"}).content
+    (room.files.parent / "final.nii.gz").write_bytes(final)
+    prediction = requests.post(f"{room.url}/infer/unet_3d", params={"image": room.series, "output": "image"}).content
+    (room.files.parent / "prediction.nii.gz").write_bytes(prediction)
+    submitted, predicted = (
+        sitk.GetArrayFromImage(sitk.ReadImage(str(room.files.parent / f"{name}.nii.gz"))) for name in ("final", "prediction")
+    )
+    assert (submitted == predicted).all()
+
+    room.open()  # again, as on another day
+    room.page.get_by_text("final (medsam2_atlas)").first.wait_for(timeout=30_000)
+    room.colours("4-again")
+    (listed,) = room.pacs.search_for_series(room.study, search_filters={"Modality": "SEG"})
+    (seg,) = room.pacs.retrieve_series(room.study, str(Dataset.from_json(listed).SeriesInstanceUID))
+    assert [item.SegmentLabel for item in seg.SegmentSequence] == [organ.display for organ in organ_table().organs]
+    assert (read_seg(seg, room.files) == submitted).all()
+
+
+def test_a_label_that_somebody_else_saved_meanwhile_is_not_replaced_unseen(room: Room) -> None:
+    room.open()
+    room.connect()
+    room.run("unet_3d")
+    prediction = requests.post(f"{room.url}/infer/unet_3d", params={"image": room.series, "output": "image"})
+    saved = requests.put(
+        f"{room.url}/datastore/label",
+        files={"label": ("other.nii.gz", prediction.content)},
+        data={"params": '{"label_info": []}'},
+        params={"image": room.series},
+    )
+    assert saved.status_code == 200
+    requests.post(f"{room.url}/datastore/label/restore", params={"label": room.series, "version": 1})
+    before = room.versions()
+    told = room.submit()
+    room.colours("5-conflict")
+    assert "Not saved" in told
+    assert "Load it, carry your changes over" in told
+    assert room.versions() == before
