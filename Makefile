@@ -9,7 +9,9 @@ CHECKPOINT ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help install demo test test-slow lint serve figures loop large-ct clean
+ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
+
+.PHONY: help install demo test test-slow lint serve orthanc e2e-tools figures loop large-ct load clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -46,6 +48,16 @@ serve: $(VENV)/.installed  ## serve the app: make serve STUDIES=folder-or-URL [A
 	$(BIN)/medsam2-atlas serve "$(STUDIES)" --host $(HOST) --port $(PORT) \
 		$(if $(ATLAS),--atlas "$(ATLAS)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
+orthanc: e2e-tools  ## an Orthanc on this machine only, for OHIF: make orthanc [ORTHANC_DATA=folder]
+	apps/orthanc.sh "$(ORTHANC_DATA)"
+
+e2e-tools:  ## Orthanc and Chromium from Debian, where they are missing; asks for root
+	@command -v Orthanc >/dev/null || test -x /usr/sbin/Orthanc && command -v chromium >/dev/null || { \
+		root=$$(test "$$(id -u)" = 0 || echo sudo); \
+		$$root apt-get update -qq && \
+		$$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			orthanc orthanc-dicomweb chromium; }
+
 figures: $(VENV)/.installed  ## the README's figures on generated targets
 	$(BIN)/python bench/phantom_dice.py
 
@@ -54,6 +66,9 @@ loop: $(VENV)/.installed  ## annotate, learn, choose, again: the curves over rou
 
 large-ct: $(VENV)/.installed  ## time and memory of the U-Net on a CT of clinical size
 	$(BIN)/python bench/large_ct.py
+
+load: $(VENV)/.installed-dev  ## twenty annotators at once on a real server, for three minutes
+	$(BIN)/python bench/load.py
 
 clean:  ## remove what was built
 	rm -rf $(VENV) demo-output build lib/*.egg-info

@@ -1,0 +1,116 @@
+"""Twenty annotators at once: what they wait for, what goes wrong, and whether the server's memory grows.
+
+Each asks for the next case, looks at `/info`, downloads the image, runs a model, saves a label, and begins again. One model
+takes long meanwhile. Prints, for each route, how many requests, which statuses, and times in milliseconds.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import psutil
+import requests
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from app.running import server
+from medsam2_atlas.atlas import build_atlas, find_references
+from medsam2_atlas.console import console
+from medsam2_atlas.phantoms import write_dataset
+
+ANNOTATORS, SECONDS, CASES = 20, float(sys.argv[1]) if len(sys.argv) > 1 else 180.0, 8
+
+
+class Watch:
+    """What was asked, and what came."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.times: dict[str, list[float]] = defaultdict(list)
+        self.statuses: dict[str, Counter[int]] = defaultdict(Counter)
+
+    def ask(self, session: requests.Session, name: str, method: str, url: str, **options: object) -> requests.Response:
+        began = time.perf_counter()
+        answer = session.request(method, url, timeout=300, **options)  # type: ignore[arg-type]
+        with self.lock:
+            self.times[name].append(time.perf_counter() - began)
+            self.statuses[name][answer.status_code] += 1
+        return answer
+
+
+def annotate(url: str, number: int, labels: list[Path], end: float, watch: Watch) -> None:
+    session, generator = requests.Session(), random.Random(number)
+    while time.monotonic() < end:
+        watch.ask(session, "/info/", "GET", f"{url}/info/")
+        case = watch.ask(
+            session, "/activelearning", "POST", f"{url}/activelearning/random", json={"client_id": str(number)}
+        ).json()
+        study = case.get("id") or f"case-{generator.randrange(CASES)}"
+        watch.ask(session, "/datastore/image", "GET", f"{url}/datastore/image", params={"image": study})
+        model = generator.choice(["unet_3d"] * 4 + ["atlas"])
+        watch.ask(session, "/infer", "POST", f"{url}/infer/{model}", params={"image": study, "output": "image"})
+        label = labels[int(study.split("-")[1])]
+        with label.open("rb") as stream:
+            watch.ask(
+                session,
+                "/datastore/label",
+                "PUT",
+                f"{url}/datastore/label",
+                params={"image": study, "tag": f"annotator-{number}"},
+                files={"label": (label.name, stream)},
+            )
+        time.sleep(generator.uniform(0.2, 1.5))
+
+
+def occupy(url: str, end: float, watch: Watch) -> None:
+    """One long inference after another: organs change, so that none is in the cache."""
+    session, number = requests.Session(), 0
+    while time.monotonic() < end:
+        params = {"params": f'{{"strategy": "D", "organs": "{1 + number % 15}"}}'}
+        watch.ask(session, "/infer (long)", "POST", f"{url}/infer/medsam2_atlas", params={"image": "case-0"}, data=params)
+        number += 1
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_dataset(folder / "cases", CASES, 4711, spacing=3.0)
+        (folder / "studies").mkdir()
+        labels = sorted((folder / "cases" / "labels").iterdir())
+        for n, file in enumerate(sorted((folder / "cases" / "images").iterdir())):
+            shutil.copy(file, folder / "studies" / f"case-{n}.nii.gz")
+        write_dataset(folder / "references", 2, 4712, spacing=4.0)
+        build_atlas(find_references(folder / "references")).save(folder / "atlas")
+        conf = {"atlas": str(folder / "atlas"), "learning": "false"}
+        with server(folder / "studies", folder / "work", conf) as client:
+            url, watch = client.get_server_url().rstrip("/"), Watch()
+            process = next(p for p in psutil.process_iter(["cmdline"]) if "server.application:app" in (p.info["cmdline"] or []))
+            for n in range(CASES):  # what is loaded once is loaded
+                client.infer("unet_3d", f"case-{n}", {})
+            before, began = process.memory_info().rss, time.monotonic()
+            end = began + SECONDS
+            people = [threading.Thread(target=annotate, args=(url, n, labels, end, watch)) for n in range(ANNOTATORS)]
+            people.append(threading.Thread(target=occupy, args=(url, end, watch)))
+            for person in people:
+                person.start()
+            for person in people:
+                person.join()
+            took, after = time.monotonic() - began, process.memory_info().rss
+    table = Table("route", "requests", "statuses", "median ms", "p99 ms", title=f"{ANNOTATORS} annotators, {took:.0f} s")
+    for route, times in sorted(watch.times.items()):
+        told = ", ".join(f"{status}: {count}" for status, count in sorted(watch.statuses[route].items()))
+        table.add_row(route, str(len(times)), told, f"{1e3 * np.median(times):.0f}", f"{1e3 * np.percentile(times, 99):.0f}")
+    console.print(table)
+    console.print(f"memory of the server: {before / 2**20:.0f} MiB before, {after / 2**20:.0f} MiB after")
+
+
+if __name__ == "__main__":
+    main()
