@@ -188,12 +188,8 @@ class StudyDatastore(Datastore):
 
     def status(self) -> dict[str, Any]:
         """Counts, as `/info` shows them."""
-        labels = self.store.labels()
-        tags: dict[str, int] = {}
-        for by_tag in labels.values():
-            for tag in by_tag:
-                tags[tag] = tags.get(tag, 0) + 1
-        return {"total": len(self.store.images()), "completed": tags.get(FINAL, 0), "label_tags": dict(sorted(tags.items()))}
+        total, tags = self.store.counts()
+        return {"total": total, "completed": tags.get(FINAL, 0), "label_tags": tags}
 
     def json(self) -> dict[str, Any]:
         """Everything, in the shape of MONAI Label's own index."""

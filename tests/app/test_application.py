@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -302,3 +304,37 @@ def test_monai_label_s_client_needs_no_change(url: str, tmp_path: Path) -> None:
     file, answer = client.infer("unet_3d", "first", {"organs": "liver"})
     assert Path(file).exists()
     assert answer["label_names"] == {"liver": 6}
+
+
+def test_no_request_that_the_openapi_allows_breaks_the_server(url: str) -> None:
+    program = Path(sys.executable).with_name("schemathesis")
+    options = ["--checks", "not_a_server_error", "--max-examples", "15", "--request-timeout", "60", "--seed", "1"]
+    done = subprocess.run(
+        [str(program), "run", f"{url}/openapi.json", *options], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "passed" in done.stdout
+    assert requests.get(f"{url}/info/").json()["datastore"]["total"] == 2
+
+
+@pytest.mark.parametrize("name", ["..", "../../etc", "x", "0" * 36, "%2e%2e", "/etc"])
+def test_sessions_lead_nowhere_else(url: str, name: str) -> None:
+    for method in ("GET", "DELETE"):
+        request = requests.Request(method, url).prepare()
+        request.url = f"{url}/session/{name}"  # as it is: requests would tidy it
+        assert requests.Session().send(request).status_code == 404
+    assert requests.post(f"{url}/infer/unet_3d", params={"session_id": name}).status_code == 404
+
+
+def test_a_session_s_image_is_segmented_without_becoming_a_study(
+    url: str, target_files: ReferenceFiles, tmp_path: Path
+) -> None:
+    client = MONAILabelClient(url, tmpdir=str(tmp_path))
+    session = client.create_session(str(target_files.image))["session_id"]
+    file, answer = client.infer("unet_3d", "", {"organs": "liver"}, session_id=session)
+    assert Path(file).exists()
+    assert answer["label_names"] == {"liver": 6}
+    assert client.get_session(session)["name"] == session
+    client.remove_session(session)
+    assert requests.get(f"{url}/session/{session}").status_code == 404
+    assert requests.get(f"{url}/info/").json()["datastore"]["total"] == 2

@@ -111,12 +111,10 @@ def test_the_next_of_thousands_is_found_at_once(tmp_path: Path) -> None:
     assert other["id"] == f"case-{int(np.argsort(values)[-2]):04d}"
 
 
-def test_predictions_of_local_studies_lie_beside_their_labels(tmp_path: Path) -> None:
-    (tmp_path / "a.nii.gz").touch()
+def test_predictions_lie_in_the_store_of_the_studies(tmp_path: Path) -> None:
     datastore = StudyDatastore(tmp_path)
     models: Any = SimpleNamespace(work=WorkFolder.of(tmp_path))
-    store = Predictions(models, lambda: datastore).store()
-    assert store._labels == tmp_path / "labels"
+    assert Predictions(models, lambda: datastore).store()._studies is datastore.store
 
 
 def write(folder: Path, name: str, array: np.ndarray) -> None:

@@ -281,6 +281,21 @@ def test_an_unreadable_record_hides_only_itself(store: StudyStore, folder: Path,
         again.versions("a", "final")
 
 
+def test_own_changes_are_no_reason_to_look_through_the_folder(
+    store: StudyStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save_label("a", "final", label(tmp_path / "x.nii.gz", 6))
+    assert store.counts() == (4, {"final": 1})  # a new tag is looked at once
+    looked: list[bool] = []
+    monkeypatch.setattr(store._reconciler, "run", lambda thorough=False: looked.append(thorough))
+    store.save_label("a", "final", label(tmp_path / "x.nii.gz", 2))
+    assert organ_in(store.labels()["a"]["final"].file) == 2
+    assert looked == []
+    label(folder / "labels/final/b.1.nii.gz", 3)
+    store.counts()
+    assert looked == [False]
+
+
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be opened"):

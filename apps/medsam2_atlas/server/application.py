@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from monailabel.config import settings
-from monailabel.endpoints import activelearning, batch_infer, datastore, info, logs, model, scoring, session, train
+from monailabel.endpoints import activelearning, batch_infer, datastore, info, logs, model, scoring, train
 from monailabel.interfaces.utils.app import app_instance
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
@@ -24,7 +24,7 @@ from starlette.types import Scope
 
 from medsam2_atlas.jobs import JobQueue
 from medsam2_atlas.segmentation import package_version
-from server import dicomweb, errors, infer, jobs, login, studies, viewer, weights
+from server import dicomweb, errors, infer, jobs, login, sessions, studies, viewer, work
 from server.access import Access, AccessMiddleware
 from server.config import ServerConfig, server_config
 from server.metrics import Metrics
@@ -39,7 +39,9 @@ _REPLACED = frozenset(
         *((method, f"/datastore/{path}") for method, path in (("PUT", ""), ("PUT", "image"), ("DELETE", ""), ("PUT", "label"))),
         *((method, f"/datastore/{path}") for method, path in (("DELETE", "label"), ("GET", "dataset"))),
         *((method, "/model/{model}") for method in ("PUT", "DELETE")),
-        ("POST", "/train/"),
+        *(("PUT", f"/datastore/{path}") for path in ("image/info", "label/info", "updatelabelinfo")),
+        ("GET", "/logs/gpu"),
+        *(("POST", path) for path in ("/train/", "/train/{model}", "/scoring/", "/scoring/{method}")),
         ("POST", "/batch/infer/{model}"),
     }
 )
@@ -81,9 +83,18 @@ def create_app(config: ServerConfig) -> FastAPI:
     app = FastAPI(title="medsam2_atlas", version=package_version(), lifespan=lifespan, middleware=middleware, docs_url="/docs")
     app.state.queue, app.state.metrics, app.state.access = queue, metrics, access
     errors.install(app)
-    for own in (infer.router, jobs.router, studies.router, weights.router, dicomweb.router, viewer.router, login.router):
+    for own in (
+        infer.router,
+        jobs.router,
+        studies.router,
+        sessions.router,
+        work.router,
+        dicomweb.router,
+        viewer.router,
+        login.router,
+    ):
         app.include_router(own)
-    for stock in (info, model, batch_infer, train, activelearning, scoring, datastore, logs, session):
+    for stock in (info, model, batch_infer, train, activelearning, scoring, datastore, logs):
         app.include_router(off_the_loop(stock.router, _REPLACED))
     static = Path(monailabel.endpoints.__file__).parent / "static"
     app.mount("/static", StaticFiles(directory=static), name="static")

@@ -23,6 +23,7 @@ from medsam2_atlas.jobs import Job, JobQueue
 from medsam2_atlas.storage import suffix_of
 from server.access import user_of
 from server.context import request_id
+from server.sessions import session_of
 from server.uploads import json_object, received
 from study_datastore import StudyDatastore
 
@@ -64,7 +65,7 @@ async def infer(
         upload = await run_in_threadpool(received, file, suffix_of(file.filename))
         wanted["upload"] = str(upload)
     elif session_id:
-        wanted["upload"] = _session_image(instance, session_id)
+        wanted["upload"] = str(await run_in_threadpool(lambda: session_of(session_id).image))
     else:
         wanted["image"] = image
         await run_in_threadpool(_known, instance, image)
@@ -139,11 +140,3 @@ def _known(instance: Any, image: str) -> None:
         datastore.get_image_uri(image)
     elif image not in datastore.list_images():
         raise NotFoundError(repr(image[:80]), "is no series of this server.", "Ask /datastore for those there are.")
-
-
-def _session_image(instance: Any, session_id: str) -> str:
-    sessions = instance.sessions()
-    session = sessions.get_session(session_id) if sessions is not None else None
-    if session is None:
-        raise NotFoundError(repr(session_id[:80]), "is no session, or one that has ended.", "Upload the image again.")
-    return str(session.image)

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
+from monailabel.endpoints.user.auth import DEFAULT_USER
 
 
 def off_the_loop(router: APIRouter, without: frozenset[tuple[str, str]] = frozenset()) -> APIRouter:
@@ -42,15 +43,20 @@ def off_the_loop(router: APIRouter, without: frozenset[tuple[str, str]] = frozen
 
 
 def _threaded(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    if not inspect.iscoroutinefunction(endpoint):
-        return endpoint
+    """The handler as a plain function. MONAI Label's own user is left out: who asks is known before a handler runs."""
+    signature = inspect.signature(endpoint)
+    asks_user = "user" in signature.parameters
 
     @functools.wraps(endpoint)
     def call(*args: Any, **options: Any) -> Any:
-        return _finished(endpoint(*args, **options))
+        if asks_user:
+            options["user"] = DEFAULT_USER
+        result = endpoint(*args, **options)
+        return _finished(result) if inspect.iscoroutine(result) else result
 
     # FastAPI looks through `wraps` for the signature, and must not find a coroutine function behind it.
-    call.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]
+    kept = [parameter for name, parameter in signature.parameters.items() if name != "user"]
+    call.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     del call.__wrapped__  # type: ignore[attr-defined]
     return call
 

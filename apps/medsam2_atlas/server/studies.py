@@ -79,6 +79,20 @@ def remove_label(request: Request, id: str, tag: str) -> dict[str, Any]:
     return {}
 
 
+@router.put("/image/info", summary="Add to what is kept with an image")
+def update_image_info(image: str, info: Annotated[str, Form()] = "{}") -> dict[str, Any]:
+    """Nothing."""
+    app_instance().datastore().update_image_info(image, json_object(info))
+    return {}
+
+
+@router.put("/label/info", summary="Add to what is kept with a label map")
+def update_label_info(label: str, tag: str, info: Annotated[str, Form()] = "{}") -> dict[str, Any]:
+    """Nothing."""
+    app_instance().datastore().update_label_info(label, tag, json_object(info))
+    return {}
+
+
 @router.get("/label/versions", summary="All versions of a label map")
 def list_versions(label: str, tag: str = FINAL) -> list[dict[str, Any]]:
     """The oldest first: number, author, time, origin, checksum, and what was sent along."""

@@ -107,6 +107,13 @@ class Index:
         with self._reading() as database:
             return _label(database, study, tag)
 
+    def counts(self) -> tuple[int, dict[str, int]]:
+        """How many images there are, and how many label maps under each tag."""
+        with self._reading() as database:
+            images = database.execute("SELECT count(*) FROM images").fetchone()[0]
+            tags = dict(database.execute("SELECT tag, count(*) FROM labels GROUP BY tag ORDER BY tag").fetchall())
+        return int(images), tags
+
     @contextmanager
     def writing(self) -> Iterator[Writer]:
         """The only writer for as long as the block takes; all of its changes are kept, or none where it fails."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,14 @@ class Reconciler:
         """A look that costs a few calls where no file has been added, renamed or removed since the last one."""
         if self._folders() != self._seen:
             self.run()
+
+    @contextmanager
+    def own_change(self, *folders: Path) -> Iterator[None]:
+        """What the block does to folders is known already: it is no reason to look through them again."""
+        known = [folder for folder in folders if self._seen.get(folder) == _changed(folder)]
+        yield
+        for folder in known:
+            self._seen[folder] = _changed(folder) or 0
 
     def run(self, thorough: bool = False) -> None:
         """Takes in images and labels; where `thorough`, also looks through the versions for what a crash left undone."""
@@ -170,7 +179,7 @@ class Reconciler:
     def _folders(self) -> dict[Path, int]:
         labels = self._path / "labels"
         folders = [self._path, labels, *(labels / tag for tag in self._tags())]
-        return {folder: folder.stat().st_mtime_ns for folder in folders if folder.is_dir()}
+        return {folder: changed for folder in folders if (changed := _changed(folder)) is not None}
 
     def _image_info(self, study: str) -> dict[str, Any]:
         try:
@@ -191,6 +200,11 @@ class Reconciler:
             log.warning("%s cannot be read (%s); images and labels are found by their files", file, error)
             return {}
         return {study: entry for study, entry in objects.items() if isinstance(entry, dict)}
+
+
+def _changed(folder: Path) -> int | None:
+    """When files were last added to, renamed in or removed from a folder; None where there is none."""
+    return folder.stat().st_mtime_ns if folder.is_dir() else None
 
 
 def _label_files(folder: Path) -> list[Path]:

@@ -137,6 +137,11 @@ class StudyStore:
         folders = self._lineage(study, FINAL).folder.parent.parent.glob("*")
         return sorted(folder.name for folder in folders if (folder / study).is_dir())
 
+    def counts(self) -> tuple[int, dict[str, int]]:
+        """How many images there are, and how many label maps under each tag."""
+        self._reconciler.if_changed()
+        return self._index.counts()
+
     def versions(self, study: str, tag: str) -> list[Version]:
         """All versions of a study's label map under a tag, the oldest first.
 
@@ -322,7 +327,8 @@ class StudyStore:
             if row and (row.version.sha256, row.version.author, row.version.origin) == (new.sha256, new.author, new.origin):
                 return Saved(self._label(row))  # sent twice
             version = lineage.commit(staged, suffix, new)
-            made = self._show(rows, lineage, study, tag, version, row)
+            with self._reconciler.own_change(self._tag_folder(tag)):
+                made = self._show(rows, lineage, study, tag, version, row)
         return Saved(self._label(made), row.version if row else None)
 
     def _show(

@@ -1,0 +1,88 @@
+"""`/session`: images that are worked on for a while without becoming studies; as MONAI Label's, but checked."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Query, UploadFile
+from fastapi.responses import FileResponse
+from monailabel.interfaces.utils.app import app_instance
+
+from medsam2_atlas.errors import ConflictError, InputError, NotFoundError
+from medsam2_atlas.storage import suffix_of
+from server.uploads import received
+
+router = APIRouter(prefix="/session", tags=["Session"])
+
+_ID = re.compile(r"[0-9a-f-]{36}")  # what MONAI Label gives; anything else could lead out of its folder
+_LONGEST_SECONDS = 7 * 24 * 3600
+
+
+def session_of(session_id: str) -> Any:
+    """A session of MONAI Label.
+
+    Raises:
+        NotFoundError: no such session, or one that has ended.
+    """
+    session = _sessions().get_session(session_id) if _ID.fullmatch(session_id) else None
+    if session is None:
+        raise NotFoundError(repr(session_id[:80]), "is no session, or one that has ended.", "Upload the image again.")
+    return session
+
+
+@router.put("/", summary="Upload an image to work on for a while")
+def create(
+    files: Annotated[list[UploadFile], File()],
+    uncompress: bool = False,
+    expiry: Annotated[int, Query(ge=0, le=_LONGEST_SECONDS)] = 0,
+) -> dict[str, Any]:
+    """The session's id. One file is an image; several are the slices of one DICOM series."""
+    if uncompress:
+        raise InputError("archive", "is not unpacked here.", "Send the image, or the files of the series.")
+    folder = Path(tempfile.mkdtemp(prefix="medsam2_atlas-"))
+    try:
+        if len(files) == 1:
+            image = folder / f"image{suffix_of(files[0].filename or '')}"
+            received(files[0], image.suffix).replace(image)
+        else:
+            image = folder / "series"
+            image.mkdir()
+            for number, file in enumerate(files):
+                received(file, ".dcm").replace(image / f"{number:05d}.dcm")
+        session_id, session = _sessions().add_session(str(image), expiry, False)
+        return {"session_id": session_id, "session_info": session.to_json()}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@router.get("/{session_id}", summary="A session, or its image")
+def show(session_id: str, update_ts: bool = False, image: bool = False) -> Any:
+    """What is known of it; with `image`, the file."""
+    session = session_of(session_id)
+    if update_ts:
+        _sessions().get_session(session_id, update_ts=True)
+    if not image:
+        return session.to_json()
+    if not Path(session.image).is_file():
+        raise ConflictError(session_id, "is of a series of several files.")
+    return FileResponse(session.image, filename=Path(session.image).name)
+
+
+@router.delete("/{session_id}", summary="End a session")
+def remove(session_id: str) -> dict[str, Any]:
+    """What was known of it."""
+    session = session_of(session_id)
+    _sessions().remove_session(session_id)
+    about: dict[str, Any] = session.to_json()
+    return about
+
+
+def _sessions() -> Any:
+    sessions = app_instance().sessions()
+    if sessions is None:
+        raise ConflictError("sessions", "are switched off.", "Set MONAI_LABEL_SESSIONS=true.")
+    return sessions

@@ -1,0 +1,70 @@
+"""Work in processes of its own: training, scoring, batches; and weights. Names are checked before a process starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Annotated, Any
+
+import torch
+from fastapi import APIRouter, Body, File, HTTPException, UploadFile
+from monailabel.endpoints import batch_infer, scoring, train
+from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
+from monailabel.interfaces.utils.app import app_instance
+
+from medsam2_atlas.errors import NotFoundError
+from server.uploads import received
+
+router = APIRouter()
+
+
+@router.put("/model/{model}", tags=["Model"], summary="Upload weights of a U-Net")
+def put_weights(model: str, file: Annotated[UploadFile, File()]) -> dict[str, Any]:
+    """Version and mark of the weights, which are checked first, and served from then on."""
+    kept = received(file, ".pt")
+    try:
+        about: dict[str, Any] = app_instance().put_weights(model, kept)
+        return about
+    finally:
+        kept.unlink(missing_ok=True)
+
+
+@router.post("/batch/infer/{model}", tags=["Infer"], summary="Run a model on many studies, in a process of its own")
+def run_batch(
+    model: str,
+    images: BatchInferImageType = BatchInferImageType.IMAGES_ALL,
+    params: Annotated[dict[str, Any] | None, Body()] = None,
+) -> Any:
+    """The process."""
+    _check(model, app_instance()._infers, "model")
+    options = {"device": "cuda" if torch.cuda.is_available() else "cpu", "multi_gpu": False, **(params or {})}
+    return _started(lambda: batch_infer.run(model, images, options, False))
+
+
+@router.post("/train/{model}", tags=["Train"], summary="Train on what is signed off, in a process of its own")
+def run_training(
+    model: str,
+    params: Annotated[dict[str, Any] | None, Body()] = None,
+    enqueue: bool = False,
+) -> Any:
+    """The process; a training that was interrupted goes on."""
+    _check(model, app_instance()._trainers, "trainer")
+    return _started(lambda: train.run_model(model, {**(params or {}), "model": model}, False, enqueue))
+
+
+@router.post("/scoring/{method}", tags=["Scoring"], summary="Score one tag's labels against another's, in a process of its own")
+def run_scoring(method: str, params: Annotated[dict[str, Any] | None, Body()] = None) -> Any:
+    """The process; `/info` has the means once it is done."""
+    _check(method, app_instance()._scoring_methods, "scoring method")
+    return _started(lambda: scoring.run_method(method, {**(params or {}), "method": method}, False))
+
+
+def _check(name: str, known: Collection[str], what: str) -> None:
+    if name not in known:
+        raise NotFoundError(repr(name[:80]), f"is no {what} of this server.", f"Choose from: {', '.join(known)}.")
+
+
+def _started(start: Callable[[], Any]) -> Any:
+    try:
+        return start()
+    except HTTPException as error:
+        raise HTTPException(429, "Such work runs already.", headers={"Retry-After": "60"}) from error
