@@ -56,6 +56,7 @@ def test_jobs_are_done_in_turn_and_tell_their_place(queue: JobQueue) -> None:
     gate.open.set()
     assert [job.outcome.result(10) for job in (first, second, third)] == ["through", "second", "third"]
     about = queue.describe(first)
+    until(lambda: queue.describe(first)["state"] == "done")
     assert (about["state"], about["stage"], about["share"], about["organs"]) == ("done", "leaving", 1.0, {"6": 0.75})
     assert set(about["stage_seconds"]) == {"waiting", "leaving"}
 

@@ -53,8 +53,10 @@ class PacsDatastore(StudyDatastore):
         self._client, self._series_folder = client, folder / "series"
         self._filter = dict(series or {"Modality": "CT"})
         self._listed: tuple[float, dict[str, Dataset]] = (float("-inf"), {})
-        self._lock = threading.Lock()
-        """Guards the list of series, and lets one series be fetched once."""
+        self._listing = threading.Lock()
+        """Guards the list of series; held for as long as the server takes to list them."""
+        self._fetching = threading.Lock()
+        """Held while a series is fetched, so that it is fetched once; minutes, where nothing else waits for it."""
 
     def list_images(self) -> list[str]:
         """All CT series of the server."""
@@ -154,7 +156,7 @@ class PacsDatastore(StudyDatastore):
 
     def _series(self) -> dict[str, Dataset]:
         """All CT series by UID; asked for again after a while."""
-        with self._lock:
+        with self._listing:
             asked, found = self._listed
             if time.monotonic() - asked > _LIST_SECONDS:
                 try:
@@ -178,7 +180,7 @@ class PacsDatastore(StudyDatastore):
     def _fetch(self, series: str) -> Path:
         about = self._about_series(series)
         self._series_folder.mkdir(exist_ok=True)
-        with self._lock:
+        with self._fetching:
             if series not in self.store.images():
                 began = time.perf_counter()
                 with tempfile.TemporaryDirectory(dir=self._series_folder, prefix=".part-") as part:

@@ -142,7 +142,8 @@ class JobQueue:
             if job.state == "queued":
                 ahead = list(self._waiting).index(job) + (self._running is not None)
                 about |= {"position": ahead, "expected_wait_s": round(ahead * self._usual_seconds())}
-            error = job.outcome.exception() if job.state == "failed" else None
+            failed = job.state == "failed" and job.outcome.done()
+            error = job.outcome.exception() if failed else None
             return about | ({"error": str(error)} if error is not None else {})
 
     def jobs(self) -> list[Job]:
@@ -162,13 +163,17 @@ class JobQueue:
             NotFoundError: there is no such job.
         """
         job = self.job(name)
+        waited = False
         with self._lock:
             if job.state == "queued":
                 self._waiting.remove(job)
-                self._end(job, "cancelled", error=CancelledError(job.kind, "was cancelled while it waited."))
+                self._end(job, "cancelled")
+                waited = True
             elif job.state == "running":
                 job.cancelling = True
                 job.revision += 1
+        if waited:
+            job.outcome.set_exception(CancelledError(job.kind, "was cancelled while it waited."))
         return job
 
     def stop(self, seconds: float = 10.0) -> None:
@@ -205,18 +210,19 @@ class JobQueue:
             self._running = None
             self._durations.append(time.time() - (job.started or job.submitted))
             state: State = "done" if error is None else "cancelled" if isinstance(error, CancelledError) else "failed"
-            self._end(job, state, result, error)
+            self._end(job, state)
+        # Without the lock: whoever waits is told in this thread, and may ask the queue something.
+        if error is None:
+            job.outcome.set_result(result)
+        else:
+            job.outcome.set_exception(error)
 
-    def _end(self, job: Job, state: State, result: Any = None, error: BaseException | None = None) -> None:
+    def _end(self, job: Job, state: State) -> None:
         if job.stage:
             job.seconds[job.stage] = job.seconds.get(job.stage, 0.0) + time.perf_counter() - job._stage_began
         job.state, job.ended, job.revision = state, time.time(), job.revision + 1
         job.share = 1.0 if state == "done" else job.share
         job.work = _nothing  # it may hold an image
-        if error is None:
-            job.outcome.set_result(result)
-        else:
-            job.outcome.set_exception(error)
 
     def _reporter(self, job: Job) -> Progress:
         def report(stage: str, share: float, organ: int | None = None) -> None:
@@ -246,7 +252,7 @@ class JobQueue:
         ended = [job for job in self._jobs.values() if job.state in ENDED]
         late = [job for job in ended if time.time() - (job.ended or 0) > _KEPT_SECONDS]
         for job in [*late, *ended[: max(0, len(ended) - _KEPT_JOBS)]]:
-            if self._jobs.pop(job.id, None) and job.state == "done":
+            if self._jobs.pop(job.id, None) and job.state == "done" and job.outcome.done():
                 with suppress(OSError):
                     if self._dispose:
                         self._dispose(job.outcome.result())

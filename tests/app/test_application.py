@@ -146,6 +146,10 @@ def test_a_client_that_goes_away_frees_its_place(url: str) -> None:
 def test_what_is_stored_is_given_at_once_even_while_another_model_runs(url: str) -> None:
     first = requests.post(f"{url}/infer/unet_3d", params={"image": "first", "output": "json"})
     assert first.status_code == 200, first.text
+    if "X-Job-ID" in first.headers:  # another test may have filled the cache
+        answer = requests.get(f"{url}/jobs/{first.headers['X-Job-ID']}/result")
+        assert answer.status_code == 404
+        assert "fetched already" in answer.json()["detail"]
     job = begin(url, "second", strategy="D")
     until(lambda: state(url, job)["state"] == "running")
     again = requests.post(f"{url}/infer/unet_3d", params={"image": "first", "output": "json"})

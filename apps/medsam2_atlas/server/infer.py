@@ -101,6 +101,8 @@ async def infer(
 def answer(result: Mapping[str, Any], output: Output | None, once: bool) -> Response:
     """A result as MONAI Label's viewers expect it; `once`: its file is removed when it has been sent."""
     file = Path(result["file"])
+    if output is not Output.json and not file.exists():
+        raise NotFoundError("result", "was fetched already, by the client that waited for it.", "Run the model again.")
     remove = BackgroundTask(file.unlink, missing_ok=True) if once else None
     if output is Output.json:
         return JSONResponse(result["params"], background=remove)

@@ -17,49 +17,21 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError, StorageError
+from medsam2_atlas.errors import ConflictError, MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.files import sha256, write_json
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.storage.checks import check_label, suffix_of
+from medsam2_atlas.storage.entries import Image, Label, Saved, check_expected, same_image
 from medsam2_atlas.storage.folder import FINAL, WorkFolder
 from medsam2_atlas.storage.index import ImageRow, Index, LabelRow, Writer, stamp_of
 from medsam2_atlas.storage.lineage import Lineage, Origin, Version, copy_safely, flush
 from medsam2_atlas.storage.names import study_name, tag_name
 from medsam2_atlas.storage.reconcile import Reconciler
 from medsam2_atlas.volume import read_volume
-
-_PEOPLE = ("person", "restored")
-
-
-@dataclass(frozen=True)
-class Image:
-    """A CT of the folder. info: what clients and MONAI Label keep with it."""
-
-    study: str
-    file: Path
-    info: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Label:
-    """The label map that a study has under a tag now."""
-
-    study: str
-    tag: str
-    file: Path
-    version: Version
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A label map that was taken in, and the version that it took the place of."""
-
-    label: Label
-    replaced: Version | None = None
 
 
 class StudyStore:
@@ -258,7 +230,7 @@ class StudyStore:
             self._reconciler.take_images(rows)
             before = rows.images().get(study)
             if before is not None:
-                if not _same_image(self.path / before.file, file):
+                if not same_image(self.path / before.file, file):
                     raise ConflictError(study, "is the name of another image here.", "Choose another name.")
                 return self._image(before)
             target = self.path / f"{study}{suffix}"
@@ -323,7 +295,7 @@ class StudyStore:
         with self._errors(f"get a label under {tag}", study), lineage.staged(file) as staged, self._index.writing() as rows:
             self._reconciler.take_label(rows, study, tag)
             row = rows.label(study, tag)
-            _check_expected(study, tag, row.version if row else None, new, expected)
+            check_expected(study, tag, row.version if row else None, new, expected)
             if row and (row.version.sha256, row.version.author, row.version.origin) == (new.sha256, new.author, new.origin):
                 return Saved(self._label(row))  # sent twice
             version = lineage.commit(staged, suffix, new)
@@ -372,23 +344,3 @@ class StudyStore:
             raise
         except (OSError, sqlite3.Error) as error:
             raise StorageError(study or self.path, f"cannot {what}: {error}.", "Nothing was changed.") from error
-
-
-def _check_expected(study: str, tag: str, now: Version | None, new: Version, expected: int | None) -> None:
-    if expected is not None and expected != (now.number if now else 0):
-        who = f" by {now.author}" if now and now.author else ""
-        is_now = f"version {now.number}{who} of {now.made}" if now else "no label"
-        raise ConflictError(
-            study, f"has {is_now} under {tag}, not version {expected}.", "Load it, carry your changes over, and save again."
-        )
-    if new.origin == "model" and now is not None and now.origin in _PEOPLE:
-        raise ConflictError(study, f"has a person's label under {tag}: a model does not take its place.")
-
-
-def _same_image(first: Path, second: Path) -> bool:
-    if sha256(first) == sha256(second):
-        return True
-    try:
-        return read_volume(first).digest == read_volume(second).digest
-    except InputError:
-        return False
