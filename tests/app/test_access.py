@@ -26,6 +26,12 @@ from server.config import ServerConfig, server_config
 PEOPLE = {"kim": "annotator", "lee": "reviewer", "max": "admin"}
 
 
+def here(app: Any, **options: Any) -> TestClient:
+    """A client on this machine, unless it is told otherwise."""
+    usual: dict[str, Any] = {"base_url": "http://127.0.0.1", "client": ("127.0.0.1", 50000)}
+    return TestClient(app, raise_server_exceptions=False, **(usual | options))
+
+
 @pytest.fixture
 def tokens(tmp_path: Path) -> Path:
     lines = [f"- {{name: {name}, role: {role}, token: token-of-{name}}}" for name, role in PEOPLE.items()]
@@ -37,7 +43,7 @@ def tokens(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def client(tokens: Path) -> TestClient:
-    return TestClient(create_app(ServerConfig(tokens=str(tokens))), raise_server_exceptions=False)
+    return here(create_app(ServerConfig(tokens=str(tokens))))
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -128,7 +134,7 @@ def test_browsers_log_in_by_a_page_and_pages_of_others_cannot_use_that(client: T
     assert "httponly" in cookie
     assert "samesite=strict" in cookie
     assert client.get("/auth/token/valid").status_code == 200
-    own, foreign = {"Origin": "http://testserver"}, {"Origin": "https://elsewhere.example"}
+    own, foreign = {"Origin": "http://127.0.0.1"}, {"Origin": "https://elsewhere.example"}
     assert client.delete("/jobs/x", headers=own).status_code == 404
     assert client.delete("/jobs/x", headers=foreign).status_code == 403
 
@@ -142,19 +148,19 @@ def test_viewers_that_ask_for_a_name_and_a_password_get_a_token(client: TestClie
 
 def test_without_a_login_only_this_machine_is_answered() -> None:
     app = create_app(ServerConfig())
-    assert TestClient(app).get("/healthz").status_code == 200
-    outside = TestClient(app, client=("10.0.0.7", 50000))
+    assert here(app).get("/healthz").status_code == 200
+    outside = here(app, client=("10.0.0.7", 50000))
     answer = outside.get("/healthz")
     assert answer.status_code == 403
     assert "tokens" in answer.json()["error"]["remedy"]
-    assert TestClient(app, base_url="http://rebound.example").get("/healthz").status_code == 403
+    assert here(app, base_url="http://rebound.example").get("/healthz").status_code == 403
     known = create_app(ServerConfig(hosts=("annotate.example",)))
-    assert TestClient(known, base_url="http://annotate.example").get("/healthz").status_code == 200
+    assert here(known, base_url="http://annotate.example").get("/healthz").status_code == 200
 
 
 def test_only_listed_origins_may_call(tokens: Path) -> None:
     app = create_app(ServerConfig(tokens=str(tokens), origins=("https://viewer.example",)))
-    client = TestClient(app)
+    client = here(app)
     asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "Authorization"}
     good = client.options("/info/", headers={"Origin": "https://viewer.example", **asked})
     assert good.headers["access-control-allow-origin"] == "https://viewer.example"
@@ -259,14 +265,14 @@ def test_tokens_of_an_issuer_are_verified(issuer: Issuer) -> None:
 
 
 def test_a_password_is_taken_to_the_issuer(issuer: Issuer) -> None:
-    client = TestClient(create_app(ServerConfig(oidc_issuer=issuer.url)))
+    client = here(create_app(ServerConfig(oidc_issuer=issuer.url)))
     token = client.post("/auth/token", data={"username": "kim", "password": "right"}).json()["access_token"]
     assert client.get("/auth/token/valid", headers=bearer(token)).status_code == 200
     assert client.post("/auth/token", data={"username": "kim", "password": "wrong"}).status_code == 401
 
 
 def test_an_issuer_that_cannot_be_reached_lets_nobody_in() -> None:
-    client = TestClient(create_app(ServerConfig(oidc_issuer="http://127.0.0.1:9/none")), raise_server_exceptions=False)
+    client = here(create_app(ServerConfig(oidc_issuer="http://127.0.0.1:9/none")))
     answer = client.get("/info/", headers=bearer("a.b.c"))
     assert answer.status_code == 503
     assert "issuer" in answer.json()["detail"]

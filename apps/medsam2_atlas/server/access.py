@@ -34,7 +34,7 @@ COOKIE = "medsam2_atlas"
 OPEN = frozenset({("GET", "/healthz"), ("GET", "/login"), ("POST", "/login"), ("GET", "/auth/"), ("POST", "/auth/token")})
 """Routes that need no role: they tell nothing but that the server lives, and let people in."""
 
-_HERE = frozenset({"127.0.0.1", "::1", "localhost", "testserver", "testclient"})
+_HERE = frozenset({"127.0.0.1", "::1", "localhost"})
 _ISSUER_SECONDS = 10
 _READ = ("GET", "HEAD")
 _RULES: tuple[tuple[tuple[str, ...], str, str], ...] = (
