@@ -23,9 +23,9 @@ from medsam2_atlas.jobs import Job, JobQueue
 from medsam2_atlas.storage import suffix_of
 from server.access import user_of
 from server.context import request_id
+from server.metrics import Metrics
 from server.sessions import session_of
 from server.uploads import json_object, received
-from study_datastore import StudyDatastore
 
 router = APIRouter(tags=["Infer"])
 
@@ -58,8 +58,8 @@ async def infer(
     if task is None:
         raise NotFoundError(repr(model[:80]), "is no model of this server.", f"Choose from: {', '.join(instance._infers)}.")
     options = json_object(params)
-    wanted: dict[str, Any] = {key: options[key] for key in options if key in _ALWAYS or key in task.config()}
-    wanted |= {"model": model}
+    offered = _ALWAYS | set(task.config())
+    wanted: dict[str, Any] = {key: value for key, value in options.items() if key in offered} | {"model": model}
     upload: Path | None = None
     if file is not None and file.filename:
         upload = await run_in_threadpool(received, file, suffix_of(file.filename))
@@ -73,23 +73,15 @@ async def infer(
     if known is not None:
         return await run_in_threadpool(answer, known, output, True)
 
-    def work() -> dict[str, Any]:
-        try:
-            result: dict[str, Any] = instance.infer(wanted)
-            return result
-        finally:
-            if upload is not None:
-                upload.unlink(missing_ok=True)
-
     queue: JobQueue = request.app.state.queue
     subject = image or (file.filename if file is not None and file.filename else "") or session_id
     try:
-        job = queue.submit(model, subject, work, owner=user_of(request).name, name=request_id())
+        job = queue.submit(model, subject, lambda: instance.infer(wanted), owner=user_of(request).name, name=request_id())
     except Exception:
         if upload is not None:
             upload.unlink(missing_ok=True)
         raise
-    job.outcome.add_done_callback(lambda _: request.app.state.metrics.ended(job))
+    job.outcome.add_done_callback(lambda _: _ended(request.app.state.metrics, job, upload))
     if not wait:
         return JSONResponse(queue.describe(job), 202, headers={"Location": f"/jobs/{job.id}", "X-Job-ID": job.id})
     result = await _outcome(request, queue, job)
@@ -122,6 +114,12 @@ def dispose(result: Mapping[str, Any]) -> None:
     Path(result["file"]).unlink(missing_ok=True)
 
 
+def _ended(metrics: Metrics, job: Job, upload: Path | None) -> None:
+    metrics.ended(job)
+    if upload is not None:
+        upload.unlink(missing_ok=True)
+
+
 async def _outcome(request: Request, queue: JobQueue, job: Job) -> Mapping[str, Any]:
     """The job's result; the job is cancelled where the client has gone."""
     waiting = asyncio.wrap_future(job.outcome)
@@ -137,8 +135,5 @@ async def _outcome(request: Request, queue: JobQueue, job: Job) -> Mapping[str, 
 def _known(instance: Any, image: str) -> None:
     if not image:
         raise InputError("image", "is missing.", "Name a study, upload a file, or name a session.")
-    datastore = instance.datastore()
-    if isinstance(datastore, StudyDatastore):
-        datastore.get_image_uri(image)
-    elif image not in datastore.list_images():
-        raise NotFoundError(repr(image[:80]), "is no series of this server.", "Ask /datastore for those there are.")
+    if image not in instance.datastore().list_images():
+        raise NotFoundError(repr(image[:80]), "is no study of this server.", "Ask /datastore for those there are.")
