@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from dicomweb_client import DICOMwebClient
-from dicomweb_client.session_utils import create_session_from_user_pass
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
@@ -28,7 +27,7 @@ from medsam2_atlas.segmentation import Segmentation, package_version
 from medsam2_atlas.storage import WorkFolder, copy_safely
 from medsam2_atlas.unet import load_unet
 from models import Models
-from pacs_datastore import PacsDatastore
+from pacs_datastore import ImpatientSession, PacsDatastore
 from predictions import Predictions
 from scoring_method import OrganScoring
 from segmentation_task import SegmentationTask
@@ -84,10 +83,12 @@ class MedSAM2AtlasApp(MONAILabelApp):
         """A store that loses nothing, of a folder or of a DICOMweb server's series."""
         if self.studies.startswith(("http://", "https://")):
             self.studies = self.studies.rstrip("/").strip()
-            name, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+            session = ImpatientSession()
+            if settings.MONAI_LABEL_DICOMWEB_USERNAME and settings.MONAI_LABEL_DICOMWEB_PASSWORD:
+                session.auth = (settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD)
             client = DICOMwebClient(
                 self.studies,
-                session=create_session_from_user_pass(name, password) if name and password else None,
+                session=session,
                 qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
                 wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
                 stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,

@@ -19,18 +19,29 @@ from typing import Any
 import SimpleITK as sitk
 from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
-from requests import RequestException
+from requests import RequestException, Response, Session
 
 from medsam2_atlas.dicom import SegInfo, read_seg, write_seg
 from medsam2_atlas.errors import InputError, NotFoundError, StorageError
 from medsam2_atlas.storage import FINAL, Saved
-from medsam2_atlas.volume import read_volume, write_volume
+from medsam2_atlas.volume import read_labels, read_volume, write_volume
 from study_datastore import StudyDatastore
 
 log = logging.getLogger(__name__)
 
 _LIST_SECONDS = 20.0
+_TIMEOUT_SECONDS = (5.0, 120.0)
+"""To connect, and between two pieces of an answer."""
 _KEPT = ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "StudyDate", "Modality", "SeriesDescription")
+
+
+class ImpatientSession(Session):
+    """A session that does not wait for ever for a server that does not answer."""
+
+    def request(self, *args: Any, **options: Any) -> Response:
+        """As in requests, with a timeout where none is given."""
+        options["timeout"] = options.get("timeout") or _TIMEOUT_SECONDS
+        return super().request(*args, **options)
 
 
 class PacsDatastore(StudyDatastore):
@@ -146,7 +157,10 @@ class PacsDatastore(StudyDatastore):
         made_by = [tag for tag in self.store.labels()[study] if tag in self._models]
         about = SegInfo(FINAL, version.number, version.author, by_hand=not made_by, model=made_by[0] if made_by else "")
         try:
-            seg = write_seg(sitk.ReadImage(str(label.file)), self._series_folder / study, about)
+            # A label map may have been saved with other axes than the series': its voxels are put in the series' order.
+            like = read_volume(self.store.image(study).file)
+            labels = like.with_array(read_labels(label.file, like).array).restored()
+            seg = write_seg(labels, self._series_folder / study, about)
             self._client.store_instances([seg])
             state = {"state": "sent", "series": str(seg.SeriesInstanceUID), "instance": str(seg.SOPInstanceUID)}
         except (RequestException, OSError) as error:

@@ -118,6 +118,15 @@ def test_a_segmentation_that_a_viewer_stores_becomes_the_next_version(hospital: 
     assert (read_seg(newest, hospital.files) == expected).all()
 
 
+def test_a_label_with_other_axes_is_sent_in_the_series_order(hospital: Hospital, tmp_path: Path) -> None:
+    file, _ = hospital.client.infer("unet_3d", hospital.series, {})
+    turned = sitk.DICOMOrient(sitk.ReadImage(file), "RAS")
+    sitk.WriteImage(turned, str(tmp_path / "turned.nii.gz"))
+    hospital.client.save_label(hospital.series, str(tmp_path / "turned.nii.gz"), tag="final")
+    newest = max(hospital.segs(), key=lambda ds: ds.InstanceNumber)
+    assert (read_seg(newest, hospital.files) == labels_of(file)).all()
+
+
 def test_what_a_viewer_must_not_store_is_refused(hospital: Hospital) -> None:
     before = len(hospital.segs())
     stow = f"{hospital.url}/proxy/dicom/wado/studies"
