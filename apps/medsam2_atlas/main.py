@@ -29,6 +29,7 @@ from medsam2_atlas.unet import load_unet
 from models import Models
 from pacs_datastore import ImpatientSession, PacsDatastore
 from predictions import Predictions
+from review import case_states, picture
 from scoring_method import OrganScoring
 from segmentation_task import SegmentationTask
 from strategies import NextCase
@@ -190,6 +191,22 @@ class MedSAM2AtlasApp(MONAILabelApp):
         unet = load_unet(file, self._models.device)
         copy_safely(file, self._work.folder(model) / "best.pt")
         return {"model": model, "version": unet.version, "mark": unet.mark}
+
+    def cases(self) -> list[dict[str, Any]]:
+        """State and measures of all cases; see `review`."""
+        return case_states(self._studies(), self._table, tuple(self._tasks))
+
+    def picture(self, study: str) -> Path:
+        """A picture of a case; see `review`.
+
+        Raises:
+            NotFoundError: no such case, or it has no label map.
+        """
+        return picture(self._studies(), study, tuple(self._tasks))
+
+    def _studies(self) -> StudyDatastore:
+        datastore: StudyDatastore = self.datastore()
+        return datastore
 
     def stop(self) -> None:
         """Ends what runs in the background."""

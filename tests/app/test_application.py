@@ -284,6 +284,20 @@ def test_many_annotators_at_once_are_all_answered(url: str) -> None:
         assert set().union(*pool.map(ask, range(12))) == {200}
 
 
+def test_a_page_shows_the_cases_with_pictures(url: str) -> None:
+    requests.post(f"{url}/infer/unet_3d", params={"image": "first", "output": "json"})
+    page = requests.get(f"{url}/review")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "/review/cases" in page.text
+    cases = {case["study"]: case for case in requests.get(f"{url}/review/cases").json()}
+    assert set(cases) == {"first", "second"}
+    assert "unet_3d" in cases["first"]["models"]
+    shown = requests.get(f"{url}/review/picture", {"study": "first"})
+    assert shown.headers["content-type"] == "image/png"
+    assert shown.content.startswith(b"\x89PNG")
+    assert requests.get(f"{url}/review/picture", {"study": "../first"}).status_code == 404
+
+
 def test_health_and_counts(url: str) -> None:
     assert requests.get(f"{url}/healthz").json() == {"status": "ok"}
     requests.get(f"{url}/info/")

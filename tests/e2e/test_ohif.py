@@ -138,3 +138,16 @@ def test_a_label_that_somebody_else_saved_meanwhile_is_not_replaced_unseen(room:
     assert "Not saved" in told
     assert "Load it, carry your changes over" in told
     assert room.versions() == before
+
+
+def test_the_review_page_leads_to_the_viewer(room: Room) -> None:
+    room.page.goto(f"{room.url}/review", wait_until="domcontentloaded")
+    room.page.locator("tbody img").first.wait_for(timeout=60_000)
+    room.page.wait_for_function(
+        "() => { const i = document.querySelector('tbody img'); return i.complete && i.naturalWidth > 0 }"
+    )
+    room.page.screenshot(path=str(room.shots / "6-review.png"))
+    assert "1 of 1 cases are signed off" in room.page.locator("#count").inner_text()
+    room.page.get_by_role("link", name=room.series).click()
+    room.page.locator("#monailabelServerURL").wait_for(timeout=90_000)
+    assert room.study in room.page.url

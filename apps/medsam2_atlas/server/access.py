@@ -42,6 +42,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (_READ, r"/(static|ohif)(/.*)?", "annotator"),
     (_READ, r"/(info|auth/token/valid)/?", "annotator"),
     (("GET", "POST"), r"/proxy/dicom/.*", "annotator"),
+    (("GET",), r"/review(/cases|/picture)?", "annotator"),
     (("POST",), r"/infer/[^/]+", "annotator"),
     (("GET", "DELETE"), r"/jobs(/[^/]+(/(events|result))?)?", "annotator"),
     (("POST",), r"/activelearning/[^/]+", "annotator"),

@@ -24,7 +24,7 @@ from starlette.types import Scope
 
 from medsam2_atlas.jobs import JobQueue
 from medsam2_atlas.segmentation import package_version
-from server import dicomweb, errors, infer, jobs, login, sessions, studies, viewer, work
+from server import dicomweb, errors, infer, jobs, login, review, sessions, studies, viewer, work
 from server.access import Access, AccessMiddleware
 from server.config import ServerConfig, server_config
 from server.metrics import Metrics
@@ -91,6 +91,7 @@ def create_app(config: ServerConfig) -> FastAPI:
         work.router,
         dicomweb.router,
         viewer.router,
+        review.router,
         login.router,
     ):
         app.include_router(own)

@@ -1,0 +1,68 @@
+"""What a team sees of its cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+
+from medsam2_atlas.errors import NotFoundError
+from medsam2_atlas.learning import Assessment, ScoreTable
+from review import case_states, picture
+from study_datastore import StudyDatastore
+
+MODELS = ("medsam2_atlas", "unet_3d")
+
+
+@pytest.fixture
+def datastore(tmp_path: Path) -> StudyDatastore:
+    for name in ("a", "b", "c", "d"):
+        image = sitk.GetImageFromArray(np.arange(4800, dtype=np.int16).reshape(12, 20, 20))
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    return StudyDatastore(tmp_path, models=MODELS)
+
+
+def label(folder: Path, organ: int) -> Path:
+    array = np.zeros((12, 20, 20), np.uint8)
+    array[3:8, 4:16, 4:16] = organ
+    (folder / "sent").mkdir(exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / "sent" / "label.nii.gz"))
+    return folder / "sent" / "label.nii.gz"
+
+
+def test_cases_are_listed_with_state_and_measures_the_disputed_ones_first(datastore: StudyDatastore, tmp_path: Path) -> None:
+    file = label(tmp_path, 6)
+    datastore.store.save_label("a", "unet_3d", file, origin="model")
+    datastore.store.save_label("b", "unet_3d", file, origin="model")
+    datastore.store.save_label("b", "final", file, author="kim")
+    table = ScoreTable(tmp_path / "t.sqlite")
+    table.put("a", "s", {}, Assessment({"disagreement": 0.2, "uncertainty": 0.4}, {"disagreement": "little"}))
+    table.put("c", "s", {}, Assessment({"disagreement": 0.7}, {"disagreement": "liver and spleen differ"}))
+    table.put("d", "s", {}, None, "cannot be read")
+    cases = {case["study"]: case for case in case_states(datastore, table, MODELS)}
+    assert list(cases) == ["c", "a", "d", "b"]
+    assert (cases["b"]["state"], cases["b"]["by"], cases["b"]["version"]) == ("signed off", "kim", 1)
+    assert (cases["a"]["state"], cases["a"]["models"], cases["a"]["uncertainty"]) == ("predicted", ("unet_3d",), 0.4)
+    assert (cases["c"]["state"], cases["c"]["why"]) == ("new", "liver and spleen differ")
+    assert cases["d"]["problem"] == "cannot be read"
+    assert cases["a"]["viewer"] == ""
+
+
+def test_a_picture_shows_the_newest_label_and_is_drawn_once(datastore: StudyDatastore, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no label map"):
+        picture(datastore, "a", MODELS)
+    with pytest.raises(NotFoundError):
+        picture(datastore, "../a", MODELS)
+    datastore.store.save_label("a", "unet_3d", label(tmp_path, 6), origin="model")
+    first = picture(datastore, "a", MODELS)
+    drawn = first.stat().st_mtime_ns
+    assert picture(datastore, "a", MODELS).stat().st_mtime_ns == drawn
+    datastore.store.save_label("a", "final", label(tmp_path, 2), author="kim")
+    second = picture(datastore, "a", MODELS)
+    assert second != first
+    pixels = [np.asarray(Image.open(file).convert("RGB"), int) for file in (first, second)]
+    assert pixels[0].shape[0] > 100
+    assert (pixels[0] != pixels[1]).any()
