@@ -49,6 +49,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self._work = WorkFolder.of(studies)
+        self._stopping = threading.Event()
         self._models = Models(conf, self._work)
         self._predictions = Predictions(self._models, self.datastore)
         self._tasks: dict[str, SegmentationTask | UNetInferTask] = {
@@ -120,7 +121,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         super().on_init_complete()
         datastore = self.datastore()
         if isinstance(datastore, PacsDatastore):
-            threading.Thread(target=datastore.send_pending, name="pending", daemon=True).start()
+            threading.Thread(target=datastore.keep_sending, args=(self._stopping,), name="sending", daemon=True).start()
         if self._learns:
             self._learner.start()
 
@@ -210,6 +211,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
 
     def stop(self) -> None:
         """Ends what runs in the background."""
+        self._stopping.set()
         self._learner.stop()
 
     def _check_model(self, model: str) -> None:

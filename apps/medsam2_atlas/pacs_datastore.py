@@ -22,14 +22,15 @@ from pydicom.dataset import Dataset
 from requests import RequestException, Response, Session
 
 from medsam2_atlas.dicom import SegInfo, read_seg, write_seg
-from medsam2_atlas.errors import InputError, NotFoundError, StorageError
-from medsam2_atlas.storage import FINAL, Saved
+from medsam2_atlas.errors import InputError, MedSAM2AtlasError, NotFoundError, StorageError
+from medsam2_atlas.storage import FINAL, Saved, Version
 from medsam2_atlas.volume import read_labels, read_volume, write_volume
 from study_datastore import StudyDatastore
 
 log = logging.getLogger(__name__)
 
 _LIST_SECONDS = 20.0
+_RETRY_SECONDS = 60.0
 _TIMEOUT_SECONDS = (5.0, 120.0)
 """To connect, and between two pieces of an answer."""
 _KEPT = ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "StudyDate", "Modality", "SeriesDescription")
@@ -66,6 +67,8 @@ class PacsDatastore(StudyDatastore):
         self._listed: tuple[float, dict[str, Dataset]] = (float("-inf"), {})
         self._listing = threading.Lock()
         """Guards the list of series; held for as long as the server takes to list them."""
+        self._sending = threading.Lock()
+        """Held while a label map is sent, so that each version is sent once."""
         self._fetching = threading.Lock()
         """Held while a series is fetched, so that it is fetched once; minutes, where nothing else waits for it."""
 
@@ -107,6 +110,10 @@ class PacsDatastore(StudyDatastore):
         if image_id in self.store.images():
             self.store.update_image_info(image_id, info)
 
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Adds to what is kept with a label; what became of it in the PACS is not for clients to say."""
+        super().update_label_info(label_id, label_tag, {key: info[key] for key in info if key != "pacs"})
+
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Refused: images come from the PACS.
 
@@ -122,9 +129,16 @@ class PacsDatastore(StudyDatastore):
     def save_person_label(self, study: str, file: Path, label_tag: str, info: Mapping[str, Any]) -> Saved:
         """Takes a person's label in, and sends it to the PACS if it is `final`."""
         self.get_image_uri(study)
-        saved = super().save_person_label(study, file, label_tag, info)
+        saved = super().save_person_label(study, file, label_tag, {key: info[key] for key in info if key != "pacs"})
         if saved.label.tag == FINAL:
-            self._send(saved.label.study)
+            self._send(study)
+        return saved
+
+    def restore_label(self, study: str, tag: str, number: int, author: str) -> Saved:
+        """Makes an earlier version the current one, and sends it to the PACS if it is `final`."""
+        saved = super().restore_label(study, tag, number, author)
+        if tag == FINAL:
+            self._send(study)
         return saved
 
     def save_seg(self, seg: Dataset, author: str) -> Saved:
@@ -145,15 +159,31 @@ class PacsDatastore(StudyDatastore):
             sitk.WriteImage(labels, str(file))
             return self.save_person_label(study, file, FINAL, {"user": author, "from": "DICOM SEG"})
 
+    def keep_sending(self, stop: threading.Event) -> None:
+        """Sends what could not be sent before, again and again until it is told to stop."""
+        while True:
+            try:
+                self.send_pending()
+            except (MedSAM2AtlasError, RequestException, OSError) as error:
+                log.warning("label maps that wait for the PACS could not be sent: %s", error)
+            if stop.wait(_RETRY_SECONDS):
+                return
+
     def send_pending(self) -> None:
         """Sends what could not be sent before."""
         for study, tags in self.store.labels().items():
-            if FINAL in tags and tags[FINAL].version.info.get("pacs", {}).get("state") == "pending":
+            if FINAL in tags and not _sent(tags[FINAL].version):
                 self._send(study)
 
     def _send(self, study: str) -> None:
+        with self._sending:
+            self._send_newest(study)
+
+    def _send_newest(self, study: str) -> None:
         label = self.store.label(study, FINAL)
         version = label.version
+        if _sent(version):
+            return
         made_by = [tag for tag in self.store.labels()[study] if tag in self._models]
         about = SegInfo(FINAL, version.number, version.author, by_hand=not made_by, model=made_by[0] if made_by else "")
         try:
@@ -166,7 +196,7 @@ class PacsDatastore(StudyDatastore):
         except (RequestException, OSError) as error:
             log.error("the label of %s could not be sent to the PACS; it is kept, and sent later: %s", study, error)
             state = {"state": "pending", "problem": str(error)[:500]}
-        self.store.update_label_info(study, FINAL, {"pacs": state})
+        self.store.update_label_info(study, FINAL, {"pacs": {**state, "version": version.number}})
 
     def _series(self) -> dict[str, Dataset]:
         """All CT series by UID; asked for again after a while."""
@@ -218,3 +248,9 @@ class PacsDatastore(StudyDatastore):
                 ds.save_as(folder / f"{n:05d}.dcm", write_like_original=False)
         except RequestException as error:
             raise StorageError("PACS", f"cannot be asked for the series ({error}).", "Is it running?") from error
+
+
+def _sent(version: Version) -> bool:
+    """Whether this very version is in the PACS; a restored one carries what was known of the earlier."""
+    known = version.info.get("pacs", {})
+    return known.get("state") == "sent" and known.get("version") == version.number

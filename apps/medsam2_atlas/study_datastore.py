@@ -174,6 +174,10 @@ class StudyDatastore(Datastore):
             raise InputError(repr(expected), "is not a version.", "Send the number that /datastore/label/info gave.") from None
         return self.store.save_label(study, _text(label_tag), file, author=author, info=info, expected_version=expected)
 
+    def restore_label(self, study: str, tag: str, number: int, author: str) -> Saved:
+        """Makes an earlier version the current one again, as a new version."""
+        return self.store.restore_label(study, tag, number, author=author)
+
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Takes the current label away; its versions stay."""
         self.store.remove_label(label_id, _text(label_tag))

@@ -22,7 +22,8 @@ from app.running import server
 from e2e.orthanc import orthanc, orthanc_program, send
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.dicom import SegInfo, read_seg, seg_series_uid, write_seg
-from medsam2_atlas.volume import read_volume
+from medsam2_atlas.volume import read_volume, write_volume
+from pacs_datastore import PacsDatastore
 from series_files import write_series
 
 pytestmark = pytest.mark.skipif(orthanc_program() is None, reason="Orthanc with its DICOMweb plugin is not installed")
@@ -192,3 +193,28 @@ def test_a_label_is_safe_while_the_pacs_is_away_and_is_sent_later(
             about = requests.get(f"{base}/datastore/label/info", {"label": series, "tag": "final"}).json()
             assert about["pacs"]["state"] == "pending"
             assert (labels_of(client.download_label(series, "final")) == labels_of(file)).all()
+
+
+def test_what_waits_for_the_pacs_is_sent_when_it_is_back(target_files: ReferenceFiles, tmp_path: Path) -> None:
+    files = write_series(tmp_path / "series", sitk.ReadImage(str(target_files.image)))
+    with orthanc(tmp_path / "orthanc") as url:
+        study, series = send(url, files)
+        there, away = DICOMwebClient(url), DICOMwebClient("http://127.0.0.1:9/dicom-web")
+        datastore = PacsDatastore(there, tmp_path / "work")
+        image = read_volume(datastore.get_image_uri(series))
+        write_volume(image.with_array(np.zeros(image.array.shape, np.uint8)), tmp_path / "label.nii.gz")
+        datastore._client = away
+        datastore.save_person_label(series, tmp_path / "label.nii.gz", "final", {"user": "kim"})
+        assert datastore.get_label_info(series, "final")["pacs"]["state"] == "pending"
+        datastore.send_pending()
+        assert datastore.get_label_info(series, "final")["pacs"]["state"] == "pending"
+        datastore._client = there
+        for _ in range(2):  # once more sends nothing
+            datastore.send_pending()
+        assert datastore.get_label_info(series, "final")["pacs"]["state"] == "sent"
+        (seg,) = there.retrieve_series(study, seg_series_uid(series, "final"))
+        datastore.restore_label(series, "final", 1, "lee")
+        segs = there.retrieve_series(study, seg_series_uid(series, "final"))
+        assert {(ds.InstanceNumber, str(ds.ContentCreatorName)) for ds in segs} == {(1, "kim^"), (2, "lee^")}
+        assert str(seg.ContentCreatorName) == "kim^"
+        assert {item.SegmentAlgorithmType for item in seg.SegmentSequence} == {"MANUAL"}

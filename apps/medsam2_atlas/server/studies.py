@@ -12,8 +12,8 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from label_files import renumber, volume_to_file
-from medsam2_atlas.errors import ConflictError, InputError
-from medsam2_atlas.storage import FINAL, StudyStore, Version, suffix_of
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.storage import FINAL, Version, suffix_of
 from server.access import user_of
 from server.uploads import json_object, received
 from study_datastore import StudyDatastore
@@ -56,26 +56,18 @@ def save_label(
     kept = _received_label(label, info)
     try:
         renumber(kept, info.get("label_info") or [])
-        store = instance.datastore()
-        if not isinstance(store, StudyDatastore):
-            saved = {"image": image, "label": store.save_label(image, str(kept), tag, info)}
-        else:
-            made = store.save_person_label(image, kept, tag, info)
-            replaced = None if made.replaced is None else _about(made.replaced)
-            saved = {"image": image, "label": image, "tag": tag, **_about(made.label.version), "replaced": replaced}
+        made = _datastore().save_person_label(image, kept, tag, info)
     finally:
         kept.unlink(missing_ok=True)
+    replaced = None if made.replaced is None else _about(made.replaced)
+    saved = {"image": image, "label": image, "tag": tag, **_about(made.label.version), "replaced": replaced}
     return saved | (instance.on_save_label(image, saved["label"]) or {})
 
 
 @router.delete("/label", summary="Remove a label map; its versions stay")
 def remove_label(request: Request, id: str, tag: str) -> dict[str, Any]:
     """Nothing."""
-    store = app_instance().datastore()
-    if isinstance(store, StudyDatastore):
-        store.store.remove_label(id, tag, author=user_of(request).name)
-    else:
-        store.remove_label(id, tag)
+    _datastore().store.remove_label(id, tag, author=user_of(request).name)
     return {}
 
 
@@ -96,20 +88,20 @@ def update_label_info(label: str, tag: str, info: Annotated[str, Form()] = "{}")
 @router.get("/label/versions", summary="All versions of a label map")
 def list_versions(label: str, tag: str = FINAL) -> list[dict[str, Any]]:
     """The oldest first: number, author, time, origin, checksum, and what was sent along."""
-    return [_about(version) for version in _store().versions(label, tag)]
+    return [_about(version) for version in _datastore().store.versions(label, tag)]
 
 
 @router.get("/label/version", summary="Download a version of a label map")
 def download_version(label: str, version: int, tag: str = FINAL) -> Response:
     """The file as it was saved."""
-    file = _store().version_file(label, tag, version)
+    file = _datastore().store.version_file(label, tag, version)
     return FileResponse(file, filename=f"{label}.{tag}.{version}{suffix_of(file.name)}")
 
 
 @router.post("/label/restore", summary="Make an earlier version the current one")
 def restore_version(request: Request, label: str, version: int, tag: str = FINAL) -> dict[str, Any]:
     """The new version, with the content of the earlier one."""
-    made = _store().restore_label(label, tag, version, author=user_of(request).name)
+    made = _datastore().restore_label(label, tag, version, user_of(request).name)
     app_instance().on_save_label(label, label)
     return _about(made.label.version)
 
@@ -140,11 +132,9 @@ def _received_label(label: UploadFile, info: dict[str, Any]) -> Path:
     return file
 
 
-def _store() -> StudyStore:
-    datastore = app_instance().datastore()
-    if not isinstance(datastore, StudyDatastore):
-        raise ConflictError("labels", "of a DICOMweb server are versioned there.", "Look at the series in the PACS.")
-    return datastore.store
+def _datastore() -> StudyDatastore:
+    datastore: StudyDatastore = app_instance().datastore()
+    return datastore
 
 
 def _about(version: Version) -> dict[str, Any]:
