@@ -52,10 +52,10 @@ def run_training(
 
 
 @router.post("/scoring/{method}", tags=["Scoring"], summary="Score one tag's labels against another's, in a process of its own")
-def run_scoring(method: str, params: Annotated[dict[str, Any] | None, Body()] = None) -> Any:
-    """The process; `/info` has the means once it is done."""
+def run_scoring(method: str, params: Annotated[dict[str, Any] | None, Body()] = None, run_sync: bool = False) -> Any:
+    """The process; `/info` has the means once it is done. With `run_sync`, the scores themselves."""
     _check(method, app_instance()._scoring_methods, "scoring method")
-    return _started(lambda: scoring.run_method(method, {**(params or {}), "method": method}, False))
+    return _started(lambda: scoring.run_method(method, {**(params or {}), "method": method}, run_sync))
 
 
 def _check(name: str, known: Collection[str], what: str) -> None:
