@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
@@ -13,7 +14,7 @@ from sam2 import sam2_video_predictor_legacy as legacy
 
 from medsam2_atlas.medsam2.network import build_network
 from medsam2_atlas.medsam2.preprocessing import to_network
-from medsam2_atlas.prompting.prompt import OrganPrompt
+from medsam2_atlas.prompting import MarkedOrgan, OrganPrompt
 
 
 def seeded_state(config: DictConfig, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -56,6 +57,47 @@ def legacy_predictor(config: DictConfig, state: dict[str, torch.Tensor]) -> Any:
 
 def legacy_logits(predictor: Any, planes: np.ndarray, prompt: OrganPrompt, loop: str) -> np.ndarray:
     """Logits `[z_max − z_min + 1, H, W]` of one prompt through the official predictor's public calls."""
+    state, propagate, found = _opened(predictor, planes)
+    middle = prompt.middle
+
+    def add(box: Any) -> None:
+        predictor.add_new_points_or_box(state, box.z, obj_id=1, box=np.array(box.box, np.float32))
+
+    above, below = ([b for b in prompt.boxes if s * (b.z - middle.z) > 0] for s in (1, -1))
+    for box in (middle, *above):
+        add(box)
+    propagate(middle.z, prompt.z_max)
+    predictor.reset_state(state)
+    add(middle)
+    if loop == "symmetric":
+        for box in below:
+            add(box)
+        propagate(middle.z, prompt.z_min)
+    else:
+        propagate(middle.z, prompt.z_min)
+        for box in below:
+            add(box)
+            propagate(middle.z, prompt.z_min)
+    return np.stack([found[z] for z in range(prompt.z_min, prompt.z_max + 1)])
+
+
+def legacy_marked(predictor: Any, planes: np.ndarray, organ: MarkedOrgan) -> np.ndarray:
+    """Logits `[z_max − z_min + 1, H, W]` of an organ by the marks that tell what it is; each direction with fresh memory."""
+    state, propagate, found = _opened(predictor, planes)
+    lowest = min(marks.z for marks in organ.telling)
+    for last in (organ.z_max, organ.z_min):
+        predictor.reset_state(state)
+        for marks in organ.telling:
+            places = np.array([*marks.inside, *marks.outside], np.float32).reshape(-1, 2)
+            kinds = np.array([1] * len(marks.inside) + [0] * len(marks.outside), np.int32)
+            box = None if marks.box is None else np.array(marks.box, np.float32)
+            predictor.add_new_points_or_box(state, marks.z, obj_id=1, points=places, labels=kinds, box=box)
+        propagate(lowest, last)
+    return np.stack([found[z] for z in range(organ.z_min, organ.z_max + 1)])
+
+
+def _opened(predictor: Any, planes: np.ndarray) -> tuple[Any, Callable[[int, int], None], dict[int, np.ndarray]]:
+    """The predictor's state of a volume, a function that propagates from one slice to another, and what it found."""
     frames = to_network(planes, predictor.image_size)
     rows, columns = planes.shape[1:]
 
@@ -70,30 +112,10 @@ def legacy_logits(predictor: Any, planes: np.ndarray, prompt: OrganPrompt, loop:
         }
     features = dict(state["cached_features"])
     found: dict[int, np.ndarray] = {}
-    middle = prompt.middle
 
-    def propagate(last: int, reverse: bool) -> None:
+    def propagate(first: int, last: int) -> None:
         state["cached_features"] = dict(features)
-        steps = abs(last - middle.z)
-        for z, _, masks in predictor.propagate_in_video(state, middle.z, steps, reverse):
+        for z, _, masks in predictor.propagate_in_video(state, first, abs(last - first), last < first):
             found[z] = masks[0, 0].numpy()
 
-    def add(box: Any) -> None:
-        predictor.add_new_points_or_box(state, box.z, obj_id=1, box=np.array(box.box, np.float32))
-
-    above, below = ([b for b in prompt.boxes if s * (b.z - middle.z) > 0] for s in (1, -1))
-    for box in (middle, *above):
-        add(box)
-    propagate(prompt.z_max, reverse=False)
-    predictor.reset_state(state)
-    add(middle)
-    if loop == "symmetric":
-        for box in below:
-            add(box)
-        propagate(prompt.z_min, reverse=True)
-    else:
-        propagate(prompt.z_min, reverse=True)
-        for box in below:
-            add(box)
-            propagate(prompt.z_min, reverse=True)
-    return np.stack([found[z] for z in range(prompt.z_min, prompt.z_max + 1)])
+    return state, propagate, found

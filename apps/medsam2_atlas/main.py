@@ -20,6 +20,7 @@ from monailabel.interfaces.datastore import Datastore
 import replies
 from atlas_trainer import AtlasTrainTask
 from compare_task import CompareTask
+from interactive_task import INTERACTIVE, InteractiveTask
 from learner import Learner
 from medsam2_atlas.errors import InputError, NotFoundError, WeightsError
 from medsam2_atlas.learning import STRATEGIES, ScoreTable
@@ -63,6 +64,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         }
         self._predictions.tasks.update(self._tasks)
         self._compare = CompareTask(self._predictions)
+        self._interactive = InteractiveTask(self._models)
         self._table = ScoreTable(self._work.folder(".") / "learning.sqlite")
         # MedSAM2 takes minutes a case without a GPU: too long for every study in the background.
         foundation = conf.get("foundation") or ("medsam2_atlas" if self._models.device.type == "cuda" else "atlas")
@@ -100,8 +102,8 @@ class MedSAM2AtlasApp(MONAILabelApp):
         return StudyDatastore(Path(self.studies), models=self._tasks)
 
     def init_infers(self) -> dict[str, Any]:
-        """The foundation model, the atlas alone, the U-Nets, and their comparison."""
-        return {**self._tasks, "compare": self._compare}
+        """The foundation model, the atlas alone, the U-Nets, their comparison, and what people click at."""
+        return {**self._tasks, "compare": self._compare, INTERACTIVE: self._interactive}
 
     def init_trainers(self) -> dict[str, Any]:
         """The atlas and the U-Nets learn from what is signed off."""
@@ -158,13 +160,15 @@ class MedSAM2AtlasApp(MONAILabelApp):
             if upload:
                 if model == "compare":
                     raise InputError("compare", "works on studies.", "Upload the image as a study first, then name its id.")
-                result = self._predictions.once(model, Path(upload), request)
-                return self._answer(model, "", result, request)
+                return self._answer(model, "", self._predictions.once(self._infers[model], Path(upload), request), request)
             study = str(request.get("image"))
             if study not in self.datastore().list_images():
                 raise NotFoundError(repr(study[:80]), "is no study of this server.", "Ask /datastore for those there are.")
             if model == "compare":
                 return self._answer(model, "", self._compare.compare(study, request, self.datastore()), request)
+            if model == INTERACTIVE:
+                image = self._predictions.image(study)
+                return self._answer(model, "", self._predictions.once(self._interactive, image, request), request)
             return self._answer(model, model, self._predictions.get(model, study, request)[0], request)
 
     def stored(self, request: dict[str, Any]) -> dict[str, Any] | None:
@@ -175,7 +179,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         """
         model, study = str(request.get("model")), str(request.get("image"))
         self._check_model(model)
-        if model == "compare" or request.get("upload"):
+        if model not in self._tasks or request.get("upload"):
             return None
         found = self._predictions.stored(model, study, request)
         return None if found is None else self._answer(model, model, found, request)
@@ -222,10 +226,11 @@ class MedSAM2AtlasApp(MONAILabelApp):
             raise WeightsError(model, f"cannot run: {reason}")
 
     def _answer(self, model: str, tag: str, result: Segmentation, request: dict[str, Any]) -> dict[str, Any]:
-        names = self._compare.labels if model == "compare" else self._tasks[model].labels
+        names = self._infers[model].labels
         labels = names if model == "compare" else {name: names[name] for name in result.report["organs"]}
         file = replies.as_file(result, request)
         return {"label": file, "tag": tag, "file": file, "params": replies.as_json(result, labels)}
 
     def _missing(self) -> dict[str, str]:
-        return {name: reason for name, task in (*self._tasks.items(), ("compare", self._compare)) if (reason := task.missing())}
+        tasks: dict[str, Any] = {**self._tasks, "compare": self._compare, INTERACTIVE: self._interactive}
+        return {name: reason for name, task in tasks.items() if (reason := task.missing())}

@@ -25,7 +25,15 @@ log = logging.getLogger(__name__)
 _LESS_MEMORY = (("", "as usual"), ("small", "in smaller steps"), ("cpu", "on the processor"))
 
 
-class Predictor(Protocol):
+class Segmenter(Protocol):
+    """An infer task of this project."""
+
+    def segment(self, request: dict[str, Any]) -> Segmentation:
+        """Its result."""
+        ...
+
+
+class Predictor(Segmenter, Protocol):
     """An infer task whose results are stored."""
 
     labels: dict[str, int]
@@ -36,10 +44,6 @@ class Predictor(Protocol):
 
     def provenance(self, request: dict[str, Any]) -> dict[str, Any]:
         """What its result will depend on besides the image."""
-        ...
-
-    def segment(self, request: dict[str, Any]) -> Segmentation:
-        """Its result."""
         ...
 
 
@@ -84,14 +88,14 @@ class Predictions:
         found = self.store().find(model, study, image, provenance)
         return None if found is None else found.segmentation(image)
 
-    def once(self, model: str, image: Path, request: Mapping[str, Any]) -> Segmentation:
-        """The segmentation of an image that is no study; it is not stored.
+    def once(self, task: Segmenter, image: Path, request: Mapping[str, Any]) -> Segmentation:
+        """A segmentation that is not stored: of an image that is no study, or of an organ that somebody points at.
 
         Raises:
             MedSAM2AtlasError: as `get`.
         """
         with self._models.busy:
-            return _run(self.tasks[model], dict(request) | {"image": str(image), "model": model})
+            return _run(task, dict(request) | {"image": str(image)})
 
     def store(self) -> PredictionStore:
         """Where predictions lie: under the models' tags."""
@@ -102,7 +106,7 @@ class Predictions:
         return Path(self._datastore().get_image_uri(study))
 
 
-def _run(task: Predictor, request: dict[str, Any]) -> Segmentation:
+def _run(task: Segmenter, request: dict[str, Any]) -> Segmentation:
     """A segmentation with its energy; where a GPU's memory does not do, in smaller steps, then on the processor."""
     notes = []
     with measured() as energy:

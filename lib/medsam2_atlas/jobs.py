@@ -54,6 +54,7 @@ class Job:
     subject: str
     owner: str
     work: Callable[[], Any] = field(repr=False)
+    soon: bool = False
     state: State = "queued"
     stage: str = ""
     share: float = 0.0
@@ -88,8 +89,10 @@ class JobQueue:
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
         self._thread.start()
 
-    def submit(self, kind: str, subject: str, work: Callable[[], Any], *, owner: str = "", name: str = "") -> Job:
-        """Puts a job at the end of the queue.
+    def submit(
+        self, kind: str, subject: str, work: Callable[[], Any], *, owner: str = "", name: str = "", soon: bool = False
+    ) -> Job:
+        """Puts a job into the queue.
 
         Args:
             kind: what it does, such as a model's name.
@@ -97,6 +100,7 @@ class JobQueue:
             work: the job; what it tells by `progress.current()` arrives here.
             owner: who asked.
             name: the job's id, if it is not taken; by default a new one.
+            soon: whether it goes before those that wait and were not submitted so.
 
         Raises:
             QueueFullError: too many wait.
@@ -105,9 +109,10 @@ class JobQueue:
             if len(self._waiting) >= self._limit:
                 raise QueueFullError(len(self._waiting), self._wait_seconds())
             self._forget_old()
-            job = Job(name if name and name not in self._jobs else uuid.uuid4().hex[:16], kind, subject, owner, work)
+            job = Job(name if name and name not in self._jobs else uuid.uuid4().hex[:16], kind, subject, owner, work, soon)
             self._jobs[job.id] = job
-            self._waiting.append(job)
+            place = sum(other.soon for other in self._waiting) if soon else len(self._waiting)
+            self._waiting.insert(place, job)
             self._wake.notify_all()
         return job
 

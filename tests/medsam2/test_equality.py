@@ -19,11 +19,11 @@ import pytest
 from omegaconf import DictConfig
 from scipy import ndimage
 
-from legacy import legacy_logits, legacy_predictor, seeded_state
+from legacy import legacy_logits, legacy_marked, legacy_predictor, seeded_state
 from medsam2_atlas.medsam2 import OFFICIAL, MedSAM2Volume, Weights, build_network, load_config
 from medsam2_atlas.medsam2.preprocessing import to_uint8
 from medsam2_atlas.medsam2.propagation import Propagator
-from medsam2_atlas.prompting import BoxPrompt, OrganPrompt
+from medsam2_atlas.prompting import BoxPrompt, MarkedOrgan, OrganPrompt, SliceMarks
 
 MEAN_TOLERANCE, MAX_TOLERANCE = 1e-3, 0.1
 
@@ -31,6 +31,16 @@ ONE_BOX = OrganPrompt(1, 0, 11, (BoxPrompt(9, (30, 20, 70, 60)),))
 THREE_BOXES = OrganPrompt(
     1, 0, 11, (BoxPrompt(2, (35, 25, 75, 60)), BoxPrompt(9, (30, 20, 70, 60)), BoxPrompt(10, (32, 22, 66, 60)))
 )
+MARKED = {
+    "a point": (SliceMarks(5, None, ((50, 40),)),),
+    "points on and off": (SliceMarks(5, None, ((50, 40), (60, 45)), ((20, 20),)),),
+    "a box with points": (SliceMarks(7, (30, 20, 70, 60), ((45, 35),), ((66, 56),)),),
+    "boxes and a point on three slices": (
+        SliceMarks(2, (35, 25, 75, 60)),
+        SliceMarks(6, None, ((50, 40),)),
+        SliceMarks(9, (30, 20, 70, 60), (), ((66, 56),)),
+    ),
+}
 
 
 def ct(slices: int = 12) -> np.ndarray:
@@ -50,6 +60,13 @@ class Both:
 
     def official(self, prompt: OrganPrompt, loop: str) -> np.ndarray:
         return legacy_logits(self.predictor, to_uint8(self.hu), prompt, loop)
+
+    def officially_marked(self, organ: MarkedOrgan) -> np.ndarray:
+        return legacy_marked(self.predictor, to_uint8(self.hu), organ)
+
+    def marked(self, organ: MarkedOrgan) -> np.ndarray:
+        found = self.engine.segment_marked(organ, patience=1000)
+        return np.stack([found.plane(z, self.hu.shape[1:]).numpy() for z in range(organ.z_min, organ.z_max + 1)])
 
     def ours(self, prompt: OrganPrompt, loop: Any) -> np.ndarray:
         found = self.engine.segment([prompt], loop=loop)[prompt.label]
@@ -115,6 +132,18 @@ def test_the_official_networks_engine_gives_the_official_predictors_logits(
     official: Both, prompt: OrganPrompt, loop: str
 ) -> None:
     assert_equal(official.ours(prompt, loop), official.official(prompt, loop))
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_marks_give_the_official_predictors_logits(narrow: Both, name: str) -> None:
+    organ = MarkedOrgan(1, 0, 11, MARKED[name])
+    assert_equal(narrow.marked(organ), narrow.officially_marked(organ))
+
+
+@pytest.mark.parametrize("name", ["a point", "boxes and a point on three slices"])
+def test_marks_give_the_official_predictors_logits_with_the_official_network(official: Both, name: str) -> None:
+    organ = MarkedOrgan(1, 0, 11, MARKED[name])
+    assert_equal(official.marked(organ), official.officially_marked(organ))
 
 
 @pytest.fixture(scope="module")

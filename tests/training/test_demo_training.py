@@ -15,7 +15,7 @@ from medsam2_atlas.training import DEMO_MARK, DemoTraining, train_demo
 from medsam2_atlas.training.clips import PhantomPool, Stage
 from medsam2_atlas.training.demo import stage_at
 
-QUICK = DemoTraining(seed=3, patients=1, steps=2, workers=1, save_every=1)
+QUICK = DemoTraining(seed=3, patients=1, steps=2, click_steps=1, workers=1, save_every=1)
 
 
 @pytest.fixture(scope="module")

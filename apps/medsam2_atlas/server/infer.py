@@ -58,7 +58,8 @@ async def infer(
     if task is None:
         raise NotFoundError(repr(model[:80]), "is no model of this server.", f"Choose from: {', '.join(instance._infers)}.")
     options = json_object(params)
-    offered = _ALWAYS | set(task.config())
+    clicks: frozenset[str] = getattr(task, "inputs", frozenset())
+    offered = _ALWAYS | set(task.config()) | clicks
     wanted: dict[str, Any] = {key: value for key, value in options.items() if key in offered} | {"model": model}
     upload: Path | None = None
     if file is not None and file.filename:
@@ -76,7 +77,14 @@ async def infer(
     queue: JobQueue = request.app.state.queue
     subject = image or (file.filename if file is not None and file.filename else "") or session_id
     try:
-        job = queue.submit(model, subject, lambda: instance.infer(wanted), owner=user_of(request).name, name=request_id())
+        job = queue.submit(
+            model,
+            subject,
+            lambda: instance.infer(wanted),
+            owner=user_of(request).name,
+            name=request_id(),
+            soon=bool(clicks),  # somebody waits for it with the mouse in the hand
+        )
     except Exception:
         if upload is not None:
             upload.unlink(missing_ok=True)

@@ -13,9 +13,9 @@ from scipy import ndimage
 from medsam2_atlas.medsam2.checkpoint import Weights
 from medsam2_atlas.medsam2.encoder import FeatureStore
 from medsam2_atlas.medsam2.preprocessing import HU_WINDOW, to_uint8
-from medsam2_atlas.medsam2.propagation import Loop, Propagator, Track
-from medsam2_atlas.progress import Progress, silent
-from medsam2_atlas.prompting import OrganPrompt
+from medsam2_atlas.medsam2.propagation import BOX_FIRST, BOX_LAST, OFF, ON, Loop, Points, Propagator, Track
+from medsam2_atlas.progress import Progress, part, silent
+from medsam2_atlas.prompting import Box, MarkedOrgan, OrganPrompt, SliceMarks
 
 _ENCODED_TOGETHER = 4
 _SMALL_HOLE = 8
@@ -95,9 +95,43 @@ class MedSAM2Volume:
             results[p.label] = OrganLogits(p.label, p.z_min, _filled(low) if fill_holes else low)
         return results
 
+    def segment_marked(self, organ: MarkedOrgan, *, patience: int, progress: Progress = silent) -> OrganLogits:
+        """Logits of an organ that a person has marked, on the slices between where it goes out of sight below and above.
+
+        The slices that tell what the organ is condition all others from the start, as in the official predictor. A marked
+        slice that only corrects is tracked first and then segmented again from its marks and the tracked mask together;
+        with what came out, everything is tracked once more, so that a correction mends the slices around it.
+
+        Args:
+            organ: in voxel indices of the volume.
+            patience: empty slices in a row that end the search in a direction.
+            progress: told stages and shares.
+        """
+        starts = {marks.z: self._points(marks) for marks in organ.telling}
+        corrections = {marks.z: self._points(marks) for marks in organ.correcting}
+        share = 0.5 if corrections else 1.0
+        tracks = self._both_ways(organ, min(starts), patience)
+        for track in tracks:
+            track.starts = starts
+            track.corrections = {z: p for z, p in corrections.items() if track.direction * (z - track.start) > 0}
+        self._propagator.run(tracks, part(progress, 0, share))
+        if corrections:
+            known = {z: memory for t in tracks for z, memory in (t.starting | t.corrected).items()}
+            logits = {z: t.logits[z] for t in tracks for z in known if z in t.logits}
+            tracks = self._both_ways(organ, min(known), patience)
+            for track in tracks:
+                track.starting, track.logits = dict(known), dict(logits)
+            self._propagator.run(tracks, part(progress, share, 1))
+        found = {z: low for track in tracks for z, low in track.logits.items()}
+        return OrganLogits(organ.label, min(found), torch.cat([found[z] for z in sorted(found)]).cpu())
+
+    @staticmethod
+    def _both_ways(organ: MarkedOrgan, start: int, patience: int) -> list[Track]:
+        return [Track(organ.label, start, end, way, patience=patience) for end, way in ((organ.z_max, 1), (organ.z_min, -1))]
+
     def _tracks(self, prompt: OrganPrompt, loop: Loop) -> list[Track]:
         """From the middle box up to z_max, and from it down to z_min with a fresh memory."""
-        boxes = {b.z: self._to_network(b.box) for b in prompt.boxes}
+        boxes = {b.z: self._points(SliceMarks(b.z, b.box)) for b in prompt.boxes}
         middle = prompt.middle.z
         above = {z: box for z, box in boxes.items() if z >= middle}
         below = {z: box for z, box in boxes.items() if z <= middle}
@@ -107,10 +141,15 @@ class MedSAM2Volume:
             return [up, Track(prompt.label, middle, prompt.z_min, -1, {middle: boxes[middle]}, later)]
         return [up, Track(prompt.label, middle, prompt.z_min, -1, below)]
 
-    def _to_network(self, box: tuple[float, float, float, float]) -> torch.Tensor:
+    def _points(self, marks: SliceMarks) -> Points:
+        """Marks in the network's pixels; the box first, as the official predictor has them."""
+        box: Box | tuple[()] = marks.box or ()
+        places = torch.tensor([*box, *(v for p in (*marks.inside, *marks.outside) for v in p)], dtype=torch.float32).view(-1, 2)
+        kinds = [BOX_FIRST, BOX_LAST] * bool(box) + [ON] * len(marks.inside) + [OFF] * len(marks.outside)
         rows, columns = self._shape[1:]
-        corners = torch.tensor(box, dtype=torch.float32).view(2, 2) / torch.tensor([columns, rows])
-        return (corners * self._net.image_size).to(self._net.device)
+        device = self._net.device
+        scaled = (places / torch.tensor([columns, rows]) * self._net.image_size).to(device)
+        return Points(scaled, torch.tensor(kinds, dtype=torch.int32, device=device))
 
 
 def _filled(low: torch.Tensor) -> torch.Tensor:

@@ -4,14 +4,14 @@ A *track* follows one organ in one direction. All tracks take their steps togeth
 of memory form one batch. The semantics are those of the official video predictor as MedSAM2 uses it
 (`sam2_video_predictor_legacy` of `sam2` 1.1.0):
 
-- A boxed slice that starts a track is segmented without memory; its mask is binarised for the memory.
+- A prompted slice that starts a track is segmented without memory; its mask is binarised for the memory.
 - Every other slice attends to the memories of all starting slices, of up to `num_maskmem` − 1 slices before it, and to
   object pointers of starting slices already passed and of up to 15 slices before it.
 - Memories are kept rounded to bfloat16.
 
 Two loops differ in what a track's second box does. In the *symmetric* one, it starts the track together with the first
 box: both are there from the beginning. In the *published* one, going down, the second box corrects a slice after it was
-tracked: the box and the tracked mask's logits go into the decoder together.
+tracked: the box and the tracked mask's logits go into the decoder together. A person's corrections do the same.
 """
 
 from __future__ import annotations
@@ -40,23 +40,41 @@ class Memory:
     pointer: torch.Tensor
 
 
+OFF, ON, BOX_FIRST, BOX_LAST = range(4)
+"""Kinds of points, as SAM's prompt encoder numbers them: off the organ, on it, a box's two corners."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """A slice's prompt: `places` `[n, 2]` (x, y) in the network's pixels and their `kinds` `[n]`, int32."""
+
+    places: torch.Tensor
+    kinds: torch.Tensor
+
+
 @dataclass
 class Track:
     """One organ in one direction (+1 up, −1 down) from slice `start` to slice `end`.
 
-    boxes: slice to box corners `[2, 2]` in the network's pixels, for the slices that start the track. corrections: the
-    same for slices that are corrected after they were tracked. logits: what came out, `[1, h, w]` per slice.
+    starts: prompts of the slices that start the track. corrections: prompts of slices that are corrected after they were
+    tracked. patience: empty slices in a row after which the track ends, once past all of its prompts; None: at `end`.
+    logits: what came out, `[1, h, w]` per slice. starting, corrected: what is remembered of prompted slices; a track that
+    begins with them and their logits goes on from there.
     """
 
     label: int
     start: int
     end: int
     direction: int
-    boxes: dict[int, torch.Tensor]
-    corrections: dict[int, torch.Tensor] = field(default_factory=dict)
+    starts: dict[int, Points] = field(default_factory=dict)
+    corrections: dict[int, Points] = field(default_factory=dict)
+    patience: int | None = None
     logits: dict[int, torch.Tensor] = field(default_factory=dict)
     starting: dict[int, Memory] = field(default_factory=dict)
+    corrected: dict[int, Memory] = field(default_factory=dict)
     passed: dict[int, Memory] = field(default_factory=dict)
+    ended: bool = False
+    _empty: int = 0
 
     def __len__(self) -> int:
         return abs(self.end - self.start) + 1
@@ -64,6 +82,18 @@ class Track:
     def slice_at(self, step: int) -> int:
         """The slice of a step; step 0 is the start."""
         return self.start + self.direction * step
+
+    def done(self, step: int) -> int:
+        """Slices that need no more work after a step."""
+        return len(self) if self.ended else min(step + 1, len(self))
+
+    def look(self, z: int) -> None:
+        """Ends the track where the organ has been out of sight for long enough."""
+        if self.patience is None:
+            return
+        self._empty = 0 if bool((self.logits[z] > 0).any()) else self._empty + 1
+        prompted = [self.direction * p for p in (*self.starting, *self.corrections)]
+        self.ended = self._empty >= self.patience and self.direction * z >= max(prompted)
 
 
 class Propagator:
@@ -85,13 +115,14 @@ class Propagator:
         """Fills each track's `logits` for all its slices."""
         starts: dict[tuple[int, int], list[Track]] = defaultdict(list)
         for track in tracks:
-            for z in track.boxes:
+            for z in track.starts:
                 starts[track.label, z].append(track)
         self._start(starts, progress)
         total = sum(len(track) for track in tracks)
-        done = 0
         for step in range(max(len(track) for track in tracks)):
-            going = [track for track in tracks if step < len(track)]
+            going = [track for track in tracks if step < len(track) and not track.ended]
+            if not going:
+                break
             groups: dict[tuple[int, int], list[Track]] = defaultdict(list)
             for track in going:
                 z = track.slice_at(step)
@@ -100,28 +131,32 @@ class Propagator:
             for group in groups.values():
                 for first in range(0, len(group), self._batch):
                     self._step(group[first : first + self._batch], step)
-                    progress("propagation", done / total)
-            done += len(going)
-            progress("propagation", done / total)
+                    progress("propagation", sum(t.done(step - 1) for t in tracks) / total)
+            for track in going:
+                track.look(track.slice_at(step))
+            progress("propagation", sum(t.done(step) for t in tracks) / total)
             for label in {track.label for track in going}:
                 own = [track for track in tracks if track.label == label]
-                progress("propagation", sum(min(step + 1, len(t)) for t in own) / sum(len(t) for t in own), label)
+                progress("propagation", sum(t.done(step) for t in own) / sum(len(t) for t in own), label)
 
     def _start(self, starts: dict[tuple[int, int], list[Track]], progress: Progress) -> None:
-        """Segments the starting slices from their boxes, without memory; tracks of an organ share the result."""
-        items = list(starts.items())
-        for first in range(0, len(items), self._batch):
-            part = items[first : first + self._batch]
-            progress("propagation", 0.0)
-            slices = SliceFeatures.stack([self._features[z] for (_, z), _ in part])
-            boxes = torch.stack([tracks[0].boxes[z] for (_, z), tracks in part])
-            embedding = slices.levels[-1] + self._net.no_mem_embed.view(1, -1, 1, 1)
-            low, pointer, presence = self._decode(embedding, slices, boxes=boxes, starting=True)
-            memory = self._remember(slices, low, presence, from_box=True)
-            for n, ((_, z), tracks) in enumerate(part):
-                for track in tracks:
-                    track.logits[z] = low[n]
-                    track.starting[z] = Memory(memory[n : n + 1], pointer[n : n + 1])
+        """Segments the starting slices from their prompts, without memory; tracks of an organ share the result."""
+        same_length: dict[int, list[tuple[int, list[Track]]]] = defaultdict(list)
+        for (_, z), tracks in starts.items():
+            same_length[len(tracks[0].starts[z].kinds)].append((z, tracks))
+        for items in same_length.values():
+            for first in range(0, len(items), self._batch):
+                part = items[first : first + self._batch]
+                progress("propagation", 0.0)
+                slices = SliceFeatures.stack([self._features[z] for z, _ in part])
+                embedding = slices.levels[-1] + self._net.no_mem_embed.view(1, -1, 1, 1)
+                prompts = [tracks[0].starts[z] for z, tracks in part]
+                low, pointer, presence = self._decode(embedding, slices, prompts=prompts, starting=True)
+                memory = self._remember(slices, low, presence, prompted=True)
+                for n, (z, tracks) in enumerate(part):
+                    for track in tracks:
+                        track.logits[z] = low[n]
+                        track.starting[z] = Memory(memory[n : n + 1], pointer[n : n + 1])
 
     def _step(self, tracks: Sequence[Track], step: int) -> None:
         """Tracks the slices of one step for tracks with the same amount of memory."""
@@ -129,7 +164,7 @@ class Propagator:
         slices = SliceFeatures.stack([self._features[z] for z in places])
         embedding = self._attend(tracks, places, slices)
         low, pointer, presence = self._decode(embedding, slices)
-        memory = self._remember(slices, low, presence, from_box=False)
+        memory = self._remember(slices, low, presence, prompted=False)
         for n, (track, z) in enumerate(zip(tracks, places, strict=True)):
             if z in track.corrections:
                 one = SliceFeatures(tuple(level[n : n + 1] for level in slices.levels))
@@ -140,12 +175,12 @@ class Propagator:
             self._forget(track, z)
 
     def _correct(self, track: Track, z: int, embedding: torch.Tensor, slices: SliceFeatures, tracked: torch.Tensor) -> None:
-        """Segments a tracked slice again, from its box and the tracked mask's logits together."""
+        """Segments a tracked slice again, from its prompt and the tracked mask's logits together."""
         previous = tracked.clamp(-_CORRECTION_CLAMP, _CORRECTION_CLAMP)
-        low, pointer, presence = self._decode(embedding, slices, boxes=track.corrections[z][None], previous=previous)
-        memory = self._remember(slices, low, presence, from_box=True)
+        low, pointer, presence = self._decode(embedding, slices, prompts=[track.corrections[z]], previous=previous)
+        memory = self._remember(slices, low, presence, prompted=True)
         track.logits[z] = low[0]
-        track.passed[z] = Memory(memory, pointer)
+        track.passed[z] = track.corrected[z] = Memory(memory, pointer)
 
     def _forget(self, track: Track, z: int) -> None:
         """Drops what no later slice of a track can attend to."""
@@ -224,15 +259,18 @@ class Propagator:
         embedding: torch.Tensor,
         slices: SliceFeatures,
         *,
-        boxes: torch.Tensor | None = None,
+        prompts: Sequence[Points] = (),
         previous: torch.Tensor | None = None,
         starting: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mask logits `[n, 1, h, w]` at a quarter of the network's resolution, pointers and presence logits."""
+        """Mask logits `[n, 1, h, w]` at a quarter of the network's resolution, pointers and presence logits.
+
+        `prompts`: none, or one per slice, all of the same number of points.
+        """
         points = None
-        if boxes is not None:
-            corners = torch.tensor([2, 3], dtype=torch.int32, device=boxes.device).expand(len(boxes), 2)
-            points = {"point_coords": boxes, "point_labels": corners}
+        if prompts:
+            places, kinds = torch.stack([p.places for p in prompts]), torch.stack([p.kinds for p in prompts])
+            points = {"point_coords": places, "point_labels": kinds}
         fine = list(slices.levels[:-1]) or None
         _, _, _, low, _, pointer, presence = self._net._forward_sam_heads(
             backbone_features=embedding,
@@ -243,7 +281,7 @@ class Propagator:
         )
         return low, pointer, presence
 
-    def _remember(self, slices: SliceFeatures, low: torch.Tensor, presence: torch.Tensor, from_box: bool) -> torch.Tensor:
+    def _remember(self, slices: SliceFeatures, low: torch.Tensor, presence: torch.Tensor, prompted: bool) -> torch.Tensor:
         """Memory features of a segmented slice, `[n, c, h, w]` bfloat16."""
         side = self._net.image_size
         top = slices.levels[-1]
@@ -252,7 +290,7 @@ class Propagator:
             feat_sizes=[top.shape[-2:]],
             pred_masks_high_res=F.interpolate(low, size=(side, side), mode="bilinear", align_corners=False),
             object_score_logits=presence,
-            is_mask_from_pts=from_box,
+            is_mask_from_pts=prompted,
         )
         return self._stored(features)
 

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.volume import Geometry, Volume
 
+Box = tuple[float, float, float, float]
+
 
 @dataclass(frozen=True)
 class BoxPrompt:
@@ -23,7 +25,7 @@ class BoxPrompt:
     """
 
     z: int
-    box: tuple[float, float, float, float]
+    box: Box
 
     def __post_init__(self) -> None:
         x_min, y_min, x_max, y_max = self.box
@@ -70,7 +72,7 @@ class _Box(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     z: int
-    box: tuple[float, float, float, float]
+    box: Box
 
 
 class _Prompt(BaseModel):

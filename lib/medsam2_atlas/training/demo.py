@@ -1,7 +1,8 @@
 """Trains the demo network from scratch on phantoms, with box prompts and propagation through slices.
 
 The curriculum is what made propagation work with so little compute: single slices, the same slice twice (where copying
-from memory is learned), neighbours, then longer clips that run past the ends of organs into slices without them.
+from memory is learned), neighbours, then longer clips that run past the ends of organs into slices without them. Only then
+come clicks: half of the clips are prompted by them, and some masks are corrected by one more.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import torch
 import torch.nn.functional as F
 
 from medsam2_atlas.medsam2.network import DEMO, build_network, load_config
+from medsam2_atlas.medsam2.propagation import BOX_FIRST, BOX_LAST, Points
 from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.training.clicks import clicks, correcting_clicks
 from medsam2_atlas.training.clips import Batch, PhantomPool, Stage
 
 log = logging.getLogger(__name__)
@@ -30,12 +33,14 @@ DEMO_MARK = "demo weights: synthetic phantoms only"
 
 @dataclass(frozen=True)
 class DemoTraining:
-    """How the demo weights are made; the defaults made the ones that are shipped."""
+    """How the demo weights are made; the defaults made the ones that are shipped. steps: with boxes, then with clicks too."""
 
     seed: int = 7
     patients: int = 56
     steps: int = 4000
+    click_steps: int = 1200
     learning_rate: float = 1e-3
+    click_learning_rate: float = 4e-4
     workers: int = 2
     save_every: int = 100
 
@@ -53,50 +58,82 @@ def stage_at(progress: float) -> Stage:
     return Stage(5, 1, 4, (1, 1, 2), 0.4)
 
 
-def unroll(network: Any, batch: Batch) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Runs the network over the clips: low-resolution mask logits and presence logits, one entry a slice."""
+def click_stage(generator: np.random.Generator) -> Stage:
+    """A part of the curriculum for clicks: single slices, where clicks are learned, and clips, so that nothing is forgotten."""
+    return (Stage(1, 5, 4, (1,)), Stage(3, 2, 3, (1, 1, 2), 0.3), Stage(5, 1, 4, (1, 1, 2), 0.4))[
+        int(generator.choice(3, p=(0.5, 0.25, 0.25)))
+    ]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the network made of slice `t`: mask logits at low resolution `[objects, 1, h, w]`, presence `[objects, 1]`."""
+
+    t: int
+    masks: torch.Tensor
+    presence: torch.Tensor
+
+
+def unroll(network: Any, batch: Batch, generator: np.random.Generator | None = None) -> list[Seen]:
+    """Runs the network over the clips. With a generator, half of them are prompted by clicks, and one slice is corrected."""
     slices, clips = batch.images.shape[:2]
     backbone = network.forward_image(batch.images.flatten(0, 1))
     _, features, positions, sizes = network._prepare_backbone_features(backbone)
     outputs: dict[str, dict[int, Any]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
-    objects = len(batch.clip_of)
-    for t in [*batch.prompted, *(t for t in range(slices) if t not in batch.prompted)]:
-        index = t * clips + batch.clip_of.to(batch.images.device)
-        prompted = t in batch.prompted
-        box = {
-            "point_coords": batch.boxes[t],
-            "point_labels": torch.tensor([2, 3], dtype=torch.int32, device=batch.boxes.device).expand(objects, 2),
-        }
-        key = "cond_frame_outputs" if prompted else "non_cond_frame_outputs"
-        outputs[key][t] = network.track_step(
+    device, scale = batch.images.device, batch.images.shape[-1] / batch.masks.shape[-1]
+    clicked = int(generator.choice((0, 0, 0, 1, 1, 2))) if generator is not None else 0
+    seen = []
+
+    def step(t: int, prompt: Points | None, previous: torch.Tensor | None = None) -> dict[str, Any]:
+        index = t * clips + batch.clip_of.to(device)
+        points = None
+        if prompt is not None:
+            points = {"point_coords": prompt.places.to(device), "point_labels": prompt.kinds.to(device)}
+        found: dict[str, Any] = network.track_step(
             frame_idx=t,
-            is_init_cond_frame=prompted,
+            is_init_cond_frame=prompt is not None and previous is None,
             current_vision_feats=[f[:, index] for f in features],
             current_vision_pos_embeds=[p[:, index] for p in positions],
             feat_sizes=sizes,
-            point_inputs=box if prompted else None,
+            point_inputs=points,
             mask_inputs=None,
             output_dict=outputs,
             num_frames=slices,
             run_mem_encoder=slices > 1,
+            prev_sam_mask_logits=previous,
         )
-    every = outputs["cond_frame_outputs"] | outputs["non_cond_frame_outputs"]
-    return [every[t]["pred_masks"] for t in range(slices)], [every[t]["object_score_logits"] for t in range(slices)]
+        seen.append(Seen(t, found["pred_masks"], found["object_score_logits"]))
+        return found
+
+    for t in [*batch.prompted, *(t for t in range(slices) if t not in batch.prompted)]:
+        if t not in batch.prompted:
+            outputs["non_cond_frame_outputs"][t] = step(t, None)
+        elif clicked and generator is not None and t == batch.prompted[0]:
+            outputs["cond_frame_outputs"][t] = step(t, clicks(generator, batch.masks[t].cpu(), clicked, scale))
+        else:
+            corners = torch.tensor([BOX_FIRST, BOX_LAST], dtype=torch.int32).expand(len(batch.clip_of), 2)
+            outputs["cond_frame_outputs"][t] = step(t, Points(batch.boxes[t], corners))
+    if generator is not None and slices > 1:
+        last = slices - 1
+        if last not in batch.prompted:
+            tracked = seen[-1].masks.detach().clamp(-32, 32)
+            step(last, correcting_clicks(generator, tracked, batch.masks[last], scale), tracked)
+    return seen
 
 
-def clip_loss(masks: list[torch.Tensor], presence: list[torch.Tensor], batch: Batch) -> torch.Tensor:
+def clip_loss(seen: list[Seen], batch: Batch) -> torch.Tensor:
     """Mean over slices of cross entropy and soft Dice where the organ is present, and of the presence's own loss."""
     total = torch.zeros((), device=batch.masks.device)
-    for t, (low, score) in enumerate(zip(masks, presence, strict=True)):
-        truth = batch.masks[t]
-        logits = F.interpolate(low, truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0].clamp(-30, 30)
+    for one in seen:
+        truth = batch.masks[one.t]
+        logits = F.interpolate(one.masks, truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0].clamp(-30, 30)
         present = ((truth > 0.5).flatten(1).sum(1) >= 2).float()
         entropy = (F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * (1 + 6 * truth)).mean((1, 2))
         p = logits.sigmoid()
         dice = 1 - (2 * (p * truth).sum((1, 2)) + 1) / (p.sum((1, 2)) + truth.sum((1, 2)) + 1)
         total = total + ((4 * entropy + dice) * present).mean()
-        total = total + 0.15 * F.binary_cross_entropy_with_logits(score[:, 0], present)
-    return total / len(masks)
+        total = total + 0.15 * F.binary_cross_entropy_with_logits(one.presence[:, 0], present)
+    return total / len(seen)
 
 
 def prepare_pool(folder: Path, options: DemoTraining, progress: Progress = silent) -> PhantomPool:
@@ -131,24 +168,27 @@ def train_demo(out: Path, cache: Path, options: DemoTraining, device: torch.devi
         optimiser.load_state_dict(state["optimiser"])
         first = int(state["step"])
     size = int(config.model.image_size)
-    for step in range(first, options.steps):
-        share = step / options.steps
+    total = options.steps + options.click_steps
+    for step in range(first, total):
+        clicking = step >= options.steps
+        begin, length = (options.steps, options.click_steps) if clicking else (0, options.steps)
+        share, highest = (step - begin) / length, options.click_learning_rate if clicking else options.learning_rate
         generator = np.random.default_rng([options.seed, 1_000_003, step])
-        batch = pool.batch(generator, stage_at(share), size, size // 2)
+        batch = pool.batch(generator, click_stage(generator) if clicking else stage_at(share), size, size // 2)
         batch = Batch(batch.images.to(device), batch.masks.to(device), batch.boxes.to(device), batch.clip_of, batch.prompted)
-        warm = min(1.0, (step + 1) / 50)
+        warm = min(1.0, (step - begin + 1) / 50)
         for group in optimiser.param_groups:
-            group["lr"] = options.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
-        loss = clip_loss(*unroll(network, batch), batch)
+            group["lr"] = highest * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        loss = clip_loss(unroll(network, batch, generator if clicking else None), batch)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         recent = float(loss.detach()) if step == first else 0.98 * recent + 0.02 * float(loss.detach())
-        progress("training", (step + 1) / options.steps)
+        progress("training", (step + 1) / total)
         if (step + 1) % 25 == 0:
             log.info("step %d loss %.3f (%.2f s a step)", step + 1, recent, (time.monotonic() - began) / (step + 1 - first))
-        if (step + 1) % options.save_every == 0 or step + 1 == options.steps:
+        if (step + 1) % options.save_every == 0 or step + 1 == total:
             _save({"model": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}, state_file)
             half = {name: tensor.half().cpu() for name, tensor in network.state_dict().items()}
             _save({"model": half, "mark": DEMO_MARK, "config": DEMO}, out)

@@ -1,0 +1,121 @@
+"""What a person marks of an organ: boxes and points on slices."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.prompting.prompt import Box
+from medsam2_atlas.volume import Volume
+
+Point = tuple[float, float]
+_MOST_MARKS = 1000
+
+
+@dataclass(frozen=True)
+class SliceMarks:
+    """Marks on slice `z`: at most one box (x_min, y_min, x_max, y_max), points (x, y) on the organ and off it."""
+
+    z: int
+    box: Box | None = None
+    inside: tuple[Point, ...] = ()
+    outside: tuple[Point, ...] = ()
+
+
+@dataclass(frozen=True)
+class MarkedOrgan:
+    """An organ's marks, in voxel indices of the LPS volume; it is looked for from slice z_min to z_max, both included.
+
+    telling: slices whose marks tell what the organ is. correcting: the other marked ones. Slices with boxes tell; without
+    any box, the slice of the first point on the organ does. Points elsewhere are taken to mend what was found from those: a
+    point alone says less than a tracked mask.
+    """
+
+    label: int
+    z_min: int
+    z_max: int
+    telling: tuple[SliceMarks, ...]
+    correcting: tuple[SliceMarks, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        slices = [marks.z for marks in self.slices]
+        if not self.telling or len(set(slices)) < len(slices):
+            raise ValueError(f"label {self.label}: a slice must tell what it is, and none may be marked twice")
+        if not self.z_min <= min(slices) <= max(slices) <= self.z_max:
+            raise ValueError(f"label {self.label}: marks on slices {slices} outside {self.z_min}..{self.z_max}")
+
+    @property
+    def slices(self) -> tuple[SliceMarks, ...]:
+        """All marked slices."""
+        return self.telling + self.correcting
+
+
+def marked_organ(
+    volume: Volume,
+    label: int,
+    *,
+    boxes: Sequence[Sequence[Sequence[float]]] = (),
+    inside: Sequence[Sequence[float]] = (),
+    outside: Sequence[Sequence[float]] = (),
+    reach: float | None = None,
+) -> MarkedOrgan:
+    """An organ from marks in the image file's own voxel indices (x, y, z), as viewers send them.
+
+    Args:
+        volume: the image.
+        label: organ number.
+        boxes: two opposite corners each, on one axial slice.
+        inside: points on the organ, in the order in which they were set.
+        outside: points off the organ.
+        reach: how far from the outermost marked slices the organ is looked for, in mm; None: through the whole volume.
+
+    Raises:
+        InputError: nothing tells what the organ is, or a mark cannot be used.
+    """
+    if len(boxes) + len(inside) + len(outside) > _MOST_MARKS:
+        raise InputError("marks", f"are more than {_MOST_MARKS}.", "Send fewer points.")
+    if not boxes and not inside:
+        raise InputError("marks", "do not tell what the organ is.", "Draw a box around it, or set a point on it.")
+    corners = [_indices(volume, box, "box", 2) for box in boxes]
+    on, off = (_indices(volume, points, "point") for points in (inside, outside))
+    drawn: dict[int, Box] = {}
+    for (x0, y0, z0), (x1, y1, z1) in corners:
+        if z0 != z1:
+            raise InputError("box", "does not lie on one axial slice.", "Draw boxes on axial slices.")
+        if z0 in drawn:
+            raise InputError("box", f"is the second one on slice {z0}.", "Draw one box around the organ on a slice.")
+        drawn[z0] = (float(min(x0, x1)), float(min(y0, y1)), float(max(x0, x1)), float(max(y0, y1)))
+    points: dict[int, tuple[list[Point], list[Point]]] = defaultdict(lambda: ([], []))
+    for kind, listed in enumerate((on, off)):
+        for x, y, z in listed:
+            points[z][kind].append((float(x), float(y)))
+    found = {z: SliceMarks(z, drawn.get(z), tuple(points[z][0]), tuple(points[z][1])) for z in sorted({*drawn, *points})}
+    telling = set(drawn) or {on[0][2]}
+    more = len(volume.array) if reach is None else round(reach / volume.geometry.spacing[2])
+    return MarkedOrgan(
+        label,
+        max(0, min(found) - more),
+        min(len(volume.array) - 1, max(found) + more),
+        tuple(marks for z, marks in found.items() if z in telling),
+        tuple(marks for z, marks in found.items() if z not in telling),
+    )
+
+
+def _indices(volume: Volume, points: Sequence[Sequence[float]], what: str, wanted: int | None = None) -> list[list[int]]:
+    """Voxel indices (x, y, z) in the LPS volume of such in the file."""
+    try:
+        given = np.asarray(points, float).reshape(-1, 3)
+        if len(given) != len(points) or (wanted is not None and len(given) != wanted) or not np.isfinite(given).all():
+            raise ValueError(points)
+    except (TypeError, ValueError) as error:
+        form = "two corners, [x, y, z] each" if wanted else "[x, y, z]"
+        raise InputError(what, f"is not given as {form}.", "Give voxel indices of the image.") from error
+    if ((given < -0.5) | (given > np.array(volume.file_geometry.size) - 0.5)).any():
+        raise InputError(what, f"lies outside the image of size {volume.file_geometry.size}.")
+    indices = volume.geometry.to_index(volume.file_geometry.to_world(given))
+    result: list[list[int]] = np.rint(indices).astype(int).clip(0, np.array(volume.geometry.size) - 1).tolist()
+    return result

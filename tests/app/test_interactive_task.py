@@ -1,0 +1,126 @@
+"""The interactive task in the real server, asked as 3D Slicer and OHIF ask."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import SimpleITK as sitk
+from monailabel.client import MONAILabelClient
+
+from app.running import server
+from medsam2_atlas.atlas import ReferenceFiles
+from medsam2_atlas.evaluation import dice
+
+LIVER = 6
+
+
+@pytest.fixture(scope="module")
+def client(
+    target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MONAILabelClient]:
+    folder = tmp_path_factory.mktemp("interactive")
+    (folder / "studies").mkdir()
+    shutil.copy(target_files.image, folder / "studies" / "one.nii.gz")
+    with server(folder / "studies", folder / "server", {"atlas": str(atlas_folder), "learning": "false"}) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def truth(target_files: ReferenceFiles) -> np.ndarray:
+    """The liver in the file's own axes `[z, y, x]`."""
+    return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(target_files.label))) == LIVER)
+
+
+def middle_box(mask: np.ndarray) -> list[list[int]]:
+    """Corners (x, y, z) on the file's middle slice; its slices are axial."""
+    slices = np.flatnonzero(mask.any((1, 2)))
+    z = int(slices[len(slices) // 2])
+    rows, columns = np.nonzero(mask[z])
+    return [[int(columns.min()), int(rows.min()), z], [int(columns.max()), int(rows.max()), z]]
+
+
+def read(file: str | Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+
+
+def test_viewers_list_it_as_a_model_to_click_with(client: MONAILabelClient) -> None:
+    about = client.info()["models"]["medsam2"]
+    assert (about["type"], about["dimension"]) == ("deepgrow", 3)
+    assert about["labels"]["liver"] == LIVER
+    assert set(about["config"]) == {"weights", "reach"}
+
+
+def test_a_box_segments_the_named_organ(client: MONAILabelClient, truth: np.ndarray) -> None:
+    file, answer = client.infer("medsam2", "one", {"label": "liver", "boxes": [middle_box(truth)]})
+    found = read(file)
+    assert set(np.unique(found)) == {0, LIVER}
+    assert dice(found == LIVER, truth) > 0.85
+    assert answer["label_names"] == {"liver": LIVER}
+    assert answer["report"]["mark"]
+    assert client.info()["datastore"]["label_tags"] == {}  # a click is nothing to keep
+
+
+def test_clicks_as_slicer_sends_them_refine(client: MONAILabelClient, truth: np.ndarray) -> None:
+    (x0, y0, z), (x1, y1, _) = middle_box(truth)
+    box = [[x0, y0, z], [x1, y1, z]]
+    above = [int(v) for v in np.argwhere(truth[z + 2])[0][::-1]]
+    plain, _ = client.infer("medsam2", "one", {"label": "liver", "boxes": [box], "foreground": [], "background": []})
+    before = read(plain)
+    asked = {"label": "liver", "boxes": [box], "foreground": [[*above, z + 2]], "background": [[x0, y0, z + 2]]}
+    refined, answer = client.infer("medsam2", "one", asked)
+    assert [mark["z"] for mark in answer["report"]["marks"]] == sorted({z, z + 2}) or len(answer["report"]["marks"]) == 2
+    after = read(refined)
+    assert after[z + 2, above[1], above[0]] == LIVER
+    assert after[z + 2, y0, x0] == 0
+    assert (after != before).any()
+
+
+def test_ohif_s_request_for_voxels_is_answered(client: MONAILabelClient, truth: np.ndarray) -> None:
+    """OHIF does not name the organ, and wants an uncompressed NRRD in the file's own grid."""
+    y, x = np.argwhere(truth[middle_box(truth)[0][2]]).mean(0).round().astype(int)
+    params: dict[str, Any] = {"foreground": [[int(x), int(y), middle_box(truth)[0][2]]], "background": [], "reach": "10"}
+    params |= {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False, "restore_label_idx": False}
+    answer = requests.post(
+        f"{client.get_server_url()}/infer/medsam2",
+        params={"image": "one", "output": "image"},
+        data={"params": json.dumps(params)},
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.content.startswith(b"NRRD")
+    assert len(answer.content.split(b"\n\n", 1)[1]) == truth.size
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({}, "do not tell what the organ is"),
+        ({"foreground": [[0, 0, 100000]]}, "lies outside the image"),
+        ({"foreground": "here"}, "is no list"),
+        ({"foreground": {"x": 1}}, "is no list"),
+        ({"foreground": [[1, 1, 1]], "label": "spaceship"}, "is not an organ"),
+        ({"foreground": [[1, 1, 1]], "reach": "far"}, "is no reach"),
+        ({"foreground": [[1, 1, 1]], "weights": "/etc/passwd"}, "are no weights"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_the_reason(client: MONAILabelClient, params: dict[str, Any], message: str) -> None:
+    answer = requests.post(
+        f"{client.get_server_url()}/infer/medsam2", params={"image": "one"}, data={"params": json.dumps(params)}
+    )
+    assert answer.status_code == 422, answer.text
+    assert message in answer.json()["error"]["message"]
+
+
+def test_an_image_that_is_no_study_can_be_clicked_at(
+    client: MONAILabelClient, target_files: ReferenceFiles, truth: np.ndarray
+) -> None:
+    session = client.create_session(str(target_files.image))["session_id"]
+    file, _ = client.infer("medsam2", "", {"label": "liver", "boxes": [middle_box(truth)]}, session_id=session)
+    assert dice(read(file) == LIVER, truth) > 0.85
+    client.remove_session(session)

@@ -1,0 +1,137 @@
+"""What a person marks becomes an organ, and more marks make it better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from medsam2_atlas.evaluation import dice
+from medsam2_atlas.interactive import segment_marked
+from medsam2_atlas.jobs import CancelledError
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.medsam2 import MedSAM2Volume, Weights, load_weights
+from medsam2_atlas.prompting import marked_organ
+from medsam2_atlas.resource import resource
+from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.volume import Volume
+
+LIVER, DUODENUM = 6, 13
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    return load_weights(Path(resource("weights/medsam2_demo.pt")))
+
+
+@pytest.fixture(scope="module")
+def prepared(target: Volume, weights: Weights) -> MedSAM2Volume:
+    return MedSAM2Volume(weights, target.array)
+
+
+def middle(mask: np.ndarray) -> int:
+    slices = np.flatnonzero(mask.any((1, 2)))
+    return int(slices[len(slices) // 2])
+
+
+def in_file(target: Volume, points: Sequence[Sequence[float]]) -> list[list[int]]:
+    return [[int(v) for v in row] for row in target.to_file_index(np.array(points, float))]
+
+
+def box_on(target: Volume, mask: np.ndarray, z: int) -> list[list[int]]:
+    rows, columns = np.nonzero(mask[z])
+    return in_file(target, [[columns.min(), rows.min(), z], [columns.max(), rows.max(), z]])
+
+
+def deepest(target: Volume, mask: np.ndarray, z: int) -> list[list[int]]:
+    y, x = np.unravel_index(ndimage.distance_transform_edt(mask[z]).argmax(), mask[z].shape)
+    return in_file(target, [[x, y, z]])
+
+
+@pytest.fixture(scope="module")
+def segmented(target: Volume, prepared: MedSAM2Volume, weights: Weights) -> Any:
+    def run(label: int, **marks: Any) -> Segmentation:
+        return segment_marked(target, prepared, weights, marked_organ(target, label, **marks))
+
+    return run
+
+
+def test_one_box_on_one_slice_finds_organs_and_their_ends(target: Volume, target_truth: Volume, segmented: Any) -> None:
+    reached = {}
+    for k in organ_table().indices:
+        mask = target_truth.array == k
+        if mask.sum() >= 200:
+            found = segmented(k, boxes=[box_on(target, mask, middle(mask))])
+            reached[k] = dice(found.labels.array == k, mask)
+            assert set(np.unique(found.labels.array)) <= {0, k}
+            assert found.report["mark"]
+    assert np.mean(list(reached.values())) > 0.7, reached
+    assert reached[LIVER] > 0.85
+
+
+def test_a_click_finds_an_organ(target: Volume, target_truth: Volume, segmented: Any) -> None:
+    mask = target_truth.array == LIVER
+    found = segmented(LIVER, inside=deepest(target, mask, middle(mask)))
+    assert dice(found.labels.array == LIVER, mask) > 0.7
+
+
+def test_corrections_make_it_better(target: Volume, target_truth: Volume, segmented: Any) -> None:
+    """As a person would: the worst slice gets a click where it is most wrong, three times."""
+    before, after = [], []
+    for k in (1, 4, 6, 7, 10, DUODENUM):
+        mask = target_truth.array == k
+        marks: dict[str, Any] = {"boxes": [box_on(target, mask, middle(mask))], "inside": [], "outside": []}
+        found = segmented(k, **marks).labels.array == k
+        before.append(dice(found, mask))
+        for _ in range(3):
+            wrong = found ^ mask
+            z = int(wrong.sum((1, 2)).argmax())
+            kind = "inside" if (wrong & mask)[z].sum() >= (wrong & ~mask)[z].sum() else "outside"
+            marks[kind] += deepest(target, wrong & (mask if kind == "inside" else ~mask), z)
+            found = segmented(k, **marks).labels.array == k
+        after.append(dice(found, mask))
+    assert np.mean(after) > np.mean(before) + 0.02, (before, after)
+
+
+def test_reach_ends_the_search(target: Volume, target_truth: Volume, segmented: Any) -> None:
+    mask = target_truth.array == LIVER
+    z = middle(mask)
+    found = segmented(LIVER, boxes=[box_on(target, mask, z)], reach=0)
+    assert np.flatnonzero(found.labels.array.any((1, 2))).tolist() == [z]
+    assert found.report["range"] == [z, z]
+
+
+def test_slices_are_encoded_once_for_all_corrections(target: Volume, target_truth: Volume, weights: Weights) -> None:
+    prepared = MedSAM2Volume(weights, target.array)
+    mask = target_truth.array == LIVER
+    z = middle(mask)
+    seen: list[int] = []
+    encode = weights.network.forward_image
+    weights.network.forward_image = lambda images: (seen.append(len(images)), encode(images))[1]
+    try:
+        for points in ([], deepest(target, mask, z + 3)):
+            organ = marked_organ(target, LIVER, boxes=[box_on(target, mask, z)], inside=points, reach=20)
+            segment_marked(target, prepared, weights, organ)
+    finally:
+        weights.network.forward_image = encode
+    assert sum(seen) <= organ.z_max - organ.z_min + 1
+
+
+def test_it_stops_when_it_is_told_to(target: Volume, prepared: MedSAM2Volume, weights: Weights, target_truth: Volume) -> None:
+    told = []
+
+    def progress(stage: str, share: float, organ: int | None = None) -> None:
+        told.append(share)
+        if len(told) == 5:
+            raise CancelledError("medsam2", "was cancelled.")
+
+    mask = target_truth.array == LIVER
+    with pytest.raises(CancelledError):
+        segment_marked(
+            target, prepared, weights, marked_organ(target, LIVER, boxes=[box_on(target, mask, middle(mask))]), progress
+        )
+    assert len(told) == 5
