@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medsam2_atlas.evaluation import dice
+from medsam2_atlas.evaluation import dice_per_organ
 from medsam2_atlas.interactive import segment_marked
 from medsam2_atlas.jobs import CancelledError
 from medsam2_atlas.labels import organ_table
@@ -31,6 +31,10 @@ def weights() -> Weights:
 @pytest.fixture(scope="module")
 def prepared(target: Volume, weights: Weights) -> MedSAM2Volume:
     return MedSAM2Volume(weights, target.array)
+
+
+def dice(found: np.ndarray, mask: np.ndarray) -> float:
+    return dice_per_organ(found.astype(np.uint8), mask.astype(np.uint8), [1])[1]
 
 
 def middle(mask: np.ndarray) -> int:

@@ -66,10 +66,13 @@ def suffix_of(request: Mapping[str, Any]) -> str:
 
 
 def as_file(result: Segmentation, request: Mapping[str, Any]) -> str:
-    """The label map in a temporary file of the type that was asked for; who sends it removes it."""
+    """The label map in a temporary file of the type that was asked for; who sends it removes it.
+
+    A viewer's script that reads voxels itself asks for them uncompressed (`result_compress` false), as OHIF's panel does.
+    """
     with tempfile.NamedTemporaryFile(suffix=suffix_of(request), delete=False) as stream:
         file = Path(stream.name)
-    write_volume(result.labels, file)
+    write_volume(result.labels, file, compress=str(request.get("result_compress", True)).lower() != "false")
     return str(file)
 
 

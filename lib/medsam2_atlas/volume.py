@@ -225,11 +225,11 @@ def read_labels(path: str | Path, like: Volume | None = None) -> Volume:
     return volume
 
 
-def write_volume(volume: Volume, path: str | Path) -> None:
+def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> None:
     """Writes a volume on the grid of the file it came from; the suffix chooses the format."""
     path = Path(path)
     with replacing(path) as part:
-        sitk.WriteImage(volume.restored(), str(part), useCompression=True)
+        sitk.WriteImage(volume.restored(), str(part), useCompression=compress)
 
 
 def _short(values: tuple[float, ...]) -> str:

@@ -16,7 +16,7 @@ from monailabel.client import MONAILabelClient
 
 from app.running import server
 from medsam2_atlas.atlas import ReferenceFiles
-from medsam2_atlas.evaluation import dice
+from medsam2_atlas.evaluation import dice_per_organ
 
 LIVER = 6
 
@@ -36,6 +36,10 @@ def client(
 def truth(target_files: ReferenceFiles) -> np.ndarray:
     """The liver in the file's own axes `[z, y, x]`."""
     return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(target_files.label))) == LIVER)
+
+
+def dice(found: np.ndarray, mask: np.ndarray) -> float:
+    return dice_per_organ(found.astype(np.uint8), mask.astype(np.uint8), [1])[1]
 
 
 def middle_box(mask: np.ndarray) -> list[list[int]]:
@@ -75,7 +79,7 @@ def test_clicks_as_slicer_sends_them_refine(client: MONAILabelClient, truth: np.
     before = read(plain)
     asked = {"label": "liver", "boxes": [box], "foreground": [[*above, z + 2]], "background": [[x0, y0, z + 2]]}
     refined, answer = client.infer("medsam2", "one", asked)
-    assert [mark["z"] for mark in answer["report"]["marks"]] == sorted({z, z + 2}) or len(answer["report"]["marks"]) == 2
+    assert len(answer["report"]["marks"]) == 2
     after = read(refined)
     assert after[z + 2, above[1], above[0]] == LIVER
     assert after[z + 2, y0, x0] == 0

@@ -82,7 +82,7 @@ def dice(first: np.ndarray, second: np.ndarray, k: int) -> float:
 def test_the_loop(client: MONAILabelClient, studies: Path, phantoms: Path) -> None:
     url = client.get_server_url().rstrip("/")
     about = client.info()
-    assert set(about["models"]) == {"medsam2_atlas", "atlas", "unet_3d", "compare"}
+    assert set(about["models"]) == {"medsam2_atlas", "atlas", "unet_3d", "compare", "medsam2"}
     assert "Train it" in about["missing"]["unet_2d"]
     assert set(about["trainers"]) == {"medsam2_atlas", "unet_2d", "unet_3d"}
     assert set(about["strategies"]) == {"random", "first", "disagreement", "uncertainty", "novelty"}

@@ -32,7 +32,7 @@ def client(studies: Path, atlas_folder: Path, tmp_path_factory: pytest.TempPathF
 
 def test_info_lists_the_models_with_names_and_colours(client: MONAILabelClient) -> None:
     about = client.info()
-    assert set(about["models"]) == {"medsam2_atlas", "atlas", "unet_3d", "compare"}
+    assert set(about["models"]) == {"medsam2_atlas", "atlas", "unet_3d", "compare", "medsam2"}
     assert set(about["missing"]) == {"unet_2d"}
     model = about["models"]["medsam2_atlas"]
     assert model["labels"] == {o.name: o.index for o in organ_table().organs}
@@ -75,7 +75,7 @@ def test_wrong_options_are_refused(client: MONAILabelClient, wrong: dict[str, st
 def test_a_server_without_an_atlas_offers_what_needs_none_and_says_why(studies: Path, tmp_path: Path) -> None:
     with server(studies, tmp_path, {"atlas": str(tmp_path / "none")}) as client:
         about = client.info()
-        assert set(about["models"]) == {"unet_3d"}
+        assert set(about["models"]) == {"unet_3d", "medsam2"}
         assert "atlas build" in about["missing"]["medsam2_atlas"]
         assert "atlas build" in about["missing"]["compare"]
         with pytest.raises(MONAILabelClientException):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,11 +16,13 @@ import SimpleITK as sitk
 from dicomweb_client import DICOMwebClient
 from PIL import Image
 from pydicom.dataset import Dataset
+from scipy import ndimage
 
 from app.running import server
 from e2e.orthanc import orthanc, orthanc_program, send
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.dicom import read_seg
+from medsam2_atlas.evaluation import dice_per_organ
 from medsam2_atlas.labels import organ_table
 from series_files import write_series
 
@@ -28,6 +31,9 @@ browser = pytest.importorskip("e2e.browser")
 pytestmark = pytest.mark.skipif(
     orthanc_program() is None or browser.chromium_program() is None, reason="Orthanc or Chromium is not installed"
 )
+
+
+_VIEWPORT = "const viewport = () => window.cornerstone.getRenderingEngines()[0].getViewports()[0]; "
 
 
 @dataclass
@@ -41,6 +47,8 @@ class Room:
     files: Path
     pacs: DICOMwebClient
     shots: Path
+    image: sitk.Image
+    wheel: int = 100
 
     def open(self) -> None:
         self.page.goto(f"{self.url}/ohif/monai-label?StudyInstanceUIDs={self.study}", wait_until="domcontentloaded")
@@ -70,9 +78,83 @@ class Room:
     def submit(self) -> str:
         """What the viewer says of it."""
         self.page.locator('[data-cy="SubmitLabel"]').click()
-        told = self.page.get_by_text("aved", exact=False).last
+        told = self.page.get_by_text(re.compile("^(Saved|Not done)")).last
         told.wait_for(timeout=60_000)
         return str(told.inner_text())
+
+    def open_slice(self) -> int:
+        """Number of the slice that the first viewport shows, in the file's grid."""
+        focal = self.page.evaluate(_VIEWPORT + "() => viewport().getCamera().focalPoint")
+        return round(self.image.TransformPhysicalPointToContinuousIndex([float(v) for v in focal])[2])
+
+    def turn_to(self, z: int) -> None:
+        """Scrolls the first viewport to a slice."""
+        self.page.mouse.move(*self.middle_of_axial())
+        for _ in range(400):
+            away = z - self.open_slice()
+            if not away:
+                return
+            self.page.mouse.wheel(0, self.wheel * away / abs(away))
+            self.page.wait_for_timeout(60)
+            if abs(z - self.open_slice()) > abs(away):
+                self.wheel = -self.wheel
+        raise AssertionError(f"slice {z} is not shown")
+
+    def middle_of_axial(self) -> tuple[float, float]:
+        x, y = self.page.evaluate(
+            _VIEWPORT
+            + """() => {
+                const frame = viewport().canvas.getBoundingClientRect();
+                return [frame.x + frame.width / 2, frame.y + frame.height / 2];
+            }"""
+        )
+        return float(x), float(y)
+
+    def on_screen(self, index: Sequence[int]) -> tuple[float, float]:
+        """Where a voxel (x, y, z) is on the page."""
+        world = self.image.TransformIndexToPhysicalPoint([int(v) for v in index])
+        x, y = self.page.evaluate(
+            _VIEWPORT
+            + """(world) => {
+                const place = viewport().worldToCanvas(world), frame = viewport().canvas.getBoundingClientRect();
+                return [frame.x + place[0], frame.y + place[1]];
+            }""",
+            list(world),
+        )
+        return float(x), float(y)
+
+    def choose(self, organ: str) -> None:
+        """Chooses an organ in OHIF's panel of segments, the second tab."""
+        self.page.locator('[data-cy="panelSegmentationWithTools-btn"]').click()
+        self.page.get_by_text(organ, exact=True).last.click()
+        self.page.wait_for_timeout(500)
+
+    def drag(self, first: tuple[float, float], last: tuple[float, float]) -> None:
+        self.page.mouse.move(*first)
+        self.page.mouse.down()
+        self.page.mouse.move((first[0] + last[0]) / 2, (first[1] + last[1]) / 2)
+        self.page.mouse.move(*last)
+        self.page.mouse.up()
+        self.page.wait_for_timeout(500)
+
+    def press(self, button: str) -> None:
+        self.page.locator(f'[data-cy="{button}"]').click()
+        self.page.wait_for_timeout(500)
+
+    def segment(self) -> None:
+        self.press("SegmentMarked")
+        self.page.get_by_text("Segmented: ").last.wait_for(timeout=120_000)
+        self.page.wait_for_timeout(2000)
+
+    def voxels(self) -> np.ndarray:
+        """What the viewer holds, `[z, y, x]`, in the file's grid."""
+        listed = self.page.evaluate(
+            """() => {
+                const volume = window.services.segmentationService.getLabelmapVolume('1');
+                return Array.from(volume.voxelManager.getCompleteScalarDataArray());
+            }"""
+        )
+        return np.array(listed, np.uint8).reshape(sitk.GetArrayViewFromImage(self.image).shape)
 
     def versions(self) -> list[dict[str, Any]]:
         answer = requests.get(f"{self.url}/datastore/label/versions", {"label": self.series})
@@ -89,7 +171,8 @@ def room(target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: pyt
         study, series = send(pacs, files)
         with server(pacs, folder / "server", {"atlas": str(atlas_folder)}) as client, browser.browser_page() as page:
             url = client.get_server_url().rstrip("/")
-            yield Room(page, url, study, series, folder / "series", DICOMwebClient(pacs), shots)
+            image = sitk.ReadImage([str(file) for file in sorted(files)])
+            yield Room(page, url, study, series, folder / "series", DICOMwebClient(pacs), shots, image)
 
 
 def test_open_run_see_submit_and_find_again(room: Room) -> None:
@@ -135,9 +218,60 @@ def test_a_label_that_somebody_else_saved_meanwhile_is_not_replaced_unseen(room:
     before = room.versions()
     told = room.submit()
     room.colours("5-conflict")
-    assert "Not saved" in told
+    assert "Not done" in told
     assert "Load it, carry your changes over" in told
     assert room.versions() == before
+
+
+def test_an_organ_is_segmented_from_a_box_and_corrected_by_a_point(room: Room, target_files: ReferenceFiles) -> None:
+    truth = sitk.GetArrayFromImage(sitk.Resample(sitk.ReadImage(str(target_files.label)), room.image, sitk.Transform(), 1))
+    liver = truth == 6
+    room.open()
+    room.connect()
+    z = int(np.flatnonzero(liver.any((1, 2)))[len(np.flatnonzero(liver.any((1, 2)))) // 2])
+    room.turn_to(z)
+    room.choose("liver")
+    rows, columns = np.nonzero(liver[z])
+    room.press("MedSAM2Box")
+    room.drag(
+        room.on_screen((columns.min(), rows.min(), z)),
+        room.on_screen((columns.max(), rows.max(), z)),
+    )
+    room.segment()
+    seen = room.colours("6-segmented-from-a-box")
+    assert seen > 0.02
+    found = room.voxels()
+    (value,) = np.unique(found[found > 0])
+    assert dice_per_organ((found == value).astype(np.uint8), liver.astype(np.uint8), [1])[1] > 0.8
+    # As a person would: where it is most wrong, a point says so.
+    wrong = (found == value) ^ liver
+    worst = int(wrong.sum((1, 2)).argmax())
+    room.turn_to(worst)
+    y, x = np.unravel_index(ndimage.distance_transform_edt(wrong[worst]).argmax(), wrong[worst].shape)
+    missed = bool(liver[worst, y, x])
+    room.press("MedSAM2Inside" if missed else "MedSAM2Outside")
+    room.page.mouse.click(*room.on_screen((x, y, worst)))
+    room.page.wait_for_timeout(500)
+    room.segment()
+    room.colours("7-corrected-by-a-point")
+    assert bool(room.voxels()[worst, y, x]) == missed
+
+
+def test_the_brush_paints_the_chosen_organ(room: Room) -> None:
+    room.open()
+    room.connect()
+    room.choose("spleen")
+    x, y = room.middle_of_axial()
+    room.press("Brush")
+    room.drag((x, y), (x + 30, y))
+    room.colours("8-painted")
+    painted = room.voxels()
+    assert 20 < (painted > 0).sum() < 20_000
+    told = room.submit()
+    assert "Saved as version" in told
+    labels = requests.get(f"{room.url}/datastore/label", {"label": room.series, "tag": "final"}).content
+    (room.files.parent / "painted.nii.gz").write_bytes(labels)
+    assert np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(room.files.parent / "painted.nii.gz")))).tolist() == [0, 1]
 
 
 def test_the_review_page_leads_to_the_viewer(room: Room) -> None:
@@ -146,7 +280,7 @@ def test_the_review_page_leads_to_the_viewer(room: Room) -> None:
     room.page.wait_for_function(
         "() => { const i = document.querySelector('tbody img'); return i.complete && i.naturalWidth > 0 }"
     )
-    room.page.screenshot(path=str(room.shots / "6-review.png"))
+    room.page.screenshot(path=str(room.shots / "9-review.png"))
     assert "1 of 1 cases are signed off" in room.page.locator("#count").inner_text()
     room.page.get_by_role("link", name=room.series).click()
     room.page.locator("#monailabelServerURL").wait_for(timeout=90_000)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +50,17 @@ def test_the_curriculum_ends_with_clips_past_the_ends_of_organs() -> None:
 def test_training_writes_marked_weights_and_goes_on_after_a_stop(cache: Path, tmp_path: Path) -> None:
     device = torch.device("cpu")
     train_demo(tmp_path / "whole.pt", cache, QUICK, device)
-    train_demo(tmp_path / "stopped.pt", cache, replace(QUICK, steps=2), device)
+
+    def stop(stage: str, share: float, organ: int | None = None) -> None:
+        if stage == "training" and share > 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_demo(tmp_path / "stopped.pt", cache, QUICK, device, stop)
+    assert int(torch.load(tmp_path / "stopped.state", weights_only=True)["step"]) == 1
+    train_demo(tmp_path / "stopped.pt", cache, QUICK, device)
     whole, stopped = (load_weights(tmp_path / name) for name in ("whole.pt", "stopped.pt"))
     assert whole.mark == DEMO_MARK
     assert stopped.config.model.image_size == whole.config.model.image_size
     tensors = whole.network.state_dict()
     assert all(torch.equal(tensors[name], tensor) for name, tensor in stopped.network.state_dict().items())
-    train_demo(tmp_path / "whole.pt", cache, replace(QUICK, steps=3), device)
-    assert int(torch.load(tmp_path / "whole.state", weights_only=True)["step"]) == 3

@@ -30,7 +30,7 @@ from server.uploads import json_object, received
 router = APIRouter(tags=["Infer"])
 
 _LOOK_SECONDS = 0.5
-_ALWAYS = frozenset({"client_id", "result_extension", "label_info"})
+_ALWAYS = frozenset({"client_id", "result_extension", "result_compress", "label_info"})
 
 
 class Output(str, Enum):
