@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pydicom
 import pytest
 from typer.testing import CliRunner
 
 from medsam2_atlas.cli import app
+from medsam2_atlas.dicom import read_rtstruct, read_seg
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.volume import read_volume, write_volume
+from series_files import upright, write_series
 
 
 def test_doctor_names_what_is_missing_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -44,3 +50,21 @@ def test_atlas_info_and_scores_are_printed(atlas_folder: Path, target_files: obj
 def test_serving_nothing_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["serve", str(tmp_path / "none")])
     assert "neither a folder nor a URL" in str(done.exception)
+
+
+@pytest.mark.parametrize(("kind", "modality"), [("seg", "SEG"), ("rtstruct", "RTSTRUCT")])
+def test_label_maps_become_dicom_objects_by_command(kind: str, modality: str, tmp_path: Path) -> None:
+    array = np.random.default_rng(3).integers(-1000, 1000, (6, 20, 24))
+    write_series(tmp_path / "series", upright(array))
+    labels = np.zeros(array.shape, np.uint8)
+    labels[2:4, 5:9, 5:9] = 6
+    image = read_volume(tmp_path / "series")
+    write_volume(image.with_array(labels), tmp_path / "label.nii.gz")
+    arguments = ["dicom", kind, str(tmp_path / "label.nii.gz"), str(tmp_path / "series"), str(tmp_path / "out.dcm")]
+    assert CliRunner().invoke(app, [*arguments, "--made", "AUTOMATIC"], catch_exceptions=False).exit_code == 0
+    ds = pydicom.dcmread(tmp_path / "out.dcm")
+    assert ds.Modality == modality
+    read = read_seg if kind == "seg" else read_rtstruct
+    assert (read(ds, tmp_path / "series") == labels).all()
+    with pytest.raises(InputError, match="no way to make"):
+        CliRunner().invoke(app, [*arguments, "--made", "x"], catch_exceptions=False)

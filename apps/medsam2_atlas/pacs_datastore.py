@@ -21,9 +21,9 @@ from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
 from requests import RequestException, Response, Session
 
-from medsam2_atlas.dicom import SegInfo, read_seg, write_seg
+from medsam2_atlas.dicom import LabelOrigin, Made, read_seg, write_rtstruct, write_seg
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError, NotFoundError, StorageError
-from medsam2_atlas.storage import FINAL, Saved, Version
+from medsam2_atlas.storage import FINAL, Label, Saved, Version
 from medsam2_atlas.volume import read_labels, read_volume, write_volume
 from study_datastore import StudyDatastore
 
@@ -175,6 +175,29 @@ class PacsDatastore(StudyDatastore):
             if FINAL in tags and not _sent(tags[FINAL].version):
                 self._send(study)
 
+    def rtstruct(self, study: str, tag: str) -> Dataset:
+        """The current label as an RT structure set.
+
+        Raises:
+            NotFoundError: no such label.
+        """
+        label = self.store.label(study, tag)
+        return write_rtstruct(self._in_series_order(label), self._series_folder / study, self._origin(label))
+
+    def _in_series_order(self, label: Label) -> sitk.Image:
+        """A label map may have been saved with other axes than the series': its voxels are put in the series' order."""
+        like = read_volume(self.store.image(label.study).file)
+        return like.with_array(read_labels(label.file, like).array).restored()
+
+    def _origin(self, label: Label) -> LabelOrigin:
+        """Who made a label map: a model, a person alone, or a person after a model had predicted."""
+        made: Made = "AUTOMATIC"
+        model = label.tag
+        if label.tag not in self._models:
+            model = next((tag for tag in self.store.labels()[label.study] if tag in self._models), "")
+            made = "SEMIAUTOMATIC" if model else "MANUAL"
+        return LabelOrigin(label.tag, label.version.number, label.version.author, made, model)
+
     def _send(self, study: str) -> None:
         with self._sending:
             self._send_newest(study)
@@ -184,13 +207,8 @@ class PacsDatastore(StudyDatastore):
         version = label.version
         if _sent(version):
             return
-        made_by = [tag for tag in self.store.labels()[study] if tag in self._models]
-        about = SegInfo(FINAL, version.number, version.author, by_hand=not made_by, model=made_by[0] if made_by else "")
         try:
-            # A label map may have been saved with other axes than the series': its voxels are put in the series' order.
-            like = read_volume(self.store.image(study).file)
-            labels = like.with_array(read_labels(label.file, like).array).restored()
-            seg = write_seg(labels, self._series_folder / study, about)
+            seg = write_seg(self._in_series_order(label), self._series_folder / study, self._origin(label))
             self._client.store_instances([seg])
             state = {"state": "sent", "series": str(seg.SeriesInstanceUID), "instance": str(seg.SOPInstanceUID)}
         except (RequestException, OSError) as error:

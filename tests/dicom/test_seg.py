@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
 
-from medsam2_atlas.dicom import SegInfo, read_seg, seg_series_uid, write_seg
+from medsam2_atlas.dicom import LabelOrigin, read_seg, seg_series_uid, write_seg
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.volume import read_volume
@@ -44,13 +44,13 @@ def drawn(*organs: int) -> np.ndarray:
 def test_what_is_written_is_read_back_voxel_by_voxel(tmp_path: Path, code: str, organs: tuple[int, ...]) -> None:
     write_series(tmp_path, sitk.DICOMOrient(upright(ARRAY), code))
     labels = labels_like(tmp_path, drawn(*organs))
-    seg = through_a_file(write_seg(labels, tmp_path, SegInfo("final", 3, "Kim")))
+    seg = through_a_file(write_seg(labels, tmp_path, LabelOrigin("final", 3, "Kim")))
     assert (read_seg(seg, tmp_path) == sitk.GetArrayFromImage(labels)).all()
 
 
 def test_segments_have_the_numbers_names_codes_and_colours_of_the_organs(tmp_path: Path) -> None:
     write_series(tmp_path, upright(ARRAY))
-    seg = through_a_file(write_seg(labels_like(tmp_path, drawn(2)), tmp_path, SegInfo("final", 1, "Kim", model="unet_3d")))
+    seg = through_a_file(write_seg(labels_like(tmp_path, drawn(2)), tmp_path, LabelOrigin("final", 1, "Kim", model="unet_3d")))
     assert [item.SegmentNumber for item in seg.SegmentSequence] == organ_table().indices
     kidney = seg.SegmentSequence[1]
     assert kidney.SegmentLabel == "Right kidney"
@@ -67,7 +67,7 @@ def test_segments_have_the_numbers_names_codes_and_colours_of_the_organs(tmp_pat
 
 def test_what_a_person_drew_alone_says_so(tmp_path: Path) -> None:
     write_series(tmp_path, upright(ARRAY))
-    seg = write_seg(labels_like(tmp_path, drawn(6)), tmp_path, SegInfo("final", 1, "Kim", by_hand=True))
+    seg = write_seg(labels_like(tmp_path, drawn(6)), tmp_path, LabelOrigin("final", 1, "Kim", made="MANUAL"))
     assert {item.SegmentAlgorithmType for item in seg.SegmentSequence} == {"MANUAL"}
 
 
@@ -75,8 +75,8 @@ def test_versions_of_a_label_are_instances_of_one_series(tmp_path: Path) -> None
     files = write_series(tmp_path, upright(ARRAY))
     source = pydicom.dcmread(files[0])
     labels = labels_like(tmp_path, drawn(6))
-    first, second = (write_seg(labels, tmp_path, SegInfo("final", n)) for n in (1, 2))
-    other = write_seg(labels, tmp_path, SegInfo("second_reader", 1))
+    first, second = (write_seg(labels, tmp_path, LabelOrigin("final", n)) for n in (1, 2))
+    other = write_seg(labels, tmp_path, LabelOrigin("second_reader", 1))
     assert first.SeriesInstanceUID == second.SeriesInstanceUID == seg_series_uid(source.SeriesInstanceUID, "final")
     assert other.SeriesInstanceUID != first.SeriesInstanceUID
     assert first.SOPInstanceUID != second.SOPInstanceUID
@@ -88,7 +88,7 @@ def test_versions_of_a_label_are_instances_of_one_series(tmp_path: Path) -> None
 def test_segments_of_other_programs_are_told_by_code_or_name(tmp_path: Path) -> None:
     write_series(tmp_path, upright(ARRAY))
     labels = labels_like(tmp_path, drawn(3, 6))
-    seg = through_a_file(write_seg(labels, tmp_path, SegInfo("final", 1)))
+    seg = through_a_file(write_seg(labels, tmp_path, LabelOrigin("final", 1)))
     for item in seg.SegmentSequence:
         del item.TrackingID
         item.SegmentLabel = f"Segment {item.SegmentNumber}"
@@ -105,7 +105,7 @@ def test_segments_of_other_programs_are_told_by_code_or_name(tmp_path: Path) -> 
 def test_frames_without_references_are_told_by_their_place(tmp_path: Path) -> None:
     write_series(tmp_path, upright(ARRAY))
     labels = labels_like(tmp_path, drawn(6))
-    seg = through_a_file(write_seg(labels, tmp_path, SegInfo("final", 1)))
+    seg = through_a_file(write_seg(labels, tmp_path, LabelOrigin("final", 1)))
     for frame in seg.PerFrameFunctionalGroupsSequence:
         del frame.DerivationImageSequence
     assert (read_seg(seg, tmp_path) == sitk.GetArrayFromImage(labels)).all()
@@ -117,12 +117,12 @@ def test_frames_without_references_are_told_by_their_place(tmp_path: Path) -> No
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     files = write_series(tmp_path, upright(ARRAY))
     with pytest.raises(InputError, match="has shape"):
-        write_seg(sitk.Image(5, 5, 5, sitk.sitkUInt8), tmp_path, SegInfo("final", 1))
+        write_seg(sitk.Image(5, 5, 5, sitk.sitkUInt8), tmp_path, LabelOrigin("final", 1))
     with pytest.raises(InputError, match=r"values \[99\]"):
-        write_seg(labels_like(tmp_path, drawn(99)), tmp_path, SegInfo("final", 1))
+        write_seg(labels_like(tmp_path, drawn(99)), tmp_path, LabelOrigin("final", 1))
     with pytest.raises(InputError, match="no DICOM segmentation"):
         read_seg(pydicom.dcmread(files[0]), tmp_path)
-    seg = write_seg(labels_like(tmp_path, drawn(6)), tmp_path, SegInfo("final", 1))
+    seg = write_seg(labels_like(tmp_path, drawn(6)), tmp_path, LabelOrigin("final", 1))
     write_series(tmp_path / "other", upright(ARRAY[:, :10]))
     with pytest.raises(InputError, match="rows or columns"):
         read_seg(seg, tmp_path / "other")

@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from app.running import server
 from e2e.orthanc import orthanc, orthanc_program, send
 from medsam2_atlas.atlas import ReferenceFiles
-from medsam2_atlas.dicom import SegInfo, read_seg, seg_series_uid, write_seg
+from medsam2_atlas.dicom import LabelOrigin, read_rtstruct, read_seg, seg_series_uid, write_seg
 from medsam2_atlas.volume import read_volume, write_volume
 from pacs_datastore import PacsDatastore
 from series_files import write_series
@@ -106,7 +106,7 @@ def test_a_segmentation_that_a_viewer_stores_becomes_the_next_version(hospital: 
     image = read_volume(hospital.files)
     drawn = np.zeros(image.array.shape, np.uint8)
     drawn[3:6, 40:60, 40:60], drawn[4:8, 70:80, 70:80] = 3, 9
-    seg = write_seg(image.with_array(drawn).restored(), hospital.files, SegInfo("drawn", 1, "Viewer"))
+    seg = write_seg(image.with_array(drawn).restored(), hospital.files, LabelOrigin("drawn", 1, "Viewer"))
     before = len(requests.get(f"{hospital.url}/datastore/label/versions", {"label": hospital.series}).json())
     answer = DICOMwebClient(f"{hospital.url}/proxy/dicom/wado").store_instances([seg])
     assert answer.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == seg.SOPInstanceUID
@@ -128,6 +128,18 @@ def test_a_label_with_other_axes_is_sent_in_the_series_order(hospital: Hospital,
     assert (read_seg(newest, hospital.files) == labels_of(file)).all()
 
 
+def test_a_label_is_exported_as_a_structure_set(hospital: Hospital) -> None:
+    file, _ = hospital.client.infer("unet_3d", hospital.series, {})
+    hospital.client.save_label(hospital.series, file, tag="final")
+    for tag, made in (("final", "SEMIAUTOMATIC"), ("unet_3d", "AUTOMATIC")):
+        answer = requests.get(f"{hospital.url}/datastore/label/rtstruct", {"label": hospital.series, "tag": tag})
+        assert answer.headers["content-type"] == "application/dicom"
+        ds = pydicom.dcmread(BytesIO(answer.content))
+        assert (read_rtstruct(ds, hospital.files) == labels_of(file)).all()
+        assert {item.ROIGenerationAlgorithm for item in ds.StructureSetROISequence} == {made}
+    assert requests.get(f"{hospital.url}/datastore/label/rtstruct", {"label": "1.2.3"}).status_code == 404
+
+
 def test_what_a_viewer_must_not_store_is_refused(hospital: Hospital) -> None:
     before = len(hospital.segs())
     stow = f"{hospital.url}/proxy/dicom/wado/studies"
@@ -142,7 +154,7 @@ def test_what_a_viewer_must_not_store_is_refused(hospital: Hospital) -> None:
     assert post(b"garbage").status_code == 422
     assert requests.post(stow, b"x", headers={"Content-Type": "application/dicom"}).status_code == 422
     image = read_volume(hospital.files)
-    seg = write_seg(image.with_array(np.zeros(image.array.shape, np.uint8)).restored(), hospital.files, SegInfo("x", 1))
+    seg = write_seg(image.with_array(np.zeros(image.array.shape, np.uint8)).restored(), hospital.files, LabelOrigin("x", 1))
     seg.ReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"
     stream = BytesIO()
     seg.save_as(stream, write_like_original=False)

@@ -49,7 +49,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("GET",), r"/(train|batch/infer|scoring)/?", "annotator"),
     (("GET", "PUT", "DELETE"), r"/session(/[^/]*)?", "annotator"),
     (_READ, r"/datastore/?", "annotator"),
-    (_READ, r"/datastore/(image|label)(/(info|versions|version))?", "annotator"),
+    (_READ, r"/datastore/(image|label)(/(info|versions|version|rtstruct))?", "annotator"),
     (("PUT",), r"/datastore/(label|label/info|image/info)", "annotator"),
     (("POST",), r"/datastore/label/restore", "reviewer"),
     (("DELETE",), r"/datastore/label", "reviewer"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +13,9 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from label_files import renumber, volume_to_file
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.errors import ConflictError, InputError
 from medsam2_atlas.storage import FINAL, Version, suffix_of
+from pacs_datastore import PacsDatastore
 from server.access import user_of
 from server.uploads import json_object, received
 from study_datastore import StudyDatastore
@@ -96,6 +98,18 @@ def download_version(label: str, version: int, tag: str = FINAL) -> Response:
     """The file as it was saved."""
     file = _datastore().store.version_file(label, tag, version)
     return FileResponse(file, filename=f"{label}.{tag}.{version}{suffix_of(file.name)}")
+
+
+@router.get("/label/rtstruct", summary="Download a label map as an RT structure set")
+def download_rtstruct(label: str, tag: str = FINAL) -> Response:
+    """A DICOM file, for planning systems; of series of a PACS only."""
+    datastore = _datastore()
+    if not isinstance(datastore, PacsDatastore):
+        raise ConflictError("studies", "of this server lie in a folder.", "Structure sets belong to DICOM series.")
+    stream = BytesIO()
+    datastore.rtstruct(label, tag).save_as(stream, write_like_original=False)
+    told = {"Content-Disposition": f'attachment; filename="{label}.{tag}.dcm"'}
+    return Response(stream.getvalue(), media_type="application/dicom", headers=told)
 
 
 @router.post("/label/restore", summary="Make an earlier version the current one")

@@ -8,9 +8,7 @@ A label map has one SEG series for good; a new version is a new instance in it, 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import highdicom as hd
@@ -20,9 +18,10 @@ import SimpleITK as sitk
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import UID, generate_uid
+from pydicom.uid import generate_uid
 
 from medsam2_atlas.dicom.codes import ANATOMY, code_of, laterality, property_type
+from medsam2_atlas.dicom.origin import LabelOrigin, derived_uid, on_series, person
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.segmentation import package_version
@@ -32,28 +31,12 @@ _SERIES_NUMBER = 900
 _PLACE_MM = 0.01
 
 
-@dataclass(frozen=True)
-class SegInfo:
-    """What a SEG says of its origin. tag: of the label. version: rising. author: who made or corrected it.
-
-    by_hand: drawn by a person alone (MANUAL); otherwise a model began and a person corrected it (SEMIAUTOMATIC).
-    model: which one began.
-    """
-
-    tag: str
-    version: int
-    author: str = ""
-    by_hand: bool = False
-    model: str = ""
-
-
 def seg_series_uid(image_series: str, tag: str) -> str:
     """The series of all versions of a label: the same for the same image and tag, on any machine."""
-    digest = hashlib.sha256(f"medsam2_atlas/{image_series}/{tag}".encode()).digest()
-    return str(UID("2.25." + str(int.from_bytes(digest[:16], "big"))))
+    return derived_uid(f"{image_series}/{tag}")
 
 
-def write_seg(labels: sitk.Image, folder: Path, info: SegInfo, table: OrganTable | None = None) -> Dataset:
+def write_seg(labels: sitk.Image, folder: Path, info: LabelOrigin, table: OrganTable | None = None) -> Dataset:
     """A label map as a SEG of the series in a folder.
 
     Args:
@@ -68,17 +51,11 @@ def write_seg(labels: sitk.Image, folder: Path, info: SegInfo, table: OrganTable
     table = table or organ_table()
     slices = series_slices(folder)
     sources = [pydicom.dcmread(part.file, stop_before_pixels=True) for part in slices]
-    masks = sitk.GetArrayFromImage(labels).astype(np.uint8)
-    if masks.shape != (len(slices), sources[0].Rows, sources[0].Columns):
-        raise InputError(
-            "label map",
-            f"has shape {masks.shape}, the series {(len(slices), sources[0].Rows, sources[0].Columns)}.",
-            "Resample the label map onto the image.",
-        )
+    masks = on_series(labels, sources, table)
     shown = [n for n in range(len(slices)) if masks[n].any()] or [0]
     seg = Segmentation(
         source_images=[sources[n] for n in shown],
-        pixel_array=_stack(masks[shown], table),
+        pixel_array=masks[shown],  # highdicom's label maps count segments without gaps; so does ours
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[_describe(k, table, info) for k in range(1, max(table.indices) + 1)],
         series_instance_uid=seg_series_uid(sources[0].SeriesInstanceUID, info.tag),
@@ -91,7 +68,7 @@ def write_seg(labels: sitk.Image, folder: Path, info: SegInfo, table: OrganTable
         device_serial_number="0",
         content_label=_content_label(info.tag),
         content_description=f"{info.tag}, version {info.version}"[:64],
-        content_creator_name=_person(info.author),
+        content_creator_name=person(info.author),
         series_description=f"{info.tag} (medsam2_atlas)"[:64],
     )
     seg.preamble = b"\0" * 128
@@ -131,19 +108,10 @@ def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.
     return labels
 
 
-def _stack(masks: np.ndarray, table: OrganTable) -> np.ndarray:
-    """highdicom's label maps count segments without gaps; so does ours."""
-    strange = sorted({int(v) for v in np.unique(masks)} - {0, *table.indices})
-    if strange:
-        raise InputError("label map", f"holds values {strange} that are not in the organ table.")
-    return masks
-
-
-def _describe(k: int, table: OrganTable, info: SegInfo) -> SegmentDescription:
+def _describe(k: int, table: OrganTable, info: LabelOrigin) -> SegmentDescription:
     organ = table[k]
-    kind = SegmentAlgorithmTypeValues.MANUAL if info.by_hand else SegmentAlgorithmTypeValues.SEMIAUTOMATIC
     algorithm = None
-    if not info.by_hand:
+    if info.made != "MANUAL":
         algorithm = hd.AlgorithmIdentificationSequence(
             name=info.model or "medsam2_atlas",
             family=hd.sr.CodedConcept("123110", "DCM", "Artificial Intelligence"),
@@ -154,9 +122,9 @@ def _describe(k: int, table: OrganTable, info: SegInfo) -> SegmentDescription:
         segment_label=organ.display,
         segmented_property_category=ANATOMY,
         segmented_property_type=property_type(organ),
-        algorithm_type=kind,
+        algorithm_type=SegmentAlgorithmTypeValues(info.made),
         algorithm_identification=algorithm,
-        tracking_uid=_tracking_uid(info.tag, organ.name),
+        tracking_uid=derived_uid(f"{info.tag}/{organ.name}"),
         tracking_id=organ.name,
     )
     side = laterality(organ)
@@ -200,21 +168,10 @@ def _slice_of(groups: Dataset, by_uid: dict[str, int], places: np.ndarray) -> in
     raise InputError("segmentation", "has a frame that lies on no slice of the series.", "Segment the series itself.")
 
 
-def _person(author: str) -> str:
-    """A person's name in DICOM's form; one of a single component ends in a caret."""
-    name = author[:60] or "unknown"
-    return name if "^" in name else f"{name}^"
-
-
 def _content_label(tag: str) -> str:
     """A code string: upper case, 16 letters at most."""
     text = "".join(c if c.isalnum() else "_" for c in tag.upper())[:16]
     return text or "LABEL"
-
-
-def _tracking_uid(tag: str, name: str) -> str:
-    digest = hashlib.sha256(f"medsam2_atlas/{tag}/{name}".encode()).digest()
-    return "2.25." + str(int.from_bytes(digest[:16], "big"))
 
 
 def _cielab(colour: Sequence[int]) -> list[int]:

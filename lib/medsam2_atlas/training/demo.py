@@ -38,7 +38,7 @@ class DemoTraining:
     seed: int = 7
     patients: int = 56
     steps: int = 4000
-    click_steps: int = 1200
+    click_steps: int = 800
     learning_rate: float = 1e-3
     click_learning_rate: float = 4e-4
     workers: int = 2

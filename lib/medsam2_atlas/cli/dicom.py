@@ -1,0 +1,51 @@
+"""`medsam2-atlas dicom …`: label maps as DICOM objects of the series that they were drawn on."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.files import replacing
+from medsam2_atlas.volume import read_labels, read_volume
+
+app = typer.Typer(help="Label maps as DICOM objects.", no_args_is_help=True)
+
+_Label = Annotated[Path, typer.Argument(help="Label map on the grid of the series.")]
+_Series = Annotated[Path, typer.Argument(help="Folder with the DICOM series.")]
+_Out = Annotated[Path, typer.Argument(help="DICOM file to write.")]
+_Version = Annotated[int, typer.Option(min=1, help="Instance number: versions of a label map share a series.")]
+_Made = Annotated[str, typer.Option(help="MANUAL, SEMIAUTOMATIC or AUTOMATIC: what is true of the label map.")]
+
+
+@app.command("seg")
+def seg_command(label: _Label, series: _Series, out: _Out, version: _Version = 1, made: _Made = "SEMIAUTOMATIC") -> None:
+    """Write a label map as a DICOM segmentation."""
+    from medsam2_atlas.dicom import write_seg
+
+    _write(write_seg, label, series, out, version, made)
+
+
+@app.command("rtstruct")
+def rtstruct_command(label: _Label, series: _Series, out: _Out, version: _Version = 1, made: _Made = "SEMIAUTOMATIC") -> None:
+    """Write a label map as an RT structure set."""
+    from medsam2_atlas.dicom import write_rtstruct
+
+    _write(write_rtstruct, label, series, out, version, made)
+
+
+def _write(write: Callable[..., Any], label: Path, series: Path, out: Path, version: int, made: str) -> None:
+    from medsam2_atlas.dicom import LabelOrigin
+
+    if made not in ("MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"):
+        raise InputError(made, "is no way to make a label map.", "Choose MANUAL, SEMIAUTOMATIC or AUTOMATIC.")
+    image = read_volume(series)
+    labels = image.with_array(read_labels(label, image).array).restored()
+    ds = write(labels, series, LabelOrigin("final", version, getpass.getuser(), made))
+    with replacing(out) as part:
+        ds.save_as(part, write_like_original=False)
+    typer.echo(f"written to {out}")

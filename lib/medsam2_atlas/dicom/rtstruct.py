@@ -1,0 +1,198 @@
+"""RT structure sets: outlines of the organs for planning systems.
+
+Outlines run half-way between the centres of pixels inside and outside, so that a program which asks whether a pixel's
+centre lies inside gets the label map back voxel by voxel. Holes are outlines of their own; an organ that has any is written
+as CLOSEDPLANAR_XOR (PS3.3, C.8.8.6.3), others as CLOSED_PLANAR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from skimage.draw import polygon2mask
+from skimage.measure import find_contours
+
+from medsam2_atlas.dicom.codes import property_type
+from medsam2_atlas.dicom.origin import LabelOrigin, derived_uid, on_series, person
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.labels import Organ, OrganTable, organ_table
+from medsam2_atlas.segmentation import package_version
+from medsam2_atlas.series import series_slices
+
+_SERIES_NUMBER = 901
+_STUDY_TAGS = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime"),
+    *("StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)
+_XOR, _PLAIN = "CLOSEDPLANAR_XOR", "CLOSED_PLANAR"
+
+
+def write_rtstruct(labels: sitk.Image, folder: Path, origin: LabelOrigin, table: OrganTable | None = None) -> Dataset:
+    """A label map as an RT structure set of the series in a folder.
+
+    All organs of the table are regions, by their own numbers; those that the label map lacks have no outlines.
+
+    Args:
+        labels: on the series' own grid, as `read_volume(folder)` gives it; may be empty.
+        folder: with the series' files.
+        origin: what it says of where it comes from.
+        table: the organs; those of `configs/labels.yaml` by default.
+
+    Raises:
+        InputError: the series makes no volume, or the label map does not lie on it.
+    """
+    table = table or organ_table()
+    sources = [pydicom.dcmread(part.file, stop_before_pixels=True) for part in series_slices(folder)]
+    masks = on_series(labels, sources, table)
+    ds = _structure_set(sources, origin)
+    ds.StructureSetROISequence = DicomSequence(_region(organ, ds, origin) for organ in table.organs)
+    ds.ROIContourSequence = DicomSequence(_outlined(organ, masks == organ.index, sources) for organ in table.organs)
+    ds.RTROIObservationsSequence = DicomSequence(_observation(organ) for organ in table.organs)
+    return ds
+
+
+def read_rtstruct(ds: Dataset, folder: Path, table: OrganTable | None = None) -> np.ndarray:
+    """The label map of a structure set on the grid of the series in a folder, `[slices, rows, columns]`.
+
+    Regions are told by their names; those that are no organs of the table are left out. Where organs overlap, the one with
+    the higher number wins.
+
+    Raises:
+        InputError: no structure set, or an outline on no slice of the series.
+    """
+    table = table or organ_table()
+    if ds.get("Modality") != "RTSTRUCT":
+        raise InputError("file", "is no RT structure set.", "Give one of the modality RTSTRUCT.")
+    slices = series_slices(folder)
+    first = pydicom.dcmread(slices[0].file, stop_before_pixels=True)
+    to_pixel, normal = _pixel_axes(first)
+    places = np.array([part.position for part in slices])
+    heights = places @ normal
+    names = {o.display.lower(): o.index for o in table.organs} | {o.name: o.index for o in table.organs}
+    wanted = {int(item.ROINumber): names.get(str(item.ROIName).strip().lower(), 0) for item in ds.StructureSetROISequence}
+    labels = np.zeros((len(slices), int(first.Rows), int(first.Columns)), np.uint8)
+    for region in sorted(ds.ROIContourSequence, key=lambda item: wanted.get(int(item.ReferencedROINumber), 0)):
+        organ = wanted.get(int(region.ReferencedROINumber), 0)
+        mask = np.zeros(labels.shape, bool)
+        for contour in region.get("ContourSequence", ()) if organ else ():
+            points = np.array([float(v) for v in contour.ContourData]).reshape(-1, 3)
+            away = np.abs(heights - float(points[0] @ normal))
+            if away.min() > 0.5 * float(np.diff(heights).min()):
+                raise InputError("structure set", "has an outline that lies on no slice of the series.")
+            z = int(away.argmin())
+            mask[z] ^= polygon2mask(labels.shape[1:], (points - places[z]) @ to_pixel)
+        labels[mask] = organ
+    return labels
+
+
+def _structure_set(sources: Sequence[Dataset], origin: LabelOrigin) -> FileDataset:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = RTStructureSetStorage, generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    ds.is_little_endian, ds.is_implicit_VR = True, False
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    first, now = sources[0], datetime.now(timezone.utc)
+    for tag in _STUDY_TAGS:
+        setattr(ds, tag, first.get(tag, ""))
+    ds.Modality, ds.SeriesNumber, ds.InstanceNumber = "RTSTRUCT", _SERIES_NUMBER, origin.version
+    ds.SeriesInstanceUID = derived_uid(f"rtstruct/{first.SeriesInstanceUID}/{origin.tag}")
+    ds.SeriesDescription = f"{origin.tag} (medsam2_atlas)"[:64]
+    ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = first.FrameOfReferenceUID, ""
+    ds.Manufacturer = ds.ManufacturerModelName = "medsam2_atlas"
+    ds.SoftwareVersions, ds.OperatorsName = package_version(), person(origin.author)
+    ds.StructureSetLabel = origin.tag[:16]
+    ds.StructureSetName = f"{origin.tag}, version {origin.version}"[:64]
+    ds.StructureSetDate, ds.StructureSetTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    ds.ApprovalStatus = "UNAPPROVED"
+    series, study, frame = Dataset(), Dataset(), Dataset()
+    series.SeriesInstanceUID = first.SeriesInstanceUID
+    series.ContourImageSequence = DicomSequence(_reference(source) for source in sources)
+    study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"  # the retired study management class, as PS3.3 still asks for
+    study.ReferencedSOPInstanceUID = first.StudyInstanceUID
+    study.RTReferencedSeriesSequence = DicomSequence([series])
+    frame.FrameOfReferenceUID = first.FrameOfReferenceUID
+    frame.RTReferencedStudySequence = DicomSequence([study])
+    ds.ReferencedFrameOfReferenceSequence = DicomSequence([frame])
+    return ds
+
+
+def _region(organ: Organ, ds: Dataset, origin: LabelOrigin) -> Dataset:
+    item = Dataset()
+    item.ROINumber, item.ROIName = organ.index, organ.display
+    item.ReferencedFrameOfReferenceUID = ds.FrameOfReferenceUID
+    item.ROIGenerationAlgorithm = origin.made
+    if origin.made != "MANUAL":
+        item.ROIGenerationDescription = (origin.model or "medsam2_atlas")[:64]
+    return item
+
+
+def _outlined(organ: Organ, mask: np.ndarray, sources: Sequence[Dataset]) -> Dataset:
+    """A region's outlines, slice by slice."""
+    item = Dataset()
+    item.ReferencedROINumber, item.ROIDisplayColor = organ.index, list(organ.colour)
+    found = [(n, outlines) for n in np.flatnonzero(mask.any((1, 2))) if (outlines := outlines_of(mask[n]))]
+    kind = _XOR if any(_has_holes(mask[n]) for n, _ in found) else _PLAIN
+    contours = []
+    for n, outlines in found:
+        place, along, down = _axes(sources[n])
+        for outline in outlines:
+            contour = Dataset()
+            contour.ContourImageSequence = DicomSequence([_reference(sources[n])])
+            contour.ContourGeometricType, contour.NumberOfContourPoints = kind, len(outline)
+            points = place + outline[:, 1:] * along + outline[:, :1] * down
+            contour.ContourData = [f"{v:.4f}" for v in points.ravel()]
+            contours.append(contour)
+    if contours:
+        item.ContourSequence = DicomSequence(contours)
+    return item
+
+
+def outlines_of(mask: np.ndarray) -> list[np.ndarray]:
+    """Closed outlines of a slice's mask `[rows, columns]`, of holes too: points (row, column), the first not repeated."""
+    return [outline[:-1] - 1 for outline in find_contours(np.pad(mask, 1).astype(float), 0.5)]
+
+
+def _has_holes(mask: np.ndarray) -> bool:
+    """Outlines around holes run the other way round: their signed area is of the other sign."""
+    areas = [np.sum(o[:, 0] * np.roll(o[:, 1], 1) - o[:, 1] * np.roll(o[:, 0], 1)) for o in outlines_of(mask)]
+    return bool(min(areas) < 0 < max(areas))
+
+
+def _observation(organ: Organ) -> Dataset:
+    item, code, what = Dataset(), Dataset(), property_type(organ)
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = what.value, what.scheme_designator, what.meaning
+    item.ObservationNumber = item.ReferencedROINumber = organ.index
+    item.RTROIIdentificationCodeSequence = DicomSequence([code])
+    item.RTROIInterpretedType, item.ROIInterpreter = "ORGAN", ""
+    return item
+
+
+def _reference(source: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    return item
+
+
+def _axes(source: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Position of a slice's first pixel, and steps to the next column and the next row, in mm."""
+    turned = np.array([float(v) for v in source.ImageOrientationPatient])
+    between_rows, between_columns = (float(v) for v in source.PixelSpacing)
+    place = np.array([float(v) for v in source.ImagePositionPatient])
+    return place, turned[:3] * between_columns, turned[3:] * between_rows
+
+
+def _pixel_axes(source: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """What takes a shift in mm to (rows, columns), `[3, 2]`, and the normal of the slices."""
+    _, along, down = _axes(source)
+    normal = np.cross(along, down)
+    return np.stack([down / (down @ down), along / (along @ along)], 1), normal / np.linalg.norm(normal)
