@@ -51,12 +51,12 @@ serve: $(VENV)/.installed  ## serve the app: make serve STUDIES=folder-or-URL [A
 orthanc: e2e-tools  ## an Orthanc on this machine only, for OHIF: make orthanc [ORTHANC_DATA=folder]
 	apps/orthanc.sh "$(ORTHANC_DATA)"
 
-e2e-tools:  ## Orthanc and Chromium from Debian, where they are missing; asks for root
-	@command -v Orthanc >/dev/null || test -x /usr/sbin/Orthanc && command -v chromium >/dev/null || { \
+e2e-tools:  ## Orthanc, Chromium and Caddy from Debian, where they are missing; asks for root
+	@command -v chromium >/dev/null && command -v caddy >/dev/null && { command -v Orthanc >/dev/null || test -x /usr/sbin/Orthanc; } || { \
 		root=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$root apt-get update -qq && \
 		$$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-			orthanc orthanc-dicomweb chromium; }
+			orthanc orthanc-dicomweb chromium caddy; }
 
 figures: $(VENV)/.installed  ## the README's figures on generated targets
 	$(BIN)/python bench/phantom_dice.py

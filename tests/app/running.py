@@ -17,8 +17,10 @@ from medsam2_atlas.resource import resource
 
 
 @contextmanager
-def server(studies: Path | str, work: Path, conf: dict[str, str]) -> Iterator[MONAILabelClient]:
-    """A client of a server on a free port; its log is `work/server.log`."""
+def server(
+    studies: Path | str, work: Path, conf: dict[str, str], environment: dict[str, str] | None = None, token: str = ""
+) -> Iterator[MONAILabelClient]:
+    """A client of a server on a free port; its log is `work/server.log`. token: with which the client asks."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -28,19 +30,22 @@ def server(studies: Path | str, work: Path, conf: dict[str, str]) -> Iterator[MO
     command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
     for key, value in conf.items():
         command += ["--conf", key, value]
-    environment = os.environ | {
+    variables = os.environ | {
         "PYTHONPATH": str(app),
         "MONAI_LABEL_SESSION_PATH": str(work / "sessions"),
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(work / "cache"),
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
         "MEDSAM2_ATLAS_MODELS": str(work / "models"),
+        **(environment or {}),
     }
     received = work / "received"
     received.mkdir(parents=True, exist_ok=True)
     with (work / "server.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=variables)
         try:
             client = MONAILabelClient(f"http://127.0.0.1:{port}", tmpdir=str(received))
+            if token:
+                client.update_auth({"token_type": "Bearer", "access_token": token})
             deadline = time.monotonic() + 120
             while True:
                 try:

@@ -47,7 +47,7 @@ class WorkFolder:
     def of(cls, studies: str | Path) -> WorkFolder:
         """The work folder of a study folder, or, for a DICOMweb URL, one in the model folder."""
         if str(studies).startswith(("http://", "https://")):
-            return cls(model_folder() / "studies" / hashlib.sha256(str(studies).encode()).hexdigest()[:16])
+            return cls(model_folder() / "studies" / hashlib.sha256(str(studies).strip().rstrip("/").encode()).hexdigest()[:16])
         return cls(Path(studies) / WORK_FOLDER)
 
     def folder(self, name: str) -> Path:
