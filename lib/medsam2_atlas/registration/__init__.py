@@ -1,8 +1,10 @@
 """Registration: pre-alignment, affine, deformable; the transforms they make; a common space for several images."""
 
+from medsam2_atlas.registration.affine import refine_affine
 from medsam2_atlas.registration.cache import RegistrationCache
 from medsam2_atlas.registration.config import RegistrationConfig, registration_config
 from medsam2_atlas.registration.groupwise import CommonSpace, build_common_space
+from medsam2_atlas.registration.prealign import prealign
 from medsam2_atlas.registration.register import register
 from medsam2_atlas.registration.transform import Affine, Displacement, Transform, geometry_points, grid_points, sample
 from medsam2_atlas.registration.work_image import WorkImage
@@ -18,6 +20,8 @@ __all__ = [
     "build_common_space",
     "geometry_points",
     "grid_points",
+    "prealign",
+    "refine_affine",
     "register",
     "registration_config",
     "sample",

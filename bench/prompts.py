@@ -1,0 +1,258 @@
+"""Where prompts come to lie, by registration: `make prompts`. Leave-one-out over sets of labelled CTs.
+
+For each target an atlas is built of the other subjects; each method registers the target to its common space, and the same
+score maps, thresholds and boxes follow. Per organ and method: Dice of the score map, how far the prompting region's centre
+and its two ends are off (mm), IoU of the boxes with the organ's true box on their slices, organs without a usable prompt;
+per method: seconds of processor and of wall time a target, and the process' peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from registrations import METHODS
+from rich.table import Table
+
+from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references, warp_maps
+from medsam2_atlas.console import bars, console
+from medsam2_atlas.evaluation import dice_per_organ, prompt_errors
+from medsam2_atlas.files import write_json
+from medsam2_atlas.fusion import fuse_scores
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.phantoms import deformed, painted, write_dataset
+from medsam2_atlas.prompting import THREE, prompts_from_scores
+from medsam2_atlas.registration import WorkImage, registration_config
+from medsam2_atlas.volume import read_labels, read_volume, write_volume
+
+mpl.use("Agg")
+SETS = ("phantoms", "anatomy", "pair")
+REAL = Path(__file__).resolve().parents[2] / "shared" / "ct"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One organ of one target by one method. centre .. iou: None without a prompt."""
+
+    set: str
+    target: str
+    method: str
+    organ: str
+    dice: float
+    centre: float | None
+    z_min: float | None
+    z_max: float | None
+    iou: tuple[float, ...]
+    usable: bool
+    cut: bool
+    folding: float
+
+
+def phantoms(folder: Path, count: int) -> Path:
+    """Generated patients at 3 mm."""
+    write_dataset(folder, count, 512, spacing=3.0)
+    return folder
+
+
+def anatomy(folder: Path, variants: int) -> Path:
+    """Synthetic intensities over real anatomy: every label map beside the checkout, bent and stretched into other bodies."""
+    maps = sorted((REAL / "label_maps").glob("*.nii.gz")) + sorted(REAL.glob("whole*/label.nii.gz"))
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    for number, file in enumerate(maps):
+        for variant in range(variants):
+            generator = np.random.default_rng([77, number, variant])
+            labels = deformed(read_labels(file), generator)
+            name = f"{file.name.removesuffix('.nii.gz') if file.name != 'label.nii.gz' else file.parent.name}-{variant}.nii.gz"
+            write_volume(painted(labels, generator), folder / "images" / name)
+            write_volume(labels, folder / "labels" / name)
+    return folder
+
+
+def pair(folder: Path) -> Path:
+    """The two real CTs with labels, each the other's only reference."""
+    for kind, file in (("images", "ct.nii.gz"), ("labels", "label.nii.gz")):
+        (folder / kind).mkdir(parents=True)
+        for name in ("whole_abdomen_3mm", "cropped_trunk"):
+            (folder / kind / f"{name}.nii.gz").symlink_to(REAL / name / file)
+    return folder
+
+
+def subject_of(name: str) -> str:
+    """Variants of one anatomy never serve as each other's references."""
+    head, _, tail = name.rpartition("-")
+    return head if tail.isdigit() and len(tail) == 1 else name
+
+
+def evaluate(
+    kind: str, method: str, targets: list[tuple[ReferenceFiles, Path]], rule: str
+) -> tuple[list[Row], dict[str, float]]:
+    """All targets by one method, in a process of its own."""
+    config, table = registration_config(), organ_table()
+    rows: list[Row] = []
+    cpu, wall = [], []
+    for files, folder in targets:
+        atlas = Atlas.load(folder)
+        image, truth = read_volume(files.image), read_labels(files.label)
+        began, used = time.perf_counter(), time.process_time()
+        transform = METHODS[method](WorkImage.of(image, config.spacing), atlas.template, config)
+        scores = warp_maps(image.geometry, atlas, transform)
+        prompts = prompts_from_scores(scores, table, table.indices, THREE, rule)
+        wall.append(time.perf_counter() - began)
+        cpu.append(time.process_time() - used)
+        folding = max((step.folding() for step in transform.maps if hasattr(step, "folding")), default=0.0)
+        dice = dice_per_organ(fuse_scores(scores), truth.array, table.indices)
+        for k, error in prompt_errors(prompts, truth, [k for k in table.indices if k in atlas.maps]).items():
+            values: dict[str, Any] = {"centre": None, "z_min": None, "z_max": None, "iou": (), "usable": False, "cut": False}
+            if error is not None:
+                values = {**asdict(error), "usable": error.usable}
+            rows.append(Row(kind, files.name, method, table[k].name, dice[k], folding=folding, **values))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return rows, {"cpu_s": float(np.median(cpu)), "wall_s": float(np.median(wall)), "peak_mib": peak}
+
+
+def summary(rows: list[Row], costs: dict[tuple[str, str], dict[str, float]]) -> list[dict[str, Any]]:
+    """One entry per set and method."""
+    entries = []
+    for kind, method in dict.fromkeys((row.set, row.method) for row in rows):
+        mine = [row for row in rows if (row.set, row.method) == (kind, method)]
+        found = [row for row in mine if row.centre is not None]
+        whole = [row for row in found if not row.cut]
+        entries.append(
+            {
+                "set": kind,
+                "method": method,
+                "dice": np.mean([row.dice for row in mine]),
+                "centre": np.mean([row.centre for row in found]),
+                "centre_median": np.median([row.centre for row in found]),
+                "z_min": np.mean([abs(row.z_min) for row in whole]),
+                "z_max": np.mean([abs(row.z_max) for row in whole]),
+                "iou": np.mean([np.mean(row.iou) if row.iou else 0.0 for row in mine]),
+                "lost": np.mean([not row.usable for row in mine]),
+                "folding": np.max([row.folding for row in mine]),
+                "organs": len(mine),
+                **costs[kind, method],
+            }
+        )
+    return entries
+
+
+def show(entries: list[dict[str, Any]], rows: list[Row]) -> None:
+    """Tables."""
+    table = Table(
+        "set", "method", "Dice", "centre mm (median)", "|z_min|, |z_max| mm", "box IoU", "lost", "CPU s", "wall s", "MiB"
+    )
+    for e in entries:
+        table.add_row(
+            e["set"],
+            e["method"],
+            f"{e['dice']:.3f}",
+            f"{e['centre']:.1f} ({e['centre_median']:.1f})",
+            f"{e['z_min']:.1f}, {e['z_max']:.1f}",
+            f"{e['iou']:.3f}",
+            f"{e['lost']:.1%}",
+            f"{e['cpu_s']:.1f}",
+            f"{e['wall_s']:.1f}",
+            f"{e['peak_mib']:.0f}",
+        )
+    console.print(table)
+    methods = list(dict.fromkeys(row.method for row in rows))
+    for kind in dict.fromkeys(row.set for row in rows):
+        by_organ = Table("organ", *methods, title=f"{kind}: mean centre error in mm / box IoU")
+        for organ in organ_table().organs:
+            cells = []
+            for method in methods:
+                mine = [r for r in rows if (r.set, r.method, r.organ) == (kind, method, organ.name)]
+                centres = [r.centre for r in mine if r.centre is not None]
+                iou = [np.mean(r.iou) if r.iou else 0.0 for r in mine]
+                cells.append(f"{np.mean(centres):.1f} / {np.mean(iou):.2f}" if centres else "-")
+            by_organ.add_row(organ.display, *cells)
+        console.print(by_organ)
+
+
+def plot(rows: list[Row], file: Path) -> None:
+    """Centre errors as boxes, by set and method."""
+    import matplotlib.pyplot as plt
+
+    kinds, methods = (list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("set", "method"))
+    figure, axes = plt.subplots(1, len(kinds), figsize=(4 * len(kinds), 3.2), squeeze=False, sharey=True)
+    for axis, kind in zip(axes[0], kinds, strict=True):
+        values = [[r.centre for r in rows if (r.set, r.method) == (kind, m) and r.centre is not None] for m in methods]
+        axis.boxplot(values, tick_labels=methods, showfliers=False)
+        axis.set_title(kind)
+        axis.tick_params(axis="x", rotation=30)
+    axes[0][0].set_ylabel("error of the region's centre, mm")
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", default=",".join(SETS), help="phantoms, anatomy, pair, or folders with images/ and labels/")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--phantoms", type=int, default=8, help="generated patients")
+    parser.add_argument("--variants", type=int, default=1, help="bodies made of each real label map")
+    parser.add_argument("--thresholds", default="adaptive", choices=["published", "adaptive"])
+    parser.add_argument("--work", type=Path, help="folder where sets and atlases are kept for the next run")
+    parser.add_argument("--out", type=Path, help="JSON with every figure")
+    parser.add_argument("--plot", type=Path, help="picture of the centre errors")
+    given = parser.parse_args()
+    methods = [m for m in given.methods.split(",") if m]
+    rows: list[Row] = []
+    costs: dict[tuple[str, str], dict[str, float]] = {}
+    makers = {
+        "phantoms": lambda f: phantoms(f, given.phantoms),
+        "anatomy": lambda f: anatomy(f, given.variants),
+        "pair": pair,
+    }
+    with tempfile.TemporaryDirectory() as name:
+        work = given.work or Path(name)
+        for kind in given.sets.split(","):
+            if kind in ("anatomy", "pair") and not REAL.is_dir():
+                console.print(f"{kind}: left out, there are no real CTs beside the checkout")
+                continue
+            folder = work / kind if kind in makers else Path(kind)
+            if kind in makers and not folder.exists():
+                makers[kind](folder)
+            files = find_references(folder)
+            targets = []
+            with bars() as progress:
+                for number, target in enumerate(files):
+                    place = work / "atlases" / Path(kind).name / target.name
+                    if not place.exists():
+                        place.parent.mkdir(parents=True, exist_ok=True)
+                        others = [f for f in files if subject_of(f.name) != subject_of(target.name)]
+                        build_atlas(others).save(place)
+                    targets.append((target, place))
+                    progress(f"atlases of {Path(kind).name}", (number + 1) / len(files))
+            for method in methods:
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                    try:
+                        mine, cost = pool.submit(evaluate, Path(kind).name, method, targets, given.thresholds).result()
+                    except ImportError as error:
+                        console.print(f"{method}: left out ({error})")
+                        continue
+                rows += mine
+                costs[Path(kind).name, method] = cost
+    entries = summary(rows, costs)
+    show(entries, rows)
+    if given.out:
+        write_json(
+            {"summary": json.loads(json.dumps(entries, default=float)), "rows": [asdict(row) for row in rows]}, given.out
+        )
+    if given.plot:
+        plot(rows, given.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The registrations that `bench/prompts.py` holds against each other. Each gives the transform from a target to a template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from medsam2_atlas.registration import (
+    Affine,
+    Displacement,
+    RegistrationConfig,
+    Transform,
+    WorkImage,
+    prealign,
+    refine_affine,
+    register,
+)
+
+Method = Callable[[WorkImage, WorkImage, RegistrationConfig], Transform]
+_PACKAGE_SPACING = 3.0
+
+
+def affine_only(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Transform:
+    """Pre-alignment and affine, as all of them begin."""
+    return Transform((_start(fixed, moving, config),))
+
+
+def b_spline(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Transform:
+    """SimpleITK's free-form deformation on a 40 mm lattice, mutual information, from the same affine start."""
+    start = _start(fixed, moving, config)
+    target = _image(fixed.hu, fixed)
+    warped, valid = moving.warped(start(fixed.points()))
+    source, seen = _image(warped, fixed), _image(valid.float(), fixed)
+    lattice = [max(2, round(n * s / 40)) for n, s in zip(target.GetSize(), target.GetSpacing(), strict=True)]
+    spline = sitk.BSplineTransformInitializer(target, lattice)
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(48)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    method.SetMetricSamplingPercentage(0.2, seed=1)
+    method.SetMetricMovingMask(sitk.Cast(seen > 0.5, sitk.sitkUInt8))
+    method.SetOptimizerAsLBFGSB(numberOfIterations=60)
+    method.SetShrinkFactorsPerLevel([2, 1])
+    method.SetSmoothingSigmasPerLevel([1, 0])
+    method.SetInitialTransform(spline, inPlace=True)
+    method.SetInterpolator(sitk.sitkLinear)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(2)
+    method.Execute(target, source)
+    field = sitk.TransformToDisplacementField(
+        spline, sitk.sitkVectorFloat64, target.GetSize(), target.GetOrigin(), target.GetSpacing(), target.GetDirection()
+    )
+    millimetres = torch.from_numpy(np.moveaxis(sitk.GetArrayFromImage(field), -1, 0).astype(np.float32))
+    return Transform((Displacement(millimetres, fixed.origin, fixed.spacing), start))
+
+
+def convexadam_package(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Transform:
+    """The authors' package (`pip install convexAdam`) with its own settings at 3 mm, from the same affine start."""
+    from convexAdam.convex_adam_MIND import convex_adam_pt
+
+    start = _start(fixed, moving, config)
+    fine = _resampled(fixed, _PACKAGE_SPACING)
+    warped, _ = moving.warped(start(fine.points()))
+    found = convex_adam_pt(fine.hu, warped, device=torch.device("cpu"), dtype=torch.float32)
+    voxels = torch.from_numpy(np.moveaxis(found, -1, 0).astype(np.float32))
+    return Transform((Displacement(voxels.flip(0) * fine.spacing, fine.origin, fine.spacing), start))
+
+
+METHODS: dict[str, Method] = {
+    "affine": affine_only,
+    "b-spline": b_spline,
+    "convexadam": convexadam_package,
+    "ours": register,
+}
+
+
+def _start(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Affine:
+    return refine_affine(fixed, moving, prealign(fixed, moving, config), config)
+
+
+def _image(values: torch.Tensor, like: WorkImage) -> sitk.Image:
+    image = sitk.GetImageFromArray(values.numpy().astype(np.float32))
+    image.SetSpacing((like.spacing,) * 3)
+    image.SetOrigin([float(v) for v in like.origin])
+    return image
+
+
+def _resampled(image: WorkImage, spacing: float) -> WorkImage:
+    shape = torch.Size([int((n - 1) * image.spacing / spacing) + 1 for n in image.shape])
+    grid = WorkImage(torch.zeros(shape), torch.ones(shape, dtype=torch.bool), image.origin, spacing)
+    hu, valid = image.warped(grid.points())
+    return WorkImage(hu, valid, image.origin, spacing)

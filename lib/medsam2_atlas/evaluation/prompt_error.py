@@ -1,0 +1,80 @@
+"""How far prompts are from those that the true label map would give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from medsam2_atlas.prompting import THREE, Prompts, bounding_box, prompts_from_labels
+from medsam2_atlas.volume import Volume
+
+
+@dataclass(frozen=True)
+class PromptError:
+    """Of one organ; everything in mm but `iou`.
+
+    centre: distance between the centres of the prompting regions: half-way along the range, and the mean of the boxes'
+    centres across it. z_min, z_max: of the range's ends; positive where the prompt's lies higher. iou: of each box, by
+    rising slice, with the organ's true box on that slice; 0 where it is not there. cut: whether the organ touches the scan's
+    first or last slice, so that its true ends are the scan's.
+    """
+
+    centre: float
+    z_min: float
+    z_max: float
+    iou: tuple[float, ...]
+    cut: bool
+
+    @property
+    def usable(self) -> bool:
+        """Whether any box holds a part of the organ."""
+        return max(self.iou) > 0
+
+
+def prompt_errors(prompts: Prompts, truth: Volume, organs: Iterable[int]) -> dict[int, PromptError | None]:
+    """Errors of the organs that the truth holds; None for those of them that have no prompt.
+
+    Args:
+        prompts: in voxel indices of the truth's grid.
+        truth: true label map.
+        organs: organ numbers.
+    """
+    found = {p.label: p for p in prompts.prompts}
+    true = {p.label: p for p in prompts_from_labels(truth.array, organs, THREE, "").prompts}
+    spacing = np.array(truth.geometry.spacing)
+    errors: dict[int, PromptError | None] = {}
+    for k, wanted in true.items():
+        prompt = found.get(k)
+        if prompt is None:
+            errors[k] = None
+            continue
+        apart = (
+            _centre(prompt.boxes, prompt.z_min, prompt.z_max) - _centre(wanted.boxes, wanted.z_min, wanted.z_max)
+        ) * spacing
+        last = truth.geometry.size[2] - 1
+        errors[k] = PromptError(
+            float(np.linalg.norm(apart)),
+            float((prompt.z_min - wanted.z_min) * spacing[2]),
+            float((prompt.z_max - wanted.z_max) * spacing[2]),
+            tuple(_overlap(box.box, truth.array[box.z] == k) for box in prompt.boxes),
+            wanted.z_min == 0 or wanted.z_max == last,
+        )
+    return errors
+
+
+def _centre(boxes: Iterable, z_min: int, z_max: int) -> np.ndarray:
+    corners = np.array([box.box for box in boxes])
+    across = (corners[:, :2] + corners[:, 2:]).mean(0) / 2
+    return np.array([across[0], across[1], (z_min + z_max) / 2])
+
+
+def _overlap(box: tuple[float, float, float, float], mask: np.ndarray) -> float:
+    """Intersection over union of a box and a mask's, both with their last pixels."""
+    if not mask.any():
+        return 0.0
+    a, b = np.array(box), np.array(bounding_box(mask))
+    common = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) + 1, 0, None).prod()
+    areas = [(c[2:] - c[:2] + 1).prod() for c in (a, b)]
+    return float(common / (sum(areas) - common))

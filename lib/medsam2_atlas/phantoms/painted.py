@@ -1,0 +1,134 @@
+"""Synthetic intensities over given anatomy: a label map becomes a CT whose truth is known.
+
+What the label map does not tell comes from a synthetic patient: body, bones, lungs and bowels, laid by a scaling and a shift
+under the label map's organs. So the organs' shapes and places are nobody's invention, the intensities are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.phantoms.frame import BOTTOM, FAT, TOP
+from medsam2_atlas.phantoms.patient import Patient, draw_patient
+from medsam2_atlas.phantoms.render import Scan, render
+from medsam2_atlas.phantoms.shapes import Field
+from medsam2_atlas.volume import Volume, from_sitk, to_sitk
+
+_TISSUES: dict[int, str | float] = {
+    1: "spleen",
+    2: "kidney",
+    3: "kidney",
+    4: 8.0,
+    5: "wall",
+    6: "liver",
+    7: 30.0,
+    8: "aorta",
+    9: "vein",
+    10: "pancreas",
+    11: "adrenal",
+    12: "adrenal",
+    13: "wall",
+    14: 8.0,
+}
+_SPACING = 3.0
+_AROUND_MM = 12.0
+_LEAST_ORGANS = 3
+_STRETCH = (0.75, 1.35)
+
+
+def deformed(labels: Volume, generator: np.random.Generator, amplitude: float = 8.0, stretch: float = 0.06) -> Volume:
+    """A label map of another body: stretched along each axis, and bent by a smooth random field.
+
+    Args:
+        labels: label map; resampled to 3 mm.
+        generator: source of all choices.
+        amplitude: standard deviation of the displacement along each axis, mm.
+        stretch: standard deviation of the logarithm of each axis' stretch.
+    """
+    size = [max(2, round(n * s / _SPACING)) for n, s in zip(labels.geometry.size, labels.geometry.spacing, strict=True)]
+    grid = sitk.Resample(
+        labels.as_image(), size, sitk.Transform(), sitk.sitkNearestNeighbor, labels.geometry.origin, (_SPACING,) * 3,
+        labels.geometry.direction,
+    )  # fmt: skip
+    image = from_sitk(grid, labels.source)
+    z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in image.array.shape], indexing="ij")
+    points = np.stack([x, y, z], -1).reshape(-1, 3) * _SPACING
+    middle = points.mean(0)
+    scale = np.exp(generator.normal(0, stretch, 3)).astype(np.float32)
+    bend = np.stack([Field(generator, amplitude, (90, 220), 6)(points) for _ in range(3)], 1)
+    index = (((points - middle) / scale + middle + bend) / _SPACING)[:, ::-1].T
+    warped = ndimage.map_coordinates(image.array, index, order=0, mode="constant").reshape(image.array.shape)
+    return image.with_array(warped)
+
+
+def painted(labels: Volume, generator: np.random.Generator) -> Volume:
+    """A CT (HU, float32) on the grid of a label map.
+
+    Raises:
+        InputError: fewer than three organs, too few to lay a body under them.
+    """
+    patient = draw_patient(generator)
+    background, organs = _background(patient)
+    real = _centres(labels)
+    known = sorted(set(real) & set(organs))
+    if len(known) < _LEAST_ORGANS:
+        raise InputError(labels.source, f"holds {len(real)} organs.", f"At least {_LEAST_ORGANS} tell where the body lies.")
+    to_phantom = sitk.AffineTransform(3)
+    matrix, shift = np.eye(3), np.zeros(3)
+    for axis in range(3):
+        a, b = np.array([real[k][axis] for k in known]), np.array([organs[k][axis] for k in known])
+        slope = np.clip(np.polyfit(a, b, 1)[0], *_STRETCH) if np.ptp(a) > 40 else 1.0
+        matrix[axis, axis], shift[axis] = slope, b.mean() - slope * a.mean()
+    to_phantom.SetMatrix(matrix.ravel().tolist())
+    to_phantom.SetTranslation(shift.tolist())
+    blank = labels.as_image()
+    hu = sitk.GetArrayFromImage(sitk.Resample(background, blank, to_phantom, sitk.sitkLinear, -1000.0, sitk.sitkFloat32))
+    return labels.with_array(_with_organs(hu, labels, patient, generator))
+
+
+def _background(patient: Patient) -> tuple[sitk.Image, dict[int, np.ndarray]]:
+    """A synthetic patient without the labelled organs, and where those had their middles."""
+    sx, sy, sz = patient.scale
+    width, depth = 2 * (150 + patient.fat) * sx + 40, 300 * sy
+    size = (round(width / _SPACING), round(depth / _SPACING), round((TOP - BOTTOM) * sz / _SPACING))
+    scan = Scan(size, (_SPACING,) * 3, (-width / 2, -36 * sy - depth / 2, BOTTOM * sz))
+    image, label = render(patient, scan)
+    picture = sitk.GetImageFromArray(label)
+    picture.SetSpacing(scan.spacing)
+    picture.SetOrigin(scan.origin)
+    volume = from_sitk(picture)
+    image[label > 0] = FAT
+    return to_sitk(image, volume.geometry), _centres(volume)
+
+
+def _centres(labels: Volume) -> dict[int, np.ndarray]:
+    """Middles (mm) of the boxes around organs that the scan does not cut along z; around all where that leaves too few."""
+    whole, cut = {}, {}
+    for k, box in enumerate(ndimage.find_objects(labels.array), 1):
+        if box is not None and k in _TISSUES:
+            middle = np.array([(span.start + span.stop - 1) / 2 for span in box[::-1]])
+            touches = box[0].start == 0 or box[0].stop == labels.array.shape[0]
+            (cut if touches else whole)[k] = labels.geometry.to_world(middle)
+    return whole if len(whole) >= 2 * _LEAST_ORGANS else whole | cut
+
+
+def _with_organs(hu: np.ndarray, labels: Volume, patient: Patient, generator: np.random.Generator) -> np.ndarray:
+    """Organs over a body that reaches around them, soft edges, texture and noise."""
+    spacing = np.array(labels.geometry.spacing[::-1])
+    away = ndimage.distance_transform_edt(labels.array == 0, sampling=spacing)
+    hu[(away < _AROUND_MM) & (hu < -300)] = FAT
+    z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in hu.shape], indexing="ij")
+    points = np.stack([x * spacing[2], y * spacing[1], z * spacing[0]], -1).reshape(-1, 3)
+    lumps = Field(generator, 1.0, (35, 90), 8)(points).reshape(hu.shape)
+    hu[(hu == FAT) & (lumps > 0.9)] = 30.0  # bowel and muscle between the organs
+    for k in np.unique(labels.array[labels.array > 0]):
+        tissue = _TISSUES.get(int(k), "prostate" if patient.sex == "male" else "uterus")
+        hu[labels.array == k] = (patient.hu(tissue) if isinstance(tissue, str) else tissue) + generator.normal(0, 4)
+    hu += np.where(hu > -300, Field(generator, 4.0, (15, 60), 6)(points).reshape(hu.shape), 0)
+    soft = ndimage.gaussian_filter(hu, 0.6)
+    grain = ndimage.gaussian_filter(generator.standard_normal(hu.shape, dtype=np.float32), 0.6)
+    result: np.ndarray = np.clip(soft + grain * (patient.noise / grain.std()), -1024, 3071).astype(np.float32)
+    return result

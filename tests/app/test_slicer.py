@@ -1,0 +1,81 @@
+"""A sitting at 3D Slicer: what its MONAI Label module asks for, by the client class that it uses."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import requests
+import SimpleITK as sitk
+
+from app.running import server
+from medsam2_atlas.atlas import ReferenceFiles
+
+
+def test_a_sitting(target_files: ReferenceFiles, atlas_folder: Path, tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    shutil.copy(target_files.image, studies / "first.nii.gz")
+    with server(studies, tmp_path / "server", {"atlas": str(atlas_folder), "learning": "false"}) as client:
+        url = client.get_server_url().rstrip("/")
+        # Connect: the module fills its boxes from what it is told.
+        assert client.auth_enabled() is False
+        about = client.info()
+        assert {"name", "description", "version", "labels", "models", "trainers", "strategies", "scoring"} <= set(about)
+        assert {"train_stats", "datastore"} <= set(about)
+        for model in about["models"].values():
+            assert {"type", "labels", "dimension", "description", "config"} <= set(model)
+            assert all(isinstance(value, (list, bool, int, float, str)) for value in model["config"].values())
+        for trainer in about["trainers"].values():
+            assert all(isinstance(value, (list, bool, int, float, str)) for value in trainer["config"].values())
+
+        # A volume that is open in Slicer becomes a study; the next sample is downloaded where it is not on the same machine.
+        assert client.upload_image(str(target_files.image), "second", {"patient": "x"})["image"] == "second"
+        assert client.datastore()["objects"].keys() == {"first", "second"}
+        sample = client.next_sample("first", {"client_id": "slicer"})
+        assert {"id", "name"} <= set(sample)
+        content = requests.get(f"{url}/datastore/image", {"image": sample["id"]}).content
+        assert content == (studies / "first.nii.gz").read_bytes()
+
+        # Auto segmentation, in a session too, of a volume that is no study.
+        file, answer = client.infer("unet_3d", sample["id"], {"organs": ["liver"]})
+        assert answer["label_names"] == {"liver": 6}
+        session = client.create_session(str(target_files.image))["session_id"]
+        assert client.get_session(session)["name"]
+        other, _ = client.infer("unet_3d", "", {"organs": "liver"}, session_id=session)
+        assert (read(other) == read(file)).all()
+        client.remove_session(session)
+
+        # Points on the segment that is chosen.
+        z, y, x = (int(v) for v in np.argwhere(read(file) == 6).mean(0))
+        asked = {"label": "liver", "foreground": [[x, y, z]], "background": []}
+        _, answer = client.infer("medsam2", sample["id"], asked)
+        assert answer["label_names"] == {"liver": 6}
+
+        # Submit: Slicer numbers segments as it lists them, and says so.
+        submitted = np.where(read(file) == 6, 1, 0).astype(np.uint8)
+        image = sitk.GetImageFromArray(submitted)
+        image.CopyInformation(sitk.ReadImage(str(target_files.image)))
+        sitk.WriteImage(image, str(tmp_path / "label.nii.gz"))
+        names = [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 2}]
+        saved = client.save_label(sample["id"], str(tmp_path / "label.nii.gz"), "final", {"label_info": names})
+        assert saved["version"] == 1
+        assert (read(client.download_label(sample["id"], "final")) == 6 * submitted).all()
+        counts = client.info()["datastore"]
+        assert (counts["completed"], counts["total"], counts["label_tags"]["final"]) == (1, 2, 1)
+        assert client.next_sample("first", {})["id"] == "second"
+
+        # Train, look how far it is, stop.
+        assert client.train_start("unet_3d", {"max_epochs": 1000, "pretrained": False, "name": "x"})
+        deadline = time.monotonic() + 120
+        while not client.train_status(check_if_running=True):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert "details" in client.train_status()
+        client.train_stop()
+
+
+def read(file: str | Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
