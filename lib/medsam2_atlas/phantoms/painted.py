@@ -15,7 +15,7 @@ from medsam2_atlas.phantoms.frame import BOTTOM, FAT, TOP
 from medsam2_atlas.phantoms.patient import Patient, draw_patient
 from medsam2_atlas.phantoms.render import Scan, render
 from medsam2_atlas.phantoms.shapes import Field
-from medsam2_atlas.volume import Volume, from_sitk, to_sitk
+from medsam2_atlas.volume import Volume, from_sitk
 
 _TISSUES: dict[int, str | float] = {
     1: "spleen",
@@ -35,6 +35,7 @@ _TISSUES: dict[int, str | float] = {
 }
 _SPACING = 3.0
 _AROUND_MM = 12.0
+_BEYOND_MM = 300.0
 _LEAST_ORGANS = 3
 _STRETCH = (0.75, 1.35)
 
@@ -101,7 +102,11 @@ def _background(patient: Patient) -> tuple[sitk.Image, dict[int, np.ndarray]]:
     picture.SetOrigin(scan.origin)
     volume = from_sitk(picture)
     image[label > 0] = FAT
-    return to_sitk(image, volume.geometry), _centres(volume)
+    beyond = round(_BEYOND_MM / _SPACING)  # long scans go on where the patient ends
+    longer = sitk.GetImageFromArray(np.pad(image, ((beyond, beyond), (0, 0), (0, 0)), mode="edge"))
+    longer.SetSpacing(scan.spacing)
+    longer.SetOrigin((*scan.origin[:2], scan.origin[2] - beyond * _SPACING))
+    return longer, _centres(volume)
 
 
 def _centres(labels: Volume) -> dict[int, np.ndarray]:
