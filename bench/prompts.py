@@ -24,7 +24,7 @@ import numpy as np
 from registrations import METHODS
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references, warp_maps
+from medsam2_atlas.atlas import Atlas, FusionConfig, ReferenceFiles, build_atlas, find_references, vote, warp_maps
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.evaluation import dice_per_organ, prompt_errors
 from medsam2_atlas.files import write_json
@@ -105,8 +105,12 @@ def evaluate(
         atlas = Atlas.load(folder)
         image, truth = read_volume(files.image), read_labels(files.label)
         began, used = time.perf_counter(), time.process_time()
-        transform = METHODS[method](WorkImage.of(image, config.spacing), atlas.template, config)
-        scores = warp_maps(image.geometry, atlas, transform)
+        work = WorkImage.of(image, config.spacing)
+        registration, fusion = METHODS[method]
+        transform = registration(work, atlas.template, config)
+        inverse = transform.inverse()
+        maps = vote(work, inverse, atlas, FusionConfig(method=fusion))
+        scores = warp_maps(image.geometry, maps, transform, inverse)
         prompts = prompts_from_scores(scores, table, table.indices, THREE, rule)
         wall.append(time.perf_counter() - began)
         cpu.append(time.process_time() - used)

@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from medsam2_atlas.atlas import Fusion
 from medsam2_atlas.registration import (
     Affine,
     Displacement,
@@ -67,12 +68,15 @@ def convexadam_package(fixed: WorkImage, moving: WorkImage, config: Registration
     return Transform((Displacement(voxels.flip(0) * fine.spacing, fine.origin, fine.spacing), start))
 
 
-METHODS: dict[str, Method] = {
-    "affine": affine_only,
-    "b-spline": b_spline,
-    "convexadam": convexadam_package,
-    "ours": register,
+METHODS: dict[str, tuple[Method, Fusion]] = {
+    "affine": (affine_only, "mean"),
+    "b-spline": (b_spline, "mean"),
+    "convexadam": (convexadam_package, "mean"),
+    "ours": (register, "mean"),
+    "ours-local": (register, "local"),
+    "ours-joint": (register, "joint"),
 }
+"""Registration and label fusion."""
 
 
 def _start(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Affine:

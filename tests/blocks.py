@@ -41,4 +41,4 @@ LIVER, BLADDER = (slice(18, 26), slice(8, 16), slice(6, 14)), (slice(2, 7), slic
 
 def bare_reference(name: str) -> Reference:
     """A reference that gives nothing."""
-    return Reference(name, "0", (6,), Transform(), {}, np.zeros(0, np.uint8), np.zeros((1, 1, 1), np.int16))
+    return Reference(name, "0", (6,), Transform(), {}, np.zeros(0, np.uint8), *[np.zeros((1, 1, 1), np.int16)] * 2)

@@ -18,6 +18,9 @@ from medsam2_atlas.volume import Volume
 OUT_OF_SIGHT_MM = 12.0
 """How far an organ is followed after it went out of sight."""
 
+DOUBT = 0.5
+"""Share of the marked slices' mean logit below which a slice counts as one that does not show the organ."""
+
 
 def segment_marked(
     image: Volume, prepared: MedSAM2Volume, weights: Weights, organ: MarkedOrgan, progress: Progress = silent
@@ -33,7 +36,7 @@ def segment_marked(
     """
     began = time.perf_counter()
     patience = max(1, round(OUT_OF_SIGHT_MM / image.geometry.spacing[2]))
-    logits = prepared.segment_marked(organ, patience=patience, progress=progress)
+    logits = prepared.segment_marked(organ, patience=patience, doubt=DOUBT, progress=progress)
     mask = _mask(logits, image.array.shape, [marks.z for marks in organ.slices])
     labels = np.where(mask, organ.label, 0).astype(np.uint8)
     report = base_report(image, labels, [organ.label]) | {

@@ -6,23 +6,34 @@ from medsam2_atlas.atlas.grow import Growth, grow_atlas
 from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, novelty, thumbnail_distance, thumbnail_of
 from medsam2_atlas.atlas.scores import ScoreMap, ScoreMaps, score_maps, warp_maps
 from medsam2_atlas.atlas.store import AtlasStore, resolve_atlas
+from medsam2_atlas.atlas.thresholds import LEAST_REFERENCES, Thresholds, find_thresholds, thresholds_of, with_thresholds
+from medsam2_atlas.atlas.voting import Fusion, FusionConfig, fusion_config, vote
 
 __all__ = [
     "Atlas",
     "AtlasStore",
+    "Fusion",
+    "FusionConfig",
+    "LEAST_REFERENCES",
     "Growth",
     "ProbabilityMap",
     "Reference",
     "ReferenceFiles",
     "ScoreMap",
     "ScoreMaps",
+    "Thresholds",
     "build_atlas",
     "find_references",
+    "find_thresholds",
+    "fusion_config",
     "grow_atlas",
     "novelty",
     "resolve_atlas",
     "score_maps",
     "thumbnail_distance",
+    "thresholds_of",
     "thumbnail_of",
+    "vote",
     "warp_maps",
+    "with_thresholds",
 ]

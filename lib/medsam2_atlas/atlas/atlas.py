@@ -19,7 +19,7 @@ from medsam2_atlas.files import replacing
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.registration import WorkImage
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,9 @@ class Atlas:
         digest = hashlib.sha256(self.template.hu.numpy().astype(np.int16).tobytes())
         for index in sorted(self.maps):
             digest.update(bytes([index]) + self.maps[index].values.tobytes() + self.maps[index].origin.tobytes())
+        for reference in self.references:
+            digest.update(reference.sha256.encode() + reference.picture.tobytes())
+        digest.update(json.dumps(self.options.get("thresholds"), sort_keys=True).encode())
         return digest.hexdigest()[:12]
 
     @property

@@ -20,6 +20,8 @@ from medsam2_atlas.volume import Volume, read_labels
 MAP_SPACING = 3.0
 THUMBNAIL_SPACING = 12.0
 HALF = 128
+NOWHERE = -32768
+"""Stands in pictures for places where a CT has no voxel."""
 _CHUNK = 1 << 19
 
 Origin = Literal["base", "final"]
@@ -61,7 +63,8 @@ class Reference:
         transform: from the common space's world points to its own.
         shares: of each organ, on the map grid.
         covered: its field of view on the map grid, as packed bits.
-        thumbnail: HU on a 12 mm grid over the template, `[z, y, x]` int16; −32768 where it has no voxel.
+        picture: HU on the template's grid, `[z, y, x]` int16; `NOWHERE` where it has no voxel.
+        thumbnail: the same on a 12 mm grid.
         origin: `base` for those that an atlas was built from, `final` for labels that were signed off later.
         agreement: Dice per organ with all other references, in the common space.
         stored: the file that it was read from.
@@ -73,6 +76,7 @@ class Reference:
     transform: Transform
     shares: dict[int, OrganShare]
     covered: np.ndarray
+    picture: np.ndarray
     thumbnail: np.ndarray
     origin: Origin = "base"
     agreement: dict[int, float] = field(default_factory=dict)
@@ -112,7 +116,8 @@ class Reference:
 
     def save(self, file: Path) -> None:
         """Writes its arrays as one `.npz`."""
-        arrays: dict[str, np.ndarray] = {"covered": self.covered, "thumbnail": self.thumbnail, **self.transform.arrays()}
+        arrays: dict[str, np.ndarray] = {"covered": self.covered, "picture": self.picture, "thumbnail": self.thumbnail}
+        arrays |= self.transform.arrays()
         for k, share in self.shares.items():
             arrays[f"organ.{k}.values"], arrays[f"organ.{k}.low"] = share.values, np.array(share.low)
         with replacing(file) as part, part.open("wb") as stream:
@@ -140,6 +145,7 @@ class Reference:
                 Transform.from_arrays({name: arrays[name] for name in arrays.files}),
                 shares,
                 arrays["covered"],
+                arrays["picture"],
                 arrays["thumbnail"],
                 entry["origin"],
                 {int(k): float(v) for k, v in entry["agreement"].items()},
@@ -188,21 +194,24 @@ def warp_reference(
             z, y, x = box
             shares[k] = OrganShare(np.ascontiguousarray(dense[k].reshape(shape)[box]), (z.start, y.start, x.start))
         del dense[k]
-    hu = thumbnail_of(image, transform, template)
-    return Reference(files.name, sha256(files.label), organs, transform, shares, np.packbits(covered), hu, origin)
+    picture, small = _pictured(*image.warped(transform(template.points()))), thumbnail_of(image, transform, template)
+    return Reference(files.name, sha256(files.label), organs, transform, shares, np.packbits(covered), picture, small, origin)
 
 
 def thumbnail_of(image: WorkImage, transform: Transform, template: WorkImage) -> np.ndarray:
     """A CT in the common space on the 12 mm grid of thumbnails; `transform` is from the common space to the CT."""
     points = grid_points(torch.Size(_shape_at(template, THUMBNAIL_SPACING)), template.origin, THUMBNAIL_SPACING)
-    hu, valid = image.at_spacing(THUMBNAIL_SPACING).warped(transform(points))
-    small: np.ndarray = torch.where(valid, hu.round(), -32768.0).numpy().astype(np.int16)
-    return small
+    return _pictured(*image.at_spacing(THUMBNAIL_SPACING).warped(transform(points)))
+
+
+def _pictured(hu: torch.Tensor, valid: torch.Tensor) -> np.ndarray:
+    picture: np.ndarray = torch.where(valid, hu.round(), float(NOWHERE)).numpy().astype(np.int16)
+    return picture
 
 
 def thumbnail_distance(a: np.ndarray, b: np.ndarray) -> float:
     """1 − correlation of two thumbnails (clipped to −200..300 HU) where both have voxels; 0 equal, 1 unrelated."""
-    both = (a > -32768) & (b > -32768)
+    both = (a > NOWHERE) & (b > NOWHERE)
     if both.sum() < 50:
         return 1.0
     x, y = (np.clip(t[both].astype(np.float64), -200, 300) for t in (a, b))

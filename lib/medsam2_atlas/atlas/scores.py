@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
+from medsam2_atlas.atlas.reference import MAP_SPACING
+from medsam2_atlas.atlas.thresholds import thresholds_of
+from medsam2_atlas.atlas.voting import FusionConfig, fusion_config, vote
 from medsam2_atlas.masks import occupied
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import (
@@ -51,7 +54,8 @@ class ScoreMaps:
     """Score maps of all organs of an atlas in a target, on the target's slices.
 
     The reduced grid has the target's slices and every `stride`-th pixel, so that memory does not grow with 512 × 512.
-    transform: from the target's world points to the common space's; inverse: the way back.
+    transform: from the target's world points to the common space's; inverse: the way back. thresholds: per organ, where
+    the atlas knows its best.
     """
 
     maps: dict[int, ScoreMap]
@@ -59,6 +63,7 @@ class ScoreMaps:
     stride: int
     transform: Transform
     inverse: Transform
+    thresholds: Mapping[int, float] = field(default_factory=dict)
 
     def plane(self, organ: int, z: int) -> np.ndarray:
         """Scores `[y, x]` float32, 0..1, of a slice at the target's full resolution."""
@@ -90,8 +95,9 @@ def score_maps(
     config: RegistrationConfig | None = None,
     progress: Progress = silent,
     cache: RegistrationCache | None = None,
+    fusion: FusionConfig | None = None,
 ) -> ScoreMaps:
-    """Registers a target to the atlas' common space and warps the probability maps onto it.
+    """Registers a target to the atlas' common space, lets the references vote there, and warps the maps onto the target.
 
     Args:
         target: the CT.
@@ -100,48 +106,59 @@ def score_maps(
         config: registration parameters; those of `configs/registration.yaml` by default.
         progress: told stages and shares.
         cache: where the registration is kept for other atlases of the same common space.
+        fusion: how the references vote; as `configs/fusion.yaml` says by default.
 
     Raises:
         InputError: the target shows no body, or too little of it.
     """
-    config = config or registration_config()
+    config, fusion = config or registration_config(), fusion or fusion_config()
+    work = WorkImage.of(target, config.spacing)
 
     def make() -> Transform:
-        return register(WorkImage.of(target, config.spacing), atlas.template, config, progress)
+        return register(work, atlas.template, config, progress)
 
     if cache is None:
         transform = make()
-        return warp_maps(target.geometry, atlas, transform, organs, progress)
-    settings = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
-    key = f"{atlas.template_version}-{settings}/{target.digest}"
-    transform = cache.get(key, make)
-    return warp_maps(target.geometry, atlas, transform, organs, progress, cache.get(f"{key}-inverse", transform.inverse))
+        inverse = transform.inverse()
+    else:
+        settings = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
+        key = f"{atlas.template_version}-{settings}/{target.digest}"
+        transform = cache.get(key, make)
+        inverse = cache.get(f"{key}-inverse", transform.inverse)
+    maps = vote(work, inverse, atlas, fusion, organs)
+    scores = warp_maps(target.geometry, maps, transform, inverse, progress)
+    return replace(scores, thresholds=thresholds_of(atlas, fusion.method))
 
 
 def warp_maps(
     geometry: Geometry,
-    atlas: Atlas,
+    maps: Mapping[int, ProbabilityMap],
     transform: Transform,
-    organs: Iterable[int] | None = None,
-    progress: Progress = silent,
     inverse: Transform | None = None,
+    progress: Progress = silent,
 ) -> ScoreMaps:
-    """Probability maps on a target's grid, given the transform from its world points to the common space, and its inverse
-    where that is known already."""
+    """Probability maps of the common space on a target's grid.
+
+    Args:
+        geometry: of the target.
+        maps: per organ number.
+        transform: from the target's world points to the common space's.
+        inverse: the way back, where that is known already.
+        progress: told the share done.
+    """
     stride = max(1, int(_PIXEL_MM / min(geometry.spacing[:2])))
-    wanted = [k for k in (atlas.maps if organs is None else organs) if k in atlas.maps]
     shape = reduced_shape(geometry, stride)
-    dense = {k: np.zeros(shape, np.uint8) for k in wanted}
+    dense = {k: np.zeros(shape, np.uint8) for k in maps}
     thick = max(1, _CHUNK // (shape[1] * shape[2]))
     for first in range(0, shape[0], thick):
         planes = range(first, min(first + thick, shape[0]))
         common = transform(_reduced_points(geometry, stride, planes))
-        for k in wanted:
-            dense[k][planes.start : planes.stop] = _sampled(atlas.maps[k], atlas.spacing, common)
+        for k in maps:
+            dense[k][planes.start : planes.stop] = _sampled(maps[k], common)
         progress("score maps", planes.stop / shape[0])
     back = inverse or transform.inverse()
-    maps = {k: _crop(dense.pop(k), _visible_share(atlas.maps[k], atlas.spacing, back, geometry)) for k in wanted}
-    return ScoreMaps(maps, geometry, stride, transform, back)
+    found = {k: _crop(dense.pop(k), _visible_share(maps[k], back, geometry)) for k in maps}
+    return ScoreMaps(found, geometry, stride, transform, back)
 
 
 def _reduced_points(geometry: Geometry, stride: int, planes: range) -> torch.Tensor:
@@ -157,23 +174,23 @@ def _reduced_points(geometry: Geometry, stride: int, planes: range) -> torch.Ten
     return torch.stack([x, y, z], -1) @ matrix.T + torch.tensor(geometry.origin, dtype=torch.float32)
 
 
-def _sampled(organ: ProbabilityMap, spacing: float, points: torch.Tensor) -> np.ndarray:
+def _sampled(organ: ProbabilityMap, points: torch.Tensor) -> np.ndarray:
     origin = torch.from_numpy(organ.origin)
-    end = origin + torch.tensor(organ.values.shape[::-1]) * spacing
-    near = ((points > origin - spacing) & (points < end)).all(-1)
+    end = origin + torch.tensor(organ.values.shape[::-1]) * MAP_SPACING
+    near = ((points > origin - MAP_SPACING) & (points < end)).all(-1)
     values = torch.zeros(points.shape[:-1])
     if near.any():
-        values[near] = sample(organ.as_tensor(), points[near], origin, spacing, padding="zeros")[0]
+        values[near] = sample(organ.as_tensor(), points[near], origin, MAP_SPACING, padding="zeros")[0]
     return np.rint(values.numpy() * 255).astype(np.uint8)
 
 
-def _visible_share(organ: ProbabilityMap, spacing: float, to_target: Transform, geometry: Geometry) -> float:
+def _visible_share(organ: ProbabilityMap, to_target: Transform, geometry: Geometry) -> float:
     """Share of the organ's probable voxels in the common space that come to lie on the target's grid."""
     where = np.argwhere(organ.values > 0.5 * organ.values.max())
     if not len(where):
         return 0.0
     where = where[:: max(1, len(where) // 2000)]
-    points = torch.from_numpy(where[:, ::-1].astype(np.float32) * spacing + organ.origin)
+    points = torch.from_numpy(where[:, ::-1].astype(np.float32) * MAP_SPACING + organ.origin)
     index = geometry.to_index(to_target(points).numpy())
     inside = ((index >= -0.5) & (index <= np.array(geometry.size) - 0.5)).all(1)
     return float(inside.mean())

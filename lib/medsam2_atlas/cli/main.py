@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from medsam2_atlas.cli import atlas, compare, dicom, doctor, labels, phantoms, segment, serve, train, weights
+from medsam2_atlas.cli import atlas, compare, dicom, doctor, labels, phantoms, segment, serve, thresholds, train, weights
 from medsam2_atlas.console import console, set_up_logging
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.segmentation import package_version
@@ -22,6 +22,7 @@ app.add_typer(atlas.app, name="atlas")
 app.add_typer(weights.app, name="weights")
 app.add_typer(labels.app, name="labels")
 app.add_typer(dicom.app, name="dicom")
+app.command("thresholds")(thresholds.thresholds_command)
 app.command("segment")(segment.segment_command)
 app.command("propagate")(segment.propagate_command)
 app.command("phantoms")(phantoms.phantoms_command)

@@ -95,7 +95,9 @@ class MedSAM2Volume:
             results[p.label] = OrganLogits(p.label, p.z_min, _filled(low) if fill_holes else low)
         return results
 
-    def segment_marked(self, organ: MarkedOrgan, *, patience: int, progress: Progress = silent) -> OrganLogits:
+    def segment_marked(
+        self, organ: MarkedOrgan, *, patience: int, doubt: float = 0.0, progress: Progress = silent
+    ) -> OrganLogits:
         """Logits of an organ that a person has marked, on the slices between where it goes out of sight below and above.
 
         The slices that tell what the organ is condition all others from the start, as in the official predictor. A marked
@@ -104,13 +106,13 @@ class MedSAM2Volume:
 
         Args:
             organ: in voxel indices of the volume.
-            patience: empty slices in a row that end the search in a direction.
+            patience, doubt: when the search in a direction ends; see `Track`.
             progress: told stages and shares.
         """
         starts = {marks.z: self._points(marks) for marks in organ.telling}
         corrections = {marks.z: self._points(marks) for marks in organ.correcting}
         share = 0.5 if corrections else 1.0
-        tracks = self._both_ways(organ, min(starts), patience)
+        tracks = self._both_ways(organ, min(starts), patience, doubt)
         for track in tracks:
             track.starts = starts
             track.corrections = {z: p for z, p in corrections.items() if track.direction * (z - track.start) > 0}
@@ -118,7 +120,7 @@ class MedSAM2Volume:
         if corrections:
             known = {z: memory for t in tracks for z, memory in (t.starting | t.corrected).items()}
             logits = {z: t.logits[z] for t in tracks for z in known if z in t.logits}
-            tracks = self._both_ways(organ, min(known), patience)
+            tracks = self._both_ways(organ, min(known), patience, doubt)
             for track in tracks:
                 track.starting, track.logits = dict(known), dict(logits)
             self._propagator.run(tracks, part(progress, share, 1))
@@ -126,8 +128,9 @@ class MedSAM2Volume:
         return OrganLogits(organ.label, min(found), torch.cat([found[z] for z in sorted(found)]).cpu())
 
     @staticmethod
-    def _both_ways(organ: MarkedOrgan, start: int, patience: int) -> list[Track]:
-        return [Track(organ.label, start, end, way, patience=patience) for end, way in ((organ.z_max, 1), (organ.z_min, -1))]
+    def _both_ways(organ: MarkedOrgan, start: int, patience: int, doubt: float) -> list[Track]:
+        ways = ((organ.z_max, 1), (organ.z_min, -1))
+        return [Track(organ.label, start, end, way, patience=patience, doubt=doubt) for end, way in ways]
 
     def _tracks(self, prompt: OrganPrompt, loop: Loop) -> list[Track]:
         """From the middle box up to z_max, and from it down to z_min with a fresh memory."""

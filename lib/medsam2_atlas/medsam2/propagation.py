@@ -51,13 +51,19 @@ class Points:
     places: torch.Tensor
     kinds: torch.Tensor
 
+    def with_more(self, other: Points) -> Points:
+        """These points, then others."""
+        return Points(torch.cat([self.places, other.places], -2), torch.cat([self.kinds, other.kinds], -1))
+
 
 @dataclass
 class Track:
     """One organ in one direction (+1 up, −1 down) from slice `start` to slice `end`.
 
     starts: prompts of the slices that start the track. corrections: prompts of slices that are corrected after they were
-    tracked. patience: empty slices in a row after which the track ends, once past all of its prompts; None: at `end`.
+    tracked. patience: slices in a row on which the organ is out of sight, after which the track ends, once past all of its
+    prompts; None: at `end`. doubt: a slice on which the mean logit within the mask falls below this share of what it is on
+    the starting slices is out of sight too: there the network follows something else, or is about to.
     logits: what came out, `[1, h, w]` per slice. starting, corrected: what is remembered of prompted slices; a track that
     begins with them and their logits goes on from there.
     """
@@ -69,12 +75,13 @@ class Track:
     starts: dict[int, Points] = field(default_factory=dict)
     corrections: dict[int, Points] = field(default_factory=dict)
     patience: int | None = None
+    doubt: float = 0.0
     logits: dict[int, torch.Tensor] = field(default_factory=dict)
     starting: dict[int, Memory] = field(default_factory=dict)
     corrected: dict[int, Memory] = field(default_factory=dict)
     passed: dict[int, Memory] = field(default_factory=dict)
     ended: bool = False
-    _empty: int = 0
+    _unseen: int = 0
 
     def __len__(self) -> int:
         return abs(self.end - self.start) + 1
@@ -91,9 +98,16 @@ class Track:
         """Ends the track where the organ has been out of sight for long enough."""
         if self.patience is None:
             return
-        self._empty = 0 if bool((self.logits[z] > 0).any()) else self._empty + 1
+        usual = max(_certainty(self.logits[start]) for start in self.starting)
+        self._unseen = 0 if _certainty(self.logits[z]) > self.doubt * usual else self._unseen + 1
         prompted = [self.direction * p for p in (*self.starting, *self.corrections)]
-        self.ended = self._empty >= self.patience and self.direction * z >= max(prompted)
+        self.ended = self._unseen >= self.patience and self.direction * z >= max(prompted)
+
+
+def _certainty(logits: torch.Tensor) -> float:
+    """Mean logit within a mask; 0 where it is empty."""
+    inside = logits[logits > 0]
+    return float(inside.mean()) if inside.numel() else 0.0
 
 
 class Propagator:

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from medsam2_atlas.atlas import fusion_config
 from medsam2_atlas.errors import ConflictError
 from medsam2_atlas.files import sha256, write_json
 from medsam2_atlas.labels import organ_table
@@ -39,6 +40,7 @@ def foundation_provenance(
 ) -> dict[str, Any]:
     """Of MedSAM2 by a strategy, or of the atlas alone: versions of atlas and U-Net, checksum of the weights."""
     found = {"strategy": strategy, "organs": list(organs) or organ_table().indices, "atlas": atlas, "code": package_version()}
+    found |= {"fusion": fusion_config().model_dump()}
     return found if weights is None else found | {"weights": weights, "prompts": prompts, "unet": unet}
 
 

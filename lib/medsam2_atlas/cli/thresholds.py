@@ -1,0 +1,46 @@
+"""`medsam2-atlas thresholds`: the best threshold of each organ's score map, by leave-one-out over an atlas' references."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from medsam2_atlas.atlas import Atlas, find_thresholds, fusion_config, resolve_atlas, with_thresholds
+from medsam2_atlas.console import bars, console
+from medsam2_atlas.labels import organ_table
+
+
+class FusionName(str, enum.Enum):
+    """Ways to fuse the references' labels."""
+
+    mean = "mean"
+    local = "local"
+    joint = "joint"
+
+
+def thresholds_command(
+    atlas: Annotated[Path, typer.Argument(help="Folder of the atlas.")],
+    fusion: Annotated[FusionName | None, typer.Option(help="For this label fusion; default: as configured.")] = None,
+    store: Annotated[bool, typer.Option(help="Store them with the atlas.")] = True,
+) -> None:
+    """Find the best threshold of each organ for an atlas, and store them with it."""
+    folder = resolve_atlas(atlas)
+    loaded, config = Atlas.load(folder), fusion_config()
+    if fusion is not None:
+        config = config.model_copy(update={"method": fusion.value})
+    with bars() as progress:
+        found = find_thresholds(loaded, config, progress)
+    table = Table(
+        "organ", "published", "best here", "box overlap", title=f"{found.references} references, fusion {found.fusion}"
+    )
+    for k, value in found.values.items():
+        organ = organ_table()[k]
+        table.add_row(organ.display, f"{organ.threshold:.2f}", f"{value:.2f}", f"{found.overlap[k]:.2f}")
+    console.print(table)
+    if store:
+        with_thresholds(loaded, found).save(folder)
+        typer.echo(f"stored with {folder}")

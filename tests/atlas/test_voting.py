@@ -1,0 +1,140 @@
+"""Label fusion in the common space, and the thresholds that follow from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from medsam2_atlas.atlas import (
+    Atlas,
+    FusionConfig,
+    Reference,
+    find_thresholds,
+    fusion_config,
+    score_maps,
+    thresholds_of,
+    with_thresholds,
+)
+from medsam2_atlas.atlas.atlas import ProbabilityMap
+from medsam2_atlas.atlas.reference import NOWHERE, OrganShare
+from medsam2_atlas.atlas.voting import vote_on
+from medsam2_atlas.cli import app
+from medsam2_atlas.errors import AtlasError, InputError
+from medsam2_atlas.evaluation import dice_per_organ, mean_dice
+from medsam2_atlas.fusion import fuse_scores
+from medsam2_atlas.registration import Transform, WorkImage
+from medsam2_atlas.volume import Volume
+
+SIDE = 16
+LIVER = 6
+
+
+def block(start: int) -> np.ndarray:
+    """A liver of 6 voxels along x in the middle of the common space."""
+    mask = np.zeros((SIDE, SIDE, SIDE), bool)
+    mask[5:11, 5:11, start : start + 6] = True
+    return mask
+
+
+def reference(name: str, start: int, covered: np.ndarray | None = None) -> Reference:
+    mask = block(start)
+    seen = np.ones(mask.shape, bool) if covered is None else covered
+    picture = np.where(mask, 100, -100).astype(np.int16)
+    picture[~seen] = NOWHERE
+    share = OrganShare((255 * (mask & seen)).astype(np.uint8), (0, 0, 0))
+    small = np.zeros((1, 1, 1), np.int16)
+    return Reference(name, name, (LIVER,), Transform(), {LIVER: share}, np.packbits(seen), picture, small)
+
+
+def small_atlas(*references: Reference) -> Atlas:
+    """References whose pictures and label maps share one grid of 3 mm."""
+    blank = torch.zeros(SIDE, SIDE, SIDE)
+    template = WorkImage(blank, blank > -1, torch.zeros(3), 3.0)
+    maps = {LIVER: ProbabilityMap(np.zeros((SIDE,) * 3, np.uint8), np.zeros(3, np.float32), len(references))}
+    return Atlas(template, maps, 3.0, references)
+
+
+def voted(atlas: Atlas, start: int, **options: object) -> np.ndarray:
+    """What the references say of a liver that begins at `start`; 0..1."""
+    hu = torch.from_numpy(np.where(block(start), 100.0, -100.0).astype(np.float32))
+    config = FusionConfig(**options)  # type: ignore[arg-type]
+    found = vote_on(hu, hu > -1e4, atlas.references, atlas, config, [LIVER])[LIVER]
+    return found.values / 255
+
+
+@pytest.mark.parametrize("method", ["local", "joint"])
+def test_references_that_look_alike_around_a_place_decide_there(method: str) -> None:
+    atlas = small_atlas(reference("alike", 5), reference("other", 9), reference("other too", 9))
+    truth = block(5)
+    mean, weighted = voted(atlas, 5, method="mean"), voted(atlas, 5, method=method)
+    assert mean[truth & ~block(9)].max() == pytest.approx(1 / 3, abs=0.01)
+    assert weighted[truth].min() > 0.9
+    assert weighted[~truth].max() < 0.1
+
+
+def test_joint_fusion_does_not_let_twins_count_twice() -> None:
+    """Two references that err alike weigh about as much as one of them."""
+    pair = voted(small_atlas(reference("a", 4), reference("b", 7)), 5, method="joint", beta=1.0, ridge=0.01)
+    twins = voted(
+        small_atlas(reference("a", 4), reference("b", 7), reference("b2", 7)), 5, method="joint", beta=1.0, ridge=0.01
+    )
+    assert np.abs(pair - twins).max() < 0.2
+    mean = voted(small_atlas(reference("a", 4), reference("b", 7), reference("b2", 7)), 5, method="mean")
+    assert mean[8, 8, 4] == pytest.approx(1 / 3, abs=0.01)
+    assert twins[8, 8, 4] > 0.4
+
+
+@pytest.mark.parametrize("method", ["mean", "local", "joint"])
+def test_a_reference_says_nothing_where_it_shows_nothing(method: str) -> None:
+    lower = np.zeros((SIDE,) * 3, bool)
+    lower[:8] = True
+    values = voted(small_atlas(reference("whole", 5), reference("cut", 5, lower)), 5, method=method)
+    assert values[block(5)].min() > 0.95
+
+
+def test_voting_beats_the_mean_on_an_unseen_patient(target: Volume, target_truth: Volume, atlas: Atlas) -> None:
+    reached = {
+        method: mean_dice(
+            dice_per_organ(
+                fuse_scores(score_maps(target, atlas, fusion=FusionConfig(method=method))),  # type: ignore[arg-type]
+                target_truth.array,
+                range(1, 16),
+            )
+        )
+        for method in ("mean", "local")
+    }
+    assert reached["local"] > reached["mean"] - 0.005, reached
+
+
+def test_thresholds_are_found_by_leaving_references_out_and_kept_with_the_atlas(tmp_path: Path) -> None:
+    """Livers of one place, seen by all: any threshold below one half finds the box, and the middle of those is taken."""
+    atlas = small_atlas(reference("a", 5), reference("b", 5), reference("c", 5), reference("d", 8))
+    found = find_thresholds(atlas, FusionConfig(method="mean"))
+    # Left out a, b or c: two say 5 and one says 8. Left out d: all three say 5.
+    assert 0.35 <= found.values[LIVER] <= 0.65
+    assert found.references == 4
+    with_thresholds(atlas, found).save(tmp_path / "atlas")
+    loaded = Atlas.load(tmp_path / "atlas")
+    assert thresholds_of(loaded, "mean") == found.values
+    assert thresholds_of(loaded, "local") == {}
+    assert loaded.version != atlas.version
+    with pytest.raises(AtlasError, match="2 references"):
+        find_thresholds(small_atlas(reference("a", 5), reference("b", 5)), FusionConfig(method="mean"))
+
+
+def test_thresholds_by_command(tmp_path: Path) -> None:
+    small_atlas(reference("a", 5), reference("b", 5), reference("c", 6)).save(tmp_path / "atlas")
+    done = CliRunner().invoke(app, ["thresholds", str(tmp_path / "atlas"), "--fusion", "mean"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "Liver" in done.output
+    assert LIVER in thresholds_of(Atlas.load(tmp_path / "atlas"), "mean")
+
+
+def test_a_wrong_configuration_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text("method: majority\n")
+    with pytest.raises(InputError, match="fusion"):
+        fusion_config(tmp_path / "f.yaml")
