@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,13 +55,13 @@ def test_the_published_thresholds_are_in_the_table() -> None:
 
 
 def test_one_box_lies_in_the_middle_of_the_range_and_hugs_the_mask() -> None:
-    found = prompts_from_scores(scores_of(block()), TABLE, [6], MIDDLE)
+    found = prompts_from_scores(scores_of(block()), TABLE, [6], MIDDLE, "published")
     assert found.missing == {}
     assert found.prompts == (OrganPrompt(6, 4, 14, (BoxPrompt(9, (12, 5, 24, 13)),)),)
 
 
 def test_three_boxes_lie_at_the_quarters() -> None:
-    prompt = prompts_from_scores(scores_of(block()), TABLE, [6], THREE).prompts[0]
+    prompt = prompts_from_scores(scores_of(block()), TABLE, [6], THREE, "published").prompts[0]
     assert [b.z for b in prompt.boxes] == [6, 9, 11]  # 4 + 10 · .25 = 6.5 is rounded down
     assert prompt.middle.z == 9
 
@@ -77,7 +78,7 @@ def test_boxes_stay_in_their_range_whatever_it_is(low: int, length: int, fractio
 def test_an_empty_slice_falls_back_to_the_nearest_and_says_so() -> None:
     values = block()
     values[8:11] = 0
-    prompt = prompts_from_scores(scores_of(values), TABLE, [6], MIDDLE).prompts[0]
+    prompt = prompts_from_scores(scores_of(values), TABLE, [6], MIDDLE, "published").prompts[0]
     assert prompt.boxes[0].z == 7
     assert prompt.notes == ("slice 9 is empty: box taken from slice 7",)
 
@@ -85,7 +86,7 @@ def test_an_empty_slice_falls_back_to_the_nearest_and_says_so() -> None:
 def test_the_score_must_be_above_the_threshold_not_at_it() -> None:
     values = np.zeros((10, 10, 10))
     values[3:6, 3:6, 3:6] = 0.6
-    found = prompts_from_scores(scores_of(values, label=1), TABLE, [1], MIDDLE)
+    found = prompts_from_scores(scores_of(values, label=1), TABLE, [1], MIDDLE, "published")
     assert found.prompts == ()
     assert "0.60" in found.missing[1]
     adaptive = prompts_from_scores(scores_of(values, label=1), TABLE, [1], MIDDLE, "adaptive")
@@ -102,13 +103,13 @@ def test_the_score_must_be_above_the_threshold_not_at_it() -> None:
     ],
 )
 def test_an_organ_that_is_not_there_yields_no_prompt_and_a_reason(scores: ScoreMaps, words: str) -> None:
-    found = prompts_from_scores(scores, TABLE, [6], THREE)
+    found = prompts_from_scores(scores, TABLE, [6], THREE, "published")
     assert found.prompts == ()
     assert words in found.missing[6]
 
 
 def test_an_organ_cut_by_the_scan_is_noted() -> None:
-    prompt = prompts_from_scores(scores_of(block(), visible=0.5), TABLE, [6], MIDDLE).prompts[0]
+    prompt = prompts_from_scores(scores_of(block(), visible=0.5), TABLE, [6], MIDDLE, "published").prompts[0]
     assert prompt.notes == ("about 50% of it lies outside the scan",)
 
 
@@ -177,3 +178,13 @@ def test_planes_of_reduced_scores_line_up_with_the_image() -> None:
     rows, columns = np.nonzero(scores.plane(6, 1) > 0.5)
     assert (rows.mean(), columns.mean()) == (17.5, 25.5)
     assert torch.from_numpy(scores.plane(6, 0)).sum() == 0
+
+
+def test_thresholds_of_the_atlas_are_taken_where_it_knows_some() -> None:
+    values = block() * 0.6
+    sharp = replace(scores_of(values), thresholds={6: 0.5})
+    assert prompts_from_scores(sharp, TABLE, [6], MIDDLE, "atlas").prompts
+    strict = replace(scores_of(values), thresholds={6: 0.95})  # never above what there is
+    assert prompts_from_scores(strict, TABLE, [6], MIDDLE, "atlas").prompts
+    unknown = prompts_from_scores(scores_of(values), TABLE, [6], MIDDLE, "atlas")
+    assert unknown == prompts_from_scores(scores_of(values), TABLE, [6], MIDDLE, "adaptive")

@@ -13,7 +13,7 @@ from scipy import ndimage
 from medsam2_atlas.medsam2.checkpoint import Weights
 from medsam2_atlas.medsam2.encoder import FeatureStore
 from medsam2_atlas.medsam2.preprocessing import HU_WINDOW, to_uint8
-from medsam2_atlas.medsam2.propagation import BOX_FIRST, BOX_LAST, OFF, ON, Loop, Points, Propagator, Track
+from medsam2_atlas.medsam2.propagation import BOX_FIRST, BOX_LAST, OFF, ON, Loop, Mend, Points, Propagator, Track
 from medsam2_atlas.progress import Progress, part, silent
 from medsam2_atlas.prompting import Box, MarkedOrgan, OrganPrompt, SliceMarks
 
@@ -96,7 +96,13 @@ class MedSAM2Volume:
         return results
 
     def segment_marked(
-        self, organ: MarkedOrgan, *, patience: int, doubt: float = 0.0, progress: Progress = silent
+        self,
+        organ: MarkedOrgan,
+        *,
+        patience: int,
+        doubt: float = 0.0,
+        mend: Mend | None = None,
+        progress: Progress = silent,
     ) -> OrganLogits:
         """Logits of an organ that a person has marked, on the slices between where it goes out of sight below and above.
 
@@ -107,6 +113,7 @@ class MedSAM2Volume:
         Args:
             organ: in voxel indices of the volume.
             patience, doubt: when the search in a direction ends; see `Track`.
+            mend: changes what the network makes of a marked slice, before it is remembered.
             progress: told stages and shares.
         """
         starts = {marks.z: self._points(marks) for marks in organ.telling}
@@ -114,7 +121,7 @@ class MedSAM2Volume:
         share = 0.5 if corrections else 1.0
         tracks = self._both_ways(organ, min(starts), patience, doubt)
         for track in tracks:
-            track.starts = starts
+            track.starts, track.mend = starts, mend
             track.corrections = {z: p for z, p in corrections.items() if track.direction * (z - track.start) > 0}
         self._propagator.run(tracks, part(progress, 0, share))
         if corrections:

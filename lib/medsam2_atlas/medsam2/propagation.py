@@ -17,7 +17,7 @@ tracked: the box and the tracked mask's logits go into the decoder together. A p
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -56,6 +56,9 @@ class Points:
         return Points(torch.cat([self.places, other.places], -2), torch.cat([self.kinds, other.kinds], -1))
 
 
+Mend = Callable[[int, torch.Tensor], torch.Tensor]
+
+
 @dataclass
 class Track:
     """One organ in one direction (+1 up, −1 down) from slice `start` to slice `end`.
@@ -63,7 +66,8 @@ class Track:
     starts: prompts of the slices that start the track. corrections: prompts of slices that are corrected after they were
     tracked. patience: slices in a row on which the organ is out of sight, after which the track ends, once past all of its
     prompts; None: at `end`. doubt: a slice on which the mean logit within the mask falls below this share of what it is on
-    the starting slices is out of sight too: there the network follows something else, or is about to.
+    the starting slices is out of sight too: there the network follows something else, or is about to. mend: changes the
+    logits `[1, h, w]` of a prompted slice before they are remembered.
     logits: what came out, `[1, h, w]` per slice. starting, corrected: what is remembered of prompted slices; a track that
     begins with them and their logits goes on from there.
     """
@@ -76,6 +80,7 @@ class Track:
     corrections: dict[int, Points] = field(default_factory=dict)
     patience: int | None = None
     doubt: float = 0.0
+    mend: Mend | None = None
     logits: dict[int, torch.Tensor] = field(default_factory=dict)
     starting: dict[int, Memory] = field(default_factory=dict)
     corrected: dict[int, Memory] = field(default_factory=dict)
@@ -102,6 +107,10 @@ class Track:
         self._unseen = 0 if _certainty(self.logits[z]) > self.doubt * usual else self._unseen + 1
         prompted = [self.direction * p for p in (*self.starting, *self.corrections)]
         self.ended = self._unseen >= self.patience and self.direction * z >= max(prompted)
+
+
+def _mended(track: Track, z: int, low: torch.Tensor) -> torch.Tensor:
+    return low if track.mend is None else track.mend(z, low)
 
 
 def _certainty(logits: torch.Tensor) -> float:
@@ -166,6 +175,7 @@ class Propagator:
                 embedding = slices.levels[-1] + self._net.no_mem_embed.view(1, -1, 1, 1)
                 prompts = [tracks[0].starts[z] for z, tracks in part]
                 low, pointer, presence = self._decode(embedding, slices, prompts=prompts, starting=True)
+                low = torch.stack([_mended(tracks[0], z, low[n]) for n, (z, tracks) in enumerate(part)])
                 memory = self._remember(slices, low, presence, prompted=True)
                 for n, (z, tracks) in enumerate(part):
                     for track in tracks:
@@ -192,6 +202,7 @@ class Propagator:
         """Segments a tracked slice again, from its prompt and the tracked mask's logits together."""
         previous = tracked.clamp(-_CORRECTION_CLAMP, _CORRECTION_CLAMP)
         low, pointer, presence = self._decode(embedding, slices, prompts=[track.corrections[z]], previous=previous)
+        low = _mended(track, z, low[0])[None]
         memory = self._remember(slices, low, presence, prompted=True)
         track.logits[z] = low[0]
         track.passed[z] = track.corrected[z] = Memory(memory, pointer)
