@@ -11,7 +11,7 @@ PORT ?= 8000
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install demo test test-slow lint serve orthanc e2e-tools figures loop large-ct load clean
+.PHONY: help install demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct load clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -60,6 +60,9 @@ e2e-tools:  ## Orthanc, Chromium and Caddy from Debian, where they are missing; 
 
 figures: $(VENV)/.installed  ## the README's figures on generated targets
 	$(BIN)/python bench/phantom_dice.py
+
+prompts: $(VENV)/.installed  ## where prompts come to lie, by registration and label fusion
+	$(BIN)/python bench/prompts.py
 
 loop: $(VENV)/.installed  ## annotate, learn, choose, again: the curves over rounds on generated patients
 	$(BIN)/python bench/loop.py

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--atlas", type=Path, help="atlas instead of one of the sample references")
     parser.add_argument("--checkpoint", type=Path, help="weights instead of the shipped ones")
     parser.add_argument("--strategies", default=",".join([*STRATEGIES, UNET]))
-    parser.add_argument("--thresholds", default="published", choices=["published", "adaptive"])
+    parser.add_argument("--thresholds", default="atlas", choices=["atlas", "published", "adaptive"])
     parser.add_argument("--out", type=Path, help="JSON with every figure")
     given = parser.parse_args()
     console = Console()

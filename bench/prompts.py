@@ -15,7 +15,7 @@ import resource
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,16 @@ import numpy as np
 from registrations import METHODS
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas, FusionConfig, ReferenceFiles, build_atlas, find_references, vote, warp_maps
+from medsam2_atlas.atlas import (
+    Atlas,
+    FusionConfig,
+    ReferenceFiles,
+    build_atlas,
+    find_references,
+    thresholds_of,
+    vote,
+    warp_maps,
+)
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.evaluation import dice_per_organ, prompt_errors
 from medsam2_atlas.files import write_json
@@ -110,7 +119,7 @@ def evaluate(
         transform = registration(work, atlas.template, config)
         inverse = transform.inverse()
         maps = vote(work, inverse, atlas, FusionConfig(method=fusion))
-        scores = warp_maps(image.geometry, maps, transform, inverse)
+        scores = replace(warp_maps(image.geometry, maps, transform, inverse), thresholds=thresholds_of(atlas, fusion))
         prompts = prompts_from_scores(scores, table, table.indices, THREE, rule)
         wall.append(time.perf_counter() - began)
         cpu.append(time.process_time() - used)
@@ -206,7 +215,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--phantoms", type=int, default=8, help="generated patients")
     parser.add_argument("--variants", type=int, default=1, help="bodies made of each real label map")
-    parser.add_argument("--thresholds", default="adaptive", choices=["published", "adaptive"])
+    parser.add_argument("--thresholds", default="atlas", choices=["atlas", "published", "adaptive"])
     parser.add_argument("--work", type=Path, help="folder where sets and atlases are kept for the next run")
     parser.add_argument("--out", type=Path, help="JSON with every figure")
     parser.add_argument("--plot", type=Path, help="picture of the centre errors")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -121,14 +119,6 @@ def test_what_old_jobs_left_is_disposed_of(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(NotFoundError):
         queue.job(old[0].id)
     queue.stop()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to threads on Linux only")
-def test_jobs_leave_the_processor_to_those_who_answer(queue: JobQueue) -> None:
-    def niceness() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    assert queue.submit("m", "a", niceness).outcome.result(10) == min(19, niceness() + 5)
 
 
 def test_stopping_cancels_what_runs_and_waits() -> None:

@@ -19,7 +19,6 @@ from medsam2_atlas.atlas import score_maps
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.learning import Assessment, ScoreTable, assess
-from medsam2_atlas.priority import step_back
 from medsam2_atlas.progress import current, reporting
 from medsam2_atlas.prompting import THREE, prompts_from_scores
 from medsam2_atlas.studies import file_stamp
@@ -137,7 +136,6 @@ class Learner:
         return next((name for name in ("unet_3d", "unet_2d") if not self._predictions.tasks[name].missing()), None)
 
     def _run(self) -> None:
-        step_back(10)
         while not self._stop.is_set():
             quiet = not self._waiting and time.monotonic() - self._last_request > _QUIET_SECONDS
             try:

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from medsam2_atlas.errors import MedSAM2AtlasError, NotFoundError
-from medsam2_atlas.priority import step_back
 from medsam2_atlas.progress import Progress, reporting
 
 log = logging.getLogger(__name__)
@@ -193,7 +192,6 @@ class JobQueue:
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        step_back()
         while True:
             with self._lock:
                 while not self._waiting and not self._stopping:

@@ -59,7 +59,7 @@ class Options:
     organs: tuple[int, ...] = ()
     prompts: PromptSource = "atlas"
     loop: Loop = "symmetric"
-    thresholds: ThresholdRule = "published"
+    thresholds: ThresholdRule = "atlas"
     fill_holes: bool = False
     batch: int = 16
 

@@ -35,6 +35,7 @@ def server(
         "MONAI_LABEL_SESSION_PATH": str(work / "sessions"),
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(work / "cache"),
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+        "OMP_WAIT_POLICY": "PASSIVE",  # as `medsam2-atlas serve` sets both
         "MEDSAM2_ATLAS_MODELS": str(work / "models"),
         **(environment or {}),
     }

@@ -48,6 +48,7 @@ class PromptsFrom(str, enum.Enum):
 class Thresholds(str, enum.Enum):
     """How scores become prompting regions."""
 
+    atlas = "atlas"
     published = "published"
     adaptive = "adaptive"
 
@@ -66,8 +67,8 @@ def segment_command(
     unet: Annotated[Path | None, typer.Option("--unet", help="U-Net weights (.pt); default: those of unet_3d.")] = None,
     loop: Annotated[LoopName, typer.Option(help="Propagation loop.")] = LoopName.symmetric,
     thresholds: Annotated[
-        Thresholds, typer.Option(help="Published thresholds, or min(0.5, half the maximum).")
-    ] = Thresholds.published,
+        Thresholds, typer.Option(help="The atlas' own best (see `thresholds`), published ones, or min(0.5, half the maximum).")
+    ] = Thresholds.atlas,
     fill_holes: Annotated[bool, typer.Option(help="Fill small holes, as the official CUDA build does.")] = False,
     truth: Annotated[Path | None, typer.Option(help="True label map; for the reference strategies only.")] = None,
     report: Annotated[Path | None, typer.Option(help="JSON report to write.")] = None,
