@@ -132,7 +132,7 @@ def honour(plane: np.ndarray, image: Volume, marks: SliceMarks) -> str:
     return "; ".join(notes)
 
 
-def _away(shape: tuple[int, ...], place: Sequence[int], step: np.ndarray) -> np.ndarray:
+def _away(shape: tuple[int, ...], place: Sequence[int | np.integer], step: np.ndarray) -> np.ndarray:
     """Distances of all pixels to one, mm."""
     rows, columns = np.indices(shape)
     distance: np.ndarray = np.hypot((rows - place[0]) * step[0], (columns - place[1]) * step[1])

@@ -111,7 +111,8 @@ def _background(patient: Patient) -> tuple[sitk.Image, dict[int, np.ndarray]]:
 
 def _centres(labels: Volume) -> dict[int, np.ndarray]:
     """Middles (mm) of the boxes around organs that the scan does not cut along z; around all where that leaves too few."""
-    whole, cut = {}, {}
+    whole: dict[int, np.ndarray] = {}
+    cut: dict[int, np.ndarray] = {}
     for k, box in enumerate(ndimage.find_objects(labels.array), 1):
         if box is not None and k in _TISSUES:
             middle = np.array([(span.start + span.stop - 1) / 2 for span in box[::-1]])

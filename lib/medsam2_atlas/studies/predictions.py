@@ -39,7 +39,12 @@ def foundation_provenance(
     organs: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Of MedSAM2 by a strategy, or of the atlas alone: versions of atlas and U-Net, checksum of the weights."""
-    found = {"strategy": strategy, "organs": list(organs) or organ_table().indices, "atlas": atlas, "code": package_version()}
+    found: dict[str, Any] = {
+        "strategy": strategy,
+        "organs": list(organs) or organ_table().indices,
+        "atlas": atlas,
+        "code": package_version(),
+    }
     found |= {"fusion": fusion_config().model_dump()}
     return found if weights is None else found | {"weights": weights, "prompts": prompts, "unet": unet}
 
