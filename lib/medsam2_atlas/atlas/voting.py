@@ -19,12 +19,11 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
 from medsam2_atlas.atlas.reference import MAP_SPACING, NOWHERE, Reference, map_shape, thumbnail_distance, thumbnail_of
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.configuration import read_config
 from medsam2_atlas.registration import Transform, WorkImage, grid_points, sample
 from medsam2_atlas.resource import resource
 
@@ -57,11 +56,7 @@ def fusion_config(file: Path | None = None) -> FusionConfig:
     Raises:
         InputError: the file does not hold valid parameters.
     """
-    path = file or resource("configs/fusion.yaml")
-    try:
-        return FusionConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except (ValidationError, yaml.YAMLError) as error:
-        raise InputError(path, f"is not a valid fusion configuration: {error}") from error
+    return read_config(FusionConfig, file or resource("configs/fusion.yaml"), "fusion")
 
 
 def vote(

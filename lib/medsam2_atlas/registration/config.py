@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.configuration import read_config
 from medsam2_atlas.resource import resource
 
 
@@ -35,8 +34,4 @@ def registration_config(file: Path | None = None) -> RegistrationConfig:
     Raises:
         InputError: the file does not hold valid parameters.
     """
-    path = file or resource("configs/registration.yaml")
-    try:
-        return RegistrationConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except (ValidationError, yaml.YAMLError) as error:
-        raise InputError(path, f"is not a valid registration configuration: {error}") from error
+    return read_config(RegistrationConfig, file or resource("configs/registration.yaml"), "registration")

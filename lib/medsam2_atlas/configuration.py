@@ -1,0 +1,25 @@
+"""One way to read a configuration file: YAML into a pydantic model that refuses what it does not know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from medsam2_atlas.errors import InputError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_config(model: type[M], file: Path, what: str) -> M:
+    """The configuration in a file; `what` names its kind in the error.
+
+    Raises:
+        InputError: not valid parameters.
+    """
+    try:
+        return model.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+    except (ValidationError, yaml.YAMLError) as error:
+        raise InputError(file, f"is not a valid {what} configuration: {error}") from error
