@@ -32,7 +32,7 @@ UNET = "unet_3d"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=10, help="targets")
+    parser.add_argument("--count", type=int, default=6, help="targets")
     parser.add_argument("--targets", type=Path, help="folder with images/ and labels/ instead of generated ones")
     parser.add_argument("--atlas", type=Path, help="atlas instead of one of the sample references")
     parser.add_argument("--checkpoint", type=Path, help="weights instead of the shipped ones")
