@@ -8,7 +8,6 @@ ATLAS ?=
 CHECKPOINT ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
-COUNT ?= 6
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
@@ -60,7 +59,7 @@ e2e-tools:  ## Orthanc, Chromium and Caddy from Debian, where they are missing; 
 			orthanc orthanc-dicomweb chromium caddy; }
 
 figures: $(VENV)/.installed  ## the README's figures on generated targets
-	$(BIN)/python bench/phantom_dice.py --count $(COUNT)
+	$(BIN)/python bench/phantom_dice.py
 
 prompts: $(VENV)/.installed  ## where prompts come to lie, by registration and label fusion
 	$(BIN)/python bench/prompts.py

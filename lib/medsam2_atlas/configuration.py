@@ -13,13 +13,13 @@ from medsam2_atlas.errors import InputError
 M = TypeVar("M", bound=BaseModel)
 
 
-def read_config(model: type[M], file: Path, what: str) -> M:
-    """The configuration in a file; `what` names its kind in the error.
+def read_config(model: type[M], file: Path, what: str, remedy: str = "") -> M:
+    """The configuration in a file; `what` names its kind in the error, `remedy` what to do.
 
     Raises:
-        InputError: not valid parameters.
+        InputError: not readable, or not valid parameters.
     """
     try:
         return model.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-    except (ValidationError, yaml.YAMLError) as error:
-        raise InputError(file, f"is not a valid {what} configuration: {error}") from error
+    except (OSError, ValidationError, yaml.YAMLError) as error:
+        raise InputError(file, f"is not a valid {what}: {error}", remedy) from error

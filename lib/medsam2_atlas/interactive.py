@@ -92,7 +92,7 @@ def _reaching(mask: np.ndarray, marked: list[int]) -> np.ndarray:
 def _mended(low: torch.Tensor, image: Volume, marks: SliceMarks) -> tuple[torch.Tensor, str]:
     """A marked slice's logits `[1, h, w]` with what a person's points change, so that other slices follow it; and a note."""
     shape = image.array.shape[1:]
-    before = (F.interpolate(low[None].float(), shape, mode="bilinear", align_corners=False)[0, 0] > 0).cpu().numpy()
+    before = (OrganLogits(0, marks.z, low).plane(marks.z, (shape[0], shape[1])) > 0).cpu().numpy()
     after = before.copy()
     note = honour(after, image, marks)
     if not note:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from medsam2_atlas.configuration import read_config
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.resource import resource
 
@@ -68,7 +68,4 @@ def organ_table(file: Path | None = None) -> OrganTable:
         InputError: the file does not hold a valid table.
     """
     path = file or resource("configs/labels.yaml")
-    try:
-        return OrganTable.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (ValidationError, yaml.YAMLError) as error:
-        raise InputError(path, f"is not a valid organ table: {error}", "Compare it with configs/labels.yaml.") from error
+    return read_config(OrganTable, path, "organ table", "Compare it with configs/labels.yaml.")

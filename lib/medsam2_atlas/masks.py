@@ -17,6 +17,12 @@ def occupied(array: np.ndarray, margin: int = 0) -> tuple[slice, ...] | None:
     return tuple(spans)
 
 
+def box_overlap(first: np.ndarray, second: np.ndarray) -> float:
+    """Intersection over union of two boxes, corners `[2, d]` each, the second corner past the last voxel."""
+    common = np.clip(np.minimum(first[1], second[1]) - np.maximum(first[0], second[0]), 0, None).prod()
+    return float(common / ((first[1] - first[0]).prod() + (second[1] - second[0]).prod() - common))
+
+
 def keep_largest_components(labels: np.ndarray) -> np.ndarray:
     """A label map in which each organ is its largest 6-connected component."""
     result = labels.copy()

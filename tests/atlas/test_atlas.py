@@ -30,7 +30,7 @@ def one_block_atlas() -> Atlas:
     """A liver that fills a cube of 30 mm around the origin, known without doubt."""
     maps = {6: ProbabilityMap(np.full((11, 11, 11), 255, np.uint8), np.full(3, -15, np.float32), 1)}
     blank = torch.zeros(4, 4, 4)
-    return Atlas(WorkImage(blank, blank > -1, torch.zeros(3), 4.0), maps, 3.0, (bare_reference("a"),))
+    return Atlas(WorkImage(blank, blank > -1, torch.zeros(3), 4.0), maps, (bare_reference("a"),))
 
 
 def test_the_probability_of_an_organ_is_the_share_of_references_that_have_it(

@@ -55,7 +55,7 @@ def small_atlas(*references: Reference) -> Atlas:
     blank = torch.zeros(SIDE, SIDE, SIDE)
     template = WorkImage(blank, blank > -1, torch.zeros(3), 3.0)
     maps = {LIVER: ProbabilityMap(np.zeros((SIDE,) * 3, np.uint8), np.zeros(3, np.float32), len(references))}
-    return Atlas(template, maps, 3.0, references)
+    return Atlas(template, maps, references)
 
 
 def voted(atlas: Atlas, start: int, **options: object) -> np.ndarray:

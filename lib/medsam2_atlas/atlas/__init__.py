@@ -6,7 +6,7 @@ from medsam2_atlas.atlas.grow import Growth, grow_atlas
 from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, novelty, thumbnail_distance, thumbnail_of
 from medsam2_atlas.atlas.scores import ScoreMap, ScoreMaps, score_maps, warp_maps
 from medsam2_atlas.atlas.store import AtlasStore, resolve_atlas
-from medsam2_atlas.atlas.thresholds import LEAST_REFERENCES, Thresholds, find_thresholds, thresholds_of, with_thresholds
+from medsam2_atlas.atlas.thresholds import Thresholds, find_thresholds, thresholds_of, with_thresholds
 from medsam2_atlas.atlas.voting import Fusion, FusionConfig, fusion_config, vote
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "AtlasStore",
     "Fusion",
     "FusionConfig",
-    "LEAST_REFERENCES",
     "Growth",
     "ProbabilityMap",
     "Reference",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medsam2_atlas.atlas.reference import Reference
+from medsam2_atlas.atlas.reference import MAP_SPACING, Reference
 from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.files import replacing
 from medsam2_atlas.labels import OrganTable, organ_table
@@ -38,17 +38,21 @@ class ProbabilityMap:
         """`[1, z, y, x]` float32, 0..1."""
         return torch.from_numpy(self.values.astype(np.float32) / 255)[None]
 
+    def spans(self, template: WorkImage) -> tuple[slice, ...]:
+        """Where it lies on the grid of maps over a template."""
+        low = np.rint((self.origin - template.origin.numpy()) / MAP_SPACING).astype(int)[::-1]
+        return tuple(slice(a, a + n) for a, n in zip(low, self.values.shape, strict=True))
+
 
 @dataclass(frozen=True)
 class Atlas:
     """Everything that a target is compared with.
 
-    maps: per organ number. spacing: mm, of the maps. options: how it was built. source: its folder, for messages.
+    maps: per organ number. options: how it was built. source: its folder, for messages.
     """
 
     template: WorkImage
     maps: dict[int, ProbabilityMap]
-    spacing: float
     references: tuple[Reference, ...]
     options: dict[str, Any] = field(default_factory=dict)
     source: str = "atlas"
@@ -113,7 +117,6 @@ class Atlas:
                 "version": self.version,
                 "template": self.template_version,
                 "organs": {str(o.index): o.name for o in organ_table().organs},
-                "spacing": self.spacing,
                 "options": self.options,
                 "references": [reference.describe() for reference in self.references],
                 "counts": {str(index): organ_map.count for index, organ_map in self.maps.items()},
@@ -154,7 +157,7 @@ class Atlas:
             references = tuple(Reference.load(folder / "references", entry) for entry in about["references"])
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise AtlasError(folder, f"cannot be read ({error}).", "Build it again.") from error
-        return cls(template, maps, float(about["spacing"]), references, about["options"], str(folder))
+        return cls(template, maps, references, about["options"], str(folder))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

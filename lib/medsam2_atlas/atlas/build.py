@@ -11,7 +11,7 @@ import numpy as np
 
 from medsam2_atlas.atlas.atlas import Atlas
 from medsam2_atlas.atlas.average import MissingOrgan, probability_maps, with_agreements
-from medsam2_atlas.atlas.reference import MAP_SPACING, Reference, ReferenceFiles, warp_reference
+from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, warp_reference
 from medsam2_atlas.errors import AtlasError, InputError
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.progress import Progress, silent
@@ -92,7 +92,7 @@ def assemble(template: WorkImage, references: Sequence[Reference], options: Mapp
     maps = probability_maps(references, template, missing)
     if not maps:
         raise AtlasError("atlas", "would be empty: no reference has a labelled organ.")
-    return Atlas(template, maps, MAP_SPACING, with_agreements(references, template, missing), dict(options))
+    return Atlas(template, maps, with_agreements(references, template, missing), dict(options))
 
 
 def read_reference(files: ReferenceFiles, config: RegistrationConfig, table: OrganTable) -> WorkImage:

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from medsam2_atlas.atlas.atlas import Atlas
-from medsam2_atlas.atlas.reference import MAP_SPACING, NOWHERE, map_shape, thumbnail_distance
-from medsam2_atlas.atlas.voting import FusionConfig, vote_on
+from medsam2_atlas.atlas.reference import NOWHERE, map_shape
+from medsam2_atlas.atlas.voting import FusionConfig, nearest, vote_on
 from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.labels import organ_table
-from medsam2_atlas.masks import occupied
+from medsam2_atlas.masks import box_overlap, occupied
 from medsam2_atlas.progress import Progress, silent
 
-LEAST_REFERENCES = 3
+_LEAST_REFERENCES = 3
 _CANDIDATES = np.round(np.arange(0.05, 0.951, 0.05), 2)
 _KEY = "thresholds"
 
@@ -47,23 +47,20 @@ def find_thresholds(atlas: Atlas, config: FusionConfig, progress: Progress = sil
         AtlasError: fewer than three references.
     """
     count = len(atlas.references)
-    if count < LEAST_REFERENCES:
+    if count < _LEAST_REFERENCES:
         raise AtlasError(
-            atlas.source, f"has {count} references.", f"Thresholds need {LEAST_REFERENCES}; use --thresholds adaptive."
+            atlas.source, f"has {count} references.", f"Thresholds need {_LEAST_REFERENCES}; use --thresholds adaptive."
         )
     shape = map_shape(atlas.template)
     overlaps: dict[int, list[np.ndarray]] = {}
     for number, reference in enumerate(atlas.references):
-        others = sorted(
-            (other for other in atlas.references if other is not reference),
-            key=lambda other: thumbnail_distance(reference.thumbnail, other.thumbnail),
-        )[: config.references]
+        rest = [other for other in atlas.references if other is not reference]
+        others = nearest(reference.thumbnail, rest, config.references)
         picture = torch.from_numpy(reference.picture.astype(np.float32))
         organs = [k for k in reference.shares if any(k in other.organs for other in others)]
         covered = reference.covers(shape)
         for k, found in vote_on(picture, picture > NOWHERE, others, atlas, config, organs).items():
-            low = np.rint((found.origin - atlas.template.origin.numpy()) / MAP_SPACING).astype(int)[::-1]
-            box = tuple(slice(a, a + n) for a, n in zip(low, found.values.shape, strict=True))
+            box = found.spans(atlas.template)
             truth = _box(reference.mask(k, shape)[box])
             if truth is not None:
                 seen = np.where(covered[box], found.values, 0)
@@ -106,8 +103,4 @@ def _box(mask: np.ndarray) -> np.ndarray | None:
 
 
 def _overlap(found: np.ndarray | None, truth: np.ndarray) -> float:
-    """Intersection over union of two boxes."""
-    if found is None:
-        return 0.0
-    common = np.clip(np.minimum(found[1], truth[1]) - np.maximum(found[0], truth[0]), 0, None).prod()
-    return float(common / ((found[1] - found[0]).prod() + (truth[1] - truth[0]).prod() - common))
+    return 0.0 if found is None else box_overlap(found, truth)

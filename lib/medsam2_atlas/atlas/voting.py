@@ -56,7 +56,7 @@ def fusion_config(file: Path | None = None) -> FusionConfig:
     Raises:
         InputError: the file does not hold valid parameters.
     """
-    return read_config(FusionConfig, file or resource("configs/fusion.yaml"), "fusion")
+    return read_config(FusionConfig, file or resource("configs/fusion.yaml"), "fusion configuration")
 
 
 def vote(
@@ -74,7 +74,7 @@ def vote(
     wanted = [k for k in (atlas.maps if organs is None else organs) if k in atlas.maps]
     if config.method == "mean" or len(atlas.references) < 2:
         return {k: atlas.maps[k] for k in wanted}
-    references = nearest(target, inverse, atlas, config.references)
+    references = nearest(thumbnail_of(target, inverse, atlas.template), atlas.references, config.references)
     hu, valid = target.warped(inverse(atlas.template.points()))
     return vote_on(hu, valid, references, atlas, config, wanted)
 
@@ -103,11 +103,9 @@ def vote_on(
     return {k: _fused(atlas.maps[k], k, atlas.template, references, covers, weights, missing_is_absent) for k in organs}
 
 
-def nearest(target: WorkImage, inverse: Transform, atlas: Atlas, count: int) -> list[Reference]:
-    """The references whose small pictures resemble the target's most, the most similar first."""
-    small = thumbnail_of(target, inverse, atlas.template)
-    ranked = sorted(atlas.references, key=lambda reference: thumbnail_distance(small, reference.thumbnail))
-    return ranked[:count]
+def nearest(thumbnail: np.ndarray, references: Iterable[Reference], count: int) -> list[Reference]:
+    """The references whose thumbnails resemble one most, the most similar first."""
+    return sorted(references, key=lambda reference: thumbnail_distance(thumbnail, reference.thumbnail))[:count]
 
 
 def _weights(hu: torch.Tensor, valid: torch.Tensor, references: Sequence[Reference], config: FusionConfig) -> torch.Tensor:
@@ -153,8 +151,7 @@ def _fused(
     missing_is_absent: bool,
 ) -> ProbabilityMap:
     """An organ's map over the box of the atlas' own."""
-    low = np.rint((known.origin - template.origin.numpy()) / MAP_SPACING).astype(int)[::-1]
-    box = tuple(slice(a, a + n) for a, n in zip(low, known.values.shape, strict=True))
+    box = known.spans(template)
     points = grid_points(torch.Size(known.values.shape), torch.from_numpy(known.origin), MAP_SPACING)
     here = sample(weights, points, template.origin, template.spacing).numpy()
     total, seen = np.zeros(known.values.shape, np.float32), np.zeros(known.values.shape, np.float32)

@@ -141,7 +141,7 @@ def _outlined(organ: Organ, mask: np.ndarray, sources: Sequence[Dataset]) -> Dat
     item = Dataset()
     item.ReferencedROINumber, item.ROIDisplayColor = organ.index, list(organ.colour)
     found = [(n, outlines) for n in np.flatnonzero(mask.any((1, 2))) if (outlines := outlines_of(mask[n]))]
-    kind = _XOR if any(_has_holes(mask[n]) for n, _ in found) else _PLAIN
+    kind = _XOR if any(_has_holes(outlines) for _, outlines in found) else _PLAIN
     contours = []
     for n, outlines in found:
         place, along, down = _axes(sources[n])
@@ -162,17 +162,16 @@ def outlines_of(mask: np.ndarray) -> list[np.ndarray]:
     return [outline[:-1] - 1 for outline in find_contours(np.pad(mask, 1).astype(float), 0.5)]
 
 
-def _has_holes(mask: np.ndarray) -> bool:
-    """Outlines around holes run the other way round: their signed area is of the other sign."""
-    areas = [np.sum(o[:, 0] * np.roll(o[:, 1], 1) - o[:, 1] * np.roll(o[:, 0], 1)) for o in outlines_of(mask)]
+def _has_holes(outlines: Sequence[np.ndarray]) -> bool:
+    """Whether some outlines run around holes. Those holes run the other way round: their signed area is of the other sign."""
+    areas = [np.sum(o[:, 0] * np.roll(o[:, 1], 1) - o[:, 1] * np.roll(o[:, 0], 1)) for o in outlines]
     return bool(min(areas) < 0 < max(areas))
 
 
 def _observation(organ: Organ) -> Dataset:
-    item, code, what = Dataset(), Dataset(), property_type(organ)
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = what.value, what.scheme_designator, what.meaning
+    item = Dataset()
     item.ObservationNumber = item.ReferencedROINumber = organ.index
-    item.RTROIIdentificationCodeSequence = DicomSequence([code])
+    item.RTROIIdentificationCodeSequence = DicomSequence([property_type(organ)])
     item.RTROIInterpretedType, item.ROIInterpreter = "ORGAN", ""
     return item
 

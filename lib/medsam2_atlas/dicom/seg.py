@@ -36,13 +36,13 @@ def seg_series_uid(image_series: str, tag: str) -> str:
     return derived_uid(f"{image_series}/{tag}")
 
 
-def write_seg(labels: sitk.Image, folder: Path, info: LabelOrigin, table: OrganTable | None = None) -> Dataset:
+def write_seg(labels: sitk.Image, folder: Path, origin: LabelOrigin, table: OrganTable | None = None) -> Dataset:
     """A label map as a SEG of the series in a folder.
 
     Args:
         labels: on the series' own grid, as `read_volume(folder)` gives it; may be empty.
         folder: with the series' files.
-        info: what it says of its origin.
+        origin: what it says of its origin.
         table: the organs; those of `configs/labels.yaml` by default.
 
     Raises:
@@ -57,19 +57,19 @@ def write_seg(labels: sitk.Image, folder: Path, info: LabelOrigin, table: OrganT
         source_images=[sources[n] for n in shown],
         pixel_array=masks[shown],  # highdicom's label maps count segments without gaps; so does ours
         segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[_describe(k, table, info) for k in range(1, max(table.indices) + 1)],
-        series_instance_uid=seg_series_uid(sources[0].SeriesInstanceUID, info.tag),
+        segment_descriptions=[_describe(k, table, origin) for k in range(1, max(table.indices) + 1)],
+        series_instance_uid=seg_series_uid(sources[0].SeriesInstanceUID, origin.tag),
         series_number=_SERIES_NUMBER,
         sop_instance_uid=generate_uid(),
-        instance_number=info.version,
+        instance_number=origin.version,
         manufacturer="medsam2_atlas",
         manufacturer_model_name="medsam2_atlas",
         software_versions=package_version(),
         device_serial_number="0",
-        content_label=_content_label(info.tag),
-        content_description=f"{info.tag}, version {info.version}"[:64],
-        content_creator_name=person(info.author),
-        series_description=f"{info.tag} (medsam2_atlas)"[:64],
+        content_label=_content_label(origin.tag),
+        content_description=f"{origin.tag}, version {origin.version}"[:64],
+        content_creator_name=person(origin.author),
+        series_description=f"{origin.tag} (medsam2_atlas)"[:64],
     )
     seg.preamble = b"\0" * 128
     return seg
@@ -108,12 +108,12 @@ def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.
     return labels
 
 
-def _describe(k: int, table: OrganTable, info: LabelOrigin) -> SegmentDescription:
+def _describe(k: int, table: OrganTable, origin: LabelOrigin) -> SegmentDescription:
     organ = table[k]
     algorithm = None
-    if info.made != "MANUAL":
+    if origin.made != "MANUAL":
         algorithm = hd.AlgorithmIdentificationSequence(
-            name=info.model or "medsam2_atlas",
+            name=origin.model or "medsam2_atlas",
             family=hd.sr.CodedConcept("123110", "DCM", "Artificial Intelligence"),
             version=package_version(),
         )
@@ -122,9 +122,9 @@ def _describe(k: int, table: OrganTable, info: LabelOrigin) -> SegmentDescriptio
         segment_label=organ.display,
         segmented_property_category=ANATOMY,
         segmented_property_type=property_type(organ),
-        algorithm_type=SegmentAlgorithmTypeValues(info.made),
+        algorithm_type=SegmentAlgorithmTypeValues(origin.made),
         algorithm_identification=algorithm,
-        tracking_uid=derived_uid(f"{info.tag}/{organ.name}"),
+        tracking_uid=derived_uid(f"{origin.tag}/{organ.name}"),
         tracking_id=organ.name,
     )
     side = laterality(organ)

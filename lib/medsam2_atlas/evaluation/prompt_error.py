@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medsam2_atlas.prompting import THREE, Prompts, bounding_box, prompts_from_labels
+from medsam2_atlas.masks import box_overlap
+from medsam2_atlas.prompting import THREE, Box, BoxPrompt, Prompts, bounding_box, prompts_from_labels
 from medsam2_atlas.volume import Volume
 
 
@@ -64,17 +65,15 @@ def prompt_errors(prompts: Prompts, truth: Volume, organs: Iterable[int]) -> dic
     return errors
 
 
-def _centre(boxes: Iterable, z_min: int, z_max: int) -> np.ndarray:
+def _centre(boxes: Iterable[BoxPrompt], z_min: int, z_max: int) -> np.ndarray:
     corners = np.array([box.box for box in boxes])
     across = (corners[:, :2] + corners[:, 2:]).mean(0) / 2
     return np.array([across[0], across[1], (z_min + z_max) / 2])
 
 
-def _overlap(box: tuple[float, float, float, float], mask: np.ndarray) -> float:
-    """Intersection over union of a box and a mask's, both with their last pixels."""
+def _overlap(box: Box, mask: np.ndarray) -> float:
+    """Of a box and a mask's, both with their last pixels."""
     if not mask.any():
         return 0.0
-    a, b = np.array(box), np.array(bounding_box(mask))
-    common = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) + 1, 0, None).prod()
-    areas = [(c[2:] - c[:2] + 1).prod() for c in (a, b)]
-    return float(common / (sum(areas) - common))
+    found, true = (np.array(corners).reshape(2, 2) + [[0], [1]] for corners in (box, bounding_box(mask)))
+    return box_overlap(found, true)

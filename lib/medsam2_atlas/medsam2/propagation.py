@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -88,6 +89,11 @@ class Track:
     ended: bool = False
     _unseen: int = 0
 
+    @cached_property
+    def _usual(self) -> float:
+        """Mean logit within the mask of the surest starting slice; those are there before the first step."""
+        return max(_certainty(self.logits[start]) for start in self.starting)
+
     def __len__(self) -> int:
         return abs(self.end - self.start) + 1
 
@@ -103,8 +109,7 @@ class Track:
         """Ends the track where the organ has been out of sight for long enough."""
         if self.patience is None:
             return
-        usual = max(_certainty(self.logits[start]) for start in self.starting)
-        self._unseen = 0 if _certainty(self.logits[z]) > self.doubt * usual else self._unseen + 1
+        self._unseen = 0 if _certainty(self.logits[z]) > self.doubt * self._usual else self._unseen + 1
         prompted = [self.direction * p for p in (*self.starting, *self.corrections)]
         self.ended = self._unseen >= self.patience and self.direction * z >= max(prompted)
 

@@ -34,4 +34,4 @@ def registration_config(file: Path | None = None) -> RegistrationConfig:
     Raises:
         InputError: the file does not hold valid parameters.
     """
-    return read_config(RegistrationConfig, file or resource("configs/registration.yaml"), "registration")
+    return read_config(RegistrationConfig, file or resource("configs/registration.yaml"), "registration configuration")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from medsam2_atlas.configuration import read_config
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.resource import resource
 
@@ -73,10 +73,7 @@ def unet_config(name: str | Path) -> UNetConfig:
                 name, "is no U-Net configuration.", f"Choose from {', '.join(sorted(presets))}, or name a YAML file."
             )
         path = presets[str(name)]
-    try:
-        return UNetConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise InputError(path, f"is not a valid U-Net configuration: {error}", "Compare it with configs/unet/.") from error
+    return read_config(UNetConfig, path, "U-Net configuration", "Compare it with configs/unet/.")
 
 
 def with_training(config: UNetConfig, changes: dict[str, Any]) -> UNetConfig:
