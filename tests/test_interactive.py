@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medsam2_atlas.evaluation import dice_per_organ
+from mask_dice import mask_dice
 from medsam2_atlas.interactive import segment_marked
 from medsam2_atlas.jobs import CancelledError
 from medsam2_atlas.labels import organ_table
@@ -31,10 +31,6 @@ def weights() -> Weights:
 @pytest.fixture(scope="module")
 def prepared(target: Volume, weights: Weights) -> MedSAM2Volume:
     return MedSAM2Volume(weights, target.array)
-
-
-def dice(found: np.ndarray, mask: np.ndarray) -> float:
-    return dice_per_organ(found.astype(np.uint8), mask.astype(np.uint8), [1])[1]
 
 
 def middle(mask: np.ndarray) -> int:
@@ -70,7 +66,7 @@ def test_one_box_on_one_slice_finds_organs_and_their_ends(target: Volume, target
         mask = target_truth.array == k
         if mask.sum() >= 200:
             found = segmented(k, boxes=[box_on(target, mask, middle(mask))])
-            reached[k] = dice(found.labels.array == k, mask)
+            reached[k] = mask_dice(found.labels.array == k, mask)
             assert set(np.unique(found.labels.array)) <= {0, k}
             assert found.report["mark"]
     assert np.mean(list(reached.values())) > 0.7, reached
@@ -82,7 +78,7 @@ def test_a_click_finds_organs(target: Volume, target_truth: Volume, segmented: A
     for k in (1, RIGHT_KIDNEY, 5, 10, 14):
         mask = target_truth.array == k
         found = segmented(k, inside=deepest(target, mask, middle(mask)))
-        reached[k] = dice(found.labels.array == k, mask)
+        reached[k] = mask_dice(found.labels.array == k, mask)
     assert np.mean(list(reached.values())) > 0.75, reached
     assert reached[RIGHT_KIDNEY] > 0.9
 
@@ -94,14 +90,14 @@ def test_corrections_make_it_better(target: Volume, target_truth: Volume, segmen
         mask = target_truth.array == k
         marks: dict[str, Any] = {"boxes": [box_on(target, mask, middle(mask))], "inside": [], "outside": []}
         found = segmented(k, **marks).labels.array == k
-        before.append(dice(found, mask))
+        before.append(mask_dice(found, mask))
         for _ in range(3):
             wrong = found ^ mask
             z = int(wrong.sum((1, 2)).argmax())
             kind = "inside" if (wrong & mask)[z].sum() >= (wrong & ~mask)[z].sum() else "outside"
             marks[kind] += deepest(target, wrong & (mask if kind == "inside" else ~mask), z)
             found = segmented(k, **marks).labels.array == k
-        after.append(dice(found, mask))
+        after.append(mask_dice(found, mask))
     assert np.mean(after) > np.mean(before) + 0.02, (before, after)
 
 

@@ -15,8 +15,8 @@ import SimpleITK as sitk
 from monailabel.client import MONAILabelClient
 
 from app.running import server
+from mask_dice import mask_dice
 from medsam2_atlas.atlas import ReferenceFiles
-from medsam2_atlas.evaluation import dice_per_organ
 
 LIVER = 6
 
@@ -36,10 +36,6 @@ def client(
 def truth(target_files: ReferenceFiles) -> np.ndarray:
     """The liver in the file's own axes `[z, y, x]`."""
     return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(target_files.label))) == LIVER)
-
-
-def dice(found: np.ndarray, mask: np.ndarray) -> float:
-    return dice_per_organ(found.astype(np.uint8), mask.astype(np.uint8), [1])[1]
 
 
 def middle_box(mask: np.ndarray) -> list[list[int]]:
@@ -65,7 +61,7 @@ def test_a_box_segments_the_named_organ(client: MONAILabelClient, truth: np.ndar
     file, answer = client.infer("medsam2", "one", {"label": "liver", "boxes": [middle_box(truth)]})
     found = read(file)
     assert set(np.unique(found)) == {0, LIVER}
-    assert dice(found == LIVER, truth) > 0.85
+    assert mask_dice(found == LIVER, truth) > 0.85
     assert answer["label_names"] == {"liver": LIVER}
     assert answer["report"]["mark"]
     assert client.info()["datastore"]["label_tags"] == {}  # a click is nothing to keep
@@ -126,5 +122,5 @@ def test_an_image_that_is_no_study_can_be_clicked_at(
 ) -> None:
     session = client.create_session(str(target_files.image))["session_id"]
     file, _ = client.infer("medsam2", "", {"label": "liver", "boxes": [middle_box(truth)]}, session_id=session)
-    assert dice(read(file) == LIVER, truth) > 0.85
+    assert mask_dice(read(file) == LIVER, truth) > 0.85
     client.remove_session(session)

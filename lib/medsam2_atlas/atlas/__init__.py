@@ -1,6 +1,7 @@
 """The atlas of annotated CTs: building it, letting it grow, storing it, and the score maps it gives for a target."""
 
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
+from medsam2_atlas.atlas.average import MissingOrgan
 from medsam2_atlas.atlas.build import build_atlas, find_references
 from medsam2_atlas.atlas.grow import Growth, grow_atlas
 from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, novelty, thumbnail_distance, thumbnail_of
@@ -15,6 +16,7 @@ __all__ = [
     "Fusion",
     "FusionConfig",
     "Growth",
+    "MissingOrgan",
     "ProbabilityMap",
     "Reference",
     "ReferenceFiles",

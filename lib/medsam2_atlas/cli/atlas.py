@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references, resolve_atlas, score_maps
+from medsam2_atlas.atlas import Atlas, MissingOrgan, ReferenceFiles, build_atlas, find_references, resolve_atlas, score_maps
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.files import replacing
@@ -24,25 +23,18 @@ from medsam2_atlas.volume import read_volume
 app = typer.Typer(help="The atlas of annotated CTs.", no_args_is_help=True)
 
 
-class Missing(str, enum.Enum):
-    """What a label that a reference lacks means."""
-
-    unknown = "unknown"
-    absent = "absent"
-
-
 @app.command("build")
 def build_command(
     references: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, files of the same names.")],
     out: Annotated[Path, typer.Argument(help="Folder of the atlas; an atlas that stands there is replaced.")],
     missing: Annotated[
-        Missing,
+        MissingOrgan,
         typer.Option(help="An organ that a label map lacks: not annotated (unknown) or truly not there (absent)."),
-    ] = Missing.unknown,
+    ] = "unknown",
 ) -> None:
     """Register annotated CTs into a common space and average their labels there."""
     with bars() as progress:
-        atlas = build_atlas(find_references(references), missing=missing.value, progress=progress)
+        atlas = build_atlas(find_references(references), missing=missing, progress=progress)
     atlas.save(out)
     _show(atlas)
     typer.echo(f"atlas {atlas.version} of {len(atlas.references)} references written to {out}")

@@ -18,39 +18,16 @@ from medsam2_atlas.device import pick_device
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing, write_json
 from medsam2_atlas.labels import organ_table
-from medsam2_atlas.medsam2 import MedSAM2Volume, find_checkpoint, load_weights
-from medsam2_atlas.pipeline import REFERENCE_STRATEGIES, STRATEGIES, Case, Options, segment
+from medsam2_atlas.medsam2 import Loop, MedSAM2Volume, find_checkpoint, load_weights
+from medsam2_atlas.pipeline import REFERENCE_STRATEGIES, STRATEGIES, Case, Options, PromptSource, segment
 from medsam2_atlas.places import find_unet
 from medsam2_atlas.preview import write_preview
-from medsam2_atlas.prompting import Prompts, read_prompts
+from medsam2_atlas.prompting import Prompts, ThresholdRule, read_prompts
 from medsam2_atlas.unet import load_unet
 from medsam2_atlas.volume import read_labels, read_volume, write_volume
 
 Strategy = enum.Enum("Strategy", {name: name for name in STRATEGIES}, type=str)  # type: ignore[misc]
 _DEFAULT_STRATEGY = Strategy("D")
-
-
-class LoopName(str, enum.Enum):
-    """What a second box in a direction does."""
-
-    symmetric = "symmetric"
-    published = "published"
-
-
-class PromptsFrom(str, enum.Enum):
-    """Where the first boxes come from."""
-
-    atlas = "atlas"
-    unet = "unet"
-    both = "both"
-
-
-class Thresholds(str, enum.Enum):
-    """How scores become prompting regions."""
-
-    atlas = "atlas"
-    published = "published"
-    adaptive = "adaptive"
 
 
 def segment_command(
@@ -62,13 +39,14 @@ def segment_command(
     config: ConfigOption = None,
     organs: Annotated[str, typer.Option(help="Comma-separated names or numbers; all by default.")] = "",
     prompts: Annotated[
-        PromptsFrom, typer.Option(help="First boxes from the atlas, a U-Net's coarse mask, or per organ the better of both.")
-    ] = PromptsFrom.atlas,
+        PromptSource, typer.Option(help="First boxes from the atlas, a U-Net's coarse mask, or per organ the better of both.")
+    ] = "atlas",
     unet: Annotated[Path | None, typer.Option("--unet", help="U-Net weights (.pt); default: those of unet_3d.")] = None,
-    loop: Annotated[LoopName, typer.Option(help="Propagation loop.")] = LoopName.symmetric,
+    loop: Annotated[Loop, typer.Option(help="Propagation loop.")] = "symmetric",
     thresholds: Annotated[
-        Thresholds, typer.Option(help="The atlas' own best (see `thresholds`), published ones, or min(0.5, half the maximum).")
-    ] = Thresholds.atlas,
+        ThresholdRule,
+        typer.Option(help="The atlas' own (see `thresholds`), published ones, or min(0.5, half the maximum)."),
+    ] = "atlas",
     fill_holes: Annotated[bool, typer.Option(help="Fill small holes, as the official CUDA build does.")] = False,
     truth: Annotated[Path | None, typer.Option(help="True label map; for the reference strategies only.")] = None,
     report: Annotated[Path | None, typer.Option(help="JSON report to write.")] = None,
@@ -89,11 +67,11 @@ def segment_command(
         if weights.mark:
             console.print(f"[yellow]{weights.mark}[/]")
     loaded_unet = None
-    if prompts is not PromptsFrom.atlas:
+    if prompts != "atlas":
         loaded_unet = load_unet(find_unet("unet_3d", unet), pick_device(device))
     volume = read_volume(image)
     true_labels = read_labels(truth, volume) if truth is not None else None
-    options = Options(chosen, prompts.value, loop.value, thresholds.value, fill_holes)
+    options = Options(chosen, prompts, loop, thresholds, fill_holes)
     with bars() as progress:
         case = Case(volume, loaded_atlas, weights, true_labels, options, progress, loaded_unet)
         result = segment(case, name)
@@ -117,7 +95,7 @@ def propagate_command(
     logits: Annotated[Path, typer.Option("--logits", help="Logits to write, .npz.")],
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
-    loop: Annotated[LoopName, typer.Option(help="Propagation loop.")] = LoopName.symmetric,
+    loop: Annotated[Loop, typer.Option(help="Propagation loop.")] = "symmetric",
     window: Annotated[tuple[float, float], typer.Option(help="HU range that is kept.")] = (-100.0, 500.0),
     fill_holes: Annotated[bool, typer.Option(help="Fill small holes, as the official CUDA build does.")] = False,
     device: DeviceOption = "auto",
@@ -133,7 +111,7 @@ def propagate_command(
     asked = read_prompts(prompts, volume.geometry)
     with bars() as progress:
         engine = MedSAM2Volume(weights, volume.array, window=window)
-        found = engine.segment(asked, loop=loop.value, fill_holes=fill_holes, progress=progress)
+        found = engine.segment(asked, loop=loop, fill_holes=fill_holes, progress=progress)
     rows_columns = (volume.array.shape[1], volume.array.shape[2])
     with replacing(logits) as part, part.open("wb") as stream:
         arrays = {

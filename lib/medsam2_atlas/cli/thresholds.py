@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas, find_thresholds, fusion_config, resolve_atlas, with_thresholds
+from medsam2_atlas.atlas import Atlas, Fusion, find_thresholds, fusion_config, resolve_atlas, with_thresholds
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.labels import organ_table
 
 
-class FusionName(str, enum.Enum):
-    """Ways to fuse the references' labels."""
-
-    mean = "mean"
-    local = "local"
-    joint = "joint"
-
-
 def thresholds_command(
     atlas: Annotated[Path, typer.Argument(help="Folder of the atlas.")],
-    fusion: Annotated[FusionName | None, typer.Option(help="For this label fusion; default: as configured.")] = None,
+    fusion: Annotated[Fusion | None, typer.Option(help="For this label fusion; default: as configured.")] = None,
     store: Annotated[bool, typer.Option(help="Store them with the atlas.")] = True,
 ) -> None:
     """Find the best threshold of each organ for an atlas, and store them with it."""
     folder = resolve_atlas(atlas)
     loaded, config = Atlas.load(folder), fusion_config()
     if fusion is not None:
-        config = config.model_copy(update={"method": fusion.value})
+        config = config.model_copy(update={"method": fusion})
     with bars() as progress:
         found = find_thresholds(loaded, config, progress)
     table = Table(
