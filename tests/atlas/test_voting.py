@@ -107,7 +107,7 @@ def test_voting_beats_the_mean_on_an_unseen_patient(target: Volume, target_truth
         )
         for method in ("mean", "local")
     }
-    assert reached["local"] > reached["mean"] - 0.005, reached
+    assert reached["local"] > reached["mean"], reached
 
 
 def test_thresholds_are_found_by_leaving_references_out_and_kept_with_the_atlas(tmp_path: Path) -> None:

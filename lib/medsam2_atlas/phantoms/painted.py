@@ -15,7 +15,7 @@ from medsam2_atlas.phantoms.frame import BOTTOM, FAT, TOP
 from medsam2_atlas.phantoms.patient import Patient, draw_patient
 from medsam2_atlas.phantoms.render import Scan, render
 from medsam2_atlas.phantoms.shapes import Field
-from medsam2_atlas.volume import Volume, from_sitk
+from medsam2_atlas.volume import Geometry, Volume, from_sitk, to_sitk
 
 _TISSUES: dict[int, str | float] = {
     1: "spleen",
@@ -55,8 +55,7 @@ def deformed(labels: Volume, generator: np.random.Generator, amplitude: float = 
         labels.geometry.direction,
     )  # fmt: skip
     image = from_sitk(grid, labels.source)
-    z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in image.array.shape], indexing="ij")
-    points = np.stack([x, y, z], -1).reshape(-1, 3) * _SPACING
+    points = _points(image.geometry)
     middle = points.mean(0)
     scale = np.exp(generator.normal(0, stretch, 3)).astype(np.float32)
     bend = np.stack([Field(generator, amplitude, (90, 220), 6)(points) for _ in range(3)], 1)
@@ -97,16 +96,19 @@ def _background(patient: Patient) -> tuple[sitk.Image, dict[int, np.ndarray]]:
     size = (round(width / _SPACING), round(depth / _SPACING), round((TOP - BOTTOM) * sz / _SPACING))
     scan = Scan(size, (_SPACING,) * 3, (-width / 2, -36 * sy - depth / 2, BOTTOM * sz))
     image, label = render(patient, scan)
-    picture = sitk.GetImageFromArray(label)
-    picture.SetSpacing(scan.spacing)
-    picture.SetOrigin(scan.origin)
-    volume = from_sitk(picture)
     image[label > 0] = FAT
     beyond = round(_BEYOND_MM / _SPACING)  # long scans go on where the patient ends
-    longer = sitk.GetImageFromArray(np.pad(image, ((beyond, beyond), (0, 0), (0, 0)), mode="edge"))
-    longer.SetSpacing(scan.spacing)
-    longer.SetOrigin((*scan.origin[:2], scan.origin[2] - beyond * _SPACING))
-    return longer, _centres(volume)
+    longer = np.pad(image, ((beyond, beyond), (0, 0), (0, 0)), mode="edge")
+    x, y, z = scan.origin
+    grid = Geometry((*size[:2], len(longer)), scan.spacing, (x, y, z - beyond * _SPACING))
+    own = Geometry(size, scan.spacing, scan.origin)
+    return to_sitk(longer, grid), _centres(Volume(label, own, own))
+
+
+def _points(grid: Geometry) -> np.ndarray:
+    """The voxels' places along the grid's own axes, `[n, 3]` (x, y, z) in mm from the first one, float32."""
+    z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in grid.shape], indexing="ij")
+    return np.stack([x, y, z], -1).reshape(-1, 3) * np.array(grid.spacing, np.float32)
 
 
 def _centres(labels: Volume) -> dict[int, np.ndarray]:
@@ -123,11 +125,9 @@ def _centres(labels: Volume) -> dict[int, np.ndarray]:
 
 def _with_organs(hu: np.ndarray, labels: Volume, patient: Patient, generator: np.random.Generator) -> np.ndarray:
     """Organs over a body that reaches around them, soft edges, texture and noise."""
-    spacing = np.array(labels.geometry.spacing[::-1])
-    away = ndimage.distance_transform_edt(labels.array == 0, sampling=spacing)
+    away = ndimage.distance_transform_edt(labels.array == 0, sampling=labels.geometry.spacing[::-1])
     hu[(away < _AROUND_MM) & (hu < -300)] = FAT
-    z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in hu.shape], indexing="ij")
-    points = np.stack([x * spacing[2], y * spacing[1], z * spacing[0]], -1).reshape(-1, 3)
+    points = _points(labels.geometry)
     lumps = Field(generator, 1.0, (35, 90), 8)(points).reshape(hu.shape)
     hu[(hu == FAT) & (lumps > 0.9)] = 30.0  # bowel and muscle between the organs
     for k in np.unique(labels.array[labels.array > 0]):
