@@ -11,7 +11,7 @@ PORT ?= 8000
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct load clean
+.PHONY: help install demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct load memory clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -72,6 +72,9 @@ large-ct: $(VENV)/.installed  ## time and memory of the U-Net on a CT of clinica
 
 load: $(VENV)/.installed-dev  ## twenty annotators at once on a real server, for three minutes
 	$(BIN)/python bench/load.py
+
+memory: $(VENV)/.installed-dev  ## whether a server grows over 300 inferences
+	$(BIN)/python bench/memory.py
 
 clean:  ## remove what was built
 	rm -rf $(VENV) demo-output build lib/*.egg-info

@@ -16,12 +16,11 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
-import psutil
 import requests
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from app.running import server
+from app.running import server, server_process
 from medsam2_atlas.atlas import build_atlas, find_references
 from medsam2_atlas.console import console
 from medsam2_atlas.phantoms import write_dataset
@@ -49,6 +48,7 @@ class Watch:
 def annotate(url: str, number: int, labels: list[Path], end: float, watch: Watch) -> None:
     session, generator = requests.Session(), random.Random(number)
     while time.monotonic() < end:
+        time.sleep(generator.uniform(0.2, 1.5))
         watch.ask(session, "/info/", "GET", f"{url}/info/")
         case = watch.ask(
             session, "/activelearning", "POST", f"{url}/activelearning/random", json={"client_id": str(number)}
@@ -67,7 +67,6 @@ def annotate(url: str, number: int, labels: list[Path], end: float, watch: Watch
                 params={"image": study, "tag": f"annotator-{number}"},
                 files={"label": (label.name, stream)},
             )
-        time.sleep(generator.uniform(0.2, 1.5))
 
 
 def occupy(url: str, end: float, watch: Watch) -> None:
@@ -92,7 +91,7 @@ def main() -> None:
         conf = {"atlas": str(folder / "atlas"), "learning": "false"}
         with server(folder / "studies", folder / "work", conf) as client:
             url, watch = client.get_server_url().rstrip("/"), Watch()
-            process = next(p for p in psutil.process_iter(["cmdline"]) if "server.application:app" in (p.info["cmdline"] or []))
+            process = server_process()
             for n in range(CASES):  # what is loaded once is loaded
                 client.infer("unet_3d", f"case-{n}", {})
             before, began = process.memory_info().rss, time.monotonic()

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.phantoms.scanner import ORIENTATIONS
-from medsam2_atlas.volume import Geometry, Volume, from_sitk, read_labels, read_volume, write_volume
+from medsam2_atlas.volume import Geometry, Volume, from_sitk, read_grid, read_labels, read_volume, write_volume
 
 
 def image_of(array: np.ndarray, code: str, spacing: tuple[float, float, float], tilt: tuple[float, float, float]) -> sitk.Image:
@@ -73,6 +73,7 @@ def test_files_of_all_formats_keep_their_grid(tmp_path: Path, code: str, suffix:
     )
     sitk.WriteImage(image, str(tmp_path / f"ct{suffix}"))
     volume = read_volume(tmp_path / f"ct{suffix}")
+    assert read_grid(tmp_path / f"ct{suffix}").matches(volume.geometry, 1e-4)
     write_volume(volume.with_array((volume.array > 0).astype(np.uint8)), tmp_path / f"label{suffix}")
     read, written = (sitk.ReadImage(str(tmp_path / f"{name}{suffix}")) for name in ("ct", "label"))
     assert Geometry.of(written).matches(Geometry.of(read), 1e-4)
@@ -114,3 +115,17 @@ def test_a_packed_file_that_holds_too_little_is_told(tmp_path: Path) -> None:
         stream.write((tmp_path / "whole.nii").read_bytes()[:-200])
     with pytest.raises(InputError, match="1112 bytes of 1312"):
         read_volume(tmp_path / "packed.nii.gz")
+
+
+def test_a_packed_file_may_have_several_members_and_zeros_at_its_end(tmp_path: Path) -> None:
+    array = np.random.default_rng(2).integers(-1000, 1000, (6, 8, 10)).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "whole.nii"))
+    content = (tmp_path / "whole.nii").read_bytes()
+    packed = gzip.compress(content[:500]) + gzip.compress(content[500:]) + bytes(512)
+    (tmp_path / "parts.nii.gz").write_bytes(packed)
+    assert (read_volume(tmp_path / "parts.nii.gz").array == array).all()
+    spoiled = bytearray(packed)
+    spoiled[len(gzip.compress(content[:500])) - 5] ^= 1  # in the first member's checksum
+    (tmp_path / "parts.nii.gz").write_bytes(bytes(spoiled))
+    with pytest.raises(InputError, match="broken gzip file"):
+        read_volume(tmp_path / "parts.nii.gz")

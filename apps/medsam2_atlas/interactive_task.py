@@ -98,7 +98,7 @@ class InteractiveTask(InferTask):
         """Segments an organ of `request["image"]`; its label map's file, and a JSON body with the report."""
         result = self.segment(request)
         (name,) = result.report["organs"]
-        return replies.as_file(result, request), replies.as_json(result, {name: self.labels[name]})
+        return replies.as_file(result.labels, request), replies.as_json(result.report, {name: self.labels[name]})
 
     def _prepared(self, image: Volume, weights: Weights) -> MedSAM2Volume:
         device = next(weights.network.parameters()).device

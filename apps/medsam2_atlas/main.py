@@ -27,6 +27,7 @@ from medsam2_atlas.learning import STRATEGIES, ScoreTable
 from medsam2_atlas.segmentation import Segmentation, package_version
 from medsam2_atlas.storage import WorkFolder, copy_safely
 from medsam2_atlas.unet import load_unet
+from medsam2_atlas.volume import Volume
 from models import Models
 from pacs_datastore import ImpatientSession, PacsDatastore
 from predictions import Predictions
@@ -182,7 +183,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         if model not in self._tasks or request.get("upload"):
             return None
         found = self._predictions.stored(model, study, request)
-        return None if found is None else self._answer(model, model, found, request)
+        return None if found is None else self._reply(model, model, found.label, found.cached_report, request)
 
     def put_weights(self, model: str, file: Path) -> dict[str, Any]:
         """Puts weights of a U-Net in the place of those that training made.
@@ -226,10 +227,15 @@ class MedSAM2AtlasApp(MONAILabelApp):
             raise WeightsError(model, f"cannot run: {reason}")
 
     def _answer(self, model: str, tag: str, result: Segmentation, request: dict[str, Any]) -> dict[str, Any]:
+        return self._reply(model, tag, result.labels, result.report, request)
+
+    def _reply(
+        self, model: str, tag: str, label_map: Volume | Path, report: dict[str, Any], request: dict[str, Any]
+    ) -> dict[str, Any]:
         names = self._infers[model].labels
-        labels = names if model == "compare" else {name: names[name] for name in result.report["organs"]}
-        file = replies.as_file(result, request)
-        return {"label": file, "tag": tag, "file": file, "params": replies.as_json(result, labels)}
+        labels = names if model == "compare" else {name: names[name] for name in report["organs"]}
+        file = replies.as_file(label_map, request)
+        return {"label": file, "tag": tag, "file": file, "params": replies.as_json(report, labels)}
 
     def _missing(self) -> dict[str, str]:
         tasks: dict[str, Any] = {**self._tasks, "compare": self._compare, INTERACTIVE: self._interactive}

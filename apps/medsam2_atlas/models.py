@@ -124,13 +124,16 @@ class Models:
 
     def _once(self, key: str, file: Path, load: Callable[[], T]) -> T:
         """What was loaded from a file, loaded again when the file is another."""
-        with self._lock:
-            try:
-                state = file.stat()
-            except FileNotFoundError:
-                return load()  # raises the error that names the remedy
-            stamp = (file, state.st_mtime_ns, state.st_size)
-            if key not in self._loaded or self._loaded[key][0] != stamp:
-                self._loaded[key] = (stamp, load())
-            loaded: T = self._loaded[key][1]
-            return loaded
+        try:
+            state = file.stat()
+        except FileNotFoundError:
+            return load()  # raises the error that names the remedy
+        stamp = (file, state.st_mtime_ns, state.st_size)
+        found = self._loaded.get(key)
+        if found is None or found[0] != stamp:
+            with self._lock:
+                found = self._loaded.get(key)
+                if found is None or found[0] != stamp:
+                    found = self._loaded[key] = (stamp, load())
+        loaded: T = found[1]
+        return loaded

@@ -77,16 +77,15 @@ class Predictions:
             return result, None
         return result, store.save(model, study, image, provenance, result)
 
-    def stored(self, model: str, study: str, request: Mapping[str, Any]) -> Segmentation | None:
-        """A study's segmentation by a model, if it has been made and nothing has changed since.
+    def stored(self, model: str, study: str, request: Mapping[str, Any]) -> Prediction | None:
+        """What is stored of a model for a study, if it has been made and nothing has changed since.
 
         Raises:
             MedSAM2AtlasError: as `get`.
         """
         image = self.image(study)
         provenance = self.tasks[model].provenance(dict(request) | {"image": str(image), "model": model})
-        found = self.store().find(model, study, image, provenance)
-        return None if found is None else found.segmentation(image)
+        return self.store().find(model, study, image, provenance)
 
     def once(self, task: Segmenter, image: Path, request: Mapping[str, Any]) -> Segmentation:
         """A segmentation that is not stored: of an image that is no study, or of an organ that somebody points at.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,8 +10,7 @@ from typing import Any
 
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.labels import organ_table
-from medsam2_atlas.segmentation import Segmentation
-from medsam2_atlas.volume import SUFFIXES, write_volume
+from medsam2_atlas.volume import SUFFIXES, Volume, read_labels, write_volume
 
 _DEFAULT_SUFFIX = ".nii.gz"
 
@@ -65,17 +65,22 @@ def suffix_of(request: Mapping[str, Any]) -> str:
     return suffix if suffix in SUFFIXES else _DEFAULT_SUFFIX
 
 
-def as_file(result: Segmentation, request: Mapping[str, Any]) -> str:
-    """The label map in a temporary file of the type that was asked for; who sends it removes it.
+def as_file(labels: Volume | Path, request: Mapping[str, Any]) -> str:
+    """A label map in a temporary file of the type that was asked for; who sends it removes it.
 
     A viewer's script that reads voxels itself asks for them uncompressed (`result_compress` false), as OHIF's panel does.
+    A file that is what was asked for is copied unread.
     """
-    with tempfile.NamedTemporaryFile(suffix=suffix_of(request), delete=False) as stream:
+    suffix, compress = suffix_of(request), str(request.get("result_compress", True)).lower() != "false"
+    with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as stream:
         file = Path(stream.name)
-    write_volume(result.labels, file, compress=str(request.get("result_compress", True)).lower() != "false")
+    if isinstance(labels, Path) and compress and suffix == _DEFAULT_SUFFIX and labels.name.endswith(suffix):
+        shutil.copyfile(labels, file)
+    else:
+        write_volume(read_labels(labels) if isinstance(labels, Path) else labels, file, compress=compress)
     return str(file)
 
 
-def as_json(result: Segmentation, labels: Mapping[str, int]) -> dict[str, Any]:
+def as_json(report: Mapping[str, Any], labels: Mapping[str, int]) -> dict[str, Any]:
     """The report, where MONAI Label's clients and where OHIF look for it."""
-    return {"label_names": dict(labels), "report": result.report, "result": {"report": result.report}}
+    return {"label_names": dict(labels), "report": dict(report), "result": {"report": dict(report)}}

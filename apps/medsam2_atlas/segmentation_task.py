@@ -117,7 +117,7 @@ class SegmentationTask(InferTask):
         """Segments `request["image"]`; the label map's file, on the grid of the image, and a JSON body with the report."""
         result = self.segment(request)
         names = {name: self.labels[name] for name in result.report["organs"]}
-        return replies.as_file(result, request), replies.as_json(result, names)
+        return replies.as_file(result.labels, request), replies.as_json(result.report, names)
 
     def _sources(self) -> tuple[str, ...]:
         return ("atlas", "unet", "both") if self._models.prompting_unet() is not None else ("atlas",)

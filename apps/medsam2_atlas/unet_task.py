@@ -110,7 +110,7 @@ class UNetInferTask(BasicInferTask):
         """Segments `request["image"]`; the label map's file, on the grid of the image, and a JSON body with the report."""
         result = self.segment(request)
         names = {name: self.labels[name] for name in result.report["organs"]}
-        return replies.as_file(result, request), replies.as_json(result, names)
+        return replies.as_file(result.labels, request), replies.as_json(result.report, names)
 
     def _get_network(self, device: str, data: dict[str, Any]) -> Any:
         return data["unet"].unet.network

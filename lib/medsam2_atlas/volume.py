@@ -8,7 +8,6 @@ oblique volume keeps its own axes: "nearest" is all that is asked.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import zlib
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ _NIBABEL_ERRORS = (
     ValueError,
 )
 _MOST_VOXELS = 2.0**31
+_BLOCK = 1 << 20
 READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a folder with one DICOM series"
 
 
@@ -195,12 +195,12 @@ def read_grid(path: str | Path) -> Geometry:
         raise InputError(path, f"has size {size}, not three dimensions.", "Choose one phase, or the whole volume.")
     if np.prod(size[:3], dtype=float) > _MOST_VOXELS:
         raise InputError(path, f"claims a size of {size}, more than any CT.", "Export it again from its source.")
-    blank = sitk.Image(size[:3], sitk.sitkUInt8)
-    blank.SetSpacing(reader.GetSpacing()[:3])
-    blank.SetOrigin(reader.GetOrigin()[:3])
     dimensions = len(size)
-    blank.SetDirection([reader.GetDirection()[r * dimensions + c] for r in range(3) for c in range(3)])
-    return Geometry.of(sitk.DICOMOrient(blank, "LPS"))
+    direction = tuple(reader.GetDirection()[r * dimensions + c] for r in range(3) for c in range(3))
+    try:
+        return _upright(Geometry(size[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], direction))
+    except (ValueError, RuntimeError) as error:
+        raise InputError(path, f"lies on no usable grid ({error}).", "Export it again from its source.") from error
 
 
 def read_labels(path: str | Path, like: Volume | None = None) -> Volume:
@@ -212,7 +212,7 @@ def read_labels(path: str | Path, like: Volume | None = None) -> Volume:
     path = Path(path)
     volume = from_sitk(_read_checked(path), str(path))
     array = volume.array
-    if not np.isfinite(array).all() or (array != np.rint(array)).any() or array.min() < 0 or array.max() > 255:
+    if not _whole(array) or array.min() < 0 or array.max() > 255:
         raise InputError(path, "is not a label map: its values are not whole numbers from 0 to 255.")
     volume = volume.with_array(array.astype(np.uint8))
     if like is not None and not volume.geometry.matches(like.geometry):
@@ -230,6 +230,26 @@ def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> 
     path = Path(path)
     with replacing(path) as part:
         sitk.WriteImage(volume.restored(), str(part), useCompression=compress)
+
+
+def _whole(array: np.ndarray) -> bool:
+    """Whether all values are whole numbers."""
+    return array.dtype.kind in "iub" or bool(np.isfinite(array).all() and (array == np.rint(array)).all())
+
+
+def _upright(grid: Geometry) -> Geometry:
+    """A grid with its axes turned to LPS, as DICOMOrient does it, without an image of that size."""
+    turn = sitk.DICOMOrientImageFilter()
+    turn.SetDesiredCoordinateOrientation("LPS")
+    turn.Execute(to_sitk(np.zeros((1, 1, 1), np.uint8), grid))
+    order, flipped = list(turn.GetPermuteOrder()), np.array(turn.GetFlipAxes())
+    nx, ny, nz = (grid.size[axis] for axis in order)
+    sx, sy, sz = (grid.spacing[axis] for axis in order)
+    corner = np.zeros(3)
+    corner[order] = np.where(flipped, np.array([nx, ny, nz]) - 1, 0)
+    ox, oy, oz = grid.to_world(corner).tolist()
+    axes = np.asarray(grid.direction).reshape(3, 3)[:, order] * np.where(flipped, -1, 1)
+    return Geometry((nx, ny, nz), (sx, sy, sz), (ox, oy, oz), tuple(axes.ravel().tolist()))
 
 
 def _short(values: tuple[float, ...]) -> str:
@@ -258,15 +278,7 @@ def _read_checked(path: Path) -> sitk.Image:
 def _read_file(path: Path) -> sitk.Image:
     if path.stat().st_size == 0:
         raise InputError(path, "is empty (0 bytes).", "Copy it again.")
-    length = path.stat().st_size
-    if path.suffix == ".gz":
-        length = 0
-        try:
-            with gzip.open(path) as stream:
-                while block := stream.read(1 << 24):
-                    length += len(block)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(path, f"is a broken gzip file ({error}).", "Copy it again: it seems cut off.") from error
+    length = _unpacked_length(path) if path.suffix == ".gz" else path.stat().st_size
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -276,6 +288,26 @@ def _read_file(path: Path) -> sitk.Image:
         if image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
             _refuse_hidden_nan(path)
     return image
+
+
+def _unpacked_length(path: Path) -> int:
+    """Bytes in a gzip file, all of which are unpacked: ITK reads a cut or spoiled file without a word."""
+    length, ended, packed = 0, True, zlib.decompressobj(31)
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                while block:
+                    if ended:  # files of several members are files too; zeros may fill up the last one
+                        block = block.lstrip(b"\0") if length else block
+                        packed, ended = zlib.decompressobj(31), not block
+                    else:
+                        length += len(packed.decompress(block, _BLOCK << 2))
+                        block, ended = packed.unconsumed_tail or packed.unused_data, packed.eof
+    except (OSError, zlib.error) as error:
+        raise InputError(path, f"is a broken gzip file ({error}).", "Copy it again: it seems cut off.") from error
+    if not ended:
+        raise InputError(path, "is a broken gzip file (its end is missing).", "Copy it again: it seems cut off.")
+    return length
 
 
 def _refuse_cut(path: Path, length: int) -> None:

@@ -11,9 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from monailabel.client import MONAILabelClient
 
 from medsam2_atlas.resource import resource
+
+
+def server_process() -> psutil.Process:
+    """The process of the server that runs; of one of them where several do."""
+    return next(p for p in psutil.process_iter(["cmdline"]) if "server.application:app" in (p.info["cmdline"] or []))
 
 
 @contextmanager
@@ -35,7 +41,8 @@ def server(
         "MONAI_LABEL_SESSION_PATH": str(work / "sessions"),
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(work / "cache"),
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
-        "OMP_WAIT_POLICY": "PASSIVE",  # as `medsam2-atlas serve` sets both
+        "OMP_WAIT_POLICY": "PASSIVE",  # as `medsam2-atlas serve` sets all three
+        "MALLOC_ARENA_MAX": "2",
         "MEDSAM2_ATLAS_MODELS": str(work / "models"),
         **(environment or {}),
     }

@@ -296,6 +296,22 @@ def test_own_changes_are_no_reason_to_look_through_the_folder(
     assert looked == [False]
 
 
+def test_others_who_ask_while_a_label_is_being_put_in_place_do_not_look_either(
+    store: StudyStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save_label("a", "final", label(tmp_path / "x.nii.gz", 6))
+    store.counts()
+    looked: list[bool] = []
+    monkeypatch.setattr(store._reconciler, "run", lambda thorough=False: looked.append(thorough))
+    with store._reconciler.own_change(folder / "labels" / "final"):
+        label(folder / "labels/final/b.1.nii.gz", 3)
+        with store._reconciler.own_change(folder / "labels" / "final"):
+            label(folder / "labels/final/b.2.nii.gz", 3)
+        store.counts()
+    store.counts()
+    assert looked == []
+
+
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be opened"):

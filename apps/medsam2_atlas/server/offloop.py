@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import APIRouter
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from monailabel.endpoints.user.auth import DEFAULT_USER
 
@@ -52,13 +53,21 @@ def _threaded(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         if asks_user:
             options["user"] = DEFAULT_USER
         result = endpoint(*args, **options)
-        return _finished(result) if inspect.iscoroutine(result) else result
+        return _encoded(_finished(result) if inspect.iscoroutine(result) else result)
 
     # FastAPI looks through `wraps` for the signature, and must not find a coroutine function behind it.
     kept = [parameter for name, parameter in signature.parameters.items() if name != "user"]
     call.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     del call.__wrapped__  # type: ignore[attr-defined]
     return call
+
+
+def _encoded(result: Any) -> Any:
+    """JSON as it is sent, made in this thread: FastAPI would take every value in hand once more, on the event loop."""
+    try:
+        return JSONResponse(result) if isinstance(result, (dict, list)) else result
+    except (TypeError, ValueError):  # holds what only FastAPI's encoder knows
+        return result
 
 
 def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import stat
+import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,7 +41,9 @@ class Reconciler:
             index: of the studies.
         """
         self._path, self._work, self._index = path, work, index
-        self._seen: dict[Path, int] = {}
+        self._seen: dict[str, int] = {}
+        self._changing: Counter[str] = Counter()
+        self._guard = threading.Lock()
 
     def lineage(self, study: str, tag: str) -> Lineage:
         """The versions of a label map."""
@@ -45,16 +51,28 @@ class Reconciler:
 
     def if_changed(self) -> None:
         """A look that costs a few calls where no file has been added, renamed or removed since the last one."""
-        if self._folders() != self._seen:
+        now = self._folders()
+        with self._guard:
+            same = all(self._seen.get(folder) == now.get(folder) for folder in {*now, *self._seen} - set(self._changing))
+        if not same:
             self.run()
 
     @contextmanager
-    def own_change(self, *folders: Path) -> Iterator[None]:
-        """What the block does to folders is known already: it is no reason to look through them again."""
-        known = [folder for folder in folders if self._seen.get(folder) == _changed(folder)]
-        yield
-        for folder in known:
-            self._seen[folder] = _changed(folder) or 0
+    def own_change(self, folder: Path) -> Iterator[None]:
+        """What the block does to a folder is known already: it is no reason to look through it again."""
+        name = str(folder)
+        with self._guard:
+            known = name in self._changing or self._seen.get(name) == _changed(name)
+            if known:
+                self._changing[name] += 1
+        try:
+            yield
+        finally:
+            if known:
+                with self._guard:
+                    self._seen[name] = _changed(name) or 0
+                    self._changing[name] -= 1
+                    self._changing = +self._changing
 
     def run(self, thorough: bool = False) -> None:
         """Takes in images and labels; where `thorough`, also looks through the versions for what a crash left undone."""
@@ -68,7 +86,8 @@ class Reconciler:
             with self._index.writing() as writer:
                 for study, tag in keys[start : start + _BATCH]:
                     self.take_label(writer, study, tag)
-        self._seen = seen
+        with self._guard:
+            self._seen = {**seen, **{name: self._seen[name] for name in self._changing if name in self._seen}}
 
     def take_images(self, rows: Writer) -> None:
         """Images that came, went, or changed their type."""
@@ -176,10 +195,16 @@ class Reconciler:
         folder = self._path / "labels"
         return sorted(f.name for f in folder.iterdir() if f.is_dir()) if folder.is_dir() else []
 
-    def _folders(self) -> dict[Path, int]:
-        labels = self._path / "labels"
-        folders = [self._path, labels, *(labels / tag for tag in self._tags())]
-        return {folder: changed for folder in folders if (changed := _changed(folder)) is not None}
+    def _folders(self) -> dict[str, int]:
+        """When files were last added to, renamed in or removed from the folders. Asked at every request: kept cheap."""
+        labels = str(self._path / "labels")
+        known = {folder: changed for folder in (str(self._path), labels) if (changed := _changed(folder)) is not None}
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(labels) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    if entry.is_dir():
+                        known[entry.path] = entry.stat().st_mtime_ns
+        return known
 
     def _image_info(self, study: str) -> dict[str, Any]:
         try:
@@ -202,9 +227,13 @@ class Reconciler:
         return {study: entry for study, entry in objects.items() if isinstance(entry, dict)}
 
 
-def _changed(folder: Path) -> int | None:
+def _changed(folder: str) -> int | None:
     """When files were last added to, renamed in or removed from a folder; None where there is none."""
-    return folder.stat().st_mtime_ns if folder.is_dir() else None
+    try:
+        about = Path(folder).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return about.st_mtime_ns if stat.S_ISDIR(about.st_mode) else None
 
 
 def _label_files(folder: Path) -> list[Path]:

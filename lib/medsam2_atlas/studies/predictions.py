@@ -77,7 +77,12 @@ class Prediction:
         Raises:
             InputError: the label map cannot be read, or does not fit the image.
         """
-        return Segmentation(read_labels(self.label, read_volume(image)), self.report | {"from_cache": True})
+        return Segmentation(read_labels(self.label, read_volume(image)), self.cached_report)
+
+    @property
+    def cached_report(self) -> dict[str, Any]:
+        """The report, marked as coming from the cache."""
+        return self.report | {"from_cache": True}
 
 
 class PredictionStore:

@@ -1,0 +1,53 @@
+"""Whether a server grows: 300 inferences one after another, and the memory of its process all along (`make memory`).
+
+Images are generated patients; the models, the organs and the patients take turns, so that nothing comes from the cache.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from app.running import server, server_process
+from medsam2_atlas.atlas import build_atlas, find_references
+from medsam2_atlas.console import console
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.phantoms import write_dataset
+
+INFERENCES, CASES, SHOWN_EVERY, SETTLED = 300, 4, 25, 50
+
+
+def main() -> None:
+    organs = [organ.name for organ in organ_table().organs]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_dataset(folder / "cases", CASES, 4713, spacing=5.0)
+        (folder / "studies").mkdir()
+        for n, file in enumerate(sorted((folder / "cases" / "images").iterdir())):
+            shutil.copy(file, folder / "studies" / f"case-{n}.nii.gz")
+        write_dataset(folder / "references", 2, 4714, spacing=5.0)
+        build_atlas(find_references(folder / "references")).save(folder / "atlas")
+        conf = {"atlas": str(folder / "atlas"), "learning": "false"}
+        with server(folder / "studies", folder / "work", conf) as client:
+            process, used, began = server_process(), [], time.monotonic()
+            for n in range(INFERENCES):
+                model = ("unet_3d", "atlas", "unet_3d", "medsam2_atlas")[n % 4]
+                wanted = {"organs": [organs[n % len(organs)]]} | ({"strategy": "A"} if model == "medsam2_atlas" else {})
+                file, _ = client.infer(model, f"case-{n % CASES}", wanted)
+                Path(file).unlink()
+                used.append(process.memory_info().rss / 2**20)
+                if (n + 1) % SHOWN_EVERY == 0:
+                    console.print(f"{n + 1:4d} inferences, {time.monotonic() - began:5.0f} s: {used[-1]:6.0f} MiB")
+    rest = np.array(used[SETTLED:])
+    slope = np.polyfit(np.arange(len(rest)), rest, 1)[0] * 100
+    console.print(f"after the first {SETTLED}: {rest.min():.0f} to {rest.max():.0f} MiB, {slope:+.1f} MiB per 100 inferences")
+
+
+if __name__ == "__main__":
+    main()
