@@ -15,7 +15,7 @@ import resource
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,10 @@ from rich.table import Table
 
 from medsam2_atlas.atlas import (
     Atlas,
-    FusionConfig,
     ReferenceFiles,
     build_atlas,
     find_references,
-    thresholds_of,
-    vote,
-    warp_maps,
+    fused_scores,
 )
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.evaluation import dice_per_organ, prompt_errors
@@ -65,6 +62,8 @@ class Row:
     usable: bool
     cut: bool
     folding: float
+    confidence: float | None
+    evidence: dict[str, float]
 
 
 def phantoms(folder: Path, count: int) -> Path:
@@ -118,9 +117,9 @@ def evaluate(
         registration, fusion = METHODS[method]
         transform = registration(work, atlas.template, config)
         inverse = transform.inverse()
-        maps = vote(work, inverse, atlas, FusionConfig(method=fusion))
-        scores = replace(warp_maps(image.geometry, maps, transform, inverse), thresholds=thresholds_of(atlas, fusion))
+        scores = fused_scores(image, work, atlas, fusion, transform, inverse)
         prompts = prompts_from_scores(scores, table, table.indices, THREE, rule)
+        sure = {prompt.label: prompt.confidence for prompt in prompts.prompts}
         wall.append(time.perf_counter() - began)
         cpu.append(time.process_time() - used)
         folding = max((step.folding() for step in transform.maps if hasattr(step, "folding")), default=0.0)
@@ -129,7 +128,13 @@ def evaluate(
             values: dict[str, Any] = {"centre": None, "z_min": None, "z_max": None, "iou": (), "usable": False, "cut": False}
             if error is not None:
                 values = {**asdict(error), "usable": error.usable}
-            rows.append(Row(kind, files.name, method, table[k].name, dice[k], folding=folding, **values))
+            evidence = dict(scores.maps[k].evidence) if k in scores.maps else {}
+            rows.append(
+                Row(
+                    kind, files.name, method, table[k].name, dice[k],
+                    folding=folding, confidence=sure.get(k), evidence=evidence, **values,
+                )
+            )  # fmt: skip
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return rows, {"cpu_s": float(np.median(cpu)), "wall_s": float(np.median(wall)), "peak_mib": peak}
 

@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from medsam2_atlas.atlas import Fusion
+from medsam2_atlas.atlas import AppearanceConfig, FusionConfig, fusion_config
 from medsam2_atlas.registration import (
     Affine,
     Displacement,
@@ -68,15 +68,18 @@ def convexadam_package(fixed: WorkImage, moving: WorkImage, config: Registration
     return Transform((Displacement(voxels.flip(0) * fine.spacing, fine.origin, fine.spacing), start))
 
 
-METHODS: dict[str, tuple[Method, Fusion]] = {
-    "affine": (affine_only, "mean"),
-    "b-spline": (b_spline, "mean"),
-    "convexadam": (convexadam_package, "mean"),
-    "ours": (register, "mean"),
-    "ours-local": (register, "local"),
-    "ours-joint": (register, "joint"),
+_REGISTERED = AppearanceConfig(rounds=0)
+
+METHODS: dict[str, tuple[Method, FusionConfig]] = {
+    "affine": (affine_only, FusionConfig(method="mean", appearance=_REGISTERED)),
+    "b-spline": (b_spline, FusionConfig(method="mean", appearance=_REGISTERED)),
+    "convexadam": (convexadam_package, FusionConfig(method="mean", appearance=_REGISTERED)),
+    "ours-mean": (register, FusionConfig(method="mean", appearance=_REGISTERED)),
+    "ours-joint": (register, FusionConfig(method="joint", appearance=_REGISTERED)),
+    "ours-local": (register, FusionConfig(method="local", appearance=_REGISTERED)),
+    "ours": (register, fusion_config()),
 }
-"""Registration and label fusion."""
+"""Registration and label fusion; the last one as the app has it, with the correction by the target's intensities."""
 
 
 def _start(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Affine:

@@ -56,7 +56,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         self._predictions = Predictions(self._models, self.datastore)
         self._tasks: dict[str, SegmentationTask | UNetInferTask] = {
             "medsam2_atlas": SegmentationTask(
-                self._models, ("D", "C", "B", "A"), "15 abdominal organs by MedSAM2, prompted by registered references"
+                self._models, ("D", "E", "C", "B", "A"), "15 abdominal organs by MedSAM2, prompted by registered references"
             ),
             "atlas": SegmentationTask(
                 self._models, ("atlas",), "15 abdominal organs by registered references alone, without a network"

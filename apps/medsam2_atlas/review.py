@@ -12,8 +12,11 @@ from medsam2_atlas.errors import NotFoundError
 from medsam2_atlas.learning import ScoreTable
 from medsam2_atlas.preview import write_preview
 from medsam2_atlas.storage import FINAL, Label, StudyStore
+from medsam2_atlas.studies import PredictionStore
 from medsam2_atlas.volume import read_labels, read_volume
 from study_datastore import StudyDatastore
+
+_LOOK_FIRST = 3
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class CaseState:
 
     disagreement, uncertainty, novelty: measures, 0..1, None where they have not been taken; why: in words. viewer: where
     OHIF shows it, empty for studies of a folder. tag: whose label map the picture shows.
+    look_first: organs whose prompts are the least sure, with their confidence, 0..1.
     """
 
     study: str
@@ -37,11 +41,13 @@ class CaseState:
     problem: str
     viewer: str
     tag: str
+    look_first: tuple[tuple[str, float], ...]
 
 
 def case_states(datastore: StudyDatastore, table: ScoreTable, models: tuple[str, ...]) -> list[dict[str, Any]]:
     """All cases: those not signed off first, the most disputed of them first."""
     rows, labels = table.rows(), datastore.store.labels()
+    reports = PredictionStore(datastore.store.work, datastore.store)
     cases = []
     for study in datastore.list_images():
         tags, row = labels.get(study, {}), rows.get(study)
@@ -63,6 +69,7 @@ def case_states(datastore: StudyDatastore, table: ScoreTable, models: tuple[str,
                 problem=row.problem if row else "",
                 viewer=_viewer(datastore, study),
                 tag=FINAL if final else predicted[0] if predicted else "",
+                look_first=() if final else _least_sure(reports, study, predicted),
             )
         )
     cases.sort(key=lambda case: (case.state == "signed off", -(case.disagreement or 0.0), case.study))
@@ -83,6 +90,14 @@ def picture(datastore: StudyDatastore, study: str, models: tuple[str, ...]) -> P
         image = read_volume(datastore.get_image_uri(study))
         write_preview(image, read_labels(label.file, image).array, file)
     return file
+
+
+def _least_sure(reports: PredictionStore, study: str, models: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+    for model in models:
+        known = reports.report(model, study).get("confidence") or {}
+        if known:
+            return tuple(sorted(known.items(), key=lambda entry: float(entry[1]))[:_LOOK_FIRST])
+    return ()
 
 
 def _shown(store: StudyStore, study: str, models: tuple[str, ...]) -> Label:

@@ -5,15 +5,18 @@
 `B`      three boxes, at 25, 50 and 75 % of it.
 `C`      B, then a second pass prompted by B's masks.
 `D`      as C, with boxes 10 % larger in area and ranges 20 % longer.
+`E`      the surest organs first; their masks move and trim the score maps of the others, which are prompted then; the second
+         pass as D's.
 `reference-1`, `reference-3`  one or three boxes from the true label map: what the network could reach.
 
-The first boxes of A to D come from score maps, or from a U-Net's coarse label map (`Options.prompts`).
+The first boxes of A to D, and of E's surest organs, come from score maps, or from a U-Net's coarse label map
+(`Options.prompts`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,15 +28,20 @@ from medsam2_atlas.atlas import Atlas, ScoreMaps, score_maps
 from medsam2_atlas.errors import AtlasError, InputError, WeightsError
 from medsam2_atlas.fusion import fuse_logits, fuse_scores
 from medsam2_atlas.labels import organ_table
-from medsam2_atlas.medsam2 import Loop, MedSAM2Volume, Weights
+from medsam2_atlas.medsam2 import Loop, MedSAM2Volume, OrganLogits, Weights
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.prompting import (
     MIDDLE,
     THREE,
     Evidence,
+    OrganPrompt,
     Prompts,
     ThresholdRule,
+    by_stability,
     choose_prompts,
+    confidence,
+    confidence_config,
+    constrained,
     describe_prompts,
     enlarged,
     prompts_from_labels,
@@ -160,12 +168,13 @@ class Case:
         self.passes.append(prompts)
         return self._run(prompts)
 
-    def _run(self, prompts: Prompts) -> np.ndarray:
+    def _logits(self, prompts: Sequence[OrganPrompt]) -> dict[int, OrganLogits]:
         volume = self.volume
         with self.timed("network"):
-            logits = volume.segment(
-                prompts.prompts, loop=self.options.loop, fill_holes=self.options.fill_holes, progress=self.progress
-            )
+            return volume.segment(prompts, loop=self.options.loop, fill_holes=self.options.fill_holes, progress=self.progress)
+
+    def _run(self, prompts: Prompts) -> np.ndarray:
+        logits = self._logits(prompts.prompts)
         with self.timed("fusion"):
             return fuse_logits(logits, self.image.array.shape)
 
@@ -179,6 +188,26 @@ class Case:
         prompts, labels = self._first
         self.passes.append(prompts)
         return labels
+
+    def first_pass_by_stability(self) -> np.ndarray:
+        """Label map `[z, y, x]` of two rounds: organs with sure prompts, then the rest within what those leave."""
+        prompts = self.first_prompts(THREE)
+        stable, later = by_stability(prompts)
+        if not later or self.options.prompts == "unet":  # a U-Net's organs do not overlap: nothing to constrain
+            return self.first_pass()
+        given = {p.label: p for p in prompts.prompts}
+        logits = self._logits([given[k] for k in stable])
+        with self.timed("fusion"):
+            labels = fuse_logits(logits, self.image.array.shape)
+        with self.timed("prompts"):
+            scores = constrained(self.scores, labels, later)
+            from_atlas = [k for k in later if not prompts.sources.get(k, "").startswith("unet")]
+            again = prompts_from_scores(scores, organ_table(), from_atlas, THREE, self.options.thresholds)
+        given |= {p.label: p for p in again.prompts}
+        self.passes.append(replace(prompts, prompts=tuple(given[k] for k in (*stable, *later))))
+        logits |= self._logits([given[k] for k in later])
+        with self.timed("fusion"):
+            return fuse_logits(logits, self.image.array.shape)
 
 
 def _atlas(case: Case) -> np.ndarray:
@@ -207,6 +236,16 @@ def _d(case: Case) -> np.ndarray:
     return case.prompted(enlarged(_second_pass(case), organ_table(), case.image.array.shape))
 
 
+def _e(case: Case) -> np.ndarray:
+    return case.prompted(
+        enlarged(
+            case.from_labels(case.first_pass_by_stability(), THREE, "the first pass found nothing"),
+            organ_table(),
+            case.image.array.shape,
+        )
+    )
+
+
 def _reference(fractions: tuple[float, ...]) -> Callable[[Case], np.ndarray]:
     return lambda case: case.prompted(case.from_labels(case.true_labels(), fractions, "the truth lacks it"))
 
@@ -217,6 +256,7 @@ STRATEGIES: dict[str, Callable[[Case], np.ndarray]] = {
     "B": _b,
     "C": _c,
     "D": _d,
+    "E": _e,
     "reference-1": _reference(MIDDLE),
     "reference-3": _reference(THREE),
 }
@@ -241,6 +281,15 @@ def segment(case: Case, strategy: str = "D") -> Segmentation:
     return Segmentation(case.image.with_array(labels), _report(case, strategy, labels))
 
 
+def _confidences(case: Case, strategy: str) -> list[tuple[int, float]]:
+    """Organs with the confidence of their first prompts, or of their score maps where there are none; the least sure first."""
+    if strategy == "atlas":
+        known = {k: confidence(score.evidence, confidence_config()) for k, score in case.scores.maps.items()}
+    else:
+        known = {p.label: p.confidence for p in (case.passes[0].prompts if case.passes else ())}
+    return sorted(((k, value) for k, value in known.items() if value is not None), key=lambda entry: entry[1])
+
+
 def _report(case: Case, strategy: str, labels: np.ndarray) -> dict[str, Any]:
     table = organ_table()
     last = case.passes[-1] if case.passes else Prompts(())
@@ -257,6 +306,7 @@ def _report(case: Case, strategy: str, labels: np.ndarray) -> dict[str, Any]:
         "prompt_sources": {table[k].name: text for k, text in case.passes[0].sources.items()} if case.passes else {},
         "prompts": describe_prompts(last.prompts, case.image),
         "first_pass_prompts": describe_prompts(case.passes[0].prompts, case.image) if len(case.passes) > 1 else [],
+        "confidence": {table[k].name: value for k, value in _confidences(case, strategy)},
         "fallbacks": {table[p.label].name: list(p.notes) for prompts in case.passes for p in prompts.prompts if p.notes},
         "without_prompt": {table[k].name: reason for k, reason in sorted(missing.items())},
         "seconds": {stage: round(value, 3) for stage, value in case.seconds.items()},
@@ -268,6 +318,8 @@ def _report(case: Case, strategy: str, labels: np.ndarray) -> dict[str, Any]:
         else {"folder": case.atlas.source, "version": case.atlas.version, "references": len(case.atlas.references)},
         "uses_truth": strategy in REFERENCE_STRATEGIES,
     }
+    if "scores" in vars(case) and case.scores.turned:
+        report["warning"] = "The patient lies the other way round than the file says: left and right may be confused."
     marks = [used.mark for used, yes in ((case.weights, used_network), (case.unet, used_unet)) if yes and used and used.mark]
     if marks:
         report["mark"] = marks[0]

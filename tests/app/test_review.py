@@ -11,6 +11,9 @@ from PIL import Image
 
 from medsam2_atlas.errors import NotFoundError
 from medsam2_atlas.learning import Assessment, ScoreTable
+from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.studies import PredictionStore
+from medsam2_atlas.volume import read_labels
 from review import case_states, picture
 from study_datastore import StudyDatastore
 
@@ -49,6 +52,16 @@ def test_cases_are_listed_with_state_and_measures_the_disputed_ones_first(datast
     assert (cases["c"]["state"], cases["c"]["why"]) == ("new", "liver and spleen differ")
     assert cases["d"]["problem"] == "cannot be read"
     assert cases["a"]["viewer"] == ""
+
+
+def test_organs_with_the_least_sure_prompts_are_named(datastore: StudyDatastore, tmp_path: Path) -> None:
+    file = label(tmp_path, 6)
+    result = Segmentation(read_labels(file), {"confidence": {"liver": 0.9, "pancreas": 0.3, "spleen": 0.8, "duodenum": 0.1}})
+    store = PredictionStore(datastore.store.work, datastore.store)
+    store.save("medsam2_atlas", "a", Path(datastore.get_image_uri("a")), {}, result)
+    cases = {case["study"]: case for case in case_states(datastore, ScoreTable(tmp_path / "t.sqlite"), MODELS)}
+    assert cases["a"]["look_first"] == (("duodenum", 0.1), ("pancreas", 0.3), ("spleen", 0.8))
+    assert cases["b"]["look_first"] == ()
 
 
 def test_a_picture_shows_the_newest_label_and_is_drawn_once(datastore: StudyDatastore, tmp_path: Path) -> None:

@@ -1,16 +1,21 @@
 """The atlas of annotated CTs: building it, letting it grow, storing it, and the score maps it gives for a target."""
 
+from medsam2_atlas.atlas.appearance import AppearanceConfig
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
 from medsam2_atlas.atlas.average import MissingOrgan
 from medsam2_atlas.atlas.build import build_atlas, find_references
+from medsam2_atlas.atlas.evidence import EVIDENCE
 from medsam2_atlas.atlas.grow import Growth, grow_atlas
+from medsam2_atlas.atlas.maps import ScoreMap, ScoreMaps
 from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, novelty, thumbnail_distance, thumbnail_of
-from medsam2_atlas.atlas.scores import ScoreMap, ScoreMaps, score_maps, warp_maps
+from medsam2_atlas.atlas.scores import fused_scores, score_maps, warp_maps
 from medsam2_atlas.atlas.store import AtlasStore, resolve_atlas
 from medsam2_atlas.atlas.thresholds import Thresholds, find_thresholds, thresholds_of, with_thresholds
 from medsam2_atlas.atlas.voting import Fusion, FusionConfig, fusion_config, vote
 
 __all__ = [
+    "EVIDENCE",
+    "AppearanceConfig",
     "Atlas",
     "AtlasStore",
     "Fusion",
@@ -26,6 +31,7 @@ __all__ = [
     "build_atlas",
     "find_references",
     "find_thresholds",
+    "fused_scores",
     "fusion_config",
     "grow_atlas",
     "novelty",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medsam2_atlas.atlas.reference import MAP_SPACING, Reference
+from medsam2_atlas.atlas.reference import MAP_SPACING, Reference, map_shape
 from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.files import replacing
 from medsam2_atlas.labels import OrganTable, organ_table
@@ -81,6 +81,15 @@ class Atlas:
             for k, dice in reference.agreement.items():
                 values.setdefault(k, []).append(dice)
         return {k: float(np.mean(v)) for k, v in sorted(values.items())}
+
+    @cached_property
+    def coverage(self) -> ProbabilityMap:
+        """Where the field of view of at least one reference reaches in the common space."""
+        shape = map_shape(self.template)
+        seen = np.zeros(shape, bool)
+        for reference in self.references:
+            seen |= reference.covers(shape)
+        return ProbabilityMap(seen.astype(np.uint8) * 255, self.template.origin.numpy(), len(self.references))
 
     def save(self, folder: Path) -> None:
         """Writes the atlas as a folder, in one step; an atlas that stands there is replaced.

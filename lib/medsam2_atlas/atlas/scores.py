@@ -1,16 +1,18 @@
-"""Score maps: the atlas' probability maps carried onto a target by one registration and one warp."""
+"""Score maps: the atlas' probability maps carried onto a target by one registration and one warp, and corrected there."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from medsam2_atlas.atlas.appearance import corrected
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
+from medsam2_atlas.atlas.evidence import with_evidence
+from medsam2_atlas.atlas.maps import ScoreMap, ScoreMaps, reduced_shape
 from medsam2_atlas.atlas.reference import MAP_SPACING
 from medsam2_atlas.atlas.thresholds import thresholds_of
 from medsam2_atlas.atlas.voting import FusionConfig, fusion_config, vote
@@ -28,64 +30,9 @@ from medsam2_atlas.registration import (
 from medsam2_atlas.volume import Geometry, Volume
 
 _PIXEL_MM = 2.0
+_KNOWN = 0
+"""Stands among the organs' numbers for the references' fields of view."""
 _CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class ScoreMap:
-    """One organ's score in a target, cropped: all of the target's slices are kept apart, pixels are about 2 mm.
-
-    values: `[z, y, x]` uint8, 255 = 1. low: (z, y, x) of the first voxel on the reduced grid. visible: share 0..1 of
-    the organ, as the atlas knows it, that lies in the target's field of view.
-    """
-
-    values: np.ndarray
-    low: tuple[int, int, int]
-    visible: float
-
-    @property
-    def maximum(self) -> float:
-        """Highest score."""
-        return float(self.values.max(initial=0)) / 255
-
-
-@dataclass(frozen=True)
-class ScoreMaps:
-    """Score maps of all organs of an atlas in a target, on the target's slices.
-
-    The reduced grid has the target's slices and every `stride`-th pixel, so that memory does not grow with 512 × 512.
-    transform: from the target's world points to the common space's; inverse: the way back. thresholds: per organ, where
-    the atlas knows its best.
-    """
-
-    maps: dict[int, ScoreMap]
-    geometry: Geometry
-    stride: int
-    transform: Transform
-    inverse: Transform
-    thresholds: Mapping[int, float] = field(default_factory=dict)
-
-    def plane(self, organ: int, z: int) -> np.ndarray:
-        """Scores `[y, x]` float32, 0..1, of a slice at the target's full resolution."""
-        reduced = self.reduced_plane(organ, z)
-        full = F.interpolate(torch.from_numpy(reduced)[None, None], scale_factor=self.stride, mode="bilinear")[0, 0]
-        result: np.ndarray = full[: self.geometry.size[1], : self.geometry.size[0]].numpy()
-        return result
-
-    def reduced_plane(self, organ: int, z: int) -> np.ndarray:
-        """Scores `[y', x']` float32 of a slice on the reduced grid."""
-        plane = np.zeros(reduced_shape(self.geometry, self.stride)[1:], np.float32)
-        score = self.maps.get(organ)
-        if score is not None and score.values.size and 0 <= z - score.low[0] < score.values.shape[0]:
-            part = score.values[z - score.low[0]]
-            y, x = score.low[1:]
-            plane[y : y + part.shape[0], x : x + part.shape[1]] = part.astype(np.float32) / 255
-        return plane
-
-
-def reduced_shape(geometry: Geometry, stride: int) -> tuple[int, int, int]:
-    """Shape `(z, y', x')` of the grid that keeps all slices and every `stride`-th pixel."""
-    return geometry.size[2], -(-geometry.size[1] // stride), -(-geometry.size[0] // stride)
 
 
 def score_maps(
@@ -97,7 +44,8 @@ def score_maps(
     cache: RegistrationCache | None = None,
     fusion: FusionConfig | None = None,
 ) -> ScoreMaps:
-    """Registers a target to the atlas' common space, lets the references vote there, and warps the maps onto the target.
+    """Registers a target to the atlas' common space, lets the references vote there, warps the maps onto the target, and
+    corrects them by its intensities.
 
     Args:
         target: the CT.
@@ -125,9 +73,42 @@ def score_maps(
         key = f"{atlas.template_version}-{settings}/{target.digest}"
         transform = cache.get(key, make)
         inverse = cache.get(f"{key}-inverse", transform.inverse)
-    maps = vote(work, inverse, atlas, fusion, organs)
-    scores = warp_maps(target.geometry, maps, transform, inverse, progress)
-    return replace(scores, thresholds=thresholds_of(atlas, fusion.method))
+    return fused_scores(target, work, atlas, fusion, transform, inverse, organs, progress)
+
+
+def fused_scores(
+    target: Volume,
+    work: WorkImage,
+    atlas: Atlas,
+    fusion: FusionConfig,
+    transform: Transform,
+    inverse: Transform,
+    organs: Iterable[int] | None = None,
+    progress: Progress = silent,
+) -> ScoreMaps:
+    """Score maps of a target that has been registered.
+
+    Args:
+        target: the CT.
+        work: the same on its working grid.
+        atlas: it was registered to.
+        fusion: how the references vote, and how the target's intensities correct them.
+        transform: from the target's world points to the common space's.
+        inverse: the way back.
+        organs: numbers; all of the atlas by default.
+        progress: told the share done.
+    """
+    wanted = [k for k in (atlas.maps if organs is None else organs) if k in atlas.maps]
+    if fusion.appearance.rounds == 0:
+        scores = warp_maps(target.geometry, vote(work, inverse, atlas, fusion, wanted), transform, inverse, progress)
+        scores = with_evidence(scores, scores, work, atlas)
+        return replace(scores, thresholds=thresholds_of(atlas, fusion.method))
+    # Organs compete for voxels: all of them, whichever are asked for.
+    maps = vote(work, inverse, atlas, fusion) | {_KNOWN: atlas.coverage}
+    warped = warp_maps(target.geometry, maps, transform, inverse, progress)
+    known = warped.maps.pop(_KNOWN)
+    scores = with_evidence(corrected(warped, target, known, fusion.appearance), warped, work, atlas)
+    return replace(scores, maps={k: scores.maps[k] for k in wanted})
 
 
 def warp_maps(

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 
+from medsam2_atlas.atlas.appearance import AppearanceConfig
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
 from medsam2_atlas.atlas.reference import MAP_SPACING, NOWHERE, Reference, map_shape, thumbnail_distance, thumbnail_of
 from medsam2_atlas.configuration import read_config
@@ -47,6 +48,9 @@ class FusionConfig(BaseModel):
     power: float = Field(2.0, ge=0, description="local: weight = distance to this negative power")
     beta: float = Field(2.0, gt=0, description="joint: exponent of the expected common error")
     ridge: float = Field(0.1, gt=0, description="joint: share of the mean error that is added to the diagonal")
+    appearance: AppearanceConfig = Field(
+        AppearanceConfig.model_validate({}), description="what the target's intensities then correct"
+    )
 
 
 @cache

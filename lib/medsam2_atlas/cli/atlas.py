@@ -16,6 +16,7 @@ from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.files import replacing
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.places import find_atlas
+from medsam2_atlas.prompting import threshold_of
 from medsam2_atlas.storage import StudyFolder
 from medsam2_atlas.studies import atlas_store, grow_studies_atlas
 from medsam2_atlas.volume import read_volume
@@ -105,7 +106,7 @@ def scores_command(
         scores = score_maps(volume, Atlas.load(resolve_atlas(atlas)), progress=progress)
     table = Table("organ", "highest score", "in the scan", "slices")
     for k, score in scores.maps.items():
-        threshold = organ_table()[k].threshold
+        threshold = threshold_of("atlas", k, scores, organ_table())
         seen = np.flatnonzero((score.values > threshold * 255).any((1, 2))) + score.low[0]
         table.add_row(
             organ_table()[k].display,

@@ -1,7 +1,8 @@
 """Synthetic intensities over given anatomy: a label map becomes a CT whose truth is known.
 
 What the label map does not tell comes from a synthetic patient: body, bones, lungs and bowels, laid by a scaling and a shift
-under the label map's organs. So the organs' shapes and places are nobody's invention, the intensities are.
+under the label map's organs, and bent so that the spine lies behind the aorta and the ribs around liver, spleen and kidneys.
+So the organs' shapes and places are nobody's invention, the intensities are.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ _AROUND_MM = 12.0
 _BEYOND_MM = 300.0
 _LEAST_ORGANS = 3
 _STRETCH = (0.75, 1.35)
+_LONG = (8, 9)
+_STILL = (1, 2, 3, 6, 11, 12, *_LONG)
+"""Spleen, kidneys, liver, adrenal glands; aorta and inferior vena cava by level."""
+_LEVEL_MM, _BEND_GRID = 15.0, 10.0
+_BEND_MM, _BEND_FADES = 45.0, 0.3
+"""How far a landmark reaches, and the weight of staying where the stretch has put everything."""
 
 
 def deformed(labels: Volume, generator: np.random.Generator, amplitude: float = 8.0, stretch: float = 0.06) -> Volume:
@@ -71,26 +78,27 @@ def painted(labels: Volume, generator: np.random.Generator) -> Volume:
         InputError: fewer than three organs, too few to lay a body under them.
     """
     patient = draw_patient(generator)
-    background, organs = _background(patient)
-    real = _centres(labels)
+    background, below = _background(patient)
+    real, organs = _centres(labels), _centres(below)
     known = sorted(set(real) & set(organs))
     if len(known) < _LEAST_ORGANS:
         raise InputError(labels.source, f"holds {len(real)} organs.", f"At least {_LEAST_ORGANS} tell where the body lies.")
-    to_phantom = sitk.AffineTransform(3)
-    matrix, shift = np.eye(3), np.zeros(3)
+    scale, shift = np.ones(3), np.zeros(3)
     for axis in range(3):
         a, b = np.array([real[k][axis] for k in known]), np.array([organs[k][axis] for k in known])
         slope = np.clip(np.polyfit(a, b, 1)[0], *_STRETCH) if np.ptp(a) > 40 else 1.0
-        matrix[axis, axis], shift[axis] = slope, b.mean() - slope * a.mean()
-    to_phantom.SetMatrix(matrix.ravel().tolist())
-    to_phantom.SetTranslation(shift.tolist())
-    blank = labels.as_image()
+        scale[axis], shift[axis] = slope, b.mean() - slope * a.mean()
+    stretched = sitk.AffineTransform(3)
+    stretched.SetMatrix(np.diag(scale).ravel().tolist())
+    stretched.SetTranslation(shift.tolist())
+    bent = _bend(labels, below, scale, shift)
+    blank, to_phantom = labels.as_image(), sitk.CompositeTransform([stretched, bent])  # the last one comes first
     hu = sitk.GetArrayFromImage(sitk.Resample(background, blank, to_phantom, sitk.sitkLinear, -1000.0, sitk.sitkFloat32))
     return labels.with_array(_with_organs(hu, labels, patient, generator))
 
 
-def _background(patient: Patient) -> tuple[sitk.Image, dict[int, np.ndarray]]:
-    """A synthetic patient without the labelled organs, and where those had their middles."""
+def _background(patient: Patient) -> tuple[sitk.Image, Volume]:
+    """A synthetic patient without the labelled organs, and the label map of those."""
     sx, sy, sz = patient.scale
     width, depth = 2 * (150 + patient.fat) * sx + 40, 300 * sy
     size = (round(width / _SPACING), round(depth / _SPACING), round((TOP - BOTTOM) * sz / _SPACING))
@@ -102,7 +110,53 @@ def _background(patient: Patient) -> tuple[sitk.Image, dict[int, np.ndarray]]:
     x, y, z = scan.origin
     grid = Geometry((*size[:2], len(longer)), scan.spacing, (x, y, z - beyond * _SPACING))
     own = Geometry(size, scan.spacing, scan.origin)
-    return to_sitk(longer, grid), _centres(Volume(label, own, own))
+    return to_sitk(longer, grid), Volume(label, own, own)
+
+
+def _bend(labels: Volume, below: Volume, scale: np.ndarray, shift: np.ndarray) -> sitk.Transform:
+    """What takes organs that hold still to where the synthetic patient has them, besides scaling and shift; smooth."""
+    real, own = _landmarks(labels), _landmarks(below)
+    places, moves = [], []
+    for k in _STILL:
+        levels = sorted(own.get(k, []), key=lambda point: float(point[2]))
+        for place in real.get(k, []):
+            there = scale * place + shift
+            near = [point for point in levels if k not in _LONG or abs(point[2] - there[2]) < _LEVEL_MM]
+            if near:
+                apart = min(near, key=lambda point: float(abs(point[2] - there[2]))) - there
+                places.append(place)
+                moves.append((apart * [1, 1, k not in _LONG]) / scale)
+    grid = labels.geometry
+    coarse = Geometry(
+        (max(2, round(grid.size[0] * grid.spacing[0] / _BEND_GRID) + 1),
+         max(2, round(grid.size[1] * grid.spacing[1] / _BEND_GRID) + 1),
+         max(2, round(grid.size[2] * grid.spacing[2] / _BEND_GRID) + 1)),
+        (_BEND_GRID,) * 3, grid.origin, grid.direction,
+    )  # fmt: skip
+    field = np.zeros((*coarse.shape, 3))
+    if places:
+        index = np.stack(np.meshgrid(*[np.arange(n) for n in coarse.shape], indexing="ij")[::-1], -1)
+        world = coarse.to_world(index.reshape(-1, 3))
+        weights = np.exp(-((world[:, None] - np.array(places)[None]) ** 2).sum(-1) / (2 * _BEND_MM**2))
+        field = (weights @ np.array(moves) / (weights.sum(1, keepdims=True) + _BEND_FADES)).reshape(field.shape)
+    image = sitk.GetImageFromArray(field, isVector=True)
+    image.SetSpacing(coarse.spacing)
+    image.SetOrigin(coarse.origin)
+    image.SetDirection(coarse.direction)
+    return sitk.DisplacementFieldTransform(image)
+
+
+def _landmarks(labels: Volume) -> dict[int, list[np.ndarray]]:
+    """Middles (mm) of organs that hold still: of the long vessels one for each level, of others one."""
+    found: dict[int, list[np.ndarray]] = {k: [middle] for k, middle in _centres(labels).items() if k in _STILL}
+    step = max(1, round(_LEVEL_MM / labels.geometry.spacing[2]))
+    for k in _LONG:
+        found[k] = []
+        for z in range(0, len(labels.array), step):
+            rows, columns = np.nonzero(labels.array[z] == k)
+            if len(rows):
+                found[k].append(labels.geometry.to_world(np.array([columns.mean(), rows.mean(), z])))
+    return found
 
 
 def _points(grid: Geometry) -> np.ndarray:

@@ -1,18 +1,28 @@
 """Prompts for MedSAM2: from score maps, from label maps, from a U-Net, from files, from a person's marks."""
 
 from medsam2_atlas.prompting.choice import Evidence, choose_prompts
+from medsam2_atlas.prompting.confidence import ConfidenceConfig, confidence, confidence_config
 from medsam2_atlas.prompting.marks import MarkedOrgan, SliceMarks, marked_organ
-from medsam2_atlas.prompting.prompt import Box, BoxPrompt, OrganPrompt, describe_prompts, prompts_from_report, read_prompts
+from medsam2_atlas.prompting.priors import by_stability, constrained, told_apart
+from medsam2_atlas.prompting.prompt import (
+    Box,
+    BoxPrompt,
+    OrganPrompt,
+    Prompts,
+    describe_prompts,
+    prompts_from_report,
+    read_prompts,
+)
 from medsam2_atlas.prompting.region import (
     MIDDLE,
     THREE,
-    Prompts,
     ThresholdRule,
     bounding_box,
     enlarged,
     prompt_from_planes,
     prompts_from_labels,
     prompts_from_scores,
+    threshold_of,
 )
 
 __all__ = [
@@ -20,6 +30,7 @@ __all__ = [
     "THREE",
     "Box",
     "BoxPrompt",
+    "ConfidenceConfig",
     "Evidence",
     "MarkedOrgan",
     "OrganPrompt",
@@ -27,7 +38,11 @@ __all__ = [
     "SliceMarks",
     "ThresholdRule",
     "bounding_box",
+    "by_stability",
     "choose_prompts",
+    "confidence",
+    "confidence_config",
+    "constrained",
     "describe_prompts",
     "enlarged",
     "marked_organ",
@@ -36,4 +51,6 @@ __all__ = [
     "prompts_from_report",
     "prompts_from_scores",
     "read_prompts",
+    "threshold_of",
+    "told_apart",
 ]

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from medsam2_atlas.prompting.prompt import OrganPrompt
-from medsam2_atlas.prompting.region import Prompts
+from medsam2_atlas.prompting.prompt import OrganPrompt, Prompts
 
 Source = Literal["atlas", "unet"]
 

@@ -37,7 +37,8 @@ class BoxPrompt:
 class OrganPrompt:
     """An organ's prompting region `z_min..z_max` (both included) and its boxes by rising slice.
 
-    All numbers are voxel indices of the LPS volume. `notes` say where a fallback was taken.
+    All numbers are voxel indices of the LPS volume. `notes` say where a fallback was taken. `confidence`: probability that
+    the boxes are good, where it is known; see `confidence.py`.
     """
 
     label: int
@@ -45,6 +46,7 @@ class OrganPrompt:
     z_max: int
     boxes: tuple[BoxPrompt, ...]
     notes: tuple[str, ...] = field(default=())
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         slices = [box.z for box in self.boxes]
@@ -66,6 +68,15 @@ class OrganPrompt:
             "z_max": self.z_max,
             "boxes": [{"z": box.z, "box": list(box.box)} for box in self.boxes],
         }
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts for some organs, for the others the reason why there is none, and where they come from, where that differs."""
+
+    prompts: tuple[OrganPrompt, ...]
+    missing: dict[int, str] = field(default_factory=dict)
+    sources: dict[int, str] = field(default_factory=dict)
 
 
 class _Box(BaseModel):
@@ -146,5 +157,6 @@ def describe_prompts(prompts: Iterable[OrganPrompt], volume: Volume) -> list[dic
             "range": sorted(volume.to_file_index(ends)[:, volume.slice_axis_in_file].tolist()),
         }
         entry["notes"] = list(prompt.notes)
+        entry["confidence"] = prompt.confidence
         described.append(entry)
     return described

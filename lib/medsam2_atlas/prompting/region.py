@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from medsam2_atlas.atlas import ScoreMaps
 from medsam2_atlas.labels import OrganTable
-from medsam2_atlas.prompting.prompt import BoxPrompt, OrganPrompt
+from medsam2_atlas.prompting.confidence import confidence, confidence_config
+from medsam2_atlas.prompting.priors import told_apart
+from medsam2_atlas.prompting.prompt import BoxPrompt, OrganPrompt, Prompts
 
 MIDDLE = (0.5,)
 THREE = (0.25, 0.5, 0.75)
@@ -25,15 +27,6 @@ _LEAST_VISIBLE = 0.05
 _LEAST_SCORE = 0.05
 
 ThresholdRule = Literal["atlas", "published", "adaptive"]
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Prompts for some organs, for the others the reason why there is none, and where they come from, where that differs."""
-
-    prompts: tuple[OrganPrompt, ...]
-    missing: dict[int, str] = field(default_factory=dict)
-    sources: dict[int, str] = field(default_factory=dict)
 
 
 def bounding_box(mask: np.ndarray) -> tuple[float, float, float, float]:
@@ -98,7 +91,7 @@ def prompts_from_scores(
             missing[k] = "it lies outside the scan"
             continue
         highest = score.maximum
-        threshold = _threshold(rule, k, scores, table)
+        threshold = threshold_of(rule, k, scores, table)
         if highest < _LEAST_SCORE or highest <= threshold:
             missing[k] = f"its score stays at or below {highest:.2f}, the threshold is {threshold:.2f}"
             continue
@@ -110,11 +103,12 @@ def prompts_from_scores(
         prompt = prompt_from_planes(k, int(min(planes)), int(max(planes)), _lookup(planes, scores.geometry.shape), fractions)
         if score.visible < 0.95:
             prompt = replace(prompt, notes=(*prompt.notes, f"about {1 - score.visible:.0%} of it lies outside the scan"))
-        prompts.append(prompt)
-    return Prompts(tuple(prompts), missing)
+        prompts.append(replace(prompt, confidence=confidence(score.evidence, confidence_config())))
+    return told_apart(Prompts(tuple(prompts), missing), table, scores)
 
 
-def _threshold(rule: ThresholdRule, organ: int, scores: ScoreMaps, table: OrganTable) -> float:
+def threshold_of(rule: ThresholdRule, organ: int, scores: ScoreMaps, table: OrganTable) -> float:
+    """The score above which a voxel counts as the organ's; rules as for `prompts_from_scores`."""
     if rule == "published":
         return table[organ].threshold
     adaptive = min(0.5, scores.maps[organ].maximum / 2)

@@ -44,5 +44,6 @@ def deformable_features(hu: torch.Tensor, class_weight: float) -> torch.Tensor:
         return descriptor
     air, fat, _, bone = hu_classes(hu)
     brightness = (hu.clamp(-100, 200) + 100) / 300
-    classes = torch.stack([0.7 * air, 0.7 * fat, 0.9 * bone, 1.5 * brightness])
+    fluid = torch.sigmoid((hu + 15) / 6) * torch.sigmoid((25 - hu) / 6)  # bladder, gallbladder, stomach
+    classes = torch.stack([0.7 * air, 0.7 * fat, 0.9 * bone, 1.5 * brightness, fluid])
     return torch.cat([descriptor, class_weight * classes])

@@ -14,6 +14,8 @@ from medsam2_atlas.registration.work_image import WorkImage, hu_classes
 
 _CHANNEL_WEIGHTS = torch.tensor([1.0, 1.0, 1.0, 2.0, 0.5]).view(-1, 1, 1, 1)
 _LEAST_OVERLAP = 0.35
+_TURNED = 0.8
+"""Share of the upright cost below which half a turn is believed: few files are that wrong."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,24 @@ class ClassMaps:
 def prealign(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Affine:
     """A scaling and shift that takes fixed world points to moving ones.
 
-    Every stretch in `z_scales` is tried at every offset that leaves at least 35 % of the shorter scan overlapping.
+    Every stretch in `z_scales` is tried at every offset that leaves at least 35 % of the shorter scan overlapping; and all of
+    that once more with the fixed image turned by half around z, as a scan of a prone patient lies whose file does not say so.
     """
     f, m = ClassMaps.of(fixed, config.coarse_spacing), ClassMaps.of(moving, config.coarse_spacing)
+    starts = [_best_start(f, m, config, turn) for turn in (1.0, -1.0)]
+    upright, turned = (cost for cost, _ in starts)
+    return starts[int(turned < _TURNED * upright)][1]
+
+
+def _best_start(f: ClassMaps, m: ClassMaps, config: RegistrationConfig, turn: float) -> tuple[float, Affine]:
+    """The best of all stretches and offsets along z, and its cost. turn: 1, or −1 for half a turn around z."""
     centre_f, width_f = f.outline()
     centre_m, width_m = m.outline()
     scale = (width_m / width_f).clamp(0.7, 1.4)
     step = f.spacing
     slices_f = f.maps.shape[1]
     plane = grid_points(torch.Size([1, *f.maps.shape[2:]]), f.origin, step)[0, ..., :2]
-    plane = (plane - centre_f) * scale + centre_m
+    plane = (plane - centre_f) * scale * turn + centre_m
     reach_m = (m.maps.shape[1] - 1) * m.spacing
     best: tuple[float, float, int] | None = None
     for stretch in config.z_scales:
@@ -97,8 +107,9 @@ def prealign(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) ->
                 best = (cost, stretch, lag)
     if best is None:  # less than four coarse slices in common: lay the middles on each other
         best = (math.inf, 1.0, (slices_f - int(reach_m / step)) // 2)
-    _, stretch, lag = best
-    matrix = torch.diag(torch.tensor([float(scale[0]), float(scale[1]), stretch]))
+    cost, stretch, lag = best
+    across = scale * turn
+    matrix = torch.diag(torch.tensor([float(across[0]), float(across[1]), stretch]))
     shift_z = m.origin[2] - stretch * (f.origin[2] + lag * step)
-    shift = torch.stack([centre_m[0] - scale[0] * centre_f[0], centre_m[1] - scale[1] * centre_f[1], shift_z])
-    return Affine(matrix, shift)
+    shift = torch.stack([centre_m[0] - across[0] * centre_f[0], centre_m[1] - across[1] * centre_f[1], shift_z])
+    return cost, Affine(matrix, shift)

@@ -114,6 +114,14 @@ class PredictionStore:
         except (OSError, ValueError, KeyError):
             return None
 
+    def report(self, model: str, study: str) -> dict[str, Any]:
+        """The report of the stored prediction, without a look at its file; empty where there is none."""
+        try:
+            report: dict[str, Any] = json.loads(self._report_file(model, study).read_text(encoding="utf-8"))["report"]
+        except (OSError, ValueError, KeyError):
+            return {}
+        return report
+
     def save(self, model: str, study: str, image: Path, provenance: Provenance, result: Segmentation) -> Prediction | None:
         """Keeps a label map under the model's tag, and its report; None where a person's label lies there, which stays.
 

@@ -1,0 +1,171 @@
+"""Score maps that have looked at the target: what registration proposes, the target's own intensities correct.
+
+Expectation-maximisation with a spatial prior, after Van Leemput et al. (IEEE TMI 1999) and Ashburner and Friston (NeuroImage
+2005): the registered score map is the prior; two histograms of HU, of the organ and of what lies around it, are estimated from
+the target under the current posterior; prior and likelihoods give the next posterior. Nothing is trained, and an organ that
+looks like its surroundings stays where registration has put it, since its two histograms are alike.
+
+Where no reference's field of view reaches, the prior is not 0 but unknown: it is carried on from the border, decaying, so that
+an organ that all references cut can still be followed in the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import ndimage
+
+from medsam2_atlas.atlas.maps import ScoreMap, ScoreMaps
+from medsam2_atlas.volume import Volume
+
+_LOW_HU, _HIGH_HU, _BINS = -160.0, 350.0, 60
+_BIN_BLUR = 1.5
+_PIXEL_BLUR = 1.0
+_LEAST_SHARE = 1e-3
+"""Added to both histograms: a value that was hardly seen says little."""
+_LEAST_PRIOR = 0.02
+_MOST_PRIOR = 0.97
+_NEAR = 0.01
+_BELONGS = 0.25
+_CUT = 0.2
+_LOGIT = 12.0
+
+
+class AppearanceConfig(BaseModel):
+    """How the target's intensities correct score maps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rounds: int = Field(3, ge=0, description="of estimating histograms and posteriors; 0 leaves score maps as registered")
+    spread: float = Field(3.0, gt=0, description="mm; how far registration is expected to be off")
+    weight: float = Field(1.6, gt=0, description="of the likelihood beside the prior")
+    most: float = Field(3.0, gt=0, description="highest evidence that one voxel's HU can give, natural logarithm")
+    smoothing: float = Field(1.0, gt=0, description="mm; of the evidence")
+    rounding: float = Field(0.03, ge=0, description="of the result, as a share of the organ's size")
+    decay: float = Field(60.0, gt=0, description="mm; of the prior beyond the references' fields of view")
+    reach: float = Field(100.0, gt=0, description="mm; how far beyond them an organ is followed")
+
+
+@dataclass
+class _Organ:
+    """An organ under way. All arrays over `box` of the reduced grid; prior and evidence as log odds."""
+
+    box: tuple[slice, ...]
+    seed: np.ndarray
+    prior: np.ndarray
+    near: np.ndarray
+    known: np.ndarray
+    posterior: np.ndarray
+
+
+def corrected(scores: ScoreMaps, target: Volume, known: ScoreMap, config: AppearanceConfig) -> ScoreMaps:
+    """Score maps after a look at the target.
+
+    Args:
+        scores: as registered.
+        target: the CT that they lie on.
+        known: on the same reduced grid, above 0.5 where at least one reference's field of view reaches.
+        config: how.
+    """
+    if config.rounds == 0:
+        return scores
+    stride, shape, grid = scores.stride, scores.reduced_shape, target.geometry
+    spacing = np.array([grid.spacing[2], stride * grid.spacing[1], stride * grid.spacing[0]])
+    pixels = F.avg_pool2d(torch.from_numpy(target.array.clip(_LOW_HU, _HIGH_HU)), stride, ceil_mode=True).numpy()
+    smooth = ndimage.gaussian_filter(pixels, _PIXEL_BLUR / spacing)
+    bins = np.minimum((smooth - _LOW_HU) * (_BINS / (_HIGH_HU - _LOW_HU)), _BINS - 1).astype(np.uint8)
+    seen = np.zeros(shape, bool)
+    seen[known.spans] = known.values > 127
+    started = {k: _start(score, seen, spacing, config) for k, score in scores.maps.items() if score.values.size}
+    organs = {k: organ for k, organ in started.items() if organ is not None}
+    for turn in range(config.rounds):
+        total = np.ones(shape, np.float32)  # odds of the background, then of all
+        odds = {}
+        for k, organ in organs.items():
+            odds[k] = _odds(organ, bins[organ.box], spacing, config, known_only=turn == 0)
+            total[organ.box] += odds[k]
+        for k, organ in organs.items():
+            organ.posterior = _one_piece(odds.pop(k) / total[organ.box], organ.seed, _BELONGS)
+    return replace(scores, maps={**scores.maps, **_finished(scores.maps, organs, spacing, config)})
+
+
+def _start(score: ScoreMap, seen: np.ndarray, spacing: np.ndarray, config: AppearanceConfig) -> _Organ | None:
+    spread = config.spread / spacing
+    box = _around(score, 4 * spread, seen.shape)
+    seed, known = _placed(score, box), seen[box]
+    border = known & ndimage.binary_dilation(~known)
+    cut = border.any() and float(seed[border].max()) > _CUT
+    if cut:
+        box = _around(score, config.reach / spacing, seen.shape)
+        seed, known = _placed(score, box), seen[box]
+    prior = ndimage.gaussian_filter(seed, spread)
+    if cut:
+        share = ndimage.gaussian_filter(known.astype(np.float32), spread)
+        away, nearest = ndimage.distance_transform_edt(~known, sampling=spacing, return_indices=True)
+        prior = np.where(known, prior / np.maximum(share, 0.3), 0)
+        prior = np.where(known, prior, prior[tuple(nearest)] * np.exp(-away / config.decay)).astype(np.float32)
+    highest = float(prior.max())
+    if highest <= _LEAST_PRIOR:
+        return None
+    near = prior > _NEAR * highest
+    prior = np.clip(prior, 1e-4, _MOST_PRIOR)
+    return _Organ(box, seed, np.log(prior / (1 - prior)), near, known, seed)
+
+
+def _odds(organ: _Organ, bins: np.ndarray, spacing: np.ndarray, config: AppearanceConfig, known_only: bool) -> np.ndarray:
+    counted = organ.near & organ.known if known_only else organ.near
+    values, share = bins[counted], organ.posterior[counted]
+    inside, outside = (
+        ndimage.gaussian_filter1d(np.bincount(values, weights, _BINS), _BIN_BLUR) for weights in (share**2, 1 - share)
+    )
+    inside, outside = (h / max(float(h.sum()), 1e-9) + _LEAST_SHARE for h in (inside, outside))
+    evidence = np.clip(np.log(inside / outside), -config.most, config.most).astype(np.float32)[bins]
+    evidence = ndimage.gaussian_filter(evidence, config.smoothing / spacing)
+    odds: np.ndarray = np.exp(np.clip(organ.prior + config.weight * evidence, -_LOGIT, _LOGIT)) * organ.near
+    return odds
+
+
+def _finished(
+    maps: Mapping[int, ScoreMap], organs: Mapping[int, _Organ], spacing: np.ndarray, config: AppearanceConfig
+) -> dict[int, ScoreMap]:
+    """Leaks that are thin for an organ's size are rounded off."""
+    result = {}
+    for k, organ in organs.items():
+        size = float((organ.posterior > 0.5).sum() * spacing.prod()) ** (1 / 3)
+        smooth = ndimage.gaussian_filter(organ.posterior, config.rounding * size / spacing)
+        if smooth.max() > 0.5:
+            organ.posterior = _one_piece(smooth, organ.seed, 0.5)
+        z, y, x = (span.start for span in organ.box)
+        result[k] = replace(maps[k], values=np.rint(organ.posterior * 255).astype(np.uint8), low=(z, y, x))
+    return result
+
+
+def _one_piece(posterior: np.ndarray, seed: np.ndarray, threshold: float) -> np.ndarray:
+    """Of the pieces above a threshold, the one that holds most of the registered score stays; others fall below it."""
+    pieces, count = ndimage.label(posterior > threshold)
+    if count < 2:
+        return posterior
+    mass = np.bincount(pieces.ravel(), (posterior * np.maximum(seed, 0.01)).ravel())
+    mass[0] = 0
+    stray = (pieces > 0) & (pieces != mass.argmax())
+    result: np.ndarray = np.where(stray, np.minimum(posterior, threshold / 2), posterior)
+    return result
+
+
+def _around(score: ScoreMap, margin: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    wide = np.ceil(margin).astype(int)
+    return tuple(
+        slice(max(0, span.start - m), min(n, span.stop + m)) for span, m, n in zip(score.spans, wide, shape, strict=True)
+    )
+
+
+def _placed(score: ScoreMap, box: tuple[slice, ...]) -> np.ndarray:
+    result = np.zeros([span.stop - span.start for span in box], np.float32)
+    inner = tuple(slice(s.start - b.start, s.stop - b.start) for s, b in zip(score.spans, box, strict=True))
+    result[inner] = score.values / np.float32(255)
+    return result

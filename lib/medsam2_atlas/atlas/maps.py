@@ -1,0 +1,91 @@
+"""Score maps of a target's organs, on a grid that does not grow with 512 × 512 pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from medsam2_atlas.registration import Transform
+from medsam2_atlas.volume import Geometry
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """One organ's score in a target, cropped: all of the target's slices are kept apart, pixels are about 2 mm.
+
+    values: `[z, y, x]` uint8, 255 = 1. low: (z, y, x) of the first voxel on the reduced grid. visible: share 0..1 of
+    the organ, as the atlas knows it, that lies in the target's field of view. evidence: what speaks for it; see
+    `with_evidence`.
+    """
+
+    values: np.ndarray
+    low: tuple[int, int, int]
+    visible: float
+    evidence: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def maximum(self) -> float:
+        """Highest score."""
+        return float(self.values.max(initial=0)) / 255
+
+    @property
+    def spans(self) -> tuple[slice, ...]:
+        """Where it lies on the reduced grid."""
+        return tuple(slice(first, first + n) for first, n in zip(self.low, self.values.shape, strict=True))
+
+
+@dataclass(frozen=True)
+class ScoreMaps:
+    """Score maps of all organs of an atlas in a target, on the target's slices.
+
+    The reduced grid has the target's slices and every `stride`-th pixel, so that memory does not grow with 512 × 512.
+    transform: from the target's world points to the common space's; inverse: the way back. thresholds: per organ, where
+    the atlas knows its best.
+    """
+
+    maps: dict[int, ScoreMap]
+    geometry: Geometry
+    stride: int
+    transform: Transform
+    inverse: Transform
+    thresholds: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def reduced_shape(self) -> tuple[int, int, int]:
+        """Shape `(z, y', x')` of the reduced grid."""
+        return reduced_shape(self.geometry, self.stride)
+
+    @cached_property
+    def turned(self) -> bool:
+        """Whether the patient lies the other way round than the file says: half a turn around z."""
+        middle = self.geometry.to_world((np.array(self.geometry.size) - 1) / 2)
+        points = torch.from_numpy(middle + np.array([[0.0, 0, 0], [1.0, 0, 0]])).float()
+        right, left = self.transform(points)[:, 0].tolist()
+        return bool(left < right)
+
+    def plane(self, organ: int, z: int) -> np.ndarray:
+        """Scores `[y, x]` float32, 0..1, of a slice at the target's full resolution."""
+        reduced = self.reduced_plane(organ, z)
+        full = F.interpolate(torch.from_numpy(reduced)[None, None], scale_factor=self.stride, mode="bilinear")[0, 0]
+        result: np.ndarray = full[: self.geometry.size[1], : self.geometry.size[0]].numpy()
+        return result
+
+    def reduced_plane(self, organ: int, z: int) -> np.ndarray:
+        """Scores `[y', x']` float32 of a slice on the reduced grid."""
+        plane = np.zeros(self.reduced_shape[1:], np.float32)
+        score = self.maps.get(organ)
+        if score is not None and score.values.size and 0 <= z - score.low[0] < score.values.shape[0]:
+            part = score.values[z - score.low[0]]
+            y, x = score.low[1:]
+            plane[y : y + part.shape[0], x : x + part.shape[1]] = part.astype(np.float32) / 255
+        return plane
+
+
+def reduced_shape(geometry: Geometry, stride: int) -> tuple[int, int, int]:
+    """Shape `(z, y', x')` of the grid that keeps all slices and every `stride`-th pixel."""
+    return geometry.size[2], -(-geometry.size[1] // stride), -(-geometry.size[0] // stride)
