@@ -11,7 +11,7 @@ PORT ?= 8000
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct load memory clean
+.PHONY: help install demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time load memory clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -69,6 +69,9 @@ loop: $(VENV)/.installed  ## annotate, learn, choose, again: the curves over rou
 
 large-ct: $(VENV)/.installed  ## time and memory of the U-Net on a CT of clinical size
 	$(BIN)/python bench/large_ct.py
+
+atlas-time: $(VENV)/.installed  ## time and memory of score maps and prompts on a CT of clinical size
+	$(BIN)/python bench/atlas_time.py
 
 load: $(VENV)/.installed-dev  ## twenty annotators at once on a real server, for three minutes
 	$(BIN)/python bench/load.py

@@ -127,6 +127,8 @@ def test_prompts_stay_with_the_organs(
     change = DISTURBED[name]
     truth = change(target_truth, 0.0)
     found = errors(atlas, change(target, AIR), truth)
+    if change is with_thorax:  # what the last slice shows goes on there, in the image and not in the labels
+        found = {k: error for k, error in found.items() if not (target_truth.array[-1] == k).any()}
     prompted = [k for k, error in found.items() if error is not None and undisturbed.get(k) is not None]
     whole = [k for k in found if (truth.array == k).sum() * truth.geometry.voxel_ml > 0.8 * _ml(target_truth, k)]
     lost = [k for k in whole if found[k] is None and undisturbed.get(k) is not None]
@@ -137,7 +139,7 @@ def test_prompts_stay_with_the_organs(
     assert reached <= WORSE * wanted, f"{reached:.1f} mm, undisturbed {wanted:.1f} mm"
 
 
-@pytest.mark.parametrize("code", ["RAS", "LPI", "ASR", "PIR", "SAL"])
+@pytest.mark.parametrize("code", ["RAS", "ASR", "PIL"])
 def test_the_files_orientation_makes_no_difference(
     code: str, atlas: Atlas, target: Volume, target_truth: Volume, undisturbed: dict[int, PromptError | None]
 ) -> None:

@@ -1,6 +1,6 @@
 """The atlas of annotated CTs: building it, letting it grow, storing it, and the score maps it gives for a target."""
 
-from medsam2_atlas.atlas.appearance import AppearanceConfig
+from medsam2_atlas.atlas.appearance import AppearanceConfig, corrected
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
 from medsam2_atlas.atlas.average import MissingOrgan
 from medsam2_atlas.atlas.build import build_atlas, find_references
@@ -29,6 +29,7 @@ __all__ = [
     "ScoreMaps",
     "Thresholds",
     "build_atlas",
+    "corrected",
     "find_references",
     "find_thresholds",
     "fused_scores",

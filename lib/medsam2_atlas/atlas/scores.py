@@ -30,6 +30,8 @@ from medsam2_atlas.registration import (
 from medsam2_atlas.volume import Geometry, Volume
 
 _PIXEL_MM = 2.0
+_COARSE = 4
+"""Every fourth pixel tells which part of a slice a map reaches."""
 _KNOWN = 0
 """Stands among the organs' numbers for the references' fields of view."""
 _CHUNK = 1 << 20
@@ -101,14 +103,13 @@ def fused_scores(
     wanted = [k for k in (atlas.maps if organs is None else organs) if k in atlas.maps]
     if fusion.appearance.rounds == 0:
         scores = warp_maps(target.geometry, vote(work, inverse, atlas, fusion, wanted), transform, inverse, progress)
-        scores = with_evidence(scores, scores, work, atlas)
-        return replace(scores, thresholds=thresholds_of(atlas, fusion.method))
+        return replace(with_evidence(scores, scores, work, atlas), thresholds=thresholds_of(atlas, fusion))
     # Organs compete for voxels: all of them, whichever are asked for.
     maps = vote(work, inverse, atlas, fusion) | {_KNOWN: atlas.coverage}
     warped = warp_maps(target.geometry, maps, transform, inverse, progress)
     known = warped.maps.pop(_KNOWN)
     scores = with_evidence(corrected(warped, target, known, fusion.appearance), warped, work, atlas)
-    return replace(scores, maps={k: scores.maps[k] for k in wanted})
+    return replace(scores, maps={k: scores.maps[k] for k in wanted}, thresholds=thresholds_of(atlas, fusion))
 
 
 def warp_maps(
@@ -156,13 +157,20 @@ def _reduced_points(geometry: Geometry, stride: int, planes: range) -> torch.Ten
 
 
 def _sampled(organ: ProbabilityMap, points: torch.Tensor) -> np.ndarray:
+    """Values 0..255 of a map at points `[z, y, x, 3]`; looked up in the box of them that the map may reach."""
+    values = np.zeros(points.shape[:-1], np.uint8)
     origin = torch.from_numpy(organ.origin)
     end = origin + torch.tensor(organ.values.shape[::-1]) * MAP_SPACING
-    near = ((points > origin - MAP_SPACING) & (points < end)).all(-1)
-    values = torch.zeros(points.shape[:-1])
-    if near.any():
-        values[near] = sample(organ.as_tensor(), points[near], origin, MAP_SPACING, padding="zeros")[0]
-    return np.rint(values.numpy() * 255).astype(np.uint8)
+    some = points[:, ::_COARSE, ::_COARSE]
+    reach = MAP_SPACING + 2 * _COARSE * _PIXEL_MM  # between two of these points, with a field that may stretch twofold
+    near = ((some > origin - reach) & (some < end + reach)).all(-1).any(0)
+    rows, columns = torch.nonzero(near.any(1)).flatten(), torch.nonzero(near.any(0)).flatten()
+    if len(rows):
+        y = slice(max(0, int(rows[0]) - 1) * _COARSE, (int(rows[-1]) + 2) * _COARSE)
+        x = slice(max(0, int(columns[0]) - 1) * _COARSE, (int(columns[-1]) + 2) * _COARSE)
+        found = sample(organ.as_tensor(), points[:, y, x].contiguous(), origin, MAP_SPACING, padding="zeros")[0]
+        values[:, y, x] = (found * 255).round().to(torch.uint8).numpy()
+    return values
 
 
 def _visible_share(organ: ProbabilityMap, to_target: Transform, geometry: Geometry) -> float:

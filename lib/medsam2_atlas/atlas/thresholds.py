@@ -1,25 +1,31 @@
 """The best threshold of each organ's score map, by leaving one reference out after the other.
 
-In the common space: each reference in turn is what the others' votes are held against. No registration is needed. The
+In the common space: each reference in turn is what the others' votes, corrected by its intensities where that is configured,
+are held against. No registration is needed. The
 threshold of an organ is the one whose boxes, around what lies above it, overlap most with the true ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from medsam2_atlas.atlas.atlas import Atlas
-from medsam2_atlas.atlas.reference import NOWHERE, map_shape
+from medsam2_atlas.atlas.appearance import corrected
+from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
+from medsam2_atlas.atlas.maps import ScoreMap, ScoreMaps
+from medsam2_atlas.atlas.reference import MAP_SPACING, NOWHERE, Reference, map_shape
 from medsam2_atlas.atlas.voting import FusionConfig, nearest, vote_on
 from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.masks import box_overlap, occupied
 from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.registration import Transform, grid_points, sample
+from medsam2_atlas.registration.work_image import AIR
+from medsam2_atlas.volume import Geometry, Volume
 
 _LEAST_REFERENCES = 3
 _CANDIDATES = np.round(np.arange(0.05, 0.951, 0.05), 2)
@@ -31,12 +37,13 @@ class Thresholds:
     """What was found for an atlas.
 
     values: per organ number. overlap: mean intersection over union of the boxes there. fusion: for which it was found.
-    references: how many were left out in turn.
+    corrected: whether for maps that intensities have corrected. references: how many were left out in turn.
     """
 
     values: dict[int, float]
     overlap: dict[int, float]
     fusion: str
+    corrected: bool
     references: int
 
 
@@ -57,9 +64,14 @@ def find_thresholds(atlas: Atlas, config: FusionConfig, progress: Progress = sil
         rest = [other for other in atlas.references if other is not reference]
         others = nearest(reference.thumbnail, rest, config.references)
         picture = torch.from_numpy(reference.picture.astype(np.float32))
-        organs = [k for k in reference.shares if any(k in other.organs for other in others)]
         covered = reference.covers(shape)
-        for k, found in vote_on(picture, picture > NOWHERE, others, atlas, config, organs).items():
+        votes = vote_on(picture, picture > NOWHERE, others, atlas, config, atlas.maps)
+        if config.appearance.rounds:
+            votes = _corrected(votes, picture, others, atlas, config)
+        for k in reference.shares:
+            if not any(k in other.organs for other in others):
+                continue
+            found = votes[k]
             box = found.spans(atlas.template)
             truth = _box(reference.mask(k, shape)[box])
             if truth is not None:
@@ -72,6 +84,7 @@ def find_thresholds(atlas: Atlas, config: FusionConfig, progress: Progress = sil
         {k: float(_CANDIDATES[n]) for k, n in best.items()},
         {k: float(means[k][n]) for k, n in best.items()},
         config.method,
+        config.appearance.rounds > 0,
         count,
     )
 
@@ -81,6 +94,7 @@ def with_thresholds(atlas: Atlas, found: Thresholds) -> Atlas:
     names = organ_table()
     stored = {
         "fusion": found.fusion,
+        "corrected": found.corrected,
         "references": found.references,
         "values": {names[k].name: value for k, value in found.values.items()},
         "box_overlap": {names[k].name: round(value, 4) for k, value in found.overlap.items()},
@@ -88,12 +102,42 @@ def with_thresholds(atlas: Atlas, found: Thresholds) -> Atlas:
     return replace(atlas, options={**atlas.options, _KEY: stored})
 
 
-def thresholds_of(atlas: Atlas, fusion: str) -> dict[int, float]:
+def thresholds_of(atlas: Atlas, config: FusionConfig) -> dict[int, float]:
     """Thresholds that were found for an atlas and a way to fuse; empty where none were."""
     stored: Mapping[str, Any] = atlas.options.get(_KEY) or {}
-    if stored.get("fusion") != fusion or stored.get("references") != len(atlas.references):
+    wanted = (config.method, config.appearance.rounds > 0, len(atlas.references))
+    if (stored.get("fusion"), stored.get("corrected", False), stored.get("references")) != wanted:
         return {}
     return {o.index: float(stored["values"][o.name]) for o in organ_table().organs if o.name in stored["values"]}
+
+
+def _corrected(
+    votes: Mapping[int, ProbabilityMap],
+    picture: torch.Tensor,
+    others: Sequence[Reference],
+    atlas: Atlas,
+    config: FusionConfig,
+) -> dict[int, ProbabilityMap]:
+    """Votes after a look at the picture that they are about, as a target's are."""
+    shape, template = map_shape(atlas.template), atlas.template
+    size, origin = (shape[2], shape[1], shape[0]), template.origin.tolist()
+    grid = Geometry(size, (MAP_SPACING,) * 3, (origin[0], origin[1], origin[2]))
+    points = grid_points(torch.Size(shape), template.origin, MAP_SPACING)
+    hu = sample(picture.clamp(min=AIR)[None], points, template.origin, template.spacing)[0].numpy()
+    seen = np.any([other.covers(shape) for other in others], axis=0)
+    maps = {}
+    for k, vote in votes.items():
+        z, y, x = (span.start for span in vote.spans(template))
+        maps[k] = ScoreMap(vote.values, (z, y, x), 1.0)
+    registered = ScoreMaps(maps, grid, 1, Transform(()), Transform(()))
+    known = ScoreMap(seen.astype(np.uint8) * 255, (0, 0, 0), 1.0)
+    found = corrected(registered, Volume(hu, grid, grid), known, config.appearance).maps
+    return {
+        k: ProbabilityMap(
+            score.values, (template.origin.numpy() + np.array(score.low[::-1]) * MAP_SPACING).astype(np.float32), votes[k].count
+        )
+        for k, score in found.items()
+    }
 
 
 def _box(mask: np.ndarray) -> np.ndarray | None:

@@ -17,6 +17,7 @@ def register(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig, pr
     Pre-alignment, affine, then deformable; deterministic.
     """
     progress("registration", 0.0)
+    fixed = fixed.around_body()
     start = prealign(fixed, moving, config)
     progress("registration", 0.2)
     start = refine_affine(fixed, moving, start, config, part(progress, 0.2, 0.5))

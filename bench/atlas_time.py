@@ -1,0 +1,61 @@
+"""Time and memory from a CT of 512 × 512 × 200 voxels to its prompts, with 15 and with 60 references: `make atlas-time`.
+
+The atlas is of three generated patients, copied until there are enough: what a reference costs does not depend on who it is.
+Each number of references has a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import resource
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from large_ct import SIZE, large_ct
+from rich.table import Table
+
+from medsam2_atlas.atlas import Atlas, build_atlas, find_references, score_maps
+from medsam2_atlas.console import console
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.phantoms import write_dataset
+from medsam2_atlas.prompting import THREE, prompts_from_scores
+
+COUNTS, RUNS = (15, 60), 3
+
+
+def measure(folder: Path, count: int) -> tuple[float, float, float]:
+    """Median wall and processor seconds of a target, and the process' peak memory in GiB."""
+    torch.set_num_threads(2)
+    atlas = Atlas.load(folder)
+    references = [copy.deepcopy(atlas.references[n % len(atlas.references)]) for n in range(count)]
+    atlas = replace(atlas, references=tuple(references))
+    table, image = organ_table(), large_ct()
+    wall, cpu = [], []
+    for _ in range(RUNS):
+        began, used = time.perf_counter(), time.process_time()
+        prompts = prompts_from_scores(score_maps(image, atlas), table, table.indices, THREE)
+        wall.append(time.perf_counter() - began)
+        cpu.append(time.process_time() - used)
+        assert len(prompts.prompts) > 10
+    return float(np.median(wall)), float(np.median(cpu)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main() -> None:
+    table = Table("references", "wall s", "processor s", "peak GiB", title=f"{SIZE} voxels to prompts, median of {RUNS}")
+    with tempfile.TemporaryDirectory() as name:
+        write_dataset(Path(name) / "references", 3, 4715, spacing=3.0)
+        build_atlas(find_references(Path(name) / "references")).save(Path(name) / "atlas")
+        for count in COUNTS:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                wall, cpu, peak = pool.apply(measure, (Path(name) / "atlas", count))
+            table.add_row(str(count), f"{wall:.1f}", f"{cpu:.1f}", f"{peak:.2f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

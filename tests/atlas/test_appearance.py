@@ -1,0 +1,101 @@
+"""A look at the target corrects score maps where intensities tell something, and only there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from medsam2_atlas.atlas import AppearanceConfig, ScoreMap, ScoreMaps, corrected
+from medsam2_atlas.registration import Transform
+from medsam2_atlas.volume import Geometry, Volume
+
+CONFIG = AppearanceConfig.model_validate({})
+SHAPE = (40, 50, 60)
+GRID = Geometry(SHAPE[::-1], (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
+EVERYWHERE = ScoreMap(np.full(SHAPE, 255, np.uint8), (0, 0, 0), 1.0)
+
+
+def ball(z: float, y: float, x: float, radius: float) -> np.ndarray:
+    grid = np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij")
+    found: np.ndarray = sum((g - c) ** 2 for g, c in zip(grid, (z, y, x), strict=True)) <= radius**2
+    return found
+
+
+def ct(*parts: tuple[np.ndarray, float]) -> Volume:
+    array = np.random.default_rng(3).normal(40, 8, SHAPE)
+    for mask, hu in parts:
+        array[mask] += hu - 40
+    return Volume(array.astype(np.float32), GRID, GRID)
+
+
+def maps_of(**masks: np.ndarray) -> ScoreMaps:
+    scores = {int(k[1:]): ScoreMap((m * 255).astype(np.uint8), (0, 0, 0), 1.0) for k, m in masks.items()}
+    return ScoreMaps(scores, GRID, 1, Transform(()), Transform(()))
+
+
+def mask_of(scores: ScoreMaps, organ: int) -> np.ndarray:
+    return np.stack([scores.plane(organ, z) > 0.5 for z in range(SHAPE[0])])
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def test_a_map_that_lies_beside_its_organ_finds_it() -> None:
+    truth, guess = ball(20, 25, 30, 10), ball(20, 25, 34, 10)
+    found = corrected(maps_of(k6=guess), ct((truth, 110)), EVERYWHERE, CONFIG)
+    assert dice(guess, truth) < 0.75
+    assert dice(mask_of(found, 6), truth) > 0.95
+
+
+def test_an_organ_that_looks_like_its_surroundings_stays_where_it_is() -> None:
+    guess = ball(20, 25, 34, 10)
+    found = corrected(maps_of(k6=guess), ct(), EVERYWHERE, CONFIG)
+    assert dice(mask_of(found, 6), guess) > 0.85
+
+
+def test_two_organs_that_touch_and_look_alike_do_not_take_each_others_place() -> None:
+    left, right = ball(20, 25, 20, 9), ball(20, 25, 38, 9)
+    found = corrected(maps_of(k6=left, k1=right), ct((left | right, 110)), EVERYWHERE, CONFIG)
+    assert dice(mask_of(found, 6), left) > 0.9
+    assert dice(mask_of(found, 1), right) > 0.9
+    assert not (mask_of(found, 6) & mask_of(found, 1)).any()
+
+
+def test_another_thing_of_the_same_brightness_is_left_out() -> None:
+    truth, other = ball(20, 25, 20, 8), ball(20, 25, 44, 8)
+    found = corrected(maps_of(k6=np.maximum(truth * 0.9, other * 0.4)), ct((truth | other, 110)), EVERYWHERE, CONFIG)
+    assert dice(mask_of(found, 6), truth) > 0.9
+    assert not (mask_of(found, 6) & other).any()
+
+
+def test_an_organ_that_all_references_cut_is_followed_beyond_their_fields_of_view() -> None:
+    truth = ball(20, 25, 30, 14)
+    seen = np.zeros(SHAPE, bool)
+    seen[:20] = True
+    known = replace(EVERYWHERE, values=(seen * 255).astype(np.uint8))
+    registered = maps_of(k6=truth & seen)
+    assert dice(mask_of(corrected(registered, ct((truth, 110)), EVERYWHERE, CONFIG), 6), truth) < 0.8
+    assert dice(mask_of(corrected(registered, ct((truth, 110)), known, CONFIG), 6), truth) > 0.93
+
+
+def test_no_rounds_leave_the_published_maps() -> None:
+    registered = maps_of(k6=ball(20, 25, 30, 10) * 0.7)
+    found = corrected(registered, ct(), EVERYWHERE, CONFIG.model_copy(update={"rounds": 0}))
+    assert found is registered
+
+
+@pytest.mark.parametrize("spacing", [0.8, 0.5])
+def test_fine_pixels_are_averaged_on_the_reduced_grid(spacing: float) -> None:
+    stride = int(2.0 / spacing)
+    rows, columns = 50 * stride - 1, 60 * stride  # the last row of blocks is not whole
+    fine = np.repeat(np.repeat(ball(20, 25, 30, 10), stride, 1), stride, 2)[:, :rows]
+    grid = Geometry((columns, rows, 40), (spacing, spacing, 2.0), (0.0, 0.0, 0.0))
+    image = Volume(np.where(fine, 110, 40).astype(np.float32), grid, grid)
+    score = ScoreMap((ball(20, 25, 33, 10) * 255).astype(np.uint8), (0, 0, 0), 1.0)
+    registered = ScoreMaps({6: score}, grid, stride, Transform(()), Transform(()))
+    found = corrected(registered, image, EVERYWHERE, CONFIG)
+    reached = np.stack([found.reduced_plane(6, z) > 0.5 for z in range(40)])
+    assert dice(reached, ball(20, 25, 30, 10)) > 0.93
