@@ -8,8 +8,17 @@ import torch
 
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
-from medsam2_atlas.registration import Affine, Transform, WorkImage, build_common_space, register, registration_config
+from medsam2_atlas.registration import (
+    Affine,
+    Displacement,
+    Transform,
+    WorkImage,
+    build_common_space,
+    register,
+    registration_config,
+)
 from medsam2_atlas.registration.affine import refine_affine
+from medsam2_atlas.registration.deformable import _unfolded
 from medsam2_atlas.registration.features import mind_ssc
 from medsam2_atlas.registration.prealign import prealign
 from medsam2_atlas.volume import Volume, read_labels, read_volume
@@ -86,3 +95,12 @@ def test_affine_maps_invert() -> None:
     affine = Affine(torch.tensor(np.diag([2.0, 1.0, 0.5]), dtype=torch.float32), torch.tensor([1.0, 2.0, 3.0]))
     points = torch.rand(5, 3)
     assert torch.allclose(affine.inverse()(affine(points)), points, atol=1e-6)
+
+
+def test_a_field_that_folds_is_smoothed_until_it_hardly_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wild = Displacement(torch.randn(3, 24, 24, 24, generator=generator) * 6, torch.zeros(3), 4.0)
+    assert wild.folding() > 0.05
+    assert _unfolded(wild).folding() <= 0.005
+    calm = Displacement(wild.field * 0.01, wild.origin, wild.spacing)
+    assert _unfolded(calm) is calm

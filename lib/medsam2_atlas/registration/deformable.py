@@ -7,6 +7,8 @@ Learn2Reg 2021", and its ConvexAdam form of 2024. Displacements here are in voxe
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 
@@ -16,6 +18,7 @@ from medsam2_atlas.registration.features import deformable_features
 from medsam2_atlas.registration.transform import Affine, Displacement, Transform, grid_points, sample
 from medsam2_atlas.registration.work_image import WorkImage
 
+_MOST_FOLDING, _MOST_SMOOTHINGS = 0.004, 12
 _COUPLING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
@@ -40,7 +43,16 @@ def deform(
     field = _refine(wanted, offered, fixed_seen, moving_seen, field, config, part(progress, 0.4, 1.0))
     field = F.interpolate(field[None], size=fixed.shape, mode="trilinear")[0]
     millimetres = field.flip(0) * fixed.spacing  # (z, y, x) voxels to (x, y, z) mm
-    return Transform((Displacement(millimetres, fixed.origin, fixed.spacing), start))
+    return Transform((_unfolded(Displacement(millimetres, fixed.origin, fixed.spacing)), start))
+
+
+def _unfolded(map: Displacement) -> Displacement:
+    """A field that folds in hardly a voxel: smoothed until it does, which few fields need."""
+    for _ in range(_MOST_SMOOTHINGS):
+        if map.folding() <= _MOST_FOLDING:
+            break
+        map = replace(map, field=_smooth(_smooth(map.field)))
+    return map
 
 
 def _smooth(field: torch.Tensor) -> torch.Tensor:
