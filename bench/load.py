@@ -7,7 +7,6 @@ takes long meanwhile. Prints, for each route, how many requests, which statuses,
 from __future__ import annotations
 
 import random
-import shutil
 import sys
 import tempfile
 import threading
@@ -19,11 +18,11 @@ import numpy as np
 import requests
 from rich.table import Table
 
+from studies import make_studies
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from app.running import server, server_process
-from medsam2_atlas.atlas import build_atlas, find_references
 from medsam2_atlas.console import console
-from medsam2_atlas.phantoms import write_dataset
 
 ANNOTATORS, SECONDS, CASES = 20, float(sys.argv[1]) if len(sys.argv) > 1 else 180.0, 8
 
@@ -81,14 +80,8 @@ def occupy(url: str, end: float, watch: Watch) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_dataset(folder / "cases", CASES, 4711, spacing=3.0)
-        (folder / "studies").mkdir()
+        conf = make_studies(folder, CASES, 4711, 3.0)
         labels = sorted((folder / "cases" / "labels").iterdir())
-        for n, file in enumerate(sorted((folder / "cases" / "images").iterdir())):
-            shutil.copy(file, folder / "studies" / f"case-{n}.nii.gz")
-        write_dataset(folder / "references", 2, 4712, spacing=4.0)
-        build_atlas(find_references(folder / "references")).save(folder / "atlas")
-        conf = {"atlas": str(folder / "atlas"), "learning": "false"}
         with server(folder / "studies", folder / "work", conf) as client:
             url, watch = client.get_server_url().rstrip("/"), Watch()
             process = server_process()

@@ -5,7 +5,6 @@ Images are generated patients; the models, the organs and the patients take turn
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 import time
@@ -13,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from studies import make_studies
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from app.running import server, server_process
-from medsam2_atlas.atlas import build_atlas, find_references
 from medsam2_atlas.console import console
 from medsam2_atlas.labels import organ_table
-from medsam2_atlas.phantoms import write_dataset
 
 INFERENCES, CASES, SHOWN_EVERY, SETTLED = 300, 4, 25, 50
 
@@ -27,13 +26,7 @@ def main() -> None:
     organs = [organ.name for organ in organ_table().organs]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_dataset(folder / "cases", CASES, 4713, spacing=5.0)
-        (folder / "studies").mkdir()
-        for n, file in enumerate(sorted((folder / "cases" / "images").iterdir())):
-            shutil.copy(file, folder / "studies" / f"case-{n}.nii.gz")
-        write_dataset(folder / "references", 2, 4714, spacing=5.0)
-        build_atlas(find_references(folder / "references")).save(folder / "atlas")
-        conf = {"atlas": str(folder / "atlas"), "learning": "false"}
+        conf = make_studies(folder, CASES, 4713, 5.0)
         with server(folder / "studies", folder / "work", conf) as client:
             process, used, began = server_process(), [], time.monotonic()
             for n in range(INFERENCES):
