@@ -74,9 +74,8 @@ def corrected(scores: ScoreMaps, target: Volume, known: ScoreMap, config: Appear
     """
     if config.rounds == 0:
         return scores
-    stride, shape, grid = scores.stride, scores.reduced_shape, target.geometry
-    spacing = np.array([grid.spacing[2], stride * grid.spacing[1], stride * grid.spacing[0]])
-    pixels = F.avg_pool2d(torch.from_numpy(target.array.clip(_LOW_HU, _HIGH_HU)), stride, ceil_mode=True).numpy()
+    shape, spacing = scores.reduced_shape, scores.reduced_spacing
+    pixels = F.avg_pool2d(torch.from_numpy(target.array.clip(_LOW_HU, _HIGH_HU)), scores.stride, ceil_mode=True).numpy()
     smooth = ndimage.gaussian_filter(pixels, _PIXEL_BLUR / spacing)
     bins = np.minimum((smooth - _LOW_HU) * (_BINS / (_HIGH_HU - _LOW_HU)), _BINS - 1).astype(np.uint8)
     seen = np.zeros(shape, bool)

@@ -10,9 +10,9 @@ import torch
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
 from medsam2_atlas.atlas.maps import ScoreMap, ScoreMaps
 from medsam2_atlas.atlas.reference import MAP_SPACING
+from medsam2_atlas.atlas.voting import scaled
 from medsam2_atlas.registration import Transform, WorkImage, grid_points, sample
 
-_LOW_HU, _HIGH_HU = -160.0, 240.0
 _MOST_SIZE = 2.0
 _UNKNOWN_AGREEMENT = 0.5
 
@@ -74,9 +74,5 @@ def _difference(organ: ProbabilityMap, template: WorkImage, work: WorkImage, to_
     if not valid.any():
         return 1.0
     wanted = sample(template.hu[None], places, template.origin, template.spacing)[0]
-    apart = (_scaled(hu) - _scaled(wanted)).abs()[valid]
+    apart = (scaled(hu) - scaled(wanted)).abs()[valid]
     return float(apart.mean())
-
-
-def _scaled(hu: torch.Tensor) -> torch.Tensor:
-    return (hu.clamp(_LOW_HU, _HIGH_HU) - _LOW_HU) / (_HIGH_HU - _LOW_HU)

@@ -60,6 +60,12 @@ class ScoreMaps:
         """Shape `(z, y', x')` of the reduced grid."""
         return reduced_shape(self.geometry, self.stride)
 
+    @property
+    def reduced_spacing(self) -> np.ndarray:
+        """Spacing (z, y, x) in mm of the reduced grid."""
+        x, y, z = self.geometry.spacing
+        return np.array([z, self.stride * y, self.stride * x])
+
     @cached_property
     def turned(self) -> bool:
         """Whether the patient lies the other way round than the file says: half a turn around z."""

@@ -116,12 +116,12 @@ def _weights(hu: torch.Tensor, valid: torch.Tensor, references: Sequence[Referen
     """`[references, z, y, x]` on the template's grid."""
     if config.method == "mean":
         return torch.ones(len(references), *hu.shape)
-    wanted = _scaled(hu)
+    wanted = scaled(hu)
     apart = torch.empty(len(references), *hu.shape)
     for n, reference in enumerate(references):
         picture = torch.from_numpy(reference.picture.astype(np.float32))
         both = valid & (picture > NOWHERE)
-        apart[n] = torch.where(both, (wanted - _scaled(picture)).abs(), _UNSEEN)
+        apart[n] = torch.where(both, (wanted - scaled(picture)).abs(), _UNSEEN)
     if config.method == "local":
         return (_around(apart**2, config.radius) + _LEAST_DISTANCE) ** -config.power
     return _joint_weights(apart, config)
@@ -180,7 +180,8 @@ def _in_box(reference: Reference, k: int, box: tuple[slice, ...]) -> np.ndarray:
     return part
 
 
-def _scaled(hu: torch.Tensor) -> torch.Tensor:
+def scaled(hu: torch.Tensor) -> torch.Tensor:
+    """HU as pictures are compared by: −160..240 as 0..1."""
     return (hu.clamp(_LOW_HU, _HIGH_HU) - _LOW_HU) / (_HIGH_HU - _LOW_HU)
 
 

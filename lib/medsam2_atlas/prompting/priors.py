@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from medsam2_atlas.atlas import ScoreMap, ScoreMaps
 from medsam2_atlas.labels import OrganTable
@@ -50,9 +51,8 @@ def constrained(scores: ScoreMaps, labels: np.ndarray, later: Sequence[int]) -> 
     A map is moved as its segmented neighbours lie off their own maps, the nearer the more, and loses what lies in them. An
     organ that would lose four fifths of its score that way is left as it is: then the neighbour is the one to doubt.
     """
-    stride, grid = scores.stride, scores.geometry
+    stride, spacing = scores.stride, scores.reduced_spacing
     reduced = labels[:, stride // 2 :: stride, stride // 2 :: stride]
-    spacing = np.array([grid.spacing[2], stride * grid.spacing[1], stride * grid.spacing[0]])
     places, moves = [], []
     for k in np.unique(reduced[reduced > 0]).tolist():
         expected = scores.maps.get(k)
@@ -73,10 +73,7 @@ def _moved(
 ) -> ScoreMap:
     if not places:
         return score
-    weights = score.values.astype(np.float32)
-    here = [float((weights.sum(tuple(a for a in range(3) if a != axis)) @ np.arange(n)) / weights.sum())
-            for axis, n in enumerate(weights.shape)]  # fmt: skip
-    middle = (np.array(here) + score.low) * spacing
+    middle = (np.array(ndimage.center_of_mass(score.values)) + score.low) * spacing
     near = np.exp(-((np.array(places) - middle) ** 2).sum(1) / (2 * _REACH_MM**2))
     shift = np.rint(near @ np.array(moves) / (near.sum() + _STAYS) / spacing).astype(int)
     low = np.array(score.low) + shift
@@ -89,8 +86,7 @@ def _moved(
 
 
 def _trimmed(score: ScoreMap, reduced: np.ndarray) -> ScoreMap:
-    here = reduced[score.spans]
-    values = np.where(here[tuple(slice(0, n) for n in score.values.shape)] == 0, score.values, 0)
+    values = np.where(reduced[score.spans] == 0, score.values, 0)
     if values.sum(dtype=np.int64) < _LEAST_LEFT * score.values.sum(dtype=np.int64):
         return score
     return replace(score, values=values)

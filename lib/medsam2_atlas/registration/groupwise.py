@@ -116,6 +116,4 @@ def _cropped(image: WorkImage) -> WorkImage:
     """The smallest box that holds every valid voxel."""
     box = occupied(image.valid.numpy())
     assert box is not None, "at least one image covers each mean"
-    z, y, x = box
-    shift = torch.tensor([x.start, y.start, z.start], dtype=torch.float32) * image.spacing
-    return WorkImage(image.hu[z, y, x].clone(), image.valid[z, y, x].clone(), image.origin + shift, image.spacing)
+    return image.cropped(box)

@@ -94,8 +94,10 @@ class WorkImage:
     def around_body(self, margin: float = 20.0) -> WorkImage:
         """The part that holds the body and `margin` mm around it: table and air cost time and tell nothing."""
         box = occupied(self.body().numpy(), margin=round(margin / self.spacing))
-        if box is None:
-            return self
+        return self if box is None else self.cropped(box)
+
+    def cropped(self, box: tuple[slice, ...]) -> WorkImage:
+        """A copy of a part; box: `(z, y, x)`."""
         z, y, x = box
         shift = torch.tensor([x.start, y.start, z.start], dtype=torch.float32) * self.spacing
         return WorkImage(self.hu[box].clone(), self.valid[box].clone(), self.origin + shift, self.spacing)

@@ -106,7 +106,7 @@ class PredictionStore:
     def latest(self, model: str, study: str) -> Prediction | None:
         """The stored prediction, whatever it was made of; None where there is none or a person changed its file."""
         try:
-            entry = json.loads(self._report_file(model, study).read_text(encoding="utf-8"))
+            entry = self._entry(model, study)
             label = self._studies.path / "labels" / model / entry["file"]
             if sha256(label) != entry["label_sha256"]:
                 return None
@@ -117,7 +117,7 @@ class PredictionStore:
     def report(self, model: str, study: str) -> dict[str, Any]:
         """The report of the stored prediction, without a look at its file; empty where there is none."""
         try:
-            report: dict[str, Any] = json.loads(self._report_file(model, study).read_text(encoding="utf-8"))["report"]
+            report: dict[str, Any] = self._entry(model, study)["report"]
         except (OSError, ValueError, KeyError):
             return {}
         return report
@@ -152,6 +152,10 @@ class PredictionStore:
         }
         write_json(entry, self._report_file(model, study))
         return Prediction(label, entry["report"], entry["provenance"], entry["made"])
+
+    def _entry(self, model: str, study: str) -> dict[str, Any]:
+        entry: dict[str, Any] = json.loads(self._report_file(model, study).read_text(encoding="utf-8"))
+        return entry
 
     def _report_file(self, model: str, study: str) -> Path:
         return self._work.folder(f"reports/{model}") / f"{study}.json"
