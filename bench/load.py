@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from app.running import server, server_process
 from medsam2_atlas.console import console
 
+sys.setswitchinterval(0.0005)
 ANNOTATORS, SECONDS, CASES = 20, float(sys.argv[1]) if len(sys.argv) > 1 else 180.0, 8
 
 

@@ -15,7 +15,7 @@ import resource
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,15 @@ from medsam2_atlas.evaluation import dice_per_organ, prompt_errors
 from medsam2_atlas.files import write_json
 from medsam2_atlas.fusion import fuse_scores
 from medsam2_atlas.labels import organ_table
+from medsam2_atlas.masks import without_specks
 from medsam2_atlas.phantoms import deformed, painted, write_dataset
 from medsam2_atlas.prompting import THREE, prompts_from_scores
 from medsam2_atlas.registration import WorkImage, registration_config
-from medsam2_atlas.volume import read_labels, read_volume, write_volume
+from medsam2_atlas.volume import Volume, read_labels, read_volume, write_volume
 
 mpl.use("Agg")
 SETS = ("phantoms", "anatomy", "pair")
+_LIVER, _ABOVE_LIVER_MM = 6, 40.0
 REAL = Path(__file__).resolve().parents[2] / "shared" / "ct"
 
 
@@ -80,11 +82,20 @@ def anatomy(folder: Path, variants: int) -> Path:
     for number, file in enumerate(maps):
         for variant in range(variants):
             generator = np.random.default_rng([77, number, variant])
-            labels = deformed(read_labels(file), generator)
+            labels = _abdomen(deformed(read_labels(file), generator))
             name = f"{file.name.removesuffix('.nii.gz') if file.name != 'label.nii.gz' else file.parent.name}-{variant}.nii.gz"
             write_volume(painted(labels, generator), folder / "images" / name)
             write_volume(labels, folder / "labels" / name)
     return folder
+
+
+def _abdomen(labels: Volume) -> Volume:
+    """Without stray voxels, and without what lies far above the liver: the synthetic body has no thorax."""
+    array = without_specks(labels.array)
+    liver = np.flatnonzero((array == _LIVER).any((1, 2)))
+    stop = int(liver[-1]) + round(_ABOVE_LIVER_MM / labels.geometry.spacing[2])
+    grid = replace(labels.geometry, size=(*labels.geometry.size[:2], min(stop, len(array))))
+    return Volume(array[:stop], grid, grid, labels.source)
 
 
 def pair(folder: Path) -> Path:
@@ -219,7 +230,7 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SETS), help="phantoms, anatomy, pair, or folders with images/ and labels/")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--phantoms", type=int, default=8, help="generated patients")
-    parser.add_argument("--variants", type=int, default=1, help="bodies made of each real label map")
+    parser.add_argument("--variants", type=int, default=2, help="bodies made of each real label map")
     parser.add_argument("--thresholds", default="atlas", choices=["atlas", "published", "adaptive"])
     parser.add_argument("--work", type=Path, help="folder where sets and atlases are kept for the next run")
     parser.add_argument("--out", type=Path, help="JSON with every figure")
@@ -246,7 +257,7 @@ def main() -> None:
             targets = []
             with bars() as progress:
                 for number, target in enumerate(files):
-                    place = work / "atlases" / Path(kind).name / target.name
+                    place = work / "atlases" / Path(kind).name / subject_of(target.name)
                     if not place.exists():
                         place.parent.mkdir(parents=True, exist_ok=True)
                         others = [f for f in files if subject_of(f.name) != subject_of(target.name)]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from medsam2_atlas.fusion import fuse_logits
-from medsam2_atlas.masks import keep_largest_components
+from medsam2_atlas.masks import keep_largest_components, without_specks
 from medsam2_atlas.medsam2 import OrganLogits
 
 
@@ -30,3 +30,14 @@ def test_only_the_largest_component_of_each_organ_stays() -> None:
     assert kept[2, 5, 5] == 0
     assert kept[2, 0, 0] == 7
     assert labels[2, 5, 5] == 6
+
+
+def test_pieces_that_are_small_for_their_organ_are_specks() -> None:
+    labels = np.zeros((3, 20, 20), np.uint8)
+    labels[0, :15, :10] = 6
+    labels[2, 0, 0] = 6
+    labels[2, 10:12, 10:12] = 6
+    labels[2, 19, 19] = 7
+    kept = without_specks(labels)
+    assert kept[2, 0, 0] == 0
+    assert (kept[labels == 7] == 7).all() and (kept == 6).sum() == 154

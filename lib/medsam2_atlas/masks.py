@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import ndimage
 
@@ -25,6 +27,16 @@ def box_overlap(first: np.ndarray, second: np.ndarray) -> float:
 
 def keep_largest_components(labels: np.ndarray) -> np.ndarray:
     """A label map in which each organ is its largest 6-connected component."""
+    return _with_pieces(labels, lambda sizes: np.arange(len(sizes)) == sizes.argmax())
+
+
+def without_specks(labels: np.ndarray, least: float = 0.01) -> np.ndarray:
+    """A label map without the 6-connected pieces that hold less than a share `least` of their organ's voxels."""
+    return _with_pieces(labels, lambda sizes: sizes >= least * sizes.sum())
+
+
+def _with_pieces(labels: np.ndarray, chosen: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """A label map of the pieces that `chosen` picks from the sizes of an organ's; the first size is 0, the background's."""
     result = labels.copy()
     for k, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None:
@@ -33,5 +45,5 @@ def keep_largest_components(labels: np.ndarray) -> np.ndarray:
         if count > 1:
             sizes = np.bincount(pieces.ravel())
             sizes[0] = 0
-            result[box][(pieces > 0) & (pieces != sizes.argmax())] = 0
+            result[box][(pieces > 0) & ~chosen(sizes)[pieces]] = 0
     return result

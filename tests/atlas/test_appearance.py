@@ -64,6 +64,22 @@ def test_two_organs_that_touch_and_look_alike_do_not_take_each_others_place() ->
     assert not (mask_of(found, 6) & mask_of(found, 1)).any()
 
 
+def test_an_organ_within_a_larger_one_of_the_same_brightness_keeps_its_place() -> None:
+    vein = np.zeros(SHAPE, bool)
+    vein[4:36, 23:28, 28:33] = True
+    liver = ball(20, 25, 30, 14) & ~vein
+    registered = maps_of(k6=np.where(vein, 0.1, liver * 0.9), k9=vein * 0.9)
+    found = corrected(registered, ct((liver | vein, 110)), EVERYWHERE, CONFIG)
+    assert dice(mask_of(found, 9), vein) > 0.7
+    assert dice(mask_of(found, 6), liver) > 0.95
+
+
+def test_an_organ_that_falls_in_two_keeps_both_pieces() -> None:
+    upper, lower = ball(12, 25, 30, 6), ball(28, 25, 30, 6)
+    found = corrected(maps_of(k10=np.roll(upper | lower, 2, 2)), ct((upper | lower, 110)), EVERYWHERE, CONFIG)
+    assert dice(mask_of(found, 10), upper | lower) > 0.95
+
+
 def test_another_thing_of_the_same_brightness_is_left_out() -> None:
     truth, other = ball(20, 25, 20, 8), ball(20, 25, 44, 8)
     found = corrected(maps_of(k6=np.maximum(truth * 0.9, other * 0.4)), ct((truth | other, 110)), EVERYWHERE, CONFIG)

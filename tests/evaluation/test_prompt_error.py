@@ -46,3 +46,10 @@ def test_a_prompt_beside_the_organ_is_of_no_use_and_a_missing_one_is_told() -> N
     errors = prompt_errors(Prompts((beside,), {1: "none"}), truth(), [1, 6])
     assert errors[1] is None
     assert errors[6] is not None and not errors[6].usable
+
+
+def test_a_stray_voxel_of_the_truth_does_not_count() -> None:
+    stray = truth()
+    stray.array[18, 25, 35] = 6
+    prompts = prompts_from_labels(truth().array, [1, 6], THREE, "")
+    assert prompt_errors(prompts, stray, [1, 6]) == prompt_errors(prompts, truth(), [1, 6])

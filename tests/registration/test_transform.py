@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medsam2_atlas.errors import AtlasError
-from medsam2_atlas.registration import Affine, Displacement, Transform
+from medsam2_atlas.registration import Affine, Displacement, Transform, WorkImage, sample
 from medsam2_atlas.volume import Geometry, Volume
 
 
@@ -82,3 +82,24 @@ def test_folding_is_counted() -> None:
     assert wavy().folding() < 0.05
     torn = Displacement(torch.randn(3, 8, 8, 8, generator=torch.Generator().manual_seed(0)) * 30, torch.zeros(3), 4.0)
     assert torn.folding() > 0.2
+
+
+def test_values_do_not_depend_on_how_many_points_are_asked_for_at_once() -> None:
+    points = torch.rand(40_001, 3, generator=torch.Generator().manual_seed(2)) * 90 - 5  # shared out between threads
+    map = wavy()
+    together = sample(map.field, points, map.origin, map.spacing)
+    apart = torch.cat([sample(map.field, some, map.origin, map.spacing) for some in points.split(5_000)], 1)
+    assert together.shape == (3, 40_001)
+    assert torch.equal(together, apart)
+
+
+def test_an_image_is_not_darker_at_the_border_of_its_field_of_view() -> None:
+    valid = torch.zeros(16, 16, 16, dtype=torch.bool)
+    valid[4:12, 4:12, 4:12] = True
+    image = WorkImage(torch.where(valid, 50.0, -1000.0), valid, torch.zeros(3), 3.0)
+    hu, seen = image.warped(image.points() + torch.tensor([1.0, 0.0, 0.0]))
+    assert seen.sum() == 8**3
+    assert torch.allclose(hu[seen], torch.tensor(50.0))
+    assert (hu[~seen] == -1000).all()
+    coarse = image.at_spacing(7.0)
+    assert coarse.valid.any() and torch.allclose(coarse.hu[coarse.valid], torch.tensor(50.0))

@@ -31,9 +31,11 @@ _LEAST_SHARE = 1e-3
 _LEAST_PRIOR = 0.02
 _MOST_PRIOR = 0.97
 _NEAR = 0.01
+_MOST_THINNED = 3.0
 _BELONGS = 0.25
 _CUT = 0.2
 _LOGIT = 12.0
+_PIECE = 0.25
 
 
 class AppearanceConfig(BaseModel):
@@ -42,7 +44,7 @@ class AppearanceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rounds: int = Field(3, ge=0, description="of estimating histograms and posteriors; 0 leaves score maps as registered")
-    spread: float = Field(3.0, gt=0, description="mm; how far registration is expected to be off")
+    spread: float = Field(5.0, gt=0, description="mm; how far registration is expected to be off")
     weight: float = Field(1.6, gt=0, description="of the likelihood beside the prior")
     most: float = Field(3.0, gt=0, description="highest evidence that one voxel's HU can give, natural logarithm")
     smoothing: float = Field(1.0, gt=0, description="mm; of the evidence")
@@ -83,13 +85,17 @@ def corrected(scores: ScoreMaps, target: Volume, known: ScoreMap, config: Appear
     started = {k: _start(score, seen, spacing, config) for k, score in scores.maps.items() if score.values.size}
     organs = {k: organ for k, organ in started.items() if organ is not None}
     for turn in range(config.rounds):
+        nothing = np.ones(shape, np.float32)  # probability that a voxel is of no organ
+        for organ in organs.values():
+            nothing[organ.box] -= organ.posterior
         total = np.ones(shape, np.float32)  # odds of the background, then of all
         odds = {}
         for k, organ in organs.items():
-            odds[k] = _odds(organ, bins[organ.box], spacing, config, known_only=turn == 0)
+            around = np.maximum(nothing[organ.box], 0)
+            odds[k] = _odds(organ, around, bins[organ.box], spacing, config, known_only=turn == 0)
             total[organ.box] += odds[k]
         for k, organ in organs.items():
-            organ.posterior = _one_piece(odds.pop(k) / total[organ.box], organ.seed, _BELONGS)
+            organ.posterior = _main_pieces(odds.pop(k) / total[organ.box], organ.seed, _BELONGS)
     return replace(scores, maps={**scores.maps, **_finished(scores.maps, organs, spacing, config)})
 
 
@@ -112,15 +118,21 @@ def _start(score: ScoreMap, seen: np.ndarray, spacing: np.ndarray, config: Appea
     if highest <= _LEAST_PRIOR:
         return None
     near = prior > _NEAR * highest
+    # Spreading thins out what is thin: a vein would lose to the liver around it before anything was compared.
+    prior = prior * min(_MOST_THINNED, float(seed.max()) / highest)
     prior = np.clip(prior, 1e-4, _MOST_PRIOR)
     return _Organ(box, seed, np.log(prior / (1 - prior)), near, known, seed)
 
 
-def _odds(organ: _Organ, bins: np.ndarray, spacing: np.ndarray, config: AppearanceConfig, known_only: bool) -> np.ndarray:
+def _odds(
+    organ: _Organ, around: np.ndarray, bins: np.ndarray, spacing: np.ndarray, config: AppearanceConfig, known_only: bool
+) -> np.ndarray:
+    """Of the organ against what is of no organ near it."""
     counted = organ.near & organ.known if known_only else organ.near
-    values, share = bins[counted], organ.posterior[counted]
+    values = bins[counted]
     inside, outside = (
-        ndimage.gaussian_filter1d(np.bincount(values, weights, _BINS), _BIN_BLUR) for weights in (share**2, 1 - share)
+        ndimage.gaussian_filter1d(np.bincount(values, weights[counted], _BINS), _BIN_BLUR)
+        for weights in (organ.posterior**2, around)
     )
     inside, outside = (h / max(float(h.sum()), 1e-9) + _LEAST_SHARE for h in (inside, outside))
     evidence = np.clip(np.log(inside / outside), -config.most, config.most).astype(np.float32)[bins]
@@ -138,20 +150,22 @@ def _finished(
         size = float((organ.posterior > 0.5).sum() * spacing.prod()) ** (1 / 3)
         smooth = ndimage.gaussian_filter(organ.posterior, config.rounding * size / spacing)
         if smooth.max() > 0.5:
-            organ.posterior = _one_piece(smooth, organ.seed, 0.5)
+            organ.posterior = _main_pieces(smooth, organ.seed, 0.5)
         z, y, x = (span.start for span in organ.box)
         result[k] = replace(maps[k], values=np.rint(organ.posterior * 255).astype(np.uint8), low=(z, y, x))
     return result
 
 
-def _one_piece(posterior: np.ndarray, seed: np.ndarray, threshold: float) -> np.ndarray:
-    """Of the pieces above a threshold, the one that holds most of the registered score stays; others fall below it."""
+def _main_pieces(posterior: np.ndarray, seed: np.ndarray, threshold: float) -> np.ndarray:
+    """Of the pieces above a threshold, the one that registration is surest of stays, and those that come close to it: a vessel
+    or a pancreas that falls in two stays whole. The others fall below the threshold.
+    """
     pieces, count = ndimage.label(posterior > threshold)
     if count < 2:
         return posterior
-    mass = np.bincount(pieces.ravel(), (posterior * np.maximum(seed, 0.01)).ravel())
+    mass = np.bincount(pieces.ravel(), (posterior * np.maximum(seed, 0.01) ** 2).ravel())
     mass[0] = 0
-    stray = (pieces > 0) & (pieces != mass.argmax())
+    stray = (pieces > 0) & (mass < _PIECE * mass.max())[pieces]
     result: np.ndarray = np.where(stray, np.minimum(posterior, threshold / 2), posterior)
     return result
 

@@ -39,9 +39,12 @@ _AROUND_MM = 12.0
 _BEYOND_MM = 300.0
 _LEAST_ORGANS = 3
 _STRETCH = (0.75, 1.35)
+_STILL = (1, 2, 3, 6, 11, 12)
+"""Spleen, kidneys, liver, adrenal glands: bones and lungs lie around them as around the synthetic patient's."""
 _LONG = (8, 9)
-_STILL = (1, 2, 3, 6, 11, 12, *_LONG)
-"""Spleen, kidneys, liver, adrenal glands; aorta and inferior vena cava by level."""
+"""Aorta and inferior vena cava: the spine lies behind them, level by level."""
+_ENDS = (8, 9, 14)
+"""Organs whose lower ends hold still: the vessels fork above the pelvis, the bladder lies on its floor."""
 _LEVEL_MM, _BEND_GRID = 15.0, 10.0
 _BEND_MM, _BEND_FADES = 45.0, 0.3
 """How far a landmark reaches, and the weight of staying where the stretch has put everything."""
@@ -115,17 +118,18 @@ def _background(patient: Patient) -> tuple[sitk.Image, Volume]:
 
 def _bend(labels: Volume, below: Volume, scale: np.ndarray, shift: np.ndarray) -> sitk.Transform:
     """What takes organs that hold still to where the synthetic patient has them, besides scaling and shift; smooth."""
-    real, own = _landmarks(labels), _landmarks(below)
     places, moves = [], []
-    for k in _STILL:
-        levels = sorted(own.get(k, []), key=lambda point: float(point[2]))
-        for place in real.get(k, []):
-            there = scale * place + shift
-            near = [point for point in levels if k not in _LONG or abs(point[2] - there[2]) < _LEVEL_MM]
-            if near:
-                apart = min(near, key=lambda point: float(abs(point[2] - there[2]))) - there
+    real, own = _landmarks(labels), _landmarks(below)
+    for name in sorted(real.keys() & own.keys()):
+        places.append(real[name])
+        moves.append((own[name] - (scale * real[name] + shift)) / scale)
+    for k in _LONG:
+        levels = _levels(below, k)
+        for place in _levels(labels, k):
+            apart = min((level - (scale * place + shift) for level in levels), key=lambda v: abs(v[2]), default=None)
+            if apart is not None and abs(apart[2]) < _LEVEL_MM:
                 places.append(place)
-                moves.append((apart * [1, 1, k not in _LONG]) / scale)
+                moves.append(apart * [1, 1, 0] / scale)
     grid = labels.geometry
     coarse = Geometry(
         (max(2, round(grid.size[0] * grid.spacing[0] / _BEND_GRID) + 1),
@@ -146,17 +150,25 @@ def _bend(labels: Volume, below: Volume, scale: np.ndarray, shift: np.ndarray) -
     return sitk.DisplacementFieldTransform(image)
 
 
-def _landmarks(labels: Volume) -> dict[int, list[np.ndarray]]:
-    """Middles (mm) of organs that hold still: of the long vessels one for each level, of others one."""
-    found: dict[int, list[np.ndarray]] = {k: [middle] for k, middle in _centres(labels).items() if k in _STILL}
-    step = max(1, round(_LEVEL_MM / labels.geometry.spacing[2]))
-    for k in _LONG:
-        found[k] = []
-        for z in range(0, len(labels.array), step):
-            rows, columns = np.nonzero(labels.array[z] == k)
-            if len(rows):
-                found[k].append(labels.geometry.to_world(np.array([columns.mean(), rows.mean(), z])))
+def _landmarks(labels: Volume) -> dict[str, np.ndarray]:
+    """Places (mm) by which two bodies are laid on each other: middles of organs that hold still, lower ends of others."""
+    found = {f"middle {k}": middle for k, middle in _centres(labels).items() if k in _STILL}
+    for k in _ENDS:
+        slices = np.flatnonzero((labels.array == k).any((1, 2)))
+        if len(slices) and slices[0] > 0:
+            found[f"end {k}"] = _middle_on(labels, k, int(slices[0]))
     return found
+
+
+def _levels(labels: Volume, k: int) -> list[np.ndarray]:
+    """Middles (mm) of a long organ on slices `_LEVEL_MM` apart, from the lowest."""
+    slices = np.flatnonzero((labels.array == k).any((1, 2)))
+    return [_middle_on(labels, k, int(z)) for z in slices[:: max(1, round(_LEVEL_MM / labels.geometry.spacing[2]))]]
+
+
+def _middle_on(labels: Volume, k: int, z: int) -> np.ndarray:
+    rows, columns = np.nonzero(labels.array[z] == k)
+    return labels.geometry.to_world(np.array([columns.mean(), rows.mean(), z]))
 
 
 def _points(grid: Geometry) -> np.ndarray:

@@ -79,7 +79,7 @@ def mean_image(images: Sequence[WorkImage], transforms: Sequence[Transform], gri
 
 def _first_template(images: Sequence[WorkImage]) -> WorkImage:
     lengths = np.array([image.shape[0] * image.spacing for image in images])
-    widths = np.array([float(image.body().float().sum()) / image.shape[0] for image in images])
+    widths = np.array([float(image.body.float().sum()) / image.shape[0] for image in images])
     # Long scans carry the most anatomy; among those, the one of median girth.
     long = np.flatnonzero(lengths >= 0.85 * lengths.max())
     return images[int(long[np.abs(widths[long] - np.median(widths[long])).argmin()])]

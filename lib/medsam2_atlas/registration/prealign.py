@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ class ClassMaps:
     @classmethod
     def of(cls, image: WorkImage, spacing: float) -> ClassMaps:
         """Averages over cells of about `spacing` mm."""
-        body = image.body().float()
+        body = image.body.float()
         air, fat, soft, bone = hu_classes(image.hu) * body
         factor = max(1, round(spacing / image.spacing))
         maps = F.avg_pool3d(
@@ -40,6 +41,7 @@ class ClassMaps:
         origin = image.origin + (factor - 1) / 2 * image.spacing
         return cls(maps, valid, origin, factor * image.spacing)
 
+    @cached_property
     def outline(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Centre (world mm) and width (mm) of the body along x and y: medians over slices, each `[2]`."""
         inside = (self.maps[4] > 0.5) & (self.valid > 0.5)
@@ -73,8 +75,8 @@ def prealign(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) ->
 
 def _best_start(f: ClassMaps, m: ClassMaps, config: RegistrationConfig, turn: float) -> tuple[float, Affine]:
     """The best of all stretches and offsets along z, and its cost. turn: 1, or −1 for half a turn around z."""
-    centre_f, width_f = f.outline()
-    centre_m, width_m = m.outline()
+    centre_f, width_f = f.outline
+    centre_m, width_m = m.outline
     scale = (width_m / width_f).clamp(0.7, 1.4)
     step = f.spacing
     slices_f = f.maps.shape[1]

@@ -19,6 +19,8 @@ from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.files import replacing
 from medsam2_atlas.volume import Geometry
 
+_MANY_POINTS = 1 << 14
+
 
 class Map(Protocol):
     """One link of a chain."""
@@ -205,7 +207,11 @@ def sample(
 ) -> torch.Tensor:
     """Values `[c, ...]` of an image `[c, z, y, x]` on an axis-parallel isotropic grid at world points `[..., 3]`."""
     last = torch.tensor(image.shape[:0:-1], dtype=torch.float32) - 1
-    unit = (points - origin) / spacing / last.clamp(min=1) * 2 - 1
-    flat = unit.reshape(1, 1, 1, -1, 3) if points.dim() != 4 else unit[None]
-    values = F.grid_sample(image[None], flat, mode=mode, padding_mode=padding, align_corners=True)[0]
-    return values.reshape(image.shape[0], *points.shape[:-1])
+    unit = ((points - origin) / spacing / last.clamp(min=1) * 2 - 1).reshape(-1, 3)
+    count = len(unit)
+    parts = torch.get_num_threads() if count > _MANY_POINTS else 1  # torch shares this work out by images of a batch
+    unit = F.pad(unit, (0, 0, 0, -count % parts)).reshape(parts, 1, 1, -1, 3)
+    batch = image.expand(parts, *image.shape)
+    values = F.grid_sample(batch, unit, mode=mode, padding_mode=padding, align_corners=True)
+    flat = values.movedim(0, 1).reshape(image.shape[0], -1)[:, :count]
+    return flat.reshape(image.shape[0], *points.shape[:-1])

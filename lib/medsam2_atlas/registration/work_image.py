@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import SimpleITK as sitk
@@ -61,7 +62,7 @@ class WorkImage:
         hu = torch.from_numpy(sitk.GetArrayFromImage(coarse).astype(np.float32))
         valid = hu > -2e4
         work = cls(torch.where(valid, hu.clamp(-1024, 3071), AIR), valid, torch.tensor(origin, dtype=torch.float32), spacing)
-        if float(work.body().float().mean()) < 0.02:
+        if float(work.body.float().mean()) < 0.02:
             raise InputError(volume.source, "shows no body: hardly a voxel is denser than fat.", "Give a CT in HU.")
         return work
 
@@ -79,21 +80,23 @@ class WorkImage:
         if abs(spacing - self.spacing) < 1e-3:
             return self
         width = max(1, 2 * round((spacing / self.spacing - 1) / 2) + 1)
-        smooth = F.avg_pool3d(self.hu[None, None], width, 1, width // 2, count_include_pad=False)[0]
+        smooth = F.avg_pool3d(self._with_share()[None], width, 1, width // 2, count_include_pad=False)[0]
         shape = [max(2, int((n - 1) * self.spacing / spacing) + 1) for n in self.shape]
         points = grid_points(torch.Size(shape), self.origin, spacing)
-        valid = sample(self.valid.float()[None], points, self.origin, self.spacing)[0] > 0.5
-        return WorkImage(sample(smooth, points, self.origin, self.spacing)[0], valid, self.origin, spacing)
+        hu, valid = _of_share(sample(smooth, points, self.origin, self.spacing))
+        return WorkImage(hu, valid, self.origin, spacing)
 
     def warped(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """HU and validity at world points `[z, y, x, 3]`; air where this image has no voxel."""
-        hu = sample(self.hu[None], points, self.origin, self.spacing)[0]
-        valid = sample(self.valid.float()[None], points, self.origin, self.spacing, padding="zeros")[0] > 0.5
-        return torch.where(valid, hu, AIR), valid
+        return _of_share(sample(self._with_share(), points, self.origin, self.spacing, padding="zeros"))
+
+    def _with_share(self) -> torch.Tensor:
+        """`[2, z, y, x]`: HU above air where there are voxels, and 1 there. Means of both tell means of voxels alone."""
+        return torch.stack([(self.hu - AIR) * self.valid, self.valid.float()])
 
     def around_body(self, margin: float = 20.0) -> WorkImage:
         """The part that holds the body and `margin` mm around it: table and air cost time and tell nothing."""
-        box = occupied(self.body().numpy(), margin=round(margin / self.spacing))
+        box = occupied(self.body.numpy(), margin=round(margin / self.spacing))
         return self if box is None else self.cropped(box)
 
     def cropped(self, box: tuple[slice, ...]) -> WorkImage:
@@ -102,6 +105,7 @@ class WorkImage:
         shift = torch.tensor([x.start, y.start, z.start], dtype=torch.float32) * self.spacing
         return WorkImage(self.hu[box].clone(), self.valid[box].clone(), self.origin + shift, self.spacing)
 
+    @cached_property
     def body(self) -> torch.Tensor:
         """The largest connected thing denser than fat and lung, holes of each slice filled: without table and air."""
         dense = ndimage.binary_opening((self.hu > _BODY_HU).numpy(), iterations=1)
@@ -114,6 +118,13 @@ class WorkImage:
         for z in range(body.shape[0]):
             body[z] = ndimage.binary_fill_holes(body[z])
         return torch.from_numpy(body)
+
+
+def _of_share(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """HU of means of `WorkImage._with_share`, and where at least half of a mean was of voxels; air elsewhere."""
+    total, share = values
+    valid = share > 0.5
+    return torch.where(valid, total / share.clamp(min=0.5) + AIR, AIR), valid
 
 
 def hu_classes(hu: torch.Tensor) -> torch.Tensor:
