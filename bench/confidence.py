@@ -1,7 +1,7 @@
 """Calibrates the confidence of prompts on the rows of `bench/prompts.py --out`: `python bench/confidence.py ROWS.json...`
 
 Logistic regression of "the boxes overlap the true ones by half or more" on the evidence about each score map. Prints the
-weights for `configs/confidence.yaml`, and how good they are on targets that were left out of the fit in turn: area under the
+weights for `configs/confidence.yaml`, and how good they are on subjects that were left out of the fit in turn: area under the
 ROC curve, expected calibration error in five bins, and the share of good boxes in each bin.
 """
 
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from prompts import subject_of
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -28,9 +29,9 @@ def main() -> None:
     rows = [row for row in rows if row["method"] == "ours" and row["evidence"] and row["iou"]]
     features = np.array([[row["evidence"][name] for name in EVIDENCE] for row in rows])
     good = np.array([np.mean(row["iou"]) >= GOOD for row in rows])
-    targets = np.array([f"{row['set']}/{row['target']}" for row in rows])
+    subjects = np.array([f"{row['set']}/{subject_of(row['target'])}" for row in rows])
     model = LogisticRegression(C=3.0, max_iter=1000)
-    said = cross_val_predict(model, features, good, groups=targets, cv=LeaveOneGroupOut(), method="predict_proba")[:, 1]
+    said = cross_val_predict(model, features, good, groups=subjects, cv=LeaveOneGroupOut(), method="predict_proba")[:, 1]
     which = np.minimum((said * BINS).astype(int), BINS - 1)
     table = Table("confidence", "prompts", "mean confidence", "good boxes")
     error = 0.0
@@ -43,7 +44,7 @@ def main() -> None:
             error += abs(said[mine].mean() - good[mine].mean()) * mine.mean()
     console.print(table)
     area = roc_auc_score(good, said)
-    console.print(f"{len(rows)} prompts of {len(set(targets))} targets, each left out in turn: ", end="")
+    console.print(f"{len(rows)} prompts of {len(set(subjects))} subjects, each left out in turn: ", end="")
     console.print(f"area under the curve {area:.3f}, expected calibration error {error:.3f}")
     fitted = model.fit(features, good)
     weights = ", ".join(f"{name}: {w:.3f}" for name, w in zip(EVIDENCE, fitted.coef_[0], strict=True))
