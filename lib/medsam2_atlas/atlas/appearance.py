@@ -1,9 +1,9 @@
 """Score maps that have looked at the target: what registration proposes, the target's own intensities correct.
 
 Expectation-maximisation with a spatial prior, after Van Leemput et al. (IEEE TMI 1999) and Ashburner and Friston (NeuroImage
-2005): the registered score map is the prior; two histograms of HU, of the organ and of what is of no organ near it, are estimated
-from the target under the current posterior; prior and likelihoods give the next posterior. Nothing is trained, and an organ that
-looks like its surroundings stays where registration has put it, since its two histograms are alike.
+2005): the registered score map is the prior; two histograms of HU, of the organ and of what is of no organ near it, are
+estimated from the target under the current posterior; prior and likelihoods give the next posterior. Nothing is trained, and an
+organ that looks like its surroundings stays where registration has put it, since its two histograms are alike.
 
 Where no reference's field of view reaches, the prior is not 0 but unknown: it is carried on from the border, decaying, so that
 an organ that all references cut can still be followed in the target.
