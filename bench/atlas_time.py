@@ -1,7 +1,8 @@
 """Time and memory from a CT of 512 × 512 × 200 voxels to its prompts, with 15 and with 60 references: `make atlas-time`.
 
 The atlas is of three generated patients, copied until there are enough: what a reference costs does not depend on who it is.
-Each number of references has a process of its own, so that its peak memory is its own.
+Each run has a process of its own, so that its peak memory is its own; the numbers of references take turns, since machines are
+not always equally fast.
 """
 
 from __future__ import annotations
@@ -29,20 +30,17 @@ COUNTS, RUNS = (15, 60), 3
 
 
 def measure(folder: Path, count: int) -> tuple[float, float, float]:
-    """Median wall and processor seconds of a target, and the process' peak memory in GiB."""
+    """Wall and processor seconds of a target, and the process' peak memory in GiB."""
     torch.set_num_threads(2)
     atlas = Atlas.load(folder)
     references = [copy.deepcopy(atlas.references[n % len(atlas.references)]) for n in range(count)]
     atlas = replace(atlas, references=tuple(references))
     table, image = organ_table(), large_ct()
-    wall, cpu = [], []
-    for _ in range(RUNS):
-        began, used = time.perf_counter(), time.process_time()
-        prompts = prompts_from_scores(score_maps(image, atlas), table, table.indices, THREE)
-        wall.append(time.perf_counter() - began)
-        cpu.append(time.process_time() - used)
-        assert len(prompts.prompts) > 10
-    return float(np.median(wall)), float(np.median(cpu)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    began, used = time.perf_counter(), time.process_time()
+    prompts = prompts_from_scores(score_maps(image, atlas), table, table.indices, THREE)
+    wall, cpu = time.perf_counter() - began, time.process_time() - used
+    assert len(prompts.prompts) > 10
+    return wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:
@@ -50,9 +48,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         write_dataset(Path(name) / "references", 3, 4715, spacing=3.0)
         build_atlas(find_references(Path(name) / "references")).save(Path(name) / "atlas")
-        for count in COUNTS:
+        found: dict[int, list[tuple[float, float, float]]] = {count: [] for count in COUNTS}
+        for count in COUNTS * RUNS:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                wall, cpu, peak = pool.apply(measure, (Path(name) / "atlas", count))
+                found[count].append(pool.apply(measure, (Path(name) / "atlas", count)))
+        for count, runs in found.items():
+            wall, cpu, peak = np.median(runs, axis=0)
             table.add_row(str(count), f"{wall:.1f}", f"{cpu:.1f}", f"{peak:.2f}")
     console.print(table)
 
