@@ -1,6 +1,7 @@
 """Time and memory from a CT of 512 × 512 × 200 voxels to its prompts, with 15 and with 60 references: `make atlas-time`.
 
-The atlas is of three generated patients, copied until there are enough: what a reference costs does not depend on who it is.
+The atlas is of three generated patients, copied until there are enough: what is compared is how many there are to choose from,
+not who votes, and the correction by intensities takes longer for some voters than for others.
 Each run has a process of its own, so that its peak memory is its own; the numbers of references take turns, since machines are
 not always equally fast.
 """

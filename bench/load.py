@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from app.running import server, server_process
 from medsam2_atlas.console import console
 
-sys.setswitchinterval(0.0005)
+sys.setswitchinterval(0.0005)  # as the server: else twenty threads of one script wait for each other, not for the server
 ANNOTATORS, SECONDS, CASES = 20, float(sys.argv[1]) if len(sys.argv) > 1 else 180.0, 8
 
 

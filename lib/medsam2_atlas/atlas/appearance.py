@@ -32,10 +32,12 @@ _LEAST_PRIOR = 0.02
 _MOST_PRIOR = 0.97
 _NEAR = 0.01
 _MOST_THINNED = 3.0
+"""How far a prior that spreading has thinned out is raised again."""
 _BELONGS = 0.25
 _CUT = 0.2
 _LOGIT = 12.0
 _PIECE = 0.25
+"""Share of the surest piece's score from which on another one stays."""
 
 
 class AppearanceConfig(BaseModel):

@@ -20,6 +20,7 @@ from medsam2_atlas.files import replacing
 from medsam2_atlas.volume import Geometry
 
 _MANY_POINTS = 1 << 14
+"""From how many on threads share them: fewer are sampled sooner than shared out."""
 
 
 class Map(Protocol):
