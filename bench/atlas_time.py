@@ -1,7 +1,7 @@
 """Time and memory from a CT of 512 × 512 × 200 voxels to its prompts, with 15 and with 60 references: `make atlas-time`.
 
-The atlas is of three generated patients, copied until there are enough: what is compared is how many there are to choose from,
-not who votes, and the correction by intensities takes longer for some voters than for others.
+The atlas is of 15 generated patients. Further references are copies that look like nobody (their thumbnails are noise), so
+that the same 15 vote for every target: what is compared is how many there are to choose from, not who votes.
 Each run has a process of its own, so that its peak memory is its own; the numbers of references take turns, since machines are
 not always equally fast.
 """
@@ -21,21 +21,20 @@ import torch
 from large_ct import SIZE, large_ct
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas, build_atlas, find_references, score_maps
+from medsam2_atlas.atlas import Atlas, Reference, build_atlas, find_references, score_maps
 from medsam2_atlas.console import console
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.phantoms import write_dataset
 from medsam2_atlas.prompting import THREE, prompts_from_scores
 
-COUNTS, RUNS = (15, 60), 3
+PATIENTS, COUNTS, RUNS = 15, (15, 60), 3
 
 
 def measure(folder: Path, count: int) -> tuple[float, float, float]:
     """Wall and processor seconds of a target, and the process' peak memory in GiB."""
     torch.set_num_threads(2)
     atlas = Atlas.load(folder)
-    references = [copy.deepcopy(atlas.references[n % len(atlas.references)]) for n in range(count)]
-    atlas = replace(atlas, references=tuple(references))
+    atlas = replace(atlas, references=(*atlas.references, *_strangers(atlas, count - PATIENTS)))
     table, image = organ_table(), large_ct()
     began, used = time.perf_counter(), time.process_time()
     prompts = prompts_from_scores(score_maps(image, atlas), table, table.indices, THREE)
@@ -44,10 +43,17 @@ def measure(folder: Path, count: int) -> tuple[float, float, float]:
     return wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def _strangers(atlas: Atlas, count: int) -> list[Reference]:
+    """Copies of the atlas' references that are never chosen."""
+    generator = np.random.default_rng(0)
+    copies = [copy.deepcopy(atlas.references[n % PATIENTS]) for n in range(count)]
+    return [replace(r, thumbnail=generator.normal(0, 100, r.thumbnail.shape).astype(r.thumbnail.dtype)) for r in copies]
+
+
 def main() -> None:
     table = Table("references", "wall s", "processor s", "peak GiB", title=f"{SIZE} voxels to prompts, median of {RUNS}")
     with tempfile.TemporaryDirectory() as name:
-        write_dataset(Path(name) / "references", 3, 4715, spacing=3.0)
+        write_dataset(Path(name) / "references", PATIENTS, 4715, spacing=4.0)
         build_atlas(find_references(Path(name) / "references")).save(Path(name) / "atlas")
         found: dict[int, list[tuple[float, float, float]]] = {count: [] for count in COUNTS}
         for count in COUNTS * RUNS:

@@ -11,8 +11,9 @@ an organ that all references cut can still be followed in the target.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
 from medsam2_atlas.atlas.maps import ScoreMap, ScoreMaps
+from medsam2_atlas.masks import occupied
 from medsam2_atlas.volume import Volume
 
 _LOW_HU, _HIGH_HU, _BINS = -160.0, 350.0, 60
@@ -31,6 +33,8 @@ _LEAST_SHARE = 1e-3
 _LEAST_PRIOR = 0.02
 _MOST_PRIOR = 0.97
 _NEAR = 0.01
+_MARGIN = 4
+"""Voxels around what is near: filters reach a little further."""
 _MOST_THINNED = 3.0
 """How far a prior that spreading has thinned out is raised again."""
 _BELONGS = 0.25
@@ -55,7 +59,7 @@ class AppearanceConfig(BaseModel):
     reach: float = Field(100.0, gt=0, description="mm; how far beyond them an organ is followed")
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Organ:
     """An organ under way. All arrays over `box` of the reduced grid; prior and evidence as log odds."""
 
@@ -79,26 +83,36 @@ def corrected(scores: ScoreMaps, target: Volume, known: ScoreMap, config: Appear
     if config.rounds == 0:
         return scores
     shape, spacing = scores.reduced_shape, scores.reduced_spacing
-    pixels = F.avg_pool2d(torch.from_numpy(target.array.clip(_LOW_HU, _HIGH_HU)), scores.stride, ceil_mode=True).numpy()
-    smooth = ndimage.gaussian_filter(pixels, _PIXEL_BLUR / spacing)
-    bins = np.minimum((smooth - _LOW_HU) * (_BINS / (_HIGH_HU - _LOW_HU)), _BINS - 1).astype(np.uint8)
+    bins = _bins(target, scores)
     seen = np.zeros(shape, bool)
     seen[known.spans] = known.values > 127
-    started = {k: _start(score, seen, spacing, config) for k, score in scores.maps.items() if score.values.size}
-    organs = {k: organ for k, organ in started.items() if organ is not None}
-    for turn in range(config.rounds):
-        nothing = np.ones(shape, np.float32)  # probability that a voxel is of no organ
-        for organ in organs.values():
-            nothing[organ.box] -= organ.posterior
-        total = np.ones(shape, np.float32)  # odds of the background, then of all
-        odds = {}
-        for k, organ in organs.items():
-            around = np.maximum(nothing[organ.box], 0)
-            odds[k] = _odds(organ, around, bins[organ.box], spacing, config, known_only=turn == 0)
-            total[organ.box] += odds[k]
-        for k, organ in organs.items():
-            organ.posterior = _main_pieces(odds.pop(k) / total[organ.box], organ.seed, _BELONGS)
-    return replace(scores, maps={**scores.maps, **_finished(scores.maps, organs, spacing, config)})
+    names = [k for k, score in scores.maps.items() if score.values.size]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        started = pool.map(lambda k: _start(scores.maps[k], seen, spacing, config), names)
+        organs = {k: organ for k, organ in zip(names, started, strict=True) if organ is not None}
+        for turn in range(config.rounds):
+            nothing = np.ones(shape, np.float32)  # probability that a voxel is of no organ
+            for organ in organs.values():
+                nothing[organ.box] -= organ.posterior
+            estimate = partial(_odds, nothing=nothing, bins=bins, spacing=spacing, config=config, known_only=turn == 0)
+            odds = list(pool.map(estimate, organs.values()))
+            total = np.ones(shape, np.float32)  # odds of the background, then of all
+            for organ, own in zip(organs.values(), odds, strict=True):
+                total[organ.box] += own
+            posteriors = pool.map(partial(_posterior, total=total), organs.values(), odds)
+            organs = {k: replace(organ, posterior=p) for (k, organ), p in zip(organs.items(), posteriors, strict=True)}
+        finished = pool.map(lambda k: _finished(scores.maps[k], organs[k], spacing, config), organs)
+        return replace(scores, maps={**scores.maps, **dict(zip(organs, finished, strict=True))})
+
+
+def _bins(target: Volume, scores: ScoreMaps) -> np.ndarray:
+    """Each reduced pixel's place in the histograms."""
+    pixels = torch.from_numpy(target.array).clamp(_LOW_HU, _HIGH_HU)
+    reduced = F.avg_pool2d(pixels, scores.stride, ceil_mode=True).numpy()
+    smooth = ndimage.gaussian_filter(reduced, _PIXEL_BLUR / scores.reduced_spacing, output=reduced)
+    scaled = (smooth - _LOW_HU) * np.float32(_BINS / (_HIGH_HU - _LOW_HU))
+    result: np.ndarray = np.minimum(scaled, _BINS - 1).astype(np.uint8)
+    return result
 
 
 def _start(score: ScoreMap, seen: np.ndarray, spacing: np.ndarray, config: AppearanceConfig) -> _Organ | None:
@@ -113,24 +127,36 @@ def _start(score: ScoreMap, seen: np.ndarray, spacing: np.ndarray, config: Appea
     prior = ndimage.gaussian_filter(seed, spread)
     if cut:
         share = ndimage.gaussian_filter(known.astype(np.float32), spread)
-        away, nearest = ndimage.distance_transform_edt(~known, sampling=spacing, return_indices=True)
         prior = np.where(known, prior / np.maximum(share, 0.3), 0)
-        prior = np.where(known, prior, prior[tuple(nearest)] * np.exp(-away / config.decay)).astype(np.float32)
+        prior = np.where(known, prior, _carried_on(prior, known, spacing, config.decay))
     highest = float(prior.max())
     if highest <= _LEAST_PRIOR:
         return None
     near = prior > _NEAR * highest
     # Spreading thins out what is thin: a vein would lose to the liver around it before anything was compared.
     prior = prior * min(_MOST_THINNED, float(seed.max()) / highest)
-    prior = np.clip(prior, 1e-4, _MOST_PRIOR)
+    part = occupied(near, margin=_MARGIN)
+    assert part is not None, "the highest prior is near"
+    box = tuple(slice(b.start + p.start, b.start + p.stop) for b, p in zip(box, part, strict=True))
+    prior, near, seed, known = np.clip(prior[part], 1e-4, _MOST_PRIOR), near[part], seed[part], known[part]
     return _Organ(box, seed, np.log(prior / (1 - prior)), near, known, seed)
 
 
+def _carried_on(prior: np.ndarray, known: np.ndarray, spacing: np.ndarray, decay: float) -> np.ndarray:
+    """Each voxel's nearest known prior, less the further that is; looked up for every second pixel."""
+    rough = prior[:, ::2, ::2]
+    steps = spacing * [1, 2, 2]
+    away, nearest = ndimage.distance_transform_edt(~known[:, ::2, ::2], sampling=steps, return_indices=True)
+    carried = (rough[tuple(nearest)] * np.exp(-away / decay)).astype(np.float32)
+    return carried.repeat(2, 1).repeat(2, 2)[:, : prior.shape[1], : prior.shape[2]]
+
+
 def _odds(
-    organ: _Organ, around: np.ndarray, bins: np.ndarray, spacing: np.ndarray, config: AppearanceConfig, known_only: bool
+    organ: _Organ, nothing: np.ndarray, bins: np.ndarray, spacing: np.ndarray, config: AppearanceConfig, known_only: bool
 ) -> np.ndarray:
     """Of the organ against what is of no organ near it."""
     counted = organ.near & organ.known if known_only else organ.near
+    around, bins = np.maximum(nothing[organ.box], 0), bins[organ.box]
     values = bins[counted]
     inside, outside = (
         ndimage.gaussian_filter1d(np.bincount(values, weights[counted], _BINS), _BIN_BLUR)
@@ -143,32 +169,35 @@ def _odds(
     return odds
 
 
-def _finished(
-    maps: Mapping[int, ScoreMap], organs: Mapping[int, _Organ], spacing: np.ndarray, config: AppearanceConfig
-) -> dict[int, ScoreMap]:
+def _posterior(organ: _Organ, odds: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Of the organ's odds among all of them, its main pieces."""
+    return _main_pieces(odds / total[organ.box], organ.seed, _BELONGS)
+
+
+def _finished(score: ScoreMap, organ: _Organ, spacing: np.ndarray, config: AppearanceConfig) -> ScoreMap:
     """Leaks that are thin for an organ's size are rounded off."""
-    result = {}
-    for k, organ in organs.items():
-        size = float((organ.posterior > 0.5).sum() * spacing.prod()) ** (1 / 3)
-        smooth = ndimage.gaussian_filter(organ.posterior, config.rounding * size / spacing)
-        if smooth.max() > 0.5:
-            organ.posterior = _main_pieces(smooth, organ.seed, 0.5)
-        z, y, x = (span.start for span in organ.box)
-        result[k] = replace(maps[k], values=np.rint(organ.posterior * 255).astype(np.uint8), low=(z, y, x))
-    return result
+    posterior = organ.posterior
+    size = float((posterior > 0.5).sum() * spacing.prod()) ** (1 / 3)
+    smooth = ndimage.gaussian_filter(posterior, config.rounding * size / spacing)
+    if smooth.max() > 0.5:
+        posterior = _main_pieces(smooth, organ.seed, 0.5)
+    z, y, x = (span.start for span in organ.box)
+    return replace(score, values=np.rint(posterior * 255).astype(np.uint8), low=(z, y, x))
 
 
 def _main_pieces(posterior: np.ndarray, seed: np.ndarray, threshold: float) -> np.ndarray:
     """Of the pieces above a threshold, the one that registration is surest of stays, and those that come close to it: a vessel
     or a pancreas that falls in two stays whole. The others fall below the threshold.
     """
-    pieces, count = ndimage.label(posterior > threshold)
+    inside = posterior > threshold
+    pieces, count = ndimage.label(inside)
     if count < 2:
         return posterior
-    mass = np.bincount(pieces.ravel(), (posterior * np.maximum(seed, 0.01) ** 2).ravel())
-    mass[0] = 0
-    stray = (pieces > 0) & (mass < _PIECE * mass.max())[pieces]
-    result: np.ndarray = np.where(stray, np.minimum(posterior, threshold / 2), posterior)
+    found = pieces[inside]
+    mass = np.bincount(found, posterior[inside] * np.maximum(seed[inside], 0.01) ** 2)
+    stray = mass < _PIECE * mass.max()
+    result = posterior.copy()
+    result[inside] = np.where(stray[found], threshold / 2, posterior[inside])
     return result
 
 

@@ -12,6 +12,9 @@ from medsam2_atlas.registration.work_image import WorkImage, hu_classes
 _LEVELS = ((9.0, 0.02), (6.0, 0.008))
 """Spacing (mm) and learning rate of each level."""
 
+_POINTS = 40_000
+"""About so many are enough for twelve parameters."""
+
 
 def refine_affine(
     fixed: WorkImage, moving: WorkImage, start: Affine, config: RegistrationConfig, progress: Progress = silent
@@ -28,10 +31,11 @@ def _channels(hu: torch.Tensor) -> torch.Tensor:
 
 
 def _descend(fixed: WorkImage, moving: WorkImage, start: Affine, steps: int, rate: float, progress: Progress) -> Affine:
-    wanted, offered = _channels(fixed.hu), _channels(moving.hu)
+    n = max(1, round((fixed.hu.numel() / _POINTS) ** (1 / 3)))
+    wanted, offered = _channels(fixed.hu[::n, ::n, ::n]), _channels(moving.hu)
     with_valid = torch.cat([offered, moving.valid.float()[None]])
-    seen = fixed.valid.float()
-    points = fixed.points()
+    seen = fixed.valid[::n, ::n, ::n].float()
+    points = fixed.points()[::n, ::n, ::n]
     middle = points.reshape(-1, 3).mean(0)
     centred = points - middle
     # The matrix changes by half a unit and the shift by 100 mm per unit of a parameter: similar effect at the rim.

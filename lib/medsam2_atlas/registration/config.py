@@ -23,7 +23,7 @@ class RegistrationConfig(BaseModel):
     cell: int = Field(4, ge=1, description="voxels per cell of the discrete search")
     reach: int = Field(3, ge=0, description="cells searched to each side; 0 leaves the discrete stage out")
     adam_steps: int = Field(60, ge=0, description="steps of the continuous refinement")
-    smoothness: float = Field(2.0, ge=0, description="weight of the displacement's squared gradient")
+    smoothness: float = Field(1.0, ge=0, description="weight of the displacement's squared gradient")
     class_weight: float = Field(2.0, ge=0, description="weight of HU-class maps beside the MIND descriptor")
 
 

@@ -15,6 +15,8 @@ from medsam2_atlas.registration.work_image import WorkImage, hu_classes
 
 _CHANNEL_WEIGHTS = torch.tensor([1.0, 1.0, 1.0, 2.0, 0.5]).view(-1, 1, 1, 1)
 _LEAST_OVERLAP = 0.35
+_PIXELS = 2
+"""Every second row and column is compared: a place along z shows in any of them."""
 _TURNED = 0.8
 """Share of the upright cost below which half a turn is believed: few files are that wrong."""
 
@@ -80,7 +82,8 @@ def _best_start(f: ClassMaps, m: ClassMaps, config: RegistrationConfig, turn: fl
     scale = (width_m / width_f).clamp(0.7, 1.4)
     step = f.spacing
     slices_f = f.maps.shape[1]
-    plane = grid_points(torch.Size([1, *f.maps.shape[2:]]), f.origin, step)[0, ..., :2]
+    maps_f, valid_f = (values[..., ::_PIXELS, ::_PIXELS] for values in (f.maps, f.valid > 0.5))
+    plane = grid_points(torch.Size([1, *f.maps.shape[2:]]), f.origin, step)[0, ::_PIXELS, ::_PIXELS, :2]
     plane = (plane - centre_f) * scale * turn + centre_m
     reach_m = (m.maps.shape[1] - 1) * m.spacing
     best: tuple[float, float, int] | None = None
@@ -98,8 +101,8 @@ def _best_start(f: ClassMaps, m: ClassMaps, config: RegistrationConfig, turn: fl
             overlap = last - first
             if overlap < max(4, _LEAST_OVERLAP * min(slices_f, slices_m)):
                 continue
-            a, b = f.maps[:, first:last], q[:, first - lag : last - lag]
-            seen = (f.valid[first:last] > 0.5) & (q_valid[first - lag : last - lag] > 0.5)
+            a, b = maps_f[:, first:last], q[:, first - lag : last - lag]
+            seen = valid_f[first:last] & (q_valid[first - lag : last - lag] > 0.5)
             counted = (torch.maximum(a[4], b[4]) > 0.3) & seen
             if not counted.any():
                 continue

@@ -50,6 +50,7 @@ class WorkImage:
                 f"spans only {(high - low).min():.0f} mm along one axis.",
                 f"Registration needs at least {_SHORTEST_MM:.0f} mm of the trunk.",
             )
+        fine = sitk.BinShrink(fine, [max(1, int(spacing / 2 / step)) for step in fine.GetSpacing()])
         for axis, step in enumerate(fine.GetSpacing()):
             if step < 0.75 * spacing:  # SimpleITK's resampling does not smooth by itself
                 fine = sitk.RecursiveGaussian(fine, 0.4 * spacing, direction=axis)
