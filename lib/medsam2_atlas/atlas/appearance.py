@@ -107,7 +107,7 @@ def corrected(scores: ScoreMaps, target: Volume, known: ScoreMap, config: Appear
 
 def _bins(target: Volume, scores: ScoreMaps) -> np.ndarray:
     """Each reduced pixel's place in the histograms."""
-    pixels = torch.from_numpy(target.array).clamp(_LOW_HU, _HIGH_HU)
+    pixels = torch.from_numpy(np.ascontiguousarray(target.array)).clamp(_LOW_HU, _HIGH_HU)
     reduced = F.avg_pool2d(pixels, scores.stride, ceil_mode=True).numpy()
     smooth = ndimage.gaussian_filter(reduced, _PIXEL_BLUR / scores.reduced_spacing, output=reduced)
     scaled = (smooth - _LOW_HU) * np.float32(_BINS / (_HIGH_HU - _LOW_HU))
@@ -138,7 +138,7 @@ def _start(score: ScoreMap, seen: np.ndarray, spacing: np.ndarray, config: Appea
     part = occupied(near, margin=_MARGIN)
     assert part is not None, "the highest prior is near"
     box = tuple(slice(b.start + p.start, b.start + p.stop) for b, p in zip(box, part, strict=True))
-    prior, near, seed, known = np.clip(prior[part], 1e-4, _MOST_PRIOR), near[part], seed[part], known[part]
+    prior, near, seed, known = np.clip(prior[part], 1e-4, _MOST_PRIOR), near[part].copy(), seed[part].copy(), known[part].copy()
     return _Organ(box, seed, np.log(prior / (1 - prior)), near, known, seed)
 
 
