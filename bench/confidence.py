@@ -1,8 +1,8 @@
 """Calibrates the confidence of prompts on the rows of `bench/prompts.py --out`: `python bench/confidence.py ROWS.json...`
 
 Logistic regression of "the boxes overlap the true ones by half or more" on the evidence about each score map. Prints the
-weights for `configs/confidence.yaml`, and how good they are on subjects that were left out of the fit in turn: area under the
-ROC curve, expected calibration error in five bins, and the share of good boxes in each bin.
+weights for `configs/confidence.yaml`, and how good they are on subjects that were left out of the fit in turn, beside those
+that the rows were made with: area under the ROC curve, expected calibration error in five bins, share of good boxes in each.
 """
 
 from __future__ import annotations
@@ -32,8 +32,17 @@ def main() -> None:
     subjects = np.array([f"{row['set']}/{subject_of(row['target'])}" for row in rows])
     model = LogisticRegression(C=3.0, max_iter=1000)
     said = cross_val_predict(model, features, good, groups=subjects, cv=LeaveOneGroupOut(), method="predict_proba")[:, 1]
+    show(f"fitted anew, each of {len(set(subjects))} subjects left out in turn", said, good)
+    show("as the rows have it", np.array([row["confidence"] for row in rows]), good)
+    fitted = model.fit(features, good)
+    weights = ", ".join(f"{name}: {w:.3f}" for name, w in zip(EVIDENCE, fitted.coef_[0], strict=True))
+    console.print(f"bias: {fitted.intercept_[0]:.3f}\nweights: {{{weights}}}")
+
+
+def show(title: str, said: np.ndarray, good: np.ndarray) -> None:
+    """How well confidences tell good boxes."""
     which = np.minimum((said * BINS).astype(int), BINS - 1)
-    table = Table("confidence", "prompts", "mean confidence", "good boxes")
+    table = Table("confidence", "prompts", "mean confidence", "good boxes", title=title)
     error = 0.0
     for n in range(BINS):
         mine = which == n
@@ -44,11 +53,7 @@ def main() -> None:
             error += abs(said[mine].mean() - good[mine].mean()) * mine.mean()
     console.print(table)
     area = roc_auc_score(good, said)
-    console.print(f"{len(rows)} prompts of {len(set(subjects))} subjects, each left out in turn: ", end="")
-    console.print(f"area under the curve {area:.3f}, expected calibration error {error:.3f}")
-    fitted = model.fit(features, good)
-    weights = ", ".join(f"{name}: {w:.3f}" for name, w in zip(EVIDENCE, fitted.coef_[0], strict=True))
-    console.print(f"bias: {fitted.intercept_[0]:.3f}\nweights: {{{weights}}}")
+    console.print(f"{len(said)} prompts: area under the curve {area:.3f}, expected calibration error {error:.3f}")
 
 
 if __name__ == "__main__":
