@@ -1,0 +1,115 @@
+"""Jobs of the real server: nobody waits for them, they can be followed and cancelled, and the queue has an end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import requests
+
+
+def until(happened: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while True:
+        found = happened()
+        if found:
+            return found
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def begin(url: str, study: str = "first", model: str = "medsam2_atlas", name: str = "", **params: Any) -> dict[str, Any]:
+    """A job that nobody waits for. Its weights of options make it one that is not in the cache."""
+    answer = requests.post(
+        f"{url}/infer/{model}",
+        {"params": json.dumps(params)},
+        params={"image": study, "wait": "false"},
+        headers={"X-Request-ID": name} if name else {},
+    )
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    assert answer.headers["Location"] == f"/jobs/{job['id']}"
+    return job
+
+
+def state(url: str, job: dict[str, Any]) -> dict[str, Any]:
+    about: dict[str, Any] = requests.get(f"{url}/jobs/{job['id']}").json()
+    return about
+
+
+def test_a_running_model_keeps_nobody_waiting_and_stops_when_it_is_cancelled(url: str) -> None:
+    job = begin(url, name="my-job-1", strategy="D")
+    assert job["id"] == "my-job-1"
+    running = until(lambda: (about := state(url, job))["state"] == "running" and about["stage"] and about)
+    assert running["kind"] == "medsam2_atlas"
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        assert requests.get(f"{url}/info/").status_code == 200
+        times.append(time.perf_counter() - began)
+    assert state(url, job)["state"] == "running"
+    assert sorted(times)[10] < 0.5  # it would be the rest of the run
+    waiting = begin(url, "second")
+    assert state(url, waiting)["position"] == 1
+    until(lambda: state(url, job)["stage"] == "propagation" and state(url, job)["organs"], 120)
+    began = time.perf_counter()
+    requests.delete(f"{url}/jobs/{job['id']}")
+    requests.delete(f"{url}/jobs/{waiting['id']}")
+    until(lambda: state(url, job)["state"] == "cancelled")
+    assert time.perf_counter() - began < 5
+    assert state(url, waiting)["state"] == "cancelled"
+    assert "registration" in state(url, job)["stage_seconds"]
+    assert requests.get(f"{url}/jobs/{job['id']}/result").status_code == 409
+
+
+def test_events_follow_a_job_to_its_end_and_its_result_can_be_fetched(url: str) -> None:
+    job = begin(url, model="unet_3d", organs="liver")
+    events = []
+    with requests.get(f"{url}/jobs/{job['id']}/events", stream=True, timeout=120) as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        events = [json.loads(line[6:]) for line in stream.iter_lines(decode_unicode=True) if line.startswith("data: ")]
+    assert events[-1]["state"] == "done"
+    assert [e["revision"] for e in events] == sorted(e["revision"] for e in events)
+    for _ in range(2):
+        result = requests.get(f"{url}/jobs/{job['id']}/result", params={"output": "image"})
+        assert result.status_code == 200
+        assert len(result.content) > 200
+
+
+def test_a_full_queue_says_when_to_come_back(url: str) -> None:
+    jobs = [begin(url, strategy="D", organs=organ) for organ in ("liver", "spleen")]
+    until(lambda: state(url, jobs[0])["state"] == "running")
+    jobs.append(begin(url, strategy="D", organs="aorta"))
+    answer = requests.post(f"{url}/infer/medsam2_atlas", params={"image": "first", "wait": "false"})
+    assert answer.status_code == 429
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert "Try again" in answer.json()["error"]["remedy"]
+    for job in reversed(jobs):
+        requests.delete(f"{url}/jobs/{job['id']}")
+    until(lambda: state(url, jobs[0])["state"] == "cancelled")
+
+
+def test_a_client_that_goes_away_frees_its_place(url: str) -> None:
+    with pytest.raises(requests.Timeout):
+        requests.post(
+            f"{url}/infer/medsam2_atlas", params={"image": "second"}, headers={"X-Request-ID": "gone"}, timeout=(5, 1.5)
+        )
+    until(lambda: requests.get(f"{url}/jobs/gone").json()["state"] == "cancelled")
+
+
+def test_what_is_stored_is_given_at_once_even_while_another_model_runs(url: str) -> None:
+    first = requests.post(f"{url}/infer/unet_3d", params={"image": "first", "output": "json"})
+    assert first.status_code == 200, first.text
+    if "X-Job-ID" in first.headers:  # another test may have filled the cache
+        answer = requests.get(f"{url}/jobs/{first.headers['X-Job-ID']}/result")
+        assert answer.status_code == 404
+        assert "fetched already" in answer.json()["detail"]
+    job = begin(url, "second", strategy="D")
+    until(lambda: state(url, job)["state"] == "running")
+    again = requests.post(f"{url}/infer/unet_3d", params={"image": "first", "output": "json"})
+    assert again.json()["report"]["from_cache"] is True
+    assert state(url, job)["state"] == "running"
+    requests.delete(f"{url}/jobs/{job['id']}")
