@@ -33,7 +33,7 @@ from medsam2_atlas.atlas import (
 )
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.evaluation import dice_per_organ, prompt_errors
-from medsam2_atlas.files import write_json
+from medsam2_atlas.files import replacing, write_json
 from medsam2_atlas.fusion import fuse_scores
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.masks import without_specks
@@ -256,13 +256,15 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as name:
         work = given.work or Path(name)
+        work.mkdir(parents=True, exist_ok=True)
         for kind in given.sets.split(","):
             if kind in ("anatomy", "pair") and not REAL.is_dir():
                 console.print(f"{kind}: left out, there are no real CTs beside the checkout")
                 continue
             folder = work / kind if kind in makers else Path(kind)
             if kind in makers and not folder.exists():
-                makers[kind](folder)
+                with replacing(folder) as part:  # a set that was broken off would pass for a whole one
+                    makers[kind](part)
             files = find_references(folder)
             targets = []
             with bars() as progress:

@@ -97,6 +97,18 @@ def test_an_organ_that_all_references_cut_is_followed_beyond_their_fields_of_vie
     assert dice(mask_of(corrected(registered, ct((truth, 110)), known, CONFIG), 6), truth) > 0.93
 
 
+def test_a_small_end_of_a_vessel_stays_and_what_lies_beside_it_goes() -> None:
+    vessel = np.zeros(SHAPE, bool)
+    vessel[14:36, 22:29, 27:34] = True
+    end, beside = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
+    end[5:10, 23:28, 28:33] = True
+    beside[20:25, 23:28, 12:17] = True
+    registered = maps_of(k9=0.9 * vessel + 0.7 * (end | beside))
+    found = mask_of(corrected(registered, ct((vessel | end | beside, 110)), EVERYWHERE, CONFIG), 9)
+    assert found[end].mean() > 0.8
+    assert not found[beside].any()
+
+
 def test_no_rounds_leave_the_published_maps() -> None:
     registered = maps_of(k6=ball(20, 25, 30, 10) * 0.7)
     found = corrected(registered, ct(), EVERYWHERE, CONFIG.model_copy(update={"rounds": 0}))

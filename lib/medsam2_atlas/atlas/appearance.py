@@ -42,6 +42,10 @@ _CUT = 0.2
 _LOGIT = 12.0
 _PIECE = 0.25
 """Share of the surest piece's score from which on another one stays."""
+_LESSER_PIECE = 0.02
+"""The same for one that lies above or below the others."""
+_BESIDE = 0.3
+"""Share of its slices from which on a piece lies beside the others, not above or below them."""
 
 
 class AppearanceConfig(BaseModel):
@@ -186,18 +190,27 @@ def _finished(score: ScoreMap, organ: _Organ, spacing: np.ndarray, config: Appea
 
 
 def _main_pieces(posterior: np.ndarray, seed: np.ndarray, threshold: float) -> np.ndarray:
-    """Of the pieces above a threshold, the one that registration is surest of stays, and those that come close to it: a vessel
-    or a pancreas that falls in two stays whole. The others fall below the threshold.
+    """Of the pieces above a threshold, the one that registration is surest of stays, those that come close to it, and lesser
+    ones in slices that those do not reach: a vessel or a pancreas that falls apart stays whole. The others fall below it.
     """
     inside = posterior > threshold
     pieces, count = ndimage.label(inside)
     if count < 2:
         return posterior
     found = pieces[inside]
-    mass = np.bincount(found, posterior[inside] * np.maximum(seed[inside], 0.01) ** 2)
-    stray = mass < _PIECE * mass.max()
+    share = np.bincount(found, posterior[inside] * np.maximum(seed[inside], 0.01) ** 2)
+    share /= share.max()
+    stays = share >= _PIECE
+    spans = [box[0] for box in ndimage.find_objects(pieces)]
+    taken = np.zeros(len(posterior), bool)
+    for piece in np.argsort(-share):
+        if share[piece] < _LESSER_PIECE:
+            break
+        span = spans[piece - 1]
+        stays[piece] |= taken[span].mean() < _BESIDE
+        taken[span] |= stays[piece]
     result = posterior.copy()
-    result[inside] = np.where(stray[found], threshold / 2, posterior[inside])
+    result[inside] = np.where(stays[found], posterior[inside], threshold / 2)
     return result
 
 

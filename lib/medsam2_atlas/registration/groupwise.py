@@ -29,7 +29,7 @@ class CommonSpace:
 
 
 def build_common_space(
-    images: Sequence[WorkImage], config: RegistrationConfig, rounds: int = 2, progress: Progress = silent
+    images: Sequence[WorkImage], config: RegistrationConfig, rounds: int = 3, progress: Progress = silent
 ) -> CommonSpace:
     """Registers images together.
 
