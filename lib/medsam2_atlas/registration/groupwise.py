@@ -40,7 +40,8 @@ def build_common_space(
     Args:
         images: at least one, all at `config.spacing` or finer.
         config: registration parameters.
-        rounds: the affine round and the deformable ones, at least one in all.
+        rounds: the affine round and the deformable ones, at least one in all. The mean of affine maps is blurred; that of the
+            first deformable round is sharper, and what follows fits it better.
         progress: told the share done.
     """
     images = [image.at_spacing(config.spacing) for image in images]
