@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from medsam2_atlas.errors import NotFoundError
 from medsam2_atlas.jobs import CancelledError, Job, JobQueue, QueueFullError
 from medsam2_atlas.progress import current, part, reporting
+from waiting import until
 
 
 @pytest.fixture
@@ -37,13 +38,6 @@ class Gate:
         return "through"
 
 
-def until(happened: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 10
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_jobs_are_done_in_turn_and_tell_their_place(queue: JobQueue) -> None:
     gate = Gate()
     first = queue.submit("unet_3d", "a", gate, name="mine")
@@ -56,7 +50,7 @@ def test_jobs_are_done_in_turn_and_tell_their_place(queue: JobQueue) -> None:
     gate.open.set()
     assert [job.outcome.result(10) for job in (first, second, third)] == ["through", "second", "third"]
     about = queue.describe(first)
-    until(lambda: queue.describe(first)["state"] == "done")
+    until(lambda: queue.describe(first)["state"] == "done", 10)
     assert (about["state"], about["stage"], about["share"], about["organs"]) == ("done", "leaving", 1.0, {"6": 0.75})
     assert set(about["stage_seconds"]) == {"waiting", "leaving"}
 
@@ -110,7 +104,7 @@ def test_what_old_jobs_left_is_disposed_of(monkeypatch: pytest.MonkeyPatch) -> N
     queue = JobQueue(limit=5, dispose=disposed.append)
     old: list[Job] = [queue.submit("m", "a", lambda n=n: f"file {n}") for n in range(2)]
     assert [job.outcome.result(10) for job in old] == ["file 0", "file 1"]
-    until(lambda: all(job.state == "done" for job in old))
+    until(lambda: all(job.state == "done" for job in old), 10)
     queue.submit("m", "b", lambda: "x").outcome.result(10)
     assert disposed == []
     old[0].ended = time.time() - 3600

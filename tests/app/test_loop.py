@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from monailabel.client import MONAILabelClient
 
 from app.running import server
 from medsam2_atlas.phantoms import write_dataset
+from waiting import until
 
 ENDED = ("DONE", "ERROR", "STOPPED")
 SMALL_UNET = """
@@ -60,13 +60,6 @@ def client(studies: Path, atlas_folder: Path, tmp_path_factory: pytest.TempPathF
 
 def train_status(client: MONAILabelClient) -> str:
     return str(client.train_status()["status"])
-
-
-def wait_for(happened: Callable[[], Any], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.3)
 
 
 def stats(studies: Path, name: str) -> dict[str, Any]:
@@ -137,7 +130,7 @@ def test_the_loop(client: MONAILabelClient, studies: Path, phantoms: Path) -> No
 
     # the atlas grows, and the new one is used at once
     client.train_start("medsam2_atlas", {"exclude": "patient-3"})
-    wait_for(lambda: train_status(client) in ENDED, 240, "the atlas did not grow")
+    until(lambda: train_status(client) in ENDED, 240, "the atlas did not grow")
     assert train_status(client) == "DONE"
     grown = client.info()["train_stats"]["medsam2_atlas"]
     assert (grown["added"], grown["excluded"]) == (["patient-0", "patient-1", "patient-2"], ["patient-3"])
@@ -147,12 +140,12 @@ def test_the_loop(client: MONAILabelClient, studies: Path, phantoms: Path) -> No
     # the U-Net trains, is killed, and goes on
     options = {"max_epochs": 40, "pretrained": False}
     client.train_start("unet_3d", options)
-    wait_for(lambda: stats(studies, "unet_3d").get("epoch", 0) >= 10, 240, "no epochs")
+    until(lambda: stats(studies, "unet_3d").get("epoch", 0) >= 10, 240, "no epochs")
     client.train_stop()
     killed_at = stats(studies, "unet_3d")["epoch"]
     assert killed_at < 40
     client.train_start("unet_3d", options)
-    wait_for(lambda: train_status(client) in ENDED, 400, "the training did not end")
+    until(lambda: train_status(client) in ENDED, 400, "the training did not end")
     assert train_status(client) == "DONE"
     curves = client.info()["train_stats"]["unet_3d"]
     assert curves["resumed_from"] >= 10
@@ -169,7 +162,7 @@ def test_the_loop(client: MONAILabelClient, studies: Path, phantoms: Path) -> No
 
     # the next case, with the reason
     for strategy in ("disagreement", "uncertainty", "novelty"):
-        wait_for(lambda s=strategy: client.next_sample(s, {"client_id": "test"})["weight"] > 0, 240, "nothing was measured")
+        until(lambda s=strategy: client.next_sample(s, {"client_id": "test"})["weight"] > 0, 240, "nothing was measured")
         chosen = client.next_sample(strategy, {"client_id": "test"})
         assert chosen["id"] == "patient-4"
         assert f"highest {strategy}" in chosen["why"]

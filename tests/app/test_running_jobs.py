@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
 
-
-def until(happened: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while True:
-        found = happened()
-        if found:
-            return found
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+from waiting import until
 
 
 def begin(url: str, study: str = "first", model: str = "medsam2_atlas", name: str = "", **params: Any) -> dict[str, Any]:
@@ -43,7 +34,7 @@ def state(url: str, job: dict[str, Any]) -> dict[str, Any]:
 def test_a_running_model_keeps_nobody_waiting_and_stops_when_it_is_cancelled(url: str) -> None:
     job = begin(url, name="my-job-1", strategy="D")
     assert job["id"] == "my-job-1"
-    running = until(lambda: (about := state(url, job))["state"] == "running" and about["stage"] and about)
+    running = until(lambda: (about := state(url, job))["state"] == "running" and about["stage"] and about, 60)
     assert running["kind"] == "medsam2_atlas"
     times = []
     for _ in range(20):
@@ -58,7 +49,7 @@ def test_a_running_model_keeps_nobody_waiting_and_stops_when_it_is_cancelled(url
     began = time.perf_counter()
     requests.delete(f"{url}/jobs/{job['id']}")
     requests.delete(f"{url}/jobs/{waiting['id']}")
-    until(lambda: state(url, job)["state"] == "cancelled")
+    until(lambda: state(url, job)["state"] == "cancelled", 60)
     assert time.perf_counter() - began < 5
     assert state(url, waiting)["state"] == "cancelled"
     assert "registration" in state(url, job)["stage_seconds"]
@@ -81,7 +72,7 @@ def test_events_follow_a_job_to_its_end_and_its_result_can_be_fetched(url: str) 
 
 def test_a_full_queue_says_when_to_come_back(url: str) -> None:
     jobs = [begin(url, strategy="D", organs=organ) for organ in ("liver", "spleen")]
-    until(lambda: state(url, jobs[0])["state"] == "running")
+    until(lambda: state(url, jobs[0])["state"] == "running", 60)
     jobs.append(begin(url, strategy="D", organs="aorta"))
     answer = requests.post(f"{url}/infer/medsam2_atlas", params={"image": "first", "wait": "false"})
     assert answer.status_code == 429
@@ -89,7 +80,7 @@ def test_a_full_queue_says_when_to_come_back(url: str) -> None:
     assert "Try again" in answer.json()["error"]["remedy"]
     for job in reversed(jobs):
         requests.delete(f"{url}/jobs/{job['id']}")
-    until(lambda: state(url, jobs[0])["state"] == "cancelled")
+    until(lambda: state(url, jobs[0])["state"] == "cancelled", 60)
 
 
 def test_a_client_that_goes_away_frees_its_place(url: str) -> None:
@@ -97,7 +88,7 @@ def test_a_client_that_goes_away_frees_its_place(url: str) -> None:
         requests.post(
             f"{url}/infer/medsam2_atlas", params={"image": "second"}, headers={"X-Request-ID": "gone"}, timeout=(5, 1.5)
         )
-    until(lambda: requests.get(f"{url}/jobs/gone").json()["state"] == "cancelled")
+    until(lambda: requests.get(f"{url}/jobs/gone").json()["state"] == "cancelled", 60)
 
 
 def test_what_is_stored_is_given_at_once_even_while_another_model_runs(url: str) -> None:
@@ -108,7 +99,7 @@ def test_what_is_stored_is_given_at_once_even_while_another_model_runs(url: str)
         assert answer.status_code == 404
         assert "fetched already" in answer.json()["detail"]
     job = begin(url, "second", strategy="D")
-    until(lambda: state(url, job)["state"] == "running")
+    until(lambda: state(url, job)["state"] == "running", 60)
     again = requests.post(f"{url}/infer/unet_3d", params={"image": "first", "output": "json"})
     assert again.json()["report"]["from_cache"] is True
     assert state(url, job)["state"] == "running"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import SimpleITK as sitk
 
 from app.running import server
 from medsam2_atlas.atlas import ReferenceFiles
+from waiting import until
 
 
 def test_a_sitting(target_files: ReferenceFiles, atlas_folder: Path, tmp_path: Path) -> None:
@@ -69,10 +69,7 @@ def test_a_sitting(target_files: ReferenceFiles, atlas_folder: Path, tmp_path: P
 
         # Train, look how far it is, stop.
         assert client.train_start("unet_3d", {"max_epochs": 1000, "pretrained": False, "name": "x"})
-        deadline = time.monotonic() + 120
-        while not client.train_status(check_if_running=True):
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+        until(lambda: client.train_status(check_if_running=True), 120)
         assert "details" in client.train_status()
         client.train_stop()
 

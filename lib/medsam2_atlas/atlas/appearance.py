@@ -198,16 +198,16 @@ def _main_pieces(posterior: np.ndarray, seed: np.ndarray, threshold: float) -> n
     if count < 2:
         return posterior
     found = pieces[inside]
-    share = np.bincount(found, posterior[inside] * np.maximum(seed[inside], 0.01) ** 2)
-    share /= share.max()
-    stays = share >= _PIECE
+    mass = np.bincount(found, posterior[inside] * np.maximum(seed[inside], 0.01) ** 2)
+    share = mass / mass.max()
+    stays = np.zeros(count + 1, bool)
     spans = [box[0] for box in ndimage.find_objects(pieces)]
     taken = np.zeros(len(posterior), bool)
     for piece in np.argsort(-share):
         if share[piece] < _LESSER_PIECE:
             break
         span = spans[piece - 1]
-        stays[piece] |= taken[span].mean() < _BESIDE
+        stays[piece] = share[piece] >= _PIECE or taken[span].mean() < _BESIDE
         taken[span] |= stays[piece]
     result = posterior.copy()
     result[inside] = np.where(stays[found], posterior[inside], threshold / 2)

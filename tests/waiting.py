@@ -1,0 +1,16 @@
+"""Waits for what other threads and processes do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def until(happened: Callable[[], Any], seconds: float, what: str = "") -> Any:
+    """The first true answer of `happened`; fails, with `what` was waited for, where there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (found := happened()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+    return found
