@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from medsam2_atlas.atlas.reference import MAP_SPACING, Reference, map_shape
 from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.files import replacing
 from medsam2_atlas.labels import OrganTable, organ_table
-from medsam2_atlas.registration import WorkImage
+from medsam2_atlas.registration import MeanDescriptors, WorkImage
 
 FORMAT = 3
 
@@ -60,12 +61,18 @@ class Atlas:
     @cached_property
     def template_version(self) -> str:
         """Twelve digits of the common space; a target's registration holds for all atlases that share it."""
-        return hashlib.sha256(self.template.hu.numpy().astype(np.int16).tobytes()).hexdigest()[:12]
+        return self._template_digest().hexdigest()[:12]
+
+    def _template_digest(self) -> Any:
+        digest = hashlib.sha256(self.template.hu.numpy().astype(np.int16).tobytes())
+        if self.template.group is not None:
+            digest.update(self.template.group.values.tobytes())
+        return digest
 
     @cached_property
     def version(self) -> str:
         """Twelve digits that change with anything that changes score maps."""
-        digest = hashlib.sha256(self.template.hu.numpy().astype(np.int16).tobytes())
+        digest = self._template_digest()
         for index in sorted(self.maps):
             digest.update(bytes([index]) + self.maps[index].values.tobytes() + self.maps[index].origin.tobytes())
         for reference in self.references:
@@ -104,13 +111,7 @@ class Atlas:
             raise AtlasError(folder, "exists and is not an atlas.", "Choose a new folder.")
         with replacing(folder) as part:
             (part / "references").mkdir(parents=True)
-            np.savez_compressed(
-                part / "template.npz",
-                hu=self.template.hu.numpy().round().astype(np.int16),
-                valid=np.packbits(self.template.valid.numpy()),
-                origin=self.template.origin.numpy(),
-                spacing=np.array(self.template.spacing),
-            )
+            np.savez_compressed(part / "template.npz", **_template_arrays(self.template))  # type: ignore[arg-type]
             arrays: dict[str, np.ndarray] = {}
             for index, organ_map in self.maps.items():
                 arrays[f"{index}.values"], arrays[f"{index}.origin"] = organ_map.values, organ_map.origin
@@ -155,9 +156,7 @@ class Atlas:
                     "Build it again with this organ table, or use the table that it was built with.",
                 )
             with np.load(folder / "template.npz") as stored:
-                hu = torch.from_numpy(stored["hu"].astype(np.float32))
-                valid = np.unpackbits(stored["valid"], count=hu.numel()).reshape(hu.shape).astype(bool)
-                template = WorkImage(hu, torch.from_numpy(valid), torch.from_numpy(stored["origin"]), float(stored["spacing"]))
+                template = _template_from(stored)
             with np.load(folder / "maps.npz") as stored:
                 maps = {
                     int(index): ProbabilityMap(stored[f"{index}.values"], stored[f"{index}.origin"], int(count))
@@ -167,6 +166,30 @@ class Atlas:
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise AtlasError(folder, f"cannot be read ({error}).", "Build it again.") from error
         return cls(template, maps, references, about["options"], str(folder))
+
+
+def _template_arrays(template: WorkImage) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {
+        "hu": template.hu.numpy().round().astype(np.int16),
+        "valid": np.packbits(template.valid.numpy()),
+        "origin": template.origin.numpy(),
+        "spacing": np.array(template.spacing),
+    }
+    if template.group is not None:
+        arrays |= {"group": template.group.values, "known": np.packbits(template.group.known)}
+    return arrays
+
+
+def _template_from(arrays: Mapping[str, np.ndarray]) -> WorkImage:
+    """Of older atlases, the mean image alone: targets are then registered to that."""
+    hu = torch.from_numpy(arrays["hu"].astype(np.float32))
+    origin, spacing = torch.from_numpy(arrays["origin"]), float(arrays["spacing"])
+
+    def bits(name: str) -> np.ndarray:
+        return np.unpackbits(arrays[name], count=hu.numel()).reshape(hu.shape).astype(bool)
+
+    group = MeanDescriptors(arrays["group"], bits("known"), origin, spacing) if "group" in arrays else None
+    return WorkImage(hu, torch.from_numpy(bits("valid")), origin, spacing, group)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

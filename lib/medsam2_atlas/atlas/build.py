@@ -8,14 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from medsam2_atlas.atlas.atlas import Atlas
 from medsam2_atlas.atlas.average import MissingOrgan, probability_maps, with_agreements
-from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, warp_reference
+from medsam2_atlas.atlas.reference import NOWHERE, Reference, ReferenceFiles, warp_reference
 from medsam2_atlas.errors import AtlasError, InputError
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.progress import Progress, silent
-from medsam2_atlas.registration import RegistrationConfig, WorkImage, build_common_space, registration_config
+from medsam2_atlas.registration import (
+    LEAST_COVERAGE,
+    MeanDescriptors,
+    RegistrationConfig,
+    WorkImage,
+    build_common_space,
+    mean_descriptors,
+    registration_config,
+)
 from medsam2_atlas.volume import SUFFIXES, read_labels, read_volume
 
 
@@ -78,6 +87,7 @@ def build_atlas(
     for files, image, transform in zip(references, images, space.transforms, strict=True):
         warped.append(warp_reference(files, image, transform, template))
         progress("averaging labels", len(warped) / len(references))
+    template = replace(template, group=group_of(warped, template))
     options = {"missing": missing, "registration": config.model_dump(mode="json")}
     return assemble(template, warped, options)
 
@@ -93,6 +103,12 @@ def assemble(template: WorkImage, references: Sequence[Reference], options: Mapp
     if not maps:
         raise AtlasError("atlas", "would be empty: no reference has a labelled organ.")
     return Atlas(template, maps, with_agreements(references, template, missing), dict(options))
+
+
+def group_of(references: Sequence[Reference], template: WorkImage) -> MeanDescriptors:
+    """What references look like in their common space. It is made once, with the space: as the atlas grows, it stays."""
+    pictures = (torch.from_numpy(reference.picture.astype(np.float32)) for reference in references)
+    return mean_descriptors(((picture, picture > NOWHERE) for picture in pictures), template, LEAST_COVERAGE)
 
 
 def read_reference(files: ReferenceFiles, config: RegistrationConfig, table: OrganTable) -> WorkImage:

@@ -3,7 +3,9 @@
 from medsam2_atlas.registration.affine import refine_affine
 from medsam2_atlas.registration.cache import RegistrationCache
 from medsam2_atlas.registration.config import RegistrationConfig, registration_config
-from medsam2_atlas.registration.groupwise import CommonSpace, build_common_space
+from medsam2_atlas.registration.features import mean_descriptors
+from medsam2_atlas.registration.groupwise import LEAST_COVERAGE, CommonSpace, build_common_space
+from medsam2_atlas.registration.mean_descriptors import MeanDescriptors
 from medsam2_atlas.registration.prealign import prealign
 from medsam2_atlas.registration.register import register
 from medsam2_atlas.registration.transform import Affine, Displacement, Transform, geometry_points, grid_points, sample
@@ -13,6 +15,8 @@ __all__ = [
     "Affine",
     "CommonSpace",
     "Displacement",
+    "LEAST_COVERAGE",
+    "MeanDescriptors",
     "RegistrationCache",
     "RegistrationConfig",
     "Transform",
@@ -20,6 +24,7 @@ __all__ = [
     "build_common_space",
     "geometry_points",
     "grid_points",
+    "mean_descriptors",
     "prealign",
     "refine_affine",
     "register",

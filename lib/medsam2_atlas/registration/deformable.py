@@ -27,11 +27,12 @@ def deform(
 ) -> Transform:
     """The transform from fixed to moving world points that refines an affine one."""
     fixed = fixed.at_spacing(config.spacing)
-    hu, seen = moving.warped(start(fixed.points()))
+    points = fixed.points()
+    hu, seen = moving.warped(start(points))
     moving_seen = -F.max_pool3d(-seen.float()[None, None], 3, 1, 1)[0]
     fixed_seen = fixed.valid.float()[None]
-    wanted = deformable_features(fixed.hu, config.class_weight)
-    offered = deformable_features(hu, config.class_weight)
+    wanted = deformable_features(fixed.hu, fixed, points, config.class_weight)
+    offered = deformable_features(hu, moving, start(points), config.class_weight)
     if config.reach > 0 and min(fixed.shape) >= 2 * config.cell:
         with torch.no_grad():
             there = _coupled_convex(wanted, offered, moving_seen, config)

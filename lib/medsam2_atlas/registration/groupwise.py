@@ -17,7 +17,8 @@ from medsam2_atlas.registration.register import register
 from medsam2_atlas.registration.transform import Affine, Transform
 from medsam2_atlas.registration.work_image import AIR, WorkImage
 
-_LEAST_COVERAGE = 0.2
+LEAST_COVERAGE = 0.2
+"""Share of the images that a voxel of their mean needs."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def mean_image(images: Sequence[WorkImage], transforms: Sequence[Transform], gri
         hu, valid = image.warped(transform(points))
         total += torch.where(valid, hu, 0.0)
         count += valid
-    valid = count >= max(1.0, _LEAST_COVERAGE * len(images))
+    valid = count >= max(1.0, LEAST_COVERAGE * len(images))
     mean = torch.where(valid, total / count.clamp(min=1), AIR)
     return _cropped(WorkImage(mean, valid, grid.origin, grid.spacing))
 

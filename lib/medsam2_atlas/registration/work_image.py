@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.masks import occupied
+from medsam2_atlas.registration.mean_descriptors import MeanDescriptors
 from medsam2_atlas.registration.transform import grid_points, sample
 from medsam2_atlas.volume import Volume
 
@@ -25,13 +26,15 @@ _SHORTEST_MM = 30.0
 class WorkImage:
     """A CT on an isotropic grid parallel to the LPS axes.
 
-    hu: `[z, y, x]` float32. valid: `[z, y, x]` bool, where the scan really has voxels. origin: `[3]` (x, y, z) mm.
+    hu: `[z, y, x]` float32. valid: `[z, y, x]` bool, where the scan really has voxels. origin: `[3]` (x, y, z) mm. group: of
+    a mean image, what those images look like that it is the mean of.
     """
 
     hu: torch.Tensor
     valid: torch.Tensor
     origin: torch.Tensor
     spacing: float
+    group: MeanDescriptors | None = None
 
     @classmethod
     def of(cls, volume: Volume, spacing: float) -> WorkImage:
@@ -104,7 +107,7 @@ class WorkImage:
         """A copy of a part; box: `(z, y, x)`."""
         z, y, x = box
         shift = torch.tensor([x.start, y.start, z.start], dtype=torch.float32) * self.spacing
-        return WorkImage(self.hu[box].clone(), self.valid[box].clone(), self.origin + shift, self.spacing)
+        return replace(self, hu=self.hu[box].clone(), valid=self.valid[box].clone(), origin=self.origin + shift)
 
     @cached_property
     def body(self) -> torch.Tensor:
