@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +59,20 @@ def test_an_atlas_is_read_as_it_was_written(atlas: Atlas, atlas_folder: Path, tm
         assert set(a.shares) == set(b.shares) == set(a.organs)
         assert all((a.shares[k].values == b.shares[k].values).all() for k in a.organs)
         assert (a.covered == b.covered).all()
+    written, group = atlas.template.group, read.template.group
+    assert written is not None and group is not None
+    assert (group.values == written.values).all() and (group.known == written.known).all()
     read.save(tmp_path / "copy")
     assert Atlas.load(tmp_path / "copy").version == read.version
+
+
+def test_an_atlas_that_knows_its_mean_image_alone_is_read_and_is_another_one(atlas: Atlas, tmp_path: Path) -> None:
+    older = replace(atlas, template=replace(atlas.template, group=None))
+    older.save(tmp_path / "older")
+    read = Atlas.load(tmp_path / "older")
+    assert read.template.group is None
+    assert read.template_version == older.template_version != atlas.template_version
+    assert read.version != atlas.version
 
 
 def test_an_atlas_replaces_an_atlas_but_nothing_else(tmp_path: Path) -> None:

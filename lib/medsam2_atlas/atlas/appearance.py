@@ -54,8 +54,8 @@ class AppearanceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rounds: int = Field(3, ge=0, description="of estimating histograms and posteriors; 0 leaves score maps as registered")
-    spread: float = Field(5.0, gt=0, description="mm; how far registration is expected to be off")
-    weight: float = Field(1.6, gt=0, description="of the likelihood beside the prior")
+    spread: float = Field(3.0, gt=0, description="mm; how far registration is expected to be off")
+    weight: float = Field(1.2, gt=0, description="of the likelihood beside the prior")
     most: float = Field(3.0, gt=0, description="highest evidence that one voxel's HU can give, natural logarithm")
     smoothing: float = Field(1.0, gt=0, description="mm; of the evidence")
     rounding: float = Field(0.03, ge=0, description="of the result, as a share of the organ's size")
