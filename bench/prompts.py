@@ -50,7 +50,7 @@ REAL = Path(__file__).resolve().parents[2] / "shared" / "ct"
 
 @dataclass(frozen=True)
 class Row:
-    """One organ of one target by one method. centre .. iou: None without a prompt."""
+    """One organ of one target by one method. centre .. z_max: None without a prompt. cut: by the scan's ends."""
 
     set: str
     target: str
@@ -135,8 +135,9 @@ def evaluate(
         cpu.append(time.process_time() - used)
         folding = max((step.folding() for step in transform.maps if hasattr(step, "folding")), default=0.0)
         dice = dice_per_organ(fuse_scores(scores), truth.array, table.indices)
+        cut = set(np.unique(without_specks(truth.array)[[0, -1]]))
         for k, error in prompt_errors(prompts, truth, [k for k in table.indices if k in atlas.maps]).items():
-            values: dict[str, Any] = {"centre": None, "z_min": None, "z_max": None, "iou": (), "usable": False, "cut": False}
+            values: dict[str, Any] = {"centre": None, "z_min": None, "z_max": None, "iou": (), "usable": False, "cut": k in cut}
             if error is not None:
                 values = {**asdict(error), "usable": error.usable}
             evidence = dict(scores.maps[k].evidence) if k in scores.maps else {}
@@ -169,6 +170,7 @@ def summary(rows: list[Row], costs: dict[tuple[str, str], dict[str, float]]) -> 
                 "z_max": np.mean([abs(row.z_max) for row in whole]),
                 "iou": np.mean([np.mean(row.iou) if row.iou else 0.0 for row in mine]),
                 "lost": np.mean([not row.usable for row in mine]),
+                "lost_whole": sum(not row.usable and not row.cut for row in mine),
                 "folding": np.max([row.folding for row in mine]),
                 "organs": len(mine),
                 **costs[kind, method],
@@ -186,7 +188,7 @@ def show(entries: list[dict[str, Any]], rows: list[Row]) -> None:
         "centre mm (median; whole organs)",
         "|z_min|, |z_max| mm",
         "box IoU",
-        "lost",
+        "lost (whole organs)",
         "CPU s",
         "wall s",
         "MiB",
@@ -199,7 +201,7 @@ def show(entries: list[dict[str, Any]], rows: list[Row]) -> None:
             f"{e['centre']:.1f} ({e['centre_median']:.1f}; {e['centre_whole']:.1f})",
             f"{e['z_min']:.1f}, {e['z_max']:.1f}",
             f"{e['iou']:.3f}",
-            f"{e['lost']:.1%}",
+            f"{e['lost']:.1%} ({e['lost_whole']})",
             f"{e['cpu_s']:.1f}",
             f"{e['wall_s']:.1f}",
             f"{e['peak_mib']:.0f}",

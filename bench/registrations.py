@@ -30,7 +30,11 @@ def affine_only(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig)
 
 
 def b_spline(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Transform:
-    """SimpleITK's free-form deformation on a 40 mm lattice, mutual information, from the same affine start."""
+    """SimpleITK's free-form deformation on a 40 mm lattice, mutual information, from the same affine start.
+
+    Thirty iterations on a twentieth of the voxels: sixty on a fifth of them come to lie further off, and take five times as long.
+    """
+    fixed = fixed.around_body()
     start = _start(fixed, moving, config)
     target = _image(fixed.hu, fixed)
     warped, valid = moving.warped(start(fixed.points()))
@@ -40,9 +44,9 @@ def b_spline(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) ->
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(48)
     method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(0.2, seed=1)
+    method.SetMetricSamplingPercentage(0.05, seed=1)
     method.SetMetricMovingMask(sitk.Cast(seen > 0.5, sitk.sitkUInt8))
-    method.SetOptimizerAsLBFGSB(numberOfIterations=60)
+    method.SetOptimizerAsLBFGSB(numberOfIterations=30)
     method.SetShrinkFactorsPerLevel([2, 1])
     method.SetSmoothingSigmasPerLevel([1, 0])
     method.SetInitialTransform(spline, inPlace=True)
