@@ -32,7 +32,7 @@ def affine_only(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig)
 def b_spline(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Transform:
     """SimpleITK's free-form deformation on a 40 mm lattice, mutual information, from the same affine start.
 
-    Thirty iterations on a twentieth of the voxels: sixty on a fifth of them come to lie further off, and take five times as long.
+    Thirty iterations on a twentieth of the voxels: sixty on a fifth come to lie further off, and take five times as long.
     """
     fixed = fixed.around_body()
     start = _start(fixed, moving, config)

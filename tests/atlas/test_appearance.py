@@ -101,6 +101,18 @@ def test_an_organ_that_all_references_cut_is_followed_beyond_their_fields_of_vie
     assert dice(mask_of(corrected(registered, ct((truth, 110)), known, CONFIG), 6), truth) > 0.93
 
 
+def test_a_cut_organ_is_followed_to_where_it_reaches_lower_than_its_cut() -> None:
+    truth, tip = ball(26, 25, 30, 10), np.zeros(SHAPE, bool)
+    tip[4:26, 20:30, 34:44] = True
+    truth |= tip
+    seen = np.zeros(SHAPE, bool)
+    seen[:, :, :30] = True  # a crop around the spine shows no part of the tip
+    known = replace(EVERYWHERE, values=(seen * 255).astype(np.uint8))
+    found = mask_of(corrected(maps_of(k6=truth & seen), ct((truth, 110)), known, CONFIG), 6)
+    assert found[4:16][tip[4:16]].mean() > 0.8
+    assert dice(found, truth) > 0.9
+
+
 def test_a_small_end_of_a_vessel_stays_and_what_lies_beside_it_goes() -> None:
     vessel = np.zeros(SHAPE, bool)
     vessel[14:36, 22:29, 27:34] = True

@@ -5,8 +5,8 @@ Expectation-maximisation with a spatial prior, after Van Leemput et al. (IEEE TM
 estimated from the target under the current posterior; prior and likelihoods give the next posterior. Nothing is trained, and an
 organ that looks like its surroundings stays where registration has put it, since its two histograms are alike.
 
-Where no reference's field of view reaches, the prior is not 0 but unknown: it is carried on from the border, decaying, so that
-an organ that all references cut can still be followed in the target.
+Where no reference's field of view reaches, the prior is not 0 but unknown: it is carried on from the border and from the cut
+organ, decaying, so that an organ that all references cut can still be followed in the target.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ _MOST_THINNED = 3.0
 """How far a prior that spreading has thinned out is raised again."""
 _BELONGS = 0.25
 _CUT = 0.2
+_MORE_LIKELY = 0.5
 _LOGIT = 12.0
 _PIECE = 0.25
 """Share of the surest piece's score from which on another one stays."""
 _LESSER_PIECE = 0.02
 """The same for one that lies above or below the others."""
-_BESIDE = 0.3
+_BESIDE = 0.6
 """Share of its slices from which on a piece lies beside the others, not above or below them."""
 
 
@@ -147,12 +148,23 @@ def _start(score: ScoreMap, seen: np.ndarray, spacing: np.ndarray, config: Appea
 
 
 def _carried_on(prior: np.ndarray, known: np.ndarray, spacing: np.ndarray, decay: float) -> np.ndarray:
-    """Each voxel's nearest known prior, less the further that is; looked up for every second pixel."""
-    rough = prior[:, ::2, ::2]
-    steps = spacing * [1, 2, 2]
-    away, nearest = ndimage.distance_transform_edt(~known[:, ::2, ::2], sampling=steps, return_indices=True)
-    carried = (rough[tuple(nearest)] * np.exp(-away / decay)).astype(np.float32)
-    return carried.repeat(2, 1).repeat(2, 2)[:, : prior.shape[1], : prior.shape[2]]
+    """The prior where it is not known; looked up for every second pixel.
+
+    The mean of two guesses, each decaying with its distance: things go on as at the nearest known voxel, or the organ as from
+    the nearest voxel where it is cut. By the first alone, a liver would never reach below the lowest slice of its cut.
+    """
+    rough, seen = prior[:, ::2, ::2], known[:, ::2, ::2]
+
+    def nearest(source: np.ndarray) -> np.ndarray:
+        away, index = ndimage.distance_transform_edt(~source, sampling=spacing * [1, 2, 2], return_indices=True)
+        values: np.ndarray = rough[tuple(index)] * np.exp(-away / decay)
+        return values
+
+    carried = nearest(seen)
+    cut = seen & ndimage.binary_dilation(~seen) & (rough > _MORE_LIKELY)
+    if cut.any():
+        carried = (carried + nearest(cut)) / 2
+    return carried.astype(np.float32).repeat(2, 1).repeat(2, 2)[:, : prior.shape[1], : prior.shape[2]]
 
 
 def _odds(
@@ -181,10 +193,10 @@ def _posterior(organ: _Organ, odds: np.ndarray, total: np.ndarray) -> np.ndarray
 def _finished(score: ScoreMap, organ: _Organ, spacing: np.ndarray, config: AppearanceConfig) -> ScoreMap:
     """Leaks that are thin for an organ's size are rounded off."""
     posterior = organ.posterior
-    size = float((posterior > 0.5).sum() * spacing.prod()) ** (1 / 3)
+    size = float((posterior > _MORE_LIKELY).sum() * spacing.prod()) ** (1 / 3)
     smooth = ndimage.gaussian_filter(posterior, config.rounding * size / spacing)
-    if smooth.max() > 0.5:
-        posterior = _main_pieces(smooth, organ.seed, 0.5)
+    if smooth.max() > _MORE_LIKELY:
+        posterior = _main_pieces(smooth, organ.seed, _MORE_LIKELY)
     z, y, x = (span.start for span in organ.box)
     return replace(score, values=np.rint(posterior * 255).astype(np.uint8), low=(z, y, x))
 
