@@ -5,8 +5,8 @@ Expectation-maximisation with a spatial prior, after Van Leemput et al. (IEEE TM
 estimated from the target under the current posterior; prior and likelihoods give the next posterior. Nothing is trained, and an
 organ that looks like its surroundings stays where registration has put it, since its two histograms are alike.
 
-Where no reference's field of view reaches, the prior is not 0 but unknown: it is carried on from the border and from the cut
-organ, decaying, so that an organ that all references cut can still be followed in the target.
+Where no reference's field of view reaches, the prior is not 0 but unknown: it is carried on from the border, decaying, so that
+an organ that all references cut can still be followed in the target.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ _MOST_THINNED = 3.0
 _BELONGS = 0.25
 _CUT = 0.2
 _MORE_LIKELY = 0.5
+_BORDER_BLUR = 8.0
+"""mm; a border is looked at over about twice as much."""
 _LOGIT = 12.0
 _PIECE = 0.25
 """Share of the surest piece's score from which on another one stays."""
@@ -150,21 +152,31 @@ def _start(score: ScoreMap, seen: np.ndarray, spacing: np.ndarray, config: Appea
 def _carried_on(prior: np.ndarray, known: np.ndarray, spacing: np.ndarray, decay: float) -> np.ndarray:
     """The prior where it is not known; looked up for every second pixel.
 
-    The mean of two guesses, each decaying with its distance: things go on as at the nearest known voxel, or the organ as from
-    the nearest voxel where it is cut. By the first alone, a liver would never reach below the lowest slice of its cut.
+    Things go on as at the nearest known voxel, the less the further that is. An organ that a field of view cuts at its side may
+    reach lower or higher than its cut, which that never tells: there, half comes from the nearest voxel of the cut.
     """
-    rough, seen = prior[:, ::2, ::2], known[:, ::2, ::2]
+    rough, seen, steps = prior[:, ::2, ::2], known[:, ::2, ::2], spacing * [1, 2, 2]
 
     def nearest(source: np.ndarray) -> np.ndarray:
-        away, index = ndimage.distance_transform_edt(~source, sampling=spacing * [1, 2, 2], return_indices=True)
+        away, index = ndimage.distance_transform_edt(~source, sampling=steps, return_indices=True)
         values: np.ndarray = rough[tuple(index)] * np.exp(-away / decay)
         return values
 
     carried = nearest(seen)
-    cut = seen & ndimage.binary_dilation(~seen) & (rough > _MORE_LIKELY)
+    cut = seen & ndimage.binary_dilation(~seen) & (rough > _MORE_LIKELY) & _at_its_side(seen, steps)
     if cut.any():
         carried = (carried + nearest(cut)) / 2
     return carried.astype(np.float32).repeat(2, 1).repeat(2, 2)[:, : prior.shape[1], : prior.shape[2]]
+
+
+def _at_its_side(seen: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Where a field of view's border runs along the body rather than across it."""
+    values, width = seen.astype(np.float32), _BORDER_BLUR / spacing
+    z, y, x = (
+        ndimage.gaussian_filter(values, width, order) / step for order, step in zip(np.eye(3, dtype=int), spacing, strict=True)
+    )
+    result: np.ndarray = np.hypot(y, x) > np.abs(z)
+    return result
 
 
 def _odds(
