@@ -36,7 +36,7 @@ from medsam2_atlas.evaluation import dice_per_organ, prompt_errors
 from medsam2_atlas.files import replacing, write_json
 from medsam2_atlas.fusion import fuse_scores
 from medsam2_atlas.labels import organ_table
-from medsam2_atlas.masks import without_specks
+from medsam2_atlas.masks import at_ends, without_specks
 from medsam2_atlas.phantoms import deformed, painted, write_dataset
 from medsam2_atlas.prompting import THREE, prompts_from_scores
 from medsam2_atlas.registration import WorkImage, registration_config
@@ -135,7 +135,7 @@ def evaluate(
         cpu.append(time.process_time() - used)
         folding = max((step.folding() for step in transform.maps if hasattr(step, "folding")), default=0.0)
         dice = dice_per_organ(fuse_scores(scores), truth.array, table.indices)
-        cut = set(np.unique(without_specks(truth.array)[[0, -1]]))
+        cut = at_ends(without_specks(truth.array))
         for k, error in prompt_errors(prompts, truth, [k for k in table.indices if k in atlas.maps]).items():
             values: dict[str, Any] = {"centre": None, "z_min": None, "z_max": None, "iou": (), "usable": False, "cut": k in cut}
             if error is not None:

@@ -35,6 +35,11 @@ def without_specks(labels: np.ndarray, least: float = 0.01) -> np.ndarray:
     return _with_pieces(labels, lambda sizes: sizes >= least * sizes.sum())
 
 
+def at_ends(labels: np.ndarray) -> set[int]:
+    """Organs on the first or last slice of a label map `[z, y, x]`: the scan may cut them."""
+    return set(np.unique(labels[[0, -1]]).tolist()) - {0}
+
+
 def _with_pieces(labels: np.ndarray, chosen: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """A label map of the pieces that `chosen` picks from the sizes of an organ's; the first size is 0, the background's."""
     result = labels.copy()

@@ -153,7 +153,7 @@ def _carried_on(prior: np.ndarray, known: np.ndarray, spacing: np.ndarray, decay
     """The prior where it is not known; looked up for every second pixel.
 
     Things go on as at the nearest known voxel, the less the further that is. An organ that a field of view cuts at its side may
-    reach lower or higher than its cut, which that never tells: there, half comes from the nearest voxel of the cut.
+    reach lower or higher than its cut, which no known voxel tells: then half comes from the nearest voxel of the cut.
     """
     rough, seen, steps = prior[:, ::2, ::2], known[:, ::2, ::2], spacing * [1, 2, 2]
 
@@ -163,8 +163,8 @@ def _carried_on(prior: np.ndarray, known: np.ndarray, spacing: np.ndarray, decay
         return values
 
     carried = nearest(seen)
-    cut = seen & ndimage.binary_dilation(~seen) & (rough > _MORE_LIKELY) & _at_its_side(seen, steps)
-    if cut.any():
+    cut = seen & ndimage.binary_dilation(~seen) & (rough > _MORE_LIKELY)
+    if cut.any() and (cut := cut & _at_its_side(seen, steps)).any():
         carried = (carried + nearest(cut)) / 2
     return carried.astype(np.float32).repeat(2, 1).repeat(2, 2)[:, : prior.shape[1], : prior.shape[2]]
 

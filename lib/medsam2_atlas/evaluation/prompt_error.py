@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medsam2_atlas.masks import box_overlap, without_specks
+from medsam2_atlas.masks import at_ends, box_overlap, without_specks
 from medsam2_atlas.prompting import THREE, Box, BoxPrompt, Prompts, bounding_box, prompts_from_labels
 from medsam2_atlas.volume import Volume
 
@@ -49,6 +49,7 @@ def prompt_errors(prompts: Prompts, truth: Volume, organs: Iterable[int]) -> dic
     labels = without_specks(truth.array)
     true = {p.label: p for p in prompts_from_labels(labels, organs, THREE, "").prompts}
     spacing = np.array(truth.geometry.spacing)
+    cut = at_ends(labels)
     errors: dict[int, PromptError | None] = {}
     for k, wanted in true.items():
         prompt = found.get(k)
@@ -58,13 +59,12 @@ def prompt_errors(prompts: Prompts, truth: Volume, organs: Iterable[int]) -> dic
         apart = (
             _centre(prompt.boxes, prompt.z_min, prompt.z_max) - _centre(wanted.boxes, wanted.z_min, wanted.z_max)
         ) * spacing
-        last = truth.geometry.size[2] - 1
         errors[k] = PromptError(
             float(np.linalg.norm(apart)),
             float((prompt.z_min - wanted.z_min) * spacing[2]),
             float((prompt.z_max - wanted.z_max) * spacing[2]),
             tuple(_overlap(box.box, labels[box.z] == k) for box in prompt.boxes),
-            wanted.z_min == 0 or wanted.z_max == last,
+            k in cut,
         )
     return errors
 
