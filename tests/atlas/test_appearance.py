@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medsam2_atlas.atlas import AppearanceConfig, ScoreMap, ScoreMaps, corrected
+from medsam2_atlas.atlas import AppearanceConfig, BendingConfig, ScoreMap, ScoreMaps, corrected
+from medsam2_atlas.atlas.bending import bent
+from medsam2_atlas.atlas.intensities import bins_of
 from medsam2_atlas.registration import Transform
 from medsam2_atlas.volume import Geometry, Volume
 
 CONFIG = AppearanceConfig.model_validate({})
+BENT = AppearanceConfig(bending=BendingConfig(rounds=2))  # type: ignore[call-arg]
 SHAPE = (40, 50, 60)
 GRID = Geometry(SHAPE[::-1], (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
 EVERYWHERE = ScoreMap(np.full(SHAPE, 255, np.uint8), (0, 0, 0), 1.0)
@@ -52,6 +55,37 @@ def test_a_map_that_lies_beside_its_organ_finds_it() -> None:
     assert dice(guess, truth) < 0.75
     assert dice(mask_of(near, 6), truth) > 0.9
     assert dice(mask_of(far, 6), truth) > 0.95  # the further off it may be, the further it is looked for
+
+
+def test_maps_that_lie_far_off_together_are_bent_back_together() -> None:
+    first, second = ball(20, 25, 20, 8), ball(20, 25, 42, 8)
+    registered = maps_of(k6=np.roll(first, 8, 1), k1=np.roll(second, 8, 1))  # 16 mm
+    target = ct((first, 110), (second, 150))
+    found, _ = bent(registered, EVERYWHERE, bins_of(target, registered), BENT.bending)
+    for organ, truth in ((6, first), (1, second)):
+        assert dice(mask_of(registered, organ), truth) < 0.4
+        assert dice(mask_of(found, organ), truth) > 0.8
+        assert dice(mask_of(corrected(registered, target, EVERYWHERE, BENT), organ), truth) > 0.9
+
+
+def test_bending_moves_what_references_know_with_the_maps() -> None:
+    seen = np.zeros(SHAPE, bool)
+    seen[:, :, 20:] = True
+    known = replace(EVERYWHERE, values=(seen * 255).astype(np.uint8))
+    truth = ball(20, 25, 36, 10)
+    registered = maps_of(k6=np.roll(truth, -5, 2))
+    target = ct((truth, 110))
+    found, moved = bent(registered, known, bins_of(target, registered), BENT.bending)
+    assert dice(mask_of(found, 6), truth) > 0.85
+    assert 1 <= moved.low[2] - 20 <= 6  # the border of the known has gone along
+    box = (slice(0, SHAPE[0]), slice(0, SHAPE[1]), slice(30, 50))
+    assert (moved.over(box) > 0.5).all()  # what lies beyond the scan's ends is as at them
+
+
+def test_maps_in_a_picture_that_tells_nothing_are_hardly_bent() -> None:
+    registered = maps_of(k6=ball(20, 25, 34, 10))
+    found, _ = bent(registered, EVERYWHERE, bins_of(ct(), registered), BENT.bending)
+    assert dice(mask_of(found, 6), ball(20, 25, 34, 10)) > 0.85
 
 
 def test_an_organ_that_looks_like_its_surroundings_stays_where_it_is() -> None:
@@ -97,8 +131,9 @@ def test_an_organ_that_all_references_cut_is_followed_beyond_their_fields_of_vie
     seen[:20] = True
     known = replace(EVERYWHERE, values=(seen * 255).astype(np.uint8))
     registered = maps_of(k6=truth & seen)
-    assert dice(mask_of(corrected(registered, ct((truth, 110)), EVERYWHERE, CONFIG), 6), truth) < 0.8
-    assert dice(mask_of(corrected(registered, ct((truth, 110)), known, CONFIG), 6), truth) > 0.93
+    unbent = CONFIG.model_copy(update={"bending": BendingConfig(rounds=0)})  # type: ignore[call-arg]
+    assert dice(mask_of(corrected(registered, ct((truth, 110)), EVERYWHERE, unbent), 6), truth) < 0.8
+    assert dice(mask_of(corrected(registered, ct((truth, 110)), known, unbent), 6), truth) > 0.93
 
 
 def test_a_cut_organ_is_followed_to_where_it_reaches_lower_than_its_cut() -> None:

@@ -3,6 +3,7 @@
 from medsam2_atlas.atlas.appearance import AppearanceConfig, corrected
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
 from medsam2_atlas.atlas.average import MissingOrgan
+from medsam2_atlas.atlas.bending import BendingConfig
 from medsam2_atlas.atlas.build import build_atlas, find_references
 from medsam2_atlas.atlas.evidence import EVIDENCE
 from medsam2_atlas.atlas.grow import Growth, grow_atlas
@@ -18,6 +19,7 @@ __all__ = [
     "AppearanceConfig",
     "Atlas",
     "AtlasStore",
+    "BendingConfig",
     "Fusion",
     "FusionConfig",
     "Growth",

@@ -17,19 +17,15 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
-from medsam2_atlas.atlas.maps import ScoreMap, ScoreMaps
+from medsam2_atlas.atlas.bending import BendingConfig, bent
+from medsam2_atlas.atlas.intensities import BINS, bins_of, evidence_table
+from medsam2_atlas.atlas.maps import ScoreMap, ScoreMaps, around
 from medsam2_atlas.masks import occupied
 from medsam2_atlas.volume import Volume
 
-_LOW_HU, _HIGH_HU, _BINS = -160.0, 350.0, 60
-_BIN_BLUR = 1.5
-_PIXEL_BLUR = 1.0
-_LEAST_SHARE = 1e-3
-"""Added to both histograms: a value that was hardly seen says little."""
 _LEAST_PRIOR = 0.02
 _MOST_PRIOR = 0.97
 _NEAR = 0.01
@@ -64,6 +60,9 @@ class AppearanceConfig(BaseModel):
     rounding: float = Field(0.03, ge=0, description="of the result, as a share of the organ's size")
     decay: float = Field(60.0, gt=0, description="mm; of the prior beyond the references' fields of view")
     reach: float = Field(100.0, gt=0, description="mm; how far beyond them an organ is followed")
+    bending: BendingConfig = Field(
+        BendingConfig.model_validate({}), description="how all maps are first bent together towards what explains the target"
+    )
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,8 @@ def corrected(scores: ScoreMaps, target: Volume, known: ScoreMap, config: Appear
     if config.rounds == 0:
         return scores
     shape, spacing = scores.reduced_shape, scores.reduced_spacing
-    bins = _bins(target, scores)
+    bins = bins_of(target, scores)
+    scores, known = bent(scores, known, bins, config.bending)
     seen = np.zeros(shape, bool)
     seen[known.spans] = known.values > 127
     names = [k for k, score in scores.maps.items() if score.values.size]
@@ -112,25 +112,15 @@ def corrected(scores: ScoreMaps, target: Volume, known: ScoreMap, config: Appear
         return replace(scores, maps={**scores.maps, **dict(zip(organs, finished, strict=True))})
 
 
-def _bins(target: Volume, scores: ScoreMaps) -> np.ndarray:
-    """Each reduced pixel's place in the histograms."""
-    pixels = torch.from_numpy(np.ascontiguousarray(target.array)).clamp(_LOW_HU, _HIGH_HU)
-    reduced = F.avg_pool2d(pixels, scores.stride, ceil_mode=True).numpy()
-    smooth = ndimage.gaussian_filter(reduced, _PIXEL_BLUR / scores.reduced_spacing, output=reduced)
-    scaled = (smooth - _LOW_HU) * np.float32(_BINS / (_HIGH_HU - _LOW_HU))
-    result: np.ndarray = np.minimum(scaled, _BINS - 1).astype(np.uint8)
-    return result
-
-
 def _start(score: ScoreMap, seen: np.ndarray, spacing: np.ndarray, config: AppearanceConfig) -> _Organ | None:
     spread = config.spread / spacing
-    box = _around(score, 4 * spread, seen.shape)
-    seed, known = _placed(score, box), seen[box]
+    box = around([score], 4 * spread, seen.shape)
+    seed, known = score.over(box), seen[box]
     border = known & ndimage.binary_dilation(~known)
     cut = border.any() and float(seed[border].max()) > _CUT
     if cut:
-        box = _around(score, config.reach / spacing, seen.shape)
-        seed, known = _placed(score, box), seen[box]
+        box = around([score], config.reach / spacing, seen.shape)
+        seed, known = score.over(box), seen[box]
     prior = ndimage.gaussian_filter(seed, spread)
     if cut:
         share = ndimage.gaussian_filter(known.astype(np.float32), spread)
@@ -186,13 +176,8 @@ def _odds(
     counted = organ.near & organ.known if known_only else organ.near
     around, bins = np.maximum(nothing[organ.box], 0), bins[organ.box]
     values = bins[counted]
-    inside, outside = (
-        ndimage.gaussian_filter1d(np.bincount(values, weights[counted], _BINS), _BIN_BLUR)
-        for weights in (organ.posterior**2, around)
-    )
-    inside, outside = (h / max(float(h.sum()), 1e-9) + _LEAST_SHARE for h in (inside, outside))
-    evidence = np.clip(np.log(inside / outside), -config.most, config.most).astype(np.float32)[bins]
-    evidence = ndimage.gaussian_filter(evidence, config.smoothing / spacing)
+    inside, outside = (np.bincount(values, weights[counted], BINS) for weights in (organ.posterior**2, around))
+    evidence = ndimage.gaussian_filter(evidence_table(inside, outside, config.most)[bins], config.smoothing / spacing)
     odds: np.ndarray = np.exp(np.clip(organ.prior + config.weight * evidence, -_LOGIT, _LOGIT)) * organ.near
     return odds
 
@@ -235,18 +220,4 @@ def _main_pieces(posterior: np.ndarray, seed: np.ndarray, threshold: float) -> n
         taken[span] |= stays[piece]
     result = posterior.copy()
     result[inside] = np.where(stays[found], posterior[inside], threshold / 2)
-    return result
-
-
-def _around(score: ScoreMap, margin: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    wide = np.ceil(margin).astype(int)
-    return tuple(
-        slice(max(0, span.start - m), min(n, span.stop + m)) for span, m, n in zip(score.spans, wide, shape, strict=True)
-    )
-
-
-def _placed(score: ScoreMap, box: tuple[slice, ...]) -> np.ndarray:
-    result = np.zeros([span.stop - span.start for span in box], np.float32)
-    inner = tuple(slice(s.start - b.start, s.stop - b.start) for s, b in zip(score.spans, box, strict=True))
-    result[inner] = score.values / np.float32(255)
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -37,6 +37,16 @@ class ScoreMap:
     def spans(self) -> tuple[slice, ...]:
         """Where it lies on the reduced grid."""
         return tuple(slice(first, first + n) for first, n in zip(self.low, self.values.shape, strict=True))
+
+    def over(self, box: tuple[slice, ...]) -> np.ndarray:
+        """Scores float32, 0..1, over a part of the reduced grid; 0 where the map does not reach."""
+        result = np.zeros([span.stop - span.start for span in box], np.float32)
+        starts = [max(own.start, span.start) for own, span in zip(self.spans, box, strict=True)]
+        stops = [max(a, min(own.stop, span.stop)) for a, own, span in zip(starts, self.spans, box, strict=True)]
+        inner = tuple(slice(a - span.start, b - span.start) for a, b, span in zip(starts, stops, box, strict=True))
+        own = tuple(slice(a - first, b - first) for a, b, first in zip(starts, stops, self.low, strict=True))
+        result[inner] = self.values[own] / np.float32(255)
+        return result
 
 
 @dataclass(frozen=True)
@@ -95,3 +105,11 @@ class ScoreMaps:
 def reduced_shape(geometry: Geometry, stride: int) -> tuple[int, int, int]:
     """Shape `(z, y', x')` of the grid that keeps all slices and every `stride`-th pixel."""
     return geometry.size[2], -(-geometry.size[1] // stride), -(-geometry.size[0] // stride)
+
+
+def around(maps: Sequence[ScoreMap], margin: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The part of a reduced grid of `shape` that holds all maps and `margin` (z, y, x) voxels around them."""
+    wide = np.ceil(margin).astype(int)
+    low = np.min([score.low for score in maps], 0) - wide
+    high = np.max([np.add(score.low, score.values.shape) for score in maps], 0) + wide
+    return tuple(slice(max(0, int(a)), min(n, int(b))) for a, b, n in zip(low, high, shape, strict=True))
