@@ -32,7 +32,7 @@ class BendingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rounds: int = Field(
-        2, ge=0, description="of estimating histograms and the field; 0 leaves maps where registration put them"
+        0, ge=0, description="of estimating histograms and the field; 0 leaves maps where registration put them"
     )
     steps: int = Field(40, ge=1, description="of Adam a round")
     rate: float = Field(1.0, gt=0, description="of Adam; mm")
