@@ -31,14 +31,12 @@ class BendingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rounds: int = Field(
-        0, ge=0, description="of estimating histograms and the field; 0 leaves maps where registration put them"
-    )
-    steps: int = Field(40, ge=1, description="of Adam a round")
-    rate: float = Field(1.0, gt=0, description="of Adam; mm")
+    rounds: int = Field(2, ge=0, description="of estimating histograms and the field; 0 leaves maps as registered")
+    steps: int = Field(25, ge=1, description="of Adam a round")
+    rate: float = Field(1.5, gt=0, description="of Adam; mm")
     cell: float = Field(6.0, gt=0, description="mm; of the grid on which maps and intensities are compared")
     knots: float = Field(30.0, gt=0, description="mm between the field's knots")
-    stiffness: float = Field(0.005, ge=0, description="weight of the mean squared difference between knots, in mm²")
+    stiffness: float = Field(0.007, ge=0, description="weight of the mean squared difference between knots, in mm²")
     blur: float = Field(4.0, ge=0, description="mm; of the maps while they are moved")
     most: float = Field(3.0, gt=0, description="highest evidence that a HU can give, natural logarithm")
 
