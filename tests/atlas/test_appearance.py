@@ -14,7 +14,6 @@ from medsam2_atlas.registration import Transform
 from medsam2_atlas.volume import Geometry, Volume
 
 CONFIG = AppearanceConfig.model_validate({})
-BENT = AppearanceConfig(bending=BendingConfig(rounds=2))  # type: ignore[call-arg]
 SHAPE = (40, 50, 60)
 GRID = Geometry(SHAPE[::-1], (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
 EVERYWHERE = ScoreMap(np.full(SHAPE, 255, np.uint8), (0, 0, 0), 1.0)
@@ -61,11 +60,11 @@ def test_maps_that_lie_far_off_together_are_bent_back_together() -> None:
     first, second = ball(20, 25, 20, 8), ball(20, 25, 42, 8)
     registered = maps_of(k6=np.roll(first, 8, 1), k1=np.roll(second, 8, 1))  # 16 mm
     target = ct((first, 110), (second, 150))
-    found, _ = bent(registered, EVERYWHERE, bins_of(target, registered), BENT.bending)
+    found, _ = bent(registered, EVERYWHERE, bins_of(target, registered), CONFIG.bending)
     for organ, truth in ((6, first), (1, second)):
         assert dice(mask_of(registered, organ), truth) < 0.4
         assert dice(mask_of(found, organ), truth) > 0.8
-        assert dice(mask_of(corrected(registered, target, EVERYWHERE, BENT), organ), truth) > 0.9
+        assert dice(mask_of(corrected(registered, target, EVERYWHERE, CONFIG), organ), truth) > 0.9
 
 
 def test_bending_moves_what_references_know_with_the_maps() -> None:
@@ -75,7 +74,7 @@ def test_bending_moves_what_references_know_with_the_maps() -> None:
     truth = ball(20, 25, 36, 10)
     registered = maps_of(k6=np.roll(truth, -5, 2))
     target = ct((truth, 110))
-    found, moved = bent(registered, known, bins_of(target, registered), BENT.bending)
+    found, moved = bent(registered, known, bins_of(target, registered), CONFIG.bending)
     assert dice(mask_of(found, 6), truth) > 0.85
     assert 1 <= moved.low[2] - 20 <= 6  # the border of the known has gone along
     box = (slice(0, SHAPE[0]), slice(0, SHAPE[1]), slice(30, 50))
@@ -84,7 +83,7 @@ def test_bending_moves_what_references_know_with_the_maps() -> None:
 
 def test_maps_in_a_picture_that_tells_nothing_are_hardly_bent() -> None:
     registered = maps_of(k6=ball(20, 25, 34, 10))
-    found, _ = bent(registered, EVERYWHERE, bins_of(ct(), registered), BENT.bending)
+    found, _ = bent(registered, EVERYWHERE, bins_of(ct(), registered), CONFIG.bending)
     assert dice(mask_of(found, 6), ball(20, 25, 34, 10)) > 0.85
 
 

@@ -7,17 +7,18 @@ surroundings are told apart by the histograms that they have in this target; fie
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
 from medsam2_atlas.atlas.intensities import BINS, evidence_table
 from medsam2_atlas.atlas.maps import ScoreMap, ScoreMaps, around
-from medsam2_atlas.masks import occupied
 
 _MARGIN_MM = 20.0
 _NEAR_MM = 12.0
@@ -46,12 +47,14 @@ class _Cells:
     """Maps and intensities of a part of the reduced grid, `[..., z, y, x]` in cells of `size` voxels (z, y, x).
 
     maps: probabilities `[organ, z, y, x]`. known: share of each cell that a reference shows. hu: histograms
-    `[BINS, z, y, x]`, each of sum 1. steps: (z, y, x) of a cell in mm.
+    `[BINS, z, y, x]`, each of sum 1. first: the reduced grid's voxel (z, y, x) with which the part begins. steps: (z, y, x) of
+    a cell in mm.
     """
 
     maps: torch.Tensor
     known: torch.Tensor
     hu: torch.Tensor
+    first: tuple[int, ...]
     size: np.ndarray
     steps: np.ndarray
 
@@ -68,13 +71,11 @@ def bent(scores: ScoreMaps, known: ScoreMap, bins: np.ndarray, config: BendingCo
     names = [k for k, score in scores.maps.items() if score.values.any()]
     if config.rounds == 0 or not names:
         return scores, known
-    spacing = scores.reduced_spacing
-    box = around([scores.maps[k] for k in names], _MARGIN_MM / spacing, scores.reduced_shape)
-    cells = _cells([scores.maps[k] for k in names], known, bins, box, spacing, config)
+    maps, shape, spacing = [scores.maps[k] for k in names], scores.reduced_shape, scores.reduced_spacing
+    cells = _cells(maps, known, bins, around(maps, _MARGIN_MM / spacing, shape), spacing, config)
     field = _fitted(cells, config)
-    first = [span.start for span in box]
-    moved = {k: _moved(scores.maps[k], field, first, cells, scores.reduced_shape) for k in names}
-    return replace(scores, maps={**scores.maps, **moved}), _moved(known, field, first, cells, scores.reduced_shape)
+    moved = {k: _moved(score, field, cells, shape) for k, score in zip(names, maps, strict=True)}
+    return replace(scores, maps={**scores.maps, **moved}), _moved(known, field, cells, shape)
 
 
 def _cells(
@@ -99,6 +100,7 @@ def _cells(
         torch.from_numpy(np.stack([ndimage.gaussian_filter(pooled(score), blur) for score in maps])),
         torch.from_numpy(seen),
         torch.from_numpy(np.ascontiguousarray(hu)).reshape(BINS, *shape),
+        tuple(span.start for span in box),
         size,
         size * spacing,
     )
@@ -109,14 +111,19 @@ def _fitted(cells: _Cells, config: BendingConfig) -> torch.Tensor:
     shape = cells.known.shape
     lattice = [max(2, round(n * step / config.knots)) for n, step in zip(shape, cells.steps, strict=True)]
     knots = torch.zeros(1, 3, *lattice, requires_grad=True)
+    grid, steps = _indices([slice(0, n) for n in shape]), _along_axes(cells.steps)
     counted = cells.known > 0.5
     total = float(cells.maps.sum()) + 1
     maps = cells.maps
+
+    def field() -> torch.Tensor:
+        return F.interpolate(knots, size=shape, mode="trilinear")[0]
+
     for turn in range(config.rounds):
         likelihood = _evidence(maps, cells, counted if turn == 0 else torch.ones_like(counted), config).exp()
         optimiser = torch.optim.Adam([knots], lr=config.rate)
         for _ in range(config.steps):
-            maps = _pulled(cells.maps, F.interpolate(knots, size=shape, mode="trilinear")[0], cells.steps)
+            maps = _looked_up(cells.maps, grid + field() / steps)
             background = (1 - maps.sum(0)).clamp(min=_LEAST_BACKGROUND)
             mixture = ((maps * likelihood).sum(0) + background).log()
             roughness = sum((knots.diff(dim=axis) ** 2).mean() for axis in (2, 3, 4))
@@ -125,7 +132,7 @@ def _fitted(cells: _Cells, config: BendingConfig) -> torch.Tensor:
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         maps = maps.detach()
-    return F.interpolate(knots.detach(), size=shape, mode="trilinear")[0]
+    return field().detach()
 
 
 def _evidence(maps: torch.Tensor, cells: _Cells, counted: torch.Tensor, config: BendingConfig) -> torch.Tensor:
@@ -139,11 +146,15 @@ def _evidence(maps: torch.Tensor, cells: _Cells, counted: torch.Tensor, config: 
     return (table @ hu).reshape(maps.shape)
 
 
-def _pulled(maps: torch.Tensor, field: torch.Tensor, steps: np.ndarray) -> torch.Tensor:
-    """Maps `[organ, z, y, x]` looked up where a field in mm points."""
-    shape = maps.shape[1:]
-    grid = torch.stack(torch.meshgrid(*[torch.arange(n, dtype=torch.float32) for n in shape], indexing="ij"))
-    return _looked_up(maps, grid + field / torch.from_numpy(steps).float().view(3, 1, 1, 1))
+def _indices(spans: Sequence[slice]) -> torch.Tensor:
+    """Those of all voxels of a part of a grid, float32 `[3, z, y, x]` (z, y, x)."""
+    axes = [torch.arange(span.start, span.stop, dtype=torch.float32) for span in spans]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def _along_axes(values: ArrayLike) -> torch.Tensor:
+    """One value per axis (z, y, x), to be reckoned with `[3, z, y, x]`."""
+    return torch.from_numpy(np.asarray(values, np.float32)).view(3, 1, 1, 1)
 
 
 def _looked_up(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -153,20 +164,13 @@ def _looked_up(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(values[None], unit[None], padding_mode="border", align_corners=True)[0]
 
 
-def _moved(score: ScoreMap, field: torch.Tensor, first: list[int], cells: _Cells, shape: tuple[int, int, int]) -> ScoreMap:
-    """A score map moved by a field over cells, of which the first begins at voxel `first`."""
-    voxel = torch.from_numpy(cells.steps / cells.size).float().view(3, 1, 1, 1)
-    furthest = field.abs().amax((1, 2, 3)).numpy() / voxel.flatten().numpy()
-    box = around([score], furthest + 1, shape)
-    axes = [torch.arange(span.start, span.stop, dtype=torch.float32) for span in box]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    size, begin = (torch.as_tensor(np.array(v), dtype=torch.float32).view(3, 1, 1, 1) for v in (cells.size, first))
-    shift = _looked_up(field, (grid - begin + 0.5) / size - 0.5) / voxel
-    low = torch.tensor([span.start for span in box]).view(3, 1, 1, 1)
-    values = _looked_up(torch.from_numpy(score.over(box))[None], grid - low + shift)[0]
-    result = (values * 255).round().to(torch.uint8).numpy()
-    inner = occupied(result)
-    if inner is None:
-        return replace(score, values=np.zeros((0, 0, 0), np.uint8), low=(0, 0, 0))
-    z, y, x = (b.start + i.start for b, i in zip(box, inner, strict=True))
-    return replace(score, values=np.ascontiguousarray(result[inner]), low=(z, y, x))
+def _moved(score: ScoreMap, field: torch.Tensor, cells: _Cells, shape: tuple[int, ...]) -> ScoreMap:
+    """A score map on a reduced grid of `shape`, moved by a field over cells."""
+    voxel = cells.steps / cells.size
+    box = around([score], field.abs().amax((1, 2, 3)).numpy() / voxel + 1, shape)
+    z, y, x = (span.start for span in box)
+    index = _indices(box)
+    place = (index - _along_axes(cells.first) + 0.5) / _along_axes(cells.size) - 0.5  # in cells
+    source = index + _looked_up(field, place) / _along_axes(voxel)
+    values = _looked_up(torch.from_numpy(score.over(box))[None], source - _along_axes((z, y, x)))[0]
+    return replace(score, values=(values * 255).round().to(torch.uint8).numpy(), low=(z, y, x)).cropped()

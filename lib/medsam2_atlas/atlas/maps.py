@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from medsam2_atlas.masks import occupied
 from medsam2_atlas.registration import Transform
 from medsam2_atlas.volume import Geometry
 
@@ -47,6 +48,14 @@ class ScoreMap:
         own = tuple(slice(a - first, b - first) for a, b, first in zip(starts, stops, self.low, strict=True))
         result[inner] = self.values[own] / np.float32(255)
         return result
+
+    def cropped(self) -> ScoreMap:
+        """The same without the slices, rows and columns at its ends that hold nothing but 0."""
+        box = occupied(self.values)
+        if box is None:
+            return replace(self, values=np.zeros((0, 0, 0), np.uint8), low=(0, 0, 0))
+        z, y, x = (first + span.start for first, span in zip(self.low, box, strict=True))
+        return replace(self, values=np.ascontiguousarray(self.values[box]), low=(z, y, x))
 
 
 @dataclass(frozen=True)
@@ -93,13 +102,11 @@ class ScoreMaps:
 
     def reduced_plane(self, organ: int, z: int) -> np.ndarray:
         """Scores `[y', x']` float32 of a slice on the reduced grid."""
-        plane = np.zeros(self.reduced_shape[1:], np.float32)
+        rows, columns = self.reduced_shape[1:]
         score = self.maps.get(organ)
-        if score is not None and score.values.size and 0 <= z - score.low[0] < score.values.shape[0]:
-            part = score.values[z - score.low[0]]
-            y, x = score.low[1:]
-            plane[y : y + part.shape[0], x : x + part.shape[1]] = part.astype(np.float32) / 255
-        return plane
+        if score is None:
+            return np.zeros((rows, columns), np.float32)
+        return score.over((slice(z, z + 1), slice(0, rows), slice(0, columns)))[0]
 
 
 def reduced_shape(geometry: Geometry, stride: int) -> tuple[int, int, int]:

@@ -16,7 +16,6 @@ from medsam2_atlas.atlas.maps import ScoreMap, ScoreMaps, reduced_shape
 from medsam2_atlas.atlas.reference import MAP_SPACING
 from medsam2_atlas.atlas.thresholds import thresholds_of
 from medsam2_atlas.atlas.voting import FusionConfig, fusion_config, vote
-from medsam2_atlas.masks import occupied
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import (
     RegistrationCache,
@@ -139,7 +138,7 @@ def warp_maps(
             dense[k][planes.start : planes.stop] = _sampled(maps[k], common)
         progress("score maps", planes.stop / shape[0])
     back = inverse or transform.inverse()
-    found = {k: _crop(dense.pop(k), _visible_share(maps[k], back, geometry)) for k in maps}
+    found = {k: ScoreMap(dense.pop(k), (0, 0, 0), _visible_share(maps[k], back, geometry)).cropped() for k in maps}
     return ScoreMaps(found, geometry, stride, transform, back)
 
 
@@ -183,11 +182,3 @@ def _visible_share(organ: ProbabilityMap, to_target: Transform, geometry: Geomet
     index = geometry.to_index(to_target(points).numpy())
     inside = ((index >= -0.5) & (index <= np.array(geometry.size) - 0.5)).all(1)
     return float(inside.mean())
-
-
-def _crop(dense: np.ndarray, visible: float) -> ScoreMap:
-    box = occupied(dense)
-    if box is None:
-        return ScoreMap(np.zeros((0, 0, 0), np.uint8), (0, 0, 0), visible)
-    z, y, x = box
-    return ScoreMap(np.ascontiguousarray(dense[box]), (z.start, y.start, x.start), visible)
