@@ -112,7 +112,7 @@ def _fitted(cells: _Cells, config: BendingConfig) -> torch.Tensor:
     lattice = [max(2, round(n * step / config.knots)) for n, step in zip(shape, cells.steps, strict=True)]
     knots = torch.zeros(1, 3, *lattice, requires_grad=True)
     grid, steps = _indices([slice(0, n) for n in shape]), _along_axes(cells.steps)
-    counted = cells.known > 0.5
+    known = cells.known > 0.5
     total = float(cells.maps.sum()) + 1
     maps = cells.maps
 
@@ -120,30 +120,38 @@ def _fitted(cells: _Cells, config: BendingConfig) -> torch.Tensor:
         return F.interpolate(knots, size=shape, mode="trilinear")[0]
 
     for turn in range(config.rounds):
-        likelihood = _evidence(maps, cells, counted if turn == 0 else torch.ones_like(counted), config).exp()
+        evidence = _evidence(maps, cells, known if turn == 0 else torch.ones_like(known), config)
+        counted = known & _near(maps, _MARGIN_MM / cells.steps).any(0)  # elsewhere all maps are 0, and the mixture constant
+        likelihood, place = evidence[:, counted].exp(), grid[:, counted]
         optimiser = torch.optim.Adam([knots], lr=config.rate)
         for _ in range(config.steps):
-            maps = _looked_up(cells.maps, grid + field() / steps)
-            background = (1 - maps.sum(0)).clamp(min=_LEAST_BACKGROUND)
-            mixture = ((maps * likelihood).sum(0) + background).log()
+            inside = _looked_up(cells.maps, place + field()[:, counted] / steps[:, 0, 0])
+            background = (1 - inside.sum(0)).clamp(min=_LEAST_BACKGROUND)
+            mixture = ((inside * likelihood).sum(0) + background).log()
             roughness = sum((knots.diff(dim=axis) ** 2).mean() for axis in (2, 3, 4))
             optimiser.zero_grad()
-            loss = config.stiffness * roughness - (mixture * counted).sum() / total
+            loss = config.stiffness * roughness - mixture.sum() / total
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-        maps = maps.detach()
+        with torch.no_grad():
+            maps = _looked_up(cells.maps, grid + field() / steps)
     return field().detach()
 
 
 def _evidence(maps: torch.Tensor, cells: _Cells, counted: torch.Tensor, config: BendingConfig) -> torch.Tensor:
     """What each cell's HU say for each organ, `[organ, z, y, x]`, natural logarithm."""
-    width = [2 * int(np.ceil(_NEAR_MM / step)) + 1 for step in cells.steps]
-    near = F.max_pool3d(maps, width, 1, [n // 2 for n in width]) > _NEAR
+    near = _near(maps, _NEAR_MM / cells.steps)
     nothing = (1 - maps.sum(0)).clamp(min=0)
     hu = cells.hu.flatten(1)
     inside, outside = ((weights * near * counted).flatten(1) @ hu.T for weights in (maps**2, nothing.expand_as(maps)))
     table = torch.from_numpy(evidence_table(inside.numpy(), outside.numpy(), config.most))
     return (table @ hu).reshape(maps.shape)
+
+
+def _near(maps: torch.Tensor, reach: np.ndarray) -> torch.Tensor:
+    """Where each map `[organ, z, y, x]` is above a few percent within so many cells (z, y, x)."""
+    size = [1, *(2 * int(np.ceil(n)) + 1 for n in reach)]
+    return torch.from_numpy(ndimage.maximum_filter(maps.numpy() > _NEAR, size, mode="constant"))
 
 
 def _indices(spans: Sequence[slice]) -> torch.Tensor:
@@ -159,9 +167,9 @@ def _along_axes(values: ArrayLike) -> torch.Tensor:
 
 def _looked_up(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Values `[c, z, y, x]` at fractional indices `[3, ...]` (z, y, x); at the border where they lie outside."""
-    last = torch.tensor(values.shape[1:], dtype=torch.float32).sub(1).clamp(min=1).view(3, 1, 1, 1)
-    unit = (index / last * 2 - 1).flip(0).movedim(0, -1)
-    return F.grid_sample(values[None], unit[None], padding_mode="border", align_corners=True)[0]
+    last = torch.tensor(values.shape[1:], dtype=torch.float32).sub(1).clamp(min=1)
+    unit = (index.flatten(1).T / last * 2 - 1).flip(1)
+    return F.grid_sample(values[None], unit[None, None, None], padding_mode="border", align_corners=True).reshape(-1, *index.shape[1:])
 
 
 def _moved(score: ScoreMap, field: torch.Tensor, cells: _Cells, shape: tuple[int, ...]) -> ScoreMap:
