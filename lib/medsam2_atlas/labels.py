@@ -43,6 +43,13 @@ class OrganTable(BaseModel):
         """The label values."""
         return [organ.index for organ in self.organs]
 
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Label values of each `left_…` organ and its `right_…` counterpart."""
+        by_name = {organ.name: organ.index for organ in self.organs}
+        sides = [(name, name.replace("left_", "right_", 1)) for name in by_name if name.startswith("left_")]
+        return [(by_name[left], by_name[right]) for left, right in sides if right in by_name]
+
     def select(self, names: Iterable[str]) -> list[int]:
         """Label values for names or numbers given as text; all organs for none.
 

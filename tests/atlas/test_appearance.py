@@ -60,7 +60,7 @@ def test_maps_that_lie_far_off_together_are_bent_back_together() -> None:
     first, second = ball(20, 25, 20, 8), ball(20, 25, 42, 8)
     registered = maps_of(k6=np.roll(first, 8, 1), k1=np.roll(second, 8, 1))  # 16 mm
     target = ct((first, 110), (second, 150))
-    found, _ = bent(registered, EVERYWHERE, bins_of(target, registered), CONFIG.bending)
+    found, _ = bent(registered, EVERYWHERE, bins_of(target, registered), (), CONFIG.bending)
     for organ, truth in ((6, first), (1, second)):
         assert dice(mask_of(registered, organ), truth) < 0.4
         assert dice(mask_of(found, organ), truth) > 0.8
@@ -74,7 +74,7 @@ def test_bending_moves_what_references_know_with_the_maps() -> None:
     truth = ball(20, 25, 36, 10)
     registered = maps_of(k6=np.roll(truth, -5, 2))
     target = ct((truth, 110))
-    found, moved = bent(registered, known, bins_of(target, registered), CONFIG.bending)
+    found, moved = bent(registered, known, bins_of(target, registered), (), CONFIG.bending)
     assert dice(mask_of(found, 6), truth) > 0.85
     assert 1 <= moved.low[2] - 20 <= 6  # the border of the known has gone along
     box = (slice(0, SHAPE[0]), slice(0, SHAPE[1]), slice(30, 50))
@@ -83,7 +83,7 @@ def test_bending_moves_what_references_know_with_the_maps() -> None:
 
 def test_maps_in_a_picture_that_tells_nothing_are_hardly_bent() -> None:
     registered = maps_of(k6=ball(20, 25, 34, 10))
-    found, _ = bent(registered, EVERYWHERE, bins_of(ct(), registered), CONFIG.bending)
+    found, _ = bent(registered, EVERYWHERE, bins_of(ct(), registered), (), CONFIG.bending)
     assert dice(mask_of(found, 6), ball(20, 25, 34, 10)) > 0.85
 
 
@@ -109,6 +109,15 @@ def test_an_organ_within_a_larger_one_of_the_same_brightness_keeps_its_place() -
     found = corrected(registered, ct((liver | vein, 110)), EVERYWHERE, CONFIG)
     assert dice(mask_of(found, 9), vein) > 0.7
     assert dice(mask_of(found, 6), liver) > 0.95
+
+
+def test_a_kidney_that_lies_on_the_spleen_is_led_back_by_the_other_one() -> None:
+    right, left, spleen = ball(20, 25, 10, 6), ball(20, 25, 34, 6), ball(20, 25, 48, 8)
+    registered = maps_of(k2=right, k3=np.roll(left, 10, 2) & spleen, k1=np.roll(spleen, 6, 2) & spleen)
+    target = ct((right | left, 180), (spleen, 110))
+    alone, paired = (mask_of(corrected(registered, target, EVERYWHERE, CONFIG, pairs), 3) for pairs in ((), [(3, 2)]))
+    assert dice(alone, left) < 0.2
+    assert dice(paired, left) > 0.8
 
 
 def test_an_organ_that_falls_in_two_keeps_both_pieces() -> None:

@@ -11,6 +11,7 @@ an organ that all references cut can still be followed in the target.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
 from medsam2_atlas.atlas.bending import BendingConfig, bent
-from medsam2_atlas.atlas.intensities import BINS, bins_of, evidence_table
+from medsam2_atlas.atlas.intensities import BINS, bins_of, counterparts, evidence_table
 from medsam2_atlas.atlas.maps import ScoreMap, ScoreMaps, around
 from medsam2_atlas.masks import occupied
 from medsam2_atlas.volume import Volume
@@ -77,7 +78,9 @@ class _Organ:
     posterior: np.ndarray
 
 
-def corrected(scores: ScoreMaps, target: Volume, known: ScoreMap, config: AppearanceConfig) -> ScoreMaps:
+def corrected(
+    scores: ScoreMaps, target: Volume, known: ScoreMap, config: AppearanceConfig, pairs: Sequence[tuple[int, int]] = ()
+) -> ScoreMaps:
     """Score maps after a look at the target.
 
     Args:
@@ -85,24 +88,28 @@ def corrected(scores: ScoreMaps, target: Volume, known: ScoreMap, config: Appear
         target: the CT that they lie on.
         known: on the same reduced grid, above 0.5 where at least one reference's field of view reaches.
         config: how.
+        pairs: labels of organs that look alike.
     """
     if config.rounds == 0:
         return scores
     shape, spacing = scores.reduced_shape, scores.reduced_spacing
     bins = bins_of(target, scores)
-    scores, known = bent(scores, known, bins, config.bending)
+    scores, known = bent(scores, known, bins, pairs, config.bending)
     seen = np.zeros(shape, bool)
     seen[known.spans] = known.values > 127
     names = [k for k, score in scores.maps.items() if score.values.size]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         started = pool.map(lambda k: _start(scores.maps[k], seen, spacing, config), names)
         organs = {k: organ for k, organ in zip(names, started, strict=True) if organ is not None}
+        partner = counterparts(list(organs), pairs)
         for turn in range(config.rounds):
             nothing = np.ones(shape, np.float32)  # probability that a voxel is of no organ
             for organ in organs.values():
                 nothing[organ.box] -= organ.posterior
-            estimate = partial(_odds, nothing=nothing, bins=bins, spacing=spacing, config=config, known_only=turn == 0)
-            odds = list(pool.map(estimate, organs.values()))
+            counted = pool.map(partial(_histograms, nothing=nothing, bins=bins, known_only=turn == 0), organs.values())
+            inside, outside = np.array(list(counted)).reshape(-1, 2, BINS).swapaxes(0, 1)
+            tables = evidence_table(inside, outside, partner, config.most)
+            odds = list(pool.map(partial(_odds, bins=bins, spacing=spacing, config=config), organs.values(), tables))
             total = np.ones(shape, np.float32)  # odds of the background, then of all
             for organ, own in zip(organs.values(), odds, strict=True):
                 total[organ.box] += own
@@ -169,15 +176,16 @@ def _at_its_side(seen: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     return result
 
 
-def _odds(
-    organ: _Organ, nothing: np.ndarray, bins: np.ndarray, spacing: np.ndarray, config: AppearanceConfig, known_only: bool
-) -> np.ndarray:
-    """Of the organ against what is of no organ near it."""
+def _histograms(organ: _Organ, nothing: np.ndarray, bins: np.ndarray, known_only: bool) -> list[np.ndarray]:
+    """Of the organ, and of what is of no organ near it."""
     counted = organ.near & organ.known if known_only else organ.near
-    around, bins = np.maximum(nothing[organ.box], 0), bins[organ.box]
-    values = bins[counted]
-    inside, outside = (np.bincount(values, weights[counted], BINS) for weights in (organ.posterior**2, around))
-    evidence = ndimage.gaussian_filter(evidence_table(inside, outside, config.most)[bins], config.smoothing / spacing)
+    values, outside = bins[organ.box][counted], np.maximum(nothing[organ.box], 0)
+    return [np.bincount(values, weights[counted], BINS) for weights in (organ.posterior**2, outside)]
+
+
+def _odds(organ: _Organ, table: np.ndarray, bins: np.ndarray, spacing: np.ndarray, config: AppearanceConfig) -> np.ndarray:
+    """Of the organ against what is of no organ near it, by what each bin says."""
+    evidence = ndimage.gaussian_filter(table[bins[organ.box]], config.smoothing / spacing)
     odds: np.ndarray = np.exp(np.clip(organ.prior + config.weight * evidence, -_LOGIT, _LOGIT)) * organ.near
     return odds
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
-from medsam2_atlas.atlas.intensities import BINS, evidence_table
+from medsam2_atlas.atlas.intensities import BINS, counterparts, evidence_table
 from medsam2_atlas.atlas.maps import ScoreMap, ScoreMaps, around
 
 _MARGIN_MM = 20.0
@@ -33,11 +33,11 @@ class BendingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rounds: int = Field(2, ge=0, description="of estimating histograms and the field; 0 leaves maps as registered")
-    steps: int = Field(25, ge=1, description="of Adam a round")
-    rate: float = Field(1.5, gt=0, description="of Adam; mm")
+    steps: int = Field(40, ge=1, description="of Adam a round")
+    rate: float = Field(1.0, gt=0, description="of Adam; mm")
     cell: float = Field(6.0, gt=0, description="mm; of the grid on which maps and intensities are compared")
     knots: float = Field(30.0, gt=0, description="mm between the field's knots")
-    stiffness: float = Field(0.007, ge=0, description="weight of the mean squared difference between knots, in mm²")
+    stiffness: float = Field(0.005, ge=0, description="weight of the mean squared difference between knots, in mm²")
     blur: float = Field(4.0, ge=0, description="mm; of the maps while they are moved")
     most: float = Field(3.0, gt=0, description="highest evidence that a HU can give, natural logarithm")
 
@@ -46,12 +46,13 @@ class BendingConfig(BaseModel):
 class _Cells:
     """Maps and intensities of a part of the reduced grid, `[..., z, y, x]` in cells of `size` voxels (z, y, x).
 
-    maps: probabilities `[organ, z, y, x]`. known: share of each cell that a reference shows. hu: histograms
-    `[BINS, z, y, x]`, each of sum 1. first: the reduced grid's voxel (z, y, x) with which the part begins. steps: (z, y, x) of
-    a cell in mm.
+    maps: probabilities `[organ, z, y, x]`. partner: see `counterparts`. known: share of each cell that a reference shows. hu:
+    histograms `[BINS, z, y, x]`, each of sum 1. first: the reduced grid's voxel (z, y, x) with which the part begins. steps:
+    (z, y, x) of a cell in mm.
     """
 
     maps: torch.Tensor
+    partner: np.ndarray
     known: torch.Tensor
     hu: torch.Tensor
     first: tuple[int, ...]
@@ -59,27 +60,37 @@ class _Cells:
     steps: np.ndarray
 
 
-def bent(scores: ScoreMaps, known: ScoreMap, bins: np.ndarray, config: BendingConfig) -> tuple[ScoreMaps, ScoreMap]:
+def bent(
+    scores: ScoreMaps, known: ScoreMap, bins: np.ndarray, pairs: Sequence[tuple[int, int]], config: BendingConfig
+) -> tuple[ScoreMaps, ScoreMap]:
     """Score maps, and where references know anything, moved by one smooth field.
 
     Args:
         scores: as registered.
         known: on the same reduced grid, above 0.5 where at least one reference's field of view reaches.
         bins: of the target's HU, on that grid; see `bins_of`.
+        pairs: labels of organs that look alike.
         config: how.
     """
     names = [k for k, score in scores.maps.items() if score.values.any()]
     if config.rounds == 0 or not names:
         return scores, known
     maps, shape, spacing = [scores.maps[k] for k in names], scores.reduced_shape, scores.reduced_spacing
-    cells = _cells(maps, known, bins, around(maps, _MARGIN_MM / spacing, shape), spacing, config)
+    box = around(maps, _MARGIN_MM / spacing, shape)
+    cells = _cells(maps, counterparts(names, pairs), known, bins, box, spacing, config)
     field = _fitted(cells, config)
     moved = {k: _moved(score, field, cells, shape) for k, score in zip(names, maps, strict=True)}
     return replace(scores, maps={**scores.maps, **moved}), _moved(known, field, cells, shape)
 
 
 def _cells(
-    maps: list[ScoreMap], known: ScoreMap, bins: np.ndarray, box: tuple[slice, ...], spacing: np.ndarray, config: BendingConfig
+    maps: list[ScoreMap],
+    partner: np.ndarray,
+    known: ScoreMap,
+    bins: np.ndarray,
+    box: tuple[slice, ...],
+    spacing: np.ndarray,
+    config: BendingConfig,
 ) -> _Cells:
     size = np.maximum(1, np.rint(config.cell / spacing)).astype(int)
     blur = config.blur / (size * spacing)
@@ -98,6 +109,7 @@ def _cells(
     hu = counts.reshape(-1, BINS).T / counts.reshape(-1, BINS).sum(1)
     return _Cells(
         torch.from_numpy(np.stack([ndimage.gaussian_filter(pooled(score), blur) for score in maps])),
+        partner,
         torch.from_numpy(seen),
         torch.from_numpy(np.ascontiguousarray(hu)).reshape(BINS, *shape),
         tuple(span.start for span in box),
@@ -144,7 +156,7 @@ def _evidence(maps: torch.Tensor, cells: _Cells, counted: torch.Tensor, config: 
     nothing = (1 - maps.sum(0)).clamp(min=0)
     hu = cells.hu.flatten(1)
     inside, outside = ((weights * near * counted).flatten(1) @ hu.T for weights in (maps**2, nothing.expand_as(maps)))
-    table = torch.from_numpy(evidence_table(inside.numpy(), outside.numpy(), config.most))
+    table = torch.from_numpy(evidence_table(inside.numpy(), outside.numpy(), cells.partner, config.most))
     return (table @ hu).reshape(maps.shape)
 
 
@@ -169,7 +181,9 @@ def _looked_up(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Values `[c, z, y, x]` at fractional indices `[3, ...]` (z, y, x); at the border where they lie outside."""
     last = torch.tensor(values.shape[1:], dtype=torch.float32).sub(1).clamp(min=1)
     unit = (index.flatten(1).T / last * 2 - 1).flip(1)
-    return F.grid_sample(values[None], unit[None, None, None], padding_mode="border", align_corners=True).reshape(-1, *index.shape[1:])
+    return F.grid_sample(values[None], unit[None, None, None], padding_mode="border", align_corners=True).reshape(
+        -1, *index.shape[1:]
+    )
 
 
 def _moved(score: ScoreMap, field: torch.Tensor, cells: _Cells, shape: tuple[int, ...]) -> ScoreMap:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -28,19 +30,33 @@ def bins_of(target: Volume, scores: ScoreMaps) -> np.ndarray:
     return result
 
 
-def evidence_table(inside: np.ndarray, outside: np.ndarray, most: float) -> np.ndarray:
+def counterparts(organs: Sequence[int], pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Where each organ's counterpart of a pair stands among them; where it stands itself if there is none."""
+    places = np.arange(len(organs))
+    for pair in pairs:
+        if set(pair) <= set(organs):
+            left, right = map(organs.index, pair)
+            places[[left, right]] = right, left
+    return places
+
+
+def evidence_table(inside: np.ndarray, outside: np.ndarray, partner: np.ndarray, most: float) -> np.ndarray:
     """What each bin says for an organ: the logarithm of its histograms' ratio.
 
+    Paired organs look alike, so that both tell what either looks like: a kidney that registration takes for the spleen
+    beside it is led back by the other kidney.
+
     Args:
-        inside: histograms of organs, `[..., BINS]`, of any sum.
+        inside: histograms of organs, `[organ, BINS]`, of any sum.
         outside: the same of what lies around them.
+        partner: see `counterparts`.
         most: natural logarithm beyond which nothing is believed.
 
     Returns:
-        float32 `[..., BINS]` within ± `most`.
+        float32 `[organ, BINS]` within ± `most`.
     """
     shares = []
-    for counts in (inside, outside):
+    for counts in (inside + inside[partner], outside):
         smooth = ndimage.gaussian_filter1d(np.asarray(counts, np.float64), _BIN_BLUR)
         shares.append(smooth / np.maximum(smooth.sum(-1, keepdims=True), 1e-9) + _LEAST_SHARE)
     table: np.ndarray = np.clip(np.log(shares[0] / shares[1]), -most, most).astype(np.float32)

@@ -16,6 +16,7 @@ from medsam2_atlas.atlas.maps import ScoreMap, ScoreMaps, reduced_shape
 from medsam2_atlas.atlas.reference import MAP_SPACING
 from medsam2_atlas.atlas.thresholds import thresholds_of
 from medsam2_atlas.atlas.voting import FusionConfig, fusion_config, vote
+from medsam2_atlas.labels import organ_table
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import (
     RegistrationCache,
@@ -107,7 +108,7 @@ def fused_scores(
     maps = vote(work, inverse, atlas, fusion) | {_KNOWN: atlas.coverage}
     warped = warp_maps(target.geometry, maps, transform, inverse, progress)
     known = warped.maps.pop(_KNOWN)
-    scores = with_evidence(corrected(warped, target, known, fusion.appearance), warped, work, atlas)
+    scores = with_evidence(corrected(warped, target, known, fusion.appearance, organ_table().pairs), warped, work, atlas)
     return replace(scores, maps={k: scores.maps[k] for k in wanted}, thresholds=thresholds_of(atlas, fusion))
 
 

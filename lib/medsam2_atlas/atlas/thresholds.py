@@ -131,7 +131,7 @@ def _corrected(
         maps[k] = ScoreMap(vote.values, (z, y, x), 1.0)
     registered = ScoreMaps(maps, grid, 1, Transform(()), Transform(()))
     known = ScoreMap(seen.astype(np.uint8) * 255, (0, 0, 0), 1.0)
-    found = corrected(registered, Volume(hu, grid, grid), known, config.appearance).maps
+    found = corrected(registered, Volume(hu, grid, grid), known, config.appearance, organ_table().pairs).maps
     return {
         k: ProbabilityMap(
             score.values, (template.origin.numpy() + np.array(score.low[::-1]) * MAP_SPACING).astype(np.float32), votes[k].count

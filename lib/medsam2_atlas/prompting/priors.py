@@ -27,11 +27,10 @@ def told_apart(prompts: Prompts, table: OrganTable, scores: ScoreMaps) -> Prompt
 
     Sides are those of the atlas' common space: they hold for a patient who lies otherwise than the file says, too.
     """
-    by_name = {table[p.label].name: p for p in prompts.prompts}
+    by_label = {p.label: p for p in prompts.prompts}
     dropped: dict[int, str] = {}
-    for name, left in by_name.items():
-        right = by_name.get(name.replace("left_", "right_")) if name.startswith("left_") else None
-        if right is not None and _to_the_left(left, scores) <= _to_the_left(right, scores):
+    for left, right in ((by_label.get(left), by_label.get(right)) for left, right in table.pairs):
+        if left and right and _to_the_left(left, scores) <= _to_the_left(right, scores):
             weaker, other = (left, right) if (left.confidence or 0) < (right.confidence or 0) else (right, left)
             dropped[weaker.label] = f"it lies on the side of the {table[other.label].display.lower()}, which is surer"
     kept = tuple(p for p in prompts.prompts if p.label not in dropped)
