@@ -25,6 +25,8 @@ _NEAR_MM = 12.0
 """How far around an organ its surroundings are looked at."""
 _NEAR = 0.05
 _LEAST_BACKGROUND = 1e-3
+_SLAB = 16
+"""Slices that are moved at a time: coordinates take more memory than maps."""
 
 
 class BendingConfig(BaseModel):
@@ -191,8 +193,12 @@ def _moved(score: ScoreMap, field: torch.Tensor, cells: _Cells, shape: tuple[int
     voxel = cells.steps / cells.size
     box = around([score], field.abs().amax((1, 2, 3)).numpy() / voxel + 1, shape)
     z, y, x = (span.start for span in box)
-    index = _indices(box)
-    place = (index - _along_axes(cells.first) + 0.5) / _along_axes(cells.size) - 0.5  # in cells
-    source = index + _looked_up(field, place) / _along_axes(voxel)
-    values = _looked_up(torch.from_numpy(score.over(box))[None], source - _along_axes((z, y, x)))[0]
-    return replace(score, values=(values * 255).round().to(torch.uint8).numpy(), low=(z, y, x)).cropped()
+    values = torch.from_numpy(score.over(box))[None]
+    result = np.empty(values.shape[1:], np.uint8)
+    for first in range(0, len(result), _SLAB):
+        index = _indices([slice(z + first, z + min(first + _SLAB, len(result))), *box[1:]])
+        place = (index - _along_axes(cells.first) + 0.5) / _along_axes(cells.size) - 0.5  # in cells
+        source = index + _looked_up(field, place) / _along_axes(voxel)
+        part = _looked_up(values, source - _along_axes((z, y, x)))[0]
+        result[first : first + _SLAB] = (part * 255).round().to(torch.uint8).numpy()
+    return replace(score, values=result, low=(z, y, x)).cropped()
