@@ -59,7 +59,7 @@ class AppearanceConfig(BaseModel):
     most: float = Field(3.0, gt=0, description="highest evidence that one voxel's HU can give, natural logarithm")
     smoothing: float = Field(1.0, gt=0, description="mm; of the evidence")
     rounding: float = Field(0.03, ge=0, description="of the result, as a share of the organ's size")
-    decay: float = Field(60.0, gt=0, description="mm; of the prior beyond the references' fields of view")
+    decay: float = Field(80.0, gt=0, description="mm; of the prior beyond the references' fields of view")
     reach: float = Field(100.0, gt=0, description="mm; how far beyond them an organ is followed")
     bending: BendingConfig = Field(
         BendingConfig.model_validate({}), description="how all maps are first bent together towards what explains the target"
