@@ -3,12 +3,14 @@
 For each target an atlas is built of the other subjects; each method registers the target to its common space, and the same
 score maps, thresholds and boxes follow. Per organ and method: Dice of the score map, how far the prompting region's centre
 and its two ends are off (mm), IoU of the boxes with the organ's true box on their slices, organs without a usable prompt;
-per method: seconds of processor and of wall time a target, and the process' peak memory.
+per method: seconds of processor and of wall time a target, and the process' peak memory. `--copies 8` adds seven copies of each
+target with a little noise, and prints how far chance alone moves the mean.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import resource
@@ -45,15 +47,19 @@ from medsam2_atlas.volume import Volume, read_labels, read_volume, write_volume
 mpl.use("Agg")
 SETS = ("phantoms", "anatomy", "pair")
 _LIVER, _ABOVE_LIVER_MM = 6, 40.0
+_NOISE_HU = 4.0
 REAL = Path(__file__).resolve().parents[2] / "shared" / "ct"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One organ of one target by one method. centre .. z_max: None without a prompt. cut: by the scan's ends."""
+    """One organ of one target by one method. copy: 0 is the target itself, others are noisy. centre .. z_max: None without a
+    prompt. cut: by the scan's ends.
+    """
 
     set: str
     target: str
+    copy: int
     method: str
     organ: str
     dice: float
@@ -113,16 +119,22 @@ def subject_of(name: str) -> str:
     return head if tail.isdigit() and len(tail) == 1 else name
 
 
+def noisy(image: Volume, copy: int) -> Volume:
+    """The image itself as copy 0; with noise that no reader would see otherwise."""
+    noise = np.random.default_rng(copy).normal(0, _NOISE_HU if copy else 0, image.array.shape)
+    return replace(image, array=(image.array + noise).astype(np.float32))
+
+
 def evaluate(
-    kind: str, method: str, targets: list[tuple[ReferenceFiles, Path]], rule: str
+    kind: str, method: str, targets: list[tuple[ReferenceFiles, Path]], rule: str, copies: int
 ) -> tuple[list[Row], dict[str, float]]:
     """All targets by one method, in a process of its own."""
     config, table = registration_config(), organ_table()
     rows: list[Row] = []
     cpu, wall = [], []
-    for files, folder in targets:
+    for (files, folder), copy in itertools.product(targets, range(copies)):
         atlas = Atlas.load(folder)
-        image, truth = read_volume(files.image), read_labels(files.label)
+        image, truth = noisy(read_volume(files.image), copy), read_labels(files.label)
         began, used = time.perf_counter(), time.process_time()
         work = WorkImage.of(image, config.spacing)
         registration, fusion = METHODS[method]
@@ -143,7 +155,7 @@ def evaluate(
             evidence = dict(scores.maps[k].evidence) if k in scores.maps else {}
             rows.append(
                 Row(
-                    kind, files.name, method, table[k].name, dice[k],
+                    kind, files.name, copy, method, table[k].name, dice[k],
                     folding=folding, confidence=sure.get(k), evidence=evidence, **values,
                 )
             )  # fmt: skip
@@ -158,12 +170,14 @@ def summary(rows: list[Row], costs: dict[tuple[str, str], dict[str, float]]) -> 
         mine = [row for row in rows if (row.set, row.method) == (kind, method)]
         found = [row for row in mine if row.centre is not None]
         whole = [row for row in found if not row.cut]
+        means = [np.mean([row.centre for row in found if row.copy == copy]) for copy in {row.copy for row in found}]
         entries.append(
             {
                 "set": kind,
                 "method": method,
                 "dice": np.mean([row.dice for row in mine]),
                 "centre": np.mean([row.centre for row in found]),
+                "centre_spread": np.std(means),
                 "centre_median": np.median([row.centre for row in found]),
                 "centre_whole": np.mean([row.centre for row in whole]),
                 "z_min": np.mean([abs(row.z_min) for row in whole]),
@@ -194,11 +208,12 @@ def show(entries: list[dict[str, Any]], rows: list[Row]) -> None:
         "MiB",
     )
     for e in entries:
+        spread = f" ± {e['centre_spread']:.1f}" if e["centre_spread"] else ""
         table.add_row(
             e["set"],
             e["method"],
             f"{e['dice']:.3f}",
-            f"{e['centre']:.1f} ({e['centre_median']:.1f}; {e['centre_whole']:.1f})",
+            f"{e['centre']:.1f}{spread} ({e['centre_median']:.1f}; {e['centre_whole']:.1f})",
             f"{e['z_min']:.1f}, {e['z_max']:.1f}",
             f"{e['iou']:.3f}",
             f"{e['lost']:.1%} ({e['lost_whole']})",
@@ -243,6 +258,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--phantoms", type=int, default=8, help="generated patients")
     parser.add_argument("--variants", type=int, default=2, help="bodies made of each real label map")
+    parser.add_argument("--copies", type=int, default=1, help="of each target, all but the first with a little noise")
     parser.add_argument("--thresholds", default="atlas", choices=["atlas", "published", "adaptive"])
     parser.add_argument("--work", type=Path, help="folder where sets and atlases are kept for the next run")
     parser.add_argument("--out", type=Path, help="JSON with every figure")
@@ -281,7 +297,9 @@ def main() -> None:
             for method in methods:
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                     try:
-                        mine, cost = pool.submit(evaluate, Path(kind).name, method, targets, given.thresholds).result()
+                        mine, cost = pool.submit(
+                            evaluate, Path(kind).name, method, targets, given.thresholds, given.copies
+                        ).result()
                     except ImportError as error:
                         console.print(f"{method}: left out ({error})")
                         continue
