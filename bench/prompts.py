@@ -121,7 +121,9 @@ def subject_of(name: str) -> str:
 
 def noisy(image: Volume, copy: int) -> Volume:
     """The image itself as copy 0; with noise that no reader would see otherwise."""
-    noise = np.random.default_rng(copy).normal(0, _NOISE_HU if copy else 0, image.array.shape)
+    if copy == 0:
+        return image
+    noise = np.random.default_rng(copy).normal(0, _NOISE_HU, image.array.shape)
     return replace(image, array=(image.array + noise).astype(np.float32))
 
 

@@ -134,6 +134,9 @@ def _fitted(cells: _Cells, config: BendingConfig) -> torch.Tensor:
         return F.interpolate(knots, size=shape, mode="trilinear")[0]
 
     for turn in range(config.rounds):
+        if turn > 0:
+            with torch.no_grad():
+                maps = _looked_up(cells.maps, grid + field() / steps)
         evidence = _evidence(maps, cells, known if turn == 0 else torch.ones_like(known), config)
         counted = known & _near(maps, _MARGIN_MM / cells.steps).any(0)  # elsewhere all maps are 0, and the mixture constant
         likelihood, place = evidence[:, counted].exp(), grid[:, counted]
@@ -147,8 +150,6 @@ def _fitted(cells: _Cells, config: BendingConfig) -> torch.Tensor:
             loss = config.stiffness * roughness - mixture.sum() / total
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-        with torch.no_grad():
-            maps = _looked_up(cells.maps, grid + field() / steps)
     return field().detach()
 
 
@@ -183,9 +184,8 @@ def _looked_up(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Values `[c, z, y, x]` at fractional indices `[3, ...]` (z, y, x); at the border where they lie outside."""
     last = torch.tensor(values.shape[1:], dtype=torch.float32).sub(1).clamp(min=1)
     unit = (index.flatten(1).T / last * 2 - 1).flip(1)
-    return F.grid_sample(values[None], unit[None, None, None], padding_mode="border", align_corners=True).reshape(
-        -1, *index.shape[1:]
-    )
+    found = F.grid_sample(values[None], unit[None, None, None], padding_mode="border", align_corners=True)
+    return found.reshape(-1, *index.shape[1:])
 
 
 def _moved(score: ScoreMap, field: torch.Tensor, cells: _Cells, shape: tuple[int, ...]) -> ScoreMap:
