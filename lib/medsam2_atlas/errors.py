@@ -35,3 +35,18 @@ class NotFoundError(MedSAM2AtlasError):
 
 class ConflictError(StorageError):
     """A change that rests on an older state than what is stored."""
+
+
+class ConfirmError(ConflictError):
+    """A signed-off label map that would lose organs, and that its author has not confirmed.
+
+    Attributes:
+        organs: names of the organs that the version before holds and the new label map lacks; empty if the new label map
+            is empty and there was no version before.
+        digest: of the new label map's voxels and grid, so that the same label map is recognised when it is sent again.
+    """
+
+    def __init__(self, subject: str | Path, problem: str, organs: tuple[str, ...], digest: str) -> None:
+        self.organs, self.digest = organs, digest
+        remedy = "If that is intended, send the same label map again within ten minutes, or with confirm=true."
+        super().__init__(subject, problem, remedy)

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from medsam2_atlas.decoding import DecodingLimits
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.resource import resource
 
@@ -20,6 +21,11 @@ class ServerConfig(BaseModel):
     queue: int = Field(16, ge=1, le=1000, description="most jobs that may wait")
     upload_mb: int = Field(2000, ge=1, description="most megabytes of an uploaded image")
     label_mb: int = Field(500, ge=1, description="most megabytes of an uploaded label map")
+    reader_processes: int = Field(2, ge=1, le=32, description="reader processes; as many files are decoded at once")
+    reader_voxels_million: int = Field(600, ge=1, description="max voxels of an image, in millions")
+    reader_memory_mb: int = Field(8000, ge=1000, description="max address space of a reader process, in megabytes")
+    reader_seconds: float = Field(120.0, gt=0, description="max seconds for decoding one file")
+    roots: tuple[str, ...] = Field((), description="folders outside of the studies folder that its links may lead to")
     tokens: str = Field("", description="file of tokens (YAML); see docs/server.md")
     oidc_issuer: str = Field("", description="URL of an OpenID Connect issuer, such as https://host/realms/name of Keycloak")
     oidc_audience: str = Field("medsam2-atlas", description="audience that its tokens must be for")
@@ -27,6 +33,16 @@ class ServerConfig(BaseModel):
     oidc_name: str = Field("preferred_username", description="claim that holds the person's name")
     origins: tuple[str, ...] = Field((), description="other origins whose pages may call the server")
     hosts: tuple[str, ...] = Field((), description="names under which the server is asked, besides those of this machine")
+
+    @property
+    def decoding(self) -> DecodingLimits:
+        """Limits for files that come from others."""
+        return DecodingLimits(
+            processes=self.reader_processes,
+            voxels_million=self.reader_voxels_million,
+            memory_mb=self.reader_memory_mb,
+            seconds=self.reader_seconds,
+        )
 
     @property
     def asks_who(self) -> bool:
@@ -42,7 +58,7 @@ def server_config(conf: Mapping[str, str]) -> ServerConfig:
     """
     file = resource("configs/server.yaml")
     given = {key.removeprefix("server_"): value for key, value in conf.items() if key.startswith("server_")}
-    lists = {key: tuple(v.strip() for v in given[key].split(",") if v.strip()) for key in ("origins", "hosts") if key in given}
+    lists = {key: tuple(v.strip() for v in given[key].split(",") if v.strip()) for key in ("origins", "hosts", "roots") if key in given}
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         return ServerConfig.model_validate({**content, **given, **lists})

@@ -1,0 +1,21 @@
+"""Limits for files that come from others."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class DecodingLimits(BaseModel):
+    """What a file may claim and what decoding it may cost."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    processes: int = Field(2, ge=1, le=32, description="reader processes; as many files are decoded at once")
+    voxels_million: int = Field(600, ge=1, description="max voxels of an image, in millions; 512 x 512 x 2000 are 524")
+    memory_mb: int = Field(8000, ge=1000, description="max address space of a reader process, in megabytes")
+    seconds: float = Field(120.0, gt=0, description="max time for decoding a file, in seconds of wall time and of processor")
+
+    @property
+    def voxels(self) -> int:
+        """Max voxels of an image."""
+        return self.voxels_million * 1_000_000
