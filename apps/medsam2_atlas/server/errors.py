@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from medsam2_atlas.errors import (
     AtlasError,
+    ConfirmError,
     ConflictError,
     InputError,
     MedSAM2AtlasError,
@@ -40,16 +41,18 @@ _STATUS: tuple[tuple[type[MedSAM2AtlasError], int], ...] = (
 )
 
 
-def body(status: int, message: str, remedy: str = "", kind: str = "") -> dict[str, Any]:
-    """The JSON of an error. `detail` is where FastAPI's clients look."""
+def body(status: int, message: str, remedy: str = "", kind: str = "", **more: Any) -> dict[str, Any]:
+    """The JSON of an error. `detail` is where FastAPI's clients look. more: what a client needs to act on the error."""
     reason = kind or HTTPStatus(status).phrase
-    error = {"status": status, "kind": reason, "message": message, "remedy": remedy, "request_id": request_id()}
+    error = {"status": status, "kind": reason, "message": message, "remedy": remedy, "request_id": request_id(), **more}
     return {"detail": message, "error": error}
 
 
-def respond(status: int, message: str, remedy: str = "", kind: str = "", headers: dict[str, str] | None = None) -> Response:
+def respond(
+    status: int, message: str, remedy: str = "", kind: str = "", headers: dict[str, str] | None = None, **more: Any
+) -> Response:
     """An error as a response."""
-    return JSONResponse(body(status, message, remedy, kind), status_code=status, headers=headers)
+    return JSONResponse(body(status, message, remedy, kind, **more), status_code=status, headers=headers)
 
 
 def status_of(error: MedSAM2AtlasError) -> int:
@@ -66,7 +69,7 @@ def from_error(error: Exception) -> Response:
         status = status_of(error)
         log.log(logging.ERROR if status >= 500 else logging.INFO, "%s", error)
         headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFullError) else None
-        return respond(status, f"{error.subject}: {error.problem}", error.remedy, type(error).__name__, headers)
+        return respond(status, f"{error.subject}: {error.problem}", error.remedy, type(error).__name__, headers, **_more(error))
     if isinstance(error, (ImageNotFoundException, LabelNotFoundException)):
         return respond(404, error.msg)
     if isinstance(error, MONAILabelException):
@@ -76,6 +79,13 @@ def from_error(error: Exception) -> Response:
         return respond(error.status_code, str(error.detail), headers=dict(error.headers or {}))
     log.error("unforeseen error", exc_info=error)
     return respond(500, "Something went wrong on the server.", "The log tells more under this request id.")
+
+
+def _more(error: MedSAM2AtlasError) -> dict[str, Any]:
+    """Why a change was refused: `confirm` asks the client to send it again, `version` to load the newest label first."""
+    if isinstance(error, ConfirmError):
+        return {"reason": "confirm", "organs": list(error.organs)}
+    return {"reason": "version"} if type(error) is ConflictError else {}
 
 
 def install(app: FastAPI) -> None:
