@@ -3,6 +3,10 @@
 One thread. It takes the device for one study at a time, only when no request has been served for a while, gives way to a
 request that comes, and looks again when a label is saved or a model changes. What it predicts is stored as any other
 prediction: the annotator who opens the case later finds it ready.
+
+A study that fails stops no other. Whatever the measuring raises is recorded with the image's stamp and models, and the study
+is not tried again until one of them changes. A study whose image cannot be had (its file has vanished or may not be read, the
+PACS is away, the disk is full) is tried again later, with a growing delay.
 """
 
 from __future__ import annotations
@@ -12,11 +16,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from monailabel.interfaces.datastore import Datastore
 
 from medsam2_atlas.atlas import score_maps
-from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.errors import MedSAM2AtlasError, StorageError
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.learning import Assessment, ScoreTable, assess
 from medsam2_atlas.progress import current, reporting
@@ -25,11 +30,15 @@ from medsam2_atlas.studies import file_stamp
 from medsam2_atlas.volume import read_volume
 from models import Models
 from predictions import Predictions
+from retries import Retries
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 5.0
 _QUIET_SECONDS = 3.0
+_STOP_SECONDS = 5.0
+_ALL = ""
+"""Stands for the studies as a whole among what is tried again later."""
 
 
 class _GivenWayError(Exception):
@@ -57,6 +66,7 @@ class Learner:
         self._stop = threading.Event()
         self._waiting, self._last_request = 0, 0.0
         self._thread: threading.Thread | None = None
+        self._later = Retries()
 
     def start(self) -> None:
         """Starts the thread; it ends with the process."""
@@ -65,11 +75,13 @@ class Learner:
             self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread after the study that it is at."""
+        """Ends the thread where the study that it is at next tells how far it is; waits a few seconds for that, no more."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_STOP_SECONDS)
+            if self._thread.is_alive():
+                log.warning("the study that is being measured does not end; it ends with the process")
 
     def poke(self) -> None:
         """Something changed: look again soon."""
@@ -84,6 +96,15 @@ class Learner:
         finally:
             self._waiting -= 1
             self._last_request = time.monotonic()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for a request, nor has for a while."""
+        return not self._waiting and time.monotonic() - self._last_request > _QUIET_SECONDS
+
+    def problems(self) -> dict[str, str]:
+        """Returns what keeps studies from being measured now, by study; they are tried again later."""
+        return {study: problem for study, problem in self._later.problems().items() if study != _ALL}
 
     def versions(self) -> dict[str, str]:
         """Of atlas and models that measures depend on."""
@@ -104,19 +125,56 @@ class Learner:
         versions, rows = self.versions(), self._table.rows()
         if "missing" in versions:
             return False
-        for study in sorted(self._datastore().get_unlabeled_images()):
-            image = self._predictions.image(study)
-            stamp, row = file_stamp(image), rows.get(study)
+        studies = sorted(self._datastore().get_unlabeled_images())
+        self._later.keep({_ALL, *studies})
+        for study in studies:
+            if self._stop.is_set() or not self._later.due(study):
+                continue
+            try:
+                stamp = _stamp(self._predictions.image(study))
+            except Exception as error:  # noqa: BLE001 - an image that cannot be had must not hold up the other studies
+                self._put_off(study, error)
+                continue
+            row = rows.get(study)
             if row is None or row.image != stamp or row.versions != versions:
-                try:
-                    with reporting(self._give_way):
-                        assessment, problem = self._assess(study), ""
-                except MedSAM2AtlasError as error:
-                    assessment, problem = None, str(error)
-                    log.warning("%s cannot be measured: %s", study, error)
-                self._table.put(study, stamp, versions, assessment, problem)
+                self._measure(study, stamp, versions)
                 return True
+            self._later.succeeded(study)
         return False
+
+    def _measure(self, study: str, stamp: str, versions: dict[str, str]) -> None:
+        """Records the measures of a study, or why there are none."""
+        assessment, problem = None, ""
+        try:
+            with reporting(self._give_way):
+                assessment = self._assess(study)
+        except _GivenWayError:
+            raise
+        except (OSError, StorageError) as error:  # the disk or the PACS, not the study
+            self._put_off(study, error)
+            return
+        except Exception as error:
+            if self._changed(study, stamp):
+                self._put_off(study, error)
+                return
+            if isinstance(error, MedSAM2AtlasError):
+                problem = str(error)
+            else:
+                problem = f"{study}: cannot be measured ({type(error).__name__}: {error}). The server's log tells more."
+            log.exception("%s cannot be measured; it is tried again when its image or the models change", study)
+        self._table.put(study, stamp, versions, assessment, problem)
+        self._later.succeeded(study)
+
+    def _changed(self, study: str, stamp: str) -> bool:
+        """Returns whether the image has vanished or changed since its stamp was taken."""
+        try:
+            return _stamp(self._predictions.image(study)) != stamp
+        except Exception:  # noqa: BLE001 - whatever keeps the image from being opened, it is no longer as it was
+            return True
+
+    def _put_off(self, study: str, error: Exception) -> None:
+        self._later.failed(study, str(error))
+        log.warning("%s cannot be measured now, it is tried again later: %s", study, error)
 
     def _assess(self, study: str) -> Assessment:
         baseline = self._baseline()
@@ -137,14 +195,28 @@ class Learner:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            quiet = not self._waiting and time.monotonic() - self._last_request > _QUIET_SECONDS
+            worked = False
             try:
-                worked = quiet and self.measure_next()
+                worked = self.idle and self._later.due(_ALL) and self.measure_next()
             except _GivenWayError:
-                worked = False
-            except Exception:  # the thread must outlive whatever one study does
-                log.exception("measuring studies failed; it goes on later")
-                worked = False
+                pass
+            except Exception as error:  # what concerns all studies, such as a PACS that cannot be asked: the thread outlives it
+                self._later.failed(_ALL, str(error))
+                log.exception("studies cannot be measured now; it goes on later")
+            else:
+                if worked:
+                    self._later.succeeded(_ALL)
             if not worked:
                 self._wake.wait(_POLL_SECONDS)
                 self._wake.clear()
+
+
+def _stamp(image: Path) -> str:
+    """Returns the stamp of an image that can be opened.
+
+    Raises:
+        OSError: it cannot. A change of its rights would not change the stamp, so this is not recorded with it.
+    """
+    if not image.is_dir():
+        image.open("rb").close()
+    return file_stamp(image)

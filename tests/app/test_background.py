@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from medsam2_atlas.errors import InputError
 from medsam2_atlas.learning import Assessment, ScoreTable
 from medsam2_atlas.storage import WorkFolder
 from predictions import Predictions
+from retries import Retries
 from scoring_method import OrganScoring
 from strategies import NextCase
 from study_datastore import StudyDatastore
@@ -31,6 +33,7 @@ class Shelf:
         self.folder, self.names, self.version = folder, names, "a1"
         self.table = ScoreTable(folder / "work" / "t.sqlite")
         self.measured: list[str] = []
+        self.errors: dict[str, Exception] = {"broken": InputError("broken.nii.gz", "cannot be read.")}
         models: Any = SimpleNamespace(atlas=lambda: SimpleNamespace(version=self.version))
         tasks = {name: SimpleNamespace(missing=lambda: "not trained") for name in ("unet_3d", "unet_2d")}
         predictions: Any = SimpleNamespace(image=lambda study: folder / f"{study}.nii.gz", tasks=tasks)
@@ -40,8 +43,8 @@ class Shelf:
 
     def _assess(self, study: str) -> Assessment:
         self.measured.append(study)
-        if study == "broken":
-            raise InputError("broken.nii.gz", "cannot be read.")
+        if study in self.errors:
+            raise self.errors[study]
         return Assessment({"novelty": 0.5}, {"novelty": "far"})
 
 
@@ -67,6 +70,76 @@ def test_a_study_that_cannot_be_measured_does_not_hold_up_the_others(tmp_path: P
         pass
     assert shelf.measured == ["broken", "c"]
     assert "cannot be read" in shelf.table.rows()["broken"].problem
+
+
+def test_a_study_that_raises_anything_at_all_does_not_stop_active_learning(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, ["a", "b", "c"])
+    shelf.errors = {"a": ZeroDivisionError("no voxels"), "b": RuntimeError("from a library")}
+    while shelf.learner.measure_next():
+        pass
+    assert shelf.measured == ["a", "b", "c"]  # each once
+    assert "no voxels" in shelf.table.rows()["a"].problem
+    shelf.version = "a2"  # a new model may do better
+    shelf.errors = {}
+    while shelf.learner.measure_next():
+        pass
+    assert shelf.table.rows()["a"].problem == ""
+
+
+def test_a_study_whose_image_cannot_be_had_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, ["gone", "b", "full"])
+    now = [0.0]
+    shelf.learner._later = Retries(lambda: now[0])
+    (tmp_path / "gone.nii.gz").unlink()
+    shelf.errors = {"full": OSError(28, "No space left on device")}
+    while shelf.learner.measure_next():
+        pass
+    assert shelf.measured == ["b", "full"]
+    assert "gone.nii.gz" in shelf.learner.problems()["gone"]
+    assert "No space" in shelf.learner.problems()["full"]
+    (tmp_path / "gone.nii.gz").write_bytes(b"back")
+    shelf.errors = {}
+    assert not shelf.learner.measure_next()  # not yet
+    now[0] = 11.0
+    while shelf.learner.measure_next():
+        pass
+    assert sorted(shelf.measured) == ["b", "full", "full", "gone"]
+    assert shelf.learner.problems() == {}
+
+
+def test_delays_grow_up_to_some_minutes() -> None:
+    now = [0.0]
+    retries = Retries(lambda: now[0])
+    waits = []
+    for _ in range(8):
+        retries.failed("x", "away")
+        began = now[0]
+        while not retries.due("x"):
+            now[0] += 1
+        waits.append(now[0] - began)
+    assert waits == [10, 20, 40, 80, 160, 300, 300, 300]
+    retries.succeeded("x")
+    assert retries.due("x")
+
+
+def test_stopping_does_not_wait_for_a_study_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("learner._STOP_SECONDS", 0.2)
+    shelf = Shelf(tmp_path, ["a"])
+    begun, end = threading.Event(), threading.Event()
+
+    def endless(study: str) -> Assessment:
+        begun.set()
+        end.wait(30)
+        return Assessment({}, {})
+
+    shelf.learner._assess = endless  # type: ignore[method-assign]
+    shelf.learner._last_request = -100.0
+    shelf.learner.start()
+    assert begun.wait(10)
+    began = time.monotonic()
+    shelf.learner.stop()
+    assert time.monotonic() - began < 5
+    end.set()
 
 
 def test_the_background_stays_away_while_somebody_waits(tmp_path: Path) -> None:

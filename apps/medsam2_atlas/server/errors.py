@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import sqlite3
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -24,7 +26,7 @@ from medsam2_atlas.errors import (
     StorageError,
     WeightsError,
 )
-from medsam2_atlas.jobs import CancelledError, QueueFullError
+from medsam2_atlas.jobs import CancelledError, QueueFullError, StoppingError
 from server.context import request_id
 
 log = logging.getLogger(__name__)
@@ -34,11 +36,14 @@ _STATUS: tuple[tuple[type[MedSAM2AtlasError], int], ...] = (
     (ConflictError, 409),
     (CancelledError, 409),
     (QueueFullError, 429),
+    (StoppingError, 503),
     (InputError, 422),
     (AtlasError, 409),  # the server's state does not allow it: build an atlas, add weights
     (WeightsError, 409),
     (StorageError, 500),
 )
+_NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the disk is read-only"}
+_SQLITE_NO_ROOM = {"database or disk is full": "the disk is full", "readonly database": "the disk is read-only"}
 
 
 def body(status: int, message: str, remedy: str = "", kind: str = "", **more: Any) -> dict[str, Any]:
@@ -56,20 +61,43 @@ def respond(
 
 
 def status_of(error: MedSAM2AtlasError) -> int:
-    """The HTTP status of one of the project's errors."""
-    cause = error.__cause__
-    if isinstance(error, StorageError) and isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+    """Returns the HTTP status of one of the project's errors."""
+    if isinstance(error, StorageError) and not isinstance(error, ConflictError) and no_room(error):
         return 507
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 
+def no_room(error: BaseException) -> str:
+    """Tells why the server could not write: its disk is full, or read-only.
+
+    Args:
+        error: an exception. Those that caused it are searched, too: libraries wrap the operating system's error.
+
+    Returns:
+        The reason; empty if the exception has another cause.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
+            return _NO_ROOM[cause.errno]
+        if isinstance(cause, sqlite3.OperationalError):
+            told = str(cause)
+            reason = next((reason for part, reason in _SQLITE_NO_ROOM.items() if part in told), "")
+            if reason:
+                return reason
+    return ""
+
+
 def from_error(error: Exception) -> Response:
-    """Any exception as a response; what nobody foresaw is logged with its traceback."""
+    """Turns any exception into a response; an unforeseen one is logged with its traceback."""
     if isinstance(error, MedSAM2AtlasError):
         status = status_of(error)
         log.log(logging.ERROR if status >= 500 else logging.INFO, "%s", error)
-        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFullError) else None
-        return respond(status, f"{error.subject}: {error.problem}", error.remedy, type(error).__name__, headers, **_more(error))
+        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, (QueueFullError, StoppingError)) else None
+        return respond(status, f"{error.subject}: {error.problem}", error.remedy, type(error).__name__, headers)
+    reason = no_room(error)
+    if reason:
+        log.error("%s: %s", reason, error)
+        return respond(507, f"The server could not write ({reason}).", "Free some space on the server, or tell an admin.")
     if isinstance(error, (ImageNotFoundException, LabelNotFoundException)):
         return respond(404, error.msg)
     if isinstance(error, MONAILabelException):
@@ -81,11 +109,13 @@ def from_error(error: Exception) -> Response:
     return respond(500, "Something went wrong on the server.", "The log tells more under this request id.")
 
 
-def _more(error: MedSAM2AtlasError) -> dict[str, Any]:
-    """Why a change was refused: `confirm` asks the client to send it again, `version` to load the newest label first."""
-    if isinstance(error, ConfirmError):
-        return {"reason": "confirm", "organs": list(error.organs)}
-    return {"reason": "version"} if type(error) is ConflictError else {}
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def install(app: FastAPI) -> None:
