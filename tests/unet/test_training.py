@@ -75,8 +75,8 @@ class Killed(BaseException):
 def test_a_killed_run_ends_where_an_undisturbed_one_does(cases: list[TrainingCase], tmp_path: Path) -> None:
     UNetTraining(cases, TINY, tmp_path / "whole", CPU).run()
 
-    def kill(_: str, share: float) -> None:
-        if share > 0.6:
+    def kill(stage: str, share: float) -> None:
+        if stage == "training" and share > 0.6:
             raise Killed
 
     with pytest.raises(Killed):
@@ -127,6 +127,35 @@ def test_a_case_without_company_trains_and_nothing_validates(cases: list[Trainin
 def test_training_without_cases_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Sign off"):
         UNetTraining([], TINY, tmp_path / "run", CPU)
+
+
+def test_a_case_that_cannot_be_used_does_not_stop_training(cases: list[TrainingCase], tmp_path: Path) -> None:
+    labelled(tmp_path, "empty", {}, seen=PATIENT)
+    (tmp_path / "labels" / "garbage.nii.gz").write_bytes(b"no image")
+    good = cases[0]
+    more = [
+        TrainingCase("garbage", good.image, tmp_path / "labels" / "garbage.nii.gz"),
+        TrainingCase("gone", tmp_path / "gone.nii.gz", good.label),
+        TrainingCase("strange", good.image, good.label, annotated=(999,)),  # an IndexError, as from a library
+        TrainingCase("empty", tmp_path / "images" / "empty.nii.gz", tmp_path / "labels" / "empty.nii.gz"),
+    ]
+    shorter = with_training(TINY, {"epochs": 2})
+    stats = UNetTraining([*cases, *more], shorter, tmp_path / "run", CPU, skipped={"before": "no label"}).run()
+    assert set(stats["skipped"]) == {"garbage", "gone", "strange", "before"}
+    assert "garbage.nii.gz" in stats["skipped"]["garbage"]
+    assert json.loads((tmp_path / "run" / "stats.json").read_text())["skipped"] == stats["skipped"]
+    assert set(stats["train_cases"]) | set(stats["validation_cases"]) == {"a", "b", "c", "d", "empty"}
+    with pytest.raises(InputError, match=r"no case that can be used.*garbage"):
+        UNetTraining(more[:2], shorter, tmp_path / "other", CPU)
+
+
+def test_a_damaged_cache_file_does_not_stop_training(cases: list[TrainingCase], tmp_path: Path) -> None:
+    shorter = with_training(TINY, {"epochs": 2})
+    UNetTraining(cases, shorter, tmp_path / "run", CPU)
+    for file in (tmp_path / "run" / "cache").rglob("*.pt"):
+        file.write_bytes(file.read_bytes()[:-300])
+    stats = UNetTraining(cases, shorter, tmp_path / "run", CPU).run()
+    assert stats["skipped"] == {}
 
 
 @given(st.sets(st.text("abcdef", min_size=1, max_size=6), min_size=2, max_size=40), st.floats(0.05, 0.8))

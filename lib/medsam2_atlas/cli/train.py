@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from medsam2_atlas.atlas import ReferenceFiles, find_references
@@ -42,6 +43,8 @@ def unet_command(
     first = load_unet(start, picked) if start is not None else None
     with bars() as progress:
         stats = UNetTraining(found, chosen, run, picked, start=first, mark=mark, progress=progress).run()
+    for name, reason in stats["skipped"].items():
+        console.print(f"[yellow]left out:[/] {escape(name)}: {escape(reason)}")
     if stats["validation"]:
         table = Table("organ", "Dice", title=f"validation cases: {', '.join(stats['validation_cases'])}")
         best = max(stats["validation"], key=lambda entry: entry["mean_dice"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,12 @@ import torch
 from monai.data import DataLoader, Dataset, PersistentDataset
 from monai.data.utils import list_data_collate
 
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.unet.config import UNetConfig
 from medsam2_atlas.unet.transforms import cached_transforms, random_transforms
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,26 @@ def split_cases(cases: Sequence[TrainingCase], share: float) -> tuple[list[Train
     return ranked[count:], ranked[:count]
 
 
+def usable_cases(
+    cases: Sequence[TrainingCase], config: UNetConfig, cache: Path, progress: Progress = silent
+) -> tuple[list[TrainingCase], dict[str, str]]:
+    """Reads every case once, so that one that cannot be used is found before training starts. The cache keeps what was read.
+
+    Returns:
+        The cases that can be used, and why the others cannot, by name.
+    """
+    usable, problems = [], {}
+    for number, case in enumerate(cases):
+        try:
+            _ = _cached([case], config, cache)[0]
+            usable.append(case)
+        except Exception as error:  # noqa: BLE001 - one bad case must not stop the training on the others
+            problems[case.name] = _reason(error)
+            log.warning("%s is left out of the training: %s", case.name, problems[case.name])
+        progress("reading cases", (number + 1) / len(cases))
+    return usable, problems
+
+
 def train_loader(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path, workers: int = 0) -> DataLoader:
     """Random patches; what is the same each time is read from `cache`, where it is kept on disk."""
     data = Dataset(_cached(cases, config, cache), random_transforms(config))
@@ -72,7 +96,29 @@ def validation_loader(cases: Sequence[TrainingCase], config: UNetConfig, cache: 
     return DataLoader(_cached(cases, config, cache), batch_size=1)
 
 
+class _Cache(PersistentDataset):
+    """MONAI's cache on disk; a file of it that cannot be read, as after a crash, is made again."""
+
+    def _cachecheck(self, item_transformed: Any) -> Any:
+        try:
+            return super()._cachecheck(item_transformed)
+        except Exception as error:
+            file = self.cache_dir / f"{self.hash_func(item_transformed).decode()}{self.transform_hash}.pt"
+            if not file.is_file():
+                raise  # the case itself is to blame
+            log.warning("%s cannot be read (%s); it is made again", file, error)
+            file.unlink()
+            return super()._cachecheck(item_transformed)
+
+
 def _cached(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path) -> PersistentDataset:
     grid = config.model_dump_json(include={"spacing", "window", "dimensions"}).encode()
     folder = cache / hashlib.sha256(grid).hexdigest()[:12]
-    return PersistentDataset([case.as_item() for case in cases], cached_transforms(config), folder)
+    return _Cache([case.as_item() for case in cases], cached_transforms(config), folder)
+
+
+def _reason(error: BaseException) -> str:
+    """Returns the error of this project behind one of MONAI's, or else the first cause."""
+    while error.__cause__ is not None and not isinstance(error, MedSAM2AtlasError):
+        error = error.__cause__
+    return str(error) if isinstance(error, MedSAM2AtlasError) else f"{type(error).__name__}: {error}"

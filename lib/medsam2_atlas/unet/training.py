@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ from medsam2_atlas.files import replacing, write_json
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.unet.config import UNetConfig
-from medsam2_atlas.unet.data import TrainingCase, split_cases, train_loader, validation_loader
+from medsam2_atlas.unet.data import TrainingCase, split_cases, train_loader, usable_cases, validation_loader
 from medsam2_atlas.unet.inference import UNetInferer
 from medsam2_atlas.unet.loss import PartialLabelLoss
 from medsam2_atlas.unet.network import UNet, build_unet, save_unet
@@ -51,6 +51,7 @@ class UNetTraining:
         *,
         start: UNet | None = None,
         mark: str = "",
+        skipped: Mapping[str, str] | None = None,
         progress: Progress = silent,
     ) -> None:
         """
@@ -61,15 +62,22 @@ class UNetTraining:
             device: to train on; mixed precision is used on a GPU.
             start: weights to start from where the networks are the same. They are beaten on the validation cases, or kept.
             mark: what to say of the weights, such as that they are demo weights.
+            skipped: cases that were left out before, by name, with the reason; for the statistics.
             progress: told the share done.
 
         Raises:
-            InputError: no case, or one that cannot be used.
+            InputError: no case that can be used. A bad case is left out, and the statistics say why (`skipped`).
         """
         self.config, self.folder, self.device = config, folder, device
-        self.train_cases, self.validation_cases = split_cases(cases, config.training.validation_share)
-        self._mark, self._progress = mark, progress
         (folder / "cache").mkdir(parents=True, exist_ok=True)
+        usable, problems = usable_cases(cases, config, folder / "cache", progress)
+        self.skipped = {**(skipped or {}), **problems}
+        if self.skipped and not usable:
+            raise InputError(
+                "training", f"has no case that can be used: {'; '.join(self.skipped.values())[:2000]}", "Mend or replace them."
+            )
+        self.train_cases, self.validation_cases = split_cases(usable, config.training.validation_share)
+        self._mark, self._progress = mark, progress
         torch.manual_seed(config.training.seed)
         self.network = build_unet(config).to(device)
         self.optimizer = torch.optim.AdamW(
@@ -110,6 +118,7 @@ class UNetTraining:
             "current_time": str(timedelta(seconds=int(spent))),
             "train_cases": [case.name for case in self.train_cases],
             "validation_cases": [case.name for case in self.validation_cases],
+            "skipped": self.skipped,
         }
 
     def _make_trainer(self) -> SupervisedTrainer:
