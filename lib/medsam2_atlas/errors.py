@@ -29,6 +29,10 @@ class StorageError(MedSAM2AtlasError):
     """A result that cannot be stored."""
 
 
+class UnavailableError(StorageError):
+    """Another server, such as the PACS, does not answer now."""
+
+
 class NotFoundError(MedSAM2AtlasError):
     """A study, label or version that does not exist."""
 

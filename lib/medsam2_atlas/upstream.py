@@ -1,0 +1,186 @@
+"""Other servers that this one asks: how long to wait for them, and when to stop asking.
+
+A server that refuses is noticed at once; one that accepts connections and never answers is not. Three means keep such a
+server from holding up everything else: time budgets, a `CircuitBreaker` that refuses at once for a while after a call was
+not answered, and a `CallPool` whose few daemon threads are the only ones that can be stuck.
+
+All classes here are safe for several threads. No lock is held while another server is asked.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+
+from medsam2_atlas.errors import UnavailableError
+
+_OPEN_SECONDS = 5.0
+T = TypeVar("T")
+
+
+class CircuitBreaker:
+    """Refuses calls to a server for some seconds after one was not answered; then lets a single call through as a trial.
+
+    A call that fails opens the breaker only if no other call was answered since it began: a server that answers others is
+    alive, and one slow request must not stop the rest.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        seconds: float = _OPEN_SECONDS,
+        remedy: str = "Is it running? Try again in a minute.",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            name: of the server, for messages.
+            seconds: how long it is not asked after a call was not answered; a trial may take as long before another begins.
+            remedy: what a person can do about it.
+            clock: rising seconds; another one in tests.
+        """
+        self._name, self._seconds, self._remedy, self._clock = name, seconds, remedy, clock
+        self._lock = threading.Lock()
+        self._problem = ""
+        self._next_trial = float("-inf")
+        """When the next trial may begin."""
+        self._answered = float("-inf")
+
+    @property
+    def open(self) -> bool:
+        """Whether the last call was not answered, so that calls other than a trial are refused."""
+        with self._lock:
+            return bool(self._problem)
+
+    @property
+    def problem(self) -> str:
+        """Why the breaker is open; empty if it is closed."""
+        with self._lock:
+            return self._problem
+
+    def begin(self) -> float:
+        """Begins a call.
+
+        Returns:
+            When it began, for `failed`.
+
+        Raises:
+            UnavailableError: the breaker is open, and it is not yet time for a trial or another one is under way.
+        """
+        with self._lock:
+            now = self._clock()
+            if self._problem:
+                if now < self._next_trial:
+                    raise self._error()
+                self._next_trial = now + self._seconds  # this call is the trial
+            return now
+
+    def answered(self) -> None:
+        """Records that a call was answered, whatever the answer was."""
+        with self._lock:
+            self._answered, self._problem = self._clock(), ""
+
+    def failed(self, began: float, problem: str) -> None:
+        """Records that a call which began then was not answered."""
+        with self._lock:
+            if self._answered <= began:
+                self._problem, self._next_trial = problem[:500] or "no answer", self._clock() + self._seconds
+
+    @contextmanager
+    def guard(self, *failures: type[Exception]) -> Iterator[None]:
+        """Runs a block that asks the server; around `await` too.
+
+        Args:
+            failures: exceptions that mean "not answered"; other ones say nothing about the server.
+
+        Raises:
+            UnavailableError: the breaker is open, or the block raised one of `failures`.
+        """
+        began = self.begin()
+        try:
+            yield
+        except failures as error:
+            self.failed(began, str(error) or type(error).__name__)
+            raise UnavailableError(
+                self._name, f"does not answer ({str(error)[:300] or type(error).__name__}).", self._remedy
+            ) from error
+        self.answered()
+
+    def _error(self) -> UnavailableError:
+        return UnavailableError(self._name, f"does not answer ({self._problem[:300]}).", self._remedy)
+
+
+class CallPool:
+    """Runs slow calls in a few daemon threads of its own; callers wait for a limited time, and only so many of them.
+
+    Callers that ask for the same key share one call. The threads are daemons: a stuck one does not keep the process alive.
+    """
+
+    def __init__(self, name: str, *, threads: int, waiting: int, remedy: str = "Try again in a minute.") -> None:
+        """
+        Args:
+            name: of what is asked, for messages and threads.
+            threads: how many calls may run at once.
+            waiting: how many callers may wait at once, and how many calls may be queued or running.
+            remedy: what a person can do if there are more.
+        """
+        self._name, self._waiting, self._remedy = name, waiting, remedy
+        self._slots = threading.Semaphore(threads)
+        self._lock = threading.Lock()
+        self._calls: dict[Hashable, Future[Any]] = {}
+        self._callers = 0
+
+    def run(self, key: Hashable, call: Callable[[], T], *, seconds: float) -> T:
+        """The result of a call, which other callers may have begun.
+
+        Args:
+            key: equal for equal calls.
+            call: what to run if nobody else runs it.
+            seconds: how long to wait for the result.
+
+        Raises:
+            UnavailableError: no result in time, or too many calls or callers already; the call itself goes on.
+            Exception: whatever the call raises.
+        """
+        with self._lock:
+            if self._callers >= self._waiting or (key not in self._calls and len(self._calls) >= self._waiting):
+                raise UnavailableError(self._name, "is being asked for too much at once.", self._remedy)
+            self._callers += 1
+            future = self._calls.get(key) or self._start(key, call)
+        try:
+            return cast("T", future.result(timeout=seconds))
+        except FutureTimeoutError as error:
+            if future.done():  # the call itself raised a timeout
+                raise
+            raise UnavailableError(self._name, f"has not answered within {seconds:.0f} s.", self._remedy) from error
+        finally:
+            with self._lock:
+                self._callers -= 1
+
+    def _start(self, key: Hashable, call: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._calls[key] = future
+
+        def work() -> None:
+            try:
+                with self._slots:
+                    result = call()
+            except BaseException as error:  # noqa: BLE001 handed to the callers, who wait in other threads
+                self._forget(key)
+                future.set_exception(error)
+            else:
+                self._forget(key)
+                future.set_result(result)
+
+        threading.Thread(target=work, name=self._name, daemon=True).start()
+        return future
+
+    def _forget(self, key: Hashable) -> None:
+        with self._lock:
+            self._calls.pop(key, None)
