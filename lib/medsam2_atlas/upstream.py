@@ -64,6 +64,12 @@ class CircuitBreaker:
         with self._lock:
             return self._problem
 
+    @property
+    def ready(self) -> bool:
+        """Whether a call would be let through now."""
+        with self._lock:
+            return not self._problem or self._clock() >= self._next_trial
+
     def begin(self) -> float:
         """Begins a call.
 

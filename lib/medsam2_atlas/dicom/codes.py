@@ -1,28 +1,55 @@
-"""The organs' codes in SNOMED CT, as DICOM's context groups have them (PS3.16)."""
+"""The organs' codes in SNOMED CT, as DICOM's context groups have them (PS3.16).
+
+highdicom takes seconds to import: it is imported where objects are made, not where they are read.
+"""
 
 from __future__ import annotations
 
-from highdicom.sr import CodedConcept
+from typing import TYPE_CHECKING
+
 from pydicom.dataset import Dataset
 
 from medsam2_atlas.labels import Organ
 
-ANATOMY = CodedConcept("123037004", "SCT", "Anatomical Structure")
+if TYPE_CHECKING:
+    from highdicom.sr import CodedConcept
+
+_SIDES = {"right": ("24028007", "Right"), "left": ("7771000", "Left")}
+
+
+def anatomy() -> CodedConcept:
+    """The category of all segments."""
+    return _concept("123037004", "SCT", "Anatomical Structure")
 
 
 def property_type(organ: Organ) -> CodedConcept:
     """What a segment shows."""
     scheme, _, value = organ.code.partition(":")
-    return CodedConcept(value, scheme, organ.code_meaning)
+    return _concept(value, scheme, organ.code_meaning)
 
 
 def laterality(organ: Organ) -> CodedConcept | None:
     """Which of a pair of organs it is."""
-    sides = {"right": ("24028007", "Right"), "left": ("7771000", "Left")}
-    side = sides.get(organ.name.split("_", 1)[0])
-    return CodedConcept(side[0], "SCT", side[1]) if side else None
+    side = _side(organ)
+    return _concept(side[0], "SCT", side[1]) if side else None
+
+
+def laterality_code(organ: Organ) -> str:
+    """The code value of `laterality`; empty for an organ that is no part of a pair."""
+    side = _side(organ)
+    return side[0] if side else ""
 
 
 def code_of(sequence_item: Dataset) -> str:
     """Scheme and value of a code, as the organ table writes them."""
     return f"{sequence_item.CodingSchemeDesignator}:{sequence_item.CodeValue}"
+
+
+def _side(organ: Organ) -> tuple[str, str] | None:
+    return _SIDES.get(organ.name.split("_", 1)[0])
+
+
+def _concept(value: str, scheme: str, meaning: str) -> CodedConcept:
+    from highdicom.sr import CodedConcept
+
+    return CodedConcept(value, scheme, meaning)

@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 
 from medsam2_atlas.errors import InputError
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 _MAX_PREAMBLE = 8192
 _REMEDY = "Send multipart/related; type=application/dicom."
@@ -64,7 +67,7 @@ class MultipartFiles:
         self._begun, self._read, self._part_bytes = False, 0, 0
         self._stream: BinaryIO | None = None
         self._files: list[Path] = []
-        callbacks = {"on_part_begin": self._open, "on_part_data": self._data, "on_part_end": self._close}
+        callbacks: MultipartCallbacks = {"on_part_begin": self._open, "on_part_data": self._data, "on_part_end": self._close}
         try:
             self._parser = MultipartParser(boundary, callbacks)
         except FormParserError as error:

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from medsam2_atlas.dicom.texts import person_name
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.labels import OrganTable
 
@@ -39,9 +40,14 @@ def derived_uid(name: str) -> str:
     return str(UID("2.25." + str(int.from_bytes(digest[:16], "big"))))
 
 
+def seg_series_uid(image_series: str, tag: str) -> str:
+    """The series of all versions of a label: the same for the same image and tag, on any machine."""
+    return derived_uid(f"{image_series}/{tag}")
+
+
 def person(author: str) -> str:
     """A person's name in DICOM's form; one of a single component ends in a caret."""
-    name = author[:60] or "unknown"
+    name = person_name(author)[:60] or "unknown"
     return name if "^" in name else f"{name}^"
 
 

@@ -12,7 +12,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
@@ -20,8 +19,11 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 from skimage.draw import polygon2mask
 from skimage.measure import find_contours
 
+from medsam2_atlas.decoding.dicom import dicom_header
 from medsam2_atlas.dicom.codes import property_type
+from medsam2_atlas.dicom.headers import source_headers
 from medsam2_atlas.dicom.origin import LabelOrigin, derived_uid, on_series, person
+from medsam2_atlas.dicom.texts import line
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.labels import Organ, OrganTable, organ_table
 from medsam2_atlas.segmentation import package_version
@@ -50,7 +52,7 @@ def write_rtstruct(labels: sitk.Image, folder: Path, origin: LabelOrigin, table:
         InputError: the series makes no volume, or the label map does not lie on it.
     """
     table = table or organ_table()
-    sources = [pydicom.dcmread(part.file, stop_before_pixels=True) for part in series_slices(folder)]
+    sources = source_headers(folder)
     masks = on_series(labels, sources, table)
     ds = _structure_set(sources, origin)
     ds.StructureSetROISequence = DicomSequence(_region(organ, ds, origin) for organ in table.organs)
@@ -72,7 +74,7 @@ def read_rtstruct(ds: Dataset, folder: Path, table: OrganTable | None = None) ->
     if ds.get("Modality") != "RTSTRUCT":
         raise InputError("file", "is no RT structure set.", "Give one of the modality RTSTRUCT.")
     slices = series_slices(folder)
-    first = pydicom.dcmread(slices[0].file, stop_before_pixels=True)
+    first = dicom_header(slices[0].file)
     to_pixel, normal = _pixel_axes(first)
     places = np.array([part.position for part in slices])
     heights = places @ normal
@@ -106,12 +108,12 @@ def _structure_set(sources: Sequence[Dataset], origin: LabelOrigin) -> FileDatas
         setattr(ds, tag, first.get(tag, ""))
     ds.Modality, ds.SeriesNumber, ds.InstanceNumber = "RTSTRUCT", _SERIES_NUMBER, origin.version
     ds.SeriesInstanceUID = derived_uid(f"rtstruct/{first.SeriesInstanceUID}/{origin.tag}")
-    ds.SeriesDescription = f"{origin.tag} (medsam2_atlas)"[:64]
+    ds.SeriesDescription = line(f"{origin.tag[:40]} (medsam2_atlas)")
     ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = first.FrameOfReferenceUID, ""
     ds.Manufacturer = ds.ManufacturerModelName = "medsam2_atlas"
     ds.SoftwareVersions, ds.OperatorsName = package_version(), person(origin.author)
-    ds.StructureSetLabel = origin.tag[:16]
-    ds.StructureSetName = f"{origin.tag}, version {origin.version}"[:64]
+    ds.StructureSetLabel = line(origin.tag, 16) or "label"
+    ds.StructureSetName = line(f"{origin.tag[:40]}, version {origin.version}")
     ds.StructureSetDate, ds.StructureSetTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     ds.ApprovalStatus = "UNAPPROVED"
     series, study, frame = Dataset(), Dataset(), Dataset()
@@ -132,7 +134,7 @@ def _region(organ: Organ, ds: Dataset, origin: LabelOrigin) -> Dataset:
     item.ReferencedFrameOfReferenceUID = ds.FrameOfReferenceUID
     item.ROIGenerationAlgorithm = origin.made
     if origin.made != "MANUAL":
-        item.ROIGenerationDescription = (origin.model or "medsam2_atlas")[:64]
+        item.ROIGenerationDescription = line(origin.model) or "medsam2_atlas"
     return item
 
 

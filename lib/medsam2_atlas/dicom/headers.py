@@ -1,0 +1,129 @@
+"""Headers of a CT series as objects derived from it need them: complete, and without values that DICOM does not allow.
+
+Anonymised and exported series lack attributes, or hold texts such as "ANON" in place of a date. Objects derived from such a
+series must be valid nevertheless: attributes that must be there but may be empty (Type 2) are empty then, and those that must
+have a value (Type 1) get one that follows from the series.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    SecondaryCaptureImageStorage,
+)
+
+from medsam2_atlas.decoding.dicom import dicom_header
+from medsam2_atlas.dicom.origin import derived_uid
+from medsam2_atlas.dicom.texts import date, decimal, line, person_name, time_of_day
+from medsam2_atlas.dicom.uids import cleaned_uid
+from medsam2_atlas.series import Slice, series_slices
+
+_AGE = re.compile(r"\d{3}[DWMY]")
+_LONG, _SHORT = 64, 16
+_REQUIRED = {"PatientID": _LONG, "StudyID": _SHORT, "AccessionNumber": _SHORT}
+"""Type 2 texts and their max characters."""
+_NAMES = ("PatientName", "ReferringPhysicianName")
+_OPTIONAL = (
+    *("IssuerOfPatientID", "StudyDescription", "ClinicalTrialSponsorName", "ClinicalTrialProtocolID"),
+    *("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID"),
+    *("ClinicalTrialSubjectReadingID", "DeidentificationMethod"),
+)
+_KINDS = (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    MRImageStorage,
+    SecondaryCaptureImageStorage,
+    PositronEmissionTomographyImageStorage,
+)
+_TAGS = (
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns"),
+    *("StudyDate", "StudyTime", "PatientBirthDate", "PatientSex", "PatientAge"),
+    *("PositionReferenceIndicator", "SpecificCharacterSet", *_REQUIRED, *_NAMES, *_OPTIONAL),
+)
+
+
+def source_headers(folder: Path) -> list[Dataset]:
+    """Reads the headers of the series in a folder, in the order of its slices, and completes them.
+
+    Returns:
+        New datasets that hold only what derived objects take from their sources, all in Unicode.
+
+    Raises:
+        InputError: the series makes no volume.
+    """
+    slices = series_slices(folder)
+    first = dicom_header(slices[0].file, _TAGS)
+    common = _common(first, slices)
+    return [_of_slice(dicom_header(part.file, _TAGS), part, common) for part in slices]
+
+
+def _common(first: Dataset, slices: Sequence[Slice]) -> Dataset:
+    """What all slices of a series share."""
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    series = cleaned_uid(_value(first, "SeriesInstanceUID")) or derived_uid(f"series/{slices[0].uid}")
+    ds.SeriesInstanceUID = series
+    ds.StudyInstanceUID = cleaned_uid(_value(first, "StudyInstanceUID")) or derived_uid(f"study/{series}")
+    ds.FrameOfReferenceUID = cleaned_uid(_value(first, "FrameOfReferenceUID")) or derived_uid(f"frame/{series}")
+    ds.SOPClassUID, ds.Modality, ds.LossyImageCompression = CTImageStorage, "CT", "00"
+    for tag, length in _REQUIRED.items():
+        setattr(ds, tag, line(_value(first, tag), length))
+    for tag in _NAMES:
+        setattr(ds, tag, person_name(_value(first, tag)))
+    for tag in ("StudyDate", "PatientBirthDate"):
+        setattr(ds, tag, date(_value(first, tag)))
+    ds.StudyTime = time_of_day(_value(first, "StudyTime"))
+    sex = line(_value(first, "PatientSex"))
+    ds.PatientSex = sex if sex in ("M", "F", "O") else ""
+    ds.PositionReferenceIndicator = line(_value(first, "PositionReferenceIndicator"))
+    for tag in _OPTIONAL:
+        if text := line(_value(first, tag)):
+            setattr(ds, tag, text)
+    if _AGE.fullmatch(age := line(_value(first, "PatientAge"))):
+        ds.PatientAge = age
+    ds.Rows, ds.Columns = int(first.Rows), int(first.Columns)
+    ds.PixelSpacing = [decimal(v) for v in _numbers(first, "PixelSpacing", 2) or (1.0, 1.0)]  # as the volume is read
+    ds.ImageOrientationPatient = [decimal(float(v)) for v in first.ImageOrientationPatient]
+    between = float(np.linalg.norm(np.subtract(slices[1].position, slices[0].position)))
+    ds.SliceThickness = decimal((_numbers(first, "SliceThickness", 1) or [between])[0])
+    return ds
+
+
+def _of_slice(header: Dataset, part: Slice, common: Dataset) -> Dataset:
+    ds = Dataset()
+    ds.update(common)
+    uid = cleaned_uid(_value(header, "SOPInstanceUID"))
+    ds.SOPInstanceUID = uid or derived_uid(f"{common.SeriesInstanceUID}/{part.position}")
+    kind = cleaned_uid(_value(header, "SOPClassUID"))
+    ds.SOPClassUID = kind if kind in _KINDS else CTImageStorage
+    ds.ImagePositionPatient = [decimal(v) for v in part.position]
+    return ds
+
+
+def _value(header: Dataset, tag: str) -> Any:
+    """An attribute's value; None if it is missing, or cannot be what its value representation says."""
+    try:
+        return header.get(tag)
+    except Exception:  # noqa: BLE001 pydicom converts values when they are read, and raises many kinds on malformed ones
+        return None
+
+
+def _numbers(header: Dataset, tag: str, count: int) -> list[float]:
+    """Positive finite numbers; empty if there are not that many."""
+    try:
+        value = _value(header, tag)
+        numbers = [float(v) for v in (value if count > 1 else [value])]
+    except (TypeError, ValueError):
+        return []
+    return numbers if len(numbers) == count and all(np.isfinite(v) and v > 0 for v in numbers) else []

@@ -1,0 +1,60 @@
+"""What reader processes do with DICOM objects from viewers and other systems: no other process parses them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+
+from medsam2_atlas.decoding.dicom import dicom_header
+from medsam2_atlas.dicom.seg_reading import read_seg
+from medsam2_atlas.dicom.uids import cleaned_uid
+from medsam2_atlas.errors import InputError, MedSAM2AtlasError
+
+_TAGS = ("SOPClassUID", "SOPInstanceUID", "Modality", "ReferencedSeriesSequence")
+
+
+def describe_object(path: str) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Describes a DICOM file.
+
+    Returns:
+        `sop_class` and `sop_instance`, `modality`, and `series`: UIDs of the series that it refers to; and no arrays.
+
+    Raises:
+        InputError: no DICOM file, or one without valid UIDs.
+    """
+    try:
+        header = dicom_header(Path(path), _TAGS)
+    except InputError as error:
+        raise InputError("object", error.problem, "Store it again from the viewer.") from error
+    uids = [cleaned_uid(header.get(tag)) for tag in ("SOPClassUID", "SOPInstanceUID")]
+    if not all(uids):
+        raise InputError("object", "has no valid SOP Class UID and SOP Instance UID.", "Store it again from the viewer.")
+    items = header.get("ReferencedSeriesSequence") or ()
+    series = [uid for item in items if (uid := cleaned_uid(item.get("SeriesInstanceUID")))]
+    about = {"sop_class": uids[0], "sop_instance": uids[1], "modality": str(header.get("Modality", "")), "series": series}
+    return about, []
+
+
+def decode_seg(path: str, folder: str) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Decodes a DICOM SEG.
+
+    Args:
+        path: of the SEG.
+        folder: with the series that it refers to.
+
+    Returns:
+        An empty description, and the label map `[slices, rows, columns]` in the series' order; see `read_seg`.
+
+    Raises:
+        InputError: not a SEG of this series, or a malformed one.
+    """
+    try:
+        return {}, [read_seg(pydicom.dcmread(path), Path(folder))]
+    except (MedSAM2AtlasError, MemoryError):
+        raise
+    except Exception as error:
+        problem = f"is malformed ({type(error).__name__}: {str(error)[:200]})."
+        raise InputError("segmentation", problem, "Store it again from the viewer.") from error

@@ -1,0 +1,82 @@
+"""Reads DICOM segmentations, those of other programs too. highdicom is not needed: a reader process imports this quickly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from medsam2_atlas.decoding.dicom import dicom_header
+from medsam2_atlas.dicom.codes import code_of, laterality_code
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.labels import OrganTable, organ_table
+from medsam2_atlas.series import series_slices
+
+_PLACE_MM = 0.01
+
+
+def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.ndarray:
+    """The label map of a SEG on the grid of the series in a folder, `[slices, rows, columns]` in the series' order.
+
+    Segments are told by their labels, else by their codes; where organs overlap, the one with the higher number wins.
+    Segments that are no organs may be there, as viewers list some, but must be empty.
+
+    Raises:
+        InputError: no SEG, not of this series, or something in a segment that is no organ of the table.
+    """
+    table = table or organ_table()
+    if seg.get("Modality") != "SEG":
+        raise InputError("file", "is no DICOM segmentation.", "Send one of the modality SEG.")
+    slices = series_slices(folder)
+    first = dicom_header(slices[0].file, ("Rows", "Columns"))
+    if (seg.get("Rows"), seg.get("Columns")) != (first.Rows, first.Columns):
+        raise InputError("segmentation", "has other rows or columns than the series.", "Segment the series itself.")
+    organs = {int(item.SegmentNumber): _organ_of(item, table) for item in seg.SegmentSequence}
+    by_uid = {part.uid: n for n, part in enumerate(slices)}
+    places = np.array([part.position for part in slices])
+    labels = np.zeros((len(slices), first.Rows, first.Columns), np.uint8)
+    pixels = seg.pixel_array
+    for mask, groups in zip(pixels[None] if pixels.ndim == 2 else pixels, seg.PerFrameFunctionalGroupsSequence, strict=True):
+        if not mask.any():
+            continue
+        organ = organs[int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)]
+        if not organ:
+            raise InputError("segmentation", "holds a segment that is no organ of the table.", _known(seg, organs, table))
+        plane = labels[_slice_of(groups, by_uid, places)]
+        plane[(mask > 0) & (plane < organ)] = organ
+    return labels
+
+
+def _known(seg: Dataset, organs: dict[int, int], table: OrganTable) -> str:
+    strange = [str(item.get("SegmentLabel")) for item in seg.SegmentSequence if not organs[int(item.SegmentNumber)]]
+    return f"Empty or rename {', '.join(strange)}; organs are {', '.join(organ.display for organ in table.organs)}."
+
+
+def _organ_of(item: Dataset, table: OrganTable) -> int:
+    """The organ that a segment shows; 0 for none of the table."""
+    kind = item.SegmentedPropertyTypeCodeSequence[0]
+    modifiers = {m.CodeValue for m in kind.get("SegmentedPropertyTypeModifierCodeSequence", ())}
+    label = str(item.get("SegmentLabel", "")).strip().lower().replace(" ", "_")
+    for organ in table.organs:
+        if label in (organ.name, organ.display.lower().replace(" ", "_")) or item.get("TrackingID") == organ.name:
+            return organ.index
+    for organ in table.organs:
+        side = laterality_code(organ)
+        if code_of(kind) == organ.code and (not side or side in modifiers):
+            return organ.index
+    return 0
+
+
+def _slice_of(groups: Dataset, by_uid: dict[str, int], places: np.ndarray) -> int:
+    """The slice that a frame lies on: by what it refers to, else by its place."""
+    for derivation in groups.get("DerivationImageSequence", ()):
+        for source in derivation.get("SourceImageSequence", ()):
+            if source.ReferencedSOPInstanceUID in by_uid:
+                return by_uid[source.ReferencedSOPInstanceUID]
+    if "PlanePositionSequence" in groups:
+        place = np.array([float(v) for v in groups.PlanePositionSequence[0].ImagePositionPatient])
+        away = np.linalg.norm(places - place, axis=1)
+        if away.min() < max(_PLACE_MM, 0.1 * float(np.linalg.norm(places[1] - places[0]))):
+            return int(away.argmin())
+    raise InputError("segmentation", "has a frame that lies on no slice of the series.", "Segment the series itself.")

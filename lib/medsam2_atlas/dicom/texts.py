@@ -1,0 +1,47 @@
+"""Values as DICOM's value representations allow them (PS3.5, 6.2): foreign texts are cut, cleaned or emptied, never refused."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]+")
+_DATE = re.compile(r"(1[0-9]|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
+_TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?")
+_LONG, _SHORT = 64, 16
+_GROUPS, _COMPONENTS = 3, 5
+
+
+def line(value: Any, length: int = _LONG) -> str:
+    """A text of one line (LO, SH) with at most so many characters; a backslash would make several values of it."""
+    text = _CONTROL.sub(" ", "" if value is None else str(value).encode("utf-8", "replace").decode()).strip()
+    return text[:length].strip()
+
+
+def person_name(value: Any) -> str:
+    """A person's name (PN): at most three groups of five components, each group at most 64 characters."""
+    groups = line(value, _GROUPS * (_LONG + 1)).split("=")[:_GROUPS]
+    return "=".join("^".join(group.split("^")[:_COMPONENTS])[:_LONG] for group in groups).rstrip("=")
+
+
+def code_string(value: str) -> str:
+    """A code string (CS): at most 16 upper-case letters, digits and underscores, with a letter first."""
+    text = "".join(c if c.isascii() and c.isalnum() else "_" for c in value.upper()).strip("_")
+    return (text if text[:1].isalpha() else f"LABEL_{text}".rstrip("_"))[:_SHORT]
+
+
+def date(value: Any) -> str:
+    """A date (DA), YYYYMMDD; empty if it is none."""
+    text = str(value or "").strip()
+    return text if _DATE.fullmatch(text) else ""
+
+
+def time_of_day(value: Any) -> str:
+    """A time (TM), HHMMSS.FFFFFF or its beginning; empty if it is none."""
+    text = str(value or "").strip()
+    return text if _TIME.fullmatch(text) else ""
+
+
+def decimal(value: float) -> str:
+    """A number as a decimal string (DS), which has at most 16 characters."""
+    return next(text for digits in range(12, 0, -1) if len(text := f"{value:.{digits}g}") <= _SHORT)

@@ -1,0 +1,247 @@
+"""A client of a DICOMweb server (PACS): lists series (QIDO-RS), fetches a series (WADO-RS), stores an object (STOW-RS).
+
+Nothing that it sends is trusted: answers have a maximum size, objects are written to disk as they come, without being parsed,
+UIDs are checked before they are put into a URL, and every call has a time budget.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from requests import RequestException, Response, Session
+
+from medsam2_atlas.dicom.multipart import MultipartFiles, MultipartLimits
+from medsam2_atlas.dicom.uids import valid_uid
+from medsam2_atlas.errors import InputError, StorageError, UnavailableError
+from medsam2_atlas.upstream import CircuitBreaker
+
+_CHUNK = 1 << 16
+_JSON = "application/dicom+json, application/json"
+_PREAMBLE = b"\0" * 128
+_BOUNDARY = "medsam2-atlas-0f3cf5c0-70e0-41ef-baef-c6f9f65ec3e1"
+_DUPLICATE = 0x0111
+_FAILED, _REASON = "00081198", "00081197"
+_SERIES_LIMITS = MultipartLimits(parts=20_000, part_bytes=500_000_000, total_bytes=4_000_000_000)
+_UNANSWERED = (requests.ConnectionError, requests.Timeout)
+
+
+@dataclass(frozen=True)
+class DicomWebLimits:
+    """What a server may cost.
+
+    connect: seconds to connect. pause: max seconds between two pieces of an answer, for lists and stores; series_pause: the
+    same for a series. list_seconds, series_seconds, store_seconds: for a whole call. list_bytes: max size of a list.
+    series: max size of a series.
+    """
+
+    connect: float = 3.0
+    pause: float = 20.0
+    series_pause: float = 60.0
+    list_seconds: float = 120.0
+    series_seconds: float = 1200.0
+    store_seconds: float = 120.0
+    list_bytes: int = 100_000_000
+    series: MultipartLimits = _SERIES_LIMITS
+
+
+class DicomWeb:
+    """A DICOMweb server. Safe for several threads."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        session: Session | None = None,
+        prefixes: Mapping[str, str | None] | None = None,
+        breaker: CircuitBreaker | None = None,
+        limits: DicomWebLimits | None = None,
+    ) -> None:
+        """
+        Args:
+            url: of the server.
+            session: with its name and password, if it needs them.
+            prefixes: `qido`, `wado`, `stow`: what comes after the URL for each service, if anything.
+            breaker: refuses calls at once after one was not answered.
+            limits: sizes and times.
+        """
+        self._url, self._session = url.strip().rstrip("/"), session or Session()
+        self._prefixes = prefixes or {}
+        self.breaker = breaker or CircuitBreaker("PACS")
+        self._limits = limits or DicomWebLimits()
+
+    def list_series(self, filters: Mapping[str, Any]) -> list[Any]:
+        """Series that match the filters, as DICOM JSON; not checked any further.
+
+        Raises:
+            UnavailableError: the server does not answer.
+            StorageError: its answer is no list.
+        """
+        query = {**{key: str(value) for key, value in filters.items()}, "includefield": "SeriesDescription"}
+        budget = self._limits.list_seconds
+        with self._asking("GET", "qido", "series", budget, params=query, headers={"Accept": _JSON}) as answer:
+            content = b"".join(self._pieces(answer, budget, self._limits.list_bytes))
+        try:
+            found = json.loads(content) if content else []
+        except (ValueError, RecursionError) as error:
+            raise StorageError("PACS", f"answers with something else than a list of series ({str(error)[:200]}).") from error
+        found = [found] if isinstance(found, dict) else found
+        if not isinstance(found, list):
+            raise StorageError("PACS", "answers with something else than a list of series.")
+        return found
+
+    def fetch_series(self, study: str, series: str, folder: Path) -> list[Path]:
+        """Writes the objects of a series into an empty folder, as they are received.
+
+        Raises:
+            InputError: a UID that is none, or more objects or bytes than the limits allow.
+            UnavailableError: the server does not answer, or not in time.
+            StorageError: it refuses, or the disk does.
+        """
+        if not (valid_uid(study) and valid_uid(series)):
+            raise InputError(repr(series[:80]), "is no UID.", "Have the PACS correct the series.")
+        accept = {"Accept": 'multipart/related; type="application/dicom"'}
+        budget, limits = self._limits.series_seconds, self._limits.series
+        pause, path = self._limits.series_pause, f"studies/{study}/series/{series}"
+        with self._asking("GET", "wado", path, budget, pause=pause, headers=accept) as answer:
+            kind = answer.headers.get("Content-Type", "")
+            pieces = self._pieces(answer, budget, limits.total_bytes)
+            if kind.lower().startswith("application/dicom"):  # one object, without the multipart message around it
+                files = [folder / "00000.dcm"]
+                with files[0].open("xb") as stream:
+                    for piece in pieces:
+                        stream.write(piece)
+            else:
+                with MultipartFiles(folder, kind, limits) as message:
+                    for piece in pieces:
+                        message.write(piece)
+                    files = message.finish()
+        for file in files:
+            _add_preamble(file)
+        return files
+
+    def store(self, file: Path) -> None:
+        """Stores a DICOM file. One that is stored already is left as it is.
+
+        Raises:
+            UnavailableError: the server does not answer.
+            StorageError: it does not take the object.
+        """
+        head = f"--{_BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        body = head + file.read_bytes() + f"\r\n--{_BOUNDARY}--\r\n".encode()
+        kind = f'multipart/related; type="application/dicom"; boundary="{_BOUNDARY}"'
+        budget, headers = self._limits.store_seconds, {"Content-Type": kind, "Accept": _JSON}
+        with self._asking("POST", "stow", "studies", budget, data=body, headers=headers, taken=(409,)) as answer:
+            content = b"".join(self._pieces(answer, budget, self._limits.list_bytes))
+        reasons = _failures(content)
+        if [reason for reason in reasons if reason != _DUPLICATE] or (answer.status_code == 409 and not reasons):
+            told = ", ".join(f"{reason:04X}H" for reason in reasons) or f"status {answer.status_code}"
+            raise StorageError("PACS", f"does not take the object ({told}).", "Its log tells why.")
+
+    @contextmanager
+    def _asking(
+        self,
+        method: str,
+        service: str,
+        path: str,
+        budget: float,
+        *,
+        pause: float = 0,
+        taken: tuple[int, ...] = (),
+        **options: Any,
+    ) -> Iterator[Response]:
+        """An answer whose headers have come, and whose body is still to be read."""
+        prefix = (self._prefixes.get(service) or "").strip("/")
+        url = "/".join(part for part in (self._url, prefix, path) if part)
+        timeout = (self._limits.connect, pause or self._limits.pause)
+        began = self.breaker.begin()
+        try:
+            answer = self._session.request(method, url, stream=True, timeout=timeout, **options)
+        except _UNANSWERED as error:
+            self.breaker.failed(began, _short(error))
+            raise UnavailableError("PACS", f"cannot be asked ({_short(error)}).", "Is it running?") from error
+        except RequestException as error:
+            raise StorageError("PACS", f"cannot be asked ({_short(error)}).", "Check its URL.") from error
+        self.breaker.answered()
+        watch = threading.Timer(budget, _interrupt, (answer,))
+        watch.daemon = True
+        watch.start()
+        try:
+            if not answer.ok and answer.status_code not in taken:
+                raise StorageError("PACS", f"answers {answer.status_code} {answer.reason} to {method} {path}.", "See its log.")
+            yield answer
+        except _UNANSWERED as error:
+            self.breaker.failed(began, _short(error))
+            raise UnavailableError("PACS", f"stopped answering ({_short(error)}).", "Is it running?") from error
+        except RequestException as error:
+            raise UnavailableError("PACS", f"broke its answer off ({_short(error)}).", "Try again.") from error
+        finally:
+            watch.cancel()
+            answer.close()
+
+    @staticmethod
+    def _pieces(answer: Response, seconds: float, limit: int) -> Iterator[bytes]:
+        """The body as it comes, within a number of bytes and seconds."""
+        deadline, read = time.monotonic() + seconds, 0
+        for piece in answer.iter_content(_CHUNK):
+            read += len(piece)
+            if read > limit:
+                raise InputError("answer of the PACS", f"is larger than {limit / 1e6:.0f} MB.", "Ask for less.")
+            if time.monotonic() > deadline:
+                raise UnavailableError("PACS", f"has not sent everything within {seconds:.0f} s.", "Try again later.")
+            yield piece
+
+
+def _interrupt(answer: Response) -> None:
+    """Ends the reading of an answer in another thread; closing the socket would not wake that thread."""
+    with suppress(OSError, ValueError, RuntimeError):  # it may have ended just now
+        answer.raw.shutdown()
+
+
+def _add_preamble(file: Path) -> None:
+    """Makes a DICOM file of an object that a server has sent without the preamble or the prefix before its meta information."""
+    with file.open("rb") as stream:
+        begin = stream.read(132)
+    if begin[128:132] == b"DICM":
+        return
+    if begin[:4] == b"DICM":
+        missing = _PREAMBLE
+    elif begin[:2] == b"\x02\x00":
+        missing = _PREAMBLE + b"DICM"
+    else:
+        return  # whoever reads the series tells what is wrong
+    part = file.with_suffix(".part")
+    with part.open("xb") as target, file.open("rb") as stream:
+        target.write(missing)
+        while block := stream.read(1 << 20):
+            target.write(block)
+    os.replace(part, file)
+
+
+def _failures(content: bytes) -> list[int]:
+    """Reasons for which objects were not stored, as an answer to STOW-RS tells them in JSON."""
+    try:
+        told = json.loads(content) if content else {}
+    except (ValueError, RecursionError):
+        return []  # XML, or nothing: the status has said whether it worked
+    if isinstance(told, list):
+        told = told[0] if told else {}
+    items = told.get(_FAILED, {}).get("Value", []) if isinstance(told, dict) and isinstance(told.get(_FAILED, {}), dict) else []
+    found = []
+    for item in items if isinstance(items, list) else []:
+        value = item.get(_REASON, {}) if isinstance(item, dict) else {}
+        values = value.get("Value") if isinstance(value, dict) else None
+        found.append(values[0] if isinstance(values, list) and values and isinstance(values[0], int) else 0)
+    return found
+
+
+def _short(error: Exception) -> str:
+    return (str(error) or type(error).__name__)[:300]
