@@ -26,21 +26,46 @@ def replacing(target: Path) -> Iterator[Path]:
     """
     if not target.parent.is_dir():
         raise StorageError(target, "its folder does not exist.", f"Create {target.parent} first.")
-    part = target.with_name(f".part-{uuid.uuid4().hex[:8]}-{target.name}")
+    part = _beside(target, "part")
     try:
         yield part
-        if part.is_dir() and target.is_dir():
-            old = target.with_name(f".old-{uuid.uuid4().hex[:8]}-{target.name}")
+        if part.is_dir() and target.is_dir() and not target.is_symlink():
+            old = _beside(target, "old")
             target.rename(old)
             part.rename(target)
-            shutil.rmtree(old)
+            remove_folder(old, target.parent)
         else:
             os.replace(part, target)
     finally:
         if part.is_dir():
-            shutil.rmtree(part)
+            remove_folder(part, target.parent)
         else:
             part.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path, below: Path) -> None:
+    """Removes a folder with all that it holds; nothing happens if it does not exist.
+
+    This is the only recursive removal of the project, so that a name from outside can never choose what is erased.
+
+    Args:
+        folder: to remove.
+        below: the folder that this process keeps it in. After resolving links, `folder` must lie strictly below it.
+
+    Raises:
+        StorageError: the folder is a link, or lies elsewhere.
+        OSError: something in it cannot be removed.
+    """
+    if folder.is_symlink() or below.resolve() not in folder.resolve().parents:
+        raise StorageError(folder, f"is not removed: it does not lie below {below}.", "Remove it by hand if it may go.")
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
+def _beside(target: Path, kind: str) -> Path:
+    """A new short name in the target's folder that ends as the target does: the target's own name may fill its 255 bytes."""
+    suffix = "".join(target.suffixes[-2:])[-32:]
+    return target.with_name(f".{kind}-{uuid.uuid4().hex[:8]}{suffix}")
 
 
 def write_json(content: Any, target: Path) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
+from medsam2_atlas.decoding import dicom_header
 from medsam2_atlas.errors import InputError
 
 _TILT_MM = 0.1
@@ -19,17 +19,18 @@ _UNEVEN = 0.1
 _TURNED = 1e-3
 _TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "InstanceNumber"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames", "InstanceNumber"),
 )
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A file of a series. position: of its first pixel, (x, y, z) in mm, LPS."""
+    """A file of a series. position: of its first pixel, (x, y, z) in mm, LPS. values: pixels that its header claims."""
 
     file: Path
     uid: str
     position: tuple[float, float, float]
+    values: int
 
 
 def series_slices(folder: Path) -> list[Slice]:
@@ -63,7 +64,12 @@ def series_slices(folder: Path) -> list[Slice]:
     order = np.argsort(places @ normal, kind="stable")
     places = places[order]
     _check_steps(folder, places, normal)
-    return [Slice(headers[i][0], str(headers[i][1].SOPInstanceUID), tuple(places[n])) for n, i in enumerate(order)]
+    return [_slice(*headers[i], place=tuple(places[n])) for n, i in enumerate(order)]
+
+
+def _slice(file: Path, header: Dataset, place: tuple[float, float, float]) -> Slice:
+    values = math.prod(int(header.get(tag) or 1) for tag in ("Rows", "Columns", "NumberOfFrames"))
+    return Slice(file, str(header.SOPInstanceUID), place, values)
 
 
 def _headers(folder: Path) -> list[tuple[Path, Dataset]]:
@@ -71,8 +77,8 @@ def _headers(folder: Path) -> list[tuple[Path, Dataset]]:
     for file in sorted(folder.iterdir()):
         if file.is_file() and not file.name.startswith("."):
             try:
-                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-            except (InvalidDicomError, OSError, EOFError):
+                header = dicom_header(file, _TAGS)
+            except (InputError, OSError):
                 continue
             if "ImagePositionPatient" in header:
                 found.append((file, header))

@@ -9,31 +9,20 @@ oblique volume keeps its own axes: "nearest" is all that is asked.
 from __future__ import annotations
 
 import hashlib
-import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
 
+from medsam2_atlas.decoding import run_task
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing
-from medsam2_atlas.series import series_slices
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-_NIBABEL_ERRORS = (
-    nibabel.filebasedimages.ImageFileError,
-    nibabel.spatialimages.HeaderDataError,
-    nibabel.spatialimages.ImageDataError,
-    OSError,
-    EOFError,
-    ValueError,
-)
-_MOST_VOXELS = 2.0**31
-_BLOCK = 1 << 20
-READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a folder with one DICOM series"
 
 
 @dataclass(frozen=True)
@@ -159,62 +148,32 @@ def from_sitk(image: sitk.Image, source: str = "image") -> Volume:
 
 
 def read_volume(path: str | Path) -> Volume:
-    """Reads a CT: NIfTI, NRRD, MHA or a folder with one DICOM series; float32 HU.
+    """Reads a CT: NIfTI, NRRD, MHA or a folder with one DICOM series; float32 HU. Decoded in a reader process.
 
     Raises:
         InputError: not readable, not three-dimensional, fewer than two slices, or values that are not finite.
     """
-    path = Path(path)
-    image = _read_checked(path)
-    volume = from_sitk(sitk.Cast(image, sitk.sitkFloat32), str(path))
-    if not np.isfinite(volume.array).all():
-        bad = int((~np.isfinite(volume.array)).sum())
-        raise InputError(path, f"holds {bad} voxels that are NaN or infinite.", "Export it again from its source.")
-    if float(volume.array.max()) == float(volume.array.min()):
-        raise InputError(path, "is empty: all voxels have one value.", "Choose the CT itself.")
-    return volume
+    return _decoded("volume", Path(path))
 
 
 def read_grid(path: str | Path) -> Geometry:
-    """The grid of an image in LPS orientation, from its header alone where it is a file.
+    """The grid of an image in LPS orientation, from its header alone if it is a file. Read in a reader process.
 
     Raises:
         InputError: not readable, or not three-dimensional.
     """
-    path = Path(path)
-    if path.is_dir():
-        return read_volume(path).geometry
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise InputError(path, "cannot be read as an image.", f"Give a CT as {READABLE}.") from error
-    size = reader.GetSize()
-    if len(size) < 3 or any(n > 1 for n in size[3:]):
-        raise InputError(path, f"has size {size}, not three dimensions.", "Choose one phase, or the whole volume.")
-    if np.prod(size[:3], dtype=float) > _MOST_VOXELS:
-        raise InputError(path, f"claims a size of {size}, more than any CT.", "Export it again from its source.")
-    dimensions = len(size)
-    direction = tuple(reader.GetDirection()[r * dimensions + c] for r in range(3) for c in range(3))
-    try:
-        return _upright(Geometry(size[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], direction))
-    except (ValueError, RuntimeError) as error:
-        raise InputError(path, f"lies on no usable grid ({error}).", "Export it again from its source.") from error
+    path = Path(path).absolute()
+    content, _ = run_task("grid", path, path=str(path))
+    return _geometry(content["geometry"])
 
 
 def read_labels(path: str | Path, like: Volume | None = None) -> Volume:
-    """Reads a label map as unsigned 8-bit; on the same grid as `like` where given.
+    """Reads a label map as unsigned 8-bit; on the same grid as `like` where given. Decoded in a reader process.
 
     Raises:
         InputError: not readable, values that are not whole numbers from 0 to 255, or another grid than the image's.
     """
-    path = Path(path)
-    volume = from_sitk(_read_checked(path), str(path))
-    array = volume.array
-    if not _whole(array) or array.min() < 0 or array.max() > 255:
-        raise InputError(path, "is not a label map: its values are not whole numbers from 0 to 255.")
-    volume = volume.with_array(array.astype(np.uint8))
+    volume = _decoded("labels", Path(path))
     if like is not None and not volume.geometry.matches(like.geometry):
         raise InputError(
             path,
@@ -232,12 +191,7 @@ def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> 
         sitk.WriteImage(volume.restored(), str(part), useCompression=compress)
 
 
-def _whole(array: np.ndarray) -> bool:
-    """Whether all values are whole numbers."""
-    return array.dtype.kind in "iub" or bool(np.isfinite(array).all() and (array == np.rint(array)).all())
-
-
-def _upright(grid: Geometry) -> Geometry:
+def upright(grid: Geometry) -> Geometry:
     """A grid with its axes turned to LPS, as DICOMOrient does it, without an image of that size."""
     turn = sitk.DICOMOrientImageFilter()
     turn.SetDesiredCoordinateOrientation("LPS")
@@ -260,82 +214,11 @@ def _orientation(direction: tuple[float, ...]) -> str:
     return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction))
 
 
-def _read_checked(path: Path) -> sitk.Image:
-    if not path.exists():
-        raise InputError(path, "does not exist.")
-    image = _read_series(path) if path.is_dir() else _read_file(path)
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(path, "holds several values per voxel.", "A CT or label map has one; export it as grey values.")
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = image[..., 0]
-    if image.GetDimension() != 3:
-        raise InputError(path, f"has {image.GetDimension()} dimensions, not 3.", "Choose one phase, or the whole volume.")
-    if min(image.GetSize()) < 2:
-        raise InputError(path, f"has size {image.GetSize()}: a volume needs at least two slices.", "Choose the whole series.")
-    return image
+def _decoded(task: str, path: Path) -> Volume:
+    path = path.absolute()
+    content, (array,) = run_task(task, path, path=str(path))
+    return Volume(array, _geometry(content["geometry"]), _geometry(content["file_geometry"]), str(path))
 
 
-def _read_file(path: Path) -> sitk.Image:
-    if path.stat().st_size == 0:
-        raise InputError(path, "is empty (0 bytes).", "Copy it again.")
-    length = _unpacked_length(path) if path.suffix == ".gz" else path.stat().st_size
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise InputError(path, "cannot be read as an image.", f"Give a CT as {READABLE}.") from error
-    if path.name.endswith((".nii", ".nii.gz")):
-        _refuse_cut(path, length)
-        if image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
-            _refuse_hidden_nan(path)
-    return image
-
-
-def _unpacked_length(path: Path) -> int:
-    """Bytes in a gzip file, all of which are unpacked: ITK reads a cut or spoiled file without a word."""
-    length, ended, packed = 0, True, zlib.decompressobj(31)
-    try:
-        with path.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                while block:
-                    if ended:  # files of several members are files too; zeros may fill up the last one
-                        block = block.lstrip(b"\0") if length else block
-                        packed, ended = zlib.decompressobj(31), not block
-                    else:
-                        length += len(packed.decompress(block, _BLOCK << 2))
-                        block, ended = packed.unconsumed_tail or packed.unused_data, packed.eof
-    except (OSError, zlib.error) as error:
-        raise InputError(path, f"is a broken gzip file ({error}).", "Copy it again: it seems cut off.") from error
-    if not ended:
-        raise InputError(path, "is a broken gzip file (its end is missing).", "Copy it again: it seems cut off.")
-    return length
-
-
-def _refuse_cut(path: Path, length: int) -> None:
-    """ITK's NIfTI reader fills what a file lacks at its end with zeros without a word; `length`: unpacked, in bytes."""
-    try:
-        stored = nibabel.load(path).dataobj
-    except _NIBABEL_ERRORS as error:
-        raise InputError(path, f"cannot be read as an image ({error}).", f"Give a CT as {READABLE}.") from error
-    needed = int(stored.offset) + int(np.prod(stored.shape)) * int(stored.dtype.itemsize)
-    if length < needed:
-        raise InputError(path, f"is cut off: {length} bytes of {needed}.", "Copy it again.")
-
-
-def _refuse_hidden_nan(path: Path) -> None:
-    """ITK's NIfTI reader turns NaN and infinity into 0 without a word; nibabel shows them."""
-    try:
-        values = np.asanyarray(nibabel.load(path).dataobj)
-    except _NIBABEL_ERRORS as error:
-        raise InputError(path, f"cannot be read as an image ({error}).", f"Give a CT as {READABLE}.") from error
-    bad = values.size - int(np.isfinite(values).sum())
-    if bad:
-        raise InputError(path, f"holds {bad} voxels that are NaN or infinite.", "Export it again from its source.")
-
-
-def _read_series(folder: Path) -> sitk.Image:
-    files = [str(part.file) for part in series_slices(folder)]
-    try:
-        image = sitk.ReadImage(files)
-    except RuntimeError as error:
-        raise InputError(folder, f"holds a DICOM series that cannot be read ({error}).") from error
-    return image
+def _geometry(told: Mapping[str, Any]) -> Geometry:
+    return Geometry(*(tuple(told[key]) for key in ("size", "spacing", "origin", "direction")))

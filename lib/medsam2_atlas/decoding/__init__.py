@@ -1,5 +1,20 @@
 """Files from others: their headers are checked first, and their voxels are decoded in processes of their own."""
 
+from medsam2_atlas.decoding.check import READABLE, checked_header
+from medsam2_atlas.decoding.dicom import dicom_header
 from medsam2_atlas.decoding.limits import DecodingLimits
+from medsam2_atlas.decoding.readers import alive, configure, limits, run_task, shutdown
+from medsam2_atlas.decoding.unreadable import UnreadableFileError
 
-__all__ = ["DecodingLimits"]
+__all__ = [
+    "READABLE",
+    "DecodingLimits",
+    "UnreadableFileError",
+    "alive",
+    "checked_header",
+    "configure",
+    "dicom_header",
+    "limits",
+    "run_task",
+    "shutdown",
+]

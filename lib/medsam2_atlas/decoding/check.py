@@ -1,0 +1,52 @@
+"""The one look at an image file's header before any library opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from medsam2_atlas.decoding.header import Header
+from medsam2_atlas.decoding.limits import DecodingLimits
+from medsam2_atlas.decoding.metaimage import metaimage_header
+from medsam2_atlas.decoding.nifti import nifti_header
+from medsam2_atlas.decoding.nrrd import nrrd_header
+from medsam2_atlas.errors import InputError
+
+READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a folder with one DICOM series"
+
+_FORMATS: tuple[tuple[str, Callable[[Path], Header], str], ...] = (
+    (".nii.gz", nifti_header, "NiftiImageIO"),
+    (".nii", nifti_header, "NiftiImageIO"),
+    (".nrrd", nrrd_header, "NrrdImageIO"),
+    (".mha", metaimage_header, "MetaImageIO"),
+)
+
+
+def checked_header(file: Path, limits: DecodingLimits) -> Header:
+    """The header of an image file, if the file may be decoded.
+
+    Raises:
+        InputError: not a regular file, another type, a header that is malformed or names other files, or more voxels than
+            the limits allow.
+        OSError: the file cannot be read.
+    """
+    if not file.is_file():  # a pipe or a device would never end
+        raise InputError(file, "is not a file." if file.exists() else "does not exist.")
+    if file.stat().st_size == 0:
+        raise InputError(file, "is empty (0 bytes).", "Copy it again.")
+    for suffix, read, _ in _FORMATS:
+        if file.name.lower().endswith(suffix):
+            header = read(file)
+            if header.values > limits.voxels:
+                raise InputError(
+                    file,
+                    f"claims {header.values / 1e6:.0f} million voxels; the limit is {limits.voxels_million}.",
+                    "Crop or resample it, or raise the limit (`reader_voxels_million` in configs/server.yaml).",
+                )
+            return header
+    raise InputError(file, "cannot be read as an image: its type is not known.", f"Give {READABLE}.")
+
+
+def image_io(file: Path) -> str:
+    """The name of the ITK reader for a file that `checked_header` accepts. ITK's own choice may be led astray by content."""
+    return next(io for suffix, _, io in _FORMATS if file.name.lower().endswith(suffix))

@@ -1,0 +1,82 @@
+"""DICOM files' headers, without pixels and without unpacking more than a header can need."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from medsam2_atlas.errors import InputError
+
+_MAX_INFLATED_BYTES = 256 << 20
+_BLOCK = 1 << 20
+_DEFER_BYTES = 1 << 20
+
+
+def dicom_header(file: Path, tags: Sequence[str] | None = None) -> Dataset:
+    """Reads a DICOM file's attributes, without its pixels.
+
+    pydicom unpacks a deflated file whole before it looks at it: how long it will be is counted first.
+
+    Args:
+        file: to read.
+        tags: keywords of the attributes to keep; all of them by default.
+
+    Raises:
+        InputError: no DICOM file, or a deflated one that unpacks to more than 256 MiB.
+        OSError: the file cannot be read.
+    """
+    check_deflated(file)
+    try:
+        return pydicom.dcmread(
+            file, stop_before_pixels=True, specific_tags=list(tags) if tags else None, defer_size=_DEFER_BYTES
+        )
+    except OSError:
+        raise
+    except Exception as error:
+        raise no_dicom(file, error) from error
+
+
+def check_deflated(file: Path, limit: int = _MAX_INFLATED_BYTES) -> None:
+    """Checks how long a deflated DICOM file is once it is unpacked; other files pass.
+
+    Raises:
+        InputError: no DICOM file, a broken deflated one, or one that unpacks to more than `limit` bytes.
+        OSError: the file cannot be read.
+    """
+    try:
+        meta = read_file_meta_info(file)
+    except OSError:
+        raise
+    except Exception as error:
+        raise no_dicom(file, error) from error
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    # Preamble, the prefix and the group length's own 12 bytes come before what that length counts.
+    begin = 128 + 4 + 12 + int(meta.get("FileMetaInformationGroupLength", 0))
+    unpacking, length = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    try:
+        with file.open("rb") as stream:
+            stream.seek(begin)
+            while block := stream.read(_BLOCK):
+                while block:
+                    length += len(unpacking.decompress(block, _BLOCK))
+                    block = unpacking.unconsumed_tail
+                    if length > limit:
+                        raise InputError(
+                            file,
+                            f"is a deflated DICOM file that unpacks to more than {limit >> 20} MiB.",
+                            "Export it with another transfer syntax.",
+                        )
+    except zlib.error as error:
+        raise no_dicom(file, error) from error
+
+
+def no_dicom(file: Path, error: Exception) -> InputError:
+    """The error of a file that DICOM's libraries cannot read."""
+    return InputError(file, f"is no DICOM file ({str(error)[:200]}).", "Export the series again.")

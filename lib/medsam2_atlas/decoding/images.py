@@ -1,0 +1,170 @@
+"""What reader processes do with images: nothing here runs in the process that asked.
+
+ITK's readers and pydicom see a file only after its header has been checked (`check`), and each image is read by the one
+reader that its name stands for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+
+from medsam2_atlas.decoding.check import READABLE, checked_header, image_io
+from medsam2_atlas.decoding.limits import DecodingLimits
+from medsam2_atlas.decoding.packed import check_length
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.series import series_slices
+from medsam2_atlas.volume import Geometry, Volume, from_sitk, upright
+
+sitk.ProcessObject.GlobalWarningDisplayOff()
+sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # as many files are decoded at once as there are readers
+
+Result = tuple[dict[str, Any], list[np.ndarray]]
+
+_limits = DecodingLimits()
+
+
+def set_limits(limits: DecodingLimits) -> None:
+    """Sets what files may claim from now on."""
+    global _limits
+    _limits = limits
+
+
+def alive() -> Result:
+    """Does nothing: the reader answers."""
+    return {}, []
+
+
+def volume(path: str) -> Result:
+    """A CT in LPS orientation as float32 HU; see `medsam2_atlas.volume.read_volume`."""
+    found = from_sitk(sitk.Cast(_image(Path(path)), sitk.sitkFloat32), path)
+    if not np.isfinite(found.array).all():
+        bad = int((~np.isfinite(found.array)).sum())
+        raise InputError(path, f"holds {bad} voxels that are NaN or infinite.", "Export it again from its source.")
+    if float(found.array.max()) == float(found.array.min()):
+        raise InputError(path, "is empty: all voxels have one value.", "Choose the CT itself.")
+    return _told(found), [found.array]
+
+
+def labels(path: str) -> Result:
+    """A label map in LPS orientation, unsigned 8-bit; see `medsam2_atlas.volume.read_labels`."""
+    found = _labels(Path(path))
+    return _told(found), [found.array]
+
+
+def grid(path: str) -> Result:
+    """The grid of an image in LPS orientation; see `medsam2_atlas.volume.read_grid`."""
+    return {"geometry": asdict(_grid(Path(path)))}, []
+
+
+def label_check(path: str, image: str) -> Result:
+    """The numbers that a label map holds, and a digest of its voxels and grid.
+
+    Raises:
+        InputError: it cannot be read, is no label map, or lies on another grid than the image.
+    """
+    like, file = _grid(Path(image)), Path(path)
+    header = checked_header(file, _limits)
+    if sorted(n for n in header.sizes if n > 1) != sorted(n for n in like.size if n > 1):
+        raise InputError(
+            file.name, f"has size {header.sizes}, the image has {like.size}.", "Send one label map on the grid of the image."
+        )
+    found = _labels(file)
+    if not found.geometry.matches(like):
+        raise InputError(
+            file.name,
+            f"lies elsewhere than {Path(image).name}: spacing or position differ.",
+            "Resample the label map onto the image.",
+        )
+    held = np.zeros(256, bool)
+    for plane in found.array:  # counted by slice: counting turns voxels into eight bytes each
+        held |= np.bincount(plane.ravel(), minlength=256) > 0
+    return {"held": np.flatnonzero(held).tolist(), "digest": found.digest}, []
+
+
+def _told(found: Volume) -> dict[str, Any]:
+    return {"geometry": asdict(found.geometry), "file_geometry": asdict(found.file_geometry)}
+
+
+def _labels(path: Path) -> Volume:
+    found = from_sitk(_image(path), str(path))
+    array = found.array
+    whole = array.dtype.kind in "iub" or bool(np.isfinite(array).all() and (array == np.rint(array)).all())
+    if not whole or array.min() < 0 or array.max() > 255:
+        raise InputError(path, "is not a label map: its values are not whole numbers from 0 to 255.")
+    return found.with_array(array.astype(np.uint8))
+
+
+def _grid(path: Path) -> Geometry:
+    if path.is_dir():
+        return from_sitk(_image(path), str(path)).geometry
+    checked_header(path, _limits)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(image_io(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(path, "cannot be read as an image.", f"Give a CT as {READABLE}.") from error
+    size = reader.GetSize()
+    if len(size) < 3 or any(n > 1 for n in size[3:]):
+        raise InputError(path, f"has size {size}, not three dimensions.", "Choose one phase, or the whole volume.")
+    dimensions = len(size)
+    direction = tuple(reader.GetDirection()[r * dimensions + c] for r in range(3) for c in range(3))
+    try:
+        return upright(Geometry(size[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], direction))
+    except (ValueError, RuntimeError) as error:
+        raise InputError(path, f"lies on no usable grid ({error}).", "Export it again from its source.") from error
+
+
+def _image(path: Path) -> sitk.Image:
+    image = _series(path) if path.is_dir() else _file(path)
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(path, "holds several values per voxel.", "A CT or label map has one; export it as grey values.")
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[..., 0]
+    if image.GetDimension() != 3:
+        raise InputError(path, f"has {image.GetDimension()} dimensions, not 3.", "Choose one phase, or the whole volume.")
+    if min(image.GetSize()) < 2:
+        raise InputError(path, f"has size {image.GetSize()}: a volume needs at least two slices.", "Choose the whole series.")
+    return image
+
+
+def _file(path: Path) -> sitk.Image:
+    header = checked_header(path, _limits)
+    check_length(path, header)
+    try:
+        image = sitk.ReadImage(str(path), imageIO=image_io(path))
+    except RuntimeError as error:
+        raise InputError(path, "cannot be read as an image.", f"Give a CT as {READABLE}.") from error
+    if path.name.lower().endswith((".nii", ".nii.gz")) and image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
+        _refuse_hidden_nan(path)
+    return image
+
+
+def _refuse_hidden_nan(path: Path) -> None:
+    """ITK's NIfTI reader turns NaN and infinity into 0 without a word; nibabel shows them."""
+    values = np.asanyarray(nibabel.load(path).dataobj)
+    bad = values.size - int(np.isfinite(values).sum())
+    if bad:
+        raise InputError(path, f"holds {bad} voxels that are NaN or infinite.", "Export it again from its source.")
+
+
+def _series(folder: Path) -> sitk.Image:
+    slices = series_slices(folder)
+    values = sum(part.values for part in slices)
+    if values > _limits.voxels:
+        raise InputError(
+            folder,
+            f"claims {values / 1e6:.0f} million voxels; the limit is {_limits.voxels_million}.",
+            "Export one series, or raise the limit (`reader_voxels_million` in configs/server.yaml).",
+        )
+    try:
+        return sitk.ReadImage([str(part.file) for part in slices], imageIO="GDCMImageIO")
+    except RuntimeError as error:
+        raise InputError(folder, f"holds a DICOM series that cannot be read ({error}).") from error

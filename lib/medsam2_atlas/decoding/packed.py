@@ -1,0 +1,79 @@
+"""How long packed voxels are once they are unpacked, without keeping them."""
+
+from __future__ import annotations
+
+import bz2
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from medsam2_atlas.decoding.header import Header
+from medsam2_atlas.errors import InputError
+
+_BLOCK = 1 << 20
+_SLACK_BYTES = 64 << 20
+"""What may follow the voxels. More than that is no image: unpacking stops there."""
+
+
+def check_length(file: Path, header: Header) -> None:
+    """Checks that a file holds as many bytes of voxels as its header claims. ITK fills up cut files without a word.
+
+    Raises:
+        InputError: the file is cut off, its packed part is broken, or it unpacks to far more than its header claims.
+        OSError: the file cannot be read.
+    """
+    if header.encoding == "text":
+        return
+    needed = header.data_bytes + (header.offset if header.whole_file_packed else 0)
+    if header.encoding == "raw":
+        length = file.stat().st_size - header.offset
+    else:
+        length = _unpacked_length(file, header, needed + _SLACK_BYTES)
+    if length < needed:
+        raise InputError(file, f"is cut off: {length} bytes of {needed}.", "Copy it again.")
+
+
+def _unpacked_length(file: Path, header: Header, limit: int) -> int:
+    """Bytes that a file, or the part of it behind its header, unpacks to."""
+    start: Callable[[], Any] = {"gzip": _gzip, "zlib": _zlib, "bzip2": bz2.BZ2Decompressor}[header.encoding]
+    length, ended, packed = 0, True, start()
+    try:
+        with file.open("rb") as stream:
+            stream.seek(0 if header.whole_file_packed else header.offset)
+            while block := stream.read(_BLOCK):
+                if ended:  # a gzip file may have several members; zeros may fill up its end
+                    block = block.lstrip(b"\0") if length else block
+                    if not block or (length and header.encoding != "gzip"):
+                        continue
+                    packed, ended = start(), False
+                while True:
+                    length += len(packed.decompress(block, _BLOCK << 2))
+                    if length > limit:
+                        raise InputError(
+                            file, "unpacks to far more than its header claims.", "Export the image again from its source."
+                        )
+                    ended = packed.eof
+                    if ended:
+                        block = packed.unused_data.lstrip(b"\0")
+                        if not block or header.encoding != "gzip":
+                            break
+                        packed, ended = start(), False
+                    else:
+                        block = getattr(packed, "unconsumed_tail", b"")
+                        if not block and getattr(packed, "needs_input", True):
+                            break
+    except (OSError, zlib.error, ValueError, EOFError) as error:
+        kind = header.encoding
+        raise InputError(file, f"is a broken {kind} file ({error}).", "Copy it again: it seems cut off.") from error
+    if not ended:
+        raise InputError(file, f"is a broken {header.encoding} file (its end is missing).", "Copy it again: it seems cut off.")
+    return length
+
+
+def _gzip() -> Any:
+    return zlib.decompressobj(31)
+
+
+def _zlib() -> Any:
+    return zlib.decompressobj(47)  # zlib or gzip, as the data say

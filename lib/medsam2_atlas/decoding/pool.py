@@ -1,0 +1,212 @@
+"""Reader processes: they decode files from others, so that a file can end a reader, and nothing else.
+
+Concurrency contract. A reader serves one caller at a time; callers wait for a free one. One lock guards the list of idle
+readers and the number of those that live; it is never held while a reader works or starts. A reader that died, hung or grew
+is replaced. Results come as anonymous shared memory that the caller's arrays own: nothing is copied or left behind. After a
+fork, the child makes readers of its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from medsam2_atlas.decoding.limits import DecodingLimits
+from medsam2_atlas.decoding.tasks import PACKET_BYTES
+
+log = logging.getLogger(__name__)
+
+_START_SECONDS = 60.0
+_MAX_HANDLES = 16
+_MAX_IDLE_MB = 700.0
+"""A reader that has kept more than this after its task is replaced: memory that the allocator holds back goes home."""
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+
+
+class ReaderDiedError(Exception):
+    """A reader process ended, or was ended, in the middle of a task. `how`: in words."""
+
+    def __init__(self, how: str, killed: bool = False) -> None:
+        self.how, self.killed = how, killed
+        super().__init__(how)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a task gave. problem: what the reader told instead of a result; see `worker`."""
+
+    content: dict[str, Any] = field(default_factory=dict)
+    arrays: tuple[np.ndarray, ...] = ()
+    problem: dict[str, Any] = field(default_factory=dict)
+    resident_mb: float = 0.0
+
+
+class _Reader:
+    """A reader process."""
+
+    def __init__(self, limits: DecodingLimits) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = [sys.executable, "-m", "medsam2_atlas.decoding.worker", str(theirs.fileno()), limits.model_dump_json()]
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": _python_path()},
+            )
+        self._link = ours
+        self._fresh = True
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def run(self, task: str, arguments: dict[str, Any], seconds: float) -> Reply:
+        """Raises ReaderDiedError; the reader must be ended then."""
+        self._link.settimeout(seconds + (_START_SECONDS if self._fresh else 0.0))
+        try:
+            self._link.sendall(json.dumps({"task": task, "arguments": arguments, "seconds": seconds}).encode())
+            packet, handles, _, _ = socket.recv_fds(self._link, PACKET_BYTES, _MAX_HANDLES)
+        except TimeoutError:
+            raise ReaderDiedError(f"took longer than {seconds:.0f} s to decode.") from None
+        except OSError as error:
+            raise self._death() from error
+        self._fresh = False
+        try:
+            if not packet:
+                raise self._death()
+            return _reply(packet, handles)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise ReaderDiedError("made its reader process answer nonsense.") from error
+        finally:
+            for handle in handles:
+                os.close(handle)
+
+    def end(self) -> None:
+        self._link.close()
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        with suppress(subprocess.TimeoutExpired):  # in the kernel, on a dead network drive say; it is left behind
+            self._process.wait(timeout=5)
+
+    def _death(self) -> ReaderDiedError:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        code = self._process.returncode or 0
+        if code == -signal.SIGXCPU:
+            return ReaderDiedError("took more processor time to decode than the limits allow.")
+        how = f"signal {-code}, {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return ReaderDiedError(f"ended its reader process ({how}).", killed=code == -signal.SIGKILL)
+
+
+class ReaderPool:
+    """Reader processes for the threads of this process."""
+
+    def __init__(self, limits: DecodingLimits) -> None:
+        self.limits = limits
+        self._lock = threading.Lock()
+        self._free = threading.Semaphore(limits.processes)
+        self._idle: list[_Reader] = []
+        self._owner, self._closed = os.getpid(), False
+
+    @property
+    def usable(self) -> bool:
+        """Whether this process made the pool and has not closed it."""
+        return self._owner == os.getpid() and not self._closed
+
+    def start(self) -> None:
+        """Starts all readers, so that nobody waits for one; they get ready in the background."""
+        for _ in range(self.limits.processes):
+            self._put_back(_Reader(self.limits))
+
+    def run(self, task: str, arguments: dict[str, Any], seconds: float) -> Reply:
+        """Runs a task in a reader.
+
+        Args:
+            task: one of `TASKS`.
+            arguments: for its function, as JSON can hold them.
+            seconds: of wall time, and of processor time, that it may take.
+
+        Raises:
+            ReaderDiedError: the reader ended, or was ended because the time was over.
+        """
+        with self._free:
+            reader = self._taken()
+            try:
+                reply = reader.run(task, arguments, seconds)
+            except BaseException:
+                reader.end()
+                if not self._closed:
+                    self._put_back(_Reader(self.limits))
+                raise
+            if reply.resident_mb > _MAX_IDLE_MB:
+                reader.end()
+                reader = _Reader(self.limits)
+            self._put_back(reader)
+            return reply
+
+    def close(self) -> None:
+        """Ends all readers; tasks under way fail."""
+        with self._lock:
+            self._closed, idle, self._idle = True, self._idle, []
+        for reader in idle:
+            reader.end()
+
+    def _taken(self) -> _Reader:
+        while True:
+            with self._lock:
+                reader = self._idle.pop() if self._idle else None
+            if reader is None:
+                return _Reader(self.limits)
+            if reader.alive:
+                return reader
+            reader.end()
+
+    def _put_back(self, reader: _Reader) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(reader)
+                return
+        reader.end()
+
+
+def _reply(packet: bytes, handles: list[int]) -> Reply:
+    told = json.loads(packet)
+    resident = float(told.pop("resident_mb"))
+    if "arrays" not in told:
+        return Reply(problem=told, resident_mb=resident)
+    with os.fdopen(os.dup(handles[0]), "rb") as stream:
+        stream.seek(0)
+        content = json.loads(stream.read())
+    arrays = tuple(_array(handle, about) for handle, about in zip(handles[1:], told["arrays"], strict=True))
+    return Reply(content, arrays, resident_mb=resident)
+
+
+def _array(handle: int, about: dict[str, Any]) -> np.ndarray:
+    dtype, shape = np.dtype(str(about["dtype"])), tuple(int(n) for n in about["shape"])
+    length = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    sealed = fcntl.fcntl(handle, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
+    if not sealed or dtype.hasobject or min(shape, default=0) < 0 or os.fstat(handle).st_size < length:
+        raise ValueError("not an array")
+    if not length:
+        return np.zeros(shape, dtype)
+    return np.frombuffer(mmap.mmap(handle, length), dtype).reshape(shape)
+
+
+def _python_path() -> str:
+    """Where the reader finds this package, whatever the parent's working folder is."""
+    return os.pathsep.join(path for path in sys.path if path)

@@ -1,0 +1,136 @@
+"""Decoding of files from others, as the rest of the project asks for it: one pool of reader processes for each process."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medsam2_atlas import errors
+from medsam2_atlas.decoding.limits import DecodingLimits
+from medsam2_atlas.decoding.pool import ReaderDiedError, ReaderPool
+from medsam2_atlas.decoding.unreadable import Unreadable
+from medsam2_atlas.errors import InputError, MedSAM2AtlasError, StorageError
+
+_FIRST_SECONDS = 20.0
+_BYTES_A_SECOND = 5e6
+"""A reader that is slower than this on a file's packed bytes hangs, whatever the limits allow."""
+_ALIVE_SECONDS = 10.0
+
+_lock = threading.Lock()
+_pool: ReaderPool | None = None
+_limits = DecodingLimits()
+_unreadable = Unreadable()
+
+
+def configure(limits: DecodingLimits, memory: Path | None = None) -> None:
+    """Sets the limits and starts the readers, so that the first file does not wait for them.
+
+    Args:
+        limits: for all files from now on.
+        memory: file that keeps which files ended their readers, across restarts.
+    """
+    global _limits, _unreadable
+    with _lock:
+        _limits, _unreadable = limits, Unreadable(memory)
+        _close()
+    _readers().start()
+
+
+def limits() -> DecodingLimits:
+    """The limits in force."""
+    return _limits
+
+
+def shutdown() -> None:
+    """Ends the readers; the next file starts new ones."""
+    with _lock:
+        _close()
+
+
+def alive() -> str:
+    """Why readers don't work; empty if one answers. Waits at most ten seconds for it."""
+    try:
+        _readers().run("alive", {}, _ALIVE_SECONDS)
+    except (ReaderDiedError, OSError) as error:
+        return f"No reader process works: {error}"
+    return ""
+
+
+def run_task(task: str, subject: Path | None = None, **arguments: Any) -> tuple[dict[str, Any], tuple[np.ndarray, ...]]:
+    """Runs a task on a file in a reader process.
+
+    Args:
+        task: one of `tasks.TASKS`.
+        subject: the file or folder that the task decodes; named by errors and remembered if it ends its reader.
+        arguments: of the task's function; paths as texts.
+
+    Returns:
+        What the function gave: a dictionary, and arrays in memory of their own that the caller may change.
+
+    Raises:
+        UnreadableFileError: the file killed its reader, took too much time or memory, or has done so before.
+        MedSAM2AtlasError: as the task raises it.
+        OSError: as the task raises it, such as a missing file.
+    """
+    name = subject if subject is not None else Path(task)
+    _unreadable.check(name)
+    seconds = min(_limits.seconds, _FIRST_SECONDS + _size(name) / _BYTES_A_SECOND)
+    try:
+        try:
+            reply = _readers().run(task, arguments, seconds)
+        except ReaderDiedError as error:
+            if not error.killed:
+                raise
+            reply = _readers().run(task, arguments, seconds)  # the kernel may have ended it for others' want of memory
+    except ReaderDiedError as error:
+        raise _unreadable.add(name, error.how) from error
+    if reply.problem.get("memory"):
+        raise _unreadable.add(name, f"took more than {_limits.memory_mb} MB of memory to decode.")
+    if reply.problem:
+        raise _error(name, reply.problem)
+    return reply.content, reply.arrays
+
+
+def _error(subject: Path, problem: dict[str, Any]) -> Exception:
+    """The error that a reader told."""
+    if "error" in problem:
+        about = {key: str(value) for key, value in problem["error"].items()}
+        kind = getattr(errors, about["kind"], InputError)
+        if kind not in (InputError, StorageError, errors.NotFoundError, errors.AtlasError):
+            kind = InputError
+        error: MedSAM2AtlasError = kind(about["subject"], about["problem"], about["remedy"])
+        return error
+    if "os_error" in problem:
+        number, text = problem["os_error"]
+        return OSError(int(number or 0), str(text))
+    return InputError(subject, f"cannot be read ({problem.get('unforeseen', '')}).", "Export it again from its source.")
+
+
+def _readers() -> ReaderPool:
+    global _pool
+    with _lock:
+        if _pool is None or not _pool.usable:
+            _pool = ReaderPool(_limits)
+        return _pool
+
+
+def _close() -> None:
+    global _pool
+    if _pool is not None and _pool.usable:
+        _pool.close()
+    _pool = None
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of the files in a folder."""
+    try:
+        return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+    except OSError:
+        return 0
+
+
+atexit.register(shutdown)
