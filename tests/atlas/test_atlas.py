@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from medsam2_atlas.atlas import (
     Atlas,
     ProbabilityMap,
     ReferenceFiles,
+    build,
     build_atlas,
     find_references,
     score_maps,
@@ -140,6 +142,31 @@ def test_labels_outside_the_organ_table_are_refused(tmp_path: Path) -> None:
     labelled(tmp_path, "a", {6: LIVER, 99: BLADDER})
     with pytest.raises(InputError, match=r"\[99\]"):
         build_atlas(find_references(tmp_path), config=QUICK)
+
+
+def test_a_reference_that_cannot_be_used_does_not_stop_the_building(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "odd"):
+        labelled(tmp_path, name, {6: LIVER, 14: BLADDER})
+    labelled(tmp_path, "strange", {6: LIVER, 99: BLADDER})
+    labelled(tmp_path, "cut", {6: LIVER})
+    (tmp_path / "images" / "cut.nii.gz").write_bytes(b"")
+    real = build.warp_reference
+
+    def warp(files: ReferenceFiles, *rest: Any) -> Any:
+        if files.name == "odd":
+            raise ZeroDivisionError("from a library")
+        return real(files, *rest)
+
+    monkeypatch.setattr(build, "warp_reference", warp)
+    skipped: dict[str, str] = {}
+    atlas = build_atlas(find_references(tmp_path), config=QUICK, skipped=skipped)
+    assert [reference.name for reference in atlas.references] == ["a", "b"]
+    assert set(skipped) == {"cut", "odd", "strange"}
+    assert "[99]" in skipped["strange"]
+    assert skipped["odd"] == "ZeroDivisionError: from a library"
+    bad = [files for files in find_references(tmp_path) if files.name in ("strange", "cut")]
+    with pytest.raises(AtlasError, match=r"no reference that can be used.*\[99\]"):
+        build_atlas(bad, config=QUICK, skipped={})
 
 
 def test_an_atlas_without_labels_is_refused(tmp_path: Path) -> None:

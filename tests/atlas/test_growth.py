@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from blocks import BLADDER, LEFT_KIDNEY, LIVER, PATIENT, QUICK, RIGHT_KIDNEY, labelled
-from medsam2_atlas.atlas import Atlas, AtlasStore, build_atlas, find_references, grow, grow_atlas, novelty, resolve_atlas
+from medsam2_atlas.atlas import (
+    Atlas,
+    AtlasStore,
+    ReferenceFiles,
+    build_atlas,
+    find_references,
+    grow,
+    grow_atlas,
+    novelty,
+    resolve_atlas,
+)
 from medsam2_atlas.atlas.outlier import outlying
 from medsam2_atlas.atlas.reference import map_shape
 from medsam2_atlas.errors import AtlasError
@@ -52,6 +62,29 @@ def test_only_new_references_are_registered(patients: Path, base: Atlas, counted
     assert [r.origin for r in grown.atlas.references] == ["base", "base", "base", "final"]
     assert grown.atlas.maps[6].count == 4
     assert base.maps[6].count == 3
+
+
+def test_a_case_that_raises_anything_does_not_keep_the_others_out(
+    patients: Path, base: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled(tmp_path, "odd", PATIENT)
+    (d,) = [files for files in find_references(patients) if files.name == "d"]
+    finals = [*find_references(tmp_path), ReferenceFiles("gone", d.image, tmp_path / "gone.nii.gz"), d]
+    real = grow.warp_reference
+
+    def warp(files: ReferenceFiles, *rest: object) -> object:
+        if files.name == "odd":
+            raise RuntimeError("from a library")
+        return real(files, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(grow, "warp_reference", warp)
+    grown = grow_atlas(base, finals, config=QUICK)
+    assert grown.added == ("d",)
+    assert grown.refused["odd"] == "RuntimeError: from a library"
+    assert "gone.nii.gz" in grown.refused["gone"]
+    first = grow_atlas(None, [*finals, *find_references(patients)[:2]], config=QUICK)  # without a base
+    assert {"a", "b", "d"} <= {reference.name for reference in first.atlas.references}
+    assert "gone" in first.refused
 
 
 def test_growing_one_by_one_and_at_once_give_the_same_maps(patients: Path, base: Atlas) -> None:

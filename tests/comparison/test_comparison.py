@@ -100,3 +100,25 @@ def test_agreement_is_remembered_over_the_number_of_labelled_cases(folder: Study
     better = compare_studies(folder, (contestant("medsam2_atlas", 0, ran), contestant("unet_3d", 0, ran)))
     assert [entry["labelled"] for entry in better.history] == [1, 2]
     assert better.history[0]["agreement"] < better.history[1]["agreement"]
+
+
+def test_a_study_that_raises_anything_does_not_stop_the_comparison(folder: StudyFolder, tmp_path: Path) -> None:
+    ran: list[str] = []
+    first, second = contestant("medsam2_atlas", 0, ran), contestant("unet_3d", 1, ran)
+
+    def run(image: Volume) -> Segmentation:
+        if "far" in image.source:
+            raise ZeroDivisionError("from a library")
+        return second.run(image)
+
+    file = folder.work.folder("comparisons") / "history.json"
+    file.write_text("[not json")
+    result = compare_studies(folder, (first, Contestant("unet_3d", second.provenance, run)))
+    assert [case.study for case in result.cases] == ["near"]
+    assert result.problems["far"] == "ZeroDivisionError: from a library"
+    assert len(result.history) == 1
+    (folder.label_folder("unet_3d") / "near.nii.gz").write_bytes(b"")
+    write_comparison(result, folder, tmp_path / "page")
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "ZeroDivisionError" in page
+    assert "near: cannot be drawn" in page

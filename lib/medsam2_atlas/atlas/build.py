@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from medsam2_atlas.atlas.atlas import Atlas
 from medsam2_atlas.atlas.average import MissingOrgan, probability_maps, with_agreements
 from medsam2_atlas.atlas.reference import NOWHERE, Reference, ReferenceFiles, warp_reference
-from medsam2_atlas.errors import AtlasError, InputError
+from medsam2_atlas.errors import AtlasError, InputError, MedSAM2AtlasError
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import (
@@ -26,6 +27,8 @@ from medsam2_atlas.registration import (
     registration_config,
 )
 from medsam2_atlas.volume import SUFFIXES, read_labels, read_volume
+
+log = logging.getLogger(__name__)
 
 
 def find_references(folder: Path) -> list[ReferenceFiles]:
@@ -58,6 +61,7 @@ def build_atlas(
     missing: MissingOrgan = "unknown",
     config: RegistrationConfig | None = None,
     table: OrganTable | None = None,
+    skipped: dict[str, str] | None = None,
     progress: Progress = silent,
 ) -> Atlas:
     """Registers the references into one common space and averages their labels there.
@@ -68,28 +72,55 @@ def build_atlas(
             organ's average ("unknown"), or truly not there ("absent").
         config: registration parameters; those of `configs/registration.yaml` by default.
         table: the organs; those of `configs/labels.yaml` by default.
+        skipped: filled with the references that cannot be used, by name, with the reason; they are left out. Without it, the
+            first of them ends the building.
         progress: told stages and shares.
 
     Raises:
         InputError: a file that cannot be used.
-        AtlasError: no reference, or no organ is labelled in any.
+        AtlasError: no reference, none that can be used, or no organ is labelled in any.
     """
     if not references:
         raise AtlasError("atlas", "has no references.", "Name at least one annotated CT.")
     config, table = config or registration_config(), table or organ_table()
+    used: list[ReferenceFiles] = []
     images: list[WorkImage] = []
     for number, files in enumerate(references):
-        images.append(read_reference(files, config, table))
+        try:
+            image = read_reference(files, config, table)
+        except Exception as error:  # noqa: BLE001 - one bad reference must not stop the building
+            _skip(files.name, error, skipped)
+        else:
+            used.append(files)
+            images.append(image)
         progress("reading references", (number + 1) / len(references))
+    if not used:
+        raise AtlasError("atlas", f"has no reference that can be used: {'; '.join((skipped or {}).values())[:2000]}")
     space = build_common_space(images, config, progress=progress)
     template = replace(space.template, hu=space.template.hu.round())  # as it is stored
     warped: list[Reference] = []
-    for files, image, transform in zip(references, images, space.transforms, strict=True):
-        warped.append(warp_reference(files, image, transform, template))
-        progress("averaging labels", len(warped) / len(references))
+    for number, (files, image, transform) in enumerate(zip(used, images, space.transforms, strict=True)):
+        try:
+            warped.append(warp_reference(files, image, transform, template))
+        except Exception as error:  # noqa: BLE001 - one bad reference must not stop the building
+            _skip(files.name, error, skipped)
+        progress("averaging labels", (number + 1) / len(used))
     template = replace(template, group=group_of(warped, template))
     options = {"missing": missing, "registration": config.model_dump(mode="json")}
     return assemble(template, warped, options)
+
+
+def _skip(name: str, error: Exception, skipped: dict[str, str] | None) -> None:
+    """Notes why a reference is left out; raises the error where nobody asked for that."""
+    if skipped is None:
+        raise error
+    skipped[name] = problem_of(error)
+    log.warning("%s is left out as a reference: %s", name, skipped[name])
+
+
+def problem_of(error: Exception) -> str:
+    """Returns an error in words for a report; of one that is not of this project, its type too."""
+    return str(error) if isinstance(error, MedSAM2AtlasError) else f"{type(error).__name__}: {error}"
 
 
 def assemble(template: WorkImage, references: Sequence[Reference], options: Mapping[str, Any]) -> Atlas:

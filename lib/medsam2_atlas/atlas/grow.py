@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from medsam2_atlas.atlas.atlas import Atlas
 from medsam2_atlas.atlas.average import MissingOrgan
-from medsam2_atlas.atlas.build import assemble, build_atlas, read_reference
+from medsam2_atlas.atlas.build import assemble, build_atlas, problem_of, read_reference
 from medsam2_atlas.atlas.outlier import outlying
 from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, warp_reference
-from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import sha256
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.progress import Progress, silent
@@ -32,7 +31,8 @@ log = logging.getLogger(__name__)
 class Growth:
     """What became of the references that were offered.
 
-    refused: name to reason. kept: references that were there before with the same labels.
+    refused: name to reason: outlying references, and cases that cannot be used. kept: references that were there before with
+    the same labels.
     """
 
     atlas: Atlas
@@ -77,7 +77,8 @@ def grow_atlas(
     if base is None:
         return _first_atlas(offered, trust, config, table, progress)
     missing: MissingOrgan = "absent" if base.options.get("missing") == "absent" else "unknown"
-    sums = {files.name: sha256(files.label) for files in offered}
+    refused: dict[str, str] = {}
+    offered, sums = _checksums(offered, refused)
     keep = [
         reference
         for reference in base.references
@@ -85,18 +86,16 @@ def grow_atlas(
         and sums.get(reference.name, reference.sha256 if reference.origin == "base" else "") == reference.sha256
     ]
     have = {reference.name for reference in keep}
-    refused: dict[str, str] = {}
     added: list[Reference] = []
     fresh = [files for files in offered if files.name not in have]
     for number, files in enumerate(fresh):
         try:
             image = read_reference(files, config, table)
-        except InputError as error:  # one bad file must not keep the others out
-            refused[files.name] = str(error)
-            continue
-        transform = _registered(image, base, config, cache)
-        reference = warp_reference(files, image, transform, base.template, "final")
-        reason = "" if files.name in trust else outlying(reference, keep, base.template, missing, table)
+            transform = _registered(image, base, config, cache)
+            reference = warp_reference(files, image, transform, base.template, "final")
+            reason = "" if files.name in trust else outlying(reference, keep, base.template, missing, table)
+        except Exception as error:  # noqa: BLE001 - one bad case must not keep the others out
+            reason = problem_of(error)
         if reason:
             refused[files.name] = reason
             log.warning("%s is refused as a reference: %s", files.name, reason)
@@ -107,6 +106,19 @@ def grow_atlas(
     now = {reference.name for reference in atlas.references}
     removed = tuple(reference.name for reference in base.references if reference.name not in now)
     return Growth(atlas, tuple(r.name for r in added), tuple(r.name for r in keep), removed, refused)
+
+
+def _checksums(offered: Sequence[ReferenceFiles], refused: dict[str, str]) -> tuple[list[ReferenceFiles], dict[str, str]]:
+    """Returns the labels that can be read, and their checksums by name; the others are noted as refused."""
+    readable, sums = [], {}
+    for files in offered:
+        try:
+            sums[files.name] = sha256(files.label)
+            readable.append(files)
+        except OSError as error:
+            refused[files.name] = problem_of(error)
+            log.warning("%s is refused as a reference: %s", files.name, error)
+    return readable, sums
 
 
 def _registered(image: WorkImage, base: Atlas, config: RegistrationConfig, cache: RegistrationCache | None) -> Transform:
@@ -121,21 +133,17 @@ def _first_atlas(
     offered: Sequence[ReferenceFiles], trust: Collection[str], config: RegistrationConfig, table: OrganTable, progress: Progress
 ) -> Growth:
     """Builds from signed-off labels alone; those that turn out to lie apart are left out of the averages."""
-    usable, refused = [], {}
-    for files in offered:
-        try:
-            read_reference(files, config, table)
-            usable.append(files)
-        except InputError as error:
-            refused[files.name] = str(error)
-    atlas = build_atlas(usable, config=config, table=table, progress=progress)
+    refused: dict[str, str] = {}
+    atlas = build_atlas(offered, config=config, table=table, skipped=refused, progress=progress)
     references = [_as_final(reference) for reference in atlas.references]
     missing: MissingOrgan = "unknown"
     for reference in list(references):
         others = [other for other in references if other is not reference]
-        reason = (
-            "" if reference.name in trust or len(others) < 2 else outlying(reference, others, atlas.template, missing, table)
-        )
+        try:
+            alone = reference.name in trust or len(others) < 2
+            reason = "" if alone else outlying(reference, others, atlas.template, missing, table)
+        except Exception as error:  # noqa: BLE001 - one bad case must not keep the others out
+            reason = problem_of(error)
         if reason:
             refused[reference.name] = reason
             references = others

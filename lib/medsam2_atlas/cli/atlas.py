@@ -34,9 +34,12 @@ def build_command(
     ] = "unknown",
 ) -> None:
     """Register annotated CTs into a common space and average their labels there."""
+    skipped: dict[str, str] = {}
     with bars() as progress:
-        atlas = build_atlas(find_references(references), missing=missing, progress=progress)
+        atlas = build_atlas(find_references(references), missing=missing, skipped=skipped, progress=progress)
     atlas.save(out)
+    for name, reason in skipped.items():
+        console.print(f"[yellow]left out:[/] {escape(name)}: {escape(reason)}")
     _show(atlas)
     typer.echo(f"atlas {atlas.version} of {len(atlas.references)} references written to {out}")
 

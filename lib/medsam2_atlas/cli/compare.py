@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from medsam2_atlas.atlas import Atlas
@@ -59,5 +60,5 @@ def compare_command(
     table.add_row("s, median", "", *(f"{result.seconds(name):.1f}" for name in names))
     console.print(table)
     for study, problem in result.problems.items():
-        console.print(f"[yellow]{study}: {problem}[/]")
+        console.print(f"[yellow]{escape(study)}: {escape(problem)}[/]")
     typer.echo(f"{out / 'index.html'} written")

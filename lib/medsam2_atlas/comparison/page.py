@@ -6,6 +6,7 @@ import base64
 import csv
 import html
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from medsam2_atlas.labels import organ_table
 from medsam2_atlas.preview import draw_preview
 from medsam2_atlas.storage import StudyFolder
 from medsam2_atlas.volume import read_labels, read_volume
+
+log = logging.getLogger(__name__)
 
 _Pictures = list[tuple[str, Image.Image]]
 
@@ -45,9 +48,9 @@ def write_comparison(result: Comparison, folder: StudyFolder, out: Path, *, wors
             part.write_bytes(content)
     with replacing(out / "comparison.csv") as part, part.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows(_rows(result))
-    write_json(_summary(result), out / "comparison.json")
     ranked = sorted((case for case in result.cases if case.scores), key=lambda case: case.mean_dice)[:worst]
-    pictures = [(case, _pictures(case, result, folder)) for case in ranked]
+    pictures = [(case, drawn) for case in ranked if (drawn := _drawn(case, result, folder))]
+    write_json(_summary(result), out / "comparison.json")
     with replacing(out / "index.html") as part:
         part.write_text(_page(result, plots, pictures), encoding="utf-8")
 
@@ -86,6 +89,16 @@ def _summary(result: Comparison) -> dict[str, Any]:
         "problems": result.problems,
         "history": result.history,
     }
+
+
+def _drawn(case: CaseComparison, result: Comparison, folder: StudyFolder) -> _Pictures:
+    """Pictures of a case; none if a file of it cannot be read, which becomes the case's problem."""
+    try:
+        return _pictures(case, result, folder)
+    except Exception as error:
+        result.problems[case.study] = f"cannot be drawn ({error})."
+        log.exception("%s cannot be drawn", case.study)
+        return []
 
 
 def _pictures(case: CaseComparison, result: Comparison, folder: StudyFolder) -> _Pictures:

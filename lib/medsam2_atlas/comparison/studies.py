@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,10 @@ from medsam2_atlas.storage import Study, StudyFolder, StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore, foundation_provenance, unet_provenance
 from medsam2_atlas.unet import UNet, segment_with_unet
 from medsam2_atlas.volume import Volume, read_labels, read_volume
+
+log = logging.getLogger(__name__)
+
+_POINT = {"labelled", "models", "agreement", "studies"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def unet_baseline(unet: UNet, name: str) -> Contestant:
 
 
 def compare_studies(folder: StudyFolder, contestants: tuple[Contestant, Contestant], progress: Progress = silent) -> Comparison:
-    """Compares two models on every study of a folder; a study that cannot be read is listed with its problem."""
+    """Compares two models on every study of a folder; a study that fails is listed with its problem."""
     store = PredictionStore(folder.work, StudyStore(folder.path))
     result = Comparison((contestants[0].name, contestants[1].name))
     marks: set[str] = set()
@@ -112,6 +117,9 @@ def compare_studies(folder: StudyFolder, contestants: tuple[Contestant, Contesta
             marks |= {str(s.report["mark"]) for s in results.values() if s.report.get("mark")}
         except MedSAM2AtlasError as error:
             result.problems[study.name] = str(error)
+        except Exception as error:  # whatever one study does, the others are compared
+            result.problems[study.name] = f"{type(error).__name__}: {error}"
+            log.exception("%s cannot be compared", study.name)
         progress("studies", (number + 1) / len(studies))
     result.marks = sorted(marks)
     result.history = _remembered(folder, result)
@@ -149,10 +157,13 @@ def _compared(study: Study, results: Mapping[str, Segmentation]) -> CaseComparis
 def _remembered(folder: StudyFolder, result: Comparison) -> list[dict[str, Any]]:
     """Agreement by number of labelled cases: earlier runs and this one, kept in the work folder."""
     file = folder.work.folder("comparisons") / "history.json"
+    history: list[dict[str, Any]] = []
     try:
-        history: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+        history = [dict(entry) for entry in json.loads(file.read_text(encoding="utf-8")) if set(entry) >= _POINT]
     except FileNotFoundError:
-        history = []
+        pass
+    except (OSError, ValueError, TypeError) as error:
+        log.warning("%s cannot be read (%s); agreement is remembered from now on", file, error)
     labelled = sum(study.final is not None for study in folder.studies())
     point = {"labelled": labelled, "models": list(result.models), "agreement": result.agreement(), "studies": len(result.cases)}
     history = [old for old in history if (old["labelled"], old["models"]) != (labelled, point["models"])]

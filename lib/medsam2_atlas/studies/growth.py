@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from medsam2_atlas.atlas import Atlas, AtlasStore, Growth, ReferenceFiles, grow_atlas
+from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.files import write_json
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import RegistrationCache
@@ -29,11 +30,18 @@ def grown_atlas(work: WorkFolder, base: Atlas | None) -> Atlas | None:
 
 
 def excluded_references(work: WorkFolder) -> set[str]:
-    """Names that are kept out of the atlas."""
+    """Names that are kept out of the atlas.
+
+    Raises:
+        AtlasError: their file cannot be read; without it, excluded labels would come back.
+    """
+    file = work.path / "atlas" / "excluded.json"
     try:
-        return set(json.loads((work.path / "atlas" / "excluded.json").read_text(encoding="utf-8")))
+        return {str(name) for name in json.loads(file.read_text(encoding="utf-8"))}
     except FileNotFoundError:
         return set()
+    except (OSError, ValueError, TypeError) as error:
+        raise AtlasError(file, f"cannot be read ({error}).", "Remove it, and name the excluded studies again.") from error
 
 
 def grow_studies_atlas(
@@ -45,6 +53,7 @@ def grow_studies_atlas(
     include: Collection[str] = (),
     trust: Collection[str] = (),
     rebuild: bool = False,
+    skipped: Mapping[str, str] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Makes a new version of the studies' atlas and puts it in place of the old one; tells what became of each label.
@@ -56,6 +65,7 @@ def grow_studies_atlas(
         exclude: names to keep out from now on. include: names to admit again.
         trust: names that are taken although they lie apart from the other references.
         rebuild: register everything again, with a new common space if there is no base.
+        skipped: labels that were left out before, by name, with the reason; for the report.
         progress: told stages and shares.
 
     Raises:
@@ -77,7 +87,7 @@ def grow_studies_atlas(
         "added": list(growth.added),
         "kept": list(growth.kept),
         "removed": list(growth.removed),
-        "refused": growth.refused,
+        "refused": {**(skipped or {}), **growth.refused},
         "excluded": sorted(excluded),
         "replaces": before.version if before else None,
     }
