@@ -1,59 +1,79 @@
 """Studies of a DICOMweb server such as Orthanc: series come from there, signed-off labels go there as DICOM SEG.
 
 A study is a CT series, named by its Series Instance UID. What was fetched, and every version of every label map, lies in a
-`StudyStore` of this server; so all that works on a folder works here. `final` label maps are sent to the PACS besides. A SEG
-that cannot be sent is kept and sent later: the label map itself is safe.
+`StudyStore` of this server; so all that works on a folder works here, and what was fetched is served while the PACS is away.
+`final` label maps are sent to the PACS besides. A SEG that cannot be sent is kept and sent later: the label map itself is safe.
+
+Concurrency contract. The PACS is asked by threads of `SeriesList`, `FetchedSeries` and `LabelSender` only; threads that serve
+requests wait for them for limited times. Nothing here holds a lock.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import threading
-import time
+import uuid
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import SimpleITK as sitk
-from dicomweb_client import DICOMwebClient
+from monailabel.config import settings
 from pydicom.dataset import Dataset
-from requests import RequestException, Response, Session
+from requests import Session
 
-from medsam2_atlas.dicom import LabelOrigin, Made, read_seg, write_rtstruct, write_seg
-from medsam2_atlas.errors import InputError, MedSAM2AtlasError, NotFoundError, StorageError
-from medsam2_atlas.storage import FINAL, Label, Saved, Version
-from medsam2_atlas.volume import read_labels, read_volume, write_volume
+from fetched_series import FetchedSeries
+from label_sender import LabelSender
+from medsam2_atlas.decoding import run_task
+from medsam2_atlas.dicom import LabelOrigin, Made, valid_uid, write_rtstruct, write_seg
+from medsam2_atlas.dicom.web import DicomWeb
+from medsam2_atlas.errors import InputError, NotFoundError, UnavailableError
+from medsam2_atlas.scratch import scratch_file
+from medsam2_atlas.storage import FINAL, Label, Saved
+from medsam2_atlas.volume import read_labels, read_volume, to_sitk, write_volume
+from series_list import SeriesList
 from study_datastore import StudyDatastore
 
 log = logging.getLogger(__name__)
 
-_LIST_SECONDS = 20.0
 _RETRY_SECONDS = 60.0
-_TIMEOUT_SECONDS = (5.0, 120.0)
-"""To connect, and between two pieces of an answer."""
-_KEPT = ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "StudyDate", "Modality", "SeriesDescription")
+_SEND_SECONDS = 5.0
+"""How long who saves a label waits for the PACS."""
 
 
-class ImpatientSession(Session):
-    """A session that does not wait for ever for a server that does not answer."""
+@dataclass(frozen=True)
+class StoredSeg:
+    """A DICOM SEG that a viewer stored, decoded. file: its label map, which the caller removes."""
 
-    def request(self, *args: Any, **options: Any) -> Response:
-        """As in requests, with a timeout where none is given."""
-        options["timeout"] = options.get("timeout") or _TIMEOUT_SECONDS
-        return super().request(*args, **options)
+    study: str
+    file: Path
+    sop_class: str
+    sop_instance: str
+
+
+def dicom_web(url: str) -> DicomWeb:
+    """A DICOMweb server, with the name, password and prefixes of MONAI Label's settings."""
+    session = Session()
+    if settings.MONAI_LABEL_DICOMWEB_USERNAME and settings.MONAI_LABEL_DICOMWEB_PASSWORD:
+        session.auth = (settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD)
+    prefixes = {
+        "qido": settings.MONAI_LABEL_QIDO_PREFIX,
+        "wado": settings.MONAI_LABEL_WADO_PREFIX,
+        "stow": settings.MONAI_LABEL_STOW_PREFIX,
+    }
+    return DicomWeb(url, session=session, prefixes=prefixes)
 
 
 class PacsDatastore(StudyDatastore):
     """CT series of a DICOMweb server."""
 
     def __init__(
-        self, client: DICOMwebClient, folder: Path, models: Collection[str] = (), series: Mapping[str, Any] | None = None
+        self, web: DicomWeb, folder: Path, models: Collection[str] = (), series: Mapping[str, Any] | None = None
     ) -> None:
         """
         Args:
-            client: of the DICOMweb server.
+            web: the DICOMweb server.
             folder: where series, label maps and their versions are kept.
             models: whose names are tags that people do not save under.
             series: what to search for; CT series by default.
@@ -62,19 +82,16 @@ class PacsDatastore(StudyDatastore):
             StorageError: the folder cannot be used.
         """
         super().__init__(folder / "store", models)
-        self._client, self._series_folder = client, folder / "series"
-        self._filter = dict(series or {"Modality": "CT"})
-        self._listed: tuple[float, dict[str, Dataset]] = (float("-inf"), {})
-        self._listing = threading.Lock()
-        """Guards the list of series; held for as long as the server takes to list them."""
-        self._sending = threading.Lock()
-        """Held while a label map is sent, so that each version is sent once."""
-        self._fetching = threading.Lock()
-        """Held while a series is fetched, so that it is fetched once; minutes, where nothing else waits for it."""
+        self.web = web
+        wanted = dict(series or {"Modality": "CT"})
+        self._list = SeriesList(lambda: self.web.list_series(wanted), folder / "series.json")
+        self._files = FetchedSeries(folder / "series", lambda: self.web)
+        self._sender = LabelSender(self.store, self._send)
 
     def list_images(self) -> list[str]:
-        """All CT series of the server."""
-        return sorted(self._series())
+        """All CT series of the server; those that were fetched, if it was never possible to list them."""
+        found = self._list.get()
+        return sorted(self.store.images() if found is None else found)
 
     def get_image(self, image_id: str, params: Any = None) -> bytes:
         """The volume's file, as NIfTI on the series' own grid."""
@@ -86,19 +103,21 @@ class PacsDatastore(StudyDatastore):
         Raises:
             NotFoundError: no such series.
             InputError: it makes no volume.
-            StorageError: the server cannot be asked.
+            UnavailableError: the server does not answer now.
+            StorageError: the series cannot be fetched or kept.
         """
         try:
             return str(self.store.image(image_id).file)
         except NotFoundError:
-            return str(self._fetch(image_id))
+            self._fetch(image_id)
+        return str(self.store.image(image_id).file)
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """What is kept with a series; of one that was not fetched yet, what the server tells."""
         try:
             return super().get_image_info(image_id)
         except NotFoundError:
-            return self._about_series(image_id)
+            return dict(self._about_series(image_id))
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Series without a label under the tag, `final` by default."""
@@ -124,56 +143,66 @@ class PacsDatastore(StudyDatastore):
 
     def status(self) -> dict[str, Any]:
         """Counts, as `/info` shows them."""
-        return {**super().status(), "total": len(self._series())}
+        return {**super().status(), "total": len(self.list_images())}
+
+    def problems(self) -> dict[str, dict[str, str]]:
+        """What is wrong with studies, by study; those that the PACS holds and that cannot be used are among them."""
+        found = {study: dict(problems) for study, problems in getattr(self.store, "problems", dict)().items()}
+        for study, problem in {**self._list.problems(), **self._files.problems()}.items():
+            found.setdefault(study, {})["image"] = problem
+        return found
 
     def save_person_label(self, study: str, file: Path, label_tag: str, info: Mapping[str, Any]) -> Saved:
-        """Takes a person's label in, and sends it to the PACS if it is `final`."""
+        """Takes a person's label in, and sends it to the PACS if it is `final`.
+
+        Returns:
+            What was saved; the info of a `final` version tells under `pacs` what became of it there.
+        """
         self.get_image_uri(study)
         saved = super().save_person_label(study, file, label_tag, {key: info[key] for key in info if key != "pacs"})
-        if saved.label.tag == FINAL:
-            self._send(study)
-        return saved
+        return self._sent(saved)
 
     def restore_label(self, study: str, tag: str, number: int, author: str) -> Saved:
         """Makes an earlier version the current one, and sends it to the PACS if it is `final`."""
-        saved = super().restore_label(study, tag, number, author)
-        if tag == FINAL:
-            self._send(study)
-        return saved
+        return self._sent(super().restore_label(study, tag, number, author))
 
-    def save_seg(self, seg: Dataset, author: str) -> Saved:
-        """Takes a person's DICOM SEG in, as the `final` label of the series that it refers to.
+    def read_seg(self, file: Path) -> StoredSeg:
+        """Decodes a DICOM SEG that a viewer stored, in a reader process.
 
         Raises:
-            InputError: it refers to no CT series of the server, or holds what is no organ.
+            InputError: malformed, refers to no CT series of the server, or holds what is no organ.
         """
-        series = [str(item.SeriesInstanceUID) for item in seg.get("ReferencedSeriesSequence", ())]
-        study = next((uid for uid in series if uid in self._series()), None)
+        about, _ = run_task("dicom_object", file, path=str(file))
+        study = next((uid for uid in about["series"] if self._known(uid)), None)
         if study is None:
             raise InputError("segmentation", "refers to no CT series of this server.", "Segment one of its series.")
-        image = sitk.ReadImage(self.get_image_uri(study))
-        labels = sitk.GetImageFromArray(read_seg(seg, self._series_folder / study))
-        labels.CopyInformation(image)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "label.nii.gz"
-            sitk.WriteImage(labels, str(file))
-            return self.save_person_label(study, file, FINAL, {"user": author, "from": "DICOM SEG"})
+        image = read_volume(self.get_image_uri(study))
+        _, (array,) = run_task("dicom_seg", file, path=str(file), folder=str(self._folder(study)))
+        if array.shape != image.file_geometry.shape:
+            raise InputError("segmentation", "does not fit the series.", "Segment the series itself.")
+        label = scratch_file(".nii.gz")
+        try:
+            sitk.WriteImage(to_sitk(array, image.file_geometry), str(label))
+        except BaseException:
+            label.unlink(missing_ok=True)
+            raise
+        return StoredSeg(study, label, about["sop_class"], about["sop_instance"])
 
     def keep_sending(self, stop: threading.Event) -> None:
         """Sends what could not be sent before, again and again until it is told to stop."""
         while True:
             try:
                 self.send_pending()
-            except (MedSAM2AtlasError, RequestException, OSError) as error:
-                log.warning("label maps that wait for the PACS could not be sent: %s", error)
+            except Exception:  # nothing that is wrong with one label map may end this
+                log.exception("label maps that wait for the PACS could not be looked through")
             if stop.wait(_RETRY_SECONDS):
                 return
 
     def send_pending(self) -> None:
-        """Sends what could not be sent before."""
+        """Sends what could not be sent before, one after another; one that fails keeps no other from being sent."""
         for study, tags in self.store.labels().items():
-            if FINAL in tags and not _sent(tags[FINAL].version):
-                self._send(study)
+            if FINAL in tags and self._sender.due(study, tags[FINAL].version):
+                self._sender.send(study)
 
     def rtstruct(self, study: str, tag: str) -> Dataset:
         """The current label as an RT structure set.
@@ -182,7 +211,32 @@ class PacsDatastore(StudyDatastore):
             NotFoundError: no such label.
         """
         label = self.store.label(study, tag)
-        return write_rtstruct(self._in_series_order(label), self._series_folder / study, self._origin(label))
+        return write_rtstruct(self._in_series_order(label), self._folder(study), self._origin(label))
+
+    def _sent(self, saved: Saved) -> Saved:
+        """The same, with what became of it in the PACS; never fails, since the label map is safe."""
+        label, version = saved.label, saved.label.version
+        if label.tag != FINAL:
+            return saved
+        state = self._sender.send(label.study, _SEND_SECONDS)
+        if state.get("version", version.number) != version.number:
+            state = {"state": "pending", "problem": "A newer version was saved meanwhile, and is sent in its place."}
+        state = state or {"state": "pending", "problem": "It was removed meanwhile."}
+        return replace(saved, label=replace(label, version=replace(version, info={**version.info, "pacs": state})))
+
+    def _send(self, label: Label) -> dict[str, str]:
+        """Sends a label map as a segmentation. Runs in the sender's thread."""
+        breaker = self.web.breaker
+        if not breaker.ready:  # before the segmentation is made in vain
+            raise UnavailableError("PACS", f"does not answer ({breaker.problem}).", "It is sent once the PACS answers.")
+        seg = write_seg(self._in_series_order(label), self._folder(label.study), self._origin(label))
+        file = scratch_file(".dcm")
+        try:
+            seg.save_as(file, write_like_original=False)
+            self.web.store(file)
+        finally:
+            file.unlink(missing_ok=True)
+        return {"series": str(seg.SeriesInstanceUID), "instance": str(seg.SOPInstanceUID)}
 
     def _in_series_order(self, label: Label) -> sitk.Image:
         """A label map may have been saved with other axes than the series': its voxels are put in the series' order."""
@@ -194,81 +248,42 @@ class PacsDatastore(StudyDatastore):
         made: Made = "AUTOMATIC"
         model = label.tag
         if label.tag not in self._models:
-            model = next((tag for tag in self.store.labels()[label.study] if tag in self._models), "")
+            model = next((tag for tag in self.store.labels().get(label.study, {}) if tag in self._models), "")
             made = "SEMIAUTOMATIC" if model else "MANUAL"
         return LabelOrigin(label.tag, label.version.number, label.version.author, made, model)
 
-    def _send(self, study: str) -> None:
-        with self._sending:
-            self._send_newest(study)
+    def _known(self, series: str) -> bool:
+        """Whether a series was fetched or is in the PACS."""
+        return series in self.store.images() or self._list.find(series) is not None
 
-    def _send_newest(self, study: str) -> None:
-        label = self.store.label(study, FINAL)
-        version = label.version
-        if _sent(version):
-            return
-        try:
-            seg = write_seg(self._in_series_order(label), self._series_folder / study, self._origin(label))
-            self._client.store_instances([seg])
-            state = {"state": "sent", "series": str(seg.SeriesInstanceUID), "instance": str(seg.SOPInstanceUID)}
-        except (RequestException, OSError) as error:
-            log.error("the label of %s could not be sent to the PACS; it is kept, and sent later: %s", study, error)
-            state = {"state": "pending", "problem": str(error)[:500]}
-        self.store.update_label_info(study, FINAL, {"pacs": {**state, "version": version.number}})
-
-    def _series(self) -> dict[str, Dataset]:
-        """All CT series by UID; asked for again after a while."""
-        with self._listing:
-            asked, found = self._listed
-            if time.monotonic() - asked > _LIST_SECONDS:
-                try:
-                    answers = self._client.search_for_series(search_filters=self._filter, fields=["SeriesDescription"])
-                except RequestException as error:
-                    if not found:
-                        raise StorageError("PACS", f"cannot be asked for its series ({error}).", "Is it running?") from error
-                    log.warning("the PACS cannot be asked for its series: %s", error)
-                    return found
-                datasets = [Dataset.from_json(answer) for answer in answers]
-                found = {str(ds.SeriesInstanceUID): ds for ds in datasets}
-                self._listed = (time.monotonic(), found)
-            return found
-
-    def _about_series(self, series: str) -> dict[str, Any]:
-        known = self._series()
-        if series not in known:
+    def _about_series(self, series: str) -> Mapping[str, str]:
+        about = self._list.find(series) if valid_uid(series) else None
+        if about is None and self._list.get() is None:
+            problem = self.web.breaker.problem or "it has not listed its series yet"
+            raise UnavailableError(
+                "PACS", f"cannot be asked for its series ({problem}).", "Is it running? Try again in a minute."
+            )
+        if about is None:
             raise NotFoundError(repr(series[:80]), "is no CT series of this server.", "Ask /datastore for those there are.")
-        return {tag: str(known[series].get(tag, "")) for tag in _KEPT}
+        return about
+
+    def _folder(self, series: str) -> Path:
+        """The files of a series; fetched again if they were removed."""
+        folder = self._files.folder(series)
+        return folder if folder.is_dir() else self._fetch(series)
 
     def _fetch(self, series: str) -> Path:
-        about = self._about_series(series)
-        self._series_folder.mkdir(exist_ok=True)
-        with self._fetching:
-            if series not in self.store.images():
-                began = time.perf_counter()
-                with tempfile.TemporaryDirectory(dir=self._series_folder, prefix=".part-") as part:
-                    files = Path(part) / "files"
-                    files.mkdir()
-                    self._download(about["StudyInstanceUID"], series, files)
-                    volume = read_volume(files)
-                    write_volume(volume, Path(part) / "volume.nii.gz")
-                    target = self._series_folder / series
-                    if target.exists():
-                        shutil.rmtree(target)
-                    files.rename(target)
-                    self.store.add_image(series, Path(part) / "volume.nii.gz", about)
-                log.info("series %s fetched in %.1f s", series, time.perf_counter() - began)
-        return self.store.image(series).file
+        """The folder of a series that is fetched now; its volume is taken into the store."""
+        about = dict(self._about_series(series))
 
-    def _download(self, study: str, series: str, folder: Path) -> None:
-        try:
-            for n, ds in enumerate(self._client.iter_series(study, series)):
-                ds.preamble = b"\0" * 128
-                ds.save_as(folder / f"{n:05d}.dcm", write_like_original=False)
-        except RequestException as error:
-            raise StorageError("PACS", f"cannot be asked for the series ({error}).", "Is it running?") from error
+        def use(files: Path) -> None:
+            if series in self.store.images():
+                return
+            volume = files.parent / f".part-{uuid.uuid4().hex[:8]}.nii.gz"
+            try:
+                write_volume(read_volume(files), volume)
+                self.store.add_image(series, volume, about)
+            finally:
+                volume.unlink(missing_ok=True)
 
-
-def _sent(version: Version) -> bool:
-    """Whether this very version is in the PACS; a restored one carries what was known of the earlier."""
-    known = version.info.get("pacs", {})
-    return known.get("state") == "sent" and known.get("version") == version.number
+        return self._files.fetch(about["StudyInstanceUID"], series, use)

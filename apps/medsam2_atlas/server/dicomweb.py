@@ -6,28 +6,26 @@ on as this server writes it; other objects are not taken. Of a label's versions 
 
 from __future__ import annotations
 
+import json
 import re
-from io import BytesIO
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated, Any
 
+import anyio
 import httpx
-import pydicom
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse
 from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
-from pydicom.errors import InvalidDicomError
-from requests_toolbelt.multipart.decoder import (
-    ImproperBodyPartContentException,
-    MultipartDecoder,
-    NonMultipartContentTypeException,
-)
-from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from medsam2_atlas.errors import ConflictError, InputError, StorageError
-from pacs_datastore import PacsDatastore
+from medsam2_atlas.dicom.multipart import MultipartFiles, MultipartLimits
+from medsam2_atlas.dicom.uids import valid_uid
+from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, UnavailableError
+from medsam2_atlas.scratch import scratch_folder
+from pacs_datastore import PacsDatastore, StoredSeg
 from server.access import user_of
 
 router = APIRouter(prefix="/proxy/dicom", tags=["DICOMweb"])
@@ -37,42 +35,56 @@ _PASSED = ("accept", "accept-language", "if-none-match", "range")
 _RETURNED = ("content-type", "etag", "content-range", "warning")
 _OPERATIONS = ("wado", "qido", "stow")
 _MODALITY, _SERIES, _NUMBER = "00080060", "0020000E", "00200013"
+_MAX_LIST_BYTES = 200_000_000
+_STOW_LIMITS = MultipartLimits(parts=64, part_bytes=1_000_000_000, total_bytes=4_000_000_000)
+"""Besides the largest size of a request (`server_upload_mb`), which counts first."""
+_BLOCK = 1 << 20
+_CONNECT_SECONDS, _POOL_SECONDS = 3.0, 15.0
+_SEARCH_SECONDS, _RETRIEVE_SECONDS = 20.0, 60.0
+"""How long the PACS may take to begin an answer, or to go on with one."""
+_PROCESSING_FAILURE = 0x0110
+_UNANSWERED = (httpx.TransportError,)
+_REMEDY = "Is it running? Try again in a minute; what was fetched before can be segmented meanwhile."
 
 
 @router.get("/{path:path}", include_in_schema=False)
 async def look_up(request: Request, path: str) -> Response:
-    """What the DICOMweb server answers."""
+    """What the DICOMweb server answers; 503 at once while it does not answer."""
     operation, rest = _split(path)
+    searching = operation == "qido" and not rest.rstrip("/").endswith("metadata")
     upstream = _client(request).build_request(
         "GET",
         _url(operation, rest),
         params=list(request.query_params.multi_items()),
         headers={name: request.headers[name] for name in _PASSED if name in request.headers},
+        timeout=_timeout(_SEARCH_SECONDS if searching else _RETRIEVE_SECONDS),
     )
     try:
-        answer = await _client(request).send(upstream, stream=True)
-    except httpx.HTTPError as error:
-        raise StorageError("PACS", f"cannot be asked ({error}).", "Is it running?") from error
+        with _datastore().web.breaker.guard(*_UNANSWERED):
+            answer = await _sent(_client(request), upstream)
+    except UnavailableError as error:
+        raise UnavailableError("PACS", error.problem, _REMEDY) from error
     headers = {name: answer.headers[name] for name in _RETURNED if name in answer.headers}
     if "json" in answer.headers.get("content-type", "") and rest.rstrip("/").endswith(("metadata", "instances")):
-        content = await answer.aread()
-        await answer.aclose()
-        if answer.status_code != 200 or not content:
-            return Response(content, answer.status_code, headers)
-        return JSONResponse(newest_segmentations(answer.json()), 200, media_type=headers.get("content-type"))
-    return StreamingResponse(answer.aiter_bytes(), answer.status_code, headers, background=BackgroundTask(answer.aclose))
+        content = await _whole(answer)
+        if answer.status_code == 200 and content:
+            content = await run_in_threadpool(_filtered, content)
+        return Response(content, answer.status_code, headers)
+    return StreamingResponse(_pieces(answer), answer.status_code, headers)
 
 
 @router.post("/{path:path}", include_in_schema=False)
-async def store(request: Request, path: str, content_type: Annotated[str, Header()] = "") -> Response:
-    """Takes DICOM segmentations in as labels; answers as STOW does."""
+async def store(request: Request, path: str, content_type: Annotated[str, Header()] = "", confirm: bool = False) -> Response:
+    """Takes DICOM segmentations in as labels; answers as STOW does. With `confirm=true`, labels may lose organs."""
     _, rest = _split(path)
-    if not re.fullmatch(r"studies(/[0-9.]+)?/?", rest):
+    name, _, study = rest.strip("/").partition("/")
+    if name != "studies" or (study and not valid_uid(study)):
         raise InputError(path[:80], "takes no objects.", "POST them to …/studies.")
-    body = await request.body()
-    return JSONResponse(
-        await run_in_threadpool(_take_in, body, content_type, user_of(request).name), media_type="application/dicom+json"
-    )
+    _datastore()
+    with scratch_folder() as folder:
+        files = await _received(request.stream(), content_type, folder)
+        status, answer = await run_in_threadpool(_take_in, files, user_of(request).name, confirm)
+    return JSONResponse(answer, status, media_type="application/dicom+json")
 
 
 def newest_segmentations(instances: Any) -> Any:
@@ -83,44 +95,114 @@ def newest_segmentations(instances: Any) -> Any:
     for item in instances:
         if _value(item, _MODALITY) == "SEG":
             series = str(_value(item, _SERIES))
-            newest[series] = max(newest.get(series, -1), int(_value(item, _NUMBER) or 0))
+            newest[series] = max(newest.get(series, -1), _number(item))
     return [
-        item
-        for item in instances
-        if _value(item, _MODALITY) != "SEG" or int(_value(item, _NUMBER) or 0) == newest[str(_value(item, _SERIES))]
+        item for item in instances if _value(item, _MODALITY) != "SEG" or _number(item) == newest[str(_value(item, _SERIES))]
     ]
 
 
-def _take_in(body: bytes, content_type: str, author: str) -> dict[str, Any]:
+async def _sent(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """An answer whose headers have come. A full pool of connections says nothing about the PACS."""
+    try:
+        return await client.send(request, stream=True)
+    except httpx.PoolTimeout as error:
+        raise UnavailableError("PACS", "is being asked for too much at once.", "Try again in a minute.") from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        if isinstance(error, _UNANSWERED):
+            raise
+        raise UnavailableError("PACS", f"cannot be asked ({error}).", "Check its URL.") from error
+
+
+async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """The body of an answer as it comes. One that breaks off breaks off for the viewer too."""
+    try:
+        async for piece in answer.aiter_bytes():
+            yield piece
+    finally:
+        with anyio.CancelScope(shield=True):
+            await answer.aclose()
+
+
+async def _whole(answer: httpx.Response) -> bytes:
+    """The body of an answer."""
+    content = bytearray()
+    try:
+        async for piece in answer.aiter_bytes():
+            content += piece
+            if len(content) > _MAX_LIST_BYTES:
+                raise InputError("list", f"is larger than {_MAX_LIST_BYTES / 1e6:.0f} MB.", "Ask for fewer instances.")
+    except httpx.HTTPError as error:
+        raise UnavailableError("PACS", f"stopped answering ({error}).", _REMEDY) from error
+    finally:
+        await answer.aclose()
+    return bytes(content)
+
+
+def _filtered(content: bytes) -> bytes:
+    """A list without former segmentations; what is no list stays as it is."""
+    try:
+        return json.dumps(newest_segmentations(json.loads(content)), separators=(",", ":")).encode()
+    except (ValueError, RecursionError):
+        return content
+
+
+async def _received(stream: AsyncIterator[bytes], content_type: str, folder: Path) -> list[Path]:
+    """The objects of a multipart message as files, written while they arrive."""
+    waiting = bytearray()
+    with MultipartFiles(folder, content_type, _STOW_LIMITS) as message:
+        async for chunk in stream:
+            waiting += chunk
+            if len(waiting) >= _BLOCK:
+                await run_in_threadpool(message.write, bytes(waiting))
+                waiting.clear()
+        await run_in_threadpool(message.write, bytes(waiting))
+        return message.finish()
+
+
+def _take_in(files: list[Path], author: str, confirm: bool) -> tuple[int, dict[str, Any]]:
+    """Status and answer. All objects are read before the first is saved, so that a wrong one leaves nothing half done."""
+    if not files:
+        raise InputError("request", "holds no DICOM objects.", "Send multipart/related; type=application/dicom.")
+    datastore, segs = _datastore(), list[StoredSeg]()
+    stored: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    try:
+        segs.extend(datastore.read_seg(file) for file in files)
+        for seg in segs:
+            about = _reference(seg)
+            try:
+                info = {"user": author, "from": "DICOM SEG"} | ({"confirm": True} if confirm else {})
+                saved = datastore.save_person_label(seg.study, seg.file, "final", info)
+            except MedSAM2AtlasError as error:
+                if len(segs) == 1:
+                    raise
+                failed.append(about | {"00081197": {"vr": "US", "Value": [_PROCESSING_FAILURE]}} | _comment(str(error)))
+                continue
+            app_instance().on_save_label(seg.study, seg.study)
+            url = f"/datastore/label?label={saved.label.study}&tag={saved.label.tag}"
+            stored.append(about | {"00081190": {"vr": "UR", "Value": [url]}})
+    finally:
+        for seg in segs:
+            seg.file.unlink(missing_ok=True)
+    answer = {"00081199": {"vr": "SQ", "Value": stored}} if stored else {}
+    if failed:
+        return 202 if stored else 409, answer | {"00081198": {"vr": "SQ", "Value": failed}}
+    return 200, answer
+
+
+def _reference(seg: StoredSeg) -> dict[str, Any]:
+    return {"00081150": {"vr": "UI", "Value": [seg.sop_class]}, "00081155": {"vr": "UI", "Value": [seg.sop_instance]}}
+
+
+def _comment(text: str) -> dict[str, Any]:
+    return {"00000902": {"vr": "LO", "Value": [text[:64]]}}
+
+
+def _datastore() -> PacsDatastore:
     datastore = app_instance().datastore()
     if not isinstance(datastore, PacsDatastore):
-        raise ConflictError("studies", "of this server lie in a folder.", "Save labels by PUT /datastore/label.")
-    references = []
-    for part in _parts(body, content_type):
-        try:
-            seg = pydicom.dcmread(BytesIO(part), force=False)
-        except (InvalidDicomError, EOFError) as error:
-            raise InputError("object", f"is no DICOM file ({error}).") from error
-        saved = datastore.save_seg(seg, author)
-        app_instance().on_save_label(saved.label.study, saved.label.study)
-        references.append(
-            {
-                "00081150": {"vr": "UI", "Value": [str(seg.SOPClassUID)]},
-                "00081155": {"vr": "UI", "Value": [str(seg.SOPInstanceUID)]},
-                "00081190": {"vr": "UR", "Value": [f"/datastore/label?label={saved.label.study}&tag={saved.label.tag}"]},
-            }
-        )
-    if not references:
-        raise InputError("request", "holds no DICOM objects.", "Send multipart/related; type=application/dicom.")
-    return {"00081199": {"vr": "SQ", "Value": references}}
-
-
-def _parts(body: bytes, content_type: str) -> list[bytes]:
-    """The objects of a multipart message."""
-    try:
-        return [part.content for part in MultipartDecoder(body, content_type).parts]
-    except (NonMultipartContentTypeException, ImproperBodyPartContentException, AttributeError) as error:
-        raise InputError("request", "is no multipart message.", "Send multipart/related; type=application/dicom.") from error
+        raise ConflictError("studies", "of this server lie in a folder.", "OHIF needs a DICOMweb server; Slicer does not.")
+    return datastore
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -159,9 +241,22 @@ def client() -> httpx.AsyncClient:
     """A client of the DICOMweb server, with the name and password of MONAI Label's settings."""
     name, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
     auth = httpx.BasicAuth(name, password) if name and password else None
-    return httpx.AsyncClient(auth=auth, timeout=httpx.Timeout(60.0, connect=5.0), limits=httpx.Limits(max_connections=32))
+    return httpx.AsyncClient(auth=auth, timeout=_timeout(_RETRIEVE_SECONDS), limits=httpx.Limits(max_connections=64))
 
 
-def _value(item: dict[str, Any], tag: str) -> Any:
-    values = item.get(tag, {}).get("Value") or [None]
-    return values[0]
+def _timeout(read: float) -> httpx.Timeout:
+    return httpx.Timeout(read, connect=_CONNECT_SECONDS, pool=_POOL_SECONDS)
+
+
+def _number(item: Any) -> int:
+    try:
+        return int(_value(item, _NUMBER) or 0)
+    except (TypeError, ValueError):
+        return 0
+
+
+def _value(item: Any, tag: str) -> Any:
+    """The first value of an attribute in DICOM JSON; None if there is none, or something else than DICOM JSON."""
+    attribute = item.get(tag) if isinstance(item, dict) else None
+    values = attribute.get("Value") if isinstance(attribute, dict) else None
+    return values[0] if isinstance(values, list) and values else None

@@ -1,0 +1,116 @@
+"""Series that were fetched from a PACS, as files: each in a folder named by a hash of its UID."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medsam2_atlas.dicom.uids import uid_folder_name, valid_uid
+from medsam2_atlas.dicom.web import DicomWeb
+from medsam2_atlas.errors import InputError, MedSAM2AtlasError, NotFoundError, StorageError, UnavailableError
+from medsam2_atlas.files import replacing
+from medsam2_atlas.scratch import sweep_leftovers
+from medsam2_atlas.upstream import CallPool
+
+log = logging.getLogger(__name__)
+
+_THREADS = 4
+_WAITING = 20
+"""Half of the server's threads for requests: the others serve what is here already."""
+_FETCH_SECONDS = 1500.0
+_UNFIT_SECONDS = 600.0
+_AWAY_SECONDS = 10.0
+
+Use = Callable[[Path], None]
+"""Makes something of the files of a series, such as a volume; its error says that the series cannot be used."""
+
+
+class FetchedSeries:
+    """The folders of fetched series. Safe for several threads.
+
+    A series is fetched by one of a few threads of this class; all who ask for it wait for that one, and no more than a limited
+    number of callers wait at all. A series that could not be fetched or used is not tried again for a while.
+    """
+
+    def __init__(self, folder: Path, web: Callable[[], DicomWeb]) -> None:
+        """
+        Args:
+            folder: that holds the series' folders; made if needed.
+            web: gives the PACS to fetch from.
+        """
+        self._folder, self._web = folder, web
+        self._calls = CallPool("PACS", threads=_THREADS, waiting=_WAITING)
+        self._failed: dict[str, tuple[float, MedSAM2AtlasError]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep_leftovers(folder)
+
+    def folder(self, series: str) -> Path:
+        """Where the files of a series are, or would be.
+
+        Raises:
+            NotFoundError: no UID.
+        """
+        if not valid_uid(series):
+            raise NotFoundError(repr(series[:80]), "is no series of this server.", "Ask /datastore for those there are.")
+        folder = self._folder / uid_folder_name(series)
+        former = self._folder / series  # versions up to 0.9 named folders by the UID
+        if "." in series and not folder.exists() and former.is_dir() and not former.is_symlink():
+            with contextlib.suppress(FileNotFoundError):  # another thread has just renamed it
+                former.rename(folder)
+        return folder
+
+    def fetch(self, study: str, series: str, use: Use) -> Path:
+        """Fetches a series, and waits for that.
+
+        Args:
+            study: its study's UID.
+            series: its UID.
+            use: called with the new files before they are kept.
+
+        Returns:
+            The folder with its files.
+
+        Raises:
+            InputError: the series cannot be used.
+            UnavailableError: the PACS does not answer, or too many wait for it.
+            StorageError: it cannot be fetched or kept.
+        """
+        until, error = self._failed.get(series, (float("-inf"), None))
+        if error is not None and time.monotonic() < until:
+            raise type(error)(error.subject, error.problem, error.remedy) from error
+        if not self._web().breaker.ready:
+            raise UnavailableError("PACS", f"does not answer ({self._web().breaker.problem}).", "Is it running?")
+        return self._calls.run(series, lambda: self._fetch(study, series, use), seconds=_FETCH_SECONDS)
+
+    def problems(self) -> dict[str, str]:
+        """Why series that were fetched cannot be used."""
+        return {series: error.problem for series, (_, error) in list(self._failed.items()) if isinstance(error, InputError)}
+
+    def _fetch(self, study: str, series: str, use: Use) -> Path:
+        began, target = time.perf_counter(), self.folder(series)
+        try:
+            with self._errors(series), replacing(target) as part:
+                part.mkdir()
+                self._web().fetch_series(study, series, part)
+                use(part)
+        except (InputError, StorageError) as error:
+            seconds = _UNFIT_SECONDS if isinstance(error, InputError) else _AWAY_SECONDS
+            self._failed[series] = (time.monotonic() + seconds, error)
+            raise
+        self._failed.pop(series, None)
+        log.info("series %s fetched in %.1f s", series, time.perf_counter() - began)
+        return target
+
+    @contextmanager
+    def _errors(self, series: str) -> Iterator[None]:
+        """Errors that name the series, not the folder that it is written to."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(series, error.problem, error.remedy) from error
+        except OSError as error:
+            raise StorageError(series, f"cannot be kept ({error}).", "Free some space on the server.") from error

@@ -1,0 +1,142 @@
+"""The list of a PACS' series: asked for in the background, kept in memory and on disk, so that nobody waits for a slow PACS.
+
+Concurrency contract. At most one thread asks the PACS at a time; it is a daemon, and holds no lock while it asks. One lock
+guards the few fields; nobody holds it for longer than it takes to read them. Callers get the list known last, however old it
+is; they wait for a short while if a new one may come at once, or if there is none yet.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from medsam2_atlas.dicom.texts import line
+from medsam2_atlas.dicom.uids import cleaned_uid
+from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.files import write_json
+
+log = logging.getLogger(__name__)
+
+_FRESH_SECONDS = 20.0
+_RETRY_SECONDS = 2.0
+_SOON_SECONDS = 0.5
+"""How long a caller waits for a new list if there is an old one."""
+_FIRST_SECONDS = 3.0
+"""The same if there is none, or a series is asked for that the old one lacks."""
+_STUDY, _SERIES = "StudyInstanceUID", "SeriesInstanceUID"
+_TAGS = {
+    _STUDY: "0020000D",
+    _SERIES: "0020000E",
+    "PatientID": "00100020",
+    "StudyDate": "00080020",
+    "Modality": "00080060",
+    "SeriesDescription": "0008103E",
+}
+
+SeriesByUid = Mapping[str, Mapping[str, str]]
+"""What is known of each series, by its UID: the attributes of `_TAGS`, as texts."""
+
+
+class SeriesList:
+    """The series of a PACS."""
+
+    def __init__(self, ask: Callable[[], list[Any]], file: Path) -> None:
+        """
+        Args:
+            ask: gives all series as DICOM JSON; may take as long as it likes.
+            file: keeps the list known last across restarts.
+        """
+        self._ask, self._file = ask, file
+        self._lock = threading.Lock()
+        self._found: SeriesByUid | None = self._stored()
+        self._problems: dict[str, str] = {}
+        self._asked = self._tried = self._began = float("-inf")
+        self._running: threading.Event | None = None
+
+    def get(self) -> SeriesByUid | None:
+        """All series known last; None if none were ever listed."""
+        return self._at_most(_FRESH_SECONDS, _SOON_SECONDS)
+
+    def find(self, series: str) -> Mapping[str, str] | None:
+        """What is known of a series; one that the list lacks may have come to the PACS just now."""
+        found = self.get() or {}
+        if series not in found:
+            found = self._at_most(_RETRY_SECONDS, _FIRST_SECONDS) or {}
+        return found.get(series)
+
+    def problems(self) -> dict[str, str]:
+        """Why series of the PACS are not in the list, by what the PACS calls them."""
+        with self._lock:
+            return dict(self._problems)
+
+    def _at_most(self, age: float, patience: float) -> SeriesByUid | None:
+        """The list; one that is older (seconds) is asked for again, and waited for if that has not taken long yet."""
+        with self._lock:
+            now = time.monotonic()
+            if self._running is None and now - self._asked > age and now - self._tried > _RETRY_SECONDS:
+                self._running, self._began = threading.Event(), now
+                threading.Thread(target=self._refresh, args=(self._running,), name="series list", daemon=True).start()
+            running, began = self._running, self._began
+            if self._found is None:
+                patience = _FIRST_SECONDS
+        if running is not None:
+            running.wait(max(0.0, began + patience - now))
+        with self._lock:
+            return self._found
+
+    def _refresh(self, done: threading.Event) -> None:
+        try:
+            found, problems = _checked(self._ask())
+            with self._lock:
+                changed = found != self._found
+                self._found, self._problems, self._asked = found, problems, time.monotonic()
+            for name, problem in problems.items():
+                log.warning("series %s of the PACS is left out: it %s", name, problem)
+            if changed:
+                write_json(list(found.values()), self._file)
+        except (MedSAM2AtlasError, OSError) as error:
+            log.warning("the series of the PACS cannot be listed, or the list cannot be kept: %s", error)
+        except Exception:  # whatever a PACS sends, the list known last stays
+            log.exception("the series of the PACS cannot be listed")
+        finally:
+            with self._lock:
+                self._running, self._tried = None, time.monotonic()
+            done.set()
+
+    def _stored(self) -> SeriesByUid | None:
+        """The list as it was kept on disk; None if it cannot be read."""
+        try:
+            entries = json.loads(self._file.read_text(encoding="utf-8"))
+            found = [{tag: str(entry[tag]) for tag in _TAGS} for entry in entries]
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return {entry[_SERIES]: entry for entry in found if cleaned_uid(entry[_SERIES]) and cleaned_uid(entry[_STUDY])}
+
+
+def _checked(answers: list[Any]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """The series of an answer by UID, and the problems of those that are left out."""
+    found: dict[str, dict[str, str]] = {}
+    problems: dict[str, str] = {}
+    for answer in answers:
+        about = {tag: _value(answer, number) for tag, number in _TAGS.items()}
+        name = repr(about[_SERIES][:80])
+        uids = {tag: cleaned_uid(about[tag]) for tag in (_STUDY, _SERIES)}
+        if not all(uids.values()):
+            which = _SERIES if not uids[_SERIES] else _STUDY
+            problems[name] = f"has no valid {which}, but {about[which][:80]!r}. Have the PACS correct it."
+        else:
+            found[uids[_SERIES]] = {tag: line(value, 256) for tag, value in about.items()} | uids
+    return found, problems
+
+
+def _value(answer: Any, number: str) -> str:
+    """The first value of an attribute in DICOM JSON, as a text; empty if there is none."""
+    attribute = answer.get(number) if isinstance(answer, dict) else None
+    values = attribute.get("Value") if isinstance(attribute, dict) else None
+    first = values[0] if isinstance(values, list) and values else None
+    return str(first).encode("utf-8", "replace").decode() if isinstance(first, (str, int, float)) else ""

@@ -1,0 +1,124 @@
+"""A DICOMweb server that misbehaves as it is told: hangs, refuses, sends what no PACS should send."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pydicom
+
+BOUNDARY = "fake-pacs"
+
+
+@dataclass
+class FakePacs:
+    """A server's content and behaviour. hangs: requests are taken and never answered until `released`.
+
+    series: by UID, what it lists. objects: by series, what it sends for it. stored: bodies that were stored. store_status: its
+    answer to those. asked: paths of all requests.
+    """
+
+    url: str = ""
+    hangs: bool = False
+    series: list[Any] = field(default_factory=list)
+    objects: dict[str, list[bytes]] = field(default_factory=dict)
+    stored: list[bytes] = field(default_factory=list)
+    store_status: int = 200
+    store_answer: bytes = b""
+    asked: list[str] = field(default_factory=list)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def add(self, files: list[Path], series: str = "", study: str = "") -> str:
+        """Adds a series, under other UIDs than its own if some are given; its UID."""
+        first = pydicom.dcmread(files[0], stop_before_pixels=True)
+        uid = series or str(first.SeriesInstanceUID)
+        self.series.append(listed(uid, study or str(first.StudyInstanceUID)))
+        self.objects[uid] = [file.read_bytes() for file in files]
+        return uid
+
+
+def listed(series: Any, study: Any = "1.2.3") -> dict[str, Any]:
+    """A series as QIDO lists it."""
+    values = {"0020000D": ("UI", study), "0020000E": ("UI", series), "00080060": ("CS", "CT"), "0008103E": ("LO", "abdomen")}
+    return {tag: {"vr": vr, "Value": [value]} for tag, (vr, value) in values.items()}
+
+
+def multipart(parts: list[bytes], end: bool = True) -> bytes:
+    """A multipart message; without its end if told so."""
+    head = f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+    body = b"\r\n".join(head + part for part in parts)
+    return body + (f"\r\n--{BOUNDARY}--\r\n".encode() if end else b"")
+
+
+def stow(url: str, body: bytes, **options: Any) -> Any:
+    """Stores a multipart message through the server."""
+    import requests
+
+    kind = {"Content-Type": f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'}
+    return requests.post(f"{url}/proxy/dicom/wado/studies", body, headers=kind, timeout=60, **options)
+
+
+@contextmanager
+def fake_pacs() -> Iterator[FakePacs]:
+    """A server on a free port of this machine."""
+    pacs = FakePacs()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            pacs.asked.append(self.path)
+            if pacs.hangs:
+                pacs.released.wait(120)
+                return
+            path = self.path.partition("?")[0].split("/")
+            if path[-1] == "series":
+                self._answer(200, json.dumps(pacs.series).encode(), "application/dicom+json")
+            elif path[-2] == "series" and path[-1] in pacs.objects:
+                body = multipart(pacs.objects[path[-1]])
+                self._answer(200, body, f'multipart/related; type="application/dicom"; boundary={BOUNDARY}')
+            else:
+                self._answer(404, b"no such thing", "text/plain")
+
+        def do_POST(self) -> None:
+            pacs.asked.append(self.path)
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if pacs.hangs:
+                pacs.released.wait(120)
+                return
+            if pacs.store_status == 200:
+                pacs.stored.append(body)
+            self._answer(pacs.store_status, pacs.store_answer, "application/dicom+json")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def _answer(self, status: int, body: bytes, kind: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        block_on_close = False
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            pass
+
+    with Server(("127.0.0.1", 0), Handler) as http:
+        pacs.url = f"http://127.0.0.1:{http.server_address[1]}/dicom-web"
+        thread = threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield pacs
+        finally:
+            pacs.released.set()
+            http.shutdown()
