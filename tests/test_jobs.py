@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from medsam2_atlas.errors import NotFoundError
-from medsam2_atlas.jobs import CancelledError, Job, JobQueue, QueueFullError
+from medsam2_atlas.jobs import CancelledError, Job, JobQueue, QueueFullError, StoppingError
 from medsam2_atlas.progress import current, part, reporting
 from waiting import until
 
@@ -137,3 +137,55 @@ def test_a_part_of_a_stage_tells_shares_of_the_whole() -> None:
         part(current(), 0.5, 1.0)("s", 0.5, 3)
     current()("s", 0.1)
     assert told == [("s", 0.75, 3)]
+
+
+class Awkward(BaseException):
+    """What no job should raise."""
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), StopIteration(), Awkward(), MemoryError(), GeneratorExit()]
+)
+def test_nothing_that_a_job_raises_ends_the_queue_or_its_waiters_thread(queue: JobQueue, error: BaseException) -> None:
+    def work() -> None:
+        raise error
+
+    failed = queue.submit("m", "a", work).outcome.exception(10)
+    assert isinstance(failed, Exception)
+    assert not isinstance(failed, StopIteration)
+    assert queue.submit("m", "b", lambda: "next").outcome.result(10) == "next"
+
+
+def test_a_waiter_that_is_cancelled_does_not_end_the_queue(queue: JobQueue) -> None:
+    gate = Gate()
+    job = queue.submit("m", "a", gate)
+    gate.began.wait(10)
+    job.outcome.cancel()  # as asyncio does with the future behind one that is cancelled
+    gate.open.set()
+    assert job.outcome.result(10) == "through"
+    assert queue.submit("m", "b", lambda: "next").outcome.result(10) == "next"
+
+
+def test_a_result_that_cannot_be_disposed_of_does_not_keep_jobs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dispose(result: Any) -> None:
+        raise KeyError(result)
+
+    queue = JobQueue(limit=2, dispose=dispose)
+    monkeypatch.setattr("medsam2_atlas.jobs._KEPT_SECONDS", -1.0)
+    assert queue.submit("m", "a", lambda: "first").outcome.result(10) == "first"
+    until(lambda: queue.counts()["running"] == 0, 10)
+    assert queue.submit("m", "b", lambda: "next").outcome.result(10) == "next"
+    queue.stop()
+
+
+def test_nobody_waits_for_a_job_that_never_ends_once_the_queue_stops() -> None:
+    queue, gate = JobQueue(limit=2), threading.Event()
+    stuck = queue.submit("m", "a", gate.wait)  # as native code, it tells nobody how far it is
+    until(lambda: queue.describe(stuck)["state"] == "running", 10)
+    began = time.monotonic()
+    queue.stop(0.2)
+    assert isinstance(stuck.outcome.exception(0), StoppingError)
+    with pytest.raises(StoppingError, match="Try again"):
+        queue.submit("m", "b", lambda: "next")
+    assert time.monotonic() - began < 5
+    gate.set()

@@ -12,13 +12,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from dicomweb_client import DICOMwebClient
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 
 import replies
 from atlas_trainer import AtlasTrainTask
+from claims import claimed
 from compare_task import CompareTask
 from interactive_task import INTERACTIVE, InteractiveTask
 from learner import Learner
@@ -29,11 +29,12 @@ from medsam2_atlas.storage import WorkFolder, copy_safely
 from medsam2_atlas.unet import load_unet
 from medsam2_atlas.volume import Volume
 from models import Models
-from pacs_datastore import ImpatientSession, PacsDatastore
+from pacs_datastore import PacsDatastore, dicom_web
 from predictions import Predictions
 from review import case_states, picture
 from scoring_method import OrganScoring
 from segmentation_task import SegmentationTask
+from session_folders import SessionFolders
 from strategies import NextCase
 from study_datastore import StudyDatastore
 from unet_task import UNetInferTask
@@ -88,18 +89,8 @@ class MedSAM2AtlasApp(MONAILabelApp):
         """A store that loses nothing, of a folder or of a DICOMweb server's series."""
         if self.studies.startswith(("http://", "https://")):
             self.studies = self.studies.rstrip("/").strip()
-            session = ImpatientSession()
-            if settings.MONAI_LABEL_DICOMWEB_USERNAME and settings.MONAI_LABEL_DICOMWEB_PASSWORD:
-                session.auth = (settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD)
-            client = DICOMwebClient(
-                self.studies,
-                session=session,
-                qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
-                wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
-                stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
-            )
             wanted = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
-            return PacsDatastore(client, self._work.folder("."), models=self._tasks, series=wanted)
+            return PacsDatastore(dicom_web(self.studies), self._work.folder("."), models=self._tasks, series=wanted)
         return StudyDatastore(Path(self.studies), models=self._tasks)
 
     def init_infers(self) -> dict[str, Any]:
@@ -118,6 +109,21 @@ class MedSAM2AtlasApp(MONAILabelApp):
     def init_scoring_methods(self) -> dict[str, Any]:
         """Labels of one tag against those of another."""
         return {"organs": OrganScoring(self._work)}
+
+    def train(self, request: dict[str, Any]) -> Any:
+        """Trains, in the process that MONAI Label has started for it, unless another training runs for the same studies."""
+        with claimed(self._work, "train", str(request.get("model"))):
+            return super().train(request)
+
+    def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
+        """Runs a model on many studies, in the process that MONAI Label has started for it."""
+        with claimed(self._work, "batch_infer", str(request.get("model"))):
+            return super().batch_infer(request, datastore)
+
+    def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
+        """Scores labels, in a process of its own or, if the client waits for the scores, in the server's."""
+        with claimed(self._work, "scoring", str(request.get("method"))):
+            return super().scoring(request, datastore)
 
     def on_init_complete(self) -> None:
         """Starts measuring studies once the server is up; training processes never get here."""
@@ -213,6 +219,9 @@ class MedSAM2AtlasApp(MONAILabelApp):
     def _studies(self) -> StudyDatastore:
         datastore: StudyDatastore = self.datastore()
         return datastore
+
+    def _load_sessions(self, load: bool = False) -> SessionFolders | None:
+        return SessionFolders(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY) if load else None
 
     def stop(self) -> None:
         """Ends what runs in the background."""

@@ -5,6 +5,10 @@ a caller waits. A job's work runs in the queue's only thread. Its progress calla
 one place where a cancelled job stops: it raises `CancelledError` there, so a job stops as soon as it next tells how far it
 is. A job that waits is cancelled at once. Jobs that have ended are forgotten after a while, and what they left is disposed
 of then.
+
+Nothing that a job, a disposal or a waiter does ends the queue's thread. When the queue stops, nobody waits for a job any
+longer, even if its native code never tells how far it is: `outcome` is settled at once, and what the job still makes is
+disposed of.
 """
 
 from __future__ import annotations
@@ -16,8 +20,8 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import suppress
+from concurrent.futures import CancelledError as FutureCancelledError
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -43,6 +47,15 @@ class QueueFullError(MedSAM2AtlasError):
     def __init__(self, waiting: int, retry_after: int) -> None:
         self.retry_after = retry_after
         super().__init__("queue", f"is full: {waiting} jobs wait.", f"Try again in {retry_after} s.")
+
+
+class StoppingError(CancelledError):
+    """A request or a job that the server can no longer serve. retry_after: seconds after which it may be back."""
+
+    retry_after = 30
+
+    def __init__(self) -> None:
+        super().__init__("server", "is stopping.", f"Try again in {self.retry_after} s; look first at what has been saved.")
 
 
 @dataclass
@@ -104,12 +117,16 @@ class JobQueue:
 
         Raises:
             QueueFullError: too many wait.
+            StoppingError: the queue has been stopped.
         """
         with self._lock:
+            if self._stopping:
+                raise StoppingError
             if len(self._waiting) >= self._limit:
                 raise QueueFullError(len(self._waiting), self._wait_seconds())
             self._forget_old()
             job = Job(name if name and name not in self._jobs else uuid.uuid4().hex[:16], kind, subject, owner, work, soon)
+            job.outcome.set_running_or_notify_cancel()  # or a waiter that is cancelled would cancel it for all others
             self._jobs[job.id] = job
             place = sum(other.soon for other in self._waiting) if soon else len(self._waiting)
             self._waiting.insert(place, job)
@@ -168,6 +185,26 @@ class JobQueue:
             NotFoundError: there is no such job.
         """
         job = self.job(name)
+        self._cancel(job, CancelledError(job.kind, "was cancelled while it waited."))
+        return job
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """Cancels everything, lets all waiters go, and ends the thread.
+
+        Args:
+            seconds: how long to wait for a running job; a job that takes longer ends with the process.
+        """
+        with self._lock:
+            self._stopping = True
+            open_jobs = [*self._waiting, *([self._running] if self._running else [])]
+            self._wake.notify_all()
+        for job in open_jobs:
+            self._cancel(job, StoppingError())
+            _settle(job.outcome, None, StoppingError())
+        if threading.current_thread() is not self._thread:
+            self._thread.join(seconds)
+
+    def _cancel(self, job: Job, reason: Exception) -> None:
         waited = False
         with self._lock:
             if job.state == "queued":
@@ -178,18 +215,7 @@ class JobQueue:
                 job.cancelling = True
                 job.revision += 1
         if waited:
-            job.outcome.set_exception(CancelledError(job.kind, "was cancelled while it waited."))
-        return job
-
-    def stop(self, seconds: float = 10.0) -> None:
-        """Cancels everything and ends the thread."""
-        with self._lock:
-            self._stopping = True
-            waiting = [job.id for job in self._waiting] + ([self._running.id] if self._running else [])
-            self._wake.notify_all()
-        for name in waiting:
-            self.cancel(name)
-        self._thread.join(seconds)
+            _settle(job.outcome, None, reason)
 
     def _run(self) -> None:
         while True:
@@ -201,26 +227,33 @@ class JobQueue:
                 job = self._running = self._waiting.popleft()
                 job.state, job.started, job.revision = "running", time.time(), job.revision + 1
                 job._stage_began = time.perf_counter()
-            self._do(job)
+            try:
+                self._do(job)
+            except BaseException:  # the thread outlives whatever a job's waiters do
+                log.exception("the end of job %s could not be told", job.id)
 
     def _do(self, job: Job) -> None:
         result: Any = None
-        error: BaseException | None = None
+        error: Exception | None = None
         try:
             with reporting(self._reporter(job)):
                 result = job.work()
-        except BaseException as caught:  # noqa: BLE001 whatever a job raises is its waiter's to know; the thread goes on
+        except (StopIteration, FutureCancelledError) as caught:  # mean something else to whoever waits by asyncio
+            error = RuntimeError(f"the job raised {caught!r}")
+            error.__cause__ = caught
+        except Exception as caught:  # noqa: BLE001 whatever a job raises is its waiter's to know; the thread goes on
             error = caught
+        except BaseException as caught:  # noqa: BLE001 SystemExit and the like would end the waiter's event loop
+            error = RuntimeError(f"the job raised {caught!r}")
+            error.__cause__ = caught
         with self._lock:
             self._running = None
             self._durations.append(time.time() - (job.started or job.submitted))
             state: State = "done" if error is None else "cancelled" if isinstance(error, CancelledError) else "failed"
             self._end(job, state)
         # Without the lock: whoever waits is told in this thread, and may ask the queue something.
-        if error is None:
-            job.outcome.set_result(result)
-        else:
-            job.outcome.set_exception(error)
+        if not _settle(job.outcome, result, error) and error is None:
+            self._dispose_of(job, result)
 
     def _end(self, job: Job, state: State) -> None:
         if job.stage:
@@ -257,10 +290,27 @@ class JobQueue:
         ended = [job for job in self._jobs.values() if job.state in ENDED]
         late = [job for job in ended if time.time() - (job.ended or 0) > _KEPT_SECONDS]
         for job in [*late, *ended[: max(0, len(ended) - _KEPT_JOBS)]]:
-            if self._jobs.pop(job.id, None) and job.state == "done" and job.outcome.done():
-                with suppress(OSError):
-                    if self._dispose:
-                        self._dispose(job.outcome.result())
+            if self._jobs.pop(job.id, None) and job.state == "done" and job.outcome.done() and not job.outcome.exception():
+                self._dispose_of(job, job.outcome.result())
+
+    def _dispose_of(self, job: Job, result: Any) -> None:
+        try:
+            if self._dispose:
+                self._dispose(result)
+        except Exception:  # what one job left must not keep the queue from the next
+            log.exception("what job %s left cannot be removed", job.id)
+
+
+def _settle(outcome: Future[Any], result: Any, error: Exception | None) -> bool:
+    """Tells waiters how a job ended; whether they did not know yet."""
+    try:
+        if error is None:
+            outcome.set_result(result)
+        else:
+            outcome.set_exception(error)
+    except InvalidStateError:
+        return False
+    return True
 
 
 def _nothing() -> None:

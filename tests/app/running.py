@@ -22,6 +22,14 @@ def server_process() -> psutil.Process:
     return next(p for p in psutil.process_iter(["cmdline"]) if "server.application:app" in (p.info["cmdline"] or []))
 
 
+_processes: dict[str, subprocess.Popen[bytes]] = {}
+
+
+def process_of(client: MONAILabelClient) -> subprocess.Popen[bytes]:
+    """The server's process."""
+    return _processes[client.get_server_url()]
+
+
 @contextmanager
 def server(
     studies: Path | str, work: Path, conf: dict[str, str], environment: dict[str, str] | None = None, token: str = ""
@@ -52,6 +60,7 @@ def server(
         process = subprocess.Popen(command, stdout=log, stderr=log, env=variables)
         try:
             client = MONAILabelClient(f"http://127.0.0.1:{port}", tmpdir=str(received))
+            _processes[client.get_server_url()] = process
             if token:
                 client.update_auth({"token_type": "Bearer", "access_token": token})
             deadline = time.monotonic() + 120

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import resource as limits
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,19 +25,27 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import Scope
 
+from claims import SERVER_VARIABLE, end_orphans, end_own_work
 from medsam2_atlas.jobs import JobQueue
+from medsam2_atlas.processes import ProcessMark
+from medsam2_atlas.scratch import sweep, sweep_leftovers
 from medsam2_atlas.segmentation import package_version
+from medsam2_atlas.storage import WorkFolder
 from server import dicomweb, errors, infer, jobs, login, review, sessions, studies, viewer, work
 from server.access import Access, AccessMiddleware
 from server.config import ServerConfig, server_config
 from server.metrics import Metrics
 from server.middleware import RequestIdFilter, RequestMiddleware, SizeLimitMiddleware
 from server.offloop import off_the_loop
+from server.stopping import Stopping, bounded
 
 log = logging.getLogger(__name__)
 
 _SMALL_BYTES = 10_000_000
 _FILE_CHUNK = 1 << 20
+_STOP_SECONDS = 3.0
+"""How long each part of the server may take to stop; see `server.stopping`."""
+_OPEN_FILES = 65536
 _SWITCH_SECONDS = 0.0005
 """How long inference may keep the interpreter from those who answer; Python's 5 ms add up over the turns of a request."""
 _REPLACED = frozenset(
@@ -58,23 +68,28 @@ def create_app(config: ServerConfig) -> FastAPI:
     FileResponse.chunk_size = _FILE_CHUNK  # each chunk goes through a thread: 64 KiB make hundreds of turns of a CT
     queue = JobQueue(config.queue, dispose=infer.dispose)
     metrics = Metrics(queue.counts, lambda: app_instance().datastore().status())
-    access = Access(config)
+    access, stopping = Access(config), Stopping()
+    stopping.call(lambda: queue.stop(_STOP_SECONDS))
+    stopping.call(end_own_work)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         for handler in logging.getLogger().handlers:
             handler.addFilter(RequestIdFilter())
+        stopping.install()
+        work = WorkFolder.of(settings.MONAI_LABEL_STUDIES)
+        await run_in_threadpool(_prepare, work)
         instance = await run_in_threadpool(app_instance)
         instance.server_mode(True)
         await run_in_threadpool(instance.on_init_complete)
         async with dicomweb.client() as app.state.dicomweb:
             yield
-        await run_in_threadpool(queue.stop)
-        await run_in_threadpool(instance.stop)
+        for end in (lambda: queue.stop(_STOP_SECONDS), end_own_work, instance.stop):
+            await run_in_threadpool(bounded, end, _STOP_SECONDS)
 
     # The first one sees a request first.
     middleware = [
-        Middleware(RequestMiddleware, served=metrics.served),
+        Middleware(RequestMiddleware, served=metrics.served, stopping=stopping),
         Middleware(
             CORSMiddleware,
             allow_origins=list(config.origins),
@@ -87,7 +102,7 @@ def create_app(config: ServerConfig) -> FastAPI:
         Middleware(SizeLimitMiddleware, limit=_limits(config)),
     ]
     app = FastAPI(title="medsam2_atlas", version=package_version(), lifespan=lifespan, middleware=middleware, docs_url="/docs")
-    app.state.queue, app.state.metrics, app.state.access = queue, metrics, access
+    app.state.queue, app.state.metrics, app.state.access, app.state.stopping = queue, metrics, access, stopping
     errors.install(app)
     for own in (
         infer.router,
@@ -107,6 +122,22 @@ def create_app(config: ServerConfig) -> FastAPI:
     app.mount("/static", StaticFiles(directory=static), name="static")
     _add_own(app, metrics)
     return app
+
+
+def _prepare(work: WorkFolder) -> None:
+    """Clears away what processes that were killed have left, and tells work processes whose they are."""
+    os.environ[SERVER_VARIABLE] = str(ProcessMark.own())
+    soft, hard = limits.getrlimit(limits.RLIMIT_NOFILE)
+    files = _OPEN_FILES if hard == limits.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if 0 <= soft < files:
+        limits.setrlimit(limits.RLIMIT_NOFILE, (files, hard))  # a series has a file for each slice
+    end_orphans(work)
+    removed = sweep() + sweep_leftovers(work.path, recursive=True)
+    if not settings.MONAI_LABEL_STUDIES.startswith(("http://", "https://")):
+        studies = Path(settings.MONAI_LABEL_STUDIES)
+        removed += sweep_leftovers(studies) + sweep_leftovers(studies / "labels", recursive=True)
+    if removed:
+        log.info("%d temporary files of processes that were killed have been removed", removed)
 
 
 def _add_own(app: FastAPI, metrics: Metrics) -> None:

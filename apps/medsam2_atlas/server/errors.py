@@ -18,12 +18,12 @@ from starlette.responses import Response
 
 from medsam2_atlas.errors import (
     AtlasError,
-    ConfirmError,
     ConflictError,
     InputError,
     MedSAM2AtlasError,
     NotFoundError,
     StorageError,
+    UnavailableError,
     WeightsError,
 )
 from medsam2_atlas.jobs import CancelledError, QueueFullError, StoppingError
@@ -34,12 +34,13 @@ log = logging.getLogger(__name__)
 _STATUS: tuple[tuple[type[MedSAM2AtlasError], int], ...] = (
     (NotFoundError, 404),
     (ConflictError, 409),
+    (StoppingError, 503),
     (CancelledError, 409),
     (QueueFullError, 429),
-    (StoppingError, 503),
     (InputError, 422),
     (AtlasError, 409),  # the server's state does not allow it: build an atlas, add weights
     (WeightsError, 409),
+    (UnavailableError, 503),
     (StorageError, 500),
 )
 _NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the disk is read-only"}

@@ -123,9 +123,9 @@ def dispose(result: Mapping[str, Any]) -> None:
 
 
 def _ended(metrics: Metrics, job: Job, upload: Path | None) -> None:
-    metrics.ended(job)
     if upload is not None:
         upload.unlink(missing_ok=True)
+    metrics.ended(job)
 
 
 async def _outcome(request: Request, queue: JobQueue, job: Job) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from medsam2_atlas.errors import ConflictError
 from medsam2_atlas.jobs import ENDED, Job, JobQueue
 from server.access import user_of
 from server.infer import Output, answer
+from server.stopping import Stopping
 
 router = APIRouter(prefix="/jobs", tags=["Jobs"])
 
@@ -69,7 +70,9 @@ async def job_result(request: Request, name: str, output: Output | None = None) 
 
 async def _events(request: Request, queue: JobQueue, job: Job) -> AsyncIterator[str]:
     seen, silent = -1, 0.0
+    stopping: Stopping = request.app.state.stopping
     while not await request.is_disconnected():
+        last = stopping.begun
         about = queue.describe(job)
         if about["revision"] != seen:
             seen, silent = about["revision"], 0.0
@@ -79,6 +82,8 @@ async def _events(request: Request, queue: JobQueue, job: Job) -> AsyncIterator[
         elif silent > _ALIVE_SECONDS:
             silent = 0.0
             yield ": still there\n\n"
+        if last:
+            return
         await asyncio.sleep(_LOOK_SECONDS)
         silent += _LOOK_SECONDS
 

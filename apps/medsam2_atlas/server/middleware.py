@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -10,10 +11,15 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from medsam2_atlas.jobs import StoppingError
 from server import errors
 from server.context import begin, request_id
+from server.stopping import Stopping
 
 log = logging.getLogger("medsam2_atlas.requests")
+
+_PROBES = frozenset({"/healthz", "/readyz"})
+"""Routes that are still answered while the server stops."""
 
 
 class RequestIdFilter(logging.Filter):
@@ -26,11 +32,18 @@ class RequestIdFilter(logging.Filter):
 
 
 class RequestMiddleware:
-    """Gives each request an id (or keeps `X-Request-ID`), logs it, and answers what nobody foresaw."""
+    """Gives each request an id (or keeps `X-Request-ID`), logs it, and answers what nobody foresaw.
 
-    def __init__(self, app: ASGIApp, served: Callable[[Scope, int, float], None]) -> None:
-        """`served`: told the scope, status and seconds of each request."""
-        self._app, self._served = app, served
+    While the server stops, new requests are refused, and those that are cancelled because they take too long get an answer.
+    """
+
+    def __init__(self, app: ASGIApp, served: Callable[[Scope, int, float], None], stopping: Stopping) -> None:
+        """
+        Args:
+            served: called with the scope, status and seconds of each request.
+            stopping: tells whether the server stops.
+        """
+        self._app, self._served, self._stopping = app, served, stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -50,7 +63,14 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            if self._stopping.begun and scope["path"] not in _PROBES:
+                raise StoppingError
+            with self._stopping.request():
+                await self._app(scope, receive, sending)
+        except asyncio.CancelledError:
+            if status or not self._stopping.begun:
+                raise
+            await errors.from_error(StoppingError())(scope, receive, sending)
         except Exception as error:  # a client gets an answer, whatever happened
             if status:
                 raise
