@@ -34,18 +34,22 @@ class AtlasTrainTask(TrainTask):
             stats: dict[str, Any] = json.loads((self._models.work.path / "atlas" / "stats.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
+        except (OSError, ValueError) as error:  # it is written anew by the next training
+            return {"problem": f"what the last training did cannot be read ({error})."}
         return stats
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Grows the atlas; tells what became of each label."""
+        finals = signed_off(datastore)
         report = grow_studies_atlas(
             self._models.work,
             self._models.base_atlas(),
-            signed_off(datastore),
+            finals.files,
             exclude=replies.names(request, "exclude"),
             include=replies.names(request, "include"),
             trust=replies.names(request, "trust"),
             rebuild=replies.flag(request, "rebuild"),
+            skipped=finals.problems,
             progress=_logged,
         )
         for name, reason in report["refused"].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from medsam2_atlas.evaluation import DISAGREEMENT_LABELS, compare_segmentations,
 from medsam2_atlas.segmentation import Segmentation
 from medsam2_atlas.volume import Volume, read_labels
 from predictions import Predictions
+
+log = logging.getLogger(__name__)
 
 FOUNDATION = ("medsam2_atlas", "atlas")
 BASELINE = ("unet_3d", "unet_2d")
@@ -55,8 +58,15 @@ class CompareTask(InferTask):
         results = {model: self._predictions.get(model, study)[0] for model in chosen}
         first, second = (results[model].labels for model in chosen)
         agreement = compare_segmentations(first, second)
-        final = _final(datastore, study, first)
+        final, problem = None, ""
+        try:
+            final = _final(datastore, study, first)
+        except Exception as error:  # noqa: BLE001 - the two models are compared all the same
+            problem = str(error)
+            log.warning("%s is compared without its final label: %s", study, error)
         report = comparison_report(agreement, results, final) | {"image": study, "seconds": {}}
+        if problem:
+            report["final_problem"] = problem
         return Segmentation(agreement.labels, report)
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:

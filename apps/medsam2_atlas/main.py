@@ -17,9 +17,11 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 
 import replies
+from about import described, organs_of
 from atlas_trainer import AtlasTrainTask
 from claims import claimed
 from compare_task import CompareTask
+from housekeeper import Housekeeper
 from interactive_task import INTERACTIVE, InteractiveTask
 from learner import Learner
 from medsam2_atlas.errors import InputError, NotFoundError, WeightsError
@@ -71,6 +73,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         # MedSAM2 takes minutes a case without a GPU: too long for every study in the background.
         foundation = conf.get("foundation") or ("medsam2_atlas" if self._models.device.type == "cuda" else "atlas")
         self._learner = Learner(self._models, self._predictions, self._table, self.datastore, foundation)
+        self._housekeeper = Housekeeper(lambda: self._studies().store, lambda: self._learner.idle)
         # In the background, a whole archive would be fetched from a DICOMweb server: only where that is asked for.
         remote = studies.startswith(("http://", "https://"))
         self._learns = replies.flag({"learning": conf.get("learning", not remote)}, "learning")
@@ -131,6 +134,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         datastore = self.datastore()
         if isinstance(datastore, PacsDatastore):
             threading.Thread(target=datastore.keep_sending, args=(self._stopping,), name="sending", daemon=True).start()
+        self._housekeeper.start()
         if self._learns:
             self._learner.start()
 
@@ -149,10 +153,26 @@ class MedSAM2AtlasApp(MONAILabelApp):
         return chosen
 
     def info(self) -> dict[str, Any]:
-        """MONAI Label's description, with the reasons why models are not offered."""
-        about: dict[str, Any] = super().info()
-        about["missing"] = self._missing()
-        return about
+        """What MONAI Label's clients expect, with the reasons why models and others are not offered (`missing`)."""
+        missing = self._missing()
+        models = described(self._infers, lambda task: task.info(), missing)
+        trainers = described(self._trainers, lambda task: task.info(), missing, "training")
+        datastore = described({"datastore": self._datastore}, lambda store: store.status(), missing)
+        return {
+            "name": self.name,
+            "description": self.description,
+            "version": self.version,
+            "labels": self.labels or organs_of(models),
+            "models": models,
+            "trainers": trainers,
+            "strategies": described(self._strategies, lambda task: task.info(), missing, "strategy"),
+            "scoring": described(self._scoring_methods, lambda task: task.info(), missing, "scoring"),
+            "train_stats": described(
+                {name: self._trainers[name] for name in trainers}, lambda task: task.stats(), missing, "stats"
+            ),
+            "datastore": datastore.get("datastore", {"total": 0, "completed": 0, "label_tags": {}}),
+            "missing": missing,
+        }
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """Segments or compares. Studies' predictions are stored under the model's tag, and taken from there when nothing has
@@ -206,7 +226,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
 
     def cases(self) -> list[dict[str, Any]]:
         """State and measures of all cases; see `review`."""
-        return case_states(self._studies(), self._table, tuple(self._tasks))
+        return case_states(self._studies(), self._table, tuple(self._tasks), self._learner.problems())
 
     def picture(self, study: str) -> Path:
         """A picture of a case; see `review`.
@@ -226,6 +246,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
     def stop(self) -> None:
         """Ends what runs in the background."""
         self._stopping.set()
+        self._housekeeper.stop()
         self._learner.stop()
 
     def _check_model(self, model: str) -> None:
@@ -248,4 +269,6 @@ class MedSAM2AtlasApp(MONAILabelApp):
 
     def _missing(self) -> dict[str, str]:
         tasks: dict[str, Any] = {**self._tasks, "compare": self._compare, INTERACTIVE: self._interactive}
-        return {name: reason for name, task in tasks.items() if (reason := task.missing())}
+        failing: dict[str, str] = {}
+        reasons = described(tasks, lambda task: task.missing(), failing)
+        return {name: reason for name, reason in {**reasons, **failing}.items() if reason}

@@ -11,7 +11,7 @@ import torch
 
 from medsam2_atlas.atlas import Atlas
 from medsam2_atlas.device import pick_device
-from medsam2_atlas.errors import AtlasError, InputError, WeightsError
+from medsam2_atlas.errors import AtlasError, InputError, MedSAM2AtlasError, WeightsError
 from medsam2_atlas.medsam2 import Weights, find_checkpoint, load_weights
 from medsam2_atlas.places import find_atlas, find_unet, known_checkpoints
 from medsam2_atlas.registration import RegistrationCache
@@ -57,7 +57,7 @@ class Models:
             folder = find_atlas(self._path("atlas"))
         except AtlasError:
             return None
-        return self._once("base atlas", folder / "atlas.json", lambda: Atlas.load(folder))
+        return self._once("base atlas", folder / "atlas.json", lambda: Atlas.load(folder), AtlasError)
 
     def atlas(self) -> Atlas:
         """The atlas grown from the base and the studies' final labels; the base where none has been grown from it.
@@ -68,7 +68,7 @@ class Models:
         base = self.base_atlas()
         grown = atlas_store(self.work).current
         if grown is not None:
-            atlas = self._once("grown atlas", grown / "atlas.json", lambda: Atlas.load(grown))
+            atlas = self._once("grown atlas", grown / "atlas.json", lambda: Atlas.load(grown), AtlasError)
             if atlas.options.get("base", "") == (base.version if base else ""):
                 return atlas
         if base is None:
@@ -94,7 +94,8 @@ class Models:
                 raise InputError(name, "are no weights of this server.", f"Choose from: {', '.join(self.weight_names())}.")
             file = known_checkpoints()[name]
         device = torch.device("cpu") if processor else self.device
-        return self._once(f"weights {file} {device}", file, lambda: load_weights(file, self._conf.get("config"), device))
+        config = self._conf.get("config")
+        return self._once(f"weights {file} {device}", file, lambda: load_weights(file, config, device), WeightsError)
 
     def unet(self, name: str, processor: bool = False) -> UNet:
         """The U-Net of that name; what training publishes is served at once. On the processor where asked.
@@ -104,7 +105,7 @@ class Models:
         """
         file = find_unet(name, self._path(name), self.work.path / name / "best.pt")
         device = torch.device("cpu") if processor else self.device
-        return self._once(f"{name} {device}", file, lambda: load_unet(file, device))
+        return self._once(f"{name} {device}", file, lambda: load_unet(file, device), WeightsError)
 
     def prompting_unet(self, processor: bool = False) -> UNet | None:
         """The U-Net that may prompt MedSAM2: the first of `UNETS` that is there."""
@@ -122,18 +123,23 @@ class Models:
     def _path(self, key: str) -> Path | None:
         return Path(self._conf[key]) if key in self._conf else None
 
-    def _once(self, key: str, file: Path, load: Callable[[], T]) -> T:
-        """What was loaded from a file, loaded again when the file is another."""
+    def _once(self, key: str, file: Path, load: Callable[[], T], kind: type[MedSAM2AtlasError]) -> T:
+        """What was loaded from a file, loaded again when the file is another. Whatever cannot be loaded raises `kind`."""
         try:
-            state = file.stat()
-        except FileNotFoundError:
-            return load()  # raises the error that names the remedy
-        stamp = (file, state.st_mtime_ns, state.st_size)
-        found = self._loaded.get(key)
-        if found is None or found[0] != stamp:
-            with self._lock:
-                found = self._loaded.get(key)
-                if found is None or found[0] != stamp:
-                    found = self._loaded[key] = (stamp, load())
+            try:
+                state = file.stat()
+            except FileNotFoundError:
+                return load()  # raises the error that names the remedy
+            stamp = (file, state.st_mtime_ns, state.st_size)
+            found = self._loaded.get(key)
+            if found is None or found[0] != stamp:
+                with self._lock:
+                    found = self._loaded.get(key)
+                    if found is None or found[0] != stamp:
+                        found = self._loaded[key] = (stamp, load())
+        except (MedSAM2AtlasError, MemoryError, torch.OutOfMemoryError):  # with less at once, memory may do
+            raise
+        except Exception as error:
+            raise kind(file, f"cannot be loaded ({error}).", "Check its rights, or make it again.") from error
         loaded: T = found[1]
         return loaded

@@ -3,77 +3,117 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.errors import NotFoundError
-from medsam2_atlas.learning import ScoreTable
+from medsam2_atlas.errors import MedSAM2AtlasError, NotFoundError
+from medsam2_atlas.learning import Row, ScoreTable
 from medsam2_atlas.preview import write_preview
 from medsam2_atlas.storage import FINAL, Label, StudyStore
 from medsam2_atlas.studies import PredictionStore
 from medsam2_atlas.volume import read_labels, read_volume
 from study_datastore import StudyDatastore
 
+log = logging.getLogger(__name__)
+
+SIGNED_OFF, PROBLEM = "signed off", "problem"
 _LOOK_FIRST = 3
 
 
 @dataclass(frozen=True)
 class CaseState:
-    """A case. state: `signed off`, `predicted` or `new`. by, made, version: of the final label. models: that have predicted.
+    """A case. state: `signed off`, `problem` (the image or the signed-off label cannot be used), `predicted` or `new`.
 
-    disagreement, uncertainty, novelty: measures, 0..1, None where they have not been taken; why: in words. viewer: where
-    OHIF shows it, empty for studies of a folder. tag: whose label map the picture shows.
-    look_first: organs whose prompts are the least sure, with their confidence, 0..1.
+    by, made, version: of the final label. models: that have predicted. disagreement, uncertainty, novelty: measures, 0..1, None
+    where they have not been taken; why: in words. problem: what is wrong with the image, a label or the measuring, in words.
+    viewer: where OHIF shows it, empty for studies of a folder. tag: whose label map the picture shows. look_first: organs
+    whose prompts are the least sure, with their confidence, 0..1.
     """
 
     study: str
     state: str
-    by: str
-    made: str
-    version: int
-    models: tuple[str, ...]
-    disagreement: float | None
-    uncertainty: float | None
-    novelty: float | None
-    why: str
-    problem: str
-    viewer: str
-    tag: str
-    look_first: tuple[tuple[str, float], ...]
+    by: str = ""
+    made: str = ""
+    version: int = 0
+    models: tuple[str, ...] = ()
+    disagreement: float | None = None
+    uncertainty: float | None = None
+    novelty: float | None = None
+    why: str = ""
+    problem: str = ""
+    viewer: str = ""
+    tag: str = ""
+    look_first: tuple[tuple[str, float], ...] = ()
 
 
-def case_states(datastore: StudyDatastore, table: ScoreTable, models: tuple[str, ...]) -> list[dict[str, Any]]:
-    """All cases: those not signed off first, the most disputed of them first."""
-    rows, labels = table.rows(), datastore.store.labels()
+def case_states(
+    datastore: StudyDatastore, table: ScoreTable, models: tuple[str, ...], measuring: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """All cases: those with problems first, then those not signed off, the most disputed of them first.
+
+    Args:
+        datastore: of the studies; those that have no usable image are listed too.
+        table: measures.
+        models: names of the tags that models write.
+        measuring: what keeps studies from being measured now, by study.
+    """
+    rows, labels, problems = table.rows(), datastore.store.labels(), datastore.problems()
     reports = PredictionStore(datastore.store.work, datastore.store)
     cases = []
-    for study in datastore.list_images():
-        tags, row = labels.get(study, {}), rows.get(study)
-        final = tags.get(FINAL)
-        predicted = tuple(tag for tag in models if tag in tags)
-        values = row.values if row else {}
-        cases.append(
-            CaseState(
-                study,
-                "signed off" if final else "predicted" if predicted else "new",
-                final.version.author if final else "",
-                final.version.made if final else "",
-                final.version.number if final else 0,
-                predicted,
-                disagreement=values.get("disagreement"),
-                uncertainty=values.get("uncertainty"),
-                novelty=values.get("novelty"),
-                why=(row.why.get("disagreement") or row.why.get("uncertainty") or "") if row else "",
-                problem=row.problem if row else "",
-                viewer=_viewer(datastore, study),
-                tag=FINAL if final else predicted[0] if predicted else "",
-                look_first=() if final else _least_sure(reports, study, predicted),
-            )
-        )
-    cases.sort(key=lambda case: (case.state == "signed off", -(case.disagreement or 0.0), case.study))
+    for study in sorted({*datastore.list_images(), *problems}):
+        wrong = dict(problems.get(study, {}))
+        if measuring and study in measuring:
+            wrong["measuring"] = measuring[study]
+        try:
+            cases.append(_state(datastore, study, labels.get(study, {}), rows.get(study), models, wrong, reports))
+        except Exception as error:  # one case must not hide the others
+            log.exception("%s cannot be listed", study)
+            cases.append(CaseState(study, PROBLEM, problem=f"{_joined(wrong)} cannot be listed ({error}).".strip()))
+    cases.sort(key=lambda case: (case.state == SIGNED_OFF, case.state != PROBLEM, -(case.disagreement or 0.0), case.study))
     return [asdict(case) for case in cases]
+
+
+def _state(
+    datastore: StudyDatastore,
+    study: str,
+    tags: Mapping[str, Label],
+    row: Row | None,
+    models: tuple[str, ...],
+    wrong: dict[str, str],
+    reports: PredictionStore,
+) -> CaseState:
+    wrong |= {tag: label.problem for tag, label in tags.items() if label.problem and tag not in wrong}
+    final = tags.get(FINAL)
+    predicted = tuple(tag for tag in models if tag in tags and tag not in wrong)
+    signed = final is not None and FINAL not in wrong
+    broken = "image" in wrong or FINAL in wrong
+    if row is not None and row.problem and "measuring" not in wrong and not signed:
+        wrong["measuring"] = row.problem
+    values = row.values if row else {}
+    return CaseState(
+        study,
+        PROBLEM if broken else SIGNED_OFF if signed else "predicted" if predicted else "new",
+        final.version.author if final else "",
+        final.version.made if final else "",
+        final.version.number if final else 0,
+        predicted,
+        disagreement=values.get("disagreement"),
+        uncertainty=values.get("uncertainty"),
+        novelty=values.get("novelty"),
+        why=(row.why.get("disagreement") or row.why.get("uncertainty") or "") if row else "",
+        problem=_joined(wrong),
+        viewer=_viewer(datastore, study),
+        tag="" if "image" in wrong else FINAL if signed else predicted[0] if predicted else "",
+        look_first=() if signed else _least_sure(reports, study, predicted),
+    )
+
+
+def _joined(wrong: Mapping[str, str]) -> str:
+    """Problems in one text; what is concerned is named where the text does not do so itself."""
+    return " ".join(text if what in ("image", "measuring") else f"{what}: {text}" for what, text in wrong.items())
 
 
 def picture(datastore: StudyDatastore, study: str, models: tuple[str, ...]) -> Path:
@@ -94,20 +134,26 @@ def picture(datastore: StudyDatastore, study: str, models: tuple[str, ...]) -> P
 
 def _least_sure(reports: PredictionStore, study: str, models: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
     for model in models:
-        known = reports.report(model, study).get("confidence") or {}
+        try:
+            known = {str(organ): float(sure) for organ, sure in dict(reports.report(model, study)["confidence"]).items()}
+        except (KeyError, TypeError, ValueError):  # no confidences, or a damaged report
+            continue
         if known:
-            return tuple(sorted(known.items(), key=lambda entry: float(entry[1]))[:_LOOK_FIRST])
+            return tuple(sorted(known.items(), key=lambda entry: entry[1])[:_LOOK_FIRST])
     return ()
 
 
 def _shown(store: StudyStore, study: str, models: tuple[str, ...]) -> Label:
     tags: Mapping[str, Label] = store.labels().get(study, {})
     for tag in (FINAL, *models):
-        if tag in tags:
+        if tag in tags and not tags[tag].problem:
             return tags[tag]
     raise NotFoundError(repr(study[:80]), "has no label map to show yet.", "Run a model on it.")
 
 
 def _viewer(datastore: StudyDatastore, study: str) -> str:
-    uid = str(datastore.get_image_info(study).get("StudyInstanceUID", ""))
+    try:
+        uid = str(datastore.get_image_info(study).get("StudyInstanceUID", ""))
+    except MedSAM2AtlasError:  # its image has just vanished, or cannot be used
+        return ""
     return f"/ohif/monai-label?StudyInstanceUIDs={uid}" if uid else ""

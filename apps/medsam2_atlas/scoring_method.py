@@ -33,8 +33,12 @@ class OrganScoring(ScoringMethod):
 
     def info(self) -> dict[str, Any]:
         """MONAI Label's description, with the means of the last runs."""
-        files = sorted((self._work.path / "scores").glob("*.json"))
-        results = {file.stem: json.loads(file.read_text(encoding="utf-8"))["mean"] for file in files}
+        results: dict[str, Any] = {}
+        for file in sorted((self._work.path / "scores").glob("*.json")):
+            try:
+                results[file.stem] = json.loads(file.read_text(encoding="utf-8"))["mean"]
+            except (OSError, ValueError, KeyError, TypeError) as error:  # the next run writes it anew
+                results[file.stem] = {"problem": f"cannot be read ({error})."}
         return {"description": self.description, "results": results}
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
@@ -48,14 +52,16 @@ class OrganScoring(ScoringMethod):
         studies: dict[str, Any] = {}
         scores: list[dict[int, OrganScore]] = []
         for study in sorted(datastore.list_images()):
-            files = [_label(datastore, study, tag) for tag in (truth, judged)]
-            if files[0] is None or files[1] is None:
-                continue
             try:
+                files = [_label(datastore, study, tag) for tag in (truth, judged)]
+                if files[0] is None or files[1] is None:
+                    continue
                 y = read_labels(files[0])
                 found = compare_labels(read_labels(files[1], y), y, sorted({int(v) for v in np.unique(y.array)} - {0}))
-            except MedSAM2AtlasError as error:  # one bad file must not hide the others' scores
-                studies[study] = {"problem": str(error)}
+            except Exception as error:  # noqa: BLE001 - one bad file must not hide the others' scores
+                own = isinstance(error, MedSAM2AtlasError)
+                studies[study] = {"problem": str(error) if own else f"{type(error).__name__}: {error}"}
+                log.warning("%s cannot be scored: %s", study, error)
                 continue
             scores.append(found)
             studies[study] = {table[k].name: score.as_dict() for k, score in found.items()}

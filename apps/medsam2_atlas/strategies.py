@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
+from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.learning import ScoreTable, choose
 
 _IN_WORK_SECONDS = 30 * 60
@@ -20,6 +21,18 @@ _DESCRIPTIONS = {
     "uncertainty": "The case whose score maps and prompts are least certain",
     "novelty": "The case that registers worst and is least like the references",
 }
+
+
+def given_to(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns by which strategy and when (`ts`) a case was given to whom. Clients write it too: what makes no sense is left
+    out."""
+    given = info.get("strategy")
+    entries = given.items() if isinstance(given, Mapping) else ()
+    return {
+        str(name): dict(entry)
+        for name, entry in entries
+        if isinstance(entry, Mapping) and isinstance(entry.get("ts"), (int, float))
+    }
 
 
 class NextCase(Strategy):
@@ -41,8 +54,11 @@ class NextCase(Strategy):
         now, client = time.time(), request.get("client_id")
 
         def in_work(study: str) -> bool:
-            given = datastore.get_image_info(study).get("strategy", {}).values()
-            lately = [entry for entry in given if now - entry.get("ts", 0) < _IN_WORK_SECONDS]
+            try:
+                info = datastore.get_image_info(study)
+            except MedSAM2AtlasError:  # it has just been removed, or the PACS is away: another case is better
+                return True
+            lately = [entry for entry in given_to(info).values() if now - entry["ts"] < _IN_WORK_SECONDS]
             return bool(lately) and not any(client and entry.get("client_id") == client for entry in lately)
 
         choice = choose(self._name, candidates, self._table.rows(), versions=self._versions(), in_work=in_work)

@@ -3,39 +3,67 @@
 In place of MONAI Label's own `LocalDatastore`, whose index a kill leaves unreadable, whose labels overwrite each other, and
 whose ids lead out of the folder. Through this interface label maps are saved as a person's; models' predictions go to the
 store itself.
+
+A label map or an image that cannot be used counts as neither done nor available; `problems` says why, and all else goes on.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import tempfile
+import logging
+import time
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
-from medsam2_atlas.errors import InputError, NotFoundError
+from confirmations import Confirmations, Refusal
+from medsam2_atlas.errors import ConfirmError, InputError, NotFoundError, StorageError
 from medsam2_atlas.files import write_json
+from medsam2_atlas.scratch import scratch_file
 from medsam2_atlas.storage import FINAL, Label, Saved, StudyStore, suffix_of
+from replies import flag
+from strategies import given_to
+
+log = logging.getLogger(__name__)
+
+# SHIM until the store takes them
+import inspect  # noqa: E402
+
+_CONFIRMS = "confirmed" in inspect.signature(StudyStore.save_label).parameters
+_ROOTS = "roots" in inspect.signature(StudyStore.__init__).parameters
+if not hasattr(Label, "problem"):
+    Label.problem = ""  # type: ignore[misc]
+# END SHIM
 
 
 class StudyDatastore(Datastore):
     """Studies in a local folder."""
 
-    def __init__(self, path: Path, models: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        models: Collection[str] = (),
+        *,
+        roots: Sequence[str | Path] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """
         Args:
             path: of the folder.
             models: whose names are tags that people do not save under.
+            roots: folders outside of it that its symbolic links may lead to.
+            clock: returns seconds that never go back; how long a refused label map is remembered is measured by it.
 
         Raises:
             StorageError: the folder cannot be used.
         """
         self._models = frozenset(models)
-        self.store = StudyStore(path)
+        self._confirmations = Confirmations(clock)
+        self.store = StudyStore(path, roots=tuple(Path(root) for root in roots)) if _ROOTS else StudyStore(path)
         self._about_file = self.store.work.path / "about.json"
 
     def name(self) -> str:
@@ -56,12 +84,7 @@ class StudyDatastore(Datastore):
 
     def datalist(self) -> list[dict[str, Any]]:
         """Files of images and their `final` labels."""
-        images, labels = self.store.images(), self.store.labels()
-        return [
-            {"image": str(images[study].file), "label": str(tags[FINAL].file)}
-            for study, tags in sorted(labels.items())
-            if FINAL in tags and study in images
-        ]
+        return [{"image": str(image), "label": str(label)} for image, label in self._signed_off().values()]
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         """Tags that a study has labels under; a label's id is its study's."""
@@ -105,7 +128,10 @@ class StudyDatastore(Datastore):
             NotFoundError: no such study.
         """
         image = self.store.image(image_id)
-        return copy.deepcopy({**image.info, "name": image.file.name})
+        info = copy.deepcopy({**image.info, "name": image.file.name})
+        if "strategy" in info:  # MONAI Label adds to it whenever it hands the case out
+            info["strategy"] = given_to(info)
+        return info
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """What is kept with a label: what its client sent, number, author, time and origin of its version.
@@ -116,13 +142,12 @@ class StudyDatastore(Datastore):
         return label_info(self.store.label(label_id, _text(label_tag)))
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Studies with a label under the tag, `final` by default."""
-        tag = _text(label_tag or FINAL)
-        return sorted(study for study, tags in self.store.labels().items() if tag in tags)
+        """Studies with a label under the tag, `final` by default; one that cannot be used does not count."""
+        return sorted(self._usable_labels(_text(label_tag or FINAL)))
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Studies without a label under the tag, `final` by default."""
-        done = set(self.get_labeled_images(label_tag))
+        """Studies without a usable label under the tag, `final` by default; those without a usable image are left out."""
+        done = {*self.get_labeled_images(label_tag), *self._without_image()}
         return [study for study in self.store.images() if study not in done]
 
     def list_images(self) -> list[str]:
@@ -132,18 +157,28 @@ class StudyDatastore(Datastore):
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """A ZIP file of images and their `final` labels; who asks for it removes it.
 
+        A case whose files cannot be read is left out, and `metadata.json` says why (`left_out`).
+
         Raises:
-            NotFoundError: nothing is signed off yet.
+            NotFoundError: nothing is signed off yet, or nothing of it can be read.
+            StorageError: no room.
         """
-        pairs = self.datalist()[: limit_cases or None]
+        pairs = list(self._signed_off().items())[: limit_cases or None]
         if not pairs:
             raise NotFoundError(self.store.path.name, "has no signed-off labels yet.", "Sign off a case first.")
-        with tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as stream, zipfile.ZipFile(stream, "w") as archive:
-            for pair in pairs:
-                for kind, file in pair.items():
-                    archive.write(file, f"{kind}/{Path(file).name}")
-            archive.writestr("metadata.json", json.dumps(self.json(), indent=2, default=str))
-        return stream.name
+        archive = scratch_file(".zip")
+        try:
+            left_out = write_archive(archive, dict(pairs), self.json())
+        except OSError as error:
+            archive.unlink(missing_ok=True)
+            raise StorageError("archive", f"cannot be written ({error}).", "Free some space on the server.") from error
+        except BaseException:
+            archive.unlink(missing_ok=True)
+            raise
+        if len(left_out) == len(pairs):
+            archive.unlink(missing_ok=True)
+            raise NotFoundError(self.store.path.name, f"has no case that can be read: {'; '.join(left_out.values())[:2000]}")
+        return str(archive)
 
     def refresh(self) -> None:
         """Takes in what other programs have put into the folder."""
@@ -163,16 +198,45 @@ class StudyDatastore(Datastore):
         return self.save_person_label(image_id, Path(label_filename), label_tag, label_info).label.study
 
     def save_person_label(self, study: str, file: Path, label_tag: str, info: Mapping[str, Any]) -> Saved:
-        """Takes a person's label in. `expected_version` and `user` in the info are who saves, and on top of what."""
-        if _text(label_tag) in self._models:
-            raise InputError(_text(label_tag), "is a model's tag.", "Save as final, or under a tag of your own.")
+        """Takes a person's label in.
+
+        Args:
+            study: whose.
+            file: the label map.
+            label_tag: under which tag; not a model's.
+            info: kept with the version, besides what tells how to save: `user`, who saves; `expected_version`, the version that
+                the change rests on; `confirm`, that a `final` label map is meant to be empty, or to lack organs that the
+                version before held. Sending the same label map again within ten minutes confirms it too.
+
+        Raises:
+            InputError: a model's tag, a wrong option, or a label map that cannot be taken.
+            ConfirmError: organs would be lost, and the person has not confirmed that.
+            ConflictError: another version than the expected one is there.
+            StorageError: it cannot be written.
+        """
+        tag = _text(label_tag)
+        if tag in self._models:
+            raise InputError(tag, "is a model's tag.", "Save as final, or under a tag of your own.")
         info = dict(info or {})
         expected, author = info.pop("expected_version", None), str(info.get("user") or "")
+        confirmed = flag(info, "confirm")
+        info.pop("confirm", None)
         try:
             expected = None if expected is None else int(expected)
         except (TypeError, ValueError):
             raise InputError(repr(expected), "is not a version.", "Send the number that /datastore/label/info gave.") from None
-        return self.store.save_label(study, _text(label_tag), file, author=author, info=info, expected_version=expected)
+
+        def save(confirmed: bool) -> Saved:
+            more = {"confirmed": confirmed} if _CONFIRMS else {}
+            return self.store.save_label(study, tag, file, author=author, info=info, expected_version=expected, **more)
+
+        try:
+            return save(confirmed)
+        except ConfirmError as error:
+            if not self._confirmations.confirms(Refusal(study, tag, author, error.digest, error.organs)):
+                raise
+            log.info("%s by %s is saved: it was sent twice", study, author or "nobody in particular")
+            return save(True)
 
     def restore_label(self, study: str, tag: str, number: int, author: str) -> Saved:
         """Makes an earlier version the current one again, as a new version."""
@@ -191,9 +255,14 @@ class StudyDatastore(Datastore):
         self.store.update_label_info(label_id, _text(label_tag), info)
 
     def status(self) -> dict[str, Any]:
-        """Counts, as `/info` shows them."""
+        """Counts, as `/info` shows them; a signed-off label that cannot be used does not count as completed."""
         total, tags = self.store.counts()
-        return {"total": total, "completed": tags.get(FINAL, 0), "label_tags": tags}
+        completed = len(self.get_labeled_images(FINAL)) if self.problems() else tags.get(FINAL, 0)
+        return {"total": total, "completed": completed, "label_tags": tags}
+
+    def problems(self) -> dict[str, dict[str, str]]:
+        """What is wrong with images and labels: study → {"image" or tag: text}."""
+        return getattr(self.store, "problems", dict)()
 
     def json(self) -> dict[str, Any]:
         """Everything, in the shape of MONAI Label's own index."""
@@ -209,14 +278,24 @@ class StudyDatastore(Datastore):
             for study, image in self.store.images().items()
         }
         about = {"name": self.name(), "description": self.description(), "images_dir": ".", "labels_dir": "labels"}
-        return about | {"objects": objects}
+        return about | {"objects": objects, "problems": self.problems()}
 
     def _about(self) -> dict[str, Any]:
         try:
-            about: dict[str, Any] = json.loads(self._about_file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            about = json.loads(self._about_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none, or a damaged one: a name is no reason not to serve
             return {}
-        return about
+        return about if isinstance(about, dict) else {}
+
+    def _signed_off(self) -> dict[str, tuple[Path, Path]]:
+        """Image and `final` label of the studies that have both in a usable state, by study."""
+        images, labels = self.store.images(), self.store.labels()
+        return {
+            study: (images[study].file, labels[study][FINAL].file) for study in self.get_labeled_images() if study in images
+        }
+
+    def _without_image(self) -> set[str]:
+        return {study for study, wrong in self.problems().items() if "image" in wrong}
 
 
 def label_info(label: Label) -> dict[str, Any]:
@@ -230,7 +309,38 @@ def label_info(label: Label) -> dict[str, Any]:
         "author": version.author,
         "made": version.made,
         "sha256": version.sha256,
+        **({"problem": label.problem} if label.problem else {}),
     }
+
+
+def write_archive(archive: Path, pairs: Mapping[str, tuple[Path, Path]], about: Mapping[str, Any]) -> dict[str, str]:
+    """Writes a ZIP file of images, labels and `metadata.json`.
+
+    Args:
+        archive: the file.
+        pairs: image and label, by study.
+        about: goes into `metadata.json`.
+
+    Returns:
+        Why studies were left out, by study: a file of theirs cannot be read.
+
+    Raises:
+        OSError: the archive cannot be written.
+    """
+    left_out: dict[str, str] = {}
+    with zipfile.ZipFile(archive, "w") as stream:
+        for study, files in pairs.items():
+            try:
+                for file in files:
+                    file.open("rb").close()
+            except OSError as error:
+                left_out[study] = str(error)
+                log.warning("%s is left out of the archive: %s", study, error)
+                continue
+            for kind, file in zip(("image", "label"), files, strict=True):
+                stream.write(file, f"{kind}/{file.name}")
+        stream.writestr("metadata.json", json.dumps({**about, "left_out": left_out}, indent=2, default=str))
+    return left_out
 
 
 def _text(tag: str) -> str:

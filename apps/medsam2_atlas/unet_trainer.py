@@ -58,14 +58,25 @@ class UNetTrainTask(BasicTrainTask):
         )
         self._models, self._name, self._folder = models, name, folder
         self._run: UNetTraining | None = None
+        self._skipped: dict[str, str] = {}
 
     def config(self) -> dict[str, Any]:
         """Options for viewers: those that have an effect."""
         return {key: self._config[key] for key in ("pretrained", *_REQUEST_TO_TRAINING, *_ASKED)}
 
+    def stats(self) -> dict[str, Any]:
+        """What the last call did."""
+        try:
+            stats: dict[str, Any] = super().stats()
+        except (OSError, ValueError) as error:  # it is written anew by the next training
+            return {"problem": f"what the last training did cannot be read ({error})."}
+        return stats
+
     def pre_process(self, request: dict[str, Any], datastore: Datastore) -> list[TrainingCase]:
         """The signed-off studies."""
-        return [TrainingCase(files.name, files.image, files.label) for files in signed_off(datastore)]
+        finals = signed_off(datastore)
+        self._skipped = finals.problems
+        return [TrainingCase(files.name, files.image, files.label) for files in finals.files]
 
     def partition_datalist(self, context: Context, shuffle: bool = False) -> tuple[list[TrainingCase], list[TrainingCase]]:
         """Training and validation cases; a study stays on its side from call to call."""
@@ -81,7 +92,7 @@ class UNetTrainTask(BasicTrainTask):
         if replies.flag(request, "pretrained"):
             with suppress(WeightsError):
                 start = self._models.unet(self._name)
-        self._run = UNetTraining(context.datalist, config, self._folder, context.device, start=start)
+        self._run = UNetTraining(context.datalist, config, self._folder, context.device, start=start, skipped=self._skipped)
         return self._run.network
 
     def optimizer(self, context: Context) -> Any:

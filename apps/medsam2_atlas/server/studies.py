@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from label_files import renumber, volume_to_file
 from medsam2_atlas.errors import ConflictError, InputError
+from medsam2_atlas.labels import organ_table
 from medsam2_atlas.storage import FINAL, Version, suffix_of
 from pacs_datastore import PacsDatastore
 from server.access import user_of
@@ -47,14 +48,19 @@ def save_label(
     params: Annotated[str, Form()] = "{}",
     tag: str = FINAL,
     expected_version: int | None = None,
+    confirm: bool = False,
 ) -> dict[str, Any]:
-    """The new version, and the one that it replaces. With `expected_version` (here or in `params`), another version than
-    that is not replaced: 409."""
+    """The new version, the organs that it holds, and the version that it replaces. With `expected_version` (here or in
+    `params`), another version than that is not replaced: 409. A `final` label map that is empty, or lacks organs that the
+    version before held, is refused (409, `error.organs`) unless `confirm` is true (here or in `params`) or the same person
+    sends it again within ten minutes."""
     instance = app_instance()
     tag = tag or FINAL
     info = json_object(params) | {"user": user_of(request).name}
     if expected_version is not None:
         info["expected_version"] = expected_version
+    if confirm:
+        info["confirm"] = True
     kept = _received_label(label, info)
     try:
         renumber(kept, info.get("label_info") or [])
@@ -62,7 +68,8 @@ def save_label(
     finally:
         kept.unlink(missing_ok=True)
     replaced = None if made.replaced is None else _about(made.replaced)
-    saved = {"image": image, "label": image, "tag": tag, **_about(made.label.version), "replaced": replaced}
+    version = made.label.version
+    saved = {"image": image, "label": image, "tag": tag, **_about(version), "organs": _names(version), "replaced": replaced}
     return saved | (instance.on_save_label(image, saved["label"]) or {})
 
 
@@ -149,6 +156,11 @@ def _received_label(label: UploadFile, info: dict[str, Any]) -> Path:
 def _datastore() -> StudyDatastore:
     datastore: StudyDatastore = app_instance().datastore()
     return datastore
+
+
+def _names(version: Version) -> list[str] | None:
+    """Names of the organs that a version holds; None if unknown."""
+    return None if version.organs is None else [organ_table()[k].name for k in version.organs if k in organ_table().indices]
 
 
 def _about(version: Version) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 /* Hands the label map that is on the screen to the server, as the series' next final one.
 
    Voxels go there with the viewer's grid and the segments' names; the server puts them on the series' grid. A label that
-   somebody else has saved meanwhile is not replaced unseen. */
+   somebody else has saved meanwhile is not replaced unseen, and one that is empty or loses organs is saved only if the person
+   says so. */
 
 import { ask, currentSegmentation, currentSeries } from './viewer.js';
+
+const CONFIRM = 'ConfirmSubmit';
 
 const based = {}; // by series: the version that was the newest when the viewer first knew of the series
 
@@ -27,27 +30,97 @@ export function seen(series) {
   );
 }
 
-/** Saves; gives the new version's number. */
+/** What a label map holds, in words: organs with their volumes, the largest first. */
+function contents(voxels, segments, spacing) {
+  const counts = new Uint32Array(256);
+  for (const value of voxels) {
+    counts[value] += 1;
+  }
+  const millilitres = spacing.reduce((volume, side) => volume * side, 1) / 1000;
+  const held = Object.values(segments)
+    .map(({ label, segmentIndex }) => ({ name: words(label), count: counts[segmentIndex] }))
+    .filter(organ => organ.count > 0)
+    .sort((a, b) => b.count - a.count)
+    .map(organ => organ.name + ' ' + rounded(organ.count * millilitres) + ' ml');
+  return held.length ? held.join(', ') : 'an empty label map (0 voxels)';
+}
+
+const rounded = value => String(value >= 10 ? Math.round(value) : Number(value.toPrecision(2)));
+const words = name => String(name).replaceAll('_', ' ');
+
+/** Whether a person wants to save a label map that would lose organs. */
+function confirmed(services, question) {
+  const { uiViewportDialogService, viewportGridService } = services;
+  return new Promise(resolve => {
+    let waiting = true;
+    const answer = value => {
+      waiting = false;
+      uiViewportDialogService.hide();
+      resolve(value);
+    };
+    uiViewportDialogService.show({
+      viewportId: viewportGridService.getActiveViewportId(),
+      id: CONFIRM,
+      type: 'warning',
+      message: question,
+      actions: [
+        { id: 'dont-save', type: 'secondary', text: 'Do not save', value: false },
+        { id: 'save-anyway', type: 'primary', text: 'Save anyway', value: true },
+      ],
+      onSubmit: answer,
+      onOutsideClick: () => answer(false),
+      onKeyPress: event => event.key === 'Escape' && answer(false),
+    });
+    setTimeout(() => {
+      if (waiting && !document.querySelector('[data-cy="' + CONFIRM + '"]')) {
+        answer(window.confirm(question)); // a viewport without room for OHIF's own question
+      }
+    }, 1000);
+  });
+}
+
+async function send(series, params, voxels, confirm) {
+  const form = new FormData();
+  form.append('params', JSON.stringify(params));
+  form.append('label', new Blob([voxels]), 'label.bin');
+  const path = '/datastore/label?tag=final&image=' + series + (confirm ? '&confirm=true' : '');
+  return (await ask(path, { method: 'PUT', body: form })).json();
+}
+
+/** Saves, and asks only if organs would be lost; gives the new version and what it holds, in words. */
 export async function submit(services) {
   const segmentation = currentSegmentation(services);
   const series = currentSeries(services);
   const volume = services.segmentationService.getLabelmapVolume(segmentation.segmentationId);
   const names = Object.values(segmentation.segments).map(segment => ({ name: segment.label, idx: segment.segmentIndex }));
+  const voxels = Uint8Array.from(volume.voxelManager.getCompleteScalarDataArray());
+  const spacing = Array.from(volume.spacing);
   const params = {
     label_info: names,
     from: 'OHIF',
     expected_version: based[series],
     volume: {
       dimensions: Array.from(volume.dimensions),
-      spacing: Array.from(volume.spacing),
+      spacing,
       origin: Array.from(volume.origin),
       direction: Array.from(volume.direction),
     },
   };
-  const form = new FormData();
-  form.append('params', JSON.stringify(params));
-  form.append('label', new Blob([Uint8Array.from(volume.voxelManager.getCompleteScalarDataArray())]), 'label.bin');
-  const answer = await ask('/datastore/label?tag=final&image=' + series, { method: 'PUT', body: form });
-  based[series] = (await answer.json()).version;
-  return based[series];
+  const held = contents(voxels, segmentation.segments, spacing);
+  services.uiNotificationService.show({ title: 'Submit label', message: 'To be saved: ' + held + '.', type: 'info', duration: 6000 });
+  let saved;
+  try {
+    saved = await send(series, params, voxels, false);
+  } catch (error) {
+    if (error.reason !== 'confirm') {
+      throw error;
+    }
+    const lost = error.organs.length ? ' The version before also holds ' + error.organs.map(words).join(', ') + '.' : '';
+    if (!(await confirmed(services, 'This saves ' + held + ' as final.' + lost + ' Save it anyway?'))) {
+      throw new Error('Nothing was saved.');
+    }
+    saved = await send(series, params, voxels, true);
+  }
+  based[series] = saved.version;
+  return saved.version + ': ' + held;
 }

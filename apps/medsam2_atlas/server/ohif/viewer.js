@@ -24,7 +24,8 @@ export async function ask(path, options) {
   const answer = await fetch(path, { credentials: 'same-origin', ...options });
   if (!answer.ok) {
     const { error } = await answer.json();
-    throw Object.assign(new Error(error.message + ' ' + error.remedy), { status: answer.status });
+    const { reason, organs = [] } = error;
+    throw Object.assign(new Error(error.message + ' ' + error.remedy), { status: answer.status, reason, organs });
   }
   return answer;
 }

@@ -1,0 +1,65 @@
+"""Looks through stored labels and images in the background, so that a change by another program is noticed soon.
+
+One thread, beside the learner: it works where studies are not measured too, as with a PACS. It begins only while nobody waits
+for an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+log = logging.getLogger(__name__)
+
+_FIRST_SECONDS = 20.0
+_EVERY_SECONDS = 600.0
+_LOOK_SECONDS = 5.0
+_STOP_SECONDS = 5.0
+
+
+class Auditable(Protocol):
+    """A store of studies."""
+
+    def audit(self, stop: threading.Event) -> None:
+        """Compares files with what is recorded of them, until it is done or told to stop."""
+        ...
+
+
+class Housekeeper:
+    """The thread."""
+
+    def __init__(self, store: Callable[[], Auditable], idle: Callable[[], bool]) -> None:
+        """
+        Args:
+            store: returns the server's store of studies.
+            idle: returns whether nobody waits for an answer.
+        """
+        self._store, self._idle = store, idle
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts the thread; it ends with the process."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread after the file that it is at; waits a few seconds for that, no more."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(_STOP_SECONDS)
+
+    def _run(self) -> None:
+        wait = _FIRST_SECONDS
+        while not self._stop.wait(wait):
+            wait = _LOOK_SECONDS
+            if not self._idle():
+                continue
+            try:
+                self._store().audit(self._stop)
+            except Exception:  # the thread outlives whatever a file or the disk does
+                log.exception("stored files could not be looked through; it is tried again later")
+            wait = _EVERY_SECONDS
