@@ -64,7 +64,7 @@ def series_slices(folder: Path) -> list[Slice]:
     order = np.argsort(places @ normal, kind="stable")
     places = places[order]
     _check_steps(folder, places, normal)
-    return [_slice(*headers[i], place=tuple(places[n])) for n, i in enumerate(order)]
+    return [_slice(headers[i][0], headers[i][1], tuple(places[n])) for n, i in enumerate(order)]
 
 
 def _slice(file: Path, header: Dataset, place: tuple[float, float, float]) -> Slice:

@@ -55,9 +55,8 @@ def originals(folder: Path) -> dict[str, bytes]:
 
 def mutated(content: bytes, suffix: str, draw: np.random.Generator) -> bytes:
     """The file with one to four changes to its header, and now and then to its length."""
-    if suffix == ".nii.gz":
-        if draw.random() < 0.7:
-            return gzip.compress(mutated(gzip.decompress(content), ".nii", draw), 1)
+    if suffix == ".nii.gz" and draw.random() < 0.7:
+        return gzip.compress(mutated(gzip.decompress(content), ".nii", draw), 1)
     length = min(len(content), {".nii": 352, ".nii.gz": 60, ".dcm": 2000}.get(suffix, 700))
     header, rest = bytearray(content[:length]), content[length:]
     for _ in range(int(draw.integers(1, 5))):

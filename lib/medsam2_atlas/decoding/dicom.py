@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medsam2_atlas.errors import InputError
@@ -49,20 +49,19 @@ def check_deflated(file: Path, limit: int = _MAX_INFLATED_BYTES) -> None:
         InputError: no DICOM file, a broken deflated one, or one that unpacks to more than `limit` bytes.
         OSError: the file cannot be read.
     """
-    try:
-        meta = read_file_meta_info(file)
-    except OSError:
-        raise
-    except Exception as error:
-        raise no_dicom(file, error) from error
-    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-        return
-    # Preamble, the prefix and the group length's own 12 bytes come before what that length counts.
-    begin = 128 + 4 + 12 + int(meta.get("FileMetaInformationGroupLength", 0))
-    unpacking, length = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    try:
-        with file.open("rb") as stream:
-            stream.seek(begin)
+    with file.open("rb") as stream:
+        try:
+            # Not `read_file_meta_info`: where the data set begins must be where pydicom begins to unpack it.
+            read_preamble(stream, force=False)
+            meta = _read_file_meta_info(stream)
+        except OSError:
+            raise
+        except Exception as error:
+            raise no_dicom(file, error) from error
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        unpacking, length = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        try:
             while block := stream.read(_BLOCK):
                 while block:
                     length += len(unpacking.decompress(block, _BLOCK))
@@ -73,8 +72,8 @@ def check_deflated(file: Path, limit: int = _MAX_INFLATED_BYTES) -> None:
                             f"is a deflated DICOM file that unpacks to more than {limit >> 20} MiB.",
                             "Export it with another transfer syntax.",
                         )
-    except zlib.error as error:
-        raise no_dicom(file, error) from error
+        except zlib.error as error:
+            raise no_dicom(file, error) from error
 
 
 def no_dicom(file: Path, error: Exception) -> InputError:

@@ -10,10 +10,10 @@ class DecodingLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    processes: int = Field(2, ge=1, le=32, description="reader processes; as many files are decoded at once")
-    voxels_million: int = Field(600, ge=1, description="max voxels of an image, in millions; 512 x 512 x 2000 are 524")
-    memory_mb: int = Field(8000, ge=1000, description="max address space of a reader process, in megabytes")
-    seconds: float = Field(120.0, gt=0, description="max time for decoding a file, in seconds of wall time and of processor")
+    processes: int = Field(default=2, ge=1, le=32, description="reader processes; as many files are decoded at once")
+    voxels_million: int = Field(default=600, ge=1, description="max voxels of an image, in millions; 512 x 512 x 2000 are 524")
+    memory_mb: int = Field(default=8000, ge=1000, description="max address space of a reader process, in megabytes")
+    seconds: float = Field(default=120.0, gt=0, description="max seconds of wall time, and of processor, for a file")
 
     @property
     def voxels(self) -> int:

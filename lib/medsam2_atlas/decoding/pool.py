@@ -25,10 +25,12 @@ from typing import Any
 import numpy as np
 
 from medsam2_atlas.decoding.limits import DecodingLimits
-from medsam2_atlas.decoding.tasks import PACKET_BYTES
+from medsam2_atlas.decoding.tasks import PACKET_BYTES, READY
+from medsam2_atlas.errors import StorageError
 
 log = logging.getLogger(__name__)
 
+_PROGRAM = "medsam2_atlas.decoding.worker"
 _START_SECONDS = 60.0
 _MAX_HANDLES = 16
 _MAX_IDLE_MB = 700.0
@@ -60,7 +62,7 @@ class _Reader:
     def __init__(self, limits: DecodingLimits) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, "-m", "medsam2_atlas.decoding.worker", str(theirs.fileno()), limits.model_dump_json()]
+            command = [sys.executable, "-m", _PROGRAM, str(theirs.fileno()), limits.model_dump_json()]
             self._process = subprocess.Popen(
                 command,
                 pass_fds=(theirs.fileno(),),
@@ -69,15 +71,16 @@ class _Reader:
                 env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": _python_path()},
             )
         self._link = ours
-        self._fresh = True
+        self._ready = False
 
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
     def run(self, task: str, arguments: dict[str, Any], seconds: float) -> Reply:
-        """Raises ReaderDiedError; the reader must be ended then."""
-        self._link.settimeout(seconds + (_START_SECONDS if self._fresh else 0.0))
+        """Raises ReaderDiedError, or StorageError if the reader does not start; it must be ended then."""
+        self._wait_until_ready()
+        self._link.settimeout(seconds)
         try:
             self._link.sendall(json.dumps({"task": task, "arguments": arguments, "seconds": seconds}).encode())
             packet, handles, _, _ = socket.recv_fds(self._link, PACKET_BYTES, _MAX_HANDLES)
@@ -85,7 +88,6 @@ class _Reader:
             raise ReaderDiedError(f"took longer than {seconds:.0f} s to decode.") from None
         except OSError as error:
             raise self._death() from error
-        self._fresh = False
         try:
             if not packet:
                 raise self._death()
@@ -95,6 +97,17 @@ class _Reader:
         finally:
             for handle in handles:
                 os.close(handle)
+
+    def _wait_until_ready(self) -> None:
+        if self._ready:
+            return
+        self._link.settimeout(_START_SECONDS)
+        try:
+            self._ready = self._link.recv(PACKET_BYTES) == READY
+        except OSError as error:
+            log.error("a reader process does not start: %s", error)
+        if not self._ready:
+            raise StorageError("reader process", "does not start.", "The log tells why; is there enough memory?")
 
     def end(self) -> None:
         self._link.close()
@@ -143,6 +156,7 @@ class ReaderPool:
 
         Raises:
             ReaderDiedError: the reader ended, or was ended because the time was over.
+            StorageError: no reader starts.
         """
         with self._free:
             reader = self._taken()

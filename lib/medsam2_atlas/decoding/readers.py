@@ -55,7 +55,7 @@ def alive() -> str:
     """Why readers don't work; empty if one answers. Waits at most ten seconds for it."""
     try:
         _readers().run("alive", {}, _ALIVE_SECONDS)
-    except (ReaderDiedError, OSError) as error:
+    except (ReaderDiedError, MedSAM2AtlasError, OSError) as error:
         return f"No reader process works: {error}"
     return ""
 
@@ -74,6 +74,7 @@ def run_task(task: str, subject: Path | None = None, **arguments: Any) -> tuple[
     Raises:
         UnreadableFileError: the file killed its reader, took too much time or memory, or has done so before.
         MedSAM2AtlasError: as the task raises it.
+        StorageError: no reader process starts.
         OSError: as the task raises it, such as a missing file.
     """
     name = subject if subject is not None else Path(task)

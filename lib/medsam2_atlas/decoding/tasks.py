@@ -9,6 +9,9 @@ from __future__ import annotations
 PACKET_BYTES = 1 << 16
 """Max bytes of a request and of a reply; results travel as anonymous memory."""
 
+READY = b"ready"
+"""What a reader sends once it can take its first task."""
+
 TASKS: dict[str, str] = {
     "alive": "medsam2_atlas.decoding.images:alive",
     "volume": "medsam2_atlas.decoding.images:volume",

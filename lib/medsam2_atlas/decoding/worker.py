@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from medsam2_atlas.decoding.limits import DecodingLimits
-from medsam2_atlas.decoding.tasks import PACKET_BYTES, TASKS
+from medsam2_atlas.decoding.tasks import PACKET_BYTES, READY, TASKS
 from medsam2_atlas.errors import MedSAM2AtlasError
 
 _PAGE = 1 << 12
@@ -37,6 +37,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_mb * 1_000_000,) * 2)
     images = importlib.import_module("medsam2_atlas.decoding.images")
     images.set_limits(limits)
+    link.send(READY)
     while packet := link.recv(PACKET_BYTES):
         request = json.loads(packet)
         _limit_processor(float(request["seconds"]))

@@ -1,0 +1,48 @@
+"""A reader process with tasks that do to it what hostile files do."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from medsam2_atlas.decoding import worker
+from medsam2_atlas.decoding.tasks import TASKS
+
+Result = tuple[dict[str, Any], list[np.ndarray]]
+
+
+def crash(path: str) -> Result:
+    ctypes.string_at(0)
+    return {}, []
+
+
+def hang(path: str) -> Result:
+    time.sleep(600)
+    return {}, []
+
+
+def fill(path: str) -> Result:
+    return {}, [np.ones(10**9)]
+
+
+def nonsense(path: str) -> Result:
+    """What a reader could send that a file has taken over."""
+    link = next(int(arg) for arg in sys.argv[1:2])
+    os.write(link, b'{"resident_mb": 1, "arrays": [{"dtype": "O", "shape": [-1]}]}')
+    time.sleep(600)
+    return {}, []
+
+
+def divide(path: str) -> Result:
+    return {"x": 1 // 0}, []
+
+
+if __name__ == "__main__":
+    names = ("crash", "hang", "fill", "nonsense", "divide")
+    TASKS.update({f"test_{name}": f"decoding.misbehaving:{name}" for name in names})
+    worker.main()

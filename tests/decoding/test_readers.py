@@ -1,0 +1,128 @@
+"""A file can end a reader process, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import SimpleITK as sitk
+
+from medsam2_atlas.decoding import DecodingLimits, UnreadableFileError, alive, configure, pool, run_task, shutdown
+from medsam2_atlas.decoding.tasks import TASKS
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.volume import read_grid, read_labels, read_volume
+
+
+@pytest.fixture
+def readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Readers that may also run the tasks of `misbehaving`; gives the file that remembers."""
+    monkeypatch.setattr(pool, "_PROGRAM", "decoding.misbehaving")
+    yield tmp_path / "unreadable.json"
+    monkeypatch.undo()
+    configure(DecodingLimits())
+
+
+def image(file: Path) -> Path:
+    sitk.WriteImage(sitk.GetImageFromArray((np.arange(480) % 16).astype(np.uint8).reshape(6, 8, 10)), str(file))
+    return file
+
+
+def children() -> set[int]:
+    """Reader processes of this one."""
+    return {p.pid for p in psutil.Process().children() if "medsam2_atlas.decoding.worker" in p.cmdline()}
+
+
+def test_arrays_come_as_memory_of_the_caller(tmp_path: Path) -> None:
+    volume = read_volume(image(tmp_path / "x.nii.gz"))
+    assert volume.array.flags.writeable
+    volume.array[:] = 7
+    assert read_volume(tmp_path / "x.nii.gz").array.max() == 15
+    assert read_labels(tmp_path / "x.nii.gz", volume).array.dtype == np.uint8
+    assert read_grid(tmp_path / "x.nii.gz") == volume.geometry
+    assert read_volume(tmp_path / "x.nii.gz").file_geometry == volume.file_geometry
+
+
+@pytest.mark.parametrize("task", ["crash", "hang", "fill", "nonsense"])
+def test_a_file_that_ends_its_reader_is_remembered_until_it_changes(tmp_path: Path, readers: Path, task: str) -> None:
+    file = image(tmp_path / "bad.nii")
+    configure(DecodingLimits(seconds=2 if task == "hang" else 20, memory_mb=1500), readers)
+    with pytest.raises(UnreadableFileError) as first:
+        run_task(f"test_{task}", file, path=str(file))
+    assert "bad.nii" in str(first.value)
+    began = time.monotonic()
+    with pytest.raises(UnreadableFileError, match="has not changed since"):
+        read_volume(file)
+    assert time.monotonic() - began < 0.5
+    configure(DecodingLimits(), readers)  # a new start, with the memory of the last one
+    with pytest.raises(UnreadableFileError, match="has not changed since"):
+        read_volume(file)
+    os.utime(file, (1, 1))
+    assert read_volume(file).array.max() == 15
+    assert read_volume(image(tmp_path / "good.nii")).array.max() == 15
+
+
+def test_an_unforeseen_error_is_the_file_s_problem(tmp_path: Path, readers: Path) -> None:
+    configure(DecodingLimits(), readers)
+    with pytest.raises(InputError, match=r"x\.nii: cannot be read \(ZeroDivisionError"):
+        run_task("test_divide", image(tmp_path / "x.nii"), path="x")
+    assert not readers.exists()
+
+
+def test_a_memory_that_cannot_be_read_is_made_anew(tmp_path: Path, readers: Path) -> None:
+    for content in ("{", "[1]", '{"a": 3}', json.dumps({"x": {"stamp": 1}})):
+        readers.write_text(content)
+        configure(DecodingLimits(), readers)
+        assert read_volume(image(tmp_path / "x.nii")).array.max() == 15
+
+
+def test_readers_that_were_killed_meanwhile_are_replaced(tmp_path: Path) -> None:
+    file = image(tmp_path / "x.nii")
+    read_volume(file)
+    for pid in children():
+        os.kill(pid, signal.SIGKILL)
+    assert read_volume(file).array.max() == 15
+    assert alive() == ""
+
+
+def test_many_threads_share_few_readers_and_none_is_left_behind(tmp_path: Path) -> None:
+    configure(DecodingLimits(processes=2))
+    files = [image(tmp_path / f"{n}.nrrd") for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        assert {volume.array.max() for volume in pool.map(read_volume, files * 3)} == {15}
+    assert len(children()) <= 2
+    shutdown()
+    deadline = time.monotonic() + 5
+    while children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not children()
+    assert read_volume(files[0]).array.max() == 15
+
+
+def test_a_forked_process_makes_readers_of_its_own(tmp_path: Path) -> None:
+    read_volume(image(tmp_path / "x.nii"))
+    before = threading.active_count()
+    pid = os.fork()
+    if pid == 0:  # the child makes readers of its own
+        code = 1
+        try:
+            code = 0 if read_volume(tmp_path / "x.nii").array.max() == 15 else 1
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert threading.active_count() == before
+
+
+def test_tasks_are_those_that_are_listed() -> None:
+    assert "volume" in TASKS
+    with pytest.raises(InputError, match="KeyError"):
+        run_task("os:system", None, command="true")
