@@ -13,29 +13,39 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import httpx
-import jwt
-from starlette.concurrency import run_in_threadpool
+import anyio
+from anyio import CapacityLimiter, to_thread
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from medsam2_atlas.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.errors import InputError
 from server import errors
 from server.config import ServerConfig, tokens_of
+from server.issuer import Issuer, IssuerError
+
+T = TypeVar("T")
 
 ROLES = ("annotator", "reviewer", "admin")
 COOKIE = "medsam2_atlas"
-OPEN = frozenset({("GET", "/healthz"), ("GET", "/login"), ("POST", "/login"), ("GET", "/auth/"), ("POST", "/auth/token")})
-"""Routes that need no role: they tell nothing but that the server lives, and let people in."""
+OPEN = frozenset(
+    {
+        *(("GET", path) for path in ("/healthz", "/readyz", "/login", "/auth/")),
+        *(("POST", path) for path in ("/login", "/auth/token")),
+    }
+)
+"""Routes that need no role: they tell only whether the server lives and is ready, and let people in. The issuer is never
+asked who calls them."""
 
 _HERE = frozenset({"127.0.0.1", "::1", "localhost"})
-_ISSUER_SECONDS = 10
+_ISSUER_SECONDS = 8.0
+_ISSUER_THREADS = 8
 _READ = ("GET", "HEAD")
 _RULES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (_READ, r"/(|docs|openapi\.json|favicon\.ico)", "annotator"),
@@ -87,13 +97,6 @@ def user_of(request: Request) -> User:
     return user
 
 
-class IssuerError(MedSAM2AtlasError):
-    """The issuer that vouches for people cannot be asked."""
-
-    def __init__(self, issuer: str, error: Exception) -> None:
-        super().__init__("issuer", f"{issuer} cannot be reached ({error}).", "Try again later, or tell an admin.")
-
-
 class Access:
     """Tells people by their tokens."""
 
@@ -103,6 +106,7 @@ class Access:
             InputError: a file of tokens that cannot be used.
         """
         self._config = config
+        self._issuer = Issuer(config) if config.oidc_issuer else None
         self._tokens: dict[str, User] = {}
         for entry in tokens_of(Path(config.tokens)) if config.tokens else []:
             if entry["role"] not in ROLES:
@@ -115,77 +119,72 @@ class Access:
         """Whether anybody has to log in."""
         return self._config.asks_who
 
-    @property
-    def asks_issuer(self) -> bool:
-        """Whether an issuer vouches for people, too."""
-        return bool(self._config.oidc_issuer)
+    def needs_issuer(self, token: str) -> bool:
+        """Whether a token that `who_now` does not know may be one of the issuer."""
+        return self._issuer is not None and _signed(token)
 
-    def who(self, token: str) -> User | None:
-        """The person that a token is of; None where it is of nobody, or has expired.
-
-        Raises:
-            IssuerError: the issuer's keys are not known yet, and cannot be fetched.
-        """
+    def who_now(self, token: str) -> User | None:
+        """Returns the person of a token, without waiting; None if only the issuer could tell, too."""
         digest = hashlib.sha256(token.encode()).hexdigest()
         for known, user in self._tokens.items():
             if hmac.compare_digest(known, digest):
                 return user
-        return self._by_issuer(token) if self._config.oidc_issuer and token.count(".") == 2 else None
+        claims = self._issuer.claims_now(token) if self._issuer and _signed(token) else None
+        return None if claims is None else self._user(claims)
+
+    def who(self, token: str) -> User | None:
+        """Returns the person of a token; None if it is nobody's, or has expired. May wait for the issuer for a few seconds.
+
+        Raises:
+            IssuerError: the issuer's keys are not known yet, and cannot be fetched.
+        """
+        user = self.who_now(token)
+        if user is not None or not self._issuer or not _signed(token):
+            return user
+        claims = self._issuer.claims(token)
+        return None if claims is None else self._user(claims)
 
     def sign_in(self, name: str, secret: str) -> str:
-        """The token of a name and a secret: a token itself, or a password that the issuer takes; empty where it is wrong.
+        """Returns the token of a name and a secret: a token itself, or a password that the issuer takes; empty if it is wrong.
 
         Raises:
             IssuerError: the issuer cannot be asked.
         """
         if self.who(secret) is not None:
             return secret
-        if not self._config.oidc_issuer:
-            return ""
-        form = {"grant_type": "password", "client_id": self._config.oidc_audience, "username": name, "password": secret}
-        try:
-            answer = httpx.post(str(self._discovered["token_endpoint"]), data=form, timeout=_ISSUER_SECONDS)
-        except httpx.HTTPError as error:
-            raise IssuerError(self._config.oidc_issuer, error) from error
-        token = str(answer.json().get("access_token", "")) if answer.status_code == 200 else ""
+        token = self._issuer.token(name, secret) if self._issuer else ""
         return token if token and self.who(token) is not None else ""
 
-    @cached_property
-    def _discovered(self) -> dict[str, Any]:
-        url = f"{self._config.oidc_issuer.rstrip('/')}/.well-known/openid-configuration"
+    async def asked(self, question: Callable[..., T], *arguments: str) -> T:
+        """Returns what `who` or `sign_in` returns, which may wait for the issuer, asked in a few threads of their own.
+
+        Raises:
+            IssuerError: the issuer does not answer.
+        """
         try:
-            answer = httpx.get(url, timeout=_ISSUER_SECONDS)
-            answer.raise_for_status()
-            found: dict[str, Any] = answer.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise IssuerError(self._config.oidc_issuer, error) from error
-        return found
+            with anyio.fail_after(_ISSUER_SECONDS):
+                return await to_thread.run_sync(question, *arguments, limiter=self._limiter, abandon_on_cancel=True)
+        except TimeoutError as error:
+            raise IssuerError("issuer", f"{self._config.oidc_issuer} does not answer.", "Try again later.") from error
 
     @cached_property
-    def _keys(self) -> jwt.PyJWKClient:
-        return jwt.PyJWKClient(str(self._discovered["jwks_uri"]), cache_keys=True, timeout=_ISSUER_SECONDS)
+    def _limiter(self) -> CapacityLimiter:
+        return CapacityLimiter(_ISSUER_THREADS)  # needs a running event loop
 
-    def _by_issuer(self, token: str) -> User | None:
-        try:
-            claims = jwt.decode(
-                token,
-                self._keys.get_signing_key_from_jwt(token).key,
-                algorithms=["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"],  # never HS*, never none
-                audience=self._config.oidc_audience,
-                issuer=self._config.oidc_issuer.rstrip("/"),
-                options={"require": ["exp", "iss", "aud"]},
-                leeway=30,
-            )
-        except jwt.PyJWKClientConnectionError as error:
-            raise IssuerError(self._config.oidc_issuer, error) from error
-        except jwt.PyJWTError:
-            return None
+    def _user(self, claims: Mapping[str, Any]) -> User | None:
         roles: Any = claims
         for step in self._config.oidc_roles.split("."):
             roles = roles.get(step, ()) if isinstance(roles, dict) else ()
-        held = [role for role in ROLES if role in roles]
-        name = str(claims.get(self._config.oidc_name) or claims.get("sub") or "")
+        listed = roles.split() if isinstance(roles, str) else roles if isinstance(roles, list) else ()
+        held = [role for role in ROLES if role in listed]
+        names = (claims.get(self._config.oidc_name), claims.get("sub"))
+        name = next((name for name in names if isinstance(name, str) and name), "")
         return User(name, held[-1]) if held and name else None
+
+
+def _signed(token: str) -> bool:
+    """Whether a token looks like one of an issuer."""
+    return token.count(".") == 2
 
 
 class AccessMiddleware:
@@ -203,24 +202,24 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        try:
-            if self._access.asks_issuer:  # which may be slow to answer
-                refusal = await run_in_threadpool(self._refused, scope, headers)
-            else:
-                refusal = self._refused(scope, headers)
-        except IssuerError as error:
-            refusal = errors.respond(503, f"{error.subject}: {error.problem}", error.remedy)
+        needed = role_for(scope["method"], scope["path"].removeprefix(scope.get("root_path", "")))
+        if not self._access.asks_who:
+            refusal = self._refused_elsewhere(scope, headers)
+        else:
+            token, by_cookie = _token(scope, headers)
+            user = self._access.who_now(token) if token else None
+            try:
+                if user is None and needed and scope["method"] != "OPTIONS" and self._access.needs_issuer(token):
+                    user = await self._access.asked(self._access.who, token)
+                refusal = self._refused(scope, headers, needed, user, by_cookie)
+            except IssuerError as error:
+                refusal = errors.from_error(error)
         if refusal is None:
             await self._app(scope, receive, send)
         else:
             await refusal(scope, receive, send)
 
-    def _refused(self, scope: Scope, headers: Headers) -> Any:
-        needed = role_for(scope["method"], scope["path"].removeprefix(scope.get("root_path", "")))
-        if not self._access.asks_who:
-            return self._refused_elsewhere(scope, headers)
-        token, by_cookie = _token(scope, headers)
-        user = self._access.who(token) if token else None
+    def _refused(self, scope: Scope, headers: Headers, needed: str, user: User | None, by_cookie: bool) -> Any:
         scope["medsam2_atlas.user"] = user or User("", "annotator")
         if not needed or scope["method"] == "OPTIONS":
             return None

@@ -12,6 +12,8 @@ from medsam2_atlas.decoding import DecodingLimits
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.resource import resource
 
+_LISTS = ("origins", "hosts", "roots")
+
 
 class ServerConfig(BaseModel):
     """Everything that a hospital may want to change."""
@@ -58,7 +60,7 @@ def server_config(conf: Mapping[str, str]) -> ServerConfig:
     """
     file = resource("configs/server.yaml")
     given = {key.removeprefix("server_"): value for key, value in conf.items() if key.startswith("server_")}
-    lists = {key: tuple(v.strip() for v in given[key].split(",") if v.strip()) for key in ("origins", "hosts", "roots") if key in given}
+    lists = {key: tuple(v.strip() for v in given[key].split(",") if v.strip()) for key in _LISTS if key in given}
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         return ServerConfig.model_validate({**content, **given, **lists})

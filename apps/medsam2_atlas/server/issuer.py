@@ -1,0 +1,224 @@
+"""The OpenID Connect issuer: its keys, kept so that it is rarely asked, and passwords that it checks.
+
+An issuer may hang. So nothing here is asked in the threads that serve requests without a time limit: calls run in a few
+daemon threads of their own, callers wait at most `_WAIT_SECONDS`, and a circuit breaker refuses further calls for a while
+after one was not answered. The keys that were fetched last stay good while the issuer is away.
+
+| asked | when |
+| --- | --- |
+| keys | the first token; then every five minutes, in the background; and for an unknown key, at most every 30 s |
+| password | each login with a password |
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import jwt
+
+from medsam2_atlas.errors import UnavailableError
+from medsam2_atlas.upstream import CallPool, CircuitBreaker
+from server.config import ServerConfig
+
+log = logging.getLogger(__name__)
+
+_REQUEST_SECONDS = 3.0
+_WAIT_SECONDS = 3.5
+_BREAK_SECONDS = 15.0
+_REFRESH_SECONDS = 300.0
+_UNKNOWN_KEY_SECONDS = 30.0
+_ANSWER_BYTES = 1 << 20
+_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")  # never HS*, never none
+_REMEDY = "Try again later, or tell an admin."
+
+
+class IssuerError(UnavailableError):
+    """The issuer cannot be asked, or its answer cannot be used."""
+
+
+class _AnswerError(ValueError):
+    """An answer that is not what an issuer should say."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of the issuer. keys: by their ids. fetched: in seconds of `time.monotonic`."""
+
+    token_endpoint: str
+    keys: Mapping[str, Any]
+    fetched: float
+
+
+class Issuer:
+    """Verifies tokens with the issuer's keys."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config, self._url = config, config.oidc_issuer.rstrip("/")
+        self._known: _Known | None = None
+        self._lock = threading.Lock()
+        self._asked = float("-inf")
+        self._keys_breaker = CircuitBreaker("issuer", seconds=_BREAK_SECONDS, remedy=_REMEDY)
+        self._password_breaker = CircuitBreaker("issuer", seconds=_BREAK_SECONDS, remedy=_REMEDY)
+        self._keys_calls = CallPool("issuer", threads=1, waiting=64, remedy=_REMEDY)
+        self._password_calls = CallPool("issuer", threads=4, waiting=32, remedy=_REMEDY)
+
+    def claims_now(self, token: str) -> dict[str, Any] | None:
+        """Returns the claims of a token that is signed by a key in memory, without waiting; None for any other token."""
+        known = self._known
+        if known is None:
+            return None
+        if time.monotonic() - known.fetched > _REFRESH_SECONDS and self._may_ask():
+            with suppress(UnavailableError):  # the keys that are known serve until new ones have come
+                self._fetch(0.0)
+        key = known.keys.get(_key_id(token) or "")
+        return None if key is None else self._verified(token, key)
+
+    def claims(self, token: str) -> dict[str, Any] | None:
+        """Returns the claims of a token; None if it is not valid. May wait for the issuer's keys, for a few seconds.
+
+        Raises:
+            IssuerError: the issuer is needed to tell, and does not answer.
+        """
+        key_id = _key_id(token)
+        known = self._known or self._fetch(_WAIT_SECONDS)
+        if key_id is None:
+            return None
+        if key_id not in known.keys:
+            if self._may_ask():
+                known = self._fetch(_WAIT_SECONDS)
+            elif self._keys_breaker.open:
+                raise self._error(f"does not answer ({self._keys_breaker.problem}).")
+        key = known.keys.get(key_id)
+        return None if key is None else self._verified(token, key)
+
+    def token(self, name: str, password: str) -> str:
+        """Returns the token that the issuer gives for a name and a password; empty if they are wrong.
+
+        Raises:
+            IssuerError: the issuer does not answer as it should.
+        """
+        known = self._known or self._fetch(_WAIT_SECONDS)
+        if not known.token_endpoint:
+            raise IssuerError("issuer", f"{self._url} names no token_endpoint.", "Log in with a token, or tell an admin.")
+        form = {"grant_type": "password", "client_id": self._config.oidc_audience, "username": name, "password": password}
+
+        def ask() -> str:
+            with self._password_breaker.guard(httpx.HTTPError):
+                status, content = _ask("POST", known.token_endpoint, form)
+            if status in (400, 401, 403):
+                return ""
+            answer = _object(status, content)
+            token = answer.get("access_token")
+            if not isinstance(token, str):
+                raise _AnswerError("the answer has no access_token")
+            return token
+
+        try:
+            return self._password_calls.run(object(), ask, seconds=_WAIT_SECONDS)
+        except UnavailableError as error:
+            raise self._error(error.problem) from error
+        except (httpx.InvalidURL, _AnswerError) as error:
+            raise self._error(f"answers what cannot be used: {error}.") from error
+
+    def _may_ask(self) -> bool:
+        """Whether enough time has passed since the keys were asked for; records that they are asked for now."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._asked < _UNKNOWN_KEY_SECONDS:
+                return False
+            self._asked = now
+            return True
+
+    def _fetch(self, seconds: float) -> _Known:
+        """Fetches the keys; calls that overlap share one request. An issuer that is known not to answer is not waited for."""
+
+        def ask() -> None:
+            with self._keys_breaker.guard(httpx.HTTPError, httpx.InvalidURL, _AnswerError):
+                self._known = self._asked_for()
+
+        problem = self._keys_breaker.problem
+        try:
+            self._keys_calls.run("keys", ask, seconds=0.0 if problem else seconds)
+        except UnavailableError as error:
+            raise self._error(f"does not answer ({problem})." if problem else error.problem) from error
+        assert self._known is not None
+        return self._known
+
+    def _asked_for(self) -> _Known:
+        self._asked = time.monotonic()
+        discovered = _object(*_ask("GET", f"{self._url}/.well-known/openid-configuration"))
+        address = discovered.get("jwks_uri")
+        if not isinstance(address, str):
+            raise _AnswerError("its configuration names no jwks_uri")
+        try:
+            listed = jwt.PyJWKSet.from_dict(_object(*_ask("GET", address))).keys
+        except (jwt.PyJWTError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _AnswerError(f"its keys cannot be used: {error}") from error
+        keys = {key.key_id: key.key for key in listed if isinstance(key.key_id, str) and key.public_key_use in (None, "sig")}
+        if not keys:
+            raise _AnswerError("it has no keys for signatures")
+        endpoint = discovered.get("token_endpoint")
+        return _Known(endpoint if isinstance(endpoint, str) else "", keys, time.monotonic())
+
+    def _verified(self, token: str, key: Any) -> dict[str, Any] | None:
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=list(_ALGORITHMS),
+                audience=self._config.oidc_audience,
+                issuer=self._url,
+                options={"require": ["exp", "iss", "aud"]},
+                leeway=30,
+            )
+        except (jwt.PyJWTError, TypeError, ValueError):  # a key of another kind than the token's algorithm
+            return None
+        return claims
+
+    def _error(self, problem: str) -> IssuerError:
+        log.warning("the issuer %s %s", self._url, problem)
+        return IssuerError("issuer", f"{self._url} {problem}", _REMEDY)
+
+
+def _key_id(token: str) -> str | None:
+    """The id of the key that a token says it is signed by."""
+    try:
+        found = jwt.get_unverified_header(token).get("kid")
+    except (jwt.PyJWTError, ValueError, AttributeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _ask(method: str, url: str, form: Mapping[str, str] | None = None) -> tuple[int, bytes]:
+    """Status and content of an answer, within a time and a size that an issuer keeps to."""
+    deadline = time.monotonic() + _REQUEST_SECONDS
+    content = bytearray()
+    with httpx.stream(method, url, data=form, timeout=_REQUEST_SECONDS) as answer:
+        for block in answer.iter_bytes():
+            content += block
+            if len(content) > _ANSWER_BYTES:
+                raise httpx.DecodingError("the answer is too long")
+            if time.monotonic() > deadline:
+                raise httpx.ReadTimeout("the answer takes too long")
+        return answer.status_code, bytes(content)
+
+
+def _object(status: int, content: bytes) -> dict[str, Any]:
+    """The JSON object of an answer."""
+    if status != 200:
+        raise _AnswerError(f"the answer has the status {status}")
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _AnswerError("the answer is not JSON") from error
+    if not isinstance(found, dict):
+        raise _AnswerError("the answer is no JSON object")
+    return found
