@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 from medsam2_atlas.database import prepare, reading, writing
 from medsam2_atlas.learning.assess import Assessment
+
+log = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS measures (
@@ -50,7 +53,10 @@ class ScoreTable:
         """All measures by study."""
         with reading(self._file) as database:
             found = database.execute("SELECT study, image, versions, made, scores, why, problem FROM measures").fetchall()
-        return {
-            study: Row(study, image, json.loads(versions), made, json.loads(scores), json.loads(why), problem)
-            for study, image, versions, made, scores, why, problem in found
-        }
+        rows = {}
+        for study, image, versions, made, scores, why, problem in found:
+            try:
+                rows[study] = Row(study, image, json.loads(versions), made, json.loads(scores), json.loads(why), problem)
+            except ValueError as error:  # a damaged row: the study is measured again
+                log.warning("the measures of %s cannot be read: %s", study, error)
+        return rows

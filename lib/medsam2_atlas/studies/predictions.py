@@ -111,16 +111,16 @@ class PredictionStore:
             if sha256(label) != entry["label_sha256"]:
                 return None
             return Prediction(label, entry["report"], entry["provenance"], entry["made"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):  # none, or a damaged record: it is predicted again
             return None
 
     def report(self, model: str, study: str) -> dict[str, Any]:
         """The report of the stored prediction, without a look at its file; empty where there is none."""
         try:
-            report: dict[str, Any] = self._entry(model, study)["report"]
-        except (OSError, ValueError, KeyError):
+            report = self._entry(model, study)["report"]
+        except (OSError, ValueError, KeyError, TypeError):
             return {}
-        return report
+        return report if isinstance(report, dict) else {}
 
     def save(self, model: str, study: str, image: Path, provenance: Provenance, result: Segmentation) -> Prediction | None:
         """Keeps a label map under the model's tag, and its report; None where a person's label lies there, which stays.
