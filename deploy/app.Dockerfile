@@ -14,6 +14,8 @@ ENV MEDSAM2_ATLAS_MODELS=/data/models \
     MONAI_LABEL_DICOMWEB_CACHE_PATH=/data/cache
 VOLUME /data
 EXPOSE 8000
+# Whether the process answers. /readyz tells whether it can save and load now; that is for balancers and monitors: a new
+# start of the container mends neither a full disk nor a PACS that is away.
 HEALTHCHECK --start-period=120s CMD [".venv/bin/python", "-c", \
     "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=5)"]
 ENTRYPOINT [".venv/bin/medsam2-atlas"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.labels import organ_table
+from medsam2_atlas.scratch import scratch_file
 from medsam2_atlas.volume import SUFFIXES, Volume, read_labels, write_volume
 
 _DEFAULT_SUFFIX = ".nii.gz"
@@ -72,13 +72,20 @@ def as_file(labels: Volume | Path, request: Mapping[str, Any]) -> str:
     A file that is what was asked for is copied unread.
     """
     suffix, compress = suffix_of(request), str(request.get("result_compress", True)).lower() != "false"
-    with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as stream:
-        file = Path(stream.name)
+    file = scratch_file(suffix)
+    try:
+        _write(labels, file, compress, suffix)
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+    return str(file)
+
+
+def _write(labels: Volume | Path, file: Path, compress: bool, suffix: str) -> None:
     if isinstance(labels, Path) and compress and suffix == _DEFAULT_SUFFIX and labels.name.endswith(suffix):
         shutil.copyfile(labels, file)
     else:
         write_volume(read_labels(labels) if isinstance(labels, Path) else labels, file, compress=compress)
-    return str(file)
 
 
 def as_json(report: Mapping[str, Any], labels: Mapping[str, int]) -> dict[str, Any]:

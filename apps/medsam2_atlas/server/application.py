@@ -7,7 +7,7 @@ import os
 import resource as limits
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,26 @@ from monailabel.endpoints import activelearning, batch_infer, datastore, info, l
 from monailabel.interfaces.utils.app import app_instance
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import Scope
 
 from claims import SERVER_VARIABLE, end_orphans, end_own_work
+from medsam2_atlas import decoding
 from medsam2_atlas.jobs import JobQueue
 from medsam2_atlas.processes import ProcessMark
 from medsam2_atlas.scratch import sweep, sweep_leftovers
 from medsam2_atlas.segmentation import package_version
 from medsam2_atlas.storage import WorkFolder
-from server import dicomweb, errors, infer, jobs, login, review, sessions, studies, viewer, work
+from server import dicomweb, errors, infer, jobs, login, readiness, review, sessions, studies, viewer, work
 from server.access import Access, AccessMiddleware
 from server.config import ServerConfig, server_config
 from server.metrics import Metrics
 from server.middleware import RequestIdFilter, RequestMiddleware, SizeLimitMiddleware
 from server.offloop import off_the_loop
+from server.readiness import Readiness, check_server
 from server.stopping import Stopping, bounded
 
 log = logging.getLogger(__name__)
@@ -78,13 +81,13 @@ def create_app(config: ServerConfig) -> FastAPI:
             handler.addFilter(RequestIdFilter())
         stopping.install()
         work = WorkFolder.of(settings.MONAI_LABEL_STUDIES)
-        await run_in_threadpool(_prepare, work)
+        await run_in_threadpool(_prepare, work, config)
         instance = await run_in_threadpool(app_instance)
         instance.server_mode(True)
         await run_in_threadpool(instance.on_init_complete)
         async with dicomweb.client() as app.state.dicomweb:
             yield
-        for end in (lambda: queue.stop(_STOP_SECONDS), end_own_work, instance.stop):
+        for end in (lambda: queue.stop(_STOP_SECONDS), end_own_work, instance.stop, decoding.shutdown):
             await run_in_threadpool(bounded, end, _STOP_SECONDS)
 
     # The first one sees a request first.
@@ -102,6 +105,7 @@ def create_app(config: ServerConfig) -> FastAPI:
         Middleware(SizeLimitMiddleware, limit=_limits(config)),
     ]
     app = FastAPI(title="medsam2_atlas", version=package_version(), lifespan=lifespan, middleware=middleware, docs_url="/docs")
+    app.state.readiness = Readiness(check_server)
     app.state.queue, app.state.metrics, app.state.access, app.state.stopping = queue, metrics, access, stopping
     errors.install(app)
     for own in (
@@ -114,6 +118,7 @@ def create_app(config: ServerConfig) -> FastAPI:
         viewer.router,
         review.router,
         login.router,
+        readiness.router,
     ):
         app.include_router(own)
     for stock in (info, model, batch_infer, train, activelearning, scoring, datastore, logs):
@@ -124,13 +129,16 @@ def create_app(config: ServerConfig) -> FastAPI:
     return app
 
 
-def _prepare(work: WorkFolder) -> None:
-    """Clears away what processes that were killed have left, and tells work processes whose they are."""
+def _prepare(work: WorkFolder, config: ServerConfig) -> None:
+    """Clears away what processes that were killed have left, and starts reader processes with the limits of the settings."""
     os.environ[SERVER_VARIABLE] = str(ProcessMark.own())
     soft, hard = limits.getrlimit(limits.RLIMIT_NOFILE)
     files = _OPEN_FILES if hard == limits.RLIM_INFINITY else min(hard, _OPEN_FILES)
     if 0 <= soft < files:
         limits.setrlimit(limits.RLIMIT_NOFILE, (files, hard))  # a series has a file for each slice
+    with suppress(OSError):  # a read-only disk still serves what is there
+        work.folder(".")
+    decoding.configure(config.decoding, work.path / "unreadable.sqlite" if work.path.is_dir() else None)
     end_orphans(work)
     removed = sweep() + sweep_leftovers(work.path, recursive=True)
     if not settings.MONAI_LABEL_STUDIES.startswith(("http://", "https://")):
@@ -160,6 +168,8 @@ def _add_own(app: FastAPI, metrics: Metrics) -> None:
 def _limits(config: ServerConfig) -> Any:
     def limit(scope: Scope) -> int:
         path: str = scope["path"]
+        if not Headers(scope=scope).get("content-type", "").lower().lstrip().startswith("multipart/"):
+            return _SMALL_BYTES  # is held in memory
         if path.startswith("/datastore/label"):
             return config.label_mb * 1_000_000
         if path.startswith(("/datastore", "/infer/", "/session", "/model/", "/proxy/")):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from medsam2_atlas.decoding import DecodingLimits
 from medsam2_atlas.errors import InputError
@@ -35,6 +35,21 @@ class ServerConfig(BaseModel):
     oidc_name: str = Field("preferred_username", description="claim that holds the person's name")
     origins: tuple[str, ...] = Field((), description="other origins whose pages may call the server")
     hosts: tuple[str, ...] = Field((), description="names under which the server is asked, besides those of this machine")
+
+    @field_validator("roots")
+    @classmethod
+    def _absolute(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
+        for root in roots:
+            if not Path(root).is_absolute():
+                raise ValueError(f"{root!r} is no absolute path")
+        return roots
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _url(cls, issuer: str) -> str:
+        if issuer and not issuer.startswith(("http://", "https://")):
+            raise ValueError(f"{issuer!r} is no URL such as https://host/realms/name")
+        return issuer
 
     @property
     def decoding(self) -> DecodingLimits:

@@ -23,11 +23,12 @@ from medsam2_atlas.jobs import Job, JobQueue
 from medsam2_atlas.storage import suffix_of
 from server.access import user_of
 from server.context import request_id
+from server.forms import LimitedRoute
 from server.metrics import Metrics
 from server.sessions import session_of
 from server.uploads import json_object, received
 
-router = APIRouter(tags=["Infer"])
+router = APIRouter(tags=["Infer"], route_class=LimitedRoute)
 
 _LOOK_SECONDS = 0.5
 _ALWAYS = frozenset({"client_id", "result_extension", "result_compress", "label_info"})
@@ -61,22 +62,21 @@ async def infer(
     clicks: frozenset[str] = getattr(task, "inputs", frozenset())
     offered = _ALWAYS | set(task.config()) | clicks
     wanted: dict[str, Any] = {key: value for key, value in options.items() if key in offered} | {"model": model}
-    upload: Path | None = None
-    if file is not None and file.filename:
-        upload = await run_in_threadpool(received, file, suffix_of(file.filename))
-        wanted["upload"] = str(upload)
-    elif session_id:
-        wanted["upload"] = str(await run_in_threadpool(lambda: session_of(session_id).image))
-    else:
-        wanted["image"] = image
-        await run_in_threadpool(_known, instance, image)
-    known = await run_in_threadpool(instance.stored, wanted)
-    if known is not None:
-        return await run_in_threadpool(answer, known, output, True)
-
     queue: JobQueue = request.app.state.queue
     subject = image or (file.filename if file is not None and file.filename else "") or session_id
+    upload: Path | None = None
     try:
+        if file is not None and file.filename:
+            upload = await run_in_threadpool(received, file, suffix_of(file.filename))
+            wanted["upload"] = str(upload)
+        elif session_id:
+            wanted["upload"] = str(await run_in_threadpool(lambda: session_of(session_id).image))
+        else:
+            wanted["image"] = image
+            await run_in_threadpool(_known, instance, image)
+        known = await run_in_threadpool(instance.stored, wanted)
+        if known is not None:
+            return await run_in_threadpool(answer, known, output, True)
         job = queue.submit(
             model,
             subject,
@@ -85,7 +85,7 @@ async def infer(
             name=request_id(),
             soon=bool(clicks),  # somebody waits for it with the mouse in the hand
         )
-    except Exception:
+    except BaseException:  # also if the request is cancelled
         if upload is not None:
             upload.unlink(missing_ok=True)
         raise

@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from server import errors
 from server.access import COOKIE, Access
+from server.forms import LimitedRoute
 
-router = APIRouter(tags=["Access"])
+router = APIRouter(tags=["Access"], route_class=LimitedRoute)
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>medsam2_atlas</title>
 <style>body{font:16px system-ui;max-width:24rem;margin:15vh auto;padding:0 1rem}

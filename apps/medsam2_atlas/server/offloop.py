@@ -16,6 +16,8 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from monailabel.endpoints.user.auth import DEFAULT_USER
 
+from server.forms import LimitedRoute
+
 
 def off_the_loop(router: APIRouter, without: frozenset[tuple[str, str]] = frozenset()) -> APIRouter:
     """A router with the same routes, run in the thread pool.
@@ -24,7 +26,7 @@ def off_the_loop(router: APIRouter, without: frozenset[tuple[str, str]] = frozen
         router: one of MONAI Label's.
         without: (method, path) of routes that are replaced by others.
     """
-    result = APIRouter()
+    result = APIRouter(route_class=LimitedRoute)
     for route in router.routes:
         if not isinstance(route, APIRoute):
             continue

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +10,13 @@ from fastapi.responses import FileResponse
 from monailabel.interfaces.utils.app import app_instance
 
 from medsam2_atlas.errors import ConflictError, InputError, NotFoundError
+from medsam2_atlas.scratch import scratch_folder
 from medsam2_atlas.storage import suffix_of
+from server.forms import LimitedRoute
 from server.uploads import received
 
-router = APIRouter(prefix="/session", tags=["Session"])
+router = APIRouter(prefix="/session", tags=["Session"], route_class=LimitedRoute)
 
-_ID = re.compile(r"[0-9a-f-]{36}")  # what MONAI Label gives; anything else could lead out of its folder
 _LONGEST_SECONDS = 7 * 24 * 3600
 
 
@@ -28,7 +26,7 @@ def session_of(session_id: str) -> Any:
     Raises:
         NotFoundError: no such session, or one that has ended.
     """
-    session = _sessions().get_session(session_id) if _ID.fullmatch(session_id) else None
+    session = _sessions().get_session(session_id)
     if session is None:
         raise NotFoundError(repr(session_id[:80]), "is no session, or one that has ended.", "Upload the image again.")
     return session
@@ -43,8 +41,7 @@ def create(
     """The session's id. One file is an image; several are the slices of one DICOM series."""
     if uncompress:
         raise InputError("archive", "is not unpacked here.", "Send the image, or the files of the series.")
-    folder = Path(tempfile.mkdtemp(prefix="medsam2_atlas-"))
-    try:
+    with scratch_folder() as folder:
         if len(files) == 1:
             image = folder / f"image{suffix_of(files[0].filename or '')}"
             received(files[0], image.suffix).replace(image)
@@ -55,8 +52,6 @@ def create(
                 received(file, ".dcm").replace(image / f"{number:05d}.dcm")
         session_id, session = _sessions().add_session(str(image), expiry, False)
         return {"session_id": session_id, "session_info": session.to_json()}
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @router.get("/{session_id}", summary="A session, or its image")

@@ -18,10 +18,11 @@ from medsam2_atlas.labels import organ_table
 from medsam2_atlas.storage import FINAL, Version, suffix_of
 from pacs_datastore import PacsDatastore
 from server.access import user_of
+from server.forms import LimitedRoute
 from server.uploads import json_object, received
 from study_datastore import StudyDatastore
 
-router = APIRouter(prefix="/datastore", tags=["Datastore"])
+router = APIRouter(prefix="/datastore", tags=["Datastore"], route_class=LimitedRoute)
 
 
 @router.put("/", summary="Upload an image", include_in_schema=False, deprecated=True)

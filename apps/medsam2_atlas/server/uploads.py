@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from fastapi import UploadFile
 
 from medsam2_atlas.errors import InputError, StorageError
+from medsam2_atlas.scratch import scratch_file
 
 
 def received(upload: UploadFile, suffix: str) -> Path:
@@ -19,13 +19,14 @@ def received(upload: UploadFile, suffix: str) -> Path:
     Raises:
         StorageError: no room.
     """
-    with tempfile.NamedTemporaryFile(prefix="medsam2_atlas-", suffix=suffix, delete=False) as stream:
-        try:
+    file = scratch_file(suffix)
+    try:
+        with file.open("wb") as stream:
             shutil.copyfileobj(upload.file, stream, 1 << 20)
-        except OSError as error:
-            Path(stream.name).unlink()
-            raise StorageError("upload", f"cannot be kept ({error}).", "Free some space on the server.") from error
-    return Path(stream.name)
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        raise StorageError("upload", f"cannot be kept ({error}).", "Free some space on the server.") from error
+    return file
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -36,7 +37,8 @@ def json_object(text: str) -> dict[str, Any]:
     """
     try:
         content = json.loads(text or "{}")
-    except ValueError as error:
+        json.dumps(content, ensure_ascii=False).encode()  # refuses halves of characters, which no file can hold
+    except (ValueError, RecursionError) as error:
         raise InputError("params", f"is not JSON ({error}).", "Send an object, such as {}.") from error
     if not isinstance(content, dict):
         raise InputError("params", "is not a JSON object.", "Send an object, such as {}.")

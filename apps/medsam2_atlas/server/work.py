@@ -7,14 +7,18 @@ from typing import Annotated, Any
 
 import torch
 from fastapi import APIRouter, Body, File, HTTPException, UploadFile
+from monailabel.config import settings
 from monailabel.endpoints import batch_infer, scoring, train
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
 
+from claims import check_training
 from medsam2_atlas.errors import NotFoundError
+from medsam2_atlas.storage import WorkFolder
+from server.forms import LimitedRoute
 from server.uploads import received
 
-router = APIRouter()
+router = APIRouter(route_class=LimitedRoute)
 
 
 @router.put("/model/{model}", tags=["Model"], summary="Upload weights of a U-Net")
@@ -46,8 +50,10 @@ def run_training(
     params: Annotated[dict[str, Any] | None, Body()] = None,
     enqueue: bool = False,
 ) -> Any:
-    """The process; a training that was interrupted goes on."""
+    """The process; a training that was interrupted goes on. One that has outlived its server is ended first; another living
+    server's is left alone: 409."""
     _check(model, app_instance()._trainers, "trainer")
+    check_training(WorkFolder.of(settings.MONAI_LABEL_STUDIES))
     return _started(lambda: train.run_model(model, {**(params or {}), "model": model}, False, enqueue))
 
 

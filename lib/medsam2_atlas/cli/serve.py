@@ -25,6 +25,10 @@ def serve_command(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     device: DeviceOption = "auto",
     tokens: Annotated[Path | None, typer.Option(help="File of people's tokens (YAML): name, role, token or sha256.")] = None,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option("--root", help="Folder outside of STUDIES that symbolic links in it may lead to; may be repeated."),
+    ] = None,
     issuer: Annotated[str, typer.Option(help="OpenID Connect issuer whose tokens let people in.")] = "",
     conf: Annotated[
         list[str] | None,
@@ -43,6 +47,8 @@ def serve_command(
             command += ["--conf", key, str(value.resolve())]
     if config is not None:
         command += ["--conf", "config", config]
+    if root:
+        command += ["--conf", "server_roots", ",".join(_root(folder) for folder in root)]
     if issuer:
         command += ["--conf", "server_oidc_issuer", issuer]
     login = ("server_tokens=", "server_oidc_issuer=")
@@ -64,3 +70,11 @@ def serve_command(
     # Each of the forty threads that answer would keep an arena of freed memory for itself.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     os.execv(sys.executable, command)
+
+
+def _root(folder: Path) -> str:
+    if not folder.is_dir():
+        raise InputError(folder, "is not a folder.", "Name a folder that links in the studies folder lead to.")
+    if "," in str(folder.resolve()):
+        raise InputError(folder, "has a comma in its path.", "Name it in configs/server.yaml (roots).")
+    return str(folder.resolve())

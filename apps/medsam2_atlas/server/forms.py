@@ -1,0 +1,48 @@
+"""Forms with limits: a request's fields stay small, and its files go to disk whatever their number.
+
+Starlette allows 1000 fields and 1000 files of 1 MB each in memory: one request could take 2 GB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi.routing import APIRoute
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
+from starlette.requests import Request
+from starlette.responses import Response
+
+MAX_FILES = 4000  # slices of a series
+MAX_FIELDS = 50
+_FIELD_BYTES = 2_000_000
+_MEMORY_BYTES = 16 * 1024
+"""How much of each file stays in memory; the rest goes to a file without a name, which is gone with its process."""
+
+MultiPartParser.spool_max_size = _MEMORY_BYTES
+
+
+class LimitedRequest(Request):
+    """A request whose form has limits."""
+
+    async def _get_form(self, **limits: Any) -> FormData:
+        try:
+            return await super()._get_form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=_FIELD_BYTES)
+        except HTTPException as error:
+            told = str(error.detail)
+            raise HTTPException(413 if "maximum" in told.lower() else 422, told) from error
+
+
+class LimitedRoute(APIRoute):
+    """A route that reads forms with limits."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Returns the handler, which is given a `LimitedRequest`."""
+        handle = super().get_route_handler()
+
+        async def limited(request: Request) -> Response:
+            return await handle(LimitedRequest(request.scope, request.receive, request._send))
+
+        return limited

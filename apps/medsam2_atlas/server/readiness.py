@@ -1,0 +1,158 @@
+"""`/readyz`: whether labels can be saved and studies can be loaded now. `/healthz` only tells that the process answers.
+
+The checks write to the disk and use a reader process, so that anybody who may ask must not be able to wear them out: one
+check runs at a time, in a daemon thread, and its outcome serves everybody for `_KEPT_SECONDS`. A check that hangs, on a
+network disk that does not answer, is not waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from monailabel.interfaces.utils.app import app_instance
+from starlette.responses import Response
+
+from medsam2_atlas import decoding
+from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.scratch import scratch_file
+from server.access import user_of
+
+log = logging.getLogger(__name__)
+router = APIRouter(tags=["Others"])
+
+_KEPT_SECONDS = 5.0
+_WAIT_SECONDS = 3.0
+_LATE_SECONDS = 30.0
+"""An outcome of a check that is older is not relied on while the next check takes long."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why the server is not ready. what: the part that does not work."""
+
+    what: str
+    problem: str
+    remedy: str
+
+
+class Readiness:
+    """Runs checks and remembers their outcome. Belongs to the event loop."""
+
+    def __init__(self, check: Callable[[], Sequence[Trouble]]) -> None:
+        """
+        Args:
+            check: returns what does not work; runs in a thread.
+        """
+        self._check = check
+        self._running: asyncio.Future[tuple[Trouble, ...]] | None = None
+        self._found: tuple[Trouble, ...] = ()
+        self._ended = float("-inf")
+
+    async def troubles(self) -> tuple[Trouble, ...]:
+        """Returns what does not work; empty if the server is ready."""
+        if time.monotonic() - self._ended > _KEPT_SECONDS:
+            if self._running is None:
+                self._running = asyncio.wrap_future(self._started())
+                self._running.add_done_callback(self._done)
+            await asyncio.wait({self._running}, timeout=_WAIT_SECONDS)
+            if time.monotonic() - self._ended > _LATE_SECONDS:
+                return (Trouble("checks", f"did not end within {_WAIT_SECONDS:.0f} s.", "Is the disk reachable?"),)
+        return self._found
+
+    def _done(self, running: asyncio.Future[tuple[Trouble, ...]]) -> None:
+        self._running = None
+        if not running.cancelled():
+            self._found, self._ended = running.result(), time.monotonic()
+
+    def _started(self) -> Future[tuple[Trouble, ...]]:
+        outcome: Future[tuple[Trouble, ...]] = Future()
+
+        def run() -> None:
+            try:
+                found = tuple(self._check())
+            except Exception as error:
+                log.exception("the server cannot tell whether it is ready")
+                found = (Trouble("checks", f"failed ({error}).", "The log tells more."),)
+            for trouble in found:
+                log.warning("not ready: %s: %s %s", trouble.what, trouble.problem, trouble.remedy)
+            outcome.set_result(found)
+
+        threading.Thread(target=run, name="readiness", daemon=True).start()
+        return outcome
+
+
+@router.get("/readyz", summary="Whether labels can be saved and studies loaded")
+async def readyz(request: Request) -> Response:
+    """200 or 503 and `ready` for anybody; the reasons for admins only."""
+    readiness: Readiness = request.app.state.readiness
+    stopping = request.app.state.stopping.begun
+    found = (Trouble("server", "is stopping.", "Start it again."),) if stopping else await readiness.troubles()
+    about: dict[str, Any] = {"ready": not found}
+    if user_of(request).may("admin"):
+        about["problems"] = [asdict(trouble) for trouble in found]
+    return JSONResponse(about, 503 if found else 200, headers={"Cache-Control": "no-store"})
+
+
+def check_server() -> list[Trouble]:
+    """Returns what does not work of the server of this process."""
+    datastore = app_instance().datastore()
+    store = getattr(datastore, "store", None)
+    folder: Path | None = store.work.path if store is not None else None
+    found = []
+    writable = getattr(store, "writable", None)
+    problem = writable() if writable is not None else _unwritable(folder) if folder is not None else ""
+    if problem:
+        found.append(Trouble("saving labels", problem, "Free some space on the studies' disk, or make it writable."))
+    elif folder is not None and not (folder / "studies.sqlite").exists():
+        found.append(Trouble("index", f"{folder / 'studies.sqlite'} is missing.", "It is made again with the next request."))
+    problem = _no_scratch()
+    if problem:
+        found.append(Trouble("uploads", problem, "Free some space in the folder for temporary files (TMPDIR)."))
+    problem = decoding.alive()
+    if problem:
+        found.append(Trouble("loading studies", problem, "The log tells more; restart the server if that goes on."))
+    pacs_problem = getattr(datastore, "pacs_problem", None)
+    problem = pacs_problem() if pacs_problem is not None else ""
+    if problem:
+        found.append(Trouble("PACS", problem, "Is it running, and can it be reached from here?"))
+    return found
+
+
+def _unwritable(folder: Path) -> str:
+    """Why nothing can be written into a folder; empty if it can."""
+    file = folder / f".part-{os.getpid():08x}"
+    try:
+        with file.open("wb") as stream:
+            stream.write(b"ready")
+            os.fsync(stream.fileno())
+    except OSError as error:
+        return f"{folder} cannot be written to ({error})."
+    finally:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            log.debug("%s stays: %s", file, error)
+    return ""
+
+
+def _no_scratch() -> str:
+    try:
+        file = scratch_file()
+        try:
+            file.write_bytes(b"ready")
+        finally:
+            file.unlink(missing_ok=True)
+    except (OSError, MedSAM2AtlasError) as error:
+        return f"Temporary files cannot be written ({error})."
+    return ""
