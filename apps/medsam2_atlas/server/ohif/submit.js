@@ -6,7 +6,7 @@
 
 import { ask, currentSegmentation, currentSeries } from './viewer.js';
 
-const CONFIRM = 'ConfirmSubmit';
+const QUESTION = '[data-cy="viewport-notification"]'; // what OHIF asks in a viewport
 
 const based = {}; // by series: the version that was the newest when the viewer first knew of the series
 
@@ -60,7 +60,7 @@ function confirmed(services, question) {
     };
     uiViewportDialogService.show({
       viewportId: viewportGridService.getActiveViewportId(),
-      id: CONFIRM,
+      id: 'confirm-submit',
       type: 'warning',
       message: question,
       actions: [
@@ -72,7 +72,7 @@ function confirmed(services, question) {
       onKeyPress: event => event.key === 'Escape' && answer(false),
     });
     setTimeout(() => {
-      if (waiting && !document.querySelector('[data-cy="' + CONFIRM + '"]')) {
+      if (waiting && !document.querySelector(QUESTION)) {
         answer(window.confirm(question)); // a viewport without room for OHIF's own question
       }
     }, 1000);
