@@ -240,6 +240,11 @@ class MedSAM2AtlasApp(MONAILabelApp):
         datastore: StudyDatastore = self.datastore()
         return datastore
 
+    def cleanup_sessions(self) -> None:
+        """Removes abandoned sessions, at start and every five minutes; MONAI Label's own never looks before one is in use."""
+        if self._sessions is not None:
+            self._sessions.remove_expired()
+
     def _load_sessions(self, load: bool = False) -> SessionFolders | None:
         return SessionFolders(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY) if load else None
 
