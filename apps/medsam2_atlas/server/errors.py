@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -44,6 +46,9 @@ _STATUS: tuple[tuple[type[MedSAM2AtlasError], int], ...] = (
     (StorageError, 500),
 )
 _NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the disk is read-only"}
+_UNREADABLE = frozenset(
+    (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ESTALE)
+)
 _SQLITE_NO_ROOM = {"database or disk is full": "the disk is full", "readonly database": "the disk is read-only"}
 
 
@@ -99,6 +104,14 @@ def from_error(error: Exception) -> Response:
     if reason:
         log.error("%s: %s", reason, error)
         return respond(507, f"The server could not write ({reason}).", "Free some space on the server, or tell an admin.")
+    if isinstance(error, OSError) and error.errno in _UNREADABLE and error.filename:
+        log.error("a file cannot be used", exc_info=error)
+        status = 404 if error.errno == errno.ENOENT else 409
+        told = f"{Path(os.fsdecode(error.filename)).name} cannot be used ({error.strerror})."
+        return respond(status, told, "Tell an admin: the file may be damaged, moved, or readable by others only.")
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        log.error("too many files are open", exc_info=error)
+        return respond(503, "The server has too many files open.", "Try again in a minute.", headers={"Retry-After": "60"})
     if isinstance(error, (ImageNotFoundException, LabelNotFoundException)):
         return respond(404, error.msg)
     if isinstance(error, MONAILabelException):

@@ -1,19 +1,22 @@
-"""Forms with limits: a request's fields stay small, and its files go to disk whatever their number.
+"""Routes whose forms have limits, and whose files can be read before an answer begins.
 
-Starlette allows 1000 fields and 1000 files of 1 MB each in memory: one request could take 2 GB.
+Starlette allows 1000 fields and 1000 files of 1 MB each in memory: one request could take 2 GB. Here a request's fields stay
+small, and its files go to disk whatever their number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 MAX_FILES = 4000  # slices of a series
 MAX_FIELDS = 50
@@ -36,13 +39,22 @@ class LimitedRequest(Request):
 
 
 class LimitedRoute(APIRoute):
-    """A route that reads forms with limits."""
+    """A route that reads forms with limits, and answers with an error if the file that it would send cannot be read."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Returns the handler, which is given a `LimitedRequest`."""
         handle = super().get_route_handler()
 
         async def limited(request: Request) -> Response:
-            return await handle(LimitedRequest(request.scope, request.receive, request._send))
+            response = await handle(LimitedRequest(request.scope, request.receive, request._send))
+            if isinstance(response, FileResponse):
+                await run_in_threadpool(_open, Path(response.path))
+            return response
 
         return limited
+
+
+def _open(file: Path) -> None:
+    """Raises the error that would otherwise come after the head of the answer, when it is too late to tell the client."""
+    with file.open("rb"):
+        pass

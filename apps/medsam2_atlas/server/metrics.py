@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from prometheus_client.registry import Collector
 from starlette.types import Scope
 
 from medsam2_atlas.jobs import Job
+
+log = logging.getLogger(__name__)
 
 _REQUEST_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30, 120, 600)
 _STAGE_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
@@ -81,7 +84,11 @@ class _Now(Collector):
         for state, count in self._queue().items():
             jobs.add_metric([state], count)
         yield jobs
-        status = self._studies()
+        try:
+            status = self._studies()
+        except Exception:  # requests and jobs are counted on, whatever happens to the studies
+            log.exception("studies cannot be counted")
+            return
         cases = GaugeMetricFamily("medsam2_atlas_studies", "Studies, and those signed off", labels=["state"])
         for state in ("total", "completed"):
             cases.add_metric([state], status.get(state, 0))

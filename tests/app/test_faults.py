@@ -1,0 +1,242 @@
+"""The real server, started amid what a kill has left, and asked by clients that send too much or odd things."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from app.running import process_of, server
+from claims import SERVER_VARIABLE
+from medsam2_atlas.atlas import ReferenceFiles
+from medsam2_atlas.processes import ProcessMark
+from medsam2_atlas.resource import resource
+from waiting import until
+
+HOURS_AGO = time.time() - 7200
+STAND_IN = """
+import sys, time
+from pathlib import Path
+from claims import claimed
+from medsam2_atlas.storage import WorkFolder
+with claimed(WorkFolder(Path(sys.argv[2])), "train", "unet_3d"):
+    print("claimed", flush=True)
+    time.sleep(600)
+"""
+
+
+def mark_of(number: int) -> ProcessMark:
+    fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    return ProcessMark(ProcessMark.own().namespace, number, int(fields[19]))
+
+
+class Training:
+    """A process that claims the studies for training, as MONAI Label's does, and the process that stands for its server."""
+
+    def __init__(self, work: Path) -> None:
+        self.server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        paths = os.pathsep.join([str(resource("apps/medsam2_atlas")), str(resource("lib"))])
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", STAND_IN, "monailabel.interfaces.utils.app", str(work)],
+            stdout=subprocess.PIPE,
+            env=os.environ | {SERVER_VARIABLE: str(mark_of(self.server.pid)), "PYTHONPATH": paths},
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == b"claimed\n"
+
+    def kill_server(self) -> None:
+        self.server.kill()
+        self.server.wait()
+
+    def end(self) -> None:
+        for process in (self.server, self.process):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("place")
+
+
+@pytest.fixture(scope="module")
+def studies(place: Path, target_files: ReferenceFiles) -> Path:
+    """A folder of studies in which writes were interrupted."""
+    folder = place / "studies"
+    (folder / "labels/final").mkdir(parents=True)
+    (folder / ".medsam2_atlas/versions").mkdir(parents=True)
+    (folder / "first.nii.gz").write_bytes(target_files.image.read_bytes())
+    for left in (".part-abcdef01.nii.gz", "labels/final/.part-abcdef02.nii.gz", ".medsam2_atlas/versions/.part-abcdef03"):
+        (folder / left).write_bytes(b"x")
+        os.utime(folder / left, (HOURS_AGO, HOURS_AGO))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def orphan(studies: Path) -> Iterator[Training]:
+    training = Training(studies / ".medsam2_atlas")
+    training.kill_server()
+    yield training
+    training.end()
+
+
+@pytest.fixture(scope="module")
+def client(studies: Path, orphan: Training, place: Path) -> Iterator[Any]:
+    temporary, sessions = place / "temporary", place / "work/sessions"
+    temporary.mkdir()
+    (temporary / f"medsam2_atlas-{ProcessMark(mark_of(os.getpid()).namespace, 4_000_000, 1)}-abc.nii.gz").write_bytes(b"x")
+    broken = sessions / str(uuid.uuid4())
+    broken.mkdir(parents=True)
+    os.utime(broken, (HOURS_AGO, HOURS_AGO))
+    (place / "tokens.yaml").write_text(
+        "- {name: max, role: admin, token: token-of-max}\n- {name: kim, role: annotator, token: token-of-kim}\n"
+    )
+    conf = {"learning": "false", "server_tokens": str(place / "tokens.yaml"), "server_upload_mb": "40"}
+    with server(studies, place / "work", conf, {"TMPDIR": str(temporary)}, token="token-of-max") as connected:
+        yield connected
+
+
+@pytest.fixture
+def url(client: Any) -> str:
+    return str(client.get_server_url()).rstrip("/")
+
+
+MAX = {"Authorization": "Bearer token-of-max"}
+KIM = {"Authorization": "Bearer token-of-kim"}
+
+
+def files_left(place: Path) -> list[str]:
+    return sorted(path.name for path in (place / "temporary").glob("medsam2_atlas-*"))
+
+
+def test_what_a_kill_has_left_is_gone_after_a_start(client: Any, studies: Path, place: Path) -> None:
+    assert [path for path in studies.rglob("*") if path.name.startswith(".part-")] == []
+    assert [name for name in files_left(place) if "-abc" in name] == []
+    assert list((place / "work/sessions").iterdir()) == []
+
+
+def test_a_training_that_has_outlived_its_server_is_ended_by_the_next_one(client: Any, orphan: Training, place: Path) -> None:
+    assert orphan.process.wait(20) is not None
+    assert "outlived its server" in (place / "work/server.log").read_text()
+
+
+def test_two_servers_never_train_on_the_same_studies(url: str, studies: Path) -> None:
+    other = Training(studies / ".medsam2_atlas")
+    try:
+        answer = requests.post(f"{url}/train/unet_3d", json={}, headers=MAX)
+        assert answer.status_code == 409
+        assert "unet_3d" in answer.json()["detail"]
+        assert str(other.process.pid) in answer.json()["detail"]
+        assert other.process.poll() is None
+        other.kill_server()
+        assert requests.post(f"{url}/train/unet_3d", json={}, headers=MAX).ok
+        assert other.process.wait(20) is not None
+        assert requests.delete(f"{url}/train/", headers=MAX).ok
+    finally:
+        other.end()
+
+
+def test_anybody_learns_whether_the_server_is_ready_and_only_admins_learn_why_not(url: str, studies: Path) -> None:
+    assert requests.get(f"{url}/readyz").json() == {"ready": True}
+    assert requests.get(f"{url}/readyz", headers=MAX).json() == {"ready": True, "problems": []}
+    work, away = studies / ".medsam2_atlas", studies / "away"
+    work.rename(away)  # as a disk that is gone
+    try:
+        work.write_bytes(b"")
+        until(lambda: requests.get(f"{url}/readyz").status_code == 503, 15)
+        assert requests.get(f"{url}/readyz").json() == {"ready": False}
+        assert requests.get(f"{url}/readyz", headers=KIM).json() == {"ready": False}
+        problems = requests.get(f"{url}/readyz", headers=MAX).json()["problems"]
+        assert problems
+        assert set(problems[0]) == {"what", "problem", "remedy"}
+        assert requests.get(f"{url}/healthz").status_code == 200
+    finally:
+        work.unlink()
+        away.rename(work)
+    until(lambda: requests.get(f"{url}/readyz").status_code == 200, 15)
+
+
+def parts(count: int, size: int, name: str = 'name="files"; filename="x.dcm"') -> Iterator[bytes]:
+    """A multipart body in chunks, without a length."""
+    for _ in range(count):
+        yield f"--b\r\nContent-Disposition: form-data; {name}\r\n\r\n".encode() + b"x" * size + b"\r\n"
+    yield b"--b--\r\n"
+
+
+MULTIPART = MAX | {"Content-Type": "multipart/form-data; boundary=b"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/session/", parts(10_000, 1), 413),  # files without end
+        ("/session/", parts(50, 1_000_000), 413),  # too much in all
+        ("/session/", parts(1, 50_000_000), 413),
+        ("/datastore/label?image=first&tag=mine", parts(10_000, 1, 'name="params"'), 413),
+        ("/datastore/label?image=first&tag=mine", parts(1, 5_000_000, 'name="params"'), 413),
+        ("/datastore/image", parts(1, 5_000_000, 'name="image"'), 413),
+        ("/datastore/image", iter([b"no multipart at all" * 1000]), 422),
+        ("/datastore/image", iter([b"--b\r\n" + b"X-Long: " + b"x" * 10_000_000]), 422),
+    ],
+)
+def test_no_upload_is_too_much_for_the_server(client: Any, url: str, place: Path, path: str, body: Any, status: int) -> None:
+    process = psutil.Process(process_of(client).pid)
+    before = process.memory_info().rss
+    answer = requests.put(f"{url}{path}", data=body, headers=MULTIPART)
+    assert answer.status_code == status, answer.text
+    assert process.memory_info().rss - before < 150_000_000
+    assert files_left(place) == []
+    assert requests.get(f"{url}/healthz").ok
+
+
+def test_a_body_that_is_no_multipart_message_is_never_kept_in_memory(client: Any, url: str) -> None:
+    process = psutil.Process(process_of(client).pid)
+    before = process.memory_info().rss
+    form = MAX | {"Content-Type": "application/x-www-form-urlencoded"}
+    for path in ("/infer/atlas?image=first", "/login"):
+        answer = requests.post(f"{url}{path}", data=(b"x" * 1_000_000 for _ in range(30)), headers=form)
+        assert answer.status_code == 413, answer.text
+    assert (
+        requests.put(f"{url}/datastore/image/info?image=first", data=b"info=" + b"x" * 30_000_000, headers=form).status_code
+        == 413
+    )
+    assert process.memory_info().rss - before < 100_000_000
+
+
+def test_a_series_of_many_slices_can_still_be_uploaded(url: str) -> None:
+    answer = requests.put(f"{url}/session/", data=parts(1500, 2000), headers=MULTIPART)
+    assert answer.status_code == 200, answer.text
+    session = answer.json()
+    assert len(list(Path(session["session_info"]["image"]).iterdir())) == 1500
+    assert requests.delete(f"{url}/session/{session['session_id']}", headers=MAX).ok
+    assert not Path(session["session_info"]["path"]).exists()
+
+
+@pytest.mark.parametrize("params", ["[" * 100_000, '{"a": "\\ud800"}', "nonsense", "[]", "3"])
+def test_odd_options_are_no_error_500(url: str, params: str) -> None:
+    for method, path in (("POST", "/infer/unet_3d?image=first"), ("PUT", "/datastore/image/info?image=first")):
+        field = "params" if method == "POST" else "info"
+        assert requests.request(method, f"{url}{path}", data={field: params}, headers=MAX).status_code == 422
+
+
+def test_an_upload_that_no_model_takes_leaves_nothing(url: str, place: Path, target_files: ReferenceFiles) -> None:
+    with target_files.image.open("rb") as stream:
+        answer = requests.post(f"{url}/infer/atlas", files={"file": ("x.nii.gz", stream)}, headers=MAX)
+    assert answer.status_code == 409  # there is no atlas
+    assert files_left(place) == []
+
+
+def test_info_counts_what_is_there(url: str) -> None:
+    about = requests.get(f"{url}/info/", headers=MAX).json()
+    assert about["datastore"]["total"] == 1
+    assert json.dumps(about)
