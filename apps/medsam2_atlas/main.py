@@ -2,7 +2,8 @@
 
 Configuration (`--conf KEY VALUE`): `atlas` (folder), `checkpoint` (file), `config` (network), `device`, `unet_3d` and
 `unet_2d` (weights), `unet_3d_config` and `unet_2d_config` (how they are trained), `learning` (whether studies are measured
-in the background; by default those of a local folder), `foundation` (model that is held against the U-Net).
+in the background; by default those of a local folder), `foundation` (model that is held against the U-Net), `server_roots`
+(folders that links in the studies folder may lead to).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from monailabel.interfaces.datastore import Datastore
 import replies
 from about import described, organs_of
 from atlas_trainer import AtlasTrainTask
+from batch_task import BatchTask
 from claims import claimed
 from compare_task import CompareTask
 from housekeeper import Housekeeper
@@ -36,6 +38,7 @@ from predictions import Predictions
 from review import case_states, picture
 from scoring_method import OrganScoring
 from segmentation_task import SegmentationTask
+from server.config import server_config
 from session_folders import SessionFolders
 from strategies import NextCase
 from study_datastore import StudyDatastore
@@ -53,7 +56,8 @@ class MedSAM2AtlasApp(MONAILabelApp):
     studies: str
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        self._work = WorkFolder.of(studies)
+        self._roots = tuple(Path(root) for root in server_config(conf).roots)
+        self._work = WorkFolder.of(studies, self._roots)
         self._stopping = threading.Event()
         self._models = Models(conf, self._work)
         self._predictions = Predictions(self._models, self.datastore)
@@ -94,7 +98,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
             self.studies = self.studies.rstrip("/").strip()
             wanted = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
             return PacsDatastore(dicom_web(self.studies), self._work.folder("."), models=self._tasks, series=wanted)
-        return StudyDatastore(Path(self.studies), models=self._tasks)
+        return StudyDatastore(Path(self.studies), models=self._tasks, roots=self._roots)
 
     def init_infers(self) -> dict[str, Any]:
         """The foundation model, the atlas alone, the U-Nets, their comparison, and what people click at."""
@@ -104,6 +108,10 @@ class MedSAM2AtlasApp(MONAILabelApp):
         """The atlas and the U-Nets learn from what is signed off."""
         unets = {name: UNetTrainTask(self._models, name, f"Trains the {what}") for name, what in _UNETS.items()}
         return {"medsam2_atlas": AtlasTrainTask(self._models), **unets}
+
+    def init_batch_infer(self) -> BatchTask:
+        """A model on many studies."""
+        return BatchTask()
 
     def init_strategies(self) -> dict[str, Any]:
         """Ways to pick the next case."""

@@ -63,12 +63,14 @@ def case_states(
     rows, labels, problems = table.rows(), datastore.store.labels(), datastore.problems()
     reports = PredictionStore(datastore.store.work, datastore.store)
     cases = []
-    for study in sorted({*datastore.list_images(), *problems}):
+    studies = set(datastore.list_images())
+    for study in sorted({*studies, *problems}):
         wrong = dict(problems.get(study, {}))
         if measuring and study in measuring:
             wrong["measuring"] = measuring[study]
         try:
-            cases.append(_state(datastore, study, labels.get(study, {}), rows.get(study), models, wrong, reports))
+            tags, row = labels.get(study, {}), rows.get(study)
+            cases.append(_state(datastore, study, tags, row, models, wrong, reports, study in studies))
         except Exception as error:  # one case must not hide the others
             log.exception("%s cannot be listed", study)
             cases.append(CaseState(study, PROBLEM, problem=f"{_joined(wrong)} cannot be listed ({error}).".strip()))
@@ -84,12 +86,14 @@ def _state(
     models: tuple[str, ...],
     wrong: dict[str, str],
     reports: PredictionStore,
+    known: bool,
 ) -> CaseState:
     wrong |= {tag: label.problem for tag, label in tags.items() if label.problem and tag not in wrong}
     final = tags.get(FINAL)
-    predicted = tuple(tag for tag in models if tag in tags and tag not in wrong)
-    signed = final is not None and FINAL not in wrong
-    broken = "image" in wrong or FINAL in wrong
+    predicted = tuple(tag for tag in models if tag in tags and not tags[tag].problem)
+    # A label that counts may have a problem that does not matter to it, such as a second file beside it.
+    signed = final is not None and not final.problem and "image" not in wrong
+    broken = "image" in wrong or (FINAL in wrong and not signed) or not known
     if row is not None and row.problem and "measuring" not in wrong and not signed:
         wrong["measuring"] = row.problem
     values = row.values if row else {}
@@ -112,8 +116,8 @@ def _state(
 
 
 def _joined(wrong: Mapping[str, str]) -> str:
-    """Problems in one text; what is concerned is named where the text does not do so itself."""
-    return " ".join(text if what in ("image", "measuring") else f"{what}: {text}" for what, text in wrong.items())
+    """Problems in one text, each after what it concerns; the measuring's name the study themselves."""
+    return " ".join(text if what == "measuring" else f"{what}: {text}" for what, text in wrong.items())
 
 
 def picture(datastore: StudyDatastore, study: str, models: tuple[str, ...]) -> Path:

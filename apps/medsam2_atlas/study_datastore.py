@@ -30,15 +30,6 @@ from strategies import given_to
 
 log = logging.getLogger(__name__)
 
-# SHIM until the store takes them
-import inspect  # noqa: E402
-
-_CONFIRMS = "confirmed" in inspect.signature(StudyStore.save_label).parameters
-_ROOTS = "roots" in inspect.signature(StudyStore.__init__).parameters
-if not hasattr(Label, "problem"):
-    Label.problem = ""  # type: ignore[misc]
-# END SHIM
-
 
 class StudyDatastore(Datastore):
     """Studies in a local folder."""
@@ -63,7 +54,7 @@ class StudyDatastore(Datastore):
         """
         self._models = frozenset(models)
         self._confirmations = Confirmations(clock)
-        self.store = StudyStore(path, roots=tuple(Path(root) for root in roots)) if _ROOTS else StudyStore(path)
+        self.store = StudyStore(path, roots=tuple(Path(root) for root in roots))
         self._about_file = self.store.work.path / "about.json"
 
     def name(self) -> str:
@@ -227,8 +218,9 @@ class StudyDatastore(Datastore):
             raise InputError(repr(expected), "is not a version.", "Send the number that /datastore/label/info gave.") from None
 
         def save(confirmed: bool) -> Saved:
-            more = {"confirmed": confirmed} if _CONFIRMS else {}
-            return self.store.save_label(study, tag, file, author=author, info=info, expected_version=expected, **more)
+            return self.store.save_label(
+                study, tag, file, author=author, info=info, expected_version=expected, confirmed=confirmed
+            )
 
         try:
             return save(confirmed)
@@ -257,12 +249,12 @@ class StudyDatastore(Datastore):
     def status(self) -> dict[str, Any]:
         """Counts, as `/info` shows them; a signed-off label that cannot be used does not count as completed."""
         total, tags = self.store.counts()
-        completed = len(self.get_labeled_images(FINAL)) if self.problems() else tags.get(FINAL, 0)
+        completed = len(self.get_labeled_images(FINAL)) if self._without_image() else tags.get(FINAL, 0)
         return {"total": total, "completed": completed, "label_tags": tags}
 
     def problems(self) -> dict[str, dict[str, str]]:
         """What is wrong with images and labels: study → {"image" or tag: text}."""
-        return getattr(self.store, "problems", dict)()
+        return self.store.problems()
 
     def json(self) -> dict[str, Any]:
         """Everything, in the shape of MONAI Label's own index."""
@@ -289,9 +281,14 @@ class StudyDatastore(Datastore):
 
     def _signed_off(self) -> dict[str, tuple[Path, Path]]:
         """Image and `final` label of the studies that have both in a usable state, by study."""
-        images, labels = self.store.images(), self.store.labels()
+        images, labels = self.store.images(), self._usable_labels(FINAL)
+        return {study: (images[study].file, labels[study].file) for study in sorted(labels) if study in images}
+
+    def _usable_labels(self, tag: str) -> dict[str, Label]:
+        """Labels under a tag that can be used, of studies whose image can be, by study."""
+        broken, found = self._without_image(), self.store.labels()
         return {
-            study: (images[study].file, labels[study][FINAL].file) for study in self.get_labeled_images() if study in images
+            study: tags[tag] for study, tags in found.items() if tag in tags and not tags[tag].problem and study not in broken
         }
 
     def _without_image(self) -> set[str]:

@@ -12,16 +12,21 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from about import described
+from batch_task import BatchTask
+from housekeeper import Housekeeper
 from learner import Learner
 from medsam2_atlas.database import writing
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.errors import InputError, MedSAM2AtlasError, WeightsError
 from medsam2_atlas.learning import Assessment, ScoreTable
 from medsam2_atlas.storage import WorkFolder
+from models import Models
 from predictions import Predictions
 from retries import Retries
 from scoring_method import OrganScoring
 from strategies import NextCase
 from study_datastore import StudyDatastore
+from waiting import until
 
 
 class Shelf:
@@ -222,3 +227,71 @@ def test_scores_are_per_organ_between_any_two_tags(tmp_path: Path) -> None:
     assert scoring({"y": "final", "y_pred": "none"}, datastore)["mean"] == {"studies": 0, "organs": {}}
     with pytest.raises(InputError, match="label tag"):
         scoring({"y": "../../etc"}, datastore)
+
+
+def test_stored_files_are_looked_through_when_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("housekeeper._FIRST_SECONDS", 0.01)
+    monkeypatch.setattr("housekeeper._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("housekeeper._EVERY_SECONDS", 0.01)
+    looked: list[threading.Event] = []
+    idle = threading.Event()
+
+    class Store:
+        def audit(self, stop: threading.Event) -> None:
+            looked.append(stop)
+            if len(looked) == 1:
+                raise OSError("the disk is away")
+
+    housekeeper = Housekeeper(Store, idle.is_set)
+    housekeeper.start()
+    time.sleep(0.2)
+    assert looked == []
+    idle.set()
+    until(lambda: len(looked) > 1, 10)
+    housekeeper.stop()
+    assert looked[0].is_set()
+
+
+def test_a_task_that_fails_is_named_and_the_others_are_described() -> None:
+    def tell(task: Any) -> Any:
+        return {"value": 1 / task}
+
+    missing = {"c": "not trained"}
+    assert described({"a": 1, "b": 0, "c": 2}, tell, missing) == {"a": {"value": 1.0}}
+    assert missing == {"c": "not trained", "b": "ZeroDivisionError: division by zero"}
+    described({"b": 0}, tell, missing, "training")
+    assert "training b" in missing
+
+
+def test_a_study_that_fails_does_not_end_a_batch() -> None:
+    def infer(request: dict[str, Any], _: Any) -> dict[str, Any]:
+        if request["image"] == "b":
+            raise RuntimeError("from a library")
+        return {"label": request["image"]}
+
+    store: Any = SimpleNamespace(list_images=lambda: ["a", "b", "c"])
+    for workers in (1, 2):
+        result = BatchTask()({"device": "cpu", "multi_gpu": False, "max_workers": workers}, store, infer)
+        assert result == {"a": {"label": "a"}, "b": {"problem": "RuntimeError: from a library"}, "c": {"label": "c"}}
+
+
+def test_weights_that_cannot_be_loaded_for_whatever_reason_are_a_missing_model(tmp_path: Path) -> None:
+    models = Models({"unet_3d": str(tmp_path / "w.pt"), "device": "cpu"}, WorkFolder.of(tmp_path))
+    (tmp_path / "w.pt").write_bytes(b"")
+    with pytest.raises(MedSAM2AtlasError, match=r"w\.pt"):
+        models.unet("unet_3d")
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        models._once("x", tmp_path / "w.pt", lambda: 1 / 0, WeightsError)
+
+
+def test_a_case_is_chosen_whatever_clients_keep_with_it(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 4, 4), np.int16)), str(tmp_path / f"{name}.nii.gz"))
+    datastore, table = StudyDatastore(tmp_path), ScoreTable(tmp_path / "t.sqlite")
+    strange: list[Any] = ["x", {"first": 1}, {"first": {"ts": "soon"}}, [1]]
+    for value in strange:
+        datastore.update_image_info("a", {"strategy": value})
+        assert datastore.get_image_info("a")["strategy"] == {}
+        chosen = NextCase("first", table, dict)({}, datastore)
+        assert chosen is not None
+        assert chosen["id"] == "a"

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import requests
 import SimpleITK as sitk
+from monailabel.client import MONAILabelClient
+from monailabel.client.client import MONAILabelClientException
 
+from confirmations import Confirmations, Refusal
 from medsam2_atlas.atlas import ReferenceFiles
+from medsam2_atlas.errors import ConfirmError
+from study_datastore import StudyDatastore, write_archive
 
 
-def label_file(studies: Path, file: Path, organ: int) -> Path:
+def label_file(studies: Path, file: Path, *organs: int) -> Path:
     image = sitk.ReadImage(str(studies / "first.nii.gz"))
     array = np.zeros(image.GetSize()[::-1], np.uint8)
-    array[2:5, 10:20, 10:20] = organ
+    for number, organ in enumerate(organs):
+        array[2:5, 10:20, 10 + 10 * number : 20 + 10 * number] = organ
     label = sitk.GetImageFromArray(array)
     label.CopyInformation(image)
     sitk.WriteImage(label, str(file))
@@ -35,8 +44,9 @@ def test_labels_are_versioned_and_two_annotators_see_each_other(url: str, studie
     assert save(url, six, expected_version=0).json()["version"] == 1
     late = save(url, two, expected_version=0)
     assert late.status_code == 409
+    assert late.json()["error"]["reason"] == "conflict"
     assert "version 1" in late.json()["detail"]
-    saved = save(url, two, expected_version=1).json()
+    saved = save(url, two, expected_version=1, confirm=True).json()
     assert (saved["version"], saved["replaced"]["version"]) == (2, 1)
     about = requests.get(f"{url}/datastore/label/info", {"label": "first", "tag": "final"}).json()
     assert (about["version"], about["origin"]) == (2, "person")
@@ -53,6 +63,140 @@ def test_labels_are_versioned_and_two_annotators_see_each_other(url: str, studie
     assert old.content == two.read_bytes()
     requests.delete(f"{url}/datastore/label", params={"id": "first", "tag": "final"})
     assert requests.get(f"{url}/info/").json()["datastore"]["completed"] == 0
+
+
+def test_an_empty_label_is_not_signed_off_by_accident(url: str, studies: Path, tmp_path: Path) -> None:
+    empty = label_file(studies, tmp_path / "empty.nii.gz")
+    refused = save(url, empty, study="second")
+    assert refused.status_code == 409
+    assert refused.json()["error"]["reason"] == "confirm"
+    assert refused.json()["error"]["organs"] == []
+    assert "empty" in refused.json()["error"]["message"]
+    assert not list((studies / "labels").glob("final/second*"))
+    assert requests.get(f"{url}/info/").json()["datastore"]["completed"] == 0
+    again = save(url, empty, study="second")  # whoever sends the same again means it
+    assert again.status_code == 200
+    assert again.json()["organs"] == []
+    requests.delete(f"{url}/datastore/label", params={"id": "second", "tag": "final"})
+
+
+def test_organs_are_not_lost_by_accident(url: str, studies: Path, tmp_path: Path) -> None:
+    both, one = label_file(studies, tmp_path / "both.nii.gz", 6, 2), label_file(studies, tmp_path / "one.nii.gz", 2)
+    assert sorted(save(url, both, study="second").json()["organs"]) == ["liver", "right_kidney"]
+    refused = save(url, one, study="second")
+    assert refused.status_code == 409
+    assert refused.json()["error"]["organs"] == ["liver"]
+    assert "liver" in refused.json()["error"]["message"]
+    assert (studies / "labels" / "final" / "second.nii.gz").read_bytes() == both.read_bytes()
+    assert save(url, one, study="second", confirm=True).json()["organs"] == ["right_kidney"]
+    assert save(url, both, study="second").status_code == 200  # organs more are no question
+    with one.open("rb") as stream:
+        answer = requests.put(
+            f"{url}/datastore/label",
+            files={"label": ("one.nii.gz", stream)},
+            data={"params": '{"confirm": "true"}'},
+            params={"image": "second"},
+        )
+    assert answer.json()["organs"] == ["right_kidney"]
+    about = requests.get(f"{url}/datastore/label/info", {"label": "second", "tag": "final"}).json()
+    assert "confirm" not in about
+
+
+def test_a_client_that_can_send_no_more_than_a_label_still_can(url: str, studies: Path, tmp_path: Path) -> None:
+    client = MONAILabelClient(url, tmpdir=str(tmp_path))
+    empty = label_file(studies, tmp_path / "empty.nii.gz")
+    with pytest.raises(MONAILabelClientException, match="409"):
+        client.save_label("second", str(empty), "final", {"label_info": []})
+    assert client.save_label("second", str(empty), "final", {"label_info": []})["organs"] == []
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> tuple[StudyDatastore, list[float]]:
+    """A store with a signed-off liver, and its clock."""
+    now = [0.0]
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((8, 8, 8), np.int16)), str(tmp_path / "first.nii.gz"))
+    datastore = StudyDatastore(tmp_path, models=("unet_3d",), clock=lambda: now[0])
+    datastore.save_label("first", str(cube(tmp_path, 6)), "final", {"user": "kim"})
+    return datastore, now
+
+
+def cube(folder: Path, organ: int) -> Path:
+    array = np.zeros((8, 8, 8), np.uint8)
+    array[2:5, 2:5, 2:5] = organ
+    (folder / "sent").mkdir(exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / "sent" / f"{organ}.nii.gz"))
+    return folder / "sent" / f"{organ}.nii.gz"
+
+
+def test_only_the_same_label_of_the_same_person_confirms(shelf: tuple[StudyDatastore, list[float]], tmp_path: Path) -> None:
+    datastore, now = shelf
+    for author, organ in (("kim", 2), ("lee", 2), ("kim", 0), ("", 2)):
+        with pytest.raises(ConfirmError, match="liver"):
+            datastore.save_label("first", str(cube(tmp_path, organ)), "final", {"user": author})
+    now[0] = 601.0  # eleven minutes later, nobody remembers
+    with pytest.raises(ConfirmError):
+        datastore.save_label("first", str(cube(tmp_path, 2)), "final", {"user": "kim"})
+    now[0] = 1100.0
+    datastore.save_label("first", str(cube(tmp_path, 2)), "final", {"user": "kim"})
+    assert datastore.store.label("first", "final").version.organs == (2,)
+
+
+def test_a_confirmation_does_not_hold_for_other_organs(shelf: tuple[StudyDatastore, list[float]], tmp_path: Path) -> None:
+    datastore, _ = shelf
+    with pytest.raises(ConfirmError, match="liver"):
+        datastore.save_label("first", str(cube(tmp_path, 0)), "final", {"user": "kim"})
+    datastore.save_label("first", str(cube(tmp_path, 2)), "final", {"user": "lee", "confirm": True})
+    with pytest.raises(ConfirmError, match="kidney"):
+        datastore.save_label("first", str(cube(tmp_path, 0)), "final", {"user": "kim"})
+
+
+def test_refusals_are_remembered_in_bounded_number() -> None:
+    confirmations = Confirmations(kept=100)
+    refusals = [Refusal("s", "final", "kim", str(n), ()) for n in range(1000)]
+    assert not any(confirmations.confirms(refusal) for refusal in refusals)
+    assert not confirmations.confirms(refusals[0])
+    assert len(confirmations._times) == 100
+    assert confirmations.confirms(refusals[-1])
+
+
+def test_other_tags_may_be_empty(shelf: tuple[StudyDatastore, list[float]], tmp_path: Path) -> None:
+    datastore, _ = shelf
+    datastore.save_label("first", str(cube(tmp_path, 0)), "draft", {"user": "kim"})
+
+
+def test_damaged_files_fail_no_listing(url: str, studies: Path) -> None:
+    work = studies / ".medsam2_atlas"
+    for name in (
+        "about.json",
+        "scores/x-against-y.json",
+        "reports/unet_3d/first.json",
+        "atlas/stats.json",
+        "unet_3d/stats.json",
+    ):
+        file = work / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("[1, ")
+    (work / "scores" / "z-against-y.json").write_text("[]")
+    requests.put(f"{url}/datastore/image/info", params={"image": "first"}, data={"info": '{"strategy": {"first": "x"}}'})
+    about = requests.get(f"{url}/info/")
+    assert about.status_code == 200
+    assert "cannot be read" in about.json()["scoring"]["organs"]["results"]["x-against-y"]["problem"]
+    assert "cannot be read" in about.json()["train_stats"]["unet_3d"]["problem"]
+    for route in ("/datastore/?output=all", "/datastore/?output=train", "/datastore/", "/review/cases"):
+        assert requests.get(url + route).status_code == 200, route
+    assert requests.post(f"{url}/activelearning/first", json={"client_id": "x"}).json()["id"] == "first"
+    (work / "about.json").unlink()
+
+
+def test_a_case_that_cannot_be_read_is_left_out_of_the_archive(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(name.encode())
+    pairs = {"a": (tmp_path / "a", tmp_path / "b"), "gone": (tmp_path / "a", tmp_path / "gone")}
+    left_out = write_archive(tmp_path / "x.zip", pairs, {"name": "n"})
+    assert "gone" in left_out["gone"]
+    with zipfile.ZipFile(tmp_path / "x.zip") as archive:
+        assert sorted(archive.namelist()) == ["image/a", "label/b", "metadata.json"]
+        assert json.loads(archive.read("metadata.json"))["left_out"] == left_out
 
 
 def test_labels_that_cannot_be_right_are_refused(url: str, studies: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
+from finals import signed_off
 from medsam2_atlas.errors import NotFoundError
 from medsam2_atlas.learning import Assessment, ScoreTable
 from medsam2_atlas.segmentation import Segmentation
@@ -52,6 +55,57 @@ def test_cases_are_listed_with_state_and_measures_the_disputed_ones_first(datast
     assert (cases["c"]["state"], cases["c"]["why"]) == ("new", "liver and spleen differ")
     assert cases["d"]["problem"] == "cannot be read"
     assert cases["a"]["viewer"] == ""
+
+
+def test_what_cannot_be_used_is_shown_and_counts_as_nothing(tmp_path: Path) -> None:
+    studies, elsewhere = tmp_path / "studies", tmp_path / "elsewhere"
+    for folder in (studies, elsewhere):
+        folder.mkdir()
+    for name in ("a", "b", "c"):
+        image = sitk.GetImageFromArray(np.arange(4800, dtype=np.int16).reshape(12, 20, 20))
+        sitk.WriteImage(image, str(studies / f"{name}.nii.gz"))
+    (elsewhere / "secret.nii.gz").write_bytes(b"x")
+    (studies / "linked.nii.gz").symlink_to(elsewhere / "secret.nii.gz")
+    (studies / "labels" / "final").mkdir(parents=True)
+    for name in ("a", "b"):
+        (studies / "labels" / "final" / f"{name}.nii.gz").write_bytes(label(tmp_path, 6).read_bytes())
+    (studies / "labels" / "final" / "b.nii.gz").write_bytes(b"not an image at all")
+    datastore = StudyDatastore(studies, models=MODELS)
+    datastore.store.audit(threading.Event())
+    table = ScoreTable(tmp_path / "t.sqlite")
+    cases = {case["study"]: case for case in case_states(datastore, table, MODELS, {"c": "c: the PACS is away."})}
+    assert {study: case["state"] for study, case in cases.items()} == {
+        "b": "problem",
+        "linked": "problem",
+        "a": "signed off",
+        "c": "new",
+    }
+    assert list(cases) == ["b", "linked", "c", "a"]
+    assert "final: " in cases["b"]["problem"]
+    assert "image: is left out" in cases["linked"]["problem"]
+    assert cases["c"]["problem"] == "c: the PACS is away."
+    with pytest.raises(NotFoundError):
+        picture(datastore, "b", MODELS)
+    assert datastore.get_labeled_images() == ["a"]
+    assert datastore.get_unlabeled_images() == ["b", "c"]
+    assert datastore.status()["completed"] == 1
+    assert [Path(pair["image"]).name for pair in datastore.datalist()] == ["a.nii.gz"]
+    assert [files.name for files in signed_off(datastore).files] == ["a"]
+    assert set(datastore.json()["problems"]) == {"b", "linked"}
+    archive = Path(datastore.get_dataset_archive(None))
+    with zipfile.ZipFile(archive) as stream:
+        assert sorted(stream.namelist()) == ["image/a.nii.gz", "label/a.nii.gz", "metadata.json"]
+    archive.unlink()
+
+
+def test_a_damaged_report_does_not_hide_the_cases(datastore: StudyDatastore, tmp_path: Path) -> None:
+    datastore.store.save_label("a", "unet_3d", label(tmp_path, 6), origin="model")
+    reports = datastore.store.work.folder("reports/unet_3d")
+    for content in ("[", "[]", '{"report": []}', '{"report": {"confidence": {"liver": "high"}}}'):
+        (reports / "a.json").write_text(content)
+        cases = {case["study"]: case for case in case_states(datastore, ScoreTable(tmp_path / "t.sqlite"), MODELS)}
+        assert cases["a"]["state"] == "predicted"
+        assert cases["a"]["look_first"] == ()
 
 
 def test_organs_with_the_least_sure_prompts_are_named(datastore: StudyDatastore, tmp_path: Path) -> None:

@@ -75,12 +75,19 @@ class Room:
         pixels = np.asarray(Image.open(BytesIO(picture)).convert("RGB"), int)[150:850, 300:1300]
         return float((pixels.max(2) - pixels.min(2) > 25).mean())
 
-    def submit(self) -> str:
-        """What the viewer says of it."""
+    def submit(self, answer: bool | None = None) -> str:
+        """What the viewer says of it. answer: to the question whether to save all the same; None if none is expected."""
         self.page.locator('[data-cy="SubmitLabel"]').click()
+        if answer is not None:
+            self.question().wait_for(timeout=60_000)
+            self.page.locator('button[name="save-anyway"]' if answer else 'button[name="dont-save"]').click()
         told = self.page.get_by_text(re.compile("^(Saved|Not done)")).last
         told.wait_for(timeout=60_000)
         return str(told.inner_text())
+
+    def question(self) -> Any:
+        """Whether to save a label map that would lose organs."""
+        return self.page.locator('[data-cy="viewport-notification"]')
 
     def open_slice(self) -> int:
         """Number of the slice that the first viewport shows, in the file's grid."""
@@ -175,6 +182,19 @@ def room(target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: pyt
             yield Room(page, url, study, series, folder / "series", DICOMwebClient(pacs), shots, image)
 
 
+def test_an_empty_label_is_not_signed_off_by_accident(room: Room) -> None:
+    room.open()
+    room.connect()
+    room.page.locator('[data-cy="SubmitLabel"]').click()
+    room.question().wait_for(timeout=60_000)
+    room.colours("0-question")
+    assert "empty label map (0 voxels)" in room.question().inner_text()
+    room.page.locator('button[name="dont-save"]').click()
+    room.page.get_by_text("Not done. Nothing was saved.").first.wait_for(timeout=10_000)
+    assert room.versions() == []
+    assert requests.get(f"{room.url}/info/").json()["datastore"]["completed"] == 0
+
+
 def test_open_run_see_submit_and_find_again(room: Room) -> None:
     room.open()
     plain = room.colours("1-open")
@@ -182,7 +202,9 @@ def test_open_run_see_submit_and_find_again(room: Room) -> None:
     room.run("unet_3d")
     seen = room.colours("2-segmented")
     assert seen > plain + 0.01  # what is coloured before: texts and frames
-    assert "version 1" in room.submit()
+    told = room.submit()
+    assert "version 1: liver" in told  # the largest first
+    assert re.search(r"spleen \d+ ml", told)
     room.colours("3-submitted")
     final = requests.get(f"{room.url}/datastore/label", {"label": room.series, "tag": "final"}).content
     (room.files.parent / "final.nii.gz").write_bytes(final)
@@ -267,11 +289,31 @@ def test_the_brush_paints_the_chosen_organ(room: Room) -> None:
     room.colours("8-painted")
     painted = room.voxels()
     assert 20 < (painted > 0).sum() < 20_000
-    told = room.submit()
-    assert "Saved as version" in told
+    told = room.submit(answer=True)  # 14 organs fewer than before
+    assert re.search(r"Saved as version \d+: spleen [\d.]+ ml", told)
     labels = requests.get(f"{room.url}/datastore/label", {"label": room.series, "tag": "final"}).content
     (room.files.parent / "painted.nii.gz").write_bytes(labels)
     assert np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(room.files.parent / "painted.nii.gz")))).tolist() == [0, 1]
+
+
+def test_an_empty_label_does_not_replace_15_organs_by_accident(room: Room) -> None:
+    requests.post(f"{room.url}/datastore/label/restore", params={"label": room.series, "version": 1})
+    before = room.versions()
+    room.open()
+    room.page.get_by_text("final (medsam2_atlas)").first.dblclick()  # load what was signed off
+    room.page.wait_for_timeout(4000)
+    room.connect()  # starts a new segmentation
+    told = room.submit(answer=False)
+    assert "Nothing was saved" in told
+    assert room.versions() == before
+    room.page.locator('[data-cy="SubmitLabel"]').click()
+    room.question().wait_for(timeout=60_000)
+    room.colours("8b-question")
+    assert "left adrenal gland" in room.question().inner_text()
+    room.page.locator('button[name="save-anyway"]').click()
+    room.page.get_by_text("Saved as version").first.wait_for(timeout=60_000)
+    assert len(room.versions()) == len(before) + 1
+    requests.post(f"{room.url}/datastore/label/restore", params={"label": room.series, "version": 1})
 
 
 def test_the_review_page_leads_to_the_viewer(room: Room) -> None:
