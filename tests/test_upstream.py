@@ -62,6 +62,16 @@ def test_one_slow_call_does_not_stop_a_server_that_answers_others(breaker: Circu
     assert not breaker.open
 
 
+def test_a_server_is_silent_from_the_first_call_that_it_has_not_answered(breaker: CircuitBreaker, clock: Clock) -> None:
+    assert not breaker.silent(1)
+    breaker.begin()
+    clock.now = 2
+    breaker.begin()
+    assert breaker.silent(1)
+    breaker.answered()
+    assert not breaker.silent(1)
+
+
 def test_a_block_is_guarded_and_other_errors_pass(breaker: CircuitBreaker) -> None:
     with pytest.raises(KeyError), breaker.guard(OSError):
         raise KeyError

@@ -82,9 +82,16 @@ class FetchedSeries:
         until, error = self._failed.get(series, (float("-inf"), None))
         if error is not None and time.monotonic() < until:
             raise type(error)(error.subject, error.problem, error.remedy) from error
-        if not self._web().breaker.ready:
-            raise UnavailableError("PACS", f"does not answer ({self._web().breaker.problem}).", "Is it running?")
-        return self._calls.run(series, lambda: self._fetch(study, series, use), seconds=_FETCH_SECONDS)
+        breaker = self._web().breaker
+        if not breaker.ready:
+            raise UnavailableError("PACS", f"does not answer ({breaker.problem}).", "Is it running? Try again in a minute.")
+        began = breaker.now()
+        return self._calls.run(
+            series,
+            lambda: self._fetch(study, series, use),
+            seconds=_FETCH_SECONDS,
+            gives_up=lambda: breaker.failed_since(began),
+        )
 
     def problems(self) -> dict[str, str]:
         """Why series that were fetched cannot be used."""

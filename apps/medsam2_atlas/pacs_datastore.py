@@ -38,6 +38,7 @@ from study_datastore import StudyDatastore
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 60.0
+_SILENT_SECONDS = 0.8
 _SEND_SECONDS = 5.0
 """How long who saves a label waits for the PACS."""
 
@@ -120,9 +121,11 @@ class PacsDatastore(StudyDatastore):
             return dict(self._about_series(image_id))
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Series without a label under the tag, `final` by default."""
-        done = set(self.get_labeled_images(label_tag))
-        return [series for series in self.list_images() if series not in done]
+        """Usable series without a label under the tag; while the PACS is silent, only fetched ones, if any are left."""
+        done = {*self.get_labeled_images(label_tag), *self._without_image()}
+        left = [series for series in self.list_images() if series not in done]
+        here = self.store.images() if self.web.breaker.silent(_SILENT_SECONDS) else {}
+        return [series for series in left if series in here] or left
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Adds to what is kept with a series, once it has been fetched."""
@@ -147,7 +150,7 @@ class PacsDatastore(StudyDatastore):
 
     def problems(self) -> dict[str, dict[str, str]]:
         """What is wrong with studies, by study; those that the PACS holds and that cannot be used are among them."""
-        found = {study: dict(problems) for study, problems in getattr(self.store, "problems", dict)().items()}
+        found = {study: dict(problems) for study, problems in super().problems().items()}
         for study, problem in {**self._list.problems(), **self._files.problems()}.items():
             found.setdefault(study, {})["image"] = problem
         return found

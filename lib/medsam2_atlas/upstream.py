@@ -12,14 +12,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from medsam2_atlas.errors import UnavailableError
 
 _OPEN_SECONDS = 5.0
+_POLL_SECONDS = 0.25
 T = TypeVar("T")
 
 
@@ -50,7 +50,9 @@ class CircuitBreaker:
         self._problem = ""
         self._next_trial = float("-inf")
         """When the next trial may begin."""
-        self._answered = float("-inf")
+        self._answered = self._failed = float("-inf")
+        self._asked: float | None = None
+        """When the first call began since the last answer."""
 
     @property
     def open(self) -> bool:
@@ -70,6 +72,20 @@ class CircuitBreaker:
         with self._lock:
             return not self._problem or self._clock() >= self._next_trial
 
+    def silent(self, seconds: float) -> bool:
+        """Whether the server has answered nothing for that long, although it was asked."""
+        with self._lock:
+            return bool(self._problem) or (self._asked is not None and self._clock() - self._asked > seconds)
+
+    def now(self) -> float:
+        """The time by its clock, in seconds."""
+        return self._clock()
+
+    def failed_since(self, began: float) -> bool:
+        """Whether the server has been found not to answer since then, and still does not."""
+        with self._lock:
+            return bool(self._problem) and self._failed >= began
+
     def begin(self) -> float:
         """Begins a call.
 
@@ -85,18 +101,20 @@ class CircuitBreaker:
                 if now < self._next_trial:
                     raise self._error()
                 self._next_trial = now + self._seconds  # this call is the trial
+            self._asked = now if self._asked is None else self._asked
             return now
 
     def answered(self) -> None:
         """Records that a call was answered, whatever the answer was."""
         with self._lock:
-            self._answered, self._problem = self._clock(), ""
+            self._answered, self._problem, self._asked = self._clock(), "", None
 
     def failed(self, began: float, problem: str) -> None:
         """Records that a call which began then was not answered."""
         with self._lock:
             if self._answered <= began:
-                self._problem, self._next_trial = problem[:500] or "no answer", self._clock() + self._seconds
+                self._problem, self._failed = problem[:500] or "no answer", self._clock()
+                self._next_trial = self._failed + self._seconds
 
     @contextmanager
     def guard(self, *failures: type[Exception]) -> Iterator[None]:
@@ -142,16 +160,18 @@ class CallPool:
         self._calls: dict[Hashable, Future[Any]] = {}
         self._callers = 0
 
-    def run(self, key: Hashable, call: Callable[[], T], *, seconds: float) -> T:
+    def run(self, key: Hashable, call: Callable[[], T], *, seconds: float, gives_up: Callable[[], bool] = lambda: False) -> T:
         """The result of a call, which other callers may have begun.
 
         Args:
             key: equal for equal calls.
             call: what to run if nobody else runs it.
             seconds: how long to wait for the result.
+            gives_up: asked several times a second whether waiting has become pointless.
 
         Raises:
-            UnavailableError: no result in time, or too many calls or callers already; the call itself goes on.
+            UnavailableError: no result in time, waiting became pointless, or too many calls or callers already; the call
+                itself goes on.
             Exception: whatever the call raises.
         """
         with self._lock:
@@ -159,12 +179,14 @@ class CallPool:
                 raise UnavailableError(self._name, "is being asked for too much at once.", self._remedy)
             self._callers += 1
             future = self._calls.get(key) or self._start(key, call)
+        deadline = time.monotonic() + seconds
         try:
-            return cast("T", future.result(timeout=seconds))
-        except FutureTimeoutError as error:
-            if future.done():  # the call itself raised a timeout
-                raise
-            raise UnavailableError(self._name, f"has not answered within {seconds:.0f} s.", self._remedy) from error
+            while not wait([future], timeout=max(0.0, min(_POLL_SECONDS, deadline - time.monotonic()))).done:
+                if gives_up():
+                    raise UnavailableError(self._name, "does not answer.", self._remedy)
+                if time.monotonic() >= deadline:
+                    raise UnavailableError(self._name, f"has not answered within {seconds:.0f} s.", self._remedy)
+            return cast("T", future.result())
         finally:
             with self._lock:
                 self._callers -= 1

@@ -56,7 +56,7 @@ def multipart(parts: list[bytes], end: bool = True) -> bytes:
     return body + (f"\r\n--{BOUNDARY}--\r\n".encode() if end else b"")
 
 
-def stow(url: str, body: bytes, **options: Any) -> Any:
+def stow(url: str, body: Any, **options: Any) -> Any:
     """Stores a multipart message through the server."""
     import requests
 

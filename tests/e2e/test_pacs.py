@@ -22,6 +22,8 @@ from app.running import server
 from e2e.orthanc import orthanc, orthanc_program, send
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.dicom import LabelOrigin, read_rtstruct, read_seg, seg_series_uid, write_seg
+from medsam2_atlas.dicom.web import DicomWeb
+from medsam2_atlas.errors import NotFoundError
 from medsam2_atlas.volume import read_volume, write_volume
 from pacs_datastore import PacsDatastore
 from series_files import write_series
@@ -89,7 +91,7 @@ def test_what_is_signed_off_arrives_as_a_segmentation_with_rising_versions(hospi
     emptied = sitk.GetImageFromArray(np.zeros(label.GetSize()[::-1], np.uint8))
     emptied.CopyInformation(label)
     sitk.WriteImage(emptied, str(tmp_path / "empty.nii.gz"))
-    hospital.client.save_label(hospital.series, str(tmp_path / "empty.nii.gz"), tag="final")
+    hospital.client.save_label(hospital.series, str(tmp_path / "empty.nii.gz"), tag="final", params={"confirm": True})
     segs = sorted(hospital.segs(), key=lambda ds: ds.InstanceNumber)
     assert [ds.InstanceNumber for ds in segs] == [1, 2]
     assert len({ds.SeriesInstanceUID for ds in segs}) == 1
@@ -211,22 +213,44 @@ def test_what_waits_for_the_pacs_is_sent_when_it_is_back(target_files: Reference
     files = write_series(tmp_path / "series", sitk.ReadImage(str(target_files.image)))
     with orthanc(tmp_path / "orthanc") as url:
         study, series = send(url, files)
-        there, away = DICOMwebClient(url), DICOMwebClient("http://127.0.0.1:9/dicom-web")
-        datastore = PacsDatastore(there, tmp_path / "work")
+        there, web = DICOMwebClient(url), DicomWeb(url)
+        datastore = PacsDatastore(web, tmp_path / "work")
         image = read_volume(datastore.get_image_uri(series))
         write_volume(image.with_array(np.zeros(image.array.shape, np.uint8)), tmp_path / "label.nii.gz")
-        datastore._client = away
-        datastore.save_person_label(series, tmp_path / "label.nii.gz", "final", {"user": "kim"})
+        datastore.web = DicomWeb("http://127.0.0.1:9/dicom-web")
+        datastore.save_person_label(series, tmp_path / "label.nii.gz", "final", {"user": "kim", "confirm": True})
         assert datastore.get_label_info(series, "final")["pacs"]["state"] == "pending"
         datastore.send_pending()
         assert datastore.get_label_info(series, "final")["pacs"]["state"] == "pending"
-        datastore._client = there
-        for _ in range(2):  # once more sends nothing
+        datastore.web = web
+        for known in ({}, {"pacs": {}}):  # the second time as if what became of it had been lost
+            datastore.store.update_label_info(series, "final", known)
             datastore.send_pending()
-        assert datastore.get_label_info(series, "final")["pacs"]["state"] == "sent"
+            assert datastore.get_label_info(series, "final")["pacs"]["state"] == "sent"
         (seg,) = there.retrieve_series(study, seg_series_uid(series, "final"))
         datastore.restore_label(series, "final", 1, "lee")
         segs = there.retrieve_series(study, seg_series_uid(series, "final"))
         assert {(ds.InstanceNumber, str(ds.ContentCreatorName)) for ds in segs} == {(1, "kim^"), (2, "lee^")}
         assert str(seg.ContentCreatorName) == "kim^"
         assert {item.SegmentAlgorithmType for item in seg.SegmentSequence} == {"MANUAL"}
+
+
+def test_a_series_that_orthanc_took_under_a_hostile_name_erases_nothing(target_files: ReferenceFiles, tmp_path: Path) -> None:
+    files = write_series(tmp_path / "series", sitk.ReadImage(str(target_files.image)))
+
+    def hostile(ds: Dataset, n: int) -> None:
+        ds.SeriesInstanceUID = ".."
+
+    others = write_series(tmp_path / "hostile", sitk.ReadImage(str(target_files.image))[:, :, :3], hostile)
+    with orthanc(tmp_path / "orthanc") as url:
+        _, series = send(url, files)
+        send(url, others)
+        datastore = PacsDatastore(DicomWeb(url), tmp_path / "work")
+        assert datastore.list_images() == [series]
+        image = read_volume(datastore.get_image_uri(series))
+        write_volume(image.with_array((image.array > 0).astype(np.uint8)), tmp_path / "label.nii.gz")
+        datastore.save_person_label(series, tmp_path / "label.nii.gz", "final", {})
+        with pytest.raises(NotFoundError):
+            datastore.get_image_uri("..")
+        assert "'..'" in datastore.problems()
+        assert datastore.store.versions(series, "final")

@@ -6,6 +6,7 @@ on as this server writes it; other objects are not taken. Of a label's versions 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from starlette.responses import Response, StreamingResponse
 
 from medsam2_atlas.dicom.multipart import MultipartFiles, MultipartLimits
 from medsam2_atlas.dicom.uids import valid_uid
+from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, UnavailableError
 from medsam2_atlas.scratch import scratch_folder
 from pacs_datastore import PacsDatastore, StoredSeg
@@ -40,8 +42,9 @@ _STOW_LIMITS = MultipartLimits(parts=64, part_bytes=1_000_000_000, total_bytes=4
 """Besides the largest size of a request (`server_upload_mb`), which counts first."""
 _BLOCK = 1 << 20
 _CONNECT_SECONDS, _POOL_SECONDS = 3.0, 15.0
-_SEARCH_SECONDS, _RETRIEVE_SECONDS = 20.0, 60.0
+_SEARCH_SECONDS, _RETRIEVE_SECONDS = 60.0, 120.0
 """How long the PACS may take to begin an answer, or to go on with one."""
+_SILENCE_SECONDS, _POLL_SECONDS = 3.0, 0.25
 _PROCESSING_FAILURE = 0x0110
 _UNANSWERED = (httpx.TransportError,)
 _REMEDY = "Is it running? Try again in a minute; what was fetched before can be segmented meanwhile."
@@ -60,8 +63,7 @@ async def look_up(request: Request, path: str) -> Response:
         timeout=_timeout(_SEARCH_SECONDS if searching else _RETRIEVE_SECONDS),
     )
     try:
-        with _datastore().web.breaker.guard(*_UNANSWERED):
-            answer = await _sent(_client(request), upstream)
+        answer = await _sent(_client(request), upstream, _datastore().web)
     except UnavailableError as error:
         raise UnavailableError("PACS", error.problem, _REMEDY) from error
     headers = {name: answer.headers[name] for name in _RETURNED if name in answer.headers}
@@ -101,7 +103,24 @@ def newest_segmentations(instances: Any) -> Any:
     ]
 
 
-async def _sent(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+async def _sent(client: httpx.AsyncClient, request: httpx.Request, pacs: DicomWeb) -> httpx.Response:
+    """An answer whose headers have come. After some seconds the PACS is probed; nobody waits for one that hangs."""
+    with pacs.breaker.guard(*_UNANSWERED):
+        began, sending = pacs.breaker.now(), asyncio.ensure_future(_begun(client, request))
+        try:
+            await asyncio.wait({sending}, timeout=_SILENCE_SECONDS)
+            if not sending.done():
+                pacs.suspect()
+            while not sending.done():
+                if pacs.breaker.failed_since(began):
+                    raise UnavailableError("PACS", f"does not answer ({pacs.breaker.problem}).", _REMEDY)
+                await asyncio.wait({sending}, timeout=_POLL_SECONDS)
+            return sending.result()
+        finally:
+            sending.cancel()
+
+
+async def _begun(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
     """An answer whose headers have come. A full pool of connections says nothing about the PACS."""
     try:
         return await client.send(request, stream=True)

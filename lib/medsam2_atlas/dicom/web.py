@@ -7,10 +7,11 @@ UIDs are checked before they are put into a URL, and every call has a time budge
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from medsam2_atlas.dicom.multipart import MultipartFiles, MultipartLimits
 from medsam2_atlas.dicom.uids import valid_uid
 from medsam2_atlas.errors import InputError, StorageError, UnavailableError
 from medsam2_atlas.upstream import CircuitBreaker
+
+log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
 _JSON = "application/dicom+json, application/json"
@@ -38,14 +41,17 @@ _UNANSWERED = (requests.ConnectionError, requests.Timeout)
 class DicomWebLimits:
     """What a server may cost.
 
-    connect: seconds to connect. pause: max seconds between two pieces of an answer, for lists and stores; series_pause: the
-    same for a series. list_seconds, series_seconds, store_seconds: for a whole call. list_bytes: max size of a list.
-    series: max size of a series.
+    connect: seconds to connect. silence: seconds without an answer after which the server is probed; probe: seconds that it may
+    take to answer that. pause: max seconds between two pieces of an answer, for lists and stores; series_pause: the same for a
+    series. list_seconds, series_seconds, store_seconds: for a whole call. list_bytes: max size of a list. series: max size of a
+    series.
     """
 
     connect: float = 3.0
-    pause: float = 20.0
-    series_pause: float = 60.0
+    silence: float = 3.0
+    probe: float = 5.0
+    pause: float = 60.0
+    series_pause: float = 120.0
     list_seconds: float = 120.0
     series_seconds: float = 1200.0
     store_seconds: float = 120.0
@@ -77,6 +83,34 @@ class DicomWeb:
         self._prefixes = prefixes or {}
         self.breaker = breaker or CircuitBreaker("PACS")
         self._limits = limits or DicomWebLimits()
+        self._probing = threading.Lock()
+
+    def suspect(self) -> None:
+        """Asks the server for next to nothing, in a thread of its own, since a call has not been answered for a while.
+
+        A server that is slow with one thing answers that, and goes on being asked. From one that does not answer, the circuit
+        breaker keeps everybody else.
+        """
+        threading.Thread(target=self._probe, name="PACS probe", daemon=True).start()
+
+    def _probe(self) -> None:
+        if not self._probing.acquire(blocking=False):
+            return
+        try:
+            began, timeout = self.breaker.now(), (self._limits.connect, self._limits.probe)
+            url, query = self._address("qido", "studies"), {"limit": "1"}
+            self._session.get(url, params=query, headers={"Accept": _JSON}, stream=True, timeout=timeout).close()
+            self.breaker.answered()
+        except _UNANSWERED as error:
+            self.breaker.failed(began, _short(error))
+        except RequestException as error:
+            log.warning("the PACS cannot be probed: %s", error)
+        finally:
+            self._probing.release()
+
+    def _address(self, service: str, path: str) -> str:
+        prefix = (self._prefixes.get(service) or "").strip("/")
+        return "/".join(part for part in (self._url, prefix, path) if part)
 
     def list_series(self, filters: Mapping[str, Any]) -> list[Any]:
         """Series that match the filters, as DICOM JSON; not checked any further.
@@ -159,10 +193,9 @@ class DicomWeb:
         **options: Any,
     ) -> Iterator[Response]:
         """An answer whose headers have come, and whose body is still to be read."""
-        prefix = (self._prefixes.get(service) or "").strip("/")
-        url = "/".join(part for part in (self._url, prefix, path) if part)
-        timeout = (self._limits.connect, pause or self._limits.pause)
+        url, timeout = self._address(service, path), (self._limits.connect, pause or self._limits.pause)
         began = self.breaker.begin()
+        silence = _timer(self._limits.silence, self.suspect)
         try:
             answer = self._session.request(method, url, stream=True, timeout=timeout, **options)
         except _UNANSWERED as error:
@@ -170,10 +203,10 @@ class DicomWeb:
             raise UnavailableError("PACS", f"cannot be asked ({_short(error)}).", "Is it running?") from error
         except RequestException as error:
             raise StorageError("PACS", f"cannot be asked ({_short(error)}).", "Check its URL.") from error
+        finally:
+            silence.cancel()
         self.breaker.answered()
-        watch = threading.Timer(budget, _interrupt, (answer,))
-        watch.daemon = True
-        watch.start()
+        watch = _timer(budget, lambda: _interrupt(answer))
         try:
             if not answer.ok and answer.status_code not in taken:
                 raise StorageError("PACS", f"answers {answer.status_code} {answer.reason} to {method} {path}.", "See its log.")
@@ -187,17 +220,24 @@ class DicomWeb:
             watch.cancel()
             answer.close()
 
-    @staticmethod
-    def _pieces(answer: Response, seconds: float, limit: int) -> Iterator[bytes]:
+    def _pieces(self, answer: Response, seconds: float, limit: int) -> Iterator[bytes]:
         """The body as it comes, within a number of bytes and seconds."""
         deadline, read = time.monotonic() + seconds, 0
         for piece in answer.iter_content(_CHUNK):
             read += len(piece)
+            self.breaker.answered()
             if read > limit:
                 raise InputError("answer of the PACS", f"is larger than {limit / 1e6:.0f} MB.", "Ask for less.")
             if time.monotonic() > deadline:
                 raise UnavailableError("PACS", f"has not sent everything within {seconds:.0f} s.", "Try again later.")
             yield piece
+
+
+def _timer(seconds: float, call: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, call)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _interrupt(answer: Response) -> None:
