@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -19,6 +18,7 @@ from medsam2_atlas.atlas import fusion_config
 from medsam2_atlas.errors import ConflictError
 from medsam2_atlas.files import sha256, write_json
 from medsam2_atlas.labels import organ_table
+from medsam2_atlas.scratch import scratch_folder
 from medsam2_atlas.segmentation import Segmentation, package_version
 from medsam2_atlas.storage import FINAL, StudyStore, WorkFolder
 from medsam2_atlas.volume import read_labels, read_volume, write_volume
@@ -132,8 +132,8 @@ class PredictionStore:
         if model == FINAL:
             raise ValueError("a model's prediction is never stored as final")
         made_of = _plain(provenance) | {"image": file_stamp(image)}
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / f"{study}.nii.gz"
+        with scratch_folder() as folder:
+            file = folder / "prediction.nii.gz"
             write_volume(result.labels, file)
             try:
                 info = {"model": model, "provenance": made_of}
