@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from medsam2_atlas.errors import (
     AtlasError,
+    ConfirmError,
     ConflictError,
     InputError,
     MedSAM2AtlasError,
@@ -99,7 +100,7 @@ def from_error(error: Exception) -> Response:
         status = status_of(error)
         log.log(logging.ERROR if status >= 500 else logging.INFO, "%s", error)
         headers = {"Retry-After": str(error.retry_after)} if isinstance(error, (QueueFullError, StoppingError)) else None
-        return respond(status, f"{error.subject}: {error.problem}", error.remedy, type(error).__name__, headers)
+        return respond(status, f"{error.subject}: {error.problem}", error.remedy, type(error).__name__, headers, **_more(error))
     reason = no_room(error)
     if reason:
         log.error("%s: %s", reason, error)
@@ -121,6 +122,13 @@ def from_error(error: Exception) -> Response:
         return respond(error.status_code, str(error.detail), headers=dict(error.headers or {}))
     log.error("unforeseen error", exc_info=error)
     return respond(500, "Something went wrong on the server.", "The log tells more under this request id.")
+
+
+def _more(error: MedSAM2AtlasError) -> dict[str, Any]:
+    """Tells why a change was refused: `confirm` asks the client to send it again; a `conflict` is not settled by that."""
+    if isinstance(error, ConfirmError):
+        return {"reason": "confirm", "organs": list(error.organs)}
+    return {"reason": "conflict"} if isinstance(error, ConflictError) else {}
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
