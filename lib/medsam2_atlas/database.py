@@ -1,48 +1,299 @@
-"""SQLite files that several processes and threads use at once."""
+"""SQLite files that several processes and threads use at once, and that may be lost or refused at any time.
+
+A `Database` holds only what can be made again. Its file may be removed, exchanged or spoiled while it is in use: that is
+noticed, and an empty one is made. A disk that is full or read-only puts a copy in memory in its place. Both raise
+`generation`, so that the user of the database fills it again.
+
+Locks: `_guard` covers the choice of file or memory, and each use of the memory. Files use SQLite's rollback journal, not WAL:
+WAL shares memory through a file beside the database, and a process dies if that file is cut off under it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import sqlite3
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 60.0
-_TRIES = 50
-
-
-def prepare(file: Path, schema: str) -> None:
-    """Makes the file, its folder and its tables where they do not exist, in WAL mode: readers wait for nobody.
-
-    Where WAL cannot be had, as on some network drives, SQLite's own mode stays.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(file, timeout=_WAIT_SECONDS)) as database:
-        for _ in range(_TRIES):  # SQLite does not wait by itself where another process is just changing the mode
-            try:
-                database.execute("PRAGMA journal_mode=WAL")
-                break
-            except sqlite3.OperationalError:
-                time.sleep(0.02)
-        database.executescript(schema)
+_TRIES = 4
+_RETRY_SECONDS = 10.0
+_REFUSED = ("readonly", "full", "unable to open", "disk i/o", "permission", "locking protocol")
+_SPOILED = ("malformed", "not a database", "no such table", "no such column", "has no column", "damaged", "unsupported file")
 
 
 @contextmanager
 def reading(file: Path) -> Iterator[sqlite3.Connection]:
-    """A connection for questions."""
-    with closing(sqlite3.connect(file, timeout=_WAIT_SECONDS)) as database:
+    """A connection for questions to a file that exists."""
+    with closing(_connect(file)) as database:
         yield database
 
 
 @contextmanager
-def writing(file: Path) -> Iterator[sqlite3.Connection]:
-    """The only writer for as long as the block takes; its changes are kept, or none of them where it fails."""
-    with closing(sqlite3.connect(file, timeout=_WAIT_SECONDS, isolation_level=None)) as database:
-        database.execute("BEGIN IMMEDIATE")
-        try:
+def writing(file: Path, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+    """The only writer for as long as the block takes; its changes are kept, or none of them if it fails."""
+    with closing(_connect(file)) as database:
+        if not durable:
+            database.execute("PRAGMA synchronous=OFF")
+        with _transaction(database):
             yield database
-        except BaseException:
-            database.execute("ROLLBACK")
+
+
+_Answer = TypeVar("_Answer")
+
+
+class Database:
+    """A file with tables that can be filled again, or the same tables in memory. Safe for several processes and threads.
+
+    Attributes:
+        fallback: why the tables are in memory; empty while the file is used.
+        generation: counts how often the tables were opened anew. What they held before may be gone then.
+    """
+
+    def __init__(self, file: Path, schema: str, *, version: int = 0, durable: bool = True) -> None:
+        """
+        Args:
+            file: of the database; made with its folder if it does not exist.
+            schema: SQL that makes the tables if they do not exist.
+            version: of the schema; a file of another version is thrown away.
+            durable: whether a power cut must leave the last change; without, writing is quicker.
+        """
+        self.file, self.fallback, self.generation = file, "", 0
+        self._schema, self._version, self._durable = schema, version, durable
+        self._guard = threading.RLock()
+        self._memory: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._held: sqlite3.Connection | None = None  # keeps the file's number from being given to another file
+        self._tried = 0.0
+        self._open()
+
+    def check(self) -> int:
+        """Opens the file anew if it is not the one that was opened before; the generation."""
+        if self._memory is None and _identity(self.file) != self._identity:
+            with self._guard:
+                if self._memory is None and _identity(self.file) != self._identity:
+                    log.warning("%s was removed or replaced; it is opened anew", self.file)
+                    self._open()
+        return self.generation
+
+    def retry(self) -> None:
+        """Tries the file again if the tables are in memory, at most once in ten seconds."""
+        if self._memory is not None and time.monotonic() - self._tried > _RETRY_SECONDS:
+            with self._guard:
+                if self._memory is not None and time.monotonic() - self._tried > _RETRY_SECONDS:
+                    self._open(only_file=True)
+
+    def failed(self, error: sqlite3.Error) -> bool:
+        """Takes note of an error: sets a spoiled file aside, goes to memory if the disk refuses.
+
+        Returns:
+            Whether the tables were opened anew, so that trying again makes sense.
+        """
+        text = str(error).lower()
+        with self._guard:
+            if self._memory is not None:
+                return False
+            if not self.file.exists():
+                self._open()
+            elif any(words in text for words in _SPOILED):
+                self._set_aside(error)
+                self._open()
+            elif any(words in text for words in _REFUSED):
+                self._to_memory(str(error))
+            else:
+                return False
+        return True
+
+    def distrust(self) -> None:
+        """Makes users fill the tables again: what they hold has been overtaken."""
+        with self._guard:
+            self.generation += 1
+
+    def read(self, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
+        """Asks a question, again if the file was lost meanwhile.
+
+        Raises:
+            sqlite3.Error: it cannot be answered.
+        """
+        return self._again(self.reading, question)
+
+    def write(self, change: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
+        """Makes a change as a whole, again if the file was lost meanwhile.
+
+        Raises:
+            sqlite3.Error: it cannot be made.
+        """
+        self.retry()
+        return self._again(self.writing, change)
+
+    def _again(
+        self,
+        opened: Callable[[], contextlib.AbstractContextManager[sqlite3.Connection]],
+        use: Callable[[sqlite3.Connection], _Answer],
+    ) -> _Answer:
+        for _ in range(_TRIES - 1):
+            generation = self.check()
+            try:
+                with opened() as database:
+                    return use(database)
+            except sqlite3.Error as error:
+                if self.generation == generation and not self.failed(error):
+                    raise
+        with opened() as database:
+            return use(database)
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection for questions."""
+        memory = self._memory
+        if memory is None:
+            with reading(self.file) as database:
+                yield database
+        else:
+            with self._guard:
+                yield memory
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """The only writer for as long as the block takes; its changes are kept, or none of them if it fails."""
+        memory = self._memory
+        try:
+            if memory is None:
+                with writing(self.file, durable=self._durable) as database:
+                    yield database
+            else:
+                with self._guard, _transaction(memory):
+                    yield memory
+        except sqlite3.Error as error:
+            self.failed(error)
             raise
+
+    def _open(self, *, only_file: bool = False) -> None:
+        self._tried = time.monotonic()
+        for attempt in range(_TRIES):
+            try:
+                if not self.file.exists():
+                    self._make()
+                self._accept()
+            except FileExistsError:
+                continue  # another process made it
+            except (OSError, sqlite3.Error) as error:
+                if self.file.exists() and attempt + 1 < _TRIES and any(words in str(error).lower() for words in _SPOILED):
+                    self._set_aside(error)
+                    continue
+                if not only_file:
+                    self._to_memory(getattr(error, "strerror", None) or str(error))
+                return
+            if self.fallback:
+                log.warning("%s can be used again", self.file)
+            self._memory, self.fallback = None, ""
+            self.generation += 1
+            return
+        self._to_memory("it cannot be made")
+
+    def _make(self) -> None:
+        """A new file appears in one step, with its tables."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.file.with_name(f".part-{os.urandom(4).hex()}.sqlite")
+        try:
+            with closing(sqlite3.connect(part)) as database:
+                database.executescript(f"{self._schema}; PRAGMA user_version={self._version};")
+            try:
+                os.link(part, self.file)
+            except FileExistsError:
+                raise
+            except OSError:  # no hard links on this file system
+                part.rename(self.file)
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def _accept(self) -> None:
+        """Takes the file that is there, if it is sound and can be written.
+
+        Raises:
+            sqlite3.Error: it is not, or cannot.
+        """
+        identity, held = _identity(self.file), _connect(self.file)
+        try:
+            if held.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError("the file is damaged")
+            version = held.execute("PRAGMA user_version").fetchone()[0]
+            if version != self._version:
+                raise sqlite3.DatabaseError(f"unsupported file: made by another version of the program ({version})")
+            with contextlib.suppress(sqlite3.OperationalError):  # an older program's file may be in WAL mode, and in use
+                held.execute("PRAGMA journal_mode=DELETE")
+            with _transaction(held):
+                held.execute(f"PRAGMA user_version={self._version}")  # writes, and so shows whether the disk takes it
+            held.executescript(self._schema)
+        except BaseException:
+            held.close()
+            raise
+        old, self._held, self._identity = self._held, held, identity
+        if old is not None:
+            old.close()
+
+    def _to_memory(self, reason: str) -> None:
+        log.error("%s cannot be written (%s); its content is kept in memory until it can", self.file, reason)
+        self._memory, self.fallback, self._tried = self._copied(), reason, time.monotonic()
+        self.generation += 1
+
+    def _copied(self) -> sqlite3.Connection:
+        """The file's content in memory if it can be read, or empty tables."""
+        for options in ("mode=ro", "mode=ro&immutable=1"):  # the second for a read-only disk with a journal left on it
+            memory = _in_memory()
+            with contextlib.suppress(OSError, sqlite3.Error), closing(_connect(self.file, options)) as database:
+                database.backup(memory)
+                sound = memory.execute("PRAGMA quick_check").fetchone()[0] == "ok"
+                if sound and memory.execute("PRAGMA user_version").fetchone()[0] == self._version:
+                    memory.executescript(self._schema)
+                    return memory
+            memory.close()
+        memory = _in_memory()
+        memory.executescript(self._schema)
+        return memory
+
+    def _set_aside(self, error: Exception) -> None:
+        log.warning("%s cannot be used (%s); it is set aside and made again", self.file, error)
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            part = self.file.with_name(self.file.name + suffix)
+            with contextlib.suppress(OSError):
+                os.replace(part, part.with_name(f"{part.name}.damaged"))
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        state = file.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
+
+
+def _in_memory() -> sqlite3.Connection:
+    return sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+
+
+def _connect(file: Path, options: str = "mode=rw") -> sqlite3.Connection:
+    """A connection to a file; one that does not exist is not made."""
+    uri = f"{file.absolute().as_uri()}?{options}"
+    return sqlite3.connect(uri, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
         database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise

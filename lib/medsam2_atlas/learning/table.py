@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from medsam2_atlas.database import prepare, reading, writing
+from medsam2_atlas.database import Database
 from medsam2_atlas.learning.assess import Assessment
 
 log = logging.getLogger(__name__)
@@ -35,28 +35,29 @@ class Row:
 
 
 class ScoreTable:
-    """The file. Safe for several processes and threads: each call opens it, writes are transactions, WAL lets readers be."""
+    """The file. Safe for several processes and threads. If it cannot be written, measures are kept in memory."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        prepare(file, _SCHEMA)
+        self._database = Database(file, _SCHEMA)
+
+    @property
+    def fallback(self) -> str:
+        """Why measures are kept in memory; empty if they are in the file."""
+        return self._database.fallback
 
     def put(self, study: str, image: str, versions: dict[str, str], assessment: Assessment | None, problem: str = "") -> None:
         """Stores a study's measures, or why they cannot be taken."""
         made = datetime.now(timezone.utc).isoformat(timespec="seconds")
         values, why = (assessment.values, assessment.why) if assessment else ({}, {})
         row = (study, image, json.dumps(versions, sort_keys=True), made, json.dumps(values), json.dumps(why), problem)
-        with writing(self._file) as database:
-            database.execute("INSERT OR REPLACE INTO measures VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        self._database.write(lambda base: base.execute("INSERT OR REPLACE INTO measures VALUES (?, ?, ?, ?, ?, ?, ?)", row))
 
     def rows(self) -> dict[str, Row]:
         """All measures by study."""
-        with reading(self._file) as database:
-            found = database.execute("SELECT study, image, versions, made, scores, why, problem FROM measures").fetchall()
-        rows = {}
-        for study, image, versions, made, scores, why, problem in found:
-            try:
-                rows[study] = Row(study, image, json.loads(versions), made, json.loads(scores), json.loads(why), problem)
-            except ValueError as error:  # a damaged row: the study is measured again
-                log.warning("the measures of %s cannot be read: %s", study, error)
-        return rows
+        query = "SELECT study, image, versions, made, scores, why, problem FROM measures"
+        found = self._database.read(lambda base: base.execute(query).fetchall())
+        return {
+            study: Row(study, image, json.loads(versions), made, json.loads(scores), json.loads(why), problem)
+            for study, image, versions, made, scores, why, problem in found
+        }

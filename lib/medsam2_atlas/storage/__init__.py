@@ -3,8 +3,9 @@
 from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.entries import Image, Label, Saved
 from medsam2_atlas.storage.folder import FINAL, Study, StudyFolder, WorkFolder
-from medsam2_atlas.storage.lineage import Version, copy_safely
+from medsam2_atlas.storage.lineage import Version
 from medsam2_atlas.storage.names import study_name, tag_name
+from medsam2_atlas.storage.safely import copy_safely
 from medsam2_atlas.storage.store import StudyStore
 
 __all__ = [

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.errors import ConflictError, InputError
+from medsam2_atlas.errors import ConfirmError, ConflictError, InputError
 from medsam2_atlas.files import sha256
+from medsam2_atlas.labels import OrganTable
+from medsam2_atlas.storage.checks import CheckedLabel
 from medsam2_atlas.storage.lineage import Version
 from medsam2_atlas.volume import read_volume
 
@@ -26,12 +28,21 @@ class Image:
 
 @dataclass(frozen=True)
 class Label:
-    """The label map that a study has under a tag now."""
+    """The label map that a study has under a tag now.
+
+    Attributes:
+        study: whose.
+        tag: under which tag.
+        file: where it lies; not to be changed.
+        version: its version.
+        problem: why it does not count as done; empty if it does.
+    """
 
     study: str
     tag: str
     file: Path
     version: Version
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,28 @@ def check_expected(study: str, tag: str, now: Version | None, new: Version, expe
         )
     if new.origin == "model" and now is not None and now.origin in _PEOPLE:
         raise ConflictError(study, f"has a person's label under {tag}: a model does not take its place.")
+
+
+def check_complete(study: str, before: tuple[int, ...], new: CheckedLabel, table: OrganTable) -> None:
+    """Accepts a label map that is signed off if it is not empty and lacks no organ of the version before.
+
+    Args:
+        study: whose.
+        before: numbers that the version before holds.
+        new: the label map to sign off.
+        table: names of organs.
+
+    Raises:
+        ConfirmError: it has to be confirmed first.
+    """
+    names = {organ.index: organ.name for organ in table.organs}
+    lost = tuple(names.get(number, str(number)) for number in sorted(set(before) - set(new.organs)))
+    what = ", ".join(name.replace("_", " ") for name in lost)
+    if not new.organs:
+        has = f"; the version before has {what}" if lost else ""
+        raise ConfirmError(study, f"would be signed off with an empty label map{has}.", lost, new.digest)
+    if lost:
+        raise ConfirmError(study, f"would lose organs that the version before has: {what}.", lost, new.digest)
 
 
 def same_image(first: Path, second: Path) -> bool:

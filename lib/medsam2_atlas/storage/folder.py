@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.errors import InputError, StorageError
 from medsam2_atlas.resource import model_folder
+from medsam2_atlas.storage.links import LINK_PROBLEM, LINK_REMEDY, Roots
 from medsam2_atlas.volume import SUFFIXES
 
 log = logging.getLogger(__name__)
 
 FINAL = "final"
 WORK_FOLDER = ".medsam2_atlas"
+LONGEST_STUDY = 255 - len(".nii.gz")
+"""Bytes of a study's name: file systems allow 255, and its label map may be `.nii.gz`."""
 
 
 @dataclass(frozen=True)
@@ -42,59 +47,155 @@ class WorkFolder:
     """
 
     path: Path
+    roots: tuple[Path, ...] = ()
+    """Folders outside of the studies folder that symbolic links in it may lead to."""
 
     @classmethod
-    def of(cls, studies: str | Path) -> WorkFolder:
+    def of(cls, studies: str | Path, roots: Iterable[Path] = ()) -> WorkFolder:
         """The work folder of a study folder, or, for a DICOMweb URL, one in the model folder."""
         if str(studies).startswith(("http://", "https://")):
             return cls(model_folder() / "studies" / hashlib.sha256(str(studies).strip().rstrip("/").encode()).hexdigest()[:16])
-        return cls(Path(studies) / WORK_FOLDER)
+        return cls(Path(studies) / WORK_FOLDER, tuple(roots))
 
     def folder(self, name: str) -> Path:
-        """A folder in it, made where it does not exist."""
-        folder = self.path / name
-        folder.mkdir(parents=True, exist_ok=True)
+        """A folder in it, made if it does not exist and the disk allows it.
+
+        Raises:
+            StorageError: a symbolic link leads out of the studies folder.
+        """
+        folder = Roots(self.path.parent, self.roots).check(self.path / name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # whoever writes into it will be told; what is there can still be read
+            log.debug("%s cannot be made: %s", folder, error)
         return folder
 
 
 class StudyFolder:
     """Studies in a local folder."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, roots: Iterable[Path] = ()) -> None:
         """
+        Args:
+            path: of the folder.
+            roots: folders outside of it that symbolic links in it may lead to.
+
         Raises:
             InputError: not a folder.
         """
         if not path.is_dir():
             raise InputError(path, "is not a folder.", "Name the folder that holds the CTs.")
-        self.path = path
-        self.work = WorkFolder.of(path)
+        self.path, self.roots = path, tuple(roots)
+        self.work = WorkFolder.of(path, self.roots)
 
     def studies(self) -> list[Study]:
-        """All studies by name."""
+        """All studies by name. What cannot be used is left out, and logged."""
         finals = self.labels(FINAL)
-        return [Study(name, file, finals.get(name)) for name, file in sorted(by_name(self.path).items())]
+        return [Study(name, file, finals.get(name)) for name, file in sorted(self._found(self.path).items())]
 
     def labels(self, tag: str) -> dict[str, Path]:
-        """Label maps of a tag by study."""
-        return by_name(self.label_folder(tag))
+        """Label maps of a tag by study. What cannot be used is left out, and logged."""
+        return self._found(self.label_folder(tag))
 
     def label_folder(self, tag: str) -> Path:
         """Where label maps of a tag lie."""
         return self.path / "labels" / tag
 
+    def _found(self, folder: Path) -> dict[str, Path]:
+        return by_name(folder, roots=Roots(self.path, self.roots))
 
-def by_name(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> dict[str, Path]:
-    """Image files of a folder by name without suffix; empty where there is no such folder."""
-    found: dict[str, Path] = {}
-    if folder.is_dir():
-        for file in sorted(folder.iterdir()):
-            suffix = suffix_in(file.name, suffixes)
-            if not encodable(file.name):
-                log.warning("%r is left out: its name is not UTF-8", file)
-            elif suffix and not file.name.startswith(".") and file.is_file():
-                found[file.name.removesuffix(suffix)] = file
+
+@dataclass
+class Listing:
+    """Image files of a folder.
+
+    Attributes:
+        files: by study; several if they differ in their suffix alone.
+        stamps: of each file, see `stamp`.
+        problems: why a file is left out, by study.
+    """
+
+    files: dict[str, list[Path]] = field(default_factory=dict)
+    stamps: dict[Path, str] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+def list_files(folder: Path, roots: Roots, suffixes: Sequence[str] = SUFFIXES) -> Listing:
+    """Lists the image files of a folder; one odd entry never stops the rest.
+
+    Args:
+        folder: to list; nothing is found if it does not exist.
+        roots: folders that links may lead to.
+        suffixes: of image files.
+
+    Raises:
+        StorageError: the folder is a link that leads elsewhere.
+        OSError: the folder cannot be listed.
+    """
+    found = Listing()
+    try:
+        entries = os.scandir(roots.check(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    with entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            suffix = suffix_in(entry.name, suffixes)
+            if not suffix or entry.name.startswith("."):
+                continue
+            study = entry.name.removesuffix(suffix)
+            if not encodable(entry.name):
+                study = os.fsencode(study).decode("utf-8", "backslashreplace")
+                found.problems[study] = "is left out: its name is not UTF-8. Rename the file."
+                continue
+            problem, state = _look(entry, roots)
+            if problem:
+                found.problems[study] = problem
+            elif len(os.fsencode(study)) > LONGEST_STUDY and state is not None:
+                found.problems[study] = f"is left out: its name has more than {LONGEST_STUDY} bytes. Rename the file."
+            elif state is not None:
+                file = folder / entry.name
+                found.files.setdefault(study, []).append(file)
+                found.stamps[file] = stamp(state)
     return found
+
+
+def by_name(folder: Path, suffixes: Sequence[str] = SUFFIXES, roots: Roots | None = None) -> dict[str, Path]:
+    """Image files of a folder by name without suffix; empty if there is no such folder.
+
+    What cannot be used is left out, and logged.
+
+    Args:
+        folder: to list.
+        suffixes: of image files.
+        roots: folders that links may lead to; the folder itself by default.
+    """
+    try:
+        found = list_files(folder, roots or Roots(folder), suffixes)
+    except (OSError, StorageError) as error:
+        log.warning("%s is left out: %s", folder, error)
+        return {}
+    for study, problem in found.problems.items():
+        log.warning("%s in %s %s", study, folder, problem)
+    return {study: files[-1] for study, files in found.files.items()}
+
+
+def stamp(state: os.stat_result) -> str:
+    """Tells a file's state from earlier ones: size, times of change of content and of entry, number of the file."""
+    return f"{state.st_size}-{state.st_mtime_ns}-{state.st_ctime_ns}-{state.st_ino}"
+
+
+def _look(entry: os.DirEntry[str], roots: Roots) -> tuple[str, os.stat_result | None]:
+    """A problem, or the state of a file; neither for what is no file, or has just gone."""
+    try:
+        linked = entry.is_symlink()
+        if linked and not roots.hold(entry.path):
+            return f"{LINK_PROBLEM} {LINK_REMEDY}", None
+        state = entry.stat()
+    except FileNotFoundError:
+        return ("is left out: it is a symbolic link to a file that does not exist.", None) if linked else ("", None)
+    except OSError as error:
+        return f"is left out: it cannot be looked at ({error.strerror}).", None
+    return "", state if stat.S_ISREG(state.st_mode) else None
 
 
 def suffix_in(name: str, suffixes: Sequence[str] = SUFFIXES) -> str:

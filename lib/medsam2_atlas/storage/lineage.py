@@ -1,7 +1,8 @@
 """The versions of one study's label map under one tag, as files.
 
 Each version is a label file `00001.nii.gz` and a record `00001.json` beside it. The record is written last, in one step:
-a version exists from then on, and for good. A version without a file says that the label was removed.
+a version exists from then on, and for good. A version without a file says that the label was removed. All that needs space
+on the disk is written and flushed before that step; whatever fails before it leaves nothing.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ import json
 import logging
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
 from medsam2_atlas.errors import StorageError
-from medsam2_atlas.files import replacing, sha256
+from medsam2_atlas.files import sha256
+from medsam2_atlas.storage.safely import flush, make_folder, staged_copy, temporary, write_safely
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,16 @@ _RECORD = re.compile(r"(\d{5,})\.json")
 class Version:
     """One version of a label map.
 
-    number: from 1. file: its name beside the record; empty for a removal. sha256: of the file. origin: see `Origin`.
-    author: who made it, empty where there is no login. made: ISO time, UTC. info: what the client sent along.
+    Attributes:
+        number: from 1.
+        file: its name beside the record; empty for a removal.
+        sha256: of the file.
+        origin: see `Origin`.
+        author: who made it; empty if there is no login.
+        made: ISO time, UTC.
+        info: what the client sent along.
+        image_sha256: of the image that it was drawn on; empty if unknown.
+        organs: numbers that the label map holds; None if unknown.
     """
 
     number: int
@@ -45,6 +54,23 @@ class Version:
     author: str = ""
     made: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
+    image_sha256: str = ""
+    organs: tuple[int, ...] | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> Version:
+        """A version from its record. Records of earlier programs lack entries, those of later ones have more.
+
+        Raises:
+            ValueError: not a record.
+        """
+        content = json.loads(text)
+        if not isinstance(content, dict) or not {"number", "file", "sha256", "origin"} <= set(content):
+            raise ValueError("entries are missing")
+        known = {entry.name: content[entry.name] for entry in fields(cls) if entry.name in content}
+        if known.get("organs") is not None:
+            known["organs"] = tuple(int(organ) for organ in known["organs"])
+        return cls(**known)
 
     @property
     def removed(self) -> bool:
@@ -93,7 +119,7 @@ class Lineage:
         """
         record = self._record(number)
         try:
-            return Version(**json.loads(record.read_text(encoding="utf-8")))
+            return Version.from_json(record.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise StorageError(self.folder, f"has no version {number}.", f"Choose from: {self.numbers()}.") from error
         except (OSError, ValueError, TypeError) as error:
@@ -108,36 +134,48 @@ class Lineage:
     @contextmanager
     def staged(self, source: Path) -> Iterator[Path]:
         """A copy of a file in the folder, safe on disk; removed when the block ends, unless `commit` has taken it."""
-        _make_folder(self.folder)
-        part = self.folder / f".part-{os.getpid()}-{os.urandom(4).hex()}{source.name[-8:]}"
-        try:
-            shutil.copyfile(source, part)
-            flush(part)
+        with staged_copy(source, self.folder) as part:
             yield part
-        finally:
-            part.unlink(missing_ok=True)
 
     def commit(self, staged: Path | None, suffix: str, version: Version) -> Version:
         """Makes a staged file the next version; without one, a removal. Numbers and names of files are set here.
 
+        The version exists when this returns. If it raises, it does not.
+
         Returns:
             The version as it is recorded.
         """
-        _make_folder(self.folder)
+        make_folder(self.folder)
         number = self.next_number()
         made = replace(version, number=number, file=f"{number:05d}{suffix}" if staged else "", made=version.made or now())
-        if staged:
-            os.replace(staged, self.folder / made.file)
-        self.write(made)
+        record, file = self._record(number), self.folder / made.file
+        with temporary(self.folder, ".json") as part:
+            write_safely(part, _as_text(made))
+            try:
+                if staged:
+                    os.replace(staged, file)
+                os.replace(part, record)
+            except OSError:
+                if staged:
+                    with suppress(OSError):
+                        file.unlink(missing_ok=True)
+                raise
+        self._settled()
         return made
 
     def write(self, version: Version) -> None:
-        """Writes a record, or replaces it by one with other information."""
-        record = self._record(version.number)
-        with replacing(record) as part:
-            part.write_text(json.dumps(asdict(version), indent=1, ensure_ascii=False), encoding="utf-8")
-            flush(part)
-        flush(self.folder)
+        """Replaces a record by one with other information."""
+        with temporary(self.folder, ".json") as part:
+            write_safely(part, _as_text(version))
+            os.replace(part, self._record(version.number))
+        self._settled()
+
+    def intact(self, version: Version) -> bool:
+        """Whether the label file of a version is there and is what was saved."""
+        try:
+            return not version.removed and sha256(self.file(version)) == version.sha256
+        except OSError:
+            return False
 
     def tidy(self, seconds: float) -> None:
         """Removes what writers that died have left, if it is older than that: copies, and label files without a record."""
@@ -145,8 +183,18 @@ class Lineage:
         for file in list(self.folder.iterdir()):
             number = file.name.split(".", 1)[0]
             leftover = file.name.startswith(".part-") or (number.isdecimal() and int(number) not in numbers)
-            if leftover and time.time() - file.stat().st_mtime > seconds:
-                file.unlink()
+            try:
+                if leftover and time.time() - file.stat().st_mtime > seconds:
+                    file.unlink()
+            except OSError as error:
+                log.warning("%s is left over and cannot be removed (%s)", file, error.strerror)
+
+    def _settled(self) -> None:
+        """The rename of a record has been made; a folder that cannot be flushed does not unmake it."""
+        try:
+            flush(self.folder)
+        except OSError as error:
+            log.error("%s cannot be flushed (%s); a power cut may undo the last change", self.folder, error)
 
     def next_number(self) -> int:
         """One more than any number that a file here has, with or without a record."""
@@ -163,29 +211,5 @@ class Lineage:
         return self.folder / f"{number:05d}.json"
 
 
-def copy_safely(source: Path, target: Path) -> str:
-    """Puts a copy in the target's place in one step, safe on disk; its SHA-256."""
-    _make_folder(target.parent)
-    with replacing(target) as part:
-        shutil.copyfile(source, part)
-        flush(part)
-        checksum = sha256(part)
-    flush(target.parent)
-    return checksum
-
-
-def flush(path: Path) -> None:
-    """Waits until a file's content, or a folder's list of names, is on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _make_folder(folder: Path) -> None:
-    """Makes a folder, and sees to it that its name is on disk too."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        flush(folder.parent)
+def _as_text(version: Version) -> str:
+    return json.dumps(asdict(version), indent=1, ensure_ascii=False)

@@ -1,4 +1,7 @@
-"""Brings the index in line with the files: after a crash, and after other programs have changed the folder."""
+"""Brings the index in line with the files: after a crash, and after other programs have changed the folder.
+
+Each image and each label map is settled on its own: what goes wrong with one is recorded, and the rest goes on.
+"""
 
 from __future__ import annotations
 
@@ -7,55 +10,87 @@ import logging
 import os
 import stat
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.files import sha256
-from medsam2_atlas.storage.folder import by_name, suffix_in
-from medsam2_atlas.storage.index import ImageRow, Index, LabelRow, Writer, stamp_of
-from medsam2_atlas.storage.lineage import Lineage, Version, copy_safely
-from medsam2_atlas.volume import SUFFIXES
+from medsam2_atlas.errors import StorageError
+from medsam2_atlas.storage.folder import Listing, WorkFolder, list_files
+from medsam2_atlas.storage.index import Index
+from medsam2_atlas.storage.lineage import Lineage
+from medsam2_atlas.storage.links import Roots
+from medsam2_atlas.storage.removal import finish_removals
+from medsam2_atlas.storage.rows import ImageRow, Writer
+from medsam2_atlas.storage.scan import Key, LabelScan, image_problems, readable, reason, scan_labels
+from medsam2_atlas.storage.settle import Settler, entry
 
 log = logging.getLogger(__name__)
 
 _STOCK_INDEX = "datastore_v2.json"
 _BATCH = 100
 _LEFTOVER_SECONDS = 3600.0
-
-Key = tuple[str, str]
-"""Study and tag."""
+_SWEEP_SECONDS = 2.0
+_RETRY_SECONDS = 30.0
 
 
 class Reconciler:
-    """Looks from files to index, never the other way: an index that knows better has been overtaken."""
+    """Looks through the folder when something in it has changed, and at every file's stamp every two seconds."""
 
-    def __init__(self, path: Path, work: Path, index: Index) -> None:
+    def __init__(self, path: Path, work: WorkFolder, index: Index, roots: Roots) -> None:
         """
         Args:
             path: of the studies folder.
-            work: of its work folder.
+            work: its work folder.
             index: of the studies.
+            roots: folders that links may lead to.
         """
-        self._path, self._work, self._index = path, work, index
+        self._path, self._work, self._index, self._roots = path, work, index, roots
         self._seen: dict[str, int] = {}
         self._changing: Counter[str] = Counter()
         self._guard = threading.Lock()
+        self._sweeping = threading.Lock()
+        self._swept, self._retried = time.monotonic(), time.monotonic()
+
+    @cached_property
+    def settler(self) -> Settler:
+        """Settles single label maps."""
+        return Settler(self._path, self._work, self._roots, self._stock)
 
     def lineage(self, study: str, tag: str) -> Lineage:
-        """The versions of a label map."""
-        return Lineage(self._work / "versions" / tag / study)
+        """The versions of a label map.
 
-    def if_changed(self) -> None:
-        """A look that costs a few calls where no file has been added, renamed or removed since the last one."""
+        Raises:
+            StorageError: a link leads out of the studies folder.
+        """
+        return self.settler.lineage(study, tag)
+
+    def if_changed(self) -> bool:
+        """A look that costs a few calls if no file has been added, renamed or removed since the last one.
+
+        Files that were written in place are found by their stamps, which one caller compares every two seconds.
+
+        Returns:
+            Whether the files were looked at.
+        """
+        self._index.ready()
         now = self._folders()
         with self._guard:
             same = all(self._seen.get(folder) == now.get(folder) for folder in {*now, *self._seen} - set(self._changing))
         if not same:
             self.run()
+            return True
+        if time.monotonic() - self._swept > _SWEEP_SECONDS and self._sweeping.acquire(blocking=False):
+            try:
+                self.sweep()
+            finally:
+                self._sweeping.release()
+            return True
+        return False
 
     @contextmanager
     def own_change(self, folder: Path) -> Iterator[None]:
@@ -75,143 +110,146 @@ class Reconciler:
                     self._changing = +self._changing
 
     def run(self, thorough: bool = False) -> None:
-        """Takes in images and labels; where `thorough`, also looks through the versions for what a crash left undone."""
+        """Takes in images and labels; if `thorough`, also looks through the versions for what a crash left undone.
+
+        Raises:
+            OSError: the folder cannot be listed.
+        """
         seen = self._folders()
-        images, rows = by_name(self._path), self._index.images()
-        if {study: file.name for study, file in images.items()} != {study: row.file for study, row in rows.items()}:
-            with self._index.writing() as writer:
-                self.take_images(writer)
-        keys = sorted(self._suspects(set(images), thorough))
-        for start in range(0, len(keys), _BATCH):  # others may write in between
-            with self._index.writing() as writer:
-                for study, tag in keys[start : start + _BATCH]:
-                    self.take_label(writer, study, tag)
+        if thorough:
+            finish_removals(self._path, self._work, self._index)
+        self._look(thorough=thorough, retry=True)
         with self._guard:
             self._seen = {**seen, **{name: self._seen[name] for name in self._changing if name in self._seen}}
 
+    def sweep(self) -> None:
+        """Compares the stamps of all files; what could not be settled is tried again every half minute."""
+        retry = time.monotonic() - self._retried > _RETRY_SECONDS
+        self._look(thorough=False, retry=retry)
+
     def take_images(self, rows: Writer) -> None:
-        """Images that came, went, or changed their type."""
-        files, known = by_name(self._path), rows.images()
-        for study in set(known) - set(files):
+        """Takes in images that came, went, or changed.
+
+        Raises:
+            OSError: the folder cannot be listed.
+        """
+        self._take_images(rows, list_files(self._path, self._roots), set())
+
+    def _look(self, *, thorough: bool, retry: bool) -> None:
+        unsettled = self._index.unsettled()
+        images = self._look_at_images(unsettled, thorough)
+        keys = sorted(key for key in self._suspects(unsettled, thorough, retry) if key[0] in images)
+        for start in range(0, len(keys), _BATCH):  # others may write in between
+            with self._index.writing() as writer:
+                for study, tag in keys[start : start + _BATCH]:
+                    self.settler.settle(writer, study, tag)
+        self._swept = time.monotonic()
+        if retry:
+            self._retried = self._swept
+
+    def _look_at_images(self, unsettled: dict[Key, tuple[str, bool]], thorough: bool) -> set[str]:
+        """Studies, after the index knows their images."""
+        listing, known = list_files(self._path, self._roots), self._index.image_stamps()
+        now = {study: (files[-1].name, listing.stamps[files[-1]]) for study, files in listing.files.items()}
+        problems = {study: text for (study, tag), (text, _) in unsettled.items() if not tag}
+        suspects = set(now) if thorough else {study for study in now if now[study] != known.get(study)} | set(problems)
+        if now != known or image_problems(listing, suspects) != problems:
+            with self._index.writing() as writer:
+                self._take_images(writer, listing, suspects)
+        return set(now)
+
+    def _take_images(self, rows: Writer, listing: Listing, suspects: set[str]) -> None:
+        known = rows.images()
+        for study in set(known) - set(listing.files):
             rows.drop_image(study)
-        for study, file in files.items():
-            row = known.get(study)
+        for study, files in listing.files.items():
+            file, row = files[-1], known.get(study)
+            stamp = listing.stamps[file]
             if row is None:
-                rows.put_image(ImageRow(study, file.name, self._image_info(study)))
-            elif row.file != file.name:
-                rows.put_image(ImageRow(study, file.name, row.info))
+                rows.put_image(ImageRow(study, file.name, self._image_info(study), stamp))
+            elif (row.file, row.stamp) != (file.name, stamp):
+                rows.put_image(replace(row, file=file.name, stamp=stamp))
+                rows.check_again(study)
+            else:
+                continue
+            suspects = suspects | {study}
+        rows.drop_image_problems()
+        for study, problem in image_problems(listing, suspects).items():
+            log.warning("%s %s", study, problem)
+            rows.put_problem(study, "", problem)
 
-    def take_label(self, rows: Writer, study: str, tag: str) -> None:
-        """Settles what a study's label map under a tag is now."""
-        row, lineage = rows.label(study, tag), self.lineage(study, tag)
-        files = self._files(tag, study)
-        as_known = row is not None and [(f.name, stamp_of(f)) for f in files] == [(row.file, row.stamp)]
-        if row is not None and as_known and not self._overtaken(lineage, row):
-            return
-        versions = lineage.readable()
-        latest = versions[-1] if versions else None
-        finished = row is not None and latest is not None and row.version.number >= latest.number
-        sums = {file: sha256(file) for file in files}
-        known = {version.sha256 for version in versions}
-        strange = [file for file in files if sums[file] not in known or (finished and latest and sums[file] != latest.sha256)]
-        if strange:
-            self._adopt(rows, study, tag, sorted(strange, key=lambda file: file.stat().st_mtime_ns), files)
-        elif latest is None:
-            rows.drop_label(study, tag)
-        elif latest.removed or (finished and not files):
-            if not latest.removed:
-                log.warning("the label of %s under %s was taken away; its versions stay", study, tag)
-                lineage.commit(None, "", Version(0, "", "", "removed", info={"how": "its file was taken away"}))
-            for file in files:
-                file.unlink()
-            rows.drop_label(study, tag)
-        else:
-            self._finish(rows, study, tag, latest, files, sums)
-
-    def _adopt(self, rows: Writer, study: str, tag: str, strange: list[Path], files: list[Path]) -> None:
-        """Files that another program wrote become versions; the newest is the current one."""
-        lineage, info = self.lineage(study, tag), self._stock.get(study, {}).get("labels", {}).get(tag, {}).get("info", {})
-        for file in strange:
-            with lineage.staged(file) as staged:
-                checksum = sha256(staged)
-                version = lineage.commit(staged, suffix_in(file.name), Version(0, "", checksum, "found", info=dict(info)))
-        for file in files:
-            if file != strange[-1]:
-                file.unlink()
-        rows.put_label(LabelRow(study, tag, strange[-1].name, stamp_of(strange[-1]), version))
-
-    def _finish(self, rows: Writer, study: str, tag: str, latest: Version, files: list[Path], sums: dict[Path, str]) -> None:
-        """The latest version becomes the current file, if it is not yet."""
-        lineage = self.lineage(study, tag)
-        current = self._path / "labels" / tag / f"{study}{suffix_in(latest.file)}"
-        if sums.get(current) != latest.sha256:
-            if not lineage.file(latest).is_file():
-                log.error("%s is missing, though its record is there: copy it back from a backup", lineage.file(latest))
-                rows.drop_label(study, tag)
-                return
-            log.warning("saving the label of %s under %s was interrupted; it is finished now", study, tag)
-            copy_safely(lineage.file(latest), current)
-        for file in files:
-            if file != current:
-                file.unlink()
-        rows.put_label(LabelRow(study, tag, current.name, stamp_of(current), latest))
-
-    def _suspects(self, images: set[str], thorough: bool) -> set[Key]:
-        """Labels whose files differ from what the index says; where `thorough`, those with other versions too."""
-        rows = self._index.labels()
-        current: dict[Key, list[tuple[str, str]]] = {}
-        for tag in self._tags():
-            for file in _label_files(self._path / "labels" / tag):
-                key = (file.name.removesuffix(suffix_in(file.name)), tag)
-                current.setdefault(key, []).append((file.name, stamp_of(file)))
+    def _suspects(self, unsettled: dict[Key, tuple[str, bool]], thorough: bool, retry: bool) -> set[Key]:
+        """Labels whose files differ from what the index says; if `thorough`, those with other versions too."""
+        rows = self._index.label_stamps()
+        scan = self._scan(unsettled)
         keys = {
             key
-            for key in {*current, *rows}
-            if current.get(key) != ([(rows[key].file, rows[key].stamp)] if key in rows else None)
+            for key in {*scan.files, *rows}
+            if key[1] not in scan.closed and scan.files.get(key) != ([rows[key]] if key in rows else None)
         }
+        keys |= scan.odd | {key for key in rows if key[1] in scan.closed}
+        again = {
+            key for key, (_, bad) in unsettled.items() if key[1] and "/" not in key[0] and (bad or not self._index.fallback)
+        }
+        keys = keys | again if retry else keys - again
         if thorough:
-            for folder in self._lineages():
-                key = (folder.name, folder.parent.name)
-                lineage = Lineage(folder)
+            keys |= {key for key, (file, _) in rows.items() if not readable(self._path / file)}
+            keys |= self._unfinished({key: row.version.number for key, row in self._index.labels().items()})
+        return keys
+
+    def _scan(self, unsettled: dict[Key, tuple[str, bool]]) -> LabelScan:
+        """Label files; tags that cannot be listed are recorded."""
+        try:
+            scan = scan_labels(self._path, self._roots)
+        except (OSError, StorageError) as error:
+            tags = {tag for _, tag in self._index.label_stamps()}
+            scan = LabelScan(closed=dict.fromkeys(tags, reason(error)) or {"": reason(error)})
+        wanted = {(f"labels/{tag}", tag): text for tag, text in scan.closed.items()}
+        if wanted != {key: text for key, (text, _) in unsettled.items() if "/" in key[0]}:
+            with self._index.writing() as writer:
+                for key in unsettled:
+                    if "/" in key[0]:
+                        writer.drop_problem(*key)
+                for key, text in wanted.items():
+                    log.error("the folder %s %s", key[0], text)
+                    writer.put_problem(*key, text)
+        return scan
+
+    def _unfinished(self, numbers: dict[Key, int]) -> set[Key]:
+        """Labels whose newest version is not the one that the index knows."""
+        found = set()
+        for folder in self._lineages():
+            key = (folder.name, folder.parent.name)
+            try:
+                lineage = self.lineage(*key)
                 lineage.tidy(_LEFTOVER_SECONDS)
-                if key not in rows or self._overtaken(lineage, rows[key]):
-                    keys.add(key)
-        return {key for key in keys if key[0] in images}
+                if lineage.numbers()[-1:] != [numbers.get(key)]:
+                    found.add(key)
+            except (OSError, StorageError):
+                found.add(key)  # settling it will record why
+        return found
 
-    def _overtaken(self, lineage: Lineage, row: LabelRow) -> bool:
-        numbers = lineage.numbers()
-        return not numbers or numbers[-1] != row.version.number
-
-    def _lineages(self) -> Iterable[Path]:
-        versions = self._work / "versions"
-        for tag in sorted(versions.iterdir()) if versions.is_dir() else []:
-            yield from (folder for folder in tag.iterdir() if folder.is_dir())
-
-    def _files(self, tag: str, study: str) -> list[Path]:
-        folder = self._path / "labels" / tag
-        return [file for suffix in SUFFIXES if (file := folder / f"{study}{suffix}").is_file()]
-
-    def _tags(self) -> list[str]:
-        folder = self._path / "labels"
-        return sorted(f.name for f in folder.iterdir() if f.is_dir()) if folder.is_dir() else []
+    def _lineages(self) -> Iterator[Path]:
+        for tag in _folders_in(self._work.path / "versions"):
+            yield from _folders_in(tag)
 
     def _folders(self) -> dict[str, int]:
         """When files were last added to, renamed in or removed from the folders. Asked at every request: kept cheap."""
         labels = str(self._path / "labels")
         known = {folder: changed for folder in (str(self._path), labels) if (changed := _changed(folder)) is not None}
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(labels) as entries:
+        with suppress(OSError), os.scandir(labels) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):
+                with suppress(OSError):
                     if entry.is_dir():
                         known[entry.path] = entry.stat().st_mtime_ns
         return known
 
     def _image_info(self, study: str) -> dict[str, Any]:
         try:
-            info: dict[str, Any] = json.loads((self._work / "images" / f"{study}.json").read_text(encoding="utf-8"))
+            info: Any = json.loads((self._work.path / "images" / f"{study}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            info = self._stock.get(study, {}).get("image", {}).get("info", {})
-        return info
+            return entry(self._stock, study, "image", "info")
+        return info if isinstance(info, dict) else {}
 
     @cached_property
     def _stock(self) -> dict[str, Any]:
@@ -219,24 +257,29 @@ class Reconciler:
         file = self._path / _STOCK_INDEX
         try:
             objects: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["objects"]
+            return dict(objects)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             log.warning("%s cannot be read (%s); images and labels are found by their files", file, error)
             return {}
-        return {study: entry for study, entry in objects.items() if isinstance(entry, dict)}
 
 
 def _changed(folder: str) -> int | None:
-    """When files were last added to, renamed in or removed from a folder; None where there is none."""
+    """When files were last added to, renamed in or removed from a folder; None if there is none."""
     try:
         about = Path(folder).stat()
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return None
     return about.st_mtime_ns if stat.S_ISDIR(about.st_mode) else None
 
 
-def _label_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    except FileNotFoundError:
         return []
-    return sorted(f for f in folder.iterdir() if not f.name.startswith(".") and suffix_in(f.name) and f.is_file())
+    except OSError as error:
+        log.error("%s cannot be listed (%s)", folder, error.strerror)
+        return []

@@ -5,62 +5,82 @@ Files are the truth. A label map that was taken in lies twice: as a version that
 (`labels/TAG/STUDY.nii.gz`). The index only makes asking quick. What other programs put into the folder is taken in as a
 version of its own.
 
-All changes are made under the index' write transaction, which is held by one process and thread at a time. In it, a
-version is committed first, then the current file is replaced, then the index is told; whatever a crash leaves undone of
-the last two is done by `refresh`.
+All changes are made under the folder's lock, which is held by one process and thread at a time, and the index' write
+transaction. In it, a version is committed first, then the current file is replaced, then the index is told; whatever a crash
+leaves undone of the last two is done by `refresh`. Lock order: the folder's lock, the database's. Checksums of images and
+checks of label maps are taken outside of them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
 import sqlite3
-import time
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.errors import ConflictError, MedSAM2AtlasError, NotFoundError, StorageError
-from medsam2_atlas.files import sha256, write_json
+from medsam2_atlas.files import sha256
 from medsam2_atlas.labels import OrganTable, organ_table
+from medsam2_atlas.storage.audit import Auditor
+from medsam2_atlas.storage.changes import LabelChanges
 from medsam2_atlas.storage.checks import check_label, suffix_of
-from medsam2_atlas.storage.entries import Image, Label, Saved, check_expected, same_image
+from medsam2_atlas.storage.entries import Image, Label, Saved, check_complete, same_image
 from medsam2_atlas.storage.folder import FINAL, WorkFolder
-from medsam2_atlas.storage.index import ImageRow, Index, LabelRow, Writer, stamp_of
-from medsam2_atlas.storage.lineage import Lineage, Origin, Version, copy_safely, flush
+from medsam2_atlas.storage.index import Index
+from medsam2_atlas.storage.lineage import Lineage, Origin, Version
+from medsam2_atlas.storage.links import Roots
 from medsam2_atlas.storage.names import study_name, tag_name
 from medsam2_atlas.storage.reconcile import Reconciler
+from medsam2_atlas.storage.removal import set_aside
+from medsam2_atlas.storage.rows import ImageRow, LabelRow, stamp_of
+from medsam2_atlas.storage.safely import flush, make_folder, staged_copy, temporary, write_safely
+from medsam2_atlas.storage.scan import label_files, reason, tags_in
 from medsam2_atlas.volume import read_volume
+
+log = logging.getLogger(__name__)
 
 
 class StudyStore:
     """The folder. Safe for several processes and threads."""
 
-    def __init__(self, path: Path, table: OrganTable | None = None) -> None:
+    def __init__(self, path: Path, table: OrganTable | None = None, roots: Iterable[Path] = ()) -> None:
         """Opens a folder, finishes what a crash left undone, and takes in what other programs have put there.
 
+        A disk that is full or read-only still serves what is there.
+
         Args:
-            path: of the folder; made where it does not exist.
+            path: of the folder; made if it does not exist.
             table: organs that label maps may hold; those of `configs/labels.yaml` by default.
+            roots: folders outside of it that symbolic links in it may lead to.
 
         Raises:
-            StorageError: the folder or its index cannot be used.
+            StorageError: the folder cannot be used.
         """
         self.path = Path(path).resolve()
-        self.work = WorkFolder.of(self.path)
+        self._roots = Roots(self.path, roots)
+        self.work = WorkFolder.of(self.path, roots)
         self._table = table or organ_table()
         with self._errors("be opened"):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._index = Index(self.work.folder(".") / "studies.sqlite")
-        self._reconciler = Reconciler(self.path, self.work.path, self._index)
-        self.refresh(thorough=True)
+        self._index = Index(self.work.folder(".") / "studies.sqlite")
+        self._reconciler = Reconciler(self.path, self.work, self._index, self._roots)
+        self._index.fill = lambda: self._reconciler.run(thorough=True)
+        self._changes = LabelChanges(self.path, self.work, self._index, self._roots, self._reconciler)
+        self._auditor = Auditor(self.path, self._index, self._reconciler.settler, self._table)
+        with self._errors("be opened"):
+            self._index.ready()
 
     # -- asking
 
     def images(self) -> dict[str, Image]:
         """All images by study."""
-        self._reconciler.if_changed()
+        self._look()
         return {row.study: self._image(row) for row in self._index.images().values()}
 
     def image(self, study: str) -> Image:
@@ -70,8 +90,8 @@ class StudyStore:
             NotFoundError: no such study.
         """
         row = self._index.image(study)
-        if row is None:
-            self._reconciler.if_changed()
+        if row is None or not (self.path / row.file).exists():
+            self._look()
             row = self._index.image(study)
         if row is None:
             raise NotFoundError(repr(study[:80]), "is no study of this folder.", "Ask /datastore for those there are.")
@@ -79,21 +99,21 @@ class StudyStore:
 
     def labels(self) -> dict[str, dict[str, Label]]:
         """All current label maps by study and tag."""
-        self._reconciler.if_changed()
+        self._look()
         found: dict[str, dict[str, Label]] = {}
         for row in self._index.labels().values():
             found.setdefault(row.study, {})[row.tag] = self._label(row)
         return found
 
     def label(self, study: str, tag: str) -> Label:
-        """The current label map of a study under a tag.
+        """The current label map of a study under a tag. A file that was written over in place is a version of its own.
 
         Raises:
             NotFoundError: there is none.
         """
         row = self._index.label(study, tag)
-        if row is None or not (self._tag_folder(tag) / row.file).exists():
-            self._reconciler.if_changed()
+        if row is None or not self._as_known(row):
+            self._settle(study, tag)
             row = self._index.label(study, tag)
         if row is None:
             raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.")
@@ -111,8 +131,28 @@ class StudyStore:
 
     def counts(self) -> tuple[int, dict[str, int]]:
         """How many images there are, and how many label maps under each tag."""
-        self._reconciler.if_changed()
+        self._look()
         return self._index.counts()
+
+    def problems(self) -> dict[str, dict[str, str]]:
+        """What is wrong with images (`image`) and label maps (their tag), by study; also of files that are left out."""
+        self._look()
+        found: dict[str, dict[str, str]] = {}
+        for (study, tag), text in sorted(self._index.problems().items()):
+            found.setdefault(study, {})[tag or "image"] = text
+        return found
+
+    def writable(self) -> str:
+        """Why labels cannot be saved; empty if they can. A small file is written, flushed and removed to find out."""
+        try:
+            make_folder(self.work.path)
+            with temporary(self.work.folder("."), ".txt") as part:
+                write_safely(part, "x" * 4096)
+        except OSError as error:
+            return f"labels cannot be saved: {error.strerror or error}"
+        except StorageError as error:
+            return f"labels cannot be saved: {reason(error)}"
+        return ""
 
     def versions(self, study: str, tag: str) -> list[Version]:
         """All versions of a study's label map under a tag, the oldest first.
@@ -130,11 +170,9 @@ class StudyStore:
 
         Raises:
             NotFoundError: no such version, or it is a removal.
+            StorageError: it is not what was saved any more, or its record cannot be read.
         """
-        found = next((v for v in self.versions(study, tag) if v.number == number and not v.removed), None)
-        if found is None:
-            raise NotFoundError(repr(study), f"has no version {number} of the label under {tag!r}.")
-        return self._lineage(study, tag).file(found)
+        return self._intact(study, tag, number)[0]
 
     # -- changing
 
@@ -148,6 +186,7 @@ class StudyStore:
         author: str = "",
         info: Mapping[str, Any] | None = None,
         expected_version: int | None = None,
+        confirmed: bool = True,
     ) -> Saved:
         """Takes a label map in as a new version. When this returns, it is on disk.
 
@@ -160,20 +199,33 @@ class StudyStore:
             info: kept with the version.
             expected_version: the version that the change rests on, 0 for none; without it, the newest is replaced whatever
                 it is.
+            confirmed: whether a person means it if the label map under `final` is empty, or lacks organs that the version
+                before holds.
 
         Raises:
             NotFoundError: no such study.
             InputError: a name or file that cannot be taken.
             ConflictError: there is another version than the expected one, or one that this origin must not replace.
+            ConfirmError: it has to be confirmed first.
             StorageError: it cannot be written; nothing has changed then.
         """
         image = self.image(study)
         tag = tag if tag in self.tags(study) else tag_name(tag)
         if origin == "model" and tag == FINAL:
             raise ConflictError(study, "must be signed off by a person: models never write `final`.")
-        check_label(file, image.file, self._table)
-        new = Version(0, "", sha256(file), origin, author, info=dict(info or {}))
-        return self._save(study, tag, file, new, expected_version)
+        with self._errors(f"get a label under {tag}", study):
+            image_sha256, checked = self._auditor.checksum(study), check_label(file, image.file, self._table)
+            new = Version(0, "", sha256(file), origin, author, info=dict(info or {}))
+            new = replace(new, image_sha256=image_sha256, organs=checked.organs)
+
+            def accept(row: LabelRow | None) -> None:
+                if self._auditor.checksum(study) != image_sha256:
+                    raise ConflictError(study, "got another image while the label map was checked.", "Send it again.")
+                if origin == "person" and tag == FINAL and not confirmed:
+                    check_complete(study, self._organs(row), checked, self._table)
+
+            made = self._changes.save(study, tag, file, new, expected_version, accept)
+        return Saved(self._label(made.row), made.before)
 
     def restore_label(self, study: str, tag: str, number: int, *, author: str = "") -> Saved:
         """Makes an earlier version the current one again, as a new version.
@@ -182,12 +234,11 @@ class StudyStore:
             NotFoundError: no such version.
             StorageError: it cannot be written, or its file has changed.
         """
-        file = self.version_file(study, tag, number)
-        old = next(v for v in self.versions(study, tag) if v.number == number)
-        if sha256(file) != old.sha256:
-            raise StorageError(file, "has changed since it was saved.", "Choose another version.")
-        info = {**old.info, "restored_from": number}
-        return self._save(study, tag, file, Version(0, "", old.sha256, "restored", author, info=info), None)
+        file, old = self._intact(study, tag, number)
+        new = replace(old, origin="restored", author=author, made="", info={**old.info, "restored_from": number})
+        with self._errors(f"get a label under {tag}", study):
+            made = self._changes.save(study, tag, file, new, None, lambda _: None)
+        return Saved(self._label(made.row), made.before)
 
     def remove_label(self, study: str, tag: str, *, author: str = "") -> None:
         """Takes the current label map away; its versions stay and can be restored.
@@ -195,13 +246,8 @@ class StudyStore:
         Raises:
             NotFoundError: there is none.
         """
-        with self._errors(f"lose its label under {tag}", study), self._index.writing() as rows:
-            row = rows.label(study, tag)
-            if row is None:
-                raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.")
-            self._lineage(study, tag).commit(None, "", Version(0, "", "", "removed", author))
-            (self._tag_folder(tag) / row.file).unlink(missing_ok=True)
-            rows.drop_label(study, tag)
+        with self._errors(f"lose its label under {tag}", study):
+            self._changes.remove(study, tag, author)
 
     def update_label_info(self, study: str, tag: str, info: Mapping[str, Any]) -> None:
         """Adds to what is kept with the current version.
@@ -209,13 +255,8 @@ class StudyStore:
         Raises:
             NotFoundError: there is no label.
         """
-        with self._errors("be described", study), self._index.writing() as rows:
-            row = rows.label(study, tag)
-            if row is None:
-                raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.")
-            version = replace(row.version, info={**row.version.info, **info})
-            self._lineage(study, tag).write(version)
-            rows.put_label(replace(row, version=version))
+        with self._errors("be described", study):
+            self._changes.describe(study, tag, info)
 
     def add_image(self, study: str, file: Path, info: Mapping[str, Any] | None = None) -> Image:
         """Takes an image in. One that is there already is kept; another one of the same name is refused.
@@ -226,18 +267,31 @@ class StudyStore:
         """
         study, suffix = study_name(study), suffix_of(file.name)
         read_volume(file)
-        with self._errors("be added", study), self._index.writing() as rows:
-            self._reconciler.take_images(rows)
-            before = rows.images().get(study)
-            if before is not None:
-                if not same_image(self.path / before.file, file):
-                    raise ConflictError(study, "is the name of another image here.", "Choose another name.")
-                return self._image(before)
-            target = self.path / f"{study}{suffix}"
-            copy_safely(file, target)
-            row = ImageRow(study, target.name, dict(info or {}))
-            self._write_info(row)
-            rows.put_image(row)
+        target, done = self.path / f"{study}{suffix}", False
+        with self._errors("be added", study):
+            try:
+                with staged_copy(file, self.path) as part, self._index.writing() as rows:
+                    self._reconciler.take_images(rows)
+                    before = rows.image(study)
+                    if before is not None:
+                        if not same_image(self.path / before.file, file):
+                            raise ConflictError(study, "is the name of another image here.", "Choose another name.")
+                        return self._image(before)
+                    checksum, row = sha256(part), ImageRow(study, target.name, dict(info or {}))
+                    self._write_info(row)
+                    try:
+                        os.replace(part, target)
+                    except OSError:
+                        self._info_file(study).unlink(missing_ok=True)
+                        raise
+                    done = True
+                    flush(self.path)
+                    stamp = stamp_of(target)
+                    rows.put_image(replace(row, stamp=stamp, sha256=checksum, hashed=stamp))
+            except (OSError, sqlite3.Error) as error:
+                if not done:
+                    raise
+                self._late(study, error)
         return self._image(row)
 
     def update_image_info(self, study: str, info: Mapping[str, Any]) -> None:
@@ -247,11 +301,21 @@ class StudyStore:
             NotFoundError: no such study.
         """
         self.image(study)
-        with self._errors("be described", study), self._index.writing() as rows:
-            row = rows.images()[study]
-            row = replace(row, info={**row.info, **info})
-            self._write_info(row)
-            rows.put_image(row)
+        done = False
+        with self._errors("be described", study):
+            try:
+                with self._index.writing() as rows:
+                    row = rows.image(study)
+                    if row is None:
+                        raise NotFoundError(repr(study[:80]), "is no study of this folder any more.")
+                    row = replace(row, info={**row.info, **info})
+                    self._write_info(row)
+                    done = True
+                    rows.put_image(row)
+            except (OSError, sqlite3.Error) as error:
+                if not done:
+                    raise
+                self._late(study, error)
 
     def remove_image(self, study: str) -> Path:
         """Moves an image, its labels and their versions into a folder of its own under `.medsam2_atlas/removed/`.
@@ -263,20 +327,16 @@ class StudyStore:
             NotFoundError: no such study.
         """
         image = self.image(study)
-        with self._errors("be removed", study), self._index.writing() as rows:
-            aside = self.work.folder(f"removed/{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}")
-            os.replace(image.file, aside / image.file.name)
-            for tag in sorted({row.tag for row in rows.labels().values() if row.study == study}):
-                lineage, row = self._lineage(study, tag), rows.label(study, tag)
-                (aside / "versions" / tag).mkdir(parents=True)
-                if lineage.folder.exists():
-                    os.replace(lineage.folder, aside / "versions" / tag / study)
-                if row is not None:
-                    (aside / "labels" / tag).mkdir(parents=True)
-                    with contextlib.suppress(FileNotFoundError):
-                        os.replace(self._tag_folder(tag) / row.file, aside / "labels" / tag / row.file)
-            self._info_file(study).unlink(missing_ok=True)
-            rows.drop_image(study)
+        aside: Path | None = None
+        with self._errors("be removed", study):
+            try:
+                with self._index.writing() as rows:
+                    aside = set_aside(self.path, self.work, image.file, self._belongings(study))
+                    rows.drop_image(study)
+            except (OSError, sqlite3.Error) as error:
+                if aside is None:
+                    raise
+                self._late(study, error)
         return aside
 
     def refresh(self, thorough: bool = False) -> None:
@@ -286,43 +346,98 @@ class StudyStore:
             thorough: also look through all versions for what a crash left undone.
         """
         with self._errors("be read"):
+            self._index.ready()
             self._reconciler.run(thorough=thorough)
+            self._auditor.compare_images()
+
+    def audit(self, stop: threading.Event | None = None) -> int:
+        """Checks label maps that other programs have put here, and takes checksums of their images; this takes long.
+
+        Args:
+            stop: ends the work after the file that it is at.
+
+        Returns:
+            How many label maps were checked; what is wrong with them is in `problems`.
+        """
+        with self._errors("be checked"):
+            self._look()
+            return self._auditor.run(stop)
 
     # -- parts
 
-    def _save(self, study: str, tag: str, file: Path, new: Version, expected: int | None) -> Saved:
-        lineage, suffix = self._lineage(study, tag), suffix_of(file.name)
-        with self._errors(f"get a label under {tag}", study), lineage.staged(file) as staged, self._index.writing() as rows:
-            self._reconciler.take_label(rows, study, tag)
-            row = rows.label(study, tag)
-            check_expected(study, tag, row.version if row else None, new, expected)
-            if row and (row.version.sha256, row.version.author, row.version.origin) == (new.sha256, new.author, new.origin):
-                return Saved(self._label(row))  # sent twice
-            version = lineage.commit(staged, suffix, new)
-            with self._reconciler.own_change(self._tag_folder(tag)):
-                made = self._show(rows, lineage, study, tag, version, row)
-        return Saved(self._label(made), row.version if row else None)
+    def _look(self) -> None:
+        """Takes in what has changed in the folder."""
+        with self._errors("be read"):
+            if self._reconciler.if_changed():
+                self._auditor.compare_images()
 
-    def _show(
-        self, rows: Writer, lineage: Lineage, study: str, tag: str, version: Version, before: LabelRow | None
-    ) -> LabelRow:
-        """Puts a committed version where MONAI Label looks for the current one."""
-        file = self._tag_folder(tag) / f"{study}{suffix_of(version.file)}"
-        copy_safely(lineage.file(version), file)
-        if before and before.file != file.name:
-            (self._tag_folder(tag) / before.file).unlink(missing_ok=True)
-        row = LabelRow(study, tag, file.name, stamp_of(file), version)
-        rows.put_label(row)
-        return row
+    def _as_known(self, row: LabelRow) -> bool:
+        """Whether a label map and its image are what the index knows."""
+        image = self._index.image(row.study)
+        try:
+            known = image is not None and (not image.sha256 or image.stamp == stamp_of(self.path / image.file) == image.hashed)
+            return known and row.stamp == stamp_of(self.path / row.file)
+        except OSError:
+            return False
+
+    def _settle(self, study: str, tag: str) -> None:
+        """Looks at one label map and its image."""
+        with self._errors("be read", study):
+            self._look()
+            if self._index.image(study) is None or self._index.label(study, tag) is None:
+                return
+            with contextlib.suppress(OSError, MedSAM2AtlasError):
+                self._auditor.checksum(study)
+            row = self._index.label(study, tag)
+            if row is not None and not self._as_known(row):
+                with self._index.writing() as rows:
+                    self._reconciler.settler.settle(rows, study, tag)
+
+    def _intact(self, study: str, tag: str, number: int) -> tuple[Path, Version]:
+        lineage = self._lineage(study, tag) if tag in self.tags(study) else None
+        version = lineage.version(number) if lineage is not None and number in lineage.numbers() else None
+        if lineage is None or version is None or version.removed:
+            raise NotFoundError(repr(study), f"has no version {number} of the label under {tag!r}.")
+        if not lineage.intact(version):
+            raise StorageError(
+                lineage.file(version), "is missing or has changed since it was saved.", "Choose another version."
+            )
+        return lineage.file(version), version
+
+    def _organs(self, row: LabelRow | None) -> tuple[int, ...]:
+        """Numbers that a label map holds; empty if there is none, or if that cannot be found out."""
+        if row is None:
+            return ()
+        if row.version.organs is not None:
+            return row.version.organs
+        try:
+            image = self.image(row.study).file
+            return check_label(self.path / row.file, image, self._table).organs
+        except (OSError, MedSAM2AtlasError):
+            return ()
+
+    def _belongings(self, study: str) -> dict[Path, str]:
+        """What belongs to a study besides its image, with its place in the folder for removed ones."""
+        found: dict[Path, str] = {}
+        for tag in self.tags(study):
+            found[self._lineage(study, tag).folder] = f"versions/{tag}/{study}"
+        for tag in tags_in(self.path, self._roots):
+            for file in label_files(self.path, self._roots, study, tag):
+                found[file] = f"labels/{tag}/{file.name}"
+        if self._info_file(study).is_file():
+            found[self._info_file(study)] = "info.json"
+        return found
+
+    def _late(self, study: str, error: Exception) -> None:
+        """Takes note of an error after a change was made."""
+        log.error("the change of %s is made, but could not be followed up: %s", study, error)
+        self._index.overtaken()
 
     def _image(self, row: ImageRow) -> Image:
         return Image(row.study, self.path / row.file, row.info)
 
     def _label(self, row: LabelRow) -> Label:
-        return Label(row.study, row.tag, self._tag_folder(row.tag) / row.file, row.version)
-
-    def _tag_folder(self, tag: str) -> Path:
-        return self.path / "labels" / tag
+        return Label(row.study, row.tag, self.path / row.file, row.version, row.problem)
 
     def _lineage(self, study: str, tag: str) -> Lineage:
         return self._reconciler.lineage(study, tag)
@@ -332,9 +447,10 @@ class StudyStore:
 
     def _write_info(self, row: ImageRow) -> None:
         file = self._info_file(row.study)
-        file.parent.mkdir(exist_ok=True)
-        write_json(row.info, file)
-        flush(file)
+        make_folder(self._roots.check(file.parent))
+        with temporary(file.parent, ".json") as part:
+            write_safely(part, json.dumps(row.info, indent=2, ensure_ascii=False) + "\n")
+            os.replace(part, file)
 
     @contextlib.contextmanager
     def _errors(self, what: str, study: str = "") -> Iterator[None]:

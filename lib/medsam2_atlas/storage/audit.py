@@ -1,0 +1,138 @@
+"""What takes long: checksums of images, and the full check of label maps that other programs put into the folder."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from medsam2_atlas.errors import MedSAM2AtlasError, NotFoundError, StorageError
+from medsam2_atlas.files import sha256
+from medsam2_atlas.labels import OrganTable
+from medsam2_atlas.storage.checks import check_label
+from medsam2_atlas.storage.index import Index
+from medsam2_atlas.storage.lineage import Version
+from medsam2_atlas.storage.rows import LabelRow, stamp_of
+from medsam2_atlas.storage.scan import reason
+from medsam2_atlas.storage.settle import Settler
+
+log = logging.getLogger(__name__)
+
+_BUDGET_SECONDS = 0.5
+
+
+class Auditor:
+    """Checks images and label maps one at a time, outside of the lock of the studies."""
+
+    def __init__(self, path: Path, index: Index, settler: Settler, table: OrganTable) -> None:
+        """
+        Args:
+            path: of the studies folder.
+            index: of the studies.
+            settler: knows where versions lie.
+            table: organs that label maps may hold.
+        """
+        self._path, self._index, self._settler, self._table = path, index, settler, table
+        self._hashing = threading.Lock()
+        """Held while an image is read for its checksum, so that it is read once."""
+
+    def checksum(self, study: str) -> str:
+        """The SHA-256 of a study's image; taken anew if the file has changed.
+
+        Raises:
+            NotFoundError: no such study.
+            OSError: the image cannot be read.
+        """
+        known = self._known(study)
+        if known:
+            return known
+        with self._hashing:
+            known = self._known(study)
+            return known or self._hashed(study)
+
+    def compare_images(self) -> None:
+        """Takes checksums of images that have changed, for half a second or one image at most."""
+        until = time.monotonic() + _BUDGET_SECONDS
+        for study in self._index.changed_images():
+            self._try_checksum(study)
+            if time.monotonic() > until:
+                break
+
+    def run(self, stop: threading.Event | None = None) -> int:
+        """Checks label maps that were not checked yet, and takes missing checksums of images.
+
+        Args:
+            stop: ends the work after the file that it is at.
+
+        Returns:
+            How many label maps were checked.
+        """
+        count = 0
+        for study, tag in self._index.unchecked():
+            if stop is not None and stop.is_set():
+                return count
+            count += self._check(study, tag)
+        for study in self._index.unknown_images():
+            if stop is not None and stop.is_set():
+                break
+            self._try_checksum(study)
+        return count
+
+    def _check(self, study: str, tag: str) -> bool:
+        row, image = self._index.label(study, tag), self._index.image(study)
+        if row is None or image is None or row.checked is not None:
+            return False
+        organs, checksum, problem = row.version.organs, row.version.image_sha256, ""
+        try:
+            organs = check_label(self._path / row.file, self._path / image.file, self._table).organs
+            checksum = checksum or self.checksum(study)
+        except Exception as error:  # noqa: BLE001 - one label map, whatever is wrong with it, must not stop the others
+            problem = reason(error)
+            log.warning("the label of %s under %s %s", study, tag, problem)
+        version = replace(row.version, organs=organs, image_sha256=checksum)
+        with self._index.writing() as rows:
+            now = rows.label(study, tag)
+            if now is None or (now.stamp, now.version) != (row.stamp, row.version):
+                return False  # changed meanwhile: it will be looked at again
+            rows.put_label(replace(row, version=version if not problem else row.version, checked=problem))
+            if not problem:
+                self._record(row, version)
+        return True
+
+    def _record(self, row: LabelRow, version: Version) -> None:
+        try:
+            lineage = self._settler.lineage(row.study, row.tag)
+            if row.version.number in lineage.numbers():
+                lineage.write(version)
+        except (OSError, StorageError) as error:
+            log.warning("the check of %s under %s is not recorded: it %s", row.study, row.tag, reason(error))
+
+    def _try_checksum(self, study: str) -> None:
+        try:
+            self.checksum(study)
+        except (OSError, MedSAM2AtlasError) as error:
+            log.warning("the image of %s %s", study, reason(error))
+
+    def _known(self, study: str) -> str:
+        row = self._index.image(study)
+        if row is None:
+            raise NotFoundError(repr(study[:80]), "is no study of this folder.")
+        return row.sha256 if row.hashed and row.hashed == row.stamp == stamp_of(self._path / row.file) else ""
+
+    def _hashed(self, study: str) -> str:
+        for _ in range(3):
+            row = self._index.image(study)
+            if row is None:
+                break
+            file = self._path / row.file
+            before = stamp_of(file)
+            checksum = sha256(file)
+            if before and stamp_of(file) == before:
+                with self._index.writing() as rows:
+                    now = rows.image(study)
+                    if now is not None and now.file == row.file:
+                        rows.put_image(replace(now, stamp=before, sha256=checksum, hashed=before))
+                return checksum
+        raise StorageError(study, "has an image that keeps changing.", "Wait until it has been copied.")

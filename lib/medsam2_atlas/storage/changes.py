@@ -1,0 +1,222 @@
+"""Changes of single label maps: each is made as a whole or not at all, and its answer says which.
+
+All that needs space on the disk is staged and flushed first. Renaming a version's record is the change. The current file and
+the index follow; if they cannot, the change has been made all the same: it is logged, answered as made, and what is missing
+is done when the folder is looked through again, which happens before the next answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from medsam2_atlas.errors import NotFoundError, StorageError
+from medsam2_atlas.files import sha256
+from medsam2_atlas.storage.entries import check_expected
+from medsam2_atlas.storage.folder import WorkFolder, encodable, suffix_in
+from medsam2_atlas.storage.index import Index
+from medsam2_atlas.storage.lineage import Version
+from medsam2_atlas.storage.links import Roots
+from medsam2_atlas.storage.reconcile import Reconciler
+from medsam2_atlas.storage.rows import LabelRow, Writer, stamp_of
+from medsam2_atlas.storage.safely import flush, staged_copy
+from medsam2_atlas.storage.scan import label_files, readable
+from medsam2_atlas.volume import SUFFIXES
+
+log = logging.getLogger(__name__)
+
+_LONGEST_NAME = 255  # bytes
+
+
+@dataclass(frozen=True)
+class Made:
+    """A label map after a change. before: version that it took the place of."""
+
+    row: LabelRow
+    before: Version | None = None
+
+
+class LabelChanges:
+    """Changes label maps of a studies folder."""
+
+    def __init__(self, path: Path, work: WorkFolder, index: Index, roots: Roots, reconciler: Reconciler) -> None:
+        """
+        Args:
+            path: of the studies folder.
+            work: its work folder.
+            index: of the studies; its write transaction is held during a change.
+            roots: folders that links may lead to.
+            reconciler: of the folder.
+        """
+        self._path, self._work, self._index, self._roots, self._reconciler = path, work, index, roots, reconciler
+
+    def save(
+        self, study: str, tag: str, file: Path, new: Version, expected: int | None, accept: Callable[[LabelRow | None], None]
+    ) -> Made:
+        """Makes a file the next version and the current label map.
+
+        Args:
+            study: whose.
+            tag: under which tag.
+            file: to copy.
+            new: its version; number, file and time are set here.
+            expected: number of the version that the change rests on.
+            accept: looks at what is there now, and raises if the new version must not take its place.
+
+        Raises:
+            ConflictError: another version than the expected one is there.
+            OSError, StorageError: it cannot be written; nothing has changed.
+        """
+        suffix = suffix_in(file.name)
+        if len(os.fsencode(f"{study}{suffix}")) > _LONGEST_NAME:
+            raise StorageError(
+                study[:80], f"has too long a name for a label map of type {suffix}.", "Shorten the image's name."
+            )
+        made = self._again(lambda: self._save(study, tag, file, new, expected, accept))
+        if made is None:
+            raise RuntimeError("a save ended without a result")
+        return made
+
+    def remove(self, study: str, tag: str, author: str) -> None:
+        """Takes the current label map away, as a version of its own.
+
+        Raises:
+            NotFoundError: there is none.
+            OSError, StorageError: it cannot be written; nothing has changed.
+        """
+        self._again(lambda: self._remove(study, tag, author))
+
+    def describe(self, study: str, tag: str, info: Mapping[str, Any]) -> None:
+        """Adds to what is kept with the current version.
+
+        Raises:
+            NotFoundError: there is no label.
+            OSError, StorageError: it cannot be written; nothing has changed.
+        """
+        self._again(lambda: self._describe(study, tag, info))
+
+    def _again(self, change: Callable[[], Made | None]) -> Made | None:
+        """Makes a change, once more if the index was lost under it."""
+        generation = self._index.generation
+        try:
+            return change()
+        except sqlite3.Error:
+            if self._index.generation == generation:
+                raise
+            return change()
+
+    def _save(
+        self, study: str, tag: str, file: Path, new: Version, expected: int | None, accept: Callable[[LabelRow | None], None]
+    ) -> Made | None:
+        folder, suffix = self._tag_folder(tag), suffix_in(file.name)
+        current, lineage, made = folder / f"{study}{suffix}", self._reconciler.lineage(study, tag), _Outcome()
+        with (
+            self._survived(made),
+            self._reconciler.own_change(folder),
+            lineage.staged(file) as staged,
+            staged_copy(staged, folder) as shown,
+            self._index.writing() as rows,
+        ):
+            if sha256(staged) != new.sha256:
+                raise StorageError(study, "has a label map that changed while it was copied.", "Send it again.")
+            row = self._now(rows, study, tag)
+            check_expected(study, tag, row.version if row else None, new, expected)
+            if row and _sent_twice(row.version, new):
+                return Made(row)
+            accept(row)
+            version = lineage.commit(staged, suffix, new)
+            kept = str(lineage.file(version).relative_to(self._path))
+            made.value = Made(LabelRow(study, tag, kept, "", version, ""), row.version if row else None)
+            self._clear_way(study, tag)
+            os.replace(shown, current)
+            flush(folder)
+            for other in label_files(self._path, self._roots, study, tag):
+                if other != current:
+                    other.unlink(missing_ok=True)
+            now = LabelRow(study, tag, str(current.relative_to(self._path)), stamp_of(current), version, "")
+            rows.put_label(now)
+            rows.drop_problem(study, tag)
+            made.value = replace(made.value, row=now)
+        return made.value
+
+    def _remove(self, study: str, tag: str, author: str) -> Made | None:
+        made = _Outcome()
+        with self._survived(made), self._index.writing() as rows:
+            row = self._there(rows, study, tag)
+            version = self._reconciler.lineage(study, tag).commit(None, "", Version(0, "", "", "removed", author))
+            made.value = Made(replace(row, version=version))
+            rows.drop_label(study, tag)
+            rows.drop_problem(study, tag)
+            self._clear_way(study, tag)
+            for file in label_files(self._path, self._roots, study, tag):
+                file.unlink(missing_ok=True)
+        return made.value
+
+    def _describe(self, study: str, tag: str, info: Mapping[str, Any]) -> Made | None:
+        made = _Outcome()
+        with self._survived(made), self._index.writing() as rows:
+            row = self._there(rows, study, tag)
+            lineage = self._reconciler.lineage(study, tag)
+            if row.version.number not in lineage.numbers():
+                raise StorageError(study, f"has a label under {tag} that is not kept as a version yet.", "Try again later.")
+            version = replace(row.version, info={**row.version.info, **info})
+            lineage.write(version)
+            made.value = Made(replace(row, version=version))
+            rows.put_label(made.value.row)
+        return made.value
+
+    def _there(self, rows: Writer, study: str, tag: str) -> LabelRow:
+        row = self._now(rows, study, tag)
+        if row is None:
+            raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.")
+        return row
+
+    def _now(self, rows: Writer, study: str, tag: str) -> LabelRow | None:
+        """The label map that is there now, with what other programs have done to its file."""
+        if rows.image(study) is None or not (encodable(study) and encodable(tag)):
+            return None
+        self._reconciler.settler.settle(rows, study, tag)
+        return rows.label(study, tag)
+
+    def _clear_way(self, study: str, tag: str) -> None:
+        """Moves files that could not be taken in out of the way: they are not overwritten."""
+        for suffix in SUFFIXES:
+            file = self._tag_folder(tag) / f"{study}{suffix}"
+            link = file.is_symlink() and not (self._roots.hold(file) and file.exists())
+            if link or (file.is_file() and not readable(file)):
+                aside = self._work.folder("unreadable") / f"{os.urandom(4).hex()}{suffix}"
+                os.replace(file, aside)
+                log.warning("%s could not be read; it was moved to %s", file, aside)
+
+    def _tag_folder(self, tag: str) -> Path:
+        return self._roots.check(self._path / "labels" / tag)
+
+    @contextmanager
+    def _survived(self, made: _Outcome) -> Iterator[None]:
+        """Errors after the change do not unmake it."""
+        try:
+            yield
+        except Exception:
+            if made.value is None:
+                raise
+            row = made.value.row
+            log.exception("%s under %s: the change is kept, but could not be followed up", row.study, row.tag)
+            self._index.overtaken()
+
+
+class _Outcome:
+    """What has been made, as soon as it has."""
+
+    def __init__(self) -> None:
+        self.value: Made | None = None
+
+
+def _sent_twice(now: Version, new: Version) -> bool:
+    same = (now.sha256, now.author, now.origin) == (new.sha256, new.author, new.origin)
+    return same and now.image_sha256 in ("", new.image_sha256)

@@ -1,0 +1,41 @@
+"""Symbolic links in a studies folder: which of them are followed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from medsam2_atlas.errors import StorageError
+
+ROOTS_ENVIRONMENT = "MEDSAM2_ATLAS_ROOTS"
+LINK_PROBLEM = "is left out: a symbolic link leads out of the studies folder."
+LINK_REMEDY = f"To follow it, name the folder that it leads to: --conf server_roots=FOLDER, or ${ROOTS_ENVIRONMENT}=FOLDER."
+
+
+class Roots:
+    """The folders that files of a studies folder may lie in after all links are resolved."""
+
+    def __init__(self, folder: Path, others: Iterable[str | Path] = ()) -> None:
+        """
+        Args:
+            folder: the studies folder.
+            others: folders outside of it that links may lead to; those in `$MEDSAM2_ATLAS_ROOTS` are added.
+        """
+        named = [*others, *filter(None, os.environ.get(ROOTS_ENVIRONMENT, "").split(os.pathsep))]
+        self._allowed = tuple(os.path.realpath(place) for place in (folder, *named))
+
+    def hold(self, path: str | Path) -> bool:
+        """Returns whether a path lies in one of them; a parent folder that is a link counts too."""
+        real = os.path.realpath(path)
+        return any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in self._allowed)
+
+    def check(self, path: Path) -> Path:
+        """Returns the path.
+
+        Raises:
+            StorageError: it lies elsewhere.
+        """
+        if not self.hold(path):
+            raise StorageError(path.name, LINK_PROBLEM, LINK_REMEDY)
+        return path

@@ -1,0 +1,73 @@
+"""The lock under which a studies folder is changed: one process and thread at a time.
+
+It lies on the work folder itself, not in the index: the index may be removed at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medsam2_atlas.errors import StorageError
+
+_WAIT_SECONDS = 60.0
+_POLL_SECONDS = 0.003
+
+
+class FolderLock:
+    """A lock between processes and threads; a thread may take it again while it holds it.
+
+    Other processes are kept out by `flock`, which ends with the process. A folder that knows no such lock (some network
+    drives) or that does not exist is locked against this process' threads only.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._threads = threading.RLock()
+        self._depth = 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the lock for as long as the block takes.
+
+        Raises:
+            StorageError: another process has held it for a minute.
+        """
+        with self._threads:
+            handle = self._taken() if self._depth == 0 else None
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                if handle is not None:
+                    with contextlib.suppress(OSError):
+                        fcntl.flock(handle, fcntl.LOCK_UN)  # a forked child may hold a copy: closing alone would not unlock
+                    os.close(handle)
+
+    def _taken(self) -> int | None:
+        try:
+            handle = os.open(self._folder, os.O_RDONLY)
+        except OSError:
+            return None
+        until = time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return handle
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    os.close(handle)
+                    raise StorageError(
+                        self._folder, f"is in use by another program for {_WAIT_SECONDS:.0f} s.", "Try again later."
+                    ) from None
+                time.sleep(_POLL_SECONDS)
+            except OSError:
+                os.close(handle)
+                return None

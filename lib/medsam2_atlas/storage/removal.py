@@ -1,0 +1,114 @@
+"""Setting an image aside with all that belongs to it: as a whole, or not at all.
+
+A plan is written first, in one step. From then on the image counts as removed: what a crash leaves undone of the plan is done
+when the folder is opened. If a file cannot be moved, those that were are moved back.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from medsam2_atlas.errors import StorageError
+from medsam2_atlas.files import remove_folder
+from medsam2_atlas.storage.folder import WorkFolder
+from medsam2_atlas.storage.index import Index
+from medsam2_atlas.storage.rows import stamp_of
+from medsam2_atlas.storage.safely import make_folder, temporary, write_safely
+
+log = logging.getLogger(__name__)
+
+_PLAN = "removal.json"
+
+
+def set_aside(path: Path, work: WorkFolder, image: Path, others: Mapping[Path, str]) -> Path:
+    """Moves an image and what belongs to it into a folder of its own below `removed/`.
+
+    Args:
+        path: of the studies folder.
+        work: its work folder.
+        image: to move.
+        others: files and folders of the studies folder to move, with their places in the new folder.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        OSError: something cannot be moved; all is as it was.
+    """
+    aside = work.folder(f"removed/{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}")
+    moves = {image: image.name, **others}
+    for place in moves.values():
+        make_folder((aside / place).parent)
+    plan = {"stamp": stamp_of(image), "moves": {str(file.relative_to(path)): place for file, place in moves.items()}}
+    with temporary(aside, ".json") as part:
+        write_safely(part, json.dumps(plan, indent=1, ensure_ascii=False))
+        os.replace(part, aside / _PLAN)
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for file, place in moves.items():
+            if file.exists() or file.is_symlink():
+                _move(file, aside / place, aside)
+                moved.append((file, aside / place))
+    except OSError:
+        for file, place_now in reversed(moved):
+            _move(place_now, file, path)
+        (aside / _PLAN).unlink()
+        raise
+    with suppress(OSError):  # a plan that is carried out does no harm
+        (aside / _PLAN).unlink()
+    return aside
+
+
+def finish_removals(path: Path, work: WorkFolder, index: Index) -> None:
+    """Carries out plans that a crash has interrupted."""
+    try:
+        plans = [file for file in (work.path / "removed").glob(f"*/{_PLAN}") if file.is_file()]
+    except OSError as error:
+        log.error("removed images cannot be listed (%s)", error.strerror)
+        return
+    for file in plans:
+        try:
+            with index.writing():
+                _finish(path, work, file)
+        except (OSError, StorageError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.error("%s cannot be carried out: %s", file, error)
+
+
+def _finish(path: Path, work: WorkFolder, file: Path) -> None:
+    aside = work.folder(f"removed/{file.parent.name}")
+    plan = json.loads(file.read_text(encoding="utf-8"))
+    moves = {path / old: aside / new for old, new in plan["moves"].items()}
+    image, image_place = next(iter(moves.items()))
+    if not image_place.exists() and stamp_of(image) != plan["stamp"]:
+        log.warning("%s is not carried out: %s is another image by now", file, image)
+    else:
+        for old, new in moves.items():
+            inside = path.resolve() in old.parent.resolve().parents or path.resolve() == old.parent.resolve()
+            if inside and aside.resolve() in new.parent.resolve().parents | {aside.resolve()} and old.exists():
+                if old is image and image_place.exists():
+                    continue  # a new image of that name has come since
+                _move(old, new, aside)
+    file.unlink()
+
+
+def _move(old: Path, new: Path, below: Path) -> None:
+    """Moves a file, folder or link, to another disk too."""
+    if old.is_symlink() and not old.readlink().is_absolute():  # a relative link would lead elsewhere from there
+        new.symlink_to(os.path.realpath(old))
+        old.unlink()
+        return
+    if new.is_dir() and not new.is_symlink():
+        remove_folder(new, below)
+    try:
+        os.replace(old, new)
+    except OSError:
+        if old.stat().st_dev == new.parent.stat().st_dev:
+            raise
+        shutil.move(old, new)

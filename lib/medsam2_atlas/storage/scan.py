@@ -1,0 +1,134 @@
+"""What lies in the folders of a studies folder now, as far as a look at names and stamps tells."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medsam2_atlas.errors import MedSAM2AtlasError, StorageError
+from medsam2_atlas.storage.folder import Listing, encodable, list_files
+from medsam2_atlas.storage.links import Roots
+from medsam2_atlas.volume import SUFFIXES
+
+Key = tuple[str, str]
+"""Study and tag."""
+
+
+@dataclass
+class LabelScan:
+    """Label files of all tags.
+
+    Attributes:
+        files: path in the studies folder and stamp of each file, by study and tag.
+        odd: studies and tags with a file that is left out.
+        closed: tags whose folder cannot be listed, with the reason.
+    """
+
+    files: dict[Key, list[tuple[str, str]]] = field(default_factory=dict)
+    odd: set[Key] = field(default_factory=set)
+    closed: dict[str, str] = field(default_factory=dict)
+
+
+def scan_labels(path: Path, roots: Roots) -> LabelScan:
+    """Looks through `labels/`; a tag that cannot be listed stops no other.
+
+    Raises:
+        OSError: `labels/` itself cannot be listed.
+        StorageError: `labels/` is a link that leads elsewhere.
+    """
+    found = LabelScan()
+    for tag in tags_in(path, roots):
+        try:
+            listing = list_files(path / "labels" / tag, roots)
+        except (OSError, StorageError) as error:
+            found.closed[tag] = reason(error)
+            continue
+        for study, files in listing.files.items():
+            found.files[study, tag] = [(f"labels/{tag}/{file.name}", listing.stamps[file]) for file in files]
+        found.odd |= {(study, tag) for study in listing.problems}
+    return found
+
+
+def tags_in(path: Path, roots: Roots) -> list[str]:
+    """Names of the folders in `labels/`, those behind links too.
+
+    Raises:
+        OSError: `labels/` cannot be listed.
+        StorageError: `labels/` is a link that leads elsewhere.
+    """
+    try:
+        with os.scandir(roots.check(path / "labels")) as entries:
+            return sorted(entry.name for entry in entries if encodable(entry.name) and _is_folder(entry))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def label_files(path: Path, roots: Roots, study: str, tag: str) -> list[Path]:
+    """The files of one study's label map under a tag: several if they differ in their suffix alone.
+
+    Raises:
+        OSError: they cannot be looked at.
+        StorageError: a link leads elsewhere or nowhere.
+    """
+    folder = roots.check(path / "labels" / tag)
+    found = []
+    for suffix in SUFFIXES:
+        file = folder / f"{study}{suffix}"
+        if file.is_symlink():
+            roots.check(file)
+            if not file.exists():
+                raise StorageError(file.name, "is a symbolic link to a file that does not exist.", "Bring the file back.")
+        if file.is_file():
+            found.append(file)
+    return found
+
+
+def readable(file: Path) -> bool:
+    """Whether this process may read a file."""
+    return os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def quick_look(file: Path) -> str:
+    """What is wrong with a label file by its first bytes; empty for nothing. No library opens it here."""
+    with file.open("rb") as stream:
+        head = stream.read(4096)
+    if not head:
+        return "is empty (0 bytes). Copy it again."
+    sound = {
+        ".gz": head.startswith(b"\x1f\x8b"),
+        ".nii": head[:4] in {size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big")},
+        ".nrrd": head.startswith(b"NRRD"),
+        ".mha": b"DimSize" in head,
+    }[file.suffix]
+    return "" if sound else f"is no {file.suffix} file. Save it again."
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, for people; without paths of the server."""
+    if isinstance(error, MedSAM2AtlasError):
+        return f"{error.problem} {error.remedy}".strip()
+    if isinstance(error, OSError):
+        return f"cannot be read or written ({error.strerror or error}). Check its rights and the disk."
+    return f"cannot be used ({type(error).__name__}: {error})."
+
+
+def image_problems(listing: Listing, suspects: set[str]) -> dict[str, str]:
+    """What is wrong with images, by study.
+
+    Args:
+        listing: of the studies folder.
+        suspects: studies whose image is tried for reading rights.
+    """
+    found = dict(listing.problems)
+    for study in suspects & set(listing.files):
+        if not readable(listing.files[study][-1]):
+            found[study] = "cannot be read (Permission denied). Give the server the right to read it."
+    return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -1,0 +1,190 @@
+"""Settles what one study's label map under one tag is: its files, its versions and the index say the same afterwards."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from medsam2_atlas.errors import StorageError
+from medsam2_atlas.files import sha256
+from medsam2_atlas.storage.folder import WorkFolder, suffix_in
+from medsam2_atlas.storage.lineage import Lineage, Version
+from medsam2_atlas.storage.links import Roots
+from medsam2_atlas.storage.rows import LabelRow, Writer, stamp_of
+from medsam2_atlas.storage.safely import copy_safely
+from medsam2_atlas.storage.scan import label_files, quick_look, readable, reason
+
+log = logging.getLogger(__name__)
+
+
+class Settler:
+    """Looks from files to index, never the other way: an index that knows better has been overtaken."""
+
+    def __init__(self, path: Path, work: WorkFolder, roots: Roots, stock: Mapping[str, Any]) -> None:
+        """
+        Args:
+            path: of the studies folder.
+            work: its work folder.
+            roots: folders that links may lead to.
+            stock: what MONAI Label's own index knew of each study.
+        """
+        self._path, self._work, self._roots, self._stock = path, work, roots, stock
+
+    def lineage(self, study: str, tag: str) -> Lineage:
+        """The versions of a label map.
+
+        Raises:
+            StorageError: a link leads out of the studies folder.
+        """
+        return Lineage(self._roots.check(self._work.path / "versions" / tag / study))
+
+    def settle(self, rows: Writer, study: str, tag: str) -> None:
+        """Settles a label map; whatever goes wrong with it is recorded as its problem."""
+        try:
+            with rows.apart():
+                note = self.take(rows, study, tag)
+        except sqlite3.Error:
+            raise  # the index is concerned, not this label map
+        except Exception as error:  # noqa: BLE001 - one label map, whatever is wrong with it, must not stop the others
+            self._failed(rows, study, tag, error)
+            return
+        if note:
+            rows.put_problem(study, tag, note, bad=False)
+        else:
+            rows.drop_problem(study, tag)
+
+    def take(self, rows: Writer, study: str, tag: str) -> str:
+        """Settles a label map.
+
+        Returns:
+            What could not be done for it yet, although the label map counts; empty for nothing.
+
+        Raises:
+            OSError, StorageError: it cannot be settled.
+        """
+        row, lineage = rows.label(study, tag), self.lineage(study, tag)
+        files = label_files(self._path, self._roots, study, tag)
+        stamps = {file: stamp_of(file) for file in files}
+        if row is not None and [(self._place(f), stamps[f]) for f in files] == [(row.file, row.stamp)]:
+            if not readable(files[0]):
+                raise PermissionError(13, "Permission denied")
+            if not _overtaken(lineage, row):
+                return ""
+        versions = lineage.readable()
+        latest = versions[-1] if versions else None
+        finished = row is not None and latest is not None and row.version.number >= latest.number
+        sums = {file: sha256(file) for file in files}
+        known = {version.sha256 for version in versions}
+        strange = [file for file in files if sums[file] not in known or (finished and latest and sums[file] != latest.sha256)]
+        if strange:
+            strange.sort(key=lambda file: file.stat().st_mtime_ns)
+            return self._adopt(rows, study, tag, strange, files, stamps, sums)
+        if latest is None:
+            rows.drop_label(study, tag)
+            return ""
+        if latest.removed or (finished and not files):
+            if not latest.removed:
+                log.warning("the label of %s under %s was taken away; its versions stay", study, tag)
+                lineage.commit(None, "", Version(0, "", "", "removed", info={"how": "its file was taken away"}))
+            rows.drop_label(study, tag)
+            return _cleared(files)
+        return self._finish(rows, study, tag, latest, files, sums)
+
+    def _adopt(
+        self,
+        rows: Writer,
+        study: str,
+        tag: str,
+        strange: list[Path],
+        files: list[Path],
+        stamps: Mapping[Path, str],
+        sums: Mapping[Path, str],
+    ) -> str:
+        """Files that another program wrote become versions; the newest is the current one."""
+        lineage, newest = self.lineage(study, tag), strange[-1]
+        info = entry(self._stock, study, "labels", tag, "info")
+        note = ""
+        try:
+            for file in strange:
+                with lineage.staged(file) as staged:
+                    found = Version(0, "", sha256(staged), "found", info=info)
+                    version = lineage.commit(staged, suffix_in(file.name), found)
+        except OSError as error:  # a full or read-only disk still serves what is there
+            number, suffix = lineage.next_number(), suffix_in(newest.name)
+            made = datetime.fromtimestamp(newest.stat().st_mtime, timezone.utc).isoformat(timespec="milliseconds")
+            version = Version(number, f"{number:05d}{suffix}", sums[newest], "found", made=made, info=info)
+            note = f"could not be kept as a version yet ({error.strerror}). It is, as soon as the disk can be written."
+        else:
+            note = _cleared([file for file in files if file != newest])
+        checked = quick_look(newest) or None
+        rows.put_label(LabelRow(study, tag, self._place(newest), stamps[newest], version, checked))
+        return note
+
+    def _finish(self, rows: Writer, study: str, tag: str, latest: Version, files: list[Path], sums: Mapping[Path, str]) -> str:
+        """The latest version becomes the current file, if it is not yet."""
+        lineage, note = self.lineage(study, tag), ""
+        current = self._path / "labels" / tag / f"{study}{suffix_in(latest.file)}"
+        shown = current
+        if sums.get(current) != latest.sha256:
+            if not lineage.intact(latest):
+                raise StorageError(
+                    study,
+                    f"cannot be shown: version {latest.number} under {tag} is missing or damaged on the disk.",
+                    "Copy it back from a backup, or save the label map again.",
+                )
+            try:
+                copy_safely(lineage.file(latest), current)
+                log.warning("saving the label of %s under %s was interrupted; it is finished now", study, tag)
+            except OSError as error:
+                shown, files = lineage.file(latest), []
+                note = f"is kept, but labels/{tag} could not be brought up to date ({error.strerror}). It will be."
+        note = note or _cleared([file for file in files if file != current])
+        checked = "" if latest.organs is not None else quick_look(shown) or None
+        rows.put_label(LabelRow(study, tag, self._place(shown), stamp_of(shown), latest, checked))
+        return note
+
+    def _failed(self, rows: Writer, study: str, tag: str, error: Exception) -> None:
+        """Records a problem; the newest version is served meanwhile, from where nobody else changes it."""
+        text = reason(error)
+        log.error("the label of %s under %s %s", study, tag, text)
+        rows.put_problem(study, tag, text)
+        rows.drop_label(study, tag)
+        with suppress(OSError, StorageError):
+            lineage = self.lineage(study, tag)
+            latest = next((version for version in reversed(lineage.readable()) if lineage.intact(version)), None)
+            if latest is not None and latest.number == lineage.numbers()[-1]:
+                file = lineage.file(latest)
+                rows.put_label(LabelRow(study, tag, self._place(file), stamp_of(file), latest, ""))
+
+    def _place(self, file: Path) -> str:
+        return str(file.relative_to(self._path))
+
+
+def entry(content: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """A part of JSON that others wrote; empty if it is not there, or no object."""
+    found: Any = content
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _overtaken(lineage: Lineage, row: LabelRow) -> bool:
+    numbers = lineage.numbers()
+    return not numbers or numbers[-1] != row.version.number
+
+
+def _cleared(files: list[Path]) -> str:
+    """Removes files that are not current any more; what could not be done."""
+    for file in files:
+        try:
+            file.unlink()  # of a link, the link alone
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return f"has a superseded file beside it that cannot be removed ({error.strerror})."
+    return ""
