@@ -27,6 +27,7 @@ from fetched_series import FetchedSeries
 from label_sender import LabelSender
 from medsam2_atlas.decoding import run_task
 from medsam2_atlas.dicom import LabelOrigin, Made, valid_uid, write_rtstruct, write_seg
+from medsam2_atlas.dicom.headers import from_json
 from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.errors import InputError, NotFoundError, UnavailableError
 from medsam2_atlas.scratch import scratch_file
@@ -129,7 +130,7 @@ class PacsDatastore(StudyDatastore):
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Adds to what is kept with a series, once it has been fetched."""
-        if image_id in self.store.images():
+        if self._here(image_id):
             self.store.update_image_info(image_id, info)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
@@ -214,7 +215,7 @@ class PacsDatastore(StudyDatastore):
             NotFoundError: no such label.
         """
         label = self.store.label(study, tag)
-        return write_rtstruct(self._in_series_order(label), self._folder(study), self._origin(label))
+        return write_rtstruct(self._in_series_order(label), self._headers(study), self._origin(label))
 
     def _sent(self, saved: Saved) -> Saved:
         """The same, with what became of it in the PACS; never fails, since the label map is safe."""
@@ -232,7 +233,7 @@ class PacsDatastore(StudyDatastore):
         breaker = self.web.breaker
         if not breaker.ready:  # before the segmentation is made in vain
             raise UnavailableError("PACS", f"does not answer ({breaker.problem}).", "It is sent once the PACS answers.")
-        seg = write_seg(self._in_series_order(label), self._folder(label.study), self._origin(label))
+        seg = write_seg(self._in_series_order(label), self._headers(label.study), self._origin(label))
         file = scratch_file(".dcm")
         try:
             seg.save_as(file, write_like_original=False)
@@ -257,7 +258,7 @@ class PacsDatastore(StudyDatastore):
 
     def _known(self, series: str) -> bool:
         """Whether a series was fetched or is in the PACS."""
-        return series in self.store.images() or self._list.find(series) is not None
+        return self._here(series) or self._list.find(series) is not None
 
     def _about_series(self, series: str) -> Mapping[str, str]:
         about = self._list.find(series) if valid_uid(series) else None
@@ -270,6 +271,20 @@ class PacsDatastore(StudyDatastore):
             raise NotFoundError(repr(series[:80]), "is no CT series of this server.", "Ask /datastore for those there are.")
         return about
 
+    def _headers(self, series: str) -> list[Dataset]:
+        """Headers of a series for objects that are derived from it; a reader process reads them."""
+        folder = self._folder(series)
+        about, _ = run_task("dicom_series", folder, folder=str(folder))
+        return from_json(about["headers"])
+
+    def _here(self, series: str) -> bool:
+        """Whether a series was fetched."""
+        try:
+            self.store.image(series)
+        except NotFoundError:
+            return False
+        return True
+
     def _folder(self, series: str) -> Path:
         """The files of a series; fetched again if they were removed."""
         folder = self._files.folder(series)
@@ -280,7 +295,7 @@ class PacsDatastore(StudyDatastore):
         about = dict(self._about_series(series))
 
         def use(files: Path) -> None:
-            if series in self.store.images():
+            if self._here(series):
                 return
             volume = files.parent / f".part-{uuid.uuid4().hex[:8]}.nii.gz"
             try:

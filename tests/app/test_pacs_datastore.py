@@ -185,10 +185,10 @@ def test_one_label_that_cannot_be_sent_keeps_no_other_from_being_sent(
     uids = sorted(pacs.add(write_series(tmp_path / str(n), upright(ARRAY))) for n in range(2))
     datastore = datastore_of(pacs, tmp_path)
 
-    def failing(labels: Any, folder: Path, origin: LabelOrigin) -> Dataset:
-        if folder.name == uid_folder_name(uids[0]):
+    def failing(labels: Any, headers: list[Dataset], origin: LabelOrigin) -> Dataset:
+        if headers[0].SeriesInstanceUID == uids[0]:
             raise error
-        return write_seg(labels, folder, origin)
+        return write_seg(labels, headers, origin)
 
     monkeypatch.setattr(pacs_datastore, "write_seg", failing)
     pacs.store_status = 503

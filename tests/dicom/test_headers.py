@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from medsam2_atlas.dicom import LabelOrigin, read_rtstruct, read_seg, write_rtstruct, write_seg
-from medsam2_atlas.dicom.headers import source_headers
+from medsam2_atlas.dicom.headers import as_json, from_json, source_headers
 from medsam2_atlas.volume import read_volume
 from series_files import upright, write_series
 
@@ -97,6 +98,13 @@ def test_what_is_missing_follows_from_the_series(tmp_path: Path) -> None:
     assert first[0].FrameOfReferenceUID == second[0].FrameOfReferenceUID
     assert float(first[0].SliceThickness) == 3.0
     assert first[0].StudyID == ""
+
+
+def test_headers_survive_the_way_from_a_reader_process(tmp_path: Path) -> None:
+    write_series(tmp_path, upright(ARRAY), raw("PatientName", "PN", "Müller^Jörg".encode("latin-1")))
+    headers = source_headers(tmp_path)
+    assert from_json(json.loads(json.dumps(as_json(headers)))) == headers
+    assert len({str(ds.SOPInstanceUID) for ds in headers}) == len(ARRAY)
 
 
 def test_names_keep_their_letters(tmp_path: Path) -> None:

@@ -54,7 +54,15 @@ def _write(write: Callable[..., Any], label: Path, series: Path, out: Path, vers
 
     image = read_volume(series)
     labels = image.with_array(read_labels(label, image).array).restored()
-    ds = write(labels, series, LabelOrigin("final", version, getpass.getuser(), made.value))
+    ds = write(labels, series, LabelOrigin("final", version, _author(), made.value))
     with replacing(out) as part:
         ds.save_as(part, write_like_original=False)
     typer.echo(f"written to {out}")
+
+
+def _author() -> str:
+    """Who runs the command; empty for a user without a name, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""

@@ -19,5 +19,6 @@ TASKS: dict[str, str] = {
     "grid": "medsam2_atlas.decoding.images:grid",
     "label_check": "medsam2_atlas.decoding.images:label_check",
     "dicom_object": "medsam2_atlas.dicom.reading:describe_object",
+    "dicom_series": "medsam2_atlas.dicom.reading:describe_series",
     "dicom_seg": "medsam2_atlas.dicom.reading:decode_seg",
 }

@@ -8,7 +8,7 @@ have a value (Type 1) get one that follows from the series.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ _OPTIONAL = (
     *("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID"),
     *("ClinicalTrialSubjectReadingID", "DeidentificationMethod"),
 )
+_OWN = ("SOPClassUID", "SOPInstanceUID", "ImagePositionPatient")
 _KINDS = (
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -63,9 +64,20 @@ def source_headers(folder: Path) -> list[Dataset]:
         InputError: the series makes no volume.
     """
     slices = series_slices(folder)
-    first = dicom_header(slices[0].file, _TAGS)
-    common = _common(first, slices)
-    return [_of_slice(dicom_header(part.file, _TAGS), part, common) for part in slices]
+    common = _common(dicom_header(slices[0].file, _TAGS), slices)
+    return [_with(common, _of_slice(dicom_header(part.file, _TAGS), part, common)) for part in slices]
+
+
+def as_json(headers: Sequence[Dataset]) -> list[dict[str, Any]]:
+    """Headers of a series as DICOM JSON: what all share, then what each has of its own."""
+    own = [Dataset({tag: header[tag] for tag in (header.data_element(name).tag for name in _OWN)}) for header in headers]
+    return [headers[0].to_json_dict(), *(ds.to_json_dict() for ds in own)]
+
+
+def from_json(content: Sequence[Mapping[str, Any]]) -> list[Dataset]:
+    """The headers that `as_json` was given."""
+    common = Dataset.from_json(dict(content[0]))
+    return [_with(common, Dataset.from_json(dict(own))) for own in content[1:]]
 
 
 def _common(first: Dataset, slices: Sequence[Slice]) -> Dataset:
@@ -100,9 +112,15 @@ def _common(first: Dataset, slices: Sequence[Slice]) -> Dataset:
     return ds
 
 
-def _of_slice(header: Dataset, part: Slice, common: Dataset) -> Dataset:
+def _with(common: Dataset, own: Dataset) -> Dataset:
     ds = Dataset()
     ds.update(common)
+    ds.update(own)
+    return ds
+
+
+def _of_slice(header: Dataset, part: Slice, common: Dataset) -> Dataset:
+    ds = Dataset()
     uid = cleaned_uid(_value(header, "SOPInstanceUID"))
     ds.SOPInstanceUID = uid or derived_uid(f"{common.SeriesInstanceUID}/{part.position}")
     kind = cleaned_uid(_value(header, "SOPClassUID"))

@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 
 from medsam2_atlas.decoding.dicom import dicom_header
+from medsam2_atlas.dicom.headers import as_json, source_headers
 from medsam2_atlas.dicom.seg_reading import read_seg
 from medsam2_atlas.dicom.uids import cleaned_uid
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError
@@ -36,6 +37,18 @@ def describe_object(path: str) -> tuple[dict[str, Any], list[np.ndarray]]:
     series = [uid for item in items if (uid := cleaned_uid(item.get("SeriesInstanceUID")))]
     about = {"sop_class": uids[0], "sop_instance": uids[1], "modality": str(header.get("Modality", "")), "series": series}
     return about, []
+
+
+def describe_series(folder: str) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Completes the headers of a series for objects that are derived from it.
+
+    Returns:
+        `headers`, for `headers.from_json`, and no arrays.
+
+    Raises:
+        InputError: the series makes no volume.
+    """
+    return {"headers": as_json(source_headers(Path(folder)))}, []
 
 
 def decode_seg(path: str, folder: str) -> tuple[dict[str, Any], list[np.ndarray]]:

@@ -37,14 +37,16 @@ _STUDY_TAGS = (
 _XOR, _PLAIN = "CLOSEDPLANAR_XOR", "CLOSED_PLANAR"
 
 
-def write_rtstruct(labels: sitk.Image, folder: Path, origin: LabelOrigin, table: OrganTable | None = None) -> Dataset:
+def write_rtstruct(
+    labels: sitk.Image, series: Path | Sequence[Dataset], origin: LabelOrigin, table: OrganTable | None = None
+) -> Dataset:
     """A label map as an RT structure set of the series in a folder.
 
     All organs of the table are regions, by their own numbers; those that the label map lacks have no outlines.
 
     Args:
         labels: on the series' own grid, as `read_volume(folder)` gives it; may be empty.
-        folder: with the series' files.
+        series: folder with its files, or its headers as `source_headers` completes them.
         origin: what it says of where it comes from.
         table: the organs; those of `configs/labels.yaml` by default.
 
@@ -52,7 +54,7 @@ def write_rtstruct(labels: sitk.Image, folder: Path, origin: LabelOrigin, table:
         InputError: the series makes no volume, or the label map does not lie on it.
     """
     table = table or organ_table()
-    sources = source_headers(folder)
+    sources = source_headers(series) if isinstance(series, Path) else series
     masks = on_series(labels, sources, table)
     ds = _structure_set(sources, origin)
     ds.StructureSetROISequence = DicomSequence(_region(organ, ds, origin) for organ in table.organs)

@@ -29,12 +29,14 @@ from medsam2_atlas.segmentation import package_version
 _SERIES_NUMBER = 900
 
 
-def write_seg(labels: sitk.Image, folder: Path, origin: LabelOrigin, table: OrganTable | None = None) -> Dataset:
+def write_seg(
+    labels: sitk.Image, series: Path | Sequence[Dataset], origin: LabelOrigin, table: OrganTable | None = None
+) -> Dataset:
     """A label map as a SEG of the series in a folder.
 
     Args:
         labels: on the series' own grid, as `read_volume(folder)` gives it; may be empty.
-        folder: with the series' files.
+        series: folder with its files, or its headers as `source_headers` completes them.
         origin: what it says of its origin.
         table: the organs; those of `configs/labels.yaml` by default.
 
@@ -42,7 +44,7 @@ def write_seg(labels: sitk.Image, folder: Path, origin: LabelOrigin, table: Orga
         InputError: the series makes no volume, or the label map does not lie on it.
     """
     table = table or organ_table()
-    sources = source_headers(folder)
+    sources = source_headers(series) if isinstance(series, Path) else series
     masks = on_series(labels, sources, table)
     shown = [n for n in range(len(sources)) if masks[n].any()] or [0]
     seg = Segmentation(
