@@ -22,8 +22,8 @@ _STOP_SECONDS = 5.0
 class Auditable(Protocol):
     """A store of studies."""
 
-    def audit(self, stop: threading.Event) -> None:
-        """Compares files with what is recorded of them, until it is done or told to stop."""
+    def audit(self, stop: threading.Event) -> int:
+        """Compares files with what is recorded of them, until it is done or told to stop; returns how many it checked."""
         ...
 
 

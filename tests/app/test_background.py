@@ -237,10 +237,11 @@ def test_stored_files_are_looked_through_when_nobody_waits(monkeypatch: pytest.M
     idle = threading.Event()
 
     class Store:
-        def audit(self, stop: threading.Event) -> None:
+        def audit(self, stop: threading.Event) -> int:
             looked.append(stop)
             if len(looked) == 1:
                 raise OSError("the disk is away")
+            return 0
 
     housekeeper = Housekeeper(Store, idle.is_set)
     housekeeper.start()
