@@ -94,6 +94,7 @@ def orphan(studies: Path) -> Iterator[Training]:
 def client(studies: Path, orphan: Training, place: Path) -> Iterator[Any]:
     temporary, sessions = place / "temporary", place / "work/sessions"
     temporary.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "none", temporary], stderr=subprocess.DEVNULL)
     (temporary / f"medsam2_atlas-{ProcessMark(mark_of(os.getpid()).namespace, 4_000_000, 1)}-abc.nii.gz").write_bytes(b"x")
     broken = sessions / str(uuid.uuid4())
     broken.mkdir(parents=True)
@@ -102,8 +103,12 @@ def client(studies: Path, orphan: Training, place: Path) -> Iterator[Any]:
         "- {name: max, role: admin, token: token-of-max}\n- {name: kim, role: annotator, token: token-of-kim}\n"
     )
     conf = {"learning": "false", "server_tokens": str(place / "tokens.yaml"), "server_upload_mb": "40"}
-    with server(studies, place / "work", conf, {"TMPDIR": str(temporary)}, token="token-of-max") as connected:
-        yield connected
+    try:
+        with server(studies, place / "work", conf, {"TMPDIR": str(temporary)}, token="token-of-max") as connected:
+            yield connected
+    finally:
+        if mounted.returncode == 0:
+            subprocess.run(["umount", "-l", temporary], check=True)
 
 
 @pytest.fixture
@@ -197,6 +202,33 @@ def test_no_upload_is_too_much_for_the_server(client: Any, url: str, place: Path
     assert process.memory_info().rss - before < 150_000_000
     assert files_left(place) == []
     assert requests.get(f"{url}/healthz").ok
+
+
+def test_a_full_disk_is_told_as_such_and_takes_uploads_again_once_it_has_room(
+    url: str, place: Path, target_files: ReferenceFiles
+) -> None:
+    temporary = place / "temporary"
+    if not temporary.is_mount():
+        pytest.skip("needs a small disk of its own")
+    room = os.statvfs(temporary)
+    (temporary / "filler").write_bytes(b"x" * (room.f_bavail * room.f_frsize - 1_000_000))
+    try:
+        image = {"file": ("big.nii.gz", b"x" * 5_000_000)}
+        label = {"label": ("label.nii.gz", b"x" * 5_000_000)}
+        for answer in (
+            requests.put(f"{url}/datastore/image", files=image, headers=MAX),
+            requests.put(f"{url}/session/", data=parts(3, 1_000_000), headers=MULTIPART),
+            requests.put(f"{url}/datastore/label", params={"image": "first", "tag": "mine"}, files=label, headers=MAX),
+            requests.post(f"{url}/infer/unet_3d", files=image, headers=MAX),
+        ):
+            assert answer.status_code == 507, answer.text
+            assert "space" in answer.json()["error"]["remedy"]
+        assert requests.get(f"{url}/info/", headers=MAX).ok
+        assert files_left(place) == []
+    finally:
+        (temporary / "filler").unlink()
+    with target_files.image.open("rb") as stream:
+        assert requests.put(f"{url}/session/", files={"files": ("x.nii.gz", stream)}, headers=MAX).ok
 
 
 def test_a_body_that_is_no_multipart_message_is_never_kept_in_memory(client: Any, url: str) -> None:
