@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
-from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 import replies
+from finals import usable_label
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.evaluation import DISAGREEMENT_LABELS, compare_segmentations, comparison_report
 from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.storage import FINAL
 from medsam2_atlas.volume import Volume, read_labels
 from predictions import Predictions
 
@@ -85,7 +86,5 @@ class CompareTask(InferTask):
 
 def _final(datastore: Datastore, study: str, like: Volume) -> Volume | None:
     """The label that a person signed off."""
-    label = datastore.get_label_by_image_id(study, DefaultLabelTag.FINAL)
-    if not label:
-        return None
-    return read_labels(Path(datastore.get_label_uri(label, DefaultLabelTag.FINAL)), like)
+    file = usable_label(datastore, study, FINAL)
+    return None if file is None else read_labels(file, like)

@@ -9,6 +9,8 @@ from pathlib import Path
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from medsam2_atlas.atlas import ReferenceFiles
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.storage import FINAL
 
 log = logging.getLogger(__name__)
 
@@ -21,15 +23,29 @@ class Finals:
     problems: dict[str, str]
 
 
+def usable_label(datastore: Datastore, study: str, tag: str) -> Path | None:
+    """Returns the file of a study's label under a tag; None if there is none.
+
+    Raises:
+        InputError: the label counts as none, since it cannot be used or its image has changed.
+    """
+    label = datastore.get_label_by_image_id(study, DefaultLabelTag(tag) if tag in set(DefaultLabelTag) else tag)
+    if not label:
+        return None
+    problem = datastore.get_label_info(label, tag).get("problem")
+    if problem:
+        raise InputError(f"the label of {study} under {tag}", problem)
+    return Path(datastore.get_label_uri(label, tag))
+
+
 def signed_off(datastore: Datastore) -> Finals:
     """Returns the signed-off studies; one whose files cannot be had, such as a series of a PACS that is away, is left out."""
     found, problems = [], {}
     for study in sorted(datastore.get_labeled_images()):
         try:
-            label = datastore.get_label_by_image_id(study, DefaultLabelTag.FINAL)
-            if label:
-                image, file = datastore.get_image_uri(study), datastore.get_label_uri(label, DefaultLabelTag.FINAL)
-                found.append(ReferenceFiles(study, Path(image), Path(file)))
+            label = usable_label(datastore, study, FINAL)
+            if label is not None:
+                found.append(ReferenceFiles(study, Path(datastore.get_image_uri(study)), label))
         except Exception as error:  # noqa: BLE001 - one bad study must not keep the others from being learned from
             problems[study] = str(error)
             log.warning("the label of %s is left out: %s", study, error)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 import replies
+from finals import usable_label
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.evaluation import OrganScore, compare_labels
 from medsam2_atlas.files import write_json
@@ -53,7 +53,7 @@ class OrganScoring(ScoringMethod):
         scores: list[dict[int, OrganScore]] = []
         for study in sorted(datastore.list_images()):
             try:
-                files = [_label(datastore, study, tag) for tag in (truth, judged)]
+                files = [usable_label(datastore, study, tag) for tag in (truth, judged)]
                 if files[0] is None or files[1] is None:
                     continue
                 y = read_labels(files[0])
@@ -76,11 +76,6 @@ def _tag(request: dict[str, Any], key: str, default: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", tag):
         raise InputError(tag, f"cannot be a label tag ({key}).", "Tags are letters, digits, `_`, `-` and `.`.")
     return tag
-
-
-def _label(datastore: Datastore, study: str, tag: str) -> Path | None:
-    label = datastore.get_label_by_image_id(study, DefaultLabelTag(tag) if tag in set(DefaultLabelTag) else tag)
-    return Path(datastore.get_label_uri(label, tag)) if label else None
 
 
 def _means(scores: list[dict[int, OrganScore]]) -> dict[str, Any]:

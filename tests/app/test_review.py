@@ -18,6 +18,7 @@ from medsam2_atlas.segmentation import Segmentation
 from medsam2_atlas.studies import PredictionStore
 from medsam2_atlas.volume import read_labels
 from review import case_states, picture
+from scoring_method import OrganScoring
 from study_datastore import StudyDatastore
 
 MODELS = ("medsam2_atlas", "unet_3d")
@@ -91,6 +92,9 @@ def test_what_cannot_be_used_is_shown_and_counts_as_nothing(tmp_path: Path) -> N
     assert datastore.status()["completed"] == 1
     assert [Path(pair["image"]).name for pair in datastore.datalist()] == ["a.nii.gz"]
     assert [files.name for files in signed_off(datastore).files] == ["a"]
+    scores = OrganScoring(datastore.store.work)({"y": "final", "y_pred": "final"}, datastore)
+    assert scores["mean"]["studies"] == 1
+    assert "problem" in scores["studies"]["b"]
     assert set(datastore.json()["problems"]) == {"b", "linked"}
     archive = Path(datastore.get_dataset_archive(None))
     with zipfile.ZipFile(archive) as stream:
