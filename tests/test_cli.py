@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,20 @@ def test_atlas_info_and_scores_are_printed(atlas_folder: Path, target_files: obj
 def test_serving_nothing_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["serve", str(tmp_path / "none")])
     assert "neither a folder nor a URL" in str(done.exception)
+
+
+def test_folders_that_links_may_lead_to_are_named_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, command: started.append(command))
+    for name in ("studies", "one", "two", "a,b"):
+        (tmp_path / name).mkdir()
+    arguments = ["serve", str(tmp_path / "studies"), "--root", str(tmp_path / "one"), "--root", str(tmp_path / "two")]
+    CliRunner().invoke(app, arguments, catch_exceptions=False)
+    (command,) = started
+    assert command[command.index("server_roots") + 1] == f"{(tmp_path / 'one').resolve()},{(tmp_path / 'two').resolve()}"
+    for name, problem in (("none", "not a folder"), ("a,b", "comma")):
+        done = CliRunner().invoke(app, ["serve", str(tmp_path / "studies"), "--root", str(tmp_path / name)])
+        assert problem in str(done.exception)
 
 
 @pytest.mark.parametrize(("kind", "modality"), [("seg", "SEG"), ("rtstruct", "RTSTRUCT")])

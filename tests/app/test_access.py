@@ -183,6 +183,10 @@ def test_settings_come_from_the_file_and_the_command_line() -> None:
     assert not config.asks_who
     with pytest.raises(InputError, match="nonsense"):
         server_config({"server_nonsense": "1"})
+    assert server_config({"server_roots": "/data/cts,/mnt/more"}).roots == ("/data/cts", "/mnt/more")
+    for key, value in (("roots", "data/cts"), ("oidc_issuer", "login.example.org/realms/x"), ("queue", "none")):
+        with pytest.raises(InputError, match=f"{key}"):
+            server_config({f"server_{key}": value})
 
 
 class Issuer:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -26,6 +25,8 @@ from starlette.responses import Response
 from medsam2_atlas import decoding
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.scratch import scratch_file
+from medsam2_atlas.storage import StudyStore
+from pacs_datastore import PacsDatastore
 from server.access import user_of
 
 log = logging.getLogger(__name__)
@@ -107,43 +108,33 @@ async def readyz(request: Request) -> Response:
 def check_server() -> list[Trouble]:
     """Returns what does not work of the server of this process."""
     datastore = app_instance().datastore()
-    store = getattr(datastore, "store", None)
-    folder: Path | None = store.work.path if store is not None else None
+    store: StudyStore | None = getattr(datastore, "store", None)
     found = []
-    writable = getattr(store, "writable", None)
-    problem = writable() if writable is not None else _unwritable(folder) if folder is not None else ""
+    problem = store.writable() if store is not None else ""
     if problem:
         found.append(Trouble("saving labels", problem, "Free some space on the studies' disk, or make it writable."))
-    elif folder is not None and not (folder / "studies.sqlite").exists():
-        found.append(Trouble("index", f"{folder / 'studies.sqlite'} is missing.", "It is made again with the next request."))
+    elif store is not None and (problem := _no_index(store)):
+        found.append(Trouble("index", problem, "It is made again from the files; the log tells why that fails."))
     problem = _no_scratch()
     if problem:
         found.append(Trouble("uploads", problem, "Free some space in the folder for temporary files (TMPDIR)."))
     problem = decoding.alive()
     if problem:
         found.append(Trouble("loading studies", problem, "The log tells more; restart the server if that goes on."))
-    pacs_problem = getattr(datastore, "pacs_problem", None)
-    problem = pacs_problem() if pacs_problem is not None else ""
+    problem = datastore.web.breaker.problem if isinstance(datastore, PacsDatastore) else ""
     if problem:
-        found.append(Trouble("PACS", problem, "Is it running, and can it be reached from here?"))
+        found.append(Trouble("PACS", f"It does not answer ({problem}).", "Is it running, and can it be reached from here?"))
     return found
 
 
-def _unwritable(folder: Path) -> str:
-    """Why nothing can be written into a folder; empty if it can."""
-    file = folder / f".part-{os.getpid():08x}"
+def _no_index(store: StudyStore) -> str:
+    """Why studies cannot be listed; empty if they can. An index that was deleted is made again by looking at it."""
     try:
-        with file.open("wb") as stream:
-            stream.write(b"ready")
-            os.fsync(stream.fileno())
-    except OSError as error:
-        return f"{folder} cannot be written to ({error})."
-    finally:
-        try:
-            file.unlink(missing_ok=True)
-        except OSError as error:
-            log.debug("%s stays: %s", file, error)
-    return ""
+        store.counts()
+    except (MedSAM2AtlasError, OSError, sqlite3.Error) as error:
+        return f"The index cannot be used ({error})."
+    file = store.work.path / "studies.sqlite"
+    return "" if file.exists() else f"{file} is missing."
 
 
 def _no_scratch() -> str:
