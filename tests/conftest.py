@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references
+from medsam2_atlas.files import sha256
 from medsam2_atlas.medsam2 import OFFICIAL, load_config
 from medsam2_atlas.resource import resource
 from medsam2_atlas.volume import Volume, from_sitk, read_labels, read_volume
@@ -49,9 +52,16 @@ def target_truth(target_files: ReferenceFiles, target: Volume) -> Volume:
 
 
 @pytest.fixture(scope="session")
-def atlas(references: list[ReferenceFiles]) -> Atlas:
-    """An atlas of three references."""
-    return build_atlas(references[:3])
+def atlas(references: list[ReferenceFiles], pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    """An atlas of three references. It takes a minute: pytest's cache keeps it as long as nothing changes that makes it."""
+    package = resource("configs").parent / "lib" / "medsam2_atlas"
+    sources = [*package.glob("registration/*.py"), *package.glob("atlas/*.py"), package / "volume.py", package / "series.py"]
+    sources += [*resource("configs").glob("*.yaml"), *(file for r in references[:3] for file in (r.image, r.label))]
+    digest = hashlib.sha256("".join(sha256(file) for file in sorted(sources)).encode()).hexdigest()[:16]
+    kept = pytestconfig.cache.mkdir("atlas") / digest
+    if not (kept / "atlas.json").is_file():
+        build_atlas(references[:3]).save(kept)
+    return Atlas.load(shutil.copytree(kept, tmp_path_factory.mktemp("kept") / "atlas"))
 
 
 @pytest.fixture(scope="session")
