@@ -19,8 +19,8 @@ from medsam2_atlas.upstream import CallPool
 log = logging.getLogger(__name__)
 
 _THREADS = 4
-_WAITING = 20
-"""Half of the server's threads for requests: the others serve what is here already."""
+_WAITING = 28
+"""Of the server's 40 threads for requests: the others serve what is here already."""
 _FETCH_SECONDS = 1500.0
 _UNFIT_SECONDS = 600.0
 _AWAY_SECONDS = 10.0

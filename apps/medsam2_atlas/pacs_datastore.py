@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ class PacsDatastore(StudyDatastore):
             InputError: malformed, refers to no CT series of the server, or holds what is no organ.
         """
         about, _ = run_task("dicom_object", file, path=str(file))
-        study = next((uid for uid in about["series"] if self._known(uid)), None)
+        study = self._first_known(about["series"])
         if study is None:
             raise InputError("segmentation", "refers to no CT series of this server.", "Segment one of its series.")
         image = read_volume(self.get_image_uri(study))
@@ -256,9 +256,14 @@ class PacsDatastore(StudyDatastore):
             made = "SEMIAUTOMATIC" if model else "MANUAL"
         return LabelOrigin(label.tag, label.version.number, label.version.author, made, model)
 
-    def _known(self, series: str) -> bool:
-        """Whether a series was fetched or is in the PACS."""
-        return self._here(series) or self._list.find(series) is not None
+    def _first_known(self, series: Sequence[str]) -> str | None:
+        """The first of some series that was fetched or is in the PACS."""
+        for found in (self._here, (self._list.get() or {}).__contains__):
+            for uid in series:
+                if found(uid):
+                    return uid
+        self._list.find(series[0] if series else "")  # it may have come to the PACS just now
+        return next((uid for uid in series if uid in (self._list.get() or {})), None)
 
     def _about_series(self, series: str) -> Mapping[str, str]:
         about = self._list.find(series) if valid_uid(series) else None

@@ -93,9 +93,11 @@ class SeriesList:
         try:
             found, problems = _checked(self._ask())
             with self._lock:
-                changed = found != self._found
+                changed, known = found != self._found, self._problems
                 self._found, self._problems, self._asked = found, problems, time.monotonic()
             for name, problem in problems.items():
+                if name in known:
+                    continue
                 log.warning("series %s of the PACS is left out: it %s", name, problem)
             if changed:
                 write_json(list(found.values()), self._file)

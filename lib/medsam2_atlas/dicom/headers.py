@@ -38,7 +38,8 @@ _OPTIONAL = (
     *("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID"),
     *("ClinicalTrialSubjectReadingID", "DeidentificationMethod"),
 )
-_OWN = ("SOPClassUID", "SOPInstanceUID", "ImagePositionPatient")
+_OWN = ("00080016", "00080018", "00200032")
+"""What each slice has of its own: SOP Class UID, SOP Instance UID, Image Position (Patient)."""
 _KINDS = (
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -70,8 +71,8 @@ def source_headers(folder: Path) -> list[Dataset]:
 
 def as_json(headers: Sequence[Dataset]) -> list[dict[str, Any]]:
     """Headers of a series as DICOM JSON: what all share, then what each has of its own."""
-    own = [Dataset({tag: header[tag] for tag in (header.data_element(name).tag for name in _OWN)}) for header in headers]
-    return [headers[0].to_json_dict(), *(ds.to_json_dict() for ds in own)]
+    own = [{tag: value for tag, value in header.to_json_dict().items() if tag in _OWN} for header in headers]
+    return [headers[0].to_json_dict(), *own]
 
 
 def from_json(content: Sequence[Mapping[str, Any]]) -> list[Dataset]:

@@ -14,6 +14,7 @@ from medsam2_atlas.dicom.seg_reading import read_seg
 from medsam2_atlas.dicom.uids import cleaned_uid
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 
+_MAX_SERIES = 100
 _TAGS = ("SOPClassUID", "SOPInstanceUID", "Modality", "ReferencedSeriesSequence")
 
 
@@ -34,7 +35,7 @@ def describe_object(path: str) -> tuple[dict[str, Any], list[np.ndarray]]:
     if not all(uids):
         raise InputError("object", "has no valid SOP Class UID and SOP Instance UID.", "Store it again from the viewer.")
     items = header.get("ReferencedSeriesSequence") or ()
-    series = [uid for item in items if (uid := cleaned_uid(item.get("SeriesInstanceUID")))]
+    series = [uid for item in items[:_MAX_SERIES] if (uid := cleaned_uid(item.get("SeriesInstanceUID")))]
     about = {"sop_class": uids[0], "sop_instance": uids[1], "modality": str(header.get("Modality", "")), "series": series}
     return about, []
 
