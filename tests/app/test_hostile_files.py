@@ -118,8 +118,8 @@ def poisoned(
 
 def test_hostile_files_in_the_studies_folder_stop_nothing(poisoned: tuple[str, Path], secret: Path) -> None:
     url, _ = poisoned
-    deadline = time.monotonic() + 90
-    while True:  # until the good one, which is the last by name, has been measured
+    deadline = time.monotonic() + 300
+    while True:  # until the good one, which is the last by name, has been measured: a quarter of a minute on free cores
         cases = {case["study"]: case for case in requests.get(f"{url}/review/cases", timeout=10).json()}
         if cases["zz-good"]["novelty"] is not None or time.monotonic() > deadline:
             break
