@@ -31,7 +31,7 @@ from medsam2_atlas.atlas import ReferenceFiles
         ("GET", "/datastore/image", {}, 422, "image"),
         ("GET", "/datastore/label", {"label": "first", "tag": "../../x"}, 404, "no label"),
         ("GET", "/datastore/label/versions", {"label": "first", "tag": "../.."}, 404, "no label"),
-        ("GET", "/datastore/label/version", {"label": "first", "version": 7}, 404, "no label"),
+        ("GET", "/datastore/label/version", {"label": "first", "version": 7}, 404, "no version"),
         ("DELETE", "/datastore/label", {"id": "../first", "tag": "final"}, 404, "no label"),
         ("DELETE", "/datastore/image", {"id": "../first"}, 404, "no study"),
         ("GET", "/jobs/none", {}, 404, "no job"),

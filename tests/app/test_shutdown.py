@@ -50,6 +50,11 @@ async def job(request: Request):
 def stuck():
     time.sleep(600)
 
+@app.get("/hold")
+def hold():
+    import ctypes
+    ctypes.PyDLL(None).sleep(600)  # unlike CDLL, it keeps the interpreter to itself
+
 @app.get("/endless")
 def endless():
     from fastapi.responses import StreamingResponse
@@ -137,6 +142,19 @@ def test_code_that_never_returns_and_clients_that_never_read_do_not_keep_the_ser
         stuck.join(5)
         assert stuck.answer.status_code == 503
         unread.close()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_native_code_that_holds_the_interpreter_does_not_keep_the_server_from_ending(tmp_path: Path) -> None:
+    port = free_port()
+    process = stuck_server(tmp_path, port)
+    try:
+        Client(lambda: requests.get(f"http://127.0.0.1:{port}/hold", timeout=60))
+        time.sleep(1.0)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == -signal.SIGKILL
     finally:
         process.kill()
         process.wait()

@@ -6,10 +6,11 @@ handlers that uvicorn has installed are wrapped here. What happens after a signa
 | when | what |
 | --- | --- |
 | 0 | jobs are cancelled and their clients get 503, event streams end, new requests get 503, training processes are ended |
-| 5 | requests that are still open, such as a slow upload, are cancelled: 503 |
-| 8 | uvicorn gives up on connections that nobody reads from |
-| 15 | the process ends itself: code in another thread does not return |
-| 18 | the same, by a timer that needs no Python thread: native code holds the interpreter |
+| 4 | requests that are still open, such as a slow upload, are cancelled: 503 |
+| 6 | uvicorn gives up on connections that nobody reads from |
+| 13 | the process ends itself: code in another thread does not return |
+| 15 | the same, by a timer in native code, which logs where all threads are |
+| 17 | a process beside the server kills it: native code has kept the interpreter to itself since before the signal |
 
 All files are replaced in one step, so that ending the process at any time loses nothing that a client was told is saved.
 
@@ -24,6 +25,7 @@ import faulthandler
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -35,10 +37,16 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_CANCEL_SECONDS = 5.0
-_CONNECTIONS_SECONDS = 8
-_EXIT_SECONDS = 15.0
-_KILL_SECONDS = 18.0
+_CANCEL_SECONDS = 4.0
+_CONNECTIONS_SECONDS = 6
+_EXIT_SECONDS = 13.0
+_DUMP_SECONDS = 15.0
+_KILL_SECONDS = 17
+_WATCHDOG = """
+[ "$(head -c 1 | wc -c)" -eq 1 ] || exit 0  # the server has ended
+sleep "$1"
+[ "$(cut -d' ' -f4 /proc/$$/stat)" = "$PPID" ] && kill -KILL "$PPID"
+"""
 
 
 class Stopping:
@@ -74,6 +82,7 @@ class Stopping:
             if hasattr(getattr(server, "config", None), "timeout_graceful_shutdown"):
                 server.config.timeout_graceful_shutdown = _CONNECTIONS_SECONDS  # type: ignore[union-attr]
         threading.Thread(target=self._watch, args=(reads,), name="stopping", daemon=True).start()
+        _start_watchdog()
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -89,7 +98,7 @@ class Stopping:
     def _watch(self, reads: int) -> None:
         number = os.read(reads, 1)[0]
         began = time.monotonic()
-        faulthandler.dump_traceback_later(_KILL_SECONDS, exit=True, file=sys.__stderr__ or sys.stderr)
+        faulthandler.dump_traceback_later(_DUMP_SECONDS, exit=True, file=sys.__stderr__ or sys.stderr)
         self._begun.set()
         log.info("stopping, after %s", signal.Signals(number).name)
         for call in self._calls:
@@ -116,6 +125,26 @@ def bounded(what: Callable[[], None], seconds: float) -> None:
     thread.join(seconds)
     if thread.is_alive():
         log.warning("%s did not return within %.0f s", getattr(what, "__qualname__", what), seconds)
+
+
+def _start_watchdog() -> None:
+    """Starts the process that kills this one if no Python code runs any more after a signal.
+
+    Python's own handlers wait for the interpreter. The number of a signal is written to the wake-up descriptor at once.
+    """
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    before = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+    if before != -1:  # another event loop than asyncio's uses it
+        signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+        os.close(writes)
+    else:
+        command = ["/bin/sh", "-c", _WATCHDOG, "medsam2-atlas-watchdog", str(_KILL_SECONDS)]
+        try:  # in a session of its own, so that Ctrl-C does not end it
+            subprocess.Popen(command, stdin=reads, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        except OSError as error:
+            log.warning("the server has no watchdog: %s", error)
+    os.close(reads)
 
 
 def _handler(before: Any, writes: int) -> Callable[[int, FrameType | None], None]:
