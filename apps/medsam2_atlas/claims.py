@@ -53,13 +53,16 @@ class Claim:
 
 @contextmanager
 def claimed(work: WorkFolder, method: str, what: str) -> Iterator[None]:
-    """Holds the claim of this process while the block runs.
+    """Holds the claim of this process while the block runs; a server that does such work itself needs none.
 
     Raises:
         ConflictError: the server that started this process is gone, or another living server's training runs.
     """
     server = ProcessMark.parse(os.environ.get(SERVER_VARIABLE, ""))
     claim = Claim(ProcessMark.own(), server, method, what)
+    if claim.server == claim.process:
+        yield
+        return
     if claim.orphaned:
         raise ConflictError(f"{method} of {what}", "has lost its server.", "Start it again.")
     name = method if method == TRAINING else f"{method}-{claim.process}"

@@ -169,7 +169,13 @@ def test_only_listed_origins_may_call(tokens: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "- kim", "- {name: kim, role: annotator}", "- {name: kim, role: king, token: x}", "{", "- {name: a, token: x}"]
+    "text",
+    [
+        *("", "- kim", "- {name: kim, role: annotator}", "- {name: kim, role: king, token: x}", "{", "- {name: a, token: x}"),
+        "- {name: kim, role: admin, token: }",  # would let in whoever sends `None`
+        "- {name: kim, role: admin, token: ''}",
+        "- {name: kim, role: admin, sha256: é}",
+    ],
 )
 def test_files_of_tokens_that_cannot_be_used_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokens.yaml").write_text(text)

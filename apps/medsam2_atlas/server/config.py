@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -91,11 +92,17 @@ def tokens_of(file: Path) -> list[dict[str, str]]:
     """
     try:
         entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(file, f"cannot be read as tokens ({error}).", "See docs/server.md.") from error
-    good = isinstance(entries, list) and all(
-        isinstance(e, dict) and {"name", "role"} <= set(e) and len(set(e) & {"token", "sha256"}) == 1 for e in entries
-    )
-    if not good:
-        raise InputError(file, "is not a list of tokens.", "Each entry has name, role, and token or sha256.")
+    if not isinstance(entries, list) or not all(isinstance(e, dict) and _is_token(e) for e in entries):
+        raise InputError(
+            file, "is not a list of tokens.", "Each has name, role, and token or sha256, none of them empty."
+        )
     return [{key: str(value) for key, value in entry.items()} for entry in entries]
+
+
+def _is_token(entry: Mapping[str, object]) -> bool:
+    if not {"name", "role"} <= set(entry) or len(set(entry) & {"token", "sha256"}) != 1:
+        return False
+    filled = all(value is not None and str(value).strip() for value in entry.values())
+    return filled and ("sha256" not in entry or re.fullmatch(r"[0-9A-Fa-f]{64}", str(entry["sha256"])) is not None)

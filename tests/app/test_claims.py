@@ -1,0 +1,74 @@
+"""Claims of work processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from claims import SERVER_VARIABLE, Claim, check_training, claimed, end_orphans
+from medsam2_atlas.errors import ConflictError
+from medsam2_atlas.processes import ProcessMark
+from medsam2_atlas.storage import WorkFolder
+
+OWN = ProcessMark.own()
+DEAD = ProcessMark(OWN.namespace, 4_000_000, 1)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> WorkFolder:
+    return WorkFolder(tmp_path)
+
+
+def test_a_server_that_scores_for_several_clients_at_once_does_not_get_into_its_own_way(
+    work: WorkFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SERVER_VARIABLE, str(OWN))
+    with claimed(work, "scoring", "organs"), claimed(work, "scoring", "organs"):
+        assert not (work.path / "claims").exists()
+
+
+def test_two_trainings_never_run_at_once(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SERVER_VARIABLE, raising=False)
+    with claimed(work, "train", "unet_3d"):
+        with pytest.raises(ConflictError, match="unet_3d"), claimed(work, "train", "unet_2d"):
+            pass
+        with pytest.raises(ConflictError, match="unet_3d"):
+            check_training(work)
+        assert end_orphans(work) == []  # nobody knows that its server is gone: it was started by hand
+    check_training(work)
+    with claimed(work, "train", "unet_2d"):
+        pass
+
+
+def test_work_whose_server_is_gone_does_not_begin(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SERVER_VARIABLE, str(DEAD))
+    with pytest.raises(ConflictError, match="lost its server"), claimed(work, "train", "unet_3d"):
+        pass
+
+
+def test_no_process_is_ended_that_is_not_what_a_claim_says(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SERVER_VARIABLE, raising=False)
+    with claimed(work, "train", "unet_3d"):
+        file = work.path / "claims/train.json"
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps(content | {"server": str(DEAD)}))  # this process, which is no training
+        assert end_orphans(work) == []
+        file.write_text(json.dumps(content | {"server": str(DEAD), "process": str(ProcessMark(OWN.namespace, 1, 1))}))
+        assert end_orphans(work) == []
+
+
+def test_work_of_another_container_is_left_alone() -> None:
+    elsewhere = ProcessMark(OWN.namespace + 1, 4_000_000, 1)
+    assert not Claim(elsewhere, elsewhere, "train", "unet_3d").orphaned
+    assert not Claim(elsewhere, DEAD, "train", "unet_3d").orphaned
+    assert Claim(OWN, DEAD, "train", "unet_3d").orphaned
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"process": 3}', "\x00"])
+def test_a_claim_that_cannot_be_read_stops_nothing(work: WorkFolder, content: str) -> None:
+    file = work.folder("claims") / "scoring-x.json"
+    file.write_text(content)
+    assert end_orphans(work) == []
+    check_training(work)
