@@ -80,7 +80,7 @@ class Room:
         self.page.locator('[data-cy="SubmitLabel"]').click()
         if answer is not None:
             self.question().wait_for(timeout=60_000)
-            self.page.locator('button[name="save-anyway"]' if answer else 'button[name="dont-save"]').click()
+            self.answer(answer)
         told = self.page.get_by_text(re.compile("^(Saved|Not done)")).last
         told.wait_for(timeout=60_000)
         return str(told.inner_text())
@@ -88,6 +88,9 @@ class Room:
     def question(self) -> Any:
         """Whether to save a label map that would lose organs."""
         return self.page.locator('[data-cy="viewport-notification"]')
+
+    def answer(self, save: bool) -> None:
+        self.question().get_by_role("button", name="Save anyway" if save else "Do not save").click()
 
     def open_slice(self) -> int:
         """Number of the slice that the first viewport shows, in the file's grid."""
@@ -189,7 +192,7 @@ def test_an_empty_label_is_not_signed_off_by_accident(room: Room) -> None:
     room.question().wait_for(timeout=60_000)
     room.colours("0-question")
     assert "empty label map (0 voxels)" in room.question().inner_text()
-    room.page.locator('button[name="dont-save"]').click()
+    room.answer(False)
     room.page.get_by_text("Not done. Nothing was saved.").first.wait_for(timeout=10_000)
     assert room.versions() == []
     assert requests.get(f"{room.url}/info/").json()["datastore"]["completed"] == 0
@@ -310,7 +313,7 @@ def test_an_empty_label_does_not_replace_15_organs_by_accident(room: Room) -> No
     room.question().wait_for(timeout=60_000)
     room.colours("8b-question")
     assert "left adrenal gland" in room.question().inner_text()
-    room.page.locator('button[name="save-anyway"]').click()
+    room.answer(True)
     room.page.get_by_text("Saved as version").first.wait_for(timeout=60_000)
     assert len(room.versions()) == len(before) + 1
     requests.post(f"{room.url}/datastore/label/restore", params={"label": room.series, "version": 1})
