@@ -172,7 +172,7 @@ def test_a_hanging_pacs_keeps_nobody_from_working_on_what_is_here(hanging: Hospi
             slow[path] = time.monotonic() - began
         began = time.monotonic()
         chosen = requests.post(f"{hanging.url}/activelearning/first", json={}, timeout=30)
-        assert chosen.json().get("id") == hanging.third, chosen.text
+        assert chosen.json().get("id") in (hanging.series, hanging.third), chosen.text
         slow["activelearning"] = time.monotonic() - began
         began = time.monotonic()
         assert requests.get(f"{hanging.url}/datastore/image", {"image": hanging.series}, timeout=30).ok

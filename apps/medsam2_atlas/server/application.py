@@ -33,7 +33,7 @@ from medsam2_atlas.processes import ProcessMark
 from medsam2_atlas.scratch import sweep, sweep_leftovers
 from medsam2_atlas.segmentation import package_version
 from medsam2_atlas.storage import WorkFolder
-from server import dicomweb, errors, infer, jobs, login, readiness, review, sessions, studies, viewer, work
+from server import dicomweb, errors, infer, jobs, login, readiness, review, sessions, stow, studies, viewer, work
 from server.access import Access, AccessMiddleware
 from server.config import ServerConfig, server_config
 from server.metrics import Metrics
@@ -115,6 +115,7 @@ def create_app(config: ServerConfig) -> FastAPI:
         sessions.router,
         work.router,
         dicomweb.router,
+        stow.router,
         viewer.router,
         review.router,
         login.router,

@@ -1,7 +1,7 @@
-"""The DICOMweb server behind this one, for viewers: look-ups pass through, segmentations come in as labels.
+"""The DICOMweb server behind this one, for viewers: look-ups pass through; see `stow` for what viewers store.
 
-OHIF stores a segmentation by STOW. Here it is checked, becomes the next version of the series' `final` label, and is sent
-on as this server writes it; other objects are not taken. Of a label's versions viewers are shown the newest.
+Of a label's versions viewers are shown the newest. A server that hangs is found out within seconds, and then answered for at
+once (503) until it answers again.
 """
 
 from __future__ import annotations
@@ -10,25 +10,19 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import anyio
 import httpx
-from fastapi import APIRouter, Header, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Request
 from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from medsam2_atlas.dicom.multipart import MultipartFiles, MultipartLimits
-from medsam2_atlas.dicom.uids import valid_uid
 from medsam2_atlas.dicom.web import DicomWeb
-from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, UnavailableError
-from medsam2_atlas.scratch import scratch_folder
-from pacs_datastore import PacsDatastore, StoredSeg
-from server.access import user_of
+from medsam2_atlas.errors import ConflictError, InputError, UnavailableError
+from pacs_datastore import PacsDatastore
 
 router = APIRouter(prefix="/proxy/dicom", tags=["DICOMweb"])
 
@@ -38,14 +32,10 @@ _RETURNED = ("content-type", "etag", "content-range", "warning")
 _OPERATIONS = ("wado", "qido", "stow")
 _MODALITY, _SERIES, _NUMBER = "00080060", "0020000E", "00200013"
 _MAX_LIST_BYTES = 200_000_000
-_STOW_LIMITS = MultipartLimits(parts=64, part_bytes=1_000_000_000, total_bytes=4_000_000_000)
-"""Besides the largest size of a request (`server_upload_mb`), which counts first."""
-_BLOCK = 1 << 20
 _CONNECT_SECONDS, _POOL_SECONDS = 3.0, 15.0
 _SEARCH_SECONDS, _RETRIEVE_SECONDS = 60.0, 120.0
 """How long the PACS may take to begin an answer, or to go on with one."""
 _SILENCE_SECONDS, _POLL_SECONDS = 3.0, 0.25
-_PROCESSING_FAILURE = 0x0110
 _UNANSWERED = (httpx.TransportError,)
 _REMEDY = "Is it running? Try again in a minute; what was fetched before can be segmented meanwhile."
 
@@ -53,7 +43,7 @@ _REMEDY = "Is it running? Try again in a minute; what was fetched before can be 
 @router.get("/{path:path}", include_in_schema=False)
 async def look_up(request: Request, path: str) -> Response:
     """What the DICOMweb server answers; 503 at once while it does not answer."""
-    operation, rest = _split(path)
+    operation, rest = split(path)
     searching = operation == "qido" and not rest.rstrip("/").endswith("metadata")
     upstream = _client(request).build_request(
         "GET",
@@ -63,7 +53,7 @@ async def look_up(request: Request, path: str) -> Response:
         timeout=_timeout(_SEARCH_SECONDS if searching else _RETRIEVE_SECONDS),
     )
     try:
-        answer = await _sent(_client(request), upstream, _datastore().web)
+        answer = await _sent(_client(request), upstream, pacs_datastore().web)
     except UnavailableError as error:
         raise UnavailableError("PACS", error.problem, _REMEDY) from error
     headers = {name: answer.headers[name] for name in _RETURNED if name in answer.headers}
@@ -73,20 +63,6 @@ async def look_up(request: Request, path: str) -> Response:
             content = await run_in_threadpool(_filtered, content)
         return Response(content, answer.status_code, headers)
     return StreamingResponse(_pieces(answer), answer.status_code, headers)
-
-
-@router.post("/{path:path}", include_in_schema=False)
-async def store(request: Request, path: str, content_type: Annotated[str, Header()] = "", confirm: bool = False) -> Response:
-    """Takes DICOM segmentations in as labels; answers as STOW does. With `confirm=true`, labels may lose organs."""
-    _, rest = _split(path)
-    name, _, study = rest.strip("/").partition("/")
-    if name != "studies" or (study and not valid_uid(study)):
-        raise InputError(path[:80], "takes no objects.", "POST them to …/studies.")
-    _datastore()
-    with scratch_folder() as folder:
-        files = await _received(request.stream(), content_type, folder)
-        status, answer = await run_in_threadpool(_take_in, files, user_of(request).name, confirm)
-    return JSONResponse(answer, status, media_type="application/dicom+json")
 
 
 def newest_segmentations(instances: Any) -> Any:
@@ -165,67 +141,20 @@ def _filtered(content: bytes) -> bytes:
         return content
 
 
-async def _received(stream: AsyncIterator[bytes], content_type: str, folder: Path) -> list[Path]:
-    """The objects of a multipart message as files, written while they arrive."""
-    waiting = bytearray()
-    with MultipartFiles(folder, content_type, _STOW_LIMITS) as message:
-        async for chunk in stream:
-            waiting += chunk
-            if len(waiting) >= _BLOCK:
-                await run_in_threadpool(message.write, bytes(waiting))
-                waiting.clear()
-        await run_in_threadpool(message.write, bytes(waiting))
-        return message.finish()
+def pacs_datastore() -> PacsDatastore:
+    """The server's store.
 
-
-def _take_in(files: list[Path], author: str, confirm: bool) -> tuple[int, dict[str, Any]]:
-    """Status and answer. All objects are read before the first is saved, so that a wrong one leaves nothing half done."""
-    if not files:
-        raise InputError("request", "holds no DICOM objects.", "Send multipart/related; type=application/dicom.")
-    datastore, segs = _datastore(), list[StoredSeg]()
-    stored: list[dict[str, Any]] = []
-    failed: list[dict[str, Any]] = []
-    try:
-        segs.extend(datastore.read_seg(file) for file in files)
-        for seg in segs:
-            about = _reference(seg)
-            try:
-                info = {"user": author, "from": "DICOM SEG"} | ({"confirm": True} if confirm else {})
-                saved = datastore.save_person_label(seg.study, seg.file, "final", info)
-            except MedSAM2AtlasError as error:
-                if len(segs) == 1:
-                    raise
-                failed.append(about | {"00081197": {"vr": "US", "Value": [_PROCESSING_FAILURE]}} | _comment(str(error)))
-                continue
-            app_instance().on_save_label(seg.study, seg.study)
-            url = f"/datastore/label?label={saved.label.study}&tag={saved.label.tag}"
-            stored.append(about | {"00081190": {"vr": "UR", "Value": [url]}})
-    finally:
-        for seg in segs:
-            seg.file.unlink(missing_ok=True)
-    answer = {"00081199": {"vr": "SQ", "Value": stored}} if stored else {}
-    if failed:
-        return 202 if stored else 409, answer | {"00081198": {"vr": "SQ", "Value": failed}}
-    return 200, answer
-
-
-def _reference(seg: StoredSeg) -> dict[str, Any]:
-    return {"00081150": {"vr": "UI", "Value": [seg.sop_class]}, "00081155": {"vr": "UI", "Value": [seg.sop_instance]}}
-
-
-def _comment(text: str) -> dict[str, Any]:
-    return {"00000902": {"vr": "LO", "Value": [text[:64]]}}
-
-
-def _datastore() -> PacsDatastore:
+    Raises:
+        ConflictError: its studies lie in a folder.
+    """
     datastore = app_instance().datastore()
     if not isinstance(datastore, PacsDatastore):
         raise ConflictError("studies", "of this server lie in a folder.", "OHIF needs a DICOMweb server; Slicer does not.")
     return datastore
 
 
-def _split(path: str) -> tuple[str, str]:
-    """Operation and path of the DICOMweb server.
+def split(path: str) -> tuple[str, str]:
+    """Operation and path of a request for the DICOMweb server.
 
     Raises:
         InputError: a path that DICOMweb does not have, such as one that leads elsewhere on that server.

@@ -1,0 +1,98 @@
+"""What viewers store by STOW-RS: DICOM segmentations, which become labels.
+
+Bodies go to disk while they arrive. Each object is read in a reader process, becomes the next version of the series' `final`
+label, and is sent on as this server writes it; other objects are not taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import JSONResponse
+from monailabel.interfaces.utils.app import app_instance
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from medsam2_atlas.dicom.multipart import MultipartFiles, MultipartLimits
+from medsam2_atlas.dicom.uids import valid_uid
+from medsam2_atlas.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.scratch import scratch_folder
+from pacs_datastore import StoredSeg
+from server.access import user_of
+from server.dicomweb import pacs_datastore, split
+
+router = APIRouter(prefix="/proxy/dicom", tags=["DICOMweb"])
+
+_STOW_LIMITS = MultipartLimits(parts=64, part_bytes=1_000_000_000, total_bytes=4_000_000_000)
+"""Besides the largest size of a request (`server_upload_mb`), which counts first."""
+_BLOCK = 1 << 20
+_PROCESSING_FAILURE = 0x0110
+
+
+@router.post("/{path:path}", include_in_schema=False)
+async def store(request: Request, path: str, content_type: Annotated[str, Header()] = "", confirm: bool = False) -> Response:
+    """Takes DICOM segmentations in as labels; answers as STOW does. With `confirm=true`, labels may lose organs."""
+    _, rest = split(path)
+    name, _, study = rest.strip("/").partition("/")
+    if name != "studies" or (study and not valid_uid(study)):
+        raise InputError(path[:80], "takes no objects.", "POST them to …/studies.")
+    pacs_datastore()
+    with scratch_folder() as folder:
+        files = await _received(request.stream(), content_type, folder)
+        status, answer = await run_in_threadpool(_take_in, files, user_of(request).name, confirm)
+    return JSONResponse(answer, status, media_type="application/dicom+json")
+
+
+async def _received(stream: AsyncIterator[bytes], content_type: str, folder: Path) -> list[Path]:
+    """The objects of a multipart message as files, written while they arrive."""
+    waiting = bytearray()
+    with MultipartFiles(folder, content_type, _STOW_LIMITS) as message:
+        async for chunk in stream:
+            waiting += chunk
+            if len(waiting) >= _BLOCK:
+                await run_in_threadpool(message.write, bytes(waiting))
+                waiting.clear()
+        await run_in_threadpool(message.write, bytes(waiting))
+        return message.finish()
+
+
+def _take_in(files: list[Path], author: str, confirm: bool) -> tuple[int, dict[str, Any]]:
+    """Status and answer. All objects are read before the first is saved, so that a wrong one leaves nothing half done."""
+    if not files:
+        raise InputError("request", "holds no DICOM objects.", "Send multipart/related; type=application/dicom.")
+    datastore, segs = pacs_datastore(), list[StoredSeg]()
+    stored: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    try:
+        segs.extend(datastore.read_seg(file) for file in files)
+        for seg in segs:
+            about = _reference(seg)
+            try:
+                info = {"user": author, "from": "DICOM SEG"} | ({"confirm": True} if confirm else {})
+                saved = datastore.save_person_label(seg.study, seg.file, "final", info)
+            except MedSAM2AtlasError as error:
+                if len(segs) == 1:
+                    raise
+                failed.append(about | {"00081197": {"vr": "US", "Value": [_PROCESSING_FAILURE]}} | _comment(str(error)))
+                continue
+            app_instance().on_save_label(seg.study, seg.study)
+            url = f"/datastore/label?label={saved.label.study}&tag={saved.label.tag}"
+            stored.append(about | {"00081190": {"vr": "UR", "Value": [url]}})
+    finally:
+        for seg in segs:
+            seg.file.unlink(missing_ok=True)
+    answer = {"00081199": {"vr": "SQ", "Value": stored}} if stored else {}
+    if failed:
+        return 202 if stored else 409, answer | {"00081198": {"vr": "SQ", "Value": failed}}
+    return 200, answer
+
+
+def _reference(seg: StoredSeg) -> dict[str, Any]:
+    return {"00081150": {"vr": "UI", "Value": [seg.sop_class]}, "00081155": {"vr": "UI", "Value": [seg.sop_instance]}}
+
+
+def _comment(text: str) -> dict[str, Any]:
+    return {"00000902": {"vr": "LO", "Value": [text[:64]]}}
