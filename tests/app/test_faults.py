@@ -268,6 +268,14 @@ def test_an_upload_that_no_model_takes_leaves_nothing(url: str, place: Path, tar
     assert files_left(place) == []
 
 
+@pytest.mark.parametrize(("lines", "status"), [("3", 200), ("0", 422), ("-1", 422), ("9" * 40, 422)])
+def test_the_log_is_shown_whatever_is_asked(url: str, lines: str, status: int) -> None:
+    answer = requests.get(f"{url}/logs/", params={"lines": lines}, headers=MAX)
+    assert answer.status_code == status
+    assert status != 200 or len(answer.text.splitlines()) <= 3
+    assert requests.get(f"{url}/logs/", headers=KIM).status_code == 403
+
+
 def test_info_counts_what_is_there(url: str) -> None:
     about = requests.get(f"{url}/info/", headers=MAX).json()
     assert about["datastore"]["total"] == 1

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from monailabel.config import settings
-from monailabel.endpoints import activelearning, batch_infer, datastore, info, logs, model, scoring, train
+from monailabel.endpoints import activelearning, batch_infer, datastore, info, model, scoring, train
 from monailabel.interfaces.utils.app import app_instance
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
@@ -33,7 +33,7 @@ from medsam2_atlas.processes import ProcessMark
 from medsam2_atlas.scratch import sweep, sweep_leftovers
 from medsam2_atlas.segmentation import package_version
 from medsam2_atlas.storage import WorkFolder
-from server import dicomweb, errors, infer, jobs, login, readiness, review, sessions, stow, studies, viewer, work
+from server import dicomweb, errors, infer, jobs, login, logs, readiness, review, sessions, stow, studies, viewer, work
 from server.access import Access, AccessMiddleware
 from server.config import ServerConfig, server_config
 from server.metrics import Metrics
@@ -57,7 +57,6 @@ _REPLACED = frozenset(
         *((method, f"/datastore/{path}") for method, path in (("DELETE", "label"), ("GET", "dataset"))),
         *((method, "/model/{model}") for method in ("PUT", "DELETE")),
         *(("PUT", f"/datastore/{path}") for path in ("image/info", "label/info", "updatelabelinfo")),
-        ("GET", "/logs/gpu"),
         *(("POST", path) for path in ("/train/", "/train/{model}", "/scoring/", "/scoring/{method}")),
         ("POST", "/batch/infer/{model}"),
     }
@@ -119,10 +118,11 @@ def create_app(config: ServerConfig) -> FastAPI:
         viewer.router,
         review.router,
         login.router,
+        logs.router,
         readiness.router,
     ):
         app.include_router(own)
-    for stock in (info, model, batch_infer, train, activelearning, scoring, datastore, logs):
+    for stock in (info, model, batch_infer, train, activelearning, scoring, datastore):
         app.include_router(off_the_loop(stock.router, _REPLACED))
     static = Path(monailabel.endpoints.__file__).parent / "static"
     app.mount("/static", StaticFiles(directory=static), name="static")
