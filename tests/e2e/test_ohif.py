@@ -303,7 +303,8 @@ def test_an_empty_label_does_not_replace_15_organs_by_accident(room: Room) -> No
     requests.post(f"{room.url}/datastore/label/restore", params={"label": room.series, "version": 1})
     before = room.versions()
     room.open()
-    room.page.get_by_text("final (medsam2_atlas)").first.dblclick()  # load what was signed off
+    room.page.get_by_text("final (medsam2_atlas)").first.dblclick()  # what was signed off
+    room.page.get_by_text("LOAD", exact=True).first.click()
     room.page.wait_for_timeout(4000)
     room.connect()  # starts a new segmentation
     told = room.submit(answer=False)

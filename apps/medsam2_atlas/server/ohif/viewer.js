@@ -11,12 +11,14 @@ export function currentSegmentation(services) {
   return segmentation;
 }
 
-/** The CT series that the active viewport shows. */
+/** The CT series that the active viewport shows; of a segmentation that was not loaded yet, the series that it belongs to. */
 export function currentSeries(services) {
   const { viewportGridService, displaySetService } = services;
   const viewport = viewportGridService.getState().viewports.get(viewportGridService.getActiveViewportId());
   const shown = viewport.displaySetInstanceUIDs.map(uid => displaySetService.getDisplaySetByUID(uid));
-  return (shown.find(set => set.Modality === 'CT') || shown[0]).SeriesInstanceUID;
+  const set = shown.find(one => one.Modality === 'CT') || shown[0];
+  const referenced = set.referencedDisplaySetInstanceUID;
+  return (referenced ? displaySetService.getDisplaySetByUID(referenced) : set).SeriesInstanceUID;
 }
 
 /** The server's answer; an error with its own words where it says no. */
