@@ -11,7 +11,7 @@ PORT ?= 8000
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time load memory clean
+.PHONY: help install demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time load fuzz read-time memory clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -75,6 +75,12 @@ atlas-time: $(VENV)/.installed  ## time and memory of score maps and prompts on 
 
 load: $(VENV)/.installed-dev  ## twenty annotators at once on a real server, for three minutes
 	$(BIN)/python bench/load.py
+
+fuzz: $(VENV)/.installed-dev  ## 20,000 files with mutated headers through the routes of a real server
+	$(BIN)/python bench/fuzz.py
+
+read-time: $(VENV)/.installed  ## what reading in a reader process costs more than reading in one's own
+	$(BIN)/python bench/read_time.py
 
 memory: $(VENV)/.installed-dev  ## whether a server grows over 300 inferences
 	$(BIN)/python bench/memory.py

@@ -39,7 +39,7 @@ def volume_to_file(raw: Path, grid: Mapping[str, Any], file: Path) -> None:
             (float(origin[0]), float(origin[1]), float(origin[2])),
             direction,
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise InputError("volume", f"is no grid ({error}).", "Send dimensions, spacing, origin and direction.") from error
     if raw.stat().st_size != int(np.prod(geometry.size, dtype=np.int64)):
         raise InputError("volume", f"of {geometry.size} voxels has {raw.stat().st_size} bytes.", "Send one byte a voxel.")
@@ -64,7 +64,7 @@ def renumber(file: Path, names: Sequence[Mapping[str, Any]]) -> None:
     numbers |= {organ.display.lower().replace(" ", "_"): organ.index for organ in organ_table().organs}
     try:
         told = {int(entry["idx"]): str(entry["name"]).strip().lower().replace(" ", "_") for entry in names}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError("label_info", f"is no list of names and numbers ({error}).") from error
     if all(numbers.get(name, idx) == idx for idx, name in told.items()):
         return

@@ -1,0 +1,56 @@
+"""What reading an image in a reader process costs more than reading it in one's own process (`make read-time`).
+
+A CT of clinical size and a label map of it, each read in both ways in turn; medians of the ratio.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from medsam2_atlas.console import console
+from medsam2_atlas.decoding import DecodingLimits, alive, configure, images
+from medsam2_atlas.volume import read_grid, read_labels, read_volume
+
+SHAPE, ROUNDS = (200, 512, 512), 7
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        ct, label = Path(name) / "ct.nii.gz", Path(name) / "label.nii.gz"
+        voxels = np.random.default_rng(0).normal(0, 30, SHAPE).astype(np.int16)
+        voxels[:, :100] = -1000
+        organ = np.zeros(SHAPE, np.uint8)
+        organ[50:150, 100:300, 100:300] = 6
+        sitk.WriteImage(sitk.GetImageFromArray(voxels), str(ct))
+        sitk.WriteImage(sitk.GetImageFromArray(organ), str(label))
+        began = time.perf_counter()
+        configure(DecodingLimits())
+        assert not alive()
+        console.print(f"readers start in {time.perf_counter() - began:.2f} s")
+        kinds: list[tuple[str, Path, Callable[[str], object], Callable[[Path], object]]] = [
+            ("CT", ct, images.volume, read_volume),
+            ("label map", label, images.labels, read_labels),
+            ("grid alone", label, images.grid, read_grid),
+        ]
+        for what, file, here, there in kinds:
+            rows = [(seconds(here, str(file)), seconds(there, file)) for _ in range(ROUNDS)]
+            own, reader = (statistics.median(column) for column in zip(*rows, strict=True))
+            ratio = statistics.median(b / a for a, b in rows)
+            console.print(f"{what:10}: own process {own:.3f} s, reader {reader:.3f} s, ratio {ratio:.2f}")
+
+
+def seconds(call: Callable[..., object], argument: object) -> float:
+    began = time.perf_counter()
+    call(argument)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
