@@ -26,6 +26,7 @@ from compare_task import CompareTask
 from housekeeper import Housekeeper
 from interactive_task import INTERACTIVE, InteractiveTask
 from learner import Learner
+from medsam2_atlas import decoding
 from medsam2_atlas.errors import InputError, NotFoundError, WeightsError
 from medsam2_atlas.learning import STRATEGIES, ScoreTable
 from medsam2_atlas.segmentation import Segmentation, package_version
@@ -56,8 +57,11 @@ class MedSAM2AtlasApp(MONAILabelApp):
     studies: str
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        self._roots = tuple(Path(root) for root in server_config(conf).roots)
+        config = server_config(conf)
+        self._roots = tuple(Path(root) for root in config.roots)
         self._work = WorkFolder.of(studies, self._roots)
+        # Here rather than where the server starts: trainings, in processes of their own, keep to the limits, too.
+        decoding.configure(config.decoding, self._work.folder(".") / "unreadable.json")
         self._stopping = threading.Event()
         self._models = Models(conf, self._work)
         self._predictions = Predictions(self._models, self.datastore)

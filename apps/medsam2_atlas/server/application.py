@@ -7,7 +7,7 @@ import os
 import resource as limits
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def create_app(config: ServerConfig) -> FastAPI:
             handler.addFilter(RequestIdFilter())
         stopping.install()
         work = WorkFolder.of(settings.MONAI_LABEL_STUDIES)
-        await run_in_threadpool(_prepare, work, config)
+        await run_in_threadpool(_prepare, work)
         instance = await run_in_threadpool(app_instance)
         instance.server_mode(True)
         await run_in_threadpool(instance.on_init_complete)
@@ -130,16 +130,13 @@ def create_app(config: ServerConfig) -> FastAPI:
     return app
 
 
-def _prepare(work: WorkFolder, config: ServerConfig) -> None:
-    """Clears away what processes that were killed have left, and starts reader processes with the limits of the settings."""
+def _prepare(work: WorkFolder) -> None:
+    """Clears away what processes that were killed have left."""
     os.environ[SERVER_VARIABLE] = str(ProcessMark.own())
     soft, hard = limits.getrlimit(limits.RLIMIT_NOFILE)
     files = _OPEN_FILES if hard == limits.RLIM_INFINITY else min(hard, _OPEN_FILES)
     if 0 <= soft < files:
         limits.setrlimit(limits.RLIMIT_NOFILE, (files, hard))  # a series has a file for each slice
-    with suppress(OSError):  # a read-only disk still serves what is there
-        work.folder(".")
-    decoding.configure(config.decoding, work.path / "unreadable.sqlite" if work.path.is_dir() else None)
     end_orphans(work)
     removed = sweep() + sweep_leftovers(work.path, recursive=True)
     if not settings.MONAI_LABEL_STUDIES.startswith(("http://", "https://")):
