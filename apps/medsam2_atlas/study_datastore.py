@@ -197,7 +197,8 @@ class StudyDatastore(Datastore):
             label_tag: under which tag; not a model's.
             info: kept with the version, besides what tells how to save: `user`, who saves; `expected_version`, the version that
                 the change rests on; `confirm`, that a `final` label map is meant to be empty, or to lack organs that the
-                version before held. Sending the same label map again within ten minutes confirms it too.
+                version before held. Without it, sending the same label map again within ten minutes confirms it; a client that
+                asks the person itself sends false, and true once the person has agreed.
 
         Raises:
             InputError: a model's tag, a wrong option, or a label map that cannot be taken.
@@ -210,7 +211,7 @@ class StudyDatastore(Datastore):
             raise InputError(tag, "is a model's tag.", "Save as final, or under a tag of your own.")
         info = dict(info or {})
         expected, author = info.pop("expected_version", None), str(info.get("user") or "")
-        confirmed = flag(info, "confirm")
+        asks, confirmed = "confirm" in info, flag(info, "confirm")
         info.pop("confirm", None)
         try:
             expected = None if expected is None else int(expected)
@@ -225,7 +226,7 @@ class StudyDatastore(Datastore):
         try:
             return save(confirmed)
         except ConfirmError as error:
-            if not self._confirmations.confirms(Refusal(study, tag, author, error.digest, error.organs)):
+            if asks or not self._confirmations.confirms(Refusal(study, tag, author, error.digest, error.organs)):
                 raise
             log.info("%s by %s is saved: it was sent twice", study, author or "nobody in particular")
             return save(True)

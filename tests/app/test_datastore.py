@@ -141,6 +141,16 @@ def test_only_the_same_label_of_the_same_person_confirms(shelf: tuple[StudyDatas
     assert datastore.store.label("first", "final").version.organs == (2,)
 
 
+def test_a_person_who_was_asked_and_declined_has_not_confirmed(
+    shelf: tuple[StudyDatastore, list[float]], tmp_path: Path
+) -> None:
+    datastore, _ = shelf
+    for _ in range(3):
+        with pytest.raises(ConfirmError):
+            datastore.save_label("first", str(cube(tmp_path, 0)), "final", {"user": "kim", "confirm": False})
+    assert datastore.store.label("first", "final").version.number == 1
+
+
 def test_a_confirmation_does_not_hold_for_other_organs(shelf: tuple[StudyDatastore, list[float]], tmp_path: Path) -> None:
     datastore, _ = shelf
     with pytest.raises(ConfirmError, match="liver"):

@@ -49,19 +49,19 @@ def save_label(
     params: Annotated[str, Form()] = "{}",
     tag: str = FINAL,
     expected_version: int | None = None,
-    confirm: bool = False,
+    confirm: bool | None = None,
 ) -> dict[str, Any]:
     """The new version, the organs that it holds, and the version that it replaces. With `expected_version` (here or in
     `params`), another version than that is not replaced: 409. A `final` label map that is empty, or lacks organs that the
-    version before held, is refused (409, `error.organs`) unless `confirm` is true (here or in `params`) or the same person
-    sends it again within ten minutes."""
+    version before held, is refused (409, `error.organs`) unless `confirm` is true (here or in `params`) or, without any
+    `confirm`, the same person sends it again within ten minutes."""
     instance = app_instance()
     tag = tag or FINAL
     info = json_object(params) | {"user": user_of(request).name}
     if expected_version is not None:
         info["expected_version"] = expected_version
-    if confirm:
-        info["confirm"] = True
+    if confirm is not None:
+        info["confirm"] = confirm
     kept = _received_label(label, info)
     try:
         renumber(kept, info.get("label_info") or [])

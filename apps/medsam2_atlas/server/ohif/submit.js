@@ -79,11 +79,12 @@ function confirmed(services, question) {
   });
 }
 
+/** Sends a label map. `confirm` is always told: the server takes a second try without it for a confirmation. */
 async function send(series, params, voxels, confirm) {
   const form = new FormData();
   form.append('params', JSON.stringify(params));
   form.append('label', new Blob([voxels]), 'label.bin');
-  const path = '/datastore/label?tag=final&image=' + series + (confirm ? '&confirm=true' : '');
+  const path = '/datastore/label?tag=final&image=' + series + '&confirm=' + confirm;
   return (await ask(path, { method: 'PUT', body: form })).json();
 }
 
