@@ -12,13 +12,14 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import psutil
 import requests
 
 from studies import make_studies
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from app.attack import attack
-from app.running import server, server_process
+from app.running import process_of, server
 from medsam2_atlas.console import console
 
 FILES, STEP, SEED = 20_000, 1_000, 2026
@@ -30,7 +31,7 @@ def main() -> None:
         folder = Path(name)
         conf = make_studies(folder, 1, 4714, 6.0)
         with server(folder / "studies", folder / "work", conf) as client:
-            url, process, used = client.get_server_url().rstrip("/"), server_process(), []
+            url, process, used = client.get_server_url().rstrip("/"), psutil.Process(process_of(client).pid), []
             began = time.monotonic()
             for n in range(0, FILES, STEP):
                 answers += attack(url, "case-0", SEED + n, STEP, folder / "originals")

@@ -15,13 +15,14 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
+import psutil
 import requests
 from rich.table import Table
 
 from studies import make_studies
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from app.running import server, server_process
+from app.running import process_of, server
 from medsam2_atlas.console import console
 
 sys.setswitchinterval(0.0005)  # as the server: else twenty threads of one script wait for each other, not for the server
@@ -85,7 +86,7 @@ def main() -> None:
         labels = sorted((folder / "cases" / "labels").iterdir())
         with server(folder / "studies", folder / "work", conf) as client:
             url, watch = client.get_server_url().rstrip("/"), Watch()
-            process = server_process()
+            process = psutil.Process(process_of(client).pid)
             for n in range(CASES):  # what is loaded once is loaded
                 client.infer("unet_3d", f"case-{n}", {})
             before, began = process.memory_info().rss, time.monotonic()

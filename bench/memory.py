@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from studies import make_studies
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from app.running import server, server_process
+from app.running import process_of, server
 from medsam2_atlas.console import console
 from medsam2_atlas.labels import organ_table
 
@@ -28,7 +29,7 @@ def main() -> None:
         folder = Path(name)
         conf = make_studies(folder, CASES, 4713, 5.0)
         with server(folder / "studies", folder / "work", conf) as client:
-            process, used, began = server_process(), [], time.monotonic()
+            process, used, began = psutil.Process(process_of(client).pid), [], time.monotonic()
             for n in range(INFERENCES):
                 model = ("unet_3d", "atlas", "unet_3d", "medsam2_atlas")[n % 4]
                 wanted = {"organs": [organs[n % len(organs)]]} | ({"strategy": "A"} if model == "medsam2_atlas" else {})

@@ -11,16 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 from monailabel.client import MONAILabelClient
 
 from medsam2_atlas.resource import resource
-
-
-def server_process() -> psutil.Process:
-    """The process of the server that runs; of one of them where several do."""
-    return next(p for p in psutil.process_iter(["cmdline"]) if "server.application:app" in (p.info["cmdline"] or []))
-
 
 _processes: dict[str, subprocess.Popen[bytes]] = {}
 
