@@ -4,7 +4,8 @@ A `Database` holds only what can be made again. Its file may be removed, exchang
 noticed, and an empty one is made. A disk that is full or read-only puts a copy in memory in its place. Both raise
 `generation`, so that the user of the database fills it again.
 
-Locks: `_guard` covers the choice of file or memory, and each use of the memory. Files use SQLite's rollback journal, not WAL:
+Locks: `_guard` covers the choice of file or memory, and each use of the memory; nothing waits for a writer while it is held.
+Files use SQLite's rollback journal, not WAL:
 WAL shares memory through a file beside the database, and a process dies if that file is cut off under it.
 """
 
@@ -24,10 +25,12 @@ from typing import TypeVar
 log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 60.0
+_SHORT_SECONDS = 0.2
 _TRIES = 4
 _RETRY_SECONDS = 10.0
 _REFUSED = ("readonly", "full", "unable to open", "disk i/o", "permission", "locking protocol")
-_SPOILED = ("malformed", "not a database", "no such table", "no such column", "has no column", "damaged", "unsupported file")
+_BROKEN = ("malformed", "not a database")
+_SPOILED = (*_BROKEN, "no such table", "no such column", "has no column", "damaged", "unsupported file")
 
 
 @contextmanager
@@ -91,25 +94,28 @@ class Database:
                 if self._memory is not None and time.monotonic() - self._tried > _RETRY_SECONDS:
                     self._open(only_file=True)
 
-    def failed(self, error: sqlite3.Error) -> bool:
-        """Takes note of an error: sets a spoiled file aside, goes to memory if the disk refuses.
+    def failed(self, error: sqlite3.Error, since: int) -> bool:
+        """Takes note of an error: looks whether the file is spoiled, or the disk refuses it.
+
+        Args:
+            error: that was met.
+            since: generation that it was met in.
 
         Returns:
             Whether the tables were opened anew, so that trying again makes sense.
         """
         text = str(error).lower()
         with self._guard:
+            if self.generation != since:
+                return True
             if self._memory is not None:
                 return False
-            if not self.file.exists():
-                self._open()
-            elif any(words in text for words in _SPOILED):
+            moved = _identity(self.file) != self._identity
+            if not moved and any(words in text for words in _BROKEN):
                 self._set_aside(error)
-                self._open()
-            elif any(words in text for words in _REFUSED):
-                self._to_memory(str(error))
-            else:
+            elif not moved and not any(words in text for words in (*_SPOILED, *_REFUSED)):
                 return False
+            self._open()
         return True
 
     def distrust(self) -> None:
@@ -145,7 +151,7 @@ class Database:
                 with opened() as database:
                     return use(database)
             except sqlite3.Error as error:
-                if self.generation == generation and not self.failed(error):
+                if self.generation == generation and not self.failed(error, generation):
                     raise
         with opened() as database:
             return use(database)
@@ -164,7 +170,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """The only writer for as long as the block takes; its changes are kept, or none of them if it fails."""
-        memory = self._memory
+        memory, generation = self._memory, self.generation
         try:
             if memory is None:
                 with writing(self.file, durable=self._durable) as database:
@@ -173,7 +179,7 @@ class Database:
                 with self._guard, _transaction(memory):
                     yield memory
         except sqlite3.Error as error:
-            self.failed(error)
+            self.failed(error, generation)
             raise
 
     def _open(self, *, only_file: bool = False) -> None:
@@ -222,21 +228,24 @@ class Database:
         Raises:
             sqlite3.Error: it is not, or cannot.
         """
-        identity, held = _identity(self.file), _connect(self.file)
-        try:
-            if held.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+        identity = _identity(self.file)
+        with closing(_connect(self.file, seconds=_SHORT_SECONDS)) as database:
+            if database.execute("PRAGMA quick_check").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("the file is damaged")
-            version = held.execute("PRAGMA user_version").fetchone()[0]
+            version = database.execute("PRAGMA user_version").fetchone()[0]
             if version != self._version:
                 raise sqlite3.DatabaseError(f"unsupported file: made by another version of the program ({version})")
             with contextlib.suppress(sqlite3.OperationalError):  # an older program's file may be in WAL mode, and in use
-                held.execute("PRAGMA journal_mode=DELETE")
-            with _transaction(held):
-                held.execute(f"PRAGMA user_version={self._version}")  # writes, and so shows whether the disk takes it
-            held.executescript(self._schema)
-        except BaseException:
-            held.close()
-            raise
+                database.execute("PRAGMA journal_mode=DELETE")
+            try:
+                with _transaction(database):
+                    database.execute(f"PRAGMA user_version={self._version}")  # writes, and so shows whether the disk takes it
+                database.executescript(self._schema)
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):  # somebody is writing, so it can be written
+                    raise
+        held = _connect(self.file, "mode=ro")  # not for writing: it must not keep anybody from making the disk read-only
+        held.execute("PRAGMA user_version").fetchone()
         old, self._held, self._identity = self._held, held, identity
         if old is not None:
             old.close()
@@ -281,10 +290,10 @@ def _in_memory() -> sqlite3.Connection:
     return sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
 
 
-def _connect(file: Path, options: str = "mode=rw") -> sqlite3.Connection:
-    """A connection to a file; one that does not exist is not made."""
+def _connect(file: Path, options: str = "mode=rw", seconds: float = _WAIT_SECONDS) -> sqlite3.Connection:
+    """A connection to a file; one that does not exist is not made. seconds: to wait for others."""
     uri = f"{file.absolute().as_uri()}?{options}"
-    return sqlite3.connect(uri, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+    return sqlite3.connect(uri, uri=True, timeout=seconds, isolation_level=None, check_same_thread=False)
 
 
 @contextmanager

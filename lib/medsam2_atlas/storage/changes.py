@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from medsam2_atlas.storage.folder import WorkFolder, encodable, suffix_in
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.lineage import Version
 from medsam2_atlas.storage.links import Roots
+from medsam2_atlas.storage.outcome import Outcome
 from medsam2_atlas.storage.reconcile import Reconciler
 from medsam2_atlas.storage.rows import LabelRow, Writer, stamp_of
 from medsam2_atlas.storage.safely import flush, staged_copy
@@ -78,10 +77,7 @@ class LabelChanges:
             raise StorageError(
                 study[:80], f"has too long a name for a label map of type {suffix}.", "Shorten the image's name."
             )
-        made = self._again(lambda: self._save(study, tag, file, new, expected, accept))
-        if made is None:
-            raise RuntimeError("a save ended without a result")
-        return made
+        return self._index.again(lambda: self._save(study, tag, file, new, expected, accept))
 
     def remove(self, study: str, tag: str, author: str) -> None:
         """Takes the current label map away, as a version of its own.
@@ -90,7 +86,7 @@ class LabelChanges:
             NotFoundError: there is none.
             OSError, StorageError: it cannot be written; nothing has changed.
         """
-        self._again(lambda: self._remove(study, tag, author))
+        self._index.again(lambda: self._remove(study, tag, author))
 
     def describe(self, study: str, tag: str, info: Mapping[str, Any]) -> None:
         """Adds to what is kept with the current version.
@@ -99,25 +95,16 @@ class LabelChanges:
             NotFoundError: there is no label.
             OSError, StorageError: it cannot be written; nothing has changed.
         """
-        self._again(lambda: self._describe(study, tag, info))
-
-    def _again(self, change: Callable[[], Made | None]) -> Made | None:
-        """Makes a change, once more if the index was lost under it."""
-        generation = self._index.generation
-        try:
-            return change()
-        except sqlite3.Error:
-            if self._index.generation == generation:
-                raise
-            return change()
+        self._index.again(lambda: self._describe(study, tag, info))
 
     def _save(
         self, study: str, tag: str, file: Path, new: Version, expected: int | None, accept: Callable[[LabelRow | None], None]
-    ) -> Made | None:
+    ) -> Made:
         folder, suffix = self._tag_folder(tag), suffix_in(file.name)
-        current, lineage, made = folder / f"{study}{suffix}", self._reconciler.lineage(study, tag), _Outcome()
+        current, lineage = folder / f"{study}{suffix}", self._reconciler.lineage(study, tag)
+        made = Outcome[Made](f"{study} under {tag}")
         with (
-            self._survived(made),
+            made.survives(self._index),
             self._reconciler.own_change(folder),
             lineage.staged(file) as staged,
             staged_copy(staged, folder) as shown,
@@ -143,11 +130,11 @@ class LabelChanges:
             rows.put_label(now)
             rows.drop_problem(study, tag)
             made.value = replace(made.value, row=now)
-        return made.value
+        return made.get()
 
-    def _remove(self, study: str, tag: str, author: str) -> Made | None:
-        made = _Outcome()
-        with self._survived(made), self._index.writing() as rows:
+    def _remove(self, study: str, tag: str, author: str) -> Made:
+        made = Outcome[Made](f"{study} under {tag}")
+        with made.survives(self._index), self._index.writing() as rows:
             row = self._there(rows, study, tag)
             version = self._reconciler.lineage(study, tag).commit(None, "", Version(0, "", "", "removed", author))
             made.value = Made(replace(row, version=version))
@@ -156,11 +143,11 @@ class LabelChanges:
             self._clear_way(study, tag)
             for file in label_files(self._path, self._roots, study, tag):
                 file.unlink(missing_ok=True)
-        return made.value
+        return made.get()
 
-    def _describe(self, study: str, tag: str, info: Mapping[str, Any]) -> Made | None:
-        made = _Outcome()
-        with self._survived(made), self._index.writing() as rows:
+    def _describe(self, study: str, tag: str, info: Mapping[str, Any]) -> Made:
+        made = Outcome[Made](f"{study} under {tag}")
+        with made.survives(self._index), self._index.writing() as rows:
             row = self._there(rows, study, tag)
             lineage = self._reconciler.lineage(study, tag)
             if row.version.number not in lineage.numbers():
@@ -169,7 +156,7 @@ class LabelChanges:
             lineage.write(version)
             made.value = Made(replace(row, version=version))
             rows.put_label(made.value.row)
-        return made.value
+        return made.get()
 
     def _there(self, rows: Writer, study: str, tag: str) -> LabelRow:
         row = self._now(rows, study, tag)
@@ -196,25 +183,6 @@ class LabelChanges:
 
     def _tag_folder(self, tag: str) -> Path:
         return self._roots.check(self._path / "labels" / tag)
-
-    @contextmanager
-    def _survived(self, made: _Outcome) -> Iterator[None]:
-        """Errors after the change do not unmake it."""
-        try:
-            yield
-        except Exception:
-            if made.value is None:
-                raise
-            row = made.value.row
-            log.exception("%s under %s: the change is kept, but could not be followed up", row.study, row.tag)
-            self._index.overtaken()
-
-
-class _Outcome:
-    """What has been made, as soon as it has."""
-
-    def __init__(self) -> None:
-        self.value: Made | None = None
 
 
 def _sent_twice(now: Version, new: Version) -> bool:

@@ -55,11 +55,6 @@ class Index:
         """Why the index is in memory; empty if it is in its file."""
         return self._database.fallback
 
-    @property
-    def generation(self) -> int:
-        """Counts how often the index was opened anew, or overtaken."""
-        return self._database.generation
-
     def ready(self) -> int:
         """Fills the index if it was lost or overtaken; the generation of the database.
 
@@ -78,7 +73,7 @@ class Index:
                         self.fill()
                         self._filled = generation
                     except sqlite3.Error as error:
-                        if self._database.generation == generation and not self._database.failed(error):
+                        if self._database.generation == generation and not self._database.failed(error, generation):
                             raise
                     except OSError as error:
                         raise StorageError(
@@ -87,6 +82,16 @@ class Index:
                     finally:
                         self._filling = False
         return generation
+
+    def again(self, change: Callable[[], _Answer]) -> _Answer:
+        """Makes a change, once more if the index was lost under it, or the disk refused it. It must not be half made then."""
+        generation = self._database.generation
+        try:
+            return change()
+        except sqlite3.Error:
+            if self._database.generation == generation:
+                raise
+        return change()
 
     def overtaken(self) -> None:
         """Has the index filled again before the next answer."""
@@ -175,7 +180,7 @@ class Index:
                     answer = question(database)
             except sqlite3.Error as error:
                 problem = error
-                self._database.failed(error)
+                self._database.failed(error, generation)
                 continue
             if self._database.check() == generation:
                 return answer

@@ -22,12 +22,12 @@ from typing import Any
 from medsam2_atlas.errors import StorageError
 from medsam2_atlas.storage.folder import Listing, WorkFolder, list_files
 from medsam2_atlas.storage.index import Index
-from medsam2_atlas.storage.lineage import Lineage
+from medsam2_atlas.storage.lineage import Lineage, Version
 from medsam2_atlas.storage.links import Roots
 from medsam2_atlas.storage.removal import finish_removals
 from medsam2_atlas.storage.rows import ImageRow, Writer
 from medsam2_atlas.storage.scan import Key, LabelScan, image_problems, readable, reason, scan_labels
-from medsam2_atlas.storage.settle import Settler, entry
+from medsam2_atlas.storage.settle import Settler, entry, overtaken
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +127,11 @@ class Reconciler:
         retry = time.monotonic() - self._retried > _RETRY_SECONDS
         self._look(thorough=False, retry=retry)
 
+    def settle(self, study: str, tag: str) -> None:
+        """Takes in what has become of one label map."""
+        with self._index.writing() as rows:
+            self.settler.settle(rows, study, tag)
+
     def take_images(self, rows: Writer) -> None:
         """Takes in images that came, went, or changed.
 
@@ -153,13 +158,14 @@ class Reconciler:
         now = {study: (files[-1].name, listing.stamps[files[-1]]) for study, files in listing.files.items()}
         problems = {study: text for (study, tag), (text, _) in unsettled.items() if not tag}
         suspects = set(now) if thorough else {study for study in now if now[study] != known.get(study)} | set(problems)
-        if now != known or image_problems(listing, suspects) != problems:
+        if thorough or now != known or image_problems(listing, suspects) != problems:
             with self._index.writing() as writer:
                 self._take_images(writer, listing, suspects)
         return set(now)
 
     def _take_images(self, rows: Writer, listing: Listing, suspects: set[str]) -> None:
         known = rows.images()
+        suspects = suspects | (set(listing.files) - set(known))
         for study in set(known) - set(listing.files):
             rows.drop_image(study)
         for study, files in listing.files.items():
@@ -170,9 +176,8 @@ class Reconciler:
             elif (row.file, row.stamp) != (file.name, stamp):
                 rows.put_image(replace(row, file=file.name, stamp=stamp))
                 rows.check_again(study)
-            else:
-                continue
-            suspects = suspects | {study}
+            elif study in suspects and row.info != self._image_info(study):
+                rows.put_image(replace(row, info=self._image_info(study)))
         rows.drop_image_problems()
         for study, problem in image_problems(listing, suspects).items():
             log.warning("%s %s", study, problem)
@@ -194,7 +199,7 @@ class Reconciler:
         keys = keys | again if retry else keys - again
         if thorough:
             keys |= {key for key, (file, _) in rows.items() if not readable(self._path / file)}
-            keys |= self._unfinished({key: row.version.number for key, row in self._index.labels().items()})
+            keys |= self._unfinished({key: row.version for key, row in self._index.labels().items()})
         return keys
 
     def _scan(self, unsettled: dict[Key, tuple[str, bool]]) -> LabelScan:
@@ -215,7 +220,7 @@ class Reconciler:
                     writer.put_problem(*key, text)
         return scan
 
-    def _unfinished(self, numbers: dict[Key, int]) -> set[Key]:
+    def _unfinished(self, versions: dict[Key, Version]) -> set[Key]:
         """Labels whose newest version is not the one that the index knows."""
         found = set()
         for folder in self._lineages():
@@ -223,7 +228,7 @@ class Reconciler:
             try:
                 lineage = self.lineage(*key)
                 lineage.tidy(_LEFTOVER_SECONDS)
-                if lineage.numbers()[-1:] != [numbers.get(key)]:
+                if overtaken(lineage, versions.get(key)):
                     found.add(key)
             except (OSError, StorageError):
                 found.add(key)  # settling it will record why

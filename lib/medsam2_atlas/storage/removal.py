@@ -90,12 +90,18 @@ def _finish(path: Path, work: WorkFolder, file: Path) -> None:
         log.warning("%s is not carried out: %s is another image by now", file, image)
     else:
         for old, new in moves.items():
-            inside = path.resolve() in old.parent.resolve().parents or path.resolve() == old.parent.resolve()
-            if inside and aside.resolve() in new.parent.resolve().parents | {aside.resolve()} and old.exists():
-                if old is image and image_place.exists():
-                    continue  # a new image of that name has come since
+            if not (_below(old, path) and _below(new, aside)):
+                raise StorageError(file, f"names {old}, which lies elsewhere.", "Remove the plan.")
+            if old == image and image_place.exists():
+                continue  # a new image of that name may have come since
+            if old.exists() or old.is_symlink():
                 _move(old, new, aside)
     file.unlink()
+
+
+def _below(file: Path, folder: Path) -> bool:
+    place = file.parent.resolve()
+    return folder.resolve() in (place, *place.parents)
 
 
 def _move(old: Path, new: Path, below: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,8 +112,9 @@ class Writer:
         try:
             yield
         except BaseException:
-            self._database.execute("ROLLBACK TO apart")
-            self._database.execute("RELEASE apart")
+            with suppress(sqlite3.Error):  # a full disk has undone the whole transaction
+                self._database.execute("ROLLBACK TO apart")
+                self._database.execute("RELEASE apart")
             raise
         self._database.execute("RELEASE apart")
 

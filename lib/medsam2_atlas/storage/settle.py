@@ -73,7 +73,7 @@ class Settler:
         if row is not None and [(self._place(f), stamps[f]) for f in files] == [(row.file, row.stamp)]:
             if not readable(files[0]):
                 raise PermissionError(13, "Permission denied")
-            if not _overtaken(lineage, row):
+            if not overtaken(lineage, row.version):
                 return ""
         versions = lineage.readable()
         latest = versions[-1] if versions else None
@@ -173,9 +173,15 @@ def entry(content: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
-def _overtaken(lineage: Lineage, row: LabelRow) -> bool:
+def overtaken(lineage: Lineage, known: Version | None) -> bool:
+    """Whether the newest version, or its record, is another one than the index knows."""
     numbers = lineage.numbers()
-    return not numbers or numbers[-1] != row.version.number
+    if known is None or not numbers or numbers[-1] != known.number:
+        return True
+    try:
+        return lineage.version(known.number) != known
+    except StorageError:
+        return True
 
 
 def _cleared(files: list[Path]) -> str:

@@ -14,9 +14,7 @@ checks of label maps are taken outside of them.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,17 +28,17 @@ from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.storage.audit import Auditor
 from medsam2_atlas.storage.changes import LabelChanges
 from medsam2_atlas.storage.checks import check_label, suffix_of
-from medsam2_atlas.storage.entries import Image, Label, Saved, check_complete, same_image
+from medsam2_atlas.storage.entries import Image, Label, Saved, check_complete
 from medsam2_atlas.storage.folder import FINAL, WorkFolder
+from medsam2_atlas.storage.images import ImageChanges
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.lineage import Lineage, Origin, Version
 from medsam2_atlas.storage.links import Roots
 from medsam2_atlas.storage.names import study_name, tag_name
 from medsam2_atlas.storage.reconcile import Reconciler
-from medsam2_atlas.storage.removal import set_aside
 from medsam2_atlas.storage.rows import ImageRow, LabelRow, stamp_of
-from medsam2_atlas.storage.safely import flush, make_folder, staged_copy, temporary, write_safely
-from medsam2_atlas.storage.scan import label_files, reason, tags_in
+from medsam2_atlas.storage.safely import make_folder, temporary, write_safely
+from medsam2_atlas.storage.scan import reason
 from medsam2_atlas.volume import read_volume
 
 log = logging.getLogger(__name__)
@@ -71,6 +69,7 @@ class StudyStore:
         self._index = Index(self.work.folder(".") / "studies.sqlite")
         self._reconciler = Reconciler(self.path, self.work, self._index, self._roots)
         self._index.fill = lambda: self._reconciler.run(thorough=True)
+        self._image_changes = ImageChanges(self.path, self.work, self._index, self._roots, self._reconciler)
         self._changes = LabelChanges(self.path, self.work, self._index, self._roots, self._reconciler)
         self._auditor = Auditor(self.path, self._index, self._reconciler.settler, self._table)
         with self._errors("be opened"):
@@ -267,32 +266,8 @@ class StudyStore:
         """
         study, suffix = study_name(study), suffix_of(file.name)
         read_volume(file)
-        target, done = self.path / f"{study}{suffix}", False
         with self._errors("be added", study):
-            try:
-                with staged_copy(file, self.path) as part, self._index.writing() as rows:
-                    self._reconciler.take_images(rows)
-                    before = rows.image(study)
-                    if before is not None:
-                        if not same_image(self.path / before.file, file):
-                            raise ConflictError(study, "is the name of another image here.", "Choose another name.")
-                        return self._image(before)
-                    checksum, row = sha256(part), ImageRow(study, target.name, dict(info or {}))
-                    self._write_info(row)
-                    try:
-                        os.replace(part, target)
-                    except OSError:
-                        self._info_file(study).unlink(missing_ok=True)
-                        raise
-                    done = True
-                    flush(self.path)
-                    stamp = stamp_of(target)
-                    rows.put_image(replace(row, stamp=stamp, sha256=checksum, hashed=stamp))
-            except (OSError, sqlite3.Error) as error:
-                if not done:
-                    raise
-                self._late(study, error)
-        return self._image(row)
+            return self._image(self._image_changes.add(study, file, suffix, info or {}))
 
     def update_image_info(self, study: str, info: Mapping[str, Any]) -> None:
         """Adds to what is kept with an image.
@@ -301,21 +276,8 @@ class StudyStore:
             NotFoundError: no such study.
         """
         self.image(study)
-        done = False
         with self._errors("be described", study):
-            try:
-                with self._index.writing() as rows:
-                    row = rows.image(study)
-                    if row is None:
-                        raise NotFoundError(repr(study[:80]), "is no study of this folder any more.")
-                    row = replace(row, info={**row.info, **info})
-                    self._write_info(row)
-                    done = True
-                    rows.put_image(row)
-            except (OSError, sqlite3.Error) as error:
-                if not done:
-                    raise
-                self._late(study, error)
+            self._image_changes.describe(study, info)
 
     def remove_image(self, study: str) -> Path:
         """Moves an image, its labels and their versions into a folder of its own under `.medsam2_atlas/removed/`.
@@ -327,17 +289,8 @@ class StudyStore:
             NotFoundError: no such study.
         """
         image = self.image(study)
-        aside: Path | None = None
         with self._errors("be removed", study):
-            try:
-                with self._index.writing() as rows:
-                    aside = set_aside(self.path, self.work, image.file, self._belongings(study))
-                    rows.drop_image(study)
-            except (OSError, sqlite3.Error) as error:
-                if aside is None:
-                    raise
-                self._late(study, error)
-        return aside
+            return self._image_changes.remove(study, image.file)
 
     def refresh(self, thorough: bool = False) -> None:
         """Takes in what other programs have done to the folder.
@@ -347,7 +300,7 @@ class StudyStore:
         """
         with self._errors("be read"):
             self._index.ready()
-            self._reconciler.run(thorough=thorough)
+            self._index.again(lambda: self._reconciler.run(thorough=thorough))
             self._auditor.compare_images()
 
     def audit(self, stop: threading.Event | None = None) -> int:
@@ -368,7 +321,7 @@ class StudyStore:
     def _look(self) -> None:
         """Takes in what has changed in the folder."""
         with self._errors("be read"):
-            if self._reconciler.if_changed():
+            if self._index.again(self._reconciler.if_changed):
                 self._auditor.compare_images()
 
     def _as_known(self, row: LabelRow) -> bool:
@@ -390,8 +343,7 @@ class StudyStore:
                 self._auditor.checksum(study)
             row = self._index.label(study, tag)
             if row is not None and not self._as_known(row):
-                with self._index.writing() as rows:
-                    self._reconciler.settler.settle(rows, study, tag)
+                self._index.again(lambda: self._reconciler.settle(study, tag))
 
     def _intact(self, study: str, tag: str, number: int) -> tuple[Path, Version]:
         lineage = self._lineage(study, tag) if tag in self.tags(study) else None
@@ -416,23 +368,6 @@ class StudyStore:
         except (OSError, MedSAM2AtlasError):
             return ()
 
-    def _belongings(self, study: str) -> dict[Path, str]:
-        """What belongs to a study besides its image, with its place in the folder for removed ones."""
-        found: dict[Path, str] = {}
-        for tag in self.tags(study):
-            found[self._lineage(study, tag).folder] = f"versions/{tag}/{study}"
-        for tag in tags_in(self.path, self._roots):
-            for file in label_files(self.path, self._roots, study, tag):
-                found[file] = f"labels/{tag}/{file.name}"
-        if self._info_file(study).is_file():
-            found[self._info_file(study)] = "info.json"
-        return found
-
-    def _late(self, study: str, error: Exception) -> None:
-        """Takes note of an error after a change was made."""
-        log.error("the change of %s is made, but could not be followed up: %s", study, error)
-        self._index.overtaken()
-
     def _image(self, row: ImageRow) -> Image:
         return Image(row.study, self.path / row.file, row.info)
 
@@ -441,16 +376,6 @@ class StudyStore:
 
     def _lineage(self, study: str, tag: str) -> Lineage:
         return self._reconciler.lineage(study, tag)
-
-    def _info_file(self, study: str) -> Path:
-        return self.work.path / "images" / f"{study}.json"
-
-    def _write_info(self, row: ImageRow) -> None:
-        file = self._info_file(row.study)
-        make_folder(self._roots.check(file.parent))
-        with temporary(file.parent, ".json") as part:
-            write_safely(part, json.dumps(row.info, indent=2, ensure_ascii=False) + "\n")
-            os.replace(part, file)
 
     @contextlib.contextmanager
     def _errors(self, what: str, study: str = "") -> Iterator[None]:

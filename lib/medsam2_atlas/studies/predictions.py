@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.atlas import fusion_config
-from medsam2_atlas.errors import ConflictError
+from medsam2_atlas.errors import MedSAM2AtlasError, StorageError
 from medsam2_atlas.files import sha256, write_json
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.scratch import scratch_folder
 from medsam2_atlas.segmentation import Segmentation, package_version
-from medsam2_atlas.storage import FINAL, StudyStore, WorkFolder
+from medsam2_atlas.storage import FINAL, Label, StudyStore, WorkFolder
 from medsam2_atlas.volume import read_labels, read_volume, write_volume
 
 log = logging.getLogger(__name__)
@@ -107,11 +107,11 @@ class PredictionStore:
         """The stored prediction, whatever it was made of; None where there is none or a person changed its file."""
         try:
             entry = self._entry(model, study)
-            label = self._studies.path / "labels" / model / entry["file"]
-            if sha256(label) != entry["label_sha256"]:
+            label = self._studies.label(study, model)
+            if label.version.sha256 != entry["label_sha256"] or sha256(label.file) != entry["label_sha256"]:
                 return None
-            return Prediction(label, entry["report"], entry["provenance"], entry["made"])
-        except (OSError, ValueError, KeyError, TypeError):  # none, or a damaged record: it is predicted again
+            return Prediction(label.file, entry["report"], entry["provenance"], entry["made"])
+        except (OSError, ValueError, KeyError, TypeError, MedSAM2AtlasError):
             return None
 
     def report(self, model: str, study: str) -> dict[str, Any]:
@@ -123,35 +123,46 @@ class PredictionStore:
         return report if isinstance(report, dict) else {}
 
     def save(self, model: str, study: str, image: Path, provenance: Provenance, result: Segmentation) -> Prediction | None:
-        """Keeps a label map under the model's tag, and its report; None where a person's label lies there, which stays.
+        """Keeps a label map under the model's tag, and its report.
+
+        A disk that takes neither stops no model: the prediction is not kept then, which is logged.
+
+        Returns:
+            The prediction as it is kept; None if it is not: a person's label lies there, which stays, or it cannot be written.
 
         Raises:
             ValueError: a tag that belongs to people.
-            StorageError: it cannot be written.
+            InputError: the label map does not fit the image.
         """
         if model == FINAL:
             raise ValueError("a model's prediction is never stored as final")
         made_of = _plain(provenance) | {"image": file_stamp(image)}
-        with scratch_folder() as folder:
-            file = folder / "prediction.nii.gz"
-            write_volume(result.labels, file)
-            try:
-                info = {"model": model, "provenance": made_of}
-                label = self._studies.save_label(study, model, file, origin="model", info=info).label.file
-            except ConflictError as error:
-                log.warning("a prediction is not kept: %s", error)
-                return None
+        try:
+            label = self._keep(model, study, made_of, result)
+        except (StorageError, OSError) as error:
+            log.warning("a prediction is not kept: %s", error)
+            return None
         entry: dict[str, Any] = {
             "model": model,
             "study": study,
             "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "file": label.name,
-            "label_sha256": sha256(label),
+            "file": label.file.name,
+            "label_sha256": label.version.sha256,
             "provenance": made_of,
             "report": _plain(result.report),
         }
-        write_json(entry, self._report_file(model, study))
-        return Prediction(label, entry["report"], entry["provenance"], entry["made"])
+        try:
+            write_json(entry, self._report_file(model, study))
+        except (StorageError, OSError) as error:  # the label map is kept; it will not be found again as this prediction
+            log.warning("the report of a prediction is not kept: %s", error)
+        return Prediction(label.file, entry["report"], entry["provenance"], entry["made"])
+
+    def _keep(self, model: str, study: str, made_of: Mapping[str, Any], result: Segmentation) -> Label:
+        with scratch_folder() as folder:
+            file = folder / "label.nii.gz"
+            write_volume(result.labels, file)
+            info = {"model": model, "provenance": made_of}
+            return self._studies.save_label(study, model, file, origin="model", info=info).label
 
     def _entry(self, model: str, study: str) -> dict[str, Any]:
         entry: dict[str, Any] = json.loads(self._report_file(model, study).read_text(encoding="utf-8"))

@@ -1,0 +1,130 @@
+"""Changes of images: each is made as a whole or not at all, and its answer says which; see `changes` for label maps."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medsam2_atlas.errors import ConflictError, NotFoundError
+from medsam2_atlas.files import sha256
+from medsam2_atlas.storage.entries import same_image
+from medsam2_atlas.storage.folder import WorkFolder
+from medsam2_atlas.storage.index import Index
+from medsam2_atlas.storage.links import Roots
+from medsam2_atlas.storage.outcome import Outcome
+from medsam2_atlas.storage.reconcile import Reconciler
+from medsam2_atlas.storage.removal import set_aside
+from medsam2_atlas.storage.rows import ImageRow, stamp_of
+from medsam2_atlas.storage.safely import flush, make_folder, staged_copy, temporary, write_safely
+from medsam2_atlas.storage.scan import label_files, tags_in
+
+
+class ImageChanges:
+    """Changes images of a studies folder."""
+
+    def __init__(self, path: Path, work: WorkFolder, index: Index, roots: Roots, reconciler: Reconciler) -> None:
+        """
+        Args:
+            path: of the studies folder.
+            work: its work folder.
+            index: of the studies; its write transaction is held during a change.
+            roots: folders that links may lead to.
+            reconciler: of the folder.
+        """
+        self._path, self._work, self._index, self._roots, self._reconciler = path, work, index, roots, reconciler
+
+    def add(self, study: str, file: Path, suffix: str, info: Mapping[str, Any]) -> ImageRow:
+        """Takes an image in. One that is there already is kept.
+
+        Raises:
+            ConflictError: another image of that name is there.
+            OSError: it cannot be written; nothing has changed.
+        """
+        return self._index.again(lambda: self._add(study, file, suffix, info))
+
+    def describe(self, study: str, info: Mapping[str, Any]) -> None:
+        """Adds to what is kept with an image.
+
+        Raises:
+            NotFoundError: no such study.
+            OSError: it cannot be written; nothing has changed.
+        """
+        self._index.again(lambda: self._describe(study, info))
+
+    def remove(self, study: str, image: Path) -> Path:
+        """Sets an image aside with all that belongs to it.
+
+        Returns:
+            The folder that holds it now.
+
+        Raises:
+            OSError: it cannot be moved; nothing has changed.
+        """
+        return self._index.again(lambda: self._remove(study, image))
+
+    def belongings(self, study: str) -> dict[Path, str]:
+        """What belongs to a study besides its image, with its place in a folder for removed ones."""
+        found: dict[Path, str] = {}
+        versions = self._work.path / "versions"
+        for tag in sorted(versions.iterdir()) if versions.is_dir() else []:
+            if (tag / study).is_dir():
+                found[self._reconciler.lineage(study, tag.name).folder] = f"versions/{tag.name}/{study}"
+        for name in tags_in(self._path, self._roots):
+            for file in label_files(self._path, self._roots, study, name):
+                found[file] = f"labels/{name}/{file.name}"
+        return found
+
+    def _add(self, study: str, file: Path, suffix: str, info: Mapping[str, Any]) -> ImageRow:
+        target, made = self._path / f"{study}{suffix}", Outcome[ImageRow](study)
+        with made.survives(self._index), staged_copy(file, self._path) as part, self._index.writing() as rows:
+            self._reconciler.take_images(rows)
+            before = rows.image(study)
+            if before is not None:
+                if not same_image(self._path / before.file, file):
+                    raise ConflictError(study, "is the name of another image here.", "Choose another name.")
+                return before
+            checksum, row = sha256(part), ImageRow(study, target.name, dict(info))
+            self._write_info(row)
+            try:
+                os.replace(part, target)
+            except OSError:
+                self._info_file(study).unlink(missing_ok=True)
+                raise
+            made.value = row
+            flush(self._path)
+            stamp = stamp_of(target)
+            rows.put_image(replace(row, stamp=stamp, sha256=checksum, hashed=stamp))
+        return made.get()
+
+    def _describe(self, study: str, info: Mapping[str, Any]) -> None:
+        made = Outcome[ImageRow](study)
+        with made.survives(self._index), self._index.writing() as rows:
+            row = rows.image(study)
+            if row is None:
+                raise NotFoundError(repr(study[:80]), "is no study of this folder any more.")
+            row = replace(row, info={**row.info, **info})
+            self._write_info(row)
+            made.value = row
+            rows.put_image(row)
+
+    def _remove(self, study: str, image: Path) -> Path:
+        made = Outcome[Path](study)
+        with made.survives(self._index), self._index.writing() as rows:
+            made.value = set_aside(self._path, self._work, image, self.belongings(study))
+            self._info_file(study).unlink(missing_ok=True)
+            rows.drop_image(study)
+        return made.get()
+
+    def _info_file(self, study: str) -> Path:
+        return self._work.path / "images" / f"{study}.json"
+
+    def _write_info(self, row: ImageRow) -> None:
+        file = self._info_file(row.study)
+        make_folder(self._roots.check(file.parent))
+        with temporary(file.parent, ".json") as part:
+            write_safely(part, json.dumps(row.info, indent=2, ensure_ascii=False) + "\n")
+            os.replace(part, file)
