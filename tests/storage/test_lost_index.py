@@ -75,7 +75,7 @@ def test_an_index_that_is_lost_is_made_again_before_the_next_answer(folder: Path
         assert found.label("case-1", FINAL).version.info == {"n": 1}
 
 
-@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("how", WAYS[:-1])
 def test_nobody_is_told_of_an_empty_folder_or_gets_an_error_meanwhile(folder: Path, tmp_path: Path, how: str) -> None:
     store, new = StudyStore(folder), label(tmp_path / "x.nii.gz", 9)
     wrong: list[object] = []

@@ -11,9 +11,9 @@ import typer
 from rich.table import Table
 
 from medsam2_atlas.console import console
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.files import replacing
-from medsam2_atlas.storage import FINAL, StudyFolder, StudyStore
+from medsam2_atlas.storage import FINAL, StudyFolder, StudyStore, Version
 
 app = typer.Typer(help="Versions of label maps in a study folder.", no_args_is_help=True)
 
@@ -30,12 +30,25 @@ def list_command(studies: _Studies, study: Annotated[str | None, typer.Argument(
     current = store.labels()
     for name in [study] if study else store.images():
         for tag in store.tags(name):
-            for version in store.versions(name, tag):
+            try:
+                versions = store.versions(name, tag)
+            except MedSAM2AtlasError as error:  # one label map that cannot be listed hides no other
+                table.add_row(name, tag, "", "", "", "", str(error))
+                continue
+            for version in versions:
                 now = current.get(name, {}).get(tag)
                 marked = f"{version.number} *" if now and now.version.number == version.number else str(version.number)
-                file = "" if version.removed else str(store.version_file(name, tag, version.number))
-                table.add_row(name, tag, marked, version.made, version.author, version.origin, file)
+                table.add_row(name, tag, marked, version.made, version.author, version.origin, _file(store, name, tag, version))
     console.print(table)
+    _print_problems(store)
+
+
+@app.command("check")
+def check_command(studies: _Studies) -> None:
+    """Check label maps that other programs have put into the folder, and the images that they were drawn on."""
+    store = _open(studies)
+    typer.echo(f"{store.audit()} label maps were checked")
+    _print_problems(store)
 
 
 @app.command("restore")
@@ -65,6 +78,21 @@ def export_command(
     with replacing(out) as part:
         shutil.copyfile(source, part)
     typer.echo(f"written to {out}")
+
+
+def _file(store: StudyStore, study: str, tag: str, version: Version) -> str:
+    if version.removed:
+        return ""
+    try:
+        return str(store.version_file(study, tag, version.number))
+    except MedSAM2AtlasError as error:
+        return str(error)
+
+
+def _print_problems(store: StudyStore) -> None:
+    for study, problems in store.problems().items():
+        for what, problem in problems.items():
+            typer.echo(f"{study} ({what}): {problem}")
 
 
 def _open(studies: Path) -> StudyStore:

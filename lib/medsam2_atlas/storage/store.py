@@ -213,15 +213,16 @@ class StudyStore:
         if origin == "model" and tag == FINAL:
             raise ConflictError(study, "must be signed off by a person: models never write `final`.")
         with self._errors(f"get a label under {tag}", study):
-            image_sha256, checked = self._auditor.checksum(study), check_label(file, image.file, self._table)
+            stamp, image_sha256 = stamp_of(image.file), self._auditor.checksum(study)
+            checked = check_label(file, image.file, self._table)
             new = Version(0, "", sha256(file), origin, author, info=dict(info or {}))
             new = replace(new, image_sha256=image_sha256, organs=checked.organs)
 
-            def accept(row: LabelRow | None) -> None:
-                if self._auditor.checksum(study) != image_sha256:
+            def accept(row: LabelRow | None) -> None:  # called under the lock: it asks the index nothing
+                if stamp_of(image.file) != stamp:
                     raise ConflictError(study, "got another image while the label map was checked.", "Send it again.")
                 if origin == "person" and tag == FINAL and not confirmed:
-                    check_complete(study, self._organs(row), checked, self._table)
+                    check_complete(study, self._organs(row, image.file), checked, self._table)
 
             made = self._changes.save(study, tag, file, new, expected_version, accept)
         return Saved(self._label(made.row), made.before)
@@ -356,14 +357,13 @@ class StudyStore:
             )
         return lineage.file(version), version
 
-    def _organs(self, row: LabelRow | None) -> tuple[int, ...]:
+    def _organs(self, row: LabelRow | None, image: Path) -> tuple[int, ...]:
         """Numbers that a label map holds; empty if there is none, or if that cannot be found out."""
         if row is None:
             return ()
         if row.version.organs is not None:
             return row.version.organs
         try:
-            image = self.image(row.study).file
             return check_label(self.path / row.file, image, self._table).organs
         except (OSError, MedSAM2AtlasError):
             return ()
