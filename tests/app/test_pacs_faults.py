@@ -181,7 +181,7 @@ def test_a_hanging_pacs_keeps_nobody_from_working_on_what_is_here(hanging: Hospi
         began = time.monotonic()
         answer = hanging.save(8)
         assert answer.status_code == 200, answer.text
-        assert answer.json()["info"]["pacs"]["state"] == "pending"
+        assert answer.json()["pacs"]["state"] == "pending"
         assert answer.json()["info"]["pacs"]["problem"]
         assert time.monotonic() - began < 8
         hanging.pacs.hangs = False

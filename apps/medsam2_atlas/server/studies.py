@@ -165,7 +165,8 @@ def _names(version: Version) -> list[str] | None:
 
 
 def _about(version: Version) -> dict[str, Any]:
-    return {
+    """What is told of a version; `pacs`: whether the PACS has it (`state`), and why it does not yet (`problem`)."""
+    about = {
         "version": version.number,
         "author": version.author,
         "made": version.made,
@@ -174,3 +175,4 @@ def _about(version: Version) -> dict[str, Any]:
         "sha256": version.sha256,
         "info": dict(version.info),
     }
+    return about | ({"pacs": version.info["pacs"]} if "pacs" in version.info else {})
