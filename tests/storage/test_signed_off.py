@@ -26,6 +26,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyStore:
     monkeypatch.setattr(reconcile, "_SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr(reconcile, "_SWEEP_REST", 0.0)
     store = StudyStore(folder)
     store.save_label("a", FINAL, label(tmp_path / "x.mha", 6), author="kim")
     return store
@@ -99,6 +100,7 @@ def test_an_image_swapped_while_the_server_was_down_is_found(store: StudyStore, 
 
 def test_found_labels_are_checked_later_and_bad_ones_do_not_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconcile, "_SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr(reconcile, "_SWEEP_REST", 0.0)
     label(folder / "labels/final/a.nii.gz", 6)
     label(folder / "labels/final/b.nii.gz", 99)
     store = StudyStore(folder)

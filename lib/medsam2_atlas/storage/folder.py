@@ -110,13 +110,15 @@ class Listing:
     """Image files of a folder.
 
     Attributes:
-        files: by study; several if they differ in their suffix alone.
+        folder: the folder.
+        files: names of files by study; several if they differ in their suffix alone.
         stamps: of each file, see `stamp`.
         problems: why a file is left out, by study.
     """
 
-    files: dict[str, list[Path]] = field(default_factory=dict)
-    stamps: dict[Path, str] = field(default_factory=dict)
+    folder: Path
+    files: dict[str, list[str]] = field(default_factory=dict)
+    stamps: dict[str, str] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
 
@@ -132,7 +134,7 @@ def list_files(folder: Path, roots: Roots, suffixes: Sequence[str] = SUFFIXES) -
         StorageError: the folder is a link that leads elsewhere.
         OSError: the folder cannot be listed.
     """
-    found = Listing()
+    found = Listing(folder)
     try:
         entries = os.scandir(roots.check(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -153,9 +155,8 @@ def list_files(folder: Path, roots: Roots, suffixes: Sequence[str] = SUFFIXES) -
             elif len(os.fsencode(study)) > LONGEST_STUDY and state is not None:
                 found.problems[study] = f"is left out: its name has more than {LONGEST_STUDY} bytes. Rename the file."
             elif state is not None:
-                file = folder / entry.name
-                found.files.setdefault(study, []).append(file)
-                found.stamps[file] = stamp(state)
+                found.files.setdefault(study, []).append(entry.name)
+                found.stamps[entry.name] = stamp(state)
     return found
 
 
@@ -176,7 +177,7 @@ def by_name(folder: Path, suffixes: Sequence[str] = SUFFIXES, roots: Roots | Non
         return {}
     for study, problem in found.problems.items():
         log.warning("%s in %s %s", study, folder, problem)
-    return {study: files[-1] for study, files in found.files.items()}
+    return {study: folder / names[-1] for study, names in found.files.items()}
 
 
 def stamp(state: os.stat_result) -> str:

@@ -84,13 +84,14 @@ class Index:
         return generation
 
     def again(self, change: Callable[[], _Answer]) -> _Answer:
-        """Makes a change, once more if the index was lost under it, or the disk refused it. It must not be half made then."""
-        generation = self._database.generation
-        try:
-            return change()
-        except sqlite3.Error:
-            if self._database.generation == generation:
-                raise
+        """Makes a change, again if the index was lost under it. A change that fails must leave nothing half made."""
+        for _ in range(_TRIES - 1):
+            generation = self._database.check()
+            try:
+                return change()
+            except sqlite3.Error:
+                if self._database.check() == generation:
+                    raise
         return change()
 
     def overtaken(self) -> None:

@@ -35,6 +35,8 @@ _STOCK_INDEX = "datastore_v2.json"
 _BATCH = 100
 _LEFTOVER_SECONDS = 3600.0
 _SWEEP_SECONDS = 2.0
+_SWEEP_REST = 40.0
+"""Times that a look at all stamps took to wait before the next one: tens of thousands of files must not slow answers."""
 _RETRY_SECONDS = 30.0
 
 
@@ -54,6 +56,7 @@ class Reconciler:
         self._changing: Counter[str] = Counter()
         self._guard = threading.Lock()
         self._sweeping = threading.Lock()
+        self._pause = _SWEEP_SECONDS
         self._swept, self._retried = time.monotonic(), time.monotonic()
 
     @cached_property
@@ -84,7 +87,7 @@ class Reconciler:
         if not same:
             self.run()
             return True
-        if time.monotonic() - self._swept > _SWEEP_SECONDS and self._sweeping.acquire(blocking=False):
+        if time.monotonic() - self._swept > self._pause and self._sweeping.acquire(blocking=False):
             try:
                 self.sweep()
             finally:
@@ -124,8 +127,9 @@ class Reconciler:
 
     def sweep(self) -> None:
         """Compares the stamps of all files; what could not be settled is tried again every half minute."""
-        retry = time.monotonic() - self._retried > _RETRY_SECONDS
-        self._look(thorough=False, retry=retry)
+        began = time.monotonic()
+        self._look(thorough=False, retry=began - self._retried > _RETRY_SECONDS)
+        self._pause = max(_SWEEP_SECONDS, _SWEEP_REST * (time.monotonic() - began))
 
     def settle(self, study: str, tag: str) -> None:
         """Takes in what has become of one label map."""
@@ -155,7 +159,7 @@ class Reconciler:
     def _look_at_images(self, unsettled: dict[Key, tuple[str, bool]], thorough: bool) -> set[str]:
         """Studies, after the index knows their images."""
         listing, known = list_files(self._path, self._roots), self._index.image_stamps()
-        now = {study: (files[-1].name, listing.stamps[files[-1]]) for study, files in listing.files.items()}
+        now = {study: (names[-1], listing.stamps[names[-1]]) for study, names in listing.files.items()}
         problems = {study: text for (study, tag), (text, _) in unsettled.items() if not tag}
         suspects = set(now) if thorough else {study for study in now if now[study] != known.get(study)} | set(problems)
         if thorough or now != known or image_problems(listing, suspects) != problems:
@@ -168,13 +172,13 @@ class Reconciler:
         suspects = suspects | (set(listing.files) - set(known))
         for study in set(known) - set(listing.files):
             rows.drop_image(study)
-        for study, files in listing.files.items():
-            file, row = files[-1], known.get(study)
-            stamp = listing.stamps[file]
+        for study, names in listing.files.items():
+            name, row = names[-1], known.get(study)
+            stamp = listing.stamps[name]
             if row is None:
-                rows.put_image(ImageRow(study, file.name, self._image_info(study), stamp))
-            elif (row.file, row.stamp) != (file.name, stamp):
-                rows.put_image(replace(row, file=file.name, stamp=stamp))
+                rows.put_image(ImageRow(study, name, self._image_info(study), stamp))
+            elif (row.file, row.stamp) != (name, stamp):
+                rows.put_image(replace(row, file=name, stamp=stamp))
                 rows.check_again(study)
             elif study in suspects and row.info != self._image_info(study):
                 rows.put_image(replace(row, info=self._image_info(study)))

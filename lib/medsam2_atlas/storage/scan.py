@@ -44,8 +44,8 @@ def scan_labels(path: Path, roots: Roots) -> LabelScan:
         except (OSError, StorageError) as error:
             found.closed[tag] = reason(error)
             continue
-        for study, files in listing.files.items():
-            found.files[study, tag] = [(f"labels/{tag}/{file.name}", listing.stamps[file]) for file in files]
+        for study, names in listing.files.items():
+            found.files[study, tag] = [(f"labels/{tag}/{name}", listing.stamps[name]) for name in names]
         found.odd |= {(study, tag) for study in listing.problems}
     return found
 
@@ -122,7 +122,7 @@ def image_problems(listing: Listing, suspects: set[str]) -> dict[str, str]:
     """
     found = dict(listing.problems)
     for study in suspects & set(listing.files):
-        if not readable(listing.files[study][-1]):
+        if not readable(listing.folder / listing.files[study][-1]):
             found[study] = "cannot be read (Permission denied). Give the server the right to read it."
     return found
 
