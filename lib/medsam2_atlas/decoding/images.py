@@ -42,12 +42,13 @@ def alive() -> Result:
 
 def volume(path: str) -> Result:
     """A CT in LPS orientation as float32 HU; see `medsam2_atlas.volume.read_volume`."""
-    found = from_sitk(sitk.Cast(_image(Path(path)), sitk.sitkFloat32), path)
-    if not np.isfinite(found.array).all():
-        bad = int((~np.isfinite(found.array)).sum())
-        raise InputError(path, f"holds {bad} voxels that are NaN or infinite.", "Export it again from its source.")
-    if float(found.array.max()) == float(found.array.min()):
+    image = _image(Path(path))
+    voxels = sitk.GetArrayViewFromImage(image)
+    if voxels.max() == voxels.min():  # before four bytes a voxel are made of it
         raise InputError(path, "is empty: all voxels have one value.", "Choose the CT itself.")
+    found = from_sitk(sitk.Cast(image, sitk.sitkFloat32), path)
+    if voxels.dtype.kind == "f":
+        _refuse_nan(path, found.array)
     return _told(found), [found.array]
 
 
@@ -149,7 +150,10 @@ def _file(path: Path) -> sitk.Image:
 
 def _refuse_hidden_nan(path: Path) -> None:
     """ITK's NIfTI reader turns NaN and infinity into 0 without a word; nibabel shows them."""
-    values = np.asanyarray(nibabel.load(path).dataobj)
+    _refuse_nan(path, np.asanyarray(nibabel.load(path).dataobj))
+
+
+def _refuse_nan(path: str | Path, values: np.ndarray) -> None:
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
         raise InputError(path, f"holds {bad} voxels that are NaN or infinite.", "Export it again from its source.")
