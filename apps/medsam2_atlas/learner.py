@@ -159,9 +159,10 @@ class Learner:
                 return
             if isinstance(error, MedSAM2AtlasError):
                 problem = str(error)
+                log.warning("%s cannot be measured until its image or the models change: %s", study, problem)
             else:
                 problem = f"{study}: cannot be measured ({type(error).__name__}: {error}). The server's log tells more."
-            log.exception("%s cannot be measured; it is tried again when its image or the models change", study)
+                log.exception("%s cannot be measured until its image or the models change", study)
         self._table.put(study, stamp, versions, assessment, problem)
         self._later.succeeded(study)
 

@@ -21,6 +21,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from confirmations import Confirmations, Refusal
+from medsam2_atlas.decoding import unreadable
 from medsam2_atlas.errors import ConfirmError, InputError, NotFoundError, StorageError
 from medsam2_atlas.files import write_json
 from medsam2_atlas.scratch import scratch_file
@@ -254,8 +255,17 @@ class StudyDatastore(Datastore):
         return {"total": total, "completed": completed, "label_tags": tags}
 
     def problems(self) -> dict[str, dict[str, str]]:
-        """What is wrong with images and labels: study → {"image" or tag: text}."""
-        return self.store.problems()
+        """What is wrong with images and labels: study → {"image" or tag: text}; files that ended their readers among them."""
+        found, ended = self.store.problems(), unreadable()
+        if ended:
+            for study, image in self.store.images().items():
+                if image.file in ended:
+                    found.setdefault(study, {})["image"] = ended[image.file]
+            for study, tags in self.store.labels().items():
+                for label in tags.values():
+                    if label.file in ended:
+                        found.setdefault(study, {})[label.tag] = ended[label.file]
+        return found
 
     def json(self) -> dict[str, Any]:
         """Everything, in the shape of MONAI Label's own index."""

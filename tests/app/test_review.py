@@ -137,3 +137,15 @@ def test_a_picture_shows_the_newest_label_and_is_drawn_once(datastore: StudyData
     pixels = [np.asarray(Image.open(file).convert("RGB"), int) for file in (first, second)]
     assert pixels[0].shape[0] > 100
     assert (pixels[0] != pixels[1]).any()
+
+
+def test_a_file_that_ended_its_reader_is_shown_as_its_study_s_problem(
+    datastore: StudyDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = {datastore.store.image("b").file: "ended its reader process (signal 11, SIGSEGV)."}
+    monkeypatch.setattr("study_datastore.unreadable", lambda: ended)
+    cases = {case["study"]: case for case in case_states(datastore, ScoreTable(tmp_path / "t.sqlite"), MODELS)}
+    assert "SIGSEGV" in cases["b"]["problem"]
+    assert not cases["a"]["problem"]
+    assert "SIGSEGV" in datastore.json()["problems"]["b"]["image"]
+    assert "b" not in datastore.get_unlabeled_images()

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import SimpleITK as sitk
 
-from medsam2_atlas.decoding import DecodingLimits, UnreadableFileError, alive, configure, pool, run_task, shutdown
+from medsam2_atlas.decoding import DecodingLimits, UnreadableFileError, alive, configure, pool, run_task, shutdown, unreadable
 from medsam2_atlas.decoding.tasks import TASKS
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.volume import read_grid, read_labels, read_volume
@@ -58,6 +58,7 @@ def test_a_file_that_ends_its_reader_is_remembered_until_it_changes(tmp_path: Pa
     with pytest.raises(UnreadableFileError) as first:
         run_task(f"test_{task}", file, path=str(file))
     assert "bad.nii" in str(first.value)
+    assert list(unreadable()) == [file]
     began = time.monotonic()
     with pytest.raises(UnreadableFileError, match="has not changed since"):
         read_volume(file)
@@ -66,6 +67,7 @@ def test_a_file_that_ends_its_reader_is_remembered_until_it_changes(tmp_path: Pa
     with pytest.raises(UnreadableFileError, match="has not changed since"):
         read_volume(file)
     os.utime(file, (1, 1))
+    assert not unreadable()
     assert read_volume(file).array.max() == 15
     assert read_volume(image(tmp_path / "good.nii")).array.max() == 15
 

@@ -95,9 +95,7 @@ def tokens_of(file: Path) -> list[dict[str, str]]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(file, f"cannot be read as tokens ({error}).", "See docs/server.md.") from error
     if not isinstance(entries, list) or not all(isinstance(e, dict) and _is_token(e) for e in entries):
-        raise InputError(
-            file, "is not a list of tokens.", "Each has name, role, and token or sha256, none of them empty."
-        )
+        raise InputError(file, "is not a list of tokens.", "Each has name, role, and token or sha256, none of them empty.")
     return [{key: str(value) for key, value in entry.items()} for entry in entries]
 
 

@@ -3,7 +3,7 @@
 from medsam2_atlas.decoding.check import READABLE, checked_header
 from medsam2_atlas.decoding.dicom import dicom_header
 from medsam2_atlas.decoding.limits import DecodingLimits
-from medsam2_atlas.decoding.readers import alive, configure, limits, run_task, shutdown
+from medsam2_atlas.decoding.readers import alive, configure, run_task, shutdown, unreadable
 from medsam2_atlas.decoding.unreadable import UnreadableFileError
 
 __all__ = [
@@ -14,7 +14,7 @@ __all__ = [
     "checked_header",
     "configure",
     "dicom_header",
-    "limits",
     "run_task",
     "shutdown",
+    "unreadable",
 ]

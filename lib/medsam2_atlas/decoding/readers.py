@@ -40,11 +40,6 @@ def configure(limits: DecodingLimits, memory: Path | None = None) -> None:
     _readers().start()
 
 
-def limits() -> DecodingLimits:
-    """The limits in force."""
-    return _limits
-
-
 def shutdown() -> None:
     """Ends the readers; the next file starts new ones."""
     with _lock:
@@ -58,6 +53,11 @@ def alive() -> str:
     except (ReaderDiedError, MedSAM2AtlasError, OSError) as error:
         return f"No reader process works: {error}"
     return ""
+
+
+def unreadable() -> dict[Path, str]:
+    """Files that ended their readers and have not changed since, with what they did: they are not tried again."""
+    return _unreadable.all()
 
 
 def run_task(task: str, subject: Path | None = None, **arguments: Any) -> tuple[dict[str, Any], tuple[np.ndarray, ...]]:

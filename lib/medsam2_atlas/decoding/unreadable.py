@@ -40,6 +40,12 @@ class Unreadable:
         if entry is not None and entry["stamp"] == _stamp(path):
             raise UnreadableFileError(path, f"{entry['problem']} It has not changed since {entry['when']}.", _REMEDY)
 
+    def all(self) -> dict[Path, str]:
+        """Files that are known to be unreadable and have not changed since, with what they do to a reader."""
+        with self._lock:
+            entries = list(self._entries.items())
+        return {Path(path): entry["problem"] for path, entry in entries if entry["stamp"] == _stamp(Path(path))}
+
     def add(self, path: Path, problem: str) -> UnreadableFileError:
         """Remembers a file; gives the error to raise. A failure to store the memory is logged only."""
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
