@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from medsam2_atlas import image_reading
 from medsam2_atlas.console import console
-from medsam2_atlas.decoding import DecodingLimits, alive, configure, images
+from medsam2_atlas.decoding import DecodingLimits, alive, configure
 from medsam2_atlas.volume import read_grid, read_labels, read_volume
 
 SHAPE, ROUNDS = (200, 512, 512), 7
@@ -35,9 +36,9 @@ def main() -> None:
         assert not alive()
         console.print(f"readers start in {time.perf_counter() - began:.2f} s")
         kinds: list[tuple[str, Path, Callable[[str], object], Callable[[Path], object]]] = [
-            ("CT", ct, images.volume, read_volume),
-            ("label map", label, images.labels, read_labels),
-            ("grid alone", label, images.grid, read_grid),
+            ("CT", ct, image_reading.volume, read_volume),
+            ("label map", label, image_reading.labels, read_labels),
+            ("grid alone", label, image_reading.grid, read_grid),
         ]
         for what, file, here, there in kinds:
             rows = [(seconds(here, str(file)), seconds(there, file)) for _ in range(ROUNDS)]

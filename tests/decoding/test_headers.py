@@ -13,12 +13,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medsam2_atlas.decoding import DecodingLimits, checked_header, dicom_header
-from medsam2_atlas.decoding.packed import check_length
+from medsam2_atlas.decoding import check_length, checked_header, dicom_header
 from medsam2_atlas.errors import InputError
 from series_files import upright, write_series
 
-LIMITS = DecodingLimits()
 ARRAY = (np.arange(480) % 16).reshape(6, 8, 10)
 
 
@@ -41,7 +39,7 @@ def changed(file: Path, *changes: tuple[bytes, bytes]) -> Path:
 @pytest.mark.parametrize("compress", [True, False])
 def test_what_itk_writes_is_accepted(tmp_path: Path, suffix: str, kind: type, compress: bool) -> None:
     file = written(tmp_path / f"image{suffix}", kind, compress)
-    header = checked_header(file, LIMITS)
+    header = checked_header(file)
     assert [n for n in header.sizes if n > 1] == [10, 8, 6]
     assert header.data_bytes == 480 * np.dtype(kind).itemsize
     check_length(file, header)
@@ -60,7 +58,7 @@ def test_what_other_programs_write_is_accepted(tmp_path: Path) -> None:
     header += ["ElementType = MET_SHORT", "ElementDataFile = LOCAL", ""]
     (tmp_path / "metadata.mha").write_bytes("\n".join(header).encode() + zlib.compress(voxels))
     for file in sorted(tmp_path.iterdir()):
-        found = checked_header(file, LIMITS)
+        found = checked_header(file)
         check_length(file, found)
         assert found.values == 480, file
 
@@ -124,7 +122,7 @@ def nifti_pair(folder: Path) -> Path:
 )
 def test_no_header_can_name_another_file(make: Callable[[Path], Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"in another file|cannot be read as an image"):
-        checked_header(make(tmp_path), LIMITS)
+        checked_header(make(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +152,7 @@ def test_no_header_can_name_another_file(make: Callable[[Path], Path], tmp_path:
 def test_a_malformed_or_immense_header_never_reaches_a_library(tmp_path: Path, suffix: str, old: bytes, new: bytes) -> None:
     file = changed(written(tmp_path / f"x{suffix}"), (old, new))
     with pytest.raises(InputError, match=r"cannot be read as an image|million voxels"):
-        checked_header(file, LIMITS)
+        checked_header(file)
 
 
 def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
@@ -162,13 +160,13 @@ def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
     (tmp_path / "y.mha").symlink_to("/dev/zero")
     for name in ("x.nii", "y.mha"):
         with pytest.raises(InputError, match="not a file"):
-            checked_header(tmp_path / name, LIMITS)
+            checked_header(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
 def test_a_packed_file_that_grows_beyond_its_header_is_refused_in_passing(tmp_path: Path, suffix: str) -> None:
     file = written(tmp_path / f"x{suffix}", compress=True)
-    header, bomb = checked_header(file, LIMITS), bytes(80 << 20)
+    header, bomb = checked_header(file), bytes(80 << 20)
     content = file.read_bytes()
     if suffix == ".nii.gz":
         file.write_bytes(gzip.compress(gzip.decompress(content) + bomb, 1))

@@ -1,8 +1,9 @@
 """Files from others: their headers are checked first, and their voxels are decoded in processes of their own."""
 
-from medsam2_atlas.decoding.check import READABLE, checked_header
+from medsam2_atlas.decoding.check import READABLE, check_voxels, checked_header, image_io
 from medsam2_atlas.decoding.dicom import dicom_header
 from medsam2_atlas.decoding.limits import DecodingLimits
+from medsam2_atlas.decoding.packed import check_length
 from medsam2_atlas.decoding.readers import alive, configure, run_task, shutdown, unreadable
 from medsam2_atlas.decoding.unreadable import UnreadableFileError
 
@@ -11,9 +12,12 @@ __all__ = [
     "DecodingLimits",
     "UnreadableFileError",
     "alive",
+    "check_length",
+    "check_voxels",
     "checked_header",
     "configure",
     "dicom_header",
+    "image_io",
     "run_task",
     "shutdown",
     "unreadable",

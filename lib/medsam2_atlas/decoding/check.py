@@ -22,7 +22,16 @@ _FORMATS: tuple[tuple[str, Callable[[Path], Header], str], ...] = (
 )
 
 
-def checked_header(file: Path, limits: DecodingLimits) -> Header:
+_limits = DecodingLimits()
+
+
+def set_limits(limits: DecodingLimits) -> None:
+    """Sets what files may claim, for this process."""
+    global _limits
+    _limits = limits
+
+
+def checked_header(file: Path) -> Header:
     """The header of an image file, if the file may be decoded.
 
     Raises:
@@ -37,14 +46,23 @@ def checked_header(file: Path, limits: DecodingLimits) -> Header:
     for suffix, read, _ in _FORMATS:
         if file.name.lower().endswith(suffix):
             header = read(file)
-            if header.values > limits.voxels:
-                raise InputError(
-                    file,
-                    f"claims {header.values / 1e6:.0f} million voxels; the limit is {limits.voxels_million}.",
-                    "Crop or resample it, or raise the limit (`reader_voxels_million` in configs/server.yaml).",
-                )
+            check_voxels(file, header.values)
             return header
     raise InputError(file, "cannot be read as an image: its type is not known.", f"Give {READABLE}.")
+
+
+def check_voxels(path: Path, voxels: int) -> None:
+    """Checks that an image claims no more voxels than the limits allow.
+
+    Raises:
+        InputError: it does.
+    """
+    if voxels > _limits.voxels:
+        raise InputError(
+            path,
+            f"claims {voxels / 1e6:.0f} million voxels; the limit is {_limits.voxels_million}.",
+            "Crop or resample it, or raise the limit (`reader_voxels_million` in configs/server.yaml).",
+        )
 
 
 def image_io(file: Path) -> str:

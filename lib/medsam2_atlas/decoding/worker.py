@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from medsam2_atlas.decoding.check import set_limits
 from medsam2_atlas.decoding.limits import DecodingLimits
-from medsam2_atlas.decoding.tasks import PACKET_BYTES, READY, TASKS
+from medsam2_atlas.decoding.tasks import PACKET_BYTES, PRELOADED, READY, TASKS
 from medsam2_atlas.errors import MedSAM2AtlasError
 
 _PAGE = 1 << 12
@@ -35,8 +36,8 @@ def main() -> None:
     limits = DecodingLimits.model_validate_json(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_mb * 1_000_000,) * 2)
-    images = importlib.import_module("medsam2_atlas.decoding.images")
-    images.set_limits(limits)
+    set_limits(limits)
+    importlib.import_module(PRELOADED)
     link.send(READY)
     while packet := link.recv(PACKET_BYTES):
         request = json.loads(packet)
@@ -46,6 +47,11 @@ def main() -> None:
         socket.send_fds(link, [json.dumps(reply).encode()], handles)
         for handle in handles:
             os.close(handle)
+
+
+def alive() -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Does nothing: the reader answers."""
+    return {}, []
 
 
 def _answered(task: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:

@@ -1,7 +1,7 @@
-"""What reader processes do with images: nothing here runs in the process that asked.
+"""What reader processes do with images (see `decoding`): nothing here runs in the process that asked.
 
-ITK's readers and pydicom see a file only after its header has been checked (`check`), and each image is read by the one
-reader that its name stands for.
+ITK's readers see a file only after its header has been checked, and each image is read by the one reader that its name stands
+for.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
-from medsam2_atlas.decoding.check import READABLE, checked_header, image_io
-from medsam2_atlas.decoding.limits import DecodingLimits
-from medsam2_atlas.decoding.packed import check_length
+from medsam2_atlas.decoding import READABLE, check_length, check_voxels, checked_header, image_io
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.series import series_slices
 from medsam2_atlas.volume import Geometry, Volume, from_sitk, upright
@@ -25,19 +23,6 @@ sitk.ProcessObject.GlobalWarningDisplayOff()
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # as many files are decoded at once as there are readers
 
 Result = tuple[dict[str, Any], list[np.ndarray]]
-
-_limits = DecodingLimits()
-
-
-def set_limits(limits: DecodingLimits) -> None:
-    """Sets what files may claim from now on."""
-    global _limits
-    _limits = limits
-
-
-def alive() -> Result:
-    """Does nothing: the reader answers."""
-    return {}, []
 
 
 def volume(path: str) -> Result:
@@ -70,7 +55,7 @@ def label_check(path: str, image: str) -> Result:
         InputError: it cannot be read, is no label map, or lies on another grid than the image.
     """
     like, file = _grid(Path(image)), Path(path)
-    header = checked_header(file, _limits)
+    header = checked_header(file)
     if sorted(n for n in header.sizes if n > 1) != sorted(n for n in like.size if n > 1):
         raise InputError(
             file.name, f"has size {header.sizes}, the image has {like.size}.", "Send one label map on the grid of the image."
@@ -104,7 +89,7 @@ def _labels(path: Path) -> Volume:
 def _grid(path: Path) -> Geometry:
     if path.is_dir():
         return from_sitk(_image(path), str(path)).geometry
-    checked_header(path, _limits)
+    checked_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(image_io(path))
@@ -137,7 +122,7 @@ def _image(path: Path) -> sitk.Image:
 
 
 def _file(path: Path) -> sitk.Image:
-    header = checked_header(path, _limits)
+    header = checked_header(path)
     check_length(path, header)
     try:
         image = sitk.ReadImage(str(path), imageIO=image_io(path))
@@ -161,13 +146,7 @@ def _refuse_nan(path: str | Path, values: np.ndarray) -> None:
 
 def _series(folder: Path) -> sitk.Image:
     slices = series_slices(folder)
-    values = sum(part.values for part in slices)
-    if values > _limits.voxels:
-        raise InputError(
-            folder,
-            f"claims {values / 1e6:.0f} million voxels; the limit is {_limits.voxels_million}.",
-            "Export one series, or raise the limit (`reader_voxels_million` in configs/server.yaml).",
-        )
+    check_voxels(folder, sum(part.values for part in slices))
     try:
         return sitk.ReadImage([str(part.file) for part in slices], imageIO="GDCMImageIO")
     except RuntimeError as error:
