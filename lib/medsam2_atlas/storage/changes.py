@@ -159,7 +159,7 @@ class LabelChanges:
         return made.get()
 
     def _there(self, rows: Writer, study: str, tag: str) -> LabelRow:
-        row = self._now(rows, study, tag)
+        row = self._now(rows, study, tag) if rows.label(study, tag) is not None else None  # no strange names reach the disk
         if row is None:
             raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.")
         return row
