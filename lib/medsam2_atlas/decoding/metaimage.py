@@ -69,7 +69,7 @@ def metaimage_header(file: Path) -> Header:
         encoding = "text"
     else:
         encoding = "zlib" if entries.get("CompressedData", "False").lower() in ("true", "1") else "raw"
-    return Header((channels, *sizes), _BYTES[entries["ElementType"]], end + 1, encoding)
+    return Header(sizes if channels == 1 else (channels, *sizes), _BYTES[entries["ElementType"]], end + 1, encoding)
 
 
 def _check_numbers(file: Path, key: str, text: str, count: int) -> None:

@@ -31,8 +31,10 @@ def nifti_header(file: Path) -> Header:
     if not packed and file.name.lower().endswith(".gz"):
         raise InputError(file, "is a broken gzip file (it does not begin as one).", "Copy it again.")
     content = _unpacked(file, start) if packed else start
+    if len(content) < min(_LENGTHS):
+        raise InputError(file, "cannot be read as an image: it is cut off within its header.", "Copy it again.")
     for order in "<>":
-        (length,) = struct.unpack_from(f"{order}i", content) if len(content) >= 4 else (0,)
+        (length,) = struct.unpack_from(f"{order}i", content)
         if length in _LENGTHS and len(content) >= length:
             return _read(file, content, order, length, packed)
     raise broken(file, "it is not a NIfTI header")
