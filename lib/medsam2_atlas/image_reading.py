@@ -26,30 +26,37 @@ Result = tuple[dict[str, Any], list[np.ndarray]]
 
 
 def volume(path: str) -> Result:
-    """A CT in LPS orientation as float32 HU; see `medsam2_atlas.volume.read_volume`."""
+    """Returns a CT in LPS orientation as float32 HU; see `medsam2_atlas.volume.read_volume`."""
     image = _image(Path(path))
     voxels = sitk.GetArrayViewFromImage(image)
     if voxels.max() == voxels.min():  # before four bytes a voxel are made of it
         raise InputError(path, "is empty: all voxels have one value.", "Choose the CT itself.")
-    found = from_sitk(sitk.Cast(image, sitk.sitkFloat32), path)
-    if voxels.dtype.kind == "f":
+    kind = voxels.dtype
+    del voxels
+    grid = Geometry.of(image)
+    if kind.itemsize > 4:
+        image = sitk.Cast(image, sitk.sitkFloat32)
+    image = sitk.DICOMOrient(image, "LPS")  # before two bytes a voxel become four
+    image = sitk.Cast(image, sitk.sitkFloat32)
+    found = Volume(sitk.GetArrayFromImage(image), Geometry.of(image), grid, path)
+    if kind.kind == "f":
         _refuse_nan(path, found.array)
     return _told(found), [found.array]
 
 
 def labels(path: str) -> Result:
-    """A label map in LPS orientation, unsigned 8-bit; see `medsam2_atlas.volume.read_labels`."""
+    """Returns a label map in LPS orientation, unsigned 8-bit; see `medsam2_atlas.volume.read_labels`."""
     found = _labels(Path(path))
     return _told(found), [found.array]
 
 
 def grid(path: str) -> Result:
-    """The grid of an image in LPS orientation; see `medsam2_atlas.volume.read_grid`."""
+    """Returns the grid of an image in LPS orientation; see `medsam2_atlas.volume.read_grid`."""
     return {"geometry": asdict(_grid(Path(path)))}, []
 
 
 def label_check(path: str, image: str) -> Result:
-    """The numbers that a label map holds, and a digest of its voxels and grid.
+    """Returns the numbers that a label map holds, and a digest of its voxels and grid.
 
     Raises:
         InputError: it cannot be read, is no label map, or lies on another grid than the image.
