@@ -1,12 +1,12 @@
-"""SQLite files that several processes and threads use at once, and that may be lost or refused at any time.
+"""SQLite files that several processes and threads share, and that may be lost or become unwritable at any time.
 
-A `Database` holds only what can be made again. Its file may be removed, exchanged or spoiled while it is in use: that is
-noticed, and an empty one is made. A disk that is full or read-only puts a copy in memory in its place. Both raise
-`generation`, so that the user of the database fills it again.
+A `Database` holds only data that can be rebuilt. If its file is removed, replaced or damaged while in use, an empty one takes
+its place. On a full or read-only disk, a copy in memory takes its place. Both increase `generation`, so that the user of the
+database fills it again.
 
 Locks: `_guard` covers the choice of file or memory, and each use of the memory; nothing waits for a writer while it is held.
-Files use SQLite's rollback journal, not WAL:
-WAL shares memory through a file beside the database, and a process dies if that file is cut off under it.
+Files use SQLite's rollback journal, not WAL: WAL shares memory through a file beside the database, and a process crashes if
+that file is truncated.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _SPOILED = (*_BROKEN, "no such table", "no such column", "has no column", "damag
 
 @contextmanager
 def reading(file: Path) -> Iterator[sqlite3.Connection]:
-    """A connection for questions to a file that exists."""
+    """Yields a connection to an existing file, for reading."""
     with closing(_connect(file)) as database:
         yield database
 
 
 @contextmanager
 def writing(file: Path, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-    """The only writer for as long as the block takes; its changes are kept, or none of them if it fails."""
+    """Yields a connection inside a write transaction, which is committed after the block, or rolled back if it raises."""
     with closing(_connect(file)) as database:
         if not durable:
             database.execute("PRAGMA synchronous=OFF")
@@ -58,7 +58,7 @@ class Database:
 
     Attributes:
         fallback: why the tables are in memory; empty while the file is used.
-        generation: counts how often the tables were opened anew. What they held before may be gone then.
+        generation: number of times the tables were reopened; their content may be lost each time.
     """
 
     def __init__(self, file: Path, schema: str, *, version: int = 0, durable: bool = True) -> None:
@@ -66,8 +66,8 @@ class Database:
         Args:
             file: of the database; made with its folder if it does not exist.
             schema: SQL that makes the tables if they do not exist.
-            version: of the schema; a file of another version is thrown away.
-            durable: whether a power cut must leave the last change; without, writing is quicker.
+            version: of the schema; a file of another version is replaced.
+            durable: whether the last change must survive a power cut; False makes writing faster.
         """
         self.file, self.fallback, self.generation = file, "", 0
         self._schema, self._version, self._durable = schema, version, durable
@@ -79,30 +79,30 @@ class Database:
         self._open()
 
     def check(self) -> int:
-        """Opens the file anew if it is not the one that was opened before; the generation."""
+        """Reopens the file if it was removed or replaced; returns the generation."""
         if self._memory is None and _identity(self.file) != self._identity:
             with self._guard:
                 if self._memory is None and _identity(self.file) != self._identity:
-                    log.warning("%s was removed or replaced; it is opened anew", self.file)
+                    log.warning("%s was removed or replaced; it is reopened", self.file)
                     self._open()
         return self.generation
 
     def retry(self) -> None:
-        """Tries the file again if the tables are in memory, at most once in ten seconds."""
+        """Retries the file if the tables are in memory, at most once every ten seconds."""
         if self._memory is not None and time.monotonic() - self._tried > _RETRY_SECONDS:
             with self._guard:
                 if self._memory is not None and time.monotonic() - self._tried > _RETRY_SECONDS:
                     self._open(only_file=True)
 
     def failed(self, error: sqlite3.Error, since: int) -> bool:
-        """Takes note of an error: looks whether the file is spoiled, or the disk refuses it.
+        """Handles an error: reopens the tables if the file is damaged or cannot be written.
 
         Args:
-            error: that was met.
-            since: generation that it was met in.
+            error: the error.
+            since: generation in which it occurred.
 
         Returns:
-            Whether the tables were opened anew, so that trying again makes sense.
+            Whether the tables were reopened, so that a retry makes sense.
         """
         text = str(error).lower()
         with self._guard:
@@ -119,23 +119,23 @@ class Database:
         return True
 
     def distrust(self) -> None:
-        """Makes users fill the tables again: what they hold has been overtaken."""
+        """Increases the generation, so that users fill the tables again: the content is out of date."""
         with self._guard:
             self.generation += 1
 
     def read(self, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
-        """Asks a question, again if the file was lost meanwhile.
+        """Runs a query, again if the file was lost meanwhile.
 
         Raises:
-            sqlite3.Error: it cannot be answered.
+            sqlite3.Error: the query failed.
         """
         return self._again(self.reading, question)
 
     def write(self, change: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
-        """Makes a change as a whole, again if the file was lost meanwhile.
+        """Makes a change in one transaction, again if the file was lost meanwhile.
 
         Raises:
-            sqlite3.Error: it cannot be made.
+            sqlite3.Error: the change failed.
         """
         self.retry()
         return self._again(self.writing, change)
@@ -158,7 +158,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection for questions."""
+        """Yields a connection for reading."""
         memory = self._memory
         if memory is None:
             with reading(self.file) as database:
@@ -169,7 +169,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """The only writer for as long as the block takes; its changes are kept, or none of them if it fails."""
+        """Yields a connection inside a write transaction, which is committed after the block, or rolled back if it raises."""
         memory, generation = self._memory, self.generation
         try:
             if memory is None:
@@ -206,7 +206,7 @@ class Database:
         self._to_memory("it cannot be made")
 
     def _make(self) -> None:
-        """A new file appears in one step, with its tables."""
+        """Creates a new file with its tables in one step."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_name(f".part-{os.urandom(4).hex()}.sqlite")
         try:
@@ -223,10 +223,10 @@ class Database:
                 part.unlink(missing_ok=True)
 
     def _accept(self) -> None:
-        """Takes the file that is there, if it is sound and can be written.
+        """Accepts the existing file if it is intact and can be written.
 
         Raises:
-            sqlite3.Error: it is not, or cannot.
+            sqlite3.Error: it is damaged, of another version, or cannot be written.
         """
         identity = _identity(self.file)
         with closing(_connect(self.file, seconds=_SHORT_SECONDS)) as database:
@@ -239,12 +239,12 @@ class Database:
                 database.execute("PRAGMA journal_mode=DELETE")
             try:
                 with _transaction(database):
-                    database.execute(f"PRAGMA user_version={self._version}")  # writes, and so shows whether the disk takes it
+                    database.execute(f"PRAGMA user_version={self._version}")  # a write, to test whether the disk allows it
                 database.executescript(self._schema)
             except sqlite3.OperationalError as error:
-                if "locked" not in str(error):  # somebody is writing, so it can be written
+                if "locked" not in str(error):  # another process is writing, so the file is writable
                     raise
-        held = _connect(self.file, "mode=ro")  # not for writing: it must not keep anybody from making the disk read-only
+        held = _connect(self.file, "mode=ro")  # read-only, so that the disk can still be remounted read-only
         held.execute("PRAGMA user_version").fetchone()
         old, self._held, self._identity = self._held, held, identity
         if old is not None:
@@ -256,7 +256,7 @@ class Database:
         self.generation += 1
 
     def _copied(self) -> sqlite3.Connection:
-        """The file's content in memory if it can be read, or empty tables."""
+        """Returns the file's content in memory if it can be read, or empty tables."""
         for options in ("mode=ro", "mode=ro&immutable=1"):  # the second for a read-only disk with a journal left on it
             memory = _in_memory()
             with contextlib.suppress(OSError, sqlite3.Error), closing(_connect(self.file, options)) as database:
@@ -291,7 +291,7 @@ def _in_memory() -> sqlite3.Connection:
 
 
 def _connect(file: Path, options: str = "mode=rw", seconds: float = _WAIT_SECONDS) -> sqlite3.Connection:
-    """A connection to a file; one that does not exist is not made. seconds: to wait for others."""
+    """Returns a connection to a file; one that does not exist is not made. seconds: to wait for others."""
     uri = f"{file.absolute().as_uri()}?{options}"
     return sqlite3.connect(uri, uri=True, timeout=seconds, isolation_level=None, check_same_thread=False)
 

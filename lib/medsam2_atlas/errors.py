@@ -30,7 +30,7 @@ class StorageError(MedSAM2AtlasError):
 
 
 class UnavailableError(StorageError):
-    """Another server, such as the PACS, does not answer now."""
+    """Another server, such as the PACS, does not answer at the moment."""
 
 
 class NotFoundError(MedSAM2AtlasError):
@@ -42,7 +42,7 @@ class ConflictError(StorageError):
 
 
 class ConfirmError(ConflictError):
-    """A signed-off label map that would lose organs, and that its author has not confirmed.
+    """A signed-off label map would lose organs, and its author has not confirmed that.
 
     Attributes:
         organs: names of the organs that the version before holds and the new label map lacks; empty if the new label map

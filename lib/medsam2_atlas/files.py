@@ -44,13 +44,13 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path, below: Path) -> None:
-    """Removes a folder with all that it holds; nothing happens if it does not exist.
+    """Removes a folder and its contents; does nothing if it does not exist.
 
     This is the only recursive removal of the project, so that a name from outside can never choose what is erased.
 
     Args:
         folder: to remove.
-        below: the folder that this process keeps it in. After resolving links, `folder` must lie strictly below it.
+        below: a parent folder that this process owns. After resolving links, `folder` must lie strictly below it.
 
     Raises:
         StorageError: the folder is a link, or lies elsewhere.
@@ -63,7 +63,7 @@ def remove_folder(folder: Path, below: Path) -> None:
 
 
 def _beside(target: Path, kind: str) -> Path:
-    """A new short name in the target's folder that ends as the target does: the target's own name may fill its 255 bytes."""
+    """Returns a new short name in the target's folder, with its suffix; the target's own name may already have 255 bytes."""
     suffix = "".join(target.suffixes[-2:])[-32:]
     return target.with_name(f".{kind}-{uuid.uuid4().hex[:8]}{suffix}")
 

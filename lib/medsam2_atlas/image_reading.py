@@ -1,7 +1,6 @@
-"""What reader processes do with images (see `decoding`): nothing here runs in the process that asked.
+"""Tasks of reader processes for images (see `decoding`); only reader processes call these functions.
 
-ITK's readers see a file only after its header has been checked, and each image is read by the one reader that its name stands
-for.
+ITK opens a file only after its header has been checked, with the one ITK reader that belongs to the file's suffix.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ def volume(path: str) -> Result:
     """Returns a CT in LPS orientation as float32 HU; see `medsam2_atlas.volume.read_volume`."""
     image = _image(Path(path))
     voxels = sitk.GetArrayViewFromImage(image)
-    if voxels.max() == voxels.min():  # before four bytes a voxel are made of it
+    if voxels.max() == voxels.min():  # checked before the cast to four bytes a voxel
         raise InputError(path, "is empty: all voxels have one value.", "Choose the CT itself.")
     kind = voxels.dtype
     del voxels
     grid = Geometry.of(image)
     if kind.itemsize > 4:
         image = sitk.Cast(image, sitk.sitkFloat32)
-    image = sitk.DICOMOrient(image, "LPS")  # before two bytes a voxel become four
+    image = sitk.DICOMOrient(image, "LPS")  # turned before the cast to four bytes a voxel
     image = sitk.Cast(image, sitk.sitkFloat32)
     found = Volume(sitk.GetArrayFromImage(image), Geometry.of(image), grid, path)
     if kind.kind == "f":
@@ -59,7 +58,7 @@ def label_check(path: str, image: str) -> Result:
     """Returns the numbers that a label map holds, and a digest of its voxels and grid.
 
     Raises:
-        InputError: it cannot be read, is no label map, or lies on another grid than the image.
+        InputError: it cannot be read, is not a label map, or lies on another grid than the image.
     """
     like, file = _grid(Path(image)), Path(path)
     header = checked_header(file)
@@ -75,7 +74,7 @@ def label_check(path: str, image: str) -> Result:
             "Resample the label map onto the image.",
         )
     held = np.zeros(256, bool)
-    for plane in found.array:  # counted by slice: counting turns voxels into eight bytes each
+    for plane in found.array:  # slice by slice: counting takes eight bytes a voxel
         held |= np.bincount(plane.ravel(), minlength=256) > 0
     return {"held": np.flatnonzero(held).tolist(), "digest": found.digest}, []
 
@@ -141,7 +140,7 @@ def _file(path: Path) -> sitk.Image:
 
 
 def _refuse_hidden_nan(path: Path) -> None:
-    """ITK's NIfTI reader turns NaN and infinity into 0 without a word; nibabel shows them."""
+    """Refuses NaN and infinity in a NIfTI file, read with nibabel: ITK's reader silently turns them into 0."""
     _refuse_nan(path, np.asanyarray(nibabel.load(path).dataobj))
 
 

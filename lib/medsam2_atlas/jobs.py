@@ -6,9 +6,8 @@ one place where a cancelled job stops: it raises `CancelledError` there, so a jo
 is. A job that waits is cancelled at once. Jobs that have ended are forgotten after a while, and what they left is disposed
 of then.
 
-Nothing that a job, a disposal or a waiter does ends the queue's thread. When the queue stops, nobody waits for a job any
-longer, even if its native code never tells how far it is: `outcome` is settled at once, and what the job still makes is
-disposed of.
+No error of a job, a disposal or a waiter ends the queue's thread. When the queue stops, `outcome` is settled at once, so that
+nobody waits for a job, even if its native code never reports progress. A result that the job still produces is disposed of.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class QueueFullError(MedSAM2AtlasError):
 
 
 class StoppingError(CancelledError):
-    """A request or a job that the server can no longer serve. retry_after: seconds after which it may be back."""
+    """The server stops, so it refuses a request or a job. retry_after: seconds after which a client may try again."""
 
     retry_after = 30
 
@@ -126,7 +125,7 @@ class JobQueue:
                 raise QueueFullError(len(self._waiting), self._wait_seconds())
             self._forget_old()
             job = Job(name if name and name not in self._jobs else uuid.uuid4().hex[:16], kind, subject, owner, work, soon)
-            job.outcome.set_running_or_notify_cancel()  # or a waiter that is cancelled would cancel it for all others
+            job.outcome.set_running_or_notify_cancel()  # a waiter that is cancelled must not cancel it for the others
             self._jobs[job.id] = job
             place = sum(other.soon for other in self._waiting) if soon else len(self._waiting)
             self._waiting.insert(place, job)
@@ -189,7 +188,7 @@ class JobQueue:
         return job
 
     def stop(self, seconds: float = 10.0) -> None:
-        """Cancels everything, lets all waiters go, and ends the thread.
+        """Cancels all jobs, releases all waiters, and ends the thread.
 
         Args:
             seconds: how long to wait for a running job; a job that takes longer ends with the process.
@@ -229,8 +228,8 @@ class JobQueue:
                 job._stage_began = time.perf_counter()
             try:
                 self._do(job)
-            except BaseException:  # the thread outlives whatever a job's waiters do
-                log.exception("the end of job %s could not be told", job.id)
+            except BaseException:  # a job's waiters must not end the thread
+                log.exception("the end of job %s could not be reported", job.id)
 
     def _do(self, job: Job) -> None:
         result: Any = None
@@ -238,10 +237,10 @@ class JobQueue:
         try:
             with reporting(self._reporter(job)):
                 result = job.work()
-        except (StopIteration, FutureCancelledError) as caught:  # mean something else to whoever waits by asyncio
+        except (StopIteration, FutureCancelledError) as caught:  # asyncio gives these another meaning
             error = RuntimeError(f"the job raised {caught!r}")
             error.__cause__ = caught
-        except Exception as caught:  # noqa: BLE001 whatever a job raises is its waiter's to know; the thread goes on
+        except Exception as caught:  # noqa: BLE001 any error is passed to the job's waiters; the thread goes on
             error = caught
         except BaseException as caught:  # noqa: BLE001 SystemExit and the like would end the waiter's event loop
             error = RuntimeError(f"the job raised {caught!r}")
@@ -297,12 +296,12 @@ class JobQueue:
         try:
             if self._dispose:
                 self._dispose(result)
-        except Exception:  # what one job left must not keep the queue from the next
+        except Exception:  # the next job must still run
             log.exception("what job %s left cannot be removed", job.id)
 
 
 def _settle(outcome: Future[Any], result: Any, error: Exception | None) -> bool:
-    """Tells waiters how a job ended; whether they did not know yet."""
+    """Passes a job's result or error to its waiters; returns whether this was the first time."""
     try:
         if error is None:
             outcome.set_result(result)

@@ -1,4 +1,4 @@
-"""Temporary files whose names tell the process that made them, so that those of killed processes can be removed."""
+"""Temporary files whose names hold the mark of their process, so that files of killed processes can be removed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def scratch_file(suffix: str = "") -> Path:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Makes a temporary folder that is removed with the block.
+    """Makes a temporary folder that is removed when the block ends.
 
     Raises:
         StorageError: the temporary folder cannot be written to.
@@ -64,8 +64,8 @@ def scratch_folder() -> Iterator[Path]:
 def sweep() -> int:
     """Removes temporary files of processes that no longer run.
 
-    Only files of this user are removed, and a link never leads to what is removed. Files of another process namespace, and
-    files that versions up to 0.9 made, are removed after a day.
+    Only files of this user are removed, and links are not followed. Files of another process namespace, and files that versions
+    up to 0.9 made, are removed after a day.
 
     Returns:
         How many files and folders were removed.
@@ -85,7 +85,7 @@ def sweep() -> int:
 
 
 def sweep_leftovers(folder: Path, *, recursive: bool = False, age_seconds: float = _HOUR_SECONDS) -> int:
-    """Removes what `files.replacing` left unfinished in a folder when its process was killed.
+    """Removes unfinished files of `files.replacing` in a folder, which remain when its process is killed.
 
     Args:
         folder: links in it are not followed.
@@ -122,12 +122,12 @@ def _abandoned(path: Path, state: os.stat_result) -> bool:
         return not mark.alive if mark.here else old
     if not old or not _LEGACY_NAME.fullmatch(path.name):
         return False
-    # A folder of this name may be a person's: remove it only if it holds what this program put there.
+    # A folder with such a name may belong to a person: it is removed only if it holds files of this program.
     return not stat.S_ISDIR(state.st_mode) or all(_LEGACY_CONTENT.fullmatch(entry.name) for entry in _entries(path))
 
 
 def _youngest(path: Path) -> float:
-    """The latest change of a file, or of a folder and what it holds."""
+    """Returns the time of the latest change of a file, or of a folder and its contents."""
     try:
         latest = path.lstat().st_mtime
     except OSError:

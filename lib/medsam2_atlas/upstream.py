@@ -1,10 +1,10 @@
-"""Other servers that this one asks: how long to wait for them, and when to stop asking.
+"""Limits how long calls to other servers can hold up this one.
 
-A server that refuses is noticed at once; one that accepts connections and never answers is not. Three means keep such a
-server from holding up everything else: time budgets, a `CircuitBreaker` that refuses at once for a while after a call was
-not answered, and a `CallPool` whose few daemon threads are the only ones that can be stuck.
+A server that refuses connections is detected at once; one that accepts them and never answers is not. Three measures keep such
+a server from blocking everything else: time limits, a `CircuitBreaker` that refuses calls for a while after one was not
+answered, and a `CallPool` whose few daemon threads are the only ones that can be stuck.
 
-All classes here are safe for several threads. No lock is held while another server is asked.
+All classes in this module are safe for several threads. No lock is held during a call to another server.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 
 class CircuitBreaker:
-    """Refuses calls to a server for some seconds after one was not answered; then lets a single call through as a trial.
+    """Refuses calls to a server for some seconds after one was not answered; then allows a single call as a trial.
 
-    A call that fails opens the breaker only if no other call was answered since it began: a server that answers others is
+    A call that fails opens the breaker only if no other call was answered since it began: a server that answers other calls is
     alive, and one slow request must not stop the rest.
     """
 
@@ -41,48 +41,48 @@ class CircuitBreaker:
         """
         Args:
             name: of the server, for messages.
-            seconds: how long it is not asked after a call was not answered; a trial may take as long before another begins.
-            remedy: what a person can do about it.
-            clock: rising seconds; another one in tests.
+            seconds: how long calls are refused after one was not answered; also the max time of a trial before the next one.
+            remedy: advice for the error message.
+            clock: returns seconds that never go back.
         """
         self._name, self._seconds, self._remedy, self._clock = name, seconds, remedy, clock
         self._lock = threading.Lock()
         self._problem = ""
         self._next_trial = float("-inf")
-        """When the next trial may begin."""
+        """Time at which the next trial may begin."""
         self._answered = self._failed = float("-inf")
         self._asked: float | None = None
-        """When the first call began since the last answer."""
+        """Start time of the first call since the last answer."""
 
     @property
     def open(self) -> bool:
-        """Whether the last call was not answered, so that calls other than a trial are refused."""
+        """Returns whether calls other than a trial are refused, because the last call was not answered."""
         with self._lock:
             return bool(self._problem)
 
     @property
     def problem(self) -> str:
-        """Why the breaker is open; empty if it is closed."""
+        """Returns why the breaker is open; empty if it is closed."""
         with self._lock:
             return self._problem
 
     @property
     def ready(self) -> bool:
-        """Whether a call would be let through now."""
+        """Returns whether a call would be allowed now."""
         with self._lock:
             return not self._problem or self._clock() >= self._next_trial
 
     def silent(self, seconds: float) -> bool:
-        """Whether the server has answered nothing for that long, although it was asked."""
+        """Returns whether calls have been made for that long without any answer."""
         with self._lock:
             return bool(self._problem) or (self._asked is not None and self._clock() - self._asked > seconds)
 
     def now(self) -> float:
-        """The time by its clock, in seconds."""
+        """Returns the time of the breaker's clock, in seconds."""
         return self._clock()
 
     def failed_since(self, began: float) -> bool:
-        """Whether the server has been found not to answer since then, and still does not."""
+        """Returns whether the breaker opened after that time and is still open."""
         with self._lock:
             return bool(self._problem) and self._failed >= began
 
@@ -93,7 +93,7 @@ class CircuitBreaker:
             When it began, for `failed`.
 
         Raises:
-            UnavailableError: the breaker is open, and it is not yet time for a trial or another one is under way.
+            UnavailableError: the breaker is open, and it is too early for a trial or another trial is under way.
         """
         with self._lock:
             now = self._clock()
@@ -110,7 +110,7 @@ class CircuitBreaker:
             self._answered, self._problem, self._asked = self._clock(), "", None
 
     def failed(self, began: float, problem: str) -> None:
-        """Records that a call which began then was not answered."""
+        """Records that a call which began at that time was not answered."""
         with self._lock:
             if self._answered <= began:
                 self._problem, self._failed = problem[:500] or "no answer", self._clock()
@@ -118,10 +118,10 @@ class CircuitBreaker:
 
     @contextmanager
     def guard(self, *failures: type[Exception]) -> Iterator[None]:
-        """Runs a block that asks the server; around `await` too.
+        """Runs a block that calls the server; the block may contain `await`.
 
         Args:
-            failures: exceptions that mean "not answered"; other ones say nothing about the server.
+            failures: exceptions that mean "not answered"; other exceptions leave the breaker as it is.
 
         Raises:
             UnavailableError: the breaker is open, or the block raised one of `failures`.
@@ -141,18 +141,18 @@ class CircuitBreaker:
 
 
 class CallPool:
-    """Runs slow calls in a few daemon threads of its own; callers wait for a limited time, and only so many of them.
+    """Runs slow calls in a few daemon threads; limits the number of waiting callers and how long they wait.
 
-    Callers that ask for the same key share one call. The threads are daemons: a stuck one does not keep the process alive.
+    Callers with the same key share one call. The threads are daemons: a stuck one does not keep the process alive.
     """
 
     def __init__(self, name: str, *, threads: int, waiting: int, remedy: str = "Try again in a minute.") -> None:
         """
         Args:
-            name: of what is asked, for messages and threads.
+            name: of the server, for messages and threads.
             threads: how many calls may run at once.
             waiting: how many callers may wait at once, and how many calls may be queued or running.
-            remedy: what a person can do if there are more.
+            remedy: advice for the error message.
         """
         self._name, self._waiting, self._remedy = name, waiting, remedy
         self._slots = threading.Semaphore(threads)
@@ -161,18 +161,17 @@ class CallPool:
         self._callers = 0
 
     def run(self, key: Hashable, call: Callable[[], T], *, seconds: float, gives_up: Callable[[], bool] = lambda: False) -> T:
-        """The result of a call, which other callers may have begun.
+        """Returns the result of a call, which another caller may have started.
 
         Args:
             key: equal for equal calls.
-            call: what to run if nobody else runs it.
+            call: run if no call with this key is running.
             seconds: how long to wait for the result.
-            gives_up: asked several times a second whether waiting has become pointless.
+            gives_up: called several times a second; True ends the wait.
 
         Raises:
-            UnavailableError: no result in time, waiting became pointless, or too many calls or callers already; the call
-                itself goes on.
-            Exception: whatever the call raises.
+            UnavailableError: no result in time, `gives_up` returned True, or too many calls or callers; the call goes on.
+            Exception: any error of the call.
         """
         with self._lock:
             if self._callers >= self._waiting or (key not in self._calls and len(self._calls) >= self._waiting):
@@ -199,7 +198,7 @@ class CallPool:
             try:
                 with self._slots:
                     result = call()
-            except BaseException as error:  # noqa: BLE001 handed to the callers, who wait in other threads
+            except BaseException as error:  # noqa: BLE001 passed to the callers, which wait in other threads
                 self._forget(key)
                 future.set_exception(error)
             else:

@@ -157,7 +157,7 @@ def read_volume(path: str | Path) -> Volume:
 
 
 def read_grid(path: str | Path) -> Geometry:
-    """The grid of an image in LPS orientation, from its header alone if it is a file. Read in a reader process.
+    """Returns the grid of an image in LPS orientation, from its header alone if it is a file. Read in a reader process.
 
     Raises:
         InputError: not readable, or not three-dimensional.

@@ -72,13 +72,13 @@ def build_atlas(
             organ's average ("unknown"), or truly not there ("absent").
         config: registration parameters; those of `configs/registration.yaml` by default.
         table: the organs; those of `configs/labels.yaml` by default.
-        skipped: filled with the references that cannot be used, by name, with the reason; they are left out. Without it, the
-            first of them ends the building.
+        skipped: filled with the reason why a reference cannot be used, by name; such references are left out. Without it,
+            the first one raises its error.
         progress: told stages and shares.
 
     Raises:
         InputError: a file that cannot be used.
-        AtlasError: no reference, none that can be used, or no organ is labelled in any.
+        AtlasError: no reference can be used, or no organ is labelled in any.
     """
     if not references:
         raise AtlasError("atlas", "has no references.", "Name at least one annotated CT.")
@@ -111,7 +111,7 @@ def build_atlas(
 
 
 def _skip(name: str, error: Exception, skipped: dict[str, str] | None) -> None:
-    """Notes why a reference is left out; raises the error where nobody asked for that."""
+    """Records why a reference is left out; raises the error if `skipped` is None."""
     if skipped is None:
         raise error
     skipped[name] = problem_of(error)
@@ -119,7 +119,7 @@ def _skip(name: str, error: Exception, skipped: dict[str, str] | None) -> None:
 
 
 def problem_of(error: Exception) -> str:
-    """Returns an error in words for a report; of one that is not of this project, its type too."""
+    """Returns an error in words for a report; errors from other libraries include their type."""
     return str(error) if isinstance(error, MedSAM2AtlasError) else f"{type(error).__name__}: {error}"
 
 

@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 class Growth:
     """What became of the references that were offered.
 
-    refused: name to reason: outlying references, and cases that cannot be used. kept: references that were there before with
-    the same labels.
+    refused: name to reason: outlying references, and cases that cannot be used. kept: references that the atlas already had
+    with the same labels.
     """
 
     atlas: Atlas
@@ -109,7 +109,7 @@ def grow_atlas(
 
 
 def _checksums(offered: Sequence[ReferenceFiles], refused: dict[str, str]) -> tuple[list[ReferenceFiles], dict[str, str]]:
-    """Returns the labels that can be read, and their checksums by name; the others are noted as refused."""
+    """Returns the labels that can be read, and their checksums by name; records the others as refused."""
     readable, sums = [], {}
     for files in offered:
         try:

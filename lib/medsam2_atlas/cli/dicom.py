@@ -61,7 +61,7 @@ def _write(write: Callable[..., Any], label: Path, series: Path, out: Path, vers
 
 
 def _author() -> str:
-    """Who runs the command; empty for a user without a name, as in a container."""
+    """Returns the name of the user who runs the command; empty for a user without a name, as in a container."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

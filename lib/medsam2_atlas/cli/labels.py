@@ -32,7 +32,7 @@ def list_command(studies: _Studies, study: Annotated[str | None, typer.Argument(
         for tag in store.tags(name):
             try:
                 versions = store.versions(name, tag)
-            except MedSAM2AtlasError as error:  # one label map that cannot be listed hides no other
+            except MedSAM2AtlasError as error:  # an unusable label map must not hide the others
                 table.add_row(name, tag, "", "", "", "", str(error))
                 continue
             for version in versions:

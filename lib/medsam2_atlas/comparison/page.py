@@ -92,7 +92,7 @@ def _summary(result: Comparison) -> dict[str, Any]:
 
 
 def _drawn(case: CaseComparison, result: Comparison, folder: StudyFolder) -> _Pictures:
-    """Pictures of a case; none if a file of it cannot be read, which becomes the case's problem."""
+    """Returns pictures of a case; if a file of it cannot be read, records that as the case's problem and returns none."""
     try:
         return _pictures(case, result, folder)
     except Exception as error:

@@ -117,7 +117,7 @@ def compare_studies(folder: StudyFolder, contestants: tuple[Contestant, Contesta
             marks |= {str(s.report["mark"]) for s in results.values() if s.report.get("mark")}
         except MedSAM2AtlasError as error:
             result.problems[study.name] = str(error)
-        except Exception as error:  # whatever one study does, the others are compared
+        except Exception as error:  # one study that fails must not stop the comparison of the others
             result.problems[study.name] = f"{type(error).__name__}: {error}"
             log.exception("%s cannot be compared", study.name)
         progress("studies", (number + 1) / len(studies))

@@ -1,4 +1,4 @@
-"""Files from others: their headers are checked first, and their voxels are decoded in processes of their own."""
+"""Decodes files from others: checks their headers first, then decodes their voxels in separate processes."""
 
 from medsam2_atlas.decoding.check import READABLE, check_voxels, checked_header, image_io
 from medsam2_atlas.decoding.dicom import dicom_header

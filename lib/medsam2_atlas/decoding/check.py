@@ -1,4 +1,4 @@
-"""The one look at an image file's header before any library opens it."""
+"""Checks an image file's header before any library opens the file."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _limits = DecodingLimits()
 
 
 def set_limits(limits: DecodingLimits) -> None:
-    """Sets what files may claim, for this process."""
+    """Sets the limits for files, for this process."""
     global _limits
     _limits = limits
 
 
 def checked_header(file: Path) -> Header:
-    """The header of an image file, if the file may be decoded.
+    """Returns the header of an image file that may be decoded.
 
     Raises:
-        InputError: not a regular file, another type, a header that is malformed or names other files, or more voxels than
-            the limits allow.
+        InputError: not a regular file, an unknown type, a header that is malformed or names other files, or more voxels
+            than the limits allow.
         OSError: the file cannot be read.
     """
-    if not file.is_file():  # a pipe or a device would never end
+    if not file.is_file():  # reading a pipe or a device might never end
         raise InputError(file, "is not a file." if file.exists() else "does not exist.")
     if file.stat().st_size == 0:
         raise InputError(file, "is empty (0 bytes).", "Copy it again.")
@@ -55,7 +55,7 @@ def check_voxels(path: Path, voxels: int) -> None:
     """Checks that an image claims no more voxels than the limits allow.
 
     Raises:
-        InputError: it does.
+        InputError: it claims more.
     """
     if voxels > _limits.voxels:
         raise InputError(
@@ -66,5 +66,5 @@ def check_voxels(path: Path, voxels: int) -> None:
 
 
 def image_io(file: Path) -> str:
-    """The name of the ITK reader for a file that `checked_header` accepts. ITK's own choice may be led astray by content."""
+    """Returns the name of the ITK reader for a checked file. ITK's own choice depends on the content, so it is not used."""
     return next(io for suffix, _, io in _FORMATS if file.name.lower().endswith(suffix))

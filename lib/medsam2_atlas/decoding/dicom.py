@@ -1,4 +1,4 @@
-"""DICOM files' headers, without pixels and without unpacking more than a header can need."""
+"""Reads headers of DICOM files, without pixels, and limits the size that deflated files unpack to."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _DEFER_BYTES = 1 << 20
 def dicom_header(file: Path, tags: Sequence[str] | None = None) -> Dataset:
     """Reads a DICOM file's attributes, without its pixels.
 
-    pydicom unpacks a deflated file whole before it looks at it: how long it will be is counted first.
+    pydicom unpacks a whole deflated file at once, so its unpacked length is counted first.
 
     Args:
         file: to read.
         tags: keywords of the attributes to keep; all of them by default.
 
     Raises:
-        InputError: no DICOM file, or a deflated one that unpacks to more than 256 MiB.
+        InputError: not a DICOM file, or a deflated one that unpacks to more than 256 MiB.
         OSError: the file cannot be read.
     """
     check_deflated(file)
@@ -43,15 +43,15 @@ def dicom_header(file: Path, tags: Sequence[str] | None = None) -> Dataset:
 
 
 def check_deflated(file: Path, limit: int = _MAX_INFLATED_BYTES) -> None:
-    """Checks how long a deflated DICOM file is once it is unpacked; other files pass.
+    """Checks the unpacked length of a deflated DICOM file; accepts other files.
 
     Raises:
-        InputError: no DICOM file, a broken deflated one, or one that unpacks to more than `limit` bytes.
+        InputError: not a DICOM file, a damaged deflated one, or one that unpacks to more than `limit` bytes.
         OSError: the file cannot be read.
     """
     with file.open("rb") as stream:
         try:
-            # Not `read_file_meta_info`: where the data set begins must be where pydicom begins to unpack it.
+            # Not `read_file_meta_info`: the count must begin at the byte where pydicom begins to unpack.
             read_preamble(stream, force=False)
             meta = _read_file_meta_info(stream)
         except OSError:
@@ -77,5 +77,5 @@ def check_deflated(file: Path, limit: int = _MAX_INFLATED_BYTES) -> None:
 
 
 def no_dicom(file: Path, error: Exception) -> InputError:
-    """The error of a file that DICOM's libraries cannot read."""
+    """Returns the error for a file that pydicom cannot read."""
     return InputError(file, f"is no DICOM file ({str(error)[:200]}).", "Export the series again.")

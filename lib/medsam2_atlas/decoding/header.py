@@ -1,8 +1,8 @@
-"""What the header of an image file says, once it is known to be sane: checked before any library opens the file.
+"""Headers of image files, checked before any library opens the file.
 
-A header is text or a few bytes that another program wrote. ITK's readers follow paths that it names, crash on some
-malformed ones and allocate whatever it claims. So each format's header is read here first, strictly, by a few lines of
-Python, and only files that hold their own voxels, of a size within the limits, go on to a reader process.
+ITK's readers follow paths in a header, crash on some malformed headers and allocate the size that a header claims. So a
+strict parser in Python reads each format's header first, and only files that hold their own voxels, of a size within the
+limits, go on to a reader process.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ MAX_DIMENSIONS = 5
 
 @dataclass(frozen=True)
 class Header:
-    """An image file's header.
+    """The checked header of an image file.
 
     Attributes:
         sizes: number of values along each of the file's axes, in the file's order; axes of components included.
         value_bytes: bytes of one value.
-        offset: where the voxels begin, in bytes: of the file, or of what a gzip file unpacks to.
+        offset: first byte of the voxels, in the file or, for a packed file, in its unpacked content.
         encoding: `raw`, `gzip`, `zlib`, `bzip2` or `text`.
         whole_file_packed: whether the header is packed along with the voxels, as in `.nii.gz`.
     """
@@ -38,22 +38,22 @@ class Header:
 
     @property
     def values(self) -> int:
-        """Number of values."""
+        """Returns the number of values."""
         return prod(self.sizes)
 
     @property
     def data_bytes(self) -> int:
-        """Bytes of the voxels once they are unpacked."""
+        """Returns the number of bytes of the unpacked voxels."""
         return self.values * self.value_bytes
 
 
 def broken(file: Path, problem: str) -> InputError:
-    """The error of a header that cannot be used."""
+    """Returns the error for a header that cannot be used."""
     return InputError(file, f"cannot be read as an image: {problem}.", "Export the image again from its source.")
 
 
 def elsewhere(file: Path) -> InputError:
-    """The error of a header that names other files."""
+    """Returns the error for a header that names other files."""
     return InputError(
         file,
         "keeps its voxels in another file, which its header names.",
@@ -62,10 +62,10 @@ def elsewhere(file: Path) -> InputError:
 
 
 def text_lines(file: Path, content: bytes) -> list[str]:
-    """The lines of a text header. Bare carriage returns and control characters are refused: readers disagree on them.
+    """Returns the lines of a text header. Refuses bare carriage returns and control characters: parsers disagree on them.
 
     Raises:
-        InputError: bytes that are no text, or a line of more than 32,768 characters.
+        InputError: bytes that are not text, or a line of more than 32,768 characters.
     """
     text = content.replace(b"\r\n", b"\n").decode("utf-8", errors="replace")
     if any(ord(c) < 32 and c not in "\n\t" for c in text):
@@ -77,10 +77,10 @@ def text_lines(file: Path, content: bytes) -> list[str]:
 
 
 def whole_numbers(file: Path, what: str, text: str, count: int | None = None) -> tuple[int, ...]:
-    """Whole numbers that are separated by blanks.
+    """Returns the whole numbers of a text, separated by blanks.
 
     Raises:
-        InputError: something else, or another number of them than `count`.
+        InputError: not whole numbers, or not `count` of them.
     """
     words = text.split()
     try:
@@ -93,7 +93,7 @@ def whole_numbers(file: Path, what: str, text: str, count: int | None = None) ->
 
 
 def checked_sizes(file: Path, sizes: Sequence[int]) -> tuple[int, ...]:
-    """The sizes, if an image can have them.
+    """Returns the sizes if they are valid for an image.
 
     Raises:
         InputError: none, more than `MAX_DIMENSIONS`, or sizes below 1.

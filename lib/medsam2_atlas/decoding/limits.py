@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class DecodingLimits(BaseModel):
-    """What a file may claim and what decoding it may cost."""
+    """Limits on the size of an image and on the cost of decoding it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -17,5 +17,5 @@ class DecodingLimits(BaseModel):
 
     @property
     def voxels(self) -> int:
-        """Max voxels of an image."""
+        """Returns the max number of voxels of an image."""
         return self.voxels_million * 1_000_000

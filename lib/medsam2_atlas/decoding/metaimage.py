@@ -1,4 +1,4 @@
-"""MetaImage headers (`.mha`): lines `Key = Value`, the last of which says where the voxels are."""
+"""Reads MetaImage headers (`.mha`): lines `Key = Value`, the last of which is `ElementDataFile`."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _PER_AXES = ("TransformMatrix", "Rotation", "Orientation")
 def metaimage_header(file: Path) -> Header:
     """Reads the header of a MetaImage file that holds its own voxels.
 
-    MetaIO's parser reads numbers across lines and accepts a second data file further down. Each key may come once, each list
-    has as many numbers as there are axes, and the line `ElementDataFile = LOCAL` ends the header, so that this parser and
-    MetaIO cannot read a file in two ways.
+    MetaIO's parser reads numbers across lines and accepts a second data file further down. So this parser accepts each key once
+    only, requires as many numbers in each list as there are axes, and ends the header at the line `ElementDataFile = LOCAL`:
+    MetaIO then reads the same header.
 
     Raises:
-        InputError: another header than that, or one that names another file.
+        InputError: a malformed header, or one that names another file.
         OSError: the file cannot be read.
     """
     with file.open("rb") as stream:

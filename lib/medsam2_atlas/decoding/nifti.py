@@ -1,4 +1,4 @@
-"""NIfTI headers (`.nii`, `.nii.gz`), versions 1 and 2, of either byte order."""
+"""Reads NIfTI headers (`.nii`, `.nii.gz`), versions 1 and 2, in either byte order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NRRD headers (`.nrrd`): a magic line, lines `field: value`, and an empty line before the voxels."""
+"""Reads NRRD headers (`.nrrd`): a magic line, lines `field: value`, and an empty line before the voxels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SKIPS = ("lineskip", "byteskip")
 def nrrd_header(file: Path) -> Header:
     """Reads the header of an NRRD file that holds its own voxels.
 
-    Field names are compared without blanks and case, as NRRD's own library does.
+    Field names are compared without blanks and in lower case, as NRRD's own library does.
 
     Raises:
         InputError: a malformed header, or one that names other files.
@@ -67,7 +67,7 @@ def nrrd_header(file: Path) -> Header:
 
 
 def _fields(file: Path, lines: list[str]) -> dict[str, str]:
-    """Values by field; comments and key/value pairs (`key:=value`) are left out."""
+    """Returns the values by field, without comments and key/value pairs (`key:=value`)."""
     fields: dict[str, str] = {}
     for line in lines:
         if line.startswith("#"):

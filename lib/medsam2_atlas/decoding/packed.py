@@ -1,4 +1,4 @@
-"""How long packed voxels are once they are unpacked, without keeping them."""
+"""Counts the unpacked length of packed voxels without keeping them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from medsam2_atlas.errors import InputError
 
 _BLOCK = 1 << 20
 _SLACK_BYTES = 64 << 20
-"""What may follow the voxels. More than that is no image: unpacking stops there."""
+"""Max bytes after the voxels; unpacking stops beyond that."""
 
 
 def check_length(file: Path, header: Header) -> None:
-    """Checks that a file holds as many bytes of voxels as its header claims. ITK fills up cut files without a word.
+    """Checks that a file holds as many bytes of voxels as its header claims. ITK pads truncated files silently.
 
     Raises:
-        InputError: the file is cut off, its packed part is broken, or it unpacks to far more than its header claims.
+        InputError: the file is cut off, its packed part is damaged, or it unpacks to far more than its header claims.
         OSError: the file cannot be read.
     """
     if header.encoding == "text":
@@ -35,14 +35,14 @@ def check_length(file: Path, header: Header) -> None:
 
 
 def _unpacked_length(file: Path, header: Header, limit: int) -> int:
-    """Bytes that a file, or the part of it behind its header, unpacks to."""
+    """Returns the number of bytes that a file, or the part of it after its header, unpacks to."""
     start: Callable[[], Any] = {"gzip": _gzip, "zlib": _zlib, "bzip2": bz2.BZ2Decompressor}[header.encoding]
     length, ended, packed = 0, True, start()
     try:
         with file.open("rb") as stream:
             stream.seek(0 if header.whole_file_packed else header.offset)
             while block := stream.read(_BLOCK):
-                if ended:  # a gzip file may have several members; zeros may fill up its end
+                if ended:  # a gzip file may have several members and end in zeros
                     block = block.lstrip(b"\0") if length else block
                     if not block or (length and header.encoding != "gzip"):
                         continue
@@ -76,4 +76,4 @@ def _gzip() -> Any:
 
 
 def _zlib() -> Any:
-    return zlib.decompressobj(47)  # zlib or gzip, as the data say
+    return zlib.decompressobj(47)  # detects zlib or gzip from the data

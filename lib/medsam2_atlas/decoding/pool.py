@@ -1,9 +1,9 @@
-"""Reader processes: they decode files from others, so that a file can end a reader, and nothing else.
+"""Reader processes, which decode files from others: a file can end its reader, but nothing else.
 
 Concurrency contract. A reader serves one caller at a time; callers wait for a free one. One lock guards the list of idle
-readers and the number of those that live; it is never held while a reader works or starts. A reader that died, hung or grew
-is replaced. Results come as anonymous shared memory that the caller's arrays own: nothing is copied or left behind. After a
-fork, the child makes readers of its own.
+readers and is never held while a reader works or starts. A reader that died, hung or grew is replaced. Results come as
+anonymous shared memory that the caller's arrays own: nothing is copied, and nothing remains on disk. After a fork, the child
+starts its own readers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PROGRAM = "medsam2_atlas.decoding.worker"
 _START_SECONDS = 60.0
 _MAX_HANDLES = 16
 _MAX_IDLE_MB = 700.0
-"""A reader that has kept more than this after its task is replaced: memory that the allocator holds back goes home."""
+"""A reader that holds more memory than this after its task is replaced, which returns the memory to the system."""
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 
 
@@ -48,7 +48,7 @@ class ReaderDiedError(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """What a task gave. problem: what the reader told instead of a result; see `worker`."""
+    """The result of a task. problem: the error that the reader sent instead of a result; see `worker`."""
 
     content: dict[str, Any] = field(default_factory=dict)
     arrays: tuple[np.ndarray, ...] = ()
@@ -78,7 +78,7 @@ class _Reader:
         return self._process.poll() is None
 
     def run(self, task: str, arguments: dict[str, Any], seconds: float) -> Reply:
-        """Raises ReaderDiedError, or StorageError if the reader does not start; it must be ended then."""
+        """Runs a task. Raises ReaderDiedError, or StorageError if the reader does not start; the caller must then end it."""
         self._wait_until_ready()
         self._link.settimeout(seconds)
         try:
@@ -113,7 +113,7 @@ class _Reader:
         self._link.close()
         with suppress(ProcessLookupError):
             self._process.kill()
-        with suppress(subprocess.TimeoutExpired):  # in the kernel, on a dead network drive say; it is left behind
+        with suppress(subprocess.TimeoutExpired):  # stuck in the kernel, for example on a dead network drive
             self._process.wait(timeout=5)
 
     def _death(self) -> ReaderDiedError:
@@ -138,11 +138,11 @@ class ReaderPool:
 
     @property
     def usable(self) -> bool:
-        """Whether this process made the pool and has not closed it."""
+        """Returns whether this process made the pool and has not closed it."""
         return self._owner == os.getpid() and not self._closed
 
     def start(self) -> None:
-        """Starts all readers, so that nobody waits for one; they get ready in the background."""
+        """Starts all readers in the background, so that the first tasks do not wait for one."""
         for _ in range(self.limits.processes):
             self._put_back(_Reader(self.limits))
 
@@ -151,11 +151,11 @@ class ReaderPool:
 
         Args:
             task: one of `TASKS`.
-            arguments: for its function, as JSON can hold them.
-            seconds: of wall time, and of processor time, that it may take.
+            arguments: of its function; must be valid in JSON.
+            seconds: max wall time, and max processor time.
 
         Raises:
-            ReaderDiedError: the reader ended, or was ended because the time was over.
+            ReaderDiedError: the reader ended, or was ended at the time limit.
             StorageError: no reader starts.
         """
         with self._free:
@@ -222,5 +222,5 @@ def _array(handle: int, about: dict[str, Any]) -> np.ndarray:
 
 
 def _python_path() -> str:
-    """Where the reader finds this package, whatever the parent's working folder is."""
+    """Returns the reader's PYTHONPATH, which does not depend on the parent's working folder."""
     return os.pathsep.join(path for path in sys.path if path)

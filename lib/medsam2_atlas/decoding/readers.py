@@ -1,4 +1,4 @@
-"""Decoding of files from others, as the rest of the project asks for it: one pool of reader processes for each process."""
+"""Decodes files from others in one pool of reader processes per process; other modules use only these functions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medsam2_atlas.errors import InputError, MedSAM2AtlasError, StorageError
 
 _FIRST_SECONDS = 20.0
 _BYTES_A_SECOND = 5e6
-"""A reader that is slower than this on a file's packed bytes hangs, whatever the limits allow."""
+"""A reader that is slower than this on a file's packed bytes counts as hanging, whatever the limits allow."""
 _ALIVE_SECONDS = 10.0
 
 _lock = threading.Lock()
@@ -27,11 +27,11 @@ _unreadable = Unreadable()
 
 
 def configure(limits: DecodingLimits, memory: Path | None = None) -> None:
-    """Sets the limits and starts the readers, so that the first file does not wait for them.
+    """Sets the limits and starts the readers before the first file needs them.
 
     Args:
         limits: for all files from now on.
-        memory: file that keeps which files ended their readers, across restarts.
+        memory: file that lists, across restarts, the files that ended their readers.
     """
     global _limits, _unreadable
     with _lock:
@@ -47,7 +47,7 @@ def shutdown() -> None:
 
 
 def alive() -> str:
-    """Why readers don't work; empty if one answers. Waits at most ten seconds for it."""
+    """Returns why readers do not work; empty if one answers within ten seconds."""
     try:
         _readers().run("alive", {}, _ALIVE_SECONDS)
     except (ReaderDiedError, MedSAM2AtlasError, OSError) as error:
@@ -56,7 +56,7 @@ def alive() -> str:
 
 
 def unreadable() -> dict[Path, str]:
-    """Files that ended their readers and have not changed since, with what they did: they are not tried again."""
+    """Returns the files that ended their readers and have not changed since, with the reason; they are not tried again."""
     return _unreadable.all()
 
 
@@ -65,11 +65,11 @@ def run_task(task: str, subject: Path | None = None, **arguments: Any) -> tuple[
 
     Args:
         task: one of `tasks.TASKS`.
-        subject: the file or folder that the task decodes; named by errors and remembered if it ends its reader.
-        arguments: of the task's function; paths as texts.
+        subject: the file or folder that the task decodes; errors name it, and it is recorded if it ends its reader.
+        arguments: of the task's function; paths as strings.
 
     Returns:
-        What the function gave: a dictionary, and arrays in memory of their own that the caller may change.
+        The function's result: a dictionary, and arrays that the caller owns and may change.
 
     Raises:
         UnreadableFileError: the file killed its reader, took too much time or memory, or has done so before.
@@ -86,7 +86,7 @@ def run_task(task: str, subject: Path | None = None, **arguments: Any) -> tuple[
         except ReaderDiedError as error:
             if not error.killed:
                 raise
-            reply = _readers().run(task, arguments, seconds)  # the kernel may have ended it for others' want of memory
+            reply = _readers().run(task, arguments, seconds)  # the kernel may kill a reader when other processes use up memory
     except ReaderDiedError as error:
         raise _unreadable.add(name, error.how) from error
     if reply.problem.get("memory"):
@@ -97,7 +97,7 @@ def run_task(task: str, subject: Path | None = None, **arguments: Any) -> tuple[
 
 
 def _error(subject: Path, problem: dict[str, Any]) -> Exception:
-    """The error that a reader told."""
+    """Returns the error that a reader sent."""
     if "error" in problem:
         about = {key: str(value) for key, value in problem["error"].items()}
         kind = getattr(errors, about["kind"], InputError)
@@ -127,7 +127,7 @@ def _close() -> None:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of the files in a folder."""
+    """Returns the size in bytes of a file, or of the files in a folder."""
     try:
         return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
     except OSError:

@@ -1,7 +1,7 @@
-"""What reader processes can do: names that the server may send them, and the functions that they then import.
+"""Tasks of reader processes: the names that the server may send, and the functions that a reader imports for them.
 
-A function takes the arguments that were sent with the name, as JSON, and returns a dictionary that JSON can hold and a list
-of arrays. An error of the project that it raises is raised where the task was asked for.
+A function takes the arguments that were sent with the name, as JSON, and returns a dictionary that is valid in JSON and a
+list of arrays. A `MedSAM2AtlasError` that it raises is raised again in the process that requested the task.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ PACKET_BYTES = 1 << 16
 """Max bytes of a request and of a reply; results travel as anonymous memory."""
 
 PRELOADED = "medsam2_atlas.image_reading"
-"""What a reader imports before its first task."""
+"""The module that a reader imports before its first task."""
 
 READY = b"ready"
-"""What a reader sends once it can take its first task."""
+"""The message that a reader sends once it is ready for its first task."""
 
 TASKS: dict[str, str] = {
     "alive": "medsam2_atlas.decoding.worker:alive",

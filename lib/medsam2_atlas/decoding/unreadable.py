@@ -1,4 +1,4 @@
-"""Files that killed or outran a reader process: not tried again until they change."""
+"""Remembers files that killed or outran a reader process; they are not tried again until they change."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ class UnreadableFileError(InputError):
 
 
 class Unreadable:
-    """What is known of such files, in memory and, where a file is named, across restarts. Safe for several threads."""
+    """The list of such files, in memory and, if a file is given, across restarts. Safe for several threads."""
 
     def __init__(self, file: Path | None = None) -> None:
-        """`file`: JSON; another process may write it too. What is lost by that is found out again."""
+        """
+        Args:
+            file: JSON file of the list. Another process may overwrite it; lost entries are recorded again at the next try.
+        """
         self._file, self._lock = file, threading.Lock()
         self._entries: dict[str, dict[str, str]] = self._stored()
 
     def check(self, path: Path) -> None:
-        """Accepts a file that is not known to be unreadable, or has changed since.
+        """Accepts a file that is not listed, or has changed since.
 
         Raises:
-            UnreadableFileError: it is known, and unchanged.
+            UnreadableFileError: it is listed and unchanged.
         """
         with self._lock:
             entry = self._entries.get(str(path))
@@ -41,13 +44,13 @@ class Unreadable:
             raise UnreadableFileError(path, f"{entry['problem']} It has not changed since {entry['when']}.", _REMEDY)
 
     def all(self) -> dict[Path, str]:
-        """Files that are known to be unreadable and have not changed since, with what they do to a reader."""
+        """Returns the listed files that have not changed since, with their effect on a reader."""
         with self._lock:
             entries = list(self._entries.items())
         return {Path(path): entry["problem"] for path, entry in entries if entry["stamp"] == _stamp(Path(path))}
 
     def add(self, path: Path, problem: str) -> UnreadableFileError:
-        """Remembers a file; gives the error to raise. A failure to store the memory is logged only."""
+        """Adds a file and returns the error to raise. A failure to write the list is only logged."""
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with self._lock:
             entry = {"stamp": _stamp(path), "problem": problem, "when": when}
@@ -71,7 +74,7 @@ class Unreadable:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("%s cannot be read and is made anew: %s", self._file, error)
+            log.warning("%s cannot be read and is replaced: %s", self._file, error)
             return {}
 
 
@@ -79,7 +82,7 @@ _REMEDY = "Export the image again from its source; it is tried again when its fi
 
 
 def _stamp(path: Path) -> str:
-    """Tells a file, or a folder with its files, from what stood there before."""
+    """Returns a text that changes when a file, or a file of a folder, changes."""
     try:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         states = [(file.name, state.st_size, state.st_mtime_ns) for file in files for state in (file.stat(),)]

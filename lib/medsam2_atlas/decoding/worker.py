@@ -3,7 +3,7 @@
 It decodes one file after another for the process that started it, and ends when that process ends or closes the socket
 `FD`. Each request is one packet of JSON, `{"task", "arguments", "seconds"}`. Each reply is one packet of JSON with file
 descriptors of anonymous memory: the first holds the result's dictionary as JSON, the others its arrays. Nothing is pickled,
-so that a reader that a file has taken over cannot make its parent run code.
+so that a file that takes control of its reader cannot make the parent run code.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def alive() -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Does nothing: the reader answers."""
+    """Returns an empty result, which shows that the reader answers."""
     return {}, []
 
 
@@ -71,7 +71,7 @@ def _answered(task: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], lis
         problem = {"memory": True}
     except OSError as error:
         problem = {"os_error": [error.errno, str(error)]}
-    except Exception as error:  # noqa: BLE001 whatever a library makes of a foreign file is that file's problem
+    except Exception as error:  # noqa: BLE001 any error of a library is reported as the file's problem
         problem = {"unforeseen": f"{type(error).__name__}: {str(error)[:500]}"}
     for handle in handles:
         os.close(handle)
@@ -93,14 +93,14 @@ def _array_in_memory(array: np.ndarray) -> int:
         with mmap.mmap(handle, array.nbytes) as memory:
             target = np.frombuffer(memory, array.dtype).reshape(array.shape)
             target[...] = array
-            del target  # or the map could not be closed
-    # The parent reads memory that can't be cut under its hands: that would end the parent.
+            del target  # the map cannot be closed while the array exists
+    # Seals the size: a parent that reads truncated memory would be killed.
     fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     return handle
 
 
 def _limit_processor(seconds: float) -> None:
-    """The kernel ends this process when it has worked that long from now on."""
+    """Makes the kernel end this process after so many more seconds of processor time."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + seconds) + 1, resource.RLIM_INFINITY))
 

@@ -1,6 +1,6 @@
 """DICOM: label maps as segmentations (SEG) and RT structure sets, read back voxel-equal; UIDs, messages and servers.
 
-What writes objects imports highdicom, which takes seconds: it is imported when it is first asked for.
+The functions that write objects need highdicom, whose import takes seconds: they are imported at their first use.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The organs' codes in SNOMED CT, as DICOM's context groups have them (PS3.16).
 
-highdicom takes seconds to import: it is imported where objects are made, not where they are read.
+highdicom takes seconds to import, so only the functions that write objects import it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SIDES = {"right": ("24028007", "Right"), "left": ("7771000", "Left")}
 
 
 def anatomy() -> CodedConcept:
-    """The category of all segments."""
+    """Returns the category of all segments."""
     return _concept("123037004", "SCT", "Anatomical Structure")
 
 
@@ -35,7 +35,7 @@ def laterality(organ: Organ) -> CodedConcept | None:
 
 
 def laterality_code(organ: Organ) -> str:
-    """The code value of `laterality`; empty for an organ that is no part of a pair."""
+    """Returns the code value of `laterality`; empty for an organ that is not one of a pair."""
     side = _side(organ)
     return side[0] if side else ""
 

@@ -1,8 +1,8 @@
-"""Headers of a CT series as objects derived from it need them: complete, and without values that DICOM does not allow.
+"""Completes the headers of a CT series for objects derived from it, and drops values that DICOM does not allow.
 
-Anonymised and exported series lack attributes, or hold texts such as "ANON" in place of a date. Objects derived from such a
-series must be valid nevertheless: attributes that must be there but may be empty (Type 2) are empty then, and those that must
-have a value (Type 1) get one that follows from the series.
+Anonymised and exported series may lack attributes, or hold texts such as "ANON" in place of a date. Objects derived from such
+a series must still be valid: missing attributes that may be empty (Type 2) are written empty, and those that must have a value
+(Type 1) get one derived from the series.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _OPTIONAL = (
     *("ClinicalTrialSubjectReadingID", "DeidentificationMethod"),
 )
 _OWN = ("00080016", "00080018", "00200032")
-"""What each slice has of its own: SOP Class UID, SOP Instance UID, Image Position (Patient)."""
+"""Attributes that differ between slices: SOP Class UID, SOP Instance UID, Image Position (Patient)."""
 _KINDS = (
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -59,10 +59,10 @@ def source_headers(folder: Path) -> list[Dataset]:
     """Reads the headers of the series in a folder, in the order of its slices, and completes them.
 
     Returns:
-        New datasets that hold only what derived objects take from their sources, all in Unicode.
+        New datasets with only the attributes that derived objects copy, all in Unicode.
 
     Raises:
-        InputError: the series makes no volume.
+        InputError: the series is not a volume.
     """
     slices = series_slices(folder)
     common = _common(dicom_header(slices[0].file, _TAGS), slices)
@@ -70,19 +70,19 @@ def source_headers(folder: Path) -> list[Dataset]:
 
 
 def as_json(headers: Sequence[Dataset]) -> list[dict[str, Any]]:
-    """Headers of a series as DICOM JSON: what all share, then what each has of its own."""
+    """Returns the headers of a series as DICOM JSON: the shared attributes, then those of each slice."""
     own = [{tag: value for tag, value in header.to_json_dict().items() if tag in _OWN} for header in headers]
     return [headers[0].to_json_dict(), *own]
 
 
 def from_json(content: Sequence[Mapping[str, Any]]) -> list[Dataset]:
-    """The headers that `as_json` was given."""
+    """Returns the headers from the result of `as_json`."""
     common = Dataset.from_json(dict(content[0]))
     return [_with(common, Dataset.from_json(dict(own))) for own in content[1:]]
 
 
 def _common(first: Dataset, slices: Sequence[Slice]) -> Dataset:
-    """What all slices of a series share."""
+    """Returns the attributes that all slices of a series share."""
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
     series = cleaned_uid(_value(first, "SeriesInstanceUID")) or derived_uid(f"series/{slices[0].uid}")
@@ -131,7 +131,7 @@ def _of_slice(header: Dataset, part: Slice, common: Dataset) -> Dataset:
 
 
 def _value(header: Dataset, tag: str) -> Any:
-    """An attribute's value; None if it is missing, or cannot be what its value representation says."""
+    """Returns an attribute's value; None if it is missing, or not valid for its value representation."""
     try:
         return header.get(tag)
     except Exception:  # noqa: BLE001 pydicom converts values when they are read, and raises many kinds on malformed ones
@@ -139,7 +139,7 @@ def _value(header: Dataset, tag: str) -> Any:
 
 
 def _numbers(header: Dataset, tag: str, count: int) -> list[float]:
-    """Positive finite numbers; empty if there are not that many."""
+    """Returns the attribute's numbers; empty unless there are `count` numbers, all positive and finite."""
     try:
         value = _value(header, tag)
         numbers = [float(v) for v in (value if count > 1 else [value])]

@@ -1,7 +1,7 @@
-"""Multipart messages of DICOMweb (`multipart/related`), written to disk while they arrive: each part becomes a file.
+"""Writes multipart messages of DICOMweb (`multipart/related`) to disk while they arrive: each part becomes a file.
 
-Used for what viewers store (STOW-RS) and for what a PACS sends (WADO-RS). Memory does not grow with the message; its parts and
-bytes are limited.
+Both objects that viewers store (STOW-RS) and objects that a PACS sends (WADO-RS) arrive this way. Memory does not grow with the
+message; its parts and bytes are limited.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _REMEDY = "Send multipart/related; type=application/dicom."
 
 @dataclass(frozen=True)
 class MultipartLimits:
-    """What a message may hold: number of parts, bytes of a part, bytes in total."""
+    """Limits of a message: number of parts, bytes of a part, bytes in total."""
 
     parts: int
     part_bytes: int
@@ -33,10 +33,10 @@ class MultipartLimits:
 
 
 def boundary_of(content_type: str) -> bytes:
-    """The boundary that a Content-Type names.
+    """Returns the boundary in a Content-Type.
 
     Raises:
-        InputError: no multipart message.
+        InputError: not a multipart message.
     """
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
@@ -48,7 +48,7 @@ def boundary_of(content_type: str) -> bytes:
 class MultipartFiles:
     """Writes the parts of one message into a folder as `00000.dcm`, `00001.dcm` and so on.
 
-    Use it as a context manager: it closes the file that is being written. `finish` tells whether the message was complete.
+    Use it as a context manager, which closes the file that is being written. `finish` checks that the message was complete.
     """
 
     def __init__(self, folder: Path, content_type: str, limits: MultipartLimits) -> None:
@@ -56,10 +56,10 @@ class MultipartFiles:
         Args:
             folder: an existing, empty folder.
             content_type: of the message.
-            limits: for what it holds.
+            limits: of the message.
 
         Raises:
-            InputError: no multipart message.
+            InputError: not a multipart message.
         """
         boundary = boundary_of(content_type)
         self._folder, self._limits = folder, limits
@@ -98,7 +98,7 @@ class MultipartFiles:
             raise InputError("message", f"is a malformed multipart message ({error}).", _REMEDY) from error
 
     def finish(self) -> list[Path]:
-        """The files, once all bytes were taken.
+        """Returns the files after the last bytes were written.
 
         Raises:
             InputError: the end of the message is missing.
@@ -109,7 +109,7 @@ class MultipartFiles:
         return self._files
 
     def _without_preamble(self, chunk: bytes) -> bytes:
-        """The bytes from the first boundary on; what comes before it means nothing (RFC 2046, 5.1.1)."""
+        """Returns the bytes from the first boundary on; the preamble before it is ignored (RFC 2046, 5.1.1)."""
         self._before += chunk
         found = self._before.find(self._start)
         if found < 0:

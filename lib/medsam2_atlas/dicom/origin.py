@@ -41,7 +41,7 @@ def derived_uid(name: str) -> str:
 
 
 def seg_series_uid(image_series: str, tag: str) -> str:
-    """The series of all versions of a label: the same for the same image and tag, on any machine."""
+    """Returns the series UID of all versions of a label: the same for the same image and tag, on any machine."""
     return derived_uid(f"{image_series}/{tag}")
 
 

@@ -1,4 +1,4 @@
-"""What reader processes do with DICOM objects from viewers and other systems: no other process parses them."""
+"""Tasks of reader processes for DICOM objects from viewers and other systems; no other process parses them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def describe_object(path: str) -> tuple[dict[str, Any], list[np.ndarray]]:
         `sop_class` and `sop_instance`, `modality`, and `series`: UIDs of the series that it refers to; and no arrays.
 
     Raises:
-        InputError: no DICOM file, or one without valid UIDs.
+        InputError: not a DICOM file, or one without valid UIDs.
     """
     try:
         header = dicom_header(Path(path), _TAGS)
@@ -41,13 +41,13 @@ def describe_object(path: str) -> tuple[dict[str, Any], list[np.ndarray]]:
 
 
 def describe_series(folder: str) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Completes the headers of a series for objects that are derived from it.
+    """Completes the headers of a series for objects derived from it.
 
     Returns:
         `headers`, for `headers.from_json`, and no arrays.
 
     Raises:
-        InputError: the series makes no volume.
+        InputError: the series is not a volume.
     """
     return {"headers": as_json(source_headers(Path(folder)))}, []
 
@@ -60,7 +60,7 @@ def decode_seg(path: str, folder: str) -> tuple[dict[str, Any], list[np.ndarray]
         folder: with the series that it refers to.
 
     Returns:
-        An empty description, and the label map `[slices, rows, columns]` in the series' order; see `read_seg`.
+        An empty dictionary, and the label map `[slices, rows, columns]` in the series' order; see `read_seg`.
 
     Raises:
         InputError: not a SEG of this series, or a malformed one.

@@ -1,4 +1,4 @@
-"""Writes DICOM segmentations, by highdicom.
+"""Writes DICOM segmentations with highdicom.
 
 All organs of the table are segments, whether a label map holds them or not: a segment's number is the organ's number, and
 its code says the same once more. So a label map that holds one organ only is not taken for the first one of a list.
@@ -97,7 +97,7 @@ def _describe(k: int, table: OrganTable, origin: LabelOrigin) -> SegmentDescript
 
 
 def _instance_uid(masks: np.ndarray, sources: Sequence[Dataset], origin: LabelOrigin) -> str:
-    """The same for the same label map, so that one that is sent twice is stored once."""
+    """Returns a UID derived from the label map, so that a PACS stores a label map once even if it is sent twice."""
     digest = hashlib.sha256(np.ascontiguousarray(masks).data)
     digest.update(repr((sources[0].SeriesInstanceUID, [str(ds.SOPInstanceUID) for ds in sources], origin)).encode())
     return derived_uid(f"instance/{digest.hexdigest()}")

@@ -1,4 +1,4 @@
-"""Reads DICOM segmentations, those of other programs too. highdicom is not needed: a reader process imports this quickly."""
+"""Reads DICOM segmentations, also those of other programs. Does not need highdicom, so reader processes start quickly."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _PLACE_MM = 0.01
 
 
 def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.ndarray:
-    """The label map of a SEG on the grid of the series in a folder, `[slices, rows, columns]` in the series' order.
+    """Returns the label map of a SEG on the grid of the series in a folder, `[slices, rows, columns]` in the series' order.
 
-    Segments are told by their labels, else by their codes; where organs overlap, the one with the higher number wins.
-    Segments that are no organs may be there, as viewers list some, but must be empty.
+    Segments are identified by their labels, else by their codes. Where organs overlap, the higher number wins. Segments that
+    are not organs must be empty: some viewers list such segments.
 
     Raises:
-        InputError: no SEG, not of this series, or something in a segment that is no organ of the table.
+        InputError: not a SEG, not of this series, or a segment that is not empty and not an organ of the table.
     """
     table = table or organ_table()
     if seg.get("Modality") != "SEG":
@@ -54,7 +54,7 @@ def _known(seg: Dataset, organs: dict[int, int], table: OrganTable) -> str:
 
 
 def _organ_of(item: Dataset, table: OrganTable) -> int:
-    """The organ that a segment shows; 0 for none of the table."""
+    """Returns the organ that a segment shows; 0 for none of the table."""
     kind = item.SegmentedPropertyTypeCodeSequence[0]
     modifiers = {m.CodeValue for m in kind.get("SegmentedPropertyTypeModifierCodeSequence", ())}
     label = str(item.get("SegmentLabel", "")).strip().lower().replace(" ", "_")
@@ -69,7 +69,7 @@ def _organ_of(item: Dataset, table: OrganTable) -> int:
 
 
 def _slice_of(groups: Dataset, by_uid: dict[str, int], places: np.ndarray) -> int:
-    """The slice that a frame lies on: by what it refers to, else by its place."""
+    """Returns the index of a frame's slice: by the instance that it references, else by its position."""
     for derivation in groups.get("DerivationImageSequence", ()):
         for source in derivation.get("SourceImageSequence", ()):
             if source.ReferencedSOPInstanceUID in by_uid:

@@ -1,4 +1,4 @@
-"""Values as DICOM's value representations allow them (PS3.5, 6.2): foreign texts are cut, cleaned or emptied, never refused."""
+"""Makes texts valid for DICOM's value representations (PS3.5, 6.2): they are cut, cleaned or emptied, never refused."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ _GROUPS, _COMPONENTS = 3, 5
 
 
 def line(value: Any, length: int = _LONG) -> str:
-    """A text of one line (LO, SH) with at most so many characters; a backslash would make several values of it."""
+    """Returns a text of one line (LO, SH) with at most `length` characters and no backslash, which separates values."""
     text = _CONTROL.sub(" ", "" if value is None else str(value).encode("utf-8", "replace").decode()).strip()
     return text[:length].strip()
 
 
 def person_name(value: Any) -> str:
-    """A person's name (PN): at most three groups of five components, each group at most 64 characters."""
+    """Returns a person's name (PN): at most three groups of five components, each group at most 64 characters."""
     groups = line(value, _GROUPS * (_LONG + 1)).split("=")[:_GROUPS]
     return "=".join("^".join(group.split("^")[:_COMPONENTS])[:_LONG] for group in groups).rstrip("=")
 
 
 def code_string(value: str) -> str:
-    """A code string (CS): at most 16 upper-case letters, digits and underscores, with a letter first."""
+    """Returns a code string (CS): at most 16 upper-case letters, digits and underscores, with a letter first."""
     text = "".join(c if c.isascii() and c.isalnum() else "_" for c in value.upper()).strip("_")
     return (text if text[:1].isalpha() else f"LABEL_{text}".rstrip("_"))[:_SHORT]
 
 
 def date(value: Any) -> str:
-    """A date (DA), YYYYMMDD; empty if it is none."""
+    """Returns a date (DA), YYYYMMDD; empty if the value is not a date."""
     text = str(value or "").strip()
     return text if _DATE.fullmatch(text) else ""
 
 
 def time_of_day(value: Any) -> str:
-    """A time (TM), HHMMSS.FFFFFF or its beginning; empty if it is none."""
+    """Returns a time (TM), HHMMSS.FFFFFF or its beginning; empty if the value is not a time."""
     text = str(value or "").strip()
     return text if _TIME.fullmatch(text) else ""
 
 
 def decimal(value: float) -> str:
-    """A number as a decimal string (DS), which has at most 16 characters."""
+    """Returns a number as a decimal string (DS), which has at most 16 characters."""
     return next(text for digits in range(12, 0, -1) if len(text := f"{value:.{digits}g}") <= _SHORT)

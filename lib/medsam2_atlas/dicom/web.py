@@ -1,7 +1,7 @@
 """A client of a DICOMweb server (PACS): lists series (QIDO-RS), fetches a series (WADO-RS), stores an object (STOW-RS).
 
-Nothing that it sends is trusted: answers have a maximum size, objects are written to disk as they come, without being parsed,
-UIDs are checked before they are put into a URL, and every call has a time budget.
+Its answers are not trusted: they have a max size, objects are written to disk as they arrive, without being parsed, UIDs are
+checked before they are put into a URL, and every call has a time limit.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _UNANSWERED = (requests.ConnectionError, requests.Timeout)
 
 @dataclass(frozen=True)
 class DicomWebLimits:
-    """What a server may cost.
+    """Limits on the time and size of calls.
 
-    connect: seconds to connect. silence: seconds without an answer after which the server is probed; probe: seconds that it may
-    take to answer that. pause: max seconds between two pieces of an answer, for lists and stores; series_pause: the same for a
-    series. list_seconds, series_seconds, store_seconds: for a whole call. list_bytes: max size of a list. series: max size of a
-    series.
+    connect: max seconds to connect. silence: seconds without an answer after which the server is probed. probe: max seconds
+    until it answers the probe. pause: max seconds between two pieces of an answer, for lists and stores. series_pause: the same
+    for a series. list_seconds, series_seconds, store_seconds: max seconds of a whole call. list_bytes: max size of a list.
+    series: max size of a series.
     """
 
     connect: float = 3.0
@@ -74,8 +74,8 @@ class DicomWeb:
         """
         Args:
             url: of the server.
-            session: with its name and password, if it needs them.
-            prefixes: `qido`, `wado`, `stow`: what comes after the URL for each service, if anything.
+            session: with the user name and password, if required.
+            prefixes: path after the URL for each service (`qido`, `wado`, `stow`), if any.
             breaker: refuses calls at once after one was not answered.
             limits: sizes and times.
         """
@@ -86,10 +86,10 @@ class DicomWeb:
         self._probing = threading.Lock()
 
     def suspect(self) -> None:
-        """Asks the server for next to nothing, in a thread of its own, since a call has not been answered for a while.
+        """Probes the server with a minimal request, in a separate thread, because a call has not been answered for a while.
 
-        A server that is slow with one thing answers that, and goes on being asked. From one that does not answer, the circuit
-        breaker keeps everybody else.
+        A server that is slow with one request answers the probe and stays in use. If it does not answer, the circuit breaker
+        refuses all other calls.
         """
         threading.Thread(target=self._probe, name="PACS probe", daemon=True).start()
 
@@ -113,11 +113,11 @@ class DicomWeb:
         return "/".join(part for part in (self._url, prefix, path) if part)
 
     def list_series(self, filters: Mapping[str, Any]) -> list[Any]:
-        """Series that match the filters, as DICOM JSON; not checked any further.
+        """Returns the series that match the filters, as DICOM JSON, without further checks.
 
         Raises:
             UnavailableError: the server does not answer.
-            StorageError: its answer is no list.
+            StorageError: its answer is not a list.
         """
         query = {**{key: str(value) for key, value in filters.items()}, "includefield": "SeriesDescription"}
         budget = self._limits.list_seconds
@@ -133,12 +133,12 @@ class DicomWeb:
         return found
 
     def fetch_series(self, study: str, series: str, folder: Path) -> list[Path]:
-        """Writes the objects of a series into an empty folder, as they are received.
+        """Writes the objects of a series into an empty folder while they arrive.
 
         Raises:
-            InputError: a UID that is none, or more objects or bytes than the limits allow.
+            InputError: an invalid UID, or more objects or bytes than the limits allow.
             UnavailableError: the server does not answer, or not in time.
-            StorageError: it refuses, or the disk does.
+            StorageError: the server refuses, or the disk cannot be written.
         """
         if not (valid_uid(study) and valid_uid(series)):
             raise InputError(repr(series[:80]), "is no UID.", "Have the PACS correct the series.")
@@ -163,11 +163,11 @@ class DicomWeb:
         return files
 
     def store(self, file: Path) -> None:
-        """Stores a DICOM file. One that is stored already is left as it is.
+        """Stores a DICOM file. An instance that the server already has is left as it is.
 
         Raises:
             UnavailableError: the server does not answer.
-            StorageError: it does not take the object.
+            StorageError: it rejects the object.
         """
         head = f"--{_BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         body = head + file.read_bytes() + f"\r\n--{_BOUNDARY}--\r\n".encode()
@@ -192,7 +192,7 @@ class DicomWeb:
         taken: tuple[int, ...] = (),
         **options: Any,
     ) -> Iterator[Response]:
-        """An answer whose headers have come, and whose body is still to be read."""
+        """Yields an answer as soon as its headers have arrived; the body is still to be read."""
         url, timeout = self._address(service, path), (self._limits.connect, pause or self._limits.pause)
         began = self.breaker.begin()
         silence = _timer(self._limits.silence, self.suspect)
@@ -221,7 +221,7 @@ class DicomWeb:
             answer.close()
 
     def _pieces(self, answer: Response, seconds: float, limit: int) -> Iterator[bytes]:
-        """The body as it comes, within a number of bytes and seconds."""
+        """Yields the body as it arrives, within a number of bytes and seconds."""
         deadline, read = time.monotonic() + seconds, 0
         for piece in answer.iter_content(_CHUNK):
             read += len(piece)
@@ -241,13 +241,13 @@ def _timer(seconds: float, call: Callable[[], None]) -> threading.Timer:
 
 
 def _interrupt(answer: Response) -> None:
-    """Ends the reading of an answer in another thread; closing the socket would not wake that thread."""
+    """Interrupts another thread that reads an answer; closing the socket would not wake that thread."""
     with suppress(OSError, ValueError, RuntimeError):  # it may have ended just now
         answer.raw.shutdown()
 
 
 def _add_preamble(file: Path) -> None:
-    """Makes a DICOM file of an object that a server has sent without the preamble or the prefix before its meta information."""
+    """Adds the preamble and prefix to an object that a server has sent without them, which makes it a DICOM file."""
     with file.open("rb") as stream:
         begin = stream.read(132)
     if begin[128:132] == b"DICM":
@@ -257,7 +257,7 @@ def _add_preamble(file: Path) -> None:
     elif begin[:2] == b"\x02\x00":
         missing = _PREAMBLE + b"DICM"
     else:
-        return  # whoever reads the series tells what is wrong
+        return  # the reader of the series reports the problem
     part = file.with_suffix(".part")
     with part.open("xb") as target, file.open("rb") as stream:
         target.write(missing)
@@ -267,7 +267,7 @@ def _add_preamble(file: Path) -> None:
 
 
 def _failures(content: bytes) -> list[int]:
-    """Reasons for which objects were not stored, as an answer to STOW-RS tells them in JSON."""
+    """Returns the reasons why objects were not stored, from a STOW-RS answer in JSON."""
     try:
         told = json.loads(content) if content else {}
     except (ValueError, RecursionError):

@@ -35,7 +35,7 @@ class Row:
 
 
 class ScoreTable:
-    """The file. Safe for several processes and threads. If it cannot be written, measures are kept in memory."""
+    """The file of measures. Safe for several processes and threads. If it cannot be written, measures are kept in memory."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -43,7 +43,7 @@ class ScoreTable:
 
     @property
     def fallback(self) -> str:
-        """Why measures are kept in memory; empty if they are in the file."""
+        """Returns why measures are kept in memory; empty if they are in the file."""
         return self._database.fallback
 
     def put(self, study: str, image: str, versions: dict[str, str], assessment: Assessment | None, problem: str = "") -> None:

@@ -30,10 +30,10 @@ def grown_atlas(work: WorkFolder, base: Atlas | None) -> Atlas | None:
 
 
 def excluded_references(work: WorkFolder) -> set[str]:
-    """Names that are kept out of the atlas.
+    """Returns names that are kept out of the atlas.
 
     Raises:
-        AtlasError: their file cannot be read; without it, excluded labels would come back.
+        AtlasError: their file cannot be read; without it, excluded labels would be added again.
     """
     file = work.path / "atlas" / "excluded.json"
     try:

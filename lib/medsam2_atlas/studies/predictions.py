@@ -125,10 +125,10 @@ class PredictionStore:
     def save(self, model: str, study: str, image: Path, provenance: Provenance, result: Segmentation) -> Prediction | None:
         """Keeps a label map under the model's tag, and its report.
 
-        A disk that takes neither stops no model: the prediction is not kept then, which is logged.
+        If the disk cannot be written, the prediction is not kept, which is logged; the model goes on.
 
         Returns:
-            The prediction as it is kept; None if it is not: a person's label lies there, which stays, or it cannot be written.
+            The prediction as it is kept; None if a person's label already exists under the tag, or if it cannot be written.
 
         Raises:
             ValueError: a tag that belongs to people.
@@ -153,7 +153,7 @@ class PredictionStore:
         }
         try:
             write_json(entry, self._report_file(model, study))
-        except (StorageError, OSError) as error:  # the label map is kept; it will not be found again as this prediction
+        except (StorageError, OSError) as error:  # without it, the prediction is not found again
             log.warning("the report of a prediction is not kept: %s", error)
         return Prediction(label.file, entry["report"], entry["provenance"], entry["made"])
 

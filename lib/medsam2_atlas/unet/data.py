@@ -60,7 +60,7 @@ def split_cases(cases: Sequence[TrainingCase], share: float) -> tuple[list[Train
 def usable_cases(
     cases: Sequence[TrainingCase], config: UNetConfig, cache: Path, progress: Progress = silent
 ) -> tuple[list[TrainingCase], dict[str, str]]:
-    """Reads every case once, so that one that cannot be used is found before training starts. The cache keeps what was read.
+    """Reads every case once, so that unusable cases are found before training starts. The cache keeps the result.
 
     Returns:
         The cases that can be used, and why the others cannot, by name.
@@ -97,7 +97,7 @@ def validation_loader(cases: Sequence[TrainingCase], config: UNetConfig, cache: 
 
 
 class _Cache(PersistentDataset):
-    """MONAI's cache on disk; a file of it that cannot be read, as after a crash, is made again."""
+    """MONAI's cache on disk. A cache file that cannot be read, for example after a crash, is made again."""
 
     def _cachecheck(self, item_transformed: Any) -> Any:
         try:
@@ -105,7 +105,7 @@ class _Cache(PersistentDataset):
         except Exception as error:
             file = self.cache_dir / f"{self.hash_func(item_transformed).decode()}{self.transform_hash}.pt"
             if not file.is_file():
-                raise  # the case itself is to blame
+                raise  # the case itself cannot be read
             log.warning("%s cannot be read (%s); it is made again", file, error)
             file.unlink()
             return super()._cachecheck(item_transformed)

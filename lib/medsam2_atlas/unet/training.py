@@ -66,7 +66,7 @@ class UNetTraining:
             progress: told the share done.
 
         Raises:
-            InputError: no case that can be used. A bad case is left out, and the statistics say why (`skipped`).
+            InputError: no case can be used. A case that cannot be used is left out; the statistics list the reason (`skipped`).
         """
         self.config, self.folder, self.device = config, folder, device
         (folder / "cache").mkdir(parents=True, exist_ok=True)
