@@ -1,4 +1,4 @@
-"""What a server says of its tasks: one that fails says why, and the others are described all the same."""
+"""Describes a server's tasks; for a task that fails, it gives the reason and describes the others."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ log = logging.getLogger(__name__)
 
 
 def described(tasks: Mapping[str, Any], tell: Callable[[Any], Any], missing: dict[str, str], what: str = "") -> dict[str, Any]:
-    """Returns what each task says of itself, by name.
+    """Returns the description of each task, by name.
 
     Args:
         tasks: by name; those that `missing` names are left out.
-        tell: asks a task.
-        missing: gets the reason of each task that fails, under its name.
-        what: kind of the tasks, put before their names in `missing`; empty for models, which clients look up by name.
+        tell: returns the description of a task.
+        missing: filled with the reason why a task fails, under its name.
+        what: kind of the tasks, which precedes their names in `missing`; empty for models, which clients look up by name.
     """
     found = {}
     for name, task in tasks.items():
@@ -34,7 +34,7 @@ def described(tasks: Mapping[str, Any], tell: Callable[[Any], Any], missing: dic
 
 
 def reason_of(error: Exception) -> str:
-    """Returns an error in words; of one that is not of this project, its type too."""
+    """Returns an error in words; errors from other libraries include their type."""
     return str(error) if isinstance(error, MedSAM2AtlasError) else f"{type(error).__name__}: {error}"
 
 

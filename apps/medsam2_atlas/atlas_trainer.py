@@ -34,7 +34,7 @@ class AtlasTrainTask(TrainTask):
             stats: dict[str, Any] = json.loads((self._models.work.path / "atlas" / "stats.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:  # it is written anew by the next training
+        except (OSError, ValueError) as error:  # the next training overwrites it
             return {"problem": f"what the last training did cannot be read ({error})."}
         return stats
 

@@ -1,4 +1,4 @@
-"""Runs a model on many studies: one that fails is reported, and the others are segmented all the same."""
+"""Runs a model on many studies; a study that fails is reported, and the others are still segmented."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ log = logging.getLogger(__name__)
 
 
 class BatchTask(BatchInferTask):
-    """MONAI Label's task, which ends at the first study that raises an error if it has one worker."""
+    """MONAI Label's batch task, without its fault: with one worker, it ends at the first study that raises an error."""
 
     def __call__(
         self, request: dict[str, Any], datastore: Datastore, infer: Callable[[dict[str, Any], Datastore], dict[str, Any]]
     ) -> dict[str, Any]:
-        """Returns what became of each study; `problem` says why one was not segmented."""
+        """Returns the result of each study; `problem` is the reason why one was not segmented."""
 
         def careful(one: dict[str, Any], store: Datastore) -> dict[str, Any]:
             try:

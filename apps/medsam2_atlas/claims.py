@@ -1,4 +1,4 @@
-"""Work processes (training, batches, scoring): who runs what for a set of studies, and an end to those without a server.
+"""Registers work processes (training, batches, scoring) of a studies folder, and ends those whose server is gone.
 
 MONAI Label starts such work in processes of their own, which outlive a server that is killed. Each process holds a lock
 file in the work folder for as long as it runs (`flock`: the system releases it however the process ends), with the marks of
@@ -30,7 +30,7 @@ from medsam2_atlas.storage import WorkFolder
 log = logging.getLogger(__name__)
 
 SERVER_VARIABLE = "MEDSAM2_ATLAS_SERVER"
-"""Environment variable that hands the server's mark to its work processes."""
+"""Environment variable that passes the server's mark to its work processes."""
 TRAINING = "train"
 _PROGRAM = "monailabel.interfaces.utils.app"
 _END_SECONDS = 10.0
@@ -47,13 +47,13 @@ class Claim:
 
     @property
     def orphaned(self) -> bool:
-        """Whether its server is gone. Cannot be told of another process namespace, such as another container's."""
+        """Returns whether its server is gone; False for servers in another process namespace, such as another container."""
         return self.process.here and self.server is not None and self.server.here and not self.server.alive
 
 
 @contextmanager
 def claimed(work: WorkFolder, method: str, what: str) -> Iterator[None]:
-    """Holds the claim of this process while the block runs; a server that does such work itself needs none.
+    """Holds the claim of this process while the block runs; a server that does such work itself needs no claim.
 
     Raises:
         ConflictError: the server that started this process is gone, or another living server's training runs.
@@ -82,10 +82,10 @@ def claimed(work: WorkFolder, method: str, what: str) -> Iterator[None]:
 
 
 def end_orphans(work: WorkFolder) -> list[Claim]:
-    """Ends work processes whose server is gone. What they have saved stays, and a training goes on with the next call.
+    """Ends work processes whose server is gone. Their saved files stay, and the next call resumes a training.
 
     Returns:
-        What was ended.
+        Claims of the ended processes.
     """
     ended = []
     for claim in _claims(work):
@@ -126,7 +126,7 @@ def end_own_work(seconds: float = 3.0) -> None:
 
 
 def _claims(work: WorkFolder) -> list[Claim]:
-    """The claims that are held; files of others are removed, but for the training's, whose lock would get lost."""
+    """Returns the claims that are held; removes stale files except the training's, whose removal would break its lock."""
     found = []
     for file in sorted((work.path / "claims").glob("*.json")):
         try:
@@ -140,15 +140,15 @@ def _claims(work: WorkFolder) -> list[Claim]:
             log.warning("%s cannot be looked at: %s", file, error)
         else:
             with suppress(OSError):
-                if file.stem != TRAINING and time.time() - file.stat().st_mtime > _END_SECONDS:  # a young one gets its lock yet
+                if file.stem != TRAINING and time.time() - file.stat().st_mtime > _END_SECONDS:  # a new file is locked soon
                     file.unlink()
     return found
 
 
 def _locked(file: Path) -> IO[str] | None:
-    """The lock file, held; None if another process holds it."""
+    """Returns the lock file, held; None if another process holds it."""
     stream = file.open("a", encoding="utf-8")
-    for _ in range(20):  # somebody who only looks holds it for a moment
+    for _ in range(20):  # another process that checks the lock holds it briefly
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -163,7 +163,7 @@ def _locked(file: Path) -> IO[str] | None:
 
 
 def _read(file: Path) -> Claim | None:
-    for _ in range(5):  # it is held before it is written
+    for _ in range(5):  # the file is locked before it is written
         try:
             content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             process = ProcessMark.parse(str(content["process"]))
@@ -200,7 +200,7 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _terminate(processes: list[psutil.Process], seconds: float) -> bool:
-    """Ends processes, by SIGKILL those that SIGTERM did not end in time; whether all are gone."""
+    """Ends processes by SIGTERM, then by SIGKILL; returns whether all are gone."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.terminate()

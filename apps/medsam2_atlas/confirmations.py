@@ -42,7 +42,7 @@ class Confirmations:
         self._times: OrderedDict[Refusal, float] = OrderedDict()
 
     def confirms(self, refusal: Refusal) -> bool:
-        """Returns whether the same refusal was given in the last ten minutes; it is used up then, and noted otherwise."""
+        """Returns whether the same refusal was recorded in the last ten minutes, and removes it; otherwise records it."""
         now = self._clock()
         with self._lock:
             while self._times and now - next(iter(self._times.values())) > CONFIRM_SECONDS:

@@ -1,4 +1,4 @@
-"""Series that were fetched from a PACS, as files: each in a folder named by a hash of its UID."""
+"""Keeps series fetched from a PACS as files, each in a folder named by a hash of its UID."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ log = logging.getLogger(__name__)
 
 _THREADS = 4
 _WAITING = 28
-"""Of the server's 40 threads for requests: the others serve what is here already."""
+"""Max waiting requests of the server's 40 threads; the others serve fetched series."""
 _FETCH_SECONDS = 1500.0
 _UNFIT_SECONDS = 600.0
 _AWAY_SECONDS = 10.0
 
 Use = Callable[[Path], None]
-"""Makes something of the files of a series, such as a volume; its error says that the series cannot be used."""
+"""Converts the files of a series, for example into a volume; an error means that the series cannot be used."""
 
 
 class FetchedSeries:
     """The folders of fetched series. Safe for several threads.
 
-    A series is fetched by one of a few threads of this class; all who ask for it wait for that one, and no more than a limited
-    number of callers wait at all. A series that could not be fetched or used is not tried again for a while.
+    A few threads of this class fetch series; all callers for one series wait for the same thread, and the number of waiting
+    callers is limited. A series that could not be fetched or used is not tried again for a while.
     """
 
     def __init__(self, folder: Path, web: Callable[[], DicomWeb]) -> None:
         """
         Args:
-            folder: that holds the series' folders; made if needed.
-            web: gives the PACS to fetch from.
+            folder: parent of the series' folders; made if needed.
+            web: returns the client of the PACS.
         """
         self._folder, self._web = folder, web
         self._calls = CallPool("PACS", threads=_THREADS, waiting=_WAITING)
@@ -49,10 +49,10 @@ class FetchedSeries:
         sweep_leftovers(folder)
 
     def folder(self, series: str) -> Path:
-        """Where the files of a series are, or would be.
+        """Returns the folder for the files of a series, whether fetched or not.
 
         Raises:
-            NotFoundError: no UID.
+            NotFoundError: the UID is not valid.
         """
         if not valid_uid(series):
             raise NotFoundError(repr(series[:80]), "is no series of this server.", "Ask /datastore for those there are.")
@@ -64,7 +64,7 @@ class FetchedSeries:
         return folder
 
     def fetch(self, study: str, series: str, use: Use) -> Path:
-        """Fetches a series, and waits for that.
+        """Fetches a series and waits for the result.
 
         Args:
             study: its study's UID.
@@ -76,7 +76,7 @@ class FetchedSeries:
 
         Raises:
             InputError: the series cannot be used.
-            UnavailableError: the PACS does not answer, or too many wait for it.
+            UnavailableError: the PACS does not answer, or too many callers wait for it.
             StorageError: it cannot be fetched or kept.
         """
         until, error = self._failed.get(series, (float("-inf"), None))
@@ -94,7 +94,7 @@ class FetchedSeries:
         )
 
     def problems(self) -> dict[str, str]:
-        """Why series that were fetched cannot be used."""
+        """Returns why series that were fetched cannot be used."""
         return {series: error.problem for series, (_, error) in list(self._failed.items()) if isinstance(error, InputError)}
 
     def _fetch(self, study: str, series: str, use: Use) -> Path:
@@ -114,7 +114,7 @@ class FetchedSeries:
 
     @contextmanager
     def _errors(self, series: str) -> Iterator[None]:
-        """Errors that name the series, not the folder that it is written to."""
+        """Converts errors so that they name the series, not its folder."""
         try:
             yield
         except InputError as error:

@@ -39,7 +39,7 @@ def usable_label(datastore: Datastore, study: str, tag: str) -> Path | None:
 
 
 def signed_off(datastore: Datastore) -> Finals:
-    """Returns the signed-off studies; one whose files cannot be had, such as a series of a PACS that is away, is left out."""
+    """Returns the signed-off studies without those whose files are unavailable, for example while a PACS does not answer."""
     found, problems = [], {}
     for study in sorted(datastore.get_labeled_images()):
         try:

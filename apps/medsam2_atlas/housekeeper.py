@@ -1,7 +1,7 @@
 """Looks through stored labels and images in the background, so that a change by another program is noticed soon.
 
-One thread, beside the learner: it works where studies are not measured too, as with a PACS. It begins only while nobody waits
-for an answer.
+It has its own thread, because not all servers run a learner, for example with a PACS. It starts only while no request waits for
+an answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Auditable(Protocol):
     """A store of studies."""
 
     def audit(self, stop: threading.Event) -> int:
-        """Compares files with what is recorded of them, until it is done or told to stop; returns how many it checked."""
+        """Compares files with their records, until it is done or `stop` is set; returns the number of checked label maps."""
         ...
 
 
@@ -34,7 +34,7 @@ class Housekeeper:
         """
         Args:
             store: returns the server's store of studies.
-            idle: returns whether nobody waits for an answer.
+            idle: returns whether no request waits for an answer.
         """
         self._store, self._idle = store, idle
         self._stop = threading.Event()
@@ -47,7 +47,7 @@ class Housekeeper:
             self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread after the file that it is at; waits a few seconds for that, no more."""
+        """Ends the thread after the current file; waits at most a few seconds for that."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(_STOP_SECONDS)
@@ -60,6 +60,6 @@ class Housekeeper:
                 continue
             try:
                 self._store().audit(self._stop)
-            except Exception:  # the thread outlives whatever a file or the disk does
+            except Exception:  # no error of a file or the disk may end the thread
                 log.exception("stored files could not be looked through; it is tried again later")
             wait = _EVERY_SECONDS

@@ -1,7 +1,7 @@
-"""Sends signed-off label maps to the PACS, in one thread of its own: who saves a label waits a few seconds at most.
+"""Sends signed-off label maps to the PACS in a separate thread, so that saving waits at most a few seconds.
 
-Whatever goes wrong, the label map is safe in the store. What could not be sent is kept as `pending` with the reason, and tried
-again; a label map that fails for a reason of its own is tried less and less often, and never keeps others from being sent.
+The label map stays in the store whatever fails. One that could not be sent is recorded as `pending` with the reason and sent
+again. A label map that itself causes the failure is tried less and less often, and never delays the others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_RETRY_SECONDS = 3600.0
 _NOT_YET = "It has not arrived yet; it is sent in the background."
 
 Send = Callable[[Label], Mapping[str, str]]
-"""Sends a label map as a segmentation; gives the UIDs of its `series` and `instance`."""
+"""Sends a label map as a segmentation; returns the UIDs of its `series` and `instance`."""
 
 
 class LabelSender:
@@ -43,17 +43,17 @@ class LabelSender:
         self._waiting: dict[str, Future[dict[str, Any]]] = {}
         self._thread: threading.Thread | None = None
         self._failures: dict[tuple[str, int], tuple[int, float]] = {}
-        """Study and version → how often it failed for a reason of its own, and when it is tried again."""
+        """Study and version → number of failures that the label map itself caused, and time of the next try."""
 
     def send(self, study: str, seconds: float | None = None) -> dict[str, Any]:
-        """Sends a study's label map unless the PACS has it, and waits for that.
+        """Sends a study's label map unless the PACS has it, and waits for the result.
 
         Args:
-            study: whose.
-            seconds: how long to wait; until it is done by default.
+            study: name of the study.
+            seconds: how long to wait; without limit by default.
 
         Returns:
-            What became of it: `state` (`sent` or `pending`), `version`, and `series` and `instance` or the `problem`; empty if
+            The outcome: `state` (`sent` or `pending`), `version`, and `series` and `instance` or the `problem`; empty if
             the study has no label map to send.
         """
         with self._lock:
@@ -70,7 +70,7 @@ class LabelSender:
             return {"state": "pending", "problem": _NOT_YET}
 
     def due(self, study: str, version: Version) -> bool:
-        """Whether a label map still has to be sent, and may be tried now."""
+        """Returns whether a label map still has to be sent, and may be tried now."""
         _, again = self._failures.get((study, version.number), (0, float("-inf")))
         return not is_sent(version) and time.monotonic() >= again
 
@@ -81,7 +81,7 @@ class LabelSender:
                 future = self._waiting.pop(study)
             try:
                 state = self._send_newest(study)
-            except Exception as error:  # the thread must outlive everything that one label map does
+            except Exception as error:  # no error of one label map may end the thread
                 log.exception("the label of %s could not be sent to the PACS", study)
                 state = {"state": "pending", "problem": _text(error)}
             future.set_result(state)
@@ -98,7 +98,7 @@ class LabelSender:
         try:
             state |= {"state": "sent", **self._send_label(label)}
             self._failures.pop(key, None)
-        except Exception as error:  # a series can break any library; the label map is safe, and sent later
+        except Exception as error:  # libraries may fail on unusual series; the label map is safe, and sent later
             if not isinstance(error, (MedSAM2AtlasError, OSError)):
                 log.exception("the label of %s cannot become a segmentation", study)
             log.error("the label of %s could not be sent to the PACS; it is kept, and sent later: %s", study, error)
@@ -114,17 +114,17 @@ class LabelSender:
         self._failures[key] = (failures + 1, time.monotonic() + pause)
 
     def _keep(self, label: Label, state: Mapping[str, Any]) -> None:
-        """Writes down what became of a label map. If that fails, it is sent once more later, as the same instance."""
+        """Records the outcome for a label map. If that fails, it is sent again later, as the same instance."""
         if label.version.info.get("pacs") == state:
             return
         try:
             self._store.update_label_info(label.study, FINAL, {"pacs": dict(state)})
         except (MedSAM2AtlasError, OSError) as error:
-            log.error("what became of the label of %s cannot be written down: %s", label.study, error)
+            log.error("the state of the label of %s at the PACS cannot be recorded: %s", label.study, error)
 
 
 def is_sent(version: Version) -> bool:
-    """Whether this very version is in the PACS; a restored one carries what was known of the earlier."""
+    """Returns whether this version is in the PACS; a restored version still carries the record of the earlier one."""
     known = version.info.get("pacs")
     return isinstance(known, Mapping) and known.get("state") == "sent" and known.get("version") == version.number
 

@@ -4,9 +4,9 @@ One thread. It takes the device for one study at a time, only when no request ha
 request that comes, and looks again when a label is saved or a model changes. What it predicts is stored as any other
 prediction: the annotator who opens the case later finds it ready.
 
-A study that fails stops no other. Whatever the measuring raises is recorded with the image's stamp and models, and the study
-is not tried again until one of them changes. A study whose image cannot be had (its file has vanished or may not be read, the
-PACS is away, the disk is full) is tried again later, with a growing delay.
+A study that fails does not stop the others. An error of its measurement is recorded with the image's stamp and the models, and
+the study is not tried again until one of them changes. A study whose image is unavailable (its file is missing or may not be
+read, the PACS does not answer, the disk is full) is tried again later, with a growing delay.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _POLL_SECONDS = 5.0
 _QUIET_SECONDS = 3.0
 _STOP_SECONDS = 5.0
 _ALL = ""
-"""Stands for the studies as a whole among what is tried again later."""
+"""Name of the entry in `Retries` that stands for all studies."""
 
 
 class _GivenWayError(Exception):
@@ -75,7 +75,7 @@ class Learner:
             self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread where the study that it is at next tells how far it is; waits a few seconds for that, no more."""
+        """Ends the thread at the current study's next progress report; waits at most a few seconds for that."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
@@ -99,11 +99,11 @@ class Learner:
 
     @property
     def idle(self) -> bool:
-        """Whether nobody waits for a request, nor has for a while."""
+        """Returns whether no request has been waiting for a while."""
         return not self._waiting and time.monotonic() - self._last_request > _QUIET_SECONDS
 
     def problems(self) -> dict[str, str]:
-        """Returns what keeps studies from being measured now, by study; they are tried again later."""
+        """Returns why studies cannot be measured now, by study; they are tried again later."""
         return {study: problem for study, problem in self._later.problems().items() if study != _ALL}
 
     def versions(self) -> dict[str, str]:
@@ -132,7 +132,7 @@ class Learner:
                 continue
             try:
                 stamp = _stamp(self._predictions.image(study))
-            except Exception as error:  # noqa: BLE001 - an image that cannot be had must not hold up the other studies
+            except Exception as error:  # noqa: BLE001 - an unavailable image must not delay the other studies
                 self._put_off(study, error)
                 continue
             row = rows.get(study)
@@ -170,7 +170,7 @@ class Learner:
         """Returns whether the image has vanished or changed since its stamp was taken."""
         try:
             return _stamp(self._predictions.image(study)) != stamp
-        except Exception:  # noqa: BLE001 - whatever keeps the image from being opened, it is no longer as it was
+        except Exception:  # noqa: BLE001 - an image that cannot be opened any more has changed
             return True
 
     def _put_off(self, study: str, error: Exception) -> None:

@@ -3,7 +3,7 @@
 Configuration (`--conf KEY VALUE`): `atlas` (folder), `checkpoint` (file), `config` (network), `device`, `unet_3d` and
 `unet_2d` (weights), `unet_3d_config` and `unet_2d_config` (how they are trained), `learning` (whether studies are measured
 in the background; by default those of a local folder), `foundation` (model that is held against the U-Net), `server_roots`
-(folders that links in the studies folder may lead to).
+(folders that symbolic links in the studies folder may lead to).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         config = server_config(conf)
         self._roots = tuple(Path(root) for root in config.roots)
         self._work = WorkFolder.of(studies, self._roots)
-        # Here rather than where the server starts: trainings, in processes of their own, keep to the limits, too.
+        # Set here, not at the server's start, so that the limits also apply in training processes.
         decoding.configure(config.decoding, self._work.folder(".") / "unreadable.json")
         self._stopping = threading.Event()
         self._models = Models(conf, self._work)
@@ -114,7 +114,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         return {"medsam2_atlas": AtlasTrainTask(self._models), **unets}
 
     def init_batch_infer(self) -> BatchTask:
-        """A model on many studies."""
+        """Returns the task that runs a model on many studies."""
         return BatchTask()
 
     def init_strategies(self) -> dict[str, Any]:
@@ -126,12 +126,12 @@ class MedSAM2AtlasApp(MONAILabelApp):
         return {"organs": OrganScoring(self._work)}
 
     def train(self, request: dict[str, Any]) -> Any:
-        """Trains, in the process that MONAI Label has started for it, unless another training runs for the same studies."""
+        """Trains in MONAI Label's process for it, unless another training runs for the same studies."""
         with claimed(self._work, "train", str(request.get("model"))):
             return super().train(request)
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
-        """Runs a model on many studies, in the process that MONAI Label has started for it."""
+        """Runs a model on many studies, in MONAI Label's process for it."""
         with claimed(self._work, "batch_infer", str(request.get("model"))):
             return super().batch_infer(request, datastore)
 
@@ -165,7 +165,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         return chosen
 
     def info(self) -> dict[str, Any]:
-        """What MONAI Label's clients expect, with the reasons why models and others are not offered (`missing`)."""
+        """Returns the information that MONAI Label's clients expect, and why models or tasks are unavailable (`missing`)."""
         missing = self._missing()
         models = described(self._infers, lambda task: task.info(), missing)
         trainers = described(self._trainers, lambda task: task.info(), missing, "training")
@@ -253,7 +253,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         return datastore
 
     def cleanup_sessions(self) -> None:
-        """Removes abandoned sessions, at start and every five minutes; MONAI Label's own never looks before one is in use."""
+        """Removes abandoned sessions at start and every five minutes; MONAI Label does so only once a session is in use."""
         if self._sessions is not None:
             self._sessions.remove_expired()
 

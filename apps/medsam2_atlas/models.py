@@ -124,7 +124,7 @@ class Models:
         return Path(self._conf[key]) if key in self._conf else None
 
     def _once(self, key: str, file: Path, load: Callable[[], T], kind: type[MedSAM2AtlasError]) -> T:
-        """What was loaded from a file, loaded again when the file is another. Whatever cannot be loaded raises `kind`."""
+        """Returns the content of a file, loaded again if the file has changed. Any failure to load raises `kind`."""
         try:
             try:
                 state = file.stat()
@@ -137,7 +137,7 @@ class Models:
                     found = self._loaded.get(key)
                     if found is None or found[0] != stamp:
                         found = self._loaded[key] = (stamp, load())
-        except (MedSAM2AtlasError, MemoryError, torch.OutOfMemoryError):  # with less at once, memory may do
+        except (MedSAM2AtlasError, MemoryError, torch.OutOfMemoryError):  # memory may suffice later
             raise
         except Exception as error:
             raise kind(file, f"cannot be loaded ({error}).", "Check its rights, or make it again.") from error

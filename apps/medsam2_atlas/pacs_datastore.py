@@ -55,7 +55,7 @@ class StoredSeg:
 
 
 def dicom_web(url: str) -> DicomWeb:
-    """A DICOMweb server, with the name, password and prefixes of MONAI Label's settings."""
+    """Returns a DICOMweb server, with the name, password and prefixes of MONAI Label's settings."""
     session = Session()
     if settings.MONAI_LABEL_DICOMWEB_USERNAME and settings.MONAI_LABEL_DICOMWEB_PASSWORD:
         session.auth = (settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD)
@@ -91,7 +91,7 @@ class PacsDatastore(StudyDatastore):
         self._sender = LabelSender(self.store, self._send)
 
     def list_images(self) -> list[str]:
-        """All CT series of the server; those that were fetched, if it was never possible to list them."""
+        """Returns all CT series of the server; those that were fetched, if it was never possible to list them."""
         found = self._list.get()
         return sorted(self.store.images() if found is None else found)
 
@@ -122,7 +122,7 @@ class PacsDatastore(StudyDatastore):
             return dict(self._about_series(image_id))
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Usable series without a label under the tag; while the PACS is silent, only fetched ones, if any are left."""
+        """Returns usable series without a label under the tag; while the PACS is silent, only fetched ones, if any are left."""
         done = {*self.get_labeled_images(label_tag), *self._without_image()}
         left = [series for series in self.list_images() if series not in done]
         here = self.store.images() if self.web.breaker.silent(_SILENT_SECONDS) else {}
@@ -150,7 +150,7 @@ class PacsDatastore(StudyDatastore):
         return {**super().status(), "total": len(self.list_images())}
 
     def problems(self) -> dict[str, dict[str, str]]:
-        """What is wrong with studies, by study; those that the PACS holds and that cannot be used are among them."""
+        """Returns what is wrong with studies, by study; those that the PACS holds and that cannot be used are among them."""
         found = {study: dict(problems) for study, problems in super().problems().items()}
         for study, problem in {**self._list.problems(), **self._files.problems()}.items():
             found.setdefault(study, {})["image"] = problem
@@ -218,7 +218,7 @@ class PacsDatastore(StudyDatastore):
         return write_rtstruct(self._in_series_order(label), self._headers(study), self._origin(label))
 
     def _sent(self, saved: Saved) -> Saved:
-        """The same, with what became of it in the PACS; never fails, since the label map is safe."""
+        """Returns the same, with what became of it in the PACS; never fails, since the label map is safe."""
         label, version = saved.label, saved.label.version
         if label.tag != FINAL:
             return saved
@@ -257,7 +257,7 @@ class PacsDatastore(StudyDatastore):
         return LabelOrigin(label.tag, label.version.number, label.version.author, made, model)
 
     def _first_known(self, series: Sequence[str]) -> str | None:
-        """The first of some series that was fetched or is in the PACS."""
+        """Returns the first of some series that was fetched or is in the PACS."""
         for found in (self._here, (self._list.get() or {}).__contains__):
             for uid in series:
                 if found(uid):
@@ -277,13 +277,13 @@ class PacsDatastore(StudyDatastore):
         return about
 
     def _headers(self, series: str) -> list[Dataset]:
-        """Headers of a series for objects that are derived from it; a reader process reads them."""
+        """Returns headers of a series for objects that are derived from it; a reader process reads them."""
         folder = self._folder(series)
         about, _ = run_task("dicom_series", folder, folder=str(folder))
         return from_json(about["headers"])
 
     def _here(self, series: str) -> bool:
-        """Whether a series was fetched."""
+        """Returns whether a series was fetched."""
         try:
             self.store.image(series)
         except NotFoundError:
@@ -291,12 +291,12 @@ class PacsDatastore(StudyDatastore):
         return True
 
     def _folder(self, series: str) -> Path:
-        """The files of a series; fetched again if they were removed."""
+        """Returns the files of a series; fetched again if they were removed."""
         folder = self._files.folder(series)
         return folder if folder.is_dir() else self._fetch(series)
 
     def _fetch(self, series: str) -> Path:
-        """The folder of a series that is fetched now; its volume is taken into the store."""
+        """Returns the folder of a series that is fetched now; its volume is taken into the store."""
         about = dict(self._about_series(series))
 
         def use(files: Path) -> None:

@@ -52,7 +52,7 @@ class CaseState:
 def case_states(
     datastore: StudyDatastore, table: ScoreTable, models: tuple[str, ...], measuring: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """All cases: those with problems first, then those not signed off, the most disputed of them first.
+    """Returns all cases: those with problems first, then those not signed off, the most disputed of them first.
 
     Args:
         datastore: of the studies; those that have no usable image are listed too.
@@ -116,7 +116,7 @@ def _state(
 
 
 def _joined(wrong: Mapping[str, str]) -> str:
-    """Problems in one text, each after what it concerns; the measuring's name the study themselves."""
+    """Returns problems in one text, each after what it concerns; the measuring's name the study themselves."""
     return " ".join(text if what == "measuring" else f"{what}: {text}" for what, text in wrong.items())
 
 

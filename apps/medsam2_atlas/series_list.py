@@ -59,23 +59,23 @@ class SeriesList:
         self._running: threading.Event | None = None
 
     def get(self) -> SeriesByUid | None:
-        """All series known last; None if none were ever listed."""
+        """Returns all series known last; None if none were ever listed."""
         return self._at_most(_FRESH_SECONDS, _SOON_SECONDS)
 
     def find(self, series: str) -> Mapping[str, str] | None:
-        """What is known of a series; one that the list lacks may have come to the PACS just now."""
+        """Returns what is known of a series; one that the list lacks may have come to the PACS just now."""
         found = self.get() or {}
         if series not in found:
             found = self._at_most(_RETRY_SECONDS, _FIRST_SECONDS) or {}
         return found.get(series)
 
     def problems(self) -> dict[str, str]:
-        """Why series of the PACS are not in the list, by what the PACS calls them."""
+        """Returns why series of the PACS are not in the list, by what the PACS calls them."""
         with self._lock:
             return dict(self._problems)
 
     def _at_most(self, age: float, patience: float) -> SeriesByUid | None:
-        """The list; one that is older (seconds) is asked for again, and waited for if that has not taken long yet."""
+        """Returns the list; one that is older (seconds) is asked for again, and waited for if that has not taken long yet."""
         with self._lock:
             now = time.monotonic()
             if self._running is None and now - self._asked > age and now - self._tried > _RETRY_SECONDS:
@@ -111,7 +111,7 @@ class SeriesList:
             done.set()
 
     def _stored(self) -> SeriesByUid | None:
-        """The list as it was kept on disk; None if it cannot be read."""
+        """Returns the list as it was kept on disk; None if it cannot be read."""
         try:
             entries = json.loads(self._file.read_text(encoding="utf-8"))
             found = [{tag: str(entry[tag]) for tag in _TAGS} for entry in entries]
@@ -121,7 +121,7 @@ class SeriesList:
 
 
 def _checked(answers: list[Any]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """The series of an answer by UID, and the problems of those that are left out."""
+    """Returns the series of an answer by UID, and the problems of those that are left out."""
     found: dict[str, dict[str, str]] = {}
     problems: dict[str, str] = {}
     for answer in answers:
@@ -137,7 +137,7 @@ def _checked(answers: list[Any]) -> tuple[dict[str, dict[str, str]], dict[str, s
 
 
 def _value(answer: Any, number: str) -> str:
-    """The first value of an attribute in DICOM JSON, as a text; empty if there is none."""
+    """Returns the first value of an attribute in DICOM JSON, as a text; empty if there is none."""
     attribute = answer.get(number) if isinstance(answer, dict) else None
     values = attribute.get("Value") if isinstance(attribute, dict) else None
     first = values[0] if isinstance(values, list) and values else None

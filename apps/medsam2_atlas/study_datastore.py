@@ -134,7 +134,7 @@ class StudyDatastore(Datastore):
         return label_info(self.store.label(label_id, _text(label_tag)))
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Studies with a label under the tag, `final` by default; one that cannot be used does not count."""
+        """Returns studies with a label under the tag, `final` by default; one that cannot be used does not count."""
         return sorted(self._usable_labels(_text(label_tag or FINAL)))
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
@@ -291,12 +291,12 @@ class StudyDatastore(Datastore):
         return about if isinstance(about, dict) else {}
 
     def _signed_off(self) -> dict[str, tuple[Path, Path]]:
-        """Image and `final` label of the studies that have both in a usable state, by study."""
+        """Returns image and `final` label of the studies that have both in a usable state, by study."""
         images, labels = self.store.images(), self._usable_labels(FINAL)
         return {study: (images[study].file, labels[study].file) for study in sorted(labels) if study in images}
 
     def _usable_labels(self, tag: str) -> dict[str, Label]:
-        """Labels under a tag that can be used, of studies whose image can be, by study."""
+        """Returns labels under a tag that can be used, of studies whose image can be, by study."""
         broken, found = self._without_image(), self.store.labels()
         return {
             study: tags[tag] for study, tags in found.items() if tag in tags and not tags[tag].problem and study not in broken

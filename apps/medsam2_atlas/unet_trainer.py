@@ -65,7 +65,7 @@ class UNetTrainTask(BasicTrainTask):
         return {key: self._config[key] for key in ("pretrained", *_REQUEST_TO_TRAINING, *_ASKED)}
 
     def stats(self) -> dict[str, Any]:
-        """What the last call did."""
+        """Returns what the last call did."""
         try:
             stats: dict[str, Any] = super().stats()
         except (OSError, ValueError) as error:  # it is written anew by the next training

@@ -120,7 +120,7 @@ class Access:
         return self._config.asks_who
 
     def needs_issuer(self, token: str) -> bool:
-        """Whether a token that `who_now` does not know may be one of the issuer."""
+        """Returns whether a token that `who_now` does not know may be one of the issuer."""
         return self._issuer is not None and _signed(token)
 
     def who_now(self, token: str) -> User | None:
@@ -183,7 +183,7 @@ class Access:
 
 
 def _signed(token: str) -> bool:
-    """Whether a token looks like one of an issuer."""
+    """Returns whether a token looks like one of an issuer."""
     return token.count(".") == 2
 
 

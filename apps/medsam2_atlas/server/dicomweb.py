@@ -42,7 +42,7 @@ _REMEDY = "Is it running? Try again in a minute; what was fetched before can be 
 
 @router.get("/{path:path}", include_in_schema=False)
 async def look_up(request: Request, path: str) -> Response:
-    """What the DICOMweb server answers; 503 at once while it does not answer."""
+    """Returns what the DICOMweb server answers; 503 at once while it does not answer."""
     operation, rest = split(path)
     searching = operation == "qido" and not rest.rstrip("/").endswith("metadata")
     upstream = _client(request).build_request(
@@ -80,7 +80,7 @@ def newest_segmentations(instances: Any) -> Any:
 
 
 async def _sent(client: httpx.AsyncClient, request: httpx.Request, pacs: DicomWeb) -> httpx.Response:
-    """An answer whose headers have come. After some seconds the PACS is probed; nobody waits for one that hangs."""
+    """Returns an answer whose headers have come. After some seconds the PACS is probed; nobody waits for one that hangs."""
     with pacs.breaker.guard(*_UNANSWERED):
         began, sending = pacs.breaker.now(), asyncio.ensure_future(_begun(client, request))
         try:
@@ -97,7 +97,7 @@ async def _sent(client: httpx.AsyncClient, request: httpx.Request, pacs: DicomWe
 
 
 async def _begun(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
-    """An answer whose headers have come. A full pool of connections says nothing about the PACS."""
+    """Returns an answer whose headers have come. A full pool of connections says nothing about the PACS."""
     try:
         return await client.send(request, stream=True)
     except httpx.PoolTimeout as error:
@@ -109,7 +109,7 @@ async def _begun(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Res
 
 
 async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
-    """The body of an answer as it comes. One that breaks off breaks off for the viewer too."""
+    """Yields the body of an answer as it comes. One that breaks off breaks off for the viewer too."""
     try:
         async for piece in answer.aiter_bytes():
             yield piece
@@ -119,7 +119,7 @@ async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
 
 
 async def _whole(answer: httpx.Response) -> bytes:
-    """The body of an answer."""
+    """Returns the body of an answer."""
     content = bytearray()
     try:
         async for piece in answer.aiter_bytes():
@@ -134,7 +134,7 @@ async def _whole(answer: httpx.Response) -> bytes:
 
 
 def _filtered(content: bytes) -> bytes:
-    """A list without former segmentations; what is no list stays as it is."""
+    """Returns a list without former segmentations; what is no list stays as it is."""
     try:
         return json.dumps(newest_segmentations(json.loads(content)), separators=(",", ":")).encode()
     except (ValueError, RecursionError):
@@ -142,7 +142,7 @@ def _filtered(content: bytes) -> bytes:
 
 
 def pacs_datastore() -> PacsDatastore:
-    """The server's store.
+    """Returns the server's store.
 
     Raises:
         ConflictError: its studies lie in a folder.
@@ -154,7 +154,7 @@ def pacs_datastore() -> PacsDatastore:
 
 
 def split(path: str) -> tuple[str, str]:
-    """Operation and path of a request for the DICOMweb server.
+    """Returns operation and path of a request for the DICOMweb server.
 
     Raises:
         InputError: a path that DICOMweb does not have, such as one that leads elsewhere on that server.
@@ -204,7 +204,7 @@ def _number(item: Any) -> int:
 
 
 def _value(item: Any, tag: str) -> Any:
-    """The first value of an attribute in DICOM JSON; None if there is none, or something else than DICOM JSON."""
+    """Returns the first value of an attribute in DICOM JSON; None if there is none, or something else than DICOM JSON."""
     attribute = item.get(tag) if isinstance(item, dict) else None
     values = attribute.get("Value") if isinstance(attribute, dict) else None
     return values[0] if isinstance(values, list) and values else None

@@ -54,7 +54,7 @@ _SQLITE_NO_ROOM = {"database or disk is full": "the disk is full", "readonly dat
 
 
 def body(status: int, message: str, remedy: str = "", kind: str = "", **more: Any) -> dict[str, Any]:
-    """The JSON of an error. `detail` is where FastAPI's clients look. more: what a client needs to act on the error."""
+    """Returns the JSON of an error. `detail` is where FastAPI's clients look. more: what a client needs to act on the error."""
     reason = kind or HTTPStatus(status).phrase
     error = {"status": status, "kind": reason, "message": message, "remedy": remedy, "request_id": request_id(), **more}
     return {"detail": message, "error": error}

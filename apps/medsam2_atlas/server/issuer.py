@@ -129,7 +129,7 @@ class Issuer:
             raise self._error(f"answers what cannot be used: {error}.") from error
 
     def _may_ask(self) -> bool:
-        """Whether enough time has passed since the keys were asked for; records that they are asked for now."""
+        """Returns whether enough time has passed since the keys were asked for; records that they are asked for now."""
         with self._lock:
             now = time.monotonic()
             if now - self._asked < _UNKNOWN_KEY_SECONDS:
@@ -189,7 +189,7 @@ class Issuer:
 
 
 def _key_id(token: str) -> str | None:
-    """The id of the key that a token says it is signed by."""
+    """Returns the id of the key that a token says it is signed by."""
     try:
         found = jwt.get_unverified_header(token).get("kid")
     except (jwt.PyJWTError, ValueError, AttributeError):
@@ -198,7 +198,7 @@ def _key_id(token: str) -> str | None:
 
 
 def _ask(method: str, url: str, form: Mapping[str, str] | None = None) -> tuple[int, bytes]:
-    """Status and content of an answer, within a time and a size that an issuer keeps to."""
+    """Returns status and content of an answer, within a time and a size that an issuer keeps to."""
     deadline = time.monotonic() + _REQUEST_SECONDS
     content = bytearray()
     with httpx.stream(method, url, data=form, timeout=_REQUEST_SECONDS) as answer:
@@ -212,7 +212,7 @@ def _ask(method: str, url: str, form: Mapping[str, str] | None = None) -> tuple[
 
 
 def _object(status: int, content: bytes) -> dict[str, Any]:
-    """The JSON object of an answer."""
+    """Returns the JSON object of an answer."""
     if status != 200:
         raise _AnswerError(f"the answer has the status {status}")
     try:

@@ -63,7 +63,7 @@ async def token_valid() -> dict[str, Any]:
 
 
 async def _signed_in(request: Request, name: str, secret: str) -> str:
-    """The token of a name and a secret; tokens of the file do not wait for the issuer."""
+    """Returns the token of a name and a secret; tokens of the file do not wait for the issuer."""
     access = _access(request)
     return secret if access.who_now(secret) is not None else await access.asked(access.sign_in, name, secret)
 

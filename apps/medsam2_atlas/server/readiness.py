@@ -128,7 +128,7 @@ def check_server() -> list[Trouble]:
 
 
 def _no_index(store: StudyStore) -> str:
-    """Why studies cannot be listed; empty if they can. An index that was deleted is made again by looking at it."""
+    """Returns why studies cannot be listed; empty if they can. An index that was deleted is made again by looking at it."""
     try:
         store.counts()
     except (MedSAM2AtlasError, OSError, sqlite3.Error) as error:

@@ -60,7 +60,7 @@ class Stopping:
 
     @property
     def begun(self) -> bool:
-        """Whether a signal to end has come."""
+        """Returns whether a signal to end has come."""
         return self._begun.is_set()
 
     def call(self, what: Callable[[], None]) -> None:

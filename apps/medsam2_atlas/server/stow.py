@@ -47,7 +47,7 @@ async def store(request: Request, path: str, content_type: Annotated[str, Header
 
 
 async def _received(stream: AsyncIterator[bytes], content_type: str, folder: Path) -> list[Path]:
-    """The objects of a multipart message as files, written while they arrive."""
+    """Returns the objects of a multipart message as files, written while they arrive."""
     waiting = bytearray()
     with MultipartFiles(folder, content_type, _STOW_LIMITS) as message:
         async for chunk in stream:

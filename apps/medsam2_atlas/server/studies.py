@@ -51,7 +51,7 @@ def save_label(
     expected_version: int | None = None,
     confirm: bool | None = None,
 ) -> dict[str, Any]:
-    """The new version, the organs that it holds, and the version that it replaces. With `expected_version` (here or in
+    """Returns the new version, the organs that it holds, and the version that it replaces. With `expected_version` (here or in
     `params`), another version than that is not replaced: 409. A `final` label map that is empty, or lacks organs that the
     version before held, is refused (409, `error.organs`) unless `confirm` is true (here or in `params`) or, without any
     `confirm`, the same person sends it again within ten minutes."""
@@ -160,12 +160,12 @@ def _datastore() -> StudyDatastore:
 
 
 def _names(version: Version) -> list[str] | None:
-    """Names of the organs that a version holds; None if unknown."""
+    """Returns names of the organs that a version holds; None if unknown."""
     return None if version.organs is None else [organ_table()[k].name for k in version.organs if k in organ_table().indices]
 
 
 def _about(version: Version) -> dict[str, Any]:
-    """What is told of a version; `pacs`: whether the PACS has it (`state`), and why it does not yet (`problem`)."""
+    """Returns what is told of a version; `pacs`: whether the PACS has it (`state`), and why it does not yet (`problem`)."""
     about = {
         "version": version.number,
         "author": version.author,

@@ -1,4 +1,4 @@
-"""What takes long: checksums of images, and the full check of label maps that other programs put into the folder."""
+"""Slow checks: checksums of images, and the full check of label maps that other programs put into the folder."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _BUDGET_SECONDS = 0.5
 
 
 class Auditor:
-    """Checks images and label maps one at a time, outside of the lock of the studies."""
+    """Checks images and label maps one at a time, without holding the lock of the studies."""
 
     def __init__(self, path: Path, index: Index, settler: Settler, table: OrganTable) -> None:
         """
         Args:
             path: of the studies folder.
             index: of the studies.
-            settler: knows where versions lie.
+            settler: gives the versions of a label map.
             table: organs that label maps may hold.
         """
         self._path, self._index, self._settler, self._table = path, index, settler, table
@@ -39,7 +39,7 @@ class Auditor:
         """Held while an image is read for its checksum, so that it is read once."""
 
     def checksum(self, study: str) -> str:
-        """The SHA-256 of a study's image; taken anew if the file has changed.
+        """Returns the SHA-256 of a study's image, computed again if the file has changed.
 
         Raises:
             NotFoundError: no such study.
@@ -53,7 +53,7 @@ class Auditor:
             return known or self._hashed(study)
 
     def compare_images(self) -> None:
-        """Takes checksums of images that have changed, for half a second or one image at most."""
+        """Computes checksums of changed images, for at most half a second or one image."""
         until = time.monotonic() + _BUDGET_SECONDS
         for study in self._index.changed_images():
             self._try_checksum(study)
@@ -61,10 +61,10 @@ class Auditor:
                 break
 
     def run(self, stop: threading.Event | None = None) -> int:
-        """Checks label maps that were not checked yet, and takes missing checksums of images.
+        """Checks label maps that were not checked yet, and computes missing checksums of images.
 
         Args:
-            stop: ends the work after the file that it is at.
+            stop: ends the work after the current file.
 
         Returns:
             How many label maps were checked.
@@ -88,14 +88,14 @@ class Auditor:
         try:
             organs = check_label(self._path / row.file, self._path / image.file, self._table).organs
             checksum = checksum or self.checksum(study)
-        except Exception as error:  # noqa: BLE001 - one label map, whatever is wrong with it, must not stop the others
+        except Exception as error:  # noqa: BLE001 - no error of one label map may stop the others
             problem = reason(error)
             log.warning("the label of %s under %s %s", study, tag, problem)
         version = replace(row.version, organs=organs, image_sha256=checksum)
         with self._index.writing() as rows:
             now = rows.label(study, tag)
             if now is None or (now.stamp, now.version) != (row.stamp, row.version):
-                return False  # changed meanwhile: it will be looked at again
+                return False  # changed meanwhile: it is checked again later
             rows.put_label(replace(row, version=version if not problem else row.version, checked=problem))
             if not problem:
                 self._record(row, version)

@@ -1,8 +1,8 @@
-"""Changes of single label maps: each is made as a whole or not at all, and its answer says which.
+"""Changes single label maps: each change is made completely or not at all, and its answer says which.
 
-All that needs space on the disk is staged and flushed first. Renaming a version's record is the change. The current file and
-the index follow; if they cannot, the change has been made all the same: it is logged, answered as made, and what is missing
-is done when the folder is looked through again, which happens before the next answer.
+Everything that needs disk space is staged and flushed first. Renaming a version's record is the change. Then the current file
+and the index are updated. If that fails, the change counts as made: the error is logged, and the update is repeated at the
+next scan of the folder, before the next answer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LONGEST_NAME = 255  # bytes
 
 @dataclass(frozen=True)
 class Made:
-    """A label map after a change. before: version that it took the place of."""
+    """A label map after a change. before: the version that it replaced."""
 
     row: LabelRow
     before: Version | None = None
@@ -61,15 +61,15 @@ class LabelChanges:
         """Makes a file the next version and the current label map.
 
         Args:
-            study: whose.
-            tag: under which tag.
+            study: name of the study.
+            tag: tag of the label map.
             file: to copy.
-            new: its version; number, file and time are set here.
-            expected: number of the version that the change rests on.
-            accept: looks at what is there now, and raises if the new version must not take its place.
+            new: its version; number, file and time are set by this method.
+            expected: number of the version that the change is based on.
+            accept: called with the current label map; raises if the new version must not replace it.
 
         Raises:
-            ConflictError: another version than the expected one is there.
+            ConflictError: the current version is not the expected one.
             OSError, StorageError: it cannot be written; nothing has changed.
         """
         suffix = suffix_in(file.name)
@@ -80,19 +80,19 @@ class LabelChanges:
         return self._index.again(lambda: self._save(study, tag, file, new, expected, accept))
 
     def remove(self, study: str, tag: str, author: str) -> None:
-        """Takes the current label map away, as a version of its own.
+        """Removes the current label map; the removal is a version of its own.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: the study has no label map under the tag.
             OSError, StorageError: it cannot be written; nothing has changed.
         """
         self._index.again(lambda: self._remove(study, tag, author))
 
     def describe(self, study: str, tag: str, info: Mapping[str, Any]) -> None:
-        """Adds to what is kept with the current version.
+        """Adds to the information kept with the current version.
 
         Raises:
-            NotFoundError: there is no label.
+            NotFoundError: the study has no label map under the tag.
             OSError, StorageError: it cannot be written; nothing has changed.
         """
         self._index.again(lambda: self._describe(study, tag, info))
@@ -159,20 +159,20 @@ class LabelChanges:
         return made.get()
 
     def _there(self, rows: Writer, study: str, tag: str) -> LabelRow:
-        row = self._now(rows, study, tag) if rows.label(study, tag) is not None else None  # no strange names reach the disk
+        row = self._now(rows, study, tag) if rows.label(study, tag) is not None else None  # only indexed names become paths
         if row is None:
             raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.")
         return row
 
     def _now(self, rows: Writer, study: str, tag: str) -> LabelRow | None:
-        """The label map that is there now, with what other programs have done to its file."""
+        """Returns the current label map, after taking in changes of its file by other programs."""
         if rows.image(study) is None or not (encodable(study) and encodable(tag)):
             return None
         self._reconciler.settler.settle(rows, study, tag)
         return rows.label(study, tag)
 
     def _clear_way(self, study: str, tag: str) -> None:
-        """Moves files that could not be taken in out of the way: they are not overwritten."""
+        """Moves files that could not be taken in to another folder, so that they are not overwritten."""
         for suffix in SUFFIXES:
             file = self._tag_folder(tag) / f"{study}{suffix}"
             link = file.is_symlink() and not (self._roots.hold(file) and file.exists())

@@ -14,7 +14,7 @@ from medsam2_atlas.volume import SUFFIXES
 
 @dataclass(frozen=True)
 class CheckedLabel:
-    """A label map that may be taken in. organs: numbers that it holds. digest: of its voxels and grid."""
+    """A label map that may be saved. organs: numbers of its organs. digest: of its voxels and grid."""
 
     organs: tuple[int, ...]
     digest: str

@@ -28,12 +28,12 @@ class Image:
 
 @dataclass(frozen=True)
 class Label:
-    """The label map that a study has under a tag now.
+    """The current label map of a study under a tag.
 
     Attributes:
-        study: whose.
-        tag: under which tag.
-        file: where it lies; not to be changed.
+        study: name of the study.
+        tag: its tag.
+        file: its path; must not be changed.
         version: its version.
         problem: why it does not count as done; empty if it does.
     """
@@ -70,11 +70,11 @@ def check_expected(study: str, tag: str, now: Version | None, new: Version, expe
 
 
 def check_complete(study: str, before: tuple[int, ...], new: CheckedLabel, table: OrganTable) -> None:
-    """Accepts a label map that is signed off if it is not empty and lacks no organ of the version before.
+    """Accepts a label map for signing off if it is not empty and lacks no organ of the previous version.
 
     Args:
-        study: whose.
-        before: numbers that the version before holds.
+        study: name of the study.
+        before: organ numbers of the previous version.
         new: the label map to sign off.
         table: names of organs.
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 FINAL = "final"
 WORK_FOLDER = ".medsam2_atlas"
 LONGEST_STUDY = 255 - len(".nii.gz")
-"""Bytes of a study's name: file systems allow 255, and its label map may be `.nii.gz`."""
+"""Max bytes of a study's name: file systems allow 255, and its label map may be `.nii.gz`."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class WorkFolder:
         return cls(Path(studies) / WORK_FOLDER, tuple(roots))
 
     def folder(self, name: str) -> Path:
-        """A folder in it, made if it does not exist and the disk allows it.
+        """Returns a folder in the work folder, made if it does not exist and the disk can be written.
 
         Raises:
             StorageError: a symbolic link leads out of the studies folder.
@@ -66,7 +66,7 @@ class WorkFolder:
         folder = Roots(self.path.parent, self.roots).check(self.path / name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:  # whoever writes into it will be told; what is there can still be read
+        except OSError as error:  # writing into it raises the error; existing files can still be read
             log.debug("%s cannot be made: %s", folder, error)
         return folder
 
@@ -89,12 +89,12 @@ class StudyFolder:
         self.work = WorkFolder.of(path, self.roots)
 
     def studies(self) -> list[Study]:
-        """All studies by name. What cannot be used is left out, and logged."""
+        """Returns all studies by name. Unusable files are left out and logged."""
         finals = self.labels(FINAL)
         return [Study(name, file, finals.get(name)) for name, file in sorted(self._found(self.path).items())]
 
     def labels(self, tag: str) -> dict[str, Path]:
-        """Label maps of a tag by study. What cannot be used is left out, and logged."""
+        """Returns label maps of a tag by study. Unusable files are left out and logged."""
         return self._found(self.label_folder(tag))
 
     def label_folder(self, tag: str) -> Path:
@@ -123,7 +123,7 @@ class Listing:
 
 
 def list_files(folder: Path, roots: Roots, suffixes: Sequence[str] = SUFFIXES) -> Listing:
-    """Lists the image files of a folder; one odd entry never stops the rest.
+    """Lists the image files of a folder; an unusable entry does not stop the listing.
 
     Args:
         folder: to list; nothing is found if it does not exist.
@@ -161,9 +161,9 @@ def list_files(folder: Path, roots: Roots, suffixes: Sequence[str] = SUFFIXES) -
 
 
 def by_name(folder: Path, suffixes: Sequence[str] = SUFFIXES, roots: Roots | None = None) -> dict[str, Path]:
-    """Image files of a folder by name without suffix; empty if there is no such folder.
+    """Returns image files of a folder by name without suffix; empty if there is no such folder.
 
-    What cannot be used is left out, and logged.
+    Unusable files are left out and logged.
 
     Args:
         folder: to list.
@@ -181,12 +181,12 @@ def by_name(folder: Path, suffixes: Sequence[str] = SUFFIXES, roots: Roots | Non
 
 
 def stamp(state: os.stat_result) -> str:
-    """Tells a file's state from earlier ones: size, times of change of content and of entry, number of the file."""
+    """Returns a text that changes with a file: size, modification and change times, and inode."""
     return f"{state.st_size}-{state.st_mtime_ns}-{state.st_ctime_ns}-{state.st_ino}"
 
 
 def _look(entry: os.DirEntry[str], roots: Roots) -> tuple[str, os.stat_result | None]:
-    """A problem, or the state of a file; neither for what is no file, or has just gone."""
+    """Returns a problem, or the state of a file; neither if it is not a file or was just removed."""
     try:
         linked = entry.is_symlink()
         if linked and not roots.hold(entry.path):

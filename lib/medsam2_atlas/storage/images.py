@@ -1,4 +1,4 @@
-"""Changes of images: each is made as a whole or not at all, and its answer says which; see `changes` for label maps."""
+"""Changes images: each change is made completely or not at all, and its answer says which; see `changes` for label maps."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ class ImageChanges:
         self._path, self._work, self._index, self._roots, self._reconciler = path, work, index, roots, reconciler
 
     def add(self, study: str, file: Path, suffix: str, info: Mapping[str, Any]) -> ImageRow:
-        """Takes an image in. One that is there already is kept.
+        """Adds an image. An identical image that already exists is kept.
 
         Raises:
-            ConflictError: another image of that name is there.
+            ConflictError: another image has that name.
             OSError: it cannot be written; nothing has changed.
         """
         return self._index.again(lambda: self._add(study, file, suffix, info))
 
     def describe(self, study: str, info: Mapping[str, Any]) -> None:
-        """Adds to what is kept with an image.
+        """Adds to the information kept with an image.
 
         Raises:
             NotFoundError: no such study.
@@ -56,7 +56,7 @@ class ImageChanges:
         self._index.again(lambda: self._describe(study, info))
 
     def remove(self, study: str, image: Path) -> Path:
-        """Sets an image aside with all that belongs to it.
+        """Moves an image and everything that belongs to it into a folder for removed images.
 
         Returns:
             The folder that holds it now.
@@ -67,7 +67,7 @@ class ImageChanges:
         return self._index.again(lambda: self._remove(study, image))
 
     def belongings(self, study: str) -> dict[Path, str]:
-        """What belongs to a study besides its image, with its place in a folder for removed ones."""
+        """Returns the files and folders of a study besides its image, with their paths in the folder for removed images."""
         found: dict[Path, str] = {}
         versions = self._work.path / "versions"
         for tag in sorted(versions.iterdir()) if versions.is_dir() else []:

@@ -1,6 +1,6 @@
-"""The index of a studies folder, in one SQLite file: quick to ask, filled from the files whenever it is lost.
+"""The index of a studies folder, in one SQLite file: fast to query, and filled from the files whenever it is lost.
 
-Whoever asks while the index is lost waits until it has been filled again: nobody is told of an empty folder.
+A query of a lost index waits until the index has been filled again, so that the folder never seems empty.
 Lock order: the folder's lock, then the database's own.
 """
 
@@ -52,11 +52,11 @@ class Index:
 
     @property
     def fallback(self) -> str:
-        """Why the index is in memory; empty if it is in its file."""
+        """Returns why the index is in memory; empty if it is in its file."""
         return self._database.fallback
 
     def ready(self) -> int:
-        """Fills the index if it was lost or overtaken; the generation of the database.
+        """Fills the index if it was lost or is out of date; returns the generation of the database.
 
         Raises:
             StorageError: the folder cannot be read.
@@ -84,7 +84,7 @@ class Index:
         return generation
 
     def again(self, change: Callable[[], _Answer]) -> _Answer:
-        """Makes a change, again if the index was lost under it. A change that fails must leave nothing half made."""
+        """Makes a change, again if the index was lost meanwhile. A change that fails must leave nothing incomplete."""
         for _ in range(_TRIES - 1):
             generation = self._database.check()
             try:
@@ -95,7 +95,7 @@ class Index:
         return change()
 
     def overtaken(self) -> None:
-        """Has the index filled again before the next answer."""
+        """Marks the index as out of date, so that it is filled again before the next answer."""
         self._database.distrust()
 
     def images(self) -> dict[str, ImageRow]:
@@ -115,46 +115,46 @@ class Index:
         return self._ask(lambda database: read_label(database, study, tag))
 
     def counts(self) -> tuple[int, dict[str, int]]:
-        """How many images there are, and how many label maps without a problem under each tag."""
+        """Returns the number of images, and the number of label maps without a problem under each tag."""
         return self._ask(read_counts)
 
     def problems(self) -> dict[tuple[str, str], str]:
-        """What is wrong, by study and tag; an empty tag stands for the image."""
+        """Returns problems by study and tag; an empty tag stands for the image."""
         return self._ask(read_problems)
 
     def unsettled(self) -> dict[tuple[str, str], tuple[str, bool]]:
-        """What could not be settled, by study and tag: why, and whether the label map does not count therefore."""
+        """Returns what could not be settled, by study and tag: the reason, and whether the label map does not count."""
         query = "SELECT study, tag, text, bad FROM problems"
         return self._ask(lambda base: {(row[0], row[1]): (row[2], bool(row[3])) for row in base.execute(query)})
 
     def label_stamps(self) -> dict[tuple[str, str], tuple[str, str]]:
-        """File and stamp of each label map by study and tag."""
+        """Returns file and stamp of each label map by study and tag."""
         query = "SELECT study, tag, file, stamp FROM labels"
         return self._ask(lambda base: {(row[0], row[1]): (row[2], row[3]) for row in base.execute(query)})
 
     def image_stamps(self) -> dict[str, tuple[str, str]]:
-        """File and stamp of each image by study."""
+        """Returns file and stamp of each image by study."""
         query = "SELECT study, file, stamp FROM images"
         return self._ask(lambda base: {row[0]: (row[1], row[2]) for row in base.execute(query)})
 
     def changed_images(self) -> list[str]:
-        """Studies whose image has changed since its checksum was taken."""
+        """Returns studies whose image has changed since its checksum was taken."""
         query = "SELECT study FROM images WHERE sha256 != '' AND hashed != stamp ORDER BY study"
         return self._ask(lambda base: [row[0] for row in base.execute(query)])
 
     def unknown_images(self) -> list[str]:
-        """Studies with label maps whose image's checksum is not known."""
+        """Returns studies with label maps whose image's checksum is not known."""
         query = "SELECT study FROM images WHERE hashed != stamp AND study IN (SELECT study FROM labels) ORDER BY study"
         return self._ask(lambda base: [row[0] for row in base.execute(query)])
 
     def unchecked(self) -> list[tuple[str, str]]:
-        """Label maps that the full check was not made of."""
+        """Returns label maps without a full check."""
         query = "SELECT study, tag FROM labels WHERE checked IS NULL ORDER BY tag != 'final', study"
         return self._ask(lambda base: [(row[0], row[1]) for row in base.execute(query)])
 
     @contextmanager
     def writing(self) -> Iterator[Writer]:
-        """The only writer for as long as the block takes; all of its changes are kept, or none if it fails."""
+        """Yields a writer inside a write transaction, which is committed after the block, or rolled back if it raises."""
         with self._lock.held():
             if not self._filling:
                 self._database.retry()
@@ -167,7 +167,7 @@ class Index:
             try:
                 return stack.enter_context(self._database.writing())
             except sqlite3.Error:
-                if self._database.generation == self._filled:  # nothing was mended
+                if self._database.generation == self._filled:  # the database was not reopened
                     raise
                 self.ready()
         return stack.enter_context(self._database.writing())

@@ -1,8 +1,8 @@
 """The versions of one study's label map under one tag, as files.
 
 Each version is a label file `00001.nii.gz` and a record `00001.json` beside it. The record is written last, in one step:
-a version exists from then on, and for good. A version without a file says that the label was removed. All that needs space
-on the disk is written and flushed before that step; whatever fails before it leaves nothing.
+a version exists permanently from then on. A version without a file records that the label was removed. Everything that needs
+disk space is written and flushed before that step; a failure before it leaves nothing.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Version:
         file: its name beside the record; empty for a removal.
         sha256: of the file.
         origin: see `Origin`.
-        author: who made it; empty if there is no login.
+        author: user who made it; empty if there is no login.
         made: ISO time, UTC.
-        info: what the client sent along.
+        info: information that the client sent with it.
         image_sha256: of the image that it was drawn on; empty if unknown.
         organs: numbers that the label map holds; None if unknown.
     """
@@ -59,7 +59,7 @@ class Version:
 
     @classmethod
     def from_json(cls, text: str) -> Version:
-        """A version from its record. Records of earlier programs lack entries, those of later ones have more.
+        """Returns a version from its record. Records of earlier programs lack entries; later ones may have more.
 
         Raises:
             ValueError: not a record.
@@ -140,7 +140,7 @@ class Lineage:
     def commit(self, staged: Path | None, suffix: str, version: Version) -> Version:
         """Makes a staged file the next version; without one, a removal. Numbers and names of files are set here.
 
-        The version exists when this returns. If it raises, it does not.
+        The version exists if and only if this method returns.
 
         Returns:
             The version as it is recorded.
@@ -171,7 +171,7 @@ class Lineage:
         self._settled()
 
     def intact(self, version: Version) -> bool:
-        """Whether the label file of a version is there and is what was saved."""
+        """Returns whether the label file of a version exists and is unchanged."""
         try:
             return not version.removed and sha256(self.file(version)) == version.sha256
         except OSError:
@@ -190,7 +190,7 @@ class Lineage:
                 log.warning("%s is left over and cannot be removed (%s)", file, error.strerror)
 
     def _settled(self) -> None:
-        """The rename of a record has been made; a folder that cannot be flushed does not unmake it."""
+        """Flushes the folder after the rename of a record; a failure is only logged, since the rename has been made."""
         try:
             flush(self.folder)
         except OSError as error:

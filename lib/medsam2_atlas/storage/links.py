@@ -1,4 +1,4 @@
-"""Symbolic links in a studies folder: which of them are followed."""
+"""Decides which symbolic links in a studies folder are followed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINK_REMEDY = f"To follow it, name the folder that it leads to: --conf server_ro
 
 
 class Roots:
-    """The folders that files of a studies folder may lie in after all links are resolved."""
+    """The folders that may hold files of a studies folder after all links are resolved."""
 
     def __init__(self, folder: Path, others: Iterable[str | Path] = ()) -> None:
         """
@@ -26,7 +26,7 @@ class Roots:
         self._allowed = tuple(os.path.realpath(place) for place in (folder, *named))
 
     def hold(self, path: str | Path) -> bool:
-        """Returns whether a path lies in one of them; a parent folder that is a link counts too."""
+        """Returns whether a path, with all links in it resolved, lies in one of the folders."""
         real = os.path.realpath(path)
         return any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in self._allowed)
 
@@ -34,7 +34,7 @@ class Roots:
         """Returns the path.
 
         Raises:
-            StorageError: it lies elsewhere.
+            StorageError: it lies outside of the folders.
         """
         if not self.hold(path):
             raise StorageError(path.name, LINK_PROBLEM, LINK_REMEDY)

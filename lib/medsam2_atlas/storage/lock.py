@@ -1,6 +1,6 @@
-"""The lock under which a studies folder is changed: one process and thread at a time.
+"""Locks a studies folder for changes, for one process and thread at a time.
 
-It lies on the work folder itself, not in the index: the index may be removed at any time.
+The lock is on the work folder, not on the index file, because the index may be removed at any time.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _POLL_SECONDS = 0.003
 class FolderLock:
     """A lock between processes and threads; a thread may take it again while it holds it.
 
-    Other processes are kept out by `flock`, which ends with the process. A folder that knows no such lock (some network
-    drives) or that does not exist is locked against this process' threads only.
+    `flock` keeps other processes out and ends with the process. A folder that does not exist or does not support `flock` (some
+    network drives) is locked against threads of this process only.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether a change was made, whatever happens after it."""
+"""Records whether a change was made, whatever fails after it."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ _Value = TypeVar("_Value")
 
 
 class Outcome(Generic[_Value]):
-    """The result of a change. Setting `value` says that the change was made: no error unmakes it from then on."""
+    """The result of a change. Setting `value` records that the change was made; later errors do not undo it."""
 
     def __init__(self, what: str) -> None:
         """
         Args:
-            what: is changed, for the log.
+            what: name of the changed label map or image, for the log.
         """
         self.value: _Value | None = None
         self._what = what
 
     @contextmanager
     def survives(self, index: Index) -> Iterator[None]:
-        """Passes errors on that come before the change. Later ones are logged, and the index is filled again."""
+        """Raises errors from before the change. Later errors are logged, and the index is filled again."""
         try:
             yield
         except Exception:
             if self.value is None:
                 raise
-            log.exception("%s: the change is made, but could not be followed up yet", self._what)
+            log.exception("%s: the change was made, but the files or the index are not updated yet", self._what)
             index.overtaken()
 
     def get(self) -> _Value:
-        """The result."""
+        """Returns the result."""
         if self.value is None:
             raise RuntimeError(f"{self._what}: no change was made")
         return self.value

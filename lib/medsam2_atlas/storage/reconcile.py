@@ -1,6 +1,6 @@
-"""Brings the index in line with the files: after a crash, and after other programs have changed the folder.
+"""Updates the index from the files after a crash, and after other programs have changed the folder.
 
-Each image and each label map is settled on its own: what goes wrong with one is recorded, and the rest goes on.
+Each image and each label map is settled separately: an error of one is recorded, and the others go on.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _BATCH = 100
 _LEFTOVER_SECONDS = 3600.0
 _SWEEP_SECONDS = 2.0
 _SWEEP_REST = 40.0
-"""Times that a look at all stamps took to wait before the next one: tens of thousands of files must not slow answers."""
+"""Pause before the next sweep, as a multiple of the last sweep's duration: sweeps of large folders must not slow answers."""
 _RETRY_SECONDS = 30.0
 
 
 class Reconciler:
-    """Looks through the folder when something in it has changed, and at every file's stamp every two seconds."""
+    """Scans the folder after changes, and compares the stamps of all files every two seconds."""
 
     def __init__(self, path: Path, work: WorkFolder, index: Index, roots: Roots) -> None:
         """
@@ -65,7 +65,7 @@ class Reconciler:
         return Settler(self._path, self._work, self._roots, self._stock)
 
     def lineage(self, study: str, tag: str) -> Lineage:
-        """The versions of a label map.
+        """Returns the versions of a label map.
 
         Raises:
             StorageError: a link leads out of the studies folder.
@@ -73,12 +73,12 @@ class Reconciler:
         return self.settler.lineage(study, tag)
 
     def if_changed(self) -> bool:
-        """A look that costs a few calls if no file has been added, renamed or removed since the last one.
+        """Scans the folder if files were added, renamed or removed since the last scan; otherwise it costs only a few calls.
 
-        Files that were written in place are found by their stamps, which one caller compares every two seconds.
+        Files that were overwritten in place are found by their stamps, which one caller compares every two seconds.
 
         Returns:
-            Whether the files were looked at.
+            Whether the files were scanned.
         """
         self._index.ready()
         now = self._folders()
@@ -97,7 +97,7 @@ class Reconciler:
 
     @contextmanager
     def own_change(self, folder: Path) -> Iterator[None]:
-        """What the block does to a folder is known already: it is no reason to look through it again."""
+        """Keeps the block's own changes to a folder from causing another scan."""
         name = str(folder)
         with self._guard:
             known = name in self._changing or self._seen.get(name) == _changed(name)
@@ -113,7 +113,7 @@ class Reconciler:
                     self._changing = +self._changing
 
     def run(self, thorough: bool = False) -> None:
-        """Takes in images and labels; if `thorough`, also looks through the versions for what a crash left undone.
+        """Takes in images and labels; if `thorough`, also finishes changes that a crash interrupted.
 
         Raises:
             OSError: the folder cannot be listed.
@@ -126,18 +126,18 @@ class Reconciler:
             self._seen = {**seen, **{name: self._seen[name] for name in self._changing if name in self._seen}}
 
     def sweep(self) -> None:
-        """Compares the stamps of all files; what could not be settled is tried again every half minute."""
+        """Compares the stamps of all files; tries again every half minute to settle what could not be settled."""
         began = time.monotonic()
         self._look(thorough=False, retry=began - self._retried > _RETRY_SECONDS)
         self._pause = max(_SWEEP_SECONDS, _SWEEP_REST * (time.monotonic() - began))
 
     def settle(self, study: str, tag: str) -> None:
-        """Takes in what has become of one label map."""
+        """Takes in changes of one label map."""
         with self._index.writing() as rows:
             self.settler.settle(rows, study, tag)
 
     def take_images(self, rows: Writer) -> None:
-        """Takes in images that came, went, or changed.
+        """Takes in added, removed and changed images.
 
         Raises:
             OSError: the folder cannot be listed.
@@ -157,7 +157,7 @@ class Reconciler:
             self._retried = self._swept
 
     def _look_at_images(self, unsettled: dict[Key, tuple[str, bool]], thorough: bool) -> set[str]:
-        """Studies, after the index knows their images."""
+        """Updates the images in the index; returns their studies."""
         listing, known = list_files(self._path, self._roots), self._index.image_stamps()
         now = {study: (names[-1], listing.stamps[names[-1]]) for study, names in listing.files.items()}
         problems = {study: text for (study, tag), (text, _) in unsettled.items() if not tag}
@@ -188,7 +188,7 @@ class Reconciler:
             rows.put_problem(study, "", problem)
 
     def _suspects(self, unsettled: dict[Key, tuple[str, bool]], thorough: bool, retry: bool) -> set[Key]:
-        """Labels whose files differ from what the index says; if `thorough`, those with other versions too."""
+        """Returns labels whose files differ from the index; if `thorough`, also those whose versions differ."""
         rows = self._index.label_stamps()
         scan = self._scan(unsettled)
         keys = {
@@ -207,7 +207,7 @@ class Reconciler:
         return keys
 
     def _scan(self, unsettled: dict[Key, tuple[str, bool]]) -> LabelScan:
-        """Label files; tags that cannot be listed are recorded."""
+        """Returns label files; records tags that cannot be listed."""
         try:
             scan = scan_labels(self._path, self._roots)
         except (OSError, StorageError) as error:
@@ -225,7 +225,7 @@ class Reconciler:
         return scan
 
     def _unfinished(self, versions: dict[Key, Version]) -> set[Key]:
-        """Labels whose newest version is not the one that the index knows."""
+        """Returns labels whose newest version is not the one in the index."""
         found = set()
         for folder in self._lineages():
             key = (folder.name, folder.parent.name)
@@ -243,7 +243,7 @@ class Reconciler:
             yield from _folders_in(tag)
 
     def _folders(self) -> dict[str, int]:
-        """When files were last added to, renamed in or removed from the folders. Asked at every request: kept cheap."""
+        """Returns when files were last added, renamed or removed in each folder. Must be fast: every request calls it."""
         labels = str(self._path / "labels")
         known = {folder: changed for folder in (str(self._path), labels) if (changed := _changed(folder)) is not None}
         with suppress(OSError), os.scandir(labels) as entries:
@@ -275,7 +275,7 @@ class Reconciler:
 
 
 def _changed(folder: str) -> int | None:
-    """When files were last added to, renamed in or removed from a folder; None if there is none."""
+    """Returns when files were last added to, renamed in or removed from a folder; None if there is none."""
     try:
         about = Path(folder).stat()
     except OSError:

@@ -1,7 +1,7 @@
-"""Setting an image aside with all that belongs to it: as a whole, or not at all.
+"""Moves an image and everything that belongs to it to `removed/`, completely or not at all.
 
-A plan is written first, in one step. From then on the image counts as removed: what a crash leaves undone of the plan is done
-when the folder is opened. If a file cannot be moved, those that were are moved back.
+A plan is written first, in one step. From then on the image counts as removed: if a crash interrupts the plan, it is finished
+when the folder is opened. If a file cannot be moved, the moved files are moved back.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PLAN = "removal.json"
 
 
 def set_aside(path: Path, work: WorkFolder, image: Path, others: Mapping[Path, str]) -> Path:
-    """Moves an image and what belongs to it into a folder of its own below `removed/`.
+    """Moves an image and everything that belongs to it into a new folder below `removed/`.
 
     Args:
         path: of the studies folder.
@@ -40,7 +40,7 @@ def set_aside(path: Path, work: WorkFolder, image: Path, others: Mapping[Path, s
         The new folder.
 
     Raises:
-        OSError: something cannot be moved; all is as it was.
+        OSError: a file cannot be moved; nothing has changed.
     """
     aside = work.folder(f"removed/{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}")
     moves = {image: image.name, **others}
@@ -61,7 +61,7 @@ def set_aside(path: Path, work: WorkFolder, image: Path, others: Mapping[Path, s
             _move(place_now, file, path)
         (aside / _PLAN).unlink()
         raise
-    with suppress(OSError):  # a plan that is carried out does no harm
+    with suppress(OSError):  # a finished plan that remains is harmless
         (aside / _PLAN).unlink()
     return aside
 
@@ -105,8 +105,8 @@ def _below(file: Path, folder: Path) -> bool:
 
 
 def _move(old: Path, new: Path, below: Path) -> None:
-    """Moves a file, folder or link, to another disk too."""
-    if old.is_symlink() and not old.readlink().is_absolute():  # a relative link would lead elsewhere from there
+    """Moves a file, folder or link, also to another disk."""
+    if old.is_symlink() and not old.readlink().is_absolute():  # a relative link would break after the move
         new.symlink_to(os.path.realpath(old))
         old.unlink()
         return

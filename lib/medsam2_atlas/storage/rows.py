@@ -1,4 +1,4 @@
-"""Rows of the index, and how they lie in SQLite."""
+"""Rows of the index, and their tables in SQLite."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ImageRow:
     Attributes:
         study: its name.
         file: name in the studies folder.
-        info: what clients keep with it.
+        info: information that clients keep with it.
         stamp: of the file, see `stamp_of`.
         sha256: of the file when its stamp was `hashed`; empty if unknown.
         hashed: see `sha256`.
@@ -66,16 +66,16 @@ class ImageRow:
 
 @dataclass(frozen=True)
 class LabelRow:
-    """The label map that a study has under a tag now.
+    """The current label map of a study under a tag.
 
     Attributes:
-        study: whose.
-        tag: under which tag.
-        file: path in the studies folder: where MONAI Label looks for it, or the version's own if that cannot be had.
+        study: name of the study.
+        tag: its tag.
+        file: path in the studies folder: the one that MONAI Label expects, or the version's own file if that one is unusable.
         stamp: of the file, see `stamp_of`.
         version: its version.
-        checked: what the full check found; empty for nothing, None if it was not made yet.
-        problem: why the label map does not count; set when it is read.
+        checked: problem that the full check found; empty for none, None before the check.
+        problem: why the label map does not count; filled when the row is read.
     """
 
     study: str
@@ -88,10 +88,10 @@ class LabelRow:
 
 
 def stamp_of(file: Path) -> str:
-    """Tells a file's state from earlier ones; empty if there is no file.
+    """Returns a text that changes with a file; empty if there is no file.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: its state cannot be read.
     """
     try:
         return stamp(file.stat())
@@ -107,7 +107,7 @@ class Writer:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Undoes what the block did to the index, and that alone, if it fails."""
+        """Rolls back only the block's changes to the index if the block fails."""
         self._database.execute("SAVEPOINT apart")
         try:
             yield
@@ -119,23 +119,23 @@ class Writer:
         self._database.execute("RELEASE apart")
 
     def images(self) -> dict[str, ImageRow]:
-        """All images by study."""
+        """Returns all images by study."""
         return read_images(self._database)
 
     def image(self, study: str) -> ImageRow | None:
-        """One image."""
+        """Returns one image."""
         return read_image(self._database, study)
 
     def tags(self, study: str) -> list[str]:
-        """Tags that a study has labels under."""
+        """Returns tags that a study has labels under."""
         return [row[0] for row in self._database.execute("SELECT tag FROM labels WHERE study = ? ORDER BY tag", (study,))]
 
     def label(self, study: str, tag: str) -> LabelRow | None:
-        """One label map."""
+        """Returns one label map."""
         return read_label(self._database, study, tag)
 
     def failed(self, study: str, tag: str) -> bool:
-        """Whether a label map could not be settled."""
+        """Returns whether a label map could not be settled."""
         query = "SELECT 1 FROM problems WHERE study = ? AND tag = ? AND bad"
         return self._database.execute(query, (study, tag)).fetchone() is not None
 
@@ -151,40 +151,40 @@ class Writer:
         self._database.execute("INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def put_problem(self, study: str, tag: str, text: str, *, bad: bool = True) -> None:
-        """Records what is wrong with a label map, or with an image (empty tag). bad: whether the label map does not count."""
+        """Records a problem of a label map, or of an image (empty tag). bad: whether the label map does not count."""
         self._database.execute("INSERT OR REPLACE INTO problems VALUES (?, ?, ?, ?)", (study, tag, text, bad))
 
     def check_again(self, study: str) -> None:
-        """Has label maps that failed the full check be checked again: their image has changed."""
+        """Schedules a new check of a study's label maps that failed the full check, after its image has changed."""
         self._database.execute("UPDATE labels SET checked = NULL WHERE study = ? AND checked != ''", (study,))
 
     def drop_problem(self, study: str, tag: str) -> None:
-        """Forgets what was wrong."""
+        """Removes a problem."""
         self._database.execute("DELETE FROM problems WHERE study = ? AND tag = ?", (study, tag))
 
     def drop_image_problems(self) -> None:
-        """Forgets what was wrong with images."""
+        """Removes all problems of images."""
         self._database.execute("DELETE FROM problems WHERE tag = ''")
 
     def drop_image(self, study: str) -> None:
-        """Forgets an image and its label maps."""
+        """Removes an image and its label maps."""
         for table in ("images", "labels", "problems"):
             self._database.execute(f"DELETE FROM {table} WHERE study = ?", (study,))
 
     def drop_label(self, study: str, tag: str) -> None:
-        """Forgets a label map."""
+        """Removes a label map."""
         self._database.execute("DELETE FROM labels WHERE study = ? AND tag = ?", (study, tag))
 
 
 def read_images(database: sqlite3.Connection) -> dict[str, ImageRow]:
-    """All images by study."""
+    """Returns all images by study."""
     rows = database.execute("SELECT study, file, info, stamp, sha256, hashed FROM images ORDER BY study").fetchall()
     return {row[0]: _image(row) for row in rows}
 
 
 def read_image(database: sqlite3.Connection, study: str) -> ImageRow | None:
-    """One image."""
-    if not encodable(study):  # SQLite takes no such text
+    """Returns one image."""
+    if not encodable(study):  # SQLite cannot store such a text
         return None
     query = "SELECT study, file, info, stamp, sha256, hashed FROM images WHERE study = ?"
     row = database.execute(query, (study,)).fetchone()
@@ -192,12 +192,12 @@ def read_image(database: sqlite3.Connection, study: str) -> ImageRow | None:
 
 
 def read_labels(database: sqlite3.Connection) -> dict[tuple[str, str], LabelRow]:
-    """All label maps by study and tag."""
+    """Returns all label maps by study and tag."""
     return {(row[0], row[1]): _label(row) for row in database.execute(_LABELS, {"swapped": _SWAPPED}).fetchall()}
 
 
 def read_label(database: sqlite3.Connection, study: str, tag: str) -> LabelRow | None:
-    """One label map."""
+    """Returns one label map."""
     if not (encodable(study) and encodable(tag)):
         return None
     query = f"{_LABELS} WHERE l.study = :study AND l.tag = :tag"
@@ -206,14 +206,14 @@ def read_label(database: sqlite3.Connection, study: str, tag: str) -> LabelRow |
 
 
 def read_counts(database: sqlite3.Connection) -> tuple[int, dict[str, int]]:
-    """How many images there are, and how many label maps without a problem under each tag."""
+    """Returns the number of images, and the number of label maps without a problem under each tag."""
     images = database.execute("SELECT count(*) FROM images").fetchone()[0]
     query = f"SELECT tag, sum(problem = '') FROM ({_LABELS}) GROUP BY tag ORDER BY tag"
     return int(images), {tag: int(count) for tag, count in database.execute(query, {"swapped": _SWAPPED}) if count}
 
 
 def read_problems(database: sqlite3.Connection) -> dict[tuple[str, str], str]:
-    """What is wrong, by study and tag; an empty tag stands for the image."""
+    """Returns problems by study and tag; an empty tag stands for the image."""
     found = {(study, tag): text for study, tag, text in database.execute("SELECT study, tag, text FROM problems")}
     query = f"SELECT study, tag, problem FROM ({_LABELS}) WHERE problem != ''"
     rows = database.execute(query, {"swapped": _SWAPPED})

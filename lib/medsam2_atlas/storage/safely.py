@@ -1,4 +1,4 @@
-"""Writing files of a studies folder: under short temporary names, on disk before the rename that makes them count."""
+"""Writes files of a studies folder under short temporary names, and flushes them to disk before the final rename."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def temporary(folder: Path, suffix: str) -> Iterator[Path]:
-    """A new short name in a folder; what lies under it when the block ends is removed."""
+    """Yields a new short name in a folder; a file of that name is removed when the block ends."""
     part = folder / f".part-{os.urandom(4).hex()}{suffix}"
     try:
         yield part
@@ -29,7 +29,7 @@ def temporary(folder: Path, suffix: str) -> Iterator[Path]:
 
 @contextmanager
 def staged_copy(source: Path, folder: Path) -> Iterator[Path]:
-    """A copy of a file in another folder, safe on disk; removed when the block ends, unless it has been renamed."""
+    """Yields a copy of a file in another folder, flushed to disk; it is removed when the block ends, unless it was renamed."""
     make_folder(folder)
     with temporary(folder, "".join(source.suffixes[-2:])[-8:]) as part:
         shutil.copyfile(source, part)
@@ -38,7 +38,7 @@ def staged_copy(source: Path, folder: Path) -> Iterator[Path]:
 
 
 def copy_safely(source: Path, target: Path) -> str:
-    """Puts a copy in the target's place in one step, safe on disk; its SHA-256."""
+    """Replaces the target by a copy in one step, flushed to disk; returns its SHA-256."""
     with staged_copy(source, target.parent) as part:
         checksum = sha256(part)
         os.replace(part, target)
@@ -47,13 +47,13 @@ def copy_safely(source: Path, target: Path) -> str:
 
 
 def write_safely(file: Path, text: str) -> None:
-    """Writes a text, and waits until it is on disk."""
+    """Writes a text and flushes it to disk."""
     file.write_text(text, encoding="utf-8")
     flush(file)
 
 
 def flush(path: Path) -> None:
-    """Waits until a file's content, or a folder's list of names, is on disk."""
+    """Flushes a file's content, or a folder's list of names, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -62,7 +62,7 @@ def flush(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder, and sees to it that its name is on disk too."""
+    """Makes a folder and flushes its name to disk."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What lies in the folders of a studies folder now, as far as a look at names and stamps tells."""
+"""Lists the current label files of a studies folder by their names and stamps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LabelScan:
 
 
 def scan_labels(path: Path, roots: Roots) -> LabelScan:
-    """Looks through `labels/`; a tag that cannot be listed stops no other.
+    """Scans `labels/`; a tag that cannot be listed does not stop the others.
 
     Raises:
         OSError: `labels/` itself cannot be listed.
@@ -51,7 +51,7 @@ def scan_labels(path: Path, roots: Roots) -> LabelScan:
 
 
 def tags_in(path: Path, roots: Roots) -> list[str]:
-    """Names of the folders in `labels/`, those behind links too.
+    """Returns names of the folders in `labels/`, those behind links too.
 
     Raises:
         OSError: `labels/` cannot be listed.
@@ -65,10 +65,10 @@ def tags_in(path: Path, roots: Roots) -> list[str]:
 
 
 def label_files(path: Path, roots: Roots, study: str, tag: str) -> list[Path]:
-    """The files of one study's label map under a tag: several if they differ in their suffix alone.
+    """Returns the files of one study's label map under a tag: several if they differ only in their suffix.
 
     Raises:
-        OSError: they cannot be looked at.
+        OSError: they cannot be accessed.
         StorageError: a link leads elsewhere or nowhere.
     """
     folder = roots.check(path / "labels" / tag)
@@ -85,12 +85,12 @@ def label_files(path: Path, roots: Roots, study: str, tag: str) -> list[Path]:
 
 
 def readable(file: Path) -> bool:
-    """Whether this process may read a file."""
+    """Returns whether this process may read a file."""
     return os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def quick_look(file: Path) -> str:
-    """What is wrong with a label file by its first bytes; empty for nothing. No library opens it here."""
+    """Returns the problem of a label file that its first bytes show; empty if none. No library opens the file."""
     with file.open("rb") as stream:
         head = stream.read(4096)
     if not head:
@@ -105,7 +105,7 @@ def quick_look(file: Path) -> str:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, for people; without paths of the server."""
+    """Returns an error as a message for users, without paths of the server."""
     if isinstance(error, MedSAM2AtlasError):
         return f"{error.problem} {error.remedy}".strip()
     if isinstance(error, OSError):
@@ -114,11 +114,11 @@ def reason(error: Exception) -> str:
 
 
 def image_problems(listing: Listing, suspects: set[str]) -> dict[str, str]:
-    """What is wrong with images, by study.
+    """Returns problems of images by study.
 
     Args:
         listing: of the studies folder.
-        suspects: studies whose image is tried for reading rights.
+        suspects: studies whose image is checked for read permission.
     """
     found = dict(listing.problems)
     for study in suspects & set(listing.files):

@@ -1,4 +1,4 @@
-"""Settles what one study's label map under one tag is: its files, its versions and the index say the same afterwards."""
+"""Settles one study's label map under one tag: makes its files, its versions and the index agree."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Settler:
-    """Looks from files to index, never the other way: an index that knows better has been overtaken."""
+    """Updates the index from the files, never the reverse: if they differ, the index is out of date."""
 
     def __init__(self, path: Path, work: WorkFolder, roots: Roots, stock: Mapping[str, Any]) -> None:
         """
@@ -31,12 +31,12 @@ class Settler:
             path: of the studies folder.
             work: its work folder.
             roots: folders that links may lead to.
-            stock: what MONAI Label's own index knew of each study.
+            stock: content of MONAI Label's own index, by study.
         """
         self._path, self._work, self._roots, self._stock = path, work, roots, stock
 
     def lineage(self, study: str, tag: str) -> Lineage:
-        """The versions of a label map.
+        """Returns the versions of a label map.
 
         Raises:
             StorageError: a link leads out of the studies folder.
@@ -44,13 +44,13 @@ class Settler:
         return Lineage(self._roots.check(self._work.path / "versions" / tag / study))
 
     def settle(self, rows: Writer, study: str, tag: str) -> None:
-        """Settles a label map; whatever goes wrong with it is recorded as its problem."""
+        """Settles a label map; records any error as its problem."""
         try:
             with rows.apart():
                 note = self.take(rows, study, tag)
         except sqlite3.Error:
             raise  # the index is concerned, not this label map
-        except Exception as error:  # noqa: BLE001 - one label map, whatever is wrong with it, must not stop the others
+        except Exception as error:  # noqa: BLE001 - no error of one label map may stop the others
             self._failed(rows, study, tag, error)
             return
         if note:
@@ -62,7 +62,7 @@ class Settler:
         """Settles a label map.
 
         Returns:
-            What could not be done for it yet, although the label map counts; empty for nothing.
+            A step that could not be completed yet, although the label map counts; empty if none.
 
         Raises:
             OSError, StorageError: it cannot be settled.
@@ -105,7 +105,7 @@ class Settler:
         stamps: Mapping[Path, str],
         sums: Mapping[Path, str],
     ) -> str:
-        """Files that another program wrote become versions; the newest is the current one."""
+        """Saves files of other programs as versions, the newest as the current one; returns a note as `take` does."""
         lineage, newest = self.lineage(study, tag), strange[-1]
         info = entry(self._stock, study, "labels", tag, "info")
         note = ""
@@ -126,7 +126,7 @@ class Settler:
         return note
 
     def _finish(self, rows: Writer, study: str, tag: str, latest: Version, files: list[Path], sums: Mapping[Path, str]) -> str:
-        """The latest version becomes the current file, if it is not yet."""
+        """Makes the latest version the current file; returns a note as `take` does."""
         lineage, note = self.lineage(study, tag), ""
         current = self._path / "labels" / tag / f"{study}{suffix_in(latest.file)}"
         shown = current
@@ -149,7 +149,7 @@ class Settler:
         return note
 
     def _failed(self, rows: Writer, study: str, tag: str, error: Exception) -> None:
-        """Records a problem; the newest version is served meanwhile, from where nobody else changes it."""
+        """Records a problem; meanwhile the newest version is served from the folder of versions."""
         text = reason(error)
         log.error("the label of %s under %s %s", study, tag, text)
         rows.put_problem(study, tag, text)
@@ -166,7 +166,7 @@ class Settler:
 
 
 def entry(content: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """A part of JSON that others wrote; empty if it is not there, or no object."""
+    """Returns a part of JSON that others wrote; empty if it is missing or not an object."""
     found: Any = content
     for name in names:
         found = found.get(name) if isinstance(found, Mapping) else None
@@ -174,7 +174,7 @@ def entry(content: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def overtaken(lineage: Lineage, known: Version | None) -> bool:
-    """Whether the newest version, or its record, is another one than the index knows."""
+    """Returns whether the newest version, or its record, differs from the one in the index."""
     numbers = lineage.numbers()
     if known is None or not numbers or numbers[-1] != known.number:
         return True
@@ -185,10 +185,10 @@ def overtaken(lineage: Lineage, known: Version | None) -> bool:
 
 
 def _cleared(files: list[Path]) -> str:
-    """Removes files that are not current any more; what could not be done."""
+    """Removes files that are no longer current; returns a note if one cannot be removed."""
     for file in files:
         try:
-            file.unlink()  # of a link, the link alone
+            file.unlink()  # removes a link, not its target
         except FileNotFoundError:
             continue
         except OSError as error:

@@ -5,10 +5,10 @@ Files are the truth. A label map that was taken in lies twice: as a version that
 (`labels/TAG/STUDY.nii.gz`). The index only makes asking quick. What other programs put into the folder is taken in as a
 version of its own.
 
-All changes are made under the folder's lock, which is held by one process and thread at a time, and the index' write
-transaction. In it, a version is committed first, then the current file is replaced, then the index is told; whatever a crash
-leaves undone of the last two is done by `refresh`. Lock order: the folder's lock, the database's. Checksums of images and
-checks of label maps are taken outside of them.
+All changes are made under the folder's lock, which one process and thread holds at a time, and in a write transaction of the
+index: a version is committed first, then the current file is replaced, then the index is updated. If a crash prevents the last
+two steps, `refresh` completes them. Lock order: the folder's lock, the database's. Checksums of images and checks of label maps
+are made without these locks.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class StudyStore:
     def __init__(self, path: Path, table: OrganTable | None = None, roots: Iterable[Path] = ()) -> None:
         """Opens a folder, finishes what a crash left undone, and takes in what other programs have put there.
 
-        A disk that is full or read-only still serves what is there.
+        On a full or read-only disk, existing studies are still served.
 
         Args:
             path: of the folder; made if it does not exist.
@@ -105,7 +105,7 @@ class StudyStore:
         return found
 
     def label(self, study: str, tag: str) -> Label:
-        """The current label map of a study under a tag. A file that was written over in place is a version of its own.
+        """Returns the current label map of a study under a tag. A file that was overwritten in place becomes a new version.
 
         Raises:
             NotFoundError: there is none.
@@ -134,7 +134,7 @@ class StudyStore:
         return self._index.counts()
 
     def problems(self) -> dict[str, dict[str, str]]:
-        """What is wrong with images (`image`) and label maps (their tag), by study; also of files that are left out."""
+        """Returns problems of images (`image`) and label maps (their tag), by study; also of files that are left out."""
         self._look()
         found: dict[str, dict[str, str]] = {}
         for (study, tag), text in sorted(self._index.problems().items()):
@@ -142,7 +142,7 @@ class StudyStore:
         return found
 
     def writable(self) -> str:
-        """Why labels cannot be saved; empty if they can. A small file is written, flushed and removed to find out."""
+        """Returns why labels cannot be saved; empty if they can. Writes, flushes and removes a small file to test this."""
         try:
             make_folder(self.work.path)
             with temporary(self.work.folder("."), ".txt") as part:
@@ -169,7 +169,7 @@ class StudyStore:
 
         Raises:
             NotFoundError: no such version, or it is a removal.
-            StorageError: it is not what was saved any more, or its record cannot be read.
+            StorageError: it has changed since it was saved, or its record cannot be read.
         """
         return self._intact(study, tag, number)[0]
 
@@ -198,8 +198,8 @@ class StudyStore:
             info: kept with the version.
             expected_version: the version that the change rests on, 0 for none; without it, the newest is replaced whatever
                 it is.
-            confirmed: whether a person means it if the label map under `final` is empty, or lacks organs that the version
-                before holds.
+            confirmed: whether a person has confirmed a `final` label map that is empty, or lacks organs of the previous
+                version.
 
         Raises:
             NotFoundError: no such study.
@@ -218,7 +218,7 @@ class StudyStore:
             new = Version(0, "", sha256(file), origin, author, info=dict(info or {}))
             new = replace(new, image_sha256=image_sha256, organs=checked.organs)
 
-            def accept(row: LabelRow | None) -> None:  # called under the lock: it asks the index nothing
+            def accept(row: LabelRow | None) -> None:  # called under the lock, so it must not query the index
                 if stamp_of(image.file) != stamp:
                     raise ConflictError(study, "got another image while the label map was checked.", "Send it again.")
                 if origin == "person" and tag == FINAL and not confirmed:
@@ -305,13 +305,13 @@ class StudyStore:
             self._auditor.compare_images()
 
     def audit(self, stop: threading.Event | None = None) -> int:
-        """Checks label maps that other programs have put here, and takes checksums of their images; this takes long.
+        """Checks label maps that other programs have put into the folder, and computes checksums of their images; this is slow.
 
         Args:
-            stop: ends the work after the file that it is at.
+            stop: ends the work after the current file.
 
         Returns:
-            How many label maps were checked; what is wrong with them is in `problems`.
+            How many label maps were checked; `problems` holds their problems.
         """
         with self._errors("be checked"):
             self._look()
@@ -320,13 +320,13 @@ class StudyStore:
     # -- parts
 
     def _look(self) -> None:
-        """Takes in what has changed in the folder."""
+        """Takes in changes of the folder."""
         with self._errors("be read"):
             if self._index.again(self._reconciler.if_changed):
                 self._auditor.compare_images()
 
     def _as_known(self, row: LabelRow) -> bool:
-        """Whether a label map and its image are what the index knows."""
+        """Returns whether a label map and its image are as the index records them."""
         image = self._index.image(row.study)
         try:
             known = image is not None and (not image.sha256 or image.stamp == stamp_of(self.path / image.file) == image.hashed)
@@ -335,7 +335,7 @@ class StudyStore:
             return False
 
     def _settle(self, study: str, tag: str) -> None:
-        """Looks at one label map and its image."""
+        """Takes in changes of one label map and its image."""
         with self._errors("be read", study):
             self._look()
             if self._index.image(study) is None or self._index.label(study, tag) is None:
@@ -358,7 +358,7 @@ class StudyStore:
         return lineage.file(version), version
 
     def _organs(self, row: LabelRow | None, image: Path) -> tuple[int, ...]:
-        """Numbers that a label map holds; empty if there is none, or if that cannot be found out."""
+        """Returns the organ numbers of a label map; empty if there is none, or if it cannot be read."""
         if row is None:
             return ()
         if row.version.organs is not None:
