@@ -1,6 +1,6 @@
-"""What reading an image in a reader process costs more than reading it in one's own process (`make read-time`).
+"""Measures the overhead of reading an image in a reader process instead of the own process (`make read-time`).
 
-A CT of clinical size and a label map of it, each read in both ways in turn; medians of the ratio.
+Reads a CT of clinical size and a label map of it in both ways in turn, and prints medians and their ratio.
 """
 
 from __future__ import annotations

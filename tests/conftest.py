@@ -53,7 +53,7 @@ def target_truth(target_files: ReferenceFiles, target: Volume) -> Volume:
 
 @pytest.fixture(scope="session")
 def atlas(references: list[ReferenceFiles], pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Atlas:
-    """An atlas of three references. It takes a minute: pytest's cache keeps it as long as nothing changes that makes it."""
+    """Returns an atlas of three references. Building takes a minute, so pytest's cache keeps it until its code changes."""
     package = resource("configs").parent / "lib" / "medsam2_atlas"
     sources = [*package.glob("registration/*.py"), *package.glob("atlas/*.py"), package / "volume.py", package / "series.py"]
     sources += [*resource("configs").glob("*.yaml"), *(file for r in references[:3] for file in (r.image, r.label))]

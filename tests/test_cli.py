@@ -52,7 +52,7 @@ def test_serving_nothing_is_refused(tmp_path: Path) -> None:
     assert "neither a folder nor a URL" in str(done.exception)
 
 
-def test_folders_that_links_may_lead_to_are_named_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_root_is_passed_to_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda program, command: started.append(command))
     for name in ("studies", "one", "two", "a,b"):

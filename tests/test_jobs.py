@@ -140,7 +140,7 @@ def test_a_part_of_a_stage_tells_shares_of_the_whole() -> None:
 
 
 class Awkward(BaseException):
-    """What no job should raise."""
+    """An exception that no job should raise."""
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_result_that_cannot_be_disposed_of_does_not_keep_jobs_out(monkeypatch:
 
 def test_nobody_waits_for_a_job_that_never_ends_once_the_queue_stops() -> None:
     queue, gate = JobQueue(limit=2), threading.Event()
-    stuck = queue.submit("m", "a", gate.wait)  # as native code, it tells nobody how far it is
+    stuck = queue.submit("m", "a", gate.wait)  # like native code, it reports no progress
     until(lambda: queue.describe(stuck)["state"] == "running", 10)
     began = time.monotonic()
     queue.stop(0.2)

@@ -1,4 +1,4 @@
-"""Temporary files: those of processes that were killed are removed, those of others are not."""
+"""Temporary files of killed processes are removed; files of others are not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def dead_mark() -> ProcessMark:
-    """The mark of a process that has ended."""
+    """Returns the mark of a process that has ended."""
     code = "from medsam2_atlas.processes import ProcessMark; print(ProcessMark.own())"
     mark = ProcessMark.parse(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True).stdout.strip())
     assert mark is not None

@@ -1,4 +1,4 @@
-"""Other servers that hang hold up nobody for long."""
+"""Other servers that hang delay callers only briefly."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_equal_calls_run_once() -> None:
     assert len(runs) == 2
 
 
-def test_errors_reach_those_who_wait() -> None:
+def test_errors_reach_waiting_callers() -> None:
     def call() -> None:
         raise KeyError("x")
 

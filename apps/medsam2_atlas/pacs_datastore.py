@@ -1,7 +1,7 @@
 """Studies of a DICOMweb server such as Orthanc: series come from there, signed-off labels go there as DICOM SEG.
 
 A study is a CT series, named by its Series Instance UID. What was fetched, and every version of every label map, lies in a
-`StudyStore` of this server; so all that works on a folder works here, and what was fetched is served while the PACS is away.
+`StudyStore` of this server, so it has all functions of a folder, and fetched series are served while the PACS is unavailable.
 `final` label maps are sent to the PACS besides. A SEG that cannot be sent is kept and sent later: the label map itself is safe.
 
 Concurrency contract. The PACS is asked by threads of `SeriesList`, `FetchedSeries` and `LabelSender` only; threads that serve
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 _RETRY_SECONDS = 60.0
 _SILENT_SECONDS = 0.8
 _SEND_SECONDS = 5.0
-"""How long who saves a label waits for the PACS."""
+"""Max seconds that saving a label waits for the PACS."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class PacsDatastore(StudyDatastore):
         self._sender = LabelSender(self.store, self._send)
 
     def list_images(self) -> list[str]:
-        """Returns all CT series of the server; those that were fetched, if it was never possible to list them."""
+        """Returns all CT series of the PACS; only fetched ones if the PACS has never been listed."""
         found = self._list.get()
         return sorted(self.store.images() if found is None else found)
 
@@ -150,17 +150,17 @@ class PacsDatastore(StudyDatastore):
         return {**super().status(), "total": len(self.list_images())}
 
     def problems(self) -> dict[str, dict[str, str]]:
-        """Returns what is wrong with studies, by study; those that the PACS holds and that cannot be used are among them."""
+        """Returns problems by study, also of series of the PACS that cannot be used."""
         found = {study: dict(problems) for study, problems in super().problems().items()}
         for study, problem in {**self._list.problems(), **self._files.problems()}.items():
             found.setdefault(study, {})["image"] = problem
         return found
 
     def save_person_label(self, study: str, file: Path, label_tag: str, info: Mapping[str, Any]) -> Saved:
-        """Takes a person's label in, and sends it to the PACS if it is `final`.
+        """Saves a person's label, and sends it to the PACS if it is `final`.
 
         Returns:
-            What was saved; the info of a `final` version tells under `pacs` what became of it there.
+            The saved label; `pacs` in the info of a `final` version holds its state at the PACS.
         """
         self.get_image_uri(study)
         saved = super().save_person_label(study, file, label_tag, {key: info[key] for key in info if key != "pacs"})
@@ -174,7 +174,7 @@ class PacsDatastore(StudyDatastore):
         """Decodes a DICOM SEG that a viewer stored, in a reader process.
 
         Raises:
-            InputError: malformed, refers to no CT series of the server, or holds what is no organ.
+            InputError: it is malformed, refers to no CT series of the server, or has a segment that is not an organ.
         """
         about, _ = run_task("dicom_object", file, path=str(file))
         study = self._first_known(about["series"])
@@ -197,13 +197,13 @@ class PacsDatastore(StudyDatastore):
         while True:
             try:
                 self.send_pending()
-            except Exception:  # nothing that is wrong with one label map may end this
+            except Exception:  # no error of one label map may end the thread
                 log.exception("label maps that wait for the PACS could not be looked through")
             if stop.wait(_RETRY_SECONDS):
                 return
 
     def send_pending(self) -> None:
-        """Sends what could not be sent before, one after another; one that fails keeps no other from being sent."""
+        """Sends pending label maps one after another; one that fails does not stop the others."""
         for study, tags in self.store.labels().items():
             if FINAL in tags and self._sender.due(study, tags[FINAL].version):
                 self._sender.send(study)
@@ -218,7 +218,7 @@ class PacsDatastore(StudyDatastore):
         return write_rtstruct(self._in_series_order(label), self._headers(study), self._origin(label))
 
     def _sent(self, saved: Saved) -> Saved:
-        """Returns the same, with what became of it in the PACS; never fails, since the label map is safe."""
+        """Returns the saved label with its state at the PACS; never fails, since the label map is already safe."""
         label, version = saved.label, saved.label.version
         if label.tag != FINAL:
             return saved
@@ -231,7 +231,7 @@ class PacsDatastore(StudyDatastore):
     def _send(self, label: Label) -> dict[str, str]:
         """Sends a label map as a segmentation. Runs in the sender's thread."""
         breaker = self.web.breaker
-        if not breaker.ready:  # before the segmentation is made in vain
+        if not breaker.ready:  # saves making a segmentation that cannot be sent
             raise UnavailableError("PACS", f"does not answer ({breaker.problem}).", "It is sent once the PACS answers.")
         seg = write_seg(self._in_series_order(label), self._headers(label.study), self._origin(label))
         file = scratch_file(".dcm")
@@ -262,7 +262,7 @@ class PacsDatastore(StudyDatastore):
             for uid in series:
                 if found(uid):
                     return uid
-        self._list.find(series[0] if series else "")  # it may have come to the PACS just now
+        self._list.find(series[0] if series else "")  # the PACS may have received it recently
         return next((uid for uid in series if uid in (self._list.get() or {})), None)
 
     def _about_series(self, series: str) -> Mapping[str, str]:

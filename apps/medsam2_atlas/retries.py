@@ -1,4 +1,4 @@
-"""Remembers what failed for a passing reason, and when to try it again."""
+"""Remembers temporary failures and when to try again."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ class CaseState:
 
     by, made, version: of the final label. models: that have predicted. disagreement, uncertainty, novelty: measures, 0..1, None
     where they have not been taken; why: in words. problem: what is wrong with the image, a label or the measuring, in words.
-    viewer: where OHIF shows it, empty for studies of a folder. tag: whose label map the picture shows. look_first: organs
-    whose prompts are the least sure, with their confidence, 0..1.
+    viewer: URL in OHIF, empty for studies of a folder. tag: of the label map in the picture. look_first: organs whose prompts
+    have the lowest confidence, with that confidence, 0..1.
     """
 
     study: str
@@ -55,10 +55,10 @@ def case_states(
     """Returns all cases: those with problems first, then those not signed off, the most disputed of them first.
 
     Args:
-        datastore: of the studies; those that have no usable image are listed too.
+        datastore: of the studies; studies without a usable image are listed too.
         table: measures.
         models: names of the tags that models write.
-        measuring: what keeps studies from being measured now, by study.
+        measuring: why studies cannot be measured now, by study.
     """
     rows, labels, problems = table.rows(), datastore.store.labels(), datastore.problems()
     reports = PredictionStore(datastore.store.work, datastore.store)
@@ -91,7 +91,7 @@ def _state(
     wrong |= {tag: label.problem for tag, label in tags.items() if label.problem and tag not in wrong}
     final = tags.get(FINAL)
     predicted = tuple(tag for tag in models if tag in tags and not tags[tag].problem)
-    # A label that counts may have a problem that does not matter to it, such as a second file beside it.
+    # A label that counts may still have a minor problem, such as a second file beside it.
     signed = final is not None and not final.problem and "image" not in wrong
     broken = "image" in wrong or (FINAL in wrong and not signed) or not known
     if row is not None and row.problem and "measuring" not in wrong and not signed:
@@ -116,7 +116,7 @@ def _state(
 
 
 def _joined(wrong: Mapping[str, str]) -> str:
-    """Returns problems in one text, each after what it concerns; the measuring's name the study themselves."""
+    """Returns problems in one text, each after its tag or `image`; those of the measurement already name the study."""
     return " ".join(text if what == "measuring" else f"{what}: {text}" for what, text in wrong.items())
 
 
@@ -158,6 +158,6 @@ def _shown(store: StudyStore, study: str, models: tuple[str, ...]) -> Label:
 def _viewer(datastore: StudyDatastore, study: str) -> str:
     try:
         uid = str(datastore.get_image_info(study).get("StudyInstanceUID", ""))
-    except MedSAM2AtlasError:  # its image has just vanished, or cannot be used
+    except MedSAM2AtlasError:  # its image was just removed, or cannot be used
         return ""
     return f"/ohif/monai-label?StudyInstanceUIDs={uid}" if uid else ""

@@ -37,7 +37,7 @@ class OrganScoring(ScoringMethod):
         for file in sorted((self._work.path / "scores").glob("*.json")):
             try:
                 results[file.stem] = json.loads(file.read_text(encoding="utf-8"))["mean"]
-            except (OSError, ValueError, KeyError, TypeError) as error:  # the next run writes it anew
+            except (OSError, ValueError, KeyError, TypeError) as error:  # the next run overwrites it
                 results[file.stem] = {"problem": f"cannot be read ({error})."}
         return {"description": self.description, "results": results}
 

@@ -1,8 +1,8 @@
-"""The list of a PACS' series: asked for in the background, kept in memory and on disk, so that nobody waits for a slow PACS.
+"""The list of a PACS' series, refreshed in the background and kept in memory and on disk: callers do not wait for a slow PACS.
 
-Concurrency contract. At most one thread asks the PACS at a time; it is a daemon, and holds no lock while it asks. One lock
-guards the few fields; nobody holds it for longer than it takes to read them. Callers get the list known last, however old it
-is; they wait for a short while if a new one may come at once, or if there is none yet.
+Concurrency contract. At most one daemon thread queries the PACS at a time, without holding a lock. One lock guards the fields
+and is held only to read or set them. Callers get the last list, however old it is; they wait briefly for a refresh, or longer
+if there is no list yet.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 _FRESH_SECONDS = 20.0
 _RETRY_SECONDS = 2.0
 _SOON_SECONDS = 0.5
-"""How long a caller waits for a new list if there is an old one."""
+"""Max seconds that a caller waits for a new list if there is an old one."""
 _FIRST_SECONDS = 3.0
-"""The same if there is none, or a series is asked for that the old one lacks."""
+"""The same if there is none, or if the old one lacks the requested series."""
 _STUDY, _SERIES = "StudyInstanceUID", "SeriesInstanceUID"
 _TAGS = {
     _STUDY: "0020000D",
@@ -39,7 +39,7 @@ _TAGS = {
 }
 
 SeriesByUid = Mapping[str, Mapping[str, str]]
-"""What is known of each series, by its UID: the attributes of `_TAGS`, as texts."""
+"""Attributes (`_TAGS`) of each series, as texts, by its UID."""
 
 
 class SeriesList:
@@ -48,8 +48,8 @@ class SeriesList:
     def __init__(self, ask: Callable[[], list[Any]], file: Path) -> None:
         """
         Args:
-            ask: gives all series as DICOM JSON; may take as long as it likes.
-            file: keeps the list known last across restarts.
+            ask: returns all series as DICOM JSON; may be slow.
+            file: keeps the last list across restarts.
         """
         self._ask, self._file = ask, file
         self._lock = threading.Lock()
@@ -59,23 +59,23 @@ class SeriesList:
         self._running: threading.Event | None = None
 
     def get(self) -> SeriesByUid | None:
-        """Returns all series known last; None if none were ever listed."""
+        """Returns the series of the last list; None if there was never a list."""
         return self._at_most(_FRESH_SECONDS, _SOON_SECONDS)
 
     def find(self, series: str) -> Mapping[str, str] | None:
-        """Returns what is known of a series; one that the list lacks may have come to the PACS just now."""
+        """Returns the attributes of a series; refreshes the list if it lacks the series."""
         found = self.get() or {}
         if series not in found:
             found = self._at_most(_RETRY_SECONDS, _FIRST_SECONDS) or {}
         return found.get(series)
 
     def problems(self) -> dict[str, str]:
-        """Returns why series of the PACS are not in the list, by what the PACS calls them."""
+        """Returns why series of the PACS are not in the list, by the name that the PACS gives them."""
         with self._lock:
             return dict(self._problems)
 
     def _at_most(self, age: float, patience: float) -> SeriesByUid | None:
-        """Returns the list; one that is older (seconds) is asked for again, and waited for if that has not taken long yet."""
+        """Returns the list; refreshes one that is older than `age` seconds and waits up to `patience` seconds for that."""
         with self._lock:
             now = time.monotonic()
             if self._running is None and now - self._asked > age and now - self._tried > _RETRY_SECONDS:
@@ -103,7 +103,7 @@ class SeriesList:
                 write_json(list(found.values()), self._file)
         except (MedSAM2AtlasError, OSError) as error:
             log.warning("the series of the PACS cannot be listed, or the list cannot be kept: %s", error)
-        except Exception:  # whatever a PACS sends, the list known last stays
+        except Exception:  # the last list stays, whatever the PACS sends
             log.exception("the series of the PACS cannot be listed")
         finally:
             with self._lock:

@@ -1,4 +1,4 @@
-"""MONAI Label's sessions, without its faults: broken folders stop nothing, and nothing outside of them is removed."""
+"""MONAI Label's sessions without its faults: damaged folders are skipped, and nothing outside of them is removed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 
 SESSION_ID = re.compile(r"[0-9a-f-]{36}")  # what MONAI Label makes; anything else could lead out of its folder
 _UNFINISHED_SECONDS = 600.0
-"""A session without `meta.info` may be in the making for so long."""
+"""Max age of a session without `meta.info` that may still be in preparation."""
 
 
 class SessionFolders(Sessions):  # type: ignore[misc]
-    """Images that are worked on for a while. One folder each, named by the session's id, with the image and `meta.info`."""
+    """Temporary images, each in a folder named by the session's id, with the image and `meta.info`."""
 
     def remove_expired(self) -> int:
         """Removes sessions that have expired or cannot be used.

@@ -24,8 +24,8 @@ _DESCRIPTIONS = {
 
 
 def given_to(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Returns by which strategy and when (`ts`) a case was given to whom. Clients write it too: what makes no sense is left
-    out."""
+    """Returns the assignments of a case by strategy, with client and time (`ts`). Clients write them too, so invalid entries
+    are left out."""
     given = info.get("strategy")
     entries = given.items() if isinstance(given, Mapping) else ()
     return {
@@ -56,7 +56,7 @@ class NextCase(Strategy):
         def in_work(study: str) -> bool:
             try:
                 info = datastore.get_image_info(study)
-            except MedSAM2AtlasError:  # it has just been removed, or the PACS is away: another case is better
+            except MedSAM2AtlasError:  # it was just removed, or the PACS does not answer
                 return True
             lately = [entry for entry in given_to(info).values() if now - entry["ts"] < _IN_WORK_SECONDS]
             return bool(lately) and not any(client and entry.get("client_id") == client for entry in lately)

@@ -4,7 +4,7 @@ In place of MONAI Label's own `LocalDatastore`, whose index a kill leaves unread
 whose ids lead out of the folder. Through this interface label maps are saved as a person's; models' predictions go to the
 store itself.
 
-A label map or an image that cannot be used counts as neither done nor available; `problems` says why, and all else goes on.
+A label map or an image that cannot be used counts as neither done nor available; `problems` holds the reason.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class StudyDatastore(Datastore):
         """
         image = self.store.image(image_id)
         info = copy.deepcopy({**image.info, "name": image.file.name})
-        if "strategy" in info:  # MONAI Label adds to it whenever it hands the case out
+        if "strategy" in info:  # MONAI Label adds to it whenever it assigns the case
             info["strategy"] = given_to(info)
         return info
 
@@ -138,7 +138,7 @@ class StudyDatastore(Datastore):
         return sorted(self._usable_labels(_text(label_tag or FINAL)))
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Studies without a usable label under the tag, `final` by default; those without a usable image are left out."""
+        """Returns studies with a usable image and without a usable label under the tag, `final` by default."""
         done = {*self.get_labeled_images(label_tag), *self._without_image()}
         return [study for study in self.store.images() if study not in done]
 
@@ -190,21 +190,21 @@ class StudyDatastore(Datastore):
         return self.save_person_label(image_id, Path(label_filename), label_tag, label_info).label.study
 
     def save_person_label(self, study: str, file: Path, label_tag: str, info: Mapping[str, Any]) -> Saved:
-        """Takes a person's label in.
+        """Saves a person's label.
 
         Args:
-            study: whose.
+            study: name of the study.
             file: the label map.
-            label_tag: under which tag; not a model's.
+            label_tag: its tag; not a model's.
             info: kept with the version, besides what tells how to save: `user`, who saves; `expected_version`, the version that
                 the change rests on; `confirm`, that a `final` label map is meant to be empty, or to lack organs that the
                 version before held. Without it, sending the same label map again within ten minutes confirms it; a client that
                 asks the person itself sends false, and true once the person has agreed.
 
         Raises:
-            InputError: a model's tag, a wrong option, or a label map that cannot be taken.
+            InputError: a model's tag, an invalid option, or a label map that cannot be accepted.
             ConfirmError: organs would be lost, and the person has not confirmed that.
-            ConflictError: another version than the expected one is there.
+            ConflictError: the current version is not the expected one.
             StorageError: it cannot be written.
         """
         tag = _text(label_tag)
@@ -249,13 +249,13 @@ class StudyDatastore(Datastore):
         self.store.update_label_info(label_id, _text(label_tag), info)
 
     def status(self) -> dict[str, Any]:
-        """Counts, as `/info` shows them; a signed-off label that cannot be used does not count as completed."""
+        """Returns the counts for `/info`; a signed-off label that cannot be used does not count as completed."""
         total, tags = self.store.counts()
         completed = len(self.get_labeled_images(FINAL)) if self._without_image() else tags.get(FINAL, 0)
         return {"total": total, "completed": completed, "label_tags": tags}
 
     def problems(self) -> dict[str, dict[str, str]]:
-        """What is wrong with images and labels: study → {"image" or tag: text}; files that ended their readers among them."""
+        """Returns problems of images and labels, also of files that ended their readers: study → {"image" or tag: text}."""
         found, ended = self.store.problems(), unreadable()
         if ended:
             for study, image in self.store.images().items():
@@ -286,7 +286,7 @@ class StudyDatastore(Datastore):
     def _about(self) -> dict[str, Any]:
         try:
             about = json.loads(self._about_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # none, or a damaged one: a name is no reason not to serve
+        except (OSError, ValueError):  # a missing or damaged name is not fatal
             return {}
         return about if isinstance(about, dict) else {}
 

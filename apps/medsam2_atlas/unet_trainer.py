@@ -65,10 +65,10 @@ class UNetTrainTask(BasicTrainTask):
         return {key: self._config[key] for key in ("pretrained", *_REQUEST_TO_TRAINING, *_ASKED)}
 
     def stats(self) -> dict[str, Any]:
-        """Returns what the last call did."""
+        """Returns the statistics of the last call."""
         try:
             stats: dict[str, Any] = super().stats()
-        except (OSError, ValueError) as error:  # it is written anew by the next training
+        except (OSError, ValueError) as error:  # the next training overwrites it
             return {"problem": f"what the last training did cannot be read ({error})."}
         return stats
 

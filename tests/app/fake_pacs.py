@@ -1,4 +1,4 @@
-"""A DICOMweb server that misbehaves as it is told: hangs, refuses, sends what no PACS should send."""
+"""A DICOMweb server that misbehaves on request: it hangs, refuses, or sends invalid answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FakePacs:
     released: threading.Event = field(default_factory=threading.Event)
 
     def add(self, files: list[Path], series: str = "", study: str = "") -> str:
-        """Adds a series, under other UIDs than its own if some are given; its UID."""
+        """Adds a series, under other UIDs if given; returns its UID."""
         first = pydicom.dcmread(files[0], stop_before_pixels=True)
         uid = series or str(first.SeriesInstanceUID)
         self.series.append(listed(uid, study or str(first.StudyInstanceUID)))
@@ -44,13 +44,13 @@ class FakePacs:
 
 
 def listed(series: Any, study: Any = "1.2.3") -> dict[str, Any]:
-    """A series as QIDO lists it."""
+    """Returns a series as QIDO lists it."""
     values = {"0020000D": ("UI", study), "0020000E": ("UI", series), "00080060": ("CS", "CT"), "0008103E": ("LO", "abdomen")}
     return {tag: {"vr": vr, "Value": [value]} for tag, (vr, value) in values.items()}
 
 
 def multipart(parts: list[bytes], end: bool = True) -> bytes:
-    """A multipart message; without its end if told so."""
+    """Returns a multipart message, without its end if `end` is False."""
     head = f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
     body = b"\r\n".join(head + part for part in parts)
     return body + (f"\r\n--{BOUNDARY}--\r\n".encode() if end else b"")
@@ -66,7 +66,7 @@ def stow(url: str, body: Any, **options: Any) -> Any:
 
 @contextmanager
 def fake_pacs() -> Iterator[FakePacs]:
-    """A server on a free port of this machine."""
+    """Yields a server on a free port of this machine."""
     pacs = FakePacs()
 
     class Handler(BaseHTTPRequestHandler):

@@ -19,7 +19,7 @@ _processes: dict[str, subprocess.Popen[bytes]] = {}
 
 
 def process_of(client: MONAILabelClient) -> subprocess.Popen[bytes]:
-    """The server's process."""
+    """Returns the server's process."""
     return _processes[client.get_server_url()]
 
 

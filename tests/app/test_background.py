@@ -91,7 +91,7 @@ def test_a_study_that_raises_anything_at_all_does_not_stop_active_learning(tmp_p
     assert shelf.table.rows()["a"].problem == ""
 
 
-def test_a_study_whose_image_cannot_be_had_does_not_hold_up_the_others(tmp_path: Path) -> None:
+def test_a_study_with_an_unavailable_image_does_not_delay_the_others(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, ["gone", "b", "full"])
     now = [0.0]
     shelf.learner._later = Retries(lambda: now[0])
@@ -112,7 +112,7 @@ def test_a_study_whose_image_cannot_be_had_does_not_hold_up_the_others(tmp_path:
     assert shelf.learner.problems() == {}
 
 
-def test_delays_grow_up_to_some_minutes() -> None:
+def test_delays_grow_to_five_minutes() -> None:
     now = [0.0]
     retries = Retries(lambda: now[0])
     waits = []
@@ -229,7 +229,7 @@ def test_scores_are_per_organ_between_any_two_tags(tmp_path: Path) -> None:
         scoring({"y": "../../etc"}, datastore)
 
 
-def test_stored_files_are_looked_through_when_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_files_are_checked_when_no_request_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("housekeeper._FIRST_SECONDS", 0.01)
     monkeypatch.setattr("housekeeper._LOOK_SECONDS", 0.01)
     monkeypatch.setattr("housekeeper._EVERY_SECONDS", 0.01)
@@ -276,7 +276,7 @@ def test_a_study_that_fails_does_not_end_a_batch() -> None:
         assert result == {"a": {"label": "a"}, "b": {"problem": "RuntimeError: from a library"}, "c": {"label": "c"}}
 
 
-def test_weights_that_cannot_be_loaded_for_whatever_reason_are_a_missing_model(tmp_path: Path) -> None:
+def test_any_failure_to_load_weights_is_a_weights_error(tmp_path: Path) -> None:
     models = Models({"unet_3d": str(tmp_path / "w.pt"), "device": "cpu"}, WorkFolder.of(tmp_path))
     (tmp_path / "w.pt").write_bytes(b"")
     with pytest.raises(MedSAM2AtlasError, match=r"w\.pt"):
@@ -285,7 +285,7 @@ def test_weights_that_cannot_be_loaded_for_whatever_reason_are_a_missing_model(t
         models._once("x", tmp_path / "w.pt", lambda: 1 / 0, WeightsError)
 
 
-def test_a_case_is_chosen_whatever_clients_keep_with_it(tmp_path: Path) -> None:
+def test_a_case_with_any_client_info_can_be_chosen(tmp_path: Path) -> None:
     for name in ("a", "b"):
         sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 4, 4), np.int16)), str(tmp_path / f"{name}.nii.gz"))
     datastore, table = StudyDatastore(tmp_path), ScoreTable(tmp_path / "t.sqlite")

@@ -21,9 +21,7 @@ def work(tmp_path: Path) -> WorkFolder:
     return WorkFolder(tmp_path)
 
 
-def test_a_server_that_scores_for_several_clients_at_once_does_not_get_into_its_own_way(
-    work: WorkFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_can_score_for_several_clients_at_once(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SERVER_VARIABLE, str(OWN))
     with claimed(work, "scoring", "organs"), claimed(work, "scoring", "organs"):
         assert not (work.path / "claims").exists()
@@ -48,7 +46,7 @@ def test_work_whose_server_is_gone_does_not_begin(work: WorkFolder, monkeypatch:
         pass
 
 
-def test_no_process_is_ended_that_is_not_what_a_claim_says(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_match_its_claim_is_not_ended(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SERVER_VARIABLE, raising=False)
     with claimed(work, "train", "unet_3d"):
         file = work.path / "claims/train.json"
@@ -67,7 +65,7 @@ def test_work_of_another_container_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"process": 3}', "\x00"])
-def test_a_claim_that_cannot_be_read_stops_nothing(work: WorkFolder, content: str) -> None:
+def test_a_claim_that_cannot_be_read_does_not_stop_others(work: WorkFolder, content: str) -> None:
     file = work.folder("claims") / "scoring-x.json"
     file.write_text(content)
     assert end_orphans(work) == []

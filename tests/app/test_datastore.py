@@ -74,7 +74,7 @@ def test_an_empty_label_is_not_signed_off_by_accident(url: str, studies: Path, t
     assert "empty" in refused.json()["error"]["message"]
     assert not list((studies / "labels").glob("final/second*"))
     assert requests.get(f"{url}/info/").json()["datastore"]["completed"] == 0
-    again = save(url, empty, study="second")  # whoever sends the same again means it
+    again = save(url, empty, study="second")  # sending the same label map again confirms it
     assert again.status_code == 200
     assert again.json()["organs"] == []
     requests.delete(f"{url}/datastore/label", params={"id": "second", "tag": "final"})
@@ -89,7 +89,7 @@ def test_organs_are_not_lost_by_accident(url: str, studies: Path, tmp_path: Path
     assert "liver" in refused.json()["error"]["message"]
     assert (studies / "labels" / "final" / "second.nii.gz").read_bytes() == both.read_bytes()
     assert save(url, one, study="second", confirm=True).json()["organs"] == ["right_kidney"]
-    assert save(url, both, study="second").status_code == 200  # organs more are no question
+    assert save(url, both, study="second").status_code == 200  # added organs need no confirmation
     with one.open("rb") as stream:
         answer = requests.put(
             f"{url}/datastore/label",
@@ -112,7 +112,7 @@ def test_a_client_that_can_send_no_more_than_a_label_still_can(url: str, studies
 
 @pytest.fixture
 def shelf(tmp_path: Path) -> tuple[StudyDatastore, list[float]]:
-    """A store with a signed-off liver, and its clock."""
+    """Returns a store with a signed-off liver, and its clock."""
     now = [0.0]
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((8, 8, 8), np.int16)), str(tmp_path / "first.nii.gz"))
     datastore = StudyDatastore(tmp_path, models=("unet_3d",), clock=lambda: now[0])
@@ -133,7 +133,7 @@ def test_only_the_same_label_of_the_same_person_confirms(shelf: tuple[StudyDatas
     for author, organ in (("kim", 2), ("lee", 2), ("kim", 0), ("", 2)):
         with pytest.raises(ConfirmError, match="liver"):
             datastore.save_label("first", str(cube(tmp_path, organ)), "final", {"user": author})
-    now[0] = 601.0  # eleven minutes later, nobody remembers
+    now[0] = 601.0  # after ten minutes the refusal is forgotten
     with pytest.raises(ConfirmError):
         datastore.save_label("first", str(cube(tmp_path, 2)), "final", {"user": "kim"})
     now[0] = 1100.0
@@ -174,7 +174,7 @@ def test_other_tags_may_be_empty(shelf: tuple[StudyDatastore, list[float]], tmp_
     datastore.save_label("first", str(cube(tmp_path, 0)), "draft", {"user": "kim"})
 
 
-def test_damaged_files_fail_no_listing(url: str, studies: Path) -> None:
+def test_damaged_files_do_not_break_listings(url: str, studies: Path) -> None:
     work = studies / ".medsam2_atlas"
     for name in (
         "about.json",

@@ -1,4 +1,4 @@
-"""Errors of the disk reach clients as what they are."""
+"""Errors of the disk reach clients with the right status."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/studies/x")
         (RuntimeError("nobody thought of that"), 500),
     ],
 )
-def test_an_error_of_the_disk_is_no_error_500(error: Exception, status: int) -> None:
+def test_an_error_of_the_disk_has_its_own_status(error: Exception, status: int) -> None:
     answer = errors.from_error(error)
     assert answer.status_code == status
     about = json.loads(bytes(answer.body))
@@ -74,7 +74,7 @@ def client() -> Iterator[TestClient]:
         yield client
 
 
-def test_a_file_that_cannot_be_read_is_told_before_the_answer_begins(client: TestClient, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported_before_the_answer_begins(client: TestClient, tmp_path: Path) -> None:
     (tmp_path / "label.nii.gz").write_bytes(b"x")
     assert client.get("/file", params={"path": str(tmp_path / "label.nii.gz")}).content == b"x"
     (tmp_path / "loop.nii.gz").symlink_to("loop.nii.gz")
@@ -84,7 +84,7 @@ def test_a_file_that_cannot_be_read_is_told_before_the_answer_begins(client: Tes
         assert "cannot be used" in answer.json()["detail"]
 
 
-def test_counts_are_shown_though_the_studies_cannot_be_counted() -> None:
+def test_other_metrics_are_shown_if_the_studies_cannot_be_counted() -> None:
     def studies() -> dict[str, Any]:
         raise PermissionError("no")
 

@@ -1,4 +1,4 @@
-"""The real server, started amid what a kill has left, and asked by clients that send too much or odd things."""
+"""The real server starts with leftovers of a killed one, and gets requests that are too large or invalid."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def mark_of(number: int) -> ProcessMark:
 
 
 class Training:
-    """A process that claims the studies for training, as MONAI Label's does, and the process that stands for its server."""
+    """A process that claims the studies for training, as MONAI Label's does, and a process in place of its server."""
 
     def __init__(self, work: Path) -> None:
         self.server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -71,7 +71,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def studies(place: Path, target_files: ReferenceFiles) -> Path:
-    """A folder of studies in which writes were interrupted."""
+    """Returns a folder of studies in which writes were interrupted."""
     folder = place / "studies"
     (folder / "labels/final").mkdir(parents=True)
     (folder / ".medsam2_atlas/versions").mkdir(parents=True)
@@ -124,7 +124,7 @@ def files_left(place: Path) -> list[str]:
     return sorted(path.name for path in (place / "temporary").glob("medsam2_atlas-*"))
 
 
-def test_what_a_kill_has_left_is_gone_after_a_start(client: Any, studies: Path, place: Path) -> None:
+def test_leftovers_of_a_killed_server_are_removed_at_start(client: Any, studies: Path, place: Path) -> None:
     assert [path for path in studies.rglob("*") if path.name.startswith(".part-")] == []
     assert [name for name in files_left(place) if "-abc" in name] == []
     assert list((place / "work/sessions").iterdir()) == []
@@ -151,7 +151,7 @@ def test_two_servers_never_train_on_the_same_studies(url: str, studies: Path) ->
         other.end()
 
 
-def test_anybody_learns_whether_the_server_is_ready_and_only_admins_learn_why_not(url: str, studies: Path) -> None:
+def test_readiness_is_public_and_its_reasons_are_for_admins(url: str, studies: Path) -> None:
     assert requests.get(f"{url}/readyz").json() == {"ready": True}
     assert requests.get(f"{url}/readyz", headers=MAX).json() == {"ready": True, "problems": []}
     work, away = studies / ".medsam2_atlas", studies / "away"
@@ -172,7 +172,7 @@ def test_anybody_learns_whether_the_server_is_ready_and_only_admins_learn_why_no
 
 
 def parts(count: int, size: int, name: str = 'name="files"; filename="x.dcm"') -> Iterator[bytes]:
-    """A multipart body in chunks, without a length."""
+    """Yields a multipart body in chunks, without a length."""
     for _ in range(count):
         yield f"--b\r\nContent-Disposition: form-data; {name}\r\n\r\n".encode() + b"x" * size + b"\r\n"
     yield b"--b--\r\n"
@@ -204,7 +204,7 @@ def test_no_upload_is_too_much_for_the_server(client: Any, url: str, place: Path
     assert requests.get(f"{url}/healthz").ok
 
 
-def test_a_full_disk_is_told_as_such_and_takes_uploads_again_once_it_has_room(
+def test_a_full_disk_is_reported_and_uploads_work_again_once_it_has_room(
     url: str, place: Path, target_files: ReferenceFiles
 ) -> None:
     temporary = place / "temporary"
@@ -255,7 +255,7 @@ def test_a_series_of_many_slices_can_still_be_uploaded(url: str) -> None:
 
 
 @pytest.mark.parametrize("params", ["[" * 100_000, '{"a": "\\ud800"}', "nonsense", "[]", "3"])
-def test_odd_options_are_no_error_500(url: str, params: str) -> None:
+def test_invalid_options_do_not_cause_error_500(url: str, params: str) -> None:
     for method, path in (("POST", "/infer/unet_3d?image=first"), ("PUT", "/datastore/image/info?image=first")):
         field = "params" if method == "POST" else "info"
         assert requests.request(method, f"{url}{path}", data={field: params}, headers=MAX).status_code == 422
@@ -269,14 +269,14 @@ def test_an_upload_that_no_model_takes_leaves_nothing(url: str, place: Path, tar
 
 
 @pytest.mark.parametrize(("lines", "status"), [("3", 200), ("0", 422), ("-1", 422), ("9" * 40, 422)])
-def test_the_log_is_shown_whatever_is_asked(url: str, lines: str, status: int) -> None:
+def test_the_log_is_shown_for_any_number_of_lines(url: str, lines: str, status: int) -> None:
     answer = requests.get(f"{url}/logs/", params={"lines": lines}, headers=MAX)
     assert answer.status_code == status
     assert status != 200 or len(answer.text.splitlines()) <= 3
     assert requests.get(f"{url}/logs/", headers=KIM).status_code == 403
 
 
-def test_info_counts_what_is_there(url: str) -> None:
+def test_info_counts_existing_studies(url: str) -> None:
     about = requests.get(f"{url}/info/", headers=MAX).json()
     assert about["datastore"]["total"] == 1
     assert json.dumps(about)

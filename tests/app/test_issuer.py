@@ -1,4 +1,4 @@
-"""An issuer that hangs or answers garbage keeps nobody waiting who does not need it, and never makes an error 500."""
+"""An issuer that hangs or sends garbage delays only requests that need it, and never causes an error 500."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def issuer() -> Iterator[Issuer]:
 
 @pytest.fixture
 def url(issuer: Issuer, tmp_path: Path) -> Iterator[str]:
-    """A server with the login of this project, and a few routes."""
+    """Yields a server with the login of this project, and a few routes."""
     (tmp_path / "tokens.yaml").write_text("- {name: lee, role: admin, token: token-of-lee}")
     config = ServerConfig(oidc_issuer=issuer.url, tokens=str(tmp_path / "tokens.yaml"))
     access = Access(config)
@@ -137,7 +137,7 @@ def timed(ask: Callable[[], requests.Response]) -> tuple[int, float]:
     return status, time.monotonic() - began
 
 
-def test_a_hanging_issuer_keeps_nobody_waiting_who_does_not_need_it(issuer: Issuer, url: str) -> None:
+def test_a_hanging_issuer_delays_only_requests_that_need_it(issuer: Issuer, url: str) -> None:
     token = issuer.token()
     issuer.hangs()
     lee = {"username": "lee", "password": "token-of-lee"}
@@ -158,7 +158,7 @@ def test_a_hanging_issuer_keeps_nobody_waiting_who_does_not_need_it(issuer: Issu
     assert issuer.asked.count("openid-configuration") <= 3
 
 
-def test_keys_that_are_known_serve_while_the_issuer_hangs(issuer: Issuer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_keys_stay_valid_while_the_issuer_hangs(issuer: Issuer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert requests.get(f"{url}/info/", headers=bearer(issuer.token())).json() == "kim"
     asked = len(issuer.asked)
     assert requests.get(f"{url}/info/", headers=bearer(issuer.token())).ok
@@ -170,7 +170,7 @@ def test_keys_that_are_known_serve_while_the_issuer_hangs(issuer: Issuer, url: s
         assert timed(lambda: requests.get(f"{url}/info/", headers=bearer(issuer.token()))) < (200, 1.0)
 
 
-def test_tokens_of_unknown_keys_do_not_make_the_issuer_be_asked_each_time(
+def test_tokens_with_unknown_keys_do_not_each_query_the_issuer(
     issuer: Issuer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert requests.get(f"{url}/info/", headers=bearer(issuer.token())).ok
@@ -184,7 +184,7 @@ def test_tokens_of_unknown_keys_do_not_make_the_issuer_be_asked_each_time(
 
 
 @pytest.mark.parametrize("garbage", [b"<html>", b"[]", b"{}", b"null", b"\xff" * 100, b"[" * 100_000, b'{"jwks_uri": 3}', b""])
-def test_garbage_in_place_of_the_configuration_is_no_error_500(issuer: Issuer, url: str, garbage: bytes) -> None:
+def test_garbage_in_place_of_the_configuration_does_not_cause_error_500(issuer: Issuer, url: str, garbage: bytes) -> None:
     issuer.says("openid-configuration", garbage)
     assert requests.get(f"{url}/info/", headers=bearer(issuer.token())).status_code == 503
     assert requests.post(f"{url}/login", {"password": "x"}).status_code == 503
@@ -194,30 +194,30 @@ def test_garbage_in_place_of_the_configuration_is_no_error_500(issuer: Issuer, u
 @pytest.mark.parametrize(
     "keys", [b"no", [], {}, {"keys": []}, {"keys": 3}, {"keys": [3]}, {"keys": [{"kty": "RSA", "kid": "k1"}]}]
 )
-def test_garbage_in_place_of_keys_is_no_error_500(issuer: Issuer, url: str, keys: Any) -> None:
+def test_garbage_in_place_of_keys_does_not_cause_error_500(issuer: Issuer, url: str, keys: Any) -> None:
     issuer.says("certs", keys)
     assert requests.get(f"{url}/info/", headers=bearer(issuer.token())).status_code == 503
 
 
 @pytest.mark.parametrize("answer", [b"<html>", b"[]", b"{}", b'{"access_token": 3}'])
-def test_garbage_in_place_of_a_token_is_no_error_500(issuer: Issuer, url: str, answer: bytes) -> None:
+def test_garbage_in_place_of_a_token_does_not_cause_error_500(issuer: Issuer, url: str, answer: bytes) -> None:
     issuer.says("token", answer)
     assert requests.post(f"{url}/login", {"password": "x"}).status_code == 503
     assert requests.get(f"{url}/info/", headers=bearer(issuer.token())).ok
 
 
-def test_an_issuer_that_names_no_token_endpoint_still_vouches_for_tokens(issuer: Issuer, url: str) -> None:
+def test_tokens_are_verified_without_a_token_endpoint(issuer: Issuer, url: str) -> None:
     issuer.says("openid-configuration", {"jwks_uri": f"{issuer.url}/certs"})
     assert requests.post(f"{url}/auth/token", {"password": "x"}).status_code == 503
     assert requests.get(f"{url}/info/", headers=bearer(issuer.token())).ok
 
 
-def test_an_issuer_in_trouble_is_no_error_500(issuer: Issuer, url: str) -> None:
+def test_an_error_of_the_issuer_does_not_cause_error_500(issuer: Issuer, url: str) -> None:
     issuer.status = 500
     assert requests.get(f"{url}/info/", headers=bearer(issuer.token())).status_code == 503
 
 
 @pytest.mark.parametrize("roles", ["superadministrator", 5, {"admin": True}, None, ["king"], [["admin"]], "no-annotator"])
-def test_roles_that_are_none_let_nobody_in(issuer: Issuer, url: str, roles: Any) -> None:
+def test_invalid_roles_are_refused(issuer: Issuer, url: str, roles: Any) -> None:
     token = issuer.token(realm_access={"roles": roles})
     assert requests.get(f"{url}/info/", headers=bearer(token)).status_code == 401

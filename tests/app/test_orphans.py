@@ -25,7 +25,7 @@ training: {epochs: 100000, patches_per_case: 1, validate_every: 5, learning_rate
 
 
 def trainings(studies: Path) -> list[psutil.Process]:
-    """Training processes of these studies."""
+    """Returns training processes of these studies."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if "monailabel.interfaces.utils.app" in (process.info["cmdline"] or []):
@@ -58,7 +58,7 @@ def test_no_training_outlives_the_next_server_or_an_orderly_end(
         (orphan,) = trainings(studies)
         kept = {file.name: file.stat().st_size for file in checkpoints.glob("*.pt")}
     time.sleep(2.0)
-    assert orphan.is_running()  # MONAI Label's process does not notice that nobody listens any more
+    assert orphan.is_running()  # MONAI Label's process does not notice that its server is gone
 
     with server(studies, tmp_path / "second", conf) as client:
         assert trainings(studies) == []

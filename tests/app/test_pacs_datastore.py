@@ -1,4 +1,4 @@
-"""A store of a PACS' series, in this process, against PACS that misbehave."""
+"""Tests the store of a PACS' series, in this process, with a PACS that misbehaves."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def pacs_state(datastore: PacsDatastore, series: str) -> dict[str, Any]:
     return state
 
 
-def test_what_a_pacs_calls_a_series_never_leads_out_of_the_folder(pacs: FakePacs, tmp_path: Path) -> None:
+def test_a_series_uid_never_leads_out_of_the_folder(pacs: FakePacs, tmp_path: Path) -> None:
     series = pacs.add(write_series(tmp_path / "a", upright(ARRAY)))
     files = write_series(tmp_path / "b", upright(ARRAY))
     for name in ("..", ".", "../store", "a/b", "1..2", "1" * 65):
@@ -96,7 +96,7 @@ def test_files_that_were_removed_are_fetched_again(pacs: FakePacs, tmp_path: Pat
     assert folder.is_dir()
 
 
-def test_a_series_is_fetched_once_for_all_who_ask(pacs: FakePacs, tmp_path: Path) -> None:
+def test_a_series_is_fetched_once_for_all_callers(pacs: FakePacs, tmp_path: Path) -> None:
     series = pacs.add(write_series(tmp_path / "a", upright(ARRAY)))
     datastore = datastore_of(pacs, tmp_path)
     with ThreadPoolExecutor(8) as pool:
@@ -104,7 +104,7 @@ def test_a_series_is_fetched_once_for_all_who_ask(pacs: FakePacs, tmp_path: Path
     assert len([path for path in pacs.asked if path.endswith(f"series/{series}")]) == 1
 
 
-def test_a_hanging_pacs_holds_up_nothing_that_is_here(pacs: FakePacs, tmp_path: Path) -> None:
+def test_a_hanging_pacs_does_not_delay_fetched_series(pacs: FakePacs, tmp_path: Path) -> None:
     series = pacs.add(write_series(tmp_path / "a", upright(ARRAY)))
     datastore = datastore_of(pacs, tmp_path, DicomWebLimits())
     file = label_for(datastore, series, tmp_path)
@@ -125,7 +125,7 @@ def test_a_hanging_pacs_holds_up_nothing_that_is_here(pacs: FakePacs, tmp_path: 
     assert saved.label.version.info["pacs"]["problem"]
 
 
-def test_those_who_wait_for_a_hanging_pacs_are_few(pacs: FakePacs, tmp_path: Path) -> None:
+def test_few_callers_wait_for_a_hanging_pacs(pacs: FakePacs, tmp_path: Path) -> None:
     for n in range(6):
         pacs.add(write_series(tmp_path / str(n), upright(ARRAY)))
     datastore = datastore_of(pacs, tmp_path, DicomWebLimits(series_pause=2.0))
@@ -163,7 +163,7 @@ def test_a_restart_with_the_pacs_away_serves_what_was_fetched(pacs: FakePacs, tm
         (tmp_path / "work" / "series.json").write_text("[{]")
 
 
-def test_a_label_of_a_series_that_lacks_what_a_segmentation_needs_is_sent(pacs: FakePacs, tmp_path: Path) -> None:
+def test_a_label_of_a_series_without_required_attributes_is_sent(pacs: FakePacs, tmp_path: Path) -> None:
     def poor(ds: Dataset, n: int) -> None:
         for tag in ("StudyID", "PatientID", "PatientName", "PatientBirthDate", "FrameOfReferenceUID", "SliceThickness"):
             delattr(ds, tag)
@@ -179,7 +179,7 @@ def test_a_label_of_a_series_that_lacks_what_a_segmentation_needs_is_sent(pacs: 
 @pytest.mark.parametrize(
     "error", [ValueError("no"), AttributeError("StudyID"), MemoryError(), RecursionError(), OSError(28, "full")]
 )
-def test_one_label_that_cannot_be_sent_keeps_no_other_from_being_sent(
+def test_one_label_that_cannot_be_sent_does_not_stop_the_others(
     pacs: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     uids = sorted(pacs.add(write_series(tmp_path / str(n), upright(ARRAY))) for n in range(2))
@@ -223,7 +223,7 @@ def test_the_thread_that_sends_never_ends(pacs: FakePacs, tmp_path: Path, monkey
     assert not thread.is_alive()
 
 
-def test_a_label_is_saved_though_its_state_cannot_be_written_down(
+def test_a_label_is_saved_even_if_its_pacs_state_cannot_be_recorded(
     pacs: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     series = pacs.add(write_series(tmp_path / "a", upright(ARRAY)))
@@ -272,7 +272,7 @@ FAILED = b'{"00081198":{"vr":"SQ","Value":[{"00081197":{"vr":"US","Value":[%d]}}
         (200, b"[[[", "sent"),
     ],
 )
-def test_what_became_of_a_label_is_what_the_pacs_says(
+def test_the_state_of_a_label_follows_the_answer_of_the_pacs(
     pacs: FakePacs, tmp_path: Path, status: int, answer: bytes, state: str
 ) -> None:
     series = pacs.add(write_series(tmp_path / "a", upright(ARRAY)))
@@ -282,7 +282,7 @@ def test_what_became_of_a_label_is_what_the_pacs_says(
     assert saved.label.version.info["pacs"]["state"] == pacs_state(datastore, series)["state"] == state
 
 
-def test_a_series_that_cannot_be_used_is_named_and_not_fetched_again_and_again(pacs: FakePacs, tmp_path: Path) -> None:
+def test_a_series_that_cannot_be_used_is_reported_and_not_fetched_again_at_once(pacs: FakePacs, tmp_path: Path) -> None:
     series = pacs.add(write_series(tmp_path / "a", upright(ARRAY))[:1])
     datastore = datastore_of(pacs, tmp_path)
     for _ in range(3):
@@ -350,7 +350,7 @@ def read_volume_labels(file: Path) -> np.ndarray:
     return read_labels(file).array
 
 
-def test_errors_of_the_project_only_leave_the_store(pacs: FakePacs, tmp_path: Path) -> None:
+def test_the_store_raises_only_errors_of_the_project(pacs: FakePacs, tmp_path: Path) -> None:
     pacs.series = [listed("1.2.3")]
     pacs.objects = {"1.2.3": [b"", b"DICM", b"\x02\x00 garbage", bytes(200)]}
     with pytest.raises(MedSAM2AtlasError):

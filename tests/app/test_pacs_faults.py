@@ -1,4 +1,4 @@
-"""The real server in front of a PACS that hangs, and of viewers that store what they should not."""
+"""Tests the real server with a PACS that hangs, and with viewers that store invalid objects."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
 
 @pytest.fixture
 def hanging(hospital: Hospital) -> Iterator[Hospital]:
-    """The same with the first series fetched, while the PACS hangs; afterwards it answers again."""
+    """Yields the same with the first series fetched, while the PACS hangs; afterwards it answers again."""
     hospital.image()
     assert requests.get(f"{hospital.url}/info/", timeout=30).json()["datastore"]["total"] == 3
     hospital.pacs.released.clear()
@@ -150,14 +150,14 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(hospita
         pass  # the server has closed while the client was still sending
 
 
-def test_no_answer_of_the_pacs_makes_lists_fail(hospital: Hospital) -> None:
+def test_lists_survive_invalid_answers_of_the_pacs(hospital: Hospital) -> None:
     about = requests.get(f"{hospital.url}/datastore/", params={"output": "all"}, timeout=30)
     assert about.ok
     assert not requests.get(f"{hospital.url}/datastore/image", {"image": ".."}, timeout=30).ok
     assert requests.get(f"{hospital.url}/datastore/image", {"image": hospital.series}, timeout=30).ok
 
 
-def test_a_hanging_pacs_keeps_nobody_from_working_on_what_is_here(hanging: Hospital) -> None:
+def test_fetched_series_stay_usable_while_the_pacs_hangs(hanging: Hospital) -> None:
     with ThreadPoolExecutor(60) as pool:
         waiting = [
             pool.submit(requests.get, f"{hanging.url}/datastore/image", {"image": hanging.other}, timeout=120)

@@ -58,7 +58,7 @@ def test_cases_are_listed_with_state_and_measures_the_disputed_ones_first(datast
     assert cases["a"]["viewer"] == ""
 
 
-def test_what_cannot_be_used_is_shown_and_counts_as_nothing(tmp_path: Path) -> None:
+def test_unusable_images_and_labels_are_shown_and_do_not_count(tmp_path: Path) -> None:
     studies, elsewhere = tmp_path / "studies", tmp_path / "elsewhere"
     for folder in (studies, elsewhere):
         folder.mkdir()

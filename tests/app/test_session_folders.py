@@ -1,4 +1,4 @@
-"""Sessions of MONAI Label: broken ones stop nothing, and nothing but a session's own folder is removed."""
+"""Damaged sessions of MONAI Label are skipped, and only a session's own folder is removed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def store(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "3", "null", '{"image": 3}', '{"expiry": "x", "image": "y"}', "\x00"])
-def test_a_session_without_or_with_a_broken_description_stops_nothing(store: Path, content: str | None) -> None:
+def test_a_session_with_a_missing_or_damaged_description_is_skipped(store: Path, content: str | None) -> None:
     good, bad = session(store), broken(store, content)
     sessions = SessionFolders(str(store))
     assert sessions.get_session(bad.name) is None

@@ -1,4 +1,4 @@
-"""A server that is told to end does so in bounded time, whatever its clients and jobs do, and loses nothing."""
+"""A server ends in bounded time after a signal, whatever its clients and jobs do, and loses no data."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def stuck_server(tmp_path: Path, port: int) -> subprocess.Popen[bytes]:
 
 
 def ask_slowly(port: int, path: str) -> socket.socket:
-    """A connection whose client sends a request and never reads the answer."""
+    """Returns a connection whose client sends a request and never reads the answer."""
     connection = socket.create_connection(("127.0.0.1", port))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())

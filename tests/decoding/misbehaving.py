@@ -1,4 +1,4 @@
-"""A reader process with tasks that do to it what hostile files do."""
+"""A reader process with tasks that imitate the effects of hostile files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fill(path: str) -> Result:
 
 
 def nonsense(path: str) -> Result:
-    """What a reader could send that a file has taken over."""
+    """Sends a reply as a hostile file could send it from its reader."""
     link = next(int(arg) for arg in sys.argv[1:2])
     os.write(link, b'{"resident_mb": 1, "arrays": [{"dtype": "O", "shape": [-1]}]}')
     time.sleep(600)

@@ -42,7 +42,7 @@ _INTERESTING = (0x00, 0x01, 0x7F, 0x80, 0xFF, 0x0A, 0x0D, 0x20, 0x2F)
 
 
 def originals(folder: Path) -> dict[str, bytes]:
-    """A small valid image in each format, by suffix; the DICOM file is one slice."""
+    """Returns a small valid image in each format, by suffix; the DICOM file is one slice."""
     folder.mkdir(parents=True, exist_ok=True)
     image = sitk.GetImageFromArray(np.arange(480, dtype=np.int16).reshape(SHAPE) % 16)
     found = {}
@@ -54,7 +54,7 @@ def originals(folder: Path) -> dict[str, bytes]:
 
 
 def mutated(content: bytes, suffix: str, draw: np.random.Generator) -> bytes:
-    """The file with one to four changes to its header, and now and then to its length."""
+    """Returns the file with one to four changes to its header, and now and then to its length."""
     if suffix == ".nii.gz" and draw.random() < 0.7:
         return gzip.compress(mutated(gzip.decompress(content), ".nii", draw), 1)
     length = min(len(content), {".nii": 352, ".nii.gz": 60, ".dcm": 2000}.get(suffix, 700))

@@ -1,4 +1,4 @@
-"""Headers are read strictly before any library opens the file."""
+"""Headers are checked strictly before any library opens the file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def changed(file: Path, *changes: tuple[bytes, bytes]) -> Path:
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
 @pytest.mark.parametrize("compress", [True, False])
-def test_what_itk_writes_is_accepted(tmp_path: Path, suffix: str, kind: type, compress: bool) -> None:
+def test_files_written_by_itk_are_accepted(tmp_path: Path, suffix: str, kind: type, compress: bool) -> None:
     file = written(tmp_path / f"image{suffix}", kind, compress)
     header = checked_header(file)
     assert [n for n in header.sizes if n > 1] == [10, 8, 6]
@@ -45,7 +45,7 @@ def test_what_itk_writes_is_accepted(tmp_path: Path, suffix: str, kind: type, co
     check_length(file, header)
 
 
-def test_what_other_programs_write_is_accepted(tmp_path: Path) -> None:
+def test_files_written_by_other_programs_are_accepted(tmp_path: Path) -> None:
     voxels = ARRAY.astype("<i2").tobytes()
     lines = ["NRRD0004", "# by 3D Slicer", "type: short", "dimension: 3", "space: left-posterior-superior", "sizes: 10 8 6"]
     lines += ["space directions: (1,0,0) (0,1,0) (0,0,1)", "kinds: domain domain domain", "endian: little", "encoding: gzip"]
@@ -164,7 +164,7 @@ def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
-def test_a_packed_file_that_grows_beyond_its_header_is_refused_in_passing(tmp_path: Path, suffix: str) -> None:
+def test_a_packed_file_that_unpacks_to_more_than_its_header_claims_is_refused(tmp_path: Path, suffix: str) -> None:
     file = written(tmp_path / f"x{suffix}", compress=True)
     header, bomb = checked_header(file), bytes(80 << 20)
     content = file.read_bytes()
@@ -194,7 +194,7 @@ def test_a_deflated_dicom_file_is_not_unpacked_without_end(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"a text file", bytes(200)])
-def test_what_is_no_dicom_is_told_as_such(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_dicom_is_reported_as_such(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.dcm").write_bytes(content)
     with pytest.raises(InputError, match="no DICOM file"):
         dicom_header(tmp_path / "x.dcm")

@@ -1,4 +1,4 @@
-"""A file can end a reader process, and nothing else."""
+"""A file can end its reader process, but nothing else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from medsam2_atlas.volume import read_grid, read_labels, read_volume
 
 @pytest.fixture
 def readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Readers that may also run the tasks of `misbehaving`; gives the file that remembers."""
+    """Starts readers that may also run the tasks of `misbehaving`; yields the file of unreadable files."""
     monkeypatch.setattr(pool, "_PROGRAM", "decoding.misbehaving")
     yield tmp_path / "unreadable.json"
     monkeypatch.undo()
@@ -37,11 +37,11 @@ def image(file: Path) -> Path:
 
 
 def children() -> set[int]:
-    """Reader processes of this one."""
+    """Returns the reader processes of this process."""
     return {p.pid for p in psutil.Process().children() if "medsam2_atlas.decoding.worker" in p.cmdline()}
 
 
-def test_arrays_come_as_memory_of_the_caller(tmp_path: Path) -> None:
+def test_the_caller_owns_the_arrays(tmp_path: Path) -> None:
     volume = read_volume(image(tmp_path / "x.nii.gz"))
     assert volume.array.flags.writeable
     volume.array[:] = 7
@@ -79,7 +79,7 @@ def test_an_unforeseen_error_is_the_file_s_problem(tmp_path: Path, readers: Path
     assert not readers.exists()
 
 
-def test_a_memory_that_cannot_be_read_is_made_anew(tmp_path: Path, readers: Path) -> None:
+def test_a_damaged_list_of_unreadable_files_is_replaced(tmp_path: Path, readers: Path) -> None:
     for content in ("{", "[1]", '{"a": 3}', json.dumps({"x": {"stamp": 1}})):
         readers.write_text(content)
         configure(DecodingLimits(), readers)
@@ -124,7 +124,7 @@ def test_a_forked_process_makes_readers_of_its_own(tmp_path: Path) -> None:
     assert threading.active_count() == before
 
 
-def test_tasks_are_those_that_are_listed() -> None:
+def test_only_listed_tasks_run() -> None:
     assert "volume" in TASKS
     with pytest.raises(InputError, match="KeyError"):
         run_task("os:system", None, command="true")

@@ -75,9 +75,7 @@ def setting(tag: str, value: object) -> Callable[[Dataset, int], None]:
         setting("LossyImageCompression", "01"),
     ],
 )
-def test_a_series_with_odd_headers_never_keeps_a_label_from_becoming_an_object(
-    tmp_path: Path, change: Callable[[Dataset, int], None]
-) -> None:
+def test_labels_of_series_with_invalid_headers_become_objects(tmp_path: Path, change: Callable[[Dataset, int], None]) -> None:
     write_series(tmp_path, upright(ARRAY), change)
     array = np.zeros(ARRAY.shape, np.uint8)
     array[1:4, 2:9, 3:12] = 6
@@ -92,7 +90,7 @@ def test_a_series_with_odd_headers_never_keeps_a_label_from_becoming_an_object(
         assert ds.SpecificCharacterSet == "ISO_IR 192"
 
 
-def test_what_is_missing_follows_from_the_series(tmp_path: Path) -> None:
+def test_missing_values_are_derived_from_the_series(tmp_path: Path) -> None:
     write_series(tmp_path, upright(ARRAY), without("FrameOfReferenceUID", "SliceThickness", "StudyID"))
     first, second = source_headers(tmp_path), source_headers(tmp_path)
     assert first[0].FrameOfReferenceUID == second[0].FrameOfReferenceUID
@@ -100,7 +98,7 @@ def test_what_is_missing_follows_from_the_series(tmp_path: Path) -> None:
     assert first[0].StudyID == ""
 
 
-def test_headers_survive_the_way_from_a_reader_process(tmp_path: Path) -> None:
+def test_headers_are_unchanged_after_json(tmp_path: Path) -> None:
     write_series(tmp_path, upright(ARRAY), raw("PatientName", "PN", "Müller^Jörg".encode("latin-1")))
     headers = source_headers(tmp_path)
     assert from_json(json.loads(json.dumps(as_json(headers)))) == headers

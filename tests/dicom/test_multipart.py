@@ -66,7 +66,7 @@ def test_a_message_that_is_cut_off_is_refused(tmp_path: Path, missing: int) -> N
 
 
 @pytest.mark.parametrize("body", [b"", b"x" * 10_000, b"--b-1", b"--b-1\r\n\x00: y\r\n\r\n", b"--b-1\r\n" + b"h" * 9000])
-def test_what_is_no_message_is_refused(tmp_path: Path, body: bytes) -> None:
+def test_a_body_that_is_not_a_message_is_refused(tmp_path: Path, body: bytes) -> None:
     with pytest.raises(InputError):
         written(tmp_path, body)
 

@@ -20,7 +20,7 @@ def test_uids_are_valid_with_leading_zeros_too(text: str) -> None:
     "text",
     ["", ".", "..", "1.", ".1", "1..2", "1/2", "../1", "1.2\n", "1.2 ", "a", "1.2.x", "9" * 65, "١.٢", "1.2\0", None, 1.2],
 )
-def test_what_is_no_uid_is_not_valid(text: object) -> None:
+def test_other_texts_are_not_valid_uids(text: object) -> None:
     assert not valid_uid(text)
 
 
@@ -30,5 +30,5 @@ def test_padding_is_no_part_of_a_uid() -> None:
 
 
 @given(st.text())
-def test_a_folder_s_name_holds_nothing_of_what_others_sent(text: str) -> None:
+def test_a_folder_s_name_contains_no_text_from_others(text: str) -> None:
     assert re.fullmatch("[0-9a-f]{32}", uid_folder_name(text.encode("utf-8", "replace").decode()))

@@ -28,7 +28,7 @@ Answer = Callable[[socket.socket], None]
 
 @contextmanager
 def answering(answer: Answer, limits: DicomWebLimits = QUICK) -> Iterator[DicomWeb]:
-    """A server that reads each request's head and leaves the rest to the function."""
+    """Yields a server that reads each request's head and leaves the rest to the function."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve(link: socket.socket) -> None:
@@ -117,7 +117,7 @@ def test_a_body_that_drips_ends_when_its_time_is_over(tmp_path: Path, length: st
 
 
 @pytest.mark.parametrize("uid", ["..", "1/2", "", "1.2?x", "1..2"])
-def test_what_is_no_uid_reaches_no_url(tmp_path: Path, uid: str) -> None:
+def test_an_invalid_uid_reaches_no_url(tmp_path: Path, uid: str) -> None:
     web = DicomWeb("http://127.0.0.1:9/dicom-web")
     for study, series in ((uid, "1.2"), ("1.2", uid)):
         with pytest.raises(InputError, match="no UID"):
@@ -125,7 +125,7 @@ def test_what_is_no_uid_reaches_no_url(tmp_path: Path, uid: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"{", b"[" * 9000, b"7", b'"x"', b"\xff"])
-def test_a_list_that_is_none_is_an_error_of_the_project(body: bytes) -> None:
+def test_an_invalid_list_is_an_error_of_the_project(body: bytes) -> None:
     with answering(whole(body, "Content-Type: application/json\r\n")) as web, pytest.raises(StorageError):
         web.list_series({})
 
@@ -142,7 +142,7 @@ def test_a_packed_answer_counts_unpacked(tmp_path: Path) -> None:
         web.fetch_series("1.2", "1.3", tmp_path)
 
 
-def test_a_server_that_is_silent_is_probed_and_then_not_asked(tmp_path: Path) -> None:
+def test_a_silent_server_is_probed_and_then_not_called(tmp_path: Path) -> None:
     limits = DicomWebLimits(connect=1, silence=0.2, probe=0.3, series_pause=3)
     with answering(lambda link: time.sleep(4), limits) as web:
         thread = threading.Thread(target=lambda: fetch_in_vain(web, tmp_path))

@@ -76,7 +76,7 @@ class Room:
         return float((pixels.max(2) - pixels.min(2) > 25).mean())
 
     def submit(self, answer: bool | None = None) -> str:
-        """What the viewer says of it. answer: to the question whether to save all the same; None if none is expected."""
+        """Submits; returns the viewer's message. answer: to the question whether to save anyway; None if none is expected."""
         self.page.locator('[data-cy="SubmitLabel"]').click()
         if answer is not None:
             self.question().wait_for(timeout=60_000)
@@ -86,7 +86,7 @@ class Room:
         return str(told.inner_text())
 
     def question(self) -> Any:
-        """Whether to save a label map that would lose organs."""
+        """Returns the question whether to save a label map that would lose organs."""
         return self.page.locator('[data-cy="viewport-notification"]')
 
     def answer(self, save: bool) -> None:

@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def failing_at(step: int) -> Iterator[list[str]]:
-    """The disk is full at the n-th call that changes names or waits for the disk, and only then; the calls."""
+    """Makes the disk full at the n-th call that renames or flushes, and only then; yields the calls."""
     calls: list[str] = []
     originals = {name: getattr(os, name) for name in CALLS}
 
@@ -60,7 +60,7 @@ def failing_at(step: int) -> Iterator[list[str]]:
 
 @contextmanager
 def index_failing(monkeypatch: pytest.MonkeyPatch, where: str) -> Iterator[None]:
-    """The disk has no room for the index: for a row, or when all of a change is written."""
+    """Leaves no room for the index on the disk: for a row, or at the commit of a change."""
     with monkeypatch.context() as patch:
         if where == "row":
 
@@ -114,7 +114,7 @@ CHANGES = (save, restore, remove, describe, describe_image, add, remove_image)
 
 
 def state(store: StudyStore) -> Any:
-    """All that clients are told of a folder."""
+    """Returns everything that clients can read of a folder."""
     images = {study: dict(image.info) for study, image in store.images().items()}
     labels = {
         (study, tag): (found.version, found.problem, found.file.read_bytes())
@@ -129,7 +129,7 @@ def state(store: StudyStore) -> Any:
 
 
 def plain(found: Any) -> Any:
-    """A state without the times of records."""
+    """Returns a state without the times of records."""
     images, labels, versions = found
     return (
         images,

@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def as_nobody(folder: Path) -> Iterator[None]:
-    """As a user to whom the folder belongs, and who is not root."""
+    """Runs the block as a user who owns the folder and is not root."""
     if os.geteuid() != 0:
         pytest.skip("only root can become somebody else")
     for part in [*folder.parents][: len(folder.parents) - 1]:
@@ -107,7 +107,7 @@ def test_names_of_any_length_that_a_disk_takes_do_not_stop_the_folder(folder: Pa
     assert StudyStore(folder).image("x" * 248).info == {"note": 1}
 
 
-def test_odd_entries_stop_neither_the_store_nor_the_command_line(folder: Path) -> None:
+def test_unusable_entries_stop_neither_the_store_nor_the_command_line(folder: Path) -> None:
     (folder / "dangling.nii.gz").symlink_to(folder / "nowhere.nii.gz")
     (folder / "loop.nii.gz").symlink_to(folder / "loop.nii.gz")
     (folder / "folder.nii.gz").mkdir()
@@ -125,7 +125,7 @@ def test_odd_entries_stop_neither_the_store_nor_the_command_line(folder: Path) -
     ]
 
 
-def test_files_that_cannot_be_looked_at_stop_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_cannot_be_accessed_do_not_stop_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     label(folder / "labels/final/a.nii.gz", 2)
     scan = os.scandir
 

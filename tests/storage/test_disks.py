@@ -22,7 +22,7 @@ from storage.test_store import ct, label, organ_in
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one megabyte with two studies: one with a saved label, one with a label that nobody has taken in yet."""
+    """Yields a disk of one megabyte with two studies: one with a saved label, one with a label that is not taken in yet."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False)
@@ -39,7 +39,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @contextmanager
 def spoiled(disk: Path, how: str) -> Iterator[int]:
-    """The disk takes nothing more; the error that programs get."""
+    """Makes the disk full or read-only; yields the error that programs get."""
     gc.collect()  # of files that were removed while a store held them
     if how == "read-only":
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
@@ -71,7 +71,7 @@ def check_served(store: StudyStore, file: Path) -> None:
 
 @pytest.mark.parametrize("index", ["kept", "lost"])
 @pytest.mark.parametrize("how", ["read-only", "full"])
-def test_a_disk_that_takes_nothing_serves_what_is_there(disk: Path, tmp_path: Path, how: str, index: str) -> None:
+def test_a_disk_that_cannot_be_written_serves_existing_studies(disk: Path, tmp_path: Path, how: str, index: str) -> None:
     new = label(tmp_path / "y.nii.gz", 2)
     label(disk / "labels/final/b.nii.gz", 3)
     if index == "lost":
@@ -88,7 +88,7 @@ def test_a_disk_that_takes_nothing_serves_what_is_there(disk: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("how", ["read-only", "full"])
-def test_a_disk_that_takes_nothing_while_the_server_runs_serves_on(disk: Path, tmp_path: Path, how: str) -> None:
+def test_a_disk_that_becomes_unwritable_still_serves_studies(disk: Path, tmp_path: Path, how: str) -> None:
     store, new = StudyStore(disk), label(tmp_path / "y.nii.gz", 2)
     label(disk / "labels/final/b.nii.gz", 3)
     with spoiled(disk, how):
@@ -121,7 +121,7 @@ def test_measures_and_predictions_do_not_fail_on_a_disk_that_takes_nothing(disk:
     assert predictions.save("unet_3d", "a", image, {}, result) is not None
 
 
-def test_one_reads_whether_labels_can_be_saved(disk: Path) -> None:
+def test_the_store_reports_whether_labels_can_be_saved(disk: Path) -> None:
     store = StudyStore(disk)
     before = sorted(disk.rglob("*"))
     assert store.writable() == ""

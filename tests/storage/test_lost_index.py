@@ -1,4 +1,4 @@
-"""The index may be removed or spoiled while it is in use."""
+"""The index may be removed or damaged while it is in use."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_an_index_that_is_lost_is_made_again_before_the_next_answer(folder: Path
 
 
 @pytest.mark.parametrize("how", WAYS[:-1])
-def test_nobody_is_told_of_an_empty_folder_or_gets_an_error_meanwhile(folder: Path, tmp_path: Path, how: str) -> None:
+def test_a_lost_index_never_gives_an_empty_folder_or_an_error(folder: Path, tmp_path: Path, how: str) -> None:
     store, new = StudyStore(folder), label(tmp_path / "x.nii.gz", 9)
     wrong: list[object] = []
     stop = threading.Event()

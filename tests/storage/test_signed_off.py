@@ -33,7 +33,7 @@ def store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stud
 
 
 def overwrite(file: Path) -> bytes:
-    """Another program writes into a file: same size, and the same time put back."""
+    """Overwrites a file as another program does, keeping its size and time; returns the new content."""
     before, content = file.stat(), bytearray(file.read_bytes())
     time.sleep(0.02)
     content[-1] ^= 1

@@ -40,8 +40,7 @@ OPEN = frozenset(
         *(("POST", path) for path in ("/login", "/auth/token")),
     }
 )
-"""Routes that need no role: they tell only whether the server lives and is ready, and let people in. The issuer is never
-asked who calls them."""
+"""Routes that need no role: health, readiness and login. They never query the issuer."""
 
 _HERE = frozenset({"127.0.0.1", "::1", "localhost"})
 _ISSUER_SECONDS = 8.0
@@ -124,7 +123,7 @@ class Access:
         return self._issuer is not None and _signed(token)
 
     def who_now(self, token: str) -> User | None:
-        """Returns the person of a token, without waiting; None if only the issuer could tell, too."""
+        """Returns the person of a token, without waiting; None for an unknown token, or if the issuer must be queried."""
         digest = hashlib.sha256(token.encode()).hexdigest()
         for known, user in self._tokens.items():
             if hmac.compare_digest(known, digest):

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 _SMALL_BYTES = 10_000_000
 _FILE_CHUNK = 1 << 20
 _STOP_SECONDS = 3.0
-"""How long each part of the server may take to stop; see `server.stopping`."""
+"""Max seconds that each part of the server may take to stop; see `server.stopping`."""
 _OPEN_FILES = 65536
 _SWITCH_SECONDS = 0.0005
 """How long inference may keep the interpreter from those who answer; Python's 5 ms add up over the turns of a request."""
@@ -131,7 +131,7 @@ def create_app(config: ServerConfig) -> FastAPI:
 
 
 def _prepare(work: WorkFolder) -> None:
-    """Clears away what processes that were killed have left."""
+    """Removes files and ends work processes that killed processes have left."""
     os.environ[SERVER_VARIABLE] = str(ProcessMark.own())
     soft, hard = limits.getrlimit(limits.RLIMIT_NOFILE)
     files = _OPEN_FILES if hard == limits.RLIM_INFINITY else min(hard, _OPEN_FILES)

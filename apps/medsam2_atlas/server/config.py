@@ -54,7 +54,7 @@ class ServerConfig(BaseModel):
 
     @property
     def decoding(self) -> DecodingLimits:
-        """Limits for files that come from others."""
+        """Returns the limits for files from others."""
         return DecodingLimits(
             processes=self.reader_processes,
             voxels_million=self.reader_voxels_million,

@@ -1,7 +1,7 @@
 """The DICOMweb server behind this one, for viewers: look-ups pass through; see `stow` for what viewers store.
 
-Of a label's versions viewers are shown the newest. A server that hangs is found out within seconds, and then answered for at
-once (503) until it answers again.
+Viewers see only the newest version of a label. A server that hangs is detected within seconds; then requests get 503 at once
+until it answers again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _REMEDY = "Is it running? Try again in a minute; what was fetched before can be 
 
 @router.get("/{path:path}", include_in_schema=False)
 async def look_up(request: Request, path: str) -> Response:
-    """Returns what the DICOMweb server answers; 503 at once while it does not answer."""
+    """Returns the DICOMweb server's answer; 503 at once while it does not answer."""
     operation, rest = split(path)
     searching = operation == "qido" and not rest.rstrip("/").endswith("metadata")
     upstream = _client(request).build_request(
@@ -80,7 +80,7 @@ def newest_segmentations(instances: Any) -> Any:
 
 
 async def _sent(client: httpx.AsyncClient, request: httpx.Request, pacs: DicomWeb) -> httpx.Response:
-    """Returns an answer whose headers have come. After some seconds the PACS is probed; nobody waits for one that hangs."""
+    """Returns an answer once its headers have arrived. Probes the PACS after some seconds, and gives up if it hangs."""
     with pacs.breaker.guard(*_UNANSWERED):
         began, sending = pacs.breaker.now(), asyncio.ensure_future(_begun(client, request))
         try:
@@ -97,7 +97,7 @@ async def _sent(client: httpx.AsyncClient, request: httpx.Request, pacs: DicomWe
 
 
 async def _begun(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
-    """Returns an answer whose headers have come. A full pool of connections says nothing about the PACS."""
+    """Returns an answer once its headers have arrived. A full connection pool does not count as a failure of the PACS."""
     try:
         return await client.send(request, stream=True)
     except httpx.PoolTimeout as error:
@@ -109,7 +109,7 @@ async def _begun(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Res
 
 
 async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
-    """Yields the body of an answer as it comes. One that breaks off breaks off for the viewer too."""
+    """Yields the body of an answer as it arrives. If the PACS breaks it off, so does this server."""
     try:
         async for piece in answer.aiter_bytes():
             yield piece
@@ -134,7 +134,7 @@ async def _whole(answer: httpx.Response) -> bytes:
 
 
 def _filtered(content: bytes) -> bytes:
-    """Returns a list without former segmentations; what is no list stays as it is."""
+    """Returns a list without former segmentations; content that is not a list is returned unchanged."""
     try:
         return json.dumps(newest_segmentations(json.loads(content)), separators=(",", ":")).encode()
     except (ValueError, RecursionError):
@@ -145,7 +145,7 @@ def pacs_datastore() -> PacsDatastore:
     """Returns the server's store.
 
     Raises:
-        ConflictError: its studies lie in a folder.
+        ConflictError: its studies are in a folder.
     """
     datastore = app_instance().datastore()
     if not isinstance(datastore, PacsDatastore):
@@ -204,7 +204,7 @@ def _number(item: Any) -> int:
 
 
 def _value(item: Any, tag: str) -> Any:
-    """Returns the first value of an attribute in DICOM JSON; None if there is none, or something else than DICOM JSON."""
+    """Returns the first value of an attribute in DICOM JSON; None if there is none, or if it is not DICOM JSON."""
     attribute = item.get(tag) if isinstance(item, dict) else None
     values = attribute.get("Value") if isinstance(attribute, dict) else None
     return values[0] if isinstance(values, list) and values else None

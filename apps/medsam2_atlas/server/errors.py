@@ -54,7 +54,7 @@ _SQLITE_NO_ROOM = {"database or disk is full": "the disk is full", "readonly dat
 
 
 def body(status: int, message: str, remedy: str = "", kind: str = "", **more: Any) -> dict[str, Any]:
-    """Returns the JSON of an error. `detail` is where FastAPI's clients look. more: what a client needs to act on the error."""
+    """Returns the JSON of an error. `detail` is the field that FastAPI's clients read. more: fields that clients act on."""
     reason = kind or HTTPStatus(status).phrase
     error = {"status": status, "kind": reason, "message": message, "remedy": remedy, "request_id": request_id(), **more}
     return {"detail": message, "error": error}
@@ -75,7 +75,7 @@ def status_of(error: MedSAM2AtlasError) -> int:
 
 
 def no_room(error: BaseException) -> str:
-    """Tells why the server could not write: its disk is full, or read-only.
+    """Returns why the server could not write: its disk is full, or read-only.
 
     Args:
         error: an exception. Those that caused it are searched, too: libraries wrap the operating system's error.
@@ -125,7 +125,7 @@ def from_error(error: Exception) -> Response:
 
 
 def _more(error: MedSAM2AtlasError) -> dict[str, Any]:
-    """Tells why a change was refused: `confirm` asks the client to send it again; a `conflict` is not settled by that."""
+    """Returns why a change was refused: the client can confirm `confirm` by sending it again, but not `conflict`."""
     if isinstance(error, ConfirmError):
         return {"reason": "confirm", "organs": list(error.organs)}
     return {"reason": "conflict"} if isinstance(error, ConflictError) else {}

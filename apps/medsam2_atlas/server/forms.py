@@ -1,7 +1,7 @@
-"""Routes whose forms have limits, and whose files can be read before an answer begins.
+"""Routes that limit their forms, and check that a file can be read before its answer begins.
 
-Starlette allows 1000 fields and 1000 files of 1 MB each in memory: one request could take 2 GB. Here a request's fields stay
-small, and its files go to disk whatever their number.
+Starlette allows 1000 fields and 1000 files of 1 MB each in memory: one request could take 2 GB. These routes limit the fields
+and write files to disk, whatever their number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_FILES = 4000  # slices of a series
 MAX_FIELDS = 50
 _FIELD_BYTES = 2_000_000
 _MEMORY_BYTES = 16 * 1024
-"""How much of each file stays in memory; the rest goes to a file without a name, which is gone with its process."""
+"""Max bytes of each file in memory; larger files go to an unnamed file, which disappears with its process."""
 
 MultiPartParser.spool_max_size = _MEMORY_BYTES
 
@@ -39,10 +39,10 @@ class LimitedRequest(Request):
 
 
 class LimitedRoute(APIRoute):
-    """A route that reads forms with limits, and answers with an error if the file that it would send cannot be read."""
+    """A route with limits for forms, which answers with an error if the file to send cannot be read."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Returns the handler, which is given a `LimitedRequest`."""
+        """Returns the handler, which receives a `LimitedRequest`."""
         handle = super().get_route_handler()
 
         async def limited(request: Request) -> Response:
@@ -55,6 +55,6 @@ class LimitedRoute(APIRoute):
 
 
 def _open(file: Path) -> None:
-    """Raises the error that would otherwise come after the head of the answer, when it is too late to tell the client."""
+    """Raises the error now that would otherwise come after the head of the answer, too late to report."""
     with file.open("rb"):
         pass

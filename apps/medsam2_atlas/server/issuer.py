@@ -1,10 +1,9 @@
-"""The OpenID Connect issuer: its keys, kept so that it is rarely asked, and passwords that it checks.
+"""Verifies tokens and passwords with the OpenID Connect issuer; caches its keys.
 
-An issuer may hang. So nothing here is asked in the threads that serve requests without a time limit: calls run in a few
-daemon threads of their own, callers wait at most `_WAIT_SECONDS`, and a circuit breaker refuses further calls for a while
-after one was not answered. The keys that were fetched last stay good while the issuer is away.
+An issuer may hang. So calls run in a few separate daemon threads, callers wait at most `_WAIT_SECONDS`, and a circuit breaker
+refuses further calls for a while after one was not answered. The last keys stay valid while the issuer is unavailable.
 
-| asked | when |
+| request | when |
 | --- | --- |
 | keys | the first token; then every five minutes, in the background; and for an unknown key, at most every 30 s |
 | password | each login with a password |
@@ -41,16 +40,16 @@ _REMEDY = "Try again later, or tell an admin."
 
 
 class IssuerError(UnavailableError):
-    """The issuer cannot be asked, or its answer cannot be used."""
+    """The issuer does not answer, or its answer cannot be used."""
 
 
 class _AnswerError(ValueError):
-    """An answer that is not what an issuer should say."""
+    """An answer that does not follow OpenID Connect."""
 
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of the issuer. keys: by their ids. fetched: in seconds of `time.monotonic`."""
+    """The issuer's configuration and keys. keys: by id. fetched: time of the fetch, in seconds of `time.monotonic`."""
 
     token_endpoint: str
     keys: Mapping[str, Any]
@@ -76,7 +75,7 @@ class Issuer:
         if known is None:
             return None
         if time.monotonic() - known.fetched > _REFRESH_SECONDS and self._may_ask():
-            with suppress(UnavailableError):  # the keys that are known serve until new ones have come
+            with suppress(UnavailableError):  # the known keys stay in use until new ones arrive
                 self._fetch(0.0)
         key = known.keys.get(_key_id(token) or "")
         return None if key is None else self._verified(token, key)
@@ -85,7 +84,7 @@ class Issuer:
         """Returns the claims of a token; None if it is not valid. May wait for the issuer's keys, for a few seconds.
 
         Raises:
-            IssuerError: the issuer is needed to tell, and does not answer.
+            IssuerError: the issuer is needed and does not answer.
         """
         key_id = _key_id(token)
         known = self._known or self._fetch(_WAIT_SECONDS)
@@ -129,7 +128,7 @@ class Issuer:
             raise self._error(f"answers what cannot be used: {error}.") from error
 
     def _may_ask(self) -> bool:
-        """Returns whether enough time has passed since the keys were asked for; records that they are asked for now."""
+        """Returns whether enough time has passed since the last request for keys; if so, records a new one."""
         with self._lock:
             now = time.monotonic()
             if now - self._asked < _UNKNOWN_KEY_SECONDS:
@@ -189,7 +188,7 @@ class Issuer:
 
 
 def _key_id(token: str) -> str | None:
-    """Returns the id of the key that a token says it is signed by."""
+    """Returns the id of the signing key in a token's header."""
     try:
         found = jwt.get_unverified_header(token).get("kid")
     except (jwt.PyJWTError, ValueError, AttributeError):
@@ -198,7 +197,7 @@ def _key_id(token: str) -> str | None:
 
 
 def _ask(method: str, url: str, form: Mapping[str, str] | None = None) -> tuple[int, bytes]:
-    """Returns status and content of an answer, within a time and a size that an issuer keeps to."""
+    """Returns status and content of an answer, within limits on time and size."""
     deadline = time.monotonic() + _REQUEST_SECONDS
     content = bytearray()
     with httpx.stream(method, url, data=form, timeout=_REQUEST_SECONDS) as answer:

@@ -86,7 +86,7 @@ class _Now(Collector):
         yield jobs
         try:
             status = self._studies()
-        except Exception:  # requests and jobs are counted on, whatever happens to the studies
+        except Exception:  # requests and jobs are still counted
             log.exception("studies cannot be counted")
             return
         cases = GaugeMetricFamily("medsam2_atlas_studies", "Studies, and those signed off", labels=["state"])

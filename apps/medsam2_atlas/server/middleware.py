@@ -32,7 +32,7 @@ class RequestIdFilter(logging.Filter):
 
 
 class RequestMiddleware:
-    """Gives each request an id (or keeps `X-Request-ID`), logs it, and answers what nobody foresaw.
+    """Gives each request an id (or keeps `X-Request-ID`), logs it, and answers unforeseen errors.
 
     While the server stops, new requests are refused, and those that are cancelled because they take too long get an answer.
     """

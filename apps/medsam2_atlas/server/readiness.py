@@ -1,8 +1,8 @@
-"""`/readyz`: whether labels can be saved and studies can be loaded now. `/healthz` only tells that the process answers.
+"""`/readyz` shows whether labels can be saved and studies loaded. `/healthz` only shows that the process answers.
 
-The checks write to the disk and use a reader process, so that anybody who may ask must not be able to wear them out: one
-check runs at a time, in a daemon thread, and its outcome serves everybody for `_KEPT_SECONDS`. A check that hangs, on a
-network disk that does not answer, is not waited for.
+The checks write to the disk and use a reader process, so frequent requests must not repeat them: one check runs at a time, in a
+daemon thread, and its result is reused for `_KEPT_SECONDS`. Requests do not wait for a check that hangs, for example on a
+network disk that does not answer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ router = APIRouter(tags=["Others"])
 _KEPT_SECONDS = 5.0
 _WAIT_SECONDS = 3.0
 _LATE_SECONDS = 30.0
-"""An outcome of a check that is older is not relied on while the next check takes long."""
+"""Max age of a result that is still used while the next check is slow."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Trouble:
 
 
 class Readiness:
-    """Runs checks and remembers their outcome. Belongs to the event loop."""
+    """Runs checks and keeps their result. Must be used in the event loop."""
 
     def __init__(self, check: Callable[[], Sequence[Trouble]]) -> None:
         """
@@ -95,7 +95,7 @@ class Readiness:
 
 @router.get("/readyz", summary="Whether labels can be saved and studies loaded")
 async def readyz(request: Request) -> Response:
-    """200 or 503 and `ready` for anybody; the reasons for admins only."""
+    """Returns 200 or 503 with `ready` for everybody, and the reasons for admins only."""
     readiness: Readiness = request.app.state.readiness
     stopping = request.app.state.stopping.begun
     found = (Trouble("server", "is stopping.", "Start it again."),) if stopping else await readiness.troubles()
@@ -106,7 +106,7 @@ async def readyz(request: Request) -> Response:
 
 
 def check_server() -> list[Trouble]:
-    """Returns what does not work of the server of this process."""
+    """Returns the parts of this process' server that do not work."""
     datastore = app_instance().datastore()
     store: StudyStore | None = getattr(datastore, "store", None)
     found = []
@@ -128,7 +128,7 @@ def check_server() -> list[Trouble]:
 
 
 def _no_index(store: StudyStore) -> str:
-    """Returns why studies cannot be listed; empty if they can. An index that was deleted is made again by looking at it."""
+    """Returns why studies cannot be listed; empty if they can. A deleted index is made again by this check."""
     try:
         store.counts()
     except (MedSAM2AtlasError, OSError, sqlite3.Error) as error:

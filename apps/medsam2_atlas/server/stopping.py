@@ -50,7 +50,7 @@ sleep "$1"
 
 
 class Stopping:
-    """Tells that the server is about to end, and sees to it that it does."""
+    """Signals that the server stops, and makes sure that it ends."""
 
     def __init__(self) -> None:
         self._begun = threading.Event()
@@ -60,11 +60,11 @@ class Stopping:
 
     @property
     def begun(self) -> bool:
-        """Returns whether a signal to end has come."""
+        """Returns whether a signal to stop has arrived."""
         return self._begun.is_set()
 
     def call(self, what: Callable[[], None]) -> None:
-        """Registers a function that is called in a thread of its own as soon as a signal has come."""
+        """Registers a function that is called in a separate thread as soon as a signal arrives."""
         self._calls.append(what)
 
     def install(self) -> None:
@@ -135,12 +135,12 @@ def _start_watchdog() -> None:
     reads, writes = os.pipe()
     os.set_blocking(writes, False)
     before = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
-    if before != -1:  # another event loop than asyncio's uses it
+    if before != -1:  # an event loop other than asyncio's uses it
         signal.set_wakeup_fd(before, warn_on_full_buffer=False)
         os.close(writes)
     else:
         command = ["/bin/sh", "-c", _WATCHDOG, "medsam2-atlas-watchdog", str(_KILL_SECONDS)]
-        try:  # in a session of its own, so that Ctrl-C does not end it
+        try:  # in a separate session, so that Ctrl-C does not end it
             subprocess.Popen(command, stdin=reads, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         except OSError as error:
             log.warning("the server has no watchdog: %s", error)

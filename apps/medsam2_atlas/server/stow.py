@@ -1,7 +1,7 @@
-"""What viewers store by STOW-RS: DICOM segmentations, which become labels.
+"""Receives DICOM segmentations from viewers by STOW-RS and saves them as labels.
 
-Bodies go to disk while they arrive. Each object is read in a reader process, becomes the next version of the series' `final`
-label, and is sent on as this server writes it; other objects are not taken.
+Bodies go to disk while they arrive. Each object is read in a reader process and becomes the next version of the series' `final`
+label, which this server writes as a new SEG and sends to the PACS. Other objects are refused.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ async def _received(stream: AsyncIterator[bytes], content_type: str, folder: Pat
 
 
 def _take_in(files: list[Path], author: str, confirm: bool) -> tuple[int, dict[str, Any]]:
-    """Status and answer. All objects are read before the first is saved, so that a wrong one leaves nothing half done."""
+    """Returns status and answer. Reads all objects before it saves the first, so that an invalid one changes nothing."""
     if not files:
         raise InputError("request", "holds no DICOM objects.", "Send multipart/related; type=application/dicom.")
     datastore, segs = pacs_datastore(), list[StoredSeg]()

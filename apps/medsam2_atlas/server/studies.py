@@ -165,7 +165,7 @@ def _names(version: Version) -> list[str] | None:
 
 
 def _about(version: Version) -> dict[str, Any]:
-    """Returns what is told of a version; `pacs`: whether the PACS has it (`state`), and why it does not yet (`problem`)."""
+    """Returns the public description of a version; `pacs`: whether the PACS has it (`state`), or why not yet (`problem`)."""
     about = {
         "version": version.number,
         "author": version.author,

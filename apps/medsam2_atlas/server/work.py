@@ -50,8 +50,8 @@ def run_training(
     params: Annotated[dict[str, Any] | None, Body()] = None,
     enqueue: bool = False,
 ) -> Any:
-    """The process; a training that was interrupted goes on. One that has outlived its server is ended first; another living
-    server's is left alone: 409."""
+    """Starts a training process, which resumes an interrupted training. Ends a training that has outlived its server first;
+    answers 409 if another running server trains."""
     _check(model, app_instance()._trainers, "trainer")
     check_training(WorkFolder.of(settings.MONAI_LABEL_STUDIES))
     return _started(lambda: train.run_model(model, {**(params or {}), "model": model}, False, enqueue))
