@@ -1,6 +1,6 @@
-"""Twenty thousand image files with mutated headers through the routes of a real server (`make fuzz`).
+"""Sends 20,000 image files with mutated headers through the routes of a real server (`make fuzz`).
 
-The server must live, answer `/info` fast and not grow. Statuses are printed by route, and memory every thousand files.
+The server must stay alive, answer `/info` fast and not grow. Prints statuses by route, and memory every thousand files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
             url, process, used = client.get_server_url().rstrip("/"), psutil.Process(process_of(client).pid), []
             began = time.monotonic()
             for n in range(0, FILES, STEP):
-                answers += attack(url, "case-0", SEED + n, STEP, folder / "originals")
+                answers += attack(url, SEED + n, STEP, folder / "originals")
                 asked = time.monotonic()
                 assert requests.get(f"{url}/info/", timeout=10).status_code == 200
                 info = time.monotonic() - asked

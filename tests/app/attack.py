@@ -13,28 +13,30 @@ from decoding.mutations import FORMATS, mutated, originals
 _SECONDS = 180
 
 
-def attack(url: str, study: str, seed: int, count: int, folder: Path) -> Counter[tuple[str, int]]:
+def attack(url: str, seed: int, count: int, folder: Path) -> Counter[tuple[str, int]]:
     """Counts the answers by route and status.
 
-    Label maps go to a study, images become studies (and are removed again), and slices of a DICOM series become sessions that
-    a model then opens.
+    Label maps go to a study of their size, images become studies, and slices of a DICOM series become sessions that a model
+    then opens. The studies are removed again.
     """
     draw, session = np.random.default_rng(seed), requests.Session()
     sources = originals(folder)
     slices = [file.read_bytes() for file in sorted((folder / "series").iterdir())]
     answers: Counter[tuple[str, int]] = Counter()
+    assert _put(session, f"{url}/datastore/image?image=base", "file", ".nrrd", sources[".nrrd"]) == 200
     for n in range(count):
         suffix = FORMATS[n % len(FORMATS)]
         content = mutated(sources[suffix], suffix, draw)
         if suffix == ".dcm":
             route, answer = "session", _open_series(session, url, [content, *slices[1:]])
         elif n % 2:
-            route, answer = "label", _put(session, f"{url}/datastore/label?image={study}&tag=fuzz", "label", suffix, content)
+            route, answer = "label", _put(session, f"{url}/datastore/label?image=base&tag=fuzz", "label", suffix, content)
         else:
             route, answer = "image", _put(session, f"{url}/datastore/image?image=fuzz", "file", suffix, content)
             if answer == 200:
                 session.delete(f"{url}/datastore/image", params={"id": "fuzz"}, timeout=_SECONDS)
         answers[route, answer] += 1
+    session.delete(f"{url}/datastore/image", params={"id": "base"}, timeout=_SECONDS)
     return answers
 
 
