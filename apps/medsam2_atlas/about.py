@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.errors import problem_of
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +28,9 @@ def described(tasks: Mapping[str, Any], tell: Callable[[Any], Any], missing: dic
         try:
             found[name] = tell(task)
         except Exception as error:  # noqa: BLE001 - one task must not keep clients from connecting
-            missing[key] = reason_of(error)
+            missing[key] = problem_of(error)
             log.warning("%s cannot be described: %s", key, missing[key])
     return found
-
-
-def reason_of(error: Exception) -> str:
-    """Returns an error in words; errors from other libraries include their type."""
-    return str(error) if isinstance(error, MedSAM2AtlasError) else f"{type(error).__name__}: {error}"
 
 
 def organs_of(models: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
-from about import reason_of
+from medsam2_atlas.errors import problem_of
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class BatchTask(BatchInferTask):
                 return infer(one, store)
             except Exception as error:
                 log.exception("%s cannot be segmented", one.get("image"))
-                return {"problem": reason_of(error)}
+                return {"problem": problem_of(error)}
 
         results: dict[str, Any] = super().__call__(request, datastore, careful)
         return results

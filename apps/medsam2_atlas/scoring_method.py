@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 import replies
 from finals import usable_label
-from medsam2_atlas.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.errors import InputError, problem_of
 from medsam2_atlas.evaluation import OrganScore, compare_labels
 from medsam2_atlas.files import write_json
 from medsam2_atlas.labels import organ_table
@@ -59,8 +59,7 @@ class OrganScoring(ScoringMethod):
                 y = read_labels(files[0])
                 found = compare_labels(read_labels(files[1], y), y, sorted({int(v) for v in np.unique(y.array)} - {0}))
             except Exception as error:  # noqa: BLE001 - one bad file must not hide the others' scores
-                own = isinstance(error, MedSAM2AtlasError)
-                studies[study] = {"problem": str(error) if own else f"{type(error).__name__}: {error}"}
+                studies[study] = {"problem": problem_of(error)}
                 log.warning("%s cannot be scored: %s", study, error)
                 continue
             scores.append(found)

@@ -13,6 +13,11 @@ class MedSAM2AtlasError(Exception):
         super().__init__(f"{subject}: {problem}" + (f" {remedy}" if remedy else ""))
 
 
+def problem_of(error: BaseException) -> str:
+    """Returns an error in words for a report; errors from other libraries include their type."""
+    return str(error) if isinstance(error, MedSAM2AtlasError) else f"{type(error).__name__}: {error}"
+
+
 class InputError(MedSAM2AtlasError):
     """An image, a label map, prompts or options that cannot be used."""
 

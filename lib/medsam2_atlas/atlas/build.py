@@ -14,7 +14,7 @@ import torch
 from medsam2_atlas.atlas.atlas import Atlas
 from medsam2_atlas.atlas.average import MissingOrgan, probability_maps, with_agreements
 from medsam2_atlas.atlas.reference import NOWHERE, Reference, ReferenceFiles, warp_reference
-from medsam2_atlas.errors import AtlasError, InputError, MedSAM2AtlasError
+from medsam2_atlas.errors import AtlasError, InputError, problem_of
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import (
@@ -116,11 +116,6 @@ def _skip(name: str, error: Exception, skipped: dict[str, str] | None) -> None:
         raise error
     skipped[name] = problem_of(error)
     log.warning("%s is left out as a reference: %s", name, skipped[name])
-
-
-def problem_of(error: Exception) -> str:
-    """Returns an error in words for a report; errors from other libraries include their type."""
-    return str(error) if isinstance(error, MedSAM2AtlasError) else f"{type(error).__name__}: {error}"
 
 
 def assemble(template: WorkImage, references: Sequence[Reference], options: Mapping[str, Any]) -> Atlas:

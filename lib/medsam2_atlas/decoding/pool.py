@@ -163,14 +163,12 @@ class ReaderPool:
             try:
                 reply = reader.run(task, arguments, seconds)
             except BaseException:
-                reader.end()
-                if not self._closed:
-                    self._put_back(_Reader(self.limits))
+                self._replace(reader)
                 raise
             if reply.resident_mb > _MAX_IDLE_MB:
-                reader.end()
-                reader = _Reader(self.limits)
-            self._put_back(reader)
+                self._replace(reader)
+            else:
+                self._put_back(reader)
             return reply
 
     def close(self) -> None:
@@ -189,6 +187,15 @@ class ReaderPool:
             if reader.alive:
                 return reader
             reader.end()
+
+    def _replace(self, reader: _Reader) -> None:
+        """Ends a reader and starts the next one, which gets ready in the background."""
+        reader.end()
+        if not self._closed:
+            try:
+                self._put_back(_Reader(self.limits))
+            except OSError as error:  # the next caller tries again
+                log.error("a reader process cannot be started: %s", error)
 
     def _put_back(self, reader: _Reader) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ import torch
 from monai.data import DataLoader, Dataset, PersistentDataset
 from monai.data.utils import list_data_collate
 
-from medsam2_atlas.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.errors import InputError, MedSAM2AtlasError, problem_of
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.unet.config import UNetConfig
 from medsam2_atlas.unet.transforms import cached_transforms, random_transforms
@@ -121,4 +121,4 @@ def _reason(error: BaseException) -> str:
     """Returns the error of this project behind one of MONAI's, or else the first cause."""
     while error.__cause__ is not None and not isinstance(error, MedSAM2AtlasError):
         error = error.__cause__
-    return str(error) if isinstance(error, MedSAM2AtlasError) else f"{type(error).__name__}: {error}"
+    return problem_of(error)
