@@ -133,3 +133,19 @@ def test_writes_that_a_kill_has_interrupted_do_not_stay(tmp_path: Path) -> None:
     assert all(file.exists() for file in kept)
     assert not any(file.exists() for file in gone)
     assert (work / ".part-0a0b0c0d/slice").exists()
+
+
+def test_a_folder_that_a_kill_left_half_replaced_is_not_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    work = tmp_path / "work"
+    kept = [work / ".old-abcdef01/slice", work / ".part-abcdef02/slice"]
+    gone = [work / ".part-abcdef03.nii.gz", work / "finished/.old-abcdef04/slice", work / "unfinished/.part-abcdef05/slice"]
+    for file in [*kept, *gone]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+        os.utime(file, (DAYS_AGO, DAYS_AGO))
+        os.utime(file.parent, (DAYS_AGO, DAYS_AGO))
+    os.utime(kept[1].parent)  # old content may be older than the new one: both are kept
+    assert sweep_leftovers(work, recursive=True) == 3
+    assert all(file.exists() for file in kept)
+    assert not any(file.exists() for file in gone)
+    assert [record.args[0] for record in caplog.records if record.args] == [kept[0].parent]

@@ -87,6 +87,9 @@ def sweep() -> int:
 def sweep_leftovers(folder: Path, *, recursive: bool = False, age_seconds: float = _HOUR_SECONDS) -> int:
     """Removes unfinished files of `files.replacing` in a folder, which remain when its process is killed.
 
+    If the process was killed while it replaced a folder, the old and the new content may be all that is left. Therefore folders
+    of both kinds that lie side by side are kept, and logged.
+
     Args:
         folder: links in it are not followed.
         recursive: whether folders below it are searched, too.
@@ -96,14 +99,30 @@ def sweep_leftovers(folder: Path, *, recursive: bool = False, age_seconds: float
         How many files and folders were removed.
     """
     removed = 0
-    for entry in _entries(folder):
+    entries = _entries(folder)
+    kept = _half_replaced(entries)
+    for entry in entries:
         path = Path(entry.path)
         if _LEFTOVER.fullmatch(entry.name):
-            if time.time() - _youngest(path) > age_seconds and _remove(path, folder):
+            old = time.time() - _youngest(path) > age_seconds
+            if path in kept:
+                if old:
+                    log.warning("%s is kept: a folder was not replaced completely. Check which one is needed.", path)
+            elif old and _remove(path, folder):
                 removed += 1
         elif recursive and entry.is_dir(follow_symlinks=False):
             removed += sweep_leftovers(path, recursive=True, age_seconds=age_seconds)
     return removed
+
+
+def _half_replaced(entries: list[os.DirEntry[str]]) -> set[Path]:
+    """Returns unfinished folders that lie side by side with old content (`.old-…`) and new content (`.part-…`)."""
+    folders = {kind: set[Path]() for kind in ("old", "part")}
+    for entry in entries:
+        match = _LEFTOVER.fullmatch(entry.name)
+        if match and entry.is_dir(follow_symlinks=False):
+            folders[match[1]].add(Path(entry.path))
+    return folders["old"] | folders["part"] if all(folders.values()) else set()
 
 
 def _prefix() -> str:
