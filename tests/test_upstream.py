@@ -89,6 +89,38 @@ def test_a_block_is_guarded_and_other_errors_pass(breaker: CircuitBreaker) -> No
         pytest.fail("must not run")
 
 
+def test_a_call_that_ends_otherwise_leaves_no_silence_behind(breaker: CircuitBreaker, clock: Clock) -> None:
+    with pytest.raises(KeyError), breaker.guard(OSError):
+        raise KeyError
+
+    async def ask() -> None:
+        with breaker.guard(OSError):
+            await asyncio.sleep(60)
+
+    async def cancel() -> None:
+        task = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancel())
+    clock.now = 100
+    assert not breaker.silent(1)
+
+
+def test_a_cancelled_call_does_not_hide_that_another_is_not_answered(breaker: CircuitBreaker, clock: Clock) -> None:
+    first = breaker.begin()
+    clock.now = 1
+    breaker.begin()
+    breaker.given_up(first)
+    clock.now = 3
+    assert breaker.silent(1)
+    breaker.answered()
+    breaker.given_up(first)
+    assert not breaker.silent(1)
+
+
 def test_equal_calls_run_once() -> None:
     pool, runs = CallPool("PACS", threads=2, waiting=20), []
 

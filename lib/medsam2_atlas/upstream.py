@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar, cast
 
 from medsam2_atlas.errors import UnavailableError
@@ -51,8 +51,8 @@ class CircuitBreaker:
         self._next_trial = float("-inf")
         """Time at which the next trial may begin."""
         self._answered = self._failed = float("-inf")
-        self._asked: float | None = None
-        """Start time of the first call since the last answer."""
+        self._unanswered: list[float] = []
+        """Start times of the calls since the last answer; without those that failed or were given up."""
 
     @property
     def open(self) -> bool:
@@ -75,7 +75,7 @@ class CircuitBreaker:
     def silent(self, seconds: float) -> bool:
         """Returns whether calls have been made for that long without any answer."""
         with self._lock:
-            return bool(self._problem) or (self._asked is not None and self._clock() - self._asked > seconds)
+            return bool(self._problem) or (bool(self._unanswered) and self._clock() - min(self._unanswered) > seconds)
 
     def now(self) -> float:
         """Returns the time of the breaker's clock, in seconds."""
@@ -101,27 +101,35 @@ class CircuitBreaker:
                 if now < self._next_trial:
                     raise self._error()
                 self._next_trial = now + self._seconds  # this call is the trial
-            self._asked = now if self._asked is None else self._asked
+            self._unanswered.append(now)
             return now
 
     def answered(self) -> None:
         """Records that a call was answered, whatever the answer was."""
         with self._lock:
-            self._answered, self._problem, self._asked = self._clock(), "", None
+            self._answered, self._problem = self._clock(), ""
+            self._unanswered.clear()
 
     def failed(self, began: float, problem: str) -> None:
         """Records that a call which began at that time was not answered."""
         with self._lock:
+            self._forget(began)
             if self._answered <= began:
                 self._problem, self._failed = problem[:500] or "no answer", self._clock()
                 self._next_trial = self._failed + self._seconds
+
+    def given_up(self, began: float) -> None:
+        """Records that a call which began at that time ended early, so that it shows nothing about the server."""
+        with self._lock:
+            self._forget(began)
 
     @contextmanager
     def guard(self, *failures: type[Exception]) -> Iterator[None]:
         """Runs a block that calls the server; the block may contain `await`.
 
         Args:
-            failures: exceptions that mean "not answered"; other exceptions leave the breaker as it is.
+            failures: exceptions that mean "not answered". After any other exception, and if the block is cancelled, the call
+                does not count.
 
         Raises:
             UnavailableError: the breaker is open, or the block raised one of `failures`.
@@ -134,7 +142,14 @@ class CircuitBreaker:
             raise UnavailableError(
                 self._name, f"does not answer ({str(error)[:300] or type(error).__name__}).", self._remedy
             ) from error
+        except BaseException:  # also a cancelled request
+            self.given_up(began)
+            raise
         self.answered()
+
+    def _forget(self, began: float) -> None:
+        with suppress(ValueError):  # another call was answered meanwhile
+            self._unanswered.remove(began)
 
     def _error(self) -> UnavailableError:
         return UnavailableError(self._name, f"does not answer ({self._problem[:300]}).", self._remedy)

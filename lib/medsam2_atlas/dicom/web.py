@@ -202,6 +202,7 @@ class DicomWeb:
             self.breaker.failed(began, _short(error))
             raise UnavailableError("PACS", f"cannot be asked ({_short(error)}).", "Is it running?") from error
         except RequestException as error:
+            self.breaker.given_up(began)
             raise StorageError("PACS", f"cannot be asked ({_short(error)}).", "Check its URL.") from error
         finally:
             silence.cancel()
