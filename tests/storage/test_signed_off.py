@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medsam2_atlas.decoding import UnreadableFileError
 from medsam2_atlas.errors import ConfirmError, StorageError
 from medsam2_atlas.files import sha256
-from medsam2_atlas.storage import FINAL, StudyStore, reconcile
+from medsam2_atlas.storage import FINAL, StudyStore, before, reconcile, settle
+from medsam2_atlas.storage.checks import CheckedLabel
 from storage.test_store import SHAPE, ct, label, organ_in, write
 
 
@@ -162,4 +164,68 @@ def test_organs_of_a_label_that_was_found_are_asked_of_its_file(folder: Path, tm
     store = StudyStore(folder)
     with pytest.raises(ConfirmError, match="liver"):
         store.save_label("a", FINAL, label(tmp_path / "x.nii.gz", 2), confirmed=False)
-    assert store.save_label("b", FINAL, label(tmp_path / "x.nii.gz", 2), confirmed=False).label.version.number == 2
+
+
+@pytest.mark.parametrize("why", ["garbage", "reader died", "no rights", "another grid"])
+def test_a_label_that_cannot_be_checked_is_not_replaced_unconfirmed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    file = label(folder / "labels/final/a.nii.gz", 6)
+    if why == "garbage":
+        file.write_bytes(b"\x1f\x8b garbage")
+    elif why == "another grid":
+        label(file, 6, spacing=3.0)
+    elif why == "no rights":
+        monkeypatch.setattr(settle, "sha256", lambda _: os.open(tmp_path / "missing", os.O_RDONLY))
+    store = StudyStore(folder)
+    if why == "reader died":
+
+        def die(*_: Path) -> CheckedLabel:
+            raise UnreadableFileError("a.nii.gz", "made its reader run out of memory.")
+
+        monkeypatch.setattr(before, "look_at_label", die)
+    new, empty = label(tmp_path / "x.nii.gz", 2), label(tmp_path / "empty.nii.gz", 0)
+    for sent in (new, empty):
+        with pytest.raises(ConfirmError, match="the version before cannot be checked") as raised:
+            store.save_label("a", FINAL, sent, confirmed=False)
+        assert raised.value.organs == ()
+        assert raised.value.digest
+    monkeypatch.undo()
+    assert organ_in(store.save_label("a", FINAL, new, confirmed=True).label.file) == 2
+
+
+@pytest.mark.parametrize("audited", [False, True])
+def test_numbers_outside_of_the_organ_table_are_not_lost_unconfirmed(folder: Path, tmp_path: Path, audited: bool) -> None:
+    array = np.zeros(SHAPE, np.uint8)
+    array[1:4, 1:4, 1:4], array[1, 1, 1] = 6, 99
+    write(folder / "labels/final/a.nii.gz", array)
+    store = StudyStore(folder)
+    if audited:
+        store.audit()
+    with pytest.raises(ConfirmError) as raised:
+        store.save_label("a", FINAL, label(tmp_path / "x.nii.gz", 2), confirmed=False)
+    assert raised.value.organs == ("liver", "99")
+
+
+def test_the_version_before_is_checked_without_the_lock_and_again_if_it_changes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label(folder / "labels/final/a.nii.gz", 6)
+    store, other, looks = StudyStore(folder), StudyStore(folder), []
+    look = before.look_at_label
+
+    def meanwhile(file: Path, image: Path) -> CheckedLabel:
+        found = look(file, image)
+        if not looks:  # would wait for a minute if this thread held the lock
+            thread = threading.Thread(target=other.save_label, args=("a", FINAL, label(tmp_path / "y.nii.gz", 5)))
+            thread.start()
+            thread.join(20)
+            assert not thread.is_alive()
+        looks.append(found.organs)
+        return found
+
+    monkeypatch.setattr(before, "look_at_label", meanwhile)
+    with pytest.raises(ConfirmError) as raised:
+        store.save_label("a", FINAL, label(tmp_path / "x.nii.gz", 6), confirmed=False)
+    assert looks == [(6,)]
+    assert raised.value.organs == ("esophagus",)

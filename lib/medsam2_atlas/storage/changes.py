@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 255  # bytes
 
+Accept = Callable[[LabelRow | None, bool], None]
+"""Called with the current label map, and whether it could not be settled; raises if a new version must not replace it."""
+
 
 @dataclass(frozen=True)
 class Made:
@@ -55,9 +58,7 @@ class LabelChanges:
         """
         self._path, self._work, self._index, self._roots, self._reconciler = path, work, index, roots, reconciler
 
-    def save(
-        self, study: str, tag: str, file: Path, new: Version, expected: int | None, accept: Callable[[LabelRow | None], None]
-    ) -> Made:
+    def save(self, study: str, tag: str, file: Path, new: Version, expected: int | None, accept: Accept) -> Made:
         """Makes a file the next version and the current label map.
 
         Args:
@@ -66,7 +67,7 @@ class LabelChanges:
             file: to copy.
             new: its version; number, file and time are set by this method.
             expected: number of the version that the change is based on.
-            accept: called with the current label map; raises if the new version must not replace it.
+            accept: called under the lock, so it must be quick, and must not query the index.
 
         Raises:
             ConflictError: the current version is not the expected one.
@@ -97,9 +98,7 @@ class LabelChanges:
         """
         self._index.again(lambda: self._describe(study, tag, info))
 
-    def _save(
-        self, study: str, tag: str, file: Path, new: Version, expected: int | None, accept: Callable[[LabelRow | None], None]
-    ) -> Made:
+    def _save(self, study: str, tag: str, file: Path, new: Version, expected: int | None, accept: Accept) -> Made:
         folder, suffix = self._tag_folder(tag), suffix_in(file.name)
         current, lineage = folder / f"{study}{suffix}", self._reconciler.lineage(study, tag)
         made = Outcome[Made](f"{study} under {tag}")
@@ -116,7 +115,7 @@ class LabelChanges:
             check_expected(study, tag, row.version if row else None, new, expected)
             if row and _sent_twice(row.version, new):
                 return Made(row)
-            accept(row)
+            accept(row, rows.failed(study, tag))
             version = lineage.commit(staged, suffix, new)
             kept = str(lineage.file(version).relative_to(self._path))
             made.value = Made(LabelRow(study, tag, kept, "", version, ""), row.version if row else None)

@@ -14,7 +14,7 @@ from medsam2_atlas.volume import SUFFIXES
 
 @dataclass(frozen=True)
 class CheckedLabel:
-    """A label map that may be saved. organs: numbers of its organs. digest: of its voxels and grid."""
+    """What a label map holds. organs: numbers of its organs. digest: of its voxels and grid."""
 
     organs: tuple[int, ...]
     digest: str
@@ -32,19 +32,27 @@ def suffix_of(name: str) -> str:
     return suffix
 
 
+def look_at_label(file: Path, image: Path) -> CheckedLabel:
+    """Returns what a label map holds: any numbers, also those that are not in the organ table.
+
+    Raises:
+        InputError: it cannot be read, or is not on the grid of the image.
+    """
+    suffix_of(file.name)
+    told, _ = run_task("label_check", file, path=str(file.absolute()), image=str(image.absolute()))
+    return CheckedLabel(tuple(value for value in told["held"] if value), str(told["digest"]))
+
+
 def check_label(file: Path, image: Path, table: OrganTable | None = None) -> CheckedLabel:
     """Accepts a label map that is readable, on the grid of the image, and holds known organs only; it may be empty.
 
     Raises:
         InputError: what is wrong with it.
     """
-    table = table or organ_table()
-    suffix_of(file.name)
-    told, _ = run_task("label_check", file, path=str(file.absolute()), image=str(image.absolute()))
-    organs = tuple(value for value in told["held"] if value)
-    strange = sorted({*organs} - {*table.indices})
+    table, found = table or organ_table(), look_at_label(file, image)
+    strange = sorted({*found.organs} - {*table.indices})
     if strange:
         raise InputError(
             file.name, f"holds values {strange[:8]} that are not in the organ table.", "Use the numbers that /info lists."
         )
-    return CheckedLabel(organs, str(told["digest"]))
+    return found

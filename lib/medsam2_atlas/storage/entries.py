@@ -69,12 +69,12 @@ def check_expected(study: str, tag: str, now: Version | None, new: Version, expe
         raise ConflictError(study, f"has a person's label under {tag}: a model does not take its place.")
 
 
-def check_complete(study: str, before: tuple[int, ...], new: CheckedLabel, table: OrganTable) -> None:
+def check_complete(study: str, before: tuple[int, ...] | None, new: CheckedLabel, table: OrganTable) -> None:
     """Accepts a label map for signing off if it is not empty and lacks no organ of the previous version.
 
     Args:
         study: name of the study.
-        before: organ numbers of the previous version.
+        before: organ numbers of the previous version; None if they are not known.
         new: the label map to sign off.
         table: names of organs.
 
@@ -82,11 +82,14 @@ def check_complete(study: str, before: tuple[int, ...], new: CheckedLabel, table
         ConfirmError: it has to be confirmed first.
     """
     names = {organ.index: organ.name for organ in table.organs}
-    lost = tuple(names.get(number, str(number)) for number in sorted(set(before) - set(new.organs)))
+    lost = tuple(names.get(number, str(number)) for number in sorted(set(before or ()) - set(new.organs)))
     what = ", ".join(name.replace("_", " ") for name in lost)
     if not new.organs:
         has = f"; the version before has {what}" if lost else ""
+        has = "; the version before cannot be checked" if before is None else has
         raise ConfirmError(study, f"would be signed off with an empty label map{has}.", lost, new.digest)
+    if before is None:
+        raise ConfirmError(study, "may lose organs: the version before cannot be checked.", lost, new.digest)
     if lost:
         raise ConfirmError(study, f"would lose organs that the version before has: {what}.", lost, new.digest)
 

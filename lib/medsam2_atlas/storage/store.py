@@ -26,6 +26,7 @@ from medsam2_atlas.errors import ConflictError, MedSAM2AtlasError, NotFoundError
 from medsam2_atlas.files import sha256
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.storage.audit import Auditor
+from medsam2_atlas.storage.before import Before, OvertakenError
 from medsam2_atlas.storage.changes import LabelChanges
 from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.entries import Image, Label, Saved, check_complete
@@ -42,6 +43,8 @@ from medsam2_atlas.storage.scan import reason
 from medsam2_atlas.volume import read_volume
 
 log = logging.getLogger(__name__)
+
+_TRIES = 3
 
 
 class StudyStore:
@@ -110,10 +113,7 @@ class StudyStore:
         Raises:
             NotFoundError: there is none.
         """
-        row = self._index.label(study, tag)
-        if row is None or not self._as_known(row):
-            self._settle(study, tag)
-            row = self._index.label(study, tag)
+        row = self._current(study, tag)
         if row is None:
             raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.")
         return self._label(row)
@@ -199,7 +199,7 @@ class StudyStore:
             expected_version: the version that the change rests on, 0 for none; without it, the newest is replaced whatever
                 it is.
             confirmed: whether a person has confirmed a `final` label map that is empty, or lacks organs of the previous
-                version.
+                version, or replaces a label map that cannot be checked.
 
         Raises:
             NotFoundError: no such study.
@@ -217,15 +217,21 @@ class StudyStore:
             checked = check_label(file, image.file, self._table)
             new = Version(0, "", sha256(file), origin, author, info=dict(info or {}))
             new = replace(new, image_sha256=image_sha256, organs=checked.organs)
+            asks = origin == "person" and tag == FINAL and not confirmed
+            before: Before | None = None
 
-            def accept(row: LabelRow | None) -> None:  # called under the lock, so it must not query the index
+            def accept(row: LabelRow | None, failed: bool) -> None:
                 if stamp_of(image.file) != stamp:
                     raise ConflictError(study, "got another image while the label map was checked.", "Send it again.")
-                if origin == "person" and tag == FINAL and not confirmed:
-                    check_complete(study, self._organs(row, image.file), checked, self._table)
+                if before is not None:
+                    check_complete(study, before.organs_of(row, failed), checked, self._table)
 
-            made = self._changes.save(study, tag, file, new, expected_version, accept)
-        return Saved(self._label(made.row), made.before)
+            for _ in range(_TRIES):
+                before = Before(*self._current_or_failed(study, tag), self.path, image.file) if asks else None
+                with contextlib.suppress(OvertakenError):
+                    made = self._changes.save(study, tag, file, new, expected_version, accept)
+                    return Saved(self._label(made.row), made.before)
+        raise ConflictError(study, f"has a label under {tag} that keeps changing.", "Send it again.")
 
     def restore_label(self, study: str, tag: str, number: int, *, author: str = "") -> Saved:
         """Makes an earlier version the current one again, as a new version.
@@ -237,7 +243,7 @@ class StudyStore:
         file, old = self._intact(study, tag, number)
         new = replace(old, origin="restored", author=author, made="", info={**old.info, "restored_from": number})
         with self._errors(f"get a label under {tag}", study):
-            made = self._changes.save(study, tag, file, new, None, lambda _: None)
+            made = self._changes.save(study, tag, file, new, None, lambda *_: None)
         return Saved(self._label(made.row), made.before)
 
     def remove_label(self, study: str, tag: str, *, author: str = "") -> None:
@@ -325,6 +331,19 @@ class StudyStore:
             if self._index.again(self._reconciler.if_changed):
                 self._auditor.compare_images()
 
+    def _current(self, study: str, tag: str) -> LabelRow | None:
+        """Returns the current label map, after taking in changes of its file; None if there is none."""
+        row = self._index.label(study, tag)
+        if row is None or not self._as_known(row):
+            self._settle(study, tag)
+            row = self._index.label(study, tag)
+        return row
+
+    def _current_or_failed(self, study: str, tag: str) -> tuple[LabelRow | None, bool]:
+        """Returns the current label map, and whether it could not be settled."""
+        row = self._current(study, tag)
+        return row, self._index.unsettled().get((study, tag), ("", False))[1]
+
     def _as_known(self, row: LabelRow) -> bool:
         """Returns whether a label map and its image are as the index records them."""
         image = self._index.image(row.study)
@@ -356,17 +375,6 @@ class StudyStore:
                 lineage.file(version), "is missing or has changed since it was saved.", "Choose another version."
             )
         return lineage.file(version), version
-
-    def _organs(self, row: LabelRow | None, image: Path) -> tuple[int, ...]:
-        """Returns the organ numbers of a label map; empty if there is none, or if it cannot be read."""
-        if row is None:
-            return ()
-        if row.version.organs is not None:
-            return row.version.organs
-        try:
-            return check_label(self.path / row.file, image, self._table).organs
-        except (OSError, MedSAM2AtlasError):
-            return ()
 
     def _image(self, row: ImageRow) -> Image:
         return Image(row.study, self.path / row.file, row.info)
