@@ -5,6 +5,10 @@ ITK opens a file only after its header has been checked, with the one ITK reader
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from medsam2_atlas.decoding import READABLE, check_length, check_voxels, checked_header, image_io
+from medsam2_atlas.decoding.header import Header
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.series import series_slices
 from medsam2_atlas.volume import Geometry, Volume, from_sitk, upright
@@ -95,14 +100,11 @@ def _labels(path: Path) -> Volume:
 def _grid(path: Path) -> Geometry:
     if path.is_dir():
         return from_sitk(_image(path), str(path)).geometry
-    checked_header(path)
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     reader.SetImageIO(image_io(path))
-    try:
+    with _for_itk(path, checked_header(path), voxels=False) as name, _itk_errors(path):
+        reader.SetFileName(name)
         reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise InputError(path, "cannot be read as an image.", f"Give a CT as {READABLE}.") from error
     size = reader.GetSize()
     if len(size) < 3 or any(n > 1 for n in size[3:]):
         raise InputError(path, f"has size {size}, not three dimensions.", "Choose one phase, or the whole volume.")
@@ -130,10 +132,8 @@ def _image(path: Path) -> sitk.Image:
 def _file(path: Path) -> sitk.Image:
     header = checked_header(path)
     check_length(path, header)
-    try:
-        image = sitk.ReadImage(str(path), imageIO=image_io(path))
-    except RuntimeError as error:
-        raise InputError(path, "cannot be read as an image.", f"Give a CT as {READABLE}.") from error
+    with _for_itk(path, header) as name, _itk_errors(path):
+        image = sitk.ReadImage(name, imageIO=image_io(path))
     if path.name.lower().endswith((".nii", ".nii.gz")) and image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
         _refuse_hidden_nan(path)
     return image
@@ -153,7 +153,32 @@ def _refuse_nan(path: str | Path, values: np.ndarray) -> None:
 def _series(folder: Path) -> sitk.Image:
     slices = series_slices(folder)
     check_voxels(folder, sum(part.values for part in slices))
-    try:
+    with _itk_errors(folder):
         return sitk.ReadImage([str(part.file) for part in slices], imageIO="GDCMImageIO")
+
+
+@contextmanager
+def _for_itk(path: Path, header: Header, *, voxels: bool = True) -> Iterator[str]:
+    """Yields the name of a file that ITK may open: this one, or one in memory with the canonical header and the voxels."""
+    if not header.canonical:
+        yield str(path)
+        return
+    with open(os.memfd_create("image"), "w+b") as copy:  # noqa: PTH123 a descriptor has no path
+        copy.write(header.canonical)
+        if voxels:
+            with path.open("rb") as source:
+                source.seek(header.offset)
+                shutil.copyfileobj(source, copy, 1 << 20)
+        copy.flush()
+        yield f"/proc/self/fd/{copy.fileno()}"
+
+
+@contextmanager
+def _itk_errors(path: Path) -> Iterator[None]:
+    """Raises the project's error for an image that ITK cannot read, and MemoryError if there is too little memory for it."""
+    try:
+        yield
     except RuntimeError as error:
-        raise InputError(folder, f"holds a DICOM series that cannot be read ({error}).") from error
+        if any(word in str(error).lower() for word in ("alloc", "memory")):
+            raise MemoryError from error
+        raise InputError(path, "cannot be read as an image.", f"Give a CT as {READABLE}.") from error

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 
 from medsam2_atlas.decoding import check_length, checked_header, dicom_header
 from medsam2_atlas.errors import InputError
+from medsam2_atlas.volume import from_sitk, read_grid, read_labels, read_volume
 from series_files import upright, write_series
 
 ARRAY = (np.arange(480) % 16).reshape(6, 8, 10)
@@ -125,6 +126,67 @@ def test_no_header_can_name_another_file(make: Callable[[Path], Path], tmp_path:
         checked_header(make(tmp_path))
 
 
+HIDING = ["\u00a0ElementDataFile = LOCAL", "ElementDataFile\u00a0= LOCAL", "\u3000ElementDataFile = LOCAL"]
+HIDING += ["\u2028ElementDataFile = LOCAL", "ElementDataFile = LoCaL", "ElementDataFile : LOCAL", " ElementDataFile = local"]
+
+
+@pytest.mark.parametrize("line", HIDING)
+def test_no_text_that_itk_reads_in_another_way_reveals_a_file(tmp_path: Path, line: str) -> None:
+    """Lines that this parser and MetaIO take for different things, before a line that names a file."""
+    lines = ["ObjectType = Image", "NDims = 3", "BinaryData = True", "DimSize = 10 8 6", "ElementType = MET_UCHAR", line]
+    (tmp_path / "LoCaL").write_bytes(b"s" * 480)
+    hidden = f"\nElementDataFile = {secret(tmp_path)}\n".encode()
+    (tmp_path / "x.mha").write_bytes("\n".join(lines).encode() + hidden + bytes(480))
+    try:
+        voxels = read_labels(tmp_path / "x.mha").array.tobytes()
+    except InputError:
+        return
+    assert b"s" * 9 not in voxels
+
+
+@pytest.mark.parametrize(
+    ("suffix", "old", "new"),
+    [
+        (".mha", b"\n", b"\r\n"),
+        (".mha", b" = ", b": "),
+        (".mha", b"ObjectType = Image\n", b"\nObjectType = Image\nComment = ElementDataFile\nComment = a = b\n"),
+        (".mha", b"ObjectType = Image\n", "ObjectType = Image\nPatientName = Müller\n".encode()),
+        (".nrrd", b"\n\n", b"\nbyte skip: -1\n\n"),
+        (".nrrd", b"\n\n", b"\nSegment0_Tags:=" + b"a" * 40_000 + b"\n\n"),
+        (".nrrd", b"\n\n", "\n# Müller\nPatient:=Müller\n\n".encode()),
+    ],
+)
+def test_what_other_tools_write_is_read_as_itk_reads_it(tmp_path: Path, suffix: str, old: bytes, new: bytes) -> None:
+    image = upright(ARRAY)
+    image.SetDirection((0.0, 1.0, 0.0, 0.8, 0.0, -0.6, -0.6, 0.0, -0.8))
+    file = tmp_path / f"x{suffix}"
+    sitk.WriteImage(image, str(file), False)
+    known = from_sitk(sitk.ReadImage(str(file)))
+    content = file.read_bytes()
+    place = content.index(b"LOCAL\n") + 6 if suffix == ".mha" else content.index(b"\n\n") + 2
+    assert old in content[:place]
+    file.write_bytes(content[:place].replace(old, new) + content[place:])
+    found = read_volume(file)
+    assert (found.array == known.array).all()
+    assert found.geometry.matches(known.geometry)
+    assert found.file_geometry.matches(known.file_geometry)
+    assert read_grid(file).matches(known.geometry)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("compress", [True, False])
+def test_canonical_headers_describe_what_itk_reads(tmp_path: Path, suffix: str, kind: type, compress: bool) -> None:
+    image = sitk.GetImageFromArray(ARRAY.astype(kind))
+    image.SetSpacing((0.7, 0.8, 2.5))
+    image.SetOrigin((-101.5, 20.25, -3.0))
+    image.SetDirection((0.0, 1.0, 0.0, 0.8, 0.0, -0.6, -0.6, 0.0, -0.8))
+    sitk.WriteImage(image, str(tmp_path / f"x{suffix}"), compress)
+    known, found = from_sitk(image), read_volume(tmp_path / f"x{suffix}")
+    assert (found.array == known.array).all()
+    assert found.file_geometry.matches(known.file_geometry)
+
+
 @pytest.mark.parametrize(
     ("suffix", "old", "new"),
     [
@@ -141,7 +203,7 @@ def test_no_header_can_name_another_file(make: Callable[[Path], Path], tmp_path:
         (".nrrd", b"sizes: 10 8 6", b"sizes: 10 8 0"),
         (".nrrd", b"sizes: 10 8 6", b"sizes: 4294967296 4294967296 2"),
         (".nrrd", b"type: short", b"type: block"),
-        (".nrrd", b"type: short", b"type: short\nbyte skip: -1"),
+        (".nrrd", b"type: short", b"type: short\nline skip: 3"),
         (".nii", struct.pack("<8h", 3, 10, 8, 6, 1, 1, 1, 1), struct.pack("<8h", 3, 10, 8, -6, 1, 1, 1, 1)),
         (".nii", struct.pack("<8h", 3, 10, 8, 6, 1, 1, 1, 1), struct.pack("<8h", -3, 10, 8, 6, 1, 1, 1, 1)),
         (".nii", struct.pack("<8h", 3, 10, 8, 6, 1, 1, 1, 1), struct.pack("<8h", 3, 32000, 32000, 6, 1, 1, 1, 1)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 
 from medsam2_atlas.errors import InputError
@@ -28,6 +28,8 @@ class Header:
         offset: first byte of the voxels, in the file or, for a packed file, in its unpacked content.
         encoding: `raw`, `gzip`, `zlib`, `bzip2` or `text`.
         whole_file_packed: whether the header is packed along with the voxels, as in `.nii.gz`.
+        canonical: a text header written anew from the values read; empty for binary headers. ITK gets this one, so that a
+            text which ITK's parser would read in another way than ours never reaches it.
     """
 
     sizes: tuple[int, ...]
@@ -35,6 +37,7 @@ class Header:
     offset: int
     encoding: str
     whole_file_packed: bool = False
+    canonical: bytes = b""
 
     @property
     def values(self) -> int:
@@ -65,15 +68,12 @@ def text_lines(file: Path, content: bytes) -> list[str]:
     """Returns the lines of a text header. Refuses bare carriage returns and control characters: parsers disagree on them.
 
     Raises:
-        InputError: bytes that are not text, or a line of more than 32,768 characters.
+        InputError: bytes that are not text.
     """
     text = content.replace(b"\r\n", b"\n").decode("utf-8", errors="replace")
     if any(ord(c) < 32 and c not in "\n\t" for c in text):
         raise broken(file, "it holds control characters")
-    lines = text.split("\n")
-    if max(map(len, lines)) > 1 << 15:
-        raise broken(file, "it has a line without end")
-    return lines
+    return text.split("\n")
 
 
 def whole_numbers(file: Path, what: str, text: str, count: int | None = None) -> tuple[int, ...]:
@@ -90,6 +90,21 @@ def whole_numbers(file: Path, what: str, text: str, count: int | None = None) ->
     if len(numbers) != len(words) or (count is not None and len(numbers) != count):
         raise broken(file, f"its {what} is {text[:40]!r}")
     return numbers
+
+
+def decimals(file: Path, what: str, text: str, count: int) -> str:
+    """Returns the finite numbers of a text, separated by blanks and written anew.
+
+    Raises:
+        InputError: not `count` finite numbers.
+    """
+    try:
+        numbers = [float(word) for word in text.split()]
+    except ValueError as error:
+        raise broken(file, f"its {what} is {text[:40]!r}") from error
+    if len(numbers) != count or not all(map(isfinite, numbers)):
+        raise broken(file, f"its {what} is {text[:40]!r}")
+    return " ".join(map(repr, numbers))
 
 
 def checked_sizes(file: Path, sizes: Sequence[int]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from medsam2_atlas.decoding.header import (
@@ -31,13 +32,31 @@ _BYTES = {
     **dict.fromkeys(("ulonglong", "unsigned long long", "unsigned long long int"), 8),
     **dict.fromkeys(("int64", "int64_t", "uint64", "uint64_t", "double"), 8),
 }
-_SKIPS = ("lineskip", "byteskip")
+_KEPT = {
+    "space": "space",
+    "spacedimension": "space dimension",
+    "spacedirections": "space directions",
+    "spaceorigin": "space origin",
+    "spacings": "spacings",
+    "axismins": "axis mins",
+    "axismaxs": "axis maxs",
+    "kinds": "kinds",
+    "centers": "centers",
+    "centerings": "centers",
+    "endian": "endian",
+}
+"""Fields that say where the voxels lie, by their names without blanks."""
+
+_PLAIN = re.compile(r"[ -~]*")
 
 
 def nrrd_header(file: Path) -> Header:
     """Reads the header of an NRRD file that holds its own voxels.
 
     Field names are compared without blanks and in lower case, as NRRD's own library does.
+
+    Returns:
+        The header. Its `canonical` text has only what describes the voxels.
 
     Raises:
         InputError: a malformed header, or one that names other files.
@@ -54,8 +73,6 @@ def nrrd_header(file: Path) -> Header:
     if not _MAGIC.fullmatch(magic):
         raise broken(file, "it does not begin with NRRD")
     fields = _fields(file, lines)
-    if any(fields.get(skip, "0") != "0" for skip in _SKIPS):
-        raise broken(file, "its header skips a part of the file")
     (axes,) = whole_numbers(file, "dimension", fields.get("dimension", ""), 1)
     sizes = checked_sizes(file, whole_numbers(file, "sizes", fields.get("sizes", "")))
     if len(sizes) != axes:
@@ -63,7 +80,18 @@ def nrrd_header(file: Path) -> Header:
     kind, encoding = " ".join(fields.get("type", "").lower().split()), fields.get("encoding", "").lower()
     if kind not in _BYTES or encoding not in _ENCODINGS:
         raise broken(file, f"its type is {kind[:20]!r}, its encoding {encoding[:20]!r}")
-    return Header(sizes, _BYTES[kind], min(ends), _ENCODINGS[encoding])
+    kept = {known: fields[name] for name, known in _KEPT.items() if name in fields}
+    if not all(_PLAIN.fullmatch(value) for value in kept.values()):
+        raise broken(file, "its geometry holds characters that are not ASCII")
+    canonical = ["NRRD0005", f"type: {kind}", f"dimension: {axes}", f"sizes: {' '.join(map(str, sizes))}"]
+    canonical += [f"encoding: {encoding}", *(f"{known}: {value}" for known, value in kept.items()), "", ""]
+    header = Header(sizes, _BYTES[kind], min(ends), _ENCODINGS[encoding], canonical="\n".join(canonical).encode())
+    skipped = (fields.get("lineskip", "0"), fields.get("byteskip", "0"))
+    if skipped == ("0", "-1") and header.encoding == "raw":  # the voxels are the end of the file
+        header = replace(header, offset=max(header.offset, file.stat().st_size - header.data_bytes))
+    elif skipped != ("0", "0"):
+        raise broken(file, "its header skips a part of the file")
+    return header
 
 
 def _fields(file: Path, lines: list[str]) -> dict[str, str]:
