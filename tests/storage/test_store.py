@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import SimpleITK as sitk
 from monailabel.datastore.local import LocalDatastore
 
 from medsam2_atlas.errors import ConflictError, InputError, NotFoundError, StorageError
-from medsam2_atlas.storage import StudyStore
+from medsam2_atlas.storage import StudyStore, images
+from medsam2_atlas.storage.entries import same_image
 
 SHAPE = (6, 8, 10)
 
@@ -186,6 +188,36 @@ def test_an_image_is_not_replaced_by_another_of_its_name(store: StudyStore, fold
     with pytest.raises(InputError):
         store.add_image("bad", write(tmp_path / "flat.nii.gz", np.zeros(SHAPE, np.int16)))
     assert "bad" not in store.images()
+
+
+def test_images_are_compared_without_the_lock_and_again_if_one_changes(
+    store: StudyStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, other, compared = ct(tmp_path / "sent", "a"), StudyStore(folder), []
+
+    def meanwhile(first: Path, second: Path) -> bool:
+        same = same_image(first, second)
+        if not compared:  # would wait for a minute if this thread held the lock
+            thread = threading.Thread(target=other.update_image_info, args=("b.1", {"n": 1}))
+            thread.start()
+            thread.join(20)
+            assert not thread.is_alive()
+            write(folder / "a.nii.gz", np.arange(480, dtype=np.int16).reshape(SHAPE)[::-1])
+        compared.append(same)
+        return same
+
+    monkeypatch.setattr(images, "same_image", meanwhile)
+    with pytest.raises(ConflictError, match="another image"):
+        store.add_image("a", sent)
+    assert compared == [True, False]
+
+
+def test_an_image_that_came_unseen_is_compared_before_it_is_taken_for_the_same(store: StudyStore, folder: Path) -> None:
+    ct(folder, "late")
+    assert store.add_image("late", folder / "a.nii.gz").file == folder / "late.nii.gz"
+    write(folder / "later.nii.gz", np.arange(480, dtype=np.int16).reshape(SHAPE)[::-1])
+    with pytest.raises(ConflictError, match="another image"):
+        store.add_image("later", folder / "a.nii.gz")
 
 
 def test_a_removed_image_is_set_aside_with_all_that_belongs_to_it(store: StudyStore, folder: Path, tmp_path: Path) -> None:

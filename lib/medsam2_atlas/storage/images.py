@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,17 @@ from medsam2_atlas.storage.removal import set_aside
 from medsam2_atlas.storage.rows import ImageRow, stamp_of
 from medsam2_atlas.storage.safely import flush, make_folder, staged_copy, temporary, write_safely
 from medsam2_atlas.storage.scan import label_files, tags_in
+
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """An image of the folder that a new one was compared with. same: whether they hold the same voxels on the same grid."""
+
+    file: str
+    stamp: str
+    same: bool
 
 
 class ImageChanges:
@@ -44,7 +55,12 @@ class ImageChanges:
             ConflictError: another image has that name.
             OSError: it cannot be written; nothing has changed.
         """
-        return self._index.again(lambda: self._add(study, file, suffix, info))
+        for _ in range(_TRIES):
+            compared = self._compare(study, file)
+            added = self._index.again(lambda: self._add(study, file, suffix, info, compared))  # noqa: B023 called at once
+            if added is not None:
+                return added
+        raise ConflictError(study, "has an image here that keeps changing.", "Send it again.")
 
     def describe(self, study: str, info: Mapping[str, Any]) -> None:
         """Adds to the information kept with an image.
@@ -78,26 +94,39 @@ class ImageChanges:
                 found[file] = f"labels/{name}/{file.name}"
         return found
 
-    def _add(self, study: str, file: Path, suffix: str, info: Mapping[str, Any]) -> ImageRow:
+    def _compare(self, study: str, file: Path) -> _Compared | None:
+        """Compares a new image with the one of that name; this decodes both, so the lock must not be held."""
+        row = self._index.image(study)
+        if row is None:
+            return None
+        there = self._path / row.file
+        stamp = stamp_of(there)
+        return _Compared(row.file, stamp, same_image(there, file)) if stamp else None
+
+    def _add(self, study: str, file: Path, suffix: str, info: Mapping[str, Any], compared: _Compared | None) -> ImageRow | None:
+        """Adds an image; returns None if there is an image of that name that `file` was not compared with."""
         target, made = self._path / f"{study}{suffix}", Outcome[ImageRow](study)
-        with made.survives(self._index), staged_copy(file, self._path) as part, self._index.writing() as rows:
-            self._reconciler.take_images(rows)
-            before = rows.image(study)
-            if before is not None:
-                if not same_image(self._path / before.file, file):
-                    raise ConflictError(study, "is the name of another image here.", "Choose another name.")
-                return before
-            checksum, row = sha256(part), ImageRow(study, target.name, dict(info))
-            self._write_info(row)
-            try:
-                os.replace(part, target)
-            except OSError:
-                self._info_file(study).unlink(missing_ok=True)
-                raise
-            made.value = row
-            flush(self._path)
-            stamp = stamp_of(target)
-            rows.put_image(replace(row, stamp=stamp, sha256=checksum, hashed=stamp))
+        with made.survives(self._index), staged_copy(file, self._path) as part:
+            row = ImageRow(study, target.name, dict(info), sha256=sha256(part))
+            with self._index.writing() as rows:
+                self._reconciler.take_images(rows)
+                before = rows.image(study)
+                if before is not None:
+                    if compared is None or (compared.file, compared.stamp) != (before.file, before.stamp):
+                        return None
+                    if not compared.same:
+                        raise ConflictError(study, "is the name of another image here.", "Choose another name.")
+                    return before
+                self._write_info(row)
+                try:
+                    os.replace(part, target)
+                except OSError:
+                    self._info_file(study).unlink(missing_ok=True)
+                    raise
+                made.value = row
+                flush(self._path)
+                stamp = stamp_of(target)
+                rows.put_image(replace(row, stamp=stamp, hashed=stamp))
         return made.get()
 
     def _describe(self, study: str, info: Mapping[str, Any]) -> None:
