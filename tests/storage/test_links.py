@@ -55,6 +55,27 @@ def test_links_into_folders_that_the_operator_names_are_followed(
     assert list(StudyStore(folder).images()) == ["a", "b"]
 
 
+def test_stores_with_other_roots_do_not_drop_each_others_studies(
+    folder: Path, outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "b.nii.gz").symlink_to(outside / "secret.nii.gz")
+    server, listing = StudyStore(folder, roots=[outside]), StudyStore(folder)
+    server.save_label("b", FINAL, label(tmp_path / "x.nii.gz", 2), author="kim")
+    for _ in range(2):
+        listing.refresh(thorough=True)
+        assert list(listing.images()) == ["a"]
+        assert server._index.image("b") is not None
+        assert server._index.label("b", FINAL) is not None
+        assert list(server.images()) == ["a", "b"]
+    listing.save_label("a", FINAL, label(tmp_path / "x.nii.gz", 6), author="lee")
+    assert server.label("a", FINAL).version == listing.label("a", FINAL).version
+    assert len(server.versions("a", FINAL)) == 1
+    assert listing.index_file == folder / ".medsam2_atlas/studies.sqlite"
+    monkeypatch.setenv("MEDSAM2_ATLAS_ROOTS", str(outside))
+    assert StudyStore(folder).index_file == server.index_file
+    assert StudyStore(folder, roots=[folder / "..", outside]).index_file not in (server.index_file, listing.index_file)
+
+
 @pytest.mark.parametrize("which", ["tag", "labels", "file"])
 def test_nothing_is_read_written_or_removed_through_a_link_that_leads_outside(
     folder: Path, outside: Path, tmp_path: Path, which: str

@@ -133,8 +133,7 @@ def _no_index(store: StudyStore) -> str:
         store.counts()
     except (MedSAM2AtlasError, OSError, sqlite3.Error) as error:
         return f"The index cannot be used ({error})."
-    file = store.work.path / "studies.sqlite"
-    return "" if file.exists() else f"{file} is missing."
+    return "" if store.index_file.exists() else f"{store.index_file} is missing."
 
 
 def _no_scratch() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +24,11 @@ class Roots:
             others: folders outside of it that links may lead to; those in `$MEDSAM2_ATLAS_ROOTS` are added.
         """
         named = [*others, *filter(None, os.environ.get(ROOTS_ENVIRONMENT, "").split(os.pathsep))]
-        self._allowed = tuple(os.path.realpath(place) for place in (folder, *named))
+        self._allowed: tuple[str, ...] = (os.path.realpath(folder),)
+        others_resolved = sorted({os.path.realpath(place) for place in named if not self.hold(place)})
+        self._allowed += tuple(others_resolved)
+        self.key = hashlib.sha256(os.fsencode("\0".join(others_resolved))).hexdigest()[:8] if others_resolved else ""
+        """Differs between sets of other folders; empty if there are none besides the studies folder."""
 
     def hold(self, path: str | Path) -> bool:
         """Returns whether a path, with all links in it resolved, lies in one of the folders."""

@@ -69,7 +69,9 @@ class StudyStore:
         self._table = table or organ_table()
         with self._errors("be opened"):
             self.path.mkdir(parents=True, exist_ok=True)
-        self._index = Index(self.work.folder(".") / "studies.sqlite")
+        # Stores with other roots see other studies: each set has its own index, so that they do not undo each other's.
+        name = f"studies-{self._roots.key}.sqlite" if self._roots.key else "studies.sqlite"
+        self._index = Index(self.work.folder(".") / name)
         self._reconciler = Reconciler(self.path, self.work, self._index, self._roots)
         self._index.fill = lambda: self._reconciler.run(thorough=True)
         self._image_changes = ImageChanges(self.path, self.work, self._index, self._roots, self._reconciler)
@@ -77,6 +79,11 @@ class StudyStore:
         self._auditor = Auditor(self.path, self._index, self._reconciler.settler, self._table)
         with self._errors("be opened"):
             self._index.ready()
+
+    @property
+    def index_file(self) -> Path:
+        """The file of the index; it may be deleted at any time."""
+        return self._index.file
 
     # -- asking
 
