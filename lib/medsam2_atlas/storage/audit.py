@@ -14,7 +14,7 @@ from medsam2_atlas.labels import OrganTable
 from medsam2_atlas.storage.checks import check_label
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.lineage import Version
-from medsam2_atlas.storage.rows import LabelRow, stamp_of
+from medsam2_atlas.storage.rows import ImageRow, LabelRow, stamp_of
 from medsam2_atlas.storage.scan import reason
 from medsam2_atlas.storage.settle import Settler
 
@@ -130,9 +130,13 @@ class Auditor:
             before = stamp_of(file)
             checksum = sha256(file)
             if before and stamp_of(file) == before:
-                with self._index.writing() as rows:
-                    now = rows.image(study)
-                    if now is not None and now.file == row.file:
-                        rows.put_image(replace(now, stamp=before, sha256=checksum, hashed=before))
+                done = replace(row, stamp=before, sha256=checksum, hashed=before)
+                self._index.again(lambda: self._keep(done))  # noqa: B023 called at once
                 return checksum
         raise StorageError(study, "has an image that keeps changing.", "Wait until it has been copied.")
+
+    def _keep(self, done: ImageRow) -> None:
+        with self._index.writing() as rows:
+            now = rows.image(done.study)
+            if now is not None and now.file == done.file:
+                rows.put_image(replace(done, info=now.info))
