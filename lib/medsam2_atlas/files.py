@@ -32,7 +32,11 @@ def replacing(target: Path) -> Iterator[Path]:
         if part.is_dir() and target.is_dir() and not target.is_symlink():
             old = _beside(target, "old")
             target.rename(old)
-            part.rename(target)
+            try:
+                part.rename(target)
+            except OSError:
+                old.rename(target)
+                raise
             remove_folder(old, target.parent)
         else:
             os.replace(part, target)

@@ -17,7 +17,7 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
-from medsam2_atlas.decoding import READABLE, check_length, check_voxels, checked_header, image_io
+from medsam2_atlas.decoding import READABLE, check_length, check_same_size, check_voxels, checked_header, image_io
 from medsam2_atlas.decoding.header import Header
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.series import series_slices
@@ -65,12 +65,9 @@ def label_check(path: str, image: str) -> Result:
     Raises:
         InputError: it cannot be read, is not a label map, or lies on another grid than the image.
     """
-    like, file = _grid(Path(image)), Path(path)
-    header = checked_header(file)
-    if sorted(n for n in header.sizes if n > 1) != sorted(n for n in like.size if n > 1):
-        raise InputError(
-            file.name, f"has size {header.sizes}, the image has {like.size}.", "Send one label map on the grid of the image."
-        )
+    file = Path(path)
+    check_same_size(file, Path(image))
+    like = _grid(Path(image))
     found = _labels(file)
     if not found.geometry.matches(like):
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 import time
 from typing import Any
@@ -26,6 +27,16 @@ def hang(path: str) -> Result:
     return {}, []
 
 
+def spin(path: str) -> Result:
+    while True:
+        pass
+
+
+def killed(path: str) -> Result:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}, []
+
+
 def fill(path: str) -> Result:
     return {}, [np.ones(10**9)]
 
@@ -43,6 +54,6 @@ def divide(path: str) -> Result:
 
 
 if __name__ == "__main__":
-    names = ("crash", "hang", "fill", "nonsense", "divide")
+    names = ("crash", "hang", "spin", "killed", "fill", "nonsense", "divide")
     TASKS.update({f"test_{name}": f"decoding.misbehaving:{name}" for name in names})
     worker.main()

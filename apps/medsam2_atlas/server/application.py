@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource as limits
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -48,7 +47,6 @@ _SMALL_BYTES = 10_000_000
 _FILE_CHUNK = 1 << 20
 _STOP_SECONDS = 3.0
 """Max seconds that each part of the server may take to stop; see `server.stopping`."""
-_OPEN_FILES = 65536
 _SWITCH_SECONDS = 0.0005
 """How long inference may keep the interpreter from those who answer; Python's 5 ms add up over the turns of a request."""
 _REPLACED = frozenset(
@@ -133,10 +131,6 @@ def create_app(config: ServerConfig) -> FastAPI:
 def _prepare(work: WorkFolder) -> None:
     """Removes files and ends work processes that killed processes have left."""
     os.environ[SERVER_VARIABLE] = str(ProcessMark.own())
-    soft, hard = limits.getrlimit(limits.RLIMIT_NOFILE)
-    files = _OPEN_FILES if hard == limits.RLIM_INFINITY else min(hard, _OPEN_FILES)
-    if 0 <= soft < files:
-        limits.setrlimit(limits.RLIMIT_NOFILE, (files, hard))  # a series has a file for each slice
     end_orphans(work)
     removed = sweep() + sweep_leftovers(work.path, recursive=True)
     if not settings.MONAI_LABEL_STUDIES.startswith(("http://", "https://")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -50,12 +51,15 @@ _NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is u
 _UNREADABLE = frozenset(
     (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ESTALE)
 )
+_SCRATCH = re.compile(r"[^\s:']*\bmedsam2_atlas-[0-9a-f]+_[0-9a-f]+_[0-9a-f]+-[^\s:']*")
+"""Names of uploads on the server's disk, which clients neither know nor need."""
 _SQLITE_NO_ROOM = {"database or disk is full": "the disk is full", "readonly database": "the disk is read-only"}
 
 
 def body(status: int, message: str, remedy: str = "", kind: str = "", **more: Any) -> dict[str, Any]:
     """Returns the JSON of an error. `detail` is the field that FastAPI's clients read. more: fields that clients act on."""
     reason = kind or HTTPStatus(status).phrase
+    message, remedy = (_SCRATCH.sub("the upload", text) for text in (message, remedy))
     error = {"status": status, "kind": reason, "message": message, "remedy": remedy, "request_id": request_id(), **more}
     return {"detail": message, "error": error}
 

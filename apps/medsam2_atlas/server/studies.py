@@ -13,6 +13,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from label_files import renumber, volume_to_file
+from medsam2_atlas.decoding import check_same_size
 from medsam2_atlas.errors import ConflictError, InputError
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.storage import FINAL, Version, suffix_of
@@ -64,6 +65,7 @@ def save_label(
         info["confirm"] = confirm
     kept = _received_label(label, info)
     try:
+        check_same_size(kept, Path(_datastore().get_image_uri(image)))  # before the label map takes a reader's time
         renumber(kept, info.get("label_info") or [])
         made = _datastore().save_person_label(image, kept, tag, info)
     finally:

@@ -1,6 +1,6 @@
 """Decodes files from others: checks their headers first, then decodes their voxels in separate processes."""
 
-from medsam2_atlas.decoding.check import READABLE, check_voxels, checked_header, image_io
+from medsam2_atlas.decoding.check import READABLE, check_same_size, check_voxels, checked_header, image_io
 from medsam2_atlas.decoding.dicom import dicom_header
 from medsam2_atlas.decoding.limits import DecodingLimits
 from medsam2_atlas.decoding.packed import check_length
@@ -13,6 +13,7 @@ __all__ = [
     "UnreadableFileError",
     "alive",
     "check_length",
+    "check_same_size",
     "check_voxels",
     "checked_header",
     "configure",

@@ -65,6 +65,18 @@ def check_voxels(path: Path, voxels: int) -> None:
         )
 
 
+def check_same_size(file: Path, image: Path) -> None:
+    """Checks by the headers alone that a label map has as many voxels along its axes, in any order, as an image.
+
+    Raises:
+        InputError: it has not, or a header cannot be used.
+        OSError: a file cannot be read.
+    """
+    sizes, like = (checked_header(path).sizes for path in (file, image))
+    if sorted(n for n in sizes if n > 1) != sorted(n for n in like if n > 1):
+        raise InputError(file.name, f"has size {sizes}, the image has {like}.", "Send one label map on the grid of the image.")
+
+
 def image_io(file: Path) -> str:
     """Returns the name of the ITK reader for a checked file. ITK's own choice depends on the content, so it is not used."""
     return next(io for suffix, _, io in _FORMATS if file.name.lower().endswith(suffix))

@@ -18,20 +18,25 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medsam2_atlas.decoding.limits import DecodingLimits
 from medsam2_atlas.decoding.tasks import PACKET_BYTES, READY
-from medsam2_atlas.errors import StorageError
+from medsam2_atlas.errors import StorageError, UnavailableError
 
 log = logging.getLogger(__name__)
 
 _PROGRAM = "medsam2_atlas.decoding.worker"
 _START_SECONDS = 60.0
+_WAIT_SECONDS = 90.0
+_MAX_WAITING = 24
+"""Callers that may wait for a reader. A server has 40 threads for requests; the others answer what needs no reader."""
 _MAX_HANDLES = 16
 _MAX_IDLE_MB = 700.0
 """A reader that holds more memory than this after its task is replaced, which returns the memory to the system."""
@@ -39,10 +44,16 @@ _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARE
 
 
 class ReaderDiedError(Exception):
-    """A reader process ended, or was ended, in the middle of a task. `how`: in words."""
+    """A reader process ended, or was ended, in the middle of a task.
 
-    def __init__(self, how: str, killed: bool = False) -> None:
-        self.how, self.killed = how, killed
+    Attributes:
+        how: in words.
+        lasting: whether the file is the cause for sure, rather than another process, a slow disk or too little memory.
+        killed: whether another process ended the reader.
+    """
+
+    def __init__(self, how: str, *, lasting: bool = True, killed: bool = False) -> None:
+        self.how, self.lasting, self.killed = how, lasting and not killed, killed
         super().__init__(how)
 
 
@@ -81,11 +92,13 @@ class _Reader:
         """Runs a task. Raises ReaderDiedError, or StorageError if the reader does not start; the caller must then end it."""
         self._wait_until_ready()
         self._link.settimeout(seconds)
+        worked = self._processor_seconds()
         try:
             self._link.sendall(json.dumps({"task": task, "arguments": arguments, "seconds": seconds}).encode())
             packet, handles, _, _ = socket.recv_fds(self._link, PACKET_BYTES, _MAX_HANDLES)
         except TimeoutError:
-            raise ReaderDiedError(f"took longer than {seconds:.0f} s to decode.") from None
+            busy = self._processor_seconds() - worked > seconds / 2  # else it waited, such as for a network drive
+            raise ReaderDiedError(f"took longer than {seconds:.0f} s to decode.", lasting=busy) from None
         except OSError as error:
             raise self._death() from error
         try:
@@ -97,6 +110,13 @@ class _Reader:
         finally:
             for handle in handles:
                 os.close(handle)
+
+    def _processor_seconds(self) -> float:
+        """Returns the processor time that the process has used so far."""
+        with suppress(OSError, ValueError, IndexError):
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return 0.0
 
     def _wait_until_ready(self) -> None:
         if self._ready:
@@ -134,6 +154,7 @@ class ReaderPool:
         self._lock = threading.Lock()
         self._free = threading.Semaphore(limits.processes)
         self._idle: list[_Reader] = []
+        self._waiting = 0
         self._owner, self._closed = os.getpid(), False
 
     @property
@@ -146,19 +167,21 @@ class ReaderPool:
         for _ in range(self.limits.processes):
             self._put_back(_Reader(self.limits))
 
-    def run(self, task: str, arguments: dict[str, Any], seconds: float) -> Reply:
+    def run(self, task: str, arguments: dict[str, Any], seconds: float, *, patience: float = _WAIT_SECONDS) -> Reply:
         """Runs a task in a reader.
 
         Args:
             task: one of `TASKS`.
             arguments: of its function; must be valid in JSON.
             seconds: max wall time, and max processor time.
+            patience: max seconds to wait for a free reader.
 
         Raises:
             ReaderDiedError: the reader ended, or was ended at the time limit.
             StorageError: no reader starts.
+            UnavailableError: too many callers wait for a reader, or none became free in time.
         """
-        with self._free:
+        with self._turn(patience):
             reader = self._taken()
             try:
                 reply = reader.run(task, arguments, seconds)
@@ -170,6 +193,25 @@ class ReaderPool:
             else:
                 self._put_back(reader)
             return reply
+
+    @contextmanager
+    def _turn(self, patience: float) -> Iterator[None]:
+        """Waits for a free reader, for a limited time and among a limited number of callers: a server has other requests."""
+        with self._lock:
+            if self._waiting >= _MAX_WAITING:
+                raise _busy()
+            self._waiting += 1
+        try:
+            free = self._free.acquire(timeout=patience)
+        finally:
+            with self._lock:
+                self._waiting -= 1
+        if not free:
+            raise _busy()
+        try:
+            yield
+        finally:
+            self._free.release()
 
     def close(self) -> None:
         """Ends all readers; tasks under way fail."""
@@ -225,7 +267,13 @@ def _array(handle: int, about: dict[str, Any]) -> np.ndarray:
         raise ValueError("not an array")
     if not length:
         return np.zeros(shape, dtype)
-    return np.frombuffer(mmap.mmap(handle, length), dtype).reshape(shape)
+    # Private: what a forked child writes into it stays the child's.
+    memory = mmap.mmap(handle, length, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    return np.frombuffer(memory, dtype).reshape(shape)
+
+
+def _busy() -> UnavailableError:
+    return UnavailableError("reader processes", "are all busy.", "Try again in a minute.")
 
 
 def _python_path() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import resource
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from medsam2_atlas import errors
+from medsam2_atlas.decoding.check import checked_header, set_limits
 from medsam2_atlas.decoding.limits import DecodingLimits
 from medsam2_atlas.decoding.pool import ReaderDiedError, ReaderPool
 from medsam2_atlas.decoding.unreadable import Unreadable
-from medsam2_atlas.errors import InputError, MedSAM2AtlasError, StorageError
+from medsam2_atlas.errors import InputError, MedSAM2AtlasError, StorageError, UnavailableError
 
-_FIRST_SECONDS = 20.0
-_BYTES_A_SECOND = 5e6
-"""A reader that is slower than this on a file's packed bytes counts as hanging, whatever the limits allow."""
+_FIRST_SECONDS = 30.0
+_BYTES_A_SECOND = 10e6
+"""A reader that decodes fewer bytes of voxels a second hangs, whatever the limits allow."""
+_OPEN_FILES = 65_536
 _ALIVE_SECONDS = 10.0
 
 _lock = threading.Lock()
@@ -36,6 +39,7 @@ def configure(limits: DecodingLimits, memory: Path | None = None) -> None:
     global _limits, _unreadable
     with _lock:
         _limits, _unreadable = limits, Unreadable(memory)
+        set_limits(limits)
         _close()
     _readers().start()
 
@@ -47,9 +51,11 @@ def shutdown() -> None:
 
 
 def alive() -> str:
-    """Returns why readers do not work; empty if one answers within ten seconds."""
+    """Returns why readers don't work; empty if one answers within ten seconds, or if all are busy."""
     try:
-        _readers().run("alive", {}, _ALIVE_SECONDS)
+        _readers().run("alive", {}, _ALIVE_SECONDS, patience=1.0)
+    except UnavailableError:
+        return ""  # busy ones are replaced if they exceed their time
     except (ReaderDiedError, MedSAM2AtlasError, OSError) as error:
         return f"No reader process works: {error}"
     return ""
@@ -75,6 +81,7 @@ def run_task(task: str, subject: Path | None = None, **arguments: Any) -> tuple[
         UnreadableFileError: the file killed its reader, took too much time or memory, or has done so before.
         MedSAM2AtlasError: as the task raises it.
         StorageError: no reader process starts.
+        UnavailableError: all readers are busy, and too many callers wait for one already.
         OSError: as the task raises it, such as a missing file.
     """
     name = subject if subject is not None else Path(task)
@@ -88,9 +95,9 @@ def run_task(task: str, subject: Path | None = None, **arguments: Any) -> tuple[
                 raise
             reply = _readers().run(task, arguments, seconds)  # the kernel may kill a reader when other processes use up memory
     except ReaderDiedError as error:
-        raise _unreadable.add(name, error.how) from error
+        raise _unreadable.add(name, error.how, lasting=error.lasting) from error
     if reply.problem.get("memory"):
-        raise _unreadable.add(name, f"took more than {_limits.memory_mb} MB of memory to decode.")
+        raise _unreadable.add(name, f"took more than {_limits.memory_mb} MB of memory to decode.", lasting=False)
     if reply.problem:
         raise _error(name, reply.problem)
     return reply.content, reply.arrays
@@ -115,8 +122,17 @@ def _readers() -> ReaderPool:
     global _pool
     with _lock:
         if _pool is None or not _pool.usable:
+            _raise_open_files()
             _pool = ReaderPool(_limits)
         return _pool
+
+
+def _raise_open_files() -> None:
+    """Raises the number of files that this process may have open: each decoded image holds one for as long as it is used."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if 0 <= soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _close() -> None:
@@ -127,10 +143,12 @@ def _close() -> None:
 
 
 def _size(path: Path) -> int:
-    """Returns the size in bytes of a file, or of the files in a folder."""
+    """Returns how many bytes a file, or the files in a folder, hold once they are unpacked; 0 if that cannot be told."""
     try:
-        return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
-    except OSError:
+        if path.is_dir():
+            return sum(file.stat().st_size for file in path.iterdir())
+        return max(path.stat().st_size, checked_header(path).data_bytes)
+    except (OSError, InputError):
         return 0
 
 
