@@ -2,7 +2,7 @@
 
 Configuration (`--conf KEY VALUE`): `atlas` (folder), `checkpoint` (file), `config` (network), `device`, `unet_3d` and
 `unet_2d` (weights), `unet_3d_config` and `unet_2d_config` (how they are trained), `learning` (whether studies are measured
-in the background; by default those of a local folder), `foundation` (model that is held against the U-Net), `server_roots`
+in the background; by default those of a local folder), `foundation` (model that is compared with the U-Net), `server_roots`
 (folders that symbolic links in the studies folder may lead to).
 """
 

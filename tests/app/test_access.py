@@ -172,7 +172,7 @@ def test_only_listed_origins_may_call(tokens: Path) -> None:
     "text",
     [
         *("", "- kim", "- {name: kim, role: annotator}", "- {name: kim, role: king, token: x}", "{", "- {name: a, token: x}"),
-        "- {name: kim, role: admin, token: }",  # would let in whoever sends `None`
+        "- {name: kim, role: admin, token: }",  # would admit anybody who sends `None`
         "- {name: kim, role: admin, token: ''}",
         "- {name: kim, role: admin, sha256: é}",
     ],
