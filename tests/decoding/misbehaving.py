@@ -13,6 +13,7 @@ import numpy as np
 
 from medsam2_atlas.decoding import worker
 from medsam2_atlas.decoding.tasks import TASKS
+from medsam2_atlas.errors import InputError
 
 Result = tuple[dict[str, Any], list[np.ndarray]]
 
@@ -49,11 +50,15 @@ def nonsense(path: str) -> Result:
     return {}, []
 
 
+def complain(path: str) -> Result:
+    raise InputError(path, "is wrong: " + "x" * 200_000)
+
+
 def divide(path: str) -> Result:
     return {"x": 1 // 0}, []
 
 
 if __name__ == "__main__":
-    names = ("crash", "hang", "spin", "killed", "fill", "nonsense", "divide")
+    names = ("crash", "hang", "spin", "killed", "fill", "nonsense", "divide", "complain")
     TASKS.update({f"test_{name}": f"decoding.misbehaving:{name}" for name in names})
     worker.main()

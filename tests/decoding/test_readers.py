@@ -176,3 +176,11 @@ def test_only_listed_tasks_run() -> None:
     assert "volume" in TASKS
     with pytest.raises(InputError, match="KeyError"):
         run_task("os:system", None, command="true")
+
+
+def test_a_long_error_does_not_count_as_the_end_of_a_reader(tmp_path: Path, readers: Path) -> None:
+    configure(DecodingLimits(), readers)
+    with pytest.raises(InputError, match="is wrong: x") as raised:
+        run_task("test_complain", image(tmp_path / "x.nii"), path="x")
+    assert not isinstance(raised.value, UnreadableFileError)
+    assert not readers.exists()

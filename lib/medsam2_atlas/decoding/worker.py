@@ -27,6 +27,7 @@ from medsam2_atlas.decoding.tasks import PACKET_BYTES, PRELOADED, READY, TASKS
 from medsam2_atlas.errors import MedSAM2AtlasError
 
 _PAGE = 1 << 12
+_MAX_TEXT = 4096  # a reply that does not fit into a packet would look like a file that has taken over its reader
 
 
 def main() -> None:
@@ -66,11 +67,12 @@ def _answered(task: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], lis
         return {"arrays": told}, handles
     except MedSAM2AtlasError as error:
         about = {"kind": type(error).__name__, "subject": error.subject, "problem": error.problem, "remedy": error.remedy}
+        about = {key: text[:_MAX_TEXT] for key, text in about.items()}
         problem: dict[str, Any] = {"error": about}
     except MemoryError:
         problem = {"memory": True}
     except OSError as error:
-        problem = {"os_error": [error.errno, str(error)]}
+        problem = {"os_error": [error.errno, str(error)[:_MAX_TEXT]]}
     except Exception as error:  # noqa: BLE001 any error of a library is reported as the file's problem
         problem = {"unforeseen": f"{type(error).__name__}: {str(error)[:500]}"}
     for handle in handles:
