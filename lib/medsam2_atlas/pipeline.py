@@ -20,15 +20,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medsam2_atlas.atlas import Atlas, ScoreMaps, score_maps
+from medsam2_atlas.choices import REFERENCE_STRATEGIES, Loop, PromptSource, ThresholdRule
 from medsam2_atlas.errors import AtlasError, InputError, WeightsError
 from medsam2_atlas.fusion import fuse_logits, fuse_scores
 from medsam2_atlas.labels import organ_table
-from medsam2_atlas.medsam2 import Loop, MedSAM2Volume, OrganLogits, Weights
+from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.prompting import (
     MIDDLE,
@@ -36,7 +37,6 @@ from medsam2_atlas.prompting import (
     Evidence,
     OrganPrompt,
     Prompts,
-    ThresholdRule,
     by_stability,
     choose_prompts,
     confidence,
@@ -49,10 +49,12 @@ from medsam2_atlas.prompting import (
 )
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.segmentation import Segmentation, base_report
-from medsam2_atlas.unet import UNet, predict
 from medsam2_atlas.volume import Volume
 
-PromptSource = Literal["atlas", "unet", "both"]
+if TYPE_CHECKING:
+    from medsam2_atlas.unet import UNet
+
+__all__ = ["REFERENCE_STRATEGIES", "STRATEGIES", "Case", "Options", "PromptSource", "segment"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ class Case:
             raise WeightsError(
                 "U-Net", "is needed to prompt from it.", "Train it or name its weights, or prompt from the atlas."
             )
+        from medsam2_atlas.unet import predict  # MONAI, which takes seconds to import, is for the U-Net alone
+
         with self.timed("U-Net"):
             return predict(self.image, self.unet, progress=self.progress).labels
 
@@ -260,7 +264,6 @@ STRATEGIES: dict[str, Callable[[Case], np.ndarray]] = {
     "reference-1": _reference(MIDDLE),
     "reference-3": _reference(THREE),
 }
-REFERENCE_STRATEGIES = frozenset({"reference-1", "reference-3"})
 
 
 def segment(case: Case, strategy: str = "D") -> Segmentation:

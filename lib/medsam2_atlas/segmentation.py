@@ -8,7 +8,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-import torch
 
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.volume import Volume
@@ -32,6 +31,8 @@ def package_version() -> str:
 
 def base_report(image: Volume, labels: np.ndarray, organs: Sequence[int]) -> dict[str, Any]:
     """What all reports hold: image, organs, their volumes, versions."""
+    import torch  # every way to segment has loaded it; `version` and others of this module do without
+
     table = organ_table()
     counts = np.bincount(labels.ravel(), minlength=256)
     return {

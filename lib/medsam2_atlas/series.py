@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medsam2_atlas.decoding import dicom_header
+from medsam2_atlas.decoding.dicom import dicom_header
 from medsam2_atlas.errors import InputError
 
 _TILT_MM = 0.1

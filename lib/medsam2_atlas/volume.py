@@ -4,6 +4,8 @@ The contract that everything else relies on: arrays are indexed `[z, y, x]`; spa
 points are (x, y, z); world coordinates are millimetres in LPS (+x left, +y posterior, +z superior). A `Volume` is held
 in the LPS orientation, that is, its x axis runs nearest to the patient's left, y to posterior, z to superior. An
 oblique volume keeps its own axes: "nearest" is all that is asked.
+
+SimpleITK is imported by the functions that convert or write images. Reading needs none of it: reader processes decode files.
 """
 
 from __future__ import annotations
@@ -13,16 +15,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from medsam2_atlas.decoding import run_task
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing
 
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+"""Of image and label files, read and written."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,8 @@ class Volume:
 
     def restored(self) -> sitk.Image:
         """The array on exactly the grid of the file it came from."""
+        import SimpleITK as sitk
+
         code = _orientation(self.file_geometry.direction)
         image = sitk.DICOMOrient(self.as_image(), code)
         if image.GetSize() != tuple(self.file_geometry.size):
@@ -134,6 +141,8 @@ class Volume:
 
 def to_sitk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
     """An array `[z, y, x]` on a grid as a SimpleITK image."""
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
@@ -143,6 +152,8 @@ def to_sitk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
 
 def from_sitk(image: sitk.Image, source: str = "image") -> Volume:
     """A volume from a three-dimensional SimpleITK image of any orientation."""
+    import SimpleITK as sitk
+
     upright = sitk.DICOMOrient(image, "LPS")
     return Volume(sitk.GetArrayFromImage(upright), Geometry.of(upright), Geometry.of(image), source)
 
@@ -185,14 +196,25 @@ def read_labels(path: str | Path, like: Volume | None = None) -> Volume:
 
 
 def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> None:
-    """Writes a volume on the grid of the file it came from; the suffix chooses the format."""
+    """Writes a volume on the grid of the file it came from; the suffix chooses the format.
+
+    Raises:
+        InputError: a suffix that is not one of `SUFFIXES`.
+        StorageError: the folder does not exist.
+    """
+    import SimpleITK as sitk
+
     path = Path(path)
+    if not path.name.endswith(SUFFIXES):  # in lower case: ITK crashes on others
+        raise InputError(path, "cannot be written: its suffix names no image format.", f"End it in {', '.join(SUFFIXES)}.")
     with replacing(path) as part:
         sitk.WriteImage(volume.restored(), str(part), useCompression=compress)
 
 
 def upright(grid: Geometry) -> Geometry:
     """A grid with its axes turned to LPS, as DICOMOrient does it, without an image of that size."""
+    import SimpleITK as sitk
+
     turn = sitk.DICOMOrientImageFilter()
     turn.SetDesiredCoordinateOrientation("LPS")
     turn.Execute(to_sitk(np.zeros((1, 1, 1), np.uint8), grid))
@@ -211,6 +233,8 @@ def _short(values: tuple[float, ...]) -> str:
 
 
 def _orientation(direction: tuple[float, ...]) -> str:
+    import SimpleITK as sitk
+
     return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction))
 
 

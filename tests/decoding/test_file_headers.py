@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medsam2_atlas.decoding import check_length, checked_header, dicom_header
+from medsam2_atlas.decoding import check_length, checked_header
+from medsam2_atlas.decoding.dicom import dicom_header
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.volume import from_sitk, read_grid, read_labels, read_volume
 from series_files import upright, write_series

@@ -2,7 +2,6 @@
 
 from medsam2_atlas.atlas.appearance import AppearanceConfig, corrected
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
-from medsam2_atlas.atlas.average import MissingOrgan
 from medsam2_atlas.atlas.bending import BendingConfig
 from medsam2_atlas.atlas.build import build_atlas, find_references
 from medsam2_atlas.atlas.evidence import EVIDENCE
@@ -12,7 +11,7 @@ from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, novelty, th
 from medsam2_atlas.atlas.scores import fused_scores, score_maps, warp_maps
 from medsam2_atlas.atlas.store import AtlasStore, resolve_atlas
 from medsam2_atlas.atlas.thresholds import Thresholds, find_thresholds, thresholds_of, with_thresholds
-from medsam2_atlas.atlas.voting import Fusion, FusionConfig, fusion_config, vote
+from medsam2_atlas.atlas.voting import FusionConfig, fusion_config, vote
 
 __all__ = [
     "EVIDENCE",
@@ -20,10 +19,8 @@ __all__ = [
     "Atlas",
     "AtlasStore",
     "BendingConfig",
-    "Fusion",
     "FusionConfig",
     "Growth",
-    "MissingOrgan",
     "ProbabilityMap",
     "Reference",
     "ReferenceFiles",

@@ -107,8 +107,7 @@ class Atlas:
             AtlasError: the folder exists and is no atlas.
             StorageError: its parent does not exist.
         """
-        if folder.exists() and not (folder / "atlas.json").exists() and any(folder.iterdir()):
-            raise AtlasError(folder, "exists and is not an atlas.", "Choose a new folder.")
+        self.check_target(folder)
         with replacing(folder) as part:
             (part / "references").mkdir(parents=True)
             np.savez_compressed(part / "template.npz", **_template_arrays(self.template))  # type: ignore[arg-type]
@@ -132,6 +131,16 @@ class Atlas:
                 "counts": {str(index): organ_map.count for index, organ_map in self.maps.items()},
             }
             (part / "atlas.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def check_target(folder: Path) -> None:
+        """Accepts a folder to save an atlas as: a new one, an empty one, or an atlas to replace.
+
+        Raises:
+            AtlasError: the folder exists and is no atlas.
+        """
+        if folder.exists() and not (folder / "atlas.json").exists() and any(folder.iterdir()):
+            raise AtlasError(folder, "exists and is not an atlas.", "Choose a new folder.")
 
     @classmethod
     def load(cls, folder: str | Path, table: OrganTable | None = None) -> Atlas:

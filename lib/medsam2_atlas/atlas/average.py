@@ -6,16 +6,14 @@ All sums are of whole numbers: adding a reference to an atlas and building it wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from medsam2_atlas.atlas.atlas import ProbabilityMap
 from medsam2_atlas.atlas.reference import HALF, MAP_SPACING, Reference, map_shape
+from medsam2_atlas.choices import MissingOrgan
 from medsam2_atlas.masks import occupied
 from medsam2_atlas.registration import WorkImage
-
-MissingOrgan = Literal["unknown", "absent"]
 
 
 def probability_maps(references: Sequence[Reference], template: WorkImage, missing: MissingOrgan) -> dict[int, ProbabilityMap]:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from medsam2_atlas.atlas.atlas import Atlas
-from medsam2_atlas.atlas.average import MissingOrgan, probability_maps, with_agreements
+from medsam2_atlas.atlas.average import probability_maps, with_agreements
 from medsam2_atlas.atlas.reference import NOWHERE, Reference, ReferenceFiles, warp_reference
+from medsam2_atlas.choices import MissingOrgan
 from medsam2_atlas.errors import AtlasError, InputError, problem_of
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.progress import Progress, silent

@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from medsam2_atlas.atlas.atlas import Atlas
-from medsam2_atlas.atlas.average import MissingOrgan
 from medsam2_atlas.atlas.build import assemble, build_atlas, read_reference
 from medsam2_atlas.atlas.outlier import outlying
 from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, warp_reference
+from medsam2_atlas.choices import MissingOrgan
 from medsam2_atlas.errors import problem_of
 from medsam2_atlas.files import sha256
 from medsam2_atlas.labels import OrganTable, organ_table

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,11 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from medsam2_atlas.atlas.appearance import AppearanceConfig
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
 from medsam2_atlas.atlas.reference import MAP_SPACING, NOWHERE, Reference, map_shape, thumbnail_distance, thumbnail_of
+from medsam2_atlas.choices import Fusion
 from medsam2_atlas.configuration import read_config
 from medsam2_atlas.registration import Transform, WorkImage, grid_points, sample
 from medsam2_atlas.resource import resource
-
-Fusion = Literal["mean", "local", "joint"]
 
 _LOW_HU, _HIGH_HU = -160.0, 240.0
 _UNSEEN = 1.0

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas, MissingOrgan, ReferenceFiles, build_atlas, find_references, resolve_atlas, score_maps
+from medsam2_atlas.choices import MissingOrgan
+from medsam2_atlas.cli.outputs import NPZ, check_files, check_folder
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.files import replacing
-from medsam2_atlas.labels import organ_table
-from medsam2_atlas.places import find_atlas
-from medsam2_atlas.prompting import threshold_of
-from medsam2_atlas.storage import StudyFolder
-from medsam2_atlas.studies import atlas_store, grow_studies_atlas
-from medsam2_atlas.volume import read_volume
+
+if TYPE_CHECKING:
+    from medsam2_atlas.atlas import Atlas
 
 app = typer.Typer(help="The atlas of annotated CTs.", no_args_is_help=True)
 
@@ -34,6 +31,10 @@ def build_command(
     ] = "unknown",
 ) -> None:
     """Register annotated CTs into a common space and average their labels there."""
+    check_folder(out, replaced=True)
+    from medsam2_atlas.atlas import Atlas, build_atlas, find_references
+
+    Atlas.check_target(out)
     skipped: dict[str, str] = {}
     with bars() as progress:
         atlas = build_atlas(find_references(references), missing=missing, skipped=skipped, progress=progress)
@@ -54,7 +55,12 @@ def grow_command(
     rebuild: Annotated[bool, typer.Option(help="Register everything again.")] = False,
 ) -> None:
     """Let the atlas of a study folder grow by what was signed off; only new labels are registered."""
+    from medsam2_atlas.atlas import ReferenceFiles
+    from medsam2_atlas.storage import StudyFolder
+    from medsam2_atlas.studies import grow_studies_atlas
+
     folder = StudyFolder(studies)
+    check_folder(folder.work.path)
     finals = [ReferenceFiles(s.name, s.image, s.final) for s in folder.studies() if s.final is not None]
     with bars() as progress:
         report = grow_studies_atlas(
@@ -81,6 +87,9 @@ def versions_command(
     activate: Annotated[str, typer.Option(help="Make this version the current one.")] = "",
 ) -> None:
     """List the versions of a study folder's atlas, or go back to one."""
+    from medsam2_atlas.storage import StudyFolder
+    from medsam2_atlas.studies import atlas_store
+
     store = atlas_store(StudyFolder(studies).work)
     if activate:
         store.activate(activate)
@@ -92,6 +101,8 @@ def versions_command(
 @app.command("info")
 def info_command(folder: Annotated[Path, typer.Argument(help="Folder of the atlas.")]) -> None:
     """Print what an atlas holds."""
+    from medsam2_atlas.atlas import Atlas, resolve_atlas
+
     atlas = Atlas.load(resolve_atlas(folder))
     _show(atlas)
     typer.echo(f"version {atlas.version}; references: {', '.join(r.name for r in atlas.references)}")
@@ -104,6 +115,14 @@ def scores_command(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Score maps as .npz, 0..255 per organ.")] = None,
 ) -> None:
     """Print the highest score of each organ in a CT; write the score maps where asked."""
+    check_files((out, NPZ), inputs=(image,))
+    import numpy as np
+
+    from medsam2_atlas.atlas import Atlas, resolve_atlas, score_maps
+    from medsam2_atlas.labels import organ_table
+    from medsam2_atlas.prompting import threshold_of
+    from medsam2_atlas.volume import read_volume
+
     volume = read_volume(image)
     with bars() as progress:
         scores = score_maps(volume, Atlas.load(resolve_atlas(atlas)), progress=progress)
@@ -133,6 +152,9 @@ def base_atlas(given: Path | None) -> Atlas | None:
     Raises:
         AtlasError: the one that is named is none.
     """
+    from medsam2_atlas.atlas import Atlas
+    from medsam2_atlas.places import find_atlas
+
     try:
         return Atlas.load(find_atlas(given))
     except AtlasError:
@@ -142,6 +164,8 @@ def base_atlas(given: Path | None) -> Atlas | None:
 
 
 def _show(atlas: Atlas) -> None:
+    from medsam2_atlas.labels import organ_table
+
     table = Table("organ", "references", "highest share", "Dice between references")
     for k, organ_map in atlas.maps.items():
         agreement = f"{atlas.agreement[k]:.2f}" if k in atlas.agreement else ""

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas
+from medsam2_atlas.choices import REFERENCE_STRATEGIES, Strategy
 from medsam2_atlas.cli.atlas import base_atlas
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption
-from medsam2_atlas.comparison import Contestant, compare_studies, foundation, unet_baseline, write_comparison
+from medsam2_atlas.cli.outputs import check_folder
 from medsam2_atlas.console import bars, console
-from medsam2_atlas.device import pick_device
-from medsam2_atlas.labels import organ_table
-from medsam2_atlas.medsam2 import find_checkpoint, load_weights
-from medsam2_atlas.places import find_atlas, find_unet
-from medsam2_atlas.storage import StudyFolder
-from medsam2_atlas.studies import grown_atlas
-from medsam2_atlas.unet import load_unet
+from medsam2_atlas.errors import InputError
+
+_STRATEGIES = [name for name in get_args(Strategy) if name not in REFERENCE_STRATEGIES]
 
 
 def compare_command(
@@ -36,6 +32,19 @@ def compare_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Compare MedSAM2 and U-Net on every study: a table, plots, and a page with the worst cases."""
+    if strategy not in _STRATEGIES:
+        raise InputError(strategy, "is not a strategy without a true label map.", f"Choose from: {', '.join(_STRATEGIES)}.")
+    check_folder(out)
+    from medsam2_atlas.atlas import Atlas
+    from medsam2_atlas.comparison import Contestant, compare_studies, foundation, unet_baseline, write_comparison
+    from medsam2_atlas.device import pick_device
+    from medsam2_atlas.labels import organ_table
+    from medsam2_atlas.medsam2 import find_checkpoint, load_weights
+    from medsam2_atlas.places import find_atlas, find_unet
+    from medsam2_atlas.storage import StudyFolder
+    from medsam2_atlas.studies import grown_atlas
+    from medsam2_atlas.unet import load_unet
+
     folder, picked = StudyFolder(studies), pick_device(device)
     base = base_atlas(atlas)
     used = grown_atlas(folder.work, base) or base or Atlas.load(find_atlas(atlas))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import getpass
 from collections.abc import Callable
 from pathlib import Path
@@ -10,17 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from medsam2_atlas.choices import Made
+from medsam2_atlas.cli.outputs import DICOM, check_files
 from medsam2_atlas.files import replacing
-from medsam2_atlas.volume import read_labels, read_volume
-
-
-class MadeName(str, enum.Enum):
-    """Ways to make a label map, in DICOM's words."""
-
-    manual = "MANUAL"
-    semiautomatic = "SEMIAUTOMATIC"
-    automatic = "AUTOMATIC"
-
 
 app = typer.Typer(help="Label maps as DICOM objects.", no_args_is_help=True)
 
@@ -28,33 +19,34 @@ _Label = Annotated[Path, typer.Argument(help="Label map on the grid of the serie
 _Series = Annotated[Path, typer.Argument(help="Folder with the DICOM series.")]
 _Out = Annotated[Path, typer.Argument(help="DICOM file to write.")]
 _Version = Annotated[int, typer.Option(min=1, help="Instance number: versions of a label map share a series.")]
-_Made = Annotated[MadeName, typer.Option(help="What is true of the label map.")]
+_Made = Annotated[Made, typer.Option(help="What is true of the label map.")]
 
 
 @app.command("seg")
-def seg_command(label: _Label, series: _Series, out: _Out, version: _Version = 1, made: _Made = MadeName.semiautomatic) -> None:
+def seg_command(label: _Label, series: _Series, out: _Out, version: _Version = 1, made: _Made = "SEMIAUTOMATIC") -> None:
     """Write a label map as a DICOM segmentation."""
+    check_files((out, DICOM), inputs=(label,))
     from medsam2_atlas.dicom import write_seg
 
     _write(write_seg, label, series, out, version, made)
 
 
 @app.command("rtstruct")
-def rtstruct_command(
-    label: _Label, series: _Series, out: _Out, version: _Version = 1, made: _Made = MadeName.semiautomatic
-) -> None:
+def rtstruct_command(label: _Label, series: _Series, out: _Out, version: _Version = 1, made: _Made = "SEMIAUTOMATIC") -> None:
     """Write a label map as an RT structure set."""
+    check_files((out, DICOM), inputs=(label,))
     from medsam2_atlas.dicom import write_rtstruct
 
     _write(write_rtstruct, label, series, out, version, made)
 
 
-def _write(write: Callable[..., Any], label: Path, series: Path, out: Path, version: int, made: MadeName) -> None:
+def _write(write: Callable[..., Any], label: Path, series: Path, out: Path, version: int, made: Made) -> None:
     from medsam2_atlas.dicom import LabelOrigin
+    from medsam2_atlas.volume import read_labels, read_volume
 
     image = read_volume(series)
     labels = image.with_array(read_labels(label, image).array).restored()
-    ds = write(labels, series, LabelOrigin("final", version, _author(), made.value))
+    ds = write(labels, series, LabelOrigin("final", version, _author(), made))
     with replacing(out) as part:
         ds.save_as(part, write_like_original=False)
     typer.echo(f"written to {out}")

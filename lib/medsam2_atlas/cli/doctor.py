@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import platform
-import urllib.error
-import urllib.request
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-import torch
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption
 from medsam2_atlas.console import console
 from medsam2_atlas.errors import MedSAM2AtlasError
-from medsam2_atlas.medsam2 import find_checkpoint, load_weights
-from medsam2_atlas.places import find_atlas, find_unet
-from medsam2_atlas.segmentation import package_version
-from medsam2_atlas.unet import load_unet
 
 _PACKAGES = ("torch", "monai", "monailabel", "sam2", "SimpleITK", "numpy", "pydicom")
+
+
+class _Row(NamedTuple):
+    """A line of the table. good: whether nothing has to be done."""
+
+    what: str
+    state: str
+    remedy: str = ""
+    good: bool = True
 
 
 def doctor_command(
@@ -33,58 +34,94 @@ def doctor_command(
     dicomweb: Annotated[str, typer.Option(help="DICOMweb URL to try.")] = "http://127.0.0.1:8042/dicom-web",
 ) -> None:
     """Print versions, device, weights, atlas and DICOMweb server, each with a remedy where something is missing."""
+    rows = [
+        *_versions(),
+        *_looked_at("device", _device),
+        *_looked_at("weights", lambda: _weights(checkpoint, config)),
+        *_looked_at("U-Net", _unet),
+        *_looked_at("atlas", lambda: _atlas(atlas)),
+        _dicomweb(dicomweb),
+    ]
     table = Table("what", "state", "remedy")
-    ok = True
-
-    def row(what: str, state: str, remedy: str = "", good: bool = True) -> None:
-        nonlocal ok
-        ok = ok and good
-        table.add_row(what, f"[{'green' if good else 'red'}]{escape(state)}[/]", escape(remedy))
-
-    row("medsam2-atlas", package_version())
-    row("Python", platform.python_version(), good=True)
-    for name in _PACKAGES:
-        try:
-            row(name, version(name))
-        except PackageNotFoundError:
-            row(name, "not installed", "make install", good=False)
-    if torch.cuda.is_available():
-        row("device", f"cuda: {torch.cuda.get_device_name(0)}")
-    else:
-        row("device", f"cpu, {torch.get_num_threads()} threads", "A CUDA build of torch and a GPU make MedSAM2 far faster.")
-    try:
-        weights = load_weights(find_checkpoint(checkpoint), config)
-        row(
-            "weights", f"{weights.file} (SHA-256 {weights.sha256[:12]}…)", "medsam2-atlas weights fetch" if weights.mark else ""
-        )
-        if weights.mark:
-            row("", weights.mark)
-    except MedSAM2AtlasError as error:
-        row("weights", f"{error.subject}: {error.problem}", error.remedy, good=False)
-    try:
-        unet = load_unet(find_unet("unet_3d"))
-        row("U-Net", f"{unet.file} (SHA-256 {unet.sha256[:12]}…)", "medsam2-atlas train unet" if unet.mark else "")
-        if unet.mark:
-            row("", unet.mark)
-    except MedSAM2AtlasError as error:
-        row("U-Net", f"{error.subject}: {error.problem}", error.remedy, good=False)
-    try:
-        loaded = Atlas.load(find_atlas(atlas))
-        row("atlas", f"{loaded.source}: version {loaded.version}, {len(loaded.references)} references")
-    except MedSAM2AtlasError as error:
-        row("atlas", f"{error.subject}: {error.problem}", error.remedy, good=False)
-    reachable, state = _try_dicomweb(dicomweb)
-    row(
-        "DICOMweb", f"{dicomweb}: {state}", "" if reachable else "Needed for OHIF only: start Orthanc with its DICOMweb plugin."
-    )
+    for row in rows:
+        table.add_row(row.what, f"[{'green' if row.good else 'red'}]{escape(row.state)}[/]", escape(row.remedy))
     console.print(table)
-    if not ok:
+    if not all(row.good for row in rows):
         raise typer.Exit(1)
 
 
-def _try_dicomweb(url: str) -> tuple[bool, str]:
+def _looked_at(what: str, look: Callable[[], Iterator[_Row]]) -> list[_Row]:
+    """Returns the rows of a look, or one row with its error."""
+    try:
+        return list(look())
+    except MedSAM2AtlasError as error:
+        return [_Row(what, f"{error.subject}: {error.problem}", error.remedy, good=False)]
+    except ImportError as error:
+        return [_Row(what, f"not looked at: {error}", "make install", good=False)]
+
+
+def _versions() -> Iterator[_Row]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from medsam2_atlas.segmentation import package_version
+
+    yield _Row("medsam2-atlas", package_version())
+    yield _Row("Python", platform.python_version())
+    for name in _PACKAGES:
+        try:
+            yield _Row(name, version(name))
+        except PackageNotFoundError:
+            yield _Row(name, "not installed", "make install", good=False)
+
+
+def _device() -> Iterator[_Row]:
+    import torch
+
+    if torch.cuda.is_available():
+        yield _Row("device", f"cuda: {torch.cuda.get_device_name(0)}")
+    else:
+        remedy = "A CUDA build of torch and a GPU make MedSAM2 far faster."
+        yield _Row("device", f"cpu, {torch.get_num_threads()} threads", remedy)
+
+
+def _weights(checkpoint: Path | None, config: str | None) -> Iterator[_Row]:
+    from medsam2_atlas.medsam2 import find_checkpoint, load_weights
+
+    found = load_weights(find_checkpoint(checkpoint), config)
+    yield _Row("weights", _file(found.file, found.sha256), "medsam2-atlas weights fetch" if found.mark else "")
+    if found.mark:
+        yield _Row("", found.mark)
+
+
+def _unet() -> Iterator[_Row]:
+    from medsam2_atlas.places import find_unet
+    from medsam2_atlas.unet import load_unet
+
+    found = load_unet(find_unet("unet_3d"))
+    yield _Row("U-Net", _file(found.file, found.sha256), "medsam2-atlas train unet" if found.mark else "")
+    if found.mark:
+        yield _Row("", found.mark)
+
+
+def _atlas(given: Path | None) -> Iterator[_Row]:
+    from medsam2_atlas.atlas import Atlas
+    from medsam2_atlas.places import find_atlas
+
+    found = Atlas.load(find_atlas(given))
+    yield _Row("atlas", f"{found.source}: version {found.version}, {len(found.references)} references")
+
+
+def _file(file: Path, checksum: str) -> str:
+    return f"{file} (SHA-256 {checksum[:12]}…)"
+
+
+def _dicomweb(url: str) -> _Row:
+    import urllib.error
+    import urllib.request
+
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/studies?limit=1", timeout=3) as answer:
-            return True, f"answers ({answer.status})"
+            return _Row("DICOMweb", f"{url}: answers ({answer.status})")
     except (urllib.error.URLError, OSError, ValueError) as error:
-        return False, f"not reachable ({getattr(error, 'reason', error)})"
+        state = f"{url}: not reachable ({getattr(error, 'reason', error)})"
+        return _Row("DICOMweb", state, "Needed for OHIF only: start Orthanc with its DICOMweb plugin.")

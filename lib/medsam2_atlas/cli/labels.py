@@ -5,15 +5,19 @@ from __future__ import annotations
 import getpass
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from medsam2_atlas.choices import FINAL
+from medsam2_atlas.cli.outputs import check_files
 from medsam2_atlas.console import console
-from medsam2_atlas.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.files import replacing
-from medsam2_atlas.storage import FINAL, StudyFolder, StudyStore, Version
+
+if TYPE_CHECKING:
+    from medsam2_atlas.storage import StudyStore, Version
 
 app = typer.Typer(help="Versions of label maps in a study folder.", no_args_is_help=True)
 
@@ -72,9 +76,10 @@ def export_command(
     tag: _Tag = FINAL,
 ) -> None:
     """Copy a version into a file."""
+    from medsam2_atlas.storage import suffix_of
+
     source = _open(studies).version_file(study, tag, version)
-    if not out.name.endswith(source.name[5:]):
-        raise InputError(out, f"must end in {source.name[5:]}.", "Versions are copied as they were saved.")
+    check_files((out, (suffix_of(source.name),)), inputs=(source,))  # versions are copied as they were saved
     with replacing(out) as part:
         shutil.copyfile(source, part)
     typer.echo(f"written to {out}")
@@ -96,4 +101,6 @@ def _print_problems(store: StudyStore) -> None:
 
 
 def _open(studies: Path) -> StudyStore:
+    from medsam2_atlas.storage import StudyFolder, StudyStore
+
     return StudyStore(StudyFolder(studies).path)

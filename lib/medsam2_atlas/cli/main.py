@@ -11,7 +11,6 @@ from rich.markup import escape
 from medsam2_atlas.cli import atlas, compare, dicom, doctor, labels, phantoms, segment, serve, thresholds, train, weights
 from medsam2_atlas.console import console, set_up_logging
 from medsam2_atlas.errors import MedSAM2AtlasError
-from medsam2_atlas.segmentation import package_version
 
 app = typer.Typer(
     help="Pre-annotates 15 abdominal organs on CT. Research use only; not a medical device.",
@@ -43,6 +42,8 @@ def options(
 @app.command("version")
 def version_command() -> None:
     """Print the version."""
+    from medsam2_atlas.segmentation import package_version
+
     typer.echo(package_version())
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medsam2_atlas.cli.outputs import check_folder
 from medsam2_atlas.console import bars
-from medsam2_atlas.phantoms import write_dataset
 
 
 def phantoms_command(
@@ -23,6 +23,9 @@ def phantoms_command(
     workers: Annotated[int, typer.Option(min=1, help="Patients rendered at a time.")] = 2,
 ) -> None:
     """Make synthetic abdominal CTs with label maps of all 15 organs."""
+    check_folder(out)
+    from medsam2_atlas.phantoms import write_dataset
+
     with bars() as progress:
         write_dataset(out, count, seed, spacing=spacing, hu_step=hu_step, workers=workers, progress=progress)
     typer.echo(f"{count} patients of population {seed} written to {out}")

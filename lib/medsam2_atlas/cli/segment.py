@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import enum
 import math
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas, resolve_atlas
+from medsam2_atlas.choices import REFERENCE_STRATEGIES, Loop, PromptSource, Strategy, ThresholdRule
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption
+from medsam2_atlas.cli.outputs import JSON, NPZ, PNG, check_files
 from medsam2_atlas.console import bars, console
-from medsam2_atlas.device import pick_device
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing, write_json
-from medsam2_atlas.labels import organ_table
-from medsam2_atlas.medsam2 import Loop, MedSAM2Volume, find_checkpoint, load_weights
-from medsam2_atlas.pipeline import REFERENCE_STRATEGIES, STRATEGIES, Case, Options, PromptSource, segment
-from medsam2_atlas.places import find_unet
-from medsam2_atlas.preview import write_preview
-from medsam2_atlas.prompting import Prompts, ThresholdRule, read_prompts
-from medsam2_atlas.unet import load_unet
-from medsam2_atlas.volume import read_labels, read_volume, write_volume
-
-Strategy = enum.Enum("Strategy", {name: name for name in STRATEGIES}, type=str)  # type: ignore[misc]
-_DEFAULT_STRATEGY = Strategy("D")
 
 
 def segment_command(
     image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a folder with a DICOM series.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Label map to write; the suffix chooses the format.")],
     atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the atlas.")] = None,
-    strategy: Annotated[Strategy, typer.Option(help="How prompts are made; see the README.")] = _DEFAULT_STRATEGY,
+    strategy: Annotated[Strategy, typer.Option(help="How prompts are made; see the README.")] = "D",
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
     organs: Annotated[str, typer.Option(help="Comma-separated names or numbers; all by default.")] = "",
@@ -54,14 +41,25 @@ def segment_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Segment a CT."""
-    name = str(strategy.value)
-    if (truth is not None) != (name in REFERENCE_STRATEGIES):
+    from medsam2_atlas.labels import organ_table
+    from medsam2_atlas.volume import SUFFIXES, read_labels, read_volume, write_volume
+
+    if (truth is not None) != (strategy in REFERENCE_STRATEGIES):
         raise InputError("--truth", "goes with the strategies reference-1 and reference-3, and only with them.")
-    _check_outputs(out, report, preview)
+    check_files((out, SUFFIXES), (report, JSON), (preview, PNG), inputs=(image, truth))
     chosen = tuple(organ_table().select(o for o in organs.split(",") if o))
+    from medsam2_atlas.atlas import Atlas, resolve_atlas
+    from medsam2_atlas.device import pick_device
+    from medsam2_atlas.medsam2 import find_checkpoint, load_weights
+    from medsam2_atlas.pipeline import Case, Options, segment
+    from medsam2_atlas.places import find_unet
+    from medsam2_atlas.preview import write_preview
+    from medsam2_atlas.prompting import Prompts
+    from medsam2_atlas.unet import load_unet
+
     loaded_atlas = Atlas.load(resolve_atlas(atlas)) if atlas is not None else None
     weights = None
-    if name != "atlas":
+    if strategy != "atlas":
         weights = load_weights(find_checkpoint(checkpoint), config, pick_device(device))
         console.print(f"weights: {weights.file} (SHA-256 {weights.sha256})", soft_wrap=True)
         if weights.mark:
@@ -74,7 +72,7 @@ def segment_command(
     options = Options(chosen, prompts, loop, thresholds, fill_holes)
     with bars() as progress:
         case = Case(volume, loaded_atlas, weights, true_labels, options, progress, loaded_unet)
-        result = segment(case, name)
+        result = segment(case, strategy)
     write_volume(result.labels, out)
     if report is not None:
         write_json(result.report, report)
@@ -86,7 +84,7 @@ def segment_command(
         notes = [*result.report["fallbacks"].get(organ, []), result.report["without_prompt"].get(organ, "")]
         table.add_row(organ, f"{millilitres:.1f}", "; ".join(n for n in notes if n))
     console.print(table)
-    typer.echo(f"{out} written in {result.report['seconds']['total']:.1f} s, strategy {name}")
+    typer.echo(f"{out} written in {result.report['seconds']['total']:.1f} s, strategy {strategy}")
 
 
 def propagate_command(
@@ -101,11 +99,16 @@ def propagate_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Run the propagation engine alone: boxes in, logits out, one float32 array [slices, H, W] per label."""
-    if logits.suffix != ".npz":
-        raise InputError(logits, "must end in .npz.")
     if not window[0] < window[1] or not all(map(math.isfinite, window)):
         raise InputError(str(window), "is not a HU window.", "Give the lower bound, then the upper one.")
-    _check_outputs(logits)
+    check_files((logits, NPZ), inputs=(image, prompts))
+    import numpy as np
+
+    from medsam2_atlas.device import pick_device
+    from medsam2_atlas.medsam2 import MedSAM2Volume, find_checkpoint, load_weights
+    from medsam2_atlas.prompting import read_prompts
+    from medsam2_atlas.volume import read_volume
+
     weights = load_weights(find_checkpoint(checkpoint), config, pick_device(device))
     volume = read_volume(image)
     asked = read_prompts(prompts, volume.geometry)
@@ -121,12 +124,3 @@ def propagate_command(
     typer.echo(f"{logits} written: labels {', '.join(arrays)}; weights {weights.file} (SHA-256 {weights.sha256})")
     if weights.mark:
         typer.echo(weights.mark)
-
-
-def _check_outputs(*paths: Path | None) -> None:
-    """Refuses folders that are not there before minutes are spent."""
-    for path in paths:
-        if path is not None and not path.resolve().parent.is_dir():
-            raise InputError(path, "cannot be written: its folder does not exist.", f"Create {path.parent} first.")
-        if path is not None and path.is_dir():
-            raise InputError(path, "is a folder.", "Name a file.")

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas, Fusion, find_thresholds, fusion_config, resolve_atlas, with_thresholds
+from medsam2_atlas.choices import Fusion
+from medsam2_atlas.cli.outputs import check_folder
 from medsam2_atlas.console import bars, console
-from medsam2_atlas.labels import organ_table
 
 
 def thresholds_command(
@@ -19,7 +19,12 @@ def thresholds_command(
     store: Annotated[bool, typer.Option(help="Store them with the atlas.")] = True,
 ) -> None:
     """Find the best threshold of each organ for an atlas, and store them with it."""
+    from medsam2_atlas.atlas import Atlas, find_thresholds, fusion_config, resolve_atlas, with_thresholds
+    from medsam2_atlas.labels import organ_table
+
     folder = resolve_atlas(atlas)
+    if store:
+        check_folder(folder, replaced=True)
     loaded, config = Atlas.load(folder), fusion_config()
     if fusion is not None:
         config = config.model_copy(update={"method": fusion})

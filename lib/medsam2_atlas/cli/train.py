@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam2_atlas.atlas import ReferenceFiles, find_references
 from medsam2_atlas.cli.options import DeviceOption
+from medsam2_atlas.cli.outputs import WEIGHTS, check_files, check_folder
 from medsam2_atlas.console import bars, console
-from medsam2_atlas.device import pick_device
 from medsam2_atlas.errors import InputError
-from medsam2_atlas.storage import StudyFolder
-from medsam2_atlas.training import DEMO_MARK, DemoTraining, train_demo
-from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, save_unet, unet_config, with_training
+from medsam2_atlas.training import DEMO_MARK, DemoTraining
+
+if TYPE_CHECKING:
+    from medsam2_atlas.atlas import ReferenceFiles
 
 app = typer.Typer(help="Training.", no_args_is_help=True)
 
@@ -35,6 +35,10 @@ def unet_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Train a U-Net on annotated CTs; the best weights are RUN/best.pt."""
+    check_files((half, WEIGHTS), inputs=(start,), made=(run,))
+    from medsam2_atlas.device import pick_device
+    from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, save_unet, unet_config, with_training
+
     chosen = unet_config(config)
     asked = {"epochs": epochs, "validation_share": validation_share, "validate_every": validate_every}
     chosen = with_training(chosen, {key: value for key, value in asked.items() if value is not None})
@@ -71,6 +75,11 @@ def demo_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Train the MedSAM2 demo network on phantoms from scratch; goes on where a stopped training left off."""
+    check_files((out, WEIGHTS))
+    check_folder(cache)
+    from medsam2_atlas.device import pick_device
+    from medsam2_atlas.training import train_demo
+
     options = DemoTraining(seed=seed, patients=patients, steps=steps)
     with bars() as progress:
         train_demo(out, cache, options, pick_device(device), progress)
@@ -79,6 +88,9 @@ def demo_command(
 
 def _annotated(folder: Path) -> list[ReferenceFiles]:
     """Annotated CTs of either kind of folder."""
+    from medsam2_atlas.atlas import ReferenceFiles, find_references
+    from medsam2_atlas.storage import StudyFolder
+
     if (folder / "images").is_dir():
         return find_references(folder)
     studies = StudyFolder(folder).studies()

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import urllib.error
-import urllib.request
-from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from medsam2_atlas.cli.options import ConfigOption
+from medsam2_atlas.cli.outputs import WEIGHTS, check_files
 from medsam2_atlas.console import bars
 from medsam2_atlas.errors import WeightsError
 from medsam2_atlas.files import sha256
-from medsam2_atlas.medsam2 import OFFICIAL, load_config, load_weights, parameter_shapes
 from medsam2_atlas.progress import Progress
 from medsam2_atlas.resource import model_folder, resource
 
@@ -32,10 +28,13 @@ def fetch_command(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: the model folder.")] = None,
 ) -> None:
     """Download official weights; continues a download that broke off. Nothing is ever downloaded but by this command."""
+    import yaml
+
     listed: dict[str, str] = yaml.safe_load(resource("configs/weights.yaml").read_text(encoding="utf-8"))["checkpoints"]
     if name not in listed:
         raise WeightsError(name, "is not listed in configs/weights.yaml.", f"Choose from: {', '.join(listed)}.")
     target = out or model_folder() / name
+    check_files((target, WEIGHTS), made=(target.parent,))
     target.parent.mkdir(parents=True, exist_ok=True)
     with bars() as progress:
         download(listed[name], target, progress)
@@ -46,6 +45,8 @@ def fetch_command(
 @app.command("check")
 def check_command(file: Annotated[Path, typer.Argument(help="A checkpoint (.pt).")], config: ConfigOption = None) -> None:
     """Verify that a checkpoint fits the network, tensor by tensor, and print its checksum."""
+    from medsam2_atlas.medsam2 import load_weights
+
     weights = load_weights(file, config)
     count = sum(tensor.numel() for tensor in weights.network.state_dict().values())
     typer.echo(f"{file}: fits, {len(weights.network.state_dict())} tensors, {count} values\nSHA-256 {weights.sha256}")
@@ -56,6 +57,8 @@ def check_command(file: Annotated[Path, typer.Argument(help="A checkpoint (.pt).
 @app.command("shapes")
 def shapes_command(config: ConfigOption = None) -> None:
     """Print names and shapes of the network's tensors as JSON; the official network by default."""
+    from medsam2_atlas.medsam2 import OFFICIAL, load_config, parameter_shapes
+
     typer.echo(json.dumps(parameter_shapes(load_config(config or OFFICIAL)), indent=1))
 
 
@@ -65,6 +68,10 @@ def download(url: str, target: Path, progress: Progress) -> None:
     Raises:
         WeightsError: the server cannot be reached or answers with an error; what came so far is kept.
     """
+    import urllib.error
+    import urllib.request
+    from http import HTTPStatus
+
     partial = target.with_name(target.name + ".partial")
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})

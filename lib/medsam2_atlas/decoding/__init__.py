@@ -1,7 +1,9 @@
-"""Decodes files from others: checks their headers first, then decodes their voxels in separate processes."""
+"""Decodes files from others: checks their headers first, then decodes their voxels in separate processes.
+
+Headers of DICOM files are in `decoding.dicom`, which imports pydicom.
+"""
 
 from medsam2_atlas.decoding.check import READABLE, check_same_size, check_voxels, checked_header, image_io
-from medsam2_atlas.decoding.dicom import dicom_header
 from medsam2_atlas.decoding.limits import DecodingLimits
 from medsam2_atlas.decoding.packed import check_length
 from medsam2_atlas.decoding.readers import alive, configure, run_task, shutdown, unreadable
@@ -17,7 +19,6 @@ __all__ = [
     "check_voxels",
     "checked_header",
     "configure",
-    "dicom_header",
     "image_io",
     "run_task",
     "shutdown",

@@ -1,22 +1,32 @@
 """DICOM: label maps as segmentations (SEG) and RT structure sets, read back voxel-equal; UIDs, messages and servers.
 
-The functions that write objects need highdicom, whose import takes seconds: they are imported at their first use.
+The functions need pydicom, and those that write objects highdicom, whose import takes seconds: all are imported at their
+first use.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-from medsam2_atlas.dicom.origin import LabelOrigin, Made, seg_series_uid
-from medsam2_atlas.dicom.seg_reading import read_seg
+from medsam2_atlas.choices import Made
 from medsam2_atlas.dicom.uids import uid_folder_name, valid_uid
+from medsam2_atlas.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from medsam2_atlas.dicom.origin import LabelOrigin, seg_series_uid
     from medsam2_atlas.dicom.rtstruct import read_rtstruct, write_rtstruct
     from medsam2_atlas.dicom.seg import write_seg
+    from medsam2_atlas.dicom.seg_reading import read_seg
 
-_LATER = {"read_rtstruct": "rtstruct", "write_rtstruct": "rtstruct", "write_seg": "seg"}
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "LabelOrigin": "origin",
+        "read_rtstruct": "rtstruct",
+        "read_seg": "seg_reading",
+        "seg_series_uid": "origin",
+        "write_rtstruct": "rtstruct",
+        "write_seg": "seg",
+    },
+)
 
 __all__ = [
     "LabelOrigin",
@@ -29,9 +39,3 @@ __all__ = [
     "write_rtstruct",
     "write_seg",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(importlib.import_module(f"medsam2_atlas.dicom.{_LATER[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

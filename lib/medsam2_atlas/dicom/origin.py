@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from medsam2_atlas.choices import Made
 from medsam2_atlas.dicom.texts import person_name
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.labels import OrganTable
-
-Made = Literal["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
 
 
 @dataclass(frozen=True)

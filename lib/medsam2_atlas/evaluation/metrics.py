@@ -1,4 +1,4 @@
-"""Per-organ Dice, normalised surface distance and Hausdorff distance between two label maps, by MONAI's metrics."""
+"""Per-organ Dice, normalised surface distance and Hausdorff distance between two label maps, the distances by MONAI."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from monai.metrics import compute_hausdorff_distance, compute_surface_dice
-from monai.metrics.meandice import compute_dice
 
 from medsam2_atlas.errors import InputError
+from medsam2_atlas.evaluation.dice import dice
 from medsam2_atlas.masks import occupied
 from medsam2_atlas.volume import Volume
 
@@ -65,9 +63,17 @@ def compare_labels(first: Volume, second: Volume, organs: Iterable[int]) -> dict
         if not a.any() or not b.any():
             scores[k] = OrganScore(0.0, 0.0, None, (volumes[0], volumes[1]))
             continue
-        pair = [torch.from_numpy(np.pad(mask[box], 1))[None, None] for mask in (a, b)]  # a border closes cut surfaces
-        dice = float(compute_dice(*pair, include_background=True))
-        nsd = float(compute_surface_dice(*pair, class_thresholds=[NSD_TOLERANCE_MM], include_background=True, spacing=spacing))
-        hd95 = float(compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing))
-        scores[k] = OrganScore(dice, nsd, hd95, (volumes[0], volumes[1]))
+        nsd, hd95 = _surface_scores(a[box], b[box], spacing)
+        scores[k] = OrganScore(dice(a[box], b[box]), nsd, hd95, (volumes[0], volumes[1]))
     return scores
+
+
+def _surface_scores(first: np.ndarray, second: np.ndarray, spacing: tuple[float, ...]) -> tuple[float, float]:
+    """Returns NSD and HD95 (mm) of two masks that are not empty; `spacing` is (z, y, x) in mm."""
+    import torch  # with MONAI, which takes seconds to import: most users of this room need Dice alone
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
+    pair = [torch.from_numpy(np.pad(mask, 1))[None, None] for mask in (first, second)]  # a border closes cut surfaces
+    nsd = compute_surface_dice(*pair, class_thresholds=[NSD_TOLERANCE_MM], include_background=True, spacing=spacing)
+    hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)
+    return float(nsd), float(hd95)

@@ -3,12 +3,10 @@
 from medsam2_atlas.medsam2.checkpoint import Weights, find_checkpoint, load_weights
 from medsam2_atlas.medsam2.engine import MedSAM2Volume, OrganLogits
 from medsam2_atlas.medsam2.network import DEMO, OFFICIAL, build_network, load_config, parameter_shapes
-from medsam2_atlas.medsam2.propagation import Loop
 
 __all__ = [
     "DEMO",
     "OFFICIAL",
-    "Loop",
     "MedSAM2Volume",
     "OrganLogits",
     "Weights",

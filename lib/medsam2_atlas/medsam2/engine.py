@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from medsam2_atlas.choices import Loop
 from medsam2_atlas.medsam2.checkpoint import Weights
 from medsam2_atlas.medsam2.encoder import FeatureStore
 from medsam2_atlas.medsam2.preprocessing import HU_WINDOW, to_uint8
-from medsam2_atlas.medsam2.propagation import BOX_FIRST, BOX_LAST, OFF, ON, Loop, Mend, Points, Propagator, Track
+from medsam2_atlas.medsam2.propagation import BOX_FIRST, BOX_LAST, OFF, ON, Mend, Points, Propagator, Track
 from medsam2_atlas.progress import Progress, part, silent
 from medsam2_atlas.prompting import Box, MarkedOrgan, OrganPrompt, SliceMarks
 

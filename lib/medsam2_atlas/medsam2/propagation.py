@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,6 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe
 from medsam2_atlas.medsam2.encoder import FeatureStore, SliceFeatures
 from medsam2_atlas.progress import Progress, silent
 
-Loop = Literal["symmetric", "published"]
 _CORRECTION_CLAMP = 32.0
 
 

@@ -16,7 +16,6 @@ from medsam2_atlas.prompting.prompt import (
 from medsam2_atlas.prompting.region import (
     MIDDLE,
     THREE,
-    ThresholdRule,
     bounding_box,
     enlarged,
     prompt_from_planes,
@@ -36,7 +35,6 @@ __all__ = [
     "OrganPrompt",
     "Prompts",
     "SliceMarks",
-    "ThresholdRule",
     "bounding_box",
     "by_stability",
     "choose_prompts",

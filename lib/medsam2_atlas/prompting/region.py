@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
 from medsam2_atlas.atlas import ScoreMaps
+from medsam2_atlas.choices import ThresholdRule
 from medsam2_atlas.labels import OrganTable
 from medsam2_atlas.prompting.confidence import confidence, confidence_config
 from medsam2_atlas.prompting.priors import told_apart
@@ -25,8 +25,6 @@ RANGE_GROWTH = 0.20
 
 _LEAST_VISIBLE = 0.05
 _LEAST_SCORE = 0.05
-
-ThresholdRule = Literal["atlas", "published", "adaptive"]
 
 
 def bounding_box(mask: np.ndarray) -> tuple[float, float, float, float]:

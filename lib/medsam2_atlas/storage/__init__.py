@@ -1,8 +1,9 @@
 """A folder of studies: where its files lie, and a store that keeps every version of every label map."""
 
+from medsam2_atlas.choices import FINAL
 from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.entries import Image, Label, Saved
-from medsam2_atlas.storage.folder import FINAL, Study, StudyFolder, WorkFolder
+from medsam2_atlas.storage.folder import Study, StudyFolder, WorkFolder
 from medsam2_atlas.storage.lineage import Version
 from medsam2_atlas.storage.names import study_name, tag_name
 from medsam2_atlas.storage.safely import copy_safely

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medsam2_atlas.choices import FINAL
 from medsam2_atlas.errors import InputError, StorageError
 from medsam2_atlas.resource import model_folder
 from medsam2_atlas.storage.links import LINK_PROBLEM, LINK_REMEDY, Roots
@@ -21,7 +22,6 @@ from medsam2_atlas.volume import SUFFIXES
 
 log = logging.getLogger(__name__)
 
-FINAL = "final"
 WORK_FOLDER = ".medsam2_atlas"
 LONGEST_STUDY = 255 - len(".nii.gz")
 """Max bytes of a study's name: file systems allow 255, and its label map may be `.nii.gz`."""

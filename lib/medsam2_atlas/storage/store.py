@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medsam2_atlas.choices import FINAL
 from medsam2_atlas.errors import ConflictError, MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.files import sha256
 from medsam2_atlas.labels import OrganTable, organ_table
@@ -30,7 +31,7 @@ from medsam2_atlas.storage.before import Before, OvertakenError
 from medsam2_atlas.storage.changes import LabelChanges
 from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.entries import Image, Label, Saved, check_complete
-from medsam2_atlas.storage.folder import FINAL, WorkFolder
+from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.images import ImageChanges
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.lineage import Lineage, Origin, Version

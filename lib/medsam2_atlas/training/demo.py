@@ -25,24 +25,9 @@ from medsam2_atlas.medsam2.propagation import BOX_FIRST, BOX_LAST, Points
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.training.clicks import clicks, correcting_clicks
 from medsam2_atlas.training.clips import Batch, PhantomPool, Stage
+from medsam2_atlas.training.options import DEMO_MARK, DemoTraining
 
 log = logging.getLogger(__name__)
-
-DEMO_MARK = "demo weights: synthetic phantoms only"
-
-
-@dataclass(frozen=True)
-class DemoTraining:
-    """How the demo weights are made; the defaults made the ones that are shipped. steps: with boxes, then with clicks too."""
-
-    seed: int = 7
-    patients: int = 56
-    steps: int = 4000
-    click_steps: int = 1200
-    learning_rate: float = 1e-3
-    click_learning_rate: float = 4e-4
-    workers: int = 2
-    save_every: int = 100
 
 
 def stage_at(progress: float) -> Stage:

@@ -1,12 +1,43 @@
-"""The U-Net baselines: networks, transforms, training, inference."""
+"""The U-Net baselines: networks, transforms, training, inference.
 
+All but the configuration need MONAI, whose import takes seconds: they are imported at their first use.
+"""
+
+from typing import TYPE_CHECKING
+
+from medsam2_atlas.lazy import lazy_exports
 from medsam2_atlas.unet.config import UNetConfig, unet_config, with_training
-from medsam2_atlas.unet.data import TrainingCase, split_cases
-from medsam2_atlas.unet.inference import UNetInferer, UNetPrediction, predict, preprocess, restore
-from medsam2_atlas.unet.network import UNet, build_unet, load_unet, save_unet
-from medsam2_atlas.unet.segment import segment_with_unet, unet_segmentation
-from medsam2_atlas.unet.training import UNetTraining
-from medsam2_atlas.unet.transforms import cached_transforms, grid_transforms, random_transforms
+
+if TYPE_CHECKING:
+    from medsam2_atlas.unet.data import TrainingCase, split_cases
+    from medsam2_atlas.unet.inference import UNetInferer, UNetPrediction, predict, preprocess, restore
+    from medsam2_atlas.unet.network import UNet, build_unet, load_unet, save_unet
+    from medsam2_atlas.unet.segment import segment_with_unet, unet_segmentation
+    from medsam2_atlas.unet.training import UNetTraining
+    from medsam2_atlas.unet.transforms import cached_transforms, grid_transforms, random_transforms
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "TrainingCase": "data",
+        "UNet": "network",
+        "UNetInferer": "inference",
+        "UNetPrediction": "inference",
+        "UNetTraining": "training",
+        "build_unet": "network",
+        "cached_transforms": "transforms",
+        "grid_transforms": "transforms",
+        "load_unet": "network",
+        "predict": "inference",
+        "preprocess": "inference",
+        "random_transforms": "transforms",
+        "restore": "inference",
+        "save_unet": "network",
+        "segment_with_unet": "segment",
+        "split_cases": "data",
+        "unet_segmentation": "segment",
+    },
+)
 
 __all__ = [
     "TrainingCase",

@@ -1,0 +1,75 @@
+"""Checks that the server can listen on its port, before anything is loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from medsam2_atlas.errors import InputError
+
+_PROC = Path("/proc")
+_LISTENS = "0A"
+"""State of a listening socket in /proc/net/tcp."""
+_OWN_ADDRESS = "Give --host an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them."
+
+
+def check_port(host: str, port: int) -> None:
+    """Accepts an address to listen on, if asyncio can bind it: the server will do the same, with the same options.
+
+    The answer holds for this moment. The server itself still fails properly if another program takes the port in between.
+
+    Args:
+        host: name or address of this machine; empty for all its addresses.
+        port: 1 to 65535.
+
+    Raises:
+        InputError: the port is taken or privileged, or the host is unknown or another machine.
+    """
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        asyncio.run(_bind(host, port))
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: a name that is empty or too long between two dots
+        raise InputError(where, f"cannot be listened on: no host is known by that name ({error}).", _OWN_ADDRESS) from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(
+                where, f"is taken: {_listener(port)} listens on it.", "Choose another --port, or stop that program."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise InputError(where, "may not be listened on: the port is privileged.", "Choose a --port above 1023.") from error
+        if error.errno in (errno.EADDRNOTAVAIL, None):
+            raise InputError(where, "cannot be listened on: this machine has no such address.", _OWN_ADDRESS) from error
+        raise InputError(where, f"cannot be listened on ({error.strerror}).", _OWN_ADDRESS) from error
+
+
+async def _bind(host: str, port: int) -> None:
+    """Binds the addresses of a host, and releases them; connections are never accepted."""
+    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
+    server.close()
+
+
+def _listener(port: int) -> str:
+    """Returns a name for the process that listens on a port; another user's process cannot be named."""
+    with suppress(OSError):
+        sockets = {f"socket:[{inode}]" for inode in _listening(port)}
+        for process in sorted(file for file in _PROC.iterdir() if file.name.isdigit()):
+            with suppress(OSError):  # it has ended, or belongs to another user
+                if any(str(handle.readlink()) in sockets for handle in (process / "fd").iterdir()):
+                    name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
+                    return f"{name} (process {process.name})"
+    return "another program"
+
+
+def _listening(port: int) -> set[str]:
+    """Returns the inodes of the sockets that listen on a port, on any address."""
+    found = set()
+    for table in ("net/tcp", "net/tcp6"):
+        with suppress(OSError):  # no IPv6
+            for line in (_PROC / table).read_text(encoding="ascii").splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
+                    found.add(fields[9])
+    return found
