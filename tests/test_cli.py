@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pydicom
 import pytest
 from typer.testing import CliRunner
 
+from medsam2_atlas.choices import Strategy
 from medsam2_atlas.cli import app
 from medsam2_atlas.dicom import read_rtstruct, read_seg
+from medsam2_atlas.pipeline import STRATEGIES
 from medsam2_atlas.volume import read_volume, write_volume
 from series_files import upright, write_series
 
@@ -47,6 +51,10 @@ def test_atlas_info_and_scores_are_printed(atlas_folder: Path, target_files: obj
     assert (tmp_path / "s.npz").stat().st_size > 1000
 
 
+def test_the_strategies_on_offer_are_those_that_there_are() -> None:
+    assert get_args(Strategy) == tuple(STRATEGIES)
+
+
 def test_serving_nothing_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["serve", str(tmp_path / "none")])
     assert "neither a folder nor a URL" in str(done.exception)
@@ -57,7 +65,10 @@ def test_each_root_is_passed_to_the_server(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "execv", lambda program, command: started.append(command))
     for name in ("studies", "one", "two", "a,b"):
         (tmp_path / name).mkdir()
-    arguments = ["serve", str(tmp_path / "studies"), "--root", str(tmp_path / "one"), "--root", str(tmp_path / "two")]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+    arguments = ["serve", str(tmp_path / "studies"), "--port", port]
+    arguments += ["--root", str(tmp_path / "one"), "--root", str(tmp_path / "two")]
     CliRunner().invoke(app, arguments, catch_exceptions=False)
     (command,) = started
     assert command[command.index("server_roots") + 1] == f"{(tmp_path / 'one').resolve()},{(tmp_path / 'two').resolve()}"

@@ -129,3 +129,11 @@ def test_a_packed_file_may_have_several_members_and_zeros_at_its_end(tmp_path: P
     (tmp_path / "parts.nii.gz").write_bytes(bytes(spoiled))
     with pytest.raises(InputError, match="broken gzip file"):
         read_volume(tmp_path / "parts.nii.gz")
+
+
+@pytest.mark.parametrize("name", ["label.txt", "label.NII.GZ", "label.mhd", "label"])
+def test_only_suffixes_that_can_be_read_back_are_written(name: str, tmp_path: Path) -> None:
+    grid = Geometry((5, 4, 3), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    with pytest.raises(InputError, match="suffix"):
+        write_volume(Volume(np.zeros(grid.shape, np.uint8), grid, grid), tmp_path / name)
+    assert not list(tmp_path.iterdir())

@@ -52,10 +52,8 @@ def segment_command(
     from medsam2_atlas.device import pick_device
     from medsam2_atlas.medsam2 import find_checkpoint, load_weights
     from medsam2_atlas.pipeline import Case, Options, segment
-    from medsam2_atlas.places import find_unet
     from medsam2_atlas.preview import write_preview
     from medsam2_atlas.prompting import Prompts
-    from medsam2_atlas.unet import load_unet
 
     loaded_atlas = Atlas.load(resolve_atlas(atlas)) if atlas is not None else None
     weights = None
@@ -66,6 +64,9 @@ def segment_command(
             console.print(f"[yellow]{weights.mark}[/]")
     loaded_unet = None
     if prompts != "atlas":
+        from medsam2_atlas.places import find_unet
+        from medsam2_atlas.unet import load_unet
+
         loaded_unet = load_unet(find_unet("unet_3d", unet), pick_device(device))
     volume = read_volume(image)
     true_labels = read_labels(truth, volume) if truth is not None else None

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption
-from medsam2_atlas.cli.port import check_port
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.resource import resource
 
@@ -63,6 +62,8 @@ def serve_command(
         if not key or not equals:
             raise InputError(setting, "is not KEY=VALUE.", "For example: --conf learning=false")
         command += ["--conf", key, text]
+    from medsam2_atlas.cli.port import check_port
+
     check_port(host, port)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(app), os.environ.get("PYTHONPATH", "")]))
     # MONAI Label would otherwise start a scoring process at every start and every next case.

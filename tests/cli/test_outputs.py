@@ -1,0 +1,196 @@
+"""Files and folders that cannot be written are refused before anything runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from command_lines import labelled_studies
+from medsam2_atlas.cli import app, outputs, weights
+from medsam2_atlas.cli.outputs import DICOM, JSON, PNG, WEIGHTS, check_files, check_folder
+from medsam2_atlas.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.volume import SUFFIXES
+
+SEGMENT = ["segment", "CT", "-o", "l.nii.gz"]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands run in an empty folder that has a folder `folder` and a file `file`; their inputs do not exist."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    return tmp_path
+
+
+def refused(arguments: list[str]) -> str:
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, InputError), (done.output, done.exception)
+    return str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        (["segment", "CT", "-o", "out.txt"], "out.txt"),
+        (["segment", "CT", "-o", "out.NII.GZ"], "out.NII.GZ"),
+        (["segment", "CT", "-o", "out.mhd"], "out.mhd"),
+        (["segment", "CT", "-o", "out"], "out"),
+        ([*SEGMENT, "--report", "r.txt"], "r.txt"),
+        ([*SEGMENT, "--preview", "p.jpg"], "p.jpg"),
+        (["propagate", "CT", "--prompts", "p.json", "--logits", "l.npy"], "l.npy"),
+        (["atlas", "scores", "CT", "--atlas", "A", "-o", "s.nii.gz"], "s.nii.gz"),
+        (["dicom", "seg", "L", "SERIES", "out.nii.gz"], "out.nii.gz"),
+        (["dicom", "rtstruct", "L", "SERIES", "out.txt"], "out.txt"),
+        (["weights", "fetch", "-o", "weights.zip"], "weights.zip"),
+        (["train", "unet", "CASES", "run", "--half", "half.json"], "half.json"),
+        (["train", "demo", "demo.nii.gz"], "demo.nii.gz"),
+    ],
+)
+def test_another_suffix_is_refused(arguments: list[str], output: str) -> None:
+    told = refused(arguments)
+    assert told.startswith(f"{output}: cannot be written")
+    assert "End its name in ." in told
+
+
+FILES = [
+    ["segment", "CT", "-o", "{}.nii.gz"],
+    [*SEGMENT, "--report", "{}.json"],
+    [*SEGMENT, "--preview", "{}.png"],
+    ["propagate", "CT", "--prompts", "p.json", "--logits", "{}.npz"],
+    ["atlas", "scores", "CT", "--atlas", "A", "-o", "{}.npz"],
+    ["dicom", "seg", "L", "SERIES", "{}.dcm"],
+    ["dicom", "rtstruct", "L", "SERIES", "{}.dcm"],
+    ["train", "unet", "CASES", "run", "--half", "{}.pt"],
+    ["train", "demo", "{}.pt"],
+]
+
+
+@pytest.mark.parametrize("command", FILES, ids=" ".join)
+def test_a_file_whose_folder_does_not_exist_is_refused(command: list[str]) -> None:
+    told = refused([part.format("none/out") for part in command])
+    assert "cannot be written: its folder does not exist" in told
+    assert "Create none first" in told
+    assert "is not a folder" in refused([part.format("file/out") for part in command])
+
+
+@pytest.mark.parametrize("command", FILES, ids=" ".join)
+def test_a_folder_in_place_of_a_file_is_refused(command: list[str]) -> None:
+    for suffix in (".nii.gz", ".json", ".png", ".npz", ".dcm", ".pt"):
+        Path(f"out{suffix}").mkdir()
+    assert "is a folder" in refused([part.format("out") for part in command])
+
+
+@pytest.mark.parametrize("command", [*FILES, ["weights", "fetch", "-o", "{}.pt"]], ids=" ".join)
+def test_a_file_in_a_folder_that_cannot_be_written_to_is_refused(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = os.access  # root may write anywhere, so permissions alone would not do
+    monkeypatch.setattr(outputs.os, "access", lambda path, mode: Path(path).name != "folder" and allowed(path, mode))
+    assert "may not write into" in refused([part.format("folder/out") for part in command])
+
+
+FOLDERS = [
+    ["phantoms", "{}"],
+    ["compare", "STUDIES", "-o", "{}"],
+    ["atlas", "build", "REFS", "{}"],
+    ["train", "unet", "CASES", "{}"],
+    ["train", "demo", "out.pt", "--cache", "{}"],
+]
+
+
+@pytest.mark.parametrize("command", FOLDERS, ids=" ".join)
+def test_a_file_in_place_of_a_folder_is_refused(command: list[str]) -> None:
+    assert "is a file" in refused([part.format("file") for part in command])
+    assert "file" in refused([part.format("file/out") for part in command])
+
+
+@pytest.mark.parametrize("command", FOLDERS, ids=" ".join)
+def test_a_folder_that_cannot_be_made_or_written_to_is_refused(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = os.access
+    monkeypatch.setattr(outputs.os, "access", lambda path, mode: Path(path).name != "folder" and allowed(path, mode))
+    assert "may not write into" in refused([part.format("folder/out") for part in command])
+
+
+def test_a_folder_that_is_no_atlas_is_not_replaced_by_one() -> None:
+    Path("folder/something").touch()
+    done = CliRunner().invoke(app, ["atlas", "build", "REFS", "folder"])
+    assert isinstance(done.exception, MedSAM2AtlasError)
+    assert "is not an atlas" in str(done.exception)
+    assert "its folder does not exist" in refused(["atlas", "build", "REFS", "none/atlas"])
+
+
+def test_found_thresholds_need_a_place_beside_their_atlas(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("folder/atlas").mkdir()
+    allowed = os.access
+    monkeypatch.setattr(outputs.os, "access", lambda path, mode: Path(path).name != "folder" and allowed(path, mode))
+    assert "may not write into" in refused(["thresholds", "folder/atlas"])
+
+
+def test_an_input_is_not_overwritten(place: Path) -> None:
+    ct = place / "ct.nii.gz"
+    ct.touch()
+    Path("link.nii.gz").symlink_to(ct)
+    for out in ("ct.nii.gz", str(ct), "folder/../ct.nii.gz", "link.nii.gz"):
+        assert "is also an input" in refused(["segment", "ct.nii.gz", "-o", out])
+    shutil.copy(ct, "label.dcm")
+    assert "is also an input" in refused(["dicom", "seg", "label.dcm", "SERIES", "label.dcm"])
+
+
+def test_two_outputs_need_two_files() -> None:
+    with pytest.raises(InputError, match="two outputs"):
+        check_files((Path("a.json"), JSON), (Path("folder/../a.json"), JSON))
+
+
+def test_a_device_is_not_replaced_by_a_file() -> None:
+    os.mkfifo("pipe.json")
+    assert "not a regular file" in refused([*SEGMENT, "--report", "pipe.json"])
+
+
+def test_a_name_that_is_too_long_is_refused() -> None:
+    assert "cannot be written (File name too long)" in refused(["segment", "CT", "-o", "x" * 300 + ".nii.gz"])
+    assert "cannot be written (File name too long)" in refused(["phantoms", "x" * 300])
+
+
+@pytest.mark.parametrize("name", ["out.dcm", "OUT", "1.2.840.113619.2.55", "out.dicom"])
+def test_dicom_files_may_have_no_suffix(name: str) -> None:
+    check_files((Path(name), DICOM))
+
+
+def test_outputs_that_can_be_written_are_accepted() -> None:
+    for suffix in SUFFIXES:
+        check_files((Path("folder") / f"l{suffix}", SUFFIXES), (Path("r.json"), JSON), (Path("p.png"), PNG), (None, PNG))
+    Path("l.nii.gz").touch()
+    check_files((Path("l.nii.gz"), SUFFIXES), inputs=(Path("missing.nii.gz"), None))
+    check_files((Path("run/best/half.pt"), WEIGHTS), made=(Path("run/best"),))
+    check_folder(Path("none/of/these"))
+    check_folder(Path("atlas"), replaced=True)
+    assert {file.name for file in Path().iterdir()} == {"folder", "file", "l.nii.gz"}  # checks make nothing
+
+
+def test_weights_are_fetched_into_a_folder_that_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets: list[Path] = []
+
+    def fetched(url: str, target: Path, progress: object) -> None:
+        targets.append(target)
+        target.write_bytes(b"weights")
+
+    monkeypatch.setattr(weights, "download", fetched)
+    monkeypatch.setattr(weights, "check_command", lambda file: None)
+    assert CliRunner().invoke(app, ["weights", "fetch", "-o", "new/folder/w.pt"], catch_exceptions=False).exit_code == 0
+    assert targets == [Path("new/folder/w.pt")]
+
+
+def test_a_version_is_exported_under_its_own_suffix(place: Path) -> None:
+    labelled_studies(place / "studies", 1)
+    arguments = ["labels", "export", "studies", "case-0", "1"]
+    assert "End its name in .nii.gz" in refused([*arguments, "copy.nrrd"])
+    assert "its folder does not exist" in refused([*arguments, "none/copy.nii.gz"])
+    assert CliRunner().invoke(app, [*arguments, "copy.nii.gz"], catch_exceptions=False).exit_code == 0
+
+
+def test_a_comparison_of_a_strategy_that_does_not_exist_is_refused() -> None:
+    assert "is not a strategy" in refused(["compare", "STUDIES", "--strategy", "Z"])
+    assert "is not a strategy" in refused(["compare", "STUDIES", "--strategy", "reference-1"])

@@ -1,0 +1,107 @@
+"""The port is looked at before the server is started."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from medsam2_atlas.cli import app, port
+from medsam2_atlas.cli.port import check_port
+from medsam2_atlas.errors import InputError
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield int(listener.getsockname()[1])
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", ""])
+def test_a_taken_port_is_named_with_the_process_that_listens(host: str, taken: int) -> None:
+    with pytest.raises(InputError) as refused:
+        check_port(host, taken)
+    assert refused.value.subject == f"{host}:{taken}"
+    assert "is taken" in refused.value.problem
+    assert f"(process {os.getpid()}) listens" in refused.value.problem
+    assert "--port" in refused.value.remedy
+
+
+def test_a_free_port_is_accepted_and_stays_free(taken: int) -> None:
+    number = free_port()
+    for host in ("127.0.0.1", "localhost", "0.0.0.0", ""):
+        check_port(host, number)
+    with socket.create_server(("127.0.0.1", number)):
+        pass
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_addresses_of_ipv6_are_looked_at_too() -> None:
+    try:
+        listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no ::1")
+    with listener:
+        number = int(listener.getsockname()[1])
+        with pytest.raises(InputError, match=rf"^\[::1\]:{number}: is taken"):
+            check_port("::1", number)
+        check_port("127.0.0.1", number)
+    check_port("::1", number)
+
+
+def test_a_port_whose_last_connection_has_just_ended_is_accepted() -> None:
+    """As the server does: after a restart, the kernel keeps closed connections for a minute (TIME_WAIT)."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        number = int(listener.getsockname()[1])
+        with socket.create_connection(("127.0.0.1", number)) as client:
+            served, _ = listener.accept()
+            served.close()
+            assert client.recv(1) == b""
+    with closing(socket.socket()) as plain, pytest.raises(OSError, match="in use"):
+        plain.bind(("127.0.0.1", number))
+    check_port("127.0.0.1", number)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
+def test_an_address_of_another_machine_is_refused(host: str) -> None:
+    with pytest.raises(InputError, match=r"this machine has no such address|cannot be listened on"):
+        check_port(host, free_port())
+
+
+@pytest.mark.parametrize("host", ["x" * 70 + ".example", "no such host"])
+def test_an_unknown_host_is_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    if " " in host:  # a name server would have to be asked
+        monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(InputError, match="no host is known by that name"):
+        check_port(host, free_port())
+
+
+def test_a_privileged_port_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def forbidden(host: str, port: int) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(port, "_bind", forbidden)
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:80: .* privileged.*above 1023"):
+        check_port("127.0.0.1", 80)
+
+
+def test_the_server_is_not_started_on_a_taken_port(taken: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(os, "execv", lambda *arguments: started.append(arguments))
+    done = CliRunner().invoke(app, ["serve", str(tmp_path), "--port", str(taken)])
+    assert f"127.0.0.1:{taken}: is taken" in str(done.exception)
+    assert not started

@@ -1,0 +1,129 @@
+"""Runs command lines of `medsam2-atlas` in processes of their own, and tells what they load and what they cost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from medsam2_atlas.storage import StudyStore
+
+HEAVY = (
+    "torch",
+    "monai",
+    "matplotlib",
+    "SimpleITK",
+    "scipy",
+    "skimage",
+    "pydicom",
+    "nibabel",
+    "highdicom",
+    "sam2",
+    "monailabel",
+)
+"""Libraries that take a tenth of a second or more to import."""
+
+LIGHT = (
+    ("--help",),
+    *((group, "--help") for group in ("atlas", "dicom", "labels", "train", "weights")),
+    ("segment", "--help"),
+    ("doctor", "--help"),
+    ("serve", "--help"),
+    ("version",),
+)
+
+COMPLETIONS: dict[str, dict[str, str]] = {
+    "bash, medsam2-atlas <TAB>": {
+        "_MEDSAM2_ATLAS_COMPLETE": "complete_bash",
+        "COMP_WORDS": "medsam2-atlas ",
+        "COMP_CWORD": "1",
+    },
+    "bash, atlas build --<TAB>": {
+        "_MEDSAM2_ATLAS_COMPLETE": "complete_bash",
+        "COMP_WORDS": "medsam2-atlas atlas build --",
+        "COMP_CWORD": "3",
+    },
+    "zsh, segment --<TAB>": {
+        "_MEDSAM2_ATLAS_COMPLETE": "complete_zsh",
+        "_TYPER_COMPLETE_ARGS": "medsam2-atlas segment --",
+    },
+    "fish, train unet --<TAB>": {
+        "_MEDSAM2_ATLAS_COMPLETE": "complete_fish",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "_TYPER_COMPLETE_ARGS": "medsam2-atlas train unet --",
+    },
+}
+"""Environment of the shells' completion, by what is completed."""
+
+_PROGRAM = """
+import atexit, os, sys
+def told():
+    with open(os.environ["LOADED"], "w") as stream:
+        stream.write("\\n".join(sys.modules))
+atexit.register(told)
+os.execv = lambda *_: sys.exit(0)
+sys.argv[0] = "medsam2-atlas"
+from medsam2_atlas.cli import main
+main()
+"""
+"""As the installed script, but `serve` ends where it would become the server."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command line that has ended.
+
+    Attributes:
+        status: exit status.
+        output: what it printed, on both streams.
+        modules: what it had imported.
+        seconds: processor time, user and system, of the process and of those that it waited for.
+    """
+
+    status: int
+    output: str
+    modules: frozenset[str]
+    seconds: float
+
+    @property
+    def heavy(self) -> list[str]:
+        """Heavy libraries among the modules."""
+        return [name for name in HEAVY if name in self.modules]
+
+
+def run(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Ran:
+    """Runs a command line to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        loaded, printed = Path(folder) / "loaded", Path(folder) / "printed"
+        with printed.open("wb") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, *arguments],
+                env={**os.environ, **(environment or {}), "LOADED": str(loaded)},
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        modules = frozenset(loaded.read_text().splitlines())
+        return Ran(process.returncode, printed.read_text(), modules, usage.ru_utime + usage.ru_stime)
+
+
+def labelled_studies(folder: Path, count: int = 3) -> Path:
+    """Makes a study folder whose label maps have been taken into the store; returns it."""
+    array = np.zeros((6, 20, 20), np.int16)
+    (folder / "labels" / "final").mkdir(parents=True)
+    for n in range(count):
+        array[2:4] = 100 + n
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / f"case-{n}.nii.gz"))
+        labels = sitk.GetImageFromArray(np.where(array > 0, 6, 0).astype(np.uint8))
+        sitk.WriteImage(labels, str(folder / "labels" / "final" / f"case-{n}.nii.gz"))
+    StudyStore(folder).audit()
+    return folder
