@@ -28,7 +28,7 @@ def check_port(host: str, port: int) -> None:
     Raises:
         InputError: the port is taken or privileged, or the host is unknown or another machine.
     """
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    where = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
     try:
         asyncio.run(_bind(host, port))
     except (socket.gaierror, UnicodeError) as error:  # UnicodeError: a name that is empty or too long between two dots

@@ -1,17 +1,17 @@
 """DICOM: label maps as segmentations (SEG) and RT structure sets, read back voxel-equal; UIDs, messages and servers.
 
-The functions need pydicom, and those that write objects highdicom, whose import takes seconds: all are imported at their
+The functions that read and write objects need pydicom and highdicom, whose imports take seconds: they are imported at their
 first use.
 """
 
 from typing import TYPE_CHECKING
 
 from medsam2_atlas.choices import Made
+from medsam2_atlas.dicom.origin import LabelOrigin, seg_series_uid
 from medsam2_atlas.dicom.uids import uid_folder_name, valid_uid
 from medsam2_atlas.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from medsam2_atlas.dicom.origin import LabelOrigin, seg_series_uid
     from medsam2_atlas.dicom.rtstruct import read_rtstruct, write_rtstruct
     from medsam2_atlas.dicom.seg import write_seg
     from medsam2_atlas.dicom.seg_reading import read_seg
@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 __getattr__ = lazy_exports(
     __name__,
     {
-        "LabelOrigin": "origin",
         "read_rtstruct": "rtstruct",
         "read_seg": "seg_reading",
-        "seg_series_uid": "origin",
         "write_rtstruct": "rtstruct",
         "write_seg": "seg",
     },

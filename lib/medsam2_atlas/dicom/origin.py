@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
-from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
 from medsam2_atlas.choices import Made
 from medsam2_atlas.dicom.texts import person_name
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.labels import OrganTable
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+    from pydicom.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class LabelOrigin:
 def derived_uid(name: str) -> str:
     """A UID that is the same for the same name on any machine."""
     digest = hashlib.sha256(f"medsam2_atlas/{name}".encode()).digest()
-    return str(UID("2.25." + str(int.from_bytes(digest[:16], "big"))))
+    return f"2.25.{int.from_bytes(digest[:16], 'big')}"
 
 
 def seg_series_uid(image_series: str, tag: str) -> str:
@@ -55,6 +57,8 @@ def on_series(labels: sitk.Image, sources: Sequence[Dataset], table: OrganTable)
     Raises:
         InputError: it has another shape, or values that are not in the table.
     """
+    import SimpleITK as sitk
+
     masks = sitk.GetArrayFromImage(labels).astype(np.uint8)
     shape = (len(sources), int(sources[0].Rows), int(sources[0].Columns))
     if masks.shape != shape:
