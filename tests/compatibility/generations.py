@@ -1,0 +1,129 @@
+"""Generations: installations of earlier versions, packed, with what they held when they were made."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from medsam2_atlas import resource as resources
+from medsam2_atlas.atlas import fusion_config
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.prompting.confidence import confidence_config
+from medsam2_atlas.registration import registration_config
+
+FOLDER = Path(__file__).parent
+ARCHIVE, MADE_BY, EXPECTED, MAPS = "installation.tar.xz", "made-by.json", "expected.json", "score-maps.npz"
+MAPPED = "open"
+"""Study whose score maps are kept."""
+_CACHED: tuple[Callable[..., Any], ...] = (registration_config, fusion_config, organ_table, confidence_config)
+_TEXTS = (".json", ".yaml", ".info")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A generation. folder: in which it is kept."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Date and commit of the version that made it."""
+        return self.folder.name
+
+    @cached_property
+    def made_by(self) -> dict[str, Any]:
+        """Commit, version, libraries, and `notes`: what the files themselves do not tell."""
+        found: dict[str, Any] = json.loads((self.folder / MADE_BY).read_text(encoding="utf-8"))
+        return found
+
+    @cached_property
+    def expected(self) -> dict[str, Any]:
+        """What the installation held; see `facts.QUESTIONS`."""
+        found: dict[str, Any] = json.loads((self.folder / EXPECTED).read_text(encoding="utf-8"))
+        return found
+
+    @cached_property
+    def maps(self) -> dict[str, np.ndarray]:
+        """Score maps `[z, y, x]` of the study `MAPPED`, uint8, by organ."""
+        with np.load(self.folder / MAPS) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def unpack(self, target: Path, *, in_place: bool = False) -> Path:
+        """Unpacks the installation's files.
+
+        Args:
+            target: folder to make.
+            in_place: whether texts name the new place in place of the old one, as if the files had never been moved.
+
+        Returns:
+            The folder.
+        """
+        with tarfile.open(self.folder / ARCHIVE) as archive:
+            archive.extractall(target, filter="data")
+        if in_place:
+            for file in target.rglob("*"):
+                if file.suffix in _TEXTS and file.is_file() and not file.is_symlink():
+                    text = file.read_text(encoding="utf-8")
+                    if self.made_by["home"] in text:
+                        file.write_text(text.replace(self.made_by["home"], str(target)), encoding="utf-8")
+        return target
+
+
+def generations() -> list[Generation]:
+    """Returns all generations, the oldest first."""
+    return [Generation(file.parent) for file in sorted(FOLDER.glob(f"*/{MADE_BY}"))]
+
+
+@contextmanager
+def in_use(home: Path, version: str, work: Path) -> Iterator[None]:
+    """Runs the block as the installation runs: with its settings over those of today, its model folder and its version.
+
+    Args:
+        home: files of the installation.
+        version: of the package that made it; predictions of another version do not count any more.
+        work: a new folder for the settings.
+    """
+    checkout = resources._CHECKOUT
+    work.mkdir(parents=True)
+    for part in ("apps", "weights", "sample-data"):
+        (work / part).symlink_to(checkout / part)
+    shutil.copytree(checkout / "configs", work / "configs")
+    shutil.copytree(home / "settings" / "configs", work / "configs", dirs_exist_ok=True)
+    with (
+        patch.object(resources, "_CHECKOUT", work),
+        patch("medsam2_atlas.studies.predictions.package_version", lambda: version),
+        patch.dict("os.environ", {"MEDSAM2_ATLAS_MODELS": str(home / "models")}),
+    ):
+        _forget()
+        try:
+            yield
+        finally:
+            _forget()
+
+
+def differences(expected: Any, found: Any, place: str = "") -> list[str]:
+    """Returns where an answer lacks or contradicts what is expected; entries that are new do not count."""
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        lost = [f"{place}/{key} is missing" for key in expected if key not in found]
+        return lost + [d for key in expected if key in found for d in differences(expected[key], found[key], f"{place}/{key}")]
+    if isinstance(expected, list) and isinstance(found, (list, tuple)) and len(expected) == len(found):
+        return [d for n, pair in enumerate(zip(expected, found, strict=True)) for d in differences(*pair, f"{place}/{n}")]
+    numbers = isinstance(expected, float) and isinstance(found, (int, float))
+    same = math.isclose(expected, found, rel_tol=1e-3, abs_tol=1e-4) if numbers else expected == found
+    return [] if same else [f"{place} is {found!r}, not {expected!r}"]
+
+
+def _forget() -> None:
+    for function in _CACHED:
+        getattr(function, "cache_clear")()  # noqa: B009 - the type of a function has no such attribute

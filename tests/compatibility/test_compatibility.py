@@ -1,0 +1,262 @@
+"""Files of earlier installations open, keep what they hold, and can be worked with; see README.md of this folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import torch
+
+from claims import check_training
+from compatibility.conftest import Opened
+from compatibility.facts import MODELS, QUESTIONS, dense_maps, label_digest, maps_of, models_of, studies_facts
+from compatibility.generations import MAPPED, differences, generations
+from compatibility.installation import PARTS, Installation, Person
+from compatibility.patients import write_ct, write_labels
+from compatibility.story import LINKED, STUDIES, UPLOADED
+from learner import Learner
+from medsam2_atlas.atlas import Atlas, ReferenceFiles, find_references, grow, scores
+from medsam2_atlas.comparison import Contestant, compare_studies
+from medsam2_atlas.decoding.unreadable import Unreadable, UnreadableFileError
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.learning import ScoreTable
+from medsam2_atlas.resource import resource
+from medsam2_atlas.storage import StudyFolder, StudyStore, WorkFolder
+from medsam2_atlas.studies import PredictionStore, atlas_store, grow_studies_atlas
+from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, unet_config
+from predictions import Predictions
+from session_folders import SessionFolders
+from study_datastore import StudyDatastore
+from unet_task import UNetInferTask
+
+HIGHEST = 3
+"""Largest difference between score maps, of 255: other libraries round in another way."""
+
+
+class EnoughError(Exception):
+    """Ends a training after its first epoch."""
+
+
+def never(*_: Any, **__: Any) -> Any:
+    raise AssertionError("a registration that is kept is made again")
+
+
+def test_generations_are_kept() -> None:
+    assert generations()[0].name == "2026-11-26-a6a49ed"
+    for generation in generations():
+        assert set(generation.expected) <= set(QUESTIONS)
+
+
+@pytest.mark.parametrize("part", QUESTIONS)
+def test_what_was_kept_is_found_again(opened: Opened, part: str) -> None:
+    found, expected = opened.answers[part], opened.generation.expected
+    if part not in expected:
+        pytest.skip("was not asked yet when this generation was made")
+    if isinstance(found, Exception):
+        raise found
+    assert not differences(expected[part], found)
+
+
+def test_opening_changes_no_file(opened: Opened) -> None:
+    assert {name: opened.after.get(name) for name in opened.before} == opened.before
+    assert not list(opened.home.rglob("*.damaged"))
+
+
+def _lost(index: Path) -> None:
+    index.unlink()
+
+
+def _garbage(index: Path) -> None:
+    index.write_bytes(b"garbage" * 1000)
+
+
+def _of_another_version(index: Path) -> None:
+    with closing(sqlite3.connect(index)) as database:
+        database.executescript("DROP TABLE labels; CREATE TABLE labels (study TEXT); PRAGMA user_version = 1")
+
+
+def _younger(index: Path) -> None:
+    for file in index.parents[1].rglob("*.nii*"):
+        if not file.is_symlink():
+            file.touch()
+
+
+@pytest.mark.parametrize("change", [_lost, _garbage, _of_another_version, _younger])
+def test_label_maps_do_not_depend_on_the_index(opened: Opened, copy: Path, change: Callable[[Path], None]) -> None:
+    studies = copy / "studies"
+    change(studies / ".medsam2_atlas" / "studies.sqlite")
+    assert not differences(opened.generation.expected["studies"], studies_facts(StudyStore(studies)))
+
+
+def test_work_on_label_maps_goes_on(opened: Opened, copy: Path, tmp_path: Path) -> None:
+    images = opened.generation.expected["studies"]["images"]
+    store, label = StudyStore(copy / "studies"), tmp_path / "label.nii.gz"
+    for study in ("signed", "removed", "changed ä.1"):
+        before = images[study]["tags"]["final"]["versions"]
+        write_labels(label, STUDIES.index(study), grow=3)
+        saved = store.save_label(study, "final", label, author="ada", expected_version=_current(images[study]))
+        assert (saved.label.version.number, saved.label.version.author) == (len(before) + 1, "ada")
+        after = studies_facts(store)["images"][study]["tags"]["final"]
+        assert not differences(before, after["versions"][:-1])
+        assert after["current"]["number"] == len(before) + 1
+    first = images["signed"]["tags"]["final"]["versions"][0]
+    restored = store.restore_label("signed", "final", 1, author="ada").label
+    assert label_digest(restored.file, store.image("signed").file) == first["voxels"]
+    store.remove_label("restored", "final", author="ada")
+    assert [version.origin for version in store.versions("restored", "final")] == ["person", "person", "restored", "removed"]
+    write_ct(tmp_path / "new.nii.gz", 5)
+    store.add_image("new", tmp_path / "new.nii.gz")
+    assert set(store.images()) == {*images, "new"}
+    assert not differences(images[LINKED], studies_facts(StudyStore(copy / "studies"))["images"][LINKED])
+
+
+def _current(study: dict[str, Any]) -> int:
+    now = study["tags"]["final"]["current"]
+    return int(now["number"]) if now else 0
+
+
+def test_score_maps_come_from_the_kept_registration(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores, "register", never)
+    found, kept = dense_maps(maps_of(opened.home, MAPPED)), opened.generation.maps
+    assert set(found) == set(kept)
+    for organ, values in kept.items():
+        assert np.abs(found[organ].astype(int) - values).max() <= HIGHEST, organ
+        assert values.max() > 100
+
+
+def test_the_atlas_grows_on_without_registering_again(copy: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grow, "register", never)
+    folder, kept = StudyFolder(copy / "studies"), opened.generation.expected["grown atlas"]
+    offered = [study for study in folder.studies() if study.name in ("signed", "grown", "kept-out")]
+    finals = [ReferenceFiles(study.name, study.image, study.final) for study in offered if study.final is not None]
+    report = grow_studies_atlas(folder.work, Atlas.load(copy / "atlas"), finals)
+    assert report["replaces"] == kept["current"]
+    assert report["template"] == kept["atlas"]["template"]
+    assert report["excluded"] == ["kept-out"]
+    # The label map of `signed` has changed since; its registration is kept.
+    assert (report["added"], report["kept"]) == (["signed"], ["reference 0", "reference 1", "reference 2", "grown"])
+    store = atlas_store(folder.work)
+    assert store.versions == [*kept["versions"], report["version"]]
+    store.activate(kept["current"])
+    assert models_of(copy).atlas().version == kept["current"]
+
+
+def test_nothing_is_measured_again(opened: Opened) -> None:
+    models, store = models_of(opened.home), StudyDatastore(opened.home / "studies", MODELS)
+    table, predictions = ScoreTable(models.work.folder(".") / "learning.sqlite"), Predictions(models, lambda: store)
+    predictions.tasks.update({name: UNetInferTask(models, name, "") for name in ("unet_3d", "unet_2d")})
+    learner = Learner(models, predictions, table, lambda: store, "atlas")
+    assert not learner.measure_next()
+    assert not learner.problems()
+
+
+def test_a_stopped_training_goes_on(opened: Opened, copy: Path) -> None:
+    before = torch.load(copy / "run" / "latest.pt", weights_only=True)
+    stats = json.loads((copy / "run" / "stats.json").read_text())
+    cases = [TrainingCase(files.name, files.image, files.label) for files in find_references(copy / "references")]
+
+    def stop(stage: str, *_: Any) -> None:
+        if stage == "training":
+            raise EnoughError
+
+    config = unet_config(copy / "settings" / "small-unet.yaml")
+    run = UNetTraining(cases, config, copy / "run", torch.device("cpu"), progress=stop)
+    assert run.stats()["resumed_from"] == before["epoch"]
+    with pytest.raises(EnoughError):
+        run.run()
+    after = json.loads((copy / "run" / "stats.json").read_text())
+    assert after["epoch"] == before["epoch"] + 1
+    assert after["loss"][:-1] == stats["loss"][: before["epoch"]]
+    assert after["validation"][: before["epoch"]] == stats["validation"][: before["epoch"]]
+    assert after["best_metric"] >= stats["best_metric"]
+    assert load_unet(copy / "run" / "best.pt").config == config
+
+
+def test_comparisons_are_remembered(opened: Opened, copy: Path) -> None:
+    def refuse(_: Any) -> Any:
+        raise InputError("model", "is not to be run")
+
+    folder = StudyFolder(copy / "compared")
+    old = json.loads((folder.work.path / "comparisons" / "history.json").read_text())
+    kept = PredictionStore(folder.work, StudyStore(folder.path))
+    found = {model: kept.latest(model, "one") for model in ("atlas", "unet_3d")}
+    made_of = {model: {k: v for k, v in p.provenance.items() if k != "image"} for model, p in found.items() if p is not None}
+    first, second = (Contestant(model, provenance, refuse) for model, provenance in made_of.items())
+    result = compare_studies(folder, (first, second))
+    assert not result.problems
+    assert not differences(old, result.history)
+    (folder.label_folder("final") / "one.nii.gz").unlink()
+    assert [entry["labelled"] for entry in compare_studies(folder, (first, second)).history] == [0, 1]
+
+
+def test_pictures_are_not_drawn_again(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    import review
+
+    monkeypatch.setattr(review, "write_preview", never)
+    assert review.picture(StudyDatastore(opened.home / "studies", MODELS), "signed", MODELS).stat().st_size > 1000
+
+
+def test_files_that_ended_a_reader_are_still_listed(copy: Path) -> None:
+    listed = Unreadable(copy / "studies" / ".medsam2_atlas" / "unreadable.json")
+    assert listed.all() == {copy / "studies" / "broken.nii.gz": "ended the process that read it."}
+    with pytest.raises(UnreadableFileError, match="has not changed since"):
+        listed.check(copy / "studies" / "broken.nii.gz")
+
+
+def test_a_claim_that_remained_hinders_no_training(copy: Path) -> None:
+    work = WorkFolder.of(copy / "studies")
+    assert (work.path / "claims" / "train.json").exists()
+    check_training(work)
+
+
+def test_sessions_go_on(opened: Opened, copy: Path) -> None:
+    name = opened.generation.made_by["notes"]["session"]
+    file = copy / "sessions" / name / "meta.info"
+    about = json.loads(file.read_text())
+    file.write_text(json.dumps(about | {"last_access_ts": int(time.time())}))
+    session = SessionFolders(str(copy / "sessions"), 3600).get_session(name)
+    assert session.image == str(copy / "sessions" / name / "image.nii.gz")
+    assert (session.expiry, session.create_ts) == (about["expiry"], about["create_ts"])
+
+
+def test_removed_images_stay_aside(copy: Path) -> None:
+    assert "aside" not in StudyStore(copy / "studies").images()
+    (aside,) = (copy / "studies" / ".medsam2_atlas" / "removed").iterdir()
+    assert {file.name for file in aside.iterdir()} == {"aside.nii.gz", "labels", "versions"}
+
+
+@pytest.mark.slow
+def test_the_real_server_serves_them(opened: Opened, copy: Path, tmp_path: Path) -> None:
+    folder, expected = tmp_path / "installation", opened.generation.expected
+    for part in PARTS:
+        shutil.copytree(resource("apps").parent / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(copy / "settings" / "configs", folder / "configs", dirs_exist_ok=True)
+    settings = copy / "settings"
+    options = ("--atlas", copy / "atlas", "--tokens", settings / "tokens.yaml", "--conf", "foundation=atlas")
+    with Installation(folder, copy).server(copy / "studies", *options) as url:
+        assert requests.get(f"{url}/info/", timeout=60).status_code == 401
+        kim = Person(url, "kim")
+        states = {case["study"]: case["state"] for case in kim.ask("GET", "/review/cases").json()}
+        kept = expected["review"]["cases"]
+        assert states == {study: case["state"] for study, case in kept.items()} | {"broken": "problem"}
+        versions = kim.ask("GET", "/datastore/label/versions", {"label": "signed", "tag": "final"}).json()
+        assert [(v["version"], v["author"]) for v in versions] == [(1, "kim"), (2, "lee")]
+        case = kim.ask("POST", "/activelearning/uncertainty", json={"client_id": "slicer-ada"}).json()
+        assert [case["id"], case["weight"]] == expected["measures"]["next"]["uncertainty"]
+        report = kim.predict("atlas", "open")["report"]
+        assert report["atlas"]["version"] == expected["grown atlas"]["current"]
+        same = kim.ask("GET", "/info/").json()["version"] == opened.generation.made_by["version"]
+        assert report.get("from_cache", False) == same
+        write_labels(tmp_path / "label.nii.gz", len(STUDIES) + 1)
+        assert kim.save(UPLOADED, tmp_path / "label.nii.gz")["version"] == 1
+        with (tmp_path / "label.nii.gz").open("rb") as stream:
+            assert stream.read() == kim.ask("GET", "/datastore/label", {"label": UPLOADED, "tag": "final"}).content
