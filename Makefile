@@ -11,26 +11,48 @@ PORT ?= 8000
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time load fuzz read-time memory clean
+.PHONY: help install lock sbom wheel demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time load fuzz read-time memory clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-$(VENV)/.installed: requirements.txt requirements-nodeps.txt pyproject.toml
+# Which build of torch: cpu, or cuda, which is about 3 GB more and runs without a GPU too.
+TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
+# Everything is locked with its hash; --no-deps keeps pip from adding what no lock has.
+LOCKED := $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes
+
+$(VENV)/.installed: $(wildcard requirements/*.txt) pyproject.toml
+	@$(PYTHON) requirements/check_python.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -r requirements-nodeps.txt
+	@$(BIN)/python requirements/check_python.py
+	$(LOCKED) -r requirements/torch-$(TORCH).txt --retries 2 || { test $(TORCH) = cpu && \
+		echo "There is no CPU build of torch for this Python here; PyPI's is taken, which brings CUDA (3 GB)." && \
+		$(LOCKED) -r requirements/torch-cuda.txt; }
+	$(LOCKED) -r requirements/common.txt
+	$(LOCKED) --no-build-isolation -r requirements/bundled.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/.installed-dev: $(VENV)/.installed requirements/dev.txt
+	$(LOCKED) --quiet -r requirements/dev.txt
 	touch $@
 
-install: $(VENV)/.installed  ## create .venv with everything
+install: $(VENV)/.installed  ## create .venv with everything: make install [PYTHON=python3.12] [TORCH=cuda]
+
+lock: $(VENV)/.installed-dev  ## write requirements/*.txt anew: make lock [CPU_TORCH=folder] [UPGRADE=--upgrade]
+	$(BIN)/python requirements/lock.py $(if $(CPU_TORCH),--cpu-torch "$(CPU_TORCH)") $(UPGRADE)
+
+sbom: $(VENV)/.installed-dev  ## what .venv holds, as CycloneDX: dist/sbom.cdx.json
+	mkdir -p dist
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON \
+		-o dist/sbom.cdx.json $(BIN)/python
+
+wheel: $(VENV)/.installed  ## dist/*.whl, which brings MONAI Label, sam2, demo weights and sample data
+	rm -rf build  # where files that are gone since would come from
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 
 demo: $(VENV)/.installed  ## the main job on the sample data, through the real server
-	$(BIN)/python apps/demo.py demo-output
+	$(BIN)/medsam2-atlas demo demo-output
 
 test: $(VENV)/.installed-dev  ## the tests
 	$(BIN)/python -m pytest

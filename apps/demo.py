@@ -1,4 +1,4 @@
-"""The main job on the sample data, as an annotation team does it: `make demo`.
+"""The main job on the sample data, as an annotation team does it: `medsam2-atlas demo`.
 
 Builds the atlas, starts the real MONAI Label server on a temporary study folder, asks it as its clients do for the next
 case, for a segmentation and for a comparison with the U-Net, submits the label as `final` and reads it back. Then compares
@@ -144,10 +144,10 @@ def _server(studies: Path, atlas: Path, checkpoint: Path, log: Path) -> Iterator
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "medsam2_atlas", "serve", str(studies), "--port", str(port)]
     command += ["--atlas", str(atlas), "--checkpoint", str(checkpoint)]
-    environment = os.environ | {"MONAI_LABEL_SESSION_PATH": str(studies.parent / "sessions")}
+    own = {"MONAI_LABEL_SESSION_PATH": str(studies.parent / "sessions"), "MEDSAM2_ATLAS_STATE": str(studies.parent / "state")}
     url = f"http://127.0.0.1:{port}"
     with log.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ | own)
         try:
             with console.status("the server starts …"):
                 _wait_for(url, process, log)
@@ -172,4 +172,4 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output"))
+    main(Path(sys.argv[1]))

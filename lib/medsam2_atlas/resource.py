@@ -1,5 +1,5 @@
 """Finds the files that come with the project (configurations, demo weights, the MONAI Label app, sample data), and the
-folder for those that a user adds."""
+folders for those that a user adds or that the server writes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
 _CHECKOUT = _PACKAGE.parents[1]
+
+BUNDLED = _PACKAGE / "resources" / "bundled"
+"""MONAI Label and sam2 in an installed wheel. A checkout's environment has them among its packages."""
 
 
 def resource(name: str) -> Path:
@@ -24,7 +27,19 @@ def resource(name: str) -> Path:
     raise FileNotFoundError(f"{name} did not come with this installation; reinstall medsam2-atlas.")
 
 
+def python_path() -> str:
+    """`PYTHONPATH` for MONAI Label's processes: the app, what a wheel bundles, and what the variable holds now."""
+    folders = [str(resource("apps/medsam2_atlas")), str(BUNDLED) if BUNDLED.is_dir() else "", os.environ.get("PYTHONPATH", "")]
+    return os.pathsep.join(filter(None, folders))
+
+
 def model_folder() -> Path:
     """Where downloaded weights are kept: `$MEDSAM2_ATLAS_MODELS`, or a folder in the user's data directory."""
     data = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local/share"))
     return Path(os.environ.get("MEDSAM2_ATLAS_MODELS", data / "medsam2_atlas" / "models"))
+
+
+def state_folder() -> Path:
+    """Where servers keep logs: `$MEDSAM2_ATLAS_STATE`, or a folder in the user's state directory."""
+    state = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local/state"))
+    return Path(os.environ.get("MEDSAM2_ATLAS_STATE", state / "medsam2_atlas"))

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from monailabel.client import MONAILabelClient
 
-from medsam2_atlas.resource import resource
-
 _processes: dict[str, subprocess.Popen[bytes]] = {}
 
 
@@ -31,19 +29,13 @@ def server(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    app = resource("apps/medsam2_atlas")
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
-    command += ["--uvicorn_app", "server.application:app"]
-    command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "medsam2_atlas", "serve", str(studies), "--port", str(port)]
     for key, value in conf.items():
-        command += ["--conf", key, value]
+        command += ["--conf", f"{key}={value}"]
     variables = os.environ | {
-        "PYTHONPATH": str(app),
         "MONAI_LABEL_SESSION_PATH": str(work / "sessions"),
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(work / "cache"),
-        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
-        "OMP_WAIT_POLICY": "PASSIVE",  # as `medsam2-atlas serve` sets all three
-        "MALLOC_ARENA_MAX": "2",
+        "MEDSAM2_ATLAS_STATE": str(work / "state"),
         "MEDSAM2_ATLAS_MODELS": str(work / "models"),
         **(environment or {}),
     }

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from medsam2_atlas.cli import atlas, compare, dicom, doctor, labels, phantoms, segment, serve, thresholds, train, weights
+from medsam2_atlas.cli import atlas, compare, demo, dicom, doctor, labels, phantoms, segment, serve, thresholds, train, weights
 from medsam2_atlas.console import console, set_up_logging
 from medsam2_atlas.errors import MedSAM2AtlasError
 
@@ -29,6 +29,7 @@ app.add_typer(train.app, name="train")
 app.command("compare")(compare.compare_command)
 app.command("doctor")(doctor.doctor_command)
 app.command("serve")(serve.serve_command)
+app.command("demo")(demo.demo_command)
 
 
 @app.callback()

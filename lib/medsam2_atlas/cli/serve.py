@@ -11,7 +11,8 @@ import typer
 
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption
 from medsam2_atlas.errors import InputError
-from medsam2_atlas.resource import resource
+from medsam2_atlas.files import replacing
+from medsam2_atlas.resource import python_path, resource, state_folder
 
 _HERE = ("127.0.0.1", "::1", "localhost")
 
@@ -38,9 +39,7 @@ def serve_command(
     """Serve the app to OHIF and 3D Slicer."""
     if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
         raise InputError(studies, "is neither a folder nor a URL.", "Name a folder of CTs or a DICOMweb URL.")
-    app = resource("apps/medsam2_atlas")
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
-    command += ["--uvicorn_app", "server.application:app"]
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--uvicorn_app", "server.application:app"]
     command += ["--studies", studies, "--host", host, "--port", str(port), "--conf", "device", device]
     for key, value in (("atlas", atlas), ("checkpoint", checkpoint), ("server_tokens", tokens)):
         if value is not None:
@@ -65,7 +64,8 @@ def serve_command(
     from medsam2_atlas.cli.port import check_port
 
     check_port(host, port)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(app), os.environ.get("PYTHONPATH", "")]))
+    command += ["--app", str(_app_folder(port))]
+    os.environ["PYTHONPATH"] = python_path()
     # MONAI Label would otherwise start a scoring process at every start and every next case.
     os.environ.setdefault("MONAI_LABEL_AUTO_UPDATE_SCORING", "false")
     # Training runs beside the server: threads that wait must not keep its cores.
@@ -73,6 +73,18 @@ def serve_command(
     # Each of the forty threads that answer would keep an arena of freed memory for itself.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     os.execv(sys.executable, command)
+
+
+def _app_folder(port: int) -> Path:
+    """The folder that MONAI Label takes for the app: it writes logs there, and an installation may be another user's."""
+    folder = state_folder() / f"server-{port}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with replacing(folder / "main.py") as part:
+            part.symlink_to(resource("apps/medsam2_atlas/main.py"))
+    except OSError as error:
+        raise InputError(folder, f"cannot hold the server's logs: {error}.", "Name another by $MEDSAM2_ATLAS_STATE.") from error
+    return folder
 
 
 def _root(folder: Path) -> str:
