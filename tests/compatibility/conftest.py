@@ -1,4 +1,4 @@
-"""Every generation, unpacked and in use, once for all tests of this folder that only look at it."""
+"""Fixtures: each generation is unpacked and opened once for the tests that only read it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def checksums(home: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """The patients are so small that threads would only wait for each other."""
+    """Limits PyTorch to one thread: on volumes this small, several threads mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -72,5 +72,5 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def copy(opened: Opened, tmp_path: Path) -> Path:
-    """The files of the generation where they were made, so to speak, for tests that change them."""
+    """A copy of the generation's files for tests that change them; texts in it name the copy's own folder."""
     return opened.generation.unpack(tmp_path / "home", in_place=True)

@@ -1,6 +1,6 @@
-"""What an installation holds, as the software tells: the same questions when a generation is made and in every later test.
+"""Collects what an installation holds: `make.py` records it once, and the tests collect it again with today's code.
 
-The answers are plain JSON. Whoever renames a function changes its question here; recorded answers stay as they are.
+The answers are plain JSON. If a function is renamed, its call is changed here; recorded answers are never changed.
 """
 
 from __future__ import annotations

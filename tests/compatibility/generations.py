@@ -1,4 +1,4 @@
-"""Generations: installations of earlier versions, packed, with what they held when they were made."""
+"""Reads generations: packed installations of earlier versions, each with a record of what it held."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def in_use(home: Path, version: str, work: Path) -> Iterator[None]:
 
     Args:
         home: files of the installation.
-        version: of the package that made it; predictions of another version do not count any more.
+        version: of the package that made it. Stored predictions depend on it, so it is kept while the block runs.
         work: a new folder for the settings.
     """
     checkout = resources._CHECKOUT

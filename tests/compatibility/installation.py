@@ -18,7 +18,7 @@ from typing import Any
 
 import requests
 
-PARTS = ("lib", "apps", "configs", "weights", "tests")
+PARTS = ("lib", "apps", "configs", "weights")
 EDITED: dict[str, dict[str, str]] = {
     "registration.yaml": {"spacing": "8.0", "adam_steps": "30"},
     "fusion.yaml": {"references": "10", "rounds": "2", "smoothing": "1.5"},
@@ -78,6 +78,7 @@ class Installation:
             "MEDSAM2_ATLAS_MODELS": str(self.home / "models"),
             "MONAI_LABEL_SESSION_PATH": str(self.home / "sessions"),
             "TMPDIR": str(scratch),
+            "XDG_STATE_HOME": str(self.folder / "state"),
         }
 
     def run(self, *command: str | Path) -> str:

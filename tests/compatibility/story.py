@@ -1,4 +1,4 @@
-"""The history of an installation: its users build an atlas, annotate, train, and leave their files behind."""
+"""Writes the files of an installation: users build an atlas, annotate on the real server, train, and connect a PACS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that users have written into scripts, unit files and settings are still known, and still do what they did."""
+"""Environment variables and `--conf` keys that users have written into scripts and unit files keep their meaning."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from monailabel.config import Settings
 
 import models as models_module
+import pacs_datastore
 from compatibility.generations import generations
 from main import MedSAM2AtlasApp
 from medsam2_atlas.errors import InputError, WeightsError
@@ -54,18 +56,18 @@ def touch(file: Path) -> Path:
 
 
 @pytest.mark.parametrize("key", SERVER)
-def test_server_settings(key: str) -> None:
+def test_a_server_setting_has_its_value(key: str) -> None:
     text, value = SERVER[key]
     assert getattr(server_config({f"server_{key}": text}), key) == value
 
 
-def test_a_server_setting_that_is_none_is_refused() -> None:
+def test_an_unknown_server_setting_is_refused() -> None:
     with pytest.raises(InputError, match="server settings"):
         server_config({"server_queues": "3"})
 
 
 @pytest.mark.parametrize("name", ["unet_3d", "unet_2d"])
-def test_settings_of_unets(home: Path, tmp_path: Path, name: str) -> None:
+def test_conf_names_weights_and_configurations_of_unets(home: Path, tmp_path: Path, name: str) -> None:
     conf = {
         "device": "cpu",
         name: str(home / "models" / "unet_2d.pt"),
@@ -77,7 +79,7 @@ def test_settings_of_unets(home: Path, tmp_path: Path, name: str) -> None:
     assert models.unet_config(name).filters == (4, 8, 16)
 
 
-def test_settings_of_atlas_and_weights(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conf_names_atlas_checkpoint_and_network(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(models_module, "load_weights", lambda *arguments: asked.append(arguments))
     file = touch(tmp_path / "own.pt")
@@ -90,7 +92,7 @@ def test_settings_of_atlas_and_weights(home: Path, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(("learning", "foundation"), [("false", "medsam2_atlas"), ("true", "atlas")])
-def test_settings_of_the_background(tmp_path: Path, learning: str, foundation: str) -> None:
+def test_conf_switches_background_measuring_and_its_model(tmp_path: Path, learning: str, foundation: str) -> None:
     conf = {"device": "cpu", "learning": learning, "foundation": foundation}
     app = MedSAM2AtlasApp(str(resource("apps/medsam2_atlas")), str(tmp_path), conf)
     try:
@@ -100,14 +102,14 @@ def test_settings_of_the_background(tmp_path: Path, learning: str, foundation: s
         app.stop()
 
 
-def test_the_atlas_variable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_names_the_atlas(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDSAM2_ATLAS", str(home / "atlas"))
     assert find_atlas() == home / "atlas"
     work = home / "studies" / ".medsam2_atlas" / "atlas"
     assert find_atlas(work).parent == work / "versions"
 
 
-def test_the_variables_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_name_the_model_folder_and_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEDSAM2_ATLAS_MODELS", raising=False)
     monkeypatch.delenv("MEDSAM2_CHECKPOINT", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
@@ -128,13 +130,42 @@ def test_the_variables_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         find_checkpoint()
 
 
-def test_the_variable_of_folders_that_links_may_lead_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_names_folders_that_links_may_lead_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     studies = tmp_path / "studies"
     studies.mkdir()
     (studies / "linked.nii.gz").symlink_to(touch(tmp_path / "cts" / "linked.nii.gz"))
     assert set(StudyStore(studies).images()) == set()
     monkeypatch.setenv("MEDSAM2_ATLAS_ROOTS", os.pathsep.join([str(tmp_path / "other"), str(tmp_path / "cts")]))
     assert set(StudyStore(studies).images()) == {"linked"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("DICOMWEB_USERNAME", "atlas", "atlas"),
+        ("DICOMWEB_PASSWORD", "secret", "secret"),
+        ("DICOMWEB_SEARCH_FILTER", '{"Modality": "CT", "PatientID": "7"}', {"Modality": "CT", "PatientID": "7"}),
+        ("QIDO_PREFIX", "rs", "rs"),
+        ("WADO_PREFIX", "wado", "wado"),
+        ("STOW_PREFIX", "stow", "stow"),
+        ("SESSIONS", "false", False),
+        ("SESSION_PATH", "/srv/sessions", "/srv/sessions"),
+        ("SESSION_EXPIRY", "60", 60),
+    ],
+)
+def test_monai_label_reads_its_variables(name: str, text: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"MONAI_LABEL_{name}", text)
+    assert getattr(Settings(), f"MONAI_LABEL_{name}") == value
+
+
+def test_the_pacs_is_asked_with_the_name_and_password_of_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONAI_LABEL_DICOMWEB_USERNAME", "atlas")
+    monkeypatch.setenv("MONAI_LABEL_DICOMWEB_PASSWORD", "secret")
+    monkeypatch.setattr(pacs_datastore, "settings", Settings())
+    asked: list[Any] = []
+    monkeypatch.setattr(pacs_datastore, "DicomWeb", lambda url, session, prefixes: asked.append((url, session.auth)))
+    pacs_datastore.dicom_web("http://pacs.example.org/dicom-web")
+    assert asked == [("http://pacs.example.org/dicom-web", ("atlas", "secret"))]
 
 
 @pytest.mark.parametrize(
@@ -147,6 +178,6 @@ def test_the_variable_of_folders_that_links_may_lead_to(tmp_path: Path, monkeypa
         ("Makefile", ("PYTHON", "STUDIES", "ATLAS", "CHECKPOINT", "HOST", "PORT", "ORTHANC_DATA")),
     ],
 )
-def test_variables_of_scripts(file: str, names: tuple[str, ...]) -> None:
+def test_scripts_read_the_same_variables(file: str, names: tuple[str, ...]) -> None:
     text = (CHECKOUT / file).read_text(encoding="utf-8")
     assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
