@@ -24,9 +24,9 @@ RUNS = 5
 
 
 def main() -> None:
-    os.environ["COLUMNS"] = "120"
     table = Table("command line", "processor s", "modules", "heavy libraries", title=f"median of {RUNS} runs")
     with tempfile.TemporaryDirectory() as name:
+        os.environ["MEDSAM2_ATLAS_STATE"] = name
         studies = str(labelled_studies(Path(name) / "studies"))
         lines: list[tuple[str, tuple[str, ...], Mapping[str, str]]] = [
             *((" ".join(arguments), arguments, {}) for arguments in LIGHT),

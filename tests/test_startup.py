@@ -79,7 +79,7 @@ def test_serving_imports_no_heavy_library_before_the_server_takes_over(tmp_path:
     assert refused.status == 1
     assert f"127.0.0.1:{port}: is taken" in refused.output
     assert refused.heavy == []
-    served = run(["serve", str(tmp_path), "--port", port])
+    served = run(["serve", str(tmp_path), "--port", port], {"MEDSAM2_ATLAS_STATE": str(tmp_path / "state")})
     assert (served.status, served.heavy) == (0, []), served.output
 
 
