@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ class Generation:
 
 def generations() -> list[Generation]:
     """Returns all generations, the oldest first."""
-    return [Generation(file.parent) for file in sorted(FOLDER.glob(f"*/{MADE_BY}"))]
+    found = [Generation(file.parent) for file in FOLDER.glob(f"*/{MADE_BY}")]
+    return sorted(found, key=lambda generation: datetime.fromisoformat(generation.made_by["date"]))
 
 
 @contextmanager
