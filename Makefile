@@ -18,23 +18,25 @@ help:  ## list the targets
 
 # Which build of torch: cpu, or cuda, which is about 3 GB more and runs without a GPU too.
 TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
-# Everything is locked with its hash; --no-deps keeps pip from adding what no lock has.
+# Everything is locked with its hash. --no-deps keeps pip from adding what no lock has, --only-binary from building with
+# tools that no lock has; what has no wheel is in bundled.txt.
 LOCKED := $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes
+WHEELS := $(LOCKED) --only-binary :all:
 
 $(VENV)/.installed: $(wildcard requirements/*.txt) pyproject.toml
 	@$(PYTHON) requirements/check_python.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python requirements/check_python.py
-	$(LOCKED) -r requirements/torch-$(TORCH).txt --retries 2 || { test $(TORCH) = cpu && \
+	$(WHEELS) -r requirements/torch-$(TORCH).txt --retries 2 || { test $(TORCH) = cpu && \
 		echo "There is no CPU build of torch for this Python here; PyPI's is taken, which brings CUDA (3 GB)." && \
-		$(LOCKED) -r requirements/torch-cuda.txt; }
-	$(LOCKED) -r requirements/common.txt
+		$(WHEELS) -r requirements/torch-cuda.txt; }
+	$(WHEELS) -r requirements/common.txt
 	$(LOCKED) --no-build-isolation -r requirements/bundled.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements/dev.txt
-	$(LOCKED) --quiet -r requirements/dev.txt
+	$(WHEELS) --quiet -r requirements/dev.txt
 	touch $@
 
 install: $(VENV)/.installed  ## create .venv with everything: make install [PYTHON=python3.12] [TORCH=cuda]

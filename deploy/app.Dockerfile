@@ -1,15 +1,18 @@
-# The app with everything it needs. On a machine with a GPU, pip takes PyTorch's CUDA build by itself.
+# The app with everything it needs. For a GPU: docker compose build --build-arg TORCH=cuda app
 FROM python:3.11-slim-bookworm
 RUN apt-get update && apt-get install -y --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/medsam2_atlas
-COPY Makefile pyproject.toml setup.py requirements.txt requirements-nodeps.txt README.md LICENSE NOTICE ./
+ARG TORCH=cpu
+COPY Makefile pyproject.toml setup.py README.md LICENSE NOTICE ./
+COPY requirements requirements
 COPY lib lib
 COPY apps apps
 COPY configs configs
 COPY weights weights
-RUN make install && useradd --create-home atlas && install -d -o atlas -g atlas /data /data/models
+RUN make install TORCH=$TORCH && useradd --create-home atlas && install -d -o atlas -g atlas /data /data/models
 USER atlas
 ENV MEDSAM2_ATLAS_MODELS=/data/models \
+    MEDSAM2_ATLAS_STATE=/data/state \
     MONAI_LABEL_SESSION_PATH=/data/sessions \
     MONAI_LABEL_DICOMWEB_CACHE_PATH=/data/cache
 VOLUME /data

@@ -35,7 +35,8 @@ _EVERYWHERE = (  # `environments` in pyproject.toml: true wherever the locks are
     "implementation_name == 'cpython'",
     "python_full_version < '3.15'",
 )
-_BUILT = ("timeloop",)  # has no wheel: it is built with the locked setuptools, not with one that pip fetches for that
+_BUILT = ("antlr4-python3-runtime", "iopath", "timeloop")
+"""Packages without wheels: they are built with the locked setuptools, not with one that pip fetches for that."""
 
 Lock = dict[str, list[str]]
 """Requirements in requirements.txt's form, by the package's name; several where Pythons differ."""
@@ -59,7 +60,7 @@ def main() -> None:
     cpu = {"torch": [cpu_torch(version[1], options.cpu_torch, known["torch-cpu"].get("torch", []))]}
     bundled = resolve(["--group", f"{PROJECT}:bundled", "--no-deps"], before)
     write("common", runtime, "What the project needs, but torch.")
-    write("torch-cpu", cpu, "The CPU build of torch.", f"--find-links {CPU_INDEX}")
+    write("torch-cpu", cpu, "The CPU build of torch.", f"--no-index --find-links {CPU_INDEX}")
     write("torch-cuda", cuda, "PyPI's torch, and the CUDA libraries that it asks for.")
     write("bundled", built | bundled, "Installed after the others, with --no-build-isolation.")
     write("dev", dev, "What tests, lint, `make lock` and `make sbom` need besides.")

@@ -22,6 +22,13 @@ from medsam2_atlas.volume import Volume, from_sitk, read_labels, read_volume
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Warnings of the app's modules, whose names have no common beginning, are errors too."""
+    for module in resource("apps/medsam2_atlas").iterdir():
+        if module.suffix == ".py" or (module / "__init__.py").is_file():
+            config.addinivalue_line("filterwarnings", rf"error:::{module.stem}(\.|$)")
+
+
 @pytest.fixture(scope="session")
 def real_cts() -> Path:
     """The folder with real CTs beside the checkout; tests that need it skip without it."""

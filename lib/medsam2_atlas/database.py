@@ -229,26 +229,34 @@ class Database:
             sqlite3.Error: it is damaged, of another version, or cannot be written.
         """
         identity = _identity(self.file)
-        with closing(_connect(self.file, seconds=_SHORT_SECONDS)) as database:
-            if database.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-                raise sqlite3.DatabaseError("the file is damaged")
-            version = database.execute("PRAGMA user_version").fetchone()[0]
-            if version != self._version:
-                raise sqlite3.DatabaseError(f"unsupported file: made by another version of the program ({version})")
-            with contextlib.suppress(sqlite3.OperationalError):  # an older program's file may be in WAL mode, and in use
-                database.execute("PRAGMA journal_mode=DELETE")
-            try:
-                with _transaction(database):
-                    database.execute(f"PRAGMA user_version={self._version}")  # a write, to test whether the disk allows it
-                database.executescript(self._schema)
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error):  # another process is writing, so the file is writable
-                    raise
-        held = _connect(self.file, "mode=ro")  # read-only, so that the disk can still be remounted read-only
-        held.execute("PRAGMA user_version").fetchone()
+        try:
+            with closing(_connect(self.file, seconds=_SHORT_SECONDS)) as database:
+                self._inspect(database)
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):  # another process is writing: it has accepted the file, and can write it
+                raise
+        held = _connect(self.file, "mode=ro", _SHORT_SECONDS)  # read-only, so that the disk can still be remounted read-only
+        try:
+            held.execute("PRAGMA user_version").fetchone()  # opens the file, which connecting alone does not
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
         old, self._held, self._identity = self._held, held, identity
         if old is not None:
             old.close()
+
+    def _inspect(self, database: sqlite3.Connection) -> None:
+        """Raises a sqlite3.Error if a file is damaged, of another version, cannot be written, or is locked by a writer."""
+        if database.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("the file is damaged")
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version != self._version:
+            raise sqlite3.DatabaseError(f"unsupported file: made by another version of the program ({version})")
+        with contextlib.suppress(sqlite3.OperationalError):  # an older program's file may be in WAL mode, and in use
+            database.execute("PRAGMA journal_mode=DELETE")
+        with _transaction(database):
+            database.execute(f"PRAGMA user_version={self._version}")  # a write, to test whether the disk allows it
+        database.executescript(self._schema)
 
     def _to_memory(self, reason: str) -> None:
         log.error("%s cannot be written (%s); its content is kept in memory until it can", self.file, reason)
