@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+
+# Before PyTorch is imported, and for all processes that tests start: threads that wait must not keep a core, which others
+# need. Where as many processes as cores compute, a registration takes five times as long otherwise.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -16,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references
 from medsam2_atlas.files import sha256
 from medsam2_atlas.medsam2 import OFFICIAL, load_config
+from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.resource import resource
 from medsam2_atlas.volume import Volume, from_sitk, read_labels, read_volume
 
@@ -76,6 +82,12 @@ def atlas_folder(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("atlas") / "atlas"
     atlas.save(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def registrations(tmp_path_factory: pytest.TempPathFactory) -> RegistrationCache:
+    """Returns a cache for all tests that need score maps of a CT rather than a registration anew."""
+    return RegistrationCache(tmp_path_factory.mktemp("registrations"))
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,6 @@ def write_series(folder: Path, image: sitk.Image, change: Change | None = None, 
         meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         ds = pydicom.FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-        ds.is_little_endian, ds.is_implicit_VR = True, False
         ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = study, series, frame
         ds.Modality, ds.InstanceNumber, ds.PatientID, ds.PatientName = "CT", n + 1, "T-001", "TEST^PHANTOM"
@@ -60,6 +59,6 @@ def write_series(folder: Path, image: sitk.Image, change: Change | None = None, 
         if change is not None:
             change(ds, n)
         file = folder / f"{name}{n:03d}.dcm"
-        ds.save_as(file, write_like_original=False)
+        ds.save_as(file, enforce_file_format=True)
         files.append(file)
     return files

@@ -236,7 +236,7 @@ class PacsDatastore(StudyDatastore):
         seg = write_seg(self._in_series_order(label), self._headers(label.study), self._origin(label))
         file = scratch_file(".dcm")
         try:
-            seg.save_as(file, write_like_original=False)
+            seg.save_as(file, enforce_file_format=True)
             self.web.store(file)
         finally:
             file.unlink(missing_ok=True)

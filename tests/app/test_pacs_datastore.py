@@ -311,7 +311,7 @@ def test_a_segmentation_that_is_malformed_is_refused_and_nothing_else(pacs: Fake
     array[1:4, 2:9, 3:12] = 6
     seg = write_seg(image.with_array(array).restored(), tmp_path / "a", LabelOrigin("x", 1))
     good = tmp_path / "seg.dcm"
-    seg.save_as(good, write_like_original=False)
+    seg.save_as(good, enforce_file_format=True)
     stored = datastore.read_seg(good)
     assert (read_volume_labels(stored.file) == array).all()
     content, random = bytearray(good.read_bytes()), np.random.default_rng(1)
@@ -337,7 +337,7 @@ def test_a_segmentation_of_a_series_that_has_just_come_is_known(pacs: FakePacs, 
     )
     seg.ReferencedSeriesSequence.append(Dataset())
     seg.ReferencedSeriesSequence[-1].SeriesInstanceUID = "1.2.3"
-    seg.save_as(tmp_path / "seg.dcm", write_like_original=False)
+    seg.save_as(tmp_path / "seg.dcm", enforce_file_format=True)
     datastore._list._asked = datastore._list._tried = time.monotonic() - 5  # as if the last look had been a while ago
     stored = datastore.read_seg(tmp_path / "seg.dcm")
     assert stored.study == series

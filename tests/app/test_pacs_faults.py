@@ -50,7 +50,7 @@ class Hospital:
         array[1:4, 2:9, 3:12] = organ
         stream = BytesIO()
         write_seg(image.with_array(array).restored(), self.files, LabelOrigin("x", 1)).save_as(
-            stream, write_like_original=False
+            stream, enforce_file_format=True
         )
         return stream.getvalue()
 
@@ -127,8 +127,7 @@ def test_a_small_deflated_object_does_not_fill_the_server_s_memory(hospital: Hos
     head = Dataset()
     head.SOPClassUID, head.SOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
     head.file_meta, head.preamble = ds.file_meta, bytes(128)
-    head.is_little_endian, head.is_implicit_VR = True, False
-    head.save_as(stream, write_like_original=False)
+    head.save_as(stream, enforce_file_format=True)
     meta = stream.getvalue()[: 144 + head.file_meta.FileMetaInformationGroupLength]
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = meta + packer.compress(b"\x09\x00\x10\x00OB\x00\x00\xff\xff\xff\x6f")

@@ -27,7 +27,7 @@ ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
 
 def through_a_file(ds: Dataset) -> Dataset:
     stream = BytesIO()
-    ds.save_as(stream, write_like_original=False)
+    ds.save_as(stream, enforce_file_format=True)
     stream.seek(0)
     return pydicom.dcmread(stream)
 

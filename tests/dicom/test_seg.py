@@ -27,7 +27,7 @@ def labels_like(folder: Path, array: np.ndarray) -> sitk.Image:
 
 def through_a_file(seg: Dataset) -> Dataset:
     stream = BytesIO()
-    seg.save_as(stream, write_like_original=False)
+    seg.save_as(stream, enforce_file_format=True)
     stream.seek(0)
     return pydicom.dcmread(stream)
 

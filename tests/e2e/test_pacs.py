@@ -159,7 +159,7 @@ def test_what_a_viewer_must_not_store_is_refused(hospital: Hospital) -> None:
     seg = write_seg(image.with_array(np.zeros(image.array.shape, np.uint8)).restored(), hospital.files, LabelOrigin("x", 1))
     seg.ReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"
     stream = BytesIO()
-    seg.save_as(stream, write_like_original=False)
+    seg.save_as(stream, enforce_file_format=True)
     answer = post(stream.getvalue())
     assert answer.status_code == 422
     assert "no CT series" in answer.json()["detail"]

@@ -117,7 +117,7 @@ def download_rtstruct(label: str, tag: str = FINAL) -> Response:
     if not isinstance(datastore, PacsDatastore):
         raise ConflictError("studies", "of this server lie in a folder.", "Structure sets belong to DICOM series.")
     stream = BytesIO()
-    datastore.rtstruct(label, tag).save_as(stream, write_like_original=False)
+    datastore.rtstruct(label, tag).save_as(stream, enforce_file_format=True)
     told = {"Content-Disposition": f'attachment; filename="{label}.{tag}.dcm"'}
     return Response(stream.getvalue(), media_type="application/dicom", headers=told)
 

@@ -48,7 +48,7 @@ def _write(write: Callable[..., Any], label: Path, series: Path, out: Path, vers
     labels = image.with_array(read_labels(label, image).array).restored()
     ds = write(labels, series, LabelOrigin("final", version, _author(), made))
     with replacing(out) as part:
-        ds.save_as(part, write_like_original=False)
+        ds.save_as(part, enforce_file_format=True)
     typer.echo(f"written to {out}")
 
 
