@@ -40,6 +40,10 @@ class Geometry:
     direction: tuple[float, ...] = (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)
 
     def __post_init__(self) -> None:
+        # Plain numbers: keys of kept registrations contain a geometry's text, which for NumPy's numbers differs by its version.
+        for name in ("size", "spacing", "origin", "direction"):
+            plain = tuple(value.item() if isinstance(value, np.generic) else value for value in getattr(self, name))
+            object.__setattr__(self, name, plain)
         if min(self.size) < 1 or min(self.spacing) <= 0 or not np.isfinite([*self.spacing, *self.origin]).all():
             raise ValueError(f"not a voxel grid: size {self.size}, spacing {self.spacing}, origin {self.origin}")
 

@@ -72,6 +72,14 @@ class Killed(BaseException):
     pass
 
 
+def forget_an_option(file: Path) -> None:
+    """Leaves the file as a version wrote it that did not have an option yet whose default is used."""
+    kept = torch.load(file, weights_only=True)
+    config = json.loads(kept["config"])
+    assert config["training"].pop("weight_decay") == UNetConfig.model_validate(config).training.weight_decay
+    torch.save(kept | {"config": json.dumps(config)}, file)
+
+
 def test_a_killed_run_ends_where_an_undisturbed_one_does(cases: list[TrainingCase], tmp_path: Path) -> None:
     UNetTraining(cases, TINY, tmp_path / "whole", CPU).run()
 
@@ -81,6 +89,7 @@ def test_a_killed_run_ends_where_an_undisturbed_one_does(cases: list[TrainingCas
 
     with pytest.raises(Killed):
         UNetTraining(cases, TINY, tmp_path / "killed", CPU, progress=kill).run()
+    forget_an_option(tmp_path / "killed" / "latest.pt")
     stats = UNetTraining(cases, TINY, tmp_path / "killed", CPU).run()
     assert stats["resumed_from"] == 4
     assert stats["state"] == "finished"

@@ -23,6 +23,7 @@ from monai.data.utils import decollate_batch
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import LrScheduleHandler, TensorBoardStatsHandler
 from monai.metrics import DiceMetric
+from pydantic import ValidationError
 from torch.utils.tensorboard import SummaryWriter
 
 from medsam2_atlas.errors import InputError
@@ -263,7 +264,7 @@ class UNetTraining:
             kept = torch.load(file, map_location=self.device, weights_only=True)
         except Exception as error:
             raise InputError(file, f"cannot be read ({error}).", "Remove it to train from the start.") from error
-        if kept["finished"] or kept["config"] != self.config.model_dump_json():
+        if kept["finished"] or not self._is_own(kept["config"]):
             return False
         self.network.load_state_dict(kept["network"])
         self.optimizer.load_state_dict(kept["optimizer"])
@@ -280,6 +281,14 @@ class UNetTraining:
         )
         log.info("goes on after epoch %d", kept["epoch"])
         return True
+
+
+    def _is_own(self, config: str) -> bool:
+        """Whether a stopped run had this configuration; what its version did not know yet is compared by its default."""
+        try:
+            return UNetConfig.model_validate_json(config) == self.config
+        except ValidationError:  # an option that is gone since, or another value's range
+            return False
 
 
 def _prepare(
