@@ -102,8 +102,9 @@ def read(file: Path) -> Lock:
 
 
 def cpu_torch(version: str, place: str, known: list[str]) -> str:
-    """torch's line for `torch-cpu.txt`: the hashes of the CPU builds in a page or folder, and those known of the same version."""
-    hashes = {h for line in known if re.match(rf"torch=={re.escape(version)}[ +]", line) for h in re.findall(r"sha256:\w+", line)}
+    """torch's line for `torch-cpu.txt`: hashes of the CPU builds in a page or folder, and the known ones of this version."""
+    same = [line for line in known if re.match(rf"torch=={re.escape(version)}[ +]", line)]
+    hashes = {found for line in same for found in re.findall(r"sha256:\w+", line)}
     wheel = rf"torch-{re.escape(version)}(?:\+|%2B)cpu-[\w.-]+linux[\w.]*\.whl"
     folder = Path(place)
     if folder.is_dir():

@@ -59,7 +59,9 @@ def test_no_cuda_comes_with_the_cpu_build() -> None:
     assert {name for name in names if name.startswith(("nvidia", "cuda", "triton"))} == {"nvidia-ml-py"}
 
 
-@pytest.mark.parametrize(("version", "fits"), [("2, 7", False), ("3, 9", False), ("3, 10", True), ("3, 14", True), ("3, 15", False)])
+@pytest.mark.parametrize(
+    ("version", "fits"), [("2, 7", False), ("3, 9", False), ("3, 10", True), ("3, 14", True), ("3, 15", False)]
+)
 def test_a_python_that_is_too_old_or_too_new_is_told_in_one_line(version: str, fits: bool) -> None:
     script = LOCKS / "check_python.py"
     code = f"import sys; sys.version_info = ({version}, 0); __file__ = {str(script)!r}; exec(open(__file__).read())"

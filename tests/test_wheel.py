@@ -64,7 +64,8 @@ def test_the_command_line_works_in_an_empty_folder(environment: Path, tmp_path: 
     for name in ("sample-data/references", "sample-data/targets", "apps/demo.py"):
         code = f"from medsam2_atlas.resource import resource; print(resource({name!r}))"
         assert run(environment, tmp_path, "python", "-c", code).startswith(f"{environment}/")
-    demo = run(environment, tmp_path, "python", "-c", "from medsam2_atlas.medsam2 import find_checkpoint; print(find_checkpoint())")
+    code = "from medsam2_atlas.medsam2 import find_checkpoint; print(find_checkpoint())"
+    demo = run(environment, tmp_path, "python", "-c", code)
     assert "fits" in run(environment, tmp_path, "medsam2-atlas", "weights", "check", demo.strip())
     assert not [*tmp_path.iterdir()]
 
@@ -77,10 +78,10 @@ def test_the_server_works_and_leaves_the_installation_as_it_is(environment: Path
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    variables = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    own = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [environment / "bin" / "medsam2-atlas", "serve", studies, "--port", str(port)]
     with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=log, stderr=log)
+        server = subprocess.Popen(command, cwd=tmp_path, env=own, stdout=log, stderr=log)
 
     def answers() -> bool:
         assert server.poll() is None, (tmp_path / "log").read_text()[-3000:]
@@ -95,7 +96,8 @@ def test_the_server_works_and_leaves_the_installation_as_it_is(environment: Path
         assert "OHIF" in requests.get(f"{url}/ohif/", timeout=30).text
         assert requests.get(f"{url}/logs/", timeout=30).text.count("\n") > 1
         # MONAI Label starts training and scoring as processes of their own, which inherit the server's variables.
-        inherited = dict(entry.split("=", 1) for entry in Path(f"/proc/{server.pid}/environ").read_text().split("\0") if "=" in entry)
+        variables = Path(f"/proc/{server.pid}/environ").read_text().split("\0")
+        inherited = dict(entry.split("=", 1) for entry in variables if "=" in entry)
         code = "import monailabel.interfaces.utils.app, monailabel.datastore.dicom, pydicom_seg; print(pydicom_seg.__file__)"
         path = run(environment, tmp_path, "python", "-c", code, PYTHONPATH=inherited["PYTHONPATH"])
         assert path.splitlines()[-1].startswith(f"{environment}/")

@@ -49,9 +49,7 @@ class Hospital:
         array = np.zeros(image.array.shape, np.uint8)
         array[1:4, 2:9, 3:12] = organ
         stream = BytesIO()
-        write_seg(image.with_array(array).restored(), self.files, LabelOrigin("x", 1)).save_as(
-            stream, enforce_file_format=True
-        )
+        write_seg(image.with_array(array).restored(), self.files, LabelOrigin("x", 1)).save_as(stream, enforce_file_format=True)
         return stream.getvalue()
 
     def save(self, organ: int) -> requests.Response:

@@ -143,7 +143,7 @@ def _outlined(organ: Organ, mask: np.ndarray, sources: Sequence[Dataset]) -> Dat
     """A region's outlines, slice by slice."""
     item = Dataset()
     item.ReferencedROINumber, item.ROIDisplayColor = organ.index, list(organ.colour)
-    found = [(n, outlines) for n in np.flatnonzero(mask.any((1, 2))) if (outlines := outlines_of(mask[n]))]
+    found = [(n, outlines) for n in np.flatnonzero(mask.any((1, 2))).tolist() if (outlines := outlines_of(mask[n]))]
     kind = _XOR if any(_has_holes(outlines) for _, outlines in found) else _PLAIN
     contours = []
     for n, outlines in found:

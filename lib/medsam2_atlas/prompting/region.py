@@ -94,11 +94,11 @@ def prompts_from_scores(
             missing[k] = f"its score stays at or below {highest:.2f}, the threshold is {threshold:.2f}"
             continue
         hits = np.flatnonzero((score.values > threshold * 255).any((1, 2)))
-        planes = {z: mask for z in hits + score.low[0] if (mask := scores.plane(k, int(z)) > threshold).any()}
+        planes = {z: mask for z in (hits + score.low[0]).tolist() if (mask := scores.plane(k, z) > threshold).any()}
         if not planes:
             missing[k] = f"no pixel's score is above the threshold {threshold:.2f}"
             continue
-        prompt = prompt_from_planes(k, int(min(planes)), int(max(planes)), _lookup(planes, scores.geometry.shape), fractions)
+        prompt = prompt_from_planes(k, min(planes), max(planes), _lookup(planes, scores.geometry.shape), fractions)
         if score.visible < 0.95:
             prompt = replace(prompt, notes=(*prompt.notes, f"about {1 - score.visible:.0%} of it lies outside the scan"))
         prompts.append(replace(prompt, confidence=confidence(score.evidence, confidence_config())))

@@ -75,7 +75,7 @@ def _turned(image: torch.Tensor, degrees: float, scale: float, back: bool = Fals
     """The image turned in its axial planes and scaled about its middle, `[1, c, z, y, x]`; or that undone."""
     rows, columns = image.shape[-2:]
     angle = np.radians(degrees)
-    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
+    matrix: np.ndarray = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
     matrix = np.linalg.inv(matrix) if back else matrix
     matrix = matrix * np.array([[1, rows / columns], [columns / rows, 1]])  # grid_sample's units are not square
     theta = torch.tensor(np.concatenate([matrix, np.zeros((2, 1))], 1), dtype=torch.float32, device=image.device)

@@ -282,7 +282,6 @@ class UNetTraining:
         log.info("goes on after epoch %d", kept["epoch"])
         return True
 
-
     def _is_own(self, config: str) -> bool:
         """Whether a stopped run had this configuration; what its version did not know yet is compared by its default."""
         try:
