@@ -32,6 +32,7 @@ $(VENV)/.installed: $(wildcard requirements/*.txt) pyproject.toml
 		$(WHEELS) -r requirements/torch-cuda.txt; }
 	$(WHEELS) -r requirements/common.txt
 	$(LOCKED) --no-build-isolation -r requirements/bundled.txt
+	@$(BIN)/python -m pip uninstall -qq --yes pydicom-seg pillow-jpls  # which earlier versions installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -45,9 +46,7 @@ lock: $(VENV)/.installed-dev  ## write requirements/*.txt anew: make lock [CPU_T
 	$(BIN)/python requirements/lock.py $(if $(CPU_TORCH),--cpu-torch "$(CPU_TORCH)") $(UPGRADE)
 
 sbom: $(VENV)/.installed-dev  ## what .venv holds, as CycloneDX: dist/sbom.cdx.json
-	mkdir -p dist
-	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON \
-		-o dist/sbom.cdx.json $(BIN)/python
+	$(BIN)/python requirements/sbom.py dist/sbom.cdx.json
 
 wheel: $(VENV)/.installed  ## dist/*.whl, which brings MONAI Label, sam2, demo weights and sample data
 	rm -rf build  # where files that are gone since would come from
@@ -57,7 +56,7 @@ demo: $(VENV)/.installed  ## the main job on the sample data, through the real s
 	$(BIN)/medsam2-atlas demo demo-output
 
 test: $(VENV)/.installed-dev  ## the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=10
 
 test-slow: $(VENV)/.installed-dev  ## the tests, and those that take minutes
 	$(BIN)/python -m pytest -m "slow or not slow"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -57,6 +58,18 @@ def test_everything_locked_has_a_hash(name: str) -> None:
 def test_no_cuda_comes_with_the_cpu_build() -> None:
     names = {requirement.name for requirement in locked("common", "torch-cpu", "bundled", "dev")}
     assert {name for name in names if name.startswith(("nvidia", "cuda", "triton"))} == {"nvidia-ml-py"}
+
+
+def test_the_sbom_lists_what_runs_and_not_what_tests(tmp_path: Path) -> None:
+    target = tmp_path / "dist" / "sbom.cdx.json"
+    subprocess.run([sys.executable, str(LOCKS / "sbom.py"), str(target)], check=True, capture_output=True)
+    bill = json.loads(target.read_text())
+    found = {item["name"].lower(): item["version"] for item in bill["components"]}
+    assert {"monailabel", "sam2", "torch", "monai", "pydicom", "cryptography"} <= set(found)
+    assert not {"pytest", "ruff", "playwright", "pip"} & set(found)
+    assert bill["metadata"]["component"]["name"] == "medsam2-atlas"
+    assert found["sam2"] == "1.1.0"
+    assert [*target.parent.iterdir()] == [target]
 
 
 @pytest.mark.parametrize(

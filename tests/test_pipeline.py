@@ -16,6 +16,7 @@ from medsam2_atlas.errors import AtlasError, InputError, WeightsError
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.medsam2 import Weights, find_checkpoint, load_weights
 from medsam2_atlas.pipeline import STRATEGIES, Case, Options, segment
+from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.volume import Geometry, Volume
 
 
@@ -25,9 +26,9 @@ def weights() -> Weights:
 
 
 @pytest.fixture(scope="module")
-def case(target: Volume, atlas: Atlas, weights: Weights) -> Case:
+def case(target: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache) -> Case:
     """One case for all strategies, as the demo uses it."""
-    return Case(target, atlas, weights)
+    return Case(target, atlas, weights, registrations=registrations)
 
 
 def score(labels: Volume, truth: Volume) -> float:
@@ -86,8 +87,10 @@ def test_only_reference_strategies_read_the_truth(case: Case) -> None:
         case.truth = None
 
 
-def test_chosen_organs_are_segmented_alone(target: Volume, atlas: Atlas, weights: Weights) -> None:
-    result = segment(Case(target, atlas, weights, options=Options(organs=(6, 2))), "A")
+def test_chosen_organs_are_segmented_alone(
+    target: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache
+) -> None:
+    result = segment(Case(target, atlas, weights, options=Options(organs=(6, 2)), registrations=registrations), "A")
     assert set(np.unique(result.labels.array)) == {0, 2, 6}
     assert set(result.report["organs"]) == {"right_kidney", "liver"}
 
@@ -102,11 +105,13 @@ def test_an_organ_outside_the_scan_is_reported_with_the_reason(target: Volume, a
     assert result.report["volumes_ml"]["liver"] > 200
 
 
-def test_what_a_strategy_needs_is_named(target: Volume, atlas: Atlas, weights: Weights) -> None:
+def test_what_a_strategy_needs_is_named(
+    target: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache
+) -> None:
     with pytest.raises(AtlasError, match="atlas build"):
         segment(Case(target, None, weights), "D")
     with pytest.raises(WeightsError, match="checkpoint"):
-        segment(Case(target, atlas, None), "A")
+        segment(Case(target, atlas, None, registrations=registrations), "A")
     with pytest.raises(InputError, match="--truth"):
         segment(Case(target, atlas, weights), "reference-3")
     with pytest.raises(InputError, match="not a strategy"):

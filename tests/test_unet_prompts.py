@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,10 +50,10 @@ def test_an_organ_that_the_unet_lacks_has_no_prompt(target: Volume, weights: Wei
 
 
 def test_per_organ_the_better_source_prompts_and_the_report_says_why(
-    target: Volume, atlas: Atlas, weights: Weights, unet: UNet
+    target: Volume, atlas: Atlas, weights: Weights, unet: UNet, registrations: RegistrationCache
 ) -> None:
     known = replace(unet, validation={2: 0.99, 6: 0.1, 8: 0.99}, cases={2: 30, 6: 30, 8: 3})
-    case = Case(target, atlas, weights, options=Options(organs=FEW, prompts="both"), unet=known)
+    case = Case(target, atlas, weights, options=Options(organs=FEW, prompts="both"), unet=known, registrations=registrations)
     sources = segment(case, "A").report["prompt_sources"]
     assert sources["right_kidney"].startswith("unet: validation Dice of the U-Net 0.99")
     assert sources["liver"].startswith("atlas: validation Dice of the U-Net 0.10")
@@ -69,16 +68,15 @@ def test_a_missing_source_is_an_error_that_says_so(target: Volume, weights: Weig
 
 
 def test_registrations_are_kept_for_the_same_space(
-    target: Volume, atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: Volume, atlas: Atlas, registrations: RegistrationCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = RegistrationCache(tmp_path)
-    first = segment(Case(target, atlas, registrations=cache), "atlas")
+    first = segment(Case(target, atlas, registrations=registrations), "atlas")
 
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("registered again")
 
     monkeypatch.setattr("medsam2_atlas.atlas.scores.register", fail)
-    again = segment(Case(target, atlas, registrations=cache), "atlas")
+    again = segment(Case(target, atlas, registrations=registrations), "atlas")
     assert (first.labels.array == again.labels.array).all()
     with pytest.raises(AssertionError, match="registered again"):
-        segment(Case(target.with_array(target.array + 1), atlas, registrations=cache), "atlas")
+        segment(Case(target.with_array(target.array + 1), atlas, registrations=registrations), "atlas")

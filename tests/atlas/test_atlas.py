@@ -25,7 +25,7 @@ from medsam2_atlas.atlas import (
 from medsam2_atlas.errors import AtlasError, InputError
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.fusion import fuse_scores
-from medsam2_atlas.registration import Affine, Transform, WorkImage
+from medsam2_atlas.registration import Affine, RegistrationCache, Transform, WorkImage
 from medsam2_atlas.volume import Geometry, Volume
 
 
@@ -175,8 +175,10 @@ def test_an_atlas_without_labels_is_refused(tmp_path: Path) -> None:
         build_atlas(find_references(tmp_path), config=QUICK)
 
 
-def test_scores_alone_find_the_organs_of_an_unseen_patient(target: Volume, target_truth: Volume, atlas: Atlas) -> None:
-    labels = fuse_scores(score_maps(target, atlas))
+def test_scores_alone_find_the_organs_of_an_unseen_patient(
+    target: Volume, target_truth: Volume, atlas: Atlas, registrations: RegistrationCache
+) -> None:
+    labels = fuse_scores(score_maps(target, atlas, cache=registrations))
     assert mean_dice(dice_per_organ(labels, target_truth.array, range(1, 16))) > 0.55
 
 

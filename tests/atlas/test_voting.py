@@ -27,7 +27,7 @@ from medsam2_atlas.cli import app
 from medsam2_atlas.errors import AtlasError, InputError
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.fusion import fuse_scores
-from medsam2_atlas.registration import Transform, WorkImage
+from medsam2_atlas.registration import RegistrationCache, Transform, WorkImage
 from medsam2_atlas.volume import Volume
 
 SIDE = 16
@@ -101,13 +101,13 @@ def test_a_reference_says_nothing_where_it_shows_nothing(method: str) -> None:
 
 
 def test_voting_beats_the_mean_on_an_unseen_patient_and_a_look_at_the_patient_beats_voting(
-    target: Volume, target_truth: Volume, atlas: Atlas
+    target: Volume, target_truth: Volume, atlas: Atlas, registrations: RegistrationCache
 ) -> None:
     voted = PUBLISHED.model_copy(update={"method": "local"})
-    reached = [
-        mean_dice(dice_per_organ(fuse_scores(score_maps(target, atlas, fusion=way)), target_truth.array, range(1, 16)))
-        for way in (PUBLISHED, voted, fusion_config())
-    ]
+    reached = []
+    for way in (PUBLISHED, voted, fusion_config()):
+        labels = fuse_scores(score_maps(target, atlas, cache=registrations, fusion=way))
+        reached.append(mean_dice(dice_per_organ(labels, target_truth.array, range(1, 16))))
     assert reached[0] < reached[1] < reached[2] - 0.02, reached
 
 

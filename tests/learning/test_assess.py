@@ -10,7 +10,7 @@ from medsam2_atlas.fusion import fuse_scores
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.learning import assess, disagreement, uncertainty
 from medsam2_atlas.prompting import THREE, BoxPrompt, OrganPrompt, Prompts, prompts_from_scores
-from medsam2_atlas.registration import Transform
+from medsam2_atlas.registration import RegistrationCache, Transform
 from medsam2_atlas.volume import Geometry, Volume
 
 
@@ -47,9 +47,11 @@ def test_disagreement_counts_organs_that_only_one_has() -> None:
     assert apart == {6: pytest.approx(1 / 3), 3: 1.0, 8: 1.0}
 
 
-def test_a_case_unlike_the_references_is_newer_than_one_of_them(atlas: Atlas, target: Volume) -> None:
+def test_a_case_unlike_the_references_is_newer_than_one_of_them(
+    atlas: Atlas, target: Volume, registrations: RegistrationCache
+) -> None:
     organs = organ_table().indices
-    scores = score_maps(target, atlas)
+    scores = score_maps(target, atlas, cache=registrations)
     prompts = prompts_from_scores(scores, organ_table(), organs, THREE)
     labels = fuse_scores(scores)
     found = assess(target, atlas, scores, prompts, labels, np.roll(labels, 5, axis=2))

@@ -12,6 +12,7 @@ from medsam2_atlas.atlas import Atlas, score_maps
 from medsam2_atlas.evaluation import PromptError, prompt_errors
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.prompting import THREE, prompts_from_scores
+from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.volume import Volume, from_sitk
 
 AIR = -1000.0
@@ -19,16 +20,18 @@ WORSE, LEAST_MM = 1.5, 3.0
 """How much larger a disturbed case's mean centre error may be; errors below a voxel of the working grid count as one."""
 
 
-def errors(atlas: Atlas, image: Volume, truth: Volume) -> dict[int, PromptError | None]:
+def errors(atlas: Atlas, image: Volume, truth: Volume, cache: RegistrationCache | None = None) -> dict[int, PromptError | None]:
     table = organ_table()
-    prompts = prompts_from_scores(score_maps(image, atlas), table, table.indices, THREE)
+    prompts = prompts_from_scores(score_maps(image, atlas, cache=cache), table, table.indices, THREE)
     assert all(prompts.missing.get(k) or any(p.label == k for p in prompts.prompts) for k in table.indices)
     return prompt_errors(prompts, truth, table.indices)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(atlas: Atlas, target: Volume, target_truth: Volume) -> dict[int, PromptError | None]:
-    return errors(atlas, target, target_truth)
+def undisturbed(
+    atlas: Atlas, target: Volume, target_truth: Volume, registrations: RegistrationCache
+) -> dict[int, PromptError | None]:
+    return errors(atlas, target, target_truth, registrations)
 
 
 def resampled(volume: Volume, outside: float, transform: sitk.Transform | None = None, size_z: int = 0) -> Volume:
@@ -141,13 +144,17 @@ def test_prompts_stay_with_the_organs(
 
 @pytest.mark.parametrize("code", ["RAS", "ASR", "PIL"])
 def test_the_files_orientation_makes_no_difference(
-    code: str, atlas: Atlas, target: Volume, target_truth: Volume, undisturbed: dict[int, PromptError | None]
+    code: str,
+    atlas: Atlas,
+    target: Volume,
+    target_truth: Volume,
+    undisturbed: dict[int, PromptError | None],
+    registrations: RegistrationCache,
 ) -> None:
+    """A registration is kept by the voxels and the grid it was made for, so it is made again for an orientation that differs."""
     image = from_sitk(sitk.DICOMOrient(target.as_image(), code))
     assert image.file_geometry.direction != target.geometry.direction
-    table = organ_table()
-    prompts = prompts_from_scores(score_maps(image, atlas), table, table.indices, THREE)
-    found = prompt_errors(prompts, target_truth, table.indices)
+    found = errors(atlas, image, target_truth, registrations)
     assert {k for k, e in found.items() if e} == {k for k, e in undisturbed.items() if e}
     for k, error in found.items():
         before = undisturbed[k]
