@@ -151,7 +151,7 @@ def test_the_files_orientation_makes_no_difference(
     undisturbed: dict[int, PromptError | None],
     registrations: RegistrationCache,
 ) -> None:
-    """A registration is kept by the voxels and the grid it was made for, so it is made again for an orientation that differs."""
+    """A kept registration holds for the same voxels on the same grid only: an orientation that changes them is registered."""
     image = from_sitk(sitk.DICOMOrient(target.as_image(), code))
     assert image.file_geometry.direction != target.geometry.direction
     found = errors(atlas, image, target_truth, registrations)
