@@ -19,6 +19,8 @@ from storage import writers
 from storage.test_store import ct, label, write
 
 KILLS = 200
+WITH_READER = 10
+"""Of so many processes that are killed, one has a reader process that decodes the labels, as a server has."""
 STEPS = 16  # one save takes fewer; the last ones go through undisturbed
 
 
@@ -26,7 +28,7 @@ STEPS = 16  # one save takes fewer; the last ones go through undisturbed
 def processes() -> ForkServerContext:
     """Processes that start at once, and without the threads that this one has."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["medsam2_atlas.storage"])
+    context.set_forkserver_preload(["medsam2_atlas.storage", "medsam2_atlas.image_reading"])
     return context
 
 
@@ -70,9 +72,11 @@ def check_index(folder: Path) -> None:
 
 def test_nothing_acknowledged_is_lost_by_kills(processes: ForkServerContext, folder: Path, labels: list[Path]) -> None:
     generator, acknowledged = random.Random(5), 0
+    left: set[Path] = set()
+    in_writing, unacknowledged = 0, 0
     for kill in range(KILLS):
         receiving, sending = processes.Pipe(duplex=False)
-        process = processes.Process(target=writers.save_forever, args=(folder, labels, sending))
+        process = processes.Process(target=writers.save_forever, args=(folder, labels, kill % WITH_READER == 0, sending))
         process.start()
         sending.close()
         receiving.poll(20)  # the first label is there: kill in the middle of another
@@ -82,8 +86,12 @@ def test_nothing_acknowledged_is_lost_by_kills(processes: ForkServerContext, fol
         process.join()
         assert told
         acknowledged += len(told)
+        parts = set(folder.rglob(".part-*"))
+        in_writing += bool(parts - left)
+        left |= parts
         store = StudyStore(folder)
         versions = {v.number: v.sha256 for v in store.versions("a", "final")}
+        unacknowledged += max(versions) > told[-1][0]
         assert all(versions[number] == checksum for number, checksum in told), f"kill {kill}"
         current = store.label("a", "final")
         assert current.version.number == max(versions)
@@ -92,6 +100,7 @@ def test_nothing_acknowledged_is_lost_by_kills(processes: ForkServerContext, fol
             check_index(folder)
             assert all(sha256(store.version_file("a", "final", n)) == checksum for n, checksum in versions.items())
     assert len(StudyStore(folder).versions("a", "final")) >= acknowledged >= KILLS
+    assert in_writing and unacknowledged, "no kill hit a file being written, or a label between its record and the answer"
 
 
 @pytest.mark.parametrize("index_lost", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import resource
 import signal
@@ -12,12 +13,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from medsam2_atlas.decoding.tasks import TASKS
 from medsam2_atlas.errors import StorageError
-from medsam2_atlas.storage import StudyStore
+from medsam2_atlas.storage import StudyStore, checks
 
 
-def save_forever(studies: Path, labels: list[Path], told: Connection) -> None:
-    """Saves one label after another, and tells each one that was acknowledged."""
+def save_forever(studies: Path, labels: list[Path], reader: bool, told: Connection) -> None:
+    """Saves one label after another, and tells each one that was acknowledged. reader: whether a process decodes them."""
+    if not reader:
+        decode_here()
     store = StudyStore(studies)
     number = 0
     while True:
@@ -36,6 +40,7 @@ def save_some(studies: Path, study: str, tag: str, labels: list[Path], times: in
 
 def save_and_die_at(studies: Path, file: Path, step: int, told: Connection) -> None:
     """Saves one label; the power goes at one of the steps that change names on the disk, just before it."""
+    decode_here()
     store = StudyStore(studies)
     with _counted(step, lambda: os._exit(7)):
         store.save_label("a", "final", file, author="second")
@@ -44,6 +49,7 @@ def save_and_die_at(studies: Path, file: Path, step: int, told: Connection) -> N
 
 def save_with_error_at(studies: Path, file: Path, step: int, told: Connection) -> None:
     """Saves one label; the disk is full at one of the steps."""
+    decode_here()
 
     def full() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -69,6 +75,16 @@ def save_with_little_room(studies: Path, file: Path, room: int, told: Connection
         told.send(str(error))
     else:
         told.send("saved")
+
+
+def decode_here() -> None:
+    """Makes this process check labels itself: a reader process takes longer to start than a label to be saved."""
+
+    def decoded(task: str, subject: Path, **arguments: Any) -> Any:
+        module, _, function = TASKS[task].partition(":")
+        return getattr(importlib.import_module(module), function)(**arguments)
+
+    checks.run_task = decoded  # type: ignore[assignment]
 
 
 @contextmanager
