@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -50,6 +51,8 @@ def version_command() -> None:
 
 def main() -> None:
     """Entry point of `medsam2-atlas`."""
+    # Read when torch is imported: threads that wait would otherwise keep cores from other programs and from each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except MedSAM2AtlasError as error:

@@ -68,8 +68,6 @@ def serve_command(
     os.environ["PYTHONPATH"] = python_path()
     # MONAI Label would otherwise start a scoring process at every start and every next case.
     os.environ.setdefault("MONAI_LABEL_AUTO_UPDATE_SCORING", "false")
-    # Training runs beside the server: threads that wait must not keep its cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Each of the forty threads that answer would keep an arena of freed memory for itself.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     os.execv(sys.executable, command)
