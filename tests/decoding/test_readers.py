@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -184,3 +187,17 @@ def test_a_long_error_does_not_count_as_the_end_of_a_reader(tmp_path: Path, read
         run_task("test_complain", image(tmp_path / "x.nii"), path="x")
     assert not isinstance(raised.value, UnreadableFileError)
     assert not readers.exists()
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_a_reader_whose_parent_was_killed_ends_silently(unread: bool) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-m", "medsam2_atlas.decoding.worker", str(theirs.fileno()), DecodingLimits().model_dump_json()]
+    reader = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
+    theirs.close()
+    if not unread:
+        assert ours.recv(64)
+    ours.send(json.dumps({"task": "alive", "arguments": {}, "seconds": 5}).encode())
+    ours.close()
+    assert reader.communicate(timeout=60) == (None, b"")
+    assert reader.returncode == 0

@@ -8,6 +8,7 @@ so that a file that takes control of its reader cannot make the parent run code.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib
 import json
@@ -39,15 +40,16 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_mb * 1_000_000,) * 2)
     set_limits(limits)
     importlib.import_module(PRELOADED)
-    link.send(READY)
-    while packet := link.recv(PACKET_BYTES):
-        request = json.loads(packet)
-        _limit_processor(float(request["seconds"]))
-        reply, handles = _answered(request["task"], request["arguments"])
-        reply["resident_mb"] = _resident_mb()
-        socket.send_fds(link, [json.dumps(reply).encode()], handles)
-        for handle in handles:
-            os.close(handle)
+    with contextlib.suppress(ConnectionError):  # the parent was killed
+        link.send(READY)
+        while packet := link.recv(PACKET_BYTES):
+            request = json.loads(packet)
+            _limit_processor(float(request["seconds"]))
+            reply, handles = _answered(request["task"], request["arguments"])
+            reply["resident_mb"] = _resident_mb()
+            socket.send_fds(link, [json.dumps(reply).encode()], handles)
+            for handle in handles:
+                os.close(handle)
 
 
 def alive() -> tuple[dict[str, Any], list[np.ndarray]]:
