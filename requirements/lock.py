@@ -28,13 +28,6 @@ PROJECT = FOLDER.parent / "pyproject.toml"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu/torch/"
 _CUDA = ("torch", "triton", "cuda-", "nvidia-")
 _NOT_CUDA = ("nvidia-ml-py",)  # CodeCarbon asks for it; it is Python, and does without a GPU
-_EVERYWHERE = (  # `environments` in pyproject.toml: true wherever the locks are used
-    "sys_platform == 'linux'",
-    "platform_machine == 'x86_64'",
-    "platform_python_implementation == 'CPython'",
-    "implementation_name == 'cpython'",
-    "python_full_version < '3.15'",
-)
 _BUILT = ("antlr4-python3-runtime", "iopath", "timeloop")
 """Packages without wheels: they are built with the locked setuptools, not with one that pip fetches for that."""
 
@@ -93,9 +86,11 @@ def read(file: Path) -> Lock:
     """The requirements in a lock; none where there is no such file."""
     found: Lock = {}
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    environments = re.search(r'^environments = \["(.+)"\]', PROJECT.read_text(encoding="utf-8"), re.MULTILINE)
+    everywhere = environments[1].split(" and ") if environments else []  # true wherever the locks are used
     for line in text.replace("\\\n", "").splitlines():
         if name := re.match(r"([A-Za-z0-9._-]+)==", line):
-            for clause in _EVERYWHERE:
+            for clause in everywhere:
                 line = line.replace(f" and {clause}", "").replace(f"{clause} and ", "").replace(f" ; {clause} ", " ")
             found.setdefault(name[1], []).append(re.sub(r" +", " ", line.strip()))
     return found
