@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medsam2_atlas.atlas import Atlas, build_atlas, find_references
+from medsam2_atlas.cli.endings import plain_endings
 from medsam2_atlas.console import bars
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.files import sha256, write_json
@@ -172,4 +173,5 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    with plain_endings():
+        main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output"))
