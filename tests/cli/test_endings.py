@@ -62,7 +62,7 @@ def test_an_unexpected_error_ends_in_one_line_and_its_traceback_in_a_private_fil
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     content = file.read_text()
     for words in (
-        "medsam2-atlas of unknown version, Python 3",
+        "medsam2-atlas of unknown version",
         "command line: medsam2-atlas version",
         "Traceback",
         "two\nlines",

@@ -33,7 +33,7 @@ from medsam2_atlas.console import console
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.resource import state_folder
 
-EPILOG = "Exit status: 0 done; 1 an error, named in one line; 2 wrong usage; 130 interrupted; 141 the reader of the output has ended."
+EPILOG = "Exit status: 0 done; 1 an error, named in one line; 2 wrong usage; 130 interrupted; 141 nobody reads the output."
 
 _ERROR, _INTERRUPTED, _PIPE_CLOSED = 1, 130, 141
 _KEPT = 20
