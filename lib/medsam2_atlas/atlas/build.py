@@ -67,11 +67,12 @@ def find_references(folder: Path, skipped: dict[str, str] | None = None) -> list
         else:
             problems[name] = f"{'labels' if here[0] else 'images'}/ has no file of that name."
     if problems and skipped is None:
-        told = " ".join(f"{name}: {problem}" for name, problem in list(problems.items())[:5])
-        raise InputError(folder, f"has files without a pair. {told}", "Each image needs one label map of the same name.")
+        raise InputError(
+            folder, f"has files without a pair. {_told(problems)}", "Each image needs one label map of the same name."
+        )
     if not pairs:
         remedy = f"Put files of the same names, ending in {', '.join(SUFFIXES)}, into images/ and labels/."
-        raise InputError(folder, "has no references.", remedy)
+        raise InputError(folder, f"has no references. {_told(problems)}".rstrip(), remedy)
     if skipped is not None:
         skipped.update(problems)
     return pairs
@@ -153,6 +154,10 @@ def _common_space(
             images.pop(failure.number)
             skip(used.pop(failure.number).name, failure.reason, skipped)
     raise _unusable(skipped)
+
+
+def _told(problems: Mapping[str, str], most: int = 5) -> str:
+    return " ".join(f"{name}: {problem}" for name, problem in list(problems.items())[:most])
 
 
 def _unusable(skipped: dict[str, str] | None) -> AtlasError:

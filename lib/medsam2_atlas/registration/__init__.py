@@ -1,6 +1,7 @@
 """Registration: pre-alignment, affine, deformable; the transforms they make; a common space for several images."""
 
 from medsam2_atlas.registration.affine import refine_affine
+from medsam2_atlas.registration.box_mean import box_mean
 from medsam2_atlas.registration.cache import RegistrationCache
 from medsam2_atlas.registration.config import RegistrationConfig, registration_config
 from medsam2_atlas.registration.features import mean_descriptors
@@ -22,6 +23,7 @@ __all__ = [
     "Transform",
     "UnregisteredError",
     "WorkImage",
+    "box_mean",
     "build_common_space",
     "geometry_points",
     "grid_points",
