@@ -52,7 +52,7 @@ class WorkImage:
         if shortest < _SHORTEST_MM - 0.01:  # spacings in files are rounded
             raise InputError(
                 volume.source,
-                f"spans only {math.floor(shortest * 10) / 10} mm along one axis, from centre to centre of its outermost voxels.",
+                f"spans only {math.floor(shortest * 10) / 10} mm along one axis, from its first voxel to its last.",
                 f"Registration needs at least {_SHORTEST_MM:.0f} mm of the trunk.",
             )
         fine = sitk.BinShrink(fine, [max(1, int(spacing / 2 / step)) for step in fine.GetSpacing()])
