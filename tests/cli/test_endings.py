@@ -147,7 +147,7 @@ def test_memory_and_disk_get_plain_words(error: Exception, words: str, state: Pa
 
 def test_an_error_of_the_project_behind_a_librarys_is_told(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrapped = RuntimeError("applying transform")
-    wrapped.__cause__ = InputError("ct.nii.gz", "is odd.")
+    wrapped.__cause__ = InputError("ct.nii.gz", "is\nodd.")
     assert end(wrapped) == 1
     assert capsys.readouterr().err == "error: ct.nii.gz: is odd.\n"
     assert not state.exists()

@@ -78,7 +78,7 @@ def _in_words(error: BaseException) -> tuple[bool, str]:
     while cause is not None:
         text = str(cause).lower()
         if isinstance(cause, MedSAM2AtlasError):
-            return True, str(cause)
+            return True, " ".join(str(cause).splitlines())
         if type(cause).__name__ == "OutOfMemoryError" or "cuda out of memory" in text:
             return False, "the GPU has too little free memory for this. Free some, or use --device cpu."
         if isinstance(cause, MemoryError) or any(words in text for words in _NO_MEMORY_WORDS):
