@@ -49,7 +49,7 @@ app.command("demo")(demo.demo_command)
 
 @app.callback()
 def options(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show log lines, and tracebacks of unexpected errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show log lines and tracebacks.")] = False,
 ) -> None:
     """Pre-annotates 15 abdominal organs on CT. Research use only; not a medical device."""
     set_up_logging(verbose)
