@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from medsam2_atlas.configuration import problems_of
 from medsam2_atlas.decoding import DecodingLimits
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.resource import resource
@@ -80,8 +81,10 @@ def server_config(conf: Mapping[str, str]) -> ServerConfig:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         return ServerConfig.model_validate({**content, **given, **lists})
-    except (ValidationError, yaml.YAMLError) as error:
-        raise InputError("server settings", f"are not valid: {error}", f"See {file}.") from error
+    except ValidationError as error:
+        raise InputError("server settings", f"are not valid: {problems_of(error)}.", f"See {file}.") from error
+    except yaml.YAMLError as error:
+        raise InputError(file, f"cannot be read: {' '.join(str(error).split())}.", "Mend the file.") from error
 
 
 def tokens_of(file: Path) -> list[dict[str, str]]:

@@ -10,6 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from medsam2_atlas.choices import MissingOrgan
+from medsam2_atlas.cli.cases import print_left_out, signed_off
+from medsam2_atlas.cli.options import StrictOption
 from medsam2_atlas.cli.outputs import NPZ, check_files, check_folder
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.errors import AtlasError
@@ -29,19 +31,20 @@ def build_command(
         MissingOrgan,
         typer.Option(help="An organ that a label map lacks: not annotated (unknown) or truly not there (absent)."),
     ] = "unknown",
+    strict: StrictOption = False,
 ) -> None:
     """Register annotated CTs into a common space and average their labels there."""
     check_folder(out, replaced=True)
     from medsam2_atlas.atlas import Atlas, build_atlas, find_references
 
     Atlas.check_target(out)
-    skipped: dict[str, str] = {}
+    skipped: dict[str, str] | None = None if strict else {}
+    found = find_references(references, skipped)
     with bars() as progress:
-        atlas = build_atlas(find_references(references), missing=missing, skipped=skipped, progress=progress)
+        atlas = build_atlas(found, missing=missing, skipped=skipped, progress=progress)
     atlas.save(out)
-    for name, reason in skipped.items():
-        console.print(f"[yellow]left out:[/] {escape(name)}: {escape(reason)}")
     _show(atlas)
+    print_left_out(skipped)
     typer.echo(f"atlas {atlas.version} of {len(atlas.references)} references written to {out}")
 
 
@@ -53,15 +56,16 @@ def grow_command(
     include: Annotated[list[str] | None, typer.Option(help="An excluded study to admit again; may be repeated.")] = None,
     trust: Annotated[list[str] | None, typer.Option(help="A study to take although it lies apart; may be repeated.")] = None,
     rebuild: Annotated[bool, typer.Option(help="Register everything again.")] = False,
+    strict: StrictOption = False,
 ) -> None:
     """Let the atlas of a study folder grow by what was signed off; only new labels are registered."""
-    from medsam2_atlas.atlas import ReferenceFiles
     from medsam2_atlas.storage import StudyFolder
     from medsam2_atlas.studies import grow_studies_atlas
 
     folder = StudyFolder(studies)
     check_folder(folder.work.path)
-    finals = [ReferenceFiles(s.name, s.image, s.final) for s in folder.studies() if s.final is not None]
+    skipped: dict[str, str] | None = None if strict else {}
+    finals = signed_off(folder, skipped)
     with bars() as progress:
         report = grow_studies_atlas(
             folder.work,
@@ -71,6 +75,8 @@ def grow_command(
             include=include or (),
             trust=trust or (),
             rebuild=rebuild,
+            skipped=skipped,
+            strict=strict,
             progress=progress,
         )
     for name, reason in report["refused"].items():

@@ -12,7 +12,7 @@ import numpy as np
 
 from medsam2_atlas.atlas import Atlas
 from medsam2_atlas.energy import measured
-from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.errors import InputError, MedSAM2AtlasError, problem_of
 from medsam2_atlas.evaluation import OrganScore, compare_labels
 from medsam2_atlas.files import write_json
 from medsam2_atlas.labels import organ_table
@@ -104,8 +104,14 @@ def unet_baseline(unet: UNet, name: str) -> Contestant:
     return Contestant(name, provenance, lambda image: segment_with_unet(image, unet))
 
 
-def compare_studies(folder: StudyFolder, contestants: tuple[Contestant, Contestant], progress: Progress = silent) -> Comparison:
-    """Compares two models on every study of a folder; a study that fails is listed with its problem."""
+def compare_studies(
+    folder: StudyFolder, contestants: tuple[Contestant, Contestant], progress: Progress = silent, *, strict: bool = False
+) -> Comparison:
+    """Compares two models on every study of a folder; a study that fails is listed with its problem.
+
+    Raises:
+        InputError: if `strict`, the first study that fails.
+    """
     store = PredictionStore(folder.work, StudyStore(folder.path))
     result = Comparison((contestants[0].name, contestants[1].name))
     marks: set[str] = set()
@@ -116,8 +122,12 @@ def compare_studies(folder: StudyFolder, contestants: tuple[Contestant, Contesta
             result.cases.append(_compared(study, results))
             marks |= {str(s.report["mark"]) for s in results.values() if s.report.get("mark")}
         except MedSAM2AtlasError as error:
+            if strict:
+                raise
             result.problems[study.name] = str(error)
         except Exception as error:  # one study that fails must not stop the comparison of the others
+            if strict:
+                raise InputError(study.image, f"cannot be compared: {problem_of(error)}.") from error
             result.problems[study.name] = f"{type(error).__name__}: {error}"
             log.exception("%s cannot be compared", study.name)
         progress("studies", (number + 1) / len(studies))

@@ -54,6 +54,7 @@ def grow_studies_atlas(
     trust: Collection[str] = (),
     rebuild: bool = False,
     skipped: Mapping[str, str] | None = None,
+    strict: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Makes a new version of the studies' atlas and puts it in place of the old one; tells what became of each label.
@@ -66,17 +67,19 @@ def grow_studies_atlas(
         trust: names that are taken although they lie apart from the other references.
         rebuild: register everything again, with a new common space if there is no base.
         skipped: labels that were left out before, by name, with the reason; for the report.
+        strict: raise the error of the first label that cannot be used.
         progress: told stages and shares.
 
     Raises:
         AtlasError: nothing to make an atlas of.
+        MedSAM2AtlasError: if `strict`, a label that cannot be used; the current version stays.
     """
     excluded = (excluded_references(work) | set(exclude)) - set(include)
     write_json(sorted(excluded), work.folder("atlas") / "excluded.json")
     before = None if rebuild else grown_atlas(work, base)
     start = before or base
     cache = RegistrationCache(work.folder("registrations"))
-    growth: Growth = grow_atlas(start, finals, exclude=excluded, trust=trust, cache=cache, progress=progress)
+    growth: Growth = grow_atlas(start, finals, exclude=excluded, trust=trust, cache=cache, strict=strict, progress=progress)
     atlas = replace(growth.atlas, options=growth.atlas.options | {"base": base.version if base else ""})
     folder = atlas_store(work).publish(atlas)
     report = {

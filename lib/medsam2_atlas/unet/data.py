@@ -58,20 +58,25 @@ def split_cases(cases: Sequence[TrainingCase], share: float) -> tuple[list[Train
 
 
 def usable_cases(
-    cases: Sequence[TrainingCase], config: UNetConfig, cache: Path, progress: Progress = silent
+    cases: Sequence[TrainingCase], config: UNetConfig, cache: Path, progress: Progress = silent, *, strict: bool = False
 ) -> tuple[list[TrainingCase], dict[str, str]]:
     """Reads every case once, so that unusable cases are found before training starts. The cache keeps the result.
 
     Returns:
         The cases that can be used, and why the others cannot, by name.
+
+    Raises:
+        InputError: if `strict`, the first case that cannot be used.
     """
     usable, problems = [], {}
     for number, case in enumerate(cases):
         try:
             _ = _cached([case], config, cache)[0]
             usable.append(case)
-        except Exception as error:  # noqa: BLE001 - one bad case must not stop the training on the others
+        except Exception as error:
             problems[case.name] = _reason(error)
+            if strict:
+                raise InputError(case.name, f"cannot be trained on: {problems[case.name]}") from error
             log.warning("%s is left out of the training: %s", case.name, problems[case.name])
         progress("reading cases", (number + 1) / len(cases))
     return usable, problems

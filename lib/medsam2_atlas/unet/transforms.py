@@ -53,7 +53,8 @@ class ReadCased(MapTransform):
         """Files replaced by tensors.
 
         Raises:
-            InputError: a file that cannot be used.
+            InputError: a file that cannot be used, labels that the organ table lacks, or an empty label map that nobody says to
+                be complete for any organ.
         """
         result = dict(data)
         image = data["image"] if isinstance(data["image"], Volume) else read_volume(data["image"])
@@ -61,7 +62,10 @@ class ReadCased(MapTransform):
         if "label" in data:
             label = read_labels(data["label"], image)
             result["label"] = as_tensor(label)
-            annotated = data.get("annotated") or np.unique(label.array).tolist()
+            held = np.unique(label.array).tolist()
+            complete = data.get("annotated")
+            organ_table().check(data["label"], held, empty=bool(complete))
+            annotated = complete or held
             known = torch.zeros(1 + max(organ_table().indices), dtype=torch.bool)
             known[[0, *annotated]] = True
             result["known"] = known
