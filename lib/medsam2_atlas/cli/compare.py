@@ -11,7 +11,7 @@ from rich.table import Table
 
 from medsam2_atlas.choices import REFERENCE_STRATEGIES, Strategy
 from medsam2_atlas.cli.atlas import base_atlas
-from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption
+from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption, HuOption
 from medsam2_atlas.cli.outputs import check_folder
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.errors import InputError
@@ -29,6 +29,7 @@ def compare_command(
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
     worst: Annotated[int, typer.Option(min=0, help="Cases to show as pictures, those that agree least.")] = 5,
+    hu: HuOption = "check",
     device: DeviceOption = "auto",
 ) -> None:
     """Compare MedSAM2 and U-Net on every study: a table, plots, and a page with the worst cases."""
@@ -38,6 +39,7 @@ def compare_command(
     from medsam2_atlas.atlas import Atlas
     from medsam2_atlas.comparison import Contestant, compare_studies, foundation, unet_baseline, write_comparison
     from medsam2_atlas.device import pick_device
+    from medsam2_atlas.hounsfield import HuRule
     from medsam2_atlas.labels import organ_table
     from medsam2_atlas.medsam2 import find_checkpoint, load_weights
     from medsam2_atlas.places import find_atlas, find_unet
@@ -45,14 +47,15 @@ def compare_command(
     from medsam2_atlas.studies import grown_atlas
     from medsam2_atlas.unet import load_unet
 
+    rule = HuRule.parse(hu)
     folder, picked = StudyFolder(studies), pick_device(device)
     base = base_atlas(atlas)
     used = grown_atlas(folder.work, base) or base or Atlas.load(find_atlas(atlas))
     weights = load_weights(find_checkpoint(checkpoint), config, picked) if strategy != "atlas" else None
     network = load_unet(find_unet(unet, unet_weights, folder.work.path / unet / "best.pt"), picked)
     contestants: tuple[Contestant, Contestant] = (
-        foundation(used, weights, strategy, folder.work),
-        unet_baseline(network, unet),
+        foundation(used, weights, strategy, folder.work, rule),
+        unet_baseline(network, unet, rule),
     )
     with bars() as progress:
         result = compare_studies(folder, contestants, progress=progress)

@@ -16,4 +16,10 @@ CheckpointOption = Annotated[
 ConfigOption = Annotated[
     str | None, typer.Option("--config", help="Network configuration: a name in configs/medsam2 or a YAML file.")
 ]
+HuOption = Annotated[
+    str,
+    typer.Option(
+        "--hu", help="The CT's values: `check` that they are HU, correct a known offset (`auto`), add a number, or `as-is`."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, or auto.")]

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam2_atlas.cli.options import DeviceOption
+from medsam2_atlas.cli.options import DeviceOption, HuOption
 from medsam2_atlas.cli.outputs import WEIGHTS, check_files, check_folder
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.errors import InputError
@@ -32,18 +32,20 @@ def unet_command(
     validate_every: Annotated[int | None, typer.Option(min=1, help="Instead of the configuration's.")] = None,
     mark: Annotated[str, typer.Option(help="What all results shall say of the weights.")] = "",
     half: Annotated[Path | None, typer.Option(help="Write the best weights here too, in half precision.")] = None,
+    hu: HuOption = "check",
     device: DeviceOption = "auto",
 ) -> None:
     """Train a U-Net on annotated CTs; the best weights are RUN/best.pt."""
     check_files((half, WEIGHTS), inputs=(start,), made=(run,))
     from medsam2_atlas.device import pick_device
+    from medsam2_atlas.hounsfield import HuRule
     from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, save_unet, unet_config, with_training
 
-    chosen = unet_config(config)
+    rule, chosen = HuRule.parse(hu), unet_config(config)
     asked = {"epochs": epochs, "validation_share": validation_share, "validate_every": validate_every}
     chosen = with_training(chosen, {key: value for key, value in asked.items() if value is not None})
     picked = pick_device(device)
-    found = [TrainingCase(files.name, files.image, files.label) for files in _annotated(cases)]
+    found = [TrainingCase(files.name, files.image, files.label, hu=rule) for files in _annotated(cases)]
     first = load_unet(start, picked) if start is not None else None
     with bars() as progress:
         stats = UNetTraining(found, chosen, run, picked, start=first, mark=mark, progress=progress).run()
