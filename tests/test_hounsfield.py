@@ -81,6 +81,7 @@ PLAUSIBLE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "metal": with_metal,
     "dense contrast": lambda hu: np.where((hu > 90) & (hu < 200), hu + 200, hu),
     "inside the body": lambda hu: hu[2:16, 10:50, 15:65],
+    "inside an organ": lambda hu: np.random.default_rng(0).normal(40, 30, hu.shape),
     "lung only": lambda hu: hu[18:, 18:42, 14:34],
     "small body": lambda hu: np.pad(hu, ((0, 0), (80, 80), (80, 80)), constant_values=-1000),
 }
@@ -142,7 +143,10 @@ NOT_HU: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
     "masked with 0": (lambda hu: np.where(hu < -500, 0, hu), "masked with 0"),
     "inverted": (lambda hu: -hu, "denser than bone|too high"),
     "MR": (lambda hu: np.abs(np.where(hu < -500, 0, 300 + 2 * hu) + 20), "neither air .* nor fat"),
-    "air alone": (lambda hu: np.full(hu.shape, -1000) + np.random.default_rng(1).normal(0, 15, hu.shape), "soft tissue"),
+    "air alone": (
+        lambda hu: np.random.default_rng(1).normal(-1000, 15, hu.shape),
+        "shows no body: 100 %",
+    ),
     "two values": (lambda hu: np.where(hu > -500, 1, 0), "neither air"),
 }
 
@@ -154,7 +158,6 @@ def test_values_without_air_and_tissue_where_they_must_be_are_refused(kind: str)
     for rule in (CHECK, AUTO):
         with pytest.raises(InputError, match=reason) as error:
             to_hu(image, rule)
-        assert "ct.nii.gz: its values are " in str(error.value)
         assert "Export the CT again in HU" in error.value.remedy
     unchecked = to_hu(image, AS_IS)
     assert unchecked.array is image.array

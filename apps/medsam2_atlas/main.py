@@ -247,7 +247,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         Raises:
             NotFoundError: no such case, or it has no label map.
         """
-        return picture(self._studies(), study, tuple(self._tasks))
+        return picture(self._studies(), study, tuple(self._tasks), self._models.hu)
 
     def _studies(self) -> StudyDatastore:
         datastore: StudyDatastore = self.datastore()

@@ -38,6 +38,8 @@ _LEAST_SOFT = 0.005
 50 cm has 5 %; an empty scanner has less than 0.5 %."""
 _LEAST_FAT = 0.01
 """Share of all voxels. A crop inside the body without any air still has fat; 8-bit images and MR have no negative value."""
+_ORGAN_SPAN = 50.0
+"""Least span of 98 % of the values in a crop inside one organ; normalised values (−1 to 1, deviation 1) span less."""
 _CLIPPED = 0.03
 """Share of voxels with exactly the lowest value from which the values have been clipped, such as to a soft-tissue window."""
 _MANY = 0.2
@@ -260,6 +262,8 @@ def _problem(inside: np.ndarray, air: float, soft: float) -> str:
     """Returns why values without a known shift cannot be HU; empty if they can."""
     low, high = (float(v) for v in np.percentile(inside, (1, 99)))
     span = f"98 % of them lie between {low:.4g} and {high:.4g}"
+    if soft < _LEAST_SOFT and air > 0.9:
+        return f"shows no body: {100 * air:.0f} % of its voxels are air (−1000)."
     if soft < _LEAST_SOFT:
         return f"its values are no HU of a patient: {100 * soft:.1f} % of the voxels are soft tissue (−150 to 150); {span}."
     dark, dense = float((inside < _AIR[0]).mean()), float((inside > _DENSE).mean())
@@ -269,7 +273,8 @@ def _problem(inside: np.ndarray, air: float, soft: float) -> str:
     if air >= _LEAST_AIR:
         return ""
     lung = _share(inside, (_AIR[1], -500.0))
-    if _share(inside, _FAT) < _LEAST_FAT and lung < _LEAST_FAT:
+    organ = soft > 0.9 and high - low > _ORGAN_SPAN and float((inside < 0).mean()) > _LEAST_FAT
+    if _share(inside, _FAT) < _LEAST_FAT and lung < _LEAST_FAT and not organ:
         return f"its values are no HU: they show neither air (−1000) nor fat (−100); {span}. Scaled to 8 or 12 bit, or no CT?"
     lowest = float(inside.min())
     if lowest > -500 and float((inside == lowest).mean()) > _CLIPPED:

@@ -16,7 +16,7 @@ from medsam2_atlas.atlas.average import probability_maps, with_agreements
 from medsam2_atlas.atlas.reference import NOWHERE, Reference, ReferenceFiles, warp_reference
 from medsam2_atlas.choices import MissingOrgan
 from medsam2_atlas.errors import AtlasError, InputError, problem_of
-from medsam2_atlas.hounsfield import CHECK, HuRule, read_ct
+from medsam2_atlas.hounsfield import CHECK, HuRule, to_hu
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import (
@@ -28,7 +28,7 @@ from medsam2_atlas.registration import (
     mean_descriptors,
     registration_config,
 )
-from medsam2_atlas.volume import SUFFIXES, read_labels
+from medsam2_atlas.volume import SUFFIXES, read_labels, read_volume
 
 log = logging.getLogger(__name__)
 
@@ -156,11 +156,12 @@ def read_reference(
     Raises:
         InputError: a file that cannot be used, values that are no HU, or labels that the organ table lacks.
     """
-    image = read_ct(files.image, hu)
-    if offsets is not None and image.hu is not None and image.hu["offset"]:
-        offsets[files.name] = image.hu["offset"]
+    image = read_volume(files.image)
     label = read_labels(files.label, image)
     strange = sorted({int(v) for v in np.unique(label.array)} - {0, *table.indices})
     if strange:
         raise InputError(files.label, f"holds labels {strange} that are not in the organ table.", "Renumber them.")
+    image = to_hu(image, hu)
+    if offsets is not None and image.hu is not None and image.hu["offset"]:
+        offsets[files.name] = image.hu["offset"]
     return WorkImage.of(image, config.spacing)

@@ -89,6 +89,7 @@ def _summary(result: Comparison) -> dict[str, Any]:
         },
         "problems": result.problems,
         "history": result.history,
+        "hu": str(result.hu),
     }
 
 
