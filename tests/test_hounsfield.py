@@ -176,7 +176,7 @@ def test_another_rule_is_refused(text: str) -> None:
         HuRule.parse(text)
 
 
-@pytest.mark.parametrize("text", ["check", "auto", "as-is", "-1024", "12.5"])
+@pytest.mark.parametrize("text", ["check", "auto", "as-is", "-1024", "12345.675"])
 def test_a_rule_is_read_and_written(text: str) -> None:
     assert str(HuRule.parse(f" {text} ")) == text
 
@@ -235,6 +235,24 @@ def test_segment_refuses_an_offset_before_it_writes_anything_and_takes_a_rule(tm
         assert (told["rule"], told["offset"]) == (rule, -1024)
     wrong = CliRunner().invoke(app, [*words, "--hu", "guess"])
     assert "is no rule for HU" in str(wrong.exception)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "segment ct.nii.gz -o out.nii.gz",
+        "atlas build refs out",
+        "atlas grow studies",
+        "atlas scores ct.nii.gz --atlas a",
+        "train unet cases run",
+        "compare studies -o out",
+    ],
+)
+def test_every_command_that_reads_cts_takes_a_rule(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = CliRunner().invoke(app, [*words.split(), "--hu", "guess"])
+    assert "is no rule for HU" in str(refused.exception)
+    assert [*tmp_path.iterdir()] == []
 
 
 def shift(file: Path, offset: int) -> None:

@@ -34,8 +34,7 @@ _LOWEST = -1150.0
 """Below air, even with noise: padding outside the field of view (−2000, −3024), and dark streaks of metal."""
 _LEAST_AIR = 0.002
 _LEAST_SOFT = 0.005
-"""Shares of all voxels. Vessels and walls in a crop of the lung have about 3 % soft tissue, a small child in a field of view of
-50 cm has 5 %; an empty scanner has less than 0.5 %."""
+"""Shares of all voxels, low enough for a crop of the lung and for a small child in a field of view of 50 cm (some percent)."""
 _LEAST_FAT = 0.01
 """Share of all voxels. A crop inside the body without any air still has fat; 8-bit images and MR have no negative value."""
 _ORGAN_SPAN = 50.0
@@ -43,15 +42,15 @@ _ORGAN_SPAN = 50.0
 _CLIPPED = 0.03
 """Share of voxels with exactly the lowest value from which the values have been clipped, such as to a soft-tissue window."""
 _MANY = 0.2
-"""Share of one exact value that only a mask has (muscle with little noise: 5 %), and of dense voxels that no body has."""
+"""Share of one exact value that only a mask has, and of dense voxels that no body has."""
 _DENSE = 850.0
-"""HU that cortical bone, metal and excreted contrast exceed; they are less than 1 % of an abdomen."""
+"""HU that cortical bone, metal and excreted contrast exceed: 0.06 to 0.3 % of the voxels in three patients' CTs."""
 _SHIFTED = 0.03
-"""Least share of shifted soft tissue. A CT in HU has 0.2 % at 850 to 1200 HU (dense bone); a crop of the pelvis with a bladder
-full of contrast may have more, but also has fat."""
+"""Least share of shifted soft tissue. Three patients' CTs have 0.03 to 0.2 % at 850 to 1200 HU (dense bone); a crop of the
+pelvis with a bladder full of contrast may have more, but also has fat."""
 _MOSTLY_SHIFTED = 0.15
 _AIR_PEAK = -998.0
-"""Most frequent HU of the air around patients: −995 to −1003 in CTs of three scanners and in the phantoms."""
+"""Most frequent HU of the air around patients: −995 to −1003 in two patients' CTs and in the phantoms."""
 _FAT_PEAK = -100.0
 _NEAR = 10.0
 """Tolerance of both: the two offsets differ by 24."""
@@ -93,7 +92,7 @@ class HuRule:
         return cls("offset", number)
 
     def __str__(self) -> str:
-        return f"{self.offset:g}" if self.name == "offset" else self.name
+        return f"{self.offset:.10g}" if self.name == "offset" else self.name
 
 
 CHECK = HuRule()

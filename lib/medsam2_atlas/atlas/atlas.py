@@ -22,7 +22,7 @@ from medsam2_atlas.registration import MeanDescriptors, WorkImage
 
 FORMAT = 3
 _NO_AGREEMENT = 0.05
-"""Mean Dice up to which a reference agrees with no other; a badly registered one still has 0.2."""
+"""Mean Dice below which a reference agrees with no other: its organs overlap with theirs by chance at most."""
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,11 @@ def build_command(
 ) -> None:
     """Register annotated CTs into a common space and average their labels there."""
     check_folder(out, replaced=True)
-    from medsam2_atlas.atlas import Atlas, build_atlas, find_references
     from medsam2_atlas.hounsfield import HuRule
 
     rule = HuRule.parse(hu)
+    from medsam2_atlas.atlas import Atlas, build_atlas, find_references
+
     Atlas.check_target(out)
     skipped: dict[str, str] = {}
     with bars() as progress:
@@ -61,12 +62,14 @@ def grow_command(
     hu: HuOption = "check",
 ) -> None:
     """Let the atlas of a study folder grow by what was signed off; only new labels are registered."""
-    from medsam2_atlas.atlas import ReferenceFiles
     from medsam2_atlas.hounsfield import HuRule
+
+    rule = HuRule.parse(hu)
+    from medsam2_atlas.atlas import ReferenceFiles
     from medsam2_atlas.storage import StudyFolder
     from medsam2_atlas.studies import grow_studies_atlas
 
-    rule, folder = HuRule.parse(hu), StudyFolder(studies)
+    folder = StudyFolder(studies)
     check_folder(folder.work.path)
     finals = [ReferenceFiles(s.name, s.image, s.final) for s in folder.studies() if s.final is not None]
     with bars() as progress:
@@ -126,14 +129,16 @@ def scores_command(
 ) -> None:
     """Print the highest score of each organ in a CT; write the score maps where asked."""
     check_files((out, NPZ), inputs=(image,))
+    from medsam2_atlas.hounsfield import HuRule, read_ct
+
+    rule = HuRule.parse(hu)
     import numpy as np
 
     from medsam2_atlas.atlas import Atlas, resolve_atlas, score_maps
-    from medsam2_atlas.hounsfield import HuRule, read_ct
     from medsam2_atlas.labels import organ_table
     from medsam2_atlas.prompting import threshold_of
 
-    volume = read_ct(image, HuRule.parse(hu))
+    volume = read_ct(image, rule)
     with bars() as progress:
         scores = score_maps(volume, Atlas.load(resolve_atlas(atlas)), progress=progress)
     table = Table("organ", "highest score", "in the scan", "slices")

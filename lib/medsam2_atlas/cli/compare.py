@@ -36,10 +36,12 @@ def compare_command(
     if strategy not in _STRATEGIES:
         raise InputError(strategy, "is not a strategy without a true label map.", f"Choose from: {', '.join(_STRATEGIES)}.")
     check_folder(out)
+    from medsam2_atlas.hounsfield import HuRule
+
+    rule = HuRule.parse(hu)
     from medsam2_atlas.atlas import Atlas
     from medsam2_atlas.comparison import Contestant, compare_studies, foundation, unet_baseline, write_comparison
     from medsam2_atlas.device import pick_device
-    from medsam2_atlas.hounsfield import HuRule
     from medsam2_atlas.labels import organ_table
     from medsam2_atlas.medsam2 import find_checkpoint, load_weights
     from medsam2_atlas.places import find_atlas, find_unet
@@ -47,7 +49,6 @@ def compare_command(
     from medsam2_atlas.studies import grown_atlas
     from medsam2_atlas.unet import load_unet
 
-    rule = HuRule.parse(hu)
     folder, picked = StudyFolder(studies), pick_device(device)
     base = base_atlas(atlas)
     used = grown_atlas(folder.work, base) or base or Atlas.load(find_atlas(atlas))

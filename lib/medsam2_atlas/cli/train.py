@@ -37,11 +37,13 @@ def unet_command(
 ) -> None:
     """Train a U-Net on annotated CTs; the best weights are RUN/best.pt."""
     check_files((half, WEIGHTS), inputs=(start,), made=(run,))
-    from medsam2_atlas.device import pick_device
     from medsam2_atlas.hounsfield import HuRule
+
+    rule = HuRule.parse(hu)
+    from medsam2_atlas.device import pick_device
     from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, save_unet, unet_config, with_training
 
-    rule, chosen = HuRule.parse(hu), unet_config(config)
+    chosen = unet_config(config)
     asked = {"epochs": epochs, "validation_share": validation_share, "validate_every": validate_every}
     chosen = with_training(chosen, {key: value for key, value in asked.items() if value is not None})
     picked = pick_device(device)
