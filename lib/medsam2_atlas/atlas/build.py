@@ -16,6 +16,7 @@ from medsam2_atlas.atlas.average import probability_maps, with_agreements
 from medsam2_atlas.atlas.reference import NOWHERE, Reference, ReferenceFiles, warp_reference
 from medsam2_atlas.choices import MissingOrgan
 from medsam2_atlas.errors import AtlasError, InputError, MedSAM2AtlasError, problem_of
+from medsam2_atlas.hounsfield import CHECK, HuRule, to_hu
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import (
@@ -84,6 +85,7 @@ def build_atlas(
     missing: MissingOrgan = "unknown",
     config: RegistrationConfig | None = None,
     table: OrganTable | None = None,
+    hu: HuRule = CHECK,
     skipped: dict[str, str] | None = None,
     progress: Progress = silent,
 ) -> Atlas:
@@ -95,6 +97,7 @@ def build_atlas(
             organ's average ("unknown"), or truly not there ("absent").
         config: registration parameters; those of `configs/registration.yaml` by default.
         table: the organs; those of `configs/labels.yaml` by default.
+        hu: how the values of the CTs become HU.
         skipped: filled with the reason why a reference cannot be used, by name; such references are left out. Without it,
             the first one raises its error.
         progress: told stages and shares.
@@ -108,9 +111,10 @@ def build_atlas(
     config, table = config or registration_config(), table or organ_table()
     used: list[ReferenceFiles] = []
     images: list[WorkImage] = []
+    offsets: dict[str, float] = {}
     for number, files in enumerate(references):
         try:
-            image = read_reference(files, config, table)
+            image = read_reference(files, config, table, hu, offsets)
         except Exception as error:  # noqa: BLE001 - one bad reference must not stop the building
             skip(files.name, error, skipped)
         else:
@@ -131,7 +135,7 @@ def build_atlas(
     if not warped:
         raise _unusable(skipped)
     template = replace(template, group=group_of(warped, template))
-    options = {"missing": missing, "registration": config.model_dump(mode="json")}
+    options = {"missing": missing, "registration": config.model_dump(mode="json"), "hu": str(hu), "hu_offsets": offsets}
     return assemble(template, warped, options)
 
 
@@ -194,13 +198,25 @@ def group_of(references: Sequence[Reference], template: WorkImage) -> MeanDescri
     return mean_descriptors(((picture, picture > NOWHERE) for picture in pictures), template, LEAST_COVERAGE)
 
 
-def read_reference(files: ReferenceFiles, config: RegistrationConfig, table: OrganTable) -> WorkImage:
-    """The CT of a reference on its working grid, after a check of its label map.
+def read_reference(
+    files: ReferenceFiles,
+    config: RegistrationConfig,
+    table: OrganTable,
+    hu: HuRule = CHECK,
+    offsets: dict[str, float] | None = None,
+) -> WorkImage:
+    """Returns the CT of a reference on its working grid, after a check of its label map.
+
+    `offsets` is filled with the number that was added to its values, by name, if that is not 0.
 
     Raises:
-        InputError: a file that cannot be used, an empty label map, or labels that the organ table lacks.
+        InputError: a file that cannot be used, values that are no HU, an empty label map, or labels that the organ table
+            lacks.
     """
     image = read_volume(files.image)
     label = read_labels(files.label, image)
     table.check(files.label, np.unique(label.array).tolist())
+    image = to_hu(image, hu)
+    if offsets is not None and image.hu is not None and image.hu["offset"]:
+        offsets[files.name] = image.hu["offset"]
     return WorkImage.of(image, config.spacing)

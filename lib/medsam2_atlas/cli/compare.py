@@ -11,7 +11,7 @@ from rich.table import Table
 from medsam2_atlas.choices import REFERENCE_STRATEGIES, Strategy
 from medsam2_atlas.cli.atlas import base_atlas
 from medsam2_atlas.cli.cases import print_left_out
-from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption, StrictOption
+from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption, HuOption, StrictOption
 from medsam2_atlas.cli.outputs import check_folder
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.errors import InputError
@@ -29,6 +29,7 @@ def compare_command(
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
     worst: Annotated[int, typer.Option(min=0, help="Cases to show as pictures, those that agree least.")] = 5,
+    hu: HuOption = "check",
     strict: StrictOption = False,
     device: DeviceOption = "auto",
 ) -> None:
@@ -36,6 +37,9 @@ def compare_command(
     if strategy not in _STRATEGIES:
         raise InputError(strategy, "is not a strategy without a true label map.", f"Choose from: {', '.join(_STRATEGIES)}.")
     check_folder(out)
+    from medsam2_atlas.hounsfield import HuRule
+
+    rule = HuRule.parse(hu)
     from medsam2_atlas.atlas import Atlas
     from medsam2_atlas.comparison import Contestant, compare_studies, foundation, unet_baseline, write_comparison
     from medsam2_atlas.device import pick_device
@@ -52,8 +56,8 @@ def compare_command(
     weights = load_weights(find_checkpoint(checkpoint), config, picked) if strategy != "atlas" else None
     network = load_unet(find_unet(unet, unet_weights, folder.work.path / unet / "best.pt"), picked)
     contestants: tuple[Contestant, Contestant] = (
-        foundation(used, weights, strategy, folder.work),
-        unet_baseline(network, unet),
+        foundation(used, weights, strategy, folder.work, rule),
+        unet_baseline(network, unet, rule),
     )
     with bars() as progress:
         result = compare_studies(folder, contestants, progress, strict=strict)

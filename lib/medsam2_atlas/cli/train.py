@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from medsam2_atlas.cli.cases import annotated_cases, print_left_out
-from medsam2_atlas.cli.options import DeviceOption, StrictOption
+from medsam2_atlas.cli.options import DeviceOption, HuOption, StrictOption
 from medsam2_atlas.cli.outputs import WEIGHTS, check_files, check_folder
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.errors import InputError
@@ -29,11 +29,15 @@ def unet_command(
     validate_every: Annotated[int | None, typer.Option(min=1, help="Instead of the configuration's.")] = None,
     mark: Annotated[str, typer.Option(help="What all results shall say of the weights.")] = "",
     half: Annotated[Path | None, typer.Option(help="Write the best weights here too, in half precision.")] = None,
+    hu: HuOption = "check",
     strict: StrictOption = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Train a U-Net on annotated CTs; the best weights are RUN/best.pt."""
     check_files((half, WEIGHTS), inputs=(start,), made=(run,))
+    from medsam2_atlas.hounsfield import HuRule
+
+    rule = HuRule.parse(hu)
     from medsam2_atlas.device import pick_device
     from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, save_unet, unet_config, with_training
 
@@ -42,7 +46,7 @@ def unet_command(
     chosen = with_training(chosen, {key: value for key, value in asked.items() if value is not None})
     picked = pick_device(device)
     skipped: dict[str, str] | None = None if strict else {}
-    found = [TrainingCase(files.name, files.image, files.label) for files in annotated_cases(cases, skipped)]
+    found = [TrainingCase(files.name, files.image, files.label, hu=rule) for files in annotated_cases(cases, skipped)]
     first = load_unet(start, picked) if start is not None else None
     with bars() as progress:
         training = UNetTraining(

@@ -29,6 +29,7 @@ from torch.utils.tensorboard import SummaryWriter
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.evaluation.dice import mean_dice
 from medsam2_atlas.files import replacing, write_json
+from medsam2_atlas.hounsfield import CHECK
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.unet.config import UNetConfig
@@ -74,7 +75,8 @@ class UNetTraining:
         """
         self.config, self.folder, self.device = config, folder, device
         (folder / "cache").mkdir(parents=True, exist_ok=True)
-        usable, problems = usable_cases(cases, config, folder / "cache", progress, strict=strict)
+        usable, problems, self._offsets = usable_cases(cases, config, folder / "cache", progress, strict=strict)
+        self._rule = str(cases[0].hu) if cases else str(CHECK)
         self.skipped = {**(skipped or {}), **problems}
         if self.skipped and not usable:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.skipped.items()))
@@ -122,6 +124,7 @@ class UNetTraining:
             "train_cases": [case.name for case in self.train_cases],
             "validation_cases": [case.name for case in self.validation_cases],
             "skipped": self.skipped,
+            "hu": {"rule": self._rule, "offsets": self._offsets},
         }
 
     def _make_trainer(self) -> SupervisedTrainer:
