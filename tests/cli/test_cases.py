@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 from typer.testing import CliRunner, Result
 
 from blocks import LIVER, PATIENT, QUICK, labelled
@@ -38,6 +39,9 @@ def pairs(tmp_path: Path) -> Path:
     (folder / "images" / "shorter.nii.gz").unlink()
     (folder / "labels" / "lonely.nii.gz").unlink()
     (folder / "images" / "broken.nii.gz").write_bytes(b"\x1f\x8b no image")
+    labelled(folder, "unscaled", PATIENT)
+    unscaled = folder / "images" / "unscaled.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(unscaled)) + 1000, str(unscaled))
     return folder
 
 
@@ -53,6 +57,7 @@ BAD = {
     "empty": "holds no organ",
     "lonely": "labels/ has no file of that name",
     "shifted": "has another grid (size (40, 30, 28)",
+    "unscaled": "its values are 1000 too high for HU",
     "wild": "holds labels [16]",
 }
 
@@ -80,6 +85,9 @@ def test_building_an_atlas_leaves_out_pairs_that_cannot_be_used(pairs: Path, tmp
     assert done.exit_code == 0, done.output
     assert_listed(done.output)
     assert "of 2 references written" in done.output
+    corrected = ran("atlas", "build", "--hu", "auto", pairs, tmp_path / "corrected")
+    assert f"{len(BAD) - 1} left out:" in corrected.output
+    assert "of 3 references written" in corrected.output
     stopped = ran("atlas", "build", "--strict", pairs, tmp_path / "other")
     assert isinstance(stopped.exception, InputError)
     assert "lonely" in str(stopped.exception)
@@ -102,6 +110,13 @@ def test_training_leaves_out_pairs_that_cannot_be_used(pairs: Path, tmp_path: Pa
     (pairs / "images" / "lonely.nii.gz").unlink()
     stopped = ran("train", "unet", "--strict", pairs, tmp_path / "other", *options)
     assert "broken: cannot be trained on" in str(stopped.exception)
+    keep(pairs, "a", "b", "unscaled")
+    stopped = ran("train", "unet", "--strict", pairs, tmp_path / "other", *options)
+    assert "unscaled: cannot be trained on: " in str(stopped.exception)
+    keep(pairs, "a", "unscaled")
+    corrected = ran("train", "unet", "--strict", "--hu", "auto", pairs, tmp_path / "corrected", *options)
+    assert corrected.exit_code == 0, corrected.output
+    labelled(pairs, "wild", {**PATIENT, 16: LIVER})
     keep(pairs, "a", "wild")
     few = ran("train", "unet", pairs, tmp_path / "other", *options)
     assert isinstance(few.exception, InputError)
@@ -138,6 +153,15 @@ def test_growing_an_atlas_leaves_out_labels_that_cannot_be_used(
     stopped = ran("atlas", "grow", "--strict", folder)
     assert isinstance(stopped.exception, InputError)
     assert "broken.nii.gz" in str(stopped.exception)
+    for folder_of in (folder, folder / "labels" / "final"):
+        for file in folder_of.glob("*.nii.gz"):
+            if file.name.split(".")[0] not in ("a", "unscaled"):
+                file.unlink()
+    stopped = ran("atlas", "grow", "--strict", folder)
+    assert "1000 too high" in str(stopped.exception)
+    corrected = ran("atlas", "grow", "--strict", "--hu", "auto", folder)
+    assert corrected.exit_code == 0, corrected.output
+    assert "added: a, unscaled" in corrected.output
 
 
 def test_a_study_folder_lists_what_cannot_be_trained_on(pairs: Path, tmp_path: Path) -> None:
