@@ -19,21 +19,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from monailabel.client import MONAILabelClient
-from rich.console import Console
-from rich.table import Table
+from medsam2_atlas.cli.endings import plain_endings
 
-from medsam2_atlas.atlas import Atlas, build_atlas, find_references
-from medsam2_atlas.console import bars
-from medsam2_atlas.evaluation import dice_per_organ, mean_dice
-from medsam2_atlas.files import sha256, write_json
-from medsam2_atlas.labels import organ_table
-from medsam2_atlas.medsam2 import Weights, find_checkpoint, load_weights
-from medsam2_atlas.pipeline import REFERENCE_STRATEGIES, STRATEGIES, Case, segment
-from medsam2_atlas.preview import write_preview
-from medsam2_atlas.prompting import prompts_from_report
-from medsam2_atlas.resource import resource
-from medsam2_atlas.volume import Volume, read_labels, read_volume
+with plain_endings():  # importing takes seconds, in which people press Ctrl+C
+    from monailabel.client import MONAILabelClient
+    from rich.console import Console
+    from rich.table import Table
+
+    from medsam2_atlas.atlas import Atlas, build_atlas, find_references
+    from medsam2_atlas.console import bars
+    from medsam2_atlas.evaluation import dice_per_organ, mean_dice
+    from medsam2_atlas.files import sha256, write_json
+    from medsam2_atlas.labels import organ_table
+    from medsam2_atlas.medsam2 import Weights, find_checkpoint, load_weights
+    from medsam2_atlas.pipeline import REFERENCE_STRATEGIES, STRATEGIES, Case, segment
+    from medsam2_atlas.preview import write_preview
+    from medsam2_atlas.prompting import prompts_from_report
+    from medsam2_atlas.resource import resource
+    from medsam2_atlas.volume import Volume, read_labels, read_volume
 
 console = Console()
 _START_SECONDS = 120
@@ -172,4 +175,5 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    with plain_endings():
+        main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output"))

@@ -36,9 +36,6 @@ def labelled(folder: Path, name: str, organs: dict[int, Block], z_from: int = 0,
         sitk.WriteImage(image, str(folder / kind / f"{name}.nii.gz"))
 
 
-LIVER, BLADDER = (slice(18, 26), slice(8, 16), slice(6, 14)), (slice(2, 7), slice(8, 14), slice(17, 24))
-
-
 def bare_reference(name: str) -> Reference:
     """A reference that gives nothing."""
     return Reference(name, "0", (6,), Transform(), {}, np.zeros(0, np.uint8), *[np.zeros((1, 1, 1), np.int16)] * 2)

@@ -137,7 +137,9 @@ def test_an_image_without_labels_is_refused_when_building(tmp_path: Path) -> Non
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()
     save(np.zeros((4, 4, 4), np.int16), tmp_path / "images" / "lonely.nii.gz")
-    assert "lonely" in str(refused(["atlas", "build", str(tmp_path), str(tmp_path / "atlas")]))
+    assert "lonely: labels/ has no file of that name" in str(
+        refused(["atlas", "build", str(tmp_path), str(tmp_path / "atlas")])
+    )
 
 
 def test_an_atlas_of_another_label_set_is_refused(tmp_path: Path, atlas_folder: Path, target_files: object) -> None:

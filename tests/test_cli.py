@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medsam2_atlas.choices import Strategy
-from medsam2_atlas.cli import app
+from medsam2_atlas.cli import app, doctor
 from medsam2_atlas.dicom import read_rtstruct, read_seg
 from medsam2_atlas.pipeline import STRATEGIES
 from medsam2_atlas.volume import read_volume, write_volume
@@ -34,6 +34,18 @@ def test_doctor_is_content_with_an_atlas(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("MEDSAM2_ATLAS_MODELS", str(tmp_path))
     done = CliRunner().invoke(app, ["doctor", "--atlas", str(atlas_folder), "--dicomweb", "http://127.0.0.1:9/"])
     assert done.exit_code == 0
+
+
+def test_doctor_looks_at_the_rest_if_one_part_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("driver and library differ")
+
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(doctor, "_device", broken)
+    done = CliRunner().invoke(app, ["doctor", "--dicomweb", "http://127.0.0.1:9/"])
+    assert done.exit_code == 1
+    for words in ("RuntimeError: driver and library differ", "weights", "DICOMweb"):
+        assert words in done.output
 
 
 def test_phantoms_are_made_by_command(tmp_path: Path) -> None:

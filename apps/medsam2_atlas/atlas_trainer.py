@@ -49,6 +49,7 @@ class AtlasTrainTask(TrainTask):
             include=replies.names(request, "include"),
             trust=replies.names(request, "trust"),
             rebuild=replies.flag(request, "rebuild"),
+            hu=self._models.hu,
             skipped=finals.problems,
             progress=_logged,
         )

@@ -17,13 +17,14 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 import replies
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.hounsfield import read_ct
 from medsam2_atlas.interactive import segment_marked
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.medsam2 import MedSAM2Volume, Weights
 from medsam2_atlas.progress import current
 from medsam2_atlas.prompting import marked_organ
 from medsam2_atlas.segmentation import Segmentation
-from medsam2_atlas.volume import Volume, read_volume
+from medsam2_atlas.volume import Volume
 from models import Models
 
 INTERACTIVE = "medsam2"
@@ -83,7 +84,7 @@ class InteractiveTask(InferTask):
         if memory:
             self._open = None
         weights = self._models.weights(replies.text(request, "weights"), memory == "cpu")
-        image = read_volume(request["image"])
+        image = read_ct(request["image"], self._models.hu)
         organ = marked_organ(
             image,
             _organ(request),

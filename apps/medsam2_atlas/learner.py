@@ -22,12 +22,12 @@ from monailabel.interfaces.datastore import Datastore
 
 from medsam2_atlas.atlas import score_maps
 from medsam2_atlas.errors import MedSAM2AtlasError, StorageError
+from medsam2_atlas.hounsfield import CHECK, read_ct
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.learning import Assessment, ScoreTable, assess
 from medsam2_atlas.progress import current, reporting
 from medsam2_atlas.prompting import THREE, prompts_from_scores
 from medsam2_atlas.studies import file_stamp
-from medsam2_atlas.volume import read_volume
 from models import Models
 from predictions import Predictions
 from retries import Retries
@@ -110,6 +110,8 @@ class Learner:
         """Of atlas and models that measures depend on."""
         baseline = self._baseline()
         found = {"foundation": self.foundation, "baseline": baseline or ""}
+        if self._models.hu != CHECK:  # left out if it is the default one, so that measures of earlier versions are kept
+            found["hu"] = str(self._models.hu)
         try:
             found["atlas"] = self._models.atlas().version
             if self.foundation != "atlas":
@@ -181,7 +183,7 @@ class Learner:
         baseline = self._baseline()
         foundation = self._predictions.get(self.foundation, study)[0].labels.array
         other = self._predictions.get(baseline, study)[0].labels.array if baseline else None
-        image, atlas = read_volume(self._predictions.image(study)), self._models.atlas()
+        image, atlas = read_ct(self._predictions.image(study), self._models.hu), self._models.atlas()
         with self._models.busy:
             scores = score_maps(image, atlas, cache=self._models.registrations, progress=current())
         prompts = prompts_from_scores(scores, organ_table(), organ_table().indices, THREE)

@@ -3,7 +3,7 @@
 Configuration (`--conf KEY VALUE`): `atlas` (folder), `checkpoint` (file), `config` (network), `device`, `unet_3d` and
 `unet_2d` (weights), `unet_3d_config` and `unet_2d_config` (how they are trained), `learning` (whether studies are measured
 in the background; by default those of a local folder), `foundation` (model that is compared with the U-Net), `server_roots`
-(folders that symbolic links in the studies folder may lead to).
+(folders that symbolic links in the studies folder may lead to), `server_hu` (how values of CTs become HU).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from interactive_task import INTERACTIVE, InteractiveTask
 from learner import Learner
 from medsam2_atlas import decoding
 from medsam2_atlas.errors import InputError, NotFoundError, WeightsError
+from medsam2_atlas.hounsfield import HuRule
 from medsam2_atlas.learning import STRATEGIES, ScoreTable
 from medsam2_atlas.segmentation import Segmentation, package_version
 from medsam2_atlas.storage import WorkFolder, copy_safely
@@ -63,7 +64,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         # Set here, not at the server's start, so that the limits also apply in training processes.
         decoding.configure(config.decoding, self._work.folder(".") / "unreadable.json")
         self._stopping = threading.Event()
-        self._models = Models(conf, self._work)
+        self._models = Models(conf, self._work, HuRule.parse(config.hu))
         self._predictions = Predictions(self._models, self.datastore)
         self._tasks: dict[str, SegmentationTask | UNetInferTask] = {
             "medsam2_atlas": SegmentationTask(
@@ -246,7 +247,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         Raises:
             NotFoundError: no such case, or it has no label map.
         """
-        return picture(self._studies(), study, tuple(self._tasks))
+        return picture(self._studies(), study, tuple(self._tasks), self._models.hu)
 
     def _studies(self) -> StudyDatastore:
         datastore: StudyDatastore = self.datastore()

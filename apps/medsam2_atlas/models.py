@@ -12,6 +12,7 @@ import torch
 from medsam2_atlas.atlas import Atlas
 from medsam2_atlas.device import pick_device
 from medsam2_atlas.errors import AtlasError, InputError, MedSAM2AtlasError, WeightsError
+from medsam2_atlas.hounsfield import CHECK, HuRule
 from medsam2_atlas.medsam2 import Weights, find_checkpoint, load_weights
 from medsam2_atlas.places import find_atlas, find_unet, known_checkpoints
 from medsam2_atlas.registration import RegistrationCache
@@ -31,14 +32,15 @@ class Models:
     them meanwhile.
     """
 
-    def __init__(self, conf: Mapping[str, str], work: WorkFolder) -> None:
+    def __init__(self, conf: Mapping[str, str], work: WorkFolder, hu: HuRule = CHECK) -> None:
         """
         Args:
             conf: `atlas`, `checkpoint`, `config`, `device`, `unet_2d`, `unet_3d`, `unet_2d_config`, `unet_3d_config`;
                 paths that are not given are searched for in the usual places.
             work: of the studies.
+            hu: how the values of CTs become HU, for all models and trainings.
         """
-        self.work = work
+        self.work, self.hu = work, hu
         self.device = pick_device(conf.get("device") or "auto")
         self.busy = threading.Lock()
         """Held while a case is segmented: one case at a time on the device."""

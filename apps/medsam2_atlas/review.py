@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.errors import MedSAM2AtlasError, NotFoundError
+from medsam2_atlas.errors import InputError, MedSAM2AtlasError, NotFoundError
+from medsam2_atlas.hounsfield import CHECK, HuRule, to_hu
 from medsam2_atlas.learning import Row, ScoreTable
 from medsam2_atlas.preview import write_preview
 from medsam2_atlas.storage import FINAL, Label, StudyStore
@@ -120,18 +122,23 @@ def _joined(wrong: Mapping[str, str]) -> str:
     return " ".join(text if what == "measuring" else f"{what}: {text}" for what, text in wrong.items())
 
 
-def picture(datastore: StudyDatastore, study: str, models: tuple[str, ...]) -> Path:
+def picture(datastore: StudyDatastore, study: str, models: tuple[str, ...], hu: HuRule = CHECK) -> Path:
     """A case with its final label map, or else the first model's; drawn once for each version.
+
+    `hu` is the rule by which values become HU.
 
     Raises:
         NotFoundError: no such case, or it has no label map.
     """
     label = _shown(datastore.store, study, models)
     folder = datastore.store.work.folder("pictures")
-    name = hashlib.sha256(f"{study}/{label.tag}/{label.version.sha256}".encode()).hexdigest()[:24]
+    key = f"{study}/{label.tag}/{label.version.sha256}" + ("" if hu == CHECK else f"/{hu}")
+    name = hashlib.sha256(key.encode()).hexdigest()[:24]
     file = folder / f"{name}.png"
     if not file.exists():
         image = read_volume(datastore.get_image_uri(study))
+        with suppress(InputError):  # values that no model accepts are drawn as they are
+            image = to_hu(image, hu)
         write_preview(image, read_labels(label.file, image).array, file)
     return file
 

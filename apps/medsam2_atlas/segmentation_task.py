@@ -9,12 +9,12 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 import replies
 from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.hounsfield import read_ct
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.pipeline import Case, Options, PromptSource, segment
 from medsam2_atlas.progress import current
 from medsam2_atlas.segmentation import Segmentation
 from medsam2_atlas.studies import foundation_provenance
-from medsam2_atlas.volume import read_volume
 from models import Models
 
 
@@ -73,7 +73,7 @@ class SegmentationTask(InferTask):
         """
         strategy, atlas = replies.choice(request, "strategy", self._strategies), self._models.atlas().version
         if not self._needs_network:
-            return foundation_provenance(strategy=strategy, atlas=atlas, organs=replies.organs(request))
+            return foundation_provenance(strategy=strategy, atlas=atlas, organs=replies.organs(request), hu=self._models.hu)
         prompts = replies.choice(request, "prompts", self._sources())
         unet = self._models.prompting_unet() if prompts != "atlas" else None
         return foundation_provenance(
@@ -83,6 +83,7 @@ class SegmentationTask(InferTask):
             prompts=prompts,
             unet=unet.version if unet else None,
             organs=replies.organs(request),
+            hu=self._models.hu,
         )
 
     def segment(self, request: dict[str, Any]) -> Segmentation:
@@ -101,7 +102,7 @@ class SegmentationTask(InferTask):
             unet = models.prompting_unet(processor) if source != "atlas" else None
         batch = 1 if request.get("memory") else Options.batch
         options = Options(organs=replies.organs(request), prompts=_source(source), batch=batch)
-        volume = read_volume(request["image"])
+        volume = read_ct(request["image"], models.hu)
         case = Case(
             volume,
             models.atlas(),

@@ -14,12 +14,12 @@ from monailabel.tasks.infer.basic_infer import BasicInferTask
 
 import replies
 from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.hounsfield import read_ct
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.progress import current
 from medsam2_atlas.segmentation import Segmentation
 from medsam2_atlas.studies import unet_provenance
 from medsam2_atlas.unet import UNet, UNetInferer, grid_transforms, restore, unet_segmentation
-from medsam2_atlas.volume import read_volume
 from models import Models
 
 
@@ -73,12 +73,12 @@ class UNetInferTask(BasicInferTask):
     def provenance(self, request: dict[str, Any]) -> dict[str, Any]:
         """What the result will depend on besides the image."""
         weights, augment = self._models.unet(self._name).sha256, replies.flag(request, "augment")
-        return unet_provenance(weights=weights, augment=augment, organs=replies.organs(request))
+        return unet_provenance(weights=weights, augment=augment, organs=replies.organs(request), hu=self._models.hu)
 
     def pre_transforms(self, data: dict[str, Any] | None = None) -> Sequence[Callable[..., Any]]:
         """The file to the network's grid; the image itself is kept for the way back."""
         assert data is not None, "MONAI Label hands the request"
-        return [_keep_volume, *grid_transforms(data["unet"].unet.config, labels=False)]
+        return [self._keep_volume, *grid_transforms(data["unet"].unet.config, labels=False)]
 
     def inferer(self, data: dict[str, Any] | None = None) -> UNetInferer:
         """Sliding windows, with test-time augmentation where it is asked for."""
@@ -112,6 +112,10 @@ class UNetInferTask(BasicInferTask):
         names = {name: self.labels[name] for name in result.report["organs"]}
         return replies.as_file(result.labels, request), replies.as_json(result.report, names)
 
+    def _keep_volume(self, data: dict[str, Any]) -> dict[str, Any]:
+        volume = read_ct(Path(data["image"]), self._models.hu)
+        return {**data, "image": volume, "volume": volume}
+
     def _get_network(self, device: str, data: dict[str, Any]) -> Any:
         return data["unet"].unet.network
 
@@ -124,11 +128,6 @@ class _Shared:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
         return self
-
-
-def _keep_volume(data: dict[str, Any]) -> dict[str, Any]:
-    volume = read_volume(Path(data["image"]))
-    return {**data, "image": volume, "volume": volume}
 
 
 def _restored(data: dict[str, Any]) -> dict[str, Any]:

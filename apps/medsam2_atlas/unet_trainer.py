@@ -76,7 +76,7 @@ class UNetTrainTask(BasicTrainTask):
         """The signed-off studies."""
         finals = signed_off(datastore)
         self._skipped = finals.problems
-        return [TrainingCase(files.name, files.image, files.label) for files in finals.files]
+        return [TrainingCase(files.name, files.image, files.label, hu=self._models.hu) for files in finals.files]
 
     def partition_datalist(self, context: Context, shuffle: bool = False) -> tuple[list[TrainingCase], list[TrainingCase]]:
         """Training and validation cases; a study stays on its side from call to call."""

@@ -21,5 +21,13 @@ def read_config(model: type[M], file: Path, what: str, remedy: str = "") -> M:
     """
     try:
         return model.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-    except (OSError, ValidationError, yaml.YAMLError) as error:
+    except ValidationError as error:
+        raise InputError(file, f"is not a valid {what}: {problems_of(error)}.", remedy) from error
+    except (OSError, yaml.YAMLError) as error:
         raise InputError(file, f"is not a valid {what}: {error}", remedy) from error
+
+
+def problems_of(error: ValidationError) -> str:
+    """Returns the problems of a configuration in one line, each with the name of its setting."""
+    told = ((".".join(map(str, problem["loc"])), problem["msg"]) for problem in error.errors())
+    return "; ".join(f"{where}: {message}" if where else message for where, message in told)

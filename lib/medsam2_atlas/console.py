@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -13,15 +14,33 @@ from rich.progress import Progress as Bars
 
 from medsam2_atlas.progress import Progress
 
-console = Console(stderr=True)
+
+class _ErrorConsole(Console):
+    """Standard error. A closed pipe raises its error, as it does everywhere else; rich would end the process itself."""
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich where it handles the error."""
+        raise
+
+
+class _ShortFormatter(logging.Formatter):
+    """Formats a log record with its error in one line instead of its traceback."""
+
+    def formatException(self, ei: Any) -> str:
+        """Returns the kind of error and its text."""
+        return "" if ei[1] is None else f"{type(ei[1]).__name__}: {ei[1]}"
+
+
+console = _ErrorConsole(stderr=True)
 
 
 def set_up_logging(verbose: bool) -> None:
-    """Log lines go to standard error, beside the bars."""
+    """Log lines go to standard error, beside the bars; tracebacks of logged errors only if `verbose`."""
+    handler = RichHandler(console=console, show_path=False)
+    handler.setFormatter((logging.Formatter if verbose else _ShortFormatter)("%(message)s"))
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=console, show_path=False)],
+        handlers=[handler],
         force=True,
     )
 

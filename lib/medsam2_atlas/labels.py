@@ -66,6 +66,23 @@ class OrganTable(BaseModel):
             chosen.append(by_name[key])
         return sorted(set(chosen)) or self.indices
 
+    def check(self, file: str | Path, held: Iterable[int], *, empty: bool = False) -> None:
+        """Accepts a label map as one of these organs.
+
+        Args:
+            file: for the message.
+            held: the values in the label map.
+            empty: whether it may hold no organ.
+
+        Raises:
+            InputError: no organ, or values that are not in the table.
+        """
+        values = {int(value) for value in held} - {0}
+        if strange := sorted(values - {*self.indices}):
+            raise InputError(file, f"holds labels {strange} that are not in the organ table.", "Renumber them.")
+        if not values and not empty:
+            raise InputError(file, "is empty: it holds no organ.", "Label at least one organ.")
+
 
 @cache
 def organ_table(file: Path | None = None) -> OrganTable:

@@ -40,6 +40,7 @@ def model_folder() -> Path:
 
 
 def state_folder() -> Path:
-    """Where servers keep logs: `$MEDSAM2_ATLAS_STATE`, or a folder in the user's state directory."""
+    """Where servers keep logs, and commands the tracebacks of unexpected errors: `$MEDSAM2_ATLAS_STATE`, or a folder in the
+    user's state directory."""
     state = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local/state"))
     return Path(os.environ.get("MEDSAM2_ATLAS_STATE", state / "medsam2_atlas"))

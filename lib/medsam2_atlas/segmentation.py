@@ -30,15 +30,16 @@ def package_version() -> str:
 
 
 def base_report(image: Volume, labels: np.ndarray, organs: Sequence[int]) -> dict[str, Any]:
-    """What all reports hold: image, organs, their volumes, versions."""
+    """What all reports hold: image, organs, their volumes, versions, and how the image's values became HU."""
     import torch  # every way to segment has loaded it; `version` and others of this module do without
 
     table = organ_table()
     counts = np.bincount(labels.ravel(), minlength=256)
-    return {
+    report = {
         "image": image.source,
         "organs": [table[k].name for k in organs],
         "volumes_ml": {table[k].name: round(float(counts[k]) * image.geometry.voxel_ml, 2) for k in organs},
         "version": package_version(),
         "torch": torch.__version__,
     }
+    return report if image.hu is None else report | {"hu": dict(image.hu)}

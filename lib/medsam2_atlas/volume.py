@@ -95,12 +95,14 @@ class Volume:
         geometry: the grid of `array`.
         file_geometry: the grid in the file; results go back to it.
         source: the file, for messages.
+        hu: how the values of a CT became HU, for reports; None if nobody looked. See `hounsfield`.
     """
 
     array: np.ndarray
     geometry: Geometry
     file_geometry: Geometry
     source: str = "image"
+    hu: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.array.shape != self.geometry.shape:

@@ -18,6 +18,7 @@ from housekeeper import Housekeeper
 from learner import Learner
 from medsam2_atlas.database import writing
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError, WeightsError
+from medsam2_atlas.hounsfield import CHECK, HuRule
 from medsam2_atlas.learning import Assessment, ScoreTable
 from medsam2_atlas.storage import WorkFolder
 from models import Models
@@ -39,11 +40,11 @@ class Shelf:
         self.table = ScoreTable(folder / "work" / "t.sqlite")
         self.measured: list[str] = []
         self.errors: dict[str, Exception] = {"broken": InputError("broken.nii.gz", "cannot be read.")}
-        models: Any = SimpleNamespace(atlas=lambda: SimpleNamespace(version=self.version))
+        self.models: Any = SimpleNamespace(atlas=lambda: SimpleNamespace(version=self.version), hu=CHECK)
         tasks = {name: SimpleNamespace(missing=lambda: "not trained") for name in ("unet_3d", "unet_2d")}
         predictions: Any = SimpleNamespace(image=lambda study: folder / f"{study}.nii.gz", tasks=tasks)
         store: Any = SimpleNamespace(get_unlabeled_images=lambda: self.names)
-        self.learner = Learner(models, predictions, self.table, lambda: store, "atlas")
+        self.learner = Learner(self.models, predictions, self.table, lambda: store, "atlas")
         self.learner._assess = self._assess  # type: ignore[method-assign]
 
     def _assess(self, study: str) -> Assessment:
@@ -67,6 +68,17 @@ def test_each_study_is_measured_once_until_something_changes(tmp_path: Path) -> 
     (tmp_path / "b.nii.gz").write_bytes(b"another image")
     assert shelf.learner.measure_next()
     assert not shelf.learner.measure_next()
+
+
+def test_a_study_with_implausible_values_is_measured_again_by_another_rule(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, ["a"])
+    shelf.errors = {"a": InputError("a.nii.gz", "its values are 1024 too high for HU.")}
+    assert shelf.learner.measure_next()
+    assert not shelf.learner.measure_next()
+    assert "1024 too high" in shelf.table.rows()["a"].problem
+    shelf.models.hu, shelf.errors = HuRule("auto"), {}
+    assert shelf.learner.measure_next()
+    assert shelf.table.rows()["a"].problem == ""
 
 
 def test_a_study_that_cannot_be_measured_does_not_hold_up_the_others(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from medsam2_atlas.atlas import (
 from medsam2_atlas.errors import AtlasError, InputError
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.fusion import fuse_scores
-from medsam2_atlas.registration import Affine, RegistrationCache, Transform, WorkImage
+from medsam2_atlas.registration import Affine, RegistrationCache, Transform, WorkImage, groupwise
 from medsam2_atlas.volume import Geometry, Volume
 
 
@@ -171,7 +172,51 @@ def test_a_reference_that_cannot_be_used_does_not_stop_the_building(tmp_path: Pa
 
 def test_an_atlas_without_labels_is_refused(tmp_path: Path) -> None:
     labelled(tmp_path, "a", {})
-    with pytest.raises(AtlasError, match="no reference has a labelled organ"):
+    with pytest.raises(InputError, match="holds no organ"):
+        build_atlas(find_references(tmp_path), config=QUICK)
+    with pytest.raises(AtlasError, match=r"no reference that can be used: a: .*holds no organ"):
+        build_atlas(find_references(tmp_path), config=QUICK, skipped={})
+
+
+def test_files_without_a_pair_are_left_out_or_refused(tmp_path: Path) -> None:
+    for name in ("a", "b", "no-label", "no-image", "twice"):
+        labelled(tmp_path, name, {6: LIVER})
+    (tmp_path / "labels" / "no-label.nii.gz").unlink()
+    (tmp_path / "images" / "no-image.nii.gz").unlink()
+    shutil.copy(tmp_path / "labels" / "twice.nii.gz", tmp_path / "labels" / "twice.nrrd")
+    skipped: dict[str, str] = {}
+    assert [files.name for files in find_references(tmp_path, skipped)] == ["a", "b"]
+    assert skipped == {
+        "no-image": "images/ has no file of that name.",
+        "no-label": "labels/ has no file of that name.",
+        "twice": "labels/ has several files of that name: twice.nii.gz, twice.nrrd.",
+    }
+    with pytest.raises(InputError, match=r"without a pair.*no-image: images/.*no-label"):
+        find_references(tmp_path)
+    for file in (tmp_path / "images").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match="has no references"):
+        find_references(tmp_path, {})
+
+
+def test_a_reference_that_cannot_be_registered_does_not_stop_the_building(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "odd"):
+        labelled(tmp_path, name, {6: LIVER}, z_from=10 if name == "odd" else 0)
+    real = groupwise.register
+
+    def register(fixed: WorkImage, moving: WorkImage, *rest: Any) -> Any:
+        if moving.shape[0] < 20:
+            raise RuntimeError("input image smaller than kernel size")
+        return real(fixed, moving, *rest)
+
+    monkeypatch.setattr(groupwise, "register", register)
+    skipped: dict[str, str] = {}
+    atlas = build_atlas(find_references(tmp_path), config=QUICK, skipped=skipped)
+    assert [reference.name for reference in atlas.references] == ["a", "b"]
+    assert skipped == {"odd": "RuntimeError: input image smaller than kernel size"}
+    with pytest.raises(AtlasError, match="odd: cannot be used as a reference: RuntimeError"):
         build_atlas(find_references(tmp_path), config=QUICK)
 
 

@@ -22,7 +22,7 @@ from medsam2_atlas.atlas import (
 )
 from medsam2_atlas.atlas.outlier import outlying
 from medsam2_atlas.atlas.reference import map_shape
-from medsam2_atlas.errors import AtlasError
+from medsam2_atlas.errors import AtlasError, MedSAM2AtlasError
 from medsam2_atlas.registration import RegistrationCache
 
 
@@ -85,6 +85,9 @@ def test_a_case_that_raises_anything_does_not_keep_the_others_out(
     first = grow_atlas(None, [*finals, *find_references(patients)[:2]], config=QUICK)  # without a base
     assert {"a", "b", "d"} <= {reference.name for reference in first.atlas.references}
     assert "gone" in first.refused
+    for start in (base, None):
+        with pytest.raises(MedSAM2AtlasError, match=r"odd: cannot be used|gone"):
+            grow_atlas(start, finals, config=QUICK, strict=True)
 
 
 def test_growing_one_by_one_and_at_once_give_the_same_maps(patients: Path, base: Atlas) -> None:

@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from medsam2_atlas.comparison import Contestant, compare_studies, write_comparison
+from medsam2_atlas.errors import InputError
 from medsam2_atlas.segmentation import Segmentation, base_report
 from medsam2_atlas.storage import StudyFolder
 from medsam2_atlas.volume import Volume
@@ -116,6 +117,9 @@ def test_a_study_that_raises_anything_does_not_stop_the_comparison(folder: Study
     result = compare_studies(folder, (first, Contestant("unet_3d", second.provenance, run)))
     assert [case.study for case in result.cases] == ["near"]
     assert result.problems["far"] == "ZeroDivisionError: from a library"
+    (folder.path / "broken.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"far\.nii\.gz: cannot be compared: ZeroDivisionError"):
+        compare_studies(folder, (first, Contestant("unet_3d", second.provenance, run)), strict=True)
     assert len(result.history) == 1
     (folder.label_folder("unet_3d") / "near.nii.gz").write_bytes(b"")
     write_comparison(result, folder, tmp_path / "page")

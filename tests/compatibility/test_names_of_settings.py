@@ -32,6 +32,7 @@ SERVER = {
     "reader_memory_mb": ("2000", 2000),
     "reader_seconds": ("8.5", 8.5),
     "roots": ("/a, /b", ("/a", "/b")),
+    "hu": ("-1024", "-1024"),
     "tokens": ("/etc/tokens.yaml", "/etc/tokens.yaml"),
     "oidc_issuer": ("https://login.example.org/realms/x", "https://login.example.org/realms/x"),
     "oidc_audience": ("x", "x"),

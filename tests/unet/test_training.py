@@ -140,22 +140,33 @@ def test_training_without_cases_is_refused(tmp_path: Path) -> None:
 
 def test_a_case_that_cannot_be_used_does_not_stop_training(cases: list[TrainingCase], tmp_path: Path) -> None:
     labelled(tmp_path, "empty", {}, seen=PATIENT)
+    labelled(tmp_path, "wild", {**PATIENT, 16: PATIENT[6]})
+    labelled(tmp_path, "shifted", PATIENT, z_from=2)
+    empty = (tmp_path / "images" / "empty.nii.gz", tmp_path / "labels" / "empty.nii.gz")
     (tmp_path / "labels" / "garbage.nii.gz").write_bytes(b"no image")
     good = cases[0]
     more = [
         TrainingCase("garbage", good.image, tmp_path / "labels" / "garbage.nii.gz"),
         TrainingCase("gone", tmp_path / "gone.nii.gz", good.label),
         TrainingCase("strange", good.image, good.label, annotated=(999,)),  # an IndexError, as from a library
-        TrainingCase("empty", tmp_path / "images" / "empty.nii.gz", tmp_path / "labels" / "empty.nii.gz"),
+        TrainingCase("empty", *empty),
+        TrainingCase("wild", tmp_path / "images" / "wild.nii.gz", tmp_path / "labels" / "wild.nii.gz"),
+        TrainingCase("shifted", tmp_path / "images" / "shifted.nii.gz", good.label),
     ]
+    complete = TrainingCase("complete", *empty, annotated=(6,))  # a person says that there is no liver
     shorter = with_training(TINY, {"epochs": 2})
-    stats = UNetTraining([*cases, *more], shorter, tmp_path / "run", CPU, skipped={"before": "no label"}).run()
-    assert set(stats["skipped"]) == {"garbage", "gone", "strange", "before"}
+    stats = UNetTraining([*cases, *more, complete], shorter, tmp_path / "run", CPU, skipped={"before": "no label"}).run()
+    assert set(stats["skipped"]) == {"garbage", "gone", "strange", "before", "empty", "wild", "shifted"}
+    assert "holds no organ" in stats["skipped"]["empty"]
+    assert "[16]" in stats["skipped"]["wild"]
+    assert "another grid (size (40, 30, 30)" in stats["skipped"]["shifted"]
     assert "garbage.nii.gz" in stats["skipped"]["garbage"]
     assert json.loads((tmp_path / "run" / "stats.json").read_text())["skipped"] == stats["skipped"]
-    assert set(stats["train_cases"]) | set(stats["validation_cases"]) == {"a", "b", "c", "d", "empty"}
+    assert set(stats["train_cases"]) | set(stats["validation_cases"]) == {"a", "b", "c", "d", "complete"}
     with pytest.raises(InputError, match=r"no case that can be used.*garbage"):
         UNetTraining(more[:2], shorter, tmp_path / "other", CPU)
+    with pytest.raises(InputError, match=r"gone: cannot be trained on: .*gone\.nii\.gz"):
+        UNetTraining([*cases, more[1]], shorter, tmp_path / "other", CPU, strict=True)
 
 
 def test_a_damaged_cache_file_does_not_stop_training(cases: list[TrainingCase], tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from starlette.types import Scope
 
 from claims import SERVER_VARIABLE, end_orphans, end_own_work
 from medsam2_atlas import decoding
+from medsam2_atlas.cli.endings import plain_endings
 from medsam2_atlas.jobs import JobQueue
 from medsam2_atlas.processes import ProcessMark
 from medsam2_atlas.scratch import sweep, sweep_leftovers
@@ -171,4 +172,5 @@ def _limits(config: ServerConfig) -> Any:
     return limit
 
 
-app = create_app(server_config(settings.MONAI_LABEL_APP_CONF))
+with plain_endings():  # settings and tokens that cannot be used, told to the person who starts the server
+    app = create_app(server_config(settings.MONAI_LABEL_APP_CONF))

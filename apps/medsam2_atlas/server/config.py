@@ -9,8 +9,10 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from medsam2_atlas.configuration import problems_of
 from medsam2_atlas.decoding import DecodingLimits
 from medsam2_atlas.errors import InputError
+from medsam2_atlas.hounsfield import HuRule
 from medsam2_atlas.resource import resource
 
 _LISTS = ("origins", "hosts", "roots")
@@ -29,6 +31,7 @@ class ServerConfig(BaseModel):
     reader_memory_mb: int = Field(8000, ge=1000, description="max address space of a reader process, in megabytes")
     reader_seconds: float = Field(120.0, gt=0, description="max seconds for decoding one file")
     roots: tuple[str, ...] = Field((), description="folders outside of the studies folder that its links may lead to")
+    hu: str = Field("check", description="how the values of CTs become HU: check, auto, as-is, or a number to add")
     tokens: str = Field("", description="file of tokens (YAML); see docs/server.md")
     oidc_issuer: str = Field("", description="URL of an OpenID Connect issuer, such as https://host/realms/name of Keycloak")
     oidc_audience: str = Field("medsam2-atlas", description="audience that its tokens must be for")
@@ -44,6 +47,14 @@ class ServerConfig(BaseModel):
             if not Path(root).is_absolute():
                 raise ValueError(f"{root!r} is no absolute path")
         return roots
+
+    @field_validator("hu", mode="before")
+    @classmethod
+    def _rule(cls, rule: object) -> str:
+        try:
+            return str(HuRule.parse(str(rule)))
+        except InputError as error:
+            raise ValueError(str(error)) from error
 
     @field_validator("oidc_issuer")
     @classmethod
@@ -80,8 +91,10 @@ def server_config(conf: Mapping[str, str]) -> ServerConfig:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         return ServerConfig.model_validate({**content, **given, **lists})
-    except (ValidationError, yaml.YAMLError) as error:
-        raise InputError("server settings", f"are not valid: {error}", f"See {file}.") from error
+    except ValidationError as error:
+        raise InputError("server settings", f"are not valid: {problems_of(error)}.", f"See {file}.") from error
+    except yaml.YAMLError as error:
+        raise InputError(file, f"cannot be read: {' '.join(str(error).split())}.", "Mend the file.") from error
 
 
 def tokens_of(file: Path) -> list[dict[str, str]]:

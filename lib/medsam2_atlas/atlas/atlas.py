@@ -21,6 +21,8 @@ from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.registration import MeanDescriptors, WorkImage
 
 FORMAT = 3
+_NO_AGREEMENT = 0.05
+"""Mean Dice below which a reference agrees with no other: its organs overlap with theirs by chance at most."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,12 @@ class Atlas:
             for k, dice in reference.agreement.items():
                 values.setdefault(k, []).append(dice)
         return {k: float(np.mean(v)) for k, v in sorted(values.items())}
+
+    @property
+    def disagreeing(self) -> list[str]:
+        """Names of references that agree with no other: their mean Dice with the rest is about 0 in the common space."""
+        known = ((reference.name, list(reference.agreement.values())) for reference in self.references)
+        return [name for name, dice in known if dice and float(np.mean(dice)) < _NO_AGREEMENT]
 
     @cached_property
     def coverage(self) -> ProbabilityMap:

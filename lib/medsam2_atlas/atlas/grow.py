@@ -8,12 +8,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from medsam2_atlas.atlas.atlas import Atlas
-from medsam2_atlas.atlas.build import assemble, build_atlas, read_reference
+from medsam2_atlas.atlas.build import assemble, build_atlas, read_reference, skip
 from medsam2_atlas.atlas.outlier import outlying
 from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, warp_reference
 from medsam2_atlas.choices import MissingOrgan
 from medsam2_atlas.errors import problem_of
 from medsam2_atlas.files import sha256
+from medsam2_atlas.hounsfield import CHECK, HuRule
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import (
@@ -51,7 +52,9 @@ def grow_atlas(
     trust: Collection[str] = (),
     config: RegistrationConfig | None = None,
     table: OrganTable | None = None,
+    hu: HuRule = CHECK,
     cache: RegistrationCache | None = None,
+    strict: bool = False,
     progress: Progress = silent,
 ) -> Growth:
     """The atlas of a base's references and of all labels that are signed off now.
@@ -67,58 +70,67 @@ def grow_atlas(
         trust: names that are taken even if they lie apart from the others.
         config: registration parameters; those of `configs/registration.yaml` by default.
         table: the organs; those of `configs/labels.yaml` by default.
+        hu: how the values of the CTs become HU. If the atlas grew by another rule, its final references are read again.
         cache: where registrations are kept, so that a relabelled or once refused case is not registered again.
+        strict: raise the error of the first case that cannot be used; outlying references are refused all the same.
         progress: told stages and shares.
 
     Raises:
         AtlasError: nothing would be left.
+        MedSAM2AtlasError: if `strict`, a case that cannot be used.
     """
     config, table = config or registration_config(), table or organ_table()
     offered = [files for files in finals if files.name not in exclude]
     if base is None:
-        return _first_atlas(offered, trust, config, table, progress)
+        return _first_atlas(offered, trust, config, table, hu, strict, progress)
     missing: MissingOrgan = "absent" if base.options.get("missing") == "absent" else "unknown"
     refused: dict[str, str] = {}
-    offered, sums = _checksums(offered, refused)
+    offered, sums = _checksums(offered, None if strict else refused)
+    same_values = base.options.get("hu", str(CHECK)) == str(hu)
     keep = [
         reference
         for reference in base.references
         if reference.name not in exclude
+        and (same_values or reference.origin == "base")
         and sums.get(reference.name, reference.sha256 if reference.origin == "base" else "") == reference.sha256
     ]
     have = {reference.name for reference in keep}
     added: list[Reference] = []
+    offsets = {name: offset for name, offset in base.options.get("hu_offsets", {}).items() if name in have}
     fresh = [files for files in offered if files.name not in have]
     for number, files in enumerate(fresh):
         try:
-            image = read_reference(files, config, table)
+            image = read_reference(files, config, table, hu, offsets)
             transform = _registered(image, base, config, cache)
             reference = warp_reference(files, image, transform, base.template, "final")
             reason = "" if files.name in trust else outlying(reference, keep, base.template, missing, table)
         except Exception as error:  # noqa: BLE001 - one bad case must not keep the others out
-            reason = problem_of(error)
-        if reason:
-            refused[files.name] = reason
-            log.warning("%s is refused as a reference: %s", files.name, reason)
+            skip(files.name, error, None if strict else refused)
         else:
-            added.append(reference)
+            if reason:
+                refused[files.name] = reason
+                log.warning("%s is refused as a reference: %s", files.name, reason)
+            else:
+                added.append(reference)
         progress("new references", (number + 1) / len(fresh))
-    atlas = assemble(base.template, [*keep, *added], base.options)
-    now = {reference.name for reference in atlas.references}
+    now = {reference.name for reference in (*keep, *added)}
+    options = base.options | {"hu": str(hu), "hu_offsets": {k: v for k, v in offsets.items() if k in now}}
+    atlas = assemble(base.template, [*keep, *added], options)
     removed = tuple(reference.name for reference in base.references if reference.name not in now)
     return Growth(atlas, tuple(r.name for r in added), tuple(r.name for r in keep), removed, refused)
 
 
-def _checksums(offered: Sequence[ReferenceFiles], refused: dict[str, str]) -> tuple[list[ReferenceFiles], dict[str, str]]:
-    """Returns the labels that can be read, and their checksums by name; records the others as refused."""
+def _checksums(
+    offered: Sequence[ReferenceFiles], refused: dict[str, str] | None
+) -> tuple[list[ReferenceFiles], dict[str, str]]:
+    """Returns the labels that can be read, and their checksums by name; records the others as refused, or raises."""
     readable, sums = [], {}
     for files in offered:
         try:
             sums[files.name] = sha256(files.label)
             readable.append(files)
         except OSError as error:
-            refused[files.name] = problem_of(error)
-            log.warning("%s is refused as a reference: %s", files.name, error)
+            skip(files.name, error, refused)
     return readable, sums
 
 
@@ -131,11 +143,17 @@ def _registered(image: WorkImage, base: Atlas, config: RegistrationConfig, cache
 
 
 def _first_atlas(
-    offered: Sequence[ReferenceFiles], trust: Collection[str], config: RegistrationConfig, table: OrganTable, progress: Progress
+    offered: Sequence[ReferenceFiles],
+    trust: Collection[str],
+    config: RegistrationConfig,
+    table: OrganTable,
+    hu: HuRule,
+    strict: bool,
+    progress: Progress,
 ) -> Growth:
     """Builds from signed-off labels alone; those that turn out to lie apart are left out of the averages."""
     refused: dict[str, str] = {}
-    atlas = build_atlas(offered, config=config, table=table, skipped=refused, progress=progress)
+    atlas = build_atlas(offered, config=config, table=table, hu=hu, skipped=None if strict else refused, progress=progress)
     references = [_as_final(reference) for reference in atlas.references]
     missing: MissingOrgan = "unknown"
     for reference in list(references):

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 
 from medsam2_atlas.atlas.appearance import AppearanceConfig
@@ -25,7 +24,7 @@ from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
 from medsam2_atlas.atlas.reference import MAP_SPACING, NOWHERE, Reference, map_shape, thumbnail_distance, thumbnail_of
 from medsam2_atlas.choices import Fusion
 from medsam2_atlas.configuration import read_config
-from medsam2_atlas.registration import Transform, WorkImage, grid_points, sample
+from medsam2_atlas.registration import Transform, WorkImage, box_mean, grid_points, sample
 from medsam2_atlas.resource import resource
 
 _LOW_HU, _HIGH_HU = -160.0, 240.0
@@ -121,7 +120,7 @@ def _weights(hu: torch.Tensor, valid: torch.Tensor, references: Sequence[Referen
         both = valid & (picture > NOWHERE)
         apart[n] = torch.where(both, (wanted - scaled(picture)).abs(), _UNSEEN)
     if config.method == "local":
-        return (_around(apart**2, config.radius) + _LEAST_DISTANCE) ** -config.power
+        return (box_mean(apart**2, config.radius) + _LEAST_DISTANCE) ** -config.power
     return _joint_weights(apart, config)
 
 
@@ -130,7 +129,7 @@ def _joint_weights(apart: torch.Tensor, config: FusionConfig) -> torch.Tensor:
     together = torch.empty(count, count, apart[0].numel())
     for i in range(count):
         for j in range(i + 1):
-            together[i, j] = together[j, i] = _around((apart[i] * apart[j])[None], config.radius)[0].reshape(-1)
+            together[i, j] = together[j, i] = box_mean((apart[i] * apart[j])[None], config.radius)[0].reshape(-1)
     together = (together + _LEAST_DISTANCE) ** config.beta
     weights = torch.empty(count, together.shape[-1])
     one, unit = torch.ones(count, 1), torch.eye(count)
@@ -181,8 +180,3 @@ def _in_box(reference: Reference, k: int, box: tuple[slice, ...]) -> np.ndarray:
 def scaled(hu: torch.Tensor) -> torch.Tensor:
     """HU as pictures are compared by: −160..240 as 0..1."""
     return (hu.clamp(_LOW_HU, _HIGH_HU) - _LOW_HU) / (_HIGH_HU - _LOW_HU)
-
-
-def _around(values: torch.Tensor, radius: int) -> torch.Tensor:
-    """Means over the cube around each voxel of `[n, z, y, x]`."""
-    return F.avg_pool3d(values[None], 2 * radius + 1, 1, radius, count_include_pad=False)[0]

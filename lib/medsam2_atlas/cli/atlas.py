@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from medsam2_atlas.choices import MissingOrgan
+from medsam2_atlas.cli.cases import print_left_out, signed_off
+from medsam2_atlas.cli.options import HuOption, StrictOption
 from medsam2_atlas.cli.outputs import NPZ, check_files, check_folder
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.errors import AtlasError
@@ -29,19 +32,24 @@ def build_command(
         MissingOrgan,
         typer.Option(help="An organ that a label map lacks: not annotated (unknown) or truly not there (absent)."),
     ] = "unknown",
+    hu: HuOption = "check",
+    strict: StrictOption = False,
 ) -> None:
     """Register annotated CTs into a common space and average their labels there."""
     check_folder(out, replaced=True)
+    from medsam2_atlas.hounsfield import HuRule
+
+    rule = HuRule.parse(hu)
     from medsam2_atlas.atlas import Atlas, build_atlas, find_references
 
     Atlas.check_target(out)
-    skipped: dict[str, str] = {}
+    skipped: dict[str, str] | None = None if strict else {}
+    found = find_references(references, skipped)
     with bars() as progress:
-        atlas = build_atlas(find_references(references), missing=missing, skipped=skipped, progress=progress)
+        atlas = build_atlas(found, missing=missing, hu=rule, skipped=skipped, progress=progress)
     atlas.save(out)
-    for name, reason in skipped.items():
-        console.print(f"[yellow]left out:[/] {escape(name)}: {escape(reason)}")
     _show(atlas)
+    print_left_out(skipped)
     typer.echo(f"atlas {atlas.version} of {len(atlas.references)} references written to {out}")
 
 
@@ -53,15 +61,20 @@ def grow_command(
     include: Annotated[list[str] | None, typer.Option(help="An excluded study to admit again; may be repeated.")] = None,
     trust: Annotated[list[str] | None, typer.Option(help="A study to take although it lies apart; may be repeated.")] = None,
     rebuild: Annotated[bool, typer.Option(help="Register everything again.")] = False,
+    hu: HuOption = "check",
+    strict: StrictOption = False,
 ) -> None:
     """Let the atlas of a study folder grow by what was signed off; only new labels are registered."""
-    from medsam2_atlas.atlas import ReferenceFiles
+    from medsam2_atlas.hounsfield import HuRule
+
+    rule = HuRule.parse(hu)
     from medsam2_atlas.storage import StudyFolder
     from medsam2_atlas.studies import grow_studies_atlas
 
     folder = StudyFolder(studies)
     check_folder(folder.work.path)
-    finals = [ReferenceFiles(s.name, s.image, s.final) for s in folder.studies() if s.final is not None]
+    skipped: dict[str, str] | None = None if strict else {}
+    finals = signed_off(folder, skipped)
     with bars() as progress:
         report = grow_studies_atlas(
             folder.work,
@@ -71,6 +84,9 @@ def grow_command(
             include=include or (),
             trust=trust or (),
             rebuild=rebuild,
+            hu=rule,
+            skipped=skipped,
+            strict=strict,
             progress=progress,
         )
     for name, reason in report["refused"].items():
@@ -78,6 +94,7 @@ def grow_command(
     for what in ("added", "removed", "excluded"):
         if report[what]:
             typer.echo(f"{what}: {', '.join(report[what])}")
+    _warn_of(report["disagreeing"])
     typer.echo(f"atlas {report['version']} of {report['references']} references: {report['folder']}")
 
 
@@ -113,17 +130,20 @@ def scores_command(
     image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a folder with a DICOM series.")],
     atlas: Annotated[Path, typer.Option("--atlas", help="Folder of the atlas.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Score maps as .npz, 0..255 per organ.")] = None,
+    hu: HuOption = "check",
 ) -> None:
     """Print the highest score of each organ in a CT; write the score maps where asked."""
     check_files((out, NPZ), inputs=(image,))
+    from medsam2_atlas.hounsfield import HuRule, read_ct
+
+    rule = HuRule.parse(hu)
     import numpy as np
 
     from medsam2_atlas.atlas import Atlas, resolve_atlas, score_maps
     from medsam2_atlas.labels import organ_table
     from medsam2_atlas.prompting import threshold_of
-    from medsam2_atlas.volume import read_volume
 
-    volume = read_volume(image)
+    volume = read_ct(image, rule)
     with bars() as progress:
         scores = score_maps(volume, Atlas.load(resolve_atlas(atlas)), progress=progress)
     table = Table("organ", "highest score", "in the scan", "slices")
@@ -171,3 +191,12 @@ def _show(atlas: Atlas) -> None:
         agreement = f"{atlas.agreement[k]:.2f}" if k in atlas.agreement else ""
         table.add_row(organ_table()[k].display, str(organ_map.count), f"{organ_map.values.max() / 255:.2f}", agreement)
     console.print(table)
+    _warn_of(atlas.disagreeing)
+
+
+def _warn_of(disagreeing: Iterable[str]) -> None:
+    for name in disagreeing:
+        console.print(
+            f"[yellow]warning:[/] {escape(name)} agrees with no other reference: check its CT, its label map and its "
+            "registration, or leave it out."
+        )

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from medsam2_atlas.choices import REFERENCE_STRATEGIES, Strategy
 from medsam2_atlas.cli.atlas import base_atlas
-from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption
+from medsam2_atlas.cli.cases import print_left_out
+from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption, HuOption, StrictOption
 from medsam2_atlas.cli.outputs import check_folder
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.errors import InputError
@@ -29,12 +29,17 @@ def compare_command(
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
     worst: Annotated[int, typer.Option(min=0, help="Cases to show as pictures, those that agree least.")] = 5,
+    hu: HuOption = "check",
+    strict: StrictOption = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Compare MedSAM2 and U-Net on every study: a table, plots, and a page with the worst cases."""
     if strategy not in _STRATEGIES:
         raise InputError(strategy, "is not a strategy without a true label map.", f"Choose from: {', '.join(_STRATEGIES)}.")
     check_folder(out)
+    from medsam2_atlas.hounsfield import HuRule
+
+    rule = HuRule.parse(hu)
     from medsam2_atlas.atlas import Atlas
     from medsam2_atlas.comparison import Contestant, compare_studies, foundation, unet_baseline, write_comparison
     from medsam2_atlas.device import pick_device
@@ -51,11 +56,15 @@ def compare_command(
     weights = load_weights(find_checkpoint(checkpoint), config, picked) if strategy != "atlas" else None
     network = load_unet(find_unet(unet, unet_weights, folder.work.path / unet / "best.pt"), picked)
     contestants: tuple[Contestant, Contestant] = (
-        foundation(used, weights, strategy, folder.work),
-        unet_baseline(network, unet),
+        foundation(used, weights, strategy, folder.work, rule),
+        unet_baseline(network, unet, rule),
     )
     with bars() as progress:
-        result = compare_studies(folder, contestants, progress=progress)
+        result = compare_studies(folder, contestants, progress, strict=strict)
+    if not result.cases:
+        told = "; ".join(f"{study}: {problem}" for study, problem in result.problems.items())
+        problem = f"has no study that can be compared: {told[:2000]}" if told else "holds no CTs."
+        raise InputError(studies, problem, "" if told else "Name the folder that holds the CTs.")
     write_comparison(result, folder, out, worst=worst)
     names = [contestant.name for contestant in contestants]
     columns = [f"{name}, Dice to final" for name in names]
@@ -68,6 +77,5 @@ def compare_command(
     table.add_row("mean", *("" if value is None else f"{value:.3f}" for value in cells))
     table.add_row("s, median", "", *(f"{result.seconds(name):.1f}" for name in names))
     console.print(table)
-    for study, problem in result.problems.items():
-        console.print(f"[yellow]{escape(study)}: {escape(problem)}[/]")
+    print_left_out(result.problems)
     typer.echo(f"{out / 'index.html'} written")

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption
 from medsam2_atlas.console import console
-from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.errors import MedSAM2AtlasError, problem_of
 
 _PACKAGES = ("torch", "monai", "monailabel", "sam2", "SimpleITK", "numpy", "pydicom")
 
@@ -58,6 +58,8 @@ def _looked_at(what: str, look: Callable[[], Iterator[_Row]]) -> list[_Row]:
         return [_Row(what, f"{error.subject}: {error.problem}", error.remedy, good=False)]
     except ImportError as error:
         return [_Row(what, f"not looked at: {error}", "make install", good=False)]
+    except Exception as error:  # noqa: BLE001 - what is broken in one place must not hide the state of the others
+        return [_Row(what, f"cannot be looked at: {problem_of(error)}", good=False)]
 
 
 def _versions() -> Iterator[_Row]:

@@ -1,20 +1,34 @@
-"""Puts the commands together and turns the project's errors into one line and exit code 1."""
+"""Puts the commands together; `endings` tells how they end if they fail."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
+from typer.core import TyperGroup
 
 from medsam2_atlas.cli import atlas, compare, demo, dicom, doctor, labels, phantoms, segment, serve, thresholds, train, weights
-from medsam2_atlas.console import console, set_up_logging
-from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.cli.endings import EPILOG, end, plain_endings
+from medsam2_atlas.console import set_up_logging
+
+
+class _Commands(TyperGroup):
+    """All commands. Typer would end an interrupted one, or one whose output nobody reads any more, in its own way."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a command."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, BrokenPipeError) as error:
+            sys.exit(end(error))
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="Pre-annotates 15 abdominal organs on CT. Research use only; not a medical device.",
+    epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -35,7 +49,7 @@ app.command("demo")(demo.demo_command)
 
 @app.callback()
 def options(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show log lines.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show log lines and tracebacks.")] = False,
 ) -> None:
     """Pre-annotates 15 abdominal organs on CT. Research use only; not a medical device."""
     set_up_logging(verbose)
@@ -53,8 +67,5 @@ def main() -> None:
     """Entry point of `medsam2-atlas`."""
     # Read when torch is imported: threads that wait would otherwise keep cores from other programs and from each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
+    with plain_endings():
         app()
-    except MedSAM2AtlasError as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(1)

@@ -16,4 +16,13 @@ CheckpointOption = Annotated[
 ConfigOption = Annotated[
     str | None, typer.Option("--config", help="Network configuration: a name in configs/medsam2 or a YAML file.")
 ]
+HuOption = Annotated[
+    str,
+    typer.Option(
+        "--hu", help="The CT's values: `check` that they are HU, correct a known offset (`auto`), add a number, or `as-is`."
+    ),
+]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Stop at the first case that cannot be used; by default it is left out, and listed.")
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, or auto.")]

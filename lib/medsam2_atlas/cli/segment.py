@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from medsam2_atlas.choices import REFERENCE_STRATEGIES, Loop, PromptSource, Strategy, ThresholdRule
-from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption
+from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption, HuOption
 from medsam2_atlas.cli.outputs import JSON, NPZ, PNG, check_files
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.errors import InputError
@@ -38,15 +38,18 @@ def segment_command(
     truth: Annotated[Path | None, typer.Option(help="True label map; for the reference strategies only.")] = None,
     report: Annotated[Path | None, typer.Option(help="JSON report to write.")] = None,
     preview: Annotated[Path | None, typer.Option(help="PNG with an overlay to write.")] = None,
+    hu: HuOption = "check",
     device: DeviceOption = "auto",
 ) -> None:
     """Segment a CT."""
+    from medsam2_atlas.hounsfield import HuRule, read_ct
     from medsam2_atlas.labels import organ_table
-    from medsam2_atlas.volume import SUFFIXES, read_labels, read_volume, write_volume
+    from medsam2_atlas.volume import SUFFIXES, read_labels, write_volume
 
     if (truth is not None) != (strategy in REFERENCE_STRATEGIES):
         raise InputError("--truth", "goes with the strategies reference-1 and reference-3, and only with them.")
     check_files((out, SUFFIXES), (report, JSON), (preview, PNG), inputs=(image, truth))
+    rule = HuRule.parse(hu)
     chosen = tuple(organ_table().select(o for o in organs.split(",") if o))
     from medsam2_atlas.atlas import Atlas, resolve_atlas
     from medsam2_atlas.device import pick_device
@@ -68,7 +71,9 @@ def segment_command(
         from medsam2_atlas.unet import load_unet
 
         loaded_unet = load_unet(find_unet("unet_3d", unet), pick_device(device))
-    volume = read_volume(image)
+    volume = read_ct(image, rule)
+    if volume.hu is not None and volume.hu["offset"]:
+        console.print(f"[yellow]values:[/] {volume.hu['offset']:+g} to get HU (--hu {rule})")
     true_labels = read_labels(truth, volume) if truth is not None else None
     options = Options(chosen, prompts, loop, thresholds, fill_holes)
     with bars() as progress:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from medsam2_atlas.cli.options import DeviceOption
+from medsam2_atlas.cli.cases import annotated_cases, print_left_out
+from medsam2_atlas.cli.options import DeviceOption, HuOption, StrictOption
 from medsam2_atlas.cli.outputs import WEIGHTS, check_files, check_folder
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.training import DEMO_MARK, DemoTraining
-
-if TYPE_CHECKING:
-    from medsam2_atlas.atlas import ReferenceFiles
 
 app = typer.Typer(help="Training.", no_args_is_help=True)
 
@@ -32,10 +29,15 @@ def unet_command(
     validate_every: Annotated[int | None, typer.Option(min=1, help="Instead of the configuration's.")] = None,
     mark: Annotated[str, typer.Option(help="What all results shall say of the weights.")] = "",
     half: Annotated[Path | None, typer.Option(help="Write the best weights here too, in half precision.")] = None,
+    hu: HuOption = "check",
+    strict: StrictOption = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Train a U-Net on annotated CTs; the best weights are RUN/best.pt."""
     check_files((half, WEIGHTS), inputs=(start,), made=(run,))
+    from medsam2_atlas.hounsfield import HuRule
+
+    rule = HuRule.parse(hu)
     from medsam2_atlas.device import pick_device
     from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, save_unet, unet_config, with_training
 
@@ -43,12 +45,18 @@ def unet_command(
     asked = {"epochs": epochs, "validation_share": validation_share, "validate_every": validate_every}
     chosen = with_training(chosen, {key: value for key, value in asked.items() if value is not None})
     picked = pick_device(device)
-    found = [TrainingCase(files.name, files.image, files.label) for files in _annotated(cases)]
+    skipped: dict[str, str] | None = None if strict else {}
+    found = [TrainingCase(files.name, files.image, files.label, hu=rule) for files in annotated_cases(cases, skipped)]
     first = load_unet(start, picked) if start is not None else None
     with bars() as progress:
-        stats = UNetTraining(found, chosen, run, picked, start=first, mark=mark, progress=progress).run()
-    for name, reason in stats["skipped"].items():
-        console.print(f"[yellow]left out:[/] {escape(name)}: {escape(reason)}")
+        training = UNetTraining(
+            found, chosen, run, picked, start=first, mark=mark, skipped=skipped, strict=strict, progress=progress
+        )
+        if chosen.training.validation_share > 0 and not training.validation_cases:
+            print_left_out(training.skipped)
+            problem = "has one case that can be used, and validation needs another."
+            raise InputError(cases, problem, "Add cases, or give --validation-share 0.")
+        stats = training.run()
     if stats["validation"]:
         table = Table("organ", "Dice", title=f"validation cases: {', '.join(stats['validation_cases'])}")
         best = max(stats["validation"], key=lambda entry: entry["mean_dice"])
@@ -56,6 +64,7 @@ def unet_command(
             table.add_row(name, f"{value:.3f}")
         table.add_row("mean", f"{best['mean_dice']:.3f}")
         console.print(table)
+    print_left_out(stats["skipped"])
     if half is not None:
         best_unet = load_unet(run / "best.pt")
         state = best_unet.network.state_dict()
@@ -84,17 +93,3 @@ def demo_command(
     with bars() as progress:
         train_demo(out, cache, options, pick_device(device), progress)
     typer.echo(f"{out} written. {DEMO_MARK}")
-
-
-def _annotated(folder: Path) -> list[ReferenceFiles]:
-    """Annotated CTs of either kind of folder."""
-    from medsam2_atlas.atlas import ReferenceFiles, find_references
-    from medsam2_atlas.storage import StudyFolder
-
-    if (folder / "images").is_dir():
-        return find_references(folder)
-    studies = StudyFolder(folder).studies()
-    found = [ReferenceFiles(study.name, study.image, study.final) for study in studies if study.final is not None]
-    if not found:
-        raise InputError(folder, "has no annotated CTs.", "Put CTs into images/ and label maps of the same names into labels/.")
-    return found

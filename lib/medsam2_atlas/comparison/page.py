@@ -15,10 +15,11 @@ from PIL import Image
 from medsam2_atlas.comparison.plots import agreement_plot, dice_per_organ_plot, png
 from medsam2_atlas.comparison.studies import CaseComparison, Comparison
 from medsam2_atlas.files import replacing, write_json
+from medsam2_atlas.hounsfield import read_ct
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.preview import draw_preview
 from medsam2_atlas.storage import StudyFolder
-from medsam2_atlas.volume import read_labels, read_volume
+from medsam2_atlas.volume import read_labels
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ def _summary(result: Comparison) -> dict[str, Any]:
         },
         "problems": result.problems,
         "history": result.history,
+        "hu": str(result.hu),
     }
 
 
@@ -103,7 +105,7 @@ def _drawn(case: CaseComparison, result: Comparison, folder: StudyFolder) -> _Pi
 
 def _pictures(case: CaseComparison, result: Comparison, folder: StudyFolder) -> _Pictures:
     study = next(study for study in folder.studies() if study.name == case.study)
-    image = read_volume(study.image)
+    image = read_ct(study.image, result.hu)
     shown = [(model, folder.labels(model)[case.study]) for model in result.models]
     if study.final is not None:
         shown.append(("final", study.final))

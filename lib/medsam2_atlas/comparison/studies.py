@@ -12,9 +12,10 @@ import numpy as np
 
 from medsam2_atlas.atlas import Atlas
 from medsam2_atlas.energy import measured
-from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.errors import InputError, MedSAM2AtlasError, problem_of
 from medsam2_atlas.evaluation import OrganScore, compare_labels
 from medsam2_atlas.files import write_json
+from medsam2_atlas.hounsfield import CHECK, HuRule, read_ct
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.medsam2 import Weights
 from medsam2_atlas.pipeline import Case, segment
@@ -24,7 +25,7 @@ from medsam2_atlas.segmentation import Segmentation
 from medsam2_atlas.storage import Study, StudyFolder, StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore, foundation_provenance, unet_provenance
 from medsam2_atlas.unet import UNet, segment_with_unet
-from medsam2_atlas.volume import Volume, read_labels, read_volume
+from medsam2_atlas.volume import Volume, read_labels
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +34,13 @@ _POINT = {"labelled", "models", "agreement", "studies"}
 
 @dataclass(frozen=True)
 class Contestant:
-    """A model in a comparison. name: the tag of its predictions. provenance: what they depend on besides the image."""
+    """A model in a comparison. name: the tag of its predictions. provenance: what they depend on besides the image. hu: how the
+    values of CTs become HU."""
 
     name: str
     provenance: Mapping[str, Any]
     run: Callable[[Volume], Segmentation]
+    hu: HuRule = CHECK
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,18 @@ class CaseComparison:
 
 @dataclass
 class Comparison:
-    """All studies. problems: those that could not be compared. history: agreement over the number of labelled cases."""
+    """All studies.
+
+    problems: those that could not be compared. history: agreement over the number of labelled cases. hu: how the values of CTs
+    became HU.
+    """
 
     models: tuple[str, str]
     cases: list[CaseComparison] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     marks: list[str] = field(default_factory=list)
+    hu: HuRule = CHECK
 
     def agreement(self, organ: int | None = None) -> float | None:
         """Mean Dice between the two models, of one organ or over all."""
@@ -84,30 +92,36 @@ class Comparison:
         return float(np.median([case.seconds[model] for case in self.cases])) if self.cases else float("nan")
 
 
-def foundation(atlas: Atlas, weights: Weights | None, strategy: str, work: WorkFolder) -> Contestant:
+def foundation(atlas: Atlas, weights: Weights | None, strategy: str, work: WorkFolder, hu: HuRule = CHECK) -> Contestant:
     """MedSAM2 by a strategy, or the atlas alone."""
     name = "atlas" if strategy == "atlas" else "medsam2_atlas"
     provenance = foundation_provenance(
-        strategy=strategy, atlas=atlas.version, weights=weights.sha256 if weights is not None else None
+        strategy=strategy, atlas=atlas.version, weights=weights.sha256 if weights is not None else None, hu=hu
     )
     cache = RegistrationCache(work.path / "registrations")
 
     def run(image: Volume) -> Segmentation:
         return segment(Case(image, atlas, weights, registrations=cache), strategy)
 
-    return Contestant(name, provenance, run)
+    return Contestant(name, provenance, run, hu)
 
 
-def unet_baseline(unet: UNet, name: str) -> Contestant:
+def unet_baseline(unet: UNet, name: str, hu: HuRule = CHECK) -> Contestant:
     """A U-Net alone."""
-    provenance = unet_provenance(weights=unet.sha256)
-    return Contestant(name, provenance, lambda image: segment_with_unet(image, unet))
+    provenance = unet_provenance(weights=unet.sha256, hu=hu)
+    return Contestant(name, provenance, lambda image: segment_with_unet(image, unet), hu)
 
 
-def compare_studies(folder: StudyFolder, contestants: tuple[Contestant, Contestant], progress: Progress = silent) -> Comparison:
-    """Compares two models on every study of a folder; a study that fails is listed with its problem."""
+def compare_studies(
+    folder: StudyFolder, contestants: tuple[Contestant, Contestant], progress: Progress = silent, *, strict: bool = False
+) -> Comparison:
+    """Compares two models on every study of a folder; a study that fails is listed with its problem.
+
+    Raises:
+        InputError: if `strict`, the first study that fails.
+    """
     store = PredictionStore(folder.work, StudyStore(folder.path))
-    result = Comparison((contestants[0].name, contestants[1].name))
+    result = Comparison((contestants[0].name, contestants[1].name), hu=contestants[0].hu)
     marks: set[str] = set()
     studies = folder.studies()
     for number, study in enumerate(studies):
@@ -116,8 +130,12 @@ def compare_studies(folder: StudyFolder, contestants: tuple[Contestant, Contesta
             result.cases.append(_compared(study, results))
             marks |= {str(s.report["mark"]) for s in results.values() if s.report.get("mark")}
         except MedSAM2AtlasError as error:
+            if strict:
+                raise
             result.problems[study.name] = str(error)
         except Exception as error:  # one study that fails must not stop the comparison of the others
+            if strict:
+                raise InputError(study.image, f"cannot be compared: {problem_of(error)}.") from error
             result.problems[study.name] = f"{type(error).__name__}: {error}"
             log.exception("%s cannot be compared", study.name)
         progress("studies", (number + 1) / len(studies))
@@ -131,7 +149,7 @@ def _segmented(store: PredictionStore, study: Study, contestant: Contestant) -> 
     if found is not None:
         return found.segmentation(study.image)
     with measured() as energy:
-        result = contestant.run(read_volume(study.image))
+        result = contestant.run(read_ct(study.image, contestant.hu))
     result.report["energy"] = energy
     store.save(contestant.name, study.name, study.image, contestant.provenance, result)
     return result

@@ -1,10 +1,11 @@
 """Registration: pre-alignment, affine, deformable; the transforms they make; a common space for several images."""
 
 from medsam2_atlas.registration.affine import refine_affine
+from medsam2_atlas.registration.box_mean import box_mean
 from medsam2_atlas.registration.cache import RegistrationCache
 from medsam2_atlas.registration.config import RegistrationConfig, registration_config
 from medsam2_atlas.registration.features import mean_descriptors
-from medsam2_atlas.registration.groupwise import LEAST_COVERAGE, CommonSpace, build_common_space
+from medsam2_atlas.registration.groupwise import LEAST_COVERAGE, CommonSpace, UnregisteredError, build_common_space
 from medsam2_atlas.registration.mean_descriptors import MeanDescriptors
 from medsam2_atlas.registration.prealign import prealign
 from medsam2_atlas.registration.register import register
@@ -20,7 +21,9 @@ __all__ = [
     "RegistrationCache",
     "RegistrationConfig",
     "Transform",
+    "UnregisteredError",
     "WorkImage",
+    "box_mean",
     "build_common_space",
     "geometry_points",
     "grid_points",

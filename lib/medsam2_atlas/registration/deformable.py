@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from medsam2_atlas.progress import Progress, part, silent
+from medsam2_atlas.registration.box_mean import box_mean
 from medsam2_atlas.registration.config import RegistrationConfig
 from medsam2_atlas.registration.features import deformable_features
 from medsam2_atlas.registration.transform import Affine, Displacement, Transform, grid_points, sample
@@ -52,12 +53,8 @@ def _unfolded(map: Displacement) -> Displacement:
     for _ in range(_MOST_SMOOTHINGS):
         if map.folding() <= _MOST_FOLDING:
             break
-        map = replace(map, field=_smooth(_smooth(map.field)))
+        map = replace(map, field=box_mean(box_mean(map.field)))
     return map
-
-
-def _smooth(field: torch.Tensor) -> torch.Tensor:
-    return F.avg_pool3d(field[None], 3, 1, 1, count_include_pad=False)[0]
 
 
 def _coupled_convex(
@@ -77,13 +74,13 @@ def _coupled_convex(
         cost[n] = torch.where(w[(0, *part)] > 0.5, error, torch.nan)
     usual = float(torch.nanmedian(cost[len(cost) // 2]))
     cost = torch.nan_to_num(cost, nan=usual if usual == usual else 0.0)
-    cost = F.avg_pool3d(F.avg_pool3d(cost[None], 3, 1, 1, count_include_pad=False), 3, 1, 1, count_include_pad=False)[0]
+    cost = box_mean(box_mean(cost))
     flat = cost.reshape(len(shifts), -1)
     steps = (shifts - reach).float()
     length = (steps**2).sum(1, keepdim=True)
 
     def chosen(total: torch.Tensor) -> torch.Tensor:
-        return _smooth(steps[total.argmin(0)].T.reshape(3, *shape))
+        return box_mean(steps[total.argmin(0)].T.reshape(3, *shape))
 
     field = chosen(flat)
     for coupling in _COUPLING:
@@ -125,7 +122,7 @@ def _refine(
     grid = grid_points(shape, zero, 1.0)
     smooth = field
     for step in range(max(1, config.adam_steps)):
-        smooth = _smooth(_smooth(_smooth(field)))
+        smooth = box_mean(box_mean(box_mean(field)))
         if config.adam_steps == 0:
             break
         values = sample(both, grid + smooth.flip(0).movedim(0, -1), zero, 1.0)

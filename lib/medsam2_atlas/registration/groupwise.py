@@ -29,6 +29,19 @@ class CommonSpace:
     transforms: list[Transform]
 
 
+class UnregisteredError(Exception):
+    """An image that cannot be registered to the others.
+
+    Attributes:
+        number: of the image.
+        reason: the error.
+    """
+
+    def __init__(self, number: int, reason: Exception) -> None:
+        self.number, self.reason = number, reason
+        super().__init__(f"image {number} cannot be registered: {reason}")
+
+
 def build_common_space(
     images: Sequence[WorkImage], config: RegistrationConfig, rounds: int = 3, progress: Progress = silent
 ) -> CommonSpace:
@@ -44,6 +57,9 @@ def build_common_space(
         rounds: the affine round and the deformable ones, at least one in all. The mean of affine maps is blurred; that of the
             first deformable round is sharper, and what follows fits it better.
         progress: told the share done.
+
+    Raises:
+        UnregisteredError: an image that cannot be registered.
     """
     images = [image.at_spacing(config.spacing) for image in images]
     template = _first_template(images)
@@ -51,12 +67,15 @@ def build_common_space(
     total = rounds * len(images)
     for turn in range(rounds):
         for i, image in enumerate(images):
-            if image is template:
-                transforms[i] = Transform((Affine(torch.eye(3), torch.zeros(3)),))
-            elif turn == 0:
-                transforms[i] = Transform((refine_affine(template, image, prealign(template, image, config), config),))
-            else:
-                transforms[i] = register(template, image, config)
+            try:
+                if image is template:
+                    transforms[i] = Transform((Affine(torch.eye(3), torch.zeros(3)),))
+                elif turn == 0:
+                    transforms[i] = Transform((refine_affine(template, image, prealign(template, image, config), config),))
+                else:
+                    transforms[i] = register(template, image, config)
+            except Exception as error:
+                raise UnregisteredError(i, error) from error
             progress("common space", (turn * len(images) + i + 1) / total)
         if turn == 0:
             transforms = _centred(transforms, template)

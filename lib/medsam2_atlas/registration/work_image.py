@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -47,10 +48,11 @@ class WorkImage:
         last = np.array(volume.geometry.size) - 1
         corners = volume.geometry.to_world(np.array(list(np.ndindex(2, 2, 2))) * last)
         low, high = np.min(corners, 0), np.max(corners, 0)
-        if (high - low).min() < _SHORTEST_MM:
+        shortest = float((high - low).min())
+        if shortest < _SHORTEST_MM - 0.01:  # spacings in files are rounded
             raise InputError(
                 volume.source,
-                f"spans only {(high - low).min():.0f} mm along one axis.",
+                f"spans only {math.floor(shortest * 10) / 10} mm along one axis, from its first voxel to its last.",
                 f"Registration needs at least {_SHORTEST_MM:.0f} mm of the trunk.",
             )
         fine = sitk.BinShrink(fine, [max(1, int(spacing / 2 / step)) for step in fine.GetSpacing()])

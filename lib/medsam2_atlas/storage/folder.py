@@ -97,6 +97,16 @@ class StudyFolder:
         """Returns label maps of a tag by study. Unusable files are left out and logged."""
         return self._found(self.label_folder(tag))
 
+    def problems(self, tag: str) -> dict[str, str]:
+        """Returns why image files, and label maps of a tag, are left out, by study."""
+        found: dict[str, str] = {}
+        for folder in (self.label_folder(tag), self.path):
+            try:
+                found |= list_files(folder, Roots(self.path, self.roots)).problems
+            except (OSError, StorageError) as error:
+                found[folder.name] = str(error)
+        return found
+
     def label_folder(self, tag: str) -> Path:
         """Where label maps of a tag lie."""
         return self.path / "labels" / tag

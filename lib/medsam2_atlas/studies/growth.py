@@ -10,6 +10,7 @@ from typing import Any
 from medsam2_atlas.atlas import Atlas, AtlasStore, Growth, ReferenceFiles, grow_atlas
 from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.files import write_json
+from medsam2_atlas.hounsfield import CHECK, HuRule
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.storage import WorkFolder
@@ -53,7 +54,9 @@ def grow_studies_atlas(
     include: Collection[str] = (),
     trust: Collection[str] = (),
     rebuild: bool = False,
+    hu: HuRule = CHECK,
     skipped: Mapping[str, str] | None = None,
+    strict: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Makes a new version of the studies' atlas and puts it in place of the old one; tells what became of each label.
@@ -65,18 +68,23 @@ def grow_studies_atlas(
         exclude: names to keep out from now on. include: names to admit again.
         trust: names that are taken although they lie apart from the other references.
         rebuild: register everything again, with a new common space if there is no base.
+        hu: how the values of the CTs become HU.
         skipped: labels that were left out before, by name, with the reason; for the report.
+        strict: raise the error of the first label that cannot be used.
         progress: told stages and shares.
 
     Raises:
         AtlasError: nothing to make an atlas of.
+        MedSAM2AtlasError: if `strict`, a label that cannot be used; the current version stays.
     """
     excluded = (excluded_references(work) | set(exclude)) - set(include)
     write_json(sorted(excluded), work.folder("atlas") / "excluded.json")
     before = None if rebuild else grown_atlas(work, base)
     start = before or base
     cache = RegistrationCache(work.folder("registrations"))
-    growth: Growth = grow_atlas(start, finals, exclude=excluded, trust=trust, cache=cache, progress=progress)
+    growth: Growth = grow_atlas(
+        start, finals, exclude=excluded, trust=trust, hu=hu, cache=cache, strict=strict, progress=progress
+    )
     atlas = replace(growth.atlas, options=growth.atlas.options | {"base": base.version if base else ""})
     folder = atlas_store(work).publish(atlas)
     report = {
@@ -89,6 +97,8 @@ def grow_studies_atlas(
         "removed": list(growth.removed),
         "refused": {**(skipped or {}), **growth.refused},
         "excluded": sorted(excluded),
+        "disagreeing": atlas.disagreeing,
+        "hu": {"rule": str(hu), "offsets": atlas.options.get("hu_offsets", {})},
         "replaces": before.version if before else None,
     }
     write_json(report, work.folder("atlas") / "stats.json")

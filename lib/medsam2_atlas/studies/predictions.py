@@ -17,6 +17,7 @@ from typing import Any
 from medsam2_atlas.atlas import fusion_config
 from medsam2_atlas.errors import MedSAM2AtlasError, StorageError
 from medsam2_atlas.files import sha256, write_json
+from medsam2_atlas.hounsfield import CHECK, HuRule
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.scratch import scratch_folder
 from medsam2_atlas.segmentation import Segmentation, package_version
@@ -37,6 +38,7 @@ def foundation_provenance(
     prompts: str = "atlas",
     unet: str | None = None,
     organs: Sequence[int] = (),
+    hu: HuRule = CHECK,
 ) -> dict[str, Any]:
     """Of MedSAM2 by a strategy, or of the atlas alone: versions of atlas and U-Net, checksum of the weights."""
     found: dict[str, Any] = {
@@ -45,14 +47,19 @@ def foundation_provenance(
         "atlas": atlas,
         "code": package_version(),
     }
-    found |= {"fusion": fusion_config().model_dump()}
+    found |= {"fusion": fusion_config().model_dump(), **_rule(hu)}
     return found if weights is None else found | {"weights": weights, "prompts": prompts, "unet": unet}
 
 
-def unet_provenance(*, weights: str, augment: bool = False, organs: Sequence[int] = ()) -> dict[str, Any]:
+def unet_provenance(*, weights: str, augment: bool = False, organs: Sequence[int] = (), hu: HuRule = CHECK) -> dict[str, Any]:
     """Of a U-Net: checksum of its weights."""
     wanted = list(organs) or organ_table().indices
-    return {"organs": wanted, "augment": augment, "weights": weights, "code": package_version()}
+    return {"organs": wanted, "augment": augment, "weights": weights, "code": package_version(), **_rule(hu)}
+
+
+def _rule(hu: HuRule) -> dict[str, str]:
+    """Returns the rule for the values; left out if it is the default one, so that predictions of earlier versions are found."""
+    return {} if hu == CHECK else {"hu": str(hu)}
 
 
 def file_stamp(image: Path) -> str:

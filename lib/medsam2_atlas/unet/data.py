@@ -14,6 +14,7 @@ from monai.data import DataLoader, Dataset, PersistentDataset
 from monai.data.utils import list_data_collate
 
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError, problem_of
+from medsam2_atlas.hounsfield import CHECK, HuRule
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.unet.config import UNetConfig
 from medsam2_atlas.unet.transforms import cached_transforms, random_transforms
@@ -23,18 +24,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """An annotated CT. `annotated`: organs whose annotation is complete; empty: those that the label map holds."""
+    """An annotated CT. `annotated`: organs whose annotation is complete; empty: those that the label map holds. hu: how
+    the values of the CT become HU."""
 
     name: str
     image: Path
     label: Path
     annotated: tuple[int, ...] = ()
+    hu: HuRule = CHECK
 
     def as_item(self) -> dict[str, Any]:
-        """For MONAI's data sets. The stamps make a changed file another item, so that no stale copy of it is used."""
+        """For MONAI's data sets. Stamps and rule make a changed file or other HU another item: no stale copy is used."""
         stamps = [(f.stat().st_size, f.stat().st_mtime_ns) for f in (self.image, self.label)]
         item = {"name": self.name, "image": str(self.image), "label": str(self.label), "stamps": stamps}
-        return item | {"annotated": list(self.annotated)}
+        return item | {"annotated": list(self.annotated), "hu": str(self.hu)}
 
 
 def split_cases(cases: Sequence[TrainingCase], share: float) -> tuple[list[TrainingCase], list[TrainingCase]]:
@@ -58,23 +61,31 @@ def split_cases(cases: Sequence[TrainingCase], share: float) -> tuple[list[Train
 
 
 def usable_cases(
-    cases: Sequence[TrainingCase], config: UNetConfig, cache: Path, progress: Progress = silent
-) -> tuple[list[TrainingCase], dict[str, str]]:
+    cases: Sequence[TrainingCase], config: UNetConfig, cache: Path, progress: Progress = silent, *, strict: bool = False
+) -> tuple[list[TrainingCase], dict[str, str], dict[str, float]]:
     """Reads every case once, so that unusable cases are found before training starts. The cache keeps the result.
 
     Returns:
-        The cases that can be used, and why the others cannot, by name.
+        The cases that can be used, why the others cannot, by name, and the number that was added to the CT's values, by name,
+        if that is not 0.
+
+    Raises:
+        InputError: if `strict`, the first case that cannot be used.
     """
-    usable, problems = [], {}
+    usable, problems, offsets = [], {}, {}
     for number, case in enumerate(cases):
         try:
-            _ = _cached([case], config, cache)[0]
+            item = _cached([case], config, cache)[0]
             usable.append(case)
-        except Exception as error:  # noqa: BLE001 - one bad case must not stop the training on the others
+            if item["hu_offset"]:
+                offsets[case.name] = item["hu_offset"]
+        except Exception as error:
             problems[case.name] = _reason(error)
+            if strict:
+                raise InputError(case.name, f"cannot be trained on: {problems[case.name]}") from error
             log.warning("%s is left out of the training: %s", case.name, problems[case.name])
         progress("reading cases", (number + 1) / len(cases))
-    return usable, problems
+    return usable, problems, offsets
 
 
 def train_loader(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path, workers: int = 0) -> DataLoader:

@@ -29,6 +29,7 @@ from torch.utils.tensorboard import SummaryWriter
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.evaluation.dice import mean_dice
 from medsam2_atlas.files import replacing, write_json
+from medsam2_atlas.hounsfield import CHECK
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.unet.config import UNetConfig
@@ -53,6 +54,7 @@ class UNetTraining:
         start: UNet | None = None,
         mark: str = "",
         skipped: Mapping[str, str] | None = None,
+        strict: bool = False,
         progress: Progress = silent,
     ) -> None:
         """
@@ -64,19 +66,21 @@ class UNetTraining:
             start: weights to start from where the networks are the same. They are beaten on the validation cases, or kept.
             mark: what to say of the weights, such as that they are demo weights.
             skipped: cases that were left out before, by name, with the reason; for the statistics.
+            strict: raise the error of the first case that cannot be used.
             progress: told the share done.
 
         Raises:
-            InputError: no case can be used. A case that cannot be used is left out; the statistics list the reason (`skipped`).
+            InputError: no case can be used, or, if `strict`, one cannot. Otherwise, a case that cannot be used is left out; the
+                statistics list the reason (`skipped`).
         """
         self.config, self.folder, self.device = config, folder, device
         (folder / "cache").mkdir(parents=True, exist_ok=True)
-        usable, problems = usable_cases(cases, config, folder / "cache", progress)
+        usable, problems, self._offsets = usable_cases(cases, config, folder / "cache", progress, strict=strict)
+        self._rule = str(cases[0].hu) if cases else str(CHECK)
         self.skipped = {**(skipped or {}), **problems}
         if self.skipped and not usable:
-            raise InputError(
-                "training", f"has no case that can be used: {'; '.join(self.skipped.values())[:2000]}", "Mend or replace them."
-            )
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.skipped.items()))
+            raise InputError("training", f"has no case that can be used: {reasons[:2000]}", "Mend or replace them.")
         self.train_cases, self.validation_cases = split_cases(usable, config.training.validation_share)
         self._mark, self._progress = mark, progress
         torch.manual_seed(config.training.seed)
@@ -120,6 +124,7 @@ class UNetTraining:
             "train_cases": [case.name for case in self.train_cases],
             "validation_cases": [case.name for case in self.validation_cases],
             "skipped": self.skipped,
+            "hu": {"rule": self._rule, "offsets": self._offsets},
         }
 
     def _make_trainer(self) -> SupervisedTrainer:

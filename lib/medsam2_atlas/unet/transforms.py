@@ -33,17 +33,20 @@ from monai.transforms import (
 )
 from scipy import ndimage
 
+from medsam2_atlas.hounsfield import HuRule, read_ct
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.unet.config import UNetConfig
-from medsam2_atlas.volume import Geometry, Volume, read_labels, read_volume
+from medsam2_atlas.volume import Geometry, Volume, read_labels
 
 _CLASS_SAMPLES = 4000
 
 
 class ReadCased(MapTransform):
-    """Reads `image` and, where it is named, `label`; adds `known`, a flag per class.
+    """Reads `image` and, where it is named, `label`; adds `known`, a flag per class, and
+    `hu_offset`, the number that was added to the CT's values.
 
-    `annotated` in the dictionary lists organ numbers that the label map is complete for; without it, those that it holds.
+    `annotated` in the dictionary lists organ numbers that the label map is complete for; without it, those that it holds. `hu`
+    is the text of a `HuRule`, `check` without it.
     """
 
     def __init__(self) -> None:
@@ -53,15 +56,23 @@ class ReadCased(MapTransform):
         """Files replaced by tensors.
 
         Raises:
-            InputError: a file that cannot be used.
+            InputError: a file that cannot be used, labels that the organ table lacks, or an empty label map that nobody says to
+                be complete for any organ.
         """
         result = dict(data)
-        image = data["image"] if isinstance(data["image"], Volume) else read_volume(data["image"])
+        image = data["image"]
+        if not isinstance(image, Volume):
+            image = read_ct(image, HuRule.parse(data.get("hu", "check")))
         result["image"] = as_tensor(image)
+        if image.hu is not None:
+            result["hu_offset"] = float(image.hu["offset"])
         if "label" in data:
             label = read_labels(data["label"], image)
             result["label"] = as_tensor(label)
-            annotated = data.get("annotated") or np.unique(label.array).tolist()
+            held = np.unique(label.array).tolist()
+            complete = data.get("annotated")
+            organ_table().check(data["label"], held, empty=bool(complete))
+            annotated = complete or held
             known = torch.zeros(1 + max(organ_table().indices), dtype=torch.bool)
             known[[0, *annotated]] = True
             result["known"] = known

@@ -1,0 +1,62 @@
+"""Annotated CTs of a folder, for commands that work on many cases, and the list of those that were left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from medsam2_atlas.choices import FINAL
+from medsam2_atlas.console import console
+from medsam2_atlas.errors import InputError
+
+if TYPE_CHECKING:
+    from medsam2_atlas.atlas import ReferenceFiles
+    from medsam2_atlas.storage import StudyFolder
+
+
+def annotated_cases(folder: Path, skipped: dict[str, str] | None) -> list[ReferenceFiles]:
+    """Returns the annotated CTs of a folder with `images/` and `labels/`, or of a study folder.
+
+    Args:
+        folder: of either kind.
+        skipped: filled with the reason why a file is left out, by name; None raises the first one's error.
+
+    Raises:
+        InputError: no annotated CT; if `skipped` is None, a file without a pair.
+    """
+    from medsam2_atlas.atlas import find_references
+    from medsam2_atlas.storage import StudyFolder
+
+    if (folder / "images").is_dir():
+        return find_references(folder, skipped)
+    found = signed_off(StudyFolder(folder), skipped)
+    if not found:
+        raise InputError(folder, "has no annotated CTs.", "Put CTs into images/ and label maps of the same names into labels/.")
+    return found
+
+
+def signed_off(folder: StudyFolder, skipped: dict[str, str] | None) -> list[ReferenceFiles]:
+    """Returns the studies of a folder with their signed-off label maps; see `annotated_cases`."""
+    from medsam2_atlas.atlas import ReferenceFiles
+
+    studies = folder.studies()
+    problems = folder.problems(FINAL)
+    for name in sorted({*folder.labels(FINAL)} - {study.name for study in studies}):
+        problems.setdefault(name, f"the folder has no CT of that name; {folder.label_folder(FINAL)} has a label map of it.")
+    if skipped is None and problems:
+        name, problem = next(iter(problems.items()))
+        raise InputError(folder.path / name, problem)
+    if skipped is not None:
+        skipped.update(problems)
+    return [ReferenceFiles(study.name, study.image, study.final) for study in studies if study.final is not None]
+
+
+def print_left_out(skipped: Mapping[str, str] | None) -> None:
+    """Prints cases that were left out, with their reasons, by name."""
+    if skipped:
+        console.print(f"[yellow]{len(skipped)} left out:[/]")
+    for name, reason in sorted((skipped or {}).items()):
+        console.print(f"  [yellow]{escape(name)}:[/] {escape(reason)}", soft_wrap=True)

@@ -1,0 +1,174 @@
+"""How a command ends when it does not succeed: one line on standard error, and an exit status.
+
+| status | meaning |
+| --- | --- |
+| 0 | done |
+| 1 | an error, named in one line; also `doctor` if something is missing |
+| 2 | wrong usage |
+| 130 | interrupted (Ctrl+C) |
+| 141 | the program that read the output ended first, as `head` does; nothing is printed |
+
+The traceback of an error that this project does not know goes into a file.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import platform
+import select
+import shlex
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+from rich.markup import escape
+
+from medsam2_atlas.console import console
+from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.resource import state_folder
+
+EPILOG = "Exit status: 0 done; 1 an error, named in one line; 2 wrong usage; 130 interrupted; 141 nobody reads the output."
+
+_ERROR, _INTERRUPTED, _PIPE_CLOSED = 1, 130, 141
+_KEPT = 20
+"""Tracebacks that are kept; older ones are removed."""
+_LONGEST = 300
+"""Characters of an unknown error's text that are shown."""
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_SPACE_WORDS = ("no space left", "disk quota exceeded", "file write failed")
+"""In errors of libraries that do not pass on the system's error, such as `torch.save`."""
+_NO_MEMORY_WORDS = ("can't allocate memory", "cannot allocate memory", "not enough memory")
+
+
+@contextmanager
+def plain_endings() -> Iterator[None]:
+    """Ends the process in plain words, with the exit status, if the block raises."""
+    try:
+        yield
+        sys.stdout.flush()  # an error of the last bytes is one of the command, not of the interpreter that shuts down
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - no traceback may reach a user
+        sys.exit(end(error))
+
+
+def end(error: BaseException) -> int:
+    """Prints what stopped a command, in one line, and returns the exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        _print("[bold red]interrupted[/]")
+        return _INTERRUPTED
+    if isinstance(error, BrokenPipeError) and _reader_has_ended():
+        return _PIPE_CLOSED
+    known, words = _in_words(error)
+    if not known:
+        words = f"{words.rstrip('.')}. {_traceback_told(error)}"
+    _print(f"[bold red]error:[/] {escape(words)}")
+    return _ERROR
+
+
+def _in_words(error: BaseException) -> tuple[bool, str]:
+    """Returns an error in words, and whether they tell all that there is to know."""
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause).lower()
+        if isinstance(cause, MedSAM2AtlasError):
+            return True, " ".join(str(cause).splitlines())
+        if type(cause).__name__ == "OutOfMemoryError" or "cuda out of memory" in text:
+            return False, "the GPU has too little free memory for this. Free some, or use --device cpu."
+        if isinstance(cause, MemoryError) or any(words in text for words in _NO_MEMORY_WORDS):
+            return False, "there is too little memory for this. Close other programs, or use a machine with more memory."
+        if getattr(cause, "errno", None) in _NO_SPACE or any(words in text for words in _NO_SPACE_WORDS):
+            file = getattr(cause, "filename", None)
+            what = f"{file} could not be written: " if file else ""
+            return False, f"{what}the disk is full, or your share of it. Free some space, and run the command again."
+        cause = cause.__cause__
+    text = " ".join(str(error).split())
+    text = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+    return False, f"unexpected {type(error).__name__}" + (f": {text}" if text else "")
+
+
+def _traceback_told(error: BaseException) -> str:
+    """Returns where the traceback is: it is printed if log lines are shown, and written into a file."""
+    lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    if logging.getLogger().isEnabledFor(logging.INFO):
+        _print(escape(lines.rstrip()))
+    file = _written(lines)
+    return "Its traceback could not be written; --verbose shows it." if file is None else f"The full traceback is in {file}"
+
+
+def _written(lines: str) -> Path | None:
+    """Returns a new file with a traceback, which its user alone may read; None if no folder can be written to."""
+    now = datetime.now(timezone.utc)
+    content = (
+        f"medsam2-atlas {_version()}, Python {platform.python_version()}, {platform.platform()}, {now:%Y-%m-%d %H:%M:%S} UTC\n"
+        f"command line: {shlex.join(sys.argv)}\nfolder: {_current_folder()}\n\n{lines}"
+    ).encode(errors="backslashreplace")
+    name = f"{now:%Y%m%d-%H%M%S}-{os.getpid()}.txt"
+    with suppress(OSError, RuntimeError):  # RuntimeError: a user without a home
+        folder = state_folder() / "errors"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        _write(handle, folder / name, content)
+        for old in sorted(folder.glob("*.txt"))[:-_KEPT]:
+            old.unlink(missing_ok=True)
+        return folder / name
+    with suppress(OSError):
+        handle, path = tempfile.mkstemp(suffix=f"-{name}", prefix="medsam2-atlas-")  # 0600 too
+        _write(handle, Path(path), content)
+        return Path(path)
+    return None
+
+
+def _write(handle: int, file: Path, content: bytes) -> None:
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+    except OSError:
+        file.unlink(missing_ok=True)
+        raise
+
+
+def _version() -> str:
+    try:
+        from medsam2_atlas.segmentation import package_version
+
+        return package_version()
+    except Exception:  # noqa: BLE001 - a broken installation must not hide the error that is told
+        return "of unknown version"
+
+
+def _current_folder() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return "removed"
+
+
+def _reader_has_ended() -> bool:
+    """Returns whether standard output or error is a pipe that nothing reads; if so, the rest of the output goes nowhere.
+
+    Another pipe, such as one to a process that a command started, can break too: that is an error.
+    """
+    ended = False
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, or not a file
+            handle = stream.fileno()
+            poll = select.poll()
+            poll.register(handle, select.POLLOUT)
+            if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, handle)
+                os.close(nowhere)
+                ended = True
+    return ended
+
+
+def _print(markup: str) -> None:
+    with suppress(OSError):  # a full disk or a closed pipe behind standard error
+        console.print(markup, soft_wrap=True, highlight=False)

@@ -1,0 +1,205 @@
+"""Commands that fail end in one line and an exit status; nobody but the reader of a file sees a traceback."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from medsam2_atlas.cli import app, endings
+from medsam2_atlas.cli.endings import end, plain_endings
+from medsam2_atlas.console import set_up_logging
+from medsam2_atlas.errors import InputError
+
+_PROGRAM = """
+import sys, time
+import medsam2_atlas.segmentation
+def version():
+    {body}
+medsam2_atlas.segmentation.package_version = version
+sys.argv = ["medsam2-atlas", *sys.argv[1:]]
+import runpy
+runpy.run_module("medsam2_atlas", run_name="__main__")
+"""
+"""`python -m medsam2_atlas`, whose command `version` does something else."""
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MEDSAM2_ATLAS_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("COLUMNS", "400")
+    return tmp_path / "state"
+
+
+@pytest.fixture(autouse=True)
+def quiet_logging() -> None:
+    set_up_logging(verbose=False)
+
+
+def command(body: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-c", _PROGRAM.format(body=body), *arguments, "version"]
+
+
+def ran(body: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(body, *arguments), capture_output=True, text=True, check=False)
+
+
+def test_an_unexpected_error_ends_in_one_line_and_its_traceback_in_a_private_file(state: Path) -> None:
+    done = ran("raise ValueError('two\\nlines')")
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    (file,) = (state / "errors").iterdir()
+    assert line == f"error: unexpected ValueError: two lines. The full traceback is in {file}"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    content = file.read_text()
+    for words in (
+        "medsam2-atlas of unknown version",
+        "command line: medsam2-atlas version",
+        "Traceback",
+        "two\nlines",
+    ):
+        assert words in content
+
+
+def test_verbose_shows_the_traceback_too(state: Path) -> None:
+    done = ran("raise ValueError('odd [thing]')", "--verbose")
+    assert done.returncode == 1
+    assert "Traceback (most recent call last)" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: unexpected ValueError: odd [thing]. ")
+
+
+def test_ctrl_c_ends_in_one_line(state: Path) -> None:
+    process = subprocess.Popen(
+        command("print('ready', flush=True); time.sleep(60)"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (130, "interrupted\n")
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_ends_first_is_no_error(unbuffered: str, state: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        command("return 'x' * 100_000"),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+    assert not state.exists()
+
+
+def test_errors_on_a_closed_pipe_are_not_told(state: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command("raise ValueError('x')"), stdout=subprocess.DEVNULL, stderr=writing, check=False)
+    os.close(writing)
+    assert done.returncode == 1
+    assert len(list((state / "errors").iterdir())) == 1
+
+
+def test_another_broken_pipe_is_an_error(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert end(BrokenPipeError(errno.EPIPE, "Broken pipe")) == 1
+    assert "unexpected BrokenPipeError" in capsys.readouterr().err
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's for a GPU."""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "too little memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "too little memory"),
+        (OutOfMemoryError("CUDA out of memory."), "--device cpu"),
+        (OSError(errno.ENOSPC, "No space left on device", "out.nii.gz"), "out.nii.gz could not be written: the disk is full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "or your share of it"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed"), "the disk is full"),
+    ],
+)
+def test_memory_and_disk_get_plain_words(error: Exception, words: str, state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrapped = RuntimeError("applying transform Spacingd")
+    wrapped.__cause__ = error  # as MONAI does
+    for raised in (error, wrapped):
+        assert end(raised) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
+        assert "traceback is in" in line
+
+
+def test_an_error_of_the_project_behind_a_librarys_is_told(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrapped = RuntimeError("applying transform")
+    wrapped.__cause__ = InputError("ct.nii.gz", "is\nodd.")
+    assert end(wrapped) == 1
+    assert capsys.readouterr().err == "error: ct.nii.gz: is odd.\n"
+    assert not state.exists()
+
+
+def test_the_traceback_goes_elsewhere_where_the_state_folder_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("MEDSAM2_ATLAS_STATE", str(tmp_path / "file"))
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(endings.tempfile, "tempdir", str(tmp_path / "temporary"))
+    end(ValueError("x"))
+    (file,) = (tmp_path / "temporary").iterdir()
+    assert str(file) in capsys.readouterr().err
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    monkeypatch.setattr(endings.tempfile, "tempdir", str(tmp_path / "none"))
+    end(ValueError("x"))
+    assert "could not be written; --verbose shows it" in capsys.readouterr().err
+
+
+def test_old_tracebacks_are_removed(state: Path) -> None:
+    (state / "errors").mkdir(parents=True)
+    for n in range(30):
+        (state / "errors" / f"20200101-0000{n:02}-1.txt").touch()
+    end(ValueError("x"))
+    files = sorted(file.name for file in (state / "errors").iterdir())
+    assert len(files) == 20
+    assert files[-1].startswith(time.strftime("%Y", time.gmtime()))
+
+
+def test_the_demo_ends_as_the_other_commands_do(state: Path) -> None:
+    with pytest.raises(SystemExit) as ended, plain_endings():
+        raise ValueError("x")
+    assert ended.value.code == 1
+    with pytest.raises(SystemExit, match="the server stopped"), plain_endings():
+        raise SystemExit("the server stopped")
+
+
+def test_logged_errors_show_their_kind_and_their_traceback_to_the_verbose_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    for verbose in (False, True):
+        set_up_logging(verbose)
+        try:
+            raise ValueError("odd")
+        except ValueError:
+            logging.getLogger("x").exception("%s cannot be compared", "a")
+        shown = capsys.readouterr().err
+        assert "a cannot be compared" in shown
+        assert "ValueError: odd" in shown
+        assert ("Traceback" in shown) == verbose
+
+
+def test_exit_statuses_are_documented() -> None:
+    assert "130 interrupted" in " ".join(CliRunner().invoke(app, ["--help"], env={"COLUMNS": "400"}).output.split())
