@@ -17,7 +17,15 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
-from medsam2_atlas.decoding import READABLE, check_length, check_same_size, check_voxels, checked_header, image_io
+from medsam2_atlas.decoding import (
+    READABLE,
+    check_extent,
+    check_length,
+    check_same_size,
+    check_voxels,
+    checked_header,
+    image_io,
+)
 from medsam2_atlas.decoding.header import Header
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.series import series_slices
@@ -105,6 +113,7 @@ def _grid(path: Path) -> Geometry:
     size = reader.GetSize()
     if len(size) < 3 or any(n > 1 for n in size[3:]):
         raise InputError(path, f"has size {size}, not three dimensions.", "Choose one phase, or the whole volume.")
+    check_extent(path, size[:3], reader.GetSpacing()[:3])
     dimensions = len(size)
     direction = tuple(reader.GetDirection()[r * dimensions + c] for r in range(3) for c in range(3))
     try:
@@ -131,6 +140,7 @@ def _file(path: Path) -> sitk.Image:
     check_length(path, header)
     with _for_itk(path, header) as name, _itk_errors(path):
         image = sitk.ReadImage(name, imageIO=image_io(path))
+    check_extent(path, image.GetSize()[:3], image.GetSpacing()[:3])
     if path.name.lower().endswith((".nii", ".nii.gz")) and image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
         _refuse_hidden_nan(path)
     return image

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medsam2_atlas.decoding.header import Header
@@ -21,6 +21,11 @@ _FORMATS: tuple[tuple[str, Callable[[Path], Header], str], ...] = (
     (".mha", metaimage_header, "MetaImageIO"),
 )
 
+
+MAX_EXTENT_MM = 2500.0
+"""Longer than any CT, of the whole body too."""
+MIN_SPACING_MM = 0.02
+"""Finer than any CT of a patient: photon-counting scanners reach 0.1 mm."""
 
 _limits = DecodingLimits()
 
@@ -63,6 +68,30 @@ def check_voxels(path: Path, voxels: int) -> None:
             f"claims {voxels / 1e6:.0f} million voxels; the limit is {_limits.voxels_million}.",
             "Crop or resample it, or raise the limit (`reader_voxels_million` in configs/server.yaml).",
         )
+
+
+def check_extent(path: Path, sizes: Sequence[int], spacing: Sequence[float]) -> None:
+    """Checks that an image is no larger than a CT can be: with spacing of a wrong unit, resampling asks for tens of GB.
+
+    Args:
+        path: of the image, for the message.
+        sizes: voxels along its axes, (x, y, z) or more.
+        spacing: mm along the same axes.
+
+    Raises:
+        InputError: an axis is longer than 2.5 m, or its spacing is below 0.02 mm; the message names the spacing.
+    """
+    length = max(n * step for n, step in zip(sizes, spacing, strict=False))
+    told = "(" + ", ".join(f"{step:.4g}" for step in spacing) + ") mm"
+    if length > MAX_EXTENT_MM:
+        cause = "Is it ten times too large?" if length <= 10 * MAX_EXTENT_MM else "Is it in µm?"
+        problem = f"would be {length / 1000:.3g} m long: its voxel spacing is {told}. {cause}"
+    elif min(spacing) < MIN_SPACING_MM:
+        cause = "Is it in metres?" if max(spacing) < MIN_SPACING_MM else "No CT has such fine voxels."
+        problem = f"has voxels finer than {MIN_SPACING_MM} mm: its voxel spacing is {told}. {cause}"
+    else:
+        return
+    raise InputError(path, problem, "Export the image again with its spacing in mm.")
 
 
 def check_same_size(file: Path, image: Path) -> None:
