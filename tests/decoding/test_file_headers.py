@@ -231,12 +231,17 @@ def test_spacing_that_no_ct_has_is_named(tmp_path: Path, spacing: tuple[float, f
     with pytest.raises(InputError, match=words):
         check_extent(tmp_path / "x.nii", (512, 512, 60), spacing)
     check_extent(tmp_path / "x.nii", (512, 512, 2000), (0.98, 0.98, 1.25))
+
+
+@pytest.mark.parametrize("spacing", [(400.0, 300.0, 500.0), (1.5, 2.0, 0.005)])
+def test_no_image_that_is_larger_or_finer_than_a_ct_is_decoded(tmp_path: Path, spacing: tuple[float, float, float]) -> None:
     image = upright(ARRAY)
-    image.SetSpacing(tuple(50 * step for step in spacing) if max(spacing) > 1 else spacing)
-    sitk.WriteImage(image, str(tmp_path / "x.mha"))
-    for read in (read_volume, read_labels, read_grid):
-        with pytest.raises(InputError, match="its voxel spacing is"):
-            read(tmp_path / "x.mha")
+    image.SetSpacing(spacing)
+    for suffix in (".mha", ".nrrd", ".nii.gz"):
+        sitk.WriteImage(image, str(tmp_path / f"x{suffix}"))
+        for read in (read_volume, read_labels, read_grid):
+            with pytest.raises(InputError, match="its voxel spacing is"):
+                read(tmp_path / f"x{suffix}")
 
 
 def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:

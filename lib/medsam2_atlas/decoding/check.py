@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from medsam2_atlas.decoding.header import Header
+from medsam2_atlas.decoding.extent import check_extent
+from medsam2_atlas.decoding.header import Header, grey_values
 from medsam2_atlas.decoding.limits import DecodingLimits
 from medsam2_atlas.decoding.metaimage import metaimage_header
 from medsam2_atlas.decoding.nifti import nifti_header
 from medsam2_atlas.decoding.nrrd import nrrd_header
 from medsam2_atlas.errors import InputError
+
+__all__ = ["READABLE", "check_extent", "check_same_size", "check_voxels", "checked_header", "image_io", "set_limits"]
 
 READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a folder with one DICOM series"
 
@@ -21,11 +24,6 @@ _FORMATS: tuple[tuple[str, Callable[[Path], Header], str], ...] = (
     (".mha", metaimage_header, "MetaImageIO"),
 )
 
-
-MAX_EXTENT_MM = 2500.0
-"""Longer than any CT, of the whole body too."""
-MIN_SPACING_MM = 0.02
-"""Finer than any CT of a patient: photon-counting scanners reach 0.1 mm."""
 
 _limits = DecodingLimits()
 
@@ -40,8 +38,8 @@ def checked_header(file: Path) -> Header:
     """Returns the header of an image file that may be decoded.
 
     Raises:
-        InputError: not a regular file, an unknown type, a header that is malformed or names other files, or more voxels
-            than the limits allow.
+        InputError: not a regular file, an unknown type, a header that is malformed or names other files, more voxels than
+            the limits allow, or larger than any CT.
         OSError: the file cannot be read.
     """
     if not file.is_file():  # reading a pipe or a device might never end
@@ -52,6 +50,8 @@ def checked_header(file: Path) -> Header:
         if file.name.lower().endswith(suffix):
             header = read(file)
             check_voxels(file, header.values)
+            if header.grid is not None:
+                check_extent(file, header.axes, header.grid.spacing)
             return header
     raise InputError(file, "cannot be read as an image: its type is not known.", f"Give {READABLE}.")
 
@@ -70,30 +70,6 @@ def check_voxels(path: Path, voxels: int) -> None:
         )
 
 
-def check_extent(path: Path, sizes: Sequence[int], spacing: Sequence[float]) -> None:
-    """Checks that an image is no larger than a CT can be: with spacing of a wrong unit, resampling asks for tens of GB.
-
-    Args:
-        path: of the image, for the message.
-        sizes: voxels along its axes, (x, y, z) or more.
-        spacing: mm along the same axes.
-
-    Raises:
-        InputError: an axis is longer than 2.5 m, or its spacing is below 0.02 mm; the message names the spacing.
-    """
-    length = max(n * step for n, step in zip(sizes, spacing, strict=False))
-    told = "(" + ", ".join(f"{step:.4g}" for step in spacing) + ") mm"
-    if length > MAX_EXTENT_MM:
-        cause = "Is it ten times too large?" if length <= 10 * MAX_EXTENT_MM else "Is it in µm?"
-        problem = f"would be {length / 1000:.3g} m long: its voxel spacing is {told}. {cause}"
-    elif min(spacing) < MIN_SPACING_MM:
-        cause = "Is it in metres?" if max(spacing) < MIN_SPACING_MM else "No CT has such fine voxels."
-        problem = f"has voxels finer than {MIN_SPACING_MM} mm: its voxel spacing is {told}. {cause}"
-    else:
-        return
-    raise InputError(path, problem, "Export the image again with its spacing in mm.")
-
-
 def check_same_size(file: Path, image: Path) -> None:
     """Checks by the headers alone that a label map has as many voxels along its axes, in any order, as an image.
 
@@ -101,9 +77,12 @@ def check_same_size(file: Path, image: Path) -> None:
         InputError: it has not, or a header cannot be used.
         OSError: a file cannot be read.
     """
-    sizes, like = (checked_header(path).sizes for path in (file, image))
-    if sorted(n for n in sizes if n > 1) != sorted(n for n in like if n > 1):
-        raise InputError(file.name, f"has size {sizes}, the image has {like}.", "Send one label map on the grid of the image.")
+    label, like = checked_header(file), checked_header(image)
+    grey_values(file.name, label.components, label.component_kind)
+    if sorted(label.axes) != sorted(like.axes):
+        raise InputError(
+            file.name, f"has size {label.axes}, the image has {like.axes}.", "Send one label map on the grid of the image."
+        )
 
 
 def image_io(file: Path) -> str:
