@@ -62,20 +62,18 @@ def checked_grid(
     if not (np.isfinite(steps).all() and np.isfinite(norms).all() and np.isfinite(origin).all()):
         raise InputError(file, "has a grid with numbers that are infinite or NaN in its header.", _REMEDY)
     if not (steps.all() and norms.all()):
-        raise InputError(
-            file, f"has an axis without length: its voxel spacing is {lengths((steps * norms).tolist())}.", _REMEDY
-        )
+        told = lengths([step * norm for step, norm in zip(steps.tolist(), norms.tolist(), strict=True)])
+        raise InputError(file, f"has an axis without length: its voxel spacing is {told}.", _REMEDY)
     if (steps < 0).any():
         remarks.append(f"Its spacing {lengths(steps.tolist())} is negative: that axis runs the other way.")
         axes, steps = axes * np.sign(steps), np.abs(steps)
     if np.abs(norms - 1).max() > ORTHONORMAL:
         remarks.append(f"Its axes have lengths {lengths(norms.tolist())} instead of 1; they count as part of the spacing.")
-        axes, steps = axes / norms, steps * norms
+        with np.errstate(over="ignore"):
+            axes, steps = axes / norms, steps * norms
     axes = _at_right_angles(file, axes, remarks)
     unit = _unit(sizes, steps, unit, remarks)
-    if unit != 1.0:
-        steps, origin = steps * unit, [float(value) * unit for value in origin]
-    found, place = tuple(steps.tolist()), tuple(float(value) for value in origin)
+    found, place = tuple(step * unit for step in steps.tolist()), tuple(float(value) * unit for value in origin)
     if not (np.isfinite(found).all() and np.isfinite(place).all()):
         raise InputError(file, "has a grid with numbers that are infinite or NaN in its header.", _REMEDY)
     return Grid(found, place, tuple(axes.ravel().tolist()), tuple(remarks))  # type: ignore[arg-type]
@@ -111,11 +109,11 @@ def _unit(sizes: Sequence[int], spacing: np.ndarray, declared: float, remarks: l
     No CT has voxels below 0.02 mm, and the same numbers in metres are those of a CT: there is no doubt about them. Numbers
     that are too large may be in µm or ten times too large, so these are refused.
     """
-    if plausible(sizes, (spacing * declared).tolist()):
+    if plausible(sizes, [step * declared for step in spacing.tolist()]):
         if declared != 1.0:
             remarks.append(f"Its header gives lengths in {_NAMES[declared]}; they were converted to mm.")
         return declared
-    unit = next((unit for unit in (1.0, 1000.0) if plausible(sizes, (spacing * unit).tolist())), declared)
+    unit = next((unit for unit in (1.0, 1000.0) if plausible(sizes, [step * unit for step in spacing.tolist()])), declared)
     if unit != declared:
         remarks.append(
             f"Its header gives lengths in {_NAMES[declared]}, but its spacing {lengths(spacing.tolist())} is in "

@@ -30,7 +30,7 @@ _BYTES = {
 }
 _SPACING = ("ElementSpacing", "ElementSize")
 _ORIGIN = ("Origin", "Position", "Offset")
-_AXES = ("TransformMatrix", "Orientation", "Rotation")
+_AXES = ("TransformMatrix", "Rotation", "Orientation")
 """Keys of the same meaning; the first counts, as in MetaIO."""
 _UNITS = {"um": 0.001, "mm": 1.0, "cm": 10.0}
 _FLAGS = ("BinaryData", "CompressedData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB")

@@ -97,7 +97,10 @@ def _read(file: Path, content: bytes, order: str, length: int, packed: bool, rem
         grey_values(file, sizes[4])
     if not math.isfinite(offset) or not (offset == 0 or length <= offset <= _MAX_EXTENSION_BYTES):
         raise broken(file, f"its voxels begin at {offset}")
-    slope, intercept = _scale(file, *numbers("2f 2d", 112, 176))
+    slope, intercept = numbers("2f 2d", 112, 176)
+    if slope == 0 and math.isfinite(intercept) and intercept != 0:
+        remarks += (f"Its header has intercept {intercept:g} but slope 0, which means that values are not scaled.",)
+    slope, intercept = _scale(file, slope, intercept)
     pixdim, rows, forms = numbers("8f 8d", 76, 104), numbers("12f 12d", 280, 400), numbers("2h 2i", 252, 344)
     units = numbers("B i", 123, 500)
     place = NiftiPlace(

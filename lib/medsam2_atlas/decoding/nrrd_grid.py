@@ -79,7 +79,7 @@ def nrrd_grid(file: Path, fields: Mapping[str, str], sizes: Sequence[int], axes:
         matrix = np.array([[np.nan] * 3 if vector is None else vector for vector in found], float).T
         with np.errstate(all="ignore"):
             norms = np.sqrt(matrix[0] ** 2 + matrix[1] ** 2 + matrix[2] ** 2)
-            directions = matrix / norms if norms.all() else matrix
+            directions = matrix * (1.0 / norms) if norms.all() else matrix  # rounds as NRRD's own library does
         spacing, origin = norms, np.array(_origin(file, fields) or (0.0, 0.0, 0.0))
     else:
         if space and fields.get("spacings"):
