@@ -73,16 +73,25 @@ def check_voxels(path: Path, voxels: int) -> None:
 def check_same_size(file: Path, image: Path) -> None:
     """Checks by the headers alone that a label map has as many voxels along its axes, in any order, as an image.
 
+    This costs little before a reader decodes the label map; that their grids are the same is checked then.
+
     Raises:
         InputError: it has not, or a header cannot be used.
         OSError: a file cannot be read.
     """
     label, like = checked_header(file), checked_header(image)
     grey_values(file.name, label.components, label.component_kind)
-    if sorted(label.axes) != sorted(like.axes):
+    if sorted(label.axes) == sorted(like.axes):
+        return
+    if label.grid is None or like.grid is None:
         raise InputError(
             file.name, f"has size {label.axes}, the image has {like.axes}.", "Send one label map on the grid of the image."
         )
+    from medsam2_atlas.same_grid import another_grid
+    from medsam2_atlas.volume import grid_of_header, upright  # with ITK, which only an error needs
+
+    first, second = upright(grid_of_header(file, label)), upright(grid_of_header(image, like))
+    raise another_grid(file.name, first, second, image.name)
 
 
 def image_io(file: Path) -> str:
