@@ -17,13 +17,13 @@ __all__ = ["READABLE", "check_extent", "check_same_size", "check_voxels", "check
 
 READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a folder with one DICOM series"
 
-_FORMATS: tuple[tuple[str, Callable[[Path], Header], str], ...] = (
-    (".nii.gz", nifti_header, "NiftiImageIO"),
-    (".nii", nifti_header, "NiftiImageIO"),
-    (".nrrd", nrrd_header, "NrrdImageIO"),
-    (".mha", metaimage_header, "MetaImageIO"),
+_FORMATS: tuple[tuple[str, Callable[[Path], Header]], ...] = (
+    (".nii.gz", nifti_header),
+    (".nii", nifti_header),
+    (".nrrd", nrrd_header),
+    (".mha", metaimage_header),
 )
-
+_ITK = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}
 
 _limits = DecodingLimits()
 
@@ -46,7 +46,7 @@ def checked_header(file: Path) -> Header:
         raise InputError(file, "is not a file." if file.exists() else "does not exist.")
     if file.stat().st_size == 0:
         raise InputError(file, "is empty (0 bytes).", "Copy it again.")
-    for suffix, read, _ in _FORMATS:
+    for suffix, read in _FORMATS:
         if file.name.lower().endswith(suffix):
             header = read(file)
             check_voxels(file, header.values)
@@ -96,4 +96,4 @@ def check_same_size(file: Path, image: Path) -> None:
 
 def image_io(file: Path) -> str:
     """Returns the name of the ITK reader for a checked file. ITK's own choice depends on the content, so it is not used."""
-    return next(io for suffix, _, io in _FORMATS if file.name.lower().endswith(suffix))
+    return _ITK[file.suffix.lower()]
