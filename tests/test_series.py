@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from medsam2_atlas.errors import InputError
-from medsam2_atlas.series import series_slices
+from medsam2_atlas.series import find_series
 from medsam2_atlas.volume import read_volume
 from series_files import upright, write_series
 
@@ -38,7 +38,7 @@ def test_slices_come_in_the_order_of_their_places_whatever_the_plane(tmp_path: P
     volume = read_volume(tmp_path)
     assert (volume.array == ARRAY).all()
     normal = np.cross(volume.file_geometry.direction[0::3], volume.file_geometry.direction[1::3])
-    places = [np.dot(s.position, normal) for s in series_slices(tmp_path)]
+    places = [np.dot(s.position, normal) for s in find_series(tmp_path).slices]
     assert places == sorted(places)
 
 
@@ -69,7 +69,7 @@ def test_a_tilted_gantry_is_told_with_its_angle(tmp_path: Path) -> None:
 def test_slices_of_several_series_are_told(tmp_path: Path) -> None:
     write_series(tmp_path, upright(ARRAY), name="a")
     write_series(tmp_path, upright(ARRAY), name="b")
-    with pytest.raises(InputError, match="2 series"):
+    with pytest.raises(InputError, match="of 2 series"):
         read_volume(tmp_path)
 
 
