@@ -18,6 +18,8 @@ from medsam2_atlas.volume import Geometry
 
 _OFF_STEPS = 0.2
 """Max distance of a slice from its place, in steps. One missing or additional slice among any number moves some slice by more."""
+_ROUNDED_MM = 0.6
+"""Max distance of a whole number of mm from its place: half of one, and what the fit itself is off."""
 _DOUBLE_MM = 0.01
 _DRIFT_MM, _DRIFT = 0.1, 0.01
 """Max distance by which slices drift sideways over a series, in mm, or as a share of its length, before it counts as tilted."""
@@ -186,7 +188,7 @@ def _rounded(slices: Sequence[Slice], places: np.ndarray, normal: np.ndarray, of
 
     A missing slice looks the same in such positions, so the scanner's own numbers must count on from slice to slice, too.
     """
-    if np.abs(places - np.rint(places)).max() > _EXACT_MM or off > 0.5 * min(step, float(np.abs(normal).sum())) + _EXACT_MM:
+    if np.abs(places - np.rint(places)).max() > _EXACT_MM or off > min(0.5 * step, _ROUNDED_MM * float(np.abs(normal).sum())):
         return False
     numbers = [part.number for part in slices]
     if None in numbers:

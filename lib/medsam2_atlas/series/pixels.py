@@ -75,7 +75,7 @@ def _rescaled(stored: np.ndarray, part: Slice, ds: Dataset) -> np.ndarray:
 def _frames(file: Path, ds: FileDataset, frames: Mapping[int, int]) -> Iterator[tuple[int, np.ndarray]]:
     """Yields the stored values of the frames of a file."""
     if not any(tag in ds for tag in _PIXELS):
-        raise InputError(file, "has no pixels.", _AGAIN)
+        raise InputError(file, "has no pixels, or they are cut short.", _AGAIN)
     meta = getattr(ds, "file_meta", Dataset())
     syntax = UID(str(meta.get("TransferSyntaxUID") or _plain_syntax(ds)))
     try:
