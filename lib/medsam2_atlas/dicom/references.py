@@ -41,7 +41,8 @@ def refer_to_frames(seg: Dataset, sources: Sequence[Dataset]) -> None:
     for groups in seg.PerFrameFunctionalGroupsSequence:
         for derivation in groups.get("DerivationImageSequence", ()):
             for item in derivation.SourceImageSequence:
-                item.update(image_reference(frames[item.ReferencedSOPInstanceUID]))
+                if item.ReferencedSOPInstanceUID in frames:  # frames of several segments may share an item
+                    item.update(image_reference(frames[item.ReferencedSOPInstanceUID]))
     for series in seg.ReferencedSeriesSequence:
         named = [frames[item.ReferencedSOPInstanceUID] for item in series.ReferencedInstanceSequence]
         series.ReferencedInstanceSequence = instance_references(named)

@@ -38,9 +38,11 @@ def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.
     places = np.array([part.position for part in series.slices])
     labels = np.zeros((len(places), rows, columns), np.uint8)
     pixels = seg.pixel_array
+    shared = (seg.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     for mask, groups in zip(pixels[None] if pixels.ndim == 2 else pixels, seg.PerFrameFunctionalGroupsSequence, strict=True):
         if not mask.any():
             continue
+        groups = _with_shared(groups, shared)
         organ = organs[int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)]
         if not organ:
             raise InputError("segmentation", "holds a segment that is no organ of the table.", _known(seg, organs, table))
@@ -67,6 +69,14 @@ def _organ_of(item: Dataset, table: OrganTable) -> int:
         if code_of(kind) == organ.code and (not side or side in modifiers):
             return organ.index
     return 0
+
+
+def _with_shared(groups: Dataset, shared: Dataset) -> Dataset:
+    """Returns a frame's functional groups with those that all frames share."""
+    both = Dataset()
+    both.update(shared)
+    both.update(groups)
+    return both
 
 
 def _slice_of(groups: Dataset, numbers: Mapping[tuple[str, int], int], places: np.ndarray) -> int:

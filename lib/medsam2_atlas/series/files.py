@@ -65,9 +65,11 @@ def series_files(path: Path) -> SeriesFiles:
             if not has_preamble(file) and not str(_value(header, "SOPClassUID")).startswith(_STORAGE):
                 continue
         except (InputError, OSError):
-            remarks.append(f"{file.relative_to(folder)} cannot be read as DICOM and is left out.")
+            remarks.append(_unreadable(file, folder))
             continue
-        if not _is_image(header):
+        if not _is_image(header) and not _value(header, "SOPClassUID") and not _is_directory(file, header):
+            remarks.append(_unreadable(file, folder))  # pydicom reads a damaged file as far as it can
+        elif not _is_image(header):
             others[str(header.get("Modality") or DIRECTORY_NAME)] += 1
         elif series is None or _series_uid(header) == series:
             found.setdefault(_series_uid(header), []).append((file, header))
@@ -91,6 +93,10 @@ def _several(found: dict[str, list[tuple[Path, Dataset]]], folder: Path) -> str:
         files = "1 file" if len(members) == 1 else f"{len(members)} files"
         told.append(f"{number or '?'} {name or 'without description'!r} ({files}, such as {file.relative_to(folder)})")
     return f"holds slices of {count} series: {'; '.join(told)}."
+
+
+def _unreadable(file: Path, folder: Path) -> str:
+    return f"{file.relative_to(folder)} cannot be read as DICOM and is left out."
 
 
 def _is_directory(file: Path, header: Dataset) -> bool:
