@@ -47,10 +47,11 @@ def dicom_dataset(file: Path) -> pydicom.FileDataset:
     return _read(file, limit=_MAX_INFLATED_DATA_BYTES)
 
 
-def _read(file: Path, limit: int = 0, **options: Any) -> pydicom.FileDataset:
-    check_deflated(file, limit or _MAX_INFLATED_BYTES)
+def _read(file: Path, limit: int = _MAX_INFLATED_BYTES, **options: Any) -> pydicom.FileDataset:
+    check_deflated(file, limit)
     try:
-        return pydicom.dcmread(file, force=True, **options)  # forced for files without preamble; `check_deflated` refuses others
+        # Forced for files without preamble; `check_deflated` refuses other files.
+        return pydicom.dcmread(file, force=True, **options)
     except (OSError, MemoryError):
         raise
     except Exception as error:

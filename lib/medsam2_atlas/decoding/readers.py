@@ -14,9 +14,9 @@ from medsam2_atlas import errors
 from medsam2_atlas.decoding.check import checked_header, set_limits
 from medsam2_atlas.decoding.limits import DecodingLimits
 from medsam2_atlas.decoding.pool import ReaderDiedError, ReaderPool
-from medsam2_atlas.decoding.unreadable import Unreadable
 from medsam2_atlas.decoding.sniff import is_dicom
 from medsam2_atlas.decoding.tree import file_states
+from medsam2_atlas.decoding.unreadable import Unreadable
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError, StorageError, UnavailableError
 
 _FIRST_SECONDS = 30.0

@@ -35,7 +35,9 @@ def _below(folder: Path, depth: int, nested: bool, left: list[int], subject: Pat
         found = [entry for entry in islice(entries, left[0] + 1) if not entry.name.startswith(".")]
     left[0] -= len(found)
     if left[0] < 0:
-        raise InputError(subject, f"holds more than {_MAX_FILES} files.", "Give a folder with the slices of exactly one series.")
+        raise InputError(
+            subject, f"holds more than {_MAX_FILES} files.", "Give a folder with the slices of exactly one series."
+        )
     for entry in sorted(found, key=lambda item: item.name):
         if entry.is_file():
             yield folder / entry.name

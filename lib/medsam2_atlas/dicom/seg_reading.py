@@ -84,7 +84,7 @@ def _slice_of(groups: Dataset, numbers: Mapping[tuple[str, int], int], places: n
     for derivation in groups.get("DerivationImageSequence", ()):
         for source in derivation.get("SourceImageSequence", ()):
             key = referenced(source)
-            if key in numbers:
+            if key is not None and key in numbers:
                 return numbers[key]
     if "PlanePositionSequence" in groups:
         place = np.array([float(v) for v in groups.PlanePositionSequence[0].ImagePositionPatient])

@@ -101,7 +101,10 @@ def _unreadable(file: Path, folder: Path) -> str:
 
 def _is_directory(file: Path, header: Dataset) -> bool:
     meta = getattr(header, "file_meta", None)
-    return file.name.upper() == DIRECTORY_NAME or _value(meta or Dataset(), "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
+    return (
+        file.name.upper() == DIRECTORY_NAME
+        or _value(meta or Dataset(), "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
+    )
 
 
 def _is_image(header: Dataset) -> bool:

@@ -43,8 +43,8 @@ def find_series(path: Path) -> Series:
     A slice is a file, or a frame of a multi-frame file (Enhanced CT, Legacy Converted Enhanced CT, in one or several files).
 
     Raises:
-        InputError: no series, several, or one that makes no volume: a tilted gantry, missing, double or uneven slices; slices of
-            different orientation, spacing or size; several stacks, phases or temporal positions; rescale attributes without
+        InputError: no series, several, or one that makes no volume: a tilted gantry; missing, double or uneven slices; slices
+            of different orientation, spacing or size; several stacks, phases or temporal positions; rescale attributes without
             meaning; or more voxels than the limits allow.
         OSError: the path cannot be read.
     """
@@ -91,5 +91,7 @@ def _check_concatenation(path: Path, headers: Sequence[Dataset]) -> None:
         missing = max(totals[uid], *numbers) - len(numbers)
         if missing:
             raise InputError(
-                path, f"lacks {missing} of the files that its multi-frame image was split into.", "Export the whole series again."
+                path,
+                f"lacks {missing} of the files that its multi-frame image was split into.",
+                "Export the whole series again.",
             )

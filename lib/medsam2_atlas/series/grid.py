@@ -17,7 +17,7 @@ from medsam2_atlas.series.slices import Slice
 from medsam2_atlas.volume import Geometry
 
 _OFF_STEPS = 0.2
-"""Max distance of a slice from its place, in steps. One missing or additional slice among any number moves some slice by more."""
+"""Max distance of a slice from its place, in steps. One slice missing among any number moves some slice by more."""
 _ROUNDED_MM = 0.6
 """Max distance of a whole number of mm from its place: half of one, and what the fit itself is off."""
 _DOUBLE_MM = 0.01
@@ -178,7 +178,8 @@ def _check_straight(
         worst = int(aside.argmax())
         raise InputError(
             path,
-            f"has slices that do not lie above each other: the one at {_text(places[worst])} mm lies {aside.max():.1f} mm aside.",
+            "has slices that do not lie above each other: "
+            f"the one at {_text(places[worst])} mm lies {aside.max():.1f} mm aside.",
             "It may hold several reconstructions; export one of them.",
         )
 

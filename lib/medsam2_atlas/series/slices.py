@@ -98,7 +98,11 @@ def slices_of(file: Path, header: Dataset) -> list[Slice]:
 
 def _slice(file: Path, header: Dataset, frame: int | None, places: Sequence[Dataset]) -> Slice:
     position = places if frame is None or len(places) < 2 else places[:-1]  # one position cannot hold for all frames
-    number = _within(places, "FrameContentSequence", "InStackPositionNumber") if frame is not None else _get(header, "InstanceNumber")
+    number = (
+        _within(places, "FrameContentSequence", "InStackPositionNumber")
+        if frame is not None
+        else _get(header, "InstanceNumber")
+    )
     slope, intercept = (
         _optional(file, _within(places, "PixelValueTransformationSequence", tag), tag)
         for tag in ("RescaleSlope", "RescaleIntercept")
