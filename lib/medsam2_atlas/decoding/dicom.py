@@ -58,6 +58,14 @@ def _read(file: Path, limit: int = _MAX_INFLATED_BYTES, **options: Any) -> pydic
         raise no_dicom(file, error) from error
 
 
+def attribute(place: Dataset, tag: str, malformed: object = None) -> Any:
+    """Returns an attribute's value; None if it is missing, `malformed` if it is not valid for its value representation."""
+    try:
+        return place.get(tag)
+    except Exception:  # noqa: BLE001 pydicom converts values when they are read, and raises many kinds on malformed ones
+        return malformed
+
+
 def check_deflated(file: Path, limit: int = _MAX_INFLATED_BYTES) -> None:
     """Checks the unpacked length of a deflated DICOM file; accepts other files.
 
@@ -71,12 +79,12 @@ def check_deflated(file: Path, limit: int = _MAX_INFLATED_BYTES) -> None:
         try:
             # Not `read_file_meta_info`: the count must begin at the byte where pydicom begins to unpack.
             read_preamble(stream, force=True)
-            meta = _read_file_meta_info(stream)
+            syntax = _read_file_meta_info(stream).get("TransferSyntaxUID")
         except OSError:
             raise
         except Exception as error:
             raise no_dicom(file, error) from error
-        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        if syntax != DeflatedExplicitVRLittleEndian:
             return
         unpacking, length = zlib.decompressobj(-zlib.MAX_WBITS), 0
         try:

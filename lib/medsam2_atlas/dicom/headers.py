@@ -22,7 +22,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from medsam2_atlas.decoding.dicom import dicom_header
+from medsam2_atlas.decoding.dicom import attribute, dicom_header
 from medsam2_atlas.dicom.origin import derived_uid
 from medsam2_atlas.dicom.texts import date, decimal, line, person_name, time_of_day
 from medsam2_atlas.dicom.uids import cleaned_uid
@@ -85,25 +85,25 @@ def _common(first: Dataset, found: Series) -> Dataset:
     """Returns the attributes that all slices of a series share."""
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
-    series = cleaned_uid(_value(first, "SeriesInstanceUID")) or derived_uid(f"series/{found.slices[0].uid}")
+    series = cleaned_uid(attribute(first, "SeriesInstanceUID")) or derived_uid(f"series/{found.slices[0].uid}")
     ds.SeriesInstanceUID = series
-    ds.StudyInstanceUID = cleaned_uid(_value(first, "StudyInstanceUID")) or derived_uid(f"study/{series}")
-    ds.FrameOfReferenceUID = cleaned_uid(_value(first, "FrameOfReferenceUID")) or derived_uid(f"frame/{series}")
+    ds.StudyInstanceUID = cleaned_uid(attribute(first, "StudyInstanceUID")) or derived_uid(f"study/{series}")
+    ds.FrameOfReferenceUID = cleaned_uid(attribute(first, "FrameOfReferenceUID")) or derived_uid(f"frame/{series}")
     ds.SOPClassUID, ds.Modality, ds.LossyImageCompression = CTImageStorage, "CT", "00"
     for tag, length in _REQUIRED.items():
-        setattr(ds, tag, line(_value(first, tag), length))
+        setattr(ds, tag, line(attribute(first, tag), length))
     for tag in _NAMES:
-        setattr(ds, tag, person_name(_value(first, tag)))
+        setattr(ds, tag, person_name(attribute(first, tag)))
     for tag in ("StudyDate", "PatientBirthDate"):
-        setattr(ds, tag, date(_value(first, tag)))
-    ds.StudyTime = time_of_day(_value(first, "StudyTime"))
-    sex = line(_value(first, "PatientSex"))
+        setattr(ds, tag, date(attribute(first, tag)))
+    ds.StudyTime = time_of_day(attribute(first, "StudyTime"))
+    sex = line(attribute(first, "PatientSex"))
     ds.PatientSex = sex if sex in ("M", "F", "O") else ""
-    ds.PositionReferenceIndicator = line(_value(first, "PositionReferenceIndicator"))
+    ds.PositionReferenceIndicator = line(attribute(first, "PositionReferenceIndicator"))
     for tag in _OPTIONAL:
-        if text := line(_value(first, tag)):
+        if text := line(attribute(first, tag)):
             setattr(ds, tag, text)
-    if _AGE.fullmatch(age := line(_value(first, "PatientAge"))):
+    if _AGE.fullmatch(age := line(attribute(first, "PatientAge"))):
         ds.PatientAge = age
     part = found.slices[0]
     ds.Rows, ds.Columns = part.size
@@ -135,18 +135,10 @@ def _of_slice(part: Slice, common: Dataset) -> Dataset:
     return ds
 
 
-def _value(header: Dataset, tag: str) -> Any:
-    """Returns an attribute's value; None if it is missing, or not valid for its value representation."""
-    try:
-        return header.get(tag)
-    except Exception:  # noqa: BLE001 pydicom converts values when they are read, and raises many kinds on malformed ones
-        return None
-
-
 def _numbers(header: Dataset, tag: str, count: int) -> list[float]:
     """Returns the attribute's numbers; empty unless there are `count` numbers, all positive and finite."""
     try:
-        value = _value(header, tag)
+        value = attribute(header, tag)
         numbers = [float(v) for v in (value if count > 1 else [value])]
     except (TypeError, ValueError):
         return []

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.uid import MediaStorageDirectoryStorage
 
-from medsam2_atlas.decoding.dicom import dicom_header
+from medsam2_atlas.decoding.dicom import attribute, dicom_header
 from medsam2_atlas.decoding.sniff import has_preamble, is_dicom
 from medsam2_atlas.decoding.tree import DIRECTORY_NAME, files_below
 from medsam2_atlas.dicom.texts import line
@@ -62,15 +62,15 @@ def series_files(path: Path) -> SeriesFiles:
             if not is_dicom(file):
                 continue
             header = dicom_header(file, TAGS)
-            if not has_preamble(file) and not str(_value(header, "SOPClassUID")).startswith(_STORAGE):
+            if not has_preamble(file) and not str(attribute(header, "SOPClassUID")).startswith(_STORAGE):
                 continue
         except (InputError, OSError):
             remarks.append(_unreadable(file, folder))
             continue
-        if not _is_image(header) and not _value(header, "SOPClassUID") and not _is_directory(file, header):
+        if not _is_image(header) and not attribute(header, "SOPClassUID") and not _is_directory(file, header):
             remarks.append(_unreadable(file, folder))  # pydicom reads a damaged file as far as it can
         elif not _is_image(header):
-            others[str(header.get("Modality") or DIRECTORY_NAME)] += 1
+            others[str(attribute(header, "Modality") or DIRECTORY_NAME)] += 1
         elif series is None or _series_uid(header) == series:
             found.setdefault(_series_uid(header), []).append((file, header))
         if len(found) > _MAX_SERIES:
@@ -89,7 +89,7 @@ def _several(found: dict[str, list[tuple[Path, Dataset]]], folder: Path) -> str:
     told = []
     for members in list(found.values())[:_MAX_SERIES]:
         file, header = members[0]
-        number, name = (line(_value(header, tag), 40) for tag in ("SeriesNumber", "SeriesDescription"))
+        number, name = (line(attribute(header, tag), 40) for tag in ("SeriesNumber", "SeriesDescription"))
         files = "1 file" if len(members) == 1 else f"{len(members)} files"
         told.append(f"{number or '?'} {name or 'without description'!r} ({files}, such as {file.relative_to(folder)})")
     return f"holds slices of {count} series: {'; '.join(told)}."
@@ -103,24 +103,16 @@ def _is_directory(file: Path, header: Dataset) -> bool:
     meta = getattr(header, "file_meta", None)
     return (
         file.name.upper() == DIRECTORY_NAME
-        or _value(meta or Dataset(), "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
+        or attribute(meta or Dataset(), "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
     )
 
 
 def _is_image(header: Dataset) -> bool:
     """Returns whether a file holds slices with positions, or frames that should have some."""
-    if _value(header, "SOPClassUID") in _DERIVED:
+    if attribute(header, "SOPClassUID") in _DERIVED:
         return False
     return "ImagePositionPatient" in header or "PerFrameFunctionalGroupsSequence" in header
 
 
 def _series_uid(header: Dataset) -> str:
-    return str(_value(header, "SeriesInstanceUID") or "")
-
-
-def _value(header: Dataset, tag: str) -> object:
-    try:
-        value: object = header.get(tag)
-    except Exception:  # noqa: BLE001 see `slices`
-        return None
-    return value
+    return str(attribute(header, "SeriesInstanceUID") or "")

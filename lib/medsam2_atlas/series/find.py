@@ -10,10 +10,11 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from medsam2_atlas.decoding import check_voxels
+from medsam2_atlas.decoding.dicom import attribute
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.series.files import series_files
 from medsam2_atlas.series.grid import placed
-from medsam2_atlas.series.slices import Slice, slices_of
+from medsam2_atlas.series.slices import Slice, slices_of, whole
 from medsam2_atlas.volume import Geometry
 
 _ONE = "Export one of them."
@@ -50,7 +51,7 @@ def find_series(path: Path) -> Series:
     """
     found = series_files(path)
     headers = [header for _, header in found.headers]
-    frames = Counter(str(header.get("FrameOfReferenceUID", "")).rstrip("\0 ") for header in headers)
+    frames = Counter(str(attribute(header, "FrameOfReferenceUID") or "").rstrip("\0 ") for header in headers)
     if len(frames) > 1:
         raise InputError(
             path, f"holds slices of {len(frames)} frames of reference.", "Give a folder with the slices of exactly one series."
@@ -84,9 +85,9 @@ def _check_concatenation(path: Path, headers: Sequence[Dataset]) -> None:
     parts: dict[str, set[int]] = {}
     totals: dict[str, int] = {}
     for header in headers:
-        if uid := str(header.get("ConcatenationUID") or ""):
-            parts.setdefault(uid, set()).add(int(header.get("InConcatenationNumber") or 0))
-            totals[uid] = max(totals.get(uid, 0), int(header.get("InConcatenationTotalNumber") or 0))
+        if uid := str(attribute(header, "ConcatenationUID") or ""):
+            parts.setdefault(uid, set()).add(whole(header, "InConcatenationNumber") or 0)
+            totals[uid] = max(totals.get(uid, 0), whole(header, "InConcatenationTotalNumber") or 0)
     for uid, numbers in parts.items():
         missing = max(totals[uid], *numbers) - len(numbers)
         if missing:

@@ -19,14 +19,25 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
-from pydicom.uid import UID, CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    UID,
+    AllTransferSyntaxes,
+    CTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    generate_uid,
+)
 
 from medsam2_atlas.decoding.dicom import dicom_dataset
+from medsam2_atlas.dicom.texts import line
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.series.find import Series
 from medsam2_atlas.series.slices import Slice
 
 _AGAIN = "Export the series again."
+_EXACT = 2**23
+"""Below this sums of 16-bit numbers and whole numbers are exact in 32-bit floating point."""
 _INT16 = (-(2**15), 2**15 - 1)
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _DESCRIPTION = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
@@ -68,8 +79,8 @@ def _rescaled(stored: np.ndarray, part: Slice, ds: Dataset) -> np.ndarray:
         result: np.ndarray = apply_modality_lut(stored, ds)
         return result
     slope, intercept = part.rescale.numbers
-    if (slope, intercept) == (1, 0):
-        return stored
+    if slope == 1 and intercept % 1 == 0 and stored.dtype.kind in "iu" and stored.itemsize <= 2 and abs(intercept) < _EXACT:
+        return np.add(stored, intercept, dtype=np.float32)  # exact, and faster than in 64 bits
     return stored * float(slope) + intercept
 
 
@@ -79,6 +90,8 @@ def _frames(file: Path, ds: FileDataset, frames: Mapping[int, int]) -> Iterator[
         raise InputError(file, "has no pixels, or they are cut short.", _AGAIN)
     meta = getattr(ds, "file_meta", Dataset())
     syntax = UID(str(meta.get("TransferSyntaxUID") or _plain_syntax(ds)))
+    if syntax not in AllTransferSyntaxes:
+        raise InputError(file, f"is written in an unknown transfer syntax ({line(syntax)}).", "Export it uncompressed.")
     try:
         if not syntax.is_encapsulated:
             decoder = get_decoder(syntax)

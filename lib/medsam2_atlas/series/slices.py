@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
+from medsam2_atlas.decoding.dicom import attribute
 from medsam2_atlas.dicom.uids import cleaned_uid
 from medsam2_atlas.errors import InputError
 
@@ -22,6 +23,7 @@ TAGS = (
 )
 """Attributes that slices are made of."""
 _EXPORT = "Export the series again, with its geometry."
+_MALFORMED = "malformed"
 _MAX_FRAMES = 100_000
 
 
@@ -78,10 +80,10 @@ def slices_of(file: Path, header: Dataset) -> list[Slice]:
     Raises:
         InputError: geometry or rescale attributes that are missing or no numbers, or pixels that are no grey values.
     """
-    groups = header.get("PerFrameFunctionalGroupsSequence")
-    frames = _whole(_get(header, "NumberOfFrames")) or 1
+    groups = attribute(header, "PerFrameFunctionalGroupsSequence")
+    frames = whole(header, "NumberOfFrames") or 1
     kind = str(_get(header, "PhotometricInterpretation") or "")
-    if (_whole(_get(header, "SamplesPerPixel")) or 1) != 1 or kind.startswith("PALETTE"):
+    if (whole(header, "SamplesPerPixel") or 1) != 1 or kind.startswith("PALETTE"):
         raise InputError(file, f"holds colours ({kind}), no grey values.", "Export the CT itself, not pictures of it.")
     if not groups and frames == 1:
         return [_slice(file, header, None, [header])]
@@ -91,7 +93,7 @@ def slices_of(file: Path, header: Dataset) -> list[Slice]:
             f"has {frames} frames, and positions of {len(groups or ())} of them.",
             "Export it as Enhanced CT or as single-frame CT, with the position of each frame.",
         )
-    shared = list(header.get("SharedFunctionalGroupsSequence") or ())[:1]
+    shared = list(attribute(header, "SharedFunctionalGroupsSequence") or ())[:1]
     # Attributes of the file itself count only if neither the frame's groups nor the shared ones have them.
     return [_slice(file, header, n, [own, *shared, header]) for n, own in enumerate(groups)]
 
@@ -112,15 +114,15 @@ def _slice(file: Path, header: Dataset, frame: int | None, places: Sequence[Data
     rows, columns = (_count(file, header, tag) for tag in ("Rows", "Columns"))
     return Slice(
         file,
-        cleaned_uid(header.get("SOPInstanceUID")),
-        cleaned_uid(header.get("SOPClassUID")),
+        cleaned_uid(attribute(header, "SOPInstanceUID")),
+        cleaned_uid(attribute(header, "SOPClassUID")),
         frame,
         _numbers(file, _within(position, "PlanePositionSequence", "ImagePositionPatient"), "ImagePositionPatient", 3),
         _numbers(file, _within(places, "PlaneOrientationSequence", "ImageOrientationPatient"), "ImageOrientationPatient", 6),
         _spacing(file, _within(places, "PixelMeasuresSequence", "PixelSpacing")),
         (rows, columns),
-        Rescale(slope, intercept, bool(header.get("ModalityLUTSequence"))),
-        (_whole(_get(header, "BitsStored")) or 16, bool(_get(header, "PixelRepresentation"))),
+        Rescale(slope, intercept, bool(_get(header, "ModalityLUTSequence"))),
+        (whole(header, "BitsStored") or 16, bool(_get(header, "PixelRepresentation"))),
         _whole(number),
         (
             _text(_within(places, "FrameContentSequence", "StackID")),
@@ -143,11 +145,8 @@ def _within(places: Sequence[Dataset], sequence: str, tag: str) -> object:
 
 
 def _get(place: Dataset, tag: str) -> object:
-    """Returns an attribute; a text that is no number if it is malformed, for which pydicom raises many kinds of errors."""
-    try:
-        value: object = place.get(tag)
-    except Exception:  # noqa: BLE001
-        return "malformed"
+    """Returns an attribute; a text that is no number if it is malformed."""
+    value: object = attribute(place, tag, _MALFORMED)
     return value
 
 
@@ -183,10 +182,15 @@ def _optional(file: Path, value: object, tag: str) -> float | None:
 
 
 def _count(file: Path, header: Dataset, tag: str) -> int:
-    value = _whole(_get(header, tag)) or 0
+    value = whole(header, tag) or 0
     if value < 1:
         raise InputError(file, f"is a slice without {tag}.", "Export the series again.")
     return value
+
+
+def whole(place: Dataset, tag: str) -> int | None:
+    """Returns an attribute as a whole number; None if it is missing or none."""
+    return _whole(_get(place, tag))
 
 
 def _whole(value: object) -> int | None:
