@@ -23,6 +23,7 @@ import numpy as np
 from medsam2_atlas.decoding import run_task
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing
+from medsam2_atlas.same_grid import on_grid
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -191,20 +192,16 @@ def read_grid(path: str | Path) -> Geometry:
 
 
 def read_labels(path: str | Path, like: Volume | None = None) -> Volume:
-    """Reads a label map as unsigned 8-bit; on the same grid as `like` where given. Decoded in a reader process.
+    """Reads a label map as unsigned 8-bit; on exactly the grid of `like` where given. Decoded in a reader process.
+
+    Values within 0.001 of whole numbers are rounded. A grid that differs from the image's by less than a tenth of a voxel at
+    every corner becomes the image's. `remarks` tell of both.
 
     Raises:
         InputError: not readable, values that are not whole numbers from 0 to 255, or another grid than the image's.
     """
     volume = _decoded("labels", Path(path))
-    if like is not None and not volume.geometry.matches(like.geometry):
-        raise InputError(
-            path,
-            f"has another grid (size {volume.file_geometry.size}, spacing {_short(volume.file_geometry.spacing)}) than "
-            f"{like.source} (size {like.file_geometry.size}, spacing {_short(like.file_geometry.spacing)}).",
-            "Resample the label map onto the image.",
-        )
-    return volume
+    return volume if like is None else on_grid(volume, like.geometry, like.file_geometry, like.source)
 
 
 def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> None:
@@ -238,10 +235,6 @@ def upright(grid: Geometry) -> Geometry:
     ox, oy, oz = grid.to_world(corner).tolist()
     axes = np.asarray(grid.direction).reshape(3, 3)[:, order] * np.where(flipped, -1, 1)
     return Geometry((nx, ny, nz), (sx, sy, sz), (ox, oy, oz), tuple(axes.ravel().tolist()))
-
-
-def _short(values: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{v:.3g}" for v in values) + ")"
 
 
 def _orientation(direction: tuple[float, ...]) -> str:

@@ -3,7 +3,7 @@
 Headers of DICOM files are in `decoding.dicom`, which imports pydicom.
 """
 
-from medsam2_atlas.decoding.check import READABLE, check_same_size, check_voxels, checked_header, image_io
+from medsam2_atlas.decoding.check import READABLE, check_extent, check_same_size, check_voxels, checked_header, image_io
 from medsam2_atlas.decoding.limits import DecodingLimits
 from medsam2_atlas.decoding.packed import check_length
 from medsam2_atlas.decoding.readers import alive, configure, run_task, shutdown, unreadable
@@ -15,6 +15,7 @@ __all__ = [
     "DecodingLimits",
     "UnreadableFileError",
     "alive",
+    "check_extent",
     "check_length",
     "check_same_size",
     "check_voxels",

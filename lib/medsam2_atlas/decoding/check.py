@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from medsam2_atlas.decoding.header import Header
+from medsam2_atlas.decoding.extent import check_extent
+from medsam2_atlas.decoding.header import Header, grey_values
 from medsam2_atlas.decoding.limits import DecodingLimits
 from medsam2_atlas.decoding.metaimage import metaimage_header
 from medsam2_atlas.decoding.nifti import nifti_header
 from medsam2_atlas.decoding.nrrd import nrrd_header
 from medsam2_atlas.errors import InputError
+
+__all__ = ["READABLE", "check_extent", "check_same_size", "check_voxels", "checked_header", "image_io", "set_limits"]
 
 READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a folder with one DICOM series"
 
@@ -35,8 +38,8 @@ def checked_header(file: Path) -> Header:
     """Returns the header of an image file that may be decoded.
 
     Raises:
-        InputError: not a regular file, an unknown type, a header that is malformed or names other files, or more voxels
-            than the limits allow.
+        InputError: not a regular file, an unknown type, a header that is malformed or names other files, more voxels than
+            the limits allow, or larger than any CT.
         OSError: the file cannot be read.
     """
     if not file.is_file():  # reading a pipe or a device might never end
@@ -47,6 +50,8 @@ def checked_header(file: Path) -> Header:
         if file.name.lower().endswith(suffix):
             header = read(file)
             check_voxels(file, header.values)
+            if header.grid is not None:
+                check_extent(file, header.axes, header.grid.spacing)
             return header
     raise InputError(file, "cannot be read as an image: its type is not known.", f"Give {READABLE}.")
 
@@ -72,9 +77,12 @@ def check_same_size(file: Path, image: Path) -> None:
         InputError: it has not, or a header cannot be used.
         OSError: a file cannot be read.
     """
-    sizes, like = (checked_header(path).sizes for path in (file, image))
-    if sorted(n for n in sizes if n > 1) != sorted(n for n in like if n > 1):
-        raise InputError(file.name, f"has size {sizes}, the image has {like}.", "Send one label map on the grid of the image.")
+    label, like = checked_header(file), checked_header(image)
+    grey_values(file.name, label.components, label.component_kind)
+    if sorted(label.axes) != sorted(like.axes):
+        raise InputError(
+            file.name, f"has size {label.axes}, the image has {like.axes}.", "Send one label map on the grid of the image."
+        )
 
 
 def image_io(file: Path) -> str:

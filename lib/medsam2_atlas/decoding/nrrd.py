@@ -12,9 +12,11 @@ from medsam2_atlas.decoding.header import (
     broken,
     checked_sizes,
     elsewhere,
+    not_a,
     text_lines,
     whole_numbers,
 )
+from medsam2_atlas.decoding.nrrd_grid import nrrd_grid, nrrd_kinds, spatial_axes
 
 _MAGIC = re.compile(r"NRRD000[1-6]")
 _ENCODINGS = {
@@ -32,22 +34,6 @@ _BYTES = {
     **dict.fromkeys(("ulonglong", "unsigned long long", "unsigned long long int"), 8),
     **dict.fromkeys(("int64", "int64_t", "uint64", "uint64_t", "double"), 8),
 }
-_KEPT = {
-    "space": "space",
-    "spacedimension": "space dimension",
-    "spacedirections": "space directions",
-    "spaceorigin": "space origin",
-    "spacings": "spacings",
-    "axismins": "axis mins",
-    "axismaxs": "axis maxs",
-    "kinds": "kinds",
-    "centers": "centers",
-    "centerings": "centers",
-    "endian": "endian",
-}
-"""Fields that say where the voxels lie, by their names without blanks."""
-
-_PLAIN = re.compile(r"[ -~]*")
 
 
 def nrrd_header(file: Path) -> Header:
@@ -56,7 +42,8 @@ def nrrd_header(file: Path) -> Header:
     Field names are compared without blanks and in lower case, as NRRD's own library does.
 
     Returns:
-        The header. Its `canonical` text has only what describes the voxels.
+        The header. Its `canonical` text has only what describes the voxels, without the grid and without single axes beyond
+        the third.
 
     Raises:
         InputError: a malformed header, or one that names other files.
@@ -64,6 +51,8 @@ def nrrd_header(file: Path) -> Header:
     """
     with file.open("rb") as stream:
         start = stream.read(MAX_HEADER_BYTES)
+    if not start.startswith(b"NRRD"):
+        raise not_a(file, "an NRRD file", start)
     ends = [at + len(gap) for gap in (b"\n\n", b"\n\r\n") if (at := start.find(gap)) >= 0]
     if not ends:
         if re.search(rb"(?i)\ndata ?file\s*:", start):
@@ -80,12 +69,19 @@ def nrrd_header(file: Path) -> Header:
     kind, encoding = " ".join(fields.get("type", "").lower().split()), fields.get("encoding", "").lower()
     if kind not in _BYTES or encoding not in _ENCODINGS:
         raise broken(file, f"its type is {kind[:20]!r}, its encoding {encoding[:20]!r}")
-    kept = {known: fields[name] for name, known in _KEPT.items() if name in fields}
-    if not all(_PLAIN.fullmatch(value) for value in kept.values()):
-        raise broken(file, "its geometry holds characters that are not ASCII")
-    canonical = ["NRRD0005", f"type: {kind}", f"dimension: {axes}", f"sizes: {' '.join(map(str, sizes))}"]
-    canonical += [f"encoding: {encoding}", *(f"{known}: {value}" for known, value in kept.items()), "", ""]
+    kinds = nrrd_kinds(file, fields, axes)
+    image = spatial_axes(file, fields, sizes, kinds)
+    shown = [n for n in range(axes) if n in image or sizes[n] > 1]
+    plain = _BYTES[kind] == 1 or _ENCODINGS[encoding] == "text"
+    endian = fields.get("endian", "little" if plain else "").lower()
+    if endian not in ("little", "big"):
+        raise broken(file, f"its endian is {endian[:20]!r}")
+    canonical = ["NRRD0005", f"type: {kind}", f"dimension: {len(shown)}", f"sizes: {' '.join(str(sizes[n]) for n in shown)}"]
+    canonical += [f"encoding: {encoding}", f"endian: {endian}", f"kinds: {' '.join(kinds[n] for n in shown)}", "", ""]
     header = Header(sizes, _BYTES[kind], min(ends), _ENCODINGS[encoding], canonical="\n".join(canonical).encode())
+    grid = nrrd_grid(file, fields, sizes, image) if len(image) == 3 else None
+    several = "".join(kinds[n].lower() for n in shown if kinds[n] != "domain")
+    header = replace(header, axes=tuple(sizes[n] for n in image), component_kind=several, grid=grid)
     skipped = (fields.get("lineskip", "0"), fields.get("byteskip", "0"))
     if skipped == ("0", "-1") and header.encoding == "raw":  # the voxels are the end of the file
         header = replace(header, offset=max(header.offset, file.stat().st_size - header.data_bytes))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from medsam2_atlas.decoding import check_voxels
+from medsam2_atlas.decoding import check_extent, check_voxels
 from medsam2_atlas.decoding.dicom import attribute
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.series.files import series_files
@@ -46,7 +46,7 @@ def find_series(path: Path) -> Series:
     Raises:
         InputError: no series, several, or one that makes no volume: a tilted gantry; missing, double or uneven slices; slices
             of different orientation, spacing or size; several stacks, phases or temporal positions; rescale attributes without
-            meaning; or more voxels than the limits allow.
+            meaning; more voxels than the limits allow; or spacing that makes it longer than a patient.
         OSError: the path cannot be read.
     """
     found = series_files(path)
@@ -70,6 +70,7 @@ def find_series(path: Path) -> Series:
                 path, f"has {held.count(False)} slices without {tag}; the others have one.", "Export the series again."
             )
     lying = placed(path, slices)
+    check_extent(path, lying.grid.size, lying.grid.spacing)
     return Series(path, lying.slices, lying.grid, (*found.remarks, *lying.remarks))
 
 
