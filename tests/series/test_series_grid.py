@@ -136,10 +136,10 @@ def test_rounded_orientations_are_made_perpendicular(tmp_path: Path, degrees: fl
 def test_axes_that_are_not_perpendicular_are_told_up_to_half_a_degree_and_then_refused(tmp_path: Path) -> None:
     image, change = turned(10, 6, tilt=0.3)
     write_series(tmp_path / "slightly", image, change)
-    assert "0.30° from perpendicular" in " ".join(read_volume(tmp_path / "slightly").remarks)
+    assert "deviated by 0.3° from right angles" in " ".join(read_volume(tmp_path / "slightly").remarks)
     image, change = turned(10, 6, tilt=2)
     write_series(tmp_path / "skewed", image, change)
-    with pytest.raises(InputError, match=r"2\.0° from perpendicular"):
+    with pytest.raises(InputError, match=r"not at right angles .*: they deviate by 2°"):
         read_volume(tmp_path / "skewed")
 
 

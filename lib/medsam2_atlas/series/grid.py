@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medsam2_atlas.decoding.grids import MAX_SKEW, skew_degrees, straightened
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.series.slices import Slice
 from medsam2_atlas.volume import Geometry
@@ -21,10 +22,12 @@ _OFF_STEPS = 0.2
 _ROUNDED_MM = 0.6
 """Max distance of a whole number of mm from its place: half of one, and what the fit itself is off."""
 _DOUBLE_MM = 0.01
-_DRIFT_MM, _DRIFT = 0.1, 0.01
-"""Max distance by which slices drift sideways over a series, in mm, or as a share of its length, before it counts as tilted."""
+_DRIFT_MM = 0.1
+"""Max distance by which slices drift sideways over a series without any consequence."""
 _EXACT_MM = 1e-3
-_EXACT_ANGLE, _TOLD_ANGLE, _MAX_ANGLE = 1e-3, 0.01, 0.5  # degrees
+_EXACT_DEGREES, _TOLD_DEGREES = 1e-3, 0.01
+"""Axes that deviate less from right angles stay as they are; those that deviate more are mentioned."""
+_AGAIN = "Export the series again, with its geometry."
 _UNIT = 0.1
 _SAME_SPACING, _SAME_DIRECTION = 1e-4, 2e-3
 
@@ -50,18 +53,17 @@ def placed(path: Path, slices: Sequence[Slice]) -> Placed:
     remarks: list[str] = []
     axes = _plane_axes(path, slices[0], remarks)
     places = np.array([part.position for part in slices])
-    order = np.argsort(places @ axes[2], kind="stable")
+    order = np.argsort(places @ axes[:, 2], kind="stable")
     slices, places = [slices[n] for n in order], places[order]
-    start, move = _line(path, slices, places, axes[2], remarks)
+    start, move = _line(path, slices, places, axes[:, 2], remarks)
     step = float(np.linalg.norm(move))
-    drift = np.linalg.norm(move / step - axes[2]) * step * (len(slices) - 1)
+    drift = np.linalg.norm(move / step - axes[:, 2]) * step * (len(slices) - 1)
     if drift > _DRIFT_MM:
-        axes, angle = _squared(np.stack([axes[0], axes[1], move / step]))
-        if angle > _TOLD_ANGLE:
-            remarks.append(f"The slices lie {angle:.2f}° off the normal of their planes; the axes were made perpendicular.")
+        axes = np.stack([axes[:, 0], axes[:, 1], move / step], 1)
+        axes = _mended(axes, skew_degrees(axes), remarks)
     rows, columns = slices[0].size
     spacing = (slices[0].spacing[1], slices[0].spacing[0], step)
-    grid = Geometry((columns, rows, len(slices)), spacing, tuple(start.tolist()), tuple(axes.T.ravel().tolist()))
+    grid = Geometry((columns, rows, len(slices)), spacing, tuple(start.tolist()), tuple(axes.ravel().tolist()))
     return Placed(tuple(slices), grid, tuple(remarks))
 
 
@@ -84,37 +86,33 @@ def _check_alike(path: Path, slices: Sequence[Slice]) -> None:
 
 
 def _plane_axes(path: Path, part: Slice, remarks: list[str]) -> np.ndarray:
-    """Returns the directions of rows and columns and the normal, as rows `[3, 3]`, perpendicular and of length 1."""
+    """Returns the directions of rows and columns and the normal, as columns `[3, 3]`, at right angles and of length 1."""
     along, down = np.array(part.orientation[:3]), np.array(part.orientation[3:])
     lengths = np.linalg.norm(along), np.linalg.norm(down)
     if max(abs(length - 1) for length in lengths) > _UNIT:
         raise InputError(
-            path,
-            f"has ImageOrientationPatient {_text(part.orientation, 6)}, which are no directions.",
-            "Export the series again, with its geometry.",
+            path, f"has ImageOrientationPatient {_text(part.orientation, 6)}, which are no directions of length 1.", _AGAIN
         )
     along, down = along / lengths[0], down / lengths[1]
     normal = np.cross(along, down)
-    angle = float(np.degrees(np.arcsin(min(1.0, abs(float(along @ down))))))
-    if angle > _MAX_ANGLE:
+    axes = np.stack([along, down, normal / max(float(np.linalg.norm(normal)), _UNIT)], 1)
+    skew = skew_degrees(axes)
+    if skew > MAX_SKEW:
         raise InputError(
             path,
-            f"has rows and columns that are {angle:.1f}° from perpendicular (ImageOrientationPatient).",
-            "Export the series again, with its geometry.",
+            f"has rows and columns that are not at right angles (ImageOrientationPatient): "
+            f"they deviate by {skew:.2g}°, more than {MAX_SKEW}°.",
+            _AGAIN,
         )
-    if angle < _EXACT_ANGLE:
-        return np.stack([along, down, normal])
-    if angle > _TOLD_ANGLE:
-        remarks.append(f"Its rows and columns are {angle:.2f}° from perpendicular; they were made perpendicular.")
-    return _squared(np.stack([along, down, normal / np.linalg.norm(normal)]))[0]
+    return _mended(axes, skew, remarks)
 
 
-def _squared(axes: np.ndarray) -> tuple[np.ndarray, float]:
-    """Returns the perpendicular axes nearest to three axes (rows), and the largest angle by which two of them were off."""
-    left, _, right = np.linalg.svd(axes)
-    products = np.abs((axes @ axes.T)[np.triu_indices(3, 1)])
-    result: np.ndarray = left @ right
-    return result, float(np.degrees(np.arcsin(min(1.0, products.max()))))
+def _mended(axes: np.ndarray, skew: float, remarks: list[str]) -> np.ndarray:
+    if skew < _EXACT_DEGREES:
+        return axes
+    if skew > _TOLD_DEGREES:
+        remarks.append(f"Its axes deviated by {skew:.2g}° from right angles; they were straightened.")
+    return straightened(axes)
 
 
 def _line(
@@ -165,9 +163,9 @@ def _check_straight(
 ) -> None:
     """Checks that slices lie above each other; `away`: from their places, mm, `[slices, 3]`."""
     step = float(move @ normal)
-    drift = float(np.linalg.norm(move - step * normal)) * (len(places) - 1)
-    if drift > max(_DRIFT_MM, _DRIFT * step * (len(places) - 1)):
-        angle = np.degrees(np.arctan2(drift, step * (len(places) - 1)))
+    drift = float(np.linalg.norm(move - step * normal))
+    angle = np.degrees(np.arctan2(drift, step))
+    if drift * (len(places) - 1) > _DRIFT_MM and angle > MAX_SKEW:
         raise InputError(
             path,
             f"was scanned with a tilted gantry ({angle:.1f}°).",
