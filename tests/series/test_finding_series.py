@@ -193,3 +193,12 @@ def test_derived_objects_beside_a_series_are_no_slices(tmp_path: Path) -> None:
         read_volume(tmp_path)
     with pytest.raises(InputError, match="no slice of a CT"):
         read_volume(tmp_path / "seg.dcm")
+
+
+@pytest.mark.parametrize("name", ["pipe.dcm", "pipe"])
+def test_a_pipe_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="is not a file"):
+        read_volume(tmp_path / name)
+    write_series(tmp_path, upright(ARRAY))
+    assert (read_volume(tmp_path).array == ARRAY).all()

@@ -136,7 +136,7 @@ def cut_short(ds: Dataset, n: int) -> None:
         (stacked, r"2 stacks \(A, B\)"),
         (timed, r"3 temporal positions \(1, 2, 3\)"),
         (beating, r"2 cardiac phases \(40.*, 75"),
-        (doubled, "more than one slice at"),
+        (doubled, r"more than one slice at .*: frame [25] of enhanced0.dcm and frame [25] of"),
         (missing, "missing or double"),
         (turned, "different orientation"),
         (without_a_position, "without ImagePositionPatient"),

@@ -201,3 +201,14 @@ def test_an_exact_series_has_the_grid_that_itk_gives_it(tmp_path: Path) -> None:
     assert series.grid.origin == by_itk.GetOrigin()
     assert series.grid.spacing == by_itk.GetSpacing()
     assert series.grid.direction == by_itk.GetDirection()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_labels_of_a_series_with_rounded_orientation_become_objects(tmp_path: Path) -> None:
+    write_series(tmp_path, *turned(17, 2))
+    array = np.zeros(ARRAY.shape, np.uint8)
+    array[3:30, 1:4, 2:5] = 6
+    labels = read_volume(tmp_path).with_array(array).restored()
+    origin = LabelOrigin("final", 1)
+    assert (read_seg(write_seg(labels, tmp_path, origin), tmp_path) == array).all()
+    assert (read_rtstruct(write_rtstruct(labels, tmp_path, origin), tmp_path) == array).all()

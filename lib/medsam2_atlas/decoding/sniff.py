@@ -24,6 +24,8 @@ def is_dicom(file: Path) -> bool:
     Raises:
         OSError: it cannot be read.
     """
+    if file.exists() and not file.is_file():  # reading a pipe or a device might never end
+        return False
     with file.open("rb") as stream:
         begin = stream.read(_ELEMENTS * (_MAX_LENGTH + 12))
     return begin[_PREAMBLE : _PREAMBLE + len(_PREFIX)] == _PREFIX or _begins_with_elements(begin)

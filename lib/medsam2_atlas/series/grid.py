@@ -130,9 +130,10 @@ def _line(
     heights = places @ normal
     steps = np.diff(heights)
     if steps.min() < _DOUBLE_MM:
+        at = int(steps.argmin())
         raise InputError(
             path,
-            f"holds more than one slice at {_text(places[int(steps.argmin())])} mm.",
+            f"holds more than one slice at {_text(places[at])} mm: {_name(slices[at])} and {_name(slices[at + 1])}.",
             "It may hold several phases or series; export one of them.",
         )
     start, move = places[0], (places[-1] - places[0]) / (len(places) - 1)
@@ -200,6 +201,10 @@ def _least_squares(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     index = np.arange(len(places)) - (len(places) - 1) / 2
     move = index @ (places - places.mean(0)) / (index @ index)
     return places.mean(0) + index[0] * move, move
+
+
+def _name(part: Slice) -> str:
+    return part.file.name if part.frame is None else f"frame {part.frame + 1} of {part.file.name}"
 
 
 def _size(part: Slice) -> str:
