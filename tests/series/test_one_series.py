@@ -56,6 +56,23 @@ def test_a_double_slice_is_told(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
+def test_several_phases_are_named(tmp_path: Path) -> None:
+    def timed(ds: Dataset, n: int) -> None:
+        ds.TemporalPositionIdentifier, ds.ImagePositionPatient = 1 + n % 3, [0, 0, n // 3]
+
+    write_series(tmp_path, upright(np.concatenate([ARRAY, ARRAY[:4]])), timed)
+    with pytest.raises(InputError, match=r"3 temporal positions \(1, 2, 3\), each of them a volume"):
+        read_volume(tmp_path)
+
+
+def test_a_time_for_each_slice_is_no_phase(tmp_path: Path) -> None:
+    def timed(ds: Dataset, n: int) -> None:
+        ds.TemporalPositionIdentifier = n + 1
+
+    write_series(tmp_path, upright(ARRAY), timed)
+    assert (read_volume(tmp_path).array == ARRAY).all()
+
+
 def test_a_tilted_gantry_is_told_with_its_angle(tmp_path: Path) -> None:
     def tilted(ds: Dataset, n: int) -> None:
         x, y, z = (float(v) for v in ds.ImagePositionPatient)

@@ -76,7 +76,7 @@ def find_series(path: Path) -> Series:
 
 def _check_one(path: Path, what: str, names: Sequence[str]) -> None:
     kinds = sorted(set(names), key=lambda name: (len(name), name))
-    if len(kinds) > 1:
+    if 1 < len(kinds) < len(names):  # some scanners count a time for each slice of one volume
         told = ", ".join(name or "none" for name in kinds[:_MAX_TOLD]) + (", …" if len(kinds) > _MAX_TOLD else "")
         raise InputError(path, f"holds {len(kinds)} {what} ({told}), each of them a volume.", _ONE)
 

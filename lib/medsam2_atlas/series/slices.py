@@ -19,7 +19,13 @@ TAGS = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsStored", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-    *("ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber", "SpecificCharacterSet"),
+    *(
+        "ConcatenationUID",
+        "InConcatenationNumber",
+        "InConcatenationTotalNumber",
+        "TemporalPositionIdentifier",
+        "SpecificCharacterSet",
+    ),
 )
 """Attributes that slices are made of."""
 _EXPORT = "Export the series again, with its geometry."
@@ -124,13 +130,17 @@ def _slice(file: Path, header: Dataset, frame: int | None, places: Sequence[Data
         Rescale(slope, intercept, bool(_get(header, "ModalityLUTSequence"))),
         (whole(header, "BitsStored") or 16, bool(_get(header, "PixelRepresentation"))),
         _whole(number),
-        (
-            _text(_within(places, "FrameContentSequence", "StackID")),
-            _text(_within(places, "FrameContentSequence", "TemporalPositionIndex")),
-            _text(_within(places, "CardiacSynchronizationSequence", "NominalPercentageOfCardiacPhase")),
-        )
-        if frame is not None
-        else ("", "", ""),
+        _parts(header, frame, places),
+    )
+
+
+def _parts(header: Dataset, frame: int | None, places: Sequence[Dataset]) -> tuple[str, str, str]:
+    if frame is None:
+        return "", _text(_get(header, "TemporalPositionIdentifier")), ""
+    return (
+        _text(_within(places, "FrameContentSequence", "StackID")),
+        _text(_within(places, "FrameContentSequence", "TemporalPositionIndex")),
+        _text(_within(places, "CardiacSynchronizationSequence", "NominalPercentageOfCardiacPhase")),
     )
 
 
