@@ -31,7 +31,7 @@ from medsam2_atlas.errors import InputError
 from medsam2_atlas.same_grid import on_grid
 from medsam2_atlas.series import find_series
 from medsam2_atlas.series.pixels import hounsfield
-from medsam2_atlas.volume import SUFFIXES, Geometry, Volume, from_sitk, to_sitk, upright
+from medsam2_atlas.volume import SUFFIXES, Geometry, Volume, from_sitk, grid_of_header, to_sitk, upright
 
 sitk.ProcessObject.GlobalWarningDisplayOff()
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # as many files are decoded at once as there are readers
@@ -109,8 +109,11 @@ def _whole_numbers(path: Path, array: np.ndarray, remarks: list[str]) -> np.ndar
     """Returns the values of a label map as unsigned 8-bit; those within 0.001 of whole numbers are rounded."""
     whole, worst = np.empty(array.shape, np.uint8), 0.0
     for plane, target in zip(array, whole, strict=True):  # slice by slice: floats take up to eight bytes a voxel
-        rounded = np.rint(plane) if plane.dtype.kind == "f" else plane
-        off = float(np.abs(plane - rounded).max()) if plane.dtype.kind == "f" else 0.0
+        rounded, off = plane, 0.0
+        if plane.dtype.kind == "f":
+            rounded = np.rint(plane)
+            with np.errstate(invalid="ignore"):
+                off = float(np.abs(plane - rounded).max())  # NaN where a value is NaN or infinite
         if not off <= _WHOLE or rounded.min() < 0 or rounded.max() > 255:
             raise InputError(path, "is not a label map: its values are not whole numbers from 0 to 255.")
         worst = max(worst, off)
@@ -124,20 +127,11 @@ def _grid(path: Path) -> Geometry:
     if _is_series(path):
         return upright(find_series(path).grid)
     header = checked_header(path)
-    grid = _file_grid(path, header)
+    grid = grid_of_header(path, header)
     try:
         return upright(grid)
     except (ValueError, RuntimeError) as error:
         raise InputError(path, f"lies on no usable grid ({error}).", "Export it again from its source.") from error
-
-
-def _file_grid(path: Path, header: Header) -> Geometry:
-    """Returns the grid of a file with three axes."""
-    size = header.axes
-    if len(size) != 3 or header.grid is None:
-        raise InputError(path, f"has {len(size)} dimensions, not 3: {size}.", "Choose one phase, or the whole volume.")
-    grid = header.grid
-    return Geometry((size[0], size[1], size[2]), grid.spacing, grid.origin, grid.direction)
 
 
 def _image(path: Path, remarks: list[str]) -> sitk.Image:
@@ -155,7 +149,7 @@ def _image(path: Path, remarks: list[str]) -> sitk.Image:
 def _file(path: Path, remarks: list[str], *, grey: bool = False) -> sitk.Image:
     """Returns the image of a file on its checked grid; `grey` refuses several values per voxel before they are decoded."""
     header = checked_header(path)
-    grid = _file_grid(path, header)
+    grid = grid_of_header(path, header)
     if grey:
         grey_values(path, header.components, header.component_kind)
     remarks += [*header.remarks, *(header.grid.remarks if header.grid else ())]

@@ -49,7 +49,7 @@ def on_grid(label: Volume, grid: Geometry, file_grid: Geometry, image: str | Pat
     if not same_voxels(label.geometry, grid):
         raise another_grid(label.source, label.geometry, grid, image)
     if label.geometry.matches(grid):
-        return label
+        return replace(label, geometry=grid)
     remark = f"Its grid differed from the image's by {apart(label.geometry, grid):.2g} voxels; it was put onto the image's."
     return replace(label, geometry=grid, file_geometry=file_grid, remarks=(*label.remarks, remark))
 

@@ -28,6 +28,8 @@ from medsam2_atlas.same_grid import on_grid
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+    from medsam2_atlas.decoding.header import Header
+
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -220,6 +222,18 @@ def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> 
         raise InputError(path, "cannot be written: its suffix names no image format.", f"End it in {', '.join(SUFFIXES)}.")
     with replacing(path) as part:
         sitk.WriteImage(volume.restored(), str(part), useCompression=compress)
+
+
+def grid_of_header(path: Path, header: Header) -> Geometry:
+    """Returns the grid of a file, as its checked header gives it.
+
+    Raises:
+        InputError: the image has not three axes.
+    """
+    size, grid = header.axes, header.grid
+    if len(size) != 3 or grid is None:
+        raise InputError(path, f"has {len(size)} dimensions, not 3: {size}.", "Choose one phase, or the whole volume.")
+    return Geometry((size[0], size[1], size[2]), grid.spacing, grid.origin, grid.direction)
 
 
 def upright(grid: Geometry) -> Geometry:

@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
+from files.nifti_files import write_nifti
 from medsam2_atlas.decoding import checked_header
 from medsam2_atlas.decoding.nifti import nifti_header
 from medsam2_atlas.decoding.nifti_voxels import nifti_voxels
@@ -39,21 +40,8 @@ def written(
     array: np.ndarray = ARRAY,
     **fields: Any,
 ) -> Path:
-    """Writes a NIfTI file field by field. codes: of qform and sform. fields: by name, after all others."""
-    kind = fields.pop("kind", nibabel.Nifti1Header)
-    header = kind(endianness=fields.pop("endianness", "<"))
-    header.set_data_shape(array.shape)
-    header.set_data_dtype(array.dtype)
-    header["vox_offset"] = 544 if kind is nibabel.Nifti2Header else 352
-    header.set_qform(sform if qform is None else qform, 1)
-    header.set_sform(sform, 1)
-    header["qform_code"], header["sform_code"] = codes
-    header["scl_slope"], header["scl_inter"] = 1, 0
-    for name, value in fields.items():
-        header[name] = value
-    content = header.binaryblock + bytes(4) + array.astype(array.dtype.newbyteorder(header.endianness)).tobytes(order="F")
-    file.write_bytes(gzip.compress(content) if file.name.endswith(".gz") else content)
-    return file
+    """Writes a NIfTI file field by field; see `write_nifti`."""
+    return write_nifti(file, array, sform, codes, qform=qform, **fields)
 
 
 def found(file: Path) -> str:

@@ -242,6 +242,7 @@ def test_units_of_an_mha_file_are_converted(tmp_path: Path) -> None:
         (["kinds: domain domain domain time"], "10 8 3 2", "has 4 dimensions"),
         ([], "10 8 3 2", "has 4 dimensions"),
         ([], "10 48", "has 2 dimensions"),
+        (["space dimension: 2", "space directions: (1,0) (0,1)", "space origin: (0,0)"], "10 48", "has 2 dimensions"),
         ([], "10 48 1", "at least two slices"),
         (["kinds: domain domain"], "10 8 6", "3 axes and 2 kinds"),
     ],

@@ -17,13 +17,13 @@ __all__ = ["READABLE", "check_extent", "check_same_size", "check_voxels", "check
 
 READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a DICOM series (its folder, or one of its files)"
 
-_FORMATS: tuple[tuple[str, Callable[[Path], Header], str], ...] = (
-    (".nii.gz", nifti_header, "NiftiImageIO"),
-    (".nii", nifti_header, "NiftiImageIO"),
-    (".nrrd", nrrd_header, "NrrdImageIO"),
-    (".mha", metaimage_header, "MetaImageIO"),
+_FORMATS: tuple[tuple[str, Callable[[Path], Header]], ...] = (
+    (".nii.gz", nifti_header),
+    (".nii", nifti_header),
+    (".nrrd", nrrd_header),
+    (".mha", metaimage_header),
 )
-
+_ITK = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}
 
 _limits = DecodingLimits()
 
@@ -46,7 +46,7 @@ def checked_header(file: Path) -> Header:
         raise InputError(file, "is not a file." if file.exists() else "does not exist.")
     if file.stat().st_size == 0:
         raise InputError(file, "is empty (0 bytes).", "Copy it again.")
-    for suffix, read, _ in _FORMATS:
+    for suffix, read in _FORMATS:
         if file.name.lower().endswith(suffix):
             header = read(file)
             check_voxels(file, header.values)
@@ -73,18 +73,27 @@ def check_voxels(path: Path, voxels: int) -> None:
 def check_same_size(file: Path, image: Path) -> None:
     """Checks by the headers alone that a label map has as many voxels along its axes, in any order, as an image.
 
+    This costs little before a reader decodes the label map; that their grids are the same is checked then.
+
     Raises:
         InputError: it has not, or a header cannot be used.
         OSError: a file cannot be read.
     """
     label, like = checked_header(file), checked_header(image)
     grey_values(file.name, label.components, label.component_kind)
-    if sorted(label.axes) != sorted(like.axes):
+    if sorted(label.axes) == sorted(like.axes):
+        return
+    if label.grid is None or like.grid is None:
         raise InputError(
             file.name, f"has size {label.axes}, the image has {like.axes}.", "Send one label map on the grid of the image."
         )
+    from medsam2_atlas.same_grid import another_grid
+    from medsam2_atlas.volume import grid_of_header, upright  # with ITK, which only an error needs
+
+    first, second = upright(grid_of_header(file, label)), upright(grid_of_header(image, like))
+    raise another_grid(file.name, first, second, image.name)
 
 
 def image_io(file: Path) -> str:
     """Returns the name of the ITK reader for a checked file. ITK's own choice depends on the content, so it is not used."""
-    return next(io for suffix, _, io in _FORMATS if file.name.lower().endswith(suffix))
+    return _ITK[file.suffix.lower()]

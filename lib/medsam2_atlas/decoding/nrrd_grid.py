@@ -46,9 +46,9 @@ def spatial_axes(file: Path, fields: Mapping[str, str], sizes: Sequence[int], ki
     Raises:
         InputError: directions that cannot be read.
     """
-    vectors = _vectors(file, fields, len(sizes))
+    words = _words(file, fields, len(sizes))
     image = [n for n, kind in enumerate(kinds) if kind == "domain"]
-    image = [n for n in image if not (vectors and vectors[n] is None and sizes[n] == 1 and len(image) > 3)]
+    image = [n for n in image if not (words and words[n].lower() == "none" and sizes[n] == 1 and len(image) > 3)]
     while len(image) > 3 and sizes[image[-1]] == 1:
         image.pop()
     return image
@@ -125,14 +125,18 @@ def _along_axes(
     return spacing, np.zeros(3) if np.isnan(origin).any() else origin
 
 
+def _words(file: Path, fields: Mapping[str, str], count: int) -> list[str]:
+    """Returns the direction of each axis as a text; an empty list if the header gives no directions."""
+    text = fields.get("spacedirections", "")
+    words = _WORD.findall(text)
+    if text and (len(words) != count or _WORD.sub("", text).strip()):
+        raise broken(file, f"its space directions are {text[:60]!r}")
+    return words
+
+
 def _vectors(file: Path, fields: Mapping[str, str], count: int) -> list[list[float] | None]:
     """Returns the direction of each axis, None where the axis has none; an empty list if the header gives no directions."""
-    text = fields.get("spacedirections", "")
-    if not text:
-        return []
-    words = _WORD.findall(text)
-    if len(words) != count or _WORD.sub("", text).strip():
-        raise broken(file, f"its space directions are {text[:60]!r}")
+    words = _words(file, fields, count)
     vectors = [None if word.lower() == "none" else _vector(file, "space directions", word) for word in words]
     return [None if vector is None or all(np.isnan(vector)) else vector for vector in vectors]
 
