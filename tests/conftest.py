@@ -68,7 +68,7 @@ def target_truth(target_files: ReferenceFiles, target: Volume) -> Volume:
 def atlas(references: list[ReferenceFiles], pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     """Returns an atlas of three references. Building takes a minute, so pytest's cache keeps it until its code changes."""
     package = resource("configs").parent / "lib" / "medsam2_atlas"
-    sources = [*package.glob("registration/*.py"), *package.glob("atlas/*.py"), package / "volume.py", package / "series.py"]
+    sources = [*package.glob("registration/*.py"), *package.glob("atlas/*.py"), package / "volume.py"]
     sources += [*resource("configs").glob("*.yaml"), *(file for r in references[:3] for file in (r.image, r.label))]
     digest = hashlib.sha256("".join(sha256(file) for file in sorted(sources)).encode()).hexdigest()[:16]
     kept = pytestconfig.cache.mkdir("atlas") / digest

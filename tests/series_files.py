@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 Change = Callable[[Dataset, int], None]
+
+_IN_GROUPS = (
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType"),
+)
 
 
 def upright(array: np.ndarray, spacing: tuple[float, float, float] = (1.5, 2.0, 3.0)) -> sitk.Image:
@@ -62,3 +69,87 @@ def write_series(folder: Path, image: sitk.Image, change: Change | None = None, 
         ds.save_as(file, enforce_file_format=True)
         files.append(file)
     return files
+
+
+def write_enhanced(
+    folder: Path,
+    image: sitk.Image,
+    change: Change | None = None,
+    *,
+    order: Sequence[int] | None = None,
+    files: int = 1,
+    sop_class: str = EnhancedCTImageStorage,
+) -> list[Path]:
+    """Writes an image as multi-frame files of one series.
+
+    Args:
+        folder: to write to.
+        image: to write.
+        change: alters the dataset of a file, given its number, before it is saved.
+        order: of the frames; along the slices by default.
+        files: how many files of a concatenation hold the frames.
+        sop_class: of the files.
+    """
+    with TemporaryDirectory() as single:
+        slices = [pydicom.dcmread(file) for file in write_series(Path(single), image)]
+    slices = [slices[n] for n in order or range(len(slices))]
+    size = -(-len(slices) // files)
+    whole, paths = generate_uid(), []
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in range(files):
+        part = slices[n * size : (n + 1) * size]
+        ds = _enhanced(part, sop_class)
+        if files > 1:
+            ds.ConcatenationUID, ds.SOPInstanceUIDOfConcatenationSource = whole, whole
+            ds.InConcatenationNumber, ds.InConcatenationTotalNumber = n + 1, files
+            ds.ConcatenationFrameOffsetNumber = n * size
+        if change is not None:
+            change(ds, n)
+        paths.append(folder / f"enhanced{n}.dcm")
+        ds.save_as(paths[-1], enforce_file_format=True)
+    return paths
+
+
+def _enhanced(slices: Sequence[Dataset], sop_class: str) -> pydicom.FileDataset:
+    """A multi-frame image of slices, with their attributes in functional groups."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop_class, generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds = pydicom.FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    ds.update(slices[0])
+    ds.SOPClassUID, ds.SOPInstanceUID, ds.InstanceNumber = sop_class, meta.MediaStorageSOPInstanceUID, 1
+    for tag in _IN_GROUPS:
+        del ds[tag]
+    ds.NumberOfFrames, ds.PixelData = len(slices), b"".join(one.PixelData for one in slices)
+    shared = Dataset()
+    shared.PlaneOrientationSequence = [_group(slices[0], "ImageOrientationPatient")]
+    shared.PixelMeasuresSequence = [_group(slices[0], "PixelSpacing", "SliceThickness")]
+    shared.PixelValueTransformationSequence = [_group(slices[0], "RescaleIntercept", "RescaleSlope", "RescaleType")]
+    ds.SharedFunctionalGroupsSequence = [shared]
+    groups = []
+    for n, one in enumerate(slices):
+        own, content = Dataset(), Dataset()
+        own.PlanePositionSequence = [_group(one, "ImagePositionPatient")]
+        content.StackID, content.InStackPositionNumber, content.DimensionIndexValues = "1", one.InstanceNumber, [1, n + 1]
+        own.FrameContentSequence = [content]
+        groups.append(own)
+    ds.PerFrameFunctionalGroupsSequence = groups
+    organisation = Dataset()
+    organisation.DimensionOrganizationUID = generate_uid()
+    ds.DimensionOrganizationSequence = [organisation]
+    ds.DimensionIndexSequence = [_dimension(organisation, tag) for tag in ("StackID", "InStackPositionNumber")]
+    return ds
+
+
+def _group(ds: Dataset, *tags: str) -> Dataset:
+    group = Dataset()
+    for tag in tags:
+        setattr(group, tag, ds[tag].value)
+    return group
+
+
+def _dimension(organisation: Dataset, tag: str) -> Dataset:
+    index = Dataset()
+    index.DimensionIndexPointer, index.FunctionalGroupPointer = tag_for_keyword(tag), tag_for_keyword("FrameContentSequence")
+    index.DimensionOrganizationUID = organisation.DimensionOrganizationUID
+    return index

@@ -20,17 +20,18 @@ import SimpleITK as sitk
 from medsam2_atlas.decoding import (
     check_length,
     check_same_size,
-    check_voxels,
     checked_header,
     image_io,
 )
 from medsam2_atlas.decoding.header import Header, broken, grey_values
 from medsam2_atlas.decoding.nifti import NiftiHeader
 from medsam2_atlas.decoding.nifti_voxels import nifti_voxels
+from medsam2_atlas.decoding.sniff import is_dicom
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.same_grid import on_grid
-from medsam2_atlas.series import series_slices
-from medsam2_atlas.volume import Geometry, Volume, from_sitk, grid_of_header, upright
+from medsam2_atlas.series import find_series
+from medsam2_atlas.series.pixels import hounsfield
+from medsam2_atlas.volume import SUFFIXES, Geometry, Volume, from_sitk, grid_of_header, to_sitk, upright
 
 sitk.ProcessObject.GlobalWarningDisplayOff()
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # as many files are decoded at once as there are readers
@@ -123,8 +124,8 @@ def _whole_numbers(path: Path, array: np.ndarray, remarks: list[str]) -> np.ndar
 
 
 def _grid(path: Path) -> Geometry:
-    if path.is_dir():
-        return from_sitk(_image(path, []), str(path)).geometry
+    if _is_series(path):
+        return upright(find_series(path).grid)
     header = checked_header(path)
     grid = grid_of_header(path, header)
     try:
@@ -135,7 +136,7 @@ def _grid(path: Path) -> Geometry:
 
 def _image(path: Path, remarks: list[str]) -> sitk.Image:
     """Returns the image of a file or folder; `remarks` is filled with what was mended, see `Volume`."""
-    image = _series(path, remarks) if path.is_dir() else _file(path, remarks, grey=True)
+    image = _series(path, remarks) if _is_series(path) else _file(path, remarks, grey=True)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(path, "holds several values per voxel.", "A CT or label map has one; export it as grey values.")
     if image.GetDimension() != 3:
@@ -172,11 +173,15 @@ def _refuse_nan(path: str | Path, values: np.ndarray) -> None:
         raise InputError(path, f"holds {bad} voxels that are NaN or infinite.", "Export it again from its source.")
 
 
-def _series(folder: Path, remarks: list[str]) -> sitk.Image:  # noqa: ARG001
-    slices = series_slices(folder)
-    check_voxels(folder, sum(part.values for part in slices))
-    with _itk_errors(folder):
-        return sitk.ReadImage([str(part.file) for part in slices], imageIO="GDCMImageIO")
+def _is_series(path: Path) -> bool:
+    """Returns whether a path is a DICOM series: a folder, or a DICOM file, which stands for its series."""
+    return path.is_dir() or (path.is_file() and not path.name.lower().endswith(SUFFIXES) and is_dicom(path))
+
+
+def _series(path: Path, remarks: list[str]) -> sitk.Image:
+    series = find_series(path)
+    remarks.extend(series.remarks)
+    return to_sitk(hounsfield(series), series.grid)
 
 
 @contextmanager

@@ -174,7 +174,9 @@ def from_sitk(image: sitk.Image, source: str = "image") -> Volume:
 
 
 def read_volume(path: str | Path) -> Volume:
-    """Reads a CT: NIfTI, NRRD, MHA or a folder with one DICOM series; float32 HU. Decoded in a reader process.
+    """Reads a CT: NIfTI, NRRD, MHA or a DICOM series (its folder, or one of its files); float32 HU.
+
+    A reader process decodes it.
 
     Raises:
         InputError: not readable, not three-dimensional, fewer than two slices, or values that are not finite.

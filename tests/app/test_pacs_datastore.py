@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
@@ -20,9 +21,9 @@ from medsam2_atlas.dicom import LabelOrigin, uid_folder_name, write_seg
 from medsam2_atlas.dicom.multipart import MultipartLimits
 from medsam2_atlas.dicom.web import DicomWeb, DicomWebLimits
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError, NotFoundError, StorageError, UnavailableError
-from medsam2_atlas.volume import read_volume, write_volume
+from medsam2_atlas.volume import read_labels, read_volume, write_volume
 from pacs_datastore import PacsDatastore
-from series_files import upright, write_series
+from series_files import upright, write_enhanced, write_series
 
 ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
 QUICK = DicomWebLimits(connect=0.5, pause=1.0, series_pause=1.0, list_seconds=2.0, series_seconds=4.0, store_seconds=2.0)
@@ -84,6 +85,28 @@ def test_folders_are_named_by_a_hash_and_former_ones_are_kept(pacs: FakePacs, tm
     assert datastore.save_person_label(series, file, "final", {}).label.version.info["pacs"]["state"] == "sent"
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert not [path for path in pacs.asked[asked:] if f"series/{series}" in path]
+
+
+def test_an_enhanced_ct_is_fetched_labelled_and_sent_back(pacs: FakePacs, tmp_path: Path) -> None:
+    files = write_enhanced(tmp_path / "a", upright(ARRAY), order=[3, 0, 5, 1, 4, 2], files=2)
+    series = pacs.add(files)
+    datastore = datastore_of(pacs, tmp_path)
+    assert (read_volume(datastore.get_image_uri(series)).array == ARRAY).all()
+    label = label_for(datastore, series, tmp_path)
+    assert datastore.save_person_label(series, label, "final", {}).label.version.info["pacs"]["state"] == "sent"
+
+    sent, seg = pacs.stored[0], tmp_path / "sent.dcm"
+    start = sent.index(b"DICM") - 128
+    seg.write_bytes(sent[start : sent.rindex(b"\r\n--")])
+    uids = {pydicom.dcmread(file).SOPInstanceUID for file in files}
+    (named,) = pydicom.dcmread(seg).ReferencedSeriesSequence
+    assert {item.ReferencedSOPInstanceUID for item in named.ReferencedInstanceSequence} == uids
+    found = datastore.read_seg(seg)  # as a viewer would store it
+    assert (found.study, (read_labels(found.file).array == read_labels(label).array).all()) == (series, True)
+    found.file.unlink()
+    regions = datastore.rtstruct(series, "final").ROIContourSequence
+    outlined = [contour for region in regions for contour in region.get("ContourSequence", ())]
+    assert {contour.ContourImageSequence[0].ReferencedFrameNumber for contour in outlined} <= {1, 2, 3}
 
 
 def test_files_that_were_removed_are_fetched_again(pacs: FakePacs, tmp_path: Path) -> None:

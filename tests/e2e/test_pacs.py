@@ -26,7 +26,7 @@ from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.errors import NotFoundError
 from medsam2_atlas.volume import read_volume, write_volume
 from pacs_datastore import PacsDatastore
-from series_files import write_series
+from series_files import upright, write_enhanced, write_series
 
 pytestmark = pytest.mark.skipif(orthanc_program() is None, reason="Orthanc with its DICOMweb plugin is not installed")
 
@@ -254,3 +254,22 @@ def test_a_series_that_orthanc_took_under_a_hostile_name_erases_nothing(target_f
             datastore.get_image_uri("..")
         assert "'..'" in datastore.problems()
         assert datastore.store.versions(series, "final")
+
+
+def test_an_enhanced_ct_in_the_pacs_is_read_and_its_label_refers_to_frames(tmp_path: Path) -> None:
+    array = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
+    files = write_enhanced(tmp_path / "series", upright(array), order=[3, 0, 5, 1, 4, 2])
+    with orthanc(tmp_path / "orthanc") as url:
+        study, series = send(url, files)
+        datastore = PacsDatastore(DicomWeb(url), tmp_path / "work")
+        image = read_volume(datastore.get_image_uri(series))
+        assert (image.array == array).all()
+        drawn = np.zeros(array.shape, np.uint8)
+        drawn[1:4, 2:9, 3:12] = 6
+        write_volume(image.with_array(drawn), tmp_path / "label.nii.gz")
+        datastore.save_person_label(series, tmp_path / "label.nii.gz", "final", {})
+        (seg,) = DICOMwebClient(url).retrieve_series(study, seg_series_uid(series, "final"))
+    assert (read_seg(seg, tmp_path / "series") == drawn).all()
+    items = [frame.DerivationImageSequence[0].SourceImageSequence[0] for frame in seg.PerFrameFunctionalGroupsSequence]
+    assert {item.ReferencedSOPInstanceUID for item in items} == {pydicom.dcmread(files[0]).SOPInstanceUID}
+    assert {item.ReferencedFrameNumber for item in items} <= set(range(1, 7))

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from files.kind import Writer, image
-from series_files import Change, write_series
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.fileset import FileSet
+
+from files.kind import ORIGIN, Writer, image
+from series_files import Change, write_enhanced, write_series
 
 
 def series(change: Change | None = None) -> Writer:
@@ -16,3 +22,103 @@ def series(change: Change | None = None) -> Writer:
         return folder
 
     return write
+
+
+def enhanced(change: Change | None = None, files: int = 1) -> Writer:
+    """A folder with the CT as multi-frame files, frames out of order; `change` alters each file's dataset."""
+
+    def write(folder: Path) -> Path:
+        write_enhanced(folder, image(), change, order=[5, 0, 11, 3, 8, 1, 7, 2, 10, 4, 9, 6], files=files)
+        return folder
+
+    return write
+
+
+def placed(height: Callable[[int], str]) -> Writer:
+    """A series whose slice n lies at `height(n)` mm, as it is written in its header."""
+
+    def change(ds: Dataset, n: int) -> None:
+        ds.ImagePositionPatient = [str(ORIGIN[0]), str(ORIGIN[1]), height(n)]
+
+    return series(change)
+
+
+def nested(folder: Path) -> Path:
+    for n, file in enumerate(write_series(folder, image())):
+        target = folder / "PAT1" / f"part{n % 3}" / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(target)
+    return folder
+
+
+def with_index(folder: Path) -> Path:
+    medium = FileSet()
+    for file in write_series(folder / "source", image()):
+        medium.add(file)
+    medium.write(folder / "medium")
+    return folder / "medium"
+
+
+def without_preamble(folder: Path) -> Path:
+    for file in write_series(folder, image()):
+        file.write_bytes(file.read_bytes()[132:])
+    return folder
+
+
+def without_slice(folder: Path) -> Path:
+    write_series(folder, image())[4].unlink()
+    return folder
+
+
+def twice(folder: Path) -> Path:
+    for name in ("a", "b"):
+        write_series(folder, image(), name=name)
+    return folder
+
+
+def own_rule(ds: Dataset, n: int) -> None:
+    """Each slice has its own intercept, and every second one unsigned values."""
+    stored = np.frombuffer(ds.PixelData, "<i2").astype(np.int32) + 1000 * n
+    ds.RescaleIntercept, ds.PixelRepresentation = -1024 - 1000 * n, n % 2 == 0
+    ds.PixelData = stored.astype("<i2" if n % 2 == 0 else "<u2").tobytes()
+
+
+def own_rule_per_frame(ds: Dataset, n: int) -> None:
+    stored = np.frombuffer(ds.PixelData, "<i2").reshape(ds.NumberOfFrames, -1) + np.arange(ds.NumberOfFrames)[:, None]
+    for k, groups in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        rule = Dataset()
+        rule.RescaleIntercept, rule.RescaleSlope, rule.RescaleType = -1024 - k, 1, "HU"
+        groups.PixelValueTransformationSequence = [rule]
+    del ds.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    ds.PixelData = stored.astype("<i2").tobytes()
+
+
+def phases(ds: Dataset, n: int) -> None:
+    for k, groups in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        groups.FrameContentSequence[0].TemporalPositionIndex = 1 + k % 2
+
+
+def tilted(ds: Dataset, n: int) -> None:
+    x, y, z = (float(v) for v in ds.ImagePositionPatient)
+    ds.ImagePositionPatient = [x, y + n, z]
+
+
+def skewed(ds: Dataset, n: int) -> None:
+    ds.ImageOrientationPatient = [1, 0, 0, 0.05, 0.99875, 0]
+
+
+def slightly_skewed(ds: Dataset, n: int) -> None:
+    ds.ImageOrientationPatient = [1, 0, 0, 0.001, 1, 0]
+
+
+def in_micrometres(ds: Dataset, n: int) -> None:
+    ds.PixelSpacing = [2500, 2000]
+
+
+def compressed(ds: Dataset, n: int) -> None:
+    assert isinstance(ds, pydicom.FileDataset)
+    ds.compress("1.2.840.10008.1.2.5")
+
+
+def without_slope(ds: Dataset, n: int) -> None:
+    ds.RescaleSlope = 0

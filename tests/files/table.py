@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from nibabel import Nifti2Header
 
-from files.dicom_files import series
+from files import dicom_files as dicom
+from files.dicom_files import enhanced, placed, series
 from files.itk_files import written
 from files.kind import HU, INSIDE, LABELS, ROUND, Kind
 from files.nifti_files import MATRIX, nifti, packed_twice, scaled, shifted, skewed, srow
@@ -123,7 +124,31 @@ NRRD_AND_MHA = (
     ),
 )
 
-DICOM = (Kind("DICOM series, a folder", series()),)
+DICOM = (
+    Kind("DICOM series, a folder", series()),
+    Kind("DICOM series in nested folders", dicom.nested),
+    Kind("DICOM medium: a folder with a `DICOMDIR`", dicom.with_index),
+    Kind("DICOM files without preamble", dicom.without_preamble),
+    Kind("compressed DICOM files (RLE)", series(dicom.compressed)),
+    Kind("rescale intercept and type of pixels differ by slice", series(dicom.own_rule)),
+    Kind("Enhanced CT, one multi-frame file, frames out of order", enhanced()),
+    Kind("Enhanced CT in three files (a concatenation)", enhanced(files=3)),
+    Kind("Enhanced CT, each frame with its own rescale intercept", enhanced(dicom.own_rule_per_frame)),
+    Kind(
+        "slices 5 mm apart, positions jittered by 0.05 mm",
+        placed(lambda n: f"{100 + 5 * n + 0.05 * (-1) ** n:.2f}"),
+        told="even steps",
+        away=0.06,
+    ),
+    Kind("image orientation rounded, 0.06° from right angles", series(dicom.slightly_skewed), told="straightened", away=0.1),
+    Kind("a slice is missing", dicom.without_slice, "some are missing or double"),
+    Kind("two series in a folder", dicom.twice, "holds slices of 2 series"),
+    Kind("Enhanced CT with two temporal positions", enhanced(dicom.phases), "holds 2 temporal positions"),
+    Kind("tilted gantry", series(dicom.tilted), "tilted gantry"),
+    Kind("image orientation 2.9° from right angles", series(dicom.skewed), "not at right angles"),
+    Kind("rescale slope of 0", series(dicom.without_slope), "rescale slope of 0"),
+    Kind("pixel spacing in µm", series(dicom.in_micrometres), "Is it in µm?"),
+)
 
 VALUES = (
     Kind("no rescale intercept: HU + 1024", written("ct.nii.gz", HU + 1024), "its values are 1024 too high for HU"),

@@ -127,7 +127,7 @@ def info_command(folder: Annotated[Path, typer.Argument(help="Folder of the atla
 
 @app.command("scores")
 def scores_command(
-    image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a folder with a DICOM series.")],
+    image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a DICOM series (its folder, or one of its files).")],
     atlas: Annotated[Path, typer.Option("--atlas", help="Folder of the atlas.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Score maps as .npz, 0..255 per organ.")] = None,
     hu: HuOption = "check",

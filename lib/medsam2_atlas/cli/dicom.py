@@ -16,7 +16,7 @@ from medsam2_atlas.files import replacing
 app = typer.Typer(help="Label maps as DICOM objects.", no_args_is_help=True)
 
 _Label = Annotated[Path, typer.Argument(help="Label map on the grid of the series.")]
-_Series = Annotated[Path, typer.Argument(help="Folder with the DICOM series.")]
+_Series = Annotated[Path, typer.Argument(help="The DICOM series: its folder, or one of its files.")]
 _Out = Annotated[Path, typer.Argument(help="DICOM file to write.")]
 _Version = Annotated[int, typer.Option(min=1, help="Instance number: versions of a label map share a series.")]
 _Made = Annotated[Made, typer.Option(help="What is true of the label map.")]

@@ -18,7 +18,7 @@ from medsam2_atlas.files import replacing, write_json
 
 
 def segment_command(
-    image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a folder with a DICOM series.")],
+    image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a DICOM series (its folder, or one of its files).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Label map to write; the suffix chooses the format.")],
     atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the atlas.")] = None,
     strategy: Annotated[Strategy, typer.Option(help="How prompts are made; see the README.")] = "D",
@@ -94,7 +94,7 @@ def segment_command(
 
 
 def propagate_command(
-    image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a folder with a DICOM series.")],
+    image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a DICOM series (its folder, or one of its files).")],
     prompts: Annotated[Path, typer.Option("--prompts", help="Prompts as JSON, in voxel indices of the LPS volume.")],
     logits: Annotated[Path, typer.Option("--logits", help="Logits to write, .npz.")],
     checkpoint: CheckpointOption = None,

@@ -7,6 +7,7 @@ from medsam2_atlas.decoding.check import READABLE, check_extent, check_same_size
 from medsam2_atlas.decoding.limits import DecodingLimits
 from medsam2_atlas.decoding.packed import check_length
 from medsam2_atlas.decoding.readers import alive, configure, run_task, shutdown, unreadable
+from medsam2_atlas.decoding.tree import file_states
 from medsam2_atlas.decoding.unreadable import UnreadableFileError
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "check_voxels",
     "checked_header",
     "configure",
+    "file_states",
     "image_io",
     "run_task",
     "shutdown",

@@ -15,7 +15,7 @@ from medsam2_atlas.errors import InputError
 
 __all__ = ["READABLE", "check_extent", "check_same_size", "check_voxels", "checked_header", "image_io", "set_limits"]
 
-READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a folder with one DICOM series"
+READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a DICOM series (its folder, or one of its files)"
 
 _FORMATS: tuple[tuple[str, Callable[[Path], Header]], ...] = (
     (".nii.gz", nifti_header),

@@ -16,7 +16,7 @@ from medsam2_atlas.errors import InputError
 
 ORTHONORMAL = 1e-4
 """Max cosine between two axes that counts as rounding and is left as it is; 0.006°. ITK's value."""
-_MAX_SKEW = 0.5
+MAX_SKEW = 0.5
 """Degrees. Rounded headers reach some hundredths; 0.5° moves the far end of a body by 2 mm. A tilted gantry has more."""
 _NAMES = {0.001: "µm", 1.0: "mm", 10.0: "cm", 1000.0: "metres"}
 _REMEDY = "Export the image again from its source, or resample it onto a grid with axes at right angles."
@@ -88,16 +88,21 @@ def skew_degrees(axes: np.ndarray) -> float:
 def _at_right_angles(file: Path, axes: np.ndarray, remarks: list[str]) -> np.ndarray:
     """Returns the nearest axes at right angles (polar decomposition); those that are within rounding stay as they are."""
     skew = skew_degrees(axes / np.sqrt((axes**2).sum(0)))
-    if skew > _MAX_SKEW:
+    if skew > MAX_SKEW:
         raise InputError(
             file,
-            f"has axes that are not at right angles: they deviate by {skew:.2g}°, more than {_MAX_SKEW}°.",
+            f"has axes that are not at right angles: they deviate by {skew:.2g}°, more than {MAX_SKEW}°.",
             "Resample it onto a grid with axes at right angles; if the gantry was tilted, have the scanner's software do it.",
         )
     if np.abs(axes.T @ axes - np.eye(3)).max() <= ORTHONORMAL:
         return axes
     if skew >= 0.001:
         remarks.append(f"Its axes deviated by {skew:.2g}° from right angles; they were straightened.")
+    return straightened(axes)
+
+
+def straightened(axes: np.ndarray) -> np.ndarray:
+    """Returns the axes at right angles and of length 1 that are nearest to some axes (polar decomposition)."""
     left, _, right = np.linalg.svd(axes)
     straight: np.ndarray = left @ right
     return straight

@@ -14,6 +14,8 @@ from medsam2_atlas import errors
 from medsam2_atlas.decoding.check import checked_header, set_limits
 from medsam2_atlas.decoding.limits import DecodingLimits
 from medsam2_atlas.decoding.pool import ReaderDiedError, ReaderPool
+from medsam2_atlas.decoding.sniff import is_dicom
+from medsam2_atlas.decoding.tree import file_states
 from medsam2_atlas.decoding.unreadable import Unreadable
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError, StorageError, UnavailableError
 
@@ -145,8 +147,8 @@ def _close() -> None:
 def _size(path: Path) -> int:
     """Returns how many bytes a file, or the files in a folder, hold once they are unpacked; 0 if that cannot be told."""
     try:
-        if path.is_dir():
-            return sum(file.stat().st_size for file in path.iterdir())
+        if path.is_dir() or is_dicom(path):
+            return sum(size for _, size, _ in file_states(path))
         return max(path.stat().st_size, checked_header(path).data_bytes)
     except (OSError, InputError):
         return 0

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from medsam2_atlas.decoding.tree import file_states
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.files import write_json
 
@@ -125,8 +126,7 @@ def _remedy(entry: _Entry) -> str:
 def _stamp(path: Path) -> str:
     """Returns a text that changes when a file, or a file of a folder, changes."""
     try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        states = [(file.name, state.st_size, state.st_mtime_ns) for file in files for state in (file.stat(),)]
-    except OSError:
+        states = file_states(path)
+    except (InputError, OSError):
         return ""
     return hashlib.sha256(json.dumps(states).encode()).hexdigest()[:20]

@@ -22,11 +22,11 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from medsam2_atlas.decoding.dicom import dicom_header
+from medsam2_atlas.decoding.dicom import attribute, dicom_header
 from medsam2_atlas.dicom.origin import derived_uid
 from medsam2_atlas.dicom.texts import date, decimal, line, person_name, time_of_day
 from medsam2_atlas.dicom.uids import cleaned_uid
-from medsam2_atlas.series import Slice, series_slices
+from medsam2_atlas.series import Series, Slice, find_series
 
 _AGE = re.compile(r"\d{3}[DWMY]")
 _LONG, _SHORT = 64, 16
@@ -38,11 +38,10 @@ _OPTIONAL = (
     *("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID"),
     *("ClinicalTrialSubjectReadingID", "DeidentificationMethod"),
 )
-_OWN = ("00080016", "00080018", "00200032")
-"""Attributes that differ between slices: SOP Class UID, SOP Instance UID, Image Position (Patient)."""
+_OWN = ("00080016", "00080018", "00081150", "00081155", "00081160", "00200032")
+"""Attributes that differ between slices: class, instance, the frame that they stand for, Image Position (Patient)."""
 _KINDS = (
     CTImageStorage,
-    EnhancedCTImageStorage,
     MRImageStorage,
     SecondaryCaptureImageStorage,
     PositronEmissionTomographyImageStorage,
@@ -59,14 +58,15 @@ def source_headers(folder: Path) -> list[Dataset]:
     """Reads the headers of the series in a folder, in the order of its slices, and completes them.
 
     Returns:
-        New datasets with only the attributes that derived objects copy, all in Unicode.
+        New datasets with only the attributes that derived objects copy, all in Unicode. A frame of a multi-frame file gets one
+        as if it were a single-frame CT; see `references.image_reference` for what refers to it.
 
     Raises:
         InputError: the series is not a volume.
     """
-    slices = series_slices(folder)
-    common = _common(dicom_header(slices[0].file, _TAGS), slices)
-    return [_with(common, _of_slice(dicom_header(part.file, _TAGS), part, common)) for part in slices]
+    series = find_series(folder)
+    common = _common(dicom_header(series.slices[0].file, _TAGS), series)
+    return [_with(common, _of_slice(part, common)) for part in series.slices]
 
 
 def as_json(headers: Sequence[Dataset]) -> list[dict[str, Any]]:
@@ -81,35 +81,36 @@ def from_json(content: Sequence[Mapping[str, Any]]) -> list[Dataset]:
     return [_with(common, Dataset.from_json(dict(own))) for own in content[1:]]
 
 
-def _common(first: Dataset, slices: Sequence[Slice]) -> Dataset:
+def _common(first: Dataset, found: Series) -> Dataset:
     """Returns the attributes that all slices of a series share."""
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
-    series = cleaned_uid(_value(first, "SeriesInstanceUID")) or derived_uid(f"series/{slices[0].uid}")
+    series = cleaned_uid(attribute(first, "SeriesInstanceUID")) or derived_uid(f"series/{found.slices[0].uid}")
     ds.SeriesInstanceUID = series
-    ds.StudyInstanceUID = cleaned_uid(_value(first, "StudyInstanceUID")) or derived_uid(f"study/{series}")
-    ds.FrameOfReferenceUID = cleaned_uid(_value(first, "FrameOfReferenceUID")) or derived_uid(f"frame/{series}")
+    ds.StudyInstanceUID = cleaned_uid(attribute(first, "StudyInstanceUID")) or derived_uid(f"study/{series}")
+    ds.FrameOfReferenceUID = cleaned_uid(attribute(first, "FrameOfReferenceUID")) or derived_uid(f"frame/{series}")
     ds.SOPClassUID, ds.Modality, ds.LossyImageCompression = CTImageStorage, "CT", "00"
     for tag, length in _REQUIRED.items():
-        setattr(ds, tag, line(_value(first, tag), length))
+        setattr(ds, tag, line(attribute(first, tag), length))
     for tag in _NAMES:
-        setattr(ds, tag, person_name(_value(first, tag)))
+        setattr(ds, tag, person_name(attribute(first, tag)))
     for tag in ("StudyDate", "PatientBirthDate"):
-        setattr(ds, tag, date(_value(first, tag)))
-    ds.StudyTime = time_of_day(_value(first, "StudyTime"))
-    sex = line(_value(first, "PatientSex"))
+        setattr(ds, tag, date(attribute(first, tag)))
+    ds.StudyTime = time_of_day(attribute(first, "StudyTime"))
+    sex = line(attribute(first, "PatientSex"))
     ds.PatientSex = sex if sex in ("M", "F", "O") else ""
-    ds.PositionReferenceIndicator = line(_value(first, "PositionReferenceIndicator"))
+    ds.PositionReferenceIndicator = line(attribute(first, "PositionReferenceIndicator"))
     for tag in _OPTIONAL:
-        if text := line(_value(first, tag)):
+        if text := line(attribute(first, tag)):
             setattr(ds, tag, text)
-    if _AGE.fullmatch(age := line(_value(first, "PatientAge"))):
+    if _AGE.fullmatch(age := line(attribute(first, "PatientAge"))):
         ds.PatientAge = age
-    ds.Rows, ds.Columns = int(first.Rows), int(first.Columns)
-    ds.PixelSpacing = [decimal(v) for v in _numbers(first, "PixelSpacing", 2) or (1.0, 1.0)]  # as the volume is read
-    ds.ImageOrientationPatient = [decimal(float(v)) for v in first.ImageOrientationPatient]
-    between = float(np.linalg.norm(np.subtract(slices[1].position, slices[0].position)))
-    ds.SliceThickness = decimal((_numbers(first, "SliceThickness", 1) or [between])[0])
+    part = found.slices[0]
+    ds.Rows, ds.Columns = part.size
+    ds.PixelSpacing = [decimal(v) for v in part.spacing]
+    ds.ImageOrientationPatient = [decimal(v) for v in part.orientation]
+    thickness = _numbers(first, "SliceThickness", 1) or [found.grid.spacing[2]]
+    ds.SliceThickness = decimal(thickness[0])
     return ds
 
 
@@ -120,28 +121,24 @@ def _with(common: Dataset, own: Dataset) -> Dataset:
     return ds
 
 
-def _of_slice(header: Dataset, part: Slice, common: Dataset) -> Dataset:
+def _of_slice(part: Slice, common: Dataset) -> Dataset:
     ds = Dataset()
-    uid = cleaned_uid(_value(header, "SOPInstanceUID"))
-    ds.SOPInstanceUID = uid or derived_uid(f"{common.SeriesInstanceUID}/{part.position}")
-    kind = cleaned_uid(_value(header, "SOPClassUID"))
-    ds.SOPClassUID = kind if kind in _KINDS else CTImageStorage
+    kind = part.sop_class if part.sop_class in _KINDS else CTImageStorage
+    uid = part.uid or derived_uid(f"{common.SeriesInstanceUID}/{part.position}")
+    if part.frame is None:
+        ds.SOPClassUID, ds.SOPInstanceUID = kind, uid
+    else:
+        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, derived_uid(f"frame/{uid}/{part.frame}")
+        ds.ReferencedSOPClassUID, ds.ReferencedSOPInstanceUID = part.sop_class or EnhancedCTImageStorage, uid
+        ds.ReferencedFrameNumber = part.frame + 1
     ds.ImagePositionPatient = [decimal(v) for v in part.position]
     return ds
-
-
-def _value(header: Dataset, tag: str) -> Any:
-    """Returns an attribute's value; None if it is missing, or not valid for its value representation."""
-    try:
-        return header.get(tag)
-    except Exception:  # noqa: BLE001 pydicom converts values when they are read, and raises many kinds on malformed ones
-        return None
 
 
 def _numbers(header: Dataset, tag: str, count: int) -> list[float]:
     """Returns the attribute's numbers; empty unless there are `count` numbers, all positive and finite."""
     try:
-        value = _value(header, tag)
+        value = attribute(header, tag)
         numbers = [float(v) for v in (value if count > 1 else [value])]
     except (TypeError, ValueError):
         return []

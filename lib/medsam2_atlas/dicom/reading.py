@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 
-from medsam2_atlas.decoding.dicom import dicom_header
+from medsam2_atlas.decoding.dicom import dicom_dataset, dicom_header
 from medsam2_atlas.dicom.headers import as_json, source_headers
 from medsam2_atlas.dicom.seg_reading import read_seg
 from medsam2_atlas.dicom.uids import cleaned_uid
@@ -66,7 +65,7 @@ def decode_seg(path: str, folder: str) -> tuple[dict[str, Any], list[np.ndarray]
         InputError: not a SEG of this series, or a malformed one.
     """
     try:
-        return {}, [read_seg(pydicom.dcmread(path), Path(folder))]
+        return {}, [read_seg(dicom_dataset(Path(path)), Path(folder))]
     except (MedSAM2AtlasError, MemoryError):
         raise
     except Exception as error:

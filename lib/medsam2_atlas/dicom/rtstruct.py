@@ -19,15 +19,15 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 from skimage.draw import polygon2mask
 from skimage.measure import find_contours
 
-from medsam2_atlas.decoding.dicom import dicom_header
 from medsam2_atlas.dicom.codes import property_type
 from medsam2_atlas.dicom.headers import source_headers
 from medsam2_atlas.dicom.origin import LabelOrigin, derived_uid, on_series, person
+from medsam2_atlas.dicom.references import image_reference, instance_references
 from medsam2_atlas.dicom.texts import line
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.labels import Organ, OrganTable, organ_table
 from medsam2_atlas.segmentation import package_version
-from medsam2_atlas.series import series_slices
+from medsam2_atlas.series import Slice, find_series
 
 _SERIES_NUMBER = 901
 _STUDY_TAGS = (
@@ -75,14 +75,13 @@ def read_rtstruct(ds: Dataset, folder: Path, table: OrganTable | None = None) ->
     table = table or organ_table()
     if ds.get("Modality") != "RTSTRUCT":
         raise InputError("file", "is no RT structure set.", "Give one of the modality RTSTRUCT.")
-    slices = series_slices(folder)
-    first = dicom_header(slices[0].file)
-    to_pixel, normal = _pixel_axes(first)
-    places = np.array([part.position for part in slices])
+    series = find_series(folder)
+    to_pixel, normal = _pixel_axes(series.slices[0])
+    places = np.array([part.position for part in series.slices])
     heights = places @ normal
     names = {o.display.lower(): o.index for o in table.organs} | {o.name: o.index for o in table.organs}
     wanted = {int(item.ROINumber): names.get(str(item.ROIName).strip().lower(), 0) for item in ds.StructureSetROISequence}
-    labels = np.zeros((len(slices), int(first.Rows), int(first.Columns)), np.uint8)
+    labels = np.zeros(series.grid.shape, np.uint8)
     for region in sorted(ds.ROIContourSequence, key=lambda item: wanted.get(int(item.ReferencedROINumber), 0)):
         organ = wanted.get(int(region.ReferencedROINumber), 0)
         mask = np.zeros(labels.shape, bool)
@@ -119,7 +118,7 @@ def _structure_set(sources: Sequence[Dataset], origin: LabelOrigin) -> FileDatas
     ds.ApprovalStatus = "UNAPPROVED"
     series, study, frame = Dataset(), Dataset(), Dataset()
     series.SeriesInstanceUID = first.SeriesInstanceUID
-    series.ContourImageSequence = DicomSequence(_reference(source) for source in sources)
+    series.ContourImageSequence = instance_references(sources)
     study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"  # the retired study management class, as PS3.3 still asks for
     study.ReferencedSOPInstanceUID = first.StudyInstanceUID
     study.RTReferencedSeriesSequence = DicomSequence([series])
@@ -150,7 +149,7 @@ def _outlined(organ: Organ, mask: np.ndarray, sources: Sequence[Dataset]) -> Dat
         place, along, down = _axes(sources[n])
         for outline in outlines:
             contour = Dataset()
-            contour.ContourImageSequence = DicomSequence([_reference(sources[n])])
+            contour.ContourImageSequence = DicomSequence([image_reference(sources[n])])
             contour.ContourGeometricType, contour.NumberOfContourPoints = kind, len(outline)
             points = place + outline[:, 1:] * along + outline[:, :1] * down
             contour.ContourData = [f"{v:.4f}" for v in points.ravel()]
@@ -179,12 +178,6 @@ def _observation(organ: Organ) -> Dataset:
     return item
 
 
-def _reference(source: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
-    return item
-
-
 def _axes(source: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Position of a slice's first pixel, and steps to the next column and the next row, in mm."""
     turned = np.array([float(v) for v in source.ImageOrientationPatient])
@@ -193,8 +186,8 @@ def _axes(source: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return place, turned[:3] * between_columns, turned[3:] * between_rows
 
 
-def _pixel_axes(source: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def _pixel_axes(part: Slice) -> tuple[np.ndarray, np.ndarray]:
     """What takes a shift in mm to (rows, columns), `[3, 2]`, and the normal of the slices."""
-    _, along, down = _axes(source)
+    along, down = np.array(part.orientation[:3]) * part.spacing[1], np.array(part.orientation[3:]) * part.spacing[0]
     normal = np.cross(along, down)
     return np.stack([down / (down @ down), along / (along @ along)], 1), normal / np.linalg.norm(normal)

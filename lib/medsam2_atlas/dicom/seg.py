@@ -22,6 +22,7 @@ from pydicom.sequence import Sequence as DicomSequence
 from medsam2_atlas.dicom.codes import anatomy, laterality, property_type
 from medsam2_atlas.dicom.headers import source_headers
 from medsam2_atlas.dicom.origin import LabelOrigin, derived_uid, on_series, person, seg_series_uid
+from medsam2_atlas.dicom.references import refer_to_frames
 from medsam2_atlas.dicom.texts import code_string, line
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.segmentation import package_version
@@ -65,6 +66,7 @@ def write_seg(
         content_creator_name=person(origin.author),
         series_description=line(f"{origin.tag[:40]} (medsam2_atlas)"),
     )
+    refer_to_frames(seg, sources)
     seg.SpecificCharacterSet = "ISO_IR 192"
     seg.preamble = b"\0" * 128
     return seg

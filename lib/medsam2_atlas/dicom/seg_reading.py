@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medsam2_atlas.decoding.dicom import dicom_header
 from medsam2_atlas.dicom.codes import code_of, laterality_code
+from medsam2_atlas.dicom.references import referenced, slice_numbers
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.labels import OrganTable, organ_table
-from medsam2_atlas.series import series_slices
+from medsam2_atlas.series import find_series
 
 _PLACE_MM = 0.01
 
@@ -28,22 +29,24 @@ def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.
     table = table or organ_table()
     if seg.get("Modality") != "SEG":
         raise InputError("file", "is no DICOM segmentation.", "Send one of the modality SEG.")
-    slices = series_slices(folder)
-    first = dicom_header(slices[0].file, ("Rows", "Columns"))
-    if (seg.get("Rows"), seg.get("Columns")) != (first.Rows, first.Columns):
+    series = find_series(folder)
+    rows, columns = series.slices[0].size
+    if (seg.get("Rows"), seg.get("Columns")) != (rows, columns):
         raise InputError("segmentation", "has other rows or columns than the series.", "Segment the series itself.")
     organs = {int(item.SegmentNumber): _organ_of(item, table) for item in seg.SegmentSequence}
-    by_uid = {part.uid: n for n, part in enumerate(slices)}
-    places = np.array([part.position for part in slices])
-    labels = np.zeros((len(slices), first.Rows, first.Columns), np.uint8)
+    numbers = slice_numbers(series.slices)
+    places = np.array([part.position for part in series.slices])
+    labels = np.zeros((len(places), rows, columns), np.uint8)
     pixels = seg.pixel_array
+    shared = (seg.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     for mask, groups in zip(pixels[None] if pixels.ndim == 2 else pixels, seg.PerFrameFunctionalGroupsSequence, strict=True):
         if not mask.any():
             continue
+        groups = _with_shared(groups, shared)
         organ = organs[int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)]
         if not organ:
             raise InputError("segmentation", "holds a segment that is no organ of the table.", _known(seg, organs, table))
-        plane = labels[_slice_of(groups, by_uid, places)]
+        plane = labels[_slice_of(groups, numbers, places)]
         plane[(mask > 0) & (plane < organ)] = organ
     return labels
 
@@ -68,12 +71,21 @@ def _organ_of(item: Dataset, table: OrganTable) -> int:
     return 0
 
 
-def _slice_of(groups: Dataset, by_uid: dict[str, int], places: np.ndarray) -> int:
-    """Returns the index of a frame's slice: by the instance that it references, else by its position."""
+def _with_shared(groups: Dataset, shared: Dataset) -> Dataset:
+    """Returns a frame's functional groups with those that all frames share."""
+    both = Dataset()
+    both.update(shared)
+    both.update(groups)
+    return both
+
+
+def _slice_of(groups: Dataset, numbers: Mapping[tuple[str, int], int], places: np.ndarray) -> int:
+    """Returns the index of a frame's slice: by the image or frame that it references, else by its position."""
     for derivation in groups.get("DerivationImageSequence", ()):
         for source in derivation.get("SourceImageSequence", ()):
-            if source.ReferencedSOPInstanceUID in by_uid:
-                return by_uid[source.ReferencedSOPInstanceUID]
+            key = referenced(source)
+            if key is not None and key in numbers:
+                return numbers[key]
     if "PlanePositionSequence" in groups:
         place = np.array([float(v) for v in groups.PlanePositionSequence[0].ImagePositionPatient])
         away = np.linalg.norm(places - place, axis=1)

@@ -33,7 +33,7 @@ _PREAMBLE = b"\0" * 128
 _BOUNDARY = "medsam2-atlas-0f3cf5c0-70e0-41ef-baef-c6f9f65ec3e1"
 _DUPLICATE = 0x0111
 _FAILED, _REASON = "00081198", "00081197"
-_SERIES_LIMITS = MultipartLimits(parts=20_000, part_bytes=500_000_000, total_bytes=4_000_000_000)
+_SERIES_LIMITS = MultipartLimits(parts=20_000, part_bytes=2_000_000_000, total_bytes=4_000_000_000)
 _UNANSWERED = (requests.ConnectionError, requests.Timeout)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.atlas import fusion_config
+from medsam2_atlas.decoding import file_states
 from medsam2_atlas.errors import MedSAM2AtlasError, StorageError
 from medsam2_atlas.files import sha256, write_json
 from medsam2_atlas.hounsfield import CHECK, HuRule
@@ -64,9 +65,7 @@ def _rule(hu: HuRule) -> dict[str, str]:
 
 def file_stamp(image: Path) -> str:
     """Tells a file, or a folder of DICOM files, from what stood there before: name, size and time of change."""
-    files = sorted(image.iterdir()) if image.is_dir() else [image]
-    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:20]
+    return hashlib.sha256(json.dumps(file_states(image)).encode()).hexdigest()[:20]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from medsam2_atlas.errors import InputError
-from medsam2_atlas.series import series_slices
+from medsam2_atlas.series import find_series
 from medsam2_atlas.volume import read_volume
 from series_files import upright, write_series
 
@@ -38,7 +38,7 @@ def test_slices_come_in_the_order_of_their_places_whatever_the_plane(tmp_path: P
     volume = read_volume(tmp_path)
     assert (volume.array == ARRAY).all()
     normal = np.cross(volume.file_geometry.direction[0::3], volume.file_geometry.direction[1::3])
-    places = [np.dot(s.position, normal) for s in series_slices(tmp_path)]
+    places = [np.dot(s.position, normal) for s in find_series(tmp_path).slices]
     assert places == sorted(places)
 
 
@@ -52,8 +52,25 @@ def test_a_missing_slice_is_told_with_its_place(tmp_path: Path) -> None:
 def test_a_double_slice_is_told(tmp_path: Path) -> None:
     files = write_series(tmp_path, upright(ARRAY))
     (tmp_path / "again.dcm").write_bytes(files[1].read_bytes())
-    with pytest.raises(InputError, match="more than one slice at"):
+    with pytest.raises(InputError, match=r"more than one slice at \(-10.0, -20.0, 33.0\) mm: 001.dcm and again.dcm"):
         read_volume(tmp_path)
+
+
+def test_several_phases_are_named(tmp_path: Path) -> None:
+    def timed(ds: Dataset, n: int) -> None:
+        ds.TemporalPositionIdentifier, ds.ImagePositionPatient = 1 + n % 3, [0, 0, n // 3]
+
+    write_series(tmp_path, upright(np.concatenate([ARRAY, ARRAY[:4]])), timed)
+    with pytest.raises(InputError, match=r"3 temporal positions \(1, 2, 3\), each of them a volume"):
+        read_volume(tmp_path)
+
+
+def test_a_time_for_each_slice_is_no_phase(tmp_path: Path) -> None:
+    def timed(ds: Dataset, n: int) -> None:
+        ds.TemporalPositionIdentifier = n + 1
+
+    write_series(tmp_path, upright(ARRAY), timed)
+    assert (read_volume(tmp_path).array == ARRAY).all()
 
 
 def test_a_tilted_gantry_is_told_with_its_angle(tmp_path: Path) -> None:
@@ -69,7 +86,7 @@ def test_a_tilted_gantry_is_told_with_its_angle(tmp_path: Path) -> None:
 def test_slices_of_several_series_are_told(tmp_path: Path) -> None:
     write_series(tmp_path, upright(ARRAY), name="a")
     write_series(tmp_path, upright(ARRAY), name="b")
-    with pytest.raises(InputError, match="2 series"):
+    with pytest.raises(InputError, match="of 2 series"):
         read_volume(tmp_path)
 
 

@@ -1,0 +1,61 @@
+"""References from derived objects to the images of a series: to instances, or to frames of multi-frame instances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
+
+from medsam2_atlas.series import Slice
+
+
+def image_reference(source: Dataset) -> Dataset:
+    """Returns the reference to a slice (PS3.3, 10.3), given its header as `headers.source_headers` completes it."""
+    item = Dataset()
+    if "ReferencedFrameNumber" not in source:
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+        return item
+    item.ReferencedSOPClassUID = source.ReferencedSOPClassUID
+    item.ReferencedSOPInstanceUID = source.ReferencedSOPInstanceUID
+    item.ReferencedFrameNumber = source.ReferencedFrameNumber
+    return item
+
+
+def instance_references(sources: Iterable[Dataset]) -> DicomSequence:
+    """Returns one reference to each instance that holds some slices, in their order, without frame numbers."""
+    items: dict[str, Dataset] = {}
+    for source in sources:
+        item = image_reference(source)
+        if "ReferencedFrameNumber" in item:
+            del item.ReferencedFrameNumber
+        items.setdefault(item.ReferencedSOPInstanceUID, item)
+    return DicomSequence(items.values())
+
+
+def refer_to_frames(seg: Dataset, sources: Sequence[Dataset]) -> None:
+    """Makes a segmentation refer to frames of multi-frame instances, not to the single-frame images that `sources` describe."""
+    frames = {str(source.SOPInstanceUID): source for source in sources if "ReferencedFrameNumber" in source}
+    if not frames:
+        return
+    for groups in seg.PerFrameFunctionalGroupsSequence:
+        for derivation in groups.get("DerivationImageSequence", ()):
+            for item in derivation.SourceImageSequence:
+                if item.ReferencedSOPInstanceUID in frames:  # frames of several segments may share an item
+                    item.update(image_reference(frames[item.ReferencedSOPInstanceUID]))
+    for series in seg.ReferencedSeriesSequence:
+        named = [frames[item.ReferencedSOPInstanceUID] for item in series.ReferencedInstanceSequence]
+        series.ReferencedInstanceSequence = instance_references(named)
+
+
+def slice_numbers(slices: Sequence[Slice]) -> dict[tuple[str, int], int]:
+    """Returns the places of slices in their series, by instance and frame number; 0 is the frame of a single-frame image."""
+    return {(part.uid, 0 if part.frame is None else part.frame + 1): n for n, part in enumerate(slices) if part.uid}
+
+
+def referenced(item: Dataset) -> tuple[str, int] | None:
+    """Returns instance and frame number that an item refers to, for `slice_numbers`; None if it refers to several frames."""
+    numbers = item.get("ReferencedFrameNumber")
+    if numbers is None or isinstance(numbers, (int, str)):
+        return str(item.ReferencedSOPInstanceUID), int(numbers or 0)
+    return (str(item.ReferencedSOPInstanceUID), int(numbers[0])) if len(numbers) == 1 else None
