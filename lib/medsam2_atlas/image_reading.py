@@ -17,10 +17,21 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
-from medsam2_atlas.decoding import READABLE, check_length, check_same_size, check_voxels, checked_header, image_io
+from medsam2_atlas.decoding import (
+    READABLE,
+    check_length,
+    check_same_size,
+    check_voxels,
+    checked_header,
+    image_io,
+    is_segmentation,
+    read_segments,
+    refuse_segmentation,
+)
 from medsam2_atlas.decoding.header import Header
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.series import series_slices
+from medsam2_atlas.slicer_segments import organ_map
 from medsam2_atlas.volume import Geometry, Volume, from_sitk, upright
 
 sitk.ProcessObject.GlobalWarningDisplayOff()
@@ -33,6 +44,7 @@ _MAX_REMARKS, _MAX_REMARK = 20, 500
 
 def volume(path: str) -> Result:
     """Returns a CT in LPS orientation as float32 HU; see `medsam2_atlas.volume.read_volume`."""
+    refuse_segmentation(Path(path))
     remarks: list[str] = []
     image = _image(Path(path), remarks)
     voxels = sitk.GetArrayViewFromImage(image)
@@ -51,9 +63,14 @@ def volume(path: str) -> Result:
     return _told(found), [found.array]
 
 
-def labels(path: str) -> Result:
-    """Returns a label map in LPS orientation, unsigned 8-bit; see `medsam2_atlas.volume.read_labels`."""
-    found = _labels(Path(path))
+def labels(path: str, like: dict[str, Any] | None = None) -> Result:
+    """Returns a label map in LPS orientation, unsigned 8-bit; see `medsam2_atlas.volume.read_labels`.
+
+    `like` is the grid of the image in LPS orientation, on which segmentations are put.
+    """
+    file = Path(path)
+    grid = Geometry(**{key: tuple(value) for key, value in like.items()}) if like else None
+    found = _segmentation(file, grid) if is_segmentation(file) else _labels(file)
     return _told(found), [found.array]
 
 
@@ -63,7 +80,7 @@ def grid(path: str) -> Result:
 
 
 def label_check(path: str, image: str) -> Result:
-    """Returns the numbers that a label map holds, and a digest of its voxels and grid.
+    """Returns the numbers that a label map holds, a digest of its voxels and grid, and what was mended as it was read.
 
     Raises:
         InputError: it cannot be read, is not a label map, or lies on another grid than the image.
@@ -71,7 +88,7 @@ def label_check(path: str, image: str) -> Result:
     file = Path(path)
     check_same_size(file, Path(image))
     like = _grid(Path(image))
-    found = _labels(file)
+    found = _segmentation(file, like) if is_segmentation(file) else _labels(file)
     if not found.geometry.matches(like):
         raise InputError(
             file.name,
@@ -81,7 +98,7 @@ def label_check(path: str, image: str) -> Result:
     held = np.zeros(256, bool)
     for plane in found.array:  # slice by slice: counting takes eight bytes a voxel
         held |= np.bincount(plane.ravel(), minlength=256) > 0
-    return {"held": np.flatnonzero(held).tolist(), "digest": found.digest}, []
+    return {"held": np.flatnonzero(held).tolist(), "digest": found.digest, "remarks": _told(found)["remarks"]}, []
 
 
 def _told(found: Volume) -> dict[str, Any]:
@@ -102,7 +119,15 @@ def _labels(path: Path) -> Volume:
     return found.with_array(array.astype(np.uint8))
 
 
+def _segmentation(path: Path, like: Geometry | None) -> Volume:
+    remarks: list[str] = []
+    segments = read_segments(path, checked_header(path))
+    found = organ_map(path, _file(path, remarks), segments, like)
+    return replace(found, remarks=(*remarks, *found.remarks))
+
+
 def _grid(path: Path) -> Geometry:
+    refuse_segmentation(path)
     if path.is_dir():
         return from_sitk(_image(path, []), str(path)).geometry
     reader = sitk.ImageFileReader()

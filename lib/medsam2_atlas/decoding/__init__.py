@@ -3,15 +3,27 @@
 Headers of DICOM files are in `decoding.dicom`, which imports pydicom.
 """
 
-from medsam2_atlas.decoding.check import READABLE, check_same_size, check_voxels, checked_header, image_io
+from medsam2_atlas.decoding.check import (
+    READABLE,
+    SEGMENTATION_SUFFIX,
+    check_same_size,
+    check_voxels,
+    checked_header,
+    image_io,
+    is_segmentation,
+    refuse_segmentation,
+)
 from medsam2_atlas.decoding.limits import DecodingLimits
 from medsam2_atlas.decoding.packed import check_length
 from medsam2_atlas.decoding.readers import alive, configure, run_task, shutdown, unreadable
+from medsam2_atlas.decoding.segments import Segment, read_segments
 from medsam2_atlas.decoding.unreadable import UnreadableFileError
 
 __all__ = [
     "READABLE",
+    "SEGMENTATION_SUFFIX",
     "DecodingLimits",
+    "Segment",
     "UnreadableFileError",
     "alive",
     "check_length",
@@ -20,6 +32,9 @@ __all__ = [
     "checked_header",
     "configure",
     "image_io",
+    "is_segmentation",
+    "read_segments",
+    "refuse_segmentation",
     "run_task",
     "shutdown",
     "unreadable",

@@ -14,6 +14,9 @@ from medsam2_atlas.errors import InputError
 
 READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a folder with one DICOM series"
 
+SEGMENTATION_SUFFIX = ".seg.nrrd"
+"""Of segmentations as 3D Slicer saves them; see `segments`."""
+
 _FORMATS: tuple[tuple[str, Callable[[Path], Header], str], ...] = (
     (".nii.gz", nifti_header, "NiftiImageIO"),
     (".nii", nifti_header, "NiftiImageIO"),
@@ -51,6 +54,30 @@ def checked_header(file: Path) -> Header:
     raise InputError(file, "cannot be read as an image: its type is not known.", f"Give {READABLE}.")
 
 
+def is_segmentation(file: Path) -> bool:
+    """Returns whether a file is a segmentation, by its suffix or, for NRRD files of any name, by its header.
+
+    A file that cannot be read is none; reading it as an image tells what is wrong with it.
+    """
+    name = file.name.lower()
+    if name.endswith(SEGMENTATION_SUFFIX):
+        return True
+    try:
+        return name.endswith(".nrrd") and any(key.endswith("_ID") for key in checked_header(file).segments)
+    except (InputError, OSError):
+        return False
+
+
+def refuse_segmentation(file: Path) -> None:
+    """Refuses a segmentation in place of an image.
+
+    Raises:
+        InputError: it is one.
+    """
+    if is_segmentation(file):
+        raise InputError(file, "is a segmentation, as 3D Slicer saves it, not a CT.", "Choose the CT that was segmented.")
+
+
 def check_voxels(path: Path, voxels: int) -> None:
     """Checks that an image claims no more voxels than the limits allow.
 
@@ -68,11 +95,15 @@ def check_voxels(path: Path, voxels: int) -> None:
 def check_same_size(file: Path, image: Path) -> None:
     """Checks by the headers alone that a label map has as many voxels along its axes, in any order, as an image.
 
+    Segmentations may have other sizes: 3D Slicer crops them, and puts segments that overlap into layers.
+
     Raises:
         InputError: it has not, or a header cannot be used.
         OSError: a file cannot be read.
     """
     sizes, like = (checked_header(path).sizes for path in (file, image))
+    if is_segmentation(file):
+        return
     if sorted(n for n in sizes if n > 1) != sorted(n for n in like if n > 1):
         raise InputError(file.name, f"has size {sizes}, the image has {like}.", "Send one label map on the grid of the image.")
 

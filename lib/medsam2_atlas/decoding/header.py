@@ -7,8 +7,8 @@ limits, go on to a reader process.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import isfinite, prod
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class Header:
         whole_file_packed: whether the header is packed along with the voxels, as in `.nii.gz`.
         canonical: a text header written anew from the values read; empty for binary headers. ITK gets this one, so that a
             text which ITK's parser would read in another way than ours never reaches it.
+        segments: entries about 3D Slicer's segments, as the file has them; only of NRRD. See `segments`.
     """
 
     sizes: tuple[int, ...]
@@ -38,6 +39,7 @@ class Header:
     encoding: str
     whole_file_packed: bool = False
     canonical: bytes = b""
+    segments: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def values(self) -> int:

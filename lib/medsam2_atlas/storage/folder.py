@@ -15,14 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medsam2_atlas.choices import FINAL
+from medsam2_atlas.decoding import SEGMENTATION_SUFFIX
 from medsam2_atlas.errors import InputError, StorageError
 from medsam2_atlas.resource import model_folder
 from medsam2_atlas.storage.links import LINK_PROBLEM, LINK_REMEDY, Roots
-from medsam2_atlas.volume import SUFFIXES
+from medsam2_atlas.volume import LABEL_SUFFIXES, SUFFIXES
 
 log = logging.getLogger(__name__)
 
 WORK_FOLDER = ".medsam2_atlas"
+SEGMENTATION_PROBLEM = "is left out: it is a segmentation, not a CT. Move it into labels/final, with the name of its CT."
 LONGEST_STUDY = 255 - len(".nii.gz")
 """Max bytes of a study's name: file systems allow 255, and its label map may be `.nii.gz`."""
 
@@ -95,14 +97,14 @@ class StudyFolder:
 
     def labels(self, tag: str) -> dict[str, Path]:
         """Returns label maps of a tag by study. Unusable files are left out and logged."""
-        return self._found(self.label_folder(tag))
+        return self._found(self.label_folder(tag), LABEL_SUFFIXES)
 
     def problems(self, tag: str) -> dict[str, str]:
         """Returns why image files, and label maps of a tag, are left out, by study."""
         found: dict[str, str] = {}
-        for folder in (self.label_folder(tag), self.path):
+        for folder, suffixes in ((self.label_folder(tag), LABEL_SUFFIXES), (self.path, SUFFIXES)):
             try:
-                found |= list_files(folder, Roots(self.path, self.roots)).problems
+                found |= list_files(folder, Roots(self.path, self.roots), suffixes).problems
             except (OSError, StorageError) as error:
                 found[folder.name] = str(error)
         return found
@@ -111,8 +113,8 @@ class StudyFolder:
         """Where label maps of a tag lie."""
         return self.path / "labels" / tag
 
-    def _found(self, folder: Path) -> dict[str, Path]:
-        return by_name(folder, roots=Roots(self.path, self.roots))
+    def _found(self, folder: Path, suffixes: Sequence[str] = SUFFIXES) -> dict[str, Path]:
+        return by_name(folder, suffixes, Roots(self.path, self.roots))
 
 
 @dataclass
@@ -138,7 +140,7 @@ def list_files(folder: Path, roots: Roots, suffixes: Sequence[str] = SUFFIXES) -
     Args:
         folder: to list; nothing is found if it does not exist.
         roots: folders that links may lead to.
-        suffixes: of image files.
+        suffixes: `SUFFIXES` of image files, or `LABEL_SUFFIXES` of label files.
 
     Raises:
         StorageError: the folder is a link that leads elsewhere.
@@ -153,6 +155,8 @@ def list_files(folder: Path, roots: Roots, suffixes: Sequence[str] = SUFFIXES) -
         for entry in sorted(entries, key=lambda entry: entry.name):
             suffix = suffix_in(entry.name, suffixes)
             if not suffix or entry.name.startswith("."):
+                if entry.name.endswith(SEGMENTATION_SUFFIX) and not entry.name.startswith("."):
+                    found.problems[entry.name] = SEGMENTATION_PROBLEM
                 continue
             study = entry.name.removesuffix(suffix)
             if not encodable(entry.name):
@@ -177,7 +181,7 @@ def by_name(folder: Path, suffixes: Sequence[str] = SUFFIXES, roots: Roots | Non
 
     Args:
         folder: to list.
-        suffixes: of image files.
+        suffixes: `SUFFIXES` of image files, or `LABEL_SUFFIXES` of label files.
         roots: folders that links may lead to; the folder itself by default.
     """
     try:
@@ -210,8 +214,9 @@ def _look(entry: os.DirEntry[str], roots: Roots) -> tuple[str, os.stat_result | 
 
 
 def suffix_in(name: str, suffixes: Sequence[str] = SUFFIXES) -> str:
-    """The suffix of an image file's name; empty where it has none of them."""
-    return next((s for s in suffixes if name.endswith(s)), "")
+    """The suffix of an image or label file's name; empty where it has none of them. A segmentation is no image."""
+    suffix = next((s for s in LABEL_SUFFIXES if name.endswith(s)), "")
+    return suffix if suffix in suffixes else ""
 
 
 def encodable(text: str) -> bool:

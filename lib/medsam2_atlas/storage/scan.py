@@ -9,7 +9,7 @@ from pathlib import Path
 from medsam2_atlas.errors import MedSAM2AtlasError, StorageError
 from medsam2_atlas.storage.folder import Listing, encodable, list_files
 from medsam2_atlas.storage.links import Roots
-from medsam2_atlas.volume import SUFFIXES
+from medsam2_atlas.volume import LABEL_SUFFIXES
 
 Key = tuple[str, str]
 """Study and tag."""
@@ -40,7 +40,7 @@ def scan_labels(path: Path, roots: Roots) -> LabelScan:
     found = LabelScan()
     for tag in tags_in(path, roots):
         try:
-            listing = list_files(path / "labels" / tag, roots)
+            listing = list_files(path / "labels" / tag, roots, LABEL_SUFFIXES)
         except (OSError, StorageError) as error:
             found.closed[tag] = reason(error)
             continue
@@ -73,7 +73,7 @@ def label_files(path: Path, roots: Roots, study: str, tag: str) -> list[Path]:
     """
     folder = roots.check(path / "labels" / tag)
     found = []
-    for suffix in SUFFIXES:
+    for suffix in LABEL_SUFFIXES:
         file = folder / f"{study}{suffix}"
         if file.is_symlink():
             roots.check(file)
