@@ -91,30 +91,37 @@ def _owners(
     voxels = sitk.GetArrayViewFromImage(image)
     voxels = voxels[..., None] if voxels.ndim == 3 else voxels
     layers, kind = voxels.shape[-1], voxels.dtype
-    tables = _tables(file, segments, layers, kind)
     owners = np.zeros(voxels.shape[:3], np.uint16)
     counts, strays = np.zeros(len(segments) + 1, np.int64), 0
     shared: dict[tuple[int, int], int] = {}
-    for layer, of_value in enumerate(tables):
+    for layer, of_value in enumerate(_tables(file, segments, layers, kind)):
+        held = np.zeros(len(of_value), np.int64)
         for z, owner in enumerate(owners):  # slice by slice: counting takes eight bytes a voxel
-            values = _whole(file, voxels[z, ..., layer], len(of_value) - 1)
+            values = _indices(file, voxels[z, ..., layer], len(of_value) - 1)
+            held += np.bincount(values.ravel(), minlength=len(of_value))
             here = of_value[values]
-            counts += np.bincount(here.ravel(), minlength=len(counts))
-            strays += int(np.count_nonzero((here == 0) & (voxels[z, ..., layer] != 0)))
-            both = (owner > 0) & (here > 0)
-            if both.any():
-                first, last = np.minimum(owner[both], here[both]), np.maximum(owner[both], here[both])
-                pairs, sizes = np.unique(first.astype(np.int64) * len(counts) + last, return_counts=True)
-                for pair, size in zip(pairs.tolist(), sizes.tolist(), strict=True):
-                    key = divmod(pair, len(counts))
-                    shared[key] = shared.get(key, 0) + size
+            if layer:
+                _count_shared(shared, owner, here, len(counts))
             np.maximum(owner, here, out=owner)
+        np.add.at(counts, of_value, held)
+        strays += int(held[1:][of_value[1:] == 0].sum())
     names = [repr(segment.name[:40]) for segment in segments]
-    for (first_, last_), size in sorted(shared.items())[:_MAX_PAIRS]:
-        remarks.append(f"{names[first_ - 1]} and {names[last_ - 1]} share {size} voxels, which are {names[last_ - 1]}.")
+    for (first, last), size in sorted(shared.items())[:_MAX_PAIRS]:
+        remarks.append(f"{names[first - 1]} and {names[last - 1]} share {size} voxels, which are {names[last - 1]}.")
     if len(shared) > _MAX_PAIRS:
         remarks.append(f"{len(shared) - _MAX_PAIRS} more pairs of segments share voxels; the later segment has them.")
     return owners, counts[1:], strays
+
+
+def _count_shared(shared: dict[tuple[int, int], int], owner: np.ndarray, here: np.ndarray, base: int) -> None:
+    """Adds to `shared` how many voxels of a slice two segments share, by the earlier and the later one."""
+    both = (owner > 0) & (here > 0)
+    if both.any():
+        first, last = np.minimum(owner[both], here[both]), np.maximum(owner[both], here[both])
+        pairs, sizes = np.unique(first.astype(np.int64) * base + last, return_counts=True)
+        for pair, size in zip(pairs.tolist(), sizes.tolist(), strict=True):
+            key = divmod(pair, base)
+            shared[key] = shared.get(key, 0) + size
 
 
 def _tables(file: Path, segments: Sequence[Segment], layers: int, kind: np.dtype) -> list[np.ndarray]:
@@ -133,15 +140,19 @@ def _tables(file: Path, segments: Sequence[Segment], layers: int, kind: np.dtype
             raise broken(file, problem)
     found = []
     for of_value in tables:
-        array = np.zeros(max(of_value, default=0) + 2, np.uint16)  # the last entry stands for all higher values
+        # The last entry stands for all other values, unless there is one for every value.
+        size = np.iinfo(kind).max + 1 if kind.kind == "u" and kind.itemsize < 4 else max(of_value, default=0) + 2
+        array = np.zeros(size, np.uint16)
         for value, number in of_value.items():
             array[value] = number
         found.append(array)
     return found
 
 
-def _whole(file: Path, plane: np.ndarray, highest: int) -> np.ndarray:
+def _indices(file: Path, plane: np.ndarray, highest: int) -> np.ndarray:
     """Returns values as indices; others than 0 to `highest` become `highest`."""
+    if plane.dtype.kind == "u" and np.iinfo(plane.dtype).max <= highest:
+        return plane
     if plane.dtype.kind == "f" and not (np.isfinite(plane).all() and (plane == np.rint(plane)).all()):
         raise InputError(file, "is not a label map: it has values that are not whole numbers.")
     return np.where((plane < 0) | (plane > highest), highest, plane).astype(np.int64)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from files.slicer_files import segment, terms, write_segmentation
 from medsam2_atlas.decoding import check_same_size, checked_header, read_segments
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.storage import check_label
 from medsam2_atlas.volume import Volume, from_sitk, read_grid, read_labels, read_volume, write_volume
-from segmentation_files import segment, terms, write_segmentation
 from series_files import upright
 
 CT = np.random.default_rng(3).integers(-1000, 1000, (6, 20, 24))

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from files.kind import LABELS, Writer, image
+
 ANATOMY = "TerminologyEntry:Segmentation category and type - 3D Slicer General Anatomy list~SCT^123037004^Anatomical Structure"
 TISSUE = f"{ANATOMY}~SCT^85756007^Tissue~^^~Anatomic codes - DICOM master list~^^~^^|"
 _KINDS = {"uint8": "unsigned char", "int16": "short", "float32": "float", "int32": "int"}
@@ -65,3 +67,24 @@ def write_segmentation(
     voxels = np.stack(layers, -1) if several else layers[0]
     file.write_bytes("\n".join(text).encode() + gzip.compress(np.ascontiguousarray(voxels).tobytes()))
     return file
+
+
+def segmentation(*names: Mapping[str, str], crop: bool = False, overlap: bool = False, name: str = "labels.seg.nrrd") -> Writer:
+    """A segmentation of the label map's liver and left kidney; `names` are their entries in this order, values 1 and 2.
+
+    crop: cropped to them. overlap: the liver has a layer of its own, and reaches into the kidney.
+    """
+    liver, kidney = (LABELS == 6).astype(np.uint8), (LABELS == 3).astype(np.uint8)
+    layers = [liver + 2 * kidney]
+    if overlap:
+        liver[3:5, 10:12, 20:22] = 1
+        layers = [liver, kidney]
+    start = [0, 0, 0]
+    if crop:
+        box = tuple(slice(int(n.min()), int(n.max()) + 1) for n in np.nonzero(layers[0]))
+        layers, start = [layer[box] for layer in layers], [part.start for part in box[::-1]]
+
+    def write(folder: Path) -> Path:
+        return write_segmentation(folder / name, layers, names, image(LABELS), start)
+
+    return write
