@@ -136,6 +136,10 @@ def test_a_segmentation_is_told_by_its_header_too(tmp_path: Path, plain_image: s
     for open_image in (read_volume, read_grid):
         with pytest.raises(InputError, match="is a segmentation, as 3D Slicer saves it, not a CT"):
             open_image(file)
+    file = write_segmentation(tmp_path / "y.nrrd", [box((LIVER, 6))], [segment("Segment_6", 6)], plain_image)
+    assert (read(file, plain_image).array == box((LIVER, 6))).all()  # as ever, by its values
+    with pytest.raises(InputError, match="no organs: 'Segment_6'"):
+        read(file.rename(tmp_path / "y.seg.nrrd"), plain_image)
 
 
 def test_an_empty_segmentation_holds_no_organ(tmp_path: Path, plain_image: sitk.Image) -> None:

@@ -10,6 +10,7 @@ from medsam2_atlas.decoding.limits import DecodingLimits
 from medsam2_atlas.decoding.metaimage import metaimage_header
 from medsam2_atlas.decoding.nifti import nifti_header
 from medsam2_atlas.decoding.nrrd import nrrd_header
+from medsam2_atlas.decoding.segments import has_named_segments
 from medsam2_atlas.errors import InputError
 
 READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a folder with one DICOM series"
@@ -55,15 +56,16 @@ def checked_header(file: Path) -> Header:
 
 
 def is_segmentation(file: Path) -> bool:
-    """Returns whether a file is a segmentation, by its suffix or, for NRRD files of any name, by its header.
+    """Returns whether a file is a segmentation, by its suffix or, for other NRRD files, by the names of segments in its header.
 
-    A file that cannot be read is none; reading it as an image tells what is wrong with it.
+    A `.nrrd` file whose segments have Slicer's default names, such as Segment_1, is a label map: its values say more. A file
+    that cannot be read is none; reading it as an image tells what is wrong with it.
     """
     name = file.name.lower()
     if name.endswith(SEGMENTATION_SUFFIX):
         return True
     try:
-        return name.endswith(".nrrd") and any(key.endswith("_ID") for key in checked_header(file).segments)
+        return name.endswith(".nrrd") and has_named_segments(checked_header(file))
     except (InputError, OSError):
         return False
 

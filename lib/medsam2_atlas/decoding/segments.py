@@ -45,6 +45,15 @@ class Segment:
     unnamed: bool = False
 
 
+def has_named_segments(header: Header) -> bool:
+    """Returns whether a header names segments, at least one of them otherwise than Slicer does by itself."""
+    names = {key: value.strip() for key, value in header.segments.items() if key.endswith("_Name")}
+    return any(
+        f"{key.removesuffix('_Name')}_ID" in header.segments and not _DEFAULT_NAME.fullmatch(name)
+        for key, name in names.items()
+    )
+
+
 def read_segments(file: Path, header: Header) -> tuple[Segment, ...]:
     """Returns the segments of a segmentation in their order; none if it is empty.
 
