@@ -15,6 +15,10 @@ Key = tuple[str, str]
 """Study and tag."""
 
 
+LONGEST_NAME = 255
+"""Max bytes of a file's name."""
+
+
 @dataclass
 class LabelScan:
     """Label files of all tags.
@@ -73,8 +77,8 @@ def label_files(path: Path, roots: Roots, study: str, tag: str) -> list[Path]:
     """
     folder = roots.check(path / "labels" / tag)
     found = []
-    for suffix in LABEL_SUFFIXES:
-        file = folder / f"{study}{suffix}"
+    for name in label_names(study):
+        file = folder / name
         if file.is_symlink():
             roots.check(file)
             if not file.exists():
@@ -82,6 +86,12 @@ def label_files(path: Path, roots: Roots, study: str, tag: str) -> list[Path]:
         if file.is_file():
             found.append(file)
     return found
+
+
+def label_names(study: str) -> list[str]:
+    """Returns the names that the file of a study's label map may have."""
+    names = (f"{study}{suffix}" for suffix in LABEL_SUFFIXES)
+    return [name for name in names if len(os.fsencode(name)) <= LONGEST_NAME]  # others cannot even be looked for
 
 
 def readable(file: Path) -> bool:
