@@ -17,8 +17,9 @@ from monailabel.client.client import MONAILabelClientException
 
 from confirmations import Confirmations, Refusal
 from files.slicer_files import segment, write_segmentation
+from label_files import renumber
 from medsam2_atlas.atlas import ReferenceFiles
-from medsam2_atlas.errors import ConfirmError
+from medsam2_atlas.errors import ConfirmError, InputError
 from medsam2_atlas.volume import read_labels, read_volume
 from scoring_method import OrganScoring
 from study_datastore import StudyDatastore, write_archive
@@ -285,3 +286,11 @@ def test_a_cropped_segmentation_is_scored_on_its_image(shelf: tuple[StudyDatasto
     scoring = OrganScoring(datastore.store.work)
     for truth, judged in (("final", "slicer"), ("slicer", "final")):
         assert scoring({"y": truth, "y_pred": judged}, datastore)["mean"]["dice"] == 1.0
+
+
+def test_voxels_of_other_names_for_organs_get_their_numbers(tmp_path: Path) -> None:
+    file = cube(tmp_path, 1)
+    renumber(file, [{"name": "IVC", "idx": 1}, {"name": "cyst", "idx": 2}])
+    assert read_labels(file).array.max() == 9
+    with pytest.raises(InputError, match="holds 'cyst', which is no organ"):
+        renumber(cube(tmp_path, 2), [{"name": "IVC", "idx": 1}, {"name": "cyst", "idx": 2}])

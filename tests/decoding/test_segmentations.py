@@ -68,6 +68,9 @@ def test_a_cropped_segmentation_is_padded_to_its_image(tmp_path: Path, image: si
     file = write_segmentation(tmp_path / "x.seg.nrrd", [whole[z, y, x]], names, image, start)
     write_volume(from_sitk(image), tmp_path / "ct.nii.gz")
     check_same_size(file, tmp_path / "ct.nii.gz")
+    larger = write_segmentation(tmp_path / "large.seg.nrrd", [np.ones((13, 20, 48), np.uint8)], names, image)
+    with pytest.raises(InputError, match="has size"):
+        check_same_size(larger, tmp_path / "ct.nii.gz")
     for labels in (read(file, image), read_labels(file, image=tmp_path / "ct.nii.gz")):
         assert (labels.array == box((LIVER, 6), (SPLEEN, 1))).all()
         assert labels.geometry.matches(from_sitk(image).geometry, 1e-3)

@@ -12,15 +12,8 @@ import numpy as np
 from files.dicom_files import series
 from files.itk_files import written
 from files.kind import HU, LABELS, Kind
-from files.slicer_files import segment, segmentation, terms
-
-_NAMES = segment("Liver", 1), segment("kidney_left", 2)
-_TERMS = (
-    segment("Segment_1", 1, tags=terms("10200004", "Liver")),
-    segment("Segment_2", 2, tags=terms("64033007", "Kidney", "SCT^7771000^Left")),
-)
-_LAYERS = segment("Liver", 1, 0), segment("left kidney", 1, 1)
-_STRANGE = segment("Liver", 1), segment("cyst", 2)
+from files.slicer_files import segmentation
+from files.slicer_kinds import NAMES, SEGMENTATIONS
 
 NIFTI = (
     Kind("NIfTI, gzip (`.nii.gz`)", written("ct.nii.gz")),
@@ -36,7 +29,7 @@ NRRD_AND_MHA = (
     Kind("NRRD", written("ct.nrrd")),
     Kind("MHA, packed", written("ct.mha", compress=True)),
     Kind("MHA, axes turned (RAS)", written("ct.mha", turned="RAS")),
-    Kind("3D Slicer's segmentation in place of the CT", segmentation(*_NAMES), refused="is a segmentation"),
+    Kind("3D Slicer's segmentation in place of the CT", segmentation(*NAMES), refused="is a segmentation"),
 )
 
 DICOM = (Kind("DICOM series, a folder", series()),)
@@ -45,19 +38,7 @@ LABEL_MAPS = (
     Kind("label map on the CT's grid", written("labels.nii.gz", LABELS)),
     Kind("label map with axes turned (RAS)", written("labels.nrrd", LABELS, turned="RAS")),
     Kind("label map of floating-point numbers", written("labels.nii.gz", LABELS.astype(np.float32))),
-    Kind("3D Slicer's segmentation (`.seg.nrrd`), by its segments' names", segmentation(*_NAMES)),
-    Kind("3D Slicer's segmentation, cropped", segmentation(*_NAMES, crop=True)),
-    Kind("3D Slicer's segmentation, named `.nrrd`", segmentation(*_NAMES, name="labels.nrrd")),
-    Kind("3D Slicer's segmentation with default names, by its terms", segmentation(*_TERMS)),
-    Kind(
-        "3D Slicer's segmentation, segments overlap",
-        segmentation(*_LAYERS, overlap=True),
-        told="share 8 voxels, which are 'left kidney'",
-    ),
-    Kind("3D Slicer's segmentation with other names", segmentation(*_STRANGE), refused="has segments that are no organs"),
-    Kind(
-        "`.seg.nrrd` that does not name its segments", written("labels.seg.nrrd", LABELS), refused="does not name its segments"
-    ),
+    *SEGMENTATIONS,
 )
 
 SECTIONS = {"CT: NIfTI": NIFTI, "CT: NRRD and MHA": NRRD_AND_MHA, "CT: DICOM": DICOM, "Label maps": LABEL_MAPS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 
 from medsam2_atlas.decoding.header import Header
@@ -17,6 +18,8 @@ READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a folder with one DICOM series"
 
 SEGMENTATION_SUFFIX = ".seg.nrrd"
 """Of segmentations as 3D Slicer saves them; see `segments`."""
+_LARGEST_SEGMENTATION = 4
+"""Max voxels of a segmentation, in those of its image."""
 
 _FORMATS: tuple[tuple[str, Callable[[Path], Header], str], ...] = (
     (".nii.gz", nifti_header, "NiftiImageIO"),
@@ -97,7 +100,8 @@ def check_voxels(path: Path, voxels: int) -> None:
 def check_same_size(file: Path, image: Path) -> None:
     """Checks by the headers alone that a label map has as many voxels along its axes, in any order, as an image.
 
-    Segmentations may have other sizes: 3D Slicer crops them, and puts segments that overlap into layers.
+    Segmentations may have other sizes, up to four times as many voxels: 3D Slicer crops them, lets them reach beyond the image,
+    and puts segments that overlap into layers.
 
     Raises:
         InputError: it has not, or a header cannot be used.
@@ -105,6 +109,8 @@ def check_same_size(file: Path, image: Path) -> None:
     """
     sizes, like = (checked_header(path).sizes for path in (file, image))
     if is_segmentation(file):
+        if prod(sizes[-3:]) > _LARGEST_SEGMENTATION * prod(like):
+            raise InputError(file.name, f"has size {sizes}, the image has {like}.", "Choose the segmentation of this CT.")
         return
     if sorted(n for n in sizes if n > 1) != sorted(n for n in like if n > 1):
         raise InputError(file.name, f"has size {sizes}, the image has {like}.", "Send one label map on the grid of the image.")
