@@ -26,7 +26,6 @@ from medsam2_atlas.errors import ConfirmError, InputError, NotFoundError, Storag
 from medsam2_atlas.files import write_json
 from medsam2_atlas.scratch import scratch_file
 from medsam2_atlas.storage import FINAL, Label, Saved, StudyStore, suffix_of
-from medsam2_atlas.volume import LABEL_SUFFIXES
 from replies import flag
 from strategies import given_to
 
@@ -275,7 +274,7 @@ class StudyDatastore(Datastore):
             study: {
                 "image": {"ext": suffix_of(image.file.name), "info": {**image.info, "name": image.file.name}},
                 "labels": {
-                    tag: {"ext": suffix_of(label.file.name, LABEL_SUFFIXES), "info": label_info(label)}
+                    tag: {"ext": suffix_of(label.file.name, labels=True), "info": label_info(label)}
                     for tag, label in sorted(labels.get(study, {}).items())
                 },
             }

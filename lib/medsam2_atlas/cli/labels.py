@@ -77,10 +77,9 @@ def export_command(
 ) -> None:
     """Copy a version into a file."""
     from medsam2_atlas.storage import suffix_of
-    from medsam2_atlas.volume import LABEL_SUFFIXES
 
     source = _open(studies).version_file(study, tag, version)
-    check_files((out, (suffix_of(source.name, LABEL_SUFFIXES),)), inputs=(source,))  # versions are copied as they were saved
+    check_files((out, (suffix_of(source.name, labels=True),)), inputs=(source,))  # versions are copied as they were saved
     with replacing(out) as part:
         shutil.copyfile(source, part)
     typer.echo(f"written to {out}")

@@ -26,7 +26,6 @@ from medsam2_atlas.storage.reconcile import Reconciler
 from medsam2_atlas.storage.rows import LabelRow, Writer, stamp_of
 from medsam2_atlas.storage.safely import flush, staged_copy
 from medsam2_atlas.storage.scan import LONGEST_NAME, label_files, label_names, readable
-from medsam2_atlas.volume import LABEL_SUFFIXES
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +71,8 @@ class LabelChanges:
             ConflictError: the current version is not the expected one.
             OSError, StorageError: it cannot be written; nothing has changed.
         """
-        suffix = suffix_in(file.name, LABEL_SUFFIXES)
-        if suffix_in(f"{study}{suffix}", LABEL_SUFFIXES) != suffix:  # `x.seg` and `.nrrd` would be the file of `x`
+        suffix = suffix_in(file.name, labels=True)
+        if suffix_in(f"{study}{suffix}", labels=True) != suffix:  # `x.seg` and `.nrrd` would be the file of `x`
             raise StorageError(study, f"ends in .seg, so its label map cannot end in {suffix}.", "Save it as .nii.gz.")
         if len(os.fsencode(f"{study}{suffix}")) > LONGEST_NAME:
             raise StorageError(
@@ -100,7 +99,7 @@ class LabelChanges:
         self._index.again(lambda: self._describe(study, tag, info))
 
     def _save(self, study: str, tag: str, file: Path, new: Version, expected: int | None, accept: Accept) -> Made:
-        folder, suffix = self._tag_folder(tag), suffix_in(file.name, LABEL_SUFFIXES)
+        folder, suffix = self._tag_folder(tag), suffix_in(file.name, labels=True)
         current, lineage = folder / f"{study}{suffix}", self._reconciler.lineage(study, tag)
         made = Outcome[Made](f"{study} under {tag}")
         with (
@@ -177,7 +176,7 @@ class LabelChanges:
             file = self._tag_folder(tag) / name
             link = file.is_symlink() and not (self._roots.hold(file) and file.exists())
             if link or (file.is_file() and not readable(file)):
-                aside = self._work.folder("unreadable") / f"{os.urandom(4).hex()}{suffix_in(name, LABEL_SUFFIXES)}"
+                aside = self._work.folder("unreadable") / f"{os.urandom(4).hex()}{suffix_in(name, labels=True)}"
                 os.replace(file, aside)
                 log.warning("%s could not be read; it was moved to %s", file, aside)
 

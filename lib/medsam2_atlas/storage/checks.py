@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,22 +21,17 @@ class CheckedLabel:
     remarks: tuple[str, ...] = ()
 
 
-def suffix_of(name: str, suffixes: Sequence[str] = SUFFIXES) -> str:
-    """The suffix that tells the type of an image or label file.
-
-    Args:
-        name: of the file.
-        suffixes: `SUFFIXES` of image files, or `LABEL_SUFFIXES` of label files.
+def suffix_of(name: str, *, labels: bool = False) -> str:
+    """The suffix that tells the type of an image file. labels: of a label file.
 
     Raises:
         InputError: another type.
     """
-    suffix = suffix_in(name, suffixes)
+    suffix = suffix_in(name, labels=labels)
     if not suffix:
-        segmentation = (
-            "is a segmentation, not a CT." if name.endswith(SEGMENTATION_SUFFIX) else "is of a type that is not taken."
-        )
-        raise InputError(Path(name).name[-80:], segmentation, f"Send one of {', '.join(suffixes)}.")
+        misplaced = name.endswith(SEGMENTATION_SUFFIX)
+        problem = "is a segmentation, not a CT." if misplaced else "is of a type that is not taken."
+        raise InputError(Path(name).name[-80:], problem, f"Send one of {', '.join(LABEL_SUFFIXES if labels else SUFFIXES)}.")
     return suffix
 
 
@@ -47,7 +41,7 @@ def look_at_label(file: Path, image: Path) -> CheckedLabel:
     Raises:
         InputError: it cannot be read, or is not on the grid of the image.
     """
-    suffix_of(file.name, LABEL_SUFFIXES)
+    suffix_of(file.name, labels=True)
     told, _ = run_task("label_check", file, path=str(file.absolute()), image=str(image.absolute()))
     organs = tuple(value for value in told["held"] if value)
     return CheckedLabel(organs, str(told["digest"]), tuple(told["remarks"]))

@@ -44,7 +44,7 @@ def scan_labels(path: Path, roots: Roots) -> LabelScan:
     found = LabelScan()
     for tag in tags_in(path, roots):
         try:
-            listing = list_files(path / "labels" / tag, roots, LABEL_SUFFIXES)
+            listing = list_files(path / "labels" / tag, roots, labels=True)
         except (OSError, StorageError) as error:
             found.closed[tag] = reason(error)
             continue
