@@ -57,7 +57,7 @@ def find_references(folder: Path, skipped: dict[str, str] | None = None) -> list
         for file in sorted((folder / kind).iterdir()):
             suffix = next((s for s in LABEL_SUFFIXES if file.name.endswith(s)), None)
             if kind == "images" and suffix == SEGMENTATION_SUFFIX:
-                problems[file.name] = "images/ has this segmentation, which is not a CT; move it into labels/."
+                problems[file.name] = "is a segmentation, not a CT. Move it into labels/."
             elif suffix and not file.name.startswith("."):
                 files.setdefault(file.name.removesuffix(suffix), []).append(file)
     images, labels = found["images"], found["labels"]
