@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from medsam2_atlas.decoding import is_segmentation
 from medsam2_atlas.errors import InputError
-from medsam2_atlas.labels import organ_table
+from medsam2_atlas.segment_names import listed, organ_named, remedy
 from medsam2_atlas.volume import Geometry, read_labels, to_sitk, write_volume
 
 
@@ -54,27 +55,26 @@ def renumber(file: Path, names: Sequence[Mapping[str, Any]]) -> None:
     """Gives a label map the organ table's numbers, in place.
 
     Args:
-        file: the label map.
+        file: the label map. A segmentation of 3D Slicer stays as it is: it names its own segments.
         names: `name` and `idx` of each of its numbers. Where they agree with the table, the file stays as it is.
 
     Raises:
         InputError: not a label map, or voxels of a name that is no organ.
     """
-    numbers = {organ.name: organ.index for organ in organ_table().organs}
-    numbers |= {organ.display.lower().replace(" ", "_"): organ.index for organ in organ_table().organs}
+    if is_segmentation(file):
+        return
     try:
-        told = {int(entry["idx"]): str(entry["name"]).strip().lower().replace(" ", "_") for entry in names}
+        told = {int(entry["idx"]): str(entry["name"]) for entry in names}
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError("label_info", f"is no list of names and numbers ({error}).") from error
-    if all(numbers.get(name, idx) == idx for idx, name in told.items()):
+    if all((organ_named(name) or idx) == idx for idx, name in told.items()):
         return
     labels = read_labels(file)
     table = np.zeros(256, np.uint8)
     for value in np.unique(labels.array):
         name = told.get(int(value), "")
-        if value and name not in numbers:
-            raise InputError(
-                "label map", f"holds {name or f'the number {value}'}, which is no organ.", f"Organs are {', '.join(numbers)}."
-            )
-        table[value] = numbers[name] if value else 0
+        if value and not organ_named(name):
+            shown = listed([name]) if name else f"the number {value}"
+            raise InputError("label map", f"holds {shown}, which is no organ.", remedy())
+        table[value] = organ_named(name) if value else 0
     write_volume(labels.with_array(table[labels.array]), file)

@@ -13,6 +13,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 import replies
 from finals import usable_label
+from medsam2_atlas.decoding import is_segmentation
 from medsam2_atlas.errors import InputError, problem_of
 from medsam2_atlas.evaluation import OrganScore, compare_labels
 from medsam2_atlas.files import write_json
@@ -56,7 +57,8 @@ class OrganScoring(ScoringMethod):
                 files = [usable_label(datastore, study, tag) for tag in (truth, judged)]
                 if files[0] is None or files[1] is None:
                     continue
-                y = read_labels(files[0])
+                image = datastore.get_image_uri(study) if is_segmentation(files[0]) else None
+                y = read_labels(files[0], image=image)
                 found = compare_labels(read_labels(files[1], y), y, sorted({int(v) for v in np.unique(y.array)} - {0}))
             except Exception as error:  # noqa: BLE001 - one bad file must not hide the others' scores
                 studies[study] = {"problem": problem_of(error)}

@@ -274,7 +274,7 @@ class StudyDatastore(Datastore):
             study: {
                 "image": {"ext": suffix_of(image.file.name), "info": {**image.info, "name": image.file.name}},
                 "labels": {
-                    tag: {"ext": suffix_of(label.file.name), "info": label_info(label)}
+                    tag: {"ext": suffix_of(label.file.name, labels=True), "info": label_info(label)}
                     for tag, label in sorted(labels.get(study, {}).items())
                 },
             }

@@ -22,6 +22,9 @@ from medsam2_atlas.decoding import (
     check_same_size,
     checked_header,
     image_io,
+    is_segmentation,
+    read_segments,
+    refuse_segmentation,
 )
 from medsam2_atlas.decoding.header import Header, broken, grey_values
 from medsam2_atlas.decoding.nifti import NiftiHeader
@@ -31,6 +34,7 @@ from medsam2_atlas.errors import InputError
 from medsam2_atlas.same_grid import on_grid
 from medsam2_atlas.series import find_series
 from medsam2_atlas.series.pixels import hounsfield
+from medsam2_atlas.slicer_segments import organ_map
 from medsam2_atlas.volume import SUFFIXES, Geometry, Volume, from_sitk, grid_of_header, to_sitk, upright
 
 sitk.ProcessObject.GlobalWarningDisplayOff()
@@ -45,6 +49,7 @@ _WHOLE = 1e-3
 
 def volume(path: str) -> Result:
     """Returns a CT in LPS orientation as float32 HU; see `medsam2_atlas.volume.read_volume`."""
+    refuse_segmentation(Path(path))
     remarks: list[str] = []
     image = _image(Path(path), remarks)
     voxels = sitk.GetArrayViewFromImage(image)
@@ -63,9 +68,14 @@ def volume(path: str) -> Result:
     return _told(found), [found.array]
 
 
-def labels(path: str) -> Result:
-    """Returns a label map in LPS orientation, unsigned 8-bit; see `medsam2_atlas.volume.read_labels`."""
-    found = _labels(Path(path))
+def labels(path: str, like: dict[str, Any] | None = None) -> Result:
+    """Returns a label map in LPS orientation, unsigned 8-bit; see `medsam2_atlas.volume.read_labels`.
+
+    `like` is the grid of the image in LPS orientation, on which segmentations are put.
+    """
+    file = Path(path)
+    grid = Geometry(**{key: tuple(value) for key, value in like.items()}) if like else None
+    found = _segmentation(file, grid) if is_segmentation(file) else _labels(file)
     return _told(found), [found.array]
 
 
@@ -83,7 +93,10 @@ def label_check(path: str, image: str) -> Result:
     file = Path(path)
     check_same_size(file, Path(image))
     like = _grid(Path(image))
-    found = on_grid(replace(_labels(file), source=file.name), like, like, Path(image).name)
+    if is_segmentation(file):
+        found = _segmentation(file, like)
+    else:
+        found = on_grid(replace(_labels(file), source=file.name), like, like, Path(image).name)
     held = np.zeros(256, bool)
     for plane in found.array:  # slice by slice: counting takes eight bytes a voxel
         held |= np.bincount(plane.ravel(), minlength=256) > 0
@@ -123,9 +136,17 @@ def _whole_numbers(path: Path, array: np.ndarray, remarks: list[str]) -> np.ndar
     return whole
 
 
+def _segmentation(path: Path, like: Geometry | None) -> Volume:
+    remarks: list[str] = []
+    segments = read_segments(path, checked_header(path))
+    found = organ_map(path, _file(path, remarks), segments, like)
+    return replace(found, remarks=(*remarks, *found.remarks))
+
+
 def _grid(path: Path) -> Geometry:
     if _is_series(path):
         return upright(find_series(path).grid)
+    refuse_segmentation(path)
     header = checked_header(path)
     grid = grid_of_header(path, header)
     try:

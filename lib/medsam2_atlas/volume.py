@@ -13,14 +13,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medsam2_atlas.decoding import run_task
+from medsam2_atlas.decoding import SEGMENTATION_SUFFIX, is_segmentation, run_task
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing
 from medsam2_atlas.same_grid import on_grid
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Of image and label files, read and written."""
+LABEL_SUFFIXES = (SEGMENTATION_SUFFIX, *SUFFIXES)
+"""Of label files that are read: 3D Slicer's segmentations too."""
 
 
 @dataclass(frozen=True)
@@ -195,15 +197,29 @@ def read_grid(path: str | Path) -> Geometry:
     return _geometry(content["geometry"])
 
 
-def read_labels(path: str | Path, like: Volume | None = None) -> Volume:
+def read_labels(path: str | Path, like: Volume | None = None, *, image: str | Path | None = None) -> Volume:
     """Reads a label map as unsigned 8-bit; on exactly the grid of `like` where given. Decoded in a reader process.
 
     Values within 0.001 of whole numbers are rounded. A grid that differs from the image's by less than a tenth of a voxel at
     every corner becomes the image's. `remarks` tell of both.
 
+    The segments of a segmentation of 3D Slicer become organ numbers by their names, see `segment_names`. Slicer crops
+    segmentations: they are padded to the grid of the image, to within a tenth of a voxel. Without an image, they keep their own
+    grid. `remarks` tell of segments that overlap.
+
+    Args:
+        path: of the label map.
+        like: its image.
+        image: file or folder of its image, whose voxels are not needed; in place of `like`, and read only for segmentations.
+
     Raises:
-        InputError: not readable, values that are not whole numbers from 0 to 255, or another grid than the image's.
+        InputError: not readable, values that are not whole numbers from 0 to 255, another grid than the image's, or segments
+            that are no organs.
     """
+    if is_segmentation(Path(path)):
+        grid = like.geometry if like is not None else read_grid(image) if image is not None else None
+        found = _decoded("labels", Path(path), like=None if grid is None else asdict(grid))
+        return found if like is None else replace(found, file_geometry=like.file_geometry)
     volume = _decoded("labels", Path(path))
     return volume if like is None else on_grid(volume, like.geometry, like.file_geometry, like.source)
 
@@ -259,9 +275,9 @@ def _orientation(direction: tuple[float, ...]) -> str:
     return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction))
 
 
-def _decoded(task: str, path: Path) -> Volume:
+def _decoded(task: str, path: Path, **arguments: Any) -> Volume:
     path = path.absolute()
-    content, (array,) = run_task(task, path, path=str(path))
+    content, (array,) = run_task(task, path, path=str(path), **arguments)
     remarks = tuple(content["remarks"])
     for remark in remarks:
         _tell(str(path), remark)

@@ -16,8 +16,12 @@ from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 
 from confirmations import Confirmations, Refusal
+from files.slicer_files import segment, write_segmentation
+from label_files import renumber
 from medsam2_atlas.atlas import ReferenceFiles
-from medsam2_atlas.errors import ConfirmError
+from medsam2_atlas.errors import ConfirmError, InputError
+from medsam2_atlas.volume import read_labels, read_volume
+from scoring_method import OrganScoring
 from study_datastore import StudyDatastore, write_archive
 
 
@@ -240,3 +244,53 @@ def test_images_keep_their_whole_names(url: str, target_files: ReferenceFiles, s
     for name in ("a.1", "a.2"):
         assert requests.delete(f"{url}/datastore/image", params={"id": name}).status_code == 200
     assert not (studies / "a.1.nii.gz").exists()
+
+
+def test_a_segmentation_of_slicer_is_kept_as_it_was_sent(url: str, studies: Path, tmp_path: Path) -> None:
+    image = sitk.ReadImage(str(studies / "first.nii.gz"))
+    liver, kidney = np.zeros((2, 3, 10, 20), np.uint8)
+    liver[:, :, :12], kidney[:, :, 8:] = 1, 1
+    layers = segment("Liver", 1, 0), segment("Kidney_left", 1, 1)
+    file = write_segmentation(tmp_path / "first.seg.nrrd", [liver, kidney], layers, image, (10, 10, 2))
+    client = MONAILabelClient(url, tmpdir=str(tmp_path))
+    names = [{"name": "Liver", "idx": 1}, {"name": "Kidney_left", "idx": 2}]  # as Slicer's module numbers them
+    saved = client.save_label("first", str(file), "by_slicer", {"label_info": names})
+    assert sorted(saved["organs"]) == ["left_kidney", "liver"]
+    assert saved["info"]["remarks"] == ["'Liver' and 'Kidney_left' share 120 voxels, which are 'Kidney_left'."]
+    back = Path(client.download_label("first", "by_slicer"))
+    assert back.name.endswith(".seg.nrrd")
+    assert back.read_bytes() == file.read_bytes()
+    labels = read_labels(back, read_volume(studies / "first.nii.gz"))
+    assert np.bincount(labels.array.ravel(), minlength=7)[[3, 6]].tolist() == [360, 240]
+    entry = requests.get(f"{url}/datastore/?output=all").json()["objects"]["first"]["labels"]["by_slicer"]
+    assert (entry["ext"], entry["info"]["name"]) == (".seg.nrrd", "first.seg.nrrd")
+    old = requests.get(f"{url}/datastore/label/version", {"label": "first", "tag": "by_slicer", "version": 1})
+    assert "first.by_slicer.1.seg.nrrd" in old.headers["content-disposition"]
+
+    strange = write_segmentation(tmp_path / "x.seg.nrrd", [liver], [segment("cyst", 1)], image, (10, 10, 2))
+    refused = save(url, strange, tag="by_slicer")
+    assert refused.status_code == 422
+    assert "no organs: 'cyst'." in refused.json()["detail"]
+    assert "Organs are Spleen, " in refused.json()["error"]["remedy"]
+    with file.open("rb") as stream:
+        refused = requests.put(f"{url}/datastore/image", files={"file": (file.name, stream)})
+    assert refused.status_code == 422
+    assert "is a segmentation, not a CT" in refused.json()["detail"]
+
+
+def test_a_cropped_segmentation_is_scored_on_its_image(shelf: tuple[StudyDatastore, list[float]], tmp_path: Path) -> None:
+    datastore, _ = shelf
+    image = sitk.ReadImage(str(tmp_path / "first.nii.gz"))
+    write_segmentation(tmp_path / "sent" / "x.seg.nrrd", [np.ones((3, 3, 3), np.uint8)], [segment("liver")], image, (2, 2, 2))
+    datastore.save_label("first", str(tmp_path / "sent" / "x.seg.nrrd"), "slicer", {"user": "kim"})
+    scoring = OrganScoring(datastore.store.work)
+    for truth, judged in (("final", "slicer"), ("slicer", "final")):
+        assert scoring({"y": truth, "y_pred": judged}, datastore)["mean"]["dice"] == 1.0
+
+
+def test_voxels_of_other_names_for_organs_get_their_numbers(tmp_path: Path) -> None:
+    file = cube(tmp_path, 1)
+    renumber(file, [{"name": "IVC", "idx": 1}, {"name": "cyst", "idx": 2}])
+    assert read_labels(file).array.max() == 9
+    with pytest.raises(InputError, match="holds 'cyst', which is no organ"):
+        renumber(cube(tmp_path, 2), [{"name": "IVC", "idx": 1}, {"name": "cyst", "idx": 2}])

@@ -97,8 +97,10 @@ def test_segments_of_other_programs_are_told_by_code_or_name(tmp_path: Path) -> 
         item.SegmentLabel = organ_table()[int(item.SegmentNumber)].name
         item.SegmentedPropertyTypeCodeSequence[0].CodeValue = "T-D0050"
     assert (read_seg(seg, tmp_path) == sitk.GetArrayFromImage(labels)).all()
+    seg.SegmentSequence[2].SegmentLabel, seg.SegmentSequence[5].SegmentLabel = "Kidney (left)", "HEPAR"
+    assert (read_seg(seg, tmp_path) == sitk.GetArrayFromImage(labels)).all()
     seg.SegmentSequence[5].SegmentLabel = "Tumour"
-    with pytest.raises(InputError, match="rename Tumour"):
+    with pytest.raises(InputError, match="Such segments: 'Tumour'"):
         read_seg(seg, tmp_path)
 
 

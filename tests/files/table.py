@@ -15,6 +15,8 @@ from files.dicom_files import enhanced, placed, series
 from files.itk_files import written
 from files.kind import HU, INSIDE, LABELS, ROUND, Kind
 from files.nifti_files import MATRIX, nifti, packed_twice, scaled, shifted, skewed, srow
+from files.slicer_files import segmentation
+from files.slicer_kinds import NAMES, SEGMENTATIONS
 from files.text_files import IN_SPACE, mha, named, nrrd, slanted
 
 COLOURS = np.zeros(HU.shape, [("R", "u1"), ("G", "u1"), ("B", "u1")])
@@ -122,6 +124,7 @@ NRRD_AND_MHA = (
         mha("ct.mha", "ElementNumberOfChannels = 3", array=HU.astype(np.uint8), sizes="32 24 4"),
         "holds colours (RGB)",
     ),
+    Kind("3D Slicer's segmentation in place of the CT", segmentation(*NAMES), refused="is a segmentation"),
 )
 
 DICOM = (
@@ -194,6 +197,7 @@ LABEL_MAPS = (
         nrrd("labels.nrrd", *LAYERS, array=np.stack([LABELS, LABELS], -1)),
         "holds 2 values per voxel, such as layers",
     ),
+    *SEGMENTATIONS,
 )
 
 SECTIONS = {

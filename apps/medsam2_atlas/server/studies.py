@@ -107,7 +107,7 @@ def list_versions(label: str, tag: str = FINAL) -> list[dict[str, Any]]:
 def download_version(label: str, version: int, tag: str = FINAL) -> Response:
     """The file as it was saved."""
     file = _datastore().store.version_file(label, tag, version)
-    return FileResponse(file, filename=f"{label}.{tag}.{version}{suffix_of(file.name)}")
+    return FileResponse(file, filename=f"{label}.{tag}.{version}{suffix_of(file.name, labels=True)}")
 
 
 @router.get("/label/rtstruct", summary="Download a label map as an RT structure set")
@@ -141,7 +141,7 @@ def _received_label(label: UploadFile, info: dict[str, Any]) -> Path:
     """The label map's file; a viewer that has no file sends voxels (`.bin`) and their grid (`volume` in the params)."""
     grid = info.pop("volume", None)
     if grid is None:
-        return received(label, suffix_of(label.filename or ""))
+        return received(label, suffix_of(label.filename or "", labels=True))
     if not isinstance(grid, dict):
         raise InputError("volume", "is no grid.", "Send dimensions, spacing, origin and direction.")
     raw = received(label, ".bin")

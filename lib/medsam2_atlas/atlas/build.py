@@ -15,6 +15,7 @@ from medsam2_atlas.atlas.atlas import Atlas
 from medsam2_atlas.atlas.average import probability_maps, with_agreements
 from medsam2_atlas.atlas.reference import NOWHERE, Reference, ReferenceFiles, warp_reference
 from medsam2_atlas.choices import MissingOrgan
+from medsam2_atlas.decoding import SEGMENTATION_SUFFIX
 from medsam2_atlas.errors import AtlasError, InputError, MedSAM2AtlasError, problem_of
 from medsam2_atlas.hounsfield import CHECK, HuRule, to_hu
 from medsam2_atlas.labels import OrganTable, organ_table
@@ -30,7 +31,7 @@ from medsam2_atlas.registration import (
     mean_descriptors,
     registration_config,
 )
-from medsam2_atlas.volume import SUFFIXES, read_labels, read_volume
+from medsam2_atlas.volume import LABEL_SUFFIXES, SUFFIXES, read_labels, read_volume
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +48,20 @@ def find_references(folder: Path, skipped: dict[str, str] | None = None) -> list
         InputError: the folders are missing or hold no pair, or an image has no label map or the other way round.
     """
     found: dict[str, dict[str, list[Path]]] = {"images": {}, "labels": {}}
+    problems: dict[str, str] = {}
     for kind, files in found.items():
         if not (folder / kind).is_dir():
             raise InputError(
                 folder, f"has no folder {kind}/.", "Put CTs into images/, label maps of the same names into labels/."
             )
         for file in sorted((folder / kind).iterdir()):
-            suffix = next((s for s in SUFFIXES if file.name.endswith(s)), None)
-            if suffix and not file.name.startswith("."):
+            suffix = next((s for s in LABEL_SUFFIXES if file.name.endswith(s)), None)
+            if kind == "images" and suffix == SEGMENTATION_SUFFIX:
+                problems[file.name] = "is a segmentation, not a CT. Move it into labels/."
+            elif suffix and not file.name.startswith("."):
                 files.setdefault(file.name.removesuffix(suffix), []).append(file)
     images, labels = found["images"], found["labels"]
-    pairs, problems = [], {}
+    pairs = []
     for name in sorted({*images, *labels}):
         here = images.get(name, []), labels.get(name, [])
         if len(here[0]) == len(here[1]) == 1:

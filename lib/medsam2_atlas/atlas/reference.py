@@ -169,13 +169,13 @@ def warp_reference(
     """Carries an annotated CT into the common space.
 
     Args:
-        files: where it lies; only the label map is read.
+        files: where it lies; the label map is read, and of the CT its grid.
         image: the CT on its working grid.
         transform: from the common space's world points to its own.
         template: of the common space.
         origin: see `Reference`.
     """
-    label = read_labels(files.label)
+    label = read_labels(files.label, image=files.image)
     shape = map_shape(template)
     points = grid_points(torch.Size(shape), template.origin, MAP_SPACING).reshape(-1, 3)
     organs = tuple(sorted(int(v) for v in np.unique(label.array) if v))

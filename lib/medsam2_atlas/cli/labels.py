@@ -79,7 +79,7 @@ def export_command(
     from medsam2_atlas.storage import suffix_of
 
     source = _open(studies).version_file(study, tag, version)
-    check_files((out, (suffix_of(source.name),)), inputs=(source,))  # versions are copied as they were saved
+    check_files((out, (suffix_of(source.name, labels=True),)), inputs=(source,))  # versions are copied as they were saved
     with replacing(out) as part:
         shutil.copyfile(source, part)
     typer.echo(f"written to {out}")

@@ -3,16 +3,29 @@
 Headers of DICOM files are in `decoding.dicom`, which imports pydicom.
 """
 
-from medsam2_atlas.decoding.check import READABLE, check_extent, check_same_size, check_voxels, checked_header, image_io
+from medsam2_atlas.decoding.check import (
+    READABLE,
+    SEGMENTATION_SUFFIX,
+    check_extent,
+    check_same_size,
+    check_voxels,
+    checked_header,
+    image_io,
+    is_segmentation,
+    refuse_segmentation,
+)
 from medsam2_atlas.decoding.limits import DecodingLimits
 from medsam2_atlas.decoding.packed import check_length
 from medsam2_atlas.decoding.readers import alive, configure, run_task, shutdown, unreadable
+from medsam2_atlas.decoding.segments import Segment, read_segments
 from medsam2_atlas.decoding.tree import file_states
 from medsam2_atlas.decoding.unreadable import UnreadableFileError
 
 __all__ = [
     "READABLE",
+    "SEGMENTATION_SUFFIX",
     "DecodingLimits",
+    "Segment",
     "UnreadableFileError",
     "alive",
     "check_extent",
@@ -23,6 +36,9 @@ __all__ = [
     "configure",
     "file_states",
     "image_io",
+    "is_segmentation",
+    "read_segments",
+    "refuse_segmentation",
     "run_task",
     "shutdown",
     "unreadable",

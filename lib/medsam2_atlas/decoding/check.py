@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 
 from medsam2_atlas.decoding.extent import check_extent
@@ -11,11 +12,27 @@ from medsam2_atlas.decoding.limits import DecodingLimits
 from medsam2_atlas.decoding.metaimage import metaimage_header
 from medsam2_atlas.decoding.nifti import nifti_header
 from medsam2_atlas.decoding.nrrd import nrrd_header
+from medsam2_atlas.decoding.segments import has_named_segments
 from medsam2_atlas.errors import InputError
 
-__all__ = ["READABLE", "check_extent", "check_same_size", "check_voxels", "checked_header", "image_io", "set_limits"]
+__all__ = [
+    "READABLE",
+    "SEGMENTATION_SUFFIX",
+    "check_extent",
+    "check_same_size",
+    "check_voxels",
+    "checked_header",
+    "image_io",
+    "is_segmentation",
+    "refuse_segmentation",
+    "set_limits",
+]
 
 READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a DICOM series (its folder, or one of its files)"
+SEGMENTATION_SUFFIX = ".seg.nrrd"
+"""Of segmentations as 3D Slicer saves them; see `segments`."""
+_LARGEST_SEGMENTATION = 4
+"""Max voxels of a segmentation, in those of its image."""
 
 _FORMATS: tuple[tuple[str, Callable[[Path], Header]], ...] = (
     (".nii.gz", nifti_header),
@@ -56,6 +73,31 @@ def checked_header(file: Path) -> Header:
     raise InputError(file, "cannot be read as an image: its type is not known.", f"Give {READABLE}.")
 
 
+def is_segmentation(file: Path) -> bool:
+    """Returns whether a file is a segmentation, by its suffix or, for other NRRD files, by the names of segments in its header.
+
+    A `.nrrd` file whose segments have Slicer's default names, such as Segment_1, is a label map: its values say more. A file
+    that cannot be read is none; reading it as an image tells what is wrong with it.
+    """
+    name = file.name.lower()
+    if name.endswith(SEGMENTATION_SUFFIX):
+        return True
+    try:
+        return name.endswith(".nrrd") and has_named_segments(checked_header(file))
+    except (InputError, OSError):
+        return False
+
+
+def refuse_segmentation(file: Path) -> None:
+    """Refuses a segmentation in place of an image.
+
+    Raises:
+        InputError: it is one.
+    """
+    if is_segmentation(file):
+        raise InputError(file, "is a segmentation, as 3D Slicer saves it, not a CT.", "Choose the CT that was segmented.")
+
+
 def check_voxels(path: Path, voxels: int) -> None:
     """Checks that an image claims no more voxels than the limits allow.
 
@@ -73,13 +115,21 @@ def check_voxels(path: Path, voxels: int) -> None:
 def check_same_size(file: Path, image: Path) -> None:
     """Checks by the headers alone that a label map has as many voxels along its axes, in any order, as an image.
 
-    This costs little before a reader decodes the label map; that their grids are the same is checked then.
+    This costs little before a reader decodes the label map; that their grids are the same is checked then. Segmentations may
+    have other sizes, up to four times as many voxels: 3D Slicer crops them, lets them reach beyond the image, and puts segments
+    that overlap into layers.
 
     Raises:
         InputError: it has not, or a header cannot be used.
         OSError: a file cannot be read.
     """
     label, like = checked_header(file), checked_header(image)
+    if is_segmentation(file):
+        if prod(label.axes) > _LARGEST_SEGMENTATION * prod(like.axes):
+            raise InputError(
+                file.name, f"has size {label.axes}, the image has {like.axes}.", "Choose the segmentation of this CT."
+            )
+        return
     grey_values(file.name, label.components, label.component_kind)
     if sorted(label.axes) == sorted(like.axes):
         return

@@ -7,8 +7,8 @@ limits, go on to a reader process.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import isfinite, prod
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Header:
         component_kind: of the values of a voxel, if it has several and the file tells it: `rgb-color`, `complex`, `list`.
         grid: of an image with three axes.
         remarks: what is unusual about the file beside its grid; sentences for people.
+        segments: entries about 3D Slicer's segments, as the file has them; only of NRRD. See `segments`.
     """
 
     sizes: tuple[int, ...]
@@ -47,6 +48,7 @@ class Header:
     component_kind: str = ""
     grid: Grid | None = None
     remarks: tuple[str, ...] = ()
+    segments: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def values(self) -> int:

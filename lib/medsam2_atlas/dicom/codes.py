@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 from pydicom.dataset import Dataset
 
 from medsam2_atlas.labels import Organ
+from medsam2_atlas.segment_names import SIDES
 
 if TYPE_CHECKING:
     from highdicom.sr import CodedConcept
-
-_SIDES = {"right": ("24028007", "Right"), "left": ("7771000", "Left")}
 
 
 def anatomy() -> CodedConcept:
@@ -30,23 +29,13 @@ def property_type(organ: Organ) -> CodedConcept:
 
 def laterality(organ: Organ) -> CodedConcept | None:
     """Which of a pair of organs it is."""
-    side = _side(organ)
+    side = SIDES.get(organ.name.split("_", 1)[0])
     return _concept(side[0], "SCT", side[1]) if side else None
-
-
-def laterality_code(organ: Organ) -> str:
-    """Returns the code value of `laterality`; empty for an organ that is not one of a pair."""
-    side = _side(organ)
-    return side[0] if side else ""
 
 
 def code_of(sequence_item: Dataset) -> str:
     """Scheme and value of a code, as the organ table writes them."""
     return f"{sequence_item.CodingSchemeDesignator}:{sequence_item.CodeValue}"
-
-
-def _side(organ: Organ) -> tuple[str, str] | None:
-    return _SIDES.get(organ.name.split("_", 1)[0])
 
 
 def _concept(value: str, scheme: str, meaning: str) -> CodedConcept:

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medsam2_atlas.dicom.codes import code_of, laterality_code
+from medsam2_atlas.dicom.codes import code_of
 from medsam2_atlas.dicom.references import referenced, slice_numbers
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.labels import OrganTable, organ_table
+from medsam2_atlas.segment_names import listed, organ_coded, organ_named, remedy
 from medsam2_atlas.series import find_series
 
 _PLACE_MM = 0.01
@@ -20,8 +21,8 @@ _PLACE_MM = 0.01
 def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.ndarray:
     """Returns the label map of a SEG on the grid of the series in a folder, `[slices, rows, columns]` in the series' order.
 
-    Segments are identified by their labels, else by their codes. Where organs overlap, the higher number wins. Segments that
-    are not organs must be empty: some viewers list such segments.
+    Segments are identified by their labels, else by their codes; see `segment_names`. Where organs overlap, the higher number
+    wins. Segments that are not organs must be empty: some viewers list such segments.
 
     Raises:
         InputError: not a SEG, not of this series, or a segment that is not empty and not an organ of the table.
@@ -45,30 +46,23 @@ def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.
         groups = _with_shared(groups, shared)
         organ = organs[int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)]
         if not organ:
-            raise InputError("segmentation", "holds a segment that is no organ of the table.", _known(seg, organs, table))
+            problem = f"holds a segment that is no organ of the table. Such segments: {_strange(seg, organs)}."
+            raise InputError("segmentation", problem, remedy(table))
         plane = labels[_slice_of(groups, numbers, places)]
         plane[(mask > 0) & (plane < organ)] = organ
     return labels
 
 
-def _known(seg: Dataset, organs: dict[int, int], table: OrganTable) -> str:
-    strange = [str(item.get("SegmentLabel")) for item in seg.SegmentSequence if not organs[int(item.SegmentNumber)]]
-    return f"Empty or rename {', '.join(strange)}; organs are {', '.join(organ.display for organ in table.organs)}."
+def _strange(seg: Dataset, organs: dict[int, int]) -> str:
+    return listed([str(item.get("SegmentLabel")) for item in seg.SegmentSequence if not organs[int(item.SegmentNumber)]])
 
 
 def _organ_of(item: Dataset, table: OrganTable) -> int:
     """Returns the organ that a segment shows; 0 for none of the table."""
     kind = item.SegmentedPropertyTypeCodeSequence[0]
     modifiers = {m.CodeValue for m in kind.get("SegmentedPropertyTypeModifierCodeSequence", ())}
-    label = str(item.get("SegmentLabel", "")).strip().lower().replace(" ", "_")
-    for organ in table.organs:
-        if label in (organ.name, organ.display.lower().replace(" ", "_")) or item.get("TrackingID") == organ.name:
-            return organ.index
-    for organ in table.organs:
-        side = laterality_code(organ)
-        if code_of(kind) == organ.code and (not side or side in modifiers):
-            return organ.index
-    return 0
+    named = (organ_named(str(item.get(key, "")), table) for key in ("SegmentLabel", "TrackingID"))
+    return next(filter(None, named), 0) or organ_coded(code_of(kind), modifiers, table)
 
 
 def _with_shared(groups: Dataset, shared: Dataset) -> Dataset:

@@ -85,13 +85,18 @@ class Auditor:
         if row is None or image is None or row.checked is not None:
             return False
         organs, checksum, problem = row.version.organs, row.version.image_sha256, ""
+        info = row.version.info
         try:
-            organs = check_label(self._path / row.file, self._path / image.file, self._table).organs
+            checked = check_label(self._path / row.file, self._path / image.file, self._table)
+            organs = checked.organs
+            for remark in checked.remarks:
+                log.warning("the label of %s under %s: %s", study, tag, remark)
+            info = {**info, "remarks": list(checked.remarks)} if checked.remarks else info
             checksum = checksum or self.checksum(study)
         except Exception as error:  # noqa: BLE001 - no error of one label map may stop the others
             problem = reason(error)
             log.warning("the label of %s under %s %s", study, tag, problem)
-        version = replace(row.version, organs=organs, image_sha256=checksum)
+        version = replace(row.version, organs=organs, image_sha256=checksum, info=info)
         with self._index.writing() as rows:
             now = rows.label(study, tag)
             if now is None or (now.stamp, now.version) != (row.stamp, row.version):

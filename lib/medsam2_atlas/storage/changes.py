@@ -25,12 +25,10 @@ from medsam2_atlas.storage.outcome import Outcome
 from medsam2_atlas.storage.reconcile import Reconciler
 from medsam2_atlas.storage.rows import LabelRow, Writer, stamp_of
 from medsam2_atlas.storage.safely import flush, staged_copy
-from medsam2_atlas.storage.scan import label_files, readable
-from medsam2_atlas.volume import SUFFIXES
+from medsam2_atlas.storage.scan import LONGEST_NAME, label_files, label_names, readable
 
 log = logging.getLogger(__name__)
 
-_LONGEST_NAME = 255  # bytes
 
 Accept = Callable[[LabelRow | None, bool], None]
 """Called with the current label map, and whether it could not be settled; raises if a new version must not replace it."""
@@ -73,8 +71,10 @@ class LabelChanges:
             ConflictError: the current version is not the expected one.
             OSError, StorageError: it cannot be written; nothing has changed.
         """
-        suffix = suffix_in(file.name)
-        if len(os.fsencode(f"{study}{suffix}")) > _LONGEST_NAME:
+        suffix = suffix_in(file.name, labels=True)
+        if suffix_in(f"{study}{suffix}", labels=True) != suffix:  # `x.seg` and `.nrrd` would be the file of `x`
+            raise StorageError(study, f"ends in .seg, so its label map cannot end in {suffix}.", "Save it as .nii.gz.")
+        if len(os.fsencode(f"{study}{suffix}")) > LONGEST_NAME:
             raise StorageError(
                 study[:80], f"has too long a name for a label map of type {suffix}.", "Shorten the image's name."
             )
@@ -99,7 +99,7 @@ class LabelChanges:
         self._index.again(lambda: self._describe(study, tag, info))
 
     def _save(self, study: str, tag: str, file: Path, new: Version, expected: int | None, accept: Accept) -> Made:
-        folder, suffix = self._tag_folder(tag), suffix_in(file.name)
+        folder, suffix = self._tag_folder(tag), suffix_in(file.name, labels=True)
         current, lineage = folder / f"{study}{suffix}", self._reconciler.lineage(study, tag)
         made = Outcome[Made](f"{study} under {tag}")
         with (
@@ -172,11 +172,11 @@ class LabelChanges:
 
     def _clear_way(self, study: str, tag: str) -> None:
         """Moves files that could not be taken in to another folder, so that they are not overwritten."""
-        for suffix in SUFFIXES:
-            file = self._tag_folder(tag) / f"{study}{suffix}"
+        for name in label_names(study):
+            file = self._tag_folder(tag) / name
             link = file.is_symlink() and not (self._roots.hold(file) and file.exists())
             if link or (file.is_file() and not readable(file)):
-                aside = self._work.folder("unreadable") / f"{os.urandom(4).hex()}{suffix}"
+                aside = self._work.folder("unreadable") / f"{os.urandom(4).hex()}{suffix_in(name, labels=True)}"
                 os.replace(file, aside)
                 log.warning("%s could not be read; it was moved to %s", file, aside)
 

@@ -5,30 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsam2_atlas.decoding import run_task
+from medsam2_atlas.decoding import SEGMENTATION_SUFFIX, run_task
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.storage.folder import suffix_in
-from medsam2_atlas.volume import SUFFIXES
+from medsam2_atlas.volume import LABEL_SUFFIXES, SUFFIXES
 
 
 @dataclass(frozen=True)
 class CheckedLabel:
-    """What a label map holds. organs: numbers of its organs. digest: of its voxels and grid."""
+    """What a label map holds. organs: numbers of its organs. digest: of its voxels and grid. remarks: see `Volume`."""
 
     organs: tuple[int, ...]
     digest: str
+    remarks: tuple[str, ...] = ()
 
 
-def suffix_of(name: str) -> str:
-    """The suffix that tells the type of an image or label file.
+def suffix_of(name: str, *, labels: bool = False) -> str:
+    """The suffix that tells the type of an image file. labels: of a label file.
 
     Raises:
         InputError: another type.
     """
-    suffix = suffix_in(name)
+    suffix = suffix_in(name, labels=labels)
     if not suffix:
-        raise InputError(Path(name).name[-80:], "is of a type that is not taken.", f"Send one of {', '.join(SUFFIXES)}.")
+        misplaced = name.endswith(SEGMENTATION_SUFFIX)
+        problem = "is a segmentation, not a CT." if misplaced else "is of a type that is not taken."
+        raise InputError(Path(name).name[-80:], problem, f"Send one of {', '.join(LABEL_SUFFIXES if labels else SUFFIXES)}.")
     return suffix
 
 
@@ -38,9 +41,10 @@ def look_at_label(file: Path, image: Path) -> CheckedLabel:
     Raises:
         InputError: it cannot be read, or is not on the grid of the image.
     """
-    suffix_of(file.name)
+    suffix_of(file.name, labels=True)
     told, _ = run_task("label_check", file, path=str(file.absolute()), image=str(image.absolute()))
-    return CheckedLabel(tuple(value for value in told["held"] if value), str(told["digest"]))
+    organs = tuple(value for value in told["held"] if value)
+    return CheckedLabel(organs, str(told["digest"]), tuple(told["remarks"]))
 
 
 def check_label(file: Path, image: Path, table: OrganTable | None = None) -> CheckedLabel:

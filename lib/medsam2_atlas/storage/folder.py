@@ -10,19 +10,21 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medsam2_atlas.choices import FINAL
+from medsam2_atlas.decoding import SEGMENTATION_SUFFIX
 from medsam2_atlas.errors import InputError, StorageError
 from medsam2_atlas.resource import model_folder
 from medsam2_atlas.storage.links import LINK_PROBLEM, LINK_REMEDY, Roots
-from medsam2_atlas.volume import SUFFIXES
+from medsam2_atlas.volume import LABEL_SUFFIXES, SUFFIXES
 
 log = logging.getLogger(__name__)
 
 WORK_FOLDER = ".medsam2_atlas"
+SEGMENTATION_PROBLEM = "is left out: it is a segmentation, not a CT. Move it into labels/final, with the name of its CT."
 LONGEST_STUDY = 255 - len(".nii.gz")
 """Max bytes of a study's name: file systems allow 255, and its label map may be `.nii.gz`."""
 
@@ -95,14 +97,14 @@ class StudyFolder:
 
     def labels(self, tag: str) -> dict[str, Path]:
         """Returns label maps of a tag by study. Unusable files are left out and logged."""
-        return self._found(self.label_folder(tag))
+        return self._found(self.label_folder(tag), labels=True)
 
     def problems(self, tag: str) -> dict[str, str]:
         """Returns why image files, and label maps of a tag, are left out, by study."""
         found: dict[str, str] = {}
-        for folder in (self.label_folder(tag), self.path):
+        for folder, labels in ((self.label_folder(tag), True), (self.path, False)):
             try:
-                found |= list_files(folder, Roots(self.path, self.roots)).problems
+                found |= list_files(folder, Roots(self.path, self.roots), labels=labels).problems
             except (OSError, StorageError) as error:
                 found[folder.name] = str(error)
         return found
@@ -111,8 +113,8 @@ class StudyFolder:
         """Where label maps of a tag lie."""
         return self.path / "labels" / tag
 
-    def _found(self, folder: Path) -> dict[str, Path]:
-        return by_name(folder, roots=Roots(self.path, self.roots))
+    def _found(self, folder: Path, *, labels: bool = False) -> dict[str, Path]:
+        return by_name(folder, Roots(self.path, self.roots), labels=labels)
 
 
 @dataclass
@@ -132,13 +134,13 @@ class Listing:
     problems: dict[str, str] = field(default_factory=dict)
 
 
-def list_files(folder: Path, roots: Roots, suffixes: Sequence[str] = SUFFIXES) -> Listing:
+def list_files(folder: Path, roots: Roots, *, labels: bool = False) -> Listing:
     """Lists the image files of a folder; an unusable entry does not stop the listing.
 
     Args:
         folder: to list; nothing is found if it does not exist.
         roots: folders that links may lead to.
-        suffixes: of image files.
+        labels: whether it is a folder of label files.
 
     Raises:
         StorageError: the folder is a link that leads elsewhere.
@@ -151,8 +153,10 @@ def list_files(folder: Path, roots: Roots, suffixes: Sequence[str] = SUFFIXES) -
         return found
     with entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            suffix = suffix_in(entry.name, suffixes)
+            suffix = suffix_in(entry.name, labels=labels)
             if not suffix or entry.name.startswith("."):
+                if entry.name.endswith(SEGMENTATION_SUFFIX) and not entry.name.startswith("."):
+                    found.problems[entry.name] = SEGMENTATION_PROBLEM
                 continue
             study = entry.name.removesuffix(suffix)
             if not encodable(entry.name):
@@ -170,18 +174,18 @@ def list_files(folder: Path, roots: Roots, suffixes: Sequence[str] = SUFFIXES) -
     return found
 
 
-def by_name(folder: Path, suffixes: Sequence[str] = SUFFIXES, roots: Roots | None = None) -> dict[str, Path]:
+def by_name(folder: Path, roots: Roots, *, labels: bool = False) -> dict[str, Path]:
     """Returns image files of a folder by name without suffix; empty if there is no such folder.
 
     Unusable files are left out and logged.
 
     Args:
         folder: to list.
-        suffixes: of image files.
-        roots: folders that links may lead to; the folder itself by default.
+        roots: folders that links may lead to.
+        labels: whether it is a folder of label files.
     """
     try:
-        found = list_files(folder, roots or Roots(folder), suffixes)
+        found = list_files(folder, roots, labels=labels)
     except (OSError, StorageError) as error:
         log.warning("%s is left out: %s", folder, error)
         return {}
@@ -209,9 +213,10 @@ def _look(entry: os.DirEntry[str], roots: Roots) -> tuple[str, os.stat_result | 
     return "", state if stat.S_ISREG(state.st_mode) else None
 
 
-def suffix_in(name: str, suffixes: Sequence[str] = SUFFIXES) -> str:
-    """The suffix of an image file's name; empty where it has none of them."""
-    return next((s for s in suffixes if name.endswith(s)), "")
+def suffix_in(name: str, *, labels: bool = False) -> str:
+    """The suffix of an image file's name; empty where it has none of them. labels: of a label file's."""
+    suffix = next((s for s in LABEL_SUFFIXES if name.endswith(s)), "")
+    return suffix if labels or suffix in SUFFIXES else ""
 
 
 def encodable(text: str) -> bool:

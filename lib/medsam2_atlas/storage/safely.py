@@ -31,7 +31,7 @@ def temporary(folder: Path, suffix: str) -> Iterator[Path]:
 def staged_copy(source: Path, folder: Path) -> Iterator[Path]:
     """Yields a copy of a file in another folder, flushed to disk; it is removed when the block ends, unless it was renamed."""
     make_folder(folder)
-    with temporary(folder, "".join(source.suffixes[-2:])[-8:]) as part:
+    with temporary(folder, "".join(source.suffixes[-2:])[-9:]) as part:
         shutil.copyfile(source, part)
         flush(part)
         yield part

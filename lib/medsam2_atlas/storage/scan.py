@@ -9,10 +9,14 @@ from pathlib import Path
 from medsam2_atlas.errors import MedSAM2AtlasError, StorageError
 from medsam2_atlas.storage.folder import Listing, encodable, list_files
 from medsam2_atlas.storage.links import Roots
-from medsam2_atlas.volume import SUFFIXES
+from medsam2_atlas.volume import LABEL_SUFFIXES
 
 Key = tuple[str, str]
 """Study and tag."""
+
+
+LONGEST_NAME = 255
+"""Max bytes of a file's name."""
 
 
 @dataclass
@@ -40,7 +44,7 @@ def scan_labels(path: Path, roots: Roots) -> LabelScan:
     found = LabelScan()
     for tag in tags_in(path, roots):
         try:
-            listing = list_files(path / "labels" / tag, roots)
+            listing = list_files(path / "labels" / tag, roots, labels=True)
         except (OSError, StorageError) as error:
             found.closed[tag] = reason(error)
             continue
@@ -73,8 +77,8 @@ def label_files(path: Path, roots: Roots, study: str, tag: str) -> list[Path]:
     """
     folder = roots.check(path / "labels" / tag)
     found = []
-    for suffix in SUFFIXES:
-        file = folder / f"{study}{suffix}"
+    for name in label_names(study):
+        file = folder / name
         if file.is_symlink():
             roots.check(file)
             if not file.exists():
@@ -82,6 +86,12 @@ def label_files(path: Path, roots: Roots, study: str, tag: str) -> list[Path]:
         if file.is_file():
             found.append(file)
     return found
+
+
+def label_names(study: str) -> list[str]:
+    """Returns the names that the file of a study's label map may have."""
+    names = (f"{study}{suffix}" for suffix in LABEL_SUFFIXES)
+    return [name for name in names if len(os.fsencode(name)) <= LONGEST_NAME]  # others cannot even be looked for
 
 
 def readable(file: Path) -> bool:

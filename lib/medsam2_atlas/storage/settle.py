@@ -113,9 +113,9 @@ class Settler:
             for file in strange:
                 with lineage.staged(file) as staged:
                     found = Version(0, "", sha256(staged), "found", info=info)
-                    version = lineage.commit(staged, suffix_in(file.name), found)
+                    version = lineage.commit(staged, suffix_in(file.name, labels=True), found)
         except OSError as error:  # a full or read-only disk still serves what is there
-            number, suffix = lineage.next_number(), suffix_in(newest.name)
+            number, suffix = lineage.next_number(), suffix_in(newest.name, labels=True)
             made = datetime.fromtimestamp(newest.stat().st_mtime, timezone.utc).isoformat(timespec="milliseconds")
             version = Version(number, f"{number:05d}{suffix}", sums[newest], "found", made=made, info=info)
             note = f"could not be kept as a version yet ({error.strerror}). It is, as soon as the disk can be written."
@@ -128,7 +128,7 @@ class Settler:
     def _finish(self, rows: Writer, study: str, tag: str, latest: Version, files: list[Path], sums: Mapping[Path, str]) -> str:
         """Makes the latest version the current file; returns a note as `take` does."""
         lineage, note = self.lineage(study, tag), ""
-        current = self._path / "labels" / tag / f"{study}{suffix_in(latest.file)}"
+        current = self._path / "labels" / tag / f"{study}{suffix_in(latest.file, labels=True)}"
         shown = current
         if sums.get(current) != latest.sha256:
             if not lineage.intact(latest):

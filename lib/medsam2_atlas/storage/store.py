@@ -200,7 +200,7 @@ class StudyStore:
         Args:
             study: whose.
             tag: under which tag.
-            file: NIfTI, NRRD or MHA; copied.
+            file: NIfTI, NRRD, MHA or a segmentation of 3D Slicer; copied.
             origin: `person`, or `model`: a model never takes the place of what a person made, nor of anything `final`.
             author: who.
             info: kept with the version.
@@ -225,6 +225,8 @@ class StudyStore:
             checked = check_label(file, image.file, self._table)
             new = Version(0, "", sha256(file), origin, author, info=dict(info or {}))
             new = replace(new, image_sha256=image_sha256, organs=checked.organs)
+            if checked.remarks:
+                new = replace(new, info={**new.info, "remarks": list(checked.remarks)})
             asks = origin == "person" and tag == FINAL and not confirmed
             before: Before | None = None
 
