@@ -31,8 +31,8 @@ class CaseState:
 
     by, made, version: of the final label. models: that have predicted. disagreement, uncertainty, novelty: measures, 0..1, None
     where they have not been taken; why: in words. problem: what is wrong with the image, a label or the measuring, in words.
-    viewer: URL in OHIF, empty for studies of a folder. tag: of the label map in the picture. look_first: organs whose prompts
-    have the lowest confidence, with that confidence, 0..1.
+    viewer: path in OHIF, below the server's root path; empty for studies of a folder. tag: of the label map in the picture.
+    look_first: organs whose prompts have the lowest confidence, with that confidence, 0..1.
     """
 
     study: str

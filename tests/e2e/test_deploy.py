@@ -2,64 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 import requests
 import SimpleITK as sitk
 import yaml
+from monailabel.client import MONAILabelClient
 
 from app.running import server
-from e2e.orthanc import free_port, orthanc, orthanc_program, send
+from e2e.orthanc import orthanc, orthanc_program, send
+from e2e.proxies import ROOT, ROOT_PATH, nginx_proxy, path_proxies, tls_proxy
 from medsam2_atlas.atlas import ReferenceFiles
 from series_files import write_series
 
-ROOT = Path(__file__).resolve().parents[2]
 TOKENS = """
 - {name: kim, role: annotator, token: kims-long-token}
 - {name: lee, role: admin, token: lees-long-token}
 """
-
-
-@contextmanager
-def proxy(folder: Path, upstream: str) -> Iterator[tuple[str, Path]]:
-    """Caddy with the file that compose.yaml gives it: its address, and the certificate that vouches for it."""
-    port, plain = free_port(), free_port()
-    config = folder / "Caddyfile"
-    text = (ROOT / "deploy" / "Caddyfile").read_text()
-    # Ports that anybody may open, and none for plain HTTP beside them.
-    config.write_text(text.replace("admin off", f"admin off\n\thttp_port {plain}\n\thttps_port {port}", 1))
-    environment = os.environ | {
-        "ATLAS_SITE": "localhost",
-        "ATLAS_UPSTREAM": upstream,
-        "XDG_DATA_HOME": str(folder / "data"),
-        "XDG_CONFIG_HOME": str(folder / "config"),
-    }
-    root = folder / "data" / "caddy" / "pki" / "authorities" / "local" / "root.crt"
-    with (folder / "caddy.log").open("w") as log:
-        command = ["caddy", "run", "--config", str(config), "--adapter", "caddyfile"]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        try:
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    requests.get(f"https://localhost:{port}/healthz", verify=str(root), timeout=2).raise_for_status()
-                    break
-                except (requests.RequestException, OSError):
-                    assert process.poll() is None and time.monotonic() < deadline, (folder / "caddy.log").read_text()[-2000:]
-                    time.sleep(0.3)
-            yield f"https://localhost:{port}", root
-        finally:
-            process.terminate()
-            process.wait(30)
 
 
 @pytest.mark.skipif(orthanc_program() is None or shutil.which("caddy") is None, reason="Orthanc or Caddy is not installed")
@@ -72,10 +37,11 @@ def test_through_tls_and_a_login_to_a_pacs_with_a_password(
         assert requests.get(f"{pacs}/studies").status_code == 401
         study, series = send(pacs, files, ("atlas", "secret"))
         conf = {"atlas": str(atlas_folder), "server_tokens": str(tmp_path / "tokens.yaml")}
+        conf["server_root_path"] = ROOT_PATH  # the server answers without it, too
         login = {"MONAI_LABEL_DICOMWEB_USERNAME": "atlas", "MONAI_LABEL_DICOMWEB_PASSWORD": "secret"}
         with server(pacs, tmp_path / "server", conf, login, "kims-long-token") as client:
             upstream = urlsplit(client.get_server_url()).netloc
-            with proxy(tmp_path, upstream) as (url, certificate):
+            with tls_proxy(tmp_path / "tls", upstream) as (url, certificate):
                 browser = requests.Session()
                 browser.verify = str(certificate)
                 browser.trust_env = False  # a bundle of the environment would take the certificate's place
@@ -88,15 +54,80 @@ def test_through_tls_and_a_login_to_a_pacs_with_a_password(
                 asked = browser.post(f"{url}/infer/unet_3d", params={"image": series, "wait": "false"})
                 assert asked.status_code == 202, asked.text
                 seen = []
-                with browser.get(f"{url}{asked.headers['Location']}/events", stream=True, timeout=120) as events:
+                job = urljoin(url, asked.headers["Location"])
+                assert job == f"{url}{ROOT_PATH}/jobs/{asked.json()['id']}"
+                with browser.get(f"{job}/events", stream=True, timeout=120) as events:
                     for line in events.iter_lines(decode_unicode=True):
                         if line.startswith("data:"):
                             seen.append(time.monotonic())
                 assert len(seen) > 2 and seen[-1] - seen[0] > 0.3  # they come as they happen, not all at the end
-                done = browser.get(f"{url}{asked.headers['Location']}/result", params={"output": "json"}).json()
+                done = browser.get(f"{job}/result", params={"output": "json"}).json()
                 assert done["label_names"]["liver"] == 6
                 assert browser.delete(f"{url}/datastore", params={"id": series}).status_code in (403, 404, 405)
                 assert browser.get(f"{url}/logs/").status_code == 403
+            with path_proxies(tmp_path / "paths", upstream) as urls:
+                assert len(urls) == 2
+                for url in urls:
+                    annotate_below_a_path(url, study, series, client)
+                if find_spec("playwright"):
+                    log_in_with_a_browser(urls[0])
+            if shutil.which("nginx"):
+                (tmp_path / "nginx").mkdir()
+                with nginx_proxy(tmp_path / "nginx", upstream) as url:
+                    annotate_below_a_path(url, study, series, client)
+
+
+def log_in_with_a_browser(url: str) -> None:
+    """Logs in on the page, and sees the list of studies; without Chromium, does nothing."""
+    from e2e.browser import browser_page, chromium_program
+
+    if chromium_program() is None:
+        return
+    shots = Path("demo-output") / "ohif"
+    shots.mkdir(parents=True, exist_ok=True)
+    with browser_page() as page:
+        page.goto(f"{url}/review")
+        assert page.url == f"{url}/login"
+        page.screenshot(path=str(shots / "13-login.png"))
+        page.get_by_label("Name").fill("kim")
+        page.get_by_label("Token or password").fill("kims-long-token")
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_text("Study List").first.wait_for(timeout=90_000)
+        page.get_by_text("CT", exact=True).first.wait_for(timeout=30_000)
+        page.screenshot(path=str(shots / "14-studies.png"))
+        assert page.url.startswith(f"{url}/ohif/")
+        page.goto(f"{url}/review", wait_until="domcontentloaded")
+        page.get_by_text("0 of 1 cases are signed off").wait_for(timeout=30_000)
+
+
+def annotate_below_a_path(url: str, study: str, series: str, client: MONAILabelClient) -> None:
+    """Logs in, looks and runs a model, as a browser, as a script and as 3D Slicer do."""
+    browser = requests.Session()
+    for page in (url, f"{url}/", f"{url}/review", f"{url}/ohif/monai-label?StudyInstanceUIDs={study}"):
+        assert browser.get(page, headers={"Accept": "text/html"}).url == f"{url}/login"
+    entered = browser.post(f"{url}/login", data={"username": "kim", "password": "kims-long-token"})
+    assert (entered.status_code, entered.url) == (200, f"{url}/ohif/")
+    (cookie,) = browser.cookies
+    assert cookie.path == ROOT_PATH
+    assert browser.get(f"{url}/info").url == f"{url}/info/"
+    (viewer,) = (case["viewer"] for case in browser.get(f"{url}/review/cases").json())
+    assert browser.get(f"{url}{viewer}").status_code == 200
+    listed = browser.get(f"{url}/proxy/dicom/qido/studies/{study}/series").json()
+    through = urljoin(url, listed[0]["00081190"]["Value"][0])
+    assert through == f"{url}/proxy/dicom/wado/studies/{study}/series/{series}"
+    assert browser.get(f"{through}/metadata").json()[0]["0020000E"]["Value"] == [series]
+    page = {"Origin": url.removesuffix(ROOT_PATH), "Referer": f"{url}/review"}
+    asked = browser.post(f"{url}/infer/unet_3d", params={"image": series, "wait": "false"}, headers=page)
+    if asked.status_code == 202:  # else it is known from before
+        assert browser.get(urljoin(url, asked.headers["Location"])).json()["id"] == asked.json()["id"]
+    slicer = MONAILabelClient(url, tmpdir=client._tmpdir)
+    assert slicer.auth_enabled()
+    slicer.update_auth(slicer.auth_token("kim", "kims-long-token"))
+    assert slicer.info()["name"] == client.info()["name"]
+    file, about = slicer.infer("unet_3d", series, {})
+    assert Path(file).stat().st_size > 0
+    assert about["label_names"]["liver"] == 6
+    assert slicer.next_sample("first", {})["id"] == series
 
 
 def test_compose_names_only_what_is_there() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from scipy import ndimage
 
 from app.running import server
 from e2e.orthanc import orthanc, orthanc_program, send
+from e2e.proxies import ROOT_PATH, path_proxies
 from mask_dice import mask_dice
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.dicom import read_seg
@@ -179,7 +182,9 @@ def room(target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: pyt
     files = write_series(folder / "series", sitk.ReadImage(str(target_files.image)))
     with orthanc(folder / "orthanc") as pacs:
         study, series = send(pacs, files)
-        with server(pacs, folder / "server", {"atlas": str(atlas_folder)}) as client, browser.browser_page() as page:
+        # The root path changes nothing for who asks without it.
+        conf = {"atlas": str(atlas_folder), "server_root_path": ROOT_PATH}
+        with server(pacs, folder / "server", conf) as client, browser.browser_page() as page:
             url = client.get_server_url().rstrip("/")
             image = sitk.ReadImage([str(file) for file in sorted(files)])
             yield Room(page, url, study, series, folder / "series", DICOMwebClient(pacs), shots, image)
@@ -331,3 +336,34 @@ def test_the_review_page_leads_to_the_viewer(room: Room) -> None:
     room.page.get_by_role("link", name=room.series).click()
     room.page.locator("#monailabelServerURL").wait_for(timeout=90_000)
     assert room.study in room.page.url
+
+
+@pytest.mark.skipif(shutil.which("caddy") is None, reason="Caddy is not installed")
+def test_all_of_it_works_below_a_path_of_a_host(room: Room, tmp_path: Path) -> None:
+    asked: list[str] = []
+    failed: list[str] = []
+    requests.post(f"{room.url}/infer/unet_3d", params={"image": room.series, "output": "json"})  # for a picture
+    room.page.goto("about:blank")  # the viewer of the test before may still be loading
+    room.page.on("request", lambda request: asked.append(request.url))
+    room.page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+    with path_proxies(tmp_path / "paths", urlsplit(room.url).netloc) as urls:
+        for number, url in enumerate(urls):
+            below = replace(room, url=url)
+            below.page.goto(f"{url}/review", wait_until="domcontentloaded")
+            below.page.wait_for_function(
+                "() => { const i = document.querySelector('tbody img'); return i && i.complete && i.naturalWidth > 0 }"
+            )
+            below.page.screenshot(path=str(room.shots / f"10-below-a-path-review-{number}.png"))
+            assert below.page.get_by_role("link", name=room.series).evaluate("link => link.href").startswith(f"{url}/ohif/")
+            below.open()
+            plain = below.colours(f"11-below-a-path-open-{number}")
+            below.connect()
+        below.run("unet_3d")
+        assert below.colours("12-below-a-path-segmented") > plain + 0.01
+        assert "Saved as version" in below.submit()
+        assert below.page.url.startswith(f"{url}/ohif/monai-label?")
+    own = [address for address in asked if address.startswith("http://127.0.0.1")]
+    assert any(address.startswith(f"{url}/datastore/label?tag=final") for address in own)
+    assert [address for address in own if not address.startswith(tuple(f"{url}/" for url in urls))] == []
+    no_news = ("/datastore/label/info?", "/train/?check_if_running")  # 404: no label yet, and no training
+    assert [address for address in failed if not any(part in address for part in no_news)] == []

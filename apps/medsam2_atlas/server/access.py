@@ -29,11 +29,11 @@ from medsam2_atlas.errors import InputError
 from server import errors
 from server.config import ServerConfig, tokens_of
 from server.issuer import Issuer, IssuerError
+from server.root_path import cookie_name, path_of
 
 T = TypeVar("T")
 
 ROLES = ("annotator", "reviewer", "admin")
-COOKIE = "medsam2_atlas"
 OPEN = frozenset(
     {
         *(("GET", path) for path in ("/healthz", "/readyz", "/login", "/auth/")),
@@ -201,7 +201,7 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        needed = role_for(scope["method"], scope["path"].removeprefix(scope.get("root_path", "")))
+        needed = role_for(scope["method"], path_of(scope))
         if not self._access.asks_who:
             refusal = self._refused_elsewhere(scope, headers)
         else:
@@ -258,7 +258,8 @@ def _token(scope: Scope, headers: Headers) -> tuple[str, bool]:
     kind, _, token = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer" and token:
         return token.strip(), False
-    return Request(scope).cookies.get(COOKIE, ""), True
+    request = Request(scope)
+    return request.cookies.get(cookie_name(request), ""), True
 
 
 def _host_name(host: str) -> str:

@@ -40,6 +40,7 @@ from server.metrics import Metrics
 from server.middleware import RequestIdFilter, RequestMiddleware, SizeLimitMiddleware
 from server.offloop import off_the_loop
 from server.readiness import Readiness, check_server
+from server.root_path import RootPathMiddleware, path_of
 from server.stopping import Stopping, bounded
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ def create_app(config: ServerConfig) -> FastAPI:
 
     # The first one sees a request first.
     middleware = [
+        Middleware(RootPathMiddleware, root_path=config.root_path),
         Middleware(RequestMiddleware, served=metrics.served, stopping=stopping),
         Middleware(
             CORSMiddleware,
@@ -160,7 +162,7 @@ def _add_own(app: FastAPI, metrics: Metrics) -> None:
 
 def _limits(config: ServerConfig) -> Any:
     def limit(scope: Scope) -> int:
-        path: str = scope["path"]
+        path = path_of(scope)
         if not Headers(scope=scope).get("content-type", "").lower().lstrip().startswith("multipart/"):
             return _SMALL_BYTES  # is held in memory
         if path.startswith("/datastore/label"):

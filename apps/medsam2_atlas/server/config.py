@@ -14,6 +14,8 @@ from medsam2_atlas.decoding import DecodingLimits
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.hounsfield import HuRule
 from medsam2_atlas.resource import resource
+from medsam2_atlas.root_path import parse_root_path
+from server.root_path import FIRST_SEGMENTS
 
 _LISTS = ("origins", "hosts", "roots")
 
@@ -39,6 +41,7 @@ class ServerConfig(BaseModel):
     oidc_name: str = Field("preferred_username", description="claim that holds the person's name")
     origins: tuple[str, ...] = Field((), description="other origins whose pages may call the server")
     hosts: tuple[str, ...] = Field((), description="names under which the server is asked, besides those of this machine")
+    root_path: str = Field("", description="path below which a proxy shows the server, such as /medsam2")
 
     @field_validator("roots")
     @classmethod
@@ -62,6 +65,17 @@ class ServerConfig(BaseModel):
         if issuer and not issuer.startswith(("http://", "https://")):
             raise ValueError(f"{issuer!r} is no URL such as https://host/realms/name")
         return issuer
+
+    @field_validator("root_path")
+    @classmethod
+    def _root_path(cls, text: str) -> str:
+        try:
+            path = parse_root_path(text)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        if path and path.split("/")[1] in FIRST_SEGMENTS:
+            raise ValueError(f"{path} begins like one of the server's own paths; choose another, such as /medsam2")
+        return path
 
     @property
     def decoding(self) -> DecodingLimits:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -23,10 +22,11 @@ from starlette.responses import Response, StreamingResponse
 from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.errors import ConflictError, InputError, UnavailableError
 from pacs_datastore import PacsDatastore
+from server.pacs_links import BULK_DATA, DICOMWEB_PATH, RETRIEVE_URL, OwnLinks
+from server.root_path import root_of
 
 router = APIRouter(prefix="/proxy/dicom", tags=["DICOMweb"])
 
-_PATH = re.compile(r"(studies|series|instances)(/[A-Za-z0-9.,;=_-]+)*/?")
 _PASSED = ("accept", "accept-language", "if-none-match", "range")
 _RETURNED = ("content-type", "etag", "content-range", "warning")
 _OPERATIONS = ("wado", "qido", "stow")
@@ -57,10 +57,11 @@ async def look_up(request: Request, path: str) -> Response:
     except UnavailableError as error:
         raise UnavailableError("PACS", error.problem, _REMEDY) from error
     headers = {name: answer.headers[name] for name in _RETURNED if name in answer.headers}
-    if "json" in answer.headers.get("content-type", "") and rest.rstrip("/").endswith(("metadata", "instances")):
+    if "json" in answer.headers.get("content-type", ""):
         content = await _whole(answer)
         if answer.status_code == 200 and content:
-            content = await run_in_threadpool(_filtered, content)
+            instances = rest.rstrip("/").endswith(("metadata", "instances"))
+            content = await run_in_threadpool(_changed, content, instances, root_of(request.scope))
         return Response(content, answer.status_code, headers)
     return StreamingResponse(_pieces(answer), answer.status_code, headers)
 
@@ -133,10 +134,17 @@ async def _whole(answer: httpx.Response) -> bytes:
     return bytes(content)
 
 
-def _filtered(content: bytes) -> bytes:
-    """Returns a list without former segmentations; content that is not a list is returned unchanged."""
+def _changed(content: bytes, instances: bool, root: str) -> bytes:
+    """Returns DICOM JSON with links that lead through this server; a list of instances also without former segmentations.
+
+    Content that is not JSON is returned unchanged.
+    """
+    if not instances and not any(f'"{name}"'.encode() in content for name in (BULK_DATA, RETRIEVE_URL)):
+        return content
+    pacs = [_url("wado", ""), _url("qido", ""), settings.MONAI_LABEL_STUDIES]
     try:
-        return json.dumps(newest_segmentations(json.loads(content)), separators=(",", ":")).encode()
+        found = json.loads(content, object_hook=OwnLinks(pacs, root))
+        return json.dumps(newest_segmentations(found) if instances else found, separators=(",", ":")).encode()
     except (ValueError, RecursionError):
         return content
 
@@ -162,7 +170,7 @@ def split(path: str) -> tuple[str, str]:
     operation, _, rest = path.partition("/")
     if operation not in _OPERATIONS:
         operation, rest = "", path
-    if not _PATH.fullmatch(rest) or ".." in rest:
+    if not DICOMWEB_PATH.fullmatch(rest) or ".." in rest:
         raise InputError(repr(path[:80]), "is no path of DICOMweb.", "Ask for studies, series or instances.")
     return operation, rest
 

@@ -9,15 +9,16 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.responses import Response
 
 from server import errors
-from server.access import COOKIE, Access
+from server.access import Access
 from server.forms import LimitedRoute
+from server.root_path import cookie_name
 
 router = APIRouter(tags=["Access"], route_class=LimitedRoute)
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>medsam2_atlas</title>
 <style>body{font:16px system-ui;max-width:24rem;margin:15vh auto;padding:0 1rem}
 input,button{font:inherit;display:block;width:100%;box-sizing:border-box;margin:.3rem 0 1rem;padding:.5rem}</style>
-<h1>medsam2_atlas</h1><form method="post" action="/login">
+<h1>medsam2_atlas</h1><form method="post" action="login">
 <label>Name <input name="username" autocomplete="username"></label>
 <label>Token or password <input name="password" type="password" autocomplete="current-password" required></label>
 <button>Log in</button></form><p>PROBLEM</p></html>"""
@@ -37,7 +38,8 @@ async def login(request: Request, username: Annotated[str, Form()] = "", passwor
         return HTMLResponse(_PAGE.replace("PROBLEM", "That is not right."), 401)
     response = RedirectResponse("/ohif/", 303)
     secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
-    response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
+    # Without a path of its own, a cookie holds for the folder of this page as the browser sees it: the root path.
+    response.set_cookie(cookie_name(request), token, path=None, httponly=True, samesite="strict", secure=secure)
     return response
 
 

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from starlette.types import Scope
 
 from medsam2_atlas.jobs import Job
+from server.root_path import path_of
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Metrics:
 
     def served(self, scope: Scope, status: int, seconds: float) -> None:
         """Counts a request, under its route's pattern: paths hold names of studies, and are without number."""
-        route = getattr(scope.get("route"), "path", None) or ("/ohif" if scope["path"].startswith("/ohif") else "other")
+        route = getattr(scope.get("route"), "path", None) or ("/ohif" if path_of(scope).startswith("/ohif") else "other")
         self._requests.labels(scope["method"], route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from medsam2_atlas.jobs import StoppingError
 from server import errors
 from server.context import begin, request_id
+from server.root_path import path_of
 from server.stopping import Stopping
 
 log = logging.getLogger("medsam2_atlas.requests")
@@ -63,7 +64,7 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            if self._stopping.begun and scope["path"] not in _PROBES:
+            if self._stopping.begun and path_of(scope) not in _PROBES:
                 raise StoppingError
             with self._stopping.request():
                 await self._app(scope, receive, sending)
@@ -78,7 +79,7 @@ class RequestMiddleware:
         finally:
             seconds = time.perf_counter() - began
             self._served(scope, status, seconds)
-            log.info("%s %s %d %.3f s [%s]", scope["method"], scope["path"], status, seconds, name)
+            log.info("%s %s %d %.3f s [%s]", scope["method"], path_of(scope), status, seconds, name)
 
 
 class SizeLimitMiddleware:

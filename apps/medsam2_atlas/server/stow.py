@@ -23,6 +23,7 @@ from medsam2_atlas.scratch import scratch_folder
 from pacs_datastore import StoredSeg
 from server.access import user_of
 from server.dicomweb import pacs_datastore, split
+from server.root_path import root_of
 
 router = APIRouter(prefix="/proxy/dicom", tags=["DICOMweb"])
 
@@ -42,7 +43,7 @@ async def store(request: Request, path: str, content_type: Annotated[str, Header
     pacs_datastore()
     with scratch_folder() as folder:
         files = await _received(request.stream(), content_type, folder)
-        status, answer = await run_in_threadpool(_take_in, files, user_of(request).name, confirm)
+        status, answer = await run_in_threadpool(_take_in, files, user_of(request).name, confirm, root_of(request.scope))
     return JSONResponse(answer, status, media_type="application/dicom+json")
 
 
@@ -59,8 +60,11 @@ async def _received(stream: AsyncIterator[bytes], content_type: str, folder: Pat
         return message.finish()
 
 
-def _take_in(files: list[Path], author: str, confirm: bool) -> tuple[int, dict[str, Any]]:
-    """Returns status and answer. Reads all objects before it saves the first, so that an invalid one changes nothing."""
+def _take_in(files: list[Path], author: str, confirm: bool, root: str) -> tuple[int, dict[str, Any]]:
+    """Returns status and answer; their links begin with the root path `root`.
+
+    Reads all objects before it saves the first, so that an invalid one changes nothing.
+    """
     if not files:
         raise InputError("request", "holds no DICOM objects.", "Send multipart/related; type=application/dicom.")
     datastore, segs = pacs_datastore(), list[StoredSeg]()
@@ -79,7 +83,7 @@ def _take_in(files: list[Path], author: str, confirm: bool) -> tuple[int, dict[s
                 failed.append(about | {"00081197": {"vr": "US", "Value": [_PROCESSING_FAILURE]}} | _comment(str(error)))
                 continue
             app_instance().on_save_label(seg.study, seg.study)
-            url = f"/datastore/label?label={saved.label.study}&tag={saved.label.tag}"
+            url = f"{root}/datastore/label?label={saved.label.study}&tag={saved.label.tag}"
             stored.append(about | {"00081190": {"vr": "UR", "Value": [url]}})
     finally:
         for seg in segs:

@@ -1,29 +1,69 @@
-"""`/ohif/`: the viewer that comes with MONAI Label, with this server's configuration."""
+"""`/ohif/`: the viewer that comes with MONAI Label, with this server's configuration.
+
+MONAI Label built OHIF for the path `/ohif/` of a host. Its files are changed while they are sent, so that they find each other
+below any path: links of the page become relative, and its scripts load others from the folder that they come from.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import monailabel.endpoints
-from fastapi import APIRouter
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, StreamingResponse
 from monailabel.utils.others.generic import get_mime_type
 from starlette.responses import Response
+
+from server.root_path import up_of
 
 router = APIRouter(prefix="/ohif", tags=["OHIF"])
 
 _OHIF = (Path(monailabel.endpoints.__file__).parent / "static" / "ohif").resolve()
 _OWN = (Path(__file__).parent / "ohif").resolve()
+_BLOCK = 1 << 20
+_BUILT_FOR = b'"/ohif/"'
+_SCRIPTS_FOLDER = b'new URL(".", self.document ? document.currentScript.src : self.location).href'
+"""Folder of the script that runs; in workers, which have no document, of the worker's script."""
 
 
 @router.get("/{path:path}", include_in_schema=False)
-def ohif_file(path: str) -> Response:
+def ohif_file(request: Request, path: str) -> Response:
     """A file of the viewer; its page for everything else, since the viewer finds its way itself."""
     for folder in (_OWN, _OHIF):
         file = (folder / path).resolve() if "\0" not in path else folder
-        if file.is_relative_to(folder) and file.is_file():
-            # Names of the bundles change with their content; the page and its configuration do not.
-            lasting = folder == _OHIF and file.name != "index.html"
-            headers = {"Cache-Control": "max-age=86400" if lasting else "no-cache"}
-            return FileResponse(file, media_type=get_mime_type(str(file)), headers=headers)
-    return FileResponse(_OHIF / "index.html", headers={"Cache-Control": "no-cache"})
+        if file.is_relative_to(folder) and file.is_file() and file != _OHIF / "index.html":
+            # Names of the bundles change with their content; those of its configuration do not.
+            headers = {"Cache-Control": "max-age=86400" if folder == _OHIF else "no-cache"}
+            kind = get_mime_type(str(file))
+            place = _place(file) if folder == _OHIF and file.suffix == ".js" else -1
+            if place >= 0:
+                headers["Content-Length"] = str(file.stat().st_size - len(_BUILT_FOR) + len(_SCRIPTS_FOLDER))
+                return StreamingResponse(_changed(file, place), media_type=kind, headers=headers)
+            return FileResponse(file, media_type=kind, headers=headers)
+    return Response(_page(up_of(request.scope)), media_type="text/html", headers={"Cache-Control": "no-cache"})
+
+
+def _page(up: str) -> str:
+    """Returns the viewer's page. `up`: way from the request's address to the server's."""
+    text = (_OHIF / "index.html").read_text(encoding="utf-8")
+    return text.replace('"/ohif/', f'"{up}ohif/').replace("'/ohif/", f"'{up}ohif/")
+
+
+@cache
+def _place(file: Path) -> int:
+    """Returns at which byte a script has the path that it was built for; -1 if it does not have it."""
+    return file.read_bytes().find(_BUILT_FOR)
+
+
+def _changed(file: Path, place: int) -> Iterator[bytes]:
+    """Yields a script that loads others from its own folder. The largest has 15 MB."""
+    with file.open("rb") as stream:
+        while place > stream.tell():
+            yield stream.read(min(_BLOCK, place - stream.tell()))
+        yield _SCRIPTS_FOLDER
+        stream.seek(len(_BUILT_FOR), os.SEEK_CUR)
+        while block := stream.read(_BLOCK):
+            yield block

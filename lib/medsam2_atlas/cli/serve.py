@@ -13,6 +13,7 @@ from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOpti
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing
 from medsam2_atlas.resource import python_path, resource, state_folder
+from medsam2_atlas.root_path import parse_root_path
 
 _HERE = ("127.0.0.1", "::1", "localhost")
 
@@ -30,6 +31,9 @@ def serve_command(
         list[Path] | None,
         typer.Option("--root", help="Folder outside of STUDIES that symbolic links in it may lead to; may be repeated."),
     ] = None,
+    root_path: Annotated[
+        str, typer.Option("--root-path", help="Path below which a proxy shows the server: /medsam2 for https://host/medsam2/.")
+    ] = "",
     issuer: Annotated[str, typer.Option(help="OpenID Connect issuer whose tokens let people in.")] = "",
     conf: Annotated[
         list[str] | None,
@@ -48,6 +52,8 @@ def serve_command(
         command += ["--conf", "config", config]
     if root:
         command += ["--conf", "server_roots", ",".join(_root(folder) for folder in root)]
+    if root_path:
+        command += ["--conf", "server_root_path", parse_root_path(root_path)]
     if issuer:
         command += ["--conf", "server_oidc_issuer", issuer]
     login = ("server_tokens=", "server_oidc_issuer=")

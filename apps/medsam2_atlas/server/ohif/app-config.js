@@ -4,18 +4,22 @@
 (function () {
   'use strict';
 
+  // A proxy may show the server below a path of its host, so everything is addressed relative to this file: SERVER/ohif/.
+  const viewer = new URL('.', document.currentScript.src);
+  const server = new URL('..', viewer);
+  const dicomweb = server.pathname + 'proxy/dicom/';
   let extension;
 
   // MONAI Label's panel asks port 8000 unless a cookie says otherwise.
-  document.cookie = 'MONAILABEL_SERVER_URL=' + window.location.origin + '/; path=/ohif; SameSite=Strict';
+  document.cookie = 'MONAILABEL_SERVER_URL=' + server.href + '; path=' + viewer.pathname.slice(0, -1) + '; SameSite=Strict';
 
   window.config = {
-    routerBasename: '/ohif/',
+    routerBasename: viewer.pathname,
     showStudyList: true,
     extensions: [
       {
         id: '@medsam2_atlas/extension-annotation',
-        preRegistration: async () => { extension = await import('/ohif/extension.js'); },
+        preRegistration: async () => { extension = await import(viewer.href + 'extension.js'); },
         getCommandsModule: managers => extension.commandsModule(managers),
         onModeEnter: managers => extension.onModeEnter(managers),
       },
@@ -34,9 +38,9 @@
         configuration: {
           friendlyName: 'medsam2_atlas',
           name: 'medsam2_atlas',
-          wadoUriRoot: '/proxy/dicom/wado',
-          qidoRoot: '/proxy/dicom/qido',
-          wadoRoot: '/proxy/dicom/wado',
+          wadoUriRoot: dicomweb + 'wado',
+          qidoRoot: dicomweb + 'qido',
+          wadoRoot: dicomweb + 'wado',
           qidoSupportsIncludeField: true,
           supportsReject: false,
           imageRendering: 'wadors',

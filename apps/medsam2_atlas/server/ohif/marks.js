@@ -80,7 +80,7 @@ export async function segment(services) {
   const params = { ...wanted, ...marksOf(organ.label, volume) };
   form.append('params', JSON.stringify(params));
   const query = new URLSearchParams({ image: currentSeries(services), output: 'image' });
-  const answer = await ask('/infer/medsam2?' + query, { method: 'POST', body: form });
+  const answer = await ask('infer/medsam2?' + query, { method: 'POST', body: form });
   const found = voxelsOf(await answer.arrayBuffer());
   const voxels = Uint8Array.from(volume.voxelManager.getCompleteScalarDataArray());
   if (found.length !== voxels.length) {

@@ -13,7 +13,7 @@ const based = {}; // by series: the version that was the newest when the viewer 
 /** Number of the newest version of a series' label; 0 where it has none. */
 async function newestVersion(series) {
   try {
-    return (await (await ask('/datastore/label/info?tag=final&label=' + series)).json()).version;
+    return (await (await ask('datastore/label/info?tag=final&label=' + series)).json()).version;
   } catch (error) {
     if (error.status === 404) {
       return 0;
@@ -84,7 +84,7 @@ async function send(series, params, voxels, confirm) {
   const form = new FormData();
   form.append('params', JSON.stringify(params));
   form.append('label', new Blob([voxels]), 'label.bin');
-  const path = '/datastore/label?tag=final&image=' + series + '&confirm=' + confirm;
+  const path = 'datastore/label?tag=final&image=' + series + '&confirm=' + confirm;
   return (await ask(path, { method: 'PUT', body: form })).json();
 }
 

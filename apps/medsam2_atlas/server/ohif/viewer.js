@@ -21,9 +21,11 @@ export function currentSeries(services) {
   return (referenced ? displaySetService.getDisplaySetByUID(referenced) : set).SeriesInstanceUID;
 }
 
-/** The server's answer; an error with its own words where it says no. */
+const SERVER = new URL('..', import.meta.url).href; // a proxy may show it below a path of its host
+
+/** The server's answer; `path` is below the server's address. An error with its own words where it says no. */
 export async function ask(path, options) {
-  const answer = await fetch(path, { credentials: 'same-origin', ...options });
+  const answer = await fetch(SERVER + path, { credentials: 'same-origin', ...options });
   if (!answer.ok) {
     const { error } = await answer.json();
     const { reason, organs = [] } = error;

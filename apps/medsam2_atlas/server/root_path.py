@@ -1,0 +1,118 @@
+"""The server below a path of its host, such as `https://host/medsam2/`, behind a proxy.
+
+The proxy may remove the root path or pass it on: `RootPathMiddleware` accepts both, so that everything inside sees one form.
+`root_path` of the scope is the root path, `path` begins with it (as ASGI asks), and `path_of` is the rest. Access, limits,
+metrics and routes all decide by that rest, so no two of them can understand a path in different ways.
+
+The root path comes from the operator only (`server_root_path`, or `--root_path` of MONAI Label's own command). Headers such as
+`X-Forwarded-Prefix` are never read: any client can send them.
+
+Redirects are written relative to the request's address. They are correct for any root path and any scheme, also if the operator
+has not named the root path. Other `Location` headers, such as that of a job, begin with the root path.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from fastapi.responses import RedirectResponse
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+FIRST_SEGMENTS = frozenset(
+    {
+        *("activelearning", "auth", "batch", "datastore", "docs", "favicon.ico", "healthz", "infer", "info", "jobs", "login"),
+        *("logs", "metrics", "model", "ohif", "openapi.json", "proxy", "readyz", "redoc", "review", "scoring", "session"),
+        *("static", "train"),
+    }
+)
+"""First segments of the server's own paths. A root path that begins with one could not be told from them."""
+
+_PATH, _UP, _COOKIE = "medsam2_atlas.path", "medsam2_atlas.up", "medsam2_atlas"
+
+
+def path_of(scope: Scope) -> str:
+    """Returns a request's path without the root path; it begins with a slash."""
+    path: str = scope.get(_PATH, scope["path"])
+    return path
+
+
+def up_of(scope: Scope) -> str:
+    """Returns the way from a request's address to that of the server, relative: `./`, or `../` so many times."""
+    up: str = scope.get(_UP, "/")
+    return up
+
+
+def root_of(scope: Scope) -> str:
+    """Returns the root path without a slash at its end; empty if there is none."""
+    # Mounted applications get a longer root_path; app_root_path remains the server's.
+    root: str = scope.get("app_root_path", scope.get("root_path", ""))
+    return root
+
+
+def cookie_name(request: Request) -> str:
+    """Returns the name of the login's cookie.
+
+    Browsers send cookies to all ports of a host, and those of `/` to all paths. The name tells servers on one host apart.
+    """
+    port = request.headers.get("host", "").rpartition(":")[2]
+    name = f"{_COOKIE}.{port}" if port.isdecimal() and port.isascii() else _COOKIE
+    return name + root_of(request.scope).replace("/", "-")
+
+
+class RootPathMiddleware:
+    """Brings paths of requests into one form, whatever the proxy does with the root path; must be the outermost."""
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        """
+        Args:
+            root_path: as `parse_root_path` returns it; empty for that of the ASGI server.
+        """
+        self._app, self._root = app, root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = scope.get("root_path", "").rstrip("/")  # uvicorn puts it before each path
+        root = self._root or given
+        path, slashes = scope["path"], (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0].count(b"/")
+        for prefix in (given, root):
+            if prefix and (path == prefix or path.startswith(prefix + "/")):
+                path, slashes = path[len(prefix) :], slashes - prefix.count("/")
+        if not path:  # without its slash, links of a page would lead elsewhere
+            await RedirectResponse(f"{root}/", 308)(scope, receive, send)
+            return
+        up, host = "../" * (slashes - 1) or "./", Headers(scope=scope).get("host", "")
+        scope = {**scope, "root_path": root, "path": root + path, _PATH: path, _UP: up}
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                target = _own_target(headers.get("location", ""), host, root)
+                if target:
+                    headers["location"] = f"{up}{target}" if 300 <= message["status"] < 400 else f"{root}/{target}"
+            await send(message)
+
+        await self._app(scope, receive, sending)
+
+
+def _own_target(location: str, host: str, root: str) -> str:
+    """Returns where on this server a `Location` leads, without the slash at its beginning; empty if it leads elsewhere.
+
+    Handlers give paths without the root path. Starlette gives whole URLs with it where a path lacks its last slash.
+    """
+    try:
+        parts = urlsplit(location)
+    except ValueError:  # made of a Host header that is none
+        return ""
+    path = parts.path
+    if parts.netloc:
+        if parts.netloc != host or not path.startswith(f"{root}/"):
+            return ""
+        path = path[len(root) :]
+    elif not path.startswith("/"):
+        return ""
+    return path.lstrip("/") + (f"?{parts.query}" if parts.query else "")
