@@ -6,6 +6,7 @@ ITK opens a file only after its header has been checked, with the one ITK reader
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
 
 from medsam2_atlas.decoding import (
-    READABLE,
     check_length,
     check_same_size,
     check_voxels,
@@ -28,11 +27,14 @@ from medsam2_atlas.decoding import (
     read_segments,
     refuse_segmentation,
 )
-from medsam2_atlas.decoding.header import Header
+from medsam2_atlas.decoding.header import Header, broken, grey_values
+from medsam2_atlas.decoding.nifti import NiftiHeader
+from medsam2_atlas.decoding.nifti_voxels import nifti_voxels
 from medsam2_atlas.errors import InputError
+from medsam2_atlas.same_grid import on_grid
 from medsam2_atlas.series import series_slices
 from medsam2_atlas.slicer_segments import organ_map
-from medsam2_atlas.volume import Geometry, Volume, from_sitk, upright
+from medsam2_atlas.volume import Geometry, Volume, from_sitk, grid_of_header, upright
 
 sitk.ProcessObject.GlobalWarningDisplayOff()
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # as many files are decoded at once as there are readers
@@ -40,6 +42,8 @@ sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # as many files are decod
 Result = tuple[dict[str, Any], list[np.ndarray]]
 
 _MAX_REMARKS, _MAX_REMARK = 20, 500
+_WHOLE = 1e-3
+"""Max distance of a label map's values from whole numbers: scaled ones may be 5.9999999, averages are farther off."""
 
 
 def volume(path: str) -> Result:
@@ -89,12 +93,7 @@ def label_check(path: str, image: str) -> Result:
     check_same_size(file, Path(image))
     like = _grid(Path(image))
     found = _segmentation(file, like) if is_segmentation(file) else _labels(file)
-    if not found.geometry.matches(like):
-        raise InputError(
-            file.name,
-            f"lies elsewhere than {Path(image).name}: spacing or position differ.",
-            "Resample the label map onto the image.",
-        )
+    found = on_grid(replace(found, source=file.name), like, like, Path(image).name)
     held = np.zeros(256, bool)
     for plane in found.array:  # slice by slice: counting takes eight bytes a voxel
         held |= np.bincount(plane.ravel(), minlength=256) > 0
@@ -111,12 +110,27 @@ def _told(found: Volume) -> dict[str, Any]:
 
 def _labels(path: Path) -> Volume:
     remarks: list[str] = []
-    found = replace(from_sitk(_image(path, remarks), str(path)), remarks=tuple(remarks))
-    array = found.array
-    whole = array.dtype.kind in "iub" or bool(np.isfinite(array).all() and (array == np.rint(array)).all())
-    if not whole or array.min() < 0 or array.max() > 255:
-        raise InputError(path, "is not a label map: its values are not whole numbers from 0 to 255.")
-    return found.with_array(array.astype(np.uint8))
+    found = from_sitk(_image(path, remarks), str(path))
+    array = _whole_numbers(path, found.array, remarks)
+    return replace(found, array=array, remarks=tuple(remarks))
+
+
+def _whole_numbers(path: Path, array: np.ndarray, remarks: list[str]) -> np.ndarray:
+    """Returns the values of a label map as unsigned 8-bit; those within 0.001 of whole numbers are rounded."""
+    whole, worst = np.empty(array.shape, np.uint8), 0.0
+    for plane, target in zip(array, whole, strict=True):  # slice by slice: floats take up to eight bytes a voxel
+        rounded, off = plane, 0.0
+        if plane.dtype.kind == "f":
+            rounded = np.rint(plane)
+            with np.errstate(invalid="ignore"):
+                off = float(np.abs(plane - rounded).max())  # NaN where a value is NaN or infinite
+        if not off <= _WHOLE or rounded.min() < 0 or rounded.max() > 255:
+            raise InputError(path, "is not a label map: its values are not whole numbers from 0 to 255.")
+        worst = max(worst, off)
+        target[...] = rounded
+    if worst:
+        remarks.append(f"Its values are up to {worst:.1g} from whole numbers; they were rounded.")
+    return whole
 
 
 def _segmentation(path: Path, like: Geometry | None) -> Volume:
@@ -130,29 +144,19 @@ def _grid(path: Path) -> Geometry:
     refuse_segmentation(path)
     if path.is_dir():
         return from_sitk(_image(path, []), str(path)).geometry
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO(image_io(path))
-    with _for_itk(path, checked_header(path), voxels=False) as name, _itk_errors(path):
-        reader.SetFileName(name)
-        reader.ReadImageInformation()
-    size = reader.GetSize()
-    if len(size) < 3 or any(n > 1 for n in size[3:]):
-        raise InputError(path, f"has size {size}, not three dimensions.", "Choose one phase, or the whole volume.")
-    dimensions = len(size)
-    direction = tuple(reader.GetDirection()[r * dimensions + c] for r in range(3) for c in range(3))
+    header = checked_header(path)
+    grid = grid_of_header(path, header)
     try:
-        return upright(Geometry(size[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], direction))
+        return upright(grid)
     except (ValueError, RuntimeError) as error:
         raise InputError(path, f"lies on no usable grid ({error}).", "Export it again from its source.") from error
 
 
 def _image(path: Path, remarks: list[str]) -> sitk.Image:
     """Returns the image of a file or folder; `remarks` is filled with what was mended, see `Volume`."""
-    image = _series(path, remarks) if path.is_dir() else _file(path, remarks)
+    image = _series(path, remarks) if path.is_dir() else _file(path, remarks, grey=True)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(path, "holds several values per voxel.", "A CT or label map has one; export it as grey values.")
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = image[..., 0]
     if image.GetDimension() != 3:
         raise InputError(path, f"has {image.GetDimension()} dimensions, not 3.", "Choose one phase, or the whole volume.")
     if min(image.GetSize()) < 2:
@@ -160,19 +164,25 @@ def _image(path: Path, remarks: list[str]) -> sitk.Image:
     return image
 
 
-def _file(path: Path, remarks: list[str]) -> sitk.Image:  # noqa: ARG001
+def _file(path: Path, remarks: list[str], *, grey: bool = False) -> sitk.Image:
+    """Returns the image of a file on its checked grid; `grey` refuses several values per voxel before they are decoded."""
     header = checked_header(path)
-    check_length(path, header)
-    with _for_itk(path, header) as name, _itk_errors(path):
-        image = sitk.ReadImage(name, imageIO=image_io(path))
-    if path.name.lower().endswith((".nii", ".nii.gz")) and image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
-        _refuse_hidden_nan(path)
+    grid = grid_of_header(path, header)
+    if grey:
+        grey_values(path, header.components, header.component_kind)
+    remarks += [*header.remarks, *(header.grid.remarks if header.grid else ())]
+    if isinstance(header, NiftiHeader):
+        image = sitk.GetImageFromArray(nifti_voxels(path, header))
+    else:
+        check_length(path, header)
+        with _for_itk(path, header) as name, _itk_errors(path):
+            image = sitk.ReadImage(name, imageIO=image_io(path))
+    if image.GetSize() != grid.size:
+        raise broken(path, f"its header gives size {grid.size}, ITK reads {image.GetSize()}")
+    image.SetSpacing(grid.spacing)
+    image.SetOrigin(grid.origin)
+    image.SetDirection(grid.direction)
     return image
-
-
-def _refuse_hidden_nan(path: Path) -> None:
-    """Refuses NaN and infinity in a NIfTI file, read with nibabel: ITK's reader silently turns them into 0."""
-    _refuse_nan(path, np.asanyarray(nibabel.load(path).dataobj))
 
 
 def _refuse_nan(path: str | Path, values: np.ndarray) -> None:
@@ -189,17 +199,13 @@ def _series(folder: Path, remarks: list[str]) -> sitk.Image:  # noqa: ARG001
 
 
 @contextmanager
-def _for_itk(path: Path, header: Header, *, voxels: bool = True) -> Iterator[str]:
-    """Yields the name of a file that ITK may open: this one, or one in memory with the canonical header and the voxels."""
-    if not header.canonical:
-        yield str(path)
-        return
+def _for_itk(path: Path, header: Header) -> Iterator[str]:
+    """Yields the name of a file in memory that ITK may open, with the canonical header and the voxels."""
     with open(os.memfd_create("image"), "w+b") as copy:  # noqa: PTH123 a descriptor has no path
         copy.write(header.canonical)
-        if voxels:
-            with path.open("rb") as source:
-                source.seek(header.offset)
-                shutil.copyfileobj(source, copy, 1 << 20)
+        with path.open("rb") as source:
+            source.seek(header.offset)
+            shutil.copyfileobj(source, copy, 1 << 20)
         copy.flush()
         yield f"/proc/self/fd/{copy.fileno()}"
 
@@ -212,4 +218,12 @@ def _itk_errors(path: Path) -> Iterator[None]:
     except RuntimeError as error:
         if any(word in str(error).lower() for word in ("alloc", "memory")):
             raise MemoryError from error
-        raise InputError(path, "cannot be read as an image.", f"Give a CT as {READABLE}.") from error
+        reason = _reason(str(error))
+        raise InputError(path, f"cannot be read as an image: {reason}.", "Export it again from its source.") from error
+
+
+def _reason(text: str) -> str:
+    """Returns the last line of what ITK says, without paths in its source, addresses and names of files in memory."""
+    line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "ITK tells no reason")
+    line = re.sub(r"^(?:ITK|sitk::) ?ERROR: |\(0x[0-9a-f]+\)|(?:/[\w.+-]+){2,}(?::\d+:?)?", "", line)
+    return re.sub(r"[^ -~]+", " ", line).strip(" :.")[:300] or "ITK tells no reason"

@@ -23,9 +23,12 @@ import numpy as np
 from medsam2_atlas.decoding import SEGMENTATION_SUFFIX, is_segmentation, run_task
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing
+from medsam2_atlas.same_grid import on_grid
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+
+    from medsam2_atlas.decoding.header import Header
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +196,10 @@ def read_grid(path: str | Path) -> Geometry:
 
 
 def read_labels(path: str | Path, like: Volume | None = None, *, image: str | Path | None = None) -> Volume:
-    """Reads a label map as unsigned 8-bit; on the same grid as `like` where given. Decoded in a reader process.
+    """Reads a label map as unsigned 8-bit; on exactly the grid of `like` where given. Decoded in a reader process.
+
+    Values within 0.001 of whole numbers are rounded. A grid that differs from the image's by less than a tenth of a voxel at
+    every corner becomes the image's. `remarks` tell of both.
 
     The segments of a segmentation of 3D Slicer become organ numbers by their names, see `segment_names`. Slicer crops
     segmentations: they are padded to the grid of the image, to within a tenth of a voxel. Without an image, they keep their own
@@ -213,14 +219,7 @@ def read_labels(path: str | Path, like: Volume | None = None, *, image: str | Pa
         found = _decoded("labels", Path(path), like=None if grid is None else asdict(grid))
         return found if like is None else replace(found, file_geometry=like.file_geometry)
     volume = _decoded("labels", Path(path))
-    if like is not None and not volume.geometry.matches(like.geometry):
-        raise InputError(
-            path,
-            f"has another grid (size {volume.file_geometry.size}, spacing {_short(volume.file_geometry.spacing)}) than "
-            f"{like.source} (size {like.file_geometry.size}, spacing {_short(like.file_geometry.spacing)}).",
-            "Resample the label map onto the image.",
-        )
-    return volume
+    return volume if like is None else on_grid(volume, like.geometry, like.file_geometry, like.source)
 
 
 def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> None:
@@ -239,6 +238,18 @@ def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> 
         sitk.WriteImage(volume.restored(), str(part), useCompression=compress)
 
 
+def grid_of_header(path: Path, header: Header) -> Geometry:
+    """Returns the grid of a file, as its checked header gives it.
+
+    Raises:
+        InputError: the image has not three axes.
+    """
+    size, grid = header.axes, header.grid
+    if len(size) != 3 or grid is None:
+        raise InputError(path, f"has {len(size)} dimensions, not 3: {size}.", "Choose one phase, or the whole volume.")
+    return Geometry((size[0], size[1], size[2]), grid.spacing, grid.origin, grid.direction)
+
+
 def upright(grid: Geometry) -> Geometry:
     """A grid with its axes turned to LPS, as DICOMOrient does it, without an image of that size."""
     import SimpleITK as sitk
@@ -254,10 +265,6 @@ def upright(grid: Geometry) -> Geometry:
     ox, oy, oz = grid.to_world(corner).tolist()
     axes = np.asarray(grid.direction).reshape(3, 3)[:, order] * np.where(flipped, -1, 1)
     return Geometry((nx, ny, nz), (sx, sy, sz), (ox, oy, oz), tuple(axes.ravel().tolist()))
-
-
-def _short(values: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{v:.3g}" for v in values) + ")"
 
 
 def _orientation(direction: tuple[float, ...]) -> str:

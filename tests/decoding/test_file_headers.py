@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medsam2_atlas.decoding import check_length, checked_header
+from medsam2_atlas.decoding import check_extent, check_length, checked_header
 from medsam2_atlas.decoding.dicom import dicom_header
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.volume import from_sitk, read_grid, read_labels, read_volume
@@ -216,6 +216,32 @@ def test_a_malformed_or_immense_header_never_reaches_a_library(tmp_path: Path, s
     file = changed(written(tmp_path / f"x{suffix}"), (old, new))
     with pytest.raises(InputError, match=r"cannot be read as an image|million voxels"):
         checked_header(file)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "words"),
+    [
+        ((8.0, 8.0, 50.0), r"4.1 m long: its voxel spacing is \(8, 8, 50\) mm. Is it ten times too large\?"),
+        ((700.0, 700.0, 5000.0), r"358 m long.*Is it in µm\?"),
+        ((0.0007, 0.0007, 0.005), r"finer than 0.02 mm: its voxel spacing is \(0.0007, 0.0007, 0.005\) mm. Is it in metres\?"),
+        ((0.7, 0.7, 0.005), "No CT has such fine voxels"),
+    ],
+)
+def test_spacing_that_no_ct_has_is_named(tmp_path: Path, spacing: tuple[float, float, float], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        check_extent(tmp_path / "x.nii", (512, 512, 60), spacing)
+    check_extent(tmp_path / "x.nii", (512, 512, 2000), (0.98, 0.98, 1.25))
+
+
+@pytest.mark.parametrize("spacing", [(400.0, 300.0, 500.0), (1.5, 2.0, 0.005)])
+def test_no_image_that_is_larger_or_finer_than_a_ct_is_decoded(tmp_path: Path, spacing: tuple[float, float, float]) -> None:
+    image = upright(ARRAY)
+    image.SetSpacing(spacing)
+    for suffix in (".mha", ".nrrd", ".nii.gz"):
+        sitk.WriteImage(image, str(tmp_path / f"x{suffix}"))
+        for read in (read_volume, read_labels, read_grid):
+            with pytest.raises(InputError, match="its voxel spacing is"):
+                read(tmp_path / f"x{suffix}")
 
 
 def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:

@@ -8,12 +8,21 @@ To add one, write a function that makes such a file of the CT in `kind.py` (in a
 from __future__ import annotations
 
 import numpy as np
+from nibabel import Nifti2Header
 
 from files.dicom_files import series
 from files.itk_files import written
 from files.kind import HU, INSIDE, LABELS, ROUND, Kind
+from files.nifti_files import MATRIX, nifti, packed_twice, scaled, shifted, skewed, srow
 from files.slicer_files import segmentation
 from files.slicer_kinds import NAMES, SEGMENTATIONS
+from files.text_files import IN_SPACE, mha, named, nrrd, slanted
+
+COLOURS = np.zeros(HU.shape, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+METRES = (IN_SPACE[0], "space directions: (0.002,0,0) (0,0.0025,0) (0,0,0.005)", "space origin: (-0.03,-0.05,0.1)")
+TURNED_ROUND = ("ElementSpacing = -2 2.5 5", "Offset = 32 -50 100")
+LAYERS = (IN_SPACE[0], "space directions: none (2,0,0) (0,2.5,0) (0,0,5)", IN_SPACE[2], "kinds: list domain domain domain")
+LEFT_HANDED = shifted(55) @ np.diag([1.0, 1, -1, 1])
 
 NIFTI = (
     Kind("NIfTI, gzip (`.nii.gz`)", written("ct.nii.gz")),
@@ -22,6 +31,54 @@ NIFTI = (
     Kind("NIfTI, sagittal slices", written("ct.nii.gz", turned="PIR")),
     Kind("NIfTI, 64-bit floating point", written("ct.nii.gz", HU.astype(np.float64))),
     Kind("NIfTI, 64-bit integers", written("ct.nii.gz", HU.astype(np.int64))),
+    Kind("NIfTI-2", nifti("ct.nii.gz", kind=Nifti2Header)),
+    Kind("NIfTI, big-endian", nifti("ct.nii", endianness=">")),
+    Kind("NIfTI, packed by gzip but named `.nii`", nifti("ct.nii", packed=True), told="though its name ends in .nii"),
+    Kind("NIfTI, not packed but named `.nii.gz`", nifti("ct.nii.gz", packed=False), told="though its name ends in .gz"),
+    Kind("NIfTI, packed by gzip twice", packed_twice, "is packed by gzip twice"),
+    Kind("an NRRD file named `.nii`", named(nrrd("ct.nrrd"), "ct.nii"), "it is an NRRD file, not a NIfTI file"),
+    Kind("NIfTI, only a qform", nifti("ct.nii.gz", codes=(1, 0))),
+    Kind("NIfTI, left-handed axes", nifti("ct.nii.gz", HU[::-1], LEFT_HANDED)),
+    Kind(
+        "NIfTI, sform skewed by 0.02° (rounded)",
+        nifti("ct.nii.gz", matrix=skewed(0.02)),
+        told="0.02° from right angles",
+        away=0.05,
+    ),
+    Kind("NIfTI, sform skewed by 2° (sheared)", nifti("ct.nii.gz", matrix=skewed(2)), "they deviate by 2°, more than 0.5°"),
+    Kind("NIfTI, sform with NaN", nifti("ct.nii.gz", **srow(MATRIX[:3] * np.nan)), "has an axis without length, or NaN"),
+    Kind(
+        "NIfTI, sform 10 mm from the qform",
+        nifti("ct.nii.gz", codes=(1, 1), qform=shifted(10)),
+        told="voxels apart; the sform is used",
+    ),
+    Kind("NIfTI, spacing only in the sform", nifti("ct.nii.gz", pixdim=[1] + [0] * 7), told="the spacing of its sform is used"),
+    Kind(
+        "NIfTI, negative `pixdim`",
+        nifti("ct.nii.gz", pixdim=[1, -2, 2.5, 5, 1, 1, 1, 1]),
+        told="the sign has no meaning in NIfTI",
+    ),
+    Kind(
+        "NIfTI in metres",
+        nifti("ct.nii.gz", matrix=scaled(1e-3), xyzt_units=1),
+        told="gives lengths in metres; they were converted",
+    ),
+    Kind("NIfTI in µm", nifti("ct.nii.gz", matrix=scaled(1e3), xyzt_units=3), told="gives lengths in µm; they were converted"),
+    Kind(
+        "NIfTI in metres that says mm",
+        nifti("ct.nii.gz", matrix=scaled(1e-3), xyzt_units=2),
+        told="is in metres; it was converted",
+    ),
+    Kind("NIfTI in µm that says mm", nifti("ct.nii.gz", matrix=scaled(1e3), xyzt_units=2), "Is it in µm?"),
+    Kind("NIfTI with slope and intercept", nifti("ct.nii.gz", (HU + 1024).astype(np.uint16), scl_inter=-1024)),
+    Kind("NIfTI with a slope of NaN", nifti("ct.nii.gz", scl_slope=np.nan, scl_inter=np.nan)),
+    Kind("NIfTI with an intercept but slope 0", nifti("ct.nii.gz", scl_slope=0, scl_inter=-1024), told="values are not scaled"),
+    Kind("NIfTI, four axes, one time point", nifti("ct.nii.gz", HU[None])),
+    Kind("NIfTI, two time points", nifti("ct.nii.gz", np.stack([HU, HU])), "has 4 dimensions"),
+    Kind("NIfTI, vectors", nifti("ct.nii.gz", np.stack([HU, HU, HU])[:, None]), "holds 3 values per voxel"),
+    Kind("NIfTI, colours", nifti("ct.nii.gz", COLOURS), "holds colours (RGB)"),
+    Kind("NIfTI, complex numbers", nifti("ct.nii.gz", HU.astype(np.complex64)), "holds complex numbers"),
+    Kind("NIfTI, one bit a voxel", nifti("ct.nii.gz", datatype=1), "holds values of one bit"),
 )
 
 NRRD_AND_MHA = (
@@ -30,6 +87,43 @@ NRRD_AND_MHA = (
     Kind("MHA, packed", written("ct.mha", compress=True)),
     Kind("MHA, axes turned (RAS)", written("ct.mha", turned="RAS")),
     Kind("3D Slicer's segmentation in place of the CT", segmentation(*NAMES), refused="is a segmentation"),
+    Kind("NRRD, big-endian", nrrd("ct.nrrd", endian="big")),
+    Kind("NRRD, bzip2", nrrd("ct.nrrd", encoding="bzip2"), "bzip2 encoding not available"),
+    Kind("NRRD, numbers as text", nrrd("ct.nrrd", encoding="ascii")),
+    Kind("NRRD, a header alone (`data file:`)", nrrd("ct.nrrd", "data file: ct.raw"), "keeps its voxels in another file"),
+    Kind("NRRD in metres", nrrd("ct.nrrd", *METRES, 'space units: "m" "m" "m"'), told="gives lengths in metres"),
+    Kind("NRRD in metres that does not say so", nrrd("ct.nrrd", *METRES), told="is in metres; it was converted"),
+    Kind("NRRD, axes skewed by 0.1°", nrrd("ct.nrrd", *slanted(0.1)), told="0.1° from right angles", away=0.1),
+    Kind("NRRD, axes skewed by 2°", nrrd("ct.nrrd", *slanted(2)), "they deviate by 2°, more than 0.5°"),
+    Kind(
+        "NRRD, an axis without length",
+        nrrd("ct.nrrd", *IN_SPACE[::2], "space directions: (0,0,0) (0,2.5,0) (0,0,5)"),
+        "axis without length",
+    ),
+    Kind("NRRD, one time point", nrrd("ct.nrrd", IN_SPACE[0], IN_SPACE[1] + " none", IN_SPACE[2], sizes="32 24 12 1")),
+    Kind(
+        "NRRD, several values a voxel",
+        nrrd("ct.nrrd", "kinds: vector domain domain domain", sizes="2 16 24 12"),
+        "holds 2 values per voxel",
+    ),
+    Kind("NRRD, colours", nrrd("ct.nrrd", "kinds: RGB-color domain domain domain", sizes="3 32 24 4"), "holds colours (RGB)"),
+    Kind(
+        "MHA, negative `ElementSpacing`",
+        mha("ct.mha", *TURNED_ROUND, array=HU[..., ::-1].copy()),
+        told="that axis runs the other way",
+    ),
+    Kind(
+        "MHA in cm",
+        mha("ct.mha", "ElementSpacing = .2 .25 .5", "Offset = -3 -5 10", "DistanceUnits = cm"),
+        told="lengths in cm",
+    ),
+    Kind("MHA in µm that does not say so", mha("ct.mha", "ElementSpacing = 2000 2500 5000"), "Is it in µm?"),
+    Kind("MHA, axes skewed by 6°", mha("ct.mha", "TransformMatrix = 1 0 0 0.1 1 0 0 0 1"), "not at right angles"),
+    Kind(
+        "MHA, colours",
+        mha("ct.mha", "ElementNumberOfChannels = 3", array=HU.astype(np.uint8), sizes="32 24 4"),
+        "holds colours (RGB)",
+    ),
 )
 
 DICOM = (Kind("DICOM series, a folder", series()),)
@@ -50,6 +144,35 @@ LABEL_MAPS = (
     Kind("label map with axes turned (RAS)", written("labels.nrrd", LABELS, turned="RAS")),
     Kind("label map of floating-point numbers", written("labels.nii.gz", LABELS.astype(np.float32))),
     *SEGMENTATIONS,
+    Kind(
+        "label map of numbers such as 5.9999999",
+        written("labels.nrrd", LABELS - 1e-7),
+        told="from whole numbers; they were rounded",
+    ),
+    Kind("label map of numbers such as 5.5", written("labels.nrrd", LABELS - 0.5), "its values are not whole numbers"),
+    Kind("label map with rounded spacing", nifti("labels.nii.gz", LABELS, scaled(1.001)), told="it was put onto the image's"),
+    Kind("label map with only a qform", nifti("labels.nii.gz", LABELS, codes=(1, 0))),
+    Kind("label map, packed but named `.nii`", nifti("labels.nii", LABELS, packed=True), told="though its name ends in .nii"),
+    Kind(
+        "label map that is a crop",
+        nifti("labels.nii.gz", LABELS[1:], shifted(5)),
+        "voxels instead of 32 x 24 x 12; first voxel 5 mm away",
+    ),
+    Kind(
+        "label map of other spacing",
+        nifti("labels.nii.gz", LABELS, scaled(1.1)),
+        "spacing (2.2, 2.75, 5.5) instead of (2, 2.5, 5) mm",
+    ),
+    Kind(
+        "label map one slice higher",
+        nifti("labels.nii.gz", LABELS, shifted(5)),
+        "first voxel 5 mm away, at voxel (0, 0, 1) of the image",
+    ),
+    Kind(
+        "label map in two layers",
+        nrrd("labels.nrrd", *LAYERS, array=np.stack([LABELS, LABELS], -1)),
+        "holds 2 values per voxel, such as layers",
+    ),
 )
 
 SECTIONS = {

@@ -6,6 +6,7 @@ Headers of DICOM files are in `decoding.dicom`, which imports pydicom.
 from medsam2_atlas.decoding.check import (
     READABLE,
     SEGMENTATION_SUFFIX,
+    check_extent,
     check_same_size,
     check_voxels,
     checked_header,
@@ -26,6 +27,7 @@ __all__ = [
     "Segment",
     "UnreadableFileError",
     "alive",
+    "check_extent",
     "check_length",
     "check_same_size",
     "check_voxels",

@@ -6,13 +6,27 @@ from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
-from medsam2_atlas.decoding.header import Header
+from medsam2_atlas.decoding.extent import check_extent
+from medsam2_atlas.decoding.header import Header, grey_values
 from medsam2_atlas.decoding.limits import DecodingLimits
 from medsam2_atlas.decoding.metaimage import metaimage_header
 from medsam2_atlas.decoding.nifti import nifti_header
 from medsam2_atlas.decoding.nrrd import nrrd_header
 from medsam2_atlas.decoding.segments import has_named_segments
 from medsam2_atlas.errors import InputError
+
+__all__ = [
+    "READABLE",
+    "SEGMENTATION_SUFFIX",
+    "check_extent",
+    "check_same_size",
+    "check_voxels",
+    "checked_header",
+    "image_io",
+    "is_segmentation",
+    "refuse_segmentation",
+    "set_limits",
+]
 
 READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a folder with one DICOM series"
 
@@ -21,13 +35,13 @@ SEGMENTATION_SUFFIX = ".seg.nrrd"
 _LARGEST_SEGMENTATION = 4
 """Max voxels of a segmentation, in those of its image."""
 
-_FORMATS: tuple[tuple[str, Callable[[Path], Header], str], ...] = (
-    (".nii.gz", nifti_header, "NiftiImageIO"),
-    (".nii", nifti_header, "NiftiImageIO"),
-    (".nrrd", nrrd_header, "NrrdImageIO"),
-    (".mha", metaimage_header, "MetaImageIO"),
+_FORMATS: tuple[tuple[str, Callable[[Path], Header]], ...] = (
+    (".nii.gz", nifti_header),
+    (".nii", nifti_header),
+    (".nrrd", nrrd_header),
+    (".mha", metaimage_header),
 )
-
+_ITK = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}
 
 _limits = DecodingLimits()
 
@@ -42,18 +56,20 @@ def checked_header(file: Path) -> Header:
     """Returns the header of an image file that may be decoded.
 
     Raises:
-        InputError: not a regular file, an unknown type, a header that is malformed or names other files, or more voxels
-            than the limits allow.
+        InputError: not a regular file, an unknown type, a header that is malformed or names other files, more voxels than
+            the limits allow, or larger than any CT.
         OSError: the file cannot be read.
     """
     if not file.is_file():  # reading a pipe or a device might never end
         raise InputError(file, "is not a file." if file.exists() else "does not exist.")
     if file.stat().st_size == 0:
         raise InputError(file, "is empty (0 bytes).", "Copy it again.")
-    for suffix, read, _ in _FORMATS:
+    for suffix, read in _FORMATS:
         if file.name.lower().endswith(suffix):
             header = read(file)
             check_voxels(file, header.values)
+            if header.grid is not None:
+                check_extent(file, header.axes, header.grid.spacing)
             return header
     raise InputError(file, "cannot be read as an image: its type is not known.", f"Give {READABLE}.")
 
@@ -103,19 +119,32 @@ def check_same_size(file: Path, image: Path) -> None:
     Segmentations may have other sizes, up to four times as many voxels: 3D Slicer crops them, lets them reach beyond the image,
     and puts segments that overlap into layers.
 
+    This costs little before a reader decodes the label map; that their grids are the same is checked then.
+
     Raises:
         InputError: it has not, or a header cannot be used.
         OSError: a file cannot be read.
     """
-    sizes, like = (checked_header(path).sizes for path in (file, image))
+    label, like = checked_header(file), checked_header(image)
     if is_segmentation(file):
-        if prod(sizes[-3:]) > _LARGEST_SEGMENTATION * prod(like):
-            raise InputError(file.name, f"has size {sizes}, the image has {like}.", "Choose the segmentation of this CT.")
+        if prod(label.axes) > _LARGEST_SEGMENTATION * prod(like.axes):
+            problem = f"has size {label.axes}, the image has {like.axes}."
+            raise InputError(file.name, problem, "Choose the segmentation of this CT.")
         return
-    if sorted(n for n in sizes if n > 1) != sorted(n for n in like if n > 1):
-        raise InputError(file.name, f"has size {sizes}, the image has {like}.", "Send one label map on the grid of the image.")
+    grey_values(file.name, label.components, label.component_kind)
+    if sorted(label.axes) == sorted(like.axes):
+        return
+    if label.grid is None or like.grid is None:
+        raise InputError(
+            file.name, f"has size {label.axes}, the image has {like.axes}.", "Send one label map on the grid of the image."
+        )
+    from medsam2_atlas.same_grid import another_grid
+    from medsam2_atlas.volume import grid_of_header, upright  # with ITK, which only an error needs
+
+    first, second = upright(grid_of_header(file, label)), upright(grid_of_header(image, like))
+    raise another_grid(file.name, first, second, image.name)
 
 
 def image_io(file: Path) -> str:
     """Returns the name of the ITK reader for a checked file. ITK's own choice depends on the content, so it is not used."""
-    return next(io for suffix, _, io in _FORMATS if file.name.lower().endswith(suffix))
+    return _ITK[file.suffix.lower()]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from medsam2_atlas.decoding.grids import Grid, checked_grid
 from medsam2_atlas.decoding.header import (
     MAX_HEADER_BYTES,
     Header,
@@ -11,6 +15,8 @@ from medsam2_atlas.decoding.header import (
     checked_sizes,
     decimals,
     elsewhere,
+    image_axes,
+    not_a,
     text_lines,
     whole_numbers,
 )
@@ -22,8 +28,11 @@ _BYTES = {
     **dict.fromkeys(("MET_INT", "MET_UINT", "MET_FLOAT"), 4),
     **dict.fromkeys(("MET_LONG", "MET_ULONG", "MET_LONG_LONG", "MET_ULONG_LONG", "MET_DOUBLE"), 8),
 }
-_PER_AXIS = ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin")
-_PER_AXES = ("TransformMatrix", "Rotation", "Orientation")
+_SPACING = ("ElementSpacing", "ElementSize")
+_ORIGIN = ("Origin", "Position", "Offset")
+_AXES = ("TransformMatrix", "Rotation", "Orientation")
+"""Keys of the same meaning; the first counts, as in MetaIO."""
+_UNITS = {"um": 0.001, "mm": 1.0, "cm": 10.0}
 _FLAGS = ("BinaryData", "CompressedData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB")
 
 
@@ -31,7 +40,8 @@ def metaimage_header(file: Path) -> Header:
     """Reads the header of a MetaImage file that holds its own voxels.
 
     Returns:
-        The header. Its `canonical` text has only what describes the voxels, written anew from the values read here.
+        The header. Its `canonical` text has only what describes the voxels, written anew from the values read here, without
+        the grid and without single axes beyond the third.
 
     Raises:
         InputError: the header is malformed, or names another file.
@@ -53,15 +63,36 @@ def metaimage_header(file: Path) -> Header:
     if kind not in _BYTES:
         raise broken(file, f"its type is {kind[:20]!r}")
     flags = {key: entries[key].lower() in ("true", "1") for key in _FLAGS if key in entries}
-    lines = [f"NDims = {axes}", f"DimSize = {' '.join(map(str, sizes))}", f"ElementNumberOfChannels = {channels}"]
+    image = image_axes(sizes)
+    lines = [f"NDims = {len(image)}", f"DimSize = {' '.join(map(str, image))}", f"ElementNumberOfChannels = {channels}"]
     lines += [f"{key} = {value}" for key, value in flags.items()]
-    for keys, count in ((_PER_AXIS, axes), (_PER_AXES, axes * axes)):
-        lines += [f"{key} = {decimals(file, key, entries[key], count)}" for key in keys if key in entries]
     # MetaIO gives memory that nobody has written to where less than this unpacks; `packed` checks that it does not.
     lines += [f"CompressedDataSize = {file.stat().st_size - end}"] if flags.get("CompressedData") else []
     text = "\n".join(["ObjectType = Image", *lines, f"ElementType = {kind}", f"{_LAST} = LOCAL", ""])
-    encoding = "text" if not flags.get("BinaryData") else "zlib" if flags.get("CompressedData") else "raw"
-    return Header(sizes if channels == 1 else (channels, *sizes), _BYTES[kind], end, encoding, canonical=text.encode())
+    return Header(
+        sizes=sizes if channels == 1 else (channels, *sizes),
+        value_bytes=_BYTES[kind],
+        offset=end,
+        encoding="text" if not flags.get("BinaryData") else "zlib" if flags.get("CompressedData") else "raw",
+        canonical=text.encode(),
+        axes=image,
+        component_kind="rgb-color" if channels in (3, 4) and _BYTES[kind] == 1 else "",
+        grid=_grid(file, entries, sizes) if len(image) == 3 else None,
+    )
+
+
+def _grid(file: Path, entries: Mapping[str, str], sizes: Sequence[int]) -> Grid:
+    """Returns the grid of the first three axes. The rows of a `TransformMatrix` are the directions of the axes."""
+    count = len(sizes)
+
+    def numbers(keys: Sequence[str], length: int, default: Sequence[float]) -> Sequence[float]:
+        found = [decimals(file, key, entries[key], length) for key in keys if key in entries]
+        return found[0] if found else default
+
+    spacing, origin = numbers(_SPACING, count, [1.0] * count), numbers(_ORIGIN, count, [0.0] * count)
+    rows = np.array(numbers(_AXES, count * count, np.eye(count).ravel().tolist())).reshape(count, count)
+    unit = _UNITS.get(entries.get("DistanceUnits", "").lower(), 1.0)
+    return checked_grid(file, sizes[:3], spacing[:3], origin[:3], rows[:3, :3].T, unit)
 
 
 def _entries(file: Path, start: bytes) -> tuple[dict[str, str], int]:
@@ -79,4 +110,6 @@ def _entries(file: Path, start: bytes) -> tuple[dict[str, str], int]:
         entries[key.strip(" \t")] = value.strip(" \t")
         if _LAST in entries:
             return entries, place
+    if b"ObjectType" not in start[:MAX_HEADER_BYTES]:
+        raise not_a(file, "a MetaImage file", start)
     raise broken(file, f"its header does not end with {_LAST}")

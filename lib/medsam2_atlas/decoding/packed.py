@@ -1,10 +1,10 @@
-"""Counts the unpacked length of packed voxels without keeping them."""
+"""Unpacks packed voxels, or only counts their bytes."""
 
 from __future__ import annotations
 
 import bz2
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,29 @@ def check_length(file: Path, header: Header) -> None:
     if header.encoding == "raw":
         length = file.stat().st_size - header.offset
     else:
-        length = _unpacked_length(file, header, needed + _SLACK_BYTES)
+        length = sum(map(len, _unpacked(file, header, needed + _SLACK_BYTES)))
     if length < needed:
-        raise InputError(file, f"is cut off: {length} bytes of {needed}.", "Copy it again.")
+        raise _cut_off(file, length, needed)
 
 
-def _unpacked_length(file: Path, header: Header, limit: int) -> int:
-    """Returns the number of bytes that a file, or the part of it after its header, unpacks to."""
+def unpack_into(file: Path, header: Header, target: memoryview) -> None:
+    """Unpacks the voxels of a file that is packed as a whole into `target`, bytes; checks their length as `check_length` does.
+
+    Raises:
+        InputError: as `check_length`.
+        OSError: the file cannot be read.
+    """
+    place = -header.offset
+    for block in _unpacked(file, header, header.offset + header.data_bytes + _SLACK_BYTES):
+        part = block[max(0, -place) :][: max(0, len(target) - max(0, place))]
+        target[max(0, place) : max(0, place) + len(part)] = part
+        place += len(block)
+    if place < len(target):
+        raise _cut_off(file, place + header.offset, len(target) + header.offset)
+
+
+def _unpacked(file: Path, header: Header, limit: int) -> Iterator[bytes]:
+    """Yields the bytes, at most `limit`, that a file, or the part of it after its header, unpacks to."""
     start: Callable[[], Any] = {"gzip": _gzip, "zlib": _zlib, "bzip2": bz2.BZ2Decompressor}[header.encoding]
     length, ended, packed = 0, True, start()
     try:
@@ -48,11 +64,13 @@ def _unpacked_length(file: Path, header: Header, limit: int) -> int:
                         continue
                     packed, ended = start(), False
                 while True:
-                    length += len(packed.decompress(block, _BLOCK << 2))
+                    content = packed.decompress(block, _BLOCK << 2)
+                    length += len(content)
                     if length > limit:
                         raise InputError(
                             file, "unpacks to far more than its header claims.", "Export the image again from its source."
                         )
+                    yield content
                     ended = packed.eof
                     if ended:
                         block = packed.unused_data.lstrip(b"\0")
@@ -68,7 +86,10 @@ def _unpacked_length(file: Path, header: Header, limit: int) -> int:
         raise InputError(file, f"is a broken {kind} file ({error}).", "Copy it again: it seems cut off.") from error
     if not ended:
         raise InputError(file, f"is a broken {header.encoding} file (its end is missing).", "Copy it again: it seems cut off.")
-    return length
+
+
+def _cut_off(file: Path, length: int, needed: int) -> InputError:
+    return InputError(file, f"is cut off: {length} bytes of {needed}.", "Copy it again.")
 
 
 def _gzip() -> Any:

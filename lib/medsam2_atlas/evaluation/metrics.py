@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from medsam2_atlas.errors import InputError
 from medsam2_atlas.evaluation.dice import dice
 from medsam2_atlas.masks import occupied
+from medsam2_atlas.same_grid import another_grid, same_voxels
 from medsam2_atlas.volume import Volume
 
 NSD_TOLERANCE_MM = 2.0
@@ -50,8 +50,8 @@ def compare_labels(first: Volume, second: Volume, organs: Iterable[int]) -> dict
     Raises:
         InputError: the grids differ.
     """
-    if not first.geometry.matches(second.geometry):
-        raise InputError(second.source, f"has another grid than {first.source}.", "Resample one onto the other.")
+    if not same_voxels(second.geometry, first.geometry):
+        raise another_grid(second.source, second.geometry, first.geometry, first.source)
     spacing = tuple(reversed(first.geometry.spacing))
     scores = {}
     for k in organs:

@@ -1,0 +1,57 @@
+"""NRRD and MHA files, line by line, as ITK does not write them."""
+
+from __future__ import annotations
+
+import bz2
+from pathlib import Path
+
+import numpy as np
+
+from files.kind import HU, ORIGIN, SPACING, Writer
+
+_TYPES = {"uint8": ("uchar", "MET_UCHAR"), "int16": ("short", "MET_SHORT"), "float32": ("float", "MET_FLOAT")}
+IN_SPACE = ("space: left-posterior-superior", "space directions: (2,0,0) (0,2.5,0) (0,0,5)", "space origin: (-30,-50,100)")
+"""The grid of `HU`."""
+
+
+def nrrd(
+    name: str, *lines: str, array: np.ndarray = HU, encoding: str = "raw", endian: str = "little", sizes: str = ""
+) -> Writer:
+    """An NRRD file of an array `[z, y, x]`, or with more axes. lines: of the header; the grid of `HU` where there are none."""
+
+    def write(folder: Path) -> Path:
+        shape = sizes or " ".join(map(str, array.shape[::-1]))
+        header = ["NRRD0005", f"type: {_TYPES[array.dtype.name][0]}", f"dimension: {len(shape.split())}", f"sizes: {shape}"]
+        header += [f"encoding: {encoding}", f"endian: {endian}", *(lines or IN_SPACE), "", ""]
+        voxels = array.astype(array.dtype.newbyteorder(">" if endian == "big" else "<")).tobytes()
+        voxels = bz2.compress(voxels) if encoding == "bzip2" else voxels
+        voxels = " ".join(map(str, array.ravel())).encode() if encoding == "ascii" else voxels
+        (folder / name).write_bytes("\n".join(header).encode() + voxels)
+        return folder / name
+
+    return write
+
+
+def mha(name: str, *lines: str, array: np.ndarray = HU, sizes: str = "") -> Writer:
+    """An MHA file of an array `[z, y, x]`, or with more axes. lines: of the header; the grid of `HU` where there are none."""
+
+    def write(folder: Path) -> Path:
+        shape = sizes or " ".join(map(str, array.shape[::-1]))
+        grid = (f"ElementSpacing = {SPACING[0]} {SPACING[1]} {SPACING[2]}", f"Offset = {ORIGIN[0]} {ORIGIN[1]} {ORIGIN[2]}")
+        header = ["ObjectType = Image", f"NDims = {len(shape.split())}", "BinaryData = True", f"DimSize = {shape}"]
+        header += [*(lines or grid), f"ElementType = {_TYPES[array.dtype.name][1]}", "ElementDataFile = LOCAL", ""]
+        (folder / name).write_bytes("\n".join(header).encode() + array.tobytes())
+        return folder / name
+
+    return write
+
+
+def slanted(degrees: float) -> tuple[str, ...]:
+    """The grid of `HU` with the second axis turned towards the first."""
+    x, y = SPACING[1] * np.sin(np.radians(degrees)), SPACING[1] * np.cos(np.radians(degrees))
+    return (IN_SPACE[0], f"space directions: (2,0,0) ({x},{y},0) (0,0,5)", IN_SPACE[2])
+
+
+def named(write: Writer, name: str) -> Writer:
+    """The same file by another name."""
+    return lambda folder: write(folder).rename(folder / name)
