@@ -236,6 +236,17 @@ class StudyDatastore(Datastore):
         """Makes an earlier version the current one again, as a new version."""
         return self.store.restore_label(study, tag, number, author=author)
 
+    def confirm_label(self, study: str, tag: str, author: str) -> Saved:
+        """Makes the current label map a new version that a person has confirmed for the image that is there now.
+
+        Raises:
+            InputError: a model's tag, or the label map does not fit the image.
+            NotFoundError: no such label.
+        """
+        if tag in self._models:
+            raise InputError(tag, "is a model's tag.", "Run the model again.")
+        return self.store.confirm_label(study, tag, author=author)
+
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Takes the current label away; its versions stay."""
         self.store.remove_label(label_id, _text(label_tag))

@@ -5,6 +5,7 @@ ITK opens a file only after its header has been checked, with the one ITK reader
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -52,6 +53,13 @@ def labels(path: str) -> Result:
     """Returns a label map in LPS orientation, unsigned 8-bit; see `medsam2_atlas.volume.read_labels`."""
     found = _labels(Path(path))
     return _told(found), [found.array]
+
+
+def fingerprint(path: str) -> Result:
+    """Returns a digest of a CT's voxels and its grid, both in LPS orientation; see `medsam2_atlas.storage.fingerprints`."""
+    told, (array,) = volume(path)
+    digest = hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).hexdigest()
+    return {"voxels": digest, "geometry": told["geometry"]}, []
 
 
 def grid(path: str) -> Result:

@@ -130,6 +130,14 @@ def restore_version(request: Request, label: str, version: int, tag: str = FINAL
     return _about(made.label.version)
 
 
+@router.post("/label/confirm", summary="Confirm a label map for the image that is there now")
+def confirm_label(request: Request, label: str, tag: str = FINAL) -> dict[str, Any]:
+    """The new version, with the same content: for a label map whose image was replaced, or that was found in several files."""
+    made = _datastore().confirm_label(label, tag, user_of(request).name)
+    app_instance().on_save_label(label, label)
+    return _about(made.label.version)
+
+
 @router.get("/dataset", summary="All images and their signed-off label maps, as a ZIP file")
 def download_dataset(limit_cases: int | None = None) -> Response:
     """The file."""

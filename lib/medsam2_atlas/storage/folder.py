@@ -12,13 +12,17 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from medsam2_atlas.choices import FINAL
 from medsam2_atlas.errors import InputError, StorageError
 from medsam2_atlas.resource import model_folder
 from medsam2_atlas.storage.links import LINK_PROBLEM, LINK_REMEDY, Roots
 from medsam2_atlas.volume import SUFFIXES
+
+if TYPE_CHECKING:
+    from medsam2_atlas.storage.store import StudyStore
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +33,7 @@ LONGEST_STUDY = 255 - len(".nii.gz")
 
 @dataclass(frozen=True)
 class Study:
-    """A CT of a study folder. final: its signed-off label map."""
+    """A CT of a study folder. final: its signed-off label map, if it counts."""
 
     name: str
     image: Path
@@ -88,13 +92,23 @@ class StudyFolder:
         self.path, self.roots = path, tuple(roots)
         self.work = WorkFolder.of(path, self.roots)
 
+    @cached_property
+    def store(self) -> StudyStore:
+        """The store of the folder, which knows what its label maps were drawn on; opened when it is first asked for.
+
+        Raises:
+            StorageError: the folder cannot be used.
+        """
+        from medsam2_atlas.storage.store import StudyStore
+
+        return StudyStore(self.path, roots=self.roots)
+
     def studies(self) -> list[Study]:
-        """Returns all studies by name. Unusable files are left out and logged."""
-        finals = self.labels(FINAL)
-        return [Study(name, file, finals.get(name)) for name, file in sorted(self._found(self.path).items())]
+        """Returns all usable studies by name; see `StudyStore.studies`."""
+        return self.store.studies()
 
     def labels(self, tag: str) -> dict[str, Path]:
-        """Returns label maps of a tag by study. Unusable files are left out and logged."""
+        """Returns label maps of a tag by study, as they lie there. Unusable files are left out and logged."""
         return self._found(self.label_folder(tag))
 
     def problems(self, tag: str) -> dict[str, str]:
@@ -124,12 +138,16 @@ class Listing:
         files: names of files by study; several if they differ in their suffix alone.
         stamps: of each file, see `stamp`.
         problems: why a file is left out, by study.
+        twins: studies with several files: these with their stamps, as JSON; filled by `scan.judged`.
+        notes: what users should know of studies that are not left out; filled by `scan.judged`.
     """
 
     folder: Path
     files: dict[str, list[str]] = field(default_factory=dict)
     stamps: dict[str, str] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    twins: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def list_files(folder: Path, roots: Roots, suffixes: Sequence[str] = SUFFIXES) -> Listing:

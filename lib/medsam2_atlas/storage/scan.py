@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medsam2_atlas.errors import MedSAM2AtlasError, StorageError
+from medsam2_atlas.storage.doubts import twins_note, twins_problem
 from medsam2_atlas.storage.folder import Listing, encodable, list_files
 from medsam2_atlas.storage.links import Roots
 from medsam2_atlas.volume import SUFFIXES
@@ -113,14 +116,36 @@ def reason(error: Exception) -> str:
     return f"cannot be used ({type(error).__name__}: {error})."
 
 
+def judged(listing: Listing, known: Mapping[str, tuple[str, str | None]]) -> Listing:
+    """Returns a listing of images in which each study has one file: a study with files of different images is left out.
+
+    Args:
+        listing: of the studies folder.
+        known: what the comparison of studies with several files has found, see `rows.read_twins`.
+    """
+    found = replace(listing, files=dict(listing.files), problems=dict(listing.problems))
+    for study, names in listing.files.items():
+        if len(names) == 1:
+            continue
+        found.twins[study] = json.dumps([[name, listing.stamps[name]] for name in names])
+        files, verdict = known.get(study, ("", None))
+        verdict = verdict if files == found.twins[study] else None
+        if verdict == "":
+            found.notes[study] = twins_note(names)
+        else:
+            found.problems[study] = twins_problem(names, verdict)
+            del found.files[study]
+    return found
+
+
 def image_problems(listing: Listing, suspects: set[str]) -> dict[str, str]:
-    """Returns problems of images by study.
+    """Returns problems of images, and notes on them, by study.
 
     Args:
         listing: of the studies folder.
         suspects: studies whose image is checked for read permission.
     """
-    found = dict(listing.problems)
+    found = {**listing.notes, **listing.problems}
     for study in suspects & set(listing.files):
         if not readable(listing.folder / listing.files[study][-1]):
             found[study] = "cannot be read (Permission denied). Give the server the right to read it."
