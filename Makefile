@@ -11,7 +11,7 @@ PORT ?= 8000
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install lock sbom wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time load fuzz read-time memory clean
+.PHONY: help install lock sbom wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time load fuzz read-time memory inputs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -110,6 +110,9 @@ memory: $(VENV)/.installed-dev  ## whether a server grows over 300 inferences
 
 startup: $(VENV)/.installed-dev  ## processor time and libraries that command lines take to start
 	$(BIN)/python bench/startup.py
+
+inputs: $(VENV)/.installed-dev  ## write the table of input kinds into docs/inputs.md
+	$(BIN)/python tests/files/page.py
 
 clean:  ## remove what was built
 	rm -rf $(VENV) demo-output build dist lib/*.egg-info

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,13 @@ sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # as many files are decod
 
 Result = tuple[dict[str, Any], list[np.ndarray]]
 
+_MAX_REMARKS, _MAX_REMARK = 20, 500
+
 
 def volume(path: str) -> Result:
     """Returns a CT in LPS orientation as float32 HU; see `medsam2_atlas.volume.read_volume`."""
-    image = _image(Path(path))
+    remarks: list[str] = []
+    image = _image(Path(path), remarks)
     voxels = sitk.GetArrayViewFromImage(image)
     if voxels.max() == voxels.min():  # checked before the cast to four bytes a voxel
         raise InputError(path, "is empty: all voxels have one value.", "Choose the CT itself.")
@@ -43,7 +46,7 @@ def volume(path: str) -> Result:
         image = sitk.Cast(image, sitk.sitkFloat32)
     image = sitk.DICOMOrient(image, "LPS")  # turned before the cast to four bytes a voxel
     image = sitk.Cast(image, sitk.sitkFloat32)
-    found = Volume(sitk.GetArrayFromImage(image), Geometry.of(image), grid, path)
+    found = Volume(sitk.GetArrayFromImage(image), Geometry.of(image), grid, path, remarks=tuple(remarks))
     if kind.kind == "f":
         _refuse_nan(path, found.array)
     return _told(found), [found.array]
@@ -90,11 +93,16 @@ def label_check(path: str, image: str) -> Result:
 
 
 def _told(found: Volume) -> dict[str, Any]:
-    return {"geometry": asdict(found.geometry), "file_geometry": asdict(found.file_geometry)}
+    return {
+        "geometry": asdict(found.geometry),
+        "file_geometry": asdict(found.file_geometry),
+        "remarks": [remark[:_MAX_REMARK] for remark in found.remarks[:_MAX_REMARKS]],
+    }
 
 
 def _labels(path: Path) -> Volume:
-    found = from_sitk(_image(path), str(path))
+    remarks: list[str] = []
+    found = replace(from_sitk(_image(path, remarks), str(path)), remarks=tuple(remarks))
     array = found.array
     whole = array.dtype.kind in "iub" or bool(np.isfinite(array).all() and (array == np.rint(array)).all())
     if not whole or array.min() < 0 or array.max() > 255:
@@ -104,7 +112,7 @@ def _labels(path: Path) -> Volume:
 
 def _grid(path: Path) -> Geometry:
     if path.is_dir():
-        return from_sitk(_image(path), str(path)).geometry
+        return from_sitk(_image(path, []), str(path)).geometry
     reader = sitk.ImageFileReader()
     reader.SetImageIO(image_io(path))
     with _for_itk(path, checked_header(path), voxels=False) as name, _itk_errors(path):
@@ -121,8 +129,9 @@ def _grid(path: Path) -> Geometry:
         raise InputError(path, f"lies on no usable grid ({error}).", "Export it again from its source.") from error
 
 
-def _image(path: Path) -> sitk.Image:
-    image = _series(path) if path.is_dir() else _file(path)
+def _image(path: Path, remarks: list[str]) -> sitk.Image:
+    """Returns the image of a file or folder; `remarks` is filled with what was mended, see `Volume`."""
+    image = _series(path, remarks) if path.is_dir() else _file(path, remarks)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(path, "holds several values per voxel.", "A CT or label map has one; export it as grey values.")
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
@@ -134,7 +143,7 @@ def _image(path: Path) -> sitk.Image:
     return image
 
 
-def _file(path: Path) -> sitk.Image:
+def _file(path: Path, remarks: list[str]) -> sitk.Image:  # noqa: ARG001
     header = checked_header(path)
     check_length(path, header)
     with _for_itk(path, header) as name, _itk_errors(path):
@@ -155,7 +164,7 @@ def _refuse_nan(path: str | Path, values: np.ndarray) -> None:
         raise InputError(path, f"holds {bad} voxels that are NaN or infinite.", "Export it again from its source.")
 
 
-def _series(folder: Path) -> sitk.Image:
+def _series(folder: Path, remarks: list[str]) -> sitk.Image:  # noqa: ARG001
     slices = series_slices(folder)
     check_voxels(folder, sum(part.values for part in slices))
     with _itk_errors(folder):

@@ -30,7 +30,7 @@ def package_version() -> str:
 
 
 def base_report(image: Volume, labels: np.ndarray, organs: Sequence[int]) -> dict[str, Any]:
-    """What all reports hold: image, organs, their volumes, versions, and how the image's values became HU."""
+    """What all reports hold: image, what was mended as it was read, organs, their volumes, versions, how values became HU."""
     import torch  # every way to segment has loaded it; `version` and others of this module do without
 
     table = organ_table()
@@ -42,4 +42,5 @@ def base_report(image: Volume, labels: np.ndarray, organs: Sequence[int]) -> dic
         "version": package_version(),
         "torch": torch.__version__,
     }
+    report |= {"remarks": list(image.remarks)} if image.remarks else {}
     return report if image.hu is None else report | {"hu": dict(image.hu)}

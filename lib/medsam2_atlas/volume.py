@@ -11,9 +11,10 @@ SimpleITK is imported by the functions that convert or write images. Reading nee
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from medsam2_atlas.files import replacing
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Of image and label files, read and written."""
@@ -96,6 +99,8 @@ class Volume:
         file_geometry: the grid in the file; results go back to it.
         source: the file, for messages.
         hu: how the values of a CT became HU, for reports; None if nobody looked. See `hounsfield`.
+        remarks: what was mended while the file was read, such as units of length; sentences for people, without the file's
+            name.
     """
 
     array: np.ndarray
@@ -103,6 +108,7 @@ class Volume:
     file_geometry: Geometry
     source: str = "image"
     hu: Mapping[str, Any] | None = None
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.shape != self.geometry.shape:
@@ -247,7 +253,16 @@ def _orientation(direction: tuple[float, ...]) -> str:
 def _decoded(task: str, path: Path) -> Volume:
     path = path.absolute()
     content, (array,) = run_task(task, path, path=str(path))
-    return Volume(array, _geometry(content["geometry"]), _geometry(content["file_geometry"]), str(path))
+    remarks = tuple(content["remarks"])
+    for remark in remarks:
+        _tell(str(path), remark)
+    return Volume(array, _geometry(content["geometry"]), _geometry(content["file_geometry"]), str(path), remarks=remarks)
+
+
+@lru_cache(maxsize=10_000)
+def _tell(path: str, remark: str) -> None:
+    """Logs a remark once, however often the file is read."""
+    log.warning("%s: %s", path, remark)
 
 
 def _geometry(told: Mapping[str, Any]) -> Geometry:

@@ -9,7 +9,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from medsam2_atlas.cli import atlas, compare, demo, dicom, doctor, labels, phantoms, segment, serve, thresholds, train, weights
+from medsam2_atlas.cli import (
+    atlas,
+    check,
+    compare,
+    demo,
+    dicom,
+    doctor,
+    labels,
+    phantoms,
+    segment,
+    serve,
+    thresholds,
+    train,
+    weights,
+)
 from medsam2_atlas.cli.endings import EPILOG, end, plain_endings
 from medsam2_atlas.console import set_up_logging
 
@@ -36,6 +50,7 @@ app.add_typer(atlas.app, name="atlas")
 app.add_typer(weights.app, name="weights")
 app.add_typer(labels.app, name="labels")
 app.add_typer(dicom.app, name="dicom")
+app.command("check")(check.check_command)
 app.command("thresholds")(thresholds.thresholds_command)
 app.command("segment")(segment.segment_command)
 app.command("propagate")(segment.propagate_command)

@@ -1,0 +1,130 @@
+"""`medsam2-atlas check`: which CTs and label maps can be used, and why others cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from medsam2_atlas.cli.cases import annotated_cases
+from medsam2_atlas.cli.options import HuOption
+from medsam2_atlas.cli.outputs import JSON, check_files
+from medsam2_atlas.console import bars, console
+from medsam2_atlas.errors import problem_of
+
+if TYPE_CHECKING:
+    from medsam2_atlas.hounsfield import HuRule
+    from medsam2_atlas.volume import Volume
+
+Case = tuple[str, Path, Path | None]
+"""Name, CT, and its label map if there is one."""
+
+
+def check_command(
+    path: Annotated[
+        Path, typer.Argument(help="A CT, a DICOM series, a study folder, or a folder with images/ and labels/.", exists=True)
+    ],
+    label: Annotated[Path | None, typer.Option("--label", help="The label map of the one CT.", exists=True)] = None,
+    hu: HuOption = "check",
+    report: Annotated[Path | None, typer.Option("--report", help="Write the findings here too, as JSON.")] = None,
+) -> None:
+    """Tell which CTs and label maps can be used, what is mended as they are read, and why others cannot be used."""
+    check_files((report, JSON), inputs=(path, label))
+    from medsam2_atlas.files import write_json
+    from medsam2_atlas.hounsfield import HuRule
+
+    rule, left_out = HuRule.parse(hu), dict[str, str]()
+    cases = _cases(path, label, left_out)
+    found: list[dict[str, Any]] = []
+    with bars() as progress:
+        for number, case in enumerate(cases):
+            found.append(_examined(case, rule))
+            progress("reading", (number + 1) / len(cases))
+    found += [{"name": name, "problem": problem} for name, problem in sorted(left_out.items())]
+    if report is not None:
+        write_json(found, report)
+    console.print(_table(found))
+    good = sum("problem" not in case for case in found)
+    typer.echo(f"{good} of {len(found)} can be used")
+    if good < len(found):
+        raise typer.Exit(1)
+
+
+def _cases(path: Path, label: Path | None, left_out: dict[str, str]) -> list[Case]:
+    """Returns the cases of a path; `left_out` is filled with why others cannot be used, by name."""
+    from medsam2_atlas.choices import FINAL
+    from medsam2_atlas.storage import StudyFolder
+
+    if not path.is_dir() or label is not None:
+        return [(path.name, path, label)]
+    if (path / "images").is_dir():
+        return [(files.name, files.image, files.label) for files in annotated_cases(path, left_out)]
+    folder = StudyFolder(path)
+    studies = folder.studies()
+    if not studies and not (path / "labels").is_dir():
+        return [(path.name, path, None)]
+    left_out.update(folder.problems(FINAL))
+    return [(study.name, study.image, study.final) for study in studies]
+
+
+def _examined(case: Case, rule: HuRule) -> dict[str, Any]:
+    """Returns what a case holds, or its `problem`."""
+    from medsam2_atlas.hounsfield import read_ct
+    from medsam2_atlas.volume import read_labels
+
+    name, image, label = case
+    about: dict[str, Any] = {"name": name, "image": str(image), **({"label": str(label)} if label else {})}
+    try:
+        volume = read_ct(image, rule)
+        about |= {**_grid(volume), "hu": dict(volume.hu or {}), "remarks": list(volume.remarks)}
+        if label is not None:
+            labels = read_labels(label, volume)
+            about |= {"organs": _organs(label, labels), "remarks": [*about["remarks"], *labels.remarks]}
+    except Exception as error:  # noqa: BLE001 - one bad case must not stop the others
+        about["problem"] = problem_of(error)
+    return about
+
+
+def _grid(volume: Volume) -> dict[str, Any]:
+    return {"size": list(volume.file_geometry.size), "spacing_mm": [round(mm, 4) for mm in volume.file_geometry.spacing]}
+
+
+def _organs(file: Path, labels: Volume) -> list[str]:
+    """Returns the organs of a label map.
+
+    Raises:
+        InputError: it is empty, or holds numbers that are no organs.
+    """
+    import numpy as np
+
+    from medsam2_atlas.labels import organ_table
+
+    table, held = organ_table(), np.unique(labels.array).tolist()
+    table.check(file, held)
+    return [table[k].name for k in held if k]
+
+
+def _table(found: list[dict[str, Any]]) -> Table:
+    table = Table("case", "grid", "values", "organs", "remarks and problems")
+    for case in found:
+        told = [f"[yellow]{escape(text)}[/]" for text in case.get("remarks", ())]
+        if "problem" in case:
+            told.append(f"[red]{escape(case['problem'])}[/]")
+        organs = str(len(case["organs"])) if "organs" in case else ""
+        table.add_row(escape(case["name"]), *_columns(case), organs, "\n".join(told))
+    return table
+
+
+def _columns(case: dict[str, Any]) -> Iterator[str]:
+    """Yields the grid and the values of a case as texts, empty if they are not known."""
+    if "size" not in case:
+        yield from ("", "")
+        return
+    size, spacing = (" × ".join(f"{n:.4g}" for n in case[key]) for key in ("size", "spacing_mm"))
+    yield f"{size}, {spacing} mm"
+    offset = case["hu"].get("offset", 0)
+    yield "HU" if not offset else f"HU after {offset:+g}"

@@ -1,0 +1,40 @@
+"""The kinds of files that this project reads and refuses, one line each: what it is, how it is written, what becomes of it.
+
+To add one, write a function that makes such a file of the CT in `kind.py` (in a module here, by format), and add a line.
+`test_kinds.py` runs every line through the library, the command line and, if it is one file, the server's upload.
+`make inputs` writes the lines into docs/inputs.md, and a test checks that they are there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from files.dicom_files import series
+from files.itk_files import written
+from files.kind import HU, LABELS, Kind
+
+NIFTI = (
+    Kind("NIfTI, gzip (`.nii.gz`)", written("ct.nii.gz")),
+    Kind("NIfTI (`.nii`)", written("ct.nii")),
+    Kind("NIfTI, axes turned (RAS)", written("ct.nii.gz", turned="RAS")),
+    Kind("NIfTI, sagittal slices", written("ct.nii.gz", turned="PIR")),
+    Kind("NIfTI, 64-bit floating point", written("ct.nii.gz", HU.astype(np.float64))),
+    Kind("NIfTI, 64-bit integers", written("ct.nii.gz", HU.astype(np.int64))),
+)
+
+NRRD_AND_MHA = (
+    Kind("NRRD, packed", written("ct.nrrd", compress=True)),
+    Kind("NRRD", written("ct.nrrd")),
+    Kind("MHA, packed", written("ct.mha", compress=True)),
+    Kind("MHA, axes turned (RAS)", written("ct.mha", turned="RAS")),
+)
+
+DICOM = (Kind("DICOM series, a folder", series()),)
+
+LABEL_MAPS = (
+    Kind("label map on the CT's grid", written("labels.nii.gz", LABELS)),
+    Kind("label map with axes turned (RAS)", written("labels.nrrd", LABELS, turned="RAS")),
+    Kind("label map of floating-point numbers", written("labels.nii.gz", LABELS.astype(np.float32))),
+)
+
+SECTIONS = {"CT: NIfTI": NIFTI, "CT: NRRD and MHA": NRRD_AND_MHA, "CT: DICOM": DICOM, "Label maps": LABEL_MAPS}
