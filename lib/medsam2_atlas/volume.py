@@ -23,14 +23,12 @@ import numpy as np
 from medsam2_atlas.decoding import run_task
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing
+from medsam2_atlas.kinds import SUFFIXES as SUFFIXES
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-"""Of image and label files, read and written."""
 
 
 @dataclass(frozen=True)

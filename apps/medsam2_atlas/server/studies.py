@@ -37,7 +37,7 @@ def add_image(
     kept = received(file, suffix)
     try:
         info = json_object(params) | {"user": user_of(request).name}
-        return {"image": app_instance().datastore().add_image(image or name.removesuffix(suffix), str(kept), info)}
+        return {"image": app_instance().datastore().add_image(image or name[: -len(suffix)], str(kept), info)}
     finally:
         kept.unlink(missing_ok=True)
 

@@ -126,8 +126,7 @@ def compare_studies(
     marks: set[str] = set()
     result.problems = _doubts(folder)
     if strict and result.problems:
-        study, problem = next(iter(result.problems.items()))
-        raise InputError(study, problem)
+        raise InputError(*next(iter(result.problems.items())))
     studies = folder.studies()
     for number, study in enumerate(studies):
         try:

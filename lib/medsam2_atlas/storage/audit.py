@@ -32,9 +32,7 @@ _Answer = TypeVar("_Answer")
 class Auditor:
     """Checks images and label maps one at a time, without holding the lock of the studies."""
 
-    def __init__(
-        self, path: Path, index: Index, settler: Settler, table: OrganTable, fingerprints: Fingerprints
-    ) -> None:
+    def __init__(self, path: Path, index: Index, settler: Settler, table: OrganTable, fingerprints: Fingerprints) -> None:
         """
         Args:
             path: of the studies folder.

@@ -16,8 +16,9 @@ from typing import Any
 
 from medsam2_atlas.errors import NotFoundError, StorageError
 from medsam2_atlas.files import sha256
+from medsam2_atlas.kinds import WRITTEN, suffix_in
 from medsam2_atlas.storage.entries import check_expected
-from medsam2_atlas.storage.folder import WorkFolder, encodable, suffix_in
+from medsam2_atlas.storage.folder import WorkFolder, encodable
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.lineage import Version
 from medsam2_atlas.storage.links import Roots
@@ -26,7 +27,6 @@ from medsam2_atlas.storage.reconcile import Reconciler
 from medsam2_atlas.storage.rows import LabelRow, Writer, stamp_of
 from medsam2_atlas.storage.safely import flush, staged_copy
 from medsam2_atlas.storage.scan import label_files, readable
-from medsam2_atlas.volume import SUFFIXES
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class LabelChanges:
 
     def _clear_way(self, study: str, tag: str) -> None:
         """Moves files that could not be taken in to another folder, so that they are not overwritten."""
-        for suffix in SUFFIXES:
+        for suffix in WRITTEN:
             file = self._tag_folder(tag) / f"{study}{suffix}"
             link = file.is_symlink() and not (self._roots.hold(file) and file.exists())
             if link or (file.is_file() and not readable(file)):

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from medsam2_atlas.decoding import run_task
 from medsam2_atlas.errors import InputError
+from medsam2_atlas.kinds import SUFFIXES, suffix_in
 from medsam2_atlas.labels import OrganTable, organ_table
-from medsam2_atlas.storage.folder import suffix_in
-from medsam2_atlas.volume import SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class CheckedLabel:
 
 
 def suffix_of(name: str) -> str:
-    """The suffix that tells the type of an image or label file.
+    """Returns the suffix that tells the type of an image or label file, in lower case.
 
     Raises:
         InputError: another type.

@@ -41,7 +41,7 @@ class ImageComparison:
             self._fingerprints.of(self._path / row.file, row.sha256)
 
     def compare(self, study: str, former: str) -> None:
-        """Compares a study's image with the one of this SHA-256. Without a kept fingerprint of that one, they count as different.
+        """Compares a study's image with the one of this SHA-256; without that one's fingerprint, they count as different.
 
         Raises:
             UnreadableFileError: the image ended its reader; it is tried again later.

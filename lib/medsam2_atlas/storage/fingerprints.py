@@ -1,7 +1,7 @@
 """Tells whether two image files hold the same image, however they were written: compressed anew, renamed, converted.
 
-A fingerprint is kept for each checksum of an image that a label map was drawn on (`.medsam2_atlas/fingerprints/SHA256.json`), so
-that a later file can be compared with an image that is not there any more.
+A fingerprint is kept for each checksum of an image that a label map was drawn on (`.medsam2_atlas/fingerprints/SHA256.json`),
+so that a later file can be compared with an image that is not there any more.
 """
 
 from __future__ import annotations

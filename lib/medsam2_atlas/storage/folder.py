@@ -10,16 +10,16 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsam2_atlas.errors import InputError, StorageError
+from medsam2_atlas.kinds import not_taken, suffix_in
 from medsam2_atlas.resource import model_folder
 from medsam2_atlas.storage.links import LINK_PROBLEM, LINK_REMEDY, Roots
-from medsam2_atlas.volume import SUFFIXES
 
 if TYPE_CHECKING:
     from medsam2_atlas.storage.store import StudyStore
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WORK_FOLDER = ".medsam2_atlas"
+LABELS = "labels"
 LONGEST_STUDY = 255 - len(".nii.gz")
 """Max bytes of a study's name: file systems allow 255, and its label map may be `.nii.gz`."""
 
@@ -116,17 +117,18 @@ class StudyFolder:
         found: dict[str, str] = {}
         for folder in (self.label_folder(tag), self.path):
             try:
-                found |= list_files(folder, Roots(self.path, self.roots)).problems
+                listing = list_files(folder, Roots(self.path, self.roots))
+                found |= {**listing.others, **listing.problems}
             except (OSError, StorageError) as error:
                 found[folder.name] = str(error)
         return found
 
     def label_folder(self, tag: str) -> Path:
         """Where label maps of a tag lie."""
-        return self.path / "labels" / tag
+        return self.path / LABELS / tag
 
     def _found(self, folder: Path) -> dict[str, Path]:
-        return by_name(folder, roots=Roots(self.path, self.roots))
+        return by_name(folder, Roots(self.path, self.roots))
 
 
 @dataclass
@@ -138,6 +140,7 @@ class Listing:
         files: names of files by study; several if they differ in their suffix alone.
         stamps: of each file, see `stamp`.
         problems: why a file is left out, by study.
+        others: why files and folders that are of no kind that is read are left out, by name.
         twins: studies with several files: these with their stamps, as JSON; filled by `scan.judged`.
         notes: what users should know of studies that are not left out; filled by `scan.judged`.
     """
@@ -146,17 +149,17 @@ class Listing:
     files: dict[str, list[str]] = field(default_factory=dict)
     stamps: dict[str, str] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
     twins: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
 
-def list_files(folder: Path, roots: Roots, suffixes: Sequence[str] = SUFFIXES) -> Listing:
+def list_files(folder: Path, roots: Roots) -> Listing:
     """Lists the image files of a folder; an unusable entry does not stop the listing.
 
     Args:
         folder: to list; nothing is found if it does not exist.
         roots: folders that links may lead to.
-        suffixes: of image files.
 
     Raises:
         StorageError: the folder is a link that leads elsewhere.
@@ -167,12 +170,17 @@ def list_files(folder: Path, roots: Roots, suffixes: Sequence[str] = SUFFIXES) -
         entries = os.scandir(roots.check(folder))
     except (FileNotFoundError, NotADirectoryError):
         return found
+    others = []
     with entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            suffix = suffix_in(entry.name, suffixes)
-            if not suffix or entry.name.startswith("."):
+            suffix = suffix_in(entry.name)
+            if entry.name.startswith("."):
                 continue
-            study = entry.name.removesuffix(suffix)
+            if not suffix:
+                if encodable(entry.name) and entry.name != LABELS:
+                    others.append(entry)
+                continue
+            study = entry.name[: -len(suffix)]
             if not encodable(entry.name):
                 study = os.fsencode(study).decode("utf-8", "backslashreplace")
                 found.problems[study] = "is left out: its name is not UTF-8. Rename the file."
@@ -185,21 +193,21 @@ def list_files(folder: Path, roots: Roots, suffixes: Sequence[str] = SUFFIXES) -
             elif state is not None:
                 found.files.setdefault(study, []).append(entry.name)
                 found.stamps[entry.name] = stamp(state)
+        found.others = not_taken(others)
     return found
 
 
-def by_name(folder: Path, suffixes: Sequence[str] = SUFFIXES, roots: Roots | None = None) -> dict[str, Path]:
+def by_name(folder: Path, roots: Roots) -> dict[str, Path]:
     """Returns image files of a folder by name without suffix; empty if there is no such folder.
 
     Unusable files are left out and logged.
 
     Args:
         folder: to list.
-        suffixes: of image files.
-        roots: folders that links may lead to; the folder itself by default.
+        roots: folders that links may lead to.
     """
     try:
-        found = list_files(folder, roots or Roots(folder), suffixes)
+        found = list_files(folder, roots)
     except (OSError, StorageError) as error:
         log.warning("%s is left out: %s", folder, error)
         return {}
@@ -225,11 +233,6 @@ def _look(entry: os.DirEntry[str], roots: Roots) -> tuple[str, os.stat_result | 
     except OSError as error:
         return f"is left out: it cannot be looked at ({error.strerror}).", None
     return "", state if stat.S_ISREG(state.st_mode) else None
-
-
-def suffix_in(name: str, suffixes: Sequence[str] = SUFFIXES) -> str:
-    """The suffix of an image file's name; empty where it has none of them."""
-    return next((s for s in suffixes if name.endswith(s)), "")
 
 
 def encodable(text: str) -> bool:

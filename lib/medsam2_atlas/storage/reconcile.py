@@ -225,14 +225,14 @@ class Reconciler:
         except (OSError, StorageError) as error:
             tags = {tag for _, tag in self._index.label_stamps()}
             scan = LabelScan(closed=dict.fromkeys(tags, reason(error)) or {"": reason(error)})
-        wanted = {(f"labels/{tag}", tag): text for tag, text in scan.closed.items()}
+        wanted = {(f"labels/{tag}", tag): text for tag, text in scan.closed.items()} | scan.others
         if wanted != {key: text for key, (text, _) in unsettled.items() if "/" in key[0]}:
             with self._index.writing() as writer:
                 for key in unsettled:
                     if "/" in key[0]:
                         writer.drop_problem(*key)
                 for key, text in wanted.items():
-                    log.error("the folder %s %s", key[0], text)
+                    log.error("%s %s", key[0], text)
                     writer.put_problem(*key, text)
         return scan
 

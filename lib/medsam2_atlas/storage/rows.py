@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.storage.folder import encodable, stamp
 from medsam2_atlas.storage.doubts import doubled_problem, image_problem
+from medsam2_atlas.storage.folder import encodable, stamp
 from medsam2_atlas.storage.lineage import Version
 
 SCHEMA = """

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medsam2_atlas.errors import MedSAM2AtlasError, StorageError
+from medsam2_atlas.kinds import WRITTEN
 from medsam2_atlas.storage.doubts import twins_note, twins_problem
 from medsam2_atlas.storage.folder import Listing, encodable, list_files
 from medsam2_atlas.storage.links import Roots
-from medsam2_atlas.volume import SUFFIXES
 
 Key = tuple[str, str]
 """Study and tag."""
@@ -26,11 +26,13 @@ class LabelScan:
         files: path in the studies folder and stamp of each file, by study and tag.
         odd: studies and tags with a file that is left out.
         closed: tags whose folder cannot be listed, with the reason.
+        others: why files are of no kind that is read, by their path in the studies folder and their tag.
     """
 
     files: dict[Key, list[tuple[str, str]]] = field(default_factory=dict)
     odd: set[Key] = field(default_factory=set)
     closed: dict[str, str] = field(default_factory=dict)
+    others: dict[Key, str] = field(default_factory=dict)
 
 
 def scan_labels(path: Path, roots: Roots) -> LabelScan:
@@ -49,6 +51,7 @@ def scan_labels(path: Path, roots: Roots) -> LabelScan:
             continue
         for study, names in listing.files.items():
             found.files[study, tag] = [(f"labels/{tag}/{name}", listing.stamps[name]) for name in names]
+        found.others |= {(f"labels/{tag}/{name}", tag): text for name, text in listing.others.items()}
         found.odd |= {(study, tag) for study in listing.problems}
     return found
 
@@ -76,7 +79,7 @@ def label_files(path: Path, roots: Roots, study: str, tag: str) -> list[Path]:
     """
     folder = roots.check(path / "labels" / tag)
     found = []
-    for suffix in SUFFIXES:
+    for suffix in WRITTEN:
         file = folder / f"{study}{suffix}"
         if file.is_symlink():
             roots.check(file)
@@ -103,7 +106,7 @@ def quick_look(file: Path) -> str:
         ".nii": head[:4] in {size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big")},
         ".nrrd": head.startswith(b"NRRD"),
         ".mha": b"DimSize" in head,
-    }[file.suffix]
+    }[file.suffix.lower()]
     return "" if sound else f"is no {file.suffix} file. Save it again."
 
 
@@ -145,7 +148,7 @@ def image_problems(listing: Listing, suspects: set[str]) -> dict[str, str]:
         listing: of the studies folder.
         suspects: studies whose image is checked for read permission.
     """
-    found = {**listing.notes, **listing.problems}
+    found = {**listing.notes, **listing.others, **listing.problems}
     for study in suspects & set(listing.files):
         if not readable(listing.folder / listing.files[study][-1]):
             found[study] = "cannot be read (Permission denied). Give the server the right to read it."

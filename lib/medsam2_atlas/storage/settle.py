@@ -12,7 +12,8 @@ from typing import Any
 
 from medsam2_atlas.errors import StorageError
 from medsam2_atlas.files import sha256
-from medsam2_atlas.storage.folder import WorkFolder, suffix_in
+from medsam2_atlas.kinds import suffix_in
+from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.lineage import Lineage, Version
 from medsam2_atlas.storage.links import Roots
 from medsam2_atlas.storage.rows import LabelRow, Writer, stamp_of
