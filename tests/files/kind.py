@@ -23,7 +23,8 @@ def _body() -> tuple[np.ndarray, np.ndarray]:
     hu = np.full(z.shape, -1000, np.int16)
     hu[inside < 1] = -100
     hu[inside < 0.7] = 50
-    hu[8, 10:14, 6:9] = 120 + np.arange(3)  # no two axes look alike
+    hu[8, 10:14, 6:9] = 120
+    hu += np.random.default_rng(0).integers(-15, 16, hu.shape, np.int16)  # so no two axes look alike
     labels = np.zeros(z.shape, np.uint8)
     labels[2:9, 6:14, 8:16] = 6
     labels[3:6, 10:13, 20:24] = 3
@@ -36,6 +37,12 @@ GRID = Geometry((32, 24, 12), SPACING, ORIGIN)
 """Where they lie: axial, LPS."""
 
 
+ROUND = np.where(np.hypot(*(np.indices((12, 24, 32))[1:] - np.array([12, 16])[:, None, None, None])) < 15, HU, -2000)
+"""The same CT in a round field of view, with padding outside of it."""
+INSIDE = HU[:, 6:18, 5:27]
+"""A crop inside the body."""
+
+
 def image(array: np.ndarray = HU, spacing: tuple[float, ...] = SPACING, origin: tuple[float, ...] = ORIGIN) -> sitk.Image:
     """An array `[z, y, x]` as an image on the grid of `HU`."""
     result = sitk.GetImageFromArray(array)
@@ -44,7 +51,7 @@ def image(array: np.ndarray = HU, spacing: tuple[float, ...] = SPACING, origin: 
     return result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
     """A kind of input.
 
@@ -53,6 +60,7 @@ class Kind:
         write: writes a file of this kind that holds `HU`, or for a label map `LABELS`, on `GRID`.
         refused: words of the error with which it is refused; empty if it is read, and then voxels and grid must be right.
         told: words of a remark with which it is read; empty if there is no remark.
+        holds: the CT's voxels, where they are not `HU`.
         away: largest distance (mm) of a corner from where it is; for files that do not give their places more exactly.
     """
 
@@ -60,6 +68,7 @@ class Kind:
     write: Writer
     refused: str = ""
     told: str = ""
+    holds: np.ndarray | None = None
     away: float = 1e-3
 
     @property
@@ -69,7 +78,7 @@ class Kind:
             return f"refused: “… {self.refused} …”"
         return f"read; told: “… {self.told} …”" if self.told else "read"
 
-    def holds(self, array: np.ndarray, grid: Geometry, truth: np.ndarray) -> None:
+    def check(self, array: np.ndarray, grid: Geometry, truth: np.ndarray) -> None:
         """Asserts that an array on a grid is the truth, wherever its axes point."""
         index = np.stack(np.meshgrid(*(np.arange(n) for n in truth.shape), indexing="ij"), -1)[..., ::-1]
         corners = index[:: truth.shape[0] - 1, :: truth.shape[1] - 1, :: truth.shape[2] - 1]

@@ -11,7 +11,7 @@ import numpy as np
 
 from files.dicom_files import series
 from files.itk_files import written
-from files.kind import HU, LABELS, Kind
+from files.kind import HU, INSIDE, LABELS, ROUND, Kind
 
 NIFTI = (
     Kind("NIfTI, gzip (`.nii.gz`)", written("ct.nii.gz")),
@@ -31,10 +31,27 @@ NRRD_AND_MHA = (
 
 DICOM = (Kind("DICOM series, a folder", series()),)
 
+VALUES = (
+    Kind("no rescale intercept: HU + 1024", written("ct.nii.gz", HU + 1024), "its values are 1024 too high for HU"),
+    Kind("air moved to 0: HU + 1000", written("ct.nii.gz", HU + 1000), "its values are 1000 too high for HU"),
+    Kind("intercept subtracted twice: HU − 1024", written("ct.nii.gz", HU - 1024), "its values are 1024 too low for HU"),
+    Kind("a window of HU as 0 to 255", written("ct.nii.gz", (HU.clip(-160, 240) + 160) // 2), "its values are no HU"),
+    Kind("clipped to a soft-tissue window", written("ct.nii.gz", HU.clip(-160, 240)), "its values are clipped at -160"),
+    Kind("padding below air, outside the field of view", written("ct.nii.gz", ROUND), holds=ROUND),
+    Kind("a crop inside the body, without air", written("ct.nii.gz", INSIDE), holds=INSIDE),
+    Kind("all voxels of one value", written("ct.nii.gz", HU * 0), "is empty: all voxels have one value"),
+)
+
 LABEL_MAPS = (
     Kind("label map on the CT's grid", written("labels.nii.gz", LABELS)),
     Kind("label map with axes turned (RAS)", written("labels.nrrd", LABELS, turned="RAS")),
     Kind("label map of floating-point numbers", written("labels.nii.gz", LABELS.astype(np.float32))),
 )
 
-SECTIONS = {"CT: NIfTI": NIFTI, "CT: NRRD and MHA": NRRD_AND_MHA, "CT: DICOM": DICOM, "Label maps": LABEL_MAPS}
+SECTIONS = {
+    "CT: NIfTI": NIFTI,
+    "CT: NRRD and MHA": NRRD_AND_MHA,
+    "CT: DICOM": DICOM,
+    "Values": VALUES,
+    "Label maps": LABEL_MAPS,
+}

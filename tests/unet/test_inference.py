@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from medsam2_atlas.evaluation import dice_per_organ
+from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.places import find_unet
 from medsam2_atlas.unet import UNet, UNetInferer, load_unet, predict, restore, unet_config
 from medsam2_atlas.unet.inference import _turned
@@ -90,6 +90,16 @@ def test_the_demo_weights_find_organs_whatever_the_orientation_of_the_file(
     turned = from_sitk(sitk.DICOMOrient(target.as_image(), "ASR"), target.source)
     again = predict(turned, unet).labels
     assert (again == labels).mean() > 0.999
+
+
+@pytest.mark.parametrize("slices", [slice(71, 87), slice(102, 118)])
+def test_the_demo_weights_find_organs_in_a_scan_that_is_shorter_than_a_window(
+    slices: slice, unet: UNet, target: Volume, target_truth: Volume
+) -> None:
+    slab, truth = (from_sitk(volume.as_image()[:, :, slices]) for volume in (target, target_truth))
+    held = [k for k in range(1, 16) if (truth.array == k).sum() * truth.geometry.voxel_ml > 5]
+    assert len(held) >= 4
+    assert mean_dice(dice_per_organ(predict(slab, unet).labels, truth.array, held)) > 0.7
 
 
 def test_a_two_dimensional_network_sees_slice_by_slice() -> None:

@@ -20,7 +20,9 @@ from medsam2_atlas.volume import Volume
 
 AIR = -1000.0
 _BODY_HU = -300.0
-_SHORTEST_MM = 30.0
+_SHORTEST_MM, _FEWEST = 30.0, 3
+"""Least length of an axis, its voxels' own length included, and least number of voxels along it: two thick slices are
+registered much worse than three."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,14 @@ class WorkImage:
         last = np.array(volume.geometry.size) - 1
         corners = volume.geometry.to_world(np.array(list(np.ndindex(2, 2, 2))) * last)
         low, high = np.min(corners, 0), np.max(corners, 0)
-        shortest = float((high - low).min())
-        if shortest < _SHORTEST_MM - 0.01:  # spacings in files are rounded
+        sizes = np.array(volume.geometry.size)
+        shortest = float((sizes * volume.geometry.spacing).min())
+        if shortest < _SHORTEST_MM - 0.01 or sizes.min() < _FEWEST:  # spacings in files are rounded
+            few = f"has only {sizes.min()} slices" if shortest >= _SHORTEST_MM - 0.01 else ""
             raise InputError(
                 volume.source,
-                f"spans only {math.floor(shortest * 10) / 10} mm along one axis, from its first voxel to its last.",
-                f"Registration needs at least {_SHORTEST_MM:.0f} mm of the trunk.",
+                f"{few or f'spans only {math.floor(shortest * 10) / 10} mm'} along one axis.",
+                f"Registration needs at least {_SHORTEST_MM:.0f} mm of the trunk, in {_FEWEST} slices.",
             )
         fine = sitk.BinShrink(fine, [max(1, int(spacing / 2 / step)) for step in fine.GetSpacing()])
         for axis, step in enumerate(fine.GetSpacing()):

@@ -39,7 +39,9 @@ class UNetInferer(Inferer):
         """`augment`: average over slightly turned and scaled copies too; five times as long."""
         super().__init__()
         patch = tuple(reversed(config.patch))
-        options: dict[str, Any] = {"overlap": config.overlap, "mode": "gaussian"}
+        # Where the scan is shorter than a window, its last slices are repeated, as in training: air there would show the
+        # network a cut that no patient has.
+        options: dict[str, Any] = {"overlap": config.overlap, "mode": "gaussian", "padding_mode": "replicate"}
         self._windows: Inferer = (
             SliceInferer(spatial_dim=0, roi_size=patch, sw_batch_size=8, **options)
             if config.dimensions == 2

@@ -164,7 +164,7 @@ def random_transforms(config: UNetConfig) -> Compose:
             warn=False,
         ),
         DeleteItemsd("label_cls_indices"),
-        SpatialPadd(keys, size),
+        SpatialPadd(keys, size, mode="edge"),
     ]
     if flat:
         steps.append(SqueezeDimd(keys, dim=1))
