@@ -74,7 +74,7 @@ class ImageComparison:
             return False
         stamps = dict(json.loads(known[0]))
         files = [self._path / name for name in stamps]
-        verdict = _compared(files)
+        verdict = difference(files)
         if {file.name: stamp_of(file) for file in files} != stamps:
             return False
         self._index.again(lambda: self._keep_verdict(study, known[0], verdict))
@@ -96,8 +96,13 @@ class ImageComparison:
                 rows.put_twins(study, files, verdict)
 
 
-def _compared(files: Sequence[Path]) -> str:
-    """Returns why several files cannot stand for one image; empty if they hold the same one."""
+def difference(files: Sequence[Path]) -> str:
+    """Returns why several files cannot stand for one image; empty if they hold the same one.
+
+    Raises:
+        OSError: a file cannot be read.
+        UnreadableFileError: a file ended its reader.
+    """
     sums = {sha256(file): file for file in files}
     first, *others = sums.values()
     try:

@@ -104,6 +104,10 @@ class StudyFolder:
 
         return StudyStore(self.path, roots=self.roots)
 
+    def has_images(self) -> bool:
+        """Returns whether an image file lies at its top."""
+        return bool(self._found(self.path))
+
     def studies(self) -> list[Study]:
         """Returns all usable studies by name; see `StudyStore.studies`."""
         return self.store.studies()
