@@ -88,8 +88,12 @@ def test_a_jpeg_2000_series_that_orthanc_does_not_convert_is_segmented(hospital:
     for file in files:
         compress(file)
     study, series = send(hospital.pacs_url, files)
-    file, _ = hospital.client.infer("unet_3d", series, {"result_extension": ".nrrd"})
     plain, _ = hospital.client.infer("unet_3d", hospital.series, {"result_extension": ".nrrd"})
+    until = time.monotonic() + 60
+    while requests.get(f"{hospital.url}/datastore/image/info", {"image": series}).status_code == 404:
+        assert time.monotonic() < until  # the server asks for new series every few seconds
+        time.sleep(0.5)
+    file, _ = hospital.client.infer("unet_3d", series, {"result_extension": ".nrrd"})
     assert (labels_of(file) == labels_of(plain)).all()
     orthanc_url = hospital.pacs_url.removesuffix("/dicom-web")
     (found,) = requests.post(f"{orthanc_url}/tools/lookup", study, timeout=30).json()

@@ -45,6 +45,8 @@ class Auditor:
         self._images = ImageComparison(path, index, fingerprints)
         self._hashing = threading.Lock()
         """Held while an image is read for its checksum, so that it is read once."""
+        self._comparing = threading.Lock()
+        """Held while images are decoded to be compared."""
 
     def checksum(self, study: str) -> str:
         """Returns the SHA-256 of a study's image, computed again if the file has changed.
@@ -73,6 +75,14 @@ class Auditor:
             self._try(study, self.checksum)
             if time.monotonic() > until:
                 return False
+        if not self._comparing.acquire(blocking=False):
+            return False  # another thread is at it: waiting would only delay an answer
+        try:
+            return self._compare_until(until)
+        finally:
+            self._comparing.release()
+
+    def _compare_until(self, until: float) -> bool:
         for study, former in self._index.undecided_images():
             self._try(study, lambda name: self._images.compare(name, former))  # noqa: B023 called at once
             if time.monotonic() > until:
@@ -120,9 +130,10 @@ class Auditor:
             OSError, InputError: the image cannot be read.
         """
         self.checksum(study)
-        for name, former in self._index.undecided_images():
-            if name == study:
-                self._images.compare(study, former)
+        with self._comparing:
+            for name, former in self._index.undecided_images():
+                if name == study:
+                    self._images.compare(study, former)
 
     def remember(self, study: str) -> None:
         """Keeps the fingerprint of a study's image, so that a later file can be compared with it; a failure is only logged."""
