@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from nibabel import Nifti2Header
 
-from files.dicom_files import series
+from files.dicom_files import compressed, series
 from files.itk_files import written
 from files.kind import HU, INSIDE, LABELS, ROUND, Kind
 from files.nifti_files import MATRIX, nifti, packed_twice, scaled, shifted, skewed, srow
@@ -27,6 +27,7 @@ LEFT_HANDED = shifted(55) @ np.diag([1.0, 1, -1, 1])
 NIFTI = (
     Kind("NIfTI, gzip (`.nii.gz`)", written("ct.nii.gz")),
     Kind("NIfTI (`.nii`)", written("ct.nii")),
+    Kind("NIfTI, suffix in upper case (`.NII.GZ`)", written("CT.NII.GZ")),
     Kind("NIfTI, axes turned (RAS)", written("ct.nii.gz", turned="RAS")),
     Kind("NIfTI, sagittal slices", written("ct.nii.gz", turned="PIR")),
     Kind("NIfTI, 64-bit floating point", written("ct.nii.gz", HU.astype(np.float64))),
@@ -84,6 +85,7 @@ NIFTI = (
 NRRD_AND_MHA = (
     Kind("NRRD, packed", written("ct.nrrd", compress=True)),
     Kind("NRRD", written("ct.nrrd")),
+    Kind("NRRD, suffix in upper case (`.NRRD`)", written("CT.NRRD")),
     Kind("MHA, packed", written("ct.mha", compress=True)),
     Kind("MHA, axes turned (RAS)", written("ct.mha", turned="RAS")),
     Kind("3D Slicer's segmentation in place of the CT", segmentation(*NAMES), refused="is a segmentation"),
@@ -126,7 +128,11 @@ NRRD_AND_MHA = (
     ),
 )
 
-DICOM = (Kind("DICOM series, a folder", series()),)
+DICOM = (
+    Kind("DICOM series, a folder", series()),
+    Kind("DICOM series, JPEG 2000", compressed("JPEG2000")),
+    Kind("DICOM series, JPEG lossless", compressed("JPEG")),
+)
 
 VALUES = (
     Kind("no rescale intercept: HU + 1024", written("ct.nii.gz", HU + 1024), "its values are 1024 too high for HU"),
