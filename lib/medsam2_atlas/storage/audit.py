@@ -65,32 +65,37 @@ class Auditor:
     def compare_images(self) -> bool:
         """Compares changed images with those that label maps were drawn on, and several files of one study with each other.
 
-        It goes on for at most half a second or one image.
+        It goes on for at most half a second or one image, and leaves it to another thread that is at it.
 
         Returns:
             Whether several files of a study were compared, so that the folder has to be looked at again.
         """
         until = time.monotonic() + _BUDGET_SECONDS
-        for study in self._index.changed_images():
-            self._try(study, self.checksum)
-            if time.monotonic() > until:
-                return False
         if not self._comparing.acquire(blocking=False):
-            return False  # another thread is at it: waiting would only delay an answer
+            return False
         try:
-            return self._compare_until(until)
+            return self._compare(lambda: time.monotonic() > until)
         finally:
             self._comparing.release()
 
-    def _compare_until(self, until: float) -> bool:
+    def compare_all(self, stop: threading.Event | None = None) -> bool:
+        """Does the same for all images. `stop` ends the work after the current one."""
+        with self._comparing:
+            return self._compare(lambda: stop is not None and stop.is_set())
+
+    def _compare(self, over: Callable[[], bool]) -> bool:
+        seen = False
+        for study in self._index.changed_images():
+            self._try(study, self.checksum)
+            if over():
+                return seen
         for study, former in self._index.undecided_images():
             self._try(study, lambda name: self._images.compare(name, former))  # noqa: B023 called at once
-            if time.monotonic() > until:
-                return False
-        seen = False
+            if over():
+                return seen
         for study in self._index.twins():
             seen |= bool(self._try(study, self._images.compare_twins))
-            if time.monotonic() > until:
+            if over():
                 break
         return seen
 
