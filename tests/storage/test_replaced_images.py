@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from medsam2_atlas.errors import ConflictError, InputError, NotFoundError
-from medsam2_atlas.storage import FINAL, StudyStore, reconcile
+from medsam2_atlas.storage import FINAL, StudyStore, audit, reconcile
 from medsam2_atlas.volume import read_volume, write_volume
 from storage.test_store import SHAPE, ct, label, organ_in, write
 
@@ -200,3 +200,14 @@ def test_two_label_files_with_the_same_voxels_count(folder: Path) -> None:
     store.audit()
     assert store.label("a", FINAL).problem == ""
     assert finals(StudyStore(folder)) == {"a": True, "b": False}
+
+
+def test_all_studies_with_two_files_are_compared_by_a_thorough_look(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "_BUDGET_SECONDS", -1.0)  # one image at a time
+    for name in ("a", "b", "c", "d"):
+        ct(folder, name)
+        write(folder / f"{name}.mha", np.arange(480, dtype=np.int16).reshape(SHAPE))
+    store = StudyStore(folder)
+    assert len(store.images()) == 1
+    store.audit()
+    assert len(store.images()) == 4

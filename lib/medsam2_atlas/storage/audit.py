@@ -6,9 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from medsam2_atlas.errors import MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.files import sha256
@@ -65,32 +66,39 @@ class Auditor:
     def compare_images(self) -> bool:
         """Compares changed images with those that label maps were drawn on, and several files of one study with each other.
 
-        It goes on for at most half a second or one image.
+        It goes on for at most half a second or one image, and leaves it to another thread that is at it.
 
         Returns:
             Whether several files of a study were compared, so that the folder has to be looked at again.
         """
         until = time.monotonic() + _BUDGET_SECONDS
-        for study in self._index.changed_images():
-            self._try(study, self.checksum)
-            if time.monotonic() > until:
-                return False
         if not self._comparing.acquire(blocking=False):
-            return False  # another thread is at it: waiting would only delay an answer
+            return False
         try:
-            return self._compare_until(until)
+            return self._compare(lambda: time.monotonic() > until, nullcontext())
         finally:
             self._comparing.release()
 
-    def _compare_until(self, until: float) -> bool:
-        for study, former in self._index.undecided_images():
-            self._try(study, lambda name: self._images.compare(name, former))  # noqa: B023 called at once
-            if time.monotonic() > until:
-                return False
+    def compare_all(self, stop: threading.Event | None = None) -> bool:
+        """Does the same for all images. `stop` ends the work after the current one."""
+        return self._compare(lambda: stop is not None and stop.is_set(), self._comparing)
+
+    def _compare(self, over: Callable[[], bool], lock: AbstractContextManager[Any]) -> bool:
+        """Compares images until it is `over`; the lock is held for one at a time."""
         seen = False
+        for study in self._index.changed_images():
+            self._try(study, self.checksum)
+            if over():
+                return seen
+        for study, former in self._index.undecided_images():
+            with lock:
+                self._try(study, lambda name: self._images.compare(name, former))  # noqa: B023 called at once
+            if over():
+                return seen
         for study in self._index.twins():
-            seen |= bool(self._try(study, self._images.compare_twins))
-            if time.monotonic() > until:
+            with lock:
+                seen |= bool(self._try(study, self._images.compare_twins))
+            if over():
                 break
         return seen
 

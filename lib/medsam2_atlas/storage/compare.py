@@ -103,7 +103,12 @@ def difference(files: Sequence[Path]) -> str:
         OSError: a file cannot be read.
         UnreadableFileError: a file ended its reader.
     """
-    sums = {sha256(file): file for file in files}
+    sums = {}
+    for file in files:
+        try:
+            sums[sha256(file)] = file
+        except PermissionError:
+            return f"they cannot be compared, since {file.name} cannot be read (Permission denied)."
     first, *others = sums.values()
     try:
         return "" if all(same_image(first, other) for other in others) else "they are different images."

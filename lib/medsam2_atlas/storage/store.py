@@ -80,6 +80,7 @@ class StudyStore:
         self._changes = LabelChanges(self.path, self.work, self._index, self._roots, self._reconciler)
         fingerprints = Fingerprints(self.work)
         self._auditor = Auditor(self.path, self._index, self._reconciler.settler, self._table, fingerprints)
+        self._opened = True  # what the folder held before is still to be compared
         with self._errors("be opened"):
             self._index.ready()
 
@@ -367,8 +368,10 @@ class StudyStore:
         """
         with self._errors("be checked"):
             self._look()
+            if self._auditor.compare_all(stop):
+                self._index.again(self._reconciler.run)
             count = self._auditor.run(stop)
-            self._compare_images()
+            self._auditor.compare_all(stop)
             return count
 
     # -- parts
@@ -376,7 +379,8 @@ class StudyStore:
     def _look(self) -> None:
         """Takes in changes of the folder."""
         with self._errors("be read"):
-            if self._index.again(self._reconciler.if_changed):
+            if self._index.again(self._reconciler.if_changed) or self._opened:
+                self._opened = False
                 self._compare_images()
 
     def _compare_images(self) -> None:
