@@ -29,6 +29,22 @@ def upright(array: np.ndarray, spacing: tuple[float, float, float] = (1.5, 2.0, 
     return image
 
 
+def compress(file: Path, compressor: str = "JPEG2000") -> None:
+    """Compresses the pixels of a DICOM file without loss: `JPEG2000`, or `JPEG` for JPEG lossless. The rest stays as it is."""
+    ds = pydicom.dcmread(file)
+    stored = np.frombuffer(ds.PixelData, "<i2").reshape(1, ds.Rows, ds.Columns)
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.UseCompressionOn()
+    writer.SetCompressor(compressor)
+    writer.SetFileName(str(file))
+    writer.Execute(sitk.GetImageFromArray(stored))
+    made = pydicom.dcmread(file)
+    ds.PixelData, ds.file_meta.TransferSyntaxUID = made.PixelData, made.file_meta.TransferSyntaxUID
+    ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
+    ds.save_as(file)
+
+
 def write_series(folder: Path, image: sitk.Image, change: Change | None = None, name: str = "") -> list[Path]:
     """Writes an image slice by slice; `change` alters each dataset, given its number, before it is saved."""
     folder.mkdir(parents=True, exist_ok=True)

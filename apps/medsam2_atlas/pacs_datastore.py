@@ -170,6 +170,10 @@ class PacsDatastore(StudyDatastore):
         """Makes an earlier version the current one, and sends it to the PACS if it is `final`."""
         return self._sent(super().restore_label(study, tag, number, author))
 
+    def confirm_label(self, study: str, tag: str, author: str) -> Saved:
+        """Confirms the current label map, and sends it to the PACS if it is `final`."""
+        return self._sent(super().confirm_label(study, tag, author))
+
     def read_seg(self, file: Path) -> StoredSeg:
         """Decodes a DICOM SEG that a viewer stored, in a reader process.
 

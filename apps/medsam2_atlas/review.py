@@ -17,7 +17,7 @@ from medsam2_atlas.preview import write_preview
 from medsam2_atlas.storage import FINAL, Label, StudyStore
 from medsam2_atlas.studies import PredictionStore
 from medsam2_atlas.volume import read_labels, read_volume
-from study_datastore import StudyDatastore
+from study_datastore import StudyDatastore, measured_before
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,8 @@ def case_states(
         if measuring and study in measuring:
             wrong["measuring"] = measuring[study]
         try:
-            tags, row = labels.get(study, {}), rows.get(study)
+            tags = labels.get(study, {})
+            row = None if measured_before(tags) else rows.get(study)
             cases.append(_state(datastore, study, tags, row, models, wrong, reports, study in studies))
         except Exception as error:  # one case must not hide the others
             log.exception("%s cannot be listed", study)

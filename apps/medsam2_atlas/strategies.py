@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
@@ -11,6 +11,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.learning import ScoreTable, choose
+from study_datastore import StudyDatastore, given_to, measured_before
 
 _IN_WORK_SECONDS = 30 * 60
 
@@ -21,18 +22,6 @@ _DESCRIPTIONS = {
     "uncertainty": "The case whose score maps and prompts are least certain",
     "novelty": "The case that registers worst and is least like the references",
 }
-
-
-def given_to(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Returns the assignments of a case by strategy, with client and time (`ts`). Clients write them too, so invalid entries
-    are left out."""
-    given = info.get("strategy")
-    entries = given.items() if isinstance(given, Mapping) else ()
-    return {
-        str(name): dict(entry)
-        for name, entry in entries
-        if isinstance(entry, Mapping) and isinstance(entry.get("ts"), (int, float))
-    }
 
 
 class NextCase(Strategy):
@@ -61,7 +50,11 @@ class NextCase(Strategy):
             lately = [entry for entry in given_to(info).values() if now - entry["ts"] < _IN_WORK_SECONDS]
             return bool(lately) and not any(client and entry.get("client_id") == client for entry in lately)
 
-        choice = choose(self._name, candidates, self._table.rows(), versions=self._versions(), in_work=in_work)
+        rows = self._table.rows()
+        if isinstance(datastore, StudyDatastore):
+            for study in [study for study, labels in datastore.store.labels().items() if measured_before(labels)]:
+                rows.pop(study, None)
+        choice = choose(self._name, candidates, rows, versions=self._versions(), in_work=in_work)
         if choice is None:
             return None
         return {"id": choice.study, "weight": choice.weight, "why": choice.why}

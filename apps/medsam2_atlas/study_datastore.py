@@ -27,7 +27,6 @@ from medsam2_atlas.files import write_json
 from medsam2_atlas.scratch import scratch_file
 from medsam2_atlas.storage import FINAL, Label, Saved, StudyStore, suffix_of
 from replies import flag
-from strategies import given_to
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +178,7 @@ class StudyDatastore(Datastore):
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Takes an image in; its id by default is the file's name without suffix."""
         file = Path(image_filename)
-        return self.store.add_image(image_id or file.name.removesuffix(suffix_of(file.name)), file, image_info or {}).study
+        return self.store.add_image(image_id or file.name[: -len(suffix_of(file.name))], file, image_info or {}).study
 
     def remove_image(self, image_id: str) -> None:
         """Sets an image aside, with its labels."""
@@ -236,6 +235,17 @@ class StudyDatastore(Datastore):
         """Makes an earlier version the current one again, as a new version."""
         return self.store.restore_label(study, tag, number, author=author)
 
+    def confirm_label(self, study: str, tag: str, author: str) -> Saved:
+        """Makes the current label map a new version that a person has confirmed for the image that is there now.
+
+        Raises:
+            InputError: a model's tag, or the label map does not fit the image.
+            NotFoundError: no such label.
+        """
+        if tag in self._models:
+            raise InputError(tag, "is a model's tag.", "Run the model again.")
+        return self.store.confirm_label(study, tag, author=author)
+
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Takes the current label away; its versions stay."""
         self.store.remove_label(label_id, _text(label_tag))
@@ -272,9 +282,9 @@ class StudyDatastore(Datastore):
         labels = self.store.labels()
         objects = {
             study: {
-                "image": {"ext": suffix_of(image.file.name), "info": {**image.info, "name": image.file.name}},
+                "image": {"ext": _written_suffix(image.file), "info": {**image.info, "name": image.file.name}},
                 "labels": {
-                    tag: {"ext": suffix_of(label.file.name, labels=True), "info": label_info(label)}
+                    tag: {"ext": _written_suffix(label.file), "info": label_info(label)}
                     for tag, label in sorted(labels.get(study, {}).items())
                 },
             }
@@ -304,6 +314,27 @@ class StudyDatastore(Datastore):
 
     def _without_image(self) -> set[str]:
         return {study for study, wrong in self.problems().items() if "image" in wrong}
+
+
+def given_to(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the assignments of a case by strategy, with client and time (`ts`). Clients write them too, so invalid entries
+    are left out."""
+    given = info.get("strategy")
+    entries = given.items() if isinstance(given, Mapping) else ()
+    return {
+        str(name): dict(entry)
+        for name, entry in entries
+        if isinstance(entry, Mapping) and isinstance(entry.get("ts"), (int, float))
+    }
+
+
+def measured_before(labels: Mapping[str, Label]) -> bool:
+    """Returns whether a study's predictions, and so its measures, are of an image that was replaced since.
+
+    `labels` are its label maps by tag.
+    """
+    made = [label for label in labels.values() if label.version.origin == "model"]
+    return bool(made) and all(label.unsure for label in made)
 
 
 def label_info(label: Label) -> dict[str, Any]:
@@ -349,6 +380,11 @@ def write_archive(archive: Path, pairs: Mapping[str, tuple[Path, Path]], about: 
                 stream.write(file, f"{kind}/{file.name}")
         stream.writestr("metadata.json", json.dumps({**about, "left_out": left_out}, indent=2, default=str))
     return left_out
+
+
+def _written_suffix(file: Path) -> str:
+    """Returns a file's suffix as it is written in its name."""
+    return file.name[-len(suffix_of(file.name, labels=True)) :]
 
 
 def _text(tag: str) -> str:

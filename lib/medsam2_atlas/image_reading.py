@@ -5,6 +5,7 @@ ITK opens a file only after its header has been checked, with the one ITK reader
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -77,6 +78,13 @@ def labels(path: str, like: dict[str, Any] | None = None) -> Result:
     grid = Geometry(**{key: tuple(value) for key, value in like.items()}) if like else None
     found = _segmentation(file, grid) if is_segmentation(file) else _labels(file)
     return _told(found), [found.array]
+
+
+def fingerprint(path: str) -> Result:
+    """Returns a digest of a CT's voxels and its grid, both in LPS orientation; see `medsam2_atlas.storage.fingerprints`."""
+    told, (array,) = volume(path)
+    digest = hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).hexdigest()
+    return {"voxels": digest, "geometry": told["geometry"]}, []
 
 
 def grid(path: str) -> Result:

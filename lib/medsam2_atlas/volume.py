@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medsam2_atlas.decoding import SEGMENTATION_SUFFIX, is_segmentation, run_task
+from medsam2_atlas.decoding import is_segmentation, run_task
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing
+from medsam2_atlas.kinds import SUFFIXES as SUFFIXES
 from medsam2_atlas.same_grid import on_grid
 
 if TYPE_CHECKING:
@@ -31,11 +32,6 @@ if TYPE_CHECKING:
     from medsam2_atlas.decoding.header import Header
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-"""Of image and label files, read and written."""
-LABEL_SUFFIXES = (SEGMENTATION_SUFFIX, *SUFFIXES)
-"""Of label files that are read: 3D Slicer's segmentations too."""
 
 
 @dataclass(frozen=True)

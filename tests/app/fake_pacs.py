@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pydicom
+from pydicom.uid import ExplicitVRLittleEndian
 
 BOUNDARY = "fake-pacs"
 
@@ -19,6 +21,9 @@ BOUNDARY = "fake-pacs"
 @dataclass
 class FakePacs:
     """A server's content and behaviour. hangs: requests are taken and never answered until `released`.
+
+    syntaxes: `sends` whatever it has, `strict` refuses to convert to the transfer syntax that is asked for, `old` refuses
+    requests that name one.
 
     series: by UID, what it lists. objects: by series, what it sends for it. stored: bodies that were stored. store_status: its
     answer to those. asked: paths of all requests.
@@ -32,6 +37,7 @@ class FakePacs:
     store_status: int = 200
     store_answer: bytes = b""
     asked: list[str] = field(default_factory=list)
+    syntaxes: str = "sends"
     released: threading.Event = field(default_factory=threading.Event)
 
     def add(self, files: list[Path], series: str = "", study: str = "") -> str:
@@ -47,6 +53,21 @@ def listed(series: Any, study: Any = "1.2.3") -> dict[str, Any]:
     """Returns a series as QIDO lists it."""
     values = {"0020000D": ("UI", study), "0020000E": ("UI", series), "00080060": ("CS", "CT"), "0008103E": ("LO", "abdomen")}
     return {tag: {"vr": vr, "Value": [value]} for tag, (vr, value) in values.items()}
+
+
+def _sent(pacs: FakePacs, series: str, accept: str) -> bool:
+    """Returns whether a server sends a series for an `Accept`, by default in Explicit VR Little Endian."""
+    if pacs.syntaxes == "sends":
+        return True
+    named = [part.partition("=")[2].strip(' "') for part in accept.split(";") if part.strip().startswith("transfer-syntax=")]
+    if pacs.syntaxes == "old":
+        return not named
+    asked = {*named} or {ExplicitVRLittleEndian}
+    kept = {
+        str(pydicom.dcmread(BytesIO(part), stop_before_pixels=True).file_meta.TransferSyntaxUID)
+        for part in pacs.objects[series]
+    }
+    return "*" in asked or kept <= asked
 
 
 def multipart(parts: list[bytes], end: bool = True) -> bytes:
@@ -80,6 +101,8 @@ def fake_pacs() -> Iterator[FakePacs]:
             path = self.path.partition("?")[0].split("/")
             if path[-1] == "series":
                 self._answer(200, json.dumps(pacs.series).encode(), "application/dicom+json")
+            elif path[-2] == "series" and path[-1] in pacs.objects and not _sent(pacs, path[-1], self.headers["Accept"] or ""):
+                self._answer(400 if pacs.syntaxes == "old" else 406, b"not acceptable", "text/plain")
             elif path[-2] == "series" and path[-1] in pacs.objects:
                 body = multipart(pacs.objects[path[-1]])
                 self._answer(200, body, f'multipart/related; type="application/dicom"; boundary={BOUNDARY}')

@@ -102,6 +102,7 @@ def test_every_route_asks_for_its_role(client: TestClient) -> None:
         ("GET", "/proxy/dicom/qido/studies", "annotator"),
         ("DELETE", "/jobs/x", "annotator"),
         ("POST", "/datastore/label/restore", "reviewer"),
+        ("POST", "/datastore/label/confirm", "reviewer"),
         ("DELETE", "/datastore/label", "reviewer"),
         ("PUT", "/datastore/image", "admin"),
         ("PUT", "/datastore/", "admin"),

@@ -65,6 +65,8 @@ def test_labels_are_versioned_and_two_annotators_see_each_other(url: str, studie
     ]
     old = requests.get(f"{url}/datastore/label/version", {"label": "first", "version": 2})
     assert old.content == two.read_bytes()
+    confirmed = requests.post(f"{url}/datastore/label/confirm", params={"label": "first"}).json()
+    assert (confirmed["version"], confirmed["origin"], confirmed["info"]["confirmed"]) == (4, "person", 3)
     requests.delete(f"{url}/datastore/label", params={"id": "first", "tag": "final"})
     assert requests.get(f"{url}/info/").json()["datastore"]["completed"] == 0
 

@@ -23,7 +23,7 @@ from medsam2_atlas.dicom.web import DicomWeb, DicomWebLimits
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError, NotFoundError, StorageError, UnavailableError
 from medsam2_atlas.volume import read_labels, read_volume, write_volume
 from pacs_datastore import PacsDatastore
-from series_files import upright, write_enhanced, write_series
+from series_files import compress, upright, write_enhanced, write_series
 
 ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
 QUICK = DicomWebLimits(connect=0.5, pause=1.0, series_pause=1.0, list_seconds=2.0, series_seconds=4.0, store_seconds=2.0)
@@ -71,6 +71,34 @@ def test_a_series_uid_never_leads_out_of_the_folder(pacs: FakePacs, tmp_path: Pa
             datastore.get_image_uri(name)
     assert sorted(str(file) for file in (tmp_path / "work").rglob("*")) == before
     assert not [path for path in pacs.asked if ".." in path]
+
+
+@pytest.mark.parametrize("compressor", ["JPEG2000", "JPEG"])
+def test_a_compressed_series_of_a_server_that_does_not_convert_is_fetched_and_decoded(
+    pacs: FakePacs, tmp_path: Path, compressor: str
+) -> None:
+    plain = read_volume(write_series(tmp_path / "a", upright(ARRAY))[0].parent)
+    pacs.syntaxes = "strict"
+    files = sorted((tmp_path / "a").iterdir())
+    for file in files:
+        compress(file, compressor)
+    series = pacs.add(files)
+    datastore = datastore_of(pacs, tmp_path)
+    image = read_volume(datastore.get_image_uri(series))
+    assert (image.array == plain.array).all()
+    label = label_for(datastore, series, tmp_path)
+    datastore.save_label(series, str(label), "final", {})
+    assert pacs_state(datastore, series)["state"] == "sent"
+    assert "liver" in str(datastore.rtstruct(series, "final").StructureSetROISequence).lower()
+
+
+def test_a_server_that_refuses_to_be_asked_for_any_syntax_is_asked_without_one(pacs: FakePacs, tmp_path: Path) -> None:
+    pacs.syntaxes = "old"
+    series = [pacs.add(write_series(tmp_path / name, upright(ARRAY))) for name in ("a", "b")]
+    datastore = datastore_of(pacs, tmp_path)
+    for uid in series:
+        datastore.get_image_uri(uid)
+    assert [sum(path.endswith(uid) for path in pacs.asked) for uid in series] == [2, 1]
 
 
 def test_folders_are_named_by_a_hash_and_former_ones_are_kept(pacs: FakePacs, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from app.fake_pacs import BOUNDARY, FakePacs, fake_pacs, listed, multipart, stow
 from app.running import server
 from medsam2_atlas.dicom import LabelOrigin, write_seg
 from medsam2_atlas.volume import read_volume
-from series_files import upright, write_series
+from series_files import compress, upright, write_series
 
 ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
 
@@ -100,6 +100,22 @@ def test_an_object_that_a_viewer_stores_becomes_a_label_through_a_reader_process
     body = multipart([hospital.seg(7)])
     chunks = (body[n : n + 999] for n in range(0, len(body), 999))
     assert stow(hospital.url, chunks, params={"confirm": "true"}).status_code == 200  # without a length
+
+
+def test_the_pacs_is_asked_for_the_transfer_syntax_that_a_viewer_asks_for(hospital: Hospital, tmp_path: Path) -> None:
+    files = write_series(tmp_path, upright(ARRAY[:2]))
+    for file in files:
+        compress(file)
+    content, path = files[0].read_bytes(), f"{hospital.url}/proxy/dicom/wado/studies/1.2.3/series/1.2.99"
+    hospital.pacs.objects["1.2.99"], hospital.pacs.syntaxes = [content], "strict"
+    try:
+        kind = 'multipart/related; type="application/dicom"'
+        asked = [requests.get(path, headers={"Accept": kind + more}, timeout=30) for more in ("", "; transfer-syntax=*")]
+    finally:
+        hospital.pacs.syntaxes = "sends"
+        del hospital.pacs.objects["1.2.99"]
+    assert [answer.status_code for answer in asked] == [406, 200]
+    assert content in asked[1].content
 
 
 def test_a_malformed_object_gets_an_answer_and_the_server_lives(hospital: Hospital) -> None:

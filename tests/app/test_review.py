@@ -12,13 +12,14 @@ import SimpleITK as sitk
 from PIL import Image
 
 from finals import signed_off
-from medsam2_atlas.errors import NotFoundError
+from medsam2_atlas.errors import InputError, NotFoundError
 from medsam2_atlas.learning import Assessment, ScoreTable
 from medsam2_atlas.segmentation import Segmentation
 from medsam2_atlas.studies import PredictionStore
 from medsam2_atlas.volume import read_labels
 from review import case_states, picture
 from scoring_method import OrganScoring
+from strategies import NextCase
 from study_datastore import StudyDatastore
 
 MODELS = ("medsam2_atlas", "unet_3d")
@@ -35,9 +36,66 @@ def datastore(tmp_path: Path) -> StudyDatastore:
 def label(folder: Path, organ: int) -> Path:
     array = np.zeros((12, 20, 20), np.uint8)
     array[3:8, 4:16, 4:16] = organ
-    (folder / "sent").mkdir(exist_ok=True)
-    sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / "sent" / "label.nii.gz"))
-    return folder / "sent" / "label.nii.gz"
+    (folder / ".sent").mkdir(exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / ".sent" / "label.nii.gz"))
+    return folder / ".sent" / "label.nii.gz"
+
+
+def replace_image(folder: Path, name: str, suffix: str = ".nii.gz") -> None:
+    image = sitk.GetImageFromArray(np.arange(4800, dtype=np.int16).reshape(12, 20, 20)[::-1])
+    sitk.WriteImage(image, str(folder / f"{name}{suffix}"))
+
+
+def test_a_replaced_image_is_shown_and_nothing_of_the_former_one_is_used(datastore: StudyDatastore, tmp_path: Path) -> None:
+    file = label(tmp_path, 6)
+    for study in ("a", "b"):
+        datastore.store.save_label(study, "unet_3d", file, origin="model")
+        datastore.store.save_label(study, "final", file, author="kim")
+    table = ScoreTable(tmp_path / ".t.sqlite")
+    table.put("a", "s", {}, Assessment({"disagreement": 0.9}, {"disagreement": "much"}))
+    replace_image(tmp_path, "a")
+    datastore.refresh()
+    cases = {case["study"]: case for case in case_states(datastore, table, MODELS)}
+    assert (cases["a"]["state"], cases["a"]["models"], cases["a"]["disagreement"], cases["a"]["tag"]) == (
+        "problem",
+        (),
+        None,
+        "",
+    )
+    assert "final: belongs to another image: a.nii.gz, changed" in cases["a"]["problem"]
+    assert datastore.get_labeled_images() == ["b"]
+    assert "a" in datastore.get_unlabeled_images()
+    assert datastore.status()["completed"] == 1
+    assert [files.name for files in signed_off(datastore).files] == ["b"]
+    with pytest.raises(NotFoundError):
+        picture(datastore, "a", MODELS)
+    with zipfile.ZipFile(datastore.get_dataset_archive(None)) as archive:
+        assert "image/a.nii.gz" not in archive.namelist()
+        assert "label/b.nii.gz" in archive.namelist()
+    assert "highest" not in (NextCase("disagreement", table, dict)({}, datastore) or {})["why"]
+    datastore.confirm_label("a", "final", "lee")
+    assert datastore.get_labeled_images() == ["a", "b"]
+    with pytest.raises(InputError, match="model's tag"):
+        datastore.confirm_label("a", "unet_3d", "lee")
+
+
+def test_studies_of_two_images_and_other_kinds_of_files_are_shown(datastore: StudyDatastore, tmp_path: Path) -> None:
+    replace_image(tmp_path, "a", ".mha")
+    (tmp_path / "e.mhd").write_text("x")
+    datastore.refresh()
+    cases = {case["study"]: case for case in case_states(datastore, ScoreTable(tmp_path / ".t.sqlite"), MODELS)}
+    assert (cases["a"]["state"], cases["e.mhd"]["state"]) == ("problem", "problem")
+    assert "a.mha and a.nii.gz: they are different images" in cases["a"]["problem"]
+    assert "two files" in cases["e.mhd"]["problem"]
+    assert datastore.list_images() == ["b", "c", "d"]
+    assert datastore.get_unlabeled_images() == ["b", "c", "d"]
+    (tmp_path / "a.nii.gz").unlink()
+    (tmp_path / "a.nii.gz").write_bytes((tmp_path / "b.nii.gz").read_bytes())
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "b.nii.gz")), str(tmp_path / "a.mha"))
+    datastore.refresh()
+    cases = {case["study"]: case for case in case_states(datastore, ScoreTable(tmp_path / ".t.sqlite"), MODELS)}
+    assert cases["a"]["state"] == "new"
+    assert "note: has 2 files of the same image" in cases["a"]["problem"]
 
 
 def test_cases_are_listed_with_state_and_measures_the_disputed_ones_first(datastore: StudyDatastore, tmp_path: Path) -> None:

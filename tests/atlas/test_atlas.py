@@ -191,7 +191,7 @@ def test_files_without_a_pair_are_left_out_or_refused(tmp_path: Path) -> None:
         "no-label": "labels/ has no file of that name.",
         "twice": "labels/ has several files of that name: twice.nii.gz, twice.nrrd.",
     }
-    with pytest.raises(InputError, match=r"without a pair.*no-image: images/.*no-label"):
+    with pytest.raises(InputError, match=r"no pair.*no-image: images/.*no-label"):
         find_references(tmp_path)
     for file in (tmp_path / "images").iterdir():
         file.unlink()

@@ -117,6 +117,22 @@ def test_a_corrected_label_replaces_the_old_one_without_a_new_registration(
     assert 0.6 * sizes[0] < sizes[1] < 0.85 * sizes[0]
 
 
+def test_a_replaced_image_is_registered_again_although_its_label_is_the_same(
+    tmp_path: Path, base: Atlas, counted: list[str]
+) -> None:
+    labelled(tmp_path, "e", PATIENT)
+    first = grow_atlas(base, find_references(tmp_path), config=QUICK)
+    first.atlas.save(tmp_path / "atlas")
+    kept = grow_atlas(Atlas.load(tmp_path / "atlas"), find_references(tmp_path), config=QUICK)
+    assert ("e" in kept.kept, kept.added, len(counted)) == (True, (), 1)
+    labelled(tmp_path, "e", PATIENT, seen={6: LIVER, 14: BLADDER})
+    again = grow_atlas(Atlas.load(tmp_path / "atlas"), find_references(tmp_path), config=QUICK)
+    assert (again.added, len(counted)) == (("e",), 2)
+    again.atlas.save(tmp_path / "atlas")
+    pictures = [{r.name: r.picture for r in g.references}["e"] for g in (first.atlas, Atlas.load(tmp_path / "atlas"))]
+    assert (pictures[0] != pictures[1]).any()
+
+
 def test_excluded_references_leave_the_atlas_even_those_of_the_base(patients: Path, base: Atlas) -> None:
     grown = grow_atlas(base, find_references(patients), exclude=["a", "d"], config=QUICK)
     assert [r.name for r in grown.atlas.references] == ["b", "c"]

@@ -26,7 +26,7 @@ from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.errors import NotFoundError
 from medsam2_atlas.volume import read_volume, write_volume
 from pacs_datastore import PacsDatastore
-from series_files import upright, write_enhanced, write_series
+from series_files import compress, upright, write_enhanced, write_series
 
 pytestmark = pytest.mark.skipif(orthanc_program() is None, reason="Orthanc with its DICOMweb plugin is not installed")
 
@@ -41,6 +41,7 @@ class Hospital:
     study: str
     series: str
     files: Path
+    pacs_url: str
 
     def segs(self) -> list[Dataset]:
         """All instances of the study's segmentations."""
@@ -56,7 +57,9 @@ def hospital(target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory:
     with orthanc(folder / "orthanc") as url:
         study, series = send(url, files)
         with server(url, folder / "server", {"atlas": str(atlas_folder)}) as client:
-            yield Hospital(DICOMwebClient(url), client, client.get_server_url().rstrip("/"), study, series, folder / "series")
+            yield Hospital(
+                DICOMwebClient(url), client, client.get_server_url().rstrip("/"), study, series, folder / "series", url
+            )
 
 
 def labels_of(file: str | Path) -> np.ndarray:
@@ -77,6 +80,24 @@ def test_a_series_is_listed_segmented_and_comes_back_in_its_own_grid_and_order(h
     assert answer["label_names"]["liver"] == 6
     hu = sitk.GetArrayFromImage(image)[labels_of(file) == 6]
     assert 0 < np.median(hu) < 150
+
+
+def test_a_jpeg_2000_series_that_orthanc_does_not_convert_is_segmented(hospital: Hospital, tmp_path: Path) -> None:
+    image = sitk.ReadImage([str(file) for file in sorted(hospital.files.iterdir())])
+    files = write_series(tmp_path / "series", image)
+    for file in files:
+        compress(file)
+    study, series = send(hospital.pacs_url, files)
+    plain, _ = hospital.client.infer("unet_3d", hospital.series, {"result_extension": ".nrrd"})
+    until = time.monotonic() + 60
+    while requests.get(f"{hospital.url}/datastore/image/info", {"image": series}).status_code == 404:
+        assert time.monotonic() < until  # the server asks for new series every few seconds
+        time.sleep(0.5)
+    file, _ = hospital.client.infer("unet_3d", series, {"result_extension": ".nrrd"})
+    assert (labels_of(file) == labels_of(plain)).all()
+    orthanc_url = hospital.pacs_url.removesuffix("/dicom-web")
+    (found,) = requests.post(f"{orthanc_url}/tools/lookup", study, timeout=30).json()
+    requests.delete(f"{orthanc_url}{found['Path']}", timeout=30).raise_for_status()
 
 
 def test_what_is_signed_off_arrives_as_a_segmentation_with_rising_versions(hospital: Hospital, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.fileset import FileSet
 
 from files.kind import ORIGIN, Writer, image
-from series_files import Change, write_enhanced, write_series
+from series_files import Change, compress, write_enhanced, write_series
 
 
 def series(change: Change | None = None) -> Writer:
@@ -115,10 +115,21 @@ def in_micrometres(ds: Dataset, n: int) -> None:
     ds.PixelSpacing = [2500, 2000]
 
 
-def compressed(ds: Dataset, n: int) -> None:
+def run_length_encoded(ds: Dataset, n: int) -> None:
     assert isinstance(ds, pydicom.FileDataset)
     ds.compress("1.2.840.10008.1.2.5")
 
 
 def without_slope(ds: Dataset, n: int) -> None:
     ds.RescaleSlope = 0
+
+
+def compressed(compressor: str) -> Writer:
+    """A folder of single-frame files whose pixels are compressed without loss; see `series_files.compress`."""
+
+    def write(folder: Path) -> Path:
+        for file in write_series(folder, image()):
+            compress(file, compressor)
+        return folder
+
+    return write

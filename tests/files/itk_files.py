@@ -14,7 +14,7 @@ def written(name: str, array: np.ndarray = HU, *, turned: str = "LPS", compress:
     """A file by the ITK writer for its suffix. turned: an orientation code such as `RAS`, to which its axes are turned."""
 
     def write(folder: Path) -> Path:
-        sitk.WriteImage(sitk.DICOMOrient(image(array), turned), str(folder / name), useCompression=compress)
-        return folder / name
+        sitk.WriteImage(sitk.DICOMOrient(image(array), turned), str(folder / name.lower()), useCompression=compress)
+        return (folder / name.lower()).rename(folder / name)  # ITK writes no names in upper case
 
     return write

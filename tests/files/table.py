@@ -28,6 +28,7 @@ LEFT_HANDED = shifted(55) @ np.diag([1.0, 1, -1, 1])
 NIFTI = (
     Kind("NIfTI, gzip (`.nii.gz`)", written("ct.nii.gz")),
     Kind("NIfTI (`.nii`)", written("ct.nii")),
+    Kind("NIfTI, suffix in upper case (`.NII.GZ`)", written("CT.NII.GZ")),
     Kind("NIfTI, axes turned (RAS)", written("ct.nii.gz", turned="RAS")),
     Kind("NIfTI, sagittal slices", written("ct.nii.gz", turned="PIR")),
     Kind("NIfTI, 64-bit floating point", written("ct.nii.gz", HU.astype(np.float64))),
@@ -85,6 +86,7 @@ NIFTI = (
 NRRD_AND_MHA = (
     Kind("NRRD, packed", written("ct.nrrd", compress=True)),
     Kind("NRRD", written("ct.nrrd")),
+    Kind("NRRD, suffix in upper case (`.NRRD`)", written("CT.NRRD")),
     Kind("MHA, packed", written("ct.mha", compress=True)),
     Kind("MHA, axes turned (RAS)", written("ct.mha", turned="RAS")),
     Kind("NRRD, big-endian", nrrd("ct.nrrd", endian="big")),
@@ -132,7 +134,7 @@ DICOM = (
     Kind("DICOM series in nested folders", dicom.nested),
     Kind("DICOM medium: a folder with a `DICOMDIR`", dicom.with_index),
     Kind("DICOM files without preamble", dicom.without_preamble),
-    Kind("compressed DICOM files (RLE)", series(dicom.compressed)),
+    Kind("compressed DICOM files (RLE)", series(dicom.run_length_encoded)),
     Kind("rescale intercept and type of pixels differ by slice", series(dicom.own_rule)),
     Kind("Enhanced CT, one multi-frame file, frames out of order", enhanced()),
     Kind("Enhanced CT in three files (a concatenation)", enhanced(files=3)),
@@ -151,6 +153,8 @@ DICOM = (
     Kind("image orientation 2.9° from right angles", series(dicom.skewed), "not at right angles"),
     Kind("rescale slope of 0", series(dicom.without_slope), "rescale slope of 0"),
     Kind("pixel spacing in µm", series(dicom.in_micrometres), "Is it in µm?"),
+    Kind("DICOM series, JPEG 2000", dicom.compressed("JPEG2000")),
+    Kind("DICOM series, JPEG lossless", dicom.compressed("JPEG")),
 )
 
 VALUES = (

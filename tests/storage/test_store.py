@@ -15,7 +15,7 @@ from monailabel.datastore.local import LocalDatastore
 
 from medsam2_atlas.errors import ConflictError, InputError, NotFoundError, StorageError
 from medsam2_atlas.storage import StudyStore, images
-from medsam2_atlas.storage.entries import same_image
+from medsam2_atlas.storage.fingerprints import same_image
 
 SHAPE = (6, 8, 10)
 

@@ -94,7 +94,7 @@ def test_what_a_prediction_depends_on_tells_models_and_options_apart() -> None:
 
 def test_a_study_folder_lists_images_and_signed_off_labels(folder: StudyFolder) -> None:
     (folder.path / "labels" / "final").mkdir(parents=True)
-    (folder.path / "labels" / "final" / "patient.nii.gz").write_bytes(b"x")
+    (folder.path / "labels" / "final" / "patient.nii.gz").write_bytes(b"\x1f\x8b")
     (folder.path / "labels" / "final" / "other.nii.gz").write_bytes(b"x")
     (folder.path / "datastore_v2.json").write_text("{}")
     (folder.path / ".part-1.nii.gz").write_bytes(b"x")

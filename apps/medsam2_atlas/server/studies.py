@@ -37,7 +37,7 @@ def add_image(
     kept = received(file, suffix)
     try:
         info = json_object(params) | {"user": user_of(request).name}
-        return {"image": app_instance().datastore().add_image(image or name.removesuffix(suffix), str(kept), info)}
+        return {"image": app_instance().datastore().add_image(image or name[: -len(suffix)], str(kept), info)}
     finally:
         kept.unlink(missing_ok=True)
 
@@ -126,6 +126,14 @@ def download_rtstruct(label: str, tag: str = FINAL) -> Response:
 def restore_version(request: Request, label: str, version: int, tag: str = FINAL) -> dict[str, Any]:
     """The new version, with the content of the earlier one."""
     made = _datastore().restore_label(label, tag, version, user_of(request).name)
+    app_instance().on_save_label(label, label)
+    return _about(made.label.version)
+
+
+@router.post("/label/confirm", summary="Confirm a label map for the image that is there now")
+def confirm_label(request: Request, label: str, tag: str = FINAL) -> dict[str, Any]:
+    """The new version, with the same content: for a label map whose image was replaced, or that was found in several files."""
+    made = _datastore().confirm_label(label, tag, user_of(request).name)
     app_instance().on_save_label(label, label)
     return _about(made.label.version)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from medsam2_atlas.atlas.atlas import Atlas
 from medsam2_atlas.atlas.average import probability_maps, with_agreements
 from medsam2_atlas.atlas.reference import NOWHERE, Reference, ReferenceFiles, warp_reference
 from medsam2_atlas.choices import MissingOrgan
-from medsam2_atlas.decoding import SEGMENTATION_SUFFIX
 from medsam2_atlas.errors import AtlasError, InputError, MedSAM2AtlasError, problem_of
 from medsam2_atlas.hounsfield import CHECK, HuRule, to_hu
+from medsam2_atlas.kinds import SUFFIXES, not_taken, suffix_in
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import (
@@ -31,7 +32,7 @@ from medsam2_atlas.registration import (
     mean_descriptors,
     registration_config,
 )
-from medsam2_atlas.volume import LABEL_SUFFIXES, SUFFIXES, read_labels, read_volume
+from medsam2_atlas.volume import read_labels, read_volume
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +55,15 @@ def find_references(folder: Path, skipped: dict[str, str] | None = None) -> list
             raise InputError(
                 folder, f"has no folder {kind}/.", "Put CTs into images/, label maps of the same names into labels/."
             )
-        for file in sorted((folder / kind).iterdir()):
-            suffix = next((s for s in LABEL_SUFFIXES if file.name.endswith(s)), None)
-            if kind == "images" and suffix == SEGMENTATION_SUFFIX:
-                problems[file.name] = "is a segmentation, not a CT. Move it into labels/."
-            elif suffix and not file.name.startswith("."):
-                files.setdefault(file.name.removesuffix(suffix), []).append(file)
+        others = []
+        with os.scandir(folder / kind) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                suffix = suffix_in(entry.name, labels=kind == "labels")
+                if suffix and not entry.name.startswith("."):
+                    files.setdefault(entry.name[: -len(suffix)], []).append(Path(entry.path))
+                elif not entry.name.startswith("."):
+                    others.append(entry)
+            problems |= {f"{kind}/{name}": reason for name, reason in not_taken(others).items()}
     images, labels = found["images"], found["labels"]
     pairs = []
     for name in sorted({*images, *labels}):
@@ -73,7 +77,9 @@ def find_references(folder: Path, skipped: dict[str, str] | None = None) -> list
             problems[name] = f"{'labels' if here[0] else 'images'}/ has no file of that name."
     if problems and skipped is None:
         raise InputError(
-            folder, f"has files without a pair. {_told(problems)}", "Each image needs one label map of the same name."
+            folder,
+            f"has files that cannot be used or have no pair. {_told(problems)}",
+            "Each image needs one label map of the same name.",
         )
     if not pairs:
         remedy = f"Put files of the same names, ending in {', '.join(SUFFIXES)}, into images/ and labels/."

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from medsam2_atlas.atlas.atlas import Atlas
 from medsam2_atlas.atlas.build import assemble, build_atlas, read_reference, skip
@@ -86,6 +87,7 @@ def grow_atlas(
     missing: MissingOrgan = "absent" if base.options.get("missing") == "absent" else "unknown"
     refused: dict[str, str] = {}
     offered, sums = _checksums(offered, None if strict else refused)
+    images = {files.name: files.image for files in offered}
     same_values = base.options.get("hu", str(CHECK)) == str(hu)
     keep = [
         reference
@@ -93,6 +95,7 @@ def grow_atlas(
         if reference.name not in exclude
         and (same_values or reference.origin == "base")
         and sums.get(reference.name, reference.sha256 if reference.origin == "base" else "") == reference.sha256
+        and (reference.origin == "base" or _same_image(reference, images[reference.name]))
     ]
     have = {reference.name for reference in keep}
     added: list[Reference] = []
@@ -132,6 +135,14 @@ def _checksums(
         except OSError as error:
             skip(files.name, error, refused)
     return readable, sums
+
+
+def _same_image(reference: Reference, image: Path) -> bool:
+    """Returns whether an image file is the one that a reference was made of, as far as that is known."""
+    try:
+        return not (reference.image_sha256 and image.is_file()) or reference.image_sha256 == sha256(image)
+    except OSError:
+        return False  # reading it raises the error again, for the report
 
 
 def _registered(image: WorkImage, base: Atlas, config: RegistrationConfig, cache: RegistrationCache | None) -> Transform:

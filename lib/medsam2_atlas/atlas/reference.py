@@ -68,6 +68,7 @@ class Reference:
         origin: `base` for those that an atlas was built from, `final` for labels that were signed off later.
         agreement: Dice per organ with all other references, in the common space.
         stored: the file that it was read from.
+        image_sha256: checksum of its image file; empty if unknown, or if the image is a folder.
     """
 
     name: str
@@ -81,11 +82,13 @@ class Reference:
     origin: Origin = "base"
     agreement: dict[int, float] = field(default_factory=dict)
     stored: Path | None = None
+    image_sha256: str = ""
 
     @property
     def file_name(self) -> str:
-        """Of the file that holds it: the same for the same labels of the same case."""
-        return hashlib.sha256(f"{self.name}\n{self.sha256}".encode()).hexdigest()[:20] + ".npz"
+        """Of the file that holds it: the same for the same labels of the same image."""
+        parts = [self.name, self.sha256, *([self.image_sha256] if self.image_sha256 else [])]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20] + ".npz"
 
     def covers(self, shape: tuple[int, ...]) -> np.ndarray:
         """Its field of view, bool on the map grid of that shape."""
@@ -112,6 +115,7 @@ class Reference:
             "origin": self.origin,
             "agreement": {str(k): round(v, 4) for k, v in self.agreement.items()},
             "file": self.file_name,
+            **({"image_sha256": self.image_sha256} if self.image_sha256 else {}),
         }
 
     def save(self, file: Path) -> None:
@@ -150,6 +154,7 @@ class Reference:
                 entry["origin"],
                 {int(k): float(v) for k, v in entry["agreement"].items()},
                 file,
+                str(entry.get("image_sha256", "")),
             )
 
 
@@ -195,7 +200,18 @@ def warp_reference(
             shares[k] = OrganShare(np.ascontiguousarray(dense[k].reshape(shape)[box]), (z.start, y.start, x.start))
         del dense[k]
     picture, small = _pictured(*image.warped(transform(template.points()))), thumbnail_of(image, transform, template)
-    return Reference(files.name, sha256(files.label), organs, transform, shares, np.packbits(covered), picture, small, origin)
+    return Reference(
+        files.name,
+        sha256(files.label),
+        organs,
+        transform,
+        shares,
+        np.packbits(covered),
+        picture,
+        small,
+        origin,
+        image_sha256=sha256(files.image) if files.image.is_file() else "",
+    )
 
 
 def thumbnail_of(image: WorkImage, transform: Transform, template: WorkImage) -> np.ndarray:

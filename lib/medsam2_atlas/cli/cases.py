@@ -39,19 +39,32 @@ def annotated_cases(folder: Path, skipped: dict[str, str] | None) -> list[Refere
 
 
 def signed_off(folder: StudyFolder, skipped: dict[str, str] | None) -> list[ReferenceFiles]:
-    """Returns the studies of a folder with their signed-off label maps; see `annotated_cases`."""
+    """Returns the studies of a folder with their signed-off label maps; see `annotated_cases`.
+
+    A study whose image was replaced under its label map, or that has files of two images, is left out.
+    """
     from medsam2_atlas.atlas import ReferenceFiles
 
-    studies = folder.studies()
-    problems = folder.problems(FINAL)
-    for name in sorted({*folder.labels(FINAL)} - {study.name for study in studies}):
+    store = folder.store
+    store.audit()
+    told, images, found = store.problems(), store.images(), []
+    problems = {study: wrong["image"] for study, wrong in told.items() if "image" in wrong}
+    for name, tags in sorted(store.labels().items()):
+        label = tags.get(FINAL)
+        if label is not None and label.unsure:
+            problems.setdefault(name, label.problem)
+        elif label is not None and name not in problems:  # what else is wrong with it is told by those who read it
+            found.append(ReferenceFiles(name, images[name].file, label.file))
+    for name, problem in folder.problems(FINAL).items():
+        problems.setdefault(name, problem)
+    for name in sorted({*folder.labels(FINAL)} - {*images}):
         problems.setdefault(name, f"the folder has no CT of that name; {folder.label_folder(FINAL)} has a label map of it.")
     if skipped is None and problems:
         name, problem = next(iter(problems.items()))
         raise InputError(folder.path / name, problem)
     if skipped is not None:
         skipped.update(problems)
-    return [ReferenceFiles(study.name, study.image, study.final) for study in studies if study.final is not None]
+    return found
 
 
 def print_left_out(skipped: Mapping[str, str] | None) -> None:

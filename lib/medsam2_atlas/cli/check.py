@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam2_atlas.cli.cases import annotated_cases
+from medsam2_atlas.cli.cases import annotated_cases, signed_off
 from medsam2_atlas.cli.options import HuOption
 from medsam2_atlas.cli.outputs import JSON, check_files
 from medsam2_atlas.console import bars, console
@@ -56,19 +56,22 @@ def check_command(
 
 def _cases(path: Path, label: Path | None, left_out: dict[str, str]) -> list[Case]:
     """Returns the cases of a path; `left_out` is filled with why others cannot be used, by name."""
-    from medsam2_atlas.choices import FINAL
-    from medsam2_atlas.storage import StudyFolder
+    from medsam2_atlas.storage import StudyFolder, unopened_studies
 
     if not path.is_dir() or label is not None:
         return [(path.name, path, label)]
     if (path / "images").is_dir():
         return [(files.name, files.image, files.label) for files in annotated_cases(path, left_out)]
     folder = StudyFolder(path)
-    studies = folder.studies()
-    if not studies and not (path / "labels").is_dir():
+    if not folder.has_images() and not (path / "labels").is_dir():
         return [(path.name, path, None)]
-    left_out.update(folder.problems(FINAL))
-    return [(study.name, study.image, study.final) for study in studies]
+    if not folder.work.path.is_dir():  # a check does not write into a folder that is none of the program's yet
+        studies, problems = unopened_studies(folder)
+        left_out.update(problems)
+        return [(study.name, study.image, study.final) for study in studies]
+    images, finals = {study.name: study.image for study in folder.studies()}, signed_off(folder, left_out)
+    labels = {files.name: files.label for files in finals}
+    return [(name, image, labels.get(name)) for name, image in images.items()]
 
 
 def _examined(case: Case, rule: HuRule) -> dict[str, Any]:

@@ -67,6 +67,13 @@ def restore_command(
     typer.echo(f"version {version} is current again, as version {saved.label.version.number}: {saved.label.file}")
 
 
+@app.command("confirm")
+def confirm_command(studies: _Studies, study: _Study, tag: _Tag = FINAL) -> None:
+    """Confirm a label map for the image that is there now, after that was replaced, or one that was found in several files."""
+    saved = _open(studies).confirm_label(study, tag, author=getpass.getuser())
+    typer.echo(f"confirmed as version {saved.label.version.number}: {saved.label.file}")
+
+
 @app.command("export")
 def export_command(
     studies: _Studies,
@@ -101,6 +108,6 @@ def _print_problems(store: StudyStore) -> None:
 
 
 def _open(studies: Path) -> StudyStore:
-    from medsam2_atlas.storage import StudyFolder, StudyStore
+    from medsam2_atlas.storage import StudyFolder
 
-    return StudyStore(StudyFolder(studies).path)
+    return StudyFolder(studies).store

@@ -22,7 +22,7 @@ from medsam2_atlas.pipeline import Case, segment
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.segmentation import Segmentation
-from medsam2_atlas.storage import Study, StudyFolder, StudyStore, WorkFolder
+from medsam2_atlas.storage import FINAL, Study, StudyFolder, WorkFolder
 from medsam2_atlas.studies import PredictionStore, foundation_provenance, unet_provenance
 from medsam2_atlas.unet import UNet, segment_with_unet
 from medsam2_atlas.volume import Volume, read_labels
@@ -120,9 +120,13 @@ def compare_studies(
     Raises:
         InputError: if `strict`, the first study that fails.
     """
-    store = PredictionStore(folder.work, StudyStore(folder.path))
+    folder.store.audit()
+    store = PredictionStore(folder.work, folder.store)
     result = Comparison((contestants[0].name, contestants[1].name), hu=contestants[0].hu)
     marks: set[str] = set()
+    result.problems = _doubts(folder)
+    if strict and result.problems:
+        raise InputError(*next(iter(result.problems.items())))
     studies = folder.studies()
     for number, study in enumerate(studies):
         try:
@@ -142,6 +146,17 @@ def compare_studies(
     result.marks = sorted(marks)
     result.history = _remembered(folder, result)
     return result
+
+
+def _doubts(folder: StudyFolder) -> dict[str, str]:
+    """Returns images that are left out, and signed-off label maps that models are not compared with, by study."""
+    found = {}
+    for study, wrong in folder.store.problems().items():
+        if "image" in wrong:
+            found[study] = wrong["image"]
+        elif FINAL in wrong:
+            found[study] = f"the label map under {FINAL} {wrong[FINAL]} The models are not compared with it."
+    return found
 
 
 def _segmented(store: PredictionStore, study: Study, contestant: Contestant) -> Segmentation:

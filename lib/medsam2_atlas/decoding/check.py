@@ -126,9 +126,8 @@ def check_same_size(file: Path, image: Path) -> None:
     label, like = checked_header(file), checked_header(image)
     if is_segmentation(file):
         if prod(label.axes) > _LARGEST_SEGMENTATION * prod(like.axes):
-            raise InputError(
-                file.name, f"has size {label.axes}, the image has {like.axes}.", "Choose the segmentation of this CT."
-            )
+            problem = f"has size {label.axes}, the image has {like.axes}."
+            raise InputError(file.name, problem, "Choose the segmentation of this CT.")
         return
     grey_values(file.name, label.components, label.component_kind)
     if sorted(label.axes) == sorted(like.axes):

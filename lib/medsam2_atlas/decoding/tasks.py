@@ -20,6 +20,7 @@ TASKS: dict[str, str] = {
     "volume": "medsam2_atlas.image_reading:volume",
     "labels": "medsam2_atlas.image_reading:labels",
     "grid": "medsam2_atlas.image_reading:grid",
+    "fingerprint": "medsam2_atlas.image_reading:fingerprint",
     "label_check": "medsam2_atlas.image_reading:label_check",
     "dicom_object": "medsam2_atlas.dicom.reading:describe_object",
     "dicom_series": "medsam2_atlas.dicom.reading:describe_series",

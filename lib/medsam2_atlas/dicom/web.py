@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
 _JSON = "application/dicom+json, application/json"
+_OBJECTS = 'multipart/related; type="application/dicom"'
+_ANY_SYNTAX = f"{_OBJECTS}; transfer-syntax=*"
+_REFUSED = (400, 406, 415)
+"""Statuses of servers that do not know `transfer-syntax=*`."""
 _PREAMBLE = b"\0" * 128
 _BOUNDARY = "medsam2-atlas-0f3cf5c0-70e0-41ef-baef-c6f9f65ec3e1"
 _DUPLICATE = 0x0111
@@ -84,6 +88,7 @@ class DicomWeb:
         self.breaker = breaker or CircuitBreaker("PACS")
         self._limits = limits or DicomWebLimits()
         self._probing = threading.Lock()
+        self._any_syntax = True  # whether the server is asked for objects in any transfer syntax
 
     def suspect(self) -> None:
         """Probes the server with a minimal request, in a separate thread, because a call has not been answered for a while.
@@ -135,6 +140,9 @@ class DicomWeb:
     def fetch_series(self, study: str, series: str, folder: Path) -> list[Path]:
         """Writes the objects of a series into an empty folder while they arrive.
 
+        They are asked for in any transfer syntax, since a server that keeps them compressed may not be able to convert them;
+        the reader of the series decodes them. A server that refuses such a request is asked again without naming a syntax.
+
         Raises:
             InputError: an invalid UID, or more objects or bytes than the limits allow.
             UnavailableError: the server does not answer, or not in time.
@@ -142,25 +150,36 @@ class DicomWeb:
         """
         if not (valid_uid(study) and valid_uid(series)):
             raise InputError(repr(series[:80]), "is no UID.", "Have the PACS correct the series.")
-        accept = {"Accept": 'multipart/related; type="application/dicom"'}
+        path = f"studies/{study}/series/{series}"
+        files = self._fetch(path, folder, _ANY_SYNTAX, refusals=_REFUSED) if self._any_syntax else None
+        if files is None:
+            files = self._fetch(path, folder, _OBJECTS)
+            if files is not None and self._any_syntax:
+                log.warning("the PACS does not send objects in any transfer syntax; it is asked without one from now on")
+                self._any_syntax = False
+        for file in files or []:
+            _add_preamble(file)
+        return files or []
+
+    def _fetch(self, path: str, folder: Path, accept: str, refusals: tuple[int, ...] = ()) -> list[Path] | None:
+        """Writes the objects that are sent for a path; returns None if the answer has one of the statuses in `refusals`."""
         budget, limits = self._limits.series_seconds, self._limits.series
-        pause, path = self._limits.series_pause, f"studies/{study}/series/{series}"
-        with self._asking("GET", "wado", path, budget, pause=pause, headers=accept) as answer:
+        pause, headers = self._limits.series_pause, {"Accept": accept}
+        with self._asking("GET", "wado", path, budget, pause=pause, headers=headers, taken=refusals) as answer:
+            if answer.status_code in refusals:
+                return None
             kind = answer.headers.get("Content-Type", "")
             pieces = self._pieces(answer, budget, limits.total_bytes)
             if kind.lower().startswith("application/dicom"):  # one object, without the multipart message around it
-                files = [folder / "00000.dcm"]
-                with files[0].open("xb") as stream:
+                file = folder / "00000.dcm"
+                with file.open("xb") as stream:
                     for piece in pieces:
                         stream.write(piece)
-            else:
-                with MultipartFiles(folder, kind, limits) as message:
-                    for piece in pieces:
-                        message.write(piece)
-                    files = message.finish()
-        for file in files:
-            _add_preamble(file)
-        return files
+                return [file]
+            with MultipartFiles(folder, kind, limits) as message:
+                for piece in pieces:
+                    message.write(piece)
+                return message.finish()
 
     def store(self, file: Path) -> None:
         """Stores a DICOM file. An instance that the server already has is left as it is.

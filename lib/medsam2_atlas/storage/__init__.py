@@ -8,6 +8,7 @@ from medsam2_atlas.storage.lineage import Version
 from medsam2_atlas.storage.names import study_name, tag_name
 from medsam2_atlas.storage.safely import copy_safely
 from medsam2_atlas.storage.store import StudyStore
+from medsam2_atlas.storage.unopened import unopened_studies
 
 __all__ = [
     "FINAL",
@@ -24,4 +25,5 @@ __all__ = [
     "study_name",
     "suffix_of",
     "tag_name",
+    "unopened_studies",
 ]

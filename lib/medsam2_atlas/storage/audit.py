@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from medsam2_atlas.errors import MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.files import sha256
 from medsam2_atlas.labels import OrganTable
-from medsam2_atlas.storage.checks import check_label
+from medsam2_atlas.storage.checks import check_label, look_at_label
+from medsam2_atlas.storage.compare import ImageComparison
+from medsam2_atlas.storage.fingerprints import Fingerprints
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.lineage import Version
 from medsam2_atlas.storage.rows import ImageRow, LabelRow, stamp_of
@@ -22,21 +27,27 @@ log = logging.getLogger(__name__)
 
 _BUDGET_SECONDS = 0.5
 
+_Answer = TypeVar("_Answer")
+
 
 class Auditor:
     """Checks images and label maps one at a time, without holding the lock of the studies."""
 
-    def __init__(self, path: Path, index: Index, settler: Settler, table: OrganTable) -> None:
+    def __init__(self, path: Path, index: Index, settler: Settler, table: OrganTable, fingerprints: Fingerprints) -> None:
         """
         Args:
             path: of the studies folder.
             index: of the studies.
             settler: gives the versions of a label map.
             table: organs that label maps may hold.
+            fingerprints: of images that label maps were drawn on.
         """
         self._path, self._index, self._settler, self._table = path, index, settler, table
+        self._images = ImageComparison(path, index, fingerprints)
         self._hashing = threading.Lock()
         """Held while an image is read for its checksum, so that it is read once."""
+        self._comparing = threading.Lock()
+        """Held while images are decoded to be compared."""
 
     def checksum(self, study: str) -> str:
         """Returns the SHA-256 of a study's image, computed again if the file has changed.
@@ -52,13 +63,44 @@ class Auditor:
             known = self._known(study)
             return known or self._hashed(study)
 
-    def compare_images(self) -> None:
-        """Computes checksums of changed images, for at most half a second or one image."""
+    def compare_images(self) -> bool:
+        """Compares changed images with those that label maps were drawn on, and several files of one study with each other.
+
+        It goes on for at most half a second or one image, and leaves it to another thread that is at it.
+
+        Returns:
+            Whether several files of a study were compared, so that the folder has to be looked at again.
+        """
         until = time.monotonic() + _BUDGET_SECONDS
+        if not self._comparing.acquire(blocking=False):
+            return False
+        try:
+            return self._compare(lambda: time.monotonic() > until, nullcontext())
+        finally:
+            self._comparing.release()
+
+    def compare_all(self, stop: threading.Event | None = None) -> bool:
+        """Does the same for all images. `stop` ends the work after the current one."""
+        return self._compare(lambda: stop is not None and stop.is_set(), self._comparing)
+
+    def _compare(self, over: Callable[[], bool], lock: AbstractContextManager[Any]) -> bool:
+        """Compares images until it is `over`; the lock is held for one at a time."""
+        seen = False
         for study in self._index.changed_images():
-            self._try_checksum(study)
-            if time.monotonic() > until:
+            self._try(study, self.checksum)
+            if over():
+                return seen
+        for study, former in self._index.undecided_images():
+            with lock:
+                self._try(study, lambda name: self._images.compare(name, former))  # noqa: B023 called at once
+            if over():
+                return seen
+        for study in self._index.twins():
+            with lock:
+                seen |= bool(self._try(study, self._images.compare_twins))
+            if over():
                 break
+        return seen
 
     def run(self, stop: threading.Event | None = None) -> int:
         """Checks label maps that were not checked yet, and computes missing checksums of images.
@@ -76,9 +118,34 @@ class Auditor:
             count += self._check(study, tag)
         for study in self._index.unknown_images():
             if stop is not None and stop.is_set():
-                break
-            self._try_checksum(study)
+                return count
+            self._try(study, self.checksum)
+        for study in self._index.drawn_on():
+            if stop is not None and stop.is_set():
+                return count
+            self._try(study, self.remember)
+        for study, tag in self._index.doubled():
+            if stop is not None and stop.is_set():
+                return count
+            self._try(study, lambda name: self._compare_doubled(name, tag))  # noqa: B023 called at once
         return count
+
+    def settle_image(self, study: str) -> None:
+        """Computes the checksum of a study's image, and compares it with those that its label maps were drawn on.
+
+        Raises:
+            NotFoundError: no such study.
+            OSError, InputError: the image cannot be read.
+        """
+        self.checksum(study)
+        with self._comparing:
+            for name, former in self._index.undecided_images():
+                if name == study:
+                    self._images.compare(study, former)
+
+    def remember(self, study: str) -> None:
+        """Keeps the fingerprint of a study's image, so that a later file can be compared with it; a failure is only logged."""
+        self._try(study, self._images.remember)
 
     def _check(self, study: str, tag: str) -> bool:
         row, image = self._index.label(study, tag), self._index.image(study)
@@ -114,11 +181,34 @@ class Auditor:
         except (OSError, StorageError) as error:
             log.warning("the check of %s under %s is not recorded: it %s", row.study, row.tag, reason(error))
 
-    def _try_checksum(self, study: str) -> None:
+    def _compare_doubled(self, study: str, tag: str) -> None:
+        """Clears the doubt about a label map that was found in several files if all of them hold the same voxels."""
+        row, image = self._index.label(study, tag), self._index.image(study)
+        if row is None or image is None or not row.version.doubled:
+            return
+        lineage, number = self._settler.lineage(study, tag), row.version.number
+        numbers = lineage.numbers()
+        if number not in numbers:
+            return  # not kept as a version yet
+        others = [n for n in numbers if n < number][-len(row.version.doubled) :]
+        files = [self._path / row.file, *(lineage.file(lineage.version(n)) for n in others)]
+        if len({look_at_label(file, self._path / image.file).digest for file in files}) > 1:
+            return
+        with self._index.writing() as rows:
+            now = rows.label(study, tag)
+            if now is not None and (now.stamp, now.version) == (row.stamp, row.version):
+                version = replace(row.version, doubled=())
+                lineage.write(version)
+                rows.put_label(replace(now, version=version))
+                log.info("the files of the label of %s under %s hold the same voxels", study, tag)
+
+    def _try(self, study: str, work: Callable[[str], _Answer]) -> _Answer | None:
+        """Returns the answer; None if the image, the label map or a reader fails, which is logged."""
         try:
-            self.checksum(study)
+            return work(study)
         except (OSError, MedSAM2AtlasError) as error:
             log.warning("the image of %s %s", study, reason(error))
+            return None
 
     def _known(self, study: str) -> str:
         row = self._index.image(study)

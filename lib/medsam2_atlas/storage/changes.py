@@ -16,8 +16,9 @@ from typing import Any
 
 from medsam2_atlas.errors import NotFoundError, StorageError
 from medsam2_atlas.files import sha256
+from medsam2_atlas.kinds import suffix_in
 from medsam2_atlas.storage.entries import check_expected
-from medsam2_atlas.storage.folder import WorkFolder, encodable, suffix_in
+from medsam2_atlas.storage.folder import WorkFolder, encodable
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.lineage import Version
 from medsam2_atlas.storage.links import Roots

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsam2_atlas.decoding import SEGMENTATION_SUFFIX, run_task
+from medsam2_atlas.decoding import run_task
 from medsam2_atlas.errors import InputError
+from medsam2_atlas.kinds import LABEL_SUFFIXES, SEGMENTATION, SUFFIXES, suffix_in
 from medsam2_atlas.labels import OrganTable, organ_table
-from medsam2_atlas.storage.folder import suffix_in
-from medsam2_atlas.volume import LABEL_SUFFIXES, SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -22,14 +21,14 @@ class CheckedLabel:
 
 
 def suffix_of(name: str, *, labels: bool = False) -> str:
-    """The suffix that tells the type of an image file. labels: of a label file.
+    """Returns the suffix that tells the type of an image file, in lower case. labels: of a label file.
 
     Raises:
         InputError: another type.
     """
     suffix = suffix_in(name, labels=labels)
     if not suffix:
-        misplaced = name.endswith(SEGMENTATION_SUFFIX)
+        misplaced = name.lower().endswith(SEGMENTATION)
         problem = "is a segmentation, not a CT." if misplaced else "is of a type that is not taken."
         raise InputError(Path(name).name[-80:], problem, f"Send one of {', '.join(LABEL_SUFFIXES if labels else SUFFIXES)}.")
     return suffix

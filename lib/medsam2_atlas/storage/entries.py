@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.errors import ConfirmError, ConflictError, InputError
-from medsam2_atlas.files import sha256
+from medsam2_atlas.errors import ConfirmError, ConflictError
 from medsam2_atlas.labels import OrganTable
 from medsam2_atlas.storage.checks import CheckedLabel
 from medsam2_atlas.storage.lineage import Version
-from medsam2_atlas.volume import read_volume
 
 _PEOPLE = ("person", "restored")
 
@@ -36,6 +34,7 @@ class Label:
         file: its path; must not be changed.
         version: its version.
         problem: why it does not count as done; empty if it does.
+        unsure: whether the problem is that it is not certain which image, or which of two label files, is meant.
     """
 
     study: str
@@ -43,6 +42,7 @@ class Label:
     file: Path
     version: Version
     problem: str = ""
+    unsure: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,3 @@ def check_complete(study: str, before: tuple[int, ...] | None, new: CheckedLabel
         raise ConfirmError(study, "may lose organs: the version before cannot be checked.", lost, new.digest)
     if lost:
         raise ConfirmError(study, f"would lose organs that the version before has: {what}.", lost, new.digest)
-
-
-def same_image(first: Path, second: Path) -> bool:
-    """Whether two files hold the same voxels on the same grid."""
-    if sha256(first) == sha256(second):
-        return True
-    try:
-        return read_volume(first).digest == read_volume(second).digest
-    except InputError:
-        return False

@@ -12,26 +12,29 @@ import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from medsam2_atlas.choices import FINAL
-from medsam2_atlas.decoding import SEGMENTATION_SUFFIX
 from medsam2_atlas.errors import InputError, StorageError
+from medsam2_atlas.kinds import not_taken, suffix_in
 from medsam2_atlas.resource import model_folder
 from medsam2_atlas.storage.links import LINK_PROBLEM, LINK_REMEDY, Roots
-from medsam2_atlas.volume import LABEL_SUFFIXES, SUFFIXES
+
+if TYPE_CHECKING:
+    from medsam2_atlas.storage.store import StudyStore
 
 log = logging.getLogger(__name__)
 
 WORK_FOLDER = ".medsam2_atlas"
-SEGMENTATION_PROBLEM = "is left out: it is a segmentation, not a CT. Move it into labels/final, with the name of its CT."
+LABELS = "labels"
 LONGEST_STUDY = 255 - len(".nii.gz")
 """Max bytes of a study's name: file systems allow 255, and its label map may be `.nii.gz`."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A CT of a study folder. final: its signed-off label map."""
+    """A CT of a study folder. final: its signed-off label map, if it counts."""
 
     name: str
     image: Path
@@ -90,13 +93,27 @@ class StudyFolder:
         self.path, self.roots = path, tuple(roots)
         self.work = WorkFolder.of(path, self.roots)
 
+    @cached_property
+    def store(self) -> StudyStore:
+        """The store of the folder, which knows what its label maps were drawn on; opened when it is first asked for.
+
+        Raises:
+            StorageError: the folder cannot be used.
+        """
+        from medsam2_atlas.storage.store import StudyStore
+
+        return StudyStore(self.path, roots=self.roots)
+
+    def has_images(self) -> bool:
+        """Returns whether an image file lies at its top."""
+        return bool(self._found(self.path))
+
     def studies(self) -> list[Study]:
-        """Returns all studies by name. Unusable files are left out and logged."""
-        finals = self.labels(FINAL)
-        return [Study(name, file, finals.get(name)) for name, file in sorted(self._found(self.path).items())]
+        """Returns all usable studies by name; see `StudyStore.studies`."""
+        return self.store.studies()
 
     def labels(self, tag: str) -> dict[str, Path]:
-        """Returns label maps of a tag by study. Unusable files are left out and logged."""
+        """Returns label maps of a tag by study, as they lie there. Unusable files are left out and logged."""
         return self._found(self.label_folder(tag), labels=True)
 
     def problems(self, tag: str) -> dict[str, str]:
@@ -104,14 +121,15 @@ class StudyFolder:
         found: dict[str, str] = {}
         for folder, labels in ((self.label_folder(tag), True), (self.path, False)):
             try:
-                found |= list_files(folder, Roots(self.path, self.roots), labels=labels).problems
+                listing = list_files(folder, Roots(self.path, self.roots), labels=labels)
+                found |= {**listing.others, **listing.problems}
             except (OSError, StorageError) as error:
                 found[folder.name] = str(error)
         return found
 
     def label_folder(self, tag: str) -> Path:
         """Where label maps of a tag lie."""
-        return self.path / "labels" / tag
+        return self.path / LABELS / tag
 
     def _found(self, folder: Path, *, labels: bool = False) -> dict[str, Path]:
         return by_name(folder, Roots(self.path, self.roots), labels=labels)
@@ -126,12 +144,18 @@ class Listing:
         files: names of files by study; several if they differ in their suffix alone.
         stamps: of each file, see `stamp`.
         problems: why a file is left out, by study.
+        others: why files and folders that are of no kind that is read are left out, by name.
+        twins: studies with several files: these with their stamps, as JSON; filled by `scan.judged`.
+        notes: what users should know of studies that are not left out; filled by `scan.judged`.
     """
 
     folder: Path
     files: dict[str, list[str]] = field(default_factory=dict)
     stamps: dict[str, str] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+    twins: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def list_files(folder: Path, roots: Roots, *, labels: bool = False) -> Listing:
@@ -151,14 +175,17 @@ def list_files(folder: Path, roots: Roots, *, labels: bool = False) -> Listing:
         entries = os.scandir(roots.check(folder))
     except (FileNotFoundError, NotADirectoryError):
         return found
+    others = []
     with entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             suffix = suffix_in(entry.name, labels=labels)
-            if not suffix or entry.name.startswith("."):
-                if entry.name.endswith(SEGMENTATION_SUFFIX) and not entry.name.startswith("."):
-                    found.problems[entry.name] = SEGMENTATION_PROBLEM
+            if entry.name.startswith("."):
                 continue
-            study = entry.name.removesuffix(suffix)
+            if not suffix:
+                if encodable(entry.name) and entry.name != LABELS:
+                    others.append(entry)
+                continue
+            study = entry.name[: -len(suffix)]
             if not encodable(entry.name):
                 study = os.fsencode(study).decode("utf-8", "backslashreplace")
                 found.problems[study] = "is left out: its name is not UTF-8. Rename the file."
@@ -171,6 +198,7 @@ def list_files(folder: Path, roots: Roots, *, labels: bool = False) -> Listing:
             elif state is not None:
                 found.files.setdefault(study, []).append(entry.name)
                 found.stamps[entry.name] = stamp(state)
+        found.others = not_taken(others)
     return found
 
 
@@ -211,12 +239,6 @@ def _look(entry: os.DirEntry[str], roots: Roots) -> tuple[str, os.stat_result | 
     except OSError as error:
         return f"is left out: it cannot be looked at ({error.strerror}).", None
     return "", state if stat.S_ISREG(state.st_mode) else None
-
-
-def suffix_in(name: str, *, labels: bool = False) -> str:
-    """The suffix of an image file's name; empty where it has none of them. labels: of a label file's."""
-    suffix = next((s for s in LABEL_SUFFIXES if name.endswith(s)), "")
-    return suffix if labels or suffix in SUFFIXES else ""
 
 
 def encodable(text: str) -> bool:

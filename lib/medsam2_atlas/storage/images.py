@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.errors import ConflictError, NotFoundError
+from medsam2_atlas.errors import ConflictError, InputError, NotFoundError
 from medsam2_atlas.files import sha256
-from medsam2_atlas.storage.entries import same_image
+from medsam2_atlas.storage.fingerprints import same_image
 from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.links import Roots
@@ -101,7 +101,13 @@ class ImageChanges:
             return None
         there = self._path / row.file
         stamp = stamp_of(there)
-        return _Compared(row.file, stamp, same_image(there, file)) if stamp else None
+        if not stamp:
+            return None
+        try:
+            same = same_image(there, file)
+        except InputError:  # `file` has been read: the image that is there cannot be
+            same = False
+        return _Compared(row.file, stamp, same)
 
     def _add(self, study: str, file: Path, suffix: str, info: Mapping[str, Any], compared: _Compared | None) -> ImageRow | None:
         """Adds an image; returns None if there is an image of that name that `file` was not compared with."""
@@ -109,8 +115,10 @@ class ImageChanges:
         with made.survives(self._index), staged_copy(file, self._path) as part:
             row = ImageRow(study, target.name, dict(info), sha256=sha256(part))
             with self._index.writing() as rows:
-                self._reconciler.take_images(rows)
+                listing = self._reconciler.take_images(rows)
                 before = rows.image(study)
+                if before is None and study in listing.problems:
+                    raise ConflictError(study, f"is the name of an image here that {listing.problems[study]}")
                 if before is not None:
                     if compared is None or (compared.file, compared.stamp) != (before.file, before.stamp):
                         return None

@@ -28,6 +28,7 @@ from medsam2_atlas.storage.rows import (
     read_label,
     read_labels,
     read_problems,
+    read_twins,
 )
 
 _Answer = TypeVar("_Answer")
@@ -146,6 +147,32 @@ class Index:
         """Returns studies with label maps whose image's checksum is not known."""
         query = "SELECT study FROM images WHERE hashed != stamp AND study IN (SELECT study FROM labels) ORDER BY study"
         return self._ask(lambda base: [row[0] for row in base.execute(query)])
+
+    def undecided_images(self) -> list[tuple[str, str]]:
+        """Returns studies with the SHA-256 of an image that a label map was drawn on, not compared with the current one yet."""
+        query = (
+            "SELECT DISTINCT l.study, l.image_sha256 FROM labels l JOIN images i ON i.study = l.study "
+            "WHERE l.image_sha256 != '' AND i.sha256 NOT IN ('', l.image_sha256) "
+            "AND NOT EXISTS (SELECT 1 FROM alike a WHERE a.former = l.image_sha256 AND a.now = i.sha256) ORDER BY l.study"
+        )
+        return self._ask(lambda base: [(row[0], row[1]) for row in base.execute(query)])
+
+    def drawn_on(self) -> dict[str, str]:
+        """Returns studies whose current image has label maps that were drawn on it, with its SHA-256."""
+        query = (
+            "SELECT DISTINCT i.study, i.sha256 FROM images i JOIN labels l ON l.study = i.study "
+            "WHERE i.sha256 != '' AND l.image_sha256 = i.sha256 ORDER BY i.study"
+        )
+        return self._ask(lambda base: {row[0]: row[1] for row in base.execute(query)})
+
+    def twins(self) -> dict[str, tuple[str, str | None]]:
+        """Returns studies with several image files; see `read_twins`."""
+        return self._ask(read_twins)
+
+    def doubled(self) -> list[tuple[str, str]]:
+        """Returns label maps that were found in several files, and of which none was chosen yet."""
+        query = "SELECT study, tag FROM doubled d WHERE EXISTS (SELECT 1 FROM labels l WHERE l.version = d.version)"
+        return self._ask(lambda base: [(row[0], row[1]) for row in base.execute(query)])
 
     def unchecked(self) -> list[tuple[str, str]]:
         """Returns label maps without a full check."""

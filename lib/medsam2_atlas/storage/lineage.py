@@ -45,6 +45,8 @@ class Version:
         info: information that the client sent with it.
         image_sha256: of the image that it was drawn on; empty if unknown.
         organs: numbers that the label map holds; None if unknown.
+        doubled: names of the files that another program had put there under the same tag, of which this is the newest; empty
+            if it was the only one, or if all hold the same voxels.
     """
 
     number: int
@@ -56,6 +58,7 @@ class Version:
     info: Mapping[str, Any] = field(default_factory=dict)
     image_sha256: str = ""
     organs: tuple[int, ...] | None = None
+    doubled: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, text: str) -> Version:
@@ -70,6 +73,7 @@ class Version:
         known = {entry.name: content[entry.name] for entry in fields(cls) if entry.name in content}
         if known.get("organs") is not None:
             known["organs"] = tuple(int(organ) for organ in known["organs"])
+        known["doubled"] = tuple(str(name) for name in known.get("doubled") or ())
         return cls(**known)
 
     @property

@@ -26,7 +26,7 @@ from medsam2_atlas.storage.lineage import Lineage, Version
 from medsam2_atlas.storage.links import Roots
 from medsam2_atlas.storage.removal import finish_removals
 from medsam2_atlas.storage.rows import ImageRow, Writer
-from medsam2_atlas.storage.scan import Key, LabelScan, image_problems, readable, reason, scan_labels
+from medsam2_atlas.storage.scan import Key, LabelScan, image_problems, judged, readable, reason, scan_labels
 from medsam2_atlas.storage.settle import Settler, entry, overtaken
 
 log = logging.getLogger(__name__)
@@ -136,13 +136,18 @@ class Reconciler:
         with self._index.writing() as rows:
             self.settler.settle(rows, study, tag)
 
-    def take_images(self, rows: Writer) -> None:
+    def take_images(self, rows: Writer) -> Listing:
         """Takes in added, removed and changed images.
+
+        Returns:
+            The files of the folder.
 
         Raises:
             OSError: the folder cannot be listed.
         """
-        self._take_images(rows, list_files(self._path, self._roots), set())
+        listing = judged(list_files(self._path, self._roots), rows.twins())
+        self._take_images(rows, listing, set())
+        return listing
 
     def _look(self, *, thorough: bool, retry: bool) -> None:
         unsettled = self._index.unsettled()
@@ -158,11 +163,12 @@ class Reconciler:
 
     def _look_at_images(self, unsettled: dict[Key, tuple[str, bool]], thorough: bool) -> set[str]:
         """Updates the images in the index; returns their studies."""
-        listing, known = list_files(self._path, self._roots), self._index.image_stamps()
+        listing, known = judged(list_files(self._path, self._roots), self._index.twins()), self._index.image_stamps()
         now = {study: (names[-1], listing.stamps[names[-1]]) for study, names in listing.files.items()}
         problems = {study: text for (study, tag), (text, _) in unsettled.items() if not tag}
         suspects = set(now) if thorough else {study for study in now if now[study] != known.get(study)} | set(problems)
-        if thorough or now != known or image_problems(listing, suspects) != problems:
+        fresh = listing.twins != {study: files for study, (files, _) in self._index.twins().items()}
+        if thorough or fresh or now != known or image_problems(listing, suspects) != problems:
             with self._index.writing() as writer:
                 self._take_images(writer, listing, suspects)
         return set(now)
@@ -182,10 +188,16 @@ class Reconciler:
                 rows.check_again(study)
             elif study in suspects and row.info != self._image_info(study):
                 rows.put_image(replace(row, info=self._image_info(study)))
+        before = rows.twins()
+        for study in set(before) - set(listing.twins):
+            rows.drop_twins(study)
+        for study, files in listing.twins.items():
+            if before.get(study, ("",))[0] != files:
+                rows.put_twins(study, files, None)
         rows.drop_image_problems()
         for study, problem in image_problems(listing, suspects).items():
             log.warning("%s %s", study, problem)
-            rows.put_problem(study, "", problem)
+            rows.put_problem(study, "", problem, bad=study not in listing.notes)
 
     def _suspects(self, unsettled: dict[Key, tuple[str, bool]], thorough: bool, retry: bool) -> set[Key]:
         """Returns labels whose files differ from the index; if `thorough`, also those whose versions differ."""
@@ -213,14 +225,14 @@ class Reconciler:
         except (OSError, StorageError) as error:
             tags = {tag for _, tag in self._index.label_stamps()}
             scan = LabelScan(closed=dict.fromkeys(tags, reason(error)) or {"": reason(error)})
-        wanted = {(f"labels/{tag}", tag): text for tag, text in scan.closed.items()}
+        wanted = {(f"labels/{tag}", tag): text for tag, text in scan.closed.items()} | scan.others
         if wanted != {key: text for key, (text, _) in unsettled.items() if "/" in key[0]}:
             with self._index.writing() as writer:
                 for key in unsettled:
                     if "/" in key[0]:
                         writer.drop_problem(*key)
                 for key, text in wanted.items():
-                    log.error("the folder %s %s", key[0], text)
+                    log.error("%s %s", key[0], text)
                     writer.put_problem(*key, text)
         return scan
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medsam2_atlas.storage.doubts import doubled_problem, image_problem
 from medsam2_atlas.storage.folder import encodable, stamp
 from medsam2_atlas.storage.lineage import Version
 
@@ -25,21 +26,31 @@ CREATE TABLE IF NOT EXISTS labels (
 CREATE TABLE IF NOT EXISTS problems (
     study TEXT NOT NULL, tag TEXT NOT NULL, text TEXT NOT NULL, bad INTEGER NOT NULL, PRIMARY KEY (study, tag)
 );
+CREATE TABLE IF NOT EXISTS alike (
+    former TEXT NOT NULL, now TEXT NOT NULL, same INTEGER NOT NULL, PRIMARY KEY (former, now)
+);
+CREATE TABLE IF NOT EXISTS twins (study TEXT PRIMARY KEY, files TEXT NOT NULL, verdict TEXT);
+CREATE TABLE IF NOT EXISTS doubled (study TEXT NOT NULL, tag TEXT NOT NULL, version TEXT NOT NULL, PRIMARY KEY (study, tag));
 """
 SCHEMA_VERSION = 2
+"""Tables that are only added need no new number: an older program does not read them."""
 
-_SWAPPED = "was drawn on another image than the one that is here now. Bring that image back, or save the label map again."
 _LABELS = """
 SELECT l.study, l.tag, l.file, l.stamp, l.version, l.checked,
     CASE
-        WHEN p.text IS NOT NULL THEN p.text
-        WHEN coalesce(l.checked, '') != '' THEN l.checked
-        WHEN l.image_sha256 != '' AND coalesce(i.sha256, '') != '' AND l.image_sha256 != i.sha256 THEN :swapped
+        WHEN p.text IS NOT NULL THEN 'failed'
+        WHEN l.image_sha256 != '' AND coalesce(i.sha256, '') NOT IN ('', l.image_sha256) AND NOT coalesce(a.same, 0)
+            THEN CASE WHEN a.same IS NULL THEN 'comparing' ELSE 'replaced' END
+        WHEN d.version IS NOT NULL THEN 'doubled'
+        WHEN coalesce(l.checked, '') != '' THEN 'checked'
         ELSE ''
-    END AS problem
+    END AS state,
+    p.text, i.file, i.stamp
 FROM labels l
 LEFT JOIN problems p ON p.study = l.study AND p.tag = l.tag AND p.bad
 LEFT JOIN images i ON i.study = l.study
+LEFT JOIN alike a ON a.former = l.image_sha256 AND a.now = i.sha256
+LEFT JOIN doubled d ON d.study = l.study AND d.tag = l.tag AND d.version = l.version
 """
 
 
@@ -76,6 +87,7 @@ class LabelRow:
         version: its version.
         checked: problem that the full check found; empty for none, None before the check.
         problem: why the label map does not count; filled when the row is read.
+        unsure: see `entries.Label`; filled when the row is read.
     """
 
     study: str
@@ -85,6 +97,7 @@ class LabelRow:
     version: Version
     checked: str | None = None
     problem: str = ""
+    unsure: bool = False
 
 
 def stamp_of(file: Path) -> str:
@@ -149,6 +162,24 @@ class Writer:
         version = json.dumps(asdict(row.version))
         values = (row.study, row.tag, row.file, row.stamp, version, row.version.image_sha256, row.checked)
         self._database.execute("INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        if row.version.doubled:
+            self._database.execute("INSERT OR REPLACE INTO doubled VALUES (?, ?, ?)", (row.study, row.tag, version))
+
+    def put_alike(self, former: str, now: str, same: bool) -> None:
+        """Records whether two files, given by their SHA-256, hold the same image."""
+        self._database.execute("INSERT OR REPLACE INTO alike VALUES (?, ?, ?)", (former, now, same))
+
+    def twins(self) -> dict[str, tuple[str, str | None]]:
+        """Returns studies with several image files; see `read_twins`."""
+        return read_twins(self._database)
+
+    def put_twins(self, study: str, files: str, verdict: str | None) -> None:
+        """Records a study's several image files and what their comparison has found; see `read_twins`."""
+        self._database.execute("INSERT OR REPLACE INTO twins VALUES (?, ?, ?)", (study, files, verdict))
+
+    def drop_twins(self, study: str) -> None:
+        """Removes a study from those with several image files."""
+        self._database.execute("DELETE FROM twins WHERE study = ?", (study,))
 
     def put_problem(self, study: str, tag: str, text: str, *, bad: bool = True) -> None:
         """Records a problem of a label map, or of an image (empty tag). bad: whether the label map does not count."""
@@ -168,7 +199,7 @@ class Writer:
 
     def drop_image(self, study: str) -> None:
         """Removes an image and its label maps."""
-        for table in ("images", "labels", "problems"):
+        for table in ("images", "labels", "problems", "doubled"):
             self._database.execute(f"DELETE FROM {table} WHERE study = ?", (study,))
 
     def drop_label(self, study: str, tag: str) -> None:
@@ -191,9 +222,17 @@ def read_image(database: sqlite3.Connection, study: str) -> ImageRow | None:
     return _image(row) if row else None
 
 
+def read_twins(database: sqlite3.Connection) -> dict[str, tuple[str, str | None]]:
+    """Returns studies with several image files: the files with their stamps as JSON, and what their comparison has found.
+
+    That is empty if they hold the same image, else a problem; None before the comparison.
+    """
+    return {row[0]: (row[1], row[2]) for row in database.execute("SELECT study, files, verdict FROM twins")}
+
+
 def read_labels(database: sqlite3.Connection) -> dict[tuple[str, str], LabelRow]:
     """Returns all label maps by study and tag."""
-    return {(row[0], row[1]): _label(row) for row in database.execute(_LABELS, {"swapped": _SWAPPED}).fetchall()}
+    return {(row[0], row[1]): _label(row) for row in database.execute(_LABELS).fetchall()}
 
 
 def read_label(database: sqlite3.Connection, study: str, tag: str) -> LabelRow | None:
@@ -201,23 +240,22 @@ def read_label(database: sqlite3.Connection, study: str, tag: str) -> LabelRow |
     if not (encodable(study) and encodable(tag)):
         return None
     query = f"{_LABELS} WHERE l.study = :study AND l.tag = :tag"
-    row = database.execute(query, {"swapped": _SWAPPED, "study": study, "tag": tag}).fetchone()
+    row = database.execute(query, {"study": study, "tag": tag}).fetchone()
     return _label(row) if row else None
 
 
 def read_counts(database: sqlite3.Connection) -> tuple[int, dict[str, int]]:
     """Returns the number of images, and the number of label maps without a problem under each tag."""
     images = database.execute("SELECT count(*) FROM images").fetchone()[0]
-    query = f"SELECT tag, sum(problem = '') FROM ({_LABELS}) GROUP BY tag ORDER BY tag"
-    return int(images), {tag: int(count) for tag, count in database.execute(query, {"swapped": _SWAPPED}) if count}
+    query = f"SELECT tag, sum(state = '') FROM ({_LABELS}) GROUP BY tag ORDER BY tag"
+    return int(images), {tag: int(count) for tag, count in database.execute(query) if count}
 
 
 def read_problems(database: sqlite3.Connection) -> dict[tuple[str, str], str]:
     """Returns problems by study and tag; an empty tag stands for the image."""
     found = {(study, tag): text for study, tag, text in database.execute("SELECT study, tag, text FROM problems")}
-    query = f"SELECT study, tag, problem FROM ({_LABELS}) WHERE problem != ''"
-    rows = database.execute(query, {"swapped": _SWAPPED})
-    return {(study, tag): text for study, tag, text in rows} | found
+    rows = [_label(row) for row in database.execute(f"SELECT * FROM ({_LABELS}) WHERE state != ''")]
+    return {(row.study, row.tag): row.problem for row in rows} | found
 
 
 def _image(row: tuple[str, str, str, str, str, str]) -> ImageRow:
@@ -225,6 +263,13 @@ def _image(row: tuple[str, str, str, str, str, str]) -> ImageRow:
     return ImageRow(study, file, json.loads(info), stamp, sha256, hashed)
 
 
-def _label(row: tuple[str, str, str, str, str, str | None, str]) -> LabelRow:
-    study, tag, file, stamp, version, checked, problem = row
-    return LabelRow(study, tag, file, stamp, Version.from_json(version), checked, problem)
+def _label(row: tuple[str, str, str, str, str, str | None, str, str | None, str | None, str | None]) -> LabelRow:
+    study, tag, file, stamp, text, checked, state, failure, image, image_stamp = row
+    version = Version.from_json(text)
+    if state in ("replaced", "comparing"):
+        problem = image_problem(version, image or "", image_stamp or "", state == "replaced")
+    elif state == "doubled":
+        problem = doubled_problem(version)
+    else:
+        problem = (failure or "") if state == "failed" else (checked or "") if state == "checked" else ""
+    return LabelRow(study, tag, file, stamp, version, checked, problem, state in ("replaced", "comparing", "doubled"))

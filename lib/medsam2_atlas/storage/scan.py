@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medsam2_atlas.errors import MedSAM2AtlasError, StorageError
+from medsam2_atlas.kinds import WRITTEN_LABELS
+from medsam2_atlas.storage.doubts import twins_note, twins_problem
 from medsam2_atlas.storage.folder import Listing, encodable, list_files
 from medsam2_atlas.storage.links import Roots
-from medsam2_atlas.volume import LABEL_SUFFIXES
 
 Key = tuple[str, str]
 """Study and tag."""
@@ -27,11 +30,13 @@ class LabelScan:
         files: path in the studies folder and stamp of each file, by study and tag.
         odd: studies and tags with a file that is left out.
         closed: tags whose folder cannot be listed, with the reason.
+        others: why files are of no kind that is read, by their path in the studies folder and their tag.
     """
 
     files: dict[Key, list[tuple[str, str]]] = field(default_factory=dict)
     odd: set[Key] = field(default_factory=set)
     closed: dict[str, str] = field(default_factory=dict)
+    others: dict[Key, str] = field(default_factory=dict)
 
 
 def scan_labels(path: Path, roots: Roots) -> LabelScan:
@@ -50,6 +55,7 @@ def scan_labels(path: Path, roots: Roots) -> LabelScan:
             continue
         for study, names in listing.files.items():
             found.files[study, tag] = [(f"labels/{tag}/{name}", listing.stamps[name]) for name in names]
+        found.others |= {(f"labels/{tag}/{name}", tag): text for name, text in listing.others.items()}
         found.odd |= {(study, tag) for study in listing.problems}
     return found
 
@@ -90,7 +96,7 @@ def label_files(path: Path, roots: Roots, study: str, tag: str) -> list[Path]:
 
 def label_names(study: str) -> list[str]:
     """Returns the names that the file of a study's label map may have."""
-    names = (f"{study}{suffix}" for suffix in LABEL_SUFFIXES)
+    names = (f"{study}{suffix}" for suffix in WRITTEN_LABELS)
     return [name for name in names if len(os.fsencode(name)) <= LONGEST_NAME]  # others cannot even be looked for
 
 
@@ -110,7 +116,7 @@ def quick_look(file: Path) -> str:
         ".nii": head[:4] in {size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big")},
         ".nrrd": head.startswith(b"NRRD"),
         ".mha": b"DimSize" in head,
-    }[file.suffix]
+    }[file.suffix.lower()]
     return "" if sound else f"is no {file.suffix} file. Save it again."
 
 
@@ -123,14 +129,36 @@ def reason(error: Exception) -> str:
     return f"cannot be used ({type(error).__name__}: {error})."
 
 
+def judged(listing: Listing, known: Mapping[str, tuple[str, str | None]]) -> Listing:
+    """Returns a listing of images in which each study has one file: a study with files of different images is left out.
+
+    Args:
+        listing: of the studies folder.
+        known: what the comparison of studies with several files has found, see `rows.read_twins`.
+    """
+    found = replace(listing, files=dict(listing.files), problems=dict(listing.problems))
+    for study, names in listing.files.items():
+        if len(names) == 1:
+            continue
+        found.twins[study] = json.dumps([[name, listing.stamps[name]] for name in names])
+        files, verdict = known.get(study, ("", None))
+        verdict = verdict if files == found.twins[study] else None
+        if verdict == "":
+            found.notes[study] = twins_note(names)
+        else:
+            found.problems[study] = twins_problem(names, verdict)
+            del found.files[study]
+    return found
+
+
 def image_problems(listing: Listing, suspects: set[str]) -> dict[str, str]:
-    """Returns problems of images by study.
+    """Returns problems of images, and notes on them, by study.
 
     Args:
         listing: of the studies folder.
         suspects: studies whose image is checked for read permission.
     """
-    found = dict(listing.problems)
+    found = {**listing.notes, **listing.others, **listing.problems}
     for study in suspects & set(listing.files):
         if not readable(listing.folder / listing.files[study][-1]):
             found[study] = "cannot be read (Permission denied). Give the server the right to read it."

@@ -12,7 +12,8 @@ from typing import Any
 
 from medsam2_atlas.errors import StorageError
 from medsam2_atlas.files import sha256
-from medsam2_atlas.storage.folder import WorkFolder, suffix_in
+from medsam2_atlas.kinds import suffix_in
+from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.lineage import Lineage, Version
 from medsam2_atlas.storage.links import Roots
 from medsam2_atlas.storage.rows import LabelRow, Writer, stamp_of
@@ -108,16 +109,18 @@ class Settler:
         """Saves files of other programs as versions, the newest as the current one; returns a note as `take` does."""
         lineage, newest = self.lineage(study, tag), strange[-1]
         info = entry(self._stock, study, "labels", tag, "info")
+        doubled = tuple(file.name for file in strange[:-1] if sums[file] != sums[newest])
         note = ""
         try:
             for file in strange:
                 with lineage.staged(file) as staged:
-                    found = Version(0, "", sha256(staged), "found", info=info)
+                    beside = doubled if file == newest else ()
+                    found = Version(0, "", sha256(staged), "found", info=info, doubled=beside)
                     version = lineage.commit(staged, suffix_in(file.name, labels=True), found)
         except OSError as error:  # a full or read-only disk still serves what is there
             number, suffix = lineage.next_number(), suffix_in(newest.name, labels=True)
             made = datetime.fromtimestamp(newest.stat().st_mtime, timezone.utc).isoformat(timespec="milliseconds")
-            version = Version(number, f"{number:05d}{suffix}", sums[newest], "found", made=made, info=info)
+            version = Version(number, f"{number:05d}{suffix}", sums[newest], "found", made=made, info=info, doubled=doubled)
             note = f"could not be kept as a version yet ({error.strerror}). It is, as soon as the disk can be written."
         else:
             note = _cleared([file for file in files if file != newest])

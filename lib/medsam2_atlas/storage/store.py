@@ -31,7 +31,8 @@ from medsam2_atlas.storage.before import Before, OvertakenError
 from medsam2_atlas.storage.changes import LabelChanges
 from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.entries import Image, Label, Saved, check_complete
-from medsam2_atlas.storage.folder import WorkFolder
+from medsam2_atlas.storage.fingerprints import Fingerprints
+from medsam2_atlas.storage.folder import Study, WorkFolder
 from medsam2_atlas.storage.images import ImageChanges
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.lineage import Lineage, Origin, Version
@@ -77,7 +78,9 @@ class StudyStore:
         self._index.fill = lambda: self._reconciler.run(thorough=True)
         self._image_changes = ImageChanges(self.path, self.work, self._index, self._roots, self._reconciler)
         self._changes = LabelChanges(self.path, self.work, self._index, self._roots, self._reconciler)
-        self._auditor = Auditor(self.path, self._index, self._reconciler.settler, self._table)
+        fingerprints = Fingerprints(self.work)
+        self._auditor = Auditor(self.path, self._index, self._reconciler.settler, self._table, fingerprints)
+        self._opened = True  # what the folder held before is still to be compared
         with self._errors("be opened"):
             self._index.ready()
 
@@ -104,8 +107,21 @@ class StudyStore:
             self._look()
             row = self._index.image(study)
         if row is None:
+            problem = self._index.problems().get((study, ""))
+            if problem:
+                raise NotFoundError(repr(study[:80]), problem)
             raise NotFoundError(repr(study[:80]), "is no study of this folder.", "Ask /datastore for those there are.")
         return self._image(row)
+
+    def studies(self) -> list[Study]:
+        """Returns the studies whose image can be used, by name, with the `final` label maps that count."""
+        images, labels, problems = self.images(), self.labels(), self.problems()
+        found = []
+        for study, image in sorted(images.items()):
+            final = labels.get(study, {}).get(FINAL)
+            if "image" not in problems.get(study, {}):
+                found.append(Study(study, image.file, final.file if final is not None and not final.problem else None))
+        return found
 
     def labels(self) -> dict[str, dict[str, Label]]:
         """All current label maps by study and tag."""
@@ -142,11 +158,15 @@ class StudyStore:
         return self._index.counts()
 
     def problems(self) -> dict[str, dict[str, str]]:
-        """Returns problems of images (`image`) and label maps (their tag), by study; also of files that are left out."""
+        """Returns problems of images (`image`) and label maps (their tag), by study; also of files that are left out.
+
+        `note` is the key of what should be known of an image that can be used.
+        """
         self._look()
         found: dict[str, dict[str, str]] = {}
+        notes = {study for (study, tag), (_, bad) in self._index.unsettled().items() if not tag and not bad}
         for (study, tag), text in sorted(self._index.problems().items()):
-            found.setdefault(study, {})[tag or "image"] = text
+            found.setdefault(study, {})[tag or ("note" if study in notes else "image")] = text
         return found
 
     def writable(self) -> str:
@@ -223,6 +243,7 @@ class StudyStore:
         with self._errors(f"get a label under {tag}", study):
             stamp, image_sha256 = stamp_of(image.file), self._auditor.checksum(study)
             checked = check_label(file, image.file, self._table)
+            self._auditor.remember(study)
             new = Version(0, "", sha256(file), origin, author, info=dict(info or {}))
             new = replace(new, image_sha256=image_sha256, organs=checked.organs)
             if checked.remarks:
@@ -251,10 +272,26 @@ class StudyStore:
             StorageError: it cannot be written, or its file has changed.
         """
         file, old = self._intact(study, tag, number)
-        new = replace(old, origin="restored", author=author, made="", info={**old.info, "restored_from": number})
+        info = {**old.info, "restored_from": number}
+        new = replace(old, origin="restored", author=author, made="", info=info, doubled=())
         with self._errors(f"get a label under {tag}", study):
             made = self._changes.save(study, tag, file, new, None, lambda *_: None)
         return Saved(self._label(made.row), made.before)
+
+    def confirm_label(self, study: str, tag: str, *, author: str = "") -> Saved:
+        """Makes the current label map a new version that a person has confirmed for the image that is there now.
+
+        Raises:
+            NotFoundError: there is none.
+            InputError: it does not fit the image.
+            ConflictError: it has changed meanwhile.
+            StorageError: it cannot be written.
+        """
+        label = self.label(study, tag)
+        info = {**label.version.info, "confirmed": label.version.number}
+        return self.save_label(
+            study, tag, label.file, author=author, info=info, expected_version=label.version.number, confirmed=True
+        )
 
     def remove_label(self, study: str, tag: str, *, author: str = "") -> None:
         """Takes the current label map away; its versions stay and can be restored.
@@ -318,7 +355,7 @@ class StudyStore:
         with self._errors("be read"):
             self._index.ready()
             self._index.again(lambda: self._reconciler.run(thorough=thorough))
-            self._auditor.compare_images()
+            self._compare_images()
 
     def audit(self, stop: threading.Event | None = None) -> int:
         """Checks label maps that other programs have put into the folder, and computes checksums of their images; this is slow.
@@ -331,15 +368,25 @@ class StudyStore:
         """
         with self._errors("be checked"):
             self._look()
-            return self._auditor.run(stop)
+            if self._auditor.compare_all(stop):
+                self._index.again(self._reconciler.run)
+            count = self._auditor.run(stop)
+            self._auditor.compare_all(stop)
+            return count
 
     # -- parts
 
     def _look(self) -> None:
         """Takes in changes of the folder."""
         with self._errors("be read"):
-            if self._index.again(self._reconciler.if_changed):
-                self._auditor.compare_images()
+            if self._index.again(self._reconciler.if_changed) or self._opened:
+                self._opened = False
+                self._compare_images()
+
+    def _compare_images(self) -> None:
+        """Compares changed images and several files of one study, for a short time."""
+        if self._auditor.compare_images():
+            self._index.again(self._reconciler.run)
 
     def _current(self, study: str, tag: str) -> LabelRow | None:
         """Returns the current label map, after taking in changes of its file; None if there is none."""
@@ -358,7 +405,10 @@ class StudyStore:
         """Returns whether a label map and its image are as the index records them."""
         image = self._index.image(row.study)
         try:
-            known = image is not None and (not image.sha256 or image.stamp == stamp_of(self.path / image.file) == image.hashed)
+            unknown = image is not None and not image.sha256 and not row.version.image_sha256
+            known = image is not None and (unknown or image.stamp == stamp_of(self.path / image.file) == image.hashed)
+            if row.unsure and any(study == row.study for study, _ in self._index.undecided_images()):
+                return False
             return known and row.stamp == stamp_of(self.path / row.file)
         except OSError:
             return False
@@ -370,7 +420,7 @@ class StudyStore:
             if self._index.image(study) is None or self._index.label(study, tag) is None:
                 return
             with contextlib.suppress(OSError, MedSAM2AtlasError):
-                self._auditor.checksum(study)
+                self._auditor.settle_image(study)
             row = self._index.label(study, tag)
             if row is not None and not self._as_known(row):
                 self._index.again(lambda: self._reconciler.settle(study, tag))
@@ -390,7 +440,7 @@ class StudyStore:
         return Image(row.study, self.path / row.file, row.info)
 
     def _label(self, row: LabelRow) -> Label:
-        return Label(row.study, row.tag, self.path / row.file, row.version, row.problem)
+        return Label(row.study, row.tag, self.path / row.file, row.version, row.problem, row.unsure)
 
     def _lineage(self, study: str, tag: str) -> Lineage:
         return self._reconciler.lineage(study, tag)

@@ -110,10 +110,15 @@ class PredictionStore:
         return found
 
     def latest(self, model: str, study: str) -> Prediction | None:
-        """The stored prediction, whatever it was made of; None where there is none or a person changed its file."""
+        """Returns the stored prediction, whatever weights and options made it.
+
+        None if there is none, if a person has changed its file, or if it was made of another image than the one that is there.
+        """
         try:
             entry = self._entry(model, study)
             label = self._studies.label(study, model)
+            if label.unsure:  # it may be of another image
+                return None
             if label.version.sha256 != entry["label_sha256"] or sha256(label.file) != entry["label_sha256"]:
                 return None
             return Prediction(label.file, entry["report"], entry["provenance"], entry["made"])

@@ -1,0 +1,118 @@
+"""Compares images of a studies folder: a changed file with the one that label maps were drawn on, and files of one name.
+
+Files are decoded for that, so no lock is held. What was found is kept in the index, by checksums and stamps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from medsam2_atlas.decoding import UnreadableFileError
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.files import sha256
+from medsam2_atlas.storage.fingerprints import Fingerprints, same_image
+from medsam2_atlas.storage.index import Index
+from medsam2_atlas.storage.rows import ImageRow, stamp_of
+from medsam2_atlas.storage.scan import reason
+
+
+class ImageComparison:
+    """Compares images of a studies folder."""
+
+    def __init__(self, path: Path, index: Index, fingerprints: Fingerprints) -> None:
+        """
+        Args:
+            path: of the studies folder.
+            index: of the studies.
+            fingerprints: of images that label maps were drawn on.
+        """
+        self._path, self._index, self._fingerprints = path, index, fingerprints
+
+    def remember(self, study: str) -> None:
+        """Keeps the fingerprint of a study's image.
+
+        Raises:
+            InputError: it cannot be read as a CT.
+        """
+        row = self._current(study)
+        if row is not None:
+            self._fingerprints.of(self._path / row.file, row.sha256)
+
+    def compare(self, study: str, former: str) -> None:
+        """Compares a study's image with the one of this SHA-256; without that one's fingerprint, they count as different.
+
+        Raises:
+            UnreadableFileError: the image ended its reader; it is tried again later.
+        """
+        row = self._current(study)
+        if row is None:
+            return
+        before = self._fingerprints.known(former)
+        try:
+            same = before is not None and self._fingerprints.of(self._path / row.file, row.sha256).alike(before)
+        except UnreadableFileError:
+            raise
+        except InputError:
+            same = False
+        if stamp_of(self._path / row.file) == row.stamp:  # otherwise it is another file by now
+            self._index.again(lambda: self._keep(former, row.sha256, same))
+
+    def compare_twins(self, study: str) -> bool:
+        """Compares the files of a study that has several.
+
+        Returns:
+            Whether they were compared now.
+
+        Raises:
+            OSError: a file cannot be read.
+            UnreadableFileError: a file ended its reader; it is tried again later.
+        """
+        known = self._index.twins().get(study)
+        if known is None or known[1] is not None:
+            return False
+        stamps = dict(json.loads(known[0]))
+        files = [self._path / name for name in stamps]
+        verdict = difference(files)
+        if {file.name: stamp_of(file) for file in files} != stamps:
+            return False
+        self._index.again(lambda: self._keep_verdict(study, known[0], verdict))
+        return True
+
+    def _current(self, study: str) -> ImageRow | None:
+        """Returns an image whose checksum is known and current."""
+        row = self._index.image(study)
+        current = row is not None and row.sha256 and row.hashed == row.stamp == stamp_of(self._path / row.file)
+        return row if current else None
+
+    def _keep(self, former: str, now: str, same: bool) -> None:
+        with self._index.writing() as rows:
+            rows.put_alike(former, now, same)
+
+    def _keep_verdict(self, study: str, files: str, verdict: str) -> None:
+        with self._index.writing() as rows:
+            if rows.twins().get(study, ("",))[0] == files:
+                rows.put_twins(study, files, verdict)
+
+
+def difference(files: Sequence[Path]) -> str:
+    """Returns why several files cannot stand for one image; empty if they hold the same one.
+
+    Raises:
+        OSError: a file cannot be read.
+        UnreadableFileError: a file ended its reader.
+    """
+    sums = {}
+    for file in files:
+        try:
+            sums[sha256(file)] = file
+        except PermissionError:
+            return f"they cannot be compared, since {file.name} cannot be read (Permission denied)."
+    first, *others = sums.values()
+    try:
+        return "" if all(same_image(first, other) for other in others) else "they are different images."
+    except UnreadableFileError:
+        raise
+    except InputError as error:
+        return f"they cannot be compared, since {Path(error.subject).name} {reason(error)}"
