@@ -79,7 +79,11 @@ def test_verbose_shows_the_traceback_too(state: Path) -> None:
 
 def test_ctrl_c_ends_in_one_line(state: Path) -> None:
     process = subprocess.Popen(
-        command("print('ready', flush=True); time.sleep(60)"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command("print('ready', flush=True); time.sleep(60)"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs inherit that it is ignored
     )
     assert process.stdout is not None
     process.stdout.readline()
