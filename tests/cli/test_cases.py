@@ -56,7 +56,7 @@ BAD = {
     "broken": "broken.nii.gz",
     "empty": "holds no organ",
     "lonely": "labels/ has no file of that name",
-    "shifted": "has another grid (size (40, 30, 28)",
+    "shifted": "40 x 30 x 28 voxels instead of",
     "unscaled": "its values are 1000 too high for HU",
     "wild": "holds labels [16]",
 }

@@ -159,7 +159,7 @@ def test_a_case_that_cannot_be_used_does_not_stop_training(cases: list[TrainingC
     assert set(stats["skipped"]) == {"garbage", "gone", "strange", "before", "empty", "wild", "shifted"}
     assert "holds no organ" in stats["skipped"]["empty"]
     assert "[16]" in stats["skipped"]["wild"]
-    assert "another grid (size (40, 30, 30)" in stats["skipped"]["shifted"]
+    assert "40 x 30 x 30 voxels instead of" in stats["skipped"]["shifted"]
     assert "garbage.nii.gz" in stats["skipped"]["garbage"]
     assert json.loads((tmp_path / "run" / "stats.json").read_text())["skipped"] == stats["skipped"]
     assert set(stats["train_cases"]) | set(stats["validation_cases"]) == {"a", "b", "c", "d", "complete"}
