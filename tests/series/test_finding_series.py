@@ -122,6 +122,7 @@ def test_a_dicomdir_stands_for_its_folder(tmp_path: Path) -> None:
         assert volume.remarks == ()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_entries_of_a_dicomdir_are_not_followed(tmp_path: Path) -> None:
     files = write_series(tmp_path / "elsewhere", upright(ARRAY))
     (tmp_path / "medium").mkdir()
@@ -150,6 +151,7 @@ def test_one_file_stands_for_its_series_in_its_folder(tmp_path: Path) -> None:
     assert (read_volume(enhanced[0]).array == ARRAY + 9).all()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_several_series_are_listed_so_that_one_can_be_chosen(tmp_path: Path) -> None:
     for n in range(3):
 

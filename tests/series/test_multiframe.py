@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import highdicom as hd
@@ -13,8 +14,11 @@ from highdicom.legacy import LegacyConvertedEnhancedCTImage
 from pydicom.dataset import Dataset
 from pydicom.uid import LegacyConvertedEnhancedCTImageStorage
 
+from decoding.mutations import mutated
 from medsam2_atlas.dicom import LabelOrigin, read_rtstruct, read_seg, write_rtstruct, write_seg
 from medsam2_atlas.errors import InputError
+from medsam2_atlas.series import find_series
+from medsam2_atlas.series.pixels import hounsfield
 from medsam2_atlas.volume import read_volume
 from series_files import Change, upright, write_enhanced, write_series
 
@@ -149,6 +153,21 @@ def test_frames_that_make_no_volume_are_refused_for_their_reason(tmp_path: Path,
     write_enhanced(tmp_path, upright(ARRAY), change, order=ORDER)
     with pytest.raises(InputError, match=told):
         read_volume(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("seed", range(4))
+def test_mutated_files_are_read_or_refused_by_name(tmp_path: Path, seed: int) -> None:
+    (file,) = write_enhanced(tmp_path, upright(ARRAY[:, :4, :5]), order=ORDER)
+    original, draw = file.read_bytes(), np.random.default_rng(seed)
+    for _ in range(30):
+        content = bytearray(original)
+        for place in draw.integers(300, len(content), int(draw.integers(1, 8))):
+            content[place] = draw.integers(0, 256)
+        file.write_bytes(mutated(bytes(content), ".dcm", draw) if draw.random() < 0.3 else content)
+        with suppress(InputError):
+            values = hounsfield(find_series(tmp_path))
+            assert values.ndim == 3
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -56,6 +56,17 @@ def test_a_double_slice_is_told(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
+def test_images_of_the_series_without_a_position_are_told(tmp_path: Path) -> None:
+    def placeless(ds: Dataset, n: int) -> None:
+        if n == 4:
+            del ds.ImagePositionPatient
+
+    write_series(tmp_path, upright(ARRAY), placeless)
+    volume = read_volume(tmp_path)
+    assert (volume.array == ARRAY[:4]).all()
+    assert volume.remarks == ("1 of its images have no ImagePositionPatient and are left out.",)
+
+
 def test_several_phases_are_named(tmp_path: Path) -> None:
     def timed(ds: Dataset, n: int) -> None:
         ds.TemporalPositionIdentifier, ds.ImagePositionPatient = 1 + n % 3, [0, 0, n // 3]

@@ -56,6 +56,7 @@ def series_files(path: Path) -> SeriesFiles:
             series = _series_uid(header)
     found: dict[str, list[tuple[Path, Dataset]]] = {}
     others: Counter[str] = Counter()
+    placeless: Counter[str] = Counter()
     remarks = []
     for file in files_below(folder, nested=series is None):
         try:
@@ -70,7 +71,8 @@ def series_files(path: Path) -> SeriesFiles:
         if not _is_image(header) and not attribute(header, "SOPClassUID") and not _is_directory(file, header):
             remarks.append(_unreadable(file, folder))  # pydicom reads a damaged file as far as it can
         elif not _is_image(header):
-            others[str(attribute(header, "Modality") or DIRECTORY_NAME)] += 1
+            others[line(attribute(header, "Modality")) or DIRECTORY_NAME] += 1
+            placeless[_series_uid(header)] += bool(attribute(header, "Rows"))
         elif series is None or _series_uid(header) == series:
             found.setdefault(_series_uid(header), []).append((file, header))
         if len(found) > _MAX_SERIES:
@@ -81,7 +83,10 @@ def series_files(path: Path) -> SeriesFiles:
         raise InputError(path, f"holds no DICOM series: {told}.", _ONE)
     if len(found) > 1:
         raise InputError(path, _several(found, folder), "Give one file of the series that you want, or a folder with it alone.")
-    return SeriesFiles(tuple(next(iter(found.values()))), tuple(remarks))
+    ((uid, members),) = found.items()
+    if placeless[uid]:
+        remarks.append(f"{placeless[uid]} of its images have no ImagePositionPatient and are left out.")
+    return SeriesFiles(tuple(members), tuple(remarks))
 
 
 def _several(found: dict[str, list[tuple[Path, Dataset]]], folder: Path) -> str:
@@ -91,12 +96,16 @@ def _several(found: dict[str, list[tuple[Path, Dataset]]], folder: Path) -> str:
         file, header = members[0]
         number, name = (line(attribute(header, tag), 40) for tag in ("SeriesNumber", "SeriesDescription"))
         files = "1 file" if len(members) == 1 else f"{len(members)} files"
-        told.append(f"{number or '?'} {name or 'without description'!r} ({files}, such as {file.relative_to(folder)})")
+        told.append(f"{number or '?'} {name or 'without description'!r} ({files}, such as {_name(file, folder)})")
     return f"holds slices of {count} series: {'; '.join(told)}."
 
 
 def _unreadable(file: Path, folder: Path) -> str:
-    return f"{file.relative_to(folder)} cannot be read as DICOM and is left out."
+    return f"{_name(file, folder)} cannot be read as DICOM and is left out."
+
+
+def _name(file: Path, folder: Path) -> str:
+    return line(file.relative_to(folder), 120)
 
 
 def _is_directory(file: Path, header: Dataset) -> bool:

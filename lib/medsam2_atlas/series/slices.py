@@ -19,13 +19,8 @@ TAGS = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsStored", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-    *(
-        "ConcatenationUID",
-        "InConcatenationNumber",
-        "InConcatenationTotalNumber",
-        "TemporalPositionIdentifier",
-        "SpecificCharacterSet",
-    ),
+    *("ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber", "TemporalPositionIdentifier"),
+    "SpecificCharacterSet",
 )
 """Attributes that slices are made of."""
 _EXPORT = "Export the series again, with its geometry."
@@ -106,11 +101,9 @@ def slices_of(file: Path, header: Dataset) -> list[Slice]:
 
 def _slice(file: Path, header: Dataset, frame: int | None, places: Sequence[Dataset]) -> Slice:
     position = places if frame is None or len(places) < 2 else places[:-1]  # one position cannot hold for all frames
-    number = (
-        _within(places, "FrameContentSequence", "InStackPositionNumber")
-        if frame is not None
-        else _get(header, "InstanceNumber")
-    )
+    number = _get(header, "InstanceNumber")
+    if frame is not None:
+        number = _within(places, "FrameContentSequence", "InStackPositionNumber")
     slope, intercept = (
         _optional(file, _within(places, "PixelValueTransformationSequence", tag), tag)
         for tag in ("RescaleSlope", "RescaleIntercept")
