@@ -194,7 +194,7 @@ def read_grid(path: str | Path) -> Geometry:
 
 
 def read_labels(path: str | Path, like: Volume | None = None, *, image: str | Path | None = None) -> Volume:
-    """Reads a label map as unsigned 8-bit; on exactly the grid of `like` where given. Decoded in a reader process.
+    """Reads a label map as unsigned 8-bit; on exactly its image's grid where given. Decoded in a reader process.
 
     Values within 0.001 of whole numbers are rounded. A grid that differs from the image's by less than a tenth of a voxel at
     every corner becomes the image's. `remarks` tell of both.
@@ -206,18 +206,20 @@ def read_labels(path: str | Path, like: Volume | None = None, *, image: str | Pa
     Args:
         path: of the label map.
         like: its image.
-        image: file or folder of its image, whose voxels are not needed; in place of `like`, and read only for segmentations.
+        image: file or folder of its image, whose voxels are not needed; in place of `like`.
 
     Raises:
         InputError: not readable, values that are not whole numbers from 0 to 255, another grid than the image's, or segments
             that are no organs.
     """
+    grid = like.geometry if like is not None else read_grid(image) if image is not None else None
     if is_segmentation(Path(path)):
-        grid = like.geometry if like is not None else read_grid(image) if image is not None else None
         found = _decoded("labels", Path(path), like=None if grid is None else asdict(grid))
         return found if like is None else replace(found, file_geometry=like.file_geometry)
-    volume = _decoded("labels", Path(path))
-    return volume if like is None else on_grid(volume, like.geometry, like.file_geometry, like.source)
+    found = _decoded("labels", Path(path))
+    if grid is None:
+        return found
+    return on_grid(found, grid, grid, str(image)) if like is None else on_grid(found, grid, like.file_geometry, like.source)
 
 
 def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> None:
