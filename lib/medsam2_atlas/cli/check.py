@@ -60,7 +60,7 @@ def _cases(path: Path, label: Path | None, left_out: dict[str, str]) -> list[Cas
 
     if not path.is_dir() or label is not None:
         return [(path.name, path, label)]
-    if (path / "images").is_dir():
+    if (path / "images").is_dir() and (path / "labels").is_dir():  # a DICOM export may have one folder of that name
         return [(files.name, files.image, files.label) for files in annotated_cases(path, left_out)]
     folder = StudyFolder(path)
     if not folder.has_images() and not (path / "labels").is_dir():
