@@ -30,6 +30,7 @@ from medsam2_atlas.storage.audit import Auditor
 from medsam2_atlas.storage.before import Before, OvertakenError
 from medsam2_atlas.storage.changes import LabelChanges
 from medsam2_atlas.storage.checks import check_label, suffix_of
+from medsam2_atlas.storage.current import CurrentLabels
 from medsam2_atlas.storage.entries import Image, Label, Saved, check_complete
 from medsam2_atlas.storage.fingerprints import Fingerprints
 from medsam2_atlas.storage.folder import Study, WorkFolder
@@ -80,6 +81,7 @@ class StudyStore:
         self._changes = LabelChanges(self.path, self.work, self._index, self._roots, self._reconciler)
         fingerprints = Fingerprints(self.work)
         self._auditor = Auditor(self.path, self._index, self._reconciler.settler, self._table, fingerprints)
+        self._current = CurrentLabels(self.path, self._index, self._reconciler, self._auditor, self._look)
         self._opened = True  # what the folder held before is still to be compared
         with self._errors("be opened"):
             self._index.ready()
@@ -137,7 +139,8 @@ class StudyStore:
         Raises:
             NotFoundError: there is none.
         """
-        row = self._current(study, tag)
+        with self._errors("be read", study):
+            row = self._current.find(study, tag)
         if row is None:
             raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.")
         return self._label(row)
@@ -258,7 +261,7 @@ class StudyStore:
                     check_complete(study, before.organs_of(row, failed), checked, self._table)
 
             for _ in range(_TRIES):
-                before = Before(*self._current_or_failed(study, tag), self.path, image.file) if asks else None
+                before = Before(*self._current.find_or_failed(study, tag), self.path, image.file) if asks else None
                 with contextlib.suppress(OvertakenError):
                     made = self._changes.save(study, tag, file, new, expected_version, accept)
                     return Saved(self._label(made.row), made.before)
@@ -387,43 +390,6 @@ class StudyStore:
         """Compares changed images and several files of one study, for a short time."""
         if self._auditor.compare_images():
             self._index.again(self._reconciler.run)
-
-    def _current(self, study: str, tag: str) -> LabelRow | None:
-        """Returns the current label map, after taking in changes of its file; None if there is none."""
-        row = self._index.label(study, tag)
-        if row is None or not self._as_known(row):
-            self._settle(study, tag)
-            row = self._index.label(study, tag)
-        return row
-
-    def _current_or_failed(self, study: str, tag: str) -> tuple[LabelRow | None, bool]:
-        """Returns the current label map, and whether it could not be settled."""
-        row = self._current(study, tag)
-        return row, self._index.unsettled().get((study, tag), ("", False))[1]
-
-    def _as_known(self, row: LabelRow) -> bool:
-        """Returns whether a label map and its image are as the index records them."""
-        image = self._index.image(row.study)
-        try:
-            unknown = image is not None and not image.sha256 and not row.version.image_sha256
-            known = image is not None and (unknown or image.stamp == stamp_of(self.path / image.file) == image.hashed)
-            if row.unsure and any(study == row.study for study, _ in self._index.undecided_images()):
-                return False
-            return known and row.stamp == stamp_of(self.path / row.file)
-        except OSError:
-            return False
-
-    def _settle(self, study: str, tag: str) -> None:
-        """Takes in changes of one label map and its image."""
-        with self._errors("be read", study):
-            self._look()
-            if self._index.image(study) is None or self._index.label(study, tag) is None:
-                return
-            with contextlib.suppress(OSError, MedSAM2AtlasError):
-                self._auditor.settle_image(study)
-            row = self._index.label(study, tag)
-            if row is not None and not self._as_known(row):
-                self._index.again(lambda: self._reconciler.settle(study, tag))
 
     def _intact(self, study: str, tag: str, number: int) -> tuple[Path, Version]:
         lineage = self._lineage(study, tag) if tag in self.tags(study) else None
