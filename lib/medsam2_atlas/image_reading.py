@@ -136,7 +136,8 @@ def _whole_numbers(path: Path, array: np.ndarray, remarks: list[str]) -> np.ndar
             with np.errstate(invalid="ignore"):
                 off = float(np.abs(plane - rounded).max())  # NaN where a value is NaN or infinite
         if not off <= _WHOLE or rounded.min() < 0 or rounded.max() > 255:
-            raise InputError(path, "is not a label map: its values are not whole numbers from 0 to 255.")
+            problem = "is not a label map: its values are not whole numbers from 0 to 255."
+            raise InputError(path, problem, "Give the numbers of organs; thresholds make them from probabilities.")
         worst = max(worst, off)
         target[...] = rounded
     if worst:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from files.kind import Kind
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "inputs.md"
@@ -11,16 +16,38 @@ BEGIN, END = "<!-- from tests/files/table.py, by `make inputs` -->\n", "<!-- end
 
 
 def with_table(page: str) -> str:
-    """The page with the table of today in the place of the one that it has."""
-    from files.table import SECTIONS
+    """The page with the table of today in the place of the one that it has; every refused kind is written and read for it."""
+    from files.table import LABEL_MAPS, SECTIONS
 
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     sections = []
     for title, kinds in SECTIONS.items():
-        rows = [f"| {kind.what} | {kind.verdict} |\n" for kind in kinds]
-        sections.append(f"### {title}\n\n| file | verdict |\n| --- | --- |\n{''.join(rows)}\n")
+        rows = [f"| {kind.what} | {kind.verdict} | {remedy(kind, kinds is LABEL_MAPS)} |\n" for kind in kinds]
+        sections.append(f"### {title}\n\n| file | verdict | what to do |\n| --- | --- | --- |\n{''.join(rows)}\n")
     return before + BEGIN + "\n" + "".join(sections) + END + after
+
+
+def remedy(kind: Kind, label: bool) -> str:
+    """What the refusal of a kind, of a CT or a label map, says is to be done; empty if the kind is read."""
+    from files.itk_files import written
+    from medsam2_atlas.errors import InputError
+    from medsam2_atlas.hounsfield import read_ct
+    from medsam2_atlas.volume import read_labels
+
+    if not kind.refused:
+        return ""
+    with tempfile.TemporaryDirectory() as made:
+        (Path(made) / "file").mkdir()
+        path = kind.write(Path(made) / "file")
+        try:
+            if label:
+                read_labels(path, read_ct(written("ct.nii.gz")(Path(made))))
+            else:
+                read_ct(path)
+        except InputError as error:
+            return error.remedy
+    raise AssertionError(f"{kind.what} is not refused")
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ NRRD_AND_MHA = (
     Kind("MHA, packed", written("ct.mha", compress=True)),
     Kind("MHA, axes turned (RAS)", written("ct.mha", turned="RAS")),
     Kind("NRRD, big-endian", nrrd("ct.nrrd", endian="big")),
-    Kind("NRRD, bzip2", nrrd("ct.nrrd", encoding="bzip2"), "bzip2 encoding not available"),
+    Kind("NRRD, bzip2", nrrd("ct.nrrd", encoding="bzip2"), "is packed by bzip2"),
     Kind("NRRD, numbers as text", nrrd("ct.nrrd", encoding="ascii")),
     Kind("NRRD, a header alone (`data file:`)", nrrd("ct.nrrd", "data file: ct.raw"), "keeps its voxels in another file"),
     Kind("NRRD in metres", nrrd("ct.nrrd", *METRES, 'space units: "m" "m" "m"'), told="gives lengths in metres"),

@@ -37,6 +37,7 @@ def test_a_ct_is_read_right_or_refused_for_its_reason(kind: Kind, tmp_path: Path
         with pytest.raises(InputError) as refused:
             read_ct(path)
         assert kind.refused in str(refused.value)
+        assert refused.value.remedy
         assert ran.exit_code == 1
         assert kind.refused in plain(ran.output)
         return
@@ -57,6 +58,7 @@ def test_a_label_map_is_read_right_or_refused_for_its_reason(kind: Kind, tmp_pat
         with pytest.raises(InputError) as refused:
             read_labels(path, read_ct(image))
         assert kind.refused in str(refused.value)
+        assert refused.value.remedy
         assert ran.exit_code == 1
         assert kind.refused in plain(ran.output)
         return

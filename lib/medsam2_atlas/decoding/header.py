@@ -27,7 +27,7 @@ class Header:
         sizes: number of values along each of the file's axes, in the file's order; axes of components included.
         value_bytes: bytes of one value.
         offset: first byte of the voxels, in the file or, for a packed file, in its unpacked content.
-        encoding: `raw`, `gzip`, `zlib`, `bzip2` or `text`.
+        encoding: `raw`, `gzip`, `zlib` or `text`.
         whole_file_packed: whether the header is packed along with the voxels, as in `.nii.gz`.
         canonical: a text header written anew from the values read, without the grid; empty for binary headers. ITK gets this
             one, so that a text which ITK's parser would read in another way than ours never reaches it.

@@ -90,7 +90,7 @@ def _read(file: Path, content: bytes, order: str, length: int, packed: bool, rem
     sizes = checked_sizes(file, image_axes(dims[1 : dims[0] + 1]))
     grey_values(file, 1, "rgb-color" if kind in _COLOURS else "complex" if kind in _COMPLEX else "")
     if kind in _OTHER:
-        raise InputError(file, f"holds values {_OTHER[kind]}, which are not read.", "Export it with another type of values.")
+        raise InputError(file, f"holds values {_OTHER[kind]}, which are not read.", "Export it as numbers of 8 to 64 bits.")
     if kind not in _TYPES or bits not in (0, 8 * int(_TYPES[kind][1])):
         raise broken(file, f"its data type is {kind} of {bits} bits")
     if len(sizes) == 5 and sizes[3] == 1:

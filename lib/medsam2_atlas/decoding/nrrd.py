@@ -17,12 +17,12 @@ from medsam2_atlas.decoding.header import (
     whole_numbers,
 )
 from medsam2_atlas.decoding.nrrd_grid import nrrd_grid, nrrd_kinds, spatial_axes
+from medsam2_atlas.errors import InputError
 
 _MAGIC = re.compile(r"NRRD000[1-6]")
 _ENCODINGS = {
     **dict.fromkeys(("raw",), "raw"),
     **dict.fromkeys(("gz", "gzip"), "gzip"),
-    **dict.fromkeys(("bz2", "bzip2"), "bzip2"),
     **dict.fromkeys(("txt", "text", "ascii", "hex"), "text"),
 }
 _BYTES = {
@@ -73,6 +73,8 @@ def nrrd_header(file: Path) -> Header:
     if len(sizes) != axes:
         raise broken(file, f"it has {axes} axes and {len(sizes)} sizes")
     kind, encoding = " ".join(fields.get("type", "").lower().split()), fields.get("encoding", "").lower()
+    if encoding in ("bz2", "bzip2"):
+        raise InputError(file, "is packed by bzip2, which ITK does not read.", "Save it packed by gzip, or not packed.")
     if kind not in _BYTES or encoding not in _ENCODINGS:
         raise broken(file, f"its type is {kind[:20]!r}, its encoding {encoding[:20]!r}")
     kinds = nrrd_kinds(file, fields, axes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,7 +51,7 @@ def unpack_into(file: Path, header: Header, target: memoryview) -> None:
 
 def _unpacked(file: Path, header: Header, limit: int) -> Iterator[bytes]:
     """Yields the bytes, at most `limit`, that a file, or the part of it after its header, unpacks to."""
-    start: Callable[[], Any] = {"gzip": _gzip, "zlib": _zlib, "bzip2": bz2.BZ2Decompressor}[header.encoding]
+    start: Callable[[], Any] = {"gzip": _gzip, "zlib": _zlib}[header.encoding]
     length, ended, packed = 0, True, start()
     try:
         with file.open("rb") as stream:
@@ -78,8 +77,8 @@ def _unpacked(file: Path, header: Header, limit: int) -> Iterator[bytes]:
                             break
                         packed, ended = start(), False
                     else:
-                        block = getattr(packed, "unconsumed_tail", b"")
-                        if not block and getattr(packed, "needs_input", True):
+                        block = packed.unconsumed_tail
+                        if not block:
                             break
     except (OSError, zlib.error, ValueError, EOFError) as error:
         kind = header.encoding
