@@ -16,7 +16,7 @@ import pytest
 from medsam2_atlas.files import sha256
 from medsam2_atlas.storage import StudyStore
 from storage import writers
-from storage.test_store import ct, label, write
+from storage.test_store import label, write
 
 KILLS = 200
 WITH_READER = 10
@@ -30,13 +30,6 @@ def processes() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["medsam2_atlas.storage", "medsam2_atlas.image_reading"])
     return context
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("a", "b"):
-        ct(tmp_path / "studies", name)
-    return tmp_path / "studies"
 
 
 @pytest.fixture

@@ -19,13 +19,6 @@ OTHER = np.arange(480, dtype=np.int16).reshape(SHAPE)[::-1]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("a", "b"):
-        ct(tmp_path / "studies", name)
-    return tmp_path / "studies"
-
-
-@pytest.fixture
 def store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyStore:
     monkeypatch.setattr(reconcile, "_SWEEP_SECONDS", 0.0)
     monkeypatch.setattr(reconcile, "_SWEEP_REST", 0.0)

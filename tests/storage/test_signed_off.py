@@ -15,14 +15,7 @@ from medsam2_atlas.errors import ConfirmError, StorageError
 from medsam2_atlas.files import sha256
 from medsam2_atlas.storage import FINAL, StudyStore, before, reconcile, settle
 from medsam2_atlas.storage.checks import CheckedLabel
-from storage.test_store import SHAPE, ct, label, organ_in, write
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("a", "b"):
-        ct(tmp_path / "studies", name)
-    return tmp_path / "studies"
+from storage.test_store import SHAPE, label, organ_in, write
 
 
 @pytest.fixture
