@@ -54,6 +54,8 @@ WAYS = {
     "passed on": ("", ROOT),
     "own option, removed": (ROOT, ROOT),
     "own option, passed on": (ROOT, ROOT * 2),
+    "own option with a slash, removed": (f"{ROOT}/", f"{ROOT}/"),
+    "own option with a slash, passed on": (f"{ROOT}/", f"{ROOT}/{ROOT}"),
 }
 
 

@@ -15,6 +15,7 @@ from medsam2_atlas.cli import app
 from medsam2_atlas.cli.cases import annotated_cases
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.storage import FINAL, StudyFolder, StudyStore
+from medsam2_atlas.storage.unopened import unopened_studies
 from medsam2_atlas.volume import read_labels, read_volume
 from series_files import write_series
 from storage.test_store import SHAPE, ct, label, organ_in, write
@@ -134,3 +135,17 @@ def test_commands_over_folders_list_what_is_not_taken(folder: Path, tmp_path: Pa
         find_references(pairs)
     shown = CliRunner().invoke(app, ["labels", "check", str(folder)]).output
     assert "p.zip (image): is not taken: it is an archive." in shown
+
+
+def test_a_study_counts_although_the_dicom_folder_that_it_was_made_from_has_its_name(folder: Path) -> None:
+    label(folder / "labels/final/a.nii.gz", 6)
+    (folder / "a").mkdir()
+    (folder / "a/IM0001").write_bytes(DICOM)
+    store, skipped = StudyStore(folder), dict[str, str]()
+    assert "a folder of DICOM files" in store.problems()["a"]["note"]
+    assert [(study.name, study.final is not None) for study in store.studies()] == [("a", True)]
+    assert [files.name for files in annotated_cases(folder, skipped)] == ["a"]
+    assert skipped == {}
+    assert unopened_studies(StudyFolder(folder))[1] == {}
+    (folder / "a.nii.gz").unlink()
+    assert "a folder of DICOM files" in store.problems()["a"]["image"]

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from medsam2_atlas.errors import ConflictError, InputError, NotFoundError
-from medsam2_atlas.storage import FINAL, StudyStore, audit, reconcile
+from medsam2_atlas.storage import FINAL, StudyStore, audit, fingerprints, reconcile, scan
 from medsam2_atlas.volume import read_volume, write_volume
 from storage.test_store import SHAPE, ct, label, organ_in, write
 
@@ -204,3 +204,61 @@ def test_all_studies_with_two_files_are_compared_by_a_thorough_look(folder: Path
     assert len(store.images()) == 1
     store.audit()
     assert len(store.images()) == 4
+
+
+def test_another_image_that_comes_after_the_former_one_was_missed_is_noticed_at_once(store: StudyStore, folder: Path) -> None:
+    former = (folder / "a.nii.gz").rename(folder.parent / "former.nii.gz")
+    assert "a" not in store.images()
+    write(folder / "a.nii.gz", OTHER)
+    assert finals(store) == {"a": False, "b": False}
+    former.replace(folder / "a.nii.gz")
+    assert finals(store) == {"a": True, "b": False}
+    twin(folder, OTHER)
+    assert "different images" in store.problems()["a"]["image"]
+    (folder / "a.nii.gz").unlink()
+    assert finals(store) == {"a": False, "b": False}
+
+
+def test_a_note_does_not_hide_that_an_image_cannot_be_read(
+    store: StudyStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin(folder, np.arange(480, dtype=np.int16).reshape(SHAPE))
+    assert "note" in store.problems()["a"]
+    monkeypatch.setattr(scan, "readable", lambda file: file.name != "a.nrrd")
+    store.refresh(thorough=True)
+    assert "Permission denied" in store.problems()["a"]["image"]
+
+
+def test_all_files_of_an_image_are_removed_together(store: StudyStore, folder: Path) -> None:
+    twin(folder, np.arange(480, dtype=np.int16).reshape(SHAPE))
+    assert finals(store) == {"a": True, "b": False}
+    aside = store.remove_image("a")
+    assert finals(store) == {"b": False}
+    assert {"a.nii.gz", "a.nrrd"} <= {file.name for file in aside.iterdir()}
+
+
+def test_images_are_not_decoded_again_and_again_for_a_disk_that_keeps_no_fingerprint(
+    store: StudyStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder / "b.nii.gz", OTHER)
+    store.save_label("b", FINAL, label(tmp_path / "z.nii.gz", 6))
+    for file in (folder / ".medsam2_atlas/fingerprints").iterdir():
+        file.unlink()
+    decoded = []
+
+    def no_room(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def counted(file: Path) -> fingerprints.Fingerprint:
+        decoded.append(file.name)
+        return fingerprint(file)
+
+    fingerprint = fingerprints.fingerprint
+    monkeypatch.setattr(fingerprints, "fingerprint", counted)
+    with monkeypatch.context() as full:
+        full.setattr(fingerprints, "write_safely", no_room)
+        store.audit()
+        assert decoded == ["a.nii.gz"]
+    store.audit()
+    store.audit()
+    assert decoded == ["a.nii.gz", "a.nii.gz", "b.nii.gz"]

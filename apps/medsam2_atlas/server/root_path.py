@@ -76,8 +76,8 @@ class RootPathMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = scope.get("root_path", "").rstrip("/")  # uvicorn puts it before each path
-        root = self._root or given
+        given = scope.get("root_path", "")  # uvicorn puts it before each path, as it was given
+        root = self._root or given.rstrip("/")
         path, slashes = scope["path"], (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0].count(b"/")
         for prefix in (given, root):
             if prefix and (path == prefix or path.startswith(prefix + "/")):

@@ -123,7 +123,8 @@ class Auditor:
         for study in self._index.drawn_on():
             if stop is not None and stop.is_set():
                 return count
-            self._try(study, self.remember)
+            if self._try(study, self._images.remember) is False:
+                break  # the disk takes none: each would be decoded in vain, again and again
         for study, tag in self._index.doubled():
             if stop is not None and stop.is_set():
                 return count

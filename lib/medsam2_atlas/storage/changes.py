@@ -26,7 +26,7 @@ from medsam2_atlas.storage.outcome import Outcome
 from medsam2_atlas.storage.reconcile import Reconciler
 from medsam2_atlas.storage.rows import LabelRow, Writer, stamp_of
 from medsam2_atlas.storage.safely import flush, staged_copy
-from medsam2_atlas.storage.scan import LONGEST_NAME, label_files, label_names, readable
+from medsam2_atlas.storage.scan import LONGEST_NAME, besides, label_files, label_names, readable
 
 log = logging.getLogger(__name__)
 
@@ -123,9 +123,8 @@ class LabelChanges:
             self._clear_way(study, tag)
             os.replace(shown, current)
             flush(folder)
-            for other in label_files(self._path, self._roots, study, tag):
-                if other != current:
-                    other.unlink(missing_ok=True)
+            for other in besides(label_files(self._path, self._roots, study, tag), current):
+                other.unlink(missing_ok=True)
             now = LabelRow(study, tag, str(current.relative_to(self._path)), stamp_of(current), version, "")
             rows.put_label(now)
             rows.drop_problem(study, tag)

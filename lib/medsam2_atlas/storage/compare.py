@@ -30,15 +30,17 @@ class ImageComparison:
         """
         self._path, self._index, self._fingerprints = path, index, fingerprints
 
-    def remember(self, study: str) -> None:
-        """Keeps the fingerprint of a study's image.
+    def remember(self, study: str) -> bool:
+        """Keeps the fingerprint of a study's image; returns whether the disk took it.
 
         Raises:
             InputError: it cannot be read as a CT.
         """
         row = self._current(study)
-        if row is not None:
-            self._fingerprints.of(self._path / row.file, row.sha256)
+        if row is None or self._fingerprints.known(row.sha256) is not None:
+            return True
+        self._fingerprints.of(self._path / row.file, row.sha256)
+        return self._fingerprints.known(row.sha256) is not None
 
     def compare(self, study: str, former: str) -> None:
         """Compares a study's image with the one of this SHA-256; without that one's fingerprint, they count as different.

@@ -41,6 +41,14 @@ def twins_note(names: Sequence[str]) -> str:
     return f"has {len(names)} files of the same image, {_listed(names)}; {names[-1]} is used. The others can be taken out."
 
 
+def beside_note(why: str) -> str:
+    """Returns the note on a study of whose name there is something else, such as the DICOM folder that it was converted from.
+
+    `why` is why that is not taken.
+    """
+    return f"has something of the same name beside it that {why}"
+
+
 def twins_problem(names: Sequence[str], why: str | None) -> str:
     """Returns the problem of a study with several image files. why: what their comparison has found; None before it."""
     if why is None:

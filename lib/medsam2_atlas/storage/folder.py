@@ -122,7 +122,7 @@ class StudyFolder:
         for folder, labels in ((self.label_folder(tag), True), (self.path, False)):
             try:
                 listing = list_files(folder, Roots(self.path, self.roots), labels=labels)
-                found |= {**listing.others, **listing.problems}
+                found |= listing.left_out
             except (OSError, StorageError) as error:
                 found[folder.name] = str(error)
         return found
@@ -156,6 +156,11 @@ class Listing:
     others: dict[str, str] = field(default_factory=dict)
     twins: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Returns why files and folders are left out, by study or name; without those that share the name of a study."""
+        return {name: text for name, text in self.others.items() if name not in self.files} | self.problems
 
 
 def list_files(folder: Path, roots: Roots, *, labels: bool = False) -> Listing:

@@ -151,7 +151,9 @@ class ImageChanges:
     def _remove(self, study: str, image: Path) -> Path:
         made = Outcome[Path](study)
         with made.survives(self._index), self._index.writing() as rows:
-            made.value = set_aside(self._path, self._work, image, self.belongings(study))
+            files = json.loads(rows.twins().get(study, ("[]", None))[0])
+            twins = {self._path / name: name for name, _ in files if name != image.name}
+            made.value = set_aside(self._path, self._work, image, twins | self.belongings(study))
             self._info_file(study).unlink(missing_ok=True)
             rows.drop_image(study)
         return made.get()

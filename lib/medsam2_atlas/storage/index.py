@@ -139,8 +139,11 @@ class Index:
         return self._ask(lambda base: {row[0]: (row[1], row[2]) for row in base.execute(query)})
 
     def changed_images(self) -> list[str]:
-        """Returns studies whose image has changed since its checksum was taken."""
-        query = "SELECT study FROM images WHERE sha256 != '' AND hashed != stamp ORDER BY study"
+        """Returns studies whose image has changed since its checksum was taken, or is to be compared with a former one."""
+        query = (
+            "SELECT study FROM images WHERE hashed != stamp AND (sha256 != '' "
+            "OR study IN (SELECT study FROM labels WHERE image_sha256 != '')) ORDER BY sha256 = '', study"
+        )
         return self._ask(lambda base: [row[0] for row in base.execute(query)])
 
     def unknown_images(self) -> list[str]:

@@ -197,7 +197,7 @@ class Reconciler:
         rows.drop_image_problems()
         for study, problem in image_problems(listing, suspects).items():
             log.warning("%s %s", study, problem)
-            rows.put_problem(study, "", problem, bad=study not in listing.notes)
+            rows.put_problem(study, "", problem, bad=problem != listing.notes.get(study))
 
     def _suspects(self, unsettled: dict[Key, tuple[str, bool]], thorough: bool, retry: bool) -> set[Key]:
         """Returns labels whose files differ from the index; if `thorough`, also those whose versions differ."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medsam2_atlas.errors import MedSAM2AtlasError, StorageError
 from medsam2_atlas.kinds import WRITTEN_LABELS
-from medsam2_atlas.storage.doubts import twins_note, twins_problem
+from medsam2_atlas.storage.doubts import beside_note, twins_note, twins_problem
 from medsam2_atlas.storage.folder import Listing, encodable, list_files
 from medsam2_atlas.storage.links import Roots
 
@@ -91,7 +91,21 @@ def label_files(path: Path, roots: Roots, study: str, tag: str) -> list[Path]:
                 raise StorageError(file.name, "is a symbolic link to a file that does not exist.", "Bring the file back.")
         if file.is_file():
             found.append(file)
+    if len({file.name.lower() for file in found}) < len(found):  # a disk that ignores case has one file by both names
+        found = sorted({*found} & {*folder.iterdir()})
     return found
+
+
+def besides(files: Iterable[Path], current: Path) -> list[Path]:
+    """Returns the files of a label map besides the current one, which a disk that ignores case may list by another name."""
+    return [file for file in files if file != current and not _same_entry(file, current)]
+
+
+def _same_entry(file: Path, current: Path) -> bool:
+    try:
+        return file.name.lower() == current.name.lower() and os.path.samestat(file.lstat(), current.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def label_names(study: str) -> list[str]:
@@ -148,6 +162,8 @@ def judged(listing: Listing, known: Mapping[str, tuple[str, str | None]]) -> Lis
         else:
             found.problems[study] = twins_problem(names, verdict)
             del found.files[study]
+    for name in set(found.others) & set(found.files):
+        found.notes[name] = f"{found.notes.get(name, '')} {beside_note(found.others[name])}".strip()
     return found
 
 
@@ -158,7 +174,7 @@ def image_problems(listing: Listing, suspects: set[str]) -> dict[str, str]:
         listing: of the studies folder.
         suspects: studies whose image is checked for read permission.
     """
-    found = {**listing.notes, **listing.others, **listing.problems}
+    found = {**listing.notes, **listing.left_out}
     for study in suspects & set(listing.files):
         if not readable(listing.folder / listing.files[study][-1]):
             found[study] = "cannot be read (Permission denied). Give the server the right to read it."

@@ -18,7 +18,7 @@ from medsam2_atlas.storage.lineage import Lineage, Version
 from medsam2_atlas.storage.links import Roots
 from medsam2_atlas.storage.rows import LabelRow, Writer, stamp_of
 from medsam2_atlas.storage.safely import copy_safely
-from medsam2_atlas.storage.scan import label_files, quick_look, readable, reason
+from medsam2_atlas.storage.scan import besides, label_files, quick_look, readable, reason
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,12 @@ class Settler:
         finished = row is not None and latest is not None and row.version.number >= latest.number
         sums = {file: sha256(file) for file in files}
         known = {version.sha256 for version in versions}
-        strange = [file for file in files if sums[file] not in known or (finished and latest and sums[file] != latest.sha256)]
+        strange = [file for file in files if sums[file] not in known]
+        if row is not None and latest is not None and finished:
+            left = self._left_over(row, latest, files, sums)
+            strange = [file for file in files if file not in left and (file in strange or sums[file] != latest.sha256)]
+            if left and not strange and stamps.get(self._path / row.file) == row.stamp and row.version == latest:
+                return _cleared(left)
         if strange:
             strange.sort(key=lambda file: file.stat().st_mtime_ns)
             return self._adopt(rows, study, tag, strange, files, stamps, sums)
@@ -95,6 +100,19 @@ class Settler:
             rows.drop_label(study, tag)
             return _cleared(files)
         return self._finish(rows, study, tag, latest, files, sums)
+
+    def _left_over(self, row: LabelRow, latest: Version, files: list[Path], sums: Mapping[Path, str]) -> list[Path]:
+        """Returns files of earlier versions that could not be replaced or removed when the latest one was taken in.
+
+        A file with an earlier version's content that came later was put back by a person.
+        """
+        current = self._path / row.file
+        if current.is_relative_to(self._work.path):  # the latest version could not be shown
+            return [file for file in files if sums[file] != latest.sha256]
+        if sums.get(current) != latest.sha256:
+            return []
+        newest = current.stat().st_ctime_ns
+        return [file for file in besides(files, current) if file.stat().st_ctime_ns <= newest]
 
     def _adopt(
         self,
@@ -123,7 +141,7 @@ class Settler:
             version = Version(number, f"{number:05d}{suffix}", sums[newest], "found", made=made, info=info, doubled=doubled)
             note = f"could not be kept as a version yet ({error.strerror}). It is, as soon as the disk can be written."
         else:
-            note = _cleared([file for file in files if file != newest])
+            note = _cleared(besides(files, newest))
         checked = quick_look(newest) or None
         rows.put_label(LabelRow(study, tag, self._place(newest), stamps[newest], version, checked))
         return note
@@ -146,7 +164,7 @@ class Settler:
             except OSError as error:
                 shown, files = lineage.file(latest), []
                 note = f"is kept, but labels/{tag} could not be brought up to date ({error.strerror}). It will be."
-        note = note or _cleared([file for file in files if file != current])
+        note = note or _cleared(besides(files, current))
         checked = "" if latest.organs is not None else quick_look(shown) or None
         rows.put_label(LabelRow(study, tag, self._place(shown), stamp_of(shown), latest, checked))
         return note

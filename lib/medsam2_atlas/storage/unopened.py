@@ -27,7 +27,7 @@ def unopened_studies(folder: StudyFolder) -> tuple[list[Study], dict[str, str]]:
         if len(names) > 1
     }
     images, labels = judged(listing, known), list_files(folder.label_folder(FINAL), roots, labels=True)
-    problems = {**labels.others, **labels.problems, **images.others, **images.problems}
+    problems = {**labels.left_out, **images.left_out}
     for study, names in labels.files.items():
         if len(names) > 1:
             problems.setdefault(study, f"has several label maps under {FINAL}: {', '.join(names)}. Take all but one out.")
