@@ -104,7 +104,7 @@ def _frames(file: Path, ds: FileDataset, frames: Mapping[int, int]) -> Iterator[
             decoder = get_decoder(syntax)
             for frame in frames:
                 # pydicom's own correction of unused bits does not look at HighBit.
-                stored, _ = decoder.as_array(ds, index=frame, raw=True, correct_unused_bits=False)
+                stored, _ = decoder.as_array(ds, index=frame, raw=True, correct_unused_bits=False)  # type: ignore[arg-type]
                 yield frame, _whole_bits(stored, ds)
             return
         header = _canonical_header(ds, syntax)
