@@ -61,6 +61,7 @@ def plain(*parts: tuple[float, ...]) -> str:
         ["ElementSpacing = 0.7 0.8 5", "Offset = 10 20 30", "TransformMatrix = 0 1 0 0 0 1 1 0 0"],
         ["ElementSize = 0.7 0.8 5", "Origin = 10 20 30", "Rotation = 1 0 0 0 0 -1 0 1 0"],
         ["ElementSize = 4 5 6", "ElementSpacing = 1 2 3", "Position = 2 2 2", "Offset = 1 1 1", "Origin = 3 3 3"],
+        ["Position = 2 2 2", "Offset = 1 1 1"],
         ["Orientation = 0 0 1 0 1 0 1 0 0", "Rotation = 0 1 0 1 0 0 0 0 1", "DistanceUnits = mm"],
         ["TransformMatrix = 0.8 0.6 0 -0.6 0.8 0 0 0 1", "CenterOfRotation = 0 0 0", "AnatomicalOrientation = RAI"],
     ],

@@ -135,3 +135,11 @@ def test_one_slice_or_none_makes_no_volume(tmp_path: Path) -> None:
     write_series(tmp_path, upright(ARRAY[:1]))
     with pytest.raises(InputError, match="at least two"):
         read_volume(tmp_path)
+
+
+def test_double_slices_in_nested_folders_are_told_by_their_paths(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "a", upright(ARRAY))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / files[1].name).write_bytes(files[1].read_bytes())
+    with pytest.raises(InputError, match=r"a/001\.dcm and b/001\.dcm"):
+        read_volume(tmp_path)

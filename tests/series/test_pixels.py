@@ -103,6 +103,53 @@ def test_unused_bits_do_not_count(tmp_path: Path) -> None:
     assert (read_volume(tmp_path).array == ARRAY).all()
 
 
+def in_upper_bits(ds: Dataset, n: int) -> None:
+    stored = (np.frombuffer(ds.PixelData, "<i2").astype("<u2") & 0x0FFF) << 4
+    ds.BitsStored, ds.HighBit, ds.PixelRepresentation, ds.PixelData = 12, 15, 0, stored.tobytes()
+
+
+def test_values_in_upper_bits_are_read(tmp_path: Path) -> None:
+    write_series(tmp_path, upright(ARRAY), in_upper_bits)
+    assert (read_volume(tmp_path).array == ARRAY).all()
+
+
+def test_compressed_values_in_upper_bits_are_refused(tmp_path: Path) -> None:
+    def packed(ds: Dataset, n: int) -> None:
+        in_upper_bits(ds, n)
+        ds.compress(RLELossless)
+
+    write_series(tmp_path, upright(ARRAY), packed)
+    with pytest.raises(InputError, match="12 bits are stored, but the highest is number 15"):
+        read_volume(tmp_path)
+
+
+def test_a_lookup_table_in_some_slices_alone_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path, upright(ARRAY), lambda ds, n: looked_up(ds, n) if n else without_rule(ds, n))
+    with pytest.raises(InputError, match="1 slices without ModalityLUTSequence"):
+        read_volume(tmp_path)
+
+
+def test_a_lookup_table_that_is_cut_short_is_refused_by_name(tmp_path: Path) -> None:
+    def cut(ds: Dataset, n: int) -> None:
+        looked_up(ds, n)
+        ds.ModalityLUTSequence[0].LUTData = b"\0\0"
+
+    write_series(tmp_path, upright(ARRAY), cut)
+    with pytest.raises(InputError, match=r"000\.dcm: has a modality lookup table that cannot be used"):
+        read_volume(tmp_path)
+
+
+def test_frames_that_the_offset_table_lacks_are_refused(tmp_path: Path) -> None:
+    def cut(ds: Dataset, n: int) -> None:
+        ds.compress(RLELossless)
+        frames = list(generate_frames(ds.PixelData, number_of_frames=ds.NumberOfFrames))
+        ds.PixelData = encapsulate(frames[:3], has_bot=True)
+
+    write_enhanced(tmp_path, upright(ARRAY), cut)
+    with pytest.raises(InputError, match="lacks the pixels of 2 of its 5 frames"):
+        read_volume(tmp_path)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
     ("tag", "value", "told"),

@@ -29,7 +29,7 @@ _BYTES = {
     **dict.fromkeys(("MET_LONG", "MET_ULONG", "MET_LONG_LONG", "MET_ULONG_LONG", "MET_DOUBLE"), 8),
 }
 _SPACING = ("ElementSpacing", "ElementSize")
-_ORIGIN = ("Origin", "Position", "Offset")
+_ORIGIN = ("Origin", "Offset", "Position")
 _AXES = ("TransformMatrix", "Rotation", "Orientation")
 """Keys of the same meaning; the first counts, as in MetaIO."""
 _UNITS = {"um": 0.001, "mm": 1.0, "cm": 10.0}

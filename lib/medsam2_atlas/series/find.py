@@ -64,6 +64,7 @@ def find_series(path: Path) -> Series:
     for tag, held in (
         ("RescaleIntercept", [part.rescale.intercept is not None for part in slices]),
         ("RescaleSlope", [part.rescale.slope is not None for part in slices]),
+        ("ModalityLUTSequence", [part.rescale.table for part in slices]),
     ):
         if any(held) and not all(held):
             raise InputError(

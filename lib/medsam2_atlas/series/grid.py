@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from medsam2_atlas.decoding.grids import MAX_SKEW, skew_degrees, straightened
+from medsam2_atlas.dicom.texts import line
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.series.slices import Slice
 from medsam2_atlas.volume import Geometry
@@ -131,9 +132,10 @@ def _line(
     steps = np.diff(heights)
     if steps.min() < _DOUBLE_MM:
         at = int(steps.argmin())
+        first, second = (_name(path, part) for part in slices[at : at + 2])
         raise InputError(
             path,
-            f"holds more than one slice at {_text(places[at])} mm: {_name(slices[at])} and {_name(slices[at + 1])}.",
+            f"holds more than one slice at {_text(places[at])} mm: {first} and {second}.",
             "It may hold several phases or series; export one of them.",
         )
     start, move = places[0], (places[-1] - places[0]) / (len(places) - 1)
@@ -203,8 +205,9 @@ def _least_squares(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return places.mean(0) + index[0] * move, move
 
 
-def _name(part: Slice) -> str:
-    return part.file.name if part.frame is None else f"frame {part.frame + 1} of {part.file.name}"
+def _name(path: Path, part: Slice) -> str:
+    file = line(part.file.relative_to(path) if part.file.is_relative_to(path) else part.file.name, 120)
+    return file if part.frame is None else f"frame {part.frame + 1} of {file}"
 
 
 def _size(part: Slice) -> str:

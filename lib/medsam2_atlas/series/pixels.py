@@ -56,12 +56,15 @@ def hounsfield(series: Series) -> np.ndarray:
     fits = all(_fits(part) for part in series.slices)
     values = np.empty(series.grid.shape, np.int16 if fits else np.float32)
     for file, frames in places.items():
-        ds = dicom_dataset(file)
+        ds, missing = dicom_dataset(file), set(frames)
         for frame, stored in _frames(file, ds, frames):
             n = frames[frame]
             if stored.shape != series.slices[n].size:
                 raise InputError(file, f"has pixels of shape {stored.shape}, not {series.slices[n].size}.", _AGAIN)
             values[n] = _rescaled(stored, series.slices[n], ds)
+            missing.discard(frame)
+        if missing:  # its offset table names fewer frames than its header
+            raise InputError(file, f"lacks the pixels of {len(missing)} of its {len(frames)} frames.", _AGAIN)
     return values
 
 
@@ -76,7 +79,11 @@ def _fits(part: Slice) -> bool:
 
 def _rescaled(stored: np.ndarray, part: Slice, ds: Dataset) -> np.ndarray:
     if part.rescale.table:
-        result: np.ndarray = apply_modality_lut(stored, ds)
+        try:
+            result: np.ndarray = apply_modality_lut(stored, ds)
+        except Exception as error:  # pydicom raises many kinds on malformed tables
+            problem = f"has a modality lookup table that cannot be used ({_reason(error)})."
+            raise InputError(part.file, problem, _AGAIN) from error
         return result
     slope, intercept = part.rescale.numbers
     if slope == 1 and intercept % 1 == 0 and stored.dtype.kind in "iu" and stored.itemsize <= 2 and abs(intercept) < _EXACT:
@@ -96,7 +103,8 @@ def _frames(file: Path, ds: FileDataset, frames: Mapping[int, int]) -> Iterator[
         if not syntax.is_encapsulated:
             decoder = get_decoder(syntax)
             for frame in frames:
-                stored, _ = decoder.as_array(ds, index=frame, raw=True)
+                # pydicom's own correction of unused bits does not look at HighBit.
+                stored, _ = decoder.as_array(ds, index=frame, raw=True, correct_unused_bits=False)  # type: ignore[arg-type]
                 yield frame, _whole_bits(stored, ds)
             return
         header = _canonical_header(ds, syntax)
@@ -109,8 +117,12 @@ def _frames(file: Path, ds: FileDataset, frames: Mapping[int, int]) -> Iterator[
         raise
     except Exception as error:
         how = f" ({syntax.name})" if syntax.is_encapsulated else ""
-        reason = str(error).strip().splitlines()[-1][:200] if str(error).strip() else type(error).__name__
-        raise InputError(file, f"has pixels that cannot be decoded{how}: {reason}", _AGAIN) from error
+        raise InputError(file, f"has pixels that cannot be decoded{how}: {_reason(error)}.", _AGAIN) from error
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[-1][:200].rstrip(".") if text else type(error).__name__
 
 
 def _plain_syntax(ds: FileDataset) -> UID:
@@ -133,7 +145,13 @@ def _whole_bits(stored: np.ndarray, ds: Dataset) -> np.ndarray:
 
 
 def _canonical_header(ds: Dataset, syntax: UID) -> bytes:
-    """Returns a single-frame DICOM file up to its pixels, which describes them and nothing else."""
+    """Returns a single-frame DICOM file up to its pixels, which describes them and nothing else.
+
+    Raises:
+        ValueError: values lie in the upper bits, which GDCM and others decode in different ways.
+    """
+    if int(ds.BitsStored) <= int(ds.HighBit) < int(ds.BitsAllocated):
+        raise ValueError(f"{ds.BitsStored} bits are stored, but the highest is number {ds.HighBit}")
     plain = Dataset()
     plain.SOPClassUID, plain.SOPInstanceUID = CTImageStorage, generate_uid()
     plain.StudyInstanceUID = plain.SeriesInstanceUID = generate_uid()
