@@ -196,7 +196,7 @@ def test_an_encoded_slash_does_not_lead_above_the_root_path(app: Any) -> None:
 
 
 def test_links_of_the_viewer_are_relative_and_lead_to_its_files(client: TestClient) -> None:
-    for path in ("/ohif/", "/ohif/monai-label", "/ohif/local/deep"):
+    for path in ("/ohif/", "/ohif/monai-label", "/ohif/local/deep", f"/ohif/{'a' * 300}"):
         text = client.get(path, headers=kim()).text
         links = re.findall(r"""(?:src|href)="(?!https?:)([^"]+)""", text)
         assert len(links) > 10

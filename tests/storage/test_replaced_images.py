@@ -262,3 +262,9 @@ def test_images_are_not_decoded_again_and_again_for_a_disk_that_keeps_no_fingerp
     store.audit()
     store.audit()
     assert decoded == ["a.nii.gz", "a.nii.gz", "b.nii.gz"]
+
+
+def test_people_do_not_confirm_what_a_model_made(store: StudyStore) -> None:
+    with pytest.raises(InputError, match="a model's label map under unet_3d"):
+        store.confirm_label("a", "unet_3d", author="kim")
+    assert store.label("a", "unet_3d").version.origin == "model"

@@ -33,8 +33,8 @@ _SCRIPTS_FOLDER = b'new URL(".", self.document ? document.currentScript.src : se
 def ohif_file(request: Request, path: str) -> Response:
     """A file of the viewer; its page for everything else, since the viewer finds its way itself."""
     for folder in (_OWN, _OHIF):
-        file = (folder / path).resolve() if "\0" not in path else folder
-        if file.is_relative_to(folder) and file.is_file() and file != _OHIF / "index.html":
+        file = _file_in(folder, path)
+        if file is not None and file != _OHIF / "index.html":
             # Names of the bundles change with their content; those of its configuration do not.
             headers = {"Cache-Control": "max-age=86400" if folder == _OHIF else "no-cache"}
             kind = get_mime_type(str(file))
@@ -44,6 +44,15 @@ def ohif_file(request: Request, path: str) -> Response:
                 return StreamingResponse(_changed(file, place), media_type=kind, headers=headers)
             return FileResponse(file, media_type=kind, headers=headers)
     return Response(_page(up_of(request.scope)), media_type="text/html", headers={"Cache-Control": "no-cache"})
+
+
+def _file_in(folder: Path, path: str) -> Path | None:
+    """Returns the file of a path in a folder; None if there is none, or if it lies elsewhere."""
+    try:
+        file = (folder / path).resolve()
+        return file if file.is_relative_to(folder) and file.is_file() else None
+    except (OSError, ValueError):  # a name that is too long, or one with a zero byte
+        return None
 
 
 def _page(up: str) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.choices import FINAL
-from medsam2_atlas.errors import ConflictError, MedSAM2AtlasError, NotFoundError, StorageError
+from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.files import sha256
 from medsam2_atlas.labels import OrganTable, organ_table
 from medsam2_atlas.storage.audit import Auditor
@@ -286,11 +286,13 @@ class StudyStore:
 
         Raises:
             NotFoundError: there is none.
-            InputError: it does not fit the image.
+            InputError: it does not fit the image, or a model made it.
             ConflictError: it has changed meanwhile.
             StorageError: it cannot be written.
         """
         label = self.label(study, tag)
+        if label.version.origin == "model":
+            raise InputError(study, f"has a model's label map under {tag}: people do not confirm it.", "Run the model again.")
         info = {**label.version.info, "confirmed": label.version.number}
         return self.save_label(
             study, tag, label.file, author=author, info=info, expected_version=label.version.number, confirmed=True
