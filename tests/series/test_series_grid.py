@@ -90,6 +90,14 @@ def test_missing_double_and_uneven_slices_are_told_whatever_the_decimals(tmp_pat
         read_volume(tmp_path)
 
 
+def test_slices_that_are_missing_at_even_distances_are_told_by_their_numbers(tmp_path: Path) -> None:
+    files = write_series(tmp_path, upright(ARRAY), at(lambda n: 3 * n))
+    for file in files[2::3]:
+        file.unlink()
+    with pytest.raises(InputError, match=r"3\.00 to 6\.00 mm apart: some are missing"):
+        read_volume(tmp_path)
+
+
 @pytest.mark.parametrize("count", [3, 4, 5, 12])
 @pytest.mark.parametrize("missing", [1, 2])
 def test_a_missing_slice_is_told_however_few_there_are(tmp_path: Path, count: int, missing: int) -> None:

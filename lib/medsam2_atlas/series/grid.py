@@ -145,7 +145,7 @@ def _line(
         away = places - (start + np.arange(len(places))[:, None] * move)
     step = float(move @ normal)
     uneven = float(np.abs(away @ normal).max())
-    if uneven > _OFF_STEPS * step and not _rounded(slices, places, normal, uneven, step):
+    if _skipped(slices, steps) or (uneven > _OFF_STEPS * step and not _rounded(slices, places, normal, uneven, step)):
         usual = float(np.median(steps))
         gaps = np.flatnonzero(steps > 1.1 * usual)
         where = f", first after the slice at {_text(places[gaps[0]])} mm" if len(gaps) else ""
@@ -196,6 +196,22 @@ def _rounded(slices: Sequence[Slice], places: np.ndarray, normal: np.ndarray, of
     if None in numbers:
         return False
     return set(np.diff(np.array(numbers))) in ({1}, {-1})
+
+
+def _skipped(slices: Sequence[Slice], steps: np.ndarray) -> bool:
+    """Returns whether the scanner's numbers skip some just where steps are longer.
+
+    If every third slice is missing, no slice lies far from even steps; only the numbers tell.
+    """
+    numbers = [part.number for part in slices]
+    if None in numbers:
+        return False
+    moves = np.diff(np.array(numbers))
+    jumps = np.abs(moves)
+    longer = jumps > jumps.min()
+    if abs(np.sign(moves).sum()) < len(moves) or not longer.any():
+        return False
+    return bool(steps[longer].min() > 1.5 * steps[~longer].max())
 
 
 def _least_squares(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
