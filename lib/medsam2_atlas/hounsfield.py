@@ -274,7 +274,8 @@ def _problem(inside: np.ndarray, air: float, soft: float) -> str:
     lung = _share(inside, (_AIR[1], -500.0))
     organ = soft > 0.9 and high - low > _ORGAN_SPAN and float((inside < 0).mean()) > _LEAST_FAT
     if _share(inside, _FAT) < _LEAST_FAT and lung < _LEAST_FAT and not organ:
-        return f"its values are no HU: they show neither air (−1000) nor fat (−100); {span}. Scaled to 8 or 12 bit, or no CT?"
+        guess = "Scaled to 8 or 12 bit, a label map, or no CT?"
+        return f"its values are no HU: they show neither air (−1000) nor fat (−100); {span}. {guess}"
     lowest = float(inside.min())
     if lowest > -500 and float((inside == lowest).mean()) > _CLIPPED:
         return f"its values are clipped at {lowest:.4g}, or masked with it: they show no air (−1000)."

@@ -116,10 +116,20 @@ def _table(found: list[dict[str, Any]]) -> Table:
     for case in found:
         told = [f"[yellow]{escape(text)}[/]" for text in case.get("remarks", ())]
         if "problem" in case:
-            told.append(f"[red]{escape(case['problem'])}[/]")
+            told.append(f"[red]{escape(_short(case))}[/]")
         organs = str(len(case["organs"])) if "organs" in case else ""
         table.add_row(escape(case["name"]), *_columns(case), organs, "\n".join(told))
     return table
+
+
+def _short(case: dict[str, Any]) -> str:
+    """Returns the problem of a case without the folders of its files, which the report has."""
+    problem: str = case["problem"]
+    for key in ("image", "label"):
+        if key in case:
+            problem = problem.replace(str(Path(case[key]).absolute()), Path(case[key]).name)
+            problem = problem.replace(case[key], Path(case[key]).name)
+    return problem
 
 
 def _columns(case: dict[str, Any]) -> Iterator[str]:
