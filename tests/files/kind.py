@@ -76,7 +76,7 @@ class Kind:
         """What becomes of it, as docs/inputs.md says it."""
         if self.refused:
             return f"refused: “… {self.refused} …”"
-        return f"read; told: “… {self.told} …”" if self.told else "read"
+        return f"read, with the remark “… {self.told} …”" if self.told else "read"
 
     def check(self, array: np.ndarray, grid: Geometry, truth: np.ndarray) -> None:
         """Asserts that an array on a grid is the truth, wherever its axes point."""
