@@ -21,6 +21,16 @@ _IN_GROUPS = (
 )
 
 
+def in_one_slice(tag: str, value: object) -> Change:
+    """Sets an attribute of the fourth slice."""
+
+    def change(ds: Dataset, n: int) -> None:
+        if n == 3:
+            setattr(ds, tag, value)
+
+    return change
+
+
 def upright(array: np.ndarray, spacing: tuple[float, float, float] = (1.5, 2.0, 3.0)) -> sitk.Image:
     """An array `[z, y, x]` as an axial image."""
     image = sitk.GetImageFromArray(array.astype(np.int16))

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.errors import InputError
+from medsam2_atlas.kinds import SUFFIXES
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.scratch import scratch_file
-from medsam2_atlas.volume import SUFFIXES, Volume, read_labels, write_volume
+from medsam2_atlas.volume import Volume, read_labels, write_volume
 
 _DEFAULT_SUFFIX = ".nii.gz"
 

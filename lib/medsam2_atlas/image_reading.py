@@ -32,11 +32,12 @@ from medsam2_atlas.decoding.nifti import NiftiHeader
 from medsam2_atlas.decoding.nifti_voxels import nifti_voxels
 from medsam2_atlas.decoding.sniff import is_dicom
 from medsam2_atlas.errors import InputError
+from medsam2_atlas.kinds import SUFFIXES
 from medsam2_atlas.same_grid import on_grid
 from medsam2_atlas.series import find_series
 from medsam2_atlas.series.pixels import hounsfield
 from medsam2_atlas.slicer_segments import organ_map
-from medsam2_atlas.volume import SUFFIXES, Geometry, Volume, from_sitk, grid_of_header, to_sitk, upright
+from medsam2_atlas.volume import Geometry, Volume, from_sitk, grid_of_header, to_sitk, upright
 
 sitk.ProcessObject.GlobalWarningDisplayOff()
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # as many files are decoded at once as there are readers
@@ -75,7 +76,7 @@ def labels(path: str, like: dict[str, Any] | None = None) -> Result:
     `like` is the grid of the image in LPS orientation, on which segmentations are put.
     """
     file = Path(path)
-    grid = Geometry(**{key: tuple(value) for key, value in like.items()}) if like else None
+    grid = Geometry.parse(like) if like else None
     found = _segmentation(file, grid) if is_segmentation(file) else _labels(file)
     return _told(found), [found.array]
 

@@ -17,8 +17,8 @@ from medsam2_atlas.errors import InputError
 if TYPE_CHECKING:
     from medsam2_atlas.volume import Geometry, Volume
 
-_NEAR = 0.1
-"""Voxels of the image."""
+NEAR = 0.1
+"""Voxels of the image by which a label map may be off and still lie on its grid."""
 _ANGLE = 0.01
 """Degrees that are told as a turn."""
 
@@ -31,7 +31,7 @@ def apart(first: Geometry, second: Geometry) -> float:
 
 def same_voxels(first: Geometry, second: Geometry) -> bool:
     """Returns whether two grids have the same size and differ by less than a tenth of a voxel at every corner."""
-    return first.size == second.size and apart(first, second) < _NEAR
+    return first.size == second.size and apart(first, second) < NEAR
 
 
 def on_grid(label: Volume, grid: Geometry, file_grid: Geometry, image: str | Path) -> Volume:
@@ -59,14 +59,14 @@ def another_grid(subject: str | Path, label: Geometry, grid: Geometry, image: st
     remedy = "Resample the label map onto the image."
     parts = [_sizes(label) + f" voxels instead of {_sizes(grid)}"] if label.size != grid.size else []
     steps, expected = np.array(label.spacing), np.array(grid.spacing)
-    same_steps = bool((np.abs(steps - expected) * np.array(grid.size) < _NEAR * expected).all())
+    same_steps = bool((np.abs(steps - expected) * np.array(grid.size) < NEAR * expected).all())
     if not same_steps:
         parts.append(f"spacing {_numbers(label.spacing)} instead of {_numbers(grid.spacing)} mm")
     turn = _turn(label, grid)
     if turn >= _ANGLE:
         parts.append(f"axes turned by {turn:.3g}°")
     start = grid.to_index(np.array(label.origin))
-    if np.abs(start).max() >= _NEAR:
+    if np.abs(start).max() >= NEAR:
         moved = float(np.linalg.norm(np.array(label.origin) - np.array(grid.origin)))
         parts.append(f"first voxel {moved:.4g} mm away, at voxel {_numbers(np.round(start, 2).tolist())} of the image")
     end = start + np.array(label.size) - 1

@@ -16,11 +16,10 @@ from medsam2_atlas.decoding import Segment
 from medsam2_atlas.decoding.header import broken
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.labels import OrganTable, organ_table
+from medsam2_atlas.same_grid import NEAR
 from medsam2_atlas.segment_names import listed, organ_coded, organ_named, remedy
 from medsam2_atlas.volume import Geometry, Volume, from_sitk, to_sitk
 
-_TOLERANCE = 0.1
-"""Max distance of voxels from those of the image, in voxels."""
 _MAX_PAIRS = 10
 
 
@@ -164,7 +163,7 @@ def _placed(file: Path, found: Volume, like: Geometry, remarks: list[str]) -> Vo
     places = like.to_index(found.geometry.to_world(corners))
     start = np.rint(places[0]).astype(np.int64)
     off = np.abs(places - corners - start).max()
-    if off > _TOLERANCE:
+    if off > NEAR:
         own, other = found.geometry, like
         raise InputError(
             file,

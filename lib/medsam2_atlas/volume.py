@@ -23,7 +23,7 @@ import numpy as np
 from medsam2_atlas.decoding import is_segmentation, run_task
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing
-from medsam2_atlas.kinds import SUFFIXES as SUFFIXES
+from medsam2_atlas.kinds import SUFFIXES
 from medsam2_atlas.same_grid import on_grid
 
 if TYPE_CHECKING:
@@ -55,6 +55,15 @@ class Geometry:
     def of(cls, image: sitk.Image) -> Geometry:
         """The grid of a SimpleITK image."""
         return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> Geometry:
+        """The grid of a dictionary that `dataclasses.asdict` made, such as one that comes from JSON.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no grid.
+        """
+        return cls(*(tuple(content[key]) for key in ("size", "spacing", "origin", "direction")))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -190,7 +199,7 @@ def read_grid(path: str | Path) -> Geometry:
     """
     path = Path(path).absolute()
     content, _ = run_task("grid", path, path=str(path))
-    return _geometry(content["geometry"])
+    return Geometry.parse(content["geometry"])
 
 
 def read_labels(path: str | Path, like: Volume | None = None, *, image: str | Path | None = None) -> Volume:
@@ -279,14 +288,12 @@ def _decoded(task: str, path: Path, **arguments: Any) -> Volume:
     remarks = tuple(content["remarks"])
     for remark in remarks:
         _tell(str(path), remark)
-    return Volume(array, _geometry(content["geometry"]), _geometry(content["file_geometry"]), str(path), remarks=remarks)
+    return Volume(
+        array, Geometry.parse(content["geometry"]), Geometry.parse(content["file_geometry"]), str(path), remarks=remarks
+    )
 
 
 @lru_cache(maxsize=10_000)
 def _tell(path: str, remark: str) -> None:
     """Logs a remark once, however often the file is read."""
     log.warning("%s: %s", path, remark)
-
-
-def _geometry(told: Mapping[str, Any]) -> Geometry:
-    return Geometry(*(tuple(told[key]) for key in ("size", "spacing", "origin", "direction")))

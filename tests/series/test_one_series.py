@@ -13,7 +13,7 @@ from pydicom.uid import generate_uid
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.series import find_series
 from medsam2_atlas.volume import read_volume
-from series_files import upright, write_series
+from series_files import in_one_slice, upright, write_series
 
 ARRAY = np.random.default_rng(2).integers(-1000, 1000, (5, 6, 7))
 
@@ -120,11 +120,7 @@ def test_a_scout_among_the_slices_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_slices_that_do_not_fit_together_are_told(tmp_path: Path, tag: str, value: object, told: str) -> None:
-    def changed(ds: Dataset, n: int) -> None:
-        if n == 3:
-            setattr(ds, tag, value)
-
-    write_series(tmp_path, upright(ARRAY), changed)
+    write_series(tmp_path, upright(ARRAY), in_one_slice(tag, value))
     with pytest.raises(InputError, match=told):
         read_volume(tmp_path)
 

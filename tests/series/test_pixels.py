@@ -22,7 +22,7 @@ from pydicom.uid import (
 
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.volume import read_volume
-from series_files import Change, upright, write_enhanced, write_series
+from series_files import Change, in_one_slice, upright, write_enhanced, write_series
 
 ARRAY = np.random.default_rng(2).integers(-1000, 1000, (5, 16, 17))
 
@@ -164,11 +164,7 @@ def test_frames_that_the_offset_table_lacks_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_slice_without_meaningful_values_is_refused(tmp_path: Path, tag: str, value: object, told: str) -> None:
-    def changed(ds: Dataset, n: int) -> None:
-        if n == 3:
-            setattr(ds, tag, value)
-
-    write_series(tmp_path, upright(ARRAY), changed)
+    write_series(tmp_path, upright(ARRAY), in_one_slice(tag, value))
     with pytest.raises(InputError, match=told):
         read_volume(tmp_path)
 

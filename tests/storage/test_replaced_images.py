@@ -11,17 +11,16 @@ import pytest
 import SimpleITK as sitk
 
 from medsam2_atlas.errors import ConflictError, InputError, NotFoundError
-from medsam2_atlas.storage import FINAL, StudyStore, audit, fingerprints, reconcile, scan
+from medsam2_atlas.storage import FINAL, StudyStore, audit, fingerprints, scan
 from medsam2_atlas.volume import read_volume, write_volume
-from storage.test_store import SHAPE, ct, label, organ_in, write
+from storage.test_store import SHAPE, ct, label, organ_in, sweep_at_once, write
 
 OTHER = np.arange(480, dtype=np.int16).reshape(SHAPE)[::-1]
 
 
 @pytest.fixture
 def store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyStore:
-    monkeypatch.setattr(reconcile, "_SWEEP_SECONDS", 0.0)
-    monkeypatch.setattr(reconcile, "_SWEEP_REST", 0.0)
+    sweep_at_once(monkeypatch)
     store = StudyStore(folder)
     store.save_label("a", FINAL, label(tmp_path / "x.nii.gz", 6), author="kim")
     store.save_label("a", "unet_3d", label(tmp_path / "y.nii.gz", 2), origin="model")

@@ -13,15 +13,14 @@ import pytest
 from medsam2_atlas.decoding import UnreadableFileError
 from medsam2_atlas.errors import ConfirmError, StorageError
 from medsam2_atlas.files import sha256
-from medsam2_atlas.storage import FINAL, StudyStore, before, reconcile, settle
+from medsam2_atlas.storage import FINAL, StudyStore, before, settle
 from medsam2_atlas.storage.checks import CheckedLabel
-from storage.test_store import SHAPE, label, organ_in, write
+from storage.test_store import SHAPE, label, organ_in, sweep_at_once, write
 
 
 @pytest.fixture
 def store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyStore:
-    monkeypatch.setattr(reconcile, "_SWEEP_SECONDS", 0.0)
-    monkeypatch.setattr(reconcile, "_SWEEP_REST", 0.0)
+    sweep_at_once(monkeypatch)
     store = StudyStore(folder)
     store.save_label("a", FINAL, label(tmp_path / "x.mha", 6), author="kim")
     return store
@@ -94,8 +93,7 @@ def test_an_image_swapped_while_the_server_was_down_is_found(store: StudyStore, 
 
 
 def test_found_labels_are_checked_later_and_bad_ones_do_not_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconcile, "_SWEEP_SECONDS", 0.0)
-    monkeypatch.setattr(reconcile, "_SWEEP_REST", 0.0)
+    sweep_at_once(monkeypatch)
     label(folder / "labels/final/a.nii.gz", 6)
     label(folder / "labels/final/b.nii.gz", 99)
     store = StudyStore(folder)

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from monailabel.datastore.local import LocalDatastore
 
 from medsam2_atlas.errors import ConflictError, InputError, NotFoundError, StorageError
-from medsam2_atlas.storage import StudyStore, images
+from medsam2_atlas.storage import StudyStore, images, reconcile
 from medsam2_atlas.storage.fingerprints import same_image
 
 SHAPE = (6, 8, 10)
@@ -26,6 +26,12 @@ def write(file: Path, array: np.ndarray, spacing: float = 2.0) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     sitk.WriteImage(image, str(file))
     return file
+
+
+def sweep_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets every look at the folder look at all of it, not only every few seconds."""
+    monkeypatch.setattr(reconcile, "_SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr(reconcile, "_SWEEP_REST", 0.0)
 
 
 def ct(folder: Path, name: str) -> Path:

@@ -53,7 +53,7 @@ def signed_off(folder: StudyFolder, skipped: dict[str, str] | None) -> list[Refe
         label = tags.get(FINAL)
         if label is not None and label.unsure:
             problems.setdefault(name, label.problem)
-        elif label is not None and name not in problems:  # what else is wrong with it is told by those who read it
+        elif label is not None and name not in problems:  # whoever reads it names what else is wrong with it
             found.append(ReferenceFiles(name, images[name].file, label.file))
     for name, problem in folder.problems(FINAL).items():
         problems.setdefault(name, problem)

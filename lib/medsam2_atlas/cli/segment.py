@@ -43,8 +43,9 @@ def segment_command(
 ) -> None:
     """Segment a CT."""
     from medsam2_atlas.hounsfield import HuRule, read_ct
+    from medsam2_atlas.kinds import SUFFIXES
     from medsam2_atlas.labels import organ_table
-    from medsam2_atlas.volume import SUFFIXES, read_labels, write_volume
+    from medsam2_atlas.volume import read_labels, write_volume
 
     if (truth is not None) != (strategy in REFERENCE_STRATEGIES):
         raise InputError("--truth", "goes with the strategies reference-1 and reference-3, and only with them.")

@@ -5,7 +5,6 @@ Headers of DICOM files are in `decoding.dicom`, which imports pydicom.
 
 from medsam2_atlas.decoding.check import (
     READABLE,
-    SEGMENTATION_SUFFIX,
     check_extent,
     check_same_size,
     check_voxels,
@@ -23,7 +22,6 @@ from medsam2_atlas.decoding.unreadable import UnreadableFileError
 
 __all__ = [
     "READABLE",
-    "SEGMENTATION_SUFFIX",
     "DecodingLimits",
     "Segment",
     "UnreadableFileError",

@@ -14,10 +14,10 @@ from medsam2_atlas.decoding.nifti import nifti_header
 from medsam2_atlas.decoding.nrrd import nrrd_header
 from medsam2_atlas.decoding.segments import has_named_segments
 from medsam2_atlas.errors import InputError
+from medsam2_atlas.kinds import SEGMENTATION
 
 __all__ = [
     "READABLE",
-    "SEGMENTATION_SUFFIX",
     "check_extent",
     "check_same_size",
     "check_voxels",
@@ -29,8 +29,6 @@ __all__ = [
 ]
 
 READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a DICOM series (its folder, or one of its files)"
-SEGMENTATION_SUFFIX = ".seg.nrrd"
-"""Of segmentations as 3D Slicer saves them; see `segments`."""
 _LARGEST_SEGMENTATION = 4
 """Max voxels of a segmentation, in those of its image."""
 
@@ -80,7 +78,7 @@ def is_segmentation(file: Path) -> bool:
     that cannot be read is none; reading it as an image tells what is wrong with it.
     """
     name = file.name.lower()
-    if name.endswith(SEGMENTATION_SUFFIX):
+    if name.endswith(SEGMENTATION):
         return True
     try:
         return name.endswith(".nrrd") and has_named_segments(checked_header(file))

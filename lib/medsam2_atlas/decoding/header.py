@@ -72,7 +72,7 @@ def broken(file: Path, problem: str) -> InputError:
 
 
 def not_a(file: Path, kind: str, start: bytes) -> InputError:
-    """Returns the error for a file that is not of the kind that its name says; what it is instead is told where it is known."""
+    """Returns the error for a file that is not of the kind that its name says; it names the real kind where that is known."""
     kinds = {b"NRRD": "an NRRD file", b"PK\x03\x04": "a ZIP archive", b"ObjectType": "a MetaImage file", b"\x1f\x8b": "packed"}
     found = next((known for begin, known in kinds.items() if start.startswith(begin)), "")
     found = "a DICOM file" if start[128:132] == b"DICM" else "a NIfTI file" if start[344:348] == b"n+1\0" else found

@@ -42,7 +42,7 @@ class NiftiHeader(Header):
 
 
 def nifti_header(file: Path) -> NiftiHeader:
-    """Reads the header of a NIfTI file that holds its own voxels. Whether it is packed is told by its content, not its name.
+    """Reads the header of a NIfTI file that holds its own voxels. Its content, not its name, says whether it is packed.
 
     Raises:
         InputError: a malformed header, one of a pair of files, values that are no grey values, or an unusable grid.

@@ -101,7 +101,4 @@ class Fingerprints:
 
 
 def _parsed(content: dict[str, Any]) -> Fingerprint:
-    grid = content["geometry"]
-    return Fingerprint(
-        str(content["voxels"]), Geometry(*(tuple(grid[key]) for key in ("size", "spacing", "origin", "direction")))
-    )
+    return Fingerprint(str(content["voxels"]), Geometry.parse(content["geometry"]))
