@@ -20,7 +20,7 @@ from server.config import ServerConfig
 from server.issuer import IssuerError
 from server.logins import Logins, Proof
 from server.own_pages import own_page
-from server.wrong_logins import WrongLogins, place_of
+from server.wrong_logins import TooManyWrongError, WrongLogins, place_of
 from token_files import bearer, token_of, tokens_for
 from waiting import Clock
 
@@ -177,9 +177,9 @@ def test_a_password_login_outlives_the_short_token_of_an_issuer_but_a_pasted_tok
     monkeypatch.setattr(access._issuer, "claims", lambda token: None)
     monkeypatch.setattr(access._issuer, "token", lambda name, password: "a.b.c" if password == "right" else "")
     user = User("kim", "annotator", "oidc:https://login.example#7")
-    assert access.sign_in("kim", "a.b.c") == ("a.b.c", Proof(user, ends=end))
-    assert access.sign_in("kim", "right") == ("a.b.c", Proof(user))
-    assert access.sign_in("kim", "wrong") is None
+    assert access.sign_in("kim", "a.b.c", "place") == ("a.b.c", Proof(user, ends=end))
+    assert access.sign_in("kim", "right", "place") == ("a.b.c", Proof(user))
+    assert access.sign_in("kim", "wrong", "place") is None
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_messages_of_logins_are_plain(client: TestClient, app: Any, monkeypatch:
 def test_who_guesses_waits_and_nobody_else(client: TestClient, app: Any, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = fresh_access(app, ServerConfig(tokens=str(file)), monkeypatch)
     asked: list[str] = []
-    monkeypatch.setattr(app.state.access, "sign_in", lambda name, secret: asked.append(secret))
+    monkeypatch.setattr(app.state.access, "proof", asked.append)
     known = from_place(client, "198.51.100.7")
     known.post("/login", data=FORM)
     guesser = from_place(client, "198.51.100.7")
@@ -308,7 +308,8 @@ def test_many_places_take_little_memory() -> None:
     for number in range(1000):
         wrong.begin(f"place {number}")
     assert len(wrong) == 100
-    for _ in range(40):
+    for _ in range(20):
         wrong.begin("guesser")
-    assert wrong.begin("guesser") == 60
+    with pytest.raises(TooManyWrongError, match="Try again in 60 s"):
+        wrong.begin("guesser")
     wrong.forgive("place 1")  # forgotten already
