@@ -17,11 +17,12 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from medsam2_atlas.token_entries import ROLES
 from server import errors
 from server.config import ServerConfig
 from server.issuer import IssuerError
 from server.own_pages import login_address
-from server.people import LOCAL, NOBODY, ROLES, User
+from server.people import LOCAL, NOBODY, User
 from server.root_path import cookie_name, path_of
 from server.sign_in import Access
 from server.wrong_logins import TooManyWrongError, place_of

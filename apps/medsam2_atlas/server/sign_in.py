@@ -11,11 +11,12 @@ from typing import TypeVar
 import anyio
 from anyio import CapacityLimiter, to_thread
 
+from medsam2_atlas.token_entries import digest_of
 from server.config import ServerConfig
 from server.issuer import Issuer, IssuerError
 from server.logins import Logins, Proof
 from server.people import User, user_of_claims
-from server.token_file import TokenFile, digest_of
+from server.token_file import TokenFile
 from server.wrong_logins import WrongLogins
 
 T = TypeVar("T")
