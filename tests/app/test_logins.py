@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,28 @@ def test_who_guesses_waits_and_nobody_else(client: TestClient, app: Any, file: P
     assert from_place(client, "198.51.100.8").post("/login", data=FORM).status_code == 303
     clock.now += 61
     assert guesser.post("/login", data=FORM).status_code == 303
+
+
+def test_many_logins_at_once_do_not_get_around_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    access = Access(ServerConfig(oidc_issuer="https://login.example"))
+    asked: list[str] = []
+
+    def slow(name: str, password: str) -> str:
+        asked.append(password)
+        time.sleep(0.02)
+        return ""
+
+    monkeypatch.setattr(access._issuer, "token", slow)
+
+    def try_one(number: int) -> bool:
+        try:
+            return access.sign_in("kim", f"guess {number}", "place") is not None
+        except TooManyWrongError:
+            return False
+
+    with ThreadPoolExecutor(30) as people:
+        assert not any(people.map(try_one, range(60)))
+    assert len(asked) == 20
 
 
 def test_wrong_tokens_wait_but_ended_logins_do_not(client: TestClient) -> None:
