@@ -122,8 +122,8 @@ def _listed(request: dict[str, Any], key: str) -> list[Any]:
     value = request.get(key) or []
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
+            value = from_json(value)
+        except ValueError as error:
             raise InputError(key, "is no list.", "Send voxel indices [[x, y, z], …].") from error
     if not isinstance(value, list):
         raise InputError(key, "is no list.", "Send voxel indices [[x, y, z], …].")

@@ -128,14 +128,18 @@ class PacsDatastore(StudyDatastore):
         here = self.store.images() if self.web.breaker.silent(_SILENT_SECONDS) else {}
         return [series for series in left if series in here] or left
 
-    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+    def update_image_info(
+        self, image_id: str, info: dict[str, Any], accept: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> None:
         """Adds to what is kept with a series, once it has been fetched."""
         if self._here(image_id):
-            self.store.update_image_info(image_id, info)
+            super().update_image_info(image_id, info, accept)
 
-    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+    def update_label_info(
+        self, label_id: str, label_tag: str, info: dict[str, Any], accept: Callable[[Version], None] | None = None
+    ) -> None:
         """Adds to what is kept with a label; what became of it in the PACS is not for clients to say."""
-        super().update_label_info(label_id, label_tag, {key: info[key] for key in info if key != "pacs"})
+        super().update_label_info(label_id, label_tag, {key: info[key] for key in info if key != "pacs"}, accept)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Refused: images come from the PACS.
