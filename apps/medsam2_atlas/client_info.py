@@ -1,7 +1,7 @@
 """What clients may keep with images and label maps: anything but what the server records itself, and only so much of it.
 
-The record of a version says who made it, when, of what, and what became of it. Those entries are the server's alone: a client that
-could write them could sign in another's name.
+The record of a version says who made it, when, of what, and what became of it. Those entries are the server's alone: a client
+that could write them could sign in another's name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ from medsam2_atlas.json_text import to_json
 
 SERVER_KEYS = frozenset(
     (
-        *("accepted", "accepted_by", "author", "author_id", "confirm", "confirmed", "doubled", "expected_version", "file", "how"),
+        *(
+            "accepted",
+            "accepted_by",
+            "author",
+            "author_id",
+            "confirm",
+            "confirmed",
+            "doubled",
+            "expected_version",
+            "file",
+            "how",
+        ),
         *("image", "image_sha256", "made", "model", "name", "number", "organs", "origin", "owner", "pacs", "problem"),
         *("provenance", "remarks", "removed", "replaced", "restored_from", "sha256", "tag", "user", "user_id", "version"),
     )

@@ -8,7 +8,6 @@ the propagation only.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ import replies
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.hounsfield import read_ct
 from medsam2_atlas.interactive import segment_marked
+from medsam2_atlas.json_text import from_json
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.medsam2 import MedSAM2Volume, Weights
 from medsam2_atlas.progress import current

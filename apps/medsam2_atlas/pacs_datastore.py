@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from medsam2_atlas.dicom.headers import from_json
 from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.errors import InputError, NotFoundError, UnavailableError
 from medsam2_atlas.scratch import scratch_file
-from medsam2_atlas.storage import FINAL, Label, Saved
+from medsam2_atlas.storage import FINAL, Label, Saved, Version
 from medsam2_atlas.volume import read_labels, read_volume, to_sitk, write_volume
 from series_list import SeriesList
 from study_datastore import StudyDatastore

@@ -82,7 +82,10 @@ class JobLine(Generic[JobT]):
             )
         if owner and own and total >= self._limit - self._limit // 4:
             raise QueueFullError(
-                "queue", f"is almost full: {total} jobs wait. Its last places are for people without a job.", remedy, retry_after
+                "queue",
+                f"is almost full: {total} jobs wait. Its last places are for people without a job.",
+                remedy,
+                retry_after,
             )
 
     def add(self, job: JobT) -> None:

@@ -21,8 +21,8 @@ from medsam2_atlas.errors import InputError, NotFoundError
 from medsam2_atlas.jobs import Job, JobQueue
 from medsam2_atlas.json_text import to_json
 from medsam2_atlas.storage import suffix_of
-from server.answers import JsonAnswer
 from server.access import user_of
+from server.answers import JsonAnswer
 from server.forms import LimitedRoute
 from server.metrics import Metrics
 from server.owners import owner_id

@@ -1,6 +1,6 @@
 """`/jobs`: what runs and waits, how far it is, and an end to it.
 
-A job can be seen, followed, cancelled, and its result fetched, by its owner, reviewers and admins. For others it does not exist.
+Its owner, reviewers and admins can see, follow and cancel a job, and fetch its result. For others it does not exist.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from medsam2_atlas.errors import ConflictError
-from medsam2_atlas.json_text import to_json
 from medsam2_atlas.jobs import ENDED, Job, JobQueue, unknown_job
+from medsam2_atlas.json_text import to_json
 from server.access import user_of
 from server.infer import Output, answer
 from server.owners import may_use

@@ -6,14 +6,14 @@ share. What a person may not use does not exist for that person (404). Where nob
 
 from __future__ import annotations
 
-from server.access import User
+from server.people import LOCAL, User
 
 
 def owner_id(user: User) -> str:
-    """Returns the id under which something belongs to a user; empty where nobody logs in."""
-    return str(getattr(user, "id", "") or user.name)
+    """Returns the id under which something belongs to a user; empty where nobody logs in: then no limit per person applies."""
+    return "" if user.id == LOCAL.id else user.id
 
 
 def may_use(user: User, owner: str) -> bool:
-    """Returns whether a user may see, use and remove what belongs to an owner; what has no owner is for reviewers and admins."""
-    return user.may("reviewer") or (bool(owner) and owner == owner_id(user))
+    """Returns whether a user may use and remove what belongs to an owner; what has no owner is for reviewers and admins."""
+    return user.may("reviewer") or (bool(owner) and owner == user.id)

@@ -26,8 +26,8 @@ from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.scratch import scratch_file
 from medsam2_atlas.storage import StudyStore
 from pacs_datastore import PacsDatastore
-from server.answers import JsonAnswer
 from server.access import user_of
+from server.answers import JsonAnswer
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["Others"])

@@ -20,8 +20,8 @@ from medsam2_atlas.dicom.uids import valid_uid
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.scratch import scratch_folder
 from pacs_datastore import StoredSeg
-from server.answers import JsonAnswer
 from server.access import user_of
+from server.answers import JsonAnswer
 from server.dicomweb import pacs_datastore, split
 from server.root_path import root_of
 
