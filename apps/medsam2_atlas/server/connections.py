@@ -11,7 +11,7 @@ connection that it serves is in one of these phases; `moved` is when bytes last 
 | waits for the answer | none: that is the server's own time |
 
 If there are too many connections, of all or of one address, the one that has not moved for the longest time is closed, unless
-it waits for an answer. So an honest client, which sends its request at once, is served while somebody keeps thousands half-open.
+it waits for an answer. So an honest client, which sends its request at once, is served while somebody holds thousands open.
 If all wait for answers, the new one is refused (503).
 
 Concurrency contract: everything here runs in the event loop.
