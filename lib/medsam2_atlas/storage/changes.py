@@ -90,14 +90,20 @@ class LabelChanges:
         """
         self._index.again(lambda: self._remove(study, tag, author, author_id))
 
-    def describe(self, study: str, tag: str, info: Mapping[str, Any]) -> None:
+    def describe(self, study: str, tag: str, info: Mapping[str, Any], accept: Callable[[Version], None] | None = None) -> None:
         """Adds to the information kept with the current version.
+
+        Args:
+            study: name of the study.
+            tag: tag of the label map.
+            info: to add.
+            accept: called under the lock with the version as it would be; raises if it must not be.
 
         Raises:
             NotFoundError: the study has no label map under the tag.
             OSError, StorageError: it cannot be written; nothing has changed.
         """
-        self._index.again(lambda: self._describe(study, tag, info))
+        self._index.again(lambda: self._describe(study, tag, info, accept))
 
     def _save(self, study: str, tag: str, file: Path, new: Version, expected: int | None, accept: Accept) -> Made:
         folder, suffix = self._tag_folder(tag), suffix_in(file.name, labels=True)
@@ -146,7 +152,7 @@ class LabelChanges:
                 file.unlink(missing_ok=True)
         return made.get()
 
-    def _describe(self, study: str, tag: str, info: Mapping[str, Any]) -> Made:
+    def _describe(self, study: str, tag: str, info: Mapping[str, Any], accept: Callable[[Version], None] | None) -> Made:
         made = Outcome[Made](f"{study} under {tag}")
         with made.survives(self._index), self._index.writing() as rows:
             row = self._there(rows, study, tag)
@@ -154,6 +160,8 @@ class LabelChanges:
             if row.version.number not in lineage.numbers():
                 raise StorageError(study, f"has a label under {tag} that is not kept as a version yet.", "Try again later.")
             version = replace(row.version, info={**row.version.info, **info})
+            if accept is not None:
+                accept(version)
             lineage.write(version)
             made.value = Made(replace(row, version=version))
             rows.put_label(made.value.row)
