@@ -33,9 +33,25 @@ from medsam2_atlas.processes import ProcessMark
 from medsam2_atlas.scratch import sweep, sweep_leftovers
 from medsam2_atlas.segmentation import package_version
 from medsam2_atlas.storage import WorkFolder
-from server import dicomweb, errors, infer, jobs, login, logs, readiness, review, sessions, stow, studies, viewer, work
+from server import (
+    dicomweb,
+    docs_page,
+    errors,
+    infer,
+    jobs,
+    login,
+    logs,
+    readiness,
+    review,
+    sessions,
+    stow,
+    studies,
+    viewer,
+    work,
+)
 from server.access import Access, AccessMiddleware
 from server.config import ServerConfig, server_config
+from server.headers import HeadersMiddleware
 from server.metrics import Metrics
 from server.middleware import RequestIdFilter, RequestMiddleware, SizeLimitMiddleware
 from server.offloop import off_the_loop
@@ -91,6 +107,7 @@ def create_app(config: ServerConfig) -> FastAPI:
 
     # The first one sees a request first.
     middleware = [
+        Middleware(HeadersMiddleware, frame_ancestors=config.frame_ancestors),
         Middleware(RootPathMiddleware, root_path=config.root_path),
         Middleware(RequestMiddleware, served=metrics.served, stopping=stopping),
         Middleware(
@@ -104,7 +121,8 @@ def create_app(config: ServerConfig) -> FastAPI:
         Middleware(AccessMiddleware, access=access, config=config),
         Middleware(SizeLimitMiddleware, limit=_limits(config)),
     ]
-    app = FastAPI(title="medsam2_atlas", version=package_version(), lifespan=lifespan, middleware=middleware, docs_url="/docs")
+    pages: dict[str, Any] = {"docs_url": None, "redoc_url": None}  # FastAPI's load scripts from other hosts
+    app = FastAPI(title="medsam2_atlas", version=package_version(), lifespan=lifespan, middleware=middleware, **pages)
     app.state.readiness = Readiness(check_server)
     app.state.queue, app.state.metrics, app.state.access, app.state.stopping = queue, metrics, access, stopping
     errors.install(app)
@@ -120,6 +138,7 @@ def create_app(config: ServerConfig) -> FastAPI:
         review.router,
         login.router,
         logs.router,
+        docs_page.router,
         readiness.router,
     ):
         app.include_router(own)

@@ -17,7 +17,8 @@ from medsam2_atlas.resource import resource
 from medsam2_atlas.root_path import parse_root_path
 from server.root_path import FIRST_SEGMENTS
 
-_LISTS = ("origins", "hosts", "roots")
+_LISTS = ("origins", "hosts", "roots", "frame_ancestors")
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 
 
 class ServerConfig(BaseModel):
@@ -40,6 +41,8 @@ class ServerConfig(BaseModel):
     oidc_roles: str = Field("realm_access.roles", description="claim that holds the roles, as a path with dots")
     oidc_name: str = Field("preferred_username", description="claim that holds the person's name")
     origins: tuple[str, ...] = Field((), description="other origins whose pages may call the server")
+    frame_ancestors: tuple[str, ...] = Field((), description="origins whose pages may show the server's pages in a frame")
+    log_names: bool = Field(False, description="whether logs hold study names; otherwise keyed hashes of them")
     hosts: tuple[str, ...] = Field((), description="names under which the server is asked, besides those of this machine")
     root_path: str = Field("", description="path below which a proxy shows the server, such as /medsam2")
 
@@ -50,6 +53,14 @@ class ServerConfig(BaseModel):
             if not Path(root).is_absolute():
                 raise ValueError(f"{root!r} is no absolute path")
         return roots
+
+    @field_validator("frame_ancestors")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin such as https://portal.example.org")
+        return origins
 
     @field_validator("hu", mode="before")
     @classmethod

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import RedirectResponse
 from starlette.responses import Response
 
 from server import errors
 from server.access import Access
 from server.forms import LimitedRoute
+from server.headers import page
 from server.root_path import cookie_name
 
 router = APIRouter(tags=["Access"], route_class=LimitedRoute)
@@ -27,7 +28,7 @@ input,button{font:inherit;display:block;width:100%;box-sizing:border-box;margin:
 @router.get("/login", include_in_schema=False)
 async def login_page() -> Response:
     """A form."""
-    return HTMLResponse(_PAGE.replace("PROBLEM", ""))
+    return page(_PAGE.replace("PROBLEM", ""))
 
 
 @router.post("/login", include_in_schema=False)
@@ -35,7 +36,7 @@ async def login(request: Request, username: Annotated[str, Form()] = "", passwor
     """A cookie, and on to the viewer."""
     token = await _signed_in(request, username, password)
     if not token:
-        return HTMLResponse(_PAGE.replace("PROBLEM", "That is not right."), 401)
+        return page(_PAGE.replace("PROBLEM", "That is not right."), 401)
     response = RedirectResponse("/ohif/", 303)
     secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
     # Without a path of its own, a cookie holds for the folder of this page as the browser sees it: the root path.

@@ -58,9 +58,7 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = name
-                headers.setdefault("X-Content-Type-Options", "nosniff")
+                MutableHeaders(scope=message)["X-Request-ID"] = name
             await send(message)
 
         try:
