@@ -39,6 +39,7 @@ from server import (
     errors,
     infer,
     jobs,
+    log_lines,
     login,
     logs,
     readiness,
@@ -53,7 +54,7 @@ from server.access import Access, AccessMiddleware
 from server.config import ServerConfig, server_config
 from server.headers import HeadersMiddleware
 from server.metrics import Metrics
-from server.middleware import RequestIdFilter, RequestMiddleware, SizeLimitMiddleware
+from server.middleware import RequestMiddleware, SizeLimitMiddleware
 from server.offloop import off_the_loop
 from server.readiness import Readiness, check_server
 from server.root_path import RootPathMiddleware, path_of
@@ -92,10 +93,9 @@ def create_app(config: ServerConfig) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        for handler in logging.getLogger().handlers:
-            handler.addFilter(RequestIdFilter())
-        stopping.install()
         work = WorkFolder.of(settings.MONAI_LABEL_STUDIES)
+        await run_in_threadpool(log_lines.install, settings.MONAI_LABEL_STUDIES, work, config.log_names)
+        stopping.install()
         await run_in_threadpool(_prepare, work)
         instance = await run_in_threadpool(app_instance)
         instance.server_mode(True)
