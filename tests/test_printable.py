@@ -25,11 +25,24 @@ def written() -> tuple[logging.Logger, io.StringIO]:
 
 @pytest.mark.parametrize(
     "character",
-    ["\n", "\r", "\x0b", "\x1b", "\x00", "\x7f", "\x85", "\x9b", "\u2028", "\u2029", "\u202e", "\u2066", "\udcff", "\U000e0041"],
+    [
+        "\n",
+        "\r",
+        "\x0b",
+        "\x1b",
+        "\x00",
+        "\x7f",
+        "\x85",
+        "\x9b",
+        "\u2028",
+        "\u2029",
+        "\u202e",
+        "\u2066",
+        "\udcff",
+        "\U000e0041",
+    ],
 )
-def test_no_character_breaks_a_line_or_controls_a_terminal(
-    written: tuple[logging.Logger, io.StringIO], character: str
-) -> None:
+def test_no_character_breaks_a_line_or_controls_a_terminal(written: tuple[logging.Logger, io.StringIO], character: str) -> None:
     logger, stream = written
     logger.info("GET /x%s", character + FORGED)
     logger.info("template " + character + FORGED)

@@ -86,7 +86,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     sys.setswitchinterval(_SWITCH_SECONDS)
     FileResponse.chunk_size = _FILE_CHUNK  # each chunk goes through a thread: 64 KiB make hundreds of turns of a CT
     queue = JobQueue(config.queue, dispose=infer.dispose)
-    metrics = Metrics(queue.counts, lambda: app_instance().datastore().status())
+    metrics = Metrics(queue.counts, lambda: app_instance().datastore().status(), lambda: app_instance()._infers)
     access, stopping = Access(config), Stopping()
     stopping.call(lambda: queue.stop(_STOP_SECONDS))
     stopping.call(end_own_work)
