@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 
 import pytest
+from rich.markup import escape
+from rich.table import Table
 
 from medsam2_atlas.printable import LineFormatter, printable
 
@@ -92,3 +95,34 @@ def test_a_long_message_does_not_fill_the_log(written: tuple[logging.Logger, io.
 def test_other_text_stays_as_it_is() -> None:
     text = "Müller – 肝臓 → label map 🫀 \\n"
     assert printable(text) == text
+
+
+def test_names_of_files_do_not_control_the_terminal_of_a_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from medsam2_atlas import console
+
+    stream = io.StringIO()
+    shown = console._ErrorConsole(file=stream, force_terminal=True, width=200)
+    evil = "x\x1b]0;title\x07\x1b[2J\u202ey\x9b"
+    table = Table("study", evil)
+    table.add_row(evil, evil)
+    shown.print(f"[yellow]refused:[/] {escape(evil)}", table)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())  # rich's own colours
+    assert not set("\x1b\x07\x9b\u202e") & set(text)
+    assert text.count(r"x\x1b]0;title\x07\x1b[2J") == 4
+    console.echo(f"{evil}\nforged", "second")
+    assert capsys.readouterr().out.split("\n")[1:] == ["second", ""]
+
+
+def test_log_lines_of_a_command_cannot_be_forged(monkeypatch: pytest.MonkeyPatch) -> None:
+    from medsam2_atlas import console
+
+    stream = io.StringIO()
+    monkeypatch.setattr(console, "console", console._ErrorConsole(file=stream, width=300))
+    monkeypatch.setattr(logging, "basicConfig", lambda handlers, **options: given.extend(handlers))
+    given: list[logging.Handler] = []
+    console.set_up_logging(verbose=False)
+    record = logging.LogRecord("a", logging.WARNING, __file__, 1, "x\nerror: forged\x1b[31m", None, None)
+    given[0].handle(record)
+    assert len(stream.getvalue().splitlines()) == 1

@@ -25,7 +25,7 @@ _PARAMETER = re.compile(r"\{[^}]+\}")
 @router.get("/docs", include_in_schema=False)
 def docs(request: Request) -> Response:
     """The page."""
-    return page(docs_page(request.app.openapi()))
+    return page(docs_page(request.app.openapi()), template=f"<style>{_STYLE}</style>")
 
 
 def docs_page(openapi: Mapping[str, Any]) -> str:

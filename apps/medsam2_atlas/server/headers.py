@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from fastapi.responses import HTMLResponse
 from starlette.datastructures import MutableHeaders
@@ -71,19 +71,22 @@ class HeadersMiddleware:
             headers["Cache-Control"] = "no-store"
 
 
-def page(html: str, status: int = 200) -> Response:
+def page(html: str, status: int = 200, headers: Mapping[str, str] | None = None, template: str = "") -> Response:
     """Returns a page that may run and show what is written in it, and ask this server; nothing else.
 
     Args:
-        html: the page. Its scripts and styles are elements without attributes; it has no `style` or `on…` attributes. Nothing
-            from outside may be in a script or style: it would be allowed too.
+        html: the page. Its scripts and styles are elements without attributes; it has no `style` or `on…` attributes.
         status: HTTP status.
+        headers: more headers.
+        template: what the page was made from, if anything from outside was put into it: only scripts and styles that it
+            holds are allowed.
     """
+    trusted = template or html
     policy = (
-        f"default-src 'none'; script-src {script_hashes(html)}; style-src {_hashes(_STYLE, html)}; img-src 'self'; "
+        f"default-src 'none'; script-src {script_hashes(trusted)}; style-src {_hashes(_STYLE, trusted)}; img-src 'self'; "
         "connect-src 'self'; base-uri 'none'; object-src 'none'; form-action 'self'"
     )
-    return HTMLResponse(html, status, {"Content-Security-Policy": policy})
+    return HTMLResponse(html, status, {**(headers or {}), "Content-Security-Policy": policy})
 
 
 def script_hashes(html: str) -> str:

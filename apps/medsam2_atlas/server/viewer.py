@@ -29,12 +29,14 @@ _BLOCK = 1 << 20
 _BUILT_FOR = b'"/ohif/"'
 _OTHER_HOSTS = re.compile(r'<link [^>]*href="https?://[^>]*>')
 """Fonts of another host, which would learn who looks at what; the viewer takes the system's fonts without them."""
+_OTHER_FONTS = re.compile(rb"@import url\(https?:[^)]*\);")
 _POLICY = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval' {scripts}; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' blob: data:; font-src 'self'; connect-src 'self' blob: data:; worker-src 'self' blob:; "
+    "default-src 'none'; script-src 'self' 'unsafe-eval' {scripts}; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' blob: data:; font-src 'self' data:; connect-src 'self' blob: data:; worker-src 'self' blob:; "
     "manifest-src 'self'; base-uri 'none'; object-src 'none'; form-action 'none'"
 )
-"""What OHIF needs: WebAssembly decodes slices, workers run from blobs, scripts write styles and show pictures from memory.
+"""What OHIF needs. `unsafe-eval`: its library of arrays (ndarray) and its decoders (embind) make functions from text; without,
+no segmentation can be loaded. Workers run from blobs; scripts write styles and show pictures from memory.
 Workers obey the policy of their own file, so all files of the viewer have it."""
 _SCRIPTS_FOLDER = b'new URL(".", self.document ? document.currentScript.src : self.location).href'
 """Folder of the script that runs; in workers, which have no document, of the worker's script."""
@@ -49,6 +51,8 @@ def ohif_file(request: Request, path: str) -> Response:
             # Names of the bundles change with their content; those of its configuration do not.
             headers = {"Cache-Control": CACHED[0] if folder == _OHIF else CACHED[1], "Content-Security-Policy": _policy("")}
             kind = get_mime_type(str(file))
+            if folder == _OHIF and file.suffix == ".css":
+                return Response(_style(file), media_type=kind, headers=headers)
             place = _place(file) if folder == _OHIF and file.suffix == ".js" else -1
             if place >= 0:
                 headers["Content-Length"] = str(file.stat().st_size - len(_BUILT_FOR) + len(_SCRIPTS_FOLDER))
@@ -76,6 +80,12 @@ def _page(up: str) -> str:
 def _policy(page: str) -> str:
     """Returns the policy of a file of the viewer. page: the viewer's page, whose own scripts may run; empty for other files."""
     return _POLICY.format(scripts=script_hashes(page) if page else "")
+
+
+@cache
+def _style(file: Path) -> bytes:
+    """Returns a style sheet without what it loads from other hosts. The largest has 0.2 MB."""
+    return _OTHER_FONTS.sub(b"", file.read_bytes())
 
 
 @cache
