@@ -33,13 +33,30 @@ from medsam2_atlas.processes import ProcessMark
 from medsam2_atlas.scratch import sweep, sweep_leftovers
 from medsam2_atlas.segmentation import package_version
 from medsam2_atlas.storage import WorkFolder
-from server import dicomweb, errors, infer, jobs, login, logs, readiness, review, sessions, stow, studies, viewer, work
+from server import (
+    dicomweb,
+    docs_page,
+    errors,
+    infer,
+    jobs,
+    log_lines,
+    login,
+    logs,
+    readiness,
+    review,
+    sessions,
+    stow,
+    studies,
+    viewer,
+    work,
+)
 from server.access import Access, AccessMiddleware
 from server.answers import JsonAnswer
 from server.config import ServerConfig, server_config
 from server.connections import Connections
+from server.headers import HeadersMiddleware
 from server.metrics import Metrics
-from server.middleware import RequestIdFilter, RequestMiddleware, SizeLimitMiddleware
+from server.middleware import RequestMiddleware, SizeLimitMiddleware
 from server.offloop import off_the_loop
 from server.person_limits import PersonLimitMiddleware
 from server.readiness import Readiness, check_server
@@ -72,7 +89,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     sys.setswitchinterval(_SWITCH_SECONDS)
     FileResponse.chunk_size = _FILE_CHUNK  # each chunk goes through a thread: 64 KiB make hundreds of turns of a CT
     queue = JobQueue(config.queue, dispose=infer.dispose, per_person=config.queue_per_person)
-    metrics = Metrics(queue.counts, lambda: app_instance().datastore().status())
+    metrics = Metrics(queue.counts, lambda: app_instance().datastore().status(), lambda: app_instance()._infers)
     access, stopping = Access(config), Stopping()
     connections = Connections(config.connection_limits)
     stopping.call(lambda: queue.stop(_STOP_SECONDS))
@@ -80,11 +97,10 @@ def create_app(config: ServerConfig) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        for handler in logging.getLogger().handlers:
-            handler.addFilter(RequestIdFilter())
         connections.install()
-        stopping.install()
         work = WorkFolder.of(settings.MONAI_LABEL_STUDIES)
+        await run_in_threadpool(log_lines.install, settings.MONAI_LABEL_STUDIES, work, config.log_names)
+        stopping.install()
         await run_in_threadpool(_prepare, work)
         instance = await run_in_threadpool(app_instance)
         instance.server_mode(True)
@@ -96,6 +112,7 @@ def create_app(config: ServerConfig) -> FastAPI:
 
     # The first one sees a request first.
     middleware = [
+        Middleware(HeadersMiddleware, frame_ancestors=config.frame_ancestors),
         Middleware(RootPathMiddleware, root_path=config.root_path),
         Middleware(RequestMiddleware, served=metrics.served, stopping=stopping),
         Middleware(
@@ -110,13 +127,14 @@ def create_app(config: ServerConfig) -> FastAPI:
         Middleware(PersonLimitMiddleware, limit=config.requests_per_person),
         Middleware(SizeLimitMiddleware, limit=_limits(config)),
     ]
+    pages: dict[str, Any] = {"docs_url": None, "redoc_url": None}  # FastAPI's load scripts from other hosts
     app = FastAPI(
         title="medsam2_atlas",
         version=package_version(),
         lifespan=lifespan,
         middleware=middleware,
-        docs_url="/docs",
         default_response_class=JsonAnswer,
+        **pages,
     )
     app.state.readiness = Readiness(check_server)
     app.state.config = config
@@ -134,6 +152,7 @@ def create_app(config: ServerConfig) -> FastAPI:
         review.router,
         login.router,
         logs.router,
+        docs_page.router,
         readiness.router,
     ):
         app.include_router(own)

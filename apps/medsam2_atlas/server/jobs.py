@@ -54,7 +54,7 @@ async def follow_job(request: Request, name: str) -> Response:
     return StreamingResponse(
         _events(request, _queue(request), _job(request, name)),
         media_type="text/event-stream",
-        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        headers={"X-Accel-Buffering": "no"},
     )
 
 
