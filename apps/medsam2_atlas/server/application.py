@@ -54,6 +54,7 @@ from server.config import ServerConfig, server_config
 from server.metrics import Metrics
 from server.middleware import RequestIdFilter, RequestMiddleware, SizeLimitMiddleware
 from server.offloop import off_the_loop
+from server.paths import PathsMiddleware
 from server.readiness import Readiness, check_server
 from server.root_path import RootPathMiddleware, path_of
 from server.stopping import Stopping, bounded
@@ -108,6 +109,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     middleware = [
         Middleware(RootPathMiddleware, root_path=config.root_path),
         Middleware(RequestMiddleware, served=metrics.served, stopping=stopping),
+        Middleware(PathsMiddleware),
         Middleware(
             CORSMiddleware,
             allow_origins=list(config.origins),

@@ -26,6 +26,7 @@ from server.context import request_id
 from server.forms import LimitedRoute
 from server.metrics import Metrics
 from server.parameters import infer_parameters
+from server.paths import without_paths
 from server.sessions import session_of
 from server.uploads import json_object, received
 
@@ -108,7 +109,7 @@ def answer(result: Mapping[str, Any], output: Output | None, once: bool) -> Resp
         return FileResponse(file, media_type=get_mime_type(str(file)), filename=file.name, background=remove)
     with file.open("rb") as stream:
         fields = {
-            "params": (None, json.dumps(result["params"]), "application/json"),
+            "params": (None, without_paths(json.dumps(result["params"])), "application/json"),
             "image": (file.name, stream, get_mime_type(str(file))),
         }
         message = MultipartEncoder(fields=fields)
