@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
+from monailabel.config import settings
+from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
+from monailabel.utils.async_tasks import task
 
 from blocks import PATIENT, labelled
 from main import MedSAM2AtlasApp
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.resource import resource
+from server import work
 from server.parameters import (
     batch_parameters,
     infer_parameters,
@@ -71,12 +76,12 @@ FOREIGN = [
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_no_work_takes_an_unknown_parameter(server_app: MedSAM2AtlasApp, name: str) -> None:
-    for work, check in works(server_app).items():
+    for kind, check in works(server_app).items():
         for value in ("/tmp/evil", None, 1):
             with pytest.raises(InputError, match="has no parameter") as caught:
                 check({name: value})
-            assert len(caught.value.problem) < 200, work
-            assert caught.value.remedy.startswith("Allowed: "), work
+            assert len(caught.value.problem) < 200, kind
+            assert caught.value.remedy.startswith("Allowed: "), kind
 
 
 EXTRAS = {
@@ -104,10 +109,10 @@ def test_what_info_offers_can_be_sent_back_with_the_extras_of_clients(server_app
         found = training_parameters(server_app, model, trainer.config() | extras)
         kept = {key: value for key, value in trainer.config().items() if value != ""}
         assert found == kept | {"device": "cuda"}
-    for model, task in server_app._infers.items():
-        found = batch_parameters(server_app, model, task.config() | EXTRAS | {"save_label": True, "label_tag": "final"})
+    for model, model_task in server_app._infers.items():
+        found = batch_parameters(server_app, model, model_task.config() | EXTRAS | {"save_label": True, "label_tag": "final"})
         assert found.pop("label_tag") == "final"
-        assert set(found) <= set(task.config())
+        assert set(found) <= set(model_task.config())
         assert not any(isinstance(value, list) for value in found.values())
     assert scoring_parameters(server_app, "organs", EXTRAS | {"y": "final", "y_pred": "unet_3d"}) == {
         "y": "final",
@@ -117,7 +122,7 @@ def test_what_info_offers_can_be_sent_back_with_the_extras_of_clients(server_app
 
 
 @pytest.mark.parametrize(
-    ("work", "params"),
+    ("kind", "params"),
     [
         ("train unet_3d", {"max_epochs": 0}),
         ("train unet_3d", {"max_epochs": 10**30}),
@@ -157,22 +162,22 @@ def test_what_info_offers_can_be_sent_back_with_the_extras_of_clients(server_app
         ("next case", {"label_tag": "nobody's"}),
     ],
 )
-def test_no_work_takes_a_value_of_another_type_or_range(server_app: MedSAM2AtlasApp, work: str, params: dict[str, Any]) -> None:
+def test_no_work_takes_a_value_of_another_type_or_range(server_app: MedSAM2AtlasApp, kind: str, params: dict[str, Any]) -> None:
     with pytest.raises(InputError) as caught:
-        works(server_app)[work](params)
+        works(server_app)[kind](params)
     assert len(str(caught.value)) < 3000
 
 
 def test_no_text_of_a_client_reaches_a_command(server_app: MedSAM2AtlasApp) -> None:
     told = "text-of-a-client"
     dropped = {"name": told, "client_id": told, "tracking_uri": told, "dataset": told, "labels": [told], "description": told}
-    for work, check in works(server_app).items():
-        if work == "next case":  # runs in the server
+    for kind, check in works(server_app).items():
+        if kind == "next case":  # runs in the server
             continue
         params = {
-            key: value for key, value in dropped.items() if work.startswith("train") or not re.match("track|dataset", key)
+            key: value for key, value in dropped.items() if kind.startswith("train") or not re.match("track|dataset", key)
         }
-        assert told not in json.dumps(check(params)), work
+        assert told not in json.dumps(check(params)), kind
 
 
 def test_names_may_be_listed_as_texts_or_lists(server_app: MedSAM2AtlasApp) -> None:
@@ -225,12 +230,34 @@ def test_a_model_ignores_what_is_no_option_and_takes_back_what_it_offers(server_
         "save_label": True,
         "result_dtype": "uint8",
     }
-    for model, task in server_app._infers.items():
-        found = infer_parameters(model, task, task.config() | foreign | {"result_extension": ".nrrd"})
-        assert set(found) <= {*task.config(), "result_extension"}
+    for model, model_task in server_app._infers.items():
+        found = infer_parameters(model, model_task, model_task.config() | foreign | {"result_extension": ".nrrd"})
+        assert set(found) <= {*model_task.config(), "result_extension"}
     clicks = {"label": "liver", "foreground": [[1, 2, 3]], "background": "[]", "boxes": []}
     assert infer_parameters("medsam2", server_app._infers["medsam2"], clicks) == {
         "label": "liver",
         "foreground": [[1, 2, 3]],
         "background": "[]",
     }
+
+
+def test_a_process_is_given_nothing_but_checked_parameters(
+    server_app: MedSAM2AtlasApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[dict[str, Any]] = []
+    monkeypatch.setattr(work, "app_instance", lambda: server_app)
+    monkeypatch.setattr(task, "app_instance", lambda: server_app)
+    monkeypatch.setattr(task, "run_background_task", lambda request, method: begun.append(request) or {"id": method})
+    monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", server_app.studies)
+    runs = (partial(work.run_training, "unet_3d"), partial(work.run_scoring, "organs"))
+    for run in (*runs, partial(work.run_batch, "unet_3d", BatchInferImageType.IMAGES_ALL)):
+        for name in ("bundle_path", "PYTHONPATH", "tracking_id"):
+            with pytest.raises(InputError, match=f"has no parameter '{name}'"):
+                run({name: "/tmp/evil"})
+        assert not begun
+        run({"name": "/tmp/evil", "client_id": "/tmp/evil", "gpus": "1", "multi_gpu": True, "model": "x", "method": "y"})
+        assert begun.pop().keys() <= {"model", "method", "images", "device", "multi_gpu"}
+    work.run_training("unet_3d", {"max_epochs": "3", "pretrained": "false", "device": "cpu"})
+    work.run_scoring("organs", {"y": "final"})
+    assert begun[0] == {"model": "unet_3d", "max_epochs": 3, "pretrained": False, "device": "cpu"}
+    assert begun[1] == {"method": "organs", "y": "final"}

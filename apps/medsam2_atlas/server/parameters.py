@@ -225,7 +225,7 @@ def _texts(value: Any) -> Any:
 
 def _marks(value: Any) -> Any:
     if not isinstance(value, (str, list)) or len(value) > _MAX_MARKS:
-        raise ValueError("give a list of voxel indices [x, y, z]")
+        raise ValueError("is no list of voxel indices [x, y, z], or a longer one than can be used")
     return value
 
 
