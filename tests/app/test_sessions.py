@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from series_files import write_series
 from server import errors, sessions
 from server.access import LOCAL
+from server.config import ServerConfig
 from session_folders import SessionFolders
 
 
@@ -44,6 +45,7 @@ def client(store: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     folders = SessionFolders(str(store))
     monkeypatch.setattr(sessions, "app_instance", lambda: SimpleNamespace(sessions=lambda: folders))
     inner = FastAPI()
+    inner.state.config = ServerConfig()
     inner.include_router(sessions.router)
     errors.install(inner)
 
