@@ -14,6 +14,7 @@ from medsam2_atlas.errors import WeightsError
 from medsam2_atlas.files import sha256
 from medsam2_atlas.medsam2.network import OFFICIAL, build_network, config_names, load_config
 from medsam2_atlas.resource import model_folder, resource
+from medsam2_atlas.tensor_files import load_tensors
 
 OFFICIAL_FILE = "MedSAM2_latest.pt"
 DEMO_FILE = "medsam2_demo.pt"
@@ -99,7 +100,9 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise WeightsError(file, "is not a file.", "Name a MedSAM2 checkpoint (.pt).")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = load_tensors(file)
+    except WeightsError:
+        raise
     except Exception as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise WeightsError(file, f"is not a PyTorch checkpoint ({reason}).", "Download it again.") from error
