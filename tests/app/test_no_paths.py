@@ -103,13 +103,12 @@ class Walk:
     """Asks a server, and searches each answer for paths."""
 
     def __init__(self, url: str, folders: list[Path]) -> None:
-        self.url, self.asked = url, set[tuple[str, str]]()
+        self.url = url
         self.needles = sorted({str(folder) for folder in folders} | {str(folder.resolve()) for folder in folders})
 
-    def ask(self, method: str, path: str, route: str = "", **options: Any) -> requests.Response:
+    def ask(self, method: str, path: str, **options: Any) -> requests.Response:
         """The answer; fails if it holds a path."""
         answer = requests.request(method, self.url + path, timeout=SECONDS, allow_redirects=False, **options)
-        self.asked.add((method, route or path))
         told = answer.content.decode("latin-1") + json.dumps(dict(answer.headers))
         found = [needle for needle in self.needles if needle in told]
         assert not found, (method, path, options, found, told[max(0, told.find(found[0]) - 300) :][:800])
@@ -131,76 +130,67 @@ def walk(url: str, studies: Path, tmp_path_factory: pytest.TempPathFactory) -> W
     return Walk(url, [*(folder for folder in folders if str(folder) != "/usr"), Path.home(), Path(tempfile.gettempdir())])
 
 
-def test_no_answer_shows_a_path(walk: Walk, studies: Path, target_files: ReferenceFiles, tmp_path: Path) -> None:
+def test_no_answer_of_a_days_work_shows_a_path(walk: Walk, studies: Path, target_files: ReferenceFiles, tmp_path: Path) -> None:
     (studies / "broken.nii.gz").write_bytes(b"no image")
     (studies / "linked.nii.gz").symlink_to(target_files.image)
     (studies / "more.zip").write_bytes(b"PK")
     label, image = target_files.label.read_bytes(), target_files.image.read_bytes()
-    first = {"image": "first", "output": "all"}
-    assert walk.ask("POST", "/infer/unet_3d", "/infer/{model}", params=first).status_code == 200
-    assert walk.ask("POST", "/infer/unet_3d", params={"image": "first", "output": "json"}).status_code == 200
+    for output in ("all", "json"):
+        assert walk.ask("POST", "/infer/unet_3d", params={"image": "first", "output": output}).status_code == 200
     assert walk.ask("POST", "/infer/unet_3d", params={"image": "broken"}).status_code == 422
     assert walk.ask("POST", "/infer/unet_3d", files={"file": ("x.nii.gz", b"no image")}).status_code == 422
-    begun = walk.ask("POST", "/infer/unet_3d", params={"image": "second", "wait": False})
-    job = begun.json()["id"] if begun.status_code == 202 else "none"
-    saved = walk.ask("PUT", "/datastore/label", params={"image": "first"}, files={"label": ("x.nii.gz", label)})
-    assert saved.status_code == 200
-    walk.ask("PUT", "/datastore/label", params={"image": "first"}, files={"label": ("x.nii.gz", b"no label map")})
+    job = walk.ask("POST", "/infer/unet_3d", params={"image": "second", "wait": False}).json()["id"]
+    for answer in ("", "/events", "/result"):
+        walk.ask("GET", f"/jobs/{job}{answer}")
+    for content, status in ((label, 200), (b"no label map", 422)):
+        files = {"label": ("x.nii.gz", content)}
+        assert walk.ask("PUT", "/datastore/label", params={"image": "first"}, files=files).status_code == status
     made = walk.ask("PUT", "/session/", files={"files": ("x.nii.gz", image)}).json()
     for session in (made["session_id"], "none"):
         for method in ("GET", "DELETE"):
-            walk.ask(method, f"/session/{session}", "/session/{session_id}")
-    assert walk.ask("POST", "/activelearning/first", "/activelearning/{strategy}", json={}).json()["path"] == ""
-    scored = walk.ask("POST", "/scoring/organs", "/scoring/{method}", params={"run_sync": True}, json={"y_pred": "unet_3d"})
+            walk.ask(method, f"/session/{session}")
+    assert walk.ask("POST", "/activelearning/first", json={}).json()["path"] == ""
+    scored = walk.ask("POST", "/scoring/organs", params={"run_sync": True}, json={"y_pred": "unet_3d"})
     assert scored.json()["studies"]["first"]
-    work = [("/scoring/", "POST", "/scoring/organs"), ("/batch/infer", "POST", "/batch/infer/unet_3d")]
-    for status, method, start in work:
-        assert walk.ask(method, start, start.rpartition("/")[0] + "/{name}", json={}).status_code == 200
-        assert walk.ask(method, start, json={"bundle_path": str(tmp_path)}).status_code == 422
-        until(lambda status=status: walk.ask("GET", status).json()["status"] not in ("SUBMITTED", "RUNNING"), 180)
-        ended = walk.ask("GET", status, params={"all": True}).json()
-        assert ended[-1]["status"] == "DONE"
-        assert ended[-1]["details"]
-        walk.ask("DELETE", status)
-    assert walk.ask("POST", "/train/unet_3d", "/train/{model}", json={"max_epochs": 1000, "device": "cpu"}).status_code == 200
-    until(lambda: walk.ask("GET", "/train/").json().get("details"), 180)
-    walk.ask("DELETE", "/train/")
-    weights = {"file": ("x.pt", b"no weights")}
-    assert walk.ask("PUT", "/model/unet_3d", "/model/{model}", files=weights).status_code == 409
     for path in ("/datastore/", "/datastore/?output=all", "/datastore/?output=train", "/review/cases", "/readyz", "/info/"):
         assert walk.ask("GET", path).status_code == 200
-    values = {"model": "unet_3d", "image": "first", "label": "first", "tag": "unet_3d", "strategy": "first", "study": "first"}
-    values |= {"method": "organs", "name": job, "session_id": "none", "id": "nobody", "version": "1", "path": "index.html"}
-    described = walk.ask("GET", "/openapi.json").json()["paths"]
-    for path, methods in described.items():
-        for method, about in methods.items():
-            starts = method == "post" and path.startswith(("/train", "/batch", "/scoring"))  # what these do has been asked
-            for given in (
-                dict.fromkeys(values, "nobody") if starts else values,
-                dict.fromkeys(values, "nobody"),
-                dict.fromkeys(values, "/etc/passwd"),
-            ):
-                query = {
-                    p["name"]: given.get(p["name"], "x")
-                    for p in about.get("parameters", ())
-                    if p["in"] == "query" and p["required"]
-                }
-                address = re.sub(r"\{(\w+)(:path)?\}", lambda found, given=given: given.get(found[1], "x"), path)
-                body: dict[str, Any] = {"json": {}} if "json" in str(about.get("requestBody", "")) else {}
-                if "multipart" in str(about.get("requestBody", "")):
-                    body = {"files": dict.fromkeys(("file", "files", "label"), ("x.nii.gz", b"no image"))}
-                walk.ask(method.upper(), address, path, params=query, **body)
-    for path in (
-        "/",
-        "/docs",
-        "/nowhere",
-        "/review",
-        "/login",
-        "/ohif/",
-        "/ohif/app-config.js",
-        "/static/none",
-        "/metrics",
-        "/logs/",
-    ):
-        walk.ask("GET", path)
     assert "[studies]" in walk.ask("GET", "/logs/", params={"lines": 100_000}).text
+
+
+@pytest.mark.parametrize(
+    ("status", "start"),
+    [("/scoring/", "/scoring/organs"), ("/batch/infer", "/batch/infer/unet_3d"), ("/train/", "/train/unet_3d")],
+)
+def test_the_state_of_a_process_shows_no_path(walk: Walk, status: str, start: str) -> None:
+    assert walk.ask("POST", start, json={"bundle_path": tempfile.gettempdir()}).status_code == 422
+    assert walk.ask("POST", start, json={"name": "x"}).status_code == 200
+    until(lambda: walk.ask("GET", status).json().get("details"), 180)
+    walk.ask("DELETE", status)
+    (task,) = walk.ask("GET", status, params={"all": True}).json()[-1:]
+    assert task["details"]
+    assert "bundle_path" not in task["request"]
+
+
+def test_no_route_shows_a_path_whatever_is_asked(walk: Walk) -> None:
+    known = {"model": "unet_3d", "image": "first", "label": "first", "tag": "unet_3d", "strategy": "first", "study": "first"}
+    known |= {"method": "organs", "name": "none", "session_id": "none", "id": "nobody", "version": "1", "path": "index.html"}
+    for path, methods in walk.ask("GET", "/openapi.json").json()["paths"].items():
+        for method, about in methods.items():
+            starts = method == "post" and path.startswith(("/train", "/batch", "/scoring"))  # takes long, and was asked above
+            for given in ({} if starts else known, dict.fromkeys(known, "nobody"), dict.fromkeys(known, "/etc/passwd")):
+                walk.ask(method.upper(), **_asked(path, about, given))
+    for path in ("/", "/docs", "/nowhere", "/review", "/login", "/ohif/", "/ohif/app-config.js", "/static/none", "/metrics"):
+        walk.ask("GET", path)
+
+
+def _asked(path: str, about: dict[str, Any], given: dict[str, str]) -> dict[str, Any]:
+    """A request of a route that the OpenAPI describes. given: values of parameters; `x` for others."""
+    query = [p["name"] for p in about.get("parameters", ()) if p["in"] == "query" and p["required"]]
+    body = str(about.get("requestBody", ""))
+    file = ("x.nii.gz", b"no image")
+    return {
+        "path": re.sub(r"\{(\w+)(:path)?\}", lambda found: given.get(found[1], "x"), path),
+        "params": {name: given.get(name, "x") for name in query},
+        "json": {} if "json" in body else None,
+        "files": {"file": file, "files": file, "label": file} if "multipart" in body else None,
+    }
