@@ -48,22 +48,24 @@ def folder_mode(folder: Path) -> int:
     return 0o770 | stat.S_ISGID if is_for_group(folder) else 0o700
 
 
-def settle(folder: Path, for_group: bool, group: int | None = None) -> int:
+def settle(folder: Path, for_group: bool, group: int | None = None, *, recursive: bool = True) -> int:
     """Gives a folder and everything in it the modes that new files get; for folders that only this program writes to.
 
-    Only what belongs to this process' user is changed, and links are not followed. Files keep their owner's rights, so that a
-    read-only file stays read-only; an executable file stays executable by those who may read it. What cannot be changed is left
-    as it is, and logged.
+    Only what belongs to this process' user is changed, links are not followed, and files with several names (hard links) are
+    left as they are: another name may be somebody else's. The owner's rights stay. What cannot be changed is logged.
 
     Args:
         folder: nothing happens if it does not exist, or is a link.
         for_group: whether the group gets the rights of the owner; others never get any.
         group: id of the group; None to leave each file's group as it is.
+        recursive: whether what lies in the folder is changed, too.
 
     Returns:
         How many files and folders were changed.
     """
     changed = _settle(folder, for_group, group)
+    if not recursive:
+        return changed
     try:
         with os.scandir(folder) as found:
             entries = [] if folder.is_symlink() else list(found)
@@ -100,7 +102,7 @@ def _settle(path: Path, for_group: bool, group: int | None) -> int:
 
 def _settle_open(handle: int, for_group: bool, group: int | None) -> int:
     state = os.fstat(handle)
-    if state.st_uid != os.getuid():
+    if state.st_uid != os.getuid() or (stat.S_ISREG(state.st_mode) and state.st_nlink > 1):
         return 0
     changed = 0
     if for_group and group is not None and state.st_gid != group:
