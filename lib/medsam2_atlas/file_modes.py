@@ -12,6 +12,8 @@ from __future__ import annotations
 import logging
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -20,9 +22,26 @@ _OWNER_UMASK, _GROUP_UMASK = 0o077, 0o007
 _GROUP_FOLDER = stat.S_ISGID | stat.S_IRWXG
 
 
+_begun_with: list[int] = []
+"""The umask that the process was started with, once it was changed here."""
+
+
 def set_umask(for_group: bool) -> None:
     """Lets this process and its children make files 0600 and folders 0700, or 0660 and 0770 for a group."""
-    os.umask(_GROUP_UMASK if for_group else _OWNER_UMASK)
+    before = os.umask(_GROUP_UMASK if for_group else _OWNER_UMASK)
+    if not _begun_with:
+        _begun_with.append(before)
+
+
+@contextmanager
+def umask_of_user() -> Iterator[None]:
+    """Gives files the modes that the user of a command has chosen; for results at a path that the user names."""
+    now = os.umask(_begun_with[0]) if _begun_with else None
+    try:
+        yield
+    finally:
+        if now is not None:
+            os.umask(now)
 
 
 def is_for_group(folder: Path) -> bool:

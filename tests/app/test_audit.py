@@ -150,11 +150,12 @@ def test_every_change_is_a_line(served: Served) -> None:
     assert len(served.lines()) == 3
 
 
-def test_refused_requests_cannot_flood_the_log(served: Served) -> None:
+def test_refused_requests_cannot_flood_the_log(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.audit._ANONYMOUS_LINES", 20)
     served.user, served.status = User("", "annotator"), 401
-    for number in range(600):
-        served.client.get(f"/datastore/image?image={number}", headers={"X-Forwarded-For": f"10.0.0.{number % 250}"})
-    assert len(served.lines()) <= 300
+    for number in range(50):
+        served.client.get(f"/datastore/image?image={number}")
+    assert len(served.lines()) == 20
     (line, *_) = served.lines()
     assert (line["outcome"], line["status"]) == ("refused", 401)
     assert "who" not in line
