@@ -25,6 +25,7 @@ from server import errors, login
 from server import issuer as issuer_module
 from server.access import Access, AccessMiddleware, user_of
 from server.config import ServerConfig
+from token_files import bearer, token_of, tokens_for
 
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
@@ -98,7 +99,7 @@ def issuer() -> Iterator[Issuer]:
 @pytest.fixture
 def url(issuer: Issuer, tmp_path: Path) -> Iterator[str]:
     """Yields a server with the login of this project, and a few routes."""
-    (tmp_path / "tokens.yaml").write_text("- {name: lee, role: admin, token: token-of-lee}")
+    tokens_for(tmp_path / "tokens.yaml", {"lee": "admin"})
     config = ServerConfig(oidc_issuer=issuer.url, tokens=str(tmp_path / "tokens.yaml"))
     access = Access(config)
     app = FastAPI(middleware=[Middleware(AccessMiddleware, access=access, config=config)])
@@ -127,10 +128,6 @@ def url(issuer: Issuer, tmp_path: Path) -> Iterator[str]:
     thread.join(5)
 
 
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
-
-
 def timed(ask: Callable[[], requests.Response]) -> tuple[int, float]:
     began = time.monotonic()
     status = ask().status_code
@@ -140,7 +137,7 @@ def timed(ask: Callable[[], requests.Response]) -> tuple[int, float]:
 def test_a_hanging_issuer_delays_only_requests_that_need_it(issuer: Issuer, url: str) -> None:
     token = issuer.token()
     issuer.hangs()
-    lee = {"username": "lee", "password": "token-of-lee"}
+    lee = {"username": "lee", "password": token_of("lee")}
     with ThreadPoolExecutor(80) as people:
         stuck = [people.submit(timed, lambda: requests.get(f"{url}/info/", headers=bearer(token))) for _ in range(60)]
         stuck += [people.submit(timed, lambda: requests.post(f"{url}/login", {"password": "x"})) for _ in range(20)]
@@ -148,7 +145,7 @@ def test_a_hanging_issuer_delays_only_requests_that_need_it(issuer: Issuer, url:
         for _ in range(3):
             for path, headers in (("healthz", bearer(token)), ("login", bearer(token)), ("auth/", bearer(token))):
                 assert timed(lambda p=path, h=headers: requests.get(f"{url}/{p}", headers=h)) < (200, 1.0)
-            assert timed(lambda: requests.get(f"{url}/info/", headers=bearer("token-of-lee"))) < (200, 1.0)
+            assert timed(lambda: requests.get(f"{url}/info/", headers=bearer(token_of("lee")))) < (200, 1.0)
             assert timed(lambda: requests.post(f"{url}/auth/token", lee)) < (200, 1.0)
         answers = [future.result() for future in stuck]
     assert {status for status, _ in answers} == {503}

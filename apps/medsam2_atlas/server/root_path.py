@@ -25,6 +25,7 @@ FIRST_SEGMENTS = frozenset(
         *("activelearning", "audit", "auth", "batch", "datastore", "docs", "favicon.ico", "healthz", "infer", "info", "jobs"),
         *(
             "login",
+            "logout",
             "logs",
             "metrics",
             "model",
