@@ -30,7 +30,7 @@ class StudyNames:
         """
         Args:
             work_folder: the folder `.medsam2_atlas` of a set of studies; made if it does not exist. It keeps the key
-                (`names.key`, 32 random bytes, for its owner, or the folder's group). If it cannot be written, the key is kept in memory.
+                (`names.key`, 32 random bytes, for its owner or the folder's group). If that fails, the key is kept in memory.
             plain: whether names stay as they are.
         """
         self.plain = plain

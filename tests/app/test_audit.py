@@ -186,22 +186,16 @@ def test_the_start_is_recorded_with_changed_settings_and_without_secrets(tmp_pat
     assert told == {"atlas": "/data/atlas", "client_secret": "(secret)"}
 
 
-def test_only_admins_read_the_log_and_choose_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens = tmp_path / "tokens.yaml"
-    secrets = {name: f"{name}-0123456789-0123456789-0123456789" for name in ("annotator", "reviewer", "admin")}
-    tokens.write_text("\n".join(f"- {{name: {name}, role: {name}, token: {token}}}" for name, token in secrets.items()))
-    tokens.chmod(0o600)
-    app = create_app(ServerConfig(tokens=str(tokens)))
-    app.state.audit.open(WorkFolder(tmp_path / ".medsam2_atlas"))
+def test_only_admins_read_the_log_and_choose_what(people: Path) -> None:
+    app, _ = opened(people)
     client = here(app)
-    for name in ("annotator", "reviewer"):
-        assert client.get("/audit", headers=bearer(secrets[name])).status_code == 403
+    assert client.get("/audit", headers=bearer(secret("kim"))).status_code == 403
     assert client.get("/audit").status_code == 401
-    answer = client.get("/audit", params={"action": "audit", "limit": 5}, headers=bearer(secrets["admin"]))
+    answer = client.get("/audit", params={"action": "audit", "limit": 5}, headers=bearer(secret("max")))
     assert answer.headers["cache-control"] == "no-store"
     found = [json.loads(line) for line in answer.text.splitlines()]
-    assert [line["outcome"] for line in found] == ["refused", "refused", "refused"]
-    assert client.get("/audit", params={"limit": 10**9}, headers=bearer(secrets["admin"])).status_code == 422
+    assert [line["outcome"] for line in found] == ["refused", "refused"]
+    assert client.get("/audit", params={"limit": 10**9}, headers=bearer(secret("max"))).status_code == 422
 
 
 def test_readiness_tells_admins_that_lines_cannot_be_written(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,3 +217,68 @@ def test_readiness_tells_admins_that_lines_cannot_be_written(served: Served, mon
 
 def test_rules_name_actions_that_people_can_look_up() -> None:
     assert all(re.fullmatch(r"[a-z]+(\.[a-z_]+)?", action.name) for _, _, action in RECORDED)
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    """A file of tokens, the token of each person being the name and some more."""
+    file = tmp_path / "tokens.yaml"
+    write_people(file, {"kim": "annotator", "max": "admin"})
+    return file
+
+
+def write_people(file: Path, roles: dict[str, str]) -> None:
+    file.write_text("\n".join(f"- {{name: {name}, role: {role}, token: {secret(name)}}}" for name, role in roles.items()))
+    file.chmod(0o600)
+
+
+def secret(name: str) -> str:
+    return f"{name}-0123456789-0123456789-0123456789"
+
+
+def opened(people: Path) -> tuple[Any, Path]:
+    """Returns an application whose audit log is open, and its work folder."""
+    app, work = create_app(ServerConfig(tokens=str(people))), people.parent / ".medsam2_atlas"
+    app.state.audit.open(WorkFolder(work))
+    return app, work
+
+
+def test_logins_are_recorded_but_no_password_that_was_typed_as_a_name(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.audit.Throttle.passes", lambda *_: 0)
+    app, work = opened(people)
+    client = here(app, follow_redirects=False)
+    client.post("/login", data={"username": "kim", "password": secret("kim")})
+    stranger = here(app, follow_redirects=False)
+    stranger.post("/login", data={"username": "max", "password": "wrong"})
+    stranger.post("/auth/token", data={"username": "my-secret-password", "password": "kim"})
+    client.post("/logout")
+    found = lines(work, Wanted(action="login"))
+    assert [line["outcome"] for line in found] == ["done", "refused", "refused"]
+    assert [line["details"]["tried"] for line in found] == ["kim", "max", "(unknown)"]
+    assert found[0]["who_id"] == "token:kim"
+    assert "who_id" not in found[1]
+    assert [line["who"] for line in lines(work, Wanted(action="logout"))] == ["kim"]
+    assert "secret" not in (work / "audit" / "audit.jsonl").read_text()
+
+
+def test_changes_of_the_file_of_tokens_are_recorded(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, work = opened(people)
+    monkeypatch.setattr("server.token_file._LOOK_SECONDS", -1.0)
+    write_people(people, {"kim": "reviewer", "eve": "annotator", "max": "admin"})
+    client = here(app)
+    assert client.get("/info/", headers=bearer(secret("eve"))).status_code != 401
+    people.write_text("{")
+    client.get("/auth/token/valid", headers=bearer(secret("kim")))
+    first, second = lines(work, Wanted(action="settings"))
+    assert first["details"] == {"added": ["eve (annotator)", "kim (reviewer)"], "removed": ["kim (annotator)"]}
+    assert second["outcome"] == "failed"
+    assert secret("eve") not in (work / "audit" / "audit.jsonl").read_text()
+
+
+def test_who_is_not_on_this_machine_is_not_recorded_as_its_user(tmp_path: Path) -> None:
+    app = create_app(ServerConfig())
+    app.state.audit.open(WorkFolder(tmp_path))
+    assert here(app, client=("10.0.0.7", 50000)).get("/datastore/image?image=a").status_code == 403
+    (line,) = lines(tmp_path, Wanted(action="image"))
+    assert (line["outcome"], line["place"]) == ("refused", "10.0.0.7")
+    assert "who_id" not in line

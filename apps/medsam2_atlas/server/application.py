@@ -129,6 +129,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     app.state.readiness = Readiness(lambda: [*check_server(), *check_audit(audit.opened)])
     app.state.queue, app.state.metrics, app.state.access, app.state.stopping = queue, metrics, access, stopping
     app.state.audit = audit
+    access.tell_of_tokens(audit.tokens_read)
     errors.install(app)
     for own in (
         infer.router,

@@ -32,7 +32,7 @@ from medsam2_atlas.storage import WorkFolder
 from server.audit_actions import REFUSED, Action, action_of, study_of, tag_of
 from server.config import ServerConfig
 from server.context import request_id
-from server.people import NOBODY, User
+from server.people import LOCAL, NOBODY, User
 from server.root_path import path_of
 from server.throttle import Throttle
 
@@ -78,6 +78,14 @@ class Audit:
             self._log.record("server.stop")
             self._log.flush()
 
+    def tokens_read(self, before: frozenset[User], now: frozenset[User], problem: str) -> None:
+        """Records that the file of tokens has changed: who was added and removed, or why it cannot be used."""
+        added, removed = (sorted(f"{user.name} ({user.role})" for user in people) for people in (now - before, before - now))
+        details = {"problem": problem} if problem else {"added": added, "removed": removed}
+        self._write(
+            {"action": "settings.tokens", "outcome": "failed" if problem else "done", "details": details, "flush": False}
+        )
+
     @cached_property
     def _limiter(self) -> CapacityLimiter:
         return CapacityLimiter(_WRITERS)  # threads of its own: those of handlers may all wait for something
@@ -100,13 +108,15 @@ class Audit:
         """Returns the lines of a request; none if it is not recorded, or was recorded a short time ago."""
         path, query = path_of(scope), QueryParams(scope.get("query_string", b""))
         found = action_of(scope["method"], path)
-        if found is None and status in (401, 403):
+        user: User = scope.get("medsam2_atlas.user", NOBODY)
+        if user.id == LOCAL.id and status == 403:  # refused although nobody has to log in: it did not come from this machine
+            user = NOBODY
+        if found is None and (status in (401, 403) or (status == 429 and not user.id)):
             found = REFUSED, {"method": scope["method"][:8], "route": "/" + path.split("/")[1][:32]}
         outcome = outcome_of(found[0], status) if found else None
         if found is None or outcome is None:
             return []
         action, named = found
-        user: User = scope.get("medsam2_atlas.user", NOBODY)
         place = (scope.get("client") or ("", 0))[0]
         lines = []
         for noted in scope.get(_NOTED) or [{}]:
@@ -187,6 +197,20 @@ def note(scope: Scope, **fields: Any) -> None:
     noted: list[dict[str, Any]] | None = scope.get(_NOTED)
     if noted is not None:
         noted.append(fields)
+
+
+def note_login(scope: Scope, tried: str, user: User | None = None) -> None:
+    """Adds to the line of a login who tried to log in, and who it was.
+
+    Args:
+        scope: of the request.
+        tried: name of a person that the server knows; empty for another one, which may be a mistyped password.
+        user: whose login it is; None as long as that is not certain.
+    """
+    noted: list[dict[str, Any]] | None = scope.get(_NOTED)
+    if noted is not None:
+        whose = {"who": user.name, "who_id": user.id, "role": user.role} if user else {}
+        noted[:] = [{**whose, "details": {"tried": tried or "(unknown)"}}]
 
 
 def outcome_of(action: Action, status: int) -> Outcome | None:

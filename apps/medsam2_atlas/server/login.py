@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from server import errors
 from server.access import Access, user_of
+from server.audit import note_login
 from server.forms import LimitedRoute
 from server.issuer import IssuerError
 from server.logins import Proof
@@ -133,6 +134,7 @@ async def _signed_in(request: Request, name: str, secret: str) -> tuple[str, Pro
         IssuerError: the issuer cannot be asked.
     """
     access, place = _access(request), place_of(request.scope)
+    note_login(request.scope, name if access.knows(name) else "")
     if not secret:
         raise _RefusedLoginError(422, "Type your token or password.")
     wait = access.wrong.begin(place)
@@ -147,6 +149,7 @@ async def _signed_in(request: Request, name: str, secret: str) -> tuple[str, Pro
     if found is None:
         raise _RefusedLoginError(401, _WRONG)
     access.wrong.forgive(place)
+    note_login(request.scope, found[1].user.name, found[1].user)
     return found
 
 
