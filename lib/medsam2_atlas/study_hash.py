@@ -14,6 +14,8 @@ import secrets
 import stat
 from pathlib import Path
 
+from medsam2_atlas.file_modes import file_mode
+
 log = logging.getLogger(__name__)
 
 _FILE = "names.key"
@@ -28,7 +30,7 @@ class StudyNames:
         """
         Args:
             work_folder: the folder `.medsam2_atlas` of a set of studies; made if it does not exist. It keeps the key
-                (`names.key`, 32 random bytes, readable by its owner only). If it cannot be written, the key is kept in memory.
+                (`names.key`, 32 random bytes, for its owner or the folder's group). If that fails, the key is kept in memory.
             plain: whether names stay as they are.
         """
         self.plain = plain
@@ -58,7 +60,7 @@ def _key(folder: Path) -> bytes:
 def _make(file: Path) -> None:
     """Makes the key in one step: a link takes no other file's place, so that of several processes the first one wins."""
     part = file.with_name(f".part-{secrets.token_hex(4)}.key")
-    opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file_mode(file.parent))
     try:
         with os.fdopen(opened, "wb") as stream:
             stream.write(secrets.token_bytes(_KEY_BYTES))

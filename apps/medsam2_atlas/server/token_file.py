@@ -59,12 +59,18 @@ class TokenFile:
         self._entries, self._stamp = _read(file)
         self._looked = clock()
         self._problem, self._broken = "", math.inf
+        self.told: Callable[[frozenset[User], frozenset[User], str], None] = lambda *_: None
 
     @property
     def problem(self) -> str:
         """Returns why the file as it is now cannot be used; empty if it can."""
         self._look()
         return self._problem
+
+    @property
+    def people(self) -> frozenset[User]:
+        """Returns all people of the file."""
+        return frozenset(entry.user for entry in self._entries.values())
 
     def entry(self, digest: str) -> Entry | None:
         """Returns the person of a token's SHA-256, in lower case; None for an unknown or expired token."""
@@ -82,12 +88,15 @@ class TokenFile:
             self._looked = self._clock()
             if self._stamp is not None and _stamp(self._file) == self._stamp and not self._problem:
                 return
+            before = self.people
             self._entries, self._stamp = _read(self._file)
+            self.told(before, self.people, "")
             log.info("the file of tokens has been read again: %d people", len(self._entries))
             self._problem, self._broken = "", math.inf
         except InputError as error:
             if not self._problem:
                 self._broken = self._clock()
+                self.told(self.people, self.people, str(error))
                 log.error("%s Its last content counts for %.0f s, then nobody is let in by it.", error, _GRACE_SECONDS)
             self._problem = str(error)
         finally:
