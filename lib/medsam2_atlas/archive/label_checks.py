@@ -71,7 +71,8 @@ class LabelChecks:
             named.add(version.file)
             yield from self._version(folder, version)
         for name in sorted({*names} - named):
-            yield Finding(self._place.relative(folder / name), "has no record.", "The server removes it.", lost=False)
+            if (folder / name).exists():
+                yield Finding(self._place.relative(folder / name), "has no record.", "The server removes it.", lost=False)
 
     def _version(self, folder: Path, version: Version) -> Iterator[Finding]:
         path = self._place.relative(folder / version.file)

@@ -14,15 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from medsam2_atlas.archive.place import Place
+from medsam2_atlas.archive.place import RESTORING, Place
 from medsam2_atlas.kinds import suffix_in
 from medsam2_atlas.storage import LINK_PROBLEM, LINK_REMEDY, WORK_FOLDER, stamp
 
 Kind = Literal["version", "label", "image", "database", "other"]
 """image: also a file of a fetched DICOM series. version: a label file or a record below `versions/`."""
-
-RESTORING = ".restoring"
-"""Folder in which a restore collects files before they take their places."""
 
 _UNFINISHED = re.compile(r"\.(part|old)-.*")
 _MADE_AGAIN = re.compile(

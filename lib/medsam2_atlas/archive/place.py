@@ -10,8 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.errors import ConflictError, InputError
 from medsam2_atlas.storage import WORK_FOLDER, FolderLock, Roots, WorkFolder
+
+RESTORING = ".restoring"
+"""Folder of a place in which a restore collects files before they take their places."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,11 @@ class Place:
 
         Raises:
             InputError: there is no such folder, or this machine keeps nothing for the URL.
+            ConflictError: a restore was stopped there.
         """
         place = cls.of(studies)
+        if (place.root / RESTORING).exists():
+            raise ConflictError(place.name, "was not restored completely.", "Run the same `studies restore` again: it goes on.")
         if place.root.is_dir():
             return place
         if place.pacs:

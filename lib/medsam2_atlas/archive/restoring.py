@@ -13,9 +13,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsam2_atlas.archive.listing import RESTORING
 from medsam2_atlas.archive.manifest import Entry, Snapshot
-from medsam2_atlas.archive.place import Place
+from medsam2_atlas.archive.place import RESTORING, Place
 from medsam2_atlas.archive.vault import Vault, opened
 from medsam2_atlas.errors import ConflictError, InputError, StorageError
 from medsam2_atlas.files import remove_folder, sha256
@@ -104,6 +103,8 @@ def _marked(staging: Path, vault: Vault, mark: dict[str, str]) -> Path:
 
 def _collect(vault: Vault, snapshot: Snapshot, files: Path, progress: Progress) -> dict[str, str]:
     """Copies the files that are not there yet; returns those that the backup does not hold as they were."""
+    part = files.with_name("part")  # beside the files, so that a kill leaves nothing among them
+    part.unlink(missing_ok=True)
     damaged, done, total, made = dict[str, str](), 0, snapshot.size or 1, set[Path]()
     for entry in snapshot.entries.values():
         target = files / entry.path
@@ -111,7 +112,7 @@ def _collect(vault: Vault, snapshot: Snapshot, files: Path, progress: Progress) 
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             made.add(target.parent)
         if not _is_there(target, entry):
-            problem = _copy(vault, entry, target)
+            problem = _copy(vault, entry, part, target)
             if problem:
                 damaged[entry.path] = problem
         done += entry.size
@@ -126,13 +127,12 @@ def _is_there(target: Path, entry: Entry) -> bool:
     return target.is_file() and target.stat().st_size == entry.size and sha256(target) == entry.sha256
 
 
-def _copy(vault: Vault, entry: Entry, target: Path) -> str:
-    """Copies a content; returns why the backup does not hold it as it was.
+def _copy(vault: Vault, entry: Entry, part: Path, target: Path) -> str:
+    """Copies a content, under another name first; returns why the backup does not hold it as it was.
 
     Raises:
         OSError: it cannot be written.
     """
-    part = target.with_name(f".part-{os.urandom(6).hex()}")
     try:
         try:
             checksum = _written(vault, entry.sha256, part)
