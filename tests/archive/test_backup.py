@@ -95,10 +95,11 @@ def test_a_link_is_copied_by_content_and_one_that_leads_out_is_told(
     (folder / "d.nii.gz").symlink_to(outside)
     (folder / "loop").symlink_to(folder)
     monkeypatch.setenv("MEDSAM2_ATLAS_ROOTS", str(inside.parent))
-    made = back_up(Place.existing(str(folder)), tmp_path / "dest").snapshot
-    assert "c.nii.gz" in made.entries
-    assert list(made.problems) == ["d.nii.gz"]
-    assert "leads out" in made.problems["d.nii.gz"]
+    made = back_up(Place.existing(str(folder)), tmp_path / "dest")
+    assert "c.nii.gz" in made.snapshot.entries
+    assert made.snapshot.problems == {}
+    assert list(made.left_out) == ["d.nii.gz"]
+    assert "leads out" in made.left_out["d.nii.gz"]
 
 
 def test_pipes_do_not_stop_a_backup(place: Place, folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from medsam2_atlas.archive.vault import Vault, opened
 from medsam2_atlas.errors import StorageError
 from medsam2_atlas.kinds import suffix_in
 from medsam2_atlas.progress import Progress, silent
-from medsam2_atlas.segmentation import package_version
 from medsam2_atlas.storage import Version, stamp
 from medsam2_atlas.storage.lineage import now
 
@@ -36,10 +36,18 @@ _CHANGED = "was written to while it was copied, three times; it is as it was at 
 
 @dataclass(frozen=True)
 class Backup:
-    """What a backup did. added: number of contents that were new; removed: snapshots that were removed."""
+    """What a backup did.
+
+    Attributes:
+        snapshot: that was added.
+        added: number of contents that were new.
+        left_out: why links were not followed, by path.
+        removed: snapshots that were removed.
+    """
 
     snapshot: Snapshot
     added: int
+    left_out: Mapping[str, str] = field(default_factory=dict)
     removed: tuple[str, ...] = ()
 
 
@@ -82,28 +90,37 @@ def back_up(
                 log.info("%s was removed meanwhile; the files are listed again", error)
         else:
             raise StorageError(place.name, "loses studies again and again while it is copied.", "Run the backup again later.")
+        from medsam2_atlas.segmentation import package_version  # imports SimpleITK
+
         about = Snapshot("", now(), place.name, place.pacs, images, copying.problems, package_version(), entries)
         made = publish(vault, about)
         removed = prune(vault, keep)[0] if keep is not None and not made.problems else []
-        return Backup(made, vault.added, tuple(removed))
+        return Backup(made, vault.added, copying.left_out, tuple(removed))
 
 
 @dataclass
 class _Copying:
-    """The rounds of one backup; what a round has copied, the next one does not read again."""
+    """The rounds of one backup; what a round has copied, the next one does not read again.
+
+    settled: files of the former snapshot, if it has no problems. known: files that need not be read again.
+    """
 
     place: Place
     vault: Vault
     images: bool
     progress: Progress
     problems: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    settled: Mapping[str, Entry] = field(default_factory=dict)
     known: dict[str, Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = self.vault.names()
         if names:
             try:
-                self.known.update(self.vault.snapshot(names[-1]).entries)
+                former = self.vault.snapshot(names[-1])
+                self.settled = {} if former.problems else former.entries
+                self.known.update(former.entries)
             except StorageError as error:
                 log.warning("all files are read: %s", error)
         self.known.update(self.vault.journalled())
@@ -115,12 +132,13 @@ class _Copying:
             _VanishedError: a version or image was removed meanwhile.
         """
         listing = list_place(self.place, images=self.images)
-        self.problems = dict(listing.problems)
+        self.problems, self.left_out = dict(listing.problems), listing.left_out
         entries = self._copied(listing)
         self._settle_versions(entries)
+        versions = lineages(entries, self.place)
         for path, item in listing.items.items():
             if item.kind == "label" and (path not in entries or entries[path].stamp != item.stamp):
-                self._settle_label(path, entries)
+                self._settle_label(path, entries, versions)
         for item in listing.items.values():
             if item.kind in ("version", "image") and not (self.place.root / item.path).exists():
                 raise _VanishedError(item.path)
@@ -188,15 +206,22 @@ class _Copying:
 
     def _settle_versions(self, entries: dict[str, Entry]) -> None:
         """Compares versions with their records. A damaged one is replaced by its content of a former backup, if that has it."""
-        folder = self.place.relative(self.place.versions)
-        for (tag, study), names in lineages(list(entries), self.place).items():
+        for (tag, study), names in lineages(entries, self.place).items():
+            folder = f"{self.place.relative(self.place.versions)}/{tag}/{study}"
             for name in (name for name in names if _RECORD.fullmatch(name)):
-                path = f"{folder}/{tag}/{study}/{name}"
-                version = self._version(entries[path])
+                if self._as_before(folder, name, names, entries):
+                    continue
+                version = self._version(entries[f"{folder}/{name}"])
                 if version is None:
-                    self.problems[path] = "is not a readable record. Move it away: its label file becomes a new version."
+                    remedy = "Move it away: its label file becomes a new version."
+                    self.problems[f"{folder}/{name}"] = f"is not a readable record. {remedy}"
                 elif not version.removed:
-                    self._settle_version(f"{folder}/{tag}/{study}/{version.file}", version, entries)
+                    self._settle_version(f"{folder}/{version.file}", version, entries)
+
+    def _as_before(self, folder: str, record: str, names: list[str], entries: Mapping[str, Entry]) -> bool:
+        """Returns whether a record and its label file are those of the former snapshot, in which they were sound."""
+        pair = [f"{folder}/{name}" for name in names if name.startswith(record[:-4])]
+        return len(pair) == 2 and all(entries[path] == self.settled.get(path) for path in pair)
 
     def _settle_version(self, path: str, version: Version, entries: dict[str, Entry]) -> None:
         found = entries.get(path)
@@ -210,13 +235,13 @@ class _Copying:
         else:
             self.problems[path] = f"{problem}. Restore it from another backup."
 
-    def _settle_label(self, path: str, entries: dict[str, Entry]) -> None:
+    def _settle_label(self, path: str, entries: dict[str, Entry], versions: Mapping[tuple[str, str], list[str]]) -> None:
         """Gives a label map that was replaced or removed the content that it had when it was listed."""
         tag, _, name = path.removeprefix(f"{self.place.relative(self.place.studies / 'labels')}/").partition("/")
         study = name[: -len(suffix_in(name, labels=True) or " ")]
         folder = f"{self.place.relative(self.place.versions)}/{tag}/{study}"
-        records = [entry for at, entry in entries.items() if at.startswith(f"{folder}/") and at.endswith(".json")]
-        newest = self._version(max(records, key=lambda entry: entry.path)) if records else None
+        records = [record for record in versions.get((tag, study), []) if _RECORD.fullmatch(record)]
+        newest = self._version(entries[f"{folder}/{max(records, key=lambda record: int(record[:-5]))}"]) if records else None
         if newest is None:
             return
         entries.pop(path, None)

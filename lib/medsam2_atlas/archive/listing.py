@@ -45,12 +45,14 @@ class Listing:
 
     Attributes:
         items: the files.
-        problems: why files and folders are left out, by path.
+        problems: why folders and files cannot be listed, by path.
+        left_out: why links are not followed, by path; the server does not follow them either.
         unfinished: paths of files and folders that a writer has not given their name yet.
     """
 
     items: dict[str, Item] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     unfinished: list[str] = field(default_factory=list)
 
 
@@ -139,10 +141,10 @@ class _Walk:
 
     def _followed(self, link: Path) -> bool:
         if not self._place.roots.hold(link):
-            self._found.problems[self._place.relative(link)] = f"{LINK_PROBLEM} {LINK_REMEDY}"
+            self._found.left_out[self._place.relative(link)] = f"{LINK_PROBLEM} {LINK_REMEDY}"
             return False
         if not link.exists():
-            self._found.problems[self._place.relative(link)] = "is left out: it is a symbolic link to nothing."
+            self._found.left_out[self._place.relative(link)] = "is left out: it is a symbolic link to nothing."
             return False
         return True
 

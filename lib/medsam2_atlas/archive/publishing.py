@@ -66,7 +66,13 @@ def prune(vault: Vault, keep: int) -> tuple[list[str], int]:
     """
     names = vault.names()
     old, kept = names[:-keep], names[-keep:]
-    needed = {entry.sha256 for name in kept for entry in read_snapshot(vault.list_file(name)).entries.values()}
+    needed = set[str]()
+    for name in kept:
+        try:
+            needed |= {entry.sha256 for entry in read_snapshot(vault.list_file(name)).entries.values()}
+        except StorageError as error:
+            remedy = f"No old snapshot was removed. Remove {name}.jsonl if that snapshot can be spared."
+            raise StorageError(error.subject, error.problem, remedy) from error
     with vault.writes():
         for name in old:
             vault.list_file(name).unlink()  # it does not exist from here on

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from medsam2_atlas.archive.manifest import Entry, Snapshot
 from medsam2_atlas.archive.place import RESTORING, Place
-from medsam2_atlas.archive.vault import Vault, opened
+from medsam2_atlas.archive.vault import Vault, alone_in, opened
 from medsam2_atlas.errors import ConflictError, InputError, StorageError
 from medsam2_atlas.files import remove_folder, sha256
 from medsam2_atlas.progress import Progress, silent
@@ -57,10 +57,11 @@ def restore(dest: Path, place: Place, *, when: str = "", progress: Progress = si
             raise InputError(place.root, "lies in the backup.", "Name a folder elsewhere.")
         try:
             staging = _staging(place, vault, snapshot)
-            if not (staging / _MOVING).exists():
-                vault.write(staging / _MOVING, _collect(vault, snapshot, staging / _FILES, progress))
-            damaged = json.loads((staging / _MOVING).read_text(encoding="utf-8"))
-            _take_places(staging, place)
+            with alone_in(staging):
+                if not (staging / _MOVING).exists():
+                    vault.write(staging / _MOVING, _collect(vault, snapshot, staging / _FILES, progress))
+                damaged = json.loads((staging / _MOVING).read_text(encoding="utf-8"))
+                _take_places(staging, place)
         except OSError as error:
             problem = f"cannot be restored ({error.strerror or error})."
             raise StorageError(place.root, problem, "Check its rights and free space, and run it again: it goes on.") from error

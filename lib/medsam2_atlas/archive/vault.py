@@ -117,18 +117,8 @@ class Vault:
         Raises:
             ConflictError: another program is using it.
         """
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConflictError(self.path, "is in use by another backup or restore.", "Wait for it.") from None
-            except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):  # a disk without locks
-                    raise
+        with alone_in(self.path, shared=shared):
             yield
-        finally:
-            os.close(handle)
 
     @contextmanager
     def writes(self) -> Iterator[None]:
@@ -262,6 +252,27 @@ class Vault:
             flush(file.parent)
         finally:
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Keeps other processes out of a folder while the block runs; with `shared`, others that share it may enter.
+
+    Raises:
+        ConflictError: another process is in it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(folder, "is in use by another backup or restore.", "Wait for it.") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):  # a disk without locks
+                raise
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

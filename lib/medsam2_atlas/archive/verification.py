@@ -60,6 +60,7 @@ def verify(place: Place, *, again: bool = False, images: bool = True, progress: 
     with Journal.opened((place.work, state_folder() / "verify" / place.key[:16]), again=again) as journal:
         listing = list_place(place)
         findings = [Finding(path, problem) for path, problem in listing.problems.items()]
+        findings += [Finding(path, problem, lost=False) for path, problem in listing.left_out.items()]
         reading = _Reading(place.root, journal, findings)
         sums = reading.all(listing.items.values(), progress)
         indexed = image_index(place)

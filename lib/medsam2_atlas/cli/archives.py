@@ -78,7 +78,7 @@ def restore_command(
         found = verify(place, again=True, images=made.snapshot.images, progress=progress)
     typer.echo(f"{len(made.snapshot.entries) - len(made.damaged)} files of {made.snapshot.name} are in {place.root}")
     for path, problem in made.damaged.items():
-        typer.echo(f"{path}: {problem} Take it from another backup.")
+        typer.echo(f"{_shown(path)} {problem} Take it from another backup.")
     _tell(found, failed=bool(made.damaged))
 
 
@@ -116,6 +116,8 @@ def _tell(found: Verification, *, failed: bool = False) -> None:
 
 def _tell_backup(made: Backup, keep: int | None) -> None:
     snapshot = made.snapshot
+    for path, reason in sorted(made.left_out.items()):
+        typer.echo(f"note: {_shown(path)} {reason}")
     for path, problem in sorted(snapshot.problems.items()):
         typer.echo(f"{_shown(path)} {problem}")
     typer.echo(f"snapshot {snapshot.name}: {len(snapshot.entries)} files, {made.added} contents were new")
@@ -129,4 +131,4 @@ def _tell_backup(made: Backup, keep: int | None) -> None:
 
 def _shown(path: str) -> str:
     """Returns a path in one line that any terminal takes."""
-    return path.encode(errors="backslashreplace").decode() if path.isprintable() else repr(path)
+    return path if path.isprintable() else repr(path)
