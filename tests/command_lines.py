@@ -32,7 +32,7 @@ HEAVY = (
 
 LIGHT = (
     ("--help",),
-    *((group, "--help") for group in ("atlas", "dicom", "labels", "train", "weights")),
+    *((group, "--help") for group in ("atlas", "dicom", "labels", "studies", "train", "weights")),
     ("segment", "--help"),
     ("doctor", "--help"),
     ("serve", "--help"),

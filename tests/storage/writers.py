@@ -42,7 +42,7 @@ def save_and_die_at(studies: Path, file: Path, step: int, told: Connection) -> N
     """Saves one label; the power goes at one of the steps that change names on the disk, just before it."""
     decode_here()
     store = StudyStore(studies)
-    with _counted(step, lambda: os._exit(7)):
+    with counted(step, lambda: os._exit(7)):
         store.save_label("a", "final", file, author="second")
     told.send("saved")
 
@@ -56,7 +56,7 @@ def save_with_error_at(studies: Path, file: Path, step: int, told: Connection) -
 
     store = StudyStore(studies)
     try:
-        with _counted(step, full):
+        with counted(step, full):
             store.save_label("a", "final", file, author="second")
     except StorageError as error:
         told.send(str(error))
@@ -88,7 +88,7 @@ def decode_here() -> None:
 
 
 @contextmanager
-def _counted(step: int, happens: Any) -> Iterator[None]:
+def counted(step: int, happens: Any) -> Iterator[None]:
     """Lets something happen before the n-th rename, removal or flush."""
     count = 0
     originals = {name: getattr(os, name) for name in ("replace", "fsync", "unlink")}

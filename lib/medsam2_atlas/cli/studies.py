@@ -1,17 +1,15 @@
-"""`medsam2-atlas studies …`: keeping the records of a studies folder."""
+"""`medsam2-atlas studies …`: records of a studies folder, or of the work folder of a PACS server."""
 
 from __future__ import annotations
 
 import typer
 
+from medsam2_atlas.cli import archives
 from medsam2_atlas.cli.audit import audit_command
 
 app = typer.Typer(help="Records of a studies folder, or of the work folder of a PACS server.", no_args_is_help=True)
-
-
-@app.callback()
-def studies_group() -> None:
-    """Records of a studies folder, or of the work folder of a PACS server."""
-
-
 app.command("audit")(audit_command)
+app.command("verify")(archives.verify_command)
+app.command("backup")(archives.backup_command)
+app.command("restore")(archives.restore_command)
+app.command("snapshots")(archives.snapshots_command)

@@ -1,0 +1,37 @@
+"""What other processes do in the tests of kills; imported by them alone."""
+
+from __future__ import annotations
+
+import os
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from medsam2_atlas.archive import Place, back_up, restore, verification, verify
+from storage.writers import counted
+
+
+def back_up_and_die_at(studies: Path, dest: Path, step: int, told: Connection) -> None:
+    """Makes a backup; the power goes before one of the steps that change names on the disk."""
+    with counted(step, lambda: os._exit(7)):
+        told.send(back_up(Place.existing(str(studies)), dest, keep=2).snapshot.name)
+
+
+def restore_and_die_at(dest: Path, back: Path, step: int, told: Connection) -> None:
+    """Restores; the power goes before one of the steps that change names on the disk."""
+    with counted(step, lambda: os._exit(7)):
+        told.send(restore(dest, Place.of(str(back))).snapshot.name)
+
+
+def verify_slowly(studies: Path, told: Connection) -> None:
+    """Verifies, and tells each file that was read."""
+    original = verification.stream_sha256
+
+    def slow(stream: object) -> str:
+        found = original(stream)  # type: ignore[arg-type]
+        told.send("read")
+        time.sleep(0.05)
+        return found
+
+    verification.stream_sha256 = slow  # type: ignore[assignment]
+    verify(Place.existing(str(studies)))
