@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medsam2_atlas.configuration import problems_of
 from medsam2_atlas.decoding import DecodingLimits
@@ -41,6 +41,7 @@ class ServerConfig(BaseModel):
     oidc_name: str = Field("preferred_username", description="claim that holds the person's name")
     origins: tuple[str, ...] = Field((), description="other origins whose pages may call the server")
     hosts: tuple[str, ...] = Field((), description="names under which the server is asked, besides those of this machine")
+    review: bool = Field(False, description="whether models learn only from final label maps that a reviewer has accepted")
     root_path: str = Field("", description="path below which a proxy shows the server, such as /medsam2")
 
     @field_validator("roots")
@@ -76,6 +77,12 @@ class ServerConfig(BaseModel):
         if path and path.split("/")[1] in FIRST_SEGMENTS:
             raise ValueError(f"{path} begins like one of the server's own paths; choose another, such as /medsam2")
         return path
+
+    @model_validator(mode="after")
+    def _reviewers(self) -> ServerConfig:
+        if self.review and not self.asks_who:
+            raise ValueError("review needs people with roles: name tokens or oidc_issuer too")
+        return self
 
     @property
     def decoding(self) -> DecodingLimits:

@@ -26,6 +26,7 @@ from medsam2_atlas.choices import FINAL
 from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.files import sha256
 from medsam2_atlas.labels import OrganTable, organ_table
+from medsam2_atlas.storage.acceptance import Person, ReviewStage, accepted, held_back
 from medsam2_atlas.storage.audit import Auditor
 from medsam2_atlas.storage.before import Before, OvertakenError
 from medsam2_atlas.storage.changes import LabelChanges
@@ -74,6 +75,7 @@ class StudyStore:
             self.path.mkdir(parents=True, exist_ok=True)
         # Stores with other roots see other studies: each set has its own index, so that they do not undo each other's.
         name = f"studies-{self._roots.key}.sqlite" if self._roots.key else "studies.sqlite"
+        self.review = ReviewStage(self.work)
         self._index = Index(self.work.folder(".") / name)
         self._reconciler = Reconciler(self.path, self.work, self._index, self._roots)
         self._index.fill = lambda: self._reconciler.run(thorough=True)
@@ -276,7 +278,7 @@ class StudyStore:
         """
         file, old = self._intact(study, tag, number)
         info = {**old.info, "restored_from": number}
-        new = replace(old, origin="restored", author=author, made="", info=info, doubled=())
+        new = replace(old, origin="restored", author=author, made="", info=info, doubled=(), accepted={})
         with self._errors(f"get a label under {tag}", study):
             made = self._changes.save(study, tag, file, new, None, lambda *_: None)
         return Saved(self._label(made.row), made.before)
@@ -297,6 +299,25 @@ class StudyStore:
         return self.save_label(
             study, tag, label.file, author=author, info=info, expected_version=label.version.number, confirmed=True
         )
+
+    def accept_label(self, study: str, tag: str, number: int, person: Person) -> Label:
+        """Records that a reviewer accepts the current version of a `final` label map; see `acceptance`.
+
+        Raises:
+            NotFoundError: there is none.
+            InputError: another tag, or the person has drawn it.
+            ConflictError: it is not the current version, or does not count.
+            StorageError: it cannot be written.
+        """
+        with self._errors("be accepted", study):
+            label = self.label(study, tag)
+            made = self._changes.rewrite(study, tag, lambda row, all_: accepted(row, all_, number, person))
+        return replace(label, version=made.row.version)
+
+    def held_back(self, label: Label) -> str:
+        """Returns why models do not learn from a label map; empty if they do: if it is `final`, has no problem, and was
+        accepted where the review stage is on."""
+        return held_back(label, self.review)
 
     def remove_label(self, study: str, tag: str, *, author: str = "") -> None:
         """Takes the current label map away; its versions stay and can be restored.
