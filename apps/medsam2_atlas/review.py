@@ -31,9 +31,9 @@ class CaseState:
 
     by, made, version: of the final label. accepted: who accepted it as a reviewer; empty if nobody did. waits: whether it
     waits for that, because the review stage is on. models: that have predicted. disagreement, uncertainty, novelty: measures,
-    0..1, None where they have not been taken; why: in words. problem: what is wrong with the image, a label or the measuring, in
-    words. viewer: path in OHIF, below the server's root path; empty for studies of a folder. tag: of the label map in the picture.
-    look_first: organs whose prompts have the lowest confidence, with that confidence, 0..1.
+    0..1, None where they have not been taken; why: in words. problem: what is wrong with the image, a label or the measuring,
+    in words. viewer: path in OHIF, below the server's root path; empty for studies of a folder. tag: of the label map in the
+    picture. look_first: organs whose prompts have the lowest confidence, with that confidence, 0..1.
     """
 
     study: str
