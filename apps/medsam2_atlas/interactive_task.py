@@ -8,7 +8,6 @@ the propagation only.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ import replies
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.hounsfield import read_ct
 from medsam2_atlas.interactive import segment_marked
+from medsam2_atlas.json_text import from_json
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.medsam2 import MedSAM2Volume, Weights
 from medsam2_atlas.progress import current
@@ -122,8 +122,8 @@ def _listed(request: dict[str, Any], key: str) -> list[Any]:
     value = request.get(key) or []
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
+            value = from_json(value)
+        except ValueError as error:
             raise InputError(key, "is no list.", "Send voxel indices [[x, y, z], …].") from error
     if not isinstance(value, list):
         raise InputError(key, "is no list.", "Send voxel indices [[x, y, z], …].")

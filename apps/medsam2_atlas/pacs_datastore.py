@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from medsam2_atlas.dicom.headers import from_json
 from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.errors import InputError, NotFoundError, UnavailableError
 from medsam2_atlas.scratch import scratch_file
-from medsam2_atlas.storage import FINAL, Label, Saved
+from medsam2_atlas.storage import FINAL, Label, Saved, Version
 from medsam2_atlas.volume import read_labels, read_volume, to_sitk, write_volume
 from series_list import SeriesList
 from study_datastore import StudyDatastore
@@ -128,14 +128,18 @@ class PacsDatastore(StudyDatastore):
         here = self.store.images() if self.web.breaker.silent(_SILENT_SECONDS) else {}
         return [series for series in left if series in here] or left
 
-    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+    def update_image_info(
+        self, image_id: str, info: dict[str, Any], accept: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> None:
         """Adds to what is kept with a series, once it has been fetched."""
         if self._here(image_id):
-            self.store.update_image_info(image_id, info)
+            super().update_image_info(image_id, info, accept)
 
-    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+    def update_label_info(
+        self, label_id: str, label_tag: str, info: dict[str, Any], accept: Callable[[Version], None] | None = None
+    ) -> None:
         """Adds to what is kept with a label; what became of it in the PACS is not for clients to say."""
-        super().update_label_info(label_id, label_tag, {key: info[key] for key in info if key != "pacs"})
+        super().update_label_info(label_id, label_tag, {key: info[key] for key in info if key != "pacs"}, accept)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Refused: images come from the PACS.

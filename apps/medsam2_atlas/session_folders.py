@@ -1,17 +1,21 @@
-"""MONAI Label's sessions without its faults: damaged folders are skipped, and nothing outside of them is removed."""
+"""MONAI Label's sessions without its faults: damaged folders are skipped, nothing outside of them is removed, and each session
+has an owner and an unguessable id."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
+import threading
 import time
+import uuid
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from monailabel.utils.sessions import SessionInfo, Sessions
 
-from medsam2_atlas.errors import StorageError
+from medsam2_atlas.errors import LimitError, StorageError
 from medsam2_atlas.files import remove_folder, replacing
 
 log = logging.getLogger(__name__)
@@ -19,10 +23,60 @@ log = logging.getLogger(__name__)
 SESSION_ID = re.compile(r"[0-9a-f-]{36}")  # what MONAI Label makes; anything else could lead out of its folder
 _UNFINISHED_SECONDS = 600.0
 """Max age of a session without `meta.info` that may still be in preparation."""
+_RETRY_SECONDS = 600
+
+
+def owner_of(info: Any) -> str:
+    """Returns the id of a session's owner; empty if it has none."""
+    owner = info.meta.get("owner") if isinstance(info.meta, dict) else None
+    return owner if isinstance(owner, str) else ""
 
 
 class SessionFolders(Sessions):  # type: ignore[misc]
-    """Temporary images, each in a folder named by the session's id, with the image and `meta.info`."""
+    """Temporary images, each in a folder named by the session's id, with the image and `meta.info`.
+
+    `meta.info` names the owner; sessions of earlier versions of this program have none.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._lock = threading.Lock()
+        self._being_added: Counter[str] = Counter()
+
+    def add_owned(self, image: Path, expiry: int, owner: str, limit: int) -> tuple[str, Any]:
+        """Makes a session of an image, which is moved into its folder.
+
+        Args:
+            image: a file, or a folder with a series.
+            expiry: seconds without use after which it ends; 0 for the server's own limit.
+            owner: id of the person; empty if nobody logs in.
+            limit: max number of sessions of a person.
+
+        Returns:
+            The session's id, and what is known of it.
+
+        Raises:
+            LimitError: the person has that many sessions.
+        """
+        with self._lock:
+            if owner and self._count(owner) + self._being_added[owner] >= limit:
+                raise LimitError(
+                    "sessions", f"of yours are {limit} already.", "Remove one: DELETE /session/ID.", _RETRY_SECONDS
+                )
+            self._being_added[owner] += 1
+        try:
+            session_id, info = self.add_session(str(image), expiry, False, str(uuid.uuid4()))
+            info.meta = {"owner": owner}
+            self._write_meta_info(session_id, info)
+        finally:
+            with self._lock:
+                self._being_added[owner] -= 1
+        return session_id, info
+
+    def _count(self, owner: str) -> int:
+        """Returns how many sessions a person has that have not expired."""
+        found = (self.get_session(folder.name, update_ts=False) for folder in self._folders())
+        return sum(info is not None and owner_of(info) == owner for info in found)
 
     def remove_expired(self) -> int:
         """Removes sessions that have expired or cannot be used.
@@ -31,12 +85,7 @@ class SessionFolders(Sessions):  # type: ignore[misc]
             How many were removed.
         """
         count = 0
-        try:
-            folders = [f for f in Path(self.store_path).iterdir() if SESSION_ID.fullmatch(f.name) and not f.is_symlink()]
-        except OSError as error:
-            log.debug("no sessions in %s: %s", self.store_path, error)
-            return 0
-        for folder in folders:
+        for folder in self._folders():
             info = self._read(folder.name)
             if info is not None:
                 abandoned = info.expiry > 0 and info.last_access_ts + info.expiry < time.time()
@@ -76,6 +125,13 @@ class SessionFolders(Sessions):  # type: ignore[misc]
             log.warning("session %s could not be removed: %s", session_id, error)
             return False
         return True
+
+    def _folders(self) -> list[Path]:
+        try:
+            return [f for f in Path(self.store_path).iterdir() if SESSION_ID.fullmatch(f.name) and not f.is_symlink()]
+        except OSError as error:
+            log.debug("no sessions in %s: %s", self.store_path, error)
+            return []
 
     def _read(self, session_id: str) -> Any:
         folder = Path(self.store_path) / session_id

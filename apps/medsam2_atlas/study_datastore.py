@@ -9,7 +9,6 @@ A label map or an image that cannot be used counts as neither done nor available
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import time
@@ -24,8 +23,9 @@ from confirmations import Confirmations, Refusal
 from medsam2_atlas.decoding import unreadable
 from medsam2_atlas.errors import ConfirmError, InputError, NotFoundError, StorageError
 from medsam2_atlas.files import write_json
+from medsam2_atlas.json_text import plain
 from medsam2_atlas.scratch import scratch_file
-from medsam2_atlas.storage import FINAL, Label, Saved, StudyStore, suffix_of
+from medsam2_atlas.storage import FINAL, Label, Saved, StudyStore, Version, suffix_of
 from replies import flag
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class StudyDatastore(Datastore):
             NotFoundError: no such study.
         """
         image = self.store.image(image_id)
-        info = copy.deepcopy({**image.info, "name": image.file.name})
+        info = plain({**image.info, "name": image.file.name})
         if "strategy" in info:  # MONAI Label adds to it whenever it assigns the case
             info["strategy"] = given_to(info)
         return info
@@ -250,13 +250,17 @@ class StudyDatastore(Datastore):
         """Takes the current label away; its versions stay."""
         self.store.remove_label(label_id, _text(label_tag))
 
-    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Adds to what is kept with an image."""
-        self.store.update_image_info(image_id, info)
+    def update_image_info(
+        self, image_id: str, info: dict[str, Any], accept: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> None:
+        """Adds to what is kept with an image. accept: called with all that would be kept; raises if it must not be."""
+        self.store.update_image_info(image_id, info, accept)
 
-    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        """Adds to what is kept with a label."""
-        self.store.update_label_info(label_id, _text(label_tag), info)
+    def update_label_info(
+        self, label_id: str, label_tag: str, info: dict[str, Any], accept: Callable[[Version], None] | None = None
+    ) -> None:
+        """Adds to what is kept with a label. accept: called with the version as it would be; raises if it must not be."""
+        self.store.update_label_info(label_id, _text(label_tag), info, accept)
 
     def status(self) -> dict[str, Any]:
         """Returns the counts for `/info`; a signed-off label that cannot be used does not count as completed."""
@@ -282,7 +286,7 @@ class StudyDatastore(Datastore):
         labels = self.store.labels()
         objects = {
             study: {
-                "image": {"ext": _written_suffix(image.file), "info": {**image.info, "name": image.file.name}},
+                "image": {"ext": _written_suffix(image.file), "info": {**plain(image.info), "name": image.file.name}},
                 "labels": {
                     tag: {"ext": _written_suffix(label.file), "info": label_info(label)}
                     for tag, label in sorted(labels.get(study, {}).items())
@@ -341,7 +345,7 @@ def label_info(label: Label) -> dict[str, Any]:
     """What clients are told of a label."""
     version = label.version
     return {
-        **copy.deepcopy(dict(version.info)),
+        **plain(dict(version.info)),
         "name": label.file.name,
         "version": version.number,
         "origin": version.origin,

@@ -59,3 +59,15 @@ class ConfirmError(ConflictError):
         self.organs, self.digest = organs, digest
         remedy = "If that is intended, send the same label map again within ten minutes, or with confirm=true."
         super().__init__(subject, problem, remedy)
+
+
+class AccessError(MedSAM2AtlasError):
+    """Somebody may not do this with what belongs to another person."""
+
+
+class LimitError(MedSAM2AtlasError):
+    """Somebody has as much as one person, or all together, may have. retry_after: seconds after which there may be room."""
+
+    def __init__(self, subject: str | Path, problem: str, remedy: str, retry_after: int = 30) -> None:
+        self.retry_after = retry_after
+        super().__init__(subject, problem, remedy)

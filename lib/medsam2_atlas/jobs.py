@@ -1,4 +1,4 @@
-"""A queue of jobs, one at a time on a device, with progress, cancelling, and an end to how many may wait.
+"""A queue of jobs, one at a time on a device, with progress, cancelling, and fair turns (see `job_line`).
 
 Concurrency contract. One lock guards the list of jobs and every field of every job; it is never held while a job works or
 a caller waits. A job's work runs in the queue's only thread. Its progress callable takes the lock for a moment, and is the
@@ -13,10 +13,10 @@ nobody waits for a job, even if its native code never reports progress. A result
 from __future__ import annotations
 
 import logging
+import secrets
 import statistics
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError as FutureCancelledError
@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from medsam2_atlas.errors import MedSAM2AtlasError, NotFoundError
+from medsam2_atlas.job_line import JobLine
 from medsam2_atlas.progress import Progress, reporting
 
 log = logging.getLogger(__name__)
@@ -40,14 +41,6 @@ class CancelledError(MedSAM2AtlasError):
     """A job that was cancelled."""
 
 
-class QueueFullError(MedSAM2AtlasError):
-    """No room for another job. retry_after: seconds after which there may be."""
-
-    def __init__(self, waiting: int, retry_after: int) -> None:
-        self.retry_after = retry_after
-        super().__init__("queue", f"is full: {waiting} jobs wait.", f"Try again in {retry_after} s.")
-
-
 class StoppingError(CancelledError):
     """The server stops, so it refuses a request or a job. retry_after: seconds after which a client may try again."""
 
@@ -59,12 +52,21 @@ class StoppingError(CancelledError):
 
 @dataclass
 class Job:
-    """A job. organs: share done of each organ that is under way, by number. stage: what it does now."""
+    """A job.
+
+    Attributes:
+        id: unguessable, and the queue's own.
+        owner: id of the person who asked; empty if nobody logs in.
+        person: the name that others read.
+        stage: what it does now.
+        organs: share done of each organ that is under way, by number.
+    """
 
     id: str
     kind: str
     subject: str
     owner: str
+    person: str
     work: Callable[[], Any] = field(repr=False)
     soon: bool = False
     state: State = "queued"
@@ -81,19 +83,25 @@ class Job:
     _stage_began: float = 0.0
 
 
+def unknown_job(name: str) -> NotFoundError:
+    """Returns the error for an id without a job, or with a job that the client must not know of."""
+    return NotFoundError(repr(name[:80]), "is no job, or one of long ago.")
+
+
 class JobQueue:
     """The queue and its thread."""
 
-    def __init__(self, limit: int = 16, dispose: Callable[[Any], None] | None = None) -> None:
+    def __init__(self, limit: int = 16, dispose: Callable[[Any], None] | None = None, per_person: int = 4) -> None:
         """
         Args:
-            limit: most jobs that may wait.
+            limit: max number of waiting jobs.
             dispose: called with a job's result when the job is forgotten.
+            per_person: max number of waiting jobs of each person who has logged in.
         """
-        self._limit, self._dispose = limit, dispose
+        self._dispose = dispose
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        self._waiting: deque[Job] = deque()
+        self._waiting: JobLine[Job] = JobLine(limit, per_person)
         self._jobs: dict[str, Job] = {}
         self._running: Job | None = None
         self._durations: deque[float] = deque(maxlen=20)
@@ -102,7 +110,7 @@ class JobQueue:
         self._thread.start()
 
     def submit(
-        self, kind: str, subject: str, work: Callable[[], Any], *, owner: str = "", name: str = "", soon: bool = False
+        self, kind: str, subject: str, work: Callable[[], Any], *, owner: str = "", person: str = "", soon: bool = False
     ) -> Job:
         """Puts a job into the queue.
 
@@ -110,25 +118,23 @@ class JobQueue:
             kind: what it does, such as a model's name.
             subject: whom it is done to, such as a study.
             work: the job; what it tells by `progress.current()` arrives here.
-            owner: who asked.
-            name: the job's id, if it is not taken; by default a new one.
+            owner: id of the person who asked; empty if nobody logs in.
+            person: the person's name.
             soon: whether it goes before those that wait and were not submitted so.
 
         Raises:
-            QueueFullError: too many wait.
+            QueueFullError: too many wait, or too many of this person.
             StoppingError: the queue has been stopped.
         """
         with self._lock:
             if self._stopping:
                 raise StoppingError
-            if len(self._waiting) >= self._limit:
-                raise QueueFullError(len(self._waiting), self._wait_seconds())
+            self._waiting.check(owner, self._wait_seconds())
             self._forget_old()
-            job = Job(name if name and name not in self._jobs else uuid.uuid4().hex[:16], kind, subject, owner, work, soon)
+            job = Job(secrets.token_urlsafe(16), kind, subject, owner, person, work, soon)
             job.outcome.set_running_or_notify_cancel()  # a waiter that is cancelled must not cancel it for the others
             self._jobs[job.id] = job
-            place = sum(other.soon for other in self._waiting) if soon else len(self._waiting)
-            self._waiting.insert(place, job)
+            self._waiting.add(job)
             self._wake.notify_all()
         return job
 
@@ -140,7 +146,7 @@ class JobQueue:
         """
         with self._lock:
             if name not in self._jobs:
-                raise NotFoundError(repr(name[:80]), "is no job, or one of long ago.")
+                raise unknown_job(name)
             return self._jobs[name]
 
     def describe(self, job: Job) -> dict[str, Any]:
@@ -150,6 +156,7 @@ class JobQueue:
                 "id": job.id,
                 "kind": job.kind,
                 "subject": job.subject,
+                "owner": job.person,
                 "state": "cancelling" if job.cancelling and job.state == "running" else job.state,
                 "stage": job.stage,
                 "share": round(job.share, 4),
@@ -161,7 +168,7 @@ class JobQueue:
                 "revision": job.revision,
             }
             if job.state == "queued":
-                ahead = list(self._waiting).index(job) + (self._running is not None)
+                ahead = self._waiting.place(job) + (self._running is not None)
                 about |= {"position": ahead, "expected_wait_s": round(ahead * self._usual_seconds())}
             failed = job.state == "failed" and job.outcome.done()
             error = job.outcome.exception() if failed else None
@@ -223,7 +230,7 @@ class JobQueue:
                     self._wake.wait()
                 if self._stopping:
                     return
-                job = self._running = self._waiting.popleft()
+                job = self._running = self._waiting.take()
                 job.state, job.started, job.revision = "running", time.time(), job.revision + 1
                 job._stage_began = time.perf_counter()
             try:

@@ -81,8 +81,7 @@ def test_nobody_accepts_what_they_drew(store: StudyStore, tmp_path: Path, again:
 
 
 def test_people_of_one_name_are_told_apart_by_their_ids(store: StudyStore, tmp_path: Path) -> None:
-    info = {"author_id": "oidc:x#1"}
-    store.save_label("a", FINAL, label(tmp_path / "y.nii.gz", 7), author="kim", info=info)
+    store.save_label("a", FINAL, label(tmp_path / "y.nii.gz", 7), author="kim", author_id="oidc:x#1")
     with pytest.raises(InputError, match="nobody accepts"):
         store.accept_label("a", FINAL, 2, Person("another name", "oidc:x#1"))
     assert store.accept_label("a", FINAL, 2, Person("kim", "oidc:x#2")).version.accepted["by_id"] == "oidc:x#2"

@@ -13,8 +13,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,11 +28,13 @@ from medsam2_atlas.errors import InputError
 from server import errors
 from server.config import ServerConfig, tokens_of
 from server.issuer import Issuer, IssuerError
+from server.people import LOCAL, NOBODY, ROLES, User, user_of_claims
 from server.root_path import cookie_name, path_of
+
+__all__ = ["LOCAL", "OPEN", "ROLES", "Access", "AccessMiddleware", "User", "role_for", "user_of"]
 
 T = TypeVar("T")
 
-ROLES = ("annotator", "reviewer", "admin")
 OPEN = frozenset(
     {
         *(("GET", path) for path in ("/healthz", "/readyz", "/login", "/auth/")),
@@ -67,22 +68,6 @@ _RULES: tuple[tuple[tuple[str, ...], str, str], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class User:
-    """Who asks. name: for records; empty where nobody has to log in."""
-
-    name: str
-    role: str
-
-    def may(self, role: str) -> bool:
-        """Whether the user has a role's rights."""
-        return ROLES.index(self.role) >= ROLES.index(role)
-
-
-LOCAL = User("", "admin")
-"""Whoever sits at the machine, where nobody has to log in."""
-
-
 def role_for(method: str, path: str) -> str:
     """The role that a request needs; empty for the open ones."""
     if (method, path) in OPEN:
@@ -111,7 +96,7 @@ class Access:
             if entry["role"] not in ROLES:
                 raise InputError(config.tokens, f"has the role {entry['role']!r}.", f"Choose from: {', '.join(ROLES)}.")
             digest = entry.get("sha256") or hashlib.sha256(entry["token"].encode()).hexdigest()
-            self._tokens[digest.lower()] = User(entry["name"], entry["role"])
+            self._tokens[digest.lower()] = User(entry["name"], entry["role"], f"token:{entry['name']}")
 
     @property
     def asks_who(self) -> bool:
@@ -129,7 +114,7 @@ class Access:
             if hmac.compare_digest(known, digest):
                 return user
         claims = self._issuer.claims_now(token) if self._issuer and _signed(token) else None
-        return None if claims is None else self._user(claims)
+        return None if claims is None else user_of_claims(claims, self._config)
 
     def who(self, token: str) -> User | None:
         """Returns the person of a token; None if it is nobody's, or has expired. May wait for the issuer for a few seconds.
@@ -141,7 +126,7 @@ class Access:
         if user is not None or not self._issuer or not _signed(token):
             return user
         claims = self._issuer.claims(token)
-        return None if claims is None else self._user(claims)
+        return None if claims is None else user_of_claims(claims, self._config)
 
     def sign_in(self, name: str, secret: str) -> str:
         """Returns the token of a name and a secret: a token itself, or a password that the issuer takes; empty if it is wrong.
@@ -169,16 +154,6 @@ class Access:
     @cached_property
     def _limiter(self) -> CapacityLimiter:
         return CapacityLimiter(_ISSUER_THREADS)  # needs a running event loop
-
-    def _user(self, claims: Mapping[str, Any]) -> User | None:
-        roles: Any = claims
-        for step in self._config.oidc_roles.split("."):
-            roles = roles.get(step, ()) if isinstance(roles, dict) else ()
-        listed = roles.split() if isinstance(roles, str) else roles if isinstance(roles, list) else ()
-        held = [role for role in ROLES if role in listed]
-        names = (claims.get(self._config.oidc_name), claims.get("sub"))
-        name = next((name for name in names if isinstance(name, str) and name), "")
-        return User(name, held[-1]) if held and name else None
 
 
 def _signed(token: str) -> bool:
@@ -219,7 +194,7 @@ class AccessMiddleware:
             await refusal(scope, receive, send)
 
     def _refused(self, scope: Scope, headers: Headers, needed: str, user: User | None, by_cookie: bool) -> Any:
-        scope["medsam2_atlas.user"] = user or User("", "annotator")
+        scope["medsam2_atlas.user"] = user or NOBODY
         if not needed or scope["method"] == "OPTIONS":
             return None
         if user is None:

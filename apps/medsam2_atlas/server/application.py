@@ -35,6 +35,7 @@ from medsam2_atlas.segmentation import package_version
 from medsam2_atlas.storage import WorkFolder
 from server import dicomweb, errors, infer, jobs, login, logs, readiness, review, sessions, stow, studies, viewer, work
 from server.access import Access, AccessMiddleware
+from server.answers import JsonAnswer
 from server.config import ServerConfig, server_config
 from server.metrics import Metrics
 from server.middleware import RequestIdFilter, RequestMiddleware, SizeLimitMiddleware
@@ -68,7 +69,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     """The application for the app and studies that MONAI Label's settings name."""
     sys.setswitchinterval(_SWITCH_SECONDS)
     FileResponse.chunk_size = _FILE_CHUNK  # each chunk goes through a thread: 64 KiB make hundreds of turns of a CT
-    queue = JobQueue(config.queue, dispose=infer.dispose)
+    queue = JobQueue(config.queue, dispose=infer.dispose, per_person=config.queue_per_person)
     metrics = Metrics(queue.counts, lambda: app_instance().datastore().status())
     access, stopping = Access(config), Stopping()
     stopping.call(lambda: queue.stop(_STOP_SECONDS))
@@ -104,8 +105,16 @@ def create_app(config: ServerConfig) -> FastAPI:
         Middleware(AccessMiddleware, access=access, config=config),
         Middleware(SizeLimitMiddleware, limit=_limits(config)),
     ]
-    app = FastAPI(title="medsam2_atlas", version=package_version(), lifespan=lifespan, middleware=middleware, docs_url="/docs")
+    app = FastAPI(
+        title="medsam2_atlas",
+        version=package_version(),
+        lifespan=lifespan,
+        middleware=middleware,
+        docs_url="/docs",
+        default_response_class=JsonAnswer,
+    )
     app.state.readiness = Readiness(check_server)
+    app.state.config = config
     app.state.queue, app.state.metrics, app.state.access, app.state.stopping = queue, metrics, access, stopping
     errors.install(app)
     for own in (

@@ -26,6 +26,8 @@ class ServerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     queue: int = Field(16, ge=1, le=1000, description="most jobs that may wait")
+    queue_per_person: int = Field(4, ge=1, le=1000, description="max number of waiting jobs of each person")
+    sessions_per_person: int = Field(10, ge=1, le=1000, description="max number of sessions of each person")
     upload_mb: int = Field(2000, ge=1, description="most megabytes of an uploaded image")
     label_mb: int = Field(500, ge=1, description="most megabytes of an uploaded label map")
     reader_processes: int = Field(2, ge=1, le=32, description="reader processes; as many files are decoded at once")

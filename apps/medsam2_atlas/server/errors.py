@@ -14,23 +14,25 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelError, MONAILabelException
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
 from medsam2_atlas.errors import (
+    AccessError,
     AtlasError,
     ConfirmError,
     ConflictError,
     InputError,
+    LimitError,
     MedSAM2AtlasError,
     NotFoundError,
     StorageError,
     UnavailableError,
     WeightsError,
 )
-from medsam2_atlas.jobs import CancelledError, QueueFullError, StoppingError
+from medsam2_atlas.jobs import CancelledError, StoppingError
+from server.answers import JsonAnswer
 from server.context import request_id
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,8 @@ _STATUS: tuple[tuple[type[MedSAM2AtlasError], int], ...] = (
     (ConflictError, 409),
     (StoppingError, 503),
     (CancelledError, 409),
-    (QueueFullError, 429),
+    (AccessError, 403),
+    (LimitError, 429),
     (InputError, 422),
     (AtlasError, 409),  # the server's state does not allow it: build an atlas, add weights
     (WeightsError, 409),
@@ -68,7 +71,7 @@ def respond(
     status: int, message: str, remedy: str = "", kind: str = "", headers: dict[str, str] | None = None, **more: Any
 ) -> Response:
     """An error as a response."""
-    return JSONResponse(body(status, message, remedy, kind, **more), status_code=status, headers=headers)
+    return JsonAnswer(body(status, message, remedy, kind, **more), status_code=status, headers=headers)
 
 
 def status_of(error: MedSAM2AtlasError) -> int:
@@ -103,7 +106,7 @@ def from_error(error: Exception) -> Response:
     if isinstance(error, MedSAM2AtlasError):
         status = status_of(error)
         log.log(logging.ERROR if status >= 500 else logging.INFO, "%s", error)
-        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, (QueueFullError, StoppingError)) else None
+        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, (LimitError, StoppingError)) else None
         return respond(status, f"{error.subject}: {error.problem}", error.remedy, type(error).__name__, headers, **_more(error))
     reason = no_room(error)
     if reason:

@@ -1,4 +1,4 @@
-"""Routes that limit their forms, and check that a file can be read before its answer begins.
+"""Routes that limit their forms, refuse JSON with NaN, and check that a file can be read before its answer begins.
 
 Starlette allows 1000 fields and 1000 files of 1 MB each in memory: one request could take 2 GB. These routes limit the fields
 and write files to disk, whatever their number.
@@ -7,6 +7,7 @@ and write files to disk, whatever their number.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from starlette.formparsers import MultiPartParser
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from medsam2_atlas.json_text import from_json
+
 MAX_FILES = 4000  # slices of a series
 MAX_FIELDS = 50
 _FIELD_BYTES = 2_000_000
@@ -28,7 +31,23 @@ MultiPartParser.spool_max_size = _MEMORY_BYTES
 
 
 class LimitedRequest(Request):
-    """A request whose form has limits."""
+    """A request whose form has limits, and whose JSON holds only what JSON can carry."""
+
+    async def json(self) -> Any:
+        """Returns the content of the body.
+
+        Raises:
+            JSONDecodeError: it is not JSON, or holds NaN or the like.
+        """
+        if not hasattr(self, "_json"):
+            body = await self.body()
+            try:
+                self._json = from_json(body)
+            except JSONDecodeError:
+                raise
+            except ValueError as error:  # FastAPI answers 422 to this kind only
+                raise JSONDecodeError(str(error), "", 0) from error
+        return self._json
 
     async def _get_form(self, **limits: Any) -> FormData:
         try:

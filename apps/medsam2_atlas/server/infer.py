@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import get_mime_type
 from requests_toolbelt import MultipartEncoder
@@ -20,11 +19,13 @@ from starlette.responses import Response
 
 from medsam2_atlas.errors import InputError, NotFoundError
 from medsam2_atlas.jobs import Job, JobQueue
+from medsam2_atlas.json_text import to_json
 from medsam2_atlas.storage import suffix_of
 from server.access import user_of
-from server.context import request_id
+from server.answers import JsonAnswer
 from server.forms import LimitedRoute
 from server.metrics import Metrics
+from server.owners import owner_id
 from server.sessions import session_of
 from server.uploads import json_object, received
 
@@ -53,8 +54,8 @@ async def infer(
     output: Output | None = None,
     wait: bool = True,
 ) -> Response:
-    """The result; with `wait=false`, the job that will make it (202). The job's id is the request's id."""
-    instance = app_instance()
+    """The result; with `wait=false`, the job that will make it (202)."""
+    instance, user = app_instance(), user_of(request)
     task = instance._infers.get(model)
     if task is None:
         raise NotFoundError(repr(model[:80]), "is no model of this server.", f"Choose from: {', '.join(instance._infers)}.")
@@ -70,7 +71,7 @@ async def infer(
             upload = await run_in_threadpool(received, file, suffix_of(file.filename))
             wanted["upload"] = str(upload)
         elif session_id:
-            wanted["upload"] = str(await run_in_threadpool(lambda: session_of(session_id).image))
+            wanted["upload"] = str(await run_in_threadpool(lambda: session_of(session_id, user).image))
         else:
             wanted["image"] = image
             await run_in_threadpool(_known, instance, image)
@@ -81,8 +82,8 @@ async def infer(
             model,
             subject,
             lambda: instance.infer(wanted),
-            owner=user_of(request).name,
-            name=request_id(),
+            owner=owner_id(user),
+            person=user.name,
             soon=bool(clicks),  # somebody waits for it with the mouse in the hand
         )
     except BaseException:  # also if the request is cancelled
@@ -91,7 +92,7 @@ async def infer(
         raise
     job.outcome.add_done_callback(lambda _: _ended(request.app.state.metrics, job, upload))
     if not wait:
-        return JSONResponse(queue.describe(job), 202, headers={"Location": f"/jobs/{job.id}", "X-Job-ID": job.id})
+        return JsonAnswer(queue.describe(job), 202, headers={"Location": f"/jobs/{job.id}", "X-Job-ID": job.id})
     result = await _outcome(request, queue, job)
     response = await run_in_threadpool(answer, result, output, True)
     response.headers["X-Job-ID"] = job.id
@@ -105,12 +106,12 @@ def answer(result: Mapping[str, Any], output: Output | None, once: bool) -> Resp
         raise NotFoundError("result", "was fetched already, by the client that waited for it.", "Run the model again.")
     remove = BackgroundTask(file.unlink, missing_ok=True) if once else None
     if output is Output.json:
-        return JSONResponse(result["params"], background=remove)
+        return JsonAnswer(result["params"], background=remove)
     if output is Output.image:
         return FileResponse(file, media_type=get_mime_type(str(file)), filename=file.name, background=remove)
     with file.open("rb") as stream:
         fields = {
-            "params": (None, json.dumps(result["params"]), "application/json"),
+            "params": (None, to_json(result["params"]), "application/json"),
             "image": (file.name, stream, get_mime_type(str(file))),
         }
         message = MultipartEncoder(fields=fields)

@@ -1,9 +1,11 @@
-"""`/jobs`: what runs and waits, how far it is, and an end to it."""
+"""`/jobs`: what runs and waits, how far it is, and an end to it.
+
+Its owner, reviewers and admins can see, follow and cancel a job, and fetch its result. For others it does not exist.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,9 +15,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from medsam2_atlas.errors import ConflictError
-from medsam2_atlas.jobs import ENDED, Job, JobQueue
+from medsam2_atlas.jobs import ENDED, Job, JobQueue, unknown_job
+from medsam2_atlas.json_text import to_json
 from server.access import user_of
 from server.infer import Output, answer
+from server.owners import may_use
 from server.stopping import Stopping
 
 router = APIRouter(prefix="/jobs", tags=["Jobs"])
@@ -24,36 +28,31 @@ _LOOK_SECONDS = 0.2
 _ALIVE_SECONDS = 15.0
 
 
-@router.get("", summary="All jobs that are remembered")
+@router.get("", summary="One's own jobs that are remembered; all of them for reviewers")
 async def list_jobs(request: Request) -> list[dict[str, Any]]:
-    """In the order of their coming."""
-    queue = _queue(request)
-    return [queue.describe(job) for job in queue.jobs()]
+    """In the order of their arrival. `position` counts the jobs of others, too."""
+    queue, user = _queue(request), user_of(request)
+    return [queue.describe(job) for job in queue.jobs() if may_use(user, job.owner)]
 
 
 @router.get("/{name}", summary="How far a job is")
 async def show_job(request: Request, name: str) -> dict[str, Any]:
     """State, place in the queue, stage, share done of the stage and of each organ, seconds of each stage."""
-    queue = _queue(request)
-    return queue.describe(queue.job(name))
+    return _queue(request).describe(_job(request, name))
 
 
 @router.delete("/{name}", summary="Cancel a job")
 async def cancel_job(request: Request, name: str) -> dict[str, Any]:
-    """The job, which ends at once where it waits, else within a slice. One's own; anybody's for reviewers."""
-    queue, user = _queue(request), user_of(request)
-    job = queue.job(name)
-    if job.owner != user.name and not user.may("reviewer"):
-        raise ConflictError(name, f"is {job.owner}'s job.", "Ask them, or a reviewer.")
-    return queue.describe(queue.cancel(name))
+    """The job, which ends at once where it waits, else within a slice."""
+    queue = _queue(request)
+    return queue.describe(queue.cancel(_job(request, name).id))
 
 
 @router.get("/{name}/events", summary="How far a job is, as server-sent events until it ends")
 async def follow_job(request: Request, name: str) -> Response:
     """One event `job` for each change, with what `GET /jobs/{id}` gives."""
-    queue = _queue(request)
     return StreamingResponse(
-        _events(request, queue, queue.job(name)),
+        _events(request, _queue(request), _job(request, name)),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
@@ -62,7 +61,7 @@ async def follow_job(request: Request, name: str) -> Response:
 @router.get("/{name}/result", summary="The result of a job that is done")
 async def job_result(request: Request, name: str, output: Output | None = None) -> Response:
     """As `POST /infer/{model}` gives it; kept for ten minutes."""
-    job = _queue(request).job(name)
+    job = _job(request, name)
     if job.state not in ENDED:
         raise ConflictError(name, "is not done yet.", f"Look at /jobs/{name}.")
     return await run_in_threadpool(answer, job.outcome.result(), output, False)
@@ -76,7 +75,7 @@ async def _events(request: Request, queue: JobQueue, job: Job) -> AsyncIterator[
         about = queue.describe(job)
         if about["revision"] != seen:
             seen, silent = about["revision"], 0.0
-            yield f"event: job\ndata: {json.dumps(about)}\n\n"
+            yield f"event: job\ndata: {to_json(about)}\n\n"
             if about["state"] in ENDED:
                 return
         elif silent > _ALIVE_SECONDS:
@@ -86,6 +85,18 @@ async def _events(request: Request, queue: JobQueue, job: Job) -> AsyncIterator[
             return
         await asyncio.sleep(_LOOK_SECONDS)
         silent += _LOOK_SECONDS
+
+
+def _job(request: Request, name: str) -> Job:
+    """Returns a job of the user.
+
+    Raises:
+        NotFoundError: there is none, it has been forgotten, or it is another person's.
+    """
+    job = _queue(request).job(name)
+    if not may_use(user_of(request), job.owner):
+        raise unknown_job(name)
+    return job
 
 
 def _queue(request: Request) -> JobQueue:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from monailabel.endpoints.user.auth import DEFAULT_USER
 
+from server.answers import JsonAnswer
 from server.forms import LimitedRoute
 
 
@@ -67,7 +67,7 @@ def _threaded(endpoint: Callable[..., Any]) -> Callable[..., Any]:
 def _encoded(result: Any) -> Any:
     """JSON as it is sent, made in this thread: FastAPI would take every value in hand once more, on the event loop."""
     try:
-        return JSONResponse(result) if isinstance(result, (dict, list)) else result
+        return JsonAnswer(result) if isinstance(result, (dict, list)) else result
     except (TypeError, ValueError):  # holds what only FastAPI's encoder knows
         return result
 

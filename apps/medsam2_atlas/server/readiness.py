@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
 from monailabel.interfaces.utils.app import app_instance
 from starlette.responses import Response
 
@@ -28,6 +27,7 @@ from medsam2_atlas.scratch import scratch_file
 from medsam2_atlas.storage import StudyStore
 from pacs_datastore import PacsDatastore
 from server.access import user_of
+from server.answers import JsonAnswer
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["Others"])
@@ -102,7 +102,7 @@ async def readyz(request: Request) -> Response:
     about: dict[str, Any] = {"ready": not found}
     if user_of(request).may("admin"):
         about["problems"] = [asdict(trouble) for trouble in found]
-    return JSONResponse(about, 503 if found else 200, headers={"Cache-Control": "no-store"})
+    return JsonAnswer(about, 503 if found else 200, headers={"Cache-Control": "no-store"})
 
 
 def check_server() -> list[Trouble]:

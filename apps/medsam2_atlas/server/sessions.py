@@ -1,39 +1,47 @@
-"""`/session`: images that are worked on for a while without becoming studies; as MONAI Label's, but checked."""
+"""`/session`: images that are worked on for a while without becoming studies; as MONAI Label's, but checked.
+
+A session can be seen, used and removed by its owner, reviewers and admins. For others it does not exist.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Query, UploadFile
+from fastapi import APIRouter, File, Query, Request, UploadFile
 from fastapi.responses import FileResponse
 from monailabel.interfaces.utils.app import app_instance
 
 from medsam2_atlas.errors import ConflictError, InputError, NotFoundError
 from medsam2_atlas.scratch import scratch_folder
 from medsam2_atlas.storage import suffix_of
+from server.access import user_of
 from server.forms import LimitedRoute
+from server.owners import may_use, owner_id
+from server.people import User
 from server.uploads import received
+from session_folders import owner_of
 
 router = APIRouter(prefix="/session", tags=["Session"], route_class=LimitedRoute)
 
 _LONGEST_SECONDS = 7 * 24 * 3600
 
 
-def session_of(session_id: str) -> Any:
-    """A session of MONAI Label.
+def session_of(session_id: str, user: User) -> Any:
+    """Returns a session of MONAI Label.
 
     Raises:
-        NotFoundError: no such session, or one that has ended.
+        NotFoundError: no such session, one that has ended, or another person's.
     """
-    session = _sessions().get_session(session_id)
-    if session is None:
+    session = _sessions().get_session(session_id, update_ts=False)
+    if session is None or not may_use(user, owner_of(session)):
         raise NotFoundError(repr(session_id[:80]), "is no session, or one that has ended.", "Upload the image again.")
-    return session
+    return _sessions().get_session(session_id) or session
 
 
 @router.put("/", summary="Upload an image to work on for a while")
 def create(
+    request: Request,
     files: Annotated[list[UploadFile], File()],
     uncompress: bool = False,
     expiry: Annotated[int, Query(ge=0, le=_LONGEST_SECONDS)] = 0,
@@ -50,14 +58,15 @@ def create(
             image.mkdir()
             for number, file in enumerate(files):
                 received(file, ".dcm").replace(image / f"{number:05d}.dcm")
-        session_id, session = _sessions().add_session(str(image), expiry, False)
+        limit: int = request.app.state.config.sessions_per_person
+        session_id, session = _sessions().add_owned(image, expiry, owner_id(user_of(request)), limit)
         return {"session_id": session_id, "session_info": session.to_json()}
 
 
 @router.get("/{session_id}", summary="A session, or its image")
-def show(session_id: str, update_ts: bool = False, image: bool = False) -> Any:
+def show(request: Request, session_id: str, update_ts: bool = False, image: bool = False) -> Any:
     """What is known of it; with `image`, the file."""
-    session = session_of(session_id)
+    session = session_of(session_id, user_of(request))
     if update_ts:
         _sessions().get_session(session_id, update_ts=True)
     if not image:
@@ -68,9 +77,9 @@ def show(session_id: str, update_ts: bool = False, image: bool = False) -> Any:
 
 
 @router.delete("/{session_id}", summary="End a session")
-def remove(session_id: str) -> dict[str, Any]:
+def remove(request: Request, session_id: str) -> dict[str, Any]:
     """What was known of it."""
-    session = session_of(session_id)
+    session = session_of(session_id, user_of(request))
     _sessions().remove_session(session_id)
     about: dict[str, Any] = session.to_json()
     return about

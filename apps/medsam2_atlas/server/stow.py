@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request
-from fastapi.responses import JSONResponse
 from monailabel.interfaces.utils.app import app_instance
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -22,6 +21,7 @@ from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.scratch import scratch_folder
 from pacs_datastore import StoredSeg
 from server.access import user_of
+from server.answers import JsonAnswer
 from server.dicomweb import pacs_datastore, split
 from server.root_path import root_of
 
@@ -44,7 +44,7 @@ async def store(request: Request, path: str, content_type: Annotated[str, Header
     with scratch_folder() as folder:
         files = await _received(request.stream(), content_type, folder)
         status, answer = await run_in_threadpool(_take_in, files, user_of(request).name, confirm, root_of(request.scope))
-    return JSONResponse(answer, status, media_type="application/dicom+json")
+    return JsonAnswer(answer, status, media_type="application/dicom+json")
 
 
 async def _received(stream: AsyncIterator[bytes], content_type: str, folder: Path) -> list[Path]:

@@ -12,16 +12,22 @@ from monailabel.interfaces.utils.app import app_instance
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
+from client_info import check_image_info, check_label_info, check_size, without_server_keys
 from label_files import renumber, volume_to_file
 from medsam2_atlas.decoding import check_same_size
-from medsam2_atlas.errors import ConflictError, InputError
+from medsam2_atlas.errors import AccessError, ConflictError, InputError
+from medsam2_atlas.json_text import plain
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.storage import FINAL, Person, Version, suffix_of
 from pacs_datastore import PacsDatastore
 from server.access import user_of
 from server.forms import LimitedRoute
+from server.owners import may_use
 from server.uploads import json_object, received
 from study_datastore import StudyDatastore
+
+_OPTIONS = ("expected_version", "confirm")
+"""Entries of `params` that say how to save a label map, and are not kept."""
 
 router = APIRouter(prefix="/datastore", tags=["Datastore"], route_class=LimitedRoute)
 
@@ -36,7 +42,10 @@ def add_image(
     suffix = suffix_of(name)
     kept = received(file, suffix)
     try:
-        info = json_object(params) | {"user": user_of(request).name}
+        info, _ = without_server_keys(json_object(params))
+        check_image_info(info)
+        check_size(info)
+        info["user"] = user_of(request).name
         return {"image": app_instance().datastore().add_image(image or name[: -len(suffix)], str(kept), info)}
     finally:
         kept.unlink(missing_ok=True)
@@ -55,15 +64,20 @@ def save_label(
     """Returns the new version, the organs that it holds, and the version that it replaces. With `expected_version` (here or in
     `params`), another version than that is not replaced: 409. A `final` label map that is empty, or lacks organs that the
     version before held, is refused (409, `error.organs`) unless `confirm` is true (here or in `params`) or, without any
-    `confirm`, the same person sends it again within ten minutes."""
+    `confirm`, the same person sends it again within ten minutes. `left_out` names entries of `params` that only the server
+    writes, and that were not kept."""
     instance = app_instance()
     tag = tag or FINAL
-    info = json_object(params) | {"user": user_of(request).name}
+    sent = json_object(params)
+    info, left_out = without_server_keys(sent)
+    info |= {key: sent[key] for key in _OPTIONS if key in sent} | {"user": user_of(request).name}
     if expected_version is not None:
         info["expected_version"] = expected_version
     if confirm is not None:
         info["confirm"] = confirm
-    kept = _received_label(label, info)
+    grid = info.pop("volume", None)
+    check_size(info)
+    kept = _received_label(label, grid)
     try:
         check_same_size(kept, Path(_datastore().get_image_uri(image)))  # before the label map takes a reader's time
         renumber(kept, info.get("label_info") or [])
@@ -73,6 +87,8 @@ def save_label(
     replaced = None if made.replaced is None else _about(made.replaced)
     version = made.label.version
     saved = {"image": image, "label": image, "tag": tag, **_about(version), "organs": _names(version), "replaced": replaced}
+    if left_out := [key for key in left_out if key not in _OPTIONS]:
+        saved["left_out"] = left_out
     return saved | (instance.on_save_label(image, saved["label"]) or {})
 
 
@@ -86,14 +102,24 @@ def remove_label(request: Request, id: str, tag: str) -> dict[str, Any]:
 @router.put("/image/info", summary="Add to what is kept with an image")
 def update_image_info(image: str, info: Annotated[str, Form()] = "{}") -> dict[str, Any]:
     """Nothing."""
-    app_instance().datastore().update_image_info(image, json_object(info))
+    added = json_object(info)
+    check_image_info(added)
+    _datastore().update_image_info(image, added, check_size)
     return {}
 
 
 @router.put("/label/info", summary="Add to what is kept with a label map")
-def update_label_info(label: str, tag: str, info: Annotated[str, Form()] = "{}") -> dict[str, Any]:
-    """Nothing."""
-    app_instance().datastore().update_label_info(label, tag, json_object(info))
+def update_label_info(request: Request, label: str, tag: str, info: Annotated[str, Form()] = "{}") -> dict[str, Any]:
+    """Nothing. For the version's author, reviewers and admins; what the server records itself cannot be changed."""
+    added, user = json_object(info), user_of(request)
+    check_label_info(added)
+
+    def accept(version: Version) -> None:
+        if not may_use(user, version.author_id if version.origin == "person" else ""):
+            raise AccessError(f"{label} under {tag}", "is another person's label map.", "Ask its author, or a reviewer.")
+        check_size(version.info)
+
+    _datastore().update_label_info(label, tag, added, accept)
     return {}
 
 
@@ -142,7 +168,7 @@ def confirm_label(request: Request, label: str, tag: str = FINAL) -> dict[str, A
 def accept_label(request: Request, label: str, version: int, tag: str = FINAL) -> dict[str, Any]:
     """The accepted version. It must be the current one (409 otherwise), and drawn by somebody else."""
     user = user_of(request)
-    made = _datastore().store.accept_label(label, tag, version, Person(user.name, getattr(user, "id", "")))
+    made = _datastore().store.accept_label(label, tag, version, Person(user.name, user.id))
     app_instance().on_save_label(label, label)
     return _about(made.version)
 
@@ -154,9 +180,8 @@ def download_dataset(limit_cases: int | None = None) -> Response:
     return FileResponse(archive, filename="dataset.zip", background=BackgroundTask(archive.unlink, missing_ok=True))
 
 
-def _received_label(label: UploadFile, info: dict[str, Any]) -> Path:
+def _received_label(label: UploadFile, grid: Any) -> Path:
     """The label map's file; a viewer that has no file sends voxels (`.bin`) and their grid (`volume` in the params)."""
-    grid = info.pop("volume", None)
     if grid is None:
         return received(label, suffix_of(label.filename or "", labels=True))
     if not isinstance(grid, dict):
@@ -192,7 +217,7 @@ def _about(version: Version) -> dict[str, Any]:
         "origin": version.origin,
         "removed": version.removed,
         "sha256": version.sha256,
-        "info": dict(version.info),
+        "info": plain(version.info),
         "accepted": dict(version.accepted) or None,
     }
     return about | ({"pacs": version.info["pacs"]} if "pacs" in version.info else {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from fastapi import UploadFile
 
 from medsam2_atlas.errors import InputError, StorageError
+from medsam2_atlas.json_text import from_json
 from medsam2_atlas.scratch import scratch_file
 
 
@@ -36,9 +36,8 @@ def json_object(text: str) -> dict[str, Any]:
         InputError: something else.
     """
     try:
-        content = json.loads(text or "{}")
-        json.dumps(content, ensure_ascii=False).encode()  # refuses halves of characters, which no file can hold
-    except (ValueError, RecursionError) as error:
+        content = from_json(text or "{}")
+    except ValueError as error:
         raise InputError("params", f"is not JSON ({error}).", "Send an object, such as {}.") from error
     if not isinstance(content, dict):
         raise InputError("params", "is not a JSON object.", "Send an object, such as {}.")

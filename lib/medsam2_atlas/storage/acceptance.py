@@ -24,8 +24,6 @@ from medsam2_atlas.storage.rows import LabelRow
 log = logging.getLogger(__name__)
 
 _FILE = "review.json"
-_ID = "author_id"
-"""Key in a version's information that holds the id of its author, if the server knows it."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,6 @@ def accepted(row: LabelRow, versions: Sequence[Version], number: int, person: Pe
 
 def _drew(person: Person, version: Version) -> bool:
     """Returns whether a version is a person's own: by the ids if both are known, else by the names."""
-    author_id = str(version.info.get(_ID) or "")
-    if author_id and person.id:
-        return author_id == person.id
+    if version.author_id and person.id:
+        return version.author_id == person.id
     return bool(version.author) and version.author.casefold() == person.name.casefold()

@@ -101,14 +101,27 @@ class LabelChanges:
         """
         self._index.again(lambda: self._remove(study, tag, author))
 
-    def describe(self, study: str, tag: str, info: Mapping[str, Any]) -> None:
+    def describe(self, study: str, tag: str, info: Mapping[str, Any], accept: Callable[[Version], None] | None = None) -> None:
         """Adds to the information kept with the current version.
+
+        Args:
+            study: name of the study.
+            tag: tag of the label map.
+            info: to add.
+            accept: called under the lock with the version as it would be; raises if it must not be.
 
         Raises:
             NotFoundError: the study has no label map under the tag.
             OSError, StorageError: it cannot be written; nothing has changed.
         """
-        self.rewrite(study, tag, lambda row, _: replace(row.version, info={**row.version.info, **info}))
+
+        def change(row: LabelRow, _: list[Version]) -> Version:
+            version = replace(row.version, info={**row.version.info, **info})
+            if accept is not None:
+                accept(version)
+            return version
+
+        self.rewrite(study, tag, change)
 
     def rewrite(self, study: str, tag: str, change: Change) -> Made:
         """Replaces the record of the current version; its label map stays.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,14 +62,19 @@ class ImageChanges:
                 return added
         raise ConflictError(study, "has an image here that keeps changing.", "Send it again.")
 
-    def describe(self, study: str, info: Mapping[str, Any]) -> None:
+    def describe(self, study: str, info: Mapping[str, Any], accept: Callable[[Mapping[str, Any]], None] | None = None) -> None:
         """Adds to the information kept with an image.
+
+        Args:
+            study: name of the study.
+            info: to add.
+            accept: called under the lock with all that would be kept; raises if it must not be.
 
         Raises:
             NotFoundError: no such study.
             OSError: it cannot be written; nothing has changed.
         """
-        self._index.again(lambda: self._describe(study, info))
+        self._index.again(lambda: self._describe(study, info, accept))
 
     def remove(self, study: str, image: Path) -> Path:
         """Moves an image and everything that belongs to it into a folder for removed images.
@@ -137,13 +142,15 @@ class ImageChanges:
                 rows.put_image(replace(row, stamp=stamp, hashed=stamp))
         return made.get()
 
-    def _describe(self, study: str, info: Mapping[str, Any]) -> None:
+    def _describe(self, study: str, info: Mapping[str, Any], accept: Callable[[Mapping[str, Any]], None] | None) -> None:
         made = Outcome[ImageRow](study)
         with made.survives(self._index), self._index.writing() as rows:
             row = rows.image(study)
             if row is None:
                 raise NotFoundError(repr(study[:80]), "is no study of this folder any more.")
             row = replace(row, info={**row.info, **info})
+            if accept is not None:
+                accept(row.info)
             self._write_info(row)
             made.value = row
             rows.put_image(row)

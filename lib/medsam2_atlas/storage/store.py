@@ -17,7 +17,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -328,14 +328,22 @@ class StudyStore:
         with self._errors(f"lose its label under {tag}", study):
             self._changes.remove(study, tag, author)
 
-    def update_label_info(self, study: str, tag: str, info: Mapping[str, Any]) -> None:
+    def update_label_info(
+        self, study: str, tag: str, info: Mapping[str, Any], accept: Callable[[Version], None] | None = None
+    ) -> None:
         """Adds to what is kept with the current version.
+
+        Args:
+            study: whose.
+            tag: under which tag.
+            info: to add.
+            accept: called under the lock with the version as it would be; raises if it must not be.
 
         Raises:
             NotFoundError: there is no label.
         """
         with self._errors("be described", study):
-            self._changes.describe(study, tag, info)
+            self._changes.describe(study, tag, info, accept)
 
     def add_image(self, study: str, file: Path, info: Mapping[str, Any] | None = None) -> Image:
         """Takes an image in. One that is there already is kept; another one of the same name is refused.
@@ -349,15 +357,22 @@ class StudyStore:
         with self._errors("be added", study):
             return self._image(self._image_changes.add(study, file, suffix, info or {}))
 
-    def update_image_info(self, study: str, info: Mapping[str, Any]) -> None:
+    def update_image_info(
+        self, study: str, info: Mapping[str, Any], accept: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> None:
         """Adds to what is kept with an image.
+
+        Args:
+            study: whose.
+            info: to add.
+            accept: called under the lock with all that would be kept; raises if it must not be.
 
         Raises:
             NotFoundError: no such study.
         """
         self.image(study)
         with self._errors("be described", study):
-            self._image_changes.describe(study, info)
+            self._image_changes.describe(study, info, accept)
 
     def remove_image(self, study: str) -> Path:
         """Moves an image, its labels and their versions into a folder of its own under `.medsam2_atlas/removed/`.

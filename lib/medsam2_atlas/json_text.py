@@ -1,0 +1,73 @@
+"""JSON as the standard has it. Python's own also reads and writes NaN and infinity, which other programs refuse.
+
+`from_json` takes texts of others and refuses what JSON cannot carry. `to_json` writes everything that is stored, and replaces
+what JSON cannot carry, so that one odd value never makes an answer fail.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+MAX_DEPTH = 32
+"""Max number of objects and lists inside each other."""
+_MAX_INTEGER = 2**63
+
+
+def from_json(text: str | bytes) -> Any:
+    """Returns the content of a JSON text.
+
+    Raises:
+        ValueError: it is malformed, holds NaN, infinity, an integer of more than 64 bits or half of a surrogate pair, or is
+            nested more than 32 levels deep.
+    """
+    try:
+        content = json.loads(text, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError(f"more than {MAX_DEPTH} levels") from error
+    _check(content, MAX_DEPTH)
+    json.dumps(content, ensure_ascii=False).encode()
+    return content
+
+
+def to_json(content: Any) -> str:
+    """Returns content as compact JSON; NaN, infinity and what lies too deep become null."""
+    try:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text.encode()
+    except (ValueError, RecursionError):
+        return json.dumps(plain(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text
+
+
+def plain(content: Any, depth: int = MAX_DEPTH) -> Any:
+    """Returns a copy of JSON content in which NaN, infinity and what lies too deep are None, and text can be encoded."""
+    if isinstance(content, str):
+        return content.encode("utf-8", "replace").decode()
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {plain(key): plain(value, depth - 1) for key, value in content.items()} if depth else None
+    if isinstance(content, (list, tuple)):
+        return [plain(value, depth - 1) for value in content] if depth else None
+    return content
+
+
+def _check(content: Any, depth: int) -> None:
+    if isinstance(content, bool) or content is None:
+        return
+    if isinstance(content, float) and not math.isfinite(content):
+        raise ValueError("a number is too large")
+    if isinstance(content, int) and not -_MAX_INTEGER <= content < 2 * _MAX_INTEGER:
+        raise ValueError("an integer has more than 64 bits")
+    if isinstance(content, (dict, list)):
+        if not depth:
+            raise ValueError(f"more than {MAX_DEPTH} levels")
+        for value in content.values() if isinstance(content, dict) else content:
+            _check(value, depth - 1)
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
