@@ -160,23 +160,23 @@ class PacsDatastore(StudyDatastore):
             found.setdefault(study, {})["image"] = problem
         return found
 
-    def save_person_label(self, study: str, file: Path, label_tag: str, info: Mapping[str, Any]) -> Saved:
+    def save_person_label(self, study: str, file: Path, label_tag: str, info: Mapping[str, Any], author_id: str = "") -> Saved:
         """Saves a person's label, and sends it to the PACS if it is `final`.
 
         Returns:
             The saved label; `pacs` in the info of a `final` version holds its state at the PACS.
         """
         self.get_image_uri(study)
-        saved = super().save_person_label(study, file, label_tag, {key: info[key] for key in info if key != "pacs"})
-        return self._sent(saved)
+        info = {key: info[key] for key in info if key != "pacs"}
+        return self._sent(super().save_person_label(study, file, label_tag, info, author_id))
 
-    def restore_label(self, study: str, tag: str, number: int, author: str) -> Saved:
+    def restore_label(self, study: str, tag: str, number: int, author: str, author_id: str = "") -> Saved:
         """Makes an earlier version the current one, and sends it to the PACS if it is `final`."""
-        return self._sent(super().restore_label(study, tag, number, author))
+        return self._sent(super().restore_label(study, tag, number, author, author_id))
 
-    def confirm_label(self, study: str, tag: str, author: str) -> Saved:
+    def confirm_label(self, study: str, tag: str, author: str, author_id: str = "") -> Saved:
         """Confirms the current label map, and sends it to the PACS if it is `final`."""
-        return self._sent(super().confirm_label(study, tag, author))
+        return self._sent(super().confirm_label(study, tag, author, author_id))
 
     def read_seg(self, file: Path) -> StoredSeg:
         """Decodes a DICOM SEG that a viewer stored, in a reader process.

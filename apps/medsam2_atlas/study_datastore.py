@@ -188,7 +188,7 @@ class StudyDatastore(Datastore):
         """Takes a person's label in; see `save_person_label`."""
         return self.save_person_label(image_id, Path(label_filename), label_tag, label_info).label.study
 
-    def save_person_label(self, study: str, file: Path, label_tag: str, info: Mapping[str, Any]) -> Saved:
+    def save_person_label(self, study: str, file: Path, label_tag: str, info: Mapping[str, Any], author_id: str = "") -> Saved:
         """Saves a person's label.
 
         Args:
@@ -199,6 +199,7 @@ class StudyDatastore(Datastore):
                 the change rests on; `confirm`, that a `final` label map is meant to be empty, or to lack organs that the
                 version before held. Without it, sending the same label map again within ten minutes confirms it; a client that
                 asks the person itself sends false, and true once the person has agreed.
+            author_id: tells the person from others of that name.
 
         Raises:
             InputError: a model's tag, an invalid option, or a label map that cannot be accepted.
@@ -220,22 +221,29 @@ class StudyDatastore(Datastore):
 
         def save(confirmed: bool) -> Saved:
             return self.store.save_label(
-                study, tag, file, author=author, info=info, expected_version=expected, confirmed=confirmed
+                study,
+                tag,
+                file,
+                author=author,
+                author_id=author_id,
+                info=info,
+                expected_version=expected,
+                confirmed=confirmed,
             )
 
         try:
             return save(confirmed)
         except ConfirmError as error:
-            if asks or not self._confirmations.confirms(Refusal(study, tag, author, error.digest, error.organs)):
+            if asks or not self._confirmations.confirms(Refusal(study, tag, author_id or author, error.digest, error.organs)):
                 raise
             log.info("%s by %s is saved: it was sent twice", study, author or "nobody in particular")
             return save(True)
 
-    def restore_label(self, study: str, tag: str, number: int, author: str) -> Saved:
+    def restore_label(self, study: str, tag: str, number: int, author: str, author_id: str = "") -> Saved:
         """Makes an earlier version the current one again, as a new version."""
-        return self.store.restore_label(study, tag, number, author=author)
+        return self.store.restore_label(study, tag, number, author=author, author_id=author_id)
 
-    def confirm_label(self, study: str, tag: str, author: str) -> Saved:
+    def confirm_label(self, study: str, tag: str, author: str, author_id: str = "") -> Saved:
         """Makes the current label map a new version that a person has confirmed for the image that is there now.
 
         Raises:
@@ -244,7 +252,7 @@ class StudyDatastore(Datastore):
         """
         if tag in self._models:
             raise InputError(tag, "is a model's tag.", "Run the model again.")
-        return self.store.confirm_label(study, tag, author=author)
+        return self.store.confirm_label(study, tag, author=author, author_id=author_id)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Takes the current label away; its versions stay."""

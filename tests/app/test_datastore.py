@@ -147,6 +147,15 @@ def test_only_the_same_label_of_the_same_person_confirms(shelf: tuple[StudyDatas
     assert datastore.store.label("first", "final").version.organs == (2,)
 
 
+def test_somebody_else_of_the_same_name_confirms_nothing(shelf: tuple[StudyDatastore, list[float]], tmp_path: Path) -> None:
+    datastore, _ = shelf
+    for who in ("token:kim", "oidc:https://login.example#7"):
+        with pytest.raises(ConfirmError, match="liver"):
+            datastore.save_person_label("first", cube(tmp_path, 2), "final", {"user": "kim", "author_id": "token:kim"}, who)
+    saved = datastore.save_person_label("first", cube(tmp_path, 2), "final", {"user": "kim"}, "token:kim")
+    assert (saved.label.version.author, saved.label.version.author_id) == ("kim", "token:kim")
+
+
 def test_a_person_who_was_asked_and_declined_has_not_confirmed(
     shelf: tuple[StudyDatastore, list[float]], tmp_path: Path
 ) -> None:

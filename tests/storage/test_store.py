@@ -98,6 +98,22 @@ def test_what_is_sent_twice_is_one_version(store: StudyStore, tmp_path: Path) ->
     assert store.save_label("a", "final", file, author="lee").label.version.number == 2  # who signed off is worth a version
 
 
+def test_the_same_label_of_another_person_of_that_name_is_a_version(store: StudyStore, tmp_path: Path) -> None:
+    file = label(tmp_path / "x.nii.gz", 6)
+    store.save_label("a", "final", file, author="kim")  # as earlier programs recorded it
+    assert store.save_label("a", "final", file, author="kim", author_id="token:kim").label.version.number == 1
+    assert store.save_label("a", "final", file, author="lee", author_id="token:lee").label.version.number == 2
+    assert store.save_label("a", "final", file, author="lee", author_id="oidc:x#7").label.version.author_id == "oidc:x#7"
+    assert store.restore_label("a", "final", 1, author="lee", author_id="oidc:x#7").label.version.author_id == "oidc:x#7"
+    store.remove_label("a", "final", author="lee", author_id="token:lee")
+    assert [version.author_id for version in store.versions("a", "final")][1:] == [
+        "token:lee",
+        "oidc:x#7",
+        "oidc:x#7",
+        "token:lee",
+    ]
+
+
 def test_a_removed_label_can_be_restored(store: StudyStore, folder: Path, tmp_path: Path) -> None:
     store.save_label("a", "final", label(tmp_path / "x.nii.gz", 6))
     store.remove_label("a", "final", author="kim")

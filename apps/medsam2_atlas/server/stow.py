@@ -20,7 +20,7 @@ from medsam2_atlas.dicom.uids import valid_uid
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.scratch import scratch_folder
 from pacs_datastore import StoredSeg
-from server.access import user_of
+from server.access import User, user_of
 from server.answers import JsonAnswer
 from server.dicomweb import pacs_datastore, split
 from server.root_path import root_of
@@ -43,7 +43,7 @@ async def store(request: Request, path: str, content_type: Annotated[str, Header
     pacs_datastore()
     with scratch_folder() as folder:
         files = await _received(request.stream(), content_type, folder)
-        status, answer = await run_in_threadpool(_take_in, files, user_of(request).name, confirm, root_of(request.scope))
+        status, answer = await run_in_threadpool(_take_in, files, user_of(request), confirm, root_of(request.scope))
     return JsonAnswer(answer, status, media_type="application/dicom+json")
 
 
@@ -60,7 +60,7 @@ async def _received(stream: AsyncIterator[bytes], content_type: str, folder: Pat
         return message.finish()
 
 
-def _take_in(files: list[Path], author: str, confirm: bool, root: str) -> tuple[int, dict[str, Any]]:
+def _take_in(files: list[Path], user: User, confirm: bool, root: str) -> tuple[int, dict[str, Any]]:
     """Returns status and answer; their links begin with the root path `root`.
 
     Reads all objects before it saves the first, so that an invalid one changes nothing.
@@ -75,8 +75,8 @@ def _take_in(files: list[Path], author: str, confirm: bool, root: str) -> tuple[
         for seg in segs:
             about = _reference(seg)
             try:
-                info = {"user": author, "from": "DICOM SEG"} | ({"confirm": True} if confirm else {})
-                saved = datastore.save_person_label(seg.study, seg.file, "final", info)
+                info = {"user": user.name, "from": "DICOM SEG"} | ({"confirm": True} if confirm else {})
+                saved = datastore.save_person_label(seg.study, seg.file, "final", info, user.id)
             except MedSAM2AtlasError as error:
                 if len(segs) == 1:
                     raise

@@ -81,7 +81,7 @@ def save_label(
     try:
         check_same_size(kept, Path(_datastore().get_image_uri(image)))  # before the label map takes a reader's time
         renumber(kept, info.get("label_info") or [])
-        made = _datastore().save_person_label(image, kept, tag, info)
+        made = _datastore().save_person_label(image, kept, tag, info, user_of(request).id)
     finally:
         kept.unlink(missing_ok=True)
     replaced = None if made.replaced is None else _about(made.replaced)
@@ -95,7 +95,8 @@ def save_label(
 @router.delete("/label", summary="Remove a label map; its versions stay")
 def remove_label(request: Request, id: str, tag: str) -> dict[str, Any]:
     """Nothing."""
-    _datastore().store.remove_label(id, tag, author=user_of(request).name)
+    user = user_of(request)
+    _datastore().store.remove_label(id, tag, author=user.name, author_id=user.id)
     return {}
 
 
@@ -151,7 +152,8 @@ def download_rtstruct(label: str, tag: str = FINAL) -> Response:
 @router.post("/label/restore", summary="Make an earlier version the current one")
 def restore_version(request: Request, label: str, version: int, tag: str = FINAL) -> dict[str, Any]:
     """The new version, with the content of the earlier one."""
-    made = _datastore().restore_label(label, tag, version, user_of(request).name)
+    user = user_of(request)
+    made = _datastore().restore_label(label, tag, version, user.name, user.id)
     app_instance().on_save_label(label, label)
     return _about(made.label.version)
 
@@ -159,7 +161,8 @@ def restore_version(request: Request, label: str, version: int, tag: str = FINAL
 @router.post("/label/confirm", summary="Confirm a label map for the image that is there now")
 def confirm_label(request: Request, label: str, tag: str = FINAL) -> dict[str, Any]:
     """The new version, with the same content: for a label map whose image was replaced, or that was found in several files."""
-    made = _datastore().confirm_label(label, tag, user_of(request).name)
+    user = user_of(request)
+    made = _datastore().confirm_label(label, tag, user.name, user.id)
     app_instance().on_save_label(label, label)
     return _about(made.label.version)
 

@@ -92,14 +92,14 @@ class LabelChanges:
                 self._reconciler.lineage(study, tag).folder.rmdir()
             raise
 
-    def remove(self, study: str, tag: str, author: str) -> None:
+    def remove(self, study: str, tag: str, author: str, author_id: str = "") -> None:
         """Removes the current label map; the removal is a version of its own.
 
         Raises:
             NotFoundError: the study has no label map under the tag.
             OSError, StorageError: it cannot be written; nothing has changed.
         """
-        self._index.again(lambda: self._remove(study, tag, author))
+        self._index.again(lambda: self._remove(study, tag, author, author_id))
 
     def describe(self, study: str, tag: str, info: Mapping[str, Any], accept: Callable[[Version], None] | None = None) -> None:
         """Adds to the information kept with the current version.
@@ -172,11 +172,13 @@ class LabelChanges:
             made.value = replace(made.value, row=now)
         return made.get()
 
-    def _remove(self, study: str, tag: str, author: str) -> Made:
+    def _remove(self, study: str, tag: str, author: str, author_id: str) -> Made:
         made = Outcome[Made](f"{study} under {tag}")
         with made.survives(self._index), self._index.writing() as rows:
             row = self._there(rows, study, tag)
-            version = self._reconciler.lineage(study, tag).commit(None, "", Version(0, "", "", "removed", author))
+            version = self._reconciler.lineage(study, tag).commit(
+                None, "", Version(0, "", "", "removed", author, author_id=author_id)
+            )
             made.value = Made(replace(row, version=version))
             rows.drop_label(study, tag)
             rows.drop_problem(study, tag)
@@ -227,4 +229,4 @@ class LabelChanges:
 
 def _sent_twice(now: Version, new: Version) -> bool:
     same = (now.sha256, now.author, now.origin) == (new.sha256, new.author, new.origin)
-    return same and now.image_sha256 in ("", new.image_sha256)
+    return same and now.author_id in ("", new.author_id) and now.image_sha256 in ("", new.image_sha256)

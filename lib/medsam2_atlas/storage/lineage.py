@@ -40,13 +40,14 @@ class Version:
         file: its name beside the record; empty for a removal.
         sha256: of the file.
         origin: see `Origin`.
-        author: user who made it; empty if there is no login.
+        author: user who made it; empty if there is no login. Others may have the same name.
         made: ISO time, UTC.
         info: information that the client sent with it.
         image_sha256: of the image that it was drawn on; empty if unknown.
         organs: numbers that the label map holds; None if unknown.
         doubled: names of the files that another program had put there under the same tag, of which this is the newest; empty
             if it was the only one, or if all hold the same voxels.
+        author_id: tells the author from others, such as `token:kim`; empty if unknown, as in records of earlier programs.
         accepted: who accepted it in the review stage: `by`, `by_id` and `at`; empty if nobody did. Only a reviewer's acceptance
             sets it.
     """
@@ -61,6 +62,7 @@ class Version:
     image_sha256: str = ""
     organs: tuple[int, ...] | None = None
     doubled: tuple[str, ...] = ()
+    author_id: str = ""
     accepted: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod

@@ -216,6 +216,7 @@ class StudyStore:
         *,
         origin: Origin = "person",
         author: str = "",
+        author_id: str = "",
         info: Mapping[str, Any] | None = None,
         expected_version: int | None = None,
         confirmed: bool = True,
@@ -227,7 +228,8 @@ class StudyStore:
             tag: under which tag.
             file: NIfTI, NRRD, MHA or a segmentation of 3D Slicer; copied.
             origin: `person`, or `model`: a model never takes the place of what a person made, nor of anything `final`.
-            author: who.
+            author: name of the person; empty if unknown.
+            author_id: tells the person from others of that name.
             info: kept with the version.
             expected_version: the version that the change rests on, 0 for none; without it, the newest is replaced whatever
                 it is.
@@ -249,7 +251,7 @@ class StudyStore:
             stamp, image_sha256 = stamp_of(image.file), self._auditor.checksum(study)
             checked = check_label(file, image.file, self._table)
             self._auditor.remember(study)
-            new = Version(0, "", sha256(file), origin, author, info=dict(info or {}))
+            new = Version(0, "", sha256(file), origin, author, info=dict(info or {}), author_id=author_id)
             new = replace(new, image_sha256=image_sha256, organs=checked.organs)
             if checked.remarks:
                 new = replace(new, info={**new.info, "remarks": list(checked.remarks)})
@@ -269,7 +271,7 @@ class StudyStore:
                     return Saved(self._label(made.row), made.before)
         raise ConflictError(study, f"has a label under {tag} that keeps changing.", "Send it again.")
 
-    def restore_label(self, study: str, tag: str, number: int, *, author: str = "") -> Saved:
+    def restore_label(self, study: str, tag: str, number: int, *, author: str = "", author_id: str = "") -> Saved:
         """Makes an earlier version the current one again, as a new version.
 
         Raises:
@@ -278,12 +280,12 @@ class StudyStore:
         """
         file, old = self._intact(study, tag, number)
         info = {**old.info, "restored_from": number}
-        new = replace(old, origin="restored", author=author, made="", info=info, doubled=(), accepted={})
+        new = replace(old, origin="restored", author=author, author_id=author_id, made="", info=info, doubled=(), accepted={})
         with self._errors(f"get a label under {tag}", study):
             made = self._changes.save(study, tag, file, new, None, lambda *_: None)
         return Saved(self._label(made.row), made.before)
 
-    def confirm_label(self, study: str, tag: str, *, author: str = "") -> Saved:
+    def confirm_label(self, study: str, tag: str, *, author: str = "", author_id: str = "") -> Saved:
         """Makes the current label map a new version that a person has confirmed for the image that is there now.
 
         Raises:
@@ -297,7 +299,14 @@ class StudyStore:
             raise InputError(study, f"has a model's label map under {tag}: people do not confirm it.", "Run the model again.")
         info = {**label.version.info, "confirmed": label.version.number}
         return self.save_label(
-            study, tag, label.file, author=author, info=info, expected_version=label.version.number, confirmed=True
+            study,
+            tag,
+            label.file,
+            author=author,
+            author_id=author_id,
+            info=info,
+            expected_version=label.version.number,
+            confirmed=True,
         )
 
     def accept_label(self, study: str, tag: str, number: int, person: Person) -> Label:
@@ -319,14 +328,14 @@ class StudyStore:
         accepted where the review stage is on."""
         return held_back(label, self.review)
 
-    def remove_label(self, study: str, tag: str, *, author: str = "") -> None:
+    def remove_label(self, study: str, tag: str, *, author: str = "", author_id: str = "") -> None:
         """Takes the current label map away; its versions stay and can be restored.
 
         Raises:
             NotFoundError: there is none.
         """
         with self._errors(f"lose its label under {tag}", study):
-            self._changes.remove(study, tag, author)
+            self._changes.remove(study, tag, author, author_id)
 
     def update_label_info(
         self, study: str, tag: str, info: Mapping[str, Any], accept: Callable[[Version], None] | None = None
