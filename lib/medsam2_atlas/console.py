@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from medsam2_atlas.progress import Progress
@@ -46,9 +46,12 @@ def set_up_logging(verbose: bool) -> None:
 
 
 @contextmanager
-def bars() -> Iterator[Progress]:
-    """One bar a stage, shown while the block runs."""
-    columns = (TextColumn("{task.description:<26}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+def bars(*, time_left: bool = False) -> Iterator[Progress]:
+    """One bar a stage, shown while the block runs. time_left: whether the time that remains is shown, too."""
+    columns: list[ProgressColumn] = [TextColumn("{task.description:<26}"), BarColumn()]
+    columns += [TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn()]
+    if time_left:
+        columns += [TextColumn("left"), TimeRemainingColumn()]
     with Bars(*columns, console=console, transient=False) as display:
         tasks: dict[str, TaskID] = {}
 

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from medsam2_atlas.errors import StorageError
 
@@ -80,8 +80,13 @@ def write_json(content: Any, target: Path) -> None:
 
 def sha256(file: Path) -> str:
     """The SHA-256 of a file, as hexadecimal digits."""
-    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+        return stream_sha256(stream)
+
+
+def stream_sha256(stream: BinaryIO) -> str:
+    """The SHA-256 of the rest of an open file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from medsam2_atlas.cli import archives
+
 app = typer.Typer(help="Records of a studies folder, or of the work folder of a PACS server.", no_args_is_help=True)
-
-
-@app.callback()
-def studies_group() -> None:
-    """Records of a studies folder, or of the work folder of a PACS server."""
+app.command("verify")(archives.verify_command)
+app.command("backup")(archives.backup_command)
+app.command("restore")(archives.restore_command)
+app.command("snapshots")(archives.snapshots_command)

@@ -4,19 +4,30 @@ from medsam2_atlas.choices import FINAL
 from medsam2_atlas.storage.acceptance import Person, ReviewStage
 from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.entries import Image, Label, Saved
-from medsam2_atlas.storage.folder import Study, StudyFolder, WorkFolder
-from medsam2_atlas.storage.lineage import Version
+from medsam2_atlas.storage.fingerprints import Fingerprints, same_image_as
+from medsam2_atlas.storage.folder import WORK_FOLDER, Study, StudyFolder, WorkFolder, stamp
+from medsam2_atlas.storage.lineage import Lineage, Version
+from medsam2_atlas.storage.links import LINK_PROBLEM, LINK_REMEDY, Roots
+from medsam2_atlas.storage.lock import FolderLock
 from medsam2_atlas.storage.names import study_name, tag_name
-from medsam2_atlas.storage.safely import copy_safely
+from medsam2_atlas.storage.safely import copy_safely, flush
+from medsam2_atlas.storage.scan import label_files
 from medsam2_atlas.storage.store import StudyStore
 from medsam2_atlas.storage.unopened import unopened_studies
 
 __all__ = [
     "FINAL",
+    "LINK_PROBLEM",
+    "LINK_REMEDY",
+    "WORK_FOLDER",
+    "Fingerprints",
+    "FolderLock",
     "Image",
     "Label",
+    "Lineage",
     "Person",
     "ReviewStage",
+    "Roots",
     "Saved",
     "Study",
     "StudyFolder",
@@ -25,6 +36,10 @@ __all__ = [
     "WorkFolder",
     "check_label",
     "copy_safely",
+    "flush",
+    "label_files",
+    "same_image_as",
+    "stamp",
     "study_name",
     "suffix_of",
     "tag_name",

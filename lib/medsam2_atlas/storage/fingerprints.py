@@ -54,6 +54,22 @@ def same_image(first: Path, second: Path) -> bool:
     return sha256(first) == sha256(second) or fingerprint(first).alike(fingerprint(second))
 
 
+def same_image_as(file: Path, checksum: str, former: str, known: Fingerprints) -> bool:
+    """Returns whether a file holds the image of a former one that is only known by its fingerprint; keeps nothing.
+
+    Args:
+        file: to compare.
+        checksum: its SHA-256.
+        former: SHA-256 of the former file.
+        known: fingerprints that are kept; without the former one's, the images count as different.
+    """
+    before = known.known(former)
+    try:
+        return before is not None and (known.known(checksum) or fingerprint(file)).alike(before)
+    except MedSAM2AtlasError:
+        return False
+
+
 class Fingerprints:
     """The kept fingerprints, by the SHA-256 of the file."""
 

@@ -1,0 +1,54 @@
+"""SQLite files of a place: copied as one state while others write to them, and checked."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from medsam2_atlas.scratch import scratch_folder
+
+_WAIT_SECONDS = 30.0
+
+
+def connected(file: Path) -> sqlite3.Connection:
+    """Returns a connection to a database that writes nothing."""
+    return sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT_SECONDS)
+
+
+@contextmanager
+def copied_database(file: Path) -> Iterator[Path]:
+    """Yields a copy of a database, whole and checked; it is removed after the block.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be read, or is damaged.
+    """
+    if not file.exists():
+        raise FileNotFoundError(file)
+    with scratch_folder() as folder:
+        copy = folder / "copy.sqlite"
+        try:
+            with closing(connected(file)) as source, closing(sqlite3.connect(copy)) as target:
+                source.backup(target)
+                problem = _problem(target)
+        except sqlite3.Error as error:
+            problem = str(error)
+        if problem:
+            raise OSError(f"the database is damaged: {problem}")
+        yield copy
+
+
+def database_problem(file: Path) -> str:
+    """Returns what is wrong with a database; empty if it is sound."""
+    try:
+        with closing(connected(file)) as database:
+            return _problem(database)
+    except sqlite3.Error as error:
+        return str(error)
+
+
+def _problem(database: sqlite3.Connection) -> str:
+    found = str(database.execute("PRAGMA integrity_check(1)").fetchone()[0])
+    return "" if found == "ok" else found

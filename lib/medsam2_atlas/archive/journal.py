@@ -1,0 +1,105 @@
+"""The checksums that a verification has computed, line by line on disk, so that it goes on where it was stopped.
+
+`verifying.jsonl` belongs to the run in progress, `verified.jsonl` to the last one that came to its end. The latter shows which
+files have changed without having been written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from medsam2_atlas.errors import ConflictError, StorageError
+from medsam2_atlas.files import replacing
+
+_RUNNING, _DONE = "verifying.jsonl", "verified.jsonl"
+
+Sums = dict[str, tuple[str, str]]
+"""Stamp and SHA-256 by path."""
+
+
+@dataclass
+class Journal:
+    """The journal of a run.
+
+    Attributes:
+        before: checksums of the last run that came to its end.
+        sums: checksums of this run.
+    """
+
+    before: Sums
+    sums: Sums
+    _stream: TextIO
+    _folder: Path
+
+    @classmethod
+    @contextmanager
+    def opened(cls, folders: Sequence[Path], *, again: bool) -> Iterator[Journal]:
+        """Opens the journal in the first folder that can be written.
+
+        Args:
+            folders: where it may lie; the last one is made.
+            again: whether a run that was stopped is forgotten.
+
+        Raises:
+            ConflictError: another run is using it.
+            StorageError: no folder can be written.
+        """
+        file, stream = _first_writable(folders)
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConflictError(file.parent, "is being verified by another process.", "Wait for it.") from None
+            except OSError:  # a network drive without locks
+                pass
+            if again:
+                stream.truncate(0)
+            sums = _read(file)
+            stream.write("\n" if sums else "")  # a kill may have cut the last line
+            yield cls(_read(file.with_name(_DONE)), sums, stream, file.parent)
+
+    def add(self, path: str, stamp: str, checksum: str) -> None:
+        """Records a checksum."""
+        self.sums[path] = (stamp, checksum)
+        with contextlib.suppress(OSError):  # a full disk: a later run computes it again
+            self._stream.write(json.dumps([path, stamp, checksum]) + "\n")
+            self._stream.flush()
+
+    def finish(self, sums: Mapping[str, tuple[str, str]]) -> None:
+        """Keeps the checksums of the whole run, and ends it."""
+        with contextlib.suppress(OSError):
+            with replacing(self._folder / _DONE) as part:
+                part.touch(mode=0o600)
+                part.write_text("".join(json.dumps([path, *known]) + "\n" for path, known in sums.items()), encoding="utf-8")
+            (self._folder / _RUNNING).unlink(missing_ok=True)
+
+
+def _first_writable(folders: Sequence[Path]) -> tuple[Path, TextIO]:
+    problem: OSError | None = None
+    for folder in folders:
+        try:
+            if folder == folders[-1]:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(folder / _RUNNING, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+            return folder / _RUNNING, os.fdopen(handle, "a", encoding="utf-8")
+        except OSError as error:
+            problem = error
+    raise StorageError(folders[-1], f"cannot be written ({problem}).", "Set $MEDSAM2_ATLAS_STATE to another folder.")
+
+
+def _read(file: Path) -> Sums:
+    found: Sums = {}
+    with contextlib.suppress(OSError), file.open(encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            with contextlib.suppress(ValueError, TypeError):
+                path, stamp, checksum = json.loads(line)
+                found[str(path)] = (str(stamp), str(checksum))
+    return found

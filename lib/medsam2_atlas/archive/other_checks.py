@@ -1,0 +1,166 @@
+"""What is kept for studies besides label maps: databases, atlas, weights, reports, plans."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+from medsam2_atlas.archive.databases import connected, database_problem
+from medsam2_atlas.archive.findings import FROM_BACKUP, Finding
+from medsam2_atlas.archive.listing import Listing, lineages
+from medsam2_atlas.archive.place import Place
+from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.storage import WORK_FOLDER, Lineage
+
+_MAX_JSON_BYTES = 1 << 28
+_UNETS = ("unet_2d", "unet_3d")
+
+
+def other_findings(place: Place, listing: Listing) -> list[Finding]:
+    """Returns what is wrong with files that are no label maps or images."""
+    found = [finding for path in listing.items for finding in _content(place, path)]
+    broken = {finding.path for finding in found}
+    found += _atlas(place, broken)
+    for name in _UNETS:
+        file = place.work / name / "best.pt"
+        if file.is_file() and place.relative(file) not in broken:
+            found += _loaded(place, file, _load_unet)
+    found += _reports(place, listing, broken)
+    return [*found, *_plans(place), *_indexes(place)]
+
+
+def image_index(place: Place) -> dict[str, tuple[str, str]]:
+    """Returns stamp and SHA-256 of images as the index knows them, by path."""
+    found: dict[str, tuple[str, str]] = {}
+    for file in _index_files(place):
+        try:
+            with closing(connected(file)) as database:
+                rows = database.execute(
+                    "SELECT file, stamp, sha256 FROM images WHERE sha256 != '' AND hashed = stamp"
+                ).fetchall()
+        except sqlite3.Error:  # the index is made again
+            continue
+        found |= {place.relative(place.studies / str(name)): (str(known), str(checksum)) for name, known, checksum in rows}
+    return found
+
+
+def _content(place: Place, path: str) -> Iterator[Finding]:
+    """Yields a file of the work folder whose content is broken by its own format."""
+    file = place.root / path
+    if not any(work in file.parents for work in (place.work, place.studies / WORK_FOLDER)):
+        return
+    if (place.pacs and path.startswith(("series/", "store/labels/"))) or place.versions in file.parents:
+        return
+    problem = ""
+    try:
+        if file.suffix == ".json":
+            problem = _json_problem(file)
+        elif file.suffix in (".npz", ".pt"):
+            with zipfile.ZipFile(file) as archive:
+                broken = archive.testzip()
+            problem = f"is damaged: the checksum of its part {broken} is wrong." if broken else ""
+        elif file.suffix == ".sqlite":
+            wrong = database_problem(file)
+            problem = f"is damaged: {wrong}." if wrong else ""
+    except FileNotFoundError:
+        return
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        problem = f"cannot be read ({error})."
+    if problem:
+        yield Finding(path, problem, FROM_BACKUP)
+
+
+def _json_problem(file: Path) -> str:
+    if file.stat().st_size > _MAX_JSON_BYTES:
+        return "is too large for what it should hold."
+    try:
+        json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        return f"is not readable JSON ({error})."
+    return ""
+
+
+def _atlas(place: Place, broken: set[str]) -> Iterator[Finding]:
+    """Yields versions of the grown atlas that cannot be loaded, or hold something else than their name says."""
+    folder = place.work / "atlas"
+    versions = sorted(file.parent for file in (folder / "versions").glob("*/atlas.json"))
+    for version in versions:
+        if not any(path.startswith(f"{place.relative(version)}/") for path in broken):
+            yield from _loaded(place, version, _load_atlas)
+    current = folder / "current"
+    if current.is_file():
+        name = current.read_text(encoding="utf-8", errors="replace").strip()
+        if name not in {version.name for version in versions}:
+            remedy = f"{FROM_BACKUP} Or let the atlas grow again: medsam2-atlas atlas grow."
+            yield Finding(place.relative(current), f"names the version {name[:80]!r}, which is missing.", remedy)
+
+
+def _load_atlas(folder: Path) -> str:
+    from medsam2_atlas.atlas import Atlas
+
+    recorded = str(json.loads((folder / "atlas.json").read_text(encoding="utf-8")).get("version", ""))
+    version = Atlas.load(folder).version
+    return "" if recorded in ("", version) else f"holds the atlas {version}, not {recorded}, which it was saved as."
+
+
+def _load_unet(file: Path) -> str:
+    from medsam2_atlas.unet import load_unet
+
+    load_unet(file)
+    return ""
+
+
+def _loaded(place: Place, path: Path, load: Callable[[Path], str]) -> Iterator[Finding]:
+    try:
+        problem = load(path)
+    except (MedSAM2AtlasError, OSError, ValueError) as error:
+        problem = f"cannot be loaded ({getattr(error, 'problem', error)})."
+    if problem and path.exists():
+        yield Finding(place.relative(path), problem, FROM_BACKUP)
+
+
+def _reports(place: Place, listing: Listing, broken: set[str]) -> Iterator[Finding]:
+    """Yields reports of predictions that are not there."""
+    folder = place.work / "reports"
+    there = {key: place.versions / key[0] / key[1] for key in lineages(listing.items, place)}
+    for file in sorted(folder.glob("*/*.json")):
+        if place.relative(file) in broken:
+            continue
+        key = (file.parent.name, file.stem)
+        try:
+            content = json.loads(file.read_bytes())
+            checksum = content.get("label_sha256") if isinstance(content, dict) else None
+        except (OSError, ValueError):
+            continue
+        versions = Lineage(there[key]).readable() if key in there else []
+        if checksum not in [version.sha256 for version in versions]:
+            yield Finding(place.relative(file), "is the report of a label map that is not there.", lost=False)
+
+
+def _plans(place: Place) -> Iterator[Finding]:
+    """Yields removals of images that were interrupted, and files that were set aside."""
+    work = place.studies / WORK_FOLDER
+    for plan in sorted((work / "removed").glob("*/removal.json")):
+        remedy = "The server, or any command that opens the folder, finishes it."
+        yield Finding(place.relative(plan), "is a removal of an image that was interrupted.", remedy, lost=False)
+    for file in sorted((work / "unreadable").glob("*")):
+        remedy = "Look at it, and remove it if it is not needed."
+        yield Finding(
+            place.relative(file), "could not be read, and was set aside when another took its place.", remedy, lost=False
+        )
+
+
+def _indexes(place: Place) -> Iterator[Finding]:
+    for file in _index_files(place):
+        problem = database_problem(file)
+        if problem:
+            yield Finding(place.relative(file), f"is damaged: {problem}.", "It is made again from the files.", lost=False)
+
+
+def _index_files(place: Place) -> list[Path]:
+    return sorted((place.studies / WORK_FOLDER).glob("studies*.sqlite"))

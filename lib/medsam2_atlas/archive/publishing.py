@@ -1,0 +1,134 @@
+"""Adds snapshots to a backup, removes old ones, and clears what dead runs have left."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from medsam2_atlas.archive.manifest import Entry, Snapshot, read_snapshot, write_snapshot
+from medsam2_atlas.archive.vault import Vault
+from medsam2_atlas.errors import StorageError
+from medsam2_atlas.files import remove_folder
+from medsam2_atlas.storage import flush
+
+log = logging.getLogger(__name__)
+
+
+def publish(vault: Vault, snapshot: Snapshot) -> Snapshot:
+    """Adds a snapshot whose contents are all there: first the tree, then the list, in one step.
+
+    Returns:
+        The snapshot with its name.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    made = datetime.fromisoformat(snapshot.made).astimezone(timezone.utc)
+    base = name = f"{made:%Y-%m-%dT%H-%M-%SZ}"
+    number = 1
+    while vault.list_file(name).exists() or (vault.snapshots / name).exists():
+        number += 1
+        name = f"{base}-{number}"
+    named = replace(snapshot, name=name)
+    part = vault.snapshots / f".part-{os.urandom(6).hex()}.jsonl"
+    try:
+        with vault.writes():
+            _link_tree(vault, name, snapshot.entries)
+            write_snapshot(named, part)
+            os.replace(part, vault.list_file(name))
+            flush(vault.snapshots)
+            vault.journal.unlink(missing_ok=True)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return named
+
+
+def prune(vault: Vault, keep: int) -> tuple[list[str], int]:
+    """Removes all but the newest snapshots, then the contents that no snapshot needs any more.
+
+    Args:
+        vault: the backup.
+        keep: how many snapshots stay.
+
+    Returns:
+        The snapshots that were removed, and the number of contents.
+
+    Raises:
+        StorageError: a list that stays cannot be read: no content is removed then; or something cannot be removed.
+    """
+    names = vault.names()
+    old, kept = names[:-keep], names[-keep:]
+    needed = {entry.sha256 for name in kept for entry in read_snapshot(vault.list_file(name)).entries.values()}
+    with vault.writes():
+        for name in old:
+            vault.list_file(name).unlink()  # it does not exist from here on
+            remove_folder(vault.snapshots / name, vault.snapshots)
+        flush(vault.snapshots)
+        unneeded = [file for folder in _folders(vault.objects) for file in folder.iterdir() if file.name not in needed]
+        for file in unneeded:
+            file.unlink()
+    return old, len(unneeded)
+
+
+def clear_leftovers(vault: Vault) -> None:
+    """Removes unfinished files, and trees without a list, of runs that died. The backup must be locked."""
+    for folder in (vault.path, vault.objects, vault.snapshots):
+        for path in folder.iterdir():
+            tree = folder == vault.snapshots and path.is_dir() and not vault.list_file(path.name).exists()
+            if not path.name.startswith(".part-") and not tree:
+                continue
+            try:
+                if path.is_dir() and not path.is_symlink():
+                    remove_folder(path, folder)
+                else:
+                    path.unlink()
+            except (OSError, StorageError) as error:
+                log.warning("%s is left over and cannot be removed: %s", path, error)
+
+
+def _link_tree(vault: Vault, name: str, entries: Mapping[str, Entry]) -> None:
+    """Makes the tree of a snapshot; a disk without hard links, or that does not take a name, gets none."""
+    part, made = vault.snapshots / f".part-{os.urandom(6).hex()}", set[Path]()
+    try:
+        part.mkdir(mode=0o700)
+        for path, entry in entries.items():
+            target = part / path
+            if target.parent not in made:
+                _make_folders(target.parent, part)
+                made.add(target.parent)
+            _link(vault.content(entry.sha256), target)
+        os.replace(part, vault.snapshots / name)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            remove_folder(part, vault.snapshots)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+            raise
+        log.warning("the snapshot %s has no tree of its own: %s", name, error)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno != errno.EMLINK:
+            raise
+        shutil.copyfile(source, target)  # a content with too many names
+        target.chmod(0o600)
+
+
+def _make_folders(folder: Path, top: Path) -> None:
+    if folder != top and not folder.is_dir():
+        _make_folders(folder.parent, top)
+        folder.mkdir(mode=0o700)
+
+
+def _folders(parent: Path) -> list[Path]:
+    return [path for path in sorted(parent.iterdir()) if path.is_dir() and not path.is_symlink()]

@@ -1,0 +1,294 @@
+"""The folder of a backup.
+
+    backup.json          which studies it belongs to
+    objects/ab/abcd…     each content once, named by its SHA-256
+    snapshots/TIME.jsonl the list of a snapshot, written last: a snapshot without a list does not exist
+    snapshots/TIME/      the same as a tree of hard links, to be copied back without this program
+    journal.jsonl        what an unfinished backup has copied so far
+
+One backup at a time writes into it; restores and checks keep backups out meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from medsam2_atlas.archive.manifest import Entry, Snapshot, read_snapshot
+from medsam2_atlas.archive.place import Place
+from medsam2_atlas.errors import ConflictError, InputError, StorageError
+from medsam2_atlas.storage import flush
+
+IDENTITY = "backup.json"
+_FORMAT = 1
+_NAME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ)(?:-(\d{1,4}))?")
+_BLOCK = 1 << 20
+_SMALL = 1 << 24
+"""A smaller content is looked for before any of it is written."""
+_MAX_IDENTITY_BYTES = 1 << 16
+
+
+class Vault:
+    """The folder. Only its user may read what it writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.objects, self.snapshots, self.journal = path / "objects", path / "snapshots", path / "journal.jsonl"
+        self.added = 0
+        """Number of contents that were new."""
+
+    @classmethod
+    def existing(cls, path: Path) -> Vault:
+        """A backup that is there.
+
+        Raises:
+            InputError: there is none.
+            StorageError: it is damaged, or of a later version of the program.
+        """
+        vault = cls(Path(path).resolve())
+        if not (vault.path / IDENTITY).is_file():
+            raise InputError(path, "is no backup.", "Make one: medsam2-atlas studies backup STUDIES DEST.")
+        vault.identity()
+        return vault
+
+    @classmethod
+    def of(cls, path: Path, place: Place, *, moved: bool = False) -> Vault:
+        """The backup of a place; made if the folder is new or empty.
+
+        Args:
+            path: of the folder.
+            place: what is backed up.
+            moved: whether the place may have another path or URL than before.
+
+        Raises:
+            InputError: the folder lies in the studies, or holds something else.
+            ConflictError: it is the backup of other studies.
+            StorageError: it cannot be used.
+        """
+        vault, root = cls(Path(path).resolve()), place.root.resolve()
+        if vault.path == root or root in vault.path.parents:
+            raise InputError(path, "lies in the folder that is backed up.", "Name a folder on another disk.")
+        if (vault.path / IDENTITY).exists():
+            key, name = vault.identity()
+            if key != place.key and not moved:
+                remedy = "Name another folder; if the studies were moved or renamed, add --moved."
+                raise ConflictError(path, f"is the backup of {name}.", remedy)
+        elif vault.path.is_dir() and any(entry.name != "lost+found" for entry in vault.path.iterdir()):
+            raise InputError(path, "is neither empty nor a backup.", "Name a new folder.")
+        with vault.writes():
+            for folder in (vault.path, vault.objects, vault.snapshots):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if folder != vault.path and folder.is_symlink():
+                    raise StorageError(folder, "is a symbolic link.", "Name another folder.")
+            if not (vault.path / IDENTITY).exists() or moved:
+                vault.write(vault.path / IDENTITY, {"format": _FORMAT, "key": place.key, "studies": place.name})
+        return vault
+
+    def identity(self) -> tuple[str, str]:
+        """Returns digest and name of the studies that it belongs to.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
+        file = self.path / IDENTITY
+        try:
+            with opened(file) as stream:
+                content = json.loads(stream.read(_MAX_IDENTITY_BYTES))
+            if content["format"] != _FORMAT:
+                raise StorageError(file, f"has format {content['format']!r}.", "Use the program that wrote it.")
+            return str(content["key"]), str(content["studies"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StorageError(file, f"cannot be read ({error}).", "Name another folder for the backup.") from error
+
+    @contextmanager
+    def locked(self, *, shared: bool = False) -> Iterator[None]:
+        """Keeps other backups out while the block runs; with `shared`, other readers may enter.
+
+        Raises:
+            ConflictError: another program is using it.
+        """
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConflictError(self.path, "is in use by another backup or restore.", "Wait for it.") from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):  # a disk without locks
+                    raise
+            yield
+        finally:
+            os.close(handle)
+
+    @contextmanager
+    def writes(self) -> Iterator[None]:
+        """Says what an error of the disk means.
+
+        Raises:
+            StorageError: it cannot be written to.
+        """
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            problem = "is full" if full else f"cannot be written to ({error.strerror or error})"
+            remedy = "What was copied stays, and the next backup goes on with it."
+            raise StorageError(self.path, f"{problem}.", f"{'Free space' if full else 'Check it'}. {remedy}") from error
+
+    # -- contents
+
+    def content(self, sha256: str) -> Path:
+        """The file of a content, whether it is there or not."""
+        return self.objects / sha256[:2] / sha256
+
+    def has(self, sha256: str, size: int | None = None) -> bool:
+        """Returns whether a content is there, by its name and size."""
+        try:
+            state = self.content(sha256).lstat()
+        except OSError:
+            return False
+        return stat.S_ISREG(state.st_mode) and size in (None, state.st_size)
+
+    def intact(self, sha256: str) -> bool:
+        """Returns whether a content is there and has its checksum."""
+        try:
+            with opened(self.content(sha256)) as stream:
+                return _digest(stream)[0] == sha256
+        except OSError:
+            return False
+
+    def add(self, stream: BinaryIO, expected: str = "") -> tuple[str, int]:
+        """Takes a content in, flushed to disk; returns its SHA-256 and size.
+
+        Args:
+            stream: to read; it can be rewound.
+            expected: the SHA-256 that it should have: if that content is there already, nothing is written.
+
+        Raises:
+            OSError: it cannot be read.
+            StorageError: it cannot be written.
+        """
+        head = stream.read(_SMALL)
+        found = (hashlib.sha256(head).hexdigest(), len(head))
+        if len(head) == _SMALL and expected and self.has(expected):
+            stream.seek(0)
+            found = _digest(stream)
+        if self.has(*found) and (len(head) < _SMALL or found[0] == expected):
+            return found
+        stream.seek(0)
+        part = self.objects / f".part-{os.urandom(6).hex()}"
+        try:
+            with self.writes():
+                target = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+            with target:
+                digest, size = _digest(stream, self._writer(target))
+            if not self.has(digest, size):
+                with self.writes():
+                    flush(part)
+                    self.content(digest).parent.mkdir(mode=0o700, exist_ok=True)
+                    os.replace(part, self.content(digest))
+                    flush(self.content(digest).parent)
+                    self.added += 1
+            return digest, size
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def _writer(self, target: BinaryIO) -> Callable[[bytes], None]:
+        def write(block: bytes) -> None:
+            with self.writes():
+                target.write(block)
+                if len(block) < _BLOCK:  # the last one: errors of a full disk come here
+                    target.flush()
+
+        return write
+
+    # -- snapshots
+
+    def names(self) -> list[str]:
+        """Names of all snapshots, the oldest first."""
+        try:
+            found = [entry.name.removesuffix(".jsonl") for entry in self.snapshots.iterdir() if entry.name.endswith(".jsonl")]
+        except FileNotFoundError:
+            return []
+        return sorted((name for name in found if _NAME.fullmatch(name)), key=_order)
+
+    def list_file(self, name: str) -> Path:
+        """The list of a snapshot."""
+        return self.snapshots / f"{name}.jsonl"
+
+    def snapshot(self, when: str = "") -> Snapshot:
+        """Returns the newest snapshot, or the newest of those whose names begin with `when`.
+
+        Raises:
+            InputError: there is none.
+            StorageError: its list cannot be read.
+        """
+        names = [name for name in self.names() if name.startswith(when)]
+        if not names:
+            there = ", ".join(self.names()[-5:]) or "it holds none that is complete"
+            raise InputError(self.path, f"has no snapshot {when!r}." if when else "has no snapshot.", f"There are: {there}.")
+        exact = when if when in names else names[-1]
+        return read_snapshot(self.list_file(exact))
+
+    def journalled(self) -> dict[str, Entry]:
+        """Returns what an unfinished backup has copied, by path; lines that a kill has cut are left out."""
+        found = {}
+        with contextlib.suppress(OSError), opened(self.journal) as stream:
+            for line in stream:
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    entry = Entry.from_json(json.loads(line))
+                    found[entry.path] = entry
+        return found
+
+    def write(self, file: Path, content: object) -> None:
+        """Writes a small file in one step; only its user may read it."""
+        part = file.with_name(f".part-{os.urandom(6).hex()}")
+        try:
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
+                stream.write(json.dumps(content, indent=1) + "\n")
+            flush(part)
+            os.replace(part, file)
+            flush(file.parent)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def opened(file: Path, *, follow: bool = False) -> Iterator[BinaryIO]:
+    """Opens a regular file for reading. follow: whether it may be a link.
+
+    Raises:
+        OSError: it is something else, or cannot be opened.
+    """
+    handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    with os.fdopen(handle, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(file))
+        yield stream
+
+
+def _digest(stream: BinaryIO, use: Callable[[bytes], object] = len) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    while True:
+        block = stream.read(_BLOCK)
+        use(block)
+        if not block:
+            return digest.hexdigest(), size
+        digest.update(block)
+        size += len(block)
+
+
+def _order(name: str) -> tuple[str, int]:
+    match = _NAME.fullmatch(name)
+    return (match[1], int(match[2] or 1)) if match else (name, 0)

@@ -1,0 +1,132 @@
+"""`medsam2-atlas studies verify`, `backup`, `restore` and `snapshots`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from medsam2_atlas.cli.outputs import JSON, check_files
+from medsam2_atlas.console import bars, console
+from medsam2_atlas.errors import StorageError
+
+if TYPE_CHECKING:
+    from medsam2_atlas.archive import Backup, Verification
+
+_Studies = Annotated[str, typer.Argument(help="Study folder, or the DICOMweb URL that this machine's server was started with.")]
+_Dest = Annotated[Path, typer.Argument(help="Folder of the backup, on another disk.")]
+
+
+def verify_command(
+    studies: Annotated[str, typer.Argument(help="Study folder, DICOMweb URL of a server of this machine, or a backup.")],
+    again: Annotated[bool, typer.Option("--again", help="Begin anew, although a verification was stopped.")] = False,
+    report: Annotated[Path | None, typer.Option("--report", help="Write the findings here too, as JSON.")] = None,
+) -> None:
+    """Compare every file with its recorded checksum. Exit status 1 if something is damaged or missing.
+
+    One that was stopped goes on where it was. Runs beside a live server.
+    """
+    check_files((report, JSON))
+    from medsam2_atlas.archive import IDENTITY, Place, verify, verify_backup
+    from medsam2_atlas.files import write_json
+
+    backup = (Path(studies) / IDENTITY).is_file()
+    with bars(time_left=True) as progress:
+        if backup:
+            found = verify_backup(Path(studies), again=again, progress=progress)
+        else:
+            found = verify(Place.existing(studies), again=again, progress=progress)
+    if report is not None:
+        write_json([vars(finding) for finding in found.findings], report)
+    _tell(found)
+
+
+def backup_command(
+    studies: _Studies,
+    dest: _Dest,
+    images: Annotated[bool, typer.Option(help="Copy the CTs too; without them if they are archived elsewhere.")] = True,
+    keep: Annotated[int | None, typer.Option(min=1, help="Remove all but so many snapshots afterwards.")] = None,
+    moved: Annotated[bool, typer.Option("--moved", help="The studies have another path or URL than before.")] = False,
+) -> None:
+    """Add a snapshot of the studies to a backup; only what is new is copied. Runs beside a live server.
+
+    Exit status 1 if files could not be copied or are damaged: the snapshot holds all others.
+    """
+    from medsam2_atlas.archive import Place, back_up
+
+    with bars(time_left=True) as progress:
+        made = back_up(Place.existing(studies), dest, images=images, keep=keep, moved=moved, progress=progress)
+    _tell_backup(made, keep)
+
+
+def restore_command(
+    dest: _Dest,
+    studies: Annotated[
+        str, typer.Argument(help="Folder that is empty or new, or a DICOMweb URL that nothing is kept for here.")
+    ],
+    snapshot: Annotated[str, typer.Option(help="Name of the snapshot, or its beginning; the newest by default.")] = "",
+) -> None:
+    """Bring a snapshot back into an empty place, and verify it there. One that was stopped goes on."""
+    from medsam2_atlas.archive import Place, restore, verify
+
+    place = Place.of(studies)
+    with bars(time_left=True) as progress:
+        made = restore(dest, place, when=snapshot, progress=progress)
+        found = verify(place, again=True, images=made.snapshot.images, progress=progress)
+    typer.echo(f"{len(made.snapshot.entries) - len(made.damaged)} files of {made.snapshot.name} are in {place.root}")
+    for path, problem in made.damaged.items():
+        typer.echo(f"{path}: {problem} Take it from another backup.")
+    _tell(found, failed=bool(made.damaged))
+
+
+def snapshots_command(dest: _Dest) -> None:
+    """List the snapshots of a backup, the oldest first."""
+    from medsam2_atlas.archive import Vault
+
+    vault = Vault.existing(dest)
+    table = Table("snapshot", "files", "MB", "images", "problems", title=escape(vault.identity()[1]))
+    failed = False
+    for name in vault.names():
+        try:
+            found = vault.snapshot(name)
+        except StorageError as error:
+            table.add_row(name, "", "", "", escape(error.problem))
+            failed = True
+            continue
+        told = (str(len(found.entries)), f"{found.size / 1e6:.1f}", "yes" if found.images else "no", str(len(found.problems)))
+        table.add_row(name, *told)
+    console.print(table)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _tell(found: Verification, *, failed: bool = False) -> None:
+    """Prints what a verification has found, and ends the command with its exit status."""
+    for finding in found.findings:
+        typer.echo(f"{'' if finding.lost else 'note: '}{_shown(finding.path)} {finding.problem} {finding.remedy}".rstrip())
+    lost = sum(finding.lost for finding in found.findings)
+    before = f", {found.resumed} of them by the run that was stopped" if found.resumed else ""
+    typer.echo(f"{found.files} files were read{before}; {lost or 'no'} {'problem' if lost == 1 else 'problems'}")
+    if lost or failed:
+        raise typer.Exit(1)
+
+
+def _tell_backup(made: Backup, keep: int | None) -> None:
+    snapshot = made.snapshot
+    for path, problem in sorted(snapshot.problems.items()):
+        typer.echo(f"{_shown(path)} {problem}")
+    typer.echo(f"snapshot {snapshot.name}: {len(snapshot.entries)} files, {made.added} contents were new")
+    for name in made.removed:
+        typer.echo(f"snapshot {name} was removed")
+    if snapshot.problems:
+        if keep is not None:
+            typer.echo("no snapshot was removed, since older ones may hold what is damaged now")
+        raise typer.Exit(1)
+
+
+def _shown(path: str) -> str:
+    """Returns a path in one line that any terminal takes."""
+    return path.encode(errors="backslashreplace").decode() if path.isprintable() else repr(path)
