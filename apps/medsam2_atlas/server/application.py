@@ -37,6 +37,7 @@ from server import dicomweb, errors, infer, jobs, login, logs, readiness, review
 from server.access import Access, AccessMiddleware
 from server.answers import JsonAnswer
 from server.config import ServerConfig, server_config
+from server.erasures import finish_interrupted, watch_erasures
 from server.metrics import Metrics
 from server.middleware import RequestIdFilter, RequestMiddleware, SizeLimitMiddleware
 from server.offloop import off_the_loop
@@ -82,12 +83,14 @@ def create_app(config: ServerConfig) -> FastAPI:
         stopping.install()
         work = WorkFolder.of(settings.MONAI_LABEL_STUDIES)
         await run_in_threadpool(_prepare, work)
+        await run_in_threadpool(finish_interrupted, settings.MONAI_LABEL_STUDIES)
         instance = await run_in_threadpool(app_instance)
         instance.server_mode(True)
         await run_in_threadpool(instance.on_init_complete)
+        stop_watching = watch_erasures(queue, instance.datastore().store.erased)
         async with dicomweb.client() as app.state.dicomweb:
             yield
-        for end in (lambda: queue.stop(_STOP_SECONDS), end_own_work, instance.stop, decoding.shutdown):
+        for end in (stop_watching, lambda: queue.stop(_STOP_SECONDS), end_own_work, instance.stop, decoding.shutdown):
             await run_in_threadpool(bounded, end, _STOP_SECONDS)
 
     # The first one sees a request first.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from medsam2_atlas.cli import archives
+from medsam2_atlas.cli import archives, erase
 
 app = typer.Typer(help="Records of a studies folder, or of the work folder of a PACS server.", no_args_is_help=True)
 app.command("verify")(archives.verify_command)
 app.command("backup")(archives.backup_command)
 app.command("restore")(archives.restore_command)
 app.command("snapshots")(archives.snapshots_command)
+app.command("erase")(erase.erase_command)
+app.command("readmit")(erase.readmit_command)

@@ -219,7 +219,8 @@ class LabelChanges:
             file = self._tag_folder(tag) / name
             link = file.is_symlink() and not (self._roots.hold(file) and file.exists())
             if link or (file.is_file() and not readable(file)):
-                aside = self._work.folder("unreadable") / f"{os.urandom(4).hex()}{suffix_in(name, labels=True)}"
+                # In a folder of the study's own, so that it goes with the study if that is erased.
+                aside = self._work.folder(f"unreadable/{study}") / f"{os.urandom(4).hex()}{suffix_in(name, labels=True)}"
                 os.replace(file, aside)
                 log.warning("%s could not be read; it was moved to %s", file, aside)
 

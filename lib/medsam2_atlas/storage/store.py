@@ -33,6 +33,7 @@ from medsam2_atlas.storage.changes import LabelChanges
 from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.current import CurrentLabels
 from medsam2_atlas.storage.entries import Image, Label, Saved, check_complete
+from medsam2_atlas.storage.erased import Erased
 from medsam2_atlas.storage.fingerprints import Fingerprints
 from medsam2_atlas.storage.folder import Study, WorkFolder
 from medsam2_atlas.storage.images import ImageChanges
@@ -75,11 +76,11 @@ class StudyStore:
             self.path.mkdir(parents=True, exist_ok=True)
         # Stores with other roots see other studies: each set has its own index, so that they do not undo each other's.
         name = f"studies-{self._roots.key}.sqlite" if self._roots.key else "studies.sqlite"
-        self.review = ReviewStage(self.work)
+        self.review, self.erased = ReviewStage(self.work), Erased(self.work)
         self._index = Index(self.work.folder(".") / name)
         self._reconciler = Reconciler(self.path, self.work, self._index, self._roots)
         self._index.fill = lambda: self._reconciler.run(thorough=True)
-        self._image_changes = ImageChanges(self.path, self.work, self._index, self._roots, self._reconciler)
+        self._image_changes = ImageChanges(self.path, self.work, self._index, self._roots, self._reconciler, self.erased)
         self._changes = LabelChanges(self.path, self.work, self._index, self._roots, self._reconciler)
         fingerprints = Fingerprints(self.work)
         self._auditor = Auditor(self.path, self._index, self._reconciler.settler, self._table, fingerprints)
