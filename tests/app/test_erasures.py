@@ -179,7 +179,7 @@ def test_jobs_and_results_of_an_erased_study_are_let_go(tmp_path: Path) -> None:
         waiting = queue.submit("atlas", "gone", lambda: "never")
         stop = watch_erasures(queue, store.erased, seconds=0.02)
         erase(Place.existing(str(folder)), "gone", "consent withdrawn")
-        until(lambda: {job.subject for job in queue.jobs()} == {"other"})
+        until(lambda: {job.subject for job in queue.jobs()} == {"other"}, 10)
         assert disposed == ["gone"]
         assert waiting.state == "cancelled"
         ct(folder, "gone")  # another patient's image of that name

@@ -69,7 +69,10 @@ def _published_without(store: AtlasStore, current: Path, study: str) -> bool:
         kept = [reference for reference in atlas.references if reference.name != study]
         options = dict(atlas.options)
         options["hu_offsets"] = {name: value for name, value in options.get("hu_offsets", {}).items() if name != study}
-        store.publish(assemble(atlas.template, kept, options))
+        without = assemble(atlas.template, kept, options)
+        # Written even if there is a version of that content: with a copy of the study under another name, it may name this one.
+        without.save(store.folder / "versions" / without.version)
+        store.activate(without.version)
     except MedSAM2AtlasError as error:
         log.warning("the atlas cannot be made without the erased study: %s", error)
         return False
