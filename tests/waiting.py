@@ -14,3 +14,14 @@ def until(happened: Callable[[], Any], seconds: float, what: str = "") -> Any:
         assert time.monotonic() < deadline, what
         time.sleep(0.1)
     return found
+
+
+class Clock:
+    """A clock that tests set. now: its time in seconds."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        """Returns the time."""
+        return self.now

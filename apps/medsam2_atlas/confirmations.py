@@ -19,8 +19,7 @@ _KEPT = 1000
 
 @dataclass(frozen=True)
 class Refusal:
-    """A label map that was refused. user: id of who sent it. digest: of its voxels and grid. organs:
-    names of those that would be lost."""
+    """A label map that was refused. user: id of the sender. digest: of voxels and grid. organs: names of the lost ones."""
 
     study: str
     tag: str

@@ -21,6 +21,7 @@ from claims import SERVER_VARIABLE
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.processes import ProcessMark
 from medsam2_atlas.resource import resource
+from token_files import bearer, token_of, tokens_for
 from waiting import until
 
 HOURS_AGO = time.time() - 7200
@@ -99,12 +100,10 @@ def client(studies: Path, orphan: Training, place: Path) -> Iterator[Any]:
     broken = sessions / str(uuid.uuid4())
     broken.mkdir(parents=True)
     os.utime(broken, (HOURS_AGO, HOURS_AGO))
-    (place / "tokens.yaml").write_text(
-        "- {name: max, role: admin, token: token-of-max}\n- {name: kim, role: annotator, token: token-of-kim}\n"
-    )
+    tokens_for(place / "tokens.yaml", {"max": "admin", "kim": "annotator"})
     conf = {"learning": "false", "server_tokens": str(place / "tokens.yaml"), "server_upload_mb": "40"}
     try:
-        with server(studies, place / "work", conf, {"TMPDIR": str(temporary)}, token="token-of-max") as connected:
+        with server(studies, place / "work", conf, {"TMPDIR": str(temporary)}, token=token_of("max")) as connected:
             yield connected
     finally:
         if mounted.returncode == 0:
@@ -116,8 +115,7 @@ def url(client: Any) -> str:
     return str(client.get_server_url()).rstrip("/")
 
 
-MAX = {"Authorization": "Bearer token-of-max"}
-KIM = {"Authorization": "Bearer token-of-kim"}
+MAX, KIM = bearer(token_of("max")), bearer(token_of("kim"))
 
 
 def files_left(place: Path) -> list[str]:

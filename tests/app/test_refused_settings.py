@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from token_files import write_tokens
+
 
 @pytest.mark.parametrize(
     ("setting", "words"),
@@ -20,7 +22,7 @@ import pytest
 )
 def test_settings_that_cannot_be_used_end_in_one_line(setting: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "studies").mkdir()
-    (tmp_path / "tokens.yaml").write_text("kim")
+    write_tokens(tmp_path / "tokens.yaml", "kim")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
     done = subprocess.run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 import pytest
 from starlette.applications import Starlette
@@ -21,20 +21,16 @@ from server import viewer
 from server.application import create_app
 from server.config import ServerConfig, server_config
 from server.root_path import FIRST_SEGMENTS, RootPathMiddleware, path_of
+from token_files import bearer, token_of, tokens_for
 
 HOST = "http://127.0.0.1"
 ROOT = "/medsam2"
-TOKENS = """
-- {name: kim, role: annotator, token: token-of-kim}
-- {name: max, role: admin, token: token-of-max}
-"""
 
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("tokens") / "tokens.yaml"
-    file.write_text(TOKENS)
-    return str(file)
+    return str(tokens_for(file, {"kim": "annotator", "max": "admin"}))
 
 
 @pytest.fixture(scope="module")
@@ -93,17 +89,21 @@ def page(client: TestClient, path: str, **headers: str) -> Response:
 
 
 def kim() -> dict[str, str]:
-    return {"Authorization": "Bearer token-of-kim"}
+    return bearer(token_of("kim"))
 
 
 def test_a_browser_logs_in_and_lands_in_the_viewer(client: TestClient) -> None:
     refused = page(client, "/ohif/monai-label?StudyInstanceUIDs=1.2")
     assert refused.status_code == 303
-    assert urljoin(f"https://host{ROOT}/ohif/monai-label", refused.headers["location"]) == f"https://host{ROOT}/login"
-    form = re.search(r'<form method="post" action="([^"]+)"', client.get("/login").text)
+    asked = urljoin(f"https://host{ROOT}/ohif/monai-label", refused.headers["location"])
+    back = "/ohif/monai-label?StudyInstanceUIDs=1.2"
+    assert asked == f"https://host{ROOT}/login?next={quote(back, safe='')}"
+    form = re.search(r'<form method="post" action="([^"]+)"', client.get("/login", params={"next": back}).text)
     assert form is not None
     assert urljoin(f"https://host{ROOT}/login", form[1]) == f"https://host{ROOT}/login"
-    entered = client.post("/login", data={"password": "token-of-kim"})
+    returned = client.post("/login", data={"password": token_of("kim"), "next": back})
+    assert urljoin(f"https://host{ROOT}/login", returned.headers["location"]) == f"https://host{ROOT}{back}"
+    entered = client.post("/login", data={"password": token_of("kim")})
     assert entered.status_code == 303
     assert urljoin(f"https://host{ROOT}/login", entered.headers["location"]) == f"https://host{ROOT}/ohif/"
     assert "path=" not in entered.headers["set-cookie"].lower()  # so that browsers take that of the page: ROOT
@@ -136,7 +136,7 @@ def test_large_bodies_are_refused_by_route(client: TestClient) -> None:
 def test_requests_are_counted_by_their_route(client: TestClient) -> None:
     client.get("/ohif/app-config.js", headers=kim())
     client.get("/healthz")
-    counted = client.get("/metrics", headers={"Authorization": "Bearer token-of-max"}).text
+    counted = client.get("/metrics", headers=bearer(token_of("max"))).text
     assert 'route="/healthz"' in counted
     assert 'route="/ohif' in counted
     assert ROOT not in counted
@@ -144,7 +144,7 @@ def test_requests_are_counted_by_their_route(client: TestClient) -> None:
 
 def test_paths_without_their_last_slash_lead_on(client: TestClient) -> None:
     for path, target in (("/info", "/info/"), ("/ohif", "/ohif/"), ("/jobs/", "/jobs"), ("/logs?lines=3", "/logs/?lines=3")):
-        answer = client.get(path, headers={"Authorization": "Bearer token-of-max"})
+        answer = client.get(path, headers=bearer(token_of("max")))
         assert answer.status_code == 307
         assert "://" not in answer.headers["location"]  # TLS ends at the proxy
         assert urljoin(f"https://host{ROOT}{path}", answer.headers["location"]) == f"https://host{ROOT}{target}"
@@ -164,7 +164,7 @@ def test_forged_headers_of_proxies_change_nothing(unnamed: Any) -> None:
         "X-Forwarded-Path": "/evil",
         "X-Original-URL": "/metrics",
     }
-    entered = client.post("/login", data={"password": "token-of-kim"}, headers=forged)
+    entered = client.post("/login", data={"password": token_of("kim")}, headers=forged)
     assert entered.headers["location"] == "./ohif/"
     assert "path=" not in entered.headers["set-cookie"].lower()
     viewer_page = client.get("/ohif/", headers=forged | kim())
@@ -176,7 +176,7 @@ def test_forged_headers_of_proxies_change_nothing(unnamed: Any) -> None:
 def test_without_the_setting_pages_work_where_the_proxy_removes_the_path(unnamed: Any) -> None:
     client = TestClient(unnamed, base_url=HOST, client=("127.0.0.1", 50000), follow_redirects=False)
     refused = page(client, "/review")
-    assert urljoin("https://host/a/b/review", refused.headers["location"]) == "https://host/a/b/login"
+    assert urljoin("https://host/a/b/review", refused.headers["location"]) == "https://host/a/b/login?next=%2Freview"
     assert urljoin("https://host/a/b/", client.get("/", headers=kim()).headers["location"]) == "https://host/a/b/docs"
     review = client.get("/review", headers=kim()).text
     assert not re.search(r"""(fetch\(|src = |href = )['"]/""", review)
@@ -192,7 +192,9 @@ def test_an_encoded_slash_does_not_lead_above_the_root_path(app: Any) -> None:
     client = TestClient(app, base_url=HOST, client=("127.0.0.1", 50000), follow_redirects=False)
     for path in ("/ohif/a%2Fb", "/ohif/a%2F..%2Fb"):
         refused = page(client, ROOT + path)
-        assert urljoin(f"https://host{ROOT}{path}", refused.headers["location"]) == f"https://host{ROOT}/login"
+        assert (
+            urljoin(f"https://host{ROOT}{path}", refused.headers["location"]).partition("?")[0] == f"https://host{ROOT}/login"
+        )
 
 
 def test_links_of_the_viewer_are_relative_and_lead_to_its_files(client: TestClient) -> None:
@@ -228,7 +230,7 @@ def test_servers_on_one_host_have_cookies_of_different_names(app: Any, unnamed: 
     names = set()
     for one, host in ((app, "h"), (unnamed, "h"), (unnamed, "h:8000"), (unnamed, "h:8001"), (app, "h:8001")):
         client = TestClient(one, base_url=f"http://{host}", client=("127.0.0.1", 50000), follow_redirects=False)
-        names.add(client.post("/login", data={"password": "token-of-kim"}).headers["set-cookie"].partition("=")[0])
+        names.add(client.post("/login", data={"password": token_of("kim")}).headers["set-cookie"].partition("=")[0])
     assert len(names) == 5
     assert all(re.fullmatch(r"[A-Za-z0-9._~-]+", name) for name in names)
 
@@ -277,7 +279,7 @@ def test_a_root_path_that_could_lead_elsewhere_is_refused(text: str) -> None:
 
 
 def test_a_root_path_that_begins_like_a_path_of_the_server_is_refused(app: Any) -> None:
-    hidden = {"ohif", "proxy", "static", "docs", "redoc", "openapi.json", "login", "favicon.ico"}
+    hidden = {"ohif", "proxy", "static", "docs", "redoc", "openapi.json", "login", "logout", "favicon.ico"}
     assert {path.split("/")[1] for path in app.openapi()["paths"]} | hidden == FIRST_SEGMENTS
     for text in ("/ohif", "/review/x", "/datastore"):
         with pytest.raises(InputError, match="own paths"):

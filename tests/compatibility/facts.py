@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
 import typer
 
-from compatibility.installation import PEOPLE, token_of
+from compatibility.installation import PEOPLE, renew_tokens, token_of
 from label_sender import is_sent
 from learner import Learner
 from medsam2_atlas.atlas import Atlas, ScoreMaps, fusion_config, score_maps, thresholds_of
@@ -269,7 +271,9 @@ def settings_facts(folder: Path) -> dict[str, Any]:
 
 def people_facts(tokens: Path) -> dict[str, Any]:
     """Returns the people that the server knows by their tokens, with their roles."""
-    access = Access(ServerConfig(tokens=str(tokens)))  # type: ignore[call-arg]
+    with TemporaryDirectory() as folder:
+        file = renew_tokens(Path(shutil.copy(tokens, folder)))
+        access = Access(ServerConfig(tokens=str(file)))  # type: ignore[call-arg]
     users = [access.who_now(token_of(name)) for name in (*PEOPLE, "nobody")]
     return {user.name: user.role for user in users if user is not None}
 

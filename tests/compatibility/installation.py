@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+import yaml
 
 PARTS = ("lib", "apps", "configs", "weights")
 EDITED: dict[str, dict[str, str]] = {
@@ -39,7 +40,19 @@ PEOPLE = {"kim": "annotator", "lee": "reviewer", "max": "admin"}
 
 def token_of(name: str) -> str:
     """Returns the token of a person."""
-    return f"token-of-{name}"
+    return f"token-of-{name}-".ljust(43, "x")
+
+
+def renew_tokens(file: Path) -> Path:
+    """Gives the people of a file new tokens, and the file a mode, as users of earlier versions are told to.
+
+    Those versions took tokens of less than 32 characters, and files that everybody on the machine could read.
+    """
+    entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+    people = [{"name": entry["name"], "role": entry["role"], "token": token_of(entry["name"])} for entry in entries]
+    file.write_text(yaml.safe_dump(people), encoding="utf-8")
+    file.chmod(0o640)
+    return file
 
 
 @dataclass(frozen=True)

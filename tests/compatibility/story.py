@@ -72,6 +72,7 @@ def _write_settings(folder: Path) -> None:
         secret = f"sha256: {digest.upper()}" if name == "lee" else f"token: {token_of(name)}"
         lines.append(f"- {{name: {name}, role: {role}, {secret}}}")
     (folder / "tokens.yaml").write_text("\n".join(lines) + "\n")
+    (folder / "tokens.yaml").chmod(0o640)
 
 
 def _build_atlas(here: Installation) -> None:

@@ -20,7 +20,7 @@ from claims import check_training
 from compatibility.conftest import Opened
 from compatibility.facts import MODELS, QUESTIONS, dense_maps, label_digest, maps_of, models_of, studies_facts
 from compatibility.generations import MAPPED, differences, generations
-from compatibility.installation import PARTS, Installation, Person
+from compatibility.installation import PARTS, Installation, Person, renew_tokens
 from compatibility.patients import write_ct, write_labels
 from compatibility.story import STUDIES, UPLOADED
 from learner import Learner
@@ -33,6 +33,8 @@ from medsam2_atlas.storage import StudyFolder, StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore, atlas_store, grow_studies_atlas
 from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, unet_config
 from predictions import Predictions
+from server.config import ServerConfig
+from server.sign_in import Access
 from session_folders import SessionFolders
 from study_datastore import StudyDatastore
 from unet_task import UNetInferTask
@@ -232,6 +234,16 @@ def test_sessions_go_on(opened: Opened, copy: Path) -> None:
     assert (session.expiry, session.create_ts) == (about["expiry"], about["create_ts"])
 
 
+def test_short_tokens_that_everybody_may_read_are_refused_with_a_remedy(copy: Path) -> None:
+    file = copy / "settings" / "tokens.yaml"
+    file.chmod(0o644)
+    with pytest.raises(InputError, match=r"mode 0644.* chmod 640"):
+        Access(ServerConfig(tokens=str(file)))
+    file.chmod(0o640)
+    with pytest.raises(InputError, match=r"entry 1 \(kim\) has a token of less than 32 characters.* Make one with"):
+        Access(ServerConfig(tokens=str(file)))
+
+
 def test_removed_images_stay_aside(copy: Path) -> None:
     assert "aside" not in StudyStore(copy / "studies").images()
     (aside,) = (copy / "studies" / ".medsam2_atlas" / "removed").iterdir()
@@ -245,7 +257,7 @@ def test_the_real_server_serves_them(opened: Opened, copy: Path, tmp_path: Path)
         shutil.copytree(CHECKOUT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(copy / "settings" / "configs", folder / "configs", dirs_exist_ok=True)
     settings = copy / "settings"
-    options = ("--atlas", copy / "atlas", "--tokens", settings / "tokens.yaml", "--conf", "foundation=atlas")
+    options = ("--atlas", copy / "atlas", "--tokens", renew_tokens(settings / "tokens.yaml"), "--conf", "foundation=atlas")
     with Installation(folder, copy).server(copy / "studies", *options) as url:
         assert requests.get(f"{url}/info/", timeout=60).status_code == 401
         kim = Person(url, "kim")

@@ -40,6 +40,9 @@ SERVER = {
     "oidc_name": ("email", "email"),
     "origins": ("https://a.example.org,https://b.example.org", ("https://a.example.org", "https://b.example.org")),
     "hosts": ("a.example.org", ("a.example.org",)),
+    "oidc_stale_minutes": ("0", 0),
+    "login_hours": ("12", 12.0),
+    "login_idle_hours": ("0.5", 0.5),
 }
 """Keys of `--conf server_KEY=TEXT`, a text, and the value that it gives."""
 

@@ -20,11 +20,7 @@ from e2e.orthanc import orthanc, orthanc_program, send
 from e2e.proxies import ROOT, ROOT_PATH, nginx_proxy, path_proxies, tls_proxy
 from medsam2_atlas.atlas import ReferenceFiles
 from series_files import write_series
-
-TOKENS = """
-- {name: kim, role: annotator, token: kims-long-token}
-- {name: lee, role: admin, token: lees-long-token}
-"""
+from token_files import token_of, tokens_for
 
 
 @pytest.mark.skipif(orthanc_program() is None or shutil.which("caddy") is None, reason="Orthanc or Caddy is not installed")
@@ -32,21 +28,21 @@ def test_through_tls_and_a_login_to_a_pacs_with_a_password(
     target_files: ReferenceFiles, atlas_folder: Path, tmp_path: Path
 ) -> None:
     files = write_series(tmp_path / "series", sitk.ReadImage(str(target_files.image)))
-    (tmp_path / "tokens.yaml").write_text(TOKENS)
+    tokens_for(tmp_path / "tokens.yaml", {"kim": "annotator", "lee": "admin"})
     with orthanc(tmp_path / "orthanc", "atlas", "secret") as pacs:
         assert requests.get(f"{pacs}/studies").status_code == 401
         study, series = send(pacs, files, ("atlas", "secret"))
         conf = {"atlas": str(atlas_folder), "server_tokens": str(tmp_path / "tokens.yaml")}
         conf["server_root_path"] = ROOT_PATH  # the server answers without it, too
         login = {"MONAI_LABEL_DICOMWEB_USERNAME": "atlas", "MONAI_LABEL_DICOMWEB_PASSWORD": "secret"}
-        with server(pacs, tmp_path / "server", conf, login, "kims-long-token") as client:
+        with server(pacs, tmp_path / "server", conf, login, token_of("kim")) as client:
             upstream = urlsplit(client.get_server_url()).netloc
             with tls_proxy(tmp_path / "tls", upstream) as (url, certificate):
                 browser = requests.Session()
                 browser.verify = str(certificate)
                 browser.trust_env = False  # a bundle of the environment would take the certificate's place
                 assert browser.get(f"{url}/info/").status_code == 401
-                entered = browser.post(f"{url}/login", data={"username": "kim", "password": "kims-long-token"})
+                entered = browser.post(f"{url}/login", data={"username": "kim", "password": token_of("kim")})
                 assert entered.url == f"{url}/ohif/"
                 (cookie,) = browser.cookies
                 assert cookie.secure
@@ -87,25 +83,32 @@ def log_in_with_a_browser(url: str) -> None:
     shots.mkdir(parents=True, exist_ok=True)
     with browser_page() as page:
         page.goto(f"{url}/review")
-        assert page.url == f"{url}/login"
+        assert page.url == f"{url}/login?next=%2Freview"
         page.screenshot(path=str(shots / "13-login.png"))
         page.get_by_label("Name").fill("kim")
-        page.get_by_label("Token or password").fill("kims-long-token")
+        page.get_by_label("Token or password").fill(token_of("kim"))
         page.get_by_role("button", name="Log in").click()
+        page.get_by_text("0 of 1 cases are signed off").wait_for(timeout=30_000)
+        assert page.url == f"{url}/review"  # where one was
+        page.goto(f"{url}/ohif/")
         page.get_by_text("Study List").first.wait_for(timeout=90_000)
         page.get_by_text("CT", exact=True).first.wait_for(timeout=30_000)
         page.screenshot(path=str(shots / "14-studies.png"))
         assert page.url.startswith(f"{url}/ohif/")
         page.goto(f"{url}/review", wait_until="domcontentloaded")
-        page.get_by_text("0 of 1 cases are signed off").wait_for(timeout=30_000)
+        page.get_by_role("link", name="Log out").click()
+        page.get_by_role("button", name="Log out").click()
+        page.get_by_label("Token or password").wait_for(timeout=30_000)
+        page.goto(f"{url}/review")
+        assert page.url == f"{url}/login?next=%2Freview"
 
 
 def annotate_below_a_path(url: str, study: str, series: str, client: MONAILabelClient) -> None:
     """Logs in, looks and runs a model, as a browser, as a script and as 3D Slicer do."""
     browser = requests.Session()
     for page in (url, f"{url}/", f"{url}/review", f"{url}/ohif/monai-label?StudyInstanceUIDs={study}"):
-        assert browser.get(page, headers={"Accept": "text/html"}).url == f"{url}/login"
-    entered = browser.post(f"{url}/login", data={"username": "kim", "password": "kims-long-token"})
+        assert browser.get(page, headers={"Accept": "text/html"}).url.partition("?")[0] == f"{url}/login"
+    entered = browser.post(f"{url}/login", data={"username": "kim", "password": token_of("kim")})
     assert (entered.status_code, entered.url) == (200, f"{url}/ohif/")
     (cookie,) = browser.cookies
     assert cookie.path == ROOT_PATH
@@ -122,7 +125,7 @@ def annotate_below_a_path(url: str, study: str, series: str, client: MONAILabelC
         assert browser.get(urljoin(url, asked.headers["Location"])).json()["id"] == asked.json()["id"]
     slicer = MONAILabelClient(url, tmpdir=client._tmpdir)
     assert slicer.auth_enabled()
-    slicer.update_auth(slicer.auth_token("kim", "kims-long-token"))
+    slicer.update_auth(slicer.auth_token("kim", token_of("kim")))
     assert slicer.info()["name"] == client.info()["name"]
     file, about = slicer.infer("unet_3d", series, {})
     assert Path(file).stat().st_size > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,6 +40,9 @@ class ServerConfig(BaseModel):
     oidc_audience: str = Field("medsam2-atlas", description="audience that its tokens must be for")
     oidc_roles: str = Field("realm_access.roles", description="claim that holds the roles, as a path with dots")
     oidc_name: str = Field("preferred_username", description="claim that holds the person's name")
+    oidc_stale_minutes: int = Field(60, ge=0, le=1440, description="how long its old keys count while it does not answer")
+    login_hours: float = Field(24.0, gt=0, le=720, description="max hours of a browser's login")
+    login_idle_hours: float = Field(8.0, gt=0, le=720, description="max hours of a browser's login without a request")
     origins: tuple[str, ...] = Field((), description="other origins whose pages may call the server")
     hosts: tuple[str, ...] = Field((), description="names under which the server is asked, besides those of this machine")
     review: bool = Field(False, description="whether models learn only from final label maps that a reviewer has accepted")
@@ -118,25 +120,3 @@ def server_config(conf: Mapping[str, str]) -> ServerConfig:
         raise InputError("server settings", f"are not valid: {problems_of(error)}.", f"See {file}.") from error
     except yaml.YAMLError as error:
         raise InputError(file, f"cannot be read: {' '.join(str(error).split())}.", "Mend the file.") from error
-
-
-def tokens_of(file: Path) -> list[dict[str, str]]:
-    """The entries of a file of tokens: `name`, `role`, and `token` or its `sha256`.
-
-    Raises:
-        InputError: not a list of such entries.
-    """
-    try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(file, f"cannot be read as tokens ({error}).", "See docs/server.md.") from error
-    if not isinstance(entries, list) or not all(isinstance(e, dict) and _is_token(e) for e in entries):
-        raise InputError(file, "is not a list of tokens.", "Each has name, role, and token or sha256, none of them empty.")
-    return [{key: str(value) for key, value in entry.items()} for entry in entries]
-
-
-def _is_token(entry: Mapping[str, object]) -> bool:
-    if not {"name", "role"} <= set(entry) or len(set(entry) & {"token", "sha256"}) != 1:
-        return False
-    filled = all(value is not None and str(value).strip() for value in entry.values())
-    return filled and ("sha256" not in entry or re.fullmatch(r"[0-9A-Fa-f]{64}", str(entry["sha256"])) is not None)

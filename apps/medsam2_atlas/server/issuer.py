@@ -1,11 +1,14 @@
 """Verifies tokens and passwords with the OpenID Connect issuer; caches its keys.
 
 An issuer may hang. So calls run in a few separate daemon threads, callers wait at most `_WAIT_SECONDS`, and a circuit breaker
-refuses further calls for a while after one was not answered. The last keys stay valid while the issuer is unavailable.
+refuses further calls for a while after one was not answered.
+
+Keys count as long as the issuer says (`Cache-Control: max-age`), else for five minutes. A key that the issuer has withdrawn is
+not used after that. Only while the issuer does not answer do old keys stay in use, for `oidc_stale_minutes` at most.
 
 | request | when |
 | --- | --- |
-| keys | the first token; then every five minutes, in the background; and for an unknown key, at most every 30 s |
+| keys | the first token; half of their time, in the background; its end; an unknown key, at most every 30 s |
 | password | each login with a password |
 """
 
@@ -13,9 +16,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +35,12 @@ log = logging.getLogger(__name__)
 
 _REQUEST_SECONDS = 3.0
 _WAIT_SECONDS = 3.5
+_RENEW_SECONDS = 0.5
+"""How long a request waits for keys in place of those whose time has ended, before it takes these."""
 _BREAK_SECONDS = 15.0
-_REFRESH_SECONDS = 300.0
+_KEYS_SECONDS = 300.0
+_KEYS_MIN_SECONDS, _KEYS_MAX_SECONDS = 30.0, 86400.0
+"""Limits of what an issuer says: 0 would query it for each request, and a year would keep a withdrawn key in use."""
 _UNKNOWN_KEY_SECONDS = 30.0
 _ANSWER_BYTES = 1 << 20
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")  # never HS*, never none
@@ -49,18 +57,31 @@ class _AnswerError(ValueError):
 
 @dataclass(frozen=True)
 class _Known:
-    """The issuer's configuration and keys. keys: by id. fetched: time of the fetch, in seconds of `time.monotonic`."""
+    """The issuer's configuration and keys.
+
+    Attributes:
+        token_endpoint: URL; empty if there is none.
+        keys: by id.
+        fetched: time of the request, in seconds of the clock.
+        seconds: how long the keys count.
+    """
 
     token_endpoint: str
     keys: Mapping[str, Any]
     fetched: float
+    seconds: float
 
 
 class Issuer:
     """Verifies tokens with the issuer's keys."""
 
-    def __init__(self, config: ServerConfig) -> None:
-        self._config, self._url = config, config.oidc_issuer.rstrip("/")
+    def __init__(self, config: ServerConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        """
+        Args:
+            config: the server's settings.
+            clock: returns seconds that never go back.
+        """
+        self._config, self._url, self._clock = config, config.oidc_issuer.rstrip("/"), clock
         self._known: _Known | None = None
         self._lock = threading.Lock()
         self._asked = float("-inf")
@@ -72,10 +93,10 @@ class Issuer:
     def claims_now(self, token: str) -> dict[str, Any] | None:
         """Returns the claims of a token that is signed by a key in memory, without waiting; None for any other token."""
         known = self._known
-        if known is None:
+        if known is None or self._age(known) > known.seconds:
             return None
-        if time.monotonic() - known.fetched > _REFRESH_SECONDS and self._may_ask():
-            with suppress(UnavailableError):  # the known keys stay in use until new ones arrive
+        if self._age(known) > known.seconds / 2 and self._may_ask():
+            with suppress(UnavailableError):  # the keys count for a while yet
                 self._fetch(0.0)
         key = known.keys.get(_key_id(token) or "")
         return None if key is None else self._verified(token, key)
@@ -87,7 +108,7 @@ class Issuer:
             IssuerError: the issuer is needed and does not answer.
         """
         key_id = _key_id(token)
-        known = self._known or self._fetch(_WAIT_SECONDS)
+        known = self._usable()
         if key_id is None:
             return None
         if key_id not in known.keys:
@@ -104,14 +125,14 @@ class Issuer:
         Raises:
             IssuerError: the issuer does not answer as it should.
         """
-        known = self._known or self._fetch(_WAIT_SECONDS)
+        known = self._usable()
         if not known.token_endpoint:
             raise IssuerError("issuer", f"{self._url} names no token_endpoint.", "Log in with a token, or tell an admin.")
         form = {"grant_type": "password", "client_id": self._config.oidc_audience, "username": name, "password": password}
 
         def ask() -> str:
             with self._password_breaker.guard(httpx.HTTPError):
-                status, content = _ask("POST", known.token_endpoint, form)
+                status, content, _ = _ask("POST", known.token_endpoint, form)
             if status in (400, 401, 403):
                 return ""
             answer = _object(status, content)
@@ -127,10 +148,30 @@ class Issuer:
         except (httpx.InvalidURL, _AnswerError) as error:
             raise self._error(f"answers what cannot be used: {error}.") from error
 
+    def _usable(self) -> _Known:
+        """Returns keys that count: those in memory, new ones, or, if the issuer does not answer, old ones for a while.
+
+        Raises:
+            IssuerError: there are none.
+        """
+        known = self._known
+        if known is not None and self._age(known) <= known.seconds:
+            return known
+        old = known is not None and self._age(known) <= known.seconds + 60 * self._config.oidc_stale_minutes
+        try:
+            return self._fetch(_RENEW_SECONDS if old else _WAIT_SECONDS)
+        except IssuerError:
+            if known is None or not old:
+                raise
+            return known
+
+    def _age(self, known: _Known) -> float:
+        return self._clock() - known.fetched
+
     def _may_ask(self) -> bool:
         """Returns whether enough time has passed since the last request for keys; if so, records a new one."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             if now - self._asked < _UNKNOWN_KEY_SECONDS:
                 return False
             self._asked = now
@@ -152,20 +193,21 @@ class Issuer:
         return self._known
 
     def _asked_for(self) -> _Known:
-        self._asked = time.monotonic()
-        discovered = _object(*_ask("GET", f"{self._url}/.well-known/openid-configuration"))
+        self._asked = began = self._clock()
+        discovered = _object(*_ask("GET", f"{self._url}/.well-known/openid-configuration")[:2])
         address = discovered.get("jwks_uri")
         if not isinstance(address, str):
             raise _AnswerError("its configuration names no jwks_uri")
+        status, content, caching = _ask("GET", address)
         try:
-            listed = jwt.PyJWKSet.from_dict(_object(*_ask("GET", address))).keys
+            listed = jwt.PyJWKSet.from_dict(_object(status, content)).keys
         except (jwt.PyJWTError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise _AnswerError(f"its keys cannot be used: {error}") from error
         keys = {key.key_id: key.key for key in listed if isinstance(key.key_id, str) and key.public_key_use in (None, "sig")}
         if not keys:
             raise _AnswerError("it has no keys for signatures")
         endpoint = discovered.get("token_endpoint")
-        return _Known(endpoint if isinstance(endpoint, str) else "", keys, time.monotonic())
+        return _Known(endpoint if isinstance(endpoint, str) else "", keys, began, _seconds_of(caching))
 
     def _verified(self, token: str, key: Any) -> dict[str, Any] | None:
         try:
@@ -174,11 +216,11 @@ class Issuer:
                 key,
                 algorithms=list(_ALGORITHMS),
                 audience=self._config.oidc_audience,
-                issuer=self._url,
+                issuer=[self._url, f"{self._url}/"],
                 options={"require": ["exp", "iss", "aud"]},
                 leeway=30,
             )
-        except (jwt.PyJWTError, TypeError, ValueError):  # a key of another kind than the token's algorithm
+        except (jwt.PyJWTError, TypeError, ValueError, OverflowError):  # a key of another kind than the token's algorithm
             return None
         return claims
 
@@ -196,8 +238,8 @@ def _key_id(token: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _ask(method: str, url: str, form: Mapping[str, str] | None = None) -> tuple[int, bytes]:
-    """Returns status and content of an answer, within limits on time and size."""
+def _ask(method: str, url: str, form: Mapping[str, str] | None = None) -> tuple[int, bytes, str]:
+    """Returns status, content and `Cache-Control` of an answer, within limits on time and size."""
     deadline = time.monotonic() + _REQUEST_SECONDS
     content = bytearray()
     with httpx.stream(method, url, data=form, timeout=_REQUEST_SECONDS) as answer:
@@ -207,7 +249,13 @@ def _ask(method: str, url: str, form: Mapping[str, str] | None = None) -> tuple[
                 raise httpx.DecodingError("the answer is too long")
             if time.monotonic() > deadline:
                 raise httpx.ReadTimeout("the answer takes too long")
-        return answer.status_code, bytes(content)
+        return answer.status_code, bytes(content), answer.headers.get("cache-control", "")
+
+
+def _seconds_of(caching: str) -> float:
+    """Returns how long keys count that came with a `Cache-Control` header."""
+    found = re.search(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,12})", caching.lower())
+    return min(_KEYS_MAX_SECONDS, max(_KEYS_MIN_SECONDS, float(found[1]))) if found else _KEYS_SECONDS
 
 
 def _object(status: int, content: bytes) -> dict[str, Any]:

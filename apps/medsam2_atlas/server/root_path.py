@@ -23,7 +23,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 FIRST_SEGMENTS = frozenset(
     {
         *("activelearning", "auth", "batch", "datastore", "docs", "favicon.ico", "healthz", "infer", "info", "jobs", "login"),
-        *("logs", "metrics", "model", "ohif", "openapi.json", "proxy", "readyz", "redoc", "review", "scoring", "session"),
+        *(
+            "logout",
+            "logs",
+            "metrics",
+            "model",
+            "ohif",
+            "openapi.json",
+            "proxy",
+            "readyz",
+            "redoc",
+            "review",
+            "scoring",
+            "session",
+        ),
         *("static", "train"),
     }
 )

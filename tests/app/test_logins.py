@@ -1,0 +1,315 @@
+"""Logins of browsers: cookies hold no token, end, and belong to nobody else; wrong logins wait; a login leads to own pages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from http.cookies import SimpleCookie
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import pytest
+from starlette.testclient import TestClient
+
+from server.access import Access, User
+from server.application import create_app
+from server.config import ServerConfig
+from server.issuer import IssuerError
+from server.logins import Logins, Proof
+from server.own_pages import own_page
+from server.wrong_logins import TooManyWrongError, WrongLogins, place_of
+from token_files import bearer, token_of, tokens_for
+from waiting import Clock
+
+FORM = {"username": "kim", "password": token_of("kim")}
+KIM = User("kim", "annotator", "token:kim")
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    file = tokens_for(tmp_path_factory.mktemp("tokens") / "tokens.yaml", {"kim": "annotator", "lee": "admin"})
+    return create_app(ServerConfig(tokens=str(file)))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tokens_for(tmp_path / "tokens.yaml", {"kim": "annotator", "lee": "admin"})
+
+
+@pytest.fixture
+def client(app: Any, file: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    """A client of a server whose people and logins are new."""
+    fresh_access(app, ServerConfig(tokens=str(file)), monkeypatch)
+    return TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 50000), follow_redirects=False)
+
+
+def fresh_access(app: Any, config: ServerConfig, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock(1000.0)
+    access = Access(config, clock)
+    current: Access = app.state.access  # the middleware holds the same one
+    monkeypatch.setattr(current, "__dict__", access.__dict__)
+    return clock
+
+
+def from_place(client: TestClient, host: str) -> TestClient:
+    return TestClient(client.app, base_url="http://127.0.0.1", client=(host, 50000), follow_redirects=False)
+
+
+def knows(client: TestClient, **headers: str) -> bool:
+    return client.get("/auth/token/valid", headers=headers).status_code == 200
+
+
+def test_no_token_is_in_a_cookie(client: TestClient) -> None:
+    answer = client.post("/login", data=FORM)
+    (cookie,) = SimpleCookie(answer.headers["set-cookie"]).values()
+    assert (answer.status_code, knows(client)) == (303, True)
+    assert len(cookie.value) >= 43
+    for secret in (token_of("kim"), hashlib.sha256(token_of("kim").encode()).hexdigest()):
+        assert secret not in answer.headers["set-cookie"]
+    assert not knows(client, **bearer(cookie.value))
+    client.cookies.clear()
+    assert not knows(client, Cookie=f"{cookie.key}={token_of('kim')}")
+
+
+def test_each_login_gets_a_new_cookie_and_ends_the_one_before(client: TestClient) -> None:
+    client.post("/login", data=FORM)
+    (first,) = client.cookies.items()
+    client.post("/login", data=FORM)
+    (second,) = client.cookies.items()
+    assert first[1] != second[1]
+    client.cookies.clear()
+    assert not knows(client, Cookie="=".join(first))
+    assert knows(client, Cookie="=".join(second))
+
+
+def test_a_cookie_that_was_given_before_the_login_is_not_used(client: TestClient) -> None:
+    name = "medsam2_atlas"
+    client.cookies.set(name, "chosen-by-somebody-else", domain="127.0.0.1")
+    client.post("/login", data=FORM)
+    client.cookies.clear()
+    assert not knows(client, Cookie=f"{name}=chosen-by-somebody-else")
+
+
+def test_a_stolen_cookie_is_useless_after_the_logout(client: TestClient) -> None:
+    client.post("/login", data=FORM)
+    (cookie,) = client.cookies.items()
+    assert "Log out" in client.get("/login").text
+    assert "You are logged in as kim." in client.get("/logout").text
+    assert knows(client), "looking at a page, or following a link, is no logout"
+    out = client.post("/logout")
+    assert (out.status_code, out.headers["location"]) == (303, "./login")
+    assert not client.cookies
+    assert not knows(client, Cookie="=".join(cookie))
+    assert "You are not logged in." in client.get("/logout").text
+    assert client.post("/logout").status_code == 303
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://elsewhere.example", "null", "http://127.0.0.1.elsewhere.example", "http://127.0.0.1:81"]
+)
+def test_pages_of_other_sites_log_nobody_in_or_out(client: TestClient, origin: str) -> None:
+    assert client.post("/login", data=FORM, headers={"Origin": origin}).status_code == 403
+    assert client.post("/auth/token", data=FORM, headers={"Origin": origin}).status_code == 403
+    assert not client.cookies
+    client.post("/login", data=FORM, headers={"Origin": "http://127.0.0.1"})
+    assert client.post("/logout", headers={"Origin": origin}).status_code == 403
+    assert knows(client)
+
+
+def test_a_login_ends(app: Any, file: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = fresh_access(app, ServerConfig(tokens=str(file), login_hours=24, login_idle_hours=8), monkeypatch)
+    client.post("/login", data=FORM)
+    for hours in (7, 14, 21, 23.9):
+        clock.now = 1000 + 3600 * hours
+        assert knows(client), hours
+    clock.now = 1000 + 3600 * 24.1
+    assert not knows(client), "24 hours after it began"
+    client.post("/login", data=FORM)
+    clock.now += 3600 * 8.1
+    assert not knows(client), "8 hours without a request"
+
+
+def test_logins_of_a_person_who_lost_their_token_end(
+    app: Any, file: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = fresh_access(app, ServerConfig(tokens=str(file)), monkeypatch)
+    client.post("/login", data=FORM)
+    tokens_for(file, {"kim": "reviewer", "lee": "admin"})
+    clock.now += 2
+    assert client.get("/metrics").status_code == 200, "a new role holds at once"
+    tokens_for(file, {"lee": "admin"})
+    clock.now += 2
+    assert not knows(client)
+
+
+def test_a_login_ends_with_the_token_that_it_began_with() -> None:
+    clock, wall = Clock(), Clock(100.0)
+    logins = Logins(seconds=1000, idle=1000, clock=clock, wall_clock=wall)
+    key = logins.begin(Proof(KIM, ends=200.0))
+    wall.now = 199.0
+    assert logins.find(key) is not None
+    wall.now = 200.0
+    assert logins.find(key) is None
+
+
+def test_logins_are_limited_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    logins = Logins(seconds=1000, idle=1000)
+    lees = logins.begin(Proof(User("lee", "admin", "token:lee")))
+    keys = [logins.begin(Proof(KIM)) for _ in range(30)]
+    assert [logins.find(key) is not None for key in keys] == 10 * [False] + 20 * [True]
+    assert logins.find(lees) is not None
+    monkeypatch.setattr("server.logins._KEPT", 25)
+    for number in range(30):
+        logins.begin(Proof(User("x", "annotator", f"oidc:x#{number}")))
+    assert len(logins) == 25
+
+
+def test_a_password_login_outlives_the_short_token_of_an_issuer_but_a_pasted_token_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    access = Access(ServerConfig(oidc_issuer="https://login.example"))
+    end = time.time() + 300
+    claims = {"exp": end, "sub": "7", "preferred_username": "kim", "realm_access": {"roles": ["annotator"]}}
+    monkeypatch.setattr(access._issuer, "claims_now", lambda token: claims if token == "a.b.c" else None)
+    monkeypatch.setattr(access._issuer, "claims", lambda token: None)
+    monkeypatch.setattr(access._issuer, "token", lambda name, password: "a.b.c" if password == "right" else "")
+    user = User("kim", "annotator", "oidc:https://login.example#7")
+    assert access.sign_in("kim", "a.b.c", "place") == ("a.b.c", Proof(user, ends=end))
+    assert access.sign_in("kim", "right", "place") == ("a.b.c", Proof(user))
+    assert access.sign_in("kim", "wrong", "place") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "evil", "//evil.example", "///evil.example", "/\\evil.example", "\\\\evil.example", "https://evil.example"),
+        *(
+            "https:evil.example",
+            "javascript:alert(1)",
+            "/\t/evil.example",
+            "/a\n/b",
+            "/\r\nSet-Cookie: a=b",
+            "/%2f%2fevil.example",
+        ),
+        *(
+            "/%5cevil.example",
+            "/../other",
+            "/ohif/../../other",
+            "/%2e%2e/other",
+            "/ohif/%2E%2e/%2e./x",
+            "/a//b",
+            "/login?next=/x",
+        ),
+        *("/logout", "/auth/token/valid", " /review", "/review#x", "/ü", "/" + 3000 * "x", "/review\x00", "/@evil.example\\"),
+    ],
+)
+def test_a_login_leads_to_no_other_place(client: TestClient, text: str) -> None:
+    assert own_page(text) == ""
+    answer = client.post("/login", data=FORM | {"next": text})
+    assert urljoin("http://127.0.0.1/login", answer.headers["location"]) == "http://127.0.0.1/ohif/"
+    client.cookies.clear()
+    form = client.get("/login", params={"next": text}).text
+    assert 'name="next" value=""' in form
+    assert "evil" not in form
+
+
+@pytest.mark.parametrize(
+    "page", ["/review", "/ohif/viewer?StudyInstanceUIDs=1.2&x=%2F", "/docs", "/review/picture?study=a%20b"]
+)
+def test_a_login_returns_to_where_one_was(client: TestClient, page: str) -> None:
+    asked = client.get(page, headers={"Accept": "text/html"})
+    form = client.get(urljoin(f"http://127.0.0.1{page}", asked.headers["location"])).text
+    hidden = re.search(r'name="next" value="([^"]*)"', form)
+    assert hidden is not None
+    next_page = hidden[1].replace("&amp;", "&")
+    for password in ("wrong", token_of("kim")):
+        answer = client.post("/login", data={"password": password, "next": next_page})
+    assert urljoin("http://127.0.0.1/login", answer.headers["location"]) == f"http://127.0.0.1{page}"
+
+
+def test_what_is_typed_comes_back_as_text(client: TestClient) -> None:
+    typed = '"><script>alert(1)</script>$problem{name}'
+    answer = client.post("/login", data={"username": typed, "password": "x", "next": f"/review?{typed}"})
+    assert (answer.status_code, "<script>" in answer.text) == (401, False)
+    assert "Name, token or password is wrong." in answer.text
+    assert 'value="&quot;&gt;&lt;script&gt;' in answer.text
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_messages_of_logins_are_plain(client: TestClient, app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = client.post("/login", data={"username": "kim"})
+    assert (empty.status_code, "Type your token or password." in empty.text) == (422, True)
+
+    async def silent(*_: object) -> None:
+        raise IssuerError("issuer", "does not answer.", "Try again later.")
+
+    monkeypatch.setattr(app.state.access, "asked", silent)
+    for _ in range(25):  # they were not wrong, so nobody has to wait
+        away = client.post("/login", data={"password": "x"})
+        assert (away.status_code, "the login service does not answer" in away.text) == (503, True)
+    assert json.loads(client.post("/auth/token", data={"password": "x"}).text)["error"]["status"] == 503
+
+
+def test_who_guesses_waits_and_nobody_else(client: TestClient, app: Any, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = fresh_access(app, ServerConfig(tokens=str(file)), monkeypatch)
+    asked: list[str] = []
+    monkeypatch.setattr(app.state.access, "proof", asked.append)
+    known = from_place(client, "198.51.100.7")
+    known.post("/login", data=FORM)
+    guesser = from_place(client, "198.51.100.7")
+    answers = [guesser.post(path, data={"password": f"guess {n}"}) for n in range(30) for path in ("/login", "/auth/token")]
+    assert [answer.status_code for answer in answers] == 20 * [401] + 40 * [429]
+    assert len(asked) == 20, "a login that must wait is not checked"
+    assert answers[-2].headers["retry-after"] == "60"
+    assert "Too many wrong logins from this address. Try again in 60 s." in answers[-2].text
+    assert guesser.post("/login", data=FORM).status_code == 429
+    assert guesser.get("/info/", headers=bearer("guessed")).status_code == 429
+    assert knows(known), "a login goes on"
+    assert knows(guesser, **bearer(token_of("lee"))), "a good token is answered"
+    assert from_place(client, "198.51.100.8").post("/login", data=FORM).status_code == 303
+    clock.now += 61
+    assert guesser.post("/login", data=FORM).status_code == 303
+
+
+def test_wrong_tokens_wait_but_ended_logins_do_not(client: TestClient) -> None:
+    viewer, guesser = from_place(client, "198.51.100.7"), from_place(client, "198.51.100.9")
+    assert {viewer.get("/info/", headers={"Cookie": "medsam2_atlas=ended"}).status_code for _ in range(50)} == {401}
+    assert viewer.post("/login", data=FORM).status_code == 303
+    answers = [guesser.get("/info/", headers=bearer(f"guess-{n}")).status_code for n in range(25)]
+    assert answers == 20 * [401] + 5 * [429]
+
+
+def test_right_logins_make_nobody_wait(client: TestClient) -> None:
+    assert {client.post("/auth/token", data=FORM).status_code for _ in range(50)} == {200}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("::ffff:198.51.100.7", "198.51.100.7", True),
+        ("198.51.100.7", "198.51.100.8", False),
+        ("fe80::1%eth0", "fe80::2%eth1", True),
+        ("no address", "no address", True),
+    ],
+)
+def test_a_place_is_an_address_or_a_network_of_one_customer(one: str, other: str, same: bool) -> None:
+    places = [place_of({"type": "http", "client": (host, 1)}) for host in (one, other)]
+    assert (places[0] == places[1]) == same
+    assert place_of({"type": "http", "client": None}) == ""
+
+
+def test_many_places_take_little_memory() -> None:
+    wrong = WrongLogins(Clock(), places=100)
+    for number in range(1000):
+        wrong.begin(f"place {number}")
+    assert len(wrong) == 100
+    for _ in range(20):
+        wrong.begin("guesser")
+    with pytest.raises(TooManyWrongError, match="Try again in 60 s"):
+        wrong.begin("guesser")
+    wrong.forgive("place 1")  # forgotten already
