@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from medsam2_atlas.errors import NotFoundError
-from medsam2_atlas.jobs import CancelledError, Job, JobQueue, QueueFullError, StoppingError
+from medsam2_atlas.job_line import QueueFullError
+from medsam2_atlas.jobs import CancelledError, Job, JobQueue, StoppingError
 from medsam2_atlas.progress import current, part, reporting
 from waiting import until
 
@@ -40,13 +41,13 @@ class Gate:
 
 def test_jobs_are_done_in_turn_and_tell_their_place(queue: JobQueue) -> None:
     gate = Gate()
-    first = queue.submit("unet_3d", "a", gate, name="mine")
+    first = queue.submit("unet_3d", "a", gate)
     gate.began.wait(10)
     second = queue.submit("unet_3d", "b", lambda: "second")
     third = queue.submit("unet_3d", "c", lambda: "third")
     assert [queue.describe(job)["state"] for job in (first, second, third)] == ["running", "queued", "queued"]
     assert [queue.describe(job)["position"] for job in (second, third)] == [1, 2]
-    assert queue.job("mine") is first
+    assert queue.job(first.id) is first
     gate.open.set()
     assert [job.outcome.result(10) for job in (first, second, third)] == ["through", "second", "third"]
     about = queue.describe(first)

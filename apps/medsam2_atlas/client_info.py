@@ -72,7 +72,7 @@ def check_size(info: Mapping[str, Any]) -> None:
     Raises:
         InputError: it is too much.
     """
-    own = {key: value for key, value in info.items() if key not in SERVER_KEYS}
+    own = {key: value for key, value in info.items() if key not in _IMAGE_KEYS}
     size = len(to_json(own).encode())
     if size > MAX_BYTES or len(own) > MAX_KEYS:
         raise InputError(

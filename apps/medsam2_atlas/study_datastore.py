@@ -262,6 +262,9 @@ class StudyDatastore(Datastore):
         self, image_id: str, info: dict[str, Any], accept: Callable[[Mapping[str, Any]], None] | None = None
     ) -> None:
         """Adds to what is kept with an image. accept: called with all that would be kept; raises if it must not be."""
+        if "strategy" in info:  # MONAI Label keeps whatever a client calls itself when it asks for the next case
+            short = {name: {"ts": e["ts"], "client_id": str(e.get("client_id"))[:200]} for name, e in given_to(info).items()}
+            info = {**info, "strategy": short}
         self.store.update_image_info(image_id, info, accept)
 
     def update_label_info(

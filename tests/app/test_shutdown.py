@@ -185,12 +185,10 @@ def test_a_job_and_open_clients_do_not_keep_the_server_from_ending(
         label = {"label": target_files.label.open("rb")}
         assert requests.put(f"{url}/datastore/label", params={"image": "first", "tag": "final"}, files=label).ok
         options = {"params": json.dumps({"strategy": "D"})}
-        named = {"X-Request-ID": "long"}
-        waiting = Client(
-            lambda: requests.post(f"{url}/infer/medsam2_atlas", options, params={"image": "first"}, headers=named, timeout=120)
-        )
-        until(lambda: requests.get(f"{url}/jobs/long").json().get("state") == "running", 60)
-        events = Client(lambda: requests.get(f"{url}/jobs/long/events", timeout=60).text)
+        waiting = Client(lambda: requests.post(f"{url}/infer/medsam2_atlas", options, params={"image": "first"}, timeout=120))
+        until(lambda: any(job["state"] == "running" for job in requests.get(f"{url}/jobs").json()), 60)
+        name = requests.get(f"{url}/jobs").json()[-1]["id"]
+        events = Client(lambda: requests.get(f"{url}/jobs/{name}/events", timeout=60).text)
         idle = requests.Session()
         idle.get(f"{url}/healthz")
         upload = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))

@@ -37,10 +37,12 @@ from server import dicomweb, errors, infer, jobs, login, logs, readiness, review
 from server.access import Access, AccessMiddleware
 from server.answers import JsonAnswer
 from server.config import ServerConfig, server_config
+from server.connections import Connections
 from server.erasures import finish_interrupted, watch_erasures
 from server.metrics import Metrics
 from server.middleware import RequestIdFilter, RequestMiddleware, SizeLimitMiddleware
 from server.offloop import off_the_loop
+from server.person_limits import PersonLimitMiddleware
 from server.readiness import Readiness, check_server
 from server.root_path import RootPathMiddleware, path_of
 from server.stopping import Stopping, bounded
@@ -73,6 +75,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     queue = JobQueue(config.queue, dispose=infer.dispose, per_person=config.queue_per_person)
     metrics = Metrics(queue.counts, lambda: app_instance().datastore().status())
     access, stopping = Access(config), Stopping()
+    connections = Connections(config.connection_limits)
     stopping.call(lambda: queue.stop(_STOP_SECONDS))
     stopping.call(end_own_work)
 
@@ -80,6 +83,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         for handler in logging.getLogger().handlers:
             handler.addFilter(RequestIdFilter())
+        connections.install()
         stopping.install()
         work = WorkFolder.of(settings.MONAI_LABEL_STUDIES)
         await run_in_threadpool(_prepare, work)
@@ -106,6 +110,7 @@ def create_app(config: ServerConfig) -> FastAPI:
             expose_headers=["X-Request-ID", "X-Job-ID", "Retry-After"],
         ),
         Middleware(AccessMiddleware, access=access, config=config),
+        Middleware(PersonLimitMiddleware, limit=config.requests_per_person),
         Middleware(SizeLimitMiddleware, limit=_limits(config)),
     ]
     app = FastAPI(

@@ -14,6 +14,7 @@ from medsam2_atlas.errors import InputError
 from medsam2_atlas.hounsfield import HuRule
 from medsam2_atlas.resource import resource
 from medsam2_atlas.root_path import parse_root_path
+from server.connection_limits import ConnectionLimits
 from server.root_path import FIRST_SEGMENTS
 
 _LISTS = ("origins", "hosts", "roots")
@@ -33,6 +34,12 @@ class ServerConfig(BaseModel):
     reader_voxels_million: int = Field(600, ge=1, description="max voxels of an image, in millions")
     reader_memory_mb: int = Field(8000, ge=1000, description="max address space of a reader process, in megabytes")
     reader_seconds: float = Field(120.0, gt=0, description="max seconds for decoding one file")
+    connections: int = Field(400, ge=1, description="max number of connections; half of the process's files at most")
+    connections_per_address: int = Field(100, ge=1, description="max number of half-open connections of each address")
+    head_seconds: float = Field(15.0, gt=0, description="max seconds for the head of a request")
+    body_seconds: float = Field(30.0, gt=0, description="max seconds without a byte of a request's body")
+    read_seconds: float = Field(60.0, gt=0, description="max seconds in which a client takes no byte of its answer")
+    requests_per_person: int = Field(150, ge=1, description="max number of requests of each person at the same time")
     roots: tuple[str, ...] = Field((), description="folders outside of the studies folder that its links may lead to")
     hu: str = Field("check", description="how the values of CTs become HU: check, auto, as-is, or a number to add")
     tokens: str = Field("", description="file of tokens (YAML); see docs/server.md")
@@ -96,6 +103,17 @@ class ServerConfig(BaseModel):
             voxels_million=self.reader_voxels_million,
             memory_mb=self.reader_memory_mb,
             seconds=self.reader_seconds,
+        )
+
+    @property
+    def connection_limits(self) -> ConnectionLimits:
+        """Returns the limits of connections."""
+        return ConnectionLimits(
+            total=self.connections,
+            per_address=self.connections_per_address,
+            head_seconds=self.head_seconds,
+            body_seconds=self.body_seconds,
+            read_seconds=self.read_seconds,
         )
 
     @property

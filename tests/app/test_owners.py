@@ -1,0 +1,214 @@
+"""Jobs, sessions and records belong to people: others neither see, use, remove nor rewrite them."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from client_info import MAX_BYTES
+from medsam2_atlas.jobs import JobQueue
+from server import sessions, studies
+from server.application import create_app
+from server.config import ServerConfig
+from session_folders import SessionFolders
+from storage.test_store import ct, label
+from study_datastore import StudyDatastore
+from token_files import bearer, token_of, tokens_for
+
+PEOPLE = {"kim": "annotator", "ann": "annotator", "lee": "reviewer", "max": "admin"}
+NAN = '{"a": NaN}'
+
+
+class Server:
+    """A server with a studies folder, in this process."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ct(folder / "studies", "a")
+        ct(folder / "studies", "b")
+        self.datastore = StudyDatastore(folder / "studies", ["unet_3d"])
+        self.sessions = SessionFolders(str(folder / "sessions"))
+        self.label = label(folder / "label.nii.gz", 6)
+        instance = Instance(self.datastore, self.sessions)
+        for module in (studies, sessions):
+            monkeypatch.setattr(module, "app_instance", lambda: instance)
+        monkeypatch.setattr("monailabel.endpoints.datastore.app_instance", lambda: instance)
+        tokens = tokens_for(folder / "tokens.yaml", PEOPLE)
+        self.app = create_app(ServerConfig(tokens=str(tokens), sessions_per_person=2))
+        self.queue: JobQueue = self.app.state.queue
+        self.client = TestClient(self.app, base_url="http://127.0.0.1", raise_server_exceptions=False)
+
+    def ask(self, who: str, method: str, path: str, **options: Any) -> Any:
+        return self.client.request(method, path, headers=bearer(token_of(who)), **options)
+
+    def save(self, who: str, tag: str = "final", **params: Any) -> Any:
+        with self.label.open("rb") as stream:
+            query = {"image": "a", "tag": tag}
+            data = {"params": json.dumps(params)}
+            return self.ask(who, "PUT", "/datastore/label", params=query, data=data, files={"label": ("l.nii.gz", stream)})
+
+    def describe(self, who: str, info: str, tag: str = "final") -> int:
+        """The status of a change of a label map's info."""
+        query = {"label": "a", "tag": tag}
+        status: int = self.ask(who, "PUT", "/datastore/label/info", params=query, data={"info": info}).status_code
+        return status
+
+    def session(self, who: str) -> Any:
+        return self.ask(who, "PUT", "/session/", files={"files": ("ct.nii.gz", b"x")})
+
+
+class Instance:
+    """What routes ask MONAI Label's app for."""
+
+    def __init__(self, datastore: StudyDatastore, folders: SessionFolders) -> None:
+        self.datastore, self.sessions = lambda: datastore, lambda: folders
+
+    def on_save_label(self, *_: str) -> dict[str, Any]:
+        return {}
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    made = Server(tmp_path, monkeypatch)
+    yield made
+    made.queue.stop(1)
+
+
+def test_nobody_sees_or_ends_another_persons_job(server: Server) -> None:
+    gate = threading.Event()
+    job = server.queue.submit("m", "a", gate.wait, owner="token:kim", person="kim")
+    own = server.queue.submit("m", "b", lambda: None, owner="token:ann", person="ann")
+    assert re.fullmatch(r"[\w-]{22}", job.id)
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/events"), ("GET", "/result")):
+        refused = server.ask("ann", method, f"/jobs/{job.id}{path}")
+        unknown = server.ask("ann", method, f"/jobs/{'x' * 22}{path}")
+        assert (refused.status_code, unknown.status_code) == (404, 404), path
+        assert refused.json()["detail"].replace(job.id, "") == unknown.json()["detail"].replace("x" * 22, "")
+    assert [about["id"] for about in server.ask("ann", "GET", "/jobs").json()] == [own.id]
+    assert server.ask("ann", "GET", "/jobs").json()[0]["position"] == 1
+    for who in ("kim", "lee", "max"):
+        assert server.ask(who, "GET", f"/jobs/{job.id}").json()["owner"] == "kim"
+    assert len(server.ask("lee", "GET", "/jobs").json()) == 2
+    assert server.ask("lee", "DELETE", f"/jobs/{own.id}").json()["state"] == "cancelled"
+    gate.set()
+
+
+def test_nobody_uses_or_removes_another_persons_session(server: Server) -> None:
+    made = server.session("kim").json()["session_id"]
+    assert re.fullmatch(r"[0-9a-f-]{36}", made)
+    assert made[14] == "4"  # made of random bits, not of the time
+    for method, query in (("GET", {}), ("GET", {"image": True}), ("DELETE", {})):
+        refused = server.ask("ann", method, f"/session/{made}", params=query)
+        assert (refused.status_code, "no session" in refused.json()["detail"]) == (404, True)
+    for who in ("kim", "lee", "max"):
+        assert server.ask(who, "GET", f"/session/{made}").status_code == 200
+    assert server.ask("kim", "DELETE", f"/session/{made}").status_code == 200
+    old, _ = server.sessions.add_session(str(_file(server)), 60)  # of an earlier version of this program
+    assert [server.ask(who, "GET", f"/session/{old}").status_code for who in ("kim", "lee")] == [404, 200]
+
+
+def test_a_person_has_only_so_many_sessions(server: Server) -> None:
+    first, _ = (server.session("kim").json()["session_id"] for _ in range(2))
+    refused = server.session("kim")
+    assert (refused.status_code, int(refused.headers["Retry-After"]) > 0) == (429, True)
+    assert server.session("ann").status_code == 200
+    server.ask("kim", "DELETE", f"/session/{first}")
+    assert server.session("kim").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "key", ["user", "author", "author_id", "made", "sha256", "organs", "origin", "accepted", "version", "pacs"]
+)
+def test_nobody_rewrites_who_made_a_version_or_what_became_of_it(server: Server, key: str) -> None:
+    assert server.save("lee").status_code == 200
+    before = server.ask("kim", "GET", "/datastore/label/info", params={"label": "a", "tag": "final"}).json()
+    for who in PEOPLE:
+        assert server.describe(who, json.dumps({key: "kim"})) == 422
+    assert server.ask("kim", "GET", "/datastore/label/info", params={"label": "a", "tag": "final"}).json() == before
+
+
+def test_the_info_of_a_label_map_is_changed_by_its_author_and_reviewers_only(server: Server) -> None:
+    server.save("kim")
+    assert [server.describe(who, f'{{"seen_by_{who}": true}}') for who in ("kim", "ann", "lee", "max")] == [200, 403, 200, 200]
+    info = server.datastore.get_label_info("a", "final")
+    assert (info["seen_by_kim"], "seen_by_ann" in info, info["user"]) == (True, False, "kim")
+
+
+def test_a_saved_label_map_is_in_the_name_of_who_saved_it(server: Server) -> None:
+    saved = server.save("kim", author="lee", user="lee", accepted=True, remarks=["fine"], comment="small", label_info=[]).json()
+    assert saved["left_out"] == ["accepted", "author", "remarks", "user"]
+    assert (saved["author"], saved["info"]["user"], saved["info"]["comment"]) == ("kim", "kim", "small")
+    assert "accepted" not in saved["info"]
+
+
+def test_what_is_kept_with_a_label_map_or_image_does_not_grow_without_end(server: Server) -> None:
+    server.save("kim")
+    statuses = [server.describe("kim", json.dumps({f"key{n}": "x" * 9000})) for n in range(20)]
+    assert statuses == [200] * 7 + [422] * 13
+    assert server.describe("kim", json.dumps({str(n): n for n in range(300)})) == 422
+    assert server.save("kim", "mine", comment="x" * MAX_BYTES).status_code == 422
+    query, parts = {"image": "a"}, [json.dumps({f"key{n}": "x" * 9000}) for n in range(20)]
+    found = [server.ask("ann", "PUT", "/datastore/image/info", params=query, data={"info": p}).status_code for p in parts]
+    assert found == statuses
+    server.datastore.update_image_info("a", {"strategy": {"first": {"ts": 1, "client_id": "x" * 1_000_000}}})
+    assert len(json.dumps(server.datastore.get_image_info("a"))) < 70_000
+
+
+@pytest.mark.parametrize("key", ["strategy", "StudyInstanceUID", "PatientName", "name"])
+def test_nobody_rewrites_what_the_server_knows_of_an_image(server: Server, key: str) -> None:
+    sent = {"info": json.dumps({key: "x"})}
+    assert server.ask("ann", "PUT", "/datastore/image/info", params={"image": "a"}, data=sent).status_code == 422
+
+
+def test_no_json_of_a_client_holds_what_json_cannot_carry(server: Server) -> None:
+    server.save("kim")
+    assert server.describe("kim", NAN) == 422
+    assert server.ask("kim", "PUT", "/datastore/image/info", params={"image": "a"}, data={"info": NAN}).status_code == 422
+    headers = bearer(token_of("max")) | {"Content-Type": "application/json"}
+    for path in ("/train/unet_3d", "/batch/infer/unet_3d", "/scoring/organs", "/activelearning/first"):
+        assert server.client.post(path, content=NAN, headers=headers).status_code == 422, path
+
+
+def test_no_odd_value_in_a_record_makes_a_route_fail_for_all(server: Server) -> None:
+    server.save("kim")
+    deep: Any = float("inf")
+    for _ in range(200):
+        deep = [deep]
+    odd = {"dose": float("nan"), "deep": deep}  # records of earlier versions can hold these
+    server.datastore.store.update_label_info("a", "final", odd)
+    server.datastore.store.update_image_info("a", odd)
+    for path in ("/datastore/?output=all", "/datastore/label/info?label=a&tag=final", "/datastore/image/info?image=a"):
+        answer = server.ask("kim", "GET", path)
+        assert answer.status_code == 200, path
+        assert '"dose":null' in answer.text
+    versions = server.ask("kim", "GET", "/datastore/label/versions?label=a").json()
+    assert versions[0]["info"]["dose"] is None
+    assert server.describe("kim", '{"checked": true}') == 200
+
+
+def test_a_person_has_only_so_many_requests_at_once(tmp_path: Path) -> None:
+    app = create_app(ServerConfig(tokens=str(tokens_for(tmp_path / "tokens.yaml", PEOPLE)), requests_per_person=1))
+    inner: list[int] = []
+    client = TestClient(app, base_url="http://127.0.0.1")
+
+    @app.get("/static-page")
+    def page() -> dict[str, Any]:
+        inner.extend(client.get("/metrics", headers=bearer(token_of(who))).status_code for who in ("max", "lee"))
+        return {}
+
+    assert client.get("/static-page", headers=bearer(token_of("max"))).status_code == 200
+    assert inner[0] == 429
+    assert inner[1] != 429
+    assert client.get("/auth/token/valid", headers=bearer(token_of("max"))).status_code == 200
+
+
+def _file(server: Server) -> Path:
+    file = Path(server.sessions.store_path).parent / "image.nii.gz"
+    file.write_bytes(b"x")
+    return file
