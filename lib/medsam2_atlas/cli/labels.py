@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from medsam2_atlas.audit_log import record_command
 from medsam2_atlas.choices import FINAL
 from medsam2_atlas.cli.outputs import check_files
 from medsam2_atlas.console import console
@@ -83,9 +84,10 @@ def accept_command(
     version: Annotated[int, typer.Argument(help="Number of the version that you have looked at, as `labels list` shows it.")],
 ) -> None:
     """Accept a signed-off label map as a reviewer; nobody accepts what they drew themselves."""
-    from medsam2_atlas.storage import Person
+    from medsam2_atlas.storage import Person, StudyFolder
 
     label = _open(studies).accept_label(study, FINAL, version, Person(getpass.getuser()))
+    record_command(StudyFolder(studies).work, "label.accept", study=study, tag=FINAL, version=version)
     typer.echo(f"version {label.version.number} is accepted by {label.version.accepted['by']}")
 
 
