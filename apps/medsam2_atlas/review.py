@@ -146,6 +146,11 @@ def picture(datastore: StudyDatastore, study: str, models: tuple[str, ...], hu: 
         with suppress(InputError):  # values that no model accepts are drawn as they are
             image = to_hu(image, hu)
         write_preview(image, read_labels(label.file, image).array, file)
+        try:
+            datastore.store.image(study)
+        except NotFoundError:  # it was erased while it was drawn
+            file.unlink(missing_ok=True)
+            raise
     return file
 
 

@@ -23,7 +23,8 @@ from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, N
 from medsam2_atlas.files import sha256, write_json
 from medsam2_atlas.learning import Assessment, ScoreTable
 from medsam2_atlas.registration import RegistrationCache, Transform
-from medsam2_atlas.storage import FINAL, StudyStore, WorkFolder
+from medsam2_atlas.storage import FINAL, Fingerprints, StudyStore, WorkFolder, fingerprints
+from medsam2_atlas.storage.fingerprints import fingerprint
 from storage.test_store import ct, label, organ_in
 
 NAME = "withdrawn-7"
@@ -189,6 +190,7 @@ def test_a_link_is_erased_and_its_target_is_told(used: Path, tmp_path: Path) -> 
     assert any(str(tmp_path / "far.nii.gz") in text for text in done.told)
     assert (tmp_path / "far.nii.gz").exists()
     assert (tmp_path / "mine" / f"{NAME}.nii.gz").exists()  # outside of the studies folder
+    assert any(str(tmp_path / "mine") in text and "MEDSAM2_ATLAS_ROOTS" in text for text in done.told)
     assert not (used / f"{NAME}.nii.gz").is_symlink()
 
 
@@ -306,6 +308,22 @@ def test_the_space_of_erased_rows_is_overwritten(used: Path) -> None:
     assert NAME.encode() in index.read_bytes()
     erased(used)
     assert NAME.encode() not in index.read_bytes()
+
+
+def test_a_fingerprint_of_an_image_that_is_erased_while_it_is_decoded_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = ct(tmp_path / "studies", NAME)
+    kept = Fingerprints(WorkFolder.of(tmp_path / "studies"))
+
+    def decoded(file: Path) -> Any:
+        found = fingerprint(file)
+        file.unlink()
+        return found
+
+    monkeypatch.setattr(fingerprints, "fingerprint", decoded)
+    kept.of(image, "0" * 64)
+    assert kept.known("0" * 64) is None
 
 
 def test_what_would_be_erased_of_an_unknown_study_is_nothing(used: Path) -> None:

@@ -21,6 +21,9 @@ from medsam2_atlas.errors import InputError, StorageError
 from medsam2_atlas.files import sha256
 from medsam2_atlas.kinds import suffix_in
 from medsam2_atlas.storage import WORK_FOLDER
+from medsam2_atlas.storage.links import ROOTS_ENVIRONMENT
+
+_ROOTS = f"Name the folder in ${ROOTS_ENVIRONMENT} and erase the study again, or look there yourself."
 
 
 @dataclass
@@ -65,10 +68,11 @@ def find_belongings(place: Place, study: str) -> Belongings:
     store = place.studies / WORK_FOLDER
     images = [file for file in _listed(place.studies) if _stem(file) == study]
     for file in images:
-        if file.is_symlink():
-            found.told.append(f"{file.name} was a link: its target {os.path.realpath(file)} stays. Remove it yourself.")
         with suppress(OSError):
             found.checksums.add(sha256(file))
+    for tag in _listed(place.studies / "labels"):
+        if tag.is_dir() and not place.roots.hold(tag):
+            found.told.append(f"{tag} is a link to {os.path.realpath(tag)}, which is not looked through. {_ROOTS}")
     labels = [file for tag in _folders(place, place.studies / "labels") for file in _listed(tag) if _stem(file, True) == study]
     versions = [tag / study for tag in _folders(place, store / "versions") if _there(tag / study)]
     removed = [folder for folder in _folders(place, store / "removed") if _removed(folder, study)]
@@ -82,6 +86,9 @@ def find_belongings(place: Place, study: str) -> Belongings:
     if place.pacs:
         paths += [place.work / "series" / uid_folder_name(study), place.work / "series" / study]
     found.paths = [path for path in paths if _there(path)]
+    for path in found.paths:
+        if path.is_symlink():
+            found.told.append(f"{path.name} was a link: its target {os.path.realpath(path)} stays. Remove it yourself.")
     found.shared = [path for path in _shared(place) if _there(path)]
     found.told += [text for text in _others(place, study, {*images}) if text]
     return found

@@ -154,7 +154,7 @@ def _carry_out(place: Place, plan: _Plan, file: Path) -> bool:
                 Erased(WorkFolder(store)).add(study, barred=place.pacs)
                 found = find_belongings(place, study)
                 for path in found.paths:
-                    _remove(path, place.root)
+                    _remove(path, path.parent)
                 for checksum in plan.checksums:
                     (store / "fingerprints" / f"{checksum}.json").unlink(missing_ok=True)
                 erase_rows(place, study, {*plan.checksums, *found.checksums})
