@@ -6,13 +6,13 @@ import json
 import logging
 from typing import Any
 
-from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
 import replies
-from finals import signed_off
+from finals import learnable
 from medsam2_atlas.studies import grow_studies_atlas
 from models import Models
+from study_datastore import StudyDatastore
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,9 @@ class AtlasTrainTask(TrainTask):
             return {"problem": f"what the last training did cannot be read ({error})."}
         return stats
 
-    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+    def __call__(self, request: dict[str, Any], datastore: StudyDatastore) -> dict[str, Any]:
         """Grows the atlas; tells what became of each label."""
-        finals = signed_off(datastore)
+        finals = learnable(datastore)
         report = grow_studies_atlas(
             self._models.work,
             self._models.base_atlas(),

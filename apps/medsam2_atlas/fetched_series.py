@@ -12,7 +12,7 @@ from pathlib import Path
 from medsam2_atlas.dicom.uids import uid_folder_name, valid_uid
 from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError, NotFoundError, StorageError, UnavailableError
-from medsam2_atlas.files import replacing
+from medsam2_atlas.files import remove_folder, replacing
 from medsam2_atlas.scratch import sweep_leftovers
 from medsam2_atlas.upstream import CallPool
 
@@ -36,13 +36,14 @@ class FetchedSeries:
     callers is limited. A series that could not be fetched or used is not tried again for a while.
     """
 
-    def __init__(self, folder: Path, web: Callable[[], DicomWeb]) -> None:
+    def __init__(self, folder: Path, web: Callable[[], DicomWeb], check: Callable[[str], None] = lambda _: None) -> None:
         """
         Args:
             folder: parent of the series' folders; made if needed.
             web: returns the client of the PACS.
+            check: called with the UID of a series; raises a StorageError if it must not be kept, because it was erased.
         """
-        self._folder, self._web = folder, web
+        self._folder, self._web, self._check = folder, web, check
         self._calls = CallPool("PACS", threads=_THREADS, waiting=_WAITING)
         self._failed: dict[str, tuple[float, MedSAM2AtlasError]] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,15 +96,27 @@ class FetchedSeries:
 
     def problems(self) -> dict[str, str]:
         """Returns why series that were fetched cannot be used."""
-        return {series: error.problem for series, (_, error) in list(self._failed.items()) if isinstance(error, InputError)}
+        failed = {series: error for series, (_, error) in list(self._failed.items()) if isinstance(error, InputError)}
+        return {series: error.problem for series, error in failed.items() if self._may_keep(series)}
+
+    def _may_keep(self, series: str) -> bool:
+        try:
+            self._check(series)
+        except StorageError:
+            return False
+        return True
 
     def _fetch(self, study: str, series: str, use: Use) -> Path:
         began, target = time.perf_counter(), self.folder(series)
         try:
             with self._errors(series), replacing(target) as part:
+                self._check(series)
                 part.mkdir()
                 self._web().fetch_series(study, series, part)
                 use(part)
+            if not self._may_keep(series):  # it was erased while it was fetched
+                remove_folder(target, self._folder)
+                self._check(series)
         except (InputError, StorageError) as error:
             seconds = _UNFIT_SECONDS if isinstance(error, InputError) else _AWAY_SECONDS
             self._failed[series] = (time.monotonic() + seconds, error)

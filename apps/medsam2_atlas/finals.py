@@ -1,4 +1,4 @@
-"""Signed-off labels of a MONAI Label datastore, as the rooms of `medsam2_atlas` take them."""
+"""Labels of a MONAI Label datastore, as the rooms of `medsam2_atlas` take them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.storage import FINAL
+from study_datastore import StudyDatastore
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Finals:
-    """Studies with a `final` label. files: by name. problems: why the others cannot be used, by study."""
+    """Studies to learn from. files: by name. problems: why the others cannot be used, by study."""
 
     files: tuple[ReferenceFiles, ...]
     problems: dict[str, str]
@@ -38,14 +39,19 @@ def usable_label(datastore: Datastore, study: str, tag: str) -> Path | None:
     return Path(datastore.get_label_uri(label, tag))
 
 
-def signed_off(datastore: Datastore) -> Finals:
-    """Returns the signed-off studies without those whose files are unavailable, for example while a PACS does not answer."""
+def learnable(datastore: StudyDatastore) -> Finals:
+    """Returns the studies that models may learn from: signed off, and accepted if the review stage is on.
+
+    Studies whose files are unavailable, for example while a PACS does not answer, are left out.
+    """
     found, problems = [], {}
     for study in sorted(datastore.get_labeled_images()):
         try:
-            label = usable_label(datastore, study, FINAL)
-            if label is not None:
-                found.append(ReferenceFiles(study, Path(datastore.get_image_uri(study)), label))
+            label = datastore.store.label(study, FINAL)
+            problem = datastore.store.held_back(label)
+            if problem:
+                raise InputError(f"the label of {study} under {FINAL}", problem)
+            found.append(ReferenceFiles(study, Path(datastore.get_image_uri(study)), label.file))
         except Exception as error:  # noqa: BLE001 - one bad study must not keep the others from being learned from
             problems[study] = str(error)
             log.warning("the label of %s is left out: %s", study, error)

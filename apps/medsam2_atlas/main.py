@@ -89,6 +89,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         # In the background, a whole archive would be fetched from a DICOMweb server: only where that is asked for.
         remote = studies.startswith(("http://", "https://"))
         self._learns = replies.flag({"learning": conf.get("learning", not remote)}, "learning")
+        self._reviewed = config.review
         super().__init__(
             app_dir,
             studies,
@@ -105,8 +106,13 @@ class MedSAM2AtlasApp(MONAILabelApp):
         if self.studies.startswith(("http://", "https://")):
             self.studies = self.studies.rstrip("/").strip()
             wanted = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
-            return PacsDatastore(dicom_web(self.studies), self._work.folder("."), models=self._tasks, series=wanted)
-        return StudyDatastore(Path(self.studies), models=self._tasks, roots=self._roots)
+            store: StudyDatastore = PacsDatastore(
+                dicom_web(self.studies), self._work.folder("."), models=self._tasks, series=wanted
+            )
+        else:
+            store = StudyDatastore(Path(self.studies), models=self._tasks, roots=self._roots)
+        store.store.review.turn(self._reviewed)  # for commands over the studies, too
+        return store
 
     def init_infers(self) -> dict[str, Any]:
         """The foundation model, the atlas alone, the U-Nets, their comparison, and what people click at."""

@@ -86,8 +86,8 @@ class PacsDatastore(StudyDatastore):
         super().__init__(folder / "store", models)
         self.web = web
         wanted = dict(series or {"Modality": "CT"})
-        self._list = SeriesList(lambda: self.web.list_series(wanted), folder / "series.json")
-        self._files = FetchedSeries(folder / "series", lambda: self.web)
+        self._list = SeriesList(lambda: self.web.list_series(wanted), folder / "series.json", self.store.erased.bars)
+        self._files = FetchedSeries(folder / "series", lambda: self.web, self.store.erased.check)
         self._sender = LabelSender(self.store, self._send)
 
     def list_images(self) -> list[str]:

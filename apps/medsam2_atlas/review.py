@@ -29,10 +29,11 @@ _LOOK_FIRST = 3
 class CaseState:
     """A case. state: `signed off`, `problem` (the image or the signed-off label cannot be used), `predicted` or `new`.
 
-    by, made, version: of the final label. models: that have predicted. disagreement, uncertainty, novelty: measures, 0..1, None
-    where they have not been taken; why: in words. problem: what is wrong with the image, a label or the measuring, in words.
-    viewer: path in OHIF, below the server's root path; empty for studies of a folder. tag: of the label map in the picture.
-    look_first: organs whose prompts have the lowest confidence, with that confidence, 0..1.
+    by, made, version: of the final label. accepted: who accepted it as a reviewer; empty if nobody did. waits: whether it
+    waits for that, because the review stage is on. models: that have predicted. disagreement, uncertainty, novelty: measures,
+    0..1, None where they have not been taken; why: in words. problem: what is wrong with the image, a label or the measuring,
+    in words. viewer: path in OHIF, below the server's root path; empty for studies of a folder. tag: of the label map in the
+    picture. look_first: organs whose prompts have the lowest confidence, with that confidence, 0..1.
     """
 
     study: str
@@ -40,6 +41,8 @@ class CaseState:
     by: str = ""
     made: str = ""
     version: int = 0
+    accepted: str = ""
+    waits: bool = False
     models: tuple[str, ...] = ()
     disagreement: float | None = None
     uncertainty: float | None = None
@@ -106,7 +109,9 @@ def _state(
         final.version.author if final else "",
         final.version.made if final else "",
         final.version.number if final else 0,
-        predicted,
+        accepted=(final.version.accepted.get("by") or "a reviewer") if final and final.version.accepted else "",
+        waits=final is not None and signed and not final.version.accepted and datastore.store.review.on,
+        models=predicted,
         disagreement=values.get("disagreement"),
         uncertainty=values.get("uncertainty"),
         novelty=values.get("novelty"),
@@ -141,6 +146,11 @@ def picture(datastore: StudyDatastore, study: str, models: tuple[str, ...], hu: 
         with suppress(InputError):  # values that no model accepts are drawn as they are
             image = to_hu(image, hu)
         write_preview(image, read_labels(label.file, image).array, file)
+        try:
+            datastore.store.image(study)
+        except NotFoundError:  # it was erased while it was drawn
+            file.unlink(missing_ok=True)
+            raise
     return file
 
 

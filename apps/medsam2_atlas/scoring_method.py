@@ -67,6 +67,8 @@ class OrganScoring(ScoringMethod):
             scores.append(found)
             studies[study] = {table[k].name: score.as_dict() for k, score in found.items()}
             log.info("%s: mean Dice %.3f", study, _mean([score.dice for score in found.values()]))
+        known = {*datastore.list_images()}  # without those that were erased meanwhile
+        studies = {study: found for study, found in studies.items() if study in known}
         result = {"y": truth, "y_pred": judged, "studies": studies, "mean": _means(scores)}
         write_json(result, self._work.folder("scores") / f"{judged}-against-{truth}.json")
         return result

@@ -45,13 +45,14 @@ SeriesByUid = Mapping[str, Mapping[str, str]]
 class SeriesList:
     """The series of a PACS."""
 
-    def __init__(self, ask: Callable[[], list[Any]], file: Path) -> None:
+    def __init__(self, ask: Callable[[], list[Any]], file: Path, hidden: Callable[[str], bool] = lambda _: False) -> None:
         """
         Args:
             ask: returns all series as DICOM JSON; may be slow.
             file: keeps the last list across restarts.
+            hidden: returns whether a series must not be listed, because it was erased.
         """
-        self._ask, self._file = ask, file
+        self._ask, self._file, self._hidden = ask, file, hidden
         self._lock = threading.Lock()
         self._found: SeriesByUid | None = self._stored()
         self._problems: dict[str, str] = {}
@@ -87,11 +88,16 @@ class SeriesList:
         if running is not None:
             running.wait(max(0.0, began + patience - now))
         with self._lock:
-            return self._found
+            found = self._found
+        return None if found is None else self._visible(found)
+
+    def _visible(self, found: SeriesByUid) -> SeriesByUid:
+        return {series: about for series, about in found.items() if not self._hidden(series)}
 
     def _refresh(self, done: threading.Event) -> None:
         try:
-            found, problems = _checked(self._ask())
+            answered, problems = _checked(self._ask())
+            found = self._visible(answered)
             with self._lock:
                 changed, known = found != self._found, self._problems
                 self._found, self._problems, self._asked = found, problems, time.monotonic()
@@ -101,6 +107,8 @@ class SeriesList:
                 log.warning("series %s of the PACS is left out: it %s", name, problem)
             if changed:
                 write_json(list(found.values()), self._file)
+            if len(self._visible(found)) < len(found):  # one was erased just now
+                write_json(list(self._visible(found).values()), self._file)
         except (MedSAM2AtlasError, OSError) as error:
             log.warning("the series of the PACS cannot be listed, or the list cannot be kept: %s", error)
         except Exception:  # the last list stays, whatever the PACS sends

@@ -364,6 +364,7 @@ def label_info(label: Label) -> dict[str, Any]:
         "author": version.author,
         "made": version.made,
         "sha256": version.sha256,
+        "accepted": dict(version.accepted) or None,
         **({"problem": label.problem} if label.problem else {}),
     }
 

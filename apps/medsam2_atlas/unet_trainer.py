@@ -6,11 +6,10 @@ from contextlib import suppress
 from typing import Any
 
 from monai.inferers import Inferer
-from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 
 import replies
-from finals import signed_off
+from finals import learnable
 from medsam2_atlas.errors import WeightsError
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.unet import (
@@ -23,13 +22,17 @@ from medsam2_atlas.unet import (
     with_training,
 )
 from models import Models
+from study_datastore import StudyDatastore
 
 _REQUEST_TO_TRAINING = {"max_epochs": "epochs", "early_stop_patience": "early_stop", "val_split": "validation_share"}
 _ASKED = ("learning_rate", "patches_per_case", "cases_per_step", "validate_every")
 
 
 class UNetTrainTask(BasicTrainTask):
-    """Trains on all labels that are signed off. A run that was killed goes on with the next call."""
+    """Trains on all labels that are signed off, and accepted if the review stage is on.
+
+    A run that was killed goes on with the next call.
+    """
 
     def __init__(self, models: Models, name: str, description: str) -> None:
         """
@@ -72,9 +75,9 @@ class UNetTrainTask(BasicTrainTask):
             return {"problem": f"what the last training did cannot be read ({error})."}
         return stats
 
-    def pre_process(self, request: dict[str, Any], datastore: Datastore) -> list[TrainingCase]:
-        """The signed-off studies."""
-        finals = signed_off(datastore)
+    def pre_process(self, request: dict[str, Any], datastore: StudyDatastore) -> list[TrainingCase]:
+        """The studies that models may learn from."""
+        finals = learnable(datastore)
         self._skipped = finals.problems
         return [TrainingCase(files.name, files.image, files.label, hu=self._models.hu) for files in finals.files]
 

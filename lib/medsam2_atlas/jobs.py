@@ -179,6 +179,13 @@ class JobQueue:
         with self._lock:
             return list(self._jobs.values())
 
+    def forget(self, gone: Callable[[Job], bool]) -> None:
+        """Cancels jobs whose study was erased, and forgets those that have ended, with their results."""
+        for job in [job for job in self.jobs() if gone(job)]:
+            self._cancel(job, CancelledError(job.kind, "was cancelled: its study was erased."))
+            if job.outcome.done():
+                self._drop(job)
+
     def counts(self) -> dict[str, int]:
         """How many run and wait."""
         with self._lock:
@@ -298,6 +305,13 @@ class JobQueue:
         for job in [*late, *ended[: max(0, len(ended) - _KEPT_JOBS)]]:
             if self._jobs.pop(job.id, None) and job.state == "done" and job.outcome.done() and not job.outcome.exception():
                 self._dispose_of(job, job.outcome.result())
+
+    def _drop(self, job: Job) -> None:
+        """Removes a job that has ended from those that are remembered, with its result."""
+        with self._lock:
+            known = self._jobs.pop(job.id, None)
+        if known is not None and not job.outcome.exception():
+            self._dispose_of(job, job.outcome.result())
 
     def _dispose_of(self, job: Job, result: Any) -> None:
         try:

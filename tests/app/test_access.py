@@ -99,6 +99,7 @@ def test_every_route_asks_for_its_role(client: TestClient) -> None:
         ("DELETE", "/jobs/x", "annotator"),
         ("POST", "/datastore/label/restore", "reviewer"),
         ("POST", "/datastore/label/confirm", "reviewer"),
+        ("POST", "/datastore/label/accept", "reviewer"),
         ("DELETE", "/datastore/label", "reviewer"),
         ("PUT", "/datastore/image", "admin"),
         ("PUT", "/datastore/", "admin"),

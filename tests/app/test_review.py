@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from finals import signed_off
+from finals import learnable
 from medsam2_atlas.errors import InputError, NotFoundError
 from medsam2_atlas.learning import Assessment, ScoreTable
 from medsam2_atlas.segmentation import Segmentation
@@ -66,7 +66,7 @@ def test_a_replaced_image_is_shown_and_nothing_of_the_former_one_is_used(datasto
     assert datastore.get_labeled_images() == ["b"]
     assert "a" in datastore.get_unlabeled_images()
     assert datastore.status()["completed"] == 1
-    assert [files.name for files in signed_off(datastore).files] == ["b"]
+    assert [files.name for files in learnable(datastore).files] == ["b"]
     with pytest.raises(NotFoundError):
         picture(datastore, "a", MODELS)
     with zipfile.ZipFile(datastore.get_dataset_archive(None)) as archive:
@@ -149,7 +149,7 @@ def test_unusable_images_and_labels_are_shown_and_do_not_count(tmp_path: Path) -
     assert datastore.get_unlabeled_images() == ["b", "c"]
     assert datastore.status()["completed"] == 1
     assert [Path(pair["image"]).name for pair in datastore.datalist()] == ["a.nii.gz"]
-    assert [files.name for files in signed_off(datastore).files] == ["a"]
+    assert [files.name for files in learnable(datastore).files] == ["a"]
     scores = OrganScoring(datastore.store.work)({"y": "final", "y_pred": "final"}, datastore)
     assert scores["mean"]["studies"] == 1
     assert "problem" in scores["studies"]["b"]

@@ -85,7 +85,7 @@ def test_saving_over_a_label_that_cannot_be_read_keeps_it(folder: Path, tmp_path
         saved = store.save_label("a", FINAL, new, author="kim")
         assert organ_in(saved.label.file) == 3
         assert store.problems() == {}
-    assert [file.read_bytes() for file in (folder / ".medsam2_atlas/unreadable").iterdir()] == [content]
+    assert [file.read_bytes() for file in (folder / ".medsam2_atlas/unreadable/a").iterdir()] == [content]
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".mha"])

@@ -53,7 +53,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (_READ, r"/datastore/?", "annotator"),
     (_READ, r"/datastore/(image|label)(/(info|versions|version|rtstruct))?", "annotator"),
     (("PUT",), r"/datastore/(label|label/info|image/info)", "annotator"),
-    (("POST",), r"/datastore/label/(restore|confirm)", "reviewer"),
+    (("POST",), r"/datastore/label/(restore|confirm|accept)", "reviewer"),
     (("DELETE",), r"/datastore/label", "reviewer"),
     (("POST",), r"/scoring(/[^/]*)?", "reviewer"),
     (("GET",), r"/(datastore/dataset|metrics)", "reviewer"),

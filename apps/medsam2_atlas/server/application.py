@@ -58,6 +58,7 @@ from server.answers import JsonAnswer
 from server.audit import Audit, AuditMiddleware
 from server.config import ServerConfig, server_config
 from server.connections import Connections
+from server.erasures import finish_interrupted, watch_erasures
 from server.headers import HeadersMiddleware
 from server.metrics import Metrics
 from server.middleware import RequestMiddleware, SizeLimitMiddleware
@@ -109,12 +110,14 @@ def create_app(config: ServerConfig) -> FastAPI:
         stopping.install()
         await run_in_threadpool(_prepare, work)
         await run_in_threadpool(audit.open, work)
+        await run_in_threadpool(finish_interrupted, settings.MONAI_LABEL_STUDIES)
         instance = await run_in_threadpool(app_instance)
         instance.server_mode(True)
         await run_in_threadpool(instance.on_init_complete)
+        stop_watching = watch_erasures(queue, instance.datastore().store.erased)
         async with dicomweb.client() as app.state.dicomweb:
             yield
-        for end in (lambda: queue.stop(_STOP_SECONDS), end_own_work, instance.stop, decoding.shutdown):
+        for end in (stop_watching, lambda: queue.stop(_STOP_SECONDS), end_own_work, instance.stop, decoding.shutdown):
             await run_in_threadpool(bounded, end, _STOP_SECONDS)
         await run_in_threadpool(bounded, audit.close, _STOP_SECONDS)
 

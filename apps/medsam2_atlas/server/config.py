@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medsam2_atlas.configuration import problems_of
 from medsam2_atlas.decoding import DecodingLimits
@@ -59,6 +59,7 @@ class ServerConfig(BaseModel):
     audit_mb: int = Field(50, ge=1, le=100_000, description="megabytes after which a file of the audit log is closed")
     audit_keep_days: int = Field(0, ge=0, description="days that closed files of the audit log stay; 0 for ever")
     files_for_group: bool = Field(False, description="whether files are for the group of the studies folder, too")
+    review: bool = Field(False, description="whether models learn only from final label maps that a reviewer has accepted")
     root_path: str = Field("", description="path below which a proxy shows the server, such as /medsam2")
 
     @field_validator("roots")
@@ -102,6 +103,12 @@ class ServerConfig(BaseModel):
         if path and path.split("/")[1] in FIRST_SEGMENTS:
             raise ValueError(f"{path} begins like one of the server's own paths; choose another, such as /medsam2")
         return path
+
+    @model_validator(mode="after")
+    def _reviewers(self) -> ServerConfig:
+        if self.review and not self.asks_who:
+            raise ValueError("review needs people with roles: name tokens or oidc_issuer too")
+        return self
 
     @property
     def decoding(self) -> DecodingLimits:

@@ -18,7 +18,7 @@ from medsam2_atlas.decoding import check_same_size
 from medsam2_atlas.errors import AccessError, ConflictError, InputError
 from medsam2_atlas.json_text import plain
 from medsam2_atlas.labels import organ_table
-from medsam2_atlas.storage import FINAL, Version, suffix_of
+from medsam2_atlas.storage import FINAL, Person, Version, suffix_of
 from pacs_datastore import PacsDatastore
 from server.access import user_of
 from server.audit import note
@@ -174,6 +174,15 @@ def confirm_label(request: Request, label: str, tag: str = FINAL) -> dict[str, A
     return _about(made.label.version)
 
 
+@router.post("/label/accept", summary="Accept a signed-off label map as a reviewer")
+def accept_label(request: Request, label: str, version: int, tag: str = FINAL) -> dict[str, Any]:
+    """The accepted version. It must be the current one (409 otherwise), and drawn by somebody else."""
+    user = user_of(request)
+    made = _datastore().store.accept_label(label, tag, version, Person(user.name, user.id))
+    app_instance().on_save_label(label, label)
+    return _about(made.version)
+
+
 @router.get("/dataset", summary="All images and their signed-off label maps, as a ZIP file")
 def download_dataset(limit_cases: int | None = None) -> Response:
     """The file."""
@@ -219,5 +228,6 @@ def _about(version: Version) -> dict[str, Any]:
         "removed": version.removed,
         "sha256": version.sha256,
         "info": plain(version.info),
+        "accepted": dict(version.accepted) or None,
     }
     return about | ({"pacs": version.info["pacs"]} if "pacs" in version.info else {})

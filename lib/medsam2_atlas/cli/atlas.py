@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from medsam2_atlas.choices import MissingOrgan
-from medsam2_atlas.cli.cases import print_left_out, signed_off
+from medsam2_atlas.cli.cases import learnable, print_left_out
 from medsam2_atlas.cli.options import HuOption, StrictOption
 from medsam2_atlas.cli.outputs import NPZ, check_files, check_folder
 from medsam2_atlas.console import bars, console, echo
@@ -74,7 +74,7 @@ def grow_command(
     folder = StudyFolder(studies)
     check_folder(folder.work.path)
     skipped: dict[str, str] | None = None if strict else {}
-    finals = signed_off(folder, skipped)
+    finals = learnable(folder, skipped)
     with bars() as progress:
         report = grow_studies_atlas(
             folder.work,

@@ -32,9 +32,30 @@ def annotated_cases(folder: Path, skipped: dict[str, str] | None) -> list[Refere
 
     if (folder / "images").is_dir():
         return find_references(folder, skipped)
-    found = signed_off(StudyFolder(folder), skipped)
+    found = learnable(StudyFolder(folder), skipped)
     if not found:
+        print_left_out(skipped)
         raise InputError(folder, "has no annotated CTs.", "Put CTs into images/ and label maps of the same names into labels/.")
+    return found
+
+
+def learnable(folder: StudyFolder, skipped: dict[str, str] | None) -> list[ReferenceFiles]:
+    """Returns the signed-off studies of a folder that models may learn from; see `annotated_cases`.
+
+    Label maps with a problem are left out, and, if the review stage is on, those that no reviewer has accepted.
+    """
+    found = []
+    listed = signed_off(folder, skipped)
+    labels = folder.store.labels()
+    for files in listed:
+        label = labels.get(files.name, {}).get(FINAL)
+        problem = folder.store.held_back(label) if label is not None else "was removed meanwhile."
+        if problem and skipped is None:
+            raise InputError(files.label, problem)
+        if problem and skipped is not None:
+            skipped.setdefault(files.name, f"{files.label.name}: {problem}")
+        else:
+            found.append(files)
     return found
 
 

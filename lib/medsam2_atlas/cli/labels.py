@@ -32,19 +32,21 @@ _Tag = Annotated[str, typer.Option(help="Tag of the label.")]
 def list_command(studies: _Studies, study: Annotated[str | None, typer.Argument(help="One study only.")] = None) -> None:
     """List all versions of all label maps; the current ones are marked."""
     store = _open(studies)
-    table = Table("study", "tag", "version", "made (UTC)", "by", "origin", "file")
+    table = Table("study", "tag", "version", "made (UTC)", "by", "origin", "accepted by", "file")
     current = store.labels()
     for name in [study] if study else store.images():
         for tag in store.tags(name):
             try:
                 versions = store.versions(name, tag)
             except MedSAM2AtlasError as error:  # an unusable label map must not hide the others
-                table.add_row(name, tag, "", "", "", "", str(error))
+                table.add_row(name, tag, "", "", "", "", "", str(error))
                 continue
             for version in versions:
                 now = current.get(name, {}).get(tag)
                 marked = f"{version.number} *" if now and now.version.number == version.number else str(version.number)
-                table.add_row(name, tag, marked, version.made, version.author, version.origin, _file(store, name, tag, version))
+                by = version.accepted.get("by", "")
+            file = _file(store, name, tag, version)
+            table.add_row(name, tag, marked, version.made, version.author, version.origin, by, file)
     console.print(table)
     _print_problems(store)
 
@@ -76,6 +78,20 @@ def confirm_command(studies: _Studies, study: _Study, tag: _Tag = FINAL) -> None
     saved = _open(studies).confirm_label(study, tag, author=getpass.getuser())
     _record(studies, "label.confirm", study, tag, saved.label.version.number)
     echo(f"confirmed as version {saved.label.version.number}: {saved.label.file}")
+
+
+@app.command("accept")
+def accept_command(
+    studies: _Studies,
+    study: _Study,
+    version: Annotated[int, typer.Argument(help="Number of the version that you have looked at, as `labels list` shows it.")],
+) -> None:
+    """Accept a signed-off label map as a reviewer; nobody accepts what they drew themselves."""
+    from medsam2_atlas.storage import Person, StudyFolder
+
+    label = _open(studies).accept_label(study, FINAL, version, Person(getpass.getuser()))
+    record_command(StudyFolder(studies).work, "label.accept", study=study, tag=FINAL, version=version)
+    typer.echo(f"version {label.version.number} is accepted by {label.version.accepted['by']}")
 
 
 @app.command("export")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from medsam2_atlas.cli import archives
+from medsam2_atlas.cli import archives, erase
 from medsam2_atlas.cli.audit import audit_command
 
 app = typer.Typer(help="Records of a studies folder, or of the work folder of a PACS server.", no_args_is_help=True)
@@ -13,3 +13,5 @@ app.command("verify")(archives.verify_command)
 app.command("backup")(archives.backup_command)
 app.command("restore")(archives.restore_command)
 app.command("snapshots")(archives.snapshots_command)
+app.command("erase")(erase.erase_command)
+app.command("readmit")(erase.readmit_command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -52,6 +53,15 @@ class ScoreTable:
         values, why = (assessment.values, assessment.why) if assessment else ({}, {})
         row = (study, image, json.dumps(versions, sort_keys=True), made, json.dumps(values), json.dumps(why), problem)
         self._database.write(lambda base: base.execute("INSERT OR REPLACE INTO measures VALUES (?, ?, ?, ?, ?, ?, ?)", row))
+
+    def drop(self, study: str) -> None:
+        """Removes a study's measures."""
+
+        def change(base: sqlite3.Connection) -> None:
+            base.execute("PRAGMA secure_delete=ON")
+            base.execute("DELETE FROM measures WHERE study = ?", (study,))
+
+        self._database.write(change)
 
     def rows(self) -> dict[str, Row]:
         """All measures by study."""

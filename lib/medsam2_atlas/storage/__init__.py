@@ -1,8 +1,10 @@
 """A folder of studies: where its files lie, and a store that keeps every version of every label map."""
 
 from medsam2_atlas.choices import FINAL
+from medsam2_atlas.storage.acceptance import Person, ReviewStage
 from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.entries import Image, Label, Saved
+from medsam2_atlas.storage.erased import Erased
 from medsam2_atlas.storage.fingerprints import Fingerprints, same_image_as
 from medsam2_atlas.storage.folder import WORK_FOLDER, Study, StudyFolder, WorkFolder, stamp
 from medsam2_atlas.storage.lineage import Lineage, Version
@@ -19,11 +21,14 @@ __all__ = [
     "LINK_PROBLEM",
     "LINK_REMEDY",
     "WORK_FOLDER",
+    "Erased",
     "Fingerprints",
     "FolderLock",
     "Image",
     "Label",
     "Lineage",
+    "Person",
+    "ReviewStage",
     "Roots",
     "Saved",
     "Study",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ log = logging.getLogger(__name__)
 
 Accept = Callable[[LabelRow | None, bool], None]
 """Called with the current label map, and whether it could not be settled; raises if a new version must not replace it."""
+
+
+Change = Callable[[LabelRow, list[Version]], Version]
+"""Returns the new record of a current label map, from its row and all its versions."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class LabelChanges:
             accept: called under the lock, so it must be quick, and must not query the index.
 
         Raises:
+            NotFoundError: the study was removed meanwhile.
             ConflictError: the current version is not the expected one.
             OSError, StorageError: it cannot be written; nothing has changed.
         """
@@ -79,7 +85,12 @@ class LabelChanges:
             raise StorageError(
                 study[:80], f"has too long a name for a label map of type {suffix}.", "Shorten the image's name."
             )
-        return self._index.again(lambda: self._save(study, tag, file, new, expected, accept))
+        try:
+            return self._index.again(lambda: self._save(study, tag, file, new, expected, accept))
+        except NotFoundError:
+            with suppress(OSError):  # the folder that the staged copy lay in, if it holds nothing
+                self._reconciler.lineage(study, tag).folder.rmdir()
+            raise
 
     def remove(self, study: str, tag: str, author: str, author_id: str = "") -> None:
         """Removes the current label map; the removal is a version of its own.
@@ -103,7 +114,29 @@ class LabelChanges:
             NotFoundError: the study has no label map under the tag.
             OSError, StorageError: it cannot be written; nothing has changed.
         """
-        self._index.again(lambda: self._describe(study, tag, info, accept))
+
+        def change(row: LabelRow, _: list[Version]) -> Version:
+            version = replace(row.version, info={**row.version.info, **info})
+            if accept is not None:
+                accept(version)
+            return version
+
+        self.rewrite(study, tag, change)
+
+    def rewrite(self, study: str, tag: str, change: Change) -> Made:
+        """Replaces the record of the current version; its label map stays.
+
+        Args:
+            study: name of the study.
+            tag: tag of the label map.
+            change: returns the new record from the current label map and all versions; called under the lock; raises if there
+                must not be one.
+
+        Raises:
+            NotFoundError: the study has no label map under the tag.
+            OSError, StorageError: it cannot be written; nothing has changed.
+        """
+        return self._index.again(lambda: self._rewrite(study, tag, change))
 
     def _save(self, study: str, tag: str, file: Path, new: Version, expected: int | None, accept: Accept) -> Made:
         folder, suffix = self._tag_folder(tag), suffix_in(file.name, labels=True)
@@ -119,6 +152,8 @@ class LabelChanges:
             if sha256(staged) != new.sha256:
                 raise StorageError(study, "has a label map that changed while it was copied.", "Send it again.")
             row = self._now(rows, study, tag)
+            if rows.image(study) is None:
+                raise NotFoundError(repr(study[:80]), "is no study of this folder any more.")
             check_expected(study, tag, row.version if row else None, new, expected)
             if row and _sent_twice(row.version, new):
                 return Made(row)
@@ -152,16 +187,14 @@ class LabelChanges:
                 file.unlink(missing_ok=True)
         return made.get()
 
-    def _describe(self, study: str, tag: str, info: Mapping[str, Any], accept: Callable[[Version], None] | None) -> Made:
+    def _rewrite(self, study: str, tag: str, change: Change) -> Made:
         made = Outcome[Made](f"{study} under {tag}")
         with made.survives(self._index), self._index.writing() as rows:
             row = self._there(rows, study, tag)
             lineage = self._reconciler.lineage(study, tag)
             if row.version.number not in lineage.numbers():
                 raise StorageError(study, f"has a label under {tag} that is not kept as a version yet.", "Try again later.")
-            version = replace(row.version, info={**row.version.info, **info})
-            if accept is not None:
-                accept(version)
+            version = change(row, lineage.readable())
             lineage.write(version)
             made.value = Made(replace(row, version=version))
             rows.put_label(made.value.row)
@@ -186,7 +219,8 @@ class LabelChanges:
             file = self._tag_folder(tag) / name
             link = file.is_symlink() and not (self._roots.hold(file) and file.exists())
             if link or (file.is_file() and not readable(file)):
-                aside = self._work.folder("unreadable") / f"{os.urandom(4).hex()}{suffix_in(name, labels=True)}"
+                # In a folder of the study's own, so that it goes with the study if that is erased.
+                aside = self._work.folder(f"unreadable/{study}") / f"{os.urandom(4).hex()}{suffix_in(name, labels=True)}"
                 os.replace(file, aside)
                 log.warning("%s could not be read; it was moved to %s", file, aside)
 

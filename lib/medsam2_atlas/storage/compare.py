@@ -90,7 +90,8 @@ class ImageComparison:
 
     def _keep(self, former: str, now: str, same: bool) -> None:
         with self._index.writing() as rows:
-            rows.put_alike(former, now, same)
+            if any(row.sha256 == now for row in rows.images().values()):  # else it was erased while it was decoded
+                rows.put_alike(former, now, same)
 
     def _keep_verdict(self, study: str, files: str, verdict: str) -> None:
         with self._index.writing() as rows:

@@ -101,6 +101,8 @@ class Fingerprints:
             found = fingerprint(file)
             try:
                 self._keep(checksum, found)
+                if not file.exists():  # it was erased while it was decoded
+                    self._file(checksum).unlink(missing_ok=True)
             except (OSError, MedSAM2AtlasError) as error:  # a full or read-only disk: it is computed again
                 log.warning("the fingerprint of %s is not kept: %s", file.name, error)
         return found

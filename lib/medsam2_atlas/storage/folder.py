@@ -49,7 +49,8 @@ class WorkFolder:
     atlas/: versions of the grown atlas. unet_2d/, unet_3d/: training runs. registrations/: of studies to common spaces.
     reports/: how each prediction was made. learning.sqlite: what the choice of the next case rests on. versions/: all
     versions of all label maps. images/: what is kept with images. studies*.sqlite: indexes of a local folder, one for each
-    set of roots. removed/: images that were removed.
+    set of roots. removed/: images that were removed. erased.json: hashes of erased studies. erasing/: erasures that are
+    not finished. review.json: whether there is a review stage.
     """
 
     path: Path

@@ -11,6 +11,7 @@ from typing import Any
 
 from medsam2_atlas.errors import ConflictError, InputError, NotFoundError
 from medsam2_atlas.files import sha256
+from medsam2_atlas.storage.erased import Erased
 from medsam2_atlas.storage.fingerprints import same_image
 from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.index import Index
@@ -37,7 +38,9 @@ class _Compared:
 class ImageChanges:
     """Changes images of a studies folder."""
 
-    def __init__(self, path: Path, work: WorkFolder, index: Index, roots: Roots, reconciler: Reconciler) -> None:
+    def __init__(
+        self, path: Path, work: WorkFolder, index: Index, roots: Roots, reconciler: Reconciler, erased: Erased
+    ) -> None:
         """
         Args:
             path: of the studies folder.
@@ -45,7 +48,9 @@ class ImageChanges:
             index: of the studies; its write transaction is held during a change.
             roots: folders that links may lead to.
             reconciler: of the folder.
+            erased: names that may be barred.
         """
+        self._erased = erased
         self._path, self._work, self._index, self._roots, self._reconciler = path, work, index, roots, reconciler
 
     def add(self, study: str, file: Path, suffix: str, info: Mapping[str, Any]) -> ImageRow:
@@ -120,6 +125,7 @@ class ImageChanges:
         with made.survives(self._index), staged_copy(file, self._path) as part:
             row = ImageRow(study, target.name, dict(info), sha256=sha256(part))
             with self._index.writing() as rows:
+                self._erased.check(study)
                 listing = self._reconciler.take_images(rows)
                 before = rows.image(study)
                 if before is None and study in listing.problems:

@@ -48,6 +48,8 @@ class Version:
         doubled: names of the files that another program had put there under the same tag, of which this is the newest; empty
             if it was the only one, or if all hold the same voxels.
         author_id: tells the author from others, such as `token:kim`; empty if unknown, as in records of earlier programs.
+        accepted: who accepted it in the review stage: `by`, `by_id` and `at`; empty if nobody did. Only a reviewer's acceptance
+            sets it.
     """
 
     number: int
@@ -61,6 +63,7 @@ class Version:
     organs: tuple[int, ...] | None = None
     doubled: tuple[str, ...] = ()
     author_id: str = ""
+    accepted: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, text: str) -> Version:
@@ -76,7 +79,16 @@ class Version:
         if known.get("organs") is not None:
             known["organs"] = tuple(int(organ) for organ in known["organs"])
         known["doubled"] = tuple(str(name) for name in known.get("doubled") or ())
+        accepted = known.get("accepted")
+        known["accepted"] = {str(k): str(v) for k, v in accepted.items()} if isinstance(accepted, dict) else {}
         return cls(**known)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns what a record holds. A version that nobody has accepted has the record that earlier programs write."""
+        content = asdict(self)
+        if not self.accepted:
+            del content["accepted"]
+        return content
 
     @property
     def removed(self) -> bool:
@@ -218,4 +230,4 @@ class Lineage:
 
 
 def _as_text(version: Version) -> str:
-    return json.dumps(asdict(version), indent=1, ensure_ascii=False)
+    return json.dumps(version.as_json(), indent=1, ensure_ascii=False)

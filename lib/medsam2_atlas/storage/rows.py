@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ class Writer:
 
     def put_label(self, row: LabelRow) -> None:
         """Adds or replaces a label map."""
-        version = json.dumps(asdict(row.version))
+        version = json.dumps(row.version.as_json())
         values = (row.study, row.tag, row.file, row.stamp, version, row.version.image_sha256, row.checked)
         self._database.execute("INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?, ?, ?, ?)", values)
         if row.version.doubled:

@@ -26,12 +26,14 @@ from medsam2_atlas.choices import FINAL
 from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.files import sha256
 from medsam2_atlas.labels import OrganTable, organ_table
+from medsam2_atlas.storage.acceptance import Person, ReviewStage, accepted, held_back
 from medsam2_atlas.storage.audit import Auditor
 from medsam2_atlas.storage.before import Before, OvertakenError
 from medsam2_atlas.storage.changes import LabelChanges
 from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.current import CurrentLabels
 from medsam2_atlas.storage.entries import Image, Label, Saved, check_complete
+from medsam2_atlas.storage.erased import Erased
 from medsam2_atlas.storage.fingerprints import Fingerprints
 from medsam2_atlas.storage.folder import Study, WorkFolder
 from medsam2_atlas.storage.images import ImageChanges
@@ -74,10 +76,11 @@ class StudyStore:
             self.path.mkdir(parents=True, exist_ok=True)
         # Stores with other roots see other studies: each set has its own index, so that they do not undo each other's.
         name = f"studies-{self._roots.key}.sqlite" if self._roots.key else "studies.sqlite"
+        self.review, self.erased = ReviewStage(self.work), Erased(self.work)
         self._index = Index(self.work.folder(".") / name)
         self._reconciler = Reconciler(self.path, self.work, self._index, self._roots)
         self._index.fill = lambda: self._reconciler.run(thorough=True)
-        self._image_changes = ImageChanges(self.path, self.work, self._index, self._roots, self._reconciler)
+        self._image_changes = ImageChanges(self.path, self.work, self._index, self._roots, self._reconciler, self.erased)
         self._changes = LabelChanges(self.path, self.work, self._index, self._roots, self._reconciler)
         fingerprints = Fingerprints(self.work)
         self._auditor = Auditor(self.path, self._index, self._reconciler.settler, self._table, fingerprints)
@@ -278,7 +281,7 @@ class StudyStore:
         """
         file, old = self._intact(study, tag, number)
         info = {**old.info, "restored_from": number}
-        new = replace(old, origin="restored", author=author, author_id=author_id, made="", info=info, doubled=())
+        new = replace(old, origin="restored", author=author, author_id=author_id, made="", info=info, doubled=(), accepted={})
         with self._errors(f"get a label under {tag}", study):
             made = self._changes.save(study, tag, file, new, None, lambda *_: None)
         return Saved(self._label(made.row), made.before)
@@ -306,6 +309,25 @@ class StudyStore:
             expected_version=label.version.number,
             confirmed=True,
         )
+
+    def accept_label(self, study: str, tag: str, number: int, person: Person) -> Label:
+        """Records that a reviewer accepts the current version of a `final` label map; see `acceptance`.
+
+        Raises:
+            NotFoundError: there is none.
+            InputError: another tag, or the person has drawn it.
+            ConflictError: it is not the current version, or does not count.
+            StorageError: it cannot be written.
+        """
+        with self._errors("be accepted", study):
+            label = self.label(study, tag)
+            made = self._changes.rewrite(study, tag, lambda row, all_: accepted(row, all_, number, person))
+        return replace(label, version=made.row.version)
+
+    def held_back(self, label: Label) -> str:
+        """Returns why models do not learn from a label map; empty if they do: if it is `final`, has no problem, and was
+        accepted where the review stage is on."""
+        return held_back(label, self.review)
 
     def remove_label(self, study: str, tag: str, *, author: str = "", author_id: str = "") -> None:
         """Takes the current label map away; its versions stay and can be restored.

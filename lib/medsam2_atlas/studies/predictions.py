@@ -16,7 +16,7 @@ from typing import Any
 
 from medsam2_atlas.atlas import fusion_config
 from medsam2_atlas.decoding import file_states
-from medsam2_atlas.errors import MedSAM2AtlasError, StorageError
+from medsam2_atlas.errors import MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.files import sha256, write_json
 from medsam2_atlas.hounsfield import CHECK, HuRule
 from medsam2_atlas.labels import organ_table
@@ -144,6 +144,7 @@ class PredictionStore:
         Raises:
             ValueError: a tag that belongs to people.
             InputError: the label map does not fit the image.
+            NotFoundError: the study was removed or erased meanwhile.
         """
         if model == FINAL:
             raise ValueError("a model's prediction is never stored as final")
@@ -166,6 +167,11 @@ class PredictionStore:
             write_json(entry, self._report_file(model, study))
         except (StorageError, OSError) as error:  # without it, the prediction is not found again
             log.warning("the report of a prediction is not kept: %s", error)
+        try:
+            self._studies.image(study)
+        except NotFoundError:  # it was erased or removed meanwhile
+            self._report_file(model, study).unlink(missing_ok=True)
+            raise
         return Prediction(label.file, entry["report"], entry["provenance"], entry["made"])
 
     def _keep(self, model: str, study: str, made_of: Mapping[str, Any], result: Segmentation) -> Label:

@@ -1,0 +1,100 @@
+"""Erases a study's share from the grown atlas: every version that it is part of goes, and the current one is made without it.
+
+A grown atlas with a base keeps the base's common space, and its maps are sums over references: without one of them, it is
+assembled again at once. An atlas that grew from signed-off labels alone has a common space that was averaged from them, maybe
+from this one too: all its versions go, and it has to be built again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from medsam2_atlas.atlas import Atlas, AtlasStore
+from medsam2_atlas.atlas.build import assemble
+from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.files import remove_folder
+
+log = logging.getLogger(__name__)
+
+
+def versions_with(folder: Path, study: str, final: bool) -> list[Path]:
+    """Returns the folders of atlas versions that a study is part of.
+
+    Args:
+        folder: of all versions.
+        study: its name.
+        final: whether the study was ever signed off: it may be part of a common space then, although it is no reference.
+    """
+    found = []
+    for path in sorted((folder / "versions").glob("*")):
+        if not path.is_dir() or path.is_symlink():
+            continue
+        about = _about(path)
+        if about is None or study in reference_names(path) or (final and not _base(about)):
+            found.append(path)
+    return found
+
+
+def erase_reference(folder: Path, study: str, final: bool) -> bool:
+    """Erases a study from all versions of an atlas; see `versions_with`.
+
+    Returns:
+        Whether the atlas has to be built again, because its current version is gone.
+
+    Raises:
+        OSError, StorageError: a version cannot be written or removed.
+    """
+    store, tainted = AtlasStore(folder), versions_with(folder, study, final)
+    current, rebuild = store.current, False
+    if current is not None and current in tainted:
+        rebuild = not _published_without(store, current, study)
+        if rebuild:
+            (folder / "current").unlink(missing_ok=True)
+    for path in tainted:
+        if path != store.current:
+            remove_folder(path, folder)
+    return rebuild
+
+
+def _published_without(store: AtlasStore, current: Path, study: str) -> bool:
+    """Makes the current version anew without a reference; returns whether that is possible."""
+    about = _about(current)
+    if about is None or not _base(about):
+        return False
+    try:
+        atlas = Atlas.load(current)
+        kept = [reference for reference in atlas.references if reference.name != study]
+        options = dict(atlas.options)
+        options["hu_offsets"] = {name: value for name, value in options.get("hu_offsets", {}).items() if name != study}
+        without = assemble(atlas.template, kept, options)
+        # Written even if there is a version of that content: with a copy of the study under another name, it may name this one.
+        without.save(store.folder / "versions" / without.version)
+        store.activate(without.version)
+    except MedSAM2AtlasError as error:
+        log.warning("the atlas cannot be made without the erased study: %s", error)
+        return False
+    return True
+
+
+def _about(path: Path) -> dict[str, Any] | None:
+    """Returns what an atlas folder says of itself; None if that cannot be read."""
+    try:
+        content: Any = json.loads((path / "atlas.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _base(about: dict[str, Any]) -> str:
+    options = about.get("options")
+    return str(options.get("base") or "") if isinstance(options, dict) else ""
+
+
+def reference_names(path: Path) -> set[str]:
+    """Returns the names of an atlas' references; none if there is no atlas."""
+    references = (_about(path) or {}).get("references")
+    entries = references if isinstance(references, list) else ()
+    return {str(entry.get("name")) for entry in entries if isinstance(entry, dict)}

@@ -1,0 +1,251 @@
+"""Erases everything that is kept of a study, completely: what a crash interrupts is finished later.
+
+A plan is written first. From then on the study counts as erased: the steps can be repeated any number of times, and the next
+erasure and the next start of a server finish the plans that are left. The last steps are the line in the audit log and the
+removal of the plan, which holds the study's name.
+
+Lock order: the training's claim, the folder's lock, databases' own. While a training runs, nothing is erased: it may hold the
+study.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medsam2_atlas.archive import Place
+from medsam2_atlas.audit_log import record_command
+from medsam2_atlas.erasing.atlases import erase_reference, reference_names, versions_with
+from medsam2_atlas.erasing.belongings import Belongings, check_name, find_belongings
+from medsam2_atlas.erasing.contents import erase_from_reports, erase_rows, trained_on
+from medsam2_atlas.erasing.mentions import mentions, mentions_name
+from medsam2_atlas.erasing.work import no_work_runs
+from medsam2_atlas.errors import AtlasError, InputError, NotFoundError, StorageError
+from medsam2_atlas.files import remove_folder
+from medsam2_atlas.places import find_atlas
+from medsam2_atlas.registration import RegistrationCache
+from medsam2_atlas.resource import state_folder
+from medsam2_atlas.scratch import sweep_leftovers
+from medsam2_atlas.storage import WORK_FOLDER, Erased, WorkFolder, flush
+from medsam2_atlas.storage.safely import temporary, write_safely
+
+log = logging.getLogger(__name__)
+
+_FOLDER = "erasing"
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """What was erased, or would be.
+
+    Attributes:
+        paths: files and folders.
+        atlas: versions of the atlas that the study was part of.
+        told: what could not be erased, and the remedy, as sentences.
+        rebuild: whether the atlas has to be built again.
+    """
+
+    paths: list[Path]
+    atlas: list[Path]
+    told: list[str]
+    rebuild: bool = False
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A study to erase. checksums, final: see `Belongings`; they cannot be found again once its versions are gone."""
+
+    study: str
+    reason: str
+    checksums: list[str]
+    final: bool
+
+
+def look(place: Place, study: str) -> Erasure:
+    """Returns what `erase` would erase; changes nothing.
+
+    Raises:
+        InputError: not a name.
+        NotFoundError: nothing is kept of such a study.
+    """
+    found, atlas = _found(place, check_name(study))
+    return Erasure([*found.paths, *found.shared], atlas, _told(place, study, found))
+
+
+def erase(place: Place, study: str, reason: str) -> Erasure:
+    """Erases everything that is kept of a study, and leaves one line in the audit log.
+
+    Args:
+        place: of the studies.
+        study: its name, or the UID of a series of a PACS.
+        reason: for the audit log; must not hold the name.
+
+    Raises:
+        InputError: not a name, or a reason that holds it.
+        NotFoundError: nothing is kept of such a study.
+        ConflictError: a training or another work process runs.
+        StorageError: something cannot be erased; the next call goes on.
+    """
+    check_name(study)
+    if not reason.strip() or mentions_name(reason, study):
+        raise InputError("reason", "is empty, or holds the study's name.", "The audit log keeps it: write what was asked for.")
+    finish_erasures(place)
+    with no_work_runs(place.work):
+        found, atlas = _found(place, study)
+        told = _told(place, study, found)
+        plan = _Plan(study, reason, sorted(found.checksums), found.final)
+        file = _write(place, plan)
+        rebuild = _carry_out(place, plan, file)
+    for folder in sorted({place.root, place.work}):
+        told += [f"{path} still holds the name. Look at it, and remove it." for path in mentions(folder, study)]
+    return Erasure([*found.paths, *found.shared], atlas, told, rebuild)
+
+
+def finish_erasures(place: Place) -> int:
+    """Finishes erasures that were interrupted; returns how many.
+
+    Raises:
+        ConflictError: a training or another work process runs.
+        StorageError: something cannot be erased.
+    """
+    files = sorted(_plans(place).glob("*.json"))
+    if files:
+        with no_work_runs(place.work):
+            for file in files:
+                try:
+                    plan = _Plan(**json.loads(file.read_text(encoding="utf-8")))
+                    check_name(plan.study)
+                except FileNotFoundError:  # another process has finished it
+                    continue
+                except (OSError, ValueError, TypeError) as error:
+                    raise StorageError(
+                        file, f"is a plan to erase a study, and cannot be read ({error}).", "Erase the study again; remove it."
+                    ) from error
+                _carry_out(place, plan, file)
+                log.warning("an erasure that was interrupted is finished")
+    return len(files)
+
+
+def readmit(place: Place, study: str) -> None:
+    """Lets a server take in a series of a PACS again that was erased.
+
+    Raises:
+        NotFoundError: it is not barred.
+    """
+    with place.locked():
+        if not Erased(WorkFolder(place.studies / WORK_FOLDER)).readmit(study):
+            raise NotFoundError("the study", "was not erased here, or may be taken in.", "Nothing needs to be done.")
+    record_command(WorkFolder(place.work), "study.readmit", study=study)
+
+
+def _carry_out(place: Place, plan: _Plan, file: Path) -> bool:
+    """Carries out a plan; returns whether the atlas has to be built again."""
+    study, store = plan.study, place.studies / WORK_FOLDER
+    try:
+        with _naming_errors():
+            with place.locked():
+                Erased(WorkFolder(store)).add(study, barred=place.pacs)
+                found = find_belongings(place, study)
+                for path in found.paths:
+                    _remove(path, path.parent)
+                for checksum in plan.checksums:
+                    (store / "fingerprints" / f"{checksum}.json").unlink(missing_ok=True)
+                erase_rows(place, study, {*plan.checksums, *found.checksums})
+            RegistrationCache(place.work / "registrations").forget()
+            for path in found.shared:
+                _empty(path)
+            rebuild = erase_reference(place.work / "atlas", study, plan.final)
+            erase_from_reports(place, study)
+            for folder in {place.root, place.studies / "labels", place.work, store}:
+                sweep_leftovers(folder)
+    finally:
+        if place.studies.is_dir():
+            flush(place.studies)
+    record_command(WorkFolder(place.work), "study.erase", study=study, details={"reason": plan.reason})
+    file.unlink(missing_ok=True)
+    return rebuild
+
+
+@contextmanager
+def _naming_errors() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise StorageError(
+            "the study", f"is not erased completely yet ({error}).", "Erase it again, as the server's user."
+        ) from error
+
+
+def _found(place: Place, study: str) -> tuple[Belongings, list[Path]]:
+    found = find_belongings(place, study)
+    atlas = versions_with(place.work / "atlas", study, found.final)
+    known = found.paths or trained_on(place.work, study) or _listed(place, study)
+    if not known and not any(study in reference_names(path) for path in atlas):
+        raise NotFoundError(repr(study[:80]), "is not known here: nothing is kept of it.", "Look up its name.")
+    return found, atlas
+
+
+def _listed(place: Place, study: str) -> bool:
+    """Returns whether a series is in the list of a PACS, though it was never fetched."""
+    try:
+        entries: list[dict[str, Any]] = json.loads((place.work / "series.json").read_text(encoding="utf-8"))
+        return place.pacs and any(study in entry.values() for entry in entries)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _told(place: Place, study: str, found: Belongings) -> list[str]:
+    told = list(found.told)
+    for folder in trained_on(place.work, study):
+        told.append(f"{folder.name} was trained on it, and cannot forget it. Remove {folder}, and train again.")
+    with suppress(AtlasError):
+        base = find_atlas()
+        if study in reference_names(base):
+            told.append(f"The atlas {base} has a reference of that name. Build it again without it.")
+    if place.pacs:
+        told.append("The PACS still has the series. It is not fetched again until `studies readmit` allows it.")
+    for series, instance in sorted(found.segmentations):
+        told.append(f"The PACS was sent the segmentation {instance} of the series {series}. Remove it there.")
+    for file in mentions(state_folder(), study):
+        told.append(f"{file} holds the name. Remove it, or wait until it is rotated away.")
+    told.append("Backups, exports, downloads and an atlas that was built elsewhere may hold it: see docs/records.md.")
+    return told
+
+
+def _plans(place: Place) -> Path:
+    return place.studies / WORK_FOLDER / _FOLDER
+
+
+def _write(place: Place, plan: _Plan) -> Path:
+    folder = _plans(place)
+    with _naming_errors():
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{os.urandom(8).hex()}.json"
+        with temporary(folder, ".json") as part:
+            write_safely(part, json.dumps(vars(plan), ensure_ascii=False))
+            os.replace(part, file)
+        flush(folder)
+    return file
+
+
+def _remove(path: Path, below: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        remove_folder(path, below)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _empty(path: Path) -> None:
+    """Removes a file, or everything in a folder; the folder stays for those who write into it."""
+    if not path.is_dir() or path.is_symlink():
+        path.unlink(missing_ok=True)
+        return
+    for entry in path.iterdir():
+        _remove(entry, path)

@@ -1,0 +1,47 @@
+"""Keeps trainings and other work processes of a server away while a study is erased: they may hold it in memory."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from medsam2_atlas.errors import ConflictError
+
+_CLAIMS = "claims"
+_TRAINING = "train.json"
+"""File that a training holds locked, as other work processes do with files of their own; see `apps/medsam2_atlas/claims.py`."""
+
+
+@contextmanager
+def no_work_runs(work: Path) -> Iterator[None]:
+    """Holds the training's claim for as long as the block takes.
+
+    Args:
+        work: work folder of the studies.
+
+    Raises:
+        ConflictError: a training, a scoring or a batch runs.
+    """
+    folder = work / _CLAIMS
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        training = stack.enter_context((folder / _TRAINING).open("a"))
+        _take(training.fileno())
+        for file in folder.glob("*.json"):
+            if file.name != _TRAINING:
+                with suppress(FileNotFoundError), file.open("rb") as stream:
+                    _take(stream.fileno())
+        yield
+
+
+def _take(handle: int) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConflictError(
+            "the server", "runs a training, a scoring or a batch, which may hold the study.", "Wait for it, or stop it."
+        ) from None
+    except OSError:  # a network disk without locks
+        return

@@ -1,0 +1,132 @@
+"""Names of erased studies, as keyed hashes: they are not kept, but recognised if they come again.
+
+`erased.json` in the work folder of the store holds a key and, for each name, when it was erased and whether it is barred. A
+barred name, of a series that its PACS still has, is not taken in again. Another image file of the name is a new study.
+Writers hold the lock of the studies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from medsam2_atlas.errors import StorageError
+from medsam2_atlas.storage.folder import WorkFolder
+from medsam2_atlas.storage.safely import flush, temporary, write_safely
+
+_FILE = "erased.json"
+
+
+@dataclass(frozen=True)
+class _List:
+    """Content of the file. times: epoch seconds by hash. barred: hashes."""
+
+    key: str = ""
+    times: dict[str, float] = field(default_factory=dict)
+    barred: frozenset[str] = frozenset()
+
+
+class Erased:
+    """The list. Safe for several threads and processes; asking costs one look at the file's state."""
+
+    def __init__(self, work: WorkFolder) -> None:
+        """
+        Args:
+            work: work folder of the store.
+        """
+        self._file = work.path / _FILE
+        self._lock = threading.Lock()
+        self._known: tuple[tuple[int, int, int] | None, _List] = (None, _List())
+
+    def since(self, study: str) -> float:
+        """Returns when a study was erased, in epoch seconds; minus infinity if it never was.
+
+        Raises:
+            StorageError: the list cannot be read.
+        """
+        known = self._read()
+        return known.times.get(_hash(known, study), float("-inf")) if known.times else float("-inf")
+
+    def bars(self, study: str) -> bool:
+        """Returns whether a study must not be taken in again.
+
+        Raises:
+            StorageError: the list cannot be read.
+        """
+        known = self._read()
+        return bool(known.barred) and _hash(known, study) in known.barred
+
+    def check(self, study: str) -> None:
+        """Accepts a study to take in.
+
+        Raises:
+            StorageError: it was erased and is barred, or the list cannot be read.
+        """
+        if self.bars(study):
+            raise StorageError(
+                "the study", "was erased, and is not taken in again.", "If it may be: medsam2-atlas studies readmit."
+            )
+
+    def add(self, study: str, barred: bool) -> None:
+        """Adds a name; later calls for the same name replace its time.
+
+        Raises:
+            OSError, StorageError: the list cannot be read or written.
+        """
+        known = self._read()
+        known = known if known.key else _List(secrets.token_hex(32))
+        name = _hash(known, study)
+        both = known.barred | {name} if barred else known.barred - {name}
+        self._write(_List(known.key, {**known.times, name: time.time()}, both))
+
+    def readmit(self, study: str) -> bool:
+        """Lets a barred study be taken in again; returns whether it was barred.
+
+        Raises:
+            OSError, StorageError: the list cannot be read or written.
+        """
+        known = self._read()
+        if not self.bars(study):
+            return False
+        self._write(_List(known.key, known.times, known.barred - {_hash(known, study)}))
+        return True
+
+    def _read(self) -> _List:
+        try:
+            state = self._file.stat()
+            stamp = (state.st_ino, state.st_mtime_ns, state.st_size)
+            with self._lock:
+                if self._known[0] != stamp:
+                    self._known = (stamp, _parsed(json.loads(self._file.read_text(encoding="utf-8"))))
+                return self._known[1]
+        except (FileNotFoundError, NotADirectoryError):
+            return _List()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StorageError(
+                self._file, f"cannot be read ({error}): erased studies might come back.", "Copy it back from a backup."
+            ) from error
+
+    def _write(self, content: _List) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        studies = {name: {"at": at, "barred": name in content.barred} for name, at in sorted(content.times.items())}
+        with temporary(self._file.parent, ".json") as part:
+            write_safely(part, json.dumps({"key": content.key, "studies": studies}, indent=1) + "\n")
+            os.replace(part, self._file)
+        flush(self._file.parent)
+
+
+def _parsed(content: dict[str, Any]) -> _List:
+    studies = dict(content["studies"])
+    times = {str(name): float(entry["at"]) for name, entry in studies.items()}
+    return _List(str(content["key"]), times, frozenset(str(name) for name, entry in studies.items() if entry["barred"]))
+
+
+def _hash(known: _List, study: str) -> str:
+    return hmac.new(known.key.encode(), study.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()

@@ -1,0 +1,126 @@
+"""With the review stage on, neither trainings nor the atlas learn from a label map that no other person has accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+from starlette.testclient import TestClient
+
+import atlas_trainer
+from atlas_trainer import AtlasTrainTask
+from client_info import SERVER_KEYS
+from finals import learnable
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.hounsfield import CHECK
+from medsam2_atlas.learning import ScoreTable
+from medsam2_atlas.storage import Person
+from review import case_states
+from server import errors, studies
+from server.access import User
+from server.config import server_config
+from storage.test_store import ct, label
+from study_datastore import StudyDatastore
+from unet_trainer import UNetTrainTask
+
+MODELS = ("medsam2_atlas", "unet_3d")
+
+
+@pytest.fixture
+def datastore(tmp_path: Path) -> StudyDatastore:
+    """`a` and `b` signed off by kim; `c` has label maps under all other tags."""
+    for name in ("a", "b", "c"):
+        ct(tmp_path / "studies", name)
+    found = StudyDatastore(tmp_path / "studies", models=MODELS)
+    file = label(tmp_path / "x.nii.gz", 6)
+    for name in ("a", "b"):
+        found.store.save_label(name, "final", file, author="kim", author_id="token:kim")
+    for tag in (*MODELS, "original", "draft", "FINAL"):
+        found.store.save_label("c", tag, file, origin="model" if tag in MODELS else "person", author="kim")
+    found.store.review.turn(True)
+    return found
+
+
+def test_trainings_and_the_atlas_get_accepted_final_label_maps_only(
+    datastore: StudyDatastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datastore.store.accept_label("a", "final", 1, Person("lee", "token:lee"))
+    assert [files.name for files in learnable(datastore).files] == ["a"]
+    assert "no reviewer has accepted" in learnable(datastore).problems["b"]
+    task: Any = object.__new__(UNetTrainTask)
+    task._models = SimpleNamespace(hu=CHECK)
+    for request in ({}, {"tag": "draft"}, {"label_tag": "original", "y": "draft"}):
+        assert [case.name for case in task.pre_process(request, datastore)] == ["a"]
+    given: list[Any] = []
+
+    def grow(work: Any, base: Any, finals: Any, **options: Any) -> dict[str, Any]:
+        given.extend([files.name for files in finals])
+        return {"refused": options["skipped"]}
+
+    monkeypatch.setattr(atlas_trainer, "grow_studies_atlas", grow)
+    models: Any = SimpleNamespace(work=None, hu=CHECK, base_atlas=lambda: None)
+    report = AtlasTrainTask(models)({}, datastore)
+    assert (given, list(report["refused"])) == (["a"], ["b"])
+    datastore.store.review.turn(False)
+    assert [files.name for files in learnable(datastore).files] == ["a", "b"]
+
+
+def test_cases_show_what_waits_for_a_reviewer(datastore: StudyDatastore, tmp_path: Path) -> None:
+    datastore.store.accept_label("a", "final", 1, Person("lee", "token:lee"))
+    cases = {case["study"]: case for case in case_states(datastore, ScoreTable(tmp_path / "t.sqlite"), MODELS)}
+    assert [(cases[name]["accepted"], cases[name]["waits"]) for name in "abc"] == [("lee", False), ("", True), ("", False)]
+    assert datastore.get_label_info("a", "final")["accepted"]["by_id"] == "token:lee"
+    assert datastore.get_label_info("b", "final")["accepted"] is None
+
+
+@pytest.fixture
+def client(datastore: StudyDatastore, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    instance = SimpleNamespace(datastore=lambda: datastore, on_save_label=lambda *_: None)
+    monkeypatch.setattr(studies, "app_instance", lambda: instance)
+    app = FastAPI()
+    app.include_router(studies.router)
+    errors.install(app)
+
+    @app.middleware("http")
+    async def who(request: Request, call_next: Any) -> Any:
+        name = request.headers["who"]
+        request.scope["medsam2_atlas.user"] = User(name, "reviewer", f"token:{name}")
+        return await call_next(request)
+
+    with TestClient(app, raise_server_exceptions=False) as found:
+        yield found
+
+
+def test_a_reviewer_accepts_the_version_that_was_looked_at_and_nobody_their_own(
+    client: TestClient, datastore: StudyDatastore, tmp_path: Path
+) -> None:
+    asked = {"label": "a", "version": "1"}
+    assert client.post("/datastore/label/accept", params=asked, headers={"who": "kim"}).status_code in (400, 422)
+    assert client.post("/datastore/label/accept", params={"label": "a"}, headers={"who": "lee"}).status_code == 422
+    accepted = client.post("/datastore/label/accept", params=asked, headers={"who": "lee"})
+    assert accepted.status_code == 200, accepted.text
+    assert accepted.json()["accepted"]["by"] == "lee"
+    datastore.store.save_label("a", "final", label(tmp_path / "y.nii.gz", 7), author="kim", author_id="token:kim")
+    late = client.post("/datastore/label/accept", params=asked, headers={"who": "lee"})
+    assert (late.status_code, "version 2" in late.text) == (409, True)
+    listed = client.get("/datastore/label/versions", params={"label": "a"}, headers={"who": "lee"}).json()
+    assert [(version["accepted"] or {}).get("by") for version in listed] == ["lee", None]
+
+
+def test_a_client_never_writes_an_acceptance(client: TestClient, datastore: StudyDatastore) -> None:
+    sent = {"info": '{"accepted": {"by": "lee"}}'}
+    client.put("/datastore/label/info", params={"label": "b", "tag": "final"}, data=sent, headers={"who": "kim"})
+    assert datastore.get_label_info("b", "final")["accepted"] is None
+    assert "accepted" in SERVER_KEYS
+    assert [files.name for files in learnable(datastore).files] == []
+
+
+def test_a_review_stage_without_a_login_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="review needs people"):
+        server_config({"server_review": "true"})
+    assert server_config({"server_review": "true", "server_tokens": str(tmp_path / "t.yaml")}).review
+    assert not server_config({}).review

@@ -1,0 +1,137 @@
+"""The review stage: models learn from a `final` label map only once another person has accepted that very version."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from medsam2_atlas.cli import app
+from medsam2_atlas.cli.cases import annotated_cases
+from medsam2_atlas.errors import ConflictError, InputError
+from medsam2_atlas.storage import FINAL, Person, StudyStore, Version
+from storage.test_store import label
+
+LEE = Person("lee", "token:lee")
+
+
+@pytest.fixture
+def store(folder: Path, tmp_path: Path) -> StudyStore:
+    """`a` and `b`, signed off by kim, with the review stage on."""
+    store = StudyStore(folder)
+    for name in ("a", "b"):
+        store.save_label(name, FINAL, label(tmp_path / "x.nii.gz", 6), author="kim")
+    store.review.turn(True)
+    return store
+
+
+def learnt(folder: Path) -> list[str]:
+    return [files.name for files in annotated_cases(folder, {})]
+
+
+def test_nothing_is_learnt_that_no_reviewer_has_accepted(store: StudyStore, folder: Path) -> None:
+    with pytest.raises(InputError, match="no annotated CTs"):
+        learnt(folder)
+    assert store.accept_label("a", FINAL, 1, LEE).version.accepted["by"] == "lee"
+    skipped: dict[str, str] = {}
+    assert [files.name for files in annotated_cases(folder, skipped)] == ["a"]
+    assert "no reviewer has accepted that version yet" in skipped["b"]
+    with pytest.raises(InputError, match="no reviewer has accepted"):
+        annotated_cases(folder, None)
+    store.review.turn(False)
+    assert learnt(folder) == ["a", "b"]
+
+
+def test_an_acceptance_ends_with_the_next_version(store: StudyStore, folder: Path, tmp_path: Path) -> None:
+    store.accept_label("a", FINAL, 1, LEE)
+    assert StudyStore(folder).label("a", FINAL).version.accepted["by_id"] == "token:lee"
+    store.save_label("a", FINAL, label(tmp_path / "y.nii.gz", 7), author="kim")
+    assert not store.label("a", FINAL).version.accepted
+    assert not store.restore_label("a", FINAL, 1, author="kim").label.version.accepted
+    assert not store.confirm_label("a", FINAL, author="kim").label.version.accepted
+    with pytest.raises(InputError, match="no annotated CTs"):
+        learnt(folder)
+
+
+def test_another_version_than_the_current_one_is_never_accepted(store: StudyStore, tmp_path: Path) -> None:
+    store.save_label("a", FINAL, label(tmp_path / "y.nii.gz", 7), author="kim")
+    for number in (1, 3):
+        with pytest.raises(ConflictError, match="version 2 under final by now"):
+            store.accept_label("a", FINAL, number, LEE)
+    store.save_label("a", "draft", label(tmp_path / "y.nii.gz", 7), author="kim")
+    with pytest.raises(InputError, match="only final"):
+        store.accept_label("a", "draft", 1, LEE)
+
+
+@pytest.mark.parametrize("again", ["", "restored", "confirmed"])
+def test_nobody_accepts_what_they_drew(store: StudyStore, tmp_path: Path, again: str) -> None:
+    number = 1
+    if again == "restored":
+        store.save_label("a", FINAL, label(tmp_path / "y.nii.gz", 7), author="max")
+        number = store.restore_label("a", FINAL, 1, author="max").label.version.number
+    if again == "confirmed":
+        number = store.confirm_label("a", FINAL, author="max").label.version.number
+    for person in (Person("kim", "token:kim"), Person("Kim")):
+        with pytest.raises(InputError, match="nobody accepts their own"):
+            store.accept_label("a", FINAL, number, person)
+    assert store.accept_label("a", FINAL, number, Person("max")).version.accepted["by"] == "max"
+    assert store.accept_label("a", FINAL, number, LEE).version.accepted["by"] == "max"  # the first one stays
+
+
+def test_people_of_one_name_are_told_apart_by_their_ids(store: StudyStore, tmp_path: Path) -> None:
+    store.save_label("a", FINAL, label(tmp_path / "y.nii.gz", 7), author="kim", author_id="oidc:x#1")
+    with pytest.raises(InputError, match="nobody accepts"):
+        store.accept_label("a", FINAL, 2, Person("another name", "oidc:x#1"))
+    assert store.accept_label("a", FINAL, 2, Person("kim", "oidc:x#2")).version.accepted["by_id"] == "oidc:x#2"
+
+
+def test_a_label_map_is_never_accepted_by_what_a_client_sends_with_it(store: StudyStore, folder: Path, tmp_path: Path) -> None:
+    sent = {"accepted": {"by": "lee", "at": "2026"}}
+    store.save_label("a", FINAL, label(tmp_path / "y.nii.gz", 7), author="kim", info=sent)
+    store.update_label_info("a", FINAL, sent)
+    with pytest.raises(InputError, match="no annotated CTs"):
+        learnt(folder)
+
+
+def test_a_damaged_note_never_turns_the_review_stage_off(store: StudyStore, folder: Path) -> None:
+    for text in ("", "[]", "{}", '{"on": tr'):
+        (folder / ".medsam2_atlas" / "review.json").write_text(text)
+        assert StudyStore(folder).review.on, text
+
+
+def test_a_record_without_an_acceptance_is_as_earlier_programs_write_it(store: StudyStore, folder: Path) -> None:
+    record = folder / ".medsam2_atlas" / "versions" / FINAL / "a" / "00001.json"
+    assert "accepted" not in json.loads(record.read_text())
+    for damaged in ("x", 3, ["a"]):
+        assert Version.from_json(json.dumps({**json.loads(record.read_text()), "accepted": damaged})).accepted == {}
+
+
+def test_a_label_map_is_accepted_by_a_command(
+    store: StudyStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "kim")
+    refused = CliRunner().invoke(app, ["labels", "accept", str(folder), "a", "1"])
+    assert isinstance(refused.exception, InputError)
+    monkeypatch.setenv("LOGNAME", "lee")
+    ran = CliRunner().invoke(app, ["labels", "accept", str(folder), "a", "1"])
+    assert "version 1 is accepted by lee" in ran.output
+    monkeypatch.setenv("COLUMNS", "300")
+    assert "accepted by" in CliRunner().invoke(app, ["labels", "list", str(folder)]).output
+    assert learnt(folder) == ["a"]
+
+
+def test_only_final_label_maps_without_a_problem_are_learnt_from(folder: Path, tmp_path: Path) -> None:
+    store = StudyStore(folder)
+    for tag in ("original", "draft", "medsam2_atlas", "unet_3d"):
+        store.save_label("a", tag, label(tmp_path / "x.nii.gz", 6), origin="model" if "_" in tag else "person")
+    store.save_label("b", FINAL, label(tmp_path / "x.nii.gz", 6), author="kim")
+    with pytest.raises(InputError, match="no annotated CTs"):
+        store.remove_label("b", FINAL)
+        learnt(folder)
+    (folder / "labels" / FINAL / "b.nii.gz").write_bytes(label(tmp_path / "bad.nii.gz", 99).read_bytes())
+    skipped: dict[str, str] = {}
+    with pytest.raises(InputError, match="no annotated CTs"):
+        annotated_cases(folder, skipped)
+    assert "b" in skipped
