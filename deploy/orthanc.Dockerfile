@@ -6,8 +6,8 @@ RUN groupadd --system --gid 102 orthanc \
     && apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends orthanc orthanc-dicomweb \
     && rm -rf /var/lib/apt/lists/*
-COPY --chmod=755 apps/orthanc.sh /usr/local/bin/orthanc.sh
-RUN install -d -m 700 -o orthanc -g orthanc /data
+COPY apps/orthanc.sh /usr/local/bin/orthanc.sh
+RUN chmod 755 /usr/local/bin/orthanc.sh && install -d -m 700 -o orthanc -g orthanc /data
 USER 101:102
 LABEL org.opencontainers.image.title="Orthanc for medsam2_atlas" org.opencontainers.image.licenses="GPL-3.0-or-later"
 VOLUME /data

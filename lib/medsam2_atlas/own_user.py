@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from medsam2_atlas.errors import StorageError
 from medsam2_atlas.resource import state_folder
 
 _CACHES = {
@@ -41,3 +42,17 @@ def ensure_home() -> None:
         os.environ["HOME"] = str(home)
         with suppress(OSError):  # libraries say themselves what they cannot write
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def ensure_temp() -> None:
+    """Makes the folder that `$TMPDIR` names; without it, libraries would take /tmp unasked, which may be small.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    folder = os.environ.get("TMPDIR")
+    try:
+        if folder:
+            Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(str(folder), f"cannot hold temporary files: {error}.", "Name another folder by $TMPDIR.") from error

@@ -12,7 +12,7 @@ import typer
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing
-from medsam2_atlas.own_user import ensure_home
+from medsam2_atlas.own_user import ensure_home, ensure_temp
 from medsam2_atlas.resource import python_path, resource, state_folder
 from medsam2_atlas.root_path import parse_root_path
 
@@ -74,6 +74,7 @@ def serve_command(
     command += ["--app", str(_app_folder(port))]
     os.environ["PYTHONPATH"] = python_path()
     ensure_home()
+    ensure_temp()
     # MONAI Label would otherwise start a scoring process at every start and every next case.
     os.environ.setdefault("MONAI_LABEL_AUTO_UPDATE_SCORING", "false")
     # Each of the forty threads that answer would keep an arena of freed memory for itself.
