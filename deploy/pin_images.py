@@ -16,6 +16,7 @@ FOLDER = Path(__file__).resolve().parents[1]
 FILES = ("compose.yaml", "deploy/app.Dockerfile", "deploy/orthanc.Dockerfile")
 _IMAGE = re.compile(r"^(\s*image:\s*|FROM\s+)([\w./:-]+?)(@sha256:[0-9a-f]{64})?(?=\s|$)", re.MULTILINE)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_TOLD = re.compile(r"^Digest: (sha256:[0-9a-f]{64})$", re.MULTILINE)
 
 
 class PinningError(Exception):
@@ -31,17 +32,20 @@ def find_engine() -> str:
 
 
 def digest_of(engine: str, image: str) -> str:
-    """Returns the digest that a registry has for a tag, for all platforms if it has several."""
-    pulled = subprocess.run([engine, "pull", "--quiet", image], capture_output=True, text=True)
+    """Fetches an image by its tag, and returns the digest that the registry has for it."""
+    pulled = subprocess.run([engine, "pull", image], capture_output=True, text=True)
     if pulled.returncode:
         raise PinningError(f"{image} cannot be fetched: {pulled.stderr.strip() or pulled.stdout.strip()}")
-    shown = subprocess.run(
-        [engine, "image", "inspect", "--format", "{{range .RepoDigests}}{{println .}}{{end}}", image], capture_output=True, text=True
-    )
-    found = _DIGEST.search(shown.stdout)
-    if shown.returncode or not found:
-        raise PinningError(f"{engine} knows no digest of {image}: {shown.stderr.strip() or 'it was not fetched from a registry'}")
-    return found.group()
+    told = _TOLD.search(pulled.stdout)
+    if told:  # by Docker; Podman tells no digest
+        return told.group(1)
+    every = "{{range .RepoDigests}}{{println .}}{{end}}"
+    shown = subprocess.run([engine, "image", "inspect", "--format", every, image], capture_output=True, text=True)
+    for line in shown.stdout.split():
+        name, _, digest = line.partition("@")
+        if f"/{name}".endswith(f"/{image.partition(':')[0]}") and _DIGEST.fullmatch(digest):
+            return digest
+    raise PinningError(f"{engine} knows no digest of {image}. {shown.stderr.strip()}".strip())
 
 
 def pin(folder: Path, engine: str) -> list[str]:

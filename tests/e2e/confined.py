@@ -78,7 +78,7 @@ class Container:
 
     @contextmanager
     def running(self, *arguments: str, ready: Callable[[int], bool]) -> Iterator[int]:
-        """Yields the number of the process that an entry point with arguments runs in, until the block ends; then sends SIGTERM.
+        """Starts the entry point with arguments, and yields the number of its process; at the block's end, sends it SIGTERM.
 
         ready: whether it can be used, given that number.
         """

@@ -153,7 +153,9 @@ def test_orthanc_starts_without_capabilities_and_writes_into_its_volume_only(tmp
     check_traces(orthanc)
 
 
-@pytest.mark.skipif(shutil.which("caddy") is None or shutil.which("nsenter") is None, reason="Caddy or nsenter is not installed")
+@pytest.mark.skipif(
+    shutil.which("caddy") is None or shutil.which("nsenter") is None, reason="Caddy or nsenter is not installed"
+)
 def test_the_proxy_listens_on_443_with_one_capability_and_writes_into_its_volume_only(tmp_path: Path) -> None:
     # What the image `caddy:2` says.
     folders = {"XDG_DATA_HOME": "/data", "XDG_CONFIG_HOME": "/config"}
@@ -165,7 +167,9 @@ def test_the_proxy_listens_on_443_with_one_capability_and_writes_into_its_volume
 
     def ready(number: int) -> bool:
         inside = ["nsenter", f"--target={number}", "--net"]
-        got = subprocess.run([*inside, sys.executable, "-c", GET, "https://localhost/", str(root)], capture_output=True, text=True)
+        got = subprocess.run(
+            [*inside, sys.executable, "-c", GET, "https://localhost/", str(root)], capture_output=True, text=True
+        )
         return "502" in got.stderr  # nothing is behind it
 
     with proxy.running(ready=ready):

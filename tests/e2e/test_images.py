@@ -21,14 +21,14 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILES = {file.name: Dockerfile.of(file) for file in sorted((ROOT / "deploy").glob("*.Dockerfile"))}
 DIGESTS = {name: f"sha256:{str(n) * 64}" for n, name in enumerate(["python", "debian", "caddy"], 1)}
 ENGINE = """#!/bin/sh
-echo "$@" >> "$ASKED"
 for image in "$@"; do :; done
 case "$1 $image" in
     "info "*) exit "${DEAD:-0}" ;;
-    "pull "*) test "${image%%:*}" != "$MISSING" || { echo "manifest unknown" >&2; exit 1; } ;;
-    *python:*) echo "python@sha256:DIGEST1" ;;
+    "pull $MISSING"*) echo "manifest unknown" >&2; exit 1 ;;
+    "pull caddy:"*) echo "Digest: sha256:DIGEST3" ;;
+    "pull "*) echo "an id" ;;
+    *python:*) echo "mirror/other@sha256:DIGEST3"; echo "docker.io/library/python@sha256:DIGEST1" ;;
     *debian:*) echo "debian@sha256:DIGEST2" ;;
-    *caddy:*) echo "caddy@sha256:DIGEST3" ;;
 esac
 """
 
@@ -148,7 +148,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "bin" / "docker").write_text(text)
     (tmp_path / "bin" / "docker").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
-    monkeypatch.setenv("ASKED", str(tmp_path / "asked"))
+    monkeypatch.setenv("MISSING", "no image")
     return tmp_path / "checkout"
 
 
