@@ -15,7 +15,7 @@ from medsam2_atlas.errors import StorageError
 from medsam2_atlas.own_user import ensure_home, ensure_name, ensure_temp
 from medsam2_atlas.resource import model_folder, state_folder
 
-CACHES = ("XDG_CACHE_HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "MONAI_LABEL_SESSION_PATH")
+CACHES = ("XDG_CACHE_HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "CUDA_CACHE_PATH", "MONAI_LABEL_SESSION_PATH")
 NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 NOBODY = """
 import getpass, os

@@ -14,6 +14,7 @@ _CACHES = {
     "XDG_CACHE_HOME": "",  # fontconfig, torch
     "MPLCONFIGDIR": "matplotlib",
     "NUMBA_CACHE_DIR": "numba",
+    "CUDA_CACHE_PATH": "cuda",
     "MONAI_LABEL_SESSION_PATH": "sessions",
 }
 """Variables that name folders which libraries would else make in the user's home, and the folders' names."""
