@@ -11,7 +11,7 @@ PORT ?= 8000
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install lock sbom wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time load fuzz read-time memory inputs clean
+.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time load fuzz read-time memory inputs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -47,6 +47,9 @@ lock: $(VENV)/.installed-dev  ## write requirements/*.txt anew: make lock [CPU_T
 
 sbom: $(VENV)/.installed-dev  ## what .venv holds, as CycloneDX: dist/sbom.cdx.json
 	$(BIN)/python requirements/sbom.py dist/sbom.cdx.json
+
+pin-images:  ## write the digests of the containers' base images into compose.yaml and deploy/, by Docker or Podman
+	$(PYTHON) deploy/pin_images.py
 
 wheel: $(VENV)/.installed  ## dist/*.whl, which brings MONAI Label, sam2, demo weights and sample data
 	rm -rf build  # where files that are gone since would come from

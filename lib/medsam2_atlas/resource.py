@@ -35,12 +35,25 @@ def python_path() -> str:
 
 def model_folder() -> Path:
     """Where downloaded weights are kept: `$MEDSAM2_ATLAS_MODELS`, or a folder in the user's data directory."""
-    data = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local/share"))
-    return Path(os.environ.get("MEDSAM2_ATLAS_MODELS", data / "medsam2_atlas" / "models"))
+    return _named("MEDSAM2_ATLAS_MODELS") or _user_folder("XDG_DATA_HOME", ".local/share") / "medsam2_atlas" / "models"
 
 
 def state_folder() -> Path:
     """Where servers keep logs, and commands the tracebacks of unexpected errors: `$MEDSAM2_ATLAS_STATE`, or a folder in the
     user's state directory."""
-    state = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local/state"))
-    return Path(os.environ.get("MEDSAM2_ATLAS_STATE", state / "medsam2_atlas"))
+    return _named("MEDSAM2_ATLAS_STATE") or _user_folder("XDG_STATE_HOME", ".local/state") / "medsam2_atlas"
+
+
+def _named(variable: str) -> Path | None:
+    return Path(os.environ[variable]) if variable in os.environ else None
+
+
+def _user_folder(variable: str, name: str) -> Path:
+    """Returns the folder that a variable of the XDG base directories names, or its default below the user's home."""
+    named = _named(variable)
+    if named is not None:
+        return named
+    try:
+        return Path.home() / name
+    except RuntimeError:  # no $HOME and no entry in /etc/passwd, as in a container that runs as any number
+        return Path("/") / name  # as container engines set $HOME then; it can be read, and a refused write names it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from importlib.util import find_spec
@@ -12,12 +11,11 @@ from urllib.parse import urljoin, urlsplit
 import pytest
 import requests
 import SimpleITK as sitk
-import yaml
 from monailabel.client import MONAILabelClient
 
 from app.running import server
 from e2e.orthanc import orthanc, orthanc_program, send
-from e2e.proxies import ROOT, ROOT_PATH, nginx_proxy, path_proxies, tls_proxy
+from e2e.proxies import ROOT_PATH, nginx_proxy, path_proxies, tls_proxy
 from medsam2_atlas.atlas import ReferenceFiles
 from series_files import write_series
 from token_files import token_of, tokens_for
@@ -131,26 +129,3 @@ def annotate_below_a_path(url: str, study: str, series: str, client: MONAILabelC
     assert Path(file).stat().st_size > 0
     assert about["label_names"]["liver"] == 6
     assert slicer.next_sample("first", {})["id"] == series
-
-
-def test_compose_names_only_what_is_there() -> None:
-    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
-    assert set(compose["services"]) == {"orthanc", "app", "proxy"}
-    for service in compose["services"].values():
-        if "build" in service:
-            dockerfile = ROOT / service["build"]["dockerfile"]
-            for line in dockerfile.read_text().splitlines():
-                if line.startswith("COPY "):
-                    *sources, _ = line.split()[1:]
-                    assert all((ROOT / source).exists() for source in sources), line
-        for volume in service.get("volumes", ()):
-            source = volume.split(":")[0]
-            assert (ROOT / source).is_file() if source.startswith(".") else source in compose["volumes"]
-    published = [port for service in compose["services"].values() for port in service.get("ports", ())]
-    assert published == ["${DICOM_ADDRESS:-127.0.0.1}:4242:4242", "443:443"]  # neither the app nor Orthanc's own pages
-    asked = set(re.findall(r"\$\{(\w+)", (ROOT / "compose.yaml").read_text()))
-    offered = set(re.findall(r"^(\w+)=", (ROOT / "deploy" / "env.example").read_text(), re.MULTILINE))
-    assert asked == offered
-    command = compose["services"]["app"]["command"]
-    assert "--tokens=/run/secrets/tokens" in command
-    assert (ROOT / "deploy" / "tokens.example.yaml").is_file()

@@ -28,6 +28,7 @@ from medsam2_atlas.cli import (
 )
 from medsam2_atlas.cli.endings import EPILOG, end, plain_endings
 from medsam2_atlas.console import echo, set_up_logging
+from medsam2_atlas.own_user import ensure_name
 
 
 class _Commands(TyperGroup):
@@ -86,5 +87,6 @@ def main() -> None:
     """Entry point of `medsam2-atlas`."""
     # Read when torch is imported: threads that wait would otherwise keep cores from other programs and from each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    ensure_name()
     with plain_endings():
         app()

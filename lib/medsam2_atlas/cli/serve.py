@@ -13,6 +13,7 @@ from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOpti
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.file_modes import set_umask
 from medsam2_atlas.files import replacing
+from medsam2_atlas.own_user import ensure_home, ensure_temp
 from medsam2_atlas.resource import python_path, resource, state_folder
 from medsam2_atlas.root_path import parse_root_path
 
@@ -74,6 +75,8 @@ def serve_command(
     set_umask(for_group=False)  # of the server's log, too; the server opens other files to a group if it is told to
     command += ["--app", str(_app_folder(port))]
     os.environ["PYTHONPATH"] = python_path()
+    ensure_home()
+    ensure_temp()
     # MONAI Label would otherwise start a scoring process at every start and every next case.
     os.environ.setdefault("MONAI_LABEL_AUTO_UPDATE_SCORING", "false")
     # Each of the forty threads that answer would keep an arena of freed memory for itself.

@@ -1,0 +1,61 @@
+"""docs/security.md names tests that exist, and durations and sizes that the code has."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "security.md").read_text()
+NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
+
+
+def rows(heading: str) -> list[list[str]]:
+    """Returns the cells of the table below a heading, without its head."""
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+@pytest.mark.parametrize("file", sorted({file for file, _ in NAMED}))
+def test_every_test_that_is_named_exists(file: str) -> None:
+    text = (ROOT / file).read_text()
+    for name in (name for named, name in NAMED if named == file):
+        assert re.search(rf"^(async )?def {name}\(", text, re.M), name
+
+
+def test_no_threat_is_without_an_answer_and_a_test() -> None:
+    threats = rows("Threats")
+    assert len(threats) > 30
+    for threat in threats:
+        _, attempt, answer, tests = threat
+        assert attempt and answer
+        assert re.fullmatch(r"`tests/[\w/]+\.py::\w+`(, `tests/[\w/]+\.py::\w+`)*", tests), attempt
+
+
+def test_what_is_kept_ends_when_the_page_says() -> None:
+    import medsam2_atlas.cli.endings as endings
+    from medsam2_atlas import jobs
+
+    until = {cells[0].split(" ")[0]: cells[-1] for cells in rows("What is kept, and for how long")}
+    spec = find_spec("monailabel")
+    assert spec is not None and spec.origin
+    handler = json.loads(Path(spec.origin).with_name("logging.json").read_text())["handlers"]["file_handler"]
+    assert until["log"].startswith(f"{handler['backupCount'] + 1} files of {handler['maxBytes'] // 2**20} MB;")
+    logging = yaml.safe_load((ROOT / "compose.yaml").read_text())["x-confined"]["logging"]["options"]
+    assert until["log"].endswith(f"{logging['max-file']} files of {logging['max-size'].replace('m', ' MB')}")
+    assert until["tracebacks"] == f"the {endings._KEPT} newest"
+    assert (jobs._KEPT_SECONDS, until["results"].split(",")[0]) == (600, "ten minutes")
+    assert re.search(r"MONAI_LABEL_SESSION_EXPIRY: int = 3600\b", Path(spec.origin).with_name("config.py").read_text())
+    assert until["sessions"].startswith("one hour")
+
+
+def test_the_short_page_leads_to_the_long_one() -> None:
+    assert "(docs/security.md)" in (ROOT / "SECURITY.md").read_text()
+    for name in re.findall(r"\]\(#([\w-]+)\)", PAGE):
+        assert f"## {name.replace('-', ' ').capitalize()}" in PAGE
