@@ -33,13 +33,30 @@ from medsam2_atlas.processes import ProcessMark
 from medsam2_atlas.scratch import sweep, sweep_leftovers
 from medsam2_atlas.segmentation import package_version
 from medsam2_atlas.storage import WorkFolder
-from server import dicomweb, errors, infer, jobs, login, logs, readiness, review, sessions, stow, studies, viewer, work
+from server import audit as audits
+from server import (
+    dicomweb,
+    errors,
+    infer,
+    jobs,
+    login,
+    logs,
+    private_files,
+    readiness,
+    review,
+    sessions,
+    stow,
+    studies,
+    viewer,
+    work,
+)
 from server.access import Access, AccessMiddleware
+from server.audit import Audit, AuditMiddleware
 from server.config import ServerConfig, server_config
 from server.metrics import Metrics
 from server.middleware import RequestIdFilter, RequestMiddleware, SizeLimitMiddleware
 from server.offloop import off_the_loop
-from server.readiness import Readiness, check_server
+from server.readiness import Readiness, check_audit, check_server
 from server.root_path import RootPathMiddleware, path_of
 from server.stopping import Stopping, bounded
 
@@ -70,7 +87,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     FileResponse.chunk_size = _FILE_CHUNK  # each chunk goes through a thread: 64 KiB make hundreds of turns of a CT
     queue = JobQueue(config.queue, dispose=infer.dispose)
     metrics = Metrics(queue.counts, lambda: app_instance().datastore().status())
-    access, stopping = Access(config), Stopping()
+    access, stopping, audit = Access(config), Stopping(), Audit(config)
     stopping.call(lambda: queue.stop(_STOP_SECONDS))
     stopping.call(end_own_work)
 
@@ -80,7 +97,9 @@ def create_app(config: ServerConfig) -> FastAPI:
             handler.addFilter(RequestIdFilter())
         stopping.install()
         work = WorkFolder.of(settings.MONAI_LABEL_STUDIES)
+        await run_in_threadpool(private_files.begin, work, config.files_for_group)
         await run_in_threadpool(_prepare, work)
+        await run_in_threadpool(audit.open, work)
         instance = await run_in_threadpool(app_instance)
         instance.server_mode(True)
         await run_in_threadpool(instance.on_init_complete)
@@ -88,6 +107,7 @@ def create_app(config: ServerConfig) -> FastAPI:
             yield
         for end in (lambda: queue.stop(_STOP_SECONDS), end_own_work, instance.stop, decoding.shutdown):
             await run_in_threadpool(bounded, end, _STOP_SECONDS)
+        await run_in_threadpool(bounded, audit.close, _STOP_SECONDS)
 
     # The first one sees a request first.
     middleware = [
@@ -101,12 +121,15 @@ def create_app(config: ServerConfig) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
             expose_headers=["X-Request-ID", "X-Job-ID", "Retry-After"],
         ),
+        Middleware(AuditMiddleware, audit=audit),
         Middleware(AccessMiddleware, access=access, config=config),
         Middleware(SizeLimitMiddleware, limit=_limits(config)),
     ]
     app = FastAPI(title="medsam2_atlas", version=package_version(), lifespan=lifespan, middleware=middleware, docs_url="/docs")
-    app.state.readiness = Readiness(check_server)
+    app.state.readiness = Readiness(lambda: [*check_server(), *check_audit(audit.opened)])
     app.state.queue, app.state.metrics, app.state.access, app.state.stopping = queue, metrics, access, stopping
+    app.state.audit = audit
+    access.tell_of_tokens(audit.tokens_read)
     errors.install(app)
     for own in (
         infer.router,
@@ -120,6 +143,7 @@ def create_app(config: ServerConfig) -> FastAPI:
         review.router,
         login.router,
         logs.router,
+        audits.router,
         readiness.router,
     ):
         app.include_router(own)

@@ -43,6 +43,9 @@ class ServerConfig(BaseModel):
     login_idle_hours: float = Field(8.0, gt=0, le=720, description="max hours of a browser's login without a request")
     origins: tuple[str, ...] = Field((), description="other origins whose pages may call the server")
     hosts: tuple[str, ...] = Field((), description="names under which the server is asked, besides those of this machine")
+    audit_mb: int = Field(50, ge=1, le=100_000, description="megabytes after which a file of the audit log is closed")
+    audit_keep_days: int = Field(0, ge=0, description="days that closed files of the audit log stay; 0 for ever")
+    files_for_group: bool = Field(False, description="whether files are for the group of the studies folder, too")
     root_path: str = Field("", description="path below which a proxy shows the server, such as /medsam2")
 
     @field_validator("roots")

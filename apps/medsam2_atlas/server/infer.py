@@ -22,6 +22,7 @@ from medsam2_atlas.errors import InputError, NotFoundError
 from medsam2_atlas.jobs import Job, JobQueue
 from medsam2_atlas.storage import suffix_of
 from server.access import user_of
+from server.audit import note
 from server.context import request_id
 from server.forms import LimitedRoute
 from server.metrics import Metrics
@@ -65,6 +66,8 @@ async def infer(
     queue: JobQueue = request.app.state.queue
     subject = image or (file.filename if file is not None and file.filename else "") or session_id
     upload: Path | None = None
+    if not image:
+        note(request.scope, study=subject, details={"from": "upload" if file is not None else "session"})
     try:
         if file is not None and file.filename:
             upload = await run_in_threadpool(received, file, suffix_of(file.filename))

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from medsam2_atlas.errors import ConflictError
 from medsam2_atlas.jobs import ENDED, Job, JobQueue
 from server.access import user_of
+from server.audit import note
 from server.infer import Output, answer
 from server.stopping import Stopping
 
@@ -63,6 +64,7 @@ async def follow_job(request: Request, name: str) -> Response:
 async def job_result(request: Request, name: str, output: Output | None = None) -> Response:
     """As `POST /infer/{model}` gives it; kept for ten minutes."""
     job = _queue(request).job(name)
+    note(request.scope, study=job.subject)
     if job.state not in ENDED:
         raise ConflictError(name, "is not done yet.", f"Look at /jobs/{name}.")
     return await run_in_threadpool(answer, job.outcome.result(), output, False)

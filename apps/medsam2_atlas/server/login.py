@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from server import errors
 from server.access import Access, user_of
+from server.audit import note_login
 from server.forms import LimitedRoute
 from server.issuer import IssuerError
 from server.logins import Proof
@@ -133,6 +134,7 @@ async def _signed_in(request: Request, name: str, secret: str) -> tuple[str, Pro
         IssuerError: the issuer cannot be asked.
     """
     access, place = _access(request), place_of(request.scope)
+    note_login(request.scope, name if access.knows(name) else "")
     if not secret:
         raise _RefusedLoginError(422, "Type your token or password.")
     try:
@@ -145,6 +147,7 @@ async def _signed_in(request: Request, name: str, secret: str) -> tuple[str, Pro
         raise _RefusedLoginError(429, str(error), error.seconds) from error
     if found is None:
         raise _RefusedLoginError(401, _WRONG)
+    note_login(request.scope, found[1].user.name, found[1].user)
     return found
 
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from medsam2_atlas.audit_log import record_command
 from medsam2_atlas.choices import FINAL
 from medsam2_atlas.cli.outputs import check_files
 from medsam2_atlas.console import console
 from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.file_modes import umask_of_user
 from medsam2_atlas.files import replacing
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ def restore_command(
 ) -> None:
     """Make an earlier version the current one; what it replaces stays a version."""
     saved = _open(studies).restore_label(study, tag, version, author=getpass.getuser())
+    _record(studies, "label.restore", study, tag, saved.label.version.number)
     typer.echo(f"version {version} is current again, as version {saved.label.version.number}: {saved.label.file}")
 
 
@@ -71,6 +74,7 @@ def restore_command(
 def confirm_command(studies: _Studies, study: _Study, tag: _Tag = FINAL) -> None:
     """Confirm a label map for the image that is there now, after that was replaced, or one that was found in several files."""
     saved = _open(studies).confirm_label(study, tag, author=getpass.getuser())
+    _record(studies, "label.confirm", study, tag, saved.label.version.number)
     typer.echo(f"confirmed as version {saved.label.version.number}: {saved.label.file}")
 
 
@@ -87,9 +91,16 @@ def export_command(
 
     source = _open(studies).version_file(study, tag, version)
     check_files((out, (suffix_of(source.name, labels=True),)), inputs=(source,))  # versions are copied as they were saved
-    with replacing(out) as part:
+    with umask_of_user(), replacing(out) as part:
         shutil.copyfile(source, part)
+    _record(studies, "export.label", study, tag, version)
     typer.echo(f"written to {out}")
+
+
+def _record(studies: Path, action: str, study: str, tag: str, version: int) -> None:
+    from medsam2_atlas.storage import StudyFolder
+
+    record_command(StudyFolder(studies).work, action, study=study, tag=tag, version=version)
 
 
 def _file(store: StudyStore, study: str, tag: str, version: Version) -> str:

@@ -20,6 +20,7 @@ from medsam2_atlas.cli import (
     phantoms,
     segment,
     serve,
+    studies,
     thresholds,
     tokens,
     train,
@@ -50,6 +51,7 @@ app = typer.Typer(
 app.add_typer(atlas.app, name="atlas")
 app.add_typer(weights.app, name="weights")
 app.add_typer(labels.app, name="labels")
+app.add_typer(studies.app, name="studies")
 app.add_typer(dicom.app, name="dicom")
 app.add_typer(tokens.app, name="tokens")
 app.command("check")(check.check_command)

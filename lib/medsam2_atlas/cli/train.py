@@ -13,6 +13,7 @@ from medsam2_atlas.cli.options import DeviceOption, HuOption, StrictOption
 from medsam2_atlas.cli.outputs import WEIGHTS, check_files, check_folder
 from medsam2_atlas.console import bars, console
 from medsam2_atlas.errors import InputError
+from medsam2_atlas.file_modes import umask_of_user
 from medsam2_atlas.training import DEMO_MARK, DemoTraining
 
 app = typer.Typer(help="Training.", no_args_is_help=True)
@@ -68,7 +69,10 @@ def unet_command(
     if half is not None:
         best_unet = load_unet(run / "best.pt")
         state = best_unet.network.state_dict()
-        save_unet(half, state, best_unet.config, validation=best_unet.validation, cases=best_unet.cases, mark=mark, half=True)
+        with umask_of_user():
+            save_unet(
+                half, state, best_unet.config, validation=best_unet.validation, cases=best_unet.cases, mark=mark, half=True
+            )
     typer.echo(f"{run / 'best.pt'} written after {stats['epoch']} epochs, {stats['seconds']:.0f} s. {mark}")
 
 
