@@ -15,14 +15,14 @@ from medsam2_atlas.errors import InputError
 from server.application import create_app
 from server.config import ServerConfig, server_config
 from server.headers import CACHED, HeadersMiddleware, page
+from token_files import token_of, tokens_for
 
 STATIC = ("/ohif/", "/static/")
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    file = tmp_path_factory.mktemp("tokens") / "tokens.yaml"
-    file.write_text("- {name: max, role: admin, token: token-of-max}")
+    file = tokens_for(tmp_path_factory.mktemp("tokens") / "tokens.yaml", {"max": "admin"})
     return create_app(ServerConfig(tokens=str(file), root_path="/medsam2"))
 
 
@@ -62,7 +62,7 @@ def test_no_answer_goes_without_the_headers(app: Any) -> None:
     odd += [("POST", "/login"), ("GET", "/medsam2"), ("GET", "/redoc"), ("GET", "/docs/oauth2-redirect"), ("GET", "/ohif/none")]
     for method, path in [*routes(client), *odd]:
         concrete = re.sub(r"\{[^}]+\}", "x", path)
-        for given in ({}, bearer("token-of-max"), {"Accept": "text/html"}, {"Content-Length": "99999999999"}):
+        for given in ({}, bearer(token_of("max")), {"Accept": "text/html"}, {"Content-Length": "99999999999"}):
             if given.get("Authorization") and method != "GET" and not concrete.startswith(("/ohif", "/login")):
                 continue  # it could change something
             answer = client.request(method, concrete, headers=given)
@@ -85,7 +85,7 @@ def test_what_a_proxied_or_wrapped_answer_says_does_not_weaken_the_headers() -> 
 
 
 def test_only_files_that_are_the_same_for_everybody_may_be_cached(app: Any) -> None:
-    client = here(app, headers=bearer("token-of-max"))
+    client = here(app, headers=bearer(token_of("max")))
     bundle = re.search(r'src="\.\./ohif/(app\.bundle\.[0-9a-f]+\.js)"', client.get("/ohif/").text)
     assert bundle
     assert client.get(f"/ohif/{bundle[1]}").headers["cache-control"] == CACHED[0]
@@ -94,7 +94,7 @@ def test_only_files_that_are_the_same_for_everybody_may_be_cached(app: Any) -> N
 
 
 def test_scripts_that_a_page_does_not_hold_itself_do_not_run(app: Any) -> None:
-    client = here(app, headers=bearer("token-of-max"))
+    client = here(app, headers=bearer(token_of("max")))
     for path in ("/review", "/login", "/docs", "/ohif/", "/ohif/a/b/c"):
         answer = client.get(path)
         policy = policy_of(answer)
@@ -109,7 +109,7 @@ def test_scripts_that_a_page_does_not_hold_itself_do_not_run(app: Any) -> None:
 
 
 def test_no_page_loads_anything_from_another_host(app: Any) -> None:
-    client = here(app, headers=bearer("token-of-max"), follow_redirects=True)
+    client = here(app, headers=bearer(token_of("max")), follow_redirects=True)
     for path in ("/", "/docs", "/review", "/login", "/ohif/", "/logs/", "/metrics", "/openapi.json"):
         answer = client.get(path)
         if "text/html" not in answer.headers["content-type"]:
@@ -128,7 +128,7 @@ def test_no_page_loads_anything_from_another_host(app: Any) -> None:
 
 
 def test_the_documentation_lists_every_route_with_its_role(app: Any) -> None:
-    text = here(app, headers=bearer("token-of-max")).get("/docs").text
+    text = here(app, headers=bearer(token_of("max"))).get("/docs").text
     for path in app.openapi()["paths"]:
         assert f"{path}</code>" in text
     assert re.search(r"PUT /datastore/label</code>[^<]*<span class=\"role\">annotator", text)

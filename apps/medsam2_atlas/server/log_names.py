@@ -17,6 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -62,7 +63,8 @@ class LogNames:
             self.refresh()
         elif time.monotonic() >= self._next:
             self._next = time.monotonic() + _SECONDS
-            threading.Thread(target=self.refresh, name="log-names", daemon=True).start()
+            with suppress(RuntimeError):  # the process ends, or may start no more threads
+                threading.Thread(target=self.refresh, name="log-names", daemon=True).start()
         found = _replaced(text, self._index, self._names.hashed)
         asked = mentioned()
         if asked:

@@ -91,7 +91,7 @@ def accept_command(
 
     label = _open(studies).accept_label(study, FINAL, version, Person(getpass.getuser()))
     record_command(StudyFolder(studies).work, "label.accept", study=study, tag=FINAL, version=version)
-    typer.echo(f"version {label.version.number} is accepted by {label.version.accepted['by']}")
+    echo(f"version {label.version.number} is accepted by {label.version.accepted['by']}")
 
 
 @app.command("export")
