@@ -199,14 +199,14 @@ def test_only_admins_read_the_log_and_choose_what(people: Path) -> None:
 
 
 def test_readiness_tells_admins_that_lines_cannot_be_written(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medsam2_atlas.audit_log import AuditLog
+    from medsam2_atlas.audit_files import AuditFiles
     from server.readiness import check_audit
 
     def refuse(*_: object) -> int:
         raise OSError(30, "Read-only file system")
 
     assert check_audit(served.audit.opened) == []
-    monkeypatch.setattr(AuditLog, "_open", refuse)
+    monkeypatch.setattr(AuditFiles, "_open", refuse)
     served.client.put("/datastore/label", params={"image": "a"})
     (trouble,) = check_audit(served.audit.opened)
     assert "Read-only" in trouble.problem
