@@ -22,6 +22,7 @@ from medsam2_atlas.cli import (
     serve,
     studies,
     thresholds,
+    tokens,
     train,
     weights,
 )
@@ -52,6 +53,7 @@ app.add_typer(weights.app, name="weights")
 app.add_typer(labels.app, name="labels")
 app.add_typer(studies.app, name="studies")
 app.add_typer(dicom.app, name="dicom")
+app.add_typer(tokens.app, name="tokens")
 app.command("check")(check.check_command)
 app.command("thresholds")(thresholds.thresholds_command)
 app.command("segment")(segment.segment_command)
