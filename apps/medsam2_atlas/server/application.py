@@ -36,9 +36,11 @@ from medsam2_atlas.storage import WorkFolder
 from server import audit as audits
 from server import (
     dicomweb,
+    docs_page,
     errors,
     infer,
     jobs,
+    log_lines,
     login,
     logs,
     private_files,
@@ -53,8 +55,9 @@ from server import (
 from server.access import Access, AccessMiddleware
 from server.audit import Audit, AuditMiddleware
 from server.config import ServerConfig, server_config
+from server.headers import HeadersMiddleware
 from server.metrics import Metrics
-from server.middleware import RequestIdFilter, RequestMiddleware, SizeLimitMiddleware
+from server.middleware import RequestMiddleware, SizeLimitMiddleware
 from server.offloop import off_the_loop
 from server.readiness import Readiness, check_audit, check_server
 from server.root_path import RootPathMiddleware, path_of
@@ -86,18 +89,17 @@ def create_app(config: ServerConfig) -> FastAPI:
     sys.setswitchinterval(_SWITCH_SECONDS)
     FileResponse.chunk_size = _FILE_CHUNK  # each chunk goes through a thread: 64 KiB make hundreds of turns of a CT
     queue = JobQueue(config.queue, dispose=infer.dispose)
-    metrics = Metrics(queue.counts, lambda: app_instance().datastore().status())
+    metrics = Metrics(queue.counts, lambda: app_instance().datastore().status(), lambda: app_instance()._infers)
     access, stopping, audit = Access(config), Stopping(), Audit(config)
     stopping.call(lambda: queue.stop(_STOP_SECONDS))
     stopping.call(end_own_work)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        for handler in logging.getLogger().handlers:
-            handler.addFilter(RequestIdFilter())
-        stopping.install()
         work = WorkFolder.of(settings.MONAI_LABEL_STUDIES)
         await run_in_threadpool(private_files.begin, work, config.files_for_group)
+        await run_in_threadpool(log_lines.install, settings.MONAI_LABEL_STUDIES, work, config.log_names)
+        stopping.install()
         await run_in_threadpool(_prepare, work)
         await run_in_threadpool(audit.open, work)
         instance = await run_in_threadpool(app_instance)
@@ -111,6 +113,7 @@ def create_app(config: ServerConfig) -> FastAPI:
 
     # The first one sees a request first.
     middleware = [
+        Middleware(HeadersMiddleware, frame_ancestors=config.frame_ancestors),
         Middleware(RootPathMiddleware, root_path=config.root_path),
         Middleware(RequestMiddleware, served=metrics.served, stopping=stopping),
         Middleware(
@@ -125,7 +128,8 @@ def create_app(config: ServerConfig) -> FastAPI:
         Middleware(AccessMiddleware, access=access, config=config),
         Middleware(SizeLimitMiddleware, limit=_limits(config)),
     ]
-    app = FastAPI(title="medsam2_atlas", version=package_version(), lifespan=lifespan, middleware=middleware, docs_url="/docs")
+    pages: dict[str, Any] = {"docs_url": None, "redoc_url": None}  # FastAPI's load scripts from other hosts
+    app = FastAPI(title="medsam2_atlas", version=package_version(), lifespan=lifespan, middleware=middleware, **pages)
     app.state.readiness = Readiness(lambda: [*check_server(), *check_audit(audit.opened)])
     app.state.queue, app.state.metrics, app.state.access, app.state.stopping = queue, metrics, access, stopping
     app.state.audit = audit
@@ -144,6 +148,7 @@ def create_app(config: ServerConfig) -> FastAPI:
         login.router,
         logs.router,
         audits.router,
+        docs_page.router,
         readiness.router,
     ):
         app.include_router(own)

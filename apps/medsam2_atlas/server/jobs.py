@@ -56,7 +56,7 @@ async def follow_job(request: Request, name: str) -> Response:
     return StreamingResponse(
         _events(request, queue, queue.job(name)),
         media_type="text/event-stream",
-        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        headers={"X-Accel-Buffering": "no"},
     )
 
 

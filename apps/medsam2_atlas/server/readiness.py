@@ -106,7 +106,7 @@ async def readyz(request: Request) -> Response:
     about: dict[str, Any] = {"ready": not found}
     if user_of(request).may("admin"):
         about["problems"] = [asdict(trouble) for trouble in found]
-    return JSONResponse(about, 503 if found else 200, headers={"Cache-Control": "no-store"})
+    return JSONResponse(about, 503 if found else 200)
 
 
 def check_audit(audit: AuditLog | None) -> list[Trouble]:

@@ -13,7 +13,7 @@ from medsam2_atlas.cli.atlas import base_atlas
 from medsam2_atlas.cli.cases import print_left_out
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption, HuOption, StrictOption
 from medsam2_atlas.cli.outputs import check_folder
-from medsam2_atlas.console import bars, console
+from medsam2_atlas.console import bars, console, echo
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.file_modes import umask_of_user
 
@@ -80,4 +80,4 @@ def compare_command(
     table.add_row("s, median", "", *(f"{result.seconds(name):.1f}" for name in names))
     console.print(table)
     print_left_out(result.problems)
-    typer.echo(f"{out / 'index.html'} written")
+    echo(f"{out / 'index.html'} written")

@@ -27,7 +27,7 @@ from medsam2_atlas.cli import (
     weights,
 )
 from medsam2_atlas.cli.endings import EPILOG, end, plain_endings
-from medsam2_atlas.console import set_up_logging
+from medsam2_atlas.console import echo, set_up_logging
 
 
 class _Commands(TyperGroup):
@@ -79,7 +79,7 @@ def version_command() -> None:
     """Print the version."""
     from medsam2_atlas.segmentation import package_version
 
-    typer.echo(package_version())
+    echo(package_version())
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from medsam2_atlas.cli.cases import annotated_cases, print_left_out
 from medsam2_atlas.cli.options import DeviceOption, HuOption, StrictOption
 from medsam2_atlas.cli.outputs import WEIGHTS, check_files, check_folder
-from medsam2_atlas.console import bars, console
+from medsam2_atlas.console import bars, console, echo
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.file_modes import umask_of_user
 from medsam2_atlas.training import DEMO_MARK, DemoTraining
@@ -73,7 +73,7 @@ def unet_command(
             save_unet(
                 half, state, best_unet.config, validation=best_unet.validation, cases=best_unet.cases, mark=mark, half=True
             )
-    typer.echo(f"{run / 'best.pt'} written after {stats['epoch']} epochs, {stats['seconds']:.0f} s. {mark}")
+    echo(f"{run / 'best.pt'} written after {stats['epoch']} epochs, {stats['seconds']:.0f} s. {mark}")
 
 
 @app.command("demo")
@@ -96,4 +96,4 @@ def demo_command(
     options = DemoTraining(seed=seed, patients=patients, steps=steps)
     with bars() as progress:
         train_demo(out, cache, options, pick_device(device), progress)
-    typer.echo(f"{out} written. {DEMO_MARK}")
+    echo(f"{out} written. {DEMO_MARK}")
