@@ -173,6 +173,9 @@ def test_no_study_name_reaches_the_file_unless_names_are_plain(tmp_path: Path) -
     served = Served(tmp_path)
     served.client.get("/datastore/image", params={"image": "Doe^Jane 1970"})
     assert "Doe" not in (served.work / "audit" / "audit.jsonl").read_text()
+    plain = Served(tmp_path / "other", ServerConfig(log_names=True))
+    plain.client.get("/datastore/image", params={"image": "Doe^Jane 1970"})
+    assert [line["study"] for line in plain.lines()] == ["Doe^Jane 1970"]
 
 
 def test_the_start_is_recorded_with_changed_settings_and_without_secrets(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class Audit:
 
     def open(self, work: WorkFolder) -> None:
         """Opens the audit log, and records the server's start with its settings."""
-        self._log = AuditLog.of(work, getattr(self._config, "log_names", False))
+        self._log = AuditLog.of(work, self._config.log_names)
         self._log.files.limits = AuditLimits(self._config.audit_mb * 1_000_000, self._config.audit_keep_days)
         self._log.files.remove_old()
         now = settings_of(self._config, settings.MONAI_LABEL_APP_CONF)
