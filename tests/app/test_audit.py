@@ -81,7 +81,7 @@ def test_no_route_is_forgotten(tmp_path: Path) -> None:
         ("PUT", "/datastore/label?image=a", "label.sign_off", "a", {"tag": "final"}),
         ("PUT", "/datastore/label?image=a&tag=mine", "label.save", "a", {"tag": "mine"}),
         ("DELETE", "/datastore/label?id=a&tag=final", "label.remove", "a", {"tag": "final"}),
-        ("POST", "/datastore/label/restore?label=a&version=2", "label.restore", "a", {"tag": "final"}),
+        ("POST", "/datastore/label/restore?label=a&version=2", "label.restore", "a", {"tag": "final", "version": 2}),
         ("PUT", "/datastore/image?image=a", "image.add", "a", {}),
         ("DELETE", "/datastore/image?id=a", "image.remove", "a", {}),
         ("GET", "/datastore/dataset", "export.dataset", "", {}),

@@ -30,7 +30,7 @@ from medsam2_atlas.errors import ConflictError
 from medsam2_atlas.files import write_json
 from medsam2_atlas.segmentation import package_version
 from medsam2_atlas.storage import WorkFolder
-from server.audit_actions import REFUSED, Action, action_of, study_of, tag_of
+from server.audit_actions import REFUSED, Action, action_of, study_of, tag_of, version_of
 from server.config import ServerConfig
 from server.context import request_id
 from server.people import LOCAL, NOBODY, User
@@ -122,7 +122,12 @@ class Audit:
         lines = []
         for noted in scope.get(_NOTED) or [{}]:
             line: dict[str, Any] = {"action": action.name, "study": study_of(action, path, query), "tag": tag_of(action, query)}
-            line |= {"who": user.name, "who_id": user.id, "role": user.role if user.id else ""}
+            line |= {
+                "version": version_of(action, query),
+                "who": user.name,
+                "who_id": user.id,
+                "role": user.role if user.id else "",
+            }
             line |= {"outcome": outcome, "status": status, "place": place, "request": request_id()}
             line |= {"flush": scope["method"] not in ("GET", "HEAD")} | noted
             line["details"] = {**named, **noted.get("details", {})}

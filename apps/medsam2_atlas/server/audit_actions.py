@@ -125,6 +125,12 @@ def study_of(action: Action, path: str, query: QueryParams) -> str:
     return named or (found["uid"] if found else query.get("studyUID", ""))
 
 
+def version_of(action: Action, query: QueryParams) -> int | None:
+    """Returns the version of the label map that a request names; None if it names none."""
+    text = query.get("version", "") if action.name.startswith("label.") else ""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
 def tag_of(action: Action, query: QueryParams) -> str:
     """Returns the tag of the label map that a request is about; `final` where a request needs to name none."""
     if not action.name.startswith("label.") or not action.study:
