@@ -11,11 +11,10 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.audit_log import CURRENT, FIRST, FOLDER, closed_files
+from medsam2_atlas.audit_files import CURRENT, FIRST, FOLDER, closed_files, digest_of
 from medsam2_atlas.study_hash import StudyNames
 
 MAX_LINES = 100_000
@@ -59,7 +58,7 @@ class Check:
     whole: bool = True
 
 
-def audit_files(work_folder: Path) -> list[Path]:
+def files_of(work_folder: Path) -> list[Path]:
     """Returns the files of the audit log of a work folder, the oldest first."""
     folder = work_folder / FOLDER
     current = folder / CURRENT
@@ -75,7 +74,7 @@ def lines(work_folder: Path, wanted: Wanted) -> list[dict[str, Any]]:
     """
     fits = _filter(work_folder, wanted)
     found = list[dict[str, Any]]()
-    for file in reversed(audit_files(work_folder)):
+    for file in reversed(files_of(work_folder)):
         missing = min(wanted.limit, MAX_LINES) - len(found)
         if missing <= 0:
             break
@@ -94,7 +93,7 @@ def check(work_folder: Path) -> Check:
         work_folder: `.medsam2_atlas` of the studies.
     """
     found = Check()
-    for file in audit_files(work_folder):
+    for file in files_of(work_folder):
         for number, raw in enumerate(_raw_lines(file), 1):
             entry = _parsed(raw)
             previous = str(entry.get("prev", "")) if entry else ""
@@ -105,7 +104,7 @@ def check(work_folder: Path) -> Check:
             if not entry:
                 _add(found, f"{file.name}, line {number}: is damaged.")
             found.lines += 1
-            found.last = sha256(raw).hexdigest()[:32]
+            found.last = digest_of(raw)
     return found
 
 

@@ -71,7 +71,7 @@ def settle(folder: Path, for_group: bool, group: int | None = None, *, recursive
     """Gives a folder and everything in it the modes that new files get; for folders that only this program writes to.
 
     Only what belongs to this process' user is changed, links are not followed, and files with several names (hard links) are
-    left as they are: another name may be somebody else's. The owner's rights stay. What cannot be changed is logged.
+    left as they are: another name may be somebody else's. The owner's rights stay. What cannot be changed stays as it is.
 
     Args:
         folder: nothing happens if it does not exist, or is a link.
@@ -83,22 +83,22 @@ def settle(folder: Path, for_group: bool, group: int | None = None, *, recursive
         How many files and folders were changed.
     """
     changed = _settle(folder, for_group, group)
-    if not recursive:
+    if not recursive or folder.is_symlink():
         return changed
     try:
         with os.scandir(folder) as found:
-            entries = [] if folder.is_symlink() else list(found)
-    except NotADirectoryError:
-        entries = []
+            entries = list(found)
     except OSError as error:
         log.debug("modes in %s are left as they are: %s", folder, error)
         return changed
     for entry in entries:
-        path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            changed += settle(path, for_group, group)
-        elif entry.is_file(follow_symlinks=False):
-            changed += _settle(path, for_group, group)
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                changed += settle(Path(entry.path), for_group, group)
+            elif entry.is_file(follow_symlinks=False) and _differs(entry.stat(follow_symlinks=False), for_group, group):
+                changed += _settle(Path(entry.path), for_group, group)
+        except OSError as error:  # it is gone
+            log.debug("%s keeps its mode: %s", entry.path, error)
     return changed
 
 
@@ -107,31 +107,32 @@ def _settle(path: Path, for_group: bool, group: int | None) -> int:
     try:
         # Opened without following a link, so that no other file can take its place in between.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            state = os.fstat(handle)
+            if not _differs(state, for_group, group):
+                return 0
+            if for_group and group is not None and state.st_gid != group:
+                os.fchown(handle, -1, group)
+            os.fchmod(handle, _mode(state, for_group))
+        finally:
+            os.close(handle)
     except OSError as error:
         log.debug("%s keeps its mode: %s", path, error)
         return 0
-    try:
-        return _settle_open(handle, for_group, group)
-    except OSError as error:
-        log.warning("%s keeps its mode: %s", path, error)
-        return 0
-    finally:
-        os.close(handle)
+    return 1
 
 
-def _settle_open(handle: int, for_group: bool, group: int | None) -> int:
-    state = os.fstat(handle)
+def _differs(state: os.stat_result, for_group: bool, group: int | None) -> bool:
+    """Returns whether a file or folder may be changed, and has another mode or group than it should."""
     if state.st_uid != os.getuid() or (stat.S_ISREG(state.st_mode) and state.st_nlink > 1):
-        return 0
-    changed = 0
-    if for_group and group is not None and state.st_gid != group:
-        os.fchown(handle, -1, group)
-        changed = 1
+        return False
+    other_group = for_group and group is not None and state.st_gid != group
+    return other_group or stat.S_IMODE(state.st_mode) != _mode(state, for_group)
+
+
+def _mode(state: os.stat_result, for_group: bool) -> int:
+    """Returns the mode that a file or folder should have."""
     owner = state.st_mode & stat.S_IRWXU
-    wanted = owner | owner >> 3 if for_group else owner
-    if for_group and stat.S_ISDIR(state.st_mode):
-        wanted |= stat.S_ISGID
-    if stat.S_IMODE(state.st_mode) != wanted:
-        os.fchmod(handle, wanted)
-        changed = 1
-    return changed
+    if not for_group:
+        return owner
+    return owner | owner >> 3 | (stat.S_ISGID if stat.S_ISDIR(state.st_mode) else 0)

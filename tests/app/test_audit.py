@@ -81,7 +81,7 @@ def test_no_route_is_forgotten(tmp_path: Path) -> None:
         ("PUT", "/datastore/label?image=a", "label.sign_off", "a", {"tag": "final"}),
         ("PUT", "/datastore/label?image=a&tag=mine", "label.save", "a", {"tag": "mine"}),
         ("DELETE", "/datastore/label?id=a&tag=final", "label.remove", "a", {"tag": "final"}),
-        ("POST", "/datastore/label/restore?label=a&version=2", "label.restore", "a", {"tag": "final"}),
+        ("POST", "/datastore/label/restore?label=a&version=2", "label.restore", "a", {"tag": "final", "version": 2}),
         ("PUT", "/datastore/image?image=a", "image.add", "a", {}),
         ("DELETE", "/datastore/image?id=a", "image.remove", "a", {}),
         ("GET", "/datastore/dataset", "export.dataset", "", {}),
@@ -173,6 +173,9 @@ def test_no_study_name_reaches_the_file_unless_names_are_plain(tmp_path: Path) -
     served = Served(tmp_path)
     served.client.get("/datastore/image", params={"image": "Doe^Jane 1970"})
     assert "Doe" not in (served.work / "audit" / "audit.jsonl").read_text()
+    plain = Served(tmp_path / "other", ServerConfig(log_names=True))
+    plain.client.get("/datastore/image", params={"image": "Doe^Jane 1970"})
+    assert [line["study"] for line in plain.lines()] == ["Doe^Jane 1970"]
 
 
 def test_the_start_is_recorded_with_changed_settings_and_without_secrets(tmp_path: Path) -> None:
@@ -199,14 +202,14 @@ def test_only_admins_read_the_log_and_choose_what(people: Path) -> None:
 
 
 def test_readiness_tells_admins_that_lines_cannot_be_written(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medsam2_atlas.audit_log import AuditLog
+    from medsam2_atlas.audit_files import AuditFiles
     from server.readiness import check_audit
 
     def refuse(*_: object) -> int:
         raise OSError(30, "Read-only file system")
 
     assert check_audit(served.audit.opened) == []
-    monkeypatch.setattr(AuditLog, "_open", refuse)
+    monkeypatch.setattr(AuditFiles, "_open", refuse)
     served.client.put("/datastore/label", params={"image": "a"})
     (trouble,) = check_audit(served.audit.opened)
     assert "Read-only" in trouble.problem

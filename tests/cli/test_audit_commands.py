@@ -57,7 +57,7 @@ def test_a_changed_line_is_told_with_exit_status_1(studies: Path) -> None:
     told = invoke("studies", "audit", studies)
     assert (told.exit_code, "2 lines were checked" in told.stdout) == (0, True)
     assert "\x1b[2J" not in told.stdout
-    file = log.folder / "audit.jsonl"
+    file = log.files.folder / "audit.jsonl"
     file.write_text(file.read_text().replace("kim", "eve"))
     told = invoke("studies", "audit", studies)
     assert told.exit_code == 1

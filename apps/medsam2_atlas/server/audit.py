@@ -22,14 +22,15 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from medsam2_atlas.audit_log import AuditLimits, AuditLog, Outcome
+from medsam2_atlas.audit_files import AuditLimits
+from medsam2_atlas.audit_log import AuditLog, Outcome
 from medsam2_atlas.audit_reading import Wanted, lines
 from medsam2_atlas.choices import FINAL
 from medsam2_atlas.errors import ConflictError
 from medsam2_atlas.files import write_json
 from medsam2_atlas.segmentation import package_version
 from medsam2_atlas.storage import WorkFolder
-from server.audit_actions import REFUSED, Action, action_of, study_of, tag_of
+from server.audit_actions import REFUSED, Action, action_of, study_of, tag_of, version_of
 from server.config import ServerConfig
 from server.context import request_id
 from server.people import LOCAL, NOBODY, User
@@ -66,8 +67,8 @@ class Audit:
     def open(self, work: WorkFolder) -> None:
         """Opens the audit log, and records the server's start with its settings."""
         self._log = AuditLog.of(work, self._config.log_names)
-        self._log.limits = AuditLimits(self._config.audit_mb * 1_000_000, self._config.audit_keep_days)
-        self._log.remove_old()
+        self._log.files.limits = AuditLimits(self._config.audit_mb * 1_000_000, self._config.audit_keep_days)
+        self._log.files.remove_old()
         now = settings_of(self._config, settings.MONAI_LABEL_APP_CONF)
         changed = _changed_settings(self._log, now)
         self._log.record("server.start", details={"version": package_version(), "changed": changed, **now})
@@ -121,7 +122,12 @@ class Audit:
         lines = []
         for noted in scope.get(_NOTED) or [{}]:
             line: dict[str, Any] = {"action": action.name, "study": study_of(action, path, query), "tag": tag_of(action, query)}
-            line |= {"who": user.name, "who_id": user.id, "role": user.role if user.id else ""}
+            line |= {
+                "version": version_of(action, query),
+                "who": user.name,
+                "who_id": user.id,
+                "role": user.role if user.id else "",
+            }
             line |= {"outcome": outcome, "status": status, "place": place, "request": request_id()}
             line |= {"flush": scope["method"] not in ("GET", "HEAD")} | noted
             line["details"] = {**named, **noted.get("details", {})}
@@ -134,7 +140,14 @@ class Audit:
     def _is_new(self, action: Action, line: dict[str, Any]) -> bool:
         """Returns whether a line is written; adds how many like it were held back."""
         known = bool(line["who_id"])
-        key = (line["who_id"] or line["place"], line["action"], line["study"], line["tag"], line["outcome"])
+        key = (
+            line["who_id"] or line["place"],
+            line["action"],
+            line["study"],
+            line["tag"],
+            line.get("version"),
+            line["outcome"],
+        )
         seconds = action.every if known else max(action.every, 1.0 if action.name == "login" else _ANONYMOUS_SECONDS)
         held = self._repeated.passes(key, seconds)
         if held is None or not (known or self._has_room()):
@@ -236,11 +249,11 @@ def settings_of(config: ServerConfig, conf: Mapping[str, str]) -> dict[str, str]
 
 def _changed_settings(audit: AuditLog, now: dict[str, str]) -> list[str]:
     """Returns the names of settings that changed since the last start, and keeps those of now for the next one."""
-    file = audit.folder / _SETTINGS
+    file = audit.files.folder / _SETTINGS
     try:
         before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else now
         before = before if isinstance(before, dict) else {}
-        audit.folder.mkdir(parents=True, exist_ok=True)
+        audit.files.folder.mkdir(parents=True, exist_ok=True)
         write_json(now, file)
     except (OSError, ValueError) as error:
         log.warning("%s cannot be used: %s", file, error)
@@ -262,6 +275,6 @@ def show_audit(
     audit: Audit = request.app.state.audit
     if audit.opened is None:
         raise ConflictError("audit log", "is not open yet.", "Try again in a moment.")
-    found = lines(audit.opened.folder.parent, Wanted(since, study, who, action, limit))
+    found = lines(audit.opened.files.folder.parent, Wanted(since, study, who, action, limit))
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in found)
     return Response(text, media_type="application/jsonl", headers={"Cache-Control": "no-store"})

@@ -61,8 +61,8 @@ RECORDED: tuple[_Rule, ...] = (
     (("GET",), r"/jobs/(?P<job>[^/]+)/result", Action("model.result")),
     (("DELETE",), r"/jobs/(?P<job>[^/]+)", Action("job.cancel")),
     (("PUT",), r"/session/?", Action("session.add")),
-    (("GET",), r"/session/[^/]+", Action("session.read", "", ONCE_A_MINUTE)),
-    (("DELETE",), r"/session/[^/]+", Action("session.remove")),
+    (("GET",), r"/session/(?P<session>[^/]{1,8})[^/]*", Action("session.read", "", ONCE_A_MINUTE)),
+    (("DELETE",), r"/session/(?P<session>[^/]{1,8})[^/]*", Action("session.remove")),
     (("POST",), r"/train/(?P<model>[^/]+)", Action("train.start")),
     (("DELETE",), r"/train/?", Action("train.stop")),
     (("POST",), r"/scoring/(?P<method>[^/]+)", Action("scoring.start")),
@@ -123,6 +123,12 @@ def study_of(action: Action, path: str, query: QueryParams) -> str:
     named = query.get("seriesUID") or query.get("SeriesInstanceUID")
     found = _DICOM_STUDY.search(path)
     return named or (found["uid"] if found else query.get("studyUID", ""))
+
+
+def version_of(action: Action, query: QueryParams) -> int | None:
+    """Returns the version of the label map that a request names; None if it names none."""
+    text = query.get("version", "") if action.name.startswith("label.") else ""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
 def tag_of(action: Action, query: QueryParams) -> str:
