@@ -102,7 +102,7 @@ async def readyz(request: Request) -> Response:
     about: dict[str, Any] = {"ready": not found}
     if user_of(request).may("admin"):
         about["problems"] = [asdict(trouble) for trouble in found]
-    return JSONResponse(about, 503 if found else 200)
+    return JSONResponse(about, 503 if found else 200, headers={"Cache-Control": "no-store"})
 
 
 def check_server() -> list[Trouble]:
