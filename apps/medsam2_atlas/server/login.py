@@ -11,7 +11,7 @@ from starlette.responses import Response
 from server import errors
 from server.access import Access
 from server.forms import LimitedRoute
-from server.headers import page
+from server.headers import html_page
 from server.root_path import cookie_name
 
 router = APIRouter(tags=["Access"], route_class=LimitedRoute)
@@ -28,7 +28,7 @@ input,button{font:inherit;display:block;width:100%;box-sizing:border-box;margin:
 @router.get("/login", include_in_schema=False)
 async def login_page() -> Response:
     """A form."""
-    return page(_PAGE.replace("PROBLEM", ""))
+    return html_page(_PAGE.replace("PROBLEM", ""))
 
 
 @router.post("/login", include_in_schema=False)
@@ -36,7 +36,7 @@ async def login(request: Request, username: Annotated[str, Form()] = "", passwor
     """A cookie, and on to the viewer."""
     token = await _signed_in(request, username, password)
     if not token:
-        return page(_PAGE.replace("PROBLEM", "That is not right."), 401)
+        return html_page(_PAGE.replace("PROBLEM", "That is not right."), 401)
     response = RedirectResponse("/ohif/", 303)
     secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
     # Without a path of its own, a cookie holds for the folder of this page as the browser sees it: the root path.
