@@ -1,7 +1,7 @@
 """Headers of every answer: what browsers must not do with it, and that they must not keep it.
 
 Everything that is not said to be a page gets a policy under which a browser loads and runs nothing, and `no-store`: CTs, label
-maps, pictures, lists with names, errors. A page names its own policy, by `html_page` or as `server.viewer` does. Only files that
+maps, pictures, lists with names, errors. A page names its own policy, by `html_page` or as `server.viewer`. Only files that
 are the same for everybody may be cached (`CACHED`).
 
 The middleware is the outermost, so that redirects, refusals and proxied answers get the headers too.
