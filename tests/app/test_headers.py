@@ -14,7 +14,7 @@ from app.test_access import bearer, here, routes
 from medsam2_atlas.errors import InputError
 from server.application import create_app
 from server.config import ServerConfig, server_config
-from server.headers import CACHED, HeadersMiddleware, page
+from server.headers import CACHED, HeadersMiddleware, html_page
 from token_files import token_of, tokens_for
 
 STATIC = ("/ohif/", "/static/")
@@ -147,5 +147,11 @@ def test_only_listed_origins_may_show_pages_in_a_frame() -> None:
 
 
 def test_a_page_without_scripts_may_run_none() -> None:
-    answer = page("<!doctype html><p>x</p>")
+    answer = html_page("<!doctype html><p>x</p>")
     assert "script-src 'none'; style-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_a_script_that_was_put_into_a_page_does_not_run() -> None:
+    template, foreign = "<script>own</script>$name", "<script>foreign</script>"
+    policy = html_page(template.replace("$name", foreign), template=template).headers["content-security-policy"]
+    assert policy == html_page(template).headers["content-security-policy"]

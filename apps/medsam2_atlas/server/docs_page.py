@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.access import role_for
-from server.headers import page
+from server.headers import html_page
 
 router = APIRouter()
 
@@ -25,7 +25,7 @@ _PARAMETER = re.compile(r"\{[^}]+\}")
 @router.get("/docs", include_in_schema=False)
 def docs(request: Request) -> Response:
     """The page."""
-    return page(docs_page(request.app.openapi()), template=f"<style>{_STYLE}</style>")
+    return html_page(docs_page(request.app.openapi()), template=f"<style>{_STYLE}</style>")
 
 
 def docs_page(openapi: Mapping[str, Any]) -> str:

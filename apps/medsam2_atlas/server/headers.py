@@ -1,8 +1,8 @@
 """Headers of every answer: what browsers must not do with it, and that they must not keep it.
 
 Everything that is not said to be a page gets a policy under which a browser loads and runs nothing, and `no-store`: CTs, label
-maps, pictures, lists with names, errors. A page names its own policy, by `page` or as `server.viewer` does. Only files that are
-the same for everybody may be cached (`CACHED`).
+maps, pictures, lists with names, errors. A page names its own policy, by `html_page` or as `server.viewer`. Only files that
+are the same for everybody may be cached (`CACHED`).
 
 The middleware is the outermost, so that redirects, refusals and proxied answers get the headers too.
 """
@@ -71,7 +71,7 @@ class HeadersMiddleware:
             headers["Cache-Control"] = "no-store"
 
 
-def page(html: str, status: int = 200, headers: Mapping[str, str] | None = None, template: str = "") -> Response:
+def html_page(html: str, status: int = 200, headers: Mapping[str, str] | None = None, template: str = "") -> Response:
     """Returns a page that may run and show what is written in it, and ask this server; nothing else.
 
     Args:

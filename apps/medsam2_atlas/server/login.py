@@ -19,7 +19,7 @@ from server import errors
 from server.access import Access, user_of
 from server.audit import note_login
 from server.forms import LimitedRoute
-from server.headers import page as html_page
+from server.headers import html_page
 from server.issuer import IssuerError
 from server.logins import Proof
 from server.own_pages import FIRST_PAGE, own_page

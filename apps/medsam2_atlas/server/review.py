@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse
 from monailabel.interfaces.utils.app import app_instance
 from starlette.responses import Response
 
-from server.headers import page as page_of
+from server.headers import html_page
 
 router = APIRouter(prefix="/review", tags=["Review"])
 
@@ -20,7 +20,7 @@ _PAGE = Path(__file__).parent / "review.html"
 @router.get("", include_in_schema=False)
 def page() -> Response:
     """The page, which asks for the cases itself."""
-    return page_of(_PAGE.read_text(encoding="utf-8"))
+    return html_page(_PAGE.read_text(encoding="utf-8"))
 
 
 @router.get("/cases", summary="State and measures of all cases")
