@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from app.running import process_of, server
 from medsam2_atlas.console import console
 
-CONNECTIONS, SECONDS, DESCRIPTORS = 3000, float(sys.argv[1]) if len(sys.argv) > 1 else 20.0, 1024
+CONNECTIONS, SECONDS, DESCRIPTORS = 3000, float(sys.argv[1]) if len(sys.argv) > 1 else 10.0, 1024
 HEAD = b"PUT /datastore/label?image=case-0 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=x\r\n"
 KINDS = {"part of a head": HEAD, "a head without its body": HEAD + b"Content-Length: 1000000\r\n\r\n--x\r\n"}
-TIMEOUT = 60.0
+TIMEOUT = 20.0
 
 
 def attack(port: int, part: bytes, address: str, end: Event) -> None:
