@@ -66,7 +66,7 @@ class Connections:
                 protocol.
         """
         self._server = server or getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-        config = getattr(self._server, "config", None)
+        config: Any = getattr(self._server, "config", None)
         if not hasattr(config, "http_protocol_class"):
             log.warning("connections have no limits: uvicorn does not run in the main thread")
             return
