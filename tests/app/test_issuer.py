@@ -26,6 +26,7 @@ from server import issuer as issuer_module
 from server.access import Access, AccessMiddleware, user_of
 from server.config import ServerConfig
 from token_files import bearer, token_of, tokens_for
+from waiting import Clock, until
 
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
@@ -37,6 +38,7 @@ class Issuer:
         self.asked: list[str] = []
         self.answers: dict[str, Callable[[], bytes | None]] = {}
         self.status = 200
+        self.caching = ""
         self.released = threading.Event()
         outer = self
 
@@ -49,6 +51,8 @@ class Issuer:
                     outer.released.wait(60)
                     return
                 self.send_response(outer.status)
+                if outer.caching:
+                    self.send_header("Cache-Control", outer.caching)
                 self.end_headers()
                 self.wfile.write(content)
 
@@ -97,11 +101,16 @@ def issuer() -> Iterator[Issuer]:
 
 
 @pytest.fixture
-def url(issuer: Issuer, tmp_path: Path) -> Iterator[str]:
+def clock() -> Clock:
+    return Clock(1000.0)
+
+
+@pytest.fixture
+def url(issuer: Issuer, tmp_path: Path, clock: Clock) -> Iterator[str]:
     """Yields a server with the login of this project, and a few routes."""
     tokens_for(tmp_path / "tokens.yaml", {"lee": "admin"})
     config = ServerConfig(oidc_issuer=issuer.url, tokens=str(tmp_path / "tokens.yaml"))
-    access = Access(config)
+    access = Access(config, clock)
     app = FastAPI(middleware=[Middleware(AccessMiddleware, access=access, config=config)])
     app.state.access = access
     errors.install(app)
@@ -155,16 +164,75 @@ def test_a_hanging_issuer_delays_only_requests_that_need_it(issuer: Issuer, url:
     assert issuer.asked.count("openid-configuration") <= 3
 
 
-def test_known_keys_stay_valid_while_the_issuer_hangs(issuer: Issuer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_keys_stay_valid_for_an_hour_while_the_issuer_hangs(issuer: Issuer, url: str, clock: Clock) -> None:
     assert requests.get(f"{url}/info/", headers=bearer(issuer.token())).json() == "kim"
     asked = len(issuer.asked)
     assert requests.get(f"{url}/info/", headers=bearer(issuer.token())).ok
     assert len(issuer.asked) == asked
     issuer.hangs()
-    monkeypatch.setattr(issuer_module, "_REFRESH_SECONDS", -1.0)
-    monkeypatch.setattr(issuer_module, "_UNKNOWN_KEY_SECONDS", -1.0)
-    for _ in range(5):
+    for seconds in (200, 301, 350, 3000, 300 + 3590):
+        clock.now = 1000 + seconds
         assert timed(lambda: requests.get(f"{url}/info/", headers=bearer(issuer.token()))) < (200, 1.0)
+    clock.now = 1000 + 300 + 3610
+    answer = requests.get(f"{url}/info/", headers=bearer(issuer.token()))
+    assert (answer.status_code, "does not answer" in answer.json()["detail"]) == (503, True)
+
+
+@pytest.mark.parametrize(
+    ("caching", "seconds"),
+    [
+        ("", 300),
+        ("no-cache", 300),
+        ("public, max-age=900", 900),
+        ('MAX-AGE = "900", must-revalidate', 900),
+        ("s-maxage=900", 300),
+        ("max-age=0", 30),
+        ("max-age=99999999999", 86400),
+        ("max-age=-5", 300),
+        ("max-age=soon", 300),
+    ],
+)
+def test_a_key_that_was_withdrawn_counts_no_longer_than_the_issuer_said(
+    issuer: Issuer, clock: Clock, caching: str, seconds: float
+) -> None:
+    issuer.caching = caching
+    access = Access(ServerConfig(oidc_issuer=issuer.url), clock)
+    token = issuer.token()
+    assert access.who(token) is not None
+    issuer.says("certs", {"keys": [issuer.key("k2")]})
+    clock.now += seconds / 2 - 1
+    assert access.who(token) is not None
+    clock.now += seconds / 2 + 2
+    assert access.who(token) is None
+
+
+def test_keys_are_renewed_in_the_background_before_their_time_ends(issuer: Issuer, clock: Clock) -> None:
+    access = Access(ServerConfig(oidc_issuer=issuer.url), clock)
+    token = issuer.token()
+    assert access.who(token) is not None
+    for _ in range(10):
+        clock.now += 160
+        asked = issuer.asked.count("certs")
+        assert access.who_now(token) is not None, "nobody waits"
+        until(lambda: issuer.asked.count("certs") > asked, 5)  # noqa: B023
+        until(lambda: access._issuer and access._issuer._known and access._issuer._known.fetched == clock.now, 5)
+    assert issuer.asked.count("certs") == 11
+
+
+def test_a_flood_of_unknown_keys_asks_the_issuer_seldom_and_hides_no_new_key_for_long(issuer: Issuer, clock: Clock) -> None:
+    access = Access(ServerConfig(oidc_issuer=issuer.url), clock)
+    assert access.who(issuer.token()) is not None
+    flood = [issuer.token(f"other-{number}") for number in range(50)]
+    for _ in range(10):
+        clock.now += 10
+        assert {access.who(token) for token in flood} == {None}
+    assert issuer.asked.count("certs") <= 1 + 100 / 30
+    issuer.says("certs", {"keys": [issuer.key("k1"), issuer.key("k2")]})
+    began = clock.now
+    while access.who(issuer.token("k2")) is None:
+        clock.now += 1
+        assert {access.who(token) for token in flood[:5]} == {None}
+    assert clock.now - began <= 30
 
 
 def test_tokens_with_unknown_keys_do_not_each_query_the_issuer(
@@ -214,7 +282,94 @@ def test_an_error_of_the_issuer_does_not_cause_error_500(issuer: Issuer, url: st
     assert requests.get(f"{url}/info/", headers=bearer(issuer.token())).status_code == 503
 
 
-@pytest.mark.parametrize("roles", ["superadministrator", 5, {"admin": True}, None, ["king"], [["admin"]], "no-annotator"])
+@pytest.mark.parametrize(
+    "roles",
+    [
+        *(
+            "superadministrator",
+            "not-admin-at-all",
+            "admin,reviewer",
+            "Admin",
+            "",
+            5,
+            0,
+            1.5,
+            True,
+            None,
+            {"admin": True},
+            ["king"],
+        ),
+        *([["admin"]], "no-annotator", ["not-admin-at-all"], ["admin reviewer"], ["admin", 5], [None], {"roles": ["admin"]}),
+    ],
+)
 def test_invalid_roles_are_refused(issuer: Issuer, url: str, roles: Any) -> None:
     token = issuer.token(realm_access={"roles": roles})
     assert requests.get(f"{url}/info/", headers=bearer(token)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("path", "claims"),
+    [
+        ("roles", {"roles": "annotator offline_access admin"}),
+        ("roles", {"roles": ["annotator", "admin"]}),
+        ("resource_access.atlas.roles", {"resource_access": {"atlas": {"roles": ["admin"]}}}),
+        ("https://annotate.example.org/roles", {"https://annotate.example.org/roles": ["admin"]}),
+    ],
+)
+def test_roles_are_found_where_the_setting_says(issuer: Issuer, path: str, claims: dict[str, Any]) -> None:
+    access = Access(ServerConfig(oidc_issuer=issuer.url, oidc_roles=path))
+    user = access.who(issuer.token(realm_access=None, **claims))
+    assert user is not None
+    assert user.role == "admin"
+
+
+@pytest.mark.parametrize(
+    "path", ["realm_access.roles.0", "preferred_username.roles", "exp.roles", ".", "", "realm_access..roles"]
+)
+def test_a_path_to_no_roles_gives_no_role(issuer: Issuer, path: str) -> None:
+    assert Access(ServerConfig(oidc_issuer=issuer.url, oidc_roles=path)).who(issuer.token()) is None
+
+
+@pytest.mark.parametrize("sub", [7, True, ["7"], {"a": 1}, "", " ", 300 * "7", "7\n", "a\u202eb"])
+def test_a_subject_that_cannot_be_an_id_is_nobody(issuer: Issuer, sub: Any) -> None:
+    assert Access(ServerConfig(oidc_issuer=issuer.url)).who(issuer.token(sub=sub)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("kim", "kim"),
+        ("kim\r\nlee: signed off", "kim lee: signed off"),
+        ("\u202ekim\u200b\x00", "kim"),
+        (1000 * "k", 100 * "k"),
+        (5, "7"),
+        (["kim"], "7"),
+        ("\x00", "7"),
+        (None, "7"),
+    ],
+)
+def test_a_name_is_one_short_line(issuer: Issuer, name: Any, shown: str) -> None:
+    user = Access(ServerConfig(oidc_issuer=issuer.url)).who(issuer.token(sub="7", preferred_username=name))
+    assert user is not None
+    assert (user.name, user.id) == (shown, f"oidc:{issuer.url}#7")
+
+
+def test_people_of_one_name_are_different_people(issuer: Issuer, tmp_path: Path) -> None:
+    file = tokens_for(tmp_path / "tokens.yaml", {"kim": "annotator"})
+    access = Access(ServerConfig(oidc_issuer=issuer.url, tokens=str(file)))
+    tokens = (token_of("kim"), issuer.token(sub="7"), issuer.token(sub="8"), issuer.token(), issuer.token(sub="kim"))
+    people = [access.who(token) for token in tokens]
+    assert {user.name for user in people if user} == {"kim"}
+    assert len({user.id for user in people if user}) == 5
+
+
+def test_a_slash_at_the_end_of_the_issuers_name_does_not_matter(issuer: Issuer) -> None:
+    for url in (issuer.url, f"{issuer.url}/"):
+        access = Access(ServerConfig(oidc_issuer=url))
+        assert access.who(issuer.token(iss=f"{issuer.url}/")) is not None
+        assert access.who(issuer.token(iss=f"{issuer.url}//")) is None
+
+
+@pytest.mark.parametrize("exp", ["soon", "1e999", [], {}, True, None])
+def test_a_token_whose_end_is_no_time_is_nobodys(issuer: Issuer, exp: Any) -> None:
+    assert Access(ServerConfig(oidc_issuer=issuer.url)).who(issuer.token(exp=exp)) is None

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from server.config import ServerConfig
 from server.issuer import IssuerError
 from server.logins import Logins, Proof
 from server.own_pages import own_page
-from server.wrong_logins import WrongLogins, place_of
+from server.wrong_logins import TooManyWrongError, WrongLogins, place_of
 from token_files import bearer, token_of, tokens_for
 from waiting import Clock
 
@@ -177,9 +178,9 @@ def test_a_password_login_outlives_the_short_token_of_an_issuer_but_a_pasted_tok
     monkeypatch.setattr(access._issuer, "claims", lambda token: None)
     monkeypatch.setattr(access._issuer, "token", lambda name, password: "a.b.c" if password == "right" else "")
     user = User("kim", "annotator", "oidc:https://login.example#7")
-    assert access.sign_in("kim", "a.b.c") == ("a.b.c", Proof(user, ends=end))
-    assert access.sign_in("kim", "right") == ("a.b.c", Proof(user))
-    assert access.sign_in("kim", "wrong") is None
+    assert access.sign_in("kim", "a.b.c", "place") == ("a.b.c", Proof(user, ends=end))
+    assert access.sign_in("kim", "right", "place") == ("a.b.c", Proof(user))
+    assert access.sign_in("kim", "wrong", "place") is None
 
 
 @pytest.mark.parametrize(
@@ -256,7 +257,7 @@ def test_messages_of_logins_are_plain(client: TestClient, app: Any, monkeypatch:
 def test_who_guesses_waits_and_nobody_else(client: TestClient, app: Any, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = fresh_access(app, ServerConfig(tokens=str(file)), monkeypatch)
     asked: list[str] = []
-    monkeypatch.setattr(app.state.access, "sign_in", lambda name, secret: asked.append(secret))
+    monkeypatch.setattr(app.state.access, "proof", asked.append)
     known = from_place(client, "198.51.100.7")
     known.post("/login", data=FORM)
     guesser = from_place(client, "198.51.100.7")
@@ -272,6 +273,28 @@ def test_who_guesses_waits_and_nobody_else(client: TestClient, app: Any, file: P
     assert from_place(client, "198.51.100.8").post("/login", data=FORM).status_code == 303
     clock.now += 61
     assert guesser.post("/login", data=FORM).status_code == 303
+
+
+def test_many_logins_at_once_do_not_get_around_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    access = Access(ServerConfig(oidc_issuer="https://login.example"))
+    asked: list[str] = []
+
+    def slow(name: str, password: str) -> str:
+        asked.append(password)
+        time.sleep(0.02)
+        return ""
+
+    monkeypatch.setattr(access._issuer, "token", slow)
+
+    def try_one(number: int) -> bool:
+        try:
+            return access.sign_in("kim", f"guess {number}", "place") is not None
+        except TooManyWrongError:
+            return False
+
+    with ThreadPoolExecutor(30) as people:
+        assert not any(people.map(try_one, range(60)))
+    assert len(asked) == 20
 
 
 def test_wrong_tokens_wait_but_ended_logins_do_not(client: TestClient) -> None:
@@ -308,7 +331,8 @@ def test_many_places_take_little_memory() -> None:
     for number in range(1000):
         wrong.begin(f"place {number}")
     assert len(wrong) == 100
-    for _ in range(40):
+    for _ in range(20):
         wrong.begin("guesser")
-    assert wrong.begin("guesser") == 60
+    with pytest.raises(TooManyWrongError, match="Try again in 60 s"):
+        wrong.begin("guesser")
     wrong.forgive("place 1")  # forgotten already

@@ -17,14 +17,15 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from medsam2_atlas.token_entries import ROLES
 from server import errors
 from server.config import ServerConfig
 from server.issuer import IssuerError
 from server.own_pages import login_address
-from server.people import LOCAL, NOBODY, ROLES, User
+from server.people import LOCAL, NOBODY, User
 from server.root_path import cookie_name, path_of
 from server.sign_in import Access
-from server.wrong_logins import place_of
+from server.wrong_logins import TooManyWrongError, place_of
 
 __all__ = ["LOCAL", "OPEN", "ROLES", "Access", "AccessMiddleware", "User", "role_for", "user_of"]
 
@@ -121,10 +122,11 @@ class AccessMiddleware:
     def _unknown(self, scope: Scope, headers: Headers, bearer: str) -> Any:
         """Returns the answer to somebody who is not known; who guesses tokens has to wait."""
         # Cookies and signed tokens cannot be guessed; those that have ended must not make a whole place wait.
-        wait = self._access.wrong.begin(place_of(scope)) if bearer and not self._access.needs_issuer(bearer) else 0
-        if wait:
-            told = f"Too many wrong tokens have come from this address. Try again in {wait} s."
-            return errors.respond(429, told, headers={"Retry-After": str(wait)})
+        try:
+            if bearer and not self._access.needs_issuer(bearer):
+                self._access.wrong.begin(place_of(scope))
+        except TooManyWrongError as error:
+            return errors.respond(429, str(error), headers={"Retry-After": str(error.seconds)})
         if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
             return errors.respond(303, "Log in first.", headers={"Location": login_address(scope)})
         remedy = "Send a token: Authorization: Bearer TOKEN."

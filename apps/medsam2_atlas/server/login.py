@@ -22,7 +22,7 @@ from server.issuer import IssuerError
 from server.logins import Proof
 from server.own_pages import FIRST_PAGE, own_page
 from server.root_path import cookie_name
-from server.wrong_logins import place_of
+from server.wrong_logins import TooManyWrongError, place_of
 
 router = APIRouter(tags=["Access"], route_class=LimitedRoute)
 
@@ -135,18 +135,16 @@ async def _signed_in(request: Request, name: str, secret: str) -> tuple[str, Pro
     access, place = _access(request), place_of(request.scope)
     if not secret:
         raise _RefusedLoginError(422, "Type your token or password.")
-    wait = access.wrong.begin(place)
-    if wait:
-        raise _RefusedLoginError(429, f"Too many wrong logins from this address. Try again in {wait} s.", wait)
     try:
+        wait = access.wrong.wait(place)
+        if wait:
+            raise TooManyWrongError(wait)
         proof = access.proof_now(secret)
-        found = (secret, proof) if proof is not None else await access.asked(access.sign_in, name, secret)
-    except IssuerError:
-        access.wrong.forgive(place)
-        raise
+        found = (secret, proof) if proof is not None else await access.asked(access.sign_in, name, secret, place)
+    except TooManyWrongError as error:
+        raise _RefusedLoginError(429, str(error), error.seconds) from error
     if found is None:
         raise _RefusedLoginError(401, _WRONG)
-    access.wrong.forgive(place)
     return found
 
 

@@ -6,15 +6,13 @@ file of tokens, `oidc:ISSUER#SUBJECT` for one of an issuer, `local` where nobody
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from medsam2_atlas.token_entries import ROLES, is_visible, shown_name
 from server.config import ServerConfig
 
-ROLES = ("annotator", "reviewer", "admin")
-_NAME_CHARACTERS = 100
 _ID_CHARACTERS = 255
 """Max length of a subject, as OpenID Connect has it."""
 
@@ -42,14 +40,6 @@ LOCAL = User("", "admin", "local")
 """Whoever sits at the machine, if nobody has to log in."""
 NOBODY = User("", "annotator")
 """Whoever is not logged in; reaches open routes only."""
-
-
-def shown_name(text: object) -> str:
-    """Returns a name in one line, without invisible characters, of at most 100 characters; empty if there is none."""
-    if not isinstance(text, str):
-        return ""
-    visible = (" " if c.isspace() else c for c in text[: 10 * _NAME_CHARACTERS] if c.isspace() or _visible(c))
-    return " ".join("".join(visible).split())[:_NAME_CHARACTERS].strip()
 
 
 def user_of_claims(claims: Mapping[str, Any], config: ServerConfig) -> User | None:
@@ -90,10 +80,6 @@ def claim(claims: Mapping[str, Any], path: str) -> object:
     return found
 
 
-def _visible(character: str) -> bool:
-    return not unicodedata.category(character).startswith("C")  # controls, marks of direction, halves of characters
-
-
 def _tells_apart(text: object) -> bool:
     """Returns whether a text can be a person's id: it must not be shortened or changed for that."""
-    return isinstance(text, str) and 0 < len(text.strip()) <= len(text) <= _ID_CHARACTERS and all(map(_visible, text))
+    return isinstance(text, str) and 0 < len(text.strip()) <= len(text) <= _ID_CHARACTERS and all(map(is_visible, text))

@@ -99,6 +99,9 @@ async def readyz(request: Request) -> Response:
     readiness: Readiness = request.app.state.readiness
     stopping = request.app.state.stopping.begun
     found = (Trouble("server", "is stopping.", "Start it again."),) if stopping else await readiness.troubles()
+    tokens = request.app.state.access.problem
+    if tokens:
+        found = (*found, Trouble("tokens", tokens, "Mend the file; until then, its people are not let in."))
     about: dict[str, Any] = {"ready": not found}
     if user_of(request).may("admin"):
         about["problems"] = [asdict(trouble) for trouble in found]

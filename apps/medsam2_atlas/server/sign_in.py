@@ -11,11 +11,12 @@ from typing import TypeVar
 import anyio
 from anyio import CapacityLimiter, to_thread
 
+from medsam2_atlas.token_entries import digest_of
 from server.config import ServerConfig
 from server.issuer import Issuer, IssuerError
 from server.logins import Logins, Proof
 from server.people import User, user_of_claims
-from server.token_file import TokenFile, digest_of
+from server.token_file import TokenFile
 from server.wrong_logins import WrongLogins
 
 T = TypeVar("T")
@@ -105,15 +106,32 @@ class Access:
             return found
         return self._vouched(self._issuer.claims(token))
 
-    def sign_in(self, name: str, secret: str) -> tuple[str, Proof] | None:
+    def sign_in(self, name: str, secret: str, place: str) -> tuple[str, Proof] | None:
         """Returns a token for a name and a secret, and whose it is; None if they are wrong.
 
         The secret is a token itself, or a password that the issuer takes. A login by password rests on the password: it may
         outlive the token that the issuer gave for it, which often ends after five minutes.
 
+        Args:
+            name: for the issuer.
+            secret: a token or a password.
+            place: where the login comes from; a wrong one counts there.
+
         Raises:
             IssuerError: the issuer cannot be asked.
+            TooManyWrongError: the place has to wait.
         """
+        self.wrong.begin(place)
+        try:
+            found = self._signed_in(name, secret)
+        except IssuerError:
+            self.wrong.forgive(place)
+            raise
+        if found is not None:
+            self.wrong.forgive(place)
+        return found
+
+    def _signed_in(self, name: str, secret: str) -> tuple[str, Proof] | None:
         found = self.proof(secret)
         if found is not None:
             return secret, found

@@ -3,8 +3,8 @@
 A place is the address of a client, or the first half of an IPv6 address, which one customer has to themselves. Behind a proxy,
 Uvicorn takes the address from `X-Forwarded-For`, if the proxy's address is in `FORWARDED_ALLOW_IPS` (127.0.0.1 by default).
 
-A login counts from its beginning, and is forgiven if it was right or could not be checked: many at once do not get around the
-limit. Only logins and wrong tokens wait: a request with a good token or cookie is always answered.
+A login counts from the moment it is checked, and is forgiven if it was right or could not be checked: many at once do not get
+around the limit. Only logins and wrong tokens wait: a request with a good token or cookie is always answered.
 """
 
 from __future__ import annotations
@@ -23,6 +23,14 @@ _SECONDS = 60.0
 _PLACES = 10_000
 
 
+class TooManyWrongError(Exception):
+    """A place has to wait. seconds: how long."""
+
+    def __init__(self, seconds: int) -> None:
+        self.seconds = seconds
+        super().__init__(f"Too many wrong logins from this address. Try again in {seconds} s.")
+
+
 class WrongLogins:
     """The wrong logins of the last minute by place. Safe for several threads."""
 
@@ -39,20 +47,25 @@ class WrongLogins:
     def __len__(self) -> int:
         return len(self._places)
 
-    def begin(self, place: str) -> int:
-        """Counts a login as wrong until `forgive`; returns the seconds that the place has to wait instead, or 0."""
-        now = self._clock()
+    def wait(self, place: str) -> int:
+        """Returns the seconds that a place has to wait, or 0."""
         with self._lock:
-            times = self._places.setdefault(place, deque())
-            while times and now - times[0] >= _SECONDS:
-                times.popleft()
-            if len(times) >= _MAX_WRONG:
-                return max(1, math.ceil(times[0] + _SECONDS - now))
-            times.append(now)
+            return self._wait(place)
+
+    def begin(self, place: str) -> None:
+        """Counts a login as wrong, until `forgive`.
+
+        Raises:
+            TooManyWrongError: the place has to wait.
+        """
+        with self._lock:
+            wait = self._wait(place)
+            if wait:
+                raise TooManyWrongError(wait)
+            self._places.setdefault(place, deque()).append(self._clock())
             self._places.move_to_end(place)
             while len(self._places) > self._kept:
                 self._places.popitem(last=False)
-        return 0
 
     def forgive(self, place: str) -> None:
         """Takes back the last count of a place."""
@@ -62,6 +75,12 @@ class WrongLogins:
                 times.pop()
             if not times:
                 self._places.pop(place, None)
+
+    def _wait(self, place: str) -> int:
+        times, now = self._places.get(place), self._clock()
+        while times and now - times[0] >= _SECONDS:
+            times.popleft()
+        return max(1, math.ceil(times[0] + _SECONDS - now)) if times and len(times) >= _MAX_WRONG else 0
 
 
 def place_of(scope: Scope) -> str:

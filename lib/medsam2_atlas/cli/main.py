@@ -21,6 +21,7 @@ from medsam2_atlas.cli import (
     segment,
     serve,
     thresholds,
+    tokens,
     train,
     weights,
 )
@@ -50,6 +51,7 @@ app.add_typer(atlas.app, name="atlas")
 app.add_typer(weights.app, name="weights")
 app.add_typer(labels.app, name="labels")
 app.add_typer(dicom.app, name="dicom")
+app.add_typer(tokens.app, name="tokens")
 app.command("check")(check.check_command)
 app.command("thresholds")(thresholds.thresholds_command)
 app.command("segment")(segment.segment_command)
