@@ -27,6 +27,7 @@ from medsam2_atlas.json_text import plain
 from medsam2_atlas.scratch import scratch_file
 from medsam2_atlas.storage import FINAL, Label, Saved, StudyStore, Version, suffix_of
 from replies import flag
+from server.paths import without_paths
 
 log = logging.getLogger(__name__)
 
@@ -393,7 +394,8 @@ def write_archive(archive: Path, pairs: Mapping[str, tuple[Path, Path]], about: 
                 continue
             for kind, file in zip(("image", "label"), files, strict=True):
                 stream.write(file, f"{kind}/{file.name}")
-        stream.writestr("metadata.json", json.dumps({**about, "left_out": left_out}, indent=2, default=str))
+        told = json.dumps({**about, "left_out": left_out}, indent=2, default=str)
+        stream.writestr("metadata.json", without_paths(told))  # the archive leaves the server
     return left_out
 
 

@@ -62,10 +62,10 @@ def test_no_upload_reads_another_file_of_the_server(url: str, studies: Path, sec
             answer = requests.put(f"{url}/{address}", files={field: (name, content)}, timeout=60)
             assert answer.status_code == 422, (name, address, answer.text)
             assert b"deadbeef" not in answer.content
-        made = requests.put(f"{url}/session/", files={"files": (name, content)}, timeout=60)
-        session = {"session_id": made.json()["session_id"], "output": "json"}
-        answer = requests.post(f"{url}/infer/unet_3d", params=session, timeout=60)
-        assert answer.status_code == 422, (name, answer.text)
+        for method, address, field in (("PUT", "session/", "files"), ("POST", "infer/unet_3d", "file")):
+            answer = requests.request(method, f"{url}/{address}", files={field: (name, content)}, timeout=60)
+            assert answer.status_code == 422, (name, address, answer.text)
+            assert b"deadbeef" not in answer.content
     assert not any(SECRET[:30] in file.read_bytes() for file in studies.rglob("*") if file.is_file())
     assert requests.get(f"{url}/info/", timeout=10).json()["datastore"]["total"] == 2
 

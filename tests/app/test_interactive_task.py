@@ -106,7 +106,7 @@ def test_ohif_s_request_for_voxels_is_answered(client: MONAILabelClient, truth: 
         ({"foreground": {"x": 1}}, "is no list"),
         ({"foreground": [[1, 1, 1]], "label": "spaceship"}, "is not an organ"),
         ({"foreground": [[1, 1, 1]], "reach": "far"}, "is no reach"),
-        ({"foreground": [[1, 1, 1]], "weights": "/etc/passwd"}, "are no weights"),
+        ({"foreground": [[1, 1, 1]], "weights": "/etc/passwd"}, "is no weights"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_the_reason(client: MONAILabelClient, params: dict[str, Any], message: str) -> None:

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from monailabel.config import settings
-from monailabel.endpoints import activelearning, batch_infer, datastore, info, model, scoring, train
+from monailabel.endpoints import batch_infer, datastore, info, model, scoring, train
 from monailabel.interfaces.utils.app import app_instance
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
@@ -33,7 +33,22 @@ from medsam2_atlas.processes import ProcessMark
 from medsam2_atlas.scratch import sweep, sweep_leftovers
 from medsam2_atlas.segmentation import package_version
 from medsam2_atlas.storage import WorkFolder
-from server import dicomweb, errors, infer, jobs, login, logs, readiness, review, sessions, stow, studies, viewer, work
+from server import (
+    dicomweb,
+    errors,
+    infer,
+    jobs,
+    login,
+    logs,
+    next_case,
+    readiness,
+    review,
+    sessions,
+    stow,
+    studies,
+    viewer,
+    work,
+)
 from server.access import Access, AccessMiddleware
 from server.answers import JsonAnswer
 from server.config import ServerConfig, server_config
@@ -41,6 +56,7 @@ from server.connections import Connections
 from server.metrics import Metrics
 from server.middleware import RequestIdFilter, RequestMiddleware, SizeLimitMiddleware
 from server.offloop import off_the_loop
+from server.paths import PathsMiddleware
 from server.person_limits import PersonLimitMiddleware
 from server.readiness import Readiness, check_server
 from server.root_path import RootPathMiddleware, path_of
@@ -98,6 +114,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     middleware = [
         Middleware(RootPathMiddleware, root_path=config.root_path),
         Middleware(RequestMiddleware, served=metrics.served, stopping=stopping),
+        Middleware(PathsMiddleware),
         Middleware(
             CORSMiddleware,
             allow_origins=list(config.origins),
@@ -128,6 +145,7 @@ def create_app(config: ServerConfig) -> FastAPI:
         studies.router,
         sessions.router,
         work.router,
+        next_case.router,
         dicomweb.router,
         stow.router,
         viewer.router,
@@ -137,7 +155,7 @@ def create_app(config: ServerConfig) -> FastAPI:
         readiness.router,
     ):
         app.include_router(own)
-    for stock in (info, model, batch_infer, train, activelearning, scoring, datastore):
+    for stock in (info, model, batch_infer, train, scoring, datastore):
         app.include_router(off_the_loop(stock.router, _REPLACED))
     static = Path(monailabel.endpoints.__file__).parent / "static"
     app.mount("/static", StaticFiles(directory=static), name="static")

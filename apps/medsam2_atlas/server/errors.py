@@ -35,6 +35,7 @@ from medsam2_atlas.errors import (
 from medsam2_atlas.jobs import CancelledError, StoppingError
 from server.answers import JsonAnswer
 from server.context import request_id
+from server.paths import without_paths
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ _SQLITE_NO_ROOM = {"database or disk is full": "the disk is full", "readonly dat
 def body(status: int, message: str, remedy: str = "", kind: str = "", **more: Any) -> dict[str, Any]:
     """Returns the JSON of an error. `detail` is the field that FastAPI's clients read. more: fields that clients act on."""
     reason = kind or HTTPStatus(status).phrase
-    message, remedy = (_SCRATCH.sub("the upload", text) for text in (message, remedy))
+    message, remedy = (without_paths(_SCRATCH.sub("the upload", text)) for text in (message, remedy))
     error = {"status": status, "kind": reason, "message": message, "remedy": remedy, "request_id": request_id(), **more}
     return {"detail": message, "error": error}
 

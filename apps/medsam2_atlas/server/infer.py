@@ -26,13 +26,14 @@ from server.answers import JsonAnswer
 from server.forms import LimitedRoute
 from server.metrics import Metrics
 from server.owners import owner_id
+from server.parameters import infer_parameters
+from server.paths import without_paths
 from server.sessions import session_of
 from server.uploads import json_object, received
 
 router = APIRouter(tags=["Infer"], route_class=LimitedRoute)
 
 _LOOK_SECONDS = 0.5
-_ALWAYS = frozenset({"client_id", "result_extension", "result_compress", "label_info"})
 
 
 class Output(str, Enum):
@@ -59,10 +60,8 @@ async def infer(
     task = instance._infers.get(model)
     if task is None:
         raise NotFoundError(repr(model[:80]), "is no model of this server.", f"Choose from: {', '.join(instance._infers)}.")
-    options = json_object(params)
-    clicks: frozenset[str] = getattr(task, "inputs", frozenset())
-    offered = _ALWAYS | set(task.config()) | clicks
-    wanted: dict[str, Any] = {key: value for key, value in options.items() if key in offered} | {"model": model}
+    options = await run_in_threadpool(infer_parameters, model, task, json_object(params))
+    wanted: dict[str, Any] = options | {"model": model}
     queue: JobQueue = request.app.state.queue
     subject = image or (file.filename if file is not None and file.filename else "") or session_id
     upload: Path | None = None
@@ -84,7 +83,7 @@ async def infer(
             lambda: instance.infer(wanted),
             owner=owner_id(user),
             person=user.name,
-            soon=bool(clicks),  # somebody waits for it with the mouse in the hand
+            soon=hasattr(task, "inputs"),  # somebody waits for it with the mouse in the hand
         )
     except BaseException:  # also if the request is cancelled
         if upload is not None:
@@ -111,7 +110,7 @@ def answer(result: Mapping[str, Any], output: Output | None, once: bool) -> Resp
         return FileResponse(file, media_type=get_mime_type(str(file)), filename=file.name, background=remove)
     with file.open("rb") as stream:
         fields = {
-            "params": (None, to_json(result["params"]), "application/json"),
+            "params": (None, without_paths(to_json(result["params"])), "application/json"),
             "image": (file.name, stream, get_mime_type(str(file))),
         }
         message = MultipartEncoder(fields=fields)

@@ -12,9 +12,11 @@ from fastapi import APIRouter, File, Query, Request, UploadFile
 from fastapi.responses import FileResponse
 from monailabel.interfaces.utils.app import app_instance
 
+from medsam2_atlas.decoding import run_task
 from medsam2_atlas.errors import ConflictError, InputError, NotFoundError
 from medsam2_atlas.scratch import scratch_folder
 from medsam2_atlas.storage import suffix_of
+from medsam2_atlas.volume import read_volume
 from server.access import user_of
 from server.forms import LimitedRoute
 from server.owners import may_use, owner_id
@@ -46,9 +48,10 @@ def create(
     uncompress: bool = False,
     expiry: Annotated[int, Query(ge=0, le=_LONGEST_SECONDS)] = 0,
 ) -> dict[str, Any]:
-    """The session's id. One file is an image; several are the slices of one DICOM series."""
+    """The session's id. One file is an image; several are the slices of one DICOM series. They are read before they are kept:
+    what is no image is refused, and files beside the slices of a series are not kept."""
     if uncompress:
-        raise InputError("archive", "is not unpacked here.", "Send the image, or the files of the series.")
+        raise InputError("archive", "is not unpacked here.", "Send the image, or all files of the series as `files`.")
     with scratch_folder() as folder:
         if len(files) == 1:
             image = folder / f"image{suffix_of(files[0].filename or '')}"
@@ -58,9 +61,10 @@ def create(
             image.mkdir()
             for number, file in enumerate(files):
                 received(file, ".dcm").replace(image / f"{number:05d}.dcm")
+        _check(image)
         limit: int = request.app.state.config.sessions_per_person
         session_id, session = _sessions().add_owned(image, expiry, owner_id(user_of(request)), limit)
-        return {"session_id": session_id, "session_info": session.to_json()}
+        return {"session_id": session_id, "session_info": _about(session)}
 
 
 @router.get("/{session_id}", summary="A session, or its image")
@@ -70,7 +74,7 @@ def show(request: Request, session_id: str, update_ts: bool = False, image: bool
     if update_ts:
         _sessions().get_session(session_id, update_ts=True)
     if not image:
-        return session.to_json()
+        return _about(session)
     if not Path(session.image).is_file():
         raise ConflictError(session_id, "is of a series of several files.")
     return FileResponse(session.image, filename=Path(session.image).name)
@@ -81,8 +85,27 @@ def remove(request: Request, session_id: str) -> dict[str, Any]:
     """What was known of it."""
     session = session_of(session_id, user_of(request))
     _sessions().remove_session(session_id)
+    return _about(session)
+
+
+def _check(image: Path) -> None:
+    """Refuses what is no CT, and removes files of a folder that are no slices of its series.
+
+    Raises:
+        InputError: it cannot be read as an image.
+    """
+    read_volume(image)
+    if image.is_dir():
+        slices = set(run_task("slice_files", image, folder=str(image))[0]["files"])
+        for file in image.iterdir():
+            if file.name not in slices:
+                file.unlink()
+
+
+def _about(session: Any) -> dict[str, Any]:
+    """Returns what clients are told of a session: the fields of MONAI Label, without the folder that the image lies in."""
     about: dict[str, Any] = session.to_json()
-    return about
+    return about | {"path": "", "image": Path(session.image).name}
 
 
 def _sessions() -> Any:

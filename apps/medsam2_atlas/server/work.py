@@ -16,6 +16,7 @@ from claims import check_training
 from medsam2_atlas.errors import NotFoundError
 from medsam2_atlas.storage import WorkFolder
 from server.forms import LimitedRoute
+from server.parameters import batch_parameters, scoring_parameters, training_parameters
 from server.uploads import received
 
 router = APIRouter(route_class=LimitedRoute)
@@ -38,9 +39,10 @@ def run_batch(
     images: BatchInferImageType = BatchInferImageType.IMAGES_ALL,
     params: Annotated[dict[str, Any] | None, Body()] = None,
 ) -> Any:
-    """The process."""
+    """The process. `params`: the options of the model, and `images`, `label_tag`, `max_batch_size`, `max_workers`."""
     _check(model, app_instance()._infers, "model")
-    options = {"device": "cuda" if torch.cuda.is_available() else "cpu", "multi_gpu": False, **(params or {})}
+    checked = batch_parameters(app_instance(), model, params or {})
+    options = {"device": "cuda" if torch.cuda.is_available() else "cpu", "multi_gpu": False, **checked}
     return _started(lambda: batch_infer.run(model, images, options, False))
 
 
@@ -51,17 +53,20 @@ def run_training(
     enqueue: bool = False,
 ) -> Any:
     """Starts a training process, which resumes an interrupted training. Ends a training that has outlived its server first;
-    answers 409 if another running server trains."""
+    answers 409 if another running server trains. `params`: the options of the trainer, and `device`."""
     _check(model, app_instance()._trainers, "trainer")
+    options = training_parameters(app_instance(), model, params or {})
     check_training(WorkFolder.of(settings.MONAI_LABEL_STUDIES))
-    return _started(lambda: train.run_model(model, {**(params or {}), "model": model}, False, enqueue))
+    return _started(lambda: train.run_model(model, {**options, "model": model}, False, enqueue))
 
 
 @router.post("/scoring/{method}", tags=["Scoring"], summary="Score one tag's labels against another's, in a process of its own")
 def run_scoring(method: str, params: Annotated[dict[str, Any] | None, Body()] = None, run_sync: bool = False) -> Any:
-    """The process; `/info` has the means once it is done. With `run_sync`, the scores themselves."""
+    """The process; `/info` has the means once it is done. With `run_sync`, the scores themselves. `params`: the tags `y` and
+    `y_pred`."""
     _check(method, app_instance()._scoring_methods, "scoring method")
-    return _started(lambda: scoring.run_method(method, {**(params or {}), "method": method}, run_sync))
+    options = scoring_parameters(app_instance(), method, params or {})
+    return _started(lambda: scoring.run_method(method, {**options, "method": method}, run_sync))
 
 
 def _check(name: str, known: Collection[str], what: str) -> None:

@@ -172,9 +172,9 @@ class Atlas:
                     f"is of another label set: {strange[:4]} differ.",
                     "Build it again with this organ table, or use the table that it was built with.",
                 )
-            with np.load(folder / "template.npz") as stored:
+            with np.load(folder / "template.npz", allow_pickle=False) as stored:
                 template = _template_from(stored)
-            with np.load(folder / "maps.npz") as stored:
+            with np.load(folder / "maps.npz", allow_pickle=False) as stored:
                 maps = {
                     int(index): ProbabilityMap(stored[f"{index}.values"], stored[f"{index}.origin"], int(count))
                     for index, count in about["counts"].items()

@@ -135,7 +135,7 @@ class Reference:
             OSError, ValueError, KeyError: the file is not there or is broken.
         """
         file = folder / entry["file"]
-        with np.load(file) as arrays:
+        with np.load(file, allow_pickle=False) as arrays:
             shares = {}
             for name in arrays.files:
                 if name.startswith("organ.") and name.endswith(".values"):

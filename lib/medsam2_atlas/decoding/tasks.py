@@ -24,5 +24,6 @@ TASKS: dict[str, str] = {
     "label_check": "medsam2_atlas.image_reading:label_check",
     "dicom_object": "medsam2_atlas.dicom.reading:describe_object",
     "dicom_series": "medsam2_atlas.dicom.reading:describe_series",
+    "slice_files": "medsam2_atlas.dicom.reading:slice_files",
     "dicom_seg": "medsam2_atlas.dicom.reading:decode_seg",
 }

@@ -12,6 +12,7 @@ from medsam2_atlas.dicom.headers import as_json, source_headers
 from medsam2_atlas.dicom.seg_reading import read_seg
 from medsam2_atlas.dicom.uids import cleaned_uid
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.series import find_series
 
 _MAX_SERIES = 100
 _TAGS = ("SOPClassUID", "SOPInstanceUID", "Modality", "ReferencedSeriesSequence")
@@ -49,6 +50,18 @@ def describe_series(folder: str) -> tuple[dict[str, Any], list[np.ndarray]]:
         InputError: the series is not a volume.
     """
     return {"headers": as_json(source_headers(Path(folder)))}, []
+
+
+def slice_files(folder: str) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Tells slices from what lies beside them.
+
+    Returns:
+        `files`: names of the files in the folder that hold slices of its one series; and no arrays.
+
+    Raises:
+        InputError: the folder holds no series, several, or one that makes no volume.
+    """
+    return {"files": sorted({part.file.name for part in find_series(Path(folder)).slices})}, []
 
 
 def decode_seg(path: str, folder: str) -> tuple[dict[str, Any], list[np.ndarray]]:

@@ -12,8 +12,9 @@ from omegaconf import DictConfig
 
 from medsam2_atlas.errors import WeightsError
 from medsam2_atlas.files import sha256
-from medsam2_atlas.medsam2.network import OFFICIAL, build_network, load_config
+from medsam2_atlas.medsam2.network import OFFICIAL, build_network, config_names, load_config
 from medsam2_atlas.resource import model_folder, resource
+from medsam2_atlas.tensor_files import load_tensors
 
 OFFICIAL_FILE = "MedSAM2_latest.pt"
 DEMO_FILE = "medsam2_demo.pt"
@@ -67,14 +68,14 @@ def find_checkpoint(given: Path | None = None, demo: bool = True) -> Path:
 def load_weights(file: Path, config: str | Path | None = None, device: torch.device | None = None) -> Weights:
     """Loads a checkpoint `{"model": state_dict}`: every tensor of the network, none else, each of the right shape.
 
-    The network is that of `config`; else the one the checkpoint names (demo weights do); else the official one.
+    The network is that of `config`; else the one the checkpoint names (demo weights do); else the official one. A checkpoint
+    names only configurations that come with the project, never a file: a configuration says which code runs.
 
     Raises:
         WeightsError: not a checkpoint, or one of another network; the message names the tensors.
     """
     content = _read(file)
-    named = content.get("config")
-    chosen = load_config(config if config is not None else named if isinstance(named, str) else OFFICIAL)
+    chosen = load_config(config if config is not None else _named_config(file, content.get("config")))
     network = build_network(chosen)
     _check_state(file, network.state_dict(), content["model"])
     network.load_state_dict(content["model"], strict=True)
@@ -82,11 +83,26 @@ def load_weights(file: Path, config: str | Path | None = None, device: torch.dev
     return Weights(network.to(device or torch.device("cpu")), chosen, file, sha256(file), mark if isinstance(mark, str) else "")
 
 
+def _named_config(file: Path, named: object) -> str:
+    """Returns the name of the configuration that a checkpoint names; the official one's if it names none."""
+    if not isinstance(named, str):
+        return OFFICIAL
+    if named not in config_names():
+        raise WeightsError(
+            file,
+            f"names the network configuration {named[:80]!r}, which did not come with this program.",
+            "If you trust that configuration, name it yourself (--config).",
+        )
+    return named
+
+
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise WeightsError(file, "is not a file.", "Name a MedSAM2 checkpoint (.pt).")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = load_tensors(file)
+    except WeightsError:
+        raise
     except Exception as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise WeightsError(file, f"is not a PyTorch checkpoint ({reason}).", "Download it again.") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,16 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from medsam2_atlas.errors import WeightsError
 from medsam2_atlas.resource import resource
 
 OFFICIAL = "sam2.1_hiera_t512"
 DEMO = "demo"
+
+
+def config_names() -> tuple[str, ...]:
+    """Names of the configurations that come with the project, in `configs/medsam2`."""
+    return tuple(sorted(file.stem for file in resource("configs/medsam2").glob("*.yaml")))
 
 
 def load_config(name_or_file: str | Path) -> DictConfig:
@@ -30,7 +38,16 @@ def load_config(name_or_file: str | Path) -> DictConfig:
 
 
 def build_network(config: DictConfig) -> Any:
-    """The network (`sam2.modeling.sam2_base.SAM2Base`, on the CPU, in evaluation mode) with fresh random weights."""
+    """The network (`sam2.modeling.sam2_base.SAM2Base`, on the CPU, in evaluation mode) with fresh random weights.
+
+    Raises:
+        WeightsError: the configuration names other classes than those that the project's own configurations are made of.
+            Whatever a configuration names would be called: it could be any function of any package.
+    """
+    foreign = sorted(set(_targets(OmegaConf.to_container(config.model, resolve=True))) - _known_targets())
+    if foreign:
+        told = ", ".join(name[:80] for name in foreign[:3])
+        raise WeightsError("network configuration", f"names what is no part of SAM 2.1: {told}.", "See configs/medsam2/.")
     network = instantiate(config.model, _recursive_=True)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
@@ -42,3 +59,23 @@ def parameter_shapes(config: DictConfig) -> dict[str, list[int]]:
     with torch.random.fork_rng(devices=[]):
         state = build_network(config).state_dict()
     return {name: list(tensor.shape) for name, tensor in state.items()}
+
+
+@cache
+def _known_targets() -> frozenset[str]:
+    """Returns the classes that the project's configurations are made of."""
+    return frozenset(
+        name for config in config_names() for name in _targets(OmegaConf.to_container(load_config(config), resolve=True))
+    )
+
+
+def _targets(part: Any) -> Iterator[str]:
+    """Yields the values of all `_target_` in a configuration, as they are written."""
+    if isinstance(part, dict):
+        if "_target_" in part:
+            yield str(part["_target_"])
+        for value in part.values():
+            yield from _targets(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _targets(value)

@@ -178,7 +178,7 @@ class Transform:
             AtlasError: not such a file.
         """
         try:
-            with np.load(file) as arrays:
+            with np.load(file, allow_pickle=False) as arrays:
                 return cls.from_arrays({name: arrays[name] for name in arrays.files})
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise AtlasError(file, f"is not a saved transform ({error}).", "Remove it, and let it be made again.") from error

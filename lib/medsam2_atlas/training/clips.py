@@ -51,7 +51,7 @@ class PhantomPool:
         self.spacing: list[float] = []
         for index in range(count):
             file = folder / f"{seed}-{index}.npz"
-            with np.load(file) as case:
+            with np.load(file, allow_pickle=False) as case:
                 self.images.append(case["image"])
                 self.labels.append(case["label"])
                 self.spacing.append(float(case["slices"]))

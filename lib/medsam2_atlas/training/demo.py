@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from medsam2_atlas.medsam2.network import DEMO, build_network, load_config
 from medsam2_atlas.medsam2.propagation import BOX_FIRST, BOX_LAST, Points
 from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.tensor_files import load_tensors
 from medsam2_atlas.training.clicks import clicks, correcting_clicks
 from medsam2_atlas.training.clips import Batch, PhantomPool, Stage
 from medsam2_atlas.training.options import DEMO_MARK, DemoTraining
@@ -159,7 +160,7 @@ def train_demo(out: Path, cache: Path, options: DemoTraining, device: torch.devi
     state_file = out.with_suffix(".state")
     first, recent, began = 0, 0.0, time.monotonic()
     if state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
+        state = load_tensors(state_file, device)
         network.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         first = int(state["step"])

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from medsam2_atlas.errors import WeightsError
 from medsam2_atlas.files import replacing, sha256
 from medsam2_atlas.labels import OrganTable, organ_table
+from medsam2_atlas.tensor_files import load_tensors
 from medsam2_atlas.unet.config import UNetConfig
 
 FORMAT = 1
@@ -113,7 +114,7 @@ def load_unet(file: Path, device: torch.device | None = None) -> UNet:
     if not file.is_file():
         raise WeightsError(file, "is not a file.", "Train the U-Net first, or name its weights.")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = load_tensors(file)
         if content["format"] != FORMAT:
             raise WeightsError(file, f"has format {content['format']}, not {FORMAT}.", "Train the U-Net again.")
         if content["organs"] != {str(o.index): o.name for o in organ_table().organs}:

@@ -26,12 +26,13 @@ from monai.metrics import DiceMetric
 from pydantic import ValidationError
 from torch.utils.tensorboard import SummaryWriter
 
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.errors import InputError, WeightsError
 from medsam2_atlas.evaluation.dice import mean_dice
 from medsam2_atlas.files import replacing, write_json
 from medsam2_atlas.hounsfield import CHECK
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.tensor_files import load_tensors
 from medsam2_atlas.unet.config import UNetConfig
 from medsam2_atlas.unet.data import TrainingCase, split_cases, train_loader, usable_cases, validation_loader
 from medsam2_atlas.unet.inference import UNetInferer
@@ -72,6 +73,7 @@ class UNetTraining:
         Raises:
             InputError: no case can be used, or, if `strict`, one cannot. Otherwise, a case that cannot be used is left out; the
                 statistics list the reason (`skipped`).
+            WeightsError: the last checkpoint in the folder holds code.
         """
         self.config, self.folder, self.device = config, folder, device
         (folder / "cache").mkdir(parents=True, exist_ok=True)
@@ -266,7 +268,9 @@ class UNetTraining:
         if not file.is_file():
             return False
         try:
-            kept = torch.load(file, map_location=self.device, weights_only=True)
+            kept = load_tensors(file, self.device)
+        except WeightsError:
+            raise
         except Exception as error:
             raise InputError(file, f"cannot be read ({error}).", "Remove it to train from the start.") from error
         if kept["finished"] or not self._is_own(kept["config"]):

@@ -1,0 +1,257 @@
+"""Parameters of what clients start: an allow-list with types for each kind of work, made from what its task offers.
+
+`/info` tells clients the options of each task; they send them back, with extras of their own and of MONAI Label's examples.
+Options are checked and used. The extras are checked and dropped, so that no text of a client reaches a command line, an
+environment variable or a path: names are compared with those of this server, everything else is a number or a flag.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    create_model,
+)
+
+import replies
+from medsam2_atlas.configuration import problems_of
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.storage import FINAL
+from medsam2_atlas.studies import excluded_references
+from server import choices
+
+_MAX_BYTES = 60_000
+"""Max bytes of parameters as JSON: they are one argument of a command, and Linux takes 128 KiB."""
+_MAX_MARKS = 20_000
+"""Max numbers, or characters, of a list of marks."""
+
+_MAX_MESSAGE = 1000
+
+Text = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Device = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")]
+_Dropped = Field(None, exclude=True)
+
+_RANGES: dict[str, Any] = {
+    "max_epochs": Annotated[int, Field(ge=1, le=100_000)],
+    "early_stop_patience": Annotated[int, Field(ge=-1, le=100_000)],
+    "val_split": Annotated[float, Field(ge=0, lt=1)],
+    "learning_rate": Annotated[float, Field(gt=0, le=10)],
+    "patches_per_case": Annotated[int, Field(ge=1, le=1000)],
+    "cases_per_step": Annotated[int, Field(ge=1, le=1000)],
+    "validate_every": Annotated[int, Field(ge=1, le=100_000)],
+}
+"""Types of the options that are numbers."""
+
+
+class Parameters(BaseModel):
+    """What any client may send with anything. Fields that are `exclude`d are accepted without effect."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+
+    client_id: Text | None = _Dropped
+    name: Text | None = _Dropped
+    description: Text | None = _Dropped
+    model: Text | None = _Dropped
+    method: Text | None = _Dropped
+    strategy: Text | None = _Dropped
+    device: Device | None = _Dropped
+    gpus: Annotated[str, StringConstraints(pattern=r"^(all|[0-9]{1,2}(,[0-9]{1,2})*)$")] | None = _Dropped
+    multi_gpu: bool | None = _Dropped
+    logging: Text | None = _Dropped
+    labels: list[Text] | dict[Text, int] | None = _Dropped
+
+
+class TrainingParameters(Parameters):
+    """What clients may send to start a training, besides the options of its task. `device` is used."""
+
+    device: Device | None = None
+    dataset: Text | None = _Dropped
+    dataloader: Text | None = _Dropped
+    train_batch_size: int | None = _Dropped
+    val_batch_size: int | None = _Dropped
+    train_random_seed: int | None = _Dropped
+    amp: bool | None = _Dropped
+    tracking: Text | bool | None = _Dropped
+    tracking_uri: Text | None = _Dropped
+    tracking_experiment_name: Text | None = _Dropped
+    tracking_run_name: Text | None = _Dropped
+
+
+class BatchParameters(Parameters):
+    """What clients may send to run a model on many studies, besides the options of the model."""
+
+    max_workers: Annotated[int, Field(ge=0, le=64)] | None = None
+    max_batch_size: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    save_label: bool | None = _Dropped
+    result_extension: Text | None = _Dropped
+    result_dtype: Text | None = _Dropped
+    result_compress: bool | None = _Dropped
+    restore_label_idx: bool | None = _Dropped
+
+
+class InferParameters(BaseModel):
+    """What clients may send with an image, besides the options of the model."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+
+    result_extension: Text | None = None
+    result_compress: bool | None = None
+
+
+def training_parameters(app: Any, model: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters of a training that have an effect.
+
+    Raises:
+        InputError: an unknown parameter, or a value of another type or range.
+    """
+
+    def known() -> set[str]:
+        return {*app.datastore().list_images(), *excluded_references(app._work)}
+
+    options = _options(app._trainers[model].config(), known)
+    return _checked(_with(TrainingParameters, options), params, f"training {model}")
+
+
+def batch_parameters(app: Any, model: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters of a run of a model on many studies that have an effect.
+
+    Raises:
+        InputError: as `training_parameters`.
+    """
+
+    def images(value: Any) -> Any:
+        if value in ("all", "labeled", "unlabeled"):
+            return value
+        if not isinstance(value, list):
+            raise ValueError("give all, labeled, unlabeled, or a list of studies")
+        return choices.each_of(value, app.datastore().list_images(), "study")
+
+    options = _options(app._infers[model].config()) | {
+        "images": Annotated[Any, AfterValidator(images)],
+        "label_tag": _one_of(lambda: _tags(app), "tag"),
+    }
+    return _checked(_with(BatchParameters, options), params, f"batch of {model}")
+
+
+def scoring_parameters(app: Any, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters of a scoring that have an effect: the tags `y` and `y_pred`.
+
+    Raises:
+        InputError: as `training_parameters`.
+    """
+    tag = _one_of(lambda: _tags(app), "tag")
+    return _checked(_with(Parameters, {"y": tag, "y_pred": tag}), params, f"scoring {method}")
+
+
+def sample_parameters(app: Any, strategy: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters of the choice of a case that have an effect. Clients may send those of all strategies at once.
+
+    Raises:
+        InputError: as `training_parameters`.
+    """
+    options = {"label_tag": _one_of(lambda: _tags(app), "tag"), "client_id": Text}
+    sent = {key: value for key, value in params.items() if key not in app._strategies}
+    return _checked(_with(Parameters, options), sent, f"strategy {strategy}")
+
+
+def infer_parameters(model: str, task: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters of a model's run on an image that have an effect; others are ignored, as viewers send many.
+
+    Raises:
+        InputError: a value of another type.
+    """
+    clicks: frozenset[str] = getattr(task, "inputs", frozenset())
+    options = _options(task.config()) | {key: Annotated[Any, AfterValidator(_marks)] for key in clicks if key != "label"}
+    if "label" in clicks:
+        options["label"] = Text
+    fields = _with(InferParameters, options)
+    offered = {key: value for key, value in params.items() if key in fields.model_fields}
+    return _checked(fields, offered, model, limit=None)
+
+
+def _options(config: Mapping[str, Any], names: Callable[[], Collection[str]] | None = None) -> dict[str, Any]:
+    """Returns the types of a task's options by key: those of what `/info` offers. names: gives those that texts may list."""
+    return {key: _option(key, value, names) for key, value in config.items()}
+
+
+def _option(key: str, offered: Any, names: Callable[[], Collection[str]] | None) -> Any:
+    if key in _RANGES:
+        return _RANGES[key]
+    if isinstance(offered, bool):
+        return bool
+    if isinstance(offered, (list, tuple)):
+        return _one_of(lambda: offered, key)
+    if key == "organs":
+        return Annotated[Any, AfterValidator(_organs)]
+    if names is not None:
+        return Annotated[Any, AfterValidator(lambda value: _listed(value, names(), key))]
+    return Annotated[Text, BeforeValidator(choices.first)]
+
+
+def _one_of(known: Callable[[], Iterable[str]], what: str) -> Any:
+    return Annotated[Any, AfterValidator(lambda value: choices.one_of(value, list(known()), what))]
+
+
+def _tags(app: Any) -> list[str]:
+    """Returns the tags that label maps of this server can have now."""
+    return sorted({FINAL, *app._infers, *app.datastore().status()["label_tags"]})
+
+
+def _organs(value: Any) -> str:
+    return ",".join(organ_table()[k].name for k in replies.organs({"organs": _texts(value)}))
+
+
+def _listed(value: Any, known: Collection[str], what: str) -> str:
+    return ",".join(choices.each_of(replies.names({what: _texts(value)}, what), known, what))
+
+
+def _texts(value: Any) -> Any:
+    """Returns a text or a list of texts; anything else is refused before it becomes a text."""
+    listed = value if isinstance(value, list) else [value]
+    if not all(isinstance(one, (str, int)) and not isinstance(one, bool) for one in listed):
+        raise ValueError("give names, as a list or separated by commas")
+    return value
+
+
+def _marks(value: Any) -> Any:
+    if not isinstance(value, (str, list)) or len(value) > _MAX_MARKS:
+        raise ValueError("is no list of voxel indices [x, y, z], or a longer one than can be used")
+    return value
+
+
+def _with(base: type[BaseModel], options: Mapping[str, Any]) -> type[BaseModel]:
+    fields: dict[str, Any] = {key: (kind | None if isinstance(kind, type) else kind, None) for key, kind in options.items()}
+    return create_model("Parameters", __base__=base, **fields)
+
+
+def _checked(model: type[BaseModel], params: Mapping[str, Any], subject: str, limit: int | None = _MAX_BYTES) -> dict[str, Any]:
+    unknown = [key for key in params if key not in model.model_fields]
+    if unknown:
+        raise InputError(subject, f"has no parameter {unknown[0][:60]!a}.", _allowed(model))
+    given = {key: value for key, value in params.items() if value is not None and value != "" and value != []}
+    try:
+        checked = model.model_validate(given)
+    except ValidationError as error:
+        raise InputError(
+            subject, f"cannot have these parameters: {problems_of(error)[:_MAX_MESSAGE]}.", _allowed(model)
+        ) from error
+    result = checked.model_dump(exclude_unset=True)
+    if limit is not None and len(json.dumps(result)) > limit:
+        raise InputError(subject, f"has parameters of more than {limit} bytes.", "Name fewer studies at a time.")
+    return result
+
+
+def _allowed(model: type[BaseModel]) -> str:
+    used = sorted(key for key, field in model.model_fields.items() if not field.exclude)
+    dropped = sorted(key for key, field in model.model_fields.items() if field.exclude)
+    return f"Allowed: {', '.join(used)}. Accepted without effect: {', '.join(dropped)}."

@@ -1,0 +1,170 @@
+"""Keeps absolute paths of this server out of its answers.
+
+Errors, reports, states of processes and the log name files, for the people at the machine. Whoever asks over the network is
+told `[studies]/ct.nii.gz` or `[server]/ct.nii.gz` instead: `without_paths` changes texts, and `PathsMiddleware` changes every
+answer that is a text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+from monailabel.config import settings
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from medsam2_atlas.resource import model_folder, resource, state_folder
+from server.config import server_config
+from server.root_path import FIRST_SEGMENTS
+
+_TEXTS = ("application/json", "text/html", "text/plain", "text/event-stream")
+_STREAM = "text/event-stream"
+_LARGE_BYTES = 200_000
+"""Answers above this size are searched in a thread: others must not wait for them."""
+_END = rb"(?![\w\-]|\.\w)"
+_TAIL = rb"[^\s\"'`\\,;:<>()\[\]{}|]*"
+_BEFORE = re.compile(rb"[\w.\-/\]<]$")
+"""What a path does not follow: it would be a part of a word, of a URL, of a path that has been changed, or the end of a tag."""
+_ESCAPE = re.compile(rb"(?<!\\)(\\\\)*\\[nrtbf]$")
+"""An escaped line break in JSON, whose letter is no part of a word."""
+_NAMES = {
+    "studies": ("MONAI_LABEL_STUDIES",),
+    "app": ("MONAI_LABEL_APP_DIR",),
+    "sessions": ("MONAI_LABEL_SESSION_PATH",),
+    "cache": ("MONAI_LABEL_DICOMWEB_CACHE_PATH",),
+}
+
+
+def without_paths(text: str) -> str:
+    """Returns a text in which no absolute path of this machine is left."""
+    return _without(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+
+
+class PathsMiddleware:
+    """Takes absolute paths of this machine out of all answers that are texts, and out of all headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start: Message | None = None
+        parts: list[bytes] = []
+
+        async def sending(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    (name, value if name.lower() == b"location" else _without(value)) for name, value in message["headers"]
+                ]
+                headers = Headers(scope=message)
+                kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+                if kind in _TEXTS and "content-encoding" not in headers and scope["method"] != "HEAD":
+                    if kind == _STREAM:
+                        parts.append(b"")  # each part is whole events, and must not wait for the end
+                    start = message
+                    if kind != _STREAM:
+                        return
+                await send(message)
+            elif start is None or message["type"] != "http.response.body":
+                await send(message)
+            elif parts == [b""]:
+                await send({**message, "body": _without(message.get("body", b""))})
+            else:
+                parts.append(message.get("body", b""))
+                if not message.get("more_body", False):
+                    whole = b"".join(parts)
+                    body = await run_in_threadpool(_without, whole) if len(whole) > _LARGE_BYTES else _without(whole)
+                    if body != whole:
+                        MutableHeaders(scope=start)["content-length"] = str(len(body))
+                    await send(start)
+                    await send({"type": "http.response.body", "body": body})
+
+        await self._app(scope, receive, sending)
+
+
+def _without(text: bytes) -> bytes:
+    known, unknown, names = _patterns()
+    text = known.sub(lambda found: _replacement(found, names), text)
+    return unknown.sub(lambda found: _replacement(found, names), text)
+
+
+def _replacement(found: re.Match[bytes], names: Mapping[bytes, bytes]) -> bytes:
+    """Returns what is shown in place of a path: the name of the folder that it begins with, or its last part."""
+    before = found.string[max(0, found.start() - 40) : found.start()]
+    if _BEFORE.search(before) and not before.endswith(b"file://") and not _ESCAPE.search(before):
+        return found.group()
+    name = names.get(found.group())
+    return b"[%s]" % name if name is not None else b"[server]/" + found.group().rstrip(b"/.").rpartition(b"/")[2]
+
+
+@cache
+def _patterns() -> tuple[re.Pattern[bytes], re.Pattern[bytes], Mapping[bytes, bytes]]:
+    """Returns the pattern of the folders that have names, that of all other absolute paths, and the names."""
+    names: dict[bytes, bytes] = {}
+    for name, folder in _folders():
+        for spelled in {str(folder), json.dumps(str(folder))[1:-1]}:
+            names.setdefault(os.fsencode(spelled), name.encode())
+    ordered = sorted(names, key=len, reverse=True)
+    top = [re.escape(os.fsencode(entry)) for entry in _top_folders()]
+    known = re.compile(b"(?:" + b"|".join(map(re.escape, ordered)) + b")" + _END)
+    return known, re.compile(b"/(?:" + b"|".join(top) + b")" + _END + _TAIL), names
+
+
+def _folders() -> Iterator[tuple[str, Path]]:
+    """Yields the folders that people know by a name; the first name of a folder counts."""
+    for name, keys in _NAMES.items():
+        yield from ((name, folder) for key in keys for folder in _spelled(str(getattr(settings, key, "") or "")))
+    for key, value in settings.MONAI_LABEL_APP_CONF.items():
+        for part in str(value).split(","):
+            if Path(part).is_absolute() and key != "server_root_path":
+                yield from ((key.removeprefix("server_"), folder) for folder in _spelled(part))
+    for name, place in (
+        ("state", state_folder()),
+        ("models", model_folder()),
+        ("medsam2_atlas", resource("apps/medsam2_atlas").parents[1]),
+        ("python", Path(sys.prefix)),
+        ("python", Path(sys.base_prefix)),
+        ("temp", Path(tempfile.gettempdir())),
+        ("home", Path.home()),
+    ):
+        yield from ((name, folder) for folder in _spelled(str(place)))
+
+
+def _spelled(text: str) -> Iterator[Path]:
+    """Yields a folder's path as it is written, absolute, and without links; nothing for a URL or the root."""
+    if not text or "://" in text:
+        return
+    for folder in (Path(text).absolute(), Path(text).resolve()):
+        if folder != Path("/"):
+            yield folder
+
+
+def _top_folders() -> list[str]:
+    """Returns the folders at the root of this machine that no route begins with."""
+    listed = {
+        *(entry.name for entry in Path("/").iterdir()),
+        "etc",
+        "home",
+        "mnt",
+        "opt",
+        "proc",
+        "root",
+        "srv",
+        "tmp",
+        "usr",
+        "var",
+    }
+    root_path = server_config(settings.MONAI_LABEL_APP_CONF).root_path
+    return sorted(listed - set(FIRST_SEGMENTS) - set(root_path.split("/")), key=lambda entry: (-len(entry), entry))
