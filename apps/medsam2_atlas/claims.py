@@ -51,6 +51,12 @@ class Claim:
         return self.process.here and self.server is not None and self.server.here and not self.server.alive
 
 
+def in_work_process() -> bool:
+    """Returns whether this is a process that a server started for a training, a scoring or a batch."""
+    server = ProcessMark.parse(os.environ.get(SERVER_VARIABLE, ""))
+    return server is not None and server != ProcessMark.own()
+
+
 @contextmanager
 def claimed(work: WorkFolder, method: str, what: str) -> Iterator[None]:
     """Holds the claim of this process while the block runs; a server that does such work itself needs no claim.

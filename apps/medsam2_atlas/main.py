@@ -21,7 +21,7 @@ import replies
 from about import described, organs_of
 from atlas_trainer import AtlasTrainTask
 from batch_task import BatchTask
-from claims import claimed
+from claims import claimed, in_work_process
 from compare_task import CompareTask
 from housekeeper import Housekeeper
 from interactive_task import INTERACTIVE, InteractiveTask
@@ -40,6 +40,7 @@ from predictions import Predictions
 from review import case_states, picture
 from scoring_method import OrganScoring
 from segmentation_task import SegmentationTask
+from server import log_lines
 from server.config import server_config
 from session_folders import SessionFolders
 from strategies import NextCase
@@ -61,6 +62,8 @@ class MedSAM2AtlasApp(MONAILabelApp):
         config = server_config(conf)
         self._roots = tuple(Path(root) for root in config.roots)
         self._work = WorkFolder.of(studies, self._roots)
+        if in_work_process():
+            log_lines.install(studies, self._work, config.log_names)
         # Set here, not at the server's start, so that the limits also apply in training processes.
         decoding.configure(config.decoding, self._work.folder(".") / "unreadable.json")
         self._stopping = threading.Event()

@@ -7,16 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
 
+from medsam2_atlas.printable import LineFormatter, printable
 from medsam2_atlas.progress import Progress
 
 
 class _ErrorConsole(Console):
-    """Standard error. A closed pipe raises its error, as it does everywhere else; rich would end the process itself."""
+    """Standard error. A closed pipe raises its error, as it does everywhere else; rich would end the process itself.
+
+    Names of files and texts in them are shown here: what could control the terminal is shown as escapes.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Called by rich for each string that it is to show, also for those in tables."""
+        return super().render_str("\n".join(printable(line) for line in text.split("\n")), **options)
 
     def on_broken_pipe(self) -> None:
         """Called by rich where it handles the error."""
@@ -24,7 +34,7 @@ class _ErrorConsole(Console):
 
 
 class _ShortFormatter(logging.Formatter):
-    """Formats a log record with its error in one line instead of its traceback."""
+    """Formats an error in one line instead of its traceback."""
 
     def formatException(self, ei: Any) -> str:
         """Returns the kind of error and its text."""
@@ -34,10 +44,16 @@ class _ShortFormatter(logging.Formatter):
 console = _ErrorConsole(stderr=True)
 
 
+def echo(*lines: str) -> None:
+    """Prints lines on standard output. What could control a terminal, or look like another line, is printed as escapes."""
+    for line in lines:
+        typer.echo(printable(line))
+
+
 def set_up_logging(verbose: bool) -> None:
     """Log lines go to standard error, beside the bars; tracebacks of logged errors only if `verbose`."""
     handler = RichHandler(console=console, show_path=False)
-    handler.setFormatter((logging.Formatter if verbose else _ShortFormatter)("%(message)s"))
+    handler.setFormatter(LineFormatter((logging.Formatter if verbose else _ShortFormatter)("%(message)s")))
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         handlers=[handler],

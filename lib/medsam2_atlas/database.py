@@ -210,6 +210,7 @@ class Database:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_name(f".part-{os.urandom(4).hex()}.sqlite")
         try:
+            part.touch()  # SQLite would make it 0644, which no umask opens to a group; its journals get this file's mode
             with closing(sqlite3.connect(part)) as database:
                 database.executescript(f"{self._schema}; PRAGMA user_version={self._version};")
             try:

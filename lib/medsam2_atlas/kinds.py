@@ -59,6 +59,12 @@ def suffix_in(name: str, *, labels: bool = False) -> str:
     return suffix if labels or suffix != SEGMENTATION else ""
 
 
+def stem_of(name: str) -> str:
+    """Returns the name of a file without the suffix of an image or label file, or else without its last suffix."""
+    suffix = suffix_in(name, labels=True)
+    return name[: -len(suffix)] if suffix else os.path.splitext(name)[0]  # noqa: PTH122 called for many files
+
+
 def not_taken(entries: Iterable[os.DirEntry[str]]) -> dict[str, str]:
     """Returns why files and folders with images are not taken, by name. DICOM files are told together, by the first one's name.
 

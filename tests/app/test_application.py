@@ -14,6 +14,7 @@ import requests
 from monailabel.client import MONAILabelClient
 
 from medsam2_atlas.atlas import ReferenceFiles
+from waiting import until
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,27 @@ def test_health_and_counts(url: str) -> None:
     assert 'medsam2_atlas_studies{state="total"} 2.0' in text
     assert 'medsam2_atlas_stage_seconds_count{model="unet_3d",stage="U-Net"}' in text
     assert "first" not in text  # names of studies stay out of it
+
+
+def test_the_log_holds_no_forged_lines_and_no_study_names(url: str) -> None:
+    forged = "[2026-11-26 10:00:00,000] [1] [MainThread] [ERROR] (root:1) - forged"
+    requests.get(f"{url}/x%0a{forged}%1b[31m")
+    requests.post(f"{url}/infer/none%0a{forged}", params={"image": "first"})
+    requests.post(f"{url}/infer/unet_3d", params={"image": "Nobody Known"})
+    requests.put(f"{url}/datastore/image", files={"file": ("Up^Load.nii.gz", b"none")})
+    requests.post(f"{url}/infer/unet_3d", params={"image": "first", "output": "json"})
+    scored = requests.post(f"{url}/scoring/organs", json={})  # in a process of its own
+    assert scored.ok
+    until(lambda: "Return code" in requests.get(f"{url}/logs/").text, 60)
+    shown = requests.get(f"{url}/logs/", {"lines": 10000})
+    assert shown.headers["content-type"].startswith("text/plain")
+    lines = shown.text.splitlines()
+    assert sum("forged" in line for line in lines) >= 2
+    assert not [line for line in lines if line.startswith(forged[:20])]
+    assert "\\x1b[31m" in shown.text
+    for name in ("first", "Nobody", "Load"):
+        assert not [line for line in lines if name in line]
+    assert not [line for line in lines if not line.startswith(("[2026", "  | ", "task_", "[")) and line]
 
 
 def test_others_than_this_machine_s_own_pages_are_refused(url: str) -> None:

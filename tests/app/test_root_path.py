@@ -152,7 +152,7 @@ def test_paths_without_their_last_slash_lead_on(client: TestClient) -> None:
 
 
 def test_the_documentation_knows_the_root_path(client: TestClient) -> None:
-    assert f"'{ROOT}/openapi.json'" in client.get("/docs", headers=kim()).text.replace('"', "'")
+    assert 'href="openapi.json"' in client.get("/docs", headers=kim()).text
     assert client.get("/openapi.json", headers=kim()).json()["servers"][0] == {"url": ROOT}
 
 

@@ -22,6 +22,22 @@ def chromium_program() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+_OWN = re.compile(r"^(http://127\.0\.0\.1|blob:|data:)")
+_TOLD = "policy violation: "
+_TELLS = f"""addEventListener('securitypolicyviolation', event => console.error(
+    '{_TOLD}' + [event.violatedDirective, event.blockedURI, event.sourceFile, event.lineNumber, event.sample].join(' ')))"""
+
+
+def forbidden(page: playwright.Page) -> list[str]:
+    """A list that gets what a page does from now on against the server's policy, and the other hosts that it asks."""
+    found: list[str] = []
+    page.add_init_script(_TELLS)
+    words = (_TOLD, "Content Security Policy", "Content-Security-Policy")
+    page.on("console", lambda message: found.append(message.text) if any(word in message.text for word in words) else None)
+    page.on("request", lambda request: None if _OWN.match(request.url) else found.append(request.url))
+    return found
+
+
 @contextmanager
 def browser_page() -> Iterator[playwright.Page]:
     """A page that reaches this machine only: a page waits for what cannot be had, such as fonts."""
@@ -29,7 +45,7 @@ def browser_page() -> Iterator[playwright.Page]:
         browser = started.chromium.launch(executable_path=chromium_program(), args=FLAGS)
         try:
             page = browser.new_context(viewport={"width": 1600, "height": 900}).new_page()
-            page.route(lambda url: not re.match(r"^(http://127\.0\.0\.1|blob:|data:)", url), lambda route: route.abort())
+            page.route(lambda url: not _OWN.match(url), lambda route: route.abort())
             yield page
         finally:
             browser.close()

@@ -41,7 +41,7 @@ _VIEWPORT = "const viewport = () => window.cornerstone.getRenderingEngines()[0].
 
 @dataclass
 class Room:
-    """A viewer on a study of a PACS. shots: where its pictures go."""
+    """A viewer on a study of a PACS. shots: where its pictures go. forbidden: what pages did against the policy."""
 
     page: Any
     url: str
@@ -51,6 +51,7 @@ class Room:
     pacs: DICOMwebClient
     shots: Path
     image: sitk.Image
+    forbidden: list[str]
     wheel: int = 100
 
     def open(self) -> None:
@@ -186,8 +187,9 @@ def room(target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: pyt
         conf = {"atlas": str(atlas_folder), "server_root_path": ROOT_PATH}
         with server(pacs, folder / "server", conf) as client, browser.browser_page() as page:
             url = client.get_server_url().rstrip("/")
+            forbidden = browser.forbidden(page)
             image = sitk.ReadImage([str(file) for file in sorted(files)])
-            yield Room(page, url, study, series, folder / "series", DICOMwebClient(pacs), shots, image)
+            yield Room(page, url, study, series, folder / "series", DICOMwebClient(pacs), shots, image, forbidden)
 
 
 def test_an_empty_label_is_not_signed_off_by_accident(room: Room) -> None:
@@ -367,3 +369,16 @@ def test_all_of_it_works_below_a_path_of_a_host(room: Room, tmp_path: Path) -> N
     assert [address for address in own if not address.startswith(tuple(f"{url}/" for url in urls))] == []
     no_news = ("/datastore/label/info?", "/train/?check_if_running")  # 404: no label yet, and no training
     assert [address for address in failed if not any(part in address for part in no_news)] == []
+
+
+def test_no_page_needs_what_the_policy_forbids_or_asks_another_host(room: Room) -> None:
+    for path in ("docs", "login", "review", "logs/", "metrics"):
+        assert room.page.goto(f"{room.url}/{path}", wait_until="load").ok, path
+    pointer = "() => getComputedStyle(document.querySelector('summary')).cursor"
+    room.page.goto(f"{room.url}/docs", wait_until="load")
+    assert room.page.evaluate(pointer) == "pointer"
+    room.page.screenshot(path=str(room.shots / "13-docs.png"))
+    room.page.goto(f"{room.url}/login", wait_until="load")
+    room.page.screenshot(path=str(room.shots / "14-login.png"))
+    room.open()
+    assert room.forbidden == []

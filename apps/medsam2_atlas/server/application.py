@@ -33,14 +33,18 @@ from medsam2_atlas.processes import ProcessMark
 from medsam2_atlas.scratch import sweep, sweep_leftovers
 from medsam2_atlas.segmentation import package_version
 from medsam2_atlas.storage import WorkFolder
+from server import audit as audits
 from server import (
     dicomweb,
+    docs_page,
     errors,
     infer,
     jobs,
+    log_lines,
     login,
     logs,
     next_case,
+    private_files,
     readiness,
     review,
     sessions,
@@ -51,14 +55,16 @@ from server import (
 )
 from server.access import Access, AccessMiddleware
 from server.answers import JsonAnswer
+from server.audit import Audit, AuditMiddleware
 from server.config import ServerConfig, server_config
 from server.connections import Connections
+from server.headers import HeadersMiddleware
 from server.metrics import Metrics
-from server.middleware import RequestIdFilter, RequestMiddleware, SizeLimitMiddleware
+from server.middleware import RequestMiddleware, SizeLimitMiddleware
 from server.offloop import off_the_loop
 from server.paths import PathsMiddleware
 from server.person_limits import PersonLimitMiddleware
-from server.readiness import Readiness, check_server
+from server.readiness import Readiness, check_audit, check_server
 from server.root_path import RootPathMiddleware, path_of
 from server.stopping import Stopping, bounded
 
@@ -88,20 +94,21 @@ def create_app(config: ServerConfig) -> FastAPI:
     sys.setswitchinterval(_SWITCH_SECONDS)
     FileResponse.chunk_size = _FILE_CHUNK  # each chunk goes through a thread: 64 KiB make hundreds of turns of a CT
     queue = JobQueue(config.queue, dispose=infer.dispose, per_person=config.queue_per_person)
-    metrics = Metrics(queue.counts, lambda: app_instance().datastore().status())
-    access, stopping = Access(config), Stopping()
+    metrics = Metrics(queue.counts, lambda: app_instance().datastore().status(), lambda: app_instance()._infers)
+    access, stopping, audit = Access(config), Stopping(), Audit(config)
     connections = Connections(config.connection_limits)
     stopping.call(lambda: queue.stop(_STOP_SECONDS))
     stopping.call(end_own_work)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        for handler in logging.getLogger().handlers:
-            handler.addFilter(RequestIdFilter())
-        connections.install()
-        stopping.install()
+        connections.install()  # before the signal handlers are wrapped
         work = WorkFolder.of(settings.MONAI_LABEL_STUDIES)
+        await run_in_threadpool(private_files.begin, work, config.files_for_group)
+        await run_in_threadpool(log_lines.install, settings.MONAI_LABEL_STUDIES, work, config.log_names)
+        stopping.install()
         await run_in_threadpool(_prepare, work)
+        await run_in_threadpool(audit.open, work)
         instance = await run_in_threadpool(app_instance)
         instance.server_mode(True)
         await run_in_threadpool(instance.on_init_complete)
@@ -109,9 +116,11 @@ def create_app(config: ServerConfig) -> FastAPI:
             yield
         for end in (lambda: queue.stop(_STOP_SECONDS), end_own_work, instance.stop, decoding.shutdown):
             await run_in_threadpool(bounded, end, _STOP_SECONDS)
+        await run_in_threadpool(bounded, audit.close, _STOP_SECONDS)
 
     # The first one sees a request first.
     middleware = [
+        Middleware(HeadersMiddleware, frame_ancestors=config.frame_ancestors),
         Middleware(RootPathMiddleware, root_path=config.root_path),
         Middleware(RequestMiddleware, served=metrics.served, stopping=stopping),
         Middleware(PathsMiddleware),
@@ -123,21 +132,26 @@ def create_app(config: ServerConfig) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
             expose_headers=["X-Request-ID", "X-Job-ID", "Retry-After"],
         ),
+        Middleware(AuditMiddleware, audit=audit),
         Middleware(AccessMiddleware, access=access, config=config),
         Middleware(PersonLimitMiddleware, limit=config.requests_per_person),
         Middleware(SizeLimitMiddleware, limit=_limits(config)),
     ]
+    options: dict[str, Any] = {"default_response_class": JsonAnswer, "middleware": middleware, "lifespan": lifespan}
+    options |= {"docs_url": None, "redoc_url": None}  # FastAPI's pages load scripts from other hosts
     app = FastAPI(
         title="medsam2_atlas",
         version=package_version(),
         lifespan=lifespan,
         middleware=middleware,
-        docs_url="/docs",
         default_response_class=JsonAnswer,
+        **pages,
     )
-    app.state.readiness = Readiness(check_server)
+    app.state.readiness = Readiness(lambda: [*check_server(), *check_audit(audit.opened)])
     app.state.config = config
     app.state.queue, app.state.metrics, app.state.access, app.state.stopping = queue, metrics, access, stopping
+    app.state.audit = audit
+    access.tell_of_tokens(audit.tokens_read)
     errors.install(app)
     for own in (
         infer.router,
@@ -152,6 +166,8 @@ def create_app(config: ServerConfig) -> FastAPI:
         review.router,
         login.router,
         logs.router,
+        audits.router,
+        docs_page.router,
         readiness.router,
     ):
         app.include_router(own)

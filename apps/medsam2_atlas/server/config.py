@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from medsam2_atlas.root_path import parse_root_path
 from server.connection_limits import ConnectionLimits
 from server.root_path import FIRST_SEGMENTS
 
-_LISTS = ("origins", "hosts", "roots")
+_LISTS = ("origins", "hosts", "roots", "frame_ancestors")
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 
 
 class ServerConfig(BaseModel):
@@ -51,7 +53,12 @@ class ServerConfig(BaseModel):
     login_hours: float = Field(24.0, gt=0, le=720, description="max hours of a browser's login")
     login_idle_hours: float = Field(8.0, gt=0, le=720, description="max hours of a browser's login without a request")
     origins: tuple[str, ...] = Field((), description="other origins whose pages may call the server")
+    frame_ancestors: tuple[str, ...] = Field((), description="origins whose pages may show the server's pages in a frame")
+    log_names: bool = Field(False, description="whether logs hold study names; otherwise keyed hashes of them")
     hosts: tuple[str, ...] = Field((), description="names under which the server is asked, besides those of this machine")
+    audit_mb: int = Field(50, ge=1, le=100_000, description="megabytes after which a file of the audit log is closed")
+    audit_keep_days: int = Field(0, ge=0, description="days that closed files of the audit log stay; 0 for ever")
+    files_for_group: bool = Field(False, description="whether files are for the group of the studies folder, too")
     root_path: str = Field("", description="path below which a proxy shows the server, such as /medsam2")
 
     @field_validator("roots")
@@ -61,6 +68,14 @@ class ServerConfig(BaseModel):
             if not Path(root).is_absolute():
                 raise ValueError(f"{root!r} is no absolute path")
         return roots
+
+    @field_validator("frame_ancestors")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin such as https://portal.example.org")
+        return origins
 
     @field_validator("hu", mode="before")
     @classmethod

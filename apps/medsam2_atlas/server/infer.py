@@ -23,6 +23,7 @@ from medsam2_atlas.json_text import to_json
 from medsam2_atlas.storage import suffix_of
 from server.access import user_of
 from server.answers import JsonAnswer
+from server.audit import note
 from server.forms import LimitedRoute
 from server.metrics import Metrics
 from server.owners import owner_id
@@ -65,6 +66,8 @@ async def infer(
     queue: JobQueue = request.app.state.queue
     subject = image or (file.filename if file is not None and file.filename else "") or session_id
     upload: Path | None = None
+    if not image:
+        note(request.scope, study=subject, details={"from": "upload" if file is not None else "session"})
     try:
         if file is not None and file.filename:
             upload = await run_in_threadpool(received, file, suffix_of(file.filename))

@@ -18,6 +18,7 @@ from medsam2_atlas.errors import ConflictError
 from medsam2_atlas.jobs import ENDED, Job, JobQueue, unknown_job
 from medsam2_atlas.json_text import to_json
 from server.access import user_of
+from server.audit import note
 from server.infer import Output, answer
 from server.owners import may_use
 from server.stopping import Stopping
@@ -54,7 +55,7 @@ async def follow_job(request: Request, name: str) -> Response:
     return StreamingResponse(
         _events(request, _queue(request), _job(request, name)),
         media_type="text/event-stream",
-        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        headers={"X-Accel-Buffering": "no"},
     )
 
 
@@ -62,6 +63,7 @@ async def follow_job(request: Request, name: str) -> Response:
 async def job_result(request: Request, name: str, output: Output | None = None) -> Response:
     """As `POST /infer/{model}` gives it; kept for ten minutes."""
     job = _job(request, name)
+    note(request.scope, study=job.subject)
     if job.state not in ENDED:
         raise ConflictError(name, "is not done yet.", f"Look at /jobs/{name}.")
     return await run_in_threadpool(answer, job.outcome.result(), output, False)

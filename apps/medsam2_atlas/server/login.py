@@ -12,12 +12,14 @@ from string import Template
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import RedirectResponse
 from starlette.responses import Response
 
 from server import errors
 from server.access import Access, user_of
+from server.audit import note_login
 from server.forms import LimitedRoute
+from server.headers import page as page_of
 from server.issuer import IssuerError
 from server.logins import Proof
 from server.own_pages import FIRST_PAGE, own_page
@@ -133,6 +135,7 @@ async def _signed_in(request: Request, name: str, secret: str) -> tuple[str, Pro
         IssuerError: the issuer cannot be asked.
     """
     access, place = _access(request), place_of(request.scope)
+    note_login(request.scope, name if access.knows(name) else "")
     if not secret:
         raise _RefusedLoginError(422, "Type your token or password.")
     try:
@@ -145,12 +148,13 @@ async def _signed_in(request: Request, name: str, secret: str) -> tuple[str, Pro
         raise _RefusedLoginError(429, str(error), error.seconds) from error
     if found is None:
         raise _RefusedLoginError(401, _WRONG)
+    note_login(request.scope, found[1].user.name, found[1].user)
     return found
 
 
 def _page(title: str, content: str, problem: str = "", status: int = 200, headers: dict[str, str] | None = None) -> Response:
     text = _PAGE.substitute(title=title, content=content, problem=escape(problem))
-    return HTMLResponse(text, status, headers={"Cache-Control": "no-store", **(headers or {})})
+    return page_of(text, status, {"Cache-Control": "no-store", **(headers or {})}, template=_PAGE.template)
 
 
 def _form(page: str, name: str = "") -> str:

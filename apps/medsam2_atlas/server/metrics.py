@@ -1,9 +1,15 @@
-"""`/metrics` for Prometheus, and `/healthz`."""
+"""`/metrics` for Prometheus.
+
+All labels are closed sets: routes by their patterns, known methods and statuses, the server's models, `final` and the models as
+tags. Everything else is counted as `other`, so clients can neither fill the memory with series nor write names into them.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections import Counter as Tally
+from collections.abc import Callable, Container, Iterator
+from http import HTTPStatus
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -11,6 +17,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
+from medsam2_atlas.choices import FINAL
 from medsam2_atlas.jobs import Job
 from server.root_path import path_of
 
@@ -18,17 +25,30 @@ log = logging.getLogger(__name__)
 
 _REQUEST_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30, 120, 600)
 _STAGE_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+_STATUSES = frozenset({"0", *(str(status.value) for status in HTTPStatus)})
+"""With 0: the client was gone before an answer began. A PACS may send any number."""
+_OTHER = "other"
+_MAX_STAGES = 64
+"""Names of stages are the project's own; this is a limit for those of models that are added."""
 
 
 class Metrics:
     """What a server counts. One registry each, so that several servers in a process do not mix."""
 
-    def __init__(self, queue: Callable[[], dict[str, int]], studies: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        queue: Callable[[], dict[str, int]],
+        studies: Callable[[], dict[str, Any]],
+        models: Callable[[], Container[str]] = tuple,
+    ) -> None:
         """
         Args:
             queue: tells how many jobs run and wait.
             studies: MONAI Label's status of the datastore.
+            models: names of the server's models.
         """
+        self._models, self._known_stages = models, set[str]()
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "medsam2_atlas_requests", "Requests by route and status", ("method", "route", "status"), registry=self.registry
@@ -50,19 +70,22 @@ class Metrics:
             buckets=_STAGE_BUCKETS,
             registry=self.registry,
         )
-        self.registry.register(_Now(queue, studies))
+        self.registry.register(_Now(queue, studies, models))
 
     def served(self, scope: Scope, status: int, seconds: float) -> None:
         """Counts a request, under its route's pattern: paths hold names of studies, and are without number."""
-        route = getattr(scope.get("route"), "path", None) or ("/ohif" if path_of(scope).startswith("/ohif") else "other")
-        self._requests.labels(scope["method"], route, str(status)).inc()
+        route = getattr(scope.get("route"), "path", None) or ("/ohif" if path_of(scope).startswith("/ohif/") else _OTHER)
+        self._requests.labels(_one_of(_METHODS, scope["method"]), route, _one_of(_STATUSES, str(status))).inc()
         self._seconds.labels(route).observe(seconds)
 
     def ended(self, job: Job) -> None:
         """Counts a job."""
-        self._jobs.labels(job.kind, job.state).inc()
+        model = _one_of(self._models(), job.kind)
+        self._jobs.labels(model, job.state).inc()
         for stage, seconds in job.seconds.items():
-            self._stages.labels(job.kind, stage).observe(seconds)
+            if len(self._known_stages) < _MAX_STAGES:
+                self._known_stages.add(stage)
+            self._stages.labels(model, _one_of(self._known_stages, stage)).observe(seconds)
 
     def text(self) -> bytes:
         """Everything, in Prometheus' format."""
@@ -72,8 +95,13 @@ class Metrics:
 class _Now(Collector):
     """What is asked for when it is looked at."""
 
-    def __init__(self, queue: Callable[[], dict[str, int]], studies: Callable[[], dict[str, Any]]) -> None:
-        self._queue, self._studies = queue, studies
+    def __init__(
+        self,
+        queue: Callable[[], dict[str, int]],
+        studies: Callable[[], dict[str, Any]],
+        models: Callable[[], Container[str]],
+    ) -> None:
+        self._queue, self._studies, self._models = queue, studies, models
 
     def describe(self) -> list[Any]:
         """Nothing before it is looked at."""
@@ -95,6 +123,13 @@ class _Now(Collector):
             cases.add_metric([state], status.get(state, 0))
         yield cases
         labels = GaugeMetricFamily("medsam2_atlas_labels", "Studies with a label, by tag", labels=["tag"])
+        counts: Tally[str] = Tally()  # people choose tags freely
         for tag, count in status.get("label_tags", {}).items():
+            counts[tag if tag == FINAL else _one_of(self._models(), tag)] += count
+        for tag, count in counts.items():
             labels.add_metric([tag], count)
         yield labels
+
+
+def _one_of(known: Container[str], value: str) -> str:
+    return value if value in known else _OTHER

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medsam2_atlas.jobs import StoppingError
 from server import errors
-from server.context import begin, request_id
+from server.context import begin
 from server.root_path import path_of
 from server.stopping import Stopping
 
@@ -21,15 +21,6 @@ log = logging.getLogger("medsam2_atlas.requests")
 
 _PROBES = frozenset({"/healthz", "/readyz"})
 """Routes that are still answered while the server stops."""
-
-
-class RequestIdFilter(logging.Filter):
-    """Lets log lines say which request they belong to."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Adds the id; lets every line through."""
-        record.request_id = request_id()
-        return True
 
 
 class RequestMiddleware:
@@ -51,16 +42,14 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        name = begin(Headers(scope=scope).get("x-request-id", ""))
+        name = begin(Headers(scope=scope).get("x-request-id", ""), scope.get("query_string", b""))
         began, status = time.perf_counter(), 0
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = name
-                headers.setdefault("X-Content-Type-Options", "nosniff")
+                MutableHeaders(scope=message)["X-Request-ID"] = name
             await send(message)
 
         try:

@@ -22,6 +22,7 @@ from monailabel.interfaces.utils.app import app_instance
 from starlette.responses import Response
 
 from medsam2_atlas import decoding
+from medsam2_atlas.audit_log import AuditLog
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.scratch import scratch_file
 from medsam2_atlas.storage import StudyStore
@@ -105,7 +106,14 @@ async def readyz(request: Request) -> Response:
     about: dict[str, Any] = {"ready": not found}
     if user_of(request).may("admin"):
         about["problems"] = [asdict(trouble) for trouble in found]
-    return JsonAnswer(about, 503 if found else 200, headers={"Cache-Control": "no-store"})
+    return JsonAnswer(about, 503 if found else 200)
+
+
+def check_audit(audit: AuditLog | None) -> list[Trouble]:
+    """Returns why lines of the audit log cannot be written; tries to write those that wait."""
+    if audit is None or audit.flush():
+        return []
+    return [Trouble("audit log", audit.problem, "Make its folder writable, and free some space on its disk.")]
 
 
 def check_server() -> list[Trouble]:

@@ -10,15 +10,17 @@ from fastapi.responses import FileResponse
 from monailabel.interfaces.utils.app import app_instance
 from starlette.responses import Response
 
+from server.headers import page as page_of
+
 router = APIRouter(prefix="/review", tags=["Review"])
 
 _PAGE = Path(__file__).parent / "review.html"
 
 
 @router.get("", include_in_schema=False)
-async def page() -> Response:
+def page() -> Response:
     """The page, which asks for the cases itself."""
-    return FileResponse(_PAGE, headers={"Cache-Control": "no-cache"})
+    return page_of(_PAGE.read_text(encoding="utf-8"))
 
 
 @router.get("/cases", summary="State and measures of all cases")
@@ -31,4 +33,4 @@ def cases() -> list[dict[str, Any]]:
 @router.get("/picture", summary="A case with its final label map, or else a model's")
 def picture(study: str) -> Response:
     """PNG."""
-    return FileResponse(app_instance().picture(study), media_type="image/png", headers={"Cache-Control": "no-cache"})
+    return FileResponse(app_instance().picture(study), media_type="image/png")

@@ -22,8 +22,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 FIRST_SEGMENTS = frozenset(
     {
-        *("activelearning", "auth", "batch", "datastore", "docs", "favicon.ico", "healthz", "infer", "info", "jobs", "login"),
+        *("activelearning", "audit", "auth", "batch", "datastore", "docs", "favicon.ico", "healthz", "infer", "info", "jobs"),
         *(
+            "login",
             "logout",
             "logs",
             "metrics",

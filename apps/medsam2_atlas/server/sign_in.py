@@ -53,6 +53,15 @@ class Access:
         """Whether anybody has to log in."""
         return self._config.asks_who
 
+    def knows(self, name: str) -> bool:
+        """Returns whether the file of tokens has a person of this name."""
+        return self._tokens is not None and name in {person.name for person in self._tokens.people}
+
+    def tell_of_tokens(self, told: Callable[[frozenset[User], frozenset[User], str], None]) -> None:
+        """Calls a function whenever the file of tokens has changed, with the people before and now, or with a problem."""
+        if self._tokens is not None:
+            self._tokens.told = told
+
     @property
     def problem(self) -> str:
         """Returns why the file of tokens as it is now cannot be used; empty if it can."""

@@ -19,9 +19,11 @@ from medsam2_atlas.dicom.multipart import MultipartFiles, MultipartLimits
 from medsam2_atlas.dicom.uids import valid_uid
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.scratch import scratch_folder
+from medsam2_atlas.storage import FINAL
 from pacs_datastore import StoredSeg
-from server.access import User, user_of
+from server.access import user_of
 from server.answers import JsonAnswer
+from server.audit import note
 from server.dicomweb import pacs_datastore, split
 from server.root_path import root_of
 
@@ -43,7 +45,7 @@ async def store(request: Request, path: str, content_type: Annotated[str, Header
     pacs_datastore()
     with scratch_folder() as folder:
         files = await _received(request.stream(), content_type, folder)
-        status, answer = await run_in_threadpool(_take_in, files, user_of(request), confirm, root_of(request.scope))
+        status, answer = await run_in_threadpool(_take_in, files, request, confirm)
     return JsonAnswer(answer, status, media_type="application/dicom+json")
 
 
@@ -60,13 +62,14 @@ async def _received(stream: AsyncIterator[bytes], content_type: str, folder: Pat
         return message.finish()
 
 
-def _take_in(files: list[Path], user: User, confirm: bool, root: str) -> tuple[int, dict[str, Any]]:
-    """Returns status and answer; their links begin with the root path `root`.
+def _take_in(files: list[Path], request: Request, confirm: bool) -> tuple[int, dict[str, Any]]:
+    """Returns status and answer; their links begin with the root path.
 
     Reads all objects before it saves the first, so that an invalid one changes nothing.
     """
     if not files:
         raise InputError("request", "holds no DICOM objects.", "Send multipart/related; type=application/dicom.")
+    user, root = user_of(request), root_of(request.scope)
     datastore, segs = pacs_datastore(), list[StoredSeg]()
     stored: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
@@ -74,14 +77,18 @@ def _take_in(files: list[Path], user: User, confirm: bool, root: str) -> tuple[i
         segs.extend(datastore.read_seg(file) for file in files)
         for seg in segs:
             about = _reference(seg)
+            line: dict[str, Any] = {"study": seg.study, "tag": FINAL}
             try:
                 info = {"user": user.name, "from": "DICOM SEG"} | ({"confirm": True} if confirm else {})
-                saved = datastore.save_person_label(seg.study, seg.file, "final", info, user.id)
+                saved = datastore.save_person_label(seg.study, seg.file, FINAL, info, user.id)
             except MedSAM2AtlasError as error:
                 if len(segs) == 1:
+                    note(request.scope, **line)
                     raise
+                note(request.scope, **line, outcome="failed")
                 failed.append(about | {"00081197": {"vr": "US", "Value": [_PROCESSING_FAILURE]}} | _comment(str(error)))
                 continue
+            note(request.scope, **line, version=saved.label.version.number)
             app_instance().on_save_label(seg.study, seg.study)
             url = f"{root}/datastore/label?label={saved.label.study}&tag={saved.label.tag}"
             stored.append(about | {"00081190": {"vr": "UR", "Value": [url]}})

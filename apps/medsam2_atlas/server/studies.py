@@ -21,6 +21,7 @@ from medsam2_atlas.labels import organ_table
 from medsam2_atlas.storage import FINAL, Version, suffix_of
 from pacs_datastore import PacsDatastore
 from server.access import user_of
+from server.audit import note
 from server.forms import LimitedRoute
 from server.owners import may_use
 from server.uploads import json_object, received
@@ -46,7 +47,9 @@ def add_image(
         check_image_info(info)
         check_size(info)
         info["user"] = user_of(request).name
-        return {"image": app_instance().datastore().add_image(image or name[: -len(suffix)], str(kept), info)}
+        study = image or name[: -len(suffix)]
+        note(request.scope, study=study)
+        return {"image": app_instance().datastore().add_image(study, str(kept), info)}
     finally:
         kept.unlink(missing_ok=True)
 
@@ -86,6 +89,7 @@ def save_label(
         kept.unlink(missing_ok=True)
     replaced = None if made.replaced is None else _about(made.replaced)
     version = made.label.version
+    note(request.scope, version=version.number)
     saved = {"image": image, "label": image, "tag": tag, **_about(version), "organs": _names(version), "replaced": replaced}
     if left_out := [key for key in left_out if key not in _OPTIONS]:
         saved["left_out"] = left_out
@@ -131,8 +135,9 @@ def list_versions(label: str, tag: str = FINAL) -> list[dict[str, Any]]:
 
 
 @router.get("/label/version", summary="Download a version of a label map")
-def download_version(label: str, version: int, tag: str = FINAL) -> Response:
+def download_version(request: Request, label: str, version: int, tag: str = FINAL) -> Response:
     """The file as it was saved."""
+    note(request.scope, version=version)
     file = _datastore().store.version_file(label, tag, version)
     return FileResponse(file, filename=f"{label}.{tag}.{version}{suffix_of(file.name, labels=True)}")
 
@@ -154,6 +159,7 @@ def restore_version(request: Request, label: str, version: int, tag: str = FINAL
     """The new version, with the content of the earlier one."""
     user = user_of(request)
     made = _datastore().restore_label(label, tag, version, user.name, user.id)
+    note(request.scope, version=made.label.version.number)
     app_instance().on_save_label(label, label)
     return _about(made.label.version)
 
@@ -163,6 +169,7 @@ def confirm_label(request: Request, label: str, tag: str = FINAL) -> dict[str, A
     """The new version, with the same content: for a label map whose image was replaced, or that was found in several files."""
     user = user_of(request)
     made = _datastore().confirm_label(label, tag, user.name, user.id)
+    note(request.scope, version=made.label.version.number)
     app_instance().on_save_label(label, label)
     return _about(made.label.version)
 

@@ -59,12 +59,18 @@ class TokenFile:
         self._entries, self._stamp = _read(file)
         self._looked = clock()
         self._problem, self._broken = "", math.inf
+        self.told: Callable[[frozenset[User], frozenset[User], str], None] = lambda *_: None
 
     @property
     def problem(self) -> str:
         """Returns why the file as it is now cannot be used; empty if it can."""
         self._look()
         return self._problem
+
+    @property
+    def people(self) -> frozenset[User]:
+        """Returns all people of the file."""
+        return frozenset(entry.user for entry in self._entries.values())
 
     def entry(self, digest: str) -> Entry | None:
         """Returns the person of a token's SHA-256, in lower case; None for an unknown or expired token."""
@@ -82,14 +88,18 @@ class TokenFile:
             self._looked = self._clock()
             if self._stamp is not None and _stamp(self._file) == self._stamp and not self._problem:
                 return
+            before, was_broken = self.people, bool(self._problem)
             self._entries, self._stamp = _read(self._file)
-            log.info("the file of tokens has been read again: %d people", len(self._entries))
             self._problem, self._broken = "", math.inf
+            if was_broken or before != self.people:  # a file that was changed a moment ago is read several times
+                log.info("the file of tokens has been read again: %d people", len(self._entries))
+                self.told(before, self.people, "")
         except InputError as error:
-            if not self._problem:
+            was_broken, self._problem = bool(self._problem), str(error)
+            if not was_broken:
                 self._broken = self._clock()
                 log.error("%s Its last content counts for %.0f s, then nobody is let in by it.", error, _GRACE_SECONDS)
-            self._problem = str(error)
+                self.told(self.people, self.people, str(error))
         finally:
             self._lock.release()
 

@@ -10,7 +10,9 @@ from fastapi import UploadFile
 
 from medsam2_atlas.errors import InputError, StorageError
 from medsam2_atlas.json_text import from_json
+from medsam2_atlas.kinds import stem_of
 from medsam2_atlas.scratch import scratch_file
+from server.context import mention
 
 
 def received(upload: UploadFile, suffix: str) -> Path:
@@ -19,6 +21,7 @@ def received(upload: UploadFile, suffix: str) -> Path:
     Raises:
         StorageError: no room.
     """
+    mention(stem_of(upload.filename or ""))
     file = scratch_file(suffix)
     try:
         with file.open("wb") as stream:

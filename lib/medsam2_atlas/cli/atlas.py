@@ -14,7 +14,7 @@ from medsam2_atlas.choices import MissingOrgan
 from medsam2_atlas.cli.cases import print_left_out, signed_off
 from medsam2_atlas.cli.options import HuOption, StrictOption
 from medsam2_atlas.cli.outputs import NPZ, check_files, check_folder
-from medsam2_atlas.console import bars, console
+from medsam2_atlas.console import bars, console, echo
 from medsam2_atlas.errors import AtlasError
 from medsam2_atlas.files import replacing
 
@@ -50,7 +50,7 @@ def build_command(
     atlas.save(out)
     _show(atlas)
     print_left_out(skipped)
-    typer.echo(f"atlas {atlas.version} of {len(atlas.references)} references written to {out}")
+    echo(f"atlas {atlas.version} of {len(atlas.references)} references written to {out}")
 
 
 @app.command("grow")
@@ -93,9 +93,9 @@ def grow_command(
         console.print(f"[yellow]refused:[/] {escape(name)}: {escape(reason)}")
     for what in ("added", "removed", "excluded"):
         if report[what]:
-            typer.echo(f"{what}: {', '.join(report[what])}")
+            echo(f"{what}: {', '.join(report[what])}")
     _warn_of(report["disagreeing"])
-    typer.echo(f"atlas {report['version']} of {report['references']} references: {report['folder']}")
+    echo(f"atlas {report['version']} of {report['references']} references: {report['folder']}")
 
 
 @app.command("versions")
@@ -112,7 +112,7 @@ def versions_command(
         store.activate(activate)
     for version in store.versions:
         current = store.current is not None and store.current.name == version
-        typer.echo(f"{'*' if current else ' '} {version}")
+        echo(f"{'*' if current else ' '} {version}")
 
 
 @app.command("info")
@@ -122,7 +122,7 @@ def info_command(folder: Annotated[Path, typer.Argument(help="Folder of the atla
 
     atlas = Atlas.load(resolve_atlas(folder))
     _show(atlas)
-    typer.echo(f"version {atlas.version}; references: {', '.join(r.name for r in atlas.references)}")
+    echo(f"version {atlas.version}; references: {', '.join(r.name for r in atlas.references)}")
 
 
 @app.command("scores")

@@ -13,7 +13,7 @@ from rich.table import Table
 from medsam2_atlas.cli.cases import annotated_cases, signed_off
 from medsam2_atlas.cli.options import HuOption
 from medsam2_atlas.cli.outputs import JSON, check_files
-from medsam2_atlas.console import bars, console
+from medsam2_atlas.console import bars, console, echo
 from medsam2_atlas.errors import problem_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def check_command(
         write_json(found, report)
     console.print(_table(found))
     good = sum("problem" not in case for case in found)
-    typer.echo(f"{good} of {len(found)} can be used")
+    echo(f"{good} of {len(found)} can be used")
     if good < len(found):
         raise typer.Exit(1)
 

@@ -13,8 +13,9 @@ from medsam2_atlas.cli.atlas import base_atlas
 from medsam2_atlas.cli.cases import print_left_out
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption, HuOption, StrictOption
 from medsam2_atlas.cli.outputs import check_folder
-from medsam2_atlas.console import bars, console
+from medsam2_atlas.console import bars, console, echo
 from medsam2_atlas.errors import InputError
+from medsam2_atlas.file_modes import umask_of_user
 
 _STRATEGIES = [name for name in get_args(Strategy) if name not in REFERENCE_STRATEGIES]
 
@@ -65,7 +66,8 @@ def compare_command(
         told = "; ".join(f"{study}: {problem}" for study, problem in result.problems.items())
         problem = f"has no study that can be compared: {told[:2000]}" if told else "holds no CTs."
         raise InputError(studies, problem, "" if told else "Name the folder that holds the CTs.")
-    write_comparison(result, folder, out, worst=worst)
+    with umask_of_user():
+        write_comparison(result, folder, out, worst=worst)
     names = [contestant.name for contestant in contestants]
     columns = [f"{name}, Dice to final" for name in names]
     table = Table("organ", "agreement (Dice)", *columns, title=f"{len(result.cases)} studies")
@@ -78,4 +80,4 @@ def compare_command(
     table.add_row("s, median", "", *(f"{result.seconds(name):.1f}" for name in names))
     console.print(table)
     print_left_out(result.problems)
-    typer.echo(f"{out / 'index.html'} written")
+    echo(f"{out / 'index.html'} written")

@@ -11,6 +11,7 @@ import typer
 
 from medsam2_atlas.choices import Made
 from medsam2_atlas.cli.outputs import DICOM, check_files
+from medsam2_atlas.console import echo
 from medsam2_atlas.files import replacing
 
 app = typer.Typer(help="Label maps as DICOM objects.", no_args_is_help=True)
@@ -49,7 +50,7 @@ def _write(write: Callable[..., Any], label: Path, series: Path, out: Path, vers
     ds = write(labels, series, LabelOrigin("final", version, _author(), made))
     with replacing(out) as part:
         ds.save_as(part, enforce_file_format=True)
-    typer.echo(f"written to {out}")
+    echo(f"written to {out}")
 
 
 def _author() -> str:

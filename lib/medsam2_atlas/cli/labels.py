@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from medsam2_atlas.audit_log import record_command
 from medsam2_atlas.choices import FINAL
 from medsam2_atlas.cli.outputs import check_files
-from medsam2_atlas.console import console
+from medsam2_atlas.console import console, echo
 from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.file_modes import umask_of_user
 from medsam2_atlas.files import replacing
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def list_command(studies: _Studies, study: Annotated[str | None, typer.Argument(
 def check_command(studies: _Studies) -> None:
     """Check label maps that other programs have put into the folder, and the images that they were drawn on."""
     store = _open(studies)
-    typer.echo(f"{store.audit()} label maps were checked")
+    echo(f"{store.audit()} label maps were checked")
     _print_problems(store)
 
 
@@ -64,14 +66,16 @@ def restore_command(
 ) -> None:
     """Make an earlier version the current one; what it replaces stays a version."""
     saved = _open(studies).restore_label(study, tag, version, author=getpass.getuser())
-    typer.echo(f"version {version} is current again, as version {saved.label.version.number}: {saved.label.file}")
+    _record(studies, "label.restore", study, tag, saved.label.version.number)
+    echo(f"version {version} is current again, as version {saved.label.version.number}: {saved.label.file}")
 
 
 @app.command("confirm")
 def confirm_command(studies: _Studies, study: _Study, tag: _Tag = FINAL) -> None:
     """Confirm a label map for the image that is there now, after that was replaced, or one that was found in several files."""
     saved = _open(studies).confirm_label(study, tag, author=getpass.getuser())
-    typer.echo(f"confirmed as version {saved.label.version.number}: {saved.label.file}")
+    _record(studies, "label.confirm", study, tag, saved.label.version.number)
+    echo(f"confirmed as version {saved.label.version.number}: {saved.label.file}")
 
 
 @app.command("export")
@@ -87,9 +91,16 @@ def export_command(
 
     source = _open(studies).version_file(study, tag, version)
     check_files((out, (suffix_of(source.name, labels=True),)), inputs=(source,))  # versions are copied as they were saved
-    with replacing(out) as part:
+    with umask_of_user(), replacing(out) as part:
         shutil.copyfile(source, part)
-    typer.echo(f"written to {out}")
+    _record(studies, "export.label", study, tag, version)
+    echo(f"written to {out}")
+
+
+def _record(studies: Path, action: str, study: str, tag: str, version: int) -> None:
+    from medsam2_atlas.storage import StudyFolder
+
+    record_command(StudyFolder(studies).work, action, study=study, tag=tag, version=version)
 
 
 def _file(store: StudyStore, study: str, tag: str, version: Version) -> str:
@@ -104,7 +115,7 @@ def _file(store: StudyStore, study: str, tag: str, version: Version) -> str:
 def _print_problems(store: StudyStore) -> None:
     for study, problems in store.problems().items():
         for what, problem in problems.items():
-            typer.echo(f"{study} ({what}): {problem}")
+            echo(f"{study} ({what}): {problem}")
 
 
 def _open(studies: Path) -> StudyStore:

@@ -20,13 +20,14 @@ from medsam2_atlas.cli import (
     phantoms,
     segment,
     serve,
+    studies,
     thresholds,
     tokens,
     train,
     weights,
 )
 from medsam2_atlas.cli.endings import EPILOG, end, plain_endings
-from medsam2_atlas.console import set_up_logging
+from medsam2_atlas.console import echo, set_up_logging
 
 
 class _Commands(TyperGroup):
@@ -50,6 +51,7 @@ app = typer.Typer(
 app.add_typer(atlas.app, name="atlas")
 app.add_typer(weights.app, name="weights")
 app.add_typer(labels.app, name="labels")
+app.add_typer(studies.app, name="studies")
 app.add_typer(dicom.app, name="dicom")
 app.add_typer(tokens.app, name="tokens")
 app.command("check")(check.check_command)
@@ -77,7 +79,7 @@ def version_command() -> None:
     """Print the version."""
     from medsam2_atlas.segmentation import package_version
 
-    typer.echo(package_version())
+    echo(package_version())
 
 
 def main() -> None:

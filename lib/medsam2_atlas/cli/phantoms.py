@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medsam2_atlas.cli.outputs import check_folder
-from medsam2_atlas.console import bars
+from medsam2_atlas.console import bars, echo
 
 
 def phantoms_command(
@@ -28,4 +28,4 @@ def phantoms_command(
 
     with bars() as progress:
         write_dataset(out, count, seed, spacing=spacing, hu_step=hu_step, workers=workers, progress=progress)
-    typer.echo(f"{count} patients of population {seed} written to {out}")
+    echo(f"{count} patients of population {seed} written to {out}")

@@ -12,7 +12,7 @@ from rich.table import Table
 from medsam2_atlas.choices import REFERENCE_STRATEGIES, Loop, PromptSource, Strategy, ThresholdRule
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption, HuOption
 from medsam2_atlas.cli.outputs import JSON, NPZ, PNG, check_files
-from medsam2_atlas.console import bars, console
+from medsam2_atlas.console import bars, console, echo
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.files import replacing, write_json
 
@@ -91,7 +91,7 @@ def segment_command(
         notes = [*result.report["fallbacks"].get(organ, []), result.report["without_prompt"].get(organ, "")]
         table.add_row(organ, f"{millilitres:.1f}", "; ".join(n for n in notes if n))
     console.print(table)
-    typer.echo(f"{out} written in {result.report['seconds']['total']:.1f} s, strategy {strategy}")
+    echo(f"{out} written in {result.report['seconds']['total']:.1f} s, strategy {strategy}")
 
 
 def propagate_command(
@@ -128,6 +128,6 @@ def propagate_command(
             str(k): np.stack([f.plane(f.z_min + n, rows_columns).numpy() for n in range(len(f.low))]) for k, f in found.items()
         }
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-    typer.echo(f"{logits} written: labels {', '.join(arrays)}; weights {weights.file} (SHA-256 {weights.sha256})")
+    echo(f"{logits} written: labels {', '.join(arrays)}; weights {weights.file} (SHA-256 {weights.sha256})")
     if weights.mark:
-        typer.echo(weights.mark)
+        echo(weights.mark)

@@ -11,6 +11,7 @@ import typer
 
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption
 from medsam2_atlas.errors import InputError
+from medsam2_atlas.file_modes import set_umask
 from medsam2_atlas.files import replacing
 from medsam2_atlas.resource import python_path, resource, state_folder
 from medsam2_atlas.root_path import parse_root_path
@@ -70,6 +71,7 @@ def serve_command(
     from medsam2_atlas.cli.port import check_port
 
     check_port(host, port)
+    set_umask(for_group=False)  # of the server's log, too; the server opens other files to a group if it is told to
     command += ["--app", str(_app_folder(port))]
     os.environ["PYTHONPATH"] = python_path()
     # MONAI Label would otherwise start a scoring process at every start and every next case.

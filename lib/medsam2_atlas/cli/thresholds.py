@@ -10,7 +10,7 @@ from rich.table import Table
 
 from medsam2_atlas.choices import Fusion
 from medsam2_atlas.cli.outputs import check_folder
-from medsam2_atlas.console import bars, console
+from medsam2_atlas.console import bars, console, echo
 
 
 def thresholds_command(
@@ -39,4 +39,4 @@ def thresholds_command(
     console.print(table)
     if store:
         with_thresholds(loaded, found).save(folder)
-        typer.echo(f"stored with {folder}")
+        echo(f"stored with {folder}")

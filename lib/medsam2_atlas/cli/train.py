@@ -11,8 +11,9 @@ from rich.table import Table
 from medsam2_atlas.cli.cases import annotated_cases, print_left_out
 from medsam2_atlas.cli.options import DeviceOption, HuOption, StrictOption
 from medsam2_atlas.cli.outputs import WEIGHTS, check_files, check_folder
-from medsam2_atlas.console import bars, console
+from medsam2_atlas.console import bars, console, echo
 from medsam2_atlas.errors import InputError
+from medsam2_atlas.file_modes import umask_of_user
 from medsam2_atlas.training import DEMO_MARK, DemoTraining
 
 app = typer.Typer(help="Training.", no_args_is_help=True)
@@ -68,8 +69,11 @@ def unet_command(
     if half is not None:
         best_unet = load_unet(run / "best.pt")
         state = best_unet.network.state_dict()
-        save_unet(half, state, best_unet.config, validation=best_unet.validation, cases=best_unet.cases, mark=mark, half=True)
-    typer.echo(f"{run / 'best.pt'} written after {stats['epoch']} epochs, {stats['seconds']:.0f} s. {mark}")
+        with umask_of_user():
+            save_unet(
+                half, state, best_unet.config, validation=best_unet.validation, cases=best_unet.cases, mark=mark, half=True
+            )
+    echo(f"{run / 'best.pt'} written after {stats['epoch']} epochs, {stats['seconds']:.0f} s. {mark}")
 
 
 @app.command("demo")
@@ -92,4 +96,4 @@ def demo_command(
     options = DemoTraining(seed=seed, patients=patients, steps=steps)
     with bars() as progress:
         train_demo(out, cache, options, pick_device(device), progress)
-    typer.echo(f"{out} written. {DEMO_MARK}")
+    echo(f"{out} written. {DEMO_MARK}")

@@ -11,7 +11,7 @@ import typer
 
 from medsam2_atlas.cli.options import ConfigOption
 from medsam2_atlas.cli.outputs import WEIGHTS, check_files
-from medsam2_atlas.console import bars
+from medsam2_atlas.console import bars, echo
 from medsam2_atlas.errors import WeightsError
 from medsam2_atlas.files import sha256
 from medsam2_atlas.progress import Progress
@@ -38,7 +38,7 @@ def fetch_command(
     target.parent.mkdir(parents=True, exist_ok=True)
     with bars() as progress:
         download(listed[name], target, progress)
-    typer.echo(f"{target}\nSHA-256 {sha256(target)}")
+    echo(f"{target}", f"SHA-256 {sha256(target)}")
     check_command(target)
 
 
@@ -49,9 +49,9 @@ def check_command(file: Annotated[Path, typer.Argument(help="A checkpoint (.pt).
 
     weights = load_weights(file, config)
     count = sum(tensor.numel() for tensor in weights.network.state_dict().values())
-    typer.echo(f"{file}: fits, {len(weights.network.state_dict())} tensors, {count} values\nSHA-256 {weights.sha256}")
+    echo(f"{file}: fits, {len(weights.network.state_dict())} tensors, {count} values", f"SHA-256 {weights.sha256}")
     if weights.mark:
-        typer.echo(weights.mark)
+        echo(weights.mark)
 
 
 @app.command("shapes")

@@ -40,6 +40,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_mb * 1_000_000,) * 2)
     set_limits(limits)
     importlib.import_module(PRELOADED)
+    _silence()
     with contextlib.suppress(ConnectionError):  # the parent was killed
         link.send(READY)
         while packet := link.recv(PACKET_BYTES):
@@ -50,6 +51,13 @@ def main() -> None:
             socket.send_fds(link, [json.dumps(reply).encode()], handles)
             for handle in handles:
                 os.close(handle)
+
+
+def _silence() -> None:
+    """Drops what libraries print about a file: it holds text from the file, and would reach the parent's log unescaped."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def alive() -> tuple[dict[str, Any], list[np.ndarray]]:

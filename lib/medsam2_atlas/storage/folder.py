@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medsam2_atlas import file_modes
 from medsam2_atlas.errors import InputError, StorageError
 from medsam2_atlas.kinds import not_taken, suffix_in
 from medsam2_atlas.resource import model_folder
@@ -77,7 +78,10 @@ class WorkFolder:
 
 
 class StudyFolder:
-    """Studies in a local folder."""
+    """Studies in a local folder.
+
+    Whoever opens it makes private files from then on, as the folder's are (`file_modes.follow`).
+    """
 
     def __init__(self, path: Path, roots: Iterable[Path] = ()) -> None:
         """
@@ -92,6 +96,7 @@ class StudyFolder:
             raise InputError(path, "is not a folder.", "Name the folder that holds the CTs.")
         self.path, self.roots = path, tuple(roots)
         self.work = WorkFolder.of(path, self.roots)
+        file_modes.follow(self.work.path)
 
     @cached_property
     def store(self) -> StudyStore:

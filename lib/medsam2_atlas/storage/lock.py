@@ -27,8 +27,13 @@ class FolderLock:
     network drives) is locked against threads of this process only.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, wait_seconds: float = _WAIT_SECONDS) -> None:
+        """
+        Args:
+            folder: to lock.
+            wait_seconds: max time to wait for another process.
+        """
+        self._folder, self._wait_seconds = folder, wait_seconds
         self._threads = threading.RLock()
         self._depth = 0
 
@@ -37,7 +42,7 @@ class FolderLock:
         """Holds the lock for as long as the block takes.
 
         Raises:
-            StorageError: another process has held it for a minute.
+            StorageError: another process has held it for too long.
         """
         with self._threads:
             handle = self._taken() if self._depth == 0 else None
@@ -56,7 +61,7 @@ class FolderLock:
             handle = os.open(self._folder, os.O_RDONLY)
         except OSError:
             return None
-        until = time.monotonic() + _WAIT_SECONDS
+        until = time.monotonic() + self._wait_seconds
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,7 +70,7 @@ class FolderLock:
                 if time.monotonic() > until:
                     os.close(handle)
                     raise StorageError(
-                        self._folder, f"is in use by another program for {_WAIT_SECONDS:.0f} s.", "Try again later."
+                        self._folder, f"is in use by another program for {self._wait_seconds:.0f} s.", "Try again later."
                     ) from None
                 time.sleep(_POLL_SECONDS)
             except OSError:

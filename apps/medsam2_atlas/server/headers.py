@@ -1,0 +1,100 @@
+"""Headers of every answer: what browsers must not do with it, and that they must not keep it.
+
+Everything that is not said to be a page gets a policy under which a browser loads and runs nothing, and `no-store`: CTs, label
+maps, pictures, lists with names, errors. A page names its own policy, by `page` or as `server.viewer` does. Only files that are
+the same for everybody may be cached (`CACHED`).
+
+The middleware is the outermost, so that redirects, refusals and proxied answers get the headers too.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+
+from fastapi.responses import HTMLResponse
+from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+CACHED = ("private, max-age=86400", "private, no-cache")
+"""Values of `Cache-Control` for static files: names change with the content, or the browser asks each time. All other values
+become `no-store`."""
+
+_NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'"
+_NOBODY = "'none'"
+_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+_STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
+_ALWAYS = {
+    "X-Content-Type-Options": "nosniff",
+    # Addresses of the viewer hold study UIDs. `no-referrer` would make browsers send `Origin: null` with the login form.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+
+
+class HeadersMiddleware:
+    """Sets the headers of every answer."""
+
+    def __init__(self, app: ASGIApp, frame_ancestors: Iterable[str] = ()) -> None:
+        """
+        Args:
+            frame_ancestors: origins whose pages may show the server's pages in a frame.
+        """
+        self._app, self._ancestors = app, " ".join(frame_ancestors)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._complete(MutableHeaders(scope=message))
+            await send(message)
+
+        await self._app(scope, receive, sending)
+
+    def _complete(self, headers: MutableHeaders) -> None:
+        policy = headers.get("Content-Security-Policy", _NOTHING)
+        headers["Content-Security-Policy"] = f"{policy}; frame-ancestors {self._ancestors or _NOBODY}"
+        if not self._ancestors:
+            headers["X-Frame-Options"] = "DENY"  # for browsers that do not know frame-ancestors
+        for name, value in _ALWAYS.items():
+            headers[name] = value
+        if headers.get("Cache-Control") not in CACHED:
+            headers["Cache-Control"] = "no-store"
+
+
+def page(html: str, status: int = 200, headers: Mapping[str, str] | None = None, template: str = "") -> Response:
+    """Returns a page that may run and show what is written in it, and ask this server; nothing else.
+
+    Args:
+        html: the page. Its scripts and styles are elements without attributes; it has no `style` or `on…` attributes.
+        status: HTTP status.
+        headers: more headers.
+        template: what the page was made from, if anything from outside was put into it: only scripts and styles that it
+            holds are allowed.
+    """
+    trusted = template or html
+    policy = (
+        f"default-src 'none'; script-src {script_hashes(trusted)}; style-src {_hashes(_STYLE, trusted)}; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; object-src 'none'; form-action 'self'"
+    )
+    return HTMLResponse(html, status, {**(headers or {}), "Content-Security-Policy": policy})
+
+
+def script_hashes(html: str) -> str:
+    """Returns the sources of a policy that allow the scripts in a page; `'none'` if it has none."""
+    return _hashes(_SCRIPT, html)
+
+
+def _hashes(element: re.Pattern[str], html: str) -> str:
+    """Returns the sources of a policy that allow the contents of elements; `'none'` if there are none."""
+    digests = (hashlib.sha256(content.encode()).digest() for content in element.findall(html))
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests) or "'none'"

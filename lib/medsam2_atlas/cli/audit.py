@@ -1,0 +1,59 @@
+"""`medsam2-atlas studies audit`: what the audit log has, and whether it is as it was written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from medsam2_atlas.console import console
+from medsam2_atlas.errors import InputError
+
+_SHOWN = ("at", "who", "action", "study", "tag", "version", "outcome", "place")
+
+
+def audit_command(
+    studies: Annotated[
+        str, typer.Argument(help="Study folder, or the DICOMweb URL that this machine's server was started with.")
+    ],
+    study: Annotated[str, typer.Option(help="Only what was done to this study: its name, or its hash.")] = "",
+    who: Annotated[str, typer.Option(help="Only what this person did: name or id.")] = "",
+    since: Annotated[str, typer.Option(help="Only lines from this UTC time on, such as 2026-11-26 or 2026-11-26T08:30.")] = "",
+    action: Annotated[
+        str, typer.Option(help="Only this action, such as label.save, or all that begin so, such as label.")
+    ] = "",
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Show the newest lines, so many at most.")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the lines as they are, for other programs.")] = False,
+) -> None:
+    """Print the audit log, the newest last, and check that no line was changed. Exit status 1 if one was."""
+    from medsam2_atlas.audit_reading import Wanted, check, lines
+    from medsam2_atlas.storage import WorkFolder
+
+    if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
+        raise InputError(studies, "is neither a folder nor a URL.", "Name the folder or the URL that the server serves.")
+    work = WorkFolder.of(studies).path
+    found = lines(work, Wanted(since, study, who, action, limit))
+    if as_json:
+        for line in found:
+            typer.echo(json.dumps(line, separators=(",", ":")))
+    else:
+        table = Table(*_SHOWN)
+        for line in found:
+            table.add_row(*(escape(_shown(line.get(key, ""))) for key in _SHOWN))
+        console.print(table)
+    checked = check(work)
+    for problem in checked.problems:
+        typer.echo(problem, err=True)
+    begin = "" if checked.whole else "; older files are gone"
+    typer.echo(f"{checked.lines} lines were checked{begin}; the last one's digest is {checked.last}", err=as_json)
+    if checked.problems:
+        raise typer.Exit(1)
+
+
+def _shown(value: object) -> str:
+    """Returns a value without the control characters that a terminal would act on."""
+    return "".join(character if character.isprintable() else "?" for character in str(value))

@@ -1,0 +1,137 @@
+"""Modes of files that hold what belongs to patients: open to their owner only, or to a group that the operator chose.
+
+A process that writes such files sets its umask once, at its start; child processes inherit it. The umask alone decides: no
+file is made open and closed later.
+
+The work folder of a set of studies remembers the choice. If its group may write to it and it hands its group on (setgid), the
+files of these studies are for the group; otherwise they are their owner's. So commands follow what the server was told.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_OWNER_UMASK, _GROUP_UMASK = 0o077, 0o007
+_GROUP_FOLDER = stat.S_ISGID | stat.S_IRWXG
+
+
+_begun_with: list[int] = []
+"""The umask that the process was started with, once it was changed here."""
+
+
+def set_umask(for_group: bool) -> None:
+    """Lets this process and its children make files 0600 and folders 0700, or 0660 and 0770 for a group."""
+    before = os.umask(_GROUP_UMASK if for_group else _OWNER_UMASK)
+    if not _begun_with:
+        _begun_with.append(before)
+
+
+@contextmanager
+def umask_of_user() -> Iterator[None]:
+    """Gives files the modes that the user of a command has chosen; for results at a path that the user names."""
+    now = os.umask(_begun_with[0]) if _begun_with else None
+    try:
+        yield
+    finally:
+        if now is not None:
+            os.umask(now)
+
+
+def is_for_group(folder: Path) -> bool:
+    """Returns whether the files of a folder are for its group; False if there is no such folder."""
+    try:
+        return folder.stat().st_mode & _GROUP_FOLDER == _GROUP_FOLDER
+    except OSError:
+        return False
+
+
+def follow(folder: Path) -> None:
+    """Sets the umask of a command that writes into a folder: as the folder's files are, or for its owner only."""
+    set_umask(is_for_group(folder))
+
+
+def file_mode(folder: Path) -> int:
+    """Returns the mode of a new file in a folder: 0o660 if the folder's files are for its group, else 0o600."""
+    return 0o660 if is_for_group(folder) else 0o600
+
+
+def folder_mode(folder: Path) -> int:
+    """Returns the mode of a new folder in a folder: 0o2770 if the folder's files are for its group, else 0o700."""
+    return 0o770 | stat.S_ISGID if is_for_group(folder) else 0o700
+
+
+def settle(folder: Path, for_group: bool, group: int | None = None, *, recursive: bool = True) -> int:
+    """Gives a folder and everything in it the modes that new files get; for folders that only this program writes to.
+
+    Only what belongs to this process' user is changed, links are not followed, and files with several names (hard links) are
+    left as they are: another name may be somebody else's. The owner's rights stay. What cannot be changed is logged.
+
+    Args:
+        folder: nothing happens if it does not exist, or is a link.
+        for_group: whether the group gets the rights of the owner; others never get any.
+        group: id of the group; None to leave each file's group as it is.
+        recursive: whether what lies in the folder is changed, too.
+
+    Returns:
+        How many files and folders were changed.
+    """
+    changed = _settle(folder, for_group, group)
+    if not recursive:
+        return changed
+    try:
+        with os.scandir(folder) as found:
+            entries = [] if folder.is_symlink() else list(found)
+    except NotADirectoryError:
+        entries = []
+    except OSError as error:
+        log.debug("modes in %s are left as they are: %s", folder, error)
+        return changed
+    for entry in entries:
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            changed += settle(path, for_group, group)
+        elif entry.is_file(follow_symlinks=False):
+            changed += _settle(path, for_group, group)
+    return changed
+
+
+def _settle(path: Path, for_group: bool, group: int | None) -> int:
+    """Returns 1 if the mode or group of a file or folder was changed, else 0."""
+    try:
+        # Opened without following a link, so that no other file can take its place in between.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        log.debug("%s keeps its mode: %s", path, error)
+        return 0
+    try:
+        return _settle_open(handle, for_group, group)
+    except OSError as error:
+        log.warning("%s keeps its mode: %s", path, error)
+        return 0
+    finally:
+        os.close(handle)
+
+
+def _settle_open(handle: int, for_group: bool, group: int | None) -> int:
+    state = os.fstat(handle)
+    if state.st_uid != os.getuid() or (stat.S_ISREG(state.st_mode) and state.st_nlink > 1):
+        return 0
+    changed = 0
+    if for_group and group is not None and state.st_gid != group:
+        os.fchown(handle, -1, group)
+        changed = 1
+    owner = state.st_mode & stat.S_IRWXU
+    wanted = owner | owner >> 3 if for_group else owner
+    if for_group and stat.S_ISDIR(state.st_mode):
+        wanted |= stat.S_ISGID
+    if stat.S_IMODE(state.st_mode) != wanted:
+        os.fchmod(handle, wanted)
+        changed = 1
+    return changed

@@ -1,0 +1,167 @@
+"""The server's log holds no study names and no forged lines, whatever is logged by whom."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextvars import copy_context
+from pathlib import Path
+
+import pytest
+
+from medsam2_atlas.storage import WorkFolder
+from medsam2_atlas.study_hash import StudyNames
+from server import context, log_lines
+from server.log_names import LogNames, names_in
+
+NAMES = ("Müller^Anna", "Mueller_Hans 1950", 'O\'Brien "Pat"', "case-007", "肝臓", "x" * 120, "a.b+c")
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    folder = tmp_path / "studies"
+    (folder / "labels" / "final").mkdir(parents=True)
+    for name in NAMES:
+        (folder / f"{name}.nii.gz").touch()
+    (folder / "labels" / "final" / "orphan-9.seg.nrrd").touch()
+    (folder / "Schmidt.dcm").touch()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def formatters() -> Iterator[None]:
+    """Gives the handlers of other tests their formatters back."""
+    before = [(handler, handler.formatter) for handler in logging.getLogger().handlers]
+    yield
+    for handler, formatter in before:
+        handler.setFormatter(formatter)
+
+
+@pytest.fixture
+def log(studies: Path) -> Iterator[tuple[logging.Logger, io.StringIO]]:
+    stream, logger = io.StringIO(), logging.getLogger("medsam2_atlas.test_log_lines")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("[%(levelname)s] %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    log_lines.install(str(studies), WorkFolder.of(studies), names=False)
+    yield logger, stream
+    logger.removeHandler(handler)
+
+
+def test_study_names_are_in_no_line(log: tuple[logging.Logger, io.StringIO], studies: Path) -> None:
+    logger, stream = log
+    for name in (*NAMES, "orphan-9", "Schmidt"):
+        logger.info("%s is left out", name)
+        logger.info("%r is no study of this server", name[:80])
+        logger.info("COMMAND:: " + json.dumps({"image": name}))
+        logger.info("%s: cannot be read", studies / f"{name}.nii.gz")
+        logger.info("the label of %s: %s", name, ValueError(f"{name}.part"))
+        try:
+            raise OSError(2, "No such file", str(studies / f"{name}.nii.gz"))
+        except OSError:
+            logger.exception("failed")
+    text = stream.getvalue()
+    for name in (*NAMES, "orphan-9", "Schmidt", "Anna", "Hans", "Brien", "xxxx", "007"):
+        assert name not in text
+        assert json.dumps(name)[1:-1] not in text
+    hashed = StudyNames(studies / ".medsam2_atlas").hashed("case-007")
+    assert f"[INFO] {hashed} is left out" in text
+    assert f"{studies}/{hashed}.nii.gz" in text
+
+
+def test_uids_are_in_no_line_and_other_numbers_stay(log: tuple[logging.Logger, io.StringIO], studies: Path) -> None:
+    logger, stream = log
+    uid = "1.2.826.0.1.3680043.8.498.7291"
+    logger.info("GET /proxy/dicom/wado/studies/%s/series/2.25.329800735698586629295641978511506172918/metadata", uid)
+    kept = "10.0.0.17:8042, torch 2.13.0, 0.123 s, 1.2.840.10008.1.2.4.80, 2026-11-26 10:00:00.123"
+    logger.info(kept)
+    first, second = stream.getvalue().splitlines()
+    assert uid not in first
+    assert "2.25.3298" not in first
+    assert StudyNames(studies / ".medsam2_atlas").hashed(uid) in first
+    assert second == f"[INFO] {kept}"
+
+
+def test_words_that_only_hold_a_name_stay_and_longer_names_win(tmp_path: Path) -> None:
+    names = StudyNames(tmp_path)
+    hidden = LogNames(names, lambda: ["case", "case 12", "12"])
+    assert hidden.hide("case 12") == names.hashed("case 12")
+    assert hidden.hide("showcase 127 cases") == "showcase 127 cases"
+    assert hidden.hide("case_12.nii.gz") == f"{names.hashed('case')}_{names.hashed('12')}.nii.gz"
+    assert hidden.hide("") == ""
+
+
+def test_names_that_a_request_holds_are_hidden_though_there_is_no_such_study(
+    log: tuple[logging.Logger, io.StringIO],
+) -> None:
+    logger, stream = log
+    context.begin("", b"image=Nobody%20Known&tag=final&output=Nobody")
+    thread = threading.Thread(target=copy_context().run, args=(context.mention, "Up^Load"))  # as handlers run
+    thread.start()
+    thread.join()
+    logger.info("Nobody Known: is no study of this server; nor is Up^Load (final)")
+    context.begin("")
+    logger.info("Nobody Known")
+    first, second = stream.getvalue().splitlines()
+    assert "Known" not in first
+    assert "Load" not in first
+    assert "(final)" in first
+    assert second == "[INFO] Nobody Known"
+
+
+def test_a_study_that_has_just_come_is_hidden_in_the_first_line_about_it(studies: Path) -> None:
+    hidden = LogNames(StudyNames(studies), lambda: names_in(studies), lambda: studies.stat().st_mtime_ns)
+    (studies / "New^Comer.nii.gz").touch()
+    assert "Comer" not in hidden.hide("New^Comer cannot be read", urgent=True)
+    (studies / "New^Comer.nii.gz").unlink()
+    hidden.refresh()
+    assert "Comer" not in hidden.hide("the label of New^Comer was taken away")
+
+
+def test_names_stay_where_the_operator_wants_them(studies: Path) -> None:
+    assert LogNames(StudyNames(studies, plain=True), lambda: names_in(studies)).hide(NAMES[0]) == NAMES[0]
+
+
+def test_10000_names_cost_no_time(tmp_path: Path) -> None:
+    hidden = LogNames(StudyNames(tmp_path), lambda: [f"case-{number:05d}" for number in range(10_000)])
+    began = time.perf_counter()
+    for number in range(1000):
+        hidden.hide(f"GET /datastore/image case-{number:05d} case-x 200 0.123 s")
+    assert time.perf_counter() - began < 1.0
+
+
+def test_a_folder_that_cannot_be_listed_stops_no_line(tmp_path: Path) -> None:
+    assert LogNames(StudyNames(tmp_path), lambda: names_in(tmp_path / "none")).hide("x", urgent=True) == "x"
+
+
+def test_what_work_processes_print_cannot_look_like_the_server_s_own_lines(studies: Path) -> None:
+    stream, logger = io.StringIO(), logging.getLogger("task_train")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    try:
+        log_lines.install(str(studies), WorkFolder.of(studies), names=False)
+        log_lines.install(str(studies), WorkFolder.of(studies), names=False)  # as by a second server in a process
+        logger.error("[2026-11-26 10:00:00] [ERROR] case-007")
+    finally:
+        logger.removeHandler(handler)
+    assert stream.getvalue().startswith("task_train: [2026")
+    assert stream.getvalue().count("task_train") == 1
+    assert "007" not in stream.getvalue()
+
+
+def test_queries_to_a_pacs_are_not_logged(log: tuple[logging.Logger, io.StringIO]) -> None:
+    assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)  # it logs whole addresses, with PatientName
+
+
+def test_what_libraries_print_about_a_file_does_not_leave_its_reader() -> None:
+    program = "import os; from medsam2_atlas.decoding.worker import _silence; _silence(); os.write(2, b'forged')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stderr == b""

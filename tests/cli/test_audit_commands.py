@@ -1,0 +1,85 @@
+"""Commands leave lines in the audit log, which `studies audit` prints and checks; they leave no file open to others."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from command_lines import labelled_studies
+from medsam2_atlas import file_modes
+from medsam2_atlas.audit_log import AuditLog
+from medsam2_atlas.cli import app
+from medsam2_atlas.storage import WorkFolder
+
+
+@pytest.fixture(autouse=True)
+def usual_umask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(file_modes, "_begun_with", [])
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    return labelled_studies(tmp_path / "studies", count=1)
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "300"})
+
+
+def test_commands_that_change_or_export_label_maps_are_recorded(studies: Path, tmp_path: Path) -> None:
+    for arguments in (("restore", studies, "case-0", 1), ("confirm", studies, "case-0")):
+        assert invoke("labels", *arguments).exit_code == 0
+    assert invoke("labels", "export", studies, "case-0", 1, tmp_path / "out.nii.gz").exit_code == 0
+    told = invoke("studies", "audit", studies, "--study", "case-0", "--json")
+    assert told.exit_code == 0
+    found = [json.loads(line) for line in told.stdout.splitlines()]
+    assert [(line["action"], line["version"]) for line in found] == [
+        ("label.restore", 2),
+        ("label.confirm", 3),
+        ("export.label", 1),
+    ]
+    assert all("case-0" not in line for line in told.stdout.splitlines())
+    assert invoke("studies", "audit", studies, "--study", "case-1", "--json").stdout == ""
+
+
+def test_a_changed_line_is_told_with_exit_status_1(studies: Path) -> None:
+    log = AuditLog.of(WorkFolder.of(studies))
+    for who in ("kim", "lee"):
+        log.record("label.save", who=f"{who}\x1b[2J", study="case-0")
+    told = invoke("studies", "audit", studies)
+    assert (told.exit_code, "2 lines were checked" in told.stdout) == (0, True)
+    assert "\x1b[2J" not in told.stdout
+    file = log.folder / "audit.jsonl"
+    file.write_text(file.read_text().replace("kim", "eve"))
+    told = invoke("studies", "audit", studies)
+    assert told.exit_code == 1
+    assert "audit.jsonl, line 2: the line before it was changed or removed." in told.output
+
+
+def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
+    assert "neither a folder nor a URL" in str(invoke("studies", "audit", tmp_path / "none").exception)
+    told = invoke("studies", "audit", tmp_path)
+    assert "0 lines were checked" in told.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_commands_leave_nothing_open_but_results_that_a_person_names(tmp_path: Path) -> None:
+    studies = labelled_studies(tmp_path / "studies", count=1)
+    for file in [*studies.rglob("*.sqlite"), *(studies / ".medsam2_atlas").rglob("*.nii.gz")]:
+        assert file.stat().st_mode & 0o044  # made by the test itself, with the usual umask
+    before = set(studies.rglob("*"))
+    assert invoke("labels", "restore", studies, "case-0", 1).exit_code == 0
+    made = {path: oct(path.stat().st_mode & 0o777) for path in set(studies.rglob("*")) - before}
+    assert made
+    assert {mode for path, mode in made.items() if path.is_file()} == {"0o600"}
+    assert {mode for path, mode in made.items() if path.is_dir()} <= {"0o700"}
+    assert invoke("labels", "export", studies, "case-0", 1, tmp_path / "out.nii.gz").exit_code == 0
+    assert (tmp_path / "out.nii.gz").stat().st_mode & 0o777 == 0o644
