@@ -139,14 +139,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     ]
     options: dict[str, Any] = {"default_response_class": JsonAnswer, "middleware": middleware, "lifespan": lifespan}
     options |= {"docs_url": None, "redoc_url": None}  # FastAPI's pages load scripts from other hosts
-    app = FastAPI(
-        title="medsam2_atlas",
-        version=package_version(),
-        lifespan=lifespan,
-        middleware=middleware,
-        default_response_class=JsonAnswer,
-        **pages,
-    )
+    app = FastAPI(title="medsam2_atlas", version=package_version(), **options)
     app.state.readiness = Readiness(lambda: [*check_server(), *check_audit(audit.opened)])
     app.state.config = config
     app.state.queue, app.state.metrics, app.state.access, app.state.stopping = queue, metrics, access, stopping
