@@ -12,15 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import requests
+import SimpleITK as sitk
 
 from app.running import process_of, server
 from claims import SERVER_VARIABLE
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.processes import ProcessMark
 from medsam2_atlas.resource import resource
+from series_files import write_series
 from token_files import bearer, token_of, tokens_for
 from waiting import until
 
@@ -243,13 +246,16 @@ def test_a_body_that_is_no_multipart_message_is_never_kept_in_memory(client: Any
     assert process.memory_info().rss - before < 100_000_000
 
 
-def test_a_series_of_many_slices_can_still_be_uploaded(url: str) -> None:
-    answer = requests.put(f"{url}/session/", data=parts(1500, 2000), headers=MULTIPART)
+def test_a_series_of_many_slices_can_still_be_uploaded(url: str, place: Path, tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.arange(1100 * 16, dtype=np.int16).reshape(1100, 4, 4) % 1000)
+    image.SetSpacing((1.0, 1.0, 0.5))
+    slices = [("files", (file.name, file.read_bytes())) for file in write_series(tmp_path / "series", image)]
+    answer = requests.put(f"{url}/session/", files=slices, headers=MAX)
     assert answer.status_code == 200, answer.text
-    session = answer.json()
-    assert len(list(Path(session["session_info"]["image"]).iterdir())) == 1500
-    assert requests.delete(f"{url}/session/{session['session_id']}", headers=MAX).ok
-    assert not Path(session["session_info"]["path"]).exists()
+    session = place / "work" / "sessions" / answer.json()["session_id"]
+    assert len(list((session / "series").iterdir())) == 1100
+    assert requests.delete(f"{url}/session/{session.name}", headers=MAX).ok
+    assert not session.exists()
 
 
 @pytest.mark.parametrize("params", ["[" * 100_000, '{"a": "\\ud800"}', "nonsense", "[]", "3"])

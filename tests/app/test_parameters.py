@@ -187,6 +187,8 @@ def test_names_may_be_listed_as_texts_or_lists(server_app: MedSAM2AtlasApp) -> N
         assert batch_parameters(server_app, "unet_3d", {"organs": given}) == {"organs": "spleen,liver"}
     assert batch_parameters(server_app, "unet_3d", {"images": ["two"]}) == {"images": ["two"]}
     assert batch_parameters(server_app, "unet_3d", {"images": "unlabeled"}) == {"images": "unlabeled"}
+    assert batch_parameters(server_app, "medsam2_atlas", {"strategy": "B"}) == {"strategy": "B"}
+    assert infer_parameters("atlas", server_app._infers["atlas"], {"strategy": ["atlas"]}) == {"strategy": "atlas"}
 
 
 def test_parameters_that_no_command_can_hold_are_refused(

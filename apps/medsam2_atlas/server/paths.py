@@ -25,14 +25,15 @@ from medsam2_atlas.resource import model_folder, resource, state_folder
 from server.config import server_config
 from server.root_path import FIRST_SEGMENTS
 
-_TEXTS = ("application/json", "text/html", "text/plain", "text/event-stream")
-_STREAM = "text/event-stream"
+_TEXTS = ("application/json", "text/html", "text/plain")
+_OURS = (b"location", b"set-cookie", b"content-security-policy")
+"""Headers that hold paths of URLs, written by this server."""
 _LARGE_BYTES = 200_000
 """Answers above this size are searched in a thread: others must not wait for them."""
 _END = rb"(?![\w\-]|\.\w)"
 _TAIL = rb"[^\s\"'`\\,;:<>()\[\]{}|]*"
-_BEFORE = re.compile(rb"[\w.\-/\]<]$")
-"""What a path does not follow: it would be a part of a word, of a URL, of a path that has been changed, or the end of a tag."""
+_BEFORE = re.compile(rb"[\w.\-/<]$")
+"""What a path does not follow: it would be a part of a word, of a URL or of another path, or the end of a tag."""
 _ESCAPE = re.compile(rb"(?<!\\)(\\\\)*\\[nrtbf]$")
 """An escaped line break in JSON, whose letter is no part of a word."""
 _NAMES = {
@@ -59,45 +60,42 @@ class PathsMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start: Message | None = None
+        start: Message | None = None  # of a text that is held back until it is whole
+        events = False
         parts: list[bytes] = []
 
         async def sending(message: Message) -> None:
-            nonlocal start
+            nonlocal start, events
             if message["type"] == "http.response.start":
                 message["headers"] = [
-                    (name, value if name.lower() == b"location" else _without(value)) for name, value in message["headers"]
+                    (name, value if name.lower() in _OURS else _without(value)) for name, value in message["headers"]
                 ]
                 headers = Headers(scope=message)
                 kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+                events = kind == "text/event-stream"
                 if kind in _TEXTS and "content-encoding" not in headers and scope["method"] != "HEAD":
-                    if kind == _STREAM:
-                        parts.append(b"")  # each part is whole events, and must not wait for the end
                     start = message
-                    if kind != _STREAM:
-                        return
-                await send(message)
-            elif start is None or message["type"] != "http.response.body":
-                await send(message)
-            elif parts == [b""]:
-                await send({**message, "body": _without(message.get("body", b""))})
-            else:
+                    return
+            elif message["type"] == "http.response.body" and events:  # whole events, which must not wait for the end
+                message = {**message, "body": _without(message.get("body", b""))}
+            elif message["type"] == "http.response.body" and start is not None:
                 parts.append(message.get("body", b""))
-                if not message.get("more_body", False):
-                    whole = b"".join(parts)
-                    body = await run_in_threadpool(_without, whole) if len(whole) > _LARGE_BYTES else _without(whole)
-                    if body != whole:
-                        MutableHeaders(scope=start)["content-length"] = str(len(body))
-                    await send(start)
-                    await send({"type": "http.response.body", "body": body})
+                if message.get("more_body", False):
+                    return
+                whole = b"".join(parts)
+                body = await run_in_threadpool(_without, whole) if len(whole) > _LARGE_BYTES else _without(whole)
+                if body != whole:
+                    MutableHeaders(scope=start)["content-length"] = str(len(body))
+                await send(start)
+                message = {"type": "http.response.body", "body": body}
+            await send(message)
 
         await self._app(scope, receive, sending)
 
 
 def _without(text: bytes) -> bytes:
-    known, unknown, names = _patterns()
-    text = known.sub(lambda found: _replacement(found, names), text)
-    return unknown.sub(lambda found: _replacement(found, names), text)
+    pattern, names = _patterns()
+    return pattern.sub(lambda found: _replacement(found, names), text)
 
 
 def _replacement(found: re.Match[bytes], names: Mapping[bytes, bytes]) -> bytes:
@@ -110,16 +108,15 @@ def _replacement(found: re.Match[bytes], names: Mapping[bytes, bytes]) -> bytes:
 
 
 @cache
-def _patterns() -> tuple[re.Pattern[bytes], re.Pattern[bytes], Mapping[bytes, bytes]]:
-    """Returns the pattern of the folders that have names, that of all other absolute paths, and the names."""
+def _patterns() -> tuple[re.Pattern[bytes], Mapping[bytes, bytes]]:
+    """Returns the pattern of the folders that have names, or else of any absolute path, and the names."""
     names: dict[bytes, bytes] = {}
     for name, folder in _folders():
         for spelled in {str(folder), json.dumps(str(folder))[1:-1]}:
             names.setdefault(os.fsencode(spelled), name.encode())
-    ordered = sorted(names, key=len, reverse=True)
-    top = [re.escape(os.fsencode(entry)) for entry in _top_folders()]
-    known = re.compile(b"(?:" + b"|".join(map(re.escape, ordered)) + b")" + _END)
-    return known, re.compile(b"/(?:" + b"|".join(top) + b")" + _END + _TAIL), names
+    known = b"|".join(re.escape(folder) for folder in sorted(names, key=len, reverse=True))
+    top = b"|".join(re.escape(os.fsencode(entry)) for entry in _top_folders())
+    return re.compile(b"(?:" + known + b")" + _END + b"|/(?:" + top + b")" + _END + _TAIL), names
 
 
 def _folders() -> Iterator[tuple[str, Path]]:
