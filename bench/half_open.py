@@ -21,16 +21,14 @@ import numpy as np
 import requests
 from rich.table import Table
 
-from studies import make_studies
-
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from app.running import process_of, server
 from medsam2_atlas.console import console
 
-CONNECTIONS, SECONDS, DESCRIPTORS = 3000, float(sys.argv[1]) if len(sys.argv) > 1 else 20.0, 1024
+CONNECTIONS, SECONDS, DESCRIPTORS = 3000, float(sys.argv[1]) if len(sys.argv) > 1 else 10.0, 1024
 HEAD = b"PUT /datastore/label?image=case-0 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=x\r\n"
 KINDS = {"part of a head": HEAD, "a head without its body": HEAD + b"Content-Length: 1000000\r\n\r\n--x\r\n"}
-TIMEOUT = 60.0
+TIMEOUT = 20.0
 
 
 def attack(port: int, part: bytes, address: str, end: Event) -> None:
@@ -80,8 +78,8 @@ def main() -> None:
     table = Table("attack", "address", "requests", "median ms", "max ms", title=f"{CONNECTIONS} half-open connections")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        conf = make_studies(folder, 1, 4711, 5.0)
-        with server(folder / "studies", folder / "work", conf) as client:
+        (folder / "studies").mkdir()
+        with server(folder / "studies", folder / "work", {"learning": "false"}) as client:
             resource.prlimit(process_of(client).pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
             url = client.get_server_url().rstrip("/")
             runs = [("none", b"", ""), *((kind, part, a) for kind, part in KINDS.items() for a in ("127.0.0.2", "127.0.0.1"))]

@@ -46,8 +46,8 @@ def serving(limits: ConnectionLimits, http: str = "auto") -> Iterator[tuple[int,
     connections = Connections(limits)
     config = uvicorn.Config(app, port=0, http=http, lifespan="off", log_level="critical")
     config.load()
-    connections.install(config)
     server = uvicorn.Server(config)
+    connections.install(server)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

@@ -30,7 +30,7 @@ class Server:
     """A server with a studies folder, in this process."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        ct(folder / "studies", "a")
+        self.image = ct(folder / "studies", "a")
         ct(folder / "studies", "b")
         self.datastore = StudyDatastore(folder / "studies", ["unet_3d"])
         self.sessions = SessionFolders(str(folder / "sessions"))
@@ -60,7 +60,7 @@ class Server:
         return status
 
     def session(self, who: str) -> Any:
-        return self.ask(who, "PUT", "/session/", files={"files": ("ct.nii.gz", b"x")})
+        return self.ask(who, "PUT", "/session/", files={"files": ("ct.nii.gz", self.image.read_bytes())})
 
 
 class Instance:

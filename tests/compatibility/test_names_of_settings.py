@@ -25,6 +25,14 @@ from server.config import server_config
 CHECKOUT = resource("Makefile").parent
 SERVER = {
     "queue": ("3", 3),
+    "queue_per_person": ("2", 2),
+    "sessions_per_person": ("1", 1),
+    "requests_per_person": ("9", 9),
+    "connections": ("50", 50),
+    "connections_per_address": ("8", 8),
+    "head_seconds": ("2.5", 2.5),
+    "body_seconds": ("4", 4.0),
+    "read_seconds": ("6", 6.0),
     "upload_mb": ("5", 5),
     "label_mb": ("6", 6),
     "reader_processes": ("1", 1),

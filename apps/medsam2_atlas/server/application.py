@@ -103,7 +103,7 @@ def create_app(config: ServerConfig) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        connections.install()
+        connections.install()  # before the signal handlers are wrapped
         work = WorkFolder.of(settings.MONAI_LABEL_STUDIES)
         await run_in_threadpool(private_files.begin, work, config.files_for_group)
         await run_in_threadpool(log_lines.install, settings.MONAI_LABEL_STUDIES, work, config.log_names)
@@ -140,15 +140,9 @@ def create_app(config: ServerConfig) -> FastAPI:
         Middleware(PersonLimitMiddleware, limit=config.requests_per_person),
         Middleware(SizeLimitMiddleware, limit=_limits(config)),
     ]
-    pages: dict[str, Any] = {"docs_url": None, "redoc_url": None}  # FastAPI's load scripts from other hosts
-    app = FastAPI(
-        title="medsam2_atlas",
-        version=package_version(),
-        lifespan=lifespan,
-        middleware=middleware,
-        default_response_class=JsonAnswer,
-        **pages,
-    )
+    options: dict[str, Any] = {"default_response_class": JsonAnswer, "middleware": middleware, "lifespan": lifespan}
+    options |= {"docs_url": None, "redoc_url": None}  # FastAPI's pages load scripts from other hosts
+    app = FastAPI(title="medsam2_atlas", version=package_version(), **options)
     app.state.readiness = Readiness(lambda: [*check_server(), *check_audit(audit.opened)])
     app.state.config = config
     app.state.queue, app.state.metrics, app.state.access, app.state.stopping = queue, metrics, access, stopping

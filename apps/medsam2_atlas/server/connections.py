@@ -22,9 +22,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
+import socket
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from server import errors
@@ -34,8 +37,11 @@ log = logging.getLogger(__name__)
 
 _BODY_RATE = 2000.0
 """Min bytes per second of a body, on average."""
-_BACKLOG = 64
-"""Max connections that are accepted at once: the limits apply after that."""
+_ACCEPTED_AT_ONCE = 16
+"""Max connections that asyncio accepts in a turn of the event loop. Few, so that the first bytes of a client are read before
+its connection becomes the one that has been silent the longest."""
+_BACKLOG = 4096
+"""Max connections that the kernel keeps until they are accepted. Many, so that the honest client's is one of them."""
 _MAX_LOOK_SECONDS = 1.0
 
 
@@ -47,24 +53,26 @@ class Connections:
         self._open: dict[Any, None] = {}
         self._of_address: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
+        self._server: Any = None
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def install(self, config: Any = None) -> None:
-        """Makes a uvicorn server use these limits; called in the event loop, before the server listens.
+    def install(self, server: Any = None) -> None:
+        """Makes a uvicorn server use these limits; called after its configuration was loaded, before it listens.
 
         Args:
-            config: the server's configuration; by default, that of the server whose signal handler is installed: MONAI Label
-                starts it, and takes no setting for its protocol.
+            server: by default, the one whose signal handler is installed: MONAI Label starts it, and takes no setting for its
+                protocol.
         """
-        config = config or getattr(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), "config", None)
+        self._server = server or getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        config: Any = getattr(self._server, "config", None)
         if not hasattr(config, "http_protocol_class"):
             log.warning("connections have no limits: uvicorn does not run in the main thread")
             return
         config.http_protocol_class = limited(config.http_protocol_class, self)
         config.ws_protocol_class = None  # there are no web sockets here, and they would leave these limits
-        config.backlog = min(config.backlog, _BACKLOG)
+        config.backlog = _ACCEPTED_AT_ONCE
 
     def add(self, connection: Any) -> None:
         """Adds a new connection; closes another one, or this one, if there are too many."""
@@ -78,6 +86,7 @@ class Connections:
             if len(half_open) > self.limits.per_address:
                 self._make_room(connection, half_open)
         if self._timer is None:
+            self._lengthen_backlog()
             self._look_later()
 
     def moved(self, connection: Any) -> None:
@@ -103,12 +112,23 @@ class Connections:
         self.remove(new)
         new.end(503, "There are too many connections.", "Try again in a minute.")
 
+    def _lengthen_backlog(self) -> None:
+        """Lengthens the kernel's queues: asyncio makes them as long as the number of connections that it accepts at once."""
+        if self._server is None or not getattr(self._server, "started", False):
+            return
+        for sockets in (listening.sockets for listening in self._server.servers):
+            for one in sockets:
+                with suppress(OSError), socket.socket(fileno=os.dup(one.fileno())) as same:
+                    same.listen(_BACKLOG)
+        self._server = None
+
     def _look_later(self) -> None:
         shortest = min(self.limits.head_seconds, self.limits.body_seconds, self.limits.read_seconds)
         self._timer = asyncio.get_running_loop().call_later(min(_MAX_LOOK_SECONDS, shortest / 4), self._look)
 
     def _look(self) -> None:
         self._timer = None
+        self._lengthen_backlog()
         now = asyncio.get_running_loop().time()
         for connection in list(self._open):
             try:

@@ -21,6 +21,7 @@ from starlette.responses import Response, StreamingResponse
 
 from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.errors import ConflictError, InputError, UnavailableError
+from medsam2_atlas.json_text import to_json
 from pacs_datastore import PacsDatastore
 from server.pacs_links import BULK_DATA, DICOMWEB_PATH, RETRIEVE_URL, OwnLinks
 from server.root_path import root_of
@@ -144,7 +145,7 @@ def _changed(content: bytes, instances: bool, root: str) -> bytes:
     pacs = [_url("wado", ""), _url("qido", ""), settings.MONAI_LABEL_STUDIES]
     try:
         found = json.loads(content, object_hook=OwnLinks(pacs, root))
-        return json.dumps(newest_segmentations(found) if instances else found, separators=(",", ":")).encode()
+        return to_json(newest_segmentations(found) if instances else found).encode()
     except (ValueError, RecursionError):
         return content
 

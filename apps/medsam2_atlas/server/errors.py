@@ -16,6 +16,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelError, MONAILabelException
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from medsam2_atlas.errors import (
@@ -126,6 +127,8 @@ def from_error(error: Exception) -> Response:
     if isinstance(error, MONAILabelException):
         status = 422 if error.error in (MONAILabelError.INVALID_INPUT, MONAILabelError.APP_INIT_ERROR) else 500
         return respond(status, error.msg)
+    if isinstance(error, ClientDisconnect):  # nobody reads the answer
+        return respond(400, "The client closed the connection before its request was complete.")
     if isinstance(error, StarletteHTTPException):
         return respond(error.status_code, str(error.detail), headers=dict(error.headers or {}))
     log.error("unforeseen error", exc_info=error)
