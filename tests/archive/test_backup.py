@@ -16,7 +16,7 @@ import pytest
 from medsam2_atlas.archive import Place, Vault, back_up, manifest, publishing, restore, vault, verify, verify_backup
 from medsam2_atlas.archive import backup as backups
 from medsam2_atlas.errors import ConflictError, InputError, StorageError
-from medsam2_atlas.storage import StudyStore, Version, checks
+from medsam2_atlas.storage import FolderLock, StudyStore, Version, checks
 from storage.test_store import ct, label
 from storage.writers import decode_here
 
@@ -251,6 +251,57 @@ def test_a_study_removed_while_it_is_copied_is_no_part_of_the_snapshot(
     assert "b.nii.gz" in made.entries
     assert all("/removed/" in path for path in made.entries if "versions/" in path)
     assert made.problems == {}
+
+
+def test_a_log_that_is_renamed_while_it_is_copied_is_copied_whole(
+    place: Place, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = folder / ".medsam2_atlas/audit"
+    log.mkdir()
+    (log / "audit.jsonl").write_text("1\n2\n")
+    original, rounds = backups.list_place, list[object]()
+
+    def then_renamed(*args: object, **options: bool) -> object:
+        rounds.append(original(*args, **options))  # type: ignore[arg-type]
+        if len(rounds) == 1:
+            (log / "audit.jsonl").rename(log / "audit-20261126-1.jsonl")
+            (log / "audit.jsonl").write_text("3\n")
+        return rounds[-1]
+
+    monkeypatch.setattr(backups, "list_place", then_renamed)
+    entries = back_up(place, tmp_path / "dest").snapshot.entries
+    found = [
+        Vault.existing(tmp_path / "dest").content(entries[f".medsam2_atlas/audit/{name}"].sha256).read_text()
+        for name in ("audit-20261126-1.jsonl", "audit.jsonl")
+    ]
+    assert found == ["1\n2\n", "3\n"]
+
+
+def test_a_log_to_which_lines_are_added_is_copied_in_whole_lines(place: Place, folder: Path, tmp_path: Path) -> None:
+    log, stop = folder / ".medsam2_atlas/audit", threading.Event()
+    log.mkdir()
+    (log / "audit.jsonl").touch()
+
+    def write() -> None:
+        with (log / "audit.jsonl").open("a") as stream:
+            while not stop.is_set():
+                with FolderLock(log).held():
+                    for part in ("begin", "x" * 2000, "end\n"):
+                        stream.write(part)
+                        stream.flush()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        snapshots = [back_up(place, tmp_path / "dest").snapshot for _ in range(5)]
+    finally:
+        stop.set()
+        thread.join()
+    vault = Vault.existing(tmp_path / "dest")
+    for snapshot in snapshots:
+        text = vault.content(snapshot.entries[".medsam2_atlas/audit/audit.jsonl"].sha256).read_text()
+        assert text == "" or text.endswith("end\n")
+        assert snapshot.problems == {}
 
 
 def test_the_folder_of_other_studies_is_refused(place: Place, folder: Path, tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ from medsam2_atlas.storage import flush
 IDENTITY = "backup.json"
 _FORMAT = 1
 _NAME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ)(?:-(\d{1,4}))?")
+_IGNORED = re.compile(r"lost\+found|\.part-.*")
+"""Names that an empty folder may hold."""
 _BLOCK = 1 << 20
 _SMALL = 1 << 24
 """A smaller content is looked for before any of it is written."""
@@ -83,15 +85,16 @@ class Vault:
             if key != place.key and not moved:
                 remedy = "Name another folder; if the studies were moved or renamed, add --moved."
                 raise ConflictError(path, f"is the backup of {name}.", remedy)
-        elif vault.path.is_dir() and any(entry.name != "lost+found" for entry in vault.path.iterdir()):
+        elif vault.path.is_dir() and any(not _IGNORED.fullmatch(entry.name) for entry in vault.path.iterdir()):
             raise InputError(path, "is neither empty nor a backup.", "Name a new folder.")
         with vault.writes():
-            for folder in (vault.path, vault.objects, vault.snapshots):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if folder != vault.path and folder.is_symlink():
-                    raise StorageError(folder, "is a symbolic link.", "Name another folder.")
-            if not (vault.path / IDENTITY).exists() or moved:
+            vault.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not (vault.path / IDENTITY).exists() or moved:  # first, so that a kill leaves a backup or nothing
                 vault.write(vault.path / IDENTITY, {"format": _FORMAT, "key": place.key, "studies": place.name})
+            for folder in (vault.objects, vault.snapshots):
+                folder.mkdir(mode=0o700, exist_ok=True)
+                if folder.is_symlink():
+                    raise StorageError(folder, "is a symbolic link.", "Name another folder.")
         return vault
 
     def identity(self) -> tuple[str, str]:
