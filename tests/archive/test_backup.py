@@ -10,10 +10,11 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-from medsam2_atlas.archive import Place, Vault, back_up, manifest, publishing, restore, vault, verify, verify_backup
+from medsam2_atlas.archive import Place, Vault, back_up, manifest, publishing, restore, verify, verify_backup
 from medsam2_atlas.archive import backup as backups
 from medsam2_atlas.errors import ConflictError, InputError, StorageError
 from medsam2_atlas.storage import FolderLock, StudyStore, Version, checks
@@ -346,22 +347,22 @@ def test_two_backups_at_once_do_not_write_into_one_folder(place: Place, tmp_path
 def test_a_full_disk_leaves_no_snapshot_and_the_next_backup_goes_on(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dest, left = tmp_path / "dest", [5]
-    original = vault.flush
+    dest, left, original = tmp_path / "dest", [5], Vault._writer
 
-    def full(path: Path) -> None:
-        if path.name.startswith(".part-"):
-            left[0] -= 1
-            if left[0] < 0:
-                raise OSError(errno.ENOSPC, "No space left on device")
-        original(path)
+    def limited(self: Vault, target: BinaryIO) -> Callable[[bytes], None]:
+        left[0] -= 1
+        return original(self, target) if left[0] >= 0 else full
+
+    def full(block: bytes) -> None:
+        with Vault(dest).writes():
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(vault, "flush", full)
+        patched.setattr(Vault, "_writer", limited)
         with pytest.raises(StorageError, match=r"is full.*next backup goes on"):
             back_up(place, dest)
     there = objects(dest)
-    assert 0 < len(there) < 10
+    assert len(there) == 5
     assert Vault.existing(dest).names() == []
     assert not list(dest.rglob(".part-*"))
     made = back_up(place, dest)

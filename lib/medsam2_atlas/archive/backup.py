@@ -19,11 +19,12 @@ from medsam2_atlas.archive.databases import copied_database
 from medsam2_atlas.archive.journal import DONE, RUNNING
 from medsam2_atlas.archive.listing import Item, Listing, list_place
 from medsam2_atlas.archive.manifest import Entry, Snapshot, as_line
+from medsam2_atlas.archive.opening import opened
 from medsam2_atlas.archive.place import Place
 from medsam2_atlas.archive.publishing import clear_leftovers, prune, publish
 from medsam2_atlas.archive.settling import Settling
-from medsam2_atlas.archive.vault import Vault, opened
-from medsam2_atlas.errors import StorageError
+from medsam2_atlas.archive.vault import Vault
+from medsam2_atlas.errors import ConflictError, StorageError
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.storage import FolderLock, stamp
 from medsam2_atlas.storage.lineage import now
@@ -82,6 +83,8 @@ def back_up(
     """
     vault = Vault.of(dest, place, moved=moved)
     with vault.locked():
+        if vault.identity()[0] != place.key:  # another backup has begun there just now
+            raise ConflictError(dest, f"is the backup of {vault.identity()[1]}.", "Name another folder.")
         clear_leftovers(vault)
         copying = _Copying(place, vault, images, progress)
         for _ in range(_ROUNDS):
@@ -178,6 +181,7 @@ class _Copying:
                 found[path] = entry
                 done += item.size
                 self.progress("copying", min(done / total, 1.0))
+        self.vault.settle()
         self.progress("copying", 1.0)
         return found
 
