@@ -103,6 +103,18 @@ def test_a_link_is_copied_by_content_and_one_that_leads_out_is_told(
     assert "leads out" in made.left_out["d.nii.gz"]
 
 
+@pytest.mark.parametrize("path", ["labels", "labels/final", ".medsam2_atlas/versions", ".medsam2_atlas/reports"])
+def test_no_folder_behind_a_link_that_leads_out_is_copied(folder: Path, tmp_path: Path, path: str) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "a.nii.gz").write_bytes(b"secret")
+    if (folder / path).exists():
+        (folder / path).rename(tmp_path / "aside")
+    (folder / path).symlink_to(tmp_path / "secrets")
+    made = back_up(Place.existing(str(folder)), tmp_path / "dest")
+    assert path in made.left_out
+    assert not [file for file in (tmp_path / "dest/objects").rglob("*") if file.is_file() and b"secret" in file.read_bytes()]
+
+
 def test_pipes_do_not_stop_a_backup(place: Place, folder: Path, tmp_path: Path) -> None:
     os.mkfifo(folder / "pipe.nii.gz")
     assert "a.nii.gz" in back_up(place, tmp_path / "dest").snapshot.entries
