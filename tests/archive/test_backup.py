@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-from medsam2_atlas.archive import Place, Vault, back_up, manifest, publishing, restore, vault, verify, verify_backup
+from medsam2_atlas.archive import Place, Vault, back_up, manifest, publishing, restore, verify, verify_backup
 from medsam2_atlas.archive import backup as backups
 from medsam2_atlas.errors import ConflictError, InputError, StorageError
-from medsam2_atlas.storage import StudyStore, Version, checks
+from medsam2_atlas.storage import FolderLock, StudyStore, Version, checks
 from storage.test_store import ct, label
 from storage.writers import decode_here
 
@@ -100,6 +101,18 @@ def test_a_link_is_copied_by_content_and_one_that_leads_out_is_told(
     assert made.snapshot.problems == {}
     assert list(made.left_out) == ["d.nii.gz"]
     assert "leads out" in made.left_out["d.nii.gz"]
+
+
+@pytest.mark.parametrize("path", ["labels", "labels/final", ".medsam2_atlas/versions", ".medsam2_atlas/reports"])
+def test_no_folder_behind_a_link_that_leads_out_is_copied(folder: Path, tmp_path: Path, path: str) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "a.nii.gz").write_bytes(b"secret")
+    if (folder / path).exists():
+        (folder / path).rename(tmp_path / "aside")
+    (folder / path).symlink_to(tmp_path / "secrets")
+    made = back_up(Place.existing(str(folder)), tmp_path / "dest")
+    assert path in made.left_out
+    assert not [file for file in (tmp_path / "dest/objects").rglob("*") if file.is_file() and b"secret" in file.read_bytes()]
 
 
 def test_pipes_do_not_stop_a_backup(place: Place, folder: Path, tmp_path: Path) -> None:
@@ -253,6 +266,57 @@ def test_a_study_removed_while_it_is_copied_is_no_part_of_the_snapshot(
     assert made.problems == {}
 
 
+def test_a_log_that_is_renamed_while_it_is_copied_is_copied_whole(
+    place: Place, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = folder / ".medsam2_atlas/audit"
+    log.mkdir()
+    (log / "audit.jsonl").write_text("1\n2\n")
+    original, rounds = backups.list_place, list[object]()
+
+    def then_renamed(*args: object, **options: bool) -> object:
+        rounds.append(original(*args, **options))  # type: ignore[arg-type]
+        if len(rounds) == 1:
+            (log / "audit.jsonl").rename(log / "audit-20261126-1.jsonl")
+            (log / "audit.jsonl").write_text("3\n")
+        return rounds[-1]
+
+    monkeypatch.setattr(backups, "list_place", then_renamed)
+    entries = back_up(place, tmp_path / "dest").snapshot.entries
+    found = [
+        Vault.existing(tmp_path / "dest").content(entries[f".medsam2_atlas/audit/{name}"].sha256).read_text()
+        for name in ("audit-20261126-1.jsonl", "audit.jsonl")
+    ]
+    assert found == ["1\n2\n", "3\n"]
+
+
+def test_a_log_to_which_lines_are_added_is_copied_in_whole_lines(place: Place, folder: Path, tmp_path: Path) -> None:
+    log, stop = folder / ".medsam2_atlas/audit", threading.Event()
+    log.mkdir()
+    (log / "audit.jsonl").touch()
+
+    def write() -> None:
+        with (log / "audit.jsonl").open("a") as stream:
+            while not stop.is_set():
+                with FolderLock(log).held():
+                    for part in ("begin", "x" * 2000, "end\n"):
+                        stream.write(part)
+                        stream.flush()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        snapshots = [back_up(place, tmp_path / "dest").snapshot for _ in range(5)]
+    finally:
+        stop.set()
+        thread.join()
+    vault = Vault.existing(tmp_path / "dest")
+    for snapshot in snapshots:
+        text = vault.content(snapshot.entries[".medsam2_atlas/audit/audit.jsonl"].sha256).read_text()
+        assert text == "" or text.endswith("end\n")
+        assert snapshot.problems == {}
+
+
 def test_the_folder_of_other_studies_is_refused(place: Place, folder: Path, tmp_path: Path) -> None:
     dest, other = tmp_path / "dest", tmp_path / "other"
     back_up(place, dest)
@@ -295,22 +359,22 @@ def test_two_backups_at_once_do_not_write_into_one_folder(place: Place, tmp_path
 def test_a_full_disk_leaves_no_snapshot_and_the_next_backup_goes_on(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dest, left = tmp_path / "dest", [5]
-    original = vault.flush
+    dest, left, original = tmp_path / "dest", [5], Vault._writer
 
-    def full(path: Path) -> None:
-        if path.name.startswith(".part-"):
-            left[0] -= 1
-            if left[0] < 0:
-                raise OSError(errno.ENOSPC, "No space left on device")
-        original(path)
+    def limited(self: Vault, target: BinaryIO) -> Callable[[bytes], None]:
+        left[0] -= 1
+        return original(self, target) if left[0] >= 0 else full
+
+    def full(block: bytes) -> None:
+        with Vault(dest).writes():
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(vault, "flush", full)
+        patched.setattr(Vault, "_writer", limited)
         with pytest.raises(StorageError, match=r"is full.*next backup goes on"):
             back_up(place, dest)
     there = objects(dest)
-    assert 0 < len(there) < 10
+    assert len(there) == 5
     assert Vault.existing(dest).names() == []
     assert not list(dest.rglob(".part-*"))
     made = back_up(place, dest)

@@ -7,28 +7,31 @@ snapshot shows the moment of the listing. If a study is removed meanwhile, the r
 
 from __future__ import annotations
 
+import io
 import logging
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from medsam2_atlas.archive.databases import copied_database
-from medsam2_atlas.archive.listing import Item, Listing, lineages, list_place
+from medsam2_atlas.archive.journal import DONE, RUNNING
+from medsam2_atlas.archive.listing import Item, Listing, list_place
 from medsam2_atlas.archive.manifest import Entry, Snapshot, as_line
+from medsam2_atlas.archive.opening import opened
 from medsam2_atlas.archive.place import Place
 from medsam2_atlas.archive.publishing import clear_leftovers, prune, publish
-from medsam2_atlas.archive.vault import Vault, opened
-from medsam2_atlas.errors import StorageError
-from medsam2_atlas.kinds import suffix_in
+from medsam2_atlas.archive.settling import Settling
+from medsam2_atlas.archive.vault import Vault
+from medsam2_atlas.errors import ConflictError, StorageError
 from medsam2_atlas.progress import Progress, silent
-from medsam2_atlas.storage import Version, stamp
+from medsam2_atlas.storage import FolderLock, stamp
 from medsam2_atlas.storage.lineage import now
 
 log = logging.getLogger(__name__)
 
-_RECORD = re.compile(r"\d{5,}\.json")
+_LINES = ".jsonl"
 _ROUNDS = 5
 _TRIES = 3
 _CHANGED = "was written to while it was copied, three times; it is as it was at the last. The next backup copies it again."
@@ -80,6 +83,8 @@ def back_up(
     """
     vault = Vault.of(dest, place, moved=moved)
     with vault.locked():
+        if vault.identity()[0] != place.key:  # another backup has begun there just now
+            raise ConflictError(dest, f"is the backup of {vault.identity()[1]}.", "Name another folder.")
         clear_leftovers(vault)
         copying = _Copying(place, vault, images, progress)
         for _ in range(_ROUNDS):
@@ -134,15 +139,23 @@ class _Copying:
         listing = list_place(self.place, images=self.images)
         self.problems, self.left_out = dict(listing.problems), listing.left_out
         entries = self._copied(listing)
-        self._settle_versions(entries)
-        versions = lineages(entries, self.place)
+        settling = Settling(self.place, self.vault, entries, self.problems)
+        settling.versions(self.settled)
         for path, item in listing.items.items():
             if item.kind == "label" and (path not in entries or entries[path].stamp != item.stamp):
-                self._settle_label(path, entries, versions)
-        for item in listing.items.values():
-            if item.kind in ("version", "image") and not (self.place.root / item.path).exists():
-                raise _VanishedError(item.path)
+                settling.label(path)
+        self._check_still_there(listing)
         return entries
+
+    def _check_still_there(self, listing: Listing) -> None:
+        """Raises a _VanishedError if studies were removed meanwhile, or a file that grows by lines was given another name."""
+        for path, item in listing.items.items():
+            if item.kind in ("version", "image") and not (self.place.root / path).exists():
+                raise _VanishedError(path)
+        for folder in {(self.place.root / path).parent for path in listing.items if path.endswith(_LINES)}:
+            for file in folder.glob(f"*{_LINES}"):
+                if self.place.relative(file) not in listing.items and file.name not in (RUNNING, DONE):
+                    raise _VanishedError(file.name)
 
     def _copied(self, listing: Listing) -> dict[str, Entry]:
         found, total, done = dict[str, Entry](), sum(item.size for item in listing.items.values()) or 1, 0
@@ -168,6 +181,7 @@ class _Copying:
                 found[path] = entry
                 done += item.size
                 self.progress("copying", min(done / total, 1.0))
+        self.vault.settle()
         self.progress("copying", 1.0)
         return found
 
@@ -181,8 +195,9 @@ class _Copying:
                 known = self.known.get(item.path)
                 if known and known.stamp == stamp(state) and self.vault.has(known.sha256, known.size):
                     return known
-                expected = known.sha256 if known else ""
-                digest, size = self.vault.add(stream, expected)
+                if item.kind == "other" and item.path.endswith(_LINES):
+                    return self._lines(item, stream)
+                digest, size = self.vault.add(stream, known.sha256 if known else "")
                 after = os.fstat(stream.fileno())
             entry = Entry(item.path, size, digest, state.st_mode & 0o777, max(0, state.st_mtime_ns), stamp(state))
             if stamp(after) == entry.stamp:
@@ -192,6 +207,13 @@ class _Copying:
                     self.problems[item.path] = _CHANGED
                 return replace(entry, stamp="")
         raise AssertionError
+
+    def _lines(self, item: Item, stream: BinaryIO) -> Entry:
+        """Copies a file to which lines are added, such as the audit log: whole lines, as many as there are now."""
+        with FolderLock((self.place.root / item.path).parent).held():  # writers of lines hold it
+            state = os.fstat(stream.fileno())
+        digest, size = self.vault.add(io.BytesIO(stream.read(state.st_size)))
+        return Entry(item.path, size, digest, state.st_mode & 0o777, max(0, state.st_mtime_ns), stamp(state))
 
     def _database(self, item: Item) -> Entry:
         file = self.place.root / item.path
@@ -203,57 +225,3 @@ class _Copying:
             digest, size = self.vault.add(stream)
         mtime = max(0, state.st_mtime_ns)
         return Entry(item.path, size, digest, state.st_mode & 0o777, mtime, stamp(state) if quiet else "")
-
-    def _settle_versions(self, entries: dict[str, Entry]) -> None:
-        """Compares versions with their records. A damaged one is replaced by its content of a former backup, if that has it."""
-        for (tag, study), names in lineages(entries, self.place).items():
-            folder = f"{self.place.relative(self.place.versions)}/{tag}/{study}"
-            for name in (name for name in names if _RECORD.fullmatch(name)):
-                if self._as_before(folder, name, names, entries):
-                    continue
-                version = self._version(entries[f"{folder}/{name}"])
-                if version is None:
-                    remedy = "Move it away: its label file becomes a new version."
-                    self.problems[f"{folder}/{name}"] = f"is not a readable record. {remedy}"
-                elif not version.removed:
-                    self._settle_version(f"{folder}/{version.file}", version, entries)
-
-    def _as_before(self, folder: str, record: str, names: list[str], entries: Mapping[str, Entry]) -> bool:
-        """Returns whether a record and its label file are those of the former snapshot, in which they were sound."""
-        pair = [f"{folder}/{name}" for name in names if name.startswith(record[:-4])]
-        return len(pair) == 2 and all(entries[path] == self.settled.get(path) for path in pair)
-
-    def _settle_version(self, path: str, version: Version, entries: dict[str, Entry]) -> None:
-        found = entries.get(path)
-        if found is not None and found.sha256 == version.sha256:
-            return
-        problem = "is missing" if found is None else "has changed since it was saved"
-        if self.vault.intact(version.sha256):
-            size = self.vault.content(version.sha256).stat().st_size
-            entries[path] = Entry(path, size, version.sha256, 0o600 if found is None else found.mode)
-            self.problems[path] = f"{problem}; the snapshot holds it as it was saved, from an earlier copy."
-        else:
-            self.problems[path] = f"{problem}. Restore it from another backup."
-
-    def _settle_label(self, path: str, entries: dict[str, Entry], versions: Mapping[tuple[str, str], list[str]]) -> None:
-        """Gives a label map that was replaced or removed the content that it had when it was listed."""
-        tag, _, name = path.removeprefix(f"{self.place.relative(self.place.studies / 'labels')}/").partition("/")
-        study = name[: -len(suffix_in(name, labels=True) or " ")]
-        folder = f"{self.place.relative(self.place.versions)}/{tag}/{study}"
-        records = [record for record in versions.get((tag, study), []) if _RECORD.fullmatch(record)]
-        newest = self._version(entries[f"{folder}/{max(records, key=lambda record: int(record[:-5]))}"]) if records else None
-        if newest is None:
-            return
-        entries.pop(path, None)
-        kept = entries.get(f"{folder}/{newest.file}")
-        if kept is not None and not newest.removed:
-            shown = path[: -len(name)] + study + suffix_in(newest.file, labels=True)
-            entries[shown] = replace(kept, path=shown, stamp="")
-
-    def _version(self, record: Entry) -> Version | None:
-        """Returns a version as its copied record tells it; None if it cannot be read."""
-        try:
-            version = Version.from_json(self.vault.content(record.sha256).read_text(encoding="utf-8"))
-            return version if "/" not in str(version.file) else None
-        except (OSError, ValueError, TypeError):
-            return None

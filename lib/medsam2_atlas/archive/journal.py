@@ -1,13 +1,14 @@
 """The checksums that a verification has computed, line by line on disk, so that it goes on where it was stopped.
 
 `verifying.jsonl` belongs to the run in progress, `verified.jsonl` to the last one that came to its end. The latter shows which
-files have changed without having been written.
+files have changed without having been written. Paths, which may hold names of patients, are written as digests.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,23 +20,18 @@ from typing import TextIO
 from medsam2_atlas.errors import ConflictError, StorageError
 from medsam2_atlas.files import replacing
 
-_RUNNING, _DONE = "verifying.jsonl", "verified.jsonl"
+RUNNING, DONE = "verifying.jsonl", "verified.jsonl"
 
 Sums = dict[str, tuple[str, str]]
-"""Stamp and SHA-256 by path."""
+"""Stamp and SHA-256 by path, or by its digest."""
 
 
 @dataclass
 class Journal:
-    """The journal of a run.
+    """The journal of a run."""
 
-    Attributes:
-        before: checksums of the last run that came to its end.
-        sums: checksums of this run.
-    """
-
-    before: Sums
-    sums: Sums
+    _before: Sums
+    _sums: Sums
     _stream: TextIO
     _folder: Path
 
@@ -64,22 +60,36 @@ class Journal:
                 stream.truncate(0)
             sums = _read(file)
             stream.write("\n" if sums else "")  # a kill may have cut the last line
-            yield cls(_read(file.with_name(_DONE)), sums, stream, file.parent)
+            yield cls(_read(file.with_name(DONE)), sums, stream, file.parent)
+
+    def known(self, path: str) -> tuple[str, str] | None:
+        """Returns stamp and SHA-256 of a file that this run, or the one that it goes on with, has read."""
+        return self._sums.get(_digest(path))
+
+    def before(self, path: str) -> tuple[str, str] | None:
+        """Returns stamp and SHA-256 of a file in the last run that came to its end."""
+        return self._before.get(_digest(path))
 
     def add(self, path: str, stamp: str, checksum: str) -> None:
         """Records a checksum."""
-        self.sums[path] = (stamp, checksum)
+        self._sums[_digest(path)] = (stamp, checksum)
         with contextlib.suppress(OSError):  # a full disk: a later run computes it again
-            self._stream.write(json.dumps([path, stamp, checksum]) + "\n")
+            self._stream.write(json.dumps([_digest(path), stamp, checksum]) + "\n")
             self._stream.flush()
 
     def finish(self, sums: Mapping[str, tuple[str, str]]) -> None:
         """Keeps the checksums of the whole run, and ends it."""
         with contextlib.suppress(OSError):
-            with replacing(self._folder / _DONE) as part:
+            with replacing(self._folder / DONE) as part:
                 part.touch(mode=0o600)
-                part.write_text("".join(json.dumps([path, *known]) + "\n" for path, known in sums.items()), encoding="utf-8")
-            (self._folder / _RUNNING).unlink(missing_ok=True)
+                part.write_text(
+                    "".join(json.dumps([_digest(path), *known]) + "\n" for path, known in sums.items()), encoding="utf-8"
+                )
+            (self._folder / RUNNING).unlink(missing_ok=True)
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _first_writable(folders: Sequence[Path]) -> tuple[Path, TextIO]:
@@ -88,8 +98,8 @@ def _first_writable(folders: Sequence[Path]) -> tuple[Path, TextIO]:
         try:
             if folder == folders[-1]:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle = os.open(folder / _RUNNING, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-            return folder / _RUNNING, os.fdopen(handle, "a", encoding="utf-8")
+            handle = os.open(folder / RUNNING, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+            return folder / RUNNING, os.fdopen(handle, "a", encoding="utf-8")
         except OSError as error:
             problem = error
     raise StorageError(folders[-1], f"cannot be written ({problem}).", "Set $MEDSAM2_ATLAS_STATE to another folder.")

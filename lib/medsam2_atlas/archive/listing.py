@@ -106,6 +106,9 @@ class _Walk:
             return item
 
     def _walk(self, folder: Path, apart: tuple[Path, ...], above: frozenset[tuple[int, int]], *, measure: bool) -> None:
+        if not self._place.roots.hold(folder):
+            self._found.left_out[self._place.relative(folder)] = f"{LINK_PROBLEM} {LINK_REMEDY}"
+            return
         try:
             state = folder.stat()
             identity = (state.st_dev, state.st_ino)

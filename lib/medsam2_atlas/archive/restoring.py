@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medsam2_atlas.archive.manifest import Entry, Snapshot
+from medsam2_atlas.archive.opening import alone_in, opened
 from medsam2_atlas.archive.place import RESTORING, Place
-from medsam2_atlas.archive.vault import Vault, alone_in, opened
+from medsam2_atlas.archive.vault import Vault
 from medsam2_atlas.errors import ConflictError, InputError, StorageError
 from medsam2_atlas.files import remove_folder, sha256
 from medsam2_atlas.progress import Progress, silent

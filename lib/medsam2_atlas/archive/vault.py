@@ -12,19 +12,16 @@ One backup at a time writes into it; restores and checks keep backups out meanwh
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import hashlib
 import json
 import os
 import re
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
+from medsam2_atlas.archive.contents import Contents
 from medsam2_atlas.archive.manifest import Entry, Snapshot, read_snapshot
+from medsam2_atlas.archive.opening import alone_in, opened
 from medsam2_atlas.archive.place import Place
 from medsam2_atlas.errors import ConflictError, InputError, StorageError
 from medsam2_atlas.storage import flush
@@ -32,20 +29,17 @@ from medsam2_atlas.storage import flush
 IDENTITY = "backup.json"
 _FORMAT = 1
 _NAME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ)(?:-(\d{1,4}))?")
-_BLOCK = 1 << 20
-_SMALL = 1 << 24
-"""A smaller content is looked for before any of it is written."""
+_IGNORED = re.compile(r"lost\+found|\.part-.*")
+"""Names that an empty folder may hold."""
 _MAX_IDENTITY_BYTES = 1 << 16
 
 
-class Vault:
+class Vault(Contents):
     """The folder. Only its user may read what it writes."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.objects, self.snapshots, self.journal = path / "objects", path / "snapshots", path / "journal.jsonl"
-        self.added = 0
-        """Number of contents that were new."""
+        super().__init__(path)
+        self.snapshots, self.journal = path / "snapshots", path / "journal.jsonl"
 
     @classmethod
     def existing(cls, path: Path) -> Vault:
@@ -83,15 +77,16 @@ class Vault:
             if key != place.key and not moved:
                 remedy = "Name another folder; if the studies were moved or renamed, add --moved."
                 raise ConflictError(path, f"is the backup of {name}.", remedy)
-        elif vault.path.is_dir() and any(entry.name != "lost+found" for entry in vault.path.iterdir()):
+        elif vault.path.is_dir() and any(not _IGNORED.fullmatch(entry.name) for entry in vault.path.iterdir()):
             raise InputError(path, "is neither empty nor a backup.", "Name a new folder.")
         with vault.writes():
-            for folder in (vault.path, vault.objects, vault.snapshots):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if folder != vault.path and folder.is_symlink():
-                    raise StorageError(folder, "is a symbolic link.", "Name another folder.")
-            if not (vault.path / IDENTITY).exists() or moved:
+            vault.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not (vault.path / IDENTITY).exists() or moved:  # first, so that a kill leaves a backup or nothing
                 vault.write(vault.path / IDENTITY, {"format": _FORMAT, "key": place.key, "studies": place.name})
+            for folder in (vault.objects, vault.snapshots):
+                folder.mkdir(mode=0o700, exist_ok=True)
+                if folder.is_symlink():
+                    raise StorageError(folder, "is a symbolic link.", "Name another folder.")
         return vault
 
     def identity(self) -> tuple[str, str]:
@@ -118,90 +113,12 @@ class Vault:
             ConflictError: another program is using it.
         """
         with alone_in(self.path, shared=shared):
-            yield
-
-    @contextmanager
-    def writes(self) -> Iterator[None]:
-        """Says what an error of the disk means.
-
-        Raises:
-            StorageError: it cannot be written to.
-        """
-        try:
-            yield
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            problem = "is full" if full else f"cannot be written to ({error.strerror or error})"
-            remedy = "What was copied stays, and the next backup goes on with it."
-            raise StorageError(self.path, f"{problem}.", f"{'Free space' if full else 'Check it'}. {remedy}") from error
-
-    # -- contents
-
-    def content(self, sha256: str) -> Path:
-        """The file of a content, whether it is there or not."""
-        return self.objects / sha256[:2] / sha256
-
-    def has(self, sha256: str, size: int | None = None) -> bool:
-        """Returns whether a content is there, by its name and size."""
-        try:
-            state = self.content(sha256).lstat()
-        except OSError:
-            return False
-        return stat.S_ISREG(state.st_mode) and size in (None, state.st_size)
-
-    def intact(self, sha256: str) -> bool:
-        """Returns whether a content is there and has its checksum."""
-        try:
-            with opened(self.content(sha256)) as stream:
-                return _digest(stream)[0] == sha256
-        except OSError:
-            return False
-
-    def add(self, stream: BinaryIO, expected: str = "") -> tuple[str, int]:
-        """Takes a content in, flushed to disk; returns its SHA-256 and size.
-
-        Args:
-            stream: to read; it can be rewound.
-            expected: the SHA-256 that it should have: if that content is there already, nothing is written.
-
-        Raises:
-            OSError: it cannot be read.
-            StorageError: it cannot be written.
-        """
-        head = stream.read(_SMALL)
-        found = (hashlib.sha256(head).hexdigest(), len(head))
-        if len(head) == _SMALL and expected and self.has(expected):
-            stream.seek(0)
-            found = _digest(stream)
-        if self.has(*found) and (len(head) < _SMALL or found[0] == expected):
-            return found
-        stream.seek(0)
-        part = self.objects / f".part-{os.urandom(6).hex()}"
-        try:
-            with self.writes():
-                target = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-            with target:
-                digest, size = _digest(stream, self._writer(target))
-            if not self.has(digest, size):
-                with self.writes():
-                    flush(part)
-                    self.content(digest).parent.mkdir(mode=0o700, exist_ok=True)
-                    os.replace(part, self.content(digest))
-                    flush(self.content(digest).parent)
-                    self.added += 1
-            return digest, size
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-
-    def _writer(self, target: BinaryIO) -> Callable[[bytes], None]:
-        def write(block: bytes) -> None:
-            with self.writes():
-                target.write(block)
-                if len(block) < _BLOCK:  # the last one: errors of a full disk come here
-                    target.flush()
-
-        return write
+            try:
+                yield
+            finally:
+                with contextlib.suppress(StorageError):  # after an error too: the next backup goes on with them
+                    self.settle()
+                self.drop_unsettled()
 
     # -- snapshots
 
@@ -252,52 +169,6 @@ class Vault:
             flush(file.parent)
         finally:
             part.unlink(missing_ok=True)
-
-
-@contextmanager
-def alone_in(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Keeps other processes out of a folder while the block runs; with `shared`, others that share it may enter.
-
-    Raises:
-        ConflictError: another process is in it.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConflictError(folder, "is in use by another backup or restore.", "Wait for it.") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):  # a disk without locks
-                raise
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def opened(file: Path, *, follow: bool = False) -> Iterator[BinaryIO]:
-    """Opens a regular file for reading. follow: whether it may be a link.
-
-    Raises:
-        OSError: it is something else, or cannot be opened.
-    """
-    handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
-    with os.fdopen(handle, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(file))
-        yield stream
-
-
-def _digest(stream: BinaryIO, use: Callable[[bytes], object] = len) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    while True:
-        block = stream.read(_BLOCK)
-        use(block)
-        if not block:
-            return digest.hexdigest(), size
-        digest.update(block)
-        size += len(block)
 
 
 def _order(name: str) -> tuple[str, int]:

@@ -16,9 +16,10 @@ from medsam2_atlas.archive.journal import Journal, Sums
 from medsam2_atlas.archive.label_checks import LabelChecks
 from medsam2_atlas.archive.listing import Item, list_place
 from medsam2_atlas.archive.manifest import read_snapshot
+from medsam2_atlas.archive.opening import opened
 from medsam2_atlas.archive.other_checks import image_index, other_findings
 from medsam2_atlas.archive.place import Place
-from medsam2_atlas.archive.vault import Vault, opened
+from medsam2_atlas.archive.vault import Vault
 from medsam2_atlas.errors import StorageError
 from medsam2_atlas.files import stream_sha256
 from medsam2_atlas.progress import Progress, silent
@@ -70,7 +71,7 @@ def verify(place: Place, *, again: bool = False, images: bool = True, progress: 
         findings += LabelChecks(place, listing, {path: checksum for path, (_, checksum) in sums.items()}, images).findings()
         findings += other_findings(place, listing)
         findings += _leftovers(place, listing.unfinished)
-        journal.finish(sums | {path: journal.before[path] for path in reading.rotten})  # the next run finds them again
+        journal.finish(sums | reading.rotten)  # the next run finds them again
         return Verification(tuple(sorted(findings, key=lambda found: found.path)), len(sums), reading.resumed)
 
 
@@ -108,7 +109,7 @@ def verify_backup(dest: Path, *, again: bool = False, progress: Progress = silen
 
 @dataclass
 class _Reading:
-    """Reads files for their checksums. rotten: files that have changed without having been written."""
+    """Reads files for their checksums. rotten: former checksums of files that have changed without having been written."""
 
     root: Path
     journal: Journal
@@ -116,7 +117,7 @@ class _Reading:
     resumed: int = 0
 
     def __post_init__(self) -> None:
-        self.rotten = set[str]()
+        self.rotten = Sums()
 
     def all(self, items: Iterable[Item], progress: Progress) -> Sums:
         """Returns stamps and checksums by path; files that cannot be read are found, those that were removed are left out."""
@@ -139,7 +140,7 @@ class _Reading:
         for _ in range(_TRIES):
             with opened(self.root / path, follow=True) as stream:
                 now = stamp(os.fstat(stream.fileno()))
-                known = self.journal.sums.get(path)
+                known = self.journal.known(path)
                 if known and known[0] == now:
                     found[path] = known
                     self.resumed += 1
@@ -152,9 +153,9 @@ class _Reading:
                 break
         else:
             return  # is being written to
-        before = self.journal.before.get(path)
+        before = self.journal.before(path)
         if before and before[0] == found[path][0] and before[1] != found[path][1]:
-            self.rotten.add(path)
+            self.rotten[path] = before
             self.findings.append(Finding(path, _ROT, FROM_BACKUP))
 
 

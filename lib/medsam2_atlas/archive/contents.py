@@ -1,0 +1,155 @@
+"""The contents of a backup: each lies there once, in a file that is named by its SHA-256."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from medsam2_atlas.archive.opening import opened
+from medsam2_atlas.errors import StorageError
+from medsam2_atlas.storage import flush
+
+_BLOCK = 1 << 20
+_BATCH, _FLUSHES = 256, 16
+"""Contents that are flushed together, and how many of them at once."""
+_SMALL = 1 << 24
+"""A smaller content is looked for before any of it is written."""
+
+
+class Contents:
+    """The contents of the backup in a folder. Only its user may read what is written.
+
+    Attributes:
+        added: number of contents that were new.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.objects, self.added = path, path / "objects", 0
+        self._pending: dict[str, Path] = {}
+
+    @contextmanager
+    def writes(self) -> Iterator[None]:
+        """Says what an error of the disk means.
+
+        Raises:
+            StorageError: it cannot be written to.
+        """
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            problem = "is full" if full else f"cannot be written to ({error.strerror or error})"
+            remedy = "What was copied stays, and the next backup goes on with it."
+            raise StorageError(self.path, f"{problem}.", f"{'Free space' if full else 'Check it'}. {remedy}") from error
+
+    def content(self, sha256: str) -> Path:
+        """The file of a content, whether it is there or not."""
+        return self.objects / sha256[:2] / sha256
+
+    def has(self, sha256: str, size: int | None = None) -> bool:
+        """Returns whether a content is there, by its name and size."""
+        try:
+            state = self.content(sha256).lstat()
+        except OSError:
+            return False
+        return stat.S_ISREG(state.st_mode) and size in (None, state.st_size)
+
+    def intact(self, sha256: str) -> bool:
+        """Returns whether a content is there and has its checksum."""
+        try:
+            with opened(self.content(sha256)) as stream:
+                return _digest(stream)[0] == sha256
+        except OSError:
+            return False
+
+    def add(self, stream: BinaryIO, expected: str = "") -> tuple[str, int]:
+        """Takes a content in; returns its SHA-256 and size. It is there for good once `settle` was called.
+
+        Args:
+            stream: to read; it can be rewound.
+            expected: the SHA-256 that it should have: if that content is there already, nothing is written.
+
+        Raises:
+            OSError: it cannot be read.
+            StorageError: it cannot be written.
+        """
+        head = stream.read(_SMALL)
+        found = (hashlib.sha256(head).hexdigest(), len(head))
+        if len(head) == _SMALL and expected and self.has(expected):
+            stream.seek(0)
+            found = _digest(stream)
+        if (self.has(*found) or found[0] in self._pending) and (len(head) < _SMALL or found[0] == expected):
+            return found
+        stream.seek(0)
+        part = self.objects / f".part-{os.urandom(6).hex()}"
+        try:
+            with self.writes():
+                target = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+            with target:
+                digest, size = _digest(stream, self._writer(target))
+            if not self.has(digest, size) and digest not in self._pending:
+                self._pending[digest] = part
+            if len(self._pending) >= _BATCH or size >= _SMALL:
+                self.settle()
+            return digest, size
+        finally:
+            if part not in self._pending.values():
+                with contextlib.suppress(OSError):
+                    part.unlink(missing_ok=True)
+
+    def settle(self) -> None:
+        """Flushes the contents that were taken in to disk, many at once, which is much faster, and gives them their names.
+
+        Raises:
+            StorageError: they cannot be written.
+        """
+        if not self._pending:
+            return
+        with self.writes():
+            with ThreadPoolExecutor(_FLUSHES) as pool:
+                for _ in pool.map(flush, self._pending.values()):
+                    pass
+            folders = {self.content(digest).parent for digest in self._pending}
+            for folder in folders:
+                folder.mkdir(mode=0o700, exist_ok=True)
+            for digest in list(self._pending):
+                os.replace(self._pending[digest], self.content(digest))
+                del self._pending[digest]
+                self.added += 1
+            for folder in (*folders, self.objects):
+                flush(folder)
+
+    def drop_unsettled(self) -> None:
+        """Removes what was taken in since the last `settle`."""
+        for part in self._pending.values():
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+        self._pending.clear()
+
+    def _writer(self, target: BinaryIO) -> Callable[[bytes], None]:
+        def write(block: bytes) -> None:
+            with self.writes():
+                target.write(block)
+                if len(block) < _BLOCK:  # the last one: errors of a full disk come here
+                    target.flush()
+
+        return write
+
+
+def _digest(stream: BinaryIO, use: Callable[[bytes], object] = len) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    while True:
+        block = stream.read(_BLOCK)
+        use(block)
+        if not block:
+            return digest.hexdigest(), size
+        digest.update(block)
+        size += len(block)
