@@ -166,7 +166,7 @@ class Learner:
                 problem = f"{study}: cannot be measured ({type(error).__name__}: {error}). The server's log tells more."
                 log.exception("%s cannot be measured until its image or the models change", study)
         self._table.put(study, stamp, versions, assessment, problem)
-        if study not in self._datastore().list_images():  # it was erased while it was measured
+        if self._changed(study, stamp):  # it may have been erased while it was measured
             self._table.drop(study)
         self._later.succeeded(study)
 

@@ -75,8 +75,13 @@ class StudyDatastore(Datastore):
         write_json(self._about() | {"description": description}, self._about_file)
 
     def datalist(self) -> list[dict[str, Any]]:
-        """Files of images and their `final` labels."""
-        return [{"image": str(image), "label": str(label)} for image, label in self._signed_off().values()]
+        """Files of images and their `final` labels that models may learn from: MONAI Label's own train tasks ask for them."""
+        labels, found = self.store.labels(), []
+        for study, (image, label) in self._signed_off().items():
+            final = labels.get(study, {}).get(FINAL)
+            if final is not None and not self.store.held_back(final):
+                found.append({"image": str(image), "label": str(label)})
+        return found
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         """Tags that a study has labels under; a label's id is its study's."""

@@ -148,16 +148,15 @@ def test_measures_that_end_after_the_erasure_are_not_kept(tmp_path: Path) -> Non
 
     image = tmp_path / "gone.nii.gz"
     image.write_bytes(b"x")
-    names = ["gone"]
     tasks = {name: SimpleNamespace(missing=lambda: "not trained") for name in ("unet_3d", "unet_2d")}
-    store: Any = SimpleNamespace(get_unlabeled_images=lambda: ["gone"], list_images=lambda: names)
+    store: Any = SimpleNamespace(get_unlabeled_images=lambda: ["gone"])
     models: Any = SimpleNamespace(atlas=lambda: SimpleNamespace(version="1"), hu=CHECK)
     predictions: Any = SimpleNamespace(image=lambda study: image, tasks=tasks)
     table = ScoreTable(tmp_path / "t.sqlite")
     learner = Learner(models, predictions, table, lambda: store, "atlas")
 
     def assess(_: str) -> Assessment:
-        names.clear()
+        image.unlink()
         return Assessment({"novelty": 0.5}, {})
 
     learner._assess = assess  # type: ignore[method-assign]

@@ -51,6 +51,7 @@ def test_trainings_and_the_atlas_get_accepted_final_label_maps_only(
     datastore.store.accept_label("a", "final", 1, Person("lee", "token:lee"))
     assert [files.name for files in learnable(datastore).files] == ["a"]
     assert "no reviewer has accepted" in learnable(datastore).problems["b"]
+    assert [Path(entry["image"]).name for entry in datastore.datalist()] == ["a.nii.gz"]
     task: Any = object.__new__(UNetTrainTask)
     task._models = SimpleNamespace(hu=CHECK)
     for request in ({}, {"tag": "draft"}, {"label_tag": "original", "y": "draft"}):

@@ -287,6 +287,26 @@ def test_the_command_asks_for_the_name_and_a_dry_run_changes_nothing(used: Path)
     assert not (used / f"{NAME}.nii.gz").exists()
 
 
+def test_an_atlas_that_was_made_from_signed_off_studies_alone_is_built_again_without_the_erased_one(
+    used: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    atlas, given = used / ".medsam2_atlas/atlas", []
+    write_json({"hu": {"rule": "auto"}}, atlas / "stats.json")
+    (atlas / "versions/1").mkdir(parents=True)
+    write_json({"options": {}, "references": [{"name": NAME}, {"name": "other"}]}, atlas / "versions/1/atlas.json")
+    (atlas / "current").write_text("1")
+
+    def grow(work: WorkFolder, base: None, finals: list[Any], **options: Any) -> dict[str, Any]:
+        given.append((work.path, base, [files.name for files in finals], options["rebuild"], str(options["hu"])))
+        return {"version": "2", "references": 1, "folder": "x"}
+
+    monkeypatch.setattr("medsam2_atlas.studies.grow_studies_atlas", grow)
+    ran = CliRunner().invoke(app, ["studies", "erase", str(used), NAME, "--reason", REASON, "--yes"])
+    assert ran.exit_code == 0, ran.output
+    assert given == [(used / ".medsam2_atlas", None, ["other"], True, "auto")]
+    assert not list((atlas / "versions").iterdir())
+
+
 def test_a_registration_that_is_made_while_the_cache_is_emptied_is_not_kept(tmp_path: Path) -> None:
     cache = RegistrationCache(tmp_path / "registrations")
     cache.get("t/other", Transform)
