@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,3 +84,10 @@ def test_commands_leave_nothing_open_but_results_that_a_person_names(tmp_path: P
     assert {mode for path, mode in made.items() if path.is_dir()} <= {"0o700"}
     assert invoke("labels", "export", studies, "case-0", 1, tmp_path / "out.nii.gz").exit_code == 0
     assert (tmp_path / "out.nii.gz").stat().st_mode & 0o777 == 0o644
+
+
+def test_no_version_is_missing_in_the_list(studies: Path) -> None:
+    assert invoke("labels", "restore", studies, "case-0", 1).exit_code == 0
+    told = invoke("labels", "list", studies)
+    numbers = re.findall(r"case-0\W+final\W+(\d+)", told.output)
+    assert (told.exit_code, numbers) == (0, ["1", "2"])

@@ -44,9 +44,8 @@ def list_command(studies: _Studies, study: Annotated[str | None, typer.Argument(
             for version in versions:
                 now = current.get(name, {}).get(tag)
                 marked = f"{version.number} *" if now and now.version.number == version.number else str(version.number)
-                by = version.accepted.get("by", "")
-            file = _file(store, name, tag, version)
-            table.add_row(name, tag, marked, version.made, version.author, version.origin, by, file)
+                by, file = version.accepted.get("by", ""), _file(store, name, tag, version)
+                table.add_row(name, tag, marked, version.made, version.author, version.origin, by, file)
     console.print(table)
     _print_problems(store)
 
