@@ -201,6 +201,14 @@ def test_only_admins_read_the_log_and_choose_what(people: Path) -> None:
     assert client.get("/audit", params={"limit": 10**9}, headers=bearer(secret("max"))).status_code == 422
 
 
+def test_no_line_that_admins_read_shows_a_path_of_the_server(people: Path) -> None:
+    app, work = opened(people)
+    assert str(people) in (work / "audit" / "audit.jsonl").read_text()  # the operator may know
+    answer = here(app).get("/audit", headers=bearer(secret("max")))
+    assert "server_tokens" in answer.text
+    assert str(people.parent) not in answer.text
+
+
 def test_readiness_tells_admins_that_lines_cannot_be_written(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     from medsam2_atlas.audit_files import AuditFiles
     from server.readiness import check_audit

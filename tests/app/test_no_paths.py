@@ -84,7 +84,7 @@ async def _answered(kind: str, parts: list[bytes]) -> tuple[dict[bytes, bytes], 
     return dict(sent[0]["headers"]), [message["body"] for message in sent[1:]]
 
 
-@pytest.mark.parametrize("kind", ["application/json", "text/html; charset=utf-8", "text/plain", "TEXT/PLAIN"])
+@pytest.mark.parametrize("kind", ["application/json", "application/jsonl", "text/html; charset=utf-8", "TEXT/PLAIN"])
 def test_a_path_that_is_sent_in_two_parts_does_not_leave(named: Path, kind: str) -> None:
     headers, bodies = asyncio.run(_answered(kind, [b"", b'{"a": "/etc/pas', b"", b'swd"}']))
     assert b"".join(bodies) == b'{"a": "[server]/passwd"}'

@@ -25,7 +25,7 @@ from medsam2_atlas.resource import model_folder, resource, state_folder
 from server.config import server_config
 from server.root_path import FIRST_SEGMENTS
 
-_TEXTS = ("application/json", "text/html", "text/plain")
+_TEXTS = ("application/json", "application/jsonl", "text/html", "text/plain")
 _OURS = (b"location", b"set-cookie", b"content-security-policy")
 """Headers that hold paths of URLs, written by this server."""
 _LARGE_BYTES = 200_000
