@@ -10,8 +10,8 @@ from typer.testing import CliRunner, Result
 
 from command_lines import labelled_studies, run
 from medsam2_atlas.archive import Place, Vault
+from medsam2_atlas.audit_reading import Wanted, lines
 from medsam2_atlas.cli import app
-from medsam2_atlas.cli.archives import _shown
 from medsam2_atlas.storage import StudyStore
 
 
@@ -36,7 +36,7 @@ def test_a_backup_is_made_listed_verified_and_restored(studies: Path, tmp_path: 
     for _ in range(2):
         made = command("backup", studies, dest)
         assert made.exit_code == 0, made.output
-    assert ", 0 contents were new" in made.output
+    assert "new contents: 1" in made.output  # the audit log, with a line about the first backup
     listed = command("snapshots", dest)
     assert listed.exit_code == 0
     assert command("verify", dest).exit_code == 0
@@ -101,11 +101,25 @@ def test_studies_that_are_not_there_are_refused(studies: Path, tmp_path: Path, m
     assert not Place.of("http://pacs.example.org/dicom-web").root.exists()
 
 
-@pytest.mark.parametrize("name", ["line\nbreak", "\x1b[31mred", "bad\udcff"])
-def test_no_name_of_a_file_writes_over_the_terminal(name: str) -> None:
-    shown = _shown(name)
-    assert shown.isprintable()
-    shown.encode()
+def test_no_name_of_a_file_writes_over_the_terminal(studies: Path, tmp_path: Path) -> None:
+    assert command("verify", studies).exit_code == 0
+    (studies / "\x1b[31mred\nno problems.nii.gz").symlink_to(tmp_path / "elsewhere")
+    told = command("backup", studies, tmp_path / "dest").output
+    assert "\\x1b[31mred\\nno problems.nii.gz" in told
+    assert "\x1b" not in told
+
+
+def test_no_backup_leaves_without_a_line_in_the_audit_log(studies: Path, tmp_path: Path) -> None:
+    assert command("backup", studies, tmp_path / "dest").exit_code == 0
+    assert command("backup", studies, studies).exit_code == 1
+    assert command("restore", tmp_path / "dest", tmp_path / "back").exit_code == 0
+    made, failed = lines(studies / ".medsam2_atlas", Wanted())
+    (snapshot,) = Vault.existing(tmp_path / "dest").names()
+    assert (made["action"], made["outcome"]) == ("export.backup", "done")
+    assert made["details"] == {"snapshot": snapshot, "images": True}
+    assert (failed["action"], failed["outcome"]) == ("export.backup", "failed")
+    (restored,) = lines(tmp_path / "back" / ".medsam2_atlas", Wanted())
+    assert (restored["action"], restored["details"]) == ("backup.restore", {"snapshot": snapshot})
 
 
 def test_verify_and_backup_import_no_heavy_library_for_a_plain_folder(studies: Path, tmp_path: Path) -> None:

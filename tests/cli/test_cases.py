@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from blocks import LIVER, PATIENT, QUICK, labelled
 from medsam2_atlas.atlas import build, grow
+from medsam2_atlas.audit_reading import Wanted, lines
 from medsam2_atlas.cli import app
 from medsam2_atlas.cli.cases import annotated_cases
 from medsam2_atlas.errors import AtlasError, InputError
@@ -147,6 +148,7 @@ def test_growing_an_atlas_leaves_out_labels_that_cannot_be_used(
         if name != "lonely":  # a study that is not labelled yet
             assert any(line.startswith(f"refused: {name}: ") and words in line for line in done.output.splitlines()), name
     assert "added: a" in done.output
+    assert [line["action"] for line in lines(folder / ".medsam2_atlas", Wanted())] == ["train.start"]
     stopped = ran("atlas", "grow", "--strict", folder)
     assert "no CT of that name" in str(stopped.exception)
     (folder / "labels" / "final" / "b.nii.gz").unlink()

@@ -287,6 +287,13 @@ def test_the_command_asks_for_the_name_and_a_dry_run_changes_nothing(used: Path)
     assert not (used / f"{NAME}.nii.gz").exists()
 
 
+def test_no_name_of_an_erased_file_controls_the_terminal(used: Path) -> None:
+    (used / "odd\u202e.nii.gz").write_bytes(b"no image")
+    ran = CliRunner().invoke(app, ["studies", "erase", str(used), "odd\u202e", "--reason", REASON, "--dry-run"])
+    assert "odd\\u202e.nii.gz" in ran.output
+    assert "\u202e" not in ran.output
+
+
 def test_an_atlas_that_was_made_from_signed_off_studies_alone_is_built_again_without_the_erased_one(
     used: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

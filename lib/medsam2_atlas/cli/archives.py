@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from medsam2_atlas.cli.outputs import JSON, check_files
-from medsam2_atlas.console import bars, console
+from medsam2_atlas.console import bars, console, echo
 from medsam2_atlas.errors import StorageError
 
 if TYPE_CHECKING:
-    from medsam2_atlas.archive import Backup, Verification
+    from medsam2_atlas.archive import Backup, Place, Verification
+    from medsam2_atlas.audit_log import Outcome
 
 _Studies = Annotated[str, typer.Argument(help="Study folder, or the DICOMweb URL that this machine's server was started with.")]
 _Dest = Annotated[Path, typer.Argument(help="Folder of the backup, on another disk.")]
@@ -57,8 +60,11 @@ def backup_command(
     """
     from medsam2_atlas.archive import Place, back_up
 
-    with bars(time_left=True) as progress:
-        made = back_up(Place.existing(studies), dest, images=images, keep=keep, moved=moved, progress=progress)
+    place = Place.existing(studies)
+    with _recorded(place, "export.backup") as details:
+        with bars(time_left=True) as progress:
+            made = back_up(place, dest, images=images, keep=keep, moved=moved, progress=progress)
+        details |= {"snapshot": made.snapshot.name, "images": images}
     _tell_backup(made, keep)
 
 
@@ -75,10 +81,12 @@ def restore_command(
     place = Place.of(studies)
     with bars(time_left=True) as progress:
         made = restore(dest, place, when=snapshot, progress=progress)
+        with _recorded(place, "backup.restore") as details:  # not before: a restore needs an empty place
+            details |= {"snapshot": made.snapshot.name}
         found = verify(place, again=True, images=made.snapshot.images, progress=progress)
-    typer.echo(f"{len(made.snapshot.entries) - len(made.damaged)} files of {made.snapshot.name} are in {place.root}")
+    echo(f"{len(made.snapshot.entries) - len(made.damaged)} files of {made.snapshot.name} are in {place.root}")
     for path, problem in made.damaged.items():
-        typer.echo(f"{_shown(path)} {problem} Take it from another backup.")
+        echo(f"{path} {problem} Take it from another backup.")
     _tell(found, failed=bool(made.damaged))
 
 
@@ -103,13 +111,31 @@ def snapshots_command(dest: _Dest) -> None:
         raise typer.Exit(1)
 
 
+@contextmanager
+def _recorded(place: Place, action: str) -> Iterator[dict[str, Any]]:
+    """Adds a line to the audit log of studies that have one, once the block has ended; the block may add details."""
+    from medsam2_atlas import file_modes
+    from medsam2_atlas.audit_log import record_command
+    from medsam2_atlas.storage import WorkFolder
+
+    details: dict[str, Any] = {}
+    outcome: Outcome = "failed"
+    try:
+        yield details
+        outcome = "done"
+    finally:
+        if place.work.is_dir():
+            file_modes.follow(place.work)
+            record_command(WorkFolder(place.work), action, outcome=outcome, details=details)
+
+
 def _tell(found: Verification, *, failed: bool = False) -> None:
     """Prints what a verification has found, and ends the command with its exit status."""
     for finding in found.findings:
-        typer.echo(f"{'' if finding.lost else 'note: '}{_shown(finding.path)} {finding.problem} {finding.remedy}".rstrip())
+        echo(f"{'' if finding.lost else 'note: '}{finding.path} {finding.problem} {finding.remedy}".rstrip())
     lost = sum(finding.lost for finding in found.findings)
     before = f", {found.resumed} of them by the run that was stopped" if found.resumed else ""
-    typer.echo(f"{found.files} files were read{before}; {lost or 'no'} {'problem' if lost == 1 else 'problems'}")
+    echo(f"{found.files} files were read{before}; {lost or 'no'} {'problem' if lost == 1 else 'problems'}")
     if lost or failed:
         raise typer.Exit(1)
 
@@ -117,18 +143,13 @@ def _tell(found: Verification, *, failed: bool = False) -> None:
 def _tell_backup(made: Backup, keep: int | None) -> None:
     snapshot = made.snapshot
     for path, reason in sorted(made.left_out.items()):
-        typer.echo(f"note: {_shown(path)} {reason}")
+        echo(f"note: {path} {reason}")
     for path, problem in sorted(snapshot.problems.items()):
-        typer.echo(f"{_shown(path)} {problem}")
-    typer.echo(f"snapshot {snapshot.name}: {len(snapshot.entries)} files, {made.added} contents were new")
+        echo(f"{path} {problem}")
+    echo(f"snapshot {snapshot.name}: {len(snapshot.entries)} files, of which new contents: {made.added}")
     for name in made.removed:
-        typer.echo(f"snapshot {name} was removed")
+        echo(f"snapshot {name} was removed")
     if snapshot.problems:
         if keep is not None:
-            typer.echo("no snapshot was removed, since older ones may hold what is damaged now")
+            echo("no snapshot was removed, since older ones may hold what is damaged now")
         raise typer.Exit(1)
-
-
-def _shown(path: str) -> str:
-    """Returns a path in one line that any terminal takes."""
-    return path if path.isprintable() else repr(path)

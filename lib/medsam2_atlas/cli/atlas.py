@@ -68,6 +68,7 @@ def grow_command(
     from medsam2_atlas.hounsfield import HuRule
 
     rule = HuRule.parse(hu)
+    from medsam2_atlas.audit_log import record_command
     from medsam2_atlas.storage import StudyFolder
     from medsam2_atlas.studies import grow_studies_atlas
 
@@ -75,6 +76,7 @@ def grow_command(
     check_folder(folder.work.path)
     skipped: dict[str, str] | None = None if strict else {}
     finals = learnable(folder, skipped)
+    record_command(folder.work, "train.start", details={"model": "medsam2_atlas"})
     with bars() as progress:
         report = grow_studies_atlas(
             folder.work,

@@ -39,7 +39,9 @@ def unet_command(
     from medsam2_atlas.hounsfield import HuRule
 
     rule = HuRule.parse(hu)
+    from medsam2_atlas.audit_log import record_command
     from medsam2_atlas.device import pick_device
+    from medsam2_atlas.storage import WorkFolder
     from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, save_unet, unet_config, with_training
 
     chosen = unet_config(config)
@@ -49,6 +51,8 @@ def unet_command(
     skipped: dict[str, str] | None = None if strict else {}
     found = [TrainingCase(files.name, files.image, files.label, hu=rule) for files in annotated_cases(cases, skipped)]
     first = load_unet(start, picked) if start is not None else None
+    if not (cases / "images").is_dir():
+        record_command(WorkFolder.of(cases), "train.start", details={"model": Path(config).stem})
     with bars() as progress:
         training = UNetTraining(
             found, chosen, run, picked, start=first, mark=mark, skipped=skipped, strict=strict, progress=progress
