@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +95,14 @@ def create_app(config: ServerConfig) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         work = WorkFolder.of(settings.MONAI_LABEL_STUDIES)
-        await run_in_threadpool(log_lines.install, settings.MONAI_LABEL_STUDIES, work, config.log_names)
+        format_lines = partial(log_lines.install, settings.MONAI_LABEL_STUDIES, work, config.log_names)
+        await run_in_threadpool(format_lines)
         stopping.install()
         await run_in_threadpool(_prepare, work)
         instance = await run_in_threadpool(app_instance)
         instance.server_mode(True)
         await run_in_threadpool(instance.on_init_complete)
+        await run_in_threadpool(format_lines)  # libraries have added handlers of their own
         async with dicomweb.client() as app.state.dicomweb:
             yield
         for end in (lambda: queue.stop(_STOP_SECONDS), end_own_work, instance.stop, decoding.shutdown):
