@@ -27,11 +27,11 @@ class ServerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    queue: int = Field(16, ge=1, le=1000, description="most jobs that may wait")
+    queue: int = Field(16, ge=1, le=1000, description="max number of waiting jobs")
     queue_per_person: int = Field(4, ge=1, le=1000, description="max number of waiting jobs of each person")
     sessions_per_person: int = Field(10, ge=1, le=1000, description="max number of sessions of each person")
-    upload_mb: int = Field(2000, ge=1, description="most megabytes of an uploaded image")
-    label_mb: int = Field(500, ge=1, description="most megabytes of an uploaded label map")
+    upload_mb: int = Field(2000, ge=1, description="max megabytes of an uploaded image")
+    label_mb: int = Field(500, ge=1, description="max megabytes of an uploaded label map")
     reader_processes: int = Field(2, ge=1, le=32, description="reader processes; as many files are decoded at once")
     reader_voxels_million: int = Field(600, ge=1, description="max voxels of an image, in millions")
     reader_memory_mb: int = Field(8000, ge=1000, description="max address space of a reader process, in megabytes")
@@ -55,7 +55,7 @@ class ServerConfig(BaseModel):
     origins: tuple[str, ...] = Field((), description="other origins whose pages may call the server")
     frame_ancestors: tuple[str, ...] = Field((), description="origins whose pages may show the server's pages in a frame")
     log_names: bool = Field(False, description="whether logs hold study names; otherwise keyed hashes of them")
-    hosts: tuple[str, ...] = Field((), description="names under which the server is asked, besides those of this machine")
+    hosts: tuple[str, ...] = Field((), description="further names of this machine, where nobody has to log in")
     audit_mb: int = Field(50, ge=1, le=100_000, description="megabytes after which a file of the audit log is closed")
     audit_keep_days: int = Field(0, ge=0, description="days that closed files of the audit log stay; 0 for ever")
     files_for_group: bool = Field(False, description="whether files are for the group of the studies folder, too")
