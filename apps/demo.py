@@ -1,6 +1,6 @@
 """The main job on the sample data, as an annotation team does it: `medsam2-atlas demo`.
 
-Builds the atlas, starts the real MONAI Label server on a temporary study folder, asks it as its clients do for the next
+Builds the atlas, starts the real MONAI Label server on a temporary studies folder, asks it as its clients do for the next
 case, for a segmentation and for a comparison with the U-Net, submits the label as `final` and reads it back. Then compares
 all strategies on that case.
 """
@@ -101,7 +101,7 @@ def _annotate(url: str, studies: Path, out: Path) -> dict[str, Any]:
     if sha256(Path(back)) != sha256(Path(label)):
         raise SystemExit("the label that was read back is not the one that was submitted")
     stored = sorted(str(file.relative_to(studies)) for file in studies.rglob("*.nii.gz"))
-    console.print(f"segmented in {seconds:.1f} s, submitted as final, read back the same; the study folder holds {stored}")
+    console.print(f"segmented in {seconds:.1f} s, submitted as final, read back the same; the studies folder holds {stored}")
     shutil.move(label, out / "label.nii.gz")
     return {
         "seconds": round(seconds, 1),

@@ -117,7 +117,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str] | None = None) 
 
 
 def labelled_studies(folder: Path, count: int = 3) -> Path:
-    """Makes a study folder whose label maps have been taken into the store; returns it."""
+    """Makes a studies folder whose label maps have been taken into the store; returns it."""
     array = np.zeros((6, 20, 20), np.int16)
     (folder / "labels" / "final").mkdir(parents=True)
     for n in range(count):

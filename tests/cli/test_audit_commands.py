@@ -66,7 +66,7 @@ def test_a_changed_line_is_told_with_exit_status_1(studies: Path) -> None:
 
 
 def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
-    assert "neither a folder nor a URL" in str(invoke("studies", "audit", tmp_path / "none").exception)
+    assert "is not a folder" in str(invoke("studies", "audit", tmp_path / "none").exception)
     told = invoke("studies", "audit", tmp_path)
     assert "0 lines were checked" in told.stdout
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Two models over a study folder: figures, plots and the page."""
+"""Two models over a studies folder: figures, plots and the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The atlas of a study folder."""
+"""The atlas of a studies folder."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from medsam2_atlas.cli.options import StudiesArgument
 from medsam2_atlas.cli.outputs import JSON, check_files
 from medsam2_atlas.console import bars, console, echo
 from medsam2_atlas.errors import StorageError
@@ -19,18 +20,21 @@ if TYPE_CHECKING:
     from medsam2_atlas.archive import Backup, Place, Verification
     from medsam2_atlas.audit_log import Outcome
 
-_Studies = Annotated[str, typer.Argument(help="Study folder, or the DICOMweb URL that this machine's server was started with.")]
 _Dest = Annotated[Path, typer.Argument(help="Folder of the backup, on another disk.")]
 
 
 def verify_command(
-    studies: Annotated[str, typer.Argument(help="Study folder, DICOMweb URL of a server of this machine, or a backup.")],
-    again: Annotated[bool, typer.Option("--again", help="Begin anew, although a verification was stopped.")] = False,
-    report: Annotated[Path | None, typer.Option("--report", help="Write the findings here too, as JSON.")] = None,
+    studies: Annotated[
+        str, typer.Argument(help="Studies folder, DICOMweb URL of this machine's server, or folder of a backup.")
+    ],
+    again: Annotated[
+        bool, typer.Option("--again", help="Begin anew instead of going on where a verification was stopped.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option("--report", help="Write the findings to this file, as JSON.")] = None,
 ) -> None:
     """Compare every file with its recorded checksum. Exit status 1 if something is damaged or missing.
 
-    One that was stopped goes on where it was. Runs beside a live server.
+    A verification that was stopped goes on where it was. Runs beside a live server.
     """
     check_files((report, JSON))
     from medsam2_atlas.archive import IDENTITY, Place, verify, verify_backup
@@ -48,11 +52,13 @@ def verify_command(
 
 
 def backup_command(
-    studies: _Studies,
+    studies: StudiesArgument,
     dest: _Dest,
-    images: Annotated[bool, typer.Option(help="Copy the CTs too; without them if they are archived elsewhere.")] = True,
-    keep: Annotated[int | None, typer.Option(min=1, help="Remove all but so many snapshots afterwards.")] = None,
-    moved: Annotated[bool, typer.Option("--moved", help="The studies have another path or URL than before.")] = False,
+    images: Annotated[bool, typer.Option(help="Copy the CTs; leave them out only if they are archived elsewhere.")] = True,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Number of snapshots that stay; older ones are removed. All stay by default.")
+    ] = None,
+    moved: Annotated[bool, typer.Option("--moved", help="Accept studies whose path or URL has changed.")] = False,
 ) -> None:
     """Add a snapshot of the studies to a backup; only what is new is copied. Runs beside a live server.
 
@@ -71,11 +77,11 @@ def backup_command(
 def restore_command(
     dest: _Dest,
     studies: Annotated[
-        str, typer.Argument(help="Folder that is empty or new, or a DICOMweb URL that nothing is kept for here.")
+        str, typer.Argument(help="Folder that is empty or new, or a DICOMweb URL for which nothing is kept here.")
     ],
     snapshot: Annotated[str, typer.Option(help="Name of the snapshot, or its beginning; the newest by default.")] = "",
 ) -> None:
-    """Bring a snapshot back into an empty place, and verify it there. One that was stopped goes on."""
+    """Restore a snapshot into an empty place, and verify it there. A restore that was stopped goes on."""
     from medsam2_atlas.archive import Place, restore, verify
 
     place = Place.of(studies)

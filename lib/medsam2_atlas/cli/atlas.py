@@ -55,7 +55,7 @@ def build_command(
 
 @app.command("grow")
 def grow_command(
-    studies: Annotated[Path, typer.Argument(help="Study folder: CTs at its top, signed-off label maps in labels/final/.")],
+    studies: Annotated[Path, typer.Argument(help="Studies folder: CTs at its top, signed-off label maps in labels/final/.")],
     atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the base atlas; default: the usual places.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="A study to keep out from now on; may be repeated.")] = None,
     include: Annotated[list[str] | None, typer.Option(help="An excluded study to admit again; may be repeated.")] = None,
@@ -64,7 +64,7 @@ def grow_command(
     hu: HuOption = "check",
     strict: StrictOption = False,
 ) -> None:
-    """Let the atlas of a study folder grow by what was signed off; only new labels are registered."""
+    """Let the atlas of a studies folder grow by what was signed off; only new labels are registered."""
     from medsam2_atlas.hounsfield import HuRule
 
     rule = HuRule.parse(hu)
@@ -102,10 +102,10 @@ def grow_command(
 
 @app.command("versions")
 def versions_command(
-    studies: Annotated[Path, typer.Argument(help="Study folder.")],
+    studies: Annotated[Path, typer.Argument(help="Studies folder.")],
     activate: Annotated[str, typer.Option(help="Make this version the current one.")] = "",
 ) -> None:
-    """List the versions of a study folder's atlas, or go back to one."""
+    """List the versions of a studies folder's atlas, or go back to one."""
     from medsam2_atlas.storage import StudyFolder
     from medsam2_atlas.studies import atlas_store
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from medsam2_atlas.cli.options import StudiesArgument
 from medsam2_atlas.console import console
-from medsam2_atlas.errors import InputError
 from medsam2_atlas.printable import printable
 
 _SHOWN = ("at", "who", "action", "study", "tag", "version", "outcome", "place")
 
 
 def audit_command(
-    studies: Annotated[
-        str, typer.Argument(help="Study folder, or the DICOMweb URL that this machine's server was started with.")
-    ],
+    studies: StudiesArgument,
     study: Annotated[str, typer.Option(help="Only what was done to this study: its name, or its hash.")] = "",
     who: Annotated[str, typer.Option(help="Only what this person did: name or id.")] = "",
     since: Annotated[str, typer.Option(help="Only lines from this UTC time on, such as 2026-11-26 or 2026-11-26T08:30.")] = "",
@@ -31,12 +28,10 @@ def audit_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the lines as they are, for other programs.")] = False,
 ) -> None:
     """Print the audit log, the newest last, and check that no line was changed. Exit status 1 if one was."""
+    from medsam2_atlas.archive import Place
     from medsam2_atlas.audit_reading import Wanted, check, lines
-    from medsam2_atlas.storage import WorkFolder
 
-    if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
-        raise InputError(studies, "is neither a folder nor a URL.", "Name the folder or the URL that the server serves.")
-    work = WorkFolder.of(studies).path
+    work = Place.existing(studies).work
     found = lines(work, Wanted(since, study, who, action, limit))
     if as_json:
         for line in found:

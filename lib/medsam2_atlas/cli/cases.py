@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def annotated_cases(folder: Path, skipped: dict[str, str] | None) -> list[ReferenceFiles]:
-    """Returns the annotated CTs of a folder with `images/` and `labels/`, or of a study folder.
+    """Returns the annotated CTs of a folder with `images/` and `labels/`, or of a studies folder.
 
     Args:
         folder: of either kind.

@@ -26,7 +26,7 @@ Case = tuple[str, Path, Path | None]
 
 def check_command(
     path: Annotated[
-        Path, typer.Argument(help="A CT, a DICOM series, a study folder, or a folder with images/ and labels/.", exists=True)
+        Path, typer.Argument(help="A CT, a DICOM series, a studies folder, or a folder with images/ and labels/.", exists=True)
     ],
     label: Annotated[Path | None, typer.Option("--label", help="The label map of the one CT.", exists=True)] = None,
     hu: HuOption = "check",

@@ -1,4 +1,4 @@
-"""`medsam2-atlas compare`: foundation model and U-Net over a study folder."""
+"""`medsam2-atlas compare`: foundation model and U-Net over a studies folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STRATEGIES = [name for name in get_args(Strategy) if name not in REFERENCE_STRA
 
 
 def compare_command(
-    studies: Annotated[Path, typer.Argument(help="Study folder: CTs at its top, labels under labels/TAG/.")],
+    studies: Annotated[Path, typer.Argument(help="Studies folder: CTs at its top, labels under labels/TAG/.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for table, plots and page.")] = Path("comparison"),
     atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the base atlas.")] = None,
     strategy: Annotated[str, typer.Option(help="Of the foundation model; `atlas` runs without a network.")] = "D",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medsam2_atlas.cli.options import StudiesArgument
 from medsam2_atlas.console import bars, console, echo
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 
@@ -14,21 +15,20 @@ if TYPE_CHECKING:
     from medsam2_atlas.archive import Place
     from medsam2_atlas.erasing import Erasure
 
-_Studies = Annotated[str, typer.Argument(help="Study folder, or the DICOMweb URL that this machine's server was started with.")]
 _Study = Annotated[str, typer.Argument(help="Name of the study: its file's name without suffix; a series' UID for a PACS.")]
 
 
 def erase_command(
-    studies: _Studies,
+    studies: StudiesArgument,
     study: _Study,
     reason: Annotated[str, typer.Option(help="Kept in the audit log. It must not hold the study's or the patient's name.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be erased, and change nothing.")] = False,
 ) -> None:
     """Erase a study for good: image, all versions of all label maps, predictions, drafts, pictures, measures, cached series,
     and its share in the atlas. One line in the audit log remains.
 
-    Runs beside a live server, but not beside a training. What cannot be erased here is told, with the remedy.
+    Runs beside a live server, but not beside a training. It tells what it cannot erase, and what to do about that.
     """
     from medsam2_atlas import file_modes
     from medsam2_atlas.archive import Place
@@ -41,7 +41,7 @@ def erase_command(
         return
     if not yes:
         _tell(look(place, study), "are to be erased")
-        typed = typer.prompt("Nothing of this can be undone. Type the study's name to erase it", default="", show_default=False)
+        typed = typer.prompt("This cannot be undone. Type the study's name to erase it", default="", show_default=False)
         if typed != study:
             raise InputError("the study", "was not erased: another name was typed.", "Type it as it is on the command line.")
     done = erase(place, study, reason)
@@ -50,13 +50,13 @@ def erase_command(
         _build_atlas_again(place)
 
 
-def readmit_command(studies: _Studies, study: _Study) -> None:
-    """Let a server fetch a series of its PACS again that was erased here."""
+def readmit_command(studies: StudiesArgument, study: _Study) -> None:
+    """Let a server fetch an erased series of its PACS again."""
     from medsam2_atlas.archive import Place
     from medsam2_atlas.erasing import readmit
 
     readmit(Place.existing(studies), study)
-    echo("The series may be fetched again.")
+    echo("The server may fetch the series again.")
 
 
 def _tell(erasure: Erasure, what: str) -> None:

@@ -1,4 +1,4 @@
-"""`medsam2-atlas labels …`: versions of label maps in a study folder."""
+"""`medsam2-atlas labels …`: versions of label maps in a studies folder."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from medsam2_atlas.files import replacing
 if TYPE_CHECKING:
     from medsam2_atlas.storage import StudyStore, Version
 
-app = typer.Typer(help="Versions of label maps in a study folder.", no_args_is_help=True)
+app = typer.Typer(help="Versions of label maps in a studies folder.", no_args_is_help=True)
 
-_Studies = Annotated[Path, typer.Argument(help="Study folder: CTs at its top, label maps under labels/TAG/.")]
+_Studies = Annotated[Path, typer.Argument(help="Studies folder: CTs at its top, label maps under labels/TAG/.")]
 _Study = Annotated[str, typer.Argument(help="Name of the study: its file's name without suffix.")]
 _Tag = Annotated[str, typer.Option(help="Tag of the label.")]
 

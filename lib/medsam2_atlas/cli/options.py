@@ -26,3 +26,7 @@ StrictOption = Annotated[
     bool, typer.Option("--strict", help="Stop at the first case that cannot be used; by default it is left out, and listed.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, or auto.")]
+
+StudiesArgument = Annotated[
+    str, typer.Argument(help="Studies folder, or the DICOMweb URL that this machine's server was started with.")
+]

@@ -7,11 +7,16 @@ import typer
 from medsam2_atlas.cli import archives, erase
 from medsam2_atlas.cli.audit import audit_command
 
-app = typer.Typer(help="Records of a studies folder, or of the work folder of a PACS server.", no_args_is_help=True)
-app.command("audit")(audit_command)
-app.command("verify")(archives.verify_command)
-app.command("backup")(archives.backup_command)
-app.command("restore")(archives.restore_command)
-app.command("snapshots")(archives.snapshots_command)
-app.command("erase")(erase.erase_command)
-app.command("readmit")(erase.readmit_command)
+app = typer.Typer(
+    help="Audit log, backups and erasing: of a studies folder, or of what a server keeps for a PACS.", no_args_is_help=True
+)
+for name, command, example in (
+    ("audit", audit_command, "audit /srv/studies --study case-7 --since 2026-11-01"),
+    ("verify", archives.verify_command, "verify /srv/studies --report findings.json"),
+    ("backup", archives.backup_command, "backup /srv/studies /mnt/backup/studies --keep 30"),
+    ("restore", archives.restore_command, "restore /mnt/backup/studies /srv/studies --snapshot 2026-11-26"),
+    ("snapshots", archives.snapshots_command, "snapshots /mnt/backup/studies"),
+    ("erase", erase.erase_command, 'erase /srv/studies case-7 --reason "consent withdrawn"'),
+    ("readmit", erase.readmit_command, "readmit https://pacs.example.org/dicom-web 1.2.840.1"),
+):
+    app.command(name, epilog=f"Example: medsam2-atlas studies {example}")(command)

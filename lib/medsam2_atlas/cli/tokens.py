@@ -18,14 +18,14 @@ app = typer.Typer(help="Files of tokens: who may log in at the server.", no_args
 _File = Annotated[Path, typer.Argument(help="File of tokens (YAML), as `serve --tokens` takes it.")]
 
 
-@app.command("add")
+@app.command("add", epilog="Example: medsam2-atlas tokens add tokens.yaml kim --role reviewer --expires 2027-01-31")
 def add_command(
     file: _File,
     name: Annotated[str, typer.Argument(help="Name of the person.")],
     role: Annotated[str, typer.Option(help="annotator, reviewer or admin.")] = "annotator",
     expires: Annotated[str, typer.Option(help="Last day of the token (UTC), such as 2027-01-31.")] = "",
 ) -> None:
-    """Add a person to a file of tokens, and print their token: it is shown this once, and stored nowhere."""
+    """Add a person to a file of tokens, and print their token. It is shown only once: the file holds its checksum."""
     from medsam2_atlas.token_adding import add_person
     from medsam2_atlas.token_entries import ROLES
 
@@ -36,9 +36,9 @@ def add_command(
     typer.echo(token)
 
 
-@app.command("check")
+@app.command("check", epilog="Example: medsam2-atlas tokens check tokens.yaml")
 def check_command(file: _File) -> None:
-    """List the people of a file of tokens; fails as the server does if it cannot be used."""
+    """List the people of a file of tokens, or tell why the server would refuse it."""
     from medsam2_atlas.token_entries import read_tokens
 
     table = Table("name", "role", "token ends (UTC)")

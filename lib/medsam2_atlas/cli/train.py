@@ -21,7 +21,7 @@ app = typer.Typer(help="Training.", no_args_is_help=True)
 
 @app.command("unet")
 def unet_command(
-    cases: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, or a study folder with labels/final/.")],
+    cases: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, or a studies folder with labels/final/.")],
     run: Annotated[Path, typer.Argument(help="Folder of the run; a run that was stopped there goes on.")],
     config: Annotated[str, typer.Option(help="unet_3d, unet_2d, unet_3d_large, or a YAML file.")] = "unet_3d",
     start: Annotated[Path | None, typer.Option(help="Weights (.pt) to start from.")] = None,

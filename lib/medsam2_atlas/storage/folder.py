@@ -35,7 +35,7 @@ LONGEST_STUDY = 255 - len(".nii.gz")
 
 @dataclass(frozen=True)
 class Study:
-    """A CT of a study folder. final: its signed-off label map, if it counts."""
+    """A CT of a studies folder. final: its signed-off label map, if it counts."""
 
     name: str
     image: Path
@@ -59,7 +59,7 @@ class WorkFolder:
 
     @classmethod
     def of(cls, studies: str | Path, roots: Iterable[Path] = ()) -> WorkFolder:
-        """The work folder of a study folder, or, for a DICOMweb URL, one in the model folder."""
+        """The work folder of a studies folder, or, for a DICOMweb URL, one in the model folder."""
         if str(studies).startswith(("http://", "https://")):
             return cls(model_folder() / "studies" / hashlib.sha256(str(studies).strip().rstrip("/").encode()).hexdigest()[:16])
         return cls(Path(studies) / WORK_FOLDER, tuple(roots))
