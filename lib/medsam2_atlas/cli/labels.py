@@ -86,10 +86,10 @@ def accept_command(
     version: Annotated[int, typer.Argument(help="Number of the version that you have looked at, as `labels list` shows it.")],
 ) -> None:
     """Accept a signed-off label map as a reviewer; nobody accepts what they drew themselves."""
-    from medsam2_atlas.storage import Person, StudyFolder
+    from medsam2_atlas.storage import Person
 
     label = _open(studies).accept_label(study, FINAL, version, Person(getpass.getuser()))
-    record_command(StudyFolder(studies).work, "label.accept", study=study, tag=FINAL, version=version)
+    _record(studies, "label.accept", study, FINAL, version)
     echo(f"version {label.version.number} is accepted by {label.version.accepted['by']}")
 
 
