@@ -7,8 +7,10 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,22 @@ def traces(folder: Path, name: str, checksums: set[str]) -> list[str]:
 def checksums_of(folder: Path, name: str) -> set[str]:
     own = {sha256(path) for path in folder.rglob("*.nii.gz") if name in str(path) and "other" not in str(path)}
     return own - {sha256(path) for path in folder.rglob("*.nii.gz") if "other" in str(path)}
+
+
+@contextmanager
+def time_limit(seconds: int = 20) -> Iterator[None]:
+    """Fails a block that hangs."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def erased(folder: Path, name: str = NAME) -> Erasure:
@@ -216,6 +234,43 @@ def test_studies_of_similar_names_are_left_alone(tmp_path: Path) -> None:
     assert list(StudyStore(folder).images()) == ["A", "a b", "a.1"]
     assert {path.name for path in (folder / ".medsam2_atlas/versions/final").iterdir()} == {"A", "a.1"}
     assert list((folder / ".medsam2_atlas/removed").glob("*/a b.nii.gz"))
+
+
+def test_nobody_is_told_to_remove_files_of_a_study_whose_name_begins_alike(tmp_path: Path) -> None:
+    folder = tmp_path / "studies"
+    for name in ("case", "case.b", "old.case", "case.case"):
+        ct(folder, name)
+        StudyStore(folder).save_label(name, FINAL, label(tmp_path / "x.nii.gz", 4), author="kim")
+    notes = folder / ".medsam2_atlas" / "notes.txt"
+    notes.write_text("seen: old.case, case.b, case.case")
+    (told,) = erased(folder, "case").told
+    assert told.startswith("Backups")
+    notes.write_text("seen: old.case, case.b")
+    assert f"{notes} still holds the name" in erased(folder, "case.b").told[-1]
+
+
+@pytest.mark.parametrize(
+    "where", ["pipe.nii.gz", ".medsam2_atlas/versions/final/pipe/00001.json", ".medsam2_atlas/scores/x.json"]
+)
+def test_a_pipe_that_somebody_put_there_does_not_hold_an_erasure_for_ever(tmp_path: Path, where: str) -> None:
+    folder = tmp_path / "studies"
+    ct(folder, "pipe")
+    pipe = folder / where
+    pipe.unlink(missing_ok=True)
+    pipe.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(pipe)
+    with time_limit():
+        erased(folder, "pipe")
+    assert not (folder / "pipe.nii.gz").exists()
+
+
+def test_names_that_would_control_a_terminal_are_shown_as_escapes(tmp_path: Path) -> None:
+    folder, name = tmp_path / "studies", "x\n\x1b[31m"
+    ct(folder, name)
+    shown = CliRunner().invoke(app, ["studies", "erase", str(folder), name, "--reason", REASON, "--dry-run"])
+    assert shown.exit_code == 0, shown.output
+    assert "\x1b" not in shown.output
+    assert r"x\n\x1b[31m.nii.gz" in shown.output
 
 
 def test_nothing_is_erased_while_a_training_runs(used: Path) -> None:

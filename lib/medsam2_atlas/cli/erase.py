@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medsam2_atlas.console import bars, console
+from medsam2_atlas.console import bars, console, echo
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def readmit_command(studies: _Studies, study: _Study) -> None:
 
 def _tell(erasure: Erasure, what: str) -> None:
     for path in (*erasure.paths, *erasure.atlas):
-        typer.echo(f"  {path}")
+        echo(f"  {path}")
     typer.echo(f"{len(erasure.paths)} files and folders {what}, and its share in {len(erasure.atlas)} versions of the atlas.")
     for text in erasure.told:
         console.print("not erased:", text, markup=False, soft_wrap=True, style="yellow")
