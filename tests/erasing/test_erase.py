@@ -7,10 +7,8 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from medsam2_atlas.registration import RegistrationCache, Transform
 from medsam2_atlas.storage import FINAL, Fingerprints, StudyStore, WorkFolder, fingerprints
 from medsam2_atlas.storage.fingerprints import fingerprint
 from storage.test_store import ct, label, organ_in
+from waiting import time_limit
 
 NAME = "withdrawn-7"
 REASON = "consent withdrawn"
@@ -109,22 +108,6 @@ def traces(folder: Path, name: str, checksums: set[str]) -> list[str]:
 def checksums_of(folder: Path, name: str) -> set[str]:
     own = {sha256(path) for path in folder.rglob("*.nii.gz") if name in str(path) and "other" not in str(path)}
     return own - {sha256(path) for path in folder.rglob("*.nii.gz") if "other" in str(path)}
-
-
-@contextmanager
-def time_limit(seconds: int = 20) -> Iterator[None]:
-    """Fails a block that hangs."""
-
-    def late(*_: object) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def erased(folder: Path, name: str = NAME) -> Erasure:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from medsam2_atlas.archive.opening import opened
 from medsam2_atlas.errors import ConflictError, StorageError
 from medsam2_atlas.files import replacing
 
@@ -98,7 +99,7 @@ def _first_writable(folders: Sequence[Path]) -> tuple[Path, TextIO]:
         try:
             if folder == folders[-1]:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle = os.open(folder / RUNNING, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+            handle = os.open(folder / RUNNING, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
             return folder / RUNNING, os.fdopen(handle, "a", encoding="utf-8")
         except OSError as error:
             problem = error
@@ -107,7 +108,7 @@ def _first_writable(folders: Sequence[Path]) -> tuple[Path, TextIO]:
 
 def _read(file: Path) -> Sums:
     found: Sums = {}
-    with contextlib.suppress(OSError), file.open(encoding="utf-8", errors="replace") as stream:
+    with contextlib.suppress(OSError), opened(file) as stream:
         for line in stream:
             with contextlib.suppress(ValueError, TypeError):
                 path, stamp, checksum = json.loads(line)

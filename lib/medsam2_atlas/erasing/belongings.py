@@ -74,9 +74,8 @@ def find_belongings(place: Place, study: str) -> Belongings:
     store = place.studies / WORK_FOLDER
     images = [file for file in _listed(place.studies) if _stem(file) == study]
     for file in images:
-        with suppress(OSError):
-            with opened(file, follow=True) as stream:
-                found.checksums.add(stream_sha256(stream))
+        with suppress(OSError), opened(file, follow=True) as stream:
+            found.checksums.add(stream_sha256(stream))
     for tag in _listed(place.studies / "labels"):
         if tag.is_dir() and not place.roots.hold(tag):
             found.told.append(f"{tag} is a link to {os.path.realpath(tag)}, which is not looked through. {_ROOTS}")
@@ -115,13 +114,10 @@ def _shared(place: Place) -> Iterator[Path]:
 def _others(place: Place, study: str, images: set[Path]) -> Iterator[str]:
     """Yields what is not this program's to erase, or cannot be told apart."""
     for file in _listed(place.studies):
-        other = bool(_stem(file)) and file.is_file()  # the image of a study whose name begins alike
-        if (
-            file not in images
-            and not other
-            and file.name != WORK_FOLDER
-            and (file.name == study or file.name.startswith(f"{study}."))
-        ):
+        another = bool(_stem(file)) and file.is_file()  # the image of a study whose name begins alike
+        if file in images or another or file.name == WORK_FOLDER:
+            continue
+        if file.name == study or file.name.startswith(f"{study}."):
             yield f"{file} is no study of this program and stays. Remove it yourself if it is the patient's."
     flat = [file for file in _listed(place.studies / WORK_FOLDER / "unreadable") if not file.is_dir()]
     if flat:

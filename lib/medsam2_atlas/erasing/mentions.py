@@ -37,9 +37,8 @@ def mentions(folder: Path, study: str, others: Iterable[str] = ()) -> Iterator[P
     words = re.compile(
         b"|".join(rb"(?<![\w.-])" + re.escape(_encoded(text)) + rb"(?![\w-])(?!\.\d)" for text in sorted(spellings))
     )
-    longer = {
-        _encoded(text) for other in others if study in other and other != study for text in (other, json.dumps(other)[1:-1])
-    }
+    containing = [other for other in others if study in other and other != study]
+    longer = {_encoded(text) for other in containing for text in (other, json.dumps(other)[1:-1])}
     places = {(match.start(), len(other)) for other in longer for match in re.finditer(re.escape(_encoded(study)), other)}
     for path in folder.rglob("*"):
         if study in path.parts[len(folder.parts) :] or (stem_of(path.name) == study and not path.is_dir()):
