@@ -9,8 +9,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from medsam2_atlas.audit_log import record_command
 from medsam2_atlas.cli.outputs import JSON, check_files
-from medsam2_atlas.console import bars, console
+from medsam2_atlas.console import bars, console, echo
 from medsam2_atlas.errors import StorageError
 
 if TYPE_CHECKING:
@@ -56,9 +57,17 @@ def backup_command(
     Exit status 1 if files could not be copied or are damaged: the snapshot holds all others.
     """
     from medsam2_atlas.archive import Place, back_up
+    from medsam2_atlas.storage import WorkFolder
 
-    with bars(time_left=True) as progress:
-        made = back_up(Place.existing(studies), dest, images=images, keep=keep, moved=moved, progress=progress)
+    place, done = Place.existing(studies), False
+    details: dict[str, object] = {"to": str(dest.absolute()), "images": images}
+    try:
+        with bars(time_left=True) as progress:
+            made = back_up(place, dest, images=images, keep=keep, moved=moved, progress=progress)
+        details |= {"snapshot": made.snapshot.name, "problems": len(made.snapshot.problems), "removed": len(made.removed)}
+        done = True
+    finally:
+        record_command(WorkFolder(place.work), "studies.backup", outcome="done" if done else "failed", details=details)
     _tell_backup(made, keep)
 
 
@@ -71,14 +80,17 @@ def restore_command(
 ) -> None:
     """Bring a snapshot back into an empty place, and verify it there. One that was stopped goes on."""
     from medsam2_atlas.archive import Place, restore, verify
+    from medsam2_atlas.storage import WorkFolder
 
     place = Place.of(studies)
     with bars(time_left=True) as progress:
         made = restore(dest, place, when=snapshot, progress=progress)
+        details = {"from": str(dest.absolute()), "snapshot": made.snapshot.name, "damaged": len(made.damaged)}
+        record_command(WorkFolder(place.work), "studies.restore", details=details)
         found = verify(place, again=True, images=made.snapshot.images, progress=progress)
-    typer.echo(f"{len(made.snapshot.entries) - len(made.damaged)} files of {made.snapshot.name} are in {place.root}")
+    echo(f"{len(made.snapshot.entries) - len(made.damaged)} files of {made.snapshot.name} are in {place.root}")
     for path, problem in made.damaged.items():
-        typer.echo(f"{_shown(path)} {problem} Take it from another backup.")
+        echo(f"{path} {problem} Take it from another backup.")
     _tell(found, failed=bool(made.damaged))
 
 
@@ -106,10 +118,10 @@ def snapshots_command(dest: _Dest) -> None:
 def _tell(found: Verification, *, failed: bool = False) -> None:
     """Prints what a verification has found, and ends the command with its exit status."""
     for finding in found.findings:
-        typer.echo(f"{'' if finding.lost else 'note: '}{_shown(finding.path)} {finding.problem} {finding.remedy}".rstrip())
+        echo(f"{'' if finding.lost else 'note: '}{finding.path} {finding.problem} {finding.remedy}".rstrip())
     lost = sum(finding.lost for finding in found.findings)
     before = f", {found.resumed} of them by the run that was stopped" if found.resumed else ""
-    typer.echo(f"{found.files} files were read{before}; {lost or 'no'} {'problem' if lost == 1 else 'problems'}")
+    echo(f"{found.files} files were read{before}; {lost or 'no'} {'problem' if lost == 1 else 'problems'}")
     if lost or failed:
         raise typer.Exit(1)
 
@@ -117,18 +129,13 @@ def _tell(found: Verification, *, failed: bool = False) -> None:
 def _tell_backup(made: Backup, keep: int | None) -> None:
     snapshot = made.snapshot
     for path, reason in sorted(made.left_out.items()):
-        typer.echo(f"note: {_shown(path)} {reason}")
+        echo(f"note: {path} {reason}")
     for path, problem in sorted(snapshot.problems.items()):
-        typer.echo(f"{_shown(path)} {problem}")
-    typer.echo(f"snapshot {snapshot.name}: {len(snapshot.entries)} files, {made.added} contents were new")
+        echo(f"{path} {problem}")
+    echo(f"snapshot {snapshot.name}: {len(snapshot.entries)} files, {made.added} contents were new")
     for name in made.removed:
-        typer.echo(f"snapshot {name} was removed")
+        echo(f"snapshot {name} was removed")
     if snapshot.problems:
         if keep is not None:
-            typer.echo("no snapshot was removed, since older ones may hold what is damaged now")
+            echo("no snapshot was removed, since older ones may hold what is damaged now")
         raise typer.Exit(1)
-
-
-def _shown(path: str) -> str:
-    """Returns a path in one line that any terminal takes."""
-    return path if path.isprintable() else repr(path)

@@ -43,7 +43,7 @@ def audit_command(
     else:
         table = Table(*_SHOWN)
         for line in found:
-            table.add_row(*(escape(_shown(line.get(key, ""))) for key in _SHOWN))
+            table.add_row(*(escape(str(line.get(key, ""))) for key in _SHOWN))
         console.print(table)
     checked = check(work)
     for problem in checked.problems:
@@ -52,8 +52,3 @@ def audit_command(
     typer.echo(f"{checked.lines} lines were checked{begin}; the last one's digest is {checked.last}", err=as_json)
     if checked.problems:
         raise typer.Exit(1)
-
-
-def _shown(value: object) -> str:
-    """Returns a value without the control characters that a terminal would act on."""
-    return "".join(character if character.isprintable() else "?" for character in str(value))

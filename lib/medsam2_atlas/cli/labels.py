@@ -12,6 +12,7 @@ from rich.table import Table
 
 from medsam2_atlas.audit_log import record_command
 from medsam2_atlas.choices import FINAL
+from medsam2_atlas.cli.folders import study_folder
 from medsam2_atlas.cli.outputs import check_files
 from medsam2_atlas.console import console, echo
 from medsam2_atlas.errors import MedSAM2AtlasError
@@ -87,10 +88,10 @@ def accept_command(
     version: Annotated[int, typer.Argument(help="Number of the version that you have looked at, as `labels list` shows it.")],
 ) -> None:
     """Accept a signed-off label map as a reviewer; nobody accepts what they drew themselves."""
-    from medsam2_atlas.storage import Person, StudyFolder
+    from medsam2_atlas.storage import Person
 
     label = _open(studies).accept_label(study, FINAL, version, Person(getpass.getuser()))
-    record_command(StudyFolder(studies).work, "label.accept", study=study, tag=FINAL, version=version)
+    _record(studies, "label.accept", study, FINAL, version)
     echo(f"version {label.version.number} is accepted by {label.version.accepted['by']}")
 
 
@@ -114,9 +115,9 @@ def export_command(
 
 
 def _record(studies: Path, action: str, study: str, tag: str, version: int) -> None:
-    from medsam2_atlas.storage import StudyFolder
+    from medsam2_atlas.storage import WorkFolder
 
-    record_command(StudyFolder(studies).work, action, study=study, tag=tag, version=version)
+    record_command(WorkFolder.of(studies), action, study=study, tag=tag, version=version)
 
 
 def _file(store: StudyStore, study: str, tag: str, version: Version) -> str:
@@ -135,6 +136,4 @@ def _print_problems(store: StudyStore) -> None:
 
 
 def _open(studies: Path) -> StudyStore:
-    from medsam2_atlas.storage import StudyFolder
-
-    return StudyFolder(studies).store
+    return study_folder(studies).store
