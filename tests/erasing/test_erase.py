@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -19,7 +20,7 @@ from claims import claimed
 from medsam2_atlas.archive import Place
 from medsam2_atlas.cli import app
 from medsam2_atlas.erasing import Erasure, erase, finish_erasures, look
-from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError
+from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.files import sha256, write_json
 from medsam2_atlas.learning import Assessment, ScoreTable
 from medsam2_atlas.registration import RegistrationCache, Transform
@@ -245,6 +246,16 @@ def test_a_pipe_that_somebody_put_there_does_not_hold_an_erasure_for_ever(tmp_pa
     with time_limit():
         erased(folder, "pipe")
     assert not (folder / "pipe.nii.gz").exists()
+
+
+def test_a_disk_that_cannot_be_written_is_told_before_anything_is_erased(used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(StorageError, match="nothing is erased"):
+        erased(used)
+    assert (used / f"{NAME}.nii.gz").exists()
 
 
 def test_names_that_would_control_a_terminal_are_shown_as_escapes(tmp_path: Path) -> None:

@@ -180,7 +180,9 @@ def _naming_errors() -> Iterator[None]:
         yield
     except (OSError, sqlite3.Error) as error:
         raise StorageError(
-            "the study", f"is not erased completely yet ({error}).", "Erase it again, as the server's user."
+            "the study",
+            f"is not erased completely yet ({error}).",
+            "Erase it again, as the server's user; if the disk is full, free some space first.",
         ) from error
 
 
