@@ -209,3 +209,28 @@ def test_commands_are_recorded_with_the_user_of_the_operating_system(tmp_path: P
     assert lines(studies.path, Wanted(action="lab")) == []
     assert lines(studies.path, Wanted(since="2999")) == []
     assert lines(studies.path, Wanted(who=str(line["who_id"]))) == [line]
+
+
+def test_a_log_whose_only_closed_file_is_too_old_does_not_look_as_if_nothing_was_ever_removed(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = AuditLog(work, limits=AuditLimits(keep_days=30))
+    with monkeypatch.context() as long_ago:
+        long_ago.setattr(audit_log, "utc_now", lambda: "2020-01-01T00:00:00.000Z")
+        log.record("label.save")
+    log.record("label.save")
+    found = check(work)
+    assert (found.lines, found.problems, found.whole) == (1, [], False)
+
+
+@pytest.mark.parametrize("lines_before", [0, 1])
+def test_a_log_that_was_removed_while_it_is_written_is_noticed(work: Path, lines_before: int) -> None:
+    for _ in range(lines_before):
+        AuditLog(work, limits=AuditLimits(max_bytes=1)).record("label.save")
+    log = AuditLog(work, limits=AuditLimits(max_bytes=1 if lines_before else 10**6))
+    log.record("label.save")
+    (work / "audit" / "audit.jsonl").unlink()
+    (work / "audit" / "other").touch()  # takes the number of the removed file
+    log.record("label.read")
+    found = check(work)
+    assert found.problems if lines_before else not found.whole

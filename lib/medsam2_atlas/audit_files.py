@@ -78,8 +78,8 @@ class AuditFiles:
         from medsam2_atlas.storage.lock import FolderLock
 
         if not self.folder.is_dir():
-            self._work_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.folder.mkdir(mode=file_modes.folder_mode(self._work_folder), exist_ok=True)
+            self._make_folder(self._work_folder, 0o700)
+            self._make_folder(self.folder, file_modes.folder_mode(self._work_folder))
         with FolderLock(self.folder, _LOCK_SECONDS).held():
             self._handle = self._open()
             try:
@@ -97,7 +97,7 @@ class AuditFiles:
         """
         end = self._found_end()
         if end.size and (end.size >= self.limits.max_bytes or (end.day and end.day != day_of(utc_now()))):
-            self._rotate(end.day)
+            self._rotate(end)
             end = self._found_end()
         line = json.dumps({**entry, "prev": end.digest}, separators=(",", ":")).encode() + b"\n"
         torn = end.size > 0 and os.pread(self._handle, 1, end.size - 1) != b"\n"  # a power cut
@@ -126,8 +126,18 @@ class AuditFiles:
         return removed
 
     def _open(self) -> int:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        return os.open(self.folder / CURRENT, flags, file_modes.file_mode(self._work_folder))
+        file, flags = self.folder / CURRENT, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            return os.open(file, flags)
+        except FileNotFoundError:
+            handle = os.open(file, flags | os.O_CREAT | os.O_EXCL, file_modes.file_mode(self._work_folder))
+            file_modes.hand_over(handle, self.folder)
+            return handle
+
+    def _make_folder(self, folder: Path, mode: int) -> None:
+        if not folder.is_dir():
+            folder.mkdir(mode=mode, parents=True, exist_ok=True)
+            file_modes.hand_over(folder, folder.parent)
 
     def _found_end(self) -> _End:
         """Returns the end of the current file; of an empty one, with the digest of the file before."""
@@ -141,24 +151,31 @@ class AuditFiles:
             self._end = _End(state.st_ino, state.st_size, known.digest, known.day)
         elif not state.st_size:
             closed = closed_files(self.folder)
-            self._end = _End(state.st_ino, 0, digest_of(_last_line(_tail(closed[-1]))) if closed else FIRST, "")
+            if known is not None and known.size and not any(file.stat().st_ino == known.inode for file in closed):
+                # Nobody has closed the file that this process knows. The next line goes on from it, as above.
+                log.error("%s was removed by another program: lines are missing", self.folder / CURRENT)
+                before = known.digest
+            else:
+                before = digest_of(_last_line(_tail(closed[-1]))) if closed else FIRST
+            self._end = _End(state.st_ino, 0, before, "")
         else:
             tail = os.pread(self._handle, 2 * MAX_LINE_BYTES, max(0, state.st_size - 2 * MAX_LINE_BYTES))
             head = os.pread(self._handle, MAX_LINE_BYTES, 0)
             self._end = _End(state.st_ino, state.st_size, digest_of(_last_line(tail)), _first_day(head))
         return self._end
 
-    def _rotate(self, day: str) -> None:
+    def _rotate(self, end: _End) -> None:
         """Gives the current file the name of a closed one, after all others in order, and begins the next one."""
         closed = closed_files(self.folder)
         last = ROTATED.fullmatch(closed[-1].name) if closed else None
-        day, number = day or day_of(utc_now()), 1
+        day, number = end.day or day_of(utc_now()), 1
         if last and last["day"] >= day:  # also where the clock was set back
             day, number = last["day"], int(last["number"]) + 1
         (self.folder / CURRENT).rename(self.folder / f"audit-{day}-{number}.jsonl")
         before, self._handle = self._handle, self._open()
         os.close(before)
-        self._end = None
+        # Kept, since the file that was closed may be old enough to be removed at once.
+        self._end = _End(os.fstat(self._handle).st_ino, 0, end.digest, "")
         self.remove_old()
 
 

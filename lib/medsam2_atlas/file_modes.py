@@ -4,7 +4,8 @@ A process that writes such files sets its umask once, at its start; child proces
 file is made open and closed later.
 
 The work folder of a set of studies remembers the choice. If its group may write to it and it hands its group on (setgid), the
-files of these studies are for the group; otherwise they are their owner's. So commands follow what the server was told.
+files of these studies are for the group; otherwise they are their owner's. So commands follow what the server was told
+(`follow`). The library itself leaves the umask of its process alone.
 """
 
 from __future__ import annotations
@@ -65,6 +66,24 @@ def file_mode(folder: Path) -> int:
 def folder_mode(folder: Path) -> int:
     """Returns the mode of a new folder in a folder: 0o2770 if the folder's files are for its group, else 0o700."""
     return 0o770 | stat.S_ISGID if is_for_group(folder) else 0o700
+
+
+def hand_over(made: Path | int, folder: Path) -> None:
+    """Gives a file or folder that root has just made, in a folder of another user, to that user.
+
+    Otherwise a server that runs as that user could not write it after root has run a command.
+
+    Args:
+        made: path, which is not followed if it is a link, or an open file.
+        folder: whose owner and group it gets.
+    """
+    if os.geteuid() != 0:
+        return
+    state = folder.stat()
+    if isinstance(made, int):
+        os.fchown(made, state.st_uid, state.st_gid)
+    else:
+        os.chown(made, state.st_uid, state.st_gid, follow_symlinks=False)
 
 
 def settle(folder: Path, for_group: bool, group: int | None = None, *, recursive: bool = True) -> int:

@@ -14,7 +14,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from medsam2_atlas.file_modes import file_mode
+from medsam2_atlas.file_modes import file_mode, hand_over
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,9 @@ def _key(folder: Path) -> bytes:
     """Returns the key of a work folder, made if there is none yet; one process makes it, others read it."""
     file = folder / _FILE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            hand_over(folder, folder.parent)
         if not file.exists() and not file.is_symlink():
             _make(file)
         return _read(file)
@@ -63,6 +65,7 @@ def _make(file: Path) -> None:
     opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file_mode(file.parent))
     try:
         with os.fdopen(opened, "wb") as stream:
+            hand_over(opened, file.parent)
             stream.write(secrets.token_bytes(_KEY_BYTES))
             stream.flush()
             os.fsync(stream.fileno())

@@ -20,6 +20,7 @@ from medsam2_atlas.errors import ConflictError, InputError, StorageError
 from medsam2_atlas.storage import FolderLock, StudyStore, Version, checks
 from storage.test_store import ct, label
 from storage.writers import decode_here
+from waiting import time_limit
 
 
 def objects(dest: Path) -> set[str]:
@@ -380,6 +381,24 @@ def test_a_full_disk_leaves_no_snapshot_and_the_next_backup_goes_on(
     made = back_up(place, dest)
     assert made.added == len(objects(dest)) - len(there)
     assert verify_backup(dest).sound
+
+
+@pytest.mark.parametrize("what", ["link", "pipe"])
+def test_a_backup_does_not_write_through_what_others_put_in_place_of_its_journal(
+    place: Place, tmp_path: Path, what: str
+) -> None:
+    back_up(place, tmp_path / "dest")
+    own, journal = tmp_path / "authorized_keys", tmp_path / "dest" / "journal.jsonl"
+    own.write_text("mine\n")
+    own.chmod(0o644)
+    if what == "link":
+        journal.symlink_to(own)
+    else:
+        os.mkfifo(journal)
+    with time_limit(), pytest.raises(StorageError, match="cannot be written to"):
+        back_up(place, tmp_path / "dest")
+    assert own.read_text() == "mine\n"
+    assert own.stat().st_mode & 0o777 == 0o644
 
 
 def test_what_a_dead_run_has_left_is_removed(place: Place, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from archive.conftest import Installation
 from archive.test_backup import contents, versions
 from label_sender import is_sent
-from medsam2_atlas.archive import Place, Vault, back_up, restore, restoring, verify
+from medsam2_atlas.archive import Place, Vault, back_up, restore, restoring, verify, verify_backup
 from medsam2_atlas.atlas import Atlas
 from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, StorageError
@@ -24,6 +26,7 @@ from medsam2_atlas.storage import StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore
 from pacs_datastore import PacsDatastore
 from storage.test_store import ct, label
+from waiting import time_limit
 
 
 @pytest.fixture
@@ -136,6 +139,17 @@ def test_a_damaged_content_is_told_and_not_restored(
     assert (tmp_path / "back/.medsam2_atlas/versions/final/a/00002.nii.gz").exists()
 
 
+@pytest.mark.parametrize("value", ["1e999", '"x"', "[]", "-1"])
+def test_a_list_with_a_size_that_cannot_be_is_refused(dest: Path, tmp_path: Path, value: str) -> None:
+    file = Vault(dest).list_file(Vault(dest).names()[0])
+    head, line = file.read_text().splitlines()[:2]
+    line = re.sub(r'"size": \d+', f'"size": {value}', line)
+    about = {**json.loads(head), "files": 1, "sha256": hashlib.sha256(f"{line}\n".encode()).hexdigest()}
+    file.write_text(f"{json.dumps(about)}\n{line}\n")
+    with pytest.raises(StorageError, match="is not the list of a snapshot"):
+        restore(dest, Place.of(str(tmp_path / "back")))
+
+
 @pytest.mark.parametrize("path", ["../outside", "/tmp/outside", "labels/../../outside"])
 def test_a_hostile_list_writes_nothing_outside_of_the_place(dest: Path, tmp_path: Path, path: str) -> None:
     file = Vault.existing(dest).list_file(Vault.existing(dest).names()[0])
@@ -160,6 +174,35 @@ def test_a_content_that_is_no_file_is_not_read(dest: Path, tmp_path: Path, what:
         content.symlink_to("/etc/passwd")
     assert "a.nii.gz" in restore(dest, Place.of(str(tmp_path / "back"))).damaged
     assert not (tmp_path / "back/a.nii.gz").exists()
+
+
+def test_a_content_that_has_grown_does_not_fill_the_disk(dest: Path, tmp_path: Path) -> None:
+    entry = Vault(dest).snapshot().entries["b.nii.gz"]
+    os.truncate(Vault(dest).content(entry.sha256), 1 << 40)
+    with time_limit():
+        (finding,) = verify_backup(dest).findings
+        assert finding.problem.startswith("is damaged")
+        assert "b.nii.gz" in restore(dest, Place.of(str(tmp_path / "back"))).damaged
+
+
+def test_folders_that_come_back_are_for_their_user_only(dest: Path, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        restore(dest, Place.of(str(tmp_path / "back")))
+    finally:
+        os.umask(before)
+    folders = [path for path in (tmp_path / "back", *(tmp_path / "back").rglob("*")) if path.is_dir()]
+    assert {oct(path.stat().st_mode & 0o777) for path in folders} == {"0o700"}
+
+
+def test_nothing_is_written_behind_a_link_in_the_place(dest: Path, tmp_path: Path) -> None:
+    back, elsewhere = tmp_path / "back", tmp_path / "elsewhere"
+    back.mkdir()
+    elsewhere.mkdir()
+    (back / ".restoring").symlink_to(elsewhere)
+    with pytest.raises(ConflictError, match="is a symbolic link"):
+        restore(dest, Place.of(str(back)))
+    assert list(elsewhere.iterdir()) == []
 
 
 @pytest.mark.parametrize("cut", [0, 1, 10, 200, -1])

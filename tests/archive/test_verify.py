@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -16,7 +18,18 @@ import SimpleITK as sitk
 
 from archive.conftest import Installation
 from archive.test_backup import contents
-from medsam2_atlas.archive import Place, Vault, Verification, back_up, label_checks, verification, verify, verify_backup
+from medsam2_atlas.archive import (
+    Place,
+    Vault,
+    Verification,
+    back_up,
+    journal,
+    label_checks,
+    verification,
+    verify,
+    verify_backup,
+)
+from medsam2_atlas.archive.journal import RUNNING
 from medsam2_atlas.errors import ConflictError
 from medsam2_atlas.storage import StudyStore
 from storage.test_store import ct, label
@@ -287,3 +300,20 @@ def test_an_image_is_compared_by_its_voxels_once(place: Place, folder: Path, mon
     sitk.WriteImage(image, str(folder / "a.nii.gz"))
     verify(place)
     assert len(asked) == 1
+
+
+def test_a_full_disk_does_not_stop_a_verification(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def full(path: Path, flags: int, *mode: int) -> int:
+        return opened(
+            "/dev/full" if Path(path).name == RUNNING and flags & os.O_WRONLY else path, flags & ~os.O_NOFOLLOW, *mode
+        )
+
+    monkeypatch.setattr(os, "open", full)
+    monkeypatch.setattr(journal, "replacing", no_space)
+    assert verify(place).sound
+
+
+def no_space(_: Path) -> NoReturn:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

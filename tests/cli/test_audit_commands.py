@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from command_lines import labelled_studies
 from medsam2_atlas import file_modes
 from medsam2_atlas.audit_log import AuditLog
 from medsam2_atlas.cli import app
-from medsam2_atlas.storage import WorkFolder
+from medsam2_atlas.storage import StudyFolder, WorkFolder
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,45 @@ def test_commands_that_change_or_export_label_maps_are_recorded(studies: Path, t
     ]
     assert all("case-0" not in line for line in told.stdout.splitlines())
     assert invoke("studies", "audit", studies, "--study", "case-1", "--json").stdout == ""
+
+
+def test_backups_and_restores_are_recorded_and_a_restored_log_goes_on(studies: Path, tmp_path: Path) -> None:
+    dest, back = tmp_path / "dest", tmp_path / "back"
+    assert invoke("studies", "backup", studies, tmp_path / "first").exit_code == 0
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    assert invoke("studies", "backup", studies, tmp_path / "other").exit_code != 0
+    assert invoke("studies", "backup", studies, dest).exit_code == 0
+    assert invoke("studies", "restore", dest, back).exit_code == 0
+    told = invoke("studies", "audit", back, "--action", "studies", "--json")
+    assert (told.exit_code, "3 lines were checked; " in told.stderr) == (0, True), told.stderr
+    found = [json.loads(line) for line in told.stdout.splitlines()]
+    assert [(line["action"], line["outcome"]) for line in found] == [
+        ("studies.backup", "done"),
+        ("studies.backup", "failed"),
+        ("studies.restore", "done"),
+    ]
+    assert found[-1]["details"]["from"] == str(dest)
+    assert json.loads(invoke("studies", "audit", studies, "--json").stdout.splitlines()[-1])["details"]["snapshot"]
+
+
+def test_a_folder_that_is_only_opened_leaves_the_umask_of_the_process_alone(studies: Path) -> None:
+    assert StudyFolder(studies).studies()
+    assert os.umask(0o022) == 0o022
+    assert invoke("labels", "list", studies).exit_code == 0
+    assert os.umask(0o022) == 0o077
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_root_does_not_lock_the_server_out_of_its_audit_log(studies: Path, tmp_path: Path) -> None:
+    for path in (studies, *studies.rglob("*")):
+        os.chown(path, 12345, 12345)
+    shutil.rmtree(studies / ".medsam2_atlas")
+    assert invoke("studies", "backup", studies, tmp_path / "dest").exit_code == 0
+    AuditLog(WorkFolder.of(studies).path).record("label.save", study="case-0")
+    made = [path for path in (studies / ".medsam2_atlas").rglob("*") if path.name in ("audit", "audit.jsonl", "names.key")]
+    assert len(made) == 3
+    assert {path.stat().st_uid for path in (*made, studies / ".medsam2_atlas")} == {12345}
 
 
 def test_a_changed_line_is_told_with_exit_status_1(studies: Path) -> None:

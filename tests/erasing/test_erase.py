@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -19,13 +20,14 @@ from claims import claimed
 from medsam2_atlas.archive import Place
 from medsam2_atlas.cli import app
 from medsam2_atlas.erasing import Erasure, erase, finish_erasures, look
-from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError
+from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.files import sha256, write_json
 from medsam2_atlas.learning import Assessment, ScoreTable
 from medsam2_atlas.registration import RegistrationCache, Transform
 from medsam2_atlas.storage import FINAL, Fingerprints, StudyStore, WorkFolder, fingerprints
 from medsam2_atlas.storage.fingerprints import fingerprint
 from storage.test_store import ct, label, organ_in
+from waiting import time_limit
 
 NAME = "withdrawn-7"
 REASON = "consent withdrawn"
@@ -216,6 +218,53 @@ def test_studies_of_similar_names_are_left_alone(tmp_path: Path) -> None:
     assert list(StudyStore(folder).images()) == ["A", "a b", "a.1"]
     assert {path.name for path in (folder / ".medsam2_atlas/versions/final").iterdir()} == {"A", "a.1"}
     assert list((folder / ".medsam2_atlas/removed").glob("*/a b.nii.gz"))
+
+
+def test_nobody_is_told_to_remove_files_of_a_study_whose_name_begins_alike(tmp_path: Path) -> None:
+    folder = tmp_path / "studies"
+    for name in ("case", "case.b", "old.case", "case.case"):
+        ct(folder, name)
+        StudyStore(folder).save_label(name, FINAL, label(tmp_path / "x.nii.gz", 4), author="kim")
+    notes = folder / ".medsam2_atlas" / "notes.txt"
+    notes.write_text("seen: old.case, case.b, case.case")
+    (told,) = erased(folder, "case").told
+    assert told.startswith("Backups")
+    notes.write_text("seen: old.case, case.b")
+    assert f"{notes} still holds the name" in erased(folder, "case.b").told[-1]
+
+
+@pytest.mark.parametrize(
+    "where", ["pipe.nii.gz", ".medsam2_atlas/versions/final/pipe/00001.json", ".medsam2_atlas/scores/x.json"]
+)
+def test_a_pipe_that_somebody_put_there_does_not_hold_an_erasure_for_ever(tmp_path: Path, where: str) -> None:
+    folder = tmp_path / "studies"
+    ct(folder, "pipe")
+    pipe = folder / where
+    pipe.unlink(missing_ok=True)
+    pipe.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(pipe)
+    with time_limit():
+        erased(folder, "pipe")
+    assert not (folder / "pipe.nii.gz").exists()
+
+
+def test_a_disk_that_cannot_be_written_is_told_before_anything_is_erased(used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(StorageError, match="nothing is erased"):
+        erased(used)
+    assert (used / f"{NAME}.nii.gz").exists()
+
+
+def test_names_that_would_control_a_terminal_are_shown_as_escapes(tmp_path: Path) -> None:
+    folder, name = tmp_path / "studies", "x\n\x1b[31m"
+    ct(folder, name)
+    shown = CliRunner().invoke(app, ["studies", "erase", str(folder), name, "--reason", REASON, "--dry-run"])
+    assert shown.exit_code == 0, shown.output
+    assert "\x1b" not in shown.output
+    assert r"x\n\x1b[31m.nii.gz" in shown.output
 
 
 def test_nothing_is_erased_while_a_training_runs(used: Path) -> None:

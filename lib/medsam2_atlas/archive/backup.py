@@ -162,9 +162,8 @@ class _Copying:
     def _copied(self, listing: Listing) -> dict[str, Entry]:
         found, total, done = dict[str, Entry](), sum(item.size for item in listing.items.values()) or 1, 0
         with self.vault.writes():
-            journal = self.vault.journal.open("a", encoding="utf-8")
+            journal = self.vault.opened_journal()
         with journal:
-            self.vault.journal.chmod(0o600)
             for path, item in listing.items.items():
                 try:
                     entry = self._entry(item)
@@ -177,8 +176,7 @@ class _Copying:
                     continue
                 if self.known.get(path) != entry:
                     with self.vault.writes():
-                        journal.write(as_line(entry))
-                        journal.flush()
+                        journal.write(as_line(entry).encode())
                     self.known[path] = entry
                 found[path] = entry
                 done += item.size

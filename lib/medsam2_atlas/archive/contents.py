@@ -56,11 +56,16 @@ class Contents:
 
     def has(self, sha256: str, size: int | None = None) -> bool:
         """Returns whether a content is there, by its name and size."""
+        found = self.size(sha256)
+        return found is not None and size in (None, found)
+
+    def size(self, sha256: str) -> int | None:
+        """Returns the size of a content's file; None if there is none."""
         try:
             state = self.content(sha256).lstat()
         except OSError:
-            return False
-        return stat.S_ISREG(state.st_mode) and size in (None, state.st_size)
+            return None
+        return state.st_size if stat.S_ISREG(state.st_mode) else None
 
     def intact(self, sha256: str) -> bool:
         """Returns whether a content is there and has its checksum."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
+from medsam2_atlas.archive.opening import opened
 from medsam2_atlas.errors import ConflictError, StorageError
 from medsam2_atlas.files import replacing
 
@@ -32,7 +33,7 @@ class Journal:
 
     _before: Sums
     _sums: Sums
-    _stream: TextIO
+    _stream: io.FileIO
     _folder: Path
 
     @classmethod
@@ -59,7 +60,8 @@ class Journal:
             if again:
                 stream.truncate(0)
             sums = _read(file)
-            stream.write("\n" if sums else "")  # a kill may have cut the last line
+            with contextlib.suppress(OSError):
+                stream.write(b"\n" * bool(sums))  # a kill may have cut the last line
             yield cls(_read(file.with_name(DONE)), sums, stream, file.parent)
 
     def known(self, path: str) -> tuple[str, str] | None:
@@ -74,8 +76,7 @@ class Journal:
         """Records a checksum."""
         self._sums[_digest(path)] = (stamp, checksum)
         with contextlib.suppress(OSError):  # a full disk: a later run computes it again
-            self._stream.write(json.dumps([_digest(path), stamp, checksum]) + "\n")
-            self._stream.flush()
+            self._stream.write(json.dumps([_digest(path), stamp, checksum]).encode() + b"\n")
 
     def finish(self, sums: Mapping[str, tuple[str, str]]) -> None:
         """Keeps the checksums of the whole run, and ends it."""
@@ -92,14 +93,14 @@ def _digest(path: str) -> str:
     return hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def _first_writable(folders: Sequence[Path]) -> tuple[Path, TextIO]:
+def _first_writable(folders: Sequence[Path]) -> tuple[Path, io.FileIO]:
     problem: OSError | None = None
     for folder in folders:
         try:
             if folder == folders[-1]:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle = os.open(folder / RUNNING, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-            return folder / RUNNING, os.fdopen(handle, "a", encoding="utf-8")
+            handle = os.open(folder / RUNNING, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+            return folder / RUNNING, io.FileIO(handle, "a")  # unbuffered: nothing is left to be written when it is closed
         except OSError as error:
             problem = error
     raise StorageError(folders[-1], f"cannot be written ({problem}).", "Set $MEDSAM2_ATLAS_STATE to another folder.")
@@ -107,7 +108,7 @@ def _first_writable(folders: Sequence[Path]) -> tuple[Path, TextIO]:
 
 def _read(file: Path) -> Sums:
     found: Sums = {}
-    with contextlib.suppress(OSError), file.open(encoding="utf-8", errors="replace") as stream:
+    with contextlib.suppress(OSError), opened(file) as stream:
         for line in stream:
             with contextlib.suppress(ValueError, TypeError):
                 path, stamp, checksum = json.loads(line)

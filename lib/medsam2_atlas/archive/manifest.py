@@ -133,7 +133,7 @@ def read_snapshot(file: Path) -> Snapshot:
         problems = {str(path): str(text) for path, text in dict(head["problems"]).items()}
         about = (str(head["made"]), str(head["studies"]), bool(head["pacs"]), bool(head["images"]))
         return Snapshot(file.name.removesuffix(".jsonl"), *about, problems, str(head.get("program", "")), entries)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:  # 1e999 is infinite
         raise StorageError(file, f"is not the list of a snapshot ({error}).", _REMEDY) from error
 
 

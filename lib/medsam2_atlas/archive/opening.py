@@ -47,3 +47,14 @@ def opened(file: Path, *, follow: bool = False) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(file))
         yield stream
+
+
+def text_of(file: Path) -> str:
+    """Returns the text of a regular file.
+
+    Raises:
+        OSError: it is something else, or cannot be read.
+        UnicodeDecodeError: it is no UTF-8.
+    """
+    with opened(file, follow=True) as stream:
+        return stream.read().decode()

@@ -108,7 +108,7 @@ def _link_tree(vault: Vault, name: str, entries: Mapping[str, Entry]) -> None:
         for path, entry in entries.items():
             target = part / path
             if target.parent not in made:
-                _make_folders(target.parent, part)
+                make_folders(target.parent, part)
                 made.add(target.parent)
             _link(vault.content(entry.sha256), target)
         os.replace(part, vault.snapshots / name)
@@ -130,9 +130,10 @@ def _link(source: Path, target: Path) -> None:
         target.chmod(0o600)
 
 
-def _make_folders(folder: Path, top: Path) -> None:
+def make_folders(folder: Path, top: Path) -> None:
+    """Makes a folder and those between it and `top`, for their user only."""
     if folder != top and not folder.is_dir():
-        _make_folders(folder.parent, top)
+        make_folders(folder.parent, top)
         folder.mkdir(mode=0o700)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from medsam2_atlas.archive.manifest import Entry, Snapshot
 from medsam2_atlas.archive.opening import alone_in, opened
 from medsam2_atlas.archive.place import RESTORING, Place
+from medsam2_atlas.archive.publishing import make_folders
 from medsam2_atlas.archive.vault import Vault
 from medsam2_atlas.errors import ConflictError, InputError, StorageError
 from medsam2_atlas.files import remove_folder, sha256
@@ -78,7 +79,10 @@ def _check_kind(dest: Path, snapshot: Snapshot, place: Place) -> None:
 
 def _staging(place: Place, vault: Vault, snapshot: Snapshot) -> Path:
     """Returns the folder for the files, made if the place is empty, or that of a restore that was stopped."""
-    staging, mark = place.root / RESTORING, {"key": vault.identity()[0], "snapshot": snapshot.name}
+    staging = place.root / RESTORING
+    if staging.is_symlink():
+        raise ConflictError(staging, "is a symbolic link.", "Remove it.")
+    mark = {"key": vault.identity()[0], "snapshot": snapshot.name}
     if place.root.exists() and not place.root.is_dir():
         raise InputError(place.root, "is a file.", "Name a folder.")
     place.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -107,11 +111,12 @@ def _collect(vault: Vault, snapshot: Snapshot, files: Path, progress: Progress) 
     """Copies the files that are not there yet; returns those that the backup does not hold as they were."""
     part = files.with_name("part")  # beside the files, so that a kill leaves nothing among them
     part.unlink(missing_ok=True)
+    files.mkdir(mode=0o700, exist_ok=True)  # one that was stopped may not have come to that
     damaged, done, total, made = dict[str, str](), 0, snapshot.size or 1, set[Path]()
     for entry in snapshot.entries.values():
         target = files / entry.path
         if target.parent not in made:
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders(target.parent, files)
             made.add(target.parent)
         if not _is_there(target, entry):
             problem = _copy(vault, entry, part, target)
@@ -137,7 +142,7 @@ def _copy(vault: Vault, entry: Entry, part: Path, target: Path) -> str:
     """
     try:
         try:
-            checksum = _written(vault, entry.sha256, part)
+            checksum = _written(vault, entry, part)
         except _UnreadableError as error:
             return f"cannot be read from the backup ({error})."
         if checksum != entry.sha256:
@@ -155,26 +160,29 @@ class _UnreadableError(Exception):
     """The backup's disk is at fault, not the one that is written to."""
 
 
-def _written(vault: Vault, sha: str, part: Path) -> str:
-    """Copies a content; returns its checksum.
+def _written(vault: Vault, entry: Entry, part: Path) -> str:
+    """Copies a content; returns its checksum. No more is read than it should have: what grew must not fill the disk.
 
     Raises:
         _UnreadableError: it is not there, or cannot be read.
         OSError: the copy cannot be written.
     """
-    digest = hashlib.sha256()
+    digest, left = hashlib.sha256(), entry.size
     with part.open("xb") as target, contextlib.ExitStack() as stack:
         try:
-            source = stack.enter_context(opened(vault.content(sha)))
+            source = stack.enter_context(opened(vault.content(entry.sha256)))
         except OSError as error:
             raise _UnreadableError(error.strerror or str(error)) from error
         while True:
             try:
-                block = source.read(1 << 20)
+                block = source.read(min(1 << 20, left + 1))
             except OSError as error:
                 raise _UnreadableError(error.strerror or str(error)) from error
             if not block:
                 return digest.hexdigest()
+            if len(block) > left:
+                raise _UnreadableError("it is larger than it should be")
+            left -= len(block)
             digest.update(block)
             target.write(block)
 

@@ -12,9 +12,12 @@ One backup at a time writes into it; restores and checks keep backups out meanwh
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,6 +160,19 @@ class Vault(Contents):
                     entry = Entry.from_json(json.loads(line))
                     found[entry.path] = entry
         return found
+
+    def opened_journal(self) -> io.FileIO:
+        """Opens the journal to add lines, each with one write. The folder may be open to others: no link is followed.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        handle = os.open(self.journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        stream = io.FileIO(handle, "a")
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            stream.close()
+            raise OSError(errno.EINVAL, "not a regular file", str(self.journal))
+        return stream
 
     def write(self, file: Path, content: object) -> None:
         """Writes a small file in one step; only its user may read it."""

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from medsam2_atlas.audit_log import record_command
 from medsam2_atlas.cli.options import StudiesArgument
 from medsam2_atlas.cli.outputs import JSON, check_files
 from medsam2_atlas.console import bars, console, echo
 from medsam2_atlas.errors import StorageError
 
 if TYPE_CHECKING:
-    from medsam2_atlas.archive import Backup, Place, Verification
-    from medsam2_atlas.audit_log import Outcome
+    from medsam2_atlas.archive import Backup, Verification
 
 _Dest = Annotated[Path, typer.Argument(help="Folder of the backup, on another disk.")]
 
@@ -65,12 +63,17 @@ def backup_command(
     Exit status 1 if files could not be copied or are damaged: the snapshot holds all others.
     """
     from medsam2_atlas.archive import Place, back_up
+    from medsam2_atlas.storage import WorkFolder
 
-    place = Place.existing(studies)
-    with _recorded(place, "export.backup") as details:
+    place, done = Place.existing(studies), False
+    details: dict[str, object] = {"to": str(dest.absolute()), "images": images}
+    try:
         with bars(time_left=True) as progress:
             made = back_up(place, dest, images=images, keep=keep, moved=moved, progress=progress)
-        details |= {"snapshot": made.snapshot.name, "images": images}
+        details |= {"snapshot": made.snapshot.name, "problems": len(made.snapshot.problems), "removed": len(made.removed)}
+        done = True
+    finally:
+        record_command(WorkFolder(place.work), "studies.backup", outcome="done" if done else "failed", details=details)
     _tell_backup(made, keep)
 
 
@@ -83,12 +86,13 @@ def restore_command(
 ) -> None:
     """Restore a snapshot into an empty place, and verify it there. A restore that was stopped goes on."""
     from medsam2_atlas.archive import Place, restore, verify
+    from medsam2_atlas.storage import WorkFolder
 
     place = Place.of(studies)
     with bars(time_left=True) as progress:
         made = restore(dest, place, when=snapshot, progress=progress)
-        with _recorded(place, "backup.restore") as details:  # not before: a restore needs an empty place
-            details |= {"snapshot": made.snapshot.name}
+        details = {"from": str(dest.absolute()), "snapshot": made.snapshot.name, "damaged": len(made.damaged)}
+        record_command(WorkFolder(place.work), "studies.restore", details=details)
         found = verify(place, again=True, images=made.snapshot.images, progress=progress)
     echo(f"{len(made.snapshot.entries) - len(made.damaged)} files of {made.snapshot.name} are in {place.root}")
     for path, problem in made.damaged.items():
@@ -115,24 +119,6 @@ def snapshots_command(dest: _Dest) -> None:
     console.print(table)
     if failed:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _recorded(place: Place, action: str) -> Iterator[dict[str, Any]]:
-    """Adds a line to the audit log of studies that have one, once the block has ended; the block may add details."""
-    from medsam2_atlas import file_modes
-    from medsam2_atlas.audit_log import record_command
-    from medsam2_atlas.storage import WorkFolder
-
-    details: dict[str, Any] = {}
-    outcome: Outcome = "failed"
-    try:
-        yield details
-        outcome = "done"
-    finally:
-        if place.work.is_dir():
-            file_modes.follow(place.work)
-            record_command(WorkFolder(place.work), action, outcome=outcome, details=details)
 
 
 def _tell(found: Verification, *, failed: bool = False) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from medsam2_atlas.choices import MissingOrgan
 from medsam2_atlas.cli.cases import learnable, print_left_out
+from medsam2_atlas.cli.folders import study_folder
 from medsam2_atlas.cli.options import HuOption, StrictOption
 from medsam2_atlas.cli.outputs import NPZ, check_files, check_folder
 from medsam2_atlas.console import bars, console, echo
@@ -69,10 +70,9 @@ def grow_command(
 
     rule = HuRule.parse(hu)
     from medsam2_atlas.audit_log import record_command
-    from medsam2_atlas.storage import StudyFolder
     from medsam2_atlas.studies import grow_studies_atlas
 
-    folder = StudyFolder(studies)
+    folder = study_folder(studies)
     check_folder(folder.work.path)
     skipped: dict[str, str] | None = None if strict else {}
     finals = learnable(folder, skipped)
@@ -106,10 +106,9 @@ def versions_command(
     activate: Annotated[str, typer.Option(help="Make this version the current one.")] = "",
 ) -> None:
     """List the versions of a studies folder's atlas, or go back to one."""
-    from medsam2_atlas.storage import StudyFolder
     from medsam2_atlas.studies import atlas_store
 
-    store = atlas_store(StudyFolder(studies).work)
+    store = atlas_store(study_folder(studies).work)
     if activate:
         store.activate(activate)
     for version in store.versions:

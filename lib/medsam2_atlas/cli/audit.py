@@ -11,7 +11,6 @@ from rich.table import Table
 
 from medsam2_atlas.cli.options import StudiesArgument
 from medsam2_atlas.console import console
-from medsam2_atlas.printable import printable
 
 _SHOWN = ("at", "who", "action", "study", "tag", "version", "outcome", "place")
 
@@ -39,7 +38,7 @@ def audit_command(
     else:
         table = Table(*_SHOWN)
         for line in found:
-            table.add_row(*(escape(printable(str(line.get(key, "")))) for key in _SHOWN))
+            table.add_row(*(escape(str(line.get(key, ""))) for key in _SHOWN))
         console.print(table)
     checked = check(work)
     for problem in checked.problems:

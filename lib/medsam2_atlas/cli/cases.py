@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from medsam2_atlas.choices import FINAL
+from medsam2_atlas.cli.folders import study_folder
 from medsam2_atlas.console import console
 from medsam2_atlas.errors import InputError
 
@@ -28,11 +29,10 @@ def annotated_cases(folder: Path, skipped: dict[str, str] | None) -> list[Refere
         InputError: no annotated CT; if `skipped` is None, a file without a pair.
     """
     from medsam2_atlas.atlas import find_references
-    from medsam2_atlas.storage import StudyFolder
 
     if (folder / "images").is_dir():
         return find_references(folder, skipped)
-    found = learnable(StudyFolder(folder), skipped)
+    found = learnable(study_folder(folder), skipped)
     if not found:
         print_left_out(skipped)
         raise InputError(folder, "has no annotated CTs.", "Put CTs into images/ and label maps of the same names into labels/.")

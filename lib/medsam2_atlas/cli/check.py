@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from medsam2_atlas.cli.cases import annotated_cases, signed_off
+from medsam2_atlas.cli.folders import study_folder
 from medsam2_atlas.cli.options import HuOption
 from medsam2_atlas.cli.outputs import JSON, check_files
 from medsam2_atlas.console import bars, console, echo
@@ -56,13 +57,13 @@ def check_command(
 
 def _cases(path: Path, label: Path | None, left_out: dict[str, str]) -> list[Case]:
     """Returns the cases of a path; `left_out` is filled with why others cannot be used, by name."""
-    from medsam2_atlas.storage import StudyFolder, unopened_studies
+    from medsam2_atlas.storage import unopened_studies
 
     if not path.is_dir() or label is not None:
         return [(path.name, path, label)]
     if (path / "images").is_dir() and (path / "labels").is_dir():  # a DICOM export may have one folder of that name
         return [(files.name, files.image, files.label) for files in annotated_cases(path, left_out)]
-    folder = StudyFolder(path)
+    folder = study_folder(path)
     if not folder.has_images() and not (path / "labels").is_dir():
         return [(path.name, path, None)]
     if not folder.work.path.is_dir():  # a check does not write into a folder that is none of the program's yet

@@ -11,6 +11,7 @@ from rich.table import Table
 from medsam2_atlas.choices import REFERENCE_STRATEGIES, Strategy
 from medsam2_atlas.cli.atlas import base_atlas
 from medsam2_atlas.cli.cases import print_left_out
+from medsam2_atlas.cli.folders import study_folder
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption, HuOption, StrictOption
 from medsam2_atlas.cli.outputs import check_folder
 from medsam2_atlas.console import bars, console, echo
@@ -47,11 +48,10 @@ def compare_command(
     from medsam2_atlas.labels import organ_table
     from medsam2_atlas.medsam2 import find_checkpoint, load_weights
     from medsam2_atlas.places import find_atlas, find_unet
-    from medsam2_atlas.storage import StudyFolder
     from medsam2_atlas.studies import grown_atlas
     from medsam2_atlas.unet import load_unet
 
-    folder, picked = StudyFolder(studies), pick_device(device)
+    folder, picked = study_folder(studies), pick_device(device)
     base = base_atlas(atlas)
     used = grown_atlas(folder.work, base) or base or Atlas.load(find_atlas(atlas))
     weights = load_weights(find_checkpoint(checkpoint), config, picked) if strategy != "atlas" else None

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from medsam2_atlas.audit_log import record_command
 from medsam2_atlas.choices import FINAL
+from medsam2_atlas.cli.folders import study_folder
 from medsam2_atlas.cli.outputs import check_files
 from medsam2_atlas.console import console, echo
 from medsam2_atlas.errors import MedSAM2AtlasError
@@ -113,9 +114,9 @@ def export_command(
 
 
 def _record(studies: Path, action: str, study: str, tag: str, version: int) -> None:
-    from medsam2_atlas.storage import StudyFolder
+    from medsam2_atlas.storage import WorkFolder
 
-    record_command(StudyFolder(studies).work, action, study=study, tag=tag, version=version)
+    record_command(WorkFolder.of(studies), action, study=study, tag=tag, version=version)
 
 
 def _file(store: StudyStore, study: str, tag: str, version: Version) -> str:
@@ -134,6 +135,4 @@ def _print_problems(store: StudyStore) -> None:
 
 
 def _open(studies: Path) -> StudyStore:
-    from medsam2_atlas.storage import StudyFolder
-
-    return StudyFolder(studies).store
+    return study_folder(studies).store

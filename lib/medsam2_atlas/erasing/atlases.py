@@ -12,6 +12,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from medsam2_atlas.archive.opening import text_of
 from medsam2_atlas.atlas import Atlas, AtlasStore
 from medsam2_atlas.atlas.build import assemble
 from medsam2_atlas.errors import MedSAM2AtlasError
@@ -82,7 +83,7 @@ def _published_without(store: AtlasStore, current: Path, study: str) -> bool:
 def _about(path: Path) -> dict[str, Any] | None:
     """Returns what an atlas folder says of itself; None if that cannot be read."""
     try:
-        content: Any = json.loads((path / "atlas.json").read_text(encoding="utf-8"))
+        content: Any = json.loads(text_of(path / "atlas.json"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

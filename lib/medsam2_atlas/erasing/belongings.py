@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.archive import Place
+from medsam2_atlas.archive.opening import opened, text_of
 from medsam2_atlas.choices import FINAL
 from medsam2_atlas.dicom.uids import uid_folder_name
 from medsam2_atlas.errors import InputError, StorageError
-from medsam2_atlas.files import sha256
+from medsam2_atlas.files import stream_sha256
 from medsam2_atlas.kinds import suffix_in
 from medsam2_atlas.storage import WORK_FOLDER
 from medsam2_atlas.storage.links import ROOTS_ENVIRONMENT
@@ -58,6 +59,11 @@ def check_name(study: str) -> str:
     return study
 
 
+def studies_of(place: Place) -> list[str]:
+    """Returns the names of all studies that have an image file, whether it can be used or not."""
+    return [stem for file in _listed(place.studies) if (stem := _stem(file))]
+
+
 def find_belongings(place: Place, study: str) -> Belongings:
     """Finds what is kept of a study; `paths` is empty if there is nothing.
 
@@ -68,8 +74,8 @@ def find_belongings(place: Place, study: str) -> Belongings:
     store = place.studies / WORK_FOLDER
     images = [file for file in _listed(place.studies) if _stem(file) == study]
     for file in images:
-        with suppress(OSError):
-            found.checksums.add(sha256(file))
+        with suppress(OSError), opened(file, follow=True) as stream:
+            found.checksums.add(stream_sha256(stream))
     for tag in _listed(place.studies / "labels"):
         if tag.is_dir() and not place.roots.hold(tag):
             found.told.append(f"{tag} is a link to {os.path.realpath(tag)}, which is not looked through. {_ROOTS}")
@@ -108,7 +114,10 @@ def _shared(place: Place) -> Iterator[Path]:
 def _others(place: Place, study: str, images: set[Path]) -> Iterator[str]:
     """Yields what is not this program's to erase, or cannot be told apart."""
     for file in _listed(place.studies):
-        if file not in images and file.name != WORK_FOLDER and (file.name == study or file.name.startswith(f"{study}.")):
+        another = bool(_stem(file)) and file.is_file()  # the image of a study whose name begins alike
+        if file in images or another or file.name == WORK_FOLDER:
+            continue
+        if file.name == study or file.name.startswith(f"{study}."):
             yield f"{file} is no study of this program and stays. Remove it yourself if it is the patient's."
     flat = [file for file in _listed(place.studies / WORK_FOLDER / "unreadable") if not file.is_dir()]
     if flat:
@@ -118,7 +127,7 @@ def _others(place: Place, study: str, images: set[Path]) -> Iterator[str]:
 def _read_records(folder: Path, found: Belongings) -> None:
     for file in folder.rglob("*.json"):
         try:
-            record: Any = json.loads(file.read_text(encoding="utf-8"))
+            record: Any = json.loads(text_of(file))
             checksum, info = record.get("image_sha256"), record.get("info")
         except (OSError, ValueError, AttributeError):
             continue
@@ -134,7 +143,7 @@ def _removed(folder: Path, study: str) -> bool:
     if any(_stem(file) == study for file in _listed(folder)) or any((folder / "versions").glob(f"*/{_literal(study)}")):
         return True
     try:
-        plan = json.loads((folder / "removal.json").read_text(encoding="utf-8"))
+        plan = json.loads(text_of(folder / "removal.json"))
         return any(_stem(Path(old)) == study for old in plan["moves"] if "/" not in old)
     except (OSError, ValueError, KeyError, TypeError):
         return any(_stem(file, True) == study for file in (folder / "labels").glob("*/*"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.archive import Place
+from medsam2_atlas.archive.opening import text_of
 from medsam2_atlas.dicom.uids import uid_folder_name
 from medsam2_atlas.files import write_json
 from medsam2_atlas.kinds import suffix_in
@@ -65,7 +66,7 @@ def trained_on(work: Path, study: str) -> list[Path]:
     found = []
     for file in sorted(work.glob("*/stats.json")):
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(text_of(file))
             if study in [*content.get("train_cases", ()), *content.get("validation_cases", ())]:
                 found.append(file.parent)
         except (OSError, ValueError, TypeError, AttributeError):
@@ -98,8 +99,10 @@ def _erase(file: Path, statements: Iterable[_Statement]) -> None:
 
 def _edit(file: Path, change: Callable[[Any], Any], *, needed: bool = False) -> None:
     """Replaces a JSON file by what `change` makes of its content. One that cannot be read is removed, unless it is needed."""
+    if not file.is_file():
+        return
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(text_of(file))
         changed = change(content)
     except FileNotFoundError:
         return

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.archive import Place
+from medsam2_atlas.archive.opening import text_of
 from medsam2_atlas.audit_log import record_command
 from medsam2_atlas.erasing.atlases import erase_reference, reference_names, versions_with
-from medsam2_atlas.erasing.belongings import Belongings, check_name, find_belongings
+from medsam2_atlas.erasing.belongings import Belongings, check_name, find_belongings, studies_of
 from medsam2_atlas.erasing.contents import erase_from_reports, erase_rows, trained_on
 from medsam2_atlas.erasing.mentions import mentions, mentions_name
 from medsam2_atlas.erasing.work import no_work_runs
@@ -103,8 +104,8 @@ def erase(place: Place, study: str, reason: str) -> Erasure:
         plan = _Plan(study, reason, sorted(found.checksums), found.final)
         file = _write(place, plan)
         rebuild = _carry_out(place, plan, file)
-    for folder in sorted({place.root, place.work}):
-        told += [f"{path} still holds the name. Look at it, and remove it." for path in mentions(folder, study)]
+    for path in mentions(place.root, study, studies_of(place)):  # `place.work` lies in it
+        told.append(f"{path} still holds the name. Look at it, and remove it if it is the patient's.")
     return Erasure([*found.paths, *found.shared], atlas, told, rebuild)
 
 
@@ -120,7 +121,7 @@ def finish_erasures(place: Place) -> int:
         with no_work_runs(place.work):
             for file in files:
                 try:
-                    plan = _Plan(**json.loads(file.read_text(encoding="utf-8")))
+                    plan = _Plan(**json.loads(text_of(file)))
                     check_name(plan.study)
                 except FileNotFoundError:  # another process has finished it
                     continue
@@ -179,7 +180,9 @@ def _naming_errors() -> Iterator[None]:
         yield
     except (OSError, sqlite3.Error) as error:
         raise StorageError(
-            "the study", f"is not erased completely yet ({error}).", "Erase it again, as the server's user."
+            "the study",
+            f"is not erased completely yet ({error}).",
+            "Erase it again, as the server's user; if the disk is full, free some space first.",
         ) from error
 
 
@@ -195,7 +198,7 @@ def _found(place: Place, study: str) -> tuple[Belongings, list[Path]]:
 def _listed(place: Place, study: str) -> bool:
     """Returns whether a series is in the list of a PACS, though it was never fetched."""
     try:
-        entries: list[dict[str, Any]] = json.loads((place.work / "series.json").read_text(encoding="utf-8"))
+        entries: list[dict[str, Any]] = json.loads(text_of(place.work / "series.json"))
         return place.pacs and any(study in entry.values() for entry in entries)
     except (OSError, ValueError, AttributeError):
         return False

@@ -1,11 +1,17 @@
-"""Looks for a study's name in names and texts of files, so that nothing that still holds it goes unnoticed."""
+"""Looks for a study's name in names and texts of files, so that nothing that still holds it goes unnoticed.
+
+Names of other studies may hold it too, as `case.b` holds `case`: what holds only these is not named.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from medsam2_atlas.archive.opening import opened
+from medsam2_atlas.kinds import stem_of
 
 _TEXTS = frozenset({".json", ".jsonl", ".log", ".txt", ".csv", ".yaml", ".html", ".sqlite", ".lst", ""})
 _MAX_BYTES = 1 << 28
@@ -19,16 +25,38 @@ def mentions_name(text: str, study: str) -> bool:
     return len(study) >= _MIN_CHARACTERS and re.search(word, text, re.IGNORECASE) is not None
 
 
-def mentions(folder: Path, study: str) -> Iterator[Path]:
-    """Yields files and folders whose names are a study's, and texts and databases that hold its name as a whole word."""
+def mentions(folder: Path, study: str, others: Iterable[str] = ()) -> Iterator[Path]:
+    """Yields files and folders whose names are a study's, and texts and databases that hold its name as a whole word.
+
+    Args:
+        folder: to look through.
+        study: name to look for.
+        others: names of other studies.
+    """
     spellings = {study, json.dumps(study)[1:-1]}
-    words = re.compile(b"|".join(rb"(?<![\w.-])" + re.escape(text.encode()) + rb"(?![\w-])" for text in sorted(spellings)))
+    words = re.compile(
+        b"|".join(rb"(?<![\w.-])" + re.escape(_encoded(text)) + rb"(?![\w-])(?!\.\d)" for text in sorted(spellings))
+    )
+    containing = [other for other in others if study in other and other != study]
+    longer = {_encoded(text) for other in containing for text in (other, json.dumps(other)[1:-1])}
+    places = {(match.start(), len(other)) for other in longer for match in re.finditer(re.escape(_encoded(study)), other)}
     for path in folder.rglob("*"):
-        if study in path.parts[len(folder.parts) :] or path.name.startswith(f"{study}."):
+        if study in path.parts[len(folder.parts) :] or (stem_of(path.name) == study and not path.is_dir()):
             yield path
-        elif len(study) >= _MIN_CHARACTERS and path.suffix.lower() in _TEXTS and path.is_file() and not path.is_symlink():
+        elif len(study) >= _MIN_CHARACTERS and path.suffix.lower() in _TEXTS and not path.is_symlink():
             try:
-                if path.stat().st_size <= _MAX_BYTES and words.search(path.read_bytes()):
-                    yield path
-            except OSError:  # it was removed just now, or belongs to another user
+                if path.stat().st_size > _MAX_BYTES:
+                    continue
+                with opened(path) as stream:
+                    content = stream.read()
+            except OSError:  # it is a folder, was removed just now, or belongs to another user
                 continue
+            for match in words.finditer(content):
+                starts = ((match.start() - before, length) for before, length in places)
+                if not any(start >= 0 and content[start : start + length] in longer for start, length in starts):
+                    yield path
+                    break
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from medsam2_atlas.errors import ConflictError
+from medsam2_atlas.errors import ConflictError, StorageError
 
 _CLAIMS = "claims"
 _TRAINING = "train.json"
@@ -23,11 +23,16 @@ def no_work_runs(work: Path) -> Iterator[None]:
 
     Raises:
         ConflictError: a training, a scoring or a batch runs.
+        StorageError: the folder cannot be written to.
     """
     folder = work / _CLAIMS
-    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        training = stack.enter_context((folder / _TRAINING).open("a"))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            training = stack.enter_context((folder / _TRAINING).open("a"))
+        except OSError as error:
+            problem = f"cannot be written to ({error.strerror}), so nothing is erased."
+            raise StorageError(work, problem, "Erase it as the server's user, on a disk that can be written.") from error
         _take(training.fileno())
         for file in folder.glob("*.json"):
             if file.name != _TRAINING:

@@ -16,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medsam2_atlas import file_modes
 from medsam2_atlas.errors import InputError, StorageError
 from medsam2_atlas.kinds import not_taken, suffix_in
 from medsam2_atlas.resource import model_folder
@@ -79,10 +78,7 @@ class WorkFolder:
 
 
 class StudyFolder:
-    """Studies in a local folder.
-
-    Whoever opens it makes private files from then on, as the folder's are (`file_modes.follow`).
-    """
+    """Studies in a local folder. Files that are made in it get their modes from the process' umask; see `file_modes`."""
 
     def __init__(self, path: Path, roots: Iterable[Path] = ()) -> None:
         """
@@ -97,7 +93,6 @@ class StudyFolder:
             raise InputError(path, "is not a folder.", "Name the folder that holds the CTs.")
         self.path, self.roots = path, tuple(roots)
         self.work = WorkFolder.of(path, self.roots)
-        file_modes.follow(self.work.path)
 
     @cached_property
     def store(self) -> StudyStore:
