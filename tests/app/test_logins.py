@@ -254,6 +254,13 @@ def test_messages_of_logins_are_plain(client: TestClient, app: Any, monkeypatch:
     assert json.loads(client.post("/auth/token", data={"password": "x"}).text)["error"]["status"] == 503
 
 
+@pytest.mark.parametrize("path", ["/login", "/auth/token"])
+def test_who_is_not_logged_in_keeps_no_files_open(client: TestClient, path: str) -> None:
+    answer = client.post(path, data={"username": "kim"}, files={"password": ("a", b"x" * 20_000)})
+    assert answer.status_code == 413
+    assert "Too many files" in answer.json()["detail"]
+
+
 def test_who_guesses_waits_and_nobody_else(client: TestClient, app: Any, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = fresh_access(app, ServerConfig(tokens=str(file)), monkeypatch)
     asked: list[str] = []
