@@ -59,6 +59,11 @@ def test_owner_and_group_may_use_the_file(file: Path, mode: int) -> None:
         (f"- {{name: kim, role: admin, token: *{LONG}}}", "not YAML in line 1"),
         (f"- {{name: kim, role: admin, token={LONG}}}", "something, which is not known"),
         (f"- {{name: {LONG}, role: admin, token: kim}}", "entry 1 has a token of less than"),
+        *(
+            (f"- {{name: kim, role: admin, token: {LONG}, expires: {end}}}", "a date or number")
+            for end in ('!!int ""', "!!bool x")
+        ),
+        (f"- {{name: kim, role: admin, token: {LONG}, expires: !!timestamp soon}}", "a date or number that is none"),
     ],
 )
 def test_entries_that_are_not_safe_are_refused_without_showing_a_token(tmp_path: Path, text: str, told: str) -> None:

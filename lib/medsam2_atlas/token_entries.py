@@ -106,8 +106,17 @@ def _listed(file: Path) -> list[Any]:
     except yaml.MarkedYAMLError as error:  # its text may quote a token
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(file, f"cannot be read as tokens (it is not YAML{line}).", "See docs/server.md.") from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        told = str(error.strerror) if isinstance(error, OSError) else "it has a date or number that is none"
+    except OSError as error:
+        raise InputError(file, f"cannot be read as tokens ({error.strerror}).", "See docs/server.md.") from None
+    except (
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+        yaml.YAMLError,
+    ):  # PyYAML's, such as of `!!bool x`
+        told = "it has a date or number that is none"
         raise InputError(file, f"cannot be read as tokens ({told}).", "See docs/server.md.") from None
     if not isinstance(entries, list):
         raise InputError(file, "is not a list of tokens.", "See docs/server.md.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from server.audit_actions import NOT_RECORDED, RECORDED, action_of
 from server.config import ServerConfig
 from server.context import begin
 from server.people import User
+from server.throttle import Throttle
 
 KIM = User("kim", "annotator", "token:kim")
 
@@ -159,6 +161,18 @@ def test_refused_requests_cannot_flood_the_log(served: Served, monkeypatch: pyte
     (line, *_) = served.lines()
     assert (line["outcome"], line["status"]) == ("refused", 401)
     assert "who" not in line
+
+
+def test_long_study_names_do_not_stay_in_memory() -> None:
+    throttle = Throttle(lambda: 0.0)
+    assert [throttle.passes(("kim", "image.read", "a"), 60.0) for _ in range(2)] == [0, None]
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            assert throttle.passes(("10.0.0.1", "image.read", f"{number}" + "x" * 50_000), 60.0) == 0
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_refused_requests_name_neither_paths_nor_studies(served: Served) -> None:

@@ -116,6 +116,15 @@ def test_names_that_a_request_holds_are_hidden_though_there_is_no_such_study(
     assert second == "[INFO] Nobody Known"
 
 
+def test_a_query_with_thousands_of_names_makes_no_log_line_slow(log: tuple[logging.Logger, io.StringIO]) -> None:
+    logger, stream = log
+    context.begin("", "&".join(f"image=Nobody{number}" for number in range(6000)).encode())
+    assert context.mentioned() == {"Nobody5999"}  # which handlers get
+    logger.info("Nobody5999: is no study")
+    assert "Nobody" not in stream.getvalue()
+    context.begin("")
+
+
 def test_a_study_that_has_just_come_is_hidden_in_the_first_line_about_it(studies: Path) -> None:
     hidden = LogNames(StudyNames(studies), lambda: names_in(studies), lambda: studies.stat().st_mtime_ns)
     (studies / "New^Comer.nii.gz").touch()

@@ -25,8 +25,9 @@ def begin(given: str, query: bytes = b"") -> str:
     """Begins a request, by the id that a proxy or client gave it where that can be one. query: of its address."""
     name = given if _GIVEN.fullmatch(given) else uuid.uuid4().hex[:16]
     _request_id.set(name)
-    pairs = parse_qsl(query.decode("latin-1"), errors="surrogateescape")
-    _mentioned.set({value for key, value in pairs if key in _NAMING})
+    # Of a parameter that is repeated, handlers get the last value. Thousands of others would make each log line slow.
+    last = dict(parse_qsl(query.decode("latin-1"), errors="surrogateescape"))
+    _mentioned.set({last[key] for key in _NAMING & last.keys()})
     return name
 
 

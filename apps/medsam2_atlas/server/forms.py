@@ -1,7 +1,8 @@
 """Routes that limit their forms, refuse JSON with NaN, and check that a file can be read before its answer begins.
 
 Starlette allows 1000 fields and 1000 files of 1 MB each in memory: one request could take 2 GB. These routes limit the fields
-and write files to disk, whatever their number.
+and write files to disk. Each file takes a file descriptor until its request ends, so a route takes no more files than it uses:
+the login, which anybody may ask, takes none.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
+from fastapi import params
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
@@ -33,6 +35,9 @@ MultiPartParser.spool_max_size = _MEMORY_BYTES
 class LimitedRequest(Request):
     """A request whose form has limits, and whose JSON holds only what JSON can carry."""
 
+    max_files = MAX_FILES
+    """Max number of files in its form."""
+
     async def json(self) -> Any:
         """Returns the content of the body.
 
@@ -51,7 +56,7 @@ class LimitedRequest(Request):
 
     async def _get_form(self, **limits: Any) -> FormData:
         try:
-            return await super()._get_form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=_FIELD_BYTES)
+            return await super()._get_form(max_files=self.max_files, max_fields=MAX_FIELDS, max_part_size=_FIELD_BYTES)
         except HTTPException as error:
             told = str(error.detail)
             raise HTTPException(413 if "maximum" in told.lower() else 422, told) from error
@@ -62,15 +67,22 @@ class LimitedRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Returns the handler, which receives a `LimitedRequest`."""
-        handle = super().get_route_handler()
+        handle, max_files = super().get_route_handler(), self._max_files()
 
         async def limited(request: Request) -> Response:
-            response = await handle(LimitedRequest(request.scope, request.receive, request._send))
+            limited_request = LimitedRequest(request.scope, request.receive, request._send)
+            limited_request.max_files = max_files
+            response = await handle(limited_request)
             if isinstance(response, FileResponse):
                 await run_in_threadpool(_open, Path(response.path))
             return response
 
         return limited
+
+    def _max_files(self) -> int:
+        """Returns how many files the handler takes."""
+        files = (field.field_info for field in self.dependant.body_params if isinstance(field.field_info, params.File))
+        return sum(MAX_FILES if get_origin(file.annotation) is list else 1 for file in files)
 
 
 def _open(file: Path) -> None:

@@ -4,7 +4,7 @@ A place is the address of a client, or the first half of an IPv6 address, which 
 Uvicorn takes the address from `X-Forwarded-For`, if the proxy's address is in `FORWARDED_ALLOW_IPS` (127.0.0.1 by default).
 
 A login counts from the moment it is checked, and is forgiven if it was right or could not be checked: many at once do not get
-around the limit. Only logins and wrong tokens wait: a request with a good token or cookie is always answered.
+around the limit. Only wrong tokens and logins by password wait: a good token or cookie is always accepted.
 """
 
 from __future__ import annotations
