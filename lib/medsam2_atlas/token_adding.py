@@ -47,7 +47,9 @@ def add_person(file: Path, name: str, role: str, expires: str = "") -> str:
             if len(added) != len(present) + 1:
                 raise InputError(file, "has a form to which no line can be added.", f"Add it yourself: {line.strip()}")
     except OSError as error:
-        raise StorageError(file, f"cannot be written ({error.strerror}).", "Are you its owner?") from error
+        raise StorageError(
+            file, f"cannot be written ({error.strerror}).", "Run this as its owner, on a disk that can be written."
+        ) from error
     return token
 
 

@@ -165,7 +165,7 @@ def _digest(entry: Mapping[Any, Any], refused: Callable[..., InputError]) -> str
         raise refused("has no usable token", MAKE_ONE)
     if "sha256" in entry:
         if not re.fullmatch(r"[0-9A-Fa-f]{64}", secret):
-            raise refused("has a sha256 that is none: it has 64 characters of 0-9 and a-f")
+            raise refused("has a sha256 that is not valid: it must be 64 characters of 0-9 and a-f")
         return secret.lower()
     if secret.startswith(_EXAMPLE):
         raise refused("has the token of an example, which everybody knows", MAKE_ONE)
@@ -187,7 +187,7 @@ def _end(expires: object, refused: Callable[..., InputError]) -> float:
             return datetime.combine(expires, time_of_day.max, timezone.utc).timestamp()
     except (ValueError, OverflowError):
         pass
-    raise refused("has an end that is no date", "For example: expires: 2027-01-31, the token's last day (UTC).")
+    raise refused("has an `expires` that is no date", "For example: expires: 2027-01-31, the token's last day (UTC).")
 
 
 def is_visible(character: str) -> bool:

@@ -130,7 +130,9 @@ class AccessMiddleware:
         if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
             return errors.respond(303, "Log in first.", headers={"Location": login_address(scope)})
         remedy = "Send a token: Authorization: Bearer TOKEN."
-        return errors.respond(401, "Who are you?", remedy, headers={"WWW-Authenticate": "Bearer"})
+        return errors.respond(
+            401, "Nobody is logged in, or the token is not valid.", remedy, headers={"WWW-Authenticate": "Bearer"}
+        )
 
     def _refused_elsewhere(self, scope: Scope, headers: Headers) -> Any:
         """Where nobody logs in, only this machine is answered, and only by its own names."""

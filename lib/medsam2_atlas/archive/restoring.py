@@ -74,7 +74,9 @@ def _check_kind(dest: Path, snapshot: Snapshot, place: Place) -> None:
     if snapshot.pacs and not place.pacs:
         raise InputError(dest, "holds the work folder of a PACS server.", f"Name the server's URL, such as {snapshot.studies}.")
     if place.pacs and not snapshot.pacs:
-        raise InputError(dest, "holds a studies folder.", "Name a folder.")
+        raise InputError(
+            dest, "holds a studies folder, not the work folder of a PACS server.", "Name a folder in place of the URL."
+        )
 
 
 def _staging(place: Place, vault: Vault, snapshot: Snapshot) -> Path:

@@ -103,7 +103,7 @@ class Vault(Contents):
             with opened(file) as stream:
                 content = json.loads(stream.read(_MAX_IDENTITY_BYTES))
             if content["format"] != _FORMAT:
-                raise StorageError(file, f"has format {content['format']!r}.", "Use the program that wrote it.")
+                raise StorageError(file, f"has format {content['format']!r}.", "Use the version of this program that wrote it.")
             return str(content["key"]), str(content["studies"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StorageError(file, f"cannot be read ({error}).", "Name another folder for the backup.") from error

@@ -142,7 +142,9 @@ def readmit(place: Place, study: str) -> None:
     """
     with place.locked():
         if not Erased(WorkFolder(place.studies / WORK_FOLDER)).readmit(study):
-            raise NotFoundError("the study", "was not erased here, or may be taken in.", "Nothing needs to be done.")
+            raise NotFoundError(
+                "the study", "was not erased here, or was readmitted already.", "Check the UID if it is still refused."
+            )
     record_command(WorkFolder(place.work), "study.readmit", study=study)
 
 
