@@ -52,17 +52,20 @@ def erase_command(
 
 def readmit_command(studies: _Studies, study: _Study) -> None:
     """Let a server fetch a series of its PACS again that was erased here."""
+    from medsam2_atlas import file_modes
     from medsam2_atlas.archive import Place
     from medsam2_atlas.erasing import readmit
 
-    readmit(Place.existing(studies), study)
-    typer.echo("The series may be fetched again.")
+    place = Place.existing(studies)
+    file_modes.follow(place.work)
+    readmit(place, study)
+    echo("The series may be fetched again.")
 
 
 def _tell(erasure: Erasure, what: str) -> None:
     for path in (*erasure.paths, *erasure.atlas):
         echo(f"  {path}")
-    typer.echo(f"{len(erasure.paths)} files and folders {what}, and its share in {len(erasure.atlas)} versions of the atlas.")
+    echo(f"{len(erasure.paths)} files and folders {what}, and its share in {len(erasure.atlas)} versions of the atlas.")
     for text in erasure.told:
         console.print("not erased:", text, markup=False, soft_wrap=True, style="yellow")
 
@@ -74,7 +77,7 @@ def _build_atlas_again(place: Place) -> None:
     from medsam2_atlas.storage import StudyFolder, WorkFolder
     from medsam2_atlas.studies import grow_studies_atlas
 
-    typer.echo("The atlas was made from the study, too: it is built again without it.")
+    echo("The atlas was made from the study, too: it is built again without it.")
     try:
         rule = HuRule.parse(json.loads((place.work / "atlas" / "stats.json").read_text(encoding="utf-8"))["hu"]["rule"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -90,4 +93,4 @@ def _build_atlas_again(place: Place) -> None:
         console.print("There is no atlas now:", error, markup=False, soft_wrap=True, style="yellow")
         print_left_out(skipped)
     else:
-        typer.echo(f"atlas {report['version']} of {report['references']} references: {report['folder']}")
+        echo(f"atlas {report['version']} of {report['references']} references: {report['folder']}")
