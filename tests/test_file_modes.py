@@ -87,3 +87,12 @@ def test_child_processes_inherit_the_modes(work: Path) -> None:
     set_umask(for_group=False)
     subprocess.run(["touch", str(work / "made by a child")], check=True)
     assert (work / "made by a child").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root works in folders of others")
+def test_root_is_told_that_the_server_cannot_read_what_it_makes(work: Path, caplog: pytest.LogCaptureFixture) -> None:
+    follow(work)
+    assert not caplog.records
+    os.chown(work, 12345, -1)
+    follow(work)
+    assert "Run this as that user" in caplog.text

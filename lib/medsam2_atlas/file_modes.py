@@ -56,6 +56,9 @@ def is_for_group(folder: Path) -> bool:
 def follow(folder: Path) -> None:
     """Sets the umask of a command that writes into a folder: as the folder's files are, or for its owner only."""
     set_umask(is_for_group(folder))
+    owner = folder.stat().st_uid if folder.is_dir() else 0
+    if os.geteuid() == 0 and owner:
+        log.warning("%s belongs to user %d, who cannot read what root makes there. Run this as that user.", folder, owner)
 
 
 def file_mode(folder: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -91,7 +92,9 @@ def test_an_erased_series_is_not_fetched_again_though_the_pacs_still_has_it(pacs
             assert not path.is_file() or (UID.encode() not in path.read_bytes() and sha256(path) not in mine), path
         datastore = datastore_of(pacs)  # after a restart
     assert UID not in json.dumps(json.loads((work / "series.json").read_text()))
+    os.umask(0o022)  # of the next command's user
     assert CliRunner().invoke(app, ["studies", "readmit", pacs.url, UID]).exit_code == 0
+    assert {file.stat().st_mode & 0o777 for file in work.rglob("erased.json")} == {0o600}
     assert datastore_of(pacs).get_image_uri(UID)
 
 

@@ -363,16 +363,18 @@ def test_an_atlas_that_was_made_from_signed_off_studies_alone_is_built_again_wit
     assert not list((atlas / "versions").iterdir())
 
 
-def test_a_registration_that_is_made_while_the_cache_is_emptied_is_not_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [["other"], []])
+def test_a_registration_that_is_made_while_the_cache_is_emptied_is_not_kept(tmp_path: Path, others: list[str]) -> None:
     cache = RegistrationCache(tmp_path / "registrations")
-    cache.get("t/other", Transform)
+    for other in others:
+        cache.get(f"t/{other}", Transform)
 
     def make() -> Transform:
         cache.forget()
         return Transform()
 
     cache.get("t/one", make)
-    assert [file.name for file in cache.folder.rglob("*.npz")] == ["other.npz"]
+    assert [file.name for file in cache.folder.rglob("*.npz")] == [f"{other}.npz" for other in others]
 
 
 def test_the_space_of_erased_rows_is_overwritten(used: Path) -> None:

@@ -52,10 +52,13 @@ def erase_command(
 
 def readmit_command(studies: StudiesArgument, study: _Study) -> None:
     """Let a server fetch an erased series of its PACS again."""
+    from medsam2_atlas import file_modes
     from medsam2_atlas.archive import Place
     from medsam2_atlas.erasing import readmit
 
-    readmit(Place.existing(studies), study)
+    place = Place.existing(studies)
+    file_modes.follow(place.work)
+    readmit(place, study)
     echo("The server may fetch the series again.")
 
 

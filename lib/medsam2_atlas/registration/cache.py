@@ -47,7 +47,7 @@ class RegistrationCache:
 
     def forget(self) -> None:
         """Lets registrations that are being made not be kept; called before the folder is emptied."""
-        if self.folder.is_dir():
+        if self.folder.parent.is_dir():  # the folder itself is made by the first one that is kept
             mark = self.folder.with_name(f"{self.folder.name}.{_FORGOTTEN}")
             mark.write_text(os.urandom(8).hex())
 
