@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 from monailabel.interfaces.utils.app import app_instance
@@ -31,6 +33,13 @@ def cases() -> list[dict[str, Any]]:
 
 
 @router.get("/picture", summary="A case with its final label map, or else a model's")
-def picture(study: str) -> Response:
+async def picture(study: str) -> Response:
     """PNG."""
-    return FileResponse(app_instance().picture(study), media_type="image/png")
+    file = await to_thread.run_sync(lambda: app_instance().picture(study), limiter=_drawing())
+    return FileResponse(file, media_type="image/png")
+
+
+@cache
+def _drawing() -> CapacityLimiter:
+    """Returns what makes pictures wait for each other: to draw one takes the memory of a CT, and a page asks for many."""
+    return CapacityLimiter(1)
