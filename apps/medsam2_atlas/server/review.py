@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 from monailabel.interfaces.utils.app import app_instance
 from starlette.responses import Response
 
 from server.headers import html_page
+from server.in_turn import in_turn
 
 router = APIRouter(prefix="/review", tags=["Review"])
 
@@ -35,11 +34,5 @@ def cases() -> list[dict[str, Any]]:
 @router.get("/picture", summary="A case with its final label map, or else a model's")
 async def picture(study: str) -> Response:
     """PNG."""
-    file = await to_thread.run_sync(lambda: app_instance().picture(study), limiter=_drawing())
+    file = await in_turn(lambda: app_instance().picture(study))
     return FileResponse(file, media_type="image/png")
-
-
-@cache
-def _drawing() -> CapacityLimiter:
-    """Returns what makes pictures wait for each other: to draw one takes the memory of a CT, and a page asks for many."""
-    return CapacityLimiter(1)
