@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -17,6 +21,8 @@ from medsam2_atlas.jobs import JobQueue
 from server import sessions, studies
 from server.application import create_app
 from server.config import ServerConfig
+from server.people import User
+from server.person_limits import PersonLimitMiddleware
 from session_folders import SessionFolders
 from storage.test_store import ct, label
 from study_datastore import StudyDatastore
@@ -206,6 +212,59 @@ def test_a_person_has_only_so_many_requests_at_once(tmp_path: Path) -> None:
     assert inner[0] == 429
     assert inner[1] != 429
     assert client.get("/auth/token/valid", headers=bearer(token_of("max"))).status_code == 200
+
+
+@pytest.mark.parametrize(("kind", "served"), [("multipart/form-data", 4), ("text/plain", 9)])
+def test_a_person_sends_only_so_many_files_at_once(kind: str, served: int) -> None:
+    statuses: list[int] = []
+
+    async def ask_many() -> None:
+        end = anyio.Event()
+
+        async def wait(*_: Any) -> None:
+            statuses.append(200)
+            await end.wait()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        limited = PersonLimitMiddleware(wait, 150)
+        headers = [(b"content-type", f"{kind}; boundary=b".encode())]
+        scope = {"type": "http", "method": "PUT", "path": "/session/", "headers": headers}
+        async with anyio.create_task_group() as group:
+            for who in [*["kim"] * 9, "ann"]:
+                group.start_soon(limited, {**scope, "medsam2_atlas.user": User(who, "annotator", who)}, None, send)
+            await anyio.wait_all_tasks_blocked()
+            end.set()
+        assert not limited._now
+
+    anyio.run(ask_many)
+    assert statuses.count(200) == served + 1, "the other person is served"
+    assert statuses.count(429) == 9 - served
+
+
+def test_pictures_are_drawn_one_after_the_other(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    lock = threading.Lock()
+
+    class Drawing:
+        def picture(self, study: str) -> Path:
+            assert lock.acquire(blocking=False), "each takes the memory of a CT"
+            time.sleep(0.01)
+            drawn.append(1)
+            lock.release()
+            return _file(server)
+
+    monkeypatch.setattr("server.review.app_instance", Drawing)
+
+    async def ask_many() -> list[int]:
+        transport = httpx.ASGITransport(server.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=bearer(token_of("kim"))) as kim:
+            return [one.status_code for one in await asyncio.gather(*(kim.get("/review/picture?study=a") for _ in range(8)))]
+
+    assert asyncio.run(ask_many()) == [200] * 8
+    assert len(drawn) == 8
 
 
 def _file(server: Server) -> Path:

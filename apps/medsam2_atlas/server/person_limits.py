@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from medsam2_atlas.errors import LimitError
@@ -13,6 +14,9 @@ from server.root_path import path_of
 
 _FOLLOWING = 20
 """Max jobs that a person follows at the same time, of all the requests."""
+_UPLOADS = 4
+"""Max files or series that a person sends at the same time. A series may hold 4,000 files open, and all people's files wait for
+the same few reader processes."""
 _RETRY_SECONDS = 5
 
 
@@ -31,17 +35,20 @@ class PersonLimitMiddleware:
         if not owner:
             await self._app(scope, receive, send)
             return
-        follows = path_of(scope).endswith("/events")
-        kinds = [(owner, "requests")] + [(owner, "events")] * follows
-        if self._now[kinds[0]] >= self._limit or (follows and self._now[kinds[1]] >= _FOLLOWING):
+        limits = {(owner, "requests"): self._limit}
+        if path_of(scope).endswith("/events"):
+            limits[owner, "events"] = _FOLLOWING
+        if scope["method"] == "PUT" and Headers(scope=scope).get("content-type", "").lower().startswith("multipart/"):
+            limits[owner, "uploads"] = _UPLOADS
+        if any(self._now[kind] >= limit for kind, limit in limits.items()):
             error = LimitError("requests", "of yours are too many at once.", "Wait until others have ended.", _RETRY_SECONDS)
             await errors.from_error(error)(scope, receive, send)
             return
-        self._now.update(kinds)
+        self._now.update(limits.keys())
         try:
             await self._app(scope, receive, send)
         finally:
-            self._now.subtract(kinds)
-            for kind in kinds:
+            self._now.subtract(limits.keys())
+            for kind in limits:
                 if not self._now[kind]:
                     del self._now[kind]

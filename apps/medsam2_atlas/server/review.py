@@ -11,6 +11,7 @@ from monailabel.interfaces.utils.app import app_instance
 from starlette.responses import Response
 
 from server.headers import html_page
+from server.in_turn import in_turn
 
 router = APIRouter(prefix="/review", tags=["Review"])
 
@@ -31,6 +32,7 @@ def cases() -> list[dict[str, Any]]:
 
 
 @router.get("/picture", summary="A case with its final label map, or else a model's")
-def picture(study: str) -> Response:
+async def picture(study: str) -> Response:
     """PNG."""
-    return FileResponse(app_instance().picture(study), media_type="image/png")
+    file = await in_turn(lambda: app_instance().picture(study))
+    return FileResponse(file, media_type="image/png")

@@ -23,6 +23,7 @@ from pacs_datastore import PacsDatastore
 from server.access import user_of
 from server.audit import note
 from server.forms import LimitedRoute
+from server.in_turn import in_turn
 from server.owners import may_use
 from server.uploads import json_object, received
 from study_datastore import StudyDatastore
@@ -143,15 +144,10 @@ def download_version(request: Request, label: str, version: int, tag: str = FINA
 
 
 @router.get("/label/rtstruct", summary="Download a label map as an RT structure set")
-def download_rtstruct(label: str, tag: str = FINAL) -> Response:
+async def download_rtstruct(label: str, tag: str = FINAL) -> Response:
     """A DICOM file, for planning systems; of series of a PACS only."""
-    datastore = _datastore()
-    if not isinstance(datastore, PacsDatastore):
-        raise ConflictError("studies", "of this server lie in a folder.", "Structure sets belong to DICOM series.")
-    stream = BytesIO()
-    datastore.rtstruct(label, tag).save_as(stream, enforce_file_format=True)
     told = {"Content-Disposition": f'attachment; filename="{label}.{tag}.dcm"'}
-    return Response(stream.getvalue(), media_type="application/dicom", headers=told)
+    return Response(await in_turn(lambda: _rtstruct(label, tag)), media_type="application/dicom", headers=told)
 
 
 @router.post("/label/restore", summary="Make an earlier version the current one")
@@ -188,6 +184,15 @@ def download_dataset(limit_cases: int | None = None) -> Response:
     """The file."""
     archive = Path(app_instance().datastore().get_dataset_archive(limit_cases))
     return FileResponse(archive, filename="dataset.zip", background=BackgroundTask(archive.unlink, missing_ok=True))
+
+
+def _rtstruct(label: str, tag: str) -> bytes:
+    datastore = _datastore()
+    if not isinstance(datastore, PacsDatastore):
+        raise ConflictError("studies", "of this server lie in a folder.", "Structure sets belong to DICOM series.")
+    stream = BytesIO()
+    datastore.rtstruct(label, tag).save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
 
 
 def _received_label(label: UploadFile, grid: Any) -> Path:
