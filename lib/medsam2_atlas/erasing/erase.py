@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.archive import Place
-from medsam2_atlas.archive.opening import text_of
 from medsam2_atlas.audit_log import record_command
 from medsam2_atlas.erasing.atlases import erase_reference, reference_names, versions_with
 from medsam2_atlas.erasing.belongings import Belongings, check_name, find_belongings, studies_of
@@ -29,7 +28,7 @@ from medsam2_atlas.erasing.contents import erase_from_reports, erase_rows, train
 from medsam2_atlas.erasing.mentions import mentions, mentions_name
 from medsam2_atlas.erasing.work import no_work_runs
 from medsam2_atlas.errors import AtlasError, InputError, NotFoundError, StorageError
-from medsam2_atlas.files import remove_folder
+from medsam2_atlas.files import remove_folder, text_of
 from medsam2_atlas.places import find_atlas
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.resource import state_folder
