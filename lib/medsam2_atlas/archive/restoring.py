@@ -13,8 +13,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from medsam2_atlas.archive.alone import alone_in
 from medsam2_atlas.archive.manifest import Entry, Snapshot
-from medsam2_atlas.archive.opening import alone_in
 from medsam2_atlas.archive.place import RESTORING, Place
 from medsam2_atlas.archive.publishing import make_folders
 from medsam2_atlas.archive.vault import Vault
