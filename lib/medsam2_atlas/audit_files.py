@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam2_atlas import file_modes
+from medsam2_atlas.files import opened
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +183,7 @@ class AuditFiles:
 def closed_files(folder: Path) -> list[Path]:
     """Returns the closed files of an audit log's folder, the oldest first."""
     try:
-        found = [(match, entry) for entry in folder.iterdir() if (match := ROTATED.fullmatch(entry.name))]
+        found = [(match, entry) for entry in folder.iterdir() if (match := ROTATED.fullmatch(entry.name)) and entry.is_file()]
     except OSError:
         return []
     return [entry for match, entry in sorted(found, key=lambda pair: (pair[0]["day"], int(pair[0]["number"])))]
@@ -205,8 +206,8 @@ def day_of(at: object) -> str:
 
 
 def _tail(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        stream.seek(max(0, file.stat().st_size - 2 * MAX_LINE_BYTES))
+    with opened(file, follow=True) as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - 2 * MAX_LINE_BYTES))
         return stream.read()
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.audit_files import CURRENT, FIRST, FOLDER, closed_files, digest_of
+from medsam2_atlas.files import opened
 from medsam2_atlas.study_hash import StudyNames
 
 MAX_LINES = 100_000
@@ -131,7 +132,7 @@ def _filter(work_folder: Path, wanted: Wanted) -> Callable[[dict[str, Any]], boo
 def _raw_lines(file: Path) -> Iterator[bytes]:
     """Yields the lines of a file without their ends; of lines that are much too long, pieces."""
     try:
-        with file.open("rb") as stream:
+        with opened(file, follow=True) as stream:
             while line := stream.readline(_LINE_BYTES):
                 yield line.rstrip(b"\n")
     except FileNotFoundError:  # closed files get other names, and old ones are removed

@@ -1,11 +1,13 @@
-"""Writing files so that a reader sees the old content or the new one, never half of it."""
+"""Writing files so that a reader sees the old content or the new one, never half of it, and reading those of others."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,31 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from medsam2_atlas.errors import StorageError
+
+
+@contextmanager
+def opened(file: Path, *, follow: bool = False) -> Iterator[BinaryIO]:
+    """Opens a regular file for reading; a pipe in its place would hold its reader for ever. follow: whether it may be a link.
+
+    Raises:
+        OSError: it is something else, or cannot be opened.
+    """
+    handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    with os.fdopen(handle, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(file))
+        yield stream
+
+
+def text_of(file: Path) -> str:
+    """Returns the text of a regular file.
+
+    Raises:
+        OSError: it is something else, or cannot be read.
+        UnicodeDecodeError: it is no UTF-8.
+    """
+    with opened(file, follow=True) as stream:
+        return stream.read().decode()
 
 
 @contextmanager

@@ -30,9 +30,13 @@ from medsam2_atlas.archive import (
     verify_backup,
 )
 from medsam2_atlas.archive.journal import RUNNING
+from medsam2_atlas.audit_log import AuditLog
+from medsam2_atlas.audit_reading import Wanted, lines
+from medsam2_atlas.erasing import erase
 from medsam2_atlas.errors import ConflictError
 from medsam2_atlas.storage import StudyStore
 from storage.test_store import ct, label
+from waiting import time_limit
 
 VERSION = ".medsam2_atlas/versions/final/a/00001"
 CURRENT = "labels/final/a.nii.gz"
@@ -300,6 +304,31 @@ def test_an_image_is_compared_by_its_voxels_once(place: Place, folder: Path, mon
     sitk.WriteImage(image, str(folder / "a.nii.gz"))
     verify(place)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "versions/final/a/00004.json",
+        "images/a.json",
+        "reports/atlas/a.json",
+        "atlas/versions/1/atlas.json",
+        "audit/audit-20200101-1.jsonl",
+        "claims/x.json",
+        "verified.jsonl",
+    ],
+)
+def test_a_pipe_in_place_of_a_record_holds_nobody_for_ever(place: Place, folder: Path, where: str) -> None:
+    pipe = folder / ".medsam2_atlas" / where
+    pipe.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(pipe)
+    with time_limit():
+        StudyStore(folder).labels()
+        verify(place)
+        AuditLog(place.work).record("label.save", study="a")
+        assert lines(place.work, Wanted())
+        erase(place, "b", "withdrawn")
+    assert not (folder / "b.nii.gz").exists()
 
 
 def test_a_full_disk_does_not_stop_a_verification(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

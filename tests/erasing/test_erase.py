@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from claims import claimed
-from medsam2_atlas.archive import Place
+from medsam2_atlas.archive import Place, verify
 from medsam2_atlas.cli import app
 from medsam2_atlas.erasing import Erasure, erase, finish_erasures, look
 from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError, StorageError
@@ -375,6 +375,24 @@ def test_a_registration_that_is_made_while_the_cache_is_emptied_is_not_kept(tmp_
 
     cache.get("t/one", make)
     assert [file.name for file in cache.folder.rglob("*.npz")] == [f"{other}.npz" for other in others]
+
+
+def test_what_verifications_have_recorded_of_an_erased_study_goes_and_the_rest_stays(used: Path) -> None:
+    verify(Place.existing(str(used)))
+    done = used / ".medsam2_atlas" / "verified.jsonl"
+    before = done.read_text().splitlines()
+    digests = {
+        hashlib.sha256(str(file.relative_to(used)).encode()).hexdigest()[:32]
+        for file in used.rglob("*")
+        if file.is_file() and NAME in str(file.relative_to(used))
+    }
+    assert {json.loads(line)[0] for line in before} > digests
+    erased(used)
+    after = done.read_text().splitlines()
+    assert not digests & {json.loads(line)[0] for line in after}
+    assert set(after) < set(before)
+    assert len(after) > 5
+    assert done.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_space_of_erased_rows_is_overwritten(used: Path) -> None:

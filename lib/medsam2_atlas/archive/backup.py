@@ -19,12 +19,12 @@ from medsam2_atlas.archive.databases import copied_database
 from medsam2_atlas.archive.journal import DONE, RUNNING
 from medsam2_atlas.archive.listing import Item, Listing, list_place
 from medsam2_atlas.archive.manifest import Entry, Snapshot, as_line
-from medsam2_atlas.archive.opening import opened
 from medsam2_atlas.archive.place import Place
 from medsam2_atlas.archive.publishing import clear_leftovers, prune, publish
 from medsam2_atlas.archive.settling import Settling
 from medsam2_atlas.archive.vault import Vault
 from medsam2_atlas.errors import ConflictError, StorageError
+from medsam2_atlas.files import opened
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.storage import FolderLock, stamp
 from medsam2_atlas.storage.lineage import now

@@ -12,14 +12,13 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsam2_atlas.archive.opening import opened
 from medsam2_atlas.errors import ConflictError, StorageError
-from medsam2_atlas.files import replacing
+from medsam2_atlas.files import opened, replacing
 
 RUNNING, DONE = "verifying.jsonl", "verified.jsonl"
 
@@ -87,6 +86,29 @@ class Journal:
                     "".join(json.dumps([_digest(path), *known]) + "\n" for path, known in sums.items()), encoding="utf-8"
                 )
             (self._folder / RUNNING).unlink(missing_ok=True)
+
+
+def forget(folder: Path, paths: Iterable[str]) -> None:
+    """Removes what verifications have recorded of files.
+
+    Args:
+        folder: of the journals.
+        paths: of the files, below the root of what was verified.
+
+    Raises:
+        OSError: a journal cannot be read or written.
+    """
+    gone = {json.dumps(_digest(path)).encode() for path in paths}
+    for file in (folder / RUNNING, folder / DONE):
+        if not file.is_file():
+            continue
+        with opened(file) as stream:
+            lines = stream.readlines()
+        kept = [line for line in lines if line[1:].partition(b",")[0] not in gone]
+        if len(kept) < len(lines):
+            with replacing(file) as part:
+                part.touch(mode=0o600)
+                part.write_bytes(b"".join(kept))
 
 
 def _digest(path: str) -> str:

@@ -15,6 +15,7 @@ from medsam2_atlas.archive.findings import FROM_BACKUP, Finding
 from medsam2_atlas.archive.listing import Listing, lineages
 from medsam2_atlas.archive.place import Place
 from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.files import text_of
 from medsam2_atlas.storage import WORK_FOLDER, Lineage
 
 _MAX_JSON_BYTES = 1 << 28
@@ -79,7 +80,7 @@ def _json_problem(file: Path) -> str:
     if file.stat().st_size > _MAX_JSON_BYTES:
         return "is too large for what it should hold."
     try:
-        json.loads(file.read_bytes())
+        json.loads(text_of(file))
     except (ValueError, RecursionError) as error:
         return f"is not readable JSON ({error})."
     return ""
@@ -103,7 +104,7 @@ def _atlas(place: Place, broken: set[str]) -> Iterator[Finding]:
 def _load_atlas(folder: Path) -> str:
     from medsam2_atlas.atlas import Atlas
 
-    recorded = str(json.loads((folder / "atlas.json").read_text(encoding="utf-8")).get("version", ""))
+    recorded = str(json.loads(text_of(folder / "atlas.json")).get("version", ""))
     version = Atlas.load(folder).version
     return "" if recorded in ("", version) else f"holds the atlas {version}, not {recorded}, which it was saved as."
 
@@ -133,7 +134,7 @@ def _reports(place: Place, listing: Listing, broken: set[str]) -> Iterator[Findi
             continue
         key = (file.parent.name, file.stem)
         try:
-            content = json.loads(file.read_bytes())
+            content = json.loads(text_of(file))
             checksum = content.get("label_sha256") if isinstance(content, dict) else None
         except (OSError, ValueError):
             continue

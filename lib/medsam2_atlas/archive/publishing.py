@@ -132,9 +132,10 @@ def _link(source: Path, target: Path) -> None:
 
 def make_folders(folder: Path, top: Path) -> None:
     """Makes a folder and those between it and `top`, for their user only."""
-    if folder != top and not folder.is_dir():
-        make_folders(folder.parent, top)
-        folder.mkdir(mode=0o700)
+    made = top
+    for name in folder.relative_to(top).parts:
+        made /= name
+        made.mkdir(mode=0o700, exist_ok=True)
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -13,13 +13,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from medsam2_atlas.archive.alone import alone_in
 from medsam2_atlas.archive.manifest import Entry, Snapshot
-from medsam2_atlas.archive.opening import alone_in, opened
 from medsam2_atlas.archive.place import RESTORING, Place
 from medsam2_atlas.archive.publishing import make_folders
 from medsam2_atlas.archive.vault import Vault
 from medsam2_atlas.errors import ConflictError, InputError, StorageError
-from medsam2_atlas.files import remove_folder, sha256
+from medsam2_atlas.files import opened, remove_folder, sha256
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.storage import WORK_FOLDER, flush
 

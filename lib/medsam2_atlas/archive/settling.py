@@ -10,6 +10,7 @@ from medsam2_atlas.archive.listing import lineages
 from medsam2_atlas.archive.manifest import Entry
 from medsam2_atlas.archive.place import Place
 from medsam2_atlas.archive.vault import Vault
+from medsam2_atlas.files import text_of
 from medsam2_atlas.kinds import suffix_in
 from medsam2_atlas.storage import Version
 
@@ -90,7 +91,7 @@ class Settling:
     def _version(self, record: Entry) -> Version | None:
         """Returns a version as its copied record tells it; None if it cannot be read."""
         try:
-            version = Version.from_json(self.vault.content(record.sha256).read_text(encoding="utf-8"))
+            version = Version.from_json(text_of(self.vault.content(record.sha256)))
             return version if "/" not in str(version.file) else None
         except (OSError, ValueError, TypeError):
             return None

@@ -16,12 +16,11 @@ from medsam2_atlas.archive.journal import Journal, Sums
 from medsam2_atlas.archive.label_checks import LabelChecks
 from medsam2_atlas.archive.listing import Item, list_place
 from medsam2_atlas.archive.manifest import read_snapshot
-from medsam2_atlas.archive.opening import opened
 from medsam2_atlas.archive.other_checks import image_index, other_findings
 from medsam2_atlas.archive.place import Place
 from medsam2_atlas.archive.vault import Vault
 from medsam2_atlas.errors import StorageError
-from medsam2_atlas.files import stream_sha256
+from medsam2_atlas.files import opened, stream_sha256
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.resource import state_folder
 from medsam2_atlas.storage import stamp

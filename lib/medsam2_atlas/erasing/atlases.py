@@ -12,11 +12,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.archive.opening import text_of
 from medsam2_atlas.atlas import Atlas, AtlasStore
 from medsam2_atlas.atlas.build import assemble
 from medsam2_atlas.errors import MedSAM2AtlasError
-from medsam2_atlas.files import remove_folder
+from medsam2_atlas.files import remove_folder, text_of
 
 log = logging.getLogger(__name__)
 

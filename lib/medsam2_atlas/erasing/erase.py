@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.archive import Place
-from medsam2_atlas.archive.opening import text_of
+from medsam2_atlas.archive.journal import forget
 from medsam2_atlas.audit_log import record_command
 from medsam2_atlas.erasing.atlases import erase_reference, reference_names, versions_with
 from medsam2_atlas.erasing.belongings import Belongings, check_name, find_belongings, studies_of
@@ -29,7 +29,7 @@ from medsam2_atlas.erasing.contents import erase_from_reports, erase_rows, train
 from medsam2_atlas.erasing.mentions import mentions, mentions_name
 from medsam2_atlas.erasing.work import no_work_runs
 from medsam2_atlas.errors import AtlasError, InputError, NotFoundError, StorageError
-from medsam2_atlas.files import remove_folder
+from medsam2_atlas.files import remove_folder, text_of
 from medsam2_atlas.places import find_atlas
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.resource import state_folder
@@ -156,6 +156,7 @@ def _carry_out(place: Place, plan: _Plan, file: Path) -> bool:
             with place.locked():
                 Erased(WorkFolder(store)).add(study, barred=place.pacs)
                 found = find_belongings(place, study)
+                forget(place.work, [place.relative(file) for path in found.paths for file in _files(path)])
                 for path in found.paths:
                     _remove(path, path.parent)
                 for checksum in plan.checksums:
@@ -238,6 +239,10 @@ def _write(place: Place, plan: _Plan) -> Path:
             os.replace(part, file)
         flush(folder)
     return file
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for file in path.rglob("*") if not file.is_dir()] if path.is_dir() and not path.is_symlink() else [path]
 
 
 def _remove(path: Path, below: Path) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from medsam2_atlas.archive.opening import opened
+from medsam2_atlas.files import opened
 from medsam2_atlas.kinds import stem_of
 
 _TEXTS = frozenset({".json", ".jsonl", ".log", ".txt", ".csv", ".yaml", ".html", ".sqlite", ".lst", ""})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from medsam2_atlas.errors import ConflictError, StorageError
+from medsam2_atlas.files import opened
 
 _CLAIMS = "claims"
 _TRAINING = "train.json"
@@ -29,16 +31,20 @@ def no_work_runs(work: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            training = stack.enter_context((folder / _TRAINING).open("a"))
+            training = stack.enter_context(open(folder / _TRAINING, "a", opener=_waiting_for_nobody))
         except OSError as error:
             problem = f"cannot be written to ({error.strerror}), so nothing is erased."
             raise StorageError(work, problem, "Erase it as the server's user, on a disk that can be written.") from error
         _take(training.fileno())
         for file in folder.glob("*.json"):
-            if file.name != _TRAINING:
-                with suppress(FileNotFoundError), file.open("rb") as stream:
+            if file.name != _TRAINING and file.is_file():
+                with suppress(FileNotFoundError), opened(file) as stream:
                     _take(stream.fileno())
         yield
+
+
+def _waiting_for_nobody(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def _take(handle: int) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from medsam2_atlas.choices import FINAL
 from medsam2_atlas.errors import ConflictError, InputError, StorageError
-from medsam2_atlas.files import write_json
+from medsam2_atlas.files import text_of, write_json
 from medsam2_atlas.storage.entries import Label
 from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.lineage import Version, now
@@ -51,7 +51,7 @@ class ReviewStage:
         if self._turned_on:
             return True
         try:
-            return bool(json.loads(self._file.read_text(encoding="utf-8"))["on"])
+            return bool(json.loads(text_of(self._file))["on"])
         except (FileNotFoundError, NotADirectoryError):
             return False
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medsam2_atlas.errors import StorageError
+from medsam2_atlas.files import text_of
 from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.safely import flush, temporary, write_safely
 
@@ -104,7 +105,7 @@ class Erased:
             stamp = (state.st_ino, state.st_mtime_ns, state.st_size)
             with self._lock:
                 if self._known[0] != stamp:
-                    self._known = (stamp, _parsed(json.loads(self._file.read_text(encoding="utf-8"))))
+                    self._known = (stamp, _parsed(json.loads(text_of(self._file))))
                 return self._known[1]
         except (FileNotFoundError, NotADirectoryError):
             return _List()

@@ -15,7 +15,7 @@ from typing import Any
 
 from medsam2_atlas.decoding import run_task
 from medsam2_atlas.errors import MedSAM2AtlasError
-from medsam2_atlas.files import sha256
+from medsam2_atlas.files import sha256, text_of
 from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.safely import make_folder, temporary, write_safely
 from medsam2_atlas.volume import Geometry
@@ -83,7 +83,7 @@ class Fingerprints:
     def known(self, checksum: str) -> Fingerprint | None:
         """Returns a kept fingerprint; None if there is none."""
         try:
-            return _parsed(json.loads(self._file(checksum).read_text(encoding="utf-8")))
+            return _parsed(json.loads(text_of(self._file(checksum))))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:

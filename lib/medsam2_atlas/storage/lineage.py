@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medsam2_atlas.errors import StorageError
-from medsam2_atlas.files import sha256
+from medsam2_atlas.files import sha256, text_of
 from medsam2_atlas.storage.safely import flush, make_folder, staged_copy, temporary, write_safely
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class Lineage:
         """
         record = self._record(number)
         try:
-            return Version.from_json(record.read_text(encoding="utf-8"))
+            return Version.from_json(text_of(record))
         except FileNotFoundError as error:
             raise StorageError(self.folder, f"has no version {number}.", f"Choose from: {self.numbers()}.") from error
         except (OSError, ValueError, TypeError) as error:

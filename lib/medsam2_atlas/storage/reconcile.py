@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.errors import StorageError
+from medsam2_atlas.files import text_of
 from medsam2_atlas.storage.folder import Listing, WorkFolder, list_files
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.lineage import Lineage, Version
@@ -267,7 +268,7 @@ class Reconciler:
 
     def _image_info(self, study: str) -> dict[str, Any]:
         try:
-            info: Any = json.loads((self._work.path / "images" / f"{study}.json").read_text(encoding="utf-8"))
+            info: Any = json.loads(text_of(self._work.path / "images" / f"{study}.json"))
         except (OSError, ValueError):
             return entry(self._stock, study, "image", "info")
         return info if isinstance(info, dict) else {}
@@ -277,7 +278,7 @@ class Reconciler:
         """What MONAI Label's own index knew of the studies."""
         file = self._path / _STOCK_INDEX
         try:
-            objects: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["objects"]
+            objects: dict[str, Any] = json.loads(text_of(file))["objects"]
             return dict(objects)
         except FileNotFoundError:
             return {}

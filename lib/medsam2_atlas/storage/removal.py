@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from medsam2_atlas.errors import StorageError
-from medsam2_atlas.files import remove_folder
+from medsam2_atlas.files import remove_folder, text_of
 from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.rows import stamp_of
@@ -83,7 +83,7 @@ def finish_removals(path: Path, work: WorkFolder, index: Index) -> None:
 
 def _finish(path: Path, work: WorkFolder, file: Path) -> None:
     aside = work.folder(f"removed/{file.parent.name}")
-    plan = json.loads(file.read_text(encoding="utf-8"))
+    plan = json.loads(text_of(file))
     moves = {path / old: aside / new for old, new in plan["moves"].items()}
     image, image_place = next(iter(moves.items()))
     if not image_place.exists() and stamp_of(image) != plan["stamp"]:
