@@ -22,6 +22,12 @@ def studies(target_files: ReferenceFiles, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def url(studies: Path, atlas_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    conf = {"atlas": str(atlas_folder), "learning": "false", "server_queue": "2", "server_label_mb": "1"}
+    conf = {
+        "atlas": str(atlas_folder),
+        "learning": "false",
+        "server_queue": "2",
+        "server_label_mb": "1",
+        "server_head_seconds": "3",
+    }
     with server(studies, tmp_path_factory.mktemp("server"), conf) as client:
         yield client.get_server_url().rstrip("/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from typing import Any
 
@@ -69,6 +70,12 @@ def test_events_follow_a_job_to_its_end_and_its_result_can_be_fetched(url: str) 
         result = requests.get(f"{url}/jobs/{job['id']}/result", params={"output": "image"})
         assert result.status_code == 200
         assert len(result.content) > 200
+
+
+def test_half_of_a_request_does_not_stay_on_the_real_server(url: str) -> None:
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as link:
+        link.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        assert link.recv(1000).startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_full_queue_says_when_to_come_back(url: str) -> None:

@@ -58,7 +58,7 @@ BAD = {
     "lonely": "labels/ has no file of that name",
     "shifted": "40 x 30 x 28 voxels instead of",
     "unscaled": "its values are 1000 too high for HU",
-    "wild": "holds labels [16]",
+    "wild": "[16]",
 }
 
 

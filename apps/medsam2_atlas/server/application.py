@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ def create_app(config: ServerConfig) -> FastAPI:
         connections.install()  # before the signal handlers are wrapped
         work = WorkFolder.of(settings.MONAI_LABEL_STUDIES)
         await run_in_threadpool(private_files.begin, work, config.files_for_group)
-        await run_in_threadpool(log_lines.install, settings.MONAI_LABEL_STUDIES, work, config.log_names)
+        format_lines = partial(log_lines.install, settings.MONAI_LABEL_STUDIES, work, config.log_names)
+        await run_in_threadpool(format_lines)
         stopping.install()
         await run_in_threadpool(_prepare, work)
         await run_in_threadpool(audit.open, work)
@@ -114,6 +116,7 @@ def create_app(config: ServerConfig) -> FastAPI:
         instance = await run_in_threadpool(app_instance)
         instance.server_mode(True)
         await run_in_threadpool(instance.on_init_complete)
+        await run_in_threadpool(format_lines)  # libraries have added handlers of their own
         stop_watching = watch_erasures(queue, instance.datastore().store.erased)
         async with dicomweb.client() as app.state.dicomweb:
             yield

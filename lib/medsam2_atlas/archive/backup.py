@@ -55,7 +55,7 @@ class Backup:
 
 
 class _VanishedError(Exception):
-    """A version or image was removed while it was to be copied."""
+    """A version, an image or a log was removed or renamed while it was to be copied."""
 
 
 def back_up(
@@ -94,7 +94,9 @@ def back_up(
             except _VanishedError as error:
                 log.info("%s was removed meanwhile; the files are listed again", error)
         else:
-            raise StorageError(place.name, "loses studies again and again while it is copied.", "Run the backup again later.")
+            raise StorageError(
+                place.name, "keeps changing: files are removed or renamed in it again and again.", "Run the backup again later."
+            )
         from medsam2_atlas.segmentation import package_version  # imports SimpleITK
 
         about = Snapshot("", now(), place.name, place.pacs, images, copying.problems, package_version(), entries)
