@@ -254,6 +254,11 @@ def test_messages_of_logins_are_plain(client: TestClient, app: Any, monkeypatch:
     assert json.loads(client.post("/auth/token", data={"password": "x"}).text)["error"]["status"] == 503
 
 
+def test_fields_that_no_handler_reads_do_not_fill_the_memory(client: TestClient) -> None:
+    fields = {f"more-{number}": (None, b"x") for number in range(8)}
+    assert client.post("/auth/token", files={"password": (None, b"x"), **fields}).status_code == 413
+
+
 @pytest.mark.parametrize("path", ["/login", "/auth/token"])
 def test_who_is_not_logged_in_keeps_no_files_open(client: TestClient, path: str) -> None:
     answer = client.post(path, data={"username": "kim"}, files={"password": ("a", b"x" * 20_000)})

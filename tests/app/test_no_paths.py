@@ -17,7 +17,7 @@ from monailabel.config import settings
 
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.resource import resource
-from server import paths
+from server import paths, stow
 from server.paths import PathsMiddleware, without_paths
 from waiting import until
 
@@ -67,7 +67,7 @@ def test_what_is_no_path_of_the_server_stays(named: Path) -> None:
         assert without_paths(text) == text
 
 
-async def _answered(kind: str, parts: list[bytes]) -> tuple[dict[bytes, bytes], list[bytes]]:
+async def _answered(kind: str, parts: list[bytes], path: str = "/info/") -> tuple[dict[bytes, bytes], list[bytes]]:
     sent: list[Any] = []
 
     async def inner(scope: Any, receive: Any, send: Any) -> None:
@@ -80,11 +80,13 @@ async def _answered(kind: str, parts: list[bytes]) -> tuple[dict[bytes, bytes], 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await PathsMiddleware(inner)({"type": "http", "method": "GET"}, None, send)  # type: ignore[arg-type]
+    await PathsMiddleware(inner)({"type": "http", "method": "GET", "path": path}, None, send)  # type: ignore[arg-type]
     return dict(sent[0]["headers"]), [message["body"] for message in sent[1:]]
 
 
-@pytest.mark.parametrize("kind", ["application/json", "application/jsonl", "text/html; charset=utf-8", "TEXT/PLAIN"])
+@pytest.mark.parametrize(
+    "kind", ["application/json", "text/html; charset=utf-8", "text/plain", "TEXT/PLAIN", "application/jsonl"]
+)
 def test_a_path_that_is_sent_in_two_parts_does_not_leave(named: Path, kind: str) -> None:
     headers, bodies = asyncio.run(_answered(kind, [b"", b'{"a": "/etc/pas', b"", b'swd"}']))
     assert b"".join(bodies) == b'{"a": "[server]/passwd"}'
@@ -97,6 +99,16 @@ def test_events_are_sent_as_they_come_and_files_as_they_are(named: Path) -> None
     assert bodies == [b"data: [server]/passwd\n\n", b": still there\n\n"]
     _, bodies = asyncio.run(_answered("application/gzip", [b"\x1f/etc/passwd", b"x"]))
     assert bodies == [b"\x1f/etc/passwd", b"x"]
+
+
+def test_what_a_pacs_answers_is_not_changed_nor_kept_in_memory(named: Path) -> None:
+    parts = [b'{"00081030": {"Value": ["CT /home', b'/etc/passwd"]}}']
+    for path in ("/proxy/dicom/qido/studies", "/proxy/dicom/studies"):
+        assert asyncio.run(_answered("application/json", parts, path))[1] == parts
+
+
+def test_the_comment_on_an_object_that_could_not_be_stored_shows_no_path(named: Path) -> None:
+    assert stow._comment(f"{named}/a.nii: cannot be read")["00000902"]["Value"] == ["[studies]/a.nii: cannot be read"]
 
 
 class Walk:

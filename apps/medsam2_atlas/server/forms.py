@@ -24,7 +24,7 @@ from starlette.responses import FileResponse, Response
 from medsam2_atlas.json_text import from_json
 
 MAX_FILES = 4000  # slices of a series
-MAX_FIELDS = 50
+MAX_FIELDS = 8  # handlers read three at most
 _FIELD_BYTES = 2_000_000
 _MEMORY_BYTES = 16 * 1024
 """Max bytes of each file in memory; larger files go to an unnamed file, which disappears with its process."""

@@ -23,9 +23,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medsam2_atlas.resource import model_folder, resource, state_folder
 from server.config import server_config
-from server.root_path import FIRST_SEGMENTS
+from server.root_path import FIRST_SEGMENTS, path_of
 
 _TEXTS = ("application/json", "application/jsonl", "text/html", "text/plain")
+_PACS = "/proxy/dicom/"
+"""Answers of the PACS pass unchanged, and in pieces: they name no files of this machine. Those of the server itself below that
+path hold no paths already (`server.errors`, `server.stow`)."""
 _OURS = (b"location", b"set-cookie", b"content-security-policy")
 """Headers that hold paths of URLs, written by this server."""
 _LARGE_BYTES = 200_000
@@ -73,7 +76,8 @@ class PathsMiddleware:
                 headers = Headers(scope=message)
                 kind = headers.get("content-type", "").partition(";")[0].strip().lower()
                 events = kind == "text/event-stream"
-                if kind in _TEXTS and "content-encoding" not in headers and scope["method"] != "HEAD":
+                text = kind in _TEXTS and not path_of(scope).startswith(_PACS)
+                if text and "content-encoding" not in headers and scope["method"] != "HEAD":
                     start = message
                     return
             elif message["type"] == "http.response.body" and events:  # whole events, which must not wait for the end

@@ -25,6 +25,7 @@ from server.access import user_of
 from server.answers import JsonAnswer
 from server.audit import note
 from server.dicomweb import pacs_datastore, split
+from server.paths import without_paths
 from server.root_path import root_of
 
 router = APIRouter(prefix="/proxy/dicom", tags=["DICOMweb"])
@@ -106,4 +107,4 @@ def _reference(seg: StoredSeg) -> dict[str, Any]:
 
 
 def _comment(text: str) -> dict[str, Any]:
-    return {"00000902": {"vr": "LO", "Value": [text[:64]]}}
+    return {"00000902": {"vr": "LO", "Value": [without_paths(text)[:64]]}}
