@@ -29,6 +29,8 @@ MAKE_ONE = 'Make one with: python3 -c "import secrets; print(secrets.token_urlsa
 _NAME_CHARACTERS = 100
 _MAX_BYTES = 1_000_000
 _KEYS = ("name", "role", "token", "sha256", "expires")
+_YAML_ERRORS = (ValueError, LookupError, AttributeError, TypeError, RecursionError, yaml.YAMLError)
+"""What PyYAML raises for values that are none, such as `!!bool x`."""
 _EXAMPLE = "put-a-long-random-text-here"
 _EXAMPLES = frozenset(
     {
@@ -108,16 +110,9 @@ def _listed(file: Path) -> list[Any]:
         raise InputError(file, f"cannot be read as tokens (it is not YAML{line}).", "See docs/server.md.") from None
     except OSError as error:
         raise InputError(file, f"cannot be read as tokens ({error.strerror}).", "See docs/server.md.") from None
-    except (
-        ValueError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        RecursionError,
-        yaml.YAMLError,
-    ):  # PyYAML's, such as of `!!bool x`
-        told = "it has a date or number that is none"
-        raise InputError(file, f"cannot be read as tokens ({told}).", "See docs/server.md.") from None
+    except _YAML_ERRORS:
+        told = "cannot be read as tokens (it has a date or number that is none)."
+        raise InputError(file, told, "See docs/server.md.") from None
     if not isinstance(entries, list):
         raise InputError(file, "is not a list of tokens.", "See docs/server.md.")
     return entries
