@@ -83,10 +83,10 @@ def _works_for_a_second_user(studies: Path) -> None:
         folder.chmod(folder.stat().st_mode | 0o011 | (0o070 if folder == studies else 0))
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from medsam2_atlas.storage import StudyFolder; from medsam2_atlas.audit_log import AuditLog, record_command\n"
-        "StudyFolder(Path(sys.argv[1])).store.labels()\n"  # imports what it needs: Python may be another user's
+        "from medsam2_atlas.cli.folders import study_folder; from medsam2_atlas.audit_log import AuditLog, record_command\n"
+        "study_folder(Path(sys.argv[1])).store.labels()\n"  # imports what it needs: Python may be another user's
         "os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(65534); os.umask(0o022)\n"
-        "folder = StudyFolder(Path(sys.argv[1]))\n"
+        "folder = study_folder(Path(sys.argv[1]))\n"
         "made = folder.store.restore_label('first', 'final', 1, author='second')\n"
         "assert record_command(folder.work, 'label.restore', study='first', version=made.label.version.number) is None\n"
         "assert not AuditLog.of(folder.work).problem, AuditLog.of(folder.work).problem\n"
