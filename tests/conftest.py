@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hashlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,15 @@ def pytest_configure(config: pytest.Config) -> None:
     for module in resource("apps/medsam2_atlas").iterdir():
         if module.suffix == ".py" or (module / "__init__.py").is_file():
             config.addinivalue_line("filterwarnings", rf"error:::{module.stem}(\.|$)")
+
+
+@pytest.fixture(autouse=True)
+def umask_of_the_test() -> Iterator[None]:
+    """Commands that are called in this process change its umask: files of the next test must not get their modes from that."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture(scope="session")
