@@ -63,6 +63,18 @@ class WorkFolder:
             return cls(model_folder() / "studies" / hashlib.sha256(str(studies).strip().rstrip("/").encode()).hexdigest()[:16])
         return cls(Path(studies) / WORK_FOLDER, tuple(roots))
 
+    def check_user(self) -> None:
+        """Checks that this process' user may look into the work folder, where it exists.
+
+        Raises:
+            StorageError: it is for another user.
+        """
+        effective = os.access in os.supports_effective_ids
+        if self.path.is_dir() and not os.access(self.path, os.R_OK | os.X_OK, effective_ids=effective):
+            raise StorageError(
+                self.path, "is for another user.", "Run this as the server's user, or see docs/server.md (Modes of files)."
+            )
+
     def folder(self, name: str) -> Path:
         """Returns a folder in the work folder, made if it does not exist and the disk can be written.
 

@@ -74,6 +74,7 @@ class StudyStore:
         self._table = table or organ_table()
         with self._errors("be opened"):
             self.path.mkdir(parents=True, exist_ok=True)
+        self.work.check_user()
         # Stores with other roots see other studies: each set has its own index, so that they do not undo each other's.
         name = f"studies-{self._roots.key}.sqlite" if self._roots.key else "studies.sqlite"
         self.review, self.erased = ReviewStage(self.work), Erased(self.work)
