@@ -128,6 +128,7 @@ def _annotate(here: Installation) -> str:
         lee.ask("POST", "/datastore/label/restore", {"label": "restored", "version": 1, "tag": "final"})
         kim.save("fewer", labels("fewer"))
         lee.save("fewer", labels("fewer", organs=(2, 3, 6)), confirm=True)
+        max_.ask("POST", "/datastore/label/accept", {"label": "fewer", "version": 2})
         kim.save("removed", labels("removed"))
         lee.ask("DELETE", "/datastore/label", {"id": "removed", "tag": "final"})
         kim.save("second", labels("second", ".mha"), tag="original")
