@@ -89,8 +89,9 @@ def studies_facts(store: StudyStore) -> dict[str, Any]:
 
 
 def version_facts(version: Version) -> dict[str, Any]:
-    """Returns the record of a version."""
-    return {
+    """Returns the record of a version; what earlier programs did not record only where it is there."""
+    later = {"author_id": version.author_id, "accepted": dict(version.accepted)}
+    return {key: value for key, value in later.items() if value} | {
         "number": version.number,
         "file": version.file,
         "sha256": version.sha256,
