@@ -117,13 +117,13 @@ class Container:
         if self.image.folder != "/":
             shown[f"{self.image.folder}/.venv"] = Path(sys.prefix)
             shown |= {str(path): path for path in map(Path, (sys.prefix, sys.base_prefix)) if not str(path).startswith("/usr")}
+        sizes = [f"/dev/shm:mode=1777,size={settings.get('shm_size', '64m')}", *settings["tmpfs"]]
+        for place, _, options in (entry.partition(":") for entry in sizes):  # first: this checkout may itself lie in /tmp
+            lines += [f"mkdir -p .{place}", f"mount -t tmpfs -o {_TMPFS},{options} tmpfs .{place}"]
         for target, source in {**shown, **self.files}.items():
             lines += _bound(source, target)
         for name in _DEVICES:
             lines += [f"touch dev/{name}", f"mount --bind /dev/{name} dev/{name}"]
-        sizes = [f"/dev/shm:mode=1777,size={settings.get('shm_size', '64m')}", *settings["tmpfs"]]
-        for place, _, options in (entry.partition(":") for entry in sizes):
-            lines += [f"mkdir -p .{place}", f"mount -t tmpfs -o {_TMPFS},{options} tmpfs .{place}"]
         lines += ["mount -t proc proc proc", shlex.join(["mount", "--bind", str(self.data), "data"])]
         if settings["read_only"]:
             lines.append("mount -o remount,ro /mnt")
