@@ -24,6 +24,10 @@ ThresholdRule = Literal["atlas", "published", "adaptive"]
 Loop = Literal["symmetric", "published"]
 """How boxes condition the propagation through slices; see `medsam2.propagation`."""
 
+Memory = Literal["", "small", "smallest", "cpu"]
+"""How sparing networks are with a GPU's memory: as usual, in main memory what can lie there, in the smallest steps, or not on
+a GPU at all."""
+
 Fusion = Literal["mean", "local", "joint"]
 """How references vote in the common space; see `atlas.voting`."""
 
