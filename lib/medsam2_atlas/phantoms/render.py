@@ -13,7 +13,8 @@ from medsam2_atlas.phantoms.frame import Part
 from medsam2_atlas.phantoms.patient import Patient
 from medsam2_atlas.phantoms.shapes import Field
 
-_SLAB_POINTS = 1_500_000
+_SLAB_POINTS = 100_000
+"""Points that are painted together. In a thin slab most parts of the body are skipped, and the rest fits a processor's cache."""
 
 
 @dataclass(frozen=True)
