@@ -38,6 +38,7 @@ $(VENV)/.installed: $(wildcard requirements/*.txt) pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements/dev.txt
 	$(WHEELS) --quiet -r requirements/dev.txt
+	@$(BIN)/python -m pip uninstall -qq --yes rfc3987-syntax lark  # which earlier locks had
 	touch $@
 
 install: $(VENV)/.installed  ## create .venv with everything: make install [PYTHON=python3.12] [TORCH=cuda]

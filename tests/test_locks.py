@@ -60,6 +60,12 @@ def test_no_cuda_comes_with_the_cpu_build() -> None:
     assert {name for name in names if name.startswith(("nvidia", "cuda", "triton"))} == {"nvidia-ml-py"}
 
 
+def test_no_package_is_locked_that_costs_every_process_seconds_and_does_nothing_here() -> None:
+    names = {canonicalize_name(requirement.name) for requirement in locked("common", "torch-cpu", "bundled", "dev")}
+    assert "jsonschema" in names  # MONAI imports it, and it imports this one for the format of an address, if it is there
+    assert "rfc3987-syntax" not in names
+
+
 def test_the_sbom_lists_what_runs_and_not_what_tests(tmp_path: Path) -> None:
     target = tmp_path / "dist" / "sbom.cdx.json"
     subprocess.run([sys.executable, str(LOCKS / "sbom.py"), str(target)], check=True, capture_output=True)
