@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from medsam2_atlas.atlas.intensities import BINS, counterparts, evidence_table
 from medsam2_atlas.atlas.maps import ScoreMap, ScoreMaps, around
+from medsam2_atlas.registration.adam import Adam
 
 _MARGIN_MM = 20.0
 _NEAR_MM = 12.0
@@ -140,13 +141,12 @@ def _fitted(cells: _Cells, config: BendingConfig) -> torch.Tensor:
         evidence = _evidence(maps, cells, known if turn == 0 else torch.ones_like(known), config)
         counted = known & _near(maps, _MARGIN_MM / cells.steps).any(0)  # elsewhere all maps are 0, and the mixture constant
         likelihood, place = evidence[:, counted].exp(), grid[:, counted]
-        optimiser = torch.optim.Adam([knots], lr=config.rate)
+        optimiser = Adam(knots, config.rate)
         for _ in range(config.steps):
             inside = _looked_up(cells.maps, place + field()[:, counted] / steps[:, 0, 0])
             background = (1 - inside.sum(0)).clamp(min=_LEAST_BACKGROUND)
             mixture = ((inside * likelihood).sum(0) + background).log()
             roughness = sum((knots.diff(dim=axis) ** 2).mean() for axis in (2, 3, 4))
-            optimiser.zero_grad()
             loss = config.stiffness * roughness - mixture.sum() / total
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

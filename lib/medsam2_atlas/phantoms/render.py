@@ -14,7 +14,7 @@ from medsam2_atlas.phantoms.patient import Patient
 from medsam2_atlas.phantoms.shapes import Field
 
 _SLAB_POINTS = 100_000
-"""Points that are painted together. In a thin slab most parts of the body are skipped, and the rest fits a processor's cache."""
+"""Points that are painted together. In a thin slab most parts of the body are skipped, and a processor's cache holds it."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from medsam2_atlas.progress import Progress, part, silent
+from medsam2_atlas.registration.adam import Adam
 from medsam2_atlas.registration.config import RegistrationConfig
 from medsam2_atlas.registration.transform import Affine, sample
 from medsam2_atlas.registration.work_image import WorkImage, hu_classes
@@ -40,7 +41,7 @@ def _descend(fixed: WorkImage, moving: WorkImage, start: Affine, steps: int, rat
     centred = points - middle
     # The matrix changes by half a unit and the shift by 100 mm per unit of a parameter: similar effect at the rim.
     change = torch.zeros(12, requires_grad=True)
-    optimiser = torch.optim.Adam([change], lr=rate)
+    optimiser = Adam(change, rate)
 
     def current() -> tuple[torch.Tensor, torch.Tensor]:
         matrix = start.matrix @ (torch.eye(3) + change[:9].view(3, 3) * 0.5)
@@ -52,7 +53,6 @@ def _descend(fixed: WorkImage, moving: WorkImage, start: Affine, steps: int, rat
         weight = values[-1] * seen
         error = ((values[:-1] - wanted) ** 2).sum(0)
         loss = (error * weight).sum() / weight.sum().clamp(min=1) + 0.1 * (change[:9] ** 2).sum()
-        optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         progress("registration", (step + 1) / steps)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from medsam2_atlas.progress import Progress, part, silent
+from medsam2_atlas.registration.adam import Adam
 from medsam2_atlas.registration.box_mean import box_mean
 from medsam2_atlas.registration.config import RegistrationConfig
 from medsam2_atlas.registration.features import deformable_features
@@ -117,7 +118,7 @@ def _refine(
     f_seen = F.avg_pool3d(fixed_seen, stride)[0]
     shape = f.shape[1:]
     field = (F.interpolate(start[None], size=shape, mode="trilinear")[0] / stride).clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([field], lr=1.0)
+    optimiser = Adam(field, 1.0)
     zero = torch.zeros(3)
     grid = grid_points(shape, zero, 1.0)
     smooth = field
@@ -129,7 +130,6 @@ def _refine(
         weight = values[-1] * f_seen
         error = (((values[:-1] - f) ** 2).sum(0) * weight).sum() / weight.sum().clamp(min=1)
         roughness = sum((smooth.diff(dim=axis) ** 2).mean() for axis in (1, 2, 3))
-        optimiser.zero_grad()
         (error + config.smoothness * roughness).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         progress("registration", (step + 1) / config.adam_steps)
