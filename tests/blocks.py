@@ -11,6 +11,11 @@ from medsam2_atlas.atlas import Reference
 from medsam2_atlas.registration import Transform, registration_config
 
 QUICK = registration_config().model_copy(update={"spacing": 8.0})
+FEW_STEPS = registration_config().model_copy(update={"adam_steps": 20, "affine_steps": (30, 15)})
+"""For an atlas of whole bodies in half the time."""
+COARSE = registration_config().model_copy(update={"spacing": 6.0, "adam_steps": 30})
+"""For a target in half the time."""
+
 
 Block = tuple[slice, slice, slice]
 LIVER, BLADDER = (slice(18, 26), slice(8, 16), slice(6, 14)), (slice(2, 7), slice(8, 14), slice(17, 24))

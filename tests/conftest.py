@@ -19,6 +19,7 @@ import SimpleITK as sitk
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+import blocks
 from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references
 from medsam2_atlas.files import sha256
 from medsam2_atlas.medsam2 import OFFICIAL, load_config
@@ -65,6 +66,16 @@ def target_files() -> ReferenceFiles:
 
 
 @pytest.fixture(scope="session")
+def short_files(target_files: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> ReferenceFiles:
+    """Returns the target from the kidneys to the dome of the liver, for tests in which the whole abdomen costs time alone."""
+    folder = tmp_path_factory.mktemp("short")
+    for file in (target_files.image, target_files.label):
+        whole = sitk.ReadImage(str(file))
+        sitk.WriteImage(whole[:, :, 74:142], str(folder / f"{file.parent.name}.nii.gz"))
+    return ReferenceFiles("short", folder / "images.nii.gz", folder / "labels.nii.gz")
+
+
+@pytest.fixture(scope="session")
 def target(target_files: ReferenceFiles) -> Volume:
     return read_volume(target_files.image)
 
@@ -76,14 +87,14 @@ def target_truth(target_files: ReferenceFiles, target: Volume) -> Volume:
 
 @pytest.fixture(scope="session")
 def atlas(references: list[ReferenceFiles], pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Atlas:
-    """Returns an atlas of three references. Building takes a minute, so pytest's cache keeps it until its code changes."""
+    """Returns an atlas of three references, registered in few steps. Pytest's cache keeps it until its code changes."""
     package = resource("configs").parent / "lib" / "medsam2_atlas"
-    sources = [*package.glob("registration/*.py"), *package.glob("atlas/*.py"), package / "volume.py"]
+    sources = [Path(blocks.__file__), *package.glob("registration/*.py"), *package.glob("atlas/*.py"), package / "volume.py"]
     sources += [*resource("configs").glob("*.yaml"), *(file for r in references[:3] for file in (r.image, r.label))]
     digest = hashlib.sha256("".join(sha256(file) for file in sorted(sources)).encode()).hexdigest()[:16]
     kept = pytestconfig.cache.mkdir("atlas") / digest
     if not (kept / "atlas.json").is_file():
-        build_atlas(references[:3]).save(kept)
+        build_atlas(references[:3], config=blocks.FEW_STEPS).save(kept)
     return Atlas.load(shutil.copytree(kept, tmp_path_factory.mktemp("kept") / "atlas"))
 
 

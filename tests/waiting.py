@@ -14,7 +14,7 @@ def until(happened: Callable[[], Any], seconds: float, what: str = "") -> Any:
     deadline = time.monotonic() + seconds
     while not (found := happened()):
         assert time.monotonic() < deadline, what
-        time.sleep(0.1)
+        time.sleep(0.05)
     return found
 
 

@@ -13,10 +13,10 @@ from medsam2_atlas.atlas import ReferenceFiles
 
 
 @pytest.fixture(scope="module")
-def studies(target_files: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def studies(short_files: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("studies")
     for name in ("first", "second"):
-        shutil.copy(target_files.image, folder / f"{name}.nii.gz")
+        shutil.copy(short_files.image, folder / f"{name}.nii.gz")
     return folder
 
 

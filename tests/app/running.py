@@ -13,23 +13,39 @@ from pathlib import Path
 
 from monailabel.client import MONAILabelClient
 
-_processes: dict[str, subprocess.Popen[bytes]] = {}
+from app.preloaded import Forked, fork_server
+
+_processes: dict[str, subprocess.Popen[bytes] | Forked] = {}
 
 
-def process_of(client: MONAILabelClient) -> subprocess.Popen[bytes]:
-    """Returns the server's process."""
-    return _processes[client.get_server_url()]
+def process_of(client: MONAILabelClient | str) -> subprocess.Popen[bytes] | Forked:
+    """Returns the process of a server, which its client or its URL names."""
+    return _processes[(client if isinstance(client, str) else str(client.get_server_url())).rstrip("/")]
 
 
 @contextmanager
 def server(
-    studies: Path | str, work: Path, conf: dict[str, str], environment: dict[str, str] | None = None, token: str = ""
+    studies: Path | str,
+    work: Path,
+    conf: dict[str, str],
+    environment: dict[str, str] | None = None,
+    token: str = "",
+    anew: bool = False,
 ) -> Iterator[MONAILabelClient]:
-    """A client of a server on a free port; its log is `work/server.log`. token: with which the client asks."""
+    """Yields a client of a server on a free port; its log is `work/server.log`.
+
+    Args:
+        studies: folder of CTs, or a PACS' URL.
+        work: folder for everything that the server keeps elsewhere.
+        conf: settings.
+        environment: variables besides the tests' own.
+        token: with which the client asks.
+        anew: whether Python starts for it as for users' servers; or else it forks from a process with the libraries.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "medsam2_atlas", "serve", str(studies), "--port", str(port)]
+    command = ["serve", str(studies), "--port", str(port)]
     for key, value in conf.items():
         command += ["--conf", f"{key}={value}"]
     variables = os.environ | {
@@ -41,22 +57,27 @@ def server(
     }
     received = work / "received"
     received.mkdir(parents=True, exist_ok=True)
-    with (work / "server.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=variables)
-        try:
-            client = MONAILabelClient(f"http://127.0.0.1:{port}", tmpdir=str(received))
-            _processes[client.get_server_url()] = process
-            if token:
-                client.update_auth({"token_type": "Bearer", "access_token": token})
-            deadline = time.monotonic() + 120
-            while True:
-                try:
-                    client.info()
-                    break
-                except OSError:
-                    assert process.poll() is None and time.monotonic() < deadline, (work / "server.log").read_text()[-2000:]
-                    time.sleep(0.5)
-            yield client
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
+    log = work / "server.log"
+    if anew:
+        with log.open("w") as stream:
+            line = [sys.executable, "-m", "medsam2_atlas", *command]
+            process: subprocess.Popen[bytes] | Forked = subprocess.Popen(line, stdout=stream, stderr=stream, env=variables)
+    else:
+        process = fork_server(command, variables, log)
+    try:
+        client = MONAILabelClient(f"http://127.0.0.1:{port}", tmpdir=str(received))
+        _processes[f"http://127.0.0.1:{port}"] = process
+        if token:
+            client.update_auth({"token_type": "Bearer", "access_token": token})
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                client.info()
+                break
+            except OSError:
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
+                time.sleep(0.1)
+        yield client
+    finally:
+        process.terminate()
+        process.wait(timeout=60)

@@ -259,7 +259,7 @@ class Issuer:
 
         self.server = HTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/realms/imaging"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def discovery(self) -> dict[str, str]:
         return {"jwks_uri": f"{self.url}/certs", "token_endpoint": f"{self.url}/token"}

@@ -166,11 +166,9 @@ def test_sessions_lead_nowhere_else(url: str, name: str) -> None:
     assert requests.post(f"{url}/infer/unet_3d", params={"session_id": name}).status_code == 404
 
 
-def test_a_session_s_image_is_segmented_without_becoming_a_study(
-    url: str, target_files: ReferenceFiles, tmp_path: Path
-) -> None:
+def test_a_session_s_image_is_segmented_without_becoming_a_study(url: str, short_files: ReferenceFiles, tmp_path: Path) -> None:
     client = MONAILabelClient(url, tmpdir=str(tmp_path))
-    session = client.create_session(str(target_files.image))["session_id"]
+    session = client.create_session(str(short_files.image))["session_id"]
     file, answer = client.infer("unet_3d", "", {"organs": "liver"}, session_id=session)
     assert Path(file).exists()
     assert answer["label_names"] == {"liver": 6}

@@ -246,12 +246,12 @@ def test_labels_that_cannot_be_right_are_refused(url: str, studies: Path, tmp_pa
     assert answer.status_code == 413
 
 
-def test_images_keep_their_whole_names(url: str, target_files: ReferenceFiles, studies: Path) -> None:
+def test_images_keep_their_whole_names(url: str, short_files: ReferenceFiles, studies: Path) -> None:
     for name in ("a.1.nii.gz", "a.2.nii.gz"):
-        with target_files.image.open("rb") as stream:
+        with short_files.image.open("rb") as stream:
             answer = requests.put(f"{url}/datastore/image", files={"file": (name, stream)})
         assert answer.json() == {"image": name.removesuffix(".nii.gz")}
-    with target_files.image.open("rb") as stream:
+    with short_files.image.open("rb") as stream:
         answer = requests.put(f"{url}/datastore/image", files={"file": ("x.exe", stream)})
     assert answer.status_code == 422
     for name in ("a.1", "a.2"):

@@ -74,12 +74,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def studies(place: Path, target_files: ReferenceFiles) -> Path:
+def studies(place: Path, short_files: ReferenceFiles) -> Path:
     """Returns a folder of studies in which writes were interrupted."""
     folder = place / "studies"
     (folder / "labels/final").mkdir(parents=True)
     (folder / ".medsam2_atlas/versions").mkdir(parents=True)
-    (folder / "first.nii.gz").write_bytes(target_files.image.read_bytes())
+    (folder / "first.nii.gz").write_bytes(short_files.image.read_bytes())
     for left in (".part-abcdef01.nii.gz", "labels/final/.part-abcdef02.nii.gz", ".medsam2_atlas/versions/.part-abcdef03"):
         (folder / left).write_bytes(b"x")
         os.utime(folder / left, (HOURS_AGO, HOURS_AGO))
@@ -206,7 +206,7 @@ def test_no_upload_is_too_much_for_the_server(client: Any, url: str, place: Path
 
 
 def test_a_full_disk_is_reported_and_uploads_work_again_once_it_has_room(
-    url: str, place: Path, target_files: ReferenceFiles
+    url: str, place: Path, short_files: ReferenceFiles
 ) -> None:
     temporary = place / "temporary"
     if not temporary.is_mount():
@@ -228,7 +228,7 @@ def test_a_full_disk_is_reported_and_uploads_work_again_once_it_has_room(
         assert files_left(place) == []
     finally:
         (temporary / "filler").unlink()
-    with target_files.image.open("rb") as stream:
+    with short_files.image.open("rb") as stream:
         assert requests.put(f"{url}/session/", files={"files": ("x.nii.gz", stream)}, headers=MAX).ok
 
 
@@ -265,8 +265,8 @@ def test_invalid_options_do_not_cause_error_500(url: str, params: str) -> None:
         assert requests.request(method, f"{url}{path}", data={field: params}, headers=MAX).status_code == 422
 
 
-def test_an_upload_that_no_model_takes_leaves_nothing(url: str, place: Path, target_files: ReferenceFiles) -> None:
-    with target_files.image.open("rb") as stream:
+def test_an_upload_that_no_model_takes_leaves_nothing(url: str, place: Path, short_files: ReferenceFiles) -> None:
+    with short_files.image.open("rb") as stream:
         answer = requests.post(f"{url}/infer/atlas", files={"file": ("x.nii.gz", stream)}, headers=MAX)
     assert answer.status_code == 409  # there is no atlas
     assert files_left(place) == []

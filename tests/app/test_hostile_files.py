@@ -16,7 +16,7 @@ import requests
 import SimpleITK as sitk
 
 from app.attack import attack
-from app.running import server
+from app.running import process_of, server
 from medsam2_atlas.atlas import ReferenceFiles
 
 SECRET = b"- {name: max, role: admin, token: deadbeefdeadbeefdeadbeefdeadbeef}\n" * 40
@@ -76,7 +76,7 @@ def test_a_small_upload_that_unpacks_to_gigabytes_costs_the_server_nothing(url: 
     header = bytearray((tmp_path / "small.nii").read_bytes()[:352])
     header[42:48] = np.array([700, 700, 600], "<i2").tobytes()
     bomb = gzip.compress(bytes(header) + bytes(700 * 700 * 600), 9)
-    process = this_server(studies)
+    process = psutil.Process(process_of(url).pid)
     before = process.memory_info().rss
     answer = requests.put(f"{url}/datastore/image", files={"file": ("bomb.nii.gz", bomb)}, timeout=120)
     assert answer.status_code == 422, answer.text
@@ -84,7 +84,7 @@ def test_a_small_upload_that_unpacks_to_gigabytes_costs_the_server_nothing(url: 
 
 
 def test_three_hundred_mutated_headers_do_not_end_the_server(url: str, studies: Path, tmp_path: Path) -> None:
-    process = this_server(studies)
+    process = psutil.Process(process_of(url).pid)
     attack(url, 3, 10, tmp_path)
     before = process.memory_info().rss
     answers = attack(url, 7, 300, tmp_path)
@@ -99,14 +99,14 @@ def test_three_hundred_mutated_headers_do_not_end_the_server(url: str, studies: 
 
 @pytest.fixture(scope="module")
 def poisoned(
-    target_files: ReferenceFiles, atlas_folder: Path, secret: Path, tmp_path_factory: pytest.TempPathFactory
+    short_files: ReferenceFiles, atlas_folder: Path, secret: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Path]]:
     """Yields a server that measures in the background, over a folder with one good study among hostile ones."""
     folder = tmp_path_factory.mktemp("poisoned")
-    shutil.copy(target_files.image, folder / "zz-good.nii.gz")
+    shutil.copy(short_files.image, folder / "zz-good.nii.gz")
     for name, content in hostile(secret).items():
         (folder / f"a-{name}").write_bytes(content)
-    (folder / "a-linked.nii.gz").symlink_to(target_files.image)
+    (folder / "a-linked.nii.gz").symlink_to(short_files.image)
     (folder / "a-endless.nii").symlink_to("/dev/zero")
     os.mkfifo(folder / "a-pipe.nii")
     (folder / ("n" * 249 + ".mha")).write_bytes(metaimage("LOCAL"))
@@ -141,11 +141,3 @@ def test_links_out_of_the_studies_folder_are_not_followed(poisoned: tuple[str, P
     assert requests.get(f"{url}/datastore/image", params={"image": "a-linked"}, timeout=5).status_code == 404
     problems = {case["study"]: case["problem"] for case in requests.get(f"{url}/review/cases", timeout=10).json()}
     assert "server_roots" in problems["a-linked"]
-
-
-def this_server(studies: Path) -> psutil.Process:
-    return next(
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if "server.application:app" in (p.info["cmdline"] or []) and str(studies) in p.info["cmdline"]
-    )

@@ -23,19 +23,19 @@ LIVER = 6
 
 @pytest.fixture(scope="module")
 def client(
-    target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    short_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MONAILabelClient]:
     folder = tmp_path_factory.mktemp("interactive")
     (folder / "studies").mkdir()
-    shutil.copy(target_files.image, folder / "studies" / "one.nii.gz")
+    shutil.copy(short_files.image, folder / "studies" / "one.nii.gz")
     with server(folder / "studies", folder / "server", {"atlas": str(atlas_folder), "learning": "false"}) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def truth(target_files: ReferenceFiles) -> np.ndarray:
+def truth(short_files: ReferenceFiles) -> np.ndarray:
     """The liver in the file's own axes `[z, y, x]`."""
-    return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(target_files.label))) == LIVER)
+    return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(short_files.label))) == LIVER)
 
 
 def middle_box(mask: np.ndarray) -> list[list[int]]:
@@ -118,9 +118,9 @@ def test_what_cannot_be_used_is_refused_with_the_reason(client: MONAILabelClient
 
 
 def test_an_image_that_is_no_study_can_be_clicked_at(
-    client: MONAILabelClient, target_files: ReferenceFiles, truth: np.ndarray
+    client: MONAILabelClient, short_files: ReferenceFiles, truth: np.ndarray
 ) -> None:
-    session = client.create_session(str(target_files.image))["session_id"]
+    session = client.create_session(str(short_files.image))["session_id"]
     file, _ = client.infer("medsam2", "", {"label": "liver", "boxes": [middle_box(truth)]}, session_id=session)
     assert mask_dice(read(file) == LIVER, truth) > 0.85
     client.remove_session(session)

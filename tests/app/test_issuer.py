@@ -66,7 +66,7 @@ class Issuer:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
         self.says("openid-configuration", {"jwks_uri": f"{self.url}/certs", "token_endpoint": f"{self.url}/token"})
         self.says("certs", {"keys": [self.key("k1")]})
         self.answers["token"] = lambda: json.dumps({"access_token": self.token()}).encode()

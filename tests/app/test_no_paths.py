@@ -142,11 +142,11 @@ def walk(url: str, studies: Path, tmp_path_factory: pytest.TempPathFactory) -> W
     return Walk(url, [*(folder for folder in folders if str(folder) != "/usr"), Path.home(), Path(tempfile.gettempdir())])
 
 
-def test_no_answer_of_a_days_work_shows_a_path(walk: Walk, studies: Path, target_files: ReferenceFiles, tmp_path: Path) -> None:
+def test_no_answer_of_a_days_work_shows_a_path(walk: Walk, studies: Path, short_files: ReferenceFiles, tmp_path: Path) -> None:
     (studies / "broken.nii.gz").write_bytes(b"no image")
-    (studies / "linked.nii.gz").symlink_to(target_files.image)
+    (studies / "linked.nii.gz").symlink_to(short_files.image)
     (studies / "more.zip").write_bytes(b"PK")
-    label, image = target_files.label.read_bytes(), target_files.image.read_bytes()
+    label, image = short_files.label.read_bytes(), short_files.image.read_bytes()
     for output in ("all", "json"):
         assert walk.ask("POST", "/infer/unet_3d", params={"image": "first", "output": output}).status_code == 200
     assert walk.ask("POST", "/infer/unet_3d", params={"image": "broken"}).status_code == 422

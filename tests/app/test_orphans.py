@@ -50,7 +50,7 @@ def test_no_training_outlives_the_next_server_or_an_orderly_end(
     conf = {"learning": "false", "unet_3d_config": str(tmp_path / "endless.yaml")}
     claim, checkpoints = studies / ".medsam2_atlas/claims/train.json", studies / ".medsam2_atlas/unet_3d"
 
-    with server(studies, tmp_path / "first", conf) as client:
+    with server(studies, tmp_path / "first", conf, anew=True) as client:
         client.train_start("unet_3d", {"pretrained": False})
         until(lambda: claim.exists() and claim.read_text() and list(checkpoints.glob("*.pt")), 120, "no training")
         process_of(client).send_signal(signal.SIGKILL)
@@ -60,7 +60,7 @@ def test_no_training_outlives_the_next_server_or_an_orderly_end(
     time.sleep(2.0)
     assert orphan.is_running()  # MONAI Label's process does not notice that its server is gone
 
-    with server(studies, tmp_path / "second", conf) as client:
+    with server(studies, tmp_path / "second", conf, anew=True) as client:
         assert trainings(studies) == []
         assert "outlived its server" in (tmp_path / "second/server.log").read_text()
         assert kept.keys() <= {file.name for file in checkpoints.glob("*.pt")}

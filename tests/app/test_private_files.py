@@ -31,26 +31,26 @@ def made_below(*folders: Path, but: set[Path]) -> dict[Path, int]:
 
 
 @pytest.mark.parametrize("group", [False, True])
-def test_nothing_that_the_server_makes_is_open_to_others(group: bool, target_files: ReferenceFiles, tmp_path: Path) -> None:
+def test_nothing_that_the_server_makes_is_open_to_others(group: bool, short_files: ReferenceFiles, tmp_path: Path) -> None:
     studies, temporary = tmp_path / "studies", tmp_path / "temporary"
     for folder in (studies / ".medsam2_atlas" / "versions", temporary):  # as an earlier version left it
         folder.mkdir(parents=True)
-    shutil.copy(target_files.image, studies / "first.nii.gz")
+    shutil.copy(short_files.image, studies / "first.nii.gz")
     (studies / ".medsam2_atlas" / "versions" / "old.json").write_text("{}")
     own = {studies / "first.nii.gz"}
-    assert target_files.label is not None
+    assert short_files.label is not None
     conf = {"learning": "false", "server_files_for_group": str(group).lower()}
     with server(studies, tmp_path / "server", conf, {"TMPDIR": str(temporary)}) as client:
         url = client.get_server_url().rstrip("/")
         for tag in ("final", "mine"):
-            with target_files.label.open("rb") as stream:
+            with short_files.label.open("rb") as stream:
                 answer = requests.put(
                     f"{url}/datastore/label", params={"image": "first", "tag": tag}, files={"label": ("a.nii.gz", stream)}
                 )
             assert answer.status_code == 200, answer.text
-        with target_files.image.open("rb") as stream:
+        with short_files.image.open("rb") as stream:
             assert requests.put(f"{url}/datastore/image?image=second", files={"file": ("b.nii.gz", stream)}).ok
-        with target_files.image.open("rb") as stream:
+        with short_files.image.open("rb") as stream:
             assert requests.put(f"{url}/session/", files={"files": ("c.nii.gz", stream)}).ok
         answer = requests.post(f"{url}/infer/unet_3d", params={"image": "first", "output": "json"})
         assert answer.status_code == 200, answer.text

@@ -18,15 +18,15 @@ from medsam2_atlas.labels import organ_table
 
 
 @pytest.fixture(scope="module")
-def studies(target_files: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def studies(short_files: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("studies")
-    shutil.copy(target_files.image, folder / "patient.nii.gz")
+    shutil.copy(short_files.image, folder / "patient.nii.gz")
     return folder
 
 
 @pytest.fixture(scope="module")
 def client(studies: Path, atlas_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MONAILabelClient]:
-    with server(studies, tmp_path_factory.mktemp("server"), {"atlas": str(atlas_folder)}) as connected:
+    with server(studies, tmp_path_factory.mktemp("server"), {"atlas": str(atlas_folder)}, anew=True) as connected:
         yield connected
 
 
@@ -43,11 +43,11 @@ def test_info_lists_the_models_with_names_and_colours(client: MONAILabelClient) 
 
 
 def test_a_case_is_picked_segmented_submitted_and_read_back(
-    client: MONAILabelClient, studies: Path, target_files: ReferenceFiles
+    client: MONAILabelClient, studies: Path, short_files: ReferenceFiles
 ) -> None:
     assert client.next_sample("first", {})["id"] == "patient"
     file, answer = client.infer("medsam2_atlas", "patient", {"strategy": "D", "organs": "liver,right_kidney,spleen"})
-    image, label, truth = (sitk.ReadImage(str(f)) for f in (target_files.image, file, target_files.label))
+    image, label, truth = (sitk.ReadImage(str(f)) for f in (short_files.image, file, short_files.label))
     assert (label.GetSize(), label.GetDirection()) == (image.GetSize(), image.GetDirection())
     found, true = sitk.GetArrayFromImage(label), sitk.GetArrayFromImage(truth)
     assert 2 * ((found == 6) & (true == 6)).sum() / ((found == 6).sum() + (true == 6).sum()) > 0.75

@@ -179,7 +179,7 @@ def test_a_job_and_open_clients_do_not_keep_the_server_from_ending(
     atlas_folder: Path, studies: Path, tmp_path: Path, target_files: Any
 ) -> None:
     conf = {"atlas": str(atlas_folder), "learning": "false"}
-    with server(studies, tmp_path, conf) as client:
+    with server(studies, tmp_path, conf, anew=True) as client:
         url = client.get_server_url().rstrip("/")
         process = process_of(client)
         label = {"label": target_files.label.open("rb")}

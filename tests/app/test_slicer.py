@@ -14,10 +14,10 @@ from medsam2_atlas.atlas import ReferenceFiles
 from waiting import until
 
 
-def test_a_sitting(target_files: ReferenceFiles, atlas_folder: Path, tmp_path: Path) -> None:
+def test_a_sitting(short_files: ReferenceFiles, atlas_folder: Path, tmp_path: Path) -> None:
     studies = tmp_path / "studies"
     studies.mkdir()
-    shutil.copy(target_files.image, studies / "first.nii.gz")
+    shutil.copy(short_files.image, studies / "first.nii.gz")
     with server(studies, tmp_path / "server", {"atlas": str(atlas_folder), "learning": "false"}) as client:
         url = client.get_server_url().rstrip("/")
         # Connect: the module fills its boxes from what it is told.
@@ -32,7 +32,7 @@ def test_a_sitting(target_files: ReferenceFiles, atlas_folder: Path, tmp_path: P
             assert all(isinstance(value, (list, bool, int, float, str)) for value in trainer["config"].values())
 
         # A volume that is open in Slicer becomes a study; the next sample is downloaded where it is not on the same machine.
-        assert client.upload_image(str(target_files.image), "second", {"patient": "x"})["image"] == "second"
+        assert client.upload_image(str(short_files.image), "second", {"patient": "x"})["image"] == "second"
         assert client.datastore()["objects"].keys() == {"first", "second"}
         sample = client.next_sample("first", {"client_id": "slicer"})
         assert {"id", "name"} <= set(sample)
@@ -42,7 +42,7 @@ def test_a_sitting(target_files: ReferenceFiles, atlas_folder: Path, tmp_path: P
         # Auto segmentation, in a session too, of a volume that is no study.
         file, answer = client.infer("unet_3d", sample["id"], {"organs": ["liver"]})
         assert answer["label_names"] == {"liver": 6}
-        session = client.create_session(str(target_files.image))["session_id"]
+        session = client.create_session(str(short_files.image))["session_id"]
         assert client.get_session(session)["name"]
         other, _ = client.infer("unet_3d", "", {"organs": "liver"}, session_id=session)
         assert (read(other) == read(file)).all()
@@ -57,7 +57,7 @@ def test_a_sitting(target_files: ReferenceFiles, atlas_folder: Path, tmp_path: P
         # Submit: Slicer numbers segments as it lists them, and says so.
         submitted = np.where(read(file) == 6, 1, 0).astype(np.uint8)
         image = sitk.GetImageFromArray(submitted)
-        image.CopyInformation(sitk.ReadImage(str(target_files.image)))
+        image.CopyInformation(sitk.ReadImage(str(short_files.image)))
         sitk.WriteImage(image, str(tmp_path / "label.nii.gz"))
         names = [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 2}]
         saved = client.save_label(sample["id"], str(tmp_path / "label.nii.gz"), "final", {"label_info": names})

@@ -117,7 +117,7 @@ def hub(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "w.pt").write_bytes(bytes(range(256)) * 40)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(RangeHandler, directory=str(tmp_path / "hub")))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/w.pt"
     server.shutdown()
 
