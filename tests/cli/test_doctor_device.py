@@ -16,9 +16,7 @@ from medsam2_atlas.cli.doctor_device import Row, device_rows
 
 GIB = 1 << 30
 RUNS = Card("cuda:0", "NVIDIA A40", "8.6", 40 * GIB, 48 * GIB, Trial())
-BROKEN = Card(
-    "cuda:1", "Tesla M40", "5.2", 20 * GIB, 24 * GIB, Trial("its compute capability is 5.2", "Get another build.")
-)
+BROKEN = Card("cuda:1", "Tesla M40", "5.2", 20 * GIB, 24 * GIB, Trial("its compute capability is 5.2", "Get another build."))
 FULL = Card("cuda:0", "NVIDIA A40", "8.6", GIB // 10, 48 * GIB, Trial(full=True))
 
 
