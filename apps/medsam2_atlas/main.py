@@ -186,6 +186,8 @@ class MedSAM2AtlasApp(MONAILabelApp):
         models = described(self._infers, lambda task: task.info(), missing)
         trainers = described(self._trainers, lambda task: task.info(), missing, "training")
         datastore = described({"datastore": self._datastore}, lambda store: store.status(), missing)
+        if failure := self._models.ladder.failure:
+            missing["GPU"] = f"has failed ({failure}). Networks run on the processor until the server is started again."
         return {
             "name": self.name,
             "description": self.description,
@@ -248,7 +250,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         """
         if model not in _UNETS:
             raise NotFoundError(repr(model[:80]), "takes no weights.", f"Choose from: {', '.join(_UNETS)}.")
-        unet = load_unet(file, self._models.device)
+        unet = load_unet(file)
         copy_safely(file, self._work.folder(model) / "best.pt")
         return {"model": model, "version": unet.version, "mark": unet.mark}
 
