@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from medsam2_atlas.choices import Memory
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.segmentation import Segmentation, base_report
@@ -17,7 +18,13 @@ from medsam2_atlas.volume import Volume
 
 
 def segment_with_unet(
-    image: Volume, unet: UNet, *, organs: Sequence[int] = (), augment: bool = False, progress: Progress = silent
+    image: Volume,
+    unet: UNet,
+    *,
+    organs: Sequence[int] = (),
+    augment: bool = False,
+    memory: Memory = "",
+    progress: Progress = silent,
 ) -> Segmentation:
     """Segments a CT.
 
@@ -26,13 +33,14 @@ def segment_with_unet(
         unet: network and weights.
         organs: numbers; all of the table where empty.
         augment: test-time augmentation.
+        memory: how sparing of a GPU's memory; see `UNetInferer`.
         progress: told stages and shares.
 
     Raises:
         InputError: an image that cannot be used.
     """
     began = time.perf_counter()
-    prediction = predict(image, unet, augment=augment, progress=progress)
+    prediction = predict(image, unet, augment=augment, memory=memory, progress=progress)
     return unet_segmentation(image, prediction, unet, organs=organs, augment=augment, seconds=time.perf_counter() - began)
 
 
