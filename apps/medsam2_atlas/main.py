@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         self._compare = CompareTask(self._predictions)
         self._interactive = InteractiveTask(self._models)
         self._table = ScoreTable(self._work.folder(".") / "learning.sqlite")
-        # MedSAM2 takes minutes a case without a GPU: too long for every study in the background.
-        foundation = conf.get("foundation") or ("medsam2_atlas" if self._models.device.type == "cuda" else "atlas")
-        self._learner = Learner(self._models, self._predictions, self._table, self.datastore, foundation)
+        self._learner = Learner(self._models, self._predictions, self._table, self.datastore, self._foundation(conf))
         self._housekeeper = Housekeeper(lambda: self._studies().store, lambda: self._learner.idle)
         # In the background, a whole archive would be fetched from a DICOMweb server: only where that is asked for.
         remote = studies.startswith(("http://", "https://"))
@@ -98,8 +97,15 @@ class MedSAM2AtlasApp(MONAILabelApp):
             description="Pre-annotates 15 abdominal organs on CT. Research use only; not a medical device.",
             version=package_version(),
         )
-        for name, reason in self._missing().items():
-            log.warning("%s cannot run: %s", name, reason)
+        if not in_work_process():
+            for name, reason in self._missing().items():
+                log.warning("%s cannot run: %s", name, reason)
+
+    def _foundation(self, conf: Mapping[str, str]) -> str:
+        """The model that studies in the background are measured by; MedSAM2 takes minutes a case without a GPU."""
+        if in_work_process():  # measures nothing: no need to ask the GPU
+            return conf.get("foundation") or "atlas"
+        return conf.get("foundation") or ("medsam2_atlas" if self._models.device.type == "cuda" else "atlas")
 
     def init_datastore(self) -> Datastore:
         """A store that loses nothing, of a folder or of a DICOMweb server's series."""
