@@ -51,7 +51,7 @@ class UNetInferer(Inferer):
         # Where the scan is shorter than a window, its last slices are repeated, as in training: air there would show the
         # network a cut that no patient has.
         options: dict[str, Any] = {"overlap": config.overlap, "mode": "gaussian", "padding_mode": "replicate"}
-        self._windows: Inferer = (
+        self._windows: SlidingWindowInferer = (
             SliceInferer(spatial_dim=0, roi_size=patch, sw_batch_size=1 if self._spares else 8, **options)
             if config.dimensions == 2
             else SlidingWindowInferer(roi_size=patch, sw_batch_size=1, **options)
@@ -63,7 +63,7 @@ class UNetInferer(Inferer):
         """Probabilities `[1, classes, z, y, x]` of an image `[1, 1, z, y, x]`: where the image lies, or in main memory if
         memory is spared. Windows lie where the network does."""
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        device = next(network.parameters()).device if isinstance(network, torch.nn.Module) else image.device
+        device = next(network.parameters(), image).device if isinstance(network, torch.nn.Module) else image.device
         if self._spares:
             image = image.cpu()
         self._windows.sw_device = device
