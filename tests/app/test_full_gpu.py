@@ -71,9 +71,7 @@ def test_a_full_gpu_keeps_no_weights_from_being_uploaded(app: MedSAM2AtlasApp, g
     assert not gpu.asked
 
 
-def test_a_case_ends_on_the_processor_and_its_provenance_says_so(
-    app: MedSAM2AtlasApp, gpu: FullGPU, tmp_path: Path
-) -> None:
+def test_a_case_ends_on_the_processor_and_its_provenance_says_so(app: MedSAM2AtlasApp, gpu: FullGPU, tmp_path: Path) -> None:
     result = app.infer({"model": "unet_3d", "image": "one"})
     assert len(gpu.asked) == 3
     assert result["params"]["report"]["memory"].endswith("done on the processor")
