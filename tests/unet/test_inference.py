@@ -7,9 +7,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from medsam2_atlas.choices import Memory
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.places import find_unet
-from medsam2_atlas.unet import UNet, UNetInferer, load_unet, predict, restore, unet_config
+from medsam2_atlas.unet import UNet, UNetConfig, UNetInferer, build_unet, load_unet, predict, restore, unet_config
 from medsam2_atlas.unet.inference import _turned
 from medsam2_atlas.unet.transforms import array_affine
 from medsam2_atlas.volume import Geometry, Volume, from_sitk
@@ -113,3 +114,63 @@ def test_a_two_dimensional_network_sees_slice_by_slice() -> None:
     result = UNetInferer(config)(torch.rand(1, 1, 5, 20, 30), network)
     assert result.shape == (1, 2, 5, 20, 30)
     assert shapes == {(1, 16, 16)}
+
+
+TINY = unet_config("unet_3d").model_copy(update={"patch": (16, 16, 16), "filters": (4, 8, 16), "heads": 0})
+FLAT = unet_config("unet_2d").model_copy(update={"patch": (16, 16), "filters": (4, 8, 16), "heads": 0})
+
+
+def test_mixed_precision_does_not_move_turned_copies() -> None:
+    across = torch.arange(60.0).expand(1, 1, 16, 60, 60) / 60
+    seen: list[torch.Tensor] = []
+
+    def network(patch: torch.Tensor) -> torch.Tensor:
+        seen.append(patch.float())
+        return torch.zeros_like(patch)
+
+    for mixed in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):  # as in a training's validation
+            UNetInferer(TINY, augment=True)(across, network)
+    half = len(seen) // 2
+    assert max((a - b).abs().max() * 60 for a, b in zip(seen[:half], seen[half:], strict=True)) < 0.01  # voxels
+
+
+def test_mixed_precision_does_not_blend_windows_with_rounded_weights() -> None:
+    def network(patch: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.zeros_like(patch), torch.full_like(patch, 0.7)], 1).bfloat16()
+
+    found = UNetInferer(TINY)(torch.rand(1, 1, 20, 30, 40), network)
+    expected = torch.tensor([0.0, 0.7]).bfloat16().float().softmax(0)[1]
+    assert (found[0, 1] - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("config", [TINY, FLAT])
+@pytest.mark.parametrize("augment", [False, True])
+def test_sparing_memory_does_not_change_probabilities(config: UNetConfig, augment: bool) -> None:
+    torch.manual_seed(0)
+    network, image = build_unet(config).eval(), torch.rand(1, 1, 9, 20, 30)
+    usual, small = (UNetInferer(config, augment=augment, memory=memory)(image, network) for memory in ("", "small"))
+    assert torch.allclose(usual, small, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "memory", "windows"),
+    [
+        (FLAT, "", {(8, 1, 16, 16), (6, 1, 16, 16)}),
+        (FLAT, "small", {(1, 1, 16, 16)}),
+        (FLAT, "smallest", {(1, 1, 8, 8)}),
+        (TINY, "", {(1, 1, 16, 16, 16)}),
+        (TINY, "cpu", {(1, 1, 16, 16, 16)}),
+        (TINY, "small", {(1, 1, 16, 16, 16)}),
+        (TINY, "smallest", {(1, 1, 8, 8, 8)}),
+        (TINY.model_copy(update={"patch": (32, 12, 8)}), "smallest", {(1, 1, 8, 12, 16)}),  # others cannot be halved
+    ],
+)
+def test_windows_are_only_as_small_as_the_network_can_take(
+    config: UNetConfig, memory: Memory, windows: set[tuple[int, ...]]
+) -> None:
+    network, seen = build_unet(config).eval(), set()
+    network.register_forward_pre_hook(lambda _, patches: seen.add(tuple(patches[0].shape)))
+    found = UNetInferer(config, memory=memory)(torch.rand(1, 1, 9, 20, 30), network)
+    assert found.shape == (1, 16, 9, 20, 30)
+    assert seen == windows
