@@ -48,8 +48,11 @@ from strategies import NextCase
 from study_datastore import StudyDatastore
 from unet_task import UNetInferTask
 from unet_trainer import UNetTrainTask
+from work_device import forget_gpu_names
 
 log = logging.getLogger(__name__)
+
+forget_gpu_names()
 
 _UNETS = {"unet_3d": "three-dimensional U-Net", "unet_2d": "two-dimensional U-Net, slice by slice"}
 
@@ -248,7 +251,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         """
         if model not in _UNETS:
             raise NotFoundError(repr(model[:80]), "takes no weights.", f"Choose from: {', '.join(_UNETS)}.")
-        unet = load_unet(file, self._models.device)
+        unet = load_unet(file)
         copy_safely(file, self._work.folder(model) / "best.pt")
         return {"model": model, "version": unet.version, "mark": unet.mark}
 
