@@ -8,6 +8,7 @@ ATLAS ?=
 CHECKPOINT ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
+DEVICE ?= cpu
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
@@ -58,11 +59,11 @@ wheel: $(VENV)/.installed  ## dist/*.whl, which brings MONAI Label, sam2, demo w
 demo: $(VENV)/.installed  ## the main job on the sample data, through the real server
 	$(BIN)/medsam2-atlas demo demo-output
 
-test: $(VENV)/.installed-dev  ## the tests
-	$(BIN)/python -m pytest --durations=10
+test: $(VENV)/.installed-dev  ## the tests: make test [DEVICE=cuda]
+	$(BIN)/python -m pytest --durations=10 --device $(DEVICE)
 
 test-slow: $(VENV)/.installed-dev  ## the tests, and those that take minutes
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "slow or not slow" --device $(DEVICE)
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -10,7 +10,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,14 @@ from medsam2_atlas.medsam2 import OFFICIAL, load_config
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.resource import resource
 from medsam2_atlas.volume import Volume, from_sitk, read_labels, read_volume
+from pretended_gpu import pretended_gpu
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--device cuda`: tests of networks on a GPU use a real one in place of the pretended one."""
+    parser.addoption("--device", default="cpu", help="cpu, cuda or cuda:N: where networks run that tests put on a GPU")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -112,6 +119,27 @@ def narrow_config() -> DictConfig:
     for attention in ("self_attention", "cross_attention"):
         model["memory_attention"]["layer"][attention]["feat_sizes"] = [8, 8]
     return OmegaConf.create(config)
+
+
+@pytest.fixture(scope="session")
+def device(pytestconfig: pytest.Config) -> torch.device:
+    """Returns the CPU, or with `--device` the real GPU, for tests that hold on both."""
+    return torch.device(pytestconfig.getoption("--device"))
+
+
+@pytest.fixture(scope="session")
+def gpu(device: torch.device) -> Callable[[], AbstractContextManager[torch.device]]:
+    """Returns `with gpu() as device:`, a pretended CUDA device, or with `--device` the real one."""
+
+    @contextmanager
+    def used() -> Iterator[torch.device]:
+        if device.type == "cpu":
+            with pretended_gpu():
+                yield torch.device("cuda")
+        else:
+            yield device
+
+    return used
 
 
 @pytest.fixture
