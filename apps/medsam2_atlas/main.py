@@ -189,6 +189,8 @@ class MedSAM2AtlasApp(MONAILabelApp):
         models = described(self._infers, lambda task: task.info(), missing)
         trainers = described(self._trainers, lambda task: task.info(), missing, "training")
         datastore = described({"datastore": self._datastore}, lambda store: store.status(), missing)
+        if failure := self._models.ladder.failure:
+            missing["GPU"] = f"has failed ({failure}). Networks run on the processor until the server is started again."
         return {
             "name": self.name,
             "description": self.description,
