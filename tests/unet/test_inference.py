@@ -192,12 +192,12 @@ def test_sparing_memory_does_not_change_probabilities(config: UNetConfig, augmen
     [
         (FLAT, "", {(8, 1, 16, 16), (6, 1, 16, 16)}),
         (FLAT, "small", {(1, 1, 16, 16)}),
-        (FLAT, "smallest", {(1, 1, 8, 8)}),
+        (FLAT, "smallest", {(1, 1, 16, 16)}),
         (TINY, "", {(1, 1, 16, 16, 16)}),
         (TINY, "cpu", {(1, 1, 16, 16, 16)}),
         (TINY, "small", {(1, 1, 16, 16, 16)}),
-        (TINY, "smallest", {(1, 1, 8, 8, 8)}),
-        (TINY.model_copy(update={"patch": (32, 12, 8)}), "smallest", {(1, 1, 8, 12, 16)}),  # others cannot be halved
+        (TINY, "smallest", {(1, 1, 8, 16, 16)}),
+        (TINY.model_copy(update={"patch": (16, 12, 12)}), "smallest", {(1, 1, 12, 12, 16)}),  # 12 = 3 * 4 cannot be halved
     ],
 )
 def test_windows_are_only_as_small_as_the_network_can_take(

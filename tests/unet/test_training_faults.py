@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Events
 
 from blocks import PATIENT, labelled
 from medsam2_atlas.atlas import find_references
 from medsam2_atlas.errors import InputError
-from medsam2_atlas.unet import TrainingCase, UNetConfig, UNetTraining, load_unet
+from medsam2_atlas.unet import TrainingCase, UNetConfig, UNetTraining, load_unet, with_training
+from medsam2_atlas.unet import training as unet_training
 from medsam2_atlas.unet.inference import UNetInferer
+from pretended_gpu import pretended_gpu
 
 CPU = torch.device("cpu")
 TINY = UNetConfig.model_validate(
@@ -97,3 +100,60 @@ def test_validation_that_does_not_fit_does_not_end_a_training(
     assert used == [False, True, True]
     assert [entry["epoch"] for entry in found["validation"]] == [2, 4]
     assert found["validation"][-1]["mean_dice"] == pytest.approx(expected["validation"][-1]["mean_dice"], abs=1e-3)
+
+
+SHORT = with_training(
+    TINY.model_copy(update={"spacing": (16.0, 16.0, 16.0), "filters": (2, 4, 4), "heads": 0}),
+    {"epochs": 2, "validate_every": 1, "patches_per_case": 1},
+)
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill(stage: str, share: float) -> None:
+    """Ends a training after half of it."""
+    if stage == "training" and share >= 0.5:
+        raise Killed
+
+
+@pytest.mark.parametrize(("first", "then"), [("cuda", "cpu"), ("cpu", "cuda:1")])
+def test_a_training_is_not_lost_on_another_device(
+    first: str, then: str, cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unet_training, "worker_count", lambda _: 0)
+    run = tmp_path / "run"
+    with pretended_gpu(2):
+        with pytest.raises(Killed):
+            UNetTraining(cases, SHORT, run, torch.device(first), progress=kill).run()
+        training = UNetTraining(cases, SHORT, run, torch.device(then))
+        stats = training.run()
+        assert {p.device for p in training.network.parameters()} == {torch.device(then)}
+    assert stats["resumed_from"] == 1
+    assert len(stats["loss"]) == 2
+    assert {p.device for p in load_unet(run / "best.pt").network.parameters()} == {CPU}
+
+
+def test_weights_to_start_from_do_not_need_room_on_the_gpu(
+    cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unet_training, "worker_count", lambda _: 0)
+    UNetTraining(cases, SHORT, tmp_path / "first", CPU).run()
+    start = load_unet(tmp_path / "first" / "best.pt")
+    size = sum(p.nbytes for p in start.network.parameters())
+    with pretended_gpu() as machine:
+        training = UNetTraining(cases, SHORT, tmp_path / "run", torch.device("cuda"), start=start)
+        assert machine.cards[0].peak < 1.5 * size
+        assert training.stats()["started_from"]["sha256"] == start.sha256
+
+
+def test_a_full_gpu_does_not_end_validation(cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unet_training, "worker_count", lambda _: 0)
+    with pretended_gpu() as machine:
+        training = UNetTraining(cases, SHORT, tmp_path / "run", torch.device("cuda"))
+        evaluator = training.evaluator
+        assert evaluator is not None
+        evaluator.add_event_handler(Events.STARTED, lambda _: machine.cards[0].fail(after=20))
+        stats = training.run()
+    assert [entry["epoch"] for entry in stats["validation"]] == [1, 2]
