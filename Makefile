@@ -17,8 +17,22 @@ ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-# Which build of torch: cpu, or cuda, which is about 3 GB more and runs without a GPU too.
-TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
+# Which build of torch: cpu, which never uses a GPU, or cuda, which takes 3.8 GB more and uses the processor if there is no GPU.
+# The build that is installed stays; a new installation takes cuda if it finds the NVIDIA driver's program. pip never looks for
+# a GPU, and the builds of one version look the same to it (and to make).
+INSTALLED := $(firstword $(shell sed -n "s/^cuda.*= None$$/cpu/p; s/^cuda.*= '.*'$$/cuda/p" \
+	$(VENV)/lib/python3*/site-packages/torch/version.py 2>/dev/null))
+TORCH ?= $(or $(INSTALLED),$(if $(shell command -v nvidia-smi),cuda,cpu))
+ifneq ($(INSTALLED),$(TORCH))
+ifneq ($(INSTALLED),)
+ANEW := --force-reinstall
+# What the CUDA build has brought, for the CPU build to be the small one.
+LEFT := $(if $(filter cpu,$(TORCH)),&& $(BIN)/python -m pip uninstall -qq --yes \
+	$(filter-out torch,$(shell sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' requirements/torch-cuda.txt)))
+$(VENV)/.installed: another-build
+endif
+endif
+.PHONY: another-build
 # Everything is locked with its hash. --no-deps keeps pip from adding what no lock has, --only-binary from building with
 # tools that no lock has; what has no wheel is in bundled.txt.
 LOCKED := $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes
@@ -28,8 +42,8 @@ $(VENV)/.installed: $(wildcard requirements/*.txt) pyproject.toml
 	@$(PYTHON) requirements/check_python.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python requirements/check_python.py
-	$(WHEELS) -r requirements/torch-$(TORCH).txt --retries 2 || { test $(TORCH) = cpu && \
-		echo "There is no CPU build of torch for this Python here; PyPI's is taken, which brings CUDA (3 GB)." && \
+	$(WHEELS) $(ANEW) -r requirements/torch-$(TORCH).txt --retries 2 $(LEFT) || { test $(TORCH) = cpu && \
+		echo "There is no CPU build of torch for this Python here; PyPI's is taken, which brings CUDA (3.8 GB more)." && \
 		$(WHEELS) -r requirements/torch-cuda.txt; }
 	$(WHEELS) -r requirements/common.txt
 	$(LOCKED) --no-build-isolation -r requirements/bundled.txt
@@ -41,7 +55,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements/dev.txt
 	$(WHEELS) --quiet -r requirements/dev.txt
 	touch $@
 
-install: $(VENV)/.installed  ## create .venv with everything: make install [PYTHON=python3.12] [TORCH=cuda]
+install: $(VENV)/.installed  ## create .venv with everything: make install [PYTHON=python3.12] [TORCH=cpu|cuda]
 
 lock: $(VENV)/.installed-dev  ## write requirements/*.txt anew: make lock [CPU_TORCH=folder] [UPGRADE=--upgrade]
 	$(BIN)/python requirements/lock.py $(if $(CPU_TORCH),--cpu-torch "$(CPU_TORCH)") $(UPGRADE)

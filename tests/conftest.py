@@ -21,6 +21,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references
+from medsam2_atlas.device import pick_device
 from medsam2_atlas.files import sha256
 from medsam2_atlas.medsam2 import OFFICIAL, load_config
 from medsam2_atlas.registration import RegistrationCache
@@ -123,8 +124,8 @@ def narrow_config() -> DictConfig:
 
 @pytest.fixture(scope="session")
 def device(pytestconfig: pytest.Config) -> torch.device:
-    """Returns the CPU, or with `--device` the real GPU, for tests that hold on both."""
-    return torch.device(pytestconfig.getoption("--device"))
+    """Returns the CPU, or with `--device` the real GPU, in full precision, for tests that hold on both."""
+    return pick_device(pytestconfig.getoption("--device"))
 
 
 @pytest.fixture(scope="session")
