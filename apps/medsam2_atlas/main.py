@@ -48,8 +48,11 @@ from strategies import NextCase
 from study_datastore import StudyDatastore
 from unet_task import UNetInferTask
 from unet_trainer import UNetTrainTask
+from work_device import forget_gpu_names
 
 log = logging.getLogger(__name__)
+
+forget_gpu_names()
 
 _UNETS = {"unet_3d": "three-dimensional U-Net", "unet_2d": "two-dimensional U-Net, slice by slice"}
 

@@ -63,6 +63,12 @@ class UNetTrainTask(BasicTrainTask):
         self._run: UNetTraining | None = None
         self._skipped: dict[str, str] = {}
 
+    def __call__(self, request: dict[str, Any], datastore: StudyDatastore) -> Any:
+        """Trains on the device that the request names, or else on the server's; MONAI Label would take the first GPU."""
+        named = request.get("device") or ""  # if it is `cpu`, this process may not be able to use the server's
+        device = str(self._models.device) if named in ("", "cuda") else named
+        return super().__call__({**request, "device": device}, datastore)
+
     def config(self) -> dict[str, Any]:
         """Options for viewers: those that have an effect."""
         return {key: self._config[key] for key in ("pretrained", *_REQUEST_TO_TRAINING, *_ASKED)}

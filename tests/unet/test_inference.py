@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from typing import Any
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -10,10 +15,13 @@ import torch
 from medsam2_atlas.choices import Memory
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.places import find_unet
-from medsam2_atlas.unet import UNet, UNetConfig, UNetInferer, build_unet, load_unet, predict, restore, unet_config
+from medsam2_atlas.unet import UNet, UNetConfig, UNetInferer, build_unet, inference, load_unet, predict, restore, unet_config
 from medsam2_atlas.unet.inference import _turned
 from medsam2_atlas.unet.transforms import array_affine
 from medsam2_atlas.volume import Geometry, Volume, from_sitk
+from pretended_gpu import pretended_gpu
+
+Gpu = Callable[[], AbstractContextManager[torch.device]]
 
 
 @pytest.fixture(scope="module")
@@ -120,19 +128,45 @@ TINY = unet_config("unet_3d").model_copy(update={"patch": (16, 16, 16), "filters
 FLAT = unet_config("unet_2d").model_copy(update={"patch": (16, 16), "filters": (4, 8, 16), "heads": 0})
 
 
-def test_mixed_precision_does_not_move_turned_copies() -> None:
-    across = torch.arange(60.0).expand(1, 1, 16, 60, 60) / 60
+def test_mixed_precision_does_not_move_turned_copies(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed: list[bool] = []  # the pretended GPU keeps coordinates precise where a real one does not
+
+    def turned(*arguments: Any, **options: Any) -> torch.Tensor:
+        mixed.append(torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu"))
+        return _turned(*arguments, **options)
+
+    monkeypatch.setattr(inference, "_turned", turned)
+    across = torch.arange(40.0).expand(1, 1, 4, 40, 40) / 40
     seen: list[torch.Tensor] = []
 
     def network(patch: torch.Tensor) -> torch.Tensor:
-        seen.append(patch.float())
+        seen.append(patch.float().cpu())
         return torch.zeros_like(patch)
 
-    for mixed in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):  # as in a training's validation
-            UNetInferer(TINY, augment=True)(across, network)
-    half = len(seen) // 2
-    assert max((a - b).abs().max() * 60 for a, b in zip(seen[:half], seen[half:], strict=True)) < 0.01  # voxels
+    UNetInferer(TINY, augment=True)(across, network)
+    expected, seen = seen, []
+    with gpu() as device:
+        image = across.contiguous().to(device)
+        UNetInferer(TINY, augment=True)(image, network)
+        with torch.autocast("cuda"):  # as in a training's validation
+            UNetInferer(TINY, augment=True)(image, network)
+    assert mixed and not any(mixed)
+    assert len(seen) == 2 * len(expected)
+    assert max((a - b).abs().max() * 40 for a, b in zip(seen, expected * 2, strict=True)) < 0.01  # voxels
+
+
+def test_a_gpu_that_is_spared_does_not_hold_the_probabilities_of_a_volume() -> None:
+    torch.manual_seed(0)
+    network, image, peaks = build_unet(TINY).eval(), torch.rand(1, 1, 16, 28, 40), {}
+    stack = 16 * image.numel() * 4
+    for memory in ("", "small"):
+        with pretended_gpu() as machine:
+            copy = deepcopy(network).to("cuda")
+            UNetInferer(TINY, memory=memory)(image if memory else image.to("cuda"), copy)
+            peaks[memory] = machine.cards[0].peak
+            del copy
+    assert peaks[""] > 2 * stack  # logits and probabilities
+    assert peaks["small"] < 0.8 * stack
 
 
 def test_mixed_precision_does_not_blend_windows_with_rounded_weights() -> None:

@@ -75,6 +75,8 @@ def serve_command(
     set_umask(for_group=False)  # of the server's log, too; the server opens other files to a group if it is told to
     command += ["--app", str(_app_folder(port))]
     os.environ["PYTHONPATH"] = python_path()
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # libraries would begin CUDA unasked, in each work process too
     ensure_home()
     ensure_temp()
     # MONAI Label would otherwise start a scoring process at every start and every next case.

@@ -1,0 +1,99 @@
+"""What a GPU's troubles do not do to a training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from blocks import PATIENT, labelled
+from medsam2_atlas.atlas import find_references
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.unet import TrainingCase, UNetConfig, UNetTraining, load_unet
+from medsam2_atlas.unet.inference import UNetInferer
+
+CPU = torch.device("cpu")
+TINY = UNetConfig.model_validate(
+    {
+        "dimensions": 3,
+        "spacing": (8.0, 8.0, 8.0),
+        "patch": (16, 16, 16),
+        "filters": (4, 8, 16),
+        "heads": 1,
+        "training": {"epochs": 4, "validate_every": 2, "learning_rate": 0.01, "early_stop": 0},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingCase]:
+    """Two patients of blocks."""
+    folder = tmp_path_factory.mktemp("cases")
+    for name in ("a", "b"):
+        labelled(folder, name, PATIENT)
+    return [TrainingCase(f.name, f.image, f.label) for f in find_references(folder)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), "out of GPU memory.*patches_per_case"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "lost the GPU.*illegal memory access"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), "lost a process.*--shm-size"),
+        (RuntimeError("something else"), "something else"),
+    ],
+)
+def test_a_fault_neither_hides_its_remedy_nor_spoils_what_was_trained(
+    fault: RuntimeError, told: str, cases: list[TrainingCase], tmp_path: Path
+) -> None:
+    training = UNetTraining(cases, TINY, tmp_path / "run", CPU)
+
+    def fail(*_: Any) -> None:
+        if training.trainer.state.epoch == 3:
+            raise fault
+
+    training.network.register_forward_pre_hook(fail)
+    with pytest.raises(InputError if "some" not in told else RuntimeError, match=told):
+        training.run()
+    stats = json.loads((tmp_path / "run" / "stats.json").read_text())
+    assert stats["state"] == "stopped"
+    assert str(fault)[:10] in stats["problem"] or "out of GPU memory" in stats["problem"]
+    assert load_unet(tmp_path / "run" / "best.pt")
+    again = UNetTraining(cases, TINY, tmp_path / "run", CPU).run()
+    assert again["resumed_from"] == 2
+    assert again["state"] == "finished"
+    assert "problem" not in again
+
+
+def test_a_card_too_full_for_the_network_is_not_answered_by_a_bare_error(
+    cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(InputError, match="out of GPU memory on cpu"):
+        UNetTraining(cases, TINY, tmp_path / "run", CPU)
+
+
+def test_validation_that_does_not_fit_does_not_end_a_training(
+    cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = UNetTraining(cases, TINY, tmp_path / "usual", CPU).run()
+    used: list[bool] = []
+    real = UNetInferer.__call__
+
+    def narrow(self: UNetInferer, *args: Any, **options: Any) -> torch.Tensor:
+        used.append(self._spares)
+        if not self._spares:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(UNetInferer, "__call__", narrow)
+    found = UNetTraining(cases, TINY, tmp_path / "narrow", CPU).run()
+    assert used == [False, True, True]
+    assert [entry["epoch"] for entry in found["validation"]] == [2, 4]
+    assert found["validation"][-1]["mean_dice"] == pytest.approx(expected["validation"][-1]["mean_dice"], abs=1e-3)
