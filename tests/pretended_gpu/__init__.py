@@ -124,9 +124,7 @@ def _replacements() -> Iterator[tuple[Any, str, Any]]:
         return tree_map(lambda t: moved(t, str(device)) if isinstance(t, torch.Tensor) else t, content)
 
     def save_from_cpu(obj: Any, f: Any, **options: Any) -> Any:
-        return save(
-            tree_map(lambda t: moved(t.detach(), "cpu") if isinstance(t, PretendedTensor) else t, obj), f, **options
-        )
+        return save(tree_map(lambda t: moved(t.detach(), "cpu") if isinstance(t, PretendedTensor) else t, obj), f, **options)
 
     def autocast_on_cpu(self: Any, device_type: str, dtype: Any = None, **options: Any) -> None:
         kind, dtype = ("cpu", torch.bfloat16) if device_type == "cuda" else (device_type, dtype)
