@@ -10,8 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,14 @@ import SimpleITK as sitk
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from gpu_results import Gpu
 from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references
+from medsam2_atlas.device import pick_device
 from medsam2_atlas.files import sha256
 from medsam2_atlas.medsam2 import OFFICIAL, load_config
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.resource import resource
 from medsam2_atlas.volume import Volume, from_sitk, read_labels, read_volume
-from pretended_gpu import pretended_gpu
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
@@ -123,23 +123,14 @@ def narrow_config() -> DictConfig:
 
 @pytest.fixture(scope="session")
 def device(pytestconfig: pytest.Config) -> torch.device:
-    """Returns the CPU, or with `--device` the real GPU, for tests that hold on both."""
-    return torch.device(pytestconfig.getoption("--device"))
+    """Returns the CPU, or with `--device` the real GPU, in full precision, for tests that hold on both."""
+    return pick_device(pytestconfig.getoption("--device"))
 
 
 @pytest.fixture(scope="session")
-def gpu(device: torch.device) -> Callable[[], AbstractContextManager[torch.device]]:
-    """Returns `with gpu() as device:`, a pretended CUDA device, or with `--device` the real one."""
-
-    @contextmanager
-    def used() -> Iterator[torch.device]:
-        if device.type == "cpu":
-            with pretended_gpu():
-                yield torch.device("cuda")
-        else:
-            yield device
-
-    return used
+def gpu(device: torch.device) -> Gpu:
+    """Returns a pretended GPU, or with `--device` the real one; `with gpu() as device:` makes it available."""
+    return Gpu(device)
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from medsam2_atlas.card_problems import DRIVERS, OLDER_CUDA
+
 PROJECT = Path(__file__).parents[1]
 LOCKS = PROJECT / "requirements"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
@@ -95,6 +97,17 @@ def test_make_stops_before_it_installs_into_an_unsupported_python(tmp_path: Path
     assert done.returncode != 0
     assert done.stderr.startswith("medsam2_atlas needs another\n")
     assert not (tmp_path / "venv").exists()
+
+
+def test_the_page_about_gpus_does_not_tell_of_another_pytorch_than_the_locked_one() -> None:
+    versions = {item.name: str(item.specifier).removeprefix("==") for item in locked("torch-cuda")}
+    text = (PROJECT / "docs" / "gpu.md").read_text()
+    cuda = ".".join(versions["cuda-toolkit"].split(".")[:2])
+    assert f"PyTorch {versions['torch']} needs" in text
+    assert f"| CUDA {cuda}, PyPI's" in text
+    major = int(cuda.split(".")[0])
+    assert re.search(rf"^\| CUDA {re.escape(cuda)}.*\| {DRIVERS[major]} or newer \|$", text, re.MULTILINE)
+    assert f"torch=={versions['torch']}+{OLDER_CUDA} --index-url" in text
 
 
 def planned(venv: Path, installed: str | None, driver: bool, *settings: str) -> str:

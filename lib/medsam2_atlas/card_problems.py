@@ -132,7 +132,10 @@ def _driver_too_old(text: str) -> Trial:
 def _no_kernels(device: torch.device | None) -> Trial:
     built = sorted({int(found[1]) for arch in torch.cuda.get_arch_list() if (found := re.match(r"sm_(\d+)", arch))})
     offered = ", ".join(f"{number / 10:.1f}" for number in built) or "others"
-    major, minor = torch.cuda.get_device_capability(device)
+    try:
+        major, minor = torch.cuda.get_device_capability(device)
+    except Exception:  # noqa: BLE001 - a card that failed may not answer
+        return Trial("this PyTorch has no kernels for the card", "`medsam2-atlas doctor` tells which build has.")
     problem = f"its compute capability is {major}.{minor}, and this PyTorch has kernels for {offered}"
     if built and 10 * major + minor < built[0]:
         return Trial(problem, f"Install a build for older cards: {_older_build()}.")

@@ -18,16 +18,10 @@ import torch
 import torch.nn.functional as F
 
 from medsam2_atlas.card_problems import Trial, cpu_build, explained
+from medsam2_atlas.memory import is_out_of_memory
 
 _ENOUGH = 1 << 30
 """Bytes of free memory with which a library's handle cannot fail for lack of memory."""
-_HANDLES = (
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_NOT_INITIALIZED",
-)
-"""Errors of cuBLAS' and cuDNN's handles if they find no memory; also if the libraries are broken."""
 
 
 def cards_seen() -> list[torch.device]:
@@ -87,11 +81,11 @@ def _kernel(device: torch.device) -> float:
 
 
 def _is_full(error: BaseException, device: torch.device) -> bool:
+    if not is_out_of_memory(error):
+        return False
     if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
         return True
-    if not any(words in str(error) for words in _HANDLES):
-        return False
-    try:
+    try:  # libraries that are broken name the same errors as libraries that find no memory
         return torch.cuda.mem_get_info(device)[0] < _ENOUGH
     except Exception:  # noqa: BLE001 - a card that cannot be asked has another trouble
         return False

@@ -77,12 +77,12 @@ def test_a_cpu_build_beside_a_card_is_told_how_to_get_the_cuda_build(monkeypatch
 
 
 def _with(monkeypatch: pytest.MonkeyPatch, program: str) -> list[Row]:
-    real = subprocess.run
+    real = subprocess.Popen
 
-    def run(command: list[str], **options: Any) -> Any:
+    def start(command: list[str], **options: Any) -> Any:
         return real([sys.executable, "-c", program], **options)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "Popen", start)
     return list(device_rows())
 
 
@@ -92,6 +92,22 @@ def test_a_driver_that_hangs_does_not_hang_the_doctor(monkeypatch: pytest.Monkey
     assert "has not answered" in hangs.state
     assert not hangs.good
     assert processor.state.startswith("cpu, ")
+
+
+def test_a_process_that_cannot_be_killed_does_not_hang_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hangs:
+        def __init__(self, command: list[str], **options: Any) -> None:
+            self.command = command
+
+        def communicate(self, timeout: float | None = None) -> Any:
+            assert timeout is not None, "the doctor waits for ever"
+            raise subprocess.TimeoutExpired(self.command, timeout)
+
+        def kill(self) -> None:
+            pass
+
+    monkeypatch.setattr(subprocess, "Popen", Hangs)
+    assert "has not answered" in next(device_rows()).state
 
 
 def test_a_driver_that_crashes_does_not_crash_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 from pretended_gpu import tensor as tensors
-from pretended_gpu.tensor import MixedDevicesError, PretendedTensor, here, moved, place_of, run_operator, split
+from pretended_gpu.tensor import MixedDevicesError, PretendedTensor, here, leaves, mapped, moved, place_of, run_operator, split
 
 _T = torch.Tensor
 _TO_NUMPY = {_T.numpy, _T.__array__}
@@ -108,8 +107,8 @@ def _made_on(device: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return _to(args[0], (), {"device": device, "dtype": kwargs.get("dtype")})
     kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"} | {"device": torch.device("cpu")}
     out = _run(func, args, kwargs, device)
-    return tree_map(lambda t: moved(t, device) if isinstance(t, _T) else t, out)
+    return mapped(lambda t: moved(t, device) if isinstance(t, _T) else t, out)
 
 
 def _cpu_generator(args: Any, kwargs: Any) -> bool:
-    return any(isinstance(g, torch.Generator) and g.device.type == "cpu" for g in tree_flatten((args, kwargs))[0])
+    return any(isinstance(g, torch.Generator) and g.device.type == "cpu" for g in leaves((args, kwargs)))

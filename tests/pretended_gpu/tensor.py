@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map
 
 from pretended_gpu.card import Machine
 
@@ -68,9 +68,26 @@ def place_of(tensor: torch.Tensor) -> str:
     return tensor.place if isinstance(tensor, PretendedTensor) else "cpu"
 
 
+def mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    """Returns nested lists, tuples and dictionaries with each of their values changed. PyTorch's own is far slower."""
+    if isinstance(value, (list, tuple)):
+        changed = [mapped(change, part) for part in value]
+        return type(value)(*changed) if hasattr(value, "_fields") else type(value)(changed)
+    return {key: mapped(change, part) for key, part in value.items()} if isinstance(value, dict) else change(value)
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Yields the values in nested lists, tuples and dictionaries."""
+    if isinstance(value, (list, tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from leaves(part)
+    else:
+        yield value
+
+
 def split(args: Any, kwargs: Any = None) -> tuple[list[PretendedTensor], list[torch.Tensor]]:
     """Returns the tensors among a call's arguments: those on cards, and those on the CPU."""
-    tensors = [t for t in tree_flatten((args, kwargs or {}))[0] if isinstance(t, torch.Tensor)]
+    tensors = [t for t in leaves((args, kwargs or {})) if isinstance(t, torch.Tensor)]
     return [t for t in tensors if isinstance(t, PretendedTensor)], [t for t in tensors if not isinstance(t, PretendedTensor)]
 
 
@@ -92,12 +109,12 @@ def run_operator(func: Any, args: Any, kwargs: Any) -> Any:
     if device is not None:
         machine.card(device).note(str(operator).removeprefix("aten."))
         machine.waits += operator in (aten._local_scalar_dense, aten.nonzero)
-    out = func(*tree_map(_values, tuple(args)), **tree_map(_values, dict(kwargs)))
+    out = func(*mapped(_values, tuple(args)), **mapped(_values, dict(kwargs)))
     if device is None:
         return out
     if operator is aten.copy_ and not isinstance(args[0], PretendedTensor):
         return args[0]
-    out = tree_map(lambda t: PretendedTensor(t, device) if type(t) is torch.Tensor else t, out)
+    out = mapped(lambda t: PretendedTensor(t, device) if type(t) is torch.Tensor else t, out)
     return return_and_correct_aliasing(func, args, kwargs, out) if on_cards else out
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -56,11 +57,18 @@ def _look() -> Look:
     from medsam2_atlas.card_look import Look
 
     command = [sys.executable, "-m", "medsam2_atlas.card_look"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        raise ChildProcessError(lines[-1] if lines else f"exit status {done.returncode}")
-    return Look.parse(done.stdout.strip().splitlines()[-1])
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        printed, errors = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):  # a process that hangs within the driver does not even end when killed
+            process.communicate(timeout=1)
+        raise
+    if process.returncode != 0:
+        lines = errors.strip().splitlines()
+        raise ChildProcessError(lines[-1] if lines else f"exit status {process.returncode}")
+    return Look.parse(printed.strip().splitlines()[-1])
 
 
 def _failed(error: Exception) -> Row:
