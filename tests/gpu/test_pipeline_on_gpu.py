@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,10 +24,14 @@ SPLEEN, RIGHT_KIDNEY, RIGHT_ADRENAL = 1, 2, 11
 
 
 def test_two_passes_give_the_cpus_organ(target: Volume, target_truth: Volume, gpu: Gpu) -> None:
+    coarse = target_truth.array.copy()  # in the place of the U-Net's label map, which has a test of its own
+    slices = np.flatnonzero((coarse == RIGHT_ADRENAL).any((1, 2)))
+    coarse[slices[3] :] = 0
+
     def labels(device: torch.device) -> Any:
         options = Options(organs=(RIGHT_ADRENAL,), prompts="unet")
         case = Case(target, None, load_weights(DEMO_WEIGHTS, None, device), options=options)
-        case.coarse_labels = target_truth.array  # in the place of the U-Net's, which has a test of its own
+        case.coarse_labels = coarse
         return segment(case, "D")
 
     on_cpu, on_gpu = gpu.both(labels)

@@ -12,7 +12,7 @@ from blocks import PATIENT, labelled
 from gpu_results import Gpu
 from medsam2_atlas.atlas import find_references
 from medsam2_atlas.places import find_unet
-from medsam2_atlas.unet import TrainingCase, UNet, UNetConfig, UNetTraining, build_unet, load_unet, predict
+from medsam2_atlas.unet import TrainingCase, UNet, UNetConfig, UNetTraining, build_unet, load_unet, predict, with_training
 from medsam2_atlas.volume import Volume, read_volume
 from pretended_gpu import pretended_gpu
 
@@ -91,6 +91,13 @@ def test_a_training_on_a_gpu_goes_on_after_a_kill(dimensions: str, cases: list[T
         assert all(np.isfinite(stats["loss"]))
         assert stats["validation"]
     assert str(load_unet(tmp_path / "run" / "best.pt").device) == "cpu"
+
+
+def test_work_for_the_cpu_runs_nothing_on_a_gpu(cases: list[TrainingCase], patient: Volume, tmp_path: Path) -> None:
+    with pretended_gpu() as machine:
+        UNetTraining(cases, with_training(tiny("3D"), {"epochs": 1}), tmp_path / "run", torch.device("cpu")).run()
+        predict(patient, load_unet(tmp_path / "run" / "best.pt"))
+        assert not machine.cards[0].operations
 
 
 def test_a_training_starts_from_weights_on_another_device(cases: list[TrainingCase], tmp_path: Path) -> None:

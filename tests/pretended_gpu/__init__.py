@@ -63,7 +63,7 @@ def _answers(machine: Machine, name: str, capability: tuple[int, int]) -> dict[s
     major, minor = capability
 
     def properties(device: object = None) -> Any:
-        total = machine.card(device).memory
+        total = machine.card(device).total
         return SimpleNamespace(name=name, major=major, minor=minor, total_memory=total, multi_processor_count=100)
 
     def select(device: object) -> int:
@@ -77,7 +77,7 @@ def _answers(machine: Machine, name: str, capability: tuple[int, int]) -> dict[s
         machine.card(device).peak = machine.card(device).used
 
     def limit(fraction: float, device: object = None) -> None:
-        machine.card(device).memory = int(machine.card(device).memory * fraction)
+        machine.card(device).memory = int(machine.card(device).total * fraction)
 
     return {
         "is_available": lambda: bool(machine.cards),

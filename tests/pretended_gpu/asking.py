@@ -29,6 +29,11 @@ def device_name(device: Any) -> str | None:
 class Operators(TorchDispatchMode):
     """Sees each operator that runs."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Returns that PyTorch need not import its compiler for this, which takes seconds."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run_operator(func, args, kwargs or {})
 

@@ -58,13 +58,13 @@ class Card:
     """One pretended card.
 
     Attributes:
-        memory: bytes that fit.
+        memory: bytes that fit. total: bytes of the card, however few of them the process may use.
         used, peak: bytes that tensors hold, now and at most.
         operations: times that each operator ran here; copies to and from the card count as `to`.
     """
 
     def __init__(self, memory: int) -> None:
-        self.memory, self.used, self.peak = memory, 0, 0
+        self.memory, self.total, self.used, self.peak = memory, memory, 0, 0
         self.operations: Counter[str] = Counter()
         self._blocks: weakref.WeakValueDictionary[int, _Block] = weakref.WeakValueDictionary()
         self._failures: list[tuple[int, int, Callable[[], Exception]]] = []
