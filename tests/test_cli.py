@@ -89,15 +89,23 @@ def test_each_root_is_passed_to_the_server(tmp_path: Path, monkeypatch: pytest.M
         assert problem in str(done.exception)
 
 
-@pytest.mark.parametrize(("device", "visible"), [("cpu", "-1"), ("auto", "0,1"), ("cuda:1", "0,1")])
+@pytest.mark.parametrize(
+    ("device", "visible"),
+    [
+        (("--device", "cpu"), "-1"),
+        (("--device", "cuda", "--conf", "device=cpu"), "-1"),
+        (("--device", "auto"), "0,1"),
+        (("--device", "cuda:1"), "0,1"),
+    ],
+)
 def test_a_server_on_the_processor_sees_no_gpu(
-    device: str, visible: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    device: tuple[str, ...], visible: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setattr(os, "execv", lambda *_: None)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
-    CliRunner().invoke(app, ["serve", str(tmp_path), "--port", port, "--device", device], catch_exceptions=False)
+    CliRunner().invoke(app, ["serve", str(tmp_path), "--port", port, *device], catch_exceptions=False)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
 
 

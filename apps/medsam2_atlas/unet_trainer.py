@@ -10,6 +10,7 @@ from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 
 import replies
 from finals import learnable
+from medsam2_atlas.device import pick_device
 from medsam2_atlas.errors import WeightsError
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.unet import (
@@ -66,8 +67,8 @@ class UNetTrainTask(BasicTrainTask):
     def __call__(self, request: dict[str, Any], datastore: StudyDatastore) -> Any:
         """Trains on the device that the request names, or else on the server's; MONAI Label would take the first GPU."""
         named = request.get("device") or ""  # if it is `cpu`, this process may not be able to use the server's
-        device = str(self._models.device) if named in ("", "cuda") else named
-        return super().__call__({**request, "device": device}, datastore)
+        device = self._models.device if named in ("", "cuda") else pick_device(named)
+        return super().__call__({**request, "device": str(device)}, datastore)
 
     def config(self) -> dict[str, Any]:
         """Options for viewers: those that have an effect."""

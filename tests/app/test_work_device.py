@@ -93,6 +93,7 @@ def test_no_process_sees_a_gpu_that_it_does_not_need(second: Started, monkeypatc
 def test_a_process_does_not_train_on_another_device_than_it_was_told(second: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(BasicTrainTask, "__call__", lambda _, request, __: told.append(request["device"]))
+    monkeypatch.setattr("unet_trainer.pick_device", torch.device)
     trainer = second[0]._trainers["unet_3d"]
     for asked in ({}, {"device": "cuda"}, {"device": "cuda:0"}):
         trainer(asked, None)

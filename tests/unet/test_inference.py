@@ -196,8 +196,9 @@ def test_sparing_memory_does_not_change_probabilities(config: UNetConfig, augmen
         (TINY, "", {(1, 1, 16, 16, 16)}),
         (TINY, "cpu", {(1, 1, 16, 16, 16)}),
         (TINY, "small", {(1, 1, 16, 16, 16)}),
-        (TINY, "smallest", {(1, 1, 8, 16, 16)}),
-        (TINY.model_copy(update={"patch": (16, 12, 12)}), "smallest", {(1, 1, 12, 12, 16)}),  # 12 = 3 * 4 cannot be halved
+        (TINY, "smallest", {(1, 1, 12, 16, 16)}),
+        (TINY.model_copy(update={"patch": (16, 12, 12)}), "smallest", {(1, 1, 8, 12, 16)}),  # multiples of 4
+        (TINY.model_copy(update={"patch": (16, 12, 4)}), "smallest", {(1, 1, 4, 12, 16)}),
     ],
 )
 def test_windows_are_only_as_small_as_the_network_can_take(

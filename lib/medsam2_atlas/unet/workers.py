@@ -20,7 +20,7 @@ from medsam2_atlas.unet.config import UNetConfig
 
 log = logging.getLogger(__name__)
 
-REMEDY = "Give the container more (docker run --shm-size 1g, or shm_size in compose.yaml)."
+REMEDY = "Give the container more shared memory (docker run --shm-size 1g, or shm_size in compose.yaml)."
 
 _SHARED = Path("/dev/shm")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -61,7 +61,8 @@ class PatchLoader(DataLoader):
             if self.num_workers == 0 or not is_worker_failure(error):
                 raise
             log.warning(
-                "the processes that read for the training failed, and it goes on, slower, without them: %s. %s",
+                "the processes that read for the training failed (%s), and it goes on, slower, without them. Mostly, memory or "
+                "shared memory is too small. %s",
                 problem_in(error),
                 REMEDY,
             )
