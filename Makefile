@@ -8,16 +8,31 @@ ATLAS ?=
 CHECKPOINT ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
+DEVICE ?= cpu
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time load fuzz read-time memory inputs clean
+.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time gpu load fuzz read-time memory inputs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-# Which build of torch: cpu, or cuda, which is about 3 GB more and runs without a GPU too.
-TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
+# Which build of torch: cpu, which never uses a GPU, or cuda, which takes 3.8 GB more and uses the processor if there is no GPU.
+# The build that is installed stays; a new installation takes cuda if it finds the NVIDIA driver's program. pip never looks for
+# a GPU, and the builds of one version look the same to it (and to make).
+INSTALLED := $(firstword $(shell sed -n "s/^cuda.*= None$$/cpu/p; s/^cuda.*= '.*'$$/cuda/p" \
+	$(VENV)/lib/python3*/site-packages/torch/version.py 2>/dev/null))
+TORCH ?= $(or $(INSTALLED),$(if $(shell command -v nvidia-smi),cuda,cpu))
+ifneq ($(INSTALLED),$(TORCH))
+ifneq ($(INSTALLED),)
+ANEW := --force-reinstall
+# What the CUDA build has brought, for the CPU build to be the small one.
+LEFT := $(if $(filter cpu,$(TORCH)),&& $(BIN)/python -m pip uninstall -qq --yes \
+	$(filter-out torch,$(shell sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' requirements/torch-cuda.txt)))
+$(VENV)/.installed: another-build
+endif
+endif
+.PHONY: another-build
 # Everything is locked with its hash. --no-deps keeps pip from adding what no lock has, --only-binary from building with
 # tools that no lock has; what has no wheel is in bundled.txt.
 LOCKED := $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes
@@ -27,8 +42,8 @@ $(VENV)/.installed: $(wildcard requirements/*.txt) pyproject.toml
 	@$(PYTHON) requirements/check_python.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python requirements/check_python.py
-	$(WHEELS) -r requirements/torch-$(TORCH).txt --retries 2 || { test $(TORCH) = cpu && \
-		echo "There is no CPU build of torch for this Python here; PyPI's is taken, which brings CUDA (3 GB)." && \
+	$(WHEELS) $(ANEW) -r requirements/torch-$(TORCH).txt --retries 2 $(LEFT) || { test $(TORCH) = cpu && \
+		echo "There is no CPU build of torch for this Python here; PyPI's is taken, which brings CUDA (3.8 GB more)." && \
 		$(WHEELS) -r requirements/torch-cuda.txt; }
 	$(WHEELS) -r requirements/common.txt
 	$(LOCKED) --no-build-isolation -r requirements/bundled.txt
@@ -41,7 +56,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements/dev.txt
 	@$(BIN)/python -m pip uninstall -qq --yes rfc3987-syntax lark  # which earlier locks had
 	touch $@
 
-install: $(VENV)/.installed  ## create .venv with everything: make install [PYTHON=python3.12] [TORCH=cuda]
+install: $(VENV)/.installed  ## create .venv with everything: make install [PYTHON=python3.12] [TORCH=cpu|cuda]
 
 lock: $(VENV)/.installed-dev  ## write requirements/*.txt anew: make lock [CPU_TORCH=folder] [UPGRADE=--upgrade]
 	$(BIN)/python requirements/lock.py $(if $(CPU_TORCH),--cpu-torch "$(CPU_TORCH)") $(UPGRADE)
@@ -59,11 +74,11 @@ wheel: $(VENV)/.installed  ## dist/*.whl, which brings MONAI Label, sam2, demo w
 demo: $(VENV)/.installed  ## the main job on the sample data, through the real server
 	$(BIN)/medsam2-atlas demo demo-output
 
-test: $(VENV)/.installed-dev  ## the tests
-	$(BIN)/python -m pytest --durations=10
+test: $(VENV)/.installed-dev  ## the tests: make test [DEVICE=cuda]
+	$(BIN)/python -m pytest --durations=10 --device $(DEVICE)
 
 test-slow: $(VENV)/.installed-dev  ## the tests, and those that take minutes
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "slow or not slow" --device $(DEVICE)
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -99,6 +114,9 @@ large-ct: $(VENV)/.installed  ## time and memory of the U-Net on a CT of clinica
 
 atlas-time: $(VENV)/.installed  ## time and memory of score maps and prompts on a CT of clinical size
 	$(BIN)/python bench/atlas_time.py
+
+gpu: $(VENV)/.installed-dev  ## time, memory and energy on a GPU and on the processor: make gpu [DEVICE=cuda:1]
+	$(BIN)/python bench/gpu.py --device $(if $(filter cpu,$(DEVICE)),cuda,$(DEVICE))
 
 load: $(VENV)/.installed-dev  ## twenty annotators at once on a real server, for three minutes
 	$(BIN)/python bench/load.py

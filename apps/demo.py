@@ -28,6 +28,7 @@ with plain_endings():  # importing takes seconds, in which people press Ctrl+C
 
     from medsam2_atlas.atlas import Atlas, build_atlas, find_references
     from medsam2_atlas.console import bars
+    from medsam2_atlas.device import pick_device
     from medsam2_atlas.evaluation import dice_per_organ, mean_dice
     from medsam2_atlas.files import sha256, write_json
     from medsam2_atlas.labels import organ_table
@@ -51,7 +52,7 @@ def main(out: Path) -> None:
     with bars() as progress:
         atlas = build_atlas(find_references(samples / "references"), progress=progress)
     atlas.save(out / "atlas")
-    weights = load_weights(find_checkpoint())
+    weights = load_weights(find_checkpoint()).on(pick_device("auto"))
     atlas_seconds = time.perf_counter() - began
     console.print(f"atlas {atlas.version} of {len(atlas.references)} references; weights {weights.file.name} {weights.mark}")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,8 @@
-# The app with everything it needs. For a GPU: docker compose build --build-arg TORCH=cuda app
+# The app with everything it needs. For a GPU: TORCH=cuda in .env, then docker compose build app (docs/gpu.md)
 FROM python:3.11-slim-bookworm
 RUN apt-get update && apt-get install -y --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/medsam2_atlas
+# cpu or cuda: nothing here can look for a GPU, which the machine that builds may lack.
 ARG TORCH=cpu
 COPY Makefile pyproject.toml setup.py README.md LICENSE NOTICE ./
 COPY requirements requirements

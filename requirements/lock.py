@@ -4,13 +4,14 @@
 | --- | --- |
 | `common.txt` | what `pyproject.toml` asks for, but torch |
 | `torch-cpu.txt` | the CPU build of torch |
-| `torch-cuda.txt` | PyPI's torch, and the CUDA libraries that it asks for |
+| `torch-cuda.txt` | PyPI's torch, which is a CUDA build, and the CUDA libraries that it asks for |
 | `bundled.txt` | `monailabel` and `sam2`, and what has to be built on the machine |
 | `dev.txt` | what tests, lint, `make lock` and `make sbom` need besides |
 
 uv resolves, for Linux and every Python that the project supports; versions that stand in a lock stay unless they no longer
 fit (`--upgrade` takes the newest of all). PyPI does not have the CPU builds of torch: their hashes come from PyTorch's index,
-or from a folder of wheels (`--cpu-torch`), and join those that `torch-cpu.txt` has of the same version.
+or from a folder of wheels (`--cpu-torch`), and join those that `torch-cpu.txt` has of the same version. Nothing here depends on
+the GPU of the machine: `make install` chooses between the two locks.
 """
 
 from __future__ import annotations

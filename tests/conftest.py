@@ -20,7 +20,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import blocks
+from gpu_results import Gpu
 from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references
+from medsam2_atlas.device import pick_device
 from medsam2_atlas.files import sha256
 from medsam2_atlas.medsam2 import OFFICIAL, load_config
 from medsam2_atlas.registration import RegistrationCache
@@ -28,6 +30,11 @@ from medsam2_atlas.resource import resource
 from medsam2_atlas.volume import Volume, from_sitk, read_labels, read_volume
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--device cuda`: tests of networks on a GPU use a real one in place of the pretended one."""
+    parser.addoption("--device", default="cpu", help="cpu, cuda or cuda:N: where networks run that tests put on a GPU")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -123,6 +130,18 @@ def narrow_config() -> DictConfig:
     for attention in ("self_attention", "cross_attention"):
         model["memory_attention"]["layer"][attention]["feat_sizes"] = [8, 8]
     return OmegaConf.create(config)
+
+
+@pytest.fixture(scope="session")
+def device(pytestconfig: pytest.Config) -> torch.device:
+    """Returns the CPU, or with `--device` the real GPU, in full precision, for tests that hold on both."""
+    return pick_device(pytestconfig.getoption("--device"))
+
+
+@pytest.fixture(scope="session")
+def gpu(device: torch.device) -> Gpu:
+    """Returns a pretended GPU, or with `--device` the real one; `with gpu() as device:` makes it available."""
+    return Gpu(device)
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def seeded_state(config: DictConfig, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def legacy_predictor(config: DictConfig, state: dict[str, torch.Tensor]) -> Any:
-    """The official predictor with the same weights."""
+    """The official predictor with the same weights, on the CPU."""
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
     container["model"]["_target_"] = "sam2.sam2_video_predictor_legacy.SAM2VideoPredictor"
@@ -98,7 +98,7 @@ def legacy_marked(predictor: Any, planes: np.ndarray, organ: MarkedOrgan) -> np.
 
 def _opened(predictor: Any, planes: np.ndarray) -> tuple[Any, Callable[[int, int], None], dict[int, np.ndarray]]:
     """The predictor's state of a volume, a function that propagates from one slice to another, and what it found."""
-    frames = to_network(planes, predictor.image_size)
+    frames = to_network(planes, predictor.image_size).to(predictor.device)
     rows, columns = planes.shape[1:]
 
     def load(**_: Any) -> tuple[torch.Tensor, int, int]:
@@ -116,6 +116,6 @@ def _opened(predictor: Any, planes: np.ndarray) -> tuple[Any, Callable[[int, int
     def propagate(first: int, last: int) -> None:
         state["cached_features"] = dict(features)
         for z, _, masks in predictor.propagate_in_video(state, first, abs(last - first), last < first):
-            found[z] = masks[0, 0].numpy()
+            found[z] = masks[0, 0].cpu().numpy()
 
     return state, propagate, found

@@ -89,6 +89,26 @@ def test_each_root_is_passed_to_the_server(tmp_path: Path, monkeypatch: pytest.M
         assert problem in str(done.exception)
 
 
+@pytest.mark.parametrize(
+    ("device", "visible"),
+    [
+        (("--device", "cpu"), "-1"),
+        (("--device", "cuda", "--conf", "device=cpu"), "-1"),
+        (("--device", "auto"), "0,1"),
+        (("--device", "cuda:1"), "0,1"),
+    ],
+)
+def test_a_server_on_the_processor_sees_no_gpu(
+    device: tuple[str, ...], visible: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(os, "execv", lambda *_: None)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+    CliRunner().invoke(app, ["serve", str(tmp_path), "--port", port, *device], catch_exceptions=False)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
+
+
 @pytest.mark.parametrize(("kind", "modality"), [("seg", "SEG"), ("rtstruct", "RTSTRUCT")])
 def test_label_maps_become_dicom_objects_by_command(kind: str, modality: str, tmp_path: Path) -> None:
     array = np.random.default_rng(3).integers(-1000, 1000, (6, 20, 24))

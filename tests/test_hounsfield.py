@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from blocks import PATIENT, QUICK, labelled
 from medsam2_atlas.atlas import ReferenceFiles, build_atlas, find_references, grow_atlas
+from medsam2_atlas.choices import Memory
 from medsam2_atlas.cli import app
 from medsam2_atlas.comparison import Contestant, compare_studies
 from medsam2_atlas.errors import InputError
@@ -325,13 +326,13 @@ def test_compared_models_see_hu_and_another_rule_is_not_answered_from_a_kept_pre
     write(patient() + 1024, tmp_path / "shifted.nii.gz")
     seen: list[float] = []
 
-    def run(image: Volume) -> Segmentation:
+    def run(image: Volume, _: Memory) -> Segmentation:
         seen.append(float(np.median(image.array)))
         return Segmentation(image.with_array((image.array > 80).astype(np.uint8)), {"seconds": {"total": 1.0}, "organs": []})
 
     def compared(rule: HuRule) -> dict[str, str]:
         made = (foundation_provenance(strategy="atlas", atlas="x", hu=rule), unet_provenance(weights="w", hu=rule))
-        pair = (Contestant("atlas", made[0], run, rule), Contestant("unet_3d", made[1], run, rule))
+        pair = (Contestant("atlas", lambda _: made[0], run, rule), Contestant("unet_3d", lambda _: made[1], run, rule))
         return compare_studies(StudyFolder(tmp_path), pair).problems
 
     assert "1024 too high" in compared(CHECK)["shifted"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from medsam2_atlas.card_problems import DRIVERS, OLDER_CUDA
 
 PROJECT = Path(__file__).parents[1]
 LOCKS = PROJECT / "requirements"
@@ -100,3 +103,62 @@ def test_make_stops_before_it_installs_into_an_unsupported_python(tmp_path: Path
     assert done.returncode != 0
     assert done.stderr.startswith("medsam2_atlas needs another\n")
     assert not (tmp_path / "venv").exists()
+
+
+def test_the_page_about_gpus_does_not_tell_of_another_pytorch_than_the_locked_one() -> None:
+    versions = {item.name: str(item.specifier).removeprefix("==") for item in locked("torch-cuda")}
+    text = (PROJECT / "docs" / "gpu.md").read_text()
+    cuda = ".".join(versions["cuda-toolkit"].split(".")[:2])
+    assert f"PyTorch {versions['torch']} needs" in text
+    assert f"| CUDA {cuda}, PyPI's" in text
+    major = int(cuda.split(".")[0])
+    assert re.search(rf"^\| CUDA {re.escape(cuda)}.*\| {DRIVERS[major]} or newer \|$", text, re.MULTILINE)
+    assert f"torch=={versions['torch']}+{OLDER_CUDA} --index-url" in text
+
+
+def planned(venv: Path, installed: str | None, driver: bool, *settings: str) -> str:
+    """Returns what `make install` would do. installed: the CUDA of the installed torch, `None` for its CPU build."""
+    if installed is not None:
+        about = venv / "lib/python3.11/site-packages/torch/version.py"
+        about.parent.mkdir(parents=True)
+        about.write_text(f"__all__ = ['cuda', 'hip']\ncuda: Optional[str] = {installed}\nhip: Optional[str] = None\n")
+        (venv / ".installed").touch()
+    programs = venv.parent / "programs"
+    programs.mkdir()
+    for name in ("sed", "sh", "grep", "expand", "python3", "make"):
+        (programs / name).symlink_to(shutil.which(name) or name)
+    if driver:
+        (programs / "nvidia-smi").symlink_to(shutil.which("true") or "true")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "TORCH"))}
+    environment["PATH"] = str(programs)
+    command = ["make", "-n", "install", f"VENV={venv}", *settings]
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("installed", "driver", "settings", "lock"),
+    [
+        (None, False, [], "torch-cpu"),
+        (None, True, [], "torch-cuda"),
+        (None, True, ["TORCH=cpu"], "torch-cpu"),
+        ("'13.0'", False, ["TORCH=cpu"], "--force-reinstall -r requirements/torch-cpu"),
+        ("None", False, ["TORCH=cuda"], "--force-reinstall -r requirements/torch-cuda"),
+    ],
+)
+def test_make_does_not_take_one_build_of_torch_for_the_other(
+    installed: str | None, driver: bool, settings: list[str], lock: str, tmp_path: Path
+) -> None:
+    first = next(line for line in planned(tmp_path / "venv", installed, driver, *settings).splitlines() if "torch-" in line)
+    assert f"{lock}.txt" in first
+    assert ("--force-reinstall" in first) is (installed is not None)
+    leaves_libraries = "uninstall" not in first
+    assert leaves_libraries or {"nvidia-cudnn-cu13", "triton"} <= set(first.split())
+    assert leaves_libraries is (installed != "'13.0'")
+
+
+@pytest.mark.parametrize(("installed", "driver"), [("'13.0'", False), ("None", True)])
+def test_make_does_not_replace_the_build_of_torch_that_somebody_has_chosen(
+    installed: str, driver: bool, tmp_path: Path
+) -> None:
+    assert "torch-" not in planned(tmp_path / "venv", installed, driver)

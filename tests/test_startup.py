@@ -92,6 +92,16 @@ def test_outputs_are_refused_before_a_heavy_library_is_imported(tmp_path: Path) 
     assert ran.heavy == []
 
 
+@pytest.mark.parametrize(
+    "command", [["segment", "ct.nii.gz", "-o", "out.nii.gz"], ["serve", "."], ["train", "unet", ".", "run"]]
+)
+def test_devices_are_refused_before_a_heavy_library_is_imported(command: list[str]) -> None:
+    ran = run([*command, "--device", "mps"])
+    assert ran.status == 1
+    assert "'mps': is not a device" in ran.output
+    assert ran.heavy == []
+
+
 def test_the_doctor_names_libraries_that_cannot_be_imported() -> None:
     program = """
 import sys

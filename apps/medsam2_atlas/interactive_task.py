@@ -11,16 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 import replies
+from medsam2_atlas.choices import Memory
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.hounsfield import read_ct
 from medsam2_atlas.interactive import segment_marked
 from medsam2_atlas.json_text import from_json
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.medsam2 import MedSAM2Volume, Weights
+from medsam2_atlas.memory import free_gpu_memory
 from medsam2_atlas.progress import current
 from medsam2_atlas.prompting import marked_organ
 from medsam2_atlas.segmentation import Segmentation
@@ -32,7 +33,7 @@ INTERACTIVE = "medsam2"
 
 @dataclass(frozen=True)
 class _Open:
-    """The image that was worked on last. key: of image, weights and device."""
+    """The image that was worked on last. key: of image, weights, device, and how sparing the network is with its memory."""
 
     key: tuple[str, ...]
     prepared: MedSAM2Volume
@@ -50,6 +51,7 @@ class InteractiveTask(InferTask):
         super().__init__(InferType.DEEPGROW, organs, 3, "One organ by MedSAM2, from boxes and points on any slices")
         self._models = models
         self._open: _Open | None = None
+        models.kept_on_device.append(self._close)
 
     def config(self) -> dict[str, Any]:
         """Options for viewers; `reach`: how far from the marks the organ is looked for, in mm, empty for everywhere."""
@@ -80,10 +82,8 @@ class InteractiveTask(InferTask):
         Raises:
             MedSAM2AtlasError: marks, image or an option cannot be used, or the weights are missing.
         """
-        memory = request.get("memory", "")
-        if memory:
-            self._open = None
-        weights = self._models.weights(replies.text(request, "weights"), memory == "cpu")
+        memory: Memory = request.get("memory", "")
+        weights = self._models.weights(replies.text(request, "weights"), self._models.ladder.device_of(memory))
         image = read_ct(request["image"], self._models.hu)
         organ = marked_organ(
             image,
@@ -93,7 +93,7 @@ class InteractiveTask(InferTask):
             outside=_listed(request, "background"),
             reach=_reach(request),
         )
-        return segment_marked(image, self._prepared(image, weights), weights, organ, current())
+        return segment_marked(image, self._prepared(image, weights, memory), weights, organ, current())
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Segments an organ of `request["image"]`; its label map's file, and a JSON body with the report."""
@@ -101,15 +101,17 @@ class InteractiveTask(InferTask):
         (name,) = result.report["organs"]
         return replies.as_file(result.labels, request), replies.as_json(result.report, {name: self.labels[name]})
 
-    def _prepared(self, image: Volume, weights: Weights) -> MedSAM2Volume:
-        device = next(weights.network.parameters()).device
-        key = (image.digest, weights.sha256, str(device))
+    def _prepared(self, image: Volume, weights: Weights, memory: Memory) -> MedSAM2Volume:
+        key = (image.digest, weights.sha256, str(weights.device), memory)
         if self._open is None or self._open.key != key:
-            self._open = None  # before the next one takes its memory
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-            self._open = _Open(key, MedSAM2Volume(weights, image.array))
+            self._close()  # before the next one takes its memory
+            if weights.device.type == "cuda":
+                free_gpu_memory()
+            self._open = _Open(key, MedSAM2Volume(weights, image.array, memory=memory))
         return self._open.prepared
+
+    def _close(self) -> None:
+        self._open = None
 
 
 def _organ(request: dict[str, Any]) -> int:

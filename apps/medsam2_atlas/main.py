@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,11 @@ from strategies import NextCase
 from study_datastore import StudyDatastore
 from unet_task import UNetInferTask
 from unet_trainer import UNetTrainTask
+from work_device import forget_gpu_names
 
 log = logging.getLogger(__name__)
+
+forget_gpu_names()
 
 _UNETS = {"unet_3d": "three-dimensional U-Net", "unet_2d": "two-dimensional U-Net, slice by slice"}
 
@@ -82,9 +86,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         self._compare = CompareTask(self._predictions)
         self._interactive = InteractiveTask(self._models)
         self._table = ScoreTable(self._work.folder(".") / "learning.sqlite")
-        # MedSAM2 takes minutes a case without a GPU: too long for every study in the background.
-        foundation = conf.get("foundation") or ("medsam2_atlas" if self._models.device.type == "cuda" else "atlas")
-        self._learner = Learner(self._models, self._predictions, self._table, self.datastore, foundation)
+        self._learner = Learner(self._models, self._predictions, self._table, self.datastore, self._foundation(conf))
         self._housekeeper = Housekeeper(lambda: self._studies().store, lambda: self._learner.idle)
         # In the background, a whole archive would be fetched from a DICOMweb server: only where that is asked for.
         remote = studies.startswith(("http://", "https://"))
@@ -98,8 +100,15 @@ class MedSAM2AtlasApp(MONAILabelApp):
             description="Pre-annotates 15 abdominal organs on CT. Research use only; not a medical device.",
             version=package_version(),
         )
-        for name, reason in self._missing().items():
-            log.warning("%s cannot run: %s", name, reason)
+        if not in_work_process():
+            for name, reason in self._missing().items():
+                log.warning("%s cannot run: %s", name, reason)
+
+    def _foundation(self, conf: Mapping[str, str]) -> str:
+        """The model that studies in the background are measured by; MedSAM2 takes minutes a case without a GPU."""
+        if in_work_process():  # measures nothing: no need to ask the GPU
+            return conf.get("foundation") or "atlas"
+        return conf.get("foundation") or ("medsam2_atlas" if self._models.device.type == "cuda" else "atlas")
 
     def init_datastore(self) -> Datastore:
         """A store that loses nothing, of a folder or of a DICOMweb server's series."""
@@ -180,6 +189,8 @@ class MedSAM2AtlasApp(MONAILabelApp):
         models = described(self._infers, lambda task: task.info(), missing)
         trainers = described(self._trainers, lambda task: task.info(), missing, "training")
         datastore = described({"datastore": self._datastore}, lambda store: store.status(), missing)
+        if failure := self._models.ladder.failure:
+            missing["GPU"] = f"has failed ({failure}). Networks run on the processor until the server is started again."
         return {
             "name": self.name,
             "description": self.description,
@@ -242,7 +253,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         """
         if model not in _UNETS:
             raise NotFoundError(repr(model[:80]), "takes no weights.", f"Choose from: {', '.join(_UNETS)}.")
-        unet = load_unet(file, self._models.device)
+        unet = load_unet(file)
         copy_safely(file, self._work.folder(model) / "best.pt")
         return {"model": model, "version": unet.version, "mark": unet.mark}
 

@@ -1,9 +1,14 @@
-"""Atlas, weights and U-Nets of a server: found, loaded once, and loaded again when their files change."""
+"""Atlas, weights and U-Nets of a server: found, loaded once, and loaded again when their files change.
+
+Networks are loaded on the processor, so that a GPU that is full or broken keeps nobody from asking what there is. Copies go to
+the GPU when something is segmented there.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +19,7 @@ from medsam2_atlas.device import pick_device
 from medsam2_atlas.errors import AtlasError, InputError, MedSAM2AtlasError, WeightsError
 from medsam2_atlas.hounsfield import CHECK, HuRule
 from medsam2_atlas.medsam2 import Weights, find_checkpoint, load_weights
+from medsam2_atlas.memory import Ladder
 from medsam2_atlas.places import find_atlas, find_unet, known_checkpoints
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.storage import WorkFolder
@@ -21,6 +27,7 @@ from medsam2_atlas.studies import atlas_store
 from medsam2_atlas.unet import UNet, UNetConfig, load_unet, unet_config
 
 T = TypeVar("T")
+Network = TypeVar("Network", Weights, UNet)
 
 UNETS = ("unet_3d", "unet_2d")
 
@@ -41,12 +48,31 @@ class Models:
             hu: how the values of CTs become HU, for all models and trainings.
         """
         self.work, self.hu = work, hu
-        self.device = pick_device(conf.get("device") or "auto")
         self.busy = threading.Lock()
         """Held while a case is segmented: one case at a time on the device."""
+        self.kept_on_device: list[Callable[[], None]] = []
+        """Called to drop what others keep on the device, where its memory does not suffice."""
         self._conf = {key: value for key, value in conf.items() if value}
         self._lock = threading.RLock()
         self._loaded: dict[str, tuple[tuple[Path, int, int], Any]] = {}
+        self._copies: dict[tuple[str, torch.device], tuple[Any, Any]] = {}
+
+    @cached_property
+    def device(self) -> torch.device:
+        """What cases are segmented on. A GPU is tried when this is first asked for; what needs no network never asks."""
+        return pick_device(self._conf.get("device") or "auto")
+
+    @cached_property
+    def ladder(self) -> Ladder:
+        """Runs cases with as much of a GPU's memory as there is."""
+        return Ladder(self.device, self.release)
+
+    def release(self) -> None:
+        """Drops all that is kept on a GPU; it is made again where it is needed."""
+        with self._lock:
+            self._copies.clear()
+        for drop in self.kept_on_device:
+            drop()
 
     @property
     def registrations(self) -> RegistrationCache:
@@ -83,37 +109,37 @@ class Models:
         default = find_checkpoint(self._path("checkpoint"))
         return [default.name, *(name for name in known_checkpoints() if name != default.name)]
 
-    def weights(self, name: str = "", processor: bool = False) -> Weights:
-        """The MedSAM2 weights of that name, or the default ones; on the processor where asked.
+    def weights(self, name: str = "", device: torch.device | None = None) -> Weights:
+        """The MedSAM2 weights of that name, or the default ones; on the processor where no device is named.
 
         Raises:
             InputError: not one of `weight_names`.
             WeightsError: none found, or they do not fit the network.
+            torch.OutOfMemoryError: the device has no memory for them.
         """
         file = find_checkpoint(self._path("checkpoint"))
         if name and name != file.name:
             if name not in known_checkpoints():
                 raise InputError(name, "are no weights of this server.", f"Choose from: {', '.join(self.weight_names())}.")
             file = known_checkpoints()[name]
-        device = torch.device("cpu") if processor else self.device
-        config = self._conf.get("config")
-        return self._once(f"weights {file} {device}", file, lambda: load_weights(file, config, device), WeightsError)
+        config, key = self._conf.get("config"), f"weights {file}"
+        return self._on(key, self._once(key, file, lambda: load_weights(file, config), WeightsError), device)
 
-    def unet(self, name: str, processor: bool = False) -> UNet:
-        """The U-Net of that name; what training publishes is served at once. On the processor where asked.
+    def unet(self, name: str, device: torch.device | None = None) -> UNet:
+        """The U-Net of that name; what training publishes is served at once. On the processor where no device is named.
 
         Raises:
             WeightsError: not trained yet, or its weights cannot be used.
+            torch.OutOfMemoryError: the device has no memory for it.
         """
         file = find_unet(name, self._path(name), self.work.path / name / "best.pt")
-        device = torch.device("cpu") if processor else self.device
-        return self._once(f"{name} {device}", file, lambda: load_unet(file, device), WeightsError)
+        return self._on(name, self._once(name, file, lambda: load_unet(file), WeightsError), device)
 
-    def prompting_unet(self, processor: bool = False) -> UNet | None:
+    def prompting_unet(self, device: torch.device | None = None) -> UNet | None:
         """The U-Net that may prompt MedSAM2: the first of `UNETS` that is there."""
         for name in UNETS:
             try:
-                return self.unet(name, processor)
+                return self.unet(name, device)
             except WeightsError:
                 continue
         return None
@@ -121,6 +147,18 @@ class Models:
     def unet_config(self, name: str) -> UNetConfig:
         """How the U-Net of that name is trained."""
         return unet_config(self._conf.get(f"{name}_config", name))
+
+    def _on(self, key: str, loaded: Network, device: torch.device | None) -> Network:
+        """Returns a network on a device, copied there once."""
+        if device is None or device.type == "cpu":
+            return loaded
+        with self._lock:
+            found = self._copies.get((key, device))
+            if found is None or found[0] is not loaded:
+                self._copies.pop((key, device), None)  # before the new one takes its memory
+                found = self._copies[key, device] = (loaded, loaded.on(device))
+        copied: Network = found[1]
+        return copied
 
     def _path(self, key: str) -> Path | None:
         return Path(self._conf[key]) if key in self._conf else None
@@ -139,7 +177,7 @@ class Models:
                     found = self._loaded.get(key)
                     if found is None or found[0] != stamp:
                         found = self._loaded[key] = (stamp, load())
-        except (MedSAM2AtlasError, MemoryError, torch.OutOfMemoryError):  # memory may suffice later
+        except (MedSAM2AtlasError, MemoryError):  # memory may suffice later
             raise
         except Exception as error:
             raise kind(file, f"cannot be loaded ({error}).", "Check its rights, or make it again.") from error

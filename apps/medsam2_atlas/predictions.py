@@ -6,13 +6,11 @@ never touched: models store under their own names only.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
+from medsam2_atlas.choices import Memory
 from medsam2_atlas.energy import measured
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.segmentation import Segmentation
@@ -20,13 +18,9 @@ from medsam2_atlas.studies import Prediction, PredictionStore
 from models import Models
 from study_datastore import StudyDatastore
 
-log = logging.getLogger(__name__)
-
-_LESS_MEMORY = (("", "as usual"), ("small", "in smaller steps"), ("cpu", "on the processor"))
-
 
 class Segmenter(Protocol):
-    """An infer task of this project."""
+    """An infer task of this project. `request["memory"]`: how sparing networks are with a GPU's memory (`choices.Memory`)."""
 
     def segment(self, request: dict[str, Any]) -> Segmentation:
         """Its result."""
@@ -66,16 +60,16 @@ class Predictions:
         task, image = self.tasks[model], self.image(study)
         asked = dict(request or {}) | {"image": str(image), "model": model}
         store = self.store()
-        found = store.find(model, study, image, task.provenance(asked))
+        found = store.find(model, study, image, task.provenance(self._as_now(model, asked)))
         if found is not None:
             return found.segmentation(image), found
         with self._models.busy:
-            provenance = task.provenance(asked)  # models may have changed while waiting
-            result = _run(task, asked)
-        whole = set(provenance["organs"]) == set(organ_table().indices)
-        if not whole or task.provenance(asked) != provenance:  # or a model was replaced just when this began
+            before = task.provenance(asked | {"memory": ""})  # models may have changed while waiting
+            result, memory = self._run(model, task, asked)
+        whole = set(before["organs"]) == set(organ_table().indices)
+        if not whole or task.provenance(asked | {"memory": ""}) != before:  # or a model was replaced just when this began
             return result, None
-        return result, store.save(model, study, image, provenance, result)
+        return result, store.save(model, study, image, task.provenance(asked | {"memory": memory}), result)
 
     def stored(self, model: str, study: str, request: Mapping[str, Any]) -> Prediction | None:
         """What is stored of a model for a study, if it has been made and nothing has changed since.
@@ -84,8 +78,8 @@ class Predictions:
             MedSAM2AtlasError: as `get`.
         """
         image = self.image(study)
-        provenance = self.tasks[model].provenance(dict(request) | {"image": str(image), "model": model})
-        return self.store().find(model, study, image, provenance)
+        asked = self._as_now(model, dict(request) | {"image": str(image), "model": model})
+        return self.store().find(model, study, image, self.tasks[model].provenance(asked))
 
     def once(self, task: Segmenter, image: Path, request: Mapping[str, Any]) -> Segmentation:
         """A segmentation that is not stored: of an image that is no study, or of an organ that somebody points at.
@@ -94,7 +88,7 @@ class Predictions:
             MedSAM2AtlasError: as `get`.
         """
         with self._models.busy:
-            return _run(task, dict(request) | {"image": str(image)})
+            return self._run(str(request.get("model")), task, dict(request) | {"image": str(image)})[0]
 
     def store(self) -> PredictionStore:
         """Where predictions lie: under the models' tags."""
@@ -104,23 +98,15 @@ class Predictions:
         """The file or folder of a study."""
         return Path(self._datastore().get_image_uri(study))
 
+    def _as_now(self, model: str, request: dict[str, Any]) -> dict[str, Any]:
+        """A request as it would be run now: on the GPU or not, as memory was found to suffice."""
+        return request | {"memory": self._models.ladder.first(model)}
 
-def _run(task: Segmenter, request: dict[str, Any]) -> Segmentation:
-    """A segmentation with its energy; where a GPU's memory does not do, in smaller steps, then on the processor."""
-    notes = []
-    with measured() as energy:
-        for memory, what in _LESS_MEMORY:
-            try:
-                result = task.segment(request | {"memory": memory})
-                break
-            except torch.OutOfMemoryError as error:
-                log.warning("out of GPU memory: %s", error)
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                if memory == "cpu":
-                    raise
-                notes.append(f"out of GPU memory {what}")
-    result.report["energy"] = energy
-    if notes:
-        result.report["memory"] = f"{'; '.join(notes)}; done {what}"
-    return result
+    def _run(self, model: str, task: Segmenter, request: dict[str, Any]) -> tuple[Segmentation, Memory]:
+        """A segmentation with its energy, with as much of a GPU's memory as there is; and how sparing that was."""
+        with measured() as energy:
+            result, climbed = self._models.ladder.run(model, lambda memory: task.segment(request | {"memory": memory}))
+        result.report["energy"] = energy
+        if climbed.note:
+            result.report["memory"] = climbed.note
+        return result, climbed.memory

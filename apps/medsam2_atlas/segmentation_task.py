@@ -8,9 +8,11 @@ from typing import Any
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 import replies
+from medsam2_atlas.choices import Memory
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.hounsfield import read_ct
 from medsam2_atlas.labels import organ_table
+from medsam2_atlas.memory import ran_on
 from medsam2_atlas.pipeline import Case, Options, PromptSource, segment
 from medsam2_atlas.progress import current
 from medsam2_atlas.segmentation import Segmentation
@@ -76,6 +78,8 @@ class SegmentationTask(InferTask):
             return foundation_provenance(strategy=strategy, atlas=atlas, organs=replies.organs(request), hu=self._models.hu)
         prompts = replies.choice(request, "prompts", self._sources())
         unet = self._models.prompting_unet() if prompts != "atlas" else None
+        memory: Memory = request.get("memory", "")
+        device = self._models.ladder.device_of(memory)
         return foundation_provenance(
             strategy=strategy,
             atlas=atlas,
@@ -84,6 +88,7 @@ class SegmentationTask(InferTask):
             unet=unet.version if unet else None,
             organs=replies.organs(request),
             hu=self._models.hu,
+            ran_on=ran_on(device, medsam2=True, unet=unet is not None, memory=memory),
         )
 
     def segment(self, request: dict[str, Any]) -> Segmentation:
@@ -94,14 +99,14 @@ class SegmentationTask(InferTask):
         """
         models = self._models
         strategy = replies.choice(request, "strategy", self._strategies)
+        memory: Memory = request.get("memory", "")
         weights, unet, source = None, None, "atlas"
         if self._needs_network:
             source = replies.choice(request, "prompts", self._sources())
-            processor = request.get("memory") == "cpu"
-            weights = models.weights(replies.text(request, "weights"), processor)
-            unet = models.prompting_unet(processor) if source != "atlas" else None
-        batch = 1 if request.get("memory") else Options.batch
-        options = Options(organs=replies.organs(request), prompts=_source(source), batch=batch)
+            device = models.ladder.device_of(memory)
+            weights = models.weights(replies.text(request, "weights"), device)
+            unet = models.prompting_unet(device) if source != "atlas" else None
+        options = Options(organs=replies.organs(request), prompts=_source(source), memory=memory)
         volume = read_ct(request["image"], models.hu)
         case = Case(
             volume,

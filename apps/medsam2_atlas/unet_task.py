@@ -13,9 +13,11 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.basic_infer import BasicInferTask
 
 import replies
+from medsam2_atlas.choices import Memory
 from medsam2_atlas.errors import MedSAM2AtlasError
 from medsam2_atlas.hounsfield import read_ct
 from medsam2_atlas.labels import organ_table
+from medsam2_atlas.memory import ran_on
 from medsam2_atlas.progress import current
 from medsam2_atlas.segmentation import Segmentation
 from medsam2_atlas.studies import unet_provenance
@@ -73,7 +75,10 @@ class UNetInferTask(BasicInferTask):
     def provenance(self, request: dict[str, Any]) -> dict[str, Any]:
         """What the result will depend on besides the image."""
         weights, augment = self._models.unet(self._name).sha256, replies.flag(request, "augment")
-        return unet_provenance(weights=weights, augment=augment, organs=replies.organs(request), hu=self._models.hu)
+        memory: Memory = request.get("memory", "")
+        where = ran_on(self._models.ladder.device_of(memory), medsam2=False, unet=True, memory=memory)
+        organs = replies.organs(request)
+        return unet_provenance(weights=weights, augment=augment, organs=organs, hu=self._models.hu, ran_on=where)
 
     def pre_transforms(self, data: dict[str, Any] | None = None) -> Sequence[Callable[..., Any]]:
         """The file to the network's grid; the image itself is kept for the way back."""
@@ -83,7 +88,8 @@ class UNetInferTask(BasicInferTask):
     def inferer(self, data: dict[str, Any] | None = None) -> UNetInferer:
         """Sliding windows, with test-time augmentation where it is asked for."""
         assert data is not None, "MONAI Label hands the request"
-        return UNetInferer(data["unet"].unet.config, augment=replies.flag(data, "augment"), progress=current())
+        config, augment = data["unet"].unet.config, replies.flag(data, "augment")
+        return UNetInferer(config, augment=augment, memory=data.get("memory", ""), progress=current())
 
     def post_transforms(self, data: dict[str, Any] | None = None) -> Sequence[Callable[..., Any]]:
         """Probabilities to a label map on the image's own grid."""
@@ -95,16 +101,18 @@ class UNetInferTask(BasicInferTask):
         Raises:
             MedSAM2AtlasError: something is missing, or the image or an option cannot be used.
         """
-        unet = self._models.unet(
-            self._name, request.get("memory") == "cpu"
-        )  # for the whole request, whatever training publishes meanwhile
+        memory: Memory = request.get("memory", "")
+        # One network for the whole request, whatever training publishes meanwhile.
+        unet = self._models.unet(self._name, self._models.ladder.device_of(memory))
         chosen = replies.organs(request)
         began = time.perf_counter()
         augment = replies.flag(request, "augment")
         wanted = {"augment": augment, "device": str(unet.device), "logging": "WARNING"}
         _, data = super().__call__(request | wanted | {"unet": _Shared(unet), "skip_writer": True})
         seconds = time.perf_counter() - began
-        return unet_segmentation(data["volume"], data["prediction"], unet, organs=chosen, augment=augment, seconds=seconds)
+        return unet_segmentation(
+            data["volume"], data["prediction"], unet, organs=chosen, augment=augment, memory=memory, seconds=seconds
+        )
 
     def __call__(self, request: dict[str, Any], callbacks: Any = None) -> tuple[str, dict[str, Any]]:
         """Segments `request["image"]`; the label map's file, on the grid of the image, and a JSON body with the report."""

@@ -10,6 +10,7 @@ from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 
 import replies
 from finals import learnable
+from medsam2_atlas.device import pick_device
 from medsam2_atlas.errors import WeightsError
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.unet import (
@@ -62,6 +63,12 @@ class UNetTrainTask(BasicTrainTask):
         self._models, self._name, self._folder = models, name, folder
         self._run: UNetTraining | None = None
         self._skipped: dict[str, str] = {}
+
+    def __call__(self, request: dict[str, Any], datastore: StudyDatastore) -> Any:
+        """Trains on the device that the request names, or else on the server's; MONAI Label would take the first GPU."""
+        named = request.get("device") or ""  # if it is `cpu`, this process may not be able to use the server's
+        device = self._models.device if named in ("", "cuda") else pick_device(named)
+        return super().__call__({**request, "device": str(device)}, datastore)
 
     def config(self) -> dict[str, Any]:
         """Options for viewers: those that have an effect."""

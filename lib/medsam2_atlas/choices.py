@@ -5,7 +5,10 @@ The module imports no library, so that a parser of arguments can offer the choic
 
 from __future__ import annotations
 
+import re
 from typing import Literal, get_args
+
+from medsam2_atlas.errors import InputError
 
 ReferenceStrategy = Literal["reference-1", "reference-3"]
 
@@ -36,6 +39,18 @@ MissingOrgan = Literal["unknown", "absent"]
 
 Made = Literal["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
 """How a label map was made, in DICOM's words (Segment Algorithm Type)."""
+
+
+def device_name(name: str) -> str:
+    """Returns the name of a device if it is `auto`, `cpu`, `cuda` or `cuda:N`; `device.pick_device` tells what they mean.
+
+    Raises:
+        InputError: another name, such as `mps`: nothing here has been tested on other devices.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name):
+        raise InputError(repr(name), "is not a device that networks can run on.", "Choose cpu, cuda, cuda:N or auto.")
+    return name
+
 
 FINAL = "final"
 """Tag of the label maps that a person has signed off."""

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights
+from medsam2_atlas.memory import ran_on
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.prompting import MarkedOrgan, SliceMarks
 from medsam2_atlas.segmentation import Segmentation, base_report
@@ -68,7 +69,8 @@ def segment_marked(
         "overruled": [overruled[z] for z in sorted(overruled)],
         "range": [logits.z_min, logits.z_min + len(logits.low) - 1],
         "seconds": {"network": round(time.perf_counter() - began, 3)},
-        "device": str(next(weights.network.parameters()).device),
+        **ran_on(weights.device, medsam2=True, unet=False),
+        "device": str(weights.device),
         "weights": weights.describe(),
     }
     if weights.mark:

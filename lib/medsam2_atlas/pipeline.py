@@ -23,13 +23,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from medsam2_atlas.atlas import Atlas, ScoreMaps, score_maps
-from medsam2_atlas.choices import REFERENCE_STRATEGIES, Loop, PromptSource, ThresholdRule
+from medsam2_atlas.choices import REFERENCE_STRATEGIES, Loop, Memory, PromptSource, ThresholdRule
 from medsam2_atlas.errors import AtlasError, InputError, WeightsError
 from medsam2_atlas.fusion import fuse_logits, fuse_scores
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights
+from medsam2_atlas.memory import Ladder, ran_on
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.prompting import (
     MIDDLE,
@@ -63,7 +65,8 @@ class Options:
 
     organs: numbers; all of the table where empty. prompts: from the atlas' score maps, from a U-Net's coarse masks, or per
     organ from the one that has shown itself better. loop: see `medsam2.propagation`. thresholds: see `prompting`.
-    fill_holes: as the official CUDA build does. batch: organs and directions per network step.
+    fill_holes: as the official CUDA build does. batch: organs and directions per network step. memory: how sparing networks are
+    with a GPU's memory.
     """
 
     organs: tuple[int, ...] = ()
@@ -72,6 +75,7 @@ class Options:
     thresholds: ThresholdRule = "atlas"
     fill_holes: bool = False
     batch: int = 16
+    memory: Memory = ""
 
 
 @dataclass
@@ -92,6 +96,19 @@ class Case:
     registrations: RegistrationCache | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     passes: list[Prompts] = field(default_factory=list)
+    kept: dict[str, ScoreMaps] = field(default_factory=dict)
+    """What needs no network: cases that differ in their networks' devices share it."""
+
+    def sparing(self, memory: Memory, device: torch.device) -> Case:
+        """The same case with its networks on a device, sparing its memory. Registration is not done again.
+
+        Raises:
+            torch.OutOfMemoryError: the device has no memory for the networks.
+        """
+        weights = None if self.weights is None else self.weights.on(device)
+        unet = None if self.unet is None else self.unet.on(device)
+        options = replace(self.options, memory=memory)
+        return replace(self, weights=weights, unet=unet, options=options, seconds={}, passes=[])
 
     @property
     def organs(self) -> list[int]:
@@ -107,15 +124,19 @@ class Case:
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
 
-    @cached_property
+    @property
     def scores(self) -> ScoreMaps:
         """Score maps of the organs; one registration."""
+        if "scores" in self.kept:
+            return self.kept["scores"]
         if self.atlas is None:
             raise AtlasError(
                 "atlas", "is needed for this strategy.", "Name one by --atlas, or make one: medsam2-atlas atlas build."
             )
         with self.timed("registration and score maps"):
-            return score_maps(self.image, self.atlas, self.organs, progress=self.progress, cache=self.registrations)
+            found = score_maps(self.image, self.atlas, self.organs, progress=self.progress, cache=self.registrations)
+        self.kept["scores"] = found
+        return found
 
     @cached_property
     def coarse_labels(self) -> np.ndarray:
@@ -127,7 +148,7 @@ class Case:
         from medsam2_atlas.unet import predict  # MONAI, which takes seconds to import, is for the U-Net alone
 
         with self.timed("U-Net"):
-            return predict(self.image, self.unet, progress=self.progress).labels
+            return predict(self.image, self.unet, memory=self.options.memory, progress=self.progress).labels
 
     @cached_property
     def volume(self) -> MedSAM2Volume:
@@ -135,7 +156,7 @@ class Case:
         if self.weights is None:
             raise WeightsError("weights", "are needed for this strategy.", "Name a checkpoint, or use the strategy `atlas`.")
         with self.timed("network"):
-            return MedSAM2Volume(self.weights, self.image.array, batch=self.options.batch)
+            return MedSAM2Volume(self.weights, self.image.array, batch=self.options.batch, memory=self.options.memory)
 
     def first_prompts(self, fractions: tuple[float, ...]) -> Prompts:
         """Prompts that need no pass of the network: from the score maps, the U-Net, or the better one per organ."""
@@ -284,6 +305,36 @@ def segment(case: Case, strategy: str = "D") -> Segmentation:
     return Segmentation(case.image.with_array(labels), _report(case, strategy, labels))
 
 
+def segment_within_memory(case: Case, strategy: str, ladder: Ladder) -> tuple[Segmentation, Case]:
+    """As `segment`, with as much of a GPU's memory as there is; the case as it was run, besides.
+
+    Args:
+        case: its networks lie on the processor; copies of them go to the ladder's device.
+        strategy: as `segment`.
+        ladder: of that device.
+
+    Raises:
+        InputError, AtlasError, WeightsError: as `segment`.
+    """
+
+    def attempt(memory: Memory) -> tuple[Segmentation, Case]:
+        tried = case.sparing(memory, ladder.device_of(memory))
+        return segment(tried, strategy), tried
+
+    (result, ran), climbed = ladder.run("segmentation", attempt)
+    if climbed.note:
+        result.report["memory"] = climbed.note
+    return result, ran
+
+
+def _ran_on(case: Case, used_network: bool, used_unet: bool) -> dict[str, str]:
+    """Device of the networks, and what the label map owes to it."""
+    if not used_network or case.weights is None:
+        return {"device": "cpu"}
+    device = case.weights.device
+    return ran_on(device, medsam2=True, unet=used_unet, memory=case.options.memory) | {"device": str(device)}
+
+
 def _confidences(case: Case, strategy: str) -> list[tuple[int, float]]:
     """Organs with the confidence of their first prompts, or of their score maps where there are none; the least sure first."""
     if strategy == "atlas":
@@ -313,7 +364,7 @@ def _report(case: Case, strategy: str, labels: np.ndarray) -> dict[str, Any]:
         "fallbacks": {table[p.label].name: list(p.notes) for prompts in case.passes for p in prompts.prompts if p.notes},
         "without_prompt": {table[k].name: reason for k, reason in sorted(missing.items())},
         "seconds": {stage: round(value, 3) for stage, value in case.seconds.items()},
-        "device": str(next(case.weights.network.parameters()).device) if used_network and case.weights else "cpu",
+        **_ran_on(case, used_network, used_unet),
         "weights": case.weights.describe() if used_network and case.weights else None,
         "unet": case.unet.describe() if used_unet and case.unet else None,
         "atlas": None
@@ -321,7 +372,7 @@ def _report(case: Case, strategy: str, labels: np.ndarray) -> dict[str, Any]:
         else {"folder": case.atlas.source, "version": case.atlas.version, "references": len(case.atlas.references)},
         "uses_truth": strategy in REFERENCE_STRATEGIES,
     }
-    if "scores" in vars(case) and case.scores.turned:
+    if "scores" in case.kept and case.scores.turned:
         report["warning"] = "The patient lies the other way round than the file says: left and right may be confused."
     marks = [used.mark for used, yes in ((case.weights, used_network), (case.unet, used_unet)) if yes and used and used.mark]
     if marks:

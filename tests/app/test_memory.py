@@ -1,4 +1,4 @@
-"""What is done when a GPU's memory does not suffice."""
+"""What the server does where a GPU's memory does not suffice."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from medsam2_atlas.memory import Ladder
 from medsam2_atlas.segmentation import Segmentation
 from medsam2_atlas.storage import WorkFolder
 from medsam2_atlas.volume import read_volume
@@ -44,7 +45,7 @@ def run(folder: Path, model: Hungry) -> Segmentation:
     image = sitk.GetImageFromArray(np.arange(480, dtype=np.int16).reshape(6, 8, 10))
     sitk.WriteImage(image, str(folder / "a.nii.gz"))
     store = StudyDatastore(folder)
-    models: Any = SimpleNamespace(work=WorkFolder.of(folder), busy=threading.Lock())
+    models: Any = SimpleNamespace(work=WorkFolder.of(folder), busy=threading.Lock(), ladder=Ladder(torch.device("cuda:0")))
     predictions = Predictions(models, lambda: store)
     predictions.tasks["m"] = model
     return predictions.get("m", "a")[0]
@@ -57,8 +58,9 @@ def run(folder: Path, model: Hungry) -> Segmentation:
         ("small", ["", "small"], "out of GPU memory as usual; done in smaller steps"),
         (
             "cpu",
-            ["", "small", "cpu"],
-            "out of GPU memory as usual; out of GPU memory in smaller steps; done on the processor",
+            ["", "small", "smallest", "cpu"],
+            "out of GPU memory as usual; out of GPU memory in smaller steps; out of GPU memory in the smallest steps; "
+            "done on the processor",
         ),
     ],
 )

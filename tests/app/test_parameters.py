@@ -258,8 +258,9 @@ def test_a_process_is_given_nothing_but_checked_parameters(
                 run({name: "/tmp/evil"})
         assert not begun
         run({"name": "/tmp/evil", "client_id": "/tmp/evil", "gpus": "1", "multi_gpu": True, "model": "x", "method": "y"})
-        assert begun.pop().keys() <= {"model", "method", "images", "device", "multi_gpu"}
+        assert begun[-1].get("gpus") == "-1"  # a client's is not used
+        assert begun.pop().keys() <= {"model", "method", "images", "device", "gpus", "multi_gpu"}
     work.run_training("unet_3d", {"max_epochs": "3", "pretrained": "false", "device": "cpu"})
     work.run_scoring("organs", {"y": "final"})
-    assert begun[0] == {"model": "unet_3d", "max_epochs": 3, "pretrained": False, "device": "cpu"}
-    assert begun[1] == {"method": "organs", "y": "final"}
+    assert begun[0] == {"model": "unet_3d", "max_epochs": 3, "pretrained": False, "device": "cpu", "gpus": "-1"}
+    assert begun[1] == {"method": "organs", "y": "final", "gpus": "-1"}

@@ -133,7 +133,10 @@ class OutOfMemoryError(RuntimeError):
     [
         (MemoryError(), "too little memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "too little memory"),
-        (OutOfMemoryError("CUDA out of memory."), "--device cpu"),
+        (OutOfMemoryError("CUDA out of memory."), "the GPU has too little free memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "--device cpu"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might"), "reports a hardware error"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered\nFor debugging"), "the GPU failed: CUDA reports"),
         (OSError(errno.ENOSPC, "No space left on device", "out.nii.gz"), "out.nii.gz could not be written: the disk is full"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "or your share of it"),
         (RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed"), "the disk is full"),

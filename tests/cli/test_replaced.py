@@ -14,7 +14,6 @@ from medsam2_atlas.comparison import Contestant, compare_studies
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.segmentation import Segmentation
 from medsam2_atlas.storage import FINAL, StudyFolder, StudyStore, unopened_studies
-from medsam2_atlas.volume import Volume
 from storage.test_store import SHAPE, ct, label, write
 
 OTHER = np.arange(480, dtype=np.int16).reshape(SHAPE)[::-1]
@@ -52,10 +51,10 @@ def test_a_label_map_is_confirmed_by_a_command(folder: Path) -> None:
 
 
 def test_a_comparison_tells_what_it_leaves_out(folder: Path) -> None:
-    def refuse(_: Volume) -> Segmentation:
+    def refuse(*_: object) -> Segmentation:
         raise InputError("model", "is not to be run")
 
-    pair = (Contestant("atlas", {}, refuse), Contestant("unet_3d", {}, refuse))
+    pair = (Contestant("atlas", lambda _: {}, refuse), Contestant("unet_3d", lambda _: {}, refuse))
     problems = compare_studies(StudyFolder(folder), pair).problems
     assert "different images" in problems["c"]
     with pytest.raises(InputError, match="another image"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from medsam2_atlas.choices import Memory
 from medsam2_atlas.comparison import Contestant, compare_studies, write_comparison
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.segmentation import Segmentation, base_report
@@ -26,13 +27,13 @@ def blocks(volume: Volume, shift: int) -> np.ndarray:
 
 
 def contestant(name: str, shift: int, ran: list[str]) -> Contestant:
-    def run(image: Volume) -> Segmentation:
+    def run(image: Volume, _: Memory) -> Segmentation:
         ran.append(name)
         labels = blocks(image, shift + (2 if "far" in image.source else 0) * (name == "unet_3d"))
         report = base_report(image, labels, [2, 6]) | {"seconds": {"total": 1.0 + shift}, "mark": "demo weights"}
         return Segmentation(image.with_array(labels), report)
 
-    return Contestant(name, {"organs": [2, 6], "shift": shift}, run)
+    return Contestant(name, lambda _: {"organs": [2, 6], "shift": shift}, run)
 
 
 @pytest.fixture
@@ -107,10 +108,10 @@ def test_a_study_that_raises_anything_does_not_stop_the_comparison(folder: Study
     ran: list[str] = []
     first, second = contestant("medsam2_atlas", 0, ran), contestant("unet_3d", 1, ran)
 
-    def run(image: Volume) -> Segmentation:
+    def run(image: Volume, memory: Memory) -> Segmentation:
         if "far" in image.source:
             raise ZeroDivisionError("from a library")
-        return second.run(image)
+        return second.run(image, memory)
 
     file = folder.work.folder("comparisons") / "history.json"
     file.write_text("[not json")

@@ -196,7 +196,11 @@ def test_comparisons_are_remembered(opened: Opened, copy: Path) -> None:
     kept = PredictionStore(folder.work, StudyStore(folder.path))
     found = {model: kept.latest(model, "one") for model in ("atlas", "unet_3d")}
     made_of = {model: {k: v for k, v in p.provenance.items() if k != "image"} for model, p in found.items() if p is not None}
-    first, second = (Contestant(model, provenance, refuse) for model, provenance in made_of.items())
+
+    def contestant(model: str) -> Contestant:
+        return Contestant(model, lambda _: made_of[model], refuse)
+
+    first, second = map(contestant, made_of)
     result = compare_studies(folder, (first, second))
     assert not result.problems
     assert not differences(old, result.history)

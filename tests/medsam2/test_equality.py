@@ -75,14 +75,15 @@ class Both:
         return np.stack([found.plane(z, self.hu.shape[1:]).numpy() for z in range(prompt.z_min, prompt.z_max + 1)])
 
 
-def both_of(config: DictConfig, hu: np.ndarray) -> Both:
+def both_of(config: DictConfig, hu: np.ndarray, device: torch.device) -> Both:
     state = seeded_state(config)
     network = build_network(config)
     network.load_state_dict(state)
+    network.to(device)
     # One at a time, as the official predictor does: batches change the last digits, which these weights amplify where a
     # mask is chosen or binarised. That batches do no more than that is a test of its own.
     engine = MedSAM2Volume(Weights(network, config, Path("seeded"), "", ""), hu, batch=1)
-    predictor = legacy_predictor(config, state)
+    predictor = legacy_predictor(config, state).to(device)
     predictor.forward_image = once_for_each_slice(predictor.forward_image)
     return Both(predictor, engine, hu)
 
@@ -92,7 +93,7 @@ def once_for_each_slice(encode: Callable[[torch.Tensor], dict[str, Any]]) -> Cal
     kept: dict[bytes, dict[str, Any]] = {}
 
     def encoded(images: torch.Tensor) -> dict[str, Any]:
-        key = hashlib.sha256(images.numpy().tobytes()).digest()
+        key = hashlib.sha256(images.cpu().numpy().tobytes()).digest()
         if key not in kept:
             kept[key] = encode(images)
         return {name: list(value) if isinstance(value, list) else value for name, value in kept[key].items()}
@@ -101,13 +102,13 @@ def once_for_each_slice(encode: Callable[[torch.Tensor], dict[str, Any]]) -> Cal
 
 
 @pytest.fixture(scope="module")
-def narrow(narrow_config: DictConfig) -> Both:
-    return both_of(narrow_config, ct())
+def narrow(narrow_config: DictConfig, device: torch.device) -> Both:
+    return both_of(narrow_config, ct(), device)
 
 
 @pytest.fixture(scope="module")
-def official() -> Both:
-    return both_of(load_config(OFFICIAL), ct())
+def official(device: torch.device) -> Both:
+    return both_of(load_config(OFFICIAL), ct(), device)
 
 
 def assert_equal(ours: np.ndarray, theirs: np.ndarray) -> None:
@@ -177,8 +178,8 @@ def test_a_mutant_of_the_official_networks_engine_is_noticed(name: str, official
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", ["symmetric", "published"])
-def test_thirty_slices_of_the_official_network_stay_equal(loop: str) -> None:
-    long = both_of(load_config(OFFICIAL), ct(30))
+def test_thirty_slices_of_the_official_network_stay_equal(loop: str, device: torch.device) -> None:
+    long = both_of(load_config(OFFICIAL), ct(30), device)
     prompt = OrganPrompt(1, 1, 28, tuple(BoxPrompt(z, (30, 20, 70, 60)) for z in (7, 14, 21)))
     assert_equal(long.ours(prompt, loop), long.official(prompt, loop))
 

@@ -49,6 +49,28 @@ def test_a_prediction_is_found_as_long_as_nothing_has_changed(folder: StudyFolde
     assert store.find("unet_2d", "patient", image, made_of) is None
 
 
+def test_results_of_cpu_and_gpu_do_not_stand_for_each_other(folder: StudyFolder, store: PredictionStore) -> None:
+    image = folder.path / "patient.nii.gz"
+    gpu = unet_provenance(weights="abc", ran_on={"device": "cuda", "precision": "float16"})
+    store.save("unet_3d", "patient", image, gpu, result_for(image))
+    assert store.find("unet_3d", "patient", image, gpu) is not None
+    assert store.find("unet_3d", "patient", image, unet_provenance(weights="abc")) is None
+
+
+@pytest.mark.parametrize(("device", "kind"), [("cpu", "cpu"), ("cuda", "cuda"), ("cuda:1", "cuda")])
+def test_predictions_of_earlier_versions_count_for_the_device_in_their_report(
+    folder: StudyFolder, store: PredictionStore, device: str, kind: str
+) -> None:
+    image = folder.path / "patient.nii.gz"
+    before = {k: v for k, v in unet_provenance(weights="abc").items() if k not in ("device", "precision")}
+    result = result_for(image)
+    result.report["device"] = device
+    store.save("unet_3d", "patient", image, before, result)
+    for now, precision in (("cpu", "float32"), ("cuda", "float16")):
+        wanted = unet_provenance(weights="abc", ran_on={"device": now, "precision": precision})
+        assert (store.find("unet_3d", "patient", image, wanted) is not None) == (now == kind)
+
+
 def test_another_image_under_the_same_name_is_another_case(folder: StudyFolder, store: PredictionStore) -> None:
     image = folder.path / "patient.nii.gz"
     store.save("unet_3d", "patient", image, {"organs": [6]}, result_for(image))

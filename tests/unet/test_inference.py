@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from typing import Any
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 
+from medsam2_atlas.choices import Memory
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.places import find_unet
-from medsam2_atlas.unet import UNet, UNetInferer, load_unet, predict, restore, unet_config
+from medsam2_atlas.unet import UNet, UNetConfig, UNetInferer, build_unet, inference, load_unet, predict, restore, unet_config
 from medsam2_atlas.unet.inference import _turned
 from medsam2_atlas.unet.transforms import array_affine
 from medsam2_atlas.volume import Geometry, Volume, from_sitk
+from pretended_gpu import pretended_gpu
+
+Gpu = Callable[[], AbstractContextManager[torch.device]]
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +122,90 @@ def test_a_two_dimensional_network_sees_slice_by_slice() -> None:
     result = UNetInferer(config)(torch.rand(1, 1, 5, 20, 30), network)
     assert result.shape == (1, 2, 5, 20, 30)
     assert shapes == {(1, 16, 16)}
+
+
+TINY = unet_config("unet_3d").model_copy(update={"patch": (16, 16, 16), "filters": (4, 8, 16), "heads": 0})
+FLAT = unet_config("unet_2d").model_copy(update={"patch": (16, 16), "filters": (4, 8, 16), "heads": 0})
+
+
+def test_mixed_precision_does_not_move_turned_copies(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed: list[bool] = []  # the pretended GPU keeps coordinates precise where a real one does not
+
+    def turned(*arguments: Any, **options: Any) -> torch.Tensor:
+        mixed.append(torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu"))
+        return _turned(*arguments, **options)
+
+    monkeypatch.setattr(inference, "_turned", turned)
+    across = torch.arange(40.0).expand(1, 1, 4, 40, 40) / 40
+    seen: list[torch.Tensor] = []
+
+    def network(patch: torch.Tensor) -> torch.Tensor:
+        seen.append(patch.float().cpu())
+        return torch.zeros_like(patch)
+
+    UNetInferer(TINY, augment=True)(across, network)
+    expected, seen = seen, []
+    with gpu() as device:
+        image = across.contiguous().to(device)
+        UNetInferer(TINY, augment=True)(image, network)
+        with torch.autocast("cuda"):  # as in a training's validation
+            UNetInferer(TINY, augment=True)(image, network)
+    assert mixed and not any(mixed)
+    assert len(seen) == 2 * len(expected)
+    assert max((a - b).abs().max() * 40 for a, b in zip(seen, expected * 2, strict=True)) < 0.01  # voxels
+
+
+def test_a_gpu_that_is_spared_does_not_hold_the_probabilities_of_a_volume() -> None:
+    torch.manual_seed(0)
+    network, image, peaks = build_unet(TINY).eval(), torch.rand(1, 1, 16, 28, 40), {}
+    stack = 16 * image.numel() * 4
+    for memory in ("", "small"):
+        with pretended_gpu() as machine:
+            copy = deepcopy(network).to("cuda")
+            UNetInferer(TINY, memory=memory)(image if memory else image.to("cuda"), copy)
+            peaks[memory] = machine.cards[0].peak
+            del copy
+    assert peaks[""] > 2 * stack  # logits and probabilities
+    assert peaks["small"] < 0.8 * stack
+
+
+def test_mixed_precision_does_not_blend_windows_with_rounded_weights() -> None:
+    def network(patch: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.zeros_like(patch), torch.full_like(patch, 0.7)], 1).bfloat16()
+
+    found = UNetInferer(TINY)(torch.rand(1, 1, 20, 30, 40), network)
+    expected = torch.tensor([0.0, 0.7]).bfloat16().float().softmax(0)[1]
+    assert (found[0, 1] - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("config", [TINY, FLAT])
+@pytest.mark.parametrize("augment", [False, True])
+def test_sparing_memory_does_not_change_probabilities(config: UNetConfig, augment: bool) -> None:
+    torch.manual_seed(0)
+    network, image = build_unet(config).eval(), torch.rand(1, 1, 9, 20, 30)
+    usual, small = (UNetInferer(config, augment=augment, memory=memory)(image, network) for memory in ("", "small"))
+    assert torch.allclose(usual, small, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "memory", "windows"),
+    [
+        (FLAT, "", {(8, 1, 16, 16), (6, 1, 16, 16)}),
+        (FLAT, "small", {(1, 1, 16, 16)}),
+        (FLAT, "smallest", {(1, 1, 16, 16)}),
+        (TINY, "", {(1, 1, 16, 16, 16)}),
+        (TINY, "cpu", {(1, 1, 16, 16, 16)}),
+        (TINY, "small", {(1, 1, 16, 16, 16)}),
+        (TINY, "smallest", {(1, 1, 12, 16, 16)}),
+        (TINY.model_copy(update={"patch": (16, 12, 12)}), "smallest", {(1, 1, 8, 12, 16)}),  # multiples of 4
+        (TINY.model_copy(update={"patch": (16, 12, 4)}), "smallest", {(1, 1, 4, 12, 16)}),
+    ],
+)
+def test_windows_are_only_as_small_as_the_network_can_take(
+    config: UNetConfig, memory: Memory, windows: set[tuple[int, ...]]
+) -> None:
+    network, seen = build_unet(config).eval(), set()
+    network.register_forward_pre_hook(lambda _, patches: seen.add(tuple(patches[0].shape)))
+    found = UNetInferer(config, memory=memory)(torch.rand(1, 1, 9, 20, 30), network)
+    assert found.shape == (1, 16, 9, 20, 30)
+    assert seen == windows

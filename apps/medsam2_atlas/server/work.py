@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
-import torch
 from fastapi import APIRouter, Body, File, HTTPException, UploadFile
 from monailabel.config import settings
 from monailabel.endpoints import batch_infer, scoring, train
@@ -15,9 +14,14 @@ from monailabel.interfaces.utils.app import app_instance
 from claims import check_training
 from medsam2_atlas.errors import NotFoundError
 from medsam2_atlas.storage import WorkFolder
+from models import UNETS
 from server.forms import LimitedRoute
 from server.parameters import batch_parameters, scoring_parameters, training_parameters
 from server.uploads import received
+from work_device import NO_GPU, work_device
+
+_WITHOUT_NETWORK = ("atlas",)
+"""Models that need no GPU."""
 
 router = APIRouter(route_class=LimitedRoute)
 
@@ -42,7 +46,8 @@ def run_batch(
     """The process. `params`: the options of the model, and `images`, `label_tag`, `max_batch_size`, `max_workers`."""
     _check(model, app_instance()._infers, "model")
     checked = batch_parameters(app_instance(), model, params or {})
-    options = {"device": "cuda" if torch.cuda.is_available() else "cpu", "multi_gpu": False, **checked}
+    where = _without_gpu() if model in _WITHOUT_NETWORK else _where()
+    options = {**where, "multi_gpu": False, **checked}
     return _started(lambda: batch_infer.run(model, images, options, False))
 
 
@@ -53,9 +58,11 @@ def run_training(
     enqueue: bool = False,
 ) -> Any:
     """Starts a training process, which resumes an interrupted training. Ends a training that has outlived its server first;
-    answers 409 if another running server trains. `params`: the options of the trainer, and `device`."""
+    answers 409 if another running server trains. `params`: the options of the trainer, and `device` (by default the
+    server's)."""
     _check(model, app_instance()._trainers, "trainer")
     options = training_parameters(app_instance(), model, params or {})
+    options |= _where(options.get("device", "")) if model in UNETS else _without_gpu()
     check_training(WorkFolder.of(settings.MONAI_LABEL_STUDIES))
     return _started(lambda: train.run_model(model, {**options, "model": model}, False, enqueue))
 
@@ -66,7 +73,17 @@ def run_scoring(method: str, params: Annotated[dict[str, Any] | None, Body()] = 
     `y_pred`."""
     _check(method, app_instance()._scoring_methods, "scoring method")
     options = scoring_parameters(app_instance(), method, params or {})
-    return _started(lambda: scoring.run_method(method, {**options, "method": method}, run_sync))
+    return _started(lambda: scoring.run_method(method, {**options, **NO_GPU, "method": method}, run_sync))
+
+
+def _where(asked: str = "") -> dict[str, Any]:
+    """Returns the parameters that say where networks run: on the server's device unless another is asked for."""
+    device = work_device(app_instance()._models.device, asked)
+    return _without_gpu() if device.type == "cpu" else {"device": str(device)}
+
+
+def _without_gpu() -> dict[str, Any]:
+    return {"device": "cpu", **NO_GPU}
 
 
 def _check(name: str, known: Collection[str], what: str) -> None:

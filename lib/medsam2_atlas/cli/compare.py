@@ -47,18 +47,19 @@ def compare_command(
     from medsam2_atlas.device import pick_device
     from medsam2_atlas.labels import organ_table
     from medsam2_atlas.medsam2 import find_checkpoint, load_weights
+    from medsam2_atlas.memory import Ladder
     from medsam2_atlas.places import find_atlas, find_unet
     from medsam2_atlas.studies import grown_atlas
     from medsam2_atlas.unet import load_unet
 
-    folder, picked = study_folder(studies), pick_device(device)
+    folder, ladder = study_folder(studies), Ladder(pick_device(device))
     base = base_atlas(atlas)
     used = grown_atlas(folder.work, base) or base or Atlas.load(find_atlas(atlas))
-    weights = load_weights(find_checkpoint(checkpoint), config, picked) if strategy != "atlas" else None
-    network = load_unet(find_unet(unet, unet_weights, folder.work.path / unet / "best.pt"), picked)
+    weights = load_weights(find_checkpoint(checkpoint), config) if strategy != "atlas" else None
+    network = load_unet(find_unet(unet, unet_weights, folder.work.path / unet / "best.pt"))
     contestants: tuple[Contestant, Contestant] = (
-        foundation(used, weights, strategy, folder.work, rule),
-        unet_baseline(network, unet, rule),
+        foundation(used, weights, strategy, folder.work, ladder, rule),
+        unet_baseline(network, unet, ladder, rule),
     )
     with bars() as progress:
         result = compare_studies(folder, contestants, progress, strict=strict)

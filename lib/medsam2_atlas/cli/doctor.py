@@ -5,26 +5,19 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from medsam2_atlas.cli.doctor_device import Row as _Row
+from medsam2_atlas.cli.doctor_device import device_rows as _device
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption
 from medsam2_atlas.console import console
 from medsam2_atlas.errors import MedSAM2AtlasError, problem_of
 
 _PACKAGES = ("torch", "monai", "monailabel", "sam2", "SimpleITK", "numpy", "pydicom")
-
-
-class _Row(NamedTuple):
-    """A line of the table. good: whether nothing has to be done."""
-
-    what: str
-    state: str
-    remedy: str = ""
-    good: bool = True
 
 
 def doctor_command(
@@ -74,16 +67,6 @@ def _versions() -> Iterator[_Row]:
             yield _Row(name, version(name))
         except PackageNotFoundError:
             yield _Row(name, "not installed", "make install", good=False)
-
-
-def _device() -> Iterator[_Row]:
-    import torch
-
-    if torch.cuda.is_available():
-        yield _Row("device", f"cuda: {torch.cuda.get_device_name(0)}")
-    else:
-        remedy = "A CUDA build of torch and a GPU make MedSAM2 far faster."
-        yield _Row("device", f"cpu, {torch.get_num_threads()} threads", remedy)
 
 
 def _weights(checkpoint: Path | None, config: str | None) -> Iterator[_Row]:

@@ -79,8 +79,8 @@ def _in_words(error: BaseException) -> tuple[bool, str]:
         text = str(cause).lower()
         if isinstance(cause, MedSAM2AtlasError):
             return True, " ".join(str(cause).splitlines())
-        if type(cause).__name__ == "OutOfMemoryError" or "cuda out of memory" in text:
-            return False, "the GPU has too little free memory for this. Free some, or use --device cpu."
+        if cause.__cause__ is None and (words := _of_gpu(cause)):  # the first error; others were raised from it
+            return False, words
         if isinstance(cause, MemoryError) or any(words in text for words in _NO_MEMORY_WORDS):
             return False, "there is too little memory for this. Close other programs, or use a machine with more memory."
         if getattr(cause, "errno", None) in _NO_SPACE or any(words in text for words in _NO_SPACE_WORDS):
@@ -91,6 +91,21 @@ def _in_words(error: BaseException) -> tuple[bool, str]:
     text = " ".join(str(error).split())
     text = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
     return False, f"unexpected {type(error).__name__}" + (f": {text}" if text else "")
+
+
+def _of_gpu(error: BaseException) -> str:
+    """Returns what an error of a GPU means; empty for other errors."""
+    if "torch" not in sys.modules:  # then no GPU was used
+        return ""
+    from medsam2_atlas.card_problems import explained
+    from medsam2_atlas.memory import is_gpu_failure, is_out_of_memory
+
+    if is_out_of_memory(error):
+        return "the GPU has too little free memory for this. Free some, or use --device cpu."
+    if is_gpu_failure(error):
+        meant = explained(error)
+        return f"the GPU failed: {meant.problem}. {meant.remedy} Or use --device cpu."
+    return ""
 
 
 def _traceback_told(error: BaseException) -> str:

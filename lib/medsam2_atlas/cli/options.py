@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medsam2_atlas.choices import device_name
+
 CheckpointOption = Annotated[
     Path | None,
     typer.Option(
@@ -25,7 +27,10 @@ HuOption = Annotated[
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Stop at the first case that cannot be used; by default it is left out, and listed.")
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, or auto.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option("--device", callback=device_name, help="cpu, cuda, cuda:N, or auto: the first card that networks can run on."),
+]
 
 StudiesArgument = Annotated[
     str, typer.Argument(help="Studies folder, or the DICOMweb URL that this machine's server was started with.")

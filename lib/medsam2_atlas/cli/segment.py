@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from medsam2_atlas.choices import REFERENCE_STRATEGIES, Loop, PromptSource, Strategy, ThresholdRule
+from medsam2_atlas.choices import REFERENCE_STRATEGIES, Loop, Memory, PromptSource, Strategy, ThresholdRule
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption, HuOption
 from medsam2_atlas.cli.outputs import JSON, NPZ, PNG, check_files
 from medsam2_atlas.console import bars, console, echo
@@ -55,14 +55,15 @@ def segment_command(
     from medsam2_atlas.atlas import Atlas, resolve_atlas
     from medsam2_atlas.device import pick_device
     from medsam2_atlas.medsam2 import find_checkpoint, load_weights
-    from medsam2_atlas.pipeline import Case, Options, segment
+    from medsam2_atlas.memory import Ladder
+    from medsam2_atlas.pipeline import Case, Options, segment_within_memory
     from medsam2_atlas.preview import write_preview
     from medsam2_atlas.prompting import Prompts
 
     loaded_atlas = Atlas.load(resolve_atlas(atlas)) if atlas is not None else None
     weights = None
     if strategy != "atlas":
-        weights = load_weights(find_checkpoint(checkpoint), config, pick_device(device))
+        weights = load_weights(find_checkpoint(checkpoint), config)
         console.print(f"weights: {weights.file} (SHA-256 {weights.sha256})", soft_wrap=True)
         if weights.mark:
             console.print(f"[yellow]{weights.mark}[/]")
@@ -71,15 +72,18 @@ def segment_command(
         from medsam2_atlas.places import find_unet
         from medsam2_atlas.unet import load_unet
 
-        loaded_unet = load_unet(find_unet("unet_3d", unet), pick_device(device))
+        loaded_unet = load_unet(find_unet("unet_3d", unet))
     volume = read_ct(image, rule)
     if volume.hu is not None and volume.hu["offset"]:
         console.print(f"[yellow]values:[/] {volume.hu['offset']:+g} to get HU (--hu {rule})")
     true_labels = read_labels(truth, volume) if truth is not None else None
     options = Options(chosen, prompts, loop, thresholds, fill_holes)
+    ladder = Ladder(pick_device("cpu" if weights is None else device))
     with bars() as progress:
         case = Case(volume, loaded_atlas, weights, true_labels, options, progress, loaded_unet)
-        result = segment(case, strategy)
+        result, case = segment_within_memory(case, strategy, ladder)
+    if "memory" in result.report:
+        console.print(f"[yellow]memory:[/] {result.report['memory']}", soft_wrap=True)
     write_volume(result.labels, out)
     if report is not None:
         write_json(result.report, report)
@@ -112,16 +116,24 @@ def propagate_command(
     import numpy as np
 
     from medsam2_atlas.device import pick_device
-    from medsam2_atlas.medsam2 import MedSAM2Volume, find_checkpoint, load_weights
+    from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, find_checkpoint, load_weights
+    from medsam2_atlas.memory import Ladder
     from medsam2_atlas.prompting import read_prompts
     from medsam2_atlas.volume import read_volume
 
-    weights = load_weights(find_checkpoint(checkpoint), config, pick_device(device))
+    weights = load_weights(find_checkpoint(checkpoint), config)
+    ladder = Ladder(pick_device(device))
     volume = read_volume(image)
     asked = read_prompts(prompts, volume.geometry)
     with bars() as progress:
-        engine = MedSAM2Volume(weights, volume.array, window=window)
-        found = engine.segment(asked, loop=loop, fill_holes=fill_holes, progress=progress)
+
+        def attempt(memory: Memory) -> dict[int, OrganLogits]:
+            engine = MedSAM2Volume(weights.on(ladder.device_of(memory)), volume.array, window=window, memory=memory)
+            return engine.segment(asked, loop=loop, fill_holes=fill_holes, progress=progress)
+
+        found, climbed = ladder.run("propagation", attempt)
+    if climbed.note:
+        console.print(f"[yellow]memory:[/] {climbed.note}", soft_wrap=True)
     rows_columns = (volume.array.shape[1], volume.array.shape[2])
     with replacing(logits) as part, part.open("wb") as stream:
         arrays = {

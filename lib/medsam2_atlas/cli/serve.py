@@ -69,12 +69,15 @@ def serve_command(
         if not key or not equals:
             raise InputError(setting, "is not KEY=VALUE.", "For example: --conf learning=false")
         command += ["--conf", key, text]
+        device = text if key == "device" else device
     from medsam2_atlas.cli.port import check_port
 
     check_port(host, port)
     set_umask(for_group=False)  # of the server's log, too; the server opens other files to a group if it is told to
     command += ["--app", str(_app_folder(port))]
     os.environ["PYTHONPATH"] = python_path()
+    if device.strip().lower() == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # libraries would begin CUDA unasked, in each work process too
     ensure_home()
     ensure_temp()
     # MONAI Label would otherwise start a scoring process at every start and every next case.

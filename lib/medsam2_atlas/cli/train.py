@@ -50,7 +50,7 @@ def unet_command(
     picked = pick_device(device)
     skipped: dict[str, str] | None = None if strict else {}
     found = [TrainingCase(files.name, files.image, files.label, hu=rule) for files in annotated_cases(cases, skipped)]
-    first = load_unet(start, picked) if start is not None else None
+    first = load_unet(start) if start is not None else None
     if not (cases / "images").is_dir():
         record_command(WorkFolder.of(cases), "train.start", details={"model": Path(config).stem})
     with bars() as progress:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from medsam2_atlas.atlas import Atlas
+from medsam2_atlas.choices import Memory
 from medsam2_atlas.energy import measured
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError, problem_of
 from medsam2_atlas.evaluation import OrganScore, compare_labels
@@ -18,6 +20,7 @@ from medsam2_atlas.files import write_json
 from medsam2_atlas.hounsfield import CHECK, HuRule, read_ct
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.medsam2 import Weights
+from medsam2_atlas.memory import Ladder, ran_on
 from medsam2_atlas.pipeline import Case, segment
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import RegistrationCache
@@ -34,13 +37,17 @@ _POINT = {"labelled", "models", "agreement", "studies"}
 
 @dataclass(frozen=True)
 class Contestant:
-    """A model in a comparison. name: the tag of its predictions. provenance: what they depend on besides the image. hu: how the
-    values of CTs become HU."""
+    """A model in a comparison.
+
+    name: the tag of its predictions. provenance: what they depend on besides the image. run: makes one. Both depend on how
+    sparing networks are with a GPU's memory, as the ladder says. hu: how the values of CTs become HU.
+    """
 
     name: str
-    provenance: Mapping[str, Any]
-    run: Callable[[Volume], Segmentation]
+    provenance: Callable[[Memory], Mapping[str, Any]]
+    run: Callable[[Volume, Memory], Segmentation]
     hu: HuRule = CHECK
+    ladder: Ladder = field(default_factory=lambda: Ladder(torch.device("cpu")))
 
 
 @dataclass(frozen=True)
@@ -92,24 +99,40 @@ class Comparison:
         return float(np.median([case.seconds[model] for case in self.cases])) if self.cases else float("nan")
 
 
-def foundation(atlas: Atlas, weights: Weights | None, strategy: str, work: WorkFolder, hu: HuRule = CHECK) -> Contestant:
-    """MedSAM2 by a strategy, or the atlas alone."""
+def foundation(
+    atlas: Atlas, weights: Weights | None, strategy: str, work: WorkFolder, ladder: Ladder, hu: HuRule = CHECK
+) -> Contestant:
+    """MedSAM2 by a strategy, or the atlas alone. Networks lie on the processor; the ladder takes them to its device."""
     name = "atlas" if strategy == "atlas" else "medsam2_atlas"
-    provenance = foundation_provenance(
-        strategy=strategy, atlas=atlas.version, weights=weights.sha256 if weights is not None else None, hu=hu
-    )
     cache = RegistrationCache(work.path / "registrations")
 
-    def run(image: Volume) -> Segmentation:
-        return segment(Case(image, atlas, weights, registrations=cache), strategy)
+    def provenance(memory: Memory) -> dict[str, Any]:
+        return foundation_provenance(
+            strategy=strategy,
+            atlas=atlas.version,
+            weights=weights.sha256 if weights is not None else None,
+            hu=hu,
+            ran_on=ran_on(ladder.device_of(memory), medsam2=True, unet=False, memory=memory),
+        )
 
-    return Contestant(name, provenance, run, hu)
+    def run(image: Volume, memory: Memory) -> Segmentation:
+        case = Case(image, atlas, weights, registrations=cache)
+        return segment(case.sparing(memory, ladder.device_of(memory)), strategy)
+
+    return Contestant(name, provenance, run, hu, ladder)
 
 
-def unet_baseline(unet: UNet, name: str, hu: HuRule = CHECK) -> Contestant:
+def unet_baseline(unet: UNet, name: str, ladder: Ladder, hu: HuRule = CHECK) -> Contestant:
     """A U-Net alone."""
-    provenance = unet_provenance(weights=unet.sha256, hu=hu)
-    return Contestant(name, provenance, lambda image: segment_with_unet(image, unet), hu)
+
+    def provenance(memory: Memory) -> dict[str, Any]:
+        where = ran_on(ladder.device_of(memory), medsam2=False, unet=True, memory=memory)
+        return unet_provenance(weights=unet.sha256, hu=hu, ran_on=where)
+
+    def run(image: Volume, memory: Memory) -> Segmentation:
+        return segment_with_unet(image, unet.on(ladder.device_of(memory)), memory=memory)
+
+    return Contestant(name, provenance, run, hu, ladder)
 
 
 def compare_studies(
@@ -160,13 +183,17 @@ def _doubts(folder: StudyFolder) -> dict[str, str]:
 
 
 def _segmented(store: PredictionStore, study: Study, contestant: Contestant) -> Segmentation:
-    found = store.find(contestant.name, study.name, study.image, contestant.provenance)
+    name, ladder = contestant.name, contestant.ladder
+    found = store.find(name, study.name, study.image, contestant.provenance(ladder.first(name)))
     if found is not None:
         return found.segmentation(study.image)
     with measured() as energy:
-        result = contestant.run(read_ct(study.image, contestant.hu))
+        image = read_ct(study.image, contestant.hu)
+        result, climbed = ladder.run(name, lambda memory: contestant.run(image, memory))
     result.report["energy"] = energy
-    store.save(contestant.name, study.name, study.image, contestant.provenance, result)
+    if climbed.note:
+        result.report["memory"] = climbed.note
+    store.save(name, study.name, study.image, contestant.provenance(climbed.memory), result)
     return result
 
 

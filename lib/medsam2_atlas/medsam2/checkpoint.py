@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,20 @@ class Weights:
     file: Path
     sha256: str
     mark: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        device: torch.device = next(self.network.parameters()).device
+        return device
+
+    def on(self, device: torch.device) -> Weights:
+        """These weights on a device: themselves where they lie there, else a copy.
+
+        Raises:
+            torch.OutOfMemoryError: the device has no memory for them.
+        """
+        return self if device == self.device else replace(self, network=copy.deepcopy(self.network).to(device))
 
     def describe(self) -> dict[str, str]:
         """For reports."""

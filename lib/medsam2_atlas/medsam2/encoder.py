@@ -19,30 +19,30 @@ class SliceFeatures:
 
     levels: tuple[torch.Tensor, ...]
 
-    @classmethod
-    def stack(cls, slices: Sequence[SliceFeatures]) -> SliceFeatures:
-        """Features of several slices as one batch."""
-        return cls(tuple(torch.cat(level) for level in zip(*(s.levels for s in slices), strict=True)))
-
 
 class FeatureStore:
     """The features of one volume's slices, made when first asked for and kept for later passes."""
 
-    def __init__(self, network: Any, planes: Callable[[int], np.ndarray], batch: int = 4) -> None:
+    def __init__(
+        self, network: Any, planes: Callable[[int], np.ndarray], batch: int = 4, kept_on: torch.device | None = None
+    ) -> None:
         """
         Args:
             network: a SAM 2.1 network.
             planes: gives slice z as 8-bit `[y, x]`.
             batch: slices encoded together.
+            kept_on: where features are kept; by default where the network lies.
         """
-        self._network, self._planes, self._batch = network, planes, batch
+        self._network, self._planes, self._batch, self._kept_on = network, planes, batch, kept_on
         self._features: dict[int, SliceFeatures] = {}
         self.position: torch.Tensor | None = None
 
-    def __getitem__(self, z: int) -> SliceFeatures:
-        if z not in self._features:
+    def stack(self, slices: Sequence[int]) -> SliceFeatures:
+        """Features of several slices as one batch, where the network lies."""
+        for z in slices:  # those that nobody has asked to encode together
             self.encode([z])
-        return self._features[z]
+        found = (self._features[z].levels for z in slices)
+        return SliceFeatures(tuple(torch.cat(level).to(self._network.device) for level in zip(*found, strict=True)))
 
     @torch.inference_mode()
     def encode(self, slices: Iterable[int], progress: Progress = silent) -> None:
@@ -56,5 +56,9 @@ class FeatureStore:
             levels = encoded["backbone_fpn"][-self._network.num_feature_levels :]
             self.position = encoded["vision_pos_enc"][-1][:1]
             for n, z in enumerate(part):
-                self._features[z] = SliceFeatures(tuple(level[n : n + 1].clone() for level in levels))
+                self._features[z] = SliceFeatures(tuple(self._kept(level[n : n + 1]) for level in levels))
             progress("encoding slices", (start + len(part)) / len(todo))
+
+    def _kept(self, level: torch.Tensor) -> torch.Tensor:
+        """A copy of its own: a part of a batch would keep the whole batch."""
+        return level.clone() if self._kept_on is None else level.to(self._kept_on, copy=True)

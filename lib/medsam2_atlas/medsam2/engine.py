@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from medsam2_atlas.choices import Loop
+from medsam2_atlas.choices import Loop, Memory
 from medsam2_atlas.medsam2.checkpoint import Weights
 from medsam2_atlas.medsam2.encoder import FeatureStore
 from medsam2_atlas.medsam2.preprocessing import HU_WINDOW, to_uint8
@@ -19,6 +19,8 @@ from medsam2_atlas.progress import Progress, part, silent
 from medsam2_atlas.prompting import Box, MarkedOrgan, OrganPrompt, SliceMarks
 
 _ENCODED_TOGETHER = 4
+_BATCHES: dict[Memory, tuple[int, int]] = {"small": (4, 2), "smallest": (1, 1)}
+"""Organs and directions that take a step together, and slices that are encoded together, where memory is short."""
 _SMALL_HOLE = 8
 _FILLED_LOGIT = 0.1
 
@@ -50,6 +52,7 @@ class MedSAM2Volume:
         *,
         window: tuple[float, float] = HU_WINDOW,
         batch: int = 16,
+        memory: Memory = "",
     ) -> None:
         """
         Args:
@@ -58,11 +61,16 @@ class MedSAM2Volume:
             window: HU range that is kept.
             batch: organs and directions that take a step together; 1 repeats the official predictor's arithmetic to
                 the last digits, more is faster.
+            memory: how sparing to be with the memory of the network's device: `small` keeps the slices' features in main
+                memory and takes smaller batches, `smallest` takes one slice and one step at a time.
         """
+        steps, encoded = _BATCHES.get(memory, (batch, _ENCODED_TOGETHER))
+        batch = min(batch, steps)
+        kept_on = torch.device("cpu") if memory in _BATCHES and weights.device.type != "cpu" else None
         planes = to_uint8(hu, window)
         self._net = weights.network
         self._shape = hu.shape
-        self._features = FeatureStore(self._net, planes.__getitem__, min(batch, _ENCODED_TOGETHER))
+        self._features = FeatureStore(self._net, planes.__getitem__, min(batch, encoded), kept_on)
         self._propagator = Propagator(self._net, self._features, hu.shape[0], batch)
 
     def segment(

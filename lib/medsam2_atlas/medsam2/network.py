@@ -17,6 +17,12 @@ from medsam2_atlas.resource import resource
 OFFICIAL = "sam2.1_hiera_t512"
 DEMO = "demo"
 
+# Classes of sam2 that use CUDA while they are made, and the project's own in their place.
+_REPLACED = {
+    "sam2.modeling.position_encoding.PositionEmbeddingSine": "medsam2_atlas.medsam2.tables.PositionEmbeddingSine",
+    "sam2.modeling.sam.transformer.RoPEAttention": "medsam2_atlas.medsam2.tables.RoPEAttention",
+}
+
 
 def config_names() -> tuple[str, ...]:
     """Names of the configurations that come with the project, in `configs/medsam2`."""
@@ -40,15 +46,18 @@ def load_config(name_or_file: str | Path) -> DictConfig:
 def build_network(config: DictConfig) -> Any:
     """The network (`sam2.modeling.sam2_base.SAM2Base`, on the CPU, in evaluation mode) with fresh random weights.
 
+    Nothing of it is made on a GPU, even where there is one.
+
     Raises:
         WeightsError: the configuration names other classes than those that the project's own configurations are made of.
             Whatever a configuration names would be called: it could be any function of any package.
     """
-    foreign = sorted(set(_targets(OmegaConf.to_container(config.model, resolve=True))) - _known_targets())
+    model = OmegaConf.to_container(config.model, resolve=True)
+    foreign = sorted(set(_targets(model)) - _known_targets())
     if foreign:
         told = ", ".join(name[:80] for name in foreign[:3])
         raise WeightsError("network configuration", f"names what is no part of SAM 2.1: {told}.", "See configs/medsam2/.")
-    network = instantiate(config.model, _recursive_=True)
+    network = instantiate(_replaced(model), _recursive_=True)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return network.eval()
@@ -63,10 +72,16 @@ def parameter_shapes(config: DictConfig) -> dict[str, list[int]]:
 
 @cache
 def _known_targets() -> frozenset[str]:
-    """Returns the classes that the project's configurations are made of."""
-    return frozenset(
-        name for config in config_names() for name in _targets(OmegaConf.to_container(load_config(config), resolve=True))
-    )
+    """Returns the classes that the project's configurations are made of, and the project's own in the place of some."""
+    configs = (OmegaConf.to_container(load_config(name), resolve=True) for name in config_names())
+    return frozenset(name for config in configs for name in _targets(config)) | frozenset(_REPLACED.values())
+
+
+def _replaced(part: Any) -> Any:
+    """Returns a configuration that names the project's own classes in the place of sam2's."""
+    if isinstance(part, dict):
+        return {key: _REPLACED.get(value, value) if key == "_target_" else _replaced(value) for key, value in part.items()}
+    return [_replaced(value) for value in part] if isinstance(part, list) else part
 
 
 def _targets(part: Any) -> Iterator[str]:

@@ -175,7 +175,7 @@ class Propagator:
             for first in range(0, len(items), self._batch):
                 part = items[first : first + self._batch]
                 progress("propagation", 0.0)
-                slices = SliceFeatures.stack([self._features[z] for z, _ in part])
+                slices = self._features.stack([z for z, _ in part])
                 embedding = slices.levels[-1] + self._net.no_mem_embed.view(1, -1, 1, 1)
                 prompts = [tracks[0].starts[z] for z, tracks in part]
                 low, pointer, presence = self._decode(embedding, slices, prompts=prompts, starting=True)
@@ -189,7 +189,7 @@ class Propagator:
     def _step(self, tracks: Sequence[Track], step: int) -> None:
         """Tracks the slices of one step for tracks with the same amount of memory."""
         places = [track.slice_at(step) for track in tracks]
-        slices = SliceFeatures.stack([self._features[z] for z in places])
+        slices = self._features.stack(places)
         embedding = self._attend(tracks, places, slices)
         low, pointer, presence = self._decode(embedding, slices)
         memory = self._remember(slices, low, presence, prompted=False)

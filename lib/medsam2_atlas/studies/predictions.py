@@ -27,6 +27,8 @@ from medsam2_atlas.volume import read_labels, read_volume, write_volume
 
 log = logging.getLogger(__name__)
 
+_PROCESSOR = {"device": "cpu", "precision": "float32"}
+
 Provenance = Mapping[str, Any]
 """What a prediction depends on besides the image: model, versions of weights, atlas and U-Net, options."""
 
@@ -40,8 +42,9 @@ def foundation_provenance(
     unet: str | None = None,
     organs: Sequence[int] = (),
     hu: HuRule = CHECK,
+    ran_on: Mapping[str, str] = _PROCESSOR,
 ) -> dict[str, Any]:
-    """Of MedSAM2 by a strategy, or of the atlas alone: versions of atlas and U-Net, checksum of the weights."""
+    """Of MedSAM2 by a strategy, or of the atlas alone: versions of atlas and U-Net, the weights' checksum, `memory.ran_on`."""
     found: dict[str, Any] = {
         "strategy": strategy,
         "organs": list(organs) or organ_table().indices,
@@ -49,13 +52,20 @@ def foundation_provenance(
         "code": package_version(),
     }
     found |= {"fusion": fusion_config().model_dump(), **_rule(hu)}
-    return found if weights is None else found | {"weights": weights, "prompts": prompts, "unet": unet}
+    return found if weights is None else found | {"weights": weights, "prompts": prompts, "unet": unet, **ran_on}
 
 
-def unet_provenance(*, weights: str, augment: bool = False, organs: Sequence[int] = (), hu: HuRule = CHECK) -> dict[str, Any]:
-    """Of a U-Net: checksum of its weights."""
+def unet_provenance(
+    *,
+    weights: str,
+    augment: bool = False,
+    organs: Sequence[int] = (),
+    hu: HuRule = CHECK,
+    ran_on: Mapping[str, str] = _PROCESSOR,
+) -> dict[str, Any]:
+    """Of a U-Net: checksum of its weights; `memory.ran_on`."""
     wanted = list(organs) or organ_table().indices
-    return {"organs": wanted, "augment": augment, "weights": weights, "code": package_version(), **_rule(hu)}
+    return {"organs": wanted, "augment": augment, "weights": weights, "code": package_version(), **_rule(hu), **ran_on}
 
 
 def _rule(hu: HuRule) -> dict[str, str]:
@@ -105,9 +115,13 @@ class PredictionStore:
     def find(self, model: str, study: str, image: Path, provenance: Provenance) -> Prediction | None:
         """The stored prediction, if it was made of this image with this provenance and its file is unchanged."""
         found = self.latest(model, study)
-        if found is None or found.provenance != _plain(provenance) | {"image": file_stamp(image)}:
+        if found is None:
             return None
-        return found
+        made = found.provenance
+        if "device" not in made and "device" in provenance and _kind_of_device(found.report) == provenance["device"]:
+            # Earlier versions told the device in the report only.
+            made = made | {key: provenance[key] for key in ("device", "precision")}
+        return found if made == _plain(provenance) | {"image": file_stamp(image)} else None
 
     def latest(self, model: str, study: str) -> Prediction | None:
         """Returns the stored prediction, whatever weights and options made it.
@@ -187,6 +201,10 @@ class PredictionStore:
 
     def _report_file(self, model: str, study: str) -> Path:
         return self._work.folder(f"reports/{model}") / f"{study}.json"
+
+
+def _kind_of_device(report: Mapping[str, Any]) -> str:
+    return str(report.get("device", "cpu")).partition(":")[0]
 
 
 def _plain(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from medsam2_atlas.hounsfield import CHECK, HuRule
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.unet.config import UNetConfig
 from medsam2_atlas.unet.transforms import cached_transforms, random_transforms
+from medsam2_atlas.unet.workers import PatchLoader
 
 log = logging.getLogger(__name__)
 
@@ -88,11 +89,11 @@ def usable_cases(
     return usable, problems, offsets
 
 
-def train_loader(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path, workers: int = 0) -> DataLoader:
-    """Random patches; what is the same each time is read from `cache`, where it is kept on disk."""
+def train_loader(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path, workers: int = 0) -> PatchLoader:
+    """Random patches, read by so many processes; what is the same each time is read from `cache`, where it is kept on disk."""
     data = Dataset(_cached(cases, config, cache), random_transforms(config))
     generator = torch.Generator()
-    return DataLoader(
+    return PatchLoader(
         data,
         batch_size=config.training.cases_per_step,
         shuffle=True,

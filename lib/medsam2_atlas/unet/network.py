@@ -6,7 +6,8 @@ depth and kernels follow from a list, as nnU-Net's do (Isensee et al. 2021).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ class UNet:
     def device(self) -> torch.device:
         """Where the network lies."""
         return next(self.network.parameters()).device
+
+    def on(self, device: torch.device) -> UNet:
+        """This network on a device: itself where it lies there, else a copy.
+
+        Raises:
+            torch.OutOfMemoryError: the device has no memory for it.
+        """
+        return self if device == self.device else replace(self, network=copy.deepcopy(self.network).to(device))
 
     @property
     def version(self) -> str:

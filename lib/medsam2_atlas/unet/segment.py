@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from medsam2_atlas.choices import Memory
 from medsam2_atlas.labels import organ_table
+from medsam2_atlas.memory import ran_on
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.segmentation import Segmentation, base_report
 from medsam2_atlas.unet.inference import UNetPrediction, predict
@@ -17,7 +19,13 @@ from medsam2_atlas.volume import Volume
 
 
 def segment_with_unet(
-    image: Volume, unet: UNet, *, organs: Sequence[int] = (), augment: bool = False, progress: Progress = silent
+    image: Volume,
+    unet: UNet,
+    *,
+    organs: Sequence[int] = (),
+    augment: bool = False,
+    memory: Memory = "",
+    progress: Progress = silent,
 ) -> Segmentation:
     """Segments a CT.
 
@@ -26,18 +34,27 @@ def segment_with_unet(
         unet: network and weights.
         organs: numbers; all of the table where empty.
         augment: test-time augmentation.
+        memory: how sparing to be with a GPU's memory; see `UNetInferer`.
         progress: told stages and shares.
 
     Raises:
         InputError: an image that cannot be used.
     """
     began = time.perf_counter()
-    prediction = predict(image, unet, augment=augment, progress=progress)
-    return unet_segmentation(image, prediction, unet, organs=organs, augment=augment, seconds=time.perf_counter() - began)
+    prediction = predict(image, unet, augment=augment, memory=memory, progress=progress)
+    seconds = time.perf_counter() - began
+    return unet_segmentation(image, prediction, unet, organs=organs, augment=augment, memory=memory, seconds=seconds)
 
 
 def unet_segmentation(
-    image: Volume, prediction: UNetPrediction, unet: UNet, *, organs: Sequence[int] = (), augment: bool = False, seconds: float
+    image: Volume,
+    prediction: UNetPrediction,
+    unet: UNet,
+    *,
+    organs: Sequence[int] = (),
+    augment: bool = False,
+    memory: Memory = "",
+    seconds: float,
 ) -> Segmentation:
     """A prediction as a segmentation with its report."""
     wanted = list(organs) or organ_table().indices
@@ -48,6 +65,7 @@ def unet_segmentation(
         "augment": augment,
         "confidence": {table[k].name: round(v, 4) for k, v in prediction.confidence.items() if k in wanted},
         "seconds": {"total": round(seconds, 3)},
+        **ran_on(unet.device, medsam2=False, unet=True, memory=memory),
         "device": str(unet.device),
         "weights": unet.describe(),
         "uses_truth": False,

@@ -7,9 +7,9 @@ organ), `tensorboard/`, `cache/`. Each file is replaced in one step.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -26,18 +26,22 @@ from monai.metrics import DiceMetric
 from pydantic import ValidationError
 from torch.utils.tensorboard import SummaryWriter
 
+from medsam2_atlas.choices import Memory
 from medsam2_atlas.errors import InputError, WeightsError
 from medsam2_atlas.evaluation.dice import mean_dice
 from medsam2_atlas.files import replacing, write_json
 from medsam2_atlas.hounsfield import CHECK
 from medsam2_atlas.labels import organ_table
+from medsam2_atlas.memory import free_gpu_memory, is_out_of_memory
 from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.tensor_files import load_tensors
 from medsam2_atlas.unet.config import UNetConfig
 from medsam2_atlas.unet.data import TrainingCase, split_cases, train_loader, usable_cases, validation_loader
+from medsam2_atlas.unet.failures import explained
 from medsam2_atlas.unet.inference import UNetInferer
 from medsam2_atlas.unet.loss import PartialLabelLoss
 from medsam2_atlas.unet.network import UNet, build_unet, save_unet
+from medsam2_atlas.unet.workers import worker_count
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +76,7 @@ class UNetTraining:
 
         Raises:
             InputError: no case can be used, or, if `strict`, one cannot. Otherwise, a case that cannot be used is left out; the
-                statistics list the reason (`skipped`).
+                statistics list the reason (`skipped`). Or the device has too little memory.
             WeightsError: the last checkpoint in the folder holds code.
         """
         self.config, self.folder, self.device = config, folder, device
@@ -86,15 +90,19 @@ class UNetTraining:
         self.train_cases, self.validation_cases = split_cases(usable, config.training.validation_share)
         self._mark, self._progress = mark, progress
         torch.manual_seed(config.training.seed)
-        self.network = build_unet(config).to(device)
+        try:
+            self.network = build_unet(config).to(device)
+        except RuntimeError as error:
+            raise explained(error, config, device) from error
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.training.learning_rate, weight_decay=config.training.weight_decay
         )
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.training.epochs)
-        workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+        workers = 0 if device.type == "cpu" else worker_count(config)
         self._loader = train_loader(self.train_cases, config, folder / "cache", workers)
         self._dice = DiceMetric(reduction="none", include_background=False, num_classes=1 + max(organ_table().indices))
         self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._sparing = False
         self.evaluator = self._make_evaluator() if self.validation_cases else None
         self.trainer = self._make_trainer()
         self._started, self._spent = time.time(), 0.0
@@ -110,7 +118,12 @@ class UNetTraining:
             self._stats["started_from"] = start.describe()
 
     def run(self) -> dict[str, Any]:
-        """Trains to the end, or until the mean Dice of the validation cases no longer rises."""
+        """Trains to the end, or until the mean Dice of the validation cases no longer rises.
+
+        Raises:
+            InputError: the GPU's memory, or shared memory, does not suffice, or the GPU failed. The statistics say so
+                (`problem`); a run that is made again goes on.
+        """
         self.trainer.run()
         return self.stats()
 
@@ -148,18 +161,19 @@ class UNetTraining:
         losses: list[float] = []
         trainer.add_event_handler(Events.STARTED, lambda _: self._begin())
         trainer.add_event_handler(Events.COMPLETED, lambda _: self._end())
+        trainer.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
         trainer.add_event_handler(Events.EPOCH_STARTED, self._seed)
         trainer.add_event_handler(Events.EPOCH_STARTED, lambda _: losses.clear())
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(_loss(e.state.output)))
         trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: self._after_epoch(e, float(np.mean(losses))))
         return trainer
 
-    def _make_evaluator(self) -> SupervisedEvaluator:
+    def _make_evaluator(self, memory: Memory = "") -> SupervisedEvaluator:
         evaluator = SupervisedEvaluator(
             device=self.device,
             val_data_loader=validation_loader(self.validation_cases, self.config, self.folder / "cache"),
             network=self.network,
-            inferer=UNetInferer(self.config),
+            inferer=UNetInferer(self.config, memory=memory),
             prepare_batch=_prepare,
             amp=self.device.type == "cuda",
             decollate=False,
@@ -172,12 +186,39 @@ class UNetTraining:
     def _begin(self) -> None:
         """What the network could do before counts as the first validation."""
         if self._start is not None and self.evaluator is not None:
-            self.evaluator.run()
+            self._validate()
             self._judge(0)
 
     def _end(self) -> None:
         self._keep(finished=True)
         self._writer.close()
+
+    def _fail(self, _: Engine, error: BaseException) -> None:
+        """Raises what ended the run, in words; the statistics name it until a run goes on."""
+        told = explained(error, self.config, self.device)
+        with suppress(OSError):
+            write_json(self.stats() | {"state": "stopped", "problem": str(told)}, self.folder / "stats.json")
+        if told is error:
+            raise error
+        raise told from error
+
+    def _validate(self) -> None:
+        """Measures the network on the validation cases: put together in main memory from the first time that the GPU's does
+        not suffice."""
+        assert self.evaluator is not None, "asked for only where cases validate"
+        try:
+            self.evaluator.run()
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or self._sparing:
+                raise
+        else:
+            return
+        # Outside of the `except`: there, the error's frames would still hold the tensors of the failed try.
+        log.warning("out of GPU memory at validation, which goes on in smaller steps")
+        free_gpu_memory()
+        self._sparing = True
+        self.evaluator = self._make_evaluator("small")  # an engine that has failed does not run again
+        self.evaluator.run()
 
     def _seed(self, engine: Engine) -> None:
         """The same random choices in an epoch, whether or not the run was stopped before it."""
@@ -189,7 +230,8 @@ class UNetTraining:
         """Dice of the organs that the case has annotated, on the network's grid; whole case."""
         output = engine.state.output
         found = output["pred"].argmax(1, keepdim=True)
-        for pair in zip(decollate_batch(found), decollate_batch(output["label"]["label"]), strict=True):
+        truth = output["label"]["label"].to(found.device)
+        for pair in zip(decollate_batch(found), decollate_batch(truth), strict=True):
             self._dice(y_pred=[pair[0]], y=[pair[1]])
 
     def _sum_up(self, _: Engine) -> None:
@@ -202,7 +244,7 @@ class UNetTraining:
         self._stats["loss"].append(round(loss, 5))
         if last or epoch % self.config.training.validate_every == 0:
             if self.evaluator is not None:
-                self.evaluator.run()
+                self._validate()
                 if self._stopper is not None:
                     self._stopper(self.evaluator)
             self._judge(epoch)
@@ -268,7 +310,7 @@ class UNetTraining:
         if not file.is_file():
             return False
         try:
-            kept = load_tensors(file, self.device)
+            kept = load_tensors(file)  # states are copied to the device: a run goes on wherever the other was
         except WeightsError:
             raise
         except Exception as error:

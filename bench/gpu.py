@@ -1,0 +1,242 @@
+"""What a GPU brings: `make gpu`. Time, memory and energy of networks and trainings on it and on the processor, in one run.
+
+Prompts come from the true label map of a sample patient in the place of an atlas, so that only networks count. `first` is the
+first case of a process, which loads kernels; `Dice` is the lowest of an organ between the processor's label map and the GPU's.
+The official network has seeded weights: its times are real, its organs are not. `--quick` does little of each, on a pretended
+GPU where there is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from large_ct import large_ct
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from legacy import seeded_state
+from medsam2_atlas.atlas import find_references
+from medsam2_atlas.console import console
+from medsam2_atlas.device import pick_device
+from medsam2_atlas.energy import measured
+from medsam2_atlas.evaluation import dice_per_organ
+from medsam2_atlas.labels import organ_table
+from medsam2_atlas.medsam2 import OFFICIAL, Weights, build_network, load_config, load_weights
+from medsam2_atlas.memory import Ladder
+from medsam2_atlas.pipeline import Case, Options, segment, segment_within_memory
+from medsam2_atlas.places import find_unet
+from medsam2_atlas.resource import resource
+from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, predict, unet_config, with_training
+from medsam2_atlas.volume import Volume, read_labels, read_volume
+from pretended_gpu import pretended_gpu
+
+CPU = torch.device("cpu")
+FEW = (4, 11)  # gallbladder and right adrenal gland: the official network takes minutes for all organs on a processor
+MIB = 1 << 20
+
+
+@dataclass
+class Run:
+    """What one run took."""
+
+    seconds: float
+    watt_hours: float | None
+    peak: float
+    result: Any
+
+
+@dataclass
+class Row:
+    """A line of the table: the same work on the processor and on the GPU."""
+
+    name: str
+    cpu: Run | None = None
+    gpu: list[Run] = field(default_factory=list)
+
+    def cells(self) -> list[str]:
+        first, last = self.gpu[0], self.gpu[-1]
+        found = [self.name, _number(self.cpu and self.cpu.seconds), _number(first.seconds), _number(last.seconds)]
+        found += [f"{last.peak:.0f}", _number(self.cpu and self.cpu.watt_hours, 3), _number(last.watt_hours, 3)]
+        return [*found, _dice(self.cpu.result, last.result) if self.cpu else ""]
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _dice(on_cpu: Any, on_gpu: Any) -> str:
+    """The lowest Dice of the organs of two label maps."""
+    if not isinstance(on_cpu, np.ndarray):
+        return ""
+    return f"{min(dice_per_organ(on_gpu, on_cpu, np.unique(on_cpu[on_cpu > 0]).tolist()).values(), default=float('nan')):.4f}"
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> Run:
+    """Runs work that brings its results to the processor, which waits for the GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    with measured() as energy:
+        began = time.perf_counter()
+        result = work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - began
+    peak = torch.cuda.max_memory_allocated(device) / MIB if device.type == "cuda" else 0.0
+    return Run(seconds, energy["watt_hours"], peak, result)
+
+
+def compared(name: str, work: Callable[[torch.device], Callable[[], Any]], gpu: torch.device, *, on_cpu: bool = True) -> Row:
+    """A row of work, which is prepared for a device before it is timed: once on the processor, twice on the GPU."""
+    console.print(f"[dim]{name}[/]")
+    row = Row(name, timed(work(CPU), CPU) if on_cpu else None)
+    prepared = work(gpu)
+    row.gpu = [timed(prepared, gpu) for _ in range(2)]
+    return row
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A sample patient, with the true label map to prompt from."""
+
+    image: Volume
+    truth: Volume
+
+    @classmethod
+    def sample(cls) -> Patient:
+        files = find_references(resource("sample-data") / "targets")[0]
+        image = read_volume(files.image)
+        return cls(image, read_labels(files.label, image))
+
+    def case(self, weights: Weights, organs: tuple[int, ...]) -> Case:
+        case = Case(self.image, None, weights, self.truth, Options(organs=organs, prompts="unet"))
+        case.coarse_labels = self.truth.array
+        return case
+
+    def strategy_d(self, load: Callable[[torch.device], Weights], organs: tuple[int, ...]) -> Any:
+        """Strategy D, for `compared`; slices are encoded in each run."""
+
+        def prepared(device: torch.device) -> Callable[[], np.ndarray]:
+            weights = load(device)
+            return lambda: segment(self.case(weights, organs), "D").labels.array
+
+        return prepared
+
+
+def demo(device: torch.device) -> Weights:
+    return load_weights(Path(resource("weights/medsam2_demo.pt")), None, device)
+
+
+def official_shape() -> Callable[[torch.device], Weights]:
+    config = load_config(OFFICIAL)
+    state = seeded_state(config)
+
+    def load(device: torch.device) -> Weights:
+        network = build_network(config)
+        network.load_state_dict(state)
+        return Weights(network.to(device), config, Path("seeded"), "", "seeded weights")
+
+    return load
+
+
+def unet_finds(image: Volume, augment: bool = False) -> Any:
+    def prepared(device: torch.device) -> Callable[[], np.ndarray]:
+        unet = load_unet(find_unet("unet_3d"), device)
+        return lambda: predict(image, unet, augment=augment).labels
+
+    return prepared
+
+
+def unet_learns(preset: str, folder: Path, epochs: int, count: int) -> Any:
+    """A training of a preset on sample references, without validation, for `compared`."""
+    cases = [TrainingCase(f.name, f.image, f.label) for f in find_references(resource("sample-data") / "references")[:count]]
+    config = with_training(unet_config(preset), {"epochs": epochs, "validation_share": 0.0})
+
+    def prepared(device: torch.device) -> Callable[[], None]:
+        run = Path(tempfile.mkdtemp(dir=folder))
+        UNetTraining(cases, config, run, CPU)  # reads the cases
+        return lambda: UNetTraining(cases, config, run, device).run() and None
+
+    return prepared
+
+
+def short_of_memory(patient: Patient, weights: Weights, organs: tuple[int, ...], gpu: torch.device) -> Table:
+    """The same case with ever less memory, by the ladder, and memory that is held before and after."""
+    columns = ("limit MiB", "s", "peak MiB", "held before", "held after", "done", "Dice")
+    table = Table(*columns, title=f"{weights.file.name}, reference-3, {len(organs)} organs, with ever less memory")
+    total = torch.cuda.get_device_properties(gpu).total_memory
+    usual: Run | None = None
+    for share in (None, 0.6, 0.3, 0.05, None):
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated(gpu) / MIB
+        limit = total if share is None or usual is None else int(before * MIB + share * (usual.peak - before) * MIB)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), gpu)
+        try:
+            run = timed(lambda: segment_within_memory(patient.case(weights, organs), "reference-3", Ladder(gpu))[0], gpu)
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, gpu)
+        labels, note = run.result.labels.array, run.result.report.get("memory", "as usual")
+        run.result = labels
+        usual = usual or run
+        after = torch.cuda.memory_allocated(gpu) / MIB
+        told = "" if share is None else f"{limit / MIB:.0f}"
+        cells = [told, _number(run.seconds), f"{run.peak:.0f}", f"{before:.0f}", f"{after:.0f}", note]
+        table.add_row(*cells, _dice(usual.result, labels))
+    return table
+
+
+def tables(gpu: torch.device, folder: Path, quick: bool) -> Iterator[Table]:
+    patient, official = Patient.sample(), official_shape()
+    every = FEW if quick else tuple(organ_table().indices)
+    threads = f"{torch.get_num_threads()} threads"
+    columns = ("work", "processor s", "first s", "GPU s", "GPU peak MiB", "processor Wh", "GPU Wh", "Dice")
+    table = Table(*columns, title=f"{torch.cuda.get_device_name(gpu)}, PyTorch {torch.__version__}, {threads}")
+    work: list[tuple[str, Any, bool]] = [
+        (f"demo weights, D, {len(every)} organs", patient.strategy_d(demo, every), True),
+        ("unet_3d, sample CT", unet_finds(patient.image), True),
+    ]
+    if not quick:
+        work += [
+            ("official network, D, 2 organs", patient.strategy_d(official, FEW), True),
+            ("official network, D, 15 organs", patient.strategy_d(official, every), False),
+            ("unet_3d, sample CT, augmented", unet_finds(patient.image, augment=True), False),
+            ("unet_3d, 512 × 512 × 200", unet_finds(large_ct()), True),
+        ]
+    epochs, count = (1, 1) if quick else (2, 8)
+    for preset in ("unet_3d", "unet_2d"):
+        name = f"training of {preset}, {epochs} × {count} cases"
+        work.append((name, unet_learns(preset, folder, epochs, count), False))
+    for name, prepare, on_cpu in work:
+        table.add_row(*compared(name, prepare, gpu, on_cpu=on_cpu).cells())
+    yield table
+    yield short_of_memory(patient, demo(CPU) if quick else official(CPU), FEW, gpu)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", help="cuda or cuda:N")
+    parser.add_argument("--quick", action="store_true", help="little of each; on a pretended GPU where there is none")
+    asked = parser.parse_args()
+    there = torch.cuda.is_available()
+    if not there and not asked.quick:
+        raise SystemExit("There is no GPU here. --quick tries the benchmark on a pretended one.")
+    with tempfile.TemporaryDirectory() as name, contextlib.nullcontext() if there else pretended_gpu():
+        gpu = pick_device(asked.device)
+        for table in tables(gpu, Path(name), asked.quick):
+            console.print(table)
+    if not there:
+        console.print("A pretended GPU: its times and watt-hours say nothing.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""A GPU that is full or broken keeps nobody from asking, and from a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import models as models_module
+from blocks import PATIENT, labelled
+from main import MedSAM2AtlasApp
+from medsam2_atlas.medsam2 import Weights
+from medsam2_atlas.resource import resource
+from medsam2_atlas.storage import StudyStore, WorkFolder
+from medsam2_atlas.studies import PredictionStore
+from medsam2_atlas.unet import UNet
+
+GPU = torch.device("cuda:0")
+
+
+class FullGPU:
+    """Refuses every network, as a card without free memory does."""
+
+    def __init__(self) -> None:
+        self.asked: list[torch.device] = []
+        self.message = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 7.79 GiB"
+
+    def on(self, network: Any, device: torch.device) -> Any:
+        if device.type == "cuda":
+            self.asked.append(device)
+            raise torch.OutOfMemoryError(self.message)
+        return network
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FullGPU:
+    full = FullGPU()
+    monkeypatch.setattr(models_module, "pick_device", lambda _: GPU)
+    for kind in (Weights, UNet):
+        monkeypatch.setattr(kind, "on", lambda network, device: full.on(network, device))
+    return full
+
+
+@pytest.fixture
+def app(gpu: FullGPU, tmp_path: Path) -> Iterator[MedSAM2AtlasApp]:
+    labelled(tmp_path / "made", "one", PATIENT)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "made" / "images" / "one.nii.gz").replace(tmp_path / "studies" / "one.nii.gz")
+    conf = {"device": "cuda", "learning": "false"}
+    app = MedSAM2AtlasApp(str(resource("apps/medsam2_atlas")), str(tmp_path / "studies"), conf)
+    yield app
+    app.stop()
+
+
+def test_a_full_gpu_keeps_nobody_from_asking_what_there_is(app: MedSAM2AtlasApp, gpu: FullGPU) -> None:
+    about = app.info()
+    assert {"unet_3d", "medsam2"} <= about["models"].keys()
+    assert not {"unet_3d", "medsam2"} & about["missing"].keys()
+    assert app._tasks["unet_3d"].is_valid()
+    assert app._tasks["unet_3d"].get_path()
+    assert app._interactive.is_valid()
+    app._interactive.config()
+    assert not gpu.asked
+
+
+def test_a_full_gpu_keeps_no_weights_from_being_uploaded(app: MedSAM2AtlasApp, gpu: FullGPU) -> None:
+    assert app.put_weights("unet_3d", resource("weights/unet_3d_demo.pt"))["model"] == "unet_3d"
+    assert not gpu.asked
+
+
+def test_a_case_ends_on_the_processor_and_its_provenance_says_so(app: MedSAM2AtlasApp, gpu: FullGPU, tmp_path: Path) -> None:
+    result = app.infer({"model": "unet_3d", "image": "one"})
+    assert len(gpu.asked) == 3
+    assert result["params"]["report"]["memory"].endswith("done on the processor")
+    kept = PredictionStore(WorkFolder.of(tmp_path / "studies"), StudyStore(tmp_path / "studies")).latest("unet_3d", "one")
+    assert kept is not None
+    assert (kept.provenance["device"], kept.provenance["precision"]) == ("cpu", "float32")
+    assert kept.report["device"] == "cpu"
+    gpu.asked.clear()
+    assert app.infer({"model": "unet_3d", "image": "one"})["params"]["report"]["from_cache"]
+    assert not gpu.asked
+
+
+def test_a_broken_gpu_is_not_asked_again(app: MedSAM2AtlasApp, gpu: FullGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(network: Any, device: torch.device) -> Any:
+        if device.type == "cuda":
+            gpu.asked.append(device)
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        return network
+
+    monkeypatch.setattr(UNet, "on", fail)
+    result = app.infer({"model": "unet_3d", "image": "one", "organs": "liver"})
+    assert "the GPU failed" in result["params"]["report"]["memory"]
+    app.infer({"model": "unet_3d", "image": "one", "organs": "spleen"})
+    assert len(gpu.asked) == 1
+    assert "unspecified launch failure" in app.info()["missing"]["GPU"]
+
+
+def test_what_is_kept_on_a_gpu_is_dropped_where_its_memory_does_not_suffice(app: MedSAM2AtlasApp, gpu: FullGPU) -> None:
+    app._interactive._open = object()  # type: ignore[assignment]
+    app._models._copies["weights", GPU] = (object(), object())
+    app.infer({"model": "unet_3d", "image": "one"})
+    assert app._interactive._open is None
+    assert not app._models._copies

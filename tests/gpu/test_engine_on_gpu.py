@@ -1,0 +1,86 @@
+"""MedSAM2's engine gives the CPU's logits on a GPU, and keeps its tensors together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gpu_results import Gpu
+from legacy import seeded_state
+from medsam2_atlas.interactive import segment_marked
+from medsam2_atlas.medsam2 import OFFICIAL, MedSAM2Volume, Weights, build_network, load_config, load_weights
+from medsam2_atlas.prompting import THREE, BoxPrompt, OrganPrompt, marked_organ, prompts_from_labels
+from medsam2_atlas.resource import resource
+from medsam2_atlas.volume import Volume
+
+DEMO_WEIGHTS = Path(resource("weights/medsam2_demo.pt"))
+RIGHT_KIDNEY, LIVER = 2, 6
+
+
+def shortened(prompt: OrganPrompt, reach: int) -> OrganPrompt:
+    """The prompt on the slices around its middle box."""
+    low, high = prompt.middle.z - reach, prompt.middle.z + reach
+    ends = BoxPrompt(low, prompt.middle.box), BoxPrompt(high, prompt.middle.box)
+    return replace(prompt, z_min=low, z_max=high, boxes=(ends[0], prompt.middle, ends[1]))
+
+
+@pytest.fixture(scope="module")
+def prompts(target_truth: Volume) -> list[OrganPrompt]:
+    found = prompts_from_labels(target_truth.array, [RIGHT_KIDNEY, LIVER], THREE, "not there").prompts
+    return [shortened(prompt, 1) for prompt in found]
+
+
+def test_logits_are_those_of_the_cpu(target: Volume, prompts: list[OrganPrompt], gpu: Gpu) -> None:
+    """Organs in one batch; and alone, corrected on the way, with holes filled."""
+
+    def logits(device: torch.device) -> torch.Tensor:
+        weights = load_weights(DEMO_WEIGHTS, None, device)
+        together = MedSAM2Volume(weights, target.array).segment(prompts)
+        alone = MedSAM2Volume(weights, target.array, batch=1).segment(prompts[:1], loop="published", fill_holes=True)
+        return torch.cat([found.low for found in (*together.values(), *alone.values())])
+
+    gpu.assert_same_logits(*gpu.both(logits))
+
+
+def test_a_corrected_organ_is_that_of_the_cpu(target: Volume, target_truth: Volume, gpu: Gpu) -> None:
+    """Points on the organ and off it, on the slice that starts it and on others; some are missed, so that masks are mended."""
+    organ = target_truth.array == RIGHT_KIDNEY
+    z = int(np.flatnonzero(organ.any((1, 2))).mean())
+    ys, xs = np.nonzero(organ[z])
+    inside, edge = [int(xs.mean()), int(ys.mean())], [int(xs.max()), int(ys[xs.argmax()])]
+
+    def segmented(device: torch.device) -> Any:
+        weights = load_weights(DEMO_WEIGHTS, None, device)
+        marked = marked_organ(
+            target,
+            RIGHT_KIDNEY,
+            boxes=[],
+            inside=[[*inside, z], [2, 2, z + 1]],
+            outside=[[*edge, z], [*inside, z - 1]],
+            reach=target.geometry.spacing[2],
+        )
+        return segment_marked(target, MedSAM2Volume(weights, target.array), weights, marked)
+
+    on_cpu, on_gpu = gpu.both(segmented)
+    assert on_cpu.report["overruled"]
+    assert on_gpu.report["device"].startswith("cuda")
+    gpu.assert_same_labels(on_cpu.labels.array, on_gpu.labels.array)
+
+
+@pytest.mark.slow
+def test_the_official_network_gives_the_cpus_logits(target: Volume, prompts: list[OrganPrompt], gpu: Gpu) -> None:
+    config = load_config(OFFICIAL)
+    state = seeded_state(config)
+
+    def logits(device: torch.device) -> torch.Tensor:
+        network = build_network(config)
+        network.load_state_dict(state)
+        weights = Weights(network.to(device), config, Path("seeded"), "", "")
+        return MedSAM2Volume(weights, target.array, batch=1).segment(prompts[:1])[RIGHT_KIDNEY].low
+
+    gpu.assert_same_logits(*gpu.both(logits))

@@ -1,0 +1,56 @@
+"""Strategies give the CPU's label maps on a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gpu_results import Gpu
+from medsam2_atlas.atlas import Atlas
+from medsam2_atlas.medsam2 import load_weights
+from medsam2_atlas.pipeline import STRATEGIES, Case, Options, segment
+from medsam2_atlas.places import find_unet
+from medsam2_atlas.registration import RegistrationCache
+from medsam2_atlas.resource import resource
+from medsam2_atlas.unet import load_unet
+from medsam2_atlas.volume import Volume
+
+DEMO_WEIGHTS = Path(resource("weights/medsam2_demo.pt"))
+SPLEEN, RIGHT_KIDNEY, RIGHT_ADRENAL = 1, 2, 11
+
+
+def test_two_passes_give_the_cpus_organ(target: Volume, target_truth: Volume, gpu: Gpu) -> None:
+    coarse = target_truth.array.copy()  # in the place of the U-Net's label map, which has a test of its own
+    slices = np.flatnonzero((coarse == RIGHT_ADRENAL).any((1, 2)))
+    coarse[slices[3] :] = 0
+
+    def labels(device: torch.device) -> Any:
+        options = Options(organs=(RIGHT_ADRENAL,), prompts="unet")
+        case = Case(target, None, load_weights(DEMO_WEIGHTS, None, device), options=options)
+        case.coarse_labels = coarse
+        return segment(case, "D")
+
+    on_cpu, on_gpu = gpu.both(labels)
+    gpu.assert_same_labels(on_cpu.labels.array, on_gpu.labels.array)
+    assert on_gpu.report["device"].startswith("cuda")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prompts", ["atlas", "both"])
+def test_each_strategy_gives_the_cpus_organs(
+    prompts: Any, target: Volume, target_truth: Volume, atlas: Atlas, registrations: RegistrationCache, gpu: Gpu
+) -> None:
+    options = Options(organs=(SPLEEN, RIGHT_KIDNEY, RIGHT_ADRENAL), prompts=prompts)
+
+    def labels(device: torch.device) -> dict[str, Any]:
+        weights, unet = load_weights(DEMO_WEIGHTS, None, device), load_unet(find_unet("unet_3d"), device)
+        case = Case(target, atlas, weights, truth=target_truth, options=options, unet=unet, registrations=registrations)
+        return {strategy: segment(case, strategy).labels.array for strategy in STRATEGIES}
+
+    on_cpu, on_gpu = gpu.both(labels)
+    for strategy in STRATEGIES:
+        gpu.assert_same_labels(on_cpu[strategy], on_gpu[strategy], rounded=prompts == "both")

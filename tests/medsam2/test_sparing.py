@@ -1,0 +1,89 @@
+"""Where a GPU's memory is short, MedSAM2 holds less there and finds the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from omegaconf import DictConfig
+
+from legacy import seeded_state
+from medsam2_atlas.choices import Memory
+from medsam2_atlas.medsam2 import MedSAM2Volume, Weights, build_network
+from medsam2_atlas.memory import STEPS, Ladder
+from medsam2_atlas.pipeline import Case, Options, segment, segment_within_memory
+from medsam2_atlas.prompting import THREE, prompts_from_labels
+from medsam2_atlas.volume import Volume, from_sitk
+from pretended_gpu import errors, pretended_gpu
+
+GPU = torch.device("cuda:0")
+
+
+@pytest.fixture(scope="module")
+def weights(narrow_config: DictConfig) -> Weights:
+    network = build_network(narrow_config)
+    network.load_state_dict(seeded_state(narrow_config))
+    return Weights(network, narrow_config, Path("seeded"), "", "")
+
+
+@pytest.fixture(scope="module")
+def patient() -> tuple[Volume, Volume]:
+    """A bright block on four of six slices."""
+    hu, labels = np.full((6, 40, 40), 40, np.float32), np.zeros((6, 40, 40), np.uint8)
+    hu[1:5, 12:28, 12:28], labels[1:5, 12:28, 12:28] = 150, 6
+    image, label = sitk.GetImageFromArray(hu), sitk.GetImageFromArray(labels)
+    return from_sitk(image), from_sitk(label)
+
+
+def case_of(weights: Weights, patient: tuple[Volume, Volume]) -> Case:
+    return Case(patient[0], None, weights, patient[1], Options(organs=(6,)))
+
+
+def peak_of(weights: Weights, patient: tuple[Volume, Volume], memory: Memory) -> tuple[int, torch.Tensor]:
+    """Bytes that lay on the card at most, and the logits."""
+    prompts = prompts_from_labels(patient[1].array, [6], THREE, "none").prompts
+    with pretended_gpu() as machine:
+        found = MedSAM2Volume(weights.on(GPU), patient[0].array, memory=memory).segment(prompts)
+        return machine.cards[0].peak, found[6].low
+
+
+def test_less_lies_on_the_card_and_what_is_found_stays(weights: Weights, patient: tuple[Volume, Volume]) -> None:
+    peaks, logits = zip(*(peak_of(weights, patient, memory) for memory in STEPS[:3]), strict=True)
+    assert peaks[0] > peaks[1] > peaks[2]
+    for low in logits[1:]:
+        assert float((low - logits[0]).abs().mean()) < 1e-3
+    with pretended_gpu(megabytes=(peaks[0] + peaks[1]) / 2 / 2**20):
+        result, ran = segment_within_memory(case_of(weights, patient), "reference-3", Ladder(GPU))
+    assert result.report["memory"] == "out of GPU memory as usual; done in smaller steps"
+    assert result.report["device"] == "cuda:0"
+    assert ran.options.memory == "small"
+
+
+def test_a_command_s_case_ends_on_the_processor_with_the_same_label_map(
+    weights: Weights, patient: tuple[Volume, Volume]
+) -> None:
+    expected = segment(case_of(weights, patient), "reference-3").labels.array
+    with pretended_gpu(megabytes=1):
+        result, _ = segment_within_memory(case_of(weights, patient), "reference-3", Ladder(GPU))
+    assert result.report["memory"].endswith("done on the processor")
+    assert (result.report["device"], result.report["precision"]) == ("cpu", "float32")
+    assert np.array_equal(result.labels.array, expected)
+
+
+def test_a_try_that_failed_leaves_nothing_on_the_card(weights: Weights, patient: tuple[Volume, Volume]) -> None:
+    with pretended_gpu() as machine:
+        machine.cards[0].fail(errors.cublas_allocation_failed, after=1500)
+        left: list[int] = []
+        ladder = Ladder(GPU, lambda: left.append(machine.cards[0].used))
+        result, _ = segment_within_memory(case_of(weights, patient), "reference-3", ladder)
+        assert result.report["memory"] == "out of GPU memory as usual; done in smaller steps"
+    assert left == [0]
+
+
+def test_registration_is_not_done_again(weights: Weights, patient: tuple[Volume, Volume]) -> None:
+    case = case_of(weights, patient)
+    case.kept["scores"] = object()  # type: ignore[assignment]
+    assert case.sparing("small", torch.device("cpu")).scores is case.kept["scores"]

@@ -1,0 +1,159 @@
+"""What a GPU's troubles do not do to a training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Events
+
+from blocks import PATIENT, labelled
+from medsam2_atlas.atlas import find_references
+from medsam2_atlas.errors import InputError
+from medsam2_atlas.unet import TrainingCase, UNetConfig, UNetTraining, load_unet, with_training
+from medsam2_atlas.unet import training as unet_training
+from medsam2_atlas.unet.inference import UNetInferer
+from pretended_gpu import pretended_gpu
+
+CPU = torch.device("cpu")
+TINY = UNetConfig.model_validate(
+    {
+        "dimensions": 3,
+        "spacing": (8.0, 8.0, 8.0),
+        "patch": (16, 16, 16),
+        "filters": (4, 8, 16),
+        "heads": 1,
+        "training": {"epochs": 4, "validate_every": 2, "learning_rate": 0.01, "early_stop": 0},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingCase]:
+    """Two patients of blocks."""
+    folder = tmp_path_factory.mktemp("cases")
+    for name in ("a", "b"):
+        labelled(folder, name, PATIENT)
+    return [TrainingCase(f.name, f.image, f.label) for f in find_references(folder)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), "out of GPU memory.*patches_per_case"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "lost the GPU.*illegal memory access"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), "lost a process.*--shm-size"),
+        (RuntimeError("something else"), "something else"),
+    ],
+)
+def test_a_fault_neither_hides_its_remedy_nor_spoils_what_was_trained(
+    fault: RuntimeError, told: str, cases: list[TrainingCase], tmp_path: Path
+) -> None:
+    training = UNetTraining(cases, TINY, tmp_path / "run", CPU)
+
+    def fail(*_: Any) -> None:
+        if training.trainer.state.epoch == 3:
+            raise fault
+
+    training.network.register_forward_pre_hook(fail)
+    with pytest.raises(InputError if "some" not in told else RuntimeError, match=told):
+        training.run()
+    stats = json.loads((tmp_path / "run" / "stats.json").read_text())
+    assert stats["state"] == "stopped"
+    assert str(fault)[:10] in stats["problem"] or "out of GPU memory" in stats["problem"]
+    assert load_unet(tmp_path / "run" / "best.pt")
+    again = UNetTraining(cases, TINY, tmp_path / "run", CPU).run()
+    assert again["resumed_from"] == 2
+    assert again["state"] == "finished"
+    assert "problem" not in again
+
+
+def test_a_card_too_full_for_the_network_is_not_answered_by_a_bare_error(
+    cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(InputError, match="out of GPU memory on cpu"):
+        UNetTraining(cases, TINY, tmp_path / "run", CPU)
+
+
+def test_validation_that_does_not_fit_does_not_end_a_training(
+    cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = UNetTraining(cases, TINY, tmp_path / "usual", CPU).run()
+    used: list[bool] = []
+    real = UNetInferer.__call__
+
+    def narrow(self: UNetInferer, *args: Any, **options: Any) -> torch.Tensor:
+        used.append(self._spares)
+        if not self._spares:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(UNetInferer, "__call__", narrow)
+    found = UNetTraining(cases, TINY, tmp_path / "narrow", CPU).run()
+    assert used == [False, True, True]
+    assert [entry["epoch"] for entry in found["validation"]] == [2, 4]
+    assert found["validation"][-1]["mean_dice"] == pytest.approx(expected["validation"][-1]["mean_dice"], abs=1e-3)
+
+
+SHORT = with_training(
+    TINY.model_copy(update={"spacing": (16.0, 16.0, 16.0), "filters": (2, 4, 4), "heads": 0}),
+    {"epochs": 2, "validate_every": 1, "patches_per_case": 1},
+)
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill(stage: str, share: float) -> None:
+    """Ends a training after half of it."""
+    if stage == "training" and share >= 0.5:
+        raise Killed
+
+
+@pytest.mark.parametrize(("first", "then"), [("cuda", "cpu"), ("cpu", "cuda:1")])
+def test_a_training_is_not_lost_on_another_device(
+    first: str, then: str, cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unet_training, "worker_count", lambda _: 0)
+    run = tmp_path / "run"
+    with pretended_gpu(2):
+        with pytest.raises(Killed):
+            UNetTraining(cases, SHORT, run, torch.device(first), progress=kill).run()
+        training = UNetTraining(cases, SHORT, run, torch.device(then))
+        stats = training.run()
+        assert {p.device for p in training.network.parameters()} == {torch.device(then)}
+    assert stats["resumed_from"] == 1
+    assert len(stats["loss"]) == 2
+    assert {p.device for p in load_unet(run / "best.pt").network.parameters()} == {CPU}
+
+
+def test_weights_to_start_from_do_not_need_room_on_the_gpu(
+    cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unet_training, "worker_count", lambda _: 0)
+    UNetTraining(cases, SHORT, tmp_path / "first", CPU).run()
+    start = load_unet(tmp_path / "first" / "best.pt")
+    size = sum(p.nbytes for p in start.network.parameters())
+    with pretended_gpu() as machine:
+        training = UNetTraining(cases, SHORT, tmp_path / "run", torch.device("cuda"), start=start)
+        assert machine.cards[0].peak < 1.5 * size
+        assert training.stats()["started_from"]["sha256"] == start.sha256
+
+
+def test_a_full_gpu_does_not_end_validation(cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unet_training, "worker_count", lambda _: 0)
+    with pretended_gpu() as machine:
+        training = UNetTraining(cases, SHORT, tmp_path / "run", torch.device("cuda"))
+        evaluator = training.evaluator
+        assert evaluator is not None
+        evaluator.add_event_handler(Events.STARTED, lambda _: machine.cards[0].fail(after=20))
+        stats = training.run()
+    assert [entry["epoch"] for entry in stats["validation"]] == [1, 2]
