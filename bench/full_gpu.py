@@ -61,7 +61,7 @@ def main() -> None:
         for number, megabytes in enumerate(LEFT):
             with filled(megabytes) as left:
                 began = time.perf_counter()
-                with server(folder / "studies", folder / f"work-{number}", conf) as client:
+                with server(folder / "studies", folder / f"work-{number}", conf, anew=True) as client:
                     ready = f"{time.perf_counter() - began:.1f} s"
                     for model, options in MODELS.items():
                         began = time.perf_counter()

@@ -30,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         conf = make_studies(folder, 1, 4714, 6.0)
-        with server(folder / "studies", folder / "work", conf) as client:
+        with server(folder / "studies", folder / "work", conf, anew=True) as client:
             url, process, used = client.get_server_url().rstrip("/"), psutil.Process(process_of(client).pid), []
             began = time.monotonic()
             for n in range(0, FILES, STEP):

@@ -79,7 +79,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "studies").mkdir()
-        with server(folder / "studies", folder / "work", {"learning": "false"}) as client:
+        with server(folder / "studies", folder / "work", {"learning": "false"}, anew=True) as client:
             resource.prlimit(process_of(client).pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
             url = client.get_server_url().rstrip("/")
             runs = [("none", b"", ""), *((kind, part, a) for kind, part in KINDS.items() for a in ("127.0.0.2", "127.0.0.1"))]

@@ -84,7 +84,7 @@ def main() -> None:
         folder = Path(name)
         conf = make_studies(folder, CASES, 4711, 3.0)
         labels = sorted((folder / "cases" / "labels").iterdir())
-        with server(folder / "studies", folder / "work", conf) as client:
+        with server(folder / "studies", folder / "work", conf, anew=True) as client:
             url, watch = client.get_server_url().rstrip("/"), Watch()
             process = psutil.Process(process_of(client).pid)
             for n in range(CASES):  # what is loaded once is loaded

@@ -28,7 +28,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         conf = make_studies(folder, CASES, 4713, 5.0)
-        with server(folder / "studies", folder / "work", conf) as client:
+        with server(folder / "studies", folder / "work", conf, anew=True) as client:
             process, used, began = psutil.Process(process_of(client).pid), [], time.monotonic()
             for n in range(INFERENCES):
                 model = ("unet_3d", "atlas", "unet_3d", "medsam2_atlas")[n % 4]

@@ -91,7 +91,9 @@ def fork_server(arguments: list[str], environment: dict[str, str], log: Path) ->
 @cache
 def _parent() -> subprocess.Popen[bytes]:
     """Returns the process that the servers fork from; it ends when this one does."""
-    variables = os.environ | {"MALLOC_ARENA_MAX": "2"}  # as `serve` sets it: it counts when a process starts
+    # The first as `serve` sets it: it counts when a process starts. The second keeps an import that looks for a GPU from
+    # starting CUDA, which no forked process could use then.
+    variables = os.environ | {"MALLOC_ARENA_MAX": "2", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables)
 
 
