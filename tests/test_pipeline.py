@@ -18,7 +18,7 @@ from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.medsam2 import Weights, find_checkpoint, load_weights
 from medsam2_atlas.pipeline import STRATEGIES, Case, Options, segment
 from medsam2_atlas.registration import RegistrationCache
-from medsam2_atlas.volume import Geometry, Volume
+from medsam2_atlas.volume import Geometry, Volume, read_labels, read_volume
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,19 @@ def weights() -> Weights:
 
 
 @pytest.fixture(scope="module")
-def case(target: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache) -> Case:
+def short(short_files: ReferenceFiles) -> Volume:
+    return read_volume(short_files.image)
+
+
+@pytest.fixture(scope="module")
+def short_truth(short_files: ReferenceFiles, short: Volume) -> Volume:
+    return read_labels(short_files.label, short)
+
+
+@pytest.fixture(scope="module")
+def case(short: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache) -> Case:
     """One case for all strategies, as the demo uses it."""
-    return Case(target, atlas, weights, registrations=registrations)
+    return Case(short, atlas, weights, registrations=registrations)
 
 
 def score(labels: Volume, truth: Volume) -> float:
@@ -57,12 +67,12 @@ LEAST = {"atlas": 0.55, "A": 0.5, "B": 0.5, "C": 0.5, "D": 0.55, "E": 0.55}
 
 @pytest.mark.parametrize(("strategy", "least"), LEAST.items())
 def test_each_strategy_segments_an_unseen_patient_without_the_truth(
-    strategy: str, least: float, trapped: Case, target_truth: Volume
+    strategy: str, least: float, trapped: Case, short_truth: Volume
 ) -> None:
     case = trapped
     result = segment(case, strategy)
     assert result.labels.geometry == case.image.geometry
-    assert score(result.labels, target_truth) > least
+    assert score(result.labels, short_truth) > least
     report = result.report
     assert report["strategy"] == strategy
     assert report["uses_truth"] is False
@@ -81,14 +91,14 @@ def test_each_strategy_segments_an_unseen_patient_without_the_truth(
     assert bool(report["first_pass_prompts"]) == (strategy in {"C", "D", "E"})
 
 
-def test_true_boxes_are_better_than_registered_ones(case: Case, target_truth: Volume) -> None:
-    case.truth = target_truth
+def test_true_boxes_are_better_than_registered_ones(case: Case, short_truth: Volume) -> None:
+    case.truth = short_truth
     three = segment(case, "reference-3")
     assert three.report["uses_truth"] is True
     one = segment(case, "reference-1")
     case.truth = None
-    assert score(three.labels, target_truth) > 0.75
-    assert score(one.labels, target_truth) > 0.6
+    assert score(three.labels, short_truth) > 0.75
+    assert score(one.labels, short_truth) > 0.6
 
 
 def test_only_reference_strategies_read_the_truth(trapped: Case) -> None:
@@ -100,9 +110,9 @@ def test_only_reference_strategies_read_the_truth(trapped: Case) -> None:
 
 
 def test_chosen_organs_are_segmented_alone(
-    target: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache
+    short: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache
 ) -> None:
-    result = segment(Case(target, atlas, weights, options=Options(organs=(6, 2)), registrations=registrations), "A")
+    result = segment(Case(short, atlas, weights, options=Options(organs=(6, 2)), registrations=registrations), "A")
     assert set(np.unique(result.labels.array)) == {0, 2, 6}
     assert set(result.report["organs"]) == {"right_kidney", "liver"}
 
@@ -118,16 +128,16 @@ def test_an_organ_outside_the_scan_is_reported_with_the_reason(target: Volume, a
 
 
 def test_what_a_strategy_needs_is_named(
-    target: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache
+    short: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache
 ) -> None:
     with pytest.raises(AtlasError, match="atlas build"):
-        segment(Case(target, None, weights), "D")
+        segment(Case(short, None, weights), "D")
     with pytest.raises(WeightsError, match="checkpoint"):
-        segment(Case(target, atlas, None, registrations=registrations), "A")
+        segment(Case(short, atlas, None, registrations=registrations), "A")
     with pytest.raises(InputError, match="--truth"):
-        segment(Case(target, atlas, weights), "reference-3")
+        segment(Case(short, atlas, weights), "reference-3")
     with pytest.raises(InputError, match="not a strategy"):
-        segment(Case(target, atlas, weights), "Z")
+        segment(Case(short, atlas, weights), "Z")
 
 
 def test_the_command_writes_label_map_report_and_picture_and_its_prompts_can_be_propagated(
