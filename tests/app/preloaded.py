@@ -94,7 +94,9 @@ def _parent() -> subprocess.Popen[bytes]:
     # The first as `serve` sets it: it counts when a process starts. The second keeps an import that looks for a GPU from
     # starting CUDA, which no forked process could use then.
     variables = os.environ | {"MALLOC_ARENA_MAX": "2", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-    return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables)
+    parent = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables)
+    atexit.register(parent.communicate)  # the end of its input ends it
+    return parent
 
 
 def main() -> None:
