@@ -181,5 +181,5 @@ def test_results_of_cpu_and_gpu_are_told_apart() -> None:
     assert ran_on(GPU, medsam2=False, unet=True) == {"device": "cuda", "precision": "float16"}
     assert ran_on(GPU, medsam2=True, unet=True) == {"device": "cuda", "precision": "float32, U-Net float16"}
     assert ran_on(GPU, medsam2=True, unet=False, memory="small") == ran_on(GPU, medsam2=True, unet=False)
-    assert ran_on(GPU, medsam2=False, unet=True, memory="smallest")["windows"] == "half"
+    assert ran_on(GPU, medsam2=False, unet=True, memory="smallest")["windows"] == "fewer slices"
     assert ran_on(GPU, medsam2=True, unet=False) == ran_on(torch.device("cuda:1"), medsam2=True, unet=False)

@@ -72,7 +72,8 @@ def free_gpu_memory() -> None:
 
 
 def ran_on(device: torch.device, *, medsam2: bool, unet: bool, memory: Memory = "") -> dict[str, str]:
-    """What a result owes to the device of its networks: the device's kind, their precision, and the U-Net's windows if halved.
+    """What a result owes to the device of its networks: the device's kind, their precision, and the U-Net's windows if they
+    hold fewer slices.
 
     Results of the processor and of a GPU differ in a few voxels, at edges that are a close call.
 
@@ -85,7 +86,7 @@ def ran_on(device: torch.device, *, medsam2: bool, unet: bool, memory: Memory = 
     halved = unet and device.type == "cuda"
     parts = [*(["float32"] if medsam2 or not halved else []), *(["U-Net float16" if medsam2 else "float16"] if halved else [])]
     found = {"device": device.type, "precision": ", ".join(parts)}
-    return found | ({"windows": "half"} if unet and memory == "smallest" else {})
+    return found | ({"windows": "fewer slices"} if unet and memory == "smallest" else {})
 
 
 @dataclass(frozen=True)
