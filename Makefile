@@ -12,7 +12,7 @@ DEVICE ?= cpu
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time gpu load fuzz read-time memory inputs clean
+.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time gpu full-gpu load fuzz read-time memory inputs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -117,6 +117,9 @@ atlas-time: $(VENV)/.installed  ## time and memory of score maps and prompts on 
 
 gpu: $(VENV)/.installed-dev  ## time, memory and energy on a GPU and on the processor: make gpu [DEVICE=cuda:1]
 	$(BIN)/python bench/gpu.py --device $(if $(filter cpu,$(DEVICE)),cuda,$(DEVICE))
+
+full-gpu: $(VENV)/.installed-dev  ## the server on a GPU that another program has filled
+	$(BIN)/python bench/full_gpu.py
 
 load: $(VENV)/.installed-dev  ## twenty annotators at once on a real server, for three minutes
 	$(BIN)/python bench/load.py

@@ -32,7 +32,8 @@ with plain_endings():  # importing takes seconds, in which people press Ctrl+C
     from medsam2_atlas.evaluation import dice_per_organ, mean_dice
     from medsam2_atlas.files import sha256, write_json
     from medsam2_atlas.labels import organ_table
-    from medsam2_atlas.medsam2 import Weights, find_checkpoint, load_weights
+    from medsam2_atlas.medsam2 import find_checkpoint, load_weights
+    from medsam2_atlas.memory import Ladder
     from medsam2_atlas.pipeline import REFERENCE_STRATEGIES, STRATEGIES, Case, segment
     from medsam2_atlas.preview import write_preview
     from medsam2_atlas.prompting import prompts_from_report
@@ -43,8 +44,8 @@ console = Console()
 _START_SECONDS = 120
 
 
-def main(out: Path) -> None:
-    """Runs the demo; results go to `out`."""
+def main(out: Path, device: str) -> None:
+    """Runs the demo; results go to `out`. device: that networks run on."""
     began = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     samples = resource("sample-data")
@@ -52,19 +53,23 @@ def main(out: Path) -> None:
     with bars() as progress:
         atlas = build_atlas(find_references(samples / "references"), progress=progress)
     atlas.save(out / "atlas")
-    weights = load_weights(find_checkpoint()).on(pick_device("auto"))
+    weights = load_weights(find_checkpoint())
+    ladder = Ladder(pick_device(device))
     atlas_seconds = time.perf_counter() - began
     console.print(f"atlas {atlas.version} of {len(atlas.references)} references; weights {weights.file.name} {weights.mark}")
     with tempfile.TemporaryDirectory() as folder:
         studies = Path(folder) / "studies"
         studies.mkdir()
         shutil.copy(target.image, studies / target.image.name)
-        with _server(studies, out / "atlas", weights.file, out / "server.log") as url:
+        with _server(studies, out / "atlas", weights.file, device, out / "server.log") as url:
             session = _annotate(url, studies, out)
     image = read_volume(target.image)
     truth = read_labels(target.label, image)
-    table, rows = _compare(image, truth, Atlas.load(out / "atlas"), weights)
+    case = Case(image, Atlas.load(out / "atlas"), weights)
+    (table, rows), climbed = ladder.run("demo", lambda memory: _compare(case.sparing(memory, ladder.device_of(memory)), truth))
     console.print(table)
+    if climbed.note:
+        console.print(climbed.note)
     labels = read_labels(out / "label.nii.gz", image)
     rows["server"] = {"mean_dice": mean_dice(dice_per_organ(labels.array, truth.array, organ_table().indices)), **session}
     prompts = prompts_from_report(session["report"])
@@ -74,6 +79,7 @@ def main(out: Path) -> None:
         "target": target.name,
         "atlas_version": atlas.version,
         "weights": weights.describe(),
+        "device": str(ladder.device_of(climbed.memory)),
         "seconds": {"atlas": round(atlas_seconds, 1), "all": round(total, 1)},
         "strategies": rows,
     }
@@ -112,12 +118,11 @@ def _annotate(url: str, studies: Path, out: Path) -> dict[str, Any]:
     }
 
 
-def _compare(image: Volume, truth: Volume, atlas: Atlas, weights: Weights) -> tuple[Table, dict[str, Any]]:
+def _compare(case: Case, truth: Volume) -> tuple[Table, dict[str, Any]]:
     """Dice per organ and seconds a stage for every strategy; shared work counts for the first that needs it."""
     organs = organ_table().indices
     table = Table("organ", *STRATEGIES, title="Dice on a target that neither atlas nor weights have seen")
     rows: dict[str, Any] = {}
-    case = Case(image, atlas, weights)
     with bars() as progress:
         for number, name in enumerate(STRATEGIES):
             case.truth = truth if name in REFERENCE_STRATEGIES else None
@@ -141,13 +146,13 @@ def _compare(image: Volume, truth: Volume, atlas: Atlas, weights: Weights) -> tu
 
 
 @contextmanager
-def _server(studies: Path, atlas: Path, checkpoint: Path, log: Path) -> Iterator[str]:
+def _server(studies: Path, atlas: Path, checkpoint: Path, device: str, log: Path) -> Iterator[str]:
     """The real MONAI Label server with this app on a free port of the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "medsam2_atlas", "serve", str(studies), "--port", str(port)]
-    command += ["--atlas", str(atlas), "--checkpoint", str(checkpoint)]
+    command += ["--atlas", str(atlas), "--checkpoint", str(checkpoint), "--device", device]
     own = {"MONAI_LABEL_SESSION_PATH": str(studies.parent / "sessions"), "MEDSAM2_ATLAS_STATE": str(studies.parent / "state")}
     url = f"http://127.0.0.1:{port}"
     with log.open("w") as stream:
@@ -177,4 +182,5 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 if __name__ == "__main__":
     with plain_endings():
-        main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output"))
+        given = dict(enumerate(sys.argv))
+        main(Path(given.get(1, "demo-output")), given.get(2, "auto"))

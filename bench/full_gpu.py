@@ -6,6 +6,7 @@ answered, what each model's report says, and the server's memory on the card at 
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,18 +14,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import SimpleITK as sitk
 import torch
 from rich.table import Table
 
-from studies import make_studies
-
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from app.running import process_of, server
+from medsam2_atlas.atlas import find_references
 from medsam2_atlas.console import console
+from medsam2_atlas.resource import resource
 
-LEFT = [int(text) for text in sys.argv[1:]] or [100, 700, 1200, 100_000]
-MODELS = {"unet_3d": {}, "medsam2_atlas": {"strategy": "B"}, "medsam2": {"label": "liver", "foreground": [[60, 60, 30]]}}
+LEFT = [int(text) for text in sys.argv[1:]] or [100, 1200, 100_000]
 FILL = """
 import sys, torch
 free, _ = torch.cuda.mem_get_info()
@@ -55,21 +57,23 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("There is no GPU here.")
     table = Table("MiB left", "server answers after", "model", "s", "device", "memory", "server holds")
+    image = find_references(resource("sample-data") / "targets")[0].image
+    size = sitk.ReadImage(str(image)).GetSize()
+    clicked = {"label": "liver", "foreground": [[size[0] // 3, size[1] // 2, size[2] * 2 // 3]], "reach": "40"}
+    models: dict[str, dict[str, Any]] = {"unet_3d": {"organs": "liver"}, "medsam2": clicked}  # a part: it is not kept
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        conf = make_studies(folder, 1, 4711, 3.0) | {"device": "cuda:0"}
+        (folder / "studies").mkdir()
+        shutil.copy(image, folder / "studies" / "case.nii.gz")
         for number, megabytes in enumerate(LEFT):
             with filled(megabytes) as left:
                 began = time.perf_counter()
+                conf = {"device": "cuda:0", "learning": "false"}
                 with server(folder / "studies", folder / f"work-{number}", conf, anew=True) as client:
                     ready = f"{time.perf_counter() - began:.1f} s"
-                    for model, options in MODELS.items():
+                    for model, options in models.items():
                         began = time.perf_counter()
-                        organs = (
-                            {} if model == "medsam2" else {"organs": "liver,spleen"}
-                        )  # a part is not kept for the next server
-                        _, answer = client.infer(model, "case-0", {**options, **organs})
-                        report = answer["report"]
+                        report = client.infer(model, "case", options)[1]["report"]
                         seconds = f"{time.perf_counter() - began:.1f}"
                         held = held_by(process_of(client).pid)
                         table.add_row(left, ready, model, seconds, report["device"], report.get("memory", ""), held)

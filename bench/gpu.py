@@ -32,7 +32,7 @@ from medsam2_atlas.energy import measured
 from medsam2_atlas.evaluation import dice_per_organ
 from medsam2_atlas.labels import organ_table
 from medsam2_atlas.medsam2 import OFFICIAL, Weights, build_network, load_config, load_weights
-from medsam2_atlas.memory import Ladder
+from medsam2_atlas.memory import Ladder, free_gpu_memory
 from medsam2_atlas.pipeline import Case, Options, segment, segment_within_memory
 from medsam2_atlas.places import find_unet
 from medsam2_atlas.resource import resource
@@ -84,6 +84,7 @@ def _dice(on_cpu: Any, on_gpu: Any) -> str:
 def timed(work: Callable[[], Any], device: torch.device) -> Run:
     """Runs work that brings its results to the processor, which waits for the GPU."""
     if device.type == "cuda":
+        free_gpu_memory()  # a training before has cycles of references, which hold hundreds of MiB
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     with measured() as energy:
@@ -177,7 +178,7 @@ def short_of_memory(patient: Patient, weights: Weights, organs: tuple[int, ...],
     total = torch.cuda.get_device_properties(gpu).total_memory
     usual: Run | None = None
     for share in (None, 0.6, 0.3, 0.05, None):
-        torch.cuda.empty_cache()
+        free_gpu_memory()
         before = torch.cuda.memory_allocated(gpu) / MIB
         limit = total if share is None or usual is None else int(before * MIB + share * (usual.peak - before) * MIB)
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), gpu)

@@ -42,6 +42,7 @@ class _Open:
 class InteractiveTask(InferTask):
     """Segments what a person points at. Used by one request at a time: whoever calls `segment` holds the device."""
 
+    uses_network = True
     inputs = frozenset({"label", "foreground", "background", "boxes"})
     """Keys of a request besides the options of `config`: they belong to a click, not to a setting."""
 

@@ -86,6 +86,8 @@ class MedSAM2AtlasApp(MONAILabelApp):
         self._compare = CompareTask(self._predictions)
         self._interactive = InteractiveTask(self._models)
         self._table = ScoreTable(self._work.folder(".") / "learning.sqlite")
+        if not in_work_process():
+            _ = self._models.ladder  # a device that cannot be used ends the start, not the first case
         self._learner = Learner(self._models, self._predictions, self._table, self.datastore, self._foundation(conf))
         self._housekeeper = Housekeeper(lambda: self._studies().store, lambda: self._learner.idle)
         # In the background, a whole archive would be fetched from a DICOMweb server: only where that is asked for.
@@ -101,6 +103,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
             version=package_version(),
         )
         if not in_work_process():
+            log.info("networks run on %s", self._models.device)
             for name, reason in self._missing().items():
                 log.warning("%s cannot run: %s", name, reason)
 
@@ -195,6 +198,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
             "name": self.name,
             "description": self.description,
             "version": self.version,
+            "device": str(self._models.device),
             "labels": self.labels or organs_of(models),
             "models": models,
             "trainers": trainers,

@@ -6,13 +6,16 @@ never touched: models store under their own names only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from medsam2_atlas.choices import Memory
 from medsam2_atlas.energy import measured
 from medsam2_atlas.labels import organ_table
+from medsam2_atlas.memory import Ladder
 from medsam2_atlas.segmentation import Segmentation
 from medsam2_atlas.studies import Prediction, PredictionStore
 from models import Models
@@ -21,6 +24,9 @@ from study_datastore import StudyDatastore
 
 class Segmenter(Protocol):
     """An infer task of this project. `request["memory"]`: how sparing networks are with a GPU's memory (`choices.Memory`)."""
+
+    uses_network: bool
+    """Whether it needs a network, and so may need a GPU."""
 
     def segment(self, request: dict[str, Any]) -> Segmentation:
         """Its result."""
@@ -60,16 +66,17 @@ class Predictions:
         task, image = self.tasks[model], self.image(study)
         asked = dict(request or {}) | {"image": str(image), "model": model}
         store = self.store()
-        found = store.find(model, study, image, task.provenance(self._as_now(model, asked)))
+        found = store.find(model, study, image, *self._provenances(task, asked))
         if found is not None:
             return found.segmentation(image), found
         with self._models.busy:
-            before = task.provenance(asked | {"memory": ""})  # models may have changed while waiting
+            before = task.provenance(asked | {"memory": "cpu"})  # models may have changed while waiting
             result, memory = self._run(model, task, asked)
+        made_of = task.provenance(asked | {"memory": memory})
         whole = set(before["organs"]) == set(organ_table().indices)
-        if not whole or task.provenance(asked | {"memory": ""}) != before:  # or a model was replaced just when this began
+        if not whole or task.provenance(asked | {"memory": "cpu"}) != before:  # or a model was replaced just when this began
             return result, None
-        return result, store.save(model, study, image, task.provenance(asked | {"memory": memory}), result)
+        return result, store.save(model, study, image, made_of, result)
 
     def stored(self, model: str, study: str, request: Mapping[str, Any]) -> Prediction | None:
         """What is stored of a model for a study, if it has been made and nothing has changed since.
@@ -78,8 +85,8 @@ class Predictions:
             MedSAM2AtlasError: as `get`.
         """
         image = self.image(study)
-        asked = self._as_now(model, dict(request) | {"image": str(image), "model": model})
-        return self.store().find(model, study, image, self.tasks[model].provenance(asked))
+        asked = dict(request) | {"image": str(image), "model": model}
+        return self.store().find(model, study, image, *self._provenances(self.tasks[model], asked))
 
     def once(self, task: Segmenter, image: Path, request: Mapping[str, Any]) -> Segmentation:
         """A segmentation that is not stored: of an image that is no study, or of an organ that somebody points at.
@@ -98,14 +105,19 @@ class Predictions:
         """The file or folder of a study."""
         return Path(self._datastore().get_image_uri(study))
 
-    def _as_now(self, model: str, request: dict[str, Any]) -> dict[str, Any]:
-        """A request as it would be run now: on the GPU or not, as memory was found to suffice."""
-        return request | {"memory": self._models.ladder.first(model)}
+    def _provenances(self, task: Predictor, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yields what a stored result may have been made of: memory that is short now spoils no result made before."""
+        for memory in self._ladder(task).steps:
+            yield task.provenance(request | {"memory": memory})
+
+    def _ladder(self, task: Segmenter) -> Ladder:
+        """Returns the ladder of a task. For one without a network, no GPU is asked."""
+        return self._models.ladder if task.uses_network else Ladder(torch.device("cpu"))
 
     def _run(self, model: str, task: Segmenter, request: dict[str, Any]) -> tuple[Segmentation, Memory]:
         """A segmentation with its energy, with as much of a GPU's memory as there is; and how sparing that was."""
         with measured() as energy:
-            result, climbed = self._models.ladder.run(model, lambda memory: task.segment(request | {"memory": memory}))
+            result, climbed = self._ladder(task).run(model, lambda memory: task.segment(request | {"memory": memory}))
         result.report["energy"] = energy
         if climbed.note:
             result.report["memory"] = climbed.note

@@ -33,12 +33,12 @@ class SegmentationTask(InferTask):
         super().__init__(InferType.SEGMENTATION, {o.name: o.index for o in organ_table().organs}, 3, description)
         self._models = models
         self._strategies = tuple(strategies)
-        self._needs_network = any(s != "atlas" for s in strategies)
+        self.uses_network = any(s != "atlas" for s in strategies)
 
     def config(self) -> dict[str, Any]:
         """Options for viewers: lists become drop-downs, texts become fields."""
         options: dict[str, Any] = {"strategy": list(self._strategies), "organs": ""}
-        if self._needs_network:
+        if self.uses_network:
             options["weights"] = self._models.weight_names()
             options["prompts"] = list(self._sources())
         return options
@@ -49,7 +49,7 @@ class SegmentationTask(InferTask):
         about["label_colors"] = {o.name: list(o.colour) for o in organ_table().organs}
         atlas = self._models.atlas()
         about["atlas"], about["references"] = atlas.version, len(atlas.references)
-        if self._needs_network:
+        if self.uses_network:
             about["weights_mark"] = self._models.weights().mark
         return about
 
@@ -57,7 +57,7 @@ class SegmentationTask(InferTask):
         """What keeps the task from running, with its remedy; empty where nothing does."""
         try:
             self._models.atlas()
-            if self._needs_network:
+            if self.uses_network:
                 self._models.weights()
         except MedSAM2AtlasError as error:
             return str(error)
@@ -74,7 +74,7 @@ class SegmentationTask(InferTask):
             MedSAM2AtlasError: an option that cannot be used, or something is missing.
         """
         strategy, atlas = replies.choice(request, "strategy", self._strategies), self._models.atlas().version
-        if not self._needs_network:
+        if not self.uses_network:
             return foundation_provenance(strategy=strategy, atlas=atlas, organs=replies.organs(request), hu=self._models.hu)
         prompts = replies.choice(request, "prompts", self._sources())
         unet = self._models.prompting_unet() if prompts != "atlas" else None
@@ -101,7 +101,7 @@ class SegmentationTask(InferTask):
         strategy = replies.choice(request, "strategy", self._strategies)
         memory: Memory = request.get("memory", "")
         weights, unet, source = None, None, "atlas"
-        if self._needs_network:
+        if self.uses_network:
             source = replies.choice(request, "prompts", self._sources())
             device = models.ladder.device_of(memory)
             weights = models.weights(replies.text(request, "weights"), device)

@@ -28,6 +28,8 @@ from models import Models
 class UNetInferTask(BasicInferTask):
     """Segments a CT by a U-Net. Weights are loaded again when training has published better ones."""
 
+    uses_network = True
+
     def __init__(self, models: Models, name: str, description: str) -> None:
         """
         Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -81,7 +82,14 @@ _KNOWN = (
         ),
     ),
     (
-        ("CUDNN_STATUS", "cudnn", "CUBLAS_STATUS", "cublas", "shared object file", "libcudart"),
+        (
+            "STATUS_NOT_INITIALIZED",
+            "STATUS_NOT_SUPPORTED",
+            "STATUS_SUBLIBRARY",
+            "STATUS_VERSION",
+            "shared object file",
+            "libcud",
+        ),
         Trial(
             "a CUDA library is missing, or is not the one that this PyTorch brings",
             "Unset LD_LIBRARY_PATH, or install PyTorch again.",
@@ -144,4 +152,4 @@ def _no_kernels(device: torch.device | None) -> Trial:
 
 def _older_build() -> str:
     version = torch.__version__.split("+")[0]
-    return f"`pip install torch=={version}+{OLDER_CUDA} --index-url https://download.pytorch.org/whl/{OLDER_CUDA}`"
+    return f"`{sys.executable} -m pip install torch=={version}+{OLDER_CUDA} --index-url https://download.pytorch.org/whl/{OLDER_CUDA}`"

@@ -33,14 +33,14 @@ def cards_seen() -> list[torch.device]:
         return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
 
 
-def problem_with(device: torch.device) -> str:
-    """Returns why networks cannot run on a CUDA device, as a clause; empty if they can, or if the card is merely full."""
-    return tried(device).problem
-
-
 @functools.cache
 def tried(device: torch.device) -> Trial:
     """Tries a kernel on a CUDA device, once in each process."""
+    return try_kernel(device)
+
+
+def try_kernel(device: torch.device) -> Trial:
+    """Tries a kernel on a CUDA device now."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's own words for what the kernel shows

@@ -95,10 +95,7 @@ def _tell_no_card() -> None:
     """Tells why no card is used if there seems to be one; nothing is wrong on a machine without one."""
     cause = no_card()
     message = f"No GPU is used: {cause.problem}. {cause.remedy} {_PROCESSOR}"
-    if not has_cuda_build():  # somebody may have chosen this build
-        if shows_card():
-            log.info("%s", message)
-    elif shows_card() or not cause.absent:
+    if shows_card() or (has_cuda_build() and not cause.absent):
         _warn(message)
 
 

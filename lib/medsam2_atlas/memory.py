@@ -1,9 +1,9 @@
 """What happens where a GPU's memory does not suffice: the same work in ever smaller steps, last on the processor.
 
 A *ladder* (`Ladder`) tries a case as usual, then `small`, `smallest`, and on the processor (`choices.Memory`). Between two
-tries it frees what the failed one held. What fitted is remembered for a while, so that the next case does not fail its way
-down again. A GPU that fails otherwise (a driver's error, a card that fell off the bus) is not asked again: CUDA cannot be used
-any more in a process that has seen such an error.
+tries it frees what the failed one held. What fitted is remembered for a while, so that the next case begins there. After
+another error of the GPU, a kernel is tried: if that fails too, the GPU is not asked again, since a process whose CUDA context
+is lost does not get another.
 """
 
 from __future__ import annotations
@@ -46,13 +46,20 @@ _OUT_OF_MEMORY = (
     "unable to find an engine to execute this computation",  # cuDNN, where no algorithm's workspace fits
     "Unable to find a valid cuDNN algorithm",
 )
-_FAILED = ("CUDA error", "CUDA driver error", "cuDNN error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "device-side assert")
+_ALLOCATOR = ("NVML_SUCCESS", "CUDACachingAllocator")
+"""Both in one text: the allocator found no memory, and may not ask NVML how much there is (parts of a card, some containers):
+https://github.com/pytorch/pytorch/issues/112377."""
+_FAILED = (
+    *("CUDA error", "CUDA driver error", "cuDNN error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "cusolver error", "nvrtc: error"),
+    *("device-side assert", "Triton Error [CUDA]", "No CUDA GPUs are available", "HIP error"),
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error, or one that it came from, says that a GPU's memory does not suffice."""
     return any(
-        isinstance(one, torch.OutOfMemoryError) or (isinstance(one, RuntimeError) and _names(one, _OUT_OF_MEMORY))
+        isinstance(one, torch.OutOfMemoryError)
+        or (isinstance(one, RuntimeError) and (_names(one, _OUT_OF_MEMORY) or all(text in str(one) for text in _ALLOCATOR)))
         for one in _chain(error)
     )
 
@@ -68,13 +75,15 @@ def free_gpu_memory() -> None:
     try:
         torch.cuda.empty_cache()  # nothing where CUDA has not been used
     except RuntimeError as error:
-        log.warning("the GPU's memory cannot be freed: %s", _first_line(error))
+        log.warning("the GPU's memory cannot be freed: %s", first_line(error))
 
 
 def ran_on(device: torch.device, *, medsam2: bool, unet: bool, memory: Memory = "") -> dict[str, str]:
-    """What a result owes to the device of its networks: the device's kind, their precision, and the U-Net's windows if halved.
+    """What a result owes to the device of its networks: the device's kind, their precision, and the U-Net's windows if they
+    hold fewer slices.
 
-    Results of the processor and of a GPU differ in a few voxels, at edges that are a close call.
+    Results of the processor and of a GPU differ in a few voxels, at edges that are a close call. The other steps that spare
+    memory change the order of sums only, as another GPU or version of CUDA does; they are not told apart.
 
     Args:
         device: of the networks.
@@ -85,7 +94,7 @@ def ran_on(device: torch.device, *, medsam2: bool, unet: bool, memory: Memory = 
     halved = unet and device.type == "cuda"
     parts = [*(["float32"] if medsam2 or not halved else []), *(["U-Net float16" if medsam2 else "float16"] if halved else [])]
     found = {"device": device.type, "precision": ", ".join(parts)}
-    return found | ({"windows": "half"} if unet and memory == "smallest" else {})
+    return found | ({"windows": "fewer slices"} if unet and memory == "smallest" else {})
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,11 @@ class Ladder:
     def failure(self) -> str:
         """How the GPU has failed, other than by its memory; empty if it has not."""
         return self._failure
+
+    @property
+    def steps(self) -> tuple[Memory, ...]:
+        """All steps that a case may be done with on this device."""
+        return ("cpu",) if self.device.type == "cpu" else STEPS
 
     def first(self, what: str) -> Memory:
         """The step that a case would be tried with now.
@@ -153,9 +167,10 @@ class Ladder:
             try:
                 result = attempt(memory)
             except Exception as error:
-                if memory == "cpu" or not self._takes(error):
+                short = is_out_of_memory(error)
+                if memory == "cpu" or not (short or is_gpu_failure(error)):
                     raise
-                problem = "" if self._failure else _first_line(error)
+                problem = first_line(error)
             else:
                 if memory != first and not self._failure:
                     with self._lock:
@@ -164,29 +179,25 @@ class Ladder:
                     notes.append("out of GPU memory a short time ago")
                 return result, Climbed(memory, f"{'; '.join(notes)}; done {_TOLD[memory]}" if notes else "")
             # Outside of the `except`: there, the error's frames would still hold the tensors of the failed try.
-            if problem:
-                log.warning("%s: out of GPU memory %s: %s", what, _TOLD[memory], problem)
-                notes.append(f"out of GPU memory {_TOLD[memory]}")
-            else:
-                notes.append(f"the GPU failed ({self._failure})")
             if self._release is not None:
                 self._release()
             free_gpu_memory()
+            if short:
+                log.warning("%s: out of GPU memory %s: %s", what, _TOLD[memory], problem)
+                notes.append(f"out of GPU memory {_TOLD[memory]}")
+            else:
+                self._look_after(what, problem)
+                notes.append(f"the GPU failed {_TOLD[memory]} ({problem})")
         raise AssertionError("the last step returns or raises")
 
-    def _takes(self, error: Exception) -> bool:
-        """Whether the next step may help; remembers a GPU that failed."""
-        if self.device.type == "cpu":
-            return False
-        if is_gpu_failure(error):
-            self._failure = _first_line(error)
-            log.error(
-                "the GPU %s has failed (%s): networks run on the processor until the program is started again",
-                self.device,
-                self._failure,
-            )
-            return True
-        return is_out_of_memory(error)
+    def _look_after(self, what: str, problem: str) -> None:
+        """Tries a kernel after an error of the GPU; remembers a GPU that can run none any more."""
+        from medsam2_atlas.cards import try_kernel  # asks this module what an error means
+
+        log.warning("%s: the GPU %s failed: %s", what, self.device, problem)
+        if try_kernel(self.device).problem:
+            self._failure = problem
+            log.error("the GPU %s runs nothing any more: networks run on the processor until a new start", self.device)
 
 
 def _names(error: BaseException, texts: tuple[str, ...]) -> bool:
@@ -204,6 +215,7 @@ def _chain(error: BaseException) -> list[BaseException]:
     return found
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a GPU said of an error, in one line: the lines after the first are hints for developers."""
     gpu = next((one for one in _chain(error) if isinstance(one, RuntimeError)), error)
     return (str(gpu).splitlines() or [type(gpu).__name__])[0][:200]

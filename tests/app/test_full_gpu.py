@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +14,13 @@ import torch
 import models as models_module
 from blocks import PATIENT, labelled
 from main import MedSAM2AtlasApp
+from medsam2_atlas.errors import InputError
 from medsam2_atlas.medsam2 import Weights
 from medsam2_atlas.resource import resource
 from medsam2_atlas.storage import StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore
 from medsam2_atlas.unet import UNet
+from models import Models
 
 GPU = torch.device("cuda:0")
 
@@ -97,6 +101,30 @@ def test_a_broken_gpu_is_not_asked_again(app: MedSAM2AtlasApp, gpu: FullGPU, mon
     app.infer({"model": "unet_3d", "image": "one", "organs": "spleen"})
     assert len(gpu.asked) == 1
     assert "unspecified launch failure" in app.info()["missing"]["GPU"]
+
+
+def test_results_that_were_made_before_memory_was_short_still_count(
+    app: MedSAM2AtlasApp, gpu: FullGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(UNet, "on", lambda network, _: network)  # the card is a processor, but has room
+    app._predictions.get("unet_3d", "one")
+    monkeypatch.setattr(UNet, "on", lambda network, device: gpu.on(network, device))
+    app._models.ladder._fitted["unet_3d"] = ("cpu", time.monotonic())
+    result = app.infer({"model": "unet_3d", "image": "one"})
+    assert result["params"]["report"]["from_cache"]
+    assert not gpu.asked
+
+
+def test_a_model_without_a_network_asks_no_gpu(app: MedSAM2AtlasApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> torch.device:
+        raise InputError("cuda:0", "cannot be used")
+
+    monkeypatch.setattr(Models, "device", property(broken))
+    monkeypatch.setattr(Models, "ladder", property(broken))
+    monkeypatch.setattr(Models, "atlas", lambda _: SimpleNamespace(version="1"))
+    task = app._tasks["atlas"]
+    assert not task.uses_network
+    assert len(list(app._predictions._provenances(task, {"organs": "liver"}))) == 1
 
 
 def test_what_is_kept_on_a_gpu_is_dropped_where_its_memory_does_not_suffice(app: MedSAM2AtlasApp, gpu: FullGPU) -> None:

@@ -24,7 +24,7 @@ class Hungry:
     """A model that fits where it is told to make do with less."""
 
     def __init__(self, fits: str) -> None:
-        self.labels = {"liver": 6}
+        self.labels, self.uses_network = {"liver": 6}, True
         self.fits, self.tried = fits, list[str]()
 
     def missing(self) -> str:

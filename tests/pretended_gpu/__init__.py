@@ -90,6 +90,7 @@ def _answers(machine: Machine, name: str, capability: tuple[int, int]) -> dict[s
         "init": lambda: None,
         "_lazy_init": lambda: None,
         "synchronize": lambda _=None: None,
+        "is_current_stream_capturing": lambda: False,  # asked by optimizers, of the real CUDA if the build has it
         "empty_cache": lambda: None,
         "ipc_collect": lambda: None,
         "manual_seed_all": lambda _: None,

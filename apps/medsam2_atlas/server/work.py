@@ -20,9 +20,6 @@ from server.parameters import batch_parameters, scoring_parameters, training_par
 from server.uploads import received
 from work_device import NO_GPU, work_device
 
-_WITHOUT_NETWORK = ("atlas",)
-"""Models that need no GPU."""
-
 router = APIRouter(route_class=LimitedRoute)
 
 
@@ -46,7 +43,8 @@ def run_batch(
     """The process. `params`: the options of the model, and `images`, `label_tag`, `max_batch_size`, `max_workers`."""
     _check(model, app_instance()._infers, "model")
     checked = batch_parameters(app_instance(), model, params or {})
-    where = _without_gpu() if model in _WITHOUT_NETWORK else _where()
+    uses_network = getattr(app_instance()._infers[model], "uses_network", True)
+    where = _where() if uses_network else _without_gpu()
     options = {**where, "multi_gpu": False, **checked}
     return _started(lambda: batch_infer.run(model, images, options, False))
 

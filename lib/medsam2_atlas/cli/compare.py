@@ -53,6 +53,7 @@ def compare_command(
     from medsam2_atlas.unet import load_unet
 
     folder, ladder = study_folder(studies), Ladder(pick_device(device))
+    console.print(f"networks run on {ladder.device}")
     base = base_atlas(atlas)
     used = grown_atlas(folder.work, base) or base or Atlas.load(find_atlas(atlas))
     weights = load_weights(find_checkpoint(checkpoint), config) if strategy != "atlas" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def device_rows() -> Iterator[Row]:
     yield _build(found)
     for card in found.cards:
         yield Row("device", f"{_described(card)}{_result(card)}", card.trial.remedy, not card.trial.problem)
-    if not found.cards and (_may_have_card() or not found.cause.absent):
+    if not found.cards and not _hidden() and (_may_have_card() or not found.cause.absent):
         yield Row("device", f"no card: {found.cause.problem}", found.cause.remedy, good=False)
     if all(card.trial.problem for card in found.cards):
         yield processor
@@ -85,6 +86,13 @@ def _build(found: Look) -> Row:
     build = f"build for CUDA {torch.version.cuda}" if torch.version.cuda else "build for ROCm"
     driver = f"driver {found.driver}" if found.driver else "no driver" if found.cause == NO_DRIVER else ""
     return Row("PyTorch", ", ".join(filter(None, (build, driver, hidden_cards()))))
+
+
+def _hidden() -> bool:
+    """Whether the user hides all cards from this process; the row of the build says so."""
+    from medsam2_atlas.card_problems import HIDING
+
+    return os.environ.get(HIDING) in ("", "-1")
 
 
 def _may_have_card() -> bool:

@@ -79,6 +79,8 @@ def segment_command(
     true_labels = read_labels(truth, volume) if truth is not None else None
     options = Options(chosen, prompts, loop, thresholds, fill_holes)
     ladder = Ladder(pick_device("cpu" if weights is None else device))
+    if weights is not None:
+        console.print(f"networks run on {ladder.device}")
     with bars() as progress:
         case = Case(volume, loaded_atlas, weights, true_labels, options, progress, loaded_unet)
         result, case = segment_within_memory(case, strategy, ladder)
@@ -123,6 +125,7 @@ def propagate_command(
 
     weights = load_weights(find_checkpoint(checkpoint), config)
     ladder = Ladder(pick_device(device))
+    console.print(f"networks run on {ladder.device}")
     volume = read_volume(image)
     asked = read_prompts(prompts, volume.geometry)
     with bars() as progress:

@@ -184,7 +184,7 @@ def _doubts(folder: StudyFolder) -> dict[str, str]:
 
 def _segmented(store: PredictionStore, study: Study, contestant: Contestant) -> Segmentation:
     name, ladder = contestant.name, contestant.ladder
-    found = store.find(name, study.name, study.image, contestant.provenance(ladder.first(name)))
+    found = store.find(name, study.name, study.image, *map(contestant.provenance, ladder.steps))
     if found is not None:
         return found.segmentation(study.image)
     with measured() as energy:

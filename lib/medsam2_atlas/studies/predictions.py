@@ -112,16 +112,16 @@ class PredictionStore:
         """
         self._work, self._studies = work, studies
 
-    def find(self, model: str, study: str, image: Path, provenance: Provenance) -> Prediction | None:
-        """The stored prediction, if it was made of this image with this provenance and its file is unchanged."""
+    def find(self, model: str, study: str, image: Path, *provenances: Provenance) -> Prediction | None:
+        """The stored prediction, if it was made of this image with one of these provenances and its file is unchanged."""
         found = self.latest(model, study)
         if found is None:
             return None
         made = found.provenance
-        if "device" not in made and "device" in provenance and _kind_of_device(found.report) == provenance["device"]:
-            # Earlier versions told the device in the report only.
-            made = made | {key: provenance[key] for key in ("device", "precision")}
-        return found if made == _plain(provenance) | {"image": file_stamp(image)} else None
+        if "device" not in made and "weights" in made and found.report.get("device", "cpu") == "cpu":
+            made = made | _PROCESSOR  # earlier versions told the device in the report only; on GPUs, they computed with TF32
+        stamp = {"image": file_stamp(image)}
+        return found if any(made == _plain(provenance) | stamp for provenance in provenances) else None
 
     def latest(self, model: str, study: str) -> Prediction | None:
         """Returns the stored prediction, whatever weights and options made it.
@@ -201,10 +201,6 @@ class PredictionStore:
 
     def _report_file(self, model: str, study: str) -> Path:
         return self._work.folder(f"reports/{model}") / f"{study}.json"
-
-
-def _kind_of_device(report: Mapping[str, Any]) -> str:
-    return str(report.get("device", "cpu")).partition(":")[0]
 
 
 def _plain(content: Mapping[str, Any]) -> dict[str, Any]:

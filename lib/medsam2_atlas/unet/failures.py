@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from medsam2_atlas.errors import InputError, MedSAM2AtlasError
-from medsam2_atlas.memory import is_gpu_failure, is_out_of_memory
+from medsam2_atlas.memory import first_line, is_gpu_failure, is_out_of_memory
 from medsam2_atlas.unet.config import UNetConfig
 from medsam2_atlas.unet.workers import REMEDY, is_worker_failure, problem_in
 
@@ -27,7 +27,7 @@ def explained(error: BaseException, config: UNetConfig, device: torch.device) ->
             + _GOES_ON,
         )
     if is_gpu_failure(error):
-        return InputError("training", f"has lost the GPU {device} ({problem_in(error)}).", _GOES_ON)
+        return InputError("training", f"has lost the GPU {device} ({first_line(error)}).", _GOES_ON)
     if is_worker_failure(error):
         return InputError("training", f"has lost a process that reads ({problem_in(error)}).", f"{REMEDY} {_GOES_ON}")
     return error

@@ -215,9 +215,10 @@ class UNetTraining:
             return
         # Outside of the `except`: there, the error's frames would still hold the tensors of the failed try.
         log.warning("out of GPU memory at validation, which goes on in smaller steps")
-        free_gpu_memory()
         self._sparing = True
         self.evaluator = self._make_evaluator("small")  # an engine that has failed does not run again
+        self.trainer.state.output = None  # predictions of the last step
+        free_gpu_memory()
         self.evaluator.run()
 
     def _seed(self, engine: Engine) -> None:
