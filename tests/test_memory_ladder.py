@@ -147,7 +147,10 @@ def test_a_failed_try_holds_nothing_when_the_next_begins() -> None:
 
 
 @pytest.mark.parametrize("error", BROKEN, ids=str)
-def test_a_gpu_that_runs_nothing_any_more_is_not_asked_again(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gpu_that_runs_nothing_any_more_is_not_asked_again(
+    error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cards, "try_kernel", lambda _: Trial("the card is lost"))
     ladder, card = Ladder(GPU), Card(error=error)
     with caplog.at_level(logging.ERROR):
         result, climbed = ladder.run("model", card)

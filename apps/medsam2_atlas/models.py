@@ -1,7 +1,7 @@
 """Atlas, weights and U-Nets of a server: found, loaded once, and loaded again when their files change.
 
-Networks are loaded on the processor, so that a GPU that is full or broken keeps nobody from asking what there is. Copies go to
-the GPU when something is segmented there.
+Networks are loaded on the processor, so that a server with a full or broken GPU can still describe its models. They are copied
+to the GPU when a case is segmented there.
 """
 
 from __future__ import annotations

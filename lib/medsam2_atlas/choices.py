@@ -28,8 +28,8 @@ Loop = Literal["symmetric", "published"]
 """How boxes condition the propagation through slices; see `medsam2.propagation`."""
 
 Memory = Literal["", "small", "smallest", "cpu"]
-"""How sparing networks are with a GPU's memory: as usual, in main memory what can lie there, in the smallest steps, or not on
-a GPU at all."""
+"""How networks use a GPU's memory: as usual; `small`, with features and results in main memory; `smallest`, one step at a time
+besides; `cpu`, not at all."""
 
 Fusion = Literal["mean", "local", "joint"]
 """How references vote in the common space; see `atlas.voting`."""

@@ -14,6 +14,8 @@ import torch
 import models as models_module
 from blocks import PATIENT, labelled
 from main import MedSAM2AtlasApp
+from medsam2_atlas import cards
+from medsam2_atlas.card_problems import Trial
 from medsam2_atlas.errors import InputError
 from medsam2_atlas.medsam2 import Weights
 from medsam2_atlas.resource import resource
@@ -96,6 +98,7 @@ def test_a_broken_gpu_is_not_asked_again(app: MedSAM2AtlasApp, gpu: FullGPU, mon
         return network
 
     monkeypatch.setattr(UNet, "on", fail)
+    monkeypatch.setattr(cards, "try_kernel", lambda _: Trial("the card is lost"))
     result = app.infer({"model": "unet_3d", "image": "one", "organs": "liver"})
     assert "the GPU failed" in result["params"]["report"]["memory"]
     app.infer({"model": "unet_3d", "image": "one", "organs": "spleen"})
