@@ -66,10 +66,10 @@ def main(out: Path, device: str) -> None:
     image = read_volume(target.image)
     truth = read_labels(target.label, image)
     case = Case(image, Atlas.load(out / "atlas"), weights)
-    (table, rows), climbed = ladder.run("demo", lambda memory: _compare(case.sparing(memory, ladder.device_of(memory)), truth))
+    (table, rows), step = ladder.run("demo", lambda memory: _compare(case.sparing(memory, ladder.device_of(memory)), truth))
     console.print(table)
-    if climbed.note:
-        console.print(climbed.note)
+    if step.note:
+        console.print(step.note)
     labels = read_labels(out / "label.nii.gz", image)
     rows["server"] = {"mean_dice": mean_dice(dice_per_organ(labels.array, truth.array, organ_table().indices)), **session}
     prompts = prompts_from_report(session["report"])
@@ -79,7 +79,7 @@ def main(out: Path, device: str) -> None:
         "target": target.name,
         "atlas_version": atlas.version,
         "weights": weights.describe(),
-        "device": str(ladder.device_of(climbed.memory)),
+        "device": str(ladder.device_of(step.memory)),
         "seconds": {"atlas": round(atlas_seconds, 1), "all": round(total, 1)},
         "strategies": rows,
     }

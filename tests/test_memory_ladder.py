@@ -98,10 +98,10 @@ def test_an_error_that_a_library_wraps_is_seen() -> None:
 )
 def test_ever_smaller_steps_are_tried_and_told(fits: tuple[Memory, ...], tried: list[Memory], note: str) -> None:
     card = Card(fits)
-    result, climbed = Ladder(GPU).run("model", card)
+    result, step = Ladder(GPU).run("model", card)
     assert card.tried == tried
     assert result == f"done {tried[-1]}"
-    assert (climbed.memory, climbed.note) == (tried[-1], note)
+    assert (step.memory, step.note) == (tried[-1], note)
 
 
 def test_what_fits_is_remembered_for_its_kind_and_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,9 +110,9 @@ def test_what_fits_is_remembered_for_its_kind_and_for_a_while(monkeypatch: pytes
     assert ladder.first("model") == "small"
     assert ladder.first("another model") == ""
     card.tried.clear()
-    _, climbed = ladder.run("model", card)
+    _, step = ladder.run("model", card)
     assert card.tried == ["small"]
-    assert climbed.note == "out of GPU memory a short time ago; done in smaller steps"
+    assert step.note == "out of GPU memory a short time ago; done in smaller steps"
     now = memory.time.monotonic()
     monkeypatch.setattr(memory.time, "monotonic", lambda: now + memory.REMEMBERED_SECONDS + 1)
     assert ladder.first("model") == ""
@@ -153,10 +153,10 @@ def test_a_gpu_that_runs_nothing_any_more_is_not_asked_again(
     monkeypatch.setattr(cards, "try_kernel", lambda _: Trial("the card is lost"))
     ladder, card = Ladder(GPU), Card(error=error)
     with caplog.at_level(logging.ERROR):
-        result, climbed = ladder.run("model", card)
+        result, step = ladder.run("model", card)
     assert result == "done cpu"
     assert card.tried == ["", "cpu"]
-    assert climbed.note.startswith(f"the GPU failed as usual ({error}"[:40])
+    assert step.note.startswith(f"the GPU failed ({error}"[:40])
     assert "until a new start" in caplog.text
     assert ladder.first("another model") == "cpu"
     card.tried.clear()
@@ -167,9 +167,9 @@ def test_a_gpu_that_runs_nothing_any_more_is_not_asked_again(
 def test_a_gpu_that_still_runs_kernels_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cards, "try_kernel", lambda _: Trial())
     ladder, card = Ladder(GPU), Card(("small",), RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"))
-    result, climbed = ladder.run("model", card)
+    result, step = ladder.run("model", card)
     assert result == "done small"
-    assert climbed.note == "the GPU failed as usual (cuDNN error: CUDNN_STATUS_INTERNAL_ERROR); done in smaller steps"
+    assert step.note == "the GPU failed (cuDNN error: CUDNN_STATUS_INTERNAL_ERROR); done in smaller steps"
     assert not ladder.failure
     assert ladder.first("another model") == ""
 

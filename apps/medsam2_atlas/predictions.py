@@ -117,8 +117,8 @@ class Predictions:
     def _run(self, model: str, task: Segmenter, request: dict[str, Any]) -> tuple[Segmentation, Memory]:
         """A segmentation with its energy, with as much of a GPU's memory as there is; and how sparing that was."""
         with measured() as energy:
-            result, climbed = self._ladder(task).run(model, lambda memory: task.segment(request | {"memory": memory}))
+            result, step = self._ladder(task).run(model, lambda memory: task.segment(request | {"memory": memory}))
         result.report["energy"] = energy
-        if climbed.note:
-            result.report["memory"] = climbed.note
-        return result, climbed.memory
+        if step.note:
+            result.report["memory"] = step.note
+        return result, step.memory

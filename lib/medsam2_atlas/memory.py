@@ -98,8 +98,8 @@ def ran_on(device: torch.device, *, medsam2: bool, unet: bool, memory: Memory = 
 
 
 @dataclass(frozen=True)
-class Climbed:
-    """How a case went: `memory`, the step that it was done with, and `note`, why not as usual; empty where it was."""
+class Step:
+    """The step that a case was done with, and in `note` why not as usual; empty if it was."""
 
     memory: Memory
     note: str
@@ -149,7 +149,7 @@ class Ladder:
         """Where networks run in a step."""
         return torch.device("cpu") if memory == "cpu" else self.device
 
-    def run(self, what: str, attempt: Callable[[Memory], T]) -> tuple[T, Climbed]:
+    def run(self, what: str, attempt: Callable[[Memory], T]) -> tuple[T, Step]:
         """Runs a case, in smaller steps where the memory does not suffice.
 
         Args:
@@ -177,7 +177,7 @@ class Ladder:
                         self._fitted[what] = (memory, time.monotonic())
                 if not notes and memory and self.device.type != "cpu":
                     notes.append("out of GPU memory a short time ago")
-                return result, Climbed(memory, f"{'; '.join(notes)}; done {_TOLD[memory]}" if notes else "")
+                return result, Step(memory, f"{'; '.join(notes)}; done {_TOLD[memory]}" if notes else "")
             # Outside of the `except`: there, the error's frames would still hold the tensors of the failed try.
             if self._release is not None:
                 self._release()
@@ -187,7 +187,7 @@ class Ladder:
                 notes.append(f"out of GPU memory {_TOLD[memory]}")
             else:
                 self._look_after(what, problem)
-                notes.append(f"the GPU failed {_TOLD[memory]} ({problem})")
+                notes.append(f"the GPU failed ({problem})")
         raise AssertionError("the last step returns or raises")
 
     def _look_after(self, what: str, problem: str) -> None:

@@ -321,9 +321,9 @@ def segment_within_memory(case: Case, strategy: str, ladder: Ladder) -> tuple[Se
         tried = case.sparing(memory, ladder.device_of(memory))
         return segment(tried, strategy), tried
 
-    (result, ran), climbed = ladder.run("segmentation", attempt)
-    if climbed.note:
-        result.report["memory"] = climbed.note
+    (result, ran), step = ladder.run("segmentation", attempt)
+    if step.note:
+        result.report["memory"] = step.note
     return result, ran
 
 

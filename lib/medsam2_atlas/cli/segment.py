@@ -134,9 +134,9 @@ def propagate_command(
             engine = MedSAM2Volume(weights.on(ladder.device_of(memory)), volume.array, window=window, memory=memory)
             return engine.segment(asked, loop=loop, fill_holes=fill_holes, progress=progress)
 
-        found, climbed = ladder.run("propagation", attempt)
-    if climbed.note:
-        console.print(f"[yellow]memory:[/] {climbed.note}", soft_wrap=True)
+        found, step = ladder.run("propagation", attempt)
+    if step.note:
+        console.print(f"[yellow]memory:[/] {step.note}", soft_wrap=True)
     rows_columns = (volume.array.shape[1], volume.array.shape[2])
     with replacing(logits) as part, part.open("wb") as stream:
         arrays = {

@@ -189,11 +189,11 @@ def _segmented(store: PredictionStore, study: Study, contestant: Contestant) -> 
         return found.segmentation(study.image)
     with measured() as energy:
         image = read_ct(study.image, contestant.hu)
-        result, climbed = ladder.run(name, lambda memory: contestant.run(image, memory))
+        result, step = ladder.run(name, lambda memory: contestant.run(image, memory))
     result.report["energy"] = energy
-    if climbed.note:
-        result.report["memory"] = climbed.note
-    store.save(name, study.name, study.image, contestant.provenance(climbed.memory), result)
+    if step.note:
+        result.report["memory"] = step.note
+    store.save(name, study.name, study.image, contestant.provenance(step.memory), result)
     return result
 
 
