@@ -9,6 +9,9 @@ CHECKPOINT ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
 DEVICE ?= cpu
+# Test processes. A file's tests stay in one of them: they share servers and other fixtures.
+JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
@@ -74,11 +77,11 @@ wheel: $(VENV)/.installed  ## dist/*.whl, which brings MONAI Label, sam2, demo w
 demo: $(VENV)/.installed  ## the main job on the sample data, through the real server
 	$(BIN)/medsam2-atlas demo demo-output
 
-test: $(VENV)/.installed-dev  ## the tests: make test [DEVICE=cuda]
-	$(BIN)/python -m pytest --durations=10 --device $(DEVICE)
+test: $(VENV)/.installed-dev  ## the tests: make test [DEVICE=cuda] [JOBS=1]
+	$(BIN)/python -m pytest --durations=10 --device $(DEVICE) $(SIDE_BY_SIDE)
 
 test-slow: $(VENV)/.installed-dev  ## the tests, and those that take minutes
-	$(BIN)/python -m pytest -m "slow or not slow" --device $(DEVICE)
+	$(BIN)/python -m pytest -m "slow or not slow" --device $(DEVICE) $(SIDE_BY_SIDE)
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -7,7 +7,10 @@ import os
 # Before PyTorch is imported, and for all processes that tests start: threads that wait must not keep a core, which others
 # need. Where as many processes as cores compute, a registration takes five times as long otherwise.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many test processes as processors
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import fcntl
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -99,9 +102,12 @@ def atlas(references: list[ReferenceFiles], pytestconfig: pytest.Config, tmp_pat
     sources = [Path(blocks.__file__), *package.glob("registration/*.py"), *package.glob("atlas/*.py"), package / "volume.py"]
     sources += [*resource("configs").glob("*.yaml"), *(file for r in references[:3] for file in (r.image, r.label))]
     digest = hashlib.sha256("".join(sha256(file) for file in sorted(sources)).encode()).hexdigest()[:16]
-    kept = pytestconfig.cache.mkdir("atlas") / digest
-    if not (kept / "atlas.json").is_file():
-        build_atlas(references[:3], config=blocks.FEW_STEPS).save(kept)
+    folder = pytestconfig.cache.mkdir("atlas")
+    kept = folder / digest
+    with (folder / "lock").open("w") as lock:  # one test process builds it, the others wait
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (kept / "atlas.json").is_file():
+            build_atlas(references[:3], config=blocks.FEW_STEPS).save(kept)
     return Atlas.load(shutil.copytree(kept, tmp_path_factory.mktemp("kept") / "atlas"))
 
 
