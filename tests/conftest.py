@@ -9,6 +9,8 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many test processes as processors
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in ("COLUMNS", "LINES"):  # set for such processes: tables would keep that width, whatever a test asks for
+        os.environ.pop(name, None)
 
 import fcntl
 import hashlib

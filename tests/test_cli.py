@@ -12,6 +12,7 @@ import pydicom
 import pytest
 from typer.testing import CliRunner
 
+from medsam2_atlas import device as device_module
 from medsam2_atlas.choices import Strategy
 from medsam2_atlas.cli import app, doctor
 from medsam2_atlas.dicom import read_rtstruct, read_seg
@@ -103,6 +104,7 @@ def test_a_server_on_the_processor_sees_no_gpu(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setattr(os, "execv", lambda *_: None)
+    monkeypatch.setattr(device_module, "pick_device", lambda _: None)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
     CliRunner().invoke(app, ["serve", str(tmp_path), "--port", port, *device], catch_exceptions=False)

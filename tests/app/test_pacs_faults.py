@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from app.fake_pacs import BOUNDARY, FakePacs, fake_pacs, listed, multipart, stow
-from app.running import server
+from app.running import process_of, server
 from medsam2_atlas.dicom import LabelOrigin, write_seg
 from medsam2_atlas.volume import read_volume
 from series_files import compress, upright, write_series
@@ -30,9 +30,10 @@ ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
 
 @dataclass
 class Hospital:
-    """A PACS, the server in front of it, and three series: one with labels, one never fetched, one without a label."""
+    """A PACS, the process of the server in front of it, and three series: with labels, never fetched, without a label."""
 
     pacs: FakePacs
+    server: int
     url: str
     series: str
     other: str
@@ -75,7 +76,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
         with server(pacs.url, folder / "server", {"learning": "false", "server_upload_mb": "5"}) as client:
             url = client.get_server_url().rstrip("/")
             assert requests.get(f"{url}/datastore/image", {"image": third}, timeout=60).ok
-            yield Hospital(pacs, url, series, other, third, folder / "series")
+            yield Hospital(pacs, process_of(client).pid, url, series, other, third, folder / "series")
             pacs.released.set()
 
 
@@ -146,7 +147,7 @@ def test_a_small_deflated_object_does_not_fill_the_server_s_memory(hospital: Hos
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = meta + packer.compress(b"\x09\x00\x10\x00OB\x00\x00\xff\xff\xff\x6f")
     bomb += b"".join(packer.compress(bytes(1 << 20)) for _ in range(1000)) + packer.flush()
-    process = next(p for p in psutil.process_iter(["cmdline"]) if hospital.pacs.url in (p.info["cmdline"] or []))
+    process = psutil.Process(hospital.server)
     before = process.memory_info().rss
     assert stow(hospital.url, multipart([bomb])).status_code == 422
     assert process.memory_info().rss - before < 200e6

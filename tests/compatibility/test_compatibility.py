@@ -188,7 +188,7 @@ def test_a_stopped_training_goes_on(opened: Opened, copy: Path) -> None:
 
 
 def test_comparisons_are_remembered(opened: Opened, copy: Path) -> None:
-    def refuse(_: Any) -> Any:
+    def refuse(*_: Any) -> Any:
         raise InputError("model", "is not to be run")
 
     folder = StudyFolder(copy / "compared")
