@@ -117,11 +117,12 @@ class PredictionStore:
         found = self.latest(model, study)
         if found is None:
             return None
-        made = found.provenance
-        if "device" not in made and "weights" in made and found.report.get("device", "cpu") == "cpu":
-            made = made | _PROCESSOR  # earlier versions told the device in the report only; on GPUs, they computed with TF32
+        made = [found.provenance]
+        if "device" not in found.provenance and found.report.get("device", "cpu") == "cpu":
+            # Earlier versions told the device in the report only. On GPUs, they computed with TF32.
+            made.append({**found.provenance, **_PROCESSOR})
         stamp = {"image": file_stamp(image)}
-        return found if any(made == _plain(provenance) | stamp for provenance in provenances) else None
+        return found if any(_plain(provenance) | stamp in made for provenance in provenances) else None
 
     def latest(self, model: str, study: str) -> Prediction | None:
         """Returns the stored prediction, whatever weights and options made it.
