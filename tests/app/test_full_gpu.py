@@ -90,6 +90,14 @@ def test_a_case_ends_on_the_processor_and_its_provenance_says_so(app: MedSAM2Atl
     assert not gpu.asked
 
 
+def test_a_click_on_a_full_gpu_is_answered_from_the_processor(app: MedSAM2AtlasApp, gpu: FullGPU) -> None:
+    clicked = {"model": "medsam2", "image": "one", "label": "liver", "foreground": [[10, 12, 22]], "reach": "12"}
+    report = app.infer(clicked)["params"]["report"]
+    assert len(gpu.asked) == 3
+    assert report["memory"].endswith("done on the processor")
+    assert (report["device"], report["precision"]) == ("cpu", "float32")
+
+
 def test_a_broken_gpu_is_not_asked_again(app: MedSAM2AtlasApp, gpu: FullGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(network: Any, device: torch.device) -> Any:
         if device.type == "cuda":

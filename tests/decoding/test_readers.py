@@ -146,6 +146,18 @@ def test_readers_that_were_killed_meanwhile_are_replaced(tmp_path: Path) -> None
     assert alive() == ""
 
 
+def test_a_reader_that_was_killed_before_it_was_ready_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    readers = pool.ReaderPool(DecodingLimits(processes=1))
+    try:
+        readers.start()
+        starting = readers._idle[0]
+        starting._process.kill()
+        monkeypatch.setattr(type(starting), "alive", True)  # as if the kill came just after a look at the process
+        assert not readers.run("alive", {}, 60).problem
+    finally:
+        readers.close()
+
+
 def test_many_threads_share_few_readers_and_none_is_left_behind(tmp_path: Path) -> None:
     configure(DecodingLimits(processes=2))
     files = [image(tmp_path / f"{n}.nrrd") for n in range(8)]

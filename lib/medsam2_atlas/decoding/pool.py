@@ -90,7 +90,8 @@ class _Reader:
 
     def run(self, task: str, arguments: dict[str, Any], seconds: float) -> Reply:
         """Runs a task. Raises ReaderDiedError, or StorageError if the reader does not start; the caller must then end it."""
-        self._wait_until_ready()
+        if not self.gets_ready():
+            raise StorageError("reader process", "does not start.", "The log tells why; is there enough memory?")
         self._link.settimeout(seconds)
         worked = self._processor_seconds()
         try:
@@ -118,16 +119,15 @@ class _Reader:
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return 0.0
 
-    def _wait_until_ready(self) -> None:
-        if self._ready:
-            return
-        self._link.settimeout(_START_SECONDS)
-        try:
-            self._ready = self._link.recv(PACKET_BYTES) == READY
-        except OSError as error:
-            log.error("a reader process does not start: %s", error)
+    def gets_ready(self) -> bool:
+        """Waits until the process can work; whether it can."""
         if not self._ready:
-            raise StorageError("reader process", "does not start.", "The log tells why; is there enough memory?")
+            self._link.settimeout(_START_SECONDS)
+            try:
+                self._ready = self._link.recv(PACKET_BYTES) == READY
+            except OSError as error:
+                log.error("a reader process does not start: %s", error)
+        return self._ready
 
     def end(self) -> None:
         self._link.close()
@@ -226,7 +226,7 @@ class ReaderPool:
                 reader = self._idle.pop() if self._idle else None
             if reader is None:
                 return _Reader(self.limits)
-            if reader.alive:
+            if reader.alive and reader.gets_ready():  # else it was killed, maybe before it was ready
                 return reader
             reader.end()
 
