@@ -1,7 +1,7 @@
 """How much energy a block of work takes, by CodeCarbon.
 
 Where the machine has counters (RAPL, NVML) they are read; elsewhere CodeCarbon estimates from the processor's rated power
-and this process's load. Of a GPU, the whole card is counted, whoever uses it. Nothing is sent or looked up on the network.
+and this process's load. A GPU's energy is that of the whole card. Nothing is sent or looked up on the network.
 """
 
 from __future__ import annotations

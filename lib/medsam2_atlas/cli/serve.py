@@ -76,7 +76,7 @@ def serve_command(
     if device.startswith("cuda"):
         from medsam2_atlas.device import pick_device
 
-        pick_device(device)  # a card that is not there is told here, in one line
+        pick_device(device)  # so that a missing card is reported in one line
     set_umask(for_group=False)  # of the server's log, too; the server opens other files to a group if it is told to
     command += ["--app", str(_app_folder(port))]
     os.environ["PYTHONPATH"] = python_path()

@@ -119,7 +119,7 @@ class PredictionStore:
             return None
         made = [found.provenance]
         if "device" not in found.provenance and found.report.get("device", "cpu") == "cpu":
-            # Earlier versions told the device in the report only. On GPUs, they computed with TF32.
+            # Earlier versions named the device in the report only. On GPUs they used TF32: those predictions do not count.
             made.append({**found.provenance, **_PROCESSOR})
         stamp = {"image": file_stamp(image)}
         return found if any(_plain(provenance) | stamp in made for provenance in provenances) else None
