@@ -22,7 +22,7 @@ _BUNDLED = ("monailabel", "sam2")
 
 
 class BuildWithResources(build_py):
-    """Adds the files that `medsam2_atlas.resource` looks for; an editable install finds them in the checkout."""
+    """Adds the files that `medsam2_atlas.base.resource` looks for; an editable install finds them in the checkout."""
 
     def run(self) -> None:
         """Builds the package, then adds the files.

@@ -27,18 +27,18 @@ with plain_endings():  # importing takes seconds, in which people press Ctrl+C
     from rich.table import Table
 
     from medsam2_atlas.atlas import Atlas, build_atlas, find_references
-    from medsam2_atlas.console import bars
-    from medsam2_atlas.device import pick_device
+    from medsam2_atlas.base.console import bars
+    from medsam2_atlas.base.device import pick_device
+    from medsam2_atlas.base.files import sha256, write_json
+    from medsam2_atlas.base.memory import Ladder
+    from medsam2_atlas.base.resource import resource
     from medsam2_atlas.evaluation import dice_per_organ, mean_dice
-    from medsam2_atlas.files import sha256, write_json
-    from medsam2_atlas.labels import organ_table
+    from medsam2_atlas.imaging.labels import organ_table
+    from medsam2_atlas.imaging.preview import write_preview
+    from medsam2_atlas.imaging.volume import Volume, read_labels, read_volume
     from medsam2_atlas.medsam2 import find_checkpoint, load_weights
-    from medsam2_atlas.memory import Ladder
-    from medsam2_atlas.pipeline import REFERENCE_STRATEGIES, STRATEGIES, Case, segment
-    from medsam2_atlas.preview import write_preview
     from medsam2_atlas.prompting import prompts_from_report
-    from medsam2_atlas.resource import resource
-    from medsam2_atlas.volume import Volume, read_labels, read_volume
+    from medsam2_atlas.segmenters.strategies import REFERENCE_STRATEGIES, STRATEGIES, Case, segment
 
 console = Console()
 _START_SECONDS = 120

@@ -21,11 +21,12 @@ import torch
 from large_ct import SIZE, large_ct
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas, Reference, build_atlas, find_references, score_maps
-from medsam2_atlas.console import console
-from medsam2_atlas.labels import organ_table
-from medsam2_atlas.phantoms import write_dataset
+from medsam2_atlas.atlas import Atlas, Reference, build_atlas, find_references
+from medsam2_atlas.base.console import console
+from medsam2_atlas.demo.phantoms import write_dataset
+from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.prompting import THREE, prompts_from_scores
+from medsam2_atlas.scoremaps import score_maps
 
 PATIENTS, COUNTS, RUNS = 15, (15, 60), 3
 

@@ -18,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
-from medsam2_atlas.atlas import EVIDENCE
-from medsam2_atlas.console import console
+from medsam2_atlas.base.console import console
+from medsam2_atlas.scoremaps import EVIDENCE
 
 GOOD, BINS = 0.5, 5
 

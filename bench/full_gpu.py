@@ -23,8 +23,8 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from app.running import process_of, server
 from medsam2_atlas.atlas import find_references
-from medsam2_atlas.console import console
-from medsam2_atlas.resource import resource
+from medsam2_atlas.base.console import console
+from medsam2_atlas.base.resource import resource
 
 LEFT = [int(text) for text in sys.argv[1:]] or [100, 1200, 100_000]
 FILL = """

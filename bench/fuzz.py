@@ -20,7 +20,7 @@ from studies import make_studies
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from app.attack import attack
 from app.running import process_of, server
-from medsam2_atlas.console import console
+from medsam2_atlas.base.console import console
 
 FILES, STEP, SEED = 20_000, 1_000, 2026
 

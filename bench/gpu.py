@@ -26,18 +26,18 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from legacy import seeded_state
 from medsam2_atlas.atlas import find_references
-from medsam2_atlas.console import console
-from medsam2_atlas.device import pick_device
-from medsam2_atlas.energy import measured
+from medsam2_atlas.base.console import console
+from medsam2_atlas.base.device import pick_device
+from medsam2_atlas.base.energy import measured
+from medsam2_atlas.base.memory import Ladder, free_gpu_memory
+from medsam2_atlas.base.resource import resource
 from medsam2_atlas.evaluation import dice_per_organ
-from medsam2_atlas.labels import organ_table
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import Volume, read_labels, read_volume
 from medsam2_atlas.medsam2 import OFFICIAL, Weights, build_network, load_config, load_weights
-from medsam2_atlas.memory import Ladder, free_gpu_memory
-from medsam2_atlas.pipeline import Case, Options, segment, segment_within_memory
-from medsam2_atlas.places import find_unet
-from medsam2_atlas.resource import resource
+from medsam2_atlas.segmenters.places import find_unet
+from medsam2_atlas.segmenters.strategies import Case, Options, segment, segment_within_memory
 from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, predict, unet_config, with_training
-from medsam2_atlas.volume import Volume, read_labels, read_volume
 from pretended_gpu import pretended_gpu
 
 CPU = torch.device("cpu")

@@ -23,7 +23,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from app.running import process_of, server
-from medsam2_atlas.console import console
+from medsam2_atlas.base.console import console
 
 CONNECTIONS, SECONDS, DESCRIPTORS = 3000, float(sys.argv[1]) if len(sys.argv) > 1 else 10.0, 1024
 HEAD = b"PUT /datastore/label?image=case-0 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=x\r\n"

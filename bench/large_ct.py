@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from medsam2_atlas.phantoms import draw_case
-from medsam2_atlas.places import find_unet
-from medsam2_atlas.unet import load_unet, segment_with_unet
-from medsam2_atlas.volume import Geometry, Volume
+from medsam2_atlas.demo.phantoms import draw_case
+from medsam2_atlas.imaging.volume import Geometry, Volume
+from medsam2_atlas.segmenters.places import find_unet
+from medsam2_atlas.segmenters.unet import segment_with_unet
+from medsam2_atlas.unet import load_unet
 
 SIZE, SPACING = (512, 512, 200), (0.78, 0.78, 2.2)
 POPULATION = 99

@@ -23,7 +23,7 @@ from studies import make_studies
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from app.running import process_of, server
-from medsam2_atlas.console import console
+from medsam2_atlas.base.console import console
 
 sys.setswitchinterval(0.0005)  # as the server: else twenty threads of one script wait for each other, not for the server
 ANNOTATORS, SECONDS, CASES = 20, float(sys.argv[1]) if len(sys.argv) > 1 else 180.0, 8

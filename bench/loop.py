@@ -25,21 +25,22 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas, ReferenceFiles, ScoreMaps, build_atlas, find_references, score_maps
+from medsam2_atlas.active_learning import Assessment, ScoreTable, choose, disagreement, uncertainty
+from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references
+from medsam2_atlas.base.files import replacing, write_json
+from medsam2_atlas.demo.phantoms import write_dataset
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
-from medsam2_atlas.files import replacing, write_json
-from medsam2_atlas.fusion import fuse_scores
-from medsam2_atlas.labels import organ_table
-from medsam2_atlas.learning import Assessment, ScoreTable, choose, disagreement, uncertainty
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import read_labels, read_volume
 from medsam2_atlas.medsam2 import find_checkpoint, load_weights
-from medsam2_atlas.phantoms import write_dataset
-from medsam2_atlas.pipeline import Case, segment
 from medsam2_atlas.prompting import THREE, prompts_from_scores
 from medsam2_atlas.registration import RegistrationCache
+from medsam2_atlas.scoremaps import ScoreMaps, score_maps
+from medsam2_atlas.segmenters.fusion import fuse_scores
+from medsam2_atlas.segmenters.strategies import Case, segment
 from medsam2_atlas.storage import WorkFolder
 from medsam2_atlas.studies import grow_studies_atlas, grown_atlas
 from medsam2_atlas.unet import TrainingCase, UNet, UNetConfig, UNetTraining, load_unet, predict, with_training
-from medsam2_atlas.volume import read_labels, read_volume
 
 POPULATION = 77
 STUDIES, FIRST, HELD_OUT = 24, 4, 6

@@ -17,8 +17,8 @@ from studies import make_studies
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from app.running import process_of, server
-from medsam2_atlas.console import console
-from medsam2_atlas.labels import organ_table
+from medsam2_atlas.base.console import console
+from medsam2_atlas.imaging.labels import organ_table
 
 INFERENCES, CASES, SHOWN_EVERY, SETTLED = 300, 4, 25, 50
 

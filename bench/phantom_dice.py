@@ -14,17 +14,18 @@ from rich.console import Console
 from rich.table import Table
 
 from medsam2_atlas.atlas import Atlas, build_atlas, find_references
-from medsam2_atlas.console import bars
+from medsam2_atlas.base.console import bars
+from medsam2_atlas.base.files import write_json
+from medsam2_atlas.base.resource import resource
+from medsam2_atlas.demo.phantoms import write_dataset
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
-from medsam2_atlas.files import write_json
-from medsam2_atlas.labels import organ_table
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import read_labels, read_volume
 from medsam2_atlas.medsam2 import find_checkpoint, load_weights
-from medsam2_atlas.phantoms import write_dataset
-from medsam2_atlas.pipeline import REFERENCE_STRATEGIES, STRATEGIES, Case, Options, segment
-from medsam2_atlas.places import find_unet
-from medsam2_atlas.resource import resource
-from medsam2_atlas.unet import load_unet, segment_with_unet
-from medsam2_atlas.volume import read_labels, read_volume
+from medsam2_atlas.segmenters.places import find_unet
+from medsam2_atlas.segmenters.strategies import REFERENCE_STRATEGIES, STRATEGIES, Case, Options, segment
+from medsam2_atlas.segmenters.unet import segment_with_unet
+from medsam2_atlas.unet import load_unet
 
 TARGET_SEED = 99
 UNET = "unet_3d"

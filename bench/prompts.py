@@ -26,23 +26,18 @@ import numpy as np
 from registrations import METHODS
 from rich.table import Table
 
-from medsam2_atlas.atlas import (
-    Atlas,
-    ReferenceFiles,
-    build_atlas,
-    find_references,
-    fused_scores,
-)
-from medsam2_atlas.console import bars, console
+from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references
+from medsam2_atlas.base.console import bars, console
+from medsam2_atlas.base.files import replacing, write_json
+from medsam2_atlas.demo.phantoms import deformed, painted, write_dataset
 from medsam2_atlas.evaluation import dice_per_organ, prompt_errors
-from medsam2_atlas.files import replacing, write_json
-from medsam2_atlas.fusion import fuse_scores
-from medsam2_atlas.labels import organ_table
-from medsam2_atlas.masks import at_ends, without_specks
-from medsam2_atlas.phantoms import deformed, painted, write_dataset
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.masks import at_ends, without_specks
+from medsam2_atlas.imaging.volume import Volume, read_labels, read_volume, write_volume
 from medsam2_atlas.prompting import THREE, prompts_from_scores
 from medsam2_atlas.registration import WorkImage, registration_config
-from medsam2_atlas.volume import Volume, read_labels, read_volume, write_volume
+from medsam2_atlas.scoremaps import fused_scores
+from medsam2_atlas.segmenters.fusion import fuse_scores
 
 mpl.use("Agg")
 SETS = ("phantoms", "anatomy", "pair")

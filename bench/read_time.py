@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from medsam2_atlas import image_reading
-from medsam2_atlas.console import console
-from medsam2_atlas.decoding import DecodingLimits, alive, configure
-from medsam2_atlas.volume import read_grid, read_labels, read_volume
+from medsam2_atlas.base.console import console
+from medsam2_atlas.imaging import image_reading
+from medsam2_atlas.imaging.decoding import DecodingLimits, alive, configure
+from medsam2_atlas.imaging.volume import read_grid, read_labels, read_volume
 
 SHAPE, ROUNDS = (200, 512, 512), 7
 

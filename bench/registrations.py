@@ -8,7 +8,6 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from medsam2_atlas.atlas import AppearanceConfig, FusionConfig, fusion_config
 from medsam2_atlas.registration import (
     Affine,
     Displacement,
@@ -19,6 +18,7 @@ from medsam2_atlas.registration import (
     refine_affine,
     register,
 )
+from medsam2_atlas.scoremaps import AppearanceConfig, FusionConfig, fusion_config
 
 Method = Callable[[WorkImage, WorkImage, RegistrationConfig], Transform]
 _PACKAGE_SPACING = 3.0

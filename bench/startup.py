@@ -18,7 +18,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from command_lines import COMPLETIONS, LIGHT, labelled_studies, run
-from medsam2_atlas.console import bars, console
+from medsam2_atlas.base.console import bars, console
 
 RUNS = 5
 

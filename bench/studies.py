@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from medsam2_atlas.atlas import build_atlas, find_references
-from medsam2_atlas.phantoms import write_dataset
+from medsam2_atlas.demo.phantoms import write_dataset
 
 REFERENCES = 2
 

@@ -27,12 +27,12 @@ from omegaconf import DictConfig, OmegaConf
 import blocks
 from gpu_results import Gpu
 from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references
-from medsam2_atlas.device import pick_device
-from medsam2_atlas.files import sha256
+from medsam2_atlas.base.device import pick_device
+from medsam2_atlas.base.files import sha256
+from medsam2_atlas.base.resource import resource
+from medsam2_atlas.imaging.volume import Volume, from_sitk, read_labels, read_volume
 from medsam2_atlas.medsam2 import OFFICIAL, load_config
 from medsam2_atlas.registration import RegistrationCache
-from medsam2_atlas.resource import resource
-from medsam2_atlas.volume import Volume, from_sitk, read_labels, read_volume
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
@@ -101,7 +101,8 @@ def target_truth(target_files: ReferenceFiles, target: Volume) -> Volume:
 def atlas(references: list[ReferenceFiles], pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     """Returns an atlas of three references, registered in few steps. Pytest's cache keeps it until its code changes."""
     package = resource("configs").parent / "lib" / "medsam2_atlas"
-    sources = [Path(blocks.__file__), *package.glob("registration/*.py"), *package.glob("atlas/*.py"), package / "volume.py"]
+    sources = [Path(blocks.__file__), package / "imaging" / "volume.py"]
+    sources += [file for room in ("registration", "atlas", "scoremaps") for file in package.glob(f"{room}/*.py")]
     sources += [*resource("configs").glob("*.yaml"), *(file for r in references[:3] for file in (r.image, r.label))]
     digest = hashlib.sha256("".join(sha256(file) for file in sorted(sources)).encode()).hexdigest()[:16]
     folder = pytestconfig.cache.mkdir("atlas")

@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from medsam2_atlas.card_problems import DRIVERS, OLDER_CUDA
+from medsam2_atlas.base.card_problems import DRIVERS, OLDER_CUDA
 
 PROJECT = Path(__file__).parents[1]
 LOCKS = PROJECT / "requirements"

@@ -20,15 +20,15 @@ from typer.testing import CliRunner
 from blocks import PATIENT, labelled
 from main import MedSAM2AtlasApp
 from medsam2_atlas.atlas import find_references
+from medsam2_atlas.base.errors import MedSAM2AtlasError, WeightsError
+from medsam2_atlas.base.resource import resource
 from medsam2_atlas.cli import app
-from medsam2_atlas.errors import MedSAM2AtlasError, WeightsError
 from medsam2_atlas.medsam2 import DEMO, build_network, load_config, load_weights
 from medsam2_atlas.medsam2.network import config_names
-from medsam2_atlas.resource import resource
 from medsam2_atlas.unet import TrainingCase, UNetConfig, UNetTraining, load_unet
 from medsam2_atlas.unet.data import _cached, usable_cases
-from unet_task import UNetInferTask
-from unet_trainer import UNetTrainTask
+from tasks.unet_task import UNetInferTask
+from tasks.unet_trainer import UNetTrainTask
 
 TINY = UNetConfig.model_validate(
     {"dimensions": 3, "spacing": (8.0, 8.0, 8.0), "patch": (16, 16, 16), "filters": (4, 8, 16), "heads": 1}

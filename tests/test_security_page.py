@@ -40,7 +40,7 @@ def test_no_threat_is_without_an_answer_and_a_test() -> None:
 
 def test_what_is_kept_ends_when_the_page_says() -> None:
     import medsam2_atlas.cli.endings as endings
-    from medsam2_atlas import jobs
+    from medsam2_atlas.base import jobs
 
     until = {cells[0].split(" ")[0]: cells[-1] for cells in rows("What is kept, and for how long")}
     spec = find_spec("monailabel")

@@ -18,37 +18,38 @@ from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 
-import replies
-from about import described, organs_of
-from atlas_trainer import AtlasTrainTask
-from batch_task import BatchTask
-from claims import claimed, in_work_process
-from compare_task import CompareTask
-from housekeeper import Housekeeper
-from interactive_task import INTERACTIVE, InteractiveTask
-from learner import Learner
-from medsam2_atlas import decoding
-from medsam2_atlas.errors import InputError, NotFoundError, WeightsError
-from medsam2_atlas.hounsfield import HuRule
-from medsam2_atlas.learning import STRATEGIES, ScoreTable
-from medsam2_atlas.segmentation import Segmentation, package_version
+from datastores.pacs_datastore import PacsDatastore, dicom_web
+from datastores.session_folders import SessionFolders
+from datastores.study_datastore import StudyDatastore
+from medsam2_atlas.active_learning import STRATEGIES, ScoreTable
+from medsam2_atlas.base.errors import InputError, NotFoundError, WeightsError
+from medsam2_atlas.base.version import package_version
+from medsam2_atlas.imaging import decoding
+from medsam2_atlas.imaging.hounsfield import HuRule
+from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.segmenters.base import Segmentation
 from medsam2_atlas.storage import WorkFolder, copy_safely
 from medsam2_atlas.unet import load_unet
-from medsam2_atlas.volume import Volume
-from models import Models
-from pacs_datastore import PacsDatastore, dicom_web
-from predictions import Predictions
-from review import case_states, picture
-from scoring_method import OrganScoring
-from segmentation_task import SegmentationTask
 from server import log_lines
 from server.config import server_config
-from session_folders import SessionFolders
-from strategies import NextCase
-from study_datastore import StudyDatastore
-from unet_task import UNetInferTask
-from unet_trainer import UNetTrainTask
-from work_device import forget_gpu_names
+from tasks import replies
+from tasks.about import described, organs_of
+from tasks.atlas_trainer import AtlasTrainTask
+from tasks.batch_task import BatchTask
+from tasks.case_states import case_states, picture
+from tasks.claims import claimed, in_work_process
+from tasks.compare_task import CompareTask
+from tasks.housekeeper import Housekeeper
+from tasks.interactive_task import INTERACTIVE, InteractiveTask
+from tasks.learner import Learner
+from tasks.models import Models
+from tasks.next_case import NextCase
+from tasks.predictions import Predictions
+from tasks.scoring_method import OrganScoring
+from tasks.segmentation_task import SegmentationTask
+from tasks.unet_task import UNetInferTask
+from tasks.unet_trainer import UNetTrainTask
+from tasks.work_device import forget_gpu_names
 
 log = logging.getLogger(__name__)
 

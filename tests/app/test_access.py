@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 from starlette.testclient import TestClient
 
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.base.errors import InputError
 from server.access import OPEN, ROLES, Access, role_for
 from server.application import create_app
 from server.config import ServerConfig, server_config

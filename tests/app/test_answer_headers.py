@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.test_access import bearer, here, routes
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.base.errors import InputError
 from server.application import create_app
 from server.config import ServerConfig, server_config
 from server.headers import CACHED, HeadersMiddleware, html_page

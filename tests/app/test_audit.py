@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.test_access import bearer, here, routes
-from medsam2_atlas.audit_reading import Wanted, lines
+from medsam2_atlas.audit.reading import Wanted, lines
 from medsam2_atlas.storage import WorkFolder
 from server.application import create_app
 from server.audit import Audit, AuditMiddleware, note, settings_of
@@ -224,7 +224,7 @@ def test_no_line_that_admins_read_shows_a_path_of_the_server(people: Path) -> No
 
 
 def test_readiness_tells_admins_that_lines_cannot_be_written(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medsam2_atlas.audit_files import AuditFiles
+    from medsam2_atlas.audit.files import AuditFiles
     from server.readiness import check_audit
 
     def refuse(*_: object) -> int:

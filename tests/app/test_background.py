@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from about import described
-from batch_task import BatchTask
-from housekeeper import Housekeeper
-from learner import Learner
-from medsam2_atlas.database import writing
-from medsam2_atlas.errors import InputError, MedSAM2AtlasError, WeightsError
-from medsam2_atlas.hounsfield import CHECK, HuRule
-from medsam2_atlas.learning import Assessment, ScoreTable
+from datastores.study_datastore import StudyDatastore
+from medsam2_atlas.active_learning import Assessment, ScoreTable
+from medsam2_atlas.base.database import writing
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, WeightsError
+from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
 from medsam2_atlas.storage import WorkFolder
-from models import Models
-from predictions import Predictions
-from retries import Retries
-from scoring_method import OrganScoring
-from strategies import NextCase
-from study_datastore import StudyDatastore
+from tasks.about import described
+from tasks.batch_task import BatchTask
+from tasks.housekeeper import Housekeeper
+from tasks.learner import Learner
+from tasks.models import Models
+from tasks.next_case import NextCase
+from tasks.predictions import Predictions
+from tasks.retries import Retries
+from tasks.scoring_method import OrganScoring
 from waiting import until
 
 
@@ -140,7 +140,7 @@ def test_delays_grow_to_five_minutes() -> None:
 
 
 def test_stopping_does_not_wait_for_a_study_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("learner._STOP_SECONDS", 0.2)
+    monkeypatch.setattr("tasks.learner._STOP_SECONDS", 0.2)
     shelf = Shelf(tmp_path, ["a"])
     begun, end = threading.Event(), threading.Event()
 
@@ -242,9 +242,9 @@ def test_scores_are_per_organ_between_any_two_tags(tmp_path: Path) -> None:
 
 
 def test_stored_files_are_checked_when_no_request_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("housekeeper._FIRST_SECONDS", 0.01)
-    monkeypatch.setattr("housekeeper._LOOK_SECONDS", 0.01)
-    monkeypatch.setattr("housekeeper._EVERY_SECONDS", 0.01)
+    monkeypatch.setattr("tasks.housekeeper._FIRST_SECONDS", 0.01)
+    monkeypatch.setattr("tasks.housekeeper._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("tasks.housekeeper._EVERY_SECONDS", 0.01)
     looked: list[threading.Event] = []
     idle = threading.Event()
 

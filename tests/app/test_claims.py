@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from claims import SERVER_VARIABLE, Claim, check_training, claimed, end_orphans
-from medsam2_atlas.errors import ConflictError
-from medsam2_atlas.processes import ProcessMark
+from medsam2_atlas.base.errors import ConflictError
+from medsam2_atlas.base.processes import ProcessMark
 from medsam2_atlas.storage import WorkFolder
+from tasks.claims import SERVER_VARIABLE, Claim, check_training, claimed, end_orphans
 
 OWN = ProcessMark.own()
 DEAD = ProcessMark(OWN.namespace, 4_000_000, 1)

@@ -15,14 +15,14 @@ import SimpleITK as sitk
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 
-from confirmations import Confirmations, Refusal
+from datastores.confirmations import Confirmations, Refusal
+from datastores.label_files import renumber
+from datastores.study_datastore import StudyDatastore, write_archive
 from files.slicer_files import segment, write_segmentation
-from label_files import renumber
 from medsam2_atlas.atlas import ReferenceFiles
-from medsam2_atlas.errors import ConfirmError, InputError
-from medsam2_atlas.volume import read_labels, read_volume
-from scoring_method import OrganScoring
-from study_datastore import StudyDatastore, write_archive
+from medsam2_atlas.base.errors import ConfirmError, InputError
+from medsam2_atlas.imaging.volume import read_labels, read_volume
+from tasks.scoring_method import OrganScoring
 
 
 def label_file(studies: Path, file: Path, *organs: int) -> Path:

@@ -15,25 +15,25 @@ import pytest
 from typer.testing import CliRunner
 
 from app.fake_pacs import FakePacs, fake_pacs
-from learner import Learner
+from datastores.pacs_datastore import PacsDatastore
+from medsam2_atlas.active_learning import Assessment, ScoreTable
 from medsam2_atlas.archive import Place
+from medsam2_atlas.base.errors import NotFoundError, StorageError
+from medsam2_atlas.base.files import sha256
+from medsam2_atlas.base.jobs import JobQueue
 from medsam2_atlas.cli import app
 from medsam2_atlas.dicom import uid_folder_name
 from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.erasing import erase
-from medsam2_atlas.errors import NotFoundError, StorageError
-from medsam2_atlas.files import sha256
-from medsam2_atlas.hounsfield import CHECK
-from medsam2_atlas.jobs import JobQueue
-from medsam2_atlas.learning import Assessment, ScoreTable
-from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.imaging.hounsfield import CHECK
+from medsam2_atlas.imaging.volume import read_volume, write_volume
+from medsam2_atlas.segmenters.base import Segmentation
 from medsam2_atlas.storage import StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore
-from medsam2_atlas.volume import read_volume, write_volume
-from pacs_datastore import PacsDatastore
 from series_files import upright, write_series
 from server.erasures import finish_interrupted, watch_erasures
 from storage.test_store import ct
+from tasks.learner import Learner
 from waiting import until
 
 ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))

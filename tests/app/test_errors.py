@@ -15,8 +15,8 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse
 from starlette.testclient import TestClient
 
-from medsam2_atlas.decoding import UnreadableFileError
-from medsam2_atlas.errors import ConflictError, InputError, StorageError
+from medsam2_atlas.base.errors import ConflictError, InputError, StorageError
+from medsam2_atlas.imaging.decoding import UnreadableFileError
 from server import errors
 from server.forms import LimitedRoute
 from server.metrics import Metrics

@@ -19,11 +19,11 @@ import requests
 import SimpleITK as sitk
 
 from app.running import process_of, server
-from claims import SERVER_VARIABLE
 from medsam2_atlas.atlas import ReferenceFiles
-from medsam2_atlas.processes import ProcessMark
-from medsam2_atlas.resource import resource
+from medsam2_atlas.base.processes import ProcessMark
+from medsam2_atlas.base.resource import resource
 from series_files import write_series
+from tasks.claims import SERVER_VARIABLE
 from token_files import bearer, token_of, tokens_for
 from waiting import until
 
@@ -31,7 +31,7 @@ HOURS_AGO = time.time() - 7200
 STAND_IN = """
 import sys, time
 from pathlib import Path
-from claims import claimed
+from tasks.claims import claimed
 from medsam2_atlas.storage import WorkFolder
 with claimed(WorkFolder(Path(sys.argv[2])), "train", "unet_3d"):
     print("claimed", flush=True)

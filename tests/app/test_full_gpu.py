@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-import models as models_module
 from blocks import PATIENT, labelled
 from main import MedSAM2AtlasApp
-from medsam2_atlas import cards
-from medsam2_atlas.card_problems import Trial
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.base import cards
+from medsam2_atlas.base.card_problems import Trial
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.resource import resource
 from medsam2_atlas.medsam2 import Weights
-from medsam2_atlas.resource import resource
 from medsam2_atlas.storage import StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore
 from medsam2_atlas.unet import UNet
-from models import Models
+from tasks import models as models_module
+from tasks.models import Models
 
 GPU = torch.device("cuda:0")
 

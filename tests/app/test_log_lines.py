@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from medsam2_atlas.base.study_hash import StudyNames
 from medsam2_atlas.storage import WorkFolder
-from medsam2_atlas.study_hash import StudyNames
 from server import context, log_lines
 from server.log_names import LogNames, names_in
 
@@ -171,6 +171,6 @@ def test_queries_to_a_pacs_are_not_logged(log: tuple[logging.Logger, io.StringIO
 
 
 def test_what_libraries_print_about_a_file_does_not_leave_its_reader() -> None:
-    program = "import os; from medsam2_atlas.decoding.worker import _silence; _silence(); os.write(2, b'forged')"
+    program = "import os; from medsam2_atlas.imaging.decoding.worker import _silence; _silence(); os.write(2, b'forged')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert done.stderr == b""

@@ -12,12 +12,12 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from medsam2_atlas.memory import Ladder
-from medsam2_atlas.segmentation import Segmentation
+from datastores.study_datastore import StudyDatastore
+from medsam2_atlas.base.memory import Ladder
+from medsam2_atlas.imaging.volume import read_volume
+from medsam2_atlas.segmenters.base import Segmentation
 from medsam2_atlas.storage import WorkFolder
-from medsam2_atlas.volume import read_volume
-from predictions import Predictions
-from study_datastore import StudyDatastore
+from tasks.predictions import Predictions
 
 
 class Hungry:

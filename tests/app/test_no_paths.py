@@ -16,7 +16,7 @@ import requests
 from monailabel.config import settings
 
 from medsam2_atlas.atlas import ReferenceFiles
-from medsam2_atlas.resource import resource
+from medsam2_atlas.base.resource import resource
 from server import paths, stow
 from server.paths import PathsMiddleware, without_paths
 from waiting import until

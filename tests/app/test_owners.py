@@ -16,16 +16,16 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from client_info import MAX_BYTES
-from medsam2_atlas.jobs import JobQueue
+from datastores.client_info import MAX_BYTES
+from datastores.session_folders import SessionFolders
+from datastores.study_datastore import StudyDatastore
+from medsam2_atlas.base.jobs import JobQueue
 from server import sessions, studies
 from server.application import create_app
 from server.config import ServerConfig
 from server.people import User
 from server.person_limits import PersonLimitMiddleware
-from session_folders import SessionFolders
 from storage.test_store import ct, label
-from study_datastore import StudyDatastore
 from token_files import bearer, token_of, tokens_for
 
 PEOPLE = {"kim": "annotator", "ann": "annotator", "lee": "reviewer", "max": "admin"}

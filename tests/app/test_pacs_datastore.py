@@ -15,14 +15,14 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-import pacs_datastore
 from app.fake_pacs import FakePacs, fake_pacs, listed
+from datastores import pacs_datastore
+from datastores.pacs_datastore import PacsDatastore
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, NotFoundError, StorageError, UnavailableError
 from medsam2_atlas.dicom import LabelOrigin, uid_folder_name, write_seg
 from medsam2_atlas.dicom.multipart import MultipartLimits
 from medsam2_atlas.dicom.web import DicomWeb, DicomWebLimits
-from medsam2_atlas.errors import InputError, MedSAM2AtlasError, NotFoundError, StorageError, UnavailableError
-from medsam2_atlas.volume import read_labels, read_volume, write_volume
-from pacs_datastore import PacsDatastore
+from medsam2_atlas.imaging.volume import read_labels, read_volume, write_volume
 from series_files import compress, upright, write_enhanced, write_series
 
 ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
@@ -396,7 +396,7 @@ def test_a_segmentation_of_a_series_that_has_just_come_is_known(pacs: FakePacs, 
 
 
 def read_volume_labels(file: Path) -> np.ndarray:
-    from medsam2_atlas.volume import read_labels
+    from medsam2_atlas.imaging.volume import read_labels
 
     return read_labels(file).array
 

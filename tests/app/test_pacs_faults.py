@@ -22,7 +22,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from app.fake_pacs import BOUNDARY, FakePacs, fake_pacs, listed, multipart, stow
 from app.running import process_of, server
 from medsam2_atlas.dicom import LabelOrigin, write_seg
-from medsam2_atlas.volume import read_volume
+from medsam2_atlas.imaging.volume import read_volume
 from series_files import compress, upright, write_series
 
 ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))

@@ -15,8 +15,8 @@ from monailabel.utils.async_tasks import task
 
 from blocks import PATIENT, labelled
 from main import MedSAM2AtlasApp
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.resource import resource
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.resource import resource
 from server import work
 from server.parameters import (
     batch_parameters,

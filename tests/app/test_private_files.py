@@ -83,7 +83,7 @@ def _works_for_a_second_user(studies: Path) -> None:
         folder.chmod(folder.stat().st_mode | 0o011 | (0o070 if folder == studies else 0))
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from medsam2_atlas.cli.folders import study_folder; from medsam2_atlas.audit_log import AuditLog, record_command\n"
+        "from medsam2_atlas.cli.folders import study_folder; from medsam2_atlas.audit.log import AuditLog, record_command\n"
         "study_folder(Path(sys.argv[1])).store.labels()\n"  # imports what it needs: Python may be another user's
         "os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(65534); os.umask(0o022)\n"
         "folder = study_folder(Path(sys.argv[1]))\n"

@@ -11,16 +11,16 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from finals import learnable
-from medsam2_atlas.errors import InputError, NotFoundError
-from medsam2_atlas.learning import Assessment, ScoreTable
-from medsam2_atlas.segmentation import Segmentation
+from datastores.study_datastore import StudyDatastore
+from medsam2_atlas.active_learning import Assessment, ScoreTable
+from medsam2_atlas.base.errors import InputError, NotFoundError
+from medsam2_atlas.imaging.volume import read_labels
+from medsam2_atlas.segmenters.base import Segmentation
 from medsam2_atlas.studies import PredictionStore
-from medsam2_atlas.volume import read_labels
-from review import case_states, picture
-from scoring_method import OrganScoring
-from strategies import NextCase
-from study_datastore import StudyDatastore
+from tasks.case_states import case_states, picture
+from tasks.finals import learnable
+from tasks.next_case import NextCase
+from tasks.scoring_method import OrganScoring
 
 MODELS = ("medsam2_atlas", "unet_3d")
 
@@ -201,7 +201,7 @@ def test_a_file_that_ended_its_reader_is_shown_as_its_study_s_problem(
     datastore: StudyDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = {datastore.store.image("b").file: "ended its reader process (signal 11, SIGSEGV)."}
-    monkeypatch.setattr("study_datastore.unreadable", lambda: ended)
+    monkeypatch.setattr("datastores.study_datastore.unreadable", lambda: ended)
     cases = {case["study"]: case for case in case_states(datastore, ScoreTable(tmp_path / "t.sqlite"), MODELS)}
     assert "SIGSEGV" in cases["b"]["problem"]
     assert not cases["a"]["problem"]

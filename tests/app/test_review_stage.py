@@ -11,21 +11,21 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.testclient import TestClient
 
-import atlas_trainer
-from atlas_trainer import AtlasTrainTask
-from client_info import SERVER_KEYS
-from finals import learnable
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.hounsfield import CHECK
-from medsam2_atlas.learning import ScoreTable
+from datastores.client_info import SERVER_KEYS
+from datastores.study_datastore import StudyDatastore
+from medsam2_atlas.active_learning import ScoreTable
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.imaging.hounsfield import CHECK
 from medsam2_atlas.storage import Person
-from review import case_states
 from server import errors, studies
 from server.access import User
 from server.config import server_config
 from storage.test_store import ct, label
-from study_datastore import StudyDatastore
-from unet_trainer import UNetTrainTask
+from tasks import atlas_trainer
+from tasks.atlas_trainer import AtlasTrainTask
+from tasks.case_states import case_states
+from tasks.finals import learnable
+from tasks.unet_trainer import UNetTrainTask
 
 MODELS = ("medsam2_atlas", "unet_3d")
 

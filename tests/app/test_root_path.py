@@ -15,8 +15,8 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.root_path import parse_root_path
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.root_path import parse_root_path
 from server import viewer
 from server.application import create_app
 from server.config import ServerConfig, server_config

@@ -14,7 +14,7 @@ from monailabel.client.client import MONAILabelClientException
 
 from app.running import server
 from medsam2_atlas.atlas import ReferenceFiles
-from medsam2_atlas.labels import organ_table
+from medsam2_atlas.imaging.labels import organ_table
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from session_folders import SessionFolders
+from datastores.session_folders import SessionFolders
 
 HOURS_AGO = time.time() - 7200
 

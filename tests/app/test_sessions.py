@@ -14,11 +14,11 @@ import SimpleITK as sitk
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from datastores.session_folders import SessionFolders
 from series_files import write_series
 from server import errors, sessions
 from server.access import LOCAL
 from server.config import ServerConfig
-from session_folders import SessionFolders
 
 
 def archive(name: str = "evil.py") -> bytes:

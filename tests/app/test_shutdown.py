@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from app.running import process_of, server
-from medsam2_atlas.resource import resource
+from medsam2_atlas.base.resource import resource
 from waiting import until
 
 STUCK_SERVER = """
@@ -24,7 +24,7 @@ import sys, time, threading, uvicorn
 from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request
 from starlette.middleware import Middleware
-from medsam2_atlas.jobs import JobQueue
+from medsam2_atlas.base.jobs import JobQueue
 from server import errors, infer
 from server.context import begin
 from server.middleware import RequestMiddleware

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from medsam2_atlas.token_entries import digest_of
+from medsam2_atlas.access.token_entries import digest_of
 from server.token_file import TokenFile
 from token_files import token_of, tokens_for, write_tokens
 from waiting import Clock

@@ -12,8 +12,8 @@ import SimpleITK as sitk
 from blocks import PATIENT, QUICK, labelled
 from main import MedSAM2AtlasApp
 from medsam2_atlas.atlas import build_atlas, find_references
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.resource import resource
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.resource import resource
 
 
 @pytest.fixture

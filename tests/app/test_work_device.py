@@ -13,13 +13,13 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.tasks.train.basic_train import BasicTrainTask
 from monailabel.utils.async_tasks import task, utils
 
-from claims import SERVER_VARIABLE
 from main import MedSAM2AtlasApp
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.resource import resource
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.resource import resource
 from medsam2_atlas.unet import build_unet, save_unet, unet_config
-from models import Models
 from server import work
+from tasks.claims import SERVER_VARIABLE
+from tasks.models import Models
 
 HIDDEN = {"device": "cpu", "gpus": "-1"}
 Started = tuple[MedSAM2AtlasApp, list[dict[str, Any]]]
@@ -93,7 +93,7 @@ def test_no_process_sees_a_gpu_that_it_does_not_need(second: Started, monkeypatc
 def test_a_process_does_not_train_on_another_device_than_it_was_told(second: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(BasicTrainTask, "__call__", lambda _, request, __: told.append(request["device"]))
-    monkeypatch.setattr("unet_trainer.pick_device", torch.device)
+    monkeypatch.setattr("tasks.unet_trainer.pick_device", torch.device)
     trainer = second[0]._trainers["unet_3d"]
     for asked in ({}, {"device": "cuda"}, {"device": "cuda:0"}):
         trainer(asked, None)

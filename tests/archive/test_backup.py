@@ -16,7 +16,7 @@ import pytest
 
 from medsam2_atlas.archive import Place, Vault, back_up, manifest, publishing, restore, verify, verify_backup
 from medsam2_atlas.archive import backup as backups
-from medsam2_atlas.errors import ConflictError, InputError, StorageError
+from medsam2_atlas.base.errors import ConflictError, InputError, StorageError
 from medsam2_atlas.storage import FolderLock, StudyStore, Version, checks
 from storage.test_store import ct, label
 from storage.writers import decode_here

@@ -16,15 +16,15 @@ import pytest
 
 from archive.conftest import Installation
 from archive.test_backup import contents, versions
-from label_sender import is_sent
+from datastores.label_sender import is_sent
+from datastores.pacs_datastore import PacsDatastore
+from medsam2_atlas.active_learning import ScoreTable
 from medsam2_atlas.archive import Place, Vault, back_up, restore, restoring, verify, verify_backup
 from medsam2_atlas.atlas import Atlas
+from medsam2_atlas.base.errors import ConflictError, InputError, MedSAM2AtlasError, StorageError
 from medsam2_atlas.dicom.web import DicomWeb
-from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, StorageError
-from medsam2_atlas.learning import ScoreTable
 from medsam2_atlas.storage import StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore
-from pacs_datastore import PacsDatastore
 from storage.test_store import ct, label
 from waiting import time_limit
 

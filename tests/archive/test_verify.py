@@ -30,10 +30,10 @@ from medsam2_atlas.archive import (
     verify_backup,
 )
 from medsam2_atlas.archive.journal import RUNNING
-from medsam2_atlas.audit_log import AuditLog
-from medsam2_atlas.audit_reading import Wanted, lines
+from medsam2_atlas.audit.log import AuditLog
+from medsam2_atlas.audit.reading import Wanted, lines
+from medsam2_atlas.base.errors import ConflictError
 from medsam2_atlas.erasing import erase
-from medsam2_atlas.errors import ConflictError
 from medsam2_atlas.storage import StudyStore
 from storage.test_store import ct, label
 from waiting import time_limit

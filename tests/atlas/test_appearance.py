@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medsam2_atlas.atlas import AppearanceConfig, BendingConfig, ScoreMap, ScoreMaps, corrected
-from medsam2_atlas.atlas.bending import bent
-from medsam2_atlas.atlas.intensities import bins_of
+from medsam2_atlas.imaging.volume import Geometry, Volume
 from medsam2_atlas.registration import Transform
-from medsam2_atlas.volume import Geometry, Volume
+from medsam2_atlas.scoremaps import AppearanceConfig, BendingConfig, ScoreMap, ScoreMaps, corrected
+from medsam2_atlas.scoremaps.bending import bent
+from medsam2_atlas.scoremaps.intensities import bins_of
 
 CONFIG = AppearanceConfig.model_validate({})
 SHAPE = (40, 50, 60)

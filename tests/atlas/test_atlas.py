@@ -13,21 +13,13 @@ import pytest
 import torch
 
 from blocks import BLADDER, LIVER, QUICK, bare_reference, labelled
-from medsam2_atlas.atlas import (
-    Atlas,
-    ProbabilityMap,
-    ReferenceFiles,
-    build,
-    build_atlas,
-    find_references,
-    score_maps,
-    warp_maps,
-)
-from medsam2_atlas.errors import AtlasError, InputError
+from medsam2_atlas.atlas import Atlas, ProbabilityMap, ReferenceFiles, build, build_atlas, find_references
+from medsam2_atlas.base.errors import AtlasError, InputError
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
-from medsam2_atlas.fusion import fuse_scores
+from medsam2_atlas.imaging.volume import Geometry, Volume
 from medsam2_atlas.registration import Affine, RegistrationCache, Transform, WorkImage, groupwise
-from medsam2_atlas.volume import Geometry, Volume
+from medsam2_atlas.scoremaps import score_maps, warp_maps
+from medsam2_atlas.segmenters.fusion import fuse_scores
 
 
 def one_block_atlas() -> Atlas:

@@ -22,7 +22,7 @@ from medsam2_atlas.atlas import (
 )
 from medsam2_atlas.atlas.outlier import outlying
 from medsam2_atlas.atlas.reference import map_shape
-from medsam2_atlas.errors import AtlasError, MedSAM2AtlasError
+from medsam2_atlas.base.errors import AtlasError, MedSAM2AtlasError
 from medsam2_atlas.registration import RegistrationCache
 
 

@@ -11,8 +11,8 @@ import SimpleITK as sitk
 from blocks import PATIENT, QUICK, labelled
 from files.slicer_files import segment, write_segmentation
 from medsam2_atlas.atlas import build_atlas, find_references
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.labels import organ_table
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.unet.config import UNetConfig
 from medsam2_atlas.unet.data import TrainingCase, usable_cases
 

@@ -9,26 +9,25 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from medsam2_atlas.atlas import (
+from medsam2_atlas.atlas import Atlas, Reference
+from medsam2_atlas.atlas.atlas import ProbabilityMap
+from medsam2_atlas.atlas.reference import NOWHERE, OrganShare
+from medsam2_atlas.base.errors import AtlasError, InputError
+from medsam2_atlas.cli import app
+from medsam2_atlas.evaluation import dice_per_organ, mean_dice
+from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.registration import RegistrationCache, Transform, WorkImage
+from medsam2_atlas.scoremaps import (
     AppearanceConfig,
-    Atlas,
     FusionConfig,
-    Reference,
     find_thresholds,
     fusion_config,
     score_maps,
     thresholds_of,
     with_thresholds,
 )
-from medsam2_atlas.atlas.atlas import ProbabilityMap
-from medsam2_atlas.atlas.reference import NOWHERE, OrganShare
-from medsam2_atlas.atlas.voting import vote_on
-from medsam2_atlas.cli import app
-from medsam2_atlas.errors import AtlasError, InputError
-from medsam2_atlas.evaluation import dice_per_organ, mean_dice
-from medsam2_atlas.fusion import fuse_scores
-from medsam2_atlas.registration import RegistrationCache, Transform, WorkImage
-from medsam2_atlas.volume import Volume
+from medsam2_atlas.scoremaps.voting import vote_on
+from medsam2_atlas.segmenters.fusion import fuse_scores
 
 SIDE = 16
 LIVER = 6

@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from command_lines import labelled_studies
-from medsam2_atlas import file_modes
-from medsam2_atlas.audit_log import AuditLog
+from medsam2_atlas.audit.log import AuditLog
+from medsam2_atlas.base import file_modes
 from medsam2_atlas.cli import app
 from medsam2_atlas.storage import StudyFolder, WorkFolder
 

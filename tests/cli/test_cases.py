@@ -11,10 +11,10 @@ from typer.testing import CliRunner, Result
 
 from blocks import LIVER, PATIENT, QUICK, labelled
 from medsam2_atlas.atlas import build, grow
-from medsam2_atlas.audit_reading import Wanted, lines
+from medsam2_atlas.audit.reading import Wanted, lines
+from medsam2_atlas.base.errors import AtlasError, InputError
 from medsam2_atlas.cli import app
 from medsam2_atlas.cli.cases import annotated_cases
-from medsam2_atlas.errors import AtlasError, InputError
 
 _TINY = """
 dimensions: 3

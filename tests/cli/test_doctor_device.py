@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from medsam2_atlas.card_look import Card, Look
-from medsam2_atlas.card_problems import NO_DRIVER, Trial
+from medsam2_atlas.base.card_look import Card, Look
+from medsam2_atlas.base.card_problems import NO_DRIVER, Trial
 from medsam2_atlas.cli import doctor_device
 from medsam2_atlas.cli.doctor_device import Row, device_rows
 

@@ -15,17 +15,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from medsam2_atlas.base.console import set_up_logging
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.cli import app, endings
 from medsam2_atlas.cli.endings import end, plain_endings
-from medsam2_atlas.console import set_up_logging
-from medsam2_atlas.errors import InputError
 
 _PROGRAM = """
 import sys, time
-import medsam2_atlas.segmentation
+import medsam2_atlas.segmenters.base
 def version():
     {body}
-medsam2_atlas.segmentation.package_version = version
+medsam2_atlas.segmenters.base.package_version = version
 sys.argv = ["medsam2-atlas", *sys.argv[1:]]
 import runpy
 runpy.run_module("medsam2_atlas", run_name="__main__")

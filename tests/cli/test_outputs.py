@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from command_lines import labelled_studies
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.cli import app, outputs, weights
 from medsam2_atlas.cli.outputs import DICOM, JSON, PNG, WEIGHTS, check_files, check_folder
-from medsam2_atlas.errors import InputError, MedSAM2AtlasError
-from medsam2_atlas.kinds import SUFFIXES
+from medsam2_atlas.imaging.kinds import SUFFIXES
 
 SEGMENT = ["segment", "CT", "-o", "l.nii.gz"]
 

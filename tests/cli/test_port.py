@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.cli import app, port
 from medsam2_atlas.cli.port import check_port
-from medsam2_atlas.errors import InputError
 
 
 @pytest.fixture

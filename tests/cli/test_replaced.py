@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.cli import app
 from medsam2_atlas.cli.cases import annotated_cases
 from medsam2_atlas.comparison import Contestant, compare_studies
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.segmenters.base import Segmentation
 from medsam2_atlas.storage import FINAL, StudyFolder, StudyStore, unopened_studies
 from storage.test_store import SHAPE, ct, label, write
 

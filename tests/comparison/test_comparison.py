@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medsam2_atlas.choices import Memory
+from medsam2_atlas.base.choices import Memory
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.comparison import Contestant, compare_studies, write_comparison
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.segmentation import Segmentation, base_report
+from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.segmenters.base import Segmentation, base_report
 from medsam2_atlas.storage import StudyFolder
-from medsam2_atlas.volume import Volume
 
 
 def blocks(volume: Volume, shift: int) -> np.ndarray:

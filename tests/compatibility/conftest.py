@@ -13,7 +13,7 @@ import torch
 
 from compatibility.facts import QUESTIONS
 from compatibility.generations import Generation, generations, in_use
-from medsam2_atlas.files import sha256
+from medsam2_atlas.base.files import sha256
 
 _INDEX = ".sqlite"
 

@@ -20,17 +20,20 @@ import torch
 import typer
 
 from compatibility.installation import PEOPLE, renew_tokens, token_of
-from label_sender import is_sent
-from learner import Learner
-from medsam2_atlas.atlas import Atlas, ScoreMaps, fusion_config, score_maps, thresholds_of
+from datastores.label_sender import is_sent
+from datastores.pacs_datastore import PacsDatastore
+from datastores.study_datastore import StudyDatastore
+from medsam2_atlas.active_learning import ScoreTable, choose
+from medsam2_atlas.atlas import Atlas
 from medsam2_atlas.cli.main import app as command_line
-from medsam2_atlas.decoding import run_task
 from medsam2_atlas.dicom.web import DicomWeb
-from medsam2_atlas.labels import organ_table
-from medsam2_atlas.learning import ScoreTable, choose
+from medsam2_atlas.imaging.decoding import run_task
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import read_labels, read_volume
 from medsam2_atlas.medsam2 import load_config, parameter_shapes
 from medsam2_atlas.prompting.confidence import confidence_config
 from medsam2_atlas.registration import registration_config
+from medsam2_atlas.scoremaps import ScoreMaps, fusion_config, score_maps, thresholds_of
 from medsam2_atlas.storage import StudyStore, Version, WorkFolder
 from medsam2_atlas.studies import (
     PredictionStore,
@@ -42,16 +45,14 @@ from medsam2_atlas.studies import (
     unet_provenance,
 )
 from medsam2_atlas.unet import load_unet, unet_config
-from medsam2_atlas.volume import read_labels, read_volume
-from models import Models
-from pacs_datastore import PacsDatastore
-from predictions import Predictions
-from review import case_states
 from server.access import Access
 from server.application import create_app
 from server.config import ServerConfig, server_config
-from study_datastore import StudyDatastore
-from unet_task import UNetInferTask
+from tasks.case_states import case_states
+from tasks.learner import Learner
+from tasks.models import Models
+from tasks.predictions import Predictions
+from tasks.unet_task import UNetInferTask
 
 MODELS = ("medsam2_atlas", "atlas", "unet_3d", "unet_2d")
 UNETS = ("studies/.medsam2_atlas/unet_3d/best.pt", "run/best.pt", "models/unet_2d.pt", "models/unet_3d.pt")

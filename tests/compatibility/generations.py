@@ -17,11 +17,11 @@ from unittest.mock import patch
 
 import numpy as np
 
-from medsam2_atlas import resource as resources
-from medsam2_atlas.atlas import fusion_config
-from medsam2_atlas.labels import organ_table
+from medsam2_atlas.base import resource as resources
+from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.prompting.confidence import confidence_config
 from medsam2_atlas.registration import registration_config
+from medsam2_atlas.scoremaps import fusion_config
 
 FOLDER = Path(__file__).parent
 ARCHIVE, MADE_BY, EXPECTED, MAPS = "installation.tar.xz", "made-by.json", "expected.json", "score-maps.npz"

@@ -58,8 +58,8 @@ def make(checkout: Path) -> None:
     from compatibility.generations import ARCHIVE, EXPECTED, MADE_BY, MAPPED, MAPS, Generation, in_use
     from compatibility.installation import Installation
     from compatibility.story import tell
-    from medsam2_atlas import resource
-    from medsam2_atlas.segmentation import package_version
+    from medsam2_atlas.base import resource
+    from medsam2_atlas.base.version import package_version
 
     home = PLACE / "home"
     assert resource._CHECKOUT == PLACE / "installation", f"{resource._CHECKOUT} would be asked, not the copy"

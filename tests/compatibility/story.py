@@ -245,8 +245,8 @@ def _use_stock_monai_label(folder: Path) -> None:
 
 def _name_studies(folder: Path) -> None:
     """Names the studies, and lists a file that has ended its reader."""
-    from medsam2_atlas.decoding.unreadable import Unreadable
-    from study_datastore import StudyDatastore
+    from datastores.study_datastore import StudyDatastore
+    from medsam2_atlas.imaging.decoding.unreadable import Unreadable
 
     datastore = StudyDatastore(folder)
     datastore.set_name("Oberbauch 2026")

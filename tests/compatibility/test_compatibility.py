@@ -16,28 +16,28 @@ import pytest
 import requests
 import torch
 
-from claims import check_training
 from compatibility.conftest import Opened
 from compatibility.facts import MODELS, QUESTIONS, dense_maps, label_digest, maps_of, models_of, studies_facts
 from compatibility.generations import MAPPED, differences, generations
 from compatibility.installation import PARTS, Installation, Person, renew_tokens, token_of
 from compatibility.patients import write_ct, write_labels
 from compatibility.story import STUDIES, UPLOADED
-from learner import Learner
+from datastores.session_folders import SessionFolders
+from datastores.study_datastore import StudyDatastore
+from medsam2_atlas.active_learning import ScoreTable
 from medsam2_atlas.atlas import Atlas, ReferenceFiles, find_references, grow, scores
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.comparison import Contestant, compare_studies
-from medsam2_atlas.decoding.unreadable import Unreadable, UnreadableFileError
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.learning import ScoreTable
+from medsam2_atlas.imaging.decoding.unreadable import Unreadable, UnreadableFileError
 from medsam2_atlas.storage import StudyFolder, StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore, atlas_store, grow_studies_atlas
 from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, unet_config
-from predictions import Predictions
 from server.config import ServerConfig
 from server.sign_in import Access
-from session_folders import SessionFolders
-from study_datastore import StudyDatastore
-from unet_task import UNetInferTask
+from tasks.claims import check_training
+from tasks.learner import Learner
+from tasks.predictions import Predictions
+from tasks.unet_task import UNetInferTask
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HIGHEST = 3
@@ -209,7 +209,7 @@ def test_comparisons_are_remembered(opened: Opened, copy: Path) -> None:
 
 
 def test_pictures_are_not_drawn_again(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    import review
+    from tasks import case_states as review
 
     monkeypatch.setattr(review, "write_preview", never)
     assert review.picture(StudyDatastore(opened.home / "studies", MODELS), "signed", MODELS).stat().st_size > 1000

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from monailabel.config import Settings
 
-import models as models_module
-import pacs_datastore
 from compatibility.generations import generations
+from datastores import pacs_datastore
 from main import MedSAM2AtlasApp
-from medsam2_atlas.errors import InputError, WeightsError
+from medsam2_atlas.base.errors import InputError, WeightsError
+from medsam2_atlas.base.resource import model_folder, resource
 from medsam2_atlas.medsam2 import find_checkpoint
-from medsam2_atlas.places import find_atlas, find_unet, known_checkpoints
-from medsam2_atlas.resource import model_folder, resource
+from medsam2_atlas.segmenters.places import find_atlas, find_unet, known_checkpoints
 from medsam2_atlas.storage import StudyStore, WorkFolder
-from models import Models
 from server.config import server_config
+from tasks import models as models_module
+from tasks.models import Models
 
 CHECKOUT = resource("Makefile").parent
 SERVER = {

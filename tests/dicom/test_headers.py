@@ -17,7 +17,7 @@ from pydicom.tag import Tag
 
 from medsam2_atlas.dicom import LabelOrigin, read_rtstruct, read_seg, write_rtstruct, write_seg
 from medsam2_atlas.dicom.headers import as_json, from_json, source_headers
-from medsam2_atlas.volume import read_volume
+from medsam2_atlas.imaging.volume import read_volume
 from series_files import upright, write_series
 
 ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.dicom.multipart import MultipartFiles, MultipartLimits, boundary_of
-from medsam2_atlas.errors import InputError
 
 KIND = 'multipart/related; type="application/dicom"; boundary="b-1"'
 LIMITS = MultipartLimits(parts=8, part_bytes=1000, total_bytes=20_000)

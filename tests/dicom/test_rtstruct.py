@@ -15,11 +15,11 @@ from hypothesis.extra.numpy import arrays
 from pydicom.dataset import Dataset
 from skimage.draw import polygon2mask
 
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.dicom import LabelOrigin, read_rtstruct, write_rtstruct
 from medsam2_atlas.dicom.rtstruct import outlines_of
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.labels import organ_table
-from medsam2_atlas.volume import read_volume
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import read_volume
 from series_files import upright, write_series
 
 ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))

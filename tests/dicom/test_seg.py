@@ -11,10 +11,10 @@ import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
 
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.dicom import LabelOrigin, read_seg, seg_series_uid, write_seg
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.labels import organ_table
-from medsam2_atlas.volume import read_volume
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import read_volume
 from series_files import upright, write_series
 
 ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))

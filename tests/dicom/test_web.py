@@ -14,9 +14,9 @@ import numpy as np
 import pydicom
 import pytest
 
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, StorageError, UnavailableError
 from medsam2_atlas.dicom.multipart import MultipartLimits
 from medsam2_atlas.dicom.web import DicomWeb, DicomWebLimits
-from medsam2_atlas.errors import InputError, MedSAM2AtlasError, StorageError, UnavailableError
 from series_files import upright, write_series
 
 KIND = 'Content-Type: multipart/related; type="application/dicom"; boundary=b\r\n'

@@ -26,7 +26,7 @@ from e2e.proxies import ROOT_PATH, path_proxies
 from mask_dice import mask_dice
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.dicom import read_seg
-from medsam2_atlas.labels import organ_table
+from medsam2_atlas.imaging.labels import organ_table
 from series_files import write_series
 
 browser = pytest.importorskip("e2e.browser")

@@ -19,13 +19,13 @@ from monailabel.client import MONAILabelClient
 from pydicom.dataset import Dataset
 
 from app.running import server
+from datastores.pacs_datastore import PacsDatastore
 from e2e.orthanc import orthanc, orthanc_program, send
 from medsam2_atlas.atlas import ReferenceFiles
+from medsam2_atlas.base.errors import NotFoundError
 from medsam2_atlas.dicom import LabelOrigin, read_rtstruct, read_seg, seg_series_uid, write_seg
 from medsam2_atlas.dicom.web import DicomWeb
-from medsam2_atlas.errors import NotFoundError
-from medsam2_atlas.volume import read_volume, write_volume
-from pacs_datastore import PacsDatastore
+from medsam2_atlas.imaging.volume import read_volume, write_volume
 from series_files import compress, upright, write_enhanced, write_series
 
 pytestmark = pytest.mark.skipif(orthanc_program() is None, reason="Orthanc with its DICOMweb plugin is not installed")

@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from claims import claimed
+from medsam2_atlas.active_learning import Assessment, ScoreTable
 from medsam2_atlas.archive import Place, verify
+from medsam2_atlas.base.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError, StorageError
+from medsam2_atlas.base.files import sha256, write_json
 from medsam2_atlas.cli import app
 from medsam2_atlas.erasing import Erasure, erase, finish_erasures, look
-from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError, StorageError
-from medsam2_atlas.files import sha256, write_json
-from medsam2_atlas.learning import Assessment, ScoreTable
 from medsam2_atlas.registration import RegistrationCache, Transform
 from medsam2_atlas.storage import FINAL, Fingerprints, StudyStore, WorkFolder, fingerprints
 from medsam2_atlas.storage.fingerprints import fingerprint
 from storage.test_store import ct, label, organ_in
+from tasks.claims import claimed
 from waiting import time_limit
 
 NAME = "withdrawn-7"

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.evaluation import DISAGREEMENT_LABELS, compare_labels, compare_segmentations, comparison_report
-from medsam2_atlas.segmentation import Segmentation
-from medsam2_atlas.volume import Geometry, Volume
+from medsam2_atlas.imaging.volume import Geometry, Volume
+from medsam2_atlas.segmenters.base import Segmentation
 
 GRID = Geometry((40, 36, 30), (1.0, 1.5, 2.0), (0.0, 0.0, 0.0))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medsam2_atlas.evaluation import prompt_errors
+from medsam2_atlas.imaging.volume import Geometry, Volume
 from medsam2_atlas.prompting import THREE, BoxPrompt, OrganPrompt, Prompts, prompts_from_labels
-from medsam2_atlas.volume import Geometry, Volume
 
 GRID = Geometry((40, 30, 20), (2.0, 3.0, 5.0), (0.0, 0.0, 0.0))
 

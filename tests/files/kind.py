@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from medsam2_atlas.volume import Geometry
+from medsam2_atlas.imaging.volume import Geometry
 
 Writer = Callable[[Path], Path]
 """Writes files into an empty folder; returns the path that a user would give, a file or a folder."""

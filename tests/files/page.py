@@ -31,9 +31,9 @@ def with_table(page: str) -> str:
 def remedy(kind: Kind, label: bool) -> str:
     """What the refusal of a kind, of a CT or a label map, says is to be done; empty if the kind is read."""
     from files.itk_files import written
-    from medsam2_atlas.errors import InputError
-    from medsam2_atlas.hounsfield import read_ct
-    from medsam2_atlas.volume import read_labels
+    from medsam2_atlas.base.errors import InputError
+    from medsam2_atlas.imaging.hounsfield import read_ct
+    from medsam2_atlas.imaging.volume import read_labels
 
     if not kind.refused:
         return ""

@@ -12,10 +12,10 @@ from files.itk_files import written
 from files.kind import HU, LABELS, Kind
 from files.page import PAGE, with_table
 from files.table import LABEL_MAPS, SECTIONS, VALUES
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.cli import app
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.hounsfield import read_ct
-from medsam2_atlas.volume import read_labels
+from medsam2_atlas.imaging.hounsfield import read_ct
+from medsam2_atlas.imaging.volume import read_labels
 
 CTS = [kind for kinds in SECTIONS.values() if kinds is not LABEL_MAPS for kind in kinds]
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from gpu_results import Gpu
-from medsam2_atlas.phantoms.dataset import draw_case
-from medsam2_atlas.training import DemoTraining, train_demo
+from medsam2_atlas.demo.phantoms.dataset import draw_case
+from medsam2_atlas.demo.training import DemoTraining, train_demo
 
 QUICK = DemoTraining(seed=3, patients=1, steps=1, click_steps=1, workers=1, save_every=1)
 

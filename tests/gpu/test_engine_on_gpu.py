@@ -12,11 +12,11 @@ import torch
 
 from gpu_results import Gpu
 from legacy import seeded_state
-from medsam2_atlas.interactive import segment_marked
+from medsam2_atlas.base.resource import resource
+from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import OFFICIAL, MedSAM2Volume, Weights, build_network, load_config, load_weights
 from medsam2_atlas.prompting import THREE, BoxPrompt, OrganPrompt, marked_organ, prompts_from_labels
-from medsam2_atlas.resource import resource
-from medsam2_atlas.volume import Volume
+from medsam2_atlas.segmenters.marked import segment_marked
 
 DEMO_WEIGHTS = Path(resource("weights/medsam2_demo.pt"))
 RIGHT_KIDNEY, LIVER = 2, 6

@@ -11,13 +11,13 @@ import torch
 
 from gpu_results import Gpu
 from medsam2_atlas.atlas import Atlas
+from medsam2_atlas.base.resource import resource
+from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import load_weights
-from medsam2_atlas.pipeline import STRATEGIES, Case, Options, segment
-from medsam2_atlas.places import find_unet
 from medsam2_atlas.registration import RegistrationCache
-from medsam2_atlas.resource import resource
+from medsam2_atlas.segmenters.places import find_unet
+from medsam2_atlas.segmenters.strategies import STRATEGIES, Case, Options, segment
 from medsam2_atlas.unet import load_unet
-from medsam2_atlas.volume import Volume
 
 DEMO_WEIGHTS = Path(resource("weights/medsam2_demo.pt"))
 SPLEEN, RIGHT_KIDNEY, RIGHT_ADRENAL = 1, 2, 11

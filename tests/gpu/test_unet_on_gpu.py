@@ -11,9 +11,9 @@ import torch
 from blocks import PATIENT, labelled
 from gpu_results import Gpu
 from medsam2_atlas.atlas import find_references
-from medsam2_atlas.places import find_unet
+from medsam2_atlas.imaging.volume import Volume, read_volume
+from medsam2_atlas.segmenters.places import find_unet
 from medsam2_atlas.unet import TrainingCase, UNet, UNetConfig, UNetTraining, build_unet, load_unet, predict, with_training
-from medsam2_atlas.volume import Volume, read_volume
 from pretended_gpu import pretended_gpu
 
 NETWORKS = {

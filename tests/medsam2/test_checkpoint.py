@@ -15,11 +15,11 @@ import torch
 from typer.testing import CliRunner
 
 from legacy import seeded_state
+from medsam2_atlas.base.errors import WeightsError
+from medsam2_atlas.base.progress import silent
 from medsam2_atlas.cli import app
 from medsam2_atlas.cli.weights import download
-from medsam2_atlas.errors import WeightsError
 from medsam2_atlas.medsam2 import OFFICIAL, find_checkpoint, load_config, load_weights
-from medsam2_atlas.progress import silent
 
 
 @pytest.fixture(scope="module")

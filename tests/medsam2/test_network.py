@@ -12,9 +12,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from medsam2_atlas.base.resource import resource
 from medsam2_atlas.medsam2 import DEMO, OFFICIAL, MedSAM2Volume, build_network, load_config, load_weights, parameter_shapes
 from medsam2_atlas.prompting import BoxPrompt, OrganPrompt
-from medsam2_atlas.resource import resource
 from pretended_gpu import PretendedTensor, pretended_gpu
 
 DEMO_WEIGHTS = Path(resource("weights/medsam2_demo.pt"))

@@ -11,12 +11,12 @@ import torch
 from omegaconf import DictConfig
 
 from legacy import seeded_state
-from medsam2_atlas.choices import Memory
+from medsam2_atlas.base.choices import Memory
+from medsam2_atlas.base.memory import STEPS, Ladder
+from medsam2_atlas.imaging.volume import Volume, from_sitk
 from medsam2_atlas.medsam2 import MedSAM2Volume, Weights, build_network
-from medsam2_atlas.memory import STEPS, Ladder
-from medsam2_atlas.pipeline import Case, Options, segment, segment_within_memory
 from medsam2_atlas.prompting import THREE, prompts_from_labels
-from medsam2_atlas.volume import Volume, from_sitk
+from medsam2_atlas.segmenters.strategies import Case, Options, segment, segment_within_memory
 from pretended_gpu import errors, pretended_gpu
 
 GPU = torch.device("cuda:0")

@@ -8,9 +8,9 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.imaging.volume import Volume, from_sitk
 from medsam2_atlas.prompting import MarkedOrgan, SliceMarks, marked_organ
-from medsam2_atlas.volume import Volume, from_sitk
 
 
 def test_boxes_tell_what_the_organ_is_and_points_elsewhere_correct(tiny: Volume) -> None:

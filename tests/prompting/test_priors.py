@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from medsam2_atlas.atlas import EVIDENCE, ScoreMap, ScoreMaps
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.labels import organ_table
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import Geometry
 from medsam2_atlas.prompting import (
     BoxPrompt,
     ConfidenceConfig,
@@ -23,7 +23,7 @@ from medsam2_atlas.prompting import (
     told_apart,
 )
 from medsam2_atlas.registration import Affine, Transform
-from medsam2_atlas.volume import Geometry
+from medsam2_atlas.scoremaps import EVIDENCE, ScoreMap, ScoreMaps
 
 TABLE = organ_table()
 GRID = Geometry((60, 50, 20), (2.0, 2.0, 3.0), (0.0, 0.0, 0.0))

@@ -13,9 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medsam2_atlas.atlas import ScoreMap, ScoreMaps
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.labels import organ_table
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import Geometry, Volume, from_sitk
 from medsam2_atlas.prompting import (
     MIDDLE,
     THREE,
@@ -30,7 +30,7 @@ from medsam2_atlas.prompting import (
     read_prompts,
 )
 from medsam2_atlas.registration import Transform
-from medsam2_atlas.volume import Geometry, Volume, from_sitk
+from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps
 
 TABLE = organ_table()
 

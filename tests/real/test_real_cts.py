@@ -11,10 +11,11 @@ import torch
 
 from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references, grow_atlas
 from medsam2_atlas.evaluation import dice_per_organ
-from medsam2_atlas.pipeline import Case, segment
-from medsam2_atlas.places import find_unet
-from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, segment_with_unet, unet_config, with_training
-from medsam2_atlas.volume import read_labels, read_volume
+from medsam2_atlas.imaging.volume import read_labels, read_volume
+from medsam2_atlas.segmenters.places import find_unet
+from medsam2_atlas.segmenters.strategies import Case, segment
+from medsam2_atlas.segmenters.unet import segment_with_unet
+from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, unet_config, with_training
 
 
 def atlas_of(names: list[str], real_cts: Path, folder: Path) -> Atlas:

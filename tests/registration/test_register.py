@@ -8,6 +8,7 @@ import torch
 
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
+from medsam2_atlas.imaging.volume import Volume, read_labels, read_volume
 from medsam2_atlas.registration import (
     Affine,
     Displacement,
@@ -21,7 +22,6 @@ from medsam2_atlas.registration.affine import refine_affine
 from medsam2_atlas.registration.deformable import _unfolded
 from medsam2_atlas.registration.features import mind_ssc
 from medsam2_atlas.registration.prealign import prealign
-from medsam2_atlas.volume import Volume, read_labels, read_volume
 
 
 @pytest.fixture(scope="module")

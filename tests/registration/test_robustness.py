@@ -9,14 +9,15 @@ import pytest
 import SimpleITK as sitk
 
 from blocks import COARSE
-from medsam2_atlas.atlas import Atlas, score_maps
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.atlas import Atlas
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.evaluation import PromptError, dice_per_organ, mean_dice, prompt_errors
-from medsam2_atlas.fusion import fuse_scores
-from medsam2_atlas.labels import organ_table
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import Volume, from_sitk
 from medsam2_atlas.prompting import THREE, prompts_from_scores
 from medsam2_atlas.registration import RegistrationCache, WorkImage
-from medsam2_atlas.volume import Volume, from_sitk
+from medsam2_atlas.scoremaps import score_maps
+from medsam2_atlas.segmenters.fusion import fuse_scores
 
 AIR = -1000.0
 WORSE, LEAST_MM = 1.5, 3.0

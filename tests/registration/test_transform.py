@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from medsam2_atlas.errors import AtlasError
+from medsam2_atlas.base.errors import AtlasError
+from medsam2_atlas.imaging.volume import Geometry, Volume
 from medsam2_atlas.registration import Affine, Displacement, Transform, WorkImage, sample
-from medsam2_atlas.volume import Geometry, Volume
 
 
 def wavy(seed: int = 0) -> Displacement:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from medsam2_atlas.base.errors import ConflictError, InputError
 from medsam2_atlas.cli import app
 from medsam2_atlas.cli.cases import annotated_cases
-from medsam2_atlas.errors import ConflictError, InputError
 from medsam2_atlas.storage import FINAL, Person, StudyStore, Version
 from storage.test_store import label
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from medsam2_atlas.database import Database
-from medsam2_atlas.errors import NotFoundError, StorageError
+from medsam2_atlas.base.database import Database
+from medsam2_atlas.base.errors import NotFoundError, StorageError
 from medsam2_atlas.storage import FINAL, StudyStore
 from medsam2_atlas.storage.rows import Writer
 from storage.test_store import ct, label

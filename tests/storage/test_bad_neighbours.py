@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from medsam2_atlas.errors import NotFoundError, StorageError
+from medsam2_atlas.base.errors import NotFoundError, StorageError
 from medsam2_atlas.storage import FINAL, StudyFolder, StudyStore, settle
 from storage.test_store import ct, label, organ_in
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from medsam2_atlas.errors import StorageError
-from medsam2_atlas.learning import ScoreTable
-from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.active_learning import ScoreTable
+from medsam2_atlas.base.errors import StorageError
+from medsam2_atlas.imaging.volume import read_volume
+from medsam2_atlas.segmenters.base import Segmentation
 from medsam2_atlas.storage import FINAL, StudyStore
 from medsam2_atlas.studies import PredictionStore
-from medsam2_atlas.volume import read_volume
 from storage.test_store import ct, label, organ_in
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError
+from medsam2_atlas.base.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError
 from medsam2_atlas.storage import StudyStore
 from storage.test_store import ct, label
 

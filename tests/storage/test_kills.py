@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medsam2_atlas.files import sha256
+from medsam2_atlas.base.files import sha256
 from medsam2_atlas.storage import StudyStore
 from storage import writers
 from storage.test_store import label, write
@@ -28,7 +28,7 @@ STEPS = 16  # one save takes fewer; the last ones go through undisturbed
 def processes() -> ForkServerContext:
     """Processes that start at once, and without the threads that this one has."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["medsam2_atlas.storage", "medsam2_atlas.image_reading"])
+    context.set_forkserver_preload(["medsam2_atlas.storage", "medsam2_atlas.imaging.image_reading"])
     return context
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medsam2_atlas.errors import StorageError
+from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.storage import FINAL, StudyFolder, StudyStore
 from storage.test_store import ct, label, organ_in
 

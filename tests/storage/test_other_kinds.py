@@ -11,12 +11,12 @@ import SimpleITK as sitk
 from typer.testing import CliRunner
 
 from medsam2_atlas.atlas import find_references
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.cli import app
 from medsam2_atlas.cli.cases import annotated_cases
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.imaging.volume import read_labels, read_volume
 from medsam2_atlas.storage import FINAL, StudyFolder, StudyStore
 from medsam2_atlas.storage.unopened import unopened_studies
-from medsam2_atlas.volume import read_labels, read_volume
 from series_files import write_series
 from storage.test_store import SHAPE, ct, label, organ_in, write
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medsam2_atlas.errors import ConflictError, InputError, NotFoundError
+from medsam2_atlas.base.errors import ConflictError, InputError, NotFoundError
+from medsam2_atlas.imaging.volume import read_volume, write_volume
 from medsam2_atlas.storage import FINAL, StudyStore, audit, fingerprints, scan
-from medsam2_atlas.volume import read_volume, write_volume
 from storage.test_store import SHAPE, ct, label, organ_in, sweep_at_once, write
 
 OTHER = np.arange(480, dtype=np.int16).reshape(SHAPE)[::-1]

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medsam2_atlas.decoding import UnreadableFileError
-from medsam2_atlas.errors import ConfirmError, StorageError
-from medsam2_atlas.files import sha256
+from medsam2_atlas.base.errors import ConfirmError, StorageError
+from medsam2_atlas.base.files import sha256
+from medsam2_atlas.imaging.decoding import UnreadableFileError
 from medsam2_atlas.storage import FINAL, StudyStore, before, settle
 from medsam2_atlas.storage.checks import CheckedLabel
 from storage.test_store import SHAPE, label, organ_in, sweep_at_once, write

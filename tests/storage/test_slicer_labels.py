@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from files.itk_files import written
 from files.kind import LABELS
 from files.slicer_files import segment, segmentation
+from medsam2_atlas.base.errors import InputError, StorageError
 from medsam2_atlas.cli import app
 from medsam2_atlas.cli.cases import annotated_cases
-from medsam2_atlas.errors import InputError, StorageError
+from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.storage import FINAL, StudyFolder, StudyStore
-from medsam2_atlas.volume import read_labels
 
 NAMES = segment("Liver", 1), segment("left kidney", 2)
 

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 from monailabel.datastore.local import LocalDatastore
 
-from medsam2_atlas.errors import ConflictError, InputError, NotFoundError, StorageError
+from medsam2_atlas.base.errors import ConflictError, InputError, NotFoundError, StorageError
 from medsam2_atlas.storage import StudyStore, images, reconcile
 from medsam2_atlas.storage.fingerprints import same_image
 

@@ -13,8 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.decoding.tasks import TASKS
-from medsam2_atlas.errors import StorageError
+from medsam2_atlas.base.errors import StorageError
+from medsam2_atlas.imaging.decoding.tasks import TASKS
 from medsam2_atlas.storage import StudyStore, checks
 
 

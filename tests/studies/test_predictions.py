@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.imaging.volume import read_volume
+from medsam2_atlas.segmenters.base import Segmentation
 from medsam2_atlas.storage import StudyFolder, StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore, foundation_provenance, unet_provenance
-from medsam2_atlas.volume import read_volume
 
 
 @pytest.fixture

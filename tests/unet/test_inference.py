@@ -12,13 +12,13 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from medsam2_atlas.choices import Memory
+from medsam2_atlas.base.choices import Memory
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
-from medsam2_atlas.places import find_unet
+from medsam2_atlas.imaging.volume import Geometry, Volume, from_sitk
+from medsam2_atlas.segmenters.places import find_unet
 from medsam2_atlas.unet import UNet, UNetConfig, UNetInferer, build_unet, inference, load_unet, predict, restore, unet_config
 from medsam2_atlas.unet.inference import _turned
 from medsam2_atlas.unet.transforms import array_affine
-from medsam2_atlas.volume import Geometry, Volume, from_sitk
 from pretended_gpu import pretended_gpu
 
 Gpu = Callable[[], AbstractContextManager[torch.device]]

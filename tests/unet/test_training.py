@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from blocks import PATIENT, labelled
 from medsam2_atlas.atlas import find_references
-from medsam2_atlas.errors import InputError, WeightsError
+from medsam2_atlas.base.errors import InputError, WeightsError
 from medsam2_atlas.unet import (
     TrainingCase,
     UNetConfig,

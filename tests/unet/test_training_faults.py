@@ -12,7 +12,7 @@ from ignite.engine import Events
 
 from blocks import PATIENT, labelled
 from medsam2_atlas.atlas import find_references
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.unet import TrainingCase, UNetConfig, UNetTraining, load_unet, with_training
 from medsam2_atlas.unet import training as unet_training
 from medsam2_atlas.unet.inference import UNetInferer

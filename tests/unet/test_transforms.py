@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from medsam2_atlas.imaging.volume import Volume, from_sitk
 from medsam2_atlas.unet import cached_transforms, preprocess, random_transforms, unet_config
-from medsam2_atlas.volume import Volume, from_sitk
 
 CONFIG = unet_config("unet_3d")
 

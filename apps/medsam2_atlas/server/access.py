@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from medsam2_atlas.token_entries import ROLES
+from medsam2_atlas.access.token_entries import ROLES
 from server import errors
 from server.config import ServerConfig
 from server.issuer import IssuerError

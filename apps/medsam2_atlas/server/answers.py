@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from medsam2_atlas.json_text import to_json
+from medsam2_atlas.base.json_text import to_json
 
 
 class JsonAnswer(JSONResponse):

@@ -26,13 +26,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import Scope
 
-from claims import SERVER_VARIABLE, end_orphans, end_own_work
-from medsam2_atlas import decoding
+from medsam2_atlas.base.jobs import JobQueue
+from medsam2_atlas.base.processes import ProcessMark
+from medsam2_atlas.base.scratch import sweep, sweep_leftovers
+from medsam2_atlas.base.version import package_version
 from medsam2_atlas.cli.endings import plain_endings
-from medsam2_atlas.jobs import JobQueue
-from medsam2_atlas.processes import ProcessMark
-from medsam2_atlas.scratch import sweep, sweep_leftovers
-from medsam2_atlas.segmentation import package_version
+from medsam2_atlas.imaging import decoding
 from medsam2_atlas.storage import WorkFolder
 from server import audit as audits
 from server import (
@@ -69,6 +68,7 @@ from server.person_limits import PersonLimitMiddleware
 from server.readiness import Readiness, check_audit, check_server
 from server.root_path import RootPathMiddleware, path_of
 from server.stopping import Stopping, bounded
+from tasks.claims import SERVER_VARIABLE, end_orphans, end_own_work
 
 log = logging.getLogger(__name__)
 

@@ -22,13 +22,13 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from medsam2_atlas.audit_files import AuditLimits
-from medsam2_atlas.audit_log import AuditLog, Outcome
-from medsam2_atlas.audit_reading import Wanted, lines
-from medsam2_atlas.choices import FINAL
-from medsam2_atlas.errors import ConflictError
-from medsam2_atlas.files import write_json
-from medsam2_atlas.segmentation import package_version
+from medsam2_atlas.audit.files import AuditLimits
+from medsam2_atlas.audit.log import AuditLog, Outcome
+from medsam2_atlas.audit.reading import Wanted, lines
+from medsam2_atlas.base.choices import FINAL
+from medsam2_atlas.base.errors import ConflictError
+from medsam2_atlas.base.files import write_json
+from medsam2_atlas.base.version import package_version
 from medsam2_atlas.storage import WorkFolder
 from server.audit_actions import REFUSED, Action, action_of, study_of, tag_of, version_of
 from server.config import ServerConfig

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from starlette.datastructures import QueryParams
 
-from medsam2_atlas.choices import FINAL
+from medsam2_atlas.base.choices import FINAL
 
 ONCE_A_MINUTE, ONCE_IN_TEN_MINUTES = 60.0, 600.0
 

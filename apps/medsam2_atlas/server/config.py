@@ -9,12 +9,12 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from medsam2_atlas.configuration import problems_of
-from medsam2_atlas.decoding import DecodingLimits
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.hounsfield import HuRule
-from medsam2_atlas.resource import resource
-from medsam2_atlas.root_path import parse_root_path
+from medsam2_atlas.base.configuration import problems_of
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.resource import resource
+from medsam2_atlas.base.root_path import parse_root_path
+from medsam2_atlas.imaging.decoding import DecodingLimits
+from medsam2_atlas.imaging.hounsfield import HuRule
 from server.connection_limits import ConnectionLimits
 from server.root_path import FIRST_SEGMENTS
 

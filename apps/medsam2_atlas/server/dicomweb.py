@@ -19,10 +19,10 @@ from monailabel.interfaces.utils.app import app_instance
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
+from datastores.pacs_datastore import PacsDatastore
+from medsam2_atlas.base.errors import ConflictError, InputError, UnavailableError
+from medsam2_atlas.base.json_text import to_json
 from medsam2_atlas.dicom.web import DicomWeb
-from medsam2_atlas.errors import ConflictError, InputError, UnavailableError
-from medsam2_atlas.json_text import to_json
-from pacs_datastore import PacsDatastore
 from server.pacs_links import BULK_DATA, DICOMWEB_PATH, RETRIEVE_URL, OwnLinks
 from server.root_path import root_of
 

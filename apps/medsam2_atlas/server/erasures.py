@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable
 
 from medsam2_atlas.archive import Place
+from medsam2_atlas.base.errors import MedSAM2AtlasError
+from medsam2_atlas.base.jobs import Job, JobQueue
 from medsam2_atlas.erasing import finish_erasures
-from medsam2_atlas.errors import MedSAM2AtlasError
-from medsam2_atlas.jobs import Job, JobQueue
 from medsam2_atlas.storage import Erased
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from medsam2_atlas.errors import (
+from medsam2_atlas.base.errors import (
     AccessError,
     AtlasError,
     ConfirmError,
@@ -32,7 +32,7 @@ from medsam2_atlas.errors import (
     UnavailableError,
     WeightsError,
 )
-from medsam2_atlas.jobs import CancelledError, StoppingError
+from medsam2_atlas.base.jobs import CancelledError, StoppingError
 from server.answers import JsonAnswer
 from server.context import request_id
 from server.paths import without_paths

@@ -21,7 +21,7 @@ from starlette.formparsers import MultiPartParser
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from medsam2_atlas.json_text import from_json
+from medsam2_atlas.base.json_text import from_json
 
 MAX_FILES = 4000  # slices of a series
 MAX_FIELDS = 8  # handlers read three at most

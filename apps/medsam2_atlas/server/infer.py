@@ -17,9 +17,9 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from medsam2_atlas.errors import InputError, NotFoundError
-from medsam2_atlas.jobs import Job, JobQueue
-from medsam2_atlas.json_text import to_json
+from medsam2_atlas.base.errors import InputError, NotFoundError
+from medsam2_atlas.base.jobs import Job, JobQueue
+from medsam2_atlas.base.json_text import to_json
 from medsam2_atlas.storage import suffix_of
 from server.access import user_of
 from server.answers import JsonAnswer

@@ -27,8 +27,8 @@ from typing import Any
 import httpx
 import jwt
 
-from medsam2_atlas.errors import UnavailableError
-from medsam2_atlas.upstream import CallPool, CircuitBreaker
+from medsam2_atlas.base.errors import UnavailableError
+from medsam2_atlas.base.upstream import CallPool, CircuitBreaker
 from server.config import ServerConfig
 
 log = logging.getLogger(__name__)

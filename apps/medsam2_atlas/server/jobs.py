@@ -14,9 +14,9 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from medsam2_atlas.errors import ConflictError
-from medsam2_atlas.jobs import ENDED, Job, JobQueue, unknown_job
-from medsam2_atlas.json_text import to_json
+from medsam2_atlas.base.errors import ConflictError
+from medsam2_atlas.base.jobs import ENDED, Job, JobQueue, unknown_job
+from medsam2_atlas.base.json_text import to_json
 from server.access import user_of
 from server.audit import note
 from server.infer import Output, answer

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from medsam2_atlas.printable import LineFormatter
+from medsam2_atlas.base.printable import LineFormatter
+from medsam2_atlas.base.study_hash import StudyNames
 from medsam2_atlas.storage import WorkFolder
-from medsam2_atlas.study_hash import StudyNames
 from server.log_names import LogNames, names_in
 
 _TASKS = "task_"
 """Begin of the names of the loggers that get what work processes print, line by line."""
-_STORAGE = ("medsam2_atlas.storage", "study_datastore")
+_STORAGE = ("medsam2_atlas.storage", "datastores.study_datastore")
 _QUERIES = ("httpx", "httpcore")
 """Loggers that would tell the queries that go to a PACS, with names of patients."""
 

@@ -21,8 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
-from medsam2_atlas.kinds import stem_of
-from medsam2_atlas.study_hash import StudyNames
+from medsam2_atlas.base.study_hash import StudyNames
+from medsam2_atlas.imaging.kinds import stem_of
 from server.context import mentioned
 
 _DOTTED = re.compile(r"(?<![\d.])\d+(?:\.\d+){2,}")

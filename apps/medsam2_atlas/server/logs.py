@@ -11,7 +11,7 @@ from fastapi.responses import PlainTextResponse
 from monailabel.config import settings
 from starlette.responses import Response
 
-from medsam2_atlas.errors import NotFoundError
+from medsam2_atlas.base.errors import NotFoundError
 
 router = APIRouter(prefix="/logs", tags=["Others"])
 

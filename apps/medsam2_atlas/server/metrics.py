@@ -17,8 +17,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
-from medsam2_atlas.choices import FINAL
-from medsam2_atlas.jobs import Job
+from medsam2_atlas.base.choices import FINAL
+from medsam2_atlas.base.jobs import Job
 from server.root_path import path_of
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from medsam2_atlas.jobs import StoppingError
+from medsam2_atlas.base.jobs import StoppingError
 from server import errors
 from server.context import begin
 from server.root_path import path_of

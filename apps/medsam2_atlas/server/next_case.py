@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Request
 from monailabel.endpoints import activelearning
 from monailabel.interfaces.utils.app import app_instance
 
-from medsam2_atlas.errors import NotFoundError
+from medsam2_atlas.base.errors import NotFoundError
 from server.access import user_of
 from server.forms import LimitedRoute
 from server.parameters import sample_parameters

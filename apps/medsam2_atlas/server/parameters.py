@@ -22,13 +22,13 @@ from pydantic import (
     create_model,
 )
 
-import replies
-from medsam2_atlas.configuration import problems_of
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.labels import organ_table
+from medsam2_atlas.base.configuration import problems_of
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.storage import FINAL
 from medsam2_atlas.studies import excluded_references
 from server import choices
+from tasks import replies
 
 _MAX_BYTES = 60_000
 """Max bytes of parameters as JSON: they are one argument of a command, and Linux takes 128 KiB."""

@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from medsam2_atlas.resource import model_folder, resource, state_folder
+from medsam2_atlas.base.resource import model_folder, resource, state_folder
 from server.config import server_config
 from server.root_path import FIRST_SEGMENTS, path_of
 

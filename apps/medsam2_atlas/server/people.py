@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medsam2_atlas.token_entries import ROLES, is_visible, shown_name
+from medsam2_atlas.access.token_entries import ROLES, is_visible, shown_name
 from server.config import ServerConfig
 
 _ID_CHARACTERS = 255

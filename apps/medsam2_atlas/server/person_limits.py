@@ -7,7 +7,7 @@ from collections import Counter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from medsam2_atlas.errors import LimitError
+from medsam2_atlas.base.errors import LimitError
 from server import errors
 from server.owners import owner_id
 from server.root_path import path_of

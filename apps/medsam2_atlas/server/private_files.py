@@ -10,9 +10,9 @@ from pathlib import Path
 
 from monailabel.config import settings
 
-from medsam2_atlas.file_modes import set_umask, settle
+from datastores.session_folders import SESSION_ID
+from medsam2_atlas.base.file_modes import set_umask, settle
 from medsam2_atlas.storage import WorkFolder
-from session_folders import SESSION_ID
 
 log = logging.getLogger(__name__)
 

@@ -21,12 +21,12 @@ from fastapi import APIRouter, Request
 from monailabel.interfaces.utils.app import app_instance
 from starlette.responses import Response
 
-from medsam2_atlas import decoding
-from medsam2_atlas.audit_log import AuditLog
-from medsam2_atlas.errors import MedSAM2AtlasError
-from medsam2_atlas.scratch import scratch_file
+from datastores.pacs_datastore import PacsDatastore
+from medsam2_atlas.audit.log import AuditLog
+from medsam2_atlas.base.errors import MedSAM2AtlasError
+from medsam2_atlas.base.scratch import scratch_file
+from medsam2_atlas.imaging import decoding
 from medsam2_atlas.storage import StudyStore
-from pacs_datastore import PacsDatastore
 from server.access import user_of
 from server.answers import JsonAnswer
 

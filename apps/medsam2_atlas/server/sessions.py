@@ -12,17 +12,17 @@ from fastapi import APIRouter, File, Query, Request, UploadFile
 from fastapi.responses import FileResponse
 from monailabel.interfaces.utils.app import app_instance
 
-from medsam2_atlas.decoding import run_task
-from medsam2_atlas.errors import ConflictError, InputError, NotFoundError
-from medsam2_atlas.scratch import scratch_folder
+from datastores.session_folders import owner_of
+from medsam2_atlas.base.errors import ConflictError, InputError, NotFoundError
+from medsam2_atlas.base.scratch import scratch_folder
+from medsam2_atlas.imaging.decoding import run_task
+from medsam2_atlas.imaging.volume import read_volume
 from medsam2_atlas.storage import suffix_of
-from medsam2_atlas.volume import read_volume
 from server.access import user_of
 from server.forms import LimitedRoute
 from server.owners import may_use, owner_id
 from server.people import User
 from server.uploads import received
-from session_folders import owner_of
 
 router = APIRouter(prefix="/session", tags=["Session"], route_class=LimitedRoute)
 

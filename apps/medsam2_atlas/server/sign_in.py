@@ -11,7 +11,7 @@ from typing import TypeVar
 import anyio
 from anyio import CapacityLimiter, to_thread
 
-from medsam2_atlas.token_entries import digest_of
+from medsam2_atlas.access.token_entries import digest_of
 from server.config import ServerConfig
 from server.issuer import Issuer, IssuerError
 from server.logins import Logins, Proof

@@ -15,12 +15,12 @@ from monailabel.interfaces.utils.app import app_instance
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from datastores.pacs_datastore import StoredSeg
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.base.scratch import scratch_folder
 from medsam2_atlas.dicom.multipart import MultipartFiles, MultipartLimits
 from medsam2_atlas.dicom.uids import valid_uid
-from medsam2_atlas.errors import InputError, MedSAM2AtlasError
-from medsam2_atlas.scratch import scratch_folder
 from medsam2_atlas.storage import FINAL
-from pacs_datastore import StoredSeg
 from server.access import user_of
 from server.answers import JsonAnswer
 from server.audit import note

@@ -12,21 +12,21 @@ from monailabel.interfaces.utils.app import app_instance
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
-from client_info import check_image_info, check_label_info, check_size, without_server_keys
-from label_files import renumber, volume_to_file
-from medsam2_atlas.decoding import check_same_size
-from medsam2_atlas.errors import AccessError, ConflictError, InputError
-from medsam2_atlas.json_text import plain
-from medsam2_atlas.labels import organ_table
+from datastores.client_info import check_image_info, check_label_info, check_size, without_server_keys
+from datastores.label_files import renumber, volume_to_file
+from datastores.pacs_datastore import PacsDatastore
+from datastores.study_datastore import StudyDatastore
+from medsam2_atlas.base.errors import AccessError, ConflictError, InputError
+from medsam2_atlas.base.json_text import plain
+from medsam2_atlas.imaging.decoding import check_same_size
+from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.storage import FINAL, Person, Version, suffix_of
-from pacs_datastore import PacsDatastore
 from server.access import user_of
 from server.audit import note
 from server.forms import LimitedRoute
 from server.in_turn import in_turn
 from server.owners import may_use
 from server.uploads import json_object, received
-from study_datastore import StudyDatastore
 
 _OPTIONS = ("expected_version", "confirm")
 """Entries of `params` that say how to save a label map, and are not kept."""

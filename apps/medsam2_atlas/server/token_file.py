@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.token_entries import read_tokens
+from medsam2_atlas.access.token_entries import read_tokens
+from medsam2_atlas.base.errors import InputError
 from server.people import User
 
 log = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ from typing import Any
 
 from fastapi import UploadFile
 
-from medsam2_atlas.errors import InputError, StorageError
-from medsam2_atlas.json_text import from_json
-from medsam2_atlas.kinds import stem_of
-from medsam2_atlas.scratch import scratch_file
+from medsam2_atlas.base.errors import InputError, StorageError
+from medsam2_atlas.base.json_text import from_json
+from medsam2_atlas.base.scratch import scratch_file
+from medsam2_atlas.imaging.kinds import stem_of
 from server.context import mention
 
 

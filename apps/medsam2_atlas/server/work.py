@@ -11,14 +11,14 @@ from monailabel.endpoints import batch_infer, scoring, train
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
 
-from claims import check_training
-from medsam2_atlas.errors import NotFoundError
+from medsam2_atlas.base.errors import NotFoundError
 from medsam2_atlas.storage import WorkFolder
-from models import UNETS
 from server.forms import LimitedRoute
 from server.parameters import batch_parameters, scoring_parameters, training_parameters
 from server.uploads import received
-from work_device import NO_GPU, work_device
+from tasks.claims import check_training
+from tasks.models import UNETS
+from tasks.work_device import NO_GPU, work_device
 
 router = APIRouter(route_class=LimitedRoute)
 

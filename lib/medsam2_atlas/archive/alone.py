@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medsam2_atlas.errors import ConflictError
+from medsam2_atlas.base.errors import ConflictError
 
 
 @contextmanager

@@ -23,9 +23,9 @@ from medsam2_atlas.archive.place import Place
 from medsam2_atlas.archive.publishing import clear_leftovers, prune, publish
 from medsam2_atlas.archive.settling import Settling
 from medsam2_atlas.archive.vault import Vault
-from medsam2_atlas.errors import ConflictError, StorageError
-from medsam2_atlas.files import opened
-from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.base.errors import ConflictError, StorageError
+from medsam2_atlas.base.files import opened
+from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.storage import FolderLock, stamp
 from medsam2_atlas.storage.lineage import now
 
@@ -97,7 +97,7 @@ def back_up(
             raise StorageError(
                 place.name, "keeps changing: files are removed or renamed in it again and again.", "Run the backup again later."
             )
-        from medsam2_atlas.segmentation import package_version  # imports SimpleITK
+        from medsam2_atlas.base.version import package_version  # imports SimpleITK
 
         about = Snapshot("", now(), place.name, place.pacs, images, copying.problems, package_version(), entries)
         made = publish(vault, about)

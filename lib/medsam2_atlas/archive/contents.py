@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from medsam2_atlas.errors import StorageError
-from medsam2_atlas.files import opened
+from medsam2_atlas.base.errors import StorageError
+from medsam2_atlas.base.files import opened
 from medsam2_atlas.storage import flush
 
 _BLOCK = 1 << 20

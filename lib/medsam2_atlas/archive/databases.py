@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from medsam2_atlas.scratch import scratch_folder
+from medsam2_atlas.base.scratch import scratch_folder
 
 _WAIT_SECONDS = 30.0
 

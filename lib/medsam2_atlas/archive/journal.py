@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsam2_atlas.errors import ConflictError, StorageError
-from medsam2_atlas.files import opened, replacing
+from medsam2_atlas.base.errors import ConflictError, StorageError
+from medsam2_atlas.base.files import opened, replacing
 
 RUNNING, DONE = "verifying.jsonl", "verified.jsonl"
 

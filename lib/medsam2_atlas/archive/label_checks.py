@@ -10,9 +10,9 @@ from pathlib import Path
 from medsam2_atlas.archive.findings import FROM_BACKUP, Finding
 from medsam2_atlas.archive.listing import Listing, lineages
 from medsam2_atlas.archive.place import Place
-from medsam2_atlas.errors import MedSAM2AtlasError, StorageError
-from medsam2_atlas.files import sha256
-from medsam2_atlas.kinds import suffix_in
+from medsam2_atlas.base.errors import MedSAM2AtlasError, StorageError
+from medsam2_atlas.base.files import sha256
+from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage import Fingerprints, Lineage, Version, WorkFolder, label_files, same_image_as
 
 _RECORD = re.compile(r"(\d{5,})\.json")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from medsam2_atlas.archive.place import RESTORING, Place
-from medsam2_atlas.kinds import suffix_in
+from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage import LINK_PROBLEM, LINK_REMEDY, WORK_FOLDER, stamp
 
 Kind = Literal["version", "label", "image", "database", "other"]

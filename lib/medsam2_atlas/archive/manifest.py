@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from medsam2_atlas.errors import StorageError
+from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.storage import flush
 
 FORMAT = 1

@@ -14,8 +14,8 @@ from medsam2_atlas.archive.databases import connected, database_problem
 from medsam2_atlas.archive.findings import FROM_BACKUP, Finding
 from medsam2_atlas.archive.listing import Listing, lineages
 from medsam2_atlas.archive.place import Place
-from medsam2_atlas.errors import MedSAM2AtlasError
-from medsam2_atlas.files import text_of
+from medsam2_atlas.base.errors import MedSAM2AtlasError
+from medsam2_atlas.base.files import text_of
 from medsam2_atlas.storage import WORK_FOLDER, Lineage
 
 _MAX_JSON_BYTES = 1 << 28

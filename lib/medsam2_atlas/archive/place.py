@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from medsam2_atlas.errors import ConflictError, InputError
+from medsam2_atlas.base.errors import ConflictError, InputError
 from medsam2_atlas.storage import WORK_FOLDER, FolderLock, Roots, WorkFolder
 
 RESTORING = ".restoring"

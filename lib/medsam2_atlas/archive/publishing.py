@@ -14,8 +14,8 @@ from pathlib import Path
 
 from medsam2_atlas.archive.manifest import Entry, Snapshot, read_snapshot, write_snapshot
 from medsam2_atlas.archive.vault import Vault
-from medsam2_atlas.errors import StorageError
-from medsam2_atlas.files import remove_folder
+from medsam2_atlas.base.errors import StorageError
+from medsam2_atlas.base.files import remove_folder
 from medsam2_atlas.storage import flush
 
 log = logging.getLogger(__name__)

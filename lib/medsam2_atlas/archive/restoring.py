@@ -18,9 +18,9 @@ from medsam2_atlas.archive.manifest import Entry, Snapshot
 from medsam2_atlas.archive.place import RESTORING, Place
 from medsam2_atlas.archive.publishing import make_folders
 from medsam2_atlas.archive.vault import Vault
-from medsam2_atlas.errors import ConflictError, InputError, StorageError
-from medsam2_atlas.files import opened, remove_folder, sha256
-from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.base.errors import ConflictError, InputError, StorageError
+from medsam2_atlas.base.files import opened, remove_folder, sha256
+from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.storage import WORK_FOLDER, flush
 
 _MARK = "snapshot.json"

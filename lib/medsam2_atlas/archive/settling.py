@@ -10,8 +10,8 @@ from medsam2_atlas.archive.listing import lineages
 from medsam2_atlas.archive.manifest import Entry
 from medsam2_atlas.archive.place import Place
 from medsam2_atlas.archive.vault import Vault
-from medsam2_atlas.files import text_of
-from medsam2_atlas.kinds import suffix_in
+from medsam2_atlas.base.files import text_of
+from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage import Version
 
 _RECORD = re.compile(r"\d{5,}\.json")

@@ -26,8 +26,8 @@ from medsam2_atlas.archive.alone import alone_in
 from medsam2_atlas.archive.contents import Contents
 from medsam2_atlas.archive.manifest import Entry, Snapshot, read_snapshot
 from medsam2_atlas.archive.place import Place
-from medsam2_atlas.errors import ConflictError, InputError, StorageError
-from medsam2_atlas.files import opened
+from medsam2_atlas.base.errors import ConflictError, InputError, StorageError
+from medsam2_atlas.base.files import opened
 from medsam2_atlas.storage import flush
 
 IDENTITY = "backup.json"

@@ -19,10 +19,10 @@ from medsam2_atlas.archive.manifest import read_snapshot
 from medsam2_atlas.archive.other_checks import image_index, other_findings
 from medsam2_atlas.archive.place import Place
 from medsam2_atlas.archive.vault import Vault
-from medsam2_atlas.errors import StorageError
-from medsam2_atlas.files import opened, stream_sha256
-from medsam2_atlas.progress import Progress, silent
-from medsam2_atlas.resource import state_folder
+from medsam2_atlas.base.errors import StorageError
+from medsam2_atlas.base.files import opened, stream_sha256
+from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.base.resource import state_folder
 from medsam2_atlas.storage import stamp
 
 _TRIES = 3

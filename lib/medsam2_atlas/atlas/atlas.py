@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from medsam2_atlas.atlas.reference import MAP_SPACING, Reference, map_shape
-from medsam2_atlas.errors import AtlasError
-from medsam2_atlas.files import replacing
-from medsam2_atlas.labels import OrganTable, organ_table
+from medsam2_atlas.base.errors import AtlasError
+from medsam2_atlas.base.files import replacing
+from medsam2_atlas.imaging.labels import OrganTable, organ_table
 from medsam2_atlas.registration import MeanDescriptors, WorkImage
 
 FORMAT = 3

@@ -11,8 +11,8 @@ import numpy as np
 
 from medsam2_atlas.atlas.atlas import ProbabilityMap
 from medsam2_atlas.atlas.reference import HALF, MAP_SPACING, Reference, map_shape
-from medsam2_atlas.choices import MissingOrgan
-from medsam2_atlas.masks import occupied
+from medsam2_atlas.base.choices import MissingOrgan
+from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.registration import WorkImage
 
 

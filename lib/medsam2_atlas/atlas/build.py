@@ -15,12 +15,13 @@ import torch
 from medsam2_atlas.atlas.atlas import Atlas
 from medsam2_atlas.atlas.average import probability_maps, with_agreements
 from medsam2_atlas.atlas.reference import NOWHERE, Reference, ReferenceFiles, warp_reference
-from medsam2_atlas.choices import MissingOrgan
-from medsam2_atlas.errors import AtlasError, InputError, MedSAM2AtlasError, problem_of
-from medsam2_atlas.hounsfield import CHECK, HuRule, to_hu
-from medsam2_atlas.kinds import SUFFIXES, not_taken, suffix_in
-from medsam2_atlas.labels import OrganTable, organ_table
-from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.base.choices import MissingOrgan
+from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, problem_of
+from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.imaging.hounsfield import CHECK, HuRule, to_hu
+from medsam2_atlas.imaging.kinds import SUFFIXES, not_taken, suffix_in
+from medsam2_atlas.imaging.labels import OrganTable, organ_table
+from medsam2_atlas.imaging.volume import read_labels, read_volume
 from medsam2_atlas.registration import (
     LEAST_COVERAGE,
     CommonSpace,
@@ -32,7 +33,6 @@ from medsam2_atlas.registration import (
     mean_descriptors,
     registration_config,
 )
-from medsam2_atlas.volume import read_labels, read_volume
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from medsam2_atlas.atlas.atlas import Atlas
 from medsam2_atlas.atlas.build import assemble, build_atlas, read_reference, skip
 from medsam2_atlas.atlas.outlier import outlying
 from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, warp_reference
-from medsam2_atlas.choices import MissingOrgan
-from medsam2_atlas.errors import problem_of
-from medsam2_atlas.files import sha256
-from medsam2_atlas.hounsfield import CHECK, HuRule
-from medsam2_atlas.labels import OrganTable, organ_table
-from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.base.choices import MissingOrgan
+from medsam2_atlas.base.errors import problem_of
+from medsam2_atlas.base.files import sha256
+from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
+from medsam2_atlas.imaging.labels import OrganTable, organ_table
 from medsam2_atlas.registration import (
     RegistrationCache,
     RegistrationConfig,

@@ -8,8 +8,8 @@ import numpy as np
 
 from medsam2_atlas.atlas.average import consensus, with_agreements
 from medsam2_atlas.atlas.reference import MAP_SPACING, Reference, map_shape
-from medsam2_atlas.choices import MissingOrgan
-from medsam2_atlas.labels import OrganTable, organ_table
+from medsam2_atlas.base.choices import MissingOrgan
+from medsam2_atlas.imaging.labels import OrganTable, organ_table
 from medsam2_atlas.registration import WorkImage
 
 _SPREADS = 4.0

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from medsam2_atlas.files import replacing, sha256
-from medsam2_atlas.masks import occupied
+from medsam2_atlas.base.files import replacing, sha256
+from medsam2_atlas.imaging.masks import occupied
+from medsam2_atlas.imaging.volume import Volume, read_labels
 from medsam2_atlas.registration import Transform, WorkImage, grid_points
-from medsam2_atlas.volume import Volume, read_labels
 
 MAP_SPACING = 3.0
 THUMBNAIL_SPACING = 12.0

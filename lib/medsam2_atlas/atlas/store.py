@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from medsam2_atlas.atlas.atlas import Atlas
-from medsam2_atlas.errors import AtlasError
-from medsam2_atlas.files import replacing
+from medsam2_atlas.base.errors import AtlasError
+from medsam2_atlas.base.files import replacing
 
 
 class AtlasStore:

@@ -9,11 +9,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam2_atlas.audit_log import record_command
+from medsam2_atlas.audit.log import record_command
+from medsam2_atlas.base.console import bars, console, echo
+from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.cli.options import StudiesArgument
 from medsam2_atlas.cli.outputs import JSON, check_files
-from medsam2_atlas.console import bars, console, echo
-from medsam2_atlas.errors import StorageError
 
 if TYPE_CHECKING:
     from medsam2_atlas.archive import Backup, Verification
@@ -36,7 +36,7 @@ def verify_command(
     """
     check_files((report, JSON))
     from medsam2_atlas.archive import IDENTITY, Place, verify, verify_backup
-    from medsam2_atlas.files import write_json
+    from medsam2_atlas.base.files import write_json
 
     backup = (Path(studies) / IDENTITY).is_file()
     with bars(time_left=True) as progress:

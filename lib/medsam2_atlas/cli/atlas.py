@@ -10,14 +10,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam2_atlas.choices import MissingOrgan
+from medsam2_atlas.base.choices import MissingOrgan
+from medsam2_atlas.base.console import bars, console, echo
+from medsam2_atlas.base.errors import AtlasError
+from medsam2_atlas.base.files import replacing
 from medsam2_atlas.cli.cases import learnable, print_left_out
 from medsam2_atlas.cli.folders import study_folder
 from medsam2_atlas.cli.options import HuOption, StrictOption
 from medsam2_atlas.cli.outputs import NPZ, check_files, check_folder
-from medsam2_atlas.console import bars, console, echo
-from medsam2_atlas.errors import AtlasError
-from medsam2_atlas.files import replacing
 
 if TYPE_CHECKING:
     from medsam2_atlas.atlas import Atlas
@@ -38,7 +38,7 @@ def build_command(
 ) -> None:
     """Register annotated CTs into a common space and average their labels there."""
     check_folder(out, replaced=True)
-    from medsam2_atlas.hounsfield import HuRule
+    from medsam2_atlas.imaging.hounsfield import HuRule
 
     rule = HuRule.parse(hu)
     from medsam2_atlas.atlas import Atlas, build_atlas, find_references
@@ -66,10 +66,10 @@ def grow_command(
     strict: StrictOption = False,
 ) -> None:
     """Let the atlas of a studies folder grow by what was signed off; only new labels are registered."""
-    from medsam2_atlas.hounsfield import HuRule
+    from medsam2_atlas.imaging.hounsfield import HuRule
 
     rule = HuRule.parse(hu)
-    from medsam2_atlas.audit_log import record_command
+    from medsam2_atlas.audit.log import record_command
     from medsam2_atlas.studies import grow_studies_atlas
 
     folder = study_folder(studies)
@@ -135,14 +135,15 @@ def scores_command(
 ) -> None:
     """Print the highest score of each organ in a CT; write the score maps where asked."""
     check_files((out, NPZ), inputs=(image,))
-    from medsam2_atlas.hounsfield import HuRule, read_ct
+    from medsam2_atlas.imaging.hounsfield import HuRule, read_ct
 
     rule = HuRule.parse(hu)
     import numpy as np
 
-    from medsam2_atlas.atlas import Atlas, resolve_atlas, score_maps
-    from medsam2_atlas.labels import organ_table
+    from medsam2_atlas.atlas import Atlas, resolve_atlas
+    from medsam2_atlas.imaging.labels import organ_table
     from medsam2_atlas.prompting import threshold_of
+    from medsam2_atlas.scoremaps import score_maps
 
     volume = read_ct(image, rule)
     with bars() as progress:
@@ -174,7 +175,7 @@ def base_atlas(given: Path | None) -> Atlas | None:
         AtlasError: the one that is named is none.
     """
     from medsam2_atlas.atlas import Atlas
-    from medsam2_atlas.places import find_atlas
+    from medsam2_atlas.segmenters.places import find_atlas
 
     try:
         return Atlas.load(find_atlas(given))
@@ -185,7 +186,7 @@ def base_atlas(given: Path | None) -> Atlas | None:
 
 
 def _show(atlas: Atlas) -> None:
-    from medsam2_atlas.labels import organ_table
+    from medsam2_atlas.imaging.labels import organ_table
 
     table = Table("organ", "references", "highest share", "Dice between references")
     for k, organ_map in atlas.maps.items():

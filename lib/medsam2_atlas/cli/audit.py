@@ -9,8 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from medsam2_atlas.base.console import console
 from medsam2_atlas.cli.options import StudiesArgument
-from medsam2_atlas.console import console
 
 _SHOWN = ("at", "who", "action", "study", "tag", "version", "outcome", "place")
 
@@ -28,7 +28,7 @@ def audit_command(
 ) -> None:
     """Print the audit log, the newest last, and check that no line was changed. Exit status 1 if one was."""
     from medsam2_atlas.archive import Place
-    from medsam2_atlas.audit_reading import Wanted, check, lines
+    from medsam2_atlas.audit.reading import Wanted, check, lines
 
     work = Place.existing(studies).work
     found = lines(work, Wanted(since, study, who, action, limit))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from medsam2_atlas.choices import FINAL
+from medsam2_atlas.base.choices import FINAL
+from medsam2_atlas.base.console import console
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.cli.folders import study_folder
-from medsam2_atlas.console import console
-from medsam2_atlas.errors import InputError
 
 if TYPE_CHECKING:
     from medsam2_atlas.atlas import ReferenceFiles

@@ -10,16 +10,16 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from medsam2_atlas.base.console import bars, console, echo
+from medsam2_atlas.base.errors import problem_of
 from medsam2_atlas.cli.cases import annotated_cases, signed_off
 from medsam2_atlas.cli.folders import study_folder
 from medsam2_atlas.cli.options import HuOption
 from medsam2_atlas.cli.outputs import JSON, check_files
-from medsam2_atlas.console import bars, console, echo
-from medsam2_atlas.errors import problem_of
 
 if TYPE_CHECKING:
-    from medsam2_atlas.hounsfield import HuRule
-    from medsam2_atlas.volume import Volume
+    from medsam2_atlas.imaging.hounsfield import HuRule
+    from medsam2_atlas.imaging.volume import Volume
 
 Case = tuple[str, Path, Path | None]
 """Name, CT, and its label map if there is one."""
@@ -35,8 +35,8 @@ def check_command(
 ) -> None:
     """Tell which CTs and label maps can be used, what is mended as they are read, and why others cannot be used."""
     check_files((report, JSON), inputs=(path, label))
-    from medsam2_atlas.files import write_json
-    from medsam2_atlas.hounsfield import HuRule
+    from medsam2_atlas.base.files import write_json
+    from medsam2_atlas.imaging.hounsfield import HuRule
 
     rule, left_out = HuRule.parse(hu), dict[str, str]()
     cases = _cases(path, label, left_out)
@@ -77,8 +77,8 @@ def _cases(path: Path, label: Path | None, left_out: dict[str, str]) -> list[Cas
 
 def _examined(case: Case, rule: HuRule) -> dict[str, Any]:
     """Returns what a case holds, or its `problem`."""
-    from medsam2_atlas.hounsfield import read_ct
-    from medsam2_atlas.volume import read_labels
+    from medsam2_atlas.imaging.hounsfield import read_ct
+    from medsam2_atlas.imaging.volume import read_labels
 
     name, image, label = case
     about: dict[str, Any] = {"name": name, "image": str(image), **({"label": str(label)} if label else {})}
@@ -105,7 +105,7 @@ def _organs(file: Path, labels: Volume) -> list[str]:
     """
     import numpy as np
 
-    from medsam2_atlas.labels import organ_table
+    from medsam2_atlas.imaging.labels import organ_table
 
     table, held = organ_table(), np.unique(labels.array).tolist()
     table.check(file, held)

@@ -8,15 +8,15 @@ from typing import Annotated, get_args
 import typer
 from rich.table import Table
 
-from medsam2_atlas.choices import REFERENCE_STRATEGIES, Strategy
+from medsam2_atlas.base.choices import REFERENCE_STRATEGIES, Strategy
+from medsam2_atlas.base.console import bars, console, echo
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.file_modes import umask_of_user
 from medsam2_atlas.cli.atlas import base_atlas
 from medsam2_atlas.cli.cases import print_left_out
 from medsam2_atlas.cli.folders import study_folder
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption, HuOption, StrictOption
 from medsam2_atlas.cli.outputs import check_folder
-from medsam2_atlas.console import bars, console, echo
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.file_modes import umask_of_user
 
 _STRATEGIES = [name for name in get_args(Strategy) if name not in REFERENCE_STRATEGIES]
 
@@ -39,16 +39,16 @@ def compare_command(
     if strategy not in _STRATEGIES:
         raise InputError(strategy, "is not a strategy without a true label map.", f"Choose from: {', '.join(_STRATEGIES)}.")
     check_folder(out)
-    from medsam2_atlas.hounsfield import HuRule
+    from medsam2_atlas.imaging.hounsfield import HuRule
 
     rule = HuRule.parse(hu)
     from medsam2_atlas.atlas import Atlas
+    from medsam2_atlas.base.device import pick_device
+    from medsam2_atlas.base.memory import Ladder
     from medsam2_atlas.comparison import Contestant, compare_studies, foundation, unet_baseline, write_comparison
-    from medsam2_atlas.device import pick_device
-    from medsam2_atlas.labels import organ_table
+    from medsam2_atlas.imaging.labels import organ_table
     from medsam2_atlas.medsam2 import find_checkpoint, load_weights
-    from medsam2_atlas.memory import Ladder
-    from medsam2_atlas.places import find_atlas, find_unet
+    from medsam2_atlas.segmenters.places import find_atlas, find_unet
     from medsam2_atlas.studies import grown_atlas
     from medsam2_atlas.unet import load_unet
 

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
+from medsam2_atlas.base.resource import python_path, resource
 from medsam2_atlas.cli.options import DeviceOption
 from medsam2_atlas.cli.outputs import check_folder
-from medsam2_atlas.resource import python_path, resource
 
 
 def demo_command(

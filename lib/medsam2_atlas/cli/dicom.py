@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from medsam2_atlas.choices import Made
+from medsam2_atlas.base.choices import Made
+from medsam2_atlas.base.console import echo
+from medsam2_atlas.base.files import replacing
 from medsam2_atlas.cli.outputs import DICOM, check_files
-from medsam2_atlas.console import echo
-from medsam2_atlas.files import replacing
 
 app = typer.Typer(help="Label maps as DICOM objects.", no_args_is_help=True)
 
@@ -43,7 +43,7 @@ def rtstruct_command(label: _Label, series: _Series, out: _Out, version: _Versio
 
 def _write(write: Callable[..., Any], label: Path, series: Path, out: Path, version: int, made: Made) -> None:
     from medsam2_atlas.dicom import LabelOrigin
-    from medsam2_atlas.volume import read_labels, read_volume
+    from medsam2_atlas.imaging.volume import read_labels, read_volume
 
     image = read_volume(series)
     labels = image.with_array(read_labels(label, image).array).restored()

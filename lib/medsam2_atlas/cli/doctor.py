@@ -11,11 +11,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from medsam2_atlas.base.console import console
+from medsam2_atlas.base.errors import MedSAM2AtlasError, problem_of
 from medsam2_atlas.cli.doctor_device import Row as _Row
 from medsam2_atlas.cli.doctor_device import device_rows as _device
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption
-from medsam2_atlas.console import console
-from medsam2_atlas.errors import MedSAM2AtlasError, problem_of
 
 _PACKAGES = ("torch", "monai", "monailabel", "sam2", "SimpleITK", "numpy", "pydicom")
 
@@ -58,7 +58,7 @@ def _looked_at(what: str, look: Callable[[], Iterator[_Row]]) -> list[_Row]:
 def _versions() -> Iterator[_Row]:
     from importlib.metadata import PackageNotFoundError, version
 
-    from medsam2_atlas.segmentation import package_version
+    from medsam2_atlas.base.version import package_version
 
     yield _Row("medsam2-atlas", package_version())
     yield _Row("Python", platform.python_version())
@@ -79,7 +79,7 @@ def _weights(checkpoint: Path | None, config: str | None) -> Iterator[_Row]:
 
 
 def _unet() -> Iterator[_Row]:
-    from medsam2_atlas.places import find_unet
+    from medsam2_atlas.segmenters.places import find_unet
     from medsam2_atlas.unet import load_unet
 
     found = load_unet(find_unet("unet_3d"))
@@ -90,7 +90,7 @@ def _unet() -> Iterator[_Row]:
 
 def _atlas(given: Path | None) -> Iterator[_Row]:
     from medsam2_atlas.atlas import Atlas
-    from medsam2_atlas.places import find_atlas
+    from medsam2_atlas.segmenters.places import find_atlas
 
     found = Atlas.load(find_atlas(given))
     yield _Row("atlas", f"{found.source}: version {found.version}, {len(found.references)} references")

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from medsam2_atlas.card_look import Card, Look
+    from medsam2_atlas.base.card_look import Card, Look
 
 LIMIT = 120.0
 """Seconds after which a look at the cards counts as hanging; it takes a few, most of them to import PyTorch."""
@@ -30,8 +30,8 @@ def device_rows() -> Iterator[Row]:
     """Returns the rows about devices. A build for processors only has no card to look at."""
     import torch
 
-    from medsam2_atlas.card_problems import cpu_build
-    from medsam2_atlas.cards import has_cuda_build
+    from medsam2_atlas.base.card_problems import cpu_build
+    from medsam2_atlas.base.cards import has_cuda_build
 
     processor = Row("device", f"cpu, {torch.get_num_threads()} threads")
     if not has_cuda_build():
@@ -55,9 +55,9 @@ def device_rows() -> Iterator[Row]:
 
 def _look() -> Look:
     """Looks at the cards in another process: a broken driver may hang it or crash it, and the other rows still count."""
-    from medsam2_atlas.card_look import Look
+    from medsam2_atlas.base.card_look import Look
 
-    command = [sys.executable, "-m", "medsam2_atlas.card_look"]
+    command = [sys.executable, "-m", "medsam2_atlas.base.card_look"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         printed, errors = process.communicate(timeout=LIMIT)
@@ -81,7 +81,7 @@ def _failed(error: Exception) -> Row:
 def _build(found: Look) -> Row:
     import torch
 
-    from medsam2_atlas.card_problems import NO_DRIVER, hidden_cards
+    from medsam2_atlas.base.card_problems import NO_DRIVER, hidden_cards
 
     build = f"build for CUDA {torch.version.cuda}" if torch.version.cuda else "build for ROCm"
     driver = f"driver {found.driver}" if found.driver else "no driver" if found.cause == NO_DRIVER else ""
@@ -90,13 +90,13 @@ def _build(found: Look) -> Row:
 
 def _hidden() -> bool:
     """Whether the user hides all cards from this process; the row of the build says so."""
-    from medsam2_atlas.card_problems import HIDING
+    from medsam2_atlas.base.card_problems import HIDING
 
     return os.environ.get(HIDING) in ("", "-1")
 
 
 def _may_have_card() -> bool:
-    from medsam2_atlas.cards import shows_card
+    from medsam2_atlas.base.cards import shows_card
 
     return shows_card() or shutil.which("nvidia-smi") is not None
 

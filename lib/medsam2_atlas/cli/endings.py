@@ -29,9 +29,9 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from medsam2_atlas.console import console
-from medsam2_atlas.errors import MedSAM2AtlasError
-from medsam2_atlas.resource import state_folder
+from medsam2_atlas.base.console import console
+from medsam2_atlas.base.errors import MedSAM2AtlasError
+from medsam2_atlas.base.resource import state_folder
 
 EPILOG = "Exit status: 0 done; 1 an error, named in one line; 2 wrong usage; 130 interrupted; 141 nobody reads the output."
 
@@ -97,8 +97,8 @@ def _of_gpu(error: BaseException) -> str:
     """Returns what an error of a GPU means; empty for other errors."""
     if "torch" not in sys.modules:  # then no GPU was used
         return ""
-    from medsam2_atlas.card_problems import explained
-    from medsam2_atlas.memory import is_gpu_failure, is_out_of_memory
+    from medsam2_atlas.base.card_problems import explained
+    from medsam2_atlas.base.memory import is_gpu_failure, is_out_of_memory
 
     if is_out_of_memory(error):
         return "the GPU has too little free memory for this. Free some, or use --device cpu."
@@ -151,7 +151,7 @@ def _write(handle: int, file: Path, content: bytes) -> None:
 
 def _version() -> str:
     try:
-        from medsam2_atlas.segmentation import package_version
+        from medsam2_atlas.base.version import package_version
 
         return package_version()
     except Exception:  # noqa: BLE001 - a broken installation must not hide the error that is told

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medsam2_atlas.base.console import bars, console, echo
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.cli.options import StudiesArgument
-from medsam2_atlas.console import bars, console, echo
-from medsam2_atlas.errors import InputError, MedSAM2AtlasError
 
 if TYPE_CHECKING:
     from medsam2_atlas.archive import Place
@@ -30,8 +30,8 @@ def erase_command(
 
     Runs beside a live server, but not beside a training. It tells what it cannot erase, and what to do about that.
     """
-    from medsam2_atlas import file_modes
     from medsam2_atlas.archive import Place
+    from medsam2_atlas.base import file_modes
     from medsam2_atlas.erasing import erase, look
 
     place = Place.existing(studies)
@@ -52,8 +52,8 @@ def erase_command(
 
 def readmit_command(studies: StudiesArgument, study: _Study) -> None:
     """Let a server fetch an erased series of its PACS again."""
-    from medsam2_atlas import file_modes
     from medsam2_atlas.archive import Place
+    from medsam2_atlas.base import file_modes
     from medsam2_atlas.erasing import readmit
 
     place = Place.existing(studies)
@@ -73,7 +73,7 @@ def _tell(erasure: Erasure, what: str) -> None:
 def _build_atlas_again(place: Place) -> None:
     """Builds an atlas that grew from signed-off labels alone again, with a new common space."""
     from medsam2_atlas.cli.cases import learnable, print_left_out
-    from medsam2_atlas.hounsfield import CHECK, HuRule
+    from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
     from medsam2_atlas.storage import StudyFolder, WorkFolder
     from medsam2_atlas.studies import grow_studies_atlas
 

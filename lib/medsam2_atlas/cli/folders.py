@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medsam2_atlas import file_modes
+from medsam2_atlas.base import file_modes
 
 if TYPE_CHECKING:
     from medsam2_atlas.storage import StudyFolder

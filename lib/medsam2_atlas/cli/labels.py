@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from medsam2_atlas.audit_log import record_command
-from medsam2_atlas.choices import FINAL
+from medsam2_atlas.audit.log import record_command
+from medsam2_atlas.base.choices import FINAL
+from medsam2_atlas.base.console import console, echo
+from medsam2_atlas.base.errors import MedSAM2AtlasError
+from medsam2_atlas.base.file_modes import umask_of_user
+from medsam2_atlas.base.files import replacing
 from medsam2_atlas.cli.folders import study_folder
 from medsam2_atlas.cli.outputs import check_files
-from medsam2_atlas.console import console, echo
-from medsam2_atlas.errors import MedSAM2AtlasError
-from medsam2_atlas.file_modes import umask_of_user
-from medsam2_atlas.files import replacing
 
 if TYPE_CHECKING:
     from medsam2_atlas.storage import StudyStore, Version

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from medsam2_atlas.base.console import echo, set_up_logging
+from medsam2_atlas.base.own_user import ensure_name
 from medsam2_atlas.cli import (
     atlas,
     check,
@@ -27,8 +29,6 @@ from medsam2_atlas.cli import (
     weights,
 )
 from medsam2_atlas.cli.endings import EPILOG, end, plain_endings
-from medsam2_atlas.console import echo, set_up_logging
-from medsam2_atlas.own_user import ensure_name
 
 
 class _Commands(TyperGroup):
@@ -78,7 +78,7 @@ def options(
 @app.command("version")
 def version_command() -> None:
     """Print the version."""
-    from medsam2_atlas.segmentation import package_version
+    from medsam2_atlas.base.version import package_version
 
     echo(package_version())
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medsam2_atlas.choices import device_name
+from medsam2_atlas.base.choices import device_name
 
 CheckpointOption = Annotated[
     Path | None,

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.base.errors import InputError
 
 DICOM = (".dcm", ".dicom", "")
 JSON = (".json",)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medsam2_atlas.base.console import bars, echo
 from medsam2_atlas.cli.outputs import check_folder
-from medsam2_atlas.console import bars, echo
 
 
 def phantoms_command(
@@ -24,7 +24,7 @@ def phantoms_command(
 ) -> None:
     """Make synthetic abdominal CTs with label maps of all 15 organs."""
     check_folder(out)
-    from medsam2_atlas.phantoms import write_dataset
+    from medsam2_atlas.demo.phantoms import write_dataset
 
     with bars() as progress:
         write_dataset(out, count, seed, spacing=spacing, hu_step=hu_step, workers=workers, progress=progress)

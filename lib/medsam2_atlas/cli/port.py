@@ -8,7 +8,7 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.base.errors import InputError
 
 _PROC = Path("/proc")
 _LISTENS = "0A"

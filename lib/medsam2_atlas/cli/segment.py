@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from medsam2_atlas.choices import REFERENCE_STRATEGIES, Loop, Memory, PromptSource, Strategy, ThresholdRule
+from medsam2_atlas.base.choices import REFERENCE_STRATEGIES, Loop, Memory, PromptSource, Strategy, ThresholdRule
+from medsam2_atlas.base.console import bars, console, echo
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.files import replacing, write_json
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption, HuOption
 from medsam2_atlas.cli.outputs import JSON, NPZ, PNG, check_files
-from medsam2_atlas.console import bars, console, echo
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.files import replacing, write_json
 
 
 def segment_command(
@@ -42,10 +42,10 @@ def segment_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Segment a CT."""
-    from medsam2_atlas.hounsfield import HuRule, read_ct
-    from medsam2_atlas.kinds import SUFFIXES
-    from medsam2_atlas.labels import organ_table
-    from medsam2_atlas.volume import read_labels, write_volume
+    from medsam2_atlas.imaging.hounsfield import HuRule, read_ct
+    from medsam2_atlas.imaging.kinds import SUFFIXES
+    from medsam2_atlas.imaging.labels import organ_table
+    from medsam2_atlas.imaging.volume import read_labels, write_volume
 
     if (truth is not None) != (strategy in REFERENCE_STRATEGIES):
         raise InputError("--truth", "goes with the strategies reference-1 and reference-3, and only with them.")
@@ -53,12 +53,12 @@ def segment_command(
     rule = HuRule.parse(hu)
     chosen = tuple(organ_table().select(o for o in organs.split(",") if o))
     from medsam2_atlas.atlas import Atlas, resolve_atlas
-    from medsam2_atlas.device import pick_device
+    from medsam2_atlas.base.device import pick_device
+    from medsam2_atlas.base.memory import Ladder
+    from medsam2_atlas.imaging.preview import write_preview
     from medsam2_atlas.medsam2 import find_checkpoint, load_weights
-    from medsam2_atlas.memory import Ladder
-    from medsam2_atlas.pipeline import Case, Options, segment_within_memory
-    from medsam2_atlas.preview import write_preview
     from medsam2_atlas.prompting import Prompts
+    from medsam2_atlas.segmenters.strategies import Case, Options, segment_within_memory
 
     loaded_atlas = Atlas.load(resolve_atlas(atlas)) if atlas is not None else None
     weights = None
@@ -69,7 +69,7 @@ def segment_command(
             console.print(f"[yellow]{weights.mark}[/]")
     loaded_unet = None
     if prompts != "atlas":
-        from medsam2_atlas.places import find_unet
+        from medsam2_atlas.segmenters.places import find_unet
         from medsam2_atlas.unet import load_unet
 
         loaded_unet = load_unet(find_unet("unet_3d", unet))
@@ -117,11 +117,11 @@ def propagate_command(
     check_files((logits, NPZ), inputs=(image, prompts))
     import numpy as np
 
-    from medsam2_atlas.device import pick_device
+    from medsam2_atlas.base.device import pick_device
+    from medsam2_atlas.base.memory import Ladder
+    from medsam2_atlas.imaging.volume import read_volume
     from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, find_checkpoint, load_weights
-    from medsam2_atlas.memory import Ladder
     from medsam2_atlas.prompting import read_prompts
-    from medsam2_atlas.volume import read_volume
 
     weights = load_weights(find_checkpoint(checkpoint), config)
     ladder = Ladder(pick_device(device))

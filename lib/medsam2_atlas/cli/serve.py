@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.file_modes import set_umask
+from medsam2_atlas.base.files import replacing
+from medsam2_atlas.base.own_user import ensure_home, ensure_temp
+from medsam2_atlas.base.resource import python_path, resource, state_folder
+from medsam2_atlas.base.root_path import parse_root_path
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.file_modes import set_umask
-from medsam2_atlas.files import replacing
-from medsam2_atlas.own_user import ensure_home, ensure_temp
-from medsam2_atlas.resource import python_path, resource, state_folder
-from medsam2_atlas.root_path import parse_root_path
 
 _HERE = ("127.0.0.1", "::1", "localhost")
 
@@ -74,7 +74,7 @@ def serve_command(
 
     check_port(host, port)
     if device.startswith("cuda"):
-        from medsam2_atlas.device import pick_device
+        from medsam2_atlas.base.device import pick_device
 
         pick_device(device)  # so that a missing card is reported in one line
     set_umask(for_group=False)  # of the server's log, too; the server opens other files to a group if it is told to

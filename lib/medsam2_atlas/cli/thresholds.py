@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from medsam2_atlas.choices import Fusion
+from medsam2_atlas.base.choices import Fusion
+from medsam2_atlas.base.console import bars, console, echo
 from medsam2_atlas.cli.outputs import check_folder
-from medsam2_atlas.console import bars, console, echo
 
 
 def thresholds_command(
@@ -19,8 +19,9 @@ def thresholds_command(
     store: Annotated[bool, typer.Option(help="Store them with the atlas.")] = True,
 ) -> None:
     """Find the best threshold of each organ for an atlas, and store them with it."""
-    from medsam2_atlas.atlas import Atlas, find_thresholds, fusion_config, resolve_atlas, with_thresholds
-    from medsam2_atlas.labels import organ_table
+    from medsam2_atlas.atlas import Atlas, resolve_atlas
+    from medsam2_atlas.imaging.labels import organ_table
+    from medsam2_atlas.scoremaps import find_thresholds, fusion_config, with_thresholds
 
     folder = resolve_atlas(atlas)
     if store:

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from medsam2_atlas.console import console
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.base.console import console
+from medsam2_atlas.base.errors import InputError
 
 app = typer.Typer(help="Files of tokens: who may log in at the server.", no_args_is_help=True)
 
@@ -26,8 +26,8 @@ def add_command(
     expires: Annotated[str, typer.Option(help="Last day of the token (UTC), such as 2027-01-31.")] = "",
 ) -> None:
     """Add a person to a file of tokens, and print their token. It is shown only once: the file holds its checksum."""
-    from medsam2_atlas.token_adding import add_person
-    from medsam2_atlas.token_entries import ROLES
+    from medsam2_atlas.access.token_adding import add_person
+    from medsam2_atlas.access.token_entries import ROLES
 
     if role not in ROLES:
         raise InputError(role, "is no role.", f"Choose from: {', '.join(ROLES)}.")
@@ -39,7 +39,7 @@ def add_command(
 @app.command("check", epilog="Example: medsam2-atlas tokens check tokens.yaml")
 def check_command(file: _File) -> None:
     """List the people of a file of tokens, or tell why the server would refuse it."""
-    from medsam2_atlas.token_entries import read_tokens
+    from medsam2_atlas.access.token_entries import read_tokens
 
     table = Table("name", "role", "token ends (UTC)")
     for person in read_tokens(file).values():

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from medsam2_atlas.base.console import bars, console, echo
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.file_modes import umask_of_user
 from medsam2_atlas.cli.cases import annotated_cases, print_left_out
 from medsam2_atlas.cli.options import DeviceOption, HuOption, StrictOption
 from medsam2_atlas.cli.outputs import WEIGHTS, check_files, check_folder
-from medsam2_atlas.console import bars, console, echo
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.file_modes import umask_of_user
-from medsam2_atlas.training import DEMO_MARK, DemoTraining
+from medsam2_atlas.demo.training import DEMO_MARK, DemoTraining
 
 app = typer.Typer(help="Training.", no_args_is_help=True)
 
@@ -36,11 +36,11 @@ def unet_command(
 ) -> None:
     """Train a U-Net on annotated CTs; the best weights are RUN/best.pt."""
     check_files((half, WEIGHTS), inputs=(start,), made=(run,))
-    from medsam2_atlas.hounsfield import HuRule
+    from medsam2_atlas.imaging.hounsfield import HuRule
 
     rule = HuRule.parse(hu)
-    from medsam2_atlas.audit_log import record_command
-    from medsam2_atlas.device import pick_device
+    from medsam2_atlas.audit.log import record_command
+    from medsam2_atlas.base.device import pick_device
     from medsam2_atlas.storage import WorkFolder
     from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, save_unet, unet_config, with_training
 
@@ -94,8 +94,8 @@ def demo_command(
     """Train the MedSAM2 demo network on phantoms from scratch; goes on where a stopped training left off."""
     check_files((out, WEIGHTS))
     check_folder(cache)
-    from medsam2_atlas.device import pick_device
-    from medsam2_atlas.training import train_demo
+    from medsam2_atlas.base.device import pick_device
+    from medsam2_atlas.demo.training import train_demo
 
     options = DemoTraining(seed=seed, patients=patients, steps=steps)
     with bars() as progress:

@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
+from medsam2_atlas.base.console import bars, echo
+from medsam2_atlas.base.errors import WeightsError
+from medsam2_atlas.base.files import sha256
+from medsam2_atlas.base.progress import Progress
+from medsam2_atlas.base.resource import model_folder, resource
 from medsam2_atlas.cli.options import ConfigOption
 from medsam2_atlas.cli.outputs import WEIGHTS, check_files
-from medsam2_atlas.console import bars, echo
-from medsam2_atlas.errors import WeightsError
-from medsam2_atlas.files import sha256
-from medsam2_atlas.progress import Progress
-from medsam2_atlas.resource import model_folder, resource
 
 app = typer.Typer(help="MedSAM2's weights.", no_args_is_help=True)
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from PIL import Image
 
+from medsam2_atlas.base.files import replacing, write_json
 from medsam2_atlas.comparison.plots import agreement_plot, dice_per_organ_plot, png
 from medsam2_atlas.comparison.studies import CaseComparison, Comparison
-from medsam2_atlas.files import replacing, write_json
-from medsam2_atlas.hounsfield import read_ct
-from medsam2_atlas.labels import organ_table
-from medsam2_atlas.preview import draw_preview
+from medsam2_atlas.imaging.hounsfield import read_ct
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.preview import draw_preview
+from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.storage import StudyFolder
-from medsam2_atlas.volume import read_labels
 
 log = logging.getLogger(__name__)
 

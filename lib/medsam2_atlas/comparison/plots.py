@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
 from medsam2_atlas.comparison.studies import Comparison
-from medsam2_atlas.labels import organ_table
+from medsam2_atlas.imaging.labels import organ_table
 
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a")
 

@@ -12,23 +12,24 @@ import numpy as np
 import torch
 
 from medsam2_atlas.atlas import Atlas
-from medsam2_atlas.choices import Memory
-from medsam2_atlas.energy import measured
-from medsam2_atlas.errors import InputError, MedSAM2AtlasError, problem_of
+from medsam2_atlas.base.choices import Memory
+from medsam2_atlas.base.energy import measured
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, problem_of
+from medsam2_atlas.base.files import write_json
+from medsam2_atlas.base.memory import Ladder, ran_on
+from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.evaluation import OrganScore, compare_labels
-from medsam2_atlas.files import write_json
-from medsam2_atlas.hounsfield import CHECK, HuRule, read_ct
-from medsam2_atlas.labels import organ_table
+from medsam2_atlas.imaging.hounsfield import CHECK, HuRule, read_ct
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import Volume, read_labels
 from medsam2_atlas.medsam2 import Weights
-from medsam2_atlas.memory import Ladder, ran_on
-from medsam2_atlas.pipeline import Case, segment
-from medsam2_atlas.progress import Progress, silent
 from medsam2_atlas.registration import RegistrationCache
-from medsam2_atlas.segmentation import Segmentation
+from medsam2_atlas.segmenters.base import Segmentation
+from medsam2_atlas.segmenters.strategies import Case, segment
+from medsam2_atlas.segmenters.unet import segment_with_unet
 from medsam2_atlas.storage import FINAL, Study, StudyFolder, WorkFolder
 from medsam2_atlas.studies import PredictionStore, foundation_provenance, unet_provenance
-from medsam2_atlas.unet import UNet, segment_with_unet
-from medsam2_atlas.volume import Volume, read_labels
+from medsam2_atlas.unet import UNet
 
 log = logging.getLogger(__name__)
 

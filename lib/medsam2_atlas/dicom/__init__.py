@@ -6,10 +6,10 @@ first use.
 
 from typing import TYPE_CHECKING
 
-from medsam2_atlas.choices import Made
+from medsam2_atlas.base.choices import Made
+from medsam2_atlas.base.lazy import lazy_exports
 from medsam2_atlas.dicom.origin import LabelOrigin, seg_series_uid
 from medsam2_atlas.dicom.uids import uid_folder_name, valid_uid
-from medsam2_atlas.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from medsam2_atlas.dicom.rtstruct import read_rtstruct, write_rtstruct

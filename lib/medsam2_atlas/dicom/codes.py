@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset
 
-from medsam2_atlas.labels import Organ
-from medsam2_atlas.segment_names import SIDES
+from medsam2_atlas.imaging.labels import Organ
+from medsam2_atlas.imaging.segment_names import SIDES
 
 if TYPE_CHECKING:
     from highdicom.sr import CodedConcept

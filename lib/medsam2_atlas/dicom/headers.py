@@ -22,11 +22,11 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from medsam2_atlas.decoding.dicom import attribute, dicom_header
 from medsam2_atlas.dicom.origin import derived_uid
+from medsam2_atlas.dicom.series import Series, Slice, find_series
 from medsam2_atlas.dicom.texts import date, decimal, line, person_name, time_of_day
 from medsam2_atlas.dicom.uids import cleaned_uid
-from medsam2_atlas.series import Series, Slice, find_series
+from medsam2_atlas.imaging.decoding.dicom import attribute, dicom_header
 
 _AGE = re.compile(r"\d{3}[DWMY]")
 _LONG, _SHORT = 64, 16

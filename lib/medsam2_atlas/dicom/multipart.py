@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.base.errors import InputError
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medsam2_atlas.choices import Made
+from medsam2_atlas.base.choices import Made
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.dicom.texts import person_name
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.labels import OrganTable
+from medsam2_atlas.imaging.labels import OrganTable
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from medsam2_atlas.decoding.dicom import dicom_dataset, dicom_header
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.dicom.headers import as_json, source_headers
 from medsam2_atlas.dicom.seg_reading import read_seg
+from medsam2_atlas.dicom.series import find_series
 from medsam2_atlas.dicom.uids import cleaned_uid
-from medsam2_atlas.errors import InputError, MedSAM2AtlasError
-from medsam2_atlas.series import find_series
+from medsam2_atlas.imaging.decoding.dicom import dicom_dataset, dicom_header
 
 _MAX_SERIES = 100
 _TAGS = ("SOPClassUID", "SOPInstanceUID", "Modality", "ReferencedSeriesSequence")

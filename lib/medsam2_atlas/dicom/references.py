@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
-from medsam2_atlas.series import Slice
+from medsam2_atlas.dicom.series import Slice
 
 
 def image_reference(source: Dataset) -> Dataset:

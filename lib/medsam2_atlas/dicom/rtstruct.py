@@ -19,15 +19,15 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 from skimage.draw import polygon2mask
 from skimage.measure import find_contours
 
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.version import package_version
 from medsam2_atlas.dicom.codes import property_type
 from medsam2_atlas.dicom.headers import source_headers
 from medsam2_atlas.dicom.origin import LabelOrigin, derived_uid, on_series, person
 from medsam2_atlas.dicom.references import image_reference, instance_references
+from medsam2_atlas.dicom.series import Slice, find_series
 from medsam2_atlas.dicom.texts import line
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.labels import Organ, OrganTable, organ_table
-from medsam2_atlas.segmentation import package_version
-from medsam2_atlas.series import Slice, find_series
+from medsam2_atlas.imaging.labels import Organ, OrganTable, organ_table
 
 _SERIES_NUMBER = 901
 _STUDY_TAGS = (

@@ -19,13 +19,13 @@ from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, Segmentation
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
+from medsam2_atlas.base.version import package_version
 from medsam2_atlas.dicom.codes import anatomy, laterality, property_type
 from medsam2_atlas.dicom.headers import source_headers
 from medsam2_atlas.dicom.origin import LabelOrigin, derived_uid, on_series, person, seg_series_uid
 from medsam2_atlas.dicom.references import refer_to_frames
 from medsam2_atlas.dicom.texts import code_string, line
-from medsam2_atlas.labels import OrganTable, organ_table
-from medsam2_atlas.segmentation import package_version
+from medsam2_atlas.imaging.labels import OrganTable, organ_table
 
 _SERIES_NUMBER = 900
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.dicom.codes import code_of
 from medsam2_atlas.dicom.references import referenced, slice_numbers
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.labels import OrganTable, organ_table
-from medsam2_atlas.segment_names import listed, organ_coded, organ_named, remedy
-from medsam2_atlas.series import find_series
+from medsam2_atlas.dicom.series import find_series
+from medsam2_atlas.imaging.labels import OrganTable, organ_table
+from medsam2_atlas.imaging.segment_names import listed, organ_coded, organ_named, remedy
 
 _PLACE_MM = 0.01
 

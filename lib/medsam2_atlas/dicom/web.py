@@ -20,10 +20,10 @@ from typing import Any
 import requests
 from requests import RequestException, Response, Session
 
+from medsam2_atlas.base.errors import InputError, StorageError, UnavailableError
+from medsam2_atlas.base.upstream import CircuitBreaker
 from medsam2_atlas.dicom.multipart import MultipartFiles, MultipartLimits
 from medsam2_atlas.dicom.uids import valid_uid
-from medsam2_atlas.errors import InputError, StorageError, UnavailableError
-from medsam2_atlas.upstream import CircuitBreaker
 
 log = logging.getLogger(__name__)
 

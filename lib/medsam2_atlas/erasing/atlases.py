@@ -14,8 +14,8 @@ from typing import Any
 
 from medsam2_atlas.atlas import Atlas, AtlasStore
 from medsam2_atlas.atlas.build import assemble
-from medsam2_atlas.errors import MedSAM2AtlasError
-from medsam2_atlas.files import remove_folder, text_of
+from medsam2_atlas.base.errors import MedSAM2AtlasError
+from medsam2_atlas.base.files import remove_folder, text_of
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.archive import Place
-from medsam2_atlas.choices import FINAL
+from medsam2_atlas.base.choices import FINAL
+from medsam2_atlas.base.errors import InputError, StorageError
+from medsam2_atlas.base.files import opened, stream_sha256, text_of
 from medsam2_atlas.dicom.uids import uid_folder_name
-from medsam2_atlas.errors import InputError, StorageError
-from medsam2_atlas.files import opened, stream_sha256, text_of
-from medsam2_atlas.kinds import suffix_in
+from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage import WORK_FOLDER
 from medsam2_atlas.storage.links import ROOTS_ENVIRONMENT
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.archive import Place
+from medsam2_atlas.base.files import text_of, write_json
 from medsam2_atlas.dicom.uids import uid_folder_name
-from medsam2_atlas.files import text_of, write_json
-from medsam2_atlas.kinds import suffix_in
+from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage import WORK_FOLDER
 
 log = logging.getLogger(__name__)

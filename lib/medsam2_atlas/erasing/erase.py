@@ -22,18 +22,18 @@ from typing import Any
 
 from medsam2_atlas.archive import Place
 from medsam2_atlas.archive.journal import forget
-from medsam2_atlas.audit_log import record_command
+from medsam2_atlas.audit.log import record_command
+from medsam2_atlas.base.errors import AtlasError, InputError, NotFoundError, StorageError
+from medsam2_atlas.base.files import remove_folder, text_of
+from medsam2_atlas.base.resource import state_folder
+from medsam2_atlas.base.scratch import sweep_leftovers
 from medsam2_atlas.erasing.atlases import erase_reference, reference_names, versions_with
 from medsam2_atlas.erasing.belongings import Belongings, check_name, find_belongings, studies_of
 from medsam2_atlas.erasing.contents import erase_from_reports, erase_rows, trained_on
 from medsam2_atlas.erasing.mentions import mentions, mentions_name
 from medsam2_atlas.erasing.work import no_work_runs
-from medsam2_atlas.errors import AtlasError, InputError, NotFoundError, StorageError
-from medsam2_atlas.files import remove_folder, text_of
-from medsam2_atlas.places import find_atlas
 from medsam2_atlas.registration import RegistrationCache
-from medsam2_atlas.resource import state_folder
-from medsam2_atlas.scratch import sweep_leftovers
+from medsam2_atlas.segmenters.places import find_atlas
 from medsam2_atlas.storage import WORK_FOLDER, Erased, WorkFolder, flush
 from medsam2_atlas.storage.safely import temporary, write_safely
 

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from medsam2_atlas.files import opened
-from medsam2_atlas.kinds import stem_of
+from medsam2_atlas.base.files import opened
+from medsam2_atlas.imaging.kinds import stem_of
 
 _TEXTS = frozenset({".json", ".jsonl", ".log", ".txt", ".csv", ".yaml", ".html", ".sqlite", ".lst", ""})
 _MAX_BYTES = 1 << 28

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from medsam2_atlas.errors import ConflictError, StorageError
-from medsam2_atlas.files import opened
+from medsam2_atlas.base.errors import ConflictError, StorageError
+from medsam2_atlas.base.files import opened
 
 _CLAIMS = "claims"
 _TRAINING = "train.json"
-"""File that a training holds locked, as other work processes do with files of their own; see `apps/medsam2_atlas/claims.py`."""
+"""File that a training holds locked, as other work processes do with files of their own; see the app's `tasks/claims.py`."""
 
 
 @contextmanager

@@ -10,9 +10,9 @@ import numpy as np
 
 from medsam2_atlas.evaluation.dice import dice_per_organ, mean_dice
 from medsam2_atlas.evaluation.metrics import OrganScore, compare_labels
-from medsam2_atlas.labels import organ_table
-from medsam2_atlas.segmentation import Segmentation
-from medsam2_atlas.volume import Volume
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.segmenters.base import Segmentation
 
 DISAGREEMENT_LABELS = {"only_first": 1, "only_second": 2, "different_organs": 3}
 """Values of the label map of differences: an organ in the first alone, in the second alone, another organ in each."""

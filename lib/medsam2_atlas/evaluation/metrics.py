@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from medsam2_atlas.evaluation.dice import dice
-from medsam2_atlas.masks import occupied
-from medsam2_atlas.same_grid import another_grid, same_voxels
-from medsam2_atlas.volume import Volume
+from medsam2_atlas.imaging.masks import occupied
+from medsam2_atlas.imaging.same_grid import another_grid, same_voxels
+from medsam2_atlas.imaging.volume import Volume
 
 NSD_TOLERANCE_MM = 2.0
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medsam2_atlas.masks import at_ends, box_overlap, without_specks
+from medsam2_atlas.imaging.masks import at_ends, box_overlap, without_specks
+from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.prompting import THREE, Box, BoxPrompt, Prompts, bounding_box, prompts_from_labels
-from medsam2_atlas.volume import Volume
 
 
 @dataclass(frozen=True)

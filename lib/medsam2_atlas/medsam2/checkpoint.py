@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from medsam2_atlas.errors import WeightsError
-from medsam2_atlas.files import sha256
+from medsam2_atlas.base.errors import WeightsError
+from medsam2_atlas.base.files import sha256
+from medsam2_atlas.base.resource import model_folder, resource
+from medsam2_atlas.base.tensor_files import load_tensors
 from medsam2_atlas.medsam2.network import OFFICIAL, build_network, config_names, load_config
-from medsam2_atlas.resource import model_folder, resource
-from medsam2_atlas.tensor_files import load_tensors
 
 OFFICIAL_FILE = "MedSAM2_latest.pt"
 DEMO_FILE = "medsam2_demo.pt"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.medsam2.preprocessing import to_network
-from medsam2_atlas.progress import Progress, silent
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from medsam2_atlas.choices import Loop, Memory
+from medsam2_atlas.base.choices import Loop, Memory
+from medsam2_atlas.base.progress import Progress, part, silent
 from medsam2_atlas.medsam2.checkpoint import Weights
 from medsam2_atlas.medsam2.encoder import FeatureStore
 from medsam2_atlas.medsam2.preprocessing import HU_WINDOW, to_uint8
 from medsam2_atlas.medsam2.propagation import BOX_FIRST, BOX_LAST, OFF, ON, Mend, Points, Propagator, Track
-from medsam2_atlas.progress import Progress, part, silent
 from medsam2_atlas.prompting import Box, MarkedOrgan, OrganPrompt, SliceMarks
 
 _ENCODED_TOGETHER = 4

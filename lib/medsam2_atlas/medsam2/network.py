@@ -11,8 +11,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from medsam2_atlas.errors import WeightsError
-from medsam2_atlas.resource import resource
+from medsam2_atlas.base.errors import WeightsError
+from medsam2_atlas.base.resource import resource
 
 OFFICIAL = "sam2.1_hiera_t512"
 DEMO = "demo"

@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 
+from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.medsam2.encoder import FeatureStore, SliceFeatures
-from medsam2_atlas.progress import Progress, silent
 
 _CORRECTION_CLAMP = 32.0
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medsam2_atlas.configuration import read_config
-from medsam2_atlas.resource import resource
+from medsam2_atlas.base.configuration import read_config
+from medsam2_atlas.base.resource import resource
 
 
 class ConfidenceConfig(BaseModel):
@@ -19,7 +19,7 @@ class ConfidenceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bias: float = Field(description="log odds without any evidence")
-    weights: dict[str, float] = Field(description="per kind of evidence, see atlas/evidence.py")
+    weights: dict[str, float] = Field(description="per kind of evidence, see scoremaps/evidence.py")
 
 
 @cache

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.prompting.prompt import Box
-from medsam2_atlas.volume import Volume
 
 Point = tuple[float, float]
 _MOST_MARKS = 1000

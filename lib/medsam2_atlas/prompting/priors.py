@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from medsam2_atlas.atlas import ScoreMap, ScoreMaps
-from medsam2_atlas.labels import OrganTable
+from medsam2_atlas.imaging.labels import OrganTable
 from medsam2_atlas.prompting.prompt import OrganPrompt, Prompts
+from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps
 
 STABLE = 0.5
 """Confidence from which on an organ's mask may constrain others."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.volume import Geometry, Volume
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.imaging.volume import Geometry, Volume
 
 Box = tuple[float, float, float, float]
 

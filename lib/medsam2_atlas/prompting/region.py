@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from medsam2_atlas.atlas import ScoreMaps
-from medsam2_atlas.choices import ThresholdRule
-from medsam2_atlas.labels import OrganTable
+from medsam2_atlas.base.choices import ThresholdRule
+from medsam2_atlas.imaging.labels import OrganTable
 from medsam2_atlas.prompting.confidence import confidence, confidence_config
 from medsam2_atlas.prompting.priors import told_apart
 from medsam2_atlas.prompting.prompt import BoxPrompt, OrganPrompt, Prompts
+from medsam2_atlas.scoremaps import ScoreMaps
 
 MIDDLE = (0.5,)
 THREE = (0.25, 0.5, 0.75)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from medsam2_atlas.progress import Progress, part, silent
+from medsam2_atlas.base.progress import Progress, part, silent
 from medsam2_atlas.registration.adam import Adam
 from medsam2_atlas.registration.config import RegistrationConfig
 from medsam2_atlas.registration.transform import Affine, sample

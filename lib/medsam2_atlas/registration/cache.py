@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsam2_atlas.errors import AtlasError
+from medsam2_atlas.base.errors import AtlasError
+from medsam2_atlas.base.scratch import scratch_folder
 from medsam2_atlas.registration.transform import Transform
-from medsam2_atlas.scratch import scratch_folder
 
 _FORGOTTEN = "forgotten"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medsam2_atlas.configuration import read_config
-from medsam2_atlas.resource import resource
+from medsam2_atlas.base.configuration import read_config
+from medsam2_atlas.base.resource import resource
 
 
 class RegistrationConfig(BaseModel):

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from medsam2_atlas.progress import Progress, part, silent
+from medsam2_atlas.base.progress import Progress, part, silent
 from medsam2_atlas.registration.adam import Adam
 from medsam2_atlas.registration.box_mean import box_mean
 from medsam2_atlas.registration.config import RegistrationConfig

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from medsam2_atlas.masks import occupied
-from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.registration.affine import refine_affine
 from medsam2_atlas.registration.config import RegistrationConfig
 from medsam2_atlas.registration.prealign import prealign

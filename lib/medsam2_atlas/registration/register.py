@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medsam2_atlas.progress import Progress, part, silent
+from medsam2_atlas.base.progress import Progress, part, silent
 from medsam2_atlas.registration.affine import refine_affine
 from medsam2_atlas.registration.config import RegistrationConfig
 from medsam2_atlas.registration.deformable import deform

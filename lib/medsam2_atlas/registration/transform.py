@@ -15,9 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from medsam2_atlas.errors import AtlasError
-from medsam2_atlas.files import replacing
-from medsam2_atlas.volume import Geometry
+from medsam2_atlas.base.errors import AtlasError
+from medsam2_atlas.base.files import replacing
+from medsam2_atlas.imaging.volume import Geometry
 
 _MANY_POINTS = 1 << 14
 """From how many on threads share them: fewer are sampled sooner than shared out."""

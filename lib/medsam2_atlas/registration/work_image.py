@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.masks import occupied
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.imaging.masks import occupied
+from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.registration.mean_descriptors import MeanDescriptors
 from medsam2_atlas.registration.transform import grid_points, sample
-from medsam2_atlas.volume import Volume
 
 AIR = -1000.0
 _BODY_HU = -300.0

@@ -1,6 +1,6 @@
 """A folder of studies: where its files lie, and a store that keeps every version of every label map."""
 
-from medsam2_atlas.choices import FINAL
+from medsam2_atlas.base.choices import FINAL
 from medsam2_atlas.storage.acceptance import Person, ReviewStage
 from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.entries import Image, Label, Saved

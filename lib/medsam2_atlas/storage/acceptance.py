@@ -13,9 +13,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from medsam2_atlas.choices import FINAL
-from medsam2_atlas.errors import ConflictError, InputError, StorageError
-from medsam2_atlas.files import text_of, write_json
+from medsam2_atlas.base.choices import FINAL
+from medsam2_atlas.base.errors import ConflictError, InputError, StorageError
+from medsam2_atlas.base.files import text_of, write_json
 from medsam2_atlas.storage.entries import Label
 from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.lineage import Version, now

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medsam2_atlas.errors import MedSAM2AtlasError, NotFoundError, StorageError
-from medsam2_atlas.files import sha256
-from medsam2_atlas.labels import OrganTable
+from medsam2_atlas.base.errors import MedSAM2AtlasError, NotFoundError, StorageError
+from medsam2_atlas.base.files import sha256
+from medsam2_atlas.imaging.labels import OrganTable
 from medsam2_atlas.storage.checks import check_label, look_at_label
 from medsam2_atlas.storage.compare import ImageComparison
 from medsam2_atlas.storage.fingerprints import Fingerprints

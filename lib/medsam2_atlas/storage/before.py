@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.base.errors import MedSAM2AtlasError
 from medsam2_atlas.storage.checks import look_at_label
 from medsam2_atlas.storage.rows import LabelRow
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.errors import NotFoundError, StorageError
-from medsam2_atlas.files import sha256
-from medsam2_atlas.kinds import suffix_in
+from medsam2_atlas.base.errors import NotFoundError, StorageError
+from medsam2_atlas.base.files import sha256
+from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage.entries import check_expected
 from medsam2_atlas.storage.folder import WorkFolder, encodable
 from medsam2_atlas.storage.index import Index

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsam2_atlas.decoding import run_task
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.kinds import LABEL_SUFFIXES, SEGMENTATION, SUFFIXES, suffix_in
-from medsam2_atlas.labels import OrganTable, organ_table
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.imaging.decoding import run_task
+from medsam2_atlas.imaging.kinds import LABEL_SUFFIXES, SEGMENTATION, SUFFIXES, suffix_in
+from medsam2_atlas.imaging.labels import OrganTable, organ_table
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from medsam2_atlas.decoding import UnreadableFileError
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.files import sha256
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.files import sha256
+from medsam2_atlas.imaging.decoding import UnreadableFileError
 from medsam2_atlas.storage.fingerprints import Fingerprints, same_image
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.rows import ImageRow, stamp_of

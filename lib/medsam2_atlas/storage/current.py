@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.base.errors import MedSAM2AtlasError
 from medsam2_atlas.storage.audit import Auditor
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.reconcile import Reconciler

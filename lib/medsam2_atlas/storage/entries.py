@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.errors import ConfirmError, ConflictError
-from medsam2_atlas.labels import OrganTable
+from medsam2_atlas.base.errors import ConfirmError, ConflictError
+from medsam2_atlas.imaging.labels import OrganTable
 from medsam2_atlas.storage.checks import CheckedLabel
 from medsam2_atlas.storage.lineage import Version
 

@@ -17,8 +17,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from medsam2_atlas.errors import StorageError
-from medsam2_atlas.files import text_of
+from medsam2_atlas.base.errors import StorageError
+from medsam2_atlas.base.files import text_of
 from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.safely import flush, temporary, write_safely
 

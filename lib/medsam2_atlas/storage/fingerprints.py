@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.decoding import run_task
-from medsam2_atlas.errors import MedSAM2AtlasError
-from medsam2_atlas.files import sha256, text_of
+from medsam2_atlas.base.errors import MedSAM2AtlasError
+from medsam2_atlas.base.files import sha256, text_of
+from medsam2_atlas.imaging.decoding import run_task
+from medsam2_atlas.imaging.volume import Geometry
 from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.safely import make_folder, temporary, write_safely
-from medsam2_atlas.volume import Geometry
 
 log = logging.getLogger(__name__)
 

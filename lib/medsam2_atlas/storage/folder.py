@@ -16,9 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medsam2_atlas.errors import InputError, StorageError
-from medsam2_atlas.kinds import not_taken, suffix_in
-from medsam2_atlas.resource import model_folder
+from medsam2_atlas.base.errors import InputError, StorageError
+from medsam2_atlas.base.resource import model_folder
+from medsam2_atlas.imaging.kinds import not_taken, suffix_in
 from medsam2_atlas.storage.links import LINK_PROBLEM, LINK_REMEDY, Roots
 
 if TYPE_CHECKING:

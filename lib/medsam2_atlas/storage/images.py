@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.errors import ConflictError, InputError, NotFoundError
-from medsam2_atlas.files import sha256
+from medsam2_atlas.base.errors import ConflictError, InputError, NotFoundError
+from medsam2_atlas.base.files import sha256
 from medsam2_atlas.storage.erased import Erased
 from medsam2_atlas.storage.fingerprints import same_image
 from medsam2_atlas.storage.folder import WorkFolder

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from medsam2_atlas.database import Database
-from medsam2_atlas.errors import StorageError
+from medsam2_atlas.base.database import Database
+from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.storage.lock import FolderLock
 from medsam2_atlas.storage.rows import (
     SCHEMA,

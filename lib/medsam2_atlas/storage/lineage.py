@@ -19,8 +19,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from medsam2_atlas.errors import StorageError
-from medsam2_atlas.files import sha256, text_of
+from medsam2_atlas.base.errors import StorageError
+from medsam2_atlas.base.files import sha256, text_of
 from medsam2_atlas.storage.safely import flush, make_folder, staged_copy, temporary, write_safely
 
 log = logging.getLogger(__name__)

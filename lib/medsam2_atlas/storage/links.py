@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from medsam2_atlas.errors import StorageError
+from medsam2_atlas.base.errors import StorageError
 
 ROOTS_ENVIRONMENT = "MEDSAM2_ATLAS_ROOTS"
 LINK_PROBLEM = "is left out: a symbolic link leads out of the studies folder."

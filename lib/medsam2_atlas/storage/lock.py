@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medsam2_atlas.errors import StorageError
+from medsam2_atlas.base.errors import StorageError
 
 _WAIT_SECONDS = 60.0
 _POLL_SECONDS = 0.003

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from medsam2_atlas.errors import InputError
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.storage.folder import encodable
 
 _LONGEST = 180  # bytes; file systems allow 255, and suffixes and temporary names need some

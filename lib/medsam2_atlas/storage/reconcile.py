@@ -19,8 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.errors import StorageError
-from medsam2_atlas.files import text_of
+from medsam2_atlas.base.errors import StorageError
+from medsam2_atlas.base.files import text_of
 from medsam2_atlas.storage.folder import Listing, WorkFolder, list_files
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.lineage import Lineage, Version

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from medsam2_atlas.errors import StorageError
-from medsam2_atlas.files import remove_folder, text_of
+from medsam2_atlas.base.errors import StorageError
+from medsam2_atlas.base.files import remove_folder, text_of
 from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.rows import stamp_of

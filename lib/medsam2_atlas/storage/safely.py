@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medsam2_atlas.files import sha256
+from medsam2_atlas.base.files import sha256
 
 log = logging.getLogger(__name__)
 

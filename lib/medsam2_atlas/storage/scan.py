@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medsam2_atlas.errors import MedSAM2AtlasError, StorageError
-from medsam2_atlas.kinds import WRITTEN_LABELS
+from medsam2_atlas.base.errors import MedSAM2AtlasError, StorageError
+from medsam2_atlas.imaging.kinds import WRITTEN_LABELS
 from medsam2_atlas.storage.doubts import beside_note, twins_note, twins_problem
 from medsam2_atlas.storage.folder import Listing, encodable, list_files
 from medsam2_atlas.storage.links import Roots

@@ -10,9 +10,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.errors import StorageError
-from medsam2_atlas.files import sha256
-from medsam2_atlas.kinds import suffix_in
+from medsam2_atlas.base.errors import StorageError
+from medsam2_atlas.base.files import sha256
+from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.lineage import Lineage, Version
 from medsam2_atlas.storage.links import Roots

@@ -22,10 +22,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.choices import FINAL
-from medsam2_atlas.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError, StorageError
-from medsam2_atlas.files import sha256
-from medsam2_atlas.labels import OrganTable, organ_table
+from medsam2_atlas.base.choices import FINAL
+from medsam2_atlas.base.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError, StorageError
+from medsam2_atlas.base.files import sha256
+from medsam2_atlas.imaging.labels import OrganTable, organ_table
+from medsam2_atlas.imaging.volume import read_volume
 from medsam2_atlas.storage.acceptance import Person, ReviewStage, accepted, held_back
 from medsam2_atlas.storage.audit import Auditor
 from medsam2_atlas.storage.before import Before, OvertakenError
@@ -45,7 +46,6 @@ from medsam2_atlas.storage.reconcile import Reconciler
 from medsam2_atlas.storage.rows import ImageRow, LabelRow, stamp_of
 from medsam2_atlas.storage.safely import make_folder, temporary, write_safely
 from medsam2_atlas.storage.scan import reason
-from medsam2_atlas.volume import read_volume
 
 log = logging.getLogger(__name__)
 

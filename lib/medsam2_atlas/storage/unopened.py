@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from medsam2_atlas.choices import FINAL
-from medsam2_atlas.errors import MedSAM2AtlasError
+from medsam2_atlas.base.choices import FINAL
+from medsam2_atlas.base.errors import MedSAM2AtlasError
 from medsam2_atlas.storage.compare import difference
 from medsam2_atlas.storage.folder import Study, StudyFolder, list_files
 from medsam2_atlas.storage.links import Roots

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from medsam2_atlas.atlas import Atlas, AtlasStore, Growth, ReferenceFiles, grow_atlas
-from medsam2_atlas.errors import AtlasError
-from medsam2_atlas.files import write_json
-from medsam2_atlas.hounsfield import CHECK, HuRule
-from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.base.errors import AtlasError
+from medsam2_atlas.base.files import write_json
+from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.storage import WorkFolder
 

@@ -14,16 +14,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.atlas import fusion_config
-from medsam2_atlas.decoding import file_states
-from medsam2_atlas.errors import MedSAM2AtlasError, NotFoundError, StorageError
-from medsam2_atlas.files import sha256, write_json
-from medsam2_atlas.hounsfield import CHECK, HuRule
-from medsam2_atlas.labels import organ_table
-from medsam2_atlas.scratch import scratch_folder
-from medsam2_atlas.segmentation import Segmentation, package_version
+from medsam2_atlas.base.errors import MedSAM2AtlasError, NotFoundError, StorageError
+from medsam2_atlas.base.files import sha256, write_json
+from medsam2_atlas.base.scratch import scratch_folder
+from medsam2_atlas.base.version import package_version
+from medsam2_atlas.imaging.decoding import file_states
+from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import read_labels, read_volume, write_volume
+from medsam2_atlas.scoremaps import fusion_config
+from medsam2_atlas.segmenters.base import Segmentation
 from medsam2_atlas.storage import FINAL, Label, StudyStore, WorkFolder
-from medsam2_atlas.volume import read_labels, read_volume, write_volume
 
 log = logging.getLogger(__name__)
 

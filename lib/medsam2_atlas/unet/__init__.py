@@ -5,14 +5,13 @@ All but the configuration need MONAI, whose import takes seconds: they are impor
 
 from typing import TYPE_CHECKING
 
-from medsam2_atlas.lazy import lazy_exports
+from medsam2_atlas.base.lazy import lazy_exports
 from medsam2_atlas.unet.config import UNetConfig, unet_config, with_training
 
 if TYPE_CHECKING:
     from medsam2_atlas.unet.data import TrainingCase, split_cases
     from medsam2_atlas.unet.inference import UNetInferer, UNetPrediction, predict, preprocess, restore
     from medsam2_atlas.unet.network import UNet, build_unet, load_unet, save_unet
-    from medsam2_atlas.unet.segment import segment_with_unet, unet_segmentation
     from medsam2_atlas.unet.training import UNetTraining
     from medsam2_atlas.unet.transforms import cached_transforms, grid_transforms, random_transforms
 
@@ -33,9 +32,7 @@ __getattr__ = lazy_exports(
         "random_transforms": "transforms",
         "restore": "inference",
         "save_unet": "network",
-        "segment_with_unet": "segment",
         "split_cases": "data",
-        "unet_segmentation": "segment",
     },
 )
 
@@ -55,9 +52,7 @@ __all__ = [
     "random_transforms",
     "restore",
     "save_unet",
-    "segment_with_unet",
     "split_cases",
     "unet_config",
-    "unet_segmentation",
     "with_training",
 ]

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from medsam2_atlas.configuration import read_config
-from medsam2_atlas.errors import InputError
-from medsam2_atlas.resource import resource
+from medsam2_atlas.base.configuration import read_config
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.resource import resource
 
 
 class TrainingConfig(BaseModel):

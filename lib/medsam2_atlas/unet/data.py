@@ -13,9 +13,9 @@ import torch
 from monai.data import DataLoader, Dataset, PersistentDataset
 from monai.data.utils import list_data_collate
 
-from medsam2_atlas.errors import InputError, MedSAM2AtlasError, problem_of
-from medsam2_atlas.hounsfield import CHECK, HuRule
-from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, problem_of
+from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
 from medsam2_atlas.unet.config import UNetConfig
 from medsam2_atlas.unet.transforms import cached_transforms, random_transforms
 from medsam2_atlas.unet.workers import PatchLoader

@@ -12,13 +12,13 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, SliceInferer, SlidingWindowInferer
 from monai.transforms import Compose
 
-from medsam2_atlas.choices import Memory
-from medsam2_atlas.masks import keep_largest_components
-from medsam2_atlas.progress import Progress, silent
+from medsam2_atlas.base.choices import Memory
+from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.imaging.masks import keep_largest_components
+from medsam2_atlas.imaging.volume import Geometry, Volume
 from medsam2_atlas.unet.config import UNetConfig
 from medsam2_atlas.unet.network import UNet
 from medsam2_atlas.unet.transforms import array_affine, grid_transforms
-from medsam2_atlas.volume import Geometry, Volume
 
 _WORTH_A_LOOK = 0.02
 _VARIANTS = ((6.0, 1.0), (-6.0, 1.0), (0.0, 1.07), (0.0, 0.93))

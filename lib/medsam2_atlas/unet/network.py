@@ -15,10 +15,10 @@ import torch
 from monai.networks.nets import DynUNet
 from pydantic import ValidationError
 
-from medsam2_atlas.errors import WeightsError
-from medsam2_atlas.files import replacing, sha256
-from medsam2_atlas.labels import OrganTable, organ_table
-from medsam2_atlas.tensor_files import load_tensors
+from medsam2_atlas.base.errors import WeightsError
+from medsam2_atlas.base.files import replacing, sha256
+from medsam2_atlas.base.tensor_files import load_tensors
+from medsam2_atlas.imaging.labels import OrganTable, organ_table
 from medsam2_atlas.unet.config import UNetConfig
 
 FORMAT = 1

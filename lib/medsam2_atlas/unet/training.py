@@ -26,15 +26,15 @@ from monai.metrics import DiceMetric
 from pydantic import ValidationError
 from torch.utils.tensorboard import SummaryWriter
 
-from medsam2_atlas.choices import Memory
-from medsam2_atlas.errors import InputError, WeightsError
+from medsam2_atlas.base.choices import Memory
+from medsam2_atlas.base.errors import InputError, WeightsError
+from medsam2_atlas.base.files import replacing, write_json
+from medsam2_atlas.base.memory import free_gpu_memory, is_out_of_memory
+from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.base.tensor_files import load_tensors
 from medsam2_atlas.evaluation.dice import mean_dice
-from medsam2_atlas.files import replacing, write_json
-from medsam2_atlas.hounsfield import CHECK
-from medsam2_atlas.labels import organ_table
-from medsam2_atlas.memory import free_gpu_memory, is_out_of_memory
-from medsam2_atlas.progress import Progress, silent
-from medsam2_atlas.tensor_files import load_tensors
+from medsam2_atlas.imaging.hounsfield import CHECK
+from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.unet.config import UNetConfig
 from medsam2_atlas.unet.data import TrainingCase, split_cases, train_loader, usable_cases, validation_loader
 from medsam2_atlas.unet.failures import explained

@@ -33,10 +33,10 @@ from monai.transforms import (
 )
 from scipy import ndimage
 
-from medsam2_atlas.hounsfield import HuRule, read_ct
-from medsam2_atlas.labels import organ_table
+from medsam2_atlas.imaging.hounsfield import HuRule, read_ct
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import Geometry, Volume, read_labels
 from medsam2_atlas.unet.config import UNetConfig
-from medsam2_atlas.volume import Geometry, Volume, read_labels
 
 _CLASS_SAMPLES = 4000
 

@@ -1,0 +1,136 @@
+"""Keeps series fetched from a PACS as files, each in a folder named by a hash of its UID."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, NotFoundError, StorageError, UnavailableError
+from medsam2_atlas.base.files import remove_folder, replacing
+from medsam2_atlas.base.scratch import sweep_leftovers
+from medsam2_atlas.base.upstream import CallPool
+from medsam2_atlas.dicom.uids import uid_folder_name, valid_uid
+from medsam2_atlas.dicom.web import DicomWeb
+
+log = logging.getLogger(__name__)
+
+_THREADS = 4
+_WAITING = 28
+"""Max waiting requests of the server's 40 threads; the others serve fetched series."""
+_FETCH_SECONDS = 1500.0
+_UNFIT_SECONDS = 600.0
+_AWAY_SECONDS = 10.0
+
+Use = Callable[[Path], None]
+"""Converts the files of a series, for example into a volume; an error means that the series cannot be used."""
+
+
+class FetchedSeries:
+    """The folders of fetched series. Safe for several threads.
+
+    A few threads of this class fetch series; all callers for one series wait for the same thread, and the number of waiting
+    callers is limited. A series that could not be fetched or used is not tried again for a while.
+    """
+
+    def __init__(self, folder: Path, web: Callable[[], DicomWeb], check: Callable[[str], None] = lambda _: None) -> None:
+        """
+        Args:
+            folder: parent of the series' folders; made if needed.
+            web: returns the client of the PACS.
+            check: called with the UID of a series; raises a StorageError if it must not be kept, because it was erased.
+        """
+        self._folder, self._web, self._check = folder, web, check
+        self._calls = CallPool("PACS", threads=_THREADS, waiting=_WAITING)
+        self._failed: dict[str, tuple[float, MedSAM2AtlasError]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep_leftovers(folder)
+
+    def folder(self, series: str) -> Path:
+        """Returns the folder for the files of a series, whether fetched or not.
+
+        Raises:
+            NotFoundError: the UID is not valid.
+        """
+        if not valid_uid(series):
+            raise NotFoundError(repr(series[:80]), "is no series of this server.", "Ask /datastore for those there are.")
+        folder = self._folder / uid_folder_name(series)
+        former = self._folder / series  # versions up to 0.9 named folders by the UID
+        if "." in series and not folder.exists() and former.is_dir() and not former.is_symlink():
+            with contextlib.suppress(FileNotFoundError):  # another thread has just renamed it
+                former.rename(folder)
+        return folder
+
+    def fetch(self, study: str, series: str, use: Use) -> Path:
+        """Fetches a series and waits for the result.
+
+        Args:
+            study: its study's UID.
+            series: its UID.
+            use: called with the new files before they are kept.
+
+        Returns:
+            The folder with its files.
+
+        Raises:
+            InputError: the series cannot be used.
+            UnavailableError: the PACS does not answer, or too many callers wait for it.
+            StorageError: it cannot be fetched or kept.
+        """
+        until, error = self._failed.get(series, (float("-inf"), None))
+        if error is not None and time.monotonic() < until:
+            raise type(error)(error.subject, error.problem, error.remedy) from error
+        breaker = self._web().breaker
+        if not breaker.ready:
+            raise UnavailableError("PACS", f"does not answer ({breaker.problem}).", "Is it running? Try again in a minute.")
+        began = breaker.now()
+        return self._calls.run(
+            series,
+            lambda: self._fetch(study, series, use),
+            seconds=_FETCH_SECONDS,
+            gives_up=lambda: breaker.failed_since(began),
+        )
+
+    def problems(self) -> dict[str, str]:
+        """Returns why series that were fetched cannot be used."""
+        failed = {series: error for series, (_, error) in list(self._failed.items()) if isinstance(error, InputError)}
+        return {series: error.problem for series, error in failed.items() if self._may_keep(series)}
+
+    def _may_keep(self, series: str) -> bool:
+        try:
+            self._check(series)
+        except StorageError:
+            return False
+        return True
+
+    def _fetch(self, study: str, series: str, use: Use) -> Path:
+        began, target = time.perf_counter(), self.folder(series)
+        try:
+            with self._errors(series), replacing(target) as part:
+                self._check(series)
+                part.mkdir()
+                self._web().fetch_series(study, series, part)
+                use(part)
+            if not self._may_keep(series):  # it was erased while it was fetched
+                remove_folder(target, self._folder)
+                self._check(series)
+        except (InputError, StorageError) as error:
+            seconds = _UNFIT_SECONDS if isinstance(error, InputError) else _AWAY_SECONDS
+            self._failed[series] = (time.monotonic() + seconds, error)
+            raise
+        self._failed.pop(series, None)
+        log.info("series %s fetched in %.1f s", series, time.perf_counter() - began)
+        return target
+
+    @contextmanager
+    def _errors(self, series: str) -> Iterator[None]:
+        """Converts errors so that they name the series, not its folder."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(series, error.problem, error.remedy) from error
+        except OSError as error:
+            raise StorageError(series, f"cannot be kept ({error}).", "Free some space on the server.") from error

@@ -1,0 +1,152 @@
+"""The list of a PACS' series, refreshed in the background and kept in memory and on disk: callers do not wait for a slow PACS.
+
+Concurrency contract. At most one daemon thread queries the PACS at a time, without holding a lock. One lock guards the fields
+and is held only to read or set them. Callers get the last list, however old it is; they wait briefly for a refresh, or longer
+if there is no list yet.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from medsam2_atlas.base.errors import MedSAM2AtlasError
+from medsam2_atlas.base.files import write_json
+from medsam2_atlas.dicom.texts import line
+from medsam2_atlas.dicom.uids import cleaned_uid
+
+log = logging.getLogger(__name__)
+
+_FRESH_SECONDS = 20.0
+_RETRY_SECONDS = 2.0
+_SOON_SECONDS = 0.5
+"""Max seconds that a caller waits for a new list if there is an old one."""
+_FIRST_SECONDS = 3.0
+"""The same if there is none, or if the old one lacks the requested series."""
+_STUDY, _SERIES = "StudyInstanceUID", "SeriesInstanceUID"
+_TAGS = {
+    _STUDY: "0020000D",
+    _SERIES: "0020000E",
+    "PatientID": "00100020",
+    "StudyDate": "00080020",
+    "Modality": "00080060",
+    "SeriesDescription": "0008103E",
+}
+
+SeriesByUid = Mapping[str, Mapping[str, str]]
+"""Attributes (`_TAGS`) of each series, as texts, by its UID."""
+
+
+class SeriesList:
+    """The series of a PACS."""
+
+    def __init__(self, ask: Callable[[], list[Any]], file: Path, hidden: Callable[[str], bool] = lambda _: False) -> None:
+        """
+        Args:
+            ask: returns all series as DICOM JSON; may be slow.
+            file: keeps the last list across restarts.
+            hidden: returns whether a series must not be listed, because it was erased.
+        """
+        self._ask, self._file, self._hidden = ask, file, hidden
+        self._lock = threading.Lock()
+        self._found: SeriesByUid | None = self._stored()
+        self._problems: dict[str, str] = {}
+        self._asked = self._tried = self._began = float("-inf")
+        self._running: threading.Event | None = None
+
+    def get(self) -> SeriesByUid | None:
+        """Returns the series of the last list; None if there was never a list."""
+        return self._at_most(_FRESH_SECONDS, _SOON_SECONDS)
+
+    def find(self, series: str) -> Mapping[str, str] | None:
+        """Returns the attributes of a series; refreshes the list if it lacks the series."""
+        found = self.get() or {}
+        if series not in found:
+            found = self._at_most(_RETRY_SECONDS, _FIRST_SECONDS) or {}
+        return found.get(series)
+
+    def problems(self) -> dict[str, str]:
+        """Returns why series of the PACS are not in the list, by the name that the PACS gives them."""
+        with self._lock:
+            return dict(self._problems)
+
+    def _at_most(self, age: float, patience: float) -> SeriesByUid | None:
+        """Returns the list; refreshes one that is older than `age` seconds and waits up to `patience` seconds for that."""
+        with self._lock:
+            now = time.monotonic()
+            if self._running is None and now - self._asked > age and now - self._tried > _RETRY_SECONDS:
+                self._running, self._began = threading.Event(), now
+                threading.Thread(target=self._refresh, args=(self._running,), name="series list", daemon=True).start()
+            running, began = self._running, self._began
+            if self._found is None:
+                patience = _FIRST_SECONDS
+        if running is not None:
+            running.wait(max(0.0, began + patience - now))
+        with self._lock:
+            found = self._found
+        return None if found is None else self._visible(found)
+
+    def _visible(self, found: SeriesByUid) -> SeriesByUid:
+        return {series: about for series, about in found.items() if not self._hidden(series)}
+
+    def _refresh(self, done: threading.Event) -> None:
+        try:
+            answered, problems = _checked(self._ask())
+            found = self._visible(answered)
+            with self._lock:
+                changed, known = found != self._found, self._problems
+                self._found, self._problems, self._asked = found, problems, time.monotonic()
+            for name, problem in problems.items():
+                if name in known:
+                    continue
+                log.warning("series %s of the PACS is left out: it %s", name, problem)
+            if changed:
+                write_json(list(found.values()), self._file)
+            if len(self._visible(found)) < len(found):  # one was erased just now
+                write_json(list(self._visible(found).values()), self._file)
+        except (MedSAM2AtlasError, OSError) as error:
+            log.warning("the series of the PACS cannot be listed, or the list cannot be kept: %s", error)
+        except Exception:  # the last list stays, whatever the PACS sends
+            log.exception("the series of the PACS cannot be listed")
+        finally:
+            with self._lock:
+                self._running, self._tried = None, time.monotonic()
+            done.set()
+
+    def _stored(self) -> SeriesByUid | None:
+        """Returns the list as it was kept on disk; None if it cannot be read."""
+        try:
+            entries = json.loads(self._file.read_text(encoding="utf-8"))
+            found = [{tag: str(entry[tag]) for tag in _TAGS} for entry in entries]
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return {entry[_SERIES]: entry for entry in found if cleaned_uid(entry[_SERIES]) and cleaned_uid(entry[_STUDY])}
+
+
+def _checked(answers: list[Any]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Returns the series of an answer by UID, and the problems of those that are left out."""
+    found: dict[str, dict[str, str]] = {}
+    problems: dict[str, str] = {}
+    for answer in answers:
+        about = {tag: _value(answer, number) for tag, number in _TAGS.items()}
+        name = repr(about[_SERIES][:80])
+        uids = {tag: cleaned_uid(about[tag]) for tag in (_STUDY, _SERIES)}
+        if not all(uids.values()):
+            which = _SERIES if not uids[_SERIES] else _STUDY
+            problems[name] = f"has no valid {which}, but {about[which][:80]!r}. Have the PACS correct it."
+        else:
+            found[uids[_SERIES]] = {tag: line(value, 256) for tag, value in about.items()} | uids
+    return found, problems
+
+
+def _value(answer: Any, number: str) -> str:
+    """Returns the first value of an attribute in DICOM JSON, as a text; empty if there is none."""
+    attribute = answer.get(number) if isinstance(answer, dict) else None
+    values = attribute.get("Value") if isinstance(attribute, dict) else None
+    first = values[0] if isinstance(values, list) and values else None
+    return str(first).encode("utf-8", "replace").decode() if isinstance(first, (str, int, float)) else ""

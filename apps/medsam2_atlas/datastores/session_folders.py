@@ -1,0 +1,152 @@
+"""MONAI Label's sessions without its faults: damaged folders are skipped, nothing outside of them is removed, and each session
+has an owner and an unguessable id."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from monailabel.utils.sessions import SessionInfo, Sessions
+
+from medsam2_atlas.base.errors import LimitError, StorageError
+from medsam2_atlas.base.files import remove_folder, replacing
+
+log = logging.getLogger(__name__)
+
+SESSION_ID = re.compile(r"[0-9a-f-]{36}")  # what MONAI Label makes; anything else could lead out of its folder
+_UNFINISHED_SECONDS = 600.0
+"""Max age of a session without `meta.info` that may still be in preparation."""
+_RETRY_SECONDS = 600
+
+
+def owner_of(info: Any) -> str:
+    """Returns the id of a session's owner; empty if it has none."""
+    owner = info.meta.get("owner") if isinstance(info.meta, dict) else None
+    return owner if isinstance(owner, str) else ""
+
+
+class SessionFolders(Sessions):  # type: ignore[misc]
+    """Temporary images, each in a folder named by the session's id, with the image and `meta.info`.
+
+    `meta.info` names the owner; sessions of earlier versions of this program have none.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._lock = threading.Lock()
+        self._being_added: Counter[str] = Counter()
+
+    def add_owned(self, image: Path, expiry: int, owner: str, limit: int) -> tuple[str, Any]:
+        """Makes a session of an image, which is moved into its folder.
+
+        Args:
+            image: a file, or a folder with a series.
+            expiry: seconds without use after which it ends; 0 for the server's own limit.
+            owner: id of the person; empty if nobody logs in.
+            limit: max number of sessions of a person.
+
+        Returns:
+            The session's id, and what is known of it.
+
+        Raises:
+            LimitError: the person has that many sessions.
+        """
+        with self._lock:
+            if owner and self._count(owner) + self._being_added[owner] >= limit:
+                raise LimitError(
+                    "sessions", f"of yours are {limit} already.", "Remove one: DELETE /session/ID.", _RETRY_SECONDS
+                )
+            self._being_added[owner] += 1
+        try:
+            session_id, info = self.add_session(str(image), expiry, False, str(uuid.uuid4()))
+            info.meta = {"owner": owner}
+            self._write_meta_info(session_id, info)
+        finally:
+            with self._lock:
+                self._being_added[owner] -= 1
+        return session_id, info
+
+    def _count(self, owner: str) -> int:
+        """Returns how many sessions a person has that have not expired."""
+        found = (self.get_session(folder.name, update_ts=False) for folder in self._folders())
+        return sum(info is not None and owner_of(info) == owner for info in found)
+
+    def remove_expired(self) -> int:
+        """Removes sessions that have expired or cannot be used.
+
+        Returns:
+            How many were removed.
+        """
+        count = 0
+        for folder in self._folders():
+            info = self._read(folder.name)
+            if info is not None:
+                abandoned = info.expiry > 0 and info.last_access_ts + info.expiry < time.time()
+            else:
+                try:
+                    abandoned = folder.is_dir() and time.time() - folder.stat().st_mtime > _UNFINISHED_SECONDS
+                except OSError:
+                    continue
+            if abandoned:
+                count += self.remove_session(folder.name)
+        if count:
+            log.info("%d abandoned sessions were removed", count)
+        return count
+
+    def get_session(self, session_id: str, update_ts: bool = True, fetch_cache: bool = True) -> Any:
+        """Returns a session; None if there is none, or it has expired or cannot be used."""
+        info = self._read(session_id)
+        if info is None or (info.expiry > 0 and info.last_access_ts + info.expiry < time.time()):
+            return None
+        if update_ts:
+            info.last_access_ts = int(time.time())
+            self._write_meta_info(session_id, info)
+        return info
+
+    def remove_session(self, session_id: str) -> bool:
+        """Removes a session's folder.
+
+        Returns:
+            Whether it is gone.
+        """
+        self.pop(session_id, None)
+        if not SESSION_ID.fullmatch(session_id):
+            return False
+        try:
+            remove_folder(Path(self.store_path) / session_id, Path(self.store_path))
+        except (OSError, StorageError) as error:
+            log.warning("session %s could not be removed: %s", session_id, error)
+            return False
+        return True
+
+    def _folders(self) -> list[Path]:
+        try:
+            return [f for f in Path(self.store_path).iterdir() if SESSION_ID.fullmatch(f.name) and not f.is_symlink()]
+        except OSError as error:
+            log.debug("no sessions in %s: %s", self.store_path, error)
+            return []
+
+    def _read(self, session_id: str) -> Any:
+        folder = Path(self.store_path) / session_id
+        if not SESSION_ID.fullmatch(session_id) or folder.is_symlink():
+            return None
+        try:
+            info = SessionInfo(json.loads((folder / "meta.info").read_text(encoding="utf-8")))
+            image = Path(info.image)
+            info.last_access_ts, info.expiry = int(info.last_access_ts), int(info.expiry)
+            good = image.parent == folder and image.exists() and not image.is_symlink()
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            log.debug("session %s cannot be used: %s", session_id, error)
+            return None
+        return info if good else None
+
+    def _write_meta_info(self, session_id: str, session_info: Any) -> None:
+        with replacing(Path(self.store_path) / session_id / "meta.info") as part:
+            part.write_text(session_info.to_str(), encoding="utf-8")

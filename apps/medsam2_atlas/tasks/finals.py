@@ -1,0 +1,58 @@
+"""Labels of a MONAI Label datastore, as the rooms of `medsam2_atlas` take them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+
+from datastores.study_datastore import StudyDatastore
+from medsam2_atlas.atlas import ReferenceFiles
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.storage import FINAL
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finals:
+    """Studies to learn from. files: by name. problems: why the others cannot be used, by study."""
+
+    files: tuple[ReferenceFiles, ...]
+    problems: dict[str, str]
+
+
+def usable_label(datastore: Datastore, study: str, tag: str) -> Path | None:
+    """Returns the file of a study's label under a tag; None if there is none.
+
+    Raises:
+        InputError: the label counts as none, since it cannot be used or its image has changed.
+    """
+    label = datastore.get_label_by_image_id(study, DefaultLabelTag(tag) if tag in set(DefaultLabelTag) else tag)
+    if not label:
+        return None
+    problem = datastore.get_label_info(label, tag).get("problem")
+    if problem:
+        raise InputError(f"the label of {study} under {tag}", problem)
+    return Path(datastore.get_label_uri(label, tag))
+
+
+def learnable(datastore: StudyDatastore) -> Finals:
+    """Returns the studies that models may learn from: signed off, and accepted if the review stage is on.
+
+    Studies whose files are unavailable, for example while a PACS does not answer, are left out.
+    """
+    found, problems = [], {}
+    for study in sorted(datastore.get_labeled_images()):
+        try:
+            label = datastore.store.label(study, FINAL)
+            problem = datastore.store.held_back(label)
+            if problem:
+                raise InputError(f"the label of {study} under {FINAL}", problem)
+            found.append(ReferenceFiles(study, Path(datastore.get_image_uri(study)), label.file))
+        except Exception as error:  # noqa: BLE001 - one bad study must not keep the others from being learned from
+            problems[study] = str(error)
+            log.warning("the label of %s is left out: %s", study, error)
+    return Finals(tuple(found), problems)

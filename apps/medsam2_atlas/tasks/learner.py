@@ -1,0 +1,227 @@
+"""Measures studies in the background, so that the next case can be picked at once.
+
+One thread. It takes the device for one study at a time, only when no request has been served for a while, gives way to a
+request that comes, and looks again when a label is saved or a model changes. What it predicts is stored as any other
+prediction: the annotator who opens the case later finds it ready.
+
+A study that fails does not stop the others. An error of its measurement is recorded with the image's stamp and the models, and
+the study is not tried again until one of them changes. A study whose image is unavailable (its file is missing or may not be
+read, the PACS does not answer, the disk is full) is tried again later, with a growing delay.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from monailabel.interfaces.datastore import Datastore
+
+from medsam2_atlas.active_learning import Assessment, ScoreTable, assess
+from medsam2_atlas.base.errors import MedSAM2AtlasError, StorageError
+from medsam2_atlas.base.progress import current, reporting
+from medsam2_atlas.imaging.hounsfield import CHECK, read_ct
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.prompting import THREE, prompts_from_scores
+from medsam2_atlas.scoremaps import score_maps
+from medsam2_atlas.studies import file_stamp
+from tasks.models import Models
+from tasks.predictions import Predictions
+from tasks.retries import Retries
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 5.0
+_QUIET_SECONDS = 3.0
+_STOP_SECONDS = 5.0
+_ALL = ""
+"""Name of the entry in `Retries` that stands for all studies."""
+
+
+class _GivenWayError(Exception):
+    """A person's request came: the study that was being measured comes again later."""
+
+
+class Learner:
+    """Keeps the table of measures up to date."""
+
+    def __init__(
+        self, models: Models, predictions: Predictions, table: ScoreTable, datastore: Callable[[], Datastore], foundation: str
+    ) -> None:
+        """
+        Args:
+            models: atlas and networks.
+            predictions: makes and keeps label maps.
+            table: where measures go.
+            datastore: gives the server's.
+            foundation: model whose label map is held against the U-Net's; `medsam2_atlas`, or `atlas` where MedSAM2 would
+                take minutes a case.
+        """
+        self._models, self._predictions, self._table, self._datastore = models, predictions, table, datastore
+        self.foundation = foundation
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._waiting, self._last_request = 0, 0.0
+        self._thread: threading.Thread | None = None
+        self._later = Retries()
+
+    def start(self) -> None:
+        """Starts the thread; it ends with the process."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread at the current study's next progress report; waits at most a few seconds for that."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(_STOP_SECONDS)
+            if self._thread.is_alive():
+                log.warning("the study that is being measured does not end; it ends with the process")
+
+    def poke(self) -> None:
+        """Something changed: look again soon."""
+        self._wake.set()
+
+    @contextmanager
+    def held_off(self) -> Iterator[None]:
+        """A person waits for what the block does: no new study is begun meanwhile, nor for a while after."""
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            self._last_request = time.monotonic()
+
+    @property
+    def idle(self) -> bool:
+        """Returns whether no request has been waiting for a while."""
+        return not self._waiting and time.monotonic() - self._last_request > _QUIET_SECONDS
+
+    def problems(self) -> dict[str, str]:
+        """Returns why studies cannot be measured now, by study; they are tried again later."""
+        return {study: problem for study, problem in self._later.problems().items() if study != _ALL}
+
+    def versions(self) -> dict[str, str]:
+        """Of atlas and models that measures depend on."""
+        baseline = self._baseline()
+        found = {"foundation": self.foundation, "baseline": baseline or ""}
+        if self._models.hu != CHECK:  # left out if it is the default one, so that measures of earlier versions are kept
+            found["hu"] = str(self._models.hu)
+        try:
+            found["atlas"] = self._models.atlas().version
+            if self.foundation != "atlas":
+                found["weights"] = self._models.weights().sha256[:12]
+            if baseline:
+                found["unet"] = self._models.unet(baseline).version
+        except MedSAM2AtlasError as error:
+            found["missing"] = str(error)
+        return found
+
+    def measure_next(self) -> bool:
+        """Measures one study that has no final label and no current measures; whether there was one."""
+        versions, rows = self.versions(), self._table.rows()
+        if "missing" in versions:
+            return False
+        studies = sorted(self._datastore().get_unlabeled_images())
+        self._later.keep({_ALL, *studies})
+        for study in studies:
+            if self._stop.is_set() or not self._later.due(study):
+                continue
+            try:
+                stamp = _stamp(self._predictions.image(study))
+            except Exception as error:  # noqa: BLE001 - an unavailable image must not delay the other studies
+                self._put_off(study, error)
+                continue
+            row = rows.get(study)
+            if row is None or row.image != stamp or row.versions != versions:
+                self._measure(study, stamp, versions)
+                return True
+            self._later.succeeded(study)
+        return False
+
+    def _measure(self, study: str, stamp: str, versions: dict[str, str]) -> None:
+        """Records the measures of a study, or why there are none."""
+        assessment, problem = None, ""
+        try:
+            with reporting(self._give_way):
+                assessment = self._assess(study)
+        except _GivenWayError:
+            raise
+        except (OSError, StorageError) as error:  # the disk or the PACS, not the study
+            self._put_off(study, error)
+            return
+        except Exception as error:
+            if self._changed(study, stamp):
+                self._put_off(study, error)
+                return
+            if isinstance(error, MedSAM2AtlasError):
+                problem = str(error)
+                log.warning("%s cannot be measured until its image or the models change: %s", study, problem)
+            else:
+                problem = f"{study}: cannot be measured ({type(error).__name__}: {error}). The server's log tells more."
+                log.exception("%s cannot be measured until its image or the models change", study)
+        self._table.put(study, stamp, versions, assessment, problem)
+        if self._changed(study, stamp):  # it may have been erased while it was measured
+            self._table.drop(study)
+        self._later.succeeded(study)
+
+    def _changed(self, study: str, stamp: str) -> bool:
+        """Returns whether the image has vanished or changed since its stamp was taken."""
+        try:
+            return _stamp(self._predictions.image(study)) != stamp
+        except Exception:  # noqa: BLE001 - an image that cannot be opened any more has changed
+            return True
+
+    def _put_off(self, study: str, error: Exception) -> None:
+        self._later.failed(study, str(error))
+        log.warning("%s cannot be measured now, it is tried again later: %s", study, error)
+
+    def _assess(self, study: str) -> Assessment:
+        baseline = self._baseline()
+        foundation = self._predictions.get(self.foundation, study)[0].labels.array
+        other = self._predictions.get(baseline, study)[0].labels.array if baseline else None
+        image, atlas = read_ct(self._predictions.image(study), self._models.hu), self._models.atlas()
+        with self._models.busy:
+            scores = score_maps(image, atlas, cache=self._models.registrations, progress=current())
+        prompts = prompts_from_scores(scores, organ_table(), organ_table().indices, THREE)
+        return assess(image, atlas, scores, prompts, foundation, other)
+
+    def _give_way(self, stage: str, share: float, organ: int | None = None) -> None:
+        if self._waiting or self._stop.is_set():
+            raise _GivenWayError
+
+    def _baseline(self) -> str | None:
+        return next((name for name in ("unet_3d", "unet_2d") if not self._predictions.tasks[name].missing()), None)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            worked = False
+            try:
+                worked = self.idle and self._later.due(_ALL) and self.measure_next()
+            except _GivenWayError:
+                pass
+            except Exception as error:  # what concerns all studies, such as a PACS that cannot be asked: the thread outlives it
+                self._later.failed(_ALL, str(error))
+                log.exception("studies cannot be measured now; it goes on later")
+            else:
+                if worked:
+                    self._later.succeeded(_ALL)
+            if not worked:
+                self._wake.wait(_POLL_SECONDS)
+                self._wake.clear()
+
+
+def _stamp(image: Path) -> str:
+    """Returns the stamp of an image that can be opened.
+
+    Raises:
+        OSError: it cannot. A change of its rights would not change the stamp, so this is not recorded with it.
+    """
+    if not image.is_dir():
+        image.open("rb").close()
+    return file_stamp(image)

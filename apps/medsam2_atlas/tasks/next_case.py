@@ -1,0 +1,60 @@
+"""The ways to pick the next case, behind MONAI Label's interface. They only look up what the background has measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.strategy import Strategy
+
+from datastores.study_datastore import StudyDatastore, given_to, measured_before
+from medsam2_atlas.active_learning import ScoreTable, choose
+from medsam2_atlas.base.errors import MedSAM2AtlasError
+
+_IN_WORK_SECONDS = 30 * 60
+
+_DESCRIPTIONS = {
+    "random": "Any case without a final label",
+    "first": "The first case by name without a final label",
+    "disagreement": "The case on which foundation model and U-Net agree least",
+    "uncertainty": "The case whose score maps and prompts are least certain",
+    "novelty": "The case that registers worst and is least like the references",
+}
+
+
+class NextCase(Strategy):
+    """Picks a case and says why."""
+
+    def __init__(self, name: str, table: ScoreTable, versions: Callable[[], dict[str, str]]) -> None:
+        """
+        Args:
+            name: of the strategy.
+            table: measures of the studies.
+            versions: gives those of atlas and models now.
+        """
+        super().__init__(_DESCRIPTIONS[name])
+        self._name, self._table, self._versions = name, table, versions
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """`id` of the case, its `weight`, and `why`; None where all cases have a final label."""
+        candidates = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
+        now, client = time.time(), request.get("client_id")
+
+        def in_work(study: str) -> bool:
+            try:
+                info = datastore.get_image_info(study)
+            except MedSAM2AtlasError:  # it was just removed, or the PACS does not answer
+                return True
+            lately = [entry for entry in given_to(info).values() if now - entry["ts"] < _IN_WORK_SECONDS]
+            return bool(lately) and not any(client and entry.get("client_id") == client for entry in lately)
+
+        rows = self._table.rows()
+        if isinstance(datastore, StudyDatastore):
+            for study in [study for study, labels in datastore.store.labels().items() if measured_before(labels)]:
+                rows.pop(study, None)
+        choice = choose(self._name, candidates, rows, versions=self._versions(), in_work=in_work)
+        if choice is None:
+            return None
+        return {"id": choice.study, "weight": choice.weight, "why": choice.why}

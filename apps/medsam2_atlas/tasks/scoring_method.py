@@ -1,0 +1,103 @@
+"""Scores of one tag's labels against another's: Dice, NSD at 2 mm and HD95 per organ, by MONAI's metrics."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+
+from medsam2_atlas.base.errors import InputError, problem_of
+from medsam2_atlas.base.files import write_json
+from medsam2_atlas.evaluation import OrganScore, compare_labels
+from medsam2_atlas.imaging.decoding import is_segmentation
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import read_labels
+from medsam2_atlas.storage import WorkFolder
+from tasks import replies
+from tasks.finals import usable_label
+
+log = logging.getLogger(__name__)
+
+
+class OrganScoring(ScoringMethod):
+    """`y` (default `final`) is the truth, `y_pred` (default `medsam2_atlas`) what is judged. Organs that neither holds
+    count for nothing; organs that `y` lacks are taken as not annotated."""
+
+    def __init__(self, work: WorkFolder) -> None:
+        super().__init__("Dice, NSD at 2 mm and HD95 per organ between the labels of any two tags (y, y_pred)")
+        self._work = work
+
+    def info(self) -> dict[str, Any]:
+        """MONAI Label's description, with the means of the last runs."""
+        results: dict[str, Any] = {}
+        for file in sorted((self._work.path / "scores").glob("*.json")):
+            try:
+                results[file.stem] = json.loads(file.read_text(encoding="utf-8"))["mean"]
+            except (OSError, ValueError, KeyError, TypeError) as error:  # the next run overwrites it
+                results[file.stem] = {"problem": f"cannot be read ({error})."}
+        return {"description": self.description, "results": results}
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Scores per study and their means; kept in the work folder too, since MONAI Label only logs a background run.
+
+        Raises:
+            InputError: a tag that cannot be one.
+        """
+        truth, judged = (_tag(request, key, default) for key, default in (("y", "final"), ("y_pred", "medsam2_atlas")))
+        table = organ_table()
+        studies: dict[str, Any] = {}
+        scores: list[dict[int, OrganScore]] = []
+        for study in sorted(datastore.list_images()):
+            try:
+                files = [usable_label(datastore, study, tag) for tag in (truth, judged)]
+                if files[0] is None or files[1] is None:
+                    continue
+                image = datastore.get_image_uri(study) if is_segmentation(files[0]) else None
+                y = read_labels(files[0], image=image)
+                found = compare_labels(read_labels(files[1], y), y, sorted({int(v) for v in np.unique(y.array)} - {0}))
+            except Exception as error:  # noqa: BLE001 - one bad file must not hide the others' scores
+                studies[study] = {"problem": problem_of(error)}
+                log.warning("%s cannot be scored: %s", study, error)
+                continue
+            scores.append(found)
+            studies[study] = {table[k].name: score.as_dict() for k, score in found.items()}
+            log.info("%s: mean Dice %.3f", study, _mean([score.dice for score in found.values()]))
+        known = {*datastore.list_images()}  # without those that were erased meanwhile
+        studies = {study: found for study, found in studies.items() if study in known}
+        result = {"y": truth, "y_pred": judged, "studies": studies, "mean": _means(scores)}
+        write_json(result, self._work.folder("scores") / f"{judged}-against-{truth}.json")
+        return result
+
+
+def _tag(request: dict[str, Any], key: str, default: str) -> str:
+    tag = replies.text(request, key) or default
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", tag):
+        raise InputError(tag, f"cannot be a label tag ({key}).", "Tags are letters, digits, `_`, `-` and `.`.")
+    return tag
+
+
+def _means(scores: list[dict[int, OrganScore]]) -> dict[str, Any]:
+    """Over studies per organ, and over all."""
+    table = organ_table()
+    organs: dict[str, Any] = {}
+    for k in table.indices:
+        here = [found[k] for found in scores if k in found]
+        if here:
+            far = [score.hd95_mm for score in here if score.hd95_mm is not None]
+            organs[table[k].name] = {
+                "studies": len(here),
+                "dice": _mean([score.dice for score in here]),
+                "nsd": _mean([score.nsd for score in here]),
+                "hd95_mm": _mean(far) if far else None,
+            }
+    overall = {key: _mean([o[key] for o in organs.values() if o[key] is not None]) for key in ("dice", "nsd", "hd95_mm")}
+    return {"studies": len(scores), **overall, "organs": organs} if organs else {"studies": 0, "organs": {}}
+
+
+def _mean(values: list[float]) -> float:
+    return round(float(np.mean(values)), 4) if values else float("nan")

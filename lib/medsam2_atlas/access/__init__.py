@@ -1,0 +1,1 @@
+"""Who may use a server: files of tokens, read, checked and added to."""

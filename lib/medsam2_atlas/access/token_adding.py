@@ -1,0 +1,67 @@
+"""Adds people to a file of tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+from medsam2_atlas.access.token_entries import digest_of, read_tokens
+from medsam2_atlas.base.errors import InputError, StorageError
+from medsam2_atlas.base.files import replacing
+
+_BYTES = 32
+
+
+def add_person(file: Path, name: str, role: str, expires: str = "") -> str:
+    """Adds a person to a file of tokens, which is made if there is none.
+
+    The file gets the checksum of the token only. Its mode stays; a new file is its owner's alone (0600).
+
+    Args:
+        file: of tokens.
+        name: of the person.
+        role: one of `ROLES`.
+        expires: last day of the token (UTC), such as 2027-01-31; empty if it does not end.
+
+    Returns:
+        The token, which is stored nowhere.
+
+    Raises:
+        InputError: the file cannot be used, it has a person of that name, or an argument cannot be taken.
+        StorageError: it cannot be written.
+    """
+    file = file.resolve()
+    present = read_tokens(file) if file.exists() else {}
+    if name in {person.name for person in present.values()}:
+        raise InputError(file, f"has {name} already.", "Remove that line first, or choose another name.")
+    token = secrets.token_urlsafe(_BYTES)
+    end = f", expires: {json.dumps(expires)}" if expires else ""
+    line = f"- {{name: {json.dumps(name, ensure_ascii=False)}, role: {role}, sha256: {digest_of(token)}{end}}}\n"
+    try:
+        text = file.read_text(encoding="utf-8") if present else ""
+        with replacing(file) as part:
+            _write(part, f"{text.rstrip()}\n{line}".lstrip(), file)
+            added = read_tokens(part)
+            if len(added) != len(present) + 1:
+                raise InputError(file, "has a form to which no line can be added.", f"Add it yourself: {line.strip()}")
+    except OSError as error:
+        raise StorageError(
+            file, f"cannot be written ({error.strerror}).", "Run this as its owner, on a disk that can be written."
+        ) from error
+    return token
+
+
+def _write(part: Path, text: str, like: Path) -> None:
+    """Writes a file with the mode and group of another one; without it, for its owner only."""
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        if like.exists():
+            about = like.stat()
+            if about.st_uid != os.getuid() or about.st_gid != os.getgid():
+                os.fchown(descriptor, about.st_uid if os.getuid() == 0 else -1, about.st_gid)
+            os.fchmod(descriptor, about.st_mode & 0o777)
+        stream.write(text)
+        stream.flush()
+        os.fsync(descriptor)

@@ -1,0 +1,113 @@
+"""How much a case could teach: three measures, each 0 (nothing new) to about 1, over all organs in the scan.
+
+`disagreement`  1 − mean Dice between MedSAM2 and U-Net (query by committee, Seung et al. 1992).
+`uncertainty`   entropy of the score maps, and how far the references are from one mind about the prompts.
+`novelty`       what registration left unexplained, and the distance to the most similar reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from medsam2_atlas.atlas import Atlas, novelty, thumbnail_distance, thumbnail_of
+from medsam2_atlas.evaluation import dice_per_organ
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.prompting import Prompts
+from medsam2_atlas.registration import Transform, WorkImage
+from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps
+
+_LEAST_VISIBLE = 0.05
+_FALLBACK_COST = 0.25
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Measures of a case by strategy, and a sentence on each; a measure that cannot be taken is missing."""
+
+    values: dict[str, float]
+    why: dict[str, str]
+
+
+def assess(
+    image: Volume,
+    atlas: Atlas,
+    scores: ScoreMaps,
+    prompts: Prompts,
+    foundation: np.ndarray | None = None,
+    baseline: np.ndarray | None = None,
+) -> Assessment:
+    """Takes all measures of a case.
+
+    Args:
+        image: the CT.
+        atlas: the one of the score maps.
+        scores: of the CT.
+        prompts: made of the score maps.
+        foundation: label map `[z, y, x]` of MedSAM2, or of the atlas alone.
+        baseline: label map of the U-Net.
+    """
+    values, why = {}, {}
+    doubts = uncertainty(scores, prompts)
+    if doubts:
+        values["uncertainty"] = float(np.mean(list(doubts.values())))
+        why["uncertainty"] = f"least certain for {_worst(doubts, lambda v: v)} (0 certain, 1 not at all)"
+    unexplained, nearest = strangeness(image, atlas, scores)
+    values["novelty"] = (unexplained + nearest) / 2
+    why["novelty"] = (
+        f"after registration it correlates with the atlas by {1 - unexplained:.2f} and with the most similar of "
+        f"{len(atlas.references)} references by {1 - nearest:.2f}"
+    )
+    if foundation is not None and baseline is not None:
+        apart = disagreement(foundation, baseline)
+        if apart:
+            values["disagreement"] = float(np.mean(list(apart.values())))
+            mean = 1 - values["disagreement"]
+            least = _worst(apart, lambda v: 1 - v)
+            why["disagreement"] = f"foundation and U-Net agree to a mean Dice of {mean:.2f}, least for {least}"
+    return Assessment(values, why)
+
+
+def uncertainty(scores: ScoreMaps, prompts: Prompts) -> dict[int, float]:
+    """Per organ in the scan, half the entropy's share of its score map, half the doubt about its prompt; 0..1.
+
+    Doubt is what the highest score lacks to 1, more where a box had to be taken from another slice, and 1 without a prompt.
+    """
+    by_label = {prompt.label: prompt for prompt in prompts.prompts}
+    found = {}
+    for k, score in scores.maps.items():
+        if k not in organ_table().indices or score.visible < _LEAST_VISIBLE:
+            continue
+        prompt = by_label.get(k)
+        doubt = 1.0 if prompt is None else min(1.0, 1 - score.maximum + _FALLBACK_COST * bool(prompt.notes))
+        found[k] = (_entropy_share(score) + doubt) / 2
+    return found
+
+
+def disagreement(first: np.ndarray, second: np.ndarray) -> dict[int, float]:
+    """1 − Dice of each organ that either label map holds."""
+    dice = dice_per_organ(first, second, organ_table().indices)
+    only = {k: 0.0 for k in np.unique(first).tolist() if k and k not in dice}
+    return {int(k): 1 - v for k, v in (dice | only).items()}
+
+
+def strangeness(image: Volume, atlas: Atlas, scores: ScoreMaps) -> tuple[float, float]:
+    """Distances (1 − correlation of small pictures in the common space) of a CT to the atlas and to its nearest reference."""
+    small = thumbnail_of(WorkImage.of(image, atlas.template.spacing), scores.inverse, atlas.template)
+    template = thumbnail_of(atlas.template, Transform(), atlas.template)
+    return thumbnail_distance(small, template), novelty(small, atlas.references)
+
+
+def _entropy_share(score: ScoreMap) -> float:
+    """H / (H + M): H the sum of the voxels' binary entropies in bits, M the sum of their scores; 0 for a sharp map."""
+    p = np.clip(score.values[score.values > 0].astype(np.float32) / 255, 1e-6, 1 - 1e-6)
+    entropy = float(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)).sum())
+    return entropy / (entropy + float(p.sum())) if len(p) else 1.0
+
+
+def _worst(values: dict[int, float], shown: Callable[[float], float], count: int = 3) -> str:
+    ranked = sorted(values, key=lambda k: -values[k])[:count]
+    return ", ".join(f"{organ_table()[k].display.lower()} {shown(values[k]):.2f}" for k in ranked)

@@ -1,0 +1,1 @@
+"""Records who did what to which study."""

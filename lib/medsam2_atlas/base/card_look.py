@@ -1,0 +1,83 @@
+"""A look at all NVIDIA cards of a machine, for `doctor`: `python -m medsam2_atlas.base.card_look` prints it as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medsam2_atlas.base.card_problems import Trial
+from medsam2_atlas.base.cards import cards_seen, no_card, tried
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card that PyTorch sees. free, total: memory in bytes; 0 if unknown."""
+
+    device: str
+    name: str
+    capability: str
+    free: int
+    total: int
+    trial: Trial
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was found. driver: its version, empty if unknown. cause: why PyTorch sees no card, if it sees none."""
+
+    cards: tuple[Card, ...]
+    driver: str
+    cause: Trial
+
+    def as_json(self) -> str:
+        """Returns one line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def parse(cls, text: str) -> Look:
+        """Returns what `as_json` wrote."""
+        found: dict[str, Any] = json.loads(text)
+        cards = tuple(Card(**{**card, "trial": Trial(**card["trial"])}) for card in found["cards"])
+        return cls(cards, found["driver"], Trial(**found["cause"]))
+
+
+def look() -> Look:
+    """Tries a kernel on each card that PyTorch sees."""
+    cards = tuple(_card(device) for device in cards_seen())
+    return Look(cards, driver_version(), Trial() if cards else no_card())
+
+
+def driver_version() -> str:
+    """Returns the version of the NVIDIA driver; empty if there is none, or if it does not tell."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except Exception:  # noqa: BLE001 - NVML may be missing, broken, or not allowed here
+        try:
+            told = re.search(r"\s(\d+\.\d+(\.\d+)?)\s", Path("/proc/driver/nvidia/version").read_text())
+        except OSError:
+            return ""
+        return told[1] if told else ""
+
+
+def _card(device: torch.device) -> Card:
+    trial = tried(device)
+    name, capability, free, total = "unknown card", "", 0, 0
+    try:
+        about = torch.cuda.get_device_properties(device)
+        name, capability, total = about.name, f"{about.major}.{about.minor}", int(about.total_memory)
+        free = int(torch.cuda.mem_get_info(device)[0])
+    except Exception:  # noqa: BLE001 - a card that networks cannot run on may not answer either
+        pass
+    return Card(str(device), name, capability, free, total, trial)
+
+
+if __name__ == "__main__":
+    print(look().as_json())

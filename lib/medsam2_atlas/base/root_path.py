@@ -1,0 +1,28 @@
+"""The root path of a server behind a proxy, such as `/medsam2` in `https://host/medsam2/`.
+
+It ends up in links, cookies and redirects, so only plain path segments are allowed.
+"""
+
+from __future__ import annotations
+
+import re
+
+from medsam2_atlas.base.errors import InputError
+
+_PLAIN = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
+_MAX_LENGTH = 200
+
+
+def parse_root_path(text: str) -> str:
+    """Returns a root path without a slash at its end; empty for a server at the top of its host.
+
+    Raises:
+        InputError: not a path of letters, digits, `.`, `_`, `~` and `-` that begins with a slash, or one with `.` or `..`.
+    """
+    path = text.removesuffix("/")
+    if not path:
+        return ""
+    if len(path) > _MAX_LENGTH or not _PLAIN.fullmatch(path) or not {".", ".."}.isdisjoint(path.split("/")):
+        remedy = "Give the path alone, such as /medsam2, of letters, digits and . _ ~ -."
+        raise InputError(repr(text[:80]), "cannot be the root path of a server.", remedy)
+    return path

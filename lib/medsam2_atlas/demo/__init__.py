@@ -1,0 +1,1 @@
+"""Synthetic patients, and the demo weights that are trained on them."""

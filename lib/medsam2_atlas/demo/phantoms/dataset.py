@@ -1,0 +1,86 @@
+"""Phantom cases by seed and number, alone or as a folder of NIfTI files."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from medsam2_atlas.base.files import replacing
+from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.demo.phantoms.patient import Patient, draw_patient
+from medsam2_atlas.demo.phantoms.render import Scan, render
+from medsam2_atlas.demo.phantoms.scanner import draw_orientation, draw_scan
+
+
+@dataclass(frozen=True)
+class PhantomCase:
+    """A scanned synthetic patient: image (float32, HU) and label map (uint8), both `[z, y, x]` on the scan's LPS grid."""
+
+    patient: Patient
+    scan: Scan
+    orientation: str
+    image: np.ndarray
+    label: np.ndarray
+
+    def as_images(self) -> tuple[sitk.Image, sitk.Image]:
+        """Image and label map with their geometry, in the orientation in which the file is to be stored."""
+        pair = []
+        for array in (self.image.astype(np.int16), self.label):
+            picture = sitk.GetImageFromArray(array)
+            picture.SetSpacing(self.scan.spacing)
+            picture.SetOrigin(self.scan.origin)
+            picture.SetDirection(self.scan.direction.ravel().tolist())
+            pair.append(sitk.DICOMOrient(picture, self.orientation))
+        return pair[0], pair[1]
+
+
+def draw_case(seed: int, index: int, spacing: float | None = None) -> PhantomCase:
+    """Case `index` of the population `seed`; the same arguments give the same case, whatever else was drawn."""
+    generator = np.random.default_rng([seed, index])
+    patient = draw_patient(generator)
+    scan = draw_scan(generator, patient, spacing)
+    orientation = draw_orientation(generator)
+    image, label = render(patient, scan)
+    return PhantomCase(patient, scan, orientation, image, label)
+
+
+def write_dataset(
+    out: Path,
+    count: int,
+    seed: int,
+    *,
+    spacing: float | None = None,
+    hu_step: int = 1,
+    workers: int = 2,
+    progress: Progress = silent,
+) -> None:
+    """Writes `count` cases as `images/NAME.nii.gz` and `labels/NAME.nii.gz`, the same names in both.
+
+    Args:
+        out: folder; made where it does not exist.
+        count: number of cases.
+        seed: the population.
+        spacing: isotropic spacing in mm; without it, spacings, tilts and file orientations differ.
+        hu_step: HU are rounded to multiples of it; larger steps make smaller files.
+        workers: processes.
+        progress: told the share done.
+    """
+    for kind in ("images", "labels"):
+        (out / kind).mkdir(parents=True, exist_ok=True)
+    write = partial(_write_case, out, seed, spacing, hu_step)
+    with ProcessPoolExecutor(min(workers, count)) as pool:
+        for done, _ in enumerate(pool.map(write, range(count)), 1):
+            progress("phantoms", done / count)
+
+
+def _write_case(out: Path, seed: int, spacing: float | None, hu_step: int, index: int) -> None:
+    case = draw_case(seed, index, spacing)
+    image, label = replace(case, image=np.rint(case.image / hu_step) * hu_step).as_images()
+    for kind, picture in (("images", image), ("labels", label)):
+        with replacing(out / kind / f"phantom-{seed}-{index:03d}.nii.gz") as part:
+            sitk.WriteImage(picture, str(part), useCompression=True)

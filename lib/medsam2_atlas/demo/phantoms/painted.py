@@ -1,0 +1,206 @@
+"""Synthetic intensities over given anatomy: a label map becomes a CT whose truth is known.
+
+What the label map does not tell comes from a synthetic patient: body, bones, lungs and bowels, laid by a scaling and a shift
+under the label map's organs, and bent so that the spine lies behind the aorta and the ribs around liver, spleen and kidneys.
+So the organs' shapes and places are nobody's invention, the intensities are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.demo.phantoms.frame import BOTTOM, FAT, TOP
+from medsam2_atlas.demo.phantoms.patient import Patient, draw_patient
+from medsam2_atlas.demo.phantoms.render import Scan, render
+from medsam2_atlas.demo.phantoms.shapes import Field
+from medsam2_atlas.imaging.volume import Geometry, Volume, from_sitk, to_sitk
+
+_TISSUES: dict[int, str | float] = {
+    1: "spleen",
+    2: "kidney",
+    3: "kidney",
+    4: 8.0,
+    5: "wall",
+    6: "liver",
+    7: 30.0,
+    8: "aorta",
+    9: "vein",
+    10: "pancreas",
+    11: "adrenal",
+    12: "adrenal",
+    13: "wall",
+    14: 8.0,
+}
+_SPACING = 3.0
+_AROUND_MM = 12.0
+_BEYOND_MM = 300.0
+_LEAST_ORGANS = 3
+_STRETCH = (0.75, 1.35)
+_STILL = (1, 2, 3, 6, 11, 12)
+"""Spleen, kidneys, liver, adrenal glands: bones and lungs lie around them as around the synthetic patient's."""
+_LONG = (8, 9)
+"""Aorta and inferior vena cava: the spine lies behind them, level by level."""
+_ENDS = (8, 9, 14)
+"""Organs whose lower ends hold still: the vessels fork above the pelvis, the bladder lies on its floor."""
+_LEVEL_MM, _BEND_GRID = 15.0, 10.0
+_BEND_MM, _BEND_FADES = 45.0, 0.3
+"""How far a landmark reaches, and the weight of staying where the stretch has put everything."""
+
+
+def deformed(labels: Volume, generator: np.random.Generator, amplitude: float = 8.0, stretch: float = 0.06) -> Volume:
+    """A label map of another body: stretched along each axis, and bent by a smooth random field.
+
+    Args:
+        labels: label map; resampled to 3 mm.
+        generator: source of all choices.
+        amplitude: standard deviation of the displacement along each axis, mm.
+        stretch: standard deviation of the logarithm of each axis' stretch.
+    """
+    size = [max(2, round(n * s / _SPACING)) for n, s in zip(labels.geometry.size, labels.geometry.spacing, strict=True)]
+    grid = sitk.Resample(
+        labels.as_image(), size, sitk.Transform(), sitk.sitkNearestNeighbor, labels.geometry.origin, (_SPACING,) * 3,
+        labels.geometry.direction,
+    )  # fmt: skip
+    image = from_sitk(grid, labels.source)
+    points = _points(image.geometry)
+    middle = points.mean(0)
+    scale = np.exp(generator.normal(0, stretch, 3)).astype(np.float32)
+    bend = np.stack([Field(generator, amplitude, (90, 220), 6)(points) for _ in range(3)], 1)
+    index = (((points - middle) / scale + middle + bend) / _SPACING)[:, ::-1].T
+    warped = ndimage.map_coordinates(image.array, index, order=0, mode="constant").reshape(image.array.shape)
+    return image.with_array(warped)
+
+
+def painted(labels: Volume, generator: np.random.Generator) -> Volume:
+    """A CT (HU, float32) on the grid of a label map.
+
+    Raises:
+        InputError: fewer than three organs, too few to lay a body under them.
+    """
+    patient = draw_patient(generator)
+    background, below = _background(patient)
+    real, organs = _centres(labels), _centres(below)
+    known = sorted(set(real) & set(organs))
+    if len(known) < _LEAST_ORGANS:
+        raise InputError(labels.source, f"holds {len(real)} organs.", f"At least {_LEAST_ORGANS} tell where the body lies.")
+    scale, shift = np.ones(3), np.zeros(3)
+    for axis in range(3):
+        a, b = np.array([real[k][axis] for k in known]), np.array([organs[k][axis] for k in known])
+        slope = np.clip(np.polyfit(a, b, 1)[0], *_STRETCH) if np.ptp(a) > 40 else 1.0
+        scale[axis], shift[axis] = slope, b.mean() - slope * a.mean()
+    stretched = sitk.AffineTransform(3)
+    stretched.SetMatrix(np.diag(scale).ravel().tolist())
+    stretched.SetTranslation(shift.tolist())
+    bent = _bend(labels, below, scale, shift)
+    blank, to_phantom = labels.as_image(), sitk.CompositeTransform([stretched, bent])  # the last one comes first
+    hu = sitk.GetArrayFromImage(sitk.Resample(background, blank, to_phantom, sitk.sitkLinear, -1000.0, sitk.sitkFloat32))
+    return labels.with_array(_with_organs(hu, labels, patient, generator))
+
+
+def _background(patient: Patient) -> tuple[sitk.Image, Volume]:
+    """A synthetic patient without the labelled organs, and the label map of those."""
+    sx, sy, sz = patient.scale
+    width, depth = 2 * (150 + patient.fat) * sx + 40, 300 * sy
+    size = (round(width / _SPACING), round(depth / _SPACING), round((TOP - BOTTOM) * sz / _SPACING))
+    scan = Scan(size, (_SPACING,) * 3, (-width / 2, -36 * sy - depth / 2, BOTTOM * sz))
+    image, label = render(patient, scan)
+    image[label > 0] = FAT
+    beyond = round(_BEYOND_MM / _SPACING)  # long scans go on where the patient ends
+    longer = np.pad(image, ((beyond, beyond), (0, 0), (0, 0)), mode="edge")
+    x, y, z = scan.origin
+    grid = Geometry((*size[:2], len(longer)), scan.spacing, (x, y, z - beyond * _SPACING))
+    own = Geometry(size, scan.spacing, scan.origin)
+    return to_sitk(longer, grid), Volume(label, own, own)
+
+
+def _bend(labels: Volume, below: Volume, scale: np.ndarray, shift: np.ndarray) -> sitk.Transform:
+    """What takes organs that hold still to where the synthetic patient has them, besides scaling and shift; smooth."""
+    places, moves = [], []
+    real, own = _landmarks(labels), _landmarks(below)
+    for name in sorted(real.keys() & own.keys()):
+        places.append(real[name])
+        moves.append((own[name] - (scale * real[name] + shift)) / scale)
+    for k in _LONG:
+        levels = _levels(below, k)
+        for place in _levels(labels, k):
+            apart = min((level - (scale * place + shift) for level in levels), key=lambda v: abs(v[2]), default=None)
+            if apart is not None and abs(apart[2]) < _LEVEL_MM:
+                places.append(place)
+                moves.append(apart * [1, 1, 0] / scale)
+    grid = labels.geometry
+    coarse = Geometry(
+        (max(2, round(grid.size[0] * grid.spacing[0] / _BEND_GRID) + 1),
+         max(2, round(grid.size[1] * grid.spacing[1] / _BEND_GRID) + 1),
+         max(2, round(grid.size[2] * grid.spacing[2] / _BEND_GRID) + 1)),
+        (_BEND_GRID,) * 3, grid.origin, grid.direction,
+    )  # fmt: skip
+    field = np.zeros((*coarse.shape, 3))
+    if places:
+        index = np.stack(np.meshgrid(*[np.arange(n) for n in coarse.shape], indexing="ij")[::-1], -1)
+        world = coarse.to_world(index.reshape(-1, 3))
+        weights = np.exp(-((world[:, None] - np.array(places)[None]) ** 2).sum(-1) / (2 * _BEND_MM**2))
+        field = (weights @ np.array(moves) / (weights.sum(1, keepdims=True) + _BEND_FADES)).reshape(field.shape)
+    image = sitk.GetImageFromArray(field, isVector=True)
+    image.SetSpacing(coarse.spacing)
+    image.SetOrigin(coarse.origin)
+    image.SetDirection(coarse.direction)
+    return sitk.DisplacementFieldTransform(image)
+
+
+def _landmarks(labels: Volume) -> dict[str, np.ndarray]:
+    """Places (mm) by which two bodies are laid on each other: middles of organs that hold still, lower ends of others."""
+    found = {f"middle {k}": middle for k, middle in _centres(labels).items() if k in _STILL}
+    for k in _ENDS:
+        slices = np.flatnonzero((labels.array == k).any((1, 2)))
+        if len(slices) and slices[0] > 0:
+            found[f"end {k}"] = _middle_on(labels, k, int(slices[0]))
+    return found
+
+
+def _levels(labels: Volume, k: int) -> list[np.ndarray]:
+    """Middles (mm) of a long organ on slices `_LEVEL_MM` apart, from the lowest."""
+    slices = np.flatnonzero((labels.array == k).any((1, 2)))
+    return [_middle_on(labels, k, int(z)) for z in slices[:: max(1, round(_LEVEL_MM / labels.geometry.spacing[2]))]]
+
+
+def _middle_on(labels: Volume, k: int, z: int) -> np.ndarray:
+    rows, columns = np.nonzero(labels.array[z] == k)
+    return labels.geometry.to_world(np.array([columns.mean(), rows.mean(), z]))
+
+
+def _points(grid: Geometry) -> np.ndarray:
+    """The voxels' places along the grid's own axes, `[n, 3]` (x, y, z) in mm from the first one, float32."""
+    z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in grid.shape], indexing="ij")
+    return np.stack([x, y, z], -1).reshape(-1, 3) * np.array(grid.spacing, np.float32)
+
+
+def _centres(labels: Volume) -> dict[int, np.ndarray]:
+    """Middles (mm) of the boxes around organs that the scan does not cut along z; around all where that leaves too few."""
+    whole: dict[int, np.ndarray] = {}
+    cut: dict[int, np.ndarray] = {}
+    for k, box in enumerate(ndimage.find_objects(labels.array), 1):
+        if box is not None and k in _TISSUES:
+            middle = np.array([(span.start + span.stop - 1) / 2 for span in box[::-1]])
+            touches = box[0].start == 0 or box[0].stop == labels.array.shape[0]
+            (cut if touches else whole)[k] = labels.geometry.to_world(middle)
+    return whole if len(whole) >= 2 * _LEAST_ORGANS else whole | cut
+
+
+def _with_organs(hu: np.ndarray, labels: Volume, patient: Patient, generator: np.random.Generator) -> np.ndarray:
+    """Organs over a body that reaches around them, soft edges, texture and noise."""
+    away = ndimage.distance_transform_edt(labels.array == 0, sampling=labels.geometry.spacing[::-1])
+    hu[(away < _AROUND_MM) & (hu < -300)] = FAT
+    points = _points(labels.geometry)
+    lumps = Field(generator, 1.0, (35, 90), 8)(points).reshape(hu.shape)
+    hu[(hu == FAT) & (lumps > 0.9)] = 30.0  # bowel and muscle between the organs
+    for k in np.unique(labels.array[labels.array > 0]):
+        tissue = _TISSUES.get(int(k), "prostate" if patient.sex == "male" else "uterus")
+        hu[labels.array == k] = (patient.hu(tissue) if isinstance(tissue, str) else tissue) + generator.normal(0, 4)
+    hu += np.where(hu > -300, Field(generator, 4.0, (15, 60), 6)(points).reshape(hu.shape), 0)
+    soft = ndimage.gaussian_filter(hu, 0.6)
+    grain = ndimage.gaussian_filter(generator.standard_normal(hu.shape, dtype=np.float32), 0.6)
+    result: np.ndarray = np.clip(soft + grain * (patient.noise / grain.std()), -1024, 3071).astype(np.float32)
+    return result

@@ -1,0 +1,175 @@
+"""Headers of image files, checked before any library opens the file.
+
+ITK's readers follow paths in a header, crash on some malformed headers and allocate the size that a header claims. So a
+strict parser in Python reads each format's header first, and only files that hold their own voxels, of a size within the
+limits, go on to a reader process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite, prod
+from pathlib import Path
+
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.imaging.decoding.grids import Grid
+
+MAX_HEADER_BYTES = 1 << 20
+MAX_DIMENSIONS = 5
+
+
+@dataclass(frozen=True)
+class Header:
+    """The checked header of an image file.
+
+    Attributes:
+        sizes: number of values along each of the file's axes, in the file's order; axes of components included.
+        value_bytes: bytes of one value.
+        offset: first byte of the voxels, in the file or, for a packed file, in its unpacked content.
+        encoding: `raw`, `gzip`, `zlib` or `text`.
+        whole_file_packed: whether the header is packed along with the voxels, as in `.nii.gz`.
+        canonical: a text header written anew from the values read, without the grid; empty for binary headers. ITK gets this
+            one, so that a text which ITK's parser would read in another way than ours never reaches it.
+        axes: voxels along each axis of the image, without components and without single axes beyond the third.
+        component_kind: of the values of a voxel, if it has several and the file tells it: `rgb-color`, `complex`, `list`.
+        grid: of an image with three axes.
+        remarks: what is unusual about the file beside its grid; sentences for people.
+        segments: entries about 3D Slicer's segments, as the file has them; only of NRRD. See `segments`.
+    """
+
+    sizes: tuple[int, ...]
+    value_bytes: int
+    offset: int
+    encoding: str
+    whole_file_packed: bool = False
+    canonical: bytes = b""
+    axes: tuple[int, ...] = ()
+    component_kind: str = ""
+    grid: Grid | None = None
+    remarks: tuple[str, ...] = ()
+    segments: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def values(self) -> int:
+        """Returns the number of values."""
+        return prod(self.sizes)
+
+    @property
+    def components(self) -> int:
+        """Returns the number of values per voxel."""
+        return self.values // prod(self.axes)
+
+    @property
+    def data_bytes(self) -> int:
+        """Returns the number of bytes of the unpacked voxels."""
+        return self.values * self.value_bytes
+
+
+def broken(file: Path, problem: str) -> InputError:
+    """Returns the error for a header that cannot be used."""
+    return InputError(file, f"cannot be read as an image: {problem}.", "Export the image again from its source.")
+
+
+def not_a(file: Path, kind: str, start: bytes) -> InputError:
+    """Returns the error for a file that is not of the kind that its name says; it names the real kind where that is known."""
+    kinds = {b"NRRD": "an NRRD file", b"PK\x03\x04": "a ZIP archive", b"ObjectType": "a MetaImage file", b"\x1f\x8b": "packed"}
+    found = next((known for begin, known in kinds.items() if start.startswith(begin)), "")
+    found = "a DICOM file" if start[128:132] == b"DICM" else "a NIfTI file" if start[344:348] == b"n+1\0" else found
+    if not found:
+        return broken(file, f"it is not {kind}")
+    return broken(file, f"it is {found}, not {kind} as its name says")
+
+
+def grey_values(file: Path | str, count: int, kind: str = "") -> None:
+    """Accepts one value a voxel that is an ordinary number.
+
+    Args:
+        file: for the message.
+        count: of values a voxel.
+        kind: of the values of a voxel, if it has several: `rgb-color`, `complex`, or anything else.
+
+    Raises:
+        InputError: several values a voxel.
+    """
+    if kind.startswith("complex"):
+        raise InputError(file, "holds complex numbers.", "A CT has real ones; export it as grey values.")
+    if "color" in kind:
+        raise InputError(file, "holds colours (RGB), such as a screenshot.", "Export the CT itself, as grey values.")
+    if count != 1:
+        raise InputError(
+            file,
+            f"holds {count} values per voxel, such as layers of segments.",
+            "A CT or label map has one; export it as grey values, or as one label map.",
+        )
+
+
+def elsewhere(file: Path) -> InputError:
+    """Returns the error for a header that names other files."""
+    return InputError(
+        file,
+        "keeps its voxels in another file, which its header names.",
+        "Save the image as one file: NIfTI, or NRRD or MHA with the voxels inside.",
+    )
+
+
+def text_lines(file: Path, content: bytes) -> list[str]:
+    """Returns the lines of a text header. Refuses bare carriage returns and control characters: parsers disagree on them.
+
+    Raises:
+        InputError: bytes that are not text.
+    """
+    text = content.replace(b"\r\n", b"\n").decode("utf-8", errors="replace")
+    if any(ord(c) < 32 and c not in "\n\t" for c in text):
+        raise broken(file, "it holds control characters")
+    return text.split("\n")
+
+
+def whole_numbers(file: Path, what: str, text: str, count: int | None = None) -> tuple[int, ...]:
+    """Returns the whole numbers of a text, separated by blanks.
+
+    Raises:
+        InputError: not whole numbers, or not `count` of them.
+    """
+    words = text.split()
+    try:
+        numbers = tuple(int(word) for word in words if len(word) < 20)
+    except ValueError as error:
+        raise broken(file, f"its {what} is {text[:40]!r}") from error
+    if len(numbers) != len(words) or (count is not None and len(numbers) != count):
+        raise broken(file, f"its {what} is {text[:40]!r}")
+    return numbers
+
+
+def decimals(file: Path, what: str, text: str, count: int) -> list[float]:
+    """Returns the numbers of a text, separated by blanks.
+
+    Raises:
+        InputError: not `count` finite numbers.
+    """
+    try:
+        numbers = [float(word) for word in text.split()]
+    except ValueError as error:
+        raise broken(file, f"its {what} is {text[:40]!r}") from error
+    if len(numbers) != count or not all(map(isfinite, numbers)):
+        raise broken(file, f"its {what} is {text[:40]!r}")
+    return numbers
+
+
+def image_axes(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Returns the sizes of an image without single last axes beyond the third: one time point is no axis."""
+    sizes = list(sizes)
+    while len(sizes) > 3 and sizes[-1] == 1:
+        sizes.pop()
+    return tuple(sizes)
+
+
+def checked_sizes(file: Path, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Returns the sizes if they are valid for an image.
+
+    Raises:
+        InputError: none, more than `MAX_DIMENSIONS`, or sizes below 1.
+    """
+    if not 1 <= len(sizes) <= MAX_DIMENSIONS or min(sizes) < 1:
+        raise broken(file, f"its size is {tuple(sizes)[:8]}")
+    return tuple(sizes)

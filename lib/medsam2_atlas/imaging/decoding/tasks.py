@@ -1,0 +1,29 @@
+"""Tasks of reader processes: the names that the server may send, and the functions that a reader imports for them.
+
+A function takes the arguments that were sent with the name, as JSON, and returns a dictionary that is valid in JSON and a
+list of arrays. A `MedSAM2AtlasError` that it raises is raised again in the process that requested the task.
+"""
+
+from __future__ import annotations
+
+PACKET_BYTES = 1 << 16
+"""Max bytes of a request and of a reply; results travel as anonymous memory."""
+
+PRELOADED = "medsam2_atlas.imaging.image_reading"
+"""The module that a reader imports before its first task."""
+
+READY = b"ready"
+"""The message that a reader sends once it is ready for its first task."""
+
+TASKS: dict[str, str] = {
+    "alive": "medsam2_atlas.imaging.decoding.worker:alive",
+    "volume": "medsam2_atlas.imaging.image_reading:volume",
+    "labels": "medsam2_atlas.imaging.image_reading:labels",
+    "grid": "medsam2_atlas.imaging.image_reading:grid",
+    "fingerprint": "medsam2_atlas.imaging.image_reading:fingerprint",
+    "label_check": "medsam2_atlas.imaging.image_reading:label_check",
+    "dicom_object": "medsam2_atlas.dicom.reading:describe_object",
+    "dicom_series": "medsam2_atlas.dicom.reading:describe_series",
+    "slice_files": "medsam2_atlas.dicom.reading:slice_files",
+    "dicom_seg": "medsam2_atlas.dicom.reading:decode_seg",
+}

@@ -1,0 +1,95 @@
+"""The organ table: number, name, colour, published threshold and what strategy D does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from medsam2_atlas.base.configuration import read_config
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.resource import resource
+
+
+class Organ(BaseModel):
+    """One organ of the table."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int = Field(ge=1, le=255, description="value in label maps")
+    name: str = Field(pattern=r"^[a-z0-9_]+$", description="name in reports, options and viewers")
+    display: str = Field(description="name for people")
+    colour: tuple[int, int, int] = Field(description="red, green, blue, 0..255")
+    threshold: float = Field(ge=0, lt=1, description="score above which a voxel is in the prompting region")
+    code: str = Field("", description="what it is, as SCHEME:VALUE, such as SCT:10200004 (SNOMED CT)")
+    code_meaning: str = Field("", description="the meaning of the code, in English")
+    enlarge_z: bool = Field(description="whether strategy D lengthens the z-range")
+
+
+class OrganTable(BaseModel):
+    """All organs, by rising index."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    organs: tuple[Organ, ...]
+
+    def __getitem__(self, index: int) -> Organ:
+        return {organ.index: organ for organ in self.organs}[index]
+
+    @property
+    def indices(self) -> list[int]:
+        """The label values."""
+        return [organ.index for organ in self.organs]
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Label values of each `left_…` organ and its `right_…` counterpart."""
+        by_name = {organ.name: organ.index for organ in self.organs}
+        sides = [(name, name.replace("left_", "right_", 1)) for name in by_name if name.startswith("left_")]
+        return [(by_name[left], by_name[right]) for left, right in sides if right in by_name]
+
+    def select(self, names: Iterable[str]) -> list[int]:
+        """Label values for names or numbers given as text; all organs for none.
+
+        Raises:
+            InputError: a name that is not in the table.
+        """
+        chosen = []
+        by_name = {organ.name: organ.index for organ in self.organs} | {str(i): i for i in self.indices}
+        for name in names:
+            key = name.strip().lower().replace(" ", "_")
+            if key not in by_name:
+                known = ", ".join(organ.name for organ in self.organs)
+                raise InputError(name, "is not an organ of the table.", f"Choose from: {known}.")
+            chosen.append(by_name[key])
+        return sorted(set(chosen)) or self.indices
+
+    def check(self, file: str | Path, held: Iterable[int], *, empty: bool = False) -> None:
+        """Accepts a label map as one of these organs.
+
+        Args:
+            file: for the message.
+            held: the values in the label map.
+            empty: whether it may hold no organ.
+
+        Raises:
+            InputError: no organ, or values that are not in the table.
+        """
+        values = {int(value) for value in held} - {0}
+        if strange := sorted(values - {*self.indices}):
+            raise InputError(file, f"holds labels {strange} that are not in the organ table.", "Renumber them.")
+        if not values and not empty:
+            raise InputError(file, "is empty: it holds no organ.", "Label at least one organ.")
+
+
+@cache
+def organ_table(file: Path | None = None) -> OrganTable:
+    """The table in `configs/labels.yaml`, or in another file.
+
+    Raises:
+        InputError: the file does not hold a valid table.
+    """
+    path = file or resource("configs/labels.yaml")
+    return read_config(OrganTable, path, "organ table", "Compare it with configs/labels.yaml.")

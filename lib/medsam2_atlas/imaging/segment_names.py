@@ -1,0 +1,103 @@
+"""Which organ a segment of another program shows: by its name, which may be one of many synonyms, or by its code."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from medsam2_atlas.base.configuration import read_config
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.resource import resource
+from medsam2_atlas.imaging.labels import Organ, OrganTable, organ_table
+
+NAMES_FILE = "configs/segment_names.yaml"
+SIDES = {"right": ("24028007", "Right"), "left": ("7771000", "Left")}
+"""Codes and their meanings in SNOMED CT."""
+
+_MAX_LISTED, _MAX_SHOWN = 30, 60
+_IGNORED = re.compile(r"[\s_-]+")
+
+
+class SegmentNames(BaseModel):
+    """Synonyms of organs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: dict[str, tuple[str, ...]] = Field(
+        description="names that other programs give to an organ, by its name in the table"
+    )
+
+
+def plain(name: str) -> str:
+    """Returns a name as it is compared: without case, blanks, underscores and hyphens."""
+    return _IGNORED.sub("", unicodedata.normalize("NFKC", name).casefold())
+
+
+@cache
+def organ_names(table: OrganTable | None = None, file: Path | None = None) -> Mapping[str, int]:
+    """Returns the organ numbers by all names of the organs, as `plain` gives them, and by the codes among the synonyms.
+
+    Args:
+        table: the organs; those of `configs/labels.yaml` by default.
+        file: the synonyms; those of `configs/segment_names.yaml` by default.
+
+    Raises:
+        InputError: the file is not valid, has an organ that the table lacks, or gives one name to two organs.
+    """
+    path, table = file or resource(NAMES_FILE), table or organ_table()
+    synonyms = read_config(SegmentNames, path, "list of segment names", f"Compare it with {NAMES_FILE}.").names
+    if unknown := set(synonyms) - {organ.name for organ in (*table.organs, *organ_table().organs)}:
+        raise InputError(path, f"has names for {listed(unknown)}, which the organ table lacks.", "Use the table's names.")
+    found: dict[str, int] = {}
+    for organ in table.organs:
+        for name in (organ.name, organ.display, *synonyms.get(organ.name, ())):
+            key = plain(name)
+            if not key:
+                raise InputError(path, f"has an empty name for {organ.name}.", "Remove it.")
+            other = found.setdefault(key, organ.index)
+            if other != organ.index:
+                raise InputError(path, f"gives the name {name!r} to {table[other].name} and {organ.name}.", "Keep one of them.")
+    return MappingProxyType(found)
+
+
+def organ_named(name: str, table: OrganTable | None = None) -> int:
+    """Returns the number of the organ that has a name or synonym; 0 if none has."""
+    return organ_names(table).get(plain(name), 0)
+
+
+def organ_coded(code: str, modifiers: Collection[str], table: OrganTable | None = None) -> int:
+    """Returns the number of the organ that has a code; 0 if none has.
+
+    Args:
+        code: as SCHEME:VALUE.
+        modifiers: values of the codes that say more, such as the side. An organ that is one of a pair needs its side.
+        table: the organs; those of `configs/labels.yaml` by default.
+    """
+    for organ in (table or organ_table()).organs:
+        side = side_code(organ)
+        if code and code == organ.code and (not side or side in modifiers):
+            return organ.index
+    return organ_names(table).get(plain(code), 0) if ":" in code else 0
+
+
+def side_code(organ: Organ) -> str:
+    """Returns the code value of an organ's side; empty for an organ that is not one of a pair."""
+    return SIDES.get(organ.name.split("_", 1)[0], ("", ""))[0]
+
+
+def listed(names: Collection[str]) -> str:
+    """Returns names of segments for a message, cut if they are long or many."""
+    shown = [repr(name) if len(name) <= _MAX_SHOWN else repr(name[:_MAX_SHOWN]) + "…" for name in list(names)[:_MAX_LISTED]]
+    return ", ".join(shown) + (f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else "")
+
+
+def remedy(table: OrganTable | None = None) -> str:
+    """Returns what to do about segments that are no organs, in any program."""
+    organs = ", ".join(organ.display for organ in (table or organ_table()).organs)
+    return f"Rename or remove them, or add their names to {NAMES_FILE}. Organs are {organs}."

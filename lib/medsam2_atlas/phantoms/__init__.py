@@ -1,7 +1,0 @@
-"""Synthetic abdominal CTs with label maps: a population of patients, scanned and labelled, from a seed; or painted over given
-label maps."""
-
-from medsam2_atlas.phantoms.dataset import PhantomCase, draw_case, write_dataset
-from medsam2_atlas.phantoms.painted import deformed, painted
-
-__all__ = ["PhantomCase", "deformed", "draw_case", "painted", "write_dataset"]

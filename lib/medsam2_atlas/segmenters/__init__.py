@@ -1,0 +1,1 @@
+"""What turns a CT into a label map."""

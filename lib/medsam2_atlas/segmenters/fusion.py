@@ -1,0 +1,45 @@
+"""From per-organ logits or scores to one label map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from medsam2_atlas.imaging.masks import keep_largest_components
+from medsam2_atlas.medsam2 import OrganLogits
+from medsam2_atlas.scoremaps import ScoreMaps
+
+_HIGHEST_SCORE_THRESHOLD = 0.5
+
+
+def fuse_logits(logits: Mapping[int, OrganLogits], shape: tuple[int, ...]) -> np.ndarray:
+    """Label map `[z, y, x]` uint8: softmax over the background (logit 0) and the organs, arg max, largest components.
+
+    The softmax keeps the order of logits, so its arg max is theirs. Works slice by slice: no stack of whole volumes.
+    """
+    labels = np.zeros(shape, np.uint8)
+    for z in range(shape[0]):
+        here = [k for k in logits if z in logits[k]]
+        if here:
+            planes = torch.stack([torch.zeros(shape[1:]), *(logits[k].plane(z, (shape[1], shape[2])) for k in here)])
+            labels[z] = np.array([0, *here], np.uint8)[planes.argmax(0).numpy()]
+    return keep_largest_components(labels)
+
+
+def fuse_scores(scores: ScoreMaps) -> np.ndarray:
+    """Label map `[z, y, x]` uint8 that score maps give by themselves, without a network.
+
+    A voxel goes to the organ of the highest score, among those whose score is above min(0.5, half its own maximum).
+    """
+    shape = scores.geometry.shape
+    labels = np.zeros(shape, np.uint8)
+    floor = {k: min(_HIGHEST_SCORE_THRESHOLD, m.maximum / 2) for k, m in scores.maps.items() if m.maximum > 0}
+    for z in range(shape[0]):
+        here = [k for k in floor if 0 <= z - scores.maps[k].low[0] < len(scores.maps[k].values)]
+        if here:
+            planes = np.stack([scores.plane(k, z) for k in here])
+            planes[planes <= np.array([floor[k] for k in here])[:, None, None]] = 0
+            labels[z] = np.where(planes.max(0) > 0, np.array(here, np.uint8)[planes.argmax(0)], 0)
+    return keep_largest_components(labels)

@@ -1,0 +1,164 @@
+"""One organ from what a person marks: boxes and points on any slices, propagated through the volume by MedSAM2."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+from medsam2_atlas.base.memory import ran_on
+from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights
+from medsam2_atlas.prompting import MarkedOrgan, SliceMarks
+from medsam2_atlas.segmenters.base import Segmentation, base_report
+
+OUT_OF_SIGHT_MM = 12.0
+"""How far an organ is followed after it went out of sight."""
+
+_AS_DEEP = 0.6
+_SURE_LOGIT = 8.0
+_MENDED_MM = 15.0
+_ALIKE_HU = 40.0
+
+DOUBT = 0.5
+"""Share of the marked slices' mean logit below which a slice counts as one that does not show the organ."""
+
+
+def segment_marked(
+    image: Volume, prepared: MedSAM2Volume, weights: Weights, organ: MarkedOrgan, progress: Progress = silent
+) -> Segmentation:
+    """The organ's label map on the grid of the image; pieces that reach no marked slice are left out.
+
+    A person's points have the last word: where the network's mask says otherwise, it is mended (`honour`), and the report
+    tells (`overruled`).
+
+    Args:
+        image: the CT.
+        prepared: the same CT, prepared for these weights; slices that it has encoded are not encoded again.
+        weights: for the report.
+        organ: label and marks, in voxel indices of the image.
+        progress: told stages and shares.
+    """
+    began = time.perf_counter()
+    patience = max(1, round(OUT_OF_SIGHT_MM / image.geometry.spacing[2]))
+    by_slice, overruled = {marks.z: marks for marks in organ.slices}, dict[int, str]()
+
+    def mend(z: int, low: torch.Tensor) -> torch.Tensor:
+        mended, note = _mended(low, image, by_slice[z])
+        if note:
+            overruled[z] = note
+        return mended
+
+    logits = prepared.segment_marked(organ, patience=patience, doubt=DOUBT, mend=mend, progress=progress)
+    mask = _mask(logits, image.array.shape)
+    for z, marks in by_slice.items():  # once more at full resolution
+        note = honour(mask[z], image, marks)
+        if note:
+            overruled.setdefault(z, note)
+    mask = _reaching(mask, [marks.z for marks in organ.slices])
+    labels = np.where(mask, organ.label, 0).astype(np.uint8)
+    report = base_report(image, labels, [organ.label]) | {
+        "marks": _described(organ),
+        "overruled": [overruled[z] for z in sorted(overruled)],
+        "range": [logits.z_min, logits.z_min + len(logits.low) - 1],
+        "seconds": {"network": round(time.perf_counter() - began, 3)},
+        **ran_on(weights.device, medsam2=True, unet=False),
+        "device": str(weights.device),
+        "weights": weights.describe(),
+    }
+    if weights.mark:
+        report["mark"] = weights.mark
+    return Segmentation(image.with_array(labels), report)
+
+
+def _mask(logits: OrganLogits, shape: tuple[int, ...]) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    for z in range(logits.z_min, logits.z_min + len(logits.low)):
+        mask[z] = (logits.plane(z, (shape[1], shape[2])) > 0).numpy()
+    return mask
+
+
+def _reaching(mask: np.ndarray, marked: list[int]) -> np.ndarray:
+    """The pieces that reach a marked slice."""
+    pieces, count = ndimage.label(mask)
+    return np.isin(pieces, np.setdiff1d(pieces[marked], [0])) if count > 1 else mask
+
+
+def _mended(low: torch.Tensor, image: Volume, marks: SliceMarks) -> tuple[torch.Tensor, str]:
+    """A marked slice's logits `[1, h, w]` with what a person's points change, so that other slices follow it; and a note."""
+    shape = image.array.shape[1:]
+    before = (OrganLogits(0, marks.z, low).plane(marks.z, (shape[0], shape[1])) > 0).cpu().numpy()
+    after = before.copy()
+    note = honour(after, image, marks)
+    if not note:
+        return low, ""
+    change = torch.from_numpy(after.astype(np.float32) - before)[None, None]
+    change = F.interpolate(change, low.shape[-2:], mode="area")[0].to(low.device)
+    sure = torch.full_like(low, _SURE_LOGIT)
+    return torch.where(change > 0.4, sure, torch.where(change < -0.4, -sure, low)), note
+
+
+def honour(plane: np.ndarray, image: Volume, marks: SliceMarks) -> str:
+    """Makes a slice's mask `[y, x]`, in place, agree with the points that a person set on it; says where it did not.
+
+    What is left of a mask that holds a point off the organ: nothing, if the point lies about as deep in it as any pixel, or
+    else what is nearer to its deepest pixel than to the point. What a missed point on the organ adds: what around it has
+    about its intensity.
+    """
+    step = np.array(image.geometry.spacing[1::-1])
+    notes = []
+    for x, y in marks.outside:
+        off = (round(y), round(x))
+        pieces, _ = ndimage.label(plane)
+        if pieces[off]:
+            piece = pieces == pieces[off]
+            depth = ndimage.distance_transform_edt(np.pad(piece, 1), sampling=step)[1:-1, 1:-1]
+            core = np.unravel_index(int(depth.argmax()), depth.shape)
+            wrong = piece
+            if depth[off] < _AS_DEEP * depth[core]:
+                wrong = piece & (_away(plane.shape, off, step) < _away(plane.shape, core, step))
+            plane[wrong] = False
+            notes.append(f"slice {marks.z}: ({x:.0f}, {y:.0f}) was taken off")
+    for x, y in marks.inside:
+        on = (round(y), round(x))
+        if not plane[on]:
+            plane |= _alike(image.array[marks.z], on, _away(plane.shape, on, step) < _MENDED_MM)
+            notes.append(f"slice {marks.z}: ({x:.0f}, {y:.0f}) was added")
+    return "; ".join(notes)
+
+
+def _away(shape: tuple[int, ...], place: Sequence[int | np.integer], step: np.ndarray) -> np.ndarray:
+    """Distances of all pixels to one, mm."""
+    rows, columns = np.indices(shape)
+    distance: np.ndarray = np.hypot((rows - place[0]) * step[0], (columns - place[1]) * step[1])
+    return distance
+
+
+def _alike(hu: np.ndarray, place: tuple[int, int], near: np.ndarray) -> np.ndarray:
+    """What is connected to a pixel, near it, and of about the intensity around it."""
+    around = hu[max(0, place[0] - 1) : place[0] + 2, max(0, place[1] - 1) : place[1] + 2]
+    alike = near & (np.abs(hu - np.median(around)) <= _ALIKE_HU)
+    alike[place] = True
+    pieces, _ = ndimage.label(alike)
+    piece: np.ndarray = pieces == pieces[place]
+    return ndimage.binary_fill_holes(piece)
+
+
+def _described(organ: MarkedOrgan) -> list[dict[str, Any]]:
+    return [
+        {
+            "organ": organ_table()[organ.label].name,
+            "z": marks.z,
+            "box": marks.box,
+            "inside": marks.inside,
+            "outside": marks.outside,
+        }
+        for marks in organ.slices
+    ]

@@ -1,0 +1,55 @@
+"""JSON: what others send is checked, and what is stored can always be sent."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from medsam2_atlas.base.json_text import MAX_DEPTH, from_json, plain, to_json
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NaN",
+        '{"a": [Infinity]}',
+        '{"a": -Infinity}',
+        '{"a": 1e999}',
+        '{"a": "\\ud800"}',
+        '{"\\udfff": 1}',
+        '{"a": 18446744073709551616}',
+        "1" * 5000,
+        "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1),
+        "[" * 100_000,
+        '{"a": ' * 5000 + "1" + "}" * 5000,
+        "{",
+        "",
+    ],
+)
+def test_what_json_cannot_carry_is_not_taken(text: str) -> None:
+    with pytest.raises(ValueError):
+        from_json(text)
+
+
+def test_what_json_can_carry_is_taken() -> None:
+    content = {"ü": [1, 2.5, None, True, "x"], "big": 2**63 - 1, "deep": json.loads("[" * 30 + "]" * 30)}
+    assert from_json(json.dumps(content)) == content
+    assert from_json(json.dumps(content).encode()) == content
+
+
+def test_no_stored_value_makes_an_answer_fail() -> None:
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
+    text = to_json({"n": float("nan"), "i": [float("inf"), 1.0], "half": "a\ud800", "deep": deep, "good": "ü"})
+    about = json.loads(text, parse_constant=pytest.fail)
+    assert (about["n"], about["i"], about["half"], about["good"]) == (None, [None, 1.0], "a?", "ü")
+
+
+def test_a_copy_is_a_copy() -> None:
+    content = {"a": {"b": [1]}}
+    copy = plain(content)
+    assert copy == content
+    copy["a"]["b"].append(2)
+    assert content["a"]["b"] == [1]
