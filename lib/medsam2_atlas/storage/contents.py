@@ -1,0 +1,259 @@
+"""What a studies folder holds: images, label maps under tags, and the versions of these.
+
+Opening the folder finishes what a crash left undone; what other programs have changed is taken in before each answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from medsam2_atlas.base.choices import FINAL
+from medsam2_atlas.base.errors import MedSAM2AtlasError, NotFoundError, StorageError
+from medsam2_atlas.imaging.labels import OrganTable, organ_table
+from medsam2_atlas.storage.acceptance import ReviewStage, held_back
+from medsam2_atlas.storage.audit import Auditor
+from medsam2_atlas.storage.current import CurrentLabels
+from medsam2_atlas.storage.entries import Image, Label
+from medsam2_atlas.storage.erased import Erased
+from medsam2_atlas.storage.fingerprints import Fingerprints
+from medsam2_atlas.storage.folder import Study, WorkFolder
+from medsam2_atlas.storage.index import Index
+from medsam2_atlas.storage.lineage import Lineage, Version
+from medsam2_atlas.storage.links import Roots
+from medsam2_atlas.storage.reconcile import Reconciler
+from medsam2_atlas.storage.rows import ImageRow, LabelRow
+from medsam2_atlas.storage.safely import make_folder, temporary, write_safely
+from medsam2_atlas.storage.scan import reason
+
+
+class StudyContents:
+    """An open studies folder, and the answers to what it holds. Safe for several processes and threads."""
+
+    def __init__(self, path: Path, table: OrganTable | None = None, roots: Iterable[Path] = ()) -> None:
+        """Opens a folder, finishes what a crash left undone, and takes in what other programs have put there.
+
+        On a full or read-only disk, existing studies are still served.
+
+        Args:
+            path: of the folder; made if it does not exist.
+            table: organs that label maps may hold; those of `configs/labels.yaml` by default.
+            roots: folders outside of it that symbolic links in it may lead to.
+
+        Raises:
+            StorageError: the folder cannot be used.
+        """
+        self.path = Path(path).resolve()
+        self._roots = Roots(self.path, roots)
+        self.work = WorkFolder.of(self.path, roots)
+        self._table = table or organ_table()
+        with self._errors("be opened"):
+            self.path.mkdir(parents=True, exist_ok=True)
+        self.work.check_user()
+        # Stores with other roots see other studies: each set has its own index, so that they do not undo each other's.
+        name = f"studies-{self._roots.key}.sqlite" if self._roots.key else "studies.sqlite"
+        self.review, self.erased = ReviewStage(self.work), Erased(self.work)
+        self._index = Index(self.work.folder(".") / name)
+        self._reconciler = Reconciler(self.path, self.work, self._index, self._roots)
+        self._index.fill = lambda: self._reconciler.run(thorough=True)
+        fingerprints = Fingerprints(self.work)
+        self._auditor = Auditor(self.path, self._index, self._reconciler.settler, self._table, fingerprints)
+        self._current = CurrentLabels(self.path, self._index, self._reconciler, self._auditor, self._look)
+        self._opened = True  # what the folder held before is still to be compared
+        with self._errors("be opened"):
+            self._index.ready()
+
+    @property
+    def index_file(self) -> Path:
+        """The file of the index; it may be deleted at any time."""
+        return self._index.file
+
+    def images(self) -> dict[str, Image]:
+        """All images by study."""
+        self._look()
+        return {row.study: self._image(row) for row in self._index.images().values()}
+
+    def image(self, study: str) -> Image:
+        """One image.
+
+        Raises:
+            NotFoundError: no such study.
+        """
+        row = self._index.image(study)
+        if row is None or not (self.path / row.file).exists():
+            self._look()
+            row = self._index.image(study)
+        if row is None:
+            problem = self._index.problems().get((study, ""))
+            if problem:
+                raise NotFoundError(repr(study[:80]), problem)
+            raise NotFoundError(repr(study[:80]), "is no study of this folder.", "Ask /datastore for those there are.")
+        return self._image(row)
+
+    def studies(self) -> list[Study]:
+        """Returns the studies whose image can be used, by name, with the `final` label maps that count."""
+        images, labels, problems = self.images(), self.labels(), self.problems()
+        found = []
+        for study, image in sorted(images.items()):
+            final = labels.get(study, {}).get(FINAL)
+            if "image" not in problems.get(study, {}):
+                found.append(Study(study, image.file, final.file if final is not None and not final.problem else None))
+        return found
+
+    def labels(self) -> dict[str, dict[str, Label]]:
+        """All current label maps by study and tag."""
+        self._look()
+        found: dict[str, dict[str, Label]] = {}
+        for row in self._index.labels().values():
+            found.setdefault(row.study, {})[row.tag] = self._label(row)
+        return found
+
+    def label(self, study: str, tag: str) -> Label:
+        """Returns the current label map of a study under a tag. A file that was overwritten in place becomes a new version.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with self._errors("be read", study):
+            row = self._current.find(study, tag)
+        if row is None:
+            raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.")
+        return self._label(row)
+
+    def tags(self, study: str) -> list[str]:
+        """Tags under which a study has or had a label.
+
+        Raises:
+            NotFoundError: no such study.
+        """
+        self.image(study)
+        folders = self._lineage(study, FINAL).folder.parent.parent.glob("*")
+        return sorted(folder.name for folder in folders if (folder / study).is_dir())
+
+    def counts(self) -> tuple[int, dict[str, int]]:
+        """How many images there are, and how many label maps under each tag."""
+        self._look()
+        return self._index.counts()
+
+    def problems(self) -> dict[str, dict[str, str]]:
+        """Returns problems of images (`image`) and label maps (their tag), by study; also of files that are left out.
+
+        `note` is the key of what should be known of an image that can be used.
+        """
+        self._look()
+        found: dict[str, dict[str, str]] = {}
+        notes = {study for (study, tag), (_, bad) in self._index.unsettled().items() if not tag and not bad}
+        for (study, tag), text in sorted(self._index.problems().items()):
+            found.setdefault(study, {})[tag or ("note" if study in notes else "image")] = text
+        return found
+
+    def writable(self) -> str:
+        """Returns why labels cannot be saved; empty if they can. Writes, flushes and removes a small file to test this."""
+        try:
+            make_folder(self.work.path)
+            with temporary(self.work.folder("."), ".txt") as part:
+                write_safely(part, "x" * 4096)
+        except OSError as error:
+            return f"labels cannot be saved: {error.strerror or error}"
+        except StorageError as error:
+            return f"labels cannot be saved: {reason(error)}"
+        return ""
+
+    def versions(self, study: str, tag: str) -> list[Version]:
+        """All versions of a study's label map under a tag, the oldest first.
+
+        Raises:
+            NotFoundError: there never was one.
+        """
+        versions = self._lineage(study, tag).versions() if tag in self.tags(study) else []
+        if not versions:
+            raise NotFoundError(repr(study), f"has no label under {tag!r}.")
+        return versions
+
+    def version_file(self, study: str, tag: str, number: int) -> Path:
+        """The file of a version, not to be changed.
+
+        Raises:
+            NotFoundError: no such version, or it is a removal.
+            StorageError: it has changed since it was saved, or its record cannot be read.
+        """
+        return self._intact(study, tag, number)[0]
+
+    def held_back(self, label: Label) -> str:
+        """Returns why models do not learn from a label map; empty if they do: if it is `final`, has no problem, and was
+        accepted where the review stage is on."""
+        return held_back(label, self.review)
+
+    def refresh(self, thorough: bool = False) -> None:
+        """Takes in what other programs have done to the folder.
+
+        Args:
+            thorough: also look through all versions for what a crash left undone.
+        """
+        with self._errors("be read"):
+            self._index.ready()
+            self._index.again(lambda: self._reconciler.run(thorough=thorough))
+            self._compare_images()
+
+    def audit(self, stop: threading.Event | None = None) -> int:
+        """Checks label maps that other programs have put into the folder, and computes checksums of their images; this is slow.
+
+        Args:
+            stop: ends the work after the current file.
+
+        Returns:
+            How many label maps were checked; `problems` holds their problems.
+        """
+        with self._errors("be checked"):
+            self._look()
+            if self._auditor.compare_all(stop):
+                self._index.again(self._reconciler.run)
+            count = self._auditor.run(stop)
+            self._auditor.compare_all(stop)
+            return count
+
+    # -- parts
+
+    def _look(self) -> None:
+        """Takes in changes of the folder."""
+        with self._errors("be read"):
+            if self._index.again(self._reconciler.if_changed) or self._opened:
+                self._opened = False
+                self._compare_images()
+
+    def _compare_images(self) -> None:
+        """Compares changed images and several files of one study, for a short time."""
+        if self._auditor.compare_images():
+            self._index.again(self._reconciler.run)
+
+    def _intact(self, study: str, tag: str, number: int) -> tuple[Path, Version]:
+        lineage = self._lineage(study, tag) if tag in self.tags(study) else None
+        version = lineage.version(number) if lineage is not None and number in lineage.numbers() else None
+        if lineage is None or version is None or version.removed:
+            raise NotFoundError(repr(study), f"has no version {number} of the label under {tag!r}.")
+        if not lineage.intact(version):
+            raise StorageError(
+                lineage.file(version), "is missing or has changed since it was saved.", "Choose another version."
+            )
+        return lineage.file(version), version
+
+    def _image(self, row: ImageRow) -> Image:
+        return Image(row.study, self.path / row.file, row.info)
+
+    def _label(self, row: LabelRow) -> Label:
+        return Label(row.study, row.tag, self.path / row.file, row.version, row.problem, row.unsure)
+
+    def _lineage(self, study: str, tag: str) -> Lineage:
+        return self._reconciler.lineage(study, tag)
+
+    @contextlib.contextmanager
+    def _errors(self, what: str, study: str = "") -> Iterator[None]:
+        try:
+            yield
+        except MedSAM2AtlasError:
+            raise
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(study or self.path, f"cannot {what}: {error}.", "Nothing was changed.") from error
