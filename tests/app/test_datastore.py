@@ -15,9 +15,10 @@ import SimpleITK as sitk
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 
+from datastores.archive import write_archive
 from datastores.confirmations import Confirmations, Refusal
 from datastores.label_files import renumber
-from datastores.study_datastore import StudyDatastore, write_archive
+from datastores.study_datastore import StudyDatastore
 from files.slicer_files import segment, write_segmentation
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.base.errors import ConfirmError, InputError

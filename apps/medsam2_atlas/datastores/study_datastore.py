@@ -12,22 +12,20 @@ from __future__ import annotations
 import json
 import logging
 import time
-import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
+from datastores.archive import dataset_archive
 from datastores.confirmations import Confirmations, Refusal
-from medsam2_atlas.base.errors import ConfirmError, InputError, NotFoundError, StorageError
+from datastores.descriptions import described_studies, given_to, image_info, label_info
+from datastores.save_options import save_options
+from medsam2_atlas.base.errors import ConfirmError, InputError, NotFoundError
 from medsam2_atlas.base.files import write_json
-from medsam2_atlas.base.json_text import plain
-from medsam2_atlas.base.scratch import scratch_file
 from medsam2_atlas.imaging.decoding import unreadable
 from medsam2_atlas.storage import FINAL, Label, Saved, StudyStore, Version, suffix_of
-from server.paths import without_paths
-from tasks.replies import flag
 
 log = logging.getLogger(__name__)
 
@@ -124,11 +122,7 @@ class StudyDatastore(Datastore):
         Raises:
             NotFoundError: no such study.
         """
-        image = self.store.image(image_id)
-        info = plain({**image.info, "name": image.file.name})
-        if "strategy" in info:  # MONAI Label adds to it whenever it assigns the case
-            info["strategy"] = given_to(info)
-        return info
+        return image_info(self.store.image(image_id))
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """What is kept with a label: what its client sent, number, author, time and origin of its version.
@@ -160,22 +154,8 @@ class StudyDatastore(Datastore):
             NotFoundError: nothing is signed off yet, or nothing of it can be read.
             StorageError: no room.
         """
-        pairs = list(self._signed_off().items())[: limit_cases or None]
-        if not pairs:
-            raise NotFoundError(self.store.path.name, "has no signed-off labels yet.", "Sign off a case first.")
-        archive = scratch_file(".zip")
-        try:
-            left_out = write_archive(archive, dict(pairs), self.json())
-        except OSError as error:
-            archive.unlink(missing_ok=True)
-            raise StorageError("archive", f"cannot be written ({error}).", "Free some space on the server.") from error
-        except BaseException:
-            archive.unlink(missing_ok=True)
-            raise
-        if len(left_out) == len(pairs):
-            archive.unlink(missing_ok=True)
-            raise NotFoundError(self.store.path.name, f"has no case that can be read: {'; '.join(left_out.values())[:2000]}")
-        return str(archive)
+        pairs = dict(list(self._signed_off().items())[: limit_cases or None])
+        return str(dataset_archive(self.store.path.name, pairs, self.json()))
 
     def refresh(self) -> None:
         """Takes in what other programs have put into the folder."""
@@ -216,33 +196,27 @@ class StudyDatastore(Datastore):
         tag = _text(label_tag)
         if tag in self._models:
             raise InputError(tag, "is a model's tag.", "Save as final, or under a tag of your own.")
-        info = dict(info or {})
-        expected, author = info.pop("expected_version", None), str(info.get("user") or "")
-        asks, confirmed = "confirm" in info, flag(info, "confirm")
-        info.pop("confirm", None)
-        try:
-            expected = None if expected is None else int(expected)
-        except (TypeError, ValueError):
-            raise InputError(repr(expected), "is not a version.", "Send the number that /datastore/label/info gave.") from None
+        options, kept = save_options(info)
 
         def save(confirmed: bool) -> Saved:
             return self.store.save_label(
                 study,
                 tag,
                 file,
-                author=author,
+                author=options.author,
                 author_id=author_id,
-                info=info,
-                expected_version=expected,
+                info=kept,
+                expected_version=options.expected_version,
                 confirmed=confirmed,
             )
 
         try:
-            return save(confirmed)
+            return save(options.confirmed)
         except ConfirmError as error:
-            if asks or not self._confirmations.confirms(Refusal(study, tag, author_id or author, error.digest, error.organs)):
+            refusal = Refusal(study, tag, author_id or options.author, error.digest, error.organs)
+            if options.asks or not self._confirmations.confirms(refusal):
                 raise
-            log.info("%s by %s is saved: it was sent twice", study, author or "nobody in particular")
+            log.info("%s by %s is saved: it was sent twice", study, options.author or "nobody in particular")
             return save(True)
 
     def restore_label(self, study: str, tag: str, number: int, author: str, author_id: str = "") -> Saved:
@@ -300,17 +274,7 @@ class StudyDatastore(Datastore):
 
     def json(self) -> dict[str, Any]:
         """Everything, in the shape of MONAI Label's own index."""
-        labels = self.store.labels()
-        objects = {
-            study: {
-                "image": {"ext": _written_suffix(image.file), "info": {**plain(image.info), "name": image.file.name}},
-                "labels": {
-                    tag: {"ext": _written_suffix(label.file), "info": label_info(label)}
-                    for tag, label in sorted(labels.get(study, {}).items())
-                },
-            }
-            for study, image in self.store.images().items()
-        }
+        objects = described_studies(self.store.images(), self.store.labels())
         about = {"name": self.name(), "description": self.description(), "images_dir": ".", "labels_dir": "labels"}
         return about | {"objects": objects, "problems": self.problems()}
 
@@ -335,79 +299,6 @@ class StudyDatastore(Datastore):
 
     def _without_image(self) -> set[str]:
         return {study for study, wrong in self.problems().items() if "image" in wrong}
-
-
-def given_to(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Returns the assignments of a case by strategy, with client and time (`ts`). Clients write them too, so invalid entries
-    are left out."""
-    given = info.get("strategy")
-    entries = given.items() if isinstance(given, Mapping) else ()
-    return {
-        str(name): dict(entry)
-        for name, entry in entries
-        if isinstance(entry, Mapping) and isinstance(entry.get("ts"), (int, float))
-    }
-
-
-def measured_before(labels: Mapping[str, Label]) -> bool:
-    """Returns whether a study's predictions, and so its measures, are of an image that was replaced since.
-
-    `labels` are its label maps by tag.
-    """
-    made = [label for label in labels.values() if label.version.origin == "model"]
-    return bool(made) and all(label.unsure for label in made)
-
-
-def label_info(label: Label) -> dict[str, Any]:
-    """What clients are told of a label."""
-    version = label.version
-    return {
-        **plain(dict(version.info)),
-        "name": label.file.name,
-        "version": version.number,
-        "origin": version.origin,
-        "author": version.author,
-        "made": version.made,
-        "sha256": version.sha256,
-        "accepted": dict(version.accepted) or None,
-        **({"problem": label.problem} if label.problem else {}),
-    }
-
-
-def write_archive(archive: Path, pairs: Mapping[str, tuple[Path, Path]], about: Mapping[str, Any]) -> dict[str, str]:
-    """Writes a ZIP file of images, labels and `metadata.json`.
-
-    Args:
-        archive: the file.
-        pairs: image and label, by study.
-        about: goes into `metadata.json`.
-
-    Returns:
-        Why studies were left out, by study: a file of theirs cannot be read.
-
-    Raises:
-        OSError: the archive cannot be written.
-    """
-    left_out: dict[str, str] = {}
-    with zipfile.ZipFile(archive, "w") as stream:
-        for study, files in pairs.items():
-            try:
-                for file in files:
-                    file.open("rb").close()
-            except OSError as error:
-                left_out[study] = str(error)
-                log.warning("%s is left out of the archive: %s", study, error)
-                continue
-            for kind, file in zip(("image", "label"), files, strict=True):
-                stream.write(file, f"{kind}/{file.name}")
-        told = json.dumps({**about, "left_out": left_out}, indent=2, default=str)
-        stream.writestr("metadata.json", without_paths(told))  # the archive leaves the server
-    return left_out
-
-
-def _written_suffix(file: Path) -> str:
-    """Returns a file's suffix as it is written in its name."""
-    return file.name[-len(suffix_of(file.name, labels=True)) :]
 
 
 def _text(tag: str) -> str:

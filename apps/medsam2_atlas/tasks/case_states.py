@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from datastores.study_datastore import StudyDatastore, measured_before
+from datastores.descriptions import measured_before
+from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Row, ScoreTable
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, NotFoundError
 from medsam2_atlas.imaging.hounsfield import CHECK, HuRule, to_hu

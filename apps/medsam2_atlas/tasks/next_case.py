@@ -9,7 +9,8 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from datastores.study_datastore import StudyDatastore, given_to, measured_before
+from datastores.descriptions import given_to, measured_before
+from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import ScoreTable, choose
 from medsam2_atlas.base.errors import MedSAM2AtlasError
 
