@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import requests
 
-from decoding.mutations import FORMATS, mutated, originals
+from imaging.decoding.mutations import FORMATS, mutated, originals
 
 _SECONDS = 180
 

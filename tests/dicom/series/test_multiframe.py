@@ -10,11 +10,11 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from decoding.mutations import mutated
 from highdicom.legacy import LegacyConvertedEnhancedCTImage
 from pydicom.dataset import Dataset
 from pydicom.uid import LegacyConvertedEnhancedCTImageStorage
 
+from imaging.decoding.mutations import mutated
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.dicom import LabelOrigin, read_rtstruct, read_seg, write_rtstruct, write_seg
 from medsam2_atlas.dicom.series import find_series

@@ -60,5 +60,5 @@ def divide(path: str) -> Result:
 
 if __name__ == "__main__":
     names = ("crash", "hang", "spin", "killed", "fill", "nonsense", "divide", "complain")
-    TASKS.update({f"test_{name}": f"decoding.misbehaving:{name}" for name in names})
+    TASKS.update({f"test_{name}": f"imaging.decoding.misbehaving:{name}" for name in names})
     worker.main()

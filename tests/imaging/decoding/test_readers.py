@@ -37,7 +37,7 @@ from medsam2_atlas.imaging.volume import read_grid, read_labels, read_volume
 @pytest.fixture
 def readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Starts readers that may also run the tasks of `misbehaving`; yields the file of unreadable files."""
-    monkeypatch.setattr(pool, "_PROGRAM", "decoding.misbehaving")
+    monkeypatch.setattr(pool, "_PROGRAM", "imaging.decoding.misbehaving")
     yield tmp_path / "unreadable.json"
     monkeypatch.undo()
     configure(DecodingLimits())
