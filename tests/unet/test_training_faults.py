@@ -152,8 +152,7 @@ def test_a_full_gpu_does_not_end_validation(cases: list[TrainingCase], tmp_path:
     monkeypatch.setattr(unet_training, "worker_count", lambda _: 0)
     with pretended_gpu() as machine:
         training = UNetTraining(cases, SHORT, tmp_path / "run", torch.device("cuda"))
-        evaluator = training.evaluator
-        assert evaluator is not None
-        evaluator.add_event_handler(Events.STARTED, lambda _: machine.cards[0].fail(after=20))
+        assert training.validation is not None
+        training.validation.evaluator.add_event_handler(Events.STARTED, lambda _: machine.cards[0].fail(after=20))
         stats = training.run()
     assert [entry["epoch"] for entry in stats["validation"]] == [1, 2]

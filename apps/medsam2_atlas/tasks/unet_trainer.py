@@ -130,7 +130,8 @@ class UNetTrainTask(BasicTrainTask):
         """Nothing: the run keeps its own checkpoints and statistics, each replaced in one step."""
 
     def _create_evaluator(self, context: Context) -> Any:
-        return self._current.evaluator
+        validation = self._current.validation
+        return validation.evaluator if validation is not None else None
 
     def _create_trainer(self, context: Context) -> Any:
         return self._current.trainer

@@ -54,9 +54,8 @@ def unet_command(
     if not (cases / "images").is_dir():
         record_command(WorkFolder.of(cases), "train.start", details={"model": Path(config).stem})
     with bars() as progress:
-        training = UNetTraining(
-            found, chosen, run, picked, start=first, mark=mark, skipped=skipped, strict=strict, progress=progress
-        )
+        training = UNetTraining(found, chosen, run, picked, start=first, skipped=skipped, strict=strict, progress=progress)
+        training.mark = mark
         if chosen.training.validation_share > 0 and not training.validation_cases:
             print_left_out(training.skipped)
             problem = "has one case that can be used, and validation needs another."
