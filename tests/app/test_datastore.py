@@ -17,11 +17,11 @@ from monailabel.client.client import MONAILabelClientException
 
 from datastores.archive import write_archive
 from datastores.confirmations import Confirmations, Refusal
-from datastores.label_files import renumber
 from datastores.study_datastore import StudyDatastore
 from files.slicer_files import segment, write_segmentation
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.base.errors import ConfirmError, InputError
+from medsam2_atlas.imaging.sent_labels import renumber
 from medsam2_atlas.imaging.volume import read_labels, read_volume
 from tasks.scoring_method import OrganScoring
 

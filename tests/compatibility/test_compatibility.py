@@ -209,9 +209,10 @@ def test_comparisons_are_remembered(opened: Opened, copy: Path) -> None:
 
 
 def test_pictures_are_not_drawn_again(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medsam2_atlas.studies import pictures
     from tasks import case_states as review
 
-    monkeypatch.setattr(review, "write_preview", never)
+    monkeypatch.setattr(pictures, "write_preview", never)
     assert review.picture(StudyDatastore(opened.home / "studies", MODELS), "signed", MODELS).stat().st_size > 1000
 
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk
 from monailabel.config import settings
 from pydicom.dataset import Dataset
 from requests import Session
@@ -29,11 +28,11 @@ from datastores.series_list import SeriesList
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.base.errors import InputError, NotFoundError, UnavailableError
 from medsam2_atlas.base.scratch import scratch_file
-from medsam2_atlas.dicom import LabelOrigin, Made, valid_uid, write_rtstruct, write_seg
+from medsam2_atlas.dicom import LabelOrigin, Made, labels_of_series, seg_to_file, valid_uid, write_rtstruct, write_seg
 from medsam2_atlas.dicom.headers import from_json
 from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.imaging.decoding import run_task
-from medsam2_atlas.imaging.volume import read_labels, read_volume, to_sitk, write_volume
+from medsam2_atlas.imaging.volume import read_volume, write_volume
 from medsam2_atlas.storage import FINAL, Label, Saved, Version
 
 log = logging.getLogger(__name__)
@@ -188,13 +187,9 @@ class PacsDatastore(StudyDatastore):
         study = self._first_known(about["series"])
         if study is None:
             raise InputError("segmentation", "refers to no CT series of this server.", "Segment one of its series.")
-        image = read_volume(self.get_image_uri(study))
-        _, (array,) = run_task("dicom_seg", file, path=str(file), folder=str(self._folder(study)))
-        if array.shape != image.file_geometry.shape:
-            raise InputError("segmentation", "does not fit the series.", "Segment the series itself.")
-        label = scratch_file(".nii.gz")
+        image, label = Path(self.get_image_uri(study)), scratch_file(".nii.gz")
         try:
-            sitk.WriteImage(to_sitk(array, image.file_geometry), str(label))
+            seg_to_file(file, self._folder(study), image, label)
         except BaseException:
             label.unlink(missing_ok=True)
             raise
@@ -250,10 +245,8 @@ class PacsDatastore(StudyDatastore):
             file.unlink(missing_ok=True)
         return {"series": str(seg.SeriesInstanceUID), "instance": str(seg.SOPInstanceUID)}
 
-    def _in_series_order(self, label: Label) -> sitk.Image:
-        """A label map may have been saved with other axes than the series': its voxels are put in the series' order."""
-        like = read_volume(self.store.image(label.study).file)
-        return like.with_array(read_labels(label.file, like).array).restored()
+    def _in_series_order(self, label: Label) -> Any:
+        return labels_of_series(label.file, self.store.image(label.study).file)
 
     def _origin(self, label: Label) -> LabelOrigin:
         """Who made a label map: a model, a person alone, or a person after a model had predicted."""

@@ -13,13 +13,13 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from datastores.client_info import check_image_info, check_label_info, check_size, without_server_keys
-from datastores.label_files import renumber, volume_to_file
 from datastores.pacs_datastore import PacsDatastore
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.base.errors import AccessError, ConflictError, InputError
 from medsam2_atlas.base.json_text import plain
 from medsam2_atlas.imaging.decoding import check_same_size
 from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.sent_labels import renumber, volume_to_file
 from medsam2_atlas.storage import FINAL, Person, Version, suffix_of
 from server.access import user_of
 from server.audit import note

@@ -11,6 +11,7 @@ from monailabel.endpoints import batch_infer, scoring, train
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
 
+from medsam2_atlas.base.device import work_device
 from medsam2_atlas.base.errors import NotFoundError
 from medsam2_atlas.storage import WorkFolder
 from server.forms import LimitedRoute
@@ -18,7 +19,7 @@ from server.parameters import batch_parameters, scoring_parameters, training_par
 from server.uploads import received
 from tasks.claims import check_training
 from tasks.models import UNETS
-from tasks.work_device import NO_GPU, work_device
+from tasks.work_device import NO_GPU
 
 router = APIRouter(route_class=LimitedRoute)
 

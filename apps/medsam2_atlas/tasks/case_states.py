@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,11 @@ from typing import Any
 from datastores.descriptions import measured_before
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Row, ScoreTable
-from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, NotFoundError
-from medsam2_atlas.imaging.hounsfield import CHECK, HuRule, to_hu
-from medsam2_atlas.imaging.preview import write_preview
-from medsam2_atlas.imaging.volume import read_labels, read_volume
-from medsam2_atlas.storage import FINAL, Label, StudyStore
+from medsam2_atlas.base.errors import MedSAM2AtlasError
+from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
+from medsam2_atlas.storage import FINAL, Label
 from medsam2_atlas.studies import PredictionStore
+from medsam2_atlas.studies.pictures import study_picture
 
 log = logging.getLogger(__name__)
 
@@ -137,22 +134,7 @@ def picture(datastore: StudyDatastore, study: str, models: tuple[str, ...], hu: 
     Raises:
         NotFoundError: no such case, or it has no label map.
     """
-    label = _shown(datastore.store, study, models)
-    folder = datastore.store.work.folder("pictures")
-    key = f"{study}/{label.tag}/{label.version.sha256}" + ("" if hu == CHECK else f"/{hu}")
-    name = hashlib.sha256(key.encode()).hexdigest()[:24]
-    file = folder / f"{name}.png"
-    if not file.exists():
-        image = read_volume(datastore.get_image_uri(study))
-        with suppress(InputError):  # values that no model accepts are drawn as they are
-            image = to_hu(image, hu)
-        write_preview(image, read_labels(label.file, image).array, file)
-        try:
-            datastore.store.image(study)
-        except NotFoundError:  # it was erased while it was drawn
-            file.unlink(missing_ok=True)
-            raise
-    return file
+    return study_picture(datastore.store, study, (FINAL, *models), datastore.get_image_uri, hu)
 
 
 def _least_sure(reports: PredictionStore, study: str, models: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
@@ -164,14 +146,6 @@ def _least_sure(reports: PredictionStore, study: str, models: tuple[str, ...]) -
         if known:
             return tuple(sorted(known.items(), key=lambda entry: entry[1])[:_LOOK_FIRST])
     return ()
-
-
-def _shown(store: StudyStore, study: str, models: tuple[str, ...]) -> Label:
-    tags: Mapping[str, Label] = store.labels().get(study, {})
-    for tag in (FINAL, *models):
-        if tag in tags and not tags[tag].problem:
-            return tags[tag]
-    raise NotFoundError(repr(study[:80]), "has no label map to show yet.", "Run a model on it.")
 
 
 def _viewer(datastore: StudyDatastore, study: str) -> str:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import re
+from functools import partial
 from typing import Any
 
-import numpy as np
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from medsam2_atlas.base.errors import InputError, problem_of
 from medsam2_atlas.base.files import write_json
-from medsam2_atlas.evaluation import OrganScore, compare_labels
-from medsam2_atlas.imaging.decoding import is_segmentation
+from medsam2_atlas.evaluation import OrganScore, mean_scores, rounded_mean, score_files
 from medsam2_atlas.imaging.labels import organ_table
-from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.storage import WorkFolder
 from tasks import replies
 from tasks.finals import usable_label
@@ -57,19 +55,17 @@ class OrganScoring(ScoringMethod):
                 files = [usable_label(datastore, study, tag) for tag in (truth, judged)]
                 if files[0] is None or files[1] is None:
                     continue
-                image = datastore.get_image_uri(study) if is_segmentation(files[0]) else None
-                y = read_labels(files[0], image=image)
-                found = compare_labels(read_labels(files[1], y), y, sorted({int(v) for v in np.unique(y.array)} - {0}))
+                found = score_files(files[0], files[1], partial(datastore.get_image_uri, study))
             except Exception as error:  # noqa: BLE001 - one bad file must not hide the others' scores
                 studies[study] = {"problem": problem_of(error)}
                 log.warning("%s cannot be scored: %s", study, error)
                 continue
             scores.append(found)
             studies[study] = {table[k].name: score.as_dict() for k, score in found.items()}
-            log.info("%s: mean Dice %.3f", study, _mean([score.dice for score in found.values()]))
+            log.info("%s: mean Dice %.3f", study, rounded_mean(score.dice for score in found.values()))
         known = {*datastore.list_images()}  # without those that were erased meanwhile
         studies = {study: found for study, found in studies.items() if study in known}
-        result = {"y": truth, "y_pred": judged, "studies": studies, "mean": _means(scores)}
+        result = {"y": truth, "y_pred": judged, "studies": studies, "mean": mean_scores(scores)}
         write_json(result, self._work.folder("scores") / f"{judged}-against-{truth}.json")
         return result
 
@@ -79,25 +75,3 @@ def _tag(request: dict[str, Any], key: str, default: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", tag):
         raise InputError(tag, f"cannot be a label tag ({key}).", "Tags are letters, digits, `_`, `-` and `.`.")
     return tag
-
-
-def _means(scores: list[dict[int, OrganScore]]) -> dict[str, Any]:
-    """Over studies per organ, and over all."""
-    table = organ_table()
-    organs: dict[str, Any] = {}
-    for k in table.indices:
-        here = [found[k] for found in scores if k in found]
-        if here:
-            far = [score.hd95_mm for score in here if score.hd95_mm is not None]
-            organs[table[k].name] = {
-                "studies": len(here),
-                "dice": _mean([score.dice for score in here]),
-                "nsd": _mean([score.nsd for score in here]),
-                "hd95_mm": _mean(far) if far else None,
-            }
-    overall = {key: _mean([o[key] for o in organs.values() if o[key] is not None]) for key in ("dice", "nsd", "hd95_mm")}
-    return {"studies": len(scores), **overall, "organs": organs} if organs else {"studies": 0, "organs": {}}
-
-
-def _mean(values: list[float]) -> float:
-    return round(float(np.mean(values)), 4) if values else float("nan")

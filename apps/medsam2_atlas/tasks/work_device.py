@@ -1,4 +1,4 @@
-"""Which GPU work processes use, and none where they need none.
+"""Hides GPUs from work processes that need none, and from MONAI Label's questions.
 
 MONAI Label trains on the first GPU, whatever the server runs on, and asks each card for its name as soon as a task is made:
 that begins CUDA in processes that need no network, and a broken card keeps the server from starting.
@@ -8,28 +8,12 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-import torch
 from monailabel.tasks.infer import basic_infer
 from monailabel.tasks.train import basic_train
 from monailabel.utils.others import generic
 
-from medsam2_atlas.base.device import pick_device
-
 NO_GPU = MappingProxyType({"gpus": "-1"})
 """Parameter that hides all GPUs from a work process: MONAI Label puts it into `CUDA_VISIBLE_DEVICES`."""
-
-
-def work_device(own: torch.device, asked: str = "") -> torch.device:
-    """Returns the device that a work process uses: the server's own, unless a client asks for another.
-
-    Args:
-        own: the server's.
-        asked: `cpu`, `cuda` (the server's own GPU if it has one), `cuda:N`, or empty.
-
-    Raises:
-        InputError: the machine has no such device.
-    """
-    return own if asked in ("", own.type) else pick_device(asked)
 
 
 def forget_gpu_names() -> None:

@@ -40,6 +40,19 @@ def pick_device(name: str | None = None) -> torch.device:
     return device
 
 
+def work_device(own: torch.device, asked: str = "") -> torch.device:
+    """Returns the device of a work process: that of the process that starts it, unless a client asks for another.
+
+    Args:
+        own: of the process that starts it.
+        asked: `cpu`, `cuda` (the own GPU if there is one), `cuda:N`, or empty.
+
+    Raises:
+        InputError: the machine has no such device.
+    """
+    return own if asked in ("", own.type) else pick_device(asked)
+
+
 def use_full_precision() -> None:
     """Keeps cards from rounding factors of float32 products to TF32 (10 bits), and cuDNN from choosing algorithms by time.
 

@@ -42,12 +42,9 @@ def rtstruct_command(label: _Label, series: _Series, out: _Out, version: _Versio
 
 
 def _write(write: Callable[..., Any], label: Path, series: Path, out: Path, version: int, made: Made) -> None:
-    from medsam2_atlas.dicom import LabelOrigin
-    from medsam2_atlas.imaging.volume import read_labels, read_volume
+    from medsam2_atlas.dicom import LabelOrigin, labels_of_series
 
-    image = read_volume(series)
-    labels = image.with_array(read_labels(label, image).array).restored()
-    ds = write(labels, series, LabelOrigin("final", version, _author(), made))
+    ds = write(labels_of_series(label, series), series, LabelOrigin("final", version, _author(), made))
     with replacing(out) as part:
         ds.save_as(part, enforce_file_format=True)
     echo(f"written to {out}")

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from medsam2_atlas.dicom.rtstruct import read_rtstruct, write_rtstruct
     from medsam2_atlas.dicom.seg import write_seg
     from medsam2_atlas.dicom.seg_reading import read_seg
+    from medsam2_atlas.dicom.series_labels import labels_of_series, seg_to_file
 
 __getattr__ = lazy_exports(
     __name__,
     {
+        "labels_of_series": "series_labels",
         "read_rtstruct": "rtstruct",
         "read_seg": "seg_reading",
+        "seg_to_file": "series_labels",
         "write_rtstruct": "rtstruct",
         "write_seg": "seg",
     },
@@ -29,9 +32,11 @@ __getattr__ = lazy_exports(
 __all__ = [
     "LabelOrigin",
     "Made",
+    "labels_of_series",
     "read_rtstruct",
     "read_seg",
     "seg_series_uid",
+    "seg_to_file",
     "uid_folder_name",
     "valid_uid",
     "write_rtstruct",

@@ -4,6 +4,7 @@ from medsam2_atlas.evaluation.agreement import DISAGREEMENT_LABELS, Agreement, c
 from medsam2_atlas.evaluation.dice import dice_per_organ, mean_dice
 from medsam2_atlas.evaluation.metrics import OrganScore, compare_labels
 from medsam2_atlas.evaluation.prompt_error import PromptError, prompt_errors
+from medsam2_atlas.evaluation.scoring import mean_scores, rounded_mean, score_files
 
 __all__ = [
     "DISAGREEMENT_LABELS",
@@ -15,5 +16,8 @@ __all__ = [
     "comparison_report",
     "dice_per_organ",
     "mean_dice",
+    "mean_scores",
     "prompt_errors",
+    "rounded_mean",
+    "score_files",
 ]
