@@ -22,7 +22,8 @@ from datastores.pacs_datastore import PacsDatastore, dicom_web
 from datastores.session_folders import SessionFolders
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import STRATEGIES, ScoreTable
-from medsam2_atlas.base.errors import InputError, NotFoundError, WeightsError
+from medsam2_atlas.base.errors import InputError, NotFoundError
+from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.base.version import package_version
 from medsam2_atlas.imaging import decoding
 from medsam2_atlas.imaging.hounsfield import HuRule
@@ -41,6 +42,7 @@ from tasks.claims import claimed, in_work_process
 from tasks.compare_task import CompareTask
 from tasks.housekeeper import Housekeeper
 from tasks.interactive_task import INTERACTIVE, InteractiveTask
+from tasks.known import check_model, check_strategy, check_study
 from tasks.learner import Learner
 from tasks.models import Models
 from tasks.next_case import NextCase
@@ -92,7 +94,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         self._learner = Learner(self._models, self._predictions, self._table, self.datastore, self._foundation(conf))
         self._housekeeper = Housekeeper(lambda: self._studies().store, lambda: self._learner.idle)
         # In the background, a whole archive would be fetched from a DICOMweb server: only where that is asked for.
-        remote = studies.startswith(("http://", "https://"))
+        remote = is_url(studies)
         self._learns = replies.flag({"learning": conf.get("learning", not remote)}, "learning")
         self._reviewed = config.review
         super().__init__(
@@ -116,7 +118,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
 
     def init_datastore(self) -> Datastore:
         """A store that loses nothing, of a folder or of a DICOMweb server's series."""
-        if self.studies.startswith(("http://", "https://")):
+        if is_url(self.studies):
             self.studies = self.studies.rstrip("/").strip()
             wanted = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
             store: StudyDatastore = PacsDatastore(
@@ -181,9 +183,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """The next case, and why; refuses an unknown strategy with the names of those there are."""
         strategy = request.get("strategy") or "random"
-        if strategy not in self._strategies:
-            known = ", ".join(self._strategies)
-            raise NotFoundError(repr(strategy), "is no strategy.", f"Choose from: {known}.")
+        check_strategy(str(strategy), self._strategies)
         chosen: dict[str, Any] = super().next_sample(request)
         return chosen
 
@@ -220,15 +220,14 @@ class MedSAM2AtlasApp(MONAILabelApp):
             MedSAM2AtlasError: no such model or study, something that the model needs is missing, or a wrong option.
         """
         model, upload = str(request.get("model")), request.get("upload")
-        self._check_model(model)
+        check_model(model, self._infers, self._missing)
         with self._learner.held_off():
             if upload:
                 if model == "compare":
                     raise InputError("compare", "works on studies.", "Upload the image as a study first, then name its id.")
                 return self._answer(model, "", self._predictions.once(self._infers[model], Path(upload), request), request)
             study = str(request.get("image"))
-            if study not in self.datastore().list_images():
-                raise NotFoundError(repr(study[:80]), "is no study of this server.", "Ask /datastore for those there are.")
+            check_study(study, self.datastore())
             if model == "compare":
                 return self._answer(model, "", self._compare.compare(study, request, self.datastore()), request)
             if model == INTERACTIVE:
@@ -243,7 +242,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
             MedSAM2AtlasError: as `infer`.
         """
         model, study = str(request.get("model")), str(request.get("image"))
-        self._check_model(model)
+        check_model(model, self._infers, self._missing)
         if model not in self._tasks or request.get("upload"):
             return None
         found = self._predictions.stored(model, study, request)
@@ -291,13 +290,6 @@ class MedSAM2AtlasApp(MONAILabelApp):
         self._stopping.set()
         self._housekeeper.stop()
         self._learner.stop()
-
-    def _check_model(self, model: str) -> None:
-        if model not in self._infers:
-            raise NotFoundError(repr(model[:80]), "is no model of this server.", f"Choose from: {', '.join(self._infers)}.")
-        reason = self._missing().get(model)
-        if reason:
-            raise WeightsError(model, f"cannot run: {reason}")
 
     def _answer(self, model: str, tag: str, result: Segmentation, request: dict[str, Any]) -> dict[str, Any]:
         return self._reply(model, tag, result.labels, result.report, request)

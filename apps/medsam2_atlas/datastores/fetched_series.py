@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, NotFoundError, StorageError, UnavailableError
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, StorageError, UnavailableError
 from medsam2_atlas.base.files import remove_folder, replacing
 from medsam2_atlas.base.scratch import sweep_leftovers
 from medsam2_atlas.base.upstream import CallPool
 from medsam2_atlas.dicom.uids import uid_folder_name, valid_uid
 from medsam2_atlas.dicom.web import DicomWeb
+from tasks.known import unknown_study
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class FetchedSeries:
             NotFoundError: the UID is not valid.
         """
         if not valid_uid(series):
-            raise NotFoundError(repr(series[:80]), "is no series of this server.", "Ask /datastore for those there are.")
+            raise unknown_study(series, "series")
         folder = self._folder / uid_folder_name(series)
         former = self._folder / series  # versions up to 0.9 named folders by the UID
         if "." in series and not folder.exists() and former.is_dir() and not former.is_symlink():

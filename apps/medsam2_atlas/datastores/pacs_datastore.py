@@ -34,6 +34,7 @@ from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.imaging.decoding import run_task
 from medsam2_atlas.imaging.volume import read_volume, write_volume
 from medsam2_atlas.storage import FINAL, Label, Saved, Version
+from tasks.known import unknown_study
 
 log = logging.getLogger(__name__)
 
@@ -274,7 +275,7 @@ class PacsDatastore(StudyDatastore):
                 "PACS", f"cannot be asked for its series ({problem}).", "Is it running? Try again in a minute."
             )
         if about is None:
-            raise NotFoundError(repr(series[:80]), "is no CT series of this server.", "Ask /datastore for those there are.")
+            raise unknown_study(series, "CT series")
         return about
 
     def _headers(self, series: str) -> list[Dataset]:

@@ -29,6 +29,7 @@ from starlette.types import Scope
 from medsam2_atlas.base.jobs import JobQueue
 from medsam2_atlas.base.processes import ProcessMark
 from medsam2_atlas.base.scratch import sweep, sweep_leftovers
+from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.base.version import package_version
 from medsam2_atlas.cli.endings import plain_endings
 from medsam2_atlas.imaging import decoding
@@ -183,7 +184,7 @@ def _prepare(work: WorkFolder) -> None:
     os.environ[SERVER_VARIABLE] = str(ProcessMark.own())
     end_orphans(work)
     removed = sweep() + sweep_leftovers(work.path, recursive=True)
-    if not settings.MONAI_LABEL_STUDIES.startswith(("http://", "https://")):
+    if not is_url(settings.MONAI_LABEL_STUDIES):
         studies = Path(settings.MONAI_LABEL_STUDIES)
         removed += sweep_leftovers(studies) + sweep_leftovers(studies / "labels", recursive=True)
     if removed:

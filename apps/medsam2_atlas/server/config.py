@@ -13,6 +13,7 @@ from medsam2_atlas.base.configuration import problems_of
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.base.root_path import parse_root_path
+from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.imaging.decoding import DecodingLimits
 from medsam2_atlas.imaging.hounsfield import HuRule
 from server.connection_limits import ConnectionLimits
@@ -89,7 +90,7 @@ class ServerConfig(BaseModel):
     @field_validator("oidc_issuer")
     @classmethod
     def _url(cls, issuer: str) -> str:
-        if issuer and not issuer.startswith(("http://", "https://")):
+        if issuer and not is_url(issuer):
             raise ValueError(f"{issuer!r} is no URL such as https://host/realms/name")
         return issuer
 

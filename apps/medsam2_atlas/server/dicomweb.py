@@ -22,6 +22,7 @@ from starlette.responses import Response, StreamingResponse
 from datastores.pacs_datastore import PacsDatastore
 from medsam2_atlas.base.errors import ConflictError, InputError, UnavailableError
 from medsam2_atlas.base.json_text import to_json
+from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.dicom.web import DicomWeb
 from server.pacs_links import BULK_DATA, DICOMWEB_PATH, RETRIEVE_URL, OwnLinks
 from server.root_path import root_of
@@ -183,7 +184,7 @@ def _url(operation: str, rest: str) -> str:
         "stow": settings.MONAI_LABEL_STOW_PREFIX,
     }
     studies = settings.MONAI_LABEL_STUDIES.rstrip("/")
-    if not studies.startswith(("http://", "https://")):
+    if not is_url(studies):
         raise ConflictError("studies", "of this server lie in a folder.", "OHIF needs a DICOMweb server; Slicer does not.")
     prefix = prefixes.get(operation)
     return f"{studies}/{prefix}/{rest}" if prefix else f"{studies}/{rest}"

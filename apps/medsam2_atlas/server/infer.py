@@ -31,6 +31,7 @@ from server.parameters import infer_parameters
 from server.paths import without_paths
 from server.sessions import session_of
 from server.uploads import json_object, received
+from tasks.known import check_model, check_study
 
 router = APIRouter(tags=["Infer"], route_class=LimitedRoute)
 
@@ -58,9 +59,8 @@ async def infer(
 ) -> Response:
     """The result; with `wait=false`, the job that will make it (202)."""
     instance, user = app_instance(), user_of(request)
-    task = instance._infers.get(model)
-    if task is None:
-        raise NotFoundError(repr(model[:80]), "is no model of this server.", f"Choose from: {', '.join(instance._infers)}.")
+    check_model(model, instance._infers)
+    task = instance._infers[model]
     options = await run_in_threadpool(infer_parameters, model, task, json_object(params))
     wanted: dict[str, Any] = options | {"model": model}
     queue: JobQueue = request.app.state.queue
@@ -146,5 +146,4 @@ async def _outcome(request: Request, queue: JobQueue, job: Job) -> Mapping[str, 
 def _known(instance: Any, image: str) -> None:
     if not image:
         raise InputError("image", "is missing.", "Name a study, upload a file, or name a session.")
-    if image not in instance.datastore().list_images():
-        raise NotFoundError(repr(image[:80]), "is no study of this server.", "Ask /datastore for those there are.")
+    check_study(image, instance.datastore())

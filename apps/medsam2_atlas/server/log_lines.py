@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medsam2_atlas.base.printable import LineFormatter
 from medsam2_atlas.base.study_hash import StudyNames
+from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.storage import WorkFolder
 from server.log_names import LogNames, names_in
 
@@ -28,7 +29,7 @@ def install(studies: str, work: WorkFolder, names: bool) -> None:
         work: where the key of the hashes is kept.
         names: whether study names stay as they are.
     """
-    remote = studies.startswith(("http://", "https://"))
+    remote = is_url(studies)
     folder = Path(studies)
     log_names = LogNames(
         StudyNames(work.path, names),

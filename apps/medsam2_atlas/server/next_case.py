@@ -8,10 +8,10 @@ from fastapi import APIRouter, Body, Request
 from monailabel.endpoints import activelearning
 from monailabel.interfaces.utils.app import app_instance
 
-from medsam2_atlas.base.errors import NotFoundError
 from server.access import user_of
 from server.forms import LimitedRoute
 from server.parameters import sample_parameters
+from tasks.known import check_strategy
 
 router = APIRouter(prefix="/activelearning", tags=["ActiveLearning"], route_class=LimitedRoute)
 
@@ -21,9 +21,7 @@ def next_case(request: Request, strategy: str, params: Annotated[dict[str, Any] 
     """`id` of the case, `why` it was chosen, and what is kept with it; empty if all are done. `path` is empty: clients download
     the image."""
     instance = app_instance()
-    if strategy not in instance._strategies:
-        known = ", ".join(instance._strategies)
-        raise NotFoundError(repr(strategy[:80]), "is no strategy.", f"Choose from: {known}.")
+    check_strategy(strategy, instance._strategies)
     options = sample_parameters(instance, strategy, params or {})
     sample: dict[str, Any] = activelearning.sample(strategy, options, user_of(request).name)
     return {**sample, "path": ""} if sample else {}

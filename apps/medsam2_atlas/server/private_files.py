@@ -12,6 +12,7 @@ from monailabel.config import settings
 
 from datastores.session_folders import SESSION_ID
 from medsam2_atlas.base.file_modes import set_umask, settle
+from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.storage import WorkFolder
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def _settle_all(folders: Iterable[Path], for_group: bool, group: int | None) -> 
 
 def _studies_folder() -> Path | None:
     studies = settings.MONAI_LABEL_STUDIES
-    return None if studies.startswith(("http://", "https://")) else Path(studies)
+    return None if is_url(studies) else Path(studies)
 
 
 def _sessions() -> list[Path]:

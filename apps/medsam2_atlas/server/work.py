@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, File, HTTPException, UploadFile
@@ -12,12 +12,12 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
 
 from medsam2_atlas.base.device import work_device
-from medsam2_atlas.base.errors import NotFoundError
 from medsam2_atlas.storage import WorkFolder
 from server.forms import LimitedRoute
 from server.parameters import batch_parameters, scoring_parameters, training_parameters
 from server.uploads import received
 from tasks.claims import check_training
+from tasks.known import check_model, check_name
 from tasks.models import UNETS
 from tasks.work_device import NO_GPU
 
@@ -42,7 +42,7 @@ def run_batch(
     params: Annotated[dict[str, Any] | None, Body()] = None,
 ) -> Any:
     """The process. `params`: the options of the model, and `images`, `label_tag`, `max_batch_size`, `max_workers`."""
-    _check(model, app_instance()._infers, "model")
+    check_model(model, app_instance()._infers)
     checked = batch_parameters(app_instance(), model, params or {})
     uses_network = getattr(app_instance()._infers[model], "uses_network", True)
     where = _where() if uses_network else _without_gpu()
@@ -59,7 +59,7 @@ def run_training(
     """Starts a training process, which resumes an interrupted training. Ends a training that has outlived its server first;
     answers 409 if another running server trains. `params`: the options of the trainer, and `device` (by default the
     server's)."""
-    _check(model, app_instance()._trainers, "trainer")
+    check_name(model, app_instance()._trainers, "trainer")
     options = training_parameters(app_instance(), model, params or {})
     options |= _where(options.get("device", "")) if model in UNETS else _without_gpu()
     check_training(WorkFolder.of(settings.MONAI_LABEL_STUDIES))
@@ -70,7 +70,7 @@ def run_training(
 def run_scoring(method: str, params: Annotated[dict[str, Any] | None, Body()] = None, run_sync: bool = False) -> Any:
     """The process; `/info` has the means once it is done. With `run_sync`, the scores themselves. `params`: the tags `y` and
     `y_pred`."""
-    _check(method, app_instance()._scoring_methods, "scoring method")
+    check_name(method, app_instance()._scoring_methods, "scoring method")
     options = scoring_parameters(app_instance(), method, params or {})
     return _started(lambda: scoring.run_method(method, {**options, **NO_GPU, "method": method}, run_sync))
 
@@ -83,11 +83,6 @@ def _where(asked: str = "") -> dict[str, Any]:
 
 def _without_gpu() -> dict[str, Any]:
     return {"device": "cpu", **NO_GPU}
-
-
-def _check(name: str, known: Collection[str], what: str) -> None:
-    if name not in known:
-        raise NotFoundError(repr(name[:80]), f"is no {what} of this server.", f"Choose from: {', '.join(known)}.")
 
 
 def _started(start: Callable[[], Any]) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from medsam2_atlas.base.errors import ConflictError, InputError
+from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.storage import WORK_FOLDER, FolderLock, Roots, WorkFolder
 
 RESTORING = ".restoring"
@@ -40,7 +41,7 @@ class Place:
     @classmethod
     def of(cls, studies: str) -> Place:
         """The place of a studies folder or a DICOMweb URL, whether it exists or not."""
-        if studies.strip().startswith(("http://", "https://")):
+        if is_url(studies.strip()):
             url = studies.strip().rstrip("/")
             root = WorkFolder.of(url).path
             return cls(_without_login(url), _digest(url), root, root / "store", root, True)

@@ -15,6 +15,7 @@ from medsam2_atlas.base.files import replacing
 from medsam2_atlas.base.own_user import ensure_home, ensure_temp
 from medsam2_atlas.base.resource import python_path, resource, state_folder
 from medsam2_atlas.base.root_path import parse_root_path
+from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption
 
 _HERE = ("127.0.0.1", "::1", "localhost")
@@ -43,7 +44,7 @@ def serve_command(
     ] = None,
 ) -> None:
     """Serve the app to OHIF and 3D Slicer."""
-    if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
+    if not is_url(studies) and not Path(studies).is_dir():
         raise InputError(studies, "is neither a folder nor a URL.", "Name a folder of CTs or a DICOMweb URL.")
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--uvicorn_app", "server.application:app"]
     command += ["--studies", studies, "--host", host, "--port", str(port), "--conf", "device", device]

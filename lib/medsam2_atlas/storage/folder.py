@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from medsam2_atlas.base.errors import InputError, StorageError
 from medsam2_atlas.base.resource import model_folder
+from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.imaging.kinds import not_taken, suffix_in
 from medsam2_atlas.storage.links import LINK_PROBLEM, LINK_REMEDY, Roots
 
@@ -59,7 +60,7 @@ class WorkFolder:
     @classmethod
     def of(cls, studies: str | Path, roots: Iterable[Path] = ()) -> WorkFolder:
         """The work folder of a studies folder, or, for a DICOMweb URL, one in the model folder."""
-        if str(studies).startswith(("http://", "https://")):
+        if is_url(studies):
             return cls(model_folder() / "studies" / hashlib.sha256(str(studies).strip().rstrip("/").encode()).hexdigest()[:16])
         return cls(Path(studies) / WORK_FOLDER, tuple(roots))
 

@@ -1,0 +1,74 @@
+"""The one place that refuses names of models, studies and other things that this server does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from monailabel.interfaces.datastore import Datastore
+
+from medsam2_atlas.base.errors import NotFoundError, WeightsError
+
+_SHOWN = 80
+"""Max characters of a client's name in an answer."""
+
+
+def check_name(name: str, known: Collection[str], what: str) -> None:
+    """Refuses a name of something that requests name.
+
+    Args:
+        name: as the client sent it.
+        known: names that there are.
+        what: kind of thing, such as `trainer`.
+
+    Raises:
+        NotFoundError: there is no such thing; the remedy lists those there are.
+    """
+    if name not in known:
+        raise NotFoundError(repr(name[:_SHOWN]), f"is no {what} of this server.", _choose(known))
+
+
+def check_model(model: str, models: Collection[str], missing: Callable[[], Mapping[str, str]] = dict) -> None:
+    """Refuses a model that there is not, or that cannot run.
+
+    Args:
+        model: as the client sent it.
+        models: names that there are.
+        missing: returns why models cannot run, by name; asked only for a model that there is.
+
+    Raises:
+        NotFoundError: there is no such model.
+        WeightsError: it cannot run.
+    """
+    check_name(model, models, "model")
+    reason = missing().get(model)
+    if reason:
+        raise WeightsError(model, f"cannot run: {reason}")
+
+
+def check_strategy(strategy: str, strategies: Collection[str]) -> None:
+    """Refuses an unknown strategy for the next case.
+
+    Raises:
+        NotFoundError: there is no such strategy.
+    """
+    if strategy not in strategies:
+        raise NotFoundError(repr(strategy[:_SHOWN]), "is no strategy.", _choose(strategies))
+
+
+def check_study(study: str, datastore: Datastore) -> None:
+    """Refuses a study that the datastore does not have.
+
+    Raises:
+        NotFoundError: there is no such study.
+    """
+    if study not in datastore.list_images():
+        raise unknown_study(study)
+
+
+def unknown_study(study: str, what: str = "study") -> NotFoundError:
+    """Returns the error that refuses a study, or a series (`what`), that there is not."""
+    return NotFoundError(repr(study[:_SHOWN]), f"is no {what} of this server.", "Ask /datastore for those there are.")
+
+
+def _choose(known: Collection[str]) -> str:
+    return f"Choose from: {', '.join(known)}."

@@ -1,0 +1,48 @@
+"""Names that requests send are refused in one place, with the names that there are."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from medsam2_atlas.base.errors import NotFoundError, WeightsError
+from tasks.known import check_model, check_name, check_strategy, check_study
+
+STUDIES: Any = SimpleNamespace(list_images=lambda: ["a", "b"])
+
+
+def never() -> dict[str, str]:
+    raise AssertionError("nobody asks whether an unknown model could run")
+
+
+def test_known_names_pass() -> None:
+    check_model("atlas", {"atlas": None})
+    check_model("atlas", ["atlas"], lambda: {"unet_3d": "has no weights."})
+    check_name("organs", ["organs"], "scoring method")
+    check_strategy("random", ["random"])
+    check_study("b", STUDIES)
+
+
+def test_an_unknown_model_is_not_found_and_the_others_are_named() -> None:
+    with pytest.raises(NotFoundError, match=r"'x' is no model of this server\. Choose from: atlas, unet_3d\."):
+        check_model("x", ["atlas", "unet_3d"], never)
+
+
+def test_a_model_that_cannot_run_says_why() -> None:
+    with pytest.raises(WeightsError, match=r"unet_3d cannot run: has no weights\."):
+        check_model("unet_3d", ["unet_3d"], lambda: {"unet_3d": "has no weights."})
+
+
+def test_unknown_studies_and_strategies_are_not_found() -> None:
+    with pytest.raises(NotFoundError, match=r"'c' is no study of this server\. Ask /datastore for those there are\."):
+        check_study("c", STUDIES)
+    with pytest.raises(NotFoundError, match=r"'x' is no strategy\. Choose from: random\."):
+        check_strategy("x", ["random"])
+
+
+def test_long_names_are_cut() -> None:
+    with pytest.raises(NotFoundError) as refused:
+        check_study("x" * 10_000, STUDIES)
+    assert len(str(refused.value)) < 200
