@@ -30,6 +30,7 @@ from medsam2_atlas.archive import (
     verify_backup,
 )
 from medsam2_atlas.archive.journal import RUNNING
+from medsam2_atlas.audit.entry import AuditEntry
 from medsam2_atlas.audit.log import AuditLog
 from medsam2_atlas.audit.reading import Wanted, lines
 from medsam2_atlas.base.errors import ConflictError
@@ -325,7 +326,7 @@ def test_a_pipe_in_place_of_a_record_holds_nobody_for_ever(place: Place, folder:
     with time_limit():
         StudyStore(folder).labels()
         verify(place)
-        AuditLog(place.work).record("label.save", study="a")
+        AuditLog(place.work).record(AuditEntry("label.save", study="a"))
         assert lines(place.work, Wanted())
         erase(place, "b", "withdrawn")
     assert not (folder / "b.nii.gz").exists()

@@ -14,6 +14,7 @@ import pytest
 
 from medsam2_atlas.audit import files as audit_files
 from medsam2_atlas.audit import log as audit_log
+from medsam2_atlas.audit.entry import AuditEntry
 from medsam2_atlas.audit.files import AuditFiles, AuditLimits, digest_of
 from medsam2_atlas.audit.log import AuditLog, record_command
 from medsam2_atlas.audit.reading import Wanted, check, files_of, lines
@@ -32,7 +33,8 @@ def written(work: Path) -> list[dict[str, object]]:
 
 def test_a_line_says_who_did_what_to_which_study_without_its_name(work: Path) -> None:
     log = AuditLog(work)
-    assert log.record("label.save", who="kim", who_id="token:kim", study="Doe^Jane", tag="final", version=3, status=200)
+    entry = AuditEntry("label.save", who="kim", who_id="token:kim", study="Doe^Jane", tag="final", version=3, status=200)
+    assert log.record(entry)
     (line,) = written(work)
     assert (line["who"], line["who_id"], line["action"], line["tag"], line["version"]) == (
         "kim",
@@ -43,14 +45,16 @@ def test_a_line_says_who_did_what_to_which_study_without_its_name(work: Path) ->
     )
     assert line["study"] == StudyNames(work).hashed("Doe^Jane")
     assert "Doe" not in (work / "audit" / "audit.jsonl").read_text()
-    assert AuditLog(work, plain=True).record("label.save", study="Doe^Jane")
+    assert AuditLog(work, plain=True).record(AuditEntry("label.save", study="Doe^Jane"))
     assert written(work)[1]["study"] == "Doe^Jane"
     assert len(lines(work, Wanted(study="Doe^Jane"))) == 2  # by name, however it was written
 
 
 def test_values_from_outside_forge_no_line_and_have_an_end(work: Path) -> None:
     AuditLog(work).record(
-        "login", who='x\n{"who":"max"}\x1b[2J\u2028\ud800', details={"name\n": "y" * 10_000, "many": list(range(10_000))}
+        AuditEntry(
+            "login", who='x\n{"who":"max"}\x1b[2J\u2028\ud800', details={"name\n": "y" * 10_000, "many": list(range(10_000))}
+        )
     )
     raw = (work / "audit" / "audit.jsonl").read_bytes()
     assert raw.count(b"\n") == 1
@@ -62,7 +66,7 @@ def test_values_from_outside_forge_no_line_and_have_an_end(work: Path) -> None:
 def test_files_of_the_audit_log_are_never_open_to_others(work: Path) -> None:
     before = os.umask(0o022)
     try:
-        AuditLog(work).record("login")
+        AuditLog(work).record(AuditEntry("login"))
     finally:
         os.umask(before)
     assert (work / "audit").stat().st_mode & 0o777 == 0o700
@@ -72,7 +76,7 @@ def test_files_of_the_audit_log_are_never_open_to_others(work: Path) -> None:
 def test_a_changed_removed_or_added_line_is_found(work: Path) -> None:
     log = AuditLog(work)
     for number in range(5):
-        log.record("image.read", details={"n": number})
+        log.record(AuditEntry("image.read", details={"n": number}))
     file = work / "audit" / "audit.jsonl"
     good = file.read_bytes()
     assert (check(work).lines, check(work).problems, check(work).whole) == (5, [], True)
@@ -93,23 +97,23 @@ def test_a_changed_removed_or_added_line_is_found(work: Path) -> None:
 def test_a_file_that_is_made_shorter_while_the_server_runs_is_found(work: Path) -> None:
     log = AuditLog(work)
     for number in range(3):
-        log.record("image.read", details={"n": number})
+        log.record(AuditEntry("image.read", details={"n": number}))
     file = work / "audit" / "audit.jsonl"
     file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:2]))
-    log.record("image.read")
+    log.record(AuditEntry("image.read"))
     assert check(work).problems == ["audit.jsonl, line 3: the line before it was changed or removed."]
 
 
 def test_several_writers_lose_no_line_while_files_are_rotated(work: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from medsam2_atlas.audit.log import AuditLog, AuditLimits\n"
+        "import sys; from pathlib import Path; from medsam2_atlas.audit.log import AuditEntry, AuditLog, AuditLimits\n"
         "log = AuditLog(Path(sys.argv[1]), limits=AuditLimits(4000))\n"
-        "assert all([log.record('image.read', details={'n': n}, flush=False) for n in range(100)])"
+        "assert all([log.record(AuditEntry('image.read', details={'n': n}), flush=False) for n in range(100)])"
     )
     others = [subprocess.Popen([sys.executable, "-c", code, str(work)]) for _ in range(2)]
     log = AuditLog(work, limits=AuditLimits(4000))
     with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(lambda n: log.record("image.read", details={"n": n}, flush=False), range(100)))
+        assert all(pool.map(lambda n: log.record(AuditEntry("image.read", details={"n": n}), flush=False), range(100)))
     assert [other.wait() for other in others] == [0, 0]
     assert len(written(work)) == 300
     assert (check(work).lines, check(work).problems) == (300, [])
@@ -124,7 +128,7 @@ def test_a_new_day_begins_a_new_file_and_old_days_go_if_asked(work: Path, monkey
         monkeypatch.setattr(audit_files, "utc_now", lambda day=day: f"{day}T00:00:00.000Z")
         monkeypatch.setattr(log.files, "remove_old", lambda: 0)
         monkeypatch.setattr(audit_log, "utc_now", audit_files.utc_now)
-        log.record("login")
+        log.record(AuditEntry("login"))
     names = [file.name for file in files_of(work)]
     assert names == ["audit-20260101-1.jsonl", "audit-20260102-1.jsonl", "audit-20260102-2.jsonl", "audit.jsonl"]
     assert not check(work).problems
@@ -135,15 +139,15 @@ def test_a_new_day_begins_a_new_file_and_old_days_go_if_asked(work: Path, monkey
 
 def test_a_line_that_a_full_disk_cuts_off_is_kept_and_written_later(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = AuditLog(work)
-    log.record("login", who="first")
+    log.record(AuditEntry("login", who="first"))
     whole = os.write
     monkeypatch.setattr(audit_files.os, "write", lambda handle, data: whole(handle, data[:10]))
-    assert not log.record("label.save", who="second")
+    assert not log.record(AuditEntry("label.save", who="second"))
     assert "disk is full" in log.problem
     assert len(written(work)) == 1
     monkeypatch.undo()
     monkeypatch.setattr(audit_log, "_RETRY_SECONDS", 0.0)
-    assert log.record("label.save", who="third")
+    assert log.record(AuditEntry("label.save", who="third"))
     assert log.problem == ""
     assert [line["who"] for line in written(work)] == ["first", "second", "third"]
     assert not check(work).problems
@@ -157,7 +161,7 @@ def test_lines_that_cannot_be_written_need_bounded_memory_and_are_counted(work: 
     monkeypatch.setattr(audit_log, "_MAX_KEPT", 5)
     monkeypatch.setattr(AuditFiles, "_open", refuse)
     for number in range(8):
-        assert not log.record("image.read", details={"n": number})
+        assert not log.record(AuditEntry("image.read", details={"n": number}))
     assert "5 lines wait in memory, 3 are lost" in log.problem
     monkeypatch.undo()
     assert log.flush()
@@ -174,7 +178,7 @@ def test_no_request_waits_again_for_a_disk_that_was_just_found_unusable(work: Pa
     monkeypatch.setattr(AuditFiles, "_open", refuse)
     log = AuditLog(work)
     for _ in range(20):
-        assert not log.record("image.read")
+        assert not log.record(AuditEntry("image.read"))
     assert len(tried) == 1
     monkeypatch.undo()
     assert log.flush()  # as readiness does
@@ -182,10 +186,10 @@ def test_no_request_waits_again_for_a_disk_that_was_just_found_unusable(work: Pa
 
 
 def test_half_a_line_after_a_power_cut_damages_no_other_line(work: Path) -> None:
-    AuditLog(work).record("login", who="first")
+    AuditLog(work).record(AuditEntry("login", who="first"))
     with (work / "audit" / "audit.jsonl").open("ab") as stream:
         stream.write(b'{"at":"2026')
-    AuditLog(work).record("login", who="second")
+    AuditLog(work).record(AuditEntry("login", who="second"))
     assert [line["who"] for line in lines(work, Wanted())] == ["first", "second"]
     assert check(work).problems == ["audit.jsonl, line 2: is damaged."]
 
@@ -196,7 +200,7 @@ def test_a_link_in_the_place_of_the_file_is_not_followed(work: Path, tmp_path: P
     (work / "audit").mkdir(parents=True)
     (work / "audit" / "audit.jsonl").symlink_to(other)
     log = AuditLog(work)
-    assert not log.record("login")
+    assert not log.record(AuditEntry("login"))
     assert log.problem
     assert other.read_text() == "mine"
 
@@ -218,8 +222,8 @@ def test_a_log_whose_only_closed_file_is_too_old_does_not_look_as_if_nothing_was
     log = AuditLog(work, limits=AuditLimits(keep_days=30))
     with monkeypatch.context() as long_ago:
         long_ago.setattr(audit_log, "utc_now", lambda: "2020-01-01T00:00:00.000Z")
-        log.record("label.save")
-    log.record("label.save")
+        log.record(AuditEntry("label.save"))
+    log.record(AuditEntry("label.save"))
     found = check(work)
     assert (found.lines, found.problems, found.whole) == (1, [], False)
 
@@ -227,11 +231,11 @@ def test_a_log_whose_only_closed_file_is_too_old_does_not_look_as_if_nothing_was
 @pytest.mark.parametrize("lines_before", [0, 1])
 def test_a_log_that_was_removed_while_it_is_written_is_noticed(work: Path, lines_before: int) -> None:
     for _ in range(lines_before):
-        AuditLog(work, limits=AuditLimits(max_bytes=1)).record("label.save")
+        AuditLog(work, limits=AuditLimits(max_bytes=1)).record(AuditEntry("label.save"))
     log = AuditLog(work, limits=AuditLimits(max_bytes=1 if lines_before else 10**6))
-    log.record("label.save")
+    log.record(AuditEntry("label.save"))
     (work / "audit" / "audit.jsonl").unlink()
     (work / "audit" / "other").touch()  # takes the number of the removed file
-    log.record("label.read")
+    log.record(AuditEntry("label.read"))
     found = check(work)
     assert found.problems if lines_before else not found.whole

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from command_lines import labelled_studies
+from medsam2_atlas.audit.entry import AuditEntry
 from medsam2_atlas.audit.log import AuditLog
 from medsam2_atlas.base import file_modes
 from medsam2_atlas.cli import app
@@ -85,7 +86,7 @@ def test_root_does_not_lock_the_server_out_of_its_audit_log(studies: Path, tmp_p
         os.chown(path, 12345, 12345)
     shutil.rmtree(studies / ".medsam2_atlas")
     assert invoke("studies", "backup", studies, tmp_path / "dest").exit_code == 0
-    AuditLog(WorkFolder.of(studies).path).record("label.save", study="case-0")
+    AuditLog(WorkFolder.of(studies).path).record(AuditEntry("label.save", study="case-0"))
     made = [path for path in (studies / ".medsam2_atlas").rglob("*") if path.name in ("audit", "audit.jsonl", "names.key")]
     assert len(made) == 3
     assert {path.stat().st_uid for path in (*made, studies / ".medsam2_atlas")} == {12345}
@@ -94,7 +95,7 @@ def test_root_does_not_lock_the_server_out_of_its_audit_log(studies: Path, tmp_p
 def test_a_changed_line_is_told_with_exit_status_1(studies: Path) -> None:
     log = AuditLog.of(WorkFolder.of(studies))
     for who in ("kim", "lee"):
-        log.record("label.save", who=f"{who}\x1b[2J", study="case-0")
+        log.record(AuditEntry("label.save", who=f"{who}\x1b[2J", study="case-0"))
     told = invoke("studies", "audit", studies)
     assert (told.exit_code, "2 lines were checked" in told.stdout) == (0, True)
     assert "\x1b[2J" not in told.stdout

@@ -22,8 +22,9 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from medsam2_atlas.audit.entry import AuditEntry, Outcome
 from medsam2_atlas.audit.files import AuditLimits
-from medsam2_atlas.audit.log import AuditLog, Outcome
+from medsam2_atlas.audit.log import AuditLog
 from medsam2_atlas.audit.reading import Wanted, lines
 from medsam2_atlas.base.choices import FINAL
 from medsam2_atlas.base.errors import ConflictError
@@ -71,12 +72,12 @@ class Audit:
         self._log.files.remove_old()
         now = settings_of(self._config, settings.MONAI_LABEL_APP_CONF)
         changed = _changed_settings(self._log, now)
-        self._log.record("server.start", details={"version": package_version(), "changed": changed, **now})
+        self._log.record(AuditEntry("server.start", details={"version": package_version(), "changed": changed, **now}))
 
     def close(self) -> None:
         """Records the server's end."""
         if self._log:
-            self._log.record("server.stop")
+            self._log.record(AuditEntry("server.stop"))
             self._log.flush()
 
     def tokens_read(self, before: frozenset[User], now: frozenset[User], problem: str) -> None:
@@ -103,7 +104,9 @@ class Audit:
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._log:
-            self._log.record(**line)
+            fields = dict(line)
+            flush = bool(fields.pop("flush"))
+            self._log.record(AuditEntry(**fields), flush=flush)
 
     def _lines(self, scope: Scope, status: int) -> list[dict[str, Any]]:
         """Returns the lines of a request; none if it is not recorded, or was recorded a short time ago."""

@@ -11,18 +11,17 @@ possible again. The log and `problem` tell of it meanwhile.
 from __future__ import annotations
 
 import getpass
-import json
 import logging
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from medsam2_atlas.audit.files import CURRENT, MAX_LINE_BYTES, AuditFiles, AuditLimits, utc_now
+from medsam2_atlas.audit.entry import AuditEntry
+from medsam2_atlas.audit.files import CURRENT, AuditFiles, AuditLimits, utc_now
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.base.study_hash import StudyNames
 
@@ -31,10 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Outcome = Literal["done", "refused", "failed"]
-
 _MAX_KEPT = 10_000
-_MAX_TEXT, _MAX_DETAILS = 256, 24
 _TOLD_SECONDS = 60.0
 _RETRY_SECONDS = 5.0
 """After a failure, lines only wait in memory for so long: no request waits for a disk that others found unusable."""
@@ -77,56 +73,17 @@ class AuditLog:
         with self._threads:
             return f"{len(self._kept)} lines wait in memory, {self._lost} are lost ({self._problem})." if self._problem else ""
 
-    def record(
-        self,
-        action: str,
-        *,
-        who: str = "",
-        who_id: str = "",
-        role: str = "",
-        study: str = "",
-        tag: str = "",
-        version: int | None = None,
-        outcome: Outcome = "done",
-        status: int | None = None,
-        place: str = "",
-        request: str = "",
-        details: Mapping[str, Any] | None = None,
-        flush: bool = True,
-    ) -> bool:
+    def record(self, entry: AuditEntry, *, flush: bool = True) -> bool:
         """Adds a line.
 
         Args:
-            action: what was done, such as `label.save`; docs/server.md lists all actions.
-            who: name of the person, as people read it.
-            who_id: what tells the person apart from all others.
-            role: the person's role.
-            study: name of the study; written as a keyed hash unless names are plain.
-            tag: of the label map.
-            version: of the label map, or of the server.
-            outcome: how it ended.
-            status: HTTP status.
-            place: address of the client, or `command line`.
-            request: id of the request.
-            details: more, as JSON values. They must not hold names of studies.
+            entry: its content.
             flush: whether to wait until the line is on disk, and not only with the operating system.
 
         Returns:
             Whether the line was written; otherwise it is kept in memory.
         """
-        entry: dict[str, Any] = {
-            "at": utc_now(),
-            "who": _short(who),
-            "who_id": _short(who_id),
-            "role": role,
-            "place": _short(place),
-        }
-        entry |= {"action": action, "tag": _short(tag)}
-        entry |= {"study": _short(self.names.hashed(study)) if study else ""}
-        entry |= {"version": version, "outcome": outcome, "status": status, "request": request, "details": _limited(details)}
-        filled = {key: value for key, value in entry.items() if value not in ("", None, {})}
-        if len(json.dumps(filled)) > MAX_LINE_BYTES // 2:
-            filled["details"] = {"left_out": "too long"}
+        filled = entry.as_line(utc_now(), self.names)
         with self._threads:
             self._kept.append(filled)
             if time.monotonic() - self._failed < _RETRY_SECONDS:
@@ -179,26 +136,10 @@ def record_command(work: WorkFolder, action: str, **more: Any) -> None:
     Args:
         work: work folder of the studies.
         action: what is done.
-        more: further arguments of `AuditLog.record`.
+        more: further attributes of `AuditEntry`.
     """
     try:
         name = getpass.getuser()
     except (KeyError, OSError, ImportError):  # a user without a name
         name = ""
-    AuditLog.of(work).record(action, who=name, who_id=f"os:{os.getuid()}", place="command line", **more)
-
-
-def _short(text: object) -> str:
-    return str(text)[:_MAX_TEXT]
-
-
-def _limited(details: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns few and short values; JSON escapes what control characters they have."""
-    kept = list((details or {}).items())[:_MAX_DETAILS]
-    return {_short(key): _value(value) for key, value in kept}
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_short(item) for item in value[:_MAX_DETAILS]]
-    return value if value is None or isinstance(value, (bool, int)) else _short(value)
+    AuditLog.of(work).record(AuditEntry(action, who=name, who_id=f"os:{os.getuid()}", place="command line", **more))
