@@ -29,6 +29,7 @@ from server.metrics import Metrics
 from server.owners import owner_id
 from server.parameters import infer_parameters
 from server.paths import without_paths
+from server.people import User
 from server.sessions import session_of
 from server.uploads import json_object, received
 from tasks.known import check_model, check_study
@@ -65,18 +66,11 @@ async def infer(
     wanted: dict[str, Any] = options | {"model": model}
     queue: JobQueue = request.app.state.queue
     subject = image or (file.filename if file is not None and file.filename else "") or session_id
-    upload: Path | None = None
     if not image:
         note(request.scope, study=subject, details={"from": "upload" if file is not None else "session"})
+    upload = await run_in_threadpool(received, file, suffix_of(file.filename)) if file is not None and file.filename else None
     try:
-        if file is not None and file.filename:
-            upload = await run_in_threadpool(received, file, suffix_of(file.filename))
-            wanted["upload"] = str(upload)
-        elif session_id:
-            wanted["upload"] = str(await run_in_threadpool(lambda: session_of(session_id, user).image))
-        else:
-            wanted["image"] = image
-            await run_in_threadpool(_known, instance, image)
+        wanted |= await run_in_threadpool(_input, instance, image, upload, session_id, user)
         known = await run_in_threadpool(instance.stored, wanted)
         if known is not None:
             return await run_in_threadpool(answer, known, output, True)
@@ -143,7 +137,18 @@ async def _outcome(request: Request, queue: JobQueue, job: Job) -> Mapping[str, 
             queue.cancel(job.id)
 
 
-def _known(instance: Any, image: str) -> None:
+def _input(instance: Any, image: str, upload: Path | None, session_id: str, user: User) -> dict[str, str]:
+    """Returns what a model runs on, as a part of the request to the app: an uploaded file, a session's image, or a study.
+
+    Raises:
+        InputError: none of them is named.
+        NotFoundError: no such study or session.
+    """
+    if upload is not None:
+        return {"upload": str(upload)}
+    if session_id:
+        return {"upload": str(session_of(session_id, user).image)}
     if not image:
         raise InputError("image", "is missing.", "Name a study, upload a file, or name a session.")
     check_study(image, instance.datastore())
+    return {"image": image}

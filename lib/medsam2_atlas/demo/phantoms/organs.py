@@ -10,68 +10,13 @@ from medsam2_atlas.demo.phantoms.shapes import Solid, ellipsoid, tube, union
 
 def add_abdomen(build: Build, space: Solid, vessels: dict[str, Solid]) -> None:
     """Adds the abdominal organs, within the space below the diaphragm."""
-    patient, rng = build.patient, build.rng
     kidneys = _liver_spleen_kidneys(build, space)
-    full = patient.stomach_fullness
-    stomach = tube(
-        build.line(
-            (56, -20, 84), (62, -42, 66), (60, -74, 34), (38, -96, 4), (8, -96, -4), (-13, -86, 4), (-22, -81, 6), spread=5
-        ),
-        np.array([18 + 9 * full, 22 + 11 * full, 18 + 11 * full, 15 + 8 * full, 12 + 5 * full, 10, 7]) * rng.normal(1, 0.05),
-    )
-    stomach = build.rough(stomach.within(space, 1.0), 1.8)
-    build.add(stomach, patient.hu("wall"), 7)
-    content = stomach.grown(-3.2)
-    build.add(content, rng.uniform(8, 40), None)
-    level = rng.uniform(-105, -72)
-    build.add(Solid(lambda p: np.maximum(content.distance(p), p[:, 1] - level), content.low, content.high), GAS, None)
-    duodenum = tube(
-        build.line(
-            (-19, -82, 6), (-34, -75, 8), (-42, -58, -6), (-41, -48, -34), (-28, -48, -54), (-4, -64, -56), (24, -62, -42),
-            spread=3,
-        ),
-        np.array([9, 11.5, 11.5, 11.5, 11, 9.5, 9.5]) * rng.normal(1, 0.06),
-    )  # fmt: skip
-    build.add(duodenum, patient.hu("wall"), 13)
-    build.add(duodenum.grown(-3.5), rng.uniform(15, 45), None)
-    pancreas = tube(
-        build.line((-21, -56, -22), (-15, -60, -6), (2, -68, 10), (28, -64, 18), (54, -44, 30), (70, -24, 38), spread=3),
-        np.array([12, 15, 10.5, 11.5, 11.5, 9]) * rng.normal(1, 0.07),
-        (1, 1, 0.95),
-    )
-    pancreas = build.rough(pancreas.without(duodenum, 0.2).without(stomach, 1.5), 1.0, (14, 30))
-    build.add(pancreas, patient.hu("pancreas"), 10)
-    for course, radii, tissue in (
-        (((-6, -68, -60), (-6, -72, -20), (-12, -60, 12), (-30, -62, 36), (-52, -58, 46)), (5, 5.5, 6.5, 7, 5), "portal"),
-        (((-10, -60, 8), (20, -54, 20), (50, -38, 32), (80, -8, 46)), (4.5, 4, 4, 3), "portal"),
-        (((6, -46, 12), (4, -62, -4), (4, -74, -30), (2, -80, -80)), (4.2, 4, 3.5, 3), "aorta"),
-        (((6, -46, 26), (4, -60, 30), (-20, -62, 32), (-42, -60, 38)), (4, 3.5, 3, 2.5), "aorta"),
-    ):
-        build.add(tube(build.line(*course, spread=1.5), radii), patient.hu(tissue))
-    for side, tissue, x in ((-1, "vein", -20), (1, "vein", 0)):
-        build.add(
-            tube(build.line((x, -50, 2), (side * 24, -40, 2), (side * 48, -16, side * 6), spread=1), (4.5, 5, 4)),
-            patient.hu(tissue),
-        )
-    for side in (-1, 1):
-        build.add(
-            tube(
-                build.line((4, -42, -72), (side * 28, -30, -110), (side * 55, -22, -165), (side * 66, -62, -235), spread=2),
-                (7, 6.5, 6, 5.5),
-            ),
-            patient.hu("aorta"),
-        )
-        build.add(
-            tube(
-                build.line(
-                    (-20, -35, -78), (side * 26 - 4, -18, -115), (side * 54, -12, -165), (side * 60, -52, -235), spread=2
-                ),
-                (8, 7.5, 7, 6.5),
-            ),
-            patient.hu("vein"),
-        )
-    build.add(vessels["cava"], patient.hu("vein"), 9)
-    build.add(vessels["aorta"], patient.hu("aorta"), 8)
+    stomach = _stomach(build, space)
+    duodenum = _duodenum(build)
+    _pancreas(build, duodenum, stomach)
+    _vessels(build)
+    build.add(vessels["cava"], build.patient.hu("vein"), 9)
+    build.add(vessels["aorta"], build.patient.hu("aorta"), 8)
     _adrenals(build, kidneys)
 
 
@@ -118,6 +63,83 @@ def _liver_spleen_kidneys(build: Build, space: Solid) -> dict[int, Solid]:
         build.add(ellipsoid(centre + (-side * radii[0] * 0.85, -6, -2), (9, 5, 9)), 20 if patient.phase != "native" else WATER)
         kidneys[label] = body
     return kidneys
+
+
+def _stomach(build: Build, space: Solid) -> Solid:
+    patient, rng = build.patient, build.rng
+    full = patient.stomach_fullness
+    stomach = tube(
+        build.line(
+            (56, -20, 84), (62, -42, 66), (60, -74, 34), (38, -96, 4), (8, -96, -4), (-13, -86, 4), (-22, -81, 6), spread=5
+        ),
+        np.array([18 + 9 * full, 22 + 11 * full, 18 + 11 * full, 15 + 8 * full, 12 + 5 * full, 10, 7]) * rng.normal(1, 0.05),
+    )
+    stomach = build.rough(stomach.within(space, 1.0), 1.8)
+    build.add(stomach, patient.hu("wall"), 7)
+    content = stomach.grown(-3.2)
+    build.add(content, rng.uniform(8, 40), None)
+    level = rng.uniform(-105, -72)
+    build.add(Solid(lambda p: np.maximum(content.distance(p), p[:, 1] - level), content.low, content.high), GAS, None)
+    return stomach
+
+
+def _duodenum(build: Build) -> Solid:
+    patient, rng = build.patient, build.rng
+    duodenum = tube(
+        build.line(
+            (-19, -82, 6), (-34, -75, 8), (-42, -58, -6), (-41, -48, -34), (-28, -48, -54), (-4, -64, -56), (24, -62, -42),
+            spread=3,
+        ),
+        np.array([9, 11.5, 11.5, 11.5, 11, 9.5, 9.5]) * rng.normal(1, 0.06),
+    )  # fmt: skip
+    build.add(duodenum, patient.hu("wall"), 13)
+    build.add(duodenum.grown(-3.5), rng.uniform(15, 45), None)
+    return duodenum
+
+
+def _pancreas(build: Build, duodenum: Solid, stomach: Solid) -> None:
+    patient, rng = build.patient, build.rng
+    pancreas = tube(
+        build.line((-21, -56, -22), (-15, -60, -6), (2, -68, 10), (28, -64, 18), (54, -44, 30), (70, -24, 38), spread=3),
+        np.array([12, 15, 10.5, 11.5, 11.5, 9]) * rng.normal(1, 0.07),
+        (1, 1, 0.95),
+    )
+    pancreas = build.rough(pancreas.without(duodenum, 0.2).without(stomach, 1.5), 1.0, (14, 30))
+    build.add(pancreas, patient.hu("pancreas"), 10)
+
+
+def _vessels(build: Build) -> None:
+    """Adds portal vein, arteries of the bowel, and the vessels of kidneys and legs."""
+    patient = build.patient
+    for course, radii, tissue in (
+        (((-6, -68, -60), (-6, -72, -20), (-12, -60, 12), (-30, -62, 36), (-52, -58, 46)), (5, 5.5, 6.5, 7, 5), "portal"),
+        (((-10, -60, 8), (20, -54, 20), (50, -38, 32), (80, -8, 46)), (4.5, 4, 4, 3), "portal"),
+        (((6, -46, 12), (4, -62, -4), (4, -74, -30), (2, -80, -80)), (4.2, 4, 3.5, 3), "aorta"),
+        (((6, -46, 26), (4, -60, 30), (-20, -62, 32), (-42, -60, 38)), (4, 3.5, 3, 2.5), "aorta"),
+    ):
+        build.add(tube(build.line(*course, spread=1.5), radii), patient.hu(tissue))
+    for side, tissue, x in ((-1, "vein", -20), (1, "vein", 0)):
+        build.add(
+            tube(build.line((x, -50, 2), (side * 24, -40, 2), (side * 48, -16, side * 6), spread=1), (4.5, 5, 4)),
+            patient.hu(tissue),
+        )
+    for side in (-1, 1):
+        build.add(
+            tube(
+                build.line((4, -42, -72), (side * 28, -30, -110), (side * 55, -22, -165), (side * 66, -62, -235), spread=2),
+                (7, 6.5, 6, 5.5),
+            ),
+            patient.hu("aorta"),
+        )
+        build.add(
+            tube(
+                build.line(
+                    (-20, -35, -78), (side * 26 - 4, -18, -115), (side * 54, -12, -165), (side * 60, -52, -235), spread=2
+                ),
+                (8, 7.5, 7, 6.5),
+            ),
+            patient.hu("vein"),
+        )
 
 
 def _adrenals(build: Build, kidneys: dict[int, Solid]) -> None:

@@ -1,0 +1,36 @@
+"""What the layers and the routes of one server share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from monailabel.interfaces.utils.app import app_instance
+
+from medsam2_atlas.base.jobs import JobQueue
+from server import infer
+from server.access import Access
+from server.audit import Audit
+from server.config import ServerConfig
+from server.connections import Connections
+from server.metrics import Metrics
+from server.stopping import Stopping
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a server; made before its app and its studies are opened."""
+
+    config: ServerConfig
+    queue: JobQueue
+    metrics: Metrics
+    access: Access
+    stopping: Stopping
+    audit: Audit
+    connections: Connections
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> Parts:
+        """Makes the parts that a configuration asks for."""
+        queue = JobQueue(config.queue, dispose=infer.dispose, per_person=config.queue_per_person)
+        metrics = Metrics(queue.counts, lambda: app_instance().datastore().status(), lambda: app_instance()._infers)
+        return cls(config, queue, metrics, Access(config), Stopping(), Audit(config), Connections(config.connection_limits))
