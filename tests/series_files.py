@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +20,14 @@ _IN_GROUPS = (
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType"),
 )
+
+
+def through_a_file(ds: Dataset) -> Dataset:
+    """Returns an object as it is read after it was written."""
+    stream = BytesIO()
+    ds.save_as(stream, enforce_file_format=True)
+    stream.seek(0)
+    return pydicom.dcmread(stream)
 
 
 def in_one_slice(tag: str, value: object) -> Change:

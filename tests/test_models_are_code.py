@@ -17,22 +17,19 @@ from monailabel.tasks.train.basic_train import BasicTrainTask
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
-from blocks import PATIENT, labelled
 from main import MedSAM2AtlasApp
-from medsam2_atlas.atlas import find_references
 from medsam2_atlas.base.errors import MedSAM2AtlasError, WeightsError
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.cli import app
 from medsam2_atlas.medsam2 import DEMO, build_network, load_config, load_weights
 from medsam2_atlas.medsam2.network import config_names
-from medsam2_atlas.unet import TrainingCase, UNetConfig, UNetTraining, load_unet
+from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet
 from medsam2_atlas.unet.data import _cached, usable_cases
 from tasks.unet_task import UNetInferTask
 from tasks.unet_trainer import UNetTrainTask
+from tiny_unets import block_cases, tiny_unet
 
-TINY = UNetConfig.model_validate(
-    {"dimensions": 3, "spacing": (8.0, 8.0, 8.0), "patch": (16, 16, 16), "filters": (4, 8, 16), "heads": 1}
-)
+TINY = tiny_unet()
 UNPICKLING = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal", "jsonpickle", "pandas"}
 RUNNING = {"eval", "exec", "compile", "__import__"}
 LOADING = {
@@ -183,8 +180,7 @@ def test_no_upload_and_no_file_in_the_work_folder_brings_code(tmp_path: Path, si
 
 @pytest.fixture
 def cases(tmp_path: Path) -> list[TrainingCase]:
-    labelled(tmp_path / "cases", "a", PATIENT)
-    return [TrainingCase(f.name, f.image, f.label) for f in find_references(tmp_path / "cases")]
+    return block_cases(tmp_path / "cases", "a")
 
 
 def test_a_checkpoint_with_code_in_place_of_a_trainings_last_one_is_refused(

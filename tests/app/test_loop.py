@@ -16,17 +16,10 @@ from monailabel.client import MONAILabelClient
 
 from app.running import server
 from medsam2_atlas.atlas import ReferenceFiles
+from tiny_unets import small_unet_file
 from waiting import until
 
 ENDED = ("DONE", "ERROR", "STOPPED")
-SMALL_UNET = """
-dimensions: 3
-spacing: [6.0, 6.0, 6.0]
-patch: [32, 32, 32]
-filters: [8, 16, 32]
-heads: 1
-training: {epochs: 40, patches_per_case: 4, validate_every: 5, learning_rate: 0.01}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +52,7 @@ def truth_of(phantoms: Path, study: str) -> Path:
 @pytest.fixture(scope="module")
 def client(studies: Path, atlas_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MONAILabelClient]:
     work = tmp_path_factory.mktemp("server")
-    (work / "small.yaml").write_text(SMALL_UNET)
+    small_unet_file(work / "small.yaml", epochs=40, patches_per_case=4, validate_every=5, learning_rate=0.01)
     conf = {"atlas": str(atlas_folder), "unet_3d_config": str(work / "small.yaml"), "foundation": "atlas"}
     with server(studies, work, conf) as connected:
         yield connected

@@ -12,16 +12,8 @@ import pytest
 
 from app.running import process_of, server
 from medsam2_atlas.atlas import ReferenceFiles
+from tiny_unets import small_unet_file
 from waiting import until
-
-ENDLESS_UNET = """
-dimensions: 3
-spacing: [6.0, 6.0, 6.0]
-patch: [32, 32, 32]
-filters: [8, 16, 32]
-heads: 1
-training: {epochs: 100000, patches_per_case: 1, validate_every: 5, learning_rate: 0.01}
-"""
 
 
 def trainings(studies: Path) -> list[psutil.Process]:
@@ -46,7 +38,7 @@ def test_no_training_outlives_the_next_server_or_an_orderly_end(
     for files in references[:3]:
         (studies / files.image.name).write_bytes(files.image.read_bytes())
         (studies / "labels/final" / files.image.name).write_bytes(files.label.read_bytes())
-    (tmp_path / "endless.yaml").write_text(ENDLESS_UNET)
+    small_unet_file(tmp_path / "endless.yaml", epochs=100_000, patches_per_case=1, validate_every=5, learning_rate=0.01)
     conf = {"learning": "false", "unet_3d_config": str(tmp_path / "endless.yaml")}
     claim, checkpoints = studies / ".medsam2_atlas/claims/train.json", studies / ".medsam2_atlas/unet_3d"
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom.dataelem import RawDataElement
@@ -18,16 +16,9 @@ from pydicom.tag import Tag
 from medsam2_atlas.dicom import LabelOrigin, read_rtstruct, read_seg, write_rtstruct, write_seg
 from medsam2_atlas.dicom.headers import as_json, from_json, source_headers
 from medsam2_atlas.imaging.volume import read_volume
-from series_files import upright, write_series
+from series_files import through_a_file, upright, write_series
 
 ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
-
-
-def through_a_file(ds: Dataset) -> Dataset:
-    stream = BytesIO()
-    ds.save_as(stream, enforce_file_format=True)
-    stream.seek(0)
-    return pydicom.dcmread(stream)
 
 
 def without(*tags: str) -> Callable[[Dataset, int], None]:

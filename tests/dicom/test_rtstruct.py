@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from pydicom.dataset import Dataset
 from skimage.draw import polygon2mask
 
 from medsam2_atlas.base.errors import InputError
@@ -20,16 +18,9 @@ from medsam2_atlas.dicom import LabelOrigin, read_rtstruct, write_rtstruct
 from medsam2_atlas.dicom.rtstruct import outlines_of
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import read_volume
-from series_files import upright, write_series
+from series_files import through_a_file, upright, write_series
 
 ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
-
-
-def through_a_file(ds: Dataset) -> Dataset:
-    stream = BytesIO()
-    ds.save_as(stream, enforce_file_format=True)
-    stream.seek(0)
-    return pydicom.dcmread(stream)
 
 
 def drawn() -> np.ndarray:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from pydicom.dataset import Dataset
 
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.dicom import LabelOrigin, read_seg, seg_series_uid, write_seg
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import read_volume
-from series_files import upright, write_series
+from series_files import through_a_file, upright, write_series
 
 ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
 
@@ -23,13 +21,6 @@ ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
 def labels_like(folder: Path, array: np.ndarray) -> sitk.Image:
     """Labels drawn on the LPS array, on the series' own grid."""
     return read_volume(folder).with_array(array.astype(np.uint8)).restored()
-
-
-def through_a_file(seg: Dataset) -> Dataset:
-    stream = BytesIO()
-    seg.save_as(stream, enforce_file_format=True)
-    stream.seek(0)
-    return pydicom.dcmread(stream)
 
 
 def drawn(*organs: int) -> np.ndarray:

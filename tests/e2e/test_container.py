@@ -23,18 +23,11 @@ from e2e.dockerfile import ROOT, Dockerfile
 from e2e.orthanc import free_port, orthanc_program
 from medsam2_atlas.atlas import ReferenceFiles
 from series_files import write_series
+from tiny_unets import small_unet_file
 from waiting import until
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"containers cannot be imitated: {why_not()}")
 
-UNET = """
-dimensions: 3
-spacing: [6.0, 6.0, 6.0]
-patch: [32, 32, 32]
-filters: [8, 16, 32]
-heads: 1
-training: {epochs: 1, patches_per_case: 1, validate_every: 1, learning_rate: 0.01}
-"""
 REFUSED = ("Permission denied", "Read-only file system", "No writable", "temporary cache directory", "Traceback")
 GET = """
 import ssl, sys, urllib.request
@@ -108,7 +101,7 @@ def test_a_read_only_installation_of_another_user_serves_saves_and_restarts(
 
 @pytest.mark.slow
 def test_a_training_runs_in_a_read_only_installation(app: Container, studies: Path, tmp_path: Path) -> None:
-    (tmp_path / "unet.yaml").write_text(UNET)
+    small_unet_file(tmp_path / "unet.yaml", epochs=1, patches_per_case=1, validate_every=1, learning_rate=0.01)
     app.files["/run/unet.yaml"] = tmp_path / "unet.yaml"
     with serving(app, "/data/studies", "--conf=unet_3d_config=/run/unet.yaml") as url:
         client = MONAILabelClient(url, tmpdir=str(tmp_path))

@@ -8,31 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from blocks import PATIENT, labelled
 from gpu_results import Gpu
-from medsam2_atlas.atlas import find_references
 from medsam2_atlas.imaging.volume import Volume, read_volume
 from medsam2_atlas.segmenters.places import find_unet
 from medsam2_atlas.unet import TrainingCase, UNet, UNetConfig, UNetTraining, build_unet, load_unet, predict, with_training
 from pretended_gpu import pretended_gpu
+from tiny_unets import block_cases, tiny_unet
 
-NETWORKS = {
-    "3D": {"dimensions": 3, "spacing": (8.0, 8.0, 8.0), "patch": (16, 16, 16)},
-    "2D": {"dimensions": 2, "spacing": (8.0, 8.0, 0.0), "patch": (16, 16)},
-}
-TRAINING = {"epochs": 3, "validate_every": 1, "learning_rate": 0.01, "early_stop": 2}
+NETWORKS = {"3D": 3, "2D": 2}
 
 
 def tiny(dimensions: str) -> UNetConfig:
-    return UNetConfig.model_validate(NETWORKS[dimensions] | {"filters": (4, 8, 16), "heads": 1, "training": TRAINING})
+    return tiny_unet(NETWORKS[dimensions], epochs=3, validate_every=1, learning_rate=0.01, early_stop=2)
 
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingCase]:
-    folder = tmp_path_factory.mktemp("cases")
-    for name in ("a", "b"):
-        labelled(folder, name, PATIENT)
-    return [TrainingCase(f.name, f.image, f.label) for f in find_references(folder)]
+    return block_cases(tmp_path_factory.mktemp("cases"), "a", "b")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks import PATIENT, labelled
-from medsam2_atlas.atlas import find_references
 from medsam2_atlas.base.errors import InputError, WeightsError
 from medsam2_atlas.unet import (
     TrainingCase,
@@ -25,28 +24,18 @@ from medsam2_atlas.unet import (
     unet_config,
     with_training,
 )
+from tiny_unets import block_cases, tiny_unet
 
 CPU = torch.device("cpu")
-TINY = UNetConfig.model_validate(
-    {
-        "dimensions": 3,
-        "spacing": (8.0, 8.0, 8.0),
-        "patch": (16, 16, 16),
-        "filters": (4, 8, 16),
-        "heads": 1,
-        "training": {"epochs": 6, "validate_every": 2, "learning_rate": 0.01, "early_stop": 0},
-    }
-)
+TINY = tiny_unet(epochs=6, validate_every=2, learning_rate=0.01, early_stop=0)
 
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingCase]:
     """Four patients of blocks; the last has only the liver annotated."""
     folder = tmp_path_factory.mktemp("cases")
-    for name in ("a", "b", "c"):
-        labelled(folder, name, PATIENT)
     labelled(folder, "d", {6: PATIENT[6]}, seen=PATIENT)
-    return [TrainingCase(f.name, f.image, f.label) for f in find_references(folder)]
+    return block_cases(folder, "a", "b", "c")
 
 
 def weights_of(file: Path) -> dict[str, torch.Tensor]:

@@ -10,34 +10,21 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from blocks import PATIENT, labelled
-from medsam2_atlas.atlas import find_references
 from medsam2_atlas.base.errors import InputError
-from medsam2_atlas.unet import TrainingCase, UNetConfig, UNetTraining, load_unet, with_training
+from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, with_training
 from medsam2_atlas.unet import training as unet_training
 from medsam2_atlas.unet.inference import UNetInferer
 from pretended_gpu import pretended_gpu
+from tiny_unets import block_cases, tiny_unet
 
 CPU = torch.device("cpu")
-TINY = UNetConfig.model_validate(
-    {
-        "dimensions": 3,
-        "spacing": (8.0, 8.0, 8.0),
-        "patch": (16, 16, 16),
-        "filters": (4, 8, 16),
-        "heads": 1,
-        "training": {"epochs": 4, "validate_every": 2, "learning_rate": 0.01, "early_stop": 0},
-    }
-)
+TINY = tiny_unet(epochs=4, validate_every=2, learning_rate=0.01, early_stop=0)
 
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingCase]:
     """Two patients of blocks."""
-    folder = tmp_path_factory.mktemp("cases")
-    for name in ("a", "b"):
-        labelled(folder, name, PATIENT)
-    return [TrainingCase(f.name, f.image, f.label) for f in find_references(folder)]
+    return block_cases(tmp_path_factory.mktemp("cases"), "a", "b")
 
 
 @pytest.mark.parametrize(
