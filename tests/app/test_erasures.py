@@ -133,14 +133,14 @@ def test_a_prediction_that_ends_after_the_erasure_is_not_kept(tmp_path: Path) ->
     volume = read_volume(image)
     labels = volume.with_array(np.full(volume.array.shape, 6, np.uint8))
     predictions = PredictionStore(store.work, store)
-    save = store.save_label
+    save = store.save_prediction
 
     def late(*arguments: Any, **options: Any) -> Any:
         saved = save(*arguments, **options)
         erase(Place.existing(str(folder)), "gone", "consent withdrawn")
         return saved
 
-    store.save_label = late  # type: ignore[method-assign]
+    store.save_prediction = late  # type: ignore[method-assign]
     with pytest.raises(NotFoundError):
         predictions.save("unet_3d", "gone", image, {}, Segmentation(labels, {"study": "gone"}))
     assert not [path for path in folder.rglob("*") if "gone" in path.name]

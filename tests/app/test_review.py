@@ -49,7 +49,7 @@ def replace_image(folder: Path, name: str, suffix: str = ".nii.gz") -> None:
 def test_a_replaced_image_is_shown_and_nothing_of_the_former_one_is_used(datastore: StudyDatastore, tmp_path: Path) -> None:
     file = label(tmp_path, 6)
     for study in ("a", "b"):
-        datastore.store.save_label(study, "unet_3d", file, origin="model")
+        datastore.store.save_prediction(study, "unet_3d", file)
         datastore.store.save_label(study, "final", file, author="kim")
     table = ScoreTable(tmp_path / ".t.sqlite")
     table.put("a", "s", {}, Assessment({"disagreement": 0.9}, {"disagreement": "much"}))
@@ -100,8 +100,8 @@ def test_studies_of_two_images_and_other_kinds_of_files_are_shown(datastore: Stu
 
 def test_cases_are_listed_with_state_and_measures_the_disputed_ones_first(datastore: StudyDatastore, tmp_path: Path) -> None:
     file = label(tmp_path, 6)
-    datastore.store.save_label("a", "unet_3d", file, origin="model")
-    datastore.store.save_label("b", "unet_3d", file, origin="model")
+    datastore.store.save_prediction("a", "unet_3d", file)
+    datastore.store.save_prediction("b", "unet_3d", file)
     datastore.store.save_label("b", "final", file, author="kim")
     table = ScoreTable(tmp_path / "t.sqlite")
     table.put("a", "s", {}, Assessment({"disagreement": 0.2, "uncertainty": 0.4}, {"disagreement": "little"}))
@@ -161,7 +161,7 @@ def test_unusable_images_and_labels_are_shown_and_do_not_count(tmp_path: Path) -
 
 
 def test_a_damaged_report_does_not_hide_the_cases(datastore: StudyDatastore, tmp_path: Path) -> None:
-    datastore.store.save_label("a", "unet_3d", label(tmp_path, 6), origin="model")
+    datastore.store.save_prediction("a", "unet_3d", label(tmp_path, 6))
     reports = datastore.store.work.folder("reports/unet_3d")
     for content in ("[", "[]", '{"report": []}', '{"report": {"confidence": {"liver": "high"}}}'):
         (reports / "a.json").write_text(content)
@@ -185,7 +185,7 @@ def test_a_picture_shows_the_newest_label_and_is_drawn_once(datastore: StudyData
         picture(datastore, "a", MODELS)
     with pytest.raises(NotFoundError):
         picture(datastore, "../a", MODELS)
-    datastore.store.save_label("a", "unet_3d", label(tmp_path, 6), origin="model")
+    datastore.store.save_prediction("a", "unet_3d", label(tmp_path, 6))
     first = picture(datastore, "a", MODELS)
     drawn = first.stat().st_mtime_ns
     assert picture(datastore, "a", MODELS).stat().st_mtime_ns == drawn

@@ -39,8 +39,10 @@ def datastore(tmp_path: Path) -> StudyDatastore:
     file = label(tmp_path / "x.nii.gz", 6)
     for name in ("a", "b"):
         found.store.save_label(name, "final", file, author="kim", author_id="token:kim")
-    for tag in (*MODELS, "original", "draft", "FINAL"):
-        found.store.save_label("c", tag, file, origin="model" if tag in MODELS else "person", author="kim")
+    for tag in MODELS:
+        found.store.save_prediction("c", tag, file)
+    for tag in ("original", "draft", "FINAL"):
+        found.store.save_label("c", tag, file, author="kim")
     found.store.review.turn(True)
     return found
 

@@ -62,7 +62,7 @@ def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = StudyStore(path)
     for number, author in enumerate(("kim", "lee", "kim"), 1):
         store.save_label("a", "final", label(file, number), author=author, info={"seconds": number})
-    store.save_label("a", "atlas", label(file, 6), origin="model")
+    store.save_prediction("a", "atlas", label(file, 6))
     return path
 
 

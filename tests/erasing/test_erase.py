@@ -60,8 +60,11 @@ def fill(folder: Path, work: Path, scratch: Path, name: str = NAME) -> None:
     for study in (name, "other"):
         for tag, organs in (("unet_3d", (2,)), ("draft", (3,)), (FINAL, (4, 5))):
             for organ in organs:
-                origin: Any = "model" if tag == "unet_3d" else "person"
-                store.save_label(study, tag, label(scratch / "x.nii.gz", organ), origin=origin, author="kim")
+                file = label(scratch / "x.nii.gz", organ)
+                if tag == "unet_3d":
+                    store.save_prediction(study, tag, file)
+                else:
+                    store.save_label(study, tag, file, author="kim")
     image = scratch / "again.nii.gz"
     shutil.copy(folder / f"{name}.nii.gz", image)
     store.remove_image(name)

@@ -124,8 +124,10 @@ def test_a_label_map_is_accepted_by_a_command(
 
 def test_only_final_label_maps_without_a_problem_are_learnt_from(folder: Path, tmp_path: Path) -> None:
     store = StudyStore(folder)
-    for tag in ("original", "draft", "medsam2_atlas", "unet_3d"):
-        store.save_label("a", tag, label(tmp_path / "x.nii.gz", 6), origin="model" if "_" in tag else "person")
+    for tag in ("original", "draft"):
+        store.save_label("a", tag, label(tmp_path / "x.nii.gz", 6))
+    for tag in ("medsam2_atlas", "unet_3d"):
+        store.save_prediction("a", tag, label(tmp_path / "x.nii.gz", 6))
     store.save_label("b", FINAL, label(tmp_path / "x.nii.gz", 6), author="kim")
     with pytest.raises(InputError, match="no annotated CTs"):
         store.remove_label("b", FINAL)

@@ -23,7 +23,7 @@ def store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stud
     sweep_at_once(monkeypatch)
     store = StudyStore(folder)
     store.save_label("a", FINAL, label(tmp_path / "x.nii.gz", 6), author="kim")
-    store.save_label("a", "unet_3d", label(tmp_path / "y.nii.gz", 2), origin="model")
+    store.save_prediction("a", "unet_3d", label(tmp_path / "y.nii.gz", 2))
     return store
 
 

@@ -140,12 +140,12 @@ def test_two_annotators_of_one_case_cannot_overwrite_each_other_unseen(store: St
 def test_a_model_never_takes_the_place_of_a_person(store: StudyStore, tmp_path: Path) -> None:
     file, other = label(tmp_path / "x.nii.gz", 6), label(tmp_path / "y.nii.gz", 2)
     with pytest.raises(ConflictError, match="signed off by a person"):
-        store.save_label("a", "final", file, origin="model")
-    store.save_label("a", "original", file, origin="person")
+        store.save_prediction("a", "final", file)
+    store.save_label("a", "original", file)
     with pytest.raises(ConflictError, match="person's label"):
-        store.save_label("a", "original", other, origin="model")
-    assert store.save_label("a", "unet_3d", file, origin="model").label.version.number == 1
-    assert store.save_label("a", "unet_3d", other, origin="model").label.version.number == 2
+        store.save_prediction("a", "original", other)
+    assert store.save_prediction("a", "unet_3d", file).label.version.number == 1
+    assert store.save_prediction("a", "unet_3d", other).label.version.number == 2
 
 
 @pytest.mark.parametrize("tag", ["", "..", "../../x", "a/b", "a\\b", ".hidden", "x" * 65, "a b", "ü", "a\n"])
@@ -305,7 +305,7 @@ def test_a_stock_index_cut_short_by_a_kill_does_not_matter(folder: Path, tmp_pat
 def test_a_lost_or_damaged_index_is_made_again_from_the_files(store: StudyStore, folder: Path, tmp_path: Path) -> None:
     for organ in (6, 2):
         store.save_label("a", "final", label(tmp_path / "x.nii.gz", organ), author="kim", info={"organ": organ})
-    store.save_label("b.1", "unet_3d", label(tmp_path / "x.nii.gz", 3), origin="model")
+    store.save_prediction("b.1", "unet_3d", label(tmp_path / "x.nii.gz", 3))
     store.remove_label("b.1", "unet_3d")
     store.update_image_info("a", {"note": "thin slices"})
     store.update_label_info("a", "final", {"checked": True})

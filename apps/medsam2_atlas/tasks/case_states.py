@@ -63,18 +63,21 @@ def case_states(
         models: names of the tags that models write.
         measuring: why studies cannot be measured now, by study.
     """
-    rows, labels, problems = table.rows(), datastore.store.labels(), datastore.problems()
-    reports = PredictionStore(datastore.store.work, datastore.store)
+    facts = _Facts(
+        datastore,
+        PredictionStore(datastore.store.work, datastore.store),
+        models,
+        table.rows(),
+        datastore.store.labels(),
+        datastore.problems(),
+        measuring or {},
+        frozenset(datastore.list_images()),
+    )
     cases = []
-    studies = set(datastore.list_images())
-    for study in sorted({*studies, *problems}):
-        wrong = dict(problems.get(study, {}))
-        if measuring and study in measuring:
-            wrong["measuring"] = measuring[study]
+    for study in sorted({*facts.studies, *facts.problems}):
+        wrong = facts.wrong(study)
         try:
-            tags = labels.get(study, {})
-            row = None if measured_before(tags) else rows.get(study)
-            cases.append(_state(datastore, study, tags, row, models, wrong, reports, study in studies))
+            cases.append(_state(facts, study, wrong))
         except Exception as error:  # one case must not hide the others
             log.exception("%s cannot be listed", study)
             cases.append(CaseState(study, PROBLEM, problem=f"{_joined(wrong)} cannot be listed ({error}).".strip()))
@@ -82,22 +85,35 @@ def case_states(
     return [asdict(case) for case in cases]
 
 
-def _state(
-    datastore: StudyDatastore,
-    study: str,
-    tags: Mapping[str, Label],
-    row: Row | None,
-    models: tuple[str, ...],
-    wrong: dict[str, str],
-    reports: PredictionStore,
-    known: bool,
-) -> CaseState:
+@dataclass(frozen=True)
+class _Facts:
+    """What is known of all cases; `case_states` and the store's functions tell what each attribute holds."""
+
+    datastore: StudyDatastore
+    reports: PredictionStore
+    models: tuple[str, ...]
+    rows: Mapping[str, Row]
+    labels: Mapping[str, Mapping[str, Label]]
+    problems: Mapping[str, Mapping[str, str]]
+    measuring: Mapping[str, str]
+    studies: frozenset[str]
+
+    def wrong(self, study: str) -> dict[str, str]:
+        """Returns the problems of a case by `image`, tag or `measuring`."""
+        measuring = {"measuring": self.measuring[study]} if study in self.measuring else {}
+        return {**self.problems.get(study, {}), **measuring}
+
+
+def _state(facts: _Facts, study: str, wrong: dict[str, str]) -> CaseState:
+    """Returns the state of a case; adds problems of its label maps and measures to `wrong`."""
+    datastore, tags = facts.datastore, facts.labels.get(study, {})
+    row = None if measured_before(tags) else facts.rows.get(study)
     wrong |= {tag: label.problem for tag, label in tags.items() if label.problem and tag not in wrong}
     final = tags.get(FINAL)
-    predicted = tuple(tag for tag in models if tag in tags and not tags[tag].problem)
+    predicted = tuple(tag for tag in facts.models if tag in tags and not tags[tag].problem)
     # A label that counts may still have a minor problem, such as a second file beside it.
     signed = final is not None and not final.problem and "image" not in wrong
-    broken = "image" in wrong or (FINAL in wrong and not signed) or not known
+    broken = "image" in wrong or (FINAL in wrong and not signed) or study not in facts.studies
     if row is not None and row.problem and "measuring" not in wrong and not signed:
         wrong["measuring"] = row.problem
     values = row.values if row else {}
@@ -117,7 +133,7 @@ def _state(
         problem=_joined(wrong),
         viewer=_viewer(datastore, study),
         tag="" if "image" in wrong else FINAL if signed else predicted[0] if predicted else "",
-        look_first=() if signed else _least_sure(reports, study, predicted),
+        look_first=() if signed else _least_sure(facts.reports, study, predicted),
     )
 
 

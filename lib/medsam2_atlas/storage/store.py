@@ -31,7 +31,7 @@ from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.contents import StudyContents
 from medsam2_atlas.storage.entries import Image, Label, Saved, check_complete
 from medsam2_atlas.storage.images import ImageChanges
-from medsam2_atlas.storage.lineage import Origin, Version
+from medsam2_atlas.storage.lineage import Version
 from medsam2_atlas.storage.names import study_name, tag_name
 from medsam2_atlas.storage.rows import LabelRow, stamp_of
 
@@ -57,20 +57,18 @@ class StudyStore(StudyContents):
         tag: str,
         file: Path,
         *,
-        origin: Origin = "person",
         author: str = "",
         author_id: str = "",
         info: Mapping[str, Any] | None = None,
         expected_version: int | None = None,
         confirmed: bool = True,
     ) -> Saved:
-        """Takes a label map in as a new version. When this returns, it is on disk.
+        """Takes a person's label map in as a new version. When this returns, it is on disk.
 
         Args:
             study: whose.
             tag: under which tag.
             file: NIfTI, NRRD, MHA or a segmentation of 3D Slicer; copied.
-            origin: `person`, or `model`: a model never takes the place of what a person made, nor of anything `final`.
             author: name of the person; empty if unknown.
             author_id: tells the person from others of that name.
             info: kept with the version.
@@ -82,37 +80,29 @@ class StudyStore(StudyContents):
         Raises:
             NotFoundError: no such study.
             InputError: a name or file that cannot be taken.
-            ConflictError: there is another version than the expected one, or one that this origin must not replace.
+            ConflictError: there is another version than the expected one.
             ConfirmError: it has to be confirmed first.
             StorageError: it cannot be written; nothing has changed then.
         """
-        image = self.image(study)
-        tag = tag if tag in self.tags(study) else tag_name(tag)
-        if origin == "model" and tag == FINAL:
-            raise ConflictError(study, "must be signed off by a person: models never write `final`.")
-        with self._errors(f"get a label under {tag}", study):
-            stamp, image_sha256 = stamp_of(image.file), self._auditor.checksum(study)
-            checked = check_label(file, image.file, self._table)
-            self._auditor.remember(study)
-            new = Version(0, "", sha256(file), origin, author, info=dict(info or {}), author_id=author_id)
-            new = replace(new, image_sha256=image_sha256, organs=checked.organs)
-            if checked.remarks:
-                new = replace(new, info={**new.info, "remarks": list(checked.remarks)})
-            asks = origin == "person" and tag == FINAL and not confirmed
-            before: Before | None = None
+        new = Version(0, "", "", "person", author, info=dict(info or {}), author_id=author_id)
+        return self._save(study, tag, file, new, expected_version, confirmed)
 
-            def accept(row: LabelRow | None, failed: bool) -> None:
-                if stamp_of(image.file) != stamp:
-                    raise ConflictError(study, "got another image while the label map was checked.", "Send it again.")
-                if before is not None:
-                    check_complete(study, before.organs_of(row, failed), checked, self._table)
+    def save_prediction(self, study: str, tag: str, file: Path, info: Mapping[str, Any] | None = None) -> Saved:
+        """Takes a model's label map in as a new version; it never takes the place of what a person made.
 
-            for _ in range(_TRIES):
-                before = Before(*self._current.find_or_failed(study, tag), self.path, image.file) if asks else None
-                with contextlib.suppress(OvertakenError):
-                    made = self._changes.save(study, tag, file, new, expected_version, accept)
-                    return Saved(self._label(made.row), made.before)
-        raise ConflictError(study, f"has a label under {tag} that keeps changing.", "Send it again.")
+        Args:
+            study: whose.
+            tag: name of the model.
+            file: as in `save_label`.
+            info: kept with the version.
+
+        Raises:
+            NotFoundError: no such study.
+            InputError: a name or file that cannot be taken.
+            ConflictError: the tag is `final`, or a person's label map is there.
+            StorageError: it cannot be written; nothing has changed then.
+        """
+        return self._save(study, tag, file, Version(0, "", "", "model", info=dict(info or {})), None, True)
 
     def restore_label(self, study: str, tag: str, number: int, *, author: str = "", author_id: str = "") -> Saved:
         """Makes an earlier version the current one again, as a new version.
@@ -233,3 +223,41 @@ class StudyStore(StudyContents):
         image = self.image(study)
         with self._errors("be removed", study):
             return self._image_changes.remove(study, image.file)
+
+    def _save(self, study: str, tag: str, file: Path, new: Version, expected: int | None, confirmed: bool) -> Saved:
+        """Checks a label map without a lock, then makes it the next version; again if it was overtaken meanwhile.
+
+        Args:
+            study: whose.
+            tag: under which tag.
+            file: to copy.
+            new: what is known of the version.
+            expected: number of the version that the change rests on.
+            confirmed: whether a person has confirmed that organs may get lost.
+        """
+        image = self.image(study)
+        tag = tag if tag in self.tags(study) else tag_name(tag)
+        if new.origin == "model" and tag == FINAL:
+            raise ConflictError(study, "must be signed off by a person: models never write `final`.")
+        with self._errors(f"get a label under {tag}", study):
+            stamp, image_sha256 = stamp_of(image.file), self._auditor.checksum(study)
+            checked = check_label(file, image.file, self._table)
+            self._auditor.remember(study)
+            new = replace(new, sha256=sha256(file), image_sha256=image_sha256, organs=checked.organs)
+            if checked.remarks:
+                new = replace(new, info={**new.info, "remarks": list(checked.remarks)})
+            asks = new.origin == "person" and tag == FINAL and not confirmed
+            before: Before | None = None
+
+            def accept(row: LabelRow | None, failed: bool) -> None:
+                if stamp_of(image.file) != stamp:
+                    raise ConflictError(study, "got another image while the label map was checked.", "Send it again.")
+                if before is not None:
+                    check_complete(study, before.organs_of(row, failed), checked, self._table)
+
+            for _ in range(_TRIES):
+                before = Before(*self._current.find_or_failed(study, tag), self.path, image.file) if asks else None
+                with contextlib.suppress(OvertakenError):
+                    made = self._changes.save(study, tag, file, new, expected, accept)
+                    return Saved(self._label(made.row), made.before)
+        raise ConflictError(study, f"has a label under {tag} that keeps changing.", "Send it again.")

@@ -195,7 +195,7 @@ class PredictionStore:
             file = folder / "label.nii.gz"
             write_volume(result.labels, file)
             info = {"model": model, "provenance": made_of}
-            return self._studies.save_label(study, model, file, origin="model", info=info).label
+            return self._studies.save_prediction(study, model, file, info).label
 
     def _entry(self, model: str, study: str) -> dict[str, Any]:
         entry: dict[str, Any] = json.loads(self._report_file(model, study).read_text(encoding="utf-8"))
