@@ -22,10 +22,10 @@ from skimage.measure import find_contours
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.version import package_version
 from medsam2_atlas.dicom.codes import property_type
-from medsam2_atlas.dicom.headers import source_headers
-from medsam2_atlas.dicom.origin import LabelOrigin, derived_uid, on_series, person
+from medsam2_atlas.dicom.origin import LabelOrigin, derived_uid, person
 from medsam2_atlas.dicom.references import image_reference, instance_references
 from medsam2_atlas.dicom.series import Slice, find_series
+from medsam2_atlas.dicom.series_labels import on_series
 from medsam2_atlas.dicom.texts import line
 from medsam2_atlas.imaging.labels import Organ, OrganTable, organ_table
 
@@ -54,8 +54,7 @@ def write_rtstruct(
         InputError: the series makes no volume, or the label map does not lie on it.
     """
     table = table or organ_table()
-    sources = source_headers(series) if isinstance(series, Path) else series
-    masks = on_series(labels, sources, table)
+    sources, masks = on_series(labels, series, table)
     ds = _structure_set(sources, origin)
     ds.StructureSetROISequence = DicomSequence(_region(organ, ds, origin) for organ in table.organs)
     ds.ROIContourSequence = DicomSequence(_outlined(organ, masks == organ.index, sources) for organ in table.organs)

@@ -21,9 +21,9 @@ from pydicom.sequence import Sequence as DicomSequence
 
 from medsam2_atlas.base.version import package_version
 from medsam2_atlas.dicom.codes import anatomy, laterality, property_type
-from medsam2_atlas.dicom.headers import source_headers
-from medsam2_atlas.dicom.origin import LabelOrigin, derived_uid, on_series, person, seg_series_uid
+from medsam2_atlas.dicom.origin import LabelOrigin, derived_uid, person, seg_series_uid
 from medsam2_atlas.dicom.references import refer_to_frames
+from medsam2_atlas.dicom.series_labels import on_series
 from medsam2_atlas.dicom.texts import code_string, line
 from medsam2_atlas.imaging.labels import OrganTable, organ_table
 
@@ -45,8 +45,7 @@ def write_seg(
         InputError: the series makes no volume, or the label map does not lie on it.
     """
     table = table or organ_table()
-    sources = source_headers(series) if isinstance(series, Path) else series
-    masks = on_series(labels, sources, table)
+    sources, masks = on_series(labels, series, table)
     shown = [n for n in range(len(sources)) if masks[n].any()] or [0]
     seg = Segmentation(
         source_images=[sources[n] for n in shown],

@@ -19,12 +19,10 @@ from medsam2_atlas.base.errors import NotFoundError, StorageError
 from medsam2_atlas.base.files import sha256
 from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage.entries import check_expected
-from medsam2_atlas.storage.folder import WorkFolder, encodable
-from medsam2_atlas.storage.index import Index
+from medsam2_atlas.storage.folder import encodable
 from medsam2_atlas.storage.lineage import Version
-from medsam2_atlas.storage.links import Roots
+from medsam2_atlas.storage.open_folder import OpenFolder
 from medsam2_atlas.storage.outcome import Outcome
-from medsam2_atlas.storage.reconcile import Reconciler
 from medsam2_atlas.storage.rows import LabelRow, Writer, stamp_of
 from medsam2_atlas.storage.safely import flush, staged_copy
 from medsam2_atlas.storage.scan import LONGEST_NAME, besides, label_files, label_names, readable
@@ -51,16 +49,13 @@ class Made:
 class LabelChanges:
     """Changes label maps of a studies folder."""
 
-    def __init__(self, path: Path, work: WorkFolder, index: Index, roots: Roots, reconciler: Reconciler) -> None:
+    def __init__(self, folder: OpenFolder) -> None:
         """
         Args:
-            path: of the studies folder.
-            work: its work folder.
-            index: of the studies; its write transaction is held during a change.
-            roots: folders that links may lead to.
-            reconciler: of the folder.
+            folder: of the studies.
         """
-        self._path, self._work, self._index, self._roots, self._reconciler = path, work, index, roots, reconciler
+        self._path, self._work, self._index = folder.path, folder.work, folder.index
+        self._roots, self._reconciler = folder.roots, folder.reconciler
 
     def save(self, study: str, tag: str, file: Path, new: Version, expected: int | None, accept: Accept) -> Made:
         """Makes a file the next version and the current label map.

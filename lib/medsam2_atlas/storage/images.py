@@ -13,11 +13,8 @@ from medsam2_atlas.base.errors import ConflictError, InputError, NotFoundError
 from medsam2_atlas.base.files import sha256
 from medsam2_atlas.storage.erased import Erased
 from medsam2_atlas.storage.fingerprints import same_image
-from medsam2_atlas.storage.folder import WorkFolder
-from medsam2_atlas.storage.index import Index
-from medsam2_atlas.storage.links import Roots
+from medsam2_atlas.storage.open_folder import OpenFolder
 from medsam2_atlas.storage.outcome import Outcome
-from medsam2_atlas.storage.reconcile import Reconciler
 from medsam2_atlas.storage.removal import set_aside
 from medsam2_atlas.storage.rows import ImageRow, stamp_of
 from medsam2_atlas.storage.safely import flush, make_folder, staged_copy, temporary, write_safely
@@ -38,20 +35,13 @@ class _Compared:
 class ImageChanges:
     """Changes images of a studies folder."""
 
-    def __init__(
-        self, path: Path, work: WorkFolder, index: Index, roots: Roots, reconciler: Reconciler, erased: Erased
-    ) -> None:
+    def __init__(self, folder: OpenFolder, erased: Erased) -> None:
         """
         Args:
-            path: of the studies folder.
-            work: its work folder.
-            index: of the studies; its write transaction is held during a change.
-            roots: folders that links may lead to.
-            reconciler: of the folder.
+            folder: of the studies.
             erased: names that may be barred.
         """
-        self._erased = erased
-        self._path, self._work, self._index, self._roots, self._reconciler = path, work, index, roots, reconciler
+        self._folder, self._erased = folder, erased
 
     def add(self, study: str, file: Path, suffix: str, info: Mapping[str, Any]) -> ImageRow:
         """Adds an image. An identical image that already exists is kept.
@@ -62,7 +52,7 @@ class ImageChanges:
         """
         for _ in range(_TRIES):
             compared = self._compare(study, file)
-            added = self._index.again(lambda: self._add(study, file, suffix, info, compared))  # noqa: B023 called at once
+            added = self._folder.index.again(lambda: self._add(study, file, suffix, info, compared))  # noqa: B023 called at once
             if added is not None:
                 return added
         raise ConflictError(study, "has an image here that keeps changing.", "Send it again.")
@@ -79,7 +69,7 @@ class ImageChanges:
             NotFoundError: no such study.
             OSError: it cannot be written; nothing has changed.
         """
-        self._index.again(lambda: self._describe(study, info, accept))
+        self._folder.index.again(lambda: self._describe(study, info, accept))
 
     def remove(self, study: str, image: Path) -> Path:
         """Moves an image and everything that belongs to it into a folder for removed images.
@@ -90,26 +80,26 @@ class ImageChanges:
         Raises:
             OSError: it cannot be moved; nothing has changed.
         """
-        return self._index.again(lambda: self._remove(study, image))
+        return self._folder.index.again(lambda: self._remove(study, image))
 
     def belongings(self, study: str) -> dict[Path, str]:
         """Returns the files and folders of a study besides its image, with their paths in the folder for removed images."""
         found: dict[Path, str] = {}
-        versions = self._work.path / "versions"
+        versions = self._folder.work.path / "versions"
         for tag in sorted(versions.iterdir()) if versions.is_dir() else []:
             if (tag / study).is_dir():
-                found[self._reconciler.lineage(study, tag.name).folder] = f"versions/{tag.name}/{study}"
-        for name in tags_in(self._path, self._roots):
-            for file in label_files(self._path, self._roots, study, name):
+                found[self._folder.reconciler.lineage(study, tag.name).folder] = f"versions/{tag.name}/{study}"
+        for name in tags_in(self._folder.path, self._folder.roots):
+            for file in label_files(self._folder.path, self._folder.roots, study, name):
                 found[file] = f"labels/{name}/{file.name}"
         return found
 
     def _compare(self, study: str, file: Path) -> _Compared | None:
         """Compares a new image with the one of that name; this decodes both, so the lock must not be held."""
-        row = self._index.image(study)
+        row = self._folder.index.image(study)
         if row is None:
             return None
-        there = self._path / row.file
+        there = self._folder.path / row.file
         stamp = stamp_of(there)
         if not stamp:
             return None
@@ -121,12 +111,12 @@ class ImageChanges:
 
     def _add(self, study: str, file: Path, suffix: str, info: Mapping[str, Any], compared: _Compared | None) -> ImageRow | None:
         """Adds an image; returns None if there is an image of that name that `file` was not compared with."""
-        target, made = self._path / f"{study}{suffix}", Outcome[ImageRow](study)
-        with made.survives(self._index), staged_copy(file, self._path) as part:
+        target, made = self._folder.path / f"{study}{suffix}", Outcome[ImageRow](study)
+        with made.survives(self._folder.index), staged_copy(file, self._folder.path) as part:
             row = ImageRow(study, target.name, dict(info), sha256=sha256(part))
-            with self._index.writing() as rows:
+            with self._folder.index.writing() as rows:
                 self._erased.check(study)
-                listing = self._reconciler.take_images(rows)
+                listing = self._folder.reconciler.take_images(rows)
                 before = rows.image(study)
                 if before is None and study in listing.problems:
                     raise ConflictError(study, f"is the name of an image here that {listing.problems[study]}")
@@ -143,14 +133,14 @@ class ImageChanges:
                     self._info_file(study).unlink(missing_ok=True)
                     raise
                 made.value = row
-                flush(self._path)
+                flush(self._folder.path)
                 stamp = stamp_of(target)
                 rows.put_image(replace(row, stamp=stamp, hashed=stamp))
         return made.get()
 
     def _describe(self, study: str, info: Mapping[str, Any], accept: Callable[[Mapping[str, Any]], None] | None) -> None:
         made = Outcome[ImageRow](study)
-        with made.survives(self._index), self._index.writing() as rows:
+        with made.survives(self._folder.index), self._folder.index.writing() as rows:
             row = rows.image(study)
             if row is None:
                 raise NotFoundError(repr(study[:80]), "is no study of this folder any more.")
@@ -163,20 +153,20 @@ class ImageChanges:
 
     def _remove(self, study: str, image: Path) -> Path:
         made = Outcome[Path](study)
-        with made.survives(self._index), self._index.writing() as rows:
+        with made.survives(self._folder.index), self._folder.index.writing() as rows:
             files = json.loads(rows.twins().get(study, ("[]", None))[0])
-            twins = {self._path / name: name for name, _ in files if name != image.name}
-            made.value = set_aside(self._path, self._work, image, twins | self.belongings(study))
+            twins = {self._folder.path / name: name for name, _ in files if name != image.name}
+            made.value = set_aside(self._folder.path, self._folder.work, image, twins | self.belongings(study))
             self._info_file(study).unlink(missing_ok=True)
             rows.drop_image(study)
         return made.get()
 
     def _info_file(self, study: str) -> Path:
-        return self._work.path / "images" / f"{study}.json"
+        return self._folder.work.path / "images" / f"{study}.json"
 
     def _write_info(self, row: ImageRow) -> None:
         file = self._info_file(row.study)
-        make_folder(self._roots.check(file.parent))
+        make_folder(self._folder.roots.check(file.parent))
         with temporary(file.parent, ".json") as part:
             write_safely(part, json.dumps(row.info, indent=2, ensure_ascii=False) + "\n")
             os.replace(part, file)

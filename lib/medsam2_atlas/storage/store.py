@@ -33,6 +33,7 @@ from medsam2_atlas.storage.entries import Image, Label, Saved, check_complete
 from medsam2_atlas.storage.images import ImageChanges
 from medsam2_atlas.storage.lineage import Version
 from medsam2_atlas.storage.names import study_name, tag_name
+from medsam2_atlas.storage.open_folder import OpenFolder
 from medsam2_atlas.storage.rows import LabelRow, stamp_of
 
 _TRIES = 3
@@ -48,8 +49,8 @@ class StudyStore(StudyContents):
             StorageError: the folder cannot be used.
         """
         super().__init__(path, table, roots)
-        self._image_changes = ImageChanges(self.path, self.work, self._index, self._roots, self._reconciler, self.erased)
-        self._changes = LabelChanges(self.path, self.work, self._index, self._roots, self._reconciler)
+        folder = OpenFolder(self.path, self.work, self._index, self._roots, self._reconciler)
+        self._image_changes, self._changes = ImageChanges(folder, self.erased), LabelChanges(folder)
 
     def save_label(
         self,

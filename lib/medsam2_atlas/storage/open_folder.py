@@ -1,0 +1,30 @@
+"""What belongs to a studies folder that is open, for those who change it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsam2_atlas.storage.folder import WorkFolder
+from medsam2_atlas.storage.index import Index
+from medsam2_atlas.storage.links import Roots
+from medsam2_atlas.storage.reconcile import Reconciler
+
+
+@dataclass(frozen=True)
+class OpenFolder:
+    """A studies folder that is open.
+
+    Attributes:
+        path: of the folder.
+        work: its work folder.
+        index: of the studies; its write transaction is held during a change.
+        roots: folders that links may lead to.
+        reconciler: takes in what others have changed.
+    """
+
+    path: Path
+    work: WorkFolder
+    index: Index
+    roots: Roots
+    reconciler: Reconciler
