@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from tasks.models import Models
 
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Assessment, ScoreTable
@@ -22,7 +23,6 @@ from tasks.about import described
 from tasks.batch_task import BatchTask
 from tasks.housekeeper import Housekeeper
 from tasks.learner import Learner
-from tasks.models import Models
 from tasks.next_case import NextCase
 from tasks.predictions import Predictions
 from tasks.retries import Retries

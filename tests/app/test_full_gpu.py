@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tasks.models import Models
 
 from blocks import PATIENT, labelled
 from main import MedSAM2AtlasApp
@@ -22,7 +23,6 @@ from medsam2_atlas.storage import StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore
 from medsam2_atlas.unet import UNet
 from tasks import models as models_module
-from tasks.models import Models
 
 GPU = torch.device("cuda:0")
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import torch
 import typer
+from tasks.models import Models
 
 from compatibility.installation import PEOPLE, renew_tokens, token_of
 from datastores.label_sender import is_sent
@@ -50,7 +51,6 @@ from server.application import create_app
 from server.config import ServerConfig, server_config
 from tasks.case_states import case_states
 from tasks.learner import Learner
-from tasks.models import Models
 from tasks.predictions import Predictions
 from tasks.unet_task import UNetInferTask
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from monailabel.config import Settings
+from tasks.models import Models
 
 from compatibility.generations import generations
 from datastores import pacs_datastore
@@ -20,7 +21,6 @@ from medsam2_atlas.segmenters.places import find_atlas, find_unet, known_checkpo
 from medsam2_atlas.storage import StudyStore, WorkFolder
 from server.config import server_config
 from tasks import models as models_module
-from tasks.models import Models
 
 CHECKOUT = resource("Makefile").parent
 SERVER = {

@@ -28,7 +28,7 @@ from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.prompting import THREE, prompts_from_scores
 from medsam2_atlas.scoremaps import score_maps
 from medsam2_atlas.studies import file_stamp
-from tasks.models import Models
+from medsam2_atlas.studies.models import Models
 from tasks.predictions import Predictions
 from tasks.retries import Retries
 

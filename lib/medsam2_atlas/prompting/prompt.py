@@ -71,12 +71,23 @@ class OrganPrompt:
 
 
 @dataclass(frozen=True)
+class PromptOrigin:
+    """Where an organ's prompt comes from. source: `atlas`, `unet`, or the name of another segmenter. reason: why that one."""
+
+    source: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Prompts:
-    """Prompts for some organs, for the others the reason why there is none, and where they come from, where that differs."""
+    """Prompts for some organs, for the others the reason why there is none; and the prompts' origins, if sources differ."""
 
     prompts: tuple[OrganPrompt, ...]
     missing: dict[int, str] = field(default_factory=dict)
-    sources: dict[int, str] = field(default_factory=dict)
+    origins: dict[int, PromptOrigin] = field(default_factory=dict)
 
 
 class _Box(BaseModel):
