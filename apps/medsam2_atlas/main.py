@@ -29,8 +29,8 @@ from medsam2_atlas.imaging.hounsfield import HuRule
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.segmenters.base import Segmentation
 from medsam2_atlas.segmenters.registry import FOUNDATIONS, trainable
-from medsam2_atlas.studies.models import Models
 from medsam2_atlas.storage import WorkFolder, copy_safely
+from medsam2_atlas.studies.models import Models
 from medsam2_atlas.unet import load_unet
 from server import log_lines
 from server.config import server_config
@@ -53,6 +53,7 @@ from tasks.work_device import forget_gpu_names
 log = logging.getLogger(__name__)
 
 forget_gpu_names()
+
 
 class MedSAM2AtlasApp(MONAILabelApp):
     """Pre-annotation of abdominal CT that gets better with every corrected case."""

@@ -10,9 +10,9 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.studies import grow_studies_atlas
+from medsam2_atlas.studies.models import Models
 from tasks import replies
 from tasks.finals import learnable
-from medsam2_atlas.studies.models import Models
 
 log = logging.getLogger(__name__)
 

@@ -38,9 +38,13 @@ class Predictions:
         """Returns the models of a role that can run now, in the order of the registry."""
         return [tag for tag, model in self.models().items() if model.role == role and not self.missing(tag)]
 
+    def segmenter(self, tag: str) -> Segmenter:
+        """Returns the default segmenter of a model."""
+        return self._resources.segmenter(self.models()[tag].names[0])
+
     def missing(self, tag: str) -> str:
         """Returns what keeps a model from running; empty if nothing does."""
-        return self._resources.segmenter(self.models()[tag].names[0]).missing()
+        return self.segmenter(tag).missing()
 
     def get(self, tag: str, study: str, request: Mapping[str, Any] | None = None) -> tuple[Segmentation, Prediction | None]:
         """Returns a study's segmentation by a model, from the store or made now; and what is stored of it.

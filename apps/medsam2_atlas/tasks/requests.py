@@ -14,8 +14,11 @@ from medsam2_atlas.segmenters.base import Options, Segmenter
 from tasks import replies
 
 CLICKS = frozenset({"label", "foreground", "background", "boxes"})
-"""Keys of a request that belong to a click, not to a setting. 3D Slicer and OHIF send points on the organ (`foreground`) and off
-it (`background`) as voxel indices (x, y, z) of the image file, all of them each time; `boxes` are two opposite corners each."""
+"""Keys of a request that belong to a click, not to a setting.
+
+3D Slicer and OHIF send points on the organ (`foreground`) and off it (`background`) as voxel indices (x, y, z) of the image file,
+all of them each time; `boxes` are two opposite corners each.
+"""
 
 
 def options_of(request: Mapping[str, Any], segmenter: Segmenter) -> Options:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,9 +145,9 @@ def read_prompts(path: Path, geometry: Geometry) -> list[OrganPrompt]:
     return prompts
 
 
-def prompts_from_report(report: dict[str, Any]) -> list[OrganPrompt]:
-    """The prompts that a report lists."""
-    return [p.value() for p in TypeAdapter(list[_Prompt]).validate_python(report["prompts"])]
+def prompts_from_report(described: Sequence[Mapping[str, Any]]) -> list[OrganPrompt]:
+    """Returns the prompts that a report lists, from its field `prompts`."""
+    return [p.value() for p in TypeAdapter(list[_Prompt]).validate_python(list(described))]
 
 
 def describe_prompts(prompts: Iterable[OrganPrompt], volume: Volume) -> list[dict[str, Any]]:

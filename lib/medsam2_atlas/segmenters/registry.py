@@ -28,8 +28,8 @@ class Family:
     """A line of the table.
 
     model: the server's model, and the tag that predictions are stored under. names: its segmenters, the default first.
-    source: `module:class` in this package. role: see `Role`. description: for people. prefix: of names that an operator gives to
-    folders, in place of `names`; `{name}` in model and description stands for the operator's part.
+    source: `module:class` in this package. role: see `Role`. description: for people. prefix: of names that an operator gives
+    to folders, in place of `names`; `{name}` in model and description stands for the operator's part.
     """
 
     model: str
@@ -145,7 +145,7 @@ def models(folders: Iterable[str] = (), roles: Iterable[Role] = ("prompted", "tr
 
 
 def trainable() -> list[str]:
-    """Returns the names of the networks that are trained on the studies, the preferred one first; they also give coarse masks."""
+    """Returns the names of the networks that are trained on the studies, the preferred one first. They give coarse masks."""
     return [name for family in FAMILIES if family.role == "trained" and not family.prefix for name in family.names]
 
 

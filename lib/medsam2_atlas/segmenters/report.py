@@ -110,7 +110,7 @@ def base_report(segmenter: str, image: Volume, labels: np.ndarray, organs: Seque
 
     table = organ_table()
     counts = np.bincount(labels.ravel(), minlength=256)
-    found = {
+    found: dict[str, Any] = {
         "image": image.source,
         "segmenter": segmenter,
         "organs": [table[k].name for k in organs],

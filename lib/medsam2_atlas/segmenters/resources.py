@@ -33,7 +33,7 @@ class Given:
         weights: Weights | None = None,
         unets: Mapping[str, UNet] | None = None,
         *,
-        ladder: Ladder | None = None,
+        device: torch.device | None = None,
         hu: HuRule = CHECK,
         registrations: RegistrationCache | None = None,
     ) -> None:
@@ -42,11 +42,12 @@ class Given:
             atlas: of the strategies; not needed for those that do without.
             weights: of MedSAM2.
             unets: by name, `unet_3d` or `unet_2d`.
-            ladder: of the device that networks run on; the processor by default.
+            device: that networks run on; the processor by default.
             hu: how the values of CTs become HU.
             registrations: where registrations of targets are kept; nowhere by default.
         """
-        self.hu, self.ladder, self.registrations = hu, ladder or Ladder(torch.device("cpu"), self.release), registrations
+        self.hu, self.registrations = hu, registrations
+        self.ladder = Ladder(device or torch.device("cpu"), self.release)
         self._atlas, self._weights, self._unets = atlas, weights, dict(unets or {})
         self._copies: dict[tuple[str, torch.device], Any] = {}
         self._loaded: dict[str, Any] = {}
@@ -75,7 +76,7 @@ class Given:
             self._scores = (key, score_maps(image, atlas, cache=self.registrations, progress=current()))
         return self._scores[1]
 
-    def weights(self, name: str = "", device: torch.device | None = None) -> Weights:
+    def weights(self, name: str = "", device: torch.device | None = None) -> Weights:  # noqa: ARG002 - there is one
         """Returns the weights; raises WeightsError if none were given."""
         if self._weights is None:
             raise WeightsError("weights", "are needed for this strategy.", "Name a checkpoint, or use the strategy `atlas`.")
@@ -89,9 +90,7 @@ class Given:
     def unet(self, name: str, device: torch.device | None = None) -> UNet:
         """Returns a U-Net; raises WeightsError if none of that name was given."""
         if name not in self._unets:
-            raise WeightsError(
-                "U-Net", "is needed to prompt from it.", "Train it or name its weights, or prompt from the atlas."
-            )
+            raise WeightsError("U-Net", "is needed to prompt from it.", "Train it or name its weights, or use the atlas.")
         found: UNet = self.on_device(name, self._unets[name], device)
         return found
 
@@ -103,7 +102,7 @@ class Given:
         """Returns nothing: no folders are given this way."""
         return ()
 
-    def loaded(self, key: str, files: Sequence[Path], load: Callable[[], T]) -> T:
+    def loaded(self, key: str, files: Sequence[Path], load: Callable[[], T]) -> T:  # noqa: ARG002 - loaded once
         """Returns what was loaded, once."""
         if key not in self._loaded:
             self._loaded[key] = load()

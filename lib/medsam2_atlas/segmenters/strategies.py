@@ -163,6 +163,14 @@ class Strategy(Segmenter):
         found: dict[str, Any] = {"atlas": atlas.version, "references": len(atlas.references)}
         return found | {"weights_mark": self._resources.weights().mark} if self.uses_network else found
 
+    def used_weights(self) -> dict[str, Any]:
+        """Returns file, checksum and mark of MedSAM2's weights; empty without a network."""
+        return self._resources.weights().describe() if self.uses_network else {}
+
+    def version(self) -> str:
+        """Returns the first twelve digits of the weights' checksum; empty without a network."""
+        return self._resources.weights().sha256[:12] if self.uses_network else ""
+
     def provenance(self, options: Options) -> Provenance:
         """Returns versions of atlas and prompter, checksum of the weights, options, and the device (`memory.ran_on`)."""
         resources = self._resources

@@ -1,8 +1,8 @@
 """Runs segmenters on studies: a stored result is taken, else one is made now and stored.
 
-One case at a time runs on the device, with its energy measured, and with as much of a GPU's memory as is free. A result is found
-again as long as image, segmenter and options are the same. A person's label is never touched: results are stored under the
-segmenters' own tags only.
+One case at a time runs on the device, with its energy measured, and with as much of a GPU's memory as is free. A result is
+found again as long as image, segmenter and options are the same. A person's label is never touched: results are stored
+under the segmenters' own tags only.
 """
 
 from __future__ import annotations
@@ -84,20 +84,44 @@ class Runner:
 
     def _provenances(self, segmenter: Segmenter, options: Options) -> Iterator[Provenance]:
         """Yields what a stored result may have been made of: memory that is short now spoils no result made before."""
-        for memory in self._ladder(segmenter).steps:
+        for memory in _ladder(segmenter, self._models).steps:
             yield segmenter.provenance(replace(options, memory=memory))
 
-    def _ladder(self, segmenter: Segmenter) -> Ladder:
-        """Returns the ladder of a segmenter. For one without a network, no GPU is asked."""
-        return self._models.ladder if segmenter.uses_network else Ladder(torch.device("cpu"))
-
     def _run(self, segmenter: Segmenter, image: Path | Volume, options: AnyOptions) -> tuple[Segmentation, Step]:
-        """Returns a segmentation whose report tells energy and memory, and the step of the ladder that it was done with."""
-        with measured() as energy:
-            volume = image if isinstance(image, Volume) else read_ct(image, self._models.hu)
-            chosen = options(volume) if callable(options) else options
-            result, step = self._ladder(segmenter).run(
-                segmenter.name, lambda memory: segmenter.segment(volume, replace(chosen, memory=memory))
-            )
-        report = result.report.having(energy=energy, **({"memory": step.note} if step.note else {}))
-        return Segmentation(result.labels, report), step
+        ran = run(segmenter, image, options, self._models)
+        return ran.segmentation, ran.step
+
+
+@dataclass(frozen=True)
+class Run:
+    """A segmentation whose report tells energy and memory, and the step of the memory ladder that it was made with."""
+
+    segmentation: Segmentation
+    step: Step
+
+
+def run(segmenter: Segmenter, image: Path | Volume, options: AnyOptions, models: Models) -> Run:
+    """Runs a segmenter once, with its energy measured and as much of a GPU's memory as is free.
+
+    Args:
+        segmenter: what runs.
+        image: a CT, or its file or folder, whose values become HU by the models' rule.
+        options: for the run; `memory` is set by the ladder.
+        models: whose ladder is used.
+
+    Raises:
+        MedSAM2AtlasError: something is missing, or the image or an option cannot be used.
+    """
+    with measured() as energy:
+        volume = image if isinstance(image, Volume) else read_ct(image, models.hu)
+        chosen = options(volume) if callable(options) else options
+        result, step = _ladder(segmenter, models).run(
+            model_of(segmenter.name), lambda memory: segmenter.segment(volume, replace(chosen, memory=memory))
+        )
+    report = result.report.having(energy=energy, **({"memory": step.note} if step.note else {}))
+    return Run(Segmentation(result.labels, report), step)
+
+
+def _ladder(segmenter: Segmenter, models: Models) -> Ladder:
+    """Returns the ladder of a segmenter. For one without a network, no GPU is asked."""
+    return models.ladder if segmenter.uses_network else Ladder(torch.device("cpu"))
