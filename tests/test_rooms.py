@@ -1,44 +1,53 @@
-"""What keeps the rooms in order: modules stay small, and the app knows nothing of arrays."""
+"""Imports between rooms of the library follow the data's way, as docs/architecture.md tells; the app is never imported."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+import medsam2_atlas
 
-from medsam2_atlas.base.resource import resource
-
-LIBRARY, APP = resource("lib/medsam2_atlas"), resource("apps/medsam2_atlas")
-MODULES = sorted([*LIBRARY.rglob("*.py"), *APP.rglob("*.py")])
-MAX_LINES = 350
-ARRAYS = {"numpy", "torch", "scipy", "skimage", "SimpleITK"}
-"""Libraries whose values are voxels; the app gets files, volumes and reports from the library."""
+LIBRARY = Path(medsam2_atlas.__file__).parent
+PAGE = LIBRARY.parents[1] / "docs" / "architecture.md"
+APP = {"datastores", "server", "tasks", "main", "monailabel"}
 
 
-def imported(file: Path) -> Iterator[str]:
-    """Names of the packages that a module imports, also in its functions."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module.partition(".")[0]
+def rooms() -> list[str]:
+    """Returns the rooms in the order of the table in docs/architecture.md, those of one row as one entry each."""
+    rows = re.findall(r"^\| (`[a-z0-9_`, ]+`) \|", PAGE.read_text(encoding="utf-8"), re.M)
+    return [name for row in rows for name in re.findall(r"`(\w+)`", row)]
 
 
-def test_modules_fit_on_a_few_screens() -> None:
-    lines = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in MODULES}
-    assert {str(file): count for file, count in lines.items() if count > MAX_LINES} == {}
+def imports(source: str) -> Iterator[str]:
+    """Yields the modules that a module imports when it is itself imported: not in functions, not for type checkers."""
+
+    def walk(nodes: list[ast.stmt]) -> Iterator[str]:
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            elif isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, (ast.If, ast.Try, ast.With)) and "TYPE_CHECKING" not in ast.dump(node)[:200]:
+                yield from walk(node.body)
+
+    return walk(ast.parse(source).body)
 
 
-@pytest.mark.parametrize("room", ["datastores", "server", "tasks", "main.py"])
-def test_the_app_imports_no_library_of_arrays(room: str) -> None:
-    files = [APP / room] if room.endswith(".py") else sorted((APP / room).rglob("*.py"))
-    assert files
-    assert {str(file): found for file in files if (found := ARRAYS & {*imported(file)})} == {}
+def test_every_room_stands_in_the_architecture() -> None:
+    there = {path.name for path in LIBRARY.iterdir() if (path / "__init__.py").is_file()}
+    assert there - {"resources"} == set(rooms())
 
 
-def test_the_library_imports_nothing_of_the_app() -> None:
-    own = {file.stem for file in APP.iterdir() if file.suffix == ".py" or file.is_dir()} - {"pydicom_seg"} | {"monailabel"}
-    library = [file for file in MODULES if file.is_relative_to(LIBRARY)]
-    assert {str(file): found for file in library if (found := own & {*imported(file)})} == {}
+def test_imports_follow_the_datas_way() -> None:
+    order = {name: place for place, name in enumerate(rooms())}
+    wrong = set()
+    for file in LIBRARY.rglob("*.py"):
+        room = file.relative_to(LIBRARY).parts[0]
+        for module in imports(file.read_text(encoding="utf-8")):
+            parts = module.split(".")
+            assert parts[0] not in APP, f"{file} imports the app"
+            if room in order and parts[0] == "medsam2_atlas" and order.get(parts[1], -1) > order[room]:
+                wrong.add(f"{room} -> {parts[1]}: {file.relative_to(LIBRARY)}")
+    assert not wrong, "\n".join(sorted(wrong))

@@ -26,7 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.files import write_json
 from medsam2_atlas.base.progress import Progress, silent
-from medsam2_atlas.evaluation.dice import mean_dice
+from medsam2_atlas.imaging.dice import mean_dice
 from medsam2_atlas.imaging.hounsfield import CHECK
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.unet.checkpoint import read_checkpoint, restore_parts, write_checkpoint

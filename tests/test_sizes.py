@@ -1,0 +1,38 @@
+"""Modules stay small, and the app knows nothing of arrays."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from medsam2_atlas.base.resource import resource
+
+LIBRARY, APP = resource("lib/medsam2_atlas"), resource("apps/medsam2_atlas")
+MODULES = sorted([*LIBRARY.rglob("*.py"), *APP.rglob("*.py")])
+MAX_LINES = 350
+ARRAYS = {"numpy", "torch", "scipy", "skimage", "SimpleITK"}
+"""Libraries whose values are voxels; the app gets files, volumes and reports from the library."""
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Names of the packages that a module imports, also in its functions."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
+
+
+def test_modules_fit_on_a_few_screens() -> None:
+    lines = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in MODULES}
+    assert {str(file): count for file, count in lines.items() if count > MAX_LINES} == {}
+
+
+@pytest.mark.parametrize("room", ["datastores", "server", "tasks", "main.py"])
+def test_the_app_imports_no_library_of_arrays(room: str) -> None:
+    files = [APP / room] if room.endswith(".py") else sorted((APP / room).rglob("*.py"))
+    assert files
+    assert {str(file): found for file in files if (found := ARRAYS & {*imported(file)})} == {}
