@@ -15,7 +15,7 @@ from medsam2_atlas.base.choices import Memory
 from medsam2_atlas.base.memory import STEPS, Ladder
 from medsam2_atlas.imaging.volume import Volume, from_sitk
 from medsam2_atlas.medsam2 import MedSAM2Volume, Weights, build_network
-from medsam2_atlas.prompting import THREE, prompts_from_labels
+from medsam2_atlas.prompting import prompting_config, prompts_from_labels
 from medsam2_atlas.segmenters.strategies import Case, Options, segment, segment_within_memory
 from pretended_gpu import errors, pretended_gpu
 
@@ -44,7 +44,7 @@ def case_of(weights: Weights, patient: tuple[Volume, Volume]) -> Case:
 
 def peak_of(weights: Weights, patient: tuple[Volume, Volume], memory: Memory) -> tuple[int, torch.Tensor]:
     """Bytes that lay on the card at most, and the logits."""
-    prompts = prompts_from_labels(patient[1].array, [6], THREE, "none").prompts
+    prompts = prompts_from_labels(patient[1].array, [6], prompting_config().three_boxes, "none").prompts
     with pretended_gpu() as machine:
         found = MedSAM2Volume(weights.on(GPU), patient[0].array, memory=memory).segment(prompts)
         return machine.cards[0].peak, found[6].low

@@ -1,4 +1,4 @@
-"""Scores of one tag's labels against another's: Dice, NSD at 2 mm and HD95 per organ, by MONAI's metrics."""
+"""Scores of one tag's labels against another's: Dice, NSD and HD95 per organ, by MONAI's metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from medsam2_atlas.base.errors import InputError, problem_of
 from medsam2_atlas.base.files import write_json
-from medsam2_atlas.evaluation import OrganScore, compare_labels
+from medsam2_atlas.evaluation import OrganScore, compare_labels, evaluation_config
 from medsam2_atlas.imaging.decoding import is_segmentation
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import read_labels
@@ -29,7 +29,8 @@ class OrganScoring(ScoringMethod):
     count for nothing; organs that `y` lacks are taken as not annotated."""
 
     def __init__(self, work: WorkFolder) -> None:
-        super().__init__("Dice, NSD at 2 mm and HD95 per organ between the labels of any two tags (y, y_pred)")
+        tolerance = evaluation_config().nsd_tolerance_mm
+        super().__init__(f"Dice, NSD at {tolerance:g} mm and HD95 per organ between the labels of any two tags (y, y_pred)")
         self._work = work
 
     def info(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How good a label map is, and how far two ways to segment agree."""
 
 from medsam2_atlas.evaluation.agreement import DISAGREEMENT_LABELS, Agreement, compare_segmentations, comparison_report
+from medsam2_atlas.evaluation.config import EvaluationConfig, evaluation_config
 from medsam2_atlas.evaluation.dice import dice_per_organ, mean_dice
 from medsam2_atlas.evaluation.metrics import OrganScore, compare_labels
 from medsam2_atlas.evaluation.prompt_error import PromptError, prompt_errors
@@ -8,12 +9,14 @@ from medsam2_atlas.evaluation.prompt_error import PromptError, prompt_errors
 __all__ = [
     "DISAGREEMENT_LABELS",
     "Agreement",
+    "EvaluationConfig",
     "OrganScore",
     "PromptError",
     "compare_labels",
     "compare_segmentations",
     "comparison_report",
     "dice_per_organ",
+    "evaluation_config",
     "mean_dice",
     "prompt_errors",
 ]

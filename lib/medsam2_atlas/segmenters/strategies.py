@@ -34,8 +34,6 @@ from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights
 from medsam2_atlas.prompting import (
-    MIDDLE,
-    THREE,
     Evidence,
     OrganPrompt,
     Prompts,
@@ -46,6 +44,7 @@ from medsam2_atlas.prompting import (
     constrained,
     describe_prompts,
     enlarged,
+    prompting_config,
     prompts_from_labels,
     prompts_from_scores,
 )
@@ -66,8 +65,7 @@ class Options:
 
     organs: numbers; all of the table where empty. prompts: from the atlas' score maps, from a U-Net's coarse masks, or per
     organ from the one that has shown itself better. loop: see `medsam2.propagation`. thresholds: see `prompting`.
-    fill_holes: as the official CUDA build does. batch: organs and directions per network step. memory: how sparing networks are
-    with a GPU's memory.
+    fill_holes: as the official CUDA build does. memory: how sparing networks are with a GPU's memory.
     """
 
     organs: tuple[int, ...] = ()
@@ -75,7 +73,6 @@ class Options:
     loop: Loop = "symmetric"
     thresholds: ThresholdRule = "atlas"
     fill_holes: bool = False
-    batch: int = 16
     memory: Memory = ""
 
 
@@ -157,7 +154,7 @@ class Case:
         if self.weights is None:
             raise WeightsError("weights", "are needed for this strategy.", "Name a checkpoint, or use the strategy `atlas`.")
         with self.timed("network"):
-            return MedSAM2Volume(self.weights, self.image.array, batch=self.options.batch, memory=self.options.memory)
+            return MedSAM2Volume(self.weights, self.image.array, memory=self.options.memory)
 
     def first_prompts(self, fractions: tuple[float, ...]) -> Prompts:
         """Prompts that need no pass of the network: from the score maps, the U-Net, or the better one per organ."""
@@ -206,7 +203,7 @@ class Case:
 
     @cached_property
     def _first(self) -> tuple[Prompts, np.ndarray]:
-        prompts = self.first_prompts(THREE)
+        prompts = self.first_prompts(prompting_config().three_boxes)
         return prompts, self._run(prompts)
 
     def first_pass(self) -> np.ndarray:
@@ -217,7 +214,7 @@ class Case:
 
     def first_pass_by_stability(self) -> np.ndarray:
         """Label map `[z, y, x]` of two rounds: organs with sure prompts, then the rest within what those leave."""
-        prompts = self.first_prompts(THREE)
+        prompts = self.first_prompts(prompting_config().three_boxes)
         stable, later = by_stability(prompts)
         if not later or self.options.prompts == "unet":  # a U-Net's organs do not overlap: nothing to constrain
             return self.first_pass()
@@ -228,7 +225,9 @@ class Case:
         with self.timed("prompts"):
             scores = constrained(self.scores, labels, later)
             from_atlas = [k for k in later if not prompts.sources.get(k, "").startswith("unet")]
-            again = prompts_from_scores(scores, organ_table(), from_atlas, THREE, self.options.thresholds)
+            again = prompts_from_scores(
+                scores, organ_table(), from_atlas, prompting_config().three_boxes, self.options.thresholds
+            )
         given |= {p.label: p for p in again.prompts}
         self.passes.append(replace(prompts, prompts=tuple(given[k] for k in (*stable, *later))))
         logits |= self._logits([given[k] for k in later])
@@ -243,7 +242,7 @@ def _atlas(case: Case) -> np.ndarray:
 
 
 def _a(case: Case) -> np.ndarray:
-    return case.prompted(case.first_prompts(MIDDLE))
+    return case.prompted(case.first_prompts(prompting_config().one_box))
 
 
 def _b(case: Case) -> np.ndarray:
@@ -251,7 +250,7 @@ def _b(case: Case) -> np.ndarray:
 
 
 def _second_pass(case: Case) -> Prompts:
-    return case.from_labels(case.first_pass(), THREE, "the first pass found nothing")
+    return case.from_labels(case.first_pass(), prompting_config().three_boxes, "the first pass found nothing")
 
 
 def _c(case: Case) -> np.ndarray:
@@ -265,15 +264,15 @@ def _d(case: Case) -> np.ndarray:
 def _e(case: Case) -> np.ndarray:
     return case.prompted(
         enlarged(
-            case.from_labels(case.first_pass_by_stability(), THREE, "the first pass found nothing"),
+            case.from_labels(case.first_pass_by_stability(), prompting_config().three_boxes, "the first pass found nothing"),
             organ_table(),
             case.image.array.shape,
         )
     )
 
 
-def _reference(fractions: tuple[float, ...]) -> Callable[[Case], np.ndarray]:
-    return lambda case: case.prompted(case.from_labels(case.true_labels(), fractions, "the truth lacks it"))
+def _from_truth(case: Case, fractions: tuple[float, ...]) -> np.ndarray:
+    return case.prompted(case.from_labels(case.true_labels(), fractions, "the truth lacks it"))
 
 
 STRATEGIES: dict[str, Callable[[Case], np.ndarray]] = {
@@ -283,8 +282,8 @@ STRATEGIES: dict[str, Callable[[Case], np.ndarray]] = {
     "C": _c,
     "D": _d,
     "E": _e,
-    "reference-1": _reference(MIDDLE),
-    "reference-3": _reference(THREE),
+    "reference-1": lambda case: _from_truth(case, prompting_config().one_box),
+    "reference-3": lambda case: _from_truth(case, prompting_config().three_boxes),
 }
 
 

@@ -24,6 +24,7 @@ from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import read_labels, read_volume, write_volume
 from medsam2_atlas.scoremaps import fusion_config
 from medsam2_atlas.segmenters.base import Segmentation
+from medsam2_atlas.segmenters.changed_settings import foundation_settings, unet_settings
 from medsam2_atlas.storage import FINAL, Label, StudyStore, WorkFolder
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def foundation_provenance(
         "code": package_version(),
     }
     found |= {"fusion": fusion_config().model_dump(), **_rule(hu)}
+    found |= foundation_settings(network=weights is not None, unet=unet is not None)
     return found if weights is None else found | {"weights": weights, "prompts": prompts, "unet": unet, **ran_on}
 
 
@@ -66,7 +68,8 @@ def unet_provenance(
 ) -> dict[str, Any]:
     """Of a U-Net: checksum of its weights; `memory.ran_on`."""
     wanted = list(organs) or organ_table().indices
-    return {"organs": wanted, "augment": augment, "weights": weights, "code": package_version(), **_rule(hu), **ran_on}
+    found = {"organs": wanted, "augment": augment, "weights": weights, "code": package_version(), **_rule(hu), **ran_on}
+    return found | unet_settings()
 
 
 def _rule(hu: HuRule) -> dict[str, str]:
