@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from medsam2_atlas.prompting.config import prompting_config
-from medsam2_atlas.prompting.prompt import OrganPrompt, Prompts
+from medsam2_atlas.prompting.prompt import OrganPrompt, PromptOrigin, Prompts
 
 Source = Literal["atlas", "unet"]
 
@@ -45,7 +45,7 @@ def choose_prompts(atlas: Prompts, unet: Prompts, evidence: Evidence, organs: It
     }
     prompts: list[OrganPrompt] = []
     missing: dict[int, str] = {}
-    sources: dict[int, str] = {}
+    origins: dict[int, PromptOrigin] = {}
     for k in organs:
         first, why = evidence.prefers(k)
         second: Source = "unet" if first == "atlas" else "atlas"
@@ -58,5 +58,5 @@ def choose_prompts(atlas: Prompts, unet: Prompts, evidence: Evidence, organs: It
             missing[k] = f"atlas: {reasons['atlas']}; unet: {reasons['unet']}"
             continue
         prompts.append(offers[chosen][k])
-        sources[k] = f"{chosen}: {why}"
-    return Prompts(tuple(prompts), missing, sources)
+        origins[k] = PromptOrigin(chosen, why)
+    return Prompts(tuple(prompts), missing, origins)
