@@ -36,6 +36,8 @@ _BELOW_AIR = -1150.0
 """HU below air, even with noise: padding outside the field of view (−2000, −3024), and dark streaks of metal."""
 _DENSE = 850.0
 """HU that cortical bone, metal and excreted contrast exceed: 0.06 to 0.3 % of the voxels in three patients' CTs."""
+_BEYOND_BONE = 3200.0
+"""Value that a body's HU, 1024 too high, hardly exceed: the densest bone has some 2000 HU."""
 _AIR_PEAK = -998.0
 """Most frequent HU of the air around patients: −995 to −1003 in two patients' CTs and in the phantoms."""
 _FAT_PEAK = -100.0
@@ -194,10 +196,12 @@ def _too_high(rest: np.ndarray) -> bool:
 
     Dense bone and contrast have 850 to 1200 HU too, but then less dense bone and contrast are more frequent.
     """
-    if float((rest < _SOFT[0] - 10).mean()) > 0.02 or float((rest > 3200).mean()) > 0.05:
+    config = hu_check_config()
+    darker, beyond = float((rest < _SOFT[0] - 10).mean()), float((rest > _BEYOND_BONE).mean())
+    if darker > config.max_darker or beyond > config.max_beyond_bone:
         return False
-    config, found, trough = hu_check_config(), _share(rest, _SOFT, 1012), _share(rest, (424.0, 774.0))
-    if found < max(config.min_shifted, 1.5 * trough):
+    found, trough = _share(rest, _SOFT, 1012), _share(rest, (424.0, 774.0))
+    if found < max(config.min_shifted, config.min_trough_ratio * trough):
         return False
     return found >= config.min_surely_shifted or _share(rest, _FAT) < config.min_shifted
 
@@ -205,7 +209,7 @@ def _too_high(rest: np.ndarray) -> bool:
 def _too_low(rest: np.ndarray) -> bool:
     """Returns whether soft tissue lies where HU have air, and air or fat lies below."""
     config = hu_check_config()
-    if _share(rest, (_SOFT[0] + 50, _SOFT[1])) > 0.01 or _share(rest, _SOFT, -1012) < config.min_shifted:
+    if _share(rest, (_SOFT[0] + 50, _SOFT[1])) > config.max_unshifted or _share(rest, _SOFT, -1012) < config.min_shifted:
         return False
     return float((rest < -1500).mean()) > config.min_padding
 
@@ -232,11 +236,11 @@ def _by_air(sample: np.ndarray, flat: np.ndarray, rest: np.ndarray, sign: int) -
 
 
 def _without_fill(air: np.ndarray) -> np.ndarray:
-    """Returns air without a value that a quarter of it has exactly: filled in outside the field of view, not measured."""
+    """Returns air without a value that much of it has exactly: filled in outside the field of view, not measured."""
     if not len(air):
         return air
     values, counts = np.unique(air, return_counts=True)
-    return air[air != values[counts.argmax()]] if counts.max() > 0.25 * len(air) else air
+    return air[air != values[counts.argmax()]] if counts.max() > hu_check_config().max_filled * len(air) else air
 
 
 def _peak(values: np.ndarray, low: float, high: float) -> float:

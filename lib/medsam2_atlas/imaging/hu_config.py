@@ -79,6 +79,31 @@ class HuCheckConfig(Settings):
         description="share of shifted soft tissue from which fat at its own HU does not speak against an offset; a crop of the"
         " pelvis with a bladder full of contrast may have more than min_shifted, but also has fat",
     )
+    max_darker: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="share of voxels darker than soft tissue; with more, values are not too high: HU have lung and air there",
+    )
+    max_beyond_bone: float = Field(
+        0.05, ge=0, le=1, description="share of voxels above 3200; with more, values are scaled, not shifted"
+    )
+    min_trough_ratio: float = Field(
+        1.5,
+        ge=0,
+        description="ratio of shifted soft tissue to what has 424 to 774 HU; with less, it is dense bone or contrast, of which "
+        "the less dense is more frequent",
+    )
+    max_unshifted: float = Field(
+        0.01, ge=0, le=1, description="share of soft tissue (-100 to 150 HU); with more, values are not too low"
+    )
+    max_filled: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="share of air with exactly one value; with more, that value was filled in outside the field of view, and "
+        "tells no peak",
+    )
     peak_tolerance: float = Field(
         10.0, gt=0, lt=12, description="HU between the peak of air or fat and its place; two known offsets differ by 24"
     )
