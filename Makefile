@@ -15,7 +15,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time gpu full-gpu load fuzz read-time memory inputs report-schema clean
+.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time gpu full-gpu load fuzz read-time memory inputs settings report-schema clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -144,6 +144,9 @@ report-schema: $(VENV)/.installed-dev  ## write the JSON schema of reports, docs
 
 inputs: $(VENV)/.installed-dev  ## write the table of input kinds into docs/inputs.md
 	$(BIN)/python tests/files/page.py
+
+settings: $(VENV)/.installed-dev  ## write the tables of settings into docs/settings.md
+	$(BIN)/python tests/settings_page.py
 
 clean:  ## remove what was built
 	rm -rf $(VENV) demo-output build dist lib/*.egg-info

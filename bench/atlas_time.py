@@ -25,7 +25,7 @@ from medsam2_atlas.atlas import Atlas, Reference, build_atlas, find_references
 from medsam2_atlas.base.console import console
 from medsam2_atlas.demo.phantoms import write_dataset
 from medsam2_atlas.imaging.labels import organ_table
-from medsam2_atlas.prompting import THREE, prompts_from_scores
+from medsam2_atlas.prompting import prompting_config, prompts_from_scores
 from medsam2_atlas.scoremaps import score_maps
 
 PATIENTS, COUNTS, RUNS = 15, (15, 60), 3
@@ -38,7 +38,7 @@ def measure(folder: Path, count: int) -> tuple[float, float, float]:
     atlas = replace(atlas, references=(*atlas.references, *_strangers(atlas, count - PATIENTS)))
     table, image = organ_table(), large_ct()
     began, used = time.perf_counter(), time.process_time()
-    prompts = prompts_from_scores(score_maps(image, atlas), table, table.indices, THREE)
+    prompts = prompts_from_scores(score_maps(image, atlas), table, table.indices, prompting_config().three_boxes)
     wall, cpu = time.perf_counter() - began, time.process_time() - used
     assert len(prompts.prompts) > 10
     return wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

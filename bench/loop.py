@@ -33,7 +33,7 @@ from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import read_labels, read_volume
 from medsam2_atlas.medsam2 import find_checkpoint, load_weights
-from medsam2_atlas.prompting import THREE, prompts_from_scores
+from medsam2_atlas.prompting import prompting_config, prompts_from_scores
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.scoremaps import ScoreMaps, score_maps
 from medsam2_atlas.segmenters.case import Case
@@ -118,7 +118,7 @@ def measure(setting: Setting, strategy: str, atlas: Atlas, unet: UNet, case: Ref
     """What a strategy goes by; the foundation's side of the disagreement is the atlas alone, which takes no minutes."""
     scores = score(setting, atlas, case)
     if strategy == "uncertainty":
-        prompts = prompts_from_scores(scores, organ_table(), organ_table().indices, THREE)
+        prompts = prompts_from_scores(scores, organ_table(), organ_table().indices, prompting_config().three_boxes)
         values = uncertainty(scores, prompts)
     else:
         values = disagreement(fuse_scores(scores), predict(read_volume(case.image), unet).labels)

@@ -30,11 +30,11 @@ from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_referen
 from medsam2_atlas.base.console import bars, console
 from medsam2_atlas.base.files import replacing, write_json
 from medsam2_atlas.demo.phantoms import deformed, painted, write_dataset
-from medsam2_atlas.evaluation import dice_per_organ, prompt_errors
+from medsam2_atlas.evaluation import dice_per_organ, evaluation_config, prompt_errors
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.masks import at_ends, without_specks
 from medsam2_atlas.imaging.volume import Volume, read_labels, read_volume, write_volume
-from medsam2_atlas.prompting import THREE, prompts_from_scores
+from medsam2_atlas.prompting import prompting_config, prompts_from_scores
 from medsam2_atlas.registration import WorkImage, registration_config
 from medsam2_atlas.scoremaps import fused_scores
 from medsam2_atlas.segmenters.fusion import fuse_scores
@@ -92,7 +92,7 @@ def anatomy(folder: Path, variants: int) -> Path:
 
 def _abdomen(labels: Volume) -> Volume:
     """Without stray voxels, and without what lies far above the liver: the synthetic body has no thorax."""
-    array = without_specks(labels.array)
+    array = without_specks(labels.array, evaluation_config().min_piece_share)
     liver = np.flatnonzero((array == _LIVER).any((1, 2)))
     stop = int(liver[-1]) + round(_ABOVE_LIVER_MM / labels.geometry.spacing[2])
     grid = replace(labels.geometry, size=(*labels.geometry.size[:2], min(stop, len(array))))
@@ -138,13 +138,13 @@ def evaluate(
         transform = registration(work, atlas.template, config)
         inverse = transform.inverse()
         scores = fused_scores(image, work, atlas, fusion, transform, inverse)
-        prompts = prompts_from_scores(scores, table, table.indices, THREE, rule)
+        prompts = prompts_from_scores(scores, table, table.indices, prompting_config().three_boxes, rule)
         sure = {prompt.label: prompt.confidence for prompt in prompts.prompts}
         wall.append(time.perf_counter() - began)
         cpu.append(time.process_time() - used)
         folding = max((step.folding() for step in transform.maps if hasattr(step, "folding")), default=0.0)
         dice = dice_per_organ(fuse_scores(scores), truth.array, table.indices)
-        cut = at_ends(without_specks(truth.array))
+        cut = at_ends(without_specks(truth.array, evaluation_config().min_piece_share))
         for k, error in prompt_errors(prompts, truth, [k for k in table.indices if k in atlas.maps]).items():
             values: dict[str, Any] = {"centre": None, "z_min": None, "z_max": None, "iou": (), "usable": False, "cut": k in cut}
             if error is not None:

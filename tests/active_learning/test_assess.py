@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 
-from medsam2_atlas.active_learning import assess, disagreement, uncertainty
+from medsam2_atlas.active_learning import ActiveLearningConfig, assess, disagreement, uncertainty
 from medsam2_atlas.atlas import Atlas
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Geometry, Volume
-from medsam2_atlas.prompting import THREE, BoxPrompt, OrganPrompt, Prompts, prompts_from_scores
+from medsam2_atlas.prompting import BoxPrompt, OrganPrompt, Prompts, prompting_config, prompts_from_scores
 from medsam2_atlas.registration import RegistrationCache, Transform
 from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps, score_maps
 from medsam2_atlas.segmenters.fusion import fuse_scores
@@ -38,6 +40,19 @@ def test_organs_outside_the_scan_do_not_count() -> None:
     assert uncertainty(scores_of(SHARP / 3, visible=0.01), PROMPT) == {}
 
 
+def test_settings_weigh_map_and_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    vague, noted = scores_of(SHARP / 3), Prompts((OrganPrompt(6, 2, 5, PROMPT.prompts[0].boxes, ("slice 3 is empty",)),))
+    both, module = uncertainty(vague, noted)[6], importlib.import_module("medsam2_atlas.active_learning.assess")
+
+    def changed(**settings: float) -> float:
+        monkeypatch.setattr(module, "active_learning_config", lambda: ActiveLearningConfig(**settings))
+        return uncertainty(vague, noted)[6]
+
+    entropy, doubt = changed(entropy_weight=1.0), changed(entropy_weight=0.0)
+    assert both == pytest.approx((entropy + doubt) / 2)
+    assert doubt - changed(entropy_weight=0.0, fallback_doubt=0.1) == pytest.approx(0.15)
+
+
 def test_disagreement_counts_organs_that_only_one_has() -> None:
     first, second = np.zeros((4, 4, 4), int), np.zeros((4, 4, 4), int)
     first[0], second[0] = 6, 6
@@ -53,7 +68,7 @@ def test_a_case_unlike_the_references_is_newer_than_one_of_them(
 ) -> None:
     organs = organ_table().indices
     scores = score_maps(target, atlas, cache=registrations)
-    prompts = prompts_from_scores(scores, organ_table(), organs, THREE)
+    prompts = prompts_from_scores(scores, organ_table(), organs, prompting_config().three_boxes)
     labels = fuse_scores(scores)
     found = assess(target, atlas, scores, prompts, labels, np.roll(labels, 5, axis=2))
     assert 0 < found.values["uncertainty"] < 1

@@ -26,7 +26,7 @@ from datastores.session_folders import SessionFolders
 from datastores.study_datastore import StudyDatastore
 from fake_segmenters import FakeSegmenter, plain_models
 from medsam2_atlas.active_learning import ScoreTable
-from medsam2_atlas.atlas import Atlas, ReferenceFiles, find_references, grow, scores
+from medsam2_atlas.atlas import Atlas, ReferenceFiles, find_references, grow
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.comparison import compare_studies
 from medsam2_atlas.imaging.decoding.unreadable import Unreadable, UnreadableFileError

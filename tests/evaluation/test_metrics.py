@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from medsam2_atlas.base.errors import InputError
-from medsam2_atlas.evaluation import DISAGREEMENT_LABELS, compare_labels, compare_segmentations, comparison_report
+from medsam2_atlas.evaluation import (
+    DISAGREEMENT_LABELS,
+    EvaluationConfig,
+    compare_labels,
+    compare_segmentations,
+    comparison_report,
+    metrics,
+)
 from medsam2_atlas.imaging.volume import Geometry, Volume
 from medsam2_atlas.segmenters.base import Segmentation
 
@@ -97,3 +104,8 @@ def test_the_report_holds_cost_agreement_and_dice_to_the_final_label() -> None:
     assert report["final"]["medsam2_atlas"]["mean_dice"] == 1
     assert report["final"]["unet_3d"]["organs"] == {"liver": pytest.approx(0.8)}
     assert "final" not in comparison_report(compare_segmentations(first, second), models)
+
+
+def test_a_setting_says_how_far_apart_surfaces_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "evaluation_config", lambda: EvaluationConfig(nsd_tolerance_mm=4.0))
+    assert compare_labels(volume((6, BLOCK)), volume((6, LATER)), [6])[6].nsd == 1.0

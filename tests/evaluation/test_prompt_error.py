@@ -7,7 +7,7 @@ import pytest
 
 from medsam2_atlas.evaluation import prompt_errors
 from medsam2_atlas.imaging.volume import Geometry, Volume
-from medsam2_atlas.prompting import THREE, BoxPrompt, OrganPrompt, Prompts, prompts_from_labels
+from medsam2_atlas.prompting import BoxPrompt, OrganPrompt, Prompts, prompting_config, prompts_from_labels
 
 GRID = Geometry((40, 30, 20), (2.0, 3.0, 5.0), (0.0, 0.0, 0.0))
 
@@ -21,7 +21,7 @@ def truth() -> Volume:
 
 def test_true_prompts_have_no_error() -> None:
     labels = truth()
-    errors = prompt_errors(prompts_from_labels(labels.array, [1, 6], THREE, ""), labels, range(1, 16))
+    errors = prompt_errors(prompts_from_labels(labels.array, [1, 6], prompting_config().three_boxes, ""), labels, range(1, 16))
     assert set(errors) == {1, 6}
     for error in errors.values():
         assert error is not None
@@ -51,5 +51,5 @@ def test_a_prompt_beside_the_organ_is_of_no_use_and_a_missing_one_is_told() -> N
 def test_a_stray_voxel_of_the_truth_does_not_count() -> None:
     stray = truth()
     stray.array[18, 25, 35] = 6
-    prompts = prompts_from_labels(truth().array, [1, 6], THREE, "")
+    prompts = prompts_from_labels(truth().array, [1, 6], prompting_config().three_boxes, "")
     assert prompt_errors(prompts, stray, [1, 6]) == prompt_errors(prompts, truth(), [1, 6])

@@ -15,7 +15,7 @@ from legacy import seeded_state
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import OFFICIAL, MedSAM2Volume, Weights, build_network, load_config, load_weights
-from medsam2_atlas.prompting import THREE, BoxPrompt, OrganPrompt, marked_organ, prompts_from_labels
+from medsam2_atlas.prompting import BoxPrompt, OrganPrompt, marked_organ, prompting_config, prompts_from_labels
 from medsam2_atlas.segmenters.marked import segment_marked
 
 DEMO_WEIGHTS = Path(resource("weights/medsam2_demo.pt"))
@@ -31,7 +31,7 @@ def shortened(prompt: OrganPrompt, reach: int) -> OrganPrompt:
 
 @pytest.fixture(scope="module")
 def prompts(target_truth: Volume) -> list[OrganPrompt]:
-    found = prompts_from_labels(target_truth.array, [RIGHT_KIDNEY, LIVER], THREE, "not there").prompts
+    found = prompts_from_labels(target_truth.array, [RIGHT_KIDNEY, LIVER], prompting_config().three_boxes, "not there").prompts
     return [shortened(prompt, 1) for prompt in found]
 
 

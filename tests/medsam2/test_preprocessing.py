@@ -7,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from medsam2_atlas.base.choices import Memory
+from medsam2_atlas.medsam2 import MedSAM2Config, preprocessing
 from medsam2_atlas.medsam2.preprocessing import to_network, to_uint8
 
 
@@ -24,3 +26,17 @@ def test_slices_are_resized_by_pils_default_filter_and_normalised() -> None:
     assert found.dtype == torch.float32
     red = (np.asarray(Image.fromarray(plane).resize((32, 32))) / 255 - 0.485) / 0.229
     assert found[0, 0].numpy() == pytest.approx(red, abs=1e-5)
+
+
+def test_a_setting_says_which_hu_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    hu = np.array([[[-1000.0, -50.0, 50.0, 150.0, 3000.0]]])
+    monkeypatch.setattr(preprocessing, "medsam2_config", lambda: MedSAM2Config(window=(-50.0, 150.0)))
+    assert to_uint8(hu).ravel().tolist() == [0, 0, 127, 255, 255]
+    assert to_uint8(hu, (50.0, 150.0)).ravel().tolist() == [0, 0, 0, 255, 255]
+    with pytest.raises(ValueError, match="lower bound"):
+        MedSAM2Config(window=(150.0, -50.0))
+
+
+@pytest.mark.parametrize(("memory", "batches"), [("", (16, 4)), ("cpu", (16, 4)), ("small", (4, 2)), ("smallest", (1, 1))])
+def test_less_is_done_at_once_where_memory_is_short(memory: Memory, batches: tuple[int, int]) -> None:
+    assert MedSAM2Config.model_validate({}).batches(memory) == batches

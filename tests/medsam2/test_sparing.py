@@ -16,7 +16,7 @@ from medsam2_atlas.base.choices import Memory
 from medsam2_atlas.base.memory import STEPS, Ladder
 from medsam2_atlas.imaging.volume import Volume, from_sitk
 from medsam2_atlas.medsam2 import MedSAM2Volume, Weights, build_network
-from medsam2_atlas.prompting import THREE, prompts_from_labels
+from medsam2_atlas.prompting import prompting_config, prompts_from_labels
 from medsam2_atlas.segmenters import resources
 from medsam2_atlas.segmenters.base import Options, Segmentation
 from medsam2_atlas.segmenters.case import Case
@@ -60,7 +60,7 @@ def run_on_gpu(weights: Weights, patient: tuple[Volume, Volume]) -> Segmentation
 
 def peak_of(weights: Weights, patient: tuple[Volume, Volume], memory: Memory) -> tuple[int, torch.Tensor]:
     """Bytes that lay on the card at most, and the logits."""
-    prompts = prompts_from_labels(patient[1].array, [6], THREE, "none").prompts
+    prompts = prompts_from_labels(patient[1].array, [6], prompting_config().three_boxes, "none").prompts
     with pretended_gpu() as machine:
         found = MedSAM2Volume(weights.on(GPU), patient[0].array, memory=memory).segment(prompts)
         return machine.cards[0].peak, found[6].low

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medsam2_atlas.prompting import BoxPrompt, Evidence, OrganPrompt, Prompts, choose_prompts
+from medsam2_atlas.prompting import BoxPrompt, Evidence, OrganPrompt, PromptingConfig, Prompts, choice, choose_prompts
 
 
 def prompt(label: int, z: int) -> OrganPrompt:
@@ -40,3 +40,10 @@ def test_the_other_source_steps_in_and_what_neither_has_is_missing() -> None:
     assert [(p.label, p.z_min) for p in chosen.prompts] == [(1, 20), (6, 10)]
     assert "unet gave none" in chosen.origins[6].reason
     assert chosen.missing == {5: "atlas: it lies outside the scan; unet: the U-Net found nothing"}
+
+
+def test_a_setting_says_how_many_cases_a_validation_dice_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "prompting_config", lambda: PromptingConfig(min_unet_cases=31))
+    chosen = choose_prompts(ATLAS, UNET, Evidence({6: 0.9}, {6: 30}, {6: 0.5}), [6])
+    assert chosen.prompts[0].z_min == 10
+    assert "fewer than 31" in chosen.origins[6].reason

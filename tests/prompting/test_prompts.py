@@ -17,10 +17,9 @@ from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Geometry, Volume, from_sitk
 from medsam2_atlas.prompting import (
-    MIDDLE,
-    THREE,
     BoxPrompt,
     OrganPrompt,
+    PromptingConfig,
     Prompts,
     describe_prompts,
     enlarged,
@@ -28,11 +27,13 @@ from medsam2_atlas.prompting import (
     prompts_from_labels,
     prompts_from_scores,
     read_prompts,
+    region,
 )
 from medsam2_atlas.registration import Transform
 from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps
 
 TABLE = organ_table()
+MIDDLE, THREE = (0.5,), (0.25, 0.5, 0.75)
 
 
 def scores_of(values: np.ndarray, label: int = 6, visible: float = 1.0) -> ScoreMaps:
@@ -188,3 +189,14 @@ def test_thresholds_of_the_atlas_are_taken_where_it_knows_some() -> None:
     assert prompts_from_scores(strict, TABLE, [6], MIDDLE, "atlas").prompts
     unknown = prompts_from_scores(scores_of(values), TABLE, [6], MIDDLE, "atlas")
     assert unknown == prompts_from_scores(scores_of(values), TABLE, [6], MIDDLE, "adaptive")
+
+
+def test_settings_say_what_is_prompted_and_how_much_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = PromptingConfig(min_visible=0.6, box_area_factor=4.0, range_growth=1.0)
+    monkeypatch.setattr(region, "prompting_config", lambda: changed)
+    missing = prompts_from_scores(scores_of(block(), visible=0.5), TABLE, [6], MIDDLE, "published").missing
+    assert missing == {6: "it lies outside the scan"}
+    prompt = OrganPrompt(6, 10, 13, (BoxPrompt(11, (10.0, 20.0, 13.0, 29.0)),))
+    grown = enlarged(Prompts((prompt,)), TABLE, (40, 60, 60)).prompts[0]
+    assert (grown.z_min, grown.z_max) == (8, 15)
+    assert grown.boxes[0].box == (8.0, 15.0, 15.0, 34.0)  # twice as wide and high

@@ -14,7 +14,7 @@ from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.evaluation import PromptError, dice_per_organ, mean_dice, prompt_errors
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume, from_sitk
-from medsam2_atlas.prompting import THREE, prompts_from_scores
+from medsam2_atlas.prompting import prompting_config, prompts_from_scores
 from medsam2_atlas.registration import RegistrationCache, WorkImage
 from medsam2_atlas.scoremaps import score_maps
 from medsam2_atlas.segmenters.fusion import fuse_scores
@@ -27,7 +27,9 @@ WORSE, LEAST_MM = 1.5, 3.0
 def errors(atlas: Atlas, image: Volume, truth: Volume, cache: RegistrationCache | None = None) -> dict[int, PromptError | None]:
     table = organ_table()
     # What is disturbed here is found again at the stages before the deformable one, which a coarser grid makes cheaper.
-    prompts = prompts_from_scores(score_maps(image, atlas, config=COARSE, cache=cache), table, table.indices, THREE)
+    prompts = prompts_from_scores(
+        score_maps(image, atlas, config=COARSE, cache=cache), table, table.indices, prompting_config().three_boxes
+    )
     assert all(prompts.missing.get(k) or any(p.label == k for p in prompts.prompts) for k in table.indices)
     return prompt_errors(prompts, truth, table.indices)
 

@@ -38,6 +38,6 @@ def test_pieces_that_are_small_for_their_organ_are_specks() -> None:
     labels[2, 0, 0] = 6
     labels[2, 10:12, 10:12] = 6
     labels[2, 19, 19] = 7
-    kept = without_specks(labels)
+    kept = without_specks(labels, 0.01)
     assert kept[2, 0, 0] == 0
     assert (kept[labels == 7] == 7).all() and (kept == 6).sum() == 154

@@ -18,6 +18,7 @@ from medsam2_atlas.imaging.volume import Geometry, Volume, from_sitk
 from medsam2_atlas.segmenters.places import find_unet
 from medsam2_atlas.unet import UNet, UNetConfig, UNetInferer, build_unet, inference, load_unet, predict, restore, unet_config
 from medsam2_atlas.unet.inference import _turned
+from medsam2_atlas.unet.inference_config import UNetInferenceConfig
 from medsam2_atlas.unet.transforms import array_affine
 from pretended_gpu import pretended_gpu
 
@@ -66,7 +67,7 @@ def test_a_turn_and_its_undoing_leave_the_image_as_it_was() -> None:
     for degrees, scale in ((6.0, 1.0), (0.0, 1.07), (0.0, 0.93)):
         turned = _turned(image, degrees, scale)
         assert (turned - image).abs().max() > 0.03
-        assert (_turned(turned, degrees, scale, back=True) - image).abs().max() < 0.02
+        assert (_turned(turned, degrees, scale, inverse=True) - image).abs().max() < 0.02
 
 
 def test_augmentation_averages_the_network_over_turned_copies() -> None:
@@ -209,3 +210,19 @@ def test_windows_are_only_as_small_as_the_network_can_take(
     found = UNetInferer(config, memory=memory)(torch.rand(1, 1, 9, 20, 30), network)
     assert found.shape == (1, 16, 9, 20, 30)
     assert seen == windows
+
+
+def test_settings_say_which_copies_are_averaged_and_how_large_windows_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = UNetInferenceConfig(variants=((3.0, 1.0),), window_batch=3, reduced_slices=0.5)
+    monkeypatch.setattr(inference, "unet_inference_config", lambda: changed)
+    seen: list[tuple[int, ...]] = []
+
+    def network(patch: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(patch.shape))
+        return torch.cat([torch.zeros_like(patch), patch], 1)
+
+    UNetInferer(FLAT, augment=True)(torch.rand(1, 1, 3, 16, 16), network)
+    assert seen == [(3, 1, 16, 16)] * 2
+    seen.clear()
+    UNetInferer(TINY, memory="smallest")(torch.rand(1, 1, 8, 16, 16), network)
+    assert seen == [(1, 1, 8, 16, 16)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from medsam2_atlas.unet.config import LossConfig
 from medsam2_atlas.unet.loss import PartialLabelLoss
 
 ALL = torch.ones(1, 4, dtype=torch.bool)
@@ -66,3 +68,13 @@ def test_coarser_heads_count_less() -> None:
     loss = PartialLabelLoss()
     fine, coarse = (loss(torch.stack(pair, 1), target(labels)) for pair in ((bad, good), (good, bad)))
     assert fine > 1.9 * coarse > 0
+
+
+def test_settings_weigh_dice_and_the_coarser_heads() -> None:
+    labels = torch.ones(1, 1, 4, 4, 4)
+    good, bad = logits_for(labels), logits_for(labels * 2)
+    entropy, dice, both = (PartialLabelLoss(LossConfig(dice=share))(bad, target(labels)) for share in (0.0, 1.0, 0.25))
+    assert float(both) == pytest.approx(0.75 * float(entropy) + 0.25 * float(dice))
+    alike = PartialLabelLoss(LossConfig(head_decay=1.0))
+    fine, coarse = (alike(torch.stack(pair, 1), target(labels)) for pair in ((bad, good), (good, bad)))
+    assert float(fine) == pytest.approx(float(coarse))

@@ -12,6 +12,7 @@ import torch
 
 from medsam2_atlas.imaging.volume import Volume, from_sitk
 from medsam2_atlas.unet import cached_transforms, preprocess, random_transforms, unet_config
+from medsam2_atlas.unet.config import AugmentationConfig
 
 CONFIG = unet_config("unet_3d")
 
@@ -116,3 +117,12 @@ def test_organs_told_to_be_annotated_are_known_though_absent(tmp_path: Path) -> 
 def test_a_volume_may_be_given_instead_of_a_file() -> None:
     volume: Volume = replace(from_sitk(body()), source="memory")
     assert preprocess(volume, CONFIG).shape[0] == 1
+
+
+def test_settings_switch_the_random_changes_off(tmp_path: Path) -> None:
+    never = dict.fromkeys(("shape", "resolution", "blur", "noise", "intensity_scale", "intensity_shift", "contrast"), 0.0)
+    config = CONFIG.model_copy(update={"augmentation": AugmentationConfig.model_validate(never)})
+    cached = cached_transforms(config)(files(tmp_path))
+    patches = random_transforms(config)(dict(cached)) + random_transforms(CONFIG)(dict(cached))
+    known = set(np.unique(np.asarray(cached["image"])).tolist())
+    assert [set(np.unique(np.asarray(patch["image"])).tolist()) <= known for patch in patches] == [True, True, False, False]

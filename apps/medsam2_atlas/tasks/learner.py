@@ -11,6 +11,7 @@ read, the PACS does not answer, the disk is full) is tried again later, with a g
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -20,12 +21,15 @@ from pathlib import Path
 
 from monailabel.interfaces.datastore import Datastore
 
-from medsam2_atlas.active_learning import Assessment, ScoreTable, assess
+from medsam2_atlas.active_learning import Assessment, ScoreTable, active_learning_config, assess
+from medsam2_atlas.base.configuration import differing
 from medsam2_atlas.base.errors import MedSAM2AtlasError, StorageError
 from medsam2_atlas.base.progress import reporting
 from medsam2_atlas.imaging.hounsfield import CHECK, read_ct
 from medsam2_atlas.imaging.labels import organ_table
-from medsam2_atlas.prompting import THREE, prompts_from_scores
+from medsam2_atlas.prompting import prompting_config, prompts_from_scores
+from medsam2_atlas.scoremaps import fusion_config
+from medsam2_atlas.segmenters.changed_settings import foundation_settings
 from medsam2_atlas.studies import file_stamp
 from medsam2_atlas.studies.models import Models
 from tasks.predictions import Predictions
@@ -38,6 +42,13 @@ _QUIET_SECONDS = 3.0
 _STOP_SECONDS = 5.0
 _ALL = ""
 """Name of the entry in `Retries` that stands for all studies."""
+
+
+def _changed_settings() -> dict[str, str]:
+    """Returns the settings that measures depend on and that differ from their defaults; empty if none does."""
+    rooms = {"fusion": differing(fusion_config()), "active_learning": active_learning_config().changed()}
+    changed = foundation_settings(unet=True) | {room: settings for room, settings in rooms.items() if settings}
+    return {"settings": json.dumps(changed, sort_keys=True)} if changed else {}
 
 
 class _GivenWayError(Exception):
@@ -110,6 +121,7 @@ class Learner:
         found = {"foundation": self.foundation, "baseline": baseline or ""}
         if self._models.hu != CHECK:  # left out if it is the default one, so that measures of earlier versions are kept
             found["hu"] = str(self._models.hu)
+        found |= _changed_settings()
         try:
             found["atlas"] = self._models.atlas().version
             weights = self._predictions.segmenter(self.foundation).version()
@@ -187,7 +199,7 @@ class Learner:
         image, atlas = read_ct(self._predictions.image(study), self._models.hu), self._models.atlas()
         with self._models.busy:
             scores = self._models.score_maps(image, atlas)  # those that the foundation was just prompted by, if it ran now
-        prompts = prompts_from_scores(scores, organ_table(), organ_table().indices, THREE)
+        prompts = prompts_from_scores(scores, organ_table(), organ_table().indices, prompting_config().three_boxes)
         return assess(image, atlas, scores, prompts, foundation, other)
 
     def _give_way(self, stage: str, share: float, organ: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Scores of one tag's labels against another's: Dice, NSD at 2 mm and HD95 per organ, by MONAI's metrics."""
+"""Scores of one tag's labels against another's: Dice, NSD and HD95 per organ, by MONAI's metrics."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from medsam2_atlas.base.errors import InputError, problem_of
 from medsam2_atlas.base.files import write_json
-from medsam2_atlas.evaluation import OrganScore, mean_scores, rounded_mean, score_files
+from medsam2_atlas.evaluation import OrganScore, evaluation_config, mean_scores, rounded_mean, score_files
 from medsam2_atlas.imaging.labels import organ_table
-from medsam2_atlas.storage import WorkFolder
+from medsam2_atlas.segmenters.registry import models
+from medsam2_atlas.storage import FINAL, WorkFolder
 from tasks import replies
 from tasks.finals import usable_label
 
@@ -27,7 +28,8 @@ class OrganScoring(ScoringMethod):
     count for nothing; organs that `y` lacks are taken as not annotated."""
 
     def __init__(self, work: WorkFolder) -> None:
-        super().__init__("Dice, NSD at 2 mm and HD95 per organ between the labels of any two tags (y, y_pred)")
+        tolerance = evaluation_config().nsd_tolerance_mm
+        super().__init__(f"Dice, NSD at {tolerance:g} mm and HD95 per organ between the labels of any two tags (y, y_pred)")
         self._work = work
 
     def info(self) -> dict[str, Any]:
@@ -46,7 +48,7 @@ class OrganScoring(ScoringMethod):
         Raises:
             InputError: a tag that cannot be one.
         """
-        truth, judged = (_tag(request, key, default) for key, default in (("y", "final"), ("y_pred", "medsam2_atlas")))
+        truth, judged = (_tag(request, key, default) for key, default in (("y", FINAL), ("y_pred", models()[0].tag)))
         table = organ_table()
         studies: dict[str, Any] = {}
         scores: list[dict[int, OrganScore]] = []

@@ -2,6 +2,19 @@
 
 from medsam2_atlas.active_learning.assess import Assessment, assess, disagreement, uncertainty
 from medsam2_atlas.active_learning.choose import STRATEGIES, Choice, choose
+from medsam2_atlas.active_learning.config import ActiveLearningConfig, active_learning_config
 from medsam2_atlas.active_learning.table import Row, ScoreTable
 
-__all__ = ["STRATEGIES", "Assessment", "Choice", "Row", "ScoreTable", "assess", "choose", "disagreement", "uncertainty"]
+__all__ = [
+    "STRATEGIES",
+    "ActiveLearningConfig",
+    "Assessment",
+    "Choice",
+    "Row",
+    "ScoreTable",
+    "active_learning_config",
+    "assess",
+    "choose",
+    "disagreement",
+    "uncertainty",
+]

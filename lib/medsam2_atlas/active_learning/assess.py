@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medsam2_atlas.active_learning.config import active_learning_config
 from medsam2_atlas.atlas import Atlas, novelty, thumbnail_distance, thumbnail_of
 from medsam2_atlas.evaluation import dice_per_organ
 from medsam2_atlas.imaging.labels import organ_table
@@ -19,9 +20,6 @@ from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.prompting import Prompts
 from medsam2_atlas.registration import Transform, WorkImage
 from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps
-
-_LEAST_VISIBLE = 0.05
-_FALLBACK_COST = 0.25
 
 
 @dataclass(frozen=True)
@@ -54,36 +52,39 @@ def assess(
     doubts = uncertainty(scores, prompts)
     if doubts:
         values["uncertainty"] = float(np.mean(list(doubts.values())))
-        why["uncertainty"] = f"least certain for {_worst(doubts, lambda v: v)} (0 certain, 1 not at all)"
+        why["uncertainty"] = f"least certain for {_highest(doubts, lambda v: v)} (0 certain, 1 not at all)"
     unexplained, nearest = strangeness(image, atlas, scores)
-    values["novelty"] = (unexplained + nearest) / 2
+    weight = active_learning_config().template_weight
+    values["novelty"] = weight * unexplained + (1 - weight) * nearest
     why["novelty"] = (
         f"after registration it correlates with the atlas by {1 - unexplained:.2f} and with the most similar of "
         f"{len(atlas.references)} references by {1 - nearest:.2f}"
     )
     if foundation is not None and baseline is not None:
-        apart = disagreement(foundation, baseline)
-        if apart:
-            values["disagreement"] = float(np.mean(list(apart.values())))
+        differences = disagreement(foundation, baseline)
+        if differences:
+            values["disagreement"] = float(np.mean(list(differences.values())))
             mean = 1 - values["disagreement"]
-            least = _worst(apart, lambda v: 1 - v)
-            why["disagreement"] = f"foundation and U-Net agree to a mean Dice of {mean:.2f}, least for {least}"
+            lowest = _highest(differences, lambda v: 1 - v)
+            why["disagreement"] = f"foundation and U-Net agree to a mean Dice of {mean:.2f}, least for {lowest}"
     return Assessment(values, why)
 
 
 def uncertainty(scores: ScoreMaps, prompts: Prompts) -> dict[int, float]:
-    """Per organ in the scan, half the entropy's share of its score map, half the doubt about its prompt; 0..1.
+    """Returns per organ in the scan a mean of its score map's entropy share and the doubt about its prompt; 0..1.
 
     Doubt is what the highest score lacks to 1, more where a box had to be taken from another slice, and 1 without a prompt.
+    `ActiveLearningConfig` has the weights.
     """
+    config = active_learning_config()
     by_label = {prompt.label: prompt for prompt in prompts.prompts}
     found = {}
     for k, score in scores.maps.items():
-        if k not in organ_table().indices or score.visible < _LEAST_VISIBLE:
+        if k not in organ_table().indices or score.visible < config.min_visible:
             continue
         prompt = by_label.get(k)
-        doubt = 1.0 if prompt is None else min(1.0, 1 - score.maximum + _FALLBACK_COST * bool(prompt.notes))
-        found[k] = (_entropy_share(score) + doubt) / 2
+        doubt = 1.0 if prompt is None else min(1.0, 1 - score.maximum + config.fallback_doubt * bool(prompt.notes))
+        found[k] = config.entropy_weight * _entropy_share(score) + (1 - config.entropy_weight) * doubt
     return found
 
 
@@ -108,6 +109,7 @@ def _entropy_share(score: ScoreMap) -> float:
     return entropy / (entropy + float(p.sum())) if len(p) else 1.0
 
 
-def _worst(values: dict[int, float], shown: Callable[[float], float], count: int = 3) -> str:
+def _highest(values: dict[int, float], shown: Callable[[float], float], count: int = 3) -> str:
+    """Returns the organs of the highest values, each with what is shown of its value."""
     ranked = sorted(values, key=lambda k: -values[k])[:count]
     return ", ".join(f"{organ_table()[k].display.lower()} {shown(values[k]):.2f}" for k in ranked)

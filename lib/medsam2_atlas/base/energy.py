@@ -21,6 +21,8 @@ from medsam2_atlas.base.errors import problem_of
 log = logging.getLogger(__name__)
 
 _lock = threading.Lock()
+_INTERVAL_SECONDS = 2
+"""Between two looks at power: short against a case, and rare enough not to cost energy itself."""
 
 
 @cache
@@ -33,7 +35,7 @@ def _tracker() -> Any:
         save_to_file=False,
         log_level="error",
         tracking_mode="process",
-        measure_power_secs=2,
+        measure_power_secs=_INTERVAL_SECONDS,
         allow_multiple_runs=True,
     )
 

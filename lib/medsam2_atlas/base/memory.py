@@ -27,6 +27,7 @@ T = TypeVar("T")
 STEPS: tuple[Memory, ...] = get_args(Memory)
 """From the most memory to the least."""
 REMEMBERED_SECONDS = 600.0
+"""How long a step that fitted is begun with: other programs give their memory back at some time."""
 
 _TOLD: dict[Memory, str] = {
     "": "as usual",

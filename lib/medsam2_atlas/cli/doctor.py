@@ -26,13 +26,14 @@ def doctor_command(
     config: ConfigOption = None,
     dicomweb: Annotated[str, typer.Option(help="DICOMweb URL to try.")] = "http://127.0.0.1:8042/dicom-web",
 ) -> None:
-    """Print versions, device, weights, atlas and DICOMweb server, each with a remedy where something is missing."""
+    """Print versions, device, weights, atlas, settings and DICOMweb server, each with a remedy where something is missing."""
     rows = [
         *_versions(),
         *_looked_at("device", _device),
         *_looked_at("weights", lambda: _weights(checkpoint, config)),
         *_looked_at("U-Net", _unet),
         *_looked_at("atlas", lambda: _atlas(atlas)),
+        *_looked_at("settings", _settings),
         _dicomweb(dicomweb),
     ]
     table = Table("what", "state", "remedy")
@@ -94,6 +95,17 @@ def _atlas(given: Path | None) -> Iterator[_Row]:
 
     found = Atlas.load(find_atlas(given))
     yield _Row("atlas", f"{found.source}: version {found.version}, {len(found.references)} references")
+
+
+def _settings() -> Iterator[_Row]:
+    """Yields where the settings are, and those that somebody has changed; docs/settings.md lists all."""
+    from medsam2_atlas.base.resource import resource
+    from medsam2_atlas.cli.configurations import changed_settings
+
+    changed = changed_settings()
+    yield _Row("settings", f"{resource('configs')}: {'changed' if changed else 'all have their defaults'}")
+    for line in changed:
+        yield _Row("", line)
 
 
 def _file(file: Path, checksum: str) -> str:

@@ -130,12 +130,12 @@ def propagate_command(
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
     loop: Annotated[Loop, typer.Option(help="Propagation loop.")] = "symmetric",
-    window: Annotated[tuple[float, float], typer.Option(help="HU range that is kept.")] = (-100.0, 500.0),
+    window: Annotated[tuple[float, float] | None, typer.Option(help="HU range that is kept; default: as configured.")] = None,
     fill_holes: Annotated[bool, typer.Option(help="Fill small holes, as the official CUDA build does.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Run the propagation engine alone: boxes in, logits out, one float32 array [slices, H, W] per label."""
-    if not window[0] < window[1] or not all(map(math.isfinite, window)):
+    if window and not (window[0] < window[1] and all(map(math.isfinite, window))):
         raise InputError(str(window), "is not a HU window.", "Give the lower bound, then the upper one.")
     check_files((logits, NPZ), inputs=(image, prompts))
     import numpy as np

@@ -1,6 +1,7 @@
 """How good a label map is, and how far two ways to segment agree."""
 
 from medsam2_atlas.evaluation.agreement import DISAGREEMENT_LABELS, Agreement, compare_segmentations, comparison_report
+from medsam2_atlas.evaluation.config import EvaluationConfig, evaluation_config
 from medsam2_atlas.evaluation.metrics import OrganScore, compare_labels
 from medsam2_atlas.evaluation.prompt_error import PromptError, prompt_errors
 from medsam2_atlas.evaluation.scoring import mean_scores, rounded_mean, score_files
@@ -9,12 +10,14 @@ from medsam2_atlas.imaging.dice import dice_per_organ, mean_dice
 __all__ = [
     "DISAGREEMENT_LABELS",
     "Agreement",
+    "EvaluationConfig",
     "OrganScore",
     "PromptError",
     "compare_labels",
     "compare_segmentations",
     "comparison_report",
     "dice_per_organ",
+    "evaluation_config",
     "mean_dice",
     "mean_scores",
     "prompt_errors",

@@ -8,20 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from medsam2_atlas.evaluation.config import evaluation_config
 from medsam2_atlas.imaging.dice import dice
 from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.imaging.same_grid import another_grid, same_voxels
 from medsam2_atlas.imaging.volume import Volume
-
-NSD_TOLERANCE_MM = 2.0
 
 
 @dataclass(frozen=True)
 class OrganScore:
     """How alike two masks of an organ are.
 
-    dice: 0..1. nsd: share of the surfaces within 2 mm of each other, 0..1. hd95_mm: 95th percentile of the distances
-    between the surfaces; None where one mask is empty. volumes_ml: of the first and of the second.
+    dice: 0..1. nsd: share of the surfaces within a tolerance (`EvaluationConfig`) of each other, 0..1. hd95_mm: 95th percentile
+    of the distances between the surfaces; None where one mask is empty. volumes_ml: of the first and of the second.
     """
 
     dice: float
@@ -74,6 +73,7 @@ def _surface_scores(first: np.ndarray, second: np.ndarray, spacing: tuple[float,
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
     pair = [torch.from_numpy(np.pad(mask, 1))[None, None] for mask in (first, second)]  # a border closes cut surfaces
-    nsd = compute_surface_dice(*pair, class_thresholds=[NSD_TOLERANCE_MM], include_background=True, spacing=spacing)
+    tolerance = evaluation_config().nsd_tolerance_mm
+    nsd = compute_surface_dice(*pair, class_thresholds=[tolerance], include_background=True, spacing=spacing)
     hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)
     return float(nsd), float(hd95)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medsam2_atlas.evaluation.config import evaluation_config
 from medsam2_atlas.imaging.masks import at_ends, box_overlap, without_specks
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.prompting import THREE, Box, BoxPrompt, Prompts, bounding_box, prompts_from_labels
+from medsam2_atlas.prompting import Box, BoxPrompt, Prompts, bounding_box, prompting_config, prompts_from_labels
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,7 @@ class PromptError:
 def prompt_errors(prompts: Prompts, truth: Volume, organs: Iterable[int]) -> dict[int, PromptError | None]:
     """Errors of the organs that the truth holds; None for those of them that have no prompt.
 
-    Stray voxels of a label map, pieces of less than 1 % of their organ, are not part of the truth: one voxel in the pelvis
-    would stretch a kidney's range down to it.
+    Small pieces of a label map (`EvaluationConfig.min_piece_share`) are not part of the truth.
 
     Args:
         prompts: in voxel indices of the truth's grid.
@@ -46,23 +46,23 @@ def prompt_errors(prompts: Prompts, truth: Volume, organs: Iterable[int]) -> dic
         organs: organ numbers.
     """
     found = {p.label: p for p in prompts.prompts}
-    labels = without_specks(truth.array)
-    true = {p.label: p for p in prompts_from_labels(labels, organs, THREE, "").prompts}
+    labels = without_specks(truth.array, evaluation_config().min_piece_share)
+    true = {p.label: p for p in prompts_from_labels(labels, organs, prompting_config().three_boxes, "").prompts}
     spacing = np.array(truth.geometry.spacing)
     cut = at_ends(labels)
     errors: dict[int, PromptError | None] = {}
-    for k, wanted in true.items():
+    for k, expected in true.items():
         prompt = found.get(k)
         if prompt is None:
             errors[k] = None
             continue
-        apart = (
-            _centre(prompt.boxes, prompt.z_min, prompt.z_max) - _centre(wanted.boxes, wanted.z_min, wanted.z_max)
+        offset = (
+            _centre(prompt.boxes, prompt.z_min, prompt.z_max) - _centre(expected.boxes, expected.z_min, expected.z_max)
         ) * spacing
         errors[k] = PromptError(
-            float(np.linalg.norm(apart)),
-            float((prompt.z_min - wanted.z_min) * spacing[2]),
-            float((prompt.z_max - wanted.z_max) * spacing[2]),
+            float(np.linalg.norm(offset)),
+            float((prompt.z_min - expected.z_min) * spacing[2]),
+            float((prompt.z_max - expected.z_max) * spacing[2]),
             tuple(_overlap(box.box, labels[box.z] == k) for box in prompt.boxes),
             k in cut,
         )

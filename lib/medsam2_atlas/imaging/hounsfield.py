@@ -5,7 +5,8 @@ write CTs without the rescale intercept (+1024), shifted by 1000, with the inter
 12 bit; none of them yields a usable label map. `read_ct` is the only place where the rule is applied: everything that works
 on a CT's values reads it there. `read_volume` stays for what only needs the grid or the voxels as they are.
 
-The check looks at up to 200,000 voxels, spread evenly, so that its time does not depend on the size of the CT.
+The check looks at up to 200,000 voxels, spread evenly, so that its time does not depend on the size of the CT. Its limits are
+settings (`hu_config`).
 """
 
 from __future__ import annotations
@@ -18,44 +19,28 @@ from typing import Any
 import numpy as np
 
 from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.imaging.hu_config import hu_check_config
 from medsam2_atlas.imaging.volume import Volume, read_volume
 
 OFFSETS = (1024, 1000, -1024, -1000)
 """Known distances of a file's values from HU: no rescale intercept, air moved to 0, and either of them subtracted twice."""
 
-_SAMPLE = 200_000
+_MAX_SAMPLE = 200_000
 """Voxels that are looked at; a share of 0.5 % is then known to within 0.02 %."""
 _AIR = (-1100.0, -850.0)
 """HU of air outside the body, in bowel and airways, with the noise of a low-dose CT; lung is denser."""
 _SOFT = (-150.0, 150.0)
 """HU of fat, muscle, organs and blood, without dense contrast and bone."""
 _FAT = (-140.0, -50.0)
-_LOWEST = -1150.0
-"""Below air, even with noise: padding outside the field of view (−2000, −3024), and dark streaks of metal."""
-_LEAST_AIR = 0.002
-_LEAST_SOFT = 0.005
-"""Shares of all voxels, low enough for a crop of the lung and for a small child in a field of view of 50 cm (some percent)."""
-_LEAST_FAT = 0.01
-"""Share of all voxels. A crop inside the body without any air still has fat; 8-bit images and MR have no negative value."""
-_ORGAN_SPAN = 50.0
-"""Least span of 98 % of the values in a crop inside one organ; normalised values (−1 to 1, deviation 1) span less."""
-_CLIPPED = 0.03
-"""Share of voxels with exactly the lowest value from which the values have been clipped, such as to a soft-tissue window."""
-_MANY = 0.2
-"""Share of one exact value that only a mask has, and of dense voxels that no body has."""
+_BELOW_AIR = -1150.0
+"""HU below air, even with noise: padding outside the field of view (−2000, −3024), and dark streaks of metal."""
 _DENSE = 850.0
 """HU that cortical bone, metal and excreted contrast exceed: 0.06 to 0.3 % of the voxels in three patients' CTs."""
-_SHIFTED = 0.03
-"""Least share of shifted soft tissue. Three patients' CTs have 0.03 to 0.2 % at 850 to 1200 HU (dense bone); a crop of the
-pelvis with a bladder full of contrast may have more, but also has fat."""
-_MOSTLY_SHIFTED = 0.15
+_BEYOND_BONE = 3200.0
+"""Value that a body's HU, 1024 too high, hardly exceed: the densest bone has some 2000 HU."""
 _AIR_PEAK = -998.0
 """Most frequent HU of the air around patients: −995 to −1003 in two patients' CTs and in the phantoms."""
 _FAT_PEAK = -100.0
-_NEAR = 10.0
-"""Tolerance of both: the two offsets differ by 24."""
-_AROUND, _FATTY = 0.15, 0.05
-"""Shares from which air lies around the patient, not in bowel and lung, and from which the peak of fat is its own."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +113,7 @@ def examine(values: np.ndarray, added: float = 0.0) -> HuFinding:
     sample = _sampled(values) + np.float32(added)
     lowest = float(sample.min())
     flat = sample == lowest
-    padding = flat if lowest < _LOWEST and flat.mean() > _LEAST_SOFT else np.zeros(len(sample), bool)
+    padding = flat if lowest < _BELOW_AIR and flat.mean() > hu_check_config().min_padding else np.zeros(len(sample), bool)
     inside = sample[~padding]
     if not len(inside):  # hardly possible: two values, one of them rare
         inside = sample
@@ -179,7 +164,7 @@ def read_ct(path: str | Path, rule: HuRule = CHECK) -> Volume:
 def _sampled(values: np.ndarray) -> np.ndarray:
     """Every n-th voxel as float32, with n prime to the size of a slice, so that all rows and columns are met."""
     flat = values.reshape(-1)
-    step = max(1, len(flat) // _SAMPLE)
+    step = max(1, len(flat) // _MAX_SAMPLE)
     plane = int(np.prod(values.shape[1:])) or 1
     while step > 1 and math.gcd(step, plane) > 1:
         step += 1
@@ -196,7 +181,7 @@ def _known_shift(sample: np.ndarray, flat: np.ndarray) -> tuple[int, ...]:
 
     Values that are exactly the lowest one are left out if they are many: they are padding, or air clipped at some value.
     """
-    rest = sample[~flat] if flat.mean() > _LEAST_SOFT else sample
+    rest = sample[~flat] if flat.mean() > hu_check_config().min_padding else sample
     if not len(rest):
         return ()
     sign = 1 if _too_high(rest) else -1 if _too_low(rest) else 0
@@ -211,17 +196,22 @@ def _too_high(rest: np.ndarray) -> bool:
 
     Dense bone and contrast have 850 to 1200 HU too, but then less dense bone and contrast are more frequent.
     """
-    if float((rest < _SOFT[0] - 10).mean()) > 0.02 or float((rest > 3200).mean()) > 0.05:
+    config = hu_check_config()
+    darker, beyond = float((rest < _SOFT[0] - 10).mean()), float((rest > _BEYOND_BONE).mean())
+    if darker > config.max_darker or beyond > config.max_beyond_bone:
         return False
     found, trough = _share(rest, _SOFT, 1012), _share(rest, (424.0, 774.0))
-    return found >= max(_SHIFTED, 1.5 * trough) and (found >= _MOSTLY_SHIFTED or _share(rest, _FAT) < _SHIFTED)
+    if found < max(config.min_shifted, config.min_trough_ratio * trough):
+        return False
+    return found >= config.min_surely_shifted or _share(rest, _FAT) < config.min_shifted
 
 
 def _too_low(rest: np.ndarray) -> bool:
     """Returns whether soft tissue lies where HU have air, and air or fat lies below."""
-    if _share(rest, (_SOFT[0] + 50, _SOFT[1])) > 0.01 or _share(rest, _SOFT, -1012) < _SHIFTED:
+    config = hu_check_config()
+    if _share(rest, (_SOFT[0] + 50, _SOFT[1])) > config.max_unshifted or _share(rest, _SOFT, -1012) < config.min_shifted:
         return False
-    return float((rest < -1500).mean()) > _LEAST_SOFT
+    return float((rest < -1500).mean()) > config.min_padding
 
 
 def _by_air(sample: np.ndarray, flat: np.ndarray, rest: np.ndarray, sign: int) -> int | None:
@@ -229,26 +219,28 @@ def _by_air(sample: np.ndarray, flat: np.ndarray, rest: np.ndarray, sign: int) -
 
     Gas in the body does not count: with partial volumes it is up to 40 HU denser than the air around the patient.
     """
-    floor = float(sample.min()) if flat.mean() > _CLIPPED else None
+    config = hu_check_config()
+    floor = float(sample.min()) if flat.mean() > config.min_clipped else None
     for shift in (1024 * sign, 1000 * sign):
         around = (shift - 1090.0, shift - 880.0)
         air = _without_fill(rest[(rest >= around[0]) & (rest <= around[1])])
-        if len(air) > _AROUND * len(rest) and abs(_peak(air, *around) - shift - _AIR_PEAK) <= _NEAR:
+        outside = len(air) > config.min_outer_air * len(rest)
+        if outside and abs(_peak(air, *around) - shift - _AIR_PEAK) <= config.peak_tolerance:
             return shift
     for shift in (1024 * sign, 1000 * sign):  # air that is one value is −1000, or −1024 where fat says so
         fat = (shift - 160.0, shift - 40.0)
-        clipped = floor == shift - 1024 and _share(rest, fat) > _FATTY and abs(_peak(rest, *fat) - shift - _FAT_PEAK) <= _NEAR
-        if clipped or floor == shift - 1000:
+        known = floor == shift - 1024 and _share(rest, fat) > config.min_fat_peak
+        if floor == shift - 1000 or (known and abs(_peak(rest, *fat) - shift - _FAT_PEAK) <= config.peak_tolerance):
             return shift
     return None
 
 
 def _without_fill(air: np.ndarray) -> np.ndarray:
-    """Returns air without a value that a quarter of it has exactly: filled in outside the field of view, not measured."""
+    """Returns air without a value that much of it has exactly: filled in outside the field of view, not measured."""
     if not len(air):
         return air
     values, counts = np.unique(air, return_counts=True)
-    return air[air != values[counts.argmax()]] if counts.max() > 0.25 * len(air) else air
+    return air[air != values[counts.argmax()]] if counts.max() > hu_check_config().max_filled * len(air) else air
 
 
 def _peak(values: np.ndarray, low: float, high: float) -> float:
@@ -259,28 +251,29 @@ def _peak(values: np.ndarray, low: float, high: float) -> float:
 
 def _problem(inside: np.ndarray, air: float, soft: float) -> str:
     """Returns why values without a known shift cannot be HU; empty if they can."""
+    config = hu_check_config()
     low, high = (float(v) for v in np.percentile(inside, (1, 99)))
     span = f"98 % of them lie between {low:.4g} and {high:.4g}"
-    if soft < _LEAST_SOFT and air > 0.9:
+    if soft < config.min_soft_tissue and air > config.max_empty:
         return f"shows no body: {100 * air:.0f} % of its voxels are air (−1000)."
-    if soft < _LEAST_SOFT:
+    if soft < config.min_soft_tissue:
         return f"its values are no HU of a patient: {100 * soft:.1f} % of the voxels are soft tissue (−150 to 150); {span}."
     dark, dense = float((inside < _AIR[0]).mean()), float((inside > _DENSE).mean())
-    if dense > _MANY or (dark > 0.05 and soft < 0.05):
-        what = f"denser than bone ({_DENSE:.0f})" if dense > _MANY else "darker than air (−1000)"
+    if dense > config.max_dense or (dark > config.max_dark and soft < config.max_dark):
+        what = f"denser than bone ({_DENSE:.0f})" if dense > config.max_dense else "darker than air (−1000)"
         return f"its values are no HU: {100 * max(dense, dark):.0f} % of the voxels are {what}; {span}."
-    if air >= _LEAST_AIR:
+    if air >= config.min_air:
         return ""
     lung = _share(inside, (_AIR[1], -500.0))
-    organ = soft > 0.9 and high - low > _ORGAN_SPAN and float((inside < 0).mean()) > _LEAST_FAT
-    if _share(inside, _FAT) < _LEAST_FAT and lung < _LEAST_FAT and not organ:
+    organ = soft > config.min_organ and high - low > config.min_organ_span and float((inside < 0).mean()) > config.min_fat
+    if _share(inside, _FAT) < config.min_fat and lung < config.min_fat and not organ:
         guess = "Scaled to 8 or 12 bit, a label map, or no CT?"
         return f"its values are no HU: they show neither air (−1000) nor fat (−100); {span}. {guess}"
     lowest = float(inside.min())
-    if lowest > -500 and float((inside == lowest).mean()) > _CLIPPED:
+    if lowest > -500 and float((inside == lowest).mean()) > config.min_clipped:
         return f"its values are clipped at {lowest:.4g}, or masked with it: they show no air (−1000)."
     counts = np.unique(inside, return_counts=True)
-    if counts[1].max() > _MANY * len(inside):
+    if counts[1].max() > config.min_masked * len(inside):
         return f"its values are masked with {counts[0][counts[1].argmax()]:.4g}: they show no air (−1000)."
     return ""
 

@@ -30,9 +30,9 @@ def keep_largest_components(labels: np.ndarray) -> np.ndarray:
     return _with_pieces(labels, lambda sizes: np.arange(len(sizes)) == sizes.argmax())
 
 
-def without_specks(labels: np.ndarray, least: float = 0.01) -> np.ndarray:
-    """A label map without the 6-connected pieces that hold less than a share `least` of their organ's voxels."""
-    return _with_pieces(labels, lambda sizes: sizes >= least * sizes.sum())
+def without_specks(labels: np.ndarray, min_share: float) -> np.ndarray:
+    """Returns a label map without the 6-connected pieces that hold less than a share of their organ's voxels."""
+    return _with_pieces(labels, lambda sizes: sizes >= min_share * sizes.sum())
 
 
 def at_ends(labels: np.ndarray) -> set[int]:

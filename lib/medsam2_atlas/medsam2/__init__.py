@@ -1,12 +1,14 @@
 """MedSAM2: network, weights, and the engine that propagates boxes through a volume."""
 
 from medsam2_atlas.medsam2.checkpoint import Weights, find_checkpoint, load_weights
+from medsam2_atlas.medsam2.config import MedSAM2Config, medsam2_config
 from medsam2_atlas.medsam2.engine import MedSAM2Volume, OrganLogits
 from medsam2_atlas.medsam2.network import DEMO, OFFICIAL, build_network, load_config, parameter_shapes
 
 __all__ = [
     "DEMO",
     "OFFICIAL",
+    "MedSAM2Config",
     "MedSAM2Volume",
     "OrganLogits",
     "Weights",
@@ -14,5 +16,6 @@ __all__ = [
     "find_checkpoint",
     "load_config",
     "load_weights",
+    "medsam2_config",
     "parameter_shapes",
 ]

@@ -128,11 +128,11 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def _check_state(file: Path, wanted: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
-    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+def _check_state(file: Path, expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
+    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     shapes = [
         f"{name} {list(found[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in wanted.items()
+        for name, tensor in expected.items()
         if name in found and found[name].shape != tensor.shape
     ]
     problems = [

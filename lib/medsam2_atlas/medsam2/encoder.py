@@ -24,7 +24,7 @@ class FeatureStore:
     """The features of one volume's slices, made when first asked for and kept for later passes."""
 
     def __init__(
-        self, network: Any, planes: Callable[[int], np.ndarray], batch: int = 4, kept_on: torch.device | None = None
+        self, network: Any, planes: Callable[[int], np.ndarray], batch: int, kept_on: torch.device | None = None
     ) -> None:
         """
         Args:

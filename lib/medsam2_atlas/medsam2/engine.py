@@ -13,16 +13,16 @@ from scipy import ndimage
 from medsam2_atlas.base.choices import Loop, Memory
 from medsam2_atlas.base.progress import Progress, part, silent
 from medsam2_atlas.medsam2.checkpoint import Weights
+from medsam2_atlas.medsam2.config import medsam2_config
 from medsam2_atlas.medsam2.encoder import FeatureStore
-from medsam2_atlas.medsam2.preprocessing import HU_WINDOW, to_uint8
+from medsam2_atlas.medsam2.preprocessing import to_uint8
 from medsam2_atlas.medsam2.propagation import BOX_FIRST, BOX_LAST, OFF, ON, Mend, Points, Propagator, Track
 from medsam2_atlas.prompting import Box, MarkedOrgan, OrganPrompt, SliceMarks
 
-_ENCODED_TOGETHER = 4
-_BATCHES: dict[Memory, tuple[int, int]] = {"small": (4, 2), "smallest": (1, 1)}
-"""Organs and directions that take a step together, and slices that are encoded together, where memory is short."""
-_SMALL_HOLE = 8
+_MAX_HOLE = 8
+"""Pixels of the network's mask resolution; `fill_hole_area` of the official predictor."""
 _FILLED_LOGIT = 0.1
+"""Logit of filled holes: positive, and no more, as in the official predictor."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class MedSAM2Volume:
         weights: Weights,
         hu: np.ndarray,
         *,
-        window: tuple[float, float] = HU_WINDOW,
-        batch: int = 16,
+        window: tuple[float, float] | None = None,
+        batch: int | None = None,
         memory: Memory = "",
     ) -> None:
         """
@@ -59,18 +59,19 @@ class MedSAM2Volume:
             weights: network and weights.
             hu: CT `[z, y, x]` in HU, LPS orientation.
             window: HU range that is kept.
-            batch: organs and directions that take a step together; 1 repeats the official predictor's arithmetic to
-                the last digits, more is faster.
+            batch: organs and directions that take a step together. For both, `configs/medsam2.yaml` has the default.
             memory: how sparing to be with the memory of the network's device: `small` keeps the slices' features in main
                 memory and takes smaller batches, `smallest` takes one slice and one step at a time.
         """
-        steps, encoded = _BATCHES.get(memory, (batch, _ENCODED_TOGETHER))
-        batch = min(batch, steps)
-        kept_on = torch.device("cpu") if memory in _BATCHES and weights.device.type != "cpu" else None
+        spares = memory in ("small", "smallest")
+        max_batch, encoder_batch = medsam2_config().batches(memory)
+        if batch is None or (spares and batch > max_batch):
+            batch = max_batch
+        kept_on = torch.device("cpu") if spares and weights.device.type != "cpu" else None
         planes = to_uint8(hu, window)
         self._net = weights.network
         self._shape = hu.shape
-        self._features = FeatureStore(self._net, planes.__getitem__, min(batch, encoded), kept_on)
+        self._features = FeatureStore(self._net, planes.__getitem__, min(batch, encoder_batch), kept_on)
         self._propagator = Propagator(self._net, self._features, hu.shape[0], batch)
 
     def segment(
@@ -109,7 +110,7 @@ class MedSAM2Volume:
         organ: MarkedOrgan,
         *,
         patience: int,
-        doubt: float = 0.0,
+        min_certainty: float = 0.0,
         mend: Mend | None = None,
         progress: Progress = silent,
     ) -> OrganLogits:
@@ -121,14 +122,14 @@ class MedSAM2Volume:
 
         Args:
             organ: in voxel indices of the volume.
-            patience, doubt: when the search in a direction ends; see `Track`.
+            patience, min_certainty: when the search in a direction ends; see `Track`.
             mend: changes what the network makes of a marked slice, before it is remembered.
             progress: told stages and shares.
         """
         starts = {marks.z: self._points(marks) for marks in organ.telling}
         corrections = {marks.z: self._points(marks) for marks in organ.correcting}
         share = 0.5 if corrections else 1.0
-        tracks = self._both_ways(organ, min(starts), patience, doubt)
+        tracks = self._both_ways(organ, min(starts), patience, min_certainty)
         for track in tracks:
             track.starts, track.mend = starts, mend
             track.corrections = {z: p for z, p in corrections.items() if track.direction * (z - track.start) > 0}
@@ -136,7 +137,7 @@ class MedSAM2Volume:
         if corrections:
             known = {z: memory for t in tracks for z, memory in (t.starting | t.corrected).items()}
             logits = {z: t.logits[z] for t in tracks for z in known if z in t.logits}
-            tracks = self._both_ways(organ, min(known), patience, doubt)
+            tracks = self._both_ways(organ, min(known), patience, min_certainty)
             for track in tracks:
                 track.starting, track.logits = dict(known), dict(logits)
             self._propagator.run(tracks, part(progress, share, 1))
@@ -144,9 +145,9 @@ class MedSAM2Volume:
         return OrganLogits(organ.label, min(found), torch.cat([found[z] for z in sorted(found)]).cpu())
 
     @staticmethod
-    def _both_ways(organ: MarkedOrgan, start: int, patience: int, doubt: float) -> list[Track]:
+    def _both_ways(organ: MarkedOrgan, start: int, patience: int, min_certainty: float) -> list[Track]:
         ways = ((organ.z_max, 1), (organ.z_min, -1))
-        return [Track(organ.label, start, end, way, patience=patience, doubt=doubt) for end, way in ways]
+        return [Track(organ.label, start, end, way, patience=patience, min_certainty=min_certainty) for end, way in ways]
 
     def _tracks(self, prompt: OrganPrompt, loop: Loop) -> list[Track]:
         """From the middle box up to z_max, and from it down to z_min with a fresh memory."""
@@ -178,6 +179,6 @@ def _filled(low: torch.Tensor) -> torch.Tensor:
         pieces, count = ndimage.label(plane <= 0, np.ones((3, 3)))
         if count:
             sizes = np.bincount(pieces.ravel())
-            small = np.flatnonzero(sizes <= _SMALL_HOLE)
+            small = np.flatnonzero(sizes <= _MAX_HOLE)
             result[n][torch.from_numpy(np.isin(pieces, small[small > 0]))] = _FILLED_LOGIT
     return result

@@ -8,18 +8,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-HU_WINDOW = (-100.0, 500.0)
+from medsam2_atlas.medsam2.config import medsam2_config
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's red, green and blue, 0..1: SAM 2.1 was trained on images normalised by them."""
 
 
-def to_uint8(hu: np.ndarray, window: tuple[float, float] = HU_WINDOW) -> np.ndarray:
-    """A CT volume `[z, y, x]` in HU as 8 bit.
+def to_uint8(hu: np.ndarray, window: tuple[float, float] | None = None) -> np.ndarray:
+    """Returns a CT volume `[z, y, x]` in HU as 8 bit.
 
-    Clipped to the window, its own minimum to maximum stretched to 0..255 and truncated, as MedSAM2's published script
-    does. A volume of one value becomes 0.
+    The volume is clipped to the window (that of `configs/medsam2.yaml` by default), its own minimum to maximum stretched to
+    0..255 and truncated, as MedSAM2's published script does. A volume of one value becomes 0.
     """
-    clipped = np.clip(hu, *window)
+    clipped = np.clip(hu, *(window or medsam2_config().window))
     low, high = float(clipped.min()), float(clipped.max())
     if high <= low:
         return np.zeros(hu.shape, np.uint8)

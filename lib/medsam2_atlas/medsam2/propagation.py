@@ -30,6 +30,7 @@ from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.medsam2.encoder import FeatureStore, SliceFeatures
 
 _CORRECTION_CLAMP = 32.0
+"""Logit beyond which a tracked mask is clipped before it is corrected, as in the official predictor."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ class Track:
 
     starts: prompts of the slices that start the track. corrections: prompts of slices that are corrected after they were
     tracked. patience: slices in a row on which the organ is out of sight, after which the track ends, once past all of its
-    prompts; None: at `end`. doubt: a slice on which the mean logit within the mask falls below this share of what it is on
-    the starting slices is out of sight too: there the network follows something else, or is about to. mend: changes the
+    prompts; None: at `end`. min_certainty: the organ is also out of sight on a slice whose mean logit within the mask falls
+    below this share of that on the starting slices: there the network follows something else, or is about to. mend: changes the
     logits `[1, h, w]` of a prompted slice before they are remembered.
     logits: what came out, `[1, h, w]` per slice. starting, corrected: what is remembered of prompted slices; a track that
     begins with them and their logits goes on from there.
@@ -79,7 +80,7 @@ class Track:
     starts: dict[int, Points] = field(default_factory=dict)
     corrections: dict[int, Points] = field(default_factory=dict)
     patience: int | None = None
-    doubt: float = 0.0
+    min_certainty: float = 0.0
     mend: Mend | None = None
     logits: dict[int, torch.Tensor] = field(default_factory=dict)
     starting: dict[int, Memory] = field(default_factory=dict)
@@ -89,7 +90,7 @@ class Track:
     _unseen: int = 0
 
     @cached_property
-    def _usual(self) -> float:
+    def _starting_certainty(self) -> float:
         """Mean logit within the mask of the surest starting slice; those are there before the first step."""
         return max(_certainty(self.logits[start]) for start in self.starting)
 
@@ -108,7 +109,7 @@ class Track:
         """Ends the track where the organ has been out of sight for long enough."""
         if self.patience is None:
             return
-        self._unseen = 0 if _certainty(self.logits[z]) > self.doubt * self._usual else self._unseen + 1
+        self._unseen = 0 if _certainty(self.logits[z]) > self.min_certainty * self._starting_certainty else self._unseen + 1
         prompted = [self.direction * p for p in (*self.starting, *self.corrections)]
         self.ended = self._unseen >= self.patience and self.direction * z >= max(prompted)
 
@@ -126,13 +127,13 @@ def _certainty(logits: torch.Tensor) -> float:
 class Propagator:
     """Runs tracks over the slices of one volume."""
 
-    def __init__(self, network: Any, features: FeatureStore, slices: int, batch: int = 16) -> None:
+    def __init__(self, network: Any, features: FeatureStore, slices: int, batch: int) -> None:
         """
         Args:
             network: a SAM 2.1 network in evaluation mode.
             features: of the volume's slices.
             slices: number of slices of the volume; short volumes shorten the reach of object pointers.
-            batch: most tracks that take a step in one batch.
+            batch: max number of tracks that take a step in one batch.
         """
         self._net, self._features, self._batch = network, features, batch
         self._pointers = min(slices, int(network.max_obj_ptrs_in_encoder))
@@ -221,11 +222,11 @@ class Propagator:
         found = [(0, memory) for memory in track.starting.values()]
         stride = int(self._net.memory_temporal_stride_for_eval)
         for place in range(1, int(self._net.num_maskmem)):
-            back = int(self._net.num_maskmem) - place
-            if back == 1:
+            distance = int(self._net.num_maskmem) - place
+            if distance == 1:
                 earlier = z - track.direction
             else:  # on the grid of every `stride`-th slice, counted in the direction of travel
-                nearest = ((track.direction * z - 2) // stride) * stride - (back - 2) * stride
+                nearest = ((track.direction * z - 2) // stride) * stride - (distance - 2) * stride
                 earlier = track.direction * nearest
             if earlier in track.passed:
                 found.append((place, track.passed[earlier]))

@@ -2,6 +2,7 @@
 
 from medsam2_atlas.prompting.choice import Evidence, choose_prompts
 from medsam2_atlas.prompting.confidence import ConfidenceConfig, confidence, confidence_config
+from medsam2_atlas.prompting.config import PromptingConfig, prompting_config
 from medsam2_atlas.prompting.marks import MarkedOrgan, SliceMarks, marked_organ
 from medsam2_atlas.prompting.priors import by_stability, constrained, told_apart
 from medsam2_atlas.prompting.prompt import (
@@ -15,8 +16,6 @@ from medsam2_atlas.prompting.prompt import (
     read_prompts,
 )
 from medsam2_atlas.prompting.region import (
-    MIDDLE,
-    THREE,
     bounding_box,
     enlarged,
     prompt_from_planes,
@@ -26,8 +25,6 @@ from medsam2_atlas.prompting.region import (
 )
 
 __all__ = [
-    "MIDDLE",
-    "THREE",
     "Box",
     "BoxPrompt",
     "ConfidenceConfig",
@@ -35,6 +32,7 @@ __all__ = [
     "MarkedOrgan",
     "OrganPrompt",
     "PromptOrigin",
+    "PromptingConfig",
     "Prompts",
     "SliceMarks",
     "bounding_box",
@@ -47,6 +45,7 @@ __all__ = [
     "enlarged",
     "marked_organ",
     "prompt_from_planes",
+    "prompting_config",
     "prompts_from_labels",
     "prompts_from_report",
     "prompts_from_scores",

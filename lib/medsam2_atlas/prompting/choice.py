@@ -6,12 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from medsam2_atlas.prompting.config import prompting_config
 from medsam2_atlas.prompting.prompt import OrganPrompt, PromptOrigin, Prompts
 
 Source = Literal["atlas", "unet"]
-
-LEAST_CASES = 8
-"""Training cases of an organ below which a U-Net's validation Dice, over one or two cases, is not trusted."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +25,9 @@ class Evidence:
 
     def prefers(self, organ: int) -> tuple[Source, str]:
         """The source to ask first, and why."""
-        cases = self.unet_cases.get(organ, 0)
-        if cases < LEAST_CASES:
-            return "atlas", f"the U-Net was trained on {cases} cases of it, fewer than {LEAST_CASES}"
+        cases, required = self.unet_cases.get(organ, 0), prompting_config().min_unet_cases
+        if cases < required:
+            return "atlas", f"the U-Net was trained on {cases} cases of it, fewer than {required}"
         if organ not in self.unet:
             return "atlas", "no validation case of the U-Net has it"
         mine, other = self.unet[organ], self.atlas.get(organ)

@@ -7,19 +7,20 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from medsam2_atlas.base.configuration import read_config
+from medsam2_atlas.base.configuration import Settings, read_config
 from medsam2_atlas.base.resource import resource
 
 
-class ConfidenceConfig(BaseModel):
+class ConfidenceConfig(Settings):
     """ln(p / (1 − p)) = bias + Σ weight · evidence, p the probability that the boxes overlap the true ones by half or more."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    bias: float = Field(description="log odds without any evidence")
-    weights: dict[str, float] = Field(description="per kind of evidence, see scoremaps/evidence.py")
+    bias: float = Field(-4.482, description="log odds without any evidence; fitted by bench/confidence.py")
+    weights: dict[str, float] = Field(
+        {"certain": 6.406, "kept": 1.28, "size": -0.777, "similar": -0.925, "agreement": 0.625, "visible": 0.864},
+        description="log odds per unit of each kind of evidence (scoremaps/evidence.py); fitted by bench/confidence.py",
+    )
 
 
 @cache

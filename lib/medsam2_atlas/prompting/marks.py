@@ -13,7 +13,7 @@ from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.prompting.prompt import Box
 
 Point = tuple[float, float]
-_MOST_MARKS = 1000
+_MAX_MARKS = 1000
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ def marked_organ(
     Raises:
         InputError: nothing tells what the organ is, or a mark cannot be used.
     """
-    if len(boxes) + len(inside) + len(outside) > _MOST_MARKS:
-        raise InputError("marks", f"are more than {_MOST_MARKS}.", "Send fewer points.")
+    if len(boxes) + len(inside) + len(outside) > _MAX_MARKS:
+        raise InputError("marks", f"are more than {_MAX_MARKS}.", "Send fewer points.")
     if not boxes and not inside:
         raise InputError("marks", "do not tell what the organ is.", "Draw a box around it, or set a point on it.")
     corners = [_indices(volume, box, "box", 2) for box in boxes]
@@ -105,14 +105,14 @@ def marked_organ(
     )
 
 
-def _indices(volume: Volume, points: Sequence[Sequence[float]], what: str, wanted: int | None = None) -> list[list[int]]:
+def _indices(volume: Volume, points: Sequence[Sequence[float]], what: str, count: int | None = None) -> list[list[int]]:
     """Voxel indices (x, y, z) in the LPS volume of such in the file."""
     try:
         given = np.asarray(points, float).reshape(-1, 3)
-        if len(given) != len(points) or (wanted is not None and len(given) != wanted) or not np.isfinite(given).all():
+        if len(given) != len(points) or (count is not None and len(given) != count) or not np.isfinite(given).all():
             raise ValueError(points)
     except (TypeError, ValueError) as error:
-        form = "two corners, [x, y, z] each" if wanted else "[x, y, z]"
+        form = "two corners, [x, y, z] each" if count else "[x, y, z]"
         raise InputError(what, f"is not given as {form}.", "Give voxel indices of the image.") from error
     if ((given < -0.5) | (given > np.array(volume.file_geometry.size) - 0.5)).any():
         raise InputError(what, f"lies outside the image of size {volume.file_geometry.size}.")

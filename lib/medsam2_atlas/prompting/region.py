@@ -11,20 +11,10 @@ import numpy as np
 from medsam2_atlas.base.choices import ThresholdRule
 from medsam2_atlas.imaging.labels import OrganTable
 from medsam2_atlas.prompting.confidence import confidence, confidence_config
+from medsam2_atlas.prompting.config import prompting_config
 from medsam2_atlas.prompting.priors import told_apart
 from medsam2_atlas.prompting.prompt import BoxPrompt, OrganPrompt, Prompts
 from medsam2_atlas.scoremaps import ScoreMaps
-
-MIDDLE = (0.5,)
-THREE = (0.25, 0.5, 0.75)
-"""Where in the range boxes lie: strategy A's one, strategy B's three."""
-
-AREA_GROWTH = 1.10
-RANGE_GROWTH = 0.20
-"""What strategy D adds: 10 % of a box's area, 20 % of the range, half of it at each end."""
-
-_LEAST_VISIBLE = 0.05
-_LEAST_SCORE = 0.05
 
 
 def bounding_box(mask: np.ndarray) -> tuple[float, float, float, float]:
@@ -51,11 +41,11 @@ def prompt_from_planes(
     boxes: dict[int, BoxPrompt] = {}
     notes = []
     for fraction in fractions:
-        wanted = math.floor(z_min + (z_max - z_min) * fraction)
-        by_distance = sorted(range(z_min, z_max + 1), key=lambda z: abs(z - wanted))
+        requested = math.floor(z_min + (z_max - z_min) * fraction)
+        by_distance = sorted(range(z_min, z_max + 1), key=lambda z: abs(z - requested))
         found, mask = next((z, mask) for z in by_distance if (mask := mask_at(z)).any())
-        if found != wanted:
-            notes.append(f"slice {wanted} is empty: box taken from slice {found}")
+        if found != requested:
+            notes.append(f"slice {requested} is empty: box taken from slice {found}")
         if found in boxes:
             notes.append(f"the box at {fraction:.0%} shares slice {found} with another")
         boxes[found] = BoxPrompt(found, bounding_box(mask))
@@ -79,18 +69,18 @@ def prompts_from_scores(
         rule: those that the "atlas" was found to do best with, "published" ones, made for 15 references and their plain
             mean, or "adaptive" ones, min(0.5, half the map's maximum). Where the atlas knows none, adaptive ones are taken.
     """
-    prompts, missing = [], {}
+    config, prompts, missing = prompting_config(), [], {}
     for k in organs:
         score = scores.maps.get(k)
         if score is None:
             missing[k] = "no reference of the atlas has it labelled"
             continue
-        if score.visible < _LEAST_VISIBLE:
+        if score.visible < config.min_visible:
             missing[k] = "it lies outside the scan"
             continue
         highest = score.maximum
         threshold = threshold_of(rule, k, scores, table)
-        if highest < _LEAST_SCORE or highest <= threshold:
+        if highest < config.min_score or highest <= threshold:
             missing[k] = f"its score stays at or below {highest:.2f}, the threshold is {threshold:.2f}"
             continue
         hits = np.flatnonzero((score.values > threshold * 255).any((1, 2)))
@@ -99,7 +89,7 @@ def prompts_from_scores(
             missing[k] = f"no pixel's score is above the threshold {threshold:.2f}"
             continue
         prompt = prompt_from_planes(k, min(planes), max(planes), _lookup(planes, scores.geometry.shape), fractions)
-        if score.visible < 0.95:
+        if score.visible < config.min_fully_imaged:
             prompt = replace(prompt, notes=(*prompt.notes, f"about {1 - score.visible:.0%} of it lies outside the scan"))
         prompts.append(replace(prompt, confidence=confidence(score.evidence, confidence_config())))
     return told_apart(Prompts(tuple(prompts), missing), table, scores)
@@ -133,22 +123,23 @@ def prompts_from_labels(labels: np.ndarray, organs: Iterable[int], fractions: tu
 
 
 def enlarged(prompts: Prompts, table: OrganTable, shape: tuple[int, ...]) -> Prompts:
-    """Strategy D's margins: boxes of 1.1 times the area, ranges of 1.2 times the length, within the volume `[z, y, x]`.
+    """Adds strategy D's margins to boxes and ranges, within the volume `[z, y, x]`; `PromptingConfig` has their sizes.
 
     Ranges stay as they are for organs whose table entry says so. Boxes stay on their slices.
     """
     depth, rows, columns = shape
-    result = []
+    config, result = prompting_config(), []
+    widening = (math.sqrt(config.box_area_factor) - 1) / 2
     for prompt in prompts.prompts:
         boxes = []
         for box in prompt.boxes:
             x0, y0, x1, y1 = box.box
-            grow_x, grow_y = ((math.sqrt(AREA_GROWTH) - 1) / 2 * (side + 1) for side in (x1 - x0, y1 - y0))
+            grow_x, grow_y = (widening * (side + 1) for side in (x1 - x0, y1 - y0))
             corners = (max(0, x0 - grow_x), max(0, y0 - grow_y), min(columns - 1, x1 + grow_x), min(rows - 1, y1 + grow_y))
             boxes.append(BoxPrompt(box.z, corners))
         more = 0
         if table[prompt.label].enlarge_z:
-            more = math.floor(RANGE_GROWTH / 2 * (prompt.z_max - prompt.z_min + 1) + 0.5)
+            more = math.floor(config.range_growth / 2 * (prompt.z_max - prompt.z_min + 1) + 0.5)
         z_min, z_max = max(0, prompt.z_min - more), min(depth - 1, prompt.z_max + more)
         result.append(replace(prompt, z_min=z_min, z_max=z_max, boxes=tuple(boxes)))
     return replace(prompts, prompts=tuple(result))

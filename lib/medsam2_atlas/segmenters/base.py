@@ -57,9 +57,9 @@ class Options:
     organs: numbers; all of the table if empty. prompts: source of the first boxes: `atlas` (score maps), `unet` (coarse masks
     of the U-Net), `both` (per organ the better of these two), or the name of another segmenter that gives coarse masks.
     weights: name of MedSAM2's weights; the default ones if empty. loop: see `medsam2.propagation`. thresholds: see `prompting`.
-    fill_holes: as the official CUDA build does. batch: organs and directions per network step. augment: test-time augmentation
-    of the U-Nets. memory: how sparing networks are with a GPU's memory. truth: true label map, for the reference strategies
-    only. marks: a person's boxes and points, for `medsam2` only.
+    fill_holes: as the official CUDA build does. augment: test-time augmentation of the U-Nets. memory: how sparing networks are
+    with a GPU's memory. truth: true label map, for the reference strategies only. marks: a person's boxes and points, for
+    `medsam2` only.
     """
 
     organs: tuple[int, ...] = ()
@@ -68,7 +68,6 @@ class Options:
     loop: Loop = "symmetric"
     thresholds: ThresholdRule = "atlas"
     fill_holes: bool = False
-    batch: int = 16
     augment: bool = False
     memory: Memory = ""
     truth: Volume | None = None

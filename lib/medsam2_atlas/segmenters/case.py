@@ -17,12 +17,12 @@ from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights
 from medsam2_atlas.prompting import (
-    THREE,
     Evidence,
     OrganPrompt,
     PromptOrigin,
     Prompts,
     choose_prompts,
+    prompting_config,
     prompts_from_labels,
     prompts_from_scores,
 )
@@ -145,7 +145,7 @@ class Case:
         if self._volume is None:
             weights = self.weights
             with clock.stage("network"):
-                self._volume = MedSAM2Volume(weights, self.image.array, batch=options.batch, memory=options.memory)
+                self._volume = MedSAM2Volume(weights, self.image.array, memory=options.memory)
         with clock.stage("network"):
             return self._volume.segment(prompts, loop=options.loop, fill_holes=options.fill_holes, progress=current())
 
@@ -161,7 +161,7 @@ class Case:
     def first_pass(self, clock: Clock) -> tuple[Prompts, np.ndarray]:
         """Returns three boxes per organ, and the label map `[z, y, x]` that they give."""
         if self._first is None:
-            prompts = self.first_prompts(THREE, clock)
+            prompts = self.first_prompts(prompting_config().three_boxes, clock)
             self._first = prompts, self.prompted(prompts, clock)
         return self._first
 

@@ -20,18 +20,8 @@ from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights
 from medsam2_atlas.prompting import MarkedOrgan, SliceMarks
 from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Resources, Segmentation, Segmenter, base_report
-
-OUT_OF_SIGHT_MM = 12.0
-"""How far an organ is followed after it went out of sight."""
-
-_AS_DEEP = 0.6
-_SURE_LOGIT = 8.0
-_MENDED_MM = 15.0
-_ALIKE_HU = 40.0
-
-DOUBT = 0.5
-"""Share of the marked slices' mean logit below which a slice counts as one that does not show the organ."""
-
+from medsam2_atlas.segmenters.changed_settings import marked_settings
+from medsam2_atlas.segmenters.marked_config import marks_config
 
 INTERACTIVE = "medsam2"
 
@@ -68,7 +58,8 @@ class Marked(Segmenter):
         """Returns what the result depends on; it is never stored, since it holds one organ."""
         device = self._resources.ladder.device_of(options.memory)
         weights = self._resources.weights(options.weights).sha256
-        return self._basis(options) | {"weights": weights} | ran_on(device, medsam2=True, unet=False, memory=options.memory)
+        found = self._basis(options) | {"weights": weights} | marked_settings()
+        return found | ran_on(device, medsam2=True, unet=False, memory=options.memory)
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
         """Segments the organ that `options.marks` mark; see `segment_marked`."""
@@ -107,7 +98,8 @@ def segment_marked(
         progress: told stages and shares.
     """
     began = time.perf_counter()
-    patience = max(1, round(OUT_OF_SIGHT_MM / image.geometry.spacing[2]))
+    config = marks_config()
+    patience = max(1, round(config.max_gap_mm / image.geometry.spacing[2]))
     by_slice, overruled = {marks.z: marks for marks in organ.slices}, dict[int, str]()
 
     def mend(z: int, low: torch.Tensor) -> torch.Tensor:
@@ -116,7 +108,7 @@ def segment_marked(
             overruled[z] = note
         return mended
 
-    logits = prepared.segment_marked(organ, patience=patience, doubt=DOUBT, mend=mend, progress=progress)
+    logits = prepared.segment_marked(organ, patience=patience, min_certainty=config.min_certainty, mend=mend, progress=progress)
     mask = _mask(logits, image.array.shape)
     for z, marks in by_slice.items():  # once more at full resolution
         note = honour(mask[z], image, marks)
@@ -159,8 +151,9 @@ def _mended(low: torch.Tensor, image: Volume, marks: SliceMarks) -> tuple[torch.
         return low, ""
     change = torch.from_numpy(after.astype(np.float32) - before)[None, None]
     change = F.interpolate(change, low.shape[-2:], mode="area")[0].to(low.device)
-    sure = torch.full_like(low, _SURE_LOGIT)
-    return torch.where(change > 0.4, sure, torch.where(change < -0.4, -sure, low)), note
+    config = marks_config()
+    certain, share = torch.full_like(low, config.certain_logit), config.min_changed_share
+    return torch.where(change > share, certain, torch.where(change < -share, -certain, low)), note
 
 
 def honour(plane: np.ndarray, image: Volume, marks: SliceMarks) -> str:
@@ -170,7 +163,7 @@ def honour(plane: np.ndarray, image: Volume, marks: SliceMarks) -> str:
     else what is nearer to its deepest pixel than to the point. What a missed point on the organ adds: what around it has
     about its intensity.
     """
-    step = np.array(image.geometry.spacing[1::-1])
+    config, step = marks_config(), np.array(image.geometry.spacing[1::-1])
     notes = []
     for x, y in marks.outside:
         off = (round(y), round(x))
@@ -180,14 +173,15 @@ def honour(plane: np.ndarray, image: Volume, marks: SliceMarks) -> str:
             depth = ndimage.distance_transform_edt(np.pad(piece, 1), sampling=step)[1:-1, 1:-1]
             core = np.unravel_index(int(depth.argmax()), depth.shape)
             wrong = piece
-            if depth[off] < _AS_DEEP * depth[core]:
+            if depth[off] < config.min_inner_depth * depth[core]:
                 wrong = piece & (_away(plane.shape, off, step) < _away(plane.shape, core, step))
             plane[wrong] = False
             notes.append(f"slice {marks.z}: ({x:.0f}, {y:.0f}) was taken off")
     for x, y in marks.inside:
         on = (round(y), round(x))
         if not plane[on]:
-            plane |= _alike(image.array[marks.z], on, _away(plane.shape, on, step) < _MENDED_MM)
+            near = _away(plane.shape, on, step) < config.max_radius_mm
+            plane |= _alike(image.array[marks.z], on, near, config.max_hu_difference)
             notes.append(f"slice {marks.z}: ({x:.0f}, {y:.0f}) was added")
     return "; ".join(notes)
 
@@ -199,10 +193,10 @@ def _away(shape: tuple[int, ...], place: Sequence[int | np.integer], step: np.nd
     return distance
 
 
-def _alike(hu: np.ndarray, place: tuple[int, int], near: np.ndarray) -> np.ndarray:
-    """What is connected to a pixel, near it, and of about the intensity around it."""
+def _alike(hu: np.ndarray, place: tuple[int, int], near: np.ndarray, max_difference: float) -> np.ndarray:
+    """Returns the pixels that are connected to one, near it, and of about the intensity (HU) around it."""
     around = hu[max(0, place[0] - 1) : place[0] + 2, max(0, place[1] - 1) : place[1] + 2]
-    alike = near & (np.abs(hu - np.median(around)) <= _ALIKE_HU)
+    alike = near & (np.abs(hu - np.median(around)) <= max_difference)
     alike[place] = True
     pieces, _ = ndimage.label(alike)
     piece: np.ndarray = pieces == pieces[place]

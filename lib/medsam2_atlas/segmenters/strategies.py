@@ -26,8 +26,6 @@ from medsam2_atlas.base.memory import ran_on
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.prompting import (
-    MIDDLE,
-    THREE,
     PromptOrigin,
     Prompts,
     by_stability,
@@ -36,10 +34,12 @@ from medsam2_atlas.prompting import (
     constrained,
     describe_prompts,
     enlarged,
+    prompting_config,
 )
 from medsam2_atlas.scoremaps import fusion_config
 from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Report, Segmentation, Segmenter, base_report, only
 from medsam2_atlas.segmenters.case import Case, Clock, prompter_of
+from medsam2_atlas.segmenters.changed_settings import foundation_settings
 from medsam2_atlas.segmenters.fusion import fuse_scores
 from medsam2_atlas.segmenters.registry import models, trainable
 
@@ -62,7 +62,7 @@ def _atlas(case: Case, clock: Clock) -> Outcome:
 
 
 def _a(case: Case, clock: Clock) -> Outcome:
-    return _one_pass(case, case.first_prompts(MIDDLE, clock), clock)
+    return _one_pass(case, case.first_prompts(prompting_config().one_box, clock), clock)
 
 
 def _b(case: Case, clock: Clock) -> Outcome:
@@ -82,9 +82,9 @@ def _e(case: Case, clock: Clock) -> Outcome:
     return _second_pass(case, _by_stability(case, clock), clock, enlarge=True)
 
 
-def _reference(fractions: tuple[float, ...]) -> Callable[[Case, Clock], Outcome]:
+def _reference(places: Callable[[], tuple[float, ...]]) -> Callable[[Case, Clock], Outcome]:
     def run(case: Case, clock: Clock) -> Outcome:
-        return _one_pass(case, case.from_labels(case.true_labels(), fractions, "the truth lacks it", clock), clock)
+        return _one_pass(case, case.from_labels(case.true_labels(), places(), "the truth lacks it", clock), clock)
 
     return run
 
@@ -95,7 +95,7 @@ def _one_pass(case: Case, prompts: Prompts, clock: Clock) -> Outcome:
 
 def _second_pass(case: Case, first: Outcome, clock: Clock, *, enlarge: bool) -> Outcome:
     """Prompts again from the masks of the first pass."""
-    prompts = case.from_labels(first.labels, THREE, "the first pass found nothing", clock)
+    prompts = case.from_labels(first.labels, prompting_config().three_boxes, "the first pass found nothing", clock)
     if enlarge:
         prompts = enlarged(prompts, organ_table(), case.image.array.shape)
     return Outcome(case.prompted(prompts, clock), (*first.passes, prompts))
@@ -103,7 +103,7 @@ def _second_pass(case: Case, first: Outcome, clock: Clock, *, enlarge: bool) -> 
 
 def _by_stability(case: Case, clock: Clock) -> Outcome:
     """Segments organs with sure prompts first, then the others, whose score maps the first masks constrain."""
-    prompts = case.first_prompts(THREE, clock)
+    prompts = case.first_prompts(prompting_config().three_boxes, clock)
     stable, later = by_stability(prompts)
     if not later or case.options.prompts not in (
         "atlas",
@@ -117,7 +117,7 @@ def _by_stability(case: Case, clock: Clock) -> Outcome:
     with clock.stage("prompts"):
         scores = constrained(scores, labels, later)
     from_atlas = [k for k in later if prompts.origins.get(k, _FROM_ATLAS).source == "atlas"]
-    given |= {p.label: p for p in case.prompts_of(scores, from_atlas, THREE, clock).prompts}
+    given |= {p.label: p for p in case.prompts_of(scores, from_atlas, prompting_config().three_boxes, clock).prompts}
     used = replace(prompts, prompts=tuple(given[k] for k in (*stable, *later)))
     logits |= case.logits([given[k] for k in later], clock)
     return Outcome(case.fused(logits, clock), (used,))
@@ -132,8 +132,8 @@ STRATEGIES: dict[str, Callable[[Case, Clock], Outcome]] = {
     "C": _c,
     "D": _d,
     "E": _e,
-    "reference-1": _reference(MIDDLE),
-    "reference-3": _reference(THREE),
+    "reference-1": _reference(lambda: prompting_config().one_box),
+    "reference-3": _reference(lambda: prompting_config().three_boxes),
 }
 REFERENCE_STRATEGIES = frozenset(name for model in models(roles=["reference"]) for name in model.names)
 
@@ -176,9 +176,10 @@ class Strategy(Segmenter):
         resources = self._resources
         found = self._basis(options) | {"strategy": self.name, "atlas": resources.atlas().version}
         found |= {"fusion": fusion_config().model_dump()}
+        prompter = prompter_of(options, resources) if self.uses_network else None
+        found |= foundation_settings(network=self.uses_network, unet=prompter is not None)
         if not self.uses_network:
             return found
-        prompter = prompter_of(options, resources)
         unusual = {
             key: value
             for key, value in (("loop", options.loop), ("thresholds", options.thresholds), ("fill_holes", options.fill_holes))

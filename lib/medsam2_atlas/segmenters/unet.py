@@ -11,6 +11,7 @@ from medsam2_atlas.base.progress import current
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Segmentation, Segmenter, Validation, base_report, only
+from medsam2_atlas.segmenters.changed_settings import unet_settings
 from medsam2_atlas.unet import UNet, predict
 
 
@@ -51,7 +52,8 @@ class UNetSegmenter(Segmenter):
     def provenance(self, options: Options) -> Provenance:
         """Returns the checksum of the weights, options, and the device (`memory.ran_on`)."""
         where = ran_on(self._resources.ladder.device_of(options.memory), medsam2=False, unet=True, memory=options.memory)
-        return self._basis(options) | {"augment": options.augment, "weights": self._unet().sha256} | where
+        found = self._basis(options) | {"augment": options.augment, "weights": self._unet().sha256}
+        return found | unet_settings() | where
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
         """Segments a CT by sliding windows."""

@@ -31,6 +31,43 @@ class TrainingConfig(BaseModel):
     seed: int = Field(0, description="of all random choices")
 
 
+class AugmentationConfig(BaseModel):
+    """Random changes of training patches, beside `rotation` and `scaling`: patients and scanners differ as much.
+
+    Intensities are those of the network, 0 to 1 over the window of HU. Nothing mirrors: the left kidney is not a right one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shape: float = Field(0.7, ge=0, le=1, description="probability that a patch is rotated and scaled")
+    resolution: float = Field(0.1, ge=0, le=1, description="probability of a lower resolution, as of thick slices")
+    resolution_range: tuple[float, float] = Field((0.6, 1.0), description="factors of the resolution")
+    blur: float = Field(0.15, ge=0, le=1, description="probability of smoothing, as by a soft kernel")
+    blur_range: tuple[float, float] = Field((0.3, 0.9), description="voxels; standard deviations of the smoothing, each axis")
+    noise: float = Field(0.3, ge=0, le=1, description="probability of Gaussian noise, as of a low dose")
+    max_noise: float = Field(0.06, ge=0, description="largest standard deviation of the noise; 24 HU with the usual window")
+    intensity_scale: float = Field(0.4, ge=0, le=1, description="probability that intensities are scaled, as by contrast agent")
+    max_intensity_scale: float = Field(0.15, ge=0, description="largest relative change of intensities")
+    intensity_shift: float = Field(0.4, ge=0, le=1, description="probability that intensities are shifted")
+    max_intensity_shift: float = Field(0.08, ge=0, description="largest shift of intensities; 32 HU with the usual window")
+    contrast: float = Field(0.3, ge=0, le=1, description="probability of another gamma")
+    contrast_range: tuple[float, float] = Field((0.75, 1.35), description="gammas")
+
+
+class LossConfig(BaseModel):
+    """Weights of the training loss."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dice: float = Field(0.5, ge=0, le=1, description="share of soft Dice; the rest is cross entropy. Both alike, as in nnU-Net")
+    head_decay: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="weight of each head of deep supervision, as a factor of the next finer one's; as in nnU-Net",
+    )
+
+
 class UNetConfig(BaseModel):
     """Network, grid and training of a U-Net. Axis order of `spacing` and `patch` is (x, y, z)."""
 
@@ -43,7 +80,11 @@ class UNetConfig(BaseModel):
     heads: int = Field(2, ge=0, description="coarser outputs that deep supervision trains too")
     window: tuple[float, float] = Field((-160.0, 240.0), description="HU that become 0 and 1; beyond is clipped")
     overlap: float = Field(0.25, ge=0, lt=0.9, description="of neighbouring windows at inference")
-    training: TrainingConfig = Field(default_factory=lambda: TrainingConfig.model_validate({}))
+    training: TrainingConfig = Field(default_factory=lambda: TrainingConfig.model_validate({}), description="how it is trained")
+    augmentation: AugmentationConfig = Field(
+        default_factory=lambda: AugmentationConfig.model_validate({}), description="random changes of training patches"
+    )
+    loss: LossConfig = Field(default_factory=lambda: LossConfig.model_validate({}), description="weights of the training loss")
 
     @model_validator(mode="after")
     def _consistent(self) -> UNetConfig:
@@ -74,6 +115,11 @@ def unet_config(name: str | Path) -> UNetConfig:
             )
         path = presets[str(name)]
     return read_config(UNetConfig, path, "U-Net configuration", "Compare it with configs/unet/.")
+
+
+def same_network(a: UNetConfig, b: UNetConfig) -> bool:
+    """Returns whether weights of one configuration fit the other: they may differ in their training only."""
+    return a.model_copy(update={"training": b.training, "augmentation": b.augmentation, "loss": b.loss}) == b
 
 
 def with_training(config: UNetConfig, changes: dict[str, Any]) -> UNetConfig:

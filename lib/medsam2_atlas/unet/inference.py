@@ -17,12 +17,9 @@ from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.imaging.masks import keep_largest_components
 from medsam2_atlas.imaging.volume import Geometry, Volume
 from medsam2_atlas.unet.config import UNetConfig
+from medsam2_atlas.unet.inference_config import unet_inference_config
 from medsam2_atlas.unet.network import UNet
 from medsam2_atlas.unet.transforms import array_affine, grid_transforms
-
-_WORTH_A_LOOK = 0.02
-_VARIANTS = ((6.0, 1.0), (-6.0, 1.0), (0.0, 1.07), (0.0, 0.93))
-"""Test-time augmentation: degrees about the patient's long axis and scale; no mirror, as in training."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +37,23 @@ class UNetInferer(Inferer):
         """
         Args:
             config: of the network.
-            augment: average over slightly turned and scaled copies too; five times as long.
+            augment: average over slightly turned and scaled copies too (`configs/unet.yaml`); five times as long.
             memory: `small` puts the volume together in main memory, so that the network's device holds a window at a time;
                 `smallest` also gives windows fewer slices, so that the result differs.
             progress: called with the fraction completed.
         """
         super().__init__()
-        self._spares = memory in ("small", "smallest")
+        self._spares, settings = memory in ("small", "smallest"), unet_inference_config()
         patch = tuple(reversed(_shorter(config) if memory == "smallest" else config.patch))
         # Where the scan is shorter than a window, its last slices are repeated, as in training: air there would show the
         # network a cut that no patient has.
         options: dict[str, Any] = {"overlap": config.overlap, "mode": "gaussian", "padding_mode": "replicate"}
         self._windows: SlidingWindowInferer = (
-            SliceInferer(spatial_dim=0, roi_size=patch, sw_batch_size=1 if self._spares else 8, **options)
+            SliceInferer(spatial_dim=0, roi_size=patch, sw_batch_size=1 if self._spares else settings.window_batch, **options)
             if config.dimensions == 2
             else SlidingWindowInferer(roi_size=patch, sw_batch_size=1, **options)
         )
-        self._variants = ((0.0, 1.0), *_VARIANTS) if augment else ((0.0, 1.0),)
+        self._variants = ((0.0, 1.0), *settings.variants) if augment else ((0.0, 1.0),)
         self._progress = progress
 
     def __call__(self, inputs: torch.Tensor, network: Any, *_: Any, **__: Any) -> torch.Tensor:
@@ -83,7 +80,7 @@ class UNetInferer(Inferer):
                 logits = self._windows(_turned(image, degrees, scale) if turned else image, window)
                 found = logits.softmax(1)
                 del logits
-                found = _turned(found, degrees, scale, back=True) if turned else found
+                found = _turned(found, degrees, scale, inverse=True) if turned else found
                 total = found if total is None else total.add_(found)
                 self._progress("U-Net", (number + 1) / len(self._variants))
         assert total is not None, "the first variant is the image itself"
@@ -91,22 +88,22 @@ class UNetInferer(Inferer):
 
 
 def _shorter(config: UNetConfig) -> tuple[int, ...]:
-    """Returns sides of windows with at most three quarters of the slices, where the network can take them.
+    """Returns sides of windows with fewer slices (`reduced_slices`), as many as the network can take.
 
-    More would cost quality: with half of the slices, the demo U-Net's mean Dice fell by .02 to .07 on phantoms, and with half
-    of all sides from .88 to .32, for it tells organs by what lies around them. In two dimensions, windows stay as they are.
+    Their other sides stay: with half of all sides, the demo U-Net's mean Dice fell from .88 to .32 on phantoms, for it tells
+    organs by what lies around them. In two dimensions, windows stay as they are.
     """
     step, slices = 2 ** (len(config.filters) - 1), config.patch[-1]
-    fewer = slices * 3 // 4 // step * step
+    fewer = int(slices * unet_inference_config().reduced_slices) // step * step
     return (*config.patch[:-1], fewer) if config.dimensions == 3 and fewer else config.patch
 
 
-def _turned(image: torch.Tensor, degrees: float, scale: float, back: bool = False) -> torch.Tensor:
+def _turned(image: torch.Tensor, degrees: float, scale: float, inverse: bool = False) -> torch.Tensor:
     """The image turned in its axial planes and scaled about its middle, `[1, c, z, y, x]`; or that undone."""
     rows, columns = image.shape[-2:]
     angle = np.radians(degrees)
     matrix: np.ndarray = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
-    matrix = np.linalg.inv(matrix) if back else matrix
+    matrix = np.linalg.inv(matrix) if inverse else matrix
     matrix = matrix * np.array([[1, rows / columns], [columns / rows, 1]])  # grid_sample's units are not square
     theta = torch.tensor(np.concatenate([matrix, np.zeros((2, 1))], 1), dtype=torch.float32, device=image.device)
     result = torch.empty_like(image)
@@ -151,7 +148,7 @@ def restore(probabilities: torch.Tensor, affine: torch.Tensor, geometry: Geometr
     probabilities = torch.as_tensor(probabilities)
     to_work = (torch.linalg.inv(torch.as_tensor(affine, dtype=torch.float64)) @ array_affine(geometry)).numpy()
     scale, shift = np.diag(to_work)[:3], to_work[:3, 3]
-    depth = probabilities.shape[1]
+    depth, minimum = probabilities.shape[1], unet_inference_config().min_probability
     labels = np.zeros(geometry.shape, np.uint8)
     sums, counts = np.zeros(probabilities.shape[0]), np.zeros(probabilities.shape[0], np.int64)
     axes = [torch.arange(geometry.shape[a], dtype=torch.float32) * scale[a] + shift[a] for a in (1, 2)]
@@ -162,8 +159,8 @@ def restore(probabilities: torch.Tensor, affine: torch.Tensor, geometry: Geometr
         low = int(np.clip(np.floor(place), 0, depth - 1))
         high, part = min(low + 1, depth - 1), float(np.clip(place - low, 0, 1))
         plane = probabilities[:, low] * (1 - part) + probabilities[:, high] * part
-        here = [k for k in range(1, len(plane)) if float(plane[k].max()) > _WORTH_A_LOOK]
-        spans = _spans(plane[here].amax(0) > _WORTH_A_LOOK, axes) if here else None
+        here = [k for k in range(1, len(plane)) if float(plane[k].max()) > minimum]
+        spans = _spans(plane[here].amax(0) > minimum, axes) if here else None
         if spans is None:
             continue
         rows, columns = spans

@@ -5,6 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from medsam2_atlas.unet.config import LossConfig
+
+_SMOOTHING = 1.0
+"""Voxels that are added to overlap and sizes, so that Dice is defined for an organ of which nothing is there or found."""
+
 
 class PartialLabelLoss(torch.nn.Module):
     """Mean of cross entropy and soft Dice, over all heads of deep supervision.
@@ -12,6 +17,14 @@ class PartialLabelLoss(torch.nn.Module):
     An organ that a case has not annotated may hide in its background. There, the probability of "background" is that of
     background or any such organ (the marginal loss of Shi et al. 2021); Dice counts annotated organs only.
     """
+
+    def __init__(self, config: LossConfig | None = None) -> None:
+        """
+        Args:
+            config: weights of the parts; those of nnU-Net by default.
+        """
+        super().__init__()
+        self._config = config or LossConfig.model_validate({})
 
     def forward(self, predicted: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
         """The loss, a scalar.
@@ -23,12 +36,11 @@ class PartialLabelLoss(torch.nn.Module):
         label, known = target["label"][:, 0].long(), target["known"]
         if predicted.dim() == label.dim() + 1:
             return self._of_head(predicted, label, known)
-        weights = 0.5 ** torch.arange(predicted.shape[1], device=predicted.device)
+        weights = self._config.head_decay ** torch.arange(predicted.shape[1], device=predicted.device)
         heads = [self._of_head(predicted[:, n], label, known) for n in range(predicted.shape[1])]
         return (torch.stack(heads) * weights / weights.sum()).sum()
 
-    @staticmethod
-    def _of_head(logits: torch.Tensor, label: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    def _of_head(self, logits: torch.Tensor, label: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         log_p = F.log_softmax(logits.float(), 1)
         shape = known.shape + (1,) * (log_p.dim() - 2)
         hidden = ~known
@@ -44,5 +56,6 @@ class PartialLabelLoss(torch.nn.Module):
         present = (truth * counted).sum(axes) > 0
         if not present.any():
             return entropy
-        dice = (2 * overlap[present] + 1) / (sizes[present] + 1)
-        return 0.5 * entropy + 0.5 * (1 - dice).mean()
+        dice = (2 * overlap[present] + _SMOOTHING) / (sizes[present] + _SMOOTHING)
+        share = self._config.dice
+        return (1 - share) * entropy + share * (1 - dice).mean()

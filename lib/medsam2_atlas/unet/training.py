@@ -30,7 +30,7 @@ from medsam2_atlas.imaging.dice import mean_dice
 from medsam2_atlas.imaging.hounsfield import CHECK
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.unet.checkpoint import read_checkpoint, restore_parts, write_checkpoint
-from medsam2_atlas.unet.config import UNetConfig
+from medsam2_atlas.unet.config import UNetConfig, same_network
 from medsam2_atlas.unet.data import TrainingCase, split_cases, train_loader, usable_cases
 from medsam2_atlas.unet.failures import explained
 from medsam2_atlas.unet.loss import PartialLabelLoss
@@ -105,7 +105,7 @@ class UNetTraining:
         if self.validation is not None and config.training.early_stop:
             self._stopper = EarlyStopping(config.training.early_stop, self._mean_dice, self.trainer)
         self._start: UNet | None = None
-        if not self._resume() and start is not None and _same_network(start.config, config):
+        if not self._resume() and start is not None and same_network(start.config, config):
             self._start = start
             self.network.load_state_dict(start.network.state_dict())
             self._stats["started_from"] = start.describe()
@@ -151,7 +151,7 @@ class UNetTraining:
             train_data_loader=self._loader,
             network=self.network,
             optimizer=self.optimizer,
-            loss_function=PartialLabelLoss(),
+            loss_function=PartialLabelLoss(self.config.loss),
             prepare_batch=prepare_batch,
             amp=self.device.type == "cuda",
             train_handlers=[
@@ -278,7 +278,3 @@ class UNetTraining:
 
 def _loss(output: dict[str, torch.Tensor]) -> float:
     return float(output["loss"].detach())
-
-
-def _same_network(a: UNetConfig, b: UNetConfig) -> bool:
-    return a.model_copy(update={"training": b.training}) == b

@@ -39,6 +39,12 @@ from medsam2_atlas.imaging.volume import Geometry, Volume, read_labels
 from medsam2_atlas.unet.config import UNetConfig
 
 _CLASS_SAMPLES = 4000
+"""Voxels of each organ that patches may be centred on: many more than are ever drawn, and few enough to keep on disk."""
+_PATCH_MARGIN = 1.1
+"""Factor by which patches are cut larger than the largest scaling needs, so that turned corners hold image."""
+_MIN_RATIO, _SIGMA = 0.75, 0.4
+"""Smoothing before resampling: where voxels are smaller than this share of the new ones, with this standard deviation, in new
+voxels. Weights were trained with these: they are no settings."""
 
 
 class ReadCased(MapTransform):
@@ -94,8 +100,8 @@ class Smoothd(MapTransform):
             image = result[key]
             array = image[0].numpy()
             for axis, (new, old) in enumerate(zip(self._spacing, image.pixdim.tolist(), strict=True)):
-                if old < 0.75 * new:  # one axis at a time: no more than one copy of the image
-                    array = ndimage.gaussian_filter1d(array, 0.4 * new / old, axis, mode="nearest", truncate=3.0)
+                if old < _MIN_RATIO * new:  # one axis at a time: no more than one copy of the image
+                    array = ndimage.gaussian_filter1d(array, _SIGMA * new / old, axis, mode="nearest", truncate=3.0)
             result[key] = MetaTensor(torch.from_numpy(array)[None], affine=image.affine)
         return result
 
@@ -141,9 +147,9 @@ def cached_transforms(config: UNetConfig) -> Compose:
 
 def random_transforms(config: UNetConfig) -> Compose:
     """Patches, changed in shape and intensity as patients and scanners differ; never mirrored."""
-    training = config.training
+    training, changes = config.training, config.augmentation
     patch = tuple(reversed(config.patch))
-    wider = tuple(int(side * (1 + training.scaling) * 1.1) for side in patch)  # so that turned corners hold image
+    wider = tuple(int(side * (1 + training.scaling) * _PATCH_MARGIN) for side in patch)
     turn = np.radians(training.rotation)
     flat = config.dimensions == 2
     organs = len(organ_table().organs)
@@ -174,19 +180,22 @@ def random_transforms(config: UNetConfig) -> Compose:
             RandAffined(
                 keys,
                 patch,
-                prob=0.7,
+                prob=changes.shape,
                 rotate_range=[turn] if flat else [turn] * 3,
                 scale_range=[training.scaling] * config.dimensions,
                 mode=("bilinear", "nearest"),
                 padding_mode="border",
             ),
             RandSimulateLowResolutiond(
-                ["image"], prob=0.1, upsample_mode="bilinear" if flat else "trilinear", zoom_range=(0.6, 1.0)
+                ["image"],
+                prob=changes.resolution,
+                upsample_mode="bilinear" if flat else "trilinear",
+                zoom_range=changes.resolution_range,
             ),
-            RandGaussianSmoothd(["image"], (0.3, 0.9), (0.3, 0.9), (0.3, 0.9), prob=0.15),
-            RandGaussianNoised(["image"], prob=0.3, std=0.06),
-            RandScaleIntensityd(["image"], 0.15, prob=0.4),
-            RandShiftIntensityd(["image"], 0.08, prob=0.4),
-            RandAdjustContrastd(["image"], prob=0.3, gamma=(0.75, 1.35)),
+            RandGaussianSmoothd(["image"], *[changes.blur_range] * 3, prob=changes.blur),
+            RandGaussianNoised(["image"], prob=changes.noise, std=changes.max_noise),
+            RandScaleIntensityd(["image"], changes.max_intensity_scale, prob=changes.intensity_scale),
+            RandShiftIntensityd(["image"], changes.max_intensity_shift, prob=changes.intensity_shift),
+            RandAdjustContrastd(["image"], prob=changes.contrast, gamma=changes.contrast_range),
         ]
     )

@@ -24,10 +24,11 @@ REMEDY = "Give the container more shared memory (docker run --shm-size 1g, or sh
 
 _SHARED = Path("/dev/shm")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
-_MOST = 8
+_MAX_PROCESSES = 8
+"""Each process holds a copy of the training's libraries: a machine with many processors is not to be filled with them."""
 _PREFETCHED = 2
 """Batches that PyTorch lets each process prepare."""
-_USABLE = 0.8
+_USABLE_SHARE = 0.8
 """Share of the free shared memory that is counted on; other processes need some, too."""
 _BYTES_PER_VOXEL = 8
 """Image and label map, in float32."""
@@ -97,9 +98,9 @@ def problem_in(error: BaseException) -> str:
 
 def worker_count(config: UNetConfig) -> int:
     """How many processes may read for a training; says in the log where shared memory allows fewer than the processor."""
-    possible = min(_MOST, processors())
+    possible = min(_MAX_PROCESSES, processors())
     size, free = batch_bytes(config), _free_bytes()
-    fitting = max(0, int((free * _USABLE / size - 1) / _PREFETCHED))  # one batch more is in the training's hands
+    fitting = max(0, int((free * _USABLE_SHARE / size - 1) / _PREFETCHED))  # one batch more is in the training's hands
     if fitting < possible:
         log.warning(
             "%d instead of %d processes read for the training: %s has %.0f MB free, and a batch takes %.0f MB. %s",

@@ -1,0 +1,50 @@
+"""Settings of the measures that pick the next case; values in `configs/active_learning.yaml`."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+
+from medsam2_atlas.base.configuration import Settings, read_config
+from medsam2_atlas.base.resource import resource
+
+
+class ActiveLearningConfig(Settings):
+    """How `uncertainty` and `novelty` of a case are made of their parts, each 0 to 1."""
+
+    min_visible: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of the organ in the field of view; with less, nobody could annotate it: it is left out",
+    )
+    fallback_doubt: float = Field(
+        0.25, ge=0, le=1, description="doubt that is added where a prompt needed a fallback, such as a box from another slice"
+    )
+    entropy_weight: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the score map's entropy in uncertainty; the rest is the doubt about the prompt",
+    )
+    template_weight: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the distance to the atlas' mean image in novelty; the rest is the distance to the nearest "
+        "reference",
+    )
+
+
+@cache
+def active_learning_config(file: Path | None = None) -> ActiveLearningConfig:
+    """Returns the settings in `configs/active_learning.yaml`, or in another file.
+
+    Raises:
+        InputError: the file does not hold valid settings.
+    """
+    return read_config(
+        ActiveLearningConfig, file or resource("configs/active_learning.yaml"), "configuration of active learning"
+    )

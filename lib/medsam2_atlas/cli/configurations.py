@@ -1,0 +1,47 @@
+"""All configuration files that tune a method, and what has been changed in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+
+def configurations() -> dict[str, Callable[[], BaseModel]]:
+    """Returns the functions that read the files of settings, by the files' names in `configs/`."""
+    from medsam2_atlas.active_learning import active_learning_config
+    from medsam2_atlas.evaluation import evaluation_config
+    from medsam2_atlas.imaging.hu_config import hu_check_config
+    from medsam2_atlas.medsam2 import medsam2_config
+    from medsam2_atlas.prompting import confidence_config, prompting_config
+    from medsam2_atlas.registration import registration_config
+    from medsam2_atlas.scoremaps import fusion_config
+    from medsam2_atlas.segmenters.marked_config import marks_config
+    from medsam2_atlas.unet.inference_config import unet_inference_config
+
+    return {
+        "hounsfield.yaml": hu_check_config,
+        "registration.yaml": registration_config,
+        "fusion.yaml": fusion_config,
+        "prompting.yaml": prompting_config,
+        "confidence.yaml": confidence_config,
+        "medsam2.yaml": medsam2_config,
+        "marks.yaml": marks_config,
+        "unet.yaml": unet_inference_config,
+        "active_learning.yaml": active_learning_config,
+        "evaluation.yaml": evaluation_config,
+    }
+
+
+def changed_settings() -> list[str]:
+    """Returns the settings that differ from their defaults, as `file: setting, setting`.
+
+    Raises:
+        InputError: a file does not hold valid settings.
+    """
+    from medsam2_atlas.base.configuration import differing
+
+    changed = {name: differing(read()) for name, read in configurations().items()}
+    return [f"{name}: {', '.join(settings)}" for name, settings in changed.items() if settings]

@@ -1,0 +1,84 @@
+"""Writes docs/settings.md: every configuration file with its settings (`make settings`)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "settings.md"
+BEGIN, END = "<!-- from the configurations, by `make settings` -->\n", "<!-- end of the settings -->\n"
+
+TITLES = {
+    "hounsfield.yaml": "Check of Hounsfield units",
+    "registration.yaml": "Registration",
+    "fusion.yaml": "Score maps",
+    "prompting.yaml": "Prompts",
+    "confidence.yaml": "Confidence of prompts",
+    "medsam2.yaml": "MedSAM2",
+    "marks.yaml": "Organs from a person's marks",
+    "unet.yaml": "U-Nets: inference",
+    "unet/*.yaml": "U-Nets: network and training",
+    "active_learning.yaml": "The next case",
+    "evaluation.yaml": "Scores",
+    "server.yaml": "Server",
+}
+
+
+def models() -> dict[str, type[BaseModel]]:
+    """Returns the models of all configuration files, by the files' names in `configs/`."""
+    from medsam2_atlas.cli.configurations import configurations
+    from medsam2_atlas.unet import UNetConfig
+    from server.config import ServerConfig
+
+    found: dict[str, type[BaseModel]] = {name: type(read()) for name, read in configurations().items()}
+    found |= {"unet/*.yaml": UNetConfig, "server.yaml": ServerConfig}
+    return {name: found[name] for name in (*TITLES, *(name for name in found if name not in TITLES))}
+
+
+def with_settings(page: str) -> str:
+    """Returns the page with the settings of today in the place of those that it has."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + BEGIN + "\n" + "".join(section(name, model) for name, model in models().items()) + END + after
+
+
+def section(name: str, model: type[BaseModel]) -> str:
+    """Returns title and table of one file."""
+    lines = "".join(f"| `{key}` | {default} | {meaning} |\n" for key, default, meaning in rows(model))
+    title = f"{TITLES.get(name, name.removesuffix('.yaml').capitalize())}: `configs/{name}`"
+    return f"## {title}\n\n| setting | default | unit and reason |\n| --- | --- | --- |\n{lines}\n"
+
+
+def rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yields key, default and description of each setting; those of a part are named `part.setting`."""
+    from pydantic import BaseModel
+
+    for key, field in model.model_fields.items():
+        part = field.annotation
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            yield from rows(part, f"{prefix}{key}.")
+            continue
+        default = "required" if field.is_required() else f"`{shown(field.get_default(call_default_factory=True))}`"
+        yield f"{prefix}{key}", default, (field.description or "").replace("|", "\\|")
+
+
+def shown(value: Any) -> str:
+    """Returns a default as it is written in YAML."""
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {shown(item)}' for key, item in value.items())}}}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return '""' if value == "" else str(value)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT / "apps" / "medsam2_atlas"))
+    PAGE.write_text(with_settings(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
