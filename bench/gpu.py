@@ -186,7 +186,7 @@ def short_of_memory(patient: Patient, weights: Weights, organs: tuple[int, ...],
             run = timed(lambda: segment_within_memory(patient.case(weights, organs), "reference-3", Ladder(gpu))[0], gpu)
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0, gpu)
-        labels, note = run.result.labels.array, run.result.report.get("memory", "as usual")
+        labels, note = run.result.labels.array, run.result.report.memory or "as usual"
         run.result = labels
         usual = usual or run
         after = torch.cuda.memory_allocated(gpu) / MIB

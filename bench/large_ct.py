@@ -39,7 +39,7 @@ def main() -> None:
         result = segment_with_unet(image, unet)
         seconds.append(time.perf_counter() - began)
     peak = system.getrusage(system.RUSAGE_SELF).ru_maxrss / 1024**2
-    found = sum(volume > 0 for volume in result.report["volumes_ml"].values())
+    found = sum(volume > 0 for volume in result.report.volumes_ml.values())
     print(f"{SIZE} voxels, {unet.config.spacing[0]} mm network, 2 threads: median {np.median(seconds):.1f} s of {RUNS} runs")
     print(f"peak memory of the process {peak:.2f} GiB; {found} organs found. {unet.mark}")
 

@@ -65,7 +65,7 @@ def main() -> None:
                 case.truth = truth if name in REFERENCE_STRATEGIES else None
                 result = segment_with_unet(image, unet) if name == UNET else segment(case, name)
                 scores[name].append(dice_per_organ(result.labels.array, truth.array, organ_table().indices))
-                seconds[name].append(result.report["seconds"]["total"])
+                seconds[name].append(result.report.seconds["total"])
             progress("targets", (number + 1) / len(files))
     table = Table("organ", *names, title=f"Dice, {len(files)} generated targets, {len(atlas.references)} references")
     for organ in organ_table().organs:

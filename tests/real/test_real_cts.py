@@ -74,7 +74,7 @@ def test_a_unet_comes_back_on_the_grid_of_a_real_dicom_series(real_cts: Path) ->
     image = read_volume(real_cts / "dicom_abdomen" / "dicom")
     result = segment_with_unet(image, load_unet(find_unet("unet_3d")))
     assert result.labels.geometry == image.geometry
-    assert result.report["mark"] == "demo weights: synthetic phantoms only"
+    assert result.report.mark == "demo weights: synthetic phantoms only"
 
 
 def test_real_cts_with_some_organs_annotated_train_a_unet(real_cts: Path, tmp_path: Path) -> None:
