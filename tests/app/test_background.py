@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tasks.models import Models
 
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Assessment, ScoreTable
@@ -19,6 +18,7 @@ from medsam2_atlas.base.database import writing
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, WeightsError
 from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
 from medsam2_atlas.storage import WorkFolder
+from medsam2_atlas.studies.models import Models
 from tasks.about import described
 from tasks.batch_task import BatchTask
 from tasks.housekeeper import Housekeeper

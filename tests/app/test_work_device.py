@@ -12,11 +12,11 @@ import torch
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.tasks.train.basic_train import BasicTrainTask
 from monailabel.utils.async_tasks import task, utils
-from tasks.models import Models
 
 from main import MedSAM2AtlasApp
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.resource import resource
+from medsam2_atlas.studies.models import Models
 from medsam2_atlas.unet import build_unet, save_unet, unet_config
 from server import work
 from tasks.claims import SERVER_VARIABLE

@@ -16,7 +16,7 @@ from tasks import replies
 CLICKS = frozenset({"label", "foreground", "background", "boxes"})
 """Keys of a request that belong to a click, not to a setting.
 
-3D Slicer and OHIF send points on the organ (`foreground`) and off it (`background`) as voxel indices (x, y, z) of the image file,
+3D Slicer and OHIF send points on the organ (`foreground`) and off it (`background`) as voxel indices (x, y, z) of the file,
 all of them each time; `boxes` are two opposite corners each.
 """
 

@@ -17,7 +17,7 @@ from medsam2_atlas.base.energy import measured
 from medsam2_atlas.base.memory import Ladder, Step
 from medsam2_atlas.imaging.hounsfield import read_ct
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Segmentation, Segmenter
+from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Resources, Segmentation, Segmenter
 from medsam2_atlas.segmenters.registry import model_of
 from medsam2_atlas.studies.models import Models
 from medsam2_atlas.studies.predictions import Prediction, PredictionStore
@@ -100,7 +100,7 @@ class Run:
     step: Step
 
 
-def run(segmenter: Segmenter, image: Path | Volume, options: AnyOptions, models: Models) -> Run:
+def run(segmenter: Segmenter, image: Path | Volume, options: AnyOptions, models: Resources) -> Run:
     """Runs a segmenter once, with its energy measured and as much of a GPU's memory as is free.
 
     Args:
@@ -122,6 +122,6 @@ def run(segmenter: Segmenter, image: Path | Volume, options: AnyOptions, models:
     return Run(Segmentation(result.labels, report), step)
 
 
-def _ladder(segmenter: Segmenter, models: Models) -> Ladder:
+def _ladder(segmenter: Segmenter, models: Resources) -> Ladder:
     """Returns the ladder of a segmenter. For one without a network, no GPU is asked."""
     return models.ladder if segmenter.uses_network else Ladder(torch.device("cpu"))
