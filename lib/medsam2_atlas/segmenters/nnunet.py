@@ -301,8 +301,9 @@ class NNUNet(Segmenter):
         spares = options.memory in ("small", "smallest")
         values = predict(volume, model, folder.orientation, augment=options.augment, spares=spares, progress=current())
         seconds = time.perf_counter() - began
-        labels = only(folder.labels.translated(values), options.labels)
-        report = base_report(self.name, volume, labels, options.labels).having(
+        organs = [organ for organ in options.labels if organ in folder.labels.known]  # no report of organs that it never sees
+        labels = only(folder.labels.translated(values), organs)
+        report = base_report(self.name, volume, labels, organs).having(
             strategy=self.name,
             augment=options.augment and bool(model.mirror_axes),
             seconds={"total": round(seconds, 3)},
