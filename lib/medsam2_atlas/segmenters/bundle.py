@@ -1,0 +1,232 @@
+"""A MONAI bundle as a segmenter: any folder that an operator names, with its own transforms, network and inferer.
+
+`bundle_folder` loads it, `bundle_config` reads its configuration. The CT takes the place of what the bundle's reader reads,
+and the label map is taken out where its writer would write it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import monai
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.inferers import SlidingWindowInferer
+from monai.transforms import EnsureChannelFirst, SpatialResample
+
+from medsam2_atlas.base.choices import Memory
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.base.memory import is_gpu_failure, is_out_of_memory, ran_on
+from medsam2_atlas.base.progress import current
+from medsam2_atlas.imaging.volume import Geometry, Volume
+from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Segmentation, Segmenter, base_report, only
+from medsam2_atlas.segmenters.bundle_config import CPU, REMEDY, reason_of
+from medsam2_atlas.segmenters.bundle_folder import BundleModel, deciding_files, load_bundle
+
+_SAME_GRID_MM = 0.01
+
+
+class Bundle(Segmenter):
+    """`bundle:NAME`. The folder is loaded again when one of its files changes."""
+
+    def check(self) -> None:
+        """Loads configuration, scripts and weights."""
+        self._model()
+
+    def provenance(self, options: Options) -> Provenance:
+        """Returns checksums of all files that decide the result, versions of packages, organs, and the device."""
+        model = self._model()
+        where = ran_on(self._resources.ladder.device_of(options.memory), medsam2=False, unet=model.amp)
+        packages = {"monai": monai.__version__, "torch": torch.__version__}
+        return self._basis(options) | {"weights": model.sha256, "files": model.digest, "packages": packages} | where
+
+    def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
+        """Segments a CT by the bundle's own preprocessing, inferer and postprocessing."""
+        began = time.perf_counter()
+        device = self._resources.ladder.device_of(options.memory)
+        model: BundleModel = self._resources.on_device(self.name, self._model(), device)
+        labels = only(bundle_labels(volume, model, options.memory, self.name), options.labels)
+        report = base_report(self.name, volume, labels, [k for k in options.labels if k in model.organs.known]).having(
+            strategy=self.name,
+            seconds={"total": round(time.perf_counter() - began, 3)},
+            **ran_on(device, medsam2=False, unet=model.amp) | {"device": str(device)},
+            weights=model.describe(),
+            uses_truth=False,
+        )
+        return Segmentation(volume.with_array(labels), report)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns versions, the organs that the bundle knows, and its labels that are no organs of the table."""
+        model = self._model()
+        return {
+            "weights": model.version,
+            "bundle_version": model.bundle_version,
+            "known_organs": model.organs.known_names(),
+            "left_out": list(model.organs.left_out),
+        }
+
+    def used_weights(self) -> dict[str, Any]:
+        """Returns file and checksum of the weights, and what the bundle knows."""
+        return self._model().describe()
+
+    def version(self) -> str:
+        """Returns twelve digits that change with any file that decides the result."""
+        return self._model().version
+
+    def _model(self) -> BundleModel:
+        folder = self._resources.folder(self.name).absolute()
+        if not folder.is_dir():
+            raise InputError(folder, "is not a folder.", f"Name the folder of the bundle: {self.name}=FOLDER.")
+
+        def attempt() -> BundleModel | MedSAM2AtlasError:
+            try:
+                return load_bundle(folder)
+            except MedSAM2AtlasError as error:  # kept too, so that a broken bundle is not loaded at each look
+                return error
+
+        found = self._resources.loaded(self.name, deciding_files(folder), attempt)
+        if isinstance(found, MedSAM2AtlasError):
+            raise type(found)(found.subject, found.problem, found.remedy)
+        return found
+
+
+def bundle_labels(volume: Volume, model: BundleModel, memory: Memory = "", stage: str = "bundle") -> np.ndarray:
+    """Returns the label map `[z, y, x]` of a CT, organ numbers on its grid.
+
+    Args:
+        volume: the CT in HU. The bundle gets it in the LPS orientation, and turns it as it was trained.
+        model: the bundle. Its network runs where it lies; preprocessing stays on the processor.
+        memory: `small` and `smallest` keep image and result in main memory; `smallest` also gives the network one window at a
+            time. The windows stay as they are.
+        stage: what progress is told under, before each run of the network.
+
+    Raises:
+        InputError: the bundle fails on this CT, or gives no label map.
+        torch.OutOfMemoryError: the device has too little memory.
+    """
+    affine = ras_affine(volume.geometry)
+    try:
+        with torch.no_grad():
+            data = model.preprocessing({model.image_key: _image(volume, model, affine)})
+            predicted = _predicted(data[model.image_key], model, memory, stage)
+            result = model.postprocessing({**data, "pred": predicted})["pred"]
+            values = _on_grid(result, _label_values(result, model), affine, volume.geometry.size)
+    except (MedSAM2AtlasError, MemoryError):
+        raise
+    except Exception as error:  # code of the folder may raise anything
+        if is_out_of_memory(error) or is_gpu_failure(error):
+            raise
+        raise InputError(model.config, f"fails on {volume.source}: {reason_of(error)}", REMEDY) from error
+    return np.ascontiguousarray(model.organs.translated(values.transpose(2, 1, 0)))
+
+
+def ras_affine(geometry: Geometry) -> torch.Tensor:
+    """Returns index (x, y, z) to world (mm, RAS), as MONAI has it, `[4, 4]` of double precision."""
+    affine = torch.eye(4, dtype=torch.float64)
+    affine[:3, :3] = torch.from_numpy(geometry.matrix.copy())
+    affine[:3, 3] = torch.tensor(geometry.origin, dtype=torch.float64)
+    affine[:2] *= -1
+    return affine
+
+
+def _image(volume: Volume, model: BundleModel, affine: torch.Tensor) -> MetaTensor:
+    """Returns the CT as MONAI's readers give it: `[x, y, z]` with an affine to RAS."""
+    array = torch.from_numpy(np.ascontiguousarray(volume.array.transpose(2, 1, 0), dtype=np.float32))
+    about = {
+        "original_channel_dim": "no_channel",
+        "original_affine": affine.numpy(),
+        "spatial_shape": np.array(array.shape),
+        "space": "RAS",
+        "filename_or_obj": "image",
+    }
+    image = MetaTensor(array, affine=affine, meta=about)
+    channelled: MetaTensor = EnsureChannelFirst()(image) if model.channel_first else image  # type: ignore[assignment]
+    return channelled
+
+
+def _predicted(image: torch.Tensor, model: BundleModel, memory: Memory, stage: str) -> torch.Tensor:
+    """Returns the inferer's result `[channels, x, y, z]` for a preprocessed image `[1, x, y, z]`."""
+    device, inferer, spares = model.device, model.inferer, memory in ("small", "smallest")
+    batch = image[None].float()
+    if isinstance(inferer, SlidingWindowInferer):
+        inferer = copy.copy(inferer)
+        inferer.sw_device = device
+        inferer.device = CPU if spares else inferer.device
+        inferer.sw_batch_size = 1 if memory == "smallest" else inferer.sw_batch_size
+    if not (spares and isinstance(inferer, SlidingWindowInferer)):
+        batch = batch.to(device)
+    half = model.amp and device.type == "cuda"
+    with _telling(model.network, stage, _runs(inferer, batch.shape[2:])), torch.autocast(device.type, enabled=half):
+        found = inferer(batch, model.network)
+    if not isinstance(found, torch.Tensor):
+        raise InputError(model.config, "has a network with several results.", "Only networks with one result can be used.")
+    result: torch.Tensor = found[0].float()
+    return result.cpu() if spares else result
+
+
+@contextmanager
+def _telling(network: torch.nn.Module, stage: str, runs: int) -> Iterator[None]:
+    """Tells the progress before each run of the network, so that a job may be stopped between windows."""
+    progress, done = current(), 0
+
+    def tell(*_: Any) -> None:
+        nonlocal done
+        progress(stage, min(done / runs, 1.0))
+        done += 1
+
+    handle = network.register_forward_pre_hook(tell)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _runs(inferer: Any, shape: Sequence[int]) -> int:
+    """Returns about how often an inferer will run the network on an image of that shape; 1 if unknown."""
+    sides = getattr(inferer, "roi_size", None)
+    overlap = getattr(inferer, "overlap", None)
+    if not isinstance(sides, (list, tuple)) or len(sides) != len(shape) or not isinstance(overlap, float):
+        return 1
+    steps = [max(int(side * (1 - overlap)), 1) for side in sides]
+    windows = math.prod(math.ceil(max(n - side, 0) / step) + 1 for n, side, step in zip(shape, sides, steps, strict=True))
+    return max(math.ceil(windows / inferer.sw_batch_size), 1)
+
+
+def _label_values(result: torch.Tensor, model: BundleModel) -> torch.Tensor:
+    """Returns the bundle's label values `[x, y, z]` of what its postprocessing gives; -1 where there is none."""
+    plain = result.as_tensor() if isinstance(result, MetaTensor) else result
+    plain = plain if plain.ndim == 4 else plain[None]
+    if len(plain) > 1:  # probabilities or masks
+        best, values = plain.max(0)
+        return values if model.background else torch.where(best > 0.5, values, -1)
+    values = plain[0].round()
+    if not torch.equal(values, plain[0]):
+        raise InputError(model.config, "gives values that are no labels.", "Let its postprocessing end in AsDiscreted.")
+    return torch.where(values == 0, -1, values)
+
+
+def _on_grid(result: torch.Tensor, values: torch.Tensor, affine: torch.Tensor, size: tuple[int, int, int]) -> np.ndarray:
+    """Returns label values `[x, y, z]` on the CT's grid, where a bundle's postprocessing does not go back to it.
+
+    Args:
+        result: of the postprocessing; its affine counts.
+        values: label values on its grid.
+        affine: of the CT's grid, index (x, y, z) to RAS.
+        size: of the CT's grid.
+    """
+    own = result.affine.cpu().double() if isinstance(result, MetaTensor) else affine
+    far = torch.tensor([*size, 1.0], dtype=torch.float64)
+    if tuple(values.shape) != size or float(((own - affine).abs() @ far).max()) > _SAME_GRID_MM:
+        if not isinstance(result, MetaTensor):
+            raise ValueError(f"its label map has {tuple(values.shape)} voxels, the CT {size}, and no affine")
+        image = MetaTensor(values[None].float() + 1, affine=own)  # outside, 0 is filled in: no label
+        values = SpatialResample(mode="nearest", padding_mode="zeros")(image, dst_affine=affine, spatial_size=size)[0] - 1
+    plain = values.as_tensor() if isinstance(values, MetaTensor) else values
+    found: np.ndarray = plain.cpu().numpy()
+    return found
