@@ -50,6 +50,8 @@ NAMES = {
     "ConfigParser",
     "unpack_archive",
 }
+OPERATORS_FOLDERS = {"bundle_config.py": ["monai.bundle.ConfigParser"]}
+"""Modules that run code of folders, which only an operator can name, and the calls that do; see docs/own-models.md."""
 
 
 class Evil:
@@ -142,7 +144,7 @@ def test_the_search_finds_each_way_to_run_a_files_code(source: str) -> None:
 
 def test_nothing_loads_a_file_in_a_way_that_runs_its_code() -> None:
     sources = {file: file.read_text(encoding="utf-8") for file in python_files()}
-    assert not {str(file): found for file, source in sources.items() if (found := faults(source))}
+    assert {file.name: found for file, source in sources.items() if (found := faults(source))} == OPERATORS_FOLDERS
     assert [file.name for file, source in sources.items() if "torch.load(" in source] == ["tensor_files.py"]
 
 

@@ -65,7 +65,8 @@ class CompareTask(InferTask):
         if len(results) == 1:
             raise InputError(chosen[0], "cannot be compared with itself.", "Choose two models.")
         first, second = (results[tag].labels for tag in chosen)
-        agreement = compare_segmentations(first, second)
+        known = [results[tag].report.organ_numbers for tag in chosen]
+        agreement = compare_segmentations(first, second, [k for k in known[0] if k in known[1]])
         final, problem = None, ""
         try:
             final = _final(datastore, study, first)

@@ -145,12 +145,16 @@ def _doubts(folder: StudyFolder) -> dict[str, str]:
 
 def _compared(study: Study, results: Mapping[str, Segmentation]) -> CaseComparison:
     first, second = (result.labels for result in results.values())
-    scores = compare_labels(first, second, organ_table().indices)
+    known = {name: result.report.organ_numbers for name, result in results.items()}
+    scores = compare_labels(first, second, [k for k in organ_table().indices if all(k in organs for organs in known.values())])
     final: dict[str, dict[int, OrganScore]] = {}
     if study.final is not None:
         truth = read_labels(study.final, first)
         annotated = [k for k in organ_table().indices if (truth.array == k).any()]
-        final = {name: compare_labels(result.labels, truth, annotated) for name, result in results.items()}
+        final = {
+            name: compare_labels(result.labels, truth, [k for k in annotated if k in known[name]])
+            for name, result in results.items()
+        }
     return CaseComparison(
         study.name,
         scores,

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from medsam2_atlas.evaluation.dice import dice_per_organ, mean_dice
 from medsam2_atlas.evaluation.metrics import OrganScore, compare_labels
+from medsam2_atlas.imaging.dice import dice_per_organ, mean_dice
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.segmenters.base import Report, Segmentation
@@ -34,11 +34,16 @@ class Agreement:
 def compare_segmentations(first: Volume, second: Volume, organs: Sequence[int] = ()) -> Agreement:
     """Where and how far two label maps of one CT differ.
 
+    Args:
+        first: label map.
+        second: label map.
+        organs: numbers of the organs that count, such as those that both models know; all by default.
+
     Raises:
         InputError: the grids differ.
     """
     scores = compare_labels(first, second, organs or organ_table().indices)
-    a, b = first.array, second.array
+    a, b = (np.where(np.isin(one.array, organs), one.array, 0) if organs else one.array for one in (first, second))
     differences = np.zeros(a.shape, np.uint8)
     differences[(a > 0) & (b == 0)] = DISAGREEMENT_LABELS["only_first"]
     differences[(a == 0) & (b > 0)] = DISAGREEMENT_LABELS["only_second"]
@@ -65,7 +70,7 @@ def comparison_report(agreement: Agreement, models: Mapping[str, Segmentation], 
     if final is not None:
         report["final"] = {}
         for name, result in models.items():
-            dice = dice_per_organ(result.labels.array, final.array, table.indices)
+            dice = dice_per_organ(result.labels.array, final.array, result.report.organ_numbers)
             named = {table[k].name: round(v, 4) for k, v in dice.items()}
             report["final"][name] = {"mean_dice": round(mean_dice(dice), 4), "organs": named}
     return report

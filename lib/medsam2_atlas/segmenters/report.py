@@ -27,7 +27,7 @@ class Report(BaseModel):
     image: str = Field("", description="file or folder of the CT")
     segmenter: str = Field("", description="name in the registry, such as D, unet_3d or bundle:NAME")
     strategy: str | None = Field(None, description="the same name; deprecated, use segmenter")
-    organs: list[str] = Field(default_factory=list, description="requested organs")
+    organs: list[str] = Field(default_factory=list, description="requested organs that the segmenter knows")
     volumes_ml: dict[str, float] = Field(default_factory=dict, description="volume of each requested organ, millilitres")
     version: str = Field("", description="version of medsam2_atlas")
     torch: str = Field("", description="version of PyTorch")
@@ -82,6 +82,12 @@ class Report(BaseModel):
         if unknown:
             raise ValueError(f"a report has no field {', '.join(sorted(unknown))}")
         return self.model_copy(update=fields)
+
+    @property
+    def organ_numbers(self) -> list[int]:
+        """Numbers of the organs that were requested and that the segmenter knows; all of the table if none is named."""
+        named = [organ.index for organ in organ_table().organs if organ.name in self.organs]
+        return named or organ_table().indices
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Report:

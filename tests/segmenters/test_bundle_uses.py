@@ -1,0 +1,115 @@
+"""A bundle wherever segmenters are used: infer task, stored prediction, contestant of a comparison, source of prompts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from monailabel.client import MONAILabelClient
+
+from app.running import server
+from blocks import LIVER, PATIENT, labelled
+from bundles import tiny_bundle
+from fake_segmenters import FakeSegmenter
+from medsam2_atlas.base.errors import InputError, NotFoundError
+from medsam2_atlas.comparison import compare_studies
+from medsam2_atlas.imaging.volume import read_volume
+from medsam2_atlas.segmenters.base import Options, Segmentation, base_report
+from medsam2_atlas.storage import StudyFolder
+from medsam2_atlas.studies.models import Models
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    labelled(tmp_path / "made", "a", PATIENT)
+    (tmp_path / "studies" / "labels" / "final").mkdir(parents=True)
+    shutil.copy(tmp_path / "made" / "images" / "a.nii.gz", tmp_path / "studies" / "a.nii.gz")
+    shutil.copy(tmp_path / "made" / "labels" / "a.nii.gz", tmp_path / "studies" / "labels" / "final" / "a.nii.gz")
+    return tmp_path / "studies"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return tiny_bundle(tmp_path / "bundle")
+
+
+def test_its_coarse_masks_prompt_medsam2(studies: Path, bundle: Path) -> None:
+    models = Models({"device": "cpu", "bundle:own": str(bundle)})
+    image, options = read_volume(studies / "a.nii.gz"), Options(organs=(6, 14), prompts="bundle:own")
+    strategy = models.segmenter("A")
+    report = strategy.segment(image, options).report
+    assert report.prompts_from == "bundle:own"
+    assert report.prompt_sources == {"liver": "bundle:own: asked for"}
+    assert report.without_prompt == {"bladder": "the coarse masks lack it"}
+    assert report.prompter is not None
+    assert report.prompter["left_out"] == ["vertebrae"]
+    assert report.atlas is None
+    assert "bundle:own" in strategy.offers()["prompts"]
+
+
+def test_it_is_a_contestant_on_the_organs_that_it_knows(studies: Path, bundle: Path) -> None:
+    def run(image: object, _: Options) -> Segmentation:
+        labels = np.zeros((30, 30, 40), np.uint8)
+        labels[LIVER], labels[:4, :4, :4] = 6, 8
+        volume = read_volume(studies / "a.nii.gz")
+        report = base_report("D", volume, labels, [6, 8]).having(seconds={"total": 1.0})
+        return Segmentation(volume.with_array(labels), report)
+
+    folder = StudyFolder(studies)
+    models = Models({"device": "cpu", "bundle:own": str(bundle)}, folder.work)
+    pair = (FakeSegmenter("D", {}, run), models.segmenter("bundle:own"))
+    found = compare_studies(folder, pair, models)
+    assert found.models == ("medsam2_atlas", "bundle-own")
+    (case,) = found.cases
+    assert list(case.scores) == [6], "the bundle does not know the aorta, so that is no disagreement"
+    assert list(case.final["bundle-own"]) == [6]
+    assert {path.parent.name for path in (studies / "labels").rglob("a.nii.gz")} >= {"bundle-own", "medsam2_atlas"}
+
+
+@pytest.fixture
+def client(studies: Path, bundle: Path, tmp_path: Path) -> Iterator[MONAILabelClient]:
+    broken = tiny_bundle(tmp_path / "broken")
+    (broken / "models" / "model.pt").unlink()
+    folders = {"bundle:own": str(bundle), "bundle:broken": str(broken)}
+    conf = {"device": "cpu", "learning": "false", "atlas": str(tmp_path), **folders}
+    with server(studies, tmp_path / "server", conf) as connected:
+        yield connected
+
+
+def test_a_server_offers_a_bundle_stores_its_result_and_goes_on_beside_a_broken_one(
+    client: MONAILabelClient, studies: Path
+) -> None:
+    about = client.info()
+    assert about["models"]["bundle-own"]["known_organs"] == ["liver"]
+    assert "bundle-broken" not in about["models"]
+    assert "is missing" in about["missing"]["bundle-broken"]
+    assert "bundle-own" in about["models"]["compare"]["config"]["second"] if "compare" in about["models"] else True
+    file, answer = client.infer("bundle-own", "a", {})
+    label, image = sitk.ReadImage(str(file)), sitk.ReadImage(str(studies / "a.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(label) == 6, sitk.GetArrayFromImage(image) == 120)
+    assert answer["report"]["segmenter"] == "bundle:own"
+    assert answer["report"]["organs"] == ["liver"]
+    assert client.infer("bundle-own", "a", {})[1]["report"]["from_cache"] is True
+    assert (studies / "labels" / "bundle-own" / "a.nii.gz").is_file()
+
+
+def test_no_client_names_a_folder(client: MONAILabelClient, tmp_path: Path) -> None:
+    for model, options in (
+        (f"bundle:{tmp_path / 'bundle'}", {}),
+        ("bundle-other", {}),
+        ("bundle-own", {"bundle:own": str(tmp_path / "broken"), "folder": str(tmp_path / "broken")}),
+    ):
+        try:
+            _, answer = client.infer(model, "a", options)
+        except Exception as error:  # noqa: BLE001 - whatever the client makes of a refusal
+            assert "40" in str(error) or "42" in str(error), error
+        else:
+            assert answer["report"]["weights"]["known_organs"] == ["liver"], "what a client adds is not read"
+    models = Models({"bundle:own": str(tmp_path / "bundle")})
+    for name in ("bundle:other", "bundle:../broken", "bundle:"):
+        with pytest.raises((InputError, NotFoundError)):
+            models.segmenter(name).check()
