@@ -36,7 +36,7 @@ from medsam2_atlas.segmenters.organ_labels import OrganLabels, organ_labels, org
 
 CONFIG_FILE = "nnunet.yaml"
 _CHECKPOINT = "checkpoint_final.pth"
-_PACKAGES = ("nnunetv2", "dynamic-network-architectures")
+_PACKAGES = ("nnunetv2", "dynamic-network-architectures", "torch")
 _NETWORKS = ("dynamic_network_architectures.", "nnunetv2.", "torch.nn.", "monai.networks.")
 """Packages whose classes `plans.json` may name. It names them to be imported and called."""
 
