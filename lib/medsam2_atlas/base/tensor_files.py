@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from medsam2_atlas.base.errors import WeightsError
 
 
-def load_tensors(file: Path, device: torch.device | None = None) -> Any:
+def load_tensors(file: Path, device: torch.device | None = None, *, numbers: bool = False, mapped: bool = False) -> Any:
     """Returns what a file holds that `torch.save` wrote, with its tensors on a device; by default the processor.
+
+    Args:
+        file: to load.
+        device: of the tensors.
+        numbers: whether NumPy's numbers are accepted too, such as the Dice that a training wrote beside its weights.
+        mapped: whether values of tensors are read only where they are used. The file must not change as long as they exist.
 
     Raises:
         WeightsError: it holds classes or functions. They are not called.
         Exception: it cannot be read; PyTorch raises many kinds.
     """
     try:
-        return torch.load(file, map_location=device or torch.device("cpu"), weights_only=True)
+        with torch.serialization.safe_globals(_numpy_numbers()) if numbers else nullcontext():
+            return torch.load(file, map_location=device or torch.device("cpu"), weights_only=True, mmap=mapped)
     except Exception as error:
         if "GLOBAL" not in str(error):
             raise
         problem = "holds code besides weights; the code was not run."
         raise WeightsError(file, problem, "Get the file again, from a source that you trust.") from error
+
+
+def _numpy_numbers() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """Returns what makes NumPy's numbers of a pickle: their types, and one function, by its names in NumPy 1 and 2."""
+    kinds = [np.float64, np.float32, np.int64, np.int32, np.bool_]
+    scalar: Any = np.float64(0).__reduce__()[0]
+    places = ["numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"]
+    return [np.dtype, *(type(np.dtype(kind)) for kind in kinds), *((scalar, place) for place in places)]

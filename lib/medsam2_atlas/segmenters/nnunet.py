@@ -1,0 +1,343 @@
+"""A trained nnU-Net v2 as a segmenter: any model folder that an operator names, by the package `nnunetv2`, an optional extra.
+
+The folder is one that `nnUNetv2_train` made, such as `Dataset219_AMOS/nnUNetTrainer__nnUNetPlans__3d_fullres`: `dataset.json`,
+`plans.json` and `fold_*/checkpoint_final.pth`. `organs.yaml` maps its labels (`organ_labels`), and `nnunet.yaml`, which lies
+beside that, chooses orientation and folds (`NNUNetConfig`).
+
+Nothing in the folder is run or unpickled: checkpoints are loaded as tensors, and the names in `plans.json` must be those of
+networks that come with installed packages.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256 as digest_of
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from medsam2_atlas.base.configuration import problems_of, read_config
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, WeightsError
+from medsam2_atlas.base.files import sha256
+from medsam2_atlas.base.memory import ran_on
+from medsam2_atlas.base.progress import current
+from medsam2_atlas.base.tensor_files import load_tensors
+from medsam2_atlas.imaging.orientation import AS_FILED
+from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Segmentation, Segmenter, base_report, only
+from medsam2_atlas.segmenters.nnunet_inference import NNUNetModel, build_model, predict
+from medsam2_atlas.segmenters.organ_labels import OrganLabels, organ_labels, organs_file
+
+CONFIG_FILE = "nnunet.yaml"
+_CHECKPOINT = "checkpoint_final.pth"
+_PACKAGES = ("nnunetv2", "dynamic-network-architectures", "torch")
+_NETWORKS = ("dynamic_network_architectures.", "nnunetv2.", "torch.nn.", "monai.networks.")
+"""Packages whose classes `plans.json` may name. It names them to be imported and called."""
+
+_KEPT = ("network_weights", "trainer_name", "inference_allowed_mirroring_axes")
+"""What is kept of a checkpoint; the rest is for training on, and as large as the weights."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class NNUNetConfig(BaseModel):
+    """Content of `nnunet.yaml`: how a trained nnU-Net is used here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    orientation: str = Field(
+        "",
+        description="order of axes that the network was trained with, such as RAS: the directions in which x, y and z rise; "
+        "`file` takes CTs as their files have them, as nnU-Net does. By default RAS if the model was trained so, else `file`",
+    )
+    folds: tuple[int, ...] = Field((), description="folds whose results are averaged; by default all that are there")
+
+    @field_validator("orientation")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        sides = [{"R", "L"}, {"A", "P"}, {"S", "I"}]
+        if value not in ("", AS_FILED) and not (len(value) == 3 and all(len(set(value) & side) == 1 for side in sides)):
+            raise ValueError(f"{value!r} is no orientation such as RAS or LPS")
+        return value
+
+
+class _Dataset(BaseModel):
+    """What is needed of `dataset.json`. Labels are numbers, or lists of them for regions."""
+
+    labels: dict[str, int | tuple[int, ...]]
+    channel_names: dict[str, str] = Field(default_factory=dict)
+    modality: dict[str, str] = Field(default_factory=dict, description="name of `channel_names` in older files")
+    regions_class_order: tuple[int, ...] | None = None
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Names by label values in results. That of a region is the value that it leaves where no later region lies."""
+        used = {name: value for name, value in self.labels.items() if name not in ("background", "ignore")}
+        if any(isinstance(value, tuple) and len(value) > 1 for value in used.values()):
+            return dict(zip(self.regions_class_order or (), used, strict=False))
+        return {value if isinstance(value, int) else value[0]: name for name, value in used.items()}
+
+
+class _Plans(BaseModel):
+    """What is needed of `plans.json`."""
+
+    configurations: dict[str, dict[str, Any]]
+    image_reader_writer: str = ""
+
+    def resolved(self, name: str) -> dict[str, Any]:
+        """Returns a configuration with what it inherits."""
+        found: dict[str, Any] = {}
+        visited: set[str] = set()
+        while name in self.configurations and name not in visited:
+            visited.add(name)
+            found = self.configurations[name] | found
+            name = str(self.configurations[name].get("inherits_from", ""))
+        return found
+
+
+@dataclass(frozen=True)
+class NNUNetFolder:
+    """A model folder that has been checked, without its weights.
+
+    Attributes:
+        path: of the folder.
+        dataset, plans: content of the two JSON files.
+        checkpoints: of the folds in use.
+        configuration: its name in the plans, such as 3d_fullres.
+        trainer: name of the trainer's class.
+        orientation: see `NNUNetConfig`.
+        labels: which organs the model's labels are.
+    """
+
+    path: Path
+    dataset: dict[str, Any]
+    plans: dict[str, Any]
+    checkpoints: tuple[Path, ...]
+    configuration: str
+    trainer: str
+    orientation: str
+    labels: OrganLabels
+
+
+def read_folder(folder: Path) -> NNUNetFolder:
+    """Checks a model folder. The values of its weights are not read.
+
+    Raises:
+        InputError: it is incomplete or not valid, or a model that cannot be used here.
+        WeightsError: a checkpoint cannot be read, or holds code.
+    """
+    if not folder.is_dir():
+        raise InputError(folder, "is not a folder.", "Name the folder of a trained nnU-Net.")
+    if not (folder / "plans.json").is_file():
+        inner = sorted(file.parent.name for file in folder.glob("*/plans.json"))
+        remedy = f"Name one of its folders: {', '.join(inner)}." if inner else "Name a folder that nnUNetv2_train made."
+        raise InputError(folder, "holds no plans.json.", remedy)
+    config_file = _config_file(folder)
+    config = (
+        NNUNetConfig.model_validate({})
+        if config_file is None
+        else read_config(NNUNetConfig, config_file, "configuration of an nnU-Net")
+    )
+    dataset, about = _json(_Dataset, folder / "dataset.json")
+    plans, known = _json(_Plans, folder / "plans.json")
+    checkpoints = _checkpoints(folder, config.folds)
+    heads = [_head(file) for file in checkpoints]
+    name, trainer = heads[0]
+    if set(heads) != {heads[0]}:
+        raise InputError(folder, "has folds of different trainers or configurations.", "Keep the folds of one training.")
+    _check_configuration(folder, name, known, about)
+    labels = organ_labels(folder, about.names, folder / "dataset.json")
+    orientation = config.orientation or ("RAS" if known.image_reader_writer.endswith("WithReorient") else AS_FILED)
+    return NNUNetFolder(folder, dataset, plans, checkpoints, name, trainer, orientation, labels)
+
+
+def deciding_files(folder: Path) -> list[Path]:
+    """Returns all files that decide a model's results."""
+    found = [folder / "dataset.json", folder / "plans.json", *sorted(folder.glob(f"fold_*/{_CHECKPOINT}"))]
+    return [*found, *(file for file in (organs_file(folder), _config_file(folder)) if file is not None)]
+
+
+def _config_file(folder: Path) -> Path | None:
+    places = (folder / CONFIG_FILE, folder.with_name(f"{folder.name}.{CONFIG_FILE}"))
+    return next((file for file in places if file.is_file()), None)
+
+
+def _json(model: type[M], file: Path) -> tuple[dict[str, Any], M]:
+    """Returns the content of a JSON file, as it is and as a model."""
+    remedy = "Copy the folder again from where it was trained."
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return content, model.model_validate(content)
+    except ValidationError as error:
+        raise InputError(file, f"is not one of nnU-Net v2: {problems_of(error)}.", remedy) from error
+    except (OSError, ValueError) as error:
+        raise InputError(file, f"cannot be read ({error}).", remedy) from error
+
+
+def _checkpoints(folder: Path, chosen: tuple[int, ...]) -> tuple[Path, ...]:
+    """Returns the checkpoints of the chosen folds; else of all, or of `fold_all` if it is alone."""
+    there = {file.parent.name.removeprefix("fold_"): file for file in folder.glob(f"fold_*/{_CHECKPOINT}")}
+    numbered = sorted((name for name in there if name.isdecimal()), key=int)
+    if lacking := [str(fold) for fold in chosen if str(fold) not in there]:
+        raise InputError(folder, f"has no {_CHECKPOINT} of fold {', '.join(lacking)}.", f"Mend folds in {CONFIG_FILE}.")
+    names = [str(fold) for fold in chosen] or numbered or [name for name in there if name == "all"]
+    if not names:
+        remedy = "Let the training end, or rename checkpoint_best.pth if it shall be used."
+        raise InputError(folder, f"holds no fold_*/{_CHECKPOINT}.", remedy)
+    return tuple(there[name] for name in names)
+
+
+def _head(file: Path) -> tuple[str, str]:
+    """Returns the names of configuration and trainer in a checkpoint, whose weights are not read."""
+    content = _load(file, mapped=True)
+    try:
+        assert isinstance(content["network_weights"], Mapping)
+        return str(content["init_args"]["configuration"]), str(content["trainer_name"])
+    except (AssertionError, KeyError, TypeError) as error:
+        raise WeightsError(file, f"is no checkpoint of nnU-Net v2 ({error!r}).", "Get the file again.") from error
+
+
+def _load(file: Path, mapped: bool = False) -> Any:
+    try:
+        return load_tensors(file, numbers=True, mapped=mapped)
+    except (MedSAM2AtlasError, MemoryError):
+        raise
+    except Exception as error:
+        problem = f"cannot be read ({str(error).splitlines()[0][:200] if str(error) else type(error).__name__})."
+        raise WeightsError(file, problem, "Get the file again; it may be cut.") from error
+
+
+def _check_configuration(folder: Path, name: str, plans: _Plans, dataset: _Dataset) -> None:
+    """Refuses what cannot be run: cascades, several images, and networks of other packages."""
+    file, configuration = folder / "plans.json", plans.resolved(name)
+    if not configuration:
+        raise InputError(file, f"lacks the configuration {name}, which the checkpoints name.", "Copy the folder again.")
+    if configuration.get("previous_stage"):
+        remedy = "Name the folder of 3d_fullres, 3d_lowres or 2d."
+        raise InputError(folder, "is the second stage of a cascade, which needs another model's result.", remedy)
+    if (images := len(dataset.modality or dataset.channel_names)) != 1:
+        raise InputError(folder / "dataset.json", f"asks for {images} images; there is one CT.", "Name a model of one CT.")
+    strange = [text for text in _names_of_classes(configuration.get("architecture") or {}) if not text.startswith(_NETWORKS)]
+    if strange:
+        problem = f"names {strange[0][:80]!r}, which is no part of networks that come with {_PACKAGES[0]}."
+        raise InputError(file, problem, "Make a MONAI bundle of it, whose code is run (bundle:NAME).")
+
+
+def _names_of_classes(architecture: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the names that nnU-Net would import to build a network."""
+    yield str(architecture.get("network_class_name", _NETWORKS[0]))
+    given = architecture.get("arch_kwargs") or {}
+    for key in architecture.get("_kw_requires_import") or ():
+        if given.get(key) is not None:
+            yield str(given[key])
+
+
+def _place(file: Path, folder: Path) -> str:
+    """Returns a file's place in a model's folder; the same for one that lies beside the folder."""
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name.removeprefix(f"{folder.name}.")
+
+
+class NNUNet(Segmenter):
+    """`nnunet:NAME`. Folder and weights are read again when a file of the folder has changed."""
+
+    def check(self) -> None:
+        """Checks package and folder; the network is built when a CT is segmented."""
+        if importlib.util.find_spec("nnunetv2") is None:
+            raise InputError(self.name, "needs the package nnunetv2.", 'Install it: pip install "medsam2-atlas[nnunet]".')
+        self._folder()
+
+    def offers(self) -> dict[str, Any]:
+        """Returns organs, and whether results of mirrored copies are averaged."""
+        return super().offers() | {"augment": False}
+
+    def describe(self) -> dict[str, Any]:
+        """Returns version, configuration, the organs that the model knows, and its labels that are no organs of the table."""
+        folder = self._folder()
+        return {
+            "weights": self.version(),
+            "configuration": folder.configuration,
+            "orientation": folder.orientation,
+            "known_organs": folder.labels.known_names(),
+            "left_out": list(folder.labels.left_out),
+        }
+
+    def used_weights(self) -> dict[str, Any]:
+        """Returns folder, checksum and configuration of the model, and what it knows."""
+        folder = self._folder()
+        return {
+            "file": str(folder.path),
+            "sha256": self._digest(),
+            "mark": "",
+            "trainer": folder.trainer,
+            "folds": [file.parent.name for file in folder.checkpoints],
+        } | {key: value for key, value in self.describe().items() if key != "weights"}
+
+    def version(self) -> str:
+        """Returns twelve digits that change with any file that decides the result."""
+        return self._digest()[:12]
+
+    def provenance(self, options: Options) -> Provenance:
+        """Returns checksums of all deciding files, options, versions of packages, and the device (`memory.ran_on`)."""
+        self.check()
+        where = ran_on(self._resources.ladder.device_of(options.memory), medsam2=False, unet=True)
+        packages = {name: installed(name) for name in _PACKAGES}
+        return self._basis(options) | {"augment": options.augment, "files": self._checksums(), "packages": packages} | where
+
+    def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
+        """Segments a CT by nnU-Net's windows. Mirroring (`options.augment`) is off unless asked for.
+
+        Networks that were trained with mirroring take left for right more easily, and averaging over mirrored copies hides it.
+        """
+        self.check()
+        folder, device = self._folder(), self._resources.ladder.device_of(options.memory)
+        model: NNUNetModel = self._resources.on_device(self.name, self._model(), device)
+        began = time.perf_counter()
+        spares = options.memory in ("small", "smallest")
+        values = predict(volume, model, folder.orientation, augment=options.augment, spares=spares, progress=current())
+        seconds = time.perf_counter() - began
+        organs = [organ for organ in options.labels if organ in folder.labels.known]  # no report of organs that it never sees
+        labels = only(folder.labels.translated(values), organs)
+        report = base_report(self.name, volume, labels, organs).having(
+            strategy=self.name,
+            augment=options.augment and bool(model.mirror_axes),
+            seconds={"total": round(seconds, 3)},
+            **ran_on(device, medsam2=False, unet=True) | {"device": str(device)},
+            weights=self.used_weights(),
+            uses_truth=False,
+        )
+        return Segmentation(volume.with_array(labels), report)
+
+    @property
+    def _path(self) -> Path:
+        return self._resources.folder(self.name).absolute()
+
+    def _folder(self) -> NNUNetFolder:
+        path = self._path
+        return self._resources.loaded(f"{self.name} folder", deciding_files(path), lambda: read_folder(path))
+
+    def _model(self) -> NNUNetModel:
+        def load() -> NNUNetModel:
+            folder = self._folder()
+            contents = (_load(file) for file in folder.checkpoints)
+            kept = [{key: content[key] for key in _KEPT if key in content} for content in contents]
+            return build_model(folder.path, folder.plans, folder.dataset, folder.configuration, kept)
+
+        return self._resources.loaded(f"{self.name} weights", deciding_files(self._path), load)
+
+    def _checksums(self) -> dict[str, str]:
+        """Returns the checksums of all files that decide the result, by their places in the folder."""
+        folder = self._folder()
+        unused = {*folder.path.glob(f"fold_*/{_CHECKPOINT}")} - {*folder.checkpoints}
+        files = {_place(file, folder.path): file for file in deciding_files(folder.path) if file not in unused}
+        return self._resources.loaded(
+            f"{self.name} checksums", list(files.values()), lambda: {place: sha256(file) for place, file in files.items()}
+        )
+
+    def _digest(self) -> str:
+        return digest_of(json.dumps(self._checksums(), sort_keys=True).encode()).hexdigest()

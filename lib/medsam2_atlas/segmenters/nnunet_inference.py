@@ -1,0 +1,266 @@
+"""Runs a network of nnU-Net v2 on a CT, with the preprocessing, windows and resampling of the package `nnunetv2`.
+
+The label map is that of `nnUNetv2_predict` (Isensee et al., Nature Methods 2021). Its `nnUNetPredictor` is not called: it
+unpickles checkpoints, keeps a thread and GPU memory when it is stopped, turns to main memory without saying so, and holds all
+classes at full resolution at a time. Here, classes are resampled one after the other.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, WeightsError
+from medsam2_atlas.base.progress import Progress, part
+from medsam2_atlas.imaging.orientation import turn_to
+from medsam2_atlas.imaging.volume import Volume
+
+_CPU = torch.device("cpu")
+_STAGE = "nnU-Net"
+_WINDOWS = 0.9
+"""Share of the time that windows take; resampling takes the rest."""
+_STEP = 0.5
+"""Distance of windows, in parts of their sides: nnU-Net's default."""
+
+
+@dataclass(frozen=True)
+class NNUNetModel:
+    """A network with what nnU-Net knows of its data.
+
+    Attributes:
+        network: with the weights of one fold.
+        folds: weights of all folds, on the processor.
+        plans, configuration, labels: the package's managers of `plans.json`, its part for this network, and its labels.
+        dataset: content of `dataset.json`.
+        mirror_axes: axes that test-time mirroring may flip, as the training allows.
+        device: of the network.
+    """
+
+    network: torch.nn.Module
+    folds: tuple[Mapping[str, torch.Tensor], ...]
+    plans: Any
+    configuration: Any
+    labels: Any
+    dataset: Mapping[str, Any]
+    mirror_axes: tuple[int, ...]
+    device: torch.device = _CPU
+
+    def on(self, device: torch.device) -> NNUNetModel:
+        """Returns this model with a copy of its network on a device.
+
+        Raises:
+            torch.OutOfMemoryError: the device has no memory for it.
+        """
+        return replace(self, network=copy.deepcopy(self.network).to(device), device=device)
+
+
+def build_model(
+    folder: Path, plans: dict[str, Any], dataset: dict[str, Any], configuration: str, checkpoints: Sequence[Mapping[str, Any]]
+) -> NNUNetModel:
+    """Returns the network of a trained model, built as its trainer builds it.
+
+    Args:
+        folder: of the model, for messages.
+        plans: content of `plans.json`.
+        dataset: content of `dataset.json`.
+        configuration: its name in the plans.
+        checkpoints: of the folds.
+
+    Raises:
+        WeightsError: the package has no such trainer or network, or the weights do not fit.
+    """
+    try:
+        with _undisturbed():
+            return _build(plans, dataset, configuration, checkpoints)
+    except (MedSAM2AtlasError, MemoryError):
+        raise
+    except Exception as error:
+        told = " ".join(str(error).split())[:400]
+        problem = f"cannot be built as {checkpoints[0]['trainer_name']} does it ({type(error).__name__}: {told})."
+        remedy = "Update nnunetv2, or install what defines this trainer and its network."
+        raise WeightsError(folder, problem, remedy) from error
+
+
+def _build(
+    plans: dict[str, Any], dataset: dict[str, Any], configuration: str, checkpoints: Sequence[Mapping[str, Any]]
+) -> NNUNetModel:
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(copy.deepcopy(plans))
+    part_of_plans = manager.get_configuration(configuration)
+    for lazy in ("preprocessor_class", "resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"):
+        getattr(part_of_plans, lazy)  # imported here, so that nothing is while a case is segmented
+    labels = manager.get_label_manager(dataset)
+    channels = determine_num_input_channels(manager, part_of_plans, dataset), labels.num_segmentation_heads
+    build = recursive_find_trainer_class_by_name(checkpoints[0]["trainer_name"]).build_network_architecture
+    if "plans_manager" in inspect.signature(build).parameters:
+        network = build(manager, part_of_plans, *channels, enable_deep_supervision=False)
+    else:  # of trainers that were written for nnunetv2 before 2.7
+        network = build(
+            part_of_plans.network_arch_class_name,
+            part_of_plans.network_arch_init_kwargs,
+            part_of_plans.network_arch_init_kwargs_req_import,
+            *channels,
+            enable_deep_supervision=False,
+        )
+    folds = tuple(dict(checkpoint["network_weights"]) for checkpoint in checkpoints)
+    for weights in reversed(folds):  # the first one's stay
+        network.load_state_dict(weights)
+    axes = tuple(checkpoints[0].get("inference_allowed_mirroring_axes") or ())
+    return NNUNetModel(network.eval().requires_grad_(False), folds, manager, part_of_plans, labels, dataset, axes)
+
+
+def predict(
+    volume: Volume, model: NNUNetModel, orientation: str, *, augment: bool = False, spares: bool = False, progress: Progress
+) -> np.ndarray:
+    """Returns the model's label values on the grid of a CT, `[z, y, x]`, uint16.
+
+    Args:
+        volume: the CT in HU.
+        model: on the device to use.
+        orientation: that the network was trained in; see `imaging.orientation.turn_to`.
+        augment: averages over mirrored copies, along the axes that the training allows.
+        spares: puts windows together in main memory, so that the device holds one window at a time.
+        progress: called with the fraction completed, between windows.
+
+    Raises:
+        InputError: the CT is 0 HU everywhere.
+        WeightsError: the network's results are not finite.
+    """
+    if not volume.array.any():
+        raise InputError(volume.source, "is 0 HU everywhere.", "Check how it was exported.")
+    turn = turn_to(volume, orientation)
+    properties: dict[str, Any] = {"spacing": list(turn.spacing(volume.geometry))}
+    threads = torch.get_num_threads()
+    try:
+        preprocessor = model.configuration.preprocessor_class(verbose=False)
+        data = preprocessor.run_case_npy(
+            turn.apply(volume.array)[None], None, properties, model.plans, model.configuration, model.dataset
+        )[0]
+        with torch.no_grad():
+            logits = _logits(model, torch.as_tensor(data), augment, spares, part(progress, 0, _WINDOWS))
+            labels = _labels(model, logits, properties, part(progress, _WINDOWS, 1))
+    finally:
+        if torch.get_num_threads() != threads:  # some resampling functions set it, and stay so after an error
+            torch.set_num_threads(threads)
+    whole = np.zeros(properties["shape_before_cropping"], np.uint16)
+    whole[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])] = labels
+    progress(_STAGE, 1.0)
+    return turn.undo(whole.transpose(model.plans.transpose_backward))
+
+
+def _logits(model: NNUNetModel, data: torch.Tensor, augment: bool, spares: bool, progress: Progress) -> torch.Tensor:
+    """Returns mean logits of all folds `[classes, a, b, c]` in main memory, float16, for a preprocessed CT `[1, a, b, c]`."""
+    total: torch.Tensor | None = None
+    count = len(model.folds)
+    for number, weights in enumerate(model.folds):
+        if count > 1:
+            model.network.load_state_dict(weights)
+        found = _windows(model, data, augment, spares, part(progress, number / count, (number + 1) / count)).cpu()
+        total = found if total is None else total.add_(found)
+    assert total is not None, "a model has at least one fold"
+    return total.div_(count) if count > 1 else total
+
+
+def _windows(model: NNUNetModel, data: torch.Tensor, augment: bool, spares: bool, progress: Progress) -> torch.Tensor:
+    """Returns logits of overlapping windows, blended with Gaussian weights; in float16, as nnU-Net does."""
+    from acvl_utils.cropping_and_padding.padding import pad_nd_image
+    from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+
+    patch = tuple(model.configuration.patch_size)
+    place = _CPU if spares else model.device
+    padded, inside = pad_nd_image(data, patch, "constant", {"value": 0}, True, None)
+    image = padded.to(place)
+    # The package keeps these weights where they are made: in main memory.
+    gaussian = compute_gaussian(patch, sigma_scale=1.0 / 8, value_scaling_factor=10, device=_CPU).to(place)
+    logits = torch.zeros((model.labels.num_segmentation_heads, *image.shape[1:]), dtype=torch.half, device=place)
+    weights = torch.zeros(image.shape[1:], dtype=torch.half, device=place)
+    windows = list(_window_places(image.shape[1:], patch))
+    for number, window in enumerate(windows):
+        progress(_STAGE, number / len(windows))
+        with torch.autocast(model.device.type, enabled=model.device.type == "cuda"):
+            found = _mirrored(model, image[window][None].contiguous().to(model.device), augment)[0].to(place)
+        logits[window] += found.mul_(gaussian)
+        weights[window[1:]] += gaussian
+    logits.div_(weights)
+    if not logits.isfinite().all():
+        raise WeightsError(_STAGE, "gives results that are not finite.", "Check its training, or the CT's values.")
+    return logits[(slice(None), *inside[1:])]
+
+
+def _window_places(shape: Sequence[int], patch: tuple[int, ...]) -> Iterator[tuple[slice | int, ...]]:
+    """Yields the places of windows in an image `[1, *shape]`; those of two dimensions lie in each plane of the first axis."""
+    from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
+
+    flat = len(patch) < len(shape)
+    steps = compute_steps_for_sliding_window(tuple(shape[1:] if flat else shape), patch, _STEP)
+    for plane in range(shape[0]) if flat else (None,):
+        for corner in itertools.product(*steps):
+            sides = (slice(begin, begin + side) for begin, side in zip(corner, patch, strict=True))
+            yield (slice(None), *(() if plane is None else (plane,)), *sides)
+
+
+def _mirrored(model: NNUNetModel, window: torch.Tensor, augment: bool) -> torch.Tensor:
+    """Returns logits of a window, averaged over all mirrored copies if requested."""
+    found = model.network(window)
+    axes = [axis + 2 for axis in model.mirror_axes] if augment else []
+    flips = [chosen for count in range(1, len(axes) + 1) for chosen in itertools.combinations(axes, count)]
+    for chosen in flips:
+        found += model.network(window.flip(chosen)).flip(chosen)
+    return found.div_(len(flips) + 1) if flips else found
+
+
+def _labels(model: NNUNetModel, logits: torch.Tensor, properties: Mapping[str, Any], progress: Progress) -> np.ndarray:
+    """Returns label values on the CT's grid within nnU-Net's crop: one class at a time is resampled, and the highest wins.
+
+    Regions are set one over the other, in the order that `dataset.json` gives.
+    """
+    shape = properties["shape_after_cropping_and_before_resampling"]
+    spacing = [properties["spacing"][axis] for axis in model.plans.transpose_forward]
+    own = list(model.configuration.spacing)
+    labels = np.zeros(shape, np.uint16)
+    best: torch.Tensor | None = None
+    for number in range(len(logits)):
+        progress(_STAGE, number / len(logits))
+        resampled = model.configuration.resampling_fn_probabilities(
+            logits[number : number + 1], shape, own if len(own) == len(shape) else [spacing[0], *own], spacing
+        )
+        scores = torch.as_tensor(resampled)[0]
+        if model.labels.has_regions:
+            chosen = model.labels.inference_nonlin(scores.float()) > 0.5
+            labels[chosen.numpy()] = model.labels.regions_class_order[number]
+        elif best is None:
+            best = scores
+        else:
+            labels[(scores > best).numpy()] = number
+            best = torch.maximum(best, scores)
+    return labels
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Restores after the block what imports of the package and building a network change for the whole process.
+
+    These are environment variables, which processes of this one would inherit, filters of warnings, and random numbers.
+    """
+    environment = dict(os.environ)
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)

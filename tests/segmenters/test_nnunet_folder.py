@@ -1,0 +1,194 @@
+"""Folders of nnU-Nets: what is wrong with one is told with its remedy, and no code from one runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import zipfile
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nnunet_folders import checkpoint, dataset, plans, write_folder
+
+from medsam2_atlas.base.errors import InputError, WeightsError
+from medsam2_atlas.base.tensor_files import load_tensors
+from medsam2_atlas.segmenters.nnunet import read_folder
+from medsam2_atlas.studies.models import Models
+
+
+class Evil:
+    """Unpickled, this makes a file."""
+
+    def __init__(self, sign: Path) -> None:
+        self.sign = sign
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.sign),)
+
+
+def missing(folder: Path) -> str:
+    return Models({"nnunet:tiny": str(folder), "device": "cpu"}).segmenter("nnunet:tiny").missing()
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the package were there: checking a folder does not import it."""
+    find = importlib.util.find_spec
+    spec = ModuleSpec("nnunetv2", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: spec if name == "nnunetv2" else find(name, *more))
+
+
+def test_without_the_package_the_command_that_installs_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "nnunetv2" else find(name, *more))
+    assert 'pip install "medsam2-atlas[nnunet]"' in missing(write_folder(tmp_path / "model"))
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_complete_folder_lacks_nothing_and_says_what_it_knows(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model")
+    assert missing(folder) == ""
+    about = Models({"nnunet:tiny": str(folder)}).segmenter("nnunet:tiny").describe()
+    assert about["known_organs"] == ["left_kidney", "liver"]
+    assert about["left_out"] == ["femur"]
+
+
+def without(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).unlink()
+
+
+def text(name: str, content: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(content)
+
+
+def about(**fields: Any) -> Callable[[Path], object]:
+    """Other content of the only configuration."""
+
+    def change(folder: Path) -> None:
+        content = plans()
+        content["configurations"]["tiny"] |= fields
+        write_folder(folder, content)
+
+    return change
+
+
+def data(**fields: Any) -> Callable[[Path], object]:
+    return lambda folder: write_folder(folder, data=dataset(**fields))
+
+
+def fold(**fields: Any) -> Callable[[Path], object]:
+    return lambda folder: write_folder(folder, folds={"1": checkpoint({}, **fields)})
+
+
+def cut(folder: Path) -> None:
+    file = folder / "fold_0" / "checkpoint_final.pth"
+    file.write_bytes(file.read_bytes()[:500])
+
+
+FOREIGN = {"network_class_name": "os.system", "arch_kwargs": {}, "_kw_requires_import": []}
+FOREIGN_PART = {
+    "network_class_name": "torch.nn.Module",
+    "arch_kwargs": {"nonlin": "os.system"},
+    "_kw_requires_import": ["nonlin"],
+}
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (without("plans.json"), r"model: holds no plans\.json\. Name a folder that nnUNetv2_train made"),
+        (without("dataset.json"), r"dataset\.json: cannot be read"),
+        (text("dataset.json", "{"), r"dataset\.json: cannot be read"),
+        (text("plans.json", "{}"), r"plans\.json: is not one of nnU-Net v2: configurations"),
+        (without("fold_0/checkpoint_final.pth"), r"holds no fold_\*/checkpoint_final\.pth\. Let the training end"),
+        (cut, r"checkpoint_final\.pth: cannot be read .* it may be cut"),
+        (fold(init_args=None), r"checkpoint_final\.pth: is no checkpoint of nnU-Net v2"),
+        (fold(trainer_name="another"), "has folds of different trainers"),
+        (about(previous_stage="3d_lowres"), "is the second stage of a cascade.*3d_fullres"),
+        (data(channel_names={"0": "CT", "1": "PET"}), "asks for 2 images; there is one CT"),
+        (
+            data(labels={"background": 0, "femur": 1}),
+            r"dataset\.json: names no organ of the organ table: 'femur'.*organs\.yaml",
+        ),
+        (text("organs.yaml", "7: liver"), r"organs\.yaml: names the label '7', which the model lacks"),
+        (text("organs.yaml", "1: lever"), r"organs\.yaml: names 'lever'"),
+        (text("nnunet.yaml", "folds: [3]"), r"has no checkpoint_final\.pth of fold 3"),
+        (text("nnunet.yaml", "orientation: RPL"), "'RPL' is no orientation such as RAS"),
+        (text("nnunet.yaml", "fold: [0]"), r"nnunet\.yaml: is not a valid configuration of an nnU-Net: fold"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_told_with_its_remedy(
+    tmp_path: Path, change: Callable[[Path], object], told: str
+) -> None:
+    folder = write_folder(tmp_path / "model")
+    change(folder)
+    with pytest.raises((InputError, WeightsError), match=told) as refused:
+        read_folder(folder)
+    assert refused.value.remedy or "nnunet.yaml" in str(refused.value)
+    assert missing(folder) == str(refused.value)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("architecture", [FOREIGN, FOREIGN_PART])
+def test_plans_name_nothing_but_parts_of_networks(tmp_path: Path, architecture: dict[str, Any]) -> None:
+    folder = write_folder(tmp_path / "model")
+    about(architecture=architecture)(folder)
+    assert "plans.json: names 'os.system', which is no part of networks" in missing(folder)
+    assert "(bundle:NAME)" in missing(folder)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_folder_of_trainings_names_those_that_may_be_chosen(tmp_path: Path) -> None:
+    write_folder(tmp_path / "Dataset900" / "nnUNetTrainer__nnUNetPlans__2d")
+    assert "Name one of its folders: nnUNetTrainer__nnUNetPlans__2d." in missing(tmp_path / "Dataset900")
+    assert "is not a folder" in missing(tmp_path / "nowhere")
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_mended_folder_is_used_at_once(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model", data=dataset(labels={"background": 0, "femur": 1}))
+    tiny = Models({"nnunet:tiny": str(folder)}).segmenter("nnunet:tiny")
+    assert tiny.missing()
+    (folder / "organs.yaml").write_text("1: spleen")
+    assert not tiny.missing()
+
+
+@pytest.mark.usefixtures("installed")
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
+    sign = tmp_path / "the-code-has-run"
+    folder = write_folder(tmp_path / "model", folds={"0": checkpoint({}, logging=Evil(sign))})
+    assert "holds code besides weights; the code was not run." in missing(folder)
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_checkpoints_with_numbers_of_numpy_1_and_2_are_read(tmp_path: Path, module: str) -> None:
+    folder = write_folder(tmp_path / "model")
+    file = folder / "fold_0" / "checkpoint_final.pth"
+    torch.save(checkpoint({}), file)
+    written = b"numpy._core.multiarray" if b"numpy._core.multiarray" in file.read_bytes() else b"numpy.core.multiarray"
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content.replace(written, module.encode()))
+    assert read_folder(folder).trainer == "nnUNetTrainer"
+    with pytest.raises(WeightsError, match="holds code"):  # other files get no more than they need
+        load_tensors(file)
+
+
+@pytest.mark.usefixtures("installed")
+def test_old_data_sets_and_plans_are_read(tmp_path: Path) -> None:
+    """`modality` in place of `channel_names`, and plans of 2.0 to 2.3, which name no architecture."""
+    content = plans()
+    content["configurations"]["small"] = content["configurations"].pop("tiny")
+    content["configurations"]["small"].pop("architecture")
+    content["configurations"]["tiny"] = {"inherits_from": "small", "UNet_class_name": "PlainConvUNet"}
+    old = dataset(modality={"0": "CT"})
+    del old["channel_names"]
+    assert missing(write_folder(tmp_path / "model", content, old)) == ""
