@@ -42,7 +42,8 @@ def read(folder: Path, text: str, former: Former = FORMER) -> Steps:
 
 
 def test_old_keys_are_read_and_one_warning_names_the_new_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    text = "appearance: {rounds: 0, bending: {most: 2.0}}\norgans: [{name: a, threshold: 0.1}, {name: b}, {name: c, threshold: 0.3}]"
+    organs = "organs: [{name: a, threshold: 0.1}, {name: b}, {name: c, threshold: 0.3}]"
+    text = f"appearance: {{rounds: 0, bending: {{most: 2.0}}}}\n{organs}"
     with caplog.at_level(logging.WARNING):
         found = read(tmp_path, text)
     assert found.bend == Bend(enabled=False, max_evidence=2.0)

@@ -22,7 +22,10 @@ PromptSource = Literal["atlas", "unet", "both"]
 """What the first boxes come from: the atlas' score maps, a U-Net's coarse masks, or per organ the better of both."""
 
 ThresholdRule = Literal["atlas", "published", "adaptive"]
-"""Which threshold turns a score map into a prompting region; see `prompting.threshold_of`."""
+"""Which threshold turns a score map into a prompting region; see `scoremaps.threshold_of`."""
+
+DEFAULT_THRESHOLDS: ThresholdRule = "atlas"
+"""The rule wherever nobody chooses another one."""
 
 Loop = Literal["symmetric", "published"]
 """How boxes condition the propagation through slices; see `medsam2.propagation`."""

@@ -3,7 +3,7 @@
 from medsam2_atlas.prompting.choice import Evidence, choose_prompts
 from medsam2_atlas.prompting.confidence import ConfidenceConfig, confidence, confidence_config
 from medsam2_atlas.prompting.marks import MarkedOrgan, SliceMarks, marked_organ
-from medsam2_atlas.prompting.priors import by_stability, constrained, told_apart
+from medsam2_atlas.prompting.priors import by_stability, constrained, resolve_laterality
 from medsam2_atlas.prompting.prompt import (
     Box,
     BoxPrompt,
@@ -21,7 +21,6 @@ from medsam2_atlas.prompting.region import (
     prompt_from_planes,
     prompts_from_labels,
     prompts_from_scores,
-    threshold_of,
 )
 
 __all__ = [
@@ -49,6 +48,5 @@ __all__ = [
     "prompts_from_report",
     "prompts_from_scores",
     "read_prompts",
-    "threshold_of",
-    "told_apart",
+    "resolve_laterality",
 ]

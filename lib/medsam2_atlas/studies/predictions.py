@@ -52,7 +52,7 @@ def foundation_provenance(
         "atlas": atlas,
         "code": package_version(),
     }
-    found |= {"fusion": fusion_config().model_dump(), **_rule(hu)}
+    found |= {"fusion": fusion_config().provenance(), **_rule(hu)}
     return found if weights is None else found | {"weights": weights, "prompts": prompts, "unet": unet, **ran_on}
 
 
