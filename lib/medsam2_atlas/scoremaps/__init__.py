@@ -15,7 +15,7 @@ from medsam2_atlas.scoremaps.maps import ScoreMap, ScoreMaps
 from medsam2_atlas.scoremaps.scores import fused_scores, score_maps
 from medsam2_atlas.scoremaps.step import Step, StepConfig
 from medsam2_atlas.scoremaps.steps import STEPS
-from medsam2_atlas.scoremaps.thresholds import ThresholdsConfig, threshold_of
+from medsam2_atlas.scoremaps.thresholds import ThresholdsConfig, adaptive_threshold, threshold_of
 from medsam2_atlas.scoremaps.voting import VoteConfig, Votes
 from medsam2_atlas.scoremaps.warping import WarpConfig, Warped
 
@@ -41,6 +41,7 @@ __all__ = [
     "Votes",
     "WarpConfig",
     "Warped",
+    "adaptive_threshold",
     "correct",
     "find_thresholds",
     "fused_scores",

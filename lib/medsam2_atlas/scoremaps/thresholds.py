@@ -6,7 +6,7 @@ from pydantic import Field
 
 from medsam2_atlas.base.choices import ThresholdRule
 from medsam2_atlas.imaging.labels import OrganTable
-from medsam2_atlas.scoremaps.maps import ScoreMaps
+from medsam2_atlas.scoremaps.maps import ScoreMap, ScoreMaps
 from medsam2_atlas.scoremaps.step import StepConfig
 
 
@@ -35,8 +35,13 @@ def threshold_of(rule: ThresholdRule, organ: int, scores: ScoreMaps, table: Orga
     """
     if rule == "published":
         return table[organ].published_threshold
-    highest = scores.maps[organ].maximum
-    adaptive = min(config.max_adaptive, config.adaptive_share * highest)
+    score = scores.maps[organ]
+    adaptive = adaptive_threshold(score, config)
     if rule == "adaptive":
         return adaptive
-    return min(scores.thresholds.get(organ, adaptive), config.max_share * highest)
+    return min(scores.thresholds.get(organ, adaptive), config.max_share * score.maximum)
+
+
+def adaptive_threshold(score: ScoreMap, config: ThresholdsConfig) -> float:
+    """Returns the threshold of an organ of which nothing better is known, from its map's maximum."""
+    return min(config.max_adaptive, config.adaptive_share * score.maximum)
