@@ -8,7 +8,7 @@ tell them apart; field and histograms are found in turns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,36 +65,36 @@ class _Cells:
 
 
 def warp_jointly(
-    scores: ScoreMaps, field_of_view: CroppedMap, seen: Intensities, config: BendConfig
+    scores: ScoreMaps, field_of_view: CroppedMap, intensities: Intensities, config: BendConfig
 ) -> tuple[ScoreMaps, CroppedMap]:
     """Returns score maps and field of view, moved by one smooth field.
 
     Args:
         scores: as registered.
         field_of_view: on the same reduced grid, above 0.5 where at least one reference's field of view reaches.
-        seen: the target's intensities on that grid.
+        intensities: the target's intensities on that grid.
         config: how.
     """
     names = [k for k, score in scores.maps.items() if score.values.any()]
     if config.rounds == 0 or not names:
         return scores, field_of_view
-    maps, shape, spacing = [scores.maps[k] for k in names], scores.reduced_shape, scores.reduced_spacing
-    box = around(maps, config.margin / spacing, shape)
-    cells = _cells(maps, field_of_view, (seen, seen.counterparts(names)), box, spacing, config)
-    field = _fitted(cells, seen, config)
-    moved = {k: _moved(score, field, cells, shape) for k, score in zip(names, maps, strict=True)}
+    maps, shape, spacing = {k: scores.maps[k] for k in names}, scores.reduced_shape, scores.reduced_spacing
+    box = around(list(maps.values()), config.margin / spacing, shape)
+    cells = _cells(maps, field_of_view, intensities, box, spacing, config)
+    field = _fitted(cells, intensities, config)
+    moved = {k: _moved(score, field, cells, shape) for k, score in maps.items()}
     return replace(scores, maps={**scores.maps, **moved}), _moved(field_of_view, field, cells, shape)
 
 
 def _cells(
-    maps: Sequence[CroppedMap],
+    maps: Mapping[int, CroppedMap],
     field_of_view: CroppedMap,
-    intensities: tuple[Intensities, np.ndarray],
+    intensities: Intensities,
     box: Box,
     spacing: np.ndarray,
     config: BendConfig,
 ) -> _Cells:
-    (seen, partner), bins = intensities, intensities[0].config.bins
+    bins = intensities.config.bins
     size = np.maximum(1, np.rint(config.cell / spacing)).astype(int)
     blur = config.blur / (size * spacing)
 
@@ -107,11 +107,11 @@ def _cells(
     index = np.zeros(1, np.int64)
     for n, length, voxels in zip(known.shape, shape_of(box), size, strict=True):
         index = index[..., None] * n + np.arange(length) // voxels
-    counts = np.bincount((index[0] * bins + seen.bins[box]).ravel(), minlength=known.size * bins).astype(np.float32)
+    counts = np.bincount((index[0] * bins + intensities.bins[box]).ravel(), minlength=known.size * bins).astype(np.float32)
     hu = counts.reshape(-1, bins).T / counts.reshape(-1, bins).sum(1)
     return _Cells(
-        torch.from_numpy(np.stack([ndimage.gaussian_filter(pooled(score), blur) for score in maps])),
-        partner,
+        torch.from_numpy(np.stack([ndimage.gaussian_filter(pooled(score), blur) for score in maps.values()])),
+        intensities.counterparts(list(maps)),
         torch.from_numpy(known),
         torch.from_numpy(np.ascontiguousarray(hu)).reshape(bins, *known.shape),
         low_of(box),
@@ -120,7 +120,7 @@ def _cells(
     )
 
 
-def _fitted(cells: _Cells, seen: Intensities, config: BendConfig) -> torch.Tensor:
+def _fitted(cells: _Cells, intensities: Intensities, config: BendConfig) -> torch.Tensor:
     """The field `[3, z, y, x]` over the cells, (z, y, x) in mm: a map's value at a cell comes from where it points."""
     shape = cells.known.shape
     lattice = [max(2, round(n * step / config.knots)) for n, step in zip(shape, cells.steps, strict=True)]
@@ -137,7 +137,7 @@ def _fitted(cells: _Cells, seen: Intensities, config: BendConfig) -> torch.Tenso
         if turn > 0:
             with torch.no_grad():
                 maps = _looked_up(cells.maps, grid + field() / steps)
-        evidence = _evidence(maps, cells, known if turn == 0 else torch.ones_like(known), seen, config)
+        evidence = _evidence(maps, cells, known if turn == 0 else torch.ones_like(known), intensities, config)
         counted = known & _near(maps, config.margin / cells.steps, config.near).any(
             0
         )  # elsewhere all maps are 0, and the mixture constant
@@ -154,13 +154,15 @@ def _fitted(cells: _Cells, seen: Intensities, config: BendConfig) -> torch.Tenso
     return field().detach()
 
 
-def _evidence(maps: torch.Tensor, cells: _Cells, counted: torch.Tensor, seen: Intensities, config: BendConfig) -> torch.Tensor:
+def _evidence(
+    maps: torch.Tensor, cells: _Cells, counted: torch.Tensor, intensities: Intensities, config: BendConfig
+) -> torch.Tensor:
     """What each cell's HU say for each organ, `[organ, z, y, x]`, natural logarithm."""
     near = _near(maps, config.surroundings / cells.steps, config.near)
     nothing = (1 - maps.sum(0)).clamp(min=0)
     hu = cells.hu.flatten(1)
     inside, outside = ((weights * near * counted).flatten(1) @ hu.T for weights in (maps**2, nothing.expand_as(maps)))
-    table = torch.from_numpy(seen.evidence_table(inside.numpy(), outside.numpy(), cells.partner, config.max_evidence))
+    table = torch.from_numpy(intensities.evidence_table(inside.numpy(), outside.numpy(), cells.partner, config.max_evidence))
     return (table @ hu).reshape(maps.shape)
 
 

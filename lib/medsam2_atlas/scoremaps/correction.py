@@ -75,13 +75,13 @@ class _Organ:
     posterior: np.ndarray
 
 
-def correct(scores: ScoreMaps, field_of_view: CroppedMap, seen: Intensities, config: CorrectConfig) -> ScoreMaps:
+def correct(scores: ScoreMaps, field_of_view: CroppedMap, intensities: Intensities, config: CorrectConfig) -> ScoreMaps:
     """Returns score maps after a look at the target.
 
     Args:
         scores: as registered.
         field_of_view: on the same reduced grid, above 0.5 where at least one reference's field of view reaches.
-        seen: the target's intensities on that grid.
+        intensities: the target's intensities on that grid.
         config: how.
     """
     if config.rounds == 0:
@@ -93,15 +93,19 @@ def correct(scores: ScoreMaps, field_of_view: CroppedMap, seen: Intensities, con
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         started = pool.map(lambda k: _start(scores.maps[k], known, spacing, config), names)
         organs = {k: organ for k, organ in zip(names, started, strict=True) if organ is not None}
-        partner = seen.counterparts(list(organs))
+        partner = intensities.counterparts(list(organs))
         for turn in range(config.rounds):
             nothing = np.ones(shape, np.float32)  # probability that a voxel is of no organ
             for organ in organs.values():
                 nothing[organ.box] -= organ.posterior
-            counted = pool.map(partial(_histograms, nothing=nothing, seen=seen, known_only=turn == 0), organs.values())
-            inside, outside = np.array(list(counted)).reshape(-1, 2, seen.config.bins).swapaxes(0, 1)
-            tables = seen.evidence_table(inside, outside, partner, config.max_evidence)
-            odds = list(pool.map(partial(_odds, bins=seen.bins, spacing=spacing, config=config), organs.values(), tables))
+            counted = pool.map(
+                partial(_histograms, nothing=nothing, intensities=intensities, known_only=turn == 0), organs.values()
+            )
+            inside, outside = np.array(list(counted)).reshape(-1, 2, intensities.config.bins).swapaxes(0, 1)
+            tables = intensities.evidence_table(inside, outside, partner, config.max_evidence)
+            odds = list(
+                pool.map(partial(_odds, bins=intensities.bins, spacing=spacing, config=config), organs.values(), tables)
+            )
             total = np.ones(shape, np.float32)  # odds of the background, then of all
             for organ, own in zip(organs.values(), odds, strict=True):
                 total[organ.box] += own
@@ -111,15 +115,15 @@ def correct(scores: ScoreMaps, field_of_view: CroppedMap, seen: Intensities, con
         return replace(scores, maps={**scores.maps, **dict(zip(organs, finished, strict=True))})
 
 
-def _start(score: ScoreMap, seen: np.ndarray, spacing: np.ndarray, config: CorrectConfig) -> _Organ | None:
+def _start(score: ScoreMap, covered: np.ndarray, spacing: np.ndarray, config: CorrectConfig) -> _Organ | None:
     spread = config.spread / spacing
-    box = around([score], 4 * spread, seen.shape)
-    seed, known = score.over(box), seen[box]
+    box = around([score], 4 * spread, covered.shape)
+    seed, known = score.over(box), covered[box]
     border = known & ndimage.binary_dilation(~known)
     cut = border.any() and float(seed[border].max()) > config.cut_score
     if cut:
-        box = around([score], config.reach / spacing, seen.shape)
-        seed, known = score.over(box), seen[box]
+        box = around([score], config.reach / spacing, covered.shape)
+        seed, known = score.over(box), covered[box]
     prior = ndimage.gaussian_filter(seed, spread)
     if cut:
         share = ndimage.gaussian_filter(known.astype(np.float32), spread)
@@ -168,11 +172,11 @@ def _at_its_side(seen: np.ndarray, spacing: np.ndarray, blur: float) -> np.ndarr
     return result
 
 
-def _histograms(organ: _Organ, nothing: np.ndarray, seen: Intensities, known_only: bool) -> list[np.ndarray]:
+def _histograms(organ: _Organ, nothing: np.ndarray, intensities: Intensities, known_only: bool) -> list[np.ndarray]:
     """Of the organ, and of what is of no organ near it."""
     counted = organ.near & organ.known if known_only else organ.near
-    values, outside = seen.bins[organ.box][counted], np.maximum(nothing[organ.box], 0)
-    return [np.bincount(values, weights[counted], seen.config.bins) for weights in (organ.posterior**2, outside)]
+    values, outside = intensities.bins[organ.box][counted], np.maximum(nothing[organ.box], 0)
+    return [np.bincount(values, weights[counted], intensities.config.bins) for weights in (organ.posterior**2, outside)]
 
 
 def _odds(organ: _Organ, table: np.ndarray, bins: np.ndarray, spacing: np.ndarray, config: CorrectConfig) -> np.ndarray:

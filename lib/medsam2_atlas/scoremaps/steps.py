@@ -33,14 +33,15 @@ def _warp(votes: Votes, config: FusionConfig, progress: Progress) -> Warped:
 
 
 def _bend(warped: Warped, config: FusionConfig, _: Progress) -> Warped:
-    seen = warped.seen(config.histograms)
-    scores, field_of_view = warp_jointly(warped.scores, warped.field_of_view, seen, config.bend)
-    return replace(warped, scores=scores, field_of_view=field_of_view, intensities=seen)
+    intensities = warped.look(config.histograms)
+    scores, field_of_view = warp_jointly(warped.scores, warped.field_of_view, intensities, config.bend)
+    return replace(warped, scores=scores, field_of_view=field_of_view, intensities=intensities)
 
 
 def _correct(warped: Warped, config: FusionConfig, _: Progress) -> Warped:
-    seen = warped.seen(config.histograms)
-    return replace(warped, scores=correct(warped.scores, warped.field_of_view, seen, config.correct), intensities=seen)
+    intensities = warped.look(config.histograms)
+    scores = correct(warped.scores, warped.field_of_view, intensities, config.correct)
+    return replace(warped, scores=scores, intensities=intensities)
 
 
 def _evidence(warped: Warped, config: FusionConfig, _: Progress) -> Warped:
