@@ -36,7 +36,7 @@ from medsam2_atlas.imaging.masks import at_ends, without_specks
 from medsam2_atlas.imaging.volume import Volume, read_labels, read_volume, write_volume
 from medsam2_atlas.prompting import prompting_config, prompts_from_scores
 from medsam2_atlas.registration import WorkImage, registration_config
-from medsam2_atlas.scoremaps import fused_scores
+from medsam2_atlas.scoremaps import Alignment, fused_scores
 from medsam2_atlas.segmenters.fusion import fuse_scores
 
 mpl.use("Agg")
@@ -136,8 +136,7 @@ def evaluate(
         work = WorkImage.of(image, config.spacing)
         registration, fusion = METHODS[method]
         transform = registration(work, atlas.template, config)
-        inverse = transform.inverse()
-        scores = fused_scores(image, work, atlas, fusion, transform, inverse)
+        scores = fused_scores(Alignment(image, work, atlas, transform, transform.inverse()), fusion)
         prompts = prompts_from_scores(scores, table, table.indices, prompting_config().three_boxes, rule)
         sure = {prompt.label: prompt.confidence for prompt in prompts.prompts}
         wall.append(time.perf_counter() - began)

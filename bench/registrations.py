@@ -18,7 +18,7 @@ from medsam2_atlas.registration import (
     refine_affine,
     register,
 )
-from medsam2_atlas.scoremaps import AppearanceConfig, FusionConfig, fusion_config
+from medsam2_atlas.scoremaps import FusionConfig, fusion_config
 
 Method = Callable[[WorkImage, WorkImage, RegistrationConfig], Transform]
 _PACKAGE_SPACING = 3.0
@@ -72,15 +72,15 @@ def convexadam_package(fixed: WorkImage, moving: WorkImage, config: Registration
     return Transform((Displacement(voxels.flip(0) * fine.spacing, fine.origin, fine.spacing), start))
 
 
-_REGISTERED = AppearanceConfig(rounds=0)
+_REGISTERED = fusion_config().as_registered()
 
 METHODS: dict[str, tuple[Method, FusionConfig]] = {
-    "affine": (affine_only, FusionConfig(method="mean", appearance=_REGISTERED)),
-    "b-spline": (b_spline, FusionConfig(method="mean", appearance=_REGISTERED)),
-    "convexadam": (convexadam_package, FusionConfig(method="mean", appearance=_REGISTERED)),
-    "ours-mean": (register, FusionConfig(method="mean", appearance=_REGISTERED)),
-    "ours-joint": (register, FusionConfig(method="joint", appearance=_REGISTERED)),
-    "ours-local": (register, FusionConfig(method="local", appearance=_REGISTERED)),
+    "affine": (affine_only, _REGISTERED.with_method("mean")),
+    "b-spline": (b_spline, _REGISTERED.with_method("mean")),
+    "convexadam": (convexadam_package, _REGISTERED.with_method("mean")),
+    "ours-mean": (register, _REGISTERED.with_method("mean")),
+    "ours-joint": (register, _REGISTERED.with_method("joint")),
+    "ours-local": (register, _REGISTERED.with_method("local")),
     "ours": (register, fusion_config()),
 }
 """Registration and label fusion; the last one as the app has it, with the correction by the target's intensities."""

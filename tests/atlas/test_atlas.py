@@ -16,9 +16,9 @@ from blocks import BLADDER, LIVER, QUICK, bare_reference, labelled
 from medsam2_atlas.atlas import Atlas, ProbabilityMap, ReferenceFiles, build, build_atlas, find_references
 from medsam2_atlas.base.errors import AtlasError, InputError
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
-from medsam2_atlas.imaging.volume import Geometry, Volume
-from medsam2_atlas.registration import Affine, RegistrationCache, Transform, WorkImage, groupwise
-from medsam2_atlas.scoremaps import score_maps, warp_maps
+from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.registration import RegistrationCache, WorkImage, groupwise
+from medsam2_atlas.scoremaps import score_maps
 from medsam2_atlas.segmenters.fusion import fuse_scores
 
 
@@ -86,30 +86,6 @@ def test_a_broken_atlas_is_named(tmp_path: Path) -> None:
     (tmp_path / "a" / "maps.npz").write_bytes(b"broken")
     with pytest.raises(AtlasError, match="cannot be read"):
         Atlas.load(tmp_path / "a")
-
-
-def test_scores_follow_the_transform_and_tell_what_the_scan_holds() -> None:
-    grid = Geometry((40, 40, 20), (2.0, 2.0, 3.0), (-40.0, -40.0, -30.0))
-    shift = Transform((Affine(torch.eye(3), torch.tensor([10.0, 0.0, 0.0])),))
-    scores = warp_maps(grid, one_block_atlas().maps, shift)
-    assert scores.maps[6].visible == 1.0
-    z, y, x = np.nonzero(np.stack([scores.plane(6, n) > 0.5 for n in range(20)]))
-    centre = grid.to_world(np.array([x.mean(), y.mean(), z.mean()]))
-    assert np.allclose(centre, [-10, 0, 0], atol=1.5)
-    half = Geometry((40, 40, 11), (2.0, 2.0, 3.0), (-40.0, -40.0, 0.0))
-    assert warp_maps(half, one_block_atlas().maps, Transform()).maps[6].visible == pytest.approx(0.55, abs=0.1)
-    away = Geometry((40, 40, 11), (2.0, 2.0, 3.0), (-40.0, -40.0, 400.0))
-    assert warp_maps(away, one_block_atlas().maps, Transform()).maps[6].visible == 0
-
-
-def test_scores_keep_all_slices_and_fewer_pixels_of_a_fine_scan() -> None:
-    grid = Geometry((256, 200, 12), (0.5, 0.5, 5.0), (-64.0, -50.0, -30.0))
-    scores = warp_maps(grid, one_block_atlas().maps, Transform())
-    assert scores.stride == 4
-    plane = scores.plane(6, 6)
-    assert plane.shape == (200, 256)
-    rows = np.flatnonzero((plane > 0.5).any(1))
-    assert rows[[0, -1]] * 0.5 - 50 == pytest.approx([-15, 15], abs=2)
 
 
 def test_an_organ_that_a_label_map_lacks_is_unknown_or_absent_as_told(tmp_path: Path) -> None:

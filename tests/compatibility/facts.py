@@ -265,7 +265,11 @@ def settings_facts(folder: Path) -> dict[str, Any]:
         "server": server_config({}),
         **{Path(name).stem: unet_config(name) for name in unets},
     }
-    return {name: config.model_dump(mode="json") for name, config in found.items()}
+    settings = {name: config.model_dump(mode="json") for name, config in found.items()}
+    settings["fusion"] = fusion_config().provenance()  # by the names that it had in the first generations
+    for organ in settings["labels"]["organs"]:
+        organ["threshold"] = organ["published_threshold"]
+    return settings
 
 
 def people_facts(tokens: Path) -> dict[str, Any]:

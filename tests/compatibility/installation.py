@@ -22,7 +22,7 @@ import yaml
 PARTS = ("lib", "apps", "configs", "weights")
 EDITED: dict[str, dict[str, str]] = {
     "registration.yaml": {"spacing": "8.0", "adam_steps": "30"},
-    "fusion.yaml": {"references": "10", "rounds": "2", "smoothing": "1.5"},
+    "fusion.yaml": {"references": "10", "rounds": "1", "smoothing": "1.5"},
     "confidence.yaml": {"bias": "-4.0"},
     "server.yaml": {
         "queue": "4",

@@ -30,6 +30,7 @@ from medsam2_atlas.atlas import Atlas, ReferenceFiles, find_references, grow
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.comparison import compare_studies
 from medsam2_atlas.imaging.decoding.unreadable import Unreadable, UnreadableFileError
+from medsam2_atlas.scoremaps import alignment
 from medsam2_atlas.storage import StudyFolder, StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore, atlas_store, grow_studies_atlas
 from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, unet_config
@@ -131,7 +132,7 @@ def _current(study: dict[str, Any]) -> int:
 
 
 def test_score_maps_come_from_the_kept_registration(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scores, "register", never)
+    monkeypatch.setattr(alignment, "register", never)
     found, kept = dense_maps(maps_of(opened.home, MAPPED)), opened.generation.maps
     assert set(found) == set(kept)
     for organ, values in kept.items():

@@ -20,7 +20,7 @@ from medsam2_atlas.prompting import (
     confidence,
     confidence_config,
     constrained,
-    told_apart,
+    resolve_laterality,
 )
 from medsam2_atlas.registration import Affine, Transform
 from medsam2_atlas.scoremaps import EVIDENCE, ScoreMap, ScoreMaps
@@ -48,12 +48,12 @@ def cube(x: int, y: int = 20, size: int = 8) -> np.ndarray:
 
 def test_sides_that_are_right_stay() -> None:
     both = Prompts((prompt(RIGHT, 10, 0.9), prompt(LEFT, 40, 0.2)))
-    assert told_apart(both, TABLE, scores_of()) == both
+    assert resolve_laterality(both, TABLE, scores_of()) == both
 
 
 @pytest.mark.parametrize(("sure", "kept"), [((0.9, 0.2), RIGHT), ((0.2, 0.9), LEFT)])
 def test_of_two_that_lie_the_wrong_way_round_the_surer_one_stays(sure: tuple[float, float], kept: int) -> None:
-    found = told_apart(Prompts((prompt(RIGHT, 40, sure[0]), prompt(LEFT, 10, sure[1]))), TABLE, scores_of())
+    found = resolve_laterality(Prompts((prompt(RIGHT, 40, sure[0]), prompt(LEFT, 10, sure[1]))), TABLE, scores_of())
     assert [p.label for p in found.prompts] == [kept]
     assert "kidney, which is surer" in found.missing[RIGHT + LEFT - kept]
 
@@ -63,7 +63,7 @@ def test_in_a_patient_who_lies_the_other_way_round_sides_are_those_of_the_common
     scores = scores_of(half_a_turn)
     assert scores.turned
     both = Prompts((prompt(RIGHT, 40, 0.9), prompt(LEFT, 10, 0.2)))
-    assert told_apart(both, TABLE, scores) == both
+    assert resolve_laterality(both, TABLE, scores) == both
 
 
 def test_sure_organs_go_first() -> None:

@@ -51,7 +51,7 @@ def block(low: int = 4, high: int = 14) -> np.ndarray:
 
 def test_the_published_thresholds_are_in_the_table() -> None:
     published = [0.6, 0.6, 0.4, 0.3, 0.2, 0.2, 0.6, 0.3, 0.3, 0.4, 0.1, 0.1, 0.3, 0.7, 0.1]
-    assert [o.threshold for o in TABLE.organs] == published
+    assert [o.published_threshold for o in TABLE.organs] == published
     assert [o.index for o in TABLE.organs if not o.enlarge_z] == [8, 9, 11, 12]
 
 

@@ -82,7 +82,7 @@ def test_registrations_are_kept_for_the_same_space(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("registered again")
 
-    monkeypatch.setattr("medsam2_atlas.scoremaps.scores.register", fail)
+    monkeypatch.setattr("medsam2_atlas.scoremaps.alignment.register", fail)
     again = segment(Case(target, Given(atlas, registrations=registrations)), "atlas")
     assert (first.labels.array == again.labels.array).all()
     with pytest.raises(AssertionError, match="registered again"):

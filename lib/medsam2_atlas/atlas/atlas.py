@@ -17,6 +17,7 @@ import torch
 from medsam2_atlas.atlas.reference import MAP_SPACING, Reference, map_shape
 from medsam2_atlas.base.errors import AtlasError
 from medsam2_atlas.base.files import replacing
+from medsam2_atlas.imaging.cropped_map import CroppedMap
 from medsam2_atlas.imaging.labels import OrganTable, organ_table
 from medsam2_atlas.registration import MeanDescriptors, WorkImage
 
@@ -41,10 +42,10 @@ class ProbabilityMap:
         """`[1, z, y, x]` float32, 0..1."""
         return torch.from_numpy(self.values.astype(np.float32) / 255)[None]
 
-    def spans(self, template: WorkImage) -> tuple[slice, ...]:
-        """Where it lies on the grid of maps over a template."""
-        low = np.rint((self.origin - template.origin.numpy()) / MAP_SPACING).astype(int)[::-1]
-        return tuple(slice(a, a + n) for a, n in zip(low, self.values.shape, strict=True))
+    def on_grid(self, template: WorkImage) -> CroppedMap:
+        """Returns the map on the grid of all maps over a template."""
+        z, y, x = (int(n) for n in np.rint((self.origin - template.origin.numpy()) / MAP_SPACING)[::-1])
+        return CroppedMap(self.values, (z, y, x))
 
 
 @dataclass(frozen=True)

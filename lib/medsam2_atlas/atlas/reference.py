@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from medsam2_atlas.base.files import replacing, sha256
+from medsam2_atlas.imaging.cropped_map import CroppedMap
 from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.imaging.volume import Volume, read_labels
 from medsam2_atlas.registration import Transform, WorkImage, grid_points
@@ -37,19 +38,11 @@ class ReferenceFiles:
 
 
 @dataclass(frozen=True)
-class OrganShare:
+class OrganShare(CroppedMap):
     """How much of each voxel of the common space's map grid belongs to an organ of a reference, cropped.
 
     values: `[z, y, x]` uint8, 255 = all of it. low: (z, y, x) of the first voxel on the map grid.
     """
-
-    values: np.ndarray
-    low: tuple[int, int, int]
-
-    @property
-    def spans(self) -> tuple[slice, ...]:
-        """Where it lies on the map grid."""
-        return tuple(slice(a, a + n) for a, n in zip(self.low, self.values.shape, strict=True))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,10 @@ from typing import Literal
 from medsam2_atlas.base.errors import InputError
 
 ThresholdRule = Literal["atlas", "published", "adaptive"]
-"""Which threshold turns a score map into a prompting region; see `prompting.threshold_of`."""
+"""Which threshold turns a score map into a prompting region; see `scoremaps.threshold_of`."""
+
+DEFAULT_THRESHOLDS: ThresholdRule = "atlas"
+"""The rule wherever nobody chooses another one."""
 
 Loop = Literal["symmetric", "published"]
 """How boxes condition the propagation through slices; see `medsam2.propagation`."""

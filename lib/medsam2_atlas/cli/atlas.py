@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam2_atlas.base.choices import MissingOrgan
+from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, MissingOrgan
 from medsam2_atlas.base.console import bars, console, echo
 from medsam2_atlas.base.errors import AtlasError
 from medsam2_atlas.base.files import replacing
@@ -142,15 +142,14 @@ def scores_command(
 
     from medsam2_atlas.atlas import Atlas, resolve_atlas
     from medsam2_atlas.imaging.labels import organ_table
-    from medsam2_atlas.prompting import threshold_of
-    from medsam2_atlas.scoremaps import score_maps
+    from medsam2_atlas.scoremaps import fusion_config, score_maps, threshold_of
 
     volume = read_ct(image, rule)
     with bars() as progress:
         scores = score_maps(volume, Atlas.load(resolve_atlas(atlas)), progress=progress)
     table = Table("organ", "highest score", "in the scan", "slices")
     for k, score in scores.maps.items():
-        threshold = threshold_of("atlas", k, scores, organ_table())
+        threshold = threshold_of(DEFAULT_THRESHOLDS, k, scores, organ_table(), fusion_config().thresholds)
         seen = np.flatnonzero((score.values > threshold * 255).any((1, 2))) + score.low[0]
         table.add_row(
             organ_table()[k].display,

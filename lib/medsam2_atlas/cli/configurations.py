@@ -15,7 +15,7 @@ def configurations() -> dict[str, Callable[[], BaseModel]]:
     from medsam2_atlas.evaluation import evaluation_config
     from medsam2_atlas.imaging.hu_config import hu_check_config
     from medsam2_atlas.medsam2 import medsam2_config
-    from medsam2_atlas.prompting import confidence_config, prompting_config
+    from medsam2_atlas.prompting import confidence_config, priors_config, prompting_config
     from medsam2_atlas.registration import registration_config
     from medsam2_atlas.scoremaps import fusion_config
     from medsam2_atlas.segmenters.marked_config import marks_config
@@ -26,6 +26,7 @@ def configurations() -> dict[str, Callable[[], BaseModel]]:
         "registration.yaml": registration_config,
         "fusion.yaml": fusion_config,
         "prompting.yaml": prompting_config,
+        "priors.yaml": priors_config,
         "confidence.yaml": confidence_config,
         "medsam2.yaml": medsam2_config,
         "marks.yaml": marks_config,

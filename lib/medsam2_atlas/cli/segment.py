@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from medsam2_atlas.base.choices import Loop, Memory, ThresholdRule
+from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, Memory, ThresholdRule
 from medsam2_atlas.base.console import bars, console, echo
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.files import replacing, write_json
@@ -54,7 +54,7 @@ def segment_command(
     thresholds: Annotated[
         ThresholdRule,
         typer.Option(help="The atlas' own (see `thresholds`), published ones, or min(0.5, half the maximum)."),
-    ] = "atlas",
+    ] = DEFAULT_THRESHOLDS,
     fill_holes: Annotated[bool, typer.Option(help="Fill small holes, as the official CUDA build does.")] = False,
     truth: Annotated[Path | None, typer.Option(help="True label map; for the reference strategies only.")] = None,
     report: Annotated[Path | None, typer.Option(help="JSON report to write.")] = None,

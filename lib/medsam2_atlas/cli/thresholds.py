@@ -28,7 +28,7 @@ def thresholds_command(
         check_folder(folder, replaced=True)
     loaded, config = Atlas.load(folder), fusion_config()
     if fusion is not None:
-        config = config.model_copy(update={"method": fusion})
+        config = config.with_method(fusion)
     with bars() as progress:
         found = find_thresholds(loaded, config, progress)
     table = Table(
@@ -36,7 +36,7 @@ def thresholds_command(
     )
     for k, value in found.values.items():
         organ = organ_table()[k]
-        table.add_row(organ.display, f"{organ.threshold:.2f}", f"{value:.2f}", f"{found.overlap[k]:.2f}")
+        table.add_row(organ.display, f"{organ.published_threshold:.2f}", f"{value:.2f}", f"{found.overlap[k]:.2f}")
     console.print(table)
     if store:
         with_thresholds(loaded, found).save(folder)

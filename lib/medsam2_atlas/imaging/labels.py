@@ -8,9 +8,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medsam2_atlas.base.configuration import read_config
+from medsam2_atlas.base.configuration import Former, read_config
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.resource import resource
+
+_FORMER: Former = {"organs.*.threshold": "organs.*.published_threshold"}
 
 
 class Organ(BaseModel):
@@ -22,7 +24,9 @@ class Organ(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9_]+$", description="name in reports, options and viewers")
     display: str = Field(description="name for people")
     colour: tuple[int, int, int] = Field(description="red, green, blue, 0..255")
-    threshold: float = Field(ge=0, lt=1, description="score above which a voxel is in the prompting region")
+    published_threshold: float = Field(
+        ge=0, lt=1, description="score above which a voxel is in the prompting region, as published"
+    )
     code: str = Field("", description="what it is, as SCHEME:VALUE, such as SCT:10200004 (SNOMED CT)")
     code_meaning: str = Field("", description="the meaning of the code, in English")
     enlarge_z: bool = Field(description="whether strategy D lengthens the z-range")
@@ -92,4 +96,4 @@ def organ_table(file: Path | None = None) -> OrganTable:
         InputError: the file does not hold a valid table.
     """
     path = file or resource("configs/labels.yaml")
-    return read_config(OrganTable, path, "organ table", "Compare it with configs/labels.yaml.")
+    return read_config(OrganTable, path, "organ table", "Compare it with configs/labels.yaml.", former=_FORMER)

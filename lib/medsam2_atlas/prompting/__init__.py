@@ -4,7 +4,7 @@ from medsam2_atlas.prompting.choice import Evidence, choose_prompts
 from medsam2_atlas.prompting.confidence import ConfidenceConfig, confidence, confidence_config
 from medsam2_atlas.prompting.config import PromptingConfig, prompting_config
 from medsam2_atlas.prompting.marks import MarkedOrgan, SliceMarks, marked_organ
-from medsam2_atlas.prompting.priors import by_stability, constrained, told_apart
+from medsam2_atlas.prompting.priors import by_stability, constrained, priors_config, resolve_laterality
 from medsam2_atlas.prompting.prompt import (
     Box,
     BoxPrompt,
@@ -21,7 +21,6 @@ from medsam2_atlas.prompting.region import (
     prompt_from_planes,
     prompts_from_labels,
     prompts_from_scores,
-    threshold_of,
 )
 
 __all__ = [
@@ -44,12 +43,12 @@ __all__ = [
     "describe_prompts",
     "enlarged",
     "marked_organ",
+    "priors_config",
     "prompt_from_planes",
     "prompting_config",
     "prompts_from_labels",
     "prompts_from_report",
     "prompts_from_scores",
     "read_prompts",
-    "threshold_of",
-    "told_apart",
+    "resolve_laterality",
 ]

@@ -4,26 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field
 from scipy import ndimage
 
+from medsam2_atlas.base.configuration import Settings, read_config
+from medsam2_atlas.base.resource import resource
 from medsam2_atlas.imaging.labels import OrganTable
 from medsam2_atlas.prompting.prompt import OrganPrompt, Prompts
 from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps
 
-STABLE = 0.5
-"""Confidence from which on an organ's mask may constrain others."""
-
-_REACH_MM = 60.0
-_STAYS = 0.5
 _INSIDE = 127
-_LEAST_LEFT = 0.2
+"""Value of a score map above which a voxel more likely belongs to the organ than not."""
 
 
-def told_apart(prompts: Prompts, table: OrganTable, scores: ScoreMaps) -> Prompts:
-    """Of `right_…` and `left_…` organs that lie the wrong way round or on each other, only the surer one keeps its prompt.
+class PriorsConfig(Settings):
+    """How organs that are segmented constrain the others, in strategy E."""
+
+    stable: float = Field(0.5, ge=0, le=1, description="confidence from which on an organ's mask may constrain others")
+    reach: float = Field(
+        60.0, gt=0, description="mm; deviation of the Gaussian by which a neighbour's shift counts less with distance"
+    )
+    inertia: float = Field(0.5, ge=0, description="weight of staying in place, beside neighbours' weights of up to 1 each")
+    min_left: float = Field(
+        0.2, ge=0, le=1, description="share of its score that a map has to keep; else the neighbour is the one to doubt"
+    )
+
+
+@cache
+def priors_config(file: Path | None = None) -> PriorsConfig:
+    """Returns the settings in `configs/priors.yaml`, or in another file.
+
+    Raises:
+        InputError: the file does not hold valid settings.
+    """
+    return read_config(PriorsConfig, file or resource("configs/priors.yaml"), "configuration of priors")
+
+
+def resolve_laterality(prompts: Prompts, table: OrganTable, scores: ScoreMaps) -> Prompts:
+    """Removes a prompt of each pair of `right_…` and `left_…` organs that lie the wrong way round or on each other.
+
+    The surer one keeps its prompt.
 
     Sides are those of the atlas' common space: they hold for a patient who lies otherwise than the file says, too.
     """
@@ -37,19 +62,24 @@ def told_apart(prompts: Prompts, table: OrganTable, scores: ScoreMaps) -> Prompt
     return replace(prompts, prompts=kept, missing={**prompts.missing, **dropped})
 
 
-def by_stability(prompts: Prompts) -> tuple[list[int], list[int]]:
-    """Labels of the organs that are sure enough to go first, and of the others; the first half of them where none is."""
+def by_stability(prompts: Prompts, config: PriorsConfig | None = None) -> tuple[list[int], list[int]]:
+    """Returns labels of the organs that are sure enough to go first, and of the others.
+
+    The first half of them goes first if none is sure enough.
+    """
+    stable = (config or priors_config()).stable
     ranked = sorted(prompts.prompts, key=lambda p: -(p.confidence or 0.0))
-    first = [p.label for p in ranked if (p.confidence or 0.0) >= STABLE] or [p.label for p in ranked[: -(-len(ranked) // 2)]]
+    first = [p.label for p in ranked if (p.confidence or 0.0) >= stable] or [p.label for p in ranked[: -(-len(ranked) // 2)]]
     return first, [p.label for p in ranked if p.label not in first]
 
 
-def constrained(scores: ScoreMaps, labels: np.ndarray, later: Sequence[int]) -> ScoreMaps:
-    """Score maps of organs that are not segmented yet, given a label map `[z, y, x]` of those that are.
+def constrained(scores: ScoreMaps, labels: np.ndarray, later: Sequence[int], config: PriorsConfig | None = None) -> ScoreMaps:
+    """Returns score maps of organs that are not segmented yet, given a label map `[z, y, x]` of those that are.
 
     A map is moved as its segmented neighbours lie off their own maps, the nearer the more, and loses what lies in them. An
-    organ that would lose four fifths of its score that way is left as it is: then the neighbour is the one to doubt.
+    organ that would lose most of its score that way is left as it is: then the neighbour is the one to doubt.
     """
+    config = config or priors_config()
     stride, spacing = scores.stride, scores.reduced_spacing
     reduced = labels[:, stride // 2 :: stride, stride // 2 :: stride]
     places, moves = [], []
@@ -63,30 +93,24 @@ def constrained(scores: ScoreMaps, labels: np.ndarray, later: Sequence[int]) -> 
     for k in later:
         score = maps.get(k)
         if score is not None and score.values.any():
-            maps[k] = _trimmed(_moved(score, places, moves, spacing, reduced.shape), reduced)
+            shift = _shift(score, np.array(places), np.array(moves), spacing, config)
+            maps[k] = _trimmed(score.moved(shift, reduced.shape), reduced, config)
     return replace(scores, maps=maps)
 
 
-def _moved(
-    score: ScoreMap, places: list[np.ndarray], moves: list[np.ndarray], spacing: np.ndarray, shape: tuple[int, ...]
-) -> ScoreMap:
-    if not places:
-        return score
+def _shift(score: ScoreMap, places: np.ndarray, moves: np.ndarray, spacing: np.ndarray, config: PriorsConfig) -> np.ndarray:
+    """Whole voxels (z, y, x) by which a map follows its neighbours, which have moved at `places`; both in mm, `[n, 3]`."""
+    if not len(places):
+        return np.zeros(3, int)
     middle = (np.array(ndimage.center_of_mass(score.values)) + score.low) * spacing
-    near = np.exp(-((np.array(places) - middle) ** 2).sum(1) / (2 * _REACH_MM**2))
-    shift = np.rint(near @ np.array(moves) / (near.sum() + _STAYS) / spacing).astype(int)
-    low = np.array(score.low) + shift
-    first = np.maximum(0, -low)
-    last = np.minimum(score.values.shape, np.array(shape) - low)
-    if (last <= first).any():
-        return score
-    z, y, x = (int(v) for v in low + first)
-    return replace(score, values=score.values[tuple(slice(a, b) for a, b in zip(first, last, strict=True))], low=(z, y, x))
+    near = np.exp(-((places - middle) ** 2).sum(1) / (2 * config.reach**2))
+    shift: np.ndarray = np.rint(near @ moves / (near.sum() + config.inertia) / spacing).astype(int)
+    return shift
 
 
-def _trimmed(score: ScoreMap, reduced: np.ndarray) -> ScoreMap:
+def _trimmed(score: ScoreMap, reduced: np.ndarray, config: PriorsConfig) -> ScoreMap:
     values = np.where(reduced[score.spans] == 0, score.values, 0)
-    if values.sum(dtype=np.int64) < _LEAST_LEFT * score.values.sum(dtype=np.int64):
+    if values.sum(dtype=np.int64) < config.min_left * score.values.sum(dtype=np.int64):
         return score
     return replace(score, values=values)
 

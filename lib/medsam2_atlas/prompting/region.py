@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from medsam2_atlas.base.choices import ThresholdRule
+from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, ThresholdRule
 from medsam2_atlas.imaging.labels import OrganTable
 from medsam2_atlas.prompting.confidence import confidence, confidence_config
 from medsam2_atlas.prompting.config import prompting_config
-from medsam2_atlas.prompting.priors import told_apart
+from medsam2_atlas.prompting.priors import resolve_laterality
 from medsam2_atlas.prompting.prompt import BoxPrompt, OrganPrompt, Prompts
-from medsam2_atlas.scoremaps import ScoreMaps
+from medsam2_atlas.scoremaps import ScoreMaps, fusion_config, threshold_of
 
 
 def bounding_box(mask: np.ndarray) -> tuple[float, float, float, float]:
@@ -57,7 +57,7 @@ def prompts_from_scores(
     table: OrganTable,
     organs: Iterable[int],
     fractions: tuple[float, ...],
-    rule: ThresholdRule = "atlas",
+    rule: ThresholdRule = DEFAULT_THRESHOLDS,
 ) -> Prompts:
     """Prompts from score maps.
 
@@ -66,8 +66,7 @@ def prompts_from_scores(
         table: holds the published thresholds.
         organs: organ numbers.
         fractions: places of the boxes in the range.
-        rule: those that the "atlas" was found to do best with, "published" ones, made for 15 references and their plain
-            mean, or "adaptive" ones, min(0.5, half the map's maximum). Where the atlas knows none, adaptive ones are taken.
+        rule: see `scoremaps.threshold_of`.
     """
     config, prompts, missing = prompting_config(), [], {}
     for k in organs:
@@ -79,7 +78,7 @@ def prompts_from_scores(
             missing[k] = "it lies outside the scan"
             continue
         highest = score.maximum
-        threshold = threshold_of(rule, k, scores, table)
+        threshold = threshold_of(rule, k, scores, table, fusion_config().thresholds)
         if highest < config.min_score or highest <= threshold:
             missing[k] = f"its score stays at or below {highest:.2f}, the threshold is {threshold:.2f}"
             continue
@@ -92,15 +91,7 @@ def prompts_from_scores(
         if score.visible < config.min_fully_imaged:
             prompt = replace(prompt, notes=(*prompt.notes, f"about {1 - score.visible:.0%} of it lies outside the scan"))
         prompts.append(replace(prompt, confidence=confidence(score.evidence, confidence_config())))
-    return told_apart(Prompts(tuple(prompts), missing), table, scores)
-
-
-def threshold_of(rule: ThresholdRule, organ: int, scores: ScoreMaps, table: OrganTable) -> float:
-    """The score above which a voxel counts as the organ's; rules as for `prompts_from_scores`."""
-    if rule == "published":
-        return table[organ].threshold
-    adaptive = min(0.5, scores.maps[organ].maximum / 2)
-    return min(scores.thresholds.get(organ, adaptive), 0.9 * scores.maps[organ].maximum) if rule == "atlas" else adaptive
+    return resolve_laterality(Prompts(tuple(prompts), missing), table, scores)
 
 
 def _lookup(planes: Mapping[int, np.ndarray], shape: tuple[int, ...]) -> Callable[[int], np.ndarray]:

@@ -1,28 +1,54 @@
-"""A target's score maps: what the references vote for each organ, carried onto the target and corrected there."""
+"""A target's score maps: what the references vote for each organ, carried onto the target and corrected there.
 
-from medsam2_atlas.scoremaps.appearance import AppearanceConfig, corrected
-from medsam2_atlas.scoremaps.bending import BendingConfig
-from medsam2_atlas.scoremaps.evidence import EVIDENCE
+The way is one list of steps, `steps.STEPS`.
+"""
+
+from medsam2_atlas.scoremaps.alignment import AlignConfig, Alignment, Target
+from medsam2_atlas.scoremaps.atlas_thresholds import Thresholds, thresholds_of, with_thresholds
+from medsam2_atlas.scoremaps.bending import BendConfig, warp_jointly
+from medsam2_atlas.scoremaps.config import FusionConfig, fusion_config
+from medsam2_atlas.scoremaps.correction import CorrectConfig, correct
+from medsam2_atlas.scoremaps.evidence import EVIDENCE, EvidenceConfig
+from medsam2_atlas.scoremaps.intensities import HistogramConfig, Intensities
+from medsam2_atlas.scoremaps.leave_one_out import find_thresholds
 from medsam2_atlas.scoremaps.maps import ScoreMap, ScoreMaps
-from medsam2_atlas.scoremaps.scores import fused_scores, score_maps, warp_maps
-from medsam2_atlas.scoremaps.thresholds import Thresholds, find_thresholds, thresholds_of, with_thresholds
-from medsam2_atlas.scoremaps.voting import FusionConfig, fusion_config, vote
+from medsam2_atlas.scoremaps.scores import fused_scores, score_maps
+from medsam2_atlas.scoremaps.step import Step, StepConfig
+from medsam2_atlas.scoremaps.steps import STEPS
+from medsam2_atlas.scoremaps.thresholds import ThresholdsConfig, adaptive_threshold, threshold_of
+from medsam2_atlas.scoremaps.voting import VoteConfig, Votes
+from medsam2_atlas.scoremaps.warping import WarpConfig, Warped
 
 __all__ = [
-    "AppearanceConfig",
-    "BendingConfig",
     "EVIDENCE",
+    "STEPS",
+    "AlignConfig",
+    "Alignment",
+    "BendConfig",
+    "CorrectConfig",
+    "EvidenceConfig",
     "FusionConfig",
+    "HistogramConfig",
+    "Intensities",
     "ScoreMap",
     "ScoreMaps",
+    "Step",
+    "StepConfig",
+    "Target",
     "Thresholds",
-    "corrected",
+    "ThresholdsConfig",
+    "VoteConfig",
+    "Votes",
+    "WarpConfig",
+    "Warped",
+    "adaptive_threshold",
+    "correct",
     "find_thresholds",
     "fused_scores",
     "fusion_config",
     "score_maps",
+    "threshold_of",
     "thresholds_of",
-    "vote",
-    "warp_maps",
+    "warp_jointly",
     "with_thresholds",
 ]

@@ -1,4 +1,4 @@
-"""What speaks for and against a score map: measures from which a prompt's confidence follows."""
+"""The step `evidence`: measures for and against a score map, from which a prompt's confidence follows."""
 
 from __future__ import annotations
 
@@ -6,73 +6,72 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from pydantic import Field
 
-from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
+from medsam2_atlas.atlas.atlas import ProbabilityMap
 from medsam2_atlas.atlas.reference import MAP_SPACING
-from medsam2_atlas.registration import Transform, WorkImage, grid_points, sample
-from medsam2_atlas.scoremaps.maps import ScoreMap, ScoreMaps
+from medsam2_atlas.registration import grid_points, sample
+from medsam2_atlas.scoremaps.alignment import Alignment
+from medsam2_atlas.scoremaps.maps import ScoreMaps
+from medsam2_atlas.scoremaps.step import StepConfig
 from medsam2_atlas.scoremaps.voting import scaled
-
-_MOST_SIZE = 2.0
-_UNKNOWN_AGREEMENT = 0.5
+from medsam2_atlas.scoremaps.warping import Warped
 
 EVIDENCE = ("certain", "kept", "size", "similar", "agreement", "visible")
 
 
-def with_evidence(found: ScoreMaps, registered: ScoreMaps, work: WorkImage, atlas: Atlas) -> ScoreMaps:
-    """Score maps with the evidence about each.
+class EvidenceConfig(StepConfig):
+    """How evidence is measured. Switched off, prompts have no confidence.
+
+    The weights in `configs/confidence.yaml` were calibrated with these values.
+    """
+
+    max_size: float = Field(2.0, gt=0, description="natural logarithm; largest change of a volume that counts")
+    unknown_agreement: float = Field(0.5, ge=0, le=1, description="Dice that stands for an organ which a single reference has")
+    core: float = Field(
+        0.5, gt=0, lt=1, description="share of an organ's highest probability above which target and template are compared"
+    )
+    min_hu: float = Field(-160.0, description="HU of difference 0 and below: fat and air are not compared")
+    max_hu: float = Field(240.0, description="HU of difference 1 and above: neither is bone")
+
+
+def with_evidence(warped: Warped, config: EvidenceConfig) -> ScoreMaps:
+    """Returns the final score maps with the evidence about each.
 
     certain: mean score of the voxels, weighted by their scores. kept: fuzzy Dice between the registered map and the one that
     the target's intensities have corrected. size: |ln| of the ratio of their volumes. similar: 1 − mean difference of HU
-    (−160..240 as 0..1) between target and template where the atlas expects the organ. agreement: Dice of the organ between
-    references. visible: share of it in the scan.
-
-    Args:
-        found: the final maps.
-        registered: as registration and label fusion gave them.
-        work: the target on its working grid.
-        atlas: of the maps.
+    (`min_hu`..`max_hu` as 0..1) between target and template where the atlas expects the organ. agreement: Dice of the organ
+    between references. visible: share of it in the scan.
     """
-    agreement, to_target = atlas.agreement, found.inverse
-    result = {}
-    for k, score in found.maps.items():
-        before = registered.maps[k]
+    atlas = warped.alignment.atlas
+    agreement, result = atlas.agreement, {}
+    for k, score in warped.scores.maps.items():
+        before = warped.registered.maps[k]
         total, earlier = float(score.values.sum(dtype=np.int64)), float(before.values.sum(dtype=np.int64))
-        values = {"certain": 0.0, "kept": 0.0, "size": _MOST_SIZE}
+        values = {"certain": 0.0, "kept": 0.0, "size": config.max_size}
         if total and earlier:
             share = score.values.astype(np.float32)
+            common = float(np.minimum(score.values, before.part(score.spans)).sum(dtype=np.int64))
             values = {
                 "certain": float((share**2).sum()) / 255 / total,
-                "kept": 2 * _common(score, before) / (total + earlier),
-                "size": min(_MOST_SIZE, abs(float(np.log(total / earlier)))),
+                "kept": 2 * common / (total + earlier),
+                "size": min(config.max_size, abs(float(np.log(total / earlier)))),
             }
-        values["similar"] = 1 - _difference(atlas.maps[k], atlas.template, work, to_target)
-        values["agreement"] = agreement.get(k, _UNKNOWN_AGREEMENT)
+        values["similar"] = 1 - _difference(atlas.maps[k], warped.alignment, config)
+        values["agreement"] = agreement.get(k, config.unknown_agreement)
         values["visible"] = score.visible
         result[k] = replace(score, evidence={name: round(values[name], 4) for name in EVIDENCE})
-    return replace(found, maps=result)
+    return replace(warped.scores, maps=result)
 
 
-def _common(first: ScoreMap, second: ScoreMap) -> float:
-    low = np.maximum(first.low, second.low)
-    high = np.minimum(np.add(first.low, first.values.shape), np.add(second.low, second.values.shape))
-    if (high <= low).any():
-        return 0.0
-    parts = [
-        score.values[tuple(slice(a - s, b - s) for a, b, s in zip(low, high, score.low, strict=True))]
-        for score in (first, second)
-    ]
-    return float(np.minimum(*parts).sum(dtype=np.int64))
-
-
-def _difference(organ: ProbabilityMap, template: WorkImage, work: WorkImage, to_target: Transform) -> float:
-    weights = organ.as_tensor()[0]
+def _difference(organ: ProbabilityMap, alignment: Alignment, config: EvidenceConfig) -> float:
+    weights, template = organ.as_tensor()[0], alignment.atlas.template
     points = grid_points(weights.shape, torch.from_numpy(organ.origin), MAP_SPACING)
-    counted = weights > 0.5 * float(weights.max())
+    counted = weights > config.core * float(weights.max())
     places = points[counted]
-    hu, valid = work.warped(to_target(places))
+    hu, valid = alignment.work.warped(alignment.inverse(places))
     if not valid.any():
         return 1.0
-    wanted = sample(template.hu[None], places, template.origin, template.spacing)[0]
-    apart = (scaled(hu) - scaled(wanted)).abs()[valid]
-    return float(apart.mean())
+    expected = sample(template.hu[None], places, template.origin, template.spacing)[0]
+    found, expected = (scaled(values, config.min_hu, config.max_hu) for values in (hu, expected))
+    return float((found - expected).abs()[valid].mean())

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from medsam2_atlas.imaging.masks import occupied
+from medsam2_atlas.imaging.cropped_map import CroppedMap
 from medsam2_atlas.imaging.volume import Geometry
 from medsam2_atlas.registration import Transform
 
 
 @dataclass(frozen=True)
-class ScoreMap:
+class ScoreMap(CroppedMap):
     """One organ's score in a target, cropped: all of the target's slices are kept apart, pixels are about 2 mm.
 
     values: `[z, y, x]` uint8, 255 = 1. low: (z, y, x) of the first voxel on the reduced grid. visible: share 0..1 of
@@ -24,38 +24,8 @@ class ScoreMap:
     `with_evidence`.
     """
 
-    values: np.ndarray
-    low: tuple[int, int, int]
     visible: float
     evidence: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def maximum(self) -> float:
-        """Highest score."""
-        return float(self.values.max(initial=0)) / 255
-
-    @property
-    def spans(self) -> tuple[slice, ...]:
-        """Where it lies on the reduced grid."""
-        return tuple(slice(first, first + n) for first, n in zip(self.low, self.values.shape, strict=True))
-
-    def over(self, box: tuple[slice, ...]) -> np.ndarray:
-        """Scores float32, 0..1, over a part of the reduced grid; 0 where the map does not reach."""
-        result = np.zeros([span.stop - span.start for span in box], np.float32)
-        starts = [max(own.start, span.start) for own, span in zip(self.spans, box, strict=True)]
-        stops = [max(a, min(own.stop, span.stop)) for a, own, span in zip(starts, self.spans, box, strict=True)]
-        inner = tuple(slice(a - span.start, b - span.start) for a, b, span in zip(starts, stops, box, strict=True))
-        own = tuple(slice(a - first, b - first) for a, b, first in zip(starts, stops, self.low, strict=True))
-        result[inner] = self.values[own] / np.float32(255)
-        return result
-
-    def cropped(self) -> ScoreMap:
-        """The same without the slices, rows and columns at its ends that hold nothing but 0."""
-        box = occupied(self.values)
-        if box is None:
-            return replace(self, values=np.zeros((0, 0, 0), np.uint8), low=(0, 0, 0))
-        z, y, x = (first + span.start for first, span in zip(self.low, box, strict=True))
-        return replace(self, values=np.ascontiguousarray(self.values[box]), low=(z, y, x))
 
 
 @dataclass(frozen=True)
@@ -112,11 +82,3 @@ class ScoreMaps:
 def reduced_shape(geometry: Geometry, stride: int) -> tuple[int, int, int]:
     """Shape `(z, y', x')` of the grid that keeps all slices and every `stride`-th pixel."""
     return geometry.size[2], -(-geometry.size[1] // stride), -(-geometry.size[0] // stride)
-
-
-def around(maps: Sequence[ScoreMap], margin: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """The part of a reduced grid of `shape` that holds all maps and `margin` (z, y, x) voxels around them."""
-    wide = np.ceil(margin).astype(int)
-    low = np.min([score.low for score in maps], 0) - wide
-    high = np.max([np.add(score.low, score.values.shape) for score in maps], 0) + wide
-    return tuple(slice(max(0, int(a)), min(n, int(b))) for a, b, n in zip(low, high, shape, strict=True))

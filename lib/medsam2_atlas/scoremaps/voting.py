@@ -1,4 +1,4 @@
-"""Label fusion in the common space: how much each reference says about each place of a target.
+"""The step `vote`: label fusion in the common space, how much each reference says about each place of a target.
 
 The target is carried into the common space once; there, each reference's picture is compared with it around every voxel.
 So the cost for a target is a few filters a reference, not a registration.
@@ -7,77 +7,76 @@ So the cost for a target is a few filters a reference, not a registration.
 `local`  locally weighted voting (Artaechevarria et al., IEEE TMI 2009): weight = local squared distance to the power of −p.
 `joint`  joint label fusion (Wang et al., IEEE TPAMI 2013): weights that minimise the expected error of the vote, given that
          references may err alike; M w = 1 with M(i, j) = (mean of |T − Rᵢ| |T − Rⱼ| around the voxel)^β.
+
+Another label fusion is another function from differences to weights, named in `_WEIGHTS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
 from medsam2_atlas.atlas.reference import MAP_SPACING, NOWHERE, Reference, map_shape, thumbnail_distance, thumbnail_of
 from medsam2_atlas.base.choices import Fusion
-from medsam2_atlas.base.configuration import read_config
-from medsam2_atlas.base.resource import resource
-from medsam2_atlas.registration import Transform, WorkImage, box_mean, grid_points, sample
-from medsam2_atlas.scoremaps.appearance import AppearanceConfig
+from medsam2_atlas.registration import WorkImage, box_mean, grid_points, sample
+from medsam2_atlas.scoremaps.alignment import Alignment
+from medsam2_atlas.scoremaps.step import StepConfig
 
-_LOW_HU, _HIGH_HU = -160.0, 240.0
 _UNSEEN = 1.0
-"""Difference that stands for a place that a reference does not show: as large as can be."""
-_LEAST_DISTANCE = 1e-4
+"""Difference that stands for a place that a reference does not show: the largest one."""
 _CHUNK = 1 << 18
 
 
-class FusionConfig(BaseModel):
-    """How references vote."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class VoteConfig(StepConfig):
+    """How references vote. Switched off, their plain mean is taken, as by the method `mean`."""
 
     method: Fusion = Field("local", description="mean, local or joint")
-    references: int = Field(15, ge=1, description="most references that vote: those that resemble the target most")
+    references: int = Field(15, ge=1, description="highest number of references that vote: those that resemble the target most")
     radius: int = Field(2, ge=0, description="voxels of the common space to each side that are compared")
     power: float = Field(2.0, ge=0, description="local: weight = distance to this negative power")
     beta: float = Field(2.0, gt=0, description="joint: exponent of the expected common error")
     ridge: float = Field(0.1, gt=0, description="joint: share of the mean error that is added to the diagonal")
-    appearance: AppearanceConfig = Field(
-        AppearanceConfig.model_validate({}), description="what the target's intensities then correct"
-    )
+    min_hu: float = Field(-160.0, description="HU of difference 0 and below: fat and air are not compared")
+    max_hu: float = Field(240.0, description="HU of difference 1 and above: neither is bone")
+    min_distance: float = Field(1e-4, gt=0, description="added to squared distances; (0.01 of the HU range)²: noise")
+
+    @property
+    def label_fusion(self) -> Fusion:
+        """Returns the label fusion that runs."""
+        return self.method if self.enabled else "mean"
 
 
-@cache
-def fusion_config(file: Path | None = None) -> FusionConfig:
-    """The parameters in `configs/fusion.yaml`, or in another file.
+@dataclass(frozen=True)
+class Votes:
+    """What references say about a target, in the common space.
 
-    Raises:
-        InputError: the file does not hold valid parameters.
+    maps: per organ number. field_of_view: where at least one reference shows anything.
     """
-    return read_config(FusionConfig, file or resource("configs/fusion.yaml"), "fusion configuration")
+
+    alignment: Alignment
+    maps: dict[int, ProbabilityMap]
+    field_of_view: ProbabilityMap
 
 
-def vote(
-    target: WorkImage, inverse: Transform, atlas: Atlas, config: FusionConfig, organs: Iterable[int] | None = None
-) -> dict[int, ProbabilityMap]:
-    """Probability maps of the common space for one target.
+def vote(alignment: Alignment, config: VoteConfig) -> Votes:
+    """Lets an atlas' references vote on a target."""
+    atlas = alignment.atlas
+    if config.label_fusion == "mean" or len(atlas.references) < 2:
+        return plain_mean(alignment)
+    thumbnail = thumbnail_of(alignment.work, alignment.inverse, atlas.template)
+    references = nearest(thumbnail, atlas.references, config.references)
+    hu, valid = alignment.work.warped(alignment.inverse(atlas.template.points()))
+    return Votes(alignment, vote_on(hu, valid, references, atlas, config), atlas.coverage)
 
-    Args:
-        target: the CT on its working grid.
-        inverse: from the common space's world points to the target's.
-        atlas: its references vote.
-        config: how.
-        organs: numbers; all of the atlas by default.
-    """
-    wanted = [k for k in (atlas.maps if organs is None else organs) if k in atlas.maps]
-    if config.method == "mean" or len(atlas.references) < 2:
-        return {k: atlas.maps[k] for k in wanted}
-    references = nearest(thumbnail_of(target, inverse, atlas.template), atlas.references, config.references)
-    hu, valid = target.warped(inverse(atlas.template.points()))
-    return vote_on(hu, valid, references, atlas, config, wanted)
+
+def plain_mean(alignment: Alignment) -> Votes:
+    """Returns the atlas' own maps: the mean over its references."""
+    return Votes(alignment, alignment.atlas.maps, alignment.atlas.coverage)
 
 
 def vote_on(
@@ -85,10 +84,9 @@ def vote_on(
     valid: torch.Tensor,
     references: Sequence[Reference],
     atlas: Atlas,
-    config: FusionConfig,
-    organs: Iterable[int],
+    config: VoteConfig,
 ) -> dict[int, ProbabilityMap]:
-    """The votes of some references of an atlas about a CT that lies in the common space already.
+    """Returns the votes of some references of an atlas on a CT that lies in the common space already, per organ number.
 
     Args:
         hu: `[z, y, x]` on the template's grid.
@@ -96,12 +94,11 @@ def vote_on(
         references: that vote.
         atlas: of the references.
         config: how.
-        organs: numbers, of the atlas' maps.
     """
     weights = _weights(hu, valid, references, config)
     covers = [reference.covers(map_shape(atlas.template)) for reference in references]
     missing_is_absent = atlas.options.get("missing") == "absent"
-    return {k: _fused(atlas.maps[k], k, atlas.template, references, covers, weights, missing_is_absent) for k in organs}
+    return {k: _fused(atlas.maps[k], k, atlas.template, references, covers, weights, missing_is_absent) for k in atlas.maps}
 
 
 def nearest(thumbnail: np.ndarray, references: Iterable[Reference], count: int) -> list[Reference]:
@@ -109,37 +106,45 @@ def nearest(thumbnail: np.ndarray, references: Iterable[Reference], count: int) 
     return sorted(references, key=lambda reference: thumbnail_distance(thumbnail, reference.thumbnail))[:count]
 
 
-def _weights(hu: torch.Tensor, valid: torch.Tensor, references: Sequence[Reference], config: FusionConfig) -> torch.Tensor:
+def _weights(hu: torch.Tensor, valid: torch.Tensor, references: Sequence[Reference], config: VoteConfig) -> torch.Tensor:
     """`[references, z, y, x]` on the template's grid."""
-    if config.method == "mean":
+    if config.label_fusion == "mean":
         return torch.ones(len(references), *hu.shape)
-    wanted = scaled(hu)
-    apart = torch.empty(len(references), *hu.shape)
+    target = scaled(hu, config.min_hu, config.max_hu)
+    differences = torch.empty(len(references), *hu.shape)
     for n, reference in enumerate(references):
         picture = torch.from_numpy(reference.picture.astype(np.float32))
         both = valid & (picture > NOWHERE)
-        apart[n] = torch.where(both, (wanted - scaled(picture)).abs(), _UNSEEN)
-    if config.method == "local":
-        return (box_mean(apart**2, config.radius) + _LEAST_DISTANCE) ** -config.power
-    return _joint_weights(apart, config)
+        difference = (target - scaled(picture, config.min_hu, config.max_hu)).abs()
+        differences[n] = torch.where(both, difference, _UNSEEN)
+    return _WEIGHTS[config.label_fusion](differences, config)
 
 
-def _joint_weights(apart: torch.Tensor, config: FusionConfig) -> torch.Tensor:
-    count, shape = len(apart), apart.shape[1:]
-    together = torch.empty(count, count, apart[0].numel())
+def _local_weights(differences: torch.Tensor, config: VoteConfig) -> torch.Tensor:
+    return (box_mean(differences**2, config.radius) + config.min_distance) ** -config.power
+
+
+def _joint_weights(differences: torch.Tensor, config: VoteConfig) -> torch.Tensor:
+    count, shape = len(differences), differences.shape[1:]
+    common = torch.empty(count, count, differences[0].numel())
     for i in range(count):
         for j in range(i + 1):
-            together[i, j] = together[j, i] = box_mean((apart[i] * apart[j])[None], config.radius)[0].reshape(-1)
-    together = (together + _LEAST_DISTANCE) ** config.beta
-    weights = torch.empty(count, together.shape[-1])
+            error = box_mean((differences[i] * differences[j])[None], config.radius)[0].reshape(-1)
+            common[i, j] = common[j, i] = error
+    common = (common + config.min_distance) ** config.beta
+    weights = torch.empty(count, common.shape[-1])
     one, unit = torch.ones(count, 1), torch.eye(count)
-    for start in range(0, together.shape[-1], _CHUNK):
-        m = together[..., start : start + _CHUNK].movedim(-1, 0)
+    for start in range(0, common.shape[-1], _CHUNK):
+        m = common[..., start : start + _CHUNK].movedim(-1, 0)
         typical = m.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
         weights[:, start : start + _CHUNK] = torch.linalg.solve(m + config.ridge * typical * unit, one.expand(len(m), -1, -1))[
             ..., 0
         ].T
     return weights.clamp(min=0).reshape(count, *shape)
+
+
+_WEIGHTS: dict[Fusion, Callable[[torch.Tensor, VoteConfig], torch.Tensor]] = {"local": _local_weights, "joint": _joint_weights}
+"""Weights of references `[references, z, y, x]` from their differences to the target, 0..1 and of the same shape."""
 
 
 def _fused(
@@ -152,7 +157,7 @@ def _fused(
     missing_is_absent: bool,
 ) -> ProbabilityMap:
     """An organ's map over the box of the atlas' own."""
-    box = known.spans(template)
+    box = known.on_grid(template).spans
     points = grid_points(torch.Size(known.values.shape), torch.from_numpy(known.origin), MAP_SPACING)
     here = sample(weights, points, template.origin, template.spacing).numpy()
     total, seen = np.zeros(known.values.shape, np.float32), np.zeros(known.values.shape, np.float32)
@@ -160,23 +165,11 @@ def _fused(
         if k in reference.organs or missing_is_absent:
             seen += weight * covered[box]
         if k in reference.shares:
-            total += weight * covered[box] * _in_box(reference, k, box)
+            total += weight * covered[box] * reference.shares[k].part(box)
     values = np.rint(np.divide(total, seen, out=np.zeros_like(total), where=seen > 0)).astype(np.uint8)
     return ProbabilityMap(values, known.origin, known.count)
 
 
-def _in_box(reference: Reference, k: int, box: tuple[slice, ...]) -> np.ndarray:
-    """A reference's share of an organ within a box of the map grid."""
-    share = reference.shares[k]
-    part = np.zeros([span.stop - span.start for span in box], np.float32)
-    common = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, share.spans, strict=True)]
-    if all(span.start < span.stop for span in common):
-        there = tuple(slice(c.start - b.start, c.stop - b.start) for c, b in zip(common, box, strict=True))
-        from_share = tuple(slice(c.start - s.start, c.stop - s.start) for c, s in zip(common, share.spans, strict=True))
-        part[there] = share.values[from_share]
-    return part
-
-
-def scaled(hu: torch.Tensor) -> torch.Tensor:
-    """HU as pictures are compared by: −160..240 as 0..1."""
-    return (hu.clamp(_LOW_HU, _HIGH_HU) - _LOW_HU) / (_HIGH_HU - _LOW_HU)
+def scaled(hu: torch.Tensor, min_hu: float, max_hu: float) -> torch.Tensor:
+    """Returns HU of a range as 0..1, which pictures are compared by; those outside of it as 0 and 1."""
+    return (hu.clamp(min_hu, max_hu) - min_hu) / (max_hu - min_hu)

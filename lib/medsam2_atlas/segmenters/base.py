@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from medsam2_atlas.base.choices import Loop, Memory, ThresholdRule
+from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, Memory, ThresholdRule
 from medsam2_atlas.base.errors import MedSAM2AtlasError
 from medsam2_atlas.base.version import package_version
 from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
@@ -56,7 +56,7 @@ class Options:
 
     organs: numbers; all of the table if empty. prompts: source of the first boxes: `atlas` (score maps), `unet` (coarse masks
     of the U-Net), `both` (per organ the better of these two), or the name of another segmenter that gives coarse masks.
-    weights: name of MedSAM2's weights; the default ones if empty. loop: see `medsam2.propagation`. thresholds: see `prompting`.
+    weights: name of MedSAM2's weights; the default ones if empty. loop: see `medsam2.propagation`. thresholds: see `scoremaps`.
     fill_holes: as the official CUDA build does. augment: test-time augmentation of the U-Nets. memory: how sparing networks are
     with a GPU's memory. truth: true label map, for the reference strategies only. marks: a person's boxes and points, for
     `medsam2` only.
@@ -66,7 +66,7 @@ class Options:
     prompts: str = "atlas"
     weights: str = ""
     loop: Loop = "symmetric"
-    thresholds: ThresholdRule = "atlas"
+    thresholds: ThresholdRule = DEFAULT_THRESHOLDS
     fill_holes: bool = False
     augment: bool = False
     memory: Memory = ""

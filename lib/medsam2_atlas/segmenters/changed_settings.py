@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from medsam2_atlas.base.configuration import differing
 from medsam2_atlas.imaging.hu_config import hu_check_config
 from medsam2_atlas.medsam2.config import medsam2_config
-from medsam2_atlas.prompting import confidence_config, prompting_config
+from medsam2_atlas.prompting import confidence_config, priors_config, prompting_config
 from medsam2_atlas.registration import registration_config
 from medsam2_atlas.segmenters.marked_config import marks_config
 from medsam2_atlas.unet.inference_config import unet_inference_config
@@ -27,7 +27,7 @@ def foundation_settings(*, network: bool = True, unet: bool = False) -> dict[str
         unet: whether a U-Net prompts it.
     """
     rooms: dict[str, BaseModel] = {"hounsfield": hu_check_config(), "registration": registration_config()}
-    rooms |= {"prompting": prompting_config(), "confidence": confidence_config()}
+    rooms |= {"prompting": prompting_config(), "priors": priors_config(), "confidence": confidence_config()}
     rooms |= {"medsam2": medsam2_config()} if network else {}
     return _changed(rooms | ({"unet": unet_inference_config()} if unet else {}))
 

@@ -9,9 +9,7 @@ import torch
 
 from medsam2_atlas.imaging.masks import keep_largest_components
 from medsam2_atlas.medsam2 import OrganLogits
-from medsam2_atlas.scoremaps import ScoreMaps
-
-_HIGHEST_SCORE_THRESHOLD = 0.5
+from medsam2_atlas.scoremaps import ScoreMaps, adaptive_threshold, fusion_config
 
 
 def fuse_logits(logits: Mapping[int, OrganLogits], shape: tuple[int, ...]) -> np.ndarray:
@@ -31,11 +29,11 @@ def fuse_logits(logits: Mapping[int, OrganLogits], shape: tuple[int, ...]) -> np
 def fuse_scores(scores: ScoreMaps) -> np.ndarray:
     """Label map `[z, y, x]` uint8 that score maps give by themselves, without a network.
 
-    A voxel goes to the organ of the highest score, among those whose score is above min(0.5, half its own maximum).
+    A voxel goes to the organ of the highest score, among those whose score is above its adaptive threshold.
     """
     shape = scores.geometry.shape
-    labels = np.zeros(shape, np.uint8)
-    floor = {k: min(_HIGHEST_SCORE_THRESHOLD, m.maximum / 2) for k, m in scores.maps.items() if m.maximum > 0}
+    labels, config = np.zeros(shape, np.uint8), fusion_config().thresholds
+    floor = {k: adaptive_threshold(m, config) for k, m in scores.maps.items() if m.maximum > 0}
     for z in range(shape[0]):
         here = [k for k in floor if 0 <= z - scores.maps[k].low[0] < len(scores.maps[k].values)]
         if here:

@@ -175,7 +175,7 @@ class Strategy(Segmenter):
         """Returns versions of atlas and prompter, checksum of the weights, options, and the device (`memory.ran_on`)."""
         resources = self._resources
         found = self._basis(options) | {"strategy": self.name, "atlas": resources.atlas().version}
-        found |= {"fusion": fusion_config().model_dump()}
+        found |= {"fusion": fusion_config().provenance()}
         prompter = prompter_of(options, resources) if self.uses_network else None
         found |= foundation_settings(network=self.uses_network, unet=prompter is not None)
         if not self.uses_network:

@@ -18,8 +18,8 @@ from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.registration import RegistrationCache, Transform, WorkImage
 from medsam2_atlas.scoremaps import (
-    AppearanceConfig,
     FusionConfig,
+    VoteConfig,
     find_thresholds,
     fusion_config,
     score_maps,
@@ -58,14 +58,15 @@ def small_atlas(*references: Reference) -> Atlas:
     return Atlas(template, maps, references)
 
 
-PUBLISHED = FusionConfig(method="mean", appearance=AppearanceConfig(rounds=0))  # type: ignore[call-arg]
+MEAN = FusionConfig.model_validate({"vote": {"method": "mean"}})
+PUBLISHED = MEAN.as_registered()
 
 
 def voted(atlas: Atlas, start: int, **options: object) -> np.ndarray:
     """What the references say of a liver that begins at `start`; 0..1."""
     hu = torch.from_numpy(np.where(block(start), 100.0, -100.0).astype(np.float32))
-    config = FusionConfig(**options)  # type: ignore[arg-type]
-    found = vote_on(hu, hu > -1e4, atlas.references, atlas, config, [LIVER])[LIVER]
+    config = VoteConfig(**options)  # type: ignore[arg-type]
+    found = vote_on(hu, hu > -1e4, atlas.references, atlas, config)[LIVER]
     return found.values / 255
 
 
@@ -102,7 +103,7 @@ def test_a_reference_says_nothing_where_it_shows_nothing(method: str) -> None:
 def test_voting_beats_the_mean_on_an_unseen_patient_and_a_look_at_the_patient_beats_voting(
     target: Volume, target_truth: Volume, atlas: Atlas, registrations: RegistrationCache
 ) -> None:
-    voted = PUBLISHED.model_copy(update={"method": "local"})
+    voted = PUBLISHED.with_method("local")
     reached = []
     for way in (PUBLISHED, voted, fusion_config()):
         labels = fuse_scores(score_maps(target, atlas, cache=registrations, fusion=way))
@@ -120,11 +121,11 @@ def test_thresholds_are_found_by_leaving_references_out_and_kept_with_the_atlas(
     with_thresholds(atlas, found).save(tmp_path / "atlas")
     loaded = Atlas.load(tmp_path / "atlas")
     assert thresholds_of(loaded, PUBLISHED) == found.values
-    assert thresholds_of(loaded, PUBLISHED.model_copy(update={"method": "local"})) == {}
-    assert thresholds_of(loaded, FusionConfig(method="mean")) == {}  # for maps that intensities correct
+    assert thresholds_of(loaded, PUBLISHED.with_method("local")) == {}
+    assert thresholds_of(loaded, MEAN) == {}  # for maps that intensities correct
     assert loaded.version != atlas.version
     with pytest.raises(AtlasError, match="2 references"):
-        find_thresholds(small_atlas(reference("a", 5), reference("b", 5)), FusionConfig(method="mean"))
+        find_thresholds(small_atlas(reference("a", 5), reference("b", 5)), MEAN)
 
 
 def test_thresholds_by_command(tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_thresholds_by_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["thresholds", str(tmp_path / "atlas"), "--fusion", "mean"], catch_exceptions=False)
     assert done.exit_code == 0
     assert "Liver" in done.output
-    assert LIVER in thresholds_of(Atlas.load(tmp_path / "atlas"), FusionConfig(method="mean"))
+    assert LIVER in thresholds_of(Atlas.load(tmp_path / "atlas"), MEAN)
 
 
 def test_a_wrong_configuration_is_refused(tmp_path: Path) -> None:

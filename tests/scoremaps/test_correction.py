@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from medsam2_atlas.imaging.cropped_map import CroppedMap
 from medsam2_atlas.imaging.volume import Geometry, Volume
 from medsam2_atlas.registration import Transform
-from medsam2_atlas.scoremaps import AppearanceConfig, BendingConfig, ScoreMap, ScoreMaps, corrected
-from medsam2_atlas.scoremaps.bending import bent
-from medsam2_atlas.scoremaps.intensities import bins_of
+from medsam2_atlas.scoremaps import (
+    BendConfig,
+    CorrectConfig,
+    HistogramConfig,
+    Intensities,
+    ScoreMap,
+    ScoreMaps,
+    correct,
+    warp_jointly,
+)
 
-CONFIG = AppearanceConfig.model_validate({})
+CONFIG = CorrectConfig.model_validate({})
+BEND, UNBENT = BendConfig.model_validate({}), BendConfig.model_validate({"rounds": 0})
 SHAPE = (40, 50, 60)
 GRID = Geometry(SHAPE[::-1], (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
-EVERYWHERE = ScoreMap(np.full(SHAPE, 255, np.uint8), (0, 0, 0), 1.0)
+EVERYWHERE = CroppedMap(np.full(SHAPE, 255, np.uint8), (0, 0, 0))
 
 
 def ball(z: float, y: float, x: float, radius: float) -> np.ndarray:
@@ -35,6 +45,23 @@ def ct(*parts: tuple[np.ndarray, float]) -> Volume:
 def maps_of(**masks: np.ndarray) -> ScoreMaps:
     scores = {int(k[1:]): ScoreMap((m * 255).astype(np.uint8), (0, 0, 0), 1.0) for k, m in masks.items()}
     return ScoreMaps(scores, GRID, 1, Transform(()), Transform(()))
+
+
+def intensities(target: Volume, scores: ScoreMaps, pairs: Sequence[tuple[int, int]] = ()) -> Intensities:
+    return Intensities.of(target, scores, pairs, HistogramConfig.model_validate({}))
+
+
+def corrected(
+    scores: ScoreMaps,
+    target: Volume,
+    known: CroppedMap,
+    config: CorrectConfig = CONFIG,
+    pairs: Sequence[tuple[int, int]] = (),
+    bend: BendConfig = BEND,
+) -> ScoreMaps:
+    """Both steps that look at the target."""
+    seen = intensities(target, scores, pairs)
+    return correct(*warp_jointly(scores, known, seen, bend), seen, config)
 
 
 def mask_of(scores: ScoreMaps, organ: int) -> np.ndarray:
@@ -60,7 +87,7 @@ def test_maps_that_lie_far_off_together_are_bent_back_together() -> None:
     first, second = ball(20, 25, 20, 8), ball(20, 25, 42, 8)
     registered = maps_of(k6=np.roll(first, 8, 1), k1=np.roll(second, 8, 1))  # 16 mm
     target = ct((first, 110), (second, 150))
-    found, _ = bent(registered, EVERYWHERE, bins_of(target, registered), (), CONFIG.bending)
+    found, _ = warp_jointly(registered, EVERYWHERE, intensities(target, registered), BEND)
     for organ, truth in ((6, first), (1, second)):
         assert dice(mask_of(registered, organ), truth) < 0.4
         assert dice(mask_of(found, organ), truth) > 0.8
@@ -74,7 +101,7 @@ def test_bending_moves_what_references_know_with_the_maps() -> None:
     truth = ball(20, 25, 36, 10)
     registered = maps_of(k6=np.roll(truth, -5, 2))
     target = ct((truth, 110))
-    found, moved = bent(registered, known, bins_of(target, registered), (), CONFIG.bending)
+    found, moved = warp_jointly(registered, known, intensities(target, registered), BEND)
     assert dice(mask_of(found, 6), truth) > 0.85
     assert 1 <= moved.low[2] - 20 <= 6  # the border of the known has gone along
     box = (slice(0, SHAPE[0]), slice(0, SHAPE[1]), slice(30, 50))
@@ -83,7 +110,7 @@ def test_bending_moves_what_references_know_with_the_maps() -> None:
 
 def test_maps_in_a_picture_that_tells_nothing_are_hardly_bent() -> None:
     registered = maps_of(k6=ball(20, 25, 34, 10))
-    found, _ = bent(registered, EVERYWHERE, bins_of(ct(), registered), (), CONFIG.bending)
+    found, _ = warp_jointly(registered, EVERYWHERE, intensities(ct(), registered), BEND)
     assert dice(mask_of(found, 6), ball(20, 25, 34, 10)) > 0.85
 
 
@@ -139,9 +166,8 @@ def test_an_organ_that_all_references_cut_is_followed_beyond_their_fields_of_vie
     seen[:20] = True
     known = replace(EVERYWHERE, values=(seen * 255).astype(np.uint8))
     registered = maps_of(k6=truth & seen)
-    unbent = CONFIG.model_copy(update={"bending": BendingConfig(rounds=0)})  # type: ignore[call-arg]
-    assert dice(mask_of(corrected(registered, ct((truth, 110)), EVERYWHERE, unbent), 6), truth) < 0.8
-    assert dice(mask_of(corrected(registered, ct((truth, 110)), known, unbent), 6), truth) > 0.93
+    assert dice(mask_of(corrected(registered, ct((truth, 110)), EVERYWHERE, bend=UNBENT), 6), truth) < 0.8
+    assert dice(mask_of(corrected(registered, ct((truth, 110)), known, bend=UNBENT), 6), truth) > 0.93
 
 
 def test_a_cut_organ_is_followed_to_where_it_reaches_lower_than_its_cut() -> None:
@@ -170,7 +196,7 @@ def test_a_small_end_of_a_vessel_stays_and_what_lies_beside_it_goes() -> None:
 
 def test_no_rounds_leave_the_published_maps() -> None:
     registered = maps_of(k6=ball(20, 25, 30, 10) * 0.7)
-    found = corrected(registered, ct(), EVERYWHERE, CONFIG.model_copy(update={"rounds": 0}))
+    found = corrected(registered, ct(), EVERYWHERE, CONFIG.model_copy(update={"rounds": 0}), bend=UNBENT)
     assert found is registered
 
 

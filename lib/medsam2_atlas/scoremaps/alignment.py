@@ -1,0 +1,81 @@
+"""The first step of a target's way: it is registered to the atlas' common space.
+
+Another registration is another function from `Target` to `Alignment`, named in `steps.STEPS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from medsam2_atlas.atlas.atlas import Atlas
+from medsam2_atlas.base.progress import Progress
+from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.registration import RegistrationCache, RegistrationConfig, Transform, WorkImage, register
+from medsam2_atlas.scoremaps.step import StepConfig
+
+
+class AlignConfig(StepConfig):
+    """Whether a target is registered; how is in `configs/registration.yaml`.
+
+    Switched off, the target is taken to lie in the common space as it is.
+    """
+
+
+@dataclass(frozen=True)
+class Target:
+    """A CT to segment, and the atlas to compare it with.
+
+    registration: its parameters. cache: holds the registrations of targets to the same common space.
+    """
+
+    image: Volume
+    atlas: Atlas
+    registration: RegistrationConfig
+    cache: RegistrationCache | None = None
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A target that has been registered to the common space of an atlas.
+
+    work: the target on its working grid. transform: from the target's world points to the common space's. inverse: the way
+    back.
+    """
+
+    target: Volume
+    work: WorkImage
+    atlas: Atlas
+    transform: Transform
+    inverse: Transform
+
+
+def align(target: Target, progress: Progress) -> Alignment:
+    """Registers a target, or takes its registration from the cache.
+
+    Raises:
+        InputError: the target shows no body, or too little of it.
+    """
+    config, atlas, cache = target.registration, target.atlas, target.cache
+    work = WorkImage.of(target.image, config.spacing)
+
+    def make() -> Transform:
+        return register(work, atlas.template, config, progress)
+
+    if cache is None:
+        transform = make()
+        return Alignment(target.image, work, atlas, transform, transform.inverse())
+    settings = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
+    key = f"{atlas.template_version}-{settings}/{target.image.digest}"
+    transform = cache.get(key, make)
+    return Alignment(target.image, work, atlas, transform, cache.get(f"{key}-inverse", transform.inverse))
+
+
+def already_aligned(target: Target) -> Alignment:
+    """Returns the alignment of a target that lies in the common space as it is.
+
+    Raises:
+        InputError: the target shows no body, or too little of it.
+    """
+    work = WorkImage.of(target.image, target.registration.spacing)
+    return Alignment(target.image, work, target.atlas, Transform(), Transform())

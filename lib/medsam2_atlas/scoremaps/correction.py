@@ -1,0 +1,201 @@
+"""The step `correct`: registration gives the prior, and the target's own intensities refine it.
+
+Expectation-maximisation with a spatial prior, after Van Leemput et al. (IEEE TMI 1999) and Ashburner and Friston (NeuroImage
+2005): the registered score map is the prior; two histograms of HU, of the organ and of what is of no organ near it, are
+estimated from the target under the current posterior; prior and likelihoods give the next posterior. Nothing is trained, and an
+organ that looks like its surroundings stays where registration has put it, since its two histograms are alike.
+
+Where no reference's field of view reaches, the prior is not 0 but unknown: it is carried on from the border, decaying, so that
+an organ that all references cut can still be followed in the target.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from pydantic import Field
+from scipy import ndimage
+
+from medsam2_atlas.imaging.cropped_map import Box, CroppedMap, around, low_of, nested
+from medsam2_atlas.imaging.masks import occupied
+from medsam2_atlas.scoremaps.intensities import Intensities
+from medsam2_atlas.scoremaps.maps import ScoreMap, ScoreMaps
+from medsam2_atlas.scoremaps.pieces import PiecesConfig, main_pieces
+from medsam2_atlas.scoremaps.step import StepConfig
+
+_MARGIN = 4
+"""Voxels around what is near: filters reach a little further."""
+_MORE_LIKELY = 0.5
+"""Probability from which on a voxel belongs to the organ rather than not."""
+_LOGIT = 12.0
+"""Largest log odds: beyond it, float32 has no digits left for their sum."""
+_MIN_PROBABILITY = 1e-4
+_MIN_KNOWN_SHARE = 0.3
+"""Keeps the spread prior from growing without bound where little around a voxel is known."""
+
+
+class CorrectConfig(StepConfig):
+    """How the target's intensities correct score maps."""
+
+    rounds: int = Field(3, ge=0, description="of estimating histograms and posteriors; 0 leaves score maps as they are")
+    spread: float = Field(3.0, gt=0, description="mm; how far registration is expected to be off")
+    weight: float = Field(1.2, gt=0, description="of the likelihood beside the prior")
+    max_evidence: float = Field(3.0, gt=0, description="highest evidence that one voxel's HU can give, natural logarithm")
+    smoothing: float = Field(1.0, gt=0, description="mm; of the evidence")
+    rounding: float = Field(0.03, ge=0, description="of the result, as a share of the organ's size: removes thin leaks")
+    decay: float = Field(80.0, gt=0, description="mm; of the prior beyond the references' fields of view")
+    reach: float = Field(100.0, gt=0, description="mm; how far beyond them an organ is followed")
+    min_prior: float = Field(0.02, gt=0, lt=1, description="highest prior up to which an organ is left as registered")
+    max_prior: float = Field(0.97, gt=0, lt=1, description="prior that no voxel exceeds: intensities can contradict any")
+    near: float = Field(0.01, gt=0, lt=1, description="share of the highest prior from which on a voxel may join the organ")
+    max_thinning: float = Field(3.0, ge=1, description="how far a prior that spreading has thinned out is raised again")
+    cut_score: float = Field(
+        0.2, gt=0, lt=1, description="score at the border of the references' fields of view above which they cut an organ"
+    )
+    border_blur: float = Field(8.0, gt=0, description="mm; a border's direction is that of about twice as much around it")
+    piece_threshold: float = Field(
+        0.25, gt=0, lt=1, description="posterior from which on a voxel counts for a piece, in a round"
+    )
+    pieces: PiecesConfig = Field(PiecesConfig.model_validate({}), description="which pieces of an organ stay")
+
+
+@dataclass(frozen=True)
+class _Organ:
+    """An organ under way. All arrays over `box` of the reduced grid; prior and evidence as log odds."""
+
+    box: Box
+    seed: np.ndarray
+    prior: np.ndarray
+    near: np.ndarray
+    known: np.ndarray
+    posterior: np.ndarray
+
+
+def correct(scores: ScoreMaps, field_of_view: CroppedMap, intensities: Intensities, config: CorrectConfig) -> ScoreMaps:
+    """Returns score maps after a look at the target.
+
+    Args:
+        scores: as registered.
+        field_of_view: on the same reduced grid, above 0.5 where at least one reference's field of view reaches.
+        intensities: the target's intensities on that grid.
+        config: how.
+    """
+    if config.rounds == 0:
+        return scores
+    shape, spacing = scores.reduced_shape, scores.reduced_spacing
+    known = np.zeros(shape, bool)
+    known[field_of_view.spans] = field_of_view.values > 127
+    names = [k for k, score in scores.maps.items() if score.values.size]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        started = pool.map(lambda k: _start(scores.maps[k], known, spacing, config), names)
+        organs = {k: organ for k, organ in zip(names, started, strict=True) if organ is not None}
+        partner = intensities.counterparts(list(organs))
+        for turn in range(config.rounds):
+            nothing = np.ones(shape, np.float32)  # probability that a voxel is of no organ
+            for organ in organs.values():
+                nothing[organ.box] -= organ.posterior
+            counted = pool.map(
+                partial(_histograms, nothing=nothing, intensities=intensities, known_only=turn == 0), organs.values()
+            )
+            inside, outside = np.array(list(counted)).reshape(-1, 2, intensities.config.bins).swapaxes(0, 1)
+            tables = intensities.evidence_table(inside, outside, partner, config.max_evidence)
+            odds = list(
+                pool.map(partial(_odds, bins=intensities.bins, spacing=spacing, config=config), organs.values(), tables)
+            )
+            total = np.ones(shape, np.float32)  # odds of the background, then of all
+            for organ, own in zip(organs.values(), odds, strict=True):
+                total[organ.box] += own
+            posteriors = pool.map(partial(_posterior, total=total, config=config), organs.values(), odds)
+            organs = {k: replace(organ, posterior=p) for (k, organ), p in zip(organs.items(), posteriors, strict=True)}
+        finished = pool.map(lambda k: _finished(scores.maps[k], organs[k], spacing, config), organs)
+        return replace(scores, maps={**scores.maps, **dict(zip(organs, finished, strict=True))})
+
+
+def _start(score: ScoreMap, covered: np.ndarray, spacing: np.ndarray, config: CorrectConfig) -> _Organ | None:
+    spread = config.spread / spacing
+    box = around([score], 4 * spread, covered.shape)
+    seed, known = score.over(box), covered[box]
+    border = known & ndimage.binary_dilation(~known)
+    cut = border.any() and float(seed[border].max()) > config.cut_score
+    if cut:
+        box = around([score], config.reach / spacing, covered.shape)
+        seed, known = score.over(box), covered[box]
+    prior = ndimage.gaussian_filter(seed, spread)
+    if cut:
+        share = ndimage.gaussian_filter(known.astype(np.float32), spread)
+        prior = np.where(known, prior / np.maximum(share, _MIN_KNOWN_SHARE), 0)
+        prior = np.where(known, prior, _carried_on(prior, known, spacing, config))
+    highest = float(prior.max())
+    if highest <= config.min_prior:
+        return None
+    near = prior > config.near * highest
+    # Spreading thins out what is thin: a vein would lose to the liver around it before anything was compared.
+    prior = prior * min(config.max_thinning, float(seed.max()) / highest)
+    part = occupied(near, margin=_MARGIN)
+    assert part is not None, "the highest prior is near"
+    prior, near = np.clip(prior[part], _MIN_PROBABILITY, config.max_prior), near[part].copy()
+    seed, known = seed[part].copy(), known[part].copy()
+    return _Organ(nested(box, part), seed, np.log(prior / (1 - prior)), near, known, seed)
+
+
+def _carried_on(prior: np.ndarray, known: np.ndarray, spacing: np.ndarray, config: CorrectConfig) -> np.ndarray:
+    """The prior where it is not known; looked up for every second pixel.
+
+    Things go on as at the nearest known voxel, the less the further that is. An organ that a field of view cuts at its side may
+    reach lower or higher than its cut, which no known voxel tells: then half comes from the nearest voxel of the cut.
+    """
+    rough, seen, steps = prior[:, ::2, ::2], known[:, ::2, ::2], spacing * [1, 2, 2]
+
+    def nearest(source: np.ndarray) -> np.ndarray:
+        away, index = ndimage.distance_transform_edt(~source, sampling=steps, return_indices=True)
+        values: np.ndarray = rough[tuple(index)] * np.exp(-away / config.decay)
+        return values
+
+    carried = nearest(seen)
+    cut = seen & ndimage.binary_dilation(~seen) & (rough > _MORE_LIKELY)
+    if cut.any() and (cut := cut & _at_its_side(seen, steps, config.border_blur)).any():
+        carried = (carried + nearest(cut)) / 2
+    return carried.astype(np.float32).repeat(2, 1).repeat(2, 2)[:, : prior.shape[1], : prior.shape[2]]
+
+
+def _at_its_side(seen: np.ndarray, spacing: np.ndarray, blur: float) -> np.ndarray:
+    """Where a field of view's border runs along the body rather than across it."""
+    values, width = seen.astype(np.float32), blur / spacing
+    z, y, x = (
+        ndimage.gaussian_filter(values, width, order) / step for order, step in zip(np.eye(3, dtype=int), spacing, strict=True)
+    )
+    result: np.ndarray = np.hypot(y, x) > np.abs(z)
+    return result
+
+
+def _histograms(organ: _Organ, nothing: np.ndarray, intensities: Intensities, known_only: bool) -> list[np.ndarray]:
+    """Of the organ, and of what is of no organ near it."""
+    counted = organ.near & organ.known if known_only else organ.near
+    values, outside = intensities.bins[organ.box][counted], np.maximum(nothing[organ.box], 0)
+    return [np.bincount(values, weights[counted], intensities.config.bins) for weights in (organ.posterior**2, outside)]
+
+
+def _odds(organ: _Organ, table: np.ndarray, bins: np.ndarray, spacing: np.ndarray, config: CorrectConfig) -> np.ndarray:
+    """Of the organ against what is of no organ near it, by what each bin says."""
+    evidence = ndimage.gaussian_filter(table[bins[organ.box]], config.smoothing / spacing)
+    odds: np.ndarray = np.exp(np.clip(organ.prior + config.weight * evidence, -_LOGIT, _LOGIT)) * organ.near
+    return odds
+
+
+def _posterior(organ: _Organ, odds: np.ndarray, total: np.ndarray, config: CorrectConfig) -> np.ndarray:
+    """Of the organ's odds among all of them, its main pieces."""
+    return main_pieces(odds / total[organ.box], organ.seed, config.piece_threshold, config.pieces)
+
+
+def _finished(score: ScoreMap, organ: _Organ, spacing: np.ndarray, config: CorrectConfig) -> ScoreMap:
+    """Leaks that are thin for an organ's size are rounded off."""
+    posterior = organ.posterior
+    size = float((posterior > _MORE_LIKELY).sum() * spacing.prod()) ** (1 / 3)
+    smooth = ndimage.gaussian_filter(posterior, config.rounding * size / spacing)
+    if smooth.max() > _MORE_LIKELY:
+        posterior = main_pieces(smooth, organ.seed, _MORE_LIKELY, config.pieces)
+    return replace(score, values=np.rint(posterior * 255).astype(np.uint8), low=low_of(organ.box))

@@ -1,0 +1,105 @@
+"""Finds the best threshold of each organ's score map: one reference after the other is left out.
+
+In the common space, where no registration is needed: the others vote on the reference that was left out, and its intensities
+correct their votes if the settings say so. The best threshold of an organ is the one whose boxes, around what lies above it,
+overlap most with the true ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
+from medsam2_atlas.atlas.reference import MAP_SPACING, NOWHERE, Reference, map_shape
+from medsam2_atlas.base.errors import AtlasError
+from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.imaging.cropped_map import CroppedMap
+from medsam2_atlas.imaging.masks import box_overlap, occupied
+from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.registration import Transform, WorkImage, grid_points, sample
+from medsam2_atlas.registration.work_image import AIR
+from medsam2_atlas.scoremaps.alignment import Alignment
+from medsam2_atlas.scoremaps.atlas_thresholds import Thresholds
+from medsam2_atlas.scoremaps.config import FusionConfig
+from medsam2_atlas.scoremaps.steps import BEND, CORRECT
+from medsam2_atlas.scoremaps.voting import Votes, nearest, vote_on
+from medsam2_atlas.scoremaps.warping import map_grid, on_map_grid
+
+
+def find_thresholds(atlas: Atlas, config: FusionConfig, progress: Progress = silent) -> Thresholds:
+    """Returns the best thresholds for an atlas' references and a way to score maps.
+
+    Raises:
+        AtlasError: fewer references than `config.thresholds.min_references`.
+    """
+    count, fewest = len(atlas.references), config.thresholds.min_references
+    if count < fewest:
+        raise AtlasError(atlas.source, f"has {count} references.", f"Thresholds need {fewest}; use --thresholds adaptive.")
+    step = config.thresholds.step
+    candidates = np.round(np.arange(step, 1 - step + 0.001, step), 2)
+    overlaps: dict[int, list[np.ndarray]] = {}
+    for number, reference in enumerate(atlas.references):
+        for k, values in _overlaps(reference, atlas, config, candidates).items():
+            overlaps.setdefault(k, []).append(values)
+        progress("thresholds", (number + 1) / count)
+    means = {k: np.mean(values, 0) for k, values in sorted(overlaps.items())}
+    best = {k: int(np.flatnonzero(mean >= mean.max() - 1e-9).mean().round()) for k, mean in means.items()}
+    return Thresholds(
+        {k: float(candidates[n]) for k, n in best.items()},
+        {k: float(means[k][n]) for k, n in best.items()},
+        config.vote.label_fusion,
+        config.looks_at_target,
+        count,
+    )
+
+
+def _overlaps(reference: Reference, atlas: Atlas, config: FusionConfig, candidates: np.ndarray) -> dict[int, np.ndarray]:
+    """Overlap with the true box of each threshold's box, per organ that the reference and another one have."""
+    shape = map_shape(atlas.template)
+    rest = [other for other in atlas.references if other is not reference]
+    others = nearest(reference.thumbnail, rest, config.vote.references)
+    covered, maps = reference.covers(shape), _maps_without(reference, others, atlas, config)
+    overlaps = {}
+    for k in reference.shares:
+        if not any(k in other.organs for other in others):
+            continue
+        found = maps[k]
+        truth = _box(reference.mask(k, shape)[found.spans])
+        if truth is not None:
+            seen = np.where(covered[found.spans], found.values, 0)
+            overlaps[k] = np.array([_overlap(_box(seen > t * 255), truth) for t in candidates])
+    return overlaps
+
+
+def _maps_without(
+    reference: Reference, others: Sequence[Reference], atlas: Atlas, config: FusionConfig
+) -> dict[int, CroppedMap]:
+    """Votes of the other references on one that is left out, after a look at its intensities, on the map grid."""
+    picture, template = torch.from_numpy(reference.picture.astype(np.float32)), atlas.template
+    work = WorkImage(picture.clamp(min=AIR), picture > NOWHERE, template.origin, template.spacing)
+    organs = vote_on(picture, work.valid, others, atlas, config.vote)
+    if not config.looks_at_target:
+        return {k: organ.on_grid(template) for k, organ in organs.items()}
+    grid, shape = map_grid(template), map_shape(template)
+    points = grid_points(torch.Size(shape), template.origin, MAP_SPACING)
+    hu = sample(work.hu[None], points, template.origin, template.spacing)[0].numpy()
+    seen = np.any([other.covers(shape) for other in others], axis=0)
+    alignment = Alignment(Volume(hu, grid, grid, reference.name), work, atlas, Transform(), Transform())
+    field_of_view = ProbabilityMap(seen.astype(np.uint8) * 255, template.origin.numpy(), len(others))
+    value = on_map_grid(Votes(alignment, organs, field_of_view))
+    for step in (BEND, CORRECT):
+        value = step(value, config, silent)
+    return dict(value.scores.maps)
+
+
+def _box(mask: np.ndarray) -> np.ndarray | None:
+    """Corners `[2, 3]`, the second past the last voxel; None where the mask is empty."""
+    spans = occupied(mask)
+    return None if spans is None else np.array([[span.start for span in spans], [span.stop for span in spans]])
+
+
+def _overlap(found: np.ndarray | None, truth: np.ndarray) -> float:
+    return 0.0 if found is None else box_overlap(found, truth)

@@ -1,0 +1,46 @@
+"""A step of a target's way to its score maps, and what all their configurations share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from medsam2_atlas.base.configuration import Settings
+from medsam2_atlas.base.progress import Progress
+
+if TYPE_CHECKING:
+    from medsam2_atlas.scoremaps.config import FusionConfig
+
+
+class StepConfig(Settings):
+    """Settings of a step."""
+
+    enabled: bool = Field(True, description="whether the step runs")
+
+
+def unchanged(value: Any) -> Any:
+    """Returns a value as it is: what is left of a step that corrects, if it does not run."""
+    return value
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step: it takes one value and returns one.
+
+    Attributes:
+        name: of its settings in `configs/fusion.yaml`, and in `FusionConfig`.
+        run: returns the next value from the last one, the settings of all steps, and the progress to tell.
+        skip: returns the next value if the step is switched off.
+    """
+
+    name: str
+    run: Callable[[Any, FusionConfig, Progress], Any]
+    skip: Callable[[Any], Any] = unchanged
+
+    def __call__(self, value: Any, config: FusionConfig, progress: Progress) -> Any:
+        """Returns the next value."""
+        settings: StepConfig = getattr(config, self.name)
+        return self.run(value, config, progress) if settings.enabled else self.skip(value)
