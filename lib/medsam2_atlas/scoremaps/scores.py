@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -62,7 +61,7 @@ def score_maps(
         InputError: the target shows no body, or too little of it.
     """
     config, fusion = config or registration_config(), fusion or fusion_config()
-    work = WorkImage.of(target, config.spacing)
+    work = WorkImage.of(target, config.spacing, config.image)
 
     def make() -> Transform:
         return register(work, atlas.template, config, progress)
@@ -71,8 +70,7 @@ def score_maps(
         transform = make()
         inverse = transform.inverse()
     else:
-        settings = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
-        key = f"{atlas.template_version}-{settings}/{target.digest}"
+        key = f"{atlas.template_version}-{config.digest}/{target.digest}"
         transform = cache.get(key, make)
         inverse = cache.get(f"{key}-inverse", transform.inverse)
     return fused_scores(target, work, atlas, fusion, transform, inverse, organs, progress)
