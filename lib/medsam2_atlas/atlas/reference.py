@@ -1,4 +1,4 @@
-"""What one annotated CT gives to an atlas, in the common space: its labels, its field of view, a small picture of it."""
+"""References: annotated CTs in the common space, with their labels, their field of view, and a small picture."""
 
 from __future__ import annotations
 
@@ -86,16 +86,16 @@ class Reference:
 
     @property
     def file_name(self) -> str:
-        """Of the file that holds it: the same for the same labels of the same image."""
+        """Name of its file: the same for the same labels of the same image."""
         parts = [self.name, self.sha256, *([self.image_sha256] if self.image_sha256 else [])]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20] + ".npz"
 
     def covers(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Its field of view, bool on the map grid of that shape."""
+        """Returns its field of view, bool on the map grid of that shape."""
         return np.unpackbits(self.covered, count=int(np.prod(shape))).reshape(shape).astype(bool)
 
     def mask(self, organ: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Where at least half of a voxel belongs to an organ, bool on the map grid of that shape."""
+        """Returns where half or more of a voxel belongs to an organ, bool on the map grid of that shape."""
         mask = np.zeros(shape, bool)
         share = self.shares.get(organ)
         if share is not None:
@@ -103,11 +103,11 @@ class Reference:
         return mask
 
     def with_agreement(self, agreement: dict[int, float]) -> Reference:
-        """The same with other agreement."""
+        """Returns a copy with other agreement."""
         return replace(self, agreement=agreement)
 
     def describe(self) -> dict[str, Any]:
-        """What `atlas.json` holds of it."""
+        """Returns its entry in `atlas.json`."""
         return {
             "name": self.name,
             "sha256": self.sha256,
@@ -159,7 +159,7 @@ class Reference:
 
 
 def map_shape(template: WorkImage) -> tuple[int, int, int]:
-    """Shape (z, y, x) of the grid of shares and probability maps over a template."""
+    """Returns the shape (z, y, x) of the grid of shares and probability maps over a template."""
     return _shape_at(template, MAP_SPACING)
 
 

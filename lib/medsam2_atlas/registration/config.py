@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 
 from medsam2_atlas.base.configuration import read_config
 from medsam2_atlas.base.resource import resource
@@ -76,8 +76,10 @@ class PrealignConfig(_Section):
 class AffineConfig(_Section):
     """Gradient descent of the affine map, on two levels."""
 
-    spacings: tuple[float, float] = Field((9.0, 6.0), description="mm; grid of each level")
-    rates: tuple[float, float] = Field((0.02, 0.008), description="Adam's rate on each level; units of the parameters")
+    spacings: tuple[PositiveFloat, PositiveFloat] = Field((9.0, 6.0), description="mm; grid of each level")
+    rates: tuple[PositiveFloat, PositiveFloat] = Field(
+        (0.02, 0.008), description="Adam's rate on each level; units of the parameters"
+    )
     points: int = Field(40_000, ge=1000, description="about so many voxels are compared")
     window: Window = Field((-160.0, 240.0), description="HU that are compared beside the tissue classes, as 0..1")
     matrix_unit: float = Field(0.5, gt=0, description="change of a matrix entry per unit of its parameter")
@@ -152,7 +154,7 @@ class RegistrationConfig(BaseModel):
 
     spacing: float = Field(4.0, gt=0, description="mm; grid of the deformable stage and of the common space")
     coarse_spacing: float = Field(9.0, gt=0, description="mm; grid of the z search")
-    z_scales: tuple[float, ...] = Field((0.8, 0.87, 0.93, 1.0, 1.07, 1.15, 1.25), description="stretches tried along z")
+    z_scales: tuple[PositiveFloat, ...] = Field((0.8, 0.87, 0.93, 1.0, 1.07, 1.15, 1.25), description="stretches tried along z")
     affine_steps: tuple[int, int] = Field((50, 25), description="Adam steps on each affine level")
     cell: int = Field(4, ge=1, description="voxels per cell of the discrete search")
     reach: int = Field(3, ge=0, description="cells searched to each side; 0 leaves the discrete stage out")

@@ -109,7 +109,7 @@ def _first_template(images: Sequence[WorkImage], long_share: float) -> WorkImage
 
 
 def _centred(transforms: list[Transform], template: WorkImage) -> list[Transform]:
-    """Affine transforms after the template was moved to the group's mean: their own mean becomes the identity."""
+    """Returns affine transforms after the template was moved to the group's mean: their own mean becomes the identity."""
     maps = [step for transform in transforms for step in transform.maps if isinstance(step, Affine)]
     matrix = torch.stack([m.matrix for m in maps]).mean(0)
     middle = template.points().reshape(-1, 3).mean(0)
@@ -136,7 +136,7 @@ def _enlarged(grid: WorkImage, images: Sequence[WorkImage], transforms: Sequence
 
 
 def _cropped(image: WorkImage) -> WorkImage:
-    """The smallest box that holds every valid voxel."""
+    """Returns the part of an image in the smallest box that holds every valid voxel."""
     box = occupied(image.valid.numpy())
     assert box is not None, "at least one image covers each mean"
     return image.cropped(box)

@@ -37,7 +37,7 @@ class ClassMaps:
 
     @cached_property
     def outline(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Centre (world mm) and width (mm) of the body along x and y: medians over slices, each `[2]`."""
+        """Returns centre (world mm) and width (mm) of the body along x and y: medians over slices, each `[2]`."""
         inside = (self.maps[4] > 0.5) & (self.valid > 0.5)
         centres, widths = [], []
         for axis, other in ((2, 1), (1, 2)):

@@ -82,11 +82,11 @@ class WorkImage:
         return self.hu.shape
 
     def points(self) -> torch.Tensor:
-        """World points of the voxels, `[z, y, x, 3]` mm."""
+        """Returns the world points of the voxels, `[z, y, x, 3]` mm."""
         return grid_points(self.shape, self.origin, self.spacing)
 
     def at_spacing(self, spacing: float) -> WorkImage:
-        """A coarser copy, averaged before it is sampled."""
+        """Returns a coarser copy, averaged before it is sampled."""
         if abs(spacing - self.spacing) < 1e-3:
             return self
         width = max(1, 2 * round((spacing / self.spacing - 1) / 2) + 1)
@@ -101,11 +101,11 @@ class WorkImage:
         return self if config == self.config else replace(self, config=config)
 
     def warped(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """HU and validity at world points `[z, y, x, 3]`; air where this image has no voxel."""
+        """Returns HU and validity at world points `[z, y, x, 3]`; air where this image has no voxel."""
         return _of_share(sample(self._with_share(), points, self.origin, self.spacing, padding="zeros"))
 
     def _with_share(self) -> torch.Tensor:
-        """`[2, z, y, x]`: HU above air where there are voxels, and 1 there. Means of both tell means of voxels alone."""
+        """Returns `[2, z, y, x]`: HU above air of valid voxels, and 1 for these. Means of both give means of valid voxels."""
         return torch.stack([(self.hu - AIR) * self.valid, self.valid.float()])
 
     def around_body(self) -> WorkImage:
@@ -114,14 +114,14 @@ class WorkImage:
         return self if box is None else self.cropped(box)
 
     def cropped(self, box: tuple[slice, ...]) -> WorkImage:
-        """A copy of a part; box: `(z, y, x)`."""
+        """Returns a copy of a part; box: `(z, y, x)`."""
         z, y, x = box
         shift = torch.tensor([x.start, y.start, z.start], dtype=torch.float32) * self.spacing
         return replace(self, hu=self.hu[box].clone(), valid=self.valid[box].clone(), origin=self.origin + shift)
 
     @cached_property
     def body(self) -> torch.Tensor:
-        """The largest connected thing denser than fat and lung, holes of each slice filled: without table and air."""
+        """Returns the largest connected component denser than lung, with the holes of each slice filled: no table, no air."""
         dense = ndimage.binary_opening((self.hu > self.config.body_hu).numpy(), iterations=1)
         pieces, count = ndimage.label(dense)
         if count == 0:
@@ -135,7 +135,7 @@ class WorkImage:
 
 
 def _of_share(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """HU of means of `WorkImage._with_share`, and where at least half of a mean was of voxels; air elsewhere."""
+    """Returns HU of means of `WorkImage._with_share`, and where at least half of a mean was of voxels; air elsewhere."""
     total, share = values
     valid = share > 0.5
     return torch.where(valid, total / share.clamp(min=0.5) + AIR, AIR), valid

@@ -17,12 +17,12 @@ from medsam2_atlas.storage import WorkFolder
 
 
 def atlas_store(work: WorkFolder) -> AtlasStore:
-    """The versions of the grown atlas."""
+    """Returns the versions of the grown atlas."""
     return AtlasStore(work.path / "atlas")
 
 
 def grown_atlas(work: WorkFolder, base: Atlas | None) -> Atlas | None:
-    """The current grown atlas, if it grew from this base."""
+    """Returns the current grown atlas, if it grew from this base."""
     folder = atlas_store(work).current
     if folder is None:
         return None
