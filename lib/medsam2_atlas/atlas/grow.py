@@ -17,7 +17,7 @@ from medsam2_atlas.atlas.outlier import outlying
 from medsam2_atlas.atlas.reading import AnnotatedCT, Snapshots, read_annotated
 from medsam2_atlas.atlas.reference import Reference, ReferenceFiles
 from medsam2_atlas.atlas.warp import warp_reference
-from medsam2_atlas.base.errors import problem_of
+from medsam2_atlas.base.errors import InputError, problem_of
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.imaging.hounsfield import CHECK
 from medsam2_atlas.registration import Transform, WorkImage, register
@@ -105,7 +105,7 @@ def _readable(
             if files.name in known:
                 snapshots.of(files.label)
             readable.append(files)
-        except OSError as error:
+        except (OSError, InputError) as error:
             skip(files.name, error, refused)
     return readable
 
@@ -128,13 +128,13 @@ def _same_files(reference: Reference, available: Mapping[str, ReferenceFiles], s
     files = available.get(reference.name)
     if files is None:
         return reference.origin == "base"
-    if snapshots.of(files.label).sha256 != reference.sha256:
-        return False
-    if reference.origin == "base" or not (reference.image_sha256 and files.image.is_file()):
-        return True
     try:
+        if snapshots.of(files.label).sha256 != reference.sha256:
+            return False
+        if reference.origin == "base" or not (reference.image_sha256 and files.image.is_file()):
+            return True
         return snapshots.of(files.image).sha256 == reference.image_sha256
-    except OSError:
+    except (OSError, InputError):
         return False  # reading it raises the error again, for the report
 
 
