@@ -30,15 +30,17 @@ with plain_endings():  # importing takes seconds, in which people press Ctrl+C
     from medsam2_atlas.base.console import bars
     from medsam2_atlas.base.device import pick_device
     from medsam2_atlas.base.files import sha256, write_json
-    from medsam2_atlas.base.memory import Ladder
     from medsam2_atlas.base.resource import resource
     from medsam2_atlas.evaluation import dice_per_organ, mean_dice
     from medsam2_atlas.imaging.labels import organ_table
     from medsam2_atlas.imaging.preview import write_preview
-    from medsam2_atlas.imaging.volume import Volume, read_labels, read_volume
+    from medsam2_atlas.imaging.volume import read_labels, read_volume
     from medsam2_atlas.medsam2 import find_checkpoint, load_weights
     from medsam2_atlas.prompting import prompts_from_report
-    from medsam2_atlas.segmenters.strategies import REFERENCE_STRATEGIES, STRATEGIES, Case, segment
+    from medsam2_atlas.segmenters.base import Options
+    from medsam2_atlas.segmenters.case import Case
+    from medsam2_atlas.segmenters.resources import Given
+    from medsam2_atlas.segmenters.strategies import STRATEGIES, segment
 
 console = Console()
 _START_SECONDS = 120
@@ -54,7 +56,7 @@ def main(out: Path, device: str) -> None:
         atlas = build_atlas(find_references(samples / "references"), progress=progress)
     atlas.save(out / "atlas")
     weights = load_weights(find_checkpoint())
-    ladder = Ladder(pick_device(device))
+    networks_on = pick_device(device)
     atlas_seconds = time.perf_counter() - began
     console.print(f"atlas {atlas.version} of {len(atlas.references)} references; weights {weights.file.name} {weights.mark}")
     with tempfile.TemporaryDirectory() as folder:
@@ -65,21 +67,23 @@ def main(out: Path, device: str) -> None:
             session = _annotate(url, studies, out)
     image = read_volume(target.image)
     truth = read_labels(target.label, image)
-    case = Case(image, Atlas.load(out / "atlas"), weights)
-    (table, rows), step = ladder.run("demo", lambda memory: _compare(case.sparing(memory, ladder.device_of(memory)), truth))
+    given = Given(Atlas.load(out / "atlas"), weights, device=networks_on)
+    (table, rows), step = given.ladder.run(
+        "demo", lambda memory: _compare(Case(image, given, Options(truth=truth, memory=memory)))
+    )
     console.print(table)
     if step.note:
         console.print(step.note)
     labels = read_labels(out / "label.nii.gz", image)
     rows["server"] = {"mean_dice": mean_dice(dice_per_organ(labels.array, truth.array, organ_table().indices)), **session}
-    prompts = prompts_from_report(session["report"])
+    prompts = prompts_from_report(session["report"]["prompts"])
     write_preview(image, labels.array, out / "overlay.png", prompts, weights.mark)
     total = time.perf_counter() - began
     report = {
         "target": target.name,
         "atlas_version": atlas.version,
         "weights": weights.describe(),
-        "device": str(ladder.device_of(step.memory)),
+        "device": str(given.ladder.device_of(step.memory)),
         "seconds": {"atlas": round(atlas_seconds, 1), "all": round(total, 1)},
         "strategies": rows,
     }
@@ -118,21 +122,20 @@ def _annotate(url: str, studies: Path, out: Path) -> dict[str, Any]:
     }
 
 
-def _compare(case: Case, truth: Volume) -> tuple[Table, dict[str, Any]]:
+def _compare(case: Case) -> tuple[Table, dict[str, Any]]:
     """Dice per organ and seconds a stage for every strategy; shared work counts for the first that needs it."""
     organs = organ_table().indices
     table = Table("organ", *STRATEGIES, title="Dice on a target that neither atlas nor weights have seen")
     rows: dict[str, Any] = {}
     with bars() as progress:
         for number, name in enumerate(STRATEGIES):
-            case.truth = truth if name in REFERENCE_STRATEGIES else None
             result = segment(case, name)
-            dice = dice_per_organ(result.labels.array, truth.array, organs)
+            dice = dice_per_organ(result.labels.array, case.true_labels(), organs)
             rows[name] = {
                 "mean_dice": round(mean_dice(dice), 4),
                 "dice": {organ_table()[k].name: round(v, 4) for k, v in dice.items()},
-                "seconds": result.report["seconds"],
-                "without_prompt": result.report["without_prompt"],
+                "seconds": result.report.seconds,
+                "without_prompt": result.report.without_prompt,
             }
             progress("comparing strategies", (number + 1) / len(STRATEGIES))
     for organ in organ_table().organs:

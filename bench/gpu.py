@@ -29,14 +29,18 @@ from medsam2_atlas.atlas import find_references
 from medsam2_atlas.base.console import console
 from medsam2_atlas.base.device import pick_device
 from medsam2_atlas.base.energy import measured
-from medsam2_atlas.base.memory import Ladder, free_gpu_memory
+from medsam2_atlas.base.memory import free_gpu_memory
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.evaluation import dice_per_organ
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume, read_labels, read_volume
 from medsam2_atlas.medsam2 import OFFICIAL, Weights, build_network, load_config, load_weights
+from medsam2_atlas.segmenters.base import Options, Segmentation
+from medsam2_atlas.segmenters.case import Case
 from medsam2_atlas.segmenters.places import find_unet
-from medsam2_atlas.segmenters.strategies import Case, Options, segment, segment_within_memory
+from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.strategies import segment
+from medsam2_atlas.studies.runner import run as run_segmenter
 from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, predict, unet_config, with_training
 from pretended_gpu import pretended_gpu
 
@@ -120,9 +124,17 @@ class Patient:
         return cls(image, read_labels(files.label, image))
 
     def case(self, weights: Weights, organs: tuple[int, ...]) -> Case:
-        case = Case(self.image, None, weights, self.truth, Options(organs=organs, prompts="unet"))
-        case.coarse_labels = self.truth.array
+        """Prompts come from the true label map in the place of a U-Net's."""
+        given = Given(None, weights, {"unet_3d": load_unet(find_unet("unet_3d"))}, device=weights.device)
+        case = Case(self.image, given, Options(organs=organs, prompts="unet"))
+        case._coarse = self.truth.array
         return case
+
+    def by_reference(self, weights: Weights, organs: tuple[int, ...], device: torch.device) -> Segmentation:
+        """Strategy reference-3 by the memory ladder."""
+        given = Given(None, weights, device=device)
+        options = Options(organs=organs, truth=self.truth)
+        return run_segmenter(given.segmenter("reference-3"), self.image, options, given).segmentation
 
     def strategy_d(self, load: Callable[[torch.device], Weights], organs: tuple[int, ...]) -> Any:
         """Strategy D, for `compared`; slices are encoded in each run."""
@@ -183,10 +195,10 @@ def short_of_memory(patient: Patient, weights: Weights, organs: tuple[int, ...],
         limit = total if share is None or usual is None else int(before * MIB + share * (usual.peak - before) * MIB)
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), gpu)
         try:
-            run = timed(lambda: segment_within_memory(patient.case(weights, organs), "reference-3", Ladder(gpu))[0], gpu)
+            run = timed(lambda: patient.by_reference(weights, organs, gpu), gpu)
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0, gpu)
-        labels, note = run.result.labels.array, run.result.report.get("memory", "as usual")
+        labels, note = run.result.labels.array, run.result.report.memory or "as usual"
         run.result = labels
         usual = usual or run
         after = torch.cuda.memory_allocated(gpu) / MIB

@@ -12,7 +12,7 @@ from scipy import ndimage
 from medsam2_atlas.demo.phantoms import draw_case
 from medsam2_atlas.imaging.volume import Geometry, Volume
 from medsam2_atlas.segmenters.places import find_unet
-from medsam2_atlas.segmenters.unet import segment_with_unet
+from medsam2_atlas.segmenters.resources import Given
 from medsam2_atlas.unet import load_unet
 
 SIZE, SPACING = (512, 512, 200), (0.78, 0.78, 2.2)
@@ -33,13 +33,13 @@ def large_ct() -> Volume:
 def main() -> None:
     torch.set_num_threads(2)
     image, unet = large_ct(), load_unet(find_unet("unet_3d"))
-    seconds = []
+    segmenter, seconds = Given(unets={"unet_3d": unet}).segmenter("unet_3d"), []
     for _ in range(RUNS):
         began = time.perf_counter()
-        result = segment_with_unet(image, unet)
+        result = segmenter.segment(image)
         seconds.append(time.perf_counter() - began)
     peak = system.getrusage(system.RUSAGE_SELF).ru_maxrss / 1024**2
-    found = sum(volume > 0 for volume in result.report["volumes_ml"].values())
+    found = sum(volume > 0 for volume in result.report.volumes_ml.values())
     print(f"{SIZE} voxels, {unet.config.spacing[0]} mm network, 2 threads: median {np.median(seconds):.1f} s of {RUNS} runs")
     print(f"peak memory of the process {peak:.2f} GiB; {found} organs found. {unet.mark}")
 

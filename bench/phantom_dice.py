@@ -1,4 +1,4 @@
-"""Dice of every strategy and of the U-Net on generated targets, with the shipped references and weights: `make figures`.
+"""Dice of every segmenter on generated targets, with the shipped references and weights: `make figures`.
 
 The targets come from a population that neither the references nor the demo weights were drawn from.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,16 @@ from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import read_labels, read_volume
 from medsam2_atlas.medsam2 import find_checkpoint, load_weights
+from medsam2_atlas.segmenters.base import Options
+from medsam2_atlas.segmenters.case import Case
 from medsam2_atlas.segmenters.places import find_unet
-from medsam2_atlas.segmenters.strategies import REFERENCE_STRATEGIES, STRATEGIES, Case, Options, segment
-from medsam2_atlas.segmenters.unet import segment_with_unet
+from medsam2_atlas.segmenters.registry import trainable
+from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.strategies import REFERENCE_STRATEGIES, STRATEGIES, segment
 from medsam2_atlas.unet import load_unet
 
 TARGET_SEED = 99
-UNET = "unet_3d"
+UNET = trainable()[0]
 
 
 def main() -> None:
@@ -37,14 +41,14 @@ def main() -> None:
     parser.add_argument("--targets", type=Path, help="folder with images/ and labels/ instead of generated ones")
     parser.add_argument("--atlas", type=Path, help="atlas instead of one of the sample references")
     parser.add_argument("--checkpoint", type=Path, help="weights instead of the shipped ones")
-    parser.add_argument("--strategies", default=",".join([*STRATEGIES, UNET]))
+    parser.add_argument("--segmenters", "--strategies", dest="names", default=",".join([*STRATEGIES, UNET]))
     parser.add_argument("--thresholds", default="atlas", choices=["atlas", "published", "adaptive"])
     parser.add_argument("--out", type=Path, help="JSON with every figure")
     given = parser.parse_args()
     console = Console()
     weights = load_weights(find_checkpoint(given.checkpoint))
-    unet = load_unet(find_unet(UNET))
-    names = given.strategies.split(",")
+    unets = {name: load_unet(find_unet(name)) for name in (UNET,)}
+    names = given.names.split(",")
     scores: dict[str, list[dict[int, float]]] = {name: [] for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder, bars() as progress:
@@ -60,12 +64,13 @@ def main() -> None:
         for number, file in enumerate(files):
             image = read_volume(file.image)
             truth = read_labels(file.label, image)
-            case = Case(image, atlas, weights, options=Options(thresholds=given.thresholds))
+            resources, usual = Given(atlas, weights, unets), Options(thresholds=given.thresholds)
+            case = Case(image, resources, usual)
             for name in names:
-                case.truth = truth if name in REFERENCE_STRATEGIES else None
-                result = segment_with_unet(image, unet) if name == UNET else segment(case, name)
+                case.options = replace(usual, truth=truth) if name in REFERENCE_STRATEGIES else usual
+                result = segment(case, name) if name in STRATEGIES else resources.segmenter(name).segment(image, usual)
                 scores[name].append(dice_per_organ(result.labels.array, truth.array, organ_table().indices))
-                seconds[name].append(result.report["seconds"]["total"])
+                seconds[name].append(result.report.seconds["total"])
             progress("targets", (number + 1) / len(files))
     table = Table("organ", *names, title=f"Dice, {len(files)} generated targets, {len(atlas.references)} references")
     for organ in organ_table().organs:

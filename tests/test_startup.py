@@ -50,7 +50,7 @@ def test_the_version_is_printed_without_a_heavy_library() -> None:
     [
         ("bash, medsam2-atlas <TAB>", ("atlas", "segment", "serve", "weights")),
         ("bash, atlas build --<TAB>", ("--missing", "--help")),
-        ("zsh, segment --<TAB>", ("--strategy", "--preview")),
+        ("zsh, segment --<TAB>", ("--segmenter", "--preview")),
         ("fish, train unet --<TAB>", ("--epochs", "--half")),
     ],
 )

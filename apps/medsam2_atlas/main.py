@@ -28,34 +28,31 @@ from medsam2_atlas.imaging import decoding
 from medsam2_atlas.imaging.hounsfield import HuRule
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.segmenters.base import Segmentation
+from medsam2_atlas.segmenters.registry import FOUNDATIONS, trainable
 from medsam2_atlas.storage import WorkFolder, copy_safely
+from medsam2_atlas.studies.models import Models
 from medsam2_atlas.unet import load_unet
 from server import log_lines
 from server.config import server_config
 from tasks import replies
 from tasks.about import described, organs_of
-from tasks.atlas_trainer import AtlasTrainTask
+from tasks.atlas_trainer import ATLAS_TRAINER, AtlasTrainTask
 from tasks.batch_task import BatchTask
 from tasks.case_states import case_states, picture
 from tasks.claims import claimed, in_work_process
 from tasks.compare_task import CompareTask
 from tasks.housekeeper import Housekeeper
-from tasks.interactive_task import INTERACTIVE, InteractiveTask
 from tasks.learner import Learner
-from tasks.models import Models
 from tasks.next_case import NextCase
 from tasks.predictions import Predictions
 from tasks.scoring_method import OrganScoring
-from tasks.segmentation_task import SegmentationTask
-from tasks.unet_task import UNetInferTask
+from tasks.segmenter_task import SegmenterTask
 from tasks.unet_trainer import UNetTrainTask
 from tasks.work_device import forget_gpu_names
 
 log = logging.getLogger(__name__)
 
 forget_gpu_names()
-
-_UNETS = {"unet_3d": "three-dimensional U-Net", "unet_2d": "two-dimensional U-Net, slice by slice"}
 
 
 class MedSAM2AtlasApp(MONAILabelApp):
@@ -74,18 +71,10 @@ class MedSAM2AtlasApp(MONAILabelApp):
         self._stopping = threading.Event()
         self._models = Models(conf, self._work, HuRule.parse(config.hu))
         self._predictions = Predictions(self._models, self.datastore)
-        self._tasks: dict[str, SegmentationTask | UNetInferTask] = {
-            "medsam2_atlas": SegmentationTask(
-                self._models, ("D", "E", "C", "B", "A"), "15 abdominal organs by MedSAM2, prompted by registered references"
-            ),
-            "atlas": SegmentationTask(
-                self._models, ("atlas",), "15 abdominal organs by registered references alone, without a network"
-            ),
-            **{name: UNetInferTask(self._models, name, f"15 abdominal organs by a {what}") for name, what in _UNETS.items()},
-        }
-        self._predictions.tasks.update(self._tasks)
+        self._all = {tag: SegmenterTask(self._models, self._predictions, m) for tag, m in self._predictions.models().items()}
+        # Those whose predictions are stored, under their names as tags.
+        self._tasks = {tag: task for tag, task in self._all.items() if not task.inputs}
         self._compare = CompareTask(self._predictions)
-        self._interactive = InteractiveTask(self._models)
         self._table = ScoreTable(self._work.folder(".") / "learning.sqlite")
         if not in_work_process():
             _ = self._models.ladder  # a device that cannot be used ends the start, not the first case
@@ -111,8 +100,8 @@ class MedSAM2AtlasApp(MONAILabelApp):
     def _foundation(self, conf: Mapping[str, str]) -> str:
         """The model that studies in the background are measured by; MedSAM2 takes minutes a case without a GPU."""
         if in_work_process():  # measures nothing: no need to ask the GPU
-            return conf.get("foundation") or "atlas"
-        return conf.get("foundation") or ("medsam2_atlas" if self._models.device.type == "cuda" else "atlas")
+            return conf.get("foundation") or FOUNDATIONS[False]
+        return conf.get("foundation") or FOUNDATIONS[self._models.device.type == "cuda"]
 
     def init_datastore(self) -> Datastore:
         """A store that loses nothing, of a folder or of a DICOMweb server's series."""
@@ -129,12 +118,12 @@ class MedSAM2AtlasApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, Any]:
         """The foundation model, the atlas alone, the U-Nets, their comparison, and what people click at."""
-        return {**self._tasks, "compare": self._compare, INTERACTIVE: self._interactive}
+        return {**self._all, "compare": self._compare}
 
     def init_trainers(self) -> dict[str, Any]:
         """The atlas and the U-Nets learn from what is signed off."""
-        unets = {name: UNetTrainTask(self._models, name, f"Trains the {what}") for name, what in _UNETS.items()}
-        return {"medsam2_atlas": AtlasTrainTask(self._models), **unets}
+        unets = {name: UNetTrainTask(self._models, name, f"Trains {name}") for name in trainable()}
+        return {ATLAS_TRAINER: AtlasTrainTask(self._models), **unets}
 
     def init_batch_infer(self) -> BatchTask:
         """Returns the task that runs a model on many studies."""
@@ -225,15 +214,15 @@ class MedSAM2AtlasApp(MONAILabelApp):
             if upload:
                 if model == "compare":
                     raise InputError("compare", "works on studies.", "Upload the image as a study first, then name its id.")
-                return self._answer(model, "", self._predictions.once(self._infers[model], Path(upload), request), request)
+                return self._answer(model, "", self._predictions.once(model, Path(upload), request), request)
             study = str(request.get("image"))
             if study not in self.datastore().list_images():
                 raise NotFoundError(repr(study[:80]), "is no study of this server.", "Ask /datastore for those there are.")
             if model == "compare":
-                return self._answer(model, "", self._compare.compare(study, request, self.datastore()), request)
-            if model == INTERACTIVE:
-                image = self._predictions.image(study)
-                return self._answer(model, "", self._predictions.once(self._interactive, image, request), request)
+                compared = self._compare.compare(study, request, self.datastore())
+                return self._reply(model, "", compared.labels, compared.report, request)
+            if model not in self._tasks:
+                return self._answer(model, "", self._predictions.once(model, self._predictions.image(study), request), request)
             return self._answer(model, model, self._predictions.get(model, study, request)[0], request)
 
     def stored(self, request: dict[str, Any]) -> dict[str, Any] | None:
@@ -247,7 +236,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         if model not in self._tasks or request.get("upload"):
             return None
         found = self._predictions.stored(model, study, request)
-        return None if found is None else self._reply(model, model, found.label, found.cached_report, request)
+        return None if found is None else self._reply(model, model, found.label, found.cached_report.to_json(), request)
 
     def put_weights(self, model: str, file: Path) -> dict[str, Any]:
         """Puts weights of a U-Net in the place of those that training made.
@@ -256,8 +245,8 @@ class MedSAM2AtlasApp(MONAILabelApp):
             NotFoundError: not a U-Net.
             WeightsError: they cannot be used.
         """
-        if model not in _UNETS:
-            raise NotFoundError(repr(model[:80]), "takes no weights.", f"Choose from: {', '.join(_UNETS)}.")
+        if model not in trainable():
+            raise NotFoundError(repr(model[:80]), "takes no weights.", f"Choose from: {', '.join(trainable())}.")
         unet = load_unet(file)
         copy_safely(file, self._work.folder(model) / "best.pt")
         return {"model": model, "version": unet.version, "mark": unet.mark}
@@ -300,7 +289,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
             raise WeightsError(model, f"cannot run: {reason}")
 
     def _answer(self, model: str, tag: str, result: Segmentation, request: dict[str, Any]) -> dict[str, Any]:
-        return self._reply(model, tag, result.labels, result.report, request)
+        return self._reply(model, tag, result.labels, result.report.to_json(), request)
 
     def _reply(
         self, model: str, tag: str, label_map: Volume | Path, report: dict[str, Any], request: dict[str, Any]
@@ -311,7 +300,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         return {"label": file, "tag": tag, "file": file, "params": replies.as_json(report, labels)}
 
     def _missing(self) -> dict[str, str]:
-        tasks: dict[str, Any] = {**self._tasks, "compare": self._compare, INTERACTIVE: self._interactive}
+        tasks: dict[str, Any] = {**self._all, "compare": self._compare}
         failing: dict[str, str] = {}
         reasons = described(tasks, lambda task: task.missing(), failing)
         return {name: reason for name, reason in {**reasons, **failing}.items() if reason}

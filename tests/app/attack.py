@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import requests
-
 from decoding.mutations import FORMATS, mutated, originals
 
 _SECONDS = 180

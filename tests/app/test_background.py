@@ -18,11 +18,11 @@ from medsam2_atlas.base.database import writing
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, WeightsError
 from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
 from medsam2_atlas.storage import WorkFolder
+from medsam2_atlas.studies.models import Models
 from tasks.about import described
 from tasks.batch_task import BatchTask
 from tasks.housekeeper import Housekeeper
 from tasks.learner import Learner
-from tasks.models import Models
 from tasks.next_case import NextCase
 from tasks.predictions import Predictions
 from tasks.retries import Retries

@@ -20,9 +20,9 @@ from medsam2_atlas.base.resource import resource
 from medsam2_atlas.medsam2 import Weights
 from medsam2_atlas.storage import StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore
+from medsam2_atlas.studies import models as models_module
+from medsam2_atlas.studies.models import Models
 from medsam2_atlas.unet import UNet
-from tasks import models as models_module
-from tasks.models import Models
 
 GPU = torch.device("cuda:0")
 

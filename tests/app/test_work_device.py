@@ -16,10 +16,10 @@ from monailabel.utils.async_tasks import task, utils
 from main import MedSAM2AtlasApp
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.resource import resource
+from medsam2_atlas.studies.models import Models
 from medsam2_atlas.unet import build_unet, save_unet, unet_config
 from server import work
 from tasks.claims import SERVER_VARIABLE
-from tasks.models import Models
 
 HIDDEN = {"device": "cpu", "gpus": "-1"}
 Started = tuple[MedSAM2AtlasApp, list[dict[str, Any]]]

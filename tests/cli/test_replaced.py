@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from fake_segmenters import FakeSegmenter, plain_models
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.cli import app
 from medsam2_atlas.cli.cases import annotated_cases
-from medsam2_atlas.comparison import Contestant, compare_studies
+from medsam2_atlas.comparison import compare_studies
 from medsam2_atlas.segmenters.base import Segmentation
 from medsam2_atlas.storage import FINAL, StudyFolder, StudyStore, unopened_studies
 from storage.test_store import SHAPE, ct, label, write
@@ -54,11 +55,11 @@ def test_a_comparison_tells_what_it_leaves_out(folder: Path) -> None:
     def refuse(*_: object) -> Segmentation:
         raise InputError("model", "is not to be run")
 
-    pair = (Contestant("atlas", lambda _: {}, refuse), Contestant("unet_3d", lambda _: {}, refuse))
-    problems = compare_studies(StudyFolder(folder), pair).problems
+    pair, models = (FakeSegmenter("atlas", {}, refuse), FakeSegmenter("unet_3d", {}, refuse)), plain_models(folder)
+    problems = compare_studies(StudyFolder(folder), pair, models).problems
     assert "different images" in problems["c"]
     with pytest.raises(InputError, match="another image"):
-        compare_studies(StudyFolder(folder), pair, strict=True)
+        compare_studies(StudyFolder(folder), pair, models, strict=True)
 
 
 def test_a_folder_that_is_only_looked_at_stays_as_it_is(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medsam2_atlas.base.choices import Memory
+from fake_segmenters import FakeSegmenter, plain_models
 from medsam2_atlas.base.errors import InputError
-from medsam2_atlas.comparison import Contestant, compare_studies, write_comparison
+from medsam2_atlas.comparison import compare_studies, write_comparison
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.segmenters.base import Segmentation, base_report
+from medsam2_atlas.segmenters.base import Options, Segmentation, base_report
 from medsam2_atlas.storage import StudyFolder
 
 
@@ -26,14 +26,14 @@ def blocks(volume: Volume, shift: int) -> np.ndarray:
     return labels
 
 
-def contestant(name: str, shift: int, ran: list[str]) -> Contestant:
-    def run(image: Volume, _: Memory) -> Segmentation:
+def contestant(name: str, shift: int, ran: list[str]) -> FakeSegmenter:
+    def run(image: Volume, _: Options) -> Segmentation:
         ran.append(name)
         labels = blocks(image, shift + (2 if "far" in image.source else 0) * (name == "unet_3d"))
-        report = base_report(image, labels, [2, 6]) | {"seconds": {"total": 1.0 + shift}, "mark": "demo weights"}
+        report = base_report(name, image, labels, [2, 6]).having(seconds={"total": 1.0 + shift}, mark="demo weights")
         return Segmentation(image.with_array(labels), report)
 
-    return Contestant(name, lambda _: {"organs": [2, 6], "shift": shift}, run)
+    return FakeSegmenter(name, {"organs": [2, 6], "shift": shift}, run)
 
 
 @pytest.fixture
@@ -55,9 +55,9 @@ def folder(tmp_path: Path) -> StudyFolder:
 
 def test_a_comparison_over_studies(folder: StudyFolder, tmp_path: Path) -> None:
     ran: list[str] = []
-    pair = (contestant("medsam2_atlas", 0, ran), contestant("unet_3d", 1, ran))
-    result = compare_studies(folder, pair)
-    assert sorted(ran) == ["medsam2_atlas"] * 2 + ["unet_3d"] * 2
+    pair = (contestant("D", 0, ran), contestant("unet_3d", 1, ran))
+    result = compare_studies(folder, pair, plain_models(folder.path))
+    assert sorted(ran) == ["D"] * 2 + ["unet_3d"] * 2
     assert "0 bytes" in result.problems["broken"]
     near = {case.study: case for case in result.cases}["near"]
     assert near.scores[6].dice == pytest.approx(0.9)
@@ -69,7 +69,7 @@ def test_a_comparison_over_studies(folder: StudyFolder, tmp_path: Path) -> None:
     point = {"labelled": 1, "models": ["medsam2_atlas", "unet_3d"], "agreement": result.agreement(), "studies": 2}
     assert result.history == [point]
 
-    again = compare_studies(folder, pair)
+    again = compare_studies(folder, pair, plain_models(folder.path))
     assert len(ran) == 4  # all from the store
     assert again.agreement() == result.agreement()
     assert len(again.history) == 1
@@ -95,32 +95,33 @@ def test_a_comparison_over_studies(folder: StudyFolder, tmp_path: Path) -> None:
 
 
 def test_agreement_is_remembered_over_the_number_of_labelled_cases(folder: StudyFolder) -> None:
-    ran: list[str] = []
-    compare_studies(folder, (contestant("medsam2_atlas", 0, ran), contestant("unet_3d", 2, ran)))
+    ran, models = list[str](), plain_models(folder.path)
+    compare_studies(folder, (contestant("D", 0, ran), contestant("unet_3d", 2, ran)), models)
     final = folder.path / "labels" / "final"
     (final / "far.nii.gz").write_bytes((final / "near.nii.gz").read_bytes())
-    better = compare_studies(folder, (contestant("medsam2_atlas", 0, ran), contestant("unet_3d", 0, ran)))
+    better = compare_studies(folder, (contestant("D", 0, ran), contestant("unet_3d", 0, ran)), models)
     assert [entry["labelled"] for entry in better.history] == [1, 2]
     assert better.history[0]["agreement"] < better.history[1]["agreement"]
 
 
 def test_a_study_that_raises_anything_does_not_stop_the_comparison(folder: StudyFolder, tmp_path: Path) -> None:
     ran: list[str] = []
-    first, second = contestant("medsam2_atlas", 0, ran), contestant("unet_3d", 1, ran)
+    first, second = contestant("D", 0, ran), contestant("unet_3d", 1, ran)
 
-    def run(image: Volume, memory: Memory) -> Segmentation:
+    def run(image: Volume, options: Options) -> Segmentation:
         if "far" in image.source:
             raise ZeroDivisionError("from a library")
-        return second.run(image, memory)
+        return second.run(image, options)
 
+    failing = FakeSegmenter("unet_3d", {"organs": [2, 6], "shift": 1}, run)
     file = folder.work.folder("comparisons") / "history.json"
     file.write_text("[not json")
-    result = compare_studies(folder, (first, Contestant("unet_3d", second.provenance, run)))
+    result = compare_studies(folder, (first, failing), plain_models(folder.path))
     assert [case.study for case in result.cases] == ["near"]
     assert result.problems["far"] == "ZeroDivisionError: from a library"
     (folder.path / "broken.nii.gz").unlink()
     with pytest.raises(InputError, match=r"far\.nii\.gz: cannot be compared: ZeroDivisionError"):
-        compare_studies(folder, (first, Contestant("unet_3d", second.provenance, run)), strict=True)
+        compare_studies(folder, (first, failing), plain_models(folder.path), strict=True)
     assert len(result.history) == 1
     (folder.label_folder("unet_3d") / "near.nii.gz").write_bytes(b"")
     write_comparison(result, folder, tmp_path / "page")

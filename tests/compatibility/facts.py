@@ -13,6 +13,7 @@ from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -34,25 +35,24 @@ from medsam2_atlas.medsam2 import load_config, parameter_shapes
 from medsam2_atlas.prompting.confidence import confidence_config
 from medsam2_atlas.registration import registration_config
 from medsam2_atlas.scoremaps import ScoreMaps, fusion_config, score_maps, thresholds_of
+from medsam2_atlas.segmenters.base import Options
+from medsam2_atlas.segmenters.resources import Given
 from medsam2_atlas.storage import StudyStore, Version, WorkFolder
 from medsam2_atlas.studies import (
     PredictionStore,
     atlas_store,
     excluded_references,
     file_stamp,
-    foundation_provenance,
     grown_atlas,
-    unet_provenance,
 )
+from medsam2_atlas.studies.models import Models
 from medsam2_atlas.unet import load_unet, unet_config
 from server.access import Access
 from server.application import create_app
 from server.config import ServerConfig, server_config
 from tasks.case_states import case_states
 from tasks.learner import Learner
-from tasks.models import Models
 from tasks.predictions import Predictions
-from tasks.unet_task import UNetInferTask
 
 MODELS = ("medsam2_atlas", "atlas", "unet_3d", "unet_2d")
 UNETS = ("studies/.medsam2_atlas/unet_3d/best.pt", "run/best.pt", "models/unet_2d.pt", "models/unet_3d.pt")
@@ -108,7 +108,7 @@ def version_facts(version: Version) -> dict[str, Any]:
 def prediction_facts(home: Path) -> dict[str, Any]:
     """Returns what is stored of each model's predictions, and whether it still counts, by model and study."""
     models, store = models_of(home), StudyStore(home / "studies")
-    kept, atlas = PredictionStore(models.work, store), models.atlas().version
+    kept = PredictionStore(models.work, store)
     found: dict[str, Any] = {}
     for model in MODELS:
         for study, image in store.images().items():
@@ -116,17 +116,15 @@ def prediction_facts(home: Path) -> dict[str, Any]:
             if prediction is None:
                 continue
             was = prediction.provenance
-            if model.startswith("unet"):
-                provenance = unet_provenance(weights=models.unet(model).sha256)
-            elif model == "atlas":
-                provenance = foundation_provenance(strategy="atlas", atlas=atlas)
-            else:
-                options = {key: was[key] for key in ("strategy", "weights", "prompts", "unet")}
-                provenance = foundation_provenance(atlas=atlas, **options)
+            name = was.get("strategy", model)
+            given: Any = SimpleNamespace(sha256=was.get("weights"), version=was.get("unet"))  # as if the same weights were here
+            unets = {} if model.startswith("unet") else {"unet_3d": given}
+            resources = Given(models.atlas(), given, {model: models.unet(model)} if model.startswith("unet") else unets)
+            provenance = resources.segmenter(name).provenance(Options(prompts=was.get("prompts", "atlas")))
             found.setdefault(model, {})[study] = {
                 "file": prediction.label.name,
                 "made": prediction.made,
-                "report": {key: prediction.report[key] for key in ("organs", "volumes_ml", "seconds")},
+                "report": {key: prediction.report.to_json()[key] for key in ("organs", "volumes_ml", "seconds")},
                 "voxels": array_digest(prediction.segmentation(image.file).labels.array),
                 "up to date": kept.find(model, study, image.file, provenance) is not None,
             }
@@ -137,7 +135,6 @@ def measure_facts(home: Path) -> dict[str, Any]:
     """Returns the measures of all studies, whether they still count, and the next case by each strategy."""
     models, store = models_of(home), StudyDatastore(home / "studies", MODELS)
     table, predictions = ScoreTable(models.work.folder(".") / "learning.sqlite"), Predictions(models, lambda: store)
-    predictions.tasks.update({name: UNetInferTask(models, name, "") for name in ("unet_3d", "unet_2d")})
     versions = Learner(models, predictions, table, lambda: store, "atlas").versions()
     rows, left = table.rows(), store.get_unlabeled_images()
     measures = {}

@@ -111,7 +111,7 @@ def in_use(home: Path, version: str, work: Path) -> Iterator[None]:
     shutil.copytree(home / "settings" / "configs", work / "configs", dirs_exist_ok=True)
     with (
         patch.object(resources, "_CHECKOUT", work),
-        patch("medsam2_atlas.studies.predictions.package_version", lambda: version),
+        patch("medsam2_atlas.segmenters.base.package_version", lambda: version),
         patch.dict("os.environ", {"MEDSAM2_ATLAS_MODELS": str(home / "models")}),
     ):
         _forget()

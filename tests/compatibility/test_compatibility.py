@@ -24,10 +24,11 @@ from compatibility.patients import write_ct, write_labels
 from compatibility.story import STUDIES, UPLOADED
 from datastores.session_folders import SessionFolders
 from datastores.study_datastore import StudyDatastore
+from fake_segmenters import FakeSegmenter, plain_models
 from medsam2_atlas.active_learning import ScoreTable
 from medsam2_atlas.atlas import Atlas, ReferenceFiles, find_references, grow, scores
 from medsam2_atlas.base.errors import InputError
-from medsam2_atlas.comparison import Contestant, compare_studies
+from medsam2_atlas.comparison import compare_studies
 from medsam2_atlas.imaging.decoding.unreadable import Unreadable, UnreadableFileError
 from medsam2_atlas.storage import StudyFolder, StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore, atlas_store, grow_studies_atlas
@@ -37,7 +38,6 @@ from server.sign_in import Access
 from tasks.claims import check_training
 from tasks.learner import Learner
 from tasks.predictions import Predictions
-from tasks.unet_task import UNetInferTask
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HIGHEST = 3
@@ -159,7 +159,6 @@ def test_the_atlas_grows_on_without_registering_again(copy: Path, opened: Opened
 def test_nothing_is_measured_again(opened: Opened) -> None:
     models, store = models_of(opened.home), StudyDatastore(opened.home / "studies", MODELS)
     table, predictions = ScoreTable(models.work.folder(".") / "learning.sqlite"), Predictions(models, lambda: store)
-    predictions.tasks.update({name: UNetInferTask(models, name, "") for name in ("unet_3d", "unet_2d")})
     learner = Learner(models, predictions, table, lambda: store, "atlas")
     assert not learner.measure_next()
     assert not learner.problems()
@@ -197,15 +196,15 @@ def test_comparisons_are_remembered(opened: Opened, copy: Path) -> None:
     found = {model: kept.latest(model, "one") for model in ("atlas", "unet_3d")}
     made_of = {model: {k: v for k, v in p.provenance.items() if k != "image"} for model, p in found.items() if p is not None}
 
-    def contestant(model: str) -> Contestant:
-        return Contestant(model, lambda _: made_of[model], refuse)
-
-    first, second = map(contestant, made_of)
-    result = compare_studies(folder, (first, second))
+    first, second = (FakeSegmenter(model, made_of[model], refuse) for model in made_of)
+    result = compare_studies(folder, (first, second), plain_models(folder.path))
     assert not result.problems
     assert not differences(old, result.history)
     (folder.label_folder("final") / "one.nii.gz").unlink()
-    assert [entry["labelled"] for entry in compare_studies(folder, (first, second)).history] == [0, 1]
+    assert [entry["labelled"] for entry in compare_studies(folder, (first, second), plain_models(folder.path)).history] == [
+        0,
+        1,
+    ]
 
 
 def test_pictures_are_not_drawn_again(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,9 @@ from medsam2_atlas.base.resource import model_folder, resource
 from medsam2_atlas.medsam2 import find_checkpoint
 from medsam2_atlas.segmenters.places import find_atlas, find_unet, known_checkpoints
 from medsam2_atlas.storage import StudyStore, WorkFolder
+from medsam2_atlas.studies import models as models_module
+from medsam2_atlas.studies.models import Models
 from server.config import server_config
-from tasks import models as models_module
-from tasks.models import Models
 
 CHECKOUT = resource("Makefile").parent
 SERVER = {

@@ -15,8 +15,11 @@ from medsam2_atlas.base.resource import resource
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import load_weights
 from medsam2_atlas.registration import RegistrationCache
+from medsam2_atlas.segmenters.base import Options
+from medsam2_atlas.segmenters.case import Case
 from medsam2_atlas.segmenters.places import find_unet
-from medsam2_atlas.segmenters.strategies import STRATEGIES, Case, Options, segment
+from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.strategies import STRATEGIES, segment
 from medsam2_atlas.unet import load_unet
 
 DEMO_WEIGHTS = Path(resource("weights/medsam2_demo.pt"))
@@ -30,13 +33,14 @@ def test_two_passes_give_the_cpus_organ(target: Volume, target_truth: Volume, gp
 
     def labels(device: torch.device) -> Any:
         options = Options(organs=(RIGHT_ADRENAL,), prompts="unet")
-        case = Case(target, None, load_weights(DEMO_WEIGHTS, None, device), options=options)
-        case.coarse_labels = coarse
+        given = Given(None, load_weights(DEMO_WEIGHTS), {"unet_3d": load_unet(find_unet("unet_3d"))}, device=device)
+        case = Case(target, given, options)
+        case._coarse = coarse
         return segment(case, "D")
 
     on_cpu, on_gpu = gpu.both(labels)
     gpu.assert_same_labels(on_cpu.labels.array, on_gpu.labels.array)
-    assert on_gpu.report["device"].startswith("cuda")
+    assert (on_gpu.report.device or "").startswith("cuda")
 
 
 @pytest.mark.slow
@@ -44,11 +48,11 @@ def test_two_passes_give_the_cpus_organ(target: Volume, target_truth: Volume, gp
 def test_each_strategy_gives_the_cpus_organs(
     prompts: Any, target: Volume, target_truth: Volume, atlas: Atlas, registrations: RegistrationCache, gpu: Gpu
 ) -> None:
-    options = Options(organs=(SPLEEN, RIGHT_KIDNEY, RIGHT_ADRENAL), prompts=prompts)
+    options = Options(organs=(SPLEEN, RIGHT_KIDNEY, RIGHT_ADRENAL), prompts=prompts, truth=target_truth)
 
     def labels(device: torch.device) -> dict[str, Any]:
-        weights, unet = load_weights(DEMO_WEIGHTS, None, device), load_unet(find_unet("unet_3d"), device)
-        case = Case(target, atlas, weights, truth=target_truth, options=options, unet=unet, registrations=registrations)
+        weights, unets = load_weights(DEMO_WEIGHTS), {"unet_3d": load_unet(find_unet("unet_3d"))}
+        case = Case(target, Given(atlas, weights, unets, device=device, registrations=registrations), options)
         return {strategy: segment(case, strategy).labels.array for strategy in STRATEGIES}
 
     on_cpu, on_gpu = gpu.both(labels)

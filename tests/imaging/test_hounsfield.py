@@ -7,23 +7,27 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from typer.testing import CliRunner
 
 from blocks import PATIENT, QUICK, labelled
+from fake_segmenters import FakeSegmenter, plain_models
 from medsam2_atlas.atlas import BuildOptions, GrowthOptions, ReferenceFiles, build_atlas, find_references, grow_atlas
-from medsam2_atlas.base.choices import Memory
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.cli import app
-from medsam2_atlas.comparison import Contestant, compare_studies
+from medsam2_atlas.comparison import compare_studies
 from medsam2_atlas.imaging.hounsfield import CHECK, OFFSETS, HuRule, examine, read_ct, to_hu
 from medsam2_atlas.imaging.volume import Geometry, Volume, read_volume
-from medsam2_atlas.segmenters.base import Segmentation
+from medsam2_atlas.segmenters.base import Options, Provenance, Report, Segmentation
+from medsam2_atlas.segmenters.resources import Given
 from medsam2_atlas.storage import StudyFolder, WorkFolder
-from medsam2_atlas.studies import StudiesGrowthOptions, foundation_provenance, grow_studies_atlas, unet_provenance
+from medsam2_atlas.studies import StudiesGrowthOptions, grow_studies_atlas
 from medsam2_atlas.unet import TrainingCase, unet_config
 from medsam2_atlas.unet.data import usable_cases
 
@@ -322,18 +326,24 @@ def test_a_training_case_in_other_values_is_left_out_by_name_or_corrected(tmp_pa
     assert "1000 too high" in problems["a"]
 
 
+def made_by(name: str, rule: HuRule) -> Provenance:
+    """Returns what a segmenter's results depend on, with weights and an atlas that only have versions."""
+    unet: Any = SimpleNamespace(sha256="w", device=torch.device("cpu"))
+    atlas: Any = SimpleNamespace(version="a")
+    return Given(atlas, None, {"unet_3d": unet}, hu=rule).segmenter(name).provenance(Options())
+
+
 def test_compared_models_see_hu_and_another_rule_is_not_answered_from_a_kept_prediction(tmp_path: Path) -> None:
     write(patient() + 1024, tmp_path / "shifted.nii.gz")
     seen: list[float] = []
 
-    def run(image: Volume, _: Memory) -> Segmentation:
+    def run(image: Volume, _: Options) -> Segmentation:
         seen.append(float(np.median(image.array)))
-        return Segmentation(image.with_array((image.array > 80).astype(np.uint8)), {"seconds": {"total": 1.0}, "organs": []})
+        return Segmentation(image.with_array((image.array > 80).astype(np.uint8)), Report(seconds={"total": 1.0}, organs=[]))
 
     def compared(rule: HuRule) -> dict[str, str]:
-        made = (foundation_provenance(strategy="atlas", atlas="x", hu=rule), unet_provenance(weights="w", hu=rule))
-        pair = (Contestant("atlas", lambda _: made[0], run, rule), Contestant("unet_3d", lambda _: made[1], run, rule))
-        return compare_studies(StudyFolder(tmp_path), pair).problems
+        pair = (FakeSegmenter("atlas", made_by("atlas", rule), run), FakeSegmenter("unet_3d", made_by("unet_3d", rule), run))
+        return compare_studies(StudyFolder(tmp_path), pair, plain_models(tmp_path, rule)).problems
 
     assert "1024 too high" in compared(CHECK)["shifted"]
     assert compared(AUTO) == {}
@@ -344,9 +354,9 @@ def test_compared_models_see_hu_and_another_rule_is_not_answered_from_a_kept_pre
 
 
 def test_the_rule_is_part_of_what_a_prediction_depends_on() -> None:
-    assert "hu" not in unet_provenance(weights="w")  # as in predictions of earlier versions
-    assert unet_provenance(weights="w", hu=AUTO)["hu"] == "auto"
-    assert foundation_provenance(strategy="atlas", atlas="a", hu=HuRule("offset", -1024.0))["hu"] == "-1024"
+    assert "hu" not in made_by("unet_3d", CHECK)  # as in predictions of earlier versions
+    assert made_by("unet_3d", AUTO)["hu"] == "auto"
+    assert made_by("atlas", HuRule("offset", -1024.0))["hu"] == "-1024"
 
 
 def test_read_ct_refuses_by_file_name(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,12 @@ from medsam2_atlas.base.memory import STEPS, Ladder
 from medsam2_atlas.imaging.volume import Volume, from_sitk
 from medsam2_atlas.medsam2 import MedSAM2Volume, Weights, build_network
 from medsam2_atlas.prompting import THREE, prompts_from_labels
-from medsam2_atlas.segmenters.strategies import Case, Options, segment, segment_within_memory
+from medsam2_atlas.segmenters import resources
+from medsam2_atlas.segmenters.base import Options, Segmentation
+from medsam2_atlas.segmenters.case import Case
+from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.strategies import segment
+from medsam2_atlas.studies.runner import run
 from pretended_gpu import errors, pretended_gpu
 
 GPU = torch.device("cuda:0")
@@ -38,8 +44,18 @@ def patient() -> tuple[Volume, Volume]:
     return from_sitk(image), from_sitk(label)
 
 
-def case_of(weights: Weights, patient: tuple[Volume, Volume]) -> Case:
-    return Case(patient[0], None, weights, patient[1], Options(organs=(6,)))
+def given(weights: Weights, device: torch.device | None = None) -> Given:
+    return Given(None, weights, device=device)
+
+
+def options_of(patient: tuple[Volume, Volume]) -> Options:
+    return Options(organs=(6,), truth=patient[1])
+
+
+def run_on_gpu(weights: Weights, patient: tuple[Volume, Volume]) -> Segmentation:
+    """Runs a case as commands do."""
+    models = given(weights, GPU)
+    return run(models.segmenter("reference-3"), patient[0], options_of(patient), models).segmentation
 
 
 def peak_of(weights: Weights, patient: tuple[Volume, Volume], memory: Memory) -> tuple[int, torch.Tensor]:
@@ -56,20 +72,19 @@ def test_less_lies_on_the_card_and_what_is_found_stays(weights: Weights, patient
     for low in logits[1:]:
         assert float((low - logits[0]).abs().mean()) < 1e-3
     with pretended_gpu(megabytes=(peaks[0] + peaks[1]) / 2 / 2**20):
-        result, ran = segment_within_memory(case_of(weights, patient), "reference-3", Ladder(GPU))
-    assert result.report["memory"] == "out of GPU memory as usual; done in smaller steps"
-    assert result.report["device"] == "cuda:0"
-    assert ran.options.memory == "small"
+        result = run_on_gpu(weights, patient)
+    assert result.report.memory == "out of GPU memory as usual; done in smaller steps"
+    assert result.report.device == "cuda:0"
 
 
 def test_a_command_s_case_ends_on_the_processor_with_the_same_label_map(
     weights: Weights, patient: tuple[Volume, Volume]
 ) -> None:
-    expected = segment(case_of(weights, patient), "reference-3").labels.array
+    expected = segment(Case(patient[0], given(weights), options_of(patient)), "reference-3").labels.array
     with pretended_gpu(megabytes=1):
-        result, _ = segment_within_memory(case_of(weights, patient), "reference-3", Ladder(GPU))
-    assert result.report["memory"].endswith("done on the processor")
-    assert (result.report["device"], result.report["precision"]) == ("cpu", "float32")
+        result = run_on_gpu(weights, patient)
+    assert (result.report.memory or "").endswith("done on the processor")
+    assert (result.report.device, result.report.precision) == ("cpu", "float32")
     assert np.array_equal(result.labels.array, expected)
 
 
@@ -77,13 +92,23 @@ def test_a_try_that_failed_leaves_nothing_on_the_card(weights: Weights, patient:
     with pretended_gpu() as machine:
         machine.cards[0].fail(errors.cublas_allocation_failed, after=1500)
         left: list[int] = []
-        ladder = Ladder(GPU, lambda: left.append(machine.cards[0].used))
-        result, _ = segment_within_memory(case_of(weights, patient), "reference-3", ladder)
-        assert result.report["memory"] == "out of GPU memory as usual; done in smaller steps"
+        models = given(weights, GPU)
+
+        def release() -> None:
+            models.release()
+            left.append(machine.cards[0].used)
+
+        models.ladder = Ladder(GPU, release)
+        result = run(models.segmenter("reference-3"), patient[0], options_of(patient), models).segmentation
+        assert result.report.memory == "out of GPU memory as usual; done in smaller steps"
     assert left == [0]
 
 
-def test_registration_is_not_done_again(weights: Weights, patient: tuple[Volume, Volume]) -> None:
-    case = case_of(weights, patient)
-    case.kept["scores"] = object()  # type: ignore[assignment]
-    assert case.sparing("small", torch.device("cpu")).scores is case.kept["scores"]
+def test_registration_is_not_done_again(
+    weights: Weights, patient: tuple[Volume, Volume], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(resources, "score_maps", lambda *_, **__: made.append(object()) or made[-1])
+    models, atlas = given(weights), SimpleNamespace(version="a")
+    assert models.score_maps(patient[0], atlas) is models.score_maps(patient[0], atlas)  # type: ignore[arg-type]
+    assert len(made) == 1

@@ -29,8 +29,8 @@ UNET = Prompts((prompt(1, 20), prompt(6, 20)), {5: "the U-Net found nothing"})
 def test_the_source_that_has_shown_itself_better_prompts_and_says_why(evidence: Evidence, source: str, why: str) -> None:
     chosen = choose_prompts(ATLAS, UNET, evidence, [6])
     assert chosen.prompts[0].z_min == {"atlas": 10, "unet": 20}[source]
-    assert chosen.sources[6].startswith(f"{source}: ")
-    assert why in chosen.sources[6]
+    assert chosen.origins[6].source == source
+    assert why in chosen.origins[6].reason
 
 
 def test_the_other_source_steps_in_and_what_neither_has_is_missing() -> None:
@@ -38,5 +38,5 @@ def test_the_other_source_steps_in_and_what_neither_has_is_missing() -> None:
     found = Prompts((prompt(1, 20),), {6: "the U-Net found nothing", 5: "the U-Net found nothing"})
     chosen = choose_prompts(ATLAS, found, trusted, [1, 5, 6])
     assert [(p.label, p.z_min) for p in chosen.prompts] == [(1, 20), (6, 10)]
-    assert "unet gave none" in chosen.sources[6]
+    assert "unet gave none" in chosen.origins[6].reason
     assert chosen.missing == {5: "atlas: it lies outside the scan; unet: the U-Net found nothing"}

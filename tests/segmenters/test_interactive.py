@@ -73,7 +73,7 @@ def test_one_box_on_one_slice_finds_organs_and_their_ends(target: Volume, target
             found = segmented(k, boxes=[box_on(target, mask, middle(mask))])
             reached[k] = mask_dice(found.labels.array == k, mask)
             assert set(np.unique(found.labels.array)) <= {0, k}
-            assert found.report["mark"]
+            assert found.report.mark
     assert np.mean(list(reached.values())) > 0.7, reached
     assert reached[LIVER] > 0.85
 
@@ -116,7 +116,7 @@ def test_points_have_the_last_word(target: Volume, target_truth: Volume, segment
     labels = found.labels.restored()
     assert labels[off[0]] == 0
     assert labels[on[0]] == LIVER
-    assert len(found.report["overruled"]) == 1
+    assert len(found.report.overruled) == 1
 
 
 def test_reach_ends_the_search(target: Volume, target_truth: Volume, segmented: Any) -> None:
@@ -124,7 +124,7 @@ def test_reach_ends_the_search(target: Volume, target_truth: Volume, segmented: 
     z = middle(mask)
     found = segmented(LIVER, boxes=[box_on(target, mask, z)], reach=0)
     assert np.flatnonzero(found.labels.array.any((1, 2))).tolist() == [z]
-    assert found.report["range"] == [z, z]
+    assert found.report.range == [z, z]
 
 
 def test_slices_are_encoded_once_for_all_corrections(target: Volume, target_truth: Volume, weights: Weights) -> None:

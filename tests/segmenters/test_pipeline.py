@@ -18,7 +18,10 @@ from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.imaging.volume import Geometry, Volume, read_labels, read_volume
 from medsam2_atlas.medsam2 import Weights, find_checkpoint, load_weights
 from medsam2_atlas.registration import RegistrationCache
-from medsam2_atlas.segmenters.strategies import STRATEGIES, Case, Options, segment
+from medsam2_atlas.segmenters.base import Options
+from medsam2_atlas.segmenters.case import Case
+from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.strategies import STRATEGIES, segment
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def short_truth(short_files: ReferenceFiles, short: Volume) -> Volume:
 @pytest.fixture(scope="module")
 def case(short: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache) -> Case:
     """One case for all strategies, as the demo uses it."""
-    return Case(short, atlas, weights, registrations=registrations)
+    return Case(short, Given(atlas, weights, registrations=registrations))
 
 
 def score(labels: Volume, truth: Volume) -> float:
@@ -57,9 +60,9 @@ class Trap:
 @pytest.fixture
 def trapped(case: Case) -> Iterator[Case]:
     """Yields the case with a truth that must not be read."""
-    case.truth = Trap()  # type: ignore[assignment]
+    case.options = Options(truth=Trap())  # type: ignore[arg-type]
     yield case
-    case.truth = None
+    case.options = Options()
 
 
 LEAST = {"atlas": 0.55, "A": 0.5, "B": 0.5, "C": 0.5, "D": 0.55, "E": 0.55}
@@ -73,7 +76,8 @@ def test_each_strategy_segments_an_unseen_patient_without_the_truth(
     result = segment(case, strategy)
     assert result.labels.geometry == case.image.geometry
     assert score(result.labels, short_truth) > least
-    report = result.report
+    report = result.report.to_json()
+    assert report["segmenter"] == strategy
     assert report["strategy"] == strategy
     assert report["uses_truth"] is False
     assert report["atlas"]["references"] == 3
@@ -92,11 +96,11 @@ def test_each_strategy_segments_an_unseen_patient_without_the_truth(
 
 
 def test_true_boxes_are_better_than_registered_ones(case: Case, short_truth: Volume) -> None:
-    case.truth = short_truth
+    case.options = Options(truth=short_truth)
     three = segment(case, "reference-3")
-    assert three.report["uses_truth"] is True
+    assert three.report.uses_truth is True
     one = segment(case, "reference-1")
-    case.truth = None
+    case.options = Options()
     assert score(three.labels, short_truth) > 0.75
     assert score(one.labels, short_truth) > 0.6
 
@@ -112,9 +116,9 @@ def test_only_reference_strategies_read_the_truth(trapped: Case) -> None:
 def test_chosen_organs_are_segmented_alone(
     short: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache
 ) -> None:
-    result = segment(Case(short, atlas, weights, options=Options(organs=(6, 2)), registrations=registrations), "A")
+    result = segment(Case(short, Given(atlas, weights, registrations=registrations), Options(organs=(6, 2))), "A")
     assert set(np.unique(result.labels.array)) == {0, 2, 6}
-    assert set(result.report["organs"]) == {"right_kidney", "liver"}
+    assert set(result.report.organs) == {"right_kidney", "liver"}
 
 
 def test_an_organ_outside_the_scan_is_reported_with_the_reason(target: Volume, atlas: Atlas) -> None:
@@ -122,22 +126,22 @@ def test_an_organ_outside_the_scan_is_reported_with_the_reason(target: Volume, a
     start = target.geometry.to_world(np.array([0, 0, upper.start]))
     array = target.array[upper]
     grid = Geometry(array.shape[::-1], target.geometry.spacing, (start[0], start[1], start[2]), target.geometry.direction)
-    result = segment(Case(Volume(array, grid, grid), atlas, None), "atlas")
-    assert result.report["volumes_ml"]["bladder"] == 0
-    assert result.report["volumes_ml"]["liver"] > 200
+    result = segment(Case(Volume(array, grid, grid), Given(atlas)), "atlas")
+    assert result.report.volumes_ml["bladder"] == 0
+    assert result.report.volumes_ml["liver"] > 200
 
 
 def test_what_a_strategy_needs_is_named(
     short: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache
 ) -> None:
     with pytest.raises(AtlasError, match="atlas build"):
-        segment(Case(short, None, weights), "D")
+        segment(Case(short, Given(None, weights)), "D")
     with pytest.raises(WeightsError, match="checkpoint"):
-        segment(Case(short, atlas, None, registrations=registrations), "A")
+        segment(Case(short, Given(atlas, registrations=registrations)), "A")
     with pytest.raises(InputError, match="--truth"):
-        segment(Case(short, atlas, weights), "reference-3")
+        segment(Case(short, Given(atlas, weights)), "reference-3")
     with pytest.raises(InputError, match="not a strategy"):
-        segment(Case(short, atlas, weights), "Z")
+        segment(Case(short, Given(atlas, weights)), "Z")
 
 
 def test_the_command_writes_label_map_report_and_picture_and_its_prompts_can_be_propagated(
@@ -150,7 +154,7 @@ def test_the_command_writes_label_map_report_and_picture_and_its_prompts_can_be_
         str(atlas_folder),
         "--organs",
         "liver,spleen",
-        "--strategy",
+        "--segmenter",
         "B",
     ]
     outputs = ["-o", str(tmp_path / "l.nii.gz"), "--report", str(tmp_path / "r.json"), "--preview", str(tmp_path / "p.png")]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.volume import read_volume
-from medsam2_atlas.segmenters.base import Segmentation
+from medsam2_atlas.segmenters.base import Options, Provenance, Report, Segmentation
+from medsam2_atlas.segmenters.resources import Given
 from medsam2_atlas.storage import StudyFolder, StudyStore, WorkFolder
-from medsam2_atlas.studies import PredictionStore, foundation_provenance, unet_provenance
+from medsam2_atlas.studies import PredictionStore
 
 
 @pytest.fixture
@@ -27,15 +32,23 @@ def store(folder: StudyFolder) -> PredictionStore:
     return PredictionStore(folder.work, StudyStore(folder.path))
 
 
+UNET = SimpleNamespace(sha256="u", version="u", device=torch.device("cpu"))
+
+
 def result_for(image: Path) -> Segmentation:
     volume = read_volume(image)
     labels = (volume.array > 200).astype(np.uint8) * 6
-    return Segmentation(volume.with_array(labels), {"seconds": {"total": 1.5}, "organs": ["liver"]})
+    return Segmentation(volume.with_array(labels), Report(seconds={"total": 1.5}, organs=["liver"]))
+
+
+def made_with(*, weights: str, augment: bool = False, device: str = "cpu") -> Provenance:
+    """Returns a provenance as a U-Net gives it."""
+    return {"weights": weights, "augment": augment, "device": device, "precision": "float32" if device == "cpu" else "float16"}
 
 
 def test_a_prediction_is_found_as_long_as_nothing_has_changed(folder: StudyFolder, store: PredictionStore) -> None:
     image = folder.path / "patient.nii.gz"
-    made_of = unet_provenance(weights="abc")
+    made_of = made_with(weights="abc")
     assert store.find("unet_3d", "patient", image, made_of) is None
     store.save("unet_3d", "patient", image, made_of, result_for(image))
     assert (folder.path / "labels" / "unet_3d" / "patient.nii.gz").is_file()
@@ -43,18 +56,18 @@ def test_a_prediction_is_found_as_long_as_nothing_has_changed(folder: StudyFolde
     assert found is not None
     again = found.segmentation(image)
     assert (again.labels.array == result_for(image).labels.array).all()
-    assert again.report == {"seconds": {"total": 1.5}, "organs": ["liver"], "from_cache": True}
-    assert store.find("unet_3d", "patient", image, unet_provenance(weights="abd")) is None
-    assert store.find("unet_3d", "patient", image, unet_provenance(weights="abc", augment=True)) is None
+    assert again.report.to_json() == {"seconds": {"total": 1.5}, "organs": ["liver"], "from_cache": True}
+    assert store.find("unet_3d", "patient", image, made_with(weights="abd")) is None
+    assert store.find("unet_3d", "patient", image, made_with(weights="abc", augment=True)) is None
     assert store.find("unet_2d", "patient", image, made_of) is None
 
 
 def test_results_of_cpu_and_gpu_do_not_stand_for_each_other(folder: StudyFolder, store: PredictionStore) -> None:
     image = folder.path / "patient.nii.gz"
-    gpu = unet_provenance(weights="abc", ran_on={"device": "cuda", "precision": "float16"})
+    gpu = made_with(weights="abc", device="cuda")
     store.save("unet_3d", "patient", image, gpu, result_for(image))
     assert store.find("unet_3d", "patient", image, gpu) is not None
-    assert store.find("unet_3d", "patient", image, unet_provenance(weights="abc")) is None
+    assert store.find("unet_3d", "patient", image, made_with(weights="abc")) is None
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
@@ -62,13 +75,13 @@ def test_predictions_of_earlier_versions_count_if_they_were_made_on_the_processo
     folder: StudyFolder, store: PredictionStore, device: str
 ) -> None:
     image = folder.path / "patient.nii.gz"
-    before = {k: v for k, v in unet_provenance(weights="abc").items() if k not in ("device", "precision")}
+    before = {k: v for k, v in made_with(weights="abc").items() if k not in ("device", "precision")}
     result = result_for(image)
-    result.report["device"] = device
+    result = replace(result, report=result.report.having(device=device))
     store.save("unet_3d", "patient", image, before, result)
-    gpu = unet_provenance(weights="abc", ran_on={"device": "cuda", "precision": "float16"})
+    gpu = made_with(weights="abc", device="cuda")
     assert store.find("unet_3d", "patient", image, gpu) is None
-    assert (store.find("unet_3d", "patient", image, gpu, unet_provenance(weights="abc")) is not None) == (device == "cpu")
+    assert (store.find("unet_3d", "patient", image, gpu, made_with(weights="abc")) is not None) == (device == "cpu")
 
 
 def test_another_image_under_the_same_name_is_another_case(folder: StudyFolder, store: PredictionStore) -> None:
@@ -106,12 +119,19 @@ def test_a_model_never_stores_as_a_person_does(folder: StudyFolder, store: Predi
 
 
 def test_what_a_prediction_depends_on_tells_models_and_options_apart() -> None:
-    plain = foundation_provenance(strategy="D", atlas="a", weights="w")
-    assert plain != foundation_provenance(strategy="C", atlas="a", weights="w")
-    assert plain != foundation_provenance(strategy="D", atlas="b", weights="w")
-    assert plain != foundation_provenance(strategy="D", atlas="a", weights="w", prompts="both", unet="u")
-    assert "weights" not in foundation_provenance(strategy="atlas", atlas="a")
-    assert unet_provenance(weights="w")["organs"] == list(range(1, 16))
+    def made(name: str, atlas: str = "a", **options: Any) -> Provenance:
+        given: Any = Given(SimpleNamespace(version=atlas), SimpleNamespace(sha256="w"), {"unet_3d": UNET})  # type: ignore[arg-type, dict-item]
+        return given.segmenter(name).provenance(Options(**options))
+
+    plain = made("D")
+    assert plain != made("C")
+    assert plain != made("D", "b")
+    assert plain != made("D", prompts="both")
+    assert plain != made("D", loop="published")
+    assert "loop" not in plain  # as in predictions of earlier versions
+    assert "weights" not in made("atlas")
+    assert made("unet_3d")["organs"] == list(range(1, 16))
+    assert made("unet_3d") != made("unet_3d", augment=True)
 
 
 def test_a_study_folder_lists_images_and_signed_off_labels(folder: StudyFolder) -> None:

@@ -12,12 +12,12 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
 
 from medsam2_atlas.base.errors import NotFoundError
+from medsam2_atlas.segmenters.registry import trainable
 from medsam2_atlas.storage import WorkFolder
 from server.forms import LimitedRoute
 from server.parameters import batch_parameters, scoring_parameters, training_parameters
 from server.uploads import received
 from tasks.claims import check_training
-from tasks.models import UNETS
 from tasks.work_device import NO_GPU, work_device
 
 router = APIRouter(route_class=LimitedRoute)
@@ -60,7 +60,7 @@ def run_training(
     server's)."""
     _check(model, app_instance()._trainers, "trainer")
     options = training_parameters(app_instance(), model, params or {})
-    options |= _where(options.get("device", "")) if model in UNETS else _without_gpu()
+    options |= _where(options.get("device", "")) if model in trainable() else _without_gpu()
     check_training(WorkFolder.of(settings.MONAI_LABEL_STUDIES))
     return _started(lambda: train.run_model(model, {**options, "model": model}, False, enqueue))
 

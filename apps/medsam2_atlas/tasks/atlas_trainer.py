@@ -10,11 +10,14 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.studies import StudiesGrowthOptions, grow_studies_atlas
+from medsam2_atlas.studies.models import Models
 from tasks import replies
 from tasks.finals import learnable
-from tasks.models import Models
 
 log = logging.getLogger(__name__)
+
+ATLAS_TRAINER = "medsam2_atlas"
+"""Name of the train task: the atlas is what the model of that name learns."""
 
 
 class AtlasTrainTask(TrainTask):

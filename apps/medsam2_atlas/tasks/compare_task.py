@@ -1,8 +1,9 @@
-"""The infer task `compare`: foundation model and U-Net side by side."""
+"""The infer task `compare`: two models side by side."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
@@ -11,7 +12,6 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.evaluation import DISAGREEMENT_LABELS, compare_segmentations, comparison_report
 from medsam2_atlas.imaging.volume import Volume, read_labels
-from medsam2_atlas.segmenters.base import Segmentation
 from medsam2_atlas.storage import FINAL
 from tasks import replies
 from tasks.finals import usable_label
@@ -19,12 +19,17 @@ from tasks.predictions import Predictions
 
 log = logging.getLogger(__name__)
 
-FOUNDATION = ("medsam2_atlas", "atlas")
-BASELINE = ("unet_3d", "unet_2d")
+
+@dataclass(frozen=True)
+class StudyComparison:
+    """Where two models differ on a study, as a label map (`DISAGREEMENT_LABELS`), and by how much, as JSON values."""
+
+    labels: Volume
+    report: dict[str, Any]
 
 
 class CompareTask(InferTask):
-    """Where two models differ on a study, as a label map, and by how much, as JSON. Uses stored predictions."""
+    """Where two models differ on a study, and by how much. Uses stored predictions."""
 
     def __init__(self, predictions: Predictions) -> None:
         super().__init__(
@@ -33,31 +38,33 @@ class CompareTask(InferTask):
         self._predictions = predictions
 
     def config(self) -> dict[str, Any]:
-        """Options for viewers: which models."""
-        return {"first": self._able(FOUNDATION), "second": self._able(BASELINE)}
+        """Returns options for viewers: which models. A prompted one and a trained one are the defaults."""
+        first, second = self._predictions.able("prompted"), self._predictions.able("trained")
+        return {"first": [*first, *second[1:]] if first else [], "second": second}
 
     def missing(self) -> str:
-        """What keeps the task from running; empty where nothing does."""
-        for models in (FOUNDATION, BASELINE):
-            if not self._able(models):
-                return self._predictions.tasks[models[0]].missing()
+        """Returns what keeps the task from running; empty if nothing does."""
+        for role in ("prompted", "trained"):
+            if not self._predictions.able(role):
+                return self._predictions.missing(next(t for t, m in self._predictions.models().items() if m.role == role))
         return ""
 
     def is_valid(self) -> bool:
-        """Whether there are two models to compare."""
+        """Returns whether there are two models to compare."""
         return not self.missing()
 
-    def compare(self, study: str, request: dict[str, Any], datastore: Datastore) -> Segmentation:
-        """The comparison of a study.
+    def compare(self, study: str, request: dict[str, Any], datastore: Datastore) -> StudyComparison:
+        """Returns the comparison of a study.
 
         Raises:
             MedSAM2AtlasError: a model is missing, or the image cannot be used.
         """
-        chosen = [
-            replies.choice(request, key, self._able(models)) for key, models in (("first", FOUNDATION), ("second", BASELINE))
-        ]
-        results = {model: self._predictions.get(model, study)[0] for model in chosen}
-        first, second = (results[model].labels for model in chosen)
+        offered = self.config()
+        chosen = [replies.choice(request, key, offered[key]) for key in ("first", "second")]
+        results = {tag: self._predictions.get(tag, study)[0] for tag in chosen}
+        if len(results) == 1:
+            raise InputError(chosen[0], "cannot be compared with itself.", "Choose two models.")
+        first, second = (results[tag].labels for tag in chosen)
         agreement = compare_segmentations(first, second)
         final, problem = None, ""
         try:
@@ -68,10 +75,10 @@ class CompareTask(InferTask):
         report = comparison_report(agreement, results, final) | {"image": study, "seconds": {}}
         if problem:
             report["final_problem"] = problem
-        return Segmentation(agreement.labels, report)
+        return StudyComparison(agreement.labels, report)
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Refused: a comparison is of a study, whose predictions and final label are known.
+        """Refuses: a comparison is of a study, whose predictions and final label are known.
 
         Raises:
             InputError: always.
@@ -80,11 +87,8 @@ class CompareTask(InferTask):
             str(request.get("image")), "is not a study of this server.", "Upload the image first, then name its id."
         )
 
-    def _able(self, models: tuple[str, ...]) -> list[str]:
-        return [model for model in models if not self._predictions.tasks[model].missing()]
-
 
 def _final(datastore: Datastore, study: str, like: Volume) -> Volume | None:
-    """The label that a person signed off."""
+    """Returns the label that a person signed off."""
     file = usable_label(datastore, study, FINAL)
     return None if file is None else read_labels(file, like)

@@ -22,13 +22,12 @@ from monailabel.interfaces.datastore import Datastore
 
 from medsam2_atlas.active_learning import Assessment, ScoreTable, assess
 from medsam2_atlas.base.errors import MedSAM2AtlasError, StorageError
-from medsam2_atlas.base.progress import current, reporting
+from medsam2_atlas.base.progress import reporting
 from medsam2_atlas.imaging.hounsfield import CHECK, read_ct
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.prompting import THREE, prompts_from_scores
-from medsam2_atlas.scoremaps import score_maps
 from medsam2_atlas.studies import file_stamp
-from tasks.models import Models
+from medsam2_atlas.studies.models import Models
 from tasks.predictions import Predictions
 from tasks.retries import Retries
 
@@ -57,8 +56,7 @@ class Learner:
             predictions: makes and keeps label maps.
             table: where measures go.
             datastore: gives the server's.
-            foundation: model whose label map is held against the U-Net's; `medsam2_atlas`, or `atlas` where MedSAM2 would
-                take minutes a case.
+            foundation: model whose label map is compared with that of the first trained model.
         """
         self._models, self._predictions, self._table, self._datastore = models, predictions, table, datastore
         self.foundation = foundation
@@ -107,17 +105,18 @@ class Learner:
         return {study: problem for study, problem in self._later.problems().items() if study != _ALL}
 
     def versions(self) -> dict[str, str]:
-        """Of atlas and models that measures depend on."""
+        """Returns versions of atlas and models that measures depend on."""
         baseline = self._baseline()
         found = {"foundation": self.foundation, "baseline": baseline or ""}
         if self._models.hu != CHECK:  # left out if it is the default one, so that measures of earlier versions are kept
             found["hu"] = str(self._models.hu)
         try:
             found["atlas"] = self._models.atlas().version
-            if self.foundation != "atlas":
-                found["weights"] = self._models.weights().sha256[:12]
+            weights = self._predictions.segmenter(self.foundation).version()
+            if weights:
+                found["weights"] = weights
             if baseline:
-                found["unet"] = self._models.unet(baseline).version
+                found["unet"] = self._predictions.segmenter(baseline).version()
         except MedSAM2AtlasError as error:
             found["missing"] = str(error)
         return found
@@ -187,7 +186,7 @@ class Learner:
         other = self._predictions.get(baseline, study)[0].labels.array if baseline else None
         image, atlas = read_ct(self._predictions.image(study), self._models.hu), self._models.atlas()
         with self._models.busy:
-            scores = score_maps(image, atlas, cache=self._models.registrations, progress=current())
+            scores = self._models.score_maps(image, atlas)  # those that the foundation was just prompted by, if it ran now
         prompts = prompts_from_scores(scores, organ_table(), organ_table().indices, THREE)
         return assess(image, atlas, scores, prompts, foundation, other)
 
@@ -196,7 +195,7 @@ class Learner:
             raise _GivenWayError
 
     def _baseline(self) -> str | None:
-        return next((name for name in ("unet_3d", "unet_2d") if not self._predictions.tasks[name].missing()), None)
+        return next(iter(self._predictions.able("trained")), None)
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -12,6 +12,7 @@ from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.base.device import pick_device
 from medsam2_atlas.base.errors import WeightsError
 from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.studies.models import Models
 from medsam2_atlas.unet import (
     TrainingCase,
     UNetInferer,
@@ -23,7 +24,6 @@ from medsam2_atlas.unet import (
 )
 from tasks import replies
 from tasks.finals import learnable
-from tasks.models import Models
 
 _REQUEST_TO_TRAINING = {"max_epochs": "epochs", "early_stop_patience": "early_stop", "val_split": "validation_share"}
 _ASKED = ("learning_rate", "patches_per_case", "cases_per_step", "validate_every")

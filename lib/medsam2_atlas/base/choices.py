@@ -6,20 +6,9 @@ The module imports no library, so that a parser of arguments can offer the choic
 from __future__ import annotations
 
 import re
-from typing import Literal, get_args
+from typing import Literal
 
 from medsam2_atlas.base.errors import InputError
-
-ReferenceStrategy = Literal["reference-1", "reference-3"]
-
-Strategy = Literal["atlas", "A", "B", "C", "D", "E", ReferenceStrategy]
-"""How MedSAM2 is prompted; see `segmenters.strategies`."""
-
-REFERENCE_STRATEGIES: frozenset[str] = frozenset(get_args(ReferenceStrategy))
-"""Strategies that prompt from the true label map."""
-
-PromptSource = Literal["atlas", "unet", "both"]
-"""What the first boxes come from: the atlas' score maps, a U-Net's coarse masks, or per organ the better of both."""
 
 ThresholdRule = Literal["atlas", "published", "adaptive"]
 """Which threshold turns a score map into a prompting region; see `prompting.threshold_of`."""

@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from medsam2_atlas.base.choices import device_name
+from medsam2_atlas.base.console import console
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.segmenters.registry import family_of, vocabulary
 
 CheckpointOption = Annotated[
     Path | None,
@@ -32,6 +35,63 @@ DeviceOption = Annotated[
     typer.Option("--device", callback=device_name, help="cpu, cuda, cuda:N, or auto: the first card that networks can run on."),
 ]
 
+SEGMENTERS = ", ".join(vocabulary())
+FolderOption = Annotated[
+    list[str] | None,
+    typer.Option("--folder", help="NAME=FOLDER of a segmenter `bundle:…` or `nnunet:…`; its code is run. May be repeated."),
+]
+UNetWeightsOption = Annotated[
+    Path | None, typer.Option("--unet-weights", help="Weights (.pt) of the U-Net; default: the studies' or the demo's.")
+]
+
 StudiesArgument = Annotated[
     str, typer.Argument(help="Studies folder, or the DICOMweb URL that this machine's server was started with.")
 ]
+
+
+def renamed(new: str, old: str | None, option: str, instead: str) -> str:
+    """Returns the value of an option that has a former name, which is read for one release, with a warning.
+
+    Args:
+        new: value of the option.
+        old: value of the former option; None if it was not used.
+        option: former name.
+        instead: name.
+    """
+    if old is None:
+        return new
+    console.print(f"[yellow]{option} is now {instead}[/] and will not be read by the next release.", soft_wrap=True)
+    return old
+
+
+def check_segmenter(name: str, truth: bool = False) -> str:
+    """Returns the name of a segmenter that segments a whole CT by itself.
+
+    Args:
+        name: in the registry.
+        truth: whether the true label map is given, as reference strategies need it.
+
+    Raises:
+        InputError: no such segmenter, one that needs a person's marks, or a truth that is missing or not needed.
+    """
+    role = family_of(name).role
+    if role == "interactive":
+        raise InputError(name, "needs a person's marks.", f"Choose from: {SEGMENTERS}.")
+    if truth != (role == "reference"):
+        raise InputError("--truth", "goes with the segmenters reference-1 and reference-3, and only with them.")
+    return name
+
+
+def named_folders(given: list[str] | None) -> dict[str, str]:
+    """Returns folders of segmenters by name.
+
+    Raises:
+        InputError: not NAME=FOLDER, or no name of such a segmenter.
+    """
+    found = {}
+    for text in given or []:
+        name, _, folder = text.partition("=")
+        if not folder or not family_of(name).prefix:
+            raise InputError(repr(text), "names no folder of a segmenter.", "Write bundle:NAME=FOLDER or nnunet:NAME=FOLDER.")
+        found[name] = folder
+    return found

@@ -4,31 +4,52 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from medsam2_atlas.base.choices import REFERENCE_STRATEGIES, Loop, Memory, PromptSource, Strategy, ThresholdRule
+from medsam2_atlas.base.choices import Loop, Memory, ThresholdRule
 from medsam2_atlas.base.console import bars, console, echo
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.files import replacing, write_json
-from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption, HuOption
+from medsam2_atlas.base.progress import reporting
+from medsam2_atlas.cli.options import (
+    SEGMENTERS,
+    CheckpointOption,
+    ConfigOption,
+    DeviceOption,
+    FolderOption,
+    HuOption,
+    UNetWeightsOption,
+    check_segmenter,
+    named_folders,
+    renamed,
+)
 from medsam2_atlas.cli.outputs import JSON, NPZ, PNG, check_files
+from medsam2_atlas.segmenters.registry import family_of, trainable
+
+if TYPE_CHECKING:
+    from medsam2_atlas.segmenters.base import Segmenter
 
 
 def segment_command(
     image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a DICOM series (its folder, or one of its files).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Label map to write; the suffix chooses the format.")],
+    segmenter: Annotated[str, typer.Option("--segmenter", help=f"{SEGMENTERS}; see the README.")] = "D",
     atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the atlas.")] = None,
-    strategy: Annotated[Strategy, typer.Option(help="How prompts are made; see the README.")] = "D",
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
     organs: Annotated[str, typer.Option(help="Comma-separated names or numbers; all by default.")] = "",
     prompts: Annotated[
-        PromptSource, typer.Option(help="First boxes from the atlas, a U-Net's coarse mask, or per organ the better of both.")
+        str,
+        typer.Option(
+            help="First boxes from the `atlas`, from a U-Net's coarse masks (`unet`), per organ from the better of `both`, "
+            "or from the masks of a trained segmenter."
+        ),
     ] = "atlas",
-    unet: Annotated[Path | None, typer.Option("--unet", help="U-Net weights (.pt); default: those of unet_3d.")] = None,
+    unet_weights: UNetWeightsOption = None,
+    folder: FolderOption = None,
     loop: Annotated[Loop, typer.Option(help="Propagation loop.")] = "symmetric",
     thresholds: Annotated[
         ThresholdRule,
@@ -40,64 +61,66 @@ def segment_command(
     preview: Annotated[Path | None, typer.Option(help="PNG with an overlay to write.")] = None,
     hu: HuOption = "check",
     device: DeviceOption = "auto",
+    strategy: Annotated[str | None, typer.Option("--strategy", hidden=True)] = None,
+    unet: Annotated[Path | None, typer.Option("--unet", hidden=True)] = None,
 ) -> None:
     """Segment a CT."""
+    segmenter = check_segmenter(renamed(segmenter, strategy, "--strategy", "--segmenter"), truth is not None)
+    if unet is not None:
+        unet_weights = Path(renamed("", str(unet), "--unet", "--unet-weights"))
+    if prompts not in ("atlas", "unet", "both") and family_of(prompts).role != "trained":
+        raise InputError(prompts, "gives no coarse masks to prompt from.", "Choose atlas, unet, both or a trained segmenter.")
+    folders = named_folders(folder)
     from medsam2_atlas.imaging.hounsfield import HuRule, read_ct
     from medsam2_atlas.imaging.kinds import SUFFIXES
     from medsam2_atlas.imaging.labels import organ_table
     from medsam2_atlas.imaging.volume import read_labels, write_volume
 
-    if (truth is not None) != (strategy in REFERENCE_STRATEGIES):
-        raise InputError("--truth", "goes with the strategies reference-1 and reference-3, and only with them.")
     check_files((out, SUFFIXES), (report, JSON), (preview, PNG), inputs=(image, truth))
     rule = HuRule.parse(hu)
     chosen = tuple(organ_table().select(o for o in organs.split(",") if o))
-    from medsam2_atlas.atlas import Atlas, resolve_atlas
-    from medsam2_atlas.base.device import pick_device
-    from medsam2_atlas.base.memory import Ladder
     from medsam2_atlas.imaging.preview import write_preview
-    from medsam2_atlas.medsam2 import find_checkpoint, load_weights
-    from medsam2_atlas.prompting import Prompts
-    from medsam2_atlas.segmenters.strategies import Case, Options, segment_within_memory
+    from medsam2_atlas.prompting import prompts_from_report
+    from medsam2_atlas.segmenters.base import Options
+    from medsam2_atlas.studies.models import Models
+    from medsam2_atlas.studies.runner import run
 
-    loaded_atlas = Atlas.load(resolve_atlas(atlas)) if atlas is not None else None
-    weights = None
-    if strategy != "atlas":
-        weights = load_weights(find_checkpoint(checkpoint), config)
-        console.print(f"weights: {weights.file} (SHA-256 {weights.sha256})", soft_wrap=True)
-        if weights.mark:
-            console.print(f"[yellow]{weights.mark}[/]")
-    loaded_unet = None
-    if prompts != "atlas":
-        from medsam2_atlas.segmenters.places import find_unet
-        from medsam2_atlas.unet import load_unet
-
-        loaded_unet = load_unet(find_unet("unet_3d", unet))
+    paths = {"atlas": atlas, "checkpoint": checkpoint, "config": config, **dict.fromkeys(trainable(), unet_weights)}
+    models = Models({key: str(value) for key, value in paths.items() if value} | {"device": device} | folders, hu=rule)
+    used = models.segmenter(segmenter)
+    _tell_of_weights(used)
     volume = read_ct(image, rule)
     if volume.hu is not None and volume.hu["offset"]:
         console.print(f"[yellow]values:[/] {volume.hu['offset']:+g} to get HU (--hu {rule})")
     true_labels = read_labels(truth, volume) if truth is not None else None
-    options = Options(chosen, prompts, loop, thresholds, fill_holes)
-    ladder = Ladder(pick_device("cpu" if weights is None else device))
-    if weights is not None:
-        console.print(f"networks run on {ladder.device}")
-    with bars() as progress:
-        case = Case(volume, loaded_atlas, weights, true_labels, options, progress, loaded_unet)
-        result, case = segment_within_memory(case, strategy, ladder)
-    if "memory" in result.report:
-        console.print(f"[yellow]memory:[/] {result.report['memory']}", soft_wrap=True)
+    options = Options(chosen, prompts, loop=loop, thresholds=thresholds, fill_holes=fill_holes, truth=true_labels)
+    if used.uses_network:
+        console.print(f"networks run on {models.device}")
+    with bars() as progress, reporting(progress):
+        result = run(used, volume, options, models).segmentation
+    told = result.report
+    if told.memory:
+        console.print(f"[yellow]memory:[/] {told.memory}", soft_wrap=True)
     write_volume(result.labels, out)
     if report is not None:
-        write_json(result.report, report)
+        write_json(told.to_json(), report)
     if preview is not None:
-        last = case.passes[-1] if case.passes else Prompts(())
-        write_preview(volume, result.labels.array, preview, last.prompts, result.report.get("mark", ""))
+        write_preview(volume, result.labels.array, preview, prompts_from_report(told.prompts or []), told.mark or "")
     table = Table("organ", "ml", "note")
-    for organ, millilitres in result.report["volumes_ml"].items():
-        notes = [*result.report["fallbacks"].get(organ, []), result.report["without_prompt"].get(organ, "")]
+    for organ, millilitres in told.volumes_ml.items():
+        notes = [*(told.fallbacks or {}).get(organ, []), (told.without_prompt or {}).get(organ, "")]
         table.add_row(organ, f"{millilitres:.1f}", "; ".join(n for n in notes if n))
     console.print(table)
-    echo(f"{out} written in {result.report['seconds']['total']:.1f} s, strategy {strategy}")
+    echo(f"{out} written in {told.seconds['total']:.1f} s by {segmenter}")
+
+
+def _tell_of_weights(segmenter: Segmenter) -> None:
+    """Prints file, checksum and mark of a segmenter's weights."""
+    about = segmenter.used_weights()
+    if about:
+        console.print(f"weights: {about['file']} (SHA-256 {about['sha256']})", soft_wrap=True)
+        if about.get("mark"):
+            console.print(f"[yellow]{about['mark']}[/]")
 
 
 def propagate_command(

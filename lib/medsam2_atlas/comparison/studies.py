@@ -1,54 +1,32 @@
-"""Runs two models over all studies, taking what is stored already, and collects how far they agree."""
+"""Runs two segmenters over all studies, taking what is stored already, and collects how far they agree."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
-from medsam2_atlas.atlas import Atlas
-from medsam2_atlas.base.choices import Memory
-from medsam2_atlas.base.energy import measured
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, problem_of
 from medsam2_atlas.base.files import write_json
-from medsam2_atlas.base.memory import Ladder, ran_on
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.evaluation import OrganScore, compare_labels
-from medsam2_atlas.imaging.hounsfield import CHECK, HuRule, read_ct
+from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
 from medsam2_atlas.imaging.labels import organ_table
-from medsam2_atlas.imaging.volume import Volume, read_labels
-from medsam2_atlas.medsam2 import Weights
-from medsam2_atlas.registration import RegistrationCache
-from medsam2_atlas.segmenters.base import Segmentation
-from medsam2_atlas.segmenters.strategies import Case, segment
-from medsam2_atlas.segmenters.unet import segment_with_unet
-from medsam2_atlas.storage import FINAL, Study, StudyFolder, WorkFolder
-from medsam2_atlas.studies import PredictionStore, foundation_provenance, unet_provenance
-from medsam2_atlas.unet import UNet
+from medsam2_atlas.imaging.volume import read_labels
+from medsam2_atlas.segmenters.base import Segmentation, Segmenter
+from medsam2_atlas.segmenters.registry import model_of
+from medsam2_atlas.storage import FINAL, Study, StudyFolder
+from medsam2_atlas.studies import PredictionStore
+from medsam2_atlas.studies.models import Models
+from medsam2_atlas.studies.runner import Runner
 
 log = logging.getLogger(__name__)
 
 _POINT = {"labelled", "models", "agreement", "studies"}
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """A model in a comparison.
-
-    name: the tag of its predictions. provenance: what they depend on besides the image. run: makes one. Both depend on how
-    sparing networks are with a GPU's memory, as the ladder says. hu: how the values of CTs become HU.
-    """
-
-    name: str
-    provenance: Callable[[Memory], Mapping[str, Any]]
-    run: Callable[[Volume, Memory], Segmentation]
-    hu: HuRule = CHECK
-    ladder: Ladder = field(default_factory=lambda: Ladder(torch.device("cpu")))
 
 
 @dataclass(frozen=True)
@@ -100,53 +78,32 @@ class Comparison:
         return float(np.median([case.seconds[model] for case in self.cases])) if self.cases else float("nan")
 
 
-def foundation(
-    atlas: Atlas, weights: Weights | None, strategy: str, work: WorkFolder, ladder: Ladder, hu: HuRule = CHECK
-) -> Contestant:
-    """MedSAM2 by a strategy, or the atlas alone. Networks lie on the processor; the ladder takes them to its device."""
-    name = "atlas" if strategy == "atlas" else "medsam2_atlas"
-    cache = RegistrationCache(work.path / "registrations")
-
-    def provenance(memory: Memory) -> dict[str, Any]:
-        return foundation_provenance(
-            strategy=strategy,
-            atlas=atlas.version,
-            weights=weights.sha256 if weights is not None else None,
-            hu=hu,
-            ran_on=ran_on(ladder.device_of(memory), medsam2=True, unet=False, memory=memory),
-        )
-
-    def run(image: Volume, memory: Memory) -> Segmentation:
-        case = Case(image, atlas, weights, registrations=cache)
-        return segment(case.sparing(memory, ladder.device_of(memory)), strategy)
-
-    return Contestant(name, provenance, run, hu, ladder)
-
-
-def unet_baseline(unet: UNet, name: str, ladder: Ladder, hu: HuRule = CHECK) -> Contestant:
-    """A U-Net alone."""
-
-    def provenance(memory: Memory) -> dict[str, Any]:
-        where = ran_on(ladder.device_of(memory), medsam2=False, unet=True, memory=memory)
-        return unet_provenance(weights=unet.sha256, hu=hu, ran_on=where)
-
-    def run(image: Volume, memory: Memory) -> Segmentation:
-        return segment_with_unet(image, unet.on(ladder.device_of(memory)), memory=memory)
-
-    return Contestant(name, provenance, run, hu, ladder)
-
-
 def compare_studies(
-    folder: StudyFolder, contestants: tuple[Contestant, Contestant], progress: Progress = silent, *, strict: bool = False
+    folder: StudyFolder,
+    contestants: tuple[Segmenter, Segmenter],
+    models: Models,
+    progress: Progress = silent,
+    *,
+    strict: bool = False,
 ) -> Comparison:
-    """Compares two models on every study of a folder; a study that fails is listed with its problem.
+    """Compares two segmenters on every study of a folder; a study that fails is listed with its problem.
+
+    Args:
+        folder: of the studies; results are stored there.
+        contestants: of different models, since each model's results have one tag.
+        models: whose ladder and HU rule are used.
+        progress: called with the fraction completed.
+        strict: raise the error of the first study that fails.
 
     Raises:
-        InputError: if `strict`, the first study that fails.
+        InputError: both belong to one model; if `strict`, the first study that fails.
     """
+    tags = (model_of(contestants[0].name), model_of(contestants[1].name))
+    if tags[0] == tags[1]:
+        raise InputError(contestants[1].name, f"is stored in the place of {contestants[0].name}.", "Compare two models.")
     folder.store.audit()
-    store = PredictionStore(folder.work, folder.store)
-    result = Comparison((contestants[0].name, contestants[1].name), hu=contestants[0].hu)
+    runner = Runner(models, lambda: PredictionStore(folder.work, folder.store))
+    result = Comparison(tags, hu=models.hu)
     marks: set[str] = set()
     result.problems = _doubts(folder)
     if strict and result.problems:
@@ -154,9 +111,12 @@ def compare_studies(
     studies = folder.studies()
     for number, study in enumerate(studies):
         try:
-            results = {contestant.name: _segmented(store, study, contestant) for contestant in contestants}
+            results = {
+                tag: runner.get(contestant, study.name, study.image).segmentation
+                for tag, contestant in zip(tags, contestants, strict=True)
+            }
             result.cases.append(_compared(study, results))
-            marks |= {str(s.report["mark"]) for s in results.values() if s.report.get("mark")}
+            marks |= {s.report.mark for s in results.values() if s.report.mark}
         except MedSAM2AtlasError as error:
             if strict:
                 raise
@@ -183,21 +143,6 @@ def _doubts(folder: StudyFolder) -> dict[str, str]:
     return found
 
 
-def _segmented(store: PredictionStore, study: Study, contestant: Contestant) -> Segmentation:
-    name, ladder = contestant.name, contestant.ladder
-    found = store.find(name, study.name, study.image, *map(contestant.provenance, ladder.steps))
-    if found is not None:
-        return found.segmentation(study.image)
-    with measured() as energy:
-        image = read_ct(study.image, contestant.hu)
-        result, step = ladder.run(name, lambda memory: contestant.run(image, memory))
-    result.report["energy"] = energy
-    if step.note:
-        result.report["memory"] = step.note
-    store.save(name, study.name, study.image, contestant.provenance(step.memory), result)
-    return result
-
-
 def _compared(study: Study, results: Mapping[str, Segmentation]) -> CaseComparison:
     first, second = (result.labels for result in results.values())
     scores = compare_labels(first, second, organ_table().indices)
@@ -210,8 +155,8 @@ def _compared(study: Study, results: Mapping[str, Segmentation]) -> CaseComparis
         study.name,
         scores,
         final,
-        {name: float(result.report["seconds"]["total"]) for name, result in results.items()},
-        {name: result.report.get("energy", {}).get("watt_hours") for name, result in results.items()},
+        {name: result.report.seconds["total"] for name, result in results.items()},
+        {name: (result.report.energy or {}).get("watt_hours") for name, result in results.items()},
     )
 
 

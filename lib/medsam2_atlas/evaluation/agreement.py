@@ -12,7 +12,7 @@ from medsam2_atlas.evaluation.dice import dice_per_organ, mean_dice
 from medsam2_atlas.evaluation.metrics import OrganScore, compare_labels
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.segmenters.base import Segmentation
+from medsam2_atlas.segmenters.base import Report, Segmentation
 
 DISAGREEMENT_LABELS = {"only_first": 1, "only_second": 2, "different_organs": 3}
 """Values of the label map of differences: an organ in the first alone, in the second alone, another organ in each."""
@@ -60,7 +60,7 @@ def comparison_report(agreement: Agreement, models: Mapping[str, Segmentation], 
         "mean_dice": round(agreement.mean_dice, 4),
         "organs": {table[k].name: score.as_dict() for k, score in agreement.scores.items()},
         "cost": {name: _cost(result.report) for name, result in models.items()},
-        "marks": {name: result.report.get("mark", "") for name, result in models.items()},
+        "marks": {name: result.report.mark or "" for name, result in models.items()},
     }
     if final is not None:
         report["final"] = {}
@@ -71,12 +71,12 @@ def comparison_report(agreement: Agreement, models: Mapping[str, Segmentation], 
     return report
 
 
-def _cost(report: Mapping[str, Any]) -> dict[str, Any]:
-    energy = report.get("energy", {})
+def _cost(report: Report) -> dict[str, Any]:
+    energy = report.energy or {}
     return {
-        "seconds": report["seconds"]["total"],
+        "seconds": report.seconds["total"],
         "watt_hours": energy.get("watt_hours"),
         "energy_how": energy.get("how", "not measured"),
-        "device": report.get("device"),
-        "from_cache": bool(report.get("from_cache")),
+        "device": report.device,
+        "from_cache": bool(report.from_cache),
     }

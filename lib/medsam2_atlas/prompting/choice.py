@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from medsam2_atlas.prompting.prompt import OrganPrompt, Prompts
+from medsam2_atlas.prompting.prompt import OrganPrompt, PromptOrigin, Prompts
 
 Source = Literal["atlas", "unet"]
 
@@ -47,7 +47,7 @@ def choose_prompts(atlas: Prompts, unet: Prompts, evidence: Evidence, organs: It
     }
     prompts: list[OrganPrompt] = []
     missing: dict[int, str] = {}
-    sources: dict[int, str] = {}
+    origins: dict[int, PromptOrigin] = {}
     for k in organs:
         first, why = evidence.prefers(k)
         second: Source = "unet" if first == "atlas" else "atlas"
@@ -60,5 +60,5 @@ def choose_prompts(atlas: Prompts, unet: Prompts, evidence: Evidence, organs: It
             missing[k] = f"atlas: {reasons['atlas']}; unet: {reasons['unet']}"
             continue
         prompts.append(offers[chosen][k])
-        sources[k] = f"{chosen}: {why}"
-    return Prompts(tuple(prompts), missing, sources)
+        origins[k] = PromptOrigin(chosen, why)
+    return Prompts(tuple(prompts), missing, origins)

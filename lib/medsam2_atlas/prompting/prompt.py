@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,23 @@ class OrganPrompt:
 
 
 @dataclass(frozen=True)
+class PromptOrigin:
+    """Where an organ's prompt comes from. source: `atlas`, `unet`, or the name of another segmenter. reason: why that one."""
+
+    source: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Prompts:
-    """Prompts for some organs, for the others the reason why there is none, and where they come from, where that differs."""
+    """Prompts for some organs, for the others the reason why there is none; and the prompts' origins, if sources differ."""
 
     prompts: tuple[OrganPrompt, ...]
     missing: dict[int, str] = field(default_factory=dict)
-    sources: dict[int, str] = field(default_factory=dict)
+    origins: dict[int, PromptOrigin] = field(default_factory=dict)
 
 
 class _Box(BaseModel):
@@ -134,9 +145,9 @@ def read_prompts(path: Path, geometry: Geometry) -> list[OrganPrompt]:
     return prompts
 
 
-def prompts_from_report(report: dict[str, Any]) -> list[OrganPrompt]:
-    """The prompts that a report lists."""
-    return [p.value() for p in TypeAdapter(list[_Prompt]).validate_python(report["prompts"])]
+def prompts_from_report(described: Sequence[Mapping[str, Any]]) -> list[OrganPrompt]:
+    """Returns the prompts that a report lists, from its field `prompts`."""
+    return [p.value() for p in TypeAdapter(list[_Prompt]).validate_python(list(described))]
 
 
 def describe_prompts(prompts: Iterable[OrganPrompt], volume: Volume) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from medsam2_atlas.base.memory import ran_on
-from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.memory import free_gpu_memory, ran_on
+from medsam2_atlas.base.progress import Progress, current, silent
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights
 from medsam2_atlas.prompting import MarkedOrgan, SliceMarks
-from medsam2_atlas.segmenters.base import Segmentation, base_report
+from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Resources, Segmentation, Segmenter, base_report
 
 OUT_OF_SIGHT_MM = 12.0
 """How far an organ is followed after it went out of sight."""
@@ -29,6 +31,64 @@ _ALIKE_HU = 40.0
 
 DOUBT = 0.5
 """Share of the marked slices' mean logit below which a slice counts as one that does not show the organ."""
+
+
+INTERACTIVE = "medsam2"
+
+
+@dataclass(frozen=True)
+class _Open:
+    """The CT that was worked on last. key: of CT, weights, device, and how sparing the network is with its memory."""
+
+    key: tuple[str, ...]
+    prepared: MedSAM2Volume
+
+
+class Marked(Segmenter):
+    """MedSAM2 on a person's marks. The slices of the last CT stay encoded, so that a correction costs the propagation only."""
+
+    def __init__(self, name: str, resources: Resources) -> None:
+        super().__init__(name, resources)
+        self._open: _Open | None = None
+        resources.at_release(self._close)
+
+    def check(self) -> None:
+        """Loads the weights."""
+        self._resources.weights()
+
+    def offers(self) -> dict[str, Any]:
+        """Returns weights, and `reach`: how far from the marks the organ is looked for, mm; empty for everywhere."""
+        return {"weights": self._resources.weight_names(), "reach": ""}
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the mark of the weights."""
+        return {"weights_mark": self._resources.weights().mark}
+
+    def provenance(self, options: Options) -> Provenance:
+        """Returns what the result depends on; it is never stored, since it holds one organ."""
+        device = self._resources.ladder.device_of(options.memory)
+        weights = self._resources.weights(options.weights).sha256
+        return self._basis(options) | {"weights": weights} | ran_on(device, medsam2=True, unet=False, memory=options.memory)
+
+    def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
+        """Segments the organ that `options.marks` mark; see `segment_marked`."""
+        if options.marks is None:
+            raise InputError("marks", "are missing.", "Draw a box around the organ, or set a point on it.")
+        weights = self._resources.weights(options.weights, self._resources.ladder.device_of(options.memory))
+        prepared = self._prepared(volume, weights, options)
+        return segment_marked(volume, prepared, weights, options.marks, current())
+
+    def _prepared(self, image: Volume, weights: Weights, options: Options) -> MedSAM2Volume:
+        key = (image.digest, weights.sha256, str(weights.device), options.memory)
+        if self._open is None or self._open.key != key:
+            self._close()  # before the next one takes its memory
+            if weights.device.type == "cuda":
+                free_gpu_memory()
+            self._open = _Open(key, MedSAM2Volume(weights, image.array, memory=options.memory))
+        return self._open.prepared
+
+    def _close(self) -> None:
+        self._open = None
 
 
 def segment_marked(
@@ -64,17 +124,15 @@ def segment_marked(
             overruled.setdefault(z, note)
     mask = _reaching(mask, [marks.z for marks in organ.slices])
     labels = np.where(mask, organ.label, 0).astype(np.uint8)
-    report = base_report(image, labels, [organ.label]) | {
-        "marks": _described(organ),
-        "overruled": [overruled[z] for z in sorted(overruled)],
-        "range": [logits.z_min, logits.z_min + len(logits.low) - 1],
-        "seconds": {"network": round(time.perf_counter() - began, 3)},
-        **ran_on(weights.device, medsam2=True, unet=False),
-        "device": str(weights.device),
-        "weights": weights.describe(),
-    }
-    if weights.mark:
-        report["mark"] = weights.mark
+    report = base_report(INTERACTIVE, image, labels, [organ.label]).having(
+        marks=_described(organ),
+        overruled=[overruled[z] for z in sorted(overruled)],
+        range=[logits.z_min, logits.z_min + len(logits.low) - 1],
+        seconds={"network": round(time.perf_counter() - began, 3)},
+        **ran_on(weights.device, medsam2=True, unet=False) | {"device": str(weights.device)},
+        weights=weights.describe(),
+        **({"mark": weights.mark} if weights.mark else {}),
+    )
     return Segmentation(image.with_array(labels), report)
 
 

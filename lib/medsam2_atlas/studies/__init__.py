@@ -1,4 +1,4 @@
-"""A set of studies: where its files lie, what models predicted for it, and the atlas that grows with it."""
+"""What models predicted for studies, the atlas that grows with them, and the runner of segmenters over them."""
 
 from medsam2_atlas.studies.growth import (
     StudiesGrowthOptions,
@@ -7,25 +7,15 @@ from medsam2_atlas.studies.growth import (
     grow_studies_atlas,
     grown_atlas,
 )
-from medsam2_atlas.studies.predictions import (
-    Prediction,
-    PredictionStore,
-    Provenance,
-    file_stamp,
-    foundation_provenance,
-    unet_provenance,
-)
+from medsam2_atlas.studies.predictions import Prediction, PredictionStore, file_stamp
 
 __all__ = [
     "Prediction",
     "PredictionStore",
-    "Provenance",
     "StudiesGrowthOptions",
     "atlas_store",
     "excluded_references",
     "file_stamp",
-    "foundation_provenance",
     "grow_studies_atlas",
     "grown_atlas",
-    "unet_provenance",
 ]

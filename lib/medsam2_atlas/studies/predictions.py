@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,61 +17,14 @@ from typing import Any
 from medsam2_atlas.base.errors import MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.base.files import sha256, write_json
 from medsam2_atlas.base.scratch import scratch_folder
-from medsam2_atlas.base.version import package_version
 from medsam2_atlas.imaging.decoding import file_states
-from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
-from medsam2_atlas.imaging.labels import organ_table
-from medsam2_atlas.imaging.volume import read_labels, read_volume, write_volume
-from medsam2_atlas.scoremaps import fusion_config
-from medsam2_atlas.segmenters.base import Segmentation
+from medsam2_atlas.imaging.volume import read_labels, write_volume
+from medsam2_atlas.segmenters.base import Provenance, Report, Segmentation
 from medsam2_atlas.storage import FINAL, Label, StudyStore, WorkFolder
 
 log = logging.getLogger(__name__)
 
 _PROCESSOR = {"device": "cpu", "precision": "float32"}
-
-Provenance = Mapping[str, Any]
-"""What a prediction depends on besides the image: model, versions of weights, atlas and U-Net, options."""
-
-
-def foundation_provenance(
-    *,
-    strategy: str,
-    atlas: str,
-    weights: str | None = None,
-    prompts: str = "atlas",
-    unet: str | None = None,
-    organs: Sequence[int] = (),
-    hu: HuRule = CHECK,
-    ran_on: Mapping[str, str] = _PROCESSOR,
-) -> dict[str, Any]:
-    """Of MedSAM2 by a strategy, or of the atlas alone: versions of atlas and U-Net, the weights' checksum, `memory.ran_on`."""
-    found: dict[str, Any] = {
-        "strategy": strategy,
-        "organs": list(organs) or organ_table().indices,
-        "atlas": atlas,
-        "code": package_version(),
-    }
-    found |= {"fusion": fusion_config().model_dump(), **_rule(hu)}
-    return found if weights is None else found | {"weights": weights, "prompts": prompts, "unet": unet, **ran_on}
-
-
-def unet_provenance(
-    *,
-    weights: str,
-    augment: bool = False,
-    organs: Sequence[int] = (),
-    hu: HuRule = CHECK,
-    ran_on: Mapping[str, str] = _PROCESSOR,
-) -> dict[str, Any]:
-    """Of a U-Net: checksum of its weights; `memory.ran_on`."""
-    wanted = list(organs) or organ_table().indices
-    return {"organs": wanted, "augment": augment, "weights": weights, "code": package_version(), **_rule(hu), **ran_on}
-
-
-def _rule(hu: HuRule) -> dict[str, str]:
-    """Returns the rule for the values; left out if it is the default one, so that predictions of earlier versions are found."""
-    return {} if hu == CHECK else {"hu": str(hu)}
 
 
 def file_stamp(image: Path) -> str:
@@ -84,22 +37,22 @@ class Prediction:
     """A stored prediction. label: its file. report: of the run that made it. provenance: see `Provenance`. made: ISO time."""
 
     label: Path
-    report: dict[str, Any]
+    report: Report
     provenance: dict[str, Any]
     made: str
 
     def segmentation(self, image: Path) -> Segmentation:
-        """The label map with its report, marked as coming from the cache.
+        """Returns the label map with its report, marked as coming from the cache. The image's voxels are not read.
 
         Raises:
-            InputError: the label map cannot be read, or does not fit the image.
+            InputError: the label map cannot be read, or its grid is not the image's.
         """
-        return Segmentation(read_labels(self.label, read_volume(image)), self.cached_report)
+        return Segmentation(read_labels(self.label, image=image), self.cached_report)
 
     @property
-    def cached_report(self) -> dict[str, Any]:
+    def cached_report(self) -> Report:
         """The report, marked as coming from the cache."""
-        return self.report | {"from_cache": True}
+        return self.report.having(from_cache=True)
 
 
 class PredictionStore:
@@ -119,7 +72,7 @@ class PredictionStore:
         if found is None:
             return None
         made = [found.provenance]
-        if "device" not in found.provenance and found.report.get("device", "cpu") == "cpu":
+        if "device" not in found.provenance and (found.report.device or "cpu") == "cpu":
             # Earlier versions named the device in the report only. On GPUs they used TF32: those predictions do not count.
             made.append({**found.provenance, **_PROCESSOR})
         stamp = {"image": file_stamp(image)}
@@ -137,7 +90,7 @@ class PredictionStore:
                 return None
             if label.version.sha256 != entry["label_sha256"] or sha256(label.file) != entry["label_sha256"]:
                 return None
-            return Prediction(label.file, entry["report"], entry["provenance"], entry["made"])
+            return Prediction(label.file, Report.from_json(entry["report"]), entry["provenance"], entry["made"])
         except (OSError, ValueError, KeyError, TypeError, MedSAM2AtlasError):
             return None
 
@@ -177,7 +130,7 @@ class PredictionStore:
             "file": label.file.name,
             "label_sha256": label.version.sha256,
             "provenance": made_of,
-            "report": _plain(result.report),
+            "report": result.report.to_json(),
         }
         try:
             write_json(entry, self._report_file(model, study))
@@ -188,7 +141,7 @@ class PredictionStore:
         except NotFoundError:  # it was erased or removed meanwhile
             self._report_file(model, study).unlink(missing_ok=True)
             raise
-        return Prediction(label.file, entry["report"], entry["provenance"], entry["made"])
+        return Prediction(label.file, Report.from_json(entry["report"]), entry["provenance"], entry["made"])
 
     def _keep(self, model: str, study: str, made_of: Mapping[str, Any], result: Segmentation) -> Label:
         with scratch_folder() as folder:

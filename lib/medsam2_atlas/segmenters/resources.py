@@ -1,0 +1,128 @@
+"""Atlas and networks that a caller has in hand, for segmenters without a folder of studies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from medsam2_atlas.atlas import Atlas
+from medsam2_atlas.base.errors import AtlasError, InputError, WeightsError
+from medsam2_atlas.base.memory import Ladder
+from medsam2_atlas.base.progress import current
+from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
+from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.medsam2 import Weights
+from medsam2_atlas.registration import RegistrationCache
+from medsam2_atlas.scoremaps import ScoreMaps, score_maps
+from medsam2_atlas.segmenters.base import Segmenter
+from medsam2_atlas.segmenters.registry import make_segmenter
+from medsam2_atlas.unet import UNet
+
+T = TypeVar("T")
+
+
+class Given:
+    """`Resources` of objects in memory: `segment(Case(image, Given(atlas, weights)), "D")`."""
+
+    def __init__(
+        self,
+        atlas: Atlas | None = None,
+        weights: Weights | None = None,
+        unets: Mapping[str, UNet] | None = None,
+        *,
+        device: torch.device | None = None,
+        hu: HuRule = CHECK,
+        registrations: RegistrationCache | None = None,
+    ) -> None:
+        """
+        Args:
+            atlas: of the strategies; not needed for those that do without.
+            weights: of MedSAM2.
+            unets: by name, `unet_3d` or `unet_2d`.
+            device: that networks run on; the processor by default.
+            hu: how the values of CTs become HU.
+            registrations: where registrations of targets are kept; nowhere by default.
+        """
+        self.hu, self.registrations = hu, registrations
+        self.ladder = Ladder(device or torch.device("cpu"), self.release)
+        self._atlas, self._weights, self._unets = atlas, weights, dict(unets or {})
+        self._copies: dict[tuple[str, torch.device], Any] = {}
+        self._loaded: dict[str, Any] = {}
+        self._segmenters: dict[str, Segmenter] = {}
+        self._drops: list[Callable[[], None]] = []
+        self._scores: tuple[tuple[str, str], ScoreMaps] | None = None
+
+    def release(self) -> None:
+        """Drops all that is kept on a GPU."""
+        self._copies.clear()
+        for drop in self._drops:
+            drop()
+
+    def atlas(self) -> Atlas:
+        """Returns the atlas; raises AtlasError if none was given."""
+        if self._atlas is None:
+            raise AtlasError(
+                "atlas", "is needed for this strategy.", "Name one by --atlas, or make one: medsam2-atlas atlas build."
+            )
+        return self._atlas
+
+    def score_maps(self, image: Volume, atlas: Atlas) -> ScoreMaps:
+        """Returns the score maps of a CT; those of the last CT are kept."""
+        key = (image.digest, atlas.version)
+        if self._scores is None or self._scores[0] != key:
+            self._scores = (key, score_maps(image, atlas, cache=self.registrations, progress=current()))
+        return self._scores[1]
+
+    def weights(self, name: str = "", device: torch.device | None = None) -> Weights:  # noqa: ARG002 - there is one
+        """Returns the weights; raises WeightsError if none were given."""
+        if self._weights is None:
+            raise WeightsError("weights", "are needed for this strategy.", "Name a checkpoint, or use the strategy `atlas`.")
+        found: Weights = self.on_device("weights", self._weights, device)
+        return found
+
+    def weight_names(self) -> list[str]:
+        """Returns the name of the file of the weights."""
+        return [self.weights().file.name]
+
+    def unet(self, name: str, device: torch.device | None = None) -> UNet:
+        """Returns a U-Net; raises WeightsError if none of that name was given."""
+        if name not in self._unets:
+            raise WeightsError("U-Net", "is needed to prompt from it.", "Train it or name its weights, or use the atlas.")
+        found: UNet = self.on_device(name, self._unets[name], device)
+        return found
+
+    def folder(self, name: str) -> Path:
+        """Raises InputError: no folders are given this way."""
+        raise InputError(name, "has no folder.", "Name it where models are given by files.")
+
+    def folders(self) -> Sequence[str]:
+        """Returns nothing: no folders are given this way."""
+        return ()
+
+    def loaded(self, key: str, files: Sequence[Path], load: Callable[[], T]) -> T:  # noqa: ARG002 - loaded once
+        """Returns what was loaded, once."""
+        if key not in self._loaded:
+            self._loaded[key] = load()
+        found: T = self._loaded[key]
+        return found
+
+    def on_device(self, key: str, network: Any, device: torch.device | None) -> Any:
+        """Returns a network on a device, copied there once."""
+        if device is None or device == network.device:
+            return network
+        if (key, device) not in self._copies:
+            self._copies[key, device] = network.on(device)
+        return self._copies[key, device]
+
+    def at_release(self, drop: Callable[[], None]) -> None:
+        """Registers what is called when GPU memory is short."""
+        self._drops.append(drop)
+
+    def segmenter(self, name: str) -> Segmenter:
+        """Returns a segmenter by name, made once."""
+        if name not in self._segmenters:
+            self._segmenters[name] = make_segmenter(name, self)
+        return self._segmenters[name]
