@@ -15,7 +15,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time gpu full-gpu load fuzz read-time memory inputs clean
+.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time gpu full-gpu load fuzz read-time memory inputs report-schema clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -138,6 +138,9 @@ memory: $(VENV)/.installed-dev  ## whether a server grows over 300 inferences
 
 startup: $(VENV)/.installed-dev  ## processor time and libraries that command lines take to start
 	$(BIN)/python bench/startup.py
+
+report-schema: $(VENV)/.installed-dev  ## write the JSON schema of reports, docs/report.schema.json
+	$(BIN)/python tests/segmenters/report_schema.py
 
 inputs: $(VENV)/.installed-dev  ## write the table of input kinds into docs/inputs.md
 	$(BIN)/python tests/files/page.py

@@ -41,8 +41,8 @@ class Shelf:
         self.measured: list[str] = []
         self.errors: dict[str, Exception] = {"broken": InputError("broken.nii.gz", "cannot be read.")}
         self.models: Any = SimpleNamespace(atlas=lambda: SimpleNamespace(version=self.version), hu=CHECK)
-        tasks = {name: SimpleNamespace(missing=lambda: "not trained") for name in ("unet_3d", "unet_2d")}
-        predictions: Any = SimpleNamespace(image=lambda study: folder / f"{study}.nii.gz", tasks=tasks)
+        predictions: Any = SimpleNamespace(image=lambda study: folder / f"{study}.nii.gz", able=lambda role: [])
+        predictions.segmenter = lambda tag: SimpleNamespace(version=lambda: "")
         store: Any = SimpleNamespace(get_unlabeled_images=lambda: self.names)
         self.learner = Learner(self.models, predictions, self.table, lambda: store, "atlas")
         self.learner._assess = self._assess  # type: ignore[method-assign]
@@ -294,7 +294,7 @@ def test_any_failure_to_load_weights_is_a_weights_error(tmp_path: Path) -> None:
     with pytest.raises(MedSAM2AtlasError, match=r"w\.pt"):
         models.unet("unet_3d")
     with pytest.raises(WeightsError, match="cannot be loaded"):
-        models._once("x", tmp_path / "w.pt", lambda: 1 / 0, WeightsError)
+        models.loaded("x", [tmp_path / "w.pt"], lambda: 1 / 0)
 
 
 def test_a_case_with_any_client_info_can_be_chosen(tmp_path: Path) -> None:

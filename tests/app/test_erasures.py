@@ -27,7 +27,7 @@ from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.erasing import erase
 from medsam2_atlas.imaging.hounsfield import CHECK
 from medsam2_atlas.imaging.volume import read_volume, write_volume
-from medsam2_atlas.segmenters.base import Segmentation
+from medsam2_atlas.segmenters.base import Report, Segmentation
 from medsam2_atlas.storage import StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore
 from series_files import upright, write_series
@@ -142,7 +142,7 @@ def test_a_prediction_that_ends_after_the_erasure_is_not_kept(tmp_path: Path) ->
 
     store.save_label = late  # type: ignore[method-assign]
     with pytest.raises(NotFoundError):
-        predictions.save("unet_3d", "gone", image, {}, Segmentation(labels, {"study": "gone"}))
+        predictions.save("unet_3d", "gone", image, {}, Segmentation(labels, Report(image="gone")))
     assert not [path for path in folder.rglob("*") if "gone" in path.name]
 
 
@@ -151,10 +151,10 @@ def test_measures_that_end_after_the_erasure_are_not_kept(tmp_path: Path) -> Non
 
     image = tmp_path / "gone.nii.gz"
     image.write_bytes(b"x")
-    tasks = {name: SimpleNamespace(missing=lambda: "not trained") for name in ("unet_3d", "unet_2d")}
     store: Any = SimpleNamespace(get_unlabeled_images=lambda: ["gone"])
     models: Any = SimpleNamespace(atlas=lambda: SimpleNamespace(version="1"), hu=CHECK)
-    predictions: Any = SimpleNamespace(image=lambda study: image, tasks=tasks)
+    predictions: Any = SimpleNamespace(image=lambda study: image, able=lambda role: [])
+    predictions.segmenter = lambda tag: SimpleNamespace(version=lambda: "")
     table = ScoreTable(tmp_path / "t.sqlite")
     learner = Learner(models, predictions, table, lambda: store, "atlas")
 

@@ -18,6 +18,7 @@ from medsam2_atlas.base.card_problems import Trial
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.medsam2 import Weights
+from medsam2_atlas.segmenters.base import Options
 from medsam2_atlas.storage import StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore
 from medsam2_atlas.studies import models as models_module
@@ -67,8 +68,8 @@ def test_a_full_gpu_keeps_nobody_from_asking_what_there_is(app: MedSAM2AtlasApp,
     assert not {"unet_3d", "medsam2"} & about["missing"].keys()
     assert app._tasks["unet_3d"].is_valid()
     assert app._tasks["unet_3d"].get_path()
-    assert app._interactive.is_valid()
-    app._interactive.config()
+    assert app._all["medsam2"].is_valid()
+    app._all["medsam2"].config()
     assert not gpu.asked
 
 
@@ -84,7 +85,7 @@ def test_a_case_ends_on_the_processor_and_its_provenance_says_so(app: MedSAM2Atl
     kept = PredictionStore(WorkFolder.of(tmp_path / "studies"), StudyStore(tmp_path / "studies")).latest("unet_3d", "one")
     assert kept is not None
     assert (kept.provenance["device"], kept.provenance["precision"]) == ("cpu", "float32")
-    assert kept.report["device"] == "cpu"
+    assert kept.report.device == "cpu"
     gpu.asked.clear()
     assert app.infer({"model": "unet_3d", "image": "one"})["params"]["report"]["from_cache"]
     assert not gpu.asked
@@ -135,12 +136,14 @@ def test_a_model_without_a_network_asks_no_gpu(app: MedSAM2AtlasApp, monkeypatch
     monkeypatch.setattr(Models, "atlas", lambda _: SimpleNamespace(version="1"))
     task = app._tasks["atlas"]
     assert not task.uses_network
-    assert len(list(app._predictions._provenances(task, {"organs": "liver"}))) == 1
+    provenances = app._predictions._runner._provenances(app._models.segmenter("atlas"), Options(organs=(6,)))
+    assert len(list(provenances)) == 1
 
 
 def test_what_is_kept_on_a_gpu_is_dropped_where_its_memory_does_not_suffice(app: MedSAM2AtlasApp, gpu: FullGPU) -> None:
-    app._interactive._open = object()  # type: ignore[assignment]
+    marked: Any = app._models.segmenter("medsam2")
+    marked._open = object()
     app._models._copies["weights", GPU] = (object(), object())
     app.infer({"model": "unet_3d", "image": "one"})
-    assert app._interactive._open is None
+    assert marked._open is None
     assert not app._models._copies

@@ -15,7 +15,7 @@ from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Assessment, ScoreTable
 from medsam2_atlas.base.errors import InputError, NotFoundError
 from medsam2_atlas.imaging.volume import read_labels
-from medsam2_atlas.segmenters.base import Segmentation
+from medsam2_atlas.segmenters.base import Report, Segmentation
 from medsam2_atlas.studies import PredictionStore
 from tasks.case_states import case_states, picture
 from tasks.finals import learnable
@@ -172,7 +172,7 @@ def test_a_damaged_report_does_not_hide_the_cases(datastore: StudyDatastore, tmp
 
 def test_organs_with_the_least_sure_prompts_are_named(datastore: StudyDatastore, tmp_path: Path) -> None:
     file = label(tmp_path, 6)
-    result = Segmentation(read_labels(file), {"confidence": {"liver": 0.9, "pancreas": 0.3, "spleen": 0.8, "duodenum": 0.1}})
+    result = Segmentation(read_labels(file), Report(confidence={"liver": 0.9, "pancreas": 0.3, "spleen": 0.8, "duodenum": 0.1}))
     store = PredictionStore(datastore.store.work, datastore.store)
     store.save("medsam2_atlas", "a", Path(datastore.get_image_uri("a")), {}, result)
     cases = {case["study"]: case for case in case_states(datastore, ScoreTable(tmp_path / "t.sqlite"), MODELS)}

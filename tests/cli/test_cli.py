@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pydicom
@@ -13,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from medsam2_atlas.base import device as device_module
-from medsam2_atlas.base.choices import Strategy
 from medsam2_atlas.cli import app, doctor
 from medsam2_atlas.dicom import read_rtstruct, read_seg
 from medsam2_atlas.imaging.volume import read_volume, write_volume
+from medsam2_atlas.segmenters.registry import FAMILIES, vocabulary
 from medsam2_atlas.segmenters.strategies import STRATEGIES
 from series_files import upright, write_series
 
@@ -65,7 +64,9 @@ def test_atlas_info_and_scores_are_printed(atlas_folder: Path, target_files: obj
 
 
 def test_the_strategies_on_offer_are_those_that_there_are() -> None:
-    assert get_args(Strategy) == tuple(STRATEGIES)
+    assert [name for name in vocabulary() if name in STRATEGIES] == list(STRATEGIES)
+    named = {name for family in FAMILIES if family.source.startswith("strategies:") for name in family.names}
+    assert named == set(STRATEGIES)
 
 
 def test_serving_nothing_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from monai.metrics.meandice import compute_dice
 
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
-from medsam2_atlas.evaluation.dice import dice
+from medsam2_atlas.imaging.dice import dice
 
 
 def test_dice_is_per_organ_and_leaves_out_what_the_truth_lacks() -> None:

@@ -180,8 +180,12 @@ def infer_parameters(model: str, task: Any, params: Mapping[str, Any]) -> dict[s
 
 
 def _options(config: Mapping[str, Any], names: Callable[[], Collection[str]] | None = None) -> dict[str, Any]:
-    """Returns the types of a task's options by key: those of what `/info` offers. names: gives those that texts may list."""
-    return {key: _option(key, value, names) for key, value in config.items()}
+    """Returns the types of a task's options by key: those of what `/info` offers. names: gives those that texts may list.
+
+    `segmenter` is the command line's name for a model's strategy, and accepted in its place.
+    """
+    found = {key: _option(key, value, names) for key, value in config.items()}
+    return found | {"segmenter": found["strategy"]} if "strategy" in found else found
 
 
 def _option(key: str, offered: Any, names: Callable[[], Collection[str]] | None) -> Any:

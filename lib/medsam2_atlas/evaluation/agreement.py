@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from medsam2_atlas.evaluation.dice import dice_per_organ, mean_dice
 from medsam2_atlas.evaluation.metrics import OrganScore, compare_labels
+from medsam2_atlas.imaging.dice import dice_per_organ, mean_dice
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.segmenters.base import Report, Segmentation

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medsam2_atlas.evaluation.dice import dice
+from medsam2_atlas.imaging.dice import dice
 from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.imaging.same_grid import another_grid, same_voxels
 from medsam2_atlas.imaging.volume import Volume

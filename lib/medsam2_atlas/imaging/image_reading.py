@@ -19,8 +19,6 @@ import numpy as np
 import SimpleITK as sitk
 
 from medsam2_atlas.base.errors import InputError
-from medsam2_atlas.dicom.series import find_series
-from medsam2_atlas.dicom.series.pixels import hounsfield
 from medsam2_atlas.imaging.decoding import (
     check_length,
     check_same_size,
@@ -155,6 +153,8 @@ def _segmentation(path: Path, like: Geometry | None) -> Volume:
 
 def _grid(path: Path) -> Geometry:
     if _is_series(path):
+        from medsam2_atlas.dicom.series import find_series  # a room of its own, which reads by this one's rules
+
         return upright(find_series(path).grid)
     refuse_segmentation(path)
     header = checked_header(path)
@@ -210,6 +210,9 @@ def _is_series(path: Path) -> bool:
 
 
 def _series(path: Path, remarks: list[str]) -> sitk.Image:
+    from medsam2_atlas.dicom.series import find_series
+    from medsam2_atlas.dicom.series.pixels import hounsfield
+
     series = find_series(path)
     remarks.extend(series.remarks)
     return to_sitk(hounsfield(series), series.grid)

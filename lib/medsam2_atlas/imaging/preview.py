@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -11,18 +12,45 @@ from PIL import Image, ImageDraw, ImageFont
 from medsam2_atlas.base.files import replacing
 from medsam2_atlas.imaging.labels import OrganTable, organ_table
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.prompting import OrganPrompt
 
 _WINDOW = (-160.0, 240.0)
 _OPACITY = 0.45
 _PANEL = 420
 
 
+class SliceBox(Protocol):
+    """A box on slice `z`: (x_min, y_min, x_max, y_max), in voxel indices."""
+
+    @property
+    def z(self) -> int:
+        """The slice."""
+        ...
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """The box's corners."""
+        ...
+
+
+class Boxed(Protocol):
+    """An organ with boxes, such as `prompting.OrganPrompt`."""
+
+    @property
+    def label(self) -> int:
+        """Number of the organ."""
+        ...
+
+    @property
+    def boxes(self) -> Sequence[SliceBox]:
+        """Its boxes."""
+        ...
+
+
 def write_preview(
     image: Volume,
     labels: np.ndarray,
     path: Path,
-    prompts: Sequence[OrganPrompt] = (),
+    prompts: Sequence[Boxed] = (),
     mark: str = "",
     table: OrganTable | None = None,
 ) -> None:
@@ -34,7 +62,7 @@ def write_preview(
 def draw_preview(
     image: Volume,
     labels: np.ndarray,
-    prompts: Sequence[OrganPrompt] = (),
+    prompts: Sequence[Boxed] = (),
     mark: str = "",
     table: OrganTable | None = None,
     like: np.ndarray | None = None,

@@ -32,7 +32,7 @@ from medsam2_atlas.base.files import replacing, write_json
 from medsam2_atlas.base.memory import free_gpu_memory, is_out_of_memory
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.base.tensor_files import load_tensors
-from medsam2_atlas.evaluation.dice import mean_dice
+from medsam2_atlas.imaging.dice import mean_dice
 from medsam2_atlas.imaging.hounsfield import CHECK
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.unet.config import UNetConfig

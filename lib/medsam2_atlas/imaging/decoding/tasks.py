@@ -9,8 +9,8 @@ from __future__ import annotations
 PACKET_BYTES = 1 << 16
 """Max bytes of a request and of a reply; results travel as anonymous memory."""
 
-PRELOADED = "medsam2_atlas.imaging.image_reading"
-"""The module that a reader imports before its first task."""
+PRELOADED = ("medsam2_atlas.imaging.image_reading", "medsam2_atlas.dicom.series.pixels")
+"""The modules that a reader imports before its first task."""
 
 READY = b"ready"
 """The message that a reader sends once it is ready for its first task."""

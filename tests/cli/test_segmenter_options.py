@@ -1,0 +1,57 @@
+"""`--segmenter` names what runs; earlier names of the option are read for one release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.cli import app
+from medsam2_atlas.cli.options import check_segmenter, named_folders, renamed
+
+CLI = CliRunner()
+
+
+def refused(*arguments: str) -> str:
+    ran = CLI.invoke(app, list(arguments))
+    assert ran.exit_code != 0
+    return f"{ran.output} {ran.exception}"
+
+
+@pytest.mark.parametrize("option", ["--segmenter", "--strategy"])
+def test_an_unknown_segmenter_is_refused_with_the_names_of_all(option: str, tmp_path: Path) -> None:
+    told = refused("segment", "ct.nii.gz", "-o", str(tmp_path / "l.nii.gz"), option, "X")
+    for name in ("'X': is not a segmenter", "atlas", "D", "reference-3", "unet_2d", "bundle:NAME", "nnunet:NAME"):
+        assert name in " ".join(told.split())
+
+
+def test_an_earlier_name_of_an_option_is_read_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert renamed("D", None, "--strategy", "--segmenter") == "D"
+    assert renamed("D", "B", "--strategy", "--segmenter") == "B"
+    told = capsys.readouterr()
+    assert "--strategy is now --segmenter" in told.out + told.err
+
+
+def test_two_segmenters_of_different_models_are_compared(tmp_path: Path) -> None:
+    assert "Compare two models" in refused("compare", str(tmp_path), "--segmenter", "D", "--segmenter", "B")
+    assert "names 1 segmenters" in refused("compare", str(tmp_path), "--segmenter", "D")
+    assert "Compare two models" in refused("compare", str(tmp_path), "--strategy", "atlas", "--unet", "atlas")
+
+
+def test_marks_and_the_truth_are_for_those_who_take_them() -> None:
+    with pytest.raises(InputError, match="a person's marks"):
+        check_segmenter("medsam2")
+    with pytest.raises(InputError, match="--truth"):
+        check_segmenter("reference-1")
+    with pytest.raises(InputError, match="--truth"):
+        check_segmenter("D", truth=True)
+    assert check_segmenter("reference-1", truth=True) == "reference-1"
+
+
+@pytest.mark.parametrize("wrong", ["bundle:a", "D=folder", "a=b", "bundle:=b", "bundle:../x=b"])
+def test_folders_are_named_as_name_and_folder(wrong: str) -> None:
+    with pytest.raises(InputError):
+        named_folders([wrong])
+    assert named_folders(["bundle:a=/m/a", "nnunet:b.c=/m/b"]) == {"bundle:a": "/m/a", "nnunet:b.c": "/m/b"}

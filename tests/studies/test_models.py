@@ -1,0 +1,63 @@
+"""Score maps and segmenters of a set of studies are made once and shared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fake_segmenters import plain_models
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.imaging.volume import Geometry, Volume
+from medsam2_atlas.studies.models import Models
+
+GRID = Geometry((4, 3, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+
+
+def ct(value: float) -> Volume:
+    return Volume(np.full(GRID.shape, value, np.float32), GRID, GRID)
+
+
+def test_score_maps_that_a_prediction_has_made_serve_the_measures_of_its_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[float, str]] = []
+
+    def make(image: Volume, atlas: Any, **_: Any) -> object:
+        made.append((float(image.array.max()), atlas.version))
+        return object()
+
+    monkeypatch.setattr("medsam2_atlas.studies.models.score_maps", make)
+    models, first, second = plain_models(), SimpleNamespace(version="1"), SimpleNamespace(version="2")
+    kept: Any = models.score_maps(ct(0), first)  # type: ignore[arg-type]
+    assert models.score_maps(ct(0), first) is kept  # type: ignore[arg-type]
+    assert models.score_maps(ct(0), second) is not kept  # type: ignore[arg-type]
+    models.score_maps(ct(7), first)  # type: ignore[arg-type]
+    models.score_maps(ct(0), first)  # type: ignore[arg-type]
+    assert made == [(0, "1"), (0, "2"), (7, "1"), (0, "1")]  # those of two CTs are kept
+
+
+def test_a_segmenter_is_made_once_and_unknown_ones_are_refused() -> None:
+    models = plain_models()
+    assert models.segmenter("D") is models.segmenter("D")
+    assert models.segmenter("D") is not models.segmenter("B")
+    with pytest.raises(InputError, match="is not a segmenter"):
+        models.segmenter("F")
+
+
+def test_only_folders_that_the_operator_named_are_known(tmp_path: Path) -> None:
+    models = Models({"bundle:mine": str(tmp_path), "device": "cpu"})
+    assert models.folders() == ["bundle:mine"]
+    assert models.folder("bundle:mine") == tmp_path
+    with pytest.raises(InputError, match=r"bundle:other: has no folder\. Name it: bundle:other=FOLDER"):
+        models.folder("bundle:other")
+
+
+def test_without_studies_there_is_no_work_folder_and_nothing_is_missed_for_commands() -> None:
+    models = plain_models()
+    assert models.registrations is None
+    with pytest.raises(ValueError, match="no folder of studies"):
+        _ = models.work
+    with pytest.raises(MedSAM2AtlasError):
+        models.segmenter("bundle:none").check()

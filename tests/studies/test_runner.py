@@ -1,0 +1,89 @@
+"""A stored result is taken without the CT's voxels; else one is made, measured and stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from fake_segmenters import FakeSegmenter, plain_models
+from medsam2_atlas.imaging import decoding
+from medsam2_atlas.imaging.hounsfield import HuRule
+from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.segmenters.base import Options, Report, Segmentation
+from medsam2_atlas.storage import StudyFolder, StudyStore
+from medsam2_atlas.studies import PredictionStore
+from medsam2_atlas.studies.runner import Runner
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    picture = sitk.GetImageFromArray(np.arange(480, dtype=np.int16).reshape(6, 8, 10))
+    picture.SetSpacing((2.0, 2.0, 5.0))
+    sitk.WriteImage(picture, str(tmp_path / "patient.nii.gz"))
+    return tmp_path / "patient.nii.gz"
+
+
+@pytest.fixture
+def runner(image: Path) -> Runner:
+    folder = StudyFolder(image.parent)
+    models = plain_models(image.parent, HuRule("as-is"))
+    return Runner(models, lambda: PredictionStore(folder.work, StudyStore(folder.path)))
+
+
+def liver(volume: Volume, options: Options) -> Segmentation:
+    labels = (volume.array > 200).astype(np.uint8) * 6
+    return Segmentation(volume.with_array(labels), Report(seconds={"total": 1.0}, organs=["liver"]))
+
+
+def test_a_result_is_made_once_with_its_energy_and_then_taken_from_the_store(runner: Runner, image: Path) -> None:
+    ran: list[Volume] = []
+
+    def run(volume: Volume, options: Options) -> Segmentation:
+        ran.append(volume)
+        return liver(volume, options)
+
+    segmenter = FakeSegmenter("unet_3d", {"weights": "a"}, run)
+    first, again = (runner.get(segmenter, "patient", image) for _ in range(2))
+    assert len(ran) == 1
+    assert first.stored is not None
+    assert first.segmentation.report.energy is not None
+    assert "watt_hours" in first.segmentation.report.energy
+    assert again.segmentation.report.from_cache
+    assert np.array_equal(first.segmentation.labels.array, again.segmentation.labels.array)
+    assert runner.stored(FakeSegmenter("unet_3d", {"weights": "b"}, run), "patient", image) is None
+
+
+def test_a_stored_result_is_checked_by_its_grid_without_the_voxels_of_the_ct(
+    runner: Runner, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = FakeSegmenter("unet_3d", {"weights": "a"}, liver)
+    runner.get(segmenter, "patient", image)
+    tasks: list[str] = []
+    decode = decoding.run_task
+
+    def counted(task: str, *arguments: object, **named: object) -> object:
+        tasks.append(task)
+        return decode(task, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("medsam2_atlas.imaging.volume.run_task", counted)
+    assert runner.get(segmenter, "patient", image).segmentation.report.from_cache
+    assert sorted(tasks) == ["grid", "labels"]
+
+
+def test_a_part_of_the_organs_does_not_take_the_place_of_all(runner: Runner, image: Path) -> None:
+    segmenter = FakeSegmenter("unet_3d", {"weights": "a"}, liver)
+    assert runner.get(segmenter, "patient", image, Options(organs=(6,))).stored is None
+    assert runner.stored(segmenter, "patient", image) is None
+
+
+def test_a_result_of_models_that_change_while_it_is_made_is_not_stored(runner: Runner, image: Path) -> None:
+    def run(volume: Volume, options: Options) -> Segmentation:
+        segmenter._made_of["weights"] = "b"
+        return liver(volume, options)
+
+    segmenter = FakeSegmenter("unet_3d", {"weights": "a"}, run)
+    assert runner.get(segmenter, "patient", image).stored is None
+    assert runner.stored(segmenter, "patient", image) is None
