@@ -133,7 +133,7 @@ def evaluate(
         atlas = Atlas.load(folder)
         image, truth = noisy(read_volume(files.image), copy), read_labels(files.label)
         began, used = time.perf_counter(), time.process_time()
-        work = WorkImage.of(image, config.spacing)
+        work = WorkImage.of(image, config.spacing, config.image)
         registration, fusion = METHODS[method]
         transform = registration(work, atlas.template, config)
         scores = fused_scores(Alignment(image, work, atlas, transform, transform.inverse()), fusion)

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import blocks
 from gpu_results import Gpu
-from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references
+from medsam2_atlas.atlas import Atlas, BuildOptions, ReferenceFiles, build_atlas, find_references
 from medsam2_atlas.base.device import pick_device
 from medsam2_atlas.base.files import sha256
 from medsam2_atlas.base.resource import resource
@@ -110,7 +110,7 @@ def atlas(references: list[ReferenceFiles], pytestconfig: pytest.Config, tmp_pat
     with (folder / "lock").open("w") as lock:  # one test process builds it, the others wait
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (kept / "atlas.json").is_file():
-            build_atlas(references[:3], config=blocks.FEW_STEPS).save(kept)
+            build_atlas(references[:3], BuildOptions(registration=blocks.FEW_STEPS)).save(kept)
     return Atlas.load(shutil.copytree(kept, tmp_path_factory.mktemp("kept") / "atlas"))
 
 

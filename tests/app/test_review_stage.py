@@ -60,9 +60,9 @@ def test_trainings_and_the_atlas_get_accepted_final_label_maps_only(
         assert [case.name for case in task.pre_process(request, datastore)] == ["a"]
     given: list[Any] = []
 
-    def grow(work: Any, base: Any, finals: Any, **options: Any) -> dict[str, Any]:
+    def grow(work: Any, base: Any, finals: Any, options: Any, skipped: Any, **_: Any) -> dict[str, Any]:
         given.extend([files.name for files in finals])
-        return {"refused": options["skipped"]}
+        return {"refused": skipped}
 
     monkeypatch.setattr(atlas_trainer, "grow_studies_atlas", grow)
     models: Any = SimpleNamespace(work=None, hu=CHECK, base_atlas=lambda: None)

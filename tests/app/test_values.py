@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from blocks import PATIENT, QUICK, labelled
 from main import MedSAM2AtlasApp
-from medsam2_atlas.atlas import build_atlas, find_references
+from medsam2_atlas.atlas import BuildOptions, build_atlas, find_references
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.resource import resource
 
@@ -20,7 +20,7 @@ from medsam2_atlas.base.resource import resource
 def folder(tmp_path: Path) -> Path:
     """An atlas of one reference, and a study that is the same patient, 1000 too high, and signed off."""
     labelled(tmp_path / "references", "a", PATIENT)
-    build_atlas(find_references(tmp_path / "references"), config=QUICK).save(tmp_path / "atlas")
+    build_atlas(find_references(tmp_path / "references"), BuildOptions(registration=QUICK)).save(tmp_path / "atlas")
     final = tmp_path / "studies" / "labels" / "final"
     final.mkdir(parents=True)
     image = sitk.ReadImage(str(tmp_path / "references" / "images" / "a.nii.gz"))

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from blocks import BLADDER, LIVER, QUICK, bare_reference, labelled
-from medsam2_atlas.atlas import Atlas, ProbabilityMap, ReferenceFiles, build, build_atlas, find_references
+from medsam2_atlas.atlas import Atlas, BuildOptions, ProbabilityMap, ReferenceFiles, build, build_atlas, find_references
+from medsam2_atlas.atlas.reading import AnnotatedCT
 from medsam2_atlas.base.errors import AtlasError, InputError
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.imaging.volume import Volume
@@ -92,8 +93,8 @@ def test_an_organ_that_a_label_map_lacks_is_unknown_or_absent_as_told(tmp_path: 
     labelled(tmp_path, "a", {6: LIVER, 14: BLADDER})
     labelled(tmp_path, "b", {6: LIVER})
     files = find_references(tmp_path)
-    unknown = build_atlas(files, missing="unknown", config=QUICK)
-    absent = build_atlas(files, missing="absent", config=QUICK)
+    unknown = build_atlas(files, BuildOptions(missing="unknown", registration=QUICK))
+    absent = build_atlas(files, BuildOptions(missing="absent", registration=QUICK))
     assert unknown.maps[14].count == absent.maps[14].count == 1
     assert unknown.maps[14].values.max() > 240
     assert absent.maps[14].values.max() < 140
@@ -103,14 +104,14 @@ def test_an_organ_that_a_label_map_lacks_is_unknown_or_absent_as_told(tmp_path: 
 def test_only_references_that_cover_a_voxel_count_there(tmp_path: Path) -> None:
     labelled(tmp_path, "a", {6: LIVER, 14: BLADDER})
     labelled(tmp_path, "b", {6: LIVER}, z_from=10)
-    atlas = build_atlas(find_references(tmp_path), missing="absent", config=QUICK)
+    atlas = build_atlas(find_references(tmp_path), BuildOptions(missing="absent", registration=QUICK))
     assert atlas.maps[14].values.max() > 200
 
 
 def test_labels_outside_the_organ_table_are_refused(tmp_path: Path) -> None:
     labelled(tmp_path, "a", {6: LIVER, 99: BLADDER})
     with pytest.raises(InputError, match=r"\[99\]"):
-        build_atlas(find_references(tmp_path), config=QUICK)
+        build_atlas(find_references(tmp_path), BuildOptions(registration=QUICK))
 
 
 def test_a_reference_that_cannot_be_used_does_not_stop_the_building(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,29 +122,29 @@ def test_a_reference_that_cannot_be_used_does_not_stop_the_building(tmp_path: Pa
     (tmp_path / "images" / "cut.nii.gz").write_bytes(b"")
     real = build.warp_reference
 
-    def warp(files: ReferenceFiles, *rest: Any) -> Any:
-        if files.name == "odd":
+    def warp(case: AnnotatedCT, *rest: Any) -> Any:
+        if case.name == "odd":
             raise ZeroDivisionError("from a library")
-        return real(files, *rest)
+        return real(case, *rest)
 
     monkeypatch.setattr(build, "warp_reference", warp)
     skipped: dict[str, str] = {}
-    atlas = build_atlas(find_references(tmp_path), config=QUICK, skipped=skipped)
+    atlas = build_atlas(find_references(tmp_path), BuildOptions(registration=QUICK), skipped=skipped)
     assert [reference.name for reference in atlas.references] == ["a", "b"]
     assert set(skipped) == {"cut", "odd", "strange"}
     assert "[99]" in skipped["strange"]
     assert skipped["odd"] == "ZeroDivisionError: from a library"
     bad = [files for files in find_references(tmp_path) if files.name in ("strange", "cut")]
     with pytest.raises(AtlasError, match=r"no reference that can be used.*\[99\]"):
-        build_atlas(bad, config=QUICK, skipped={})
+        build_atlas(bad, BuildOptions(registration=QUICK), skipped={})
 
 
 def test_an_atlas_without_labels_is_refused(tmp_path: Path) -> None:
     labelled(tmp_path, "a", {})
     with pytest.raises(InputError, match="holds no organ"):
-        build_atlas(find_references(tmp_path), config=QUICK)
+        build_atlas(find_references(tmp_path), BuildOptions(registration=QUICK))
     with pytest.raises(AtlasError, match=r"no reference that can be used: a: .*holds no organ"):
-        build_atlas(find_references(tmp_path), config=QUICK, skipped={})
+        build_atlas(find_references(tmp_path), BuildOptions(registration=QUICK), skipped={})
 
 
 def test_files_without_a_pair_are_left_out_or_refused(tmp_path: Path) -> None:
@@ -181,11 +182,11 @@ def test_a_reference_that_cannot_be_registered_does_not_stop_the_building(
 
     monkeypatch.setattr(groupwise, "register", register)
     skipped: dict[str, str] = {}
-    atlas = build_atlas(find_references(tmp_path), config=QUICK, skipped=skipped)
+    atlas = build_atlas(find_references(tmp_path), BuildOptions(registration=QUICK), skipped=skipped)
     assert [reference.name for reference in atlas.references] == ["a", "b"]
     assert skipped == {"odd": "RuntimeError: input image smaller than kernel size"}
     with pytest.raises(AtlasError, match="odd: cannot be used as a reference: RuntimeError"):
-        build_atlas(find_references(tmp_path), config=QUICK)
+        build_atlas(find_references(tmp_path), BuildOptions(registration=QUICK))
 
 
 def test_scores_alone_find_the_organs_of_an_unseen_patient(

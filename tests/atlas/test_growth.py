@@ -12,6 +12,8 @@ from blocks import BLADDER, LEFT_KIDNEY, LIVER, PATIENT, QUICK, RIGHT_KIDNEY, la
 from medsam2_atlas.atlas import (
     Atlas,
     AtlasStore,
+    BuildOptions,
+    GrowthOptions,
     ReferenceFiles,
     build_atlas,
     find_references,
@@ -21,9 +23,12 @@ from medsam2_atlas.atlas import (
     resolve_atlas,
 )
 from medsam2_atlas.atlas.outlier import outlying
+from medsam2_atlas.atlas.reading import AnnotatedCT
 from medsam2_atlas.atlas.reference import map_shape
 from medsam2_atlas.base.errors import AtlasError, MedSAM2AtlasError
 from medsam2_atlas.registration import RegistrationCache
+
+QUICKLY = GrowthOptions(registration=QUICK)
 
 
 @pytest.fixture
@@ -50,11 +55,11 @@ def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def base(patients: Path) -> Atlas:
-    return build_atlas(find_references(patients)[:3], config=QUICK)
+    return build_atlas(find_references(patients)[:3], BuildOptions(registration=QUICK))
 
 
 def test_only_new_references_are_registered(patients: Path, base: Atlas, counted: list[str]) -> None:
-    grown = grow_atlas(base, find_references(patients), config=QUICK)
+    grown = grow_atlas(base, find_references(patients), QUICKLY)
     assert (grown.added, grown.kept) == (("d",), ("a", "b", "c"))
     assert len(counted) == 1
     assert grown.atlas.template_version == base.template_version
@@ -72,31 +77,31 @@ def test_a_case_that_raises_anything_does_not_keep_the_others_out(
     finals = [*find_references(tmp_path), ReferenceFiles("gone", d.image, tmp_path / "gone.nii.gz"), d]
     real = grow.warp_reference
 
-    def warp(files: ReferenceFiles, *rest: object) -> object:
-        if files.name == "odd":
+    def warp(case: AnnotatedCT, *rest: object) -> object:
+        if case.name == "odd":
             raise RuntimeError("from a library")
-        return real(files, *rest)  # type: ignore[arg-type]
+        return real(case, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(grow, "warp_reference", warp)
-    grown = grow_atlas(base, finals, config=QUICK)
+    grown = grow_atlas(base, finals, QUICKLY)
     assert grown.added == ("d",)
     assert grown.refused["odd"] == "RuntimeError: from a library"
     assert "gone.nii.gz" in grown.refused["gone"]
-    first = grow_atlas(None, [*finals, *find_references(patients)[:2]], config=QUICK)  # without a base
+    first = grow_atlas(None, [*finals, *find_references(patients)[:2]], QUICKLY)  # without a base
     assert {"a", "b", "d"} <= {reference.name for reference in first.atlas.references}
     assert "gone" in first.refused
     for start in (base, None):
         with pytest.raises(MedSAM2AtlasError, match=r"odd: cannot be used|gone"):
-            grow_atlas(start, finals, config=QUICK, strict=True)
+            grow_atlas(start, finals, GrowthOptions(registration=QUICK, strict=True))
 
 
 def test_growing_one_by_one_and_at_once_give_the_same_maps(patients: Path, base: Atlas) -> None:
     labelled(patients / "more", "e", {2: RIGHT_KIDNEY, 6: LIVER}, seen=PATIENT)
     files = [find_references(patients)[3], *find_references(patients / "more")]
-    once = grow_atlas(base, files, config=QUICK).atlas
-    step = grow_atlas(grow_atlas(base, files[:1], config=QUICK).atlas, files, config=QUICK).atlas
+    once = grow_atlas(base, files, QUICKLY).atlas
+    step = grow_atlas(grow_atlas(base, files[:1], QUICKLY).atlas, files, QUICKLY).atlas
     assert step.version == once.version
-    back = grow_atlas(once, [], config=QUICK)
+    back = grow_atlas(once, [], QUICKLY)
     assert back.removed == ("d", "e")
     assert back.atlas.version == base.version
 
@@ -106,11 +111,11 @@ def test_a_corrected_label_replaces_the_old_one_without_a_new_registration(
 ) -> None:
     cache = RegistrationCache(tmp_path / "cache")
     labelled(tmp_path, "e", {6: LIVER, 14: BLADDER}, seen=PATIENT)
-    first = grow_atlas(base, find_references(tmp_path), config=QUICK, cache=cache)
+    first = grow_atlas(base, find_references(tmp_path), GrowthOptions(registration=QUICK, cache=cache))
     (tmp_path / "labels" / "e.nii.gz").unlink()
     smaller = (slice(18, 26), slice(8, 16), slice(7, 13))
     labelled(tmp_path, "e", {6: smaller, 14: BLADDER}, seen=PATIENT)
-    second = grow_atlas(first.atlas, find_references(tmp_path), config=QUICK, cache=cache)
+    second = grow_atlas(first.atlas, find_references(tmp_path), GrowthOptions(registration=QUICK, cache=cache))
     assert second.added == ("e",)
     assert len(counted) == 1
     sizes = [{r.name: int(r.shares[6].values.sum()) for r in g.atlas.references}["e"] for g in (first, second)]
@@ -121,12 +126,12 @@ def test_a_replaced_image_is_registered_again_although_its_label_is_the_same(
     tmp_path: Path, base: Atlas, counted: list[str]
 ) -> None:
     labelled(tmp_path, "e", PATIENT)
-    first = grow_atlas(base, find_references(tmp_path), config=QUICK)
+    first = grow_atlas(base, find_references(tmp_path), QUICKLY)
     first.atlas.save(tmp_path / "atlas")
-    kept = grow_atlas(Atlas.load(tmp_path / "atlas"), find_references(tmp_path), config=QUICK)
+    kept = grow_atlas(Atlas.load(tmp_path / "atlas"), find_references(tmp_path), QUICKLY)
     assert ("e" in kept.kept, kept.added, len(counted)) == (True, (), 1)
     labelled(tmp_path, "e", PATIENT, seen={6: LIVER, 14: BLADDER})
-    again = grow_atlas(Atlas.load(tmp_path / "atlas"), find_references(tmp_path), config=QUICK)
+    again = grow_atlas(Atlas.load(tmp_path / "atlas"), find_references(tmp_path), QUICKLY)
     assert (again.added, len(counted)) == (("e",), 2)
     again.atlas.save(tmp_path / "atlas")
     pictures = [{r.name: r.picture for r in g.references}["e"] for g in (first.atlas, Atlas.load(tmp_path / "atlas"))]
@@ -134,7 +139,7 @@ def test_a_replaced_image_is_registered_again_although_its_label_is_the_same(
 
 
 def test_excluded_references_leave_the_atlas_even_those_of_the_base(patients: Path, base: Atlas) -> None:
-    grown = grow_atlas(base, find_references(patients), exclude=["a", "d"], config=QUICK)
+    grown = grow_atlas(base, find_references(patients), GrowthOptions(exclude=["a", "d"], registration=QUICK))
     assert [r.name for r in grown.atlas.references] == ["b", "c"]
     assert grown.removed == ("a",)
 
@@ -143,15 +148,15 @@ def test_swapped_labels_are_refused_with_the_reason_unless_trusted(tmp_path: Pat
     labelled(tmp_path, "swapped", {2: LEFT_KIDNEY, 3: RIGHT_KIDNEY, 6: LIVER}, seen=PATIENT)
     labelled(tmp_path, "good", {2: RIGHT_KIDNEY, 3: LEFT_KIDNEY}, seen=PATIENT)
     files = find_references(tmp_path)
-    grown = grow_atlas(base, files, config=QUICK)
+    grown = grow_atlas(base, files, QUICKLY)
     assert grown.added == ("good",)
     assert "Right kidney and Left kidney lie in each other's place" in grown.refused["swapped"]
-    assert grow_atlas(base, files, trust=["swapped"], config=QUICK).added == ("good", "swapped")
+    assert grow_atlas(base, files, GrowthOptions(trust=["swapped"], registration=QUICK)).added == ("good", "swapped")
 
 
 def test_a_wrong_label_far_from_its_place_is_refused(tmp_path: Path, base: Atlas) -> None:
     labelled(tmp_path, "odd", {14: LIVER}, seen=PATIENT)
-    assert "Bladder lies" in grow_atlas(base, find_references(tmp_path), config=QUICK).refused["odd"]
+    assert "Bladder lies" in grow_atlas(base, find_references(tmp_path), QUICKLY).refused["odd"]
 
 
 def test_an_organ_cut_by_the_end_of_the_scan_is_held_against_the_same_part_of_the_others(base: Atlas) -> None:
@@ -172,7 +177,7 @@ def test_an_organ_cut_by_the_end_of_the_scan_is_held_against_the_same_part_of_th
 def test_bad_outlines_in_the_right_place_are_refused(tmp_path: Path, base: Atlas) -> None:
     speck = {k: tuple(slice((s.start + s.stop) // 2, (s.start + s.stop) // 2 + 1) for s in box) for k, box in PATIENT.items()}
     labelled(tmp_path, "specks", speck, seen=PATIENT)  # type: ignore[arg-type]
-    grown = grow_atlas(base, find_references(tmp_path), config=QUICK)
+    grown = grow_atlas(base, find_references(tmp_path), QUICKLY)
     assert "mean Dice of 0." in grown.refused["specks"]
 
 
@@ -180,7 +185,7 @@ def test_a_broken_file_does_not_keep_the_others_out(tmp_path: Path, base: Atlas)
     labelled(tmp_path, "broken", PATIENT)
     labelled(tmp_path, "good", PATIENT)
     (tmp_path / "labels" / "broken.nii.gz").write_bytes(b"not a label map")
-    grown = grow_atlas(base, find_references(tmp_path), config=QUICK)
+    grown = grow_atlas(base, find_references(tmp_path), QUICKLY)
     assert grown.added == ("good",)
     assert "broken.nii.gz" in grown.refused["broken"]
 
@@ -189,7 +194,7 @@ def test_without_a_base_the_signed_off_labels_make_the_atlas(tmp_path: Path) -> 
     for name in ("a", "b", "c"):
         labelled(tmp_path, name, PATIENT)
     labelled(tmp_path, "swapped", PATIENT | {2: LEFT_KIDNEY, 3: RIGHT_KIDNEY})
-    grown = grow_atlas(None, find_references(tmp_path), config=QUICK)
+    grown = grow_atlas(None, find_references(tmp_path), QUICKLY)
     assert grown.added == ("a", "b", "c")
     assert set(grown.refused) == {"swapped"}
     assert {r.origin for r in grown.atlas.references} == {"final"}
@@ -213,7 +218,7 @@ def test_a_store_keeps_old_versions_and_goes_back_to_them(tmp_path: Path, patien
     assert store.current is None
     store.publish(base)
     in_use = Atlas.load(resolve_atlas(store.folder))
-    grown = grow_atlas(in_use, find_references(patients), config=QUICK).atlas
+    grown = grow_atlas(in_use, find_references(patients), QUICKLY).atlas
     store.publish(grown)
     assert store.versions == [base.version, grown.version]
     assert Atlas.load(resolve_atlas(store.folder)).version == grown.version

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from blocks import PATIENT, QUICK, labelled
 from files.slicer_files import segment, write_segmentation
-from medsam2_atlas.atlas import build_atlas, find_references
+from medsam2_atlas.atlas import BuildOptions, build_atlas, find_references
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.unet.config import UNetConfig
@@ -33,7 +33,9 @@ def test_a_reference_by_slicer_gives_what_its_label_map_gives(tmp_path: Path) ->
     labelled(tmp_path / "one", "a", PATIENT)
     labelled(tmp_path / "two", "a", PATIENT)
     by_slicer(tmp_path / "two", "a")
-    (one,), (two,) = (build_atlas(find_references(tmp_path / name), config=QUICK).references for name in ("one", "two"))
+    (one,), (two,) = (
+        build_atlas(find_references(tmp_path / name), BuildOptions(registration=QUICK)).references for name in ("one", "two")
+    )
     assert one.organs == two.organs
     assert (one.covered == two.covered).all()  # the image's field of view, not that of the crop
     assert all((one.shares[k].values == two.shares[k].values).all() for k in one.organs)

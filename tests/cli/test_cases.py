@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from typer.testing import CliRunner, Result
 
 from blocks import LIVER, PATIENT, QUICK, labelled
-from medsam2_atlas.atlas import build, grow
+from medsam2_atlas.atlas import options
 from medsam2_atlas.audit.reading import Wanted, lines
 from medsam2_atlas.base.errors import AtlasError, InputError
 from medsam2_atlas.cli import app
@@ -49,8 +49,7 @@ def pairs(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "400")
-    for module in (build, grow):
-        monkeypatch.setattr(module, "registration_config", lambda: QUICK)
+    monkeypatch.setattr(options, "registration_config", lambda: QUICK)
 
 
 BAD = {

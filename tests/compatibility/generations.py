@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from medsam2_atlas.atlas import atlas_config
 from medsam2_atlas.base import resource as resources
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.prompting.confidence import confidence_config
@@ -27,7 +28,13 @@ FOLDER = Path(__file__).parent
 ARCHIVE, MADE_BY, EXPECTED, MAPS = "installation.tar.xz", "made-by.json", "expected.json", "score-maps.npz"
 MAPPED = "open"
 """Study whose score maps are kept."""
-_CACHED: tuple[Callable[..., Any], ...] = (registration_config, fusion_config, organ_table, confidence_config)
+_CACHED: tuple[Callable[..., Any], ...] = (
+    registration_config,
+    fusion_config,
+    atlas_config,
+    organ_table,
+    confidence_config,
+)
 _TEXTS = (".json", ".yaml", ".info")
 
 

@@ -355,8 +355,8 @@ def test_an_atlas_that_was_made_from_signed_off_studies_alone_is_built_again_wit
     write_json({"options": {}, "references": [{"name": NAME}, {"name": "other"}]}, atlas / "versions/1/atlas.json")
     (atlas / "current").write_text("1")
 
-    def grow(work: WorkFolder, base: None, finals: list[Any], **options: Any) -> dict[str, Any]:
-        given.append((work.path, base, [files.name for files in finals], options["rebuild"], str(options["hu"])))
+    def grow(work: WorkFolder, base: None, finals: list[Any], options: Any, **_: Any) -> dict[str, Any]:
+        given.append((work.path, base, [files.name for files in finals], options.rebuild, str(options.hu)))
         return {"version": "2", "references": 1, "folder": "x"}
 
     monkeypatch.setattr("medsam2_atlas.studies.grow_studies_atlas", grow)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from blocks import PATIENT, QUICK, labelled
-from medsam2_atlas.atlas import Atlas, build_atlas, find_references, grow
+from medsam2_atlas.atlas import Atlas, BuildOptions, build_atlas, find_references, options
 from medsam2_atlas.erasing.atlases import erase_reference
 from medsam2_atlas.storage import WorkFolder
 from medsam2_atlas.studies import atlas_store, grow_studies_atlas, grown_atlas
@@ -16,7 +16,7 @@ from medsam2_atlas.studies import atlas_store, grow_studies_atlas, grown_atlas
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grow, "registration_config", lambda: QUICK)
+    monkeypatch.setattr(options, "registration_config", lambda: QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     folder = tmp_path_factory.mktemp("base")
     for name in ("a", "b", "c"):
         labelled(folder, name, PATIENT)
-    return build_atlas(find_references(folder), config=QUICK)
+    return build_atlas(find_references(folder), BuildOptions(registration=QUICK))
 
 
 def test_no_version_of_the_atlas_keeps_an_erased_study(tmp_path: Path, base: Atlas, quick: None) -> None:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from blocks import PATIENT, QUICK, labelled
 from fake_segmenters import FakeSegmenter, plain_models
-from medsam2_atlas.atlas import ReferenceFiles, build_atlas, find_references, grow_atlas
+from medsam2_atlas.atlas import BuildOptions, GrowthOptions, ReferenceFiles, build_atlas, find_references, grow_atlas
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.cli import app
 from medsam2_atlas.comparison import compare_studies
@@ -27,7 +27,7 @@ from medsam2_atlas.imaging.volume import Geometry, Volume, read_volume
 from medsam2_atlas.segmenters.base import Options, Provenance, Report, Segmentation
 from medsam2_atlas.segmenters.resources import Given
 from medsam2_atlas.storage import StudyFolder, WorkFolder
-from medsam2_atlas.studies import grow_studies_atlas
+from medsam2_atlas.studies import StudiesGrowthOptions, grow_studies_atlas
 from medsam2_atlas.unet import TrainingCase, unet_config
 from medsam2_atlas.unet.data import usable_cases
 
@@ -215,7 +215,7 @@ def test_the_sample_cts_are_accepted(references: list[ReferenceFiles], target: V
 def test_segment_refuses_an_offset_before_it_writes_anything_and_takes_a_rule(tmp_path: Path) -> None:
     ct = write(patient() + 1024, tmp_path / "ct.nii.gz")
     labelled(tmp_path / "references", "a", PATIENT)
-    build_atlas(find_references(tmp_path / "references"), config=QUICK).save(tmp_path / "atlas")
+    build_atlas(find_references(tmp_path / "references"), BuildOptions(registration=QUICK)).save(tmp_path / "atlas")
     out, report = tmp_path / "out.nii.gz", tmp_path / "report.json"
     words = [
         "segment",
@@ -270,10 +270,10 @@ def test_a_reference_in_other_values_is_left_out_by_name_or_corrected(tmp_path: 
         labelled(tmp_path, name, PATIENT)
     shift(tmp_path / "images" / "b.nii.gz", 1000)
     skipped: dict[str, str] = {}
-    atlas = build_atlas(find_references(tmp_path), config=QUICK, skipped=skipped)
+    atlas = build_atlas(find_references(tmp_path), BuildOptions(registration=QUICK), skipped=skipped)
     assert [reference.name for reference in atlas.references] == ["a"]
     assert "b.nii.gz: its values are 1000 too high" in skipped["b"]
-    both = build_atlas(find_references(tmp_path), config=QUICK, hu=AUTO)
+    both = build_atlas(find_references(tmp_path), BuildOptions(registration=QUICK, hu=AUTO))
     assert both.options["hu"] == "auto"
     assert both.options["hu_offsets"] == {"b": -1000.0}
     assert (both.references[0].picture == both.references[1].picture).all()
@@ -285,23 +285,23 @@ def test_a_growing_atlas_refuses_other_values_and_reads_its_finals_again_by_anot
         labelled(base, name, PATIENT)
     labelled(tmp_path, "c", PATIENT)
     shift(tmp_path / "images" / "c.nii.gz", 1000)
-    atlas, finals = build_atlas(find_references(base), config=QUICK), find_references(tmp_path)
-    assert "1000 too high" in grow_atlas(atlas, finals, config=QUICK).refused["c"]
-    unchecked = grow_atlas(atlas, finals, config=QUICK, trust=["c"], hu=AS_IS).atlas
-    grown = grow_atlas(unchecked, finals, config=QUICK, hu=AUTO)
+    atlas, finals = build_atlas(find_references(base), BuildOptions(registration=QUICK)), find_references(tmp_path)
+    assert "1000 too high" in grow_atlas(atlas, finals, GrowthOptions(registration=QUICK)).refused["c"]
+    unchecked = grow_atlas(atlas, finals, GrowthOptions(registration=QUICK, trust=["c"], hu=AS_IS)).atlas
+    grown = grow_atlas(unchecked, finals, GrowthOptions(registration=QUICK, hu=AUTO))
     assert grown.added == ("c",)
     assert grown.atlas.options["hu_offsets"] == {"c": -1000.0}
     assert unchecked.references[-1].picture.max() > 1000 > grown.atlas.references[-1].picture.max()
-    assert grow_atlas(grown.atlas, finals, config=QUICK, hu=AUTO).kept == ("a", "b", "c")
-    assert "c" in grow_atlas(grown.atlas, finals, config=QUICK).refused
-    report = grow_studies_atlas(WorkFolder(tmp_path / "work"), atlas, finals, hu=AUTO)
+    assert grow_atlas(grown.atlas, finals, GrowthOptions(registration=QUICK, hu=AUTO)).kept == ("a", "b", "c")
+    assert "c" in grow_atlas(grown.atlas, finals, GrowthOptions(registration=QUICK)).refused
+    report = grow_studies_atlas(WorkFolder(tmp_path / "work"), atlas, finals, StudiesGrowthOptions(hu=AUTO))
     assert report["hu"] == {"rule": "auto", "offsets": {"c": -1000.0}}
 
 
 def test_a_reference_that_agrees_with_no_other_is_warned_of(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         labelled(tmp_path, name, PATIENT)
-    atlas = build_atlas(find_references(tmp_path), config=QUICK)
+    atlas = build_atlas(find_references(tmp_path), BuildOptions(registration=QUICK))
     assert atlas.disagreeing == []
     first, *rest = atlas.references
     apart = replace(atlas, references=(first.with_agreement(dict.fromkeys(PATIENT, 0.01)), *rest))

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from medsam2_atlas.registration import Affine, WorkImage, mean_descriptors, registration_config
+from medsam2_atlas.registration.config import GroupConfig
 from medsam2_atlas.registration.deformable import deform
 from medsam2_atlas.registration.features import deformable_features, descriptors
 from medsam2_atlas.registration.mean_descriptors import STEPS_PER_UNIT
 
 SHAPE = (24, 26, 28)
 SPACING = 4.0
+CONFIG = registration_config()
 ROUNDING = 0.5 / STEPS_PER_UNIT
 
 
@@ -27,12 +29,13 @@ def body(middle: float = 56.0, seed: int = 0) -> WorkImage:
 
 
 def with_group(image: WorkImage, members: list[WorkImage], least: float = 0.2) -> WorkImage:
-    return replace(image, group=mean_descriptors(((m.hu, m.valid) for m in members), image, least))
+    config = CONFIG.model_copy(update={"group": GroupConfig.model_validate({"min_coverage": least})})
+    return replace(image, group=mean_descriptors(((m.hu, m.valid) for m in members), image, config))
 
 
 def test_the_squared_distance_to_all_is_that_to_the_mean_and_the_variance() -> None:
     members = [body(56 + 4 * n, n) for n in range(4)]
-    wanted, target = [descriptors(m.hu) for m in members], descriptors(body(48, 9).hu)
+    wanted, target = [descriptors(m.hu, CONFIG) for m in members], descriptors(body(48, 9).hu, CONFIG)
     template = with_group(members[0], members)
     assert template.group is not None
     mean = template.group.at(template.points(), otherwise=torch.full_like(target, torch.nan))
@@ -45,7 +48,7 @@ def test_where_too_few_show_a_place_its_own_descriptors_hold() -> None:
     whole = body()
     half = replace(whole, valid=whole.valid & (torch.arange(SHAPE[0]) < 12).view(-1, 1, 1))
     template = with_group(whole, [half, half, half, body(80)], least=0.5)
-    own = torch.full((len(descriptors(whole.hu)), *SHAPE), -1.0)
+    own = torch.full((len(descriptors(whole.hu, CONFIG)), *SHAPE), -1.0)
     assert template.group is not None
     found = template.group.at(template.points(), otherwise=own)
     assert (found[:, 13:] == -1).all()
@@ -57,19 +60,19 @@ def test_a_part_of_the_template_knows_the_same_descriptors(weight: float) -> Non
     template = with_group(body(), [body(60), body(64)])
     part = (slice(4, 20), slice(5, 20), slice(6, 22))
     crop = template.cropped(part)
-    whole = deformable_features(template.hu, template, template.points(), weight)
-    there = deformable_features(crop.hu, crop, crop.points(), weight)
+    config = CONFIG.model_copy(update={"class_weight": weight})
+    whole = deformable_features(template.hu, template, template.points(), config)
+    there = deformable_features(crop.hu, crop, crop.points(), config)
     assert len(whole) == (12 if weight == 0 else 17)
     assert torch.allclose(there, whole[(slice(None), *part)], atol=1e-4)
 
 
 @pytest.mark.parametrize("group_moves", [True, False])
 def test_registration_goes_where_the_group_is(group_moves: bool) -> None:
-    config = registration_config()
     template, target = with_group(body(56), [body(68), body(68, 1)]), body(56, 2)
     still = Affine(torch.eye(3), torch.zeros(3))
     fixed, moving = (target, template) if group_moves else (template, target)
-    transform = deform(fixed, moving, still, config)
+    transform = deform(fixed, moving, still, CONFIG)
     middle = 56.0 if group_moves else 68.0
     centre = fixed.origin + torch.tensor([[middle, 52.0, 48.0]])
     along, *across = (transform(centre) - centre)[0].tolist()

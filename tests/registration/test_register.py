@@ -79,8 +79,9 @@ def test_registration_is_deterministic(target: Volume, references: list[Referenc
 
 
 def test_the_descriptor_ignores_brightness_and_contrast() -> None:
+    features = registration_config().features
     image = torch.randn(12, 12, 12, generator=torch.Generator().manual_seed(0)) * 20
-    assert torch.allclose(mind_ssc(image), mind_ssc(image * 2 + 30), atol=1e-3)
+    assert torch.allclose(mind_ssc(image, features), mind_ssc(image * 2 + 30, features), atol=1e-3)
 
 
 def test_a_common_space_of_one_image_is_that_image(target: Volume) -> None:
@@ -101,6 +102,7 @@ def test_a_field_that_folds_is_smoothed_until_it_hardly_does() -> None:
     generator = torch.Generator().manual_seed(0)
     wild = Displacement(torch.randn(3, 24, 24, 24, generator=generator) * 6, torch.zeros(3), 4.0)
     assert wild.folding() > 0.05
-    assert _unfolded(wild).folding() <= 0.005
+    config = registration_config().deformable
+    assert _unfolded(wild, config).folding() <= 0.005
     calm = Displacement(wild.field * 0.01, wild.origin, wild.spacing)
-    assert _unfolded(calm) is calm
+    assert _unfolded(calm, config) is calm

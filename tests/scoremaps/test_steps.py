@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from blocks import PATIENT, QUICK, labelled
-from medsam2_atlas.atlas import Atlas, build_atlas, find_references
+from medsam2_atlas.atlas import Atlas, BuildOptions, build_atlas, find_references
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.volume import Volume, read_volume
 from medsam2_atlas.registration import Affine, Transform
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def blocks(folder: Path) -> Atlas:
-    atlas = build_atlas(find_references(folder), config=QUICK)
+    atlas = build_atlas(find_references(folder), BuildOptions(registration=QUICK))
     return with_thresholds(atlas, Thresholds({6: 0.35}, {6: 0.9}, "local", True, 2))
 
 

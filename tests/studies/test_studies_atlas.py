@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 
 from blocks import LEFT_KIDNEY, LIVER, PATIENT, QUICK, RIGHT_KIDNEY, labelled
-from medsam2_atlas.atlas import Atlas, build_atlas, find_references, grow
+from medsam2_atlas.atlas import Atlas, BuildOptions, build_atlas, find_references, options
 from medsam2_atlas.storage import WorkFolder
-from medsam2_atlas.studies import atlas_store, excluded_references, grow_studies_atlas, grown_atlas
+from medsam2_atlas.studies import StudiesGrowthOptions, atlas_store, excluded_references, grow_studies_atlas, grown_atlas
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grow, "registration_config", lambda: QUICK)
+    monkeypatch.setattr(options, "registration_config", lambda: QUICK)
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Atlas:
     for name in ("a", "b", "c"):
         labelled(tmp_path / "base", name, PATIENT)
-    return build_atlas(find_references(tmp_path / "base"), config=QUICK)
+    return build_atlas(find_references(tmp_path / "base"), BuildOptions(registration=QUICK))
 
 
 def test_what_is_excluded_stays_excluded_until_it_is_admitted_again(tmp_path: Path, base: Atlas, quick: None) -> None:
@@ -30,11 +30,11 @@ def test_what_is_excluded_stays_excluded_until_it_is_admitted_again(tmp_path: Pa
         labelled(tmp_path / "final", name, PATIENT)
     finals = find_references(tmp_path / "final")
     assert grown_atlas(work, base) is None
-    first = grow_studies_atlas(work, base, finals, exclude=["e"])
+    first = grow_studies_atlas(work, base, finals, StudiesGrowthOptions(exclude=["e"]))
     assert (first["added"], first["replaces"]) == (["d"], None)
     second = grow_studies_atlas(work, base, finals)
     assert (second["kept"], second["added"], second["excluded"]) == (["a", "b", "c", "d"], [], ["e"])
-    third = grow_studies_atlas(work, base, finals, include=["e"])
+    third = grow_studies_atlas(work, base, finals, StudiesGrowthOptions(include=["e"]))
     assert (third["added"], third["replaces"]) == (["e"], first["version"])
     assert excluded_references(work) == set()
     assert atlas_store(work).versions == [first["version"], third["version"]]
@@ -48,7 +48,7 @@ def test_another_base_starts_anew(tmp_path: Path, base: Atlas, quick: None) -> N
     labelled(tmp_path / "final", "d", PATIENT)
     finals = find_references(tmp_path / "final")
     grow_studies_atlas(work, base, finals)
-    other = build_atlas(find_references(tmp_path / "base")[:2], config=QUICK)
+    other = build_atlas(find_references(tmp_path / "base")[:2], BuildOptions(registration=QUICK))
     assert grown_atlas(work, other) is None
     report = grow_studies_atlas(work, other, finals)
     assert (report["references"], report["replaces"]) == (3, None)

@@ -9,7 +9,7 @@ from typing import Any
 from monailabel.interfaces.tasks.train import TrainTask
 
 from datastores.study_datastore import StudyDatastore
-from medsam2_atlas.studies import grow_studies_atlas
+from medsam2_atlas.studies import StudiesGrowthOptions, grow_studies_atlas
 from medsam2_atlas.studies.models import Models
 from tasks import replies
 from tasks.finals import learnable
@@ -44,18 +44,15 @@ class AtlasTrainTask(TrainTask):
     def __call__(self, request: dict[str, Any], datastore: StudyDatastore) -> dict[str, Any]:
         """Grows the atlas; tells what became of each label."""
         finals = learnable(datastore)
-        report = grow_studies_atlas(
-            self._models.work,
-            self._models.base_atlas(),
-            finals.files,
+        options = StudiesGrowthOptions(
             exclude=replies.names(request, "exclude"),
             include=replies.names(request, "include"),
             trust=replies.names(request, "trust"),
             rebuild=replies.flag(request, "rebuild"),
             hu=self._models.hu,
-            skipped=finals.problems,
-            progress=_logged,
         )
+        base = self._models.base_atlas()
+        report = grow_studies_atlas(self._models.work, base, finals.files, options, skipped=finals.problems, progress=_logged)
         for name, reason in report["refused"].items():
             log.warning("%s was refused as a reference: %s", name, reason)
         return report

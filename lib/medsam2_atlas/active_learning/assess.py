@@ -18,7 +18,7 @@ from medsam2_atlas.evaluation import dice_per_organ
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.prompting import Prompts
-from medsam2_atlas.registration import Transform, WorkImage
+from medsam2_atlas.registration import Transform, WorkImage, registration_config
 from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps
 
 
@@ -97,7 +97,9 @@ def disagreement(first: np.ndarray, second: np.ndarray) -> dict[int, float]:
 
 def strangeness(image: Volume, atlas: Atlas, scores: ScoreMaps) -> tuple[float, float]:
     """Distances (1 − correlation of small pictures in the common space) of a CT to the atlas and to its nearest reference."""
-    small = thumbnail_of(WorkImage.of(image, atlas.template.spacing), scores.inverse, atlas.template)
+    small = thumbnail_of(
+        WorkImage.of(image, atlas.template.spacing, registration_config().image), scores.inverse, atlas.template
+    )
     template = thumbnail_of(atlas.template, Transform(), atlas.template)
     return thumbnail_distance(small, template), novelty(small, atlas.references)
 

@@ -2,17 +2,24 @@
 
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
 from medsam2_atlas.atlas.build import build_atlas, find_references
+from medsam2_atlas.atlas.config import AtlasConfig, OutlierConfig, atlas_config
 from medsam2_atlas.atlas.grow import Growth, grow_atlas
+from medsam2_atlas.atlas.options import BuildOptions, GrowthOptions
 from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, novelty, thumbnail_distance, thumbnail_of
 from medsam2_atlas.atlas.store import AtlasStore, resolve_atlas
 
 __all__ = [
     "Atlas",
+    "AtlasConfig",
     "AtlasStore",
+    "BuildOptions",
     "Growth",
+    "GrowthOptions",
+    "OutlierConfig",
     "ProbabilityMap",
     "Reference",
     "ReferenceFiles",
+    "atlas_config",
     "build_atlas",
     "find_references",
     "grow_atlas",

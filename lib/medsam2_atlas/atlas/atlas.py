@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from medsam2_atlas.atlas.config import atlas_config
 from medsam2_atlas.atlas.reference import MAP_SPACING, Reference, map_shape
 from medsam2_atlas.base.errors import AtlasError
 from medsam2_atlas.base.files import replacing
@@ -22,8 +23,6 @@ from medsam2_atlas.imaging.labels import OrganTable, organ_table
 from medsam2_atlas.registration import MeanDescriptors, WorkImage
 
 FORMAT = 3
-_NO_AGREEMENT = 0.05
-"""Mean Dice below which a reference agrees with no other: its organs overlap with theirs by chance at most."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,14 @@ class Atlas:
 
     @property
     def disagreeing(self) -> list[str]:
-        """Names of references that agree with no other: their mean Dice with the rest is about 0 in the common space."""
+        """Names of references that agree with no other: their mean Dice with the rest is about 0 in the common space.
+
+        Raises:
+            InputError: `configs/atlas.yaml` does not hold valid parameters.
+        """
+        limit = atlas_config().min_agreement
         known = ((reference.name, list(reference.agreement.values())) for reference in self.references)
-        return [name for name, dice in known if dice and float(np.mean(dice)) < _NO_AGREEMENT]
+        return [name for name, dice in known if dice and float(np.mean(dice)) < limit]
 
     @cached_property
     def coverage(self) -> ProbabilityMap:

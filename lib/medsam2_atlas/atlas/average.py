@@ -1,4 +1,4 @@
-"""Averages references in the common space, and tells how well each agrees with the others.
+"""Averages references in the common space, and measures how well each agrees with the others.
 
 All sums are of whole numbers: adding a reference to an atlas and building it with that reference give the same maps.
 """
@@ -17,12 +17,12 @@ from medsam2_atlas.registration import WorkImage
 
 
 def probability_maps(references: Sequence[Reference], template: WorkImage, missing: MissingOrgan) -> dict[int, ProbabilityMap]:
-    """Mean share per organ over the references that cover a voxel and know the organ.
+    """Returns the mean share per organ over the references that cover a voxel and know the organ.
 
     Args:
         references: of one common space.
         template: of that space.
-        missing: whether an organ that a reference lacks is not annotated ("unknown") or not there ("absent").
+        missing: whether an organ that a reference lacks is not annotated ("unknown") or not present ("absent").
     """
     shape = map_shape(template)
     covers = [reference.covers(shape) for reference in references]
@@ -40,7 +40,7 @@ def probability_maps(references: Sequence[Reference], template: WorkImage, missi
 
 
 def with_agreements(references: Sequence[Reference], template: WorkImage, missing: MissingOrgan) -> tuple[Reference, ...]:
-    """The references with their `agreement`: Dice of each organ with the mean of all others, thresholded at one half.
+    """Returns the references with their `agreement`: Dice of each organ with the mean of all others, thresholded at one half.
 
     Only within the reference's own field of view. Organs that no other reference has annotated are left out.
     """
@@ -62,7 +62,7 @@ def with_agreements(references: Sequence[Reference], template: WorkImage, missin
 
 
 def consensus(references: Sequence[Reference], k: int, shape: tuple[int, int, int], missing: MissingOrgan) -> np.ndarray:
-    """Where at least half of the references that cover a voxel and know an organ have it, bool on the map grid."""
+    """Returns where half or more of the references that cover a voxel and know an organ have it, bool on the map grid."""
     return _majority(*_sums(references, [r.covers(shape) for r in references], k, shape, missing))
 
 
@@ -74,7 +74,7 @@ def _majority(total: np.ndarray, seen: np.ndarray) -> np.ndarray:
 def _sums(
     references: Sequence[Reference], covers: Sequence[np.ndarray], k: int, shape: tuple[int, int, int], missing: MissingOrgan
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of an organ's shares, and number of references that cover each voxel and know the organ."""
+    """Returns the sum of an organ's shares, and the number of references that cover each voxel and know the organ."""
     total, seen = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     for reference, covered in zip(references, covers, strict=True):
         if k in reference.organs or missing == "absent":

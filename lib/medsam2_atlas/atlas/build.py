@@ -14,16 +14,15 @@ import torch
 
 from medsam2_atlas.atlas.atlas import Atlas
 from medsam2_atlas.atlas.average import probability_maps, with_agreements
-from medsam2_atlas.atlas.reference import NOWHERE, Reference, ReferenceFiles, warp_reference
+from medsam2_atlas.atlas.options import BuildOptions
+from medsam2_atlas.atlas.reading import AnnotatedCT, Snapshots, read_annotated
+from medsam2_atlas.atlas.reference import NOWHERE, Reference, ReferenceFiles
+from medsam2_atlas.atlas.warp import warp_reference
 from medsam2_atlas.base.choices import MissingOrgan
 from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, problem_of
 from medsam2_atlas.base.progress import Progress, silent
-from medsam2_atlas.imaging.hounsfield import CHECK, HuRule, to_hu
 from medsam2_atlas.imaging.kinds import SUFFIXES, not_taken, suffix_in
-from medsam2_atlas.imaging.labels import OrganTable, organ_table
-from medsam2_atlas.imaging.volume import read_labels, read_volume
 from medsam2_atlas.registration import (
-    LEAST_COVERAGE,
     CommonSpace,
     MeanDescriptors,
     RegistrationConfig,
@@ -31,7 +30,6 @@ from medsam2_atlas.registration import (
     WorkImage,
     build_common_space,
     mean_descriptors,
-    registration_config,
 )
 
 log = logging.getLogger(__name__)
@@ -91,26 +89,19 @@ def find_references(folder: Path, skipped: dict[str, str] | None = None) -> list
 
 def build_atlas(
     references: Sequence[ReferenceFiles],
+    options: BuildOptions | None = None,
     *,
-    missing: MissingOrgan = "unknown",
-    config: RegistrationConfig | None = None,
-    table: OrganTable | None = None,
-    hu: HuRule = CHECK,
     skipped: dict[str, str] | None = None,
     progress: Progress = silent,
 ) -> Atlas:
-    """Registers the references into one common space and averages their labels there.
+    """Registers the references into one common space and averages their labels there. Each file is read once.
 
     Args:
         references: annotated CTs; whole or partial fields of view and label sets are welcome.
-        missing: what it means that a label map lacks an organ: not annotated, so the reference is left out of that
-            organ's average ("unknown"), or truly not there ("absent").
-        config: registration parameters; those of `configs/registration.yaml` by default.
-        table: the organs; those of `configs/labels.yaml` by default.
-        hu: how the values of the CTs become HU.
+        options: how the atlas is built.
         skipped: filled with the reason why a reference cannot be used, by name; such references are left out. Without it,
             the first one raises its error.
-        progress: told stages and shares.
+        progress: called with stage and fraction completed.
 
     Raises:
         InputError: a file that cannot be used.
@@ -118,60 +109,61 @@ def build_atlas(
     """
     if not references:
         raise AtlasError("atlas", "has no references.", "Name at least one annotated CT.")
-    config, table = config or registration_config(), table or organ_table()
-    used: list[ReferenceFiles] = []
-    images: list[WorkImage] = []
-    offsets: dict[str, float] = {}
-    for number, files in enumerate(references):
-        try:
-            image = read_reference(files, config, table, hu, offsets)
-        except Exception as error:  # noqa: BLE001 - one bad reference must not stop the building
-            skip(files.name, error, skipped)
-        else:
-            used.append(files)
-            images.append(image)
-        progress("reading references", (number + 1) / len(references))
-    if not used:
-        raise _unusable(skipped)
-    space = _common_space(used, images, config, skipped, progress)
+    options = options or BuildOptions()
+    cases = _read(references, options, skipped, progress)
+    space = _common_space(cases, options.registration, skipped, progress)
     template = replace(space.template, hu=space.template.hu.round())  # as it is stored
     warped: list[Reference] = []
-    for number, (files, image, transform) in enumerate(zip(used, images, space.transforms, strict=True)):
+    for number, (case, transform) in enumerate(zip(cases, space.transforms, strict=True)):
         try:
-            warped.append(warp_reference(files, image, transform, template))
+            warped.append(warp_reference(case, transform, template))
         except Exception as error:  # noqa: BLE001 - one bad reference must not stop the building
-            skip(files.name, error, skipped)
-        progress("averaging labels", (number + 1) / len(used))
+            skip(case.name, error, skipped)
+        progress("averaging labels", (number + 1) / len(cases))
     if not warped:
         raise _unusable(skipped)
-    template = replace(template, group=group_of(warped, template))
-    options = {"missing": missing, "registration": config.model_dump(mode="json"), "hu": str(hu), "hu_offsets": offsets}
-    return assemble(template, warped, options)
+    template = replace(template, group=group_of(warped, template, options.registration))
+    stored = {
+        "missing": options.missing,
+        "registration": options.registration.record(),
+        "hu": str(options.hu),
+        "hu_offsets": {case.name: case.hu_offset for case in cases if case.hu_offset},
+    }
+    return assemble(template, warped, stored)
+
+
+def _read(
+    references: Sequence[ReferenceFiles], options: BuildOptions, skipped: dict[str, str] | None, progress: Progress
+) -> list[AnnotatedCT]:
+    """Returns the references that can be read; see `build_atlas`."""
+    cases: list[AnnotatedCT] = []
+    for number, files in enumerate(references):
+        try:
+            cases.append(read_annotated(files, options.registration, options.table, options.hu, Snapshots()))
+        except Exception as error:  # noqa: BLE001 - one bad reference must not stop the building
+            skip(files.name, error, skipped)
+        progress("reading references", (number + 1) / len(references))
+    return cases
 
 
 def _common_space(
-    used: list[ReferenceFiles],
-    images: list[WorkImage],
-    config: RegistrationConfig,
-    skipped: dict[str, str] | None,
-    progress: Progress,
+    cases: list[AnnotatedCT], registration: RegistrationConfig, skipped: dict[str, str] | None, progress: Progress
 ) -> CommonSpace:
-    """Returns the common space of the images that can be registered; removes the others from both lists.
+    """Returns the common space of the cases that can be registered; removes the others from the list.
 
     Raises:
         AtlasError: none can be registered.
     """
-    while images:
+    while cases:
         try:
-            return build_common_space(images, config, progress=progress)
+            return build_common_space([case.work for case in cases], registration, progress=progress)
         except UnregisteredError as failure:
-            images.pop(failure.number)
-            skip(used.pop(failure.number).name, failure.reason, skipped)
+            skip(cases.pop(failure.number).name, failure.reason, skipped)
     raise _unusable(skipped)
 
 
-def _told(problems: Mapping[str, str], most: int = 5) -> str:
-    return " ".join(f"{name}: {problem}" for name, problem in list(problems.items())[:most])
+def _told(problems: Mapping[str, str], max_count: int = 5) -> str:
+    return " ".join(f"{name}: {problem}" for name, problem in list(problems.items())[:max_count])
 
 
 def _unusable(skipped: dict[str, str] | None) -> AtlasError:
@@ -190,43 +182,24 @@ def skip(name: str, error: Exception, skipped: dict[str, str] | None) -> None:
 
 
 def assemble(template: WorkImage, references: Sequence[Reference], options: Mapping[str, Any]) -> Atlas:
-    """An atlas of references that are in its common space already.
+    """Returns an atlas of references that are in its common space already.
 
     Raises:
         AtlasError: no organ is labelled in any.
     """
-    missing: MissingOrgan = "absent" if options.get("missing") == "absent" else "unknown"
+    missing = missing_of(options)
     maps = probability_maps(references, template, missing)
     if not maps:
         raise AtlasError("atlas", "would be empty: no reference has a labelled organ.")
     return Atlas(template, maps, with_agreements(references, template, missing), dict(options))
 
 
-def group_of(references: Sequence[Reference], template: WorkImage) -> MeanDescriptors:
-    """What references look like in their common space. It is made once, with the space: as the atlas grows, it stays."""
+def missing_of(options: Mapping[str, Any]) -> MissingOrgan:
+    """Returns what an atlas takes an organ for that a reference lacks, from the atlas' options."""
+    return "absent" if options.get("missing") == "absent" else "unknown"
+
+
+def group_of(references: Sequence[Reference], template: WorkImage, registration: RegistrationConfig) -> MeanDescriptors:
+    """Returns what references look like in their common space. It is made with the space: as the atlas grows, it stays."""
     pictures = (torch.from_numpy(reference.picture.astype(np.float32)) for reference in references)
-    return mean_descriptors(((picture, picture > NOWHERE) for picture in pictures), template, LEAST_COVERAGE)
-
-
-def read_reference(
-    files: ReferenceFiles,
-    config: RegistrationConfig,
-    table: OrganTable,
-    hu: HuRule = CHECK,
-    offsets: dict[str, float] | None = None,
-) -> WorkImage:
-    """Returns the CT of a reference on its working grid, after a check of its label map.
-
-    `offsets` is filled with the number that was added to its values, by name, if that is not 0.
-
-    Raises:
-        InputError: a file that cannot be used, values that are no HU, an empty label map, or labels that the organ table
-            lacks.
-    """
-    image = read_volume(files.image)
-    label = read_labels(files.label, image)
-    table.check(files.label, np.unique(label.array).tolist())
-    image = to_hu(image, hu)
-    if offsets is not None and image.hu is not None and image.hu["offset"]:
-        offsets[files.name] = image.hu["offset"]
-    return WorkImage.of(image, config.spacing)
+    return mean_descriptors(((picture, picture > NOWHERE) for picture in pictures), template, registration)

@@ -1,41 +1,36 @@
-"""Lets an atlas grow by labels that people sign off: only new references are registered, bad ones are refused."""
+"""Lets an atlas grow by labels that people sign off: only new references are registered, bad ones are refused.
+
+Each file is read once: of a reference that the atlas may have already, to compare its checksum; of a new one, to decode it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from medsam2_atlas.atlas.atlas import Atlas
-from medsam2_atlas.atlas.build import assemble, build_atlas, read_reference, skip
+from medsam2_atlas.atlas.build import assemble, build_atlas, missing_of, skip
+from medsam2_atlas.atlas.options import GrowthOptions
 from medsam2_atlas.atlas.outlier import outlying
-from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, warp_reference
-from medsam2_atlas.base.choices import MissingOrgan
-from medsam2_atlas.base.errors import problem_of
-from medsam2_atlas.base.files import sha256
+from medsam2_atlas.atlas.reading import AnnotatedCT, Snapshots, read_annotated
+from medsam2_atlas.atlas.reference import Reference, ReferenceFiles
+from medsam2_atlas.atlas.warp import warp_reference
+from medsam2_atlas.base.errors import InputError, problem_of
 from medsam2_atlas.base.progress import Progress, silent
-from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
-from medsam2_atlas.imaging.labels import OrganTable, organ_table
-from medsam2_atlas.registration import (
-    RegistrationCache,
-    RegistrationConfig,
-    Transform,
-    WorkImage,
-    register,
-    registration_config,
-)
+from medsam2_atlas.imaging.hounsfield import CHECK
+from medsam2_atlas.registration import Transform, WorkImage, register
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Growth:
-    """What became of the references that were offered.
+    """What became of the references that were available.
 
-    refused: name to reason: outlying references, and cases that cannot be used. kept: references that the atlas already had
-    with the same labels.
+    refused: name to reason: outliers, and cases that cannot be used. kept: references that the atlas already had with the same
+    labels.
     """
 
     atlas: Atlas
@@ -46,132 +41,135 @@ class Growth:
 
 
 def grow_atlas(
-    base: Atlas | None,
-    finals: Sequence[ReferenceFiles],
-    *,
-    exclude: Collection[str] = (),
-    trust: Collection[str] = (),
-    config: RegistrationConfig | None = None,
-    table: OrganTable | None = None,
-    hu: HuRule = CHECK,
-    cache: RegistrationCache | None = None,
-    strict: bool = False,
-    progress: Progress = silent,
+    base: Atlas | None, finals: Sequence[ReferenceFiles], options: GrowthOptions | None = None, progress: Progress = silent
 ) -> Growth:
-    """The atlas of a base's references and of all labels that are signed off now.
+    """Returns the atlas of a base's references and of all labels that are signed off now.
 
     The common space stays, so that registrations of targets stay valid. References that `base` has already with the same
-    labels are not registered again; those of origin `final` that are no longer offered leave it.
+    labels are not registered again; those of origin `final` that are no longer available leave it.
 
     Args:
-        base: the atlas so far, whose own references stay; without one, an atlas is built from `finals` and the outlying
-            ones among them are left out.
+        base: the atlas so far, whose own references stay; without one, an atlas is built from `finals` and the outliers among
+            them are left out.
         finals: annotated CTs.
-        exclude: names that are not to be references, of the base too.
-        trust: names that are taken even if they lie apart from the others.
-        config: registration parameters; those of `configs/registration.yaml` by default.
-        table: the organs; those of `configs/labels.yaml` by default.
-        hu: how the values of the CTs become HU. If the atlas grew by another rule, its final references are read again.
-        cache: where registrations are kept, so that a relabelled or once refused case is not registered again.
-        strict: raise the error of the first case that cannot be used; outlying references are refused all the same.
-        progress: told stages and shares.
+        options: how it grows.
+        progress: called with stage and fraction completed.
 
     Raises:
         AtlasError: nothing would be left.
-        MedSAM2AtlasError: if `strict`, a case that cannot be used.
+        MedSAM2AtlasError: if `options.strict`, a case that cannot be used.
     """
-    config, table = config or registration_config(), table or organ_table()
-    offered = [files for files in finals if files.name not in exclude]
+    options = options or GrowthOptions()
+    available = [files for files in finals if files.name not in options.exclude]
     if base is None:
-        return _first_atlas(offered, trust, config, table, hu, strict, progress)
-    missing: MissingOrgan = "absent" if base.options.get("missing") == "absent" else "unknown"
-    refused: dict[str, str] = {}
-    offered, sums = _checksums(offered, None if strict else refused)
-    images = {files.name: files.image for files in offered}
-    same_values = base.options.get("hu", str(CHECK)) == str(hu)
-    keep = [
-        reference
-        for reference in base.references
-        if reference.name not in exclude
-        and (same_values or reference.origin == "base")
-        and sums.get(reference.name, reference.sha256 if reference.origin == "base" else "") == reference.sha256
-        and (reference.origin == "base" or _same_image(reference, images[reference.name]))
-    ]
+        return _first_atlas(available, options, progress)
+    snapshots, refused = Snapshots(), dict[str, str]()
+    available = _readable(available, base, snapshots, None if options.strict else refused)
+    keep = _kept(base, available, options, snapshots)
     have = {reference.name for reference in keep}
     added: list[Reference] = []
-    offsets = {name: offset for name, offset in base.options.get("hu_offsets", {}).items() if name in have}
-    fresh = [files for files in offered if files.name not in have]
+    offsets = dict(base.options.get("hu_offsets", {}))
+    fresh = [files for files in available if files.name not in have]
     for number, files in enumerate(fresh):
         try:
-            image = read_reference(files, config, table, hu, offsets)
-            transform = _registered(image, base, config, cache)
-            reference = warp_reference(files, image, transform, base.template, "final")
-            reason = "" if files.name in trust else outlying(reference, keep, base.template, missing, table)
+            case = read_annotated(files, options.registration, options.table, options.hu, snapshots)
+            reference, reason = _registered(case, base, keep, options)
         except Exception as error:  # noqa: BLE001 - one bad case must not keep the others out
-            skip(files.name, error, None if strict else refused)
+            skip(files.name, error, None if options.strict else refused)
         else:
             if reason:
                 refused[files.name] = reason
                 log.warning("%s is refused as a reference: %s", files.name, reason)
             else:
                 added.append(reference)
+                offsets[files.name] = case.hu_offset
         progress("new references", (number + 1) / len(fresh))
     now = {reference.name for reference in (*keep, *added)}
-    options = base.options | {"hu": str(hu), "hu_offsets": {k: v for k, v in offsets.items() if k in now}}
-    atlas = assemble(base.template, [*keep, *added], options)
+    offsets = {name: offset for name, offset in offsets.items() if name in now and offset}
+    atlas = assemble(base.template, [*keep, *added], base.options | {"hu": str(options.hu), "hu_offsets": offsets})
     removed = tuple(reference.name for reference in base.references if reference.name not in now)
     return Growth(atlas, tuple(r.name for r in added), tuple(r.name for r in keep), removed, refused)
 
 
-def _checksums(
-    offered: Sequence[ReferenceFiles], refused: dict[str, str] | None
-) -> tuple[list[ReferenceFiles], dict[str, str]]:
-    """Returns the labels that can be read, and their checksums by name; records the others as refused, or raises."""
-    readable, sums = [], {}
-    for files in offered:
+def _readable(
+    available: Sequence[ReferenceFiles], base: Atlas, snapshots: Snapshots, refused: dict[str, str] | None
+) -> list[ReferenceFiles]:
+    """Returns the cases but those of known names whose label cannot be read; records these as refused, or raises.
+
+    Labels of known names are hashed here, to be compared; those of new names when they are decoded.
+    """
+    known = {reference.name for reference in base.references}
+    readable = []
+    for files in available:
         try:
-            sums[files.name] = sha256(files.label)
+            if files.name in known:
+                snapshots.of(files.label)
             readable.append(files)
-        except OSError as error:
+        except (OSError, InputError) as error:
             skip(files.name, error, refused)
-    return readable, sums
+    return readable
 
 
-def _same_image(reference: Reference, image: Path) -> bool:
-    """Returns whether an image file is the one that a reference was made of, as far as that is known."""
+def _kept(base: Atlas, available: Sequence[ReferenceFiles], options: GrowthOptions, snapshots: Snapshots) -> list[Reference]:
+    """Returns the references that stay as they are."""
+    files = {case.name: case for case in available}
+    same_values = base.options.get("hu", str(CHECK)) == str(options.hu)
+    return [
+        reference
+        for reference in base.references
+        if reference.name not in options.exclude
+        and (same_values or reference.origin == "base")
+        and _same_files(reference, files, snapshots)
+    ]
+
+
+def _same_files(reference: Reference, available: Mapping[str, ReferenceFiles], snapshots: Snapshots) -> bool:
+    """Returns whether a reference is available with the files that it was made of, as far as that is known."""
+    files = available.get(reference.name)
+    if files is None:
+        return reference.origin == "base"
     try:
-        return not (reference.image_sha256 and image.is_file()) or reference.image_sha256 == sha256(image)
-    except OSError:
+        if snapshots.of(files.label).sha256 != reference.sha256:
+            return False
+        if reference.origin == "base" or not (reference.image_sha256 and files.image.is_file()):
+            return True
+        return snapshots.of(files.image).sha256 == reference.image_sha256
+    except (OSError, InputError):
         return False  # reading it raises the error again, for the report
 
 
-def _registered(image: WorkImage, base: Atlas, config: RegistrationConfig, cache: RegistrationCache | None) -> Transform:
-    if cache is None:
-        return register(base.template, image, config)
-    key = hashlib.sha256(image.hu.numpy().tobytes() + image.origin.numpy().tobytes() + config.model_dump_json().encode())
-    name = f"{base.template_version}-references/{key.hexdigest()[:20]}"
-    return cache.get(name, lambda: register(base.template, image, config))
+def _registered(case: AnnotatedCT, base: Atlas, keep: Sequence[Reference], options: GrowthOptions) -> tuple[Reference, str]:
+    """Returns what a case gives to the atlas, and why it is refused; empty if it is not."""
+    transform = _transform(case.work, base, options)
+    reference = warp_reference(case, transform, base.template, "final")
+    if case.name in options.trust:
+        return reference, ""
+    limits = options.config.outlier
+    return reference, outlying(reference, keep, base.template, missing_of(base.options), options.table, limits)
 
 
-def _first_atlas(
-    offered: Sequence[ReferenceFiles],
-    trust: Collection[str],
-    config: RegistrationConfig,
-    table: OrganTable,
-    hu: HuRule,
-    strict: bool,
-    progress: Progress,
-) -> Growth:
-    """Builds from signed-off labels alone; those that turn out to lie apart are left out of the averages."""
+def _transform(image: WorkImage, base: Atlas, options: GrowthOptions) -> Transform:
+    def make() -> Transform:
+        return register(base.template, image, options.registration)
+
+    if options.cache is None:
+        return make()
+    identity = options.registration.identity.encode()
+    key = hashlib.sha256(image.hu.numpy().tobytes() + image.origin.numpy().tobytes() + identity)
+    return options.cache.get(f"{base.template_version}-references/{key.hexdigest()[:20]}", make)
+
+
+def _first_atlas(available: Sequence[ReferenceFiles], options: GrowthOptions, progress: Progress) -> Growth:
+    """Builds from signed-off labels alone; those that turn out to be outliers are left out of the averages."""
     refused: dict[str, str] = {}
-    atlas = build_atlas(offered, config=config, table=table, hu=hu, skipped=None if strict else refused, progress=progress)
+    atlas = build_atlas(available, options.build, skipped=None if options.strict else refused, progress=progress)
     references = [_as_final(reference) for reference in atlas.references]
-    missing: MissingOrgan = "unknown"
     for reference in list(references):
         others = [other for other in references if other is not reference]
         try:
-            alone = reference.name in trust or len(others) < 2
-            reason = "" if alone else outlying(reference, others, atlas.template, missing, table)
+            alone = reference.name in options.trust or len(others) < 2
+            limits = options.config.outlier
+            reason = "" if alone else outlying(reference, others, atlas.template, "unknown", options.table, limits)
         except Exception as error:  # noqa: BLE001 - one bad case must not keep the others out
             reason = problem_of(error)
         if reason:

@@ -1,4 +1,4 @@
-"""Tells references that would spoil an atlas: swapped or wrong labels, a registration gone astray, bad outlines."""
+"""Finds references that would spoil an atlas: swapped or wrong labels, a failed registration, bad outlines."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from medsam2_atlas.atlas.average import consensus, with_agreements
+from medsam2_atlas.atlas.config import OutlierConfig, atlas_config
 from medsam2_atlas.atlas.reference import MAP_SPACING, Reference, map_shape
 from medsam2_atlas.base.choices import MissingOrgan
 from medsam2_atlas.imaging.labels import OrganTable, organ_table
 from medsam2_atlas.registration import WorkImage
 
-_SPREADS = 4.0
-_LEAST_SPREAD_DICE = 0.06
-_LEAST_MM = 60.0
-_MOSTLY = 0.5
-_HARDLY = 0.1
+_NORMAL = 1.4826
+"""Standard deviation of a normal distribution in units of its median absolute deviation."""
 
 
 def outlying(
@@ -25,36 +23,45 @@ def outlying(
     template: WorkImage,
     missing: MissingOrgan = "unknown",
     table: OrganTable | None = None,
+    limits: OutlierConfig | None = None,
 ) -> str:
-    """Why a reference lies apart from the others after registration; empty where it does not, or fewer than two others.
+    """Returns why a reference is an outlier after registration; empty if it is none, or if there are fewer than two others.
 
-    Each look is at what the reference's field of view covers, so that an organ cut by the end of a scan is held against the
-    same part of the others:
+    Each check is limited to the reference's field of view, so that an organ cut by the end of a scan is compared with the same
+    part of the others:
 
     1. two organs that lie in each other's place: labels were swapped;
-    2. an organ far from its place: another label, or a registration gone astray. The limit is the others' median distance
-       and four robust deviations, at least 60 mm, since a bladder or a stomach is not always where others have theirs;
-    3. a mean Dice with the others' consensus far below theirs: bad outlines. The limit is their median less four robust
-       deviations, each at least 0.06.
+    2. an organ far from its place: another label, or a failed registration. The limit is the others' median distance and some
+       robust deviations, and at least `min_distance`, since a bladder or a stomach is not always where others have theirs;
+    3. a mean Dice with the others' consensus far below theirs: bad outlines. The limit is their median less as many robust
+       deviations, each at least `min_spread`.
 
     Args:
         reference: the one in question.
         others: those that are trusted, of the same common space.
         template: of that space.
         missing: see `probability_maps`.
-        table: names of the organs.
+        table: names of the organs; those of `configs/labels.yaml` by default.
+        limits: those of `configs/atlas.yaml` by default.
     """
     if len(others) < 2:
         return ""
-    table = table or organ_table()
+    table, limits = table or organ_table(), limits or atlas_config().outlier
     shape = map_shape(template)
     masks = {k: reference.mask(k, shape) for k in reference.shares}
     places = {k: consensus(others, k, shape, missing) & reference.covers(shape) for k in {*masks} & _shared(others)}
-    return (
-        _swapped(masks, places, table)
-        or _misplaced(masks, places, others, shape, missing, table)
-        or _badly_outlined(reference, others, template, missing)
-    )
+    swapped = _swapped(masks, places, table, limits)
+    if swapped:
+        return swapped
+    for k, place in places.items():
+        distance = _distance(masks[k], place)
+        if distance is not None and distance > limits.min_distance:
+            usual = _usual_distances(k, others, shape, missing)
+            limit = max(limits.min_distance, _median(usual) + limits.spreads * _spread(usual))
+            if distance > limit:
+                place_of = f"its {table[k].display} lies {distance:.0f} mm from where the other references have it"
+                return f"{place_of} (limit {limit:.0f} mm): wrong label?"
+    return _badly_outlined(reference, others, template, missing, limits)
 
 
 def _shared(references: Sequence[Reference]) -> set[int]:
@@ -66,10 +73,11 @@ def _shared(references: Sequence[Reference]) -> set[int]:
     return {k for k, n in counts.items() if n > 1}
 
 
-def _swapped(masks: dict[int, np.ndarray], places: dict[int, np.ndarray], table: OrganTable) -> str:
+def _swapped(masks: dict[int, np.ndarray], places: dict[int, np.ndarray], table: OrganTable, limits: OutlierConfig) -> str:
     def lies_in(a: int, b: int) -> bool:
         size = max(1, int(masks[a].sum()))
-        return (masks[a] & places[b]).sum() > _MOSTLY * size and (masks[a] & places[a]).sum() < _HARDLY * size
+        inside, left = (masks[a] & places[b]).sum(), (masks[a] & places[a]).sum()
+        return bool(inside > limits.swapped_inside * size and left < limits.swapped_left * size)
 
     for a in places:
         for b in places:
@@ -78,33 +86,28 @@ def _swapped(masks: dict[int, np.ndarray], places: dict[int, np.ndarray], table:
     return ""
 
 
-def _misplaced(
-    masks: dict[int, np.ndarray],
-    places: dict[int, np.ndarray],
-    others: Sequence[Reference],
-    shape: tuple[int, int, int],
-    missing: MissingOrgan,
-    table: OrganTable,
+def _usual_distances(k: int, others: Sequence[Reference], shape: tuple[int, int, int], missing: MissingOrgan) -> np.ndarray:
+    """Returns how far an organ of each other reference lies from where the rest of them have it, in mm."""
+    found = []
+    for other in others:
+        if k in other.shares:
+            rest = consensus([r for r in others if r is not other], k, shape, missing) & other.covers(shape)
+            found.append(_distance(other.mask(k, shape), rest))
+    return np.array([distance for distance in found if distance is not None])
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.median(values)) if len(values) else 0.0
+
+
+def _spread(values: np.ndarray) -> float:
+    """Returns the robust standard deviation."""
+    return _NORMAL * float(np.median(np.abs(values - np.median(values)))) if len(values) else 0.0
+
+
+def _badly_outlined(
+    reference: Reference, others: Sequence[Reference], template: WorkImage, missing: MissingOrgan, limits: OutlierConfig
 ) -> str:
-    for k, place in places.items():
-        away = _distance(masks[k], place)
-        if away is None or away <= _LEAST_MM:
-            continue
-        usual = []
-        for other in others:
-            if k in other.shares:
-                rest = consensus([r for r in others if r is not other], k, shape, missing) & other.covers(shape)
-                usual.append(_distance(other.mask(k, shape), rest))
-        known = np.array([d for d in usual if d is not None])
-        spread = 1.4826 * float(np.median(np.abs(known - np.median(known)))) if len(known) else 0.0
-        limit = max(_LEAST_MM, float(np.median(known)) + _SPREADS * spread if len(known) else 0.0)
-        if away > limit:
-            name = table[k].display
-            return f"its {name} lies {away:.0f} mm from where the other references have it (limit {limit:.0f} mm): wrong label?"
-    return ""
-
-
-def _badly_outlined(reference: Reference, others: Sequence[Reference], template: WorkImage, missing: MissingOrgan) -> str:
     organs = with_agreements([*others, reference], template, missing)[-1].agreement
     # The others are judged among themselves, and by the same organs: small ones never agree as large ones do.
     scores = [[r.agreement[k] for k in organs if k in r.agreement] for r in with_agreements(others, template, missing)]
@@ -112,21 +115,20 @@ def _badly_outlined(reference: Reference, others: Sequence[Reference], template:
     if not organs or len(rest) < 2:
         return ""
     mine = float(np.mean(list(organs.values())))
-    spread = max(_LEAST_SPREAD_DICE, 1.4826 * float(np.median(np.abs(rest - np.median(rest)))))
-    limit = float(np.median(rest)) - _SPREADS * spread
+    limit = _median(rest) - limits.spreads * max(limits.min_spread, _spread(rest))
     if mine >= limit:
         return ""
     return f"its organs agree with the other references to a mean Dice of {mine:.2f} only (limit {limit:.2f})"
 
 
 def _distance(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Between the centres of two masks on the map grid, in mm."""
+    """Returns the distance between the centres of two masks on the map grid, in mm; None if one is empty."""
     if not first.any() or not second.any():
         return None
     return float(np.linalg.norm(_centre(first) - _centre(second))) * MAP_SPACING
 
 
 def _centre(mask: np.ndarray) -> np.ndarray:
-    """Centre of a mask in voxels, (z, y, x)."""
+    """Returns the centre of a mask in voxels, (z, y, x)."""
     profiles = [mask.sum(tuple(a for a in range(3) if a != axis)) for axis in range(3)]
     return np.array([np.average(np.arange(len(p)), weights=p) for p in profiles])

@@ -1,4 +1,4 @@
-"""What one annotated CT gives to an atlas, in the common space: its labels, its field of view, a small picture of it."""
+"""References: annotated CTs in the common space, with their labels, their field of view, and a small picture."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from medsam2_atlas.base.files import replacing, sha256
+from medsam2_atlas.atlas.config import ThumbnailConfig, atlas_config
+from medsam2_atlas.base.files import replacing
 from medsam2_atlas.imaging.cropped_map import CroppedMap
-from medsam2_atlas.imaging.masks import occupied
-from medsam2_atlas.imaging.volume import Volume, read_labels
 from medsam2_atlas.registration import Transform, WorkImage, grid_points
 
 MAP_SPACING = 3.0
+"""Spacing in mm of the grid of shares and probability maps. Part of the stored form: atlases do not name it."""
 THUMBNAIL_SPACING = 12.0
+"""Spacing in mm of the grid of thumbnails. Part of the stored form."""
 HALF = 128
+"""Half of a voxel, of the 255 that a share of all of it has."""
 NOWHERE = -32768
 """Stands in pictures for places where a CT has no voxel."""
-_CHUNK = 1 << 19
 
 Origin = Literal["base", "final"]
 
@@ -79,16 +79,16 @@ class Reference:
 
     @property
     def file_name(self) -> str:
-        """Of the file that holds it: the same for the same labels of the same image."""
+        """Name of its file: the same for the same labels of the same image."""
         parts = [self.name, self.sha256, *([self.image_sha256] if self.image_sha256 else [])]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20] + ".npz"
 
     def covers(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Its field of view, bool on the map grid of that shape."""
+        """Returns its field of view, bool on the map grid of that shape."""
         return np.unpackbits(self.covered, count=int(np.prod(shape))).reshape(shape).astype(bool)
 
     def mask(self, organ: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Where at least half of a voxel belongs to an organ, bool on the map grid of that shape."""
+        """Returns where half or more of a voxel belongs to an organ, bool on the map grid of that shape."""
         mask = np.zeros(shape, bool)
         share = self.shares.get(organ)
         if share is not None:
@@ -96,11 +96,11 @@ class Reference:
         return mask
 
     def with_agreement(self, agreement: dict[int, float]) -> Reference:
-        """The same with other agreement."""
+        """Returns a copy with other agreement."""
         return replace(self, agreement=agreement)
 
     def describe(self) -> dict[str, Any]:
-        """What `atlas.json` holds of it."""
+        """Returns its entry in `atlas.json`."""
         return {
             "name": self.name,
             "sha256": self.sha256,
@@ -152,7 +152,7 @@ class Reference:
 
 
 def map_shape(template: WorkImage) -> tuple[int, int, int]:
-    """Shape (z, y, x) of the grid of shares and probability maps over a template."""
+    """Returns the shape (z, y, x) of the grid of shares and probability maps over a template."""
     return _shape_at(template, MAP_SPACING)
 
 
@@ -161,97 +161,33 @@ def _shape_at(template: WorkImage, spacing: float) -> tuple[int, int, int]:
     return z, y, x
 
 
-def warp_reference(
-    files: ReferenceFiles, image: WorkImage, transform: Transform, template: WorkImage, origin: Origin = "base"
-) -> Reference:
-    """Carries an annotated CT into the common space.
-
-    Args:
-        files: where it lies; the label map is read, and of the CT its grid.
-        image: the CT on its working grid.
-        transform: from the common space's world points to its own.
-        template: of the common space.
-        origin: see `Reference`.
-    """
-    label = read_labels(files.label, image=files.image)
-    shape = map_shape(template)
-    points = grid_points(torch.Size(shape), template.origin, MAP_SPACING).reshape(-1, 3)
-    organs = tuple(sorted(int(v) for v in np.unique(label.array) if v))
-    boxes = {k: occupied(label.array == k, margin=1) for k in organs}
-    dense = {k: np.zeros(len(points), np.uint8) for k in organs}
-    covered = np.zeros(len(points), bool)
-    for start in range(0, len(points), _CHUNK):
-        part = slice(start, min(start + _CHUNK, len(points)))
-        index, covered[part] = _index_in(label, transform(points[part]))
-        for k in organs:
-            dense[k][part] = np.rint(255 * _mask_values(label.array, k, boxes[k], index))
-    shares = {}
-    for k in organs:
-        box = occupied(dense[k].reshape(shape))
-        if box is not None:
-            z, y, x = box
-            shares[k] = OrganShare(np.ascontiguousarray(dense[k].reshape(shape)[box]), (z.start, y.start, x.start))
-        del dense[k]
-    picture, small = _pictured(*image.warped(transform(template.points()))), thumbnail_of(image, transform, template)
-    return Reference(
-        files.name,
-        sha256(files.label),
-        organs,
-        transform,
-        shares,
-        np.packbits(covered),
-        picture,
-        small,
-        origin,
-        image_sha256=sha256(files.image) if files.image.is_file() else "",
-    )
-
-
 def thumbnail_of(image: WorkImage, transform: Transform, template: WorkImage) -> np.ndarray:
-    """A CT in the common space on the 12 mm grid of thumbnails; `transform` is from the common space to the CT."""
+    """Returns a CT in the common space on the 12 mm grid of thumbnails; `transform` is from the common space to the CT."""
     points = grid_points(torch.Size(_shape_at(template, THUMBNAIL_SPACING)), template.origin, THUMBNAIL_SPACING)
-    return _pictured(*image.at_spacing(THUMBNAIL_SPACING).warped(transform(points)))
+    return picture_of(*image.at_spacing(THUMBNAIL_SPACING).warped(transform(points)))
 
 
-def _pictured(hu: torch.Tensor, valid: torch.Tensor) -> np.ndarray:
+def picture_of(hu: torch.Tensor, valid: torch.Tensor) -> np.ndarray:
+    """Returns HU `[z, y, x]` as int16; `NOWHERE` where they are not valid."""
     picture: np.ndarray = torch.where(valid, hu.round(), float(NOWHERE)).numpy().astype(np.int16)
     return picture
 
 
-def thumbnail_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """1 − correlation of two thumbnails (clipped to −200..300 HU) where both have voxels; 0 equal, 1 unrelated."""
+def thumbnail_distance(a: np.ndarray, b: np.ndarray, config: ThumbnailConfig | None = None) -> float:
+    """Returns 1 − correlation of two thumbnails where both have voxels; 0 equal, 1 unrelated.
+
+    config: the HU that are compared; those of `configs/atlas.yaml` by default.
+    """
+    config = config or atlas_config().thumbnail
     both = (a > NOWHERE) & (b > NOWHERE)
-    if both.sum() < 50:
+    if both.sum() < config.min_voxels:
         return 1.0
-    x, y = (np.clip(t[both].astype(np.float64), -200, 300) for t in (a, b))
+    x, y = (np.clip(t[both].astype(np.float64), *config.window) for t in (a, b))
     if x.std() == 0 or y.std() == 0:
         return 1.0
     return float(1 - np.corrcoef(x, y)[0, 1])
 
 
 def novelty(thumbnail: np.ndarray, references: Sequence[Reference]) -> float:
-    """Distance of a target's thumbnail to that of the nearest reference."""
+    """Returns the distance of a target's thumbnail to that of the nearest reference."""
     return min((thumbnail_distance(thumbnail, r.thumbnail) for r in references), default=1.0)
-
-
-def _index_in(label: Volume, world: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
-    """Continuous voxel indices (x, y, z) of world points in a label map, and whether they lie in its field of view."""
-    to_index = torch.from_numpy(np.linalg.inv(label.geometry.matrix)).float()
-    index = (world - torch.tensor(label.geometry.origin, dtype=torch.float32)) @ to_index.T
-    last = torch.tensor(label.geometry.size, dtype=torch.float32) - 1
-    return index, ((index >= -0.5) & (index <= last + 0.5)).all(-1).numpy()
-
-
-def _mask_values(labels: np.ndarray, k: int, box: tuple[slice, ...] | None, index: torch.Tensor) -> np.ndarray:
-    """Trilinear samples of one organ's binary mask, read only in the organ's box."""
-    assert box is not None, "only organs that the label map holds are sampled"
-    low = torch.tensor([span.start for span in box[::-1]], dtype=torch.float32)
-    last = torch.tensor([span.stop - span.start for span in box[::-1]], dtype=torch.float32) - 1
-    near = ((index >= low - 1) & (index <= low + last + 1)).all(-1)
-    values = np.zeros(len(index), np.float32)
-    if near.any():
-        unit = (index[near] - low) / last.clamp(min=1) * 2 - 1
-        mask = torch.from_numpy((labels[box] == k).astype(np.float32))[None, None]
-        sampled = F.grid_sample(mask, unit.view(1, 1, 1, -1, 3), padding_mode="zeros", align_corners=True)
-        values[near.numpy()] = sampled.ravel().numpy()
-    return values

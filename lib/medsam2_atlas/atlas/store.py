@@ -1,7 +1,7 @@
 """A folder with all versions of an atlas, of which one is current.
 
 `versions/VERSION/` are atlas folders; `current` holds the version in use. A new version is complete before `current` is
-replaced, in one step: who reads finds the old atlas or the new one. Old versions stay, for those who are still reading
+replaced, in one step: a reader finds the old atlas or the new one. Old versions stay, for those who are still reading
 them and to go back to.
 """
 
@@ -57,5 +57,5 @@ class AtlasStore:
 
 
 def resolve_atlas(folder: Path) -> Path:
-    """The atlas folder itself, where `folder` is a store of versions the current one."""
+    """Returns the atlas folder itself, or the current version if `folder` is a store of versions."""
     return AtlasStore(folder).current or folder

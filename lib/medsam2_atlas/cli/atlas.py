@@ -41,13 +41,13 @@ def build_command(
     from medsam2_atlas.imaging.hounsfield import HuRule
 
     rule = HuRule.parse(hu)
-    from medsam2_atlas.atlas import Atlas, build_atlas, find_references
+    from medsam2_atlas.atlas import Atlas, BuildOptions, build_atlas, find_references
 
     Atlas.check_target(out)
     skipped: dict[str, str] | None = None if strict else {}
     found = find_references(references, skipped)
     with bars() as progress:
-        atlas = build_atlas(found, missing=missing, hu=rule, skipped=skipped, progress=progress)
+        atlas = build_atlas(found, BuildOptions(missing, rule), skipped=skipped, progress=progress)
     atlas.save(out)
     _show(atlas)
     print_left_out(skipped)
@@ -60,7 +60,7 @@ def grow_command(
     atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the base atlas; default: the usual places.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="A study to keep out from now on; may be repeated.")] = None,
     include: Annotated[list[str] | None, typer.Option(help="An excluded study to admit again; may be repeated.")] = None,
-    trust: Annotated[list[str] | None, typer.Option(help="A study to take although it lies apart; may be repeated.")] = None,
+    trust: Annotated[list[str] | None, typer.Option(help="A study to take although it is an outlier; may be repeated.")] = None,
     rebuild: Annotated[bool, typer.Option(help="Register everything again.")] = False,
     hu: HuOption = "check",
     strict: StrictOption = False,
@@ -70,27 +70,18 @@ def grow_command(
 
     rule = HuRule.parse(hu)
     from medsam2_atlas.audit.log import record_command
-    from medsam2_atlas.studies import grow_studies_atlas
+    from medsam2_atlas.studies import StudiesGrowthOptions, grow_studies_atlas
 
     folder = study_folder(studies)
     check_folder(folder.work.path)
     skipped: dict[str, str] | None = None if strict else {}
     finals = learnable(folder, skipped)
     record_command(folder.work, "train.start", details={"model": "medsam2_atlas"})
+    options = StudiesGrowthOptions(
+        exclude=exclude or (), include=include or (), trust=trust or (), rebuild=rebuild, hu=rule, strict=strict
+    )
     with bars() as progress:
-        report = grow_studies_atlas(
-            folder.work,
-            base_atlas(atlas),
-            finals,
-            exclude=exclude or (),
-            include=include or (),
-            trust=trust or (),
-            rebuild=rebuild,
-            hu=rule,
-            skipped=skipped,
-            strict=strict,
-            progress=progress,
-        )
+        report = grow_studies_atlas(folder.work, base_atlas(atlas), finals, options, skipped=skipped, progress=progress)
     for name, reason in report["refused"].items():
         console.print(f"[yellow]refused:[/] {escape(name)}: {escape(reason)}")
     for what in ("added", "removed", "excluded"):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 def configurations() -> dict[str, Callable[[], BaseModel]]:
     """Returns the functions that read the files of settings, by the files' names in `configs/`."""
     from medsam2_atlas.active_learning import active_learning_config
+    from medsam2_atlas.atlas.config import atlas_config
     from medsam2_atlas.evaluation import evaluation_config
     from medsam2_atlas.imaging.hu_config import hu_check_config
     from medsam2_atlas.medsam2 import medsam2_config
@@ -24,6 +25,7 @@ def configurations() -> dict[str, Callable[[], BaseModel]]:
     return {
         "hounsfield.yaml": hu_check_config,
         "registration.yaml": registration_config,
+        "atlas.yaml": atlas_config,
         "fusion.yaml": fusion_config,
         "prompting.yaml": prompting_config,
         "priors.yaml": priors_config,

@@ -75,7 +75,7 @@ def _build_atlas_again(place: Place) -> None:
     from medsam2_atlas.cli.cases import learnable, print_left_out
     from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
     from medsam2_atlas.storage import StudyFolder, WorkFolder
-    from medsam2_atlas.studies import grow_studies_atlas
+    from medsam2_atlas.studies import StudiesGrowthOptions, grow_studies_atlas
 
     echo("The atlas was made from the study, too: it is built again without it.")
     try:
@@ -86,9 +86,8 @@ def _build_atlas_again(place: Place) -> None:
     try:
         finals = learnable(StudyFolder(place.studies), skipped)
         with bars() as progress:
-            report = grow_studies_atlas(
-                WorkFolder(place.work), None, finals, rebuild=True, hu=rule, skipped=skipped, progress=progress
-            )
+            options = StudiesGrowthOptions(rebuild=True, hu=rule)
+            report = grow_studies_atlas(WorkFolder(place.work), None, finals, options, skipped=skipped, progress=progress)
     except MedSAM2AtlasError as error:
         console.print("There is no atlas now:", error, markup=False, soft_wrap=True, style="yellow")
         print_left_out(skipped)

@@ -6,7 +6,11 @@ import math
 
 import torch
 
-_FIRST, _SECOND, _LEAST = 0.9, 0.999, 1e-8
+from medsam2_atlas.registration.config import AdamConfig
+
+_EPSILON = 1e-8
+"""Keeps steps finite where gradients vanish; as in the paper."""
+_PUBLISHED = AdamConfig.model_validate({})
 
 
 class Adam:
@@ -17,10 +21,12 @@ class Adam:
     Args:
         values: a tensor that requires its gradient; it is changed in place.
         rate: length of a step, in units of the values.
+        config: decay of the running means.
     """
 
-    def __init__(self, values: torch.Tensor, rate: float) -> None:
+    def __init__(self, values: torch.Tensor, rate: float, config: AdamConfig = _PUBLISHED) -> None:
         self._values, self._rate, self._steps = values, rate, 0
+        self._decays = config.mean_decay, config.square_decay
         self._mean, self._square = torch.zeros_like(values), torch.zeros_like(values)
 
     @torch.no_grad()
@@ -29,7 +35,8 @@ class Adam:
         gradient, self._values.grad = self._values.grad, None
         assert gradient is not None
         self._steps += 1
-        self._mean.lerp_(gradient, 1 - _FIRST)
-        self._square.mul_(_SECOND).addcmul_(gradient, gradient, value=1 - _SECOND)
-        scale = (self._square.sqrt() / math.sqrt(1 - _SECOND**self._steps)).add_(_LEAST)
-        self._values.addcdiv_(self._mean, scale, value=-self._rate / (1 - _FIRST**self._steps))
+        first, second = self._decays
+        self._mean.lerp_(gradient, 1 - first)
+        self._square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        scale = (self._square.sqrt() / math.sqrt(1 - second**self._steps)).add_(_EPSILON)
+        self._values.addcdiv_(self._mean, scale, value=-self._rate / (1 - first**self._steps))

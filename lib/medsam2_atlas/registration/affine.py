@@ -10,49 +10,48 @@ from medsam2_atlas.registration.config import RegistrationConfig
 from medsam2_atlas.registration.transform import Affine, sample
 from medsam2_atlas.registration.work_image import WorkImage, hu_classes
 
-_LEVELS = ((9.0, 0.02), (6.0, 0.008))
-"""Spacing (mm) and learning rate of each level."""
-
-_POINTS = 40_000
-"""About so many are enough for twelve parameters."""
-
 
 def refine_affine(
     fixed: WorkImage, moving: WorkImage, start: Affine, config: RegistrationConfig, progress: Progress = silent
 ) -> Affine:
-    """Improves an affine map from fixed to moving world points, from coarse to fine."""
-    for level, ((spacing, rate), steps) in enumerate(zip(_LEVELS, config.affine_steps, strict=True)):
-        share = part(progress, level / len(_LEVELS), (level + 1) / len(_LEVELS))
-        start = _descend(fixed.at_spacing(spacing), moving.at_spacing(spacing), start, steps, rate, share)
+    """Returns an improved affine map from fixed to moving world points, found from coarse to fine."""
+    spacings = config.affine.spacings
+    for level, spacing in enumerate(spacings):
+        share = part(progress, level / len(spacings), (level + 1) / len(spacings))
+        start = _descend(fixed.at_spacing(spacing), moving.at_spacing(spacing), start, config, level, share)
     return start
 
 
-def _channels(hu: torch.Tensor) -> torch.Tensor:
-    return torch.cat([hu_classes(hu), ((hu.clamp(-160, 240) + 160) / 400)[None]])
+def _channels(hu: torch.Tensor, config: RegistrationConfig) -> torch.Tensor:
+    low, high = config.affine.window
+    return torch.cat([hu_classes(hu, config.tissue), ((hu.clamp(low, high) - low) / (high - low))[None]])
 
 
-def _descend(fixed: WorkImage, moving: WorkImage, start: Affine, steps: int, rate: float, progress: Progress) -> Affine:
-    n = max(1, round((fixed.hu.numel() / _POINTS) ** (1 / 3)))
-    wanted, offered = _channels(fixed.hu[::n, ::n, ::n]), _channels(moving.hu)
-    with_valid = torch.cat([offered, moving.valid.float()[None]])
+def _descend(
+    fixed: WorkImage, moving: WorkImage, start: Affine, config: RegistrationConfig, level: int, progress: Progress
+) -> Affine:
+    affine, steps = config.affine, config.affine_steps[level]
+    n = max(1, round((fixed.hu.numel() / affine.points) ** (1 / 3)))
+    target = _channels(fixed.hu[::n, ::n, ::n], config)
+    with_valid = torch.cat([_channels(moving.hu, config), moving.valid.float()[None]])
     seen = fixed.valid[::n, ::n, ::n].float()
     points = fixed.points()[::n, ::n, ::n]
     middle = points.reshape(-1, 3).mean(0)
     centred = points - middle
-    # The matrix changes by half a unit and the shift by 100 mm per unit of a parameter: similar effect at the rim.
     change = torch.zeros(12, requires_grad=True)
-    optimiser = Adam(change, rate)
+    optimiser = Adam(change, affine.rates[level], config.adam)
 
     def current() -> tuple[torch.Tensor, torch.Tensor]:
-        matrix = start.matrix @ (torch.eye(3) + change[:9].view(3, 3) * 0.5)
-        return matrix, start(middle) + change[9:] * 100
+        matrix = start.matrix @ (torch.eye(3) + change[:9].view(3, 3) * affine.matrix_unit)
+        return matrix, start(middle) + change[9:] * affine.shift_unit
 
     for step in range(steps):
         matrix, shift = current()
         values = sample(with_valid, centred @ matrix.T + shift, moving.origin, moving.spacing, padding="zeros")
         weight = values[-1] * seen
-        error = ((values[:-1] - wanted) ** 2).sum(0)
-        loss = (error * weight).sum() / weight.sum().clamp(min=1) + 0.1 * (change[:9] ** 2).sum()
+        error = ((values[:-1] - target) ** 2).sum(0)
+        penalty = affine.matrix_penalty * (change[:9] ** 2).sum()
+        loss = (error * weight).sum() / weight.sum().clamp(min=1) + penalty
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         progress("registration", (step + 1) / steps)

@@ -22,7 +22,7 @@ class RegistrationCache:
     folder: Path
 
     def get(self, key: str, make: Callable[[], Transform]) -> Transform:
-        """The transform of that key, made and stored where it is not there yet.
+        """Returns the transform of a key; makes and stores it if it is missing.
 
         It comes back as it was stored, in half precision, the first time too: a result does not depend on the cache. If the
         cache is emptied meanwhile, the transform is not kept: it may be of a study that was erased.

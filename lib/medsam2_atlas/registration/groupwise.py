@@ -17,9 +17,6 @@ from medsam2_atlas.registration.register import register
 from medsam2_atlas.registration.transform import Affine, Transform
 from medsam2_atlas.registration.work_image import AIR, WorkImage
 
-LEAST_COVERAGE = 0.2
-"""Share of the images that a voxel of their mean needs."""
-
 
 @dataclass(frozen=True)
 class CommonSpace:
@@ -42,9 +39,7 @@ class UnregisteredError(Exception):
         super().__init__(f"image {number} cannot be registered: {reason}")
 
 
-def build_common_space(
-    images: Sequence[WorkImage], config: RegistrationConfig, rounds: int = 3, progress: Progress = silent
-) -> CommonSpace:
+def build_common_space(images: Sequence[WorkImage], config: RegistrationConfig, progress: Progress = silent) -> CommonSpace:
     """Registers images together.
 
     The image nearest to the middle of the group in extent starts as the template. A first round of affine maps gives a
@@ -53,17 +48,17 @@ def build_common_space(
 
     Args:
         images: at least one, all at `config.spacing` or finer.
-        config: registration parameters.
-        rounds: the affine round and the deformable ones, at least one in all. The mean of affine maps is blurred; that of the
-            first deformable round is sharper, and what follows fits it better.
-        progress: told the share done.
+        config: registration parameters; `group.rounds` counts the affine round and the deformable ones. The mean of affine
+            maps is blurred; that of the first deformable round is sharper, and what follows fits it better.
+        progress: called with the fraction completed.
 
     Raises:
         UnregisteredError: an image that cannot be registered.
     """
-    images = [image.at_spacing(config.spacing) for image in images]
-    template = _first_template(images)
+    images = [image.at_spacing(config.spacing).with_config(config.image) for image in images]
+    template = _first_template(images, config.group.long_share)
     transforms = [Transform() for _ in images]
+    rounds = config.group.rounds
     total = rounds * len(images)
     for turn in range(rounds):
         for i, image in enumerate(images):
@@ -80,12 +75,19 @@ def build_common_space(
         if turn == 0:
             transforms = _centred(transforms, template)
         if turn < rounds - 1 or rounds == 1:
-            template = mean_image(images, transforms, template)
+            template = mean_image(images, transforms, template, config.group.min_coverage)
     return CommonSpace(template, transforms)
 
 
-def mean_image(images: Sequence[WorkImage], transforms: Sequence[Transform], grid: WorkImage) -> WorkImage:
-    """Mean of the warped images on a grid large enough for all of them, over those that cover each voxel."""
+def mean_image(images: Sequence[WorkImage], transforms: Sequence[Transform], grid: WorkImage, min_coverage: float) -> WorkImage:
+    """Returns the mean of the warped images on a grid large enough for all of them, over those that cover each voxel.
+
+    Args:
+        images: at least one.
+        transforms: of each image, from world points of the grid to its own.
+        grid: gives spacing and place.
+        min_coverage: share of the images that must cover a voxel of their mean.
+    """
     grid = _enlarged(grid, images, transforms)
     points = grid.points()
     total, count = torch.zeros(grid.shape), torch.zeros(grid.shape)
@@ -93,21 +95,21 @@ def mean_image(images: Sequence[WorkImage], transforms: Sequence[Transform], gri
         hu, valid = image.warped(transform(points))
         total += torch.where(valid, hu, 0.0)
         count += valid
-    valid = count >= max(1.0, LEAST_COVERAGE * len(images))
+    valid = count >= max(1.0, min_coverage * len(images))
     mean = torch.where(valid, total / count.clamp(min=1), AIR)
-    return _cropped(WorkImage(mean, valid, grid.origin, grid.spacing))
+    return _cropped(WorkImage(mean, valid, grid.origin, grid.spacing, config=grid.config))
 
 
-def _first_template(images: Sequence[WorkImage]) -> WorkImage:
+def _first_template(images: Sequence[WorkImage], long_share: float) -> WorkImage:
     lengths = np.array([image.shape[0] * image.spacing for image in images])
     widths = np.array([float(image.body.float().sum()) / image.shape[0] for image in images])
     # Long scans carry the most anatomy; among those, the one of median girth.
-    long = np.flatnonzero(lengths >= 0.85 * lengths.max())
+    long = np.flatnonzero(lengths >= long_share * lengths.max())
     return images[int(long[np.abs(widths[long] - np.median(widths[long])).argmin()])]
 
 
 def _centred(transforms: list[Transform], template: WorkImage) -> list[Transform]:
-    """Affine transforms after the template was moved to the group's mean: their own mean becomes the identity."""
+    """Returns affine transforms after the template was moved to the group's mean: their own mean becomes the identity."""
     maps = [step for transform in transforms for step in transform.maps if isinstance(step, Affine)]
     matrix = torch.stack([m.matrix for m in maps]).mean(0)
     middle = template.points().reshape(-1, 3).mean(0)
@@ -130,11 +132,11 @@ def _enlarged(grid: WorkImage, images: Sequence[WorkImage], transforms: Sequence
         high.append(corners.amax(0))
     origin, end = torch.stack(low).amin(0), torch.stack(high).amax(0)
     shape = [max(2, int(n)) for n in ((end - origin) / grid.spacing + 1).flip(0)]
-    return WorkImage(torch.full(shape, AIR), torch.ones(shape, dtype=torch.bool), origin, grid.spacing)
+    return WorkImage(torch.full(shape, AIR), torch.ones(shape, dtype=torch.bool), origin, grid.spacing, config=grid.config)
 
 
 def _cropped(image: WorkImage) -> WorkImage:
-    """The smallest box that holds every valid voxel."""
+    """Returns the part of an image in the smallest box that holds every valid voxel."""
     box = occupied(image.valid.numpy())
     assert box is not None, "at least one image covers each mean"
     return image.cropped(box)

@@ -10,7 +10,7 @@ import torch
 from medsam2_atlas.registration.transform import sample
 
 STEPS_PER_UNIT = 170
-"""Descriptors reach from 0 to 1.5; they are kept in 8 bits."""
+"""Descriptors reach from 0 to 1.5; they are kept in 8 bits. Part of the stored form: atlases do not name it."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class MeanDescriptors:
 
     The mean squared distance of a descriptor to those of n images is its squared distance to their mean plus their variance.
     So what is registered to the mean descriptors is registered to all images at once, at the cost of one. The descriptors
-    of the mean image are another thing: those of a blurred body that no patient has.
+    of the mean image differ: they describe a blurred body that no patient has.
 
     values: `[c, z, y, x]` uint8, `STEPS_PER_UNIT` = 1. known: `[z, y, x]` bool, where enough of the images have voxels.
     origin: `[3]` (x, y, z) mm. spacing: mm.
@@ -31,7 +31,7 @@ class MeanDescriptors:
     spacing: float
 
     def at(self, points: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
-        """Descriptors `[c, ...]` at world points `[..., 3]` of the common space; `otherwise` where they are not known."""
+        """Returns descriptors `[c, ...]` at world points `[..., 3]` of the common space; `otherwise` where none are known."""
         values = sample(torch.from_numpy(self.values).float() / STEPS_PER_UNIT, points, self.origin, self.spacing)
         known = sample(torch.from_numpy(self.known).float()[None], points, self.origin, self.spacing, padding="zeros")
         return torch.where(known > 0.5, values, otherwise)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 
-from medsam2_atlas.registration.config import RegistrationConfig
+from medsam2_atlas.registration.config import PrealignConfig, RegistrationConfig, TissueConfig
 from medsam2_atlas.registration.transform import Affine, grid_points, sample
 from medsam2_atlas.registration.work_image import WorkImage, hu_classes
-
-_CHANNEL_WEIGHTS = torch.tensor([1.0, 1.0, 1.0, 2.0, 0.5]).view(-1, 1, 1, 1)
-_LEAST_OVERLAP = 0.35
-_PIXELS = 2
-"""Every second row and column is compared: a place along z shows in any of them."""
-_TURNED = 0.8
-"""Share of the upright cost below which half a turn is believed: few files are that wrong."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +25,19 @@ class ClassMaps:
     spacing: float
 
     @classmethod
-    def of(cls, image: WorkImage, spacing: float) -> ClassMaps:
+    def of(cls, image: WorkImage, spacing: float, tissue: TissueConfig) -> ClassMaps:
         """Averages over cells of about `spacing` mm."""
         body = image.body.float()
-        air, fat, soft, bone = hu_classes(image.hu) * body
+        air, fat, soft, bone = hu_classes(image.hu, tissue) * body
         factor = max(1, round(spacing / image.spacing))
-        maps = F.avg_pool3d(
-            torch.stack([air, fat, soft, bone * 2, body])[None], factor, ceil_mode=True, count_include_pad=False
-        )[0]
+        maps = F.avg_pool3d(torch.stack([air, fat, soft, bone, body])[None], factor, ceil_mode=True, count_include_pad=False)[0]
         valid = F.avg_pool3d(image.valid.float()[None, None], factor, ceil_mode=True, count_include_pad=False)[0, 0]
         origin = image.origin + (factor - 1) / 2 * image.spacing
         return cls(maps, valid, origin, factor * image.spacing)
 
     @cached_property
     def outline(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Centre (world mm) and width (mm) of the body along x and y: medians over slices, each `[2]`."""
+        """Returns centre (world mm) and width (mm) of the body along x and y: medians over slices, each `[2]`."""
         inside = (self.maps[4] > 0.5) & (self.valid > 0.5)
         centres, widths = [], []
         for axis, other in ((2, 1), (1, 2)):
@@ -64,57 +56,75 @@ class ClassMaps:
 
 
 def prealign(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Affine:
-    """A scaling and shift that takes fixed world points to moving ones.
+    """Returns a scaling and shift that takes fixed world points to moving ones.
 
-    Every stretch in `z_scales` is tried at every offset that leaves at least 35 % of the shorter scan overlapping; and all of
-    that once more with the fixed image turned by half around z, as a scan of a prone patient lies whose file does not say so.
+    Every stretch in `z_scales` is tried at every offset that leaves enough of the shorter scan overlapping. All of that is done
+    once more with the fixed image turned by half around z: for scans of prone patients whose files do not say so.
     """
-    f, m = ClassMaps.of(fixed, config.coarse_spacing), ClassMaps.of(moving, config.coarse_spacing)
+    f, m = (ClassMaps.of(image, config.coarse_spacing, config.tissue) for image in (fixed, moving))
     starts = [_best_start(f, m, config, turn) for turn in (1.0, -1.0)]
     upright, turned = (cost for cost, _ in starts)
-    return starts[int(turned < _TURNED * upright)][1]
+    return starts[int(turned < config.prealign.turned * upright)][1]
 
 
 def _best_start(f: ClassMaps, m: ClassMaps, config: RegistrationConfig, turn: float) -> tuple[float, Affine]:
-    """The best of all stretches and offsets along z, and its cost. turn: 1, or −1 for half a turn around z."""
+    """Returns the cost and the map of the best stretch and offset along z. turn: 1, or −1 for half a turn around z."""
     centre_f, width_f = f.outline
     centre_m, width_m = m.outline
-    scale = (width_m / width_f).clamp(0.7, 1.4)
-    step = f.spacing
-    slices_f = f.maps.shape[1]
-    maps_f, valid_f = (values[..., ::_PIXELS, ::_PIXELS] for values in (f.maps, f.valid > 0.5))
-    plane = grid_points(torch.Size([1, *f.maps.shape[2:]]), f.origin, step)[0, ::_PIXELS, ::_PIXELS, :2]
+    scale = (width_m / width_f).clamp(*config.prealign.scale)
+    n = config.prealign.pixel_step
+    plane = grid_points(torch.Size([1, *f.maps.shape[2:]]), f.origin, f.spacing)[0, ::n, ::n, :2]
     plane = (plane - centre_f) * scale * turn + centre_m
-    reach_m = (m.maps.shape[1] - 1) * m.spacing
     best: tuple[float, float, int] | None = None
     for stretch in config.z_scales:
-        slices_m = max(3, int(reach_m / (step * stretch)) + 1)
-        z = m.origin[2] + torch.arange(slices_m) * step * stretch
-        points = torch.cat(
-            [plane.expand(slices_m, *plane.shape), z.view(-1, 1, 1, 1).expand(slices_m, *plane.shape[:2], 1)], -1
-        )
-        q = sample(m.maps, points, m.origin, m.spacing, padding="zeros")
-        q_valid = sample(m.valid[None], points, m.origin, m.spacing, padding="zeros")[0]
-        penalty = 0.05 * abs(math.log(stretch / float(scale.mean())))
-        for lag in range(2 - slices_m, slices_f - 1):
-            first, last = max(0, lag), min(slices_f, lag + slices_m)
-            overlap = last - first
-            if overlap < max(4, _LEAST_OVERLAP * min(slices_f, slices_m)):
-                continue
-            a, b = maps_f[:, first:last], q[:, first - lag : last - lag]
-            seen = valid_f[first:last] & (q_valid[first - lag : last - lag] > 0.5)
-            counted = (torch.maximum(a[4], b[4]) > 0.3) & seen
-            if not counted.any():
-                continue
-            error = (((a - b) ** 2 * _CHANNEL_WEIGHTS).sum(0) * counted).sum() / counted.sum()
-            cost = float(error) + penalty + 0.08 * (1 - overlap / min(slices_f, slices_m))
+        penalty = config.prealign.stretch_penalty * abs(math.log(stretch / float(scale.mean())))
+        for cost, lag in _costs(f, _stretched(m, f.spacing * stretch, plane), config.prealign, penalty):
             if best is None or cost < best[0]:
                 best = (cost, stretch, lag)
-    if best is None:  # less than four coarse slices in common: lay the middles on each other
-        best = (math.inf, 1.0, (slices_f - int(reach_m / step)) // 2)
+    if best is None:  # too few coarse slices in common: lay the middles on each other
+        best = (math.inf, 1.0, (f.maps.shape[1] - int(_length(m) / f.spacing)) // 2)
     cost, stretch, lag = best
     across = scale * turn
     matrix = torch.diag(torch.tensor([float(across[0]), float(across[1]), stretch]))
-    shift_z = m.origin[2] - stretch * (f.origin[2] + lag * step)
+    shift_z = m.origin[2] - stretch * (f.origin[2] + lag * f.spacing)
     shift = torch.stack([centre_m[0] - across[0] * centre_f[0], centre_m[1] - across[1] * centre_f[1], shift_z])
     return cost, Affine(matrix, shift)
+
+
+def _length(maps: ClassMaps) -> float:
+    """Returns the distance between the first and the last slice, in mm."""
+    return (maps.maps.shape[1] - 1) * maps.spacing
+
+
+def _stretched(m: ClassMaps, step: float, plane: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the maps `[5, z, y, x]` and the validity `[z, y, x]` of slices that lie `step` mm apart.
+
+    plane: `[y, x, 2]`, (x, y) in mm of the pixels of a slice.
+    """
+    slices = max(3, int(_length(m) / step) + 1)
+    z = m.origin[2] + torch.arange(slices) * step
+    points = torch.cat([plane.expand(slices, *plane.shape), z.view(-1, 1, 1, 1).expand(slices, *plane.shape[:2], 1)], -1)
+    maps = sample(m.maps, points, m.origin, m.spacing, padding="zeros")
+    return maps, sample(m.valid[None], points, m.origin, m.spacing, padding="zeros")[0]
+
+
+def _costs(
+    f: ClassMaps, moving: tuple[torch.Tensor, torch.Tensor], config: PrealignConfig, penalty: float
+) -> Iterator[tuple[float, int]]:
+    """Yields the cost of each offset along z that leaves enough overlap, and the offset in slices; penalty: added to each."""
+    maps_m, valid_m = moving
+    n, weights = config.pixel_step, torch.tensor(config.weights).view(-1, 1, 1, 1)
+    maps_f, valid_f = (values[..., ::n, ::n] for values in (f.maps, f.valid > 0.5))
+    slices_f, slices_m = maps_f.shape[1], maps_m.shape[1]
+    shorter = min(slices_f, slices_m)
+    for lag in range(2 - slices_m, slices_f - 1):
+        first, last = max(0, lag), min(slices_f, lag + slices_m)
+        overlap = last - first
+        if overlap < max(config.min_slices, config.min_overlap * shorter):
+            continue
+        a, b = maps_f[:, first:last], maps_m[:, first - lag : last - lag]
+        seen = valid_f[first:last] & (valid_m[first - lag : last - lag] > 0.5)
+        counted = (torch.maximum(a[4], b[4]) > config.min_body) & seen
+        if counted.any():
+            error = (((a - b) ** 2 * weights).sum(0) * counted).sum() / counted.sum()
+            yield float(error) + penalty + config.overlap_penalty * (1 - overlap / shorter), lag

@@ -1,24 +1,22 @@
-"""The whole registration of one image to another."""
+"""Registers one image to another by the method that is configured."""
 
 from __future__ import annotations
 
-from medsam2_atlas.base.progress import Progress, part, silent
-from medsam2_atlas.registration.affine import refine_affine
+from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.registration.config import RegistrationConfig
-from medsam2_atlas.registration.deformable import deform
-from medsam2_atlas.registration.prealign import prealign
+from medsam2_atlas.registration.methods import registration_of
 from medsam2_atlas.registration.transform import Transform
 from medsam2_atlas.registration.work_image import WorkImage
 
 
 def register(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig, progress: Progress = silent) -> Transform:
-    """The transform from world points of the fixed image to those of the moving one.
+    """Returns the transform from world points of the fixed image to those of the moving one, by `config.method`.
 
-    Pre-alignment, affine, then deformable; deterministic.
+    Args:
+        fixed: on its working grid, of `config.spacing` or finer.
+        moving: as `fixed`.
+        config: registration parameters.
+        progress: called with the stage and the fraction completed.
     """
-    progress("registration", 0.0)
-    fixed = fixed.around_body()
-    start = prealign(fixed, moving, config)
-    progress("registration", 0.2)
-    start = refine_affine(fixed, moving, start, config, part(progress, 0.2, 0.5))
-    return deform(fixed, moving, start, config, part(progress, 0.5, 1.0))
+    fixed, moving = fixed.with_config(config.image), moving.with_config(config.image)
+    return registration_of(config.method)(fixed, moving, config, progress)

@@ -20,18 +20,18 @@ from medsam2_atlas.base.files import replacing
 from medsam2_atlas.imaging.volume import Geometry
 
 _MANY_POINTS = 1 << 14
-"""From how many on threads share them: fewer are sampled sooner than shared out."""
+"""Number of points from which threads share them: fewer are sampled faster by one."""
 
 
 class Map(Protocol):
     """One link of a chain."""
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
-        """World points to world points, `[..., 3]` mm."""
+        """Maps world points to world points, `[..., 3]` mm."""
         ...
 
     def inverse(self) -> Map:
-        """The way back."""
+        """Returns the inverse map."""
         ...
 
 
@@ -43,13 +43,13 @@ class Affine:
     shift: torch.Tensor
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
-        """World points to world points, `[..., 3]` mm."""
+        """Maps world points to world points, `[..., 3]` mm."""
         return points @ self.matrix.T + self.shift
 
     def inverse(self) -> Affine:
-        """The inverse map."""
-        back = torch.linalg.inv(self.matrix.double()).float()
-        return Affine(back, -back @ self.shift)
+        """Returns the inverse map."""
+        matrix = torch.linalg.inv(self.matrix.double()).float()
+        return Affine(matrix, -matrix @ self.shift)
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,19 @@ class Displacement:
     spacing: float
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
-        """World points to world points, `[..., 3]` mm."""
+        """Maps world points to world points, `[..., 3]` mm."""
         return points + sample(self.field, points, self.origin, self.spacing).movedim(0, -1)
 
     def inverse(self, iterations: int = 20) -> Displacement:
-        """The inverse on the same grid, by fixed-point iteration v(y) = −u(y + v(y)) (Chen et al. 2008)."""
+        """Returns the inverse on the same grid, by fixed-point iteration v(y) = −u(y + v(y)) (Chen et al. 2008)."""
         grid = grid_points(self.field.shape[1:], self.origin, self.spacing)
-        back = torch.zeros_like(self.field)
+        inverse = torch.zeros_like(self.field)
         for _ in range(iterations):
-            back = -sample(self.field, grid + back.movedim(0, -1), self.origin, self.spacing)
-        return Displacement(back, self.origin, self.spacing)
+            inverse = -sample(self.field, grid + inverse.movedim(0, -1), self.origin, self.spacing)
+        return Displacement(inverse, self.origin, self.spacing)
 
     def folding(self) -> float:
-        """Share of grid cells whose Jacobian determinant is not positive."""
+        """Returns the share of grid cells whose Jacobian determinant is not positive."""
         u = self.field / self.spacing
         inner = [slice(None, n - 1) for n in u.shape[1:]]
         rows = []
@@ -97,7 +97,7 @@ class Transform:
     maps: tuple[Map, ...] = ()
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
-        """World points `[..., 3]` (x, y, z) mm to world points of the same shape."""
+        """Maps world points `[..., 3]` (x, y, z) mm to world points of the same shape."""
         for step in self.maps:
             points = step(points)
         return points
@@ -107,17 +107,17 @@ class Transform:
         return Transform(self.maps + other.maps)
 
     def inverse(self) -> Transform:
-        """The way back; exact for affine maps, to a fraction of a millimetre for fields that do not fold."""
+        """Returns the inverse; exact for affine maps, to a fraction of a millimetre for fields that do not fold."""
         return Transform(tuple(step.inverse() for step in reversed(self.maps)))
 
     def warp_image(
         self, moving: np.ndarray, moving_grid: Geometry, fixed_grid: Geometry, outside: float = -1000.0
     ) -> np.ndarray:
-        """Moving image `[z, y, x]` on the fixed grid, by trilinear interpolation; `outside` where it has no voxel."""
+        """Returns a moving image `[z, y, x]` on the fixed grid, trilinear; `outside` where it has no voxel."""
         return self._warp(moving.astype(np.float32), moving_grid, fixed_grid, "bilinear", outside)
 
     def warp_labels(self, moving: np.ndarray, moving_grid: Geometry, fixed_grid: Geometry) -> np.ndarray:
-        """Moving label map `[z, y, x]` on the fixed grid, by nearest neighbour; 0 outside."""
+        """Returns a moving label map `[z, y, x]` on the fixed grid, by nearest neighbour; 0 outside."""
         warped = self._warp(moving.astype(np.float32), moving_grid, fixed_grid, "nearest", 0.0)
         return warped.round().astype(moving.dtype)
 
@@ -136,7 +136,7 @@ class Transform:
         return result
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The chain as named arrays, displacements in half precision; `from_arrays` reads them."""
+        """Returns the chain as named arrays, displacements in half precision; `from_arrays` reads them."""
         arrays: dict[str, np.ndarray] = {}
         for i, step in enumerate(self.maps):
             if isinstance(step, Affine):
@@ -148,7 +148,7 @@ class Transform:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Transform:
-        """The chain that `arrays` gave; other names are left aside.
+        """Returns the chain that `arrays` gave; ignores other names.
 
         Raises:
             KeyError, ValueError: not such arrays.
@@ -185,7 +185,7 @@ class Transform:
 
 
 def geometry_points(grid: Geometry, z: int) -> torch.Tensor:
-    """World points of one slice of a grid, `[y, x, 3]` mm."""
+    """Returns the world points of one slice of a grid, `[y, x, 3]` mm."""
     matrix = torch.from_numpy(grid.matrix).float()
     y, x = torch.meshgrid(torch.arange(grid.size[1]), torch.arange(grid.size[0]), indexing="ij")
     index = torch.stack([x, y, torch.full_like(x, z)], -1).float()
@@ -193,7 +193,7 @@ def geometry_points(grid: Geometry, z: int) -> torch.Tensor:
 
 
 def grid_points(shape: tuple[int, ...] | torch.Size, origin: torch.Tensor, spacing: float) -> torch.Tensor:
-    """World points of an axis-parallel isotropic grid, `[z, y, x, 3]` mm."""
+    """Returns the world points of an axis-parallel isotropic grid, `[z, y, x, 3]` mm."""
     z, y, x = torch.meshgrid(*[torch.arange(n, dtype=torch.float32) * spacing for n in shape], indexing="ij")
     return torch.stack([x, y, z], -1) + origin
 
@@ -206,7 +206,7 @@ def sample(
     mode: str = "bilinear",
     padding: str = "border",
 ) -> torch.Tensor:
-    """Values `[c, ...]` of an image `[c, z, y, x]` on an axis-parallel isotropic grid at world points `[..., 3]`."""
+    """Returns values `[c, ...]` of an image `[c, z, y, x]` on an axis-parallel isotropic grid at world points `[..., 3]`."""
     last = torch.tensor(image.shape[:0:-1], dtype=torch.float32) - 1
     unit = ((points - origin) / spacing / last.clamp(min=1) * 2 - 1).reshape(-1, 3)
     count = len(unit)

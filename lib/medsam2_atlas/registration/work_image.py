@@ -15,14 +15,15 @@ from scipy import ndimage
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.registration.config import TissueConfig, WorkImageConfig
 from medsam2_atlas.registration.mean_descriptors import MeanDescriptors
 from medsam2_atlas.registration.transform import grid_points, sample
 
 AIR = -1000.0
-_BODY_HU = -300.0
-_SHORTEST_MM, _FEWEST = 30.0, 3
-"""Least length of an axis, its voxels' own length included, and least number of voxels along it: two thick slices are
-registered much worse than three."""
+"""HU outside of a scan."""
+_ROUNDING_MM = 0.01
+"""Spacings in files are rounded."""
+_DEFAULT = WorkImageConfig.model_validate({})
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class WorkImage:
     """A CT on an isotropic grid parallel to the LPS axes.
 
     hu: `[z, y, x]` float32. valid: `[z, y, x]` bool, where the scan really has voxels. origin: `[3]` (x, y, z) mm. group: of
-    a mean image, what those images look like that it is the mean of.
+    a mean image, what those images look like that it is the mean of. config: how the body is found.
     """
 
     hu: torch.Tensor
@@ -38,31 +39,29 @@ class WorkImage:
     origin: torch.Tensor
     spacing: float
     group: MeanDescriptors | None = None
+    config: WorkImageConfig = _DEFAULT
 
     @classmethod
-    def of(cls, volume: Volume, spacing: float) -> WorkImage:
+    def of(cls, volume: Volume, spacing: float, config: WorkImageConfig = _DEFAULT) -> WorkImage:
         """Smooths and resamples a volume.
+
+        Args:
+            volume: in HU.
+            spacing: mm; of the working grid.
+            config: how it is smoothed, and how much of a body it must show.
 
         Raises:
             InputError: the volume is too short, or shows no body.
         """
-        fine = volume.as_image()
+        _check_extent(volume, config)
         last = np.array(volume.geometry.size) - 1
         corners = volume.geometry.to_world(np.array(list(np.ndindex(2, 2, 2))) * last)
         low, high = np.min(corners, 0), np.max(corners, 0)
-        sizes = np.array(volume.geometry.size)
-        shortest = float((sizes * volume.geometry.spacing).min())
-        if shortest < _SHORTEST_MM - 0.01 or sizes.min() < _FEWEST:  # spacings in files are rounded
-            few = f"has only {sizes.min()} slices" if shortest >= _SHORTEST_MM - 0.01 else ""
-            raise InputError(
-                volume.source,
-                f"{few or f'spans only {math.floor(shortest * 10) / 10} mm'} along one axis.",
-                f"Registration needs at least {_SHORTEST_MM:.0f} mm of the trunk, in {_FEWEST} slices.",
-            )
+        fine = volume.as_image()
         fine = sitk.BinShrink(fine, [max(1, int(spacing / 2 / step)) for step in fine.GetSpacing()])
         for axis, step in enumerate(fine.GetSpacing()):
-            if step < 0.75 * spacing:  # SimpleITK's resampling does not smooth by itself
-                fine = sitk.RecursiveGaussian(fine, 0.4 * spacing, direction=axis)
+            if step < config.smooth_below * spacing:  # SimpleITK's resampling does not smooth by itself
+                fine = sitk.RecursiveGaussian(fine, config.smoothing * spacing, direction=axis)
         size = [int(np.floor((b - a) / spacing)) + 1 for a, b in zip(low, high, strict=True)]
         origin = [float(v) for v in (low + high) / 2 - (np.array(size) - 1) * spacing / 2]
         outside = -1e5
@@ -71,8 +70,9 @@ class WorkImage:
         )
         hu = torch.from_numpy(sitk.GetArrayFromImage(coarse).astype(np.float32))
         valid = hu > -2e4
-        work = cls(torch.where(valid, hu.clamp(-1024, 3071), AIR), valid, torch.tensor(origin, dtype=torch.float32), spacing)
-        if float(work.body.float().mean()) < 0.02:
+        hu, start = torch.where(valid, hu.clamp(-1024, 3071), AIR), torch.tensor(origin, dtype=torch.float32)
+        work = cls(hu, valid, start, spacing, config=config)
+        if float(work.body.float().mean()) < config.min_body_share:
             raise InputError(volume.source, "shows no body: hardly a voxel is denser than fat.", "Give a CT in HU.")
         return work
 
@@ -82,11 +82,11 @@ class WorkImage:
         return self.hu.shape
 
     def points(self) -> torch.Tensor:
-        """World points of the voxels, `[z, y, x, 3]` mm."""
+        """Returns the world points of the voxels, `[z, y, x, 3]` mm."""
         return grid_points(self.shape, self.origin, self.spacing)
 
     def at_spacing(self, spacing: float) -> WorkImage:
-        """A coarser copy, averaged before it is sampled."""
+        """Returns a coarser copy, averaged before it is sampled."""
         if abs(spacing - self.spacing) < 1e-3:
             return self
         width = max(1, 2 * round((spacing / self.spacing - 1) / 2) + 1)
@@ -94,31 +94,35 @@ class WorkImage:
         shape = [max(2, int((n - 1) * self.spacing / spacing) + 1) for n in self.shape]
         points = grid_points(torch.Size(shape), self.origin, spacing)
         hu, valid = _of_share(sample(smooth, points, self.origin, self.spacing))
-        return WorkImage(hu, valid, self.origin, spacing)
+        return WorkImage(hu, valid, self.origin, spacing, config=self.config)
+
+    def with_config(self, config: WorkImageConfig) -> WorkImage:
+        """Returns the image, or a copy whose body is found by other parameters."""
+        return self if config == self.config else replace(self, config=config)
 
     def warped(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """HU and validity at world points `[z, y, x, 3]`; air where this image has no voxel."""
+        """Returns HU and validity at world points `[z, y, x, 3]`; air where this image has no voxel."""
         return _of_share(sample(self._with_share(), points, self.origin, self.spacing, padding="zeros"))
 
     def _with_share(self) -> torch.Tensor:
-        """`[2, z, y, x]`: HU above air where there are voxels, and 1 there. Means of both tell means of voxels alone."""
+        """Returns `[2, z, y, x]`: HU above air of valid voxels, and 1 for these. Means of both give means of valid voxels."""
         return torch.stack([(self.hu - AIR) * self.valid, self.valid.float()])
 
-    def around_body(self, margin: float = 20.0) -> WorkImage:
-        """The part that holds the body and `margin` mm around it: table and air cost time and tell nothing."""
-        box = occupied(self.body.numpy(), margin=round(margin / self.spacing))
+    def around_body(self) -> WorkImage:
+        """Returns the part that holds the body and some millimetres around it: table and air cost time and tell nothing."""
+        box = occupied(self.body.numpy(), margin=round(self.config.body_margin / self.spacing))
         return self if box is None else self.cropped(box)
 
     def cropped(self, box: tuple[slice, ...]) -> WorkImage:
-        """A copy of a part; box: `(z, y, x)`."""
+        """Returns a copy of a part; box: `(z, y, x)`."""
         z, y, x = box
         shift = torch.tensor([x.start, y.start, z.start], dtype=torch.float32) * self.spacing
         return replace(self, hu=self.hu[box].clone(), valid=self.valid[box].clone(), origin=self.origin + shift)
 
     @cached_property
     def body(self) -> torch.Tensor:
-        """The largest connected thing denser than fat and lung, holes of each slice filled: without table and air."""
-        dense = ndimage.binary_opening((self.hu > _BODY_HU).numpy(), iterations=1)
+        """Returns the largest connected component denser than lung, with the holes of each slice filled: no table, no air."""
+        dense = ndimage.binary_opening((self.hu > self.config.body_hu).numpy(), iterations=1)
         pieces, count = ndimage.label(dense)
         if count == 0:
             return torch.zeros(self.shape, dtype=torch.bool)
@@ -131,15 +135,30 @@ class WorkImage:
 
 
 def _of_share(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """HU of means of `WorkImage._with_share`, and where at least half of a mean was of voxels; air elsewhere."""
+    """Returns HU of means of `WorkImage._with_share`, and where at least half of a mean was of voxels; air elsewhere."""
     total, share = values
     valid = share > 0.5
     return torch.where(valid, total / share.clamp(min=0.5) + AIR, AIR), valid
 
 
-def hu_classes(hu: torch.Tensor) -> torch.Tensor:
-    """Soft membership `[4, ...]` in air, fat, soft tissue and bone (or bright contrast), from HU of any shape."""
-    above_lung = torch.sigmoid((hu + 400) / 60)
-    above_fat = torch.sigmoid((hu + 30) / 15)
-    above_soft = torch.sigmoid((hu - 180) / 25)
+def _check_extent(volume: Volume, config: WorkImageConfig) -> None:
+    """Raises an InputError if a volume is too short to be registered: two thick slices are registered much worse than three."""
+    sizes = np.array(volume.geometry.size)
+    shortest = float((sizes * volume.geometry.spacing).min())
+    long_enough = shortest >= config.min_length - _ROUNDING_MM
+    if long_enough and sizes.min() >= config.min_slices:
+        return
+    few = f"has only {sizes.min()} slices" if long_enough else f"spans only {math.floor(shortest * 10) / 10} mm"
+    raise InputError(
+        volume.source,
+        f"{few} along one axis.",
+        f"Registration needs at least {config.min_length:.0f} mm of the trunk, in {config.min_slices} slices.",
+    )
+
+
+def hu_classes(hu: torch.Tensor, tissue: TissueConfig) -> torch.Tensor:
+    """Returns soft membership `[4, ...]` in air, fat, soft tissue and bone (or bright contrast), from HU of any shape."""
+    above_lung = torch.sigmoid((hu - tissue.fat_above) / tissue.fat_width)
+    above_fat = torch.sigmoid((hu - tissue.soft_above) / tissue.soft_width)
+    above_soft = torch.sigmoid((hu - tissue.bone_above) / tissue.bone_width)
     return torch.stack([1 - above_lung, above_lung * (1 - above_fat), above_fat * (1 - above_soft), above_soft])

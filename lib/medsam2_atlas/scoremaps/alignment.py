@@ -1,11 +1,10 @@
 """The first step of a target's way: it is registered to the atlas' common space.
 
-Another registration is another function from `Target` to `Alignment`, named in `steps.STEPS`.
+Another registration is a module and a line in `registration/methods.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from medsam2_atlas.atlas.atlas import Atlas
@@ -57,7 +56,7 @@ def align(target: Target, progress: Progress) -> Alignment:
         InputError: the target shows no body, or too little of it.
     """
     config, atlas, cache = target.registration, target.atlas, target.cache
-    work = WorkImage.of(target.image, config.spacing)
+    work = WorkImage.of(target.image, config.spacing, config.image)
 
     def make() -> Transform:
         return register(work, atlas.template, config, progress)
@@ -65,8 +64,7 @@ def align(target: Target, progress: Progress) -> Alignment:
     if cache is None:
         transform = make()
         return Alignment(target.image, work, atlas, transform, transform.inverse())
-    settings = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
-    key = f"{atlas.template_version}-{settings}/{target.image.digest}"
+    key = f"{atlas.template_version}-{config.digest}/{target.image.digest}"
     transform = cache.get(key, make)
     return Alignment(target.image, work, atlas, transform, cache.get(f"{key}-inverse", transform.inverse))
 
@@ -77,5 +75,6 @@ def already_aligned(target: Target) -> Alignment:
     Raises:
         InputError: the target shows no body, or too little of it.
     """
-    work = WorkImage.of(target.image, target.registration.spacing)
+    config = target.registration
+    work = WorkImage.of(target.image, config.spacing, config.image)
     return Alignment(target.image, work, target.atlas, Transform(), Transform())

@@ -1,11 +1,18 @@
 """What models predicted for studies, the atlas that grows with them, and the runner of segmenters over them."""
 
-from medsam2_atlas.studies.growth import atlas_store, excluded_references, grow_studies_atlas, grown_atlas
+from medsam2_atlas.studies.growth import (
+    StudiesGrowthOptions,
+    atlas_store,
+    excluded_references,
+    grow_studies_atlas,
+    grown_atlas,
+)
 from medsam2_atlas.studies.predictions import Prediction, PredictionStore, file_stamp
 
 __all__ = [
     "Prediction",
     "PredictionStore",
+    "StudiesGrowthOptions",
     "atlas_store",
     "excluded_references",
     "file_stamp",

@@ -1,0 +1,87 @@
+"""Carries an annotated CT into the common space."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from medsam2_atlas.atlas.reading import AnnotatedCT, Box, PackedLabels
+from medsam2_atlas.atlas.reference import MAP_SPACING, OrganShare, Origin, Reference, map_shape, picture_of, thumbnail_of
+from medsam2_atlas.imaging.masks import occupied
+from medsam2_atlas.imaging.volume import Geometry
+from medsam2_atlas.registration import Transform, WorkImage, grid_points
+
+_CHUNK = 1 << 19
+"""Points of the map grid that are warped at once: some megabytes."""
+
+
+def warp_reference(case: AnnotatedCT, transform: Transform, template: WorkImage, origin: Origin = "base") -> Reference:
+    """Returns what an annotated CT gives to an atlas.
+
+    Args:
+        case: as it was read.
+        transform: from the common space's world points to its own.
+        template: of the common space.
+        origin: see `Reference`.
+    """
+    shares, covered = _shares(case.labels, transform, template)
+    return Reference(
+        case.name,
+        case.sha256,
+        case.labels.organs,
+        transform,
+        shares,
+        np.packbits(covered),
+        picture_of(*case.work.warped(transform(template.points()))),
+        thumbnail_of(case.work, transform, template),
+        origin,
+        image_sha256=case.image_sha256,
+    )
+
+
+def _shares(labels: PackedLabels, transform: Transform, template: WorkImage) -> tuple[dict[int, OrganShare], np.ndarray]:
+    """Returns the organs' shares, and which voxels of the map grid lie in the field of view, bool, flat."""
+    shape = map_shape(template)
+    points = grid_points(torch.Size(shape), template.origin, MAP_SPACING).reshape(-1, 3)
+    voxels = labels.voxels()
+    dense = {k: np.zeros(len(points), np.uint8) for k in labels.organs}
+    covered = np.zeros(len(points), bool)
+    for start in range(0, len(points), _CHUNK):
+        part = slice(start, min(start + _CHUNK, len(points)))
+        index, covered[part] = _index_in(labels.geometry, transform(points[part]))
+        for k, box in labels.boxes.items():
+            dense[k][part] = np.rint(255 * _mask_values(voxels[labels.within(box)] == k, box, index))
+    shares = {}
+    for k in labels.organs:
+        values = dense.pop(k).reshape(shape)
+        occupied_box = occupied(values)
+        if occupied_box is not None:
+            z, y, x = occupied_box
+            shares[k] = OrganShare(np.ascontiguousarray(values[occupied_box]), (z.start, y.start, x.start))
+    return shares, covered
+
+
+def _index_in(grid: Geometry, world: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
+    """Returns continuous voxel indices (x, y, z) of world points on a grid, and whether they lie in its field of view."""
+    to_index = torch.from_numpy(np.linalg.inv(grid.matrix)).float()
+    index = (world - torch.tensor(grid.origin, dtype=torch.float32)) @ to_index.T
+    last = torch.tensor(grid.size, dtype=torch.float32) - 1
+    return index, ((index >= -0.5) & (index <= last + 0.5)).all(-1).numpy()
+
+
+def _mask_values(organ: np.ndarray, box: Box, index: torch.Tensor) -> np.ndarray:
+    """Returns trilinear samples of an organ's mask.
+
+    organ: the mask within its box. box: `(z, y, x)` on the label map's grid. index: `[n, 3]` (x, y, z) voxels of that grid.
+    """
+    low = torch.tensor([span.start for span in box[::-1]], dtype=torch.float32)
+    last = torch.tensor([span.stop - span.start for span in box[::-1]], dtype=torch.float32) - 1
+    near = ((index >= low - 1) & (index <= low + last + 1)).all(-1)
+    values = np.zeros(len(index), np.float32)
+    if near.any():
+        unit = (index[near] - low) / last.clamp(min=1) * 2 - 1
+        mask = torch.from_numpy(organ.astype(np.float32))[None, None]
+        sampled = F.grid_sample(mask, unit.view(1, 1, 1, -1, 3), padding_mode="zeros", align_corners=True)
+        values[near.numpy()] = sampled.ravel().numpy()
+    return values
