@@ -17,7 +17,7 @@ from medsam2_atlas.evaluation import (
     metrics,
 )
 from medsam2_atlas.imaging.volume import Geometry, Volume
-from medsam2_atlas.segmenters.base import Segmentation
+from medsam2_atlas.segmenters.base import Report, Segmentation
 
 GRID = Geometry((40, 36, 30), (1.0, 1.5, 2.0), (0.0, 0.0, 0.0))
 
@@ -88,8 +88,8 @@ def test_the_report_holds_cost_agreement_and_dice_to_the_final_label() -> None:
     first, second = volume((6, BLOCK)), volume((6, LATER))
     energy = {"watt_hours": 0.5, "how": "estimated", "seconds": 2.0}
     models = {
-        "medsam2_atlas": Segmentation(first, {"seconds": {"total": 30.0}, "energy": energy, "mark": "demo"}),
-        "unet_3d": Segmentation(second, {"seconds": {"total": 3.0}, "from_cache": True}),
+        "medsam2_atlas": Segmentation(first, Report(seconds={"total": 30.0}, energy=energy, mark="demo")),
+        "unet_3d": Segmentation(second, Report(seconds={"total": 3.0}, from_cache=True)),
     }
     report = comparison_report(compare_segmentations(first, second), models, first)
     assert report["mean_dice"] == report["organs"]["liver"]["dice"] == pytest.approx(0.8)

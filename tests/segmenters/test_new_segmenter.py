@@ -63,7 +63,9 @@ def studies(tmp_path: Path) -> Path:
 def test_it_has_a_name_a_model_and_a_place_among_the_sources_of_prompts() -> None:
     assert "toy" in vocabulary()
     assert "toy" in [model.tag for model in models()]
-    assert isinstance(Models({"device": "cpu"}).segmenter("toy"), Toy)
+    models_of_a_server = Models({"device": "cpu"})
+    assert isinstance(models_of_a_server.segmenter("toy"), Toy)
+    assert "toy" in models_of_a_server.segmenter("D").offers()["prompts"]
 
 
 @pytest.fixture

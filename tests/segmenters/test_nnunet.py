@@ -13,6 +13,8 @@ import SimpleITK as sitk
 import torch
 from nnunet_folders import THRESHOLDS, by_thresholds, checkpoint, dataset, plans, seeded, write_folder
 
+from gpu_results import Gpu
+from medsam2_atlas.base.choices import Memory
 from medsam2_atlas.base.errors import InputError, WeightsError
 from medsam2_atlas.base.progress import reporting
 from medsam2_atlas.imaging.volume import Geometry, Volume, from_sitk, read_volume, to_sitk, write_volume
@@ -161,6 +163,22 @@ def test_chosen_folds_alone_count(tmp_path: Path) -> None:
 def test_in_smaller_steps_the_label_map_is_the_same(thresholds: Path) -> None:
     tiny = segmenter(thresholds)
     assert np.array_equal(tiny.segment(ct(), Options(memory="small")).labels.array, tiny.segment(ct()).labels.array)
+
+
+@pytest.mark.parametrize("memory", ["", "small", "smallest"])
+def test_label_maps_are_those_of_the_cpu(tmp_path: Path, gpu: Gpu, memory: Memory) -> None:
+    folder = tmp_path / "two folds"
+    folds = {name: checkpoint(by_thresholds(plans())) for name in ("0", "1")}
+    write_folder(folder, folds=folds)
+
+    def labels(device: torch.device) -> np.ndarray:
+        tiny = segmenter(folder, device=str(device))
+        found = tiny.segment(ct(), Options(memory=memory if device.type == "cuda" else ""))
+        assert str(found.report.device).startswith(device.type)
+        assert found.report.precision == ("float16" if device.type == "cuda" else "float32")
+        return found.labels.array
+
+    gpu.assert_same_labels(*gpu.both(labels), rounded=True)
 
 
 def test_a_run_leaves_the_process_as_it_was(thresholds: Path) -> None:

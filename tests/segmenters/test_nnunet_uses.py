@@ -75,7 +75,8 @@ def client(studies: Path, folder: Path, tmp_path: Path) -> Iterator[MONAILabelCl
     broken = write_folder(tmp_path / "broken", folds={})
     folders = {"nnunet:own": str(folder), "nnunet:broken": str(broken)}
     conf = {"device": "cpu", "learning": "false", "atlas": str(tmp_path), **folders}
-    with server(studies, tmp_path / "server", conf) as connected:
+    # Not forked: with nnunetv2, pandas imports numexpr, whose threads would not survive a fork.
+    with server(studies, tmp_path / "server", conf, anew=True) as connected:
         yield connected
 
 

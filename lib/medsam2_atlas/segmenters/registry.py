@@ -38,6 +38,7 @@ class Family:
     role: Role
     description: str
     prefix: str = ""
+    learns: bool = False
 
 
 FAMILIES = (
@@ -55,13 +56,21 @@ FAMILIES = (
         "prompted",
         "15 abdominal organs by registered references alone, without a network",
     ),
-    Family("unet_3d", ("unet_3d",), "unet:UNetSegmenter", "trained", "15 abdominal organs by a three-dimensional U-Net"),
+    Family(
+        "unet_3d",
+        ("unet_3d",),
+        "unet:UNetSegmenter",
+        "trained",
+        "15 abdominal organs by a three-dimensional U-Net",
+        learns=True,
+    ),
     Family(
         "unet_2d",
         ("unet_2d",),
         "unet:UNetSegmenter",
         "trained",
         "15 abdominal organs by a two-dimensional U-Net, slice by slice",
+        learns=True,
     ),
     Family("reference", ("reference-1", "reference-3"), "strategies:Strategy", "reference", "MedSAM2, prompted by the truth"),
     Family(
@@ -146,7 +155,17 @@ def models(folders: Iterable[str] = (), roles: Iterable[Role] = ("prompted", "tr
 
 def trainable() -> list[str]:
     """Returns the names of the networks that are trained on the studies, the preferred one first. They give coarse masks."""
-    return [name for family in FAMILIES if family.role == "trained" and not family.prefix for name in family.names]
+    return [name for family in FAMILIES if family.learns for name in family.names]
+
+
+def ready_made(folders: Iterable[str] = ()) -> list[str]:
+    """Returns the names of the networks that were trained elsewhere; they give coarse masks under their own names.
+
+    Args:
+        folders: names of the folders that an operator gave.
+    """
+    fixed = [name for family in FAMILIES if family.role == "trained" and not family.learns for name in family.names]
+    return [*fixed, *folders]
 
 
 def make_segmenter(name: str, resources: Resources) -> Segmenter:

@@ -41,7 +41,7 @@ from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Report,
 from medsam2_atlas.segmenters.case import Case, Clock, prompter_of
 from medsam2_atlas.segmenters.changed_settings import foundation_settings
 from medsam2_atlas.segmenters.fusion import fuse_scores
-from medsam2_atlas.segmenters.registry import models, trainable
+from medsam2_atlas.segmenters.registry import models, ready_made, trainable
 
 ATLAS_ALONE = "atlas"
 _TURNED = "The patient lies the other way round than the file says: left and right may be confused."
@@ -204,8 +204,8 @@ class Strategy(Segmenter):
     def _sources(self) -> list[str]:
         """Returns what the first prompts can come from now."""
         able = [name for name in trainable() if not self._resources.segmenter(name).missing()]
-        folders = [name for name in self._resources.folders() if not self._resources.segmenter(name).missing()]
-        return ["atlas", *(["unet", "both"] if able else []), *folders]
+        others = [n for n in ready_made(self._resources.folders()) if not self._resources.segmenter(n).missing()]
+        return ["atlas", *(["unet", "both"] if able else []), *others]
 
 
 def segment(case: Case, strategy: str = "D") -> Segmentation:
