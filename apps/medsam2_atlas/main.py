@@ -2,8 +2,9 @@
 
 Configuration (`--conf KEY VALUE`): `atlas` (folder), `checkpoint` (file), `config` (network), `device`, `unet_3d` and
 `unet_2d` (weights), `unet_3d_config` and `unet_2d_config` (how they are trained), `learning` (whether studies are measured
-in the background; by default those of a local folder), `foundation` (model that is compared with the U-Net), `server_roots`
-(folders that symbolic links in the studies folder may lead to), `server_hu` (how values of CTs become HU).
+in the background; by default those of a local folder), `foundation` and `baseline` (models that are compared there),
+`bundle:NAME` and `nnunet:NAME` (folders of own models), `server_roots` (folders that symbolic links in the studies folder may
+lead to), `server_hu` (how values of CTs become HU).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from medsam2_atlas.imaging import decoding
 from medsam2_atlas.imaging.hounsfield import HuRule
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.segmenters.base import Segmentation
-from medsam2_atlas.segmenters.registry import FOUNDATIONS, trainable
+from medsam2_atlas.segmenters.registry import FOUNDATIONS, model_of, trainable
 from medsam2_atlas.storage import WorkFolder, copy_safely
 from medsam2_atlas.studies.models import Models
 from medsam2_atlas.unet import load_unet
@@ -80,7 +81,8 @@ class MedSAM2AtlasApp(MONAILabelApp):
         self._table = ScoreTable(self._work.folder(".") / "learning.sqlite")
         if not in_work_process():
             _ = self._models.ladder  # a device that cannot be used ends the start, not the first case
-        self._learner = Learner(self._models, self._predictions, self._table, self.datastore, self._foundation(conf))
+        foundation, baseline = self._foundation(conf), self._named(conf, "baseline")
+        self._learner = Learner(self._models, self._predictions, self._table, self.datastore, foundation, baseline)
         self._housekeeper = Housekeeper(lambda: self._studies().store, lambda: self._learner.idle)
         # In the background, a whole archive would be fetched from a DICOMweb server: only where that is asked for.
         remote = is_url(studies)
@@ -100,10 +102,23 @@ class MedSAM2AtlasApp(MONAILabelApp):
                 log.warning("%s cannot run: %s", name, reason)
 
     def _foundation(self, conf: Mapping[str, str]) -> str:
-        """The model that studies in the background are measured by; MedSAM2 takes minutes a case without a GPU."""
-        if in_work_process():  # measures nothing: no need to ask the GPU
-            return conf.get("foundation") or FOUNDATIONS[False]
-        return conf.get("foundation") or FOUNDATIONS[self._models.device.type == "cuda"]
+        """Returns the model that studies in the background are measured by; MedSAM2 takes minutes a case without a GPU."""
+        named = self._named(conf, "foundation")
+        if named or in_work_process():  # which measures nothing: no need to ask the GPU
+            return named or FOUNDATIONS[False]
+        return FOUNDATIONS[self._models.device.type == "cuda"]
+
+    def _named(self, conf: Mapping[str, str], key: str) -> str:
+        """Returns the model that a setting names, by its own name or a segmenter's; empty if it names none.
+
+        Raises:
+            InputError: no such model.
+        """
+        name = conf.get(key, "")
+        tag = name if not name or name in self._tasks else model_of(name)
+        if tag and tag not in self._tasks:
+            raise InputError(name, f"cannot be the {key}.", f"Choose from: {', '.join(self._tasks)}.")
+        return tag
 
     def init_datastore(self) -> Datastore:
         """A store that loses nothing, of a folder or of a DICOMweb server's series."""

@@ -59,7 +59,13 @@ class Learner:
     """Keeps the table of measures up to date."""
 
     def __init__(
-        self, models: Models, predictions: Predictions, table: ScoreTable, datastore: Callable[[], Datastore], foundation: str
+        self,
+        models: Models,
+        predictions: Predictions,
+        table: ScoreTable,
+        datastore: Callable[[], Datastore],
+        foundation: str,
+        baseline: str = "",
     ) -> None:
         """
         Args:
@@ -67,10 +73,11 @@ class Learner:
             predictions: makes and keeps label maps.
             table: where measures go.
             datastore: gives the server's.
-            foundation: model whose label map is compared with that of the first trained model.
+            foundation: model whose label map is compared.
+            baseline: model that it is compared with; the first trained one that can run if empty.
         """
         self._models, self._predictions, self._table, self._datastore = models, predictions, table, datastore
-        self.foundation = foundation
+        self.foundation, self._named_baseline = foundation, baseline
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._waiting, self._last_request = 0, 0.0
@@ -207,6 +214,8 @@ class Learner:
             raise _GivenWayError
 
     def _baseline(self) -> str | None:
+        if self._named_baseline:
+            return None if self._predictions.missing(self._named_baseline) else self._named_baseline
         return next(iter(self._predictions.able("trained")), None)
 
     def _run(self) -> None:

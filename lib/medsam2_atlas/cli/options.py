@@ -10,7 +10,7 @@ import typer
 from medsam2_atlas.base.choices import device_name
 from medsam2_atlas.base.console import console
 from medsam2_atlas.base.errors import InputError
-from medsam2_atlas.segmenters.registry import family_of, vocabulary
+from medsam2_atlas.segmenters.registry import FAMILIES, family_of, vocabulary
 
 CheckpointOption = Annotated[
     Path | None,
@@ -36,9 +36,11 @@ DeviceOption = Annotated[
 ]
 
 SEGMENTERS = ", ".join(vocabulary())
+NAMED = " or ".join(f"{family.prefix}NAME" for family in FAMILIES if family.prefix)
+"""Segmenters of folders, for help and errors."""
 FolderOption = Annotated[
     list[str] | None,
-    typer.Option("--folder", help="NAME=FOLDER of a segmenter `bundle:…` or `nnunet:…`; its code is run. May be repeated."),
+    typer.Option("--folder", help=f"{NAMED}=FOLDER, whose code is run. May be repeated."),
 ]
 UNetWeightsOption = Annotated[
     Path | None, typer.Option("--unet-weights", help="Weights (.pt) of the U-Net; default: the studies' or the demo's.")
@@ -92,6 +94,6 @@ def named_folders(given: list[str] | None) -> dict[str, str]:
     for text in given or []:
         name, _, folder = text.partition("=")
         if not folder or not family_of(name).prefix:
-            raise InputError(repr(text), "names no folder of a segmenter.", "Write bundle:NAME=FOLDER or nnunet:NAME=FOLDER.")
+            raise InputError(repr(text), "names no folder of a segmenter.", f"Write {NAMED}=FOLDER.")
         found[name] = folder
     return found

@@ -1,7 +1,7 @@
 """A target's way to its score maps, as one list of steps.
 
-A step takes one value and returns one: `Target` → `Alignment` → `Votes` → `Warped`, which the later steps change. To register
-in another way, name another function in the first line of `STEPS`; for another label fusion, see `voting`.
+A step takes one value and returns one: `Target` → `Alignment` → `Votes` → `Warped`, which the later steps change. For
+another registration, see `registration.methods`; for another label fusion, `voting`.
 """
 
 from __future__ import annotations

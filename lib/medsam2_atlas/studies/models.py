@@ -115,7 +115,7 @@ class Models:
             return self._segmenters[name]
 
     def folder(self, name: str) -> Path:
-        """Returns the folder that the operator named for `bundle:NAME` or `nnunet:NAME`.
+        """Returns the folder that the operator named for a segmenter, such as `bundle:NAME`.
 
         Raises:
             InputError: none was named.
