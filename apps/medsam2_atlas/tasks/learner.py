@@ -45,10 +45,10 @@ _ALL = ""
 
 
 def _changed_settings() -> dict[str, str]:
-    """Returns the settings that measures depend on and that differ from their defaults; empty if none does."""
+    """Returns the settings that measures depend on and that differ from their defaults, as JSON."""
     rooms = {"fusion": differing(fusion_config()), "active_learning": active_learning_config().changed()}
-    changed = foundation_settings(unet=True) | {room: settings for room, settings in rooms.items() if settings}
-    return {"settings": json.dumps(changed, sort_keys=True)} if changed else {}
+    changed = foundation_settings(unet=True)["settings"] | {room: settings for room, settings in rooms.items() if settings}
+    return {"settings": json.dumps(changed, sort_keys=True)}
 
 
 class _GivenWayError(Exception):
@@ -156,7 +156,7 @@ class Learner:
                 self._put_off(study, error)
                 continue
             row = rows.get(study)
-            if row is None or row.image != stamp or row.versions != versions:
+            if row is None or row.image != stamp or not row.current(versions):
                 self._measure(study, stamp, versions)
                 return True
             self._later.succeeded(study)

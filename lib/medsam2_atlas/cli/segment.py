@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, Memory, ThresholdRule
+from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, PROMPTS, Loop, Memory, ThresholdRule
 from medsam2_atlas.base.console import bars, console, echo
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.files import replacing, write_json
@@ -68,7 +68,7 @@ def segment_command(
     segmenter = check_segmenter(renamed(segmenter, strategy, "--strategy", "--segmenter"), truth is not None)
     if unet is not None:
         unet_weights = Path(renamed("", str(unet), "--unet", "--unet-weights"))
-    if prompts not in ("atlas", "unet", "both") and family_of(prompts).role != "trained":
+    if prompts not in PROMPTS and family_of(prompts).role != "trained":
         raise InputError(prompts, "gives no coarse masks to prompt from.", "Choose atlas, unet, both or a trained segmenter.")
     folders = named_folders(folder)
     from medsam2_atlas.imaging.hounsfield import HuRule, read_ct
