@@ -55,7 +55,11 @@ def compare_command(
     chosen = segmenter or list(DEFAULTS)
     if len(chosen) != 2:
         raise InputError("--segmenter", f"names {len(chosen)} segmenters.", "Name two: --segmenter D --segmenter unet_3d.")
-    chosen = [renamed(chosen[0], strategy, "--strategy", "--segmenter"), renamed(chosen[1], unet, "--unet", "--segmenter")]
+    first, second = DEFAULTS
+    chosen = [
+        renamed(chosen[0], strategy, "--strategy", "--segmenter", first),
+        renamed(chosen[1], unet, "--unet", "--segmenter", second),
+    ]
     for name in chosen:
         if family_of(name).role == "reference":
             raise InputError(

@@ -65,11 +65,16 @@ def segment_command(
     unet: Annotated[Path | None, typer.Option("--unet", hidden=True)] = None,
 ) -> None:
     """Segment a CT."""
-    segmenter = check_segmenter(renamed(segmenter, strategy, "--strategy", "--segmenter"), truth is not None)
+    segmenter = check_segmenter(renamed(segmenter, strategy, "--strategy", "--segmenter", "D"), truth is not None)
     if unet is not None:
-        unet_weights = Path(renamed("", str(unet), "--unet", "--unet-weights"))
+        unet_weights = Path(renamed(str(unet_weights or ""), str(unet), "--unet", "--unet-weights", ""))
     if prompts not in PROMPTS and family_of(prompts).role != "trained":
         raise InputError(prompts, "gives no coarse masks to prompt from.", "Choose atlas, unet, both or a trained segmenter.")
+    others = {"--prompts": prompts != "atlas", "--loop": loop != "symmetric", "--fill-holes": fill_holes}
+    others["--thresholds"] = thresholds != DEFAULT_THRESHOLDS
+    if family_of(segmenter).role == "trained" and any(others.values()):
+        unused = ", ".join(option for option, given in others.items() if given)
+        raise InputError(segmenter, f"has no use for {unused}.", "These options are for the strategies of MedSAM2.")
     folders = named_folders(folder)
     from medsam2_atlas.imaging.hounsfield import HuRule, read_ct
     from medsam2_atlas.imaging.kinds import SUFFIXES
