@@ -224,7 +224,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
             MedSAM2AtlasError: no such model or study, something that the model needs is missing, or a wrong option.
         """
         model, upload = str(request.get("model")), request.get("upload")
-        check_model(model, self._infers, self._missing)
+        check_model(model, self._infers, lambda: self._missing(model))
         with self._learner.held_off():
             if upload:
                 if model == "compare":
@@ -246,7 +246,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
             MedSAM2AtlasError: as `infer`.
         """
         model, study = str(request.get("model")), str(request.get("image"))
-        check_model(model, self._infers, self._missing)
+        check_model(model, self._infers, lambda: self._missing(model))
         if model not in self._tasks or request.get("upload"):
             return None
         found = self._predictions.stored(model, study, request)
@@ -306,8 +306,10 @@ class MedSAM2AtlasApp(MONAILabelApp):
         file = replies.as_file(label_map, request)
         return {"label": file, "tag": tag, "file": file, "params": replies.as_json(report, labels)}
 
-    def _missing(self) -> dict[str, str]:
+    def _missing(self, *names: str) -> dict[str, str]:
+        """Returns why models cannot run: of those named, or of all."""
         tasks: dict[str, Any] = {**self._all, "compare": self._compare}
+        tasks = {name: tasks[name] for name in names} or tasks
         failing: dict[str, str] = {}
         reasons = described(tasks, lambda task: task.missing(), failing)
         return {name: reason for name, reason in {**reasons, **failing}.items() if reason}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,8 +56,15 @@ def test_its_coarse_masks_prompt_medsam2(studies: Path, bundle: Path) -> None:
     assert report.prompter["left_out"] == ["vertebrae"]
     assert report.atlas is None
     assert "bundle:own" in strategy.offers()["prompts"]
-    made_of = strategy.provenance(options)["prompter"]
+
+
+def test_what_its_masks_prompt_depends_on_all_that_they_depend_on(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = Models({"device": "cpu", "bundle:own": str(bundle)})
+    monkeypatch.setattr(models, "atlas", lambda: SimpleNamespace(version="1"))
+    made_of = models.segmenter("A").provenance(Options(prompts="bundle:own"))["prompter"]
+    assert made_of == models.segmenter("bundle:own").provenance(Options())
     assert "monai" in made_of["packages"], "another version of MONAI may give other masks"
+    assert "prompter" not in models.segmenter("A").provenance(Options(prompts="unet"))
 
 
 def test_it_is_a_contestant_on_the_organs_that_it_knows(studies: Path, bundle: Path) -> None:
