@@ -87,7 +87,7 @@ def case_states(
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is known of all cases; `case_states` and the store's functions tell what each attribute holds."""
+    """Facts about all cases; `case_states` and the store's functions tell what each attribute holds."""
 
     datastore: StudyDatastore
     reports: PredictionStore

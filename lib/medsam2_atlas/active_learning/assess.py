@@ -45,8 +45,8 @@ def assess(
         atlas: the one of the score maps.
         scores: of the CT.
         prompts: made of the score maps.
-        foundation: label map `[z, y, x]` of MedSAM2, or of the atlas alone.
-        baseline: label map of the U-Net.
+        foundation: label map `[z, y, x]` of a prompted model.
+        baseline: label map of the model that it is compared with.
     """
     values, why = {}, {}
     doubts = uncertainty(scores, prompts)
@@ -66,14 +66,14 @@ def assess(
             values["disagreement"] = float(np.mean(list(differences.values())))
             mean = 1 - values["disagreement"]
             lowest = _highest(differences, lambda v: 1 - v)
-            why["disagreement"] = f"foundation and U-Net agree to a mean Dice of {mean:.2f}, least for {lowest}"
+            why["disagreement"] = f"foundation and baseline agree to a mean Dice of {mean:.2f}, least for {lowest}"
     return Assessment(values, why)
 
 
 def uncertainty(scores: ScoreMaps, prompts: Prompts) -> dict[int, float]:
     """Returns per organ in the scan a mean of its score map's entropy share and the doubt about its prompt; 0..1.
 
-    Doubt is what the highest score lacks to 1, more where a box had to be taken from another slice, and 1 without a prompt.
+    Doubt is 1 minus the highest score, larger if a box had to be taken from another slice, and 1 without a prompt.
     `ActiveLearningConfig` has the weights.
     """
     config = active_learning_config()

@@ -93,7 +93,7 @@ class Atlas:
 
     @property
     def disagreeing(self) -> list[str]:
-        """Names of references that agree with no other: their mean Dice with the rest is about 0 in the common space.
+        """Returns the names of references that agree with no other: their mean Dice with the rest is about 0.
 
         Raises:
             InputError: `configs/atlas.yaml` does not hold valid parameters.

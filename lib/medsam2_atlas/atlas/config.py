@@ -1,4 +1,4 @@
-"""What a user may tune about atlases; values in `configs/atlas.yaml`, with their reasons.
+"""Settings of atlases; values in `configs/atlas.yaml`, with their reasons.
 
 The grids of shares (3 mm) and thumbnails (12 mm) are no parameters: stored atlases rely on them, see `reference`.
 """

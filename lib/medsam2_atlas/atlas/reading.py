@@ -29,7 +29,7 @@ Box = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a path held at one time.
+    """The files of a path at one time.
 
     Attributes:
         path: of a file or of the folder of a series.
@@ -185,7 +185,7 @@ def read_annotated(
 
 
 def _read(path: Path, snapshots: Snapshots, decode: Callable[[Path], Volume]) -> tuple[Volume, str]:
-    """Returns what a path holds, and the checksum of exactly that."""
+    """Returns a path's content with its checksum."""
     try:
         before = snapshots.of(path)
     except OSError:

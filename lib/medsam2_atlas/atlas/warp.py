@@ -17,7 +17,7 @@ _CHUNK = 1 << 19
 
 
 def warp_reference(case: AnnotatedCT, transform: Transform, template: WorkImage, origin: Origin = "base") -> Reference:
-    """Returns what an annotated CT gives to an atlas.
+    """Returns an annotated CT as a reference in the common space.
 
     Args:
         case: as it was read.

@@ -30,7 +30,7 @@ from medsam2_atlas.cli.outputs import check_folder
 from medsam2_atlas.segmenters.registry import model_of, trainable
 
 DEFAULTS = ("D", "unet_3d")
-"""What is compared if nothing is named."""
+"""Segmenters that are compared by default."""
 
 
 def compare_command(

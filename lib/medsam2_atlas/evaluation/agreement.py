@@ -32,7 +32,7 @@ class Agreement:
 
 
 def compare_segmentations(first: Volume, second: Volume, organs: Sequence[int] = ()) -> Agreement:
-    """Where and how far two label maps of one CT differ.
+    """Compares two label maps of one CT: where they differ, and by how much.
 
     Args:
         first: label map.

@@ -17,7 +17,7 @@ from medsam2_atlas.imaging.volume import Volume
 
 @dataclass(frozen=True)
 class OrganScore:
-    """How alike two masks of an organ are.
+    """Agreement of two masks of an organ.
 
     dice: 0..1. nsd: share of the surfaces within a tolerance (`EvaluationConfig`) of each other, 0..1. hd95_mm: 95th percentile
     of the distances between the surfaces; None where one mask is empty. volumes_ml: of the first and of the second.

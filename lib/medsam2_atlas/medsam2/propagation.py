@@ -69,7 +69,7 @@ class Track:
     prompts; None: at `end`. min_certainty: the organ is also out of sight on a slice whose mean logit within the mask falls
     below this share of that on the starting slices: there the network follows something else, or is about to. mend: changes the
     logits `[1, h, w]` of a prompted slice before they are remembered.
-    logits: what came out, `[1, h, w]` per slice. starting, corrected: what is remembered of prompted slices; a track that
+    logits: the result, `[1, h, w]` per slice. starting, corrected: memories of prompted slices; a track that
     begins with them and their logits goes on from there.
     """
 

@@ -99,7 +99,10 @@ def constrained(scores: ScoreMaps, labels: np.ndarray, later: Sequence[int], con
 
 
 def _shift(score: ScoreMap, places: np.ndarray, moves: np.ndarray, spacing: np.ndarray, config: PriorsConfig) -> np.ndarray:
-    """Whole voxels (z, y, x) by which a map follows its neighbours, which have moved at `places`; both in mm, `[n, 3]`."""
+    """Returns the whole voxels (z, y, x) by which a map follows its neighbours.
+
+    places, moves: where the neighbours have moved, and how far; both in mm, `[n, 3]`.
+    """
     if not len(places):
         return np.zeros(3, int)
     middle = (np.array(ndimage.center_of_mass(score.values)) + score.low) * spacing

@@ -59,7 +59,7 @@ def prompts_from_scores(
     fractions: tuple[float, ...],
     rule: ThresholdRule = DEFAULT_THRESHOLDS,
 ) -> Prompts:
-    """Prompts from score maps.
+    """Returns prompts from score maps.
 
     Args:
         scores: of the target.

@@ -1,4 +1,4 @@
-"""What a user may tune about registration; values in `configs/registration.yaml`, with their reasons."""
+"""Settings of registration; values in `configs/registration.yaml`, with their reasons."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class RegistrationConfig(BaseModel):
 
     @property
     def identity(self) -> str:
-        """Text that tells these parameters from others, for keys of stored registrations.
+        """Returns a text that differs between sets of parameters, for keys of stored registrations.
 
         A parameter that is not in `_FLAT` counts only if it differs from its default, so that a new one changes no key. If a
         default changes, name the parameter in `_FLAT`: registrations that were stored under the old default are not found then.
@@ -183,7 +183,7 @@ class RegistrationConfig(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Eight hexadecimal digits of `identity`."""
+        """Returns eight hexadecimal digits of the checksum of `identity`."""
         return hashlib.sha256(self.identity.encode()).hexdigest()[:8]
 
     def record(self) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def _evidence(
 
 
 def _near(maps: torch.Tensor, reach: np.ndarray, score: float) -> torch.Tensor:
-    """Where each map `[organ, z, y, x]` is above a score within so many cells (z, y, x)."""
+    """Returns where each map `[organ, z, y, x]` is above a score within so many cells (z, y, x)."""
     size = [1, *(2 * int(np.ceil(n)) + 1 for n in reach)]
     return torch.from_numpy(ndimage.maximum_filter(maps.numpy() > score, size, mode="constant"))
 
@@ -192,7 +192,7 @@ def _looked_up(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def _moved(score: C, field: torch.Tensor, cells: _Cells, shape: tuple[int, ...]) -> C:
-    """A map on a reduced grid of `shape`, moved by a field over cells."""
+    """Returns a map on a reduced grid of `shape`, moved by a field over cells."""
     voxel = cells.steps / cells.size
     box = around([score], field.abs().amax((1, 2, 3)).numpy() / voxel + 1, shape)
     z, y, x = low_of(box)

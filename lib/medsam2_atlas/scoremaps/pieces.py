@@ -1,4 +1,4 @@
-"""Which pieces of an organ stay that falls apart when intensities correct its score map."""
+"""Chooses which pieces of an organ stay if its score map falls apart in the correction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MIN_SEED = 0.01
 
 
 class PiecesConfig(Settings):
-    """Which pieces of an organ stay."""
+    """Limits for the pieces of an organ that stay."""
 
     min_main: float = Field(0.25, gt=0, le=1, description="share of the surest piece's score from which on another one stays")
     min_minor: float = Field(0.02, gt=0, le=1, description="the same for a piece that lies above or below the others")

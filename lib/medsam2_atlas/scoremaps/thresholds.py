@@ -11,7 +11,7 @@ from medsam2_atlas.scoremaps.step import StepConfig
 
 
 class ThresholdsConfig(StepConfig):
-    """Which thresholds are used. Switched off, an atlas' own ones are left aside."""
+    """Rules of thresholds. Switched off, an atlas' own thresholds are not used."""
 
     max_adaptive: float = Field(0.5, gt=0, lt=1, description="highest adaptive threshold: more likely the organ than not")
     adaptive_share: float = Field(0.5, gt=0, lt=1, description="of a map's maximum: the adaptive threshold of a map below 1")
@@ -43,5 +43,5 @@ def threshold_of(rule: ThresholdRule, organ: int, scores: ScoreMaps, table: Orga
 
 
 def adaptive_threshold(score: ScoreMap, config: ThresholdsConfig) -> float:
-    """Returns the threshold of an organ of which nothing better is known, from its map's maximum."""
+    """Returns the adaptive threshold of an organ, from its map's maximum."""
     return min(config.max_adaptive, config.adaptive_share * score.maximum)

@@ -1,4 +1,4 @@
-"""The step `vote`: label fusion in the common space, how much each reference says about each place of a target.
+"""The step `vote`: label fusion in the common space, with weights of each reference at each place of a target.
 
 The target is carried into the common space once; there, each reference's picture is compared with it around every voxel.
 So the cost for a target is a few filters a reference, not a registration.
@@ -53,7 +53,7 @@ class VoteConfig(StepConfig):
 
 @dataclass(frozen=True)
 class Votes:
-    """What references say about a target, in the common space.
+    """Votes of references on a target, in the common space.
 
     maps: per organ number. field_of_view: where at least one reference shows anything.
     """
@@ -144,7 +144,7 @@ def _joint_weights(differences: torch.Tensor, config: VoteConfig) -> torch.Tenso
 
 
 _WEIGHTS: dict[Fusion, Callable[[torch.Tensor, VoteConfig], torch.Tensor]] = {"local": _local_weights, "joint": _joint_weights}
-"""Weights of references `[references, z, y, x]` from their differences to the target, 0..1 and of the same shape."""
+"""Each returns weights `[references, z, y, x]` from the references' differences to the target, 0..1, of the same shape."""
 
 
 def _fused(

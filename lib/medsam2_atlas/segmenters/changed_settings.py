@@ -1,7 +1,7 @@
-"""What a result owes to settings that differ from their defaults, for its provenance.
+"""Settings that differ from their defaults and that a result depends on, for its provenance.
 
 Settings at their defaults are left out: results that earlier versions have stored are found again, and so are those of this
-version when a later one has more settings. What the version itself changes is told by its number.
+version when a later one has more settings. The version number stands for changes of the program.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def fuse_logits(logits: Mapping[int, OrganLogits], shape: tuple[int, ...]) -> np
 
 
 def fuse_scores(scores: ScoreMaps) -> np.ndarray:
-    """Label map `[z, y, x]` uint8 that score maps give by themselves, without a network.
+    """Returns the label map `[z, y, x]` uint8 that score maps give by themselves, without a network.
 
     A voxel goes to the organ of the highest score, among those whose score is above its adaptive threshold.
     """

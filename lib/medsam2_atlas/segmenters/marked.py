@@ -95,7 +95,7 @@ def segment_marked(
         prepared: the same CT, prepared for these weights; slices that it has encoded are not encoded again.
         weights: for the report.
         organ: label and marks, in voxel indices of the image.
-        progress: told stages and shares.
+        progress: called with stage and fraction completed.
     """
     began = time.perf_counter()
     config = marks_config()

@@ -1,4 +1,4 @@
-"""The table of all segmenters. Whoever offers, compares, scores or batches them goes over it.
+"""The table of all segmenters. The app, comparison, scoring, batches and active learning go over it.
 
 A new segmenter is a module with a subclass of `Segmenter`, and a line of `FAMILIES`. Importing this module loads none of them.
 """
@@ -88,7 +88,7 @@ FOUNDATIONS = ("atlas", "medsam2_atlas")
 
 @dataclass(frozen=True)
 class Model:
-    """What a server offers under one name. tag: name of the model and of its predictions. names: the default first."""
+    """A model that a server offers. tag: name of the model and of its predictions. names: the default first."""
 
     tag: str
     names: tuple[str, ...]

@@ -39,10 +39,10 @@ _KEPT_SCORES = 2
 
 
 class Models:
-    """What segmenters share (`segmenters.base.Resources`). Safe to use from several threads: one lock guards the caches.
+    """The resources of segmenters (`segmenters.base.Resources`). Safe to use from several threads: one lock guards the caches.
 
-    What was handed out stays as it is: a request ends with the atlas and weights that it began with, whatever replaces
-    them meanwhile.
+    Atlases and networks that were handed out stay as they are: a request ends with the atlas and weights that it began with,
+    whatever replaces them meanwhile.
     """
 
     def __init__(self, conf: Mapping[str, str], work: WorkFolder | None = None, hu: HuRule = CHECK) -> None:
@@ -132,7 +132,7 @@ class Models:
         return [key for key in self._conf if ":" in key]
 
     def score_maps(self, image: Volume, atlas: Atlas) -> ScoreMaps:
-        """Returns the score maps of a CT; those of the last CTs are kept, for whoever asks next.
+        """Returns the score maps of a CT; those of the last CTs are kept for the next caller.
 
         Raises:
             InputError: the CT shows no body, or too little of it.

@@ -1,4 +1,4 @@
-"""The checkpoint that a stopped training goes on from (`latest.pt`)."""
+"""The checkpoint from which a stopped training goes on (`latest.pt`)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def write_checkpoint(file: Path, config: UNetConfig, parts: Mapping[str, Any], v
     Args:
         file: to write.
         config: of the run.
-        parts: what has a state (`state_dict`), by name; None is kept as an empty state.
-        values: what is kept as it is: `epoch`, `finished`, `stats`, `spent` (seconds).
+        parts: objects with a state (`state_dict`), by name; None is kept as an empty state.
+        values: stored as they are: `epoch`, `finished`, `stats`, `spent` (seconds).
     """
     states = {name: part.state_dict() if part is not None else {} for name, part in parts.items()}
     with replacing(file) as part:
