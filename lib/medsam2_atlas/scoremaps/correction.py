@@ -51,8 +51,19 @@ class CorrectConfig(StepConfig):
     min_prior: float = Field(0.02, gt=0, lt=1, description="highest prior up to which an organ is left as registered")
     max_prior: float = Field(0.97, gt=0, lt=1, description="prior that no voxel exceeds: intensities can contradict any")
     near: float = Field(0.01, gt=0, lt=1, description="share of the highest prior from which on a voxel may join the organ")
-    max_thinning: float = Field(3.0, ge=1, description="how far a prior that spreading has thinned out is raised again")
-    min_known: float = Field(0.3, gt=0, le=1, description="share known around a voxel by which its prior is divided at least")
+    max_thinning: float = Field(
+        3.0,
+        ge=1,
+        description="max factor by which a prior that spreading has thinned out is raised again: a vein would lose to the "
+        "liver around it",
+    )
+    min_known: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="min share of known voxels by which a spread prior is divided: dividing by less would make it grow "
+        "without bound",
+    )
     cut_score: float = Field(
         0.2, gt=0, lt=1, description="score at the border of the references' fields of view above which they cut an organ"
     )

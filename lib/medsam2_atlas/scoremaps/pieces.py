@@ -16,7 +16,12 @@ class PiecesConfig(Settings):
     """Limits for the pieces of an organ that stay."""
 
     min_main: float = Field(0.25, gt=0, le=1, description="share of the surest piece's score from which on another one stays")
-    min_minor: float = Field(0.02, gt=0, le=1, description="the same for a piece that lies above or below the others")
+    min_minor: float = Field(
+        0.02,
+        gt=0,
+        le=1,
+        description="the same for a piece that lies above or below the others: chosen for a vena cava that falls in two",
+    )
     max_overlap: float = Field(
         0.6, gt=0, le=1, description="share of its slices from which on a piece lies beside the others, not above or below them"
     )

@@ -16,7 +16,10 @@ class ThresholdsConfig(StepConfig):
     max_adaptive: float = Field(0.5, gt=0, lt=1, description="highest adaptive threshold: more likely the organ than not")
     adaptive_share: float = Field(0.5, gt=0, lt=1, description="of a map's maximum: the adaptive threshold of a map below 1")
     max_share: float = Field(
-        0.9, gt=0, lt=1, description="of a map's maximum: no threshold of an atlas exceeds it, for a region"
+        0.9,
+        gt=0,
+        lt=1,
+        description="share of a map's maximum that no threshold of an atlas exceeds, so that a region is never empty",
     )
     min_references: int = Field(3, ge=2, description="references from which on thresholds can be found by leaving one out")
     step: float = Field(0.05, ge=0.01, lt=0.5, description="between the thresholds that are tried")

@@ -35,7 +35,7 @@ _CHUNK = 1 << 18
 class VoteConfig(StepConfig):
     """How references vote. Switched off, their plain mean is taken, as by the method `mean`."""
 
-    method: Fusion = Field("local", description="mean, local or joint")
+    method: Fusion = Field("local", description="mean (as published), local or joint")
     references: int = Field(15, ge=1, description="highest number of references that vote: those that resemble the target most")
     radius: int = Field(2, ge=0, description="voxels of the common space to each side that are compared")
     power: float = Field(2.0, ge=0, description="local: weight = distance to this negative power")

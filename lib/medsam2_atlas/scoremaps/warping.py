@@ -40,7 +40,9 @@ class WarpConfig(StepConfig):
     Switched off, the target has to lie on the grid of the atlas' maps already.
     """
 
-    pixel: float = Field(2.0, gt=0, description="mm; min size of a score map's pixel: slices are reduced to it")
+    pixel: float = Field(
+        2.0, gt=0, description="mm; min size of a score map's pixel: slices are reduced to it, since score maps are smooth"
+    )
 
 
 @dataclass(frozen=True)
