@@ -32,9 +32,7 @@ class CompareTask(InferTask):
     """Compares two models on a study: where they differ, and by how much. Uses stored predictions."""
 
     def __init__(self, predictions: Predictions) -> None:
-        super().__init__(
-            InferType.SEGMENTATION, dict(DISAGREEMENT_LABELS), 3, "Where MedSAM2 and U-Net differ, and by how much"
-        )
+        super().__init__(InferType.SEGMENTATION, dict(DISAGREEMENT_LABELS), 3, "Where two models differ, and by how much")
         self._predictions = predictions
 
     def config(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """How much a case could teach: three measures, each 0 (nothing new) to about 1, over all organs in the scan.
 
-`disagreement`  1 − mean Dice between MedSAM2 and U-Net (query by committee, Seung et al. 1992).
+`disagreement`  1 − mean Dice between foundation and baseline (query by committee, Seung et al. 1992).
 `uncertainty`   entropy of the score maps, and how far the references are from one mind about the prompts.
 `novelty`       what registration left unexplained, and the distance to the most similar reference.
 """

@@ -27,7 +27,7 @@ from medsam2_atlas.cli.options import (
     renamed,
 )
 from medsam2_atlas.cli.outputs import JSON, NPZ, PNG, check_files
-from medsam2_atlas.segmenters.registry import family_of, trainable
+from medsam2_atlas.segmenters.registry import family_of, preferred, trainable
 
 if TYPE_CHECKING:
     from medsam2_atlas.segmenters.base import Segmenter
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def segment_command(
     image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a DICOM series (its folder, or one of its files).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Label map to write; the suffix chooses the format.")],
-    segmenter: Annotated[str, typer.Option("--segmenter", help=f"{SEGMENTERS}; see the README.")] = "D",
+    segmenter: Annotated[str, typer.Option("--segmenter", help=f"{SEGMENTERS}; see the README.")] = preferred("prompted"),
     atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the atlas.")] = None,
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,

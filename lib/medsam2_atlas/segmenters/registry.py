@@ -153,6 +153,11 @@ def models(folders: Iterable[str] = (), roles: Iterable[Role] = ("prompted", "tr
     return found
 
 
+def preferred(role: Role) -> str:
+    """Returns the default segmenter of a role: the first name in the first line of the table that has this role."""
+    return next(family.names[0] for family in FAMILIES if family.role == role and family.names)
+
+
 def trainable() -> list[str]:
     """Returns the names of the networks that are trained on the studies, the preferred one first. They give coarse masks."""
     return [name for family in FAMILIES if family.learns for name in family.names]
