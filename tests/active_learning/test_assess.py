@@ -61,6 +61,8 @@ def test_disagreement_counts_organs_that_only_one_has() -> None:
     second[3] = 8
     apart = disagreement(first, second)
     assert apart == {6: pytest.approx(1 / 3), 3: 1.0, 8: 1.0}
+    assert disagreement(first, second, [6, 8]) == {6: pytest.approx(1 / 3), 8: 1.0}  # a model that does not know 3
+    assert disagreement(first, second, []) == {}
 
 
 def test_a_case_unlike_the_references_is_newer_than_one_of_them(

@@ -7,7 +7,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["dicom", "training", "unet"])
+@pytest.mark.parametrize("name", ["dicom", "demo.training", "unet"])
 def test_every_exported_name_can_be_imported_and_no_other(name: str) -> None:
     package = importlib.import_module(f"medsam2_atlas.{name}")
     for exported in package.__all__:

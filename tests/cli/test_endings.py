@@ -22,10 +22,10 @@ from medsam2_atlas.cli.endings import end, plain_endings
 
 _PROGRAM = """
 import sys, time
-import medsam2_atlas.segmenters.base
+import medsam2_atlas.base.version
 def version():
     {body}
-medsam2_atlas.segmenters.base.package_version = version
+medsam2_atlas.base.version.package_version = version
 sys.argv = ["medsam2-atlas", *sys.argv[1:]]
 import runpy
 runpy.run_module("medsam2_atlas", run_name="__main__")

@@ -192,5 +192,5 @@ def test_a_version_is_exported_under_its_own_suffix(place: Path) -> None:
 
 
 def test_a_comparison_of_a_strategy_that_does_not_exist_is_refused() -> None:
-    assert "is not a strategy" in refused(["compare", "STUDIES", "--strategy", "Z"])
-    assert "is not a strategy" in refused(["compare", "STUDIES", "--strategy", "reference-1"])
+    assert "is not a segmenter" in refused(["compare", "STUDIES", "--strategy", "Z"])
+    assert "is not a segmenter" in refused(["compare", "STUDIES", "--strategy", "reference-1"])

@@ -18,14 +18,14 @@ CLI = CliRunner()
 def refused(*arguments: str) -> str:
     ran = CLI.invoke(app, list(arguments))
     assert ran.exit_code != 0
-    return f"{ran.output} {ran.exception}"
+    return " ".join(f"{ran.output} {ran.exception}".split())
 
 
 @pytest.mark.parametrize("option", ["--segmenter", "--strategy"])
 def test_an_unknown_segmenter_is_refused_with_the_names_of_all(option: str, tmp_path: Path) -> None:
     told = refused("segment", "ct.nii.gz", "-o", str(tmp_path / "l.nii.gz"), option, "X")
     for name in ("'X': is not a segmenter", "atlas", "D", "reference-3", "unet_2d", "bundle:NAME", "nnunet:NAME"):
-        assert name in " ".join(told.split())
+        assert name in told
 
 
 def test_an_earlier_name_of_an_option_is_read_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,6 +33,23 @@ def test_an_earlier_name_of_an_option_is_read_with_a_warning(capsys: pytest.Capt
     assert renamed("D", "B", "--strategy", "--segmenter") == "B"
     told = capsys.readouterr()
     assert "--strategy is now --segmenter" in told.out + told.err
+
+
+def test_an_option_and_its_earlier_name_do_not_contradict_each_other(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Use --segmenter alone"):
+        renamed("C", "B", "--strategy", "--segmenter", "D")
+    assert renamed("D", "B", "--strategy", "--segmenter", "D") == "B"
+    out = str(tmp_path / "l.nii.gz")
+    assert "says D, and --segmenter says B" in refused("segment", "ct.nii", "-o", out, "--segmenter", "B", "--strategy", "D")
+    both = ("--unet-weights", "a.pt", "--unet", "b.pt")
+    assert "says b.pt, and --unet-weights says a.pt" in refused("segment", "ct.nii", "-o", out, *both)
+    pair = ("--segmenter", "C", "--segmenter", "unet_2d")
+    assert "says atlas, and --segmenter says C" in refused("compare", str(tmp_path), *pair, "--strategy", "atlas")
+
+
+def test_a_network_that_takes_no_prompts_refuses_options_of_them(tmp_path: Path) -> None:
+    arguments = ("segment", "ct.nii", "-o", str(tmp_path / "l.nii.gz"), "--segmenter", "unet_3d")
+    assert "has no use for --prompts, --fill-holes" in refused(*arguments, "--prompts", "unet", "--fill-holes")
 
 
 def test_two_segmenters_of_different_models_are_compared(tmp_path: Path) -> None:
@@ -55,6 +72,8 @@ def test_marks_and_the_truth_are_for_those_who_take_them() -> None:
 def test_folders_are_named_as_name_and_folder(wrong: str) -> None:
     with pytest.raises(InputError):
         named_folders([wrong])
+    with pytest.raises(InputError, match="has two folders"):
+        named_folders(["bundle:a=/m/a", "bundle:a=/m/b"])
     assert named_folders(["bundle:a=/m/a", "nnunet:b.c=/m/b"]) == {"bundle:a": "/m/a", "nnunet:b.c": "/m/b"}
 
 

@@ -26,6 +26,7 @@ from datastores.pacs_datastore import PacsDatastore
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import ScoreTable, choose
 from medsam2_atlas.atlas import Atlas
+from medsam2_atlas.base.choices import PROMPTS
 from medsam2_atlas.cli.main import app as command_line
 from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.imaging.decoding import run_task
@@ -36,6 +37,7 @@ from medsam2_atlas.prompting.confidence import confidence_config
 from medsam2_atlas.registration import registration_config
 from medsam2_atlas.scoremaps import ScoreMaps, fusion_config, score_maps, thresholds_of
 from medsam2_atlas.segmenters.base import Options
+from medsam2_atlas.segmenters.registry import vocabulary
 from medsam2_atlas.segmenters.resources import Given
 from medsam2_atlas.storage import StudyStore, Version, WorkFolder
 from medsam2_atlas.studies import (
@@ -140,7 +142,7 @@ def measure_facts(home: Path) -> dict[str, Any]:
     measures = {}
     for study, row in rows.items():
         image = store.store.images().get(study)
-        current = image is not None and row.image == file_stamp(image.file) and row.versions == versions
+        current = image is not None and row.image == file_stamp(image.file) and row.current(versions)
         measures[study] = {"values": row.values, "why": row.why, "made": row.made, "up to date": current}
     chosen = {name: choose(name, left, rows, versions=versions) for name in ("first", "disagreement", "uncertainty", "novelty")}
     return {
@@ -295,7 +297,7 @@ def command_facts() -> dict[str, Any]:
         hints = get_type_hints(command.callback) if command.callback is not None else {}
         options = [option for option in command.params if option.opts[0].startswith("-")]
         found[path] = {
-            name: dict.fromkeys(_choices(hints.get(option.name)), True)
+            name: dict.fromkeys(_choices(hints.get(option.name)) or _OPEN.get(option.name, ()), True)
             for option in options
             for name in (*option.opts, *option.secondary_opts)
         }
@@ -304,6 +306,10 @@ def command_facts() -> dict[str, Any]:
 
     walk(typer.main.get_command(command_line), "")
     return found
+
+
+_OPEN = {"strategy": vocabulary(), "segmenter": vocabulary(), "prompts": PROMPTS}
+"""Values of options that take others besides, such as names that users give to folders."""
 
 
 def _choices(kind: Any) -> list[str]:

@@ -18,6 +18,7 @@ from blocks import PATIENT, labelled
 from bundles import BONE_HU, LIVER_HU, inference_config, threshold_weights, tiny_bundle
 from gpu_results import Gpu
 from mask_dice import mask_dice
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.job import CancelledError
 from medsam2_atlas.base.progress import reporting
 from medsam2_atlas.imaging.volume import Volume, from_sitk, read_labels, read_volume
@@ -132,6 +133,12 @@ def test_an_inferer_and_a_postprocessing_may_be_missing(
     assert np.array_equal(segmenter(config=config).segment(patient).labels.array == LIVER, liver_of(patient))
 
 
+def test_windows_may_be_as_large_as_the_image(patient: Volume, segmenter: Callable[..., Segmenter]) -> None:
+    config = inference_config()
+    config["inferer"]["roi_size"] = [24, None, -1]
+    assert np.array_equal(segmenter(config=config).segment(patient).labels.array == LIVER, liver_of(patient))
+
+
 def test_masks_of_several_organs_without_a_background_become_a_label_map(
     patient: Volume, segmenter: Callable[..., Segmenter]
 ) -> None:
@@ -156,7 +163,9 @@ def test_only_requested_organs_that_it_knows_are_reported(patient: Volume, segme
     assert report["weights"]["file"].endswith("own/models/model.pt")
     assert (report["device"], report["precision"], report["uses_truth"]) == ("cpu", "float32", False)
     assert made.describe()["known_organs"] == ["liver"]
-    assert not made.segment(patient, Options(organs=(1, 2))).labels.array.any()
+    assert made.segment(patient, Options(organs=(1, LIVER))).report.organs == ["liver"]
+    with pytest.raises(InputError, match="bundle:own: knows none of these organs: spleen, right_kidney"):
+        made.segment(patient, Options(organs=(1, 2)))
 
 
 def test_the_result_depends_on_each_file_that_decides_it_and_on_no_other(segmenter: Callable[..., Segmenter]) -> None:
@@ -193,17 +202,20 @@ def test_nothing_in_the_process_changes(patient: Volume, segmenter: Callable[...
     assert sorted(Path(made._resources.folder(made.name)).rglob("*")) == files, "nothing is written into the folder"
 
 
-def test_a_job_can_be_stopped_between_two_windows(patient: Volume, segmenter: Callable[..., Segmenter]) -> None:
+@pytest.mark.parametrize("reason", [CancelledError("job", "was cancelled."), KeyError("of the background")])
+def test_a_job_can_be_stopped_between_two_windows(
+    reason: Exception, patient: Volume, segmenter: Callable[..., Segmenter]
+) -> None:
     told: list[float] = []
 
     def tell(stage: str, share: float, organ: int | None = None) -> None:
         assert stage == "bundle:own"
         told.append(share)
         if len(told) == 3:
-            raise CancelledError("job", "was cancelled.")
+            raise reason
 
     made = segmenter()
-    with reporting(tell), pytest.raises(CancelledError):
+    with reporting(tell), pytest.raises(type(reason)):
         made.segment(patient)
     assert told == sorted(told)
     assert told[-1] < 1

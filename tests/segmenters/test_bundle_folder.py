@@ -185,9 +185,10 @@ def test_a_script_that_bears_the_name_of_a_library_is_refused(tmp_path: Path) ->
         load_bundle(folder)
 
 
-def test_code_that_fails_is_told_and_not_raised(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", ["raise ZeroDivisionError('own code')", "import sys\nsys.exit('own code')"])
+def test_code_that_fails_is_told_and_not_raised(code: str, tmp_path: Path) -> None:
     folder = with_scripts(tmp_path / "own", 1.0)
-    (folder / "scripts" / "shift.py").write_text("raise ZeroDivisionError('own code')")
+    (folder / "scripts" / "shift.py").write_text(code)
     assert "cannot be used" in named(folder).missing()
 
 
@@ -202,6 +203,22 @@ def test_weights_with_code_are_refused_and_the_code_does_not_run(tmp_path: Path)
     with pytest.raises(WeightsError, match=r"model\.pt: holds code besides weights; the code was not run\."):
         load_bundle(folder)
     assert not sign.exists()
+
+
+def test_a_folder_that_may_not_be_looked_into_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    own = named(tiny_bundle(tmp_path / "own"))
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert "Permission denied" in own.missing()
+
+
+def test_other_names_of_organs_change_what_the_result_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_bundle(tmp_path / "own")
+    before = load_bundle(folder).digest
+    monkeypatch.setattr("medsam2_atlas.segmenters.organ_labels.organ_named", lambda name: 1 if name == "Liver" else 0)
+    assert load_bundle(folder).digest != before
 
 
 def test_links_are_followed_and_circles_end(tmp_path: Path) -> None:

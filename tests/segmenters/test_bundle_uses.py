@@ -55,6 +55,8 @@ def test_its_coarse_masks_prompt_medsam2(studies: Path, bundle: Path) -> None:
     assert report.prompter["left_out"] == ["vertebrae"]
     assert report.atlas is None
     assert "bundle:own" in strategy.offers()["prompts"]
+    made_of = strategy.provenance(options)["prompter"]
+    assert "monai" in made_of["packages"], "another version of MONAI may give other masks"
 
 
 def test_it_is_a_contestant_on_the_organs_that_it_knows(studies: Path, bundle: Path) -> None:

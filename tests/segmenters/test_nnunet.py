@@ -51,6 +51,19 @@ def thresholds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("nnunet") / "tiny", folds={"0": checkpoint(by_thresholds(plans()))})
 
 
+def test_a_name_that_leads_out_of_a_package_of_networks_is_not_called(tmp_path: Path) -> None:
+    sign, about = tmp_path / "the-code-has-run", plans()
+    weights = by_thresholds(about)
+    about["configurations"]["tiny"]["architecture"]["arch_kwargs"] |= {
+        "nonlin": "nnunetv2.configuration.os.system",
+        "nonlin_kwargs": {"command": f"touch {sign}"},
+    }
+    folder = write_folder(tmp_path / "tiny", about, folds={"0": checkpoint(weights)})
+    with pytest.raises(InputError, match="no part of a network"):
+        segmenter(folder).segment(ct())
+    assert not sign.exists()
+
+
 @pytest.mark.parametrize("tilted", [False, True])
 @pytest.mark.parametrize("filed", ["LPS", "RAS", "PIR"])
 def test_labels_lie_where_their_voxels_are(thresholds: Path, filed: str, tilted: bool) -> None:

@@ -43,6 +43,13 @@ def test_a_map_serves_a_model_that_names_no_labels(folder: Path) -> None:
     assert labels(folder, {}).known == [1, 15]
 
 
+def test_a_model_that_knows_none_of_the_requested_organs_says_so() -> None:
+    found = OrganLabels({3: 6, 0: 1})
+    assert found.requested([14, 6], "bundle:own") == [6]
+    with pytest.raises(InputError, match=r"bundle:own: knows none of these organs: bladder\. It knows: spleen, liver"):
+        found.requested([14], "bundle:own")
+
+
 def test_label_values_become_organ_numbers_and_all_others_background() -> None:
     found = OrganLabels({3: 6, 0: 1}).translated(np.array([[[3, 0, -1, 7, 300]]]))
     assert found.dtype == np.uint8

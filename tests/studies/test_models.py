@@ -12,6 +12,8 @@ import pytest
 from fake_segmenters import plain_models
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.imaging.volume import Geometry, Volume
+from medsam2_atlas.segmenters.registry import model_of
+from medsam2_atlas.storage import tag_name
 from medsam2_atlas.studies.models import Models
 
 GRID = Geometry((4, 3, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
@@ -52,6 +54,20 @@ def test_only_folders_that_the_operator_named_are_known(tmp_path: Path) -> None:
     assert models.folder("bundle:mine") == tmp_path
     with pytest.raises(InputError, match=r"bundle:other: has no folder\. Name it: bundle:other=FOLDER"):
         models.folder("bundle:other")
+    with pytest.raises(InputError, match="has no folder"):
+        models.segmenter("bundle:other")
+
+
+@pytest.mark.parametrize("name", ["bundle:my net", "bundle:../x", "bundle:", "bundel:a", "D:a", f"nnunet:{'a' * 58}"])
+def test_a_folder_s_name_that_cannot_be_a_label_tag_is_refused_at_once(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="names no folder of a segmenter"):
+        Models({name: str(tmp_path)})
+
+
+def test_the_longest_name_of_a_folder_is_a_label_tag(tmp_path: Path) -> None:
+    name = f"bundle:{'a' * 57}"
+    assert Models({name: str(tmp_path)}).folders() == [name]
+    assert tag_name(model_of(name)) == f"bundle-{'a' * 57}"
 
 
 def test_without_studies_there_is_no_work_folder_and_nothing_is_missed_for_commands() -> None:

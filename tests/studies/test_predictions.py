@@ -84,6 +84,17 @@ def test_predictions_of_earlier_versions_count_if_they_were_made_on_the_processo
     assert (store.find("unet_3d", "patient", image, gpu, made_with(weights="abc")) is not None) == (device == "cpu")
 
 
+def test_predictions_of_versions_that_named_no_settings_count_whatever_is_set(
+    folder: StudyFolder, store: PredictionStore
+) -> None:
+    image, plain = folder.path / "patient.nii.gz", made_with(weights="abc")
+    store.save("unet_3d", "patient", image, plain, result_for(image))
+    assert store.find("unet_3d", "patient", image, plain | {"settings": {"unet": {"overlap": 0.1}}}) is not None
+    store.save("unet_3d", "patient", image, plain | {"settings": {}}, result_for(image))
+    assert store.find("unet_3d", "patient", image, plain | {"settings": {}}) is not None
+    assert store.find("unet_3d", "patient", image, plain | {"settings": {"unet": {"overlap": 0.1}}}) is None
+
+
 def test_another_image_under_the_same_name_is_another_case(folder: StudyFolder, store: PredictionStore) -> None:
     image = folder.path / "patient.nii.gz"
     store.save("unet_3d", "patient", image, {"organs": [6]}, result_for(image))

@@ -64,7 +64,10 @@ class CompareTask(InferTask):
             raise InputError(chosen[0], "cannot be compared with itself.", "Choose two models.")
         first, second = (results[tag].labels for tag in chosen)
         known = [results[tag].report.organ_numbers for tag in chosen]
-        agreement = compare_segmentations(first, second, [k for k in known[0] if k in known[1]])
+        common = [k for k in known[0] if k in known[1]]
+        if not common:
+            raise InputError(" and ".join(chosen), "know no organ in common.", "Choose two models of the same organs.")
+        agreement = compare_segmentations(first, second, common)
         final, problem = None, ""
         try:
             final = _final(datastore, study, first)

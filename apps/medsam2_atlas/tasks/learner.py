@@ -45,10 +45,10 @@ _ALL = ""
 
 
 def _changed_settings() -> dict[str, str]:
-    """Returns the settings that measures depend on and that differ from their defaults; empty if none does."""
+    """Returns the settings that measures depend on and that differ from their defaults, as JSON."""
     rooms = {"fusion": differing(fusion_config()), "active_learning": active_learning_config().changed()}
-    changed = foundation_settings(unet=True) | {room: settings for room, settings in rooms.items() if settings}
-    return {"settings": json.dumps(changed, sort_keys=True)} if changed else {}
+    changed = foundation_settings(unet=True)["settings"] | {room: settings for room, settings in rooms.items() if settings}
+    return {"settings": json.dumps(changed, sort_keys=True)}
 
 
 class _GivenWayError(Exception):
@@ -156,7 +156,7 @@ class Learner:
                 self._put_off(study, error)
                 continue
             row = rows.get(study)
-            if row is None or row.image != stamp or row.versions != versions:
+            if row is None or row.image != stamp or not row.current(versions):
                 self._measure(study, stamp, versions)
                 return True
             self._later.succeeded(study)
@@ -201,13 +201,16 @@ class Learner:
 
     def _assess(self, study: str) -> Assessment:
         baseline = self._baseline()
-        foundation = self._predictions.get(self.foundation, study)[0].labels.array
-        other = self._predictions.get(baseline, study)[0].labels.array if baseline else None
+        foundation = self._predictions.get(self.foundation, study)[0]
+        other = self._predictions.get(baseline, study)[0] if baseline else None
         image, atlas = read_ct(self._predictions.image(study), self._models.hu), self._models.atlas()
         with self._models.busy:
             scores = self._models.score_maps(image, atlas)  # those that the foundation was just prompted by, if it ran now
         prompts = prompts_from_scores(scores, organ_table(), organ_table().indices, prompting_config().three_boxes)
-        return assess(image, atlas, scores, prompts, foundation, other)
+        if other is None:
+            return assess(image, atlas, scores, prompts, foundation.labels.array)
+        known = set(foundation.report.organ_numbers) & set(other.report.organ_numbers)  # a team's own model may know few
+        return assess(image, atlas, scores, prompts, foundation.labels.array, other.labels.array, sorted(known))
 
     def _give_way(self, stage: str, share: float, organ: int | None = None) -> None:
         if self._waiting or self._stop.is_set():

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,7 @@ def assess(
     prompts: Prompts,
     foundation: np.ndarray | None = None,
     baseline: np.ndarray | None = None,
+    known: Sequence[int] | None = None,
 ) -> Assessment:
     """Takes all measures of a case.
 
@@ -47,6 +48,7 @@ def assess(
         prompts: made of the score maps.
         foundation: label map `[z, y, x]` of a prompted model.
         baseline: label map of the model that it is compared with.
+        known: numbers of the organs that both models know; all by default. Other organs do not count.
     """
     values, why = {}, {}
     doubts = uncertainty(scores, prompts)
@@ -61,7 +63,7 @@ def assess(
         f"{len(atlas.references)} references by {1 - nearest:.2f}"
     )
     if foundation is not None and baseline is not None:
-        differences = disagreement(foundation, baseline)
+        differences = disagreement(foundation, baseline, known)
         if differences:
             values["disagreement"] = float(np.mean(list(differences.values())))
             mean = 1 - values["disagreement"]
@@ -88,10 +90,11 @@ def uncertainty(scores: ScoreMaps, prompts: Prompts) -> dict[int, float]:
     return found
 
 
-def disagreement(first: np.ndarray, second: np.ndarray) -> dict[int, float]:
-    """1 − Dice of each organ that either label map holds."""
-    dice = dice_per_organ(first, second, organ_table().indices)
-    only = {k: 0.0 for k in np.unique(first).tolist() if k and k not in dice}
+def disagreement(first: np.ndarray, second: np.ndarray, known: Sequence[int] | None = None) -> dict[int, float]:
+    """1 − Dice of each organ that either label map holds. known: numbers of the organs that count; all by default."""
+    counted = organ_table().indices if known is None else known
+    dice = dice_per_organ(first, second, counted)
+    only = {k: 0.0 for k in np.unique(first).tolist() if k and k not in dice and (known is None or k in known)}
     return {int(k): 1 - v for k, v in (dice | only).items()}
 
 

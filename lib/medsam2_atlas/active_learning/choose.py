@@ -70,7 +70,7 @@ def choose(
     why = f"{place} {strategy} ({best.values[strategy]:.2f}) of {len(measured)} measured cases: {best.why.get(strategy, '')}"
     if len(measured) < len(ranked):
         why += f"; {len(ranked) - len(measured)} cases are not measured yet"
-    if versions is not None and best.versions != dict(versions):
+    if versions is not None and not best.current(versions):
         why += "; measured before the models last changed"
     return Choice(best.study, best.values[strategy], why)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -33,6 +34,11 @@ class Row:
     values: dict[str, float]
     why: dict[str, str]
     problem: str = ""
+
+    def current(self, versions: Mapping[str, str]) -> bool:
+        """Returns whether the measures were taken with these versions. Earlier releases named no `settings`: any do."""
+        unnamed = {"settings"} - self.versions.keys()
+        return self.versions == {key: value for key, value in versions.items() if key not in unnamed}
 
 
 class ScoreTable:

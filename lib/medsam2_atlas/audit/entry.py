@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from medsam2_atlas.audit.files import MAX_LINE_BYTES
-from medsam2_atlas.base.study_hash import StudyNames
 
 Outcome = Literal["done", "refused", "failed"]
 
@@ -47,12 +46,12 @@ class AuditEntry:
     request: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
 
-    def as_line(self, at: str, names: StudyNames) -> dict[str, Any]:
+    def as_line(self, at: str, study: str) -> dict[str, Any]:
         """Returns the content of a line: texts are shortened, empty values are left out.
 
         Args:
             at: when it happened, as `utc_now` gives it.
-            names: write the study as a keyed hash unless names are plain.
+            study: the study's name as it is written, such as its keyed hash.
         """
         line = {
             "at": at,
@@ -62,7 +61,7 @@ class AuditEntry:
             "place": _short(self.place),
             "action": self.action,
             "tag": _short(self.tag),
-            "study": _short(names.hashed(self.study)) if self.study else "",
+            "study": _short(study),
             "version": self.version,
             "outcome": self.outcome,
             "status": self.status,

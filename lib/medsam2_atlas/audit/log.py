@@ -83,7 +83,7 @@ class AuditLog:
         Returns:
             Whether the line was written; otherwise it is kept in memory.
         """
-        filled = entry.as_line(utc_now(), self.names)
+        filled = entry.as_line(utc_now(), self.names.hashed(entry.study) if entry.study else "")
         with self._threads:
             self._kept.append(filled)
             if time.monotonic() - self._failed < _RETRY_SECONDS:

@@ -10,6 +10,10 @@ from typing import Literal
 
 from medsam2_atlas.base.errors import InputError
 
+PROMPTS = ("atlas", "unet", "both")
+"""Sources of the first boxes: the atlas' score maps, the coarse masks of the first U-Net that can run, or per organ the better
+of both. Names of trained segmenters are sources, too."""
+
 ThresholdRule = Literal["atlas", "published", "adaptive"]
 """Which threshold turns a score map into a prompting region; see `scoremaps.threshold_of`."""
 

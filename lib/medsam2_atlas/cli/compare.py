@@ -27,7 +27,7 @@ from medsam2_atlas.cli.options import (
     renamed,
 )
 from medsam2_atlas.cli.outputs import check_folder
-from medsam2_atlas.segmenters.registry import model_of, preferred, trainable
+from medsam2_atlas.segmenters.registry import family_of, model_of, preferred, trainable
 
 DEFAULTS = (preferred("prompted"), preferred("trained"))
 """Segmenters that are compared by default."""
@@ -57,8 +57,16 @@ def compare_command(
         raise InputError(
             "--segmenter", f"names {len(chosen)} segmenters.", f"Name two: --segmenter {DEFAULTS[0]} --segmenter {DEFAULTS[1]}."
         )
-    chosen = [renamed(chosen[0], strategy, "--strategy", "--segmenter"), renamed(chosen[1], unet, "--unet", "--segmenter")]
+    first, second = DEFAULTS
+    chosen = [
+        renamed(chosen[0], strategy, "--strategy", "--segmenter", first),
+        renamed(chosen[1], unet, "--unet", "--segmenter", second),
+    ]
     for name in chosen:
+        if family_of(name).role == "reference":
+            raise InputError(
+                name, "is not a segmenter that can be compared: it reads the true label map.", f"Choose from: {SEGMENTERS}."
+            )
         check_segmenter(name)
     if model_of(chosen[0]) == model_of(chosen[1]):
         raise InputError(chosen[1], f"is stored in the place of {chosen[0]}.", "Compare two models.")

@@ -51,7 +51,7 @@ StudiesArgument = Annotated[
 ]
 
 
-def renamed(new: str, old: str | None, option: str, instead: str) -> str:
+def renamed(new: str, old: str | None, option: str, instead: str, default: str | None = None) -> str:
     """Returns the value of an option that has a former name, which is read for one release, with a warning.
 
     Args:
@@ -59,9 +59,15 @@ def renamed(new: str, old: str | None, option: str, instead: str) -> str:
         old: value of the former option; None if it was not used.
         option: former name.
         instead: its name today.
+        default: value of the option if it is not used; None if the former name always wins.
+
+    Raises:
+        InputError: both were used, with different values.
     """
     if old is None:
         return new
+    if default is not None and new not in (default, old):
+        raise InputError(option, f"says {old}, and {instead} says {new}.", f"Use {instead} alone.")
     console.print(f"[yellow]{option} is now {instead}[/] and will not be read by the next release.", soft_wrap=True)
     return old
 
@@ -88,12 +94,14 @@ def named_folders(given: list[str] | None) -> dict[str, str]:
     """Returns folders of segmenters by name.
 
     Raises:
-        InputError: not NAME=FOLDER, or no name of such a segmenter.
+        InputError: not NAME=FOLDER, no name of such a segmenter, or two folders of one name.
     """
-    found = {}
+    found: dict[str, str] = {}
     for text in given or []:
         name, _, folder = text.partition("=")
         if not folder or not family_of(name).prefix:
             raise InputError(repr(text), "names no folder of a segmenter.", f"Write {NAMED}=FOLDER.")
+        if found.get(name, folder) != folder:
+            raise InputError(name, f"has two folders, {found[name]} and {folder}.", "Give each folder a name of its own.")
         found[name] = folder
     return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, Memory, ThresholdRule
+from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, PROMPTS, Loop, Memory, ThresholdRule
 from medsam2_atlas.base.console import bars, console, echo
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.files import replacing, write_json
@@ -32,11 +32,14 @@ from medsam2_atlas.segmenters.registry import family_of, preferred, trainable
 if TYPE_CHECKING:
     from medsam2_atlas.segmenters.base import Segmenter
 
+DEFAULT = preferred("prompted")
+"""Segmenter that runs by default."""
+
 
 def segment_command(
     image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a DICOM series (its folder, or one of its files).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Label map to write; the suffix chooses the format.")],
-    segmenter: Annotated[str, typer.Option("--segmenter", help=f"{SEGMENTERS}; see the README.")] = preferred("prompted"),
+    segmenter: Annotated[str, typer.Option("--segmenter", help=f"{SEGMENTERS}; see the README.")] = DEFAULT,
     atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the atlas.")] = None,
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
@@ -65,11 +68,16 @@ def segment_command(
     unet: Annotated[Path | None, typer.Option("--unet", hidden=True)] = None,
 ) -> None:
     """Segment a CT."""
-    segmenter = check_segmenter(renamed(segmenter, strategy, "--strategy", "--segmenter"), truth is not None)
+    segmenter = check_segmenter(renamed(segmenter, strategy, "--strategy", "--segmenter", DEFAULT), truth is not None)
     if unet is not None:
-        unet_weights = Path(renamed("", str(unet), "--unet", "--unet-weights"))
-    if prompts not in ("atlas", "unet", "both") and family_of(prompts).role != "trained":
+        unet_weights = Path(renamed(str(unet_weights or ""), str(unet), "--unet", "--unet-weights", ""))
+    if prompts not in PROMPTS and family_of(prompts).role != "trained":
         raise InputError(prompts, "gives no coarse masks to prompt from.", "Choose atlas, unet, both or a trained segmenter.")
+    others = {"--prompts": prompts != "atlas", "--loop": loop != "symmetric", "--fill-holes": fill_holes}
+    others["--thresholds"] = thresholds != DEFAULT_THRESHOLDS
+    if family_of(segmenter).role == "trained" and any(others.values()):
+        unused = ", ".join(option for option, given in others.items() if given)
+        raise InputError(segmenter, f"has no use for {unused}.", "These options are for the strategies of MedSAM2.")
     folders = named_folders(folder)
     from medsam2_atlas.imaging.hounsfield import HuRule, read_ct
     from medsam2_atlas.imaging.kinds import SUFFIXES

@@ -180,7 +180,7 @@ class Segmenter(ABC):
         """Returns what keeps it from running, with the remedy; empty if nothing does. Never asks a GPU."""
         try:
             self.check()
-        except MedSAM2AtlasError as error:
+        except (MedSAM2AtlasError, OSError) as error:  # OSError: a folder whose rights or disk have changed
             return str(error)
         return ""
 

@@ -32,6 +32,14 @@ from medsam2_atlas.segmenters.bundle_folder import BundleModel, deciding_files, 
 _SAME_GRID_MM = 0.01
 
 
+class _StoppedError(BaseException):
+    """Carries what the progress raised past the bundle's code, which may catch any Exception."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 class Bundle(Segmenter):
     """`bundle:NAME`. The folder is loaded again when one of its files changes."""
 
@@ -51,8 +59,9 @@ class Bundle(Segmenter):
         began = time.perf_counter()
         device = self._resources.ladder.device_of(options.memory)
         model: BundleModel = self._resources.on_device(self.name, self._model(), device)
-        labels = only(bundle_labels(volume, model, options.memory, self.name), options.labels)
-        report = base_report(self.name, volume, labels, [k for k in options.labels if k in model.organs.known]).having(
+        organs = model.organs.requested(options.labels, self.name)
+        labels = only(bundle_labels(volume, model, options.memory, self.name), organs)
+        report = base_report(self.name, volume, labels, organs).having(
             strategy=self.name,
             seconds={"total": round(time.perf_counter() - began, 3)},
             **ran_on(device, medsam2=False, unet=model.amp) | {"device": str(device)},
@@ -108,6 +117,7 @@ def bundle_labels(volume: Volume, model: BundleModel, memory: Memory = "", stage
 
     Raises:
         InputError: the bundle fails on this CT, or gives no label map.
+        Exception: what the progress raises, such as that a job was cancelled.
         torch.OutOfMemoryError: the device has too little memory.
     """
     affine = ras_affine(volume.geometry)
@@ -119,7 +129,9 @@ def bundle_labels(volume: Volume, model: BundleModel, memory: Memory = "", stage
             values = _on_grid(result, _label_values(result, model), affine, volume.geometry.size)
     except (MedSAM2AtlasError, MemoryError):
         raise
-    except Exception as error:  # code of the folder may raise anything
+    except _StoppedError as stopped:
+        raise stopped.reason from None
+    except (Exception, SystemExit) as error:  # code of the folder may raise anything
         if is_out_of_memory(error) or is_gpu_failure(error):
             raise
         raise InputError(model.config, f"fails on {volume.source}: {reason_of(error)}", REMEDY) from error
@@ -177,7 +189,10 @@ def _telling(network: torch.nn.Module, stage: str, runs: int) -> Iterator[None]:
 
     def tell(*_: Any) -> None:
         nonlocal done
-        progress(stage, min(done / runs, 1.0))
+        try:
+            progress(stage, min(done / runs, 1.0))
+        except Exception as error:
+            raise _StoppedError(error) from error
         done += 1
 
     handle = network.register_forward_pre_hook(tell)
@@ -193,6 +208,7 @@ def _runs(inferer: Any, shape: Sequence[int]) -> int:
     overlap = getattr(inferer, "overlap", None)
     if not isinstance(sides, (list, tuple)) or len(sides) != len(shape) or not isinstance(overlap, float):
         return 1
+    sides = [side if side and side > 0 else n for n, side in zip(shape, sides, strict=True)]  # None or -1: all of the image
     steps = [max(int(side * (1 - overlap)), 1) for side in sides]
     windows = math.prod(math.ceil(max(n - side, 0) / step) + 1 for n, side, step in zip(shape, sides, steps, strict=True))
     return max(math.ceil(windows / inferer.sw_batch_size), 1)

@@ -44,7 +44,7 @@ class BundleModel:
 
     image_key: of the CT in the bundle's dictionaries. channel_first: whether its reader adds the channel. amp: whether its
     evaluator computes in half precision on a GPU. background: whether the first of several channels is the background. sha256:
-    of the weights. digest: of all files that can decide the result.
+    of the weights. digest: of all files that can decide the result, and of the organs that its labels are.
     """
 
     network: torch.nn.Module
@@ -135,7 +135,8 @@ def load_bundle(folder: Path) -> BundleModel:
     organs = organ_labels(folder, names, folder / _METADATA)
     try:
         sums = {file: sha256(file) for file in deciding_files(folder)}
-        told = json.dumps([[os.path.relpath(file, folder), checksum] for file, checksum in sums.items()])
+        files = [[os.path.relpath(file, folder), checksum] for file, checksum in sums.items()]
+        told = json.dumps([files, sorted(organs.organs.items())])
         with _own_modules(folder), torch.random.fork_rng(devices=[]):  # networks draw their first weights
             parts = BundleParts(folder, config)
             weights = parts.weights()
@@ -158,7 +159,7 @@ def load_bundle(folder: Path) -> BundleModel:
             )
     except (MedSAM2AtlasError, MemoryError):
         raise
-    except Exception as error:  # code of the folder may raise anything
+    except (Exception, SystemExit) as error:  # code of the folder may raise anything
         raise InputError(config, f"cannot be used: {reason_of(error)}", REMEDY) from error
 
 

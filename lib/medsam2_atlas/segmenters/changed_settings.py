@@ -1,7 +1,8 @@
 """Settings that differ from their defaults and that a result depends on, for its provenance.
 
-Settings at their defaults are left out: results that earlier versions have stored are found again, and so are those of this
-version when a later one has more settings. The version number stands for changes of the program.
+Settings at their defaults are left out, so that results are found again when a later version has more settings. Results of
+versions that named no settings have no entry `settings`; they are used whatever the settings are. The version number stands for
+changes of the program.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from medsam2_atlas.unet.inference_config import unet_inference_config
 
 
 def foundation_settings(*, network: bool = True, unet: bool = False) -> dict[str, Any]:
-    """Returns the changed settings of MedSAM2 by a strategy, as `settings`; nothing if all have their defaults.
+    """Returns the changed settings of MedSAM2 by a strategy in the entry `settings`, empty if all have their defaults.
 
     Args:
         network: whether MedSAM2 takes part; the atlas alone does without.
@@ -33,15 +34,15 @@ def foundation_settings(*, network: bool = True, unet: bool = False) -> dict[str
 
 
 def unet_settings() -> dict[str, Any]:
-    """Returns the changed settings of a U-Net alone, as `settings`; nothing if all have their defaults."""
+    """Returns the changed settings of a U-Net alone in the entry `settings`, empty if all have their defaults."""
     return _changed({"hounsfield": hu_check_config(), "unet": unet_inference_config()})
 
 
 def marked_settings() -> dict[str, Any]:
-    """Returns the changed settings of segmentation from marks, as `settings`; nothing if all have their defaults."""
+    """Returns the changed settings of segmentation from marks in the entry `settings`, empty if all have their defaults."""
     return _changed({"hounsfield": hu_check_config(), "medsam2": medsam2_config(), "marks": marks_config()})
 
 
 def _changed(rooms: dict[str, BaseModel]) -> dict[str, Any]:
     found = {room: changed for room, config in rooms.items() if (changed := differing(config))}
-    return {"settings": found} if found else {}
+    return {"settings": found}

@@ -287,7 +287,8 @@ class NNUNet(Segmenter):
         self.check()
         where = ran_on(self._resources.ladder.device_of(options.memory), medsam2=False, unet=True)
         packages = {name: installed(name) for name in _PACKAGES}
-        return self._basis(options) | {"augment": options.augment, "files": self._checksums(), "packages": packages} | where
+        found = self._basis(options) | {"augment": options.augment, "files": self._checksums(), "packages": packages}
+        return found | {"labels": self._mapping()} | where
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
         """Segments a CT by nnU-Net's windows. Mirroring (`options.augment`) is off unless asked for.
@@ -296,12 +297,12 @@ class NNUNet(Segmenter):
         """
         self.check()
         folder, device = self._folder(), self._resources.ladder.device_of(options.memory)
+        organs = folder.labels.requested(options.labels, self.name)
         model: NNUNetModel = self._resources.on_device(self.name, self._model(), device)
         began = time.perf_counter()
         spares = options.memory in ("small", "smallest")
         values = predict(volume, model, folder.orientation, augment=options.augment, spares=spares, progress=current())
         seconds = time.perf_counter() - began
-        organs = [organ for organ in options.labels if organ in folder.labels.known]  # no report of organs that it never sees
         labels = only(folder.labels.translated(values), organs)
         report = base_report(self.name, volume, labels, organs).having(
             strategy=self.name,
@@ -340,4 +341,8 @@ class NNUNet(Segmenter):
         )
 
     def _digest(self) -> str:
-        return digest_of(json.dumps(self._checksums(), sort_keys=True).encode()).hexdigest()
+        return digest_of(json.dumps([self._checksums(), self._mapping()], sort_keys=True).encode()).hexdigest()
+
+    def _mapping(self) -> dict[str, int]:
+        """Returns organs by label values. They depend on the names that this project knows, too, not only on the folder."""
+        return {str(value): organ for value, organ in self._folder().labels.organs.items()}

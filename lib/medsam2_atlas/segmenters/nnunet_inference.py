@@ -11,6 +11,7 @@ import copy
 import inspect
 import itertools
 import os
+import pydoc
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -103,6 +104,7 @@ def _build(
     part_of_plans = manager.get_configuration(configuration)
     for lazy in ("preprocessor_class", "resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"):
         getattr(part_of_plans, lazy)  # imported here, so that nothing is while a case is segmented
+    _refuse_other_parts(part_of_plans)
     labels = manager.get_label_manager(dataset)
     channels = determine_num_input_channels(manager, part_of_plans, dataset), labels.num_segmentation_heads
     build = recursive_find_trainer_class_by_name(checkpoints[0]["trainer_name"]).build_network_architecture
@@ -121,6 +123,18 @@ def _build(
         network.load_state_dict(weights)
     axes = tuple(checkpoints[0].get("inference_allowed_mirroring_axes") or ())
     return NNUNetModel(network.eval().requires_grad_(False), folds, manager, part_of_plans, labels, dataset, axes)
+
+
+def _refuse_other_parts(configuration: Any) -> None:
+    """Refuses names in plans that are no classes of networks.
+
+    nnU-Net imports and calls what they name, and a name such as `nnunetv2.configuration.os.system` leads out of its package.
+    """
+    given, keys = configuration.network_arch_init_kwargs, configuration.network_arch_init_kwargs_req_import
+    for name in (configuration.network_arch_class_name, *(given[key] for key in keys if given.get(key) is not None)):
+        found = pydoc.locate(name)  # None: nnU-Net looks in its library of networks, or says that there is no such class
+        if found is not None and not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
+            raise InputError("plans.json", f"names {name[:80]!r}, which is no part of a network.", "Get the file again.")
 
 
 def predict(

@@ -10,7 +10,7 @@ label values, or the model's names of labels, to names of `configs/labels.yaml`:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,22 @@ class OrganLabels:
     def known_names(self) -> list[str]:
         """Returns their names."""
         return [organ_table()[k].name for k in self.known]
+
+    def requested(self, organs: Sequence[int], name: str) -> list[int]:
+        """Returns those of the requested organs that the model knows.
+
+        Args:
+            organs: numbers.
+            name: of the model, for messages.
+
+        Raises:
+            InputError: it knows none of them. An empty label map would say that the patient has none.
+        """
+        found = [organ for organ in organs if organ in self.known]
+        if not found:
+            asked = ", ".join(organ_table()[k].name for k in organs)
+            raise InputError(name, f"knows none of these organs: {asked}.", f"It knows: {', '.join(self.known_names())}.")
+        return found
 
     def translated(self, labels: np.ndarray) -> np.ndarray:
         """Returns organ numbers, uint8, for the model's label values, whole numbers of any sign; 0 for all other values."""

@@ -20,7 +20,8 @@ Role = Literal["prompted", "trained", "reference", "interactive"]
 """`prompted`: the foundation model or the atlas alone, which need no training. `trained`: a network of these organs, also a
 source of prompts. `reference`: reads the true label map. `interactive`: needs a person's marks."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,56}")
+"""The operator's part of a name. With the family before it, it is a label tag: at most 64 characters (`storage.tag_name`)."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,23 @@ def family_of(name: str) -> Family:
     Raises:
         InputError: no segmenter has that name.
     """
-    for family in FAMILIES:
-        if name in family.names or (family.prefix and name.startswith(family.prefix) and _NAME.fullmatch(_own(family, name))):
-            return family
-    raise InputError(repr(name[:80]), "is not a segmenter.", f"Choose from: {', '.join(vocabulary())}.")
+    found = _found(name)
+    if found is None:
+        raise InputError(repr(name[:80]), "is not a segmenter.", f"Choose from: {', '.join(vocabulary())}.")
+    return found
+
+
+def check_folder_name(name: str) -> None:
+    """Refuses a name that no folder can have.
+
+    Raises:
+        InputError: it is not that of a family of folders, or has characters that a label tag may not have.
+    """
+    found = _found(name)
+    if found is None or not found.prefix:
+        kinds = " or ".join(f"{family.prefix}NAME" for family in FAMILIES if family.prefix)
+        remedy = f"Write {kinds}; NAME has 1 to 57 letters, digits, `_`, `-` or `.`, with a letter or digit first."
+        raise InputError(repr(name[:80]), "names no folder of a segmenter.", remedy)
 
 
 def model_of(name: str) -> str:
@@ -182,6 +196,13 @@ def make_segmenter(name: str, resources: Resources) -> Segmenter:
     module, _, kind = family_of(name).source.partition(":")
     made: Segmenter = getattr(importlib.import_module(f"{__package__}.{module}"), kind)(name, resources)
     return made
+
+
+def _found(name: str) -> Family | None:
+    for family in FAMILIES:
+        if name in family.names or (family.prefix and name.startswith(family.prefix) and _NAME.fullmatch(_own(family, name))):
+            return family
+    return None
 
 
 def _own(family: Family, name: str) -> str:

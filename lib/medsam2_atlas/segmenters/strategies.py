@@ -194,8 +194,15 @@ class Strategy(Segmenter):
                 "unet": prompter.version() if prompter else None,
             }
             | unusual
+            | self._ready_made(prompter, options)
             | ran_on(device, medsam2=True, unet=prompter is not None, memory=options.memory)
         )
+
+    def _ready_made(self, prompter: Segmenter | None, options: Options) -> Provenance:
+        """Returns what coarse masks of a team's own model depend on; its version says nothing of the packages that run it."""
+        if prompter is None or prompter.name in trainable():
+            return {}
+        return {"prompter": prompter.provenance(Options(organs=options.organs, memory=options.memory))}
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
         """Segments a CT; see `segment`."""

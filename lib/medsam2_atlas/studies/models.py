@@ -27,7 +27,7 @@ from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.scoremaps import ScoreMaps, score_maps
 from medsam2_atlas.segmenters.base import Segmenter
 from medsam2_atlas.segmenters.places import find_atlas, find_unet, known_checkpoints
-from medsam2_atlas.segmenters.registry import make_segmenter
+from medsam2_atlas.segmenters.registry import check_folder_name, make_segmenter
 from medsam2_atlas.storage import WorkFolder
 from medsam2_atlas.studies.growth import atlas_store
 from medsam2_atlas.unet import UNet, UNetConfig, load_unet, unet_config
@@ -53,6 +53,9 @@ class Models:
                 places.
             work: of the studies; None for a command that works on none.
             hu: how the values of CTs become HU, for all models and trainings.
+
+        Raises:
+            InputError: a name that no folder can have.
         """
         self.hu = hu
         self.busy = threading.Lock()
@@ -62,6 +65,8 @@ class Models:
         self._segmenters: dict[str, Segmenter] = {}
         self._scores: OrderedDict[tuple[str, str], ScoreMaps] = OrderedDict()
         self._conf = {key: value for key, value in conf.items() if value}
+        for name in self.folders():
+            check_folder_name(name)
         self._lock = threading.RLock()
         self._loaded: dict[str, tuple[tuple[tuple[Path, int, int], ...], Any]] = {}
         self._copies: dict[tuple[str, torch.device], tuple[Any, Any]] = {}
@@ -111,6 +116,8 @@ class Models:
         """
         with self._lock:
             if name not in self._segmenters:
+                if ":" in name:
+                    self.folder(name)  # so that clients' names fill no memory
                 self._segmenters[name] = make_segmenter(name, self)
             return self._segmenters[name]
 

@@ -76,7 +76,10 @@ class PredictionStore:
             # Earlier versions named the device in the report only. On GPUs they used TF32: those predictions do not count.
             made.append({**found.provenance, **_PROCESSOR})
         stamp = {"image": file_stamp(image)}
-        return found if any(_plain(provenance) | stamp in made for provenance in provenances) else None
+        # Earlier versions named no settings: their predictions count whatever was set.
+        unnamed = {"settings"} - found.provenance.keys()
+        asked = ({k: v for k, v in _plain(provenance).items() if k not in unnamed} | stamp for provenance in provenances)
+        return found if any(provenance in made for provenance in asked) else None
 
     def latest(self, model: str, study: str) -> Prediction | None:
         """Returns the stored prediction, whatever weights and options made it.
