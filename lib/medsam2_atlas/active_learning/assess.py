@@ -91,7 +91,7 @@ def uncertainty(scores: ScoreMaps, prompts: Prompts) -> dict[int, float]:
 
 
 def disagreement(first: np.ndarray, second: np.ndarray, known: Sequence[int] | None = None) -> dict[int, float]:
-    """1 − Dice of each organ that either label map holds. known: numbers of the organs that count; all by default."""
+    """Returns 1 − Dice of each organ that either label map holds. known: numbers of the organs that count; all by default."""
     counted = organ_table().indices if known is None else known
     dice = dice_per_organ(first, second, counted)
     only = {k: 0.0 for k in np.unique(first).tolist() if k and k not in dice and (known is None or k in known)}

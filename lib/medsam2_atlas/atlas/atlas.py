@@ -38,7 +38,7 @@ class ProbabilityMap:
     count: int
 
     def as_tensor(self) -> torch.Tensor:
-        """`[1, z, y, x]` float32, 0..1."""
+        """Returns `[1, z, y, x]` float32, 0..1."""
         return torch.from_numpy(self.values.astype(np.float32) / 255)[None]
 
     def on_grid(self, template: WorkImage) -> CroppedMap:

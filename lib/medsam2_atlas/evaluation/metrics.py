@@ -41,7 +41,7 @@ class OrganScore:
 
 
 def compare_labels(first: Volume, second: Volume, organs: Iterable[int]) -> dict[int, OrganScore]:
-    """Scores of every organ that at least one of two label maps on the same grid holds.
+    """Returns scores of every organ that at least one of two label maps on the same grid holds.
 
     Only the box around both masks is looked at, so that the cost is that of the organ and not of the scan. An organ that
     one map lacks has Dice and NSD 0 and no Hausdorff distance.

@@ -37,7 +37,7 @@ class OrganLogits:
         return 0 <= z - self.z_min < len(self.low)
 
     def plane(self, z: int, shape: tuple[int, int]) -> torch.Tensor:
-        """Logits `[y, x]` of a slice at image resolution, by bilinear interpolation as the official predictor does."""
+        """Returns logits `[y, x]` of a slice at image resolution, by bilinear interpolation as the official predictor does."""
         low = self.low[z - self.z_min][None, None]
         return F.interpolate(low, size=shape, mode="bilinear", align_corners=False)[0, 0]
 
@@ -82,7 +82,7 @@ class MedSAM2Volume:
         fill_holes: bool = False,
         progress: Progress = silent,
     ) -> dict[int, OrganLogits]:
-        """Logits per label for all slices of each prompt's range.
+        """Returns logits per label for all slices of each prompt's range.
 
         Args:
             prompts: one per label, in voxel indices of the volume.

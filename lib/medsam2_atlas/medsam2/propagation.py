@@ -98,7 +98,7 @@ class Track:
         return abs(self.end - self.start) + 1
 
     def slice_at(self, step: int) -> int:
-        """The slice of a step; step 0 is the start."""
+        """Returns the slice of a step; step 0 is the start."""
         return self.start + self.direction * step
 
     def done(self, step: int) -> int:
@@ -119,7 +119,7 @@ def _mended(track: Track, z: int, low: torch.Tensor) -> torch.Tensor:
 
 
 def _certainty(logits: torch.Tensor) -> float:
-    """Mean logit within a mask; 0 where it is empty."""
+    """Returns the mean logit within a mask; 0 where it is empty."""
     inside = logits[logits > 0]
     return float(inside.mean()) if inside.numel() else 0.0
 

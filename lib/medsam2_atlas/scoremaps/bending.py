@@ -121,7 +121,7 @@ def _cells(
 
 
 def _fitted(cells: _Cells, intensities: Intensities, config: BendConfig) -> torch.Tensor:
-    """The field `[3, z, y, x]` over the cells, (z, y, x) in mm: a map's value at a cell comes from where it points."""
+    """Returns the field `[3, z, y, x]` over the cells, (z, y, x) in mm: a map's value at a cell comes from where it points."""
     shape = cells.known.shape
     lattice = [max(2, round(n * step / config.knots)) for n, step in zip(shape, cells.steps, strict=True)]
     knots = torch.zeros(1, 3, *lattice, requires_grad=True)
@@ -173,18 +173,18 @@ def _near(maps: torch.Tensor, reach: np.ndarray, score: float) -> torch.Tensor:
 
 
 def _indices(spans: Sequence[slice]) -> torch.Tensor:
-    """Those of all voxels of a part of a grid, float32 `[3, z, y, x]` (z, y, x)."""
+    """Returns the indices of all voxels of a part of a grid, float32 `[3, z, y, x]` (z, y, x)."""
     axes = [torch.arange(span.start, span.stop, dtype=torch.float32) for span in spans]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
 def _along_axes(values: ArrayLike) -> torch.Tensor:
-    """One value per axis (z, y, x), to be reckoned with `[3, z, y, x]`."""
+    """Returns one value per axis (z, y, x), to be reckoned with `[3, z, y, x]`."""
     return torch.from_numpy(np.asarray(values, np.float32)).view(3, 1, 1, 1)
 
 
 def _looked_up(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Values `[c, z, y, x]` at fractional indices `[3, ...]` (z, y, x); at the border where they lie outside."""
+    """Returns values `[c, z, y, x]` at fractional indices `[3, ...]` (z, y, x); at the border where they lie outside."""
     last = torch.tensor(values.shape[1:], dtype=torch.float32).sub(1).clamp(min=1)
     unit = (index.flatten(1).T / last * 2 - 1).flip(1)
     found = F.grid_sample(values[None], unit[None, None, None], padding_mode="border", align_corners=True)

@@ -154,7 +154,7 @@ def _start(score: ScoreMap, covered: np.ndarray, spacing: np.ndarray, config: Co
 
 
 def _carried_on(prior: np.ndarray, known: np.ndarray, spacing: np.ndarray, config: CorrectConfig) -> np.ndarray:
-    """The prior where it is not known; looked up for every second pixel.
+    """Returns the prior where it is not known; looked up for every second pixel.
 
     Things go on as at the nearest known voxel, the less the further that is. An organ that a field of view cuts at its side may
     reach lower or higher than its cut, which no known voxel tells: then half comes from the nearest voxel of the cut.
@@ -174,7 +174,7 @@ def _carried_on(prior: np.ndarray, known: np.ndarray, spacing: np.ndarray, confi
 
 
 def _at_its_side(seen: np.ndarray, spacing: np.ndarray, blur: float) -> np.ndarray:
-    """Where a field of view's border runs along the body rather than across it."""
+    """Returns where a field of view's border runs along the body rather than across it."""
     values, width = seen.astype(np.float32), blur / spacing
     z, y, x = (
         ndimage.gaussian_filter(values, width, order) / step for order, step in zip(np.eye(3, dtype=int), spacing, strict=True)

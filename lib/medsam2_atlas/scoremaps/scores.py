@@ -65,7 +65,7 @@ def _run(value: Any, config: FusionConfig, progress: Progress, first: int = 0) -
 
 
 def _select(scores: ScoreMaps, organs: Iterable[int] | None) -> ScoreMaps:
-    """Organs compete for voxels, so all of an atlas get maps; those that are asked for are returned."""
+    """Returns the maps that were asked for. All organs of an atlas get maps, since they compete for voxels."""
     if organs is None:
         return scores
     return replace(scores, maps={k: scores.maps[k] for k in organs if k in scores.maps})

@@ -102,12 +102,12 @@ def vote_on(
 
 
 def nearest(thumbnail: np.ndarray, references: Iterable[Reference], count: int) -> list[Reference]:
-    """The references whose thumbnails resemble one most, the most similar first."""
+    """Returns the references whose thumbnails resemble one most, the most similar first."""
     return sorted(references, key=lambda reference: thumbnail_distance(thumbnail, reference.thumbnail))[:count]
 
 
 def _weights(hu: torch.Tensor, valid: torch.Tensor, references: Sequence[Reference], config: VoteConfig) -> torch.Tensor:
-    """`[references, z, y, x]` on the template's grid."""
+    """Returns the references' weights `[references, z, y, x]` on the template's grid."""
     if config.label_fusion == "mean":
         return torch.ones(len(references), *hu.shape)
     target = scaled(hu, config.min_hu, config.max_hu)
@@ -156,7 +156,7 @@ def _fused(
     weights: torch.Tensor,
     missing_is_absent: bool,
 ) -> ProbabilityMap:
-    """An organ's map over the box of the atlas' own."""
+    """Returns an organ's map over the box of the atlas' own."""
     box = known.on_grid(template).spans
     points = grid_points(torch.Size(known.values.shape), torch.from_numpy(known.origin), MAP_SPACING)
     here = sample(weights, points, template.origin, template.spacing).numpy()

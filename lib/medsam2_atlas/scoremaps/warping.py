@@ -162,7 +162,7 @@ def _sampled(organ: ProbabilityMap, points: torch.Tensor, pixel: float) -> np.nd
 
 
 def _visible_share(organ: ProbabilityMap, to_target: Transform, geometry: Geometry) -> float:
-    """Share of the organ's probable voxels in the common space that come to lie on the target's grid."""
+    """Returns the share of the organ's probable voxels in the common space that lie on the target's grid."""
     where = np.argwhere(organ.values > _PROBABLE * organ.values.max())
     if not len(where):
         return 0.0

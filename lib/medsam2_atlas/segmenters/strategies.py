@@ -153,7 +153,7 @@ class Strategy(Segmenter):
             self._resources.weights()
 
     def offers(self) -> dict[str, Any]:
-        """Returns organs and, with a network, weights and sources of prompts."""
+        """Returns the organs and, with a network, weights and sources of prompts."""
         found = super().offers()
         return found | {"weights": self._resources.weight_names(), "prompts": self._sources()} if self.uses_network else found
 

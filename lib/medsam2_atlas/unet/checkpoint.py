@@ -55,7 +55,7 @@ def restore_parts(kept: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
 
 
 def _is_own(config: str, own: UNetConfig) -> bool:
-    """Whether a stopped run had this configuration; what its version did not know yet is compared by its default."""
+    """Returns whether a stopped run had this configuration; what its version did not know yet is compared by its default."""
     try:
         return UNetConfig.model_validate_json(config) == own
     except ValidationError:  # an option that is gone since, or another value's range
