@@ -179,7 +179,7 @@ def _indices(spans: Sequence[slice]) -> torch.Tensor:
 
 
 def _along_axes(values: ArrayLike) -> torch.Tensor:
-    """Returns one value per axis (z, y, x), to be reckoned with `[3, z, y, x]`."""
+    """Returns one value per axis (z, y, x), for arithmetic with `[3, z, y, x]`."""
     return torch.from_numpy(np.asarray(values, np.float32)).view(3, 1, 1, 1)
 
 

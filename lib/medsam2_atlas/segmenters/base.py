@@ -243,7 +243,7 @@ class Segmenter(ABC):
         return found if self._resources.hu == CHECK else found | {"hu": str(self._resources.hu)}
 
 
-def only(labels: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
+def only(labels: np.ndarray, requested: Sequence[int]) -> np.ndarray:
     """Returns a label map `[z, y, x]` with the requested organs alone, uint8."""
-    kept: np.ndarray = np.where(np.isin(labels, list(wanted)), labels, 0).astype(np.uint8)
+    kept: np.ndarray = np.where(np.isin(labels, list(requested)), labels, 0).astype(np.uint8)
     return kept

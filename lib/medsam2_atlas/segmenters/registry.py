@@ -153,9 +153,9 @@ def models(folders: Iterable[str] = (), roles: Iterable[Role] = ("prompted", "tr
         folders: names, such as `bundle:NAME`, of the folders that its operator gave.
         roles: of the models to list.
     """
-    given, wanted, found = list(folders), set(roles), []
+    given, requested, found = list(folders), set(roles), []
     for family in FAMILIES:
-        if family.role not in wanted:
+        if family.role not in requested:
             continue
         if not family.prefix:
             found.append(Model(family.model, family.names, family.role, family.description))
