@@ -100,7 +100,7 @@ def _annotate(url: str, studies: Path, out: Path) -> dict[str, Any]:
     console.print(f"next case: {chosen['id']}")
     began = time.perf_counter()
     with console.status("the server segments …"):
-        label, answer = client.infer("medsam2_atlas", chosen["id"], {"strategy": "D"})
+        label, answer = client.infer("medsam2_atlas", chosen["id"], {"segmenter": "D"})
     seconds = time.perf_counter() - began
     differences, compared = client.infer("compare", chosen["id"], {})
     agreement = compared["report"]

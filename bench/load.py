@@ -74,7 +74,7 @@ def occupy(url: str, end: float, watch: Watch) -> None:
     """One long inference after another: organs change, so that none is in the cache."""
     session, number = requests.Session(), 0
     while time.monotonic() < end:
-        params = {"params": f'{{"strategy": "D", "organs": "{1 + number % 15}"}}'}
+        params = {"params": f'{{"segmenter": "D", "organs": "{1 + number % 15}"}}'}
         watch.ask(session, "/infer (long)", "POST", f"{url}/infer/medsam2_atlas", params={"image": "case-0"}, data=params)
         number += 1
 

@@ -47,7 +47,7 @@ from medsam2_atlas.unet import TrainingCase, UNet, UNetConfig, UNetTraining, loa
 POPULATION = 77
 STUDIES, FIRST, HELD_OUT = 24, 4, 6
 STRATEGIES = ("disagreement", "uncertainty", "random")
-LEAST_SPAN = 0.08
+MIN_SPAN = 0.08
 UNET = UNetConfig.model_validate(
     {
         "dimensions": 3,
@@ -170,7 +170,7 @@ def plot(curves: dict[str, list[dict[str, Any]]], file: Path) -> None:
             axes.plot(*zip(*points, strict=True), "o-", color=("#2b6cb0", "#c05621", "#718096")[n], label=strategy, ms=4)
         axes.set(title=title, xlabel="cases signed off", ylabel=f"mean Dice on {HELD_OUT} held-out cases")
         low, high = axes.get_ylim()
-        spare = max(0.0, LEAST_SPAN - (high - low)) / 2  # so that a hundredth does not look like a cliff
+        spare = max(0.0, MIN_SPAN - (high - low)) / 2  # so that a hundredth does not look like a cliff
         axes.set_ylim(low - spare, high + spare)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

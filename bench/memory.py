@@ -32,7 +32,7 @@ def main() -> None:
             process, used, began = psutil.Process(process_of(client).pid), [], time.monotonic()
             for n in range(INFERENCES):
                 model = ("unet_3d", "atlas", "unet_3d", "medsam2_atlas")[n % 4]
-                wanted = {"organs": [organs[n % len(organs)]]} | ({"strategy": "A"} if model == "medsam2_atlas" else {})
+                wanted = {"organs": [organs[n % len(organs)]]} | ({"segmenter": "A"} if model == "medsam2_atlas" else {})
                 file, _ = client.infer(model, f"case-{n % CASES}", wanted)
                 Path(file).unlink()
                 used.append(process.memory_info().rss / 2**20)

@@ -9,12 +9,14 @@ import argparse
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from medsam2_atlas.atlas import Atlas, build_atlas, find_references
+from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, ThresholdRule
 from medsam2_atlas.base.console import bars
 from medsam2_atlas.base.files import write_json
 from medsam2_atlas.base.resource import resource
@@ -42,7 +44,7 @@ def main() -> None:
     parser.add_argument("--atlas", type=Path, help="atlas instead of one of the sample references")
     parser.add_argument("--checkpoint", type=Path, help="weights instead of the shipped ones")
     parser.add_argument("--segmenters", "--strategies", dest="names", default=",".join([*STRATEGIES, UNET]))
-    parser.add_argument("--thresholds", default="atlas", choices=["atlas", "published", "adaptive"])
+    parser.add_argument("--thresholds", default=DEFAULT_THRESHOLDS, choices=get_args(ThresholdRule))
     parser.add_argument("--out", type=Path, help="JSON with every figure")
     given = parser.parse_args()
     console = Console()

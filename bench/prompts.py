@@ -1,4 +1,4 @@
-"""Where prompts come to lie, by registration: `make prompts`. Leave-one-out over sets of labelled CTs.
+"""Prompt accuracy by registration: `make prompts`. Leave-one-out over sets of labelled CTs.
 
 For each target an atlas is built of the other subjects; each method registers the target to its common space, and the same
 score maps, thresholds and boxes follow. Per organ and method: Dice of the score map, how far the prompting region's centre
@@ -19,7 +19,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import matplotlib as mpl
 import numpy as np
@@ -27,6 +27,7 @@ from registrations import METHODS
 from rich.table import Table
 
 from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references
+from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, ThresholdRule
 from medsam2_atlas.base.console import bars, console
 from medsam2_atlas.base.files import replacing, write_json
 from medsam2_atlas.demo.phantoms import deformed, painted, write_dataset
@@ -255,7 +256,7 @@ def main() -> None:
     parser.add_argument("--phantoms", type=int, default=8, help="generated patients")
     parser.add_argument("--variants", type=int, default=2, help="bodies made of each real label map")
     parser.add_argument("--copies", type=int, default=1, help="of each target, all but the first with a little noise")
-    parser.add_argument("--thresholds", default="atlas", choices=["atlas", "published", "adaptive"])
+    parser.add_argument("--thresholds", default=DEFAULT_THRESHOLDS, choices=get_args(ThresholdRule))
     parser.add_argument("--work", type=Path, help="folder where sets and atlases are kept for the next run")
     parser.add_argument("--out", type=Path, help="JSON with every figure")
     parser.add_argument("--plot", type=Path, help="picture of the centre errors")

@@ -4,7 +4,7 @@
 
 FOLDER is the root of a checkout, this one by default. A function's lines are those from `def` to its end, without its docstring
 and decorators. `self` and `cls` are no parameters. The command line's own functions (Typer's commands) are counted, but listed
-apart: their parameters are its options.
+separately: their parameters are its options.
 """
 
 from __future__ import annotations

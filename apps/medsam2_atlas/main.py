@@ -181,7 +181,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """One case less to choose from."""
-        self._learner.poke()
+        self._learner.notify()
         return {}
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:

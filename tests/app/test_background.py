@@ -166,7 +166,7 @@ def test_the_background_stays_away_while_somebody_waits(tmp_path: Path) -> None:
         time.sleep(0.5)
         assert shelf.measured == []
     shelf.learner._last_request = -100.0  # long ago
-    shelf.learner.poke()
+    shelf.learner.notify()
     deadline = time.monotonic() + 10
     while not shelf.measured and time.monotonic() < deadline:
         time.sleep(0.05)

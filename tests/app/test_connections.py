@@ -182,8 +182,8 @@ def test_half_open_requests_of_one_address_leave_room_for_others() -> None:
 
 def test_descriptors_are_left_for_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1024))
-    assert ConnectionLimits().most == 128
-    assert ConnectionLimits(total=100).most == 100
+    assert ConnectionLimits().max_open == 128
+    assert ConnectionLimits(total=100).max_open == 100
 
 
 def test_all_implementations_of_uvicorn_have_the_limits() -> None:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.cli import app
+from medsam2_atlas.cli.compare import DEFAULTS
 from medsam2_atlas.cli.options import check_segmenter, named_folders, renamed
 
 CLI = CliRunner()
@@ -74,3 +75,7 @@ def test_folders_are_named_as_name_and_folder(wrong: str) -> None:
     with pytest.raises(InputError, match="has two folders"):
         named_folders(["bundle:a=/m/a", "bundle:a=/m/b"])
     assert named_folders(["bundle:a=/m/a", "nnunet:b.c=/m/b"]) == {"bundle:a": "/m/a", "nnunet:b.c": "/m/b"}
+
+
+def test_defaults_come_from_the_table() -> None:
+    assert DEFAULTS == ("D", "unet_3d")

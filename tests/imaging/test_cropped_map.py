@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medsam2_atlas.imaging.cropped_map import CroppedMap, around, low_of, nested, shape_of
+from medsam2_atlas.imaging.cropped_map import CroppedMap, around, low_of, nested, shape_of, within
 
 SHAPE = (5, 6, 7)
 lows = st.tuples(*[st.integers(0, n - 1) for n in SHAPE])
@@ -29,6 +29,7 @@ def map_of(box: tuple[slice, ...]) -> CroppedMap:
     return CroppedMap(grid_of(box)[box], low_of(box))
 
 
+@settings(deadline=None)
 @given(boxes(), boxes())
 def test_any_part_of_the_grid_is_as_that_of_the_whole_map(box: tuple[slice, ...], part: tuple[slice, ...]) -> None:
     grid, found = grid_of(box), map_of(box)
@@ -38,6 +39,7 @@ def test_any_part_of_the_grid_is_as_that_of_the_whole_map(box: tuple[slice, ...]
     assert found.part(part).dtype == np.uint8 and found.over(part).dtype == np.float32
 
 
+@settings(deadline=None)
 @given(boxes())
 def test_cropping_finds_the_box_again(box: tuple[slice, ...]) -> None:
     found = CroppedMap(grid_of(box), (0, 0, 0)).cropped()
@@ -51,6 +53,7 @@ def test_an_empty_map_covers_nothing() -> None:
     assert not found.placed(SHAPE).any()
 
 
+@settings(deadline=None)
 @given(boxes(), st.tuples(*[st.integers(-n, n) for n in SHAPE]))
 def test_a_moved_map_loses_what_leaves_the_grid(box: tuple[slice, ...], shift: tuple[int, ...]) -> None:
     found = map_of(box).moved(shift, SHAPE)
@@ -70,3 +73,9 @@ def test_a_part_of_a_part_is_found_on_the_grid(part: tuple[slice, ...]) -> None:
     box = (slice(1, 4), slice(2, 6), slice(3, 7))
     grid = np.arange(np.prod(SHAPE)).reshape(SHAPE)
     assert (grid[nested(box, part)] == grid[box][part]).all()
+
+
+@settings(deadline=None)
+@given(boxes(), boxes())
+def test_a_part_of_a_box_is_found_on_the_grid_again(box: tuple[slice, ...], part: tuple[slice, ...]) -> None:
+    assert within(box, nested(box, part)) == part

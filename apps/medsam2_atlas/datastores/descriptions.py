@@ -1,4 +1,4 @@
-"""Images and label maps of a store, as clients are told of them: in the shapes of MONAI Label."""
+"""Descriptions of a store's images and label maps for clients, in MONAI Label's formats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medsam2_atlas.storage import Image, Label, suffix_of
 
 
 def image_info(image: Image) -> dict[str, Any]:
-    """Returns what clients are told of an image."""
+    """Returns the description of an image for clients."""
     info = plain({**image.info, "name": image.file.name})
     if "strategy" in info:  # MONAI Label adds to it whenever it assigns the case
         info["strategy"] = given_to(info)
@@ -19,7 +19,7 @@ def image_info(image: Image) -> dict[str, Any]:
 
 
 def label_info(label: Label) -> dict[str, Any]:
-    """Returns what clients are told of a label."""
+    """Returns the description of a label map for clients."""
     version = label.version
     return {
         **plain(dict(version.info)),
@@ -35,7 +35,7 @@ def label_info(label: Label) -> dict[str, Any]:
 
 
 def described_studies(images: Mapping[str, Image], labels: Mapping[str, Mapping[str, Label]]) -> dict[str, dict[str, Any]]:
-    """Returns images and label maps by study, in the shape of MONAI Label's own index."""
+    """Returns images and label maps by study, in the format of MONAI Label's own index."""
     return {
         study: {
             "image": {"ext": _written_suffix(image.file), "info": {**plain(image.info), "name": image.file.name}},

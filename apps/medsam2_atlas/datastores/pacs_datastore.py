@@ -96,11 +96,11 @@ class PacsDatastore(StudyDatastore):
         return sorted(self.store.images() if found is None else found)
 
     def get_image(self, image_id: str, params: Any = None) -> bytes:
-        """The volume's file, as NIfTI on the series' own grid."""
+        """Returns the volume's file, as NIfTI on the series' own grid."""
         return Path(self.get_image_uri(image_id)).read_bytes()
 
     def get_image_uri(self, image_id: str) -> str:
-        """The volume's file, fetched when it is first asked for.
+        """Returns the volume's file, fetched when it is first asked for.
 
         Raises:
             NotFoundError: no such series.
@@ -213,7 +213,7 @@ class PacsDatastore(StudyDatastore):
                 self._sender.send(study)
 
     def rtstruct(self, study: str, tag: str) -> Dataset:
-        """The current label as an RT structure set.
+        """Returns the current label as an RT structure set.
 
         Raises:
             NotFoundError: no such label.

@@ -1,4 +1,4 @@
-"""What clients send with a label map that tells how to save it, apart from what is kept with it."""
+"""Options that a client sends with a label map, and that are not stored with it."""
 
 from __future__ import annotations
 

@@ -82,22 +82,22 @@ class StudyDatastore(Datastore):
         return found
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
-        """Tags that a study has labels under; a label's id is its study's."""
+        """Returns the tags that a study has labels under; a label's id is its study's."""
         return dict.fromkeys(self.store.labels().get(image_id, {}), image_id)
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
-        """The label's id; empty where there is none."""
+        """Returns the label's id; empty where there is none."""
         try:
             return self.store.label(image_id, _text(tag)).study
         except NotFoundError:
             return ""
 
     def get_image(self, image_id: str, params: Any = None) -> bytes:
-        """The file's content."""
+        """Returns the file's content."""
         return self.store.image(image_id).file.read_bytes()
 
     def get_image_uri(self, image_id: str) -> str:
-        """The file.
+        """Returns the file.
 
         Raises:
             NotFoundError: no such study.
@@ -105,11 +105,11 @@ class StudyDatastore(Datastore):
         return str(self.store.image(image_id).file)
 
     def get_label(self, label_id: str, label_tag: str, params: Any = None) -> bytes:
-        """The file's content."""
+        """Returns the file's content."""
         return self.store.label(label_id, _text(label_tag)).file.read_bytes()
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
-        """The file.
+        """Returns the file.
 
         Raises:
             NotFoundError: no such label.
@@ -142,11 +142,11 @@ class StudyDatastore(Datastore):
         return [study for study in self.store.images() if study not in done]
 
     def list_images(self) -> list[str]:
-        """All studies."""
+        """Returns all studies."""
         return list(self.store.images())
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """A ZIP file of images and their `final` labels; who asks for it removes it.
+        """Returns a ZIP file of images and their `final` labels; the caller removes it.
 
         A case whose files cannot be read is left out, and `metadata.json` says why (`left_out`).
 

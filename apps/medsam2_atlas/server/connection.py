@@ -22,7 +22,7 @@ _END_SECONDS = 1.0
 
 
 class LimitedConnection:
-    """What uvicorn's protocol class gets in front of it: one connection, with limits.
+    """Limits one connection; `limited` puts it before uvicorn's protocol class.
 
     It relies on these parts of uvicorn's: `connection_made`, `data_received`, `connection_lost`; `transport`, `client`,
     `timeout_keep_alive_task`, `flow` with `read_paused`, and `cycle` with `more_body`, `response_started`, `response_complete`.

@@ -25,7 +25,7 @@ class ConnectionLimits:
     read_seconds: float = 60.0
 
     @property
-    def most(self) -> int:
+    def max_open(self) -> int:
         """Returns the max number of connections now: at least half of the file descriptors are left for files."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return self.total if soft == resource.RLIM_INFINITY else max(1, min(self.total, soft // 2))

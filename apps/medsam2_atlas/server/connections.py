@@ -76,7 +76,7 @@ class Connections:
         self._open[connection] = None
         self._of_address[connection.address] += 1
         address = connection.address
-        if len(self._open) > self.limits.most:
+        if len(self._open) > self.limits.max_open:
             self._make_room(connection, self._open)
         elif self._of_address[address] > self.limits.per_address:  # a proxy may have many that wait for answers
             half_open = [other for other in self._open if other.address == address and not other.waits]

@@ -32,7 +32,7 @@ STOP_SECONDS = 3.0
 
 
 def lifespan(parts: Parts) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """Returns what the application does around its life, as FastAPI takes it."""
+    """Returns FastAPI's lifespan function of the application: start and end of the server."""
     config, queue, audit = parts.config, parts.queue, parts.audit
 
     @asynccontextmanager

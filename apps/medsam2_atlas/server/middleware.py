@@ -75,7 +75,7 @@ class SizeLimitMiddleware:
     """Refuses bodies that are too large: before they are read where their length is told, else while they are read."""
 
     def __init__(self, app: ASGIApp, limit: Callable[[Scope], int]) -> None:
-        """`limit`: most bytes of a request's body."""
+        """`limit`: max bytes of a request's body."""
         self._app, self._limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,10 +83,10 @@ class SizeLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = self._limit(scope)
+        max_bytes = self._limit(scope)
         told = Headers(scope=scope).get("content-length", "0")
-        if not told.isdecimal() or int(told) > most:
-            await self._refuse(most)(scope, receive, send)
+        if not told.isdecimal() or int(told) > max_bytes:
+            await self._refuse(max_bytes)(scope, receive, send)
             return
         read, begun = 0, False
 
@@ -94,13 +94,13 @@ class SizeLimitMiddleware:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > most:
+            if read > max_bytes:
                 raise _TooLargeError
             return message
 
         async def sending(message: Message) -> None:
             nonlocal begun
-            if read > most and not begun:
+            if read > max_bytes and not begun:
                 raise _TooLargeError  # whoever read the body has made another error of the first one
             begun = True
             await send(message)
@@ -110,11 +110,11 @@ class SizeLimitMiddleware:
         except _TooLargeError:
             if begun:
                 raise
-            await self._refuse(most)(scope, receive, send)
+            await self._refuse(max_bytes)(scope, receive, send)
 
     @staticmethod
-    def _refuse(most: int) -> Any:
-        return errors.respond(413, f"The request is larger than {most / 1e6:.0f} MB.", "Send a smaller file.")
+    def _refuse(max_bytes: int) -> Any:
+        return errors.respond(413, f"The request is larger than {max_bytes / 1e6:.0f} MB.", "Send a smaller file.")
 
 
 class _TooLargeError(Exception):

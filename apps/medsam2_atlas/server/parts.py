@@ -1,4 +1,4 @@
-"""What the layers and the routes of one server share."""
+"""Parts that the layers and the routes of one server share."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What MONAI Label runs: infer and train tasks, scoring, the choice of the next case."""
+"""MONAI Label's tasks: inference, training, scoring, the choice of the next case."""

@@ -17,7 +17,7 @@ from tasks.finals import learnable
 log = logging.getLogger(__name__)
 
 ATLAS_TRAINER = "medsam2_atlas"
-"""Name of the train task: the atlas is what the model of that name learns."""
+"""Name of the train task, as of the model whose atlas grows."""
 
 
 class AtlasTrainTask(TrainTask):

@@ -87,7 +87,7 @@ def case_states(
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is known of all cases; `case_states` and the store's functions tell what each attribute holds."""
+    """Facts about all cases; `case_states` and the store's functions tell what each attribute holds."""
 
     datastore: StudyDatastore
     reports: PredictionStore
@@ -143,7 +143,7 @@ def _joined(wrong: Mapping[str, str]) -> str:
 
 
 def picture(datastore: StudyDatastore, study: str, models: tuple[str, ...], hu: HuRule = CHECK) -> Path:
-    """A case with its final label map, or else the first model's; drawn once for each version.
+    """Returns a case with its final label map, or else the first model's; drawn once for each version.
 
     `hu` is the rule by which values become HU.
 

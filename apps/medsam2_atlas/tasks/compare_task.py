@@ -22,19 +22,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StudyComparison:
-    """Where two models differ on a study, as a label map (`DISAGREEMENT_LABELS`), and by how much, as JSON values."""
+    """Differences of two models on a study: a label map (`DISAGREEMENT_LABELS`), and measures as JSON values."""
 
     labels: Volume
     report: dict[str, Any]
 
 
 class CompareTask(InferTask):
-    """Where two models differ on a study, and by how much. Uses stored predictions."""
+    """Compares two models on a study: where they differ, and by how much. Uses stored predictions."""
 
     def __init__(self, predictions: Predictions) -> None:
-        super().__init__(
-            InferType.SEGMENTATION, dict(DISAGREEMENT_LABELS), 3, "Where MedSAM2 and U-Net differ, and by how much"
-        )
+        super().__init__(InferType.SEGMENTATION, dict(DISAGREEMENT_LABELS), 3, "Where two models differ, and by how much")
         self._predictions = predictions
 
     def config(self) -> dict[str, Any]:

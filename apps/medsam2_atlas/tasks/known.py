@@ -13,30 +13,30 @@ _SHOWN = 80
 
 
 def check_name(name: str, known: Collection[str], what: str) -> None:
-    """Refuses a name of something that requests name.
+    """Refuses an unknown name in a request.
 
     Args:
         name: as the client sent it.
-        known: names that there are.
+        known: the known names.
         what: kind of thing, such as `trainer`.
 
     Raises:
-        NotFoundError: there is no such thing; the remedy lists those there are.
+        NotFoundError: the name is unknown; the remedy lists the known ones.
     """
     if name not in known:
         raise NotFoundError(repr(name[:_SHOWN]), f"is no {what} of this server.", _choose(known))
 
 
 def check_model(model: str, models: Collection[str], missing: Callable[[], Mapping[str, str]] = dict) -> None:
-    """Refuses a model that there is not, or that cannot run.
+    """Refuses a model that is unknown or cannot run.
 
     Args:
         model: as the client sent it.
-        models: names that there are.
-        missing: returns why models cannot run, by name; asked only for a model that there is.
+        models: the known names.
+        missing: returns why models cannot run, by name; called only if the model is known.
 
     Raises:
-        NotFoundError: there is no such model.
+        NotFoundError: the model is unknown.
         WeightsError: it cannot run.
     """
     check_name(model, models, "model")
@@ -66,7 +66,7 @@ def check_study(study: str, datastore: Datastore) -> None:
 
 
 def unknown_study(study: str, what: str = "study") -> NotFoundError:
-    """Returns the error that refuses a study, or a series (`what`), that there is not."""
+    """Returns the error for an unknown study, or series (`what`)."""
     return NotFoundError(repr(study[:_SHOWN]), f"is no {what} of this server.", "Ask /datastore for those there are.")
 
 

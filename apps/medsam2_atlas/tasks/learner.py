@@ -99,8 +99,8 @@ class Learner:
             if self._thread.is_alive():
                 log.warning("the study that is being measured does not end; it ends with the process")
 
-    def poke(self) -> None:
-        """Something changed: look again soon."""
+    def notify(self) -> None:
+        """Makes the background look for changes soon."""
         self._wake.set()
 
     @contextmanager

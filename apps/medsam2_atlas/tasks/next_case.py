@@ -19,7 +19,7 @@ _IN_WORK_SECONDS = 30 * 60
 _DESCRIPTIONS = {
     "random": "Any case without a final label",
     "first": "The first case by name without a final label",
-    "disagreement": "The case on which foundation model and U-Net agree least",
+    "disagreement": "The case on which foundation and baseline agree least",
     "uncertainty": "The case whose score maps and prompts are least certain",
     "novelty": "The case that registers worst and is least like the references",
 }

@@ -47,7 +47,7 @@ class Predictions:
         return self.segmenter(tag).missing()
 
     def get(self, tag: str, study: str, request: Mapping[str, Any] | None = None) -> tuple[Segmentation, Prediction | None]:
-        """Returns a study's segmentation by a model, from the store or made now; and what is stored of it.
+        """Returns a study's segmentation by a model, from the store or made now; and its stored prediction.
 
         Raises:
             MedSAM2AtlasError: something is missing, or the image or an option cannot be used.
@@ -57,7 +57,7 @@ class Predictions:
         return result.segmentation, result.stored
 
     def stored(self, tag: str, study: str, request: Mapping[str, Any]) -> Prediction | None:
-        """Returns what is stored of a model for a study, if nothing has changed since it was made.
+        """Returns a model's stored prediction for a study, if nothing has changed since it was made.
 
         Raises:
             MedSAM2AtlasError: as `get`.

@@ -17,7 +17,7 @@ _DEFAULT_SUFFIX = ".nii.gz"
 
 
 def choice(request: Mapping[str, Any], key: str, allowed: Sequence[str]) -> str:
-    """An option that is one of several names; the first by default. Viewers send a text, or the list they were offered.
+    """Returns an option that is one of several names; the first by default. Viewers send a text, or the list they were offered.
 
     Raises:
         InputError: another name.
@@ -32,7 +32,7 @@ def choice(request: Mapping[str, Any], key: str, allowed: Sequence[str]) -> str:
 
 
 def text(request: Mapping[str, Any], key: str) -> str:
-    """An option that is any text."""
+    """Returns an option that is any text."""
     value = request.get(key)
     if isinstance(value, (list, tuple)):
         value = value[0] if value else None
@@ -40,19 +40,19 @@ def text(request: Mapping[str, Any], key: str) -> str:
 
 
 def flag(request: Mapping[str, Any], key: str) -> bool:
-    """An option that is on or off."""
+    """Returns an option that is on or off."""
     return str(request.get(key, "")).strip().lower() in {"true", "1", "yes", "on"}
 
 
 def names(request: Mapping[str, Any], key: str) -> list[str]:
-    """An option that lists names, as a list or separated by commas."""
+    """Returns an option that lists names, as a list or separated by commas."""
     value = request.get(key) or ""
     listed = value if isinstance(value, (list, tuple)) else str(value).split(",")
     return [str(name).strip() for name in listed if str(name).strip()]
 
 
 def organs(request: Mapping[str, Any]) -> tuple[int, ...]:
-    """The option `organs` as numbers; all of the table by default.
+    """Returns the option `organs` as numbers; all of the table by default.
 
     Raises:
         InputError: not an organ of the table.
@@ -61,13 +61,13 @@ def organs(request: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def suffix_of(request: Mapping[str, Any]) -> str:
-    """The file type that a viewer wants."""
+    """Returns the file type that a viewer wants."""
     suffix = str(request.get("result_extension") or _DEFAULT_SUFFIX)
     return suffix if suffix in SUFFIXES else _DEFAULT_SUFFIX
 
 
 def as_file(labels: Volume | Path, request: Mapping[str, Any]) -> str:
-    """A label map in a temporary file of the type that was asked for; who sends it removes it.
+    """Returns a label map in a temporary file of the type that was asked for; the caller removes it.
 
     A viewer's script that reads voxels itself asks for them uncompressed (`result_compress` false), as OHIF's panel does.
     A file that is what was asked for is copied unread.
@@ -90,5 +90,5 @@ def _write(labels: Volume | Path, file: Path, compress: bool, suffix: str) -> No
 
 
 def as_json(report: Mapping[str, Any], labels: Mapping[str, int]) -> dict[str, Any]:
-    """The report, where MONAI Label's clients and where OHIF look for it."""
+    """Returns the report, where MONAI Label's clients and where OHIF look for it."""
     return {"label_names": dict(labels), "report": dict(report), "result": {"report": dict(report)}}

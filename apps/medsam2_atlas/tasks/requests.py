@@ -1,4 +1,4 @@
-"""What clients send to a model, as a segmenter and its options."""
+"""Turns a client's request to a model into a segmenter and its options."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def marks_of(request: Mapping[str, Any], image: Volume) -> MarkedOrgan:
     """Returns what a person has marked, in voxel indices of the CT.
 
     Raises:
-        InputError: nothing tells what the organ is, or a mark cannot be used.
+        InputError: no mark lies on the organ, or a mark cannot be used.
     """
     return marked_organ(
         image,

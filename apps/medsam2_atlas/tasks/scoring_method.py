@@ -43,7 +43,7 @@ class OrganScoring(ScoringMethod):
         return {"description": self.description, "results": results}
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Scores per study and their means; kept in the work folder too, since MONAI Label only logs a background run.
+        """Returns scores per study and their means; kept in the work folder too, since MONAI Label only logs a background run.
 
         Raises:
             InputError: a tag that cannot be one.

@@ -45,7 +45,7 @@ class SegmenterTask(InferTask):
         return names | self._default.offers()
 
     def info(self) -> dict[str, Any]:
-        """Returns MONAI Label's description, with colours and what the segmenter says of itself."""
+        """Returns MONAI Label's description, with colours and the segmenter's own information."""
         about: dict[str, Any] = super().info()
         about["label_colors"] = {o.name: list(o.colour) for o in organ_table().organs}
         return about | self._default.describe()
@@ -58,7 +58,7 @@ class SegmenterTask(InferTask):
             return str(error)
 
     def is_valid(self) -> bool:
-        """Returns whether everything that it needs is there and fits."""
+        """Returns whether nothing keeps the task from running."""
         return not self.missing()
 
     def get_path(self, validate: bool = True) -> str | None:

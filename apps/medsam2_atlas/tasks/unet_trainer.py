@@ -83,17 +83,17 @@ class UNetTrainTask(BasicTrainTask):
         return stats
 
     def pre_process(self, request: dict[str, Any], datastore: StudyDatastore) -> list[TrainingCase]:
-        """The studies that models may learn from."""
+        """Returns the studies that models may learn from."""
         finals = learnable(datastore)
         self._skipped = finals.problems
         return [TrainingCase(files.name, files.image, files.label, hu=self._models.hu) for files in finals.files]
 
     def partition_datalist(self, context: Context, shuffle: bool = False) -> tuple[list[TrainingCase], list[TrainingCase]]:
-        """Training and validation cases; a study stays on its side from call to call."""
+        """Returns training and validation cases; a study stays on its side from call to call."""
         return split_cases(context.datalist, float(context.request["val_split"]))
 
     def network(self, context: Context) -> Any:
-        """The network of a run that begins or goes on here."""
+        """Returns the network of a run that begins or goes on here."""
         request = context.request
         asked = {name: request[key] for key, name in _REQUEST_TO_TRAINING.items()} | {key: request[key] for key in _ASKED}
         asked["early_stop"] = max(0, int(asked["early_stop"]))  # MONAI Label's own default for "never" is -1

@@ -1,1 +1,1 @@
-"""Who may use a server: files of tokens, read, checked and added to."""
+"""Access to a server: reads, checks and extends files of tokens."""

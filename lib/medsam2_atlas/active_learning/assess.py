@@ -1,6 +1,6 @@
 """How much a case could teach: three measures, each 0 (nothing new) to about 1, over all organs in the scan.
 
-`disagreement`  1 − mean Dice between MedSAM2 and U-Net (query by committee, Seung et al. 1992).
+`disagreement`  1 − mean Dice between foundation and baseline (query by committee, Seung et al. 1992).
 `uncertainty`   entropy of the score maps, and how far the references are from one mind about the prompts.
 `novelty`       what registration left unexplained, and the distance to the most similar reference.
 """
@@ -46,9 +46,9 @@ def assess(
         atlas: the one of the score maps.
         scores: of the CT.
         prompts: made of the score maps.
-        foundation: label map `[z, y, x]` of MedSAM2, or of the atlas alone.
-        baseline: label map of the U-Net, or of a model of one's own.
-        known: numbers of the organs that both models know; all by default. Others are no disagreement.
+        foundation: label map `[z, y, x]` of a prompted model.
+        baseline: label map of the model that it is compared with.
+        known: numbers of the organs that both models know; all by default. Other organs do not count.
     """
     values, why = {}, {}
     doubts = uncertainty(scores, prompts)
@@ -68,14 +68,14 @@ def assess(
             values["disagreement"] = float(np.mean(list(differences.values())))
             mean = 1 - values["disagreement"]
             lowest = _highest(differences, lambda v: 1 - v)
-            why["disagreement"] = f"foundation and U-Net agree to a mean Dice of {mean:.2f}, least for {lowest}"
+            why["disagreement"] = f"foundation and baseline agree to a mean Dice of {mean:.2f}, least for {lowest}"
     return Assessment(values, why)
 
 
 def uncertainty(scores: ScoreMaps, prompts: Prompts) -> dict[int, float]:
     """Returns per organ in the scan a mean of its score map's entropy share and the doubt about its prompt; 0..1.
 
-    Doubt is what the highest score lacks to 1, more where a box had to be taken from another slice, and 1 without a prompt.
+    Doubt is 1 minus the highest score, larger if a box had to be taken from another slice, and 1 without a prompt.
     `ActiveLearningConfig` has the weights.
     """
     config = active_learning_config()
@@ -91,7 +91,7 @@ def uncertainty(scores: ScoreMaps, prompts: Prompts) -> dict[int, float]:
 
 
 def disagreement(first: np.ndarray, second: np.ndarray, known: Sequence[int] | None = None) -> dict[int, float]:
-    """1 − Dice of each organ that either label map holds. known: numbers of the organs that count; all by default."""
+    """Returns 1 − Dice of each organ that either label map holds. known: numbers of the organs that count; all by default."""
     counted = organ_table().indices if known is None else known
     dice = dice_per_organ(first, second, counted)
     only = {k: 0.0 for k in np.unique(first).tolist() if k and k not in dice and (known is None or k in known)}

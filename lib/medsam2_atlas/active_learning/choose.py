@@ -31,7 +31,7 @@ def choose(
     in_work: Callable[[str], bool] = lambda _: False,
     generator: np.random.Generator | None = None,
 ) -> Choice | None:
-    """The case of highest measure, or by chance or name.
+    """Returns the case of highest measure, or by chance or name.
 
     Cases not measured yet are passed over as long as there are measured ones; where none is, the first by name is taken,
     and the reason says so.

@@ -70,7 +70,7 @@ class ScoreTable:
         self._database.write(change)
 
     def rows(self) -> dict[str, Row]:
-        """All measures by study."""
+        """Returns all measures by study."""
         query = "SELECT study, image, versions, made, scores, why, problem FROM measures"
         found = self._database.read(lambda base: base.execute(query).fetchall())
         return {

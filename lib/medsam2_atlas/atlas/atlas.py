@@ -38,7 +38,7 @@ class ProbabilityMap:
     count: int
 
     def as_tensor(self) -> torch.Tensor:
-        """`[1, z, y, x]` float32, 0..1."""
+        """Returns `[1, z, y, x]` float32, 0..1."""
         return torch.from_numpy(self.values.astype(np.float32) / 255)[None]
 
     def on_grid(self, template: WorkImage) -> CroppedMap:
@@ -93,7 +93,7 @@ class Atlas:
 
     @property
     def disagreeing(self) -> list[str]:
-        """Names of references that agree with no other: their mean Dice with the rest is about 0 in the common space.
+        """Returns the names of references that agree with no other: their mean Dice with the rest is about 0.
 
         Raises:
             InputError: `configs/atlas.yaml` does not hold valid parameters.

@@ -195,11 +195,11 @@ def assemble(template: WorkImage, references: Sequence[Reference], options: Mapp
 
 
 def missing_of(options: Mapping[str, Any]) -> MissingOrgan:
-    """Returns what an atlas takes an organ for that a reference lacks, from the atlas' options."""
+    """Returns the meaning of an organ that a reference lacks, from the atlas' options."""
     return "absent" if options.get("missing") == "absent" else "unknown"
 
 
 def group_of(references: Sequence[Reference], template: WorkImage, registration: RegistrationConfig) -> MeanDescriptors:
-    """Returns what references look like in their common space. It is made with the space: as the atlas grows, it stays."""
+    """Returns the references' mean descriptors. They are made with the common space, and stay as the atlas grows."""
     pictures = (torch.from_numpy(reference.picture.astype(np.float32)) for reference in references)
     return mean_descriptors(((picture, picture > NOWHERE) for picture in pictures), template, registration)

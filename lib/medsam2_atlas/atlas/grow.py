@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Growth:
-    """What became of the references that were available.
+    """Outcome of an atlas' growth.
 
     refused: name to reason: outliers, and cases that cannot be used. kept: references that the atlas already had with the same
     labels.
@@ -139,7 +139,7 @@ def _same_files(reference: Reference, available: Mapping[str, ReferenceFiles], s
 
 
 def _registered(case: AnnotatedCT, base: Atlas, keep: Sequence[Reference], options: GrowthOptions) -> tuple[Reference, str]:
-    """Returns what a case gives to the atlas, and why it is refused; empty if it is not."""
+    """Returns a case as a reference, and the reason why it is refused; empty if it is accepted."""
     transform = _transform(case.work, base, options)
     reference = warp_reference(case, transform, base.template, "final")
     if case.name in options.trust:

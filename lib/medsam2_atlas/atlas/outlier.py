@@ -65,7 +65,7 @@ def outlying(
 
 
 def _shared(references: Sequence[Reference]) -> set[int]:
-    """Organs that at least two references have."""
+    """Returns the organs that at least two references have."""
     counts: dict[int, int] = {}
     for reference in references:
         for k in reference.shares:

@@ -17,6 +17,7 @@ import numpy as np
 from medsam2_atlas.atlas.reference import ReferenceFiles
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.files import sha256
+from medsam2_atlas.imaging.cropped_map import Box, shape_of, within
 from medsam2_atlas.imaging.decoding import file_states
 from medsam2_atlas.imaging.hounsfield import HuRule, to_hu
 from medsam2_atlas.imaging.labels import OrganTable
@@ -24,12 +25,10 @@ from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.imaging.volume import Geometry, Volume, read_labels, read_volume
 from medsam2_atlas.registration import RegistrationConfig, WorkImage
 
-Box = tuple[slice, ...]
-
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a path held at one time.
+    """The files of a path at one time.
 
     Attributes:
         path: of a file or of the folder of a series.
@@ -120,12 +119,11 @@ class PackedLabels:
 
     def voxels(self) -> np.ndarray:
         """Returns the voxels of `crop`, `[z, y, x]` uint8."""
-        shape = [span.stop - span.start for span in self.crop]
-        return np.frombuffer(zlib.decompress(self.data), np.uint8).reshape(shape)
+        return np.frombuffer(zlib.decompress(self.data), np.uint8).reshape(shape_of(self.crop))
 
     def within(self, box: Box) -> Box:
         """Returns a box of the whole label map as a box of `voxels()`."""
-        return tuple(slice(span.start - crop.start, span.stop - crop.start) for span, crop in zip(box, self.crop, strict=True))
+        return within(self.crop, box)
 
 
 def organs_of(labels: np.ndarray) -> tuple[int, ...]:
@@ -185,7 +183,7 @@ def read_annotated(
 
 
 def _read(path: Path, snapshots: Snapshots, decode: Callable[[Path], Volume]) -> tuple[Volume, str]:
-    """Returns what a path holds, and the checksum of exactly that."""
+    """Returns a path's content with its checksum."""
     try:
         before = snapshots.of(path)
     except OSError:

@@ -147,7 +147,7 @@ class AuditFiles:
         if known is not None and same and known.size == state.st_size:
             return known
         if known is not None and same and known.size > state.st_size:
-            # Its next line goes on from the lost one, so that `audit_reading.check` finds the gap.
+            # Its next line goes on from the lost one, so that `reading.check` finds the gap.
             log.error("%s was made shorter by another program: lines are missing", self.folder / CURRENT)
             self._end = _End(state.st_ino, state.st_size, known.digest, known.day)
         elif not state.st_size:

@@ -1,8 +1,8 @@
 """The audit log of a set of studies: who did what to which study, when, and how it ended.
 
 The work folder's `audit/audit.jsonl` holds one JSON object per line; lines are only ever added, by the server and by commands
-(`audit_files`). A line holds a digest of the line before it (`prev`), so that changed and removed lines can be found
-(`audit_reading.check`).
+(`files`). A line holds a digest of the line before it (`prev`), so that changed and removed lines can be found
+(`reading.check`).
 
 A line that cannot be written stops nobody's work: what was done is done. The line is kept in memory and written when that is
 possible again. The log and `problem` tell of it meanwhile.

@@ -1,1 +1,1 @@
-"""What every room needs and none of them owns: errors, files, configuration, devices, jobs, progress."""
+"""Shared by all rooms: errors, files, configuration, devices, jobs, progress."""

@@ -18,7 +18,7 @@ ThresholdRule = Literal["atlas", "published", "adaptive"]
 """Which threshold turns a score map into a prompting region; see `scoremaps.threshold_of`."""
 
 DEFAULT_THRESHOLDS: ThresholdRule = "atlas"
-"""The rule wherever nobody chooses another one."""
+"""The default rule."""
 
 Loop = Literal["symmetric", "published"]
 """How boxes condition the propagation through slices; see `medsam2.propagation`."""

@@ -27,17 +27,17 @@ from medsam2_atlas.cli.options import (
     renamed,
 )
 from medsam2_atlas.cli.outputs import check_folder
-from medsam2_atlas.segmenters.registry import family_of, model_of, trainable
+from medsam2_atlas.segmenters.registry import family_of, model_of, preferred, trainable
 
-DEFAULTS = ("D", "unet_3d")
-"""What is compared if nothing is named."""
+DEFAULTS = (preferred("prompted"), preferred("trained"))
+"""Segmenters that are compared by default."""
 
 
 def compare_command(
     studies: Annotated[Path, typer.Argument(help="Studies folder: CTs at its top, labels under labels/TAG/.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for table, plots and page.")] = Path("comparison"),
     segmenter: Annotated[
-        list[str] | None, typer.Option("--segmenter", help=f"Two of {SEGMENTERS}. Default: D and unet_3d.")
+        list[str] | None, typer.Option("--segmenter", help=f"Two of {SEGMENTERS}. Default: {' and '.join(DEFAULTS)}.")
     ] = None,
     atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the base atlas.")] = None,
     unet_weights: UNetWeightsOption = None,
@@ -54,7 +54,9 @@ def compare_command(
     """Compare two segmenters on every study: a table, plots, and a page with the worst cases."""
     chosen = segmenter or list(DEFAULTS)
     if len(chosen) != 2:
-        raise InputError("--segmenter", f"names {len(chosen)} segmenters.", "Name two: --segmenter D --segmenter unet_3d.")
+        raise InputError(
+            "--segmenter", f"names {len(chosen)} segmenters.", f"Name two: --segmenter {DEFAULTS[0]} --segmenter {DEFAULTS[1]}."
+        )
     first, second = DEFAULTS
     chosen = [
         renamed(chosen[0], strategy, "--strategy", "--segmenter", first),

@@ -58,7 +58,7 @@ def renamed(new: str, old: str | None, option: str, instead: str, default: str |
         new: value of the option.
         old: value of the former option; None if it was not used.
         option: former name.
-        instead: name.
+        instead: its name today.
         default: value of the option if it is not used; None if the former name always wins.
 
     Raises:

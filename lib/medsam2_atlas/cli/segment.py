@@ -27,16 +27,19 @@ from medsam2_atlas.cli.options import (
     renamed,
 )
 from medsam2_atlas.cli.outputs import JSON, NPZ, PNG, check_files
-from medsam2_atlas.segmenters.registry import family_of, trainable
+from medsam2_atlas.segmenters.registry import family_of, preferred, trainable
 
 if TYPE_CHECKING:
     from medsam2_atlas.segmenters.base import Segmenter
+
+DEFAULT = preferred("prompted")
+"""Segmenter that runs by default."""
 
 
 def segment_command(
     image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a DICOM series (its folder, or one of its files).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Label map to write; the suffix chooses the format.")],
-    segmenter: Annotated[str, typer.Option("--segmenter", help=f"{SEGMENTERS}; see the README.")] = "D",
+    segmenter: Annotated[str, typer.Option("--segmenter", help=f"{SEGMENTERS}; see the README.")] = DEFAULT,
     atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the atlas.")] = None,
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
@@ -65,7 +68,7 @@ def segment_command(
     unet: Annotated[Path | None, typer.Option("--unet", hidden=True)] = None,
 ) -> None:
     """Segment a CT."""
-    segmenter = check_segmenter(renamed(segmenter, strategy, "--strategy", "--segmenter", "D"), truth is not None)
+    segmenter = check_segmenter(renamed(segmenter, strategy, "--strategy", "--segmenter", DEFAULT), truth is not None)
     if unet is not None:
         unet_weights = Path(renamed(str(unet_weights or ""), str(unet), "--unet", "--unet-weights", ""))
     if prompts not in PROMPTS and family_of(prompts).role != "trained":

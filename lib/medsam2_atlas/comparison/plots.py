@@ -18,7 +18,7 @@ COLOURS = ("#2b6cb0", "#c05621", "#2f855a")
 
 
 def dice_per_organ_plot(result: Comparison) -> Figure:
-    """Boxes of Dice per organ: between the models, and of each to the signed-off labels where there are some."""
+    """Returns boxes of Dice per organ: between the models, and of each to the signed-off labels where there are some."""
     table = organ_table()
     series: list[tuple[str, dict[int, list[float]]]] = []
     for model in result.models:
@@ -62,7 +62,7 @@ def dice_per_organ_plot(result: Comparison) -> Figure:
 
 
 def agreement_plot(history: list[dict[str, Any]]) -> Figure:
-    """Mean Dice between the models over the number of labelled cases, one point for each state it was measured in."""
+    """Returns the mean Dice between the models over the number of labelled cases, one point for each measured state."""
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.subplots()
     points = [(entry["labelled"], entry["agreement"]) for entry in history if entry["agreement"] is not None]
@@ -74,7 +74,7 @@ def agreement_plot(history: list[dict[str, Any]]) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as PNG."""
+    """Returns a figure as PNG."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
     return stream.getvalue()

@@ -61,7 +61,7 @@ class Comparison:
     hu: HuRule = CHECK
 
     def agreement(self, organ: int | None = None) -> float | None:
-        """Mean Dice between the two models, of one organ or over all."""
+        """Returns the mean Dice between the two models, of one organ or over all."""
         if organ is None:
             return _mean([case.mean_dice for case in self.cases if case.scores])
         return _mean([case.scores[organ].dice for case in self.cases if organ in case.scores])
@@ -74,7 +74,7 @@ class Comparison:
         return _mean([scores[organ].dice for scores in cases if organ in scores])
 
     def seconds(self, model: str) -> float:
-        """Median time of a case."""
+        """Returns the median time of a case."""
         return float(np.median([case.seconds[model] for case in self.cases])) if self.cases else float("nan")
 
 
@@ -165,7 +165,7 @@ def _compared(study: Study, results: Mapping[str, Segmentation]) -> CaseComparis
 
 
 def _remembered(folder: StudyFolder, result: Comparison) -> list[dict[str, Any]]:
-    """Agreement by number of labelled cases: earlier runs and this one, kept in the work folder."""
+    """Returns the agreement by number of labelled cases: earlier runs and this one, kept in the work folder."""
     file = folder.work.folder("comparisons") / "history.json"
     history: list[dict[str, Any]] = []
     try:

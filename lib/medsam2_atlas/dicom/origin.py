@@ -1,4 +1,4 @@
-"""What DICOM objects say of a label map's origin and the UIDs that follow from it."""
+"""The origin of a label map as DICOM objects state it, and the UIDs that are derived from it."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Agreement:
 
 
 def compare_segmentations(first: Volume, second: Volume, organs: Sequence[int] = ()) -> Agreement:
-    """Where and how far two label maps of one CT differ.
+    """Compares two label maps of one CT: where they differ, and by how much.
 
     Args:
         first: label map.
@@ -52,7 +52,7 @@ def compare_segmentations(first: Volume, second: Volume, organs: Sequence[int] =
 
 
 def comparison_report(agreement: Agreement, models: Mapping[str, Segmentation], final: Volume | None = None) -> dict[str, Any]:
-    """The comparison as JSON: agreement per organ, what each model cost, and its Dice with a person's label.
+    """Returns the comparison as JSON: agreement per organ, what each model cost, and its Dice with a person's label.
 
     Args:
         agreement: of the two models' label maps, in the order of `models`.

@@ -17,7 +17,7 @@ from medsam2_atlas.imaging.volume import Volume
 
 @dataclass(frozen=True)
 class OrganScore:
-    """How alike two masks of an organ are.
+    """Agreement of two masks of an organ.
 
     dice: 0..1. nsd: share of the surfaces within a tolerance (`EvaluationConfig`) of each other, 0..1. hd95_mm: 95th percentile
     of the distances between the surfaces; None where one mask is empty. volumes_ml: of the first and of the second.
@@ -41,7 +41,7 @@ class OrganScore:
 
 
 def compare_labels(first: Volume, second: Volume, organs: Iterable[int]) -> dict[int, OrganScore]:
-    """Scores of every organ that at least one of two label maps on the same grid holds.
+    """Returns scores of every organ that at least one of two label maps on the same grid holds.
 
     Only the box around both masks is looked at, so that the cost is that of the organ and not of the scan. An organ that
     one map lacks has Dice and NSD 0 and no Hausdorff distance.

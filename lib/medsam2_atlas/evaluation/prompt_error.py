@@ -36,7 +36,7 @@ class PromptError:
 
 
 def prompt_errors(prompts: Prompts, truth: Volume, organs: Iterable[int]) -> dict[int, PromptError | None]:
-    """Errors of the organs that the truth holds; None for those of them that have no prompt.
+    """Returns the errors of the organs that the truth holds; None for those of them that have no prompt.
 
     Small pieces of a label map (`EvaluationConfig.min_piece_share`) are not part of the truth.
 

@@ -41,9 +41,8 @@ class CroppedMap:
         result = np.zeros(shape_of(box), self.values.dtype)
         starts = [max(own.start, span.start) for own, span in zip(self.spans, box, strict=True)]
         stops = [max(a, min(own.stop, span.stop)) for a, own, span in zip(starts, self.spans, box, strict=True)]
-        inner = tuple(slice(a - span.start, b - span.start) for a, b, span in zip(starts, stops, box, strict=True))
-        own = tuple(slice(a - first, b - first) for a, b, first in zip(starts, stops, self.low, strict=True))
-        result[inner] = self.values[own]
+        common = tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))
+        result[within(box, common)] = self.values[within(self.spans, common)]
         return result
 
     def over(self, box: Box) -> np.ndarray:
@@ -88,6 +87,11 @@ def around(maps: Sequence[CroppedMap], margin: np.ndarray, shape: tuple[int, ...
 def nested(box: Box, part: Box) -> Box:
     """Returns the part of the grid that is `part` of what `box` holds."""
     return tuple(slice(b.start + p.start, b.start + p.stop) for b, p in zip(box, part, strict=True))
+
+
+def within(box: Box, part: Box) -> Box:
+    """Returns a part of the grid as a part of what `box` holds; `nested` undoes it."""
+    return tuple(slice(p.start - b.start, p.stop - b.start) for b, p in zip(box, part, strict=True))
 
 
 def low_of(box: Box) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def dice_per_organ(labels: np.ndarray, truth: np.ndarray, organs: Iterable[int]) -> dict[int, float]:
-    """Dice of each organ that the truth holds; organs that it lacks are left out, whatever the prediction says.
+    """Returns Dice of each organ that the truth holds; organs that it lacks are left out, whatever the prediction says.
 
     Args:
         labels: predicted label map `[z, y, x]`.
@@ -30,5 +30,5 @@ def dice_per_organ(labels: np.ndarray, truth: np.ndarray, organs: Iterable[int])
 
 
 def mean_dice(scores: dict[int, float]) -> float:
-    """Mean over the organs."""
+    """Returns the mean over the organs."""
     return float(np.mean(list(scores.values()))) if scores else float("nan")

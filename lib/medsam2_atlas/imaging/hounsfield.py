@@ -162,7 +162,7 @@ def read_ct(path: str | Path, rule: HuRule = CHECK) -> Volume:
 
 
 def _sampled(values: np.ndarray) -> np.ndarray:
-    """Every n-th voxel as float32, with n prime to the size of a slice, so that all rows and columns are met."""
+    """Returns every n-th voxel as float32, with n prime to the size of a slice, so that all rows and columns are met."""
     flat = values.reshape(-1)
     step = max(1, len(flat) // _MAX_SAMPLE)
     plane = int(np.prod(values.shape[1:])) or 1

@@ -55,7 +55,7 @@ class OrganTable(BaseModel):
         return [(by_name[left], by_name[right]) for left, right in sides if right in by_name]
 
     def select(self, names: Iterable[str]) -> list[int]:
-        """Label values for names or numbers given as text; all organs for none.
+        """Returns label values for names or numbers given as text; all organs for none.
 
         Raises:
             InputError: a name that is not in the table.
@@ -90,7 +90,7 @@ class OrganTable(BaseModel):
 
 @cache
 def organ_table(file: Path | None = None) -> OrganTable:
-    """The table in `configs/labels.yaml`, or in another file.
+    """Returns the table in `configs/labels.yaml`, or in another file.
 
     Raises:
         InputError: the file does not hold a valid table.

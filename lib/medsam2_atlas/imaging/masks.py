@@ -9,7 +9,7 @@ from scipy import ndimage
 
 
 def occupied(array: np.ndarray, margin: int = 0) -> tuple[slice, ...] | None:
-    """One slice per axis around all values that are not 0, `margin` wider within the array; None where all are 0."""
+    """Returns one slice per axis around all values that are not 0, `margin` wider within the array; None where all are 0."""
     spans = []
     for axis, length in enumerate(array.shape):
         seen = np.flatnonzero(array.any(tuple(a for a in range(array.ndim) if a != axis)))
@@ -20,13 +20,13 @@ def occupied(array: np.ndarray, margin: int = 0) -> tuple[slice, ...] | None:
 
 
 def box_overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Intersection over union of two boxes, corners `[2, d]` each, the second corner past the last voxel."""
+    """Returns the intersection over union of two boxes, corners `[2, d]` each, the second corner past the last voxel."""
     common = np.clip(np.minimum(first[1], second[1]) - np.maximum(first[0], second[0]), 0, None).prod()
     return float(common / ((first[1] - first[0]).prod() + (second[1] - second[0]).prod() - common))
 
 
 def keep_largest_components(labels: np.ndarray) -> np.ndarray:
-    """A label map in which each organ is its largest 6-connected component."""
+    """Returns a label map in which each organ is its largest 6-connected component."""
     return _with_pieces(labels, lambda sizes: np.arange(len(sizes)) == sizes.argmax())
 
 
@@ -36,7 +36,7 @@ def without_specks(labels: np.ndarray, min_share: float) -> np.ndarray:
 
 
 def at_ends(labels: np.ndarray) -> set[int]:
-    """Organs on the first or last slice of a label map `[z, y, x]`: the scan may cut them."""
+    """Returns the organs on the first or last slice of a label map `[z, y, x]`: the scan may cut them."""
     return set(np.unique(labels[[0, -1]]).tolist()) - {0}
 
 

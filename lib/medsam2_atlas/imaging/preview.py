@@ -67,7 +67,7 @@ def draw_preview(
     table: OrganTable | None = None,
     like: np.ndarray | None = None,
 ) -> Image.Image:
-    """A picture with one panel per plane through the organs' middle, and a legend.
+    """Returns a picture with one panel per plane through the organs' middle, and a legend.
 
     Args:
         image: the CT.
@@ -114,7 +114,7 @@ def draw_preview(
 
 
 def _cut(labels: np.ndarray) -> tuple[int, int, int]:
-    """The axial slice that shows most organs (the largest area decides), and the middle of all organs."""
+    """Returns the axial slice that shows most organs (the largest area decides), and the middle of all organs."""
     if not labels.any():
         z, y, x = (n // 2 for n in labels.shape)
         return z, y, x

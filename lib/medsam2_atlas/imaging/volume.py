@@ -53,12 +53,12 @@ class Geometry:
 
     @classmethod
     def of(cls, image: sitk.Image) -> Geometry:
-        """The grid of a SimpleITK image."""
+        """Returns the grid of a SimpleITK image."""
         return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> Geometry:
-        """The grid of a dictionary that `dataclasses.asdict` made, such as one that comes from JSON.
+        """Returns the grid of a dictionary that `dataclasses.asdict` made, such as one that comes from JSON.
 
         Raises:
             KeyError, TypeError, ValueError: it is no grid.
@@ -91,7 +91,7 @@ class Geometry:
         return result
 
     def matches(self, other: Geometry, tolerance: float = 1e-3) -> bool:
-        """Whether two grids have the same voxels, to within `tolerance` mm at their corners."""
+        """Returns whether two grids have the same voxels, to within `tolerance` mm at their corners."""
         corners = np.array([[0, 0, 0], [n - 1 for n in self.size]], float)
         corners = np.concatenate([corners, np.diag([n - 1.0 for n in self.size])])
         return self.size == other.size and bool(
@@ -136,11 +136,11 @@ class Volume:
         return digest.hexdigest()
 
     def as_image(self) -> sitk.Image:
-        """The array as a SimpleITK image in LPS orientation."""
+        """Returns the array as a SimpleITK image in LPS orientation."""
         return to_sitk(self.array, self.geometry)
 
     def restored(self) -> sitk.Image:
-        """The array on exactly the grid of the file it came from."""
+        """Returns the array on exactly the grid of the file it came from."""
         import SimpleITK as sitk
 
         code = _orientation(self.file_geometry.direction)
@@ -162,7 +162,7 @@ class Volume:
 
 
 def to_sitk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
-    """An array `[z, y, x]` on a grid as a SimpleITK image."""
+    """Returns an array `[z, y, x]` on a grid as a SimpleITK image."""
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(array)
@@ -173,7 +173,7 @@ def to_sitk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
 
 
 def from_sitk(image: sitk.Image, source: str = "image") -> Volume:
-    """A volume from a three-dimensional SimpleITK image of any orientation."""
+    """Returns a volume from a three-dimensional SimpleITK image of any orientation."""
     import SimpleITK as sitk
 
     upright = sitk.DICOMOrient(image, "LPS")
@@ -260,7 +260,7 @@ def grid_of_header(path: Path, header: Header) -> Geometry:
 
 
 def upright(grid: Geometry) -> Geometry:
-    """A grid with its axes turned to LPS, as DICOMOrient does it, without an image of that size."""
+    """Returns a grid with its axes turned to LPS, as DICOMOrient does it, without an image of that size."""
     import SimpleITK as sitk
 
     turn = sitk.DICOMOrientImageFilter()

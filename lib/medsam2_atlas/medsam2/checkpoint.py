@@ -52,7 +52,7 @@ class Weights:
 
 
 def find_checkpoint(given: Path | None = None, demo: bool = True) -> Path:
-    """The checkpoint to run: the one given, `$MEDSAM2_CHECKPOINT`, the model folder, and last the demo weights.
+    """Returns the checkpoint to run: the one given, `$MEDSAM2_CHECKPOINT`, the model folder, and last the demo weights.
 
     Args:
         given: wins over everything else, and must exist.

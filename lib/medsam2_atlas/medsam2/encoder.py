@@ -60,5 +60,5 @@ class FeatureStore:
             progress("encoding slices", (start + len(part)) / len(todo))
 
     def _kept(self, level: torch.Tensor) -> torch.Tensor:
-        """A copy of its own: a part of a batch would keep the whole batch."""
+        """Returns a copy of its own: a part of a batch would keep the whole batch."""
         return level.clone() if self._kept_on is None else level.to(self._kept_on, copy=True)

@@ -37,7 +37,7 @@ class OrganLogits:
         return 0 <= z - self.z_min < len(self.low)
 
     def plane(self, z: int, shape: tuple[int, int]) -> torch.Tensor:
-        """Logits `[y, x]` of a slice at image resolution, by bilinear interpolation as the official predictor does."""
+        """Returns logits `[y, x]` of a slice at image resolution, by bilinear interpolation as the official predictor does."""
         low = self.low[z - self.z_min][None, None]
         return F.interpolate(low, size=shape, mode="bilinear", align_corners=False)[0, 0]
 
@@ -82,13 +82,13 @@ class MedSAM2Volume:
         fill_holes: bool = False,
         progress: Progress = silent,
     ) -> dict[int, OrganLogits]:
-        """Logits per label for all slices of each prompt's range.
+        """Returns logits per label for all slices of each prompt's range.
 
         Args:
             prompts: one per label, in voxel indices of the volume.
             loop: what a second box in a direction does; see `propagation`.
             fill_holes: fill holes of up to 8 low-resolution pixels, as the official CUDA build does.
-            progress: told stages and shares.
+            progress: called with stage and fraction completed.
         """
         if not prompts:
             return {}
@@ -114,17 +114,17 @@ class MedSAM2Volume:
         mend: Mend | None = None,
         progress: Progress = silent,
     ) -> OrganLogits:
-        """Logits of an organ that a person has marked, on the slices between where it goes out of sight below and above.
+        """Returns logits of an organ that a person has marked, on all slices on which it is visible.
 
         The slices that tell what the organ is condition all others from the start, as in the official predictor. A marked
         slice that only corrects is tracked first and then segmented again from its marks and the tracked mask together;
-        with what came out, everything is tracked once more, so that a correction mends the slices around it.
+        then everything is tracked once more with the result, so that a correction mends the slices around it.
 
         Args:
             organ: in voxel indices of the volume.
             patience, min_certainty: when the search in a direction ends; see `Track`.
-            mend: changes what the network makes of a marked slice, before it is remembered.
-            progress: told stages and shares.
+            mend: changes the network's logits of a marked slice before they are remembered.
+            progress: called with stage and fraction completed.
         """
         starts = {marks.z: self._points(marks) for marks in organ.telling}
         corrections = {marks.z: self._points(marks) for marks in organ.correcting}

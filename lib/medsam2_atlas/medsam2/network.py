@@ -25,12 +25,12 @@ _REPLACED = {
 
 
 def config_names() -> tuple[str, ...]:
-    """Names of the configurations that come with the project, in `configs/medsam2`."""
+    """Returns the names of the configurations that come with the project, in `configs/medsam2`."""
     return tuple(sorted(file.stem for file in resource("configs/medsam2").glob("*.yaml")))
 
 
 def load_config(name_or_file: str | Path) -> DictConfig:
-    """A network configuration: the name of one under `configs/medsam2`, or a YAML file.
+    """Returns a network configuration: the name of one under `configs/medsam2`, or a YAML file.
 
     Raises:
         FileNotFoundError: there is no such configuration.
@@ -44,7 +44,7 @@ def load_config(name_or_file: str | Path) -> DictConfig:
 
 
 def build_network(config: DictConfig) -> Any:
-    """The network (`sam2.modeling.sam2_base.SAM2Base`, on the CPU, in evaluation mode) with fresh random weights.
+    """Returns the network (`sam2.modeling.sam2_base.SAM2Base`, on the CPU, in evaluation mode) with fresh random weights.
 
     Nothing of it is made on a GPU, even where there is one.
 

@@ -69,7 +69,7 @@ class Track:
     prompts; None: at `end`. min_certainty: the organ is also out of sight on a slice whose mean logit within the mask falls
     below this share of that on the starting slices: there the network follows something else, or is about to. mend: changes the
     logits `[1, h, w]` of a prompted slice before they are remembered.
-    logits: what came out, `[1, h, w]` per slice. starting, corrected: what is remembered of prompted slices; a track that
+    logits: the result, `[1, h, w]` per slice. starting, corrected: memories of prompted slices; a track that
     begins with them and their logits goes on from there.
     """
 
@@ -98,7 +98,7 @@ class Track:
         return abs(self.end - self.start) + 1
 
     def slice_at(self, step: int) -> int:
-        """The slice of a step; step 0 is the start."""
+        """Returns the slice of a step; step 0 is the start."""
         return self.start + self.direction * step
 
     def done(self, step: int) -> int:
@@ -119,7 +119,7 @@ def _mended(track: Track, z: int, low: torch.Tensor) -> torch.Tensor:
 
 
 def _certainty(logits: torch.Tensor) -> float:
-    """Mean logit within a mask; 0 where it is empty."""
+    """Returns the mean logit within a mask; 0 where it is empty."""
     inside = logits[logits > 0]
     return float(inside.mean()) if inside.numel() else 0.0
 

@@ -24,7 +24,7 @@ class Evidence:
     atlas: Mapping[int, float] = field(default_factory=dict)
 
     def prefers(self, organ: int) -> tuple[Source, str]:
-        """The source to ask first, and why."""
+        """Returns the source to ask first, and why."""
         cases, required = self.unet_cases.get(organ, 0), prompting_config().min_unet_cases
         if cases < required:
             return "atlas", f"the U-Net was trained on {cases} cases of it, fewer than {required}"
@@ -38,7 +38,7 @@ class Evidence:
 
 
 def choose_prompts(atlas: Prompts, unet: Prompts, evidence: Evidence, organs: Iterable[int]) -> Prompts:
-    """Per organ the prompt of the source that has shown itself better; the other's where that one has none."""
+    """Returns per organ the prompt of the source that has shown itself better; the other's where that one has none."""
     offers: dict[Source, dict[int, OrganPrompt]] = {
         "atlas": {p.label: p for p in atlas.prompts},
         "unet": {p.label: p for p in unet.prompts},

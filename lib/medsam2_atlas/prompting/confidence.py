@@ -25,7 +25,7 @@ class ConfidenceConfig(Settings):
 
 @cache
 def confidence_config(file: Path | None = None) -> ConfidenceConfig:
-    """The weights in `configs/confidence.yaml`, or in another file.
+    """Returns the weights in `configs/confidence.yaml`, or in another file.
 
     Raises:
         InputError: the file does not hold weights.

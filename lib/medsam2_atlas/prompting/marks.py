@@ -63,7 +63,7 @@ def marked_organ(
     outside: Sequence[Sequence[float]] = (),
     reach: float | None = None,
 ) -> MarkedOrgan:
-    """An organ from marks in the image file's own voxel indices (x, y, z), as viewers send them.
+    """Returns an organ from marks in the image file's own voxel indices (x, y, z), as viewers send them.
 
     Args:
         volume: the image.

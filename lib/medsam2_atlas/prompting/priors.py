@@ -25,13 +25,30 @@ _INSIDE = 127
 class PriorsConfig(Settings):
     """How organs that are segmented constrain the others, in strategy E."""
 
-    stable: float = Field(0.5, ge=0, le=1, description="confidence from which on an organ's mask may constrain others")
-    reach: float = Field(
-        60.0, gt=0, description="mm; deviation of the Gaussian by which a neighbour's shift counts less with distance"
+    stable: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="confidence from which on an organ is segmented first and constrains others: more likely a good "
+        "prompt than not",
     )
-    inertia: float = Field(0.5, ge=0, description="weight of staying in place, beside neighbours' weights of up to 1 each")
+    reach: float = Field(
+        60.0,
+        gt=0,
+        description="mm; deviation of the Gaussian by which a neighbour's shift counts less with distance: about an "
+        "organ's size",
+    )
+    inertia: float = Field(
+        0.5,
+        ge=0,
+        description="weight of staying in place, beside neighbours' weights of up to 1 each: one neighbour alone moves a "
+        "map by 2/3 of its shift",
+    )
     min_left: float = Field(
-        0.2, ge=0, le=1, description="share of its score that a map has to keep; else the neighbour is the one to doubt"
+        0.2,
+        ge=0,
+        le=1,
+        description="share of its score that a map has to keep; if a neighbour would take more, the map stays as it is",
     )
 
 
@@ -99,7 +116,10 @@ def constrained(scores: ScoreMaps, labels: np.ndarray, later: Sequence[int], con
 
 
 def _shift(score: ScoreMap, places: np.ndarray, moves: np.ndarray, spacing: np.ndarray, config: PriorsConfig) -> np.ndarray:
-    """Whole voxels (z, y, x) by which a map follows its neighbours, which have moved at `places`; both in mm, `[n, 3]`."""
+    """Returns the whole voxels (z, y, x) by which a map follows its neighbours.
+
+    places, moves: where the neighbours have moved, and how far; both in mm, `[n, 3]`.
+    """
     if not len(places):
         return np.zeros(3, int)
     middle = (np.array(ndimage.center_of_mass(score.values)) + score.low) * spacing

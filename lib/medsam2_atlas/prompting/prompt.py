@@ -61,7 +61,7 @@ class OrganPrompt:
         return min(self.boxes, key=lambda box: abs(2 * box.z - self.z_min - self.z_max))
 
     def as_dict(self) -> dict[str, Any]:
-        """The form in which `propagate` reads prompts."""
+        """Returns the form in which `propagate` reads prompts."""
         return {
             "label": self.label,
             "z_min": self.z_min,
@@ -116,7 +116,7 @@ class _Prompt(BaseModel):
 
 
 def read_prompts(path: Path, geometry: Geometry) -> list[OrganPrompt]:
-    """Prompts from a JSON file, checked against the volume that they are for.
+    """Returns prompts from a JSON file, checked against the volume that they are for.
 
     The file holds a list, or a report with a list under `prompts`.
 
@@ -151,7 +151,7 @@ def prompts_from_report(described: Sequence[Mapping[str, Any]]) -> list[OrganPro
 
 
 def describe_prompts(prompts: Iterable[OrganPrompt], volume: Volume) -> list[dict[str, Any]]:
-    """Prompts for a report: as `propagate` reads them, with world (mm, LPS) and file coordinates beside."""
+    """Returns prompts for a report: as `propagate` reads them, with world (mm, LPS) and file coordinates beside."""
     described = []
     for prompt in prompts:
         entry = prompt.as_dict()

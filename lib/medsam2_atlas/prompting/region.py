@@ -18,7 +18,7 @@ from medsam2_atlas.scoremaps import ScoreMaps, fusion_config, threshold_of
 
 
 def bounding_box(mask: np.ndarray) -> tuple[float, float, float, float]:
-    """The smallest axis-parallel box (x_min, y_min, x_max, y_max) of a mask `[y, x]`, last pixels included."""
+    """Returns the smallest axis-parallel box (x_min, y_min, x_max, y_max) of a mask `[y, x]`, last pixels included."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
 
@@ -26,7 +26,7 @@ def bounding_box(mask: np.ndarray) -> tuple[float, float, float, float]:
 def prompt_from_planes(
     label: int, z_min: int, z_max: int, mask_at: Callable[[int], np.ndarray], fractions: tuple[float, ...]
 ) -> OrganPrompt:
-    """A prompt with a box at each fraction of the range, slice `z_min + (z_max − z_min) · p` rounded down.
+    """Returns a prompt with a box at each fraction of the range, slice `z_min + (z_max − z_min) · p` rounded down.
 
     Where the mask is empty there, the box comes from the nearest slice of the range that has one and lies on that
     slice; boxes that would share a slice become one. Both are noted.
@@ -59,7 +59,7 @@ def prompts_from_scores(
     fractions: tuple[float, ...],
     rule: ThresholdRule = DEFAULT_THRESHOLDS,
 ) -> Prompts:
-    """Prompts from score maps.
+    """Returns prompts from score maps.
 
     Args:
         scores: of the target.
@@ -95,13 +95,13 @@ def prompts_from_scores(
 
 
 def _lookup(planes: Mapping[int, np.ndarray], shape: tuple[int, ...]) -> Callable[[int], np.ndarray]:
-    """Masks by slice, empty ones where there is none."""
+    """Returns masks by slice, empty ones where there is none."""
     empty = np.zeros(shape[1:], bool)
     return lambda z: planes.get(z, empty)
 
 
 def prompts_from_labels(labels: np.ndarray, organs: Iterable[int], fractions: tuple[float, ...], reason: str) -> Prompts:
-    """Prompts from a label map `[z, y, x]`; `reason` is given for organs that it lacks."""
+    """Returns prompts from a label map `[z, y, x]`; `reason` is given for organs that it lacks."""
     prompts, missing = [], {}
     for k in organs:
         mask = labels == k

@@ -54,7 +54,7 @@ def descriptors(hu: torch.Tensor, config: RegistrationConfig) -> torch.Tensor:
 
 
 def deformable_features(hu: torch.Tensor, image: WorkImage, points: torch.Tensor, config: RegistrationConfig) -> torch.Tensor:
-    """Returns what is compared at world points of an image, `[c, z, y, x]`: its descriptors, the HU-class maps weighted.
+    """Returns the features `[c, z, y, x]` of an image that are compared: its descriptors, the HU-class maps weighted.
 
     Args:
         hu: `[z, y, x]`, the image sampled at the points.

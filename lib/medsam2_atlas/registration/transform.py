@@ -103,7 +103,7 @@ class Transform:
         return points
 
     def then(self, other: Transform) -> Transform:
-        """This transform followed by another."""
+        """Returns this transform followed by another."""
         return Transform(self.maps + other.maps)
 
     def inverse(self) -> Transform:

@@ -30,8 +30,8 @@ _DEFAULT = WorkImageConfig.model_validate({})
 class WorkImage:
     """A CT on an isotropic grid parallel to the LPS axes.
 
-    hu: `[z, y, x]` float32. valid: `[z, y, x]` bool, where the scan really has voxels. origin: `[3]` (x, y, z) mm. group: of
-    a mean image, what those images look like that it is the mean of. config: how the body is found.
+    hu: `[z, y, x]` float32. valid: `[z, y, x]` bool, where the scan really has voxels. origin: `[3]` (x, y, z) mm. group: of a
+    mean image, the mean descriptors of its images. config: how the body is found.
     """
 
     hu: torch.Tensor

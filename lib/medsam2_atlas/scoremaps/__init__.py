@@ -1,6 +1,6 @@
-"""A target's score maps: what the references vote for each organ, carried onto the target and corrected there.
+"""A target's score maps: the references' votes for each organ, carried onto the target and corrected there.
 
-The way is one list of steps, `steps.STEPS`.
+`steps.STEPS` lists the steps.
 """
 
 from medsam2_atlas.scoremaps.alignment import AlignConfig, Alignment, Target

@@ -1,4 +1,4 @@
-"""The first step of a target's way: it is registered to the atlas' common space.
+"""The step `align`: registers a target to the atlas' common space.
 
 Another registration is a module and a line in `registration/methods.py`.
 """
@@ -38,8 +38,7 @@ class Target:
 class Alignment:
     """A target that has been registered to the common space of an atlas.
 
-    work: the target on its working grid. transform: from the target's world points to the common space's. inverse: the way
-    back.
+    work: the target on its working grid. transform: from the target's world points to the common space's. inverse: of it.
     """
 
     target: Volume

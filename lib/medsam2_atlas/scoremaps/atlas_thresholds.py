@@ -17,8 +17,9 @@ _KEY = "thresholds"
 class Thresholds:
     """Thresholds that were found for an atlas.
 
-    values: per organ number. overlap: mean intersection over union of the boxes there. fusion: the label fusion and corrected:
-    whether intensities have corrected the maps that they were found for. references: how many were left out in turn.
+    values: per organ number. overlap: mean intersection over union of the boxes there. fusion: label fusion of the maps that
+    they were found on. corrected: whether intensities had corrected those maps. references: number of references, each of
+    which was left out once.
     """
 
     values: dict[int, float]

@@ -121,7 +121,7 @@ def _cells(
 
 
 def _fitted(cells: _Cells, intensities: Intensities, config: BendConfig) -> torch.Tensor:
-    """The field `[3, z, y, x]` over the cells, (z, y, x) in mm: a map's value at a cell comes from where it points."""
+    """Returns the field `[3, z, y, x]` over the cells, (z, y, x) in mm: a map's value at a cell comes from where it points."""
     shape = cells.known.shape
     lattice = [max(2, round(n * step / config.knots)) for n, step in zip(shape, cells.steps, strict=True)]
     knots = torch.zeros(1, 3, *lattice, requires_grad=True)
@@ -167,24 +167,24 @@ def _evidence(
 
 
 def _near(maps: torch.Tensor, reach: np.ndarray, score: float) -> torch.Tensor:
-    """Where each map `[organ, z, y, x]` is above a score within so many cells (z, y, x)."""
+    """Returns where each map `[organ, z, y, x]` is above a score within so many cells (z, y, x)."""
     size = [1, *(2 * int(np.ceil(n)) + 1 for n in reach)]
     return torch.from_numpy(ndimage.maximum_filter(maps.numpy() > score, size, mode="constant"))
 
 
 def _indices(spans: Sequence[slice]) -> torch.Tensor:
-    """Those of all voxels of a part of a grid, float32 `[3, z, y, x]` (z, y, x)."""
+    """Returns the indices of all voxels of a part of a grid, float32 `[3, z, y, x]` (z, y, x)."""
     axes = [torch.arange(span.start, span.stop, dtype=torch.float32) for span in spans]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
 def _along_axes(values: ArrayLike) -> torch.Tensor:
-    """One value per axis (z, y, x), to be reckoned with `[3, z, y, x]`."""
+    """Returns one value per axis (z, y, x), for arithmetic with `[3, z, y, x]`."""
     return torch.from_numpy(np.asarray(values, np.float32)).view(3, 1, 1, 1)
 
 
 def _looked_up(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Values `[c, z, y, x]` at fractional indices `[3, ...]` (z, y, x); at the border where they lie outside."""
+    """Returns values `[c, z, y, x]` at fractional indices `[3, ...]` (z, y, x); at the border where they lie outside."""
     last = torch.tensor(values.shape[1:], dtype=torch.float32).sub(1).clamp(min=1)
     unit = (index.flatten(1).T / last * 2 - 1).flip(1)
     found = F.grid_sample(values[None], unit[None, None, None], padding_mode="border", align_corners=True)
@@ -192,7 +192,7 @@ def _looked_up(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def _moved(score: C, field: torch.Tensor, cells: _Cells, shape: tuple[int, ...]) -> C:
-    """A map on a reduced grid of `shape`, moved by a field over cells."""
+    """Returns a map on a reduced grid of `shape`, moved by a field over cells."""
     voxel = cells.steps / cells.size
     box = around([score], field.abs().amax((1, 2, 3)).numpy() / voxel + 1, shape)
     z, y, x = low_of(box)

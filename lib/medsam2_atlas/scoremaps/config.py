@@ -1,4 +1,4 @@
-"""Settings of all steps of a target's way to its score maps, in `configs/fusion.yaml`."""
+"""Settings of all steps from a target to its score maps; values in `configs/fusion.yaml`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BEND = {name: name for name in ("rounds", "steps", "rate", "cell", "knots", "st
 
 
 def _correction_rounds(rounds: Any) -> Mapping[str, Any]:
-    """No rounds of the correction meant that maps were not bent either."""
+    """Returns the settings for rounds of the correction; with none, maps were not bent either."""
     return {"correct.rounds": rounds} | ({"bend.enabled": False} if rounds == 0 else {})
 
 
@@ -68,7 +68,7 @@ class FusionConfig(Settings):
         return self.model_copy(update={"vote": self.vote.model_copy(update={"method": method, "enabled": True})})
 
     def as_registered(self) -> FusionConfig:
-        """Returns the same settings without a look at the target's intensities, as published."""
+        """Returns the same settings without the steps that use the target's intensities, as published."""
         steps = {name: getattr(self, name).model_copy(update={"enabled": False}) for name in ("bend", "correct")}
         return self.model_copy(update=steps)
 

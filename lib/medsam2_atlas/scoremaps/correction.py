@@ -34,8 +34,7 @@ _MORE_LIKELY = 0.5
 _LOGIT = 12.0
 """Largest log odds: beyond it, float32 has no digits left for their sum."""
 _MIN_PROBABILITY = 1e-4
-_MIN_KNOWN_SHARE = 0.3
-"""Keeps the spread prior from growing without bound where little around a voxel is known."""
+"""Keeps log odds finite."""
 
 
 class CorrectConfig(StepConfig):
@@ -52,7 +51,19 @@ class CorrectConfig(StepConfig):
     min_prior: float = Field(0.02, gt=0, lt=1, description="highest prior up to which an organ is left as registered")
     max_prior: float = Field(0.97, gt=0, lt=1, description="prior that no voxel exceeds: intensities can contradict any")
     near: float = Field(0.01, gt=0, lt=1, description="share of the highest prior from which on a voxel may join the organ")
-    max_thinning: float = Field(3.0, ge=1, description="how far a prior that spreading has thinned out is raised again")
+    max_thinning: float = Field(
+        3.0,
+        ge=1,
+        description="max factor by which a prior that spreading has thinned out is raised again: a vein would lose to the "
+        "liver around it",
+    )
+    min_known: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="min share of known voxels by which a spread prior is divided: dividing by less would make it grow "
+        "without bound",
+    )
     cut_score: float = Field(
         0.2, gt=0, lt=1, description="score at the border of the references' fields of view above which they cut an organ"
     )
@@ -76,7 +87,7 @@ class _Organ:
 
 
 def correct(scores: ScoreMaps, field_of_view: CroppedMap, intensities: Intensities, config: CorrectConfig) -> ScoreMaps:
-    """Returns score maps after a look at the target.
+    """Returns score maps that the target's intensities have corrected.
 
     Args:
         scores: as registered.
@@ -127,7 +138,7 @@ def _start(score: ScoreMap, covered: np.ndarray, spacing: np.ndarray, config: Co
     prior = ndimage.gaussian_filter(seed, spread)
     if cut:
         share = ndimage.gaussian_filter(known.astype(np.float32), spread)
-        prior = np.where(known, prior / np.maximum(share, _MIN_KNOWN_SHARE), 0)
+        prior = np.where(known, prior / np.maximum(share, config.min_known), 0)
         prior = np.where(known, prior, _carried_on(prior, known, spacing, config))
     highest = float(prior.max())
     if highest <= config.min_prior:
@@ -143,7 +154,7 @@ def _start(score: ScoreMap, covered: np.ndarray, spacing: np.ndarray, config: Co
 
 
 def _carried_on(prior: np.ndarray, known: np.ndarray, spacing: np.ndarray, config: CorrectConfig) -> np.ndarray:
-    """The prior where it is not known; looked up for every second pixel.
+    """Returns the prior where it is not known; looked up for every second pixel.
 
     Things go on as at the nearest known voxel, the less the further that is. An organ that a field of view cuts at its side may
     reach lower or higher than its cut, which no known voxel tells: then half comes from the nearest voxel of the cut.
@@ -163,7 +174,7 @@ def _carried_on(prior: np.ndarray, known: np.ndarray, spacing: np.ndarray, confi
 
 
 def _at_its_side(seen: np.ndarray, spacing: np.ndarray, blur: float) -> np.ndarray:
-    """Where a field of view's border runs along the body rather than across it."""
+    """Returns where a field of view's border runs along the body rather than across it."""
     values, width = seen.astype(np.float32), blur / spacing
     z, y, x = (
         ndimage.gaussian_filter(values, width, order) / step for order, step in zip(np.eye(3, dtype=int), spacing, strict=True)

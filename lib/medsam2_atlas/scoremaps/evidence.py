@@ -26,7 +26,7 @@ class EvidenceConfig(StepConfig):
     The weights in `configs/confidence.yaml` were calibrated with these values.
     """
 
-    max_size: float = Field(2.0, gt=0, description="natural logarithm; largest change of a volume that counts")
+    max_size: float = Field(2.0, gt=0, description="natural logarithm; largest change of an organ's volume that counts")
     unknown_agreement: float = Field(0.5, ge=0, le=1, description="Dice that stands for an organ which a single reference has")
     core: float = Field(
         0.5, gt=0, lt=1, description="share of an organ's highest probability above which target and template are compared"

@@ -1,4 +1,4 @@
-"""Histograms of HU, and what they tell of a voxel: what both steps use that look at the target's intensities."""
+"""Histograms of HU, and the evidence that they give, for the steps that use the target's intensities."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ class Intensities:
         return places
 
     def evidence_table(self, inside: np.ndarray, outside: np.ndarray, partner: np.ndarray, max_evidence: float) -> np.ndarray:
-        """Returns what each bin says for an organ: the logarithm of its histograms' ratio.
+        """Returns the evidence of each bin for an organ: the logarithm of its histograms' ratio.
 
-        Paired organs look alike, so both tell what either looks like: a kidney that registration takes for the spleen beside
+        Paired organs look alike, so they share their histograms: a kidney that registration takes for the spleen beside
         it is led back by the other kidney.
 
         Args:
             inside: histograms of organs, `[organ, bins]`, of any sum.
             outside: the same of what lies around them.
             partner: see `counterparts`.
-            max_evidence: natural logarithm beyond which nothing is believed.
+            max_evidence: highest evidence, natural logarithm.
 
         Returns:
             float32 `[organ, bins]` within ± `max_evidence`.

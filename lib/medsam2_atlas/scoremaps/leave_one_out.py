@@ -1,8 +1,8 @@
 """Finds the best threshold of each organ's score map: one reference after the other is left out.
 
 In the common space, where no registration is needed: the others vote on the reference that was left out, and its intensities
-correct their votes if the settings say so. The best threshold of an organ is the one whose boxes, around what lies above it,
-overlap most with the true ones.
+correct their votes if the settings ask for it. The best threshold of an organ is the one whose boxes, around what lies above
+it, overlap most with the true ones.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def find_thresholds(atlas: Atlas, config: FusionConfig, progress: Progress = sil
 
 
 def _overlaps(reference: Reference, atlas: Atlas, config: FusionConfig, candidates: np.ndarray) -> dict[int, np.ndarray]:
-    """Overlap with the true box of each threshold's box, per organ that the reference and another one have."""
+    """Returns the overlap with the true box of each threshold's box, per organ that the reference and another one have."""
     shape = map_shape(atlas.template)
     rest = [other for other in atlas.references if other is not reference]
     others = nearest(reference.thumbnail, rest, config.vote.references)
@@ -77,7 +77,7 @@ def _overlaps(reference: Reference, atlas: Atlas, config: FusionConfig, candidat
 def _maps_without(
     reference: Reference, others: Sequence[Reference], atlas: Atlas, config: FusionConfig
 ) -> dict[int, CroppedMap]:
-    """Votes of the other references on one that is left out, after a look at its intensities, on the map grid."""
+    """Returns the votes of the other references on one that is left out, corrected by its intensities, on the map grid."""
     picture, template = torch.from_numpy(reference.picture.astype(np.float32)), atlas.template
     work = WorkImage(picture.clamp(min=AIR), picture > NOWHERE, template.origin, template.spacing)
     organs = vote_on(picture, work.valid, others, atlas, config.vote)

@@ -64,14 +64,14 @@ class ScoreMaps:
         return bool(left < right)
 
     def plane(self, organ: int, z: int) -> np.ndarray:
-        """Scores `[y, x]` float32, 0..1, of a slice at the target's full resolution."""
+        """Returns scores `[y, x]` float32, 0..1, of a slice at the target's full resolution."""
         reduced = self.reduced_plane(organ, z)
         full = F.interpolate(torch.from_numpy(reduced)[None, None], scale_factor=self.stride, mode="bilinear")[0, 0]
         result: np.ndarray = full[: self.geometry.size[1], : self.geometry.size[0]].numpy()
         return result
 
     def reduced_plane(self, organ: int, z: int) -> np.ndarray:
-        """Scores `[y', x']` float32 of a slice on the reduced grid."""
+        """Returns scores `[y', x']` float32 of a slice on the reduced grid."""
         rows, columns = self.reduced_shape[1:]
         score = self.maps.get(organ)
         if score is None:

@@ -1,4 +1,4 @@
-"""Which pieces of an organ stay that falls apart when intensities correct its score map."""
+"""Chooses which pieces of an organ stay if its score map falls apart in the correction."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ _MIN_SEED = 0.01
 
 
 class PiecesConfig(Settings):
-    """Which pieces of an organ stay."""
+    """Limits for the pieces of an organ that stay."""
 
     min_main: float = Field(0.25, gt=0, le=1, description="share of the surest piece's score from which on another one stays")
-    min_minor: float = Field(0.02, gt=0, le=1, description="the same for a piece that lies above or below the others")
+    min_minor: float = Field(
+        0.02,
+        gt=0,
+        le=1,
+        description="the same for a piece that lies above or below the others: chosen for a vena cava that falls in two",
+    )
     max_overlap: float = Field(
         0.6, gt=0, le=1, description="share of its slices from which on a piece lies beside the others, not above or below them"
     )

@@ -1,4 +1,4 @@
-"""Score maps: the way of `steps.STEPS`, from a target or from its alignment on."""
+"""Score maps: runs `steps.STEPS`, from a target or from its alignment on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def score_maps(
         atlas: to compare it with.
         organs: numbers; all of the atlas by default.
         config: registration parameters; those of `configs/registration.yaml` by default.
-        progress: is told stages and shares.
+        progress: called with stage and fraction completed.
         cache: where the registration is kept for other atlases of the same common space.
         fusion: settings of the steps; those of `configs/fusion.yaml` by default.
 
@@ -52,7 +52,7 @@ def fused_scores(
         alignment: of the target.
         fusion: settings of the steps.
         organs: numbers; all of the atlas by default.
-        progress: is told the share done.
+        progress: called with the fraction completed.
     """
     return _select(_run(alignment, fusion, progress, first=1), organs)
 
@@ -65,7 +65,7 @@ def _run(value: Any, config: FusionConfig, progress: Progress, first: int = 0) -
 
 
 def _select(scores: ScoreMaps, organs: Iterable[int] | None) -> ScoreMaps:
-    """Organs compete for voxels, so all of an atlas get maps; those that are asked for are returned."""
+    """Returns the maps that were asked for. All organs of an atlas get maps, since they compete for voxels."""
     if organs is None:
         return scores
     return replace(scores, maps={k: scores.maps[k] for k in organs if k in scores.maps})

@@ -1,4 +1,4 @@
-"""A step of a target's way to its score maps, and what all their configurations share."""
+"""A step from a target to its score maps, and the settings that all steps have."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StepConfig(Settings):
 
 
 def unchanged(value: Any) -> Any:
-    """Returns a value as it is: what is left of a step that corrects, if it does not run."""
+    """Returns a value as it is, in place of a correcting step that is switched off."""
     return value
 
 
@@ -32,7 +32,7 @@ class Step:
 
     Attributes:
         name: of its settings in `configs/fusion.yaml`, and in `FusionConfig`.
-        run: returns the next value from the last one, the settings of all steps, and the progress to tell.
+        run: returns the next value from the last one, the settings of all steps, and the progress.
         skip: returns the next value if the step is switched off.
     """
 

@@ -1,4 +1,4 @@
-"""A target's way to its score maps, as one list of steps.
+"""The steps from a target to its score maps, as one list.
 
 A step takes one value and returns one: `Target` → `Alignment` → `Votes` → `Warped`, which the later steps change. For
 another registration, see `registration.methods`; for another label fusion, `voting`.
@@ -63,4 +63,4 @@ STEPS: tuple[Step, ...] = (
     Step("evidence", _evidence),
     Step("thresholds", _thresholds),
 )
-"""The way, from a `Target` to a `Warped`; `configs/fusion.yaml` has a section of each name."""
+"""All steps, from a `Target` to a `Warped`; `configs/fusion.yaml` has a section of each name."""

@@ -11,12 +11,15 @@ from medsam2_atlas.scoremaps.step import StepConfig
 
 
 class ThresholdsConfig(StepConfig):
-    """Which thresholds are used. Switched off, an atlas' own ones are left aside."""
+    """Rules of thresholds. Switched off, an atlas' own thresholds are not used."""
 
     max_adaptive: float = Field(0.5, gt=0, lt=1, description="highest adaptive threshold: more likely the organ than not")
     adaptive_share: float = Field(0.5, gt=0, lt=1, description="of a map's maximum: the adaptive threshold of a map below 1")
     max_share: float = Field(
-        0.9, gt=0, lt=1, description="of a map's maximum: no threshold of an atlas exceeds it, for a region"
+        0.9,
+        gt=0,
+        lt=1,
+        description="share of a map's maximum that no threshold of an atlas exceeds, so that a region is never empty",
     )
     min_references: int = Field(3, ge=2, description="references from which on thresholds can be found by leaving one out")
     step: float = Field(0.05, ge=0.01, lt=0.5, description="between the thresholds that are tried")
@@ -43,5 +46,5 @@ def threshold_of(rule: ThresholdRule, organ: int, scores: ScoreMaps, table: Orga
 
 
 def adaptive_threshold(score: ScoreMap, config: ThresholdsConfig) -> float:
-    """Returns the threshold of an organ of which nothing better is known, from its map's maximum."""
+    """Returns the adaptive threshold of an organ, from its map's maximum."""
     return min(config.max_adaptive, config.adaptive_share * score.maximum)

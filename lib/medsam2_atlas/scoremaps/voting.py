@@ -1,4 +1,4 @@
-"""The step `vote`: label fusion in the common space, how much each reference says about each place of a target.
+"""The step `vote`: label fusion in the common space, with weights of each reference at each place of a target.
 
 The target is carried into the common space once; there, each reference's picture is compared with it around every voxel.
 So the cost for a target is a few filters a reference, not a registration.
@@ -35,7 +35,7 @@ _CHUNK = 1 << 18
 class VoteConfig(StepConfig):
     """How references vote. Switched off, their plain mean is taken, as by the method `mean`."""
 
-    method: Fusion = Field("local", description="mean, local or joint")
+    method: Fusion = Field("local", description="mean (as published), local or joint")
     references: int = Field(15, ge=1, description="highest number of references that vote: those that resemble the target most")
     radius: int = Field(2, ge=0, description="voxels of the common space to each side that are compared")
     power: float = Field(2.0, ge=0, description="local: weight = distance to this negative power")
@@ -53,7 +53,7 @@ class VoteConfig(StepConfig):
 
 @dataclass(frozen=True)
 class Votes:
-    """What references say about a target, in the common space.
+    """Votes of references on a target, in the common space.
 
     maps: per organ number. field_of_view: where at least one reference shows anything.
     """
@@ -102,12 +102,12 @@ def vote_on(
 
 
 def nearest(thumbnail: np.ndarray, references: Iterable[Reference], count: int) -> list[Reference]:
-    """The references whose thumbnails resemble one most, the most similar first."""
+    """Returns the references whose thumbnails resemble one most, the most similar first."""
     return sorted(references, key=lambda reference: thumbnail_distance(thumbnail, reference.thumbnail))[:count]
 
 
 def _weights(hu: torch.Tensor, valid: torch.Tensor, references: Sequence[Reference], config: VoteConfig) -> torch.Tensor:
-    """`[references, z, y, x]` on the template's grid."""
+    """Returns the references' weights `[references, z, y, x]` on the template's grid."""
     if config.label_fusion == "mean":
         return torch.ones(len(references), *hu.shape)
     target = scaled(hu, config.min_hu, config.max_hu)
@@ -144,7 +144,7 @@ def _joint_weights(differences: torch.Tensor, config: VoteConfig) -> torch.Tenso
 
 
 _WEIGHTS: dict[Fusion, Callable[[torch.Tensor, VoteConfig], torch.Tensor]] = {"local": _local_weights, "joint": _joint_weights}
-"""Weights of references `[references, z, y, x]` from their differences to the target, 0..1 and of the same shape."""
+"""Each returns weights `[references, z, y, x]` from the references' differences to the target, 0..1, of the same shape."""
 
 
 def _fused(
@@ -156,7 +156,7 @@ def _fused(
     weights: torch.Tensor,
     missing_is_absent: bool,
 ) -> ProbabilityMap:
-    """An organ's map over the box of the atlas' own."""
+    """Returns an organ's map over the box of the atlas' own."""
     box = known.on_grid(template).spans
     points = grid_points(torch.Size(known.values.shape), torch.from_numpy(known.origin), MAP_SPACING)
     here = sample(weights, points, template.origin, template.spacing).numpy()

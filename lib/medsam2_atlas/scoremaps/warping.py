@@ -40,12 +40,14 @@ class WarpConfig(StepConfig):
     Switched off, the target has to lie on the grid of the atlas' maps already.
     """
 
-    pixel: float = Field(2.0, gt=0, description="mm; least size of a score map's pixel: slices are reduced to it")
+    pixel: float = Field(
+        2.0, gt=0, description="mm; min size of a score map's pixel: slices are reduced to it, since score maps are smooth"
+    )
 
 
 @dataclass(frozen=True)
 class Warped:
-    """A target's score maps, and what the steps that follow look at.
+    """A target's score maps, and the inputs of the steps that follow.
 
     registered: as registration and label fusion gave them. scores: as the last step left them. field_of_view: on the same
     reduced grid, above 0.5 where at least one reference's field of view reaches. intensities: of the target, if a step has
@@ -64,7 +66,7 @@ class Warped:
 
 
 def warp(votes: Votes, config: WarpConfig, progress: Progress = silent) -> Warped:
-    """Carries votes onto the target's grid; `progress` is told the share done."""
+    """Carries votes onto the target's grid; `progress` is called with the fraction completed."""
     alignment, geometry = votes.alignment, votes.alignment.target.geometry
     stride = max(1, int(config.pixel / min(geometry.spacing[:2])))
     maps = [*votes.maps.values(), votes.field_of_view]
@@ -109,7 +111,7 @@ def _scored(votes: Votes, organs: Mapping[int, CroppedMap], field_of_view: Cropp
 def _warped(
     maps: Sequence[ProbabilityMap], alignment: Alignment, stride: int, pixel: float, progress: Progress
 ) -> list[CroppedMap]:
-    """Maps of the common space on the grid that has a target's slices and every `stride`-th pixel of about `pixel` mm."""
+    """Returns maps of the common space on a target's slices, at every `stride`-th pixel (about `pixel` mm)."""
     geometry = alignment.target.geometry
     shape = reduced_shape(geometry, stride)
     dense = [np.zeros(shape, np.uint8) for _ in maps]
@@ -140,7 +142,7 @@ def _reduced_points(geometry: Geometry, stride: int, planes: range) -> torch.Ten
 
 
 def _sampled(organ: ProbabilityMap, points: torch.Tensor, pixel: float) -> np.ndarray:
-    """Values 0..255 of a map at points `[z, y, x, 3]`; looked up in the box of them that the map may reach.
+    """Returns values 0..255 of a map at points `[z, y, x, 3]`; looked up in the box of them that the map may reach.
 
     pixel: distance in mm between neighbouring points.
     """
@@ -160,7 +162,7 @@ def _sampled(organ: ProbabilityMap, points: torch.Tensor, pixel: float) -> np.nd
 
 
 def _visible_share(organ: ProbabilityMap, to_target: Transform, geometry: Geometry) -> float:
-    """Share of the organ's probable voxels in the common space that come to lie on the target's grid."""
+    """Returns the share of the organ's probable voxels in the common space that lie on the target's grid."""
     where = np.argwhere(organ.values > _PROBABLE * organ.values.max())
     if not len(where):
         return 0.0

@@ -1,1 +1,1 @@
-"""What turns a CT into a label map."""
+"""Segmenters: everything that turns a CT into a label map."""

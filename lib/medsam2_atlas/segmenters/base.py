@@ -52,7 +52,7 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Options:
-    """What a user chooses for one run. A segmenter ignores what does not concern it.
+    """A user's choices for one run. A segmenter ignores those that do not concern it.
 
     organs: numbers; all of the table if empty. prompts: source of the first boxes: `atlas` (score maps), `unet` (coarse masks
     of the U-Net), `both` (per organ the better of these two), or the name of another segmenter that gives coarse masks.
@@ -85,12 +85,12 @@ class Options:
 
 
 DEFAULTS = Options()
-"""What is used where a user chooses nothing."""
+"""The default choices."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """How good a trained segmenter is: Dice on its validation cases and number of its training cases, per organ number."""
+    """Quality of a trained segmenter: Dice on its validation cases and number of its training cases, per organ number."""
 
     dice: Mapping[int, float] = field(default_factory=dict)
     cases: Mapping[int, int] = field(default_factory=dict)
@@ -234,7 +234,7 @@ class Segmenter(ABC):
         return None
 
     def validation(self) -> Validation:
-        """Returns how good it has shown itself, where that is known."""
+        """Returns its quality on validation cases; empty if unknown."""
         return Validation()
 
     def _basis(self, options: Options) -> Provenance:
@@ -243,7 +243,7 @@ class Segmenter(ABC):
         return found if self._resources.hu == CHECK else found | {"hu": str(self._resources.hu)}
 
 
-def only(labels: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
+def only(labels: np.ndarray, requested: Sequence[int]) -> np.ndarray:
     """Returns a label map `[z, y, x]` with the requested organs alone, uint8."""
-    kept: np.ndarray = np.where(np.isin(labels, list(wanted)), labels, 0).astype(np.uint8)
+    kept: np.ndarray = np.where(np.isin(labels, list(requested)), labels, 0).astype(np.uint8)
     return kept

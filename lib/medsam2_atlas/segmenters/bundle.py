@@ -1,7 +1,7 @@
 """A MONAI bundle as a segmenter: any folder that an operator names, with its own transforms, network and inferer.
 
-`bundle_folder` loads it, `bundle_config` reads its configuration. The CT takes the place of what the bundle's reader reads,
-and the label map is taken out where its writer would write it.
+`bundle_folder` loads it, `bundle_config` reads its configuration. The CT takes the place of the image that the bundle's reader
+reads, and the label map is taken before the bundle's writer would write it.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def bundle_labels(volume: Volume, model: BundleModel, memory: Memory = "", stage
         model: the bundle. Its network runs where it lies; preprocessing stays on the processor.
         memory: `small` and `smallest` keep image and result in main memory; `smallest` also gives the network one window at a
             time. The windows stay as they are.
-        stage: what progress is told under, before each run of the network.
+        stage: of the progress, which is called before each run of the network.
 
     Raises:
         InputError: the bundle fails on this CT, or gives no label map.
@@ -184,7 +184,7 @@ def _predicted(image: torch.Tensor, model: BundleModel, memory: Memory, stage: s
 
 @contextmanager
 def _telling(network: torch.nn.Module, stage: str, runs: int) -> Iterator[None]:
-    """Tells the progress before each run of the network, so that a job may be stopped between windows."""
+    """Calls the progress before each run of the network, so that a job may be stopped between windows."""
     progress, done = current(), 0
 
     def tell(*_: Any) -> None:
@@ -215,7 +215,7 @@ def _runs(inferer: Any, shape: Sequence[int]) -> int:
 
 
 def _label_values(result: torch.Tensor, model: BundleModel) -> torch.Tensor:
-    """Returns the bundle's label values `[x, y, z]` of what its postprocessing gives; -1 where there is none."""
+    """Returns the bundle's label values `[x, y, z]` of its postprocessing's result; -1 where there is none."""
     plain = result.as_tensor() if isinstance(result, MetaTensor) else result
     plain = plain if plain.ndim == 4 else plain[None]
     if len(plain) > 1:  # probabilities or masks

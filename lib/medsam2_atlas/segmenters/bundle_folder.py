@@ -1,4 +1,4 @@
-"""Loads a MONAI bundle's folder: configuration, own scripts, weights, and which organs its labels are.
+"""Loads a MONAI bundle's folder: configuration, own scripts, weights, and the organs of its labels.
 
 A bundle's configuration is code: its expressions and its scripts run in this process, so only folders that an operator names
 may get here. Its weights are loaded as tensors only. The format: https://docs.monai.io/en/stable/mb_specification.html.
@@ -81,7 +81,7 @@ class BundleModel:
         return self.digest[:12]
 
     def describe(self) -> dict[str, Any]:
-        """Returns what reports tell of it."""
+        """Returns its description for reports."""
         return {
             "file": str(self.weights),
             "sha256": self.sha256,

@@ -140,7 +140,7 @@ class Case:
         return self.options.truth.array
 
     def logits(self, prompts: Sequence[OrganPrompt], clock: Clock) -> dict[int, OrganLogits]:
-        """Returns what one pass of MedSAM2 gives for prompts."""
+        """Returns the logits of one pass of MedSAM2 for prompts."""
         options = self.options
         if self._volume is None:
             weights = self.weights

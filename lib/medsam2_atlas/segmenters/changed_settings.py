@@ -1,8 +1,8 @@
-"""What a result owes to settings that differ from their defaults, for its provenance.
+"""Settings that differ from their defaults and that a result depends on, for its provenance.
 
 Settings at their defaults are left out, so that results are found again when a later version has more settings. Results of
-versions that named no settings have no entry `settings`, and count whatever was set. What the version itself changes is told by
-its number.
+versions that named no settings have no entry `settings`; they are used whatever the settings are. The version number stands for
+changes of the program.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from medsam2_atlas.scoremaps import ScoreMaps, adaptive_threshold, fusion_config
 
 
 def fuse_logits(logits: Mapping[int, OrganLogits], shape: tuple[int, ...]) -> np.ndarray:
-    """Label map `[z, y, x]` uint8: softmax over the background (logit 0) and the organs, arg max, largest components.
+    """Returns the label map `[z, y, x]` uint8: softmax over background (logit 0) and organs, arg max, largest components.
 
     The softmax keeps the order of logits, so its arg max is theirs. Works slice by slice: no stack of whole volumes.
     """
@@ -27,7 +27,7 @@ def fuse_logits(logits: Mapping[int, OrganLogits], shape: tuple[int, ...]) -> np
 
 
 def fuse_scores(scores: ScoreMaps) -> np.ndarray:
-    """Label map `[z, y, x]` uint8 that score maps give by themselves, without a network.
+    """Returns the label map `[z, y, x]` uint8 that score maps give by themselves, without a network.
 
     A voxel goes to the organ of the highest score, among those whose score is above its adaptive threshold.
     """

@@ -85,7 +85,7 @@ class Marked(Segmenter):
 def segment_marked(
     image: Volume, prepared: MedSAM2Volume, weights: Weights, organ: MarkedOrgan, progress: Progress = silent
 ) -> Segmentation:
-    """The organ's label map on the grid of the image; pieces that reach no marked slice are left out.
+    """Returns the organ's label map on the grid of the image; pieces that reach no marked slice are left out.
 
     A person's points have the last word: where the network's mask says otherwise, it is mended (`honour`), and the report
     tells (`overruled`).
@@ -95,7 +95,7 @@ def segment_marked(
         prepared: the same CT, prepared for these weights; slices that it has encoded are not encoded again.
         weights: for the report.
         organ: label and marks, in voxel indices of the image.
-        progress: told stages and shares.
+        progress: called with stage and fraction completed.
     """
     began = time.perf_counter()
     config = marks_config()
@@ -136,7 +136,7 @@ def _mask(logits: OrganLogits, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _reaching(mask: np.ndarray, marked: list[int]) -> np.ndarray:
-    """The pieces that reach a marked slice."""
+    """Returns the pieces that reach a marked slice."""
     pieces, count = ndimage.label(mask)
     return np.isin(pieces, np.setdiff1d(pieces[marked], [0])) if count > 1 else mask
 
@@ -187,7 +187,7 @@ def honour(plane: np.ndarray, image: Volume, marks: SliceMarks) -> str:
 
 
 def _away(shape: tuple[int, ...], place: Sequence[int | np.integer], step: np.ndarray) -> np.ndarray:
-    """Distances of all pixels to one, mm."""
+    """Returns the distances of all pixels to one, mm."""
     rows, columns = np.indices(shape)
     distance: np.ndarray = np.hypot((rows - place[0]) * step[0], (columns - place[1]) * step[1])
     return distance

@@ -41,7 +41,7 @@ _NETWORKS = ("dynamic_network_architectures.", "nnunetv2.", "torch.nn.", "monai.
 """Packages whose classes `plans.json` may name. It names them to be imported and called."""
 
 _KEPT = ("network_weights", "trainer_name", "inference_allowed_mirroring_axes")
-"""What is kept of a checkpoint; the rest is for training on, and as large as the weights."""
+"""Keys of a checkpoint that are kept; the rest is for further training, and as large as the weights."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -68,7 +68,7 @@ class NNUNetConfig(BaseModel):
 
 
 class _Dataset(BaseModel):
-    """What is needed of `dataset.json`. Labels are numbers, or lists of them for regions."""
+    """The fields of `dataset.json` that are used. Labels are numbers, or lists of them for regions."""
 
     labels: dict[str, int | tuple[int, ...]]
     channel_names: dict[str, str] = Field(default_factory=dict)
@@ -85,7 +85,7 @@ class _Dataset(BaseModel):
 
 
 class _Plans(BaseModel):
-    """What is needed of `plans.json`."""
+    """The fields of `plans.json` that are used."""
 
     configurations: dict[str, dict[str, Any]]
     image_reader_writer: str = ""

@@ -37,7 +37,7 @@ _STEP = 0.5
 
 @dataclass(frozen=True)
 class NNUNetModel:
-    """A network with what nnU-Net knows of its data.
+    """A network with nnU-Net's description of its data.
 
     Attributes:
         network: with the weights of one fold.

@@ -1,4 +1,4 @@
-"""Which organs the labels of a team's own model are: by `organs.yaml`, or by the names in the model's own description.
+"""Maps the labels of a team's own model to organs: by `organs.yaml`, or by the names in the model's own description.
 
 `organs.yaml` lies in the model's folder, or beside it as `FOLDER.organs.yaml`, for folders that nobody may write into. It maps
 label values, or the model's names of labels, to names of `configs/labels.yaml`:
@@ -77,7 +77,7 @@ def organs_file(folder: Path) -> Path | None:
 
 
 def organ_labels(folder: Path, names: Mapping[int, str], described: Path) -> OrganLabels:
-    """Returns which organs a model's labels are.
+    """Returns the organs of a model's labels.
 
     Args:
         folder: of the model.

@@ -32,7 +32,7 @@ def find_atlas(given: Path | None = None) -> Path:
 
 
 def known_checkpoints() -> dict[str, Path]:
-    """MedSAM2 checkpoints that may be chosen by name: those in the model folder, and the demo weights."""
+    """Returns the MedSAM2 checkpoints that may be chosen by name: those in the model folder, and the demo weights."""
     files = sorted(model_folder().glob("*.pt")) if model_folder().is_dir() else []
     found = {file.name: file for file in files if not file.name.startswith("unet_")}
     with suppress(FileNotFoundError):
@@ -41,7 +41,7 @@ def known_checkpoints() -> dict[str, Path]:
 
 
 def find_unet(name: str, given: Path | None = None, trained: Path | None = None, demo: bool = True) -> Path:
-    """Weights of the U-Net `unet_2d` or `unet_3d`.
+    """Returns the weights of the U-Net `unet_2d` or `unet_3d`.
 
     Args:
         name: of the U-Net.

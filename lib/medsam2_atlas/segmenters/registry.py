@@ -1,4 +1,4 @@
-"""The table of all segmenters. Whoever offers, compares, scores or batches them goes over it.
+"""The table of all segmenters. The app, comparison, scoring, batches and active learning go over it.
 
 A new segmenter is a module with a subclass of `Segmenter`, and a line of `FAMILIES`. Importing this module loads none of them.
 """
@@ -89,7 +89,7 @@ FOUNDATIONS = ("atlas", "medsam2_atlas")
 
 @dataclass(frozen=True)
 class Model:
-    """What a server offers under one name. tag: name of the model and of its predictions. names: the default first."""
+    """A model that a server offers. tag: name of the model and of its predictions. names: the default first."""
 
     tag: str
     names: tuple[str, ...]
@@ -153,9 +153,9 @@ def models(folders: Iterable[str] = (), roles: Iterable[Role] = ("prompted", "tr
         folders: names, such as `bundle:NAME`, of the folders that its operator gave.
         roles: of the models to list.
     """
-    given, wanted, found = list(folders), set(roles), []
+    given, requested, found = list(folders), set(roles), []
     for family in FAMILIES:
-        if family.role not in wanted:
+        if family.role not in requested:
             continue
         if not family.prefix:
             found.append(Model(family.model, family.names, family.role, family.description))
@@ -165,6 +165,11 @@ def models(folders: Iterable[str] = (), roles: Iterable[Role] = ("prompted", "tr
                 text = family.description.format(name=own)
                 found.append(Model(family.model.format(name=own), (name,), family.role, text))
     return found
+
+
+def preferred(role: Role) -> str:
+    """Returns the default segmenter of a role: the first name in the first line of the table that has this role."""
+    return next(family.names[0] for family in FAMILIES if family.role == role and family.names)
 
 
 def trainable() -> list[str]:

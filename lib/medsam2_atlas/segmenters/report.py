@@ -1,4 +1,4 @@
-"""How a label map came about: the typed report that every segmenter gives, its JSON, and the schema of that JSON."""
+"""The typed report that every segmenter gives with a label map, its JSON, and the schema of that JSON."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ class Report(BaseModel):
 
     @property
     def organ_numbers(self) -> list[int]:
-        """Numbers of the organs that were requested and that the segmenter knows; all of the table if none is named."""
+        """Returns the numbers of the organs that were requested and that the segmenter knows; all of the table if none is
+        named."""
         named = [organ.index for organ in organ_table().organs if organ.name in self.organs]
         return named or organ_table().indices
 

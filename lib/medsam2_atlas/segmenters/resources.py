@@ -1,4 +1,4 @@
-"""Atlas and networks that a caller has in hand, for segmenters without a folder of studies."""
+"""Atlas and networks that a caller holds in memory, for segmenters without a folder of studies."""
 
 from __future__ import annotations
 

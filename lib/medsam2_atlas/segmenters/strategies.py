@@ -49,7 +49,7 @@ _TURNED = "The patient lies the other way round than the file says: left and rig
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a strategy did. labels: `[z, y, x]`. passes: the prompts of each pass of MedSAM2, in their order."""
+    """The result of a strategy. labels: `[z, y, x]`. passes: the prompts of each pass of MedSAM2, in their order."""
 
     labels: np.ndarray
     passes: tuple[Prompts, ...] = ()
@@ -153,12 +153,12 @@ class Strategy(Segmenter):
             self._resources.weights()
 
     def offers(self) -> dict[str, Any]:
-        """Returns organs and, with a network, weights and sources of prompts."""
+        """Returns the organs and, with a network, weights and sources of prompts."""
         found = super().offers()
         return found | {"weights": self._resources.weight_names(), "prompts": self._sources()} if self.uses_network else found
 
     def describe(self) -> dict[str, Any]:
-        """Returns the atlas' version and number of references, and what the weights are."""
+        """Returns the atlas' version and number of references, and a description of the weights."""
         atlas = self._resources.atlas()
         found: dict[str, Any] = {"atlas": atlas.version, "references": len(atlas.references)}
         return found | {"weights_mark": self._resources.weights().mark} if self.uses_network else found
@@ -209,7 +209,7 @@ class Strategy(Segmenter):
         return segment(Case(volume, self._resources, options), self.name)
 
     def _sources(self) -> list[str]:
-        """Returns what the first prompts can come from now."""
+        """Returns the sources that can give first prompts now."""
         able = [name for name in trainable() if not self._resources.segmenter(name).missing()]
         others = [n for n in ready_made(self._resources.folders()) if not self._resources.segmenter(n).missing()]
         return ["atlas", *(["unet", "both"] if able else []), *others]
@@ -233,7 +233,8 @@ def segment(case: Case, strategy: str = "D") -> Segmentation:
 
 
 def _confidences(case: Case, strategy: str, passes: tuple[Prompts, ...]) -> list[tuple[int, float]]:
-    """Organs with the confidence of their first prompts, or of their score maps if there are none; the least sure first."""
+    """Returns the organs with the confidence of their first prompts, or of their score maps if there are none; the least sure
+    first."""
     if strategy == ATLAS_ALONE:
         maps = case.scores(Clock()).maps
         known = {k: confidence(score.evidence, confidence_config()) for k, score in maps.items()}
@@ -267,7 +268,7 @@ def _report(case: Case, strategy: str, outcome: Outcome, labels: np.ndarray, clo
 
 
 def _models_used(case: Case, strategy: str, passes: tuple[Prompts, ...]) -> dict[str, Any]:
-    """Fields of a report about atlas, networks and device."""
+    """Returns the fields of a report about atlas, networks and device."""
     found: dict[str, Any] = {"device": "cpu", "weights": None, "unet": None, "atlas": None}
     if case.used("atlas"):
         atlas = case.atlas

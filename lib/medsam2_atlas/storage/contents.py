@@ -1,4 +1,4 @@
-"""What a studies folder holds: images, label maps under tags, and the versions of these.
+"""The contents of a studies folder: images, label maps under tags, and the versions of these.
 
 Opening the folder finishes what a crash left undone; what other programs have changed is taken in before each answer.
 """
@@ -31,7 +31,7 @@ from medsam2_atlas.storage.scan import reason
 
 
 class StudyContents:
-    """An open studies folder, and the answers to what it holds. Safe for several processes and threads."""
+    """Tells what an open studies folder holds. Safe for several processes and threads."""
 
     def __init__(self, path: Path, table: OrganTable | None = None, roots: Iterable[Path] = ()) -> None:
         """Opens a folder, finishes what a crash left undone, and takes in what other programs have put there.

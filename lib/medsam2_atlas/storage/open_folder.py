@@ -1,4 +1,4 @@
-"""What belongs to a studies folder that is open, for those who change it."""
+"""The parts of an open studies folder that its changes use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class OpenFolder:
         work: its work folder.
         index: of the studies; its write transaction is held during a change.
         roots: folders that links may lead to.
-        reconciler: takes in what others have changed.
+        reconciler: takes in changes by other programs.
     """
 
     path: Path

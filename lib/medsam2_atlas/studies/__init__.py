@@ -1,4 +1,4 @@
-"""What models predicted for studies, the atlas that grows with them, and the runner of segmenters over them."""
+"""Stored predictions of studies, the atlas that grows with them, and the runner of segmenters over them."""
 
 from medsam2_atlas.studies.growth import (
     StudiesGrowthOptions,

@@ -78,7 +78,7 @@ def grow_studies_atlas(
         progress: called with stage and fraction completed.
 
     Returns:
-        What became of each label.
+        The outcome for each label.
 
     Raises:
         AtlasError: nothing to make an atlas of.
@@ -104,7 +104,7 @@ def _grown_from(base: Atlas | None, atlas: Atlas) -> Atlas:
 
 
 def _report(growth: Growth, folder: Path, before: Atlas | None) -> dict[str, Any]:
-    """Returns what became of each label, and the version in `folder` that replaces another one."""
+    """Returns the outcome for each label, and the version in `folder` that replaces another one."""
     return {
         "version": growth.atlas.version,
         "template": growth.atlas.template_version,

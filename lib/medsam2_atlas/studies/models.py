@@ -39,10 +39,10 @@ _KEPT_SCORES = 2
 
 
 class Models:
-    """What segmenters share (`segmenters.base.Resources`). Safe to use from several threads: one lock guards the caches.
+    """The resources of segmenters (`segmenters.base.Resources`). Safe to use from several threads: one lock guards the caches.
 
-    What was handed out stays as it is: a request ends with the atlas and weights that it began with, whatever replaces
-    them meanwhile.
+    Atlases and networks that were handed out stay as they are: a request ends with the atlas and weights that it began with,
+    whatever replaces them meanwhile.
     """
 
     def __init__(self, conf: Mapping[str, str], work: WorkFolder | None = None, hu: HuRule = CHECK) -> None:
@@ -139,7 +139,7 @@ class Models:
         return [key for key in self._conf if ":" in key]
 
     def score_maps(self, image: Volume, atlas: Atlas) -> ScoreMaps:
-        """Returns the score maps of a CT; those of the last CTs are kept, for whoever asks next.
+        """Returns the score maps of a CT; those of the last CTs are kept for the next caller.
 
         Raises:
             InputError: the CT shows no body, or too little of it.
@@ -158,7 +158,7 @@ class Models:
         return found
 
     def base_atlas(self) -> Atlas | None:
-        """The atlas that the server was given; None without one."""
+        """Returns the atlas that the server was given; None without one."""
         try:
             folder = find_atlas(self._path("atlas"))
         except AtlasError:
@@ -166,7 +166,7 @@ class Models:
         return self._once("base atlas", [folder / "atlas.json"], lambda: Atlas.load(folder), AtlasError)
 
     def atlas(self) -> Atlas:
-        """The atlas grown from the base and the studies' final labels; the base where none has been grown from it.
+        """Returns the atlas grown from the base and the studies' final labels; the base where none has been grown from it.
 
         Raises:
             AtlasError: none is there, or it cannot be read.
@@ -183,12 +183,12 @@ class Models:
         return base
 
     def weight_names(self) -> list[str]:
-        """Names that a client may choose among; the default first. Clients never name paths."""
+        """Returns the names that a client may choose among; the default first. Clients never name paths."""
         default = find_checkpoint(self._path("checkpoint"))
         return [default.name, *(name for name in known_checkpoints() if name != default.name)]
 
     def weights(self, name: str = "", device: torch.device | None = None) -> Weights:
-        """The MedSAM2 weights of that name, or the default ones; on the processor where no device is named.
+        """Returns the MedSAM2 weights of that name, or the default ones; on the processor where no device is named.
 
         Raises:
             InputError: not one of `weight_names`.
@@ -206,7 +206,7 @@ class Models:
         return found
 
     def unet(self, name: str, device: torch.device | None = None) -> UNet:
-        """The U-Net of that name; what training publishes is served at once. On the processor where no device is named.
+        """Returns the U-Net of that name; what training publishes is served at once. On the processor where no device is named.
 
         Raises:
             WeightsError: not trained yet, or its weights cannot be used.
@@ -218,7 +218,7 @@ class Models:
         return found
 
     def unet_config(self, name: str) -> UNetConfig:
-        """How the U-Net of that name is trained."""
+        """Returns how the U-Net of that name is trained."""
         return unet_config(self._conf.get(f"{name}_config", name))
 
     def loaded(self, key: str, files: Sequence[Path], load: Callable[[], T]) -> T:

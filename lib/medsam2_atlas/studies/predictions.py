@@ -98,7 +98,7 @@ class PredictionStore:
             return None
 
     def report(self, model: str, study: str) -> dict[str, Any]:
-        """The report of the stored prediction, without a look at its file; empty where there is none."""
+        """Returns the report of the stored prediction, without a look at its file; empty where there is none."""
         try:
             report = self._entry(model, study)["report"]
         except (OSError, ValueError, KeyError, TypeError):

@@ -28,7 +28,7 @@ AnyOptions = Options | Callable[[Volume], Options]
 
 @dataclass(frozen=True)
 class Result:
-    """A study's segmentation, and what is stored of it; None if it is not stored."""
+    """A study's segmentation, and its stored prediction; None if it is not stored."""
 
     segmentation: Segmentation
     stored: Prediction | None
@@ -66,7 +66,7 @@ class Runner:
         return Result(result, self._store().save(model_of(segmenter.name), study, image, made_of, result))
 
     def stored(self, segmenter: Segmenter, study: str, image: Path, options: Options = DEFAULTS) -> Prediction | None:
-        """Returns what is stored of a segmenter for a study, if nothing has changed since it was made.
+        """Returns a segmenter's stored prediction for a study, if nothing has changed since it was made.
 
         Raises:
             MedSAM2AtlasError: as `get`.
@@ -104,7 +104,7 @@ def run(segmenter: Segmenter, image: Path | Volume, options: AnyOptions, models:
     """Runs a segmenter once, with its energy measured and as much of a GPU's memory as is free.
 
     Args:
-        segmenter: what runs.
+        segmenter: to run.
         image: a CT, or its file or folder, whose values become HU by the models' rule.
         options: for the run; `memory` is set by the ladder.
         models: whose ladder is used.

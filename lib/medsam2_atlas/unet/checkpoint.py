@@ -1,4 +1,4 @@
-"""The checkpoint that a stopped training goes on from (`latest.pt`)."""
+"""The checkpoint from which a stopped training goes on (`latest.pt`)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def write_checkpoint(file: Path, config: UNetConfig, parts: Mapping[str, Any], v
     Args:
         file: to write.
         config: of the run.
-        parts: what has a state (`state_dict`), by name; None is kept as an empty state.
-        values: what is kept as it is: `epoch`, `finished`, `stats`, `spent` (seconds).
+        parts: objects with a state (`state_dict`), by name; None is kept as an empty state.
+        values: stored as they are: `epoch`, `finished`, `stats`, `spent` (seconds).
     """
     states = {name: part.state_dict() if part is not None else {} for name, part in parts.items()}
     with replacing(file) as part:
@@ -55,7 +55,7 @@ def restore_parts(kept: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
 
 
 def _is_own(config: str, own: UNetConfig) -> bool:
-    """Whether a stopped run had this configuration; what its version did not know yet is compared by its default."""
+    """Returns whether a stopped run had this configuration; what its version did not know yet is compared by its default."""
     try:
         return UNetConfig.model_validate_json(config) == own
     except ValidationError:  # an option that is gone since, or another value's range

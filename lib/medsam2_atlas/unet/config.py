@@ -101,7 +101,7 @@ class UNetConfig(BaseModel):
 
 
 def unet_config(name: str | Path) -> UNetConfig:
-    """A preset of `configs/unet/` by name (`unet_3d`, `unet_2d`, `unet_3d_large`), or a YAML file.
+    """Returns a preset of `configs/unet/` by name (`unet_3d`, `unet_2d`, `unet_3d_large`), or a YAML file.
 
     Raises:
         InputError: neither, or not valid.
@@ -123,7 +123,7 @@ def same_network(a: UNetConfig, b: UNetConfig) -> bool:
 
 
 def with_training(config: UNetConfig, changes: dict[str, Any]) -> UNetConfig:
-    """The configuration with some training options changed.
+    """Returns the configuration with some training options changed.
 
     Raises:
         InputError: an unknown option, or a value that does not fit.

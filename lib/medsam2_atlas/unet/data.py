@@ -42,7 +42,7 @@ class TrainingCase:
 
 
 def split_cases(cases: Sequence[TrainingCase], share: float) -> tuple[list[TrainingCase], list[TrainingCase]]:
-    """Training and validation cases.
+    """Returns training and validation cases.
 
     A case's name decides, so that it stays on its side however many cases come: one that has validated never trains.
     With two cases or more, each side gets at least one, unless `share` is 0.
@@ -104,7 +104,7 @@ def train_loader(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path,
 
 
 def validation_loader(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path) -> DataLoader:
-    """Whole cases, one at a time."""
+    """Returns whole cases, one at a time."""
     return DataLoader(_cached(cases, config, cache), batch_size=1)
 
 

@@ -99,7 +99,7 @@ def _shorter(config: UNetConfig) -> tuple[int, ...]:
 
 
 def _turned(image: torch.Tensor, degrees: float, scale: float, inverse: bool = False) -> torch.Tensor:
-    """The image turned in its axial planes and scaled about its middle, `[1, c, z, y, x]`; or that undone."""
+    """Returns the image turned in its axial planes and scaled about its middle, `[1, c, z, y, x]`; or that undone."""
     rows, columns = image.shape[-2:]
     angle = np.radians(degrees)
     matrix: np.ndarray = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
@@ -115,7 +115,7 @@ def _turned(image: torch.Tensor, degrees: float, scale: float, inverse: bool = F
 
 
 def preprocess(volume: Volume, config: UNetConfig) -> MetaTensor:
-    """The image on the network's grid, `[1, z, y, x]`, 0..1, cropped to the body."""
+    """Returns the image on the network's grid, `[1, z, y, x]`, 0..1, cropped to the body."""
     image: MetaTensor = Compose(grid_transforms(config, labels=False))({"image": volume})["image"]
     return image
 
@@ -135,7 +135,7 @@ def predict(
 
 
 def restore(probabilities: torch.Tensor, affine: torch.Tensor, geometry: Geometry) -> UNetPrediction:
-    """The label map of probabilities on the network's grid, on the image's grid.
+    """Returns the label map of probabilities on the network's grid, on the image's grid.
 
     Probabilities, not labels, are interpolated, plane by plane, and only for classes and where there is something: never
     a stack of organs at full resolution.
@@ -189,7 +189,7 @@ def _spans(mask: torch.Tensor, axes: list[torch.Tensor]) -> tuple[slice, slice] 
 
 
 def _sampled(plane: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """`[c, y, x]` at places (row, column), by bilinear interpolation along one axis after the other."""
+    """Returns `[c, y, x]` at places (row, column), by bilinear interpolation along one axis after the other."""
     for axis, places in ((1, rows), (2, columns)):
         last = plane.shape[axis] - 1
         low = places.floor().clamp(0, last).long()

@@ -27,7 +27,7 @@ class PartialLabelLoss(torch.nn.Module):
         self._config = config or LossConfig.model_validate({})
 
     def forward(self, predicted: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The loss, a scalar.
+        """Returns the loss, a scalar.
 
         Args:
             predicted: logits `[batch, classes, ...]`, or `[batch, heads, classes, ...]` from deep supervision.

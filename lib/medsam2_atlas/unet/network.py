@@ -45,7 +45,7 @@ class UNet:
         return next(self.network.parameters()).device
 
     def on(self, device: torch.device) -> UNet:
-        """This network on a device: itself where it lies there, else a copy.
+        """Returns this network on a device: itself where it lies there, else a copy.
 
         Raises:
             torch.OutOfMemoryError: the device has no memory for it.
@@ -68,7 +68,7 @@ class UNet:
 
 
 def build_unet(config: UNetConfig, table: OrganTable | None = None) -> DynUNet:
-    """An untrained network: one channel in, background and organs out."""
+    """Returns an untrained network: one channel in, background and organs out."""
     levels = len(config.filters)
     return DynUNet(
         spatial_dims=config.dimensions,

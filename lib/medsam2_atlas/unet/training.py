@@ -45,7 +45,7 @@ class UNetTraining:
     """One training run. `run` returns its statistics; a run that was killed goes on when it is made again.
 
     Attributes:
-        mark: what to say of the weights, such as that they are demo weights; empty by default.
+        mark: remark on the weights, such as that they are demo weights; empty by default.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class UNetTraining:
             start: weights to start from where the networks are the same. They are beaten on the validation cases, or kept.
             skipped: cases that were left out before, by name, with the reason; for the statistics.
             strict: raise the error of the first case that cannot be used.
-            progress: told the share done.
+            progress: called with the fraction completed.
 
         Raises:
             InputError: no case can be used, or, if `strict`, one cannot. Otherwise, a case that cannot be used is left out; the
@@ -256,7 +256,7 @@ class UNetTraining:
         write_json(self.stats(), self.folder / "stats.json")
 
     def _parts(self) -> dict[str, Any]:
-        """Returns what has a state that a later run needs."""
+        """Returns the objects whose state a later run needs."""
         parts = {"network": self.network, "optimizer": self.optimizer, "schedule": self._schedule, "stopper": self._stopper}
         return parts if self.trainer.scaler is None else parts | {"scaler": self.trainer.scaler}
 

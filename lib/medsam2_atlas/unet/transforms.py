@@ -59,7 +59,7 @@ class ReadCased(MapTransform):
         super().__init__(("image", "label"), allow_missing_keys=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Files replaced by tensors.
+        """Returns files replaced by tensors.
 
         Raises:
             InputError: a file that cannot be used, labels that the organ table lacks, or an empty label map that nobody says to
@@ -107,7 +107,7 @@ class Smoothd(MapTransform):
 
 
 def as_tensor(volume: Volume) -> MetaTensor:
-    """A volume as `[1, z, y, x]` with its affine in that axis order."""
+    """Returns a volume as `[1, z, y, x]` with its affine in that axis order."""
     return MetaTensor(torch.from_numpy(np.ascontiguousarray(volume.array))[None], affine=array_affine(volume.geometry))
 
 

@@ -39,7 +39,7 @@ class Validation:
         Args:
             cases: to validate on; at least one.
             config: network and grid.
-            cache: folder of what is the same each time.
+            cache: folder for preprocessed cases.
             network: to validate.
             device: that it lies on.
         """

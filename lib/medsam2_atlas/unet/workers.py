@@ -85,7 +85,7 @@ class PatchLoader(DataLoader):
 
 
 def is_worker_failure(error: BaseException) -> bool:
-    """Whether an error says that a process that reads has died, or that there is too little shared memory."""
+    """Returns whether an error says that a process that reads has died, or that there is too little shared memory."""
     if isinstance(error, ConnectionError | EOFError):  # a process died while it passed on a batch
         return True
     return isinstance(error, RuntimeError | OSError) and any(text in problem_in(error) for text in _FAILED)
@@ -123,7 +123,7 @@ def batch_bytes(config: UNetConfig) -> int:
 
 
 def processors() -> int:
-    """How many processors this process may use: those that it may run on, fewer where a container has a quota."""
+    """Returns how many processors this process may use: those that it may run on, fewer where a container has a quota."""
     count = len(os.sched_getaffinity(0))
     try:
         quota, period = _QUOTA.read_text(encoding="utf-8").split()

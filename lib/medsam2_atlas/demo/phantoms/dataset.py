@@ -68,7 +68,7 @@ def write_dataset(
         spacing: isotropic spacing in mm; without it, spacings, tilts and file orientations differ.
         hu_step: HU are rounded to multiples of it; larger steps make smaller files.
         workers: processes.
-        progress: told the share done.
+        progress: called with the fraction completed.
     """
     for kind in ("images", "labels"):
         (out / kind).mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ _TISSUES: dict[int, str | float] = {
 _SPACING = 3.0
 _AROUND_MM = 12.0
 _BEYOND_MM = 300.0
-_LEAST_ORGANS = 3
+_MIN_ORGANS = 3
 _STRETCH = (0.75, 1.35)
 _STILL = (1, 2, 3, 6, 11, 12)
 """Spleen, kidneys, liver, adrenal glands: bones and lungs lie around them as around the synthetic patient's."""
@@ -84,8 +84,8 @@ def painted(labels: Volume, generator: np.random.Generator) -> Volume:
     background, below = _background(patient)
     real, organs = _centres(labels), _centres(below)
     known = sorted(set(real) & set(organs))
-    if len(known) < _LEAST_ORGANS:
-        raise InputError(labels.source, f"holds {len(real)} organs.", f"At least {_LEAST_ORGANS} tell where the body lies.")
+    if len(known) < _MIN_ORGANS:
+        raise InputError(labels.source, f"holds {len(real)} organs.", f"At least {_MIN_ORGANS} tell where the body lies.")
     scale, shift = np.ones(3), np.zeros(3)
     for axis in range(3):
         a, b = np.array([real[k][axis] for k in known]), np.array([organs[k][axis] for k in known])
@@ -186,7 +186,7 @@ def _centres(labels: Volume) -> dict[int, np.ndarray]:
             middle = np.array([(span.start + span.stop - 1) / 2 for span in box[::-1]])
             touches = box[0].start == 0 or box[0].stop == labels.array.shape[0]
             (cut if touches else whole)[k] = labels.geometry.to_world(middle)
-    return whole if len(whole) >= 2 * _LEAST_ORGANS else whole | cut
+    return whole if len(whole) >= 2 * _MIN_ORGANS else whole | cut
 
 
 def _with_organs(hu: np.ndarray, labels: Volume, patient: Patient, generator: np.random.Generator) -> np.ndarray:
