@@ -105,3 +105,16 @@ def test_the_server_is_not_started_on_a_taken_port(taken: int, tmp_path: Path, m
     done = CliRunner().invoke(app, ["serve", str(tmp_path), "--port", str(taken)])
     assert f"127.0.0.1:{taken}: is taken" in str(done.exception)
     assert not started
+
+
+def test_a_handle_that_is_closed_meanwhile_hides_no_other(tmp_path: Path) -> None:
+    class Closed(type(tmp_path)):  # type: ignore[misc]
+        def readlink(self) -> Path:
+            if self.name == "3":
+                raise FileNotFoundError(self)
+            return Path(f"socket:[{self.name}]")
+
+    (tmp_path / "fd").mkdir()
+    for name in ("3", "4"):
+        (tmp_path / "fd" / name).touch()
+    assert port._open_files(Closed(tmp_path)) == {"socket:[4]"}

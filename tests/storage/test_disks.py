@@ -14,7 +14,7 @@ import pytest
 from medsam2_atlas.active_learning import ScoreTable
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.imaging.volume import read_volume
-from medsam2_atlas.segmenters.base import Segmentation
+from medsam2_atlas.segmenters.base import Report, Segmentation
 from medsam2_atlas.storage import FINAL, StudyStore
 from medsam2_atlas.studies import PredictionStore
 from storage.test_store import ct, label, organ_in
@@ -112,7 +112,7 @@ def test_measures_and_predictions_do_not_fail_on_a_disk_that_takes_nothing(disk:
     store = StudyStore(disk)
     predictions, image = PredictionStore(store.work, store), disk / "a.nii.gz"
     volume = read_volume(image)
-    result = Segmentation(volume.with_array((volume.array > 200).astype("uint8")), {})
+    result = Segmentation(volume.with_array((volume.array > 200).astype("uint8")), Report())
     with spoiled(disk, how):
         table.put("b", "image", {}, None, "after")
         assert {study: row.problem for study, row in table.rows().items()} == {"a": "before", "b": "after"}

@@ -57,10 +57,20 @@ def _listener(port: int) -> str:
         sockets = {f"socket:[{inode}]" for inode in _listening(port)}
         for process in sorted(file for file in _PROC.iterdir() if file.name.isdigit()):
             with suppress(OSError):  # it has ended, or belongs to another user
-                if any(str(handle.readlink()) in sockets for handle in (process / "fd").iterdir()):
+                if sockets & _open_files(process):
                     name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
                     return f"{name} (process {process.name})"
     return "another program"
+
+
+def _open_files(process: Path) -> set[str]:
+    """Returns what the handles of a process in /proc lead to; one that is closed meanwhile, such as this listing's own, is left
+    out."""
+    found = set()
+    for handle in (process / "fd").iterdir():
+        with suppress(OSError):
+            found.add(str(handle.readlink()))
+    return found
 
 
 def _listening(port: int) -> set[str]:
