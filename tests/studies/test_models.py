@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,3 +78,28 @@ def test_without_studies_there_is_no_work_folder_and_nothing_is_missed_for_comma
         _ = models.work
     with pytest.raises(MedSAM2AtlasError):
         models.segmenter("bundle:none").check()
+
+
+def test_a_folder_that_takes_long_to_load_keeps_nobody_from_other_models(tmp_path: Path) -> None:
+    models, file = plain_models(), tmp_path / "weights"
+    file.touch()
+    begun, end = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        begun.set()
+        end.wait(30)
+        return "slow"
+
+    loads: list[str] = []
+    threads = [threading.Thread(target=lambda: loads.append(models.loaded("a", [file], slow))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(10)
+    assert models.loaded("b", [file], lambda: "quick") == "quick"
+    assert models.segmenter("D").name == "D"
+    begun.clear()
+    end.set()
+    for thread in threads:
+        thread.join(10)
+    assert loads == ["slow", "slow"]
+    assert not begun.is_set()  # loaded once

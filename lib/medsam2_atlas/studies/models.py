@@ -39,7 +39,8 @@ _KEPT_SCORES = 2
 
 
 class Models:
-    """The resources of segmenters (`segmenters.base.Resources`). Safe to use from several threads: one lock guards the caches.
+    """The resources of segmenters (`segmenters.base.Resources`). Safe to use from several threads: one lock guards
+    the caches, and one for each thing keeps it from being loaded twice.
 
     Atlases and networks that were handed out stay as they are: a request ends with the atlas and weights that it began with,
     whatever replaces them meanwhile.
@@ -68,6 +69,7 @@ class Models:
         for name in self.folders():
             check_folder_name(name)
         self._lock = threading.RLock()
+        self._loading: dict[str, threading.RLock] = {}
         self._loaded: dict[str, tuple[tuple[tuple[Path, int, int], ...], Any]] = {}
         self._copies: dict[tuple[str, torch.device], tuple[Any, Any]] = {}
 
@@ -258,6 +260,8 @@ class Models:
             found = self._loaded.get(key)
             if found is None or found[0] != stamp:
                 with self._lock:
+                    loading = self._loading.setdefault(key, threading.RLock())
+                with loading:  # of this one alone: a folder that takes long to load keeps nobody from the others
                     found = self._loaded.get(key)
                     if found is None or found[0] != stamp:
                         found = self._loaded[key] = (stamp, load())
