@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -68,9 +69,11 @@ def test_study_names_are_in_no_line(log: tuple[logging.Logger, io.StringIO], stu
         except OSError:
             logger.exception("failed")
     text = stream.getvalue()
+    # Keyed hashes are random, and the folder's name has a number: either may hold the digits of a name.
+    rest = re.sub(r"study-[0-9a-f]{10}", "hash", text.replace(str(studies), "folder"))
     for name in (*NAMES, "orphan-9", "Schmidt", "Anna", "Hans", "Brien", "xxxx", "007"):
-        assert name not in text
-        assert json.dumps(name)[1:-1] not in text
+        assert name not in rest
+        assert json.dumps(name)[1:-1] not in rest
     hashed = StudyNames(studies / ".medsam2_atlas").hashed("case-007")
     assert f"[INFO] {hashed} is left out" in text
     assert f"{studies}/{hashed}.nii.gz" in text
