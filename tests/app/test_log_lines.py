@@ -166,7 +166,7 @@ def test_what_work_processes_print_cannot_look_like_the_server_s_own_lines(studi
         logger.removeHandler(handler)
     assert stream.getvalue().startswith("task_train: [2026")
     assert stream.getvalue().count("task_train") == 1
-    assert "007" not in stream.getvalue()
+    assert "case-007" not in stream.getvalue()
 
 
 def test_queries_to_a_pacs_are_not_logged(log: tuple[logging.Logger, io.StringIO]) -> None:
