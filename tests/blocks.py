@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +45,12 @@ def labelled(folder: Path, name: str, organs: dict[int, Block], z_from: int = 0,
 def bare_reference(name: str) -> Reference:
     """A reference that gives nothing."""
     return Reference(name, "0", (6,), Transform(), {}, np.zeros(0, np.uint8), *[np.zeros((1, 1, 1), np.int16)] * 2)
+
+
+def made_studies(folder: Path) -> Path:
+    """Writes a folder of studies with one signed-off patient of blocks, `a`, and returns it."""
+    labelled(folder / "made", "a", PATIENT)
+    (folder / "studies" / "labels" / "final").mkdir(parents=True)
+    shutil.copy(folder / "made" / "images" / "a.nii.gz", folder / "studies" / "a.nii.gz")
+    shutil.copy(folder / "made" / "labels" / "a.nii.gz", folder / "studies" / "labels" / "final" / "a.nii.gz")
+    return folder / "studies"

@@ -19,7 +19,7 @@ from tasks.predictions import Predictions
 
 
 class Hungry(FakeSegmenter):
-    """A segmenter that fits where it is told to make do with less."""
+    """A segmenter that fits into memory at one step of the ladder."""
 
     def __init__(self, fits: str) -> None:
         super().__init__("unet_3d", {"organs": list(range(1, 16))}, self._run, uses_network=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 
 from app.running import server
-from blocks import LIVER, PATIENT, labelled
+from blocks import LIVER, made_studies
 from bundles import tiny_bundle
 from fake_segmenters import FakeSegmenter
 from medsam2_atlas.base.errors import InputError, NotFoundError
@@ -23,15 +22,6 @@ from medsam2_atlas.imaging.volume import read_volume
 from medsam2_atlas.segmenters.base import Options, Segmentation, base_report
 from medsam2_atlas.storage import StudyFolder
 from medsam2_atlas.studies.models import Models
-
-
-def made_studies(folder: Path) -> Path:
-    """A folder of studies with one signed-off patient of blocks, `a`."""
-    labelled(folder / "made", "a", PATIENT)
-    (folder / "studies" / "labels" / "final").mkdir(parents=True)
-    shutil.copy(folder / "made" / "images" / "a.nii.gz", folder / "studies" / "a.nii.gz")
-    shutil.copy(folder / "made" / "labels" / "a.nii.gz", folder / "studies" / "labels" / "final" / "a.nii.gz")
-    return folder / "studies"
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from monailabel.client import MONAILabelClient
 from nnunet_folders import by_thresholds, checkpoint, plans, write_folder
 
 from app.running import server
-from blocks import LIVER, PATIENT, labelled
+from blocks import LIVER, made_studies
 from fake_segmenters import FakeSegmenter
 from medsam2_atlas.comparison import compare_studies
 from medsam2_atlas.imaging.volume import read_volume
@@ -26,11 +25,7 @@ pytest.importorskip("nnunetv2")
 
 @pytest.fixture
 def studies(tmp_path: Path) -> Path:
-    labelled(tmp_path / "made", "a", PATIENT)
-    (tmp_path / "studies" / "labels" / "final").mkdir(parents=True)
-    shutil.copy(tmp_path / "made" / "images" / "a.nii.gz", tmp_path / "studies" / "a.nii.gz")
-    shutil.copy(tmp_path / "made" / "labels" / "a.nii.gz", tmp_path / "studies" / "labels" / "final" / "a.nii.gz")
-    return tmp_path / "studies"
+    return made_studies(tmp_path)
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ class GroupConfig(_Section):
         0.85,
         gt=0,
         le=1,
-        description="share of the longest scan's length that the first template has at least: long scans show the most anatomy",
+        description="min length of the first template, as a share of the longest scan's: long scans show the most anatomy",
     )
 
 

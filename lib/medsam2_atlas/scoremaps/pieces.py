@@ -9,7 +9,7 @@ from scipy import ndimage
 from medsam2_atlas.base.configuration import Settings
 
 _MIN_SEED = 0.01
-"""Score that each voxel of a piece counts with at least: no piece weighs nothing."""
+"""Min score of each voxel of a piece when pieces are weighed, so that each piece has a weight."""
 
 
 class PiecesConfig(Settings):

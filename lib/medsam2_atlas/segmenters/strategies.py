@@ -37,7 +37,17 @@ from medsam2_atlas.prompting import (
     prompting_config,
 )
 from medsam2_atlas.scoremaps import fusion_config
-from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Report, Segmentation, Segmenter, base_report, only
+from medsam2_atlas.segmenters.base import (
+    DEFAULTS,
+    Options,
+    Provenance,
+    Report,
+    Resources,
+    Segmentation,
+    Segmenter,
+    base_report,
+    only,
+)
 from medsam2_atlas.segmenters.case import Case, Clock, prompter_of
 from medsam2_atlas.segmenters.changed_settings import foundation_settings
 from medsam2_atlas.segmenters.fusion import fuse_scores
@@ -141,7 +151,7 @@ REFERENCE_STRATEGIES = frozenset(name for model in models(roles=["reference"]) f
 class Strategy(Segmenter):
     """A strategy as a segmenter."""
 
-    def __init__(self, name: str, resources: Any) -> None:
+    def __init__(self, name: str, resources: Resources) -> None:
         super().__init__(name, resources)
         self.uses_network, self.uses_truth = name != ATLAS_ALONE, name in REFERENCE_STRATEGIES
 
@@ -183,7 +193,7 @@ class Strategy(Segmenter):
         unusual = {
             key: value
             for key, value in (("loop", options.loop), ("thresholds", options.thresholds), ("fill_holes", options.fill_holes))
-            if value != getattr(Options(), key)  # left out if usual, so that predictions of earlier versions are found
+            if value != getattr(DEFAULTS, key)  # left out if usual, so that predictions of earlier versions are found
         }
         device = resources.ladder.device_of(options.memory)
         return (

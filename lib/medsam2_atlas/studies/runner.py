@@ -59,8 +59,8 @@ class Runner:
         usual = replace(options, memory="cpu")
         with self._models.busy:
             before = segmenter.provenance(usual)  # models may have changed while this run was waiting
-            result, step = self._run(segmenter, image, options)
-        made_of = segmenter.provenance(replace(options, memory=step.memory))
+            ran = run(segmenter, image, options, self._models)
+        result, made_of = ran.segmentation, segmenter.provenance(replace(options, memory=ran.step.memory))
         if not options.whole or segmenter.provenance(usual) != before:  # or a model was replaced just when this began
             return Result(result, None)
         return Result(result, self._store().save(model_of(segmenter.name), study, image, made_of, result))
@@ -80,16 +80,12 @@ class Runner:
             MedSAM2AtlasError: as `get`.
         """
         with self._models.busy:
-            return self._run(segmenter, image, options)[0]
+            return run(segmenter, image, options, self._models).segmentation
 
     def _provenances(self, segmenter: Segmenter, options: Options) -> Iterator[Provenance]:
         """Yields what a stored result may have been made of: memory that is short now spoils no result made before."""
         for memory in _ladder(segmenter, self._models).steps:
             yield segmenter.provenance(replace(options, memory=memory))
-
-    def _run(self, segmenter: Segmenter, image: Path | Volume, options: AnyOptions) -> tuple[Segmentation, Step]:
-        ran = run(segmenter, image, options, self._models)
-        return ran.segmentation, ran.step
 
 
 @dataclass(frozen=True)
