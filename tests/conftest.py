@@ -15,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many test processes as processors
 import fcntl
 import hashlib
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,16 @@ def umask_of_the_test() -> Iterator[None]:
     os.umask(before)
     yield
     os.umask(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def formatters_of_the_module() -> Iterator[None]:
+    """A server in this process makes all handlers hide study names: only the tests of its module may read such lines."""
+    yield
+    log_lines = sys.modules.get("server.log_lines")
+    for handler, _ in log_lines._handlers() if log_lines else ():
+        while isinstance(handler.formatter, log_lines._Formatter):
+            handler.setFormatter(handler.formatter.like)
 
 
 @pytest.fixture(scope="session")

@@ -35,15 +35,6 @@ def studies(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def formatters() -> Iterator[None]:
-    """Gives the handlers of other tests their formatters back."""
-    before = [(handler, handler.formatter) for handler in logging.getLogger().handlers]
-    yield
-    for handler, formatter in before:
-        handler.setFormatter(formatter)
-
-
 @pytest.fixture
 def log(studies: Path) -> Iterator[tuple[logging.Logger, io.StringIO]]:
     stream, logger = io.StringIO(), logging.getLogger("medsam2_atlas.test_log_lines")
@@ -94,11 +85,19 @@ def test_uids_are_in_no_line_and_other_numbers_stay(log: tuple[logging.Logger, i
 
 def test_words_that_only_hold_a_name_stay_and_longer_names_win(tmp_path: Path) -> None:
     names = StudyNames(tmp_path)
-    hidden = LogNames(names, lambda: ["case", "case 12", "12"])
+    hidden = LogNames(names, lambda: ["case", "case 12", "1234"])
     assert hidden.hide("case 12") == names.hashed("case 12")
     assert hidden.hide("showcase 127 cases") == "showcase 127 cases"
-    assert hidden.hide("case_12.nii.gz") == f"{names.hashed('case')}_{names.hashed('12')}.nii.gz"
+    assert hidden.hide("case_1234.nii.gz") == f"{names.hashed('case')}_{names.hashed('1234')}.nii.gz"
     assert hidden.hide("") == ""
+
+
+def test_slices_with_numbers_for_names_hide_no_counts(tmp_path: Path) -> None:
+    hidden = LogNames(StudyNames(tmp_path), lambda: [*map(str, range(300)), "001", "007"])
+    context.begin("", b"image=7")
+    line = "cuda:0: compute capability 7.5, 12 of 300 cases in 0.007 s"
+    assert hidden.hide(line) == line
+    context.begin("")
 
 
 def test_names_that_a_request_holds_are_hidden_though_there_is_no_such_study(

@@ -2,7 +2,8 @@
 
 Names are those of files in the studies folder and its `labels`, those that were found there before, and those that the request
 which is served names. All dotted numbers in the form of UIDs count as names, apart from DICOM's own. Names without a letter or
-digit are left as they are.
+digit are left as they are, and so are numbers of up to three digits, as slices of a series have: they say nothing about a
+patient, and their hashes would stand in place of counts, seconds and the numbers of graphics cards.
 
 The folder is listed again when a message is formatted: at once if it has changed and the message is one of the storage, which
 tells of files that have just been found, otherwise every few seconds, in a thread. No lock is held meanwhile, and formatting
@@ -30,6 +31,7 @@ _DICOM_S_OWN = "1.2.840.10008."
 _UID_PARTS, _UID_LENGTH = 5, 16
 """Dotted numbers with fewer parts and characters may be addresses or versions."""
 _WORD = re.compile(r"[^\W_]+")
+_SMALL_NUMBER = re.compile(r"\d{1,3}", re.ASCII)
 _SECONDS = 5.0
 _MAX_ARGUMENT = 80
 """Messages show names of unknown studies up to this length."""
@@ -66,7 +68,7 @@ class LogNames:
             with suppress(RuntimeError):  # the process ends, or may start no more threads
                 threading.Thread(target=self.refresh, name="log-names", daemon=True).start()
         found = _replaced(text, self._index, self._names.hashed)
-        asked = mentioned()
+        asked = _telling(mentioned())
         if asked:
             found = _replaced(found, _index_of(_forms(asked)), self._names.hashed)
         return _DOTTED.sub(self._uid, found)
@@ -77,7 +79,7 @@ class LogNames:
             return
         try:
             self._state, self._next = self._changed(), time.monotonic() + _SECONDS
-            new = set(self._listed()).difference(self._forms.values())
+            new = _telling(self._listed()).difference(self._forms.values())
             if new:
                 self._forms = {**self._forms, **_forms(new)}
                 self._index = _index_of(self._forms)
@@ -114,6 +116,11 @@ def _stems(folder: str | Path) -> Iterator[str]:
             yield stem_of(entry.name)
             if entry.is_symlink():
                 yield stem_of(Path(entry.path).readlink().name)
+
+
+def _telling(names: Iterable[str]) -> set[str]:
+    """Returns the names that are no small numbers."""
+    return {name for name in names if not _SMALL_NUMBER.fullmatch(name)}
 
 
 def _forms(names: Iterable[str]) -> dict[str, str]:
