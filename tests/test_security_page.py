@@ -38,11 +38,11 @@ def test_no_threat_is_without_an_answer_and_a_test() -> None:
         assert re.fullmatch(r"`tests/[\w/]+\.py::\w+`(, `tests/[\w/]+\.py::\w+`)*", tests), attempt
 
 
-def test_what_is_kept_ends_when_the_page_says() -> None:
+def test_data_is_kept_as_long_as_the_page_says() -> None:
     import medsam2_atlas.cli.endings as endings
     from medsam2_atlas.base import jobs
 
-    until = {cells[0].split(" ")[0]: cells[-1] for cells in rows("What is kept, and for how long")}
+    until = {cells[0].split(" ")[0]: cells[-1] for cells in rows("Data retention")}
     spec = find_spec("monailabel")
     assert spec is not None and spec.origin
     handler = json.loads(Path(spec.origin).with_name("logging.json").read_text())["handlers"]["file_handler"]

@@ -1,4 +1,4 @@
-"""Real proxies with the configurations of `deploy/` and of docs/server.md."""
+"""Real proxies with the configurations of `deploy/` and of docs/access.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from e2e.orthanc import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOT_PATH = "/medsam2"
-"""Of the examples in docs/server.md."""
+"""Of the examples in docs/access.md."""
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def tls_proxy(folder: Path, upstream: str) -> Iterator[tuple[str, Path]]:
 
 @contextmanager
 def path_proxies(folder: Path, upstream: str) -> Iterator[list[str]]:
-    """Caddy with both examples of docs/server.md: addresses of the server where the root path is removed, and passed on."""
+    """Caddy with both examples of docs/access.md: addresses of the server where the root path is removed, and passed on."""
     ports, text = [], "{\n\tadmin off\n}\n"
     for example in examples("caddyfile"):
         ports.append(free_port())
@@ -47,7 +47,7 @@ def path_proxies(folder: Path, upstream: str) -> Iterator[list[str]]:
 
 @contextmanager
 def nginx_proxy(folder: Path, upstream: str) -> Iterator[str]:
-    """nginx with the example of docs/server.md: the server's address."""
+    """nginx with the example of docs/access.md: the server's address."""
     port = free_port()
     (example,) = examples("nginx")
     kept = "\n".join(f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
@@ -62,8 +62,8 @@ def nginx_proxy(folder: Path, upstream: str) -> Iterator[str]:
 
 
 def examples(language: str) -> Sequence[str]:
-    """Returns the examples of docs/server.md in a language."""
-    found: list[str] = re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / "server.md").read_text(), re.M | re.S)
+    """Returns the examples of docs/access.md in a language."""
+    found: list[str] = re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / "access.md").read_text(), re.M | re.S)
     return found
 
 

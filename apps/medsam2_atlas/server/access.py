@@ -138,7 +138,7 @@ class AccessMiddleware:
         """Where nobody logs in, only this machine is answered, and only by its own names."""
         scope["medsam2_atlas.user"] = LOCAL
         client, host = (scope.get("client") or ("", 0))[0], _host_name(headers.get("host", ""))
-        remedy = "Start the server with tokens or an OIDC issuer; see docs/server.md."
+        remedy = "Start the server with tokens or an OIDC issuer; see docs/access.md."
         if client not in _HERE:
             return errors.respond(403, f"Without a login this server answers its own machine only, not {client}.", remedy)
         if host not in self._hosts:

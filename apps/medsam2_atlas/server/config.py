@@ -45,7 +45,7 @@ class ServerConfig(BaseModel):
     requests_per_person: int = Field(150, ge=1, description="max number of requests of each person at the same time")
     roots: tuple[str, ...] = Field((), description="folders outside of the studies folder that its links may lead to")
     hu: str = Field("check", description="how the values of CTs become HU: check, auto, as-is, or a number to add")
-    tokens: str = Field("", description="file of tokens (YAML); see docs/server.md")
+    tokens: str = Field("", description="file of tokens (YAML); see docs/access.md")
     oidc_issuer: str = Field("", description="URL of an OpenID Connect issuer, such as https://host/realms/name of Keycloak")
     oidc_audience: str = Field("medsam2-atlas", description="audience that its tokens must be for")
     oidc_roles: str = Field("realm_access.roles", description="claim that holds the roles, as a path with dots")

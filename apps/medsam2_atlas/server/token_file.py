@@ -47,7 +47,7 @@ class TokenFile:
     ) -> None:
         """
         Args:
-            file: see docs/server.md.
+            file: see docs/access.md.
             clock: returns seconds that never go back.
             wall_clock: returns seconds since 1970, for the ends of tokens.
 

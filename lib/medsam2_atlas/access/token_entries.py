@@ -93,7 +93,7 @@ def _listed(file: Path) -> list[Any]:
     """Returns the entries of a file that only its owner and group may use."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):
-            raise InputError(file, "is not a file.", "Name a file of tokens; see docs/server.md.")
+            raise InputError(file, "is not a file.", "Name a file of tokens; see docs/access.md.")
         with file.open("rb") as stream:
             mode = os.fstat(stream.fileno()).st_mode
             content = stream.read(_MAX_BYTES + 1)
@@ -101,20 +101,20 @@ def _listed(file: Path) -> list[Any]:
             told = f"may be read or changed by everybody on this machine (mode {mode & 0o777:04o})."
             raise InputError(file, told, f"Only its owner and group may: chmod 640 {file}")
         if len(content) > _MAX_BYTES:
-            raise InputError(file, f"has more than {_MAX_BYTES} bytes.", "Is it a file of tokens? See docs/server.md.")
+            raise InputError(file, f"has more than {_MAX_BYTES} bytes.", "Is it a file of tokens? See docs/access.md.")
         entries = yaml.safe_load(content.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise InputError(file, "cannot be read as tokens (it is not UTF-8 text).", "See docs/server.md.") from error
+        raise InputError(file, "cannot be read as tokens (it is not UTF-8 text).", "See docs/access.md.") from error
     except yaml.MarkedYAMLError as error:  # its text may quote a token
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(file, f"cannot be read as tokens (it is not YAML{line}).", "See docs/server.md.") from None
+        raise InputError(file, f"cannot be read as tokens (it is not YAML{line}).", "See docs/access.md.") from None
     except OSError as error:
-        raise InputError(file, f"cannot be read as tokens ({error.strerror}).", "See docs/server.md.") from None
+        raise InputError(file, f"cannot be read as tokens ({error.strerror}).", "See docs/access.md.") from None
     except _YAML_ERRORS:
         told = "cannot be read as tokens (it has a date or number that is none)."
-        raise InputError(file, told, "See docs/server.md.") from None
+        raise InputError(file, told, "See docs/access.md.") from None
     if not isinstance(entries, list):
-        raise InputError(file, "is not a list of tokens.", "See docs/server.md.")
+        raise InputError(file, "is not a list of tokens.", "See docs/access.md.")
     return entries
 
 

@@ -19,7 +19,7 @@ class AuditEntry:
     """An entry.
 
     Attributes:
-        action: what was done, such as `label.save`; docs/server.md lists all actions.
+        action: what was done, such as `label.save`; docs/audit-log.md lists all actions.
         who: name of the person, as people read it.
         who_id: what tells the person apart from all others.
         role: the person's role.

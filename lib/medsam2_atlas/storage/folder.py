@@ -73,7 +73,7 @@ class WorkFolder:
         effective = os.access in os.supports_effective_ids
         if self.path.is_dir() and not os.access(self.path, os.R_OK | os.X_OK, effective_ids=effective):
             raise StorageError(
-                self.path, "is for another user.", "Run this as the server's user, or see docs/server.md (Modes of files)."
+                self.path, "is for another user.", "Run this as the server's user, or see docs/operations.md (Set file modes)."
             )
 
     def folder(self, name: str) -> Path:
