@@ -15,7 +15,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time gpu full-gpu load fuzz read-time memory inputs settings report-schema clean
+.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time gpu full-gpu load fuzz read-time memory inputs settings report-schema docs commands troubleshooting pictures clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -83,10 +83,11 @@ test: $(VENV)/.installed-dev  ## the tests: make test [DEVICE=cuda] [JOBS=1]
 test-slow: $(VENV)/.installed-dev  ## the tests, and those that take minutes
 	$(BIN)/python -m pytest -m "slow or not slow" --device $(DEVICE) $(SIDE_BY_SIDE)
 
-lint: $(VENV)/.installed-dev  ## ruff and mypy
+lint: $(VENV)/.installed-dev  ## ruff, mypy and codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 serve: $(VENV)/.installed  ## serve the app: make serve STUDIES=folder-or-URL [ATLAS=folder] [CHECKPOINT=file]
 	@test -n "$(STUDIES)" || { echo "Name the studies: make serve STUDIES=folder-or-DICOMweb-URL"; exit 2; }
@@ -148,5 +149,18 @@ inputs: $(VENV)/.installed-dev  ## write the table of input kinds into docs/inpu
 settings: $(VENV)/.installed-dev  ## write the tables of settings into docs/settings.md
 	$(BIN)/python tests/settings_page.py
 
+commands: $(VENV)/.installed-dev  ## write the tables of commands into docs/commands.md
+	PYTHONPATH=tests $(BIN)/python tests/commands_page.py
+
+troubleshooting: $(VENV)/.installed-dev  ## write the error messages into docs/troubleshooting.md
+	PYTHONPATH=tests $(BIN)/python tests/troubleshooting_page.py
+
+docs: $(VENV)/.installed-dev  ## the documentation as a site that is read offline: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+pictures: $(VENV)/.installed-dev e2e-tools  ## draw the pictures of docs/method.md and of the README
+	$(BIN)/python bench/method_picture.py
+	$(BIN)/python bench/ohif_picture.py
+
 clean:  ## remove what was built
-	rm -rf $(VENV) demo-output build dist lib/*.egg-info
+	rm -rf $(VENV) demo-output build dist site lib/*.egg-info
