@@ -180,7 +180,7 @@ def test_a_comparison_of_nothing_is_an_error(tmp_path: Path, atlas_folder: Path)
     folder = tmp_path / "studies"
     folder.mkdir()
     arguments = ("compare", folder, "-o", tmp_path / "out", "--strategy", "atlas", "--atlas", atlas_folder, "--device", "cpu")
-    assert "holds no CTs" in str(ran(*arguments).exception)
+    assert "contains no CTs" in str(ran(*arguments).exception)
     (folder / "broken.nii.gz").write_bytes(b"")
     done = ran(*arguments)
     assert "no study that can be compared: broken: " in str(done.exception)

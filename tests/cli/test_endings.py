@@ -138,7 +138,7 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might"), "reports a hardware error"),
         (RuntimeError("CUDA error: an illegal memory access was encountered\nFor debugging"), "the GPU failed: CUDA reports"),
         (OSError(errno.ENOSPC, "No space left on device", "out.nii.gz"), "out.nii.gz could not be written: the disk is full"),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), "or your share of it"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "or your disk quota is used up"),
         (RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed"), "the disk is full"),
     ],
 )
@@ -174,7 +174,7 @@ def test_the_traceback_goes_elsewhere_where_the_state_folder_cannot_be_written(
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     monkeypatch.setattr(endings.tempfile, "tempdir", str(tmp_path / "none"))
     end(ValueError("x"))
-    assert "could not be written; --verbose shows it" in capsys.readouterr().err
+    assert "could not be written; --verbose prints it" in capsys.readouterr().err
 
 
 def test_old_tracebacks_are_removed(state: Path) -> None:

@@ -40,16 +40,16 @@ def test_an_option_and_its_earlier_name_do_not_contradict_each_other(tmp_path: P
         renamed("C", "B", "--strategy", "--segmenter", "D")
     assert renamed("D", "B", "--strategy", "--segmenter", "D") == "B"
     out = str(tmp_path / "l.nii.gz")
-    assert "says D, and --segmenter says B" in refused("segment", "ct.nii", "-o", out, "--segmenter", "B", "--strategy", "D")
+    assert "is D, but --segmenter is B" in refused("segment", "ct.nii", "-o", out, "--segmenter", "B", "--strategy", "D")
     both = ("--unet-weights", "a.pt", "--unet", "b.pt")
-    assert "says b.pt, and --unet-weights says a.pt" in refused("segment", "ct.nii", "-o", out, *both)
+    assert "is b.pt, but --unet-weights is a.pt" in refused("segment", "ct.nii", "-o", out, *both)
     pair = ("--segmenter", "C", "--segmenter", "unet_2d")
-    assert "says atlas, and --segmenter says C" in refused("compare", str(tmp_path), *pair, "--strategy", "atlas")
+    assert "is atlas, but --segmenter is C" in refused("compare", str(tmp_path), *pair, "--strategy", "atlas")
 
 
 def test_a_network_that_takes_no_prompts_refuses_options_of_them(tmp_path: Path) -> None:
     arguments = ("segment", "ct.nii", "-o", str(tmp_path / "l.nii.gz"), "--segmenter", "unet_3d")
-    assert "has no use for --prompts, --fill-holes" in refused(*arguments, "--prompts", "unet", "--fill-holes")
+    assert "does not use --prompts, --fill-holes" in refused(*arguments, "--prompts", "unet", "--fill-holes")
 
 
 def test_two_segmenters_of_different_models_are_compared(tmp_path: Path) -> None:
