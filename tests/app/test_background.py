@@ -161,7 +161,7 @@ def test_stopping_does_not_wait_for_a_study_that_never_ends(tmp_path: Path, monk
 
 def test_the_background_stays_away_while_somebody_waits(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, ["a"])
-    with shelf.learner.held_off():
+    with shelf.learner.paused():
         shelf.learner.start()
         time.sleep(0.5)
         assert shelf.measured == []

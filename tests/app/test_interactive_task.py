@@ -102,10 +102,10 @@ def test_ohif_s_request_for_voxels_is_answered(client: MONAILabelClient, truth: 
     [
         ({}, "do not tell what the organ is"),
         ({"foreground": [[0, 0, 100000]]}, "lies outside the image"),
-        ({"foreground": "here"}, "is no list"),
-        ({"foreground": {"x": 1}}, "is no list"),
+        ({"foreground": "here"}, "is not a list"),
+        ({"foreground": {"x": 1}}, "is not a list"),
         ({"foreground": [[1, 1, 1]], "label": "spaceship"}, "is not an organ"),
-        ({"foreground": [[1, 1, 1]], "reach": "far"}, "is no reach"),
+        ({"foreground": [[1, 1, 1]], "reach": "far"}, "is not a valid reach"),
         ({"foreground": [[1, 1, 1]], "weights": "/etc/passwd"}, "is no weights"),
     ],
 )

@@ -26,7 +26,7 @@ def test_known_names_pass() -> None:
 
 
 def test_an_unknown_model_is_not_found_and_the_others_are_named() -> None:
-    with pytest.raises(NotFoundError, match=r"'x': is no model of this server\. Choose from: atlas, unet_3d\."):
+    with pytest.raises(NotFoundError, match=r"'x': is not a known model\. Choose from: atlas, unet_3d\."):
         check_model("x", ["atlas", "unet_3d"], never)
 
 
@@ -36,9 +36,9 @@ def test_a_model_that_cannot_run_says_why() -> None:
 
 
 def test_unknown_studies_and_strategies_are_not_found() -> None:
-    with pytest.raises(NotFoundError, match=r"'c': is no study of this server\. Ask /datastore for those there are\."):
+    with pytest.raises(NotFoundError, match=r"'c': is not a known study\. Request /datastore for the list of studies\."):
         check_study("c", STUDIES)
-    with pytest.raises(NotFoundError, match=r"'x': is no strategy\. Choose from: random\."):
+    with pytest.raises(NotFoundError, match=r"'x': is not a known strategy\. Choose from: random\."):
         check_strategy("x", ["random"])
 
 

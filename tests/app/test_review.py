@@ -18,7 +18,7 @@ from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.segmenters.base import Report, Segmentation
 from medsam2_atlas.studies import PredictionStore
 from tasks.case_states import case_states, picture
-from tasks.finals import learnable
+from tasks.finals import training_finals
 from tasks.next_case import NextCase
 from tasks.scoring_method import OrganScoring
 
@@ -66,7 +66,7 @@ def test_a_replaced_image_is_shown_and_nothing_of_the_former_one_is_used(datasto
     assert datastore.get_labeled_images() == ["b"]
     assert "a" in datastore.get_unlabeled_images()
     assert datastore.status()["completed"] == 1
-    assert [files.name for files in learnable(datastore).files] == ["b"]
+    assert [files.name for files in training_finals(datastore).files] == ["b"]
     with pytest.raises(NotFoundError):
         picture(datastore, "a", MODELS)
     with zipfile.ZipFile(datastore.get_dataset_archive(None)) as archive:
@@ -149,7 +149,7 @@ def test_unusable_images_and_labels_are_shown_and_do_not_count(tmp_path: Path) -
     assert datastore.get_unlabeled_images() == ["b", "c"]
     assert datastore.status()["completed"] == 1
     assert [Path(pair["image"]).name for pair in datastore.datalist()] == ["a.nii.gz"]
-    assert [files.name for files in learnable(datastore).files] == ["a"]
+    assert [files.name for files in training_finals(datastore).files] == ["a"]
     scores = OrganScoring(datastore.store.work)({"y": "final", "y_pred": "final"}, datastore)
     assert scores["mean"]["studies"] == 1
     assert "problem" in scores["studies"]["b"]

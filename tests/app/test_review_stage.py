@@ -24,7 +24,7 @@ from storage.test_store import ct, label
 from tasks import atlas_trainer
 from tasks.atlas_trainer import AtlasTrainTask
 from tasks.case_states import case_states
-from tasks.finals import learnable
+from tasks.finals import training_finals
 from tasks.unet_trainer import UNetTrainTask
 
 MODELS = ("medsam2_atlas", "unet_3d")
@@ -51,8 +51,8 @@ def test_trainings_and_the_atlas_get_accepted_final_label_maps_only(
     datastore: StudyDatastore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     datastore.store.accept_label("a", "final", 1, Person("lee", "token:lee"))
-    assert [files.name for files in learnable(datastore).files] == ["a"]
-    assert "no reviewer has accepted" in learnable(datastore).problems["b"]
+    assert [files.name for files in training_finals(datastore).files] == ["a"]
+    assert "no reviewer has accepted" in training_finals(datastore).problems["b"]
     assert [Path(entry["image"]).name for entry in datastore.datalist()] == ["a.nii.gz"]
     task: Any = object.__new__(UNetTrainTask)
     task._models = SimpleNamespace(hu=CHECK)
@@ -69,7 +69,7 @@ def test_trainings_and_the_atlas_get_accepted_final_label_maps_only(
     report = AtlasTrainTask(models)({}, datastore)
     assert (given, list(report["refused"])) == (["a"], ["b"])
     datastore.store.review.turn(False)
-    assert [files.name for files in learnable(datastore).files] == ["a", "b"]
+    assert [files.name for files in training_finals(datastore).files] == ["a", "b"]
 
 
 def test_cases_show_what_waits_for_a_reviewer(datastore: StudyDatastore, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_client_never_writes_an_acceptance(client: TestClient, datastore: Stud
     client.put("/datastore/label/info", params={"label": "b", "tag": "final"}, data=sent, headers={"who": "kim"})
     assert datastore.get_label_info("b", "final")["accepted"] is None
     assert "accepted" in SERVER_KEYS
-    assert [files.name for files in learnable(datastore).files] == []
+    assert [files.name for files in training_finals(datastore).files] == []
 
 
 def test_a_review_stage_without_a_login_is_refused(tmp_path: Path) -> None:
