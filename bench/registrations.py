@@ -61,7 +61,7 @@ def b_spline(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) ->
 
 
 def convexadam_package(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Transform:
-    """Registers with the authors' package (`pip install convexAdam`), its own settings and 3 mm, after the affine registration."""
+    """Registers with the authors' package (`pip install convexAdam`), its own settings and 3 mm, after the affine map."""
     from convexAdam.convex_adam_MIND import convex_adam_pt
 
     start = _start(fixed, moving, config)
