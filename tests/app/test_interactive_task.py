@@ -103,7 +103,7 @@ def test_ohif_gets_an_uncompressed_nrrd(client: MONAILabelClient, truth: np.ndar
         ({}, "do not tell what the organ is"),
         ({"foreground": [[0, 0, 100000]]}, "lies outside the image"),
         ({"foreground": "here"}, "is not a list"),
-        ({"foreground": {"x": 1}}, "is not a list"),
+        ({"foreground": {"x": 1}}, "list of voxel indices"),
         ({"foreground": [[1, 1, 1]], "label": "spaceship"}, "is not an organ"),
         ({"foreground": [[1, 1, 1]], "reach": "far"}, "is not a valid reach"),
         ({"foreground": [[1, 1, 1]], "weights": "/etc/passwd"}, "is no weights"),
