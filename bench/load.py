@@ -38,7 +38,7 @@ class Watch:
         self.times: dict[str, list[float]] = defaultdict(list)
         self.statuses: dict[str, Counter[int]] = defaultdict(Counter)
 
-    def ask(self, session: requests.Session, name: str, method: str, url: str, **options: object) -> requests.Response:
+    def send(self, session: requests.Session, name: str, method: str, url: str, **options: object) -> requests.Response:
         began = time.perf_counter()
         answer = session.request(method, url, timeout=300, **options)  # type: ignore[arg-type]
         with self.lock:
@@ -51,17 +51,17 @@ def annotate(url: str, number: int, labels: list[Path], end: float, watch: Watch
     session, generator = requests.Session(), random.Random(number)
     while time.monotonic() < end:
         time.sleep(generator.uniform(0.2, 1.5))
-        watch.ask(session, "/info/", "GET", f"{url}/info/")
-        case = watch.ask(
+        watch.send(session, "/info/", "GET", f"{url}/info/")
+        case = watch.send(
             session, "/activelearning", "POST", f"{url}/activelearning/random", json={"client_id": str(number)}
         ).json()
         study = case.get("id") or f"case-{generator.randrange(CASES)}"
-        watch.ask(session, "/datastore/image", "GET", f"{url}/datastore/image", params={"image": study})
+        watch.send(session, "/datastore/image", "GET", f"{url}/datastore/image", params={"image": study})
         model = generator.choice(["unet_3d"] * 4 + ["atlas"])
-        watch.ask(session, "/infer", "POST", f"{url}/infer/{model}", params={"image": study, "output": "image"})
+        watch.send(session, "/infer", "POST", f"{url}/infer/{model}", params={"image": study, "output": "image"})
         label = labels[int(study.split("-")[1])]
         with label.open("rb") as stream:
-            watch.ask(
+            watch.send(
                 session,
                 "/datastore/label",
                 "PUT",
@@ -76,7 +76,7 @@ def occupy(url: str, end: float, watch: Watch) -> None:
     session, number = requests.Session(), 0
     while time.monotonic() < end:
         params = {"params": f'{{"segmenter": "D", "organs": "{1 + number % 15}"}}'}
-        watch.ask(session, "/infer (long)", "POST", f"{url}/infer/medsam2_atlas", params={"image": "case-0"}, data=params)
+        watch.send(session, "/infer (long)", "POST", f"{url}/infer/medsam2_atlas", params={"image": "case-0"}, data=params)
         number += 1
 
 

@@ -112,14 +112,14 @@ def evaluate(setting: Setting, atlas: Atlas, unet: UNet, with_network: bool) -> 
         image = read_volume(case.image)
         truth = read_labels(case.label, image).array
 
-        def judge(model: str, labels: np.ndarray, truth: np.ndarray = truth) -> None:
+        def add_score(model: str, labels: np.ndarray, truth: np.ndarray = truth) -> None:
             found.setdefault(model, []).append(mean_dice(dice_per_organ(labels, truth, organ_table().indices)))
 
-        judge("atlas", fuse_scores(score_maps(image, atlas, cache=setting.cache)))
-        judge("unet_3d", predict(image, unet).labels)
+        add_score("atlas", fuse_scores(score_maps(image, atlas, cache=setting.cache)))
+        add_score("unet_3d", predict(image, unet).labels)
         if weights is not None:
             result = segment(Case(image, Given(atlas, weights, registrations=setting.cache)), "B")
-            judge("medsam2_atlas", result.labels.array)
+            add_score("medsam2_atlas", result.labels.array)
     return {model: float(np.mean(values)) for model, values in found.items()}
 
 

@@ -17,13 +17,13 @@ class SaveOptions:
     Attributes:
         author: name of the person who saves (`user`); empty if unknown.
         expected_version: number of the version that the person has edited; None if any version is accepted.
-        asks: whether the client itself asks the person for confirmation; it then sends `confirm`, true or false.
+        client_asks: whether the client itself asks the person for confirmation; it then sends `confirm`, true or false.
         confirmed: whether the person has confirmed that organs are removed.
     """
 
     author: str
     expected_version: int | None
-    asks: bool
+    client_asks: bool
     confirmed: bool
 
 

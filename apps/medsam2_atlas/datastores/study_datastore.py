@@ -221,7 +221,7 @@ class StudyDatastore(Datastore):
             return save(options.confirmed)
         except ConfirmError as error:
             refusal = Refusal(study, tag, author_id or options.author, error.digest, error.organs)
-            if options.asks or not self._confirmations.confirms(refusal):
+            if options.client_asks or not self._confirmations.confirms(refusal):
                 raise
             log.info("%s by %s is saved, because it was sent twice", study, options.author or "an unknown person")
             return save(True)

@@ -56,8 +56,8 @@ def unet_command(
     from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, save_unet, unet_config, with_training
 
     chosen = unet_config(config)
-    asked = {"epochs": epochs, "validation_share": validation_share, "validate_every": validate_every}
-    chosen = with_training(chosen, {key: value for key, value in asked.items() if value is not None})
+    changes = {"epochs": epochs, "validation_share": validation_share, "validate_every": validate_every}
+    chosen = with_training(chosen, {key: value for key, value in changes.items() if value is not None})
     picked = pick_device(device)
     skipped: dict[str, str] | None = None if strict else {}
     found = [TrainingCase(files.name, files.image, files.label, hu=rule) for files in annotated_cases(cases, skipped)]
