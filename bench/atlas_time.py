@@ -1,9 +1,9 @@
-"""Time and memory from a CT of 512 × 512 × 200 voxels to its prompts, with 15 and with 60 references: `make atlas-time`.
+"""Measures time and memory from a CT of 512 × 512 × 200 voxels to its prompts, with 15 and 60 references (`make atlas-time`).
 
-The atlas is of 15 generated patients. Further references are copies that look like nobody (their thumbnails are noise), so
-that the same 15 vote for every target: what is compared is how many there are to choose from, not who votes.
-Each run has a process of its own, so that its peak memory is its own; the numbers of references take turns, since machines are
-not always equally fast.
+The atlas consists of 15 generated patients. The other references are copies whose thumbnails are noise, so that they resemble
+no target: the same 15 references vote for every target, and only the number of references to choose from differs. Each run is a
+separate process, so that peak memory is measured separately. Runs with 15 and 60 references alternate, because a machine's
+speed varies.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PATIENTS, COUNTS, RUNS = 15, (15, 60), 3
 
 
 def measure(folder: Path, count: int) -> tuple[float, float, float]:
-    """Wall and processor seconds of a target, and the process' peak memory in GiB."""
+    """Returns wall and processor seconds of a target, and the peak memory of the process in GiB."""
     torch.set_num_threads(2)
     atlas = Atlas.load(folder)
     atlas = replace(atlas, references=(*atlas.references, *_strangers(atlas, count - PATIENTS)))
@@ -45,7 +45,7 @@ def measure(folder: Path, count: int) -> tuple[float, float, float]:
 
 
 def _strangers(atlas: Atlas, count: int) -> list[Reference]:
-    """Copies of the atlas' references that are never chosen."""
+    """Returns copies of the atlas' references that are never chosen to vote."""
     generator = np.random.default_rng(0)
     copies = [copy.deepcopy(atlas.references[n % PATIENTS]) for n in range(count)]
     return [replace(r, thumbnail=generator.normal(0, 100, r.thumbnail.shape).astype(r.thumbnail.dtype)) for r in copies]

@@ -1,8 +1,9 @@
-"""Calibrates the confidence of prompts on the rows of `bench/prompts.py --out`: `python bench/confidence.py ROWS.json...`
+"""Calibrates the confidence of prompts on rows of `bench/prompts.py --out` (`python bench/confidence.py ROWS.json...`).
 
-Logistic regression of "the boxes overlap the true ones by half or more" on the evidence about each score map. Prints the
-weights for `configs/confidence.yaml`, and how good they are on subjects that were left out of the fit in turn, beside those
-that the rows were made with: area under the ROC curve, expected calibration error in five bins, share of good boxes in each.
+Fits a logistic regression of "the boxes overlap the ground-truth boxes by half or more" on the evidence of each score map.
+Prints the weights for `configs/confidence.yaml`. Also prints the quality of the new confidences, with one subject left out of
+the fit at a time, and of the confidences in the rows: area under the ROC curve, expected calibration error in five bins, and
+the share of good boxes in each bin.
 """
 
 from __future__ import annotations
@@ -31,29 +32,28 @@ def main() -> None:
     good = np.array([np.mean(row["iou"]) >= GOOD for row in rows])
     subjects = np.array([f"{row['set']}/{subject_of(row['target'])}" for row in rows])
     model = LogisticRegression(C=3.0, max_iter=1000)
-    said = cross_val_predict(model, features, good, groups=subjects, cv=LeaveOneGroupOut(), method="predict_proba")[:, 1]
-    show(f"fitted anew, each of {len(set(subjects))} subjects left out in turn", said, good)
-    show("as the rows have it", np.array([row["confidence"] for row in rows]), good)
+    predicted = cross_val_predict(model, features, good, groups=subjects, cv=LeaveOneGroupOut(), method="predict_proba")[:, 1]
+    show(f"new fit, each of {len(set(subjects))} subjects left out in turn", predicted, good)
+    show("confidences in the rows", np.array([row["confidence"] for row in rows]), good)
     fitted = model.fit(features, good)
     weights = ", ".join(f"{name}: {w:.3f}" for name, w in zip(EVIDENCE, fitted.coef_[0], strict=True))
     console.print(f"bias: {fitted.intercept_[0]:.3f}\nweights: {{{weights}}}")
 
 
-def show(title: str, said: np.ndarray, good: np.ndarray) -> None:
-    """How well confidences tell good boxes."""
-    which = np.minimum((said * BINS).astype(int), BINS - 1)
+def show(title: str, confidences: np.ndarray, good: np.ndarray) -> None:
+    """Prints how well confidences, 0..1 of shape [prompts], predict which boxes are good (bool of shape [prompts])."""
+    which = np.minimum((confidences * BINS).astype(int), BINS - 1)
     table = Table("confidence", "prompts", "mean confidence", "good boxes", title=title)
     error = 0.0
     for n in range(BINS):
         mine = which == n
         if mine.any():
-            table.add_row(
-                f"{n / BINS:.1f}-{(n + 1) / BINS:.1f}", str(mine.sum()), f"{said[mine].mean():.2f}", f"{good[mine].mean():.2f}"
-            )
-            error += abs(said[mine].mean() - good[mine].mean()) * mine.mean()
+            mean, share = confidences[mine].mean(), good[mine].mean()
+            table.add_row(f"{n / BINS:.1f}-{(n + 1) / BINS:.1f}", str(mine.sum()), f"{mean:.2f}", f"{share:.2f}")
+            error += abs(mean - share) * mine.mean()
     console.print(table)
-    area = roc_auc_score(good, said)
-    console.print(f"{len(said)} prompts: area under the curve {area:.3f}, expected calibration error {error:.3f}")
+    area = roc_auc_score(good, confidences)
+    console.print(f"{len(confidences)} prompts: area under the curve {area:.3f}, expected calibration error {error:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A server on a GPU that another program has filled: does it start, does it answer, and where does it segment?
+"""Tests a server on a GPU whose memory another program has filled (`make full-gpu`).
 
-Another process takes the card's memory and leaves some megabytes of it. Prints, for each amount, seconds until the server
-answered, what each model's report says, and the server's memory on the card at the end.
+Another process allocates the GPU's memory and leaves a given amount free. Prints, for each amount, the seconds until the server
+answers, the device and memory step in each model's report, and the server's GPU memory at the end.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ sys.stdin.read()
 
 @contextmanager
 def filled(megabytes: int) -> Iterator[str]:
-    """A card with so many megabytes left, as the program that fills it sees them."""
+    """Fills the GPU's memory except `megabytes` MiB for the duration of the block; yields the free MiB."""
     command = [sys.executable, "-c", FILL, str(megabytes)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -46,21 +46,24 @@ def filled(megabytes: int) -> Iterator[str]:
         process.kill()
 
 
-def held_by(pid: int) -> str:
-    """What the driver says that a process holds on the card."""
-    asked = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader"]
-    told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
-    return next((line.split(",")[1].strip() for line in told.splitlines() if line.split(",")[0] == str(pid)), "nothing")
+def gpu_memory_of(pid: int) -> str:
+    """Returns the GPU memory of a process according to the driver."""
+    query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader"]
+    printed = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+    return next((line.split(",")[1].strip() for line in printed.splitlines() if line.split(",")[0] == str(pid)), "none")
 
 
 def main() -> None:
     if not torch.cuda.is_available():
-        raise SystemExit("There is no GPU here.")
-    table = Table("MiB left", "server answers after", "model", "s", "device", "memory", "server holds")
+        raise SystemExit("This machine has no GPU that PyTorch can use.")
+    table = Table("MiB free", "server answers after", "model", "s", "device", "memory", "server's GPU memory")
     image = find_references(resource("sample-data") / "targets")[0].image
     size = sitk.ReadImage(str(image)).GetSize()
     clicked = {"label": "liver", "foreground": [[size[0] // 3, size[1] // 2, size[2] * 2 // 3]], "reach": "40"}
-    models: dict[str, dict[str, Any]] = {"unet_3d": {"organs": "liver"}, "medsam2": clicked}  # a part: it is not kept
+    models: dict[str, dict[str, Any]] = {
+        "unet_3d": {"organs": "liver"},
+        "medsam2": clicked,
+    }  # one organ: the result is not stored
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "studies").mkdir()
@@ -75,7 +78,7 @@ def main() -> None:
                         began = time.perf_counter()
                         report = client.infer(model, "case", options)[1]["report"]
                         seconds = f"{time.perf_counter() - began:.1f}"
-                        held = held_by(process_of(client).pid)
+                        held = gpu_memory_of(process_of(client).pid)
                         table.add_row(left, ready, model, seconds, report["device"], report.get("memory", ""), held)
                         left = ready = ""
     console.print(table)

@@ -1,6 +1,7 @@
 """Sends 20,000 image files with mutated headers through the routes of a real server (`make fuzz`).
 
-The server must stay alive, answer `/info` fast and not grow. Prints statuses by route, and memory every thousand files.
+The server must keep running, answer `/info` quickly, and need no more memory over time. Prints the statuses by route, and the
+memory after every thousand files.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ def main() -> None:
             began = time.monotonic()
             for n in range(0, FILES, STEP):
                 answers += attack(url, SEED + n, STEP, folder / "originals")
-                asked = time.monotonic()
+                sent = time.monotonic()
                 assert requests.get(f"{url}/info/", timeout=10).status_code == 200
-                info = time.monotonic() - asked
+                info = time.monotonic() - sent
                 used.append(process.memory_info().rss / 2**20)
                 passed = time.monotonic() - began
                 console.print(f"{n + STEP:6d} files, {passed:5.0f} s: {used[-1]:6.0f} MiB, /info in {1000 * info:.0f} ms")
@@ -45,7 +46,7 @@ def main() -> None:
     for (route, status), count in sorted(answers.items()):
         console.print(f"{route:8} {status}: {count:6d}")
     console.print(f"memory {min(used):.0f} to {max(used):.0f} MiB, {slope:+.2f} MiB per {STEP} files")
-    assert not [status for _, status in answers if status >= 500], "a file made the server fail"
+    assert not [status for _, status in answers if status >= 500], "a file caused an internal error of the server"
 
 
 if __name__ == "__main__":

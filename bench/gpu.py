@@ -1,9 +1,9 @@
-"""What a GPU brings: `make gpu`. Time, memory and energy of networks and trainings on it and on the processor, in one run.
+"""Measures time, memory and energy of networks and trainings on a GPU and on the CPU, in one run (`make gpu`).
 
-Prompts come from the true label map of a sample patient in the place of an atlas, so that only networks count. `first` is the
-first case of a process, which loads kernels; `Dice` is the lowest of an organ between the processor's label map and the GPU's.
-The official network has seeded weights: its times are real, its organs are not. `--quick` does little of each, on a pretended
-GPU where there is none.
+Prompts come from the ground truth of a sample patient instead of an atlas, so that only the networks are measured. `first` is
+the first case of a process, which loads the kernels. `Dice` is the lowest Dice of an organ between the label maps from CPU and
+GPU. The official network has seeded weights: its times are valid, its label maps are not. `--quick` runs a small part of each
+measurement, on a pretended GPU if there is none.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, predict, u
 from pretended_gpu import pretended_gpu
 
 CPU = torch.device("cpu")
-FEW = (4, 11)  # gallbladder and right adrenal gland: the official network takes minutes for all organs on a processor
+FEW = (4, 11)  # gallbladder and right adrenal gland: the official network takes minutes for all organs on a CPU
 MIB = 1 << 20
 
 
 @dataclass
 class Run:
-    """What one run took."""
+    """Seconds, watt-hours (None if unknown), peak GPU memory in MiB, and result of a run."""
 
     seconds: float
     watt_hours: float | None
@@ -61,7 +61,7 @@ class Run:
 
 @dataclass
 class Row:
-    """A line of the table: the same work on the processor and on the GPU."""
+    """A line of the table: the same work on the CPU and on the GPU."""
 
     name: str
     cpu: Run | None = None
@@ -79,16 +79,16 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def _dice(on_cpu: Any, on_gpu: Any) -> str:
-    """The lowest Dice of the organs of two label maps."""
+    """Returns the lowest Dice of an organ between two label maps; an empty string for results that are not label maps."""
     if not isinstance(on_cpu, np.ndarray):
         return ""
     return f"{min(dice_per_organ(on_gpu, on_cpu, np.unique(on_cpu[on_cpu > 0]).tolist()).values(), default=float('nan')):.4f}"
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> Run:
-    """Runs work that brings its results to the processor, which waits for the GPU."""
+    """Measures a run of `work` on a device, including the time until the GPU has finished."""
     if device.type == "cuda":
-        free_gpu_memory()  # a training before has cycles of references, which hold hundreds of MiB
+        free_gpu_memory()  # reference cycles of an earlier training keep hundreds of MiB allocated
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     with measured() as energy:
@@ -102,7 +102,7 @@ def timed(work: Callable[[], Any], device: torch.device) -> Run:
 
 
 def compared(name: str, work: Callable[[torch.device], Callable[[], Any]], gpu: torch.device, *, on_cpu: bool = True) -> Row:
-    """A row of work, which is prepared for a device before it is timed: once on the processor, twice on the GPU."""
+    """Measures work once on the CPU and twice on the GPU; `work(device)` prepares it, which is not timed."""
     console.print(f"[dim]{name}[/]")
     row = Row(name, timed(work(CPU), CPU) if on_cpu else None)
     prepared = work(gpu)
@@ -112,7 +112,7 @@ def compared(name: str, work: Callable[[torch.device], Callable[[], Any]], gpu: 
 
 @dataclass(frozen=True)
 class Patient:
-    """A sample patient, with the true label map to prompt from."""
+    """A sample patient, with the ground-truth label map that the prompts come from."""
 
     image: Volume
     truth: Volume
@@ -124,20 +124,20 @@ class Patient:
         return cls(image, read_labels(files.label, image))
 
     def case(self, weights: Weights, organs: tuple[int, ...]) -> Case:
-        """Prompts come from the true label map in the place of a U-Net's."""
+        """Returns a case whose prompts come from the ground truth instead of a U-Net's label map."""
         given = Given(None, weights, {"unet_3d": load_unet(find_unet("unet_3d"))}, device=weights.device)
         case = Case(self.image, given, Options(organs=organs, prompts="unet"))
         case._coarse = self.truth.array
         return case
 
     def by_reference(self, weights: Weights, organs: tuple[int, ...], device: torch.device) -> Segmentation:
-        """Strategy reference-3 by the memory ladder."""
+        """Segments with strategy reference-3, on the memory ladder."""
         given = Given(None, weights, device=device)
         options = Options(organs=organs, truth=self.truth)
         return run_segmenter(given.segmenter("reference-3"), self.image, options, given).segmentation
 
     def strategy_d(self, load: Callable[[torch.device], Weights], organs: tuple[int, ...]) -> Any:
-        """Strategy D, for `compared`; slices are encoded in each run."""
+        """Returns the work of strategy D for `compared`; each run encodes the slices again."""
 
         def prepared(device: torch.device) -> Callable[[], np.ndarray]:
             weights = load(device)
@@ -162,7 +162,7 @@ def official_shape() -> Callable[[torch.device], Weights]:
     return load
 
 
-def unet_finds(image: Volume, augment: bool = False) -> Any:
+def unet_inference(image: Volume, augment: bool = False) -> Any:
     def prepared(device: torch.device) -> Callable[[], np.ndarray]:
         unet = load_unet(find_unet("unet_3d"), device)
         return lambda: predict(image, unet, augment=augment).labels
@@ -170,23 +170,23 @@ def unet_finds(image: Volume, augment: bool = False) -> Any:
     return prepared
 
 
-def unet_learns(preset: str, folder: Path, epochs: int, count: int) -> Any:
-    """A training of a preset on sample references, without validation, for `compared`."""
+def unet_training(preset: str, folder: Path, epochs: int, count: int) -> Any:
+    """Returns a training of a preset on sample references, without validation, for `compared`."""
     cases = [TrainingCase(f.name, f.image, f.label) for f in find_references(resource("sample-data") / "references")[:count]]
     config = with_training(unet_config(preset), {"epochs": epochs, "validation_share": 0.0})
 
     def prepared(device: torch.device) -> Callable[[], None]:
         run = Path(tempfile.mkdtemp(dir=folder))
-        UNetTraining(cases, config, run, CPU)  # reads the cases
+        UNetTraining(cases, config, run, CPU)  # reads the cases, so that reading is not timed
         return lambda: UNetTraining(cases, config, run, device).run() and None
 
     return prepared
 
 
 def short_of_memory(patient: Patient, weights: Weights, organs: tuple[int, ...], gpu: torch.device) -> Table:
-    """The same case with ever less memory, by the ladder, and memory that is held before and after."""
-    columns = ("limit MiB", "s", "peak MiB", "held before", "held after", "done", "Dice")
-    table = Table(*columns, title=f"{weights.file.name}, reference-3, {len(organs)} organs, with ever less memory")
+    """Segments the same case with less and less GPU memory on the memory ladder, and with all memory at last."""
+    columns = ("limit MiB", "s", "peak MiB", "MiB before", "MiB after", "memory step", "Dice")
+    table = Table(*columns, title=f"{weights.file.name}, reference-3, {len(organs)} organs, with decreasing memory limits")
     total = torch.cuda.get_device_properties(gpu).total_memory
     usual: Run | None = None
     for share in (None, 0.6, 0.3, 0.05, None):
@@ -202,8 +202,8 @@ def short_of_memory(patient: Patient, weights: Weights, organs: tuple[int, ...],
         run.result = labels
         usual = usual or run
         after = torch.cuda.memory_allocated(gpu) / MIB
-        told = "" if share is None else f"{limit / MIB:.0f}"
-        cells = [told, _number(run.seconds), f"{run.peak:.0f}", f"{before:.0f}", f"{after:.0f}", note]
+        shown = "" if share is None else f"{limit / MIB:.0f}"
+        cells = [shown, _number(run.seconds), f"{run.peak:.0f}", f"{before:.0f}", f"{after:.0f}", note]
         table.add_row(*cells, _dice(usual.result, labels))
     return table
 
@@ -212,23 +212,23 @@ def tables(gpu: torch.device, folder: Path, quick: bool) -> Iterator[Table]:
     patient, official = Patient.sample(), official_shape()
     every = FEW if quick else tuple(organ_table().indices)
     threads = f"{torch.get_num_threads()} threads"
-    columns = ("work", "processor s", "first s", "GPU s", "GPU peak MiB", "processor Wh", "GPU Wh", "Dice")
+    columns = ("work", "CPU s", "first s", "GPU s", "GPU peak MiB", "CPU Wh", "GPU Wh", "Dice")
     table = Table(*columns, title=f"{torch.cuda.get_device_name(gpu)}, PyTorch {torch.__version__}, {threads}")
     work: list[tuple[str, Any, bool]] = [
         (f"demo weights, D, {len(every)} organs", patient.strategy_d(demo, every), True),
-        ("unet_3d, sample CT", unet_finds(patient.image), True),
+        ("unet_3d, sample CT", unet_inference(patient.image), True),
     ]
     if not quick:
         work += [
             ("official network, D, 2 organs", patient.strategy_d(official, FEW), True),
             ("official network, D, 15 organs", patient.strategy_d(official, every), False),
-            ("unet_3d, sample CT, augmented", unet_finds(patient.image, augment=True), False),
-            ("unet_3d, 512 × 512 × 200", unet_finds(large_ct()), True),
+            ("unet_3d, sample CT, augmented", unet_inference(patient.image, augment=True), False),
+            ("unet_3d, 512 × 512 × 200", unet_inference(large_ct()), True),
         ]
     epochs, count = (1, 1) if quick else (2, 8)
     for preset in ("unet_3d", "unet_2d"):
         name = f"training of {preset}, {epochs} × {count} cases"
-        work.append((name, unet_learns(preset, folder, epochs, count), False))
+        work.append((name, unet_training(preset, folder, epochs, count), False))
     for name, prepare, on_cpu in work:
         table.add_row(*compared(name, prepare, gpu, on_cpu=on_cpu).cells())
     yield table
@@ -238,17 +238,17 @@ def tables(gpu: torch.device, folder: Path, quick: bool) -> Iterator[Table]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda or cuda:N")
-    parser.add_argument("--quick", action="store_true", help="little of each; on a pretended GPU where there is none")
-    asked = parser.parse_args()
-    there = torch.cuda.is_available()
-    if not there and not asked.quick:
-        raise SystemExit("There is no GPU here. --quick tries the benchmark on a pretended one.")
-    with tempfile.TemporaryDirectory() as name, contextlib.nullcontext() if there else pretended_gpu():
-        gpu = pick_device(asked.device)
-        for table in tables(gpu, Path(name), asked.quick):
+    parser.add_argument("--quick", action="store_true", help="run a small part; on a pretended GPU if there is none")
+    options = parser.parse_args()
+    has_gpu = torch.cuda.is_available()
+    if not has_gpu and not options.quick:
+        raise SystemExit("This machine has no GPU that PyTorch can use. --quick tests the benchmark on a pretended GPU.")
+    with tempfile.TemporaryDirectory() as name, contextlib.nullcontext() if has_gpu else pretended_gpu():
+        gpu = pick_device(options.device)
+        for table in tables(gpu, Path(name), options.quick):
             console.print(table)
-    if not there:
-        console.print("A pretended GPU: its times and watt-hours say nothing.")
+    if not has_gpu:
+        console.print("The GPU was a pretended one: its times and watt-hours are meaningless.")
 
 
 if __name__ == "__main__":

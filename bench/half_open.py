@@ -1,8 +1,9 @@
-"""Half-open requests: how long `/healthz` takes while thousands of connections send part of a request and wait.
+"""Measures the response time of `/healthz` while thousands of connections send part of a request and wait.
 
-An attacker in a process of its own keeps that many connections open, and opens a new one for each that the server closes. The
-server may open 1,024 files, as on many systems. The honest client asks over a new connection each time. Prints the times in
-milliseconds for each kind of attack: part of the head, a head without its body, and from the honest client's own address.
+An attacker in a separate process keeps the connections open, and opens a new one for each that the server closes. The server
+may open 1,024 files, as on many systems. The honest client opens a new connection for each request. Prints the times in
+milliseconds for each attack: part of the head, or a head without its body, from another address or from the honest client's
+address.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ TIMEOUT = 20.0
 
 
 def attack(port: int, part: bytes, address: str, end: Event) -> None:
-    """Keeps half-open connections until told to end."""
+    """Keeps half-open connections until `end` is set."""
     selector = selectors.DefaultSelector()
 
     def connect() -> None:
@@ -60,7 +61,7 @@ def attack(port: int, part: bytes, address: str, end: Event) -> None:
 
 
 def measure(url: str, end: float) -> list[float]:
-    """Seconds of each answer until the end; `TIMEOUT` for a request that got none."""
+    """Returns the response time in seconds of each request until `end`; `TIMEOUT` for a request without a response."""
     times = []
     while time.monotonic() < end:
         began = time.perf_counter()

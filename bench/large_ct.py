@@ -1,4 +1,4 @@
-"""Time and memory of `unet_3d` on a CT of 512 × 512 × 200 voxels: `make large-ct`."""
+"""Measures time and memory of `unet_3d` on a CT of 512 × 512 × 200 voxels (`make large-ct`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUNS = 3
 
 
 def large_ct() -> Volume:
-    """A generated patient, enlarged to the matrix of a clinical CT of 400 × 400 × 440 mm."""
+    """Returns a generated patient, enlarged to the matrix of a clinical CT of 400 × 400 × 440 mm."""
     case = draw_case(POPULATION, 0, 4.0)
     grown = ndimage.zoom(
         case.image.astype(np.float32), [n / m for n, m in zip(SIZE[::-1], case.image.shape, strict=True)], order=1

@@ -1,8 +1,8 @@
-"""The loop on generated patients: `make loop`.
+"""Simulates the annotation loop on generated patients (`make loop`).
 
-24 studies, 4 of them signed off at first, and 6 held-out ones that nothing learns from. Each round a strategy picks the
-next cases, their truth is signed off as `final`, the atlas grows and the U-Net trains briefly; then each model is scored
-on the held-out cases. Three strategies start from the same point. Writes a plot and all figures.
+There are 24 studies, 4 of them signed off at first, and 6 held-out studies that are never used for training. In each round, a
+strategy chooses the next cases, their ground truth is signed off as `final`, the atlas grows, and the U-Net is trained briefly.
+Then each model is scored on the held-out studies. Three strategies start from the same state. Writes a plot and all figures.
 """
 
 from __future__ import annotations
@@ -61,7 +61,16 @@ UNET = UNetConfig.model_validate(
 
 @dataclass(frozen=True)
 class Setting:
-    """What all runs share. cases: the studies; held_out: never learnt from. steps: optimiser steps a round."""
+    """The data and options that all strategies share.
+
+    Attributes:
+        cases: the studies; the first ones are signed off at first.
+        held_out: studies for scoring, which are never used for training.
+        start: folder with the first atlas, U-Net and registrations.
+        rounds: number of rounds.
+        picks: number of cases that are chosen in each round.
+        steps: optimiser steps in each round.
+    """
 
     cases: list[ReferenceFiles]
     held_out: list[ReferenceFiles]
@@ -72,7 +81,7 @@ class Setting:
 
     @property
     def cache(self) -> RegistrationCache:
-        """Registrations to the first atlas' space; it stays the common one."""
+        """The registrations to the first atlas' common space, which all later versions keep."""
         return RegistrationCache(self.start / "registrations")
 
 
@@ -96,26 +105,26 @@ def train(labelled: list[ReferenceFiles], folder: Path, start: UNet | None, step
 
 
 def evaluate(setting: Setting, atlas: Atlas, unet: UNet, with_network: bool) -> dict[str, float]:
-    """Mean Dice of each model on the held-out cases."""
+    """Returns the mean Dice of each model on the held-out cases."""
     found: dict[str, list[float]] = {"atlas": [], "unet_3d": []}
     weights = load_weights(find_checkpoint()) if with_network else None
     for case in setting.held_out:
         image = read_volume(case.image)
         truth = read_labels(case.label, image).array
 
-        def judge(model: str, labels: np.ndarray, truth: np.ndarray = truth) -> None:
+        def add_score(model: str, labels: np.ndarray, truth: np.ndarray = truth) -> None:
             found.setdefault(model, []).append(mean_dice(dice_per_organ(labels, truth, organ_table().indices)))
 
-        judge("atlas", fuse_scores(score_maps(image, atlas, cache=setting.cache)))
-        judge("unet_3d", predict(image, unet).labels)
+        add_score("atlas", fuse_scores(score_maps(image, atlas, cache=setting.cache)))
+        add_score("unet_3d", predict(image, unet).labels)
         if weights is not None:
             result = segment(Case(image, Given(atlas, weights, registrations=setting.cache)), "B")
-            judge("medsam2_atlas", result.labels.array)
+            add_score("medsam2_atlas", result.labels.array)
     return {model: float(np.mean(values)) for model, values in found.items()}
 
 
 def measure(setting: Setting, strategy: str, atlas: Atlas, unet: UNet, case: ReferenceFiles) -> float:
-    """What a strategy goes by; the foundation's side of the disagreement is the atlas alone, which takes no minutes."""
+    """Returns a strategy's measure of a case, 0..1; disagreement is computed with the atlas alone, which needs no minutes."""
     scores = score(setting, atlas, case)
     if strategy == "uncertainty":
         prompts = prompts_from_scores(scores, organ_table(), organ_table().indices, prompting_config().three_boxes)
@@ -126,7 +135,7 @@ def measure(setting: Setting, strategy: str, atlas: Atlas, unet: UNet, case: Ref
 
 
 def run_strategy(setting: Setting, strategy: str) -> list[dict[str, Any]]:
-    """All rounds of one strategy."""
+    """Runs all rounds of a strategy; returns the scores after each round."""
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     work = WorkFolder(setting.start.parent / strategy)
@@ -161,7 +170,7 @@ def run_strategy(setting: Setting, strategy: str) -> list[dict[str, Any]]:
 
 
 def plot(curves: dict[str, list[dict[str, Any]]], file: Path) -> None:
-    """One panel a model, one line a strategy."""
+    """Plots one panel for each model with one line for each strategy."""
     panels = {"atlas": "atlas alone", "unet_3d": "U-Net 3D", "medsam2_atlas": "MedSAM2 (B), first and last round"}
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     for axes, (model, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
@@ -170,7 +179,7 @@ def plot(curves: dict[str, list[dict[str, Any]]], file: Path) -> None:
             axes.plot(*zip(*points, strict=True), "o-", color=("#2b6cb0", "#c05621", "#718096")[n], label=strategy, ms=4)
         axes.set(title=title, xlabel="cases signed off", ylabel=f"mean Dice on {HELD_OUT} held-out cases")
         low, high = axes.get_ylim()
-        spare = max(0.0, MIN_SPAN - (high - low)) / 2  # so that a hundredth does not look like a cliff
+        spare = max(0.0, MIN_SPAN - (high - low)) / 2  # so that a difference of .01 does not look large
         axes.set_ylim(low - spare, high + spare)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
@@ -180,16 +189,16 @@ def plot(curves: dict[str, list[dict[str, Any]]], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--picks", type=int, default=2, help="cases a round")
-    parser.add_argument("--steps", type=int, default=50, help="optimiser steps a round")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
+    parser.add_argument("--picks", type=int, default=2, help="cases to choose in each round")
+    parser.add_argument("--steps", type=int, default=50, help="optimiser steps in each round")
     parser.add_argument("--first-steps", type=int, default=150, help="optimiser steps before the first round")
-    parser.add_argument("--plot", type=Path, default=Path("docs/loop.png"))
-    parser.add_argument("--out", type=Path, help="JSON with every figure")
+    parser.add_argument("--plot", type=Path, default=Path("docs/loop.png"), help="PNG file to write the plot to")
+    parser.add_argument("--out", type=Path, help="JSON file to write all figures to")
     given = parser.parse_args()
     console, began = Console(), time.perf_counter()
     logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as folder, console.status("the loop turns …"):
+    with tempfile.TemporaryDirectory() as folder, console.status("running the loop …"):
         root = Path(folder)
         write_dataset(root / "phantoms", STUDIES + HELD_OUT, POPULATION, spacing=4.0)
         files = find_references(root / "phantoms")
@@ -199,7 +208,7 @@ def main() -> None:
         atlas.save(root / "start" / "atlas")
         with ProcessPoolExecutor(2, get_context("spawn")) as pool:
             list(pool.map(partial(warm, setting, root / "start" / "atlas"), files[FIRST:]))
-        console.print(f"{len(files)} patients, atlas of {FIRST}, all registered: {time.perf_counter() - began:.0f} s")
+        console.print(f"{len(files)} patients registered to an atlas of {FIRST}: {time.perf_counter() - began:.0f} s")
         unet = train(setting.cases[:FIRST], root / "start" / "unet", None, given.first_steps)
         first = {"labelled": FIRST, "picked": [], "references": FIRST, **evaluate(setting, atlas, unet, True)}
         console.print(f"first U-Net trained and scored: {time.perf_counter() - began:.0f} s")
@@ -216,7 +225,7 @@ def main() -> None:
     console.print(table)
     ends = {strategy: (curve[0]["medsam2_atlas"], curve[-1]["medsam2_atlas"]) for strategy, curve in curves.items()}
     console.print("MedSAM2 (B), first and last round: " + "; ".join(f"{s} {a:.3f} → {b:.3f}" for s, (a, b) in ends.items()))
-    console.print(f"{given.plot} written; {time.perf_counter() - began:.0f} s in all")
+    console.print(f"{given.plot} written; {time.perf_counter() - began:.0f} s in total")
     if given.out:
         write_json(curves, given.out)
 

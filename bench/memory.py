@@ -1,6 +1,6 @@
-"""Whether a server grows: 300 inferences one after another, and the memory of its process all along (`make memory`).
+"""Measures whether a server's memory grows over 300 successive inferences (`make memory`).
 
-Images are generated patients; the models, the organs and the patients take turns, so that nothing comes from the cache.
+The images are generated patients. Models, organs and patients alternate, so that no result comes from a cache.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def main() -> None:
             process, used, began = psutil.Process(process_of(client).pid), [], time.monotonic()
             for n in range(INFERENCES):
                 model = ("unet_3d", "atlas", "unet_3d", "medsam2_atlas")[n % 4]
-                wanted = {"organs": [organs[n % len(organs)]]} | ({"segmenter": "A"} if model == "medsam2_atlas" else {})
-                file, _ = client.infer(model, f"case-{n % CASES}", wanted)
+                options = {"organs": [organs[n % len(organs)]]} | ({"segmenter": "A"} if model == "medsam2_atlas" else {})
+                file, _ = client.infer(model, f"case-{n % CASES}", options)
                 Path(file).unlink()
                 used.append(process.memory_info().rss / 2**20)
                 if (n + 1) % SHOWN_EVERY == 0:

@@ -1,6 +1,6 @@
-"""Dice of every segmenter on generated targets, with the shipped references and weights: `make figures`.
+"""Measures the Dice of each segmenter on generated targets, with the sample references and demo weights (`make figures`).
 
-The targets come from a population that neither the references nor the demo weights were drawn from.
+The targets belong to another population than the references and the training data of the demo weights.
 """
 
 from __future__ import annotations
@@ -39,13 +39,21 @@ UNET = trainable()[0]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=6, help="targets")
-    parser.add_argument("--targets", type=Path, help="folder with images/ and labels/ instead of generated ones")
-    parser.add_argument("--atlas", type=Path, help="atlas instead of one of the sample references")
-    parser.add_argument("--checkpoint", type=Path, help="weights instead of the shipped ones")
-    parser.add_argument("--segmenters", "--strategies", dest="names", default=",".join([*STRATEGIES, UNET]))
-    parser.add_argument("--thresholds", default=DEFAULT_THRESHOLDS, choices=get_args(ThresholdRule))
-    parser.add_argument("--out", type=Path, help="JSON with every figure")
+    parser.add_argument("--count", type=int, default=6, help="number of targets")
+    parser.add_argument("--targets", type=Path, help="folder with images/ and labels/; default: generated targets")
+    parser.add_argument("--atlas", type=Path, help="atlas folder; default: an atlas of the sample references")
+    parser.add_argument("--checkpoint", type=Path, help="MedSAM2 weights file; default: as for `medsam2-atlas segment`")
+    parser.add_argument(
+        "--segmenters",
+        "--strategies",
+        dest="names",
+        default=",".join([*STRATEGIES, UNET]),
+        help="comma-separated names of the segmenters",
+    )
+    parser.add_argument(
+        "--thresholds", default=DEFAULT_THRESHOLDS, choices=get_args(ThresholdRule), help="thresholds of the score maps"
+    )
+    parser.add_argument("--out", type=Path, help="JSON file to write all figures to")
     given = parser.parse_args()
     console = Console()
     weights = load_weights(find_checkpoint(given.checkpoint))

@@ -1,10 +1,10 @@
-"""Prompt accuracy by registration: `make prompts`. Leave-one-out over sets of labelled CTs.
+"""Measures prompt accuracy by registration method, leave-one-out over sets of annotated CTs (`make prompts`).
 
-For each target an atlas is built of the other subjects; each method registers the target to its common space, and the same
-score maps, thresholds and boxes follow. Per organ and method: Dice of the score map, how far the prompting region's centre
-and its two ends are off (mm), IoU of the boxes with the organ's true box on their slices, organs without a usable prompt;
-per method: seconds of processor and of wall time a target, and the process' peak memory. `--copies 8` adds seven copies of each
-target with a little noise, and prints how far chance alone moves the mean.
+For each target, an atlas is built from the other subjects. Each method registers the target to the atlas' common space; the
+score maps, thresholds and boxes are computed in the same way for all. Prints for each organ and method: Dice of the score map,
+errors of the prompting region's centre and ends in mm, IoU of the boxes with the organ's ground-truth box on the same slices,
+and organs without a usable prompt. Prints for each method: processor and wall time in seconds for a target, and peak memory of
+the process. `--copies 8` adds seven copies of each target with a little noise, and prints the resulting deviation of the mean.
 """
 
 from __future__ import annotations
@@ -49,8 +49,24 @@ REAL = Path(__file__).resolve().parents[2] / "shared" / "ct"
 
 @dataclass(frozen=True)
 class Row:
-    """One organ of one target by one method. copy: 0 is the target itself, others are noisy. centre .. z_max: None without a
-    prompt. cut: by the scan's ends.
+    """The results of a method for an organ of a target.
+
+    Attributes:
+        set: name of the set of CTs.
+        target: name of the target.
+        copy: 0 for the target itself, or the number of a noisy copy.
+        method: name of the method.
+        organ: name of the organ.
+        dice: Dice of the score map.
+        centre: error of the prompting region's centre, mm; None without a prompt.
+        z_min: error of its lower end, mm; None without a prompt.
+        z_max: error of its upper end, mm; None without a prompt.
+        iou: IoU of each box with the ground-truth box on its slice.
+        usable: whether the organ has a usable prompt.
+        cut: whether the scan's ends cut the organ.
+        folding: share of the deformation's cells that fold.
+        confidence: confidence of the prompt, 0..1; None without a prompt.
+        evidence: evidence of the score map, by kind.
     """
 
     set: str
@@ -71,13 +87,13 @@ class Row:
 
 
 def phantoms(folder: Path, count: int) -> Path:
-    """Generated patients at 3 mm."""
+    """Writes generated patients with 3 mm voxels; returns the folder."""
     write_dataset(folder, count, 512, spacing=3.0)
     return folder
 
 
 def anatomy(folder: Path, variants: int) -> Path:
-    """Synthetic intensities over real anatomy: every label map beside the checkout, bent and stretched into other bodies."""
+    """Writes synthetic CTs with real anatomy: deformed variants of all real label maps in `REAL`; returns the folder."""
     maps = sorted((REAL / "label_maps").glob("*.nii.gz")) + sorted(REAL.glob("whole*/label.nii.gz"))
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)
@@ -92,7 +108,7 @@ def anatomy(folder: Path, variants: int) -> Path:
 
 
 def _abdomen(labels: Volume) -> Volume:
-    """Without stray voxels, and without what lies far above the liver: the synthetic body has no thorax."""
+    """Returns a label map without stray voxels and without the slices far above the liver: the synthetic body has no thorax."""
     array = without_specks(labels.array, evaluation_config().min_piece_share)
     liver = np.flatnonzero((array == _LIVER).any((1, 2)))
     stop = int(liver[-1]) + round(_ABOVE_LIVER_MM / labels.geometry.spacing[2])
@@ -101,7 +117,7 @@ def _abdomen(labels: Volume) -> Volume:
 
 
 def pair(folder: Path) -> Path:
-    """The two real CTs with labels, each the other's only reference."""
+    """Links the two real annotated CTs; each is the only reference for the other. Returns the folder."""
     for kind, file in (("images", "ct.nii.gz"), ("labels", "label.nii.gz")):
         (folder / kind).mkdir(parents=True)
         for name in ("whole_abdomen_3mm", "cropped_trunk"):
@@ -110,13 +126,13 @@ def pair(folder: Path) -> Path:
 
 
 def subject_of(name: str) -> str:
-    """Variants of one anatomy never serve as each other's references."""
+    """Returns the subject of a target; variants of one anatomy have the same subject and are not references for each other."""
     head, _, tail = name.rpartition("-")
     return head if tail.isdigit() and len(tail) == 1 else name
 
 
 def noisy(image: Volume, copy: int) -> Volume:
-    """The image itself as copy 0; with noise that no reader would see otherwise."""
+    """Returns the image itself for copy 0, or the image with noise that is too weak to see."""
     if copy == 0:
         return image
     noise = np.random.default_rng(copy).normal(0, _NOISE_HU, image.array.shape)
@@ -126,7 +142,18 @@ def noisy(image: Volume, copy: int) -> Volume:
 def evaluate(
     kind: str, method: str, targets: list[tuple[ReferenceFiles, Path]], rule: str, copies: int
 ) -> tuple[list[Row], dict[str, float]]:
-    """All targets by one method, in a process of its own."""
+    """Evaluates a method on all targets of a set; called in a separate process.
+
+    Args:
+        kind: name of the set.
+        method: name of the method.
+        targets: each target, and the folder of its atlas.
+        rule: rule for the thresholds of score maps.
+        copies: number of copies of each target, including the target itself.
+
+    Returns:
+        The rows, and the median processor and wall seconds of a target and the peak memory of the process in MiB.
+    """
     config, table = registration_config(), organ_table()
     rows: list[Row] = []
     cpu, wall = [], []
@@ -161,7 +188,7 @@ def evaluate(
 
 
 def summary(rows: list[Row], costs: dict[tuple[str, str], dict[str, float]]) -> list[dict[str, Any]]:
-    """One entry per set and method."""
+    """Returns the mean results of each set and method."""
     entries = []
     for kind, method in dict.fromkeys((row.set, row.method) for row in rows):
         mine = [row for row in rows if (row.set, row.method) == (kind, method)]
@@ -191,15 +218,15 @@ def summary(rows: list[Row], costs: dict[tuple[str, str], dict[str, float]]) -> 
 
 
 def show(entries: list[dict[str, Any]], rows: list[Row]) -> None:
-    """Tables."""
+    """Prints the tables."""
     table = Table(
         "set",
         "method",
         "Dice",
-        "centre mm (median; whole organs)",
+        "centre mm (median; fully imaged organs)",
         "|z_min|, |z_max| mm",
         "box IoU",
-        "lost (whole organs)",
+        "no usable prompt (fully imaged organs)",
         "CPU s",
         "wall s",
         "MiB",
@@ -234,7 +261,7 @@ def show(entries: list[dict[str, Any]], rows: list[Row]) -> None:
 
 
 def plot(rows: list[Row], file: Path) -> None:
-    """Centre errors as boxes, by set and method."""
+    """Draws box plots of the centre errors, by set and method."""
     import matplotlib.pyplot as plt
 
     kinds, methods = (list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("set", "method"))
@@ -252,14 +279,16 @@ def plot(rows: list[Row], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", default=",".join(SETS), help="phantoms, anatomy, pair, or folders with images/ and labels/")
-    parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--phantoms", type=int, default=8, help="generated patients")
-    parser.add_argument("--variants", type=int, default=2, help="bodies made of each real label map")
-    parser.add_argument("--copies", type=int, default=1, help="of each target, all but the first with a little noise")
-    parser.add_argument("--thresholds", default=DEFAULT_THRESHOLDS, choices=get_args(ThresholdRule))
-    parser.add_argument("--work", type=Path, help="folder where sets and atlases are kept for the next run")
-    parser.add_argument("--out", type=Path, help="JSON with every figure")
-    parser.add_argument("--plot", type=Path, help="picture of the centre errors")
+    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated names of the methods")
+    parser.add_argument("--phantoms", type=int, default=8, help="number of generated patients")
+    parser.add_argument("--variants", type=int, default=2, help="number of deformed variants of each real label map")
+    parser.add_argument("--copies", type=int, default=1, help="copies of each target; all but the first have a little noise")
+    parser.add_argument(
+        "--thresholds", default=DEFAULT_THRESHOLDS, choices=get_args(ThresholdRule), help="thresholds of the score maps"
+    )
+    parser.add_argument("--work", type=Path, help="folder that keeps sets and atlases for the next run")
+    parser.add_argument("--out", type=Path, help="JSON file to write all figures to")
+    parser.add_argument("--plot", type=Path, help="PNG file to write a plot of the centre errors to")
     given = parser.parse_args()
     methods = [m for m in given.methods.split(",") if m]
     rows: list[Row] = []
@@ -274,11 +303,11 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         for kind in given.sets.split(","):
             if kind in ("anatomy", "pair") and not REAL.is_dir():
-                console.print(f"{kind}: left out, there are no real CTs beside the checkout")
+                console.print(f"{kind}: left out, because there are no real CTs in {REAL}")
                 continue
             folder = work / kind if kind in makers else Path(kind)
             if kind in makers and not folder.exists():
-                with replacing(folder) as part:  # a set that was broken off would pass for a whole one
+                with replacing(folder) as part:  # so that an interrupted run leaves no incomplete set
                     makers[kind](part)
             files = find_references(folder)
             targets = []

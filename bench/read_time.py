@@ -1,6 +1,6 @@
-"""Measures the overhead of reading an image in a reader process instead of the own process (`make read-time`).
+"""Measures the overhead of reading an image in a reader process instead of the calling process (`make read-time`).
 
-Reads a CT of clinical size and a label map of it in both ways in turn, and prints medians and their ratio.
+Reads a CT of clinical size and its label map alternately in both ways, and prints the median times and ratios.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def main() -> None:
         kinds: list[tuple[str, Path, Callable[[str], object], Callable[[Path], object]]] = [
             ("CT", ct, image_reading.volume, read_volume),
             ("label map", label, image_reading.labels, read_labels),
-            ("grid alone", label, image_reading.grid, read_grid),
+            ("grid only", label, image_reading.grid, read_grid),
         ]
-        for what, file, here, there in kinds:
-            rows = [(seconds(here, str(file)), seconds(there, file)) for _ in range(ROUNDS)]
+        for what, file, read_directly, read_in_reader in kinds:
+            rows = [(seconds(read_directly, str(file)), seconds(read_in_reader, file)) for _ in range(ROUNDS)]
             own, reader = (statistics.median(column) for column in zip(*rows, strict=True))
             ratio = statistics.median(b / a for a, b in rows)
-            console.print(f"{what:10}: own process {own:.3f} s, reader {reader:.3f} s, ratio {ratio:.2f}")
+            console.print(f"{what:10}: calling process {own:.3f} s, reader process {reader:.3f} s, ratio {ratio:.2f}")
 
 
 def seconds(call: Callable[..., object], argument: object) -> float:

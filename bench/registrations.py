@@ -1,4 +1,4 @@
-"""The registrations that `bench/prompts.py` holds against each other. Each gives the transform from a target to a template."""
+"""The registrations that `bench/prompts.py` compares. Each returns the transform from a target to a template."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _PACKAGE_SPACING = 3.0
 
 
 def affine_only(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Transform:
-    """Pre-alignment and affine, as all of them begin."""
+    """Returns the result of pre-alignment and affine registration, from which all other methods start."""
     return Transform((_start(fixed, moving, config),))
 
 
 def b_spline(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Transform:
-    """SimpleITK's free-form deformation on a 40 mm lattice, mutual information, from the same affine start.
+    """Registers with SimpleITK's B-splines on a 40 mm lattice, by mutual information, after the affine registration.
 
-    Thirty iterations on a twentieth of the voxels: sixty on a fifth come to lie further off, and take five times as long.
+    It runs 30 iterations on a twentieth of the voxels: 60 iterations on a fifth are less accurate and take five times as long.
     """
     fixed = fixed.around_body()
     start = _start(fixed, moving, config)
@@ -61,7 +61,7 @@ def b_spline(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) ->
 
 
 def convexadam_package(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Transform:
-    """The authors' package (`pip install convexAdam`) with its own settings at 3 mm, from the same affine start."""
+    """Registers with the authors' package (`pip install convexAdam`), its own settings and 3 mm, after the affine map."""
     from convexAdam.convex_adam_MIND import convex_adam_pt
 
     start = _start(fixed, moving, config)
@@ -83,7 +83,7 @@ METHODS: dict[str, tuple[Method, FusionConfig]] = {
     "ours-local": (register, _REGISTERED.with_method("local")),
     "ours": (register, fusion_config()),
 }
-"""Registration and label fusion; the last one as the app has it, with the correction by the target's intensities."""
+"""Registration and label fusion by name; `ours` is the app's method, with the correction by the target's intensities."""
 
 
 def _start(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Affine:

@@ -2,9 +2,9 @@
 
     python bench/sizes.py [FOLDER]
 
-FOLDER is the root of a checkout, this one by default. A function's lines are those from `def` to its end, without its docstring
-and decorators. `self` and `cls` are no parameters. The command line's own functions (Typer's commands) are counted, but listed
-separately: their parameters are its options.
+FOLDER is the root of a checkout; the default is this checkout. The lines of a function are counted from `def` to its end,
+without the docstring and decorators. `self` and `cls` do not count as parameters. The functions of commands are listed
+separately, because their parameters are the command line's options.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROWS = 10
 
 @dataclass(frozen=True)
 class Function:
-    """A function with its place, lines and number of parameters."""
+    """The place, number of lines and number of parameters of a function, and whether it is a command."""
 
     place: str
     lines: int
@@ -31,13 +31,13 @@ class Function:
 
 
 def modules(root: Path) -> dict[str, int]:
-    """Returns the lines of each module of library and app, by its path below the root."""
+    """Returns the number of lines of each module of library and app, by its path below the root."""
     files = sorted(file for room in ROOMS for file in (root / room).rglob("*.py"))
     return {str(file.relative_to(root)): len(file.read_text(encoding="utf-8").splitlines()) for file in files}
 
 
 def functions(root: Path) -> list[Function]:
-    """Returns all functions and methods of library and app; inner functions belong to the one around them, and count too."""
+    """Returns all functions and methods of library and app; an inner function also counts as part of its outer function."""
     found: list[Function] = []
     for name in modules(root):
         tree = ast.parse((root / name).read_text(encoding="utf-8"))

@@ -1,8 +1,7 @@
-"""Measures the processor time that command lines take to start, and names the heavy libraries that they load.
+"""Measures the processor time that command lines take to start, and lists the heavy libraries that they load (`make startup`).
 
-For each command line: the median of five runs, user and system time, each run in a process of its own that ends before the
-command's own work, if any. `serve` ends where it would become the server. `doctor` does its work, for comparison: it loads the
-libraries and weights that it reports on.
+Prints the median user and system time of five runs for each command line. Each run is a separate process. `serve` ends before
+it would become the server. `doctor` runs completely, for comparison: it loads the libraries and weights that it reports on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A studies folder of generated patients and a small atlas, for benchmarks of the server."""
+"""Generates a studies folder and a small atlas for benchmarks of the server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REFERENCES = 2
 
 
 def make_studies(folder: Path, count: int, population: int, spacing: float) -> dict[str, str]:
-    """Writes `studies/case-N.nii.gz`, their labels under `cases/labels`, and `atlas`; the app's settings for these."""
+    """Writes `studies/case-N.nii.gz`, their label maps in `cases/labels`, and `atlas`; returns the app's settings for them."""
     write_dataset(folder / "cases", count, population, spacing=spacing)
     (folder / "studies").mkdir()
     for n, file in enumerate(sorted((folder / "cases" / "images").iterdir())):

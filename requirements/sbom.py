@@ -1,4 +1,4 @@
-"""Writes what the environment that runs this holds as CycloneDX, without what only developers need: `make sbom`."""
+"""Writes the packages of the environment that runs this file, except developers' tools, as CycloneDX JSON (`make sbom`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OWN_TOOLS = ("pip",)
 
 
 def main(target: Path) -> None:
-    """Writes the file; packages of `dev.txt` that no other lock has are left out, with all that is said of them."""
+    """Writes the file without the packages that only `dev.txt` locks, and without the dependencies on them."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".part-{target.name}")
     command = [sys.executable, "-m", "cyclonedx_py", "environment", sys.executable, "--pyproject", str(PROJECT)]

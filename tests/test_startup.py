@@ -113,5 +113,5 @@ main()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    for words in ("device", "not looked at", "torch", "make install", "DICOMweb"):
+    for words in ("device", "not checked", "torch", "make install", "DICOMweb"):
         assert words in done.stderr

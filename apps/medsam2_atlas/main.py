@@ -1,10 +1,19 @@
-"""The MONAI Label app: wires infer and train tasks, strategies for the next case, scoring, and what `/info` says.
+"""The MONAI Label app: connects models, training, strategies for the next case and scoring with MONAI Label.
 
-Configuration (`--conf KEY VALUE`): `atlas` (folder), `checkpoint` (file), `config` (network), `device`, `unet_3d` and
-`unet_2d` (weights), `unet_3d_config` and `unet_2d_config` (how they are trained), `learning` (whether studies are measured
-in the background; by default those of a local folder), `foundation` and `baseline` (models that are compared there),
-`bundle:NAME` and `nnunet:NAME` (folders of own models), `server_roots` (folders that symbolic links in the studies folder may
-lead to), `server_hu` (how values of CTs become HU).
+Configuration (`--conf KEY VALUE`):
+
+| key | value |
+| --- | --- |
+| `atlas` | folder of the base atlas |
+| `checkpoint`, `config` | MedSAM2's weights file, and its network configuration |
+| `device` | `cpu`, `cuda`, `cuda:N` or `auto` |
+| `unet_3d`, `unet_2d` | weights files of the U-Nets |
+| `unet_3d_config`, `unet_2d_config` | configurations for training the U-Nets |
+| `learning` | whether studies are measured in the background; default: true for a local folder, false for a PACS |
+| `foundation`, `baseline` | the two models that are compared in the background |
+| `bundle:NAME`, `nnunet:NAME` | folders of the user's own models |
+| `server_roots` | folders that symbolic links in the studies folder may lead to |
+| `server_hu` | conversion of CT values to HU |
 """
 
 from __future__ import annotations
@@ -59,7 +68,7 @@ forget_gpu_names()
 
 
 class MedSAM2AtlasApp(MONAILabelApp):
-    """Pre-annotation of abdominal CT that gets better with every corrected case."""
+    """The app object that MONAI Label creates in the server, and again in each work process."""
 
     studies: str
 
@@ -69,22 +78,22 @@ class MedSAM2AtlasApp(MONAILabelApp):
         self._work = WorkFolder.of(studies, self._roots)
         if in_work_process():
             log_lines.install(studies, self._work, config.log_names)
-        # Set here, not at the server's start, so that the limits also apply in training processes.
+        # Configured here and not when the server starts, so that the limits also apply in training processes.
         decoding.configure(config.decoding, self._work.folder(".") / "unreadable.json")
         self._stopping = threading.Event()
         self._models = Models(conf, self._work, HuRule.parse(config.hu))
         self._predictions = Predictions(self._models, self.datastore)
         self._all = {tag: SegmenterTask(self._models, self._predictions, m) for tag, m in self._predictions.models().items()}
-        # Those whose predictions are stored, under their names as tags.
+        # The models whose predictions are stored, by name; the name is also the tag of the prediction.
         self._tasks = {tag: task for tag, task in self._all.items() if not task.inputs}
         self._compare = CompareTask(self._predictions)
         self._table = ScoreTable(self._work.folder(".") / "learning.sqlite")
         if not in_work_process():
-            _ = self._models.ladder  # a device that cannot be used ends the start, not the first case
+            _ = self._models.ladder  # so that the server fails at its start, not at the first case, if the device is unusable
         foundation, baseline = self._foundation(conf), self._named(conf, "baseline")
         self._learner = Learner(self._models, self._predictions, self._table, self.datastore, foundation, baseline)
         self._housekeeper = Housekeeper(lambda: self._studies().store, lambda: self._learner.idle)
-        # In the background, a whole archive would be fetched from a DICOMweb server: only where that is asked for.
+        # With a DICOMweb server, the background would fetch the whole archive, so that must be requested explicitly.
         remote = is_url(studies)
         self._learns = replies.flag({"learning": conf.get("learning", not remote)}, "learning")
         self._reviewed = config.review
@@ -102,43 +111,46 @@ class MedSAM2AtlasApp(MONAILabelApp):
                 log.warning("%s cannot run: %s", name, reason)
 
     def _foundation(self, conf: Mapping[str, str]) -> str:
-        """Returns the model that studies in the background are measured by; MedSAM2 takes minutes a case without a GPU."""
+        """Returns the foundation model for measuring studies in the background.
+
+        The default depends on the device, because MedSAM2 takes minutes for a case without a GPU.
+        """
         named = self._named(conf, "foundation")
-        if named or in_work_process():  # which measures nothing: no need to ask the GPU
+        if named or in_work_process():  # a work process measures nothing, so it need not look for a GPU
             return named or FOUNDATIONS[False]
         return FOUNDATIONS[self._models.device.type == "cuda"]
 
     def _named(self, conf: Mapping[str, str], key: str) -> str:
-        """Returns the model that a setting names, by its own name or a segmenter's; empty if it names none.
+        """Returns the model that the setting `key` names by model or segmenter name; an empty string if the setting is empty.
 
         Raises:
-            InputError: no such model.
+            InputError: no model has that name, or its predictions are not stored.
         """
         name = conf.get(key, "")
         tag = name if not name or name in self._tasks else model_of(name)
         if tag and tag not in self._tasks:
-            raise InputError(name, f"cannot be the {key}.", f"Choose from: {', '.join(self._tasks)}.")
+            raise InputError(name, f"cannot be used as {key}.", f"Choose from: {', '.join(self._tasks)}.")
         return tag
 
     def init_datastore(self) -> Datastore:
-        """A store that loses nothing, of a folder or of a DICOMweb server's series."""
+        """Returns the datastore of the studies folder, or of the DICOMweb server's series."""
         if is_url(self.studies):
             self.studies = self.studies.rstrip("/").strip()
-            wanted = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
+            series = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
             store: StudyDatastore = PacsDatastore(
-                dicom_web(self.studies), self._work.folder("."), models=self._tasks, series=wanted
+                dicom_web(self.studies), self._work.folder("."), models=self._tasks, series=series
             )
         else:
             store = StudyDatastore(Path(self.studies), models=self._tasks, roots=self._roots)
-        store.store.review.turn(self._reviewed)  # for commands over the studies, too
+        store.store.review.turn(self._reviewed)  # stored with the studies, so that it also applies to commands
         return store
 
     def init_infers(self) -> dict[str, Any]:
-        """The foundation model, the atlas alone, the U-Nets, their comparison, and what people click at."""
+        """Returns the infer tasks by model name: all models, and `compare`."""
         return {**self._all, "compare": self._compare}
 
     def init_trainers(self) -> dict[str, Any]:
-        """The atlas and the U-Nets learn from what is signed off."""
+        """Returns the train tasks by model name: the atlas and the U-Nets."""
         unets = {name: UNetTrainTask(self._models, name, f"Trains {name}") for name in trainable()}
         return {ATLAS_TRAINER: AtlasTrainTask(self._models), **unets}
 
@@ -147,30 +159,34 @@ class MedSAM2AtlasApp(MONAILabelApp):
         return BatchTask()
 
     def init_strategies(self) -> dict[str, Any]:
-        """Ways to pick the next case."""
+        """Returns the strategies for the next case, by name."""
         return {name: NextCase(name, self._table, self._learner.versions) for name in STRATEGIES}
 
     def init_scoring_methods(self) -> dict[str, Any]:
-        """Labels of one tag against those of another."""
+        """Returns the scoring methods by name."""
         return {"organs": OrganScoring(self._work)}
 
     def train(self, request: dict[str, Any]) -> Any:
-        """Trains in MONAI Label's process for it, unless another training runs for the same studies."""
+        """Trains a model; runs in MONAI Label's training process.
+
+        Raises:
+            ConflictError: another server trains a model on the same studies.
+        """
         with claimed(self._work, "train", str(request.get("model"))):
             return super().train(request)
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
-        """Runs a model on many studies, in MONAI Label's process for it."""
+        """Runs a model on many studies; runs in MONAI Label's batch process."""
         with claimed(self._work, "batch_infer", str(request.get("model"))):
             return super().batch_infer(request, datastore)
 
     def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
-        """Scores labels, in a process of its own or, if the client waits for the scores, in the server's."""
+        """Scores label maps; runs in a separate process, or in the server if the client waits for the scores."""
         with claimed(self._work, "scoring", str(request.get("method"))):
             return super().scoring(request, datastore)
 
     def on_init_complete(self) -> None:
-        """Starts measuring studies once the server is up; training processes never get here."""
+        """Starts the background threads; MONAI Label calls this in the server only, not in work processes."""
         super().on_init_complete()
         datastore = self.datastore()
         if isinstance(datastore, PacsDatastore):
@@ -180,12 +196,16 @@ class MedSAM2AtlasApp(MONAILabelApp):
             self._learner.start()
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
-        """One case less to choose from."""
+        """Notifies the learner of a new label map; MONAI Label calls this after it has saved one."""
         self._learner.notify()
         return {}
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The next case, and why; refuses an unknown strategy with the names of those there are."""
+        """Returns the next case to annotate and the reason for the choice.
+
+        Raises:
+            NotFoundError: the strategy is unknown; the remedy lists the known ones.
+        """
         strategy = request.get("strategy") or "random"
         check_strategy(str(strategy), self._strategies)
         chosen: dict[str, Any] = super().next_sample(request)
@@ -198,7 +218,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         trainers = described(self._trainers, lambda task: task.info(), missing, "training")
         datastore = described({"datastore": self._datastore}, lambda store: store.status(), missing)
         if failure := self._models.ladder.failure:
-            missing["GPU"] = f"has failed ({failure}). Networks run on the processor until the server is started again."
+            missing["GPU"] = f"has failed ({failure}). Networks run on the CPU until the server is restarted."
         return {
             "name": self.name,
             "description": self.description,
@@ -217,18 +237,20 @@ class MedSAM2AtlasApp(MONAILabelApp):
         }
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
-        """Segments or compares. Studies' predictions are stored under the model's tag, and taken from there when nothing has
-        changed; an image that is no study (`upload`: its file) is segmented only.
+        """Segments an image with a model, or compares two models on a study.
+
+        A study's prediction is stored under the model's tag, and returned from there if nothing it depends on has changed.
+        An image that is not a study (`upload` in the request names its file) is segmented without storing the result.
 
         Raises:
-            MedSAM2AtlasError: no such model or study, something that the model needs is missing, or a wrong option.
+            MedSAM2AtlasError: the model or study is unknown, a requirement of the model is missing, or an option is invalid.
         """
         model, upload = str(request.get("model")), request.get("upload")
         check_model(model, self._infers, lambda: self._missing(model))
-        with self._learner.held_off():
+        with self._learner.paused():
             if upload:
                 if model == "compare":
-                    raise InputError("compare", "works on studies.", "Upload the image as a study first, then name its id.")
+                    raise InputError("compare", "needs a study.", "Upload the image as a study first, then send its id.")
                 return self._answer(model, "", self._predictions.once(model, Path(upload), request), request)
             study = str(request.get("image"))
             check_study(study, self.datastore())
@@ -240,10 +262,10 @@ class MedSAM2AtlasApp(MONAILabelApp):
             return self._answer(model, model, self._predictions.get(model, study, request)[0], request)
 
     def stored(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """What `infer` would give, where nothing has to be computed for it.
+        """Returns the reply of `infer` if it is stored; None if it would have to be computed.
 
         Raises:
-            MedSAM2AtlasError: as `infer`.
+            MedSAM2AtlasError: as for `infer`.
         """
         model, study = str(request.get("model")), str(request.get("image"))
         check_model(model, self._infers, lambda: self._missing(model))
@@ -253,27 +275,34 @@ class MedSAM2AtlasApp(MONAILabelApp):
         return None if found is None else self._reply(model, model, found.label, found.cached_report.to_json(), request)
 
     def put_weights(self, model: str, file: Path) -> dict[str, Any]:
-        """Puts weights of a U-Net in the place of those that training made.
+        """Replaces the trained weights of a U-Net by a file.
+
+        Args:
+            model: `unet_2d` or `unet_3d`.
+            file: weights file (.pt), which is copied.
+
+        Returns:
+            The model, and the version and mark of the new weights.
 
         Raises:
-            NotFoundError: not a U-Net.
-            WeightsError: they cannot be used.
+            NotFoundError: the model is not a U-Net.
+            WeightsError: the weights cannot be used.
         """
         if model not in trainable():
-            raise NotFoundError(repr(model[:80]), "takes no weights.", f"Choose from: {', '.join(trainable())}.")
+            raise NotFoundError(repr(model[:80]), "does not accept weights.", f"Choose from: {', '.join(trainable())}.")
         unet = load_unet(file)
         copy_safely(file, self._work.folder(model) / "best.pt")
         return {"model": model, "version": unet.version, "mark": unet.mark}
 
     def cases(self) -> list[dict[str, Any]]:
-        """State and measures of all cases; see `review`."""
+        """Returns the state and measures of all cases, for the review page."""
         return case_states(self._studies(), self._table, tuple(self._tasks), self._learner.problems())
 
     def picture(self, study: str) -> Path:
-        """A picture of a case; see `review`.
+        """Returns the file of a picture of a case, for the review page.
 
         Raises:
-            NotFoundError: no such case, or it has no label map.
+            NotFoundError: the case is unknown, or has no label map.
         """
         return picture(self._studies(), study, tuple(self._tasks), self._models.hu)
 
@@ -282,7 +311,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         return datastore
 
     def cleanup_sessions(self) -> None:
-        """Removes abandoned sessions at start and every five minutes; MONAI Label does so only once a session is in use."""
+        """Removes expired sessions. The server calls this at its start and every five minutes."""
         if self._sessions is not None:
             self._sessions.remove_expired()
 
@@ -290,7 +319,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         return SessionFolders(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY) if load else None
 
     def stop(self) -> None:
-        """Ends what runs in the background."""
+        """Stops the background threads."""
         self._stopping.set()
         self._housekeeper.stop()
         self._learner.stop()
@@ -307,7 +336,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         return {"label": file, "tag": tag, "file": file, "params": replies.as_json(report, labels)}
 
     def _missing(self, *names: str) -> dict[str, str]:
-        """Returns why models cannot run: of those named, or of all."""
+        """Returns the reasons why models cannot run, by name: of the models `names`, or of all if there are none."""
         tasks: dict[str, Any] = {**self._all, "compare": self._compare}
         tasks = {name: tasks[name] for name in names} or tasks
         failing: dict[str, str] = {}

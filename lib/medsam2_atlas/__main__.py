@@ -1,4 +1,4 @@
-"""`python -m medsam2_atlas`."""
+"""Runs the command line: `python -m medsam2_atlas`."""
 
 from medsam2_atlas.cli import main
 

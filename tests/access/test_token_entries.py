@@ -126,5 +126,5 @@ def test_the_command_prints_the_token_alone_and_lists_people(tmp_path: Path) -> 
     assert digest_of(added.stdout.strip()) in read_tokens(Path(file))
     listed = CliRunner().invoke(app, ["tokens", "check", file]).output
     assert "kim" in listed
-    assert "(over)" in listed
+    assert "(expired)" in listed
     assert CliRunner().invoke(app, ["tokens", "add", file, "lee", "--role", "king"]).exit_code != 0

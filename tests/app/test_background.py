@@ -1,4 +1,4 @@
-"""The background that measures studies, and the choice among thousands, without a server around them."""
+"""Background measuring, the choice of the next case, scoring and batches, without a server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from waiting import until
 
 
 class Shelf:
-    """Studies, models and what was measured, in place of the real ones."""
+    """A learner with fake studies and models, which records the measured studies."""
 
     def __init__(self, folder: Path, names: list[str]) -> None:
         for name in names:
@@ -41,7 +41,7 @@ class Shelf:
         self.measured: list[str] = []
         self.errors: dict[str, Exception] = {"broken": InputError("broken.nii.gz", "cannot be read.")}
         self.models: Any = SimpleNamespace(atlas=lambda: SimpleNamespace(version=self.version), hu=CHECK)
-        predictions: Any = SimpleNamespace(image=lambda study: folder / f"{study}.nii.gz", able=lambda role: [])
+        predictions: Any = SimpleNamespace(image=lambda study: folder / f"{study}.nii.gz", available=lambda role: [])
         predictions.segmenter = lambda tag: SimpleNamespace(version=lambda: "")
         store: Any = SimpleNamespace(get_unlabeled_images=lambda: self.names)
         self.learner = Learner(self.models, predictions, self.table, lambda: store, "atlas")
@@ -59,7 +59,7 @@ def test_each_study_is_measured_once_until_something_changes(tmp_path: Path) -> 
     while shelf.learner.measure_next():
         pass
     assert shelf.measured == ["a", "b"]
-    shelf.names = ["b"]  # a was signed off
+    shelf.names = ["b"]  # as if `a` had been signed off
     shelf.version = "a2"
     while shelf.learner.measure_next():
         pass
@@ -70,7 +70,7 @@ def test_each_study_is_measured_once_until_something_changes(tmp_path: Path) -> 
     assert not shelf.learner.measure_next()
 
 
-def test_a_study_with_implausible_values_is_measured_again_by_another_rule(tmp_path: Path) -> None:
+def test_a_study_with_implausible_values_is_measured_again_with_another_hu_rule(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, ["a"])
     shelf.errors = {"a": InputError("a.nii.gz", "its values are 1024 too high for HU.")}
     assert shelf.learner.measure_next()
@@ -81,7 +81,7 @@ def test_a_study_with_implausible_values_is_measured_again_by_another_rule(tmp_p
     assert shelf.table.rows()["a"].problem == ""
 
 
-def test_a_study_that_cannot_be_measured_does_not_hold_up_the_others(tmp_path: Path) -> None:
+def test_a_study_that_cannot_be_measured_does_not_stop_the_others(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, ["broken", "c"])
     while shelf.learner.measure_next():
         pass
@@ -89,14 +89,14 @@ def test_a_study_that_cannot_be_measured_does_not_hold_up_the_others(tmp_path: P
     assert "cannot be read" in shelf.table.rows()["broken"].problem
 
 
-def test_a_study_that_raises_anything_at_all_does_not_stop_active_learning(tmp_path: Path) -> None:
+def test_an_unexpected_error_of_a_study_does_not_stop_active_learning(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, ["a", "b", "c"])
     shelf.errors = {"a": ZeroDivisionError("no voxels"), "b": RuntimeError("from a library")}
     while shelf.learner.measure_next():
         pass
-    assert shelf.measured == ["a", "b", "c"]  # each once
+    assert shelf.measured == ["a", "b", "c"]  # each study once
     assert "no voxels" in shelf.table.rows()["a"].problem
-    shelf.version = "a2"  # a new model may do better
+    shelf.version = "a2"  # a new model may succeed
     shelf.errors = {}
     while shelf.learner.measure_next():
         pass
@@ -116,7 +116,7 @@ def test_a_study_with_an_unavailable_image_does_not_delay_the_others(tmp_path: P
     assert "No space" in shelf.learner.problems()["full"]
     (tmp_path / "gone.nii.gz").write_bytes(b"back")
     shelf.errors = {}
-    assert not shelf.learner.measure_next()  # not yet
+    assert not shelf.learner.measure_next()  # the delay is not over
     now[0] = 11.0
     while shelf.learner.measure_next():
         pass
@@ -124,7 +124,7 @@ def test_a_study_with_an_unavailable_image_does_not_delay_the_others(tmp_path: P
     assert shelf.learner.problems() == {}
 
 
-def test_delays_grow_to_five_minutes() -> None:
+def test_delays_between_tries_increase_to_five_minutes() -> None:
     now = [0.0]
     retries = Retries(lambda: now[0])
     waits = []
@@ -159,13 +159,13 @@ def test_stopping_does_not_wait_for_a_study_that_never_ends(tmp_path: Path, monk
     end.set()
 
 
-def test_the_background_stays_away_while_somebody_waits(tmp_path: Path) -> None:
+def test_nothing_is_measured_while_a_request_is_served(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, ["a"])
-    with shelf.learner.held_off():
+    with shelf.learner.paused():
         shelf.learner.start()
         time.sleep(0.5)
         assert shelf.measured == []
-    shelf.learner._last_request = -100.0  # long ago
+    shelf.learner._last_request = -100.0  # as if the last request had been long ago
     shelf.learner.notify()
     deadline = time.monotonic() + 10
     while not shelf.measured and time.monotonic() < deadline:
@@ -174,7 +174,7 @@ def test_the_background_stays_away_while_somebody_waits(tmp_path: Path) -> None:
     assert shelf.measured == ["a"]
 
 
-def test_the_next_of_thousands_is_found_at_once(tmp_path: Path) -> None:
+def test_the_next_of_3000_cases_is_chosen_quickly(tmp_path: Path) -> None:
     studies = tmp_path / "studies"
     studies.mkdir()
     for n in range(3000):
@@ -189,7 +189,7 @@ def test_the_next_of_thousands_is_found_at_once(tmp_path: Path) -> None:
     strategy = NextCase("novelty", table, dict)
     began = time.perf_counter()
     chosen = strategy({"strategy": "novelty", "client_id": "one"}, datastore)
-    assert time.perf_counter() - began < 3  # it takes some 50 ms
+    assert time.perf_counter() - began < 3  # it usually takes about 50 ms
     assert chosen is not None
     assert chosen["id"] == f"case-{int(np.argmax(values)):04d}"
     datastore.update_image_info(chosen["id"], {"strategy": {"novelty": {"ts": int(time.time()), "client_id": "one"}}})
@@ -201,7 +201,7 @@ def test_the_next_of_thousands_is_found_at_once(tmp_path: Path) -> None:
     assert other["id"] == f"case-{int(np.argsort(values)[-2]):04d}"
 
 
-def test_predictions_lie_in_the_store_of_the_studies(tmp_path: Path) -> None:
+def test_predictions_use_the_store_of_the_studies(tmp_path: Path) -> None:
     datastore = StudyDatastore(tmp_path)
     models: Any = SimpleNamespace(work=WorkFolder.of(tmp_path))
     assert Predictions(models, lambda: datastore).store()._studies is datastore.store
@@ -214,11 +214,11 @@ def write(folder: Path, name: str, array: np.ndarray) -> None:
     sitk.WriteImage(image, str(folder / f"{name}.nii.gz"))
 
 
-def test_scores_are_per_organ_between_any_two_tags(tmp_path: Path) -> None:
+def test_any_two_tags_are_scored_for_each_organ(tmp_path: Path) -> None:
     truth = np.zeros((12, 12, 12), np.uint8)
     truth[2:8, 2:8, 2:8], truth[9:11, 9:11, 9:11] = 6, 11
     found = np.roll(truth, 1, axis=2)
-    found[0, 0, 0] = 8  # an organ that nobody annotated is not held against it
+    found[0, 0, 0] = 8  # an organ that is not annotated must not lower the score
     for name in ("a", "b", "c"):
         write(tmp_path, name, np.zeros((12, 12, 12), np.int16))
     write(tmp_path / "labels" / "final", "a", truth)
@@ -241,38 +241,38 @@ def test_scores_are_per_organ_between_any_two_tags(tmp_path: Path) -> None:
         scoring({"y": "../../etc"}, datastore)
 
 
-def test_stored_files_are_checked_when_no_request_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_files_are_checked_only_while_the_server_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.housekeeper._FIRST_SECONDS", 0.01)
     monkeypatch.setattr("tasks.housekeeper._LOOK_SECONDS", 0.01)
     monkeypatch.setattr("tasks.housekeeper._EVERY_SECONDS", 0.01)
-    looked: list[threading.Event] = []
+    audits: list[threading.Event] = []
     idle = threading.Event()
 
     class Store:
         def audit(self, stop: threading.Event) -> int:
-            looked.append(stop)
-            if len(looked) == 1:
-                raise OSError("the disk is away")
+            audits.append(stop)
+            if len(audits) == 1:
+                raise OSError("the disk is unavailable")
             return 0
 
     housekeeper = Housekeeper(Store, idle.is_set)
     housekeeper.start()
     time.sleep(0.2)
-    assert looked == []
+    assert audits == []
     idle.set()
-    until(lambda: len(looked) > 1, 10)
+    until(lambda: len(audits) > 1, 10)
     housekeeper.stop()
-    assert looked[0].is_set()
+    assert audits[0].is_set()
 
 
-def test_a_task_that_fails_is_named_and_the_others_are_described() -> None:
-    def tell(task: Any) -> Any:
+def test_a_failing_task_is_reported_and_the_others_are_described() -> None:
+    def describe(task: Any) -> Any:
         return {"value": 1 / task}
 
     missing = {"c": "not trained"}
-    assert described({"a": 1, "b": 0, "c": 2}, tell, missing) == {"a": {"value": 1.0}}
+    assert described({"a": 1, "b": 0, "c": 2}, describe, missing) == {"a": {"value": 1.0}}
     assert missing == {"c": "not trained", "b": "ZeroDivisionError: division by zero"}
-    described({"b": 0}, tell, missing, "training")
+    described({"b": 0}, describe, missing, "training")
     assert "training b" in missing
 
 
@@ -301,8 +301,8 @@ def test_a_case_with_any_client_info_can_be_chosen(tmp_path: Path) -> None:
     for name in ("a", "b"):
         sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 4, 4), np.int16)), str(tmp_path / f"{name}.nii.gz"))
     datastore, table = StudyDatastore(tmp_path), ScoreTable(tmp_path / "t.sqlite")
-    strange: list[Any] = ["x", {"first": 1}, {"first": {"ts": "soon"}}, [1]]
-    for value in strange:
+    invalid: list[Any] = ["x", {"first": 1}, {"first": {"ts": "soon"}}, [1]]
+    for value in invalid:
         datastore.update_image_info("a", {"strategy": value})
         assert datastore.get_image_info("a")["strategy"] == {}
         chosen = NextCase("first", table, dict)({}, datastore)

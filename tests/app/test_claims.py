@@ -1,4 +1,4 @@
-"""Claims of work processes."""
+"""Claims register work processes, and find those whose server has ended."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def test_two_trainings_never_run_at_once(work: WorkFolder, monkeypatch: pytest.M
             pass
         with pytest.raises(ConflictError, match="unet_3d"):
             check_training(work)
-        assert end_orphans(work) == []  # nobody knows that its server is gone: it was started by hand
+        assert end_orphans(work) == []  # a process that was started by hand has no server that could have ended
     check_training(work)
     with claimed(work, "train", "unet_2d"):
         pass
 
 
-def test_work_whose_server_is_gone_does_not_begin(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_does_not_start_after_its_server_has_ended(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SERVER_VARIABLE, str(DEAD))
-    with pytest.raises(ConflictError, match="lost its server"), claimed(work, "train", "unet_3d"):
+    with pytest.raises(ConflictError, match="its server has ended"), claimed(work, "train", "unet_3d"):
         pass
 
 
@@ -51,13 +51,13 @@ def test_a_process_that_does_not_match_its_claim_is_not_ended(work: WorkFolder, 
     with claimed(work, "train", "unet_3d"):
         file = work.path / "claims/train.json"
         content = json.loads(file.read_text())
-        file.write_text(json.dumps(content | {"server": str(DEAD)}))  # this process, which is no training
+        file.write_text(json.dumps(content | {"server": str(DEAD)}))  # names this process, which is not a training
         assert end_orphans(work) == []
         file.write_text(json.dumps(content | {"server": str(DEAD), "process": str(ProcessMark(OWN.namespace, 1, 1))}))
         assert end_orphans(work) == []
 
 
-def test_work_of_another_container_is_left_alone() -> None:
+def test_work_of_another_container_is_not_orphaned() -> None:
     elsewhere = ProcessMark(OWN.namespace + 1, 4_000_000, 1)
     assert not Claim(elsewhere, elsewhere, "train", "unet_3d").orphaned
     assert not Claim(elsewhere, DEAD, "train", "unet_3d").orphaned
@@ -65,7 +65,7 @@ def test_work_of_another_container_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"process": 3}', "\x00"])
-def test_a_claim_that_cannot_be_read_does_not_stop_others(work: WorkFolder, content: str) -> None:
+def test_a_damaged_claim_does_not_block_other_work(work: WorkFolder, content: str) -> None:
     file = work.folder("claims") / "scoring-x.json"
     file.write_text(content)
     assert end_orphans(work) == []

@@ -1,4 +1,4 @@
-"""Labels and images that the real server stores."""
+"""The datastore of a studies folder, and the real server's routes for images and label maps."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def save(url: str, file: Path, study: str = "first", tag: str = "final", **query
         )
 
 
-def test_labels_are_versioned_and_two_annotators_see_each_other(url: str, studies: Path, tmp_path: Path) -> None:
+def test_label_maps_are_versioned_and_a_conflicting_change_is_refused(url: str, studies: Path, tmp_path: Path) -> None:
     six, two = label_file(studies, tmp_path / "six.nii.gz", 6), label_file(studies, tmp_path / "two.nii.gz", 2)
     assert save(url, six, expected_version=0).json()["version"] == 1
     late = save(url, two, expected_version=0)
@@ -72,7 +72,7 @@ def test_labels_are_versioned_and_two_annotators_see_each_other(url: str, studie
     assert requests.get(f"{url}/info/").json()["datastore"]["completed"] == 0
 
 
-def test_an_empty_label_is_not_signed_off_by_accident(url: str, studies: Path, tmp_path: Path) -> None:
+def test_an_empty_label_map_is_signed_off_only_after_confirmation(url: str, studies: Path, tmp_path: Path) -> None:
     empty = label_file(studies, tmp_path / "empty.nii.gz")
     refused = save(url, empty, study="second")
     assert refused.status_code == 409
@@ -87,7 +87,7 @@ def test_an_empty_label_is_not_signed_off_by_accident(url: str, studies: Path, t
     requests.delete(f"{url}/datastore/label", params={"id": "second", "tag": "final"})
 
 
-def test_organs_are_not_lost_by_accident(url: str, studies: Path, tmp_path: Path) -> None:
+def test_organs_are_removed_only_after_confirmation(url: str, studies: Path, tmp_path: Path) -> None:
     both, one = label_file(studies, tmp_path / "both.nii.gz", 6, 2), label_file(studies, tmp_path / "one.nii.gz", 2)
     assert sorted(save(url, both, study="second").json()["organs"]) == ["liver", "right_kidney"]
     refused = save(url, one, study="second")
@@ -109,7 +109,7 @@ def test_organs_are_not_lost_by_accident(url: str, studies: Path, tmp_path: Path
     assert "confirm" not in about
 
 
-def test_a_client_that_can_send_no_more_than_a_label_still_can(url: str, studies: Path, tmp_path: Path) -> None:
+def test_a_client_without_confirmation_dialog_confirms_by_sending_again(url: str, studies: Path, tmp_path: Path) -> None:
     client = MONAILabelClient(url, tmpdir=str(tmp_path))
     empty = label_file(studies, tmp_path / "empty.nii.gz")
     with pytest.raises(MONAILabelClientException, match="409"):
@@ -119,7 +119,7 @@ def test_a_client_that_can_send_no_more_than_a_label_still_can(url: str, studies
 
 @pytest.fixture
 def shelf(tmp_path: Path) -> tuple[StudyDatastore, list[float]]:
-    """Returns a store with a signed-off liver, and its clock."""
+    """Returns a datastore with a signed-off liver, and the time of its clock in seconds."""
     now = [0.0]
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((8, 8, 8), np.int16)), str(tmp_path / "first.nii.gz"))
     datastore = StudyDatastore(tmp_path, models=("unet_3d",), clock=lambda: now[0])
@@ -135,12 +135,12 @@ def cube(folder: Path, organ: int) -> Path:
     return folder / "sent" / f"{organ}.nii.gz"
 
 
-def test_only_the_same_label_of_the_same_person_confirms(shelf: tuple[StudyDatastore, list[float]], tmp_path: Path) -> None:
+def test_only_the_same_label_map_of_the_same_person_confirms(shelf: tuple[StudyDatastore, list[float]], tmp_path: Path) -> None:
     datastore, now = shelf
     for author, organ in (("kim", 2), ("lee", 2), ("kim", 0), ("", 2)):
         with pytest.raises(ConfirmError, match="liver"):
             datastore.save_label("first", str(cube(tmp_path, organ)), "final", {"user": author})
-    now[0] = 601.0  # after ten minutes the refusal is forgotten
+    now[0] = 601.0  # after ten minutes, a refusal is no longer kept
     with pytest.raises(ConfirmError):
         datastore.save_label("first", str(cube(tmp_path, 2)), "final", {"user": "kim"})
     now[0] = 1100.0
@@ -148,7 +148,7 @@ def test_only_the_same_label_of_the_same_person_confirms(shelf: tuple[StudyDatas
     assert datastore.store.label("first", "final").version.organs == (2,)
 
 
-def test_somebody_else_of_the_same_name_confirms_nothing(shelf: tuple[StudyDatastore, list[float]], tmp_path: Path) -> None:
+def test_another_person_of_the_same_name_cannot_confirm(shelf: tuple[StudyDatastore, list[float]], tmp_path: Path) -> None:
     datastore, _ = shelf
     for who in ("token:kim", "oidc:https://login.example#7"):
         with pytest.raises(ConfirmError, match="liver"):
@@ -157,7 +157,7 @@ def test_somebody_else_of_the_same_name_confirms_nothing(shelf: tuple[StudyDatas
     assert (saved.label.version.author, saved.label.version.author_id) == ("kim", "token:kim")
 
 
-def test_a_person_who_was_asked_and_declined_has_not_confirmed(
+def test_sending_again_does_not_confirm_if_the_client_asks_the_person(
     shelf: tuple[StudyDatastore, list[float]], tmp_path: Path
 ) -> None:
     datastore, _ = shelf
@@ -167,7 +167,7 @@ def test_a_person_who_was_asked_and_declined_has_not_confirmed(
     assert datastore.store.label("first", "final").version.number == 1
 
 
-def test_a_confirmation_does_not_hold_for_other_organs(shelf: tuple[StudyDatastore, list[float]], tmp_path: Path) -> None:
+def test_a_confirmation_is_not_valid_for_other_organs(shelf: tuple[StudyDatastore, list[float]], tmp_path: Path) -> None:
     datastore, _ = shelf
     with pytest.raises(ConfirmError, match="liver"):
         datastore.save_label("first", str(cube(tmp_path, 0)), "final", {"user": "kim"})
@@ -176,7 +176,7 @@ def test_a_confirmation_does_not_hold_for_other_organs(shelf: tuple[StudyDatasto
         datastore.save_label("first", str(cube(tmp_path, 0)), "final", {"user": "kim"})
 
 
-def test_refusals_are_remembered_in_bounded_number() -> None:
+def test_the_number_of_recorded_refusals_is_limited() -> None:
     confirmations = Confirmations(kept=100)
     refusals = [Refusal("s", "final", "kim", str(n), ()) for n in range(1000)]
     assert not any(confirmations.confirms(refusal) for refusal in refusals)
@@ -185,7 +185,7 @@ def test_refusals_are_remembered_in_bounded_number() -> None:
     assert confirmations.confirms(refusals[-1])
 
 
-def test_other_tags_may_be_empty(shelf: tuple[StudyDatastore, list[float]], tmp_path: Path) -> None:
+def test_a_label_map_of_another_tag_may_be_empty(shelf: tuple[StudyDatastore, list[float]], tmp_path: Path) -> None:
     datastore, _ = shelf
     datastore.save_label("first", str(cube(tmp_path, 0)), "draft", {"user": "kim"})
 
@@ -222,12 +222,12 @@ def test_a_case_that_cannot_be_read_is_left_out_of_the_archive(tmp_path: Path) -
     assert "gone" in left_out["gone"]
     with zipfile.ZipFile(tmp_path / "x.zip") as archive:
         assert sorted(archive.namelist()) == ["image/a", "label/b", "metadata.json"]
-        told = json.loads(archive.read("metadata.json"))["left_out"]["gone"]
-    assert told.endswith("/gone'")
-    assert str(tmp_path) not in told
+        reason = json.loads(archive.read("metadata.json"))["left_out"]["gone"]
+    assert reason.endswith("/gone'")
+    assert str(tmp_path) not in reason
 
 
-def test_labels_that_cannot_be_right_are_refused(url: str, studies: Path, tmp_path: Path) -> None:
+def test_invalid_label_maps_are_refused(url: str, studies: Path, tmp_path: Path) -> None:
     (tmp_path / "garbage.nii.gz").write_bytes(b"\x1f\x8b garbage")
     assert save(url, tmp_path / "garbage.nii.gz").status_code == 422
     assert save(url, label_file(studies, tmp_path / "x.nii.gz", 77)).status_code == 422
@@ -237,7 +237,7 @@ def test_labels_that_cannot_be_right_are_refused(url: str, studies: Path, tmp_pa
     assert save(url, tmp_path / "large.nii.gz").status_code == 413
     assert not (studies / "labels" / "final" / "first.nii.gz").exists()
 
-    def chunks() -> Iterator[bytes]:  # of untold length
+    def chunks() -> Iterator[bytes]:  # makes the request chunked, so that it has no Content-Length
         yield b'--x\r\nContent-Disposition: form-data; name="label"; filename="l.nii.gz"\r\n\r\n'
         yield from (b"0" * 100_000 for _ in range(12))
         yield b"\r\n--x--\r\n"
@@ -247,7 +247,7 @@ def test_labels_that_cannot_be_right_are_refused(url: str, studies: Path, tmp_pa
     assert answer.status_code == 413
 
 
-def test_images_keep_their_whole_names(url: str, short_files: ReferenceFiles, studies: Path) -> None:
+def test_images_keep_their_full_names(url: str, short_files: ReferenceFiles, studies: Path) -> None:
     for name in ("a.1.nii.gz", "a.2.nii.gz"):
         with short_files.image.open("rb") as stream:
             answer = requests.put(f"{url}/datastore/image", files={"file": (name, stream)})
@@ -260,14 +260,14 @@ def test_images_keep_their_whole_names(url: str, short_files: ReferenceFiles, st
     assert not (studies / "a.1.nii.gz").exists()
 
 
-def test_a_segmentation_of_slicer_is_kept_as_it_was_sent(url: str, studies: Path, tmp_path: Path) -> None:
+def test_a_segmentation_of_slicer_is_stored_unchanged(url: str, studies: Path, tmp_path: Path) -> None:
     image = sitk.ReadImage(str(studies / "first.nii.gz"))
     liver, kidney = np.zeros((2, 3, 10, 20), np.uint8)
     liver[:, :, :12], kidney[:, :, 8:] = 1, 1
     layers = segment("Liver", 1, 0), segment("Kidney_left", 1, 1)
     file = write_segmentation(tmp_path / "first.seg.nrrd", [liver, kidney], layers, image, (10, 10, 2))
     client = MONAILabelClient(url, tmpdir=str(tmp_path))
-    names = [{"name": "Liver", "idx": 1}, {"name": "Kidney_left", "idx": 2}]  # as Slicer's module numbers them
+    names = [{"name": "Liver", "idx": 1}, {"name": "Kidney_left", "idx": 2}]  # numbered as by Slicer's module
     saved = client.save_label("first", str(file), "by_slicer", {"label_info": names})
     assert sorted(saved["organs"]) == ["left_kidney", "liver"]
     assert saved["info"]["remarks"] == ["'Liver' and 'Kidney_left' share 120 voxels, which are 'Kidney_left'."]
@@ -281,8 +281,8 @@ def test_a_segmentation_of_slicer_is_kept_as_it_was_sent(url: str, studies: Path
     old = requests.get(f"{url}/datastore/label/version", {"label": "first", "tag": "by_slicer", "version": 1})
     assert "first.by_slicer.1.seg.nrrd" in old.headers["content-disposition"]
 
-    strange = write_segmentation(tmp_path / "x.seg.nrrd", [liver], [segment("cyst", 1)], image, (10, 10, 2))
-    refused = save(url, strange, tag="by_slicer")
+    unknown = write_segmentation(tmp_path / "x.seg.nrrd", [liver], [segment("cyst", 1)], image, (10, 10, 2))
+    refused = save(url, unknown, tag="by_slicer")
     assert refused.status_code == 422
     assert "no organs: 'cyst'." in refused.json()["detail"]
     assert "Organs are Spleen, " in refused.json()["error"]["remedy"]
@@ -298,11 +298,11 @@ def test_a_cropped_segmentation_is_scored_on_its_image(shelf: tuple[StudyDatasto
     write_segmentation(tmp_path / "sent" / "x.seg.nrrd", [np.ones((3, 3, 3), np.uint8)], [segment("liver")], image, (2, 2, 2))
     datastore.save_label("first", str(tmp_path / "sent" / "x.seg.nrrd"), "slicer", {"user": "kim"})
     scoring = OrganScoring(datastore.store.work)
-    for truth, judged in (("final", "slicer"), ("slicer", "final")):
-        assert scoring({"y": truth, "y_pred": judged}, datastore)["mean"]["dice"] == 1.0
+    for truth, predicted in (("final", "slicer"), ("slicer", "final")):
+        assert scoring({"y": truth, "y_pred": predicted}, datastore)["mean"]["dice"] == 1.0
 
 
-def test_voxels_of_other_names_for_organs_get_their_numbers(tmp_path: Path) -> None:
+def test_voxels_are_renumbered_by_other_names_of_organs(tmp_path: Path) -> None:
     file = cube(tmp_path, 1)
     renumber(file, [{"name": "IVC", "idx": 1}, {"name": "cyst", "idx": 2}])
     assert read_labels(file).array.max() == 9

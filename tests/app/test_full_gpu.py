@@ -1,4 +1,4 @@
-"""A GPU that is full or broken keeps nobody from asking, and from a result."""
+"""A server with a full or broken GPU answers requests and segments on the CPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GPU = torch.device("cuda:0")
 
 
 class FullGPU:
-    """Refuses every network, as a card without free memory does."""
+    """A fake GPU without free memory: it refuses every network, and records the attempts in `asked`."""
 
     def __init__(self) -> None:
         self.asked: list[torch.device] = []
@@ -62,7 +62,7 @@ def app(gpu: FullGPU, tmp_path: Path) -> Iterator[MedSAM2AtlasApp]:
     app.stop()
 
 
-def test_a_full_gpu_keeps_nobody_from_asking_what_there_is(app: MedSAM2AtlasApp, gpu: FullGPU) -> None:
+def test_the_models_are_listed_while_the_gpu_is_full(app: MedSAM2AtlasApp, gpu: FullGPU) -> None:
     about = app.info()
     assert {"unet_3d", "medsam2"} <= about["models"].keys()
     assert not {"unet_3d", "medsam2"} & about["missing"].keys()
@@ -73,12 +73,14 @@ def test_a_full_gpu_keeps_nobody_from_asking_what_there_is(app: MedSAM2AtlasApp,
     assert not gpu.asked
 
 
-def test_a_full_gpu_keeps_no_weights_from_being_uploaded(app: MedSAM2AtlasApp, gpu: FullGPU) -> None:
+def test_weights_can_be_uploaded_while_the_gpu_is_full(app: MedSAM2AtlasApp, gpu: FullGPU) -> None:
     assert app.put_weights("unet_3d", resource("weights/unet_3d_demo.pt"))["model"] == "unet_3d"
     assert not gpu.asked
 
 
-def test_a_case_ends_on_the_processor_and_its_provenance_says_so(app: MedSAM2AtlasApp, gpu: FullGPU, tmp_path: Path) -> None:
+def test_a_case_falls_back_to_the_cpu_and_its_provenance_records_that(
+    app: MedSAM2AtlasApp, gpu: FullGPU, tmp_path: Path
+) -> None:
     result = app.infer({"model": "unet_3d", "image": "one"})
     assert len(gpu.asked) == 3
     assert result["params"]["report"]["memory"].endswith("done on the processor")
@@ -91,7 +93,7 @@ def test_a_case_ends_on_the_processor_and_its_provenance_says_so(app: MedSAM2Atl
     assert not gpu.asked
 
 
-def test_a_click_on_a_full_gpu_is_answered_from_the_processor(app: MedSAM2AtlasApp, gpu: FullGPU) -> None:
+def test_a_click_falls_back_to_the_cpu_if_the_gpu_is_full(app: MedSAM2AtlasApp, gpu: FullGPU) -> None:
     clicked = {"model": "medsam2", "image": "one", "label": "liver", "foreground": [[10, 12, 22]], "reach": "12"}
     report = app.infer(clicked)["params"]["report"]
     assert len(gpu.asked) == 3
@@ -99,7 +101,7 @@ def test_a_click_on_a_full_gpu_is_answered_from_the_processor(app: MedSAM2AtlasA
     assert (report["device"], report["precision"]) == ("cpu", "float32")
 
 
-def test_a_broken_gpu_is_not_asked_again(app: MedSAM2AtlasApp, gpu: FullGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_gpu_is_not_used_again(app: MedSAM2AtlasApp, gpu: FullGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(network: Any, device: torch.device) -> Any:
         if device.type == "cuda":
             gpu.asked.append(device)
@@ -115,10 +117,10 @@ def test_a_broken_gpu_is_not_asked_again(app: MedSAM2AtlasApp, gpu: FullGPU, mon
     assert "unspecified launch failure" in app.info()["missing"]["GPU"]
 
 
-def test_results_that_were_made_before_memory_was_short_still_count(
+def test_results_from_before_the_gpu_was_full_stay_valid(
     app: MedSAM2AtlasApp, gpu: FullGPU, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(UNet, "on", lambda network, _: network)  # the card is a processor, but has room
+    monkeypatch.setattr(UNet, "on", lambda network, _: network)  # a GPU with free memory, whose networks stay on the CPU
     app._predictions.get("unet_3d", "one")
     monkeypatch.setattr(UNet, "on", lambda network, device: gpu.on(network, device))
     app._models.ladder._fitted["unet_3d"] = ("cpu", time.monotonic())
@@ -127,7 +129,7 @@ def test_results_that_were_made_before_memory_was_short_still_count(
     assert not gpu.asked
 
 
-def test_a_model_without_a_network_asks_no_gpu(app: MedSAM2AtlasApp, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_a_network_does_not_use_the_gpu(app: MedSAM2AtlasApp, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: object) -> torch.device:
         raise InputError("cuda:0", "cannot be used")
 
@@ -140,7 +142,7 @@ def test_a_model_without_a_network_asks_no_gpu(app: MedSAM2AtlasApp, monkeypatch
     assert len(list(provenances)) == 1
 
 
-def test_what_is_kept_on_a_gpu_is_dropped_where_its_memory_does_not_suffice(app: MedSAM2AtlasApp, gpu: FullGPU) -> None:
+def test_cached_gpu_data_is_released_if_memory_is_short(app: MedSAM2AtlasApp, gpu: FullGPU) -> None:
     marked: Any = app._models.segmenter("medsam2")
     marked._open = object()
     app._models._copies["weights", GPU] = (object(), object())

@@ -1,4 +1,4 @@
-"""The interactive task in the real server, asked as 3D Slicer and OHIF ask."""
+"""The interactive task in the real server, with the requests of 3D Slicer and OHIF."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def client(
 
 @pytest.fixture(scope="module")
 def truth(short_files: ReferenceFiles) -> np.ndarray:
-    """The liver in the file's own axes `[z, y, x]`."""
+    """Returns the liver as a bool mask in the file's axes `[z, y, x]`."""
     return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(short_files.label))) == LIVER)
 
 
 def middle_box(mask: np.ndarray) -> list[list[int]]:
-    """Corners (x, y, z) on the file's middle slice; its slices are axial."""
+    """Returns opposite corners (x, y, z) of the mask's box on its middle axial slice."""
     slices = np.flatnonzero(mask.any((1, 2)))
     z = int(slices[len(slices) // 2])
     rows, columns = np.nonzero(mask[z])
@@ -50,7 +50,7 @@ def read(file: str | Path) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
 
 
-def test_viewers_list_it_as_a_model_to_click_with(client: MONAILabelClient) -> None:
+def test_viewers_list_medsam2_as_an_interactive_model(client: MONAILabelClient) -> None:
     about = client.info()["models"]["medsam2"]
     assert (about["type"], about["dimension"]) == ("deepgrow", 3)
     assert about["labels"]["liver"] == LIVER
@@ -64,17 +64,17 @@ def test_a_box_segments_the_named_organ(client: MONAILabelClient, truth: np.ndar
     assert mask_dice(found == LIVER, truth) > 0.85
     assert answer["label_names"] == {"liver": LIVER}
     assert answer["report"]["mark"]
-    assert client.info()["datastore"]["label_tags"] == {}  # a click is nothing to keep
+    assert client.info()["datastore"]["label_tags"] == {}  # interactive results are not stored
 
 
-def test_clicks_as_slicer_sends_them_refine(client: MONAILabelClient, truth: np.ndarray) -> None:
+def test_clicks_of_slicer_refine_the_segmentation(client: MONAILabelClient, truth: np.ndarray) -> None:
     (x0, y0, z), (x1, y1, _) = middle_box(truth)
     box = [[x0, y0, z], [x1, y1, z]]
     above = [int(v) for v in np.argwhere(truth[z + 2])[0][::-1]]
     plain, _ = client.infer("medsam2", "one", {"label": "liver", "boxes": [box], "foreground": [], "background": []})
     before = read(plain)
-    asked = {"label": "liver", "boxes": [box], "foreground": [[*above, z + 2]], "background": [[x0, y0, z + 2]]}
-    refined, answer = client.infer("medsam2", "one", asked)
+    marks = {"label": "liver", "boxes": [box], "foreground": [[*above, z + 2]], "background": [[x0, y0, z + 2]]}
+    refined, answer = client.infer("medsam2", "one", marks)
     assert len(answer["report"]["marks"]) == 2
     after = read(refined)
     assert after[z + 2, above[1], above[0]] == LIVER
@@ -82,8 +82,8 @@ def test_clicks_as_slicer_sends_them_refine(client: MONAILabelClient, truth: np.
     assert (after != before).any()
 
 
-def test_ohif_s_request_for_voxels_is_answered(client: MONAILabelClient, truth: np.ndarray) -> None:
-    """OHIF does not name the organ, and wants an uncompressed NRRD in the file's own grid."""
+def test_ohif_gets_an_uncompressed_nrrd(client: MONAILabelClient, truth: np.ndarray) -> None:
+    """OHIF sends no name of an organ, and requests an uncompressed NRRD on the file's own grid."""
     y, x = np.argwhere(truth[middle_box(truth)[0][2]]).mean(0).round().astype(int)
     params: dict[str, Any] = {"foreground": [[int(x), int(y), middle_box(truth)[0][2]]], "background": [], "reach": "10"}
     params |= {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False, "restore_label_idx": False}
@@ -102,14 +102,16 @@ def test_ohif_s_request_for_voxels_is_answered(client: MONAILabelClient, truth: 
     [
         ({}, "do not tell what the organ is"),
         ({"foreground": [[0, 0, 100000]]}, "lies outside the image"),
-        ({"foreground": "here"}, "is no list"),
-        ({"foreground": {"x": 1}}, "is no list"),
+        ({"foreground": "here"}, "is not a list"),
+        ({"foreground": {"x": 1}}, "list of voxel indices"),
         ({"foreground": [[1, 1, 1]], "label": "spaceship"}, "is not an organ"),
-        ({"foreground": [[1, 1, 1]], "reach": "far"}, "is no reach"),
+        ({"foreground": [[1, 1, 1]], "reach": "far"}, "is not a valid reach"),
         ({"foreground": [[1, 1, 1]], "weights": "/etc/passwd"}, "is no weights"),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_the_reason(client: MONAILabelClient, params: dict[str, Any], message: str) -> None:
+def test_invalid_marks_and_options_are_refused_with_the_reason(
+    client: MONAILabelClient, params: dict[str, Any], message: str
+) -> None:
     answer = requests.post(
         f"{client.get_server_url()}/infer/medsam2", params={"image": "one"}, data={"params": json.dumps(params)}
     )
@@ -117,7 +119,7 @@ def test_what_cannot_be_used_is_refused_with_the_reason(client: MONAILabelClient
     assert message in answer.json()["error"]["message"]
 
 
-def test_an_image_that_is_no_study_can_be_clicked_at(
+def test_an_image_of_a_session_can_be_segmented_interactively(
     client: MONAILabelClient, short_files: ReferenceFiles, truth: np.ndarray
 ) -> None:
     session = client.create_session(str(short_files.image))["session_id"]

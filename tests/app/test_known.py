@@ -1,4 +1,4 @@
-"""Names that requests send are refused in one place, with the names that there are."""
+"""Unknown names in requests are refused with the list of the known ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STUDIES: Any = SimpleNamespace(list_images=lambda: ["a", "b"])
 
 
 def never() -> dict[str, str]:
-    raise AssertionError("nobody asks whether an unknown model could run")
+    raise AssertionError("an unknown model must be refused before it is checked whether it can run")
 
 
 def test_known_names_pass() -> None:
@@ -25,24 +25,24 @@ def test_known_names_pass() -> None:
     check_study("b", STUDIES)
 
 
-def test_an_unknown_model_is_not_found_and_the_others_are_named() -> None:
-    with pytest.raises(NotFoundError, match=r"'x': is no model of this server\. Choose from: atlas, unet_3d\."):
+def test_an_unknown_model_is_refused_with_the_list_of_known_ones() -> None:
+    with pytest.raises(NotFoundError, match=r"'x': is not a known model\. Choose from: atlas, unet_3d\."):
         check_model("x", ["atlas", "unet_3d"], never)
 
 
-def test_a_model_that_cannot_run_says_why() -> None:
+def test_a_model_that_cannot_run_is_refused_with_the_reason() -> None:
     with pytest.raises(WeightsError, match=r"unet_3d: cannot run: has no weights\."):
         check_model("unet_3d", ["unet_3d"], lambda: {"unet_3d": "has no weights."})
 
 
-def test_unknown_studies_and_strategies_are_not_found() -> None:
-    with pytest.raises(NotFoundError, match=r"'c': is no study of this server\. Ask /datastore for those there are\."):
+def test_unknown_studies_and_strategies_are_refused() -> None:
+    with pytest.raises(NotFoundError, match=r"'c': is not a known study\. Request /datastore for the list of studies\."):
         check_study("c", STUDIES)
-    with pytest.raises(NotFoundError, match=r"'x': is no strategy\. Choose from: random\."):
+    with pytest.raises(NotFoundError, match=r"'x': is not a known strategy\. Choose from: random\."):
         check_strategy("x", ["random"])
 
 
-def test_long_names_are_cut() -> None:
+def test_long_names_are_shortened_in_errors() -> None:
     with pytest.raises(NotFoundError) as refused:
         check_study("x" * 10_000, STUDIES)
     assert len(str(refused.value)) < 200

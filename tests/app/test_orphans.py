@@ -1,4 +1,4 @@
-"""A real training outlives a server that is killed, and the next server ends it."""
+"""A training survives a server that is killed, and is ended by the next server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from waiting import until
 
 
 def trainings(studies: Path) -> list[psutil.Process]:
-    """Returns training processes of these studies."""
+    """Returns the training processes of a studies folder."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if "monailabel.interfaces.utils.app" in (process.info["cmdline"] or []):
@@ -30,7 +30,7 @@ def trainings(studies: Path) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_no_training_outlives_the_next_server_or_an_orderly_end(
+def test_the_next_server_and_an_orderly_shutdown_end_a_training(
     references: list[ReferenceFiles], tmp_path: Path, request: Any
 ) -> None:
     studies = (tmp_path / "studies").resolve()
@@ -50,14 +50,14 @@ def test_no_training_outlives_the_next_server_or_an_orderly_end(
         (orphan,) = trainings(studies)
         kept = {file.name: file.stat().st_size for file in checkpoints.glob("*.pt")}
     time.sleep(2.0)
-    assert orphan.is_running()  # MONAI Label's process does not notice that its server is gone
+    assert orphan.is_running()  # MONAI Label's process does not notice that its server has ended
 
     with server(studies, tmp_path / "second", conf, anew=True) as client:
         assert trainings(studies) == []
-        assert "outlived its server" in (tmp_path / "second/server.log").read_text()
+        assert "because its server has ended" in (tmp_path / "second/server.log").read_text()
         assert kept.keys() <= {file.name for file in checkpoints.glob("*.pt")}
         client.train_start("unet_3d", {"pretrained": False})
-        until(lambda: client.info()["train_stats"]["unet_3d"].get("resumed_from"), 120, "the training does not go on")
+        until(lambda: client.info()["train_stats"]["unet_3d"].get("resumed_from"), 120, "the training does not resume")
         assert len(trainings(studies)) == 1
         began = time.monotonic()
         process_of(client).send_signal(signal.SIGTERM)

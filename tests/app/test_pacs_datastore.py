@@ -1,4 +1,4 @@
-"""Tests the store of a PACS' series, in this process, with a PACS that misbehaves."""
+"""Tests the datastore of a PACS in this process, with a PACS that misbehaves."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def pacs_state(datastore: PacsDatastore, series: str) -> dict[str, Any]:
     return state
 
 
-def test_a_series_uid_never_leads_out_of_the_folder(pacs: FakePacs, tmp_path: Path) -> None:
+def test_a_series_uid_cannot_lead_out_of_the_folder(pacs: FakePacs, tmp_path: Path) -> None:
     series = pacs.add(write_series(tmp_path / "a", upright(ARRAY)))
     files = write_series(tmp_path / "b", upright(ARRAY))
     for name in ("..", ".", "../store", "a/b", "1..2", "1" * 65):
@@ -74,9 +74,7 @@ def test_a_series_uid_never_leads_out_of_the_folder(pacs: FakePacs, tmp_path: Pa
 
 
 @pytest.mark.parametrize("compressor", ["JPEG2000", "JPEG"])
-def test_a_compressed_series_of_a_server_that_does_not_convert_is_fetched_and_decoded(
-    pacs: FakePacs, tmp_path: Path, compressor: str
-) -> None:
+def test_a_compressed_series_is_fetched_and_decoded(pacs: FakePacs, tmp_path: Path, compressor: str) -> None:
     plain = read_volume(write_series(tmp_path / "a", upright(ARRAY))[0].parent)
     pacs.syntaxes = "strict"
     files = sorted((tmp_path / "a").iterdir())
@@ -92,7 +90,7 @@ def test_a_compressed_series_of_a_server_that_does_not_convert_is_fetched_and_de
     assert "liver" in str(datastore.rtstruct(series, "final").StructureSetROISequence).lower()
 
 
-def test_a_server_that_refuses_to_be_asked_for_any_syntax_is_asked_without_one(pacs: FakePacs, tmp_path: Path) -> None:
+def test_the_transfer_syntax_is_omitted_for_a_server_that_refuses_it(pacs: FakePacs, tmp_path: Path) -> None:
     pacs.syntaxes = "old"
     series = [pacs.add(write_series(tmp_path / name, upright(ARRAY))) for name in ("a", "b")]
     datastore = datastore_of(pacs, tmp_path)
@@ -101,21 +99,21 @@ def test_a_server_that_refuses_to_be_asked_for_any_syntax_is_asked_without_one(p
     assert [sum(path.endswith(uid) for path in pacs.asked) for uid in series] == [2, 1]
 
 
-def test_folders_are_named_by_a_hash_and_former_ones_are_kept(pacs: FakePacs, tmp_path: Path) -> None:
+def test_folders_are_named_by_a_hash_and_old_ones_are_renamed(pacs: FakePacs, tmp_path: Path) -> None:
     series = pacs.add(write_series(tmp_path / "a", upright(ARRAY)))
     datastore = datastore_of(pacs, tmp_path)
     file = label_for(datastore, series, tmp_path)
     folder = tmp_path / "work" / "series" / uid_folder_name(series)
     assert len(list(folder.iterdir())) == len(ARRAY)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-    folder.rename(folder.with_name(series))  # as versions up to 0.9 named it
+    folder.rename(folder.with_name(series))  # the name in program versions up to 0.9
     asked = len(pacs.asked)
     assert datastore.save_person_label(series, file, "final", {}).label.version.info["pacs"]["state"] == "sent"
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert not [path for path in pacs.asked[asked:] if f"series/{series}" in path]
 
 
-def test_an_enhanced_ct_is_fetched_labelled_and_sent_back(pacs: FakePacs, tmp_path: Path) -> None:
+def test_an_enhanced_ct_is_fetched_and_its_label_map_is_sent(pacs: FakePacs, tmp_path: Path) -> None:
     files = write_enhanced(tmp_path / "a", upright(ARRAY), order=[3, 0, 5, 1, 4, 2], files=2)
     series = pacs.add(files)
     datastore = datastore_of(pacs, tmp_path)
@@ -129,7 +127,7 @@ def test_an_enhanced_ct_is_fetched_labelled_and_sent_back(pacs: FakePacs, tmp_pa
     uids = {pydicom.dcmread(file).SOPInstanceUID for file in files}
     (named,) = pydicom.dcmread(seg).ReferencedSeriesSequence
     assert {item.ReferencedSOPInstanceUID for item in named.ReferencedInstanceSequence} == uids
-    found = datastore.read_seg(seg)  # as a viewer would store it
+    found = datastore.read_seg(seg)  # as if a viewer had stored it
     assert (found.study, (read_labels(found.file).array == read_labels(label).array).all()) == (series, True)
     found.file.unlink()
     regions = datastore.rtstruct(series, "final").ROIContourSequence
@@ -137,7 +135,7 @@ def test_an_enhanced_ct_is_fetched_labelled_and_sent_back(pacs: FakePacs, tmp_pa
     assert {contour.ContourImageSequence[0].ReferencedFrameNumber for contour in outlined} <= {1, 2, 3}
 
 
-def test_files_that_were_removed_are_fetched_again(pacs: FakePacs, tmp_path: Path) -> None:
+def test_removed_files_are_fetched_again(pacs: FakePacs, tmp_path: Path) -> None:
     series = pacs.add(write_series(tmp_path / "a", upright(ARRAY)))
     datastore = datastore_of(pacs, tmp_path)
     file = label_for(datastore, series, tmp_path)
@@ -159,7 +157,7 @@ def test_a_hanging_pacs_does_not_delay_fetched_series(pacs: FakePacs, tmp_path: 
     series = pacs.add(write_series(tmp_path / "a", upright(ARRAY)))
     datastore = datastore_of(pacs, tmp_path, DicomWebLimits())
     file = label_for(datastore, series, tmp_path)
-    datastore._list._asked = float("-inf")  # as if it had become old
+    datastore._list._asked = float("-inf")  # as if the list were old
     pacs.hangs = True
     began = time.monotonic()
     for _ in range(3):
@@ -176,30 +174,30 @@ def test_a_hanging_pacs_does_not_delay_fetched_series(pacs: FakePacs, tmp_path: 
     assert saved.label.version.info["pacs"]["problem"]
 
 
-def test_few_callers_wait_for_a_hanging_pacs(pacs: FakePacs, tmp_path: Path) -> None:
+def test_the_number_of_callers_that_wait_for_a_hanging_pacs_is_limited(pacs: FakePacs, tmp_path: Path) -> None:
     for n in range(6):
         pacs.add(write_series(tmp_path / str(n), upright(ARRAY)))
     datastore = datastore_of(pacs, tmp_path, DicomWebLimits(series_pause=2.0))
-    wanted = datastore.list_images()
+    series = datastore.list_images()
     pacs.hangs = True
 
-    def ask(n: int) -> float:
+    def fetch(n: int) -> float:
         began = time.monotonic()
         with pytest.raises(StorageError):
-            datastore.get_image_uri(wanted[n % 6])
+            datastore.get_image_uri(series[n % 6])
         return time.monotonic() - began
 
     with ThreadPoolExecutor(40) as pool:
-        seconds = sorted(pool.map(ask, range(40)))
+        seconds = sorted(pool.map(fetch, range(40)))
     assert seconds[11] < 1.0
     assert seconds[-1] < 8.0
     began = time.monotonic()
     with pytest.raises(UnavailableError):
-        datastore.get_image_uri(wanted[0])
+        datastore.get_image_uri(series[0])
     assert time.monotonic() - began < 0.5
 
 
-def test_a_restart_with_the_pacs_away_serves_what_was_fetched(pacs: FakePacs, tmp_path: Path) -> None:
+def test_fetched_series_are_served_after_a_restart_without_the_pacs(pacs: FakePacs, tmp_path: Path) -> None:
     series = pacs.add(write_series(tmp_path / "a", upright(ARRAY)))
     other = pacs.add(write_series(tmp_path / "b", upright(ARRAY)))
     datastore = datastore_of(pacs, tmp_path)
@@ -214,13 +212,13 @@ def test_a_restart_with_the_pacs_away_serves_what_was_fetched(pacs: FakePacs, tm
         (tmp_path / "work" / "series.json").write_text("[{]")
 
 
-def test_a_label_of_a_series_without_required_attributes_is_sent(pacs: FakePacs, tmp_path: Path) -> None:
-    def poor(ds: Dataset, n: int) -> None:
+def test_a_label_map_of_a_series_without_required_attributes_is_sent(pacs: FakePacs, tmp_path: Path) -> None:
+    def without_attributes(ds: Dataset, n: int) -> None:
         for tag in ("StudyID", "PatientID", "PatientName", "PatientBirthDate", "FrameOfReferenceUID", "SliceThickness"):
             delattr(ds, tag)
         ds.StudyDate = ""
 
-    series = pacs.add(write_series(tmp_path / "a", upright(ARRAY), poor))
+    series = pacs.add(write_series(tmp_path / "a", upright(ARRAY), without_attributes))
     datastore = datastore_of(pacs, tmp_path)
     saved = datastore.save_person_label(series, label_for(datastore, series, tmp_path), "final", {"user": "a\\b"})
     assert saved.label.version.info["pacs"]["state"] == "sent"
@@ -230,7 +228,7 @@ def test_a_label_of_a_series_without_required_attributes_is_sent(pacs: FakePacs,
 @pytest.mark.parametrize(
     "error", [ValueError("no"), AttributeError("StudyID"), MemoryError(), RecursionError(), OSError(28, "full")]
 )
-def test_one_label_that_cannot_be_sent_does_not_stop_the_others(
+def test_a_label_map_that_cannot_be_sent_does_not_stop_the_others(
     pacs: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     uids = sorted(pacs.add(write_series(tmp_path / str(n), upright(ARRAY))) for n in range(2))
@@ -257,7 +255,7 @@ def test_one_label_that_cannot_be_sent_does_not_stop_the_others(
     assert pacs_state(datastore, uids[0])["state"] == "sent"
 
 
-def test_the_thread_that_sends_never_ends(pacs: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_do_not_end_the_sending_thread(pacs: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datastore, stop, called = datastore_of(pacs, tmp_path), threading.Event(), threading.Semaphore(0)
 
     def broken() -> None:
@@ -274,7 +272,7 @@ def test_the_thread_that_sends_never_ends(pacs: FakePacs, tmp_path: Path, monkey
     assert not thread.is_alive()
 
 
-def test_a_label_is_saved_even_if_its_pacs_state_cannot_be_recorded(
+def test_a_label_map_is_saved_even_if_its_pacs_state_cannot_be_recorded(
     pacs: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     series = pacs.add(write_series(tmp_path / "a", upright(ARRAY)))
@@ -286,13 +284,13 @@ def test_a_label_is_saved_even_if_its_pacs_state_cannot_be_recorded(
     monkeypatch.setattr(datastore.store, "update_label_info", full)
     saved = datastore.save_person_label(series, label_for(datastore, series, tmp_path), "final", {})
     assert saved.label.version.info["pacs"]["state"] == "sent"
-    datastore.send_pending()  # sent once more, as the same instance
+    datastore.send_pending()  # sends it again, as the same instance
     first, second = (body[body.index(b"DICM") :] for body in pacs.stored)
     uid = saved.label.version.info["pacs"]["instance"].encode()
     assert uid in first and uid in second
 
 
-def test_a_removed_label_is_not_sent(pacs: FakePacs, tmp_path: Path) -> None:
+def test_a_removed_label_map_is_not_sent(pacs: FakePacs, tmp_path: Path) -> None:
     series = pacs.add(write_series(tmp_path / "a", upright(ARRAY)))
     datastore = datastore_of(pacs, tmp_path)
     pacs.store_status = 500
@@ -316,14 +314,14 @@ FAILED = b'{"00081198":{"vr":"SQ","Value":[{"00081197":{"vr":"US","Value":[%d]}}
         (200, b"", "sent"),
         (200, b"<xml>", "sent"),
         (202, FAILED % 0x0110, "pending"),
-        (409, FAILED % 0x0111, "sent"),  # it has this instance already
+        (409, FAILED % 0x0111, "sent"),  # the PACS already has this instance
         (409, b"", "pending"),
         (500, b"", "pending"),
         (200, b'{"00081198":{"vr":"SQ","Value":[7]}}', "pending"),
         (200, b"[[[", "sent"),
     ],
 )
-def test_the_state_of_a_label_follows_the_answer_of_the_pacs(
+def test_the_state_of_a_label_map_depends_on_the_answer_of_the_pacs(
     pacs: FakePacs, tmp_path: Path, status: int, answer: bytes, state: str
 ) -> None:
     series = pacs.add(write_series(tmp_path / "a", upright(ARRAY)))
@@ -333,7 +331,7 @@ def test_the_state_of_a_label_follows_the_answer_of_the_pacs(
     assert saved.label.version.info["pacs"]["state"] == pacs_state(datastore, series)["state"] == state
 
 
-def test_a_series_that_cannot_be_used_is_reported_and_not_fetched_again_at_once(pacs: FakePacs, tmp_path: Path) -> None:
+def test_an_unusable_series_is_reported_and_not_fetched_again_at_once(pacs: FakePacs, tmp_path: Path) -> None:
     series = pacs.add(write_series(tmp_path / "a", upright(ARRAY))[:1])
     datastore = datastore_of(pacs, tmp_path)
     for _ in range(3):
@@ -353,7 +351,7 @@ def test_a_series_that_is_too_large_is_refused(pacs: FakePacs, tmp_path: Path) -
             datastore.get_image_uri(series)
 
 
-def test_a_segmentation_that_is_malformed_is_refused_and_nothing_else(pacs: FakePacs, tmp_path: Path) -> None:
+def test_a_malformed_segmentation_is_refused(pacs: FakePacs, tmp_path: Path) -> None:
     files = write_series(tmp_path / "a", upright(ARRAY))
     series = pacs.add(files)
     datastore = datastore_of(pacs, tmp_path)
@@ -378,7 +376,7 @@ def test_a_segmentation_that_is_malformed_is_refused_and_nothing_else(pacs: Fake
             datastore.read_seg(bad).file.unlink()
 
 
-def test_a_segmentation_of_a_series_that_has_just_come_is_known(pacs: FakePacs, tmp_path: Path) -> None:
+def test_a_segmentation_of_a_new_series_is_accepted(pacs: FakePacs, tmp_path: Path) -> None:
     datastore = datastore_of(pacs, tmp_path)
     assert datastore.list_images() == []
     files = write_series(tmp_path / "a", upright(ARRAY))
@@ -389,7 +387,7 @@ def test_a_segmentation_of_a_series_that_has_just_come_is_known(pacs: FakePacs, 
     seg.ReferencedSeriesSequence.append(Dataset())
     seg.ReferencedSeriesSequence[-1].SeriesInstanceUID = "1.2.3"
     seg.save_as(tmp_path / "seg.dcm", enforce_file_format=True)
-    datastore._list._asked = datastore._list._tried = time.monotonic() - 5  # as if the last look had been a while ago
+    datastore._list._asked = datastore._list._tried = time.monotonic() - 5  # as if the list were a few seconds old
     stored = datastore.read_seg(tmp_path / "seg.dcm")
     assert stored.study == series
     stored.file.unlink()

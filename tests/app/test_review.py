@@ -1,4 +1,4 @@
-"""What a team sees of its cases."""
+"""The list of cases and their pictures, for the review page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.segmenters.base import Report, Segmentation
 from medsam2_atlas.studies import PredictionStore
 from tasks.case_states import case_states, picture
-from tasks.finals import learnable
+from tasks.finals import training_finals
 from tasks.next_case import NextCase
 from tasks.scoring_method import OrganScoring
 
@@ -46,7 +46,7 @@ def replace_image(folder: Path, name: str, suffix: str = ".nii.gz") -> None:
     sitk.WriteImage(image, str(folder / f"{name}{suffix}"))
 
 
-def test_a_replaced_image_is_shown_and_nothing_of_the_former_one_is_used(datastore: StudyDatastore, tmp_path: Path) -> None:
+def test_a_replaced_image_is_reported_and_its_old_label_maps_are_not_used(datastore: StudyDatastore, tmp_path: Path) -> None:
     file = label(tmp_path, 6)
     for study in ("a", "b"):
         datastore.store.save_prediction(study, "unet_3d", file)
@@ -66,7 +66,7 @@ def test_a_replaced_image_is_shown_and_nothing_of_the_former_one_is_used(datasto
     assert datastore.get_labeled_images() == ["b"]
     assert "a" in datastore.get_unlabeled_images()
     assert datastore.status()["completed"] == 1
-    assert [files.name for files in learnable(datastore).files] == ["b"]
+    assert [files.name for files in training_finals(datastore).files] == ["b"]
     with pytest.raises(NotFoundError):
         picture(datastore, "a", MODELS)
     with zipfile.ZipFile(datastore.get_dataset_archive(None)) as archive:
@@ -79,7 +79,7 @@ def test_a_replaced_image_is_shown_and_nothing_of_the_former_one_is_used(datasto
         datastore.confirm_label("a", "unet_3d", "lee")
 
 
-def test_studies_of_two_images_and_other_kinds_of_files_are_shown(datastore: StudyDatastore, tmp_path: Path) -> None:
+def test_studies_with_two_images_and_unsupported_files_are_listed(datastore: StudyDatastore, tmp_path: Path) -> None:
     replace_image(tmp_path, "a", ".mha")
     (tmp_path / "e.mhd").write_text("x")
     datastore.refresh()
@@ -98,7 +98,7 @@ def test_studies_of_two_images_and_other_kinds_of_files_are_shown(datastore: Stu
     assert "note: has 2 files of the same image" in cases["a"]["problem"]
 
 
-def test_cases_are_listed_with_state_and_measures_the_disputed_ones_first(datastore: StudyDatastore, tmp_path: Path) -> None:
+def test_cases_are_listed_with_state_and_measures_by_disagreement(datastore: StudyDatastore, tmp_path: Path) -> None:
     file = label(tmp_path, 6)
     datastore.store.save_prediction("a", "unet_3d", file)
     datastore.store.save_prediction("b", "unet_3d", file)
@@ -116,7 +116,7 @@ def test_cases_are_listed_with_state_and_measures_the_disputed_ones_first(datast
     assert cases["a"]["viewer"] == ""
 
 
-def test_unusable_images_and_labels_are_shown_and_do_not_count(tmp_path: Path) -> None:
+def test_unusable_images_and_label_maps_are_listed_but_not_used(tmp_path: Path) -> None:
     studies, elsewhere = tmp_path / "studies", tmp_path / "elsewhere"
     for folder in (studies, elsewhere):
         folder.mkdir()
@@ -149,7 +149,7 @@ def test_unusable_images_and_labels_are_shown_and_do_not_count(tmp_path: Path) -
     assert datastore.get_unlabeled_images() == ["b", "c"]
     assert datastore.status()["completed"] == 1
     assert [Path(pair["image"]).name for pair in datastore.datalist()] == ["a.nii.gz"]
-    assert [files.name for files in learnable(datastore).files] == ["a"]
+    assert [files.name for files in training_finals(datastore).files] == ["a"]
     scores = OrganScoring(datastore.store.work)({"y": "final", "y_pred": "final"}, datastore)
     assert scores["mean"]["studies"] == 1
     assert "problem" in scores["studies"]["b"]
@@ -170,7 +170,7 @@ def test_a_damaged_report_does_not_hide_the_cases(datastore: StudyDatastore, tmp
         assert cases["a"]["look_first"] == ()
 
 
-def test_organs_with_the_least_sure_prompts_are_named(datastore: StudyDatastore, tmp_path: Path) -> None:
+def test_the_organs_with_the_least_certain_prompts_are_listed(datastore: StudyDatastore, tmp_path: Path) -> None:
     file = label(tmp_path, 6)
     result = Segmentation(read_labels(file), Report(confidence={"liver": 0.9, "pancreas": 0.3, "spleen": 0.8, "duodenum": 0.1}))
     store = PredictionStore(datastore.store.work, datastore.store)
@@ -180,7 +180,7 @@ def test_organs_with_the_least_sure_prompts_are_named(datastore: StudyDatastore,
     assert cases["b"]["look_first"] == ()
 
 
-def test_a_picture_shows_the_newest_label_and_is_drawn_once(datastore: StudyDatastore, tmp_path: Path) -> None:
+def test_a_picture_shows_the_final_label_map_and_is_drawn_once(datastore: StudyDatastore, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no label map"):
         picture(datastore, "a", MODELS)
     with pytest.raises(NotFoundError):
@@ -197,7 +197,7 @@ def test_a_picture_shows_the_newest_label_and_is_drawn_once(datastore: StudyData
     assert (pixels[0] != pixels[1]).any()
 
 
-def test_a_file_that_ended_its_reader_is_shown_as_its_study_s_problem(
+def test_a_file_that_crashed_its_reader_is_listed_as_a_problem(
     datastore: StudyDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = {datastore.store.image("b").file: "ended its reader process (signal 11, SIGSEGV)."}

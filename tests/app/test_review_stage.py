@@ -1,4 +1,4 @@
-"""With the review stage on, neither trainings nor the atlas learn from a label map that no other person has accepted."""
+"""With the review stage on, models and atlas are trained only on label maps that another person has accepted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from storage.test_store import ct, label
 from tasks import atlas_trainer
 from tasks.atlas_trainer import AtlasTrainTask
 from tasks.case_states import case_states
-from tasks.finals import learnable
+from tasks.finals import training_finals
 from tasks.unet_trainer import UNetTrainTask
 
 MODELS = ("medsam2_atlas", "unet_3d")
@@ -32,7 +32,7 @@ MODELS = ("medsam2_atlas", "unet_3d")
 
 @pytest.fixture
 def datastore(tmp_path: Path) -> StudyDatastore:
-    """`a` and `b` signed off by kim; `c` has label maps under all other tags."""
+    """Returns a datastore in which kim has signed off `a` and `b`, and `c` has label maps of all other tags."""
     for name in ("a", "b", "c"):
         ct(tmp_path / "studies", name)
     found = StudyDatastore(tmp_path / "studies", models=MODELS)
@@ -47,12 +47,12 @@ def datastore(tmp_path: Path) -> StudyDatastore:
     return found
 
 
-def test_trainings_and_the_atlas_get_accepted_final_label_maps_only(
+def test_models_are_trained_on_accepted_final_label_maps_only(
     datastore: StudyDatastore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     datastore.store.accept_label("a", "final", 1, Person("lee", "token:lee"))
-    assert [files.name for files in learnable(datastore).files] == ["a"]
-    assert "no reviewer has accepted" in learnable(datastore).problems["b"]
+    assert [files.name for files in training_finals(datastore).files] == ["a"]
+    assert "no reviewer has accepted" in training_finals(datastore).problems["b"]
     assert [Path(entry["image"]).name for entry in datastore.datalist()] == ["a.nii.gz"]
     task: Any = object.__new__(UNetTrainTask)
     task._models = SimpleNamespace(hu=CHECK)
@@ -69,10 +69,10 @@ def test_trainings_and_the_atlas_get_accepted_final_label_maps_only(
     report = AtlasTrainTask(models)({}, datastore)
     assert (given, list(report["refused"])) == (["a"], ["b"])
     datastore.store.review.turn(False)
-    assert [files.name for files in learnable(datastore).files] == ["a", "b"]
+    assert [files.name for files in training_finals(datastore).files] == ["a", "b"]
 
 
-def test_cases_show_what_waits_for_a_reviewer(datastore: StudyDatastore, tmp_path: Path) -> None:
+def test_cases_show_whether_they_wait_for_a_reviewer(datastore: StudyDatastore, tmp_path: Path) -> None:
     datastore.store.accept_label("a", "final", 1, Person("lee", "token:lee"))
     cases = {case["study"]: case for case in case_states(datastore, ScoreTable(tmp_path / "t.sqlite"), MODELS)}
     assert [(cases[name]["accepted"], cases[name]["waits"]) for name in "abc"] == [("lee", False), ("", True), ("", False)]
@@ -98,28 +98,28 @@ def client(datastore: StudyDatastore, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield found
 
 
-def test_a_reviewer_accepts_the_version_that_was_looked_at_and_nobody_their_own(
+def test_a_reviewer_accepts_a_reviewed_version_but_not_their_own(
     client: TestClient, datastore: StudyDatastore, tmp_path: Path
 ) -> None:
-    asked = {"label": "a", "version": "1"}
-    assert client.post("/datastore/label/accept", params=asked, headers={"who": "kim"}).status_code in (400, 422)
+    query = {"label": "a", "version": "1"}
+    assert client.post("/datastore/label/accept", params=query, headers={"who": "kim"}).status_code in (400, 422)
     assert client.post("/datastore/label/accept", params={"label": "a"}, headers={"who": "lee"}).status_code == 422
-    accepted = client.post("/datastore/label/accept", params=asked, headers={"who": "lee"})
+    accepted = client.post("/datastore/label/accept", params=query, headers={"who": "lee"})
     assert accepted.status_code == 200, accepted.text
     assert accepted.json()["accepted"]["by"] == "lee"
     datastore.store.save_label("a", "final", label(tmp_path / "y.nii.gz", 7), author="kim", author_id="token:kim")
-    late = client.post("/datastore/label/accept", params=asked, headers={"who": "lee"})
+    late = client.post("/datastore/label/accept", params=query, headers={"who": "lee"})
     assert (late.status_code, "version 2" in late.text) == (409, True)
     listed = client.get("/datastore/label/versions", params={"label": "a"}, headers={"who": "lee"}).json()
     assert [(version["accepted"] or {}).get("by") for version in listed] == ["lee", None]
 
 
-def test_a_client_never_writes_an_acceptance(client: TestClient, datastore: StudyDatastore) -> None:
+def test_a_client_cannot_write_an_acceptance(client: TestClient, datastore: StudyDatastore) -> None:
     sent = {"info": '{"accepted": {"by": "lee"}}'}
     client.put("/datastore/label/info", params={"label": "b", "tag": "final"}, data=sent, headers={"who": "kim"})
     assert datastore.get_label_info("b", "final")["accepted"] is None
     assert "accepted" in SERVER_KEYS
-    assert [files.name for files in learnable(datastore).files] == []
+    assert [files.name for files in training_finals(datastore).files] == []
 
 
 def test_a_review_stage_without_a_login_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Damaged sessions of MONAI Label are skipped, and only a session's own folder is removed."""
+"""Damaged session folders are skipped, and nothing outside of them is removed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_session_with_a_missing_or_damaged_description_is_skipped(store: Path,
     assert sessions.get_session(good.name).image == str(good / "image.nii.gz")
 
 
-def test_abandoned_sessions_are_removed_and_others_stay(store: Path) -> None:
+def test_expired_and_unusable_sessions_are_removed(store: Path) -> None:
     old = session(store, last_access_ts=int(time.time()) - 4000)
     lost = session(store)
     (lost / "image.nii.gz").unlink()
@@ -95,7 +95,7 @@ def test_only_a_sessions_own_folder_is_removed(store: Path, tmp_path: Path) -> N
     assert (store / "notes").exists()
 
 
-def test_a_session_that_is_made_can_be_used_and_ended(store: Path, tmp_path: Path) -> None:
+def test_a_new_session_can_be_used_and_removed(store: Path, tmp_path: Path) -> None:
     (tmp_path / "image.nii.gz").write_bytes(b"x")
     sessions = SessionFolders(str(store))
     name, _ = sessions.add_session(str(tmp_path / "image.nii.gz"))

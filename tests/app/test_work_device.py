@@ -1,4 +1,4 @@
-"""Work processes use the server's device, and no GPU where they need none."""
+"""Work processes use the server's device; processes without a network use no GPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Started = tuple[MedSAM2AtlasApp, list[dict[str, Any]]]
 
 
 def made(folder: Path, device: str = "cpu") -> MedSAM2AtlasApp:
-    """An app without studies or an atlas."""
+    """Returns an app without studies and without an atlas."""
     (folder / "studies").mkdir(exist_ok=True)
     conf = {"device": device, "learning": "false", "atlas": str(folder / "none")}
     return MedSAM2AtlasApp(str(resource("apps/medsam2_atlas")), str(folder / "studies"), conf)
@@ -43,7 +43,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> MedSAM2AtlasApp:
 
 @pytest.fixture
 def second(app: MedSAM2AtlasApp, monkeypatch: pytest.MonkeyPatch) -> Started:
-    """A server on the second GPU, and the requests of the processes that it starts."""
+    """Returns an app whose device is the second GPU, and the list of requests for the processes that it starts."""
     begun: list[dict[str, Any]] = []
     app._models.__dict__["device"] = torch.device("cuda:1")
     for module in (work, task):
@@ -53,26 +53,26 @@ def second(app: MedSAM2AtlasApp, monkeypatch: pytest.MonkeyPatch) -> Started:
     return app, begun
 
 
-def test_neither_training_nor_batches_leave_the_servers_gpu(second: Started) -> None:
-    for asked in ({}, {"device": "cuda"}):
-        work.run_training("unet_3d", asked)
-        work.run_batch("unet_3d", BatchInferImageType.IMAGES_ALL, asked)
+def test_training_and_batches_run_on_the_servers_gpu(second: Started) -> None:
+    for options in ({}, {"device": "cuda"}):
+        work.run_training("unet_3d", options)
+        work.run_batch("unet_3d", BatchInferImageType.IMAGES_ALL, options)
     assert [request["device"] for request in second[1]] == ["cuda:1"] * 4
     assert not any("gpus" in request for request in second[1])
 
 
-def test_a_training_runs_on_the_processor_where_that_is_asked_for(second: Started) -> None:
+def test_a_training_runs_on_the_cpu_if_requested(second: Started) -> None:
     work.run_training("unet_2d", {"device": "cpu"})
     assert second[1][0].items() >= HIDDEN.items()
 
 
-def test_a_training_is_not_started_for_a_gpu_that_is_not_there(second: Started) -> None:
+def test_a_training_on_a_missing_gpu_is_refused(second: Started) -> None:
     with pytest.raises(InputError, match="cuda:7"):
         work.run_training("unet_3d", {"device": "cuda:7"})
     assert not second[1]
 
 
-def test_no_process_sees_a_gpu_that_it_does_not_need(second: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_hidden_from_processes_that_need_none(second: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     work.run_scoring("organs")
     work.run_training("medsam2_atlas")
     work.run_batch("atlas", BatchInferImageType.IMAGES_ALL)
@@ -90,29 +90,27 @@ def test_no_process_sees_a_gpu_that_it_does_not_need(second: Started, monkeypatc
     assert seen == ["-1"]
 
 
-def test_a_process_does_not_train_on_another_device_than_it_was_told(second: Started, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(BasicTrainTask, "__call__", lambda _, request, __: told.append(request["device"]))
+def test_a_process_trains_on_the_requested_device(second: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[str] = []
+    monkeypatch.setattr(BasicTrainTask, "__call__", lambda _, request, __: devices.append(request["device"]))
     monkeypatch.setattr("tasks.unet_trainer.pick_device", torch.device)
     trainer = second[0]._trainers["unet_3d"]
-    for asked in ({}, {"device": "cuda"}, {"device": "cuda:0"}):
-        trainer(asked, None)
-    assert told == ["cuda:1", "cuda:1", "cuda:0"]
-    monkeypatch.setattr(Models, "device", property(broken))  # hidden from this process
+    for options in ({}, {"device": "cuda"}, {"device": "cuda:0"}):
+        trainer(options, None)
+    assert devices == ["cuda:1", "cuda:1", "cuda:0"]
+    monkeypatch.setattr(Models, "device", property(broken))  # as if the GPU were hidden from this process
     trainer({"device": "cpu"}, None)
-    assert told[-1] == "cpu"
+    assert devices[-1] == "cpu"
 
 
-def test_a_work_process_that_needs_no_network_does_not_ask_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_work_process_without_a_network_does_not_use_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SERVER_VARIABLE, "1_1_1")
     monkeypatch.setattr(Models, "device", property(broken))
     app = made(tmp_path, "cuda:1")
     assert app.scoring({"method": "organs"})["mean"]["studies"] == 0
 
 
-def test_a_broken_card_does_not_keep_a_server_on_the_processor_from_starting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_on_the_cpu_starts_with_a_broken_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name in ("get_device_name", "get_device_properties", "_lazy_init", "current_device"):
@@ -120,7 +118,7 @@ def test_a_broken_card_does_not_keep_a_server_on_the_processor_from_starting(
     assert "unet_3d" in made(tmp_path).info()["models"]
 
 
-def test_uploaded_weights_are_not_refused_for_a_full_gpu(second: Started, tmp_path: Path) -> None:
+def test_uploading_weights_does_not_use_the_gpu(second: Started, tmp_path: Path) -> None:
     config = unet_config("unet_3d").model_copy(update={"filters": (4, 8, 16), "heads": 0})
     save_unet(tmp_path / "w.pt", build_unet(config).state_dict(), config, validation={}, cases={}, mark="tiny")
-    assert second[0].put_weights("unet_3d", tmp_path / "w.pt")["mark"] == "tiny"  # no CUDA here
+    assert second[0].put_weights("unet_3d", tmp_path / "w.pt")["mark"] == "tiny"  # would fail on CUDA, which this machine lacks

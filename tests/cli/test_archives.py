@@ -1,4 +1,4 @@
-"""`studies verify`, `backup`, `restore` and `snapshots`: what they print, and how they end."""
+"""Output and exit status of the commands `studies verify`, `backup`, `restore` and `snapshots`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_backup_is_made_listed_verified_and_restored(studies: Path, tmp_path: 
     for _ in range(2):
         made = command("backup", studies, dest)
         assert made.exit_code == 0, made.output
-    assert "new contents: 1" in made.output  # the audit log, with a line about the first backup
+    assert "new contents: 1" in made.output  # the audit log, which now has a line about the first backup
     listed = command("snapshots", dest)
     assert listed.exit_code == 0
     assert command("verify", dest).exit_code == 0
@@ -45,7 +45,7 @@ def test_a_backup_is_made_listed_verified_and_restored(studies: Path, tmp_path: 
     assert StudyStore(back).labels().keys() == StudyStore(studies).labels().keys()
 
 
-def test_damage_ends_a_verification_with_status_1_and_a_report(studies: Path, tmp_path: Path) -> None:
+def test_a_verification_of_damaged_files_exits_with_1_and_writes_a_report(studies: Path, tmp_path: Path) -> None:
     assert command("verify", studies).exit_code == 0
     file = damaged(studies)
     found = command("verify", studies, "--report", tmp_path / "found.json")
@@ -56,7 +56,7 @@ def test_damage_ends_a_verification_with_status_1_and_a_report(studies: Path, tm
     assert (entry["path"], entry["lost"]) == (str(file.relative_to(studies)), True)
 
 
-def test_a_backup_of_damaged_studies_ends_with_status_1_and_removes_nothing(studies: Path, tmp_path: Path) -> None:
+def test_a_backup_of_damaged_studies_exits_with_1_and_removes_no_snapshot(studies: Path, tmp_path: Path) -> None:
     dest = tmp_path / "dest"
     damaged(studies)
     assert command("backup", studies, dest).exit_code == 1
@@ -66,7 +66,7 @@ def test_a_backup_of_damaged_studies_ends_with_status_1_and_removes_nothing(stud
     assert len(Vault.existing(dest).names()) == 2
 
 
-def test_a_restore_without_images_does_not_miss_them(studies: Path, tmp_path: Path) -> None:
+def test_a_restore_from_a_backup_without_images_succeeds(studies: Path, tmp_path: Path) -> None:
     assert command("backup", studies, tmp_path / "dest", "--no-images").exit_code == 0
     assert command("restore", tmp_path / "dest", tmp_path / "back").exit_code == 0
     missed = command("verify", tmp_path / "back")
@@ -74,7 +74,7 @@ def test_a_restore_without_images_does_not_miss_them(studies: Path, tmp_path: Pa
     assert "case-0 is missing: the image of a study that has label maps" in missed.output
 
 
-def test_a_damaged_backup_ends_a_restore_with_status_1(studies: Path, tmp_path: Path) -> None:
+def test_a_restore_from_a_damaged_backup_exits_with_1(studies: Path, tmp_path: Path) -> None:
     command("backup", studies, tmp_path / "dest")
     vault = Vault.existing(tmp_path / "dest")
     version = vault.snapshot().entries[".medsam2_atlas/versions/final/case-0/00001.nii.gz"]
@@ -85,7 +85,7 @@ def test_a_damaged_backup_ends_a_restore_with_status_1(studies: Path, tmp_path: 
     assert command("snapshots", tmp_path / "dest").exit_code == 0
 
 
-def test_studies_that_are_not_there_are_refused(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_studies_and_backups_are_refused(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDSAM2_ATLAS_MODELS", str(tmp_path / "models"))
     for words, problem in (
         (("verify", tmp_path / "none"), "is not a folder"),
@@ -101,7 +101,7 @@ def test_studies_that_are_not_there_are_refused(studies: Path, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("name", ["line\nbreak", "\x1b[31mred", "bad\udcff"])
-def test_no_name_of_a_file_writes_over_the_terminal(studies: Path, name: str) -> None:
+def test_control_characters_in_file_names_do_not_reach_the_terminal(studies: Path, name: str) -> None:
     (studies / "labels" / name).symlink_to("/")
     shown = command("verify", studies).stdout
     assert "a symbolic link leads out" in shown

@@ -1,4 +1,4 @@
-"""Commands that walk over many cases leave out those that cannot be used, and list them."""
+"""Commands that process many cases leave out unusable ones and list them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ training: {epochs: 1, validate_every: 1}
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """Two good pairs, and one of each kind that cannot be used."""
+    """Returns a folder with two usable pairs, and one pair for each reason why a pair cannot be used."""
     folder = tmp_path / "pairs"
     for name in ("a", "b", "broken", "lonely"):
         labelled(folder, name, PATIENT)
@@ -144,7 +144,7 @@ def test_growing_an_atlas_leaves_out_labels_that_cannot_be_used(
     done = ran("atlas", "grow", folder)
     assert done.exit_code == 0, done.output
     for name, words in {**BAD, "b": "no CT of that name"}.items():
-        if name != "lonely":  # a study that is not labelled yet
+        if name != "lonely":  # this study has no label map yet
             assert any(line.startswith(f"refused: {name}: ") and words in line for line in done.output.splitlines()), name
     assert "added: a" in done.output
     assert [line["action"] for line in lines(folder / ".medsam2_atlas", Wanted())] == ["train.start"]
@@ -165,7 +165,7 @@ def test_growing_an_atlas_leaves_out_labels_that_cannot_be_used(
     assert "added: a, unscaled" in corrected.output
 
 
-def test_a_study_folder_lists_what_cannot_be_trained_on(pairs: Path, tmp_path: Path) -> None:
+def test_training_on_a_studies_folder_lists_unusable_studies(pairs: Path, tmp_path: Path) -> None:
     folder = studies(pairs, tmp_path / "studies")
     (folder / "gone.nii.gz").symlink_to(folder / "nowhere.nii.gz")
     skipped: dict[str, str] = {}
@@ -176,11 +176,11 @@ def test_a_study_folder_lists_what_cannot_be_trained_on(pairs: Path, tmp_path: P
         annotated_cases(folder, None)
 
 
-def test_a_comparison_of_nothing_is_an_error(tmp_path: Path, atlas_folder: Path) -> None:
+def test_a_comparison_without_usable_studies_is_refused(tmp_path: Path, atlas_folder: Path) -> None:
     folder = tmp_path / "studies"
     folder.mkdir()
     arguments = ("compare", folder, "-o", tmp_path / "out", "--strategy", "atlas", "--atlas", atlas_folder, "--device", "cpu")
-    assert "holds no CTs" in str(ran(*arguments).exception)
+    assert "contains no CTs" in str(ran(*arguments).exception)
     (folder / "broken.nii.gz").write_bytes(b"")
     done = ran(*arguments)
     assert "no study that can be compared: broken: " in str(done.exception)

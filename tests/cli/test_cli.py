@@ -1,4 +1,4 @@
-"""Commands that other tests do not run on the way."""
+"""Commands that no other test covers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medsam2_atlas.segmenters.strategies import STRATEGIES
 from series_files import upright, write_series
 
 
-def test_doctor_names_what_is_missing_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_reports_each_missing_part_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MEDSAM2_ATLAS_MODELS", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("MEDSAM2_ATLAS", raising=False)
@@ -30,13 +30,13 @@ def test_doctor_names_what_is_missing_with_a_remedy(monkeypatch: pytest.MonkeyPa
         assert words in done.output.replace("\n", " ")
 
 
-def test_doctor_is_content_with_an_atlas(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, atlas_folder: Path) -> None:
+def test_doctor_accepts_an_atlas(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, atlas_folder: Path) -> None:
     monkeypatch.setenv("MEDSAM2_ATLAS_MODELS", str(tmp_path))
     done = CliRunner().invoke(app, ["doctor", "--atlas", str(atlas_folder), "--dicomweb", "http://127.0.0.1:9/"])
     assert done.exit_code == 0
 
 
-def test_doctor_looks_at_the_rest_if_one_part_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_checks_the_other_parts_if_one_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise RuntimeError("driver and library differ")
 
@@ -48,7 +48,7 @@ def test_doctor_looks_at_the_rest_if_one_part_is_broken(monkeypatch: pytest.Monk
         assert words in done.output
 
 
-def test_phantoms_are_made_by_command(tmp_path: Path) -> None:
+def test_the_command_phantoms_writes_patients(tmp_path: Path) -> None:
     arguments = ["phantoms", "--count", "1", "--seed", "4", "--spacing", "9", "--hu-step", "2", str(tmp_path / "p")]
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     assert [f.name for f in (tmp_path / "p" / "labels").iterdir()] == ["phantom-4-000.nii.gz"]
@@ -63,13 +63,13 @@ def test_atlas_info_and_scores_are_printed(atlas_folder: Path, target_files: obj
     assert (tmp_path / "s.npz").stat().st_size > 1000
 
 
-def test_the_strategies_on_offer_are_those_that_there_are() -> None:
+def test_the_registry_lists_all_strategies() -> None:
     assert [name for name in vocabulary() if name in STRATEGIES] == list(STRATEGIES)
     named = {name for family in FAMILIES if family.source.startswith("strategies:") for name in family.names}
     assert named == set(STRATEGIES)
 
 
-def test_serving_nothing_is_refused(tmp_path: Path) -> None:
+def test_serving_a_missing_folder_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["serve", str(tmp_path / "none")])
     assert "neither a folder nor a URL" in str(done.exception)
 
@@ -100,7 +100,7 @@ def test_each_root_is_passed_to_the_server(tmp_path: Path, monkeypatch: pytest.M
         (("--device", "cuda:1"), "0,1"),
     ],
 )
-def test_a_server_on_the_processor_sees_no_gpu(
+def test_a_server_on_the_cpu_sees_no_gpu(
     device: tuple[str, ...], visible: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
@@ -113,7 +113,7 @@ def test_a_server_on_the_processor_sees_no_gpu(
 
 
 @pytest.mark.parametrize(("kind", "modality"), [("seg", "SEG"), ("rtstruct", "RTSTRUCT")])
-def test_label_maps_become_dicom_objects_by_command(kind: str, modality: str, tmp_path: Path) -> None:
+def test_commands_write_label_maps_as_dicom_objects(kind: str, modality: str, tmp_path: Path) -> None:
     array = np.random.default_rng(3).integers(-1000, 1000, (6, 20, 24))
     write_series(tmp_path / "series", upright(array))
     labels = np.zeros(array.shape, np.uint8)

@@ -1,4 +1,4 @@
-"""Commands that fail end in one line and an exit status; nobody but the reader of a file sees a traceback."""
+"""A command that fails prints one line and exits with a status; the traceback is written to a file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ sys.argv = ["medsam2-atlas", *sys.argv[1:]]
 import runpy
 runpy.run_module("medsam2_atlas", run_name="__main__")
 """
-"""`python -m medsam2_atlas`, whose command `version` does something else."""
+"""Runs `python -m medsam2_atlas` with another body for the command `version`."""
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_ctrl_c_ends_in_one_line(state: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs inherit that it is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore SIGINT
     )
     assert process.stdout is not None
     process.stdout.readline()
@@ -94,7 +94,7 @@ def test_ctrl_c_ends_in_one_line(state: Path) -> None:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_ends_first_is_no_error(unbuffered: str, state: Path) -> None:
+def test_a_closed_output_pipe_is_not_an_error(unbuffered: str, state: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -110,7 +110,7 @@ def test_a_reader_that_ends_first_is_no_error(unbuffered: str, state: Path) -> N
     assert not state.exists()
 
 
-def test_errors_on_a_closed_pipe_are_not_told(state: Path) -> None:
+def test_an_error_with_a_closed_error_pipe_only_writes_its_traceback(state: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(command("raise ValueError('x')"), stdout=subprocess.DEVNULL, stderr=writing, check=False)
@@ -125,7 +125,7 @@ def test_another_broken_pipe_is_an_error(state: Path, capsys: pytest.CaptureFixt
 
 
 class OutOfMemoryError(RuntimeError):
-    """As torch's for a GPU."""
+    """An error of the same name as torch's error for a full GPU."""
 
 
 @pytest.mark.parametrize(
@@ -138,13 +138,15 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might"), "reports a hardware error"),
         (RuntimeError("CUDA error: an illegal memory access was encountered\nFor debugging"), "the GPU failed: CUDA reports"),
         (OSError(errno.ENOSPC, "No space left on device", "out.nii.gz"), "out.nii.gz could not be written: the disk is full"),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), "or your share of it"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "or your disk quota is used up"),
         (RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed"), "the disk is full"),
     ],
 )
-def test_memory_and_disk_get_plain_words(error: Exception, words: str, state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_memory_and_disk_are_explained_in_one_line(
+    error: Exception, words: str, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     wrapped = RuntimeError("applying transform Spacingd")
-    wrapped.__cause__ = error  # as MONAI does
+    wrapped.__cause__ = error  # MONAI wraps errors in this way
     for raised in (error, wrapped):
         assert end(raised) == 1
         (line,) = capsys.readouterr().err.splitlines()
@@ -152,7 +154,7 @@ def test_memory_and_disk_get_plain_words(error: Exception, words: str, state: Pa
         assert "traceback is in" in line
 
 
-def test_an_error_of_the_project_behind_a_librarys_is_told(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_project_error_wrapped_by_a_library_is_reported(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrapped = RuntimeError("applying transform")
     wrapped.__cause__ = InputError("ct.nii.gz", "is\nodd.")
     assert end(wrapped) == 1
@@ -160,7 +162,7 @@ def test_an_error_of_the_project_behind_a_librarys_is_told(state: Path, capsys: 
     assert not state.exists()
 
 
-def test_the_traceback_goes_elsewhere_where_the_state_folder_cannot_be_written(
+def test_the_traceback_is_written_to_a_temporary_file_if_the_state_folder_is_unwritable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -174,7 +176,7 @@ def test_the_traceback_goes_elsewhere_where_the_state_folder_cannot_be_written(
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     monkeypatch.setattr(endings.tempfile, "tempdir", str(tmp_path / "none"))
     end(ValueError("x"))
-    assert "could not be written; --verbose shows it" in capsys.readouterr().err
+    assert "could not be written; --verbose prints it" in capsys.readouterr().err
 
 
 def test_old_tracebacks_are_removed(state: Path) -> None:
@@ -187,7 +189,7 @@ def test_old_tracebacks_are_removed(state: Path) -> None:
     assert files[-1].startswith(time.strftime("%Y", time.gmtime()))
 
 
-def test_the_demo_ends_as_the_other_commands_do(state: Path) -> None:
+def test_plain_endings_exit_with_1_and_pass_system_exit_unchanged(state: Path) -> None:
     with pytest.raises(SystemExit) as ended, plain_endings():
         raise ValueError("x")
     assert ended.value.code == 1
@@ -195,7 +197,7 @@ def test_the_demo_ends_as_the_other_commands_do(state: Path) -> None:
         raise SystemExit("the server stopped")
 
 
-def test_logged_errors_show_their_kind_and_their_traceback_to_the_verbose_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_logged_errors_have_a_traceback_only_with_verbose(capsys: pytest.CaptureFixture[str]) -> None:
     for verbose in (False, True):
         set_up_logging(verbose)
         try:

@@ -1,4 +1,4 @@
-"""Files and folders that cannot be written are refused before anything runs."""
+"""Commands refuse outputs that cannot be written, before they start their work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEGMENT = ["segment", "CT", "-o", "l.nii.gz"]
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Commands run in an empty folder that has a folder `folder` and a file `file`; their inputs do not exist."""
+    """Makes commands run in a folder that contains only a folder `folder` and a file `file`; their inputs do not exist."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
@@ -51,10 +51,10 @@ def refused(arguments: list[str]) -> str:
         (["train", "demo", "demo.nii.gz"], "demo.nii.gz"),
     ],
 )
-def test_another_suffix_is_refused(arguments: list[str], output: str) -> None:
-    told = refused(arguments)
-    assert told.startswith(f"{output}: cannot be written")
-    assert "End its name in ." in told
+def test_an_unsuitable_suffix_is_refused(arguments: list[str], output: str) -> None:
+    message = refused(arguments)
+    assert message.startswith(f"{output}: cannot be written")
+    assert "End its name in ." in message
 
 
 FILES = [
@@ -72,22 +72,22 @@ FILES = [
 
 @pytest.mark.parametrize("command", FILES, ids=" ".join)
 def test_a_file_whose_folder_does_not_exist_is_refused(command: list[str]) -> None:
-    told = refused([part.format("none/out") for part in command])
-    assert "cannot be written: its folder does not exist" in told
-    assert "Create none first" in told
+    message = refused([part.format("none/out") for part in command])
+    assert "cannot be written: its folder does not exist" in message
+    assert "Create none first" in message
     assert "is not a folder" in refused([part.format("file/out") for part in command])
 
 
 @pytest.mark.parametrize("command", FILES, ids=" ".join)
-def test_a_folder_in_place_of_a_file_is_refused(command: list[str]) -> None:
+def test_a_folder_is_refused_as_an_output_file(command: list[str]) -> None:
     for suffix in (".nii.gz", ".json", ".png", ".npz", ".dcm", ".pt"):
         Path(f"out{suffix}").mkdir()
     assert "is a folder" in refused([part.format("out") for part in command])
 
 
 @pytest.mark.parametrize("command", [*FILES, ["weights", "fetch", "-o", "{}.pt"]], ids=" ".join)
-def test_a_file_in_a_folder_that_cannot_be_written_to_is_refused(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    allowed = os.access  # root may write anywhere, so permissions alone would not do
+def test_an_output_file_in_an_unwritable_folder_is_refused(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = os.access  # replaced, because permissions do not stop root from writing
     monkeypatch.setattr(outputs.os, "access", lambda path, mode: Path(path).name != "folder" and allowed(path, mode))
     assert "may not write into" in refused([part.format("folder/out") for part in command])
 
@@ -102,19 +102,21 @@ FOLDERS = [
 
 
 @pytest.mark.parametrize("command", FOLDERS, ids=" ".join)
-def test_a_file_in_place_of_a_folder_is_refused(command: list[str]) -> None:
+def test_a_file_is_refused_as_an_output_folder(command: list[str]) -> None:
     assert "is a file" in refused([part.format("file") for part in command])
     assert "file" in refused([part.format("file/out") for part in command])
 
 
 @pytest.mark.parametrize("command", FOLDERS, ids=" ".join)
-def test_a_folder_that_cannot_be_made_or_written_to_is_refused(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_folder_that_cannot_be_created_or_written_to_is_refused(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     allowed = os.access
     monkeypatch.setattr(outputs.os, "access", lambda path, mode: Path(path).name != "folder" and allowed(path, mode))
     assert "may not write into" in refused([part.format("folder/out") for part in command])
 
 
-def test_a_folder_that_is_no_atlas_is_not_replaced_by_one() -> None:
+def test_a_folder_that_is_not_an_atlas_is_not_replaced() -> None:
     Path("folder/something").touch()
     done = CliRunner().invoke(app, ["atlas", "build", "REFS", "folder"])
     assert isinstance(done.exception, MedSAM2AtlasError)
@@ -122,7 +124,7 @@ def test_a_folder_that_is_no_atlas_is_not_replaced_by_one() -> None:
     assert "its folder does not exist" in refused(["atlas", "build", "REFS", "none/atlas"])
 
 
-def test_found_thresholds_need_a_place_beside_their_atlas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thresholds_need_a_writable_folder_around_the_atlas(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("folder/atlas").mkdir()
     allowed = os.access
     monkeypatch.setattr(outputs.os, "access", lambda path, mode: Path(path).name != "folder" and allowed(path, mode))
@@ -167,10 +169,10 @@ def test_outputs_that_can_be_written_are_accepted() -> None:
     check_files((Path("run/best/half.pt"), WEIGHTS), made=(Path("run/best"),))
     check_folder(Path("none/of/these"))
     check_folder(Path("atlas"), replaced=True)
-    assert {file.name for file in Path().iterdir()} == {"folder", "file", "l.nii.gz"}  # checks make nothing
+    assert {file.name for file in Path().iterdir()} == {"folder", "file", "l.nii.gz"}  # the checks create nothing
 
 
-def test_weights_are_fetched_into_a_folder_that_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetching_weights_creates_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     targets: list[Path] = []
 
     def fetched(url: str, target: Path, progress: object) -> None:
@@ -183,7 +185,7 @@ def test_weights_are_fetched_into_a_folder_that_is_made(monkeypatch: pytest.Monk
     assert targets == [Path("new/folder/w.pt")]
 
 
-def test_a_version_is_exported_under_its_own_suffix(place: Path) -> None:
+def test_a_version_is_exported_with_its_own_suffix_only(place: Path) -> None:
     labelled_studies(place / "studies", 1)
     arguments = ["labels", "export", "studies", "case-0", "1"]
     assert "End its name in .nii.gz" in refused([*arguments, "copy.nrrd"])
@@ -191,6 +193,6 @@ def test_a_version_is_exported_under_its_own_suffix(place: Path) -> None:
     assert CliRunner().invoke(app, [*arguments, "copy.nii.gz"], catch_exceptions=False).exit_code == 0
 
 
-def test_a_comparison_of_a_strategy_that_does_not_exist_is_refused() -> None:
+def test_a_comparison_of_an_unknown_or_reference_strategy_is_refused() -> None:
     assert "is not a segmenter" in refused(["compare", "STUDIES", "--strategy", "Z"])
     assert "is not a segmenter" in refused(["compare", "STUDIES", "--strategy", "reference-1"])

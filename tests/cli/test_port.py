@@ -1,4 +1,4 @@
-"""The port is looked at before the server is started."""
+"""The command `serve` checks the port before it starts the server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_free_port_is_accepted_and_stays_free(taken: int) -> None:
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
-def test_addresses_of_ipv6_are_looked_at_too() -> None:
+def test_ipv6_addresses_are_checked_too() -> None:
     try:
         listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
     except OSError:
@@ -61,7 +61,7 @@ def test_addresses_of_ipv6_are_looked_at_too() -> None:
 
 
 def test_a_port_whose_last_connection_has_just_ended_is_accepted() -> None:
-    """As the server does: after a restart, the kernel keeps closed connections for a minute (TIME_WAIT)."""
+    """The server accepts it too: after a restart, the kernel keeps closed connections for a minute (TIME_WAIT)."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         number = int(listener.getsockname()[1])
         with socket.create_connection(("127.0.0.1", number)) as client:
@@ -75,7 +75,7 @@ def test_a_port_whose_last_connection_has_just_ended_is_accepted() -> None:
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
 def test_an_address_of_another_machine_is_refused(host: str) -> None:
-    with pytest.raises(InputError, match=r"this machine has no such address|cannot be listened on"):
+    with pytest.raises(InputError, match=r"this machine has no such address|cannot be bound"):
         check_port(host, free_port())
 
 
@@ -84,9 +84,9 @@ def test_an_unknown_host_is_refused(host: str, monkeypatch: pytest.MonkeyPatch) 
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    if " " in host:  # a name server would have to be asked
+    if " " in host:  # otherwise the test would send a request to a name server
         monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(InputError, match="no host is known by that name"):
+    with pytest.raises(InputError, match="no host has that name"):
         check_port(host, free_port())
 
 
@@ -107,7 +107,7 @@ def test_the_server_is_not_started_on_a_taken_port(taken: int, tmp_path: Path, m
     assert not started
 
 
-def test_a_handle_that_is_closed_meanwhile_hides_no_other(tmp_path: Path) -> None:
+def test_a_handle_closed_meanwhile_does_not_hide_the_others(tmp_path: Path) -> None:
     class Closed(type(tmp_path)):  # type: ignore[misc]
         def readlink(self) -> Path:
             if self.name == "3":

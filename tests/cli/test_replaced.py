@@ -1,4 +1,4 @@
-"""Commands over a studies folder leave out label maps whose image was replaced, and studies of two images."""
+"""Commands on a studies folder leave out label maps whose image was replaced, and studies with two different images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OTHER = np.arange(480, dtype=np.int16).reshape(SHAPE)[::-1]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three signed-off studies; the image of `b` was replaced since, and `c` has files of two images."""
+    """Returns a folder of three signed-off studies; the image of `b` was replaced, and `c` has two different images."""
     folder = tmp_path / "studies"
     for name in ("a", "b", "c"):
         ct(folder, name)
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_only_what_is_certain_is_learnt_from(folder: Path) -> None:
+def test_studies_with_a_replaced_or_ambiguous_image_are_not_used_for_training(folder: Path) -> None:
     skipped: dict[str, str] = {}
     assert [files.name for files in annotated_cases(folder, skipped)] == ["a"]
     assert set(skipped) == {"b", "c"}
@@ -44,16 +44,16 @@ def test_only_what_is_certain_is_learnt_from(folder: Path) -> None:
         annotated_cases(folder, None)
 
 
-def test_a_label_map_is_confirmed_by_a_command(folder: Path) -> None:
+def test_the_command_confirm_makes_a_label_map_usable_again(folder: Path) -> None:
     ran = CliRunner().invoke(app, ["labels", "confirm", str(folder), "b"])
     assert ran.exit_code == 0, ran.output
     assert "confirmed as version 2" in ran.output
     assert [files.name for files in annotated_cases(folder, {})] == ["a", "b"]
 
 
-def test_a_comparison_tells_what_it_leaves_out(folder: Path) -> None:
+def test_a_comparison_reports_the_studies_that_it_leaves_out(folder: Path) -> None:
     def refuse(*_: object) -> Segmentation:
-        raise InputError("model", "is not to be run")
+        raise InputError("model", "must not be run")
 
     pair, models = (FakeSegmenter("atlas", {}, refuse), FakeSegmenter("unet_3d", {}, refuse)), plain_models(folder)
     problems = compare_studies(StudyFolder(folder), pair, models).problems
@@ -62,7 +62,7 @@ def test_a_comparison_tells_what_it_leaves_out(folder: Path) -> None:
         compare_studies(StudyFolder(folder), pair, models, strict=True)
 
 
-def test_a_folder_that_is_only_looked_at_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_check_does_not_change_the_folder(tmp_path: Path) -> None:
     ct(tmp_path, "a")
     ct(tmp_path, "b")
     write(tmp_path / "b.mha", OTHER)

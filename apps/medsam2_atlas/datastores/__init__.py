@@ -1,1 +1,1 @@
-"""MONAI Label datastores over studies that lose nothing: a folder, or the series of a DICOMweb server."""
+"""MONAI Label datastores that keep every version of a label map: of a studies folder, or of a DICOMweb server's series."""

@@ -1,4 +1,4 @@
-"""Archives of signed-off cases, for those who train elsewhere."""
+"""Writes ZIP archives of signed-off cases, for training with other programs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ log = logging.getLogger(__name__)
 
 
 def dataset_archive(name: str, pairs: Mapping[str, tuple[Path, Path]], about: Mapping[str, Any]) -> Path:
-    """Makes a ZIP file of cases; see `write_archive`. The caller removes it.
+    """Writes cases to a temporary ZIP file, as `write_archive` does; the caller removes the file.
 
     Args:
-        name: of the studies, for messages.
-        pairs: image and label, by study.
-        about: goes into `metadata.json`.
+        name: name of the studies, for error messages.
+        pairs: image and label map of each case, by study.
+        about: content of `metadata.json`.
 
     Raises:
-        NotFoundError: there is no case, or none that can be read.
-        StorageError: no room.
+        NotFoundError: there is no case, or none can be read.
+        StorageError: the archive cannot be written.
     """
     if not pairs:
-        raise NotFoundError(name, "has no signed-off labels yet.", "Sign off a case first.")
+        raise NotFoundError(name, "has no signed-off label maps yet.", "Sign off a case first.")
     archive = scratch_file(".zip")
     try:
         left_out = write_archive(archive, pairs, about)
@@ -46,15 +46,15 @@ def dataset_archive(name: str, pairs: Mapping[str, tuple[Path, Path]], about: Ma
 
 
 def write_archive(archive: Path, pairs: Mapping[str, tuple[Path, Path]], about: Mapping[str, Any]) -> dict[str, str]:
-    """Writes a ZIP file of images, labels and `metadata.json`.
+    """Writes a ZIP file with images in `image/`, label maps in `label/`, and `metadata.json`.
 
     Args:
-        archive: the file.
-        pairs: image and label, by study.
-        about: goes into `metadata.json`.
+        archive: file to write.
+        pairs: image and label map of each case, by study.
+        about: content of `metadata.json`, to which the studies that are left out are added as `left_out`.
 
     Returns:
-        Why studies were left out, by study: a file of theirs cannot be read.
+        The reasons why studies were left out, by study: one of their files cannot be read.
 
     Raises:
         OSError: the archive cannot be written.
@@ -71,6 +71,6 @@ def write_archive(archive: Path, pairs: Mapping[str, tuple[Path, Path]], about: 
                 continue
             for kind, file in zip(("image", "label"), files, strict=True):
                 stream.write(file, f"{kind}/{file.name}")
-        told = json.dumps({**about, "left_out": left_out}, indent=2, default=str)
-        stream.writestr("metadata.json", without_paths(told))  # the archive leaves the server
+        metadata = json.dumps({**about, "left_out": left_out}, indent=2, default=str)
+        stream.writestr("metadata.json", without_paths(metadata))  # clients must not see the server's paths
     return left_out

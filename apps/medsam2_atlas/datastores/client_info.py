@@ -1,7 +1,7 @@
-"""What clients may keep with images and label maps: anything but what the server records itself, and only so much of it.
+"""Checks the information that clients store with images and label maps: no entries of the server, and not too much.
 
-The record of a version says who made it, when, of what, and what became of it. Those entries are the server's alone: a client
-that could write them could sign in another's name.
+The record of a version contains its author, time, origin and later changes. Only the server writes these entries: a client that
+could write them could sign off a label map in another person's name.
 """
 
 from __future__ import annotations
@@ -32,56 +32,61 @@ SERVER_KEYS = frozenset(
         *("provenance", "remarks", "removed", "replaced", "restored_from", "sha256", "tag", "user", "user_id", "version"),
     )
 )
-"""Entries of records that the server writes, here or in the answers about a record."""
-_IMAGE_KEYS = SERVER_KEYS | {"strategy"}  # to whom a case was given
+"""Entries that the server writes, in stored records or in its replies about them."""
+_IMAGE_KEYS = SERVER_KEYS | {"strategy"}  # `strategy` records the assignments of a case to clients
 MAX_BYTES = 64 * 1024
-"""Max size of what clients keep with one image or label map, as JSON."""
+"""Max size in bytes of the JSON that clients store with one image or label map."""
 MAX_KEYS = 200
+"""Max number of entries that clients store with one image or label map."""
 
 
 def without_server_keys(info: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Returns what a client may keep with a new version, and the names of the entries that it may not.
+    """Returns the entries that a client may store with a new version, and the names of the entries that are removed.
 
-    Clients that send back what they got for the version before must still be able to save.
+    The server's entries are removed and not refused, because clients may send back the record of the previous version.
+
+    Example:
+        >>> without_server_keys({"comment": "motion artefacts", "author": "kim"})
+        ({'comment': 'motion artefacts'}, ['author'])
     """
     refused = sorted(SERVER_KEYS & set(info))
     return {key: value for key, value in info.items() if key not in SERVER_KEYS}, refused
 
 
 def check_label_info(info: Mapping[str, Any]) -> None:
-    """Refuses a change of what the server records with a label map.
+    """Refuses a change of the server's entries in the record of a label map.
 
     Raises:
-        InputError: an entry is the server's.
+        InputError: `info` has an entry that only the server writes.
     """
     _refuse(sorted(SERVER_KEYS & set(info)))
 
 
 def check_image_info(info: Mapping[str, Any]) -> None:
-    """Refuses a change of what the server records with an image, including what a PACS told of it.
+    """Refuses a change of the server's entries in the record of an image, including its DICOM attributes from a PACS.
 
     Raises:
-        InputError: an entry is the server's.
+        InputError: `info` has an entry that only the server writes.
     """
     _refuse(sorted(key for key in info if key in _IMAGE_KEYS or tag_for_keyword(key) is not None))
 
 
 def check_size(info: Mapping[str, Any]) -> None:
-    """Refuses more than may be kept with one image or label map.
+    """Refuses more information than may be stored with one image or label map.
 
     Raises:
-        InputError: it is too much.
+        InputError: the clients' entries exceed `MAX_BYTES` or `MAX_KEYS`.
     """
     own = {key: value for key, value in info.items() if key not in _IMAGE_KEYS}
     size = len(to_json(own).encode())
     if size > MAX_BYTES or len(own) > MAX_KEYS:
         raise InputError(
             "info",
-            f"has {size} bytes in {len(own)} entries; {MAX_BYTES} bytes in {MAX_KEYS} entries can be kept.",
-            "Send less; entries that are no longer used can be set to null.",
+            f"has {size} bytes in {len(own)} entries; max {MAX_BYTES} bytes in {MAX_KEYS} entries can be stored.",
+            "Send less; set entries that are no longer used to null.",
         )
 
 
 def _refuse(keys: list[str]) -> None:
     if keys:
-        raise InputError("info", f"has entries that only the server writes: {', '.join(keys)}.", "Leave them out.")
+        raise InputError("info", f"has entries that only the server writes: {', '.join(keys)}.", "Omit them.")

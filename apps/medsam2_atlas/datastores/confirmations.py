@@ -1,6 +1,6 @@
-"""Remembers label maps that were refused because they would lose organs, so that sending one again confirms it.
+"""Records label maps that were refused because they would lose organs; sending such a label map again confirms it.
 
-3D Slicer's and MONAI Label's own clients cannot answer a question: their users press *Submit* a second time.
+3D Slicer's and MONAI Label's own clients cannot show a question. Their users press *Submit* a second time instead.
 """
 
 from __future__ import annotations
@@ -12,14 +12,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 CONFIRM_SECONDS = 600.0
-"""How long a refusal is remembered."""
+"""Time in seconds for which a refusal is kept."""
 _KEPT = 1000
-"""Max number of refusals that are remembered."""
+"""Max number of refusals that are kept."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A label map that was refused. user: id of the sender. digest: of voxels and grid. organs: names of the lost ones."""
+    """A label map that was refused.
+
+    Attributes:
+        study: name of the study.
+        tag: tag of the label map.
+        user: id of the sender.
+        digest: hash of the label map's voxels and grid.
+        organs: names of the organs that would be lost.
+    """
 
     study: str
     tag: str
@@ -29,13 +37,14 @@ class Refusal:
 
 
 class Confirmations:
-    """The refusals of the last minutes. Safe for several threads."""
+    """The refusals of the last ten minutes. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, kept: int = _KEPT) -> None:
-        """
+        """Starts without any refusal.
+
         Args:
-            clock: returns seconds that never go back.
-            kept: max number of refusals that are remembered; the oldest are dropped first.
+            clock: returns the time in seconds; it must never go back.
+            kept: max number of refusals that are kept; the oldest are removed first.
         """
         self._clock, self._kept = clock, kept
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Descriptions of a store's images and label maps for clients, in MONAI Label's formats."""
+"""Describes a store's images and label maps for clients, in MONAI Label's formats."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from medsam2_atlas.storage import Image, Label, suffix_of
 def image_info(image: Image) -> dict[str, Any]:
     """Returns the description of an image for clients."""
     info = plain({**image.info, "name": image.file.name})
-    if "strategy" in info:  # MONAI Label adds to it whenever it assigns the case
-        info["strategy"] = given_to(info)
+    if "strategy" in info:  # MONAI Label adds an entry whenever it assigns the case to a client
+        info["strategy"] = assignments(info)
     return info
 
 
@@ -48,11 +48,17 @@ def described_studies(images: Mapping[str, Image], labels: Mapping[str, Mapping[
     }
 
 
-def given_to(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Returns the assignments of a case by strategy, with client and time (`ts`). Clients write them too, so invalid entries
-    are left out."""
-    given = info.get("strategy")
-    entries = given.items() if isinstance(given, Mapping) else ()
+def assignments(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the assignments of a case by strategy, with `client_id` and time (`ts`, seconds since 1970).
+
+    Invalid entries are left out, because clients can write them too.
+
+    Example:
+        >>> assignments({"strategy": {"random": {"ts": 1.8e9, "client_id": "kim"}, "first": "x"}})
+        {'random': {'ts': 1800000000.0, 'client_id': 'kim'}}
+    """
+    strategies = info.get("strategy")
+    entries = strategies.items() if isinstance(strategies, Mapping) else ()
     return {
         str(name): dict(entry)
         for name, entry in entries
@@ -60,15 +66,16 @@ def given_to(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def measured_before(labels: Mapping[str, Label]) -> bool:
-    """Returns whether a study's predictions, and so its measures, are of an image that was replaced since.
+def predictions_outdated(labels: Mapping[str, Label]) -> bool:
+    """Returns whether the image was replaced after a study's predictions were made, so that its measures are outdated too.
 
-    `labels` are its label maps by tag.
+    Args:
+        labels: label maps of the study, by tag.
     """
     made = [label for label in labels.values() if label.version.origin == "model"]
     return bool(made) and all(label.unsure for label in made)
 
 
 def _written_suffix(file: Path) -> str:
-    """Returns a file's suffix as it is written in its name."""
+    """Returns the suffix in a file's name, in its original case."""
     return file.name[-len(suffix_of(file.name, labels=True)) :]

@@ -1,4 +1,4 @@
-"""Keeps series fetched from a PACS as files, each in a folder named by a hash of its UID."""
+"""Stores the files of series fetched from a PACS, each series in a folder that is named by a hash of its UID."""
 
 from __future__ import annotations
 
@@ -21,28 +21,32 @@ log = logging.getLogger(__name__)
 
 _THREADS = 4
 _WAITING = 28
-"""Max waiting requests of the server's 40 threads; the others serve fetched series."""
+"""Max number of waiting requests; the other ones of the server's 40 threads serve series that are already fetched."""
 _FETCH_SECONDS = 1500.0
+"""Max time for fetching a series."""
 _UNFIT_SECONDS = 600.0
+"""Time after which an unusable series is fetched again at the earliest."""
 _AWAY_SECONDS = 10.0
+"""The same for a series that could not be fetched or stored."""
 
 Use = Callable[[Path], None]
-"""Converts the files of a series, for example into a volume; an error means that the series cannot be used."""
+"""Converts the files of a series, for example to a volume; raises an error if the series cannot be used."""
 
 
 class FetchedSeries:
-    """The folders of fetched series. Safe for several threads.
+    """The folders of fetched series. Thread-safe.
 
-    A few threads of this class fetch series; all callers for one series wait for the same thread, and the number of waiting
-    callers is limited. A series that could not be fetched or used is not tried again for a while.
+    Four threads of this class fetch series. All callers for one series wait for the same thread; the number of waiting callers
+    is limited. A series that could not be fetched or used is not tried again for a while.
     """
 
     def __init__(self, folder: Path, web: Callable[[], DicomWeb], check: Callable[[str], None] = lambda _: None) -> None:
-        """
+        """Opens the folder and removes unfinished downloads.
+
         Args:
-            folder: parent of the series' folders; made if needed.
+            folder: parent of the series' folders; created if needed.
             web: returns the client of the PACS.
-            check: called with the UID of a series; raises a StorageError if it must not be kept, because it was erased.
+            check: called with the UID of a series; raises a StorageError if the series was erased and must not be stored.
         """
         self._folder, self._web, self._check = folder, web, check
         self._calls = CallPool("PACS", threads=_THREADS, waiting=_WAITING)
@@ -51,42 +55,44 @@ class FetchedSeries:
         sweep_leftovers(folder)
 
     def folder(self, series: str) -> Path:
-        """Returns the folder for the files of a series, whether fetched or not.
+        """Returns the folder for the files of a series; it exists only if the series has been fetched.
 
         Raises:
-            NotFoundError: the UID is not valid.
+            NotFoundError: the UID is invalid.
         """
         if not valid_uid(series):
             raise unknown_study(series, "series")
         folder = self._folder / uid_folder_name(series)
-        former = self._folder / series  # versions up to 0.9 named folders by the UID
-        if "." in series and not folder.exists() and former.is_dir() and not former.is_symlink():
+        old = self._folder / series  # program versions up to 0.9 named the folder by the UID
+        if "." in series and not folder.exists() and old.is_dir() and not old.is_symlink():
             with contextlib.suppress(FileNotFoundError):  # another thread has just renamed it
-                former.rename(folder)
+                old.rename(folder)
         return folder
 
     def fetch(self, study: str, series: str, use: Use) -> Path:
         """Fetches a series and waits for the result.
 
         Args:
-            study: its study's UID.
-            series: its UID.
-            use: called with the new files before they are kept.
+            study: Study Instance UID.
+            series: Series Instance UID.
+            use: called with the folder of the new files before they are stored.
 
         Returns:
-            The folder with its files.
+            The folder with the files of the series.
 
         Raises:
             InputError: the series cannot be used.
             UnavailableError: the PACS does not answer, or too many callers wait for it.
-            StorageError: it cannot be fetched or kept.
+            StorageError: the series cannot be fetched or stored.
         """
         until, error = self._failed.get(series, (float("-inf"), None))
         if error is not None and time.monotonic() < until:
             raise type(error)(error.subject, error.problem, error.remedy) from error
         breaker = self._web().breaker
         if not breaker.ready:
-            raise UnavailableError("PACS", f"does not answer ({breaker.problem}).", "Is it running? Try again in a minute.")
+            raise UnavailableError(
+                "PACS", f"does not answer ({breaker.problem}).", "Check that it is running; try again in a minute."
+            )
         began = breaker.now()
         return self._calls.run(
             series,
@@ -96,7 +102,7 @@ class FetchedSeries:
         )
 
     def problems(self) -> dict[str, str]:
-        """Returns why series that were fetched cannot be used."""
+        """Returns the reasons why fetched series cannot be used, by UID."""
         failed = {series: error for series, (_, error) in list(self._failed.items()) if isinstance(error, InputError)}
         return {series: error.problem for series, error in failed.items() if self._may_keep(series)}
 
@@ -115,7 +121,7 @@ class FetchedSeries:
                 part.mkdir()
                 self._web().fetch_series(study, series, part)
                 use(part)
-            if not self._may_keep(series):  # it was erased while it was fetched
+            if not self._may_keep(series):  # the series was erased while it was fetched
                 remove_folder(target, self._folder)
                 self._check(series)
         except (InputError, StorageError) as error:
@@ -128,10 +134,10 @@ class FetchedSeries:
 
     @contextmanager
     def _errors(self, series: str) -> Iterator[None]:
-        """Converts errors so that they name the series, not its folder."""
+        """Converts errors of the block so that they name the series instead of its folder."""
         try:
             yield
         except InputError as error:
             raise InputError(series, error.problem, error.remedy) from error
         except OSError as error:
-            raise StorageError(series, f"cannot be kept ({error}).", "Free some space on the server.") from error
+            raise StorageError(series, f"cannot be stored ({error}).", "Free some space on the server.") from error

@@ -1,7 +1,7 @@
-"""Sends signed-off label maps to the PACS in a separate thread, so that saving waits at most a few seconds.
+"""Sends signed-off label maps to the PACS in a separate thread, so that saving a label map waits a few seconds at most.
 
-The label map stays in the store whatever fails. One that could not be sent is recorded as `pending` with the reason and sent
-again. A label map that itself causes the failure is tried less and less often, and never delays the others.
+The label map stays in the store if sending fails. It is then recorded as `pending` with the reason, and sent again later. If
+the label map itself causes the failure, the delay between tries increases; the other label maps are not delayed.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ log = logging.getLogger(__name__)
 
 _FIRST_RETRY_SECONDS = 60.0
 _MAX_RETRY_SECONDS = 3600.0
-_NOT_YET = "It has not arrived yet; it is sent in the background."
+_NOT_YET = "The PACS has not received it yet; sending continues in the background."
 
 Send = Callable[[Label], Mapping[str, str]]
-"""Sends a label map as a segmentation; returns the UIDs of its `series` and `instance`."""
+"""Sends a label map as a DICOM SEG; returns its UIDs as `series` and `instance`."""
 
 
 class LabelSender:
-    """Sends the `final` label maps of a store. Safe for several threads; the thread starts with the first label map."""
+    """Sends the `final` label maps of a store in one thread, which starts with the first label map. Thread-safe."""
 
     def __init__(self, store: StudyStore, send: Send) -> None:
-        """
+        """Prepares sending; the thread starts with the first label map.
+
         Args:
-            store: with the label maps.
-            send: may raise anything.
+            store: the store with the label maps.
+            send: sends a label map; may raise any error.
         """
         self._store, self._send_label = store, send
         self._lock = threading.Lock()
@@ -43,18 +44,18 @@ class LabelSender:
         self._waiting: dict[str, Future[dict[str, Any]]] = {}
         self._thread: threading.Thread | None = None
         self._failures: dict[tuple[str, int], tuple[int, float]] = {}
-        """Study and version → number of failures that the label map itself caused, and time of the next try."""
+        """Number of failures caused by the label map itself, and time of the next try, by study and version."""
 
     def send(self, study: str, seconds: float | None = None) -> dict[str, Any]:
-        """Sends a study's label map unless the PACS has it, and waits for the result.
+        """Sends a study's final label map unless the PACS already has it, and waits for the result.
 
         Args:
             study: name of the study.
-            seconds: how long to wait; without limit by default.
+            seconds: max time to wait; no limit by default.
 
         Returns:
-            The outcome: `state` (`sent` or `pending`), `version`, and `series` and `instance` or the `problem`; empty if
-            the study has no label map to send.
+            The outcome: `state` (`sent` or `pending`) and `version`, with the UIDs `series` and `instance` if it was sent, or
+            else the `problem`. Empty if the study has no final label map.
         """
         with self._lock:
             future = self._waiting.get(study)
@@ -70,7 +71,7 @@ class LabelSender:
             return {"state": "pending", "problem": _NOT_YET}
 
     def due(self, study: str, version: Version) -> bool:
-        """Returns whether a label map still has to be sent, and may be tried now."""
+        """Returns whether a version has not been sent and may be tried now."""
         _, again = self._failures.get((study, version.number), (0, float("-inf")))
         return not is_sent(version) and time.monotonic() >= again
 
@@ -81,12 +82,13 @@ class LabelSender:
                 future = self._waiting.pop(study)
             try:
                 state = self._send_newest(study)
-            except Exception as error:  # no error of one label map may end the thread
-                log.exception("the label of %s could not be sent to the PACS", study)
+            except Exception as error:  # an error of one label map must not end the thread
+                log.exception("the label map of %s could not be sent to the PACS", study)
                 state = {"state": "pending", "problem": _text(error)}
             future.set_result(state)
 
     def _send_newest(self, study: str) -> dict[str, Any]:
+        """Sends the current final label map of a study unless it was sent already; records and returns the outcome."""
         try:
             label = self._store.label(study, FINAL)
         except NotFoundError:
@@ -98,10 +100,10 @@ class LabelSender:
         try:
             state |= {"state": "sent", **self._send_label(label)}
             self._failures.pop(key, None)
-        except Exception as error:  # libraries may fail on unusual series; the label map is safe, and sent later
+        except Exception as error:  # libraries may fail on unusual series; the label map is stored, and sent later
             if not isinstance(error, (MedSAM2AtlasError, OSError)):
-                log.exception("the label of %s cannot become a segmentation", study)
-            log.error("the label of %s could not be sent to the PACS; it is kept, and sent later: %s", study, error)
+                log.exception("the label map of %s cannot be converted to a DICOM SEG", study)
+            log.error("the label map of %s could not be sent to the PACS; it is stored, and sent later: %s", study, error)
             state = {"version": version.number, "state": "pending", "problem": _text(error)}
             if not isinstance(error, UnavailableError):
                 self._try_later(key)
@@ -114,17 +116,17 @@ class LabelSender:
         self._failures[key] = (failures + 1, time.monotonic() + pause)
 
     def _keep(self, label: Label, state: Mapping[str, Any]) -> None:
-        """Records the outcome for a label map. If that fails, it is sent again later, as the same instance."""
+        """Records the outcome of sending a label map; if that fails, the same DICOM instance is sent again later."""
         if label.version.info.get("pacs") == state:
             return
         try:
             self._store.update_label_info(label.study, FINAL, {"pacs": dict(state)})
         except (MedSAM2AtlasError, OSError) as error:
-            log.error("the state of the label of %s at the PACS cannot be recorded: %s", label.study, error)
+            log.error("the PACS state of the label map of %s cannot be recorded: %s", label.study, error)
 
 
 def is_sent(version: Version) -> bool:
-    """Returns whether this version is in the PACS; a restored version still carries the record of the earlier one."""
+    """Returns whether this version was sent to the PACS; the copied record of an earlier version does not count."""
     known = version.info.get("pacs")
     return isinstance(known, Mapping) and known.get("state") == "sent" and known.get("version") == version.number
 

@@ -1,11 +1,11 @@
-"""Studies of a DICOMweb server such as Orthanc: series come from there, signed-off labels go there as DICOM SEG.
+"""The datastore of a DICOMweb server such as Orthanc: fetches series, and sends signed-off label maps as DICOM SEG.
 
-A study is a CT series, named by its Series Instance UID. What was fetched, and every version of every label map, lies in a
-`StudyStore` of this server, so it has all functions of a folder, and fetched series are served while the PACS is unavailable.
-`final` label maps are sent to the PACS besides. A SEG that cannot be sent is kept and sent later: the label map itself is safe.
+A study is a CT series, named by its Series Instance UID. The fetched series and all versions of label maps are kept in a
+`StudyStore` of this server. So all functions of a studies folder are available, and fetched series are served while the PACS is
+unavailable. `final` label maps are also sent to the PACS. If that fails, the label map is safe, and its SEG is sent later.
 
-Concurrency contract. The PACS is asked by threads of `SeriesList`, `FetchedSeries` and `LabelSender` only; threads that serve
-requests wait for them for limited times. Nothing here holds a lock.
+Concurrency contract. Only threads of `SeriesList`, `FetchedSeries` and `LabelSender` send requests to the PACS; threads that
+serve requests wait for them for a limited time. The datastore itself holds no lock.
 """
 
 from __future__ import annotations
@@ -39,14 +39,23 @@ from tasks.known import unknown_study
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 60.0
+"""Time between two searches for label maps that have to be sent again."""
 _SILENT_SECONDS = 0.8
+"""Time after which a PACS that does not answer counts as unavailable."""
 _SEND_SECONDS = 5.0
-"""Max seconds that saving a label waits for the PACS."""
+"""Max time that saving a label map waits for the PACS."""
 
 
 @dataclass(frozen=True)
 class StoredSeg:
-    """A DICOM SEG that a viewer stored, decoded. file: its label map, which the caller removes."""
+    """A decoded DICOM SEG that a viewer has stored.
+
+    Attributes:
+        study: name of the study that it refers to.
+        file: its label map, which the caller removes.
+        sop_class: SOP Class UID.
+        sop_instance: SOP Instance UID.
+    """
 
     study: str
     file: Path
@@ -55,7 +64,7 @@ class StoredSeg:
 
 
 def dicom_web(url: str) -> DicomWeb:
-    """Returns a DICOMweb server, with the name, password and prefixes of MONAI Label's settings."""
+    """Returns the client of a DICOMweb server, with the user name, password and prefixes of MONAI Label's settings."""
     session = Session()
     if settings.MONAI_LABEL_DICOMWEB_USERNAME and settings.MONAI_LABEL_DICOMWEB_PASSWORD:
         session.auth = (settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD)
@@ -68,45 +77,46 @@ def dicom_web(url: str) -> DicomWeb:
 
 
 class PacsDatastore(StudyDatastore):
-    """CT series of a DICOMweb server."""
+    """The datastore of a DICOMweb server's CT series."""
 
     def __init__(
         self, web: DicomWeb, folder: Path, models: Collection[str] = (), series: Mapping[str, Any] | None = None
     ) -> None:
-        """
+        """Opens the folder in which the server keeps its data for the PACS.
+
         Args:
-            web: the DICOMweb server.
-            folder: where series, label maps and their versions are kept.
-            models: whose names are tags that people do not save under.
-            series: what to search for; CT series by default.
+            web: client of the DICOMweb server.
+            folder: folder for the series, and for all versions of the label maps.
+            models: names of the models, which are tags that people cannot save under.
+            series: DICOMweb query for the series; CT series by default.
 
         Raises:
             StorageError: the folder cannot be used.
         """
         super().__init__(folder / "store", models)
         self.web = web
-        wanted = dict(series or {"Modality": "CT"})
-        self._list = SeriesList(lambda: self.web.list_series(wanted), folder / "series.json", self.store.erased.bars)
+        query = dict(series or {"Modality": "CT"})
+        self._list = SeriesList(lambda: self.web.list_series(query), folder / "series.json", self.store.erased.bars)
         self._files = FetchedSeries(folder / "series", lambda: self.web, self.store.erased.check)
         self._sender = LabelSender(self.store, self._send)
 
     def list_images(self) -> list[str]:
-        """Returns all CT series of the PACS; only fetched ones if the PACS has never been listed."""
+        """Returns the UIDs of all CT series of the PACS; only of fetched ones if the PACS has never been listed."""
         found = self._list.get()
         return sorted(self.store.images() if found is None else found)
 
     def get_image(self, image_id: str, params: Any = None) -> bytes:
-        """Returns the volume's file, as NIfTI on the series' own grid."""
+        """Returns the content of the volume's NIfTI file, which has the grid of the series."""
         return Path(self.get_image_uri(image_id)).read_bytes()
 
     def get_image_uri(self, image_id: str) -> str:
-        """Returns the volume's file, fetched when it is first asked for.
+        """Returns the path of the volume's NIfTI file; fetches the series if it has not been fetched yet.
 
         Raises:
-            NotFoundError: no such series.
-            InputError: it makes no volume.
-            UnavailableError: the server does not answer now.
-            StorageError: the series cannot be fetched or kept.
+            NotFoundError: the series is unknown.
+            InputError: the series does not form a volume.
+            UnavailableError: the PACS does not answer.
+            StorageError: the series cannot be fetched or stored.
         """
         try:
             return str(self.store.image(image_id).file)
@@ -115,56 +125,59 @@ class PacsDatastore(StudyDatastore):
         return str(self.store.image(image_id).file)
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        """What is kept with a series; of one that was not fetched yet, what the server tells."""
+        """Returns the information stored with a series, or its attributes in the PACS if it has not been fetched yet."""
         try:
             return super().get_image_info(image_id)
         except NotFoundError:
             return dict(self._about_series(image_id))
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Returns usable series without a label under the tag; while the PACS is silent, only fetched ones, if any are left."""
+        """Returns the usable series without a label map of the given tag, `final` by default.
+
+        While the PACS does not answer, only fetched series are returned, unless there is none.
+        """
         done = {*self.get_labeled_images(label_tag), *self._without_image()}
         left = [series for series in self.list_images() if series not in done]
-        here = self.store.images() if self.web.breaker.silent(_SILENT_SECONDS) else {}
-        return [series for series in left if series in here] or left
+        fetched = self.store.images() if self.web.breaker.silent(_SILENT_SECONDS) else {}
+        return [series for series in left if series in fetched] or left
 
     def update_image_info(
         self, image_id: str, info: dict[str, Any], accept: Callable[[Mapping[str, Any]], None] | None = None
     ) -> None:
-        """Adds to what is kept with a series, once it has been fetched."""
-        if self._here(image_id):
+        """Adds information to a fetched series, as in `StudyDatastore`; ignored for a series that has not been fetched."""
+        if self._is_fetched(image_id):
             super().update_image_info(image_id, info, accept)
 
     def update_label_info(
         self, label_id: str, label_tag: str, info: dict[str, Any], accept: Callable[[Version], None] | None = None
     ) -> None:
-        """Adds to what is kept with a label; what became of it in the PACS is not for clients to say."""
+        """Adds information to a label map, as in `StudyDatastore`, except `pacs`, which only the server writes."""
         super().update_label_info(label_id, label_tag, {key: info[key] for key in info if key != "pacs"}, accept)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Refused: images come from the PACS.
+        """Refuses an image, because images come from the PACS only.
 
         Raises:
             InputError: always.
         """
-        raise InputError("image", "cannot be uploaded here.", "Send the series to the PACS.")
+        raise InputError("image", "cannot be uploaded to this server.", "Send the series to the PACS.")
 
     def status(self) -> dict[str, Any]:
-        """Counts, as `/info` shows them."""
+        """Returns the counts of studies and label maps for `/info`."""
         return {**super().status(), "total": len(self.list_images())}
 
     def problems(self) -> dict[str, dict[str, str]]:
-        """Returns problems by study, also of series of the PACS that cannot be used."""
+        """Returns the problems by study, including those of unusable series in the PACS."""
         found = {study: dict(problems) for study, problems in super().problems().items()}
         for study, problem in {**self._list.problems(), **self._files.problems()}.items():
             found.setdefault(study, {})["image"] = problem
         return found
 
     def save_person_label(self, study: str, file: Path, label_tag: str, info: Mapping[str, Any], author_id: str = "") -> Saved:
-        """Saves a person's label, and sends it to the PACS if it is `final`.
+        """Saves a person's label map as in `StudyDatastore`, and sends it to the PACS if it is `final`.
 
         Returns:
-            The saved label; `pacs` in the info of a `final` version holds its state at the PACS.
+            The saved label map; `pacs` in the info of a `final` version contains its state in the PACS.
         """
         self.get_image_uri(study)
         info = {key: info[key] for key in info if key != "pacs"}
@@ -179,15 +192,18 @@ class PacsDatastore(StudyDatastore):
         return self._sent(super().confirm_label(study, tag, author, author_id))
 
     def read_seg(self, file: Path) -> StoredSeg:
-        """Decodes a DICOM SEG that a viewer stored, in a reader process.
+        """Decodes a DICOM SEG that a viewer has stored; a reader process reads the file.
 
         Raises:
-            InputError: it is malformed, refers to no CT series of the server, or has a segment that is not an organ.
+            InputError: the file is malformed, does not refer to a CT series of this server, or has a segment that is not an
+                organ.
         """
         about, _ = run_task("dicom_object", file, path=str(file))
         study = self._first_known(about["series"])
         if study is None:
-            raise InputError("segmentation", "refers to no CT series of this server.", "Segment one of its series.")
+            raise InputError(
+                "segmentation", "does not refer to a CT series of this server.", "Segment one of this server's series."
+            )
         image, label = Path(self.get_image_uri(study)), scratch_file(".nii.gz")
         try:
             seg_to_file(file, self._folder(study), image, label)
@@ -197,12 +213,12 @@ class PacsDatastore(StudyDatastore):
         return StoredSeg(study, label, about["sop_class"], about["sop_instance"])
 
     def keep_sending(self, stop: threading.Event) -> None:
-        """Sends what could not be sent before, again and again until it is told to stop."""
+        """Sends pending label maps every minute until `stop` is set."""
         while True:
             try:
                 self.send_pending()
-            except Exception:  # no error of one label map may end the thread
-                log.exception("label maps that wait for the PACS could not be looked through")
+            except Exception:  # an error of one label map must not end the thread
+                log.exception("the label maps that wait for the PACS could not be listed")
             if stop.wait(_RETRY_SECONDS):
                 return
 
@@ -213,30 +229,32 @@ class PacsDatastore(StudyDatastore):
                 self._sender.send(study)
 
     def rtstruct(self, study: str, tag: str) -> Dataset:
-        """Returns the current label as an RT structure set.
+        """Returns the current label map as an RT structure set.
 
         Raises:
-            NotFoundError: no such label.
+            NotFoundError: the study has no label map of that tag.
         """
         label = self.store.label(study, tag)
         return write_rtstruct(self._in_series_order(label), self._headers(study), self._origin(label))
 
     def _sent(self, saved: Saved) -> Saved:
-        """Returns the saved label with its state at the PACS; never fails, since the label map is already safe."""
+        """Sends a saved label map if it is `final`, and returns it with its state in the PACS; never raises an error."""
         label, version = saved.label, saved.label.version
         if label.tag != FINAL:
             return saved
         state = self._sender.send(label.study, _SEND_SECONDS)
         if state.get("version", version.number) != version.number:
-            state = {"state": "pending", "problem": "A newer version was saved meanwhile, and is sent in its place."}
-        state = state or {"state": "pending", "problem": "It was removed meanwhile."}
+            state = {"state": "pending", "problem": "A newer version was saved meanwhile and is sent instead."}
+        state = state or {"state": "pending", "problem": "The label map was removed meanwhile."}
         return replace(saved, label=replace(label, version=replace(version, info={**version.info, "pacs": state})))
 
     def _send(self, label: Label) -> dict[str, str]:
-        """Sends a label map as a segmentation. Runs in the sender's thread."""
+        """Sends a label map as a DICOM SEG; called in the sender's thread."""
         breaker = self.web.breaker
-        if not breaker.ready:  # saves making a segmentation that cannot be sent
-            raise UnavailableError("PACS", f"does not answer ({breaker.problem}).", "It is sent once the PACS answers.")
+        if not breaker.ready:  # checked first, to avoid creating a SEG that cannot be sent
+            raise UnavailableError(
+                "PACS", f"does not answer ({breaker.problem}).", "The label map is sent once the PACS answers."
+            )
         seg = write_seg(self._in_series_order(label), self._headers(label.study), self._origin(label))
         file = scratch_file(".dcm")
         try:
@@ -247,10 +265,11 @@ class PacsDatastore(StudyDatastore):
         return {"series": str(seg.SeriesInstanceUID), "instance": str(seg.SOPInstanceUID)}
 
     def _in_series_order(self, label: Label) -> Any:
+        """Returns the voxels of a label map in the order of the series' slices."""
         return labels_of_series(label.file, self.store.image(label.study).file)
 
     def _origin(self, label: Label) -> LabelOrigin:
-        """Who made a label map: a model, a person alone, or a person after a model had predicted."""
+        """Returns the origin of a label map: a model, a person alone, or a person who corrected a model's prediction."""
         made: Made = "AUTOMATIC"
         model = label.tag
         if label.tag not in self._models:
@@ -259,33 +278,34 @@ class PacsDatastore(StudyDatastore):
         return LabelOrigin(label.tag, label.version.number, label.version.author, made, model)
 
     def _first_known(self, series: Sequence[str]) -> str | None:
-        """Returns the first of some series that was fetched or is in the PACS."""
-        for found in (self._here, (self._list.get() or {}).__contains__):
+        """Returns the first fetched series among some, or else the first one in the PACS; None if there is none."""
+        for is_known in (self._is_fetched, (self._list.get() or {}).__contains__):
             for uid in series:
-                if found(uid):
+                if is_known(uid):
                     return uid
         self._list.find(series[0] if series else "")  # the PACS may have received it recently
         return next((uid for uid in series if uid in (self._list.get() or {})), None)
 
     def _about_series(self, series: str) -> Mapping[str, str]:
+        """Returns the attributes of a series from the list of the PACS."""
         about = self._list.find(series) if valid_uid(series) else None
         if about is None and self._list.get() is None:
-            problem = self.web.breaker.problem or "it has not listed its series yet"
+            problem = self.web.breaker.problem or "the first request has not been answered yet"
             raise UnavailableError(
-                "PACS", f"cannot be asked for its series ({problem}).", "Is it running? Try again in a minute."
+                "PACS", f"has not listed its series ({problem}).", "Check that it is running; try again in a minute."
             )
         if about is None:
             raise unknown_study(series, "CT series")
         return about
 
     def _headers(self, series: str) -> list[Dataset]:
-        """Returns headers of a series for objects that are derived from it; a reader process reads them."""
+        """Returns the headers of a series for DICOM objects that are derived from it; a reader process reads the files."""
         folder = self._folder(series)
         about, _ = run_task("dicom_series", folder, folder=str(folder))
         return from_json(about["headers"])
 
-    def _here(self, series: str) -> bool:
-        """Returns whether a series was fetched."""
+    def _is_fetched(self, series: str) -> bool:
+        """Returns whether the volume of a series is in the store."""
         try:
             self.store.image(series)
         except NotFoundError:
@@ -293,16 +313,16 @@ class PacsDatastore(StudyDatastore):
         return True
 
     def _folder(self, series: str) -> Path:
-        """Returns the files of a series; fetched again if they were removed."""
+        """Returns the folder with the files of a series; fetches them again if they were removed."""
         folder = self._files.folder(series)
         return folder if folder.is_dir() else self._fetch(series)
 
     def _fetch(self, series: str) -> Path:
-        """Returns the folder of a series that is fetched now; its volume is taken into the store."""
+        """Fetches a series, adds its volume to the store, and returns the folder with its files."""
         about = dict(self._about_series(series))
 
         def use(files: Path) -> None:
-            if self._here(series):
+            if self._is_fetched(series):
                 return
             volume = files.parent / f".part-{uuid.uuid4().hex[:8]}.nii.gz"
             try:

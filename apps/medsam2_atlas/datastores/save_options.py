@@ -1,4 +1,4 @@
-"""Options that a client sends with a label map, and that are not stored with it."""
+"""Reads the options for saving a label map from the information that a client sends with it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from tasks.replies import flag
 
 @dataclass(frozen=True)
 class SaveOptions:
-    """How to save a label map.
+    """Options for saving a label map.
 
     Attributes:
-        author: who saves (`user`); empty if unknown.
-        expected_version: the version that the change rests on; None if any.
-        asks: whether the client asks the person itself before it confirms (it sends `confirm`, true or false).
-        confirmed: whether the person has agreed to lose organs.
+        author: name of the person who saves (`user`); empty if unknown.
+        expected_version: number of the version that the person has edited; None if any version is accepted.
+        client_asks: whether the client itself asks the person for confirmation; it then sends `confirm`, true or false.
+        confirmed: whether the person has confirmed that organs are removed.
     """
 
     author: str
     expected_version: int | None
-    asks: bool
+    client_asks: bool
     confirmed: bool
 
 
 def save_options(info: Mapping[str, Any] | None) -> tuple[SaveOptions, dict[str, Any]]:
-    """Separates the options from the rest, which is kept with the version.
+    """Returns the options in a client's information, and the remaining information, which is stored with the version.
 
     Raises:
-        InputError: an invalid option.
+        InputError: an option is invalid.
     """
     kept = dict(info or {})
     expected, author = kept.pop("expected_version", None), str(kept.get("user") or "")
@@ -40,5 +40,5 @@ def save_options(info: Mapping[str, Any] | None) -> tuple[SaveOptions, dict[str,
     try:
         number = None if expected is None else int(expected)
     except (TypeError, ValueError):
-        raise InputError(repr(expected), "is not a version.", "Send the number that /datastore/label/info gave.") from None
+        raise InputError(repr(expected), "is not a version.", "Send the `version` from /datastore/label/info.") from None
     return SaveOptions(author, number, asks, confirmed), kept

@@ -1,8 +1,8 @@
-"""The list of a PACS' series, refreshed in the background and kept in memory and on disk: callers do not wait for a slow PACS.
+"""The list of a PACS' series, refreshed in the background and stored on disk, so that callers need not wait for a slow PACS.
 
 Concurrency contract. At most one daemon thread queries the PACS at a time, without holding a lock. One lock guards the fields
-and is held only to read or set them. Callers get the last list, however old it is; they wait briefly for a refresh, or longer
-if there is no list yet.
+and is held only to read or set them. Callers get the last list regardless of its age; they wait briefly for a refresh, or
+longer if there is no list yet.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from medsam2_atlas.dicom.uids import cleaned_uid
 log = logging.getLogger(__name__)
 
 _FRESH_SECONDS = 20.0
+"""Age from which a list is refreshed."""
 _RETRY_SECONDS = 2.0
+"""Min time between two queries."""
 _SOON_SECONDS = 0.5
-"""Max seconds that a caller waits for a new list if there is an old one."""
+"""Max time that a caller waits for a new list if there is an old one."""
 _FIRST_SECONDS = 3.0
-"""The same if there is none, or if the old one lacks the requested series."""
+"""The same if there is no list, or if the old list lacks the requested series."""
 _STUDY, _SERIES = "StudyInstanceUID", "SeriesInstanceUID"
 _TAGS = {
     _STUDY: "0020000D",
@@ -39,20 +41,21 @@ _TAGS = {
 }
 
 SeriesByUid = Mapping[str, Mapping[str, str]]
-"""Attributes (`_TAGS`) of each series, as texts, by its UID."""
+"""The attributes `_TAGS` of each series as texts, by Series Instance UID."""
 
 
 class SeriesList:
-    """The series of a PACS."""
+    """The last list of a PACS' series, which is refreshed when it is read. Thread-safe."""
 
-    def __init__(self, ask: Callable[[], list[Any]], file: Path, hidden: Callable[[str], bool] = lambda _: False) -> None:
-        """
+    def __init__(self, query: Callable[[], list[Any]], file: Path, hidden: Callable[[str], bool] = lambda _: False) -> None:
+        """Reads the last list from disk; sends no request yet.
+
         Args:
-            ask: returns all series as DICOM JSON; may be slow.
-            file: keeps the last list across restarts.
+            query: requests all series from the PACS and returns them as DICOM JSON; may be slow.
+            file: file that keeps the last list across restarts.
             hidden: returns whether a series must not be listed, because it was erased.
         """
-        self._ask, self._file, self._hidden = ask, file, hidden
+        self._query, self._file, self._hidden = query, file, hidden
         self._lock = threading.Lock()
         self._found: SeriesByUid | None = self._stored()
         self._problems: dict[str, str] = {}
@@ -71,7 +74,7 @@ class SeriesList:
         return found.get(series)
 
     def problems(self) -> dict[str, str]:
-        """Returns why series of the PACS are not in the list, by the name that the PACS gives them."""
+        """Returns the reasons why series of the PACS are not in the list, by their UID in the PACS."""
         with self._lock:
             return dict(self._problems)
 
@@ -96,7 +99,7 @@ class SeriesList:
 
     def _refresh(self, done: threading.Event) -> None:
         try:
-            answered, problems = _checked(self._ask())
+            answered, problems = _checked(self._query())
             found = self._visible(answered)
             with self._lock:
                 changed, known = found != self._found, self._problems
@@ -107,11 +110,11 @@ class SeriesList:
                 log.warning("series %s of the PACS is left out: it %s", name, problem)
             if changed:
                 write_json(list(found.values()), self._file)
-            if len(self._visible(found)) < len(found):  # one was erased just now
+            if len(self._visible(found)) < len(found):  # a series was erased during the refresh
                 write_json(list(self._visible(found).values()), self._file)
         except (MedSAM2AtlasError, OSError) as error:
-            log.warning("the series of the PACS cannot be listed, or the list cannot be kept: %s", error)
-        except Exception:  # the last list stays, whatever the PACS sends
+            log.warning("the series of the PACS cannot be listed, or the list cannot be stored: %s", error)
+        except Exception:  # an invalid answer of the PACS must not remove the last list
             log.exception("the series of the PACS cannot be listed")
         finally:
             with self._lock:
@@ -119,7 +122,7 @@ class SeriesList:
             done.set()
 
     def _stored(self) -> SeriesByUid | None:
-        """Returns the list as it was kept on disk; None if it cannot be read."""
+        """Returns the list stored on disk; None if it cannot be read."""
         try:
             entries = json.loads(self._file.read_text(encoding="utf-8"))
             found = [{tag: str(entry[tag]) for tag in _TAGS} for entry in entries]
@@ -138,14 +141,14 @@ def _checked(answers: list[Any]) -> tuple[dict[str, dict[str, str]], dict[str, s
         uids = {tag: cleaned_uid(about[tag]) for tag in (_STUDY, _SERIES)}
         if not all(uids.values()):
             which = _SERIES if not uids[_SERIES] else _STUDY
-            problems[name] = f"has no valid {which}, but {about[which][:80]!r}. Have the PACS correct it."
+            problems[name] = f"has an invalid {which}: {about[which][:80]!r}. Correct it in the PACS."
         else:
             found[uids[_SERIES]] = {tag: line(value, 256) for tag, value in about.items()} | uids
     return found, problems
 
 
 def _value(answer: Any, number: str) -> str:
-    """Returns the first value of an attribute in DICOM JSON, as a text; empty if there is none."""
+    """Returns the first value of an attribute in DICOM JSON as a text; empty if there is none."""
     attribute = answer.get(number) if isinstance(answer, dict) else None
     values = attribute.get("Value") if isinstance(attribute, dict) else None
     first = values[0] if isinstance(values, list) and values else None

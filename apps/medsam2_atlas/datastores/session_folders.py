@@ -1,5 +1,8 @@
-"""MONAI Label's sessions without its faults: damaged folders are skipped, nothing outside of them is removed, and each session
-has an owner and an unguessable id."""
+"""Stores MONAI Label's sessions more safely than MONAI Label does.
+
+Damaged folders are skipped, nothing outside of the sessions' folders is removed, and each session has an owner and an id that
+cannot be guessed.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +23,24 @@ from medsam2_atlas.base.files import remove_folder, replacing
 
 log = logging.getLogger(__name__)
 
-SESSION_ID = re.compile(r"[0-9a-f-]{36}")  # what MONAI Label makes; anything else could lead out of its folder
+SESSION_ID = re.compile(r"[0-9a-f-]{36}")
+"""Form of MONAI Label's session ids; any other text could be a path that leads out of the folder."""
 _UNFINISHED_SECONDS = 600.0
-"""Max age of a session without `meta.info` that may still be in preparation."""
+"""Max age of a folder without `meta.info` that may still become a session."""
 _RETRY_SECONDS = 600
+"""Time after which a person with too many sessions may try again."""
 
 
 def owner_of(info: Any) -> str:
-    """Returns the id of a session's owner; empty if it has none."""
+    """Returns the id of a session's owner; empty if the session has none."""
     owner = info.meta.get("owner") if isinstance(info.meta, dict) else None
     return owner if isinstance(owner, str) else ""
 
 
 class SessionFolders(Sessions):  # type: ignore[misc]
-    """Temporary images, each in a folder named by the session's id, with the image and `meta.info`.
+    """The folders of temporary images. Each is named by the id of its session and contains the image and `meta.info`.
 
-    `meta.info` names the owner; sessions of earlier versions of this program have none.
+    `meta.info` contains the owner; sessions of earlier versions of this program have no owner.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -44,24 +49,24 @@ class SessionFolders(Sessions):  # type: ignore[misc]
         self._being_added: Counter[str] = Counter()
 
     def add_owned(self, image: Path, expiry: int, owner: str, limit: int) -> tuple[str, Any]:
-        """Makes a session of an image, which is moved into its folder.
+        """Creates a session for an image and moves the image into the session's folder.
 
         Args:
-            image: a file, or a folder with a series.
-            expiry: seconds without use after which it ends; 0 for the server's own limit.
-            owner: id of the person; empty if nobody logs in.
-            limit: max number of sessions of a person.
+            image: file, or folder with a series.
+            expiry: time in seconds without use after which the session expires; 0 means the server's default.
+            owner: id of the person; empty for a server without a login.
+            limit: max number of sessions of a person; applies only with an owner.
 
         Returns:
-            The session's id, and what is known of it.
+            The id of the session, and its information.
 
         Raises:
-            LimitError: the person has that many sessions.
+            LimitError: the person already has `limit` sessions.
         """
         with self._lock:
             if owner and self._count(owner) + self._being_added[owner] >= limit:
                 raise LimitError(
-                    "sessions", f"of yours are {limit} already.", "Remove one: DELETE /session/ID.", _RETRY_SECONDS
+                    "sessions", f"are limited to {limit} for each person.", "Remove one: DELETE /session/ID.", _RETRY_SECONDS
                 )
             self._being_added[owner] += 1
         try:
@@ -74,7 +79,7 @@ class SessionFolders(Sessions):  # type: ignore[misc]
         return session_id, info
 
     def _count(self, owner: str) -> int:
-        """Returns how many sessions a person has that have not expired."""
+        """Returns the number of a person's sessions that have not expired."""
         found = (self.get_session(folder.name, update_ts=False) for folder in self._folders())
         return sum(info is not None and owner_of(info) == owner for info in found)
 
@@ -82,7 +87,7 @@ class SessionFolders(Sessions):  # type: ignore[misc]
         """Removes sessions that have expired or cannot be used.
 
         Returns:
-            How many were removed.
+            The number of removed sessions.
         """
         count = 0
         for folder in self._folders():
@@ -97,11 +102,11 @@ class SessionFolders(Sessions):  # type: ignore[misc]
             if abandoned:
                 count += self.remove_session(folder.name)
         if count:
-            log.info("%d abandoned sessions were removed", count)
+            log.info("%d expired or unusable sessions were removed", count)
         return count
 
     def get_session(self, session_id: str, update_ts: bool = True, fetch_cache: bool = True) -> Any:
-        """Returns a session; None if there is none, or it has expired or cannot be used."""
+        """Returns the information of a session; None if the session does not exist, has expired or cannot be used."""
         info = self._read(session_id)
         if info is None or (info.expiry > 0 and info.last_access_ts + info.expiry < time.time()):
             return None
@@ -111,10 +116,10 @@ class SessionFolders(Sessions):  # type: ignore[misc]
         return info
 
     def remove_session(self, session_id: str) -> bool:
-        """Removes a session's folder.
+        """Removes the folder of a session.
 
         Returns:
-            Whether it is gone.
+            Whether the folder was removed.
         """
         self.pop(session_id, None)
         if not SESSION_ID.fullmatch(session_id):
@@ -134,6 +139,7 @@ class SessionFolders(Sessions):  # type: ignore[misc]
             return []
 
     def _read(self, session_id: str) -> Any:
+        """Returns the information of a session, expired or not; None if the session does not exist or cannot be used."""
         folder = Path(self.store_path) / session_id
         if not SESSION_ID.fullmatch(session_id) or folder.is_symlink():
             return None

@@ -1,10 +1,10 @@
-"""MONAI Label's datastore interface over a `StudyStore`.
+"""The datastore of a studies folder: MONAI Label's datastore interface for a `StudyStore`.
 
-In place of MONAI Label's own `LocalDatastore`, whose index a kill leaves unreadable, whose labels overwrite each other, and
-whose ids lead out of the folder. Through this interface label maps are saved as a person's; models' predictions go to the
-store itself.
+It replaces MONAI Label's `LocalDatastore`, which has three faults: a killed process can leave its index unreadable, label maps
+overwrite each other, and ids can be paths that lead out of the folder. Label maps that are saved through this interface count
+as a person's; models' predictions are saved to the store directly.
 
-A label map or an image that cannot be used counts as neither done nor available; `problems` holds the reason.
+A study whose image or label map cannot be used is listed neither as labelled nor as unlabelled; `problems` returns the reason.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from datastores.archive import dataset_archive
 from datastores.confirmations import Confirmations, Refusal
-from datastores.descriptions import described_studies, given_to, image_info, label_info
+from datastores.descriptions import assignments, described_studies, image_info, label_info
 from datastores.save_options import save_options
 from medsam2_atlas.base.errors import ConfirmError, InputError, NotFoundError
 from medsam2_atlas.base.files import write_json
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class StudyDatastore(Datastore):
-    """Studies in a local folder."""
+    """The datastore of a studies folder."""
 
     def __init__(
         self,
@@ -41,12 +41,13 @@ class StudyDatastore(Datastore):
         roots: Sequence[str | Path] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """
+        """Opens the studies folder.
+
         Args:
-            path: of the folder.
-            models: whose names are tags that people do not save under.
-            roots: folders outside of it that its symbolic links may lead to.
-            clock: returns seconds that never go back; how long a refused label map is remembered is measured by it.
+            path: the studies folder.
+            models: names of the models, which are tags that people cannot save under.
+            roots: folders outside of the studies folder that symbolic links in it may lead to.
+            clock: returns the time in seconds and must never go back; measures the age of refused label maps.
 
         Raises:
             StorageError: the folder cannot be used.
@@ -57,23 +58,23 @@ class StudyDatastore(Datastore):
         self._about_file = self.store.work.path / "about.json"
 
     def name(self) -> str:
-        """What people call the studies; the folder's name by default."""
+        """Returns the name of the datastore that clients show; the name of the folder by default."""
         return str(self._about().get("name", self.store.path.name))
 
     def set_name(self, name: str) -> None:
-        """Changes the name."""
+        """Changes the name of the datastore."""
         write_json(self._about() | {"name": name}, self._about_file)
 
     def description(self) -> str:
-        """What the studies are."""
+        """Returns the description of the datastore; empty by default."""
         return str(self._about().get("description", ""))
 
     def set_description(self, description: str) -> None:
-        """Changes the description."""
+        """Changes the description of the datastore."""
         write_json(self._about() | {"description": description}, self._about_file)
 
     def datalist(self) -> list[dict[str, Any]]:
-        """Files of images and their `final` labels that models may learn from: MONAI Label's own train tasks ask for them."""
+        """Returns the images and final label maps that models may be trained on, for MONAI Label's own train tasks."""
         labels, found = self.store.labels(), []
         for study, (image, label) in self._signed_off().items():
             final = labels.get(study, {}).get(FINAL)
@@ -82,120 +83,126 @@ class StudyDatastore(Datastore):
         return found
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
-        """Returns the tags that a study has labels under; a label's id is its study's."""
+        """Returns the ids of a study's label maps by tag; the id of a label map is the name of its study."""
         return dict.fromkeys(self.store.labels().get(image_id, {}), image_id)
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
-        """Returns the label's id; empty where there is none."""
+        """Returns the id of a study's label map with the given tag; empty if there is none."""
         try:
             return self.store.label(image_id, _text(tag)).study
         except NotFoundError:
             return ""
 
     def get_image(self, image_id: str, params: Any = None) -> bytes:
-        """Returns the file's content."""
+        """Returns the content of an image's file."""
         return self.store.image(image_id).file.read_bytes()
 
     def get_image_uri(self, image_id: str) -> str:
-        """Returns the file.
+        """Returns the path of an image's file.
 
         Raises:
-            NotFoundError: no such study.
+            NotFoundError: the study is unknown.
         """
         return str(self.store.image(image_id).file)
 
     def get_label(self, label_id: str, label_tag: str, params: Any = None) -> bytes:
-        """Returns the file's content."""
+        """Returns the content of a label map's file."""
         return self.store.label(label_id, _text(label_tag)).file.read_bytes()
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
-        """Returns the file.
+        """Returns the path of a label map's file.
 
         Raises:
-            NotFoundError: no such label.
+            NotFoundError: the study has no label map of that tag.
         """
         return str(self.store.label(label_id, _text(label_tag)).file)
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        """What is kept with an image.
+        """Returns the information stored with an image.
 
         Raises:
-            NotFoundError: no such study.
+            NotFoundError: the study is unknown.
         """
         return image_info(self.store.image(image_id))
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
-        """What is kept with a label: what its client sent, number, author, time and origin of its version.
+        """Returns the number, author, time and origin of a label map's version, and the information from its client.
 
         Raises:
-            NotFoundError: no such label.
+            NotFoundError: the study has no label map of that tag.
         """
         return label_info(self.store.label(label_id, _text(label_tag)))
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Returns studies with a label under the tag, `final` by default; one that cannot be used does not count."""
+        """Returns the studies with a usable image and a usable label map of the given tag, `final` by default."""
         return sorted(self._usable_labels(_text(label_tag or FINAL)))
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Returns studies with a usable image and without a usable label under the tag, `final` by default."""
+        """Returns the studies with a usable image but no usable label map of the given tag, `final` by default."""
         done = {*self.get_labeled_images(label_tag), *self._without_image()}
         return [study for study in self.store.images() if study not in done]
 
     def list_images(self) -> list[str]:
-        """Returns all studies."""
+        """Returns the names of all studies."""
         return list(self.store.images())
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """Returns a ZIP file of images and their `final` labels; the caller removes it.
+        """Writes a temporary ZIP file with the images and final label maps of the signed-off studies.
 
-        A case whose files cannot be read is left out, and `metadata.json` says why (`left_out`).
+        A case whose files cannot be read is left out; `metadata.json` contains the reason (`left_out`).
+
+        Args:
+            limit_cases: max number of cases; all if None or 0.
+
+        Returns:
+            The path of the file, which the caller removes.
 
         Raises:
-            NotFoundError: nothing is signed off yet, or nothing of it can be read.
-            StorageError: no room.
+            NotFoundError: no study is signed off, or none can be read.
+            StorageError: the archive cannot be written.
         """
         pairs = dict(list(self._signed_off().items())[: limit_cases or None])
         return str(dataset_archive(self.store.path.name, pairs, self.json()))
 
     def refresh(self) -> None:
-        """Takes in what other programs have put into the folder."""
+        """Adds the files that other programs have written into the folder."""
         self.store.refresh()
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Takes an image in; its id by default is the file's name without suffix."""
+        """Adds an image as a study and returns its id; by default, the id is the file name without suffix."""
         file = Path(image_filename)
         return self.store.add_image(image_id or file.name[: -len(suffix_of(file.name))], file, image_info or {}).study
 
     def remove_image(self, image_id: str) -> None:
-        """Sets an image aside, with its labels."""
+        """Moves an image and its label maps out of the studies, without deleting them."""
         self.store.remove_image(image_id)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Takes a person's label in; see `save_person_label`."""
+        """Saves a person's label map and returns its id; see `save_person_label`."""
         return self.save_person_label(image_id, Path(label_filename), label_tag, label_info).label.study
 
     def save_person_label(self, study: str, file: Path, label_tag: str, info: Mapping[str, Any], author_id: str = "") -> Saved:
-        """Saves a person's label.
+        """Saves a person's label map as a new version.
 
         Args:
             study: name of the study.
             file: the label map.
-            label_tag: its tag; not a model's.
-            info: kept with the version, besides what tells how to save: `user`, who saves; `expected_version`, the version that
-                the change rests on; `confirm`, that a `final` label map is meant to be empty, or to lack organs that the
-                version before held. Without it, sending the same label map again within ten minutes confirms it; a client that
-                asks the person itself sends false, and true once the person has agreed.
-            author_id: tells the person from others of that name.
+            label_tag: tag of the label map; not a model's name.
+            info: information to store with the version, and options for saving. `user` is the name of the author.
+                `expected_version` is the number of the version that the person has edited. `confirm` (true) confirms that a
+                `final` label map is empty, or lacks organs of the previous version. A client that can ask the person sends
+                `confirm` false first. Without `confirm`, sending the same label map again within ten minutes confirms it.
+            author_id: id that distinguishes the author from other people of the same name.
 
         Raises:
-            InputError: a model's tag, an invalid option, or a label map that cannot be accepted.
+            InputError: the tag is a model's name, an option is invalid, or the label map cannot be accepted.
             ConfirmError: organs would be lost, and the person has not confirmed that.
             ConflictError: the current version is not the expected one.
-            StorageError: it cannot be written.
+            StorageError: the label map cannot be written.
         """
         tag = _text(label_tag)
         if tag in self._models:
-            raise InputError(tag, "is a model's tag.", "Save as final, or under a tag of your own.")
+            raise InputError(tag, "is a model's tag.", "Save the label map as final, or with a tag of your own.")
         options, kept = save_options(info)
 
         def save(confirmed: bool) -> Saved:
@@ -214,53 +221,84 @@ class StudyDatastore(Datastore):
             return save(options.confirmed)
         except ConfirmError as error:
             refusal = Refusal(study, tag, author_id or options.author, error.digest, error.organs)
-            if options.asks or not self._confirmations.confirms(refusal):
+            if options.client_asks or not self._confirmations.confirms(refusal):
                 raise
-            log.info("%s by %s is saved: it was sent twice", study, options.author or "nobody in particular")
+            log.info("%s by %s is saved, because it was sent twice", study, options.author or "an unknown person")
             return save(True)
 
     def restore_label(self, study: str, tag: str, number: int, author: str, author_id: str = "") -> Saved:
-        """Makes an earlier version the current one again, as a new version."""
+        """Makes an earlier version the current one, as a new version.
+
+        Args:
+            study: name of the study.
+            tag: tag of the label map.
+            number: number of the earlier version.
+            author: name of the person who restores it.
+            author_id: id of that person.
+        """
         return self.store.restore_label(study, tag, number, author=author, author_id=author_id)
 
     def confirm_label(self, study: str, tag: str, author: str, author_id: str = "") -> Saved:
-        """Makes the current label map a new version that a person has confirmed for the image that is there now.
+        """Saves the current label map as a new version, which a person has confirmed for the present image.
+
+        Args:
+            study: name of the study.
+            tag: tag of the label map; not a model's name.
+            author: name of the person who confirms it.
+            author_id: id of that person.
 
         Raises:
-            InputError: a model's tag, or the label map does not fit the image.
-            NotFoundError: no such label.
+            InputError: the tag is a model's name, or the label map does not fit the image.
+            NotFoundError: the study has no label map of that tag.
         """
         if tag in self._models:
             raise InputError(tag, "is a model's tag.", "Run the model again.")
         return self.store.confirm_label(study, tag, author=author, author_id=author_id)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Takes the current label away; its versions stay."""
+        """Removes the current label map; its versions are kept."""
         self.store.remove_label(label_id, _text(label_tag))
 
     def update_image_info(
         self, image_id: str, info: dict[str, Any], accept: Callable[[Mapping[str, Any]], None] | None = None
     ) -> None:
-        """Adds to what is kept with an image. accept: called with all that would be kept; raises if it must not be."""
-        if "strategy" in info:  # MONAI Label keeps whatever a client calls itself when it asks for the next case
-            short = {name: {"ts": e["ts"], "client_id": str(e.get("client_id"))[:200]} for name, e in given_to(info).items()}
+        """Adds information to an image.
+
+        Args:
+            image_id: name of the study.
+            info: the new entries.
+            accept: called with all entries that would be stored; raises an error to refuse them.
+        """
+        if "strategy" in info:  # MONAI Label stores the client's name with an assignment, at any length
+            short = {name: {"ts": e["ts"], "client_id": str(e.get("client_id"))[:200]} for name, e in assignments(info).items()}
             info = {**info, "strategy": short}
         self.store.update_image_info(image_id, info, accept)
 
     def update_label_info(
         self, label_id: str, label_tag: str, info: dict[str, Any], accept: Callable[[Version], None] | None = None
     ) -> None:
-        """Adds to what is kept with a label. accept: called with the version as it would be; raises if it must not be."""
+        """Adds information to the current version of a label map.
+
+        Args:
+            label_id: name of the study.
+            label_tag: tag of the label map.
+            info: the new entries.
+            accept: called with the version that would be stored; raises an error to refuse it.
+        """
         self.store.update_label_info(label_id, _text(label_tag), info, accept)
 
     def status(self) -> dict[str, Any]:
-        """Returns the counts for `/info`; a signed-off label that cannot be used does not count as completed."""
+        """Returns the counts for `/info`; a signed-off study that cannot be used does not count as completed."""
         total, tags = self.store.counts()
         completed = len(self.get_labeled_images(FINAL)) if self._without_image() else tags.get(FINAL, 0)
         return {"total": total, "completed": completed, "label_tags": tags}
 
     def problems(self) -> dict[str, dict[str, str]]:
-        """Returns problems of images and labels, also of files that ended their readers: study → {"image" or tag: text}."""
+        """Returns the problems of images and label maps, including files that crashed a reader process.
+
+        Returns:
+            Problems by study, each a mapping from `image` or a tag to the problem in words.
+        """
         found, ended = self.store.problems(), unreadable()
         if ended:
             for study, image in self.store.images().items():
@@ -273,7 +311,7 @@ class StudyDatastore(Datastore):
         return found
 
     def json(self) -> dict[str, Any]:
-        """Everything, in the shape of MONAI Label's own index."""
+        """Returns all images and label maps, in the format of MONAI Label's own index."""
         objects = described_studies(self.store.images(), self.store.labels())
         about = {"name": self.name(), "description": self.description(), "images_dir": ".", "labels_dir": "labels"}
         return about | {"objects": objects, "problems": self.problems()}
@@ -281,23 +319,24 @@ class StudyDatastore(Datastore):
     def _about(self) -> dict[str, Any]:
         try:
             about = json.loads(self._about_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # a missing or damaged name is not fatal
+        except (OSError, ValueError):  # the file is missing or damaged; the defaults apply
             return {}
         return about if isinstance(about, dict) else {}
 
     def _signed_off(self) -> dict[str, tuple[Path, Path]]:
-        """Returns image and `final` label of the studies that have both in a usable state, by study."""
+        """Returns the image and the final label map of the studies in which both can be used, by study."""
         images, labels = self.store.images(), self._usable_labels(FINAL)
         return {study: (images[study].file, labels[study].file) for study in sorted(labels) if study in images}
 
     def _usable_labels(self, tag: str) -> dict[str, Label]:
-        """Returns labels under a tag that can be used, of studies whose image can be, by study."""
+        """Returns the usable label maps of a tag, of studies with a usable image, by study."""
         broken, found = self._without_image(), self.store.labels()
         return {
             study: tags[tag] for study, tags in found.items() if tag in tags and not tags[tag].problem and study not in broken
         }
 
     def _without_image(self) -> set[str]:
+        """Returns the studies whose image cannot be used."""
         return {study for study, wrong in self.problems().items() if "image" in wrong}
 
 

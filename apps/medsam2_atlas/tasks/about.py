@@ -1,4 +1,4 @@
-"""Describes a server's tasks; for a task that fails, it gives the reason and describes the others."""
+"""Collects the descriptions of a server's tasks; a task that fails does not hide the others."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from medsam2_atlas.base.errors import problem_of
 log = logging.getLogger(__name__)
 
 
-def described(tasks: Mapping[str, Any], tell: Callable[[Any], Any], missing: dict[str, str], what: str = "") -> dict[str, Any]:
+def described(
+    tasks: Mapping[str, Any], describe: Callable[[Any], Any], missing: dict[str, str], what: str = ""
+) -> dict[str, Any]:
     """Returns the description of each task, by name.
 
     Args:
-        tasks: by name; those that `missing` names are left out.
-        tell: returns the description of a task.
-        missing: filled with the reason why a task fails, under its name.
+        tasks: the tasks by name; a task with an entry in `missing` is left out.
+        describe: returns the description of a task.
+        missing: reasons why tasks cannot be used, by name; a task whose description fails is added.
         what: kind of the tasks, which precedes their names in `missing`; empty for models, which clients look up by name.
     """
     found = {}
@@ -26,15 +28,20 @@ def described(tasks: Mapping[str, Any], tell: Callable[[Any], Any], missing: dic
         if key in missing:
             continue
         try:
-            found[name] = tell(task)
-        except Exception as error:  # noqa: BLE001 - one task must not keep clients from connecting
+            found[name] = describe(task)
+        except Exception as error:  # noqa: BLE001 - one broken task must not prevent clients from connecting
             missing[key] = problem_of(error)
             log.warning("%s cannot be described: %s", key, missing[key])
     return found
 
 
 def organs_of(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Returns the organs that any of the described models segments, each once, in the order of their numbers."""
+    """Returns the names of all organs that the described models segment, without duplicates, ordered by number in each model.
+
+    Example:
+        >>> organs_of({"D": {"labels": {"liver": 6, "spleen": 1}}, "own": {"labels": ["femur", "liver"]}})
+        ['spleen', 'liver', 'femur']
+    """
     names: dict[str, None] = {}
     for model in models.values():
         labels = model.get("labels") or {}

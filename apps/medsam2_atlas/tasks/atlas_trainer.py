@@ -1,4 +1,4 @@
-"""The train task `medsam2_atlas`: the atlas grows by what was signed off."""
+"""The train task `medsam2_atlas`: adds signed-off label maps to the atlas."""
 
 from __future__ import annotations
 
@@ -12,38 +12,42 @@ from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.studies import StudiesGrowthOptions, grow_studies_atlas
 from medsam2_atlas.studies.models import Models
 from tasks import replies
-from tasks.finals import learnable
+from tasks.finals import training_finals
 
 log = logging.getLogger(__name__)
 
 ATLAS_TRAINER = "medsam2_atlas"
-"""Name of the train task, as of the model whose atlas grows."""
+"""Name of the train task. It equals the name of the model that uses the atlas."""
 
 
 class AtlasTrainTask(TrainTask):
-    """Registers labels that are new since the last call, refuses outlying ones, and replaces the atlas in one step."""
+    """A train task that registers new signed-off studies, refuses outliers, and replaces the atlas in one step."""
 
     def __init__(self, models: Models) -> None:
-        super().__init__("Lets the atlas grow by all labels that are signed off as final")
+        super().__init__("Adds all signed-off label maps to the atlas as references")
         self._models = models
 
     def config(self) -> dict[str, Any]:
-        """Options: names of studies, separated by commas, to keep out, to admit again, to take unchecked; a new start."""
+        """Returns the options of the task with their defaults.
+
+        `exclude`, `include` and `trust` are comma-separated names of studies to exclude, to include again, and to add although
+        they are outliers. `rebuild` registers all references again.
+        """
         return {"exclude": "", "include": "", "trust": "", "rebuild": False}
 
     def stats(self) -> dict[str, Any]:
-        """What the last call did."""
+        """Returns the report of the last training; empty if there was none."""
         try:
             stats: dict[str, Any] = json.loads((self._models.work.path / "atlas" / "stats.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:  # the next training overwrites it
-            return {"problem": f"what the last training did cannot be read ({error})."}
+        except (OSError, ValueError) as error:  # the next training replaces the file
+            return {"problem": f"The report of the last training cannot be read ({error})."}
         return stats
 
     def __call__(self, request: dict[str, Any], datastore: StudyDatastore) -> dict[str, Any]:
-        """Grows the atlas; tells what became of each label."""
-        finals = learnable(datastore)
+        """Adds the signed-off studies to the atlas; returns a report with the outcome for each study."""
+        finals = training_finals(datastore)
         options = StudiesGrowthOptions(
             exclude=replies.names(request, "exclude"),
             include=replies.names(request, "include"),

@@ -1,4 +1,4 @@
-"""Runs a model on many studies; a study that fails is reported, and the others are still segmented."""
+"""Runs a model on many studies; an error of one study is reported and does not stop the others."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ log = logging.getLogger(__name__)
 
 
 class BatchTask(BatchInferTask):
-    """MONAI Label's batch task, without its fault: with one worker, it ends at the first study that raises an error."""
+    """MONAI Label's batch task with error handling; with one worker, MONAI Label's own stops at the first failing study."""
 
     def __call__(
         self, request: dict[str, Any], datastore: Datastore, infer: Callable[[dict[str, Any], Datastore], dict[str, Any]]
     ) -> dict[str, Any]:
-        """Returns the result of each study; `problem` is the reason why one was not segmented."""
+        """Returns the result for each study; the result of a study that failed has only a `problem`."""
 
-        def careful(one: dict[str, Any], store: Datastore) -> dict[str, Any]:
+        def infer_or_report(one: dict[str, Any], store: Datastore) -> dict[str, Any]:
             try:
                 return infer(one, store)
             except Exception as error:
                 log.exception("%s cannot be segmented", one.get("image"))
                 return {"problem": problem_of(error)}
 
-        results: dict[str, Any] = super().__call__(request, datastore, careful)
+        results: dict[str, Any] = super().__call__(request, datastore, infer_or_report)
         return results

@@ -1,4 +1,4 @@
-"""What a team sees of its cases: state, measures, pictures."""
+"""The state, measures and picture of each case, for the review page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from datastores.descriptions import measured_before
+from datastores.descriptions import predictions_outdated
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Row, ScoreTable
 from medsam2_atlas.base.errors import MedSAM2AtlasError
@@ -21,17 +21,30 @@ log = logging.getLogger(__name__)
 
 SIGNED_OFF, PROBLEM = "signed off", "problem"
 _LOOK_FIRST = 3
+"""Number of organs with the least certain prompts that are listed for a case."""
 
 
 @dataclass(frozen=True)
 class CaseState:
-    """A case. state: `signed off`, `problem` (the image or the signed-off label cannot be used), `predicted` or `new`.
+    """The state of a case.
 
-    by, made, version: of the final label. accepted: who accepted it as a reviewer; empty if nobody did. waits: whether it
-    waits for that, because the review stage is on. models: that have predicted. disagreement, uncertainty, novelty: measures,
-    0..1, None where they have not been taken; why: in words. problem: what is wrong with the image, a label or the measuring,
-    in words. viewer: path in OHIF, below the server's root path; empty for studies of a folder. tag: of the label map in the
-    picture. look_first: organs whose prompts have the lowest confidence, with that confidence, 0..1.
+    Attributes:
+        study: name of the study.
+        state: `signed off`, `problem` (the image or the signed-off label map cannot be used), `predicted` or `new`.
+        by: author of the final label map; empty if there is none.
+        made: time at which the final label map was saved; empty if there is none.
+        version: version number of the final label map; 0 if there is none.
+        accepted: reviewer who accepted the final label map; empty if nobody did.
+        waits: whether the final label map waits for a reviewer, because the review stage is on.
+        models: models with a stored prediction.
+        disagreement: measure of the case, 0..1; None if not measured.
+        uncertainty: as `disagreement`.
+        novelty: as `disagreement`.
+        why: explanation of the disagreement, or else of the uncertainty.
+        problem: problems of the image, the label maps or the measuring, in words; empty if there are none.
+        viewer: path of the case in OHIF, below the server's root path; empty for studies of a folder.
+        tag: tag of the label map in the picture; empty if there is no picture.
+        look_first: organs whose prompts have the lowest confidence, each with its confidence, 0..1.
     """
 
     study: str
@@ -55,13 +68,16 @@ class CaseState:
 def case_states(
     datastore: StudyDatastore, table: ScoreTable, models: tuple[str, ...], measuring: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Returns all cases: those with problems first, then those not signed off, the most disputed of them first.
+    """Returns all cases: first those with problems, then those not signed off by descending disagreement, then the rest.
 
     Args:
-        datastore: of the studies; studies without a usable image are listed too.
-        table: measures.
-        models: names of the tags that models write.
-        measuring: why studies cannot be measured now, by study.
+        datastore: the studies; a study without a usable image is listed too.
+        table: measures of the studies.
+        models: names of the models; each is also the tag of its predictions.
+        measuring: reasons why studies cannot be measured now, by study.
+
+    Returns:
+        The fields of a `CaseState` for each case.
     """
     facts = _Facts(
         datastore,
@@ -78,7 +94,7 @@ def case_states(
         wrong = facts.wrong(study)
         try:
             cases.append(_state(facts, study, wrong))
-        except Exception as error:  # one case must not hide the others
+        except Exception as error:  # an error of one case must not hide the others
             log.exception("%s cannot be listed", study)
             cases.append(CaseState(study, PROBLEM, problem=f"{_joined(wrong)} cannot be listed ({error}).".strip()))
     cases.sort(key=lambda case: (case.state == SIGNED_OFF, case.state != PROBLEM, -(case.disagreement or 0.0), case.study))
@@ -87,7 +103,7 @@ def case_states(
 
 @dataclass(frozen=True)
 class _Facts:
-    """Facts about all cases; `case_states` and the store's functions tell what each attribute holds."""
+    """The data about all cases, read once; `case_states` and the functions of the store describe the attributes."""
 
     datastore: StudyDatastore
     reports: PredictionStore
@@ -99,7 +115,7 @@ class _Facts:
     studies: frozenset[str]
 
     def wrong(self, study: str) -> dict[str, str]:
-        """Returns the problems of a case by `image`, tag or `measuring`."""
+        """Returns the problems of a case, by `image`, tag or `measuring`."""
         measuring = {"measuring": self.measuring[study]} if study in self.measuring else {}
         return {**self.problems.get(study, {}), **measuring}
 
@@ -107,11 +123,11 @@ class _Facts:
 def _state(facts: _Facts, study: str, wrong: dict[str, str]) -> CaseState:
     """Returns the state of a case; adds problems of its label maps and measures to `wrong`."""
     datastore, tags = facts.datastore, facts.labels.get(study, {})
-    row = None if measured_before(tags) else facts.rows.get(study)
+    row = None if predictions_outdated(tags) else facts.rows.get(study)
     wrong |= {tag: label.problem for tag, label in tags.items() if label.problem and tag not in wrong}
     final = tags.get(FINAL)
     predicted = tuple(tag for tag in facts.models if tag in tags and not tags[tag].problem)
-    # A label that counts may still have a minor problem, such as a second file beside it.
+    # A usable label map may still have a minor problem, such as a second file of the same tag.
     signed = final is not None and not final.problem and "image" not in wrong
     broken = "image" in wrong or (FINAL in wrong and not signed) or study not in facts.studies
     if row is not None and row.problem and "measuring" not in wrong and not signed:
@@ -133,31 +149,37 @@ def _state(facts: _Facts, study: str, wrong: dict[str, str]) -> CaseState:
         problem=_joined(wrong),
         viewer=_viewer(datastore, study),
         tag="" if "image" in wrong else FINAL if signed else predicted[0] if predicted else "",
-        look_first=() if signed else _least_sure(facts.reports, study, predicted),
+        look_first=() if signed else _least_certain(facts.reports, study, predicted),
     )
 
 
 def _joined(wrong: Mapping[str, str]) -> str:
-    """Returns problems in one text, each after its tag or `image`; those of the measurement already name the study."""
+    """Joins problems into one text, each after its tag or `image`; a problem of the measuring already names the study."""
     return " ".join(text if what == "measuring" else f"{what}: {text}" for what, text in wrong.items())
 
 
 def picture(datastore: StudyDatastore, study: str, models: tuple[str, ...], hu: HuRule = CHECK) -> Path:
-    """Returns a case with its final label map, or else the first model's; drawn once for each version.
+    """Returns the file of a picture of a case, drawn once for each version of the label map.
 
-    `hu` is the rule by which values become HU.
+    Args:
+        datastore: the studies.
+        study: name of the study.
+        models: names of the models. The picture shows the final label map, or else the prediction of the first of these that
+            has one.
+        hu: conversion of the CT's values to HU.
 
     Raises:
-        NotFoundError: no such case, or it has no label map.
+        NotFoundError: the case is unknown, or has no label map.
     """
     return study_picture(datastore.store, study, (FINAL, *models), datastore.get_image_uri, hu)
 
 
-def _least_sure(reports: PredictionStore, study: str, models: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+def _least_certain(reports: PredictionStore, study: str, models: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+    """Returns the organs with the lowest confidence, from the first model's report that has confidences."""
     for model in models:
         try:
-            known = {str(organ): float(sure) for organ, sure in dict(reports.report(model, study)["confidence"]).items()}
-        except (KeyError, TypeError, ValueError):  # no confidences, or a damaged report
+            known = {str(organ): float(value) for organ, value in dict(reports.report(model, study)["confidence"]).items()}
+        except (KeyError, TypeError, ValueError):  # the report has no confidences, or is damaged
             continue
         if known:
             return tuple(sorted(known.items(), key=lambda entry: entry[1])[:_LOOK_FIRST])
@@ -167,6 +189,6 @@ def _least_sure(reports: PredictionStore, study: str, models: tuple[str, ...]) -
 def _viewer(datastore: StudyDatastore, study: str) -> str:
     try:
         uid = str(datastore.get_image_info(study).get("StudyInstanceUID", ""))
-    except MedSAM2AtlasError:  # its image was just removed, or cannot be used
+    except MedSAM2AtlasError:  # the image was just removed, or cannot be used
         return ""
     return f"/ohif/monai-label?StudyInstanceUIDs={uid}" if uid else ""

@@ -1,9 +1,9 @@
-"""Registers work processes (training, batches, scoring) of a studies folder, and ends those whose server is gone.
+"""Registers the work processes (training, batch, scoring) of a studies folder, and ends those whose server has ended.
 
-MONAI Label starts such work in processes of their own, which outlive a server that is killed. Each process holds a lock
-file in the work folder for as long as it runs (`flock`: the system releases it however the process ends), with the marks of
-itself and of its server. There is one lock for all training, so that two trainings never write the same checkpoints; other
-work has a lock for each process.
+MONAI Label runs such work in separate processes, which survive a server that is killed. Each process locks a file in the work
+folder while it runs (`flock`, which the system releases however the process ends). The file contains the marks of the process
+and of its server. All training shares one lock, so that two trainings never write the same checkpoints; any other process has
+its own lock.
 """
 
 from __future__ import annotations
@@ -38,7 +38,14 @@ _END_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Claim:
-    """A process that works for the studies. method: `train`, `batch_infer` or `scoring`. what: the model or method."""
+    """A work process that is registered for the studies.
+
+    Attributes:
+        process: mark of the process.
+        server: mark of the server that started it; None if unknown.
+        method: `train`, `batch_infer` or `scoring`.
+        what: name of the model or scoring method.
+    """
 
     process: ProcessMark
     server: ProcessMark | None
@@ -47,22 +54,27 @@ class Claim:
 
     @property
     def orphaned(self) -> bool:
-        """Returns whether its server is gone; False for servers in another process namespace, such as another container."""
+        """Whether the server has ended; False for servers in another process namespace, such as another container."""
         return self.process.here and self.server is not None and self.server.here and not self.server.alive
 
 
 def in_work_process() -> bool:
-    """Returns whether this is a process that a server started for a training, a scoring or a batch."""
+    """Returns whether a server started this process for a training, a batch or a scoring."""
     server = ProcessMark.parse(os.environ.get(SERVER_VARIABLE, ""))
     return server is not None and server != ProcessMark.own()
 
 
 @contextmanager
 def claimed(work: WorkFolder, method: str, what: str) -> Iterator[None]:
-    """Holds the claim of this process while the block runs; a server that does such work itself needs no claim.
+    """Registers this process for the duration of the block; does nothing if the server itself runs the block.
+
+    Args:
+        work: work folder of the studies.
+        method: `train`, `batch_infer` or `scoring`.
+        what: name of the model or scoring method.
 
     Raises:
-        ConflictError: the server that started this process is gone, or another living server's training runs.
+        ConflictError: the server that started this process has ended, or a training of another running server is in progress.
     """
     server = ProcessMark.parse(os.environ.get(SERVER_VARIABLE, ""))
     claim = Claim(ProcessMark.own(), server, method, what)
@@ -70,7 +82,7 @@ def claimed(work: WorkFolder, method: str, what: str) -> Iterator[None]:
         yield
         return
     if claim.orphaned:
-        raise ConflictError(f"{method} of {what}", "has lost its server.", "Start it again.")
+        raise ConflictError(f"{method} of {what}", "is not started, because its server has ended.", "Start it again.")
     name = method if method == TRAINING else f"{method}-{claim.process}"
     file = work.folder("claims") / f"{name}.json"
     stream = _locked(file)
@@ -88,16 +100,16 @@ def claimed(work: WorkFolder, method: str, what: str) -> Iterator[None]:
 
 
 def end_orphans(work: WorkFolder) -> list[Claim]:
-    """Ends work processes whose server is gone. Their saved files stay, and the next call resumes a training.
+    """Ends work processes whose server has ended. Their saved files stay, and the next training resumes from them.
 
     Returns:
-        Claims of the ended processes.
+        The claims of the ended processes.
     """
     ended = []
     for claim in _claims(work):
         if claim.orphaned:
             log.warning(
-                "%s of %s (process %d) has outlived its server; it is ended", claim.method, claim.what, claim.process.number
+                "%s of %s (process %d) is ended, because its server has ended", claim.method, claim.what, claim.process.number
             )
             if _end(claim):
                 ended.append(claim)
@@ -105,10 +117,10 @@ def end_orphans(work: WorkFolder) -> list[Claim]:
 
 
 def check_training(work: WorkFolder) -> None:
-    """Makes sure that a training may start.
+    """Checks that a training may start; ends trainings whose server has ended.
 
     Raises:
-        ConflictError: another living server's training runs for the same studies.
+        ConflictError: another running server trains a model on the same studies.
     """
     end_orphans(work)
     own = ProcessMark.own()
@@ -118,7 +130,11 @@ def check_training(work: WorkFolder) -> None:
 
 
 def end_own_work(seconds: float = 3.0) -> None:
-    """Ends the work processes that this server has started, and starts none that wait."""
+    """Ends the work processes that this server has started, and cancels those that have not started yet.
+
+    Args:
+        seconds: time from SIGTERM to SIGKILL.
+    """
     for executor in list(async_tasks.background_executors.values()):
         executor.shutdown(wait=False, cancel_futures=True)
     processes: list[subprocess.Popen[str]] = [p for kind in async_tasks.background_processes.values() for p in kind.values()]
@@ -132,7 +148,7 @@ def end_own_work(seconds: float = 3.0) -> None:
 
 
 def _claims(work: WorkFolder) -> list[Claim]:
-    """Returns the claims that are held; removes stale files except the training's, whose removal would break its lock."""
+    """Returns the locked claims; removes files without a lock, except the training's, whose removal would break its lock."""
     found = []
     for file in sorted((work.path / "claims").glob("*.json")):
         try:
@@ -143,24 +159,24 @@ def _claims(work: WorkFolder) -> list[Claim]:
             if claim is not None:
                 found.append(claim)
         except OSError as error:
-            log.warning("%s cannot be looked at: %s", file, error)
+            log.warning("%s cannot be checked: %s", file, error)
         else:
             with suppress(OSError):
-                if file.stem != TRAINING and time.time() - file.stat().st_mtime > _END_SECONDS:  # a new file is locked soon
+                if file.stem != TRAINING and time.time() - file.stat().st_mtime > _END_SECONDS:  # a newer one is locked soon
                     file.unlink()
     return found
 
 
 def _locked(file: Path) -> IO[str] | None:
-    """Returns the lock file, held; None if another process holds it."""
+    """Opens and locks a file; returns None if another process has locked it."""
     stream = file.open("a", encoding="utf-8")
-    for _ in range(20):  # another process that checks the lock holds it briefly
+    for _ in range(20):  # another process that only checks the lock releases it at once
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(0.05)
-        except OSError as error:  # a network disk without locks
-            log.warning("%s cannot be locked (%s); nothing keeps other servers from training at the same time", file, error)
+        except OSError as error:  # the file is on a network disk that does not support locks
+            log.warning("%s cannot be locked (%s); another server could train at the same time", file, error)
             return stream
         else:
             return stream
@@ -169,7 +185,8 @@ def _locked(file: Path) -> IO[str] | None:
 
 
 def _read(file: Path) -> Claim | None:
-    for _ in range(5):  # the file is locked before it is written
+    """Reads a claim; returns None if the file is damaged."""
+    for _ in range(5):  # the other process locks the file before it writes it
         try:
             content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             process = ProcessMark.parse(str(content["process"]))
@@ -183,15 +200,15 @@ def _read(file: Path) -> Claim | None:
 
 def _busy(claim: Claim | None) -> ConflictError:
     what = f"{claim.what} (process {claim.process.number})" if claim else "a model"
-    return ConflictError("training", f"of {what} runs already, for another server.", "Wait for it, or end it there.")
+    return ConflictError("training", f"of {what} is running already, for another server.", "Wait for it, or end it there.")
 
 
 def _end(claim: Claim) -> bool:
-    """Ends the process of a claim, if it is what the claim says."""
+    """Ends the process of a claim unless another program has its number now; returns whether the process has ended."""
     try:
         process = psutil.Process(claim.process.number)
         if not claim.process.alive or not any(_PROGRAM in part for part in process.cmdline()):
-            log.warning("process %d is not the one that claimed %s; it is left alone", process.pid, claim.what)
+            log.warning("process %d is not the one that registered %s; it is not ended", process.pid, claim.what)
             return False
         return _terminate(_family(process), _END_SECONDS)
     except psutil.NoSuchProcess:
@@ -202,11 +219,12 @@ def _end(claim: Claim) -> bool:
 
 
 def _family(process: psutil.Process) -> list[psutil.Process]:
+    """Returns a process and all its descendants."""
     return [process, *process.children(recursive=True)]
 
 
 def _terminate(processes: list[psutil.Process], seconds: float) -> bool:
-    """Ends processes by SIGTERM, then by SIGKILL; returns whether all are gone."""
+    """Ends processes by SIGTERM, and after `seconds` by SIGKILL; returns whether all have ended."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.terminate()

@@ -1,4 +1,4 @@
-"""Labels of a MONAI Label datastore, as the rooms of `medsam2_atlas` take them."""
+"""Finds usable label maps of a MONAI Label datastore, for training and comparison."""
 
 from __future__ import annotations
 
@@ -18,31 +18,37 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Finals:
-    """Studies to learn from. files: by name. problems: why the others cannot be used, by study."""
+    """The signed-off studies for a training.
+
+    Attributes:
+        files: image and label map of each usable study, sorted by name.
+        problems: reasons why the other signed-off studies cannot be used, by study.
+    """
 
     files: tuple[ReferenceFiles, ...]
     problems: dict[str, str]
 
 
 def usable_label(datastore: Datastore, study: str, tag: str) -> Path | None:
-    """Returns the file of a study's label under a tag; None if there is none.
+    """Returns the file of a study's label map with the given tag; None if there is none.
 
     Raises:
-        InputError: the label counts as none, since it cannot be used or its image has changed.
+        InputError: the label map cannot be used, or its image has changed.
     """
     label = datastore.get_label_by_image_id(study, DefaultLabelTag(tag) if tag in set(DefaultLabelTag) else tag)
     if not label:
         return None
     problem = datastore.get_label_info(label, tag).get("problem")
     if problem:
-        raise InputError(f"the label of {study} under {tag}", problem)
+        raise InputError(f"the label map of {study} with tag {tag}", problem)
     return Path(datastore.get_label_uri(label, tag))
 
 
-def learnable(datastore: StudyDatastore) -> Finals:
-    """Returns the studies that models may learn from: signed off, and accepted if the review stage is on.
+def training_finals(datastore: StudyDatastore) -> Finals:
+    """Returns the signed-off studies that models may be trained on.
 
-    Studies whose files are unavailable, for example while a PACS does not answer, are left out.
+    If the review stage is on, only studies whose label map a reviewer has accepted are returned. Studies whose files are
+    unavailable, for example while a PACS does not answer, are left out.
     """
     found, problems = [], {}
     for study in sorted(datastore.get_labeled_images()):
@@ -50,9 +56,9 @@ def learnable(datastore: StudyDatastore) -> Finals:
             label = datastore.store.label(study, FINAL)
             problem = datastore.store.held_back(label)
             if problem:
-                raise InputError(f"the label of {study} under {FINAL}", problem)
+                raise InputError(f"the label map of {study} with tag {FINAL}", problem)
             found.append(ReferenceFiles(study, Path(datastore.get_image_uri(study)), label.file))
-        except Exception as error:  # noqa: BLE001 - one bad study must not keep the others from being learned from
+        except Exception as error:  # noqa: BLE001 - one unusable study must not stop the training on the others
             problems[study] = str(error)
-            log.warning("the label of %s is left out: %s", study, error)
+            log.warning("the label map of %s is left out: %s", study, error)
     return Finals(tuple(found), problems)

@@ -1,7 +1,7 @@
-"""Looks through stored labels and images in the background, so that a change by another program is noticed soon.
+"""Checks stored label maps and images in the background, so that a change by another program is noticed soon.
 
-It has its own thread, because not all servers run a learner, for example with a PACS. It starts only while no request waits for
-an answer.
+The check has its own thread, because a server with a PACS, for example, may run no learner. A check starts only while no
+request is being served.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Auditable(Protocol):
     """A store of studies."""
 
     def audit(self, stop: threading.Event) -> int:
-        """Compares files with their records, until it is done or `stop` is set; returns the number of checked label maps."""
+        """Compares the files with their records until `stop` is set; returns the number of checked label maps."""
         ...
 
 
@@ -31,23 +31,24 @@ class Housekeeper:
     """The thread."""
 
     def __init__(self, store: Callable[[], Auditable], idle: Callable[[], bool]) -> None:
-        """
+        """Prepares the thread; `start` starts it.
+
         Args:
             store: returns the server's store of studies.
-            idle: returns whether no request waits for an answer.
+            idle: returns whether no request is being served.
         """
         self._store, self._idle = store, idle
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Starts the thread; it ends with the process."""
+        """Starts the thread, which ends with the process at the latest."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread after the current file; waits at most a few seconds for that."""
+        """Stops the thread after the current file; waits for that for a few seconds at most."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(_STOP_SECONDS)
@@ -60,6 +61,6 @@ class Housekeeper:
                 continue
             try:
                 self._store().audit(self._stop)
-            except Exception:  # no error of a file or the disk may end the thread
-                log.exception("stored files could not be looked through; it is tried again later")
+            except Exception:  # an error of a file or the disk must not end the thread
+                log.exception("the stored files could not be checked; the check is repeated later")
             wait = _EVERY_SECONDS

@@ -1,12 +1,12 @@
-"""Measures studies in the background, so that the next case can be picked at once.
+"""Measures studies in the background, so that the next case can be chosen at once.
 
-One thread. It takes the device for one study at a time, only when no request has been served for a while, gives way to a
-request that comes, and looks again when a label is saved or a model changes. What it predicts is stored as any other
-prediction: the annotator who opens the case later finds it ready.
+One thread measures one study at a time, only while no request has been served for a while. It stops the measurement when a
+request arrives, and checks for new work when a label map is saved or a model changes. Its predictions are stored like all
+others, so that they are ready when an annotator opens the case.
 
-A study that fails does not stop the others. An error of its measurement is recorded with the image's stamp and the models, and
-the study is not tried again until one of them changes. A study whose image is unavailable (its file is missing or may not be
-read, the PACS does not answer, the disk is full) is tried again later, with a growing delay.
+A study that fails does not stop the others. An error of its measurement is recorded with the image's stamp and the models; the
+study is not tried again until one of them changes. A study whose image is unavailable (its file is missing or cannot be read,
+the PACS does not answer, the disk is full) is tried again later, with an increasing delay.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ _POLL_SECONDS = 5.0
 _QUIET_SECONDS = 3.0
 _STOP_SECONDS = 5.0
 _ALL = ""
-"""Name of the entry in `Retries` that stands for all studies."""
+"""Key in `Retries` of a failure that concerns all studies."""
 
 
 def _changed_settings() -> dict[str, str]:
-    """Returns the settings that measures depend on and that differ from their defaults, as JSON."""
+    """Returns the entry `settings`: the settings that measures depend on and that differ from their defaults, as JSON."""
     rooms = {"fusion": differing(fusion_config()), "active_learning": active_learning_config().changed()}
     changed = foundation_settings(unet=True)["settings"] | {room: settings for room, settings in rooms.items() if settings}
     return {"settings": json.dumps(changed, sort_keys=True)}
 
 
-class _GivenWayError(Exception):
-    """A person's request came: the study that was being measured comes again later."""
+class _StoppedError(Exception):
+    """A request has arrived, so the measurement was stopped; the study is measured again later."""
 
 
 class Learner:
-    """Keeps the table of measures up to date."""
+    """The background thread that keeps the table of measures up to date."""
 
     def __init__(
         self,
@@ -67,14 +67,15 @@ class Learner:
         foundation: str,
         baseline: str = "",
     ) -> None:
-        """
+        """Prepares the thread; `start` starts it.
+
         Args:
             models: atlas and networks.
-            predictions: makes and keeps label maps.
-            table: where measures go.
-            datastore: gives the server's.
-            foundation: model whose label map is compared.
-            baseline: model that it is compared with; the first trained one that can run if empty.
+            predictions: computes and stores the label maps.
+            table: table to write the measures to.
+            datastore: returns the server's datastore.
+            foundation: name of the foundation model.
+            baseline: name of the model to compare it with; if empty, the first trained model that can run.
         """
         self._models, self._predictions, self._table, self._datastore = models, predictions, table, datastore
         self.foundation, self._named_baseline = foundation, baseline
@@ -85,27 +86,27 @@ class Learner:
         self._later = Retries()
 
     def start(self) -> None:
-        """Starts the thread; it ends with the process."""
+        """Starts the thread, which ends with the process at the latest."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread at the current study's next progress report; waits at most a few seconds for that."""
+        """Stops the thread at the current study's next progress report; waits for that for a few seconds at most."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
             self._thread.join(_STOP_SECONDS)
             if self._thread.is_alive():
-                log.warning("the study that is being measured does not end; it ends with the process")
+                log.warning("the measurement of a study does not stop; it ends with the process")
 
     def notify(self) -> None:
-        """Makes the background look for changes soon."""
+        """Notifies the thread of a change, so that it checks for new work soon."""
         self._wake.set()
 
     @contextmanager
-    def held_off(self) -> Iterator[None]:
-        """A person waits for what the block does: no new study is begun meanwhile, nor for a while after."""
+    def paused(self) -> Iterator[None]:
+        """Interrupts measuring for the duration of the block, which serves a request, and for a few seconds after it."""
         self._waiting += 1
         try:
             yield
@@ -115,18 +116,18 @@ class Learner:
 
     @property
     def idle(self) -> bool:
-        """Returns whether no request has been waiting for a while."""
+        """Whether no request has been served for a few seconds."""
         return not self._waiting and time.monotonic() - self._last_request > _QUIET_SECONDS
 
     def problems(self) -> dict[str, str]:
-        """Returns why studies cannot be measured now, by study; they are tried again later."""
+        """Returns the reasons why studies cannot be measured now, by study; these studies are tried again later."""
         return {study: problem for study, problem in self._later.problems().items() if study != _ALL}
 
     def versions(self) -> dict[str, str]:
-        """Returns versions of atlas and models that measures depend on."""
+        """Returns the models, versions and settings that measures depend on; `missing` has the reason if a model cannot run."""
         baseline = self._baseline()
         found = {"foundation": self.foundation, "baseline": baseline or ""}
-        if self._models.hu != CHECK:  # left out if it is the default one, so that measures of earlier versions are kept
+        if self._models.hu != CHECK:  # the default is not recorded, so that measures of earlier program versions stay valid
             found["hu"] = str(self._models.hu)
         found |= _changed_settings()
         try:
@@ -141,7 +142,7 @@ class Learner:
         return found
 
     def measure_next(self) -> bool:
-        """Measures one study that has no final label and no current measures; whether there was one."""
+        """Measures one study that has no final label map and no current measures; returns whether there was such a study."""
         versions, rows = self.versions(), self._table.rows()
         if "missing" in versions:
             return False
@@ -152,7 +153,7 @@ class Learner:
                 continue
             try:
                 stamp = _stamp(self._predictions.image(study))
-            except Exception as error:  # noqa: BLE001 - an unavailable image must not delay the other studies
+            except Exception as error:  # noqa: BLE001 - an unavailable image must not stop the others
                 self._put_off(study, error)
                 continue
             row = rows.get(study)
@@ -163,14 +164,14 @@ class Learner:
         return False
 
     def _measure(self, study: str, stamp: str, versions: dict[str, str]) -> None:
-        """Records the measures of a study, or why there are none."""
+        """Measures a study and records its measures, or the reason why there are none."""
         assessment, problem = None, ""
         try:
-            with reporting(self._give_way):
+            with reporting(self._check_requests):
                 assessment = self._assess(study)
-        except _GivenWayError:
+        except _StoppedError:
             raise
-        except (OSError, StorageError) as error:  # the disk or the PACS, not the study
+        except (OSError, StorageError) as error:  # an error of the disk or the PACS, not of the study
             self._put_off(study, error)
             return
         except Exception as error:
@@ -181,56 +182,60 @@ class Learner:
                 problem = str(error)
                 log.warning("%s cannot be measured until its image or the models change: %s", study, problem)
             else:
-                problem = f"{study}: cannot be measured ({type(error).__name__}: {error}). The server's log tells more."
+                problem = f"{study}: cannot be measured ({type(error).__name__}: {error}). See the server's log."
                 log.exception("%s cannot be measured until its image or the models change", study)
         self._table.put(study, stamp, versions, assessment, problem)
-        if self._changed(study, stamp):  # it may have been erased while it was measured
+        if self._changed(study, stamp):  # the study may have been erased while it was measured
             self._table.drop(study)
         self._later.succeeded(study)
 
     def _changed(self, study: str, stamp: str) -> bool:
-        """Returns whether the image has vanished or changed since its stamp was taken."""
+        """Returns whether the image was removed or has changed since its stamp was taken."""
         try:
             return _stamp(self._predictions.image(study)) != stamp
-        except Exception:  # noqa: BLE001 - an image that cannot be opened any more has changed
+        except Exception:  # noqa: BLE001 - an image that can no longer be opened has changed
             return True
 
     def _put_off(self, study: str, error: Exception) -> None:
+        """Records a temporary failure, so that the study is tried again later."""
         self._later.failed(study, str(error))
-        log.warning("%s cannot be measured now, it is tried again later: %s", study, error)
+        log.warning("%s cannot be measured now; it is tried again later: %s", study, error)
 
     def _assess(self, study: str) -> Assessment:
+        """Measures a study from its predictions by foundation and baseline, its score maps and its prompts."""
         baseline = self._baseline()
         foundation = self._predictions.get(self.foundation, study)[0]
         other = self._predictions.get(baseline, study)[0] if baseline else None
         image, atlas = read_ct(self._predictions.image(study), self._models.hu), self._models.atlas()
         with self._models.busy:
-            scores = self._models.score_maps(image, atlas)  # those that the foundation was just prompted by, if it ran now
+            scores = self._models.score_maps(image, atlas)  # cached if the foundation model has just run
         prompts = prompts_from_scores(scores, organ_table(), organ_table().indices, prompting_config().three_boxes)
         if other is None:
             return assess(image, atlas, scores, prompts, foundation.labels.array)
-        known = set(foundation.report.organ_numbers) & set(other.report.organ_numbers)  # a team's own model may know few
-        return assess(image, atlas, scores, prompts, foundation.labels.array, other.labels.array, sorted(known))
+        common = set(foundation.report.organ_numbers) & set(other.report.organ_numbers)  # a user's model may have few organs
+        return assess(image, atlas, scores, prompts, foundation.labels.array, other.labels.array, sorted(common))
 
-    def _give_way(self, stage: str, share: float, organ: int | None = None) -> None:
+    def _check_requests(self, stage: str, share: float, organ: int | None = None) -> None:
+        """Interrupts a measurement if a request is being served or the thread should stop; called with its progress."""
         if self._waiting or self._stop.is_set():
-            raise _GivenWayError
+            raise _StoppedError
 
     def _baseline(self) -> str | None:
+        """Returns the name of the model to compare the foundation with; None if no such model can run."""
         if self._named_baseline:
             return None if self._predictions.missing(self._named_baseline) else self._named_baseline
-        return next(iter(self._predictions.able("trained")), None)
+        return next(iter(self._predictions.available("trained")), None)
 
     def _run(self) -> None:
         while not self._stop.is_set():
             worked = False
             try:
                 worked = self.idle and self._later.due(_ALL) and self.measure_next()
-            except _GivenWayError:
+            except _StoppedError:
                 pass
-            except Exception as error:  # what concerns all studies, such as a PACS that cannot be asked: the thread outlives it
+            except Exception as error:  # an error of all studies, such as an unavailable PACS, must not end the thread
                 self._later.failed(_ALL, str(error))
-                log.exception("studies cannot be measured now; it goes on later")
+                log.exception("studies cannot be measured now; they are tried again later")
             else:
                 if worked:
                     self._later.succeeded(_ALL)
@@ -240,10 +245,11 @@ class Learner:
 
 
 def _stamp(image: Path) -> str:
-    """Returns the stamp of an image that can be opened.
+    """Returns the stamp of an image after a check that the image can be opened.
 
     Raises:
-        OSError: it cannot. A change of its rights would not change the stamp, so this is not recorded with it.
+        OSError: the image cannot be opened. A change of its permissions would not change the stamp, so a stamp must not be
+            recorded for such an image.
     """
     if not image.is_dir():
         image.open("rb").close()

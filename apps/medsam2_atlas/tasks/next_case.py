@@ -1,4 +1,4 @@
-"""The ways to pick the next case, behind MONAI Label's interface. They only look up what the background has measured."""
+"""The strategies for the next case, behind MONAI Label's interface. They use the measures that the background has stored."""
 
 from __future__ import annotations
 
@@ -9,51 +9,53 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from datastores.descriptions import given_to, measured_before
+from datastores.descriptions import assignments, predictions_outdated
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import ScoreTable, choose
 from medsam2_atlas.base.errors import MedSAM2AtlasError
 
 _IN_WORK_SECONDS = 30 * 60
+"""Time for which a case that was assigned to a client is not assigned to another one."""
 
 _DESCRIPTIONS = {
     "random": "Any case without a final label",
     "first": "The first case by name without a final label",
     "disagreement": "The case on which foundation and baseline agree least",
     "uncertainty": "The case whose score maps and prompts are least certain",
-    "novelty": "The case that registers worst and is least like the references",
+    "novelty": "The case that registers worst and is least similar to the references",
 }
 
 
 class NextCase(Strategy):
-    """Picks a case and says why."""
+    """A strategy that chooses the next case and gives the reason."""
 
     def __init__(self, name: str, table: ScoreTable, versions: Callable[[], dict[str, str]]) -> None:
-        """
+        """Creates a strategy.
+
         Args:
-            name: of the strategy.
+            name: name of the strategy.
             table: measures of the studies.
-            versions: gives those of atlas and models now.
+            versions: returns the current versions of atlas and models; measures of other versions are not used.
         """
         super().__init__(_DESCRIPTIONS[name])
         self._name, self._table, self._versions = name, table, versions
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """`id` of the case, its `weight`, and `why`; None where all cases have a final label."""
+        """Returns the `id` of the case, its `weight`, and the reason `why`; None if all cases have a final label map."""
         candidates = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
         now, client = time.time(), request.get("client_id")
 
         def in_work(study: str) -> bool:
             try:
                 info = datastore.get_image_info(study)
-            except MedSAM2AtlasError:  # it was just removed, or the PACS does not answer
+            except MedSAM2AtlasError:  # the study was just removed, or the PACS does not answer
                 return True
-            lately = [entry for entry in given_to(info).values() if now - entry["ts"] < _IN_WORK_SECONDS]
-            return bool(lately) and not any(client and entry.get("client_id") == client for entry in lately)
+            recent = [entry for entry in assignments(info).values() if now - entry["ts"] < _IN_WORK_SECONDS]
+            return bool(recent) and not any(client and entry.get("client_id") == client for entry in recent)
 
         rows = self._table.rows()
         if isinstance(datastore, StudyDatastore):
-            for study in [study for study, labels in datastore.store.labels().items() if measured_before(labels)]:
+            for study in [study for study, labels in datastore.store.labels().items() if predictions_outdated(labels)]:
                 rows.pop(study, None)
         choice = choose(self._name, candidates, rows, versions=self._versions(), in_work=in_work)
         if choice is None:

@@ -19,23 +19,24 @@ from tasks.requests import marks_of, options_of
 
 
 class Predictions:
-    """The predictions of a server's models."""
+    """Computes and stores the predictions of a server's models."""
 
     def __init__(self, resources: Models, datastore: Callable[[], StudyDatastore]) -> None:
-        """
+        """Connects the models with the studies.
+
         Args:
             resources: atlas and networks.
-            datastore: gives the server's; asked for at each use, since it is made after the tasks.
+            datastore: returns the server's datastore; called at each use, because the datastore is created after the tasks.
         """
         self._resources, self._datastore = resources, datastore
         self._runner = Runner(resources, self.store)
 
     def models(self) -> dict[str, Model]:
-        """Returns the models that a server offers, by name."""
+        """Returns the server's models, by name."""
         return {model.tag: model for model in models(self._resources.folders())}
 
-    def able(self, role: str) -> list[str]:
-        """Returns the models of a role that can run now, in the order of the registry."""
+    def available(self, role: str) -> list[str]:
+        """Returns the names of a role's models that can run now, in the order of the registry."""
         return [tag for tag, model in self.models().items() if model.role == role and not self.missing(tag)]
 
     def segmenter(self, tag: str) -> Segmenter:
@@ -43,33 +44,46 @@ class Predictions:
         return self._resources.segmenter(self.models()[tag].names[0])
 
     def missing(self, tag: str) -> str:
-        """Returns what keeps a model from running; empty if nothing does."""
+        """Returns the reason why a model cannot run; an empty string if it can."""
         return self.segmenter(tag).missing()
 
     def get(self, tag: str, study: str, request: Mapping[str, Any] | None = None) -> tuple[Segmentation, Prediction | None]:
-        """Returns a study's segmentation by a model, from the store or made now; and its stored prediction.
+        """Segments a study with a model, unless a valid stored prediction exists.
+
+        Args:
+            tag: name of the model.
+            study: name of the study.
+            request: the client's options; default options if None.
+
+        Returns:
+            The segmentation, and its stored prediction; None if only some organs were requested, which are not stored.
 
         Raises:
-            MedSAM2AtlasError: something is missing, or the image or an option cannot be used.
+            MedSAM2AtlasError: a requirement of the model is missing, or the image or an option cannot be used.
         """
         segmenter, options = self._chosen(tag, request or {})
         result = self._runner.get(segmenter, study, self.image(study), options)
         return result.segmentation, result.stored
 
     def stored(self, tag: str, study: str, request: Mapping[str, Any]) -> Prediction | None:
-        """Returns a model's stored prediction for a study, if nothing has changed since it was made.
+        """Returns a model's stored prediction for a study; None if it does not exist or is outdated.
 
         Raises:
-            MedSAM2AtlasError: as `get`.
+            MedSAM2AtlasError: as for `get`.
         """
         segmenter, options = self._chosen(tag, request)
         return self._runner.stored(segmenter, study, self.image(study), options)
 
     def once(self, tag: str, image: Path, request: Mapping[str, Any]) -> Segmentation:
-        """Returns a segmentation that is not stored: of an image that is no study, or of an organ that somebody marks.
+        """Segments an image without storing the result: an image that is not a study, or an organ that a person marks.
+
+        Args:
+            tag: name of the model.
+            image: file, or folder of a series.
+            request: the client's options, and the marks for an interactive model.
 
         Raises:
-            MedSAM2AtlasError: as `get`.
+            MedSAM2AtlasError: as for `get`.
         """
         segmenter, options = self._chosen(tag, request)
         if self.models()[tag].role != "interactive":
@@ -81,7 +95,7 @@ class Predictions:
         return self._runner.once(segmenter, image, marked)
 
     def store(self) -> PredictionStore:
-        """Returns the store of predictions, each under its model's tag."""
+        """Returns the store of the studies' predictions."""
         return PredictionStore(self._resources.work, self._datastore().store)
 
     def image(self, study: str) -> Path:
@@ -89,6 +103,7 @@ class Predictions:
         return Path(self._datastore().get_image_uri(study))
 
     def _chosen(self, tag: str, request: Mapping[str, Any]) -> tuple[Segmenter, Options]:
+        """Returns the segmenter of a model that the request selects, and the options in the request."""
         names = self.models()[tag].names
         key = "segmenter" if request.get("segmenter") else "strategy"
         segmenter = self._resources.segmenter(replies.choice(request, key, names) if len(names) > 1 else names[0])

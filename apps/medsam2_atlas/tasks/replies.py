@@ -1,4 +1,4 @@
-"""What viewers send and what they get back: options in many shapes in, a label map file and JSON out."""
+"""Reads options from viewers' requests, and writes the label map file and the JSON of the reply."""
 
 from __future__ import annotations
 
@@ -17,22 +17,31 @@ _DEFAULT_SUFFIX = ".nii.gz"
 
 
 def choice(request: Mapping[str, Any], key: str, allowed: Sequence[str]) -> str:
-    """Returns an option that is one of several names; the first by default. Viewers send a text, or the list they were offered.
+    """Returns an option that must be one of several names.
+
+    Args:
+        request: the request; the value is a text, or the list of names that the viewer was sent, whose first one counts.
+        key: name of the option.
+        allowed: the names; the first one is the default.
 
     Raises:
-        InputError: another name.
+        InputError: the value is another name.
+
+    Example:
+        >>> choice({"prompts": ["both", "atlas"]}, "prompts", ("atlas", "unet", "both"))
+        'both'
     """
     value = request.get(key)
     if isinstance(value, (list, tuple)):
         value = value[0] if value else None
     chosen = str(value) if value else allowed[0]
     if chosen not in allowed:
-        raise InputError(chosen, f"cannot be chosen as {key}.", f"Choose from: {', '.join(allowed)}.")
+        raise InputError(chosen, f"cannot be used as {key}.", f"Choose from: {', '.join(allowed)}.")
     return chosen
 
 
 def text(request: Mapping[str, Any], key: str) -> str:
-    """Returns an option that is any text."""
+    """Returns an option as a text; empty by default."""
     value = request.get(key)
     if isinstance(value, (list, tuple)):
         value = value[0] if value else None
@@ -40,37 +49,47 @@ def text(request: Mapping[str, Any], key: str) -> str:
 
 
 def flag(request: Mapping[str, Any], key: str) -> bool:
-    """Returns an option that is on or off."""
+    """Returns whether an option is on: true, 1, yes or on, in any case; off by default."""
     return str(request.get(key, "")).strip().lower() in {"true", "1", "yes", "on"}
 
 
 def names(request: Mapping[str, Any], key: str) -> list[str]:
-    """Returns an option that lists names, as a list or separated by commas."""
+    """Returns an option that is a list of names, or a text of names separated by commas.
+
+    Example:
+        >>> names({"organs": "liver, spleen"}, "organs")
+        ['liver', 'spleen']
+    """
     value = request.get(key) or ""
     listed = value if isinstance(value, (list, tuple)) else str(value).split(",")
     return [str(name).strip() for name in listed if str(name).strip()]
 
 
 def organs(request: Mapping[str, Any]) -> tuple[int, ...]:
-    """Returns the option `organs` as numbers; all of the table by default.
+    """Returns the option `organs` as numbers; all organs of the table by default.
 
     Raises:
-        InputError: not an organ of the table.
+        InputError: a name is not an organ of the table.
     """
     return tuple(organ_table().select(names(request, "organs")))
 
 
 def suffix_of(request: Mapping[str, Any]) -> str:
-    """Returns the file type that a viewer wants."""
+    """Returns the suffix of the file type that the request asks for; `.nii.gz` by default."""
     suffix = str(request.get("result_extension") or _DEFAULT_SUFFIX)
     return suffix if suffix in SUFFIXES else _DEFAULT_SUFFIX
 
 
 def as_file(labels: Volume | Path, request: Mapping[str, Any]) -> str:
-    """Returns a label map in a temporary file of the type that was asked for; the caller removes it.
+    """Writes a label map to a temporary file of the requested type; the caller removes the file.
 
-    A viewer's script that reads voxels itself asks for them uncompressed (`result_compress` false), as OHIF's panel does.
-    A file that is what was asked for is copied unread.
+    Args:
+        labels: the label map, or its file. A file that already has the requested type is copied without reading it.
+        request: the request; `result_extension` is the type. With `result_compress` false, the file is not compressed: OHIF's
+            panel asks for that, because its script reads the voxels itself.
+
+    Returns:
+        The path of the file.
     """
     suffix, compress = suffix_of(request), str(request.get("result_compress", True)).lower() != "false"
     file = scratch_file(suffix)
@@ -90,5 +109,5 @@ def _write(labels: Volume | Path, file: Path, compress: bool, suffix: str) -> No
 
 
 def as_json(report: Mapping[str, Any], labels: Mapping[str, int]) -> dict[str, Any]:
-    """Returns the report, where MONAI Label's clients and where OHIF look for it."""
+    """Returns the JSON part of a reply, with the report in both places where MONAI Label's clients and OHIF look for it."""
     return {"label_names": dict(labels), "report": dict(report), "result": {"report": dict(report)}}

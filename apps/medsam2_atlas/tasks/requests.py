@@ -1,4 +1,4 @@
-"""Turns a client's request to a model into a segmenter and its options."""
+"""Reads a segmenter's options and a person's marks from a client's request."""
 
 from __future__ import annotations
 
@@ -14,34 +14,38 @@ from medsam2_atlas.segmenters.base import Options, Segmenter
 from tasks import replies
 
 CLICKS = frozenset({"label", "foreground", "background", "boxes"})
-"""Keys of a request that belong to a click, not to a setting.
+"""Keys of a request that contain marks, not settings.
 
-3D Slicer and OHIF send points on the organ (`foreground`) and off it (`background`) as voxel indices (x, y, z) of the file,
-all of them each time; `boxes` are two opposite corners each.
+3D Slicer and OHIF send all points on the organ (`foreground`) and outside of it (`background`) with each request, as voxel
+indices (x, y, z) of the file. Each of the `boxes` consists of two opposite corners.
 """
 
 
 def options_of(request: Mapping[str, Any], segmenter: Segmenter) -> Options:
-    """Returns a request's options. Only what the segmenter offers is read.
+    """Returns the options in a request; options that the segmenter does not have are ignored.
 
     Raises:
-        InputError: an organ, a source of prompts or weights that the segmenter does not offer.
+        InputError: an organ or a source of prompts is not available.
     """
-    offers = segmenter.offers()
+    available = segmenter.offers()
     found: dict[str, Any] = {}
-    if "organs" in offers:
+    if "organs" in available:
         found["organs"] = replies.organs(request)
-    if "prompts" in offers:
-        found["prompts"] = replies.choice(request, "prompts", offers["prompts"])
-    if "weights" in offers:
+    if "prompts" in available:
+        found["prompts"] = replies.choice(request, "prompts", available["prompts"])
+    if "weights" in available:
         found["weights"] = replies.text(request, "weights")
-    if "augment" in offers:
+    if "augment" in available:
         found["augment"] = replies.flag(request, "augment")
     return Options(**found)
 
 
 def marks_of(request: Mapping[str, Any], image: Volume) -> MarkedOrgan:
-    """Returns what a person has marked, in voxel indices of the CT.
+    """Returns the organ and the marks of a request, converted to voxel indices of the CT in LPS orientation.
+
+    Args:
+        request: the request, with marks as voxel indices (x, y, z) of the file.
+        image: the CT.
 
     Raises:
         InputError: no mark lies on the organ, or a mark cannot be used.
@@ -57,24 +61,29 @@ def marks_of(request: Mapping[str, Any], image: Volume) -> MarkedOrgan:
 
 
 def _organ(request: Mapping[str, Any]) -> int:
-    """Returns the organ's number. OHIF names none, as it puts the result into the segment that is chosen there: the first."""
+    """Returns the number of the organ `label`.
+
+    The default is the first organ: OHIF sends no name, because it writes the result into the segment that the user selected.
+    """
     name = replies.text(request, "label")
     return organ_table().select([name])[0] if name else organ_table().indices[0]
 
 
 def _listed(request: Mapping[str, Any], key: str) -> list[Any]:
+    """Returns a list in a request, which may be sent as JSON text; empty by default."""
     value = request.get(key) or []
     if isinstance(value, str):
         try:
             value = from_json(value)
         except ValueError as error:
-            raise InputError(key, "is no list.", "Send voxel indices [[x, y, z], …].") from error
+            raise InputError(key, "is not a list.", "Send voxel indices [[x, y, z], …].") from error
     if not isinstance(value, list):
-        raise InputError(key, "is no list.", "Send voxel indices [[x, y, z], …].")
+        raise InputError(key, "is not a list.", "Send voxel indices [[x, y, z], …].")
     return value
 
 
 def _reach(request: Mapping[str, Any]) -> float | None:
+    """Returns the option `reach` in mm; None if it is empty."""
     text = replies.text(request, "reach")
     if not text:
         return None
@@ -83,5 +92,5 @@ def _reach(request: Mapping[str, Any]) -> float | None:
     except ValueError:
         value = -1.0
     if not 0 <= value < 1e6:
-        raise InputError(text[:40], "is no reach.", "Give millimetres, or leave it empty.")
+        raise InputError(text[:40], "is not a valid reach.", "Give a distance in mm, or leave it empty.")
     return value

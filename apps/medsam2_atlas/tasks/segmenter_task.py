@@ -1,4 +1,4 @@
-"""The infer task of every segmenter: the registry's models behind MONAI Label's interface."""
+"""The infer task of a model: the registry's segmenters behind MONAI Label's interface."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from tasks.requests import CLICKS
 
 
 class SegmenterTask(InferTask):
-    """Segments a CT by one of a model's segmenters; the client chooses it, and its options, by name."""
+    """An infer task that segments a CT with one of a model's segmenters. The client chooses the segmenter and its options."""
 
     def __init__(self, models: Models, predictions: Predictions, model: Model) -> None:
-        """
+        """Creates the task of a model.
+
         Args:
-            models: atlas and networks, loaded when first needed.
-            predictions: runs segmenters.
-            model: of the registry.
+            models: atlas and networks, which are loaded when they are first needed.
+            predictions: runs the segmenters.
+            model: entry of the registry.
         """
         clicks = model.role == "interactive"
         kind = InferType.DEEPGROW if clicks else InferType.SEGMENTATION
         super().__init__(kind, {o.name: o.index for o in organ_table().organs}, 3, model.description)
         self.inputs = CLICKS if clicks else frozenset[str]()
-        """Keys of a request besides the options of `config`."""
+        """The keys of a request that are not options of `config`."""
         self._models, self._predictions, self._model = models, predictions, model
 
     @property
     def uses_network(self) -> bool:
-        """Returns whether a work process for it may need a GPU."""
+        """Whether a work process of the task may need a GPU."""
         return self._default.uses_network
 
     def config(self) -> dict[str, Any]:
-        """Returns options for viewers: lists become drop-downs, texts become fields."""
+        """Returns the options for viewers, which show a list as a drop-down menu and a text as a field."""
         names = {"strategy": list(self._model.names)} if self._model.role == "prompted" else {}
         return names | self._default.offers()
 
@@ -51,18 +52,18 @@ class SegmenterTask(InferTask):
         return about | self._default.describe()
 
     def missing(self) -> str:
-        """Returns what keeps the task from running, with its remedy; empty if nothing does."""
+        """Returns the reason why the task cannot run, and the remedy; an empty string if it can."""
         try:
             return self._default.missing()
-        except MedSAM2AtlasError as error:  # its folder is gone
+        except MedSAM2AtlasError as error:  # the folder of the model was removed
             return str(error)
 
     def is_valid(self) -> bool:
-        """Returns whether nothing keeps the task from running."""
+        """Returns whether the task can run."""
         return not self.missing()
 
     def get_path(self, validate: bool = True) -> str | None:
-        """Returns the file of the weights, for MONAI Label's model download; None if there is no single one."""
+        """Returns the weights file, for MONAI Label's model download; None if the model has no single weights file."""
         try:
             file = self._default.weights_file()
         except MedSAM2AtlasError:
@@ -70,7 +71,11 @@ class SegmenterTask(InferTask):
         return None if file is None else str(file)
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Segments `request["image"]`; returns the label map's file, on the grid of the image, and JSON with the report."""
+        """Segments the file `request["image"]` without storing the result.
+
+        Returns:
+            The path of the label map, which has the grid of the image; and the JSON part of the reply, with the report.
+        """
         result = self._predictions.once(self._model.tag, Path(request["image"]), request)
         report = result.report.to_json()
         return replies.as_file(result.labels, request), replies.as_json(report, {n: self.labels[n] for n in report["organs"]})

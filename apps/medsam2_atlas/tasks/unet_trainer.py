@@ -1,4 +1,4 @@
-"""The U-Nets' train tasks: MONAI Label's `BasicTrainTask` around `medsam2_atlas.unet.UNetTraining`."""
+"""The train tasks of the U-Nets: MONAI Label's `BasicTrainTask` around `medsam2_atlas.unet.UNetTraining`."""
 
 from __future__ import annotations
 
@@ -23,24 +23,27 @@ from medsam2_atlas.unet import (
     with_training,
 )
 from tasks import replies
-from tasks.finals import learnable
+from tasks.finals import training_finals
 
 _REQUEST_TO_TRAINING = {"max_epochs": "epochs", "early_stop_patience": "early_stop", "val_split": "validation_share"}
-_ASKED = ("learning_rate", "patches_per_case", "cases_per_step", "validate_every")
+"""Options that MONAI Label calls by another name → name in the training configuration."""
+_SAME_NAMES = ("learning_rate", "patches_per_case", "cases_per_step", "validate_every")
+"""Options with the same name in both."""
 
 
 class UNetTrainTask(BasicTrainTask):
-    """Trains on all labels that are signed off, and accepted if the review stage is on.
+    """A train task that trains a U-Net on all signed-off studies; with the review stage on, only on accepted ones.
 
-    A run that was killed goes on with the next call.
+    A training that was killed resumes with the next call.
     """
 
     def __init__(self, models: Models, name: str, description: str) -> None:
-        """
+        """Creates the task of a U-Net.
+
         Args:
-            models: where to start from, and the studies' work folder.
-            name: `unet_2d` or `unet_3d`.
-            description: for people.
+            models: weights to start from, and the studies' work folder.
+            name: name of the U-Net, `unet_2d` or `unet_3d`.
+            description: text that clients show.
         """
         folder = models.work.path / name
         training = models.unet_config(name).training
@@ -54,7 +57,7 @@ class UNetTrainTask(BasicTrainTask):
                 "val_split": training.validation_share,
                 "multi_gpu": False,
                 "tracking": "None",
-                **{key: getattr(training, key) for key in _ASKED},
+                **{key: getattr(training, key) for key in _SAME_NAMES},
             },
             stats_path=str(folder / "stats.json"),
             labels={o.name: o.index for o in organ_table().organs},
@@ -65,39 +68,40 @@ class UNetTrainTask(BasicTrainTask):
         self._skipped: dict[str, str] = {}
 
     def __call__(self, request: dict[str, Any], datastore: StudyDatastore) -> Any:
-        """Trains on the device that the request names, or else on the server's; MONAI Label would take the first GPU."""
-        named = request.get("device") or ""  # if it is `cpu`, this process may not be able to use the server's
+        """Trains on the device in the request, or else on the server's device; MONAI Label would use the first GPU."""
+        named = request.get("device") or ""  # for `cpu`, this process may have been started without access to the GPU
         device = self._models.device if named in ("", "cuda") else pick_device(named)
         return super().__call__({**request, "device": str(device)}, datastore)
 
     def config(self) -> dict[str, Any]:
-        """Options for viewers: those that have an effect."""
-        return {key: self._config[key] for key in ("pretrained", *_REQUEST_TO_TRAINING, *_ASKED)}
+        """Returns the options for viewers; MONAI Label's options without effect are left out."""
+        return {key: self._config[key] for key in ("pretrained", *_REQUEST_TO_TRAINING, *_SAME_NAMES)}
 
     def stats(self) -> dict[str, Any]:
-        """Returns the statistics of the last call."""
+        """Returns the statistics of the last training."""
         try:
             stats: dict[str, Any] = super().stats()
-        except (OSError, ValueError) as error:  # the next training overwrites it
-            return {"problem": f"what the last training did cannot be read ({error})."}
+        except (OSError, ValueError) as error:  # the next training replaces the file
+            return {"problem": f"The report of the last training cannot be read ({error})."}
         return stats
 
     def pre_process(self, request: dict[str, Any], datastore: StudyDatastore) -> list[TrainingCase]:
-        """Returns the studies that models may learn from."""
-        finals = learnable(datastore)
+        """Returns the studies to train on."""
+        finals = training_finals(datastore)
         self._skipped = finals.problems
         return [TrainingCase(files.name, files.image, files.label, hu=self._models.hu) for files in finals.files]
 
     def partition_datalist(self, context: Context, shuffle: bool = False) -> tuple[list[TrainingCase], list[TrainingCase]]:
-        """Returns training and validation cases; a study stays on its side from call to call."""
+        """Returns training and validation cases; a study stays in the same set in every training."""
         return split_cases(context.datalist, float(context.request["val_split"]))
 
     def network(self, context: Context) -> Any:
-        """Returns the network of a run that begins or goes on here."""
+        """Starts or resumes the training run, and returns its network."""
         request = context.request
-        asked = {name: request[key] for key, name in _REQUEST_TO_TRAINING.items()} | {key: request[key] for key in _ASKED}
-        asked["early_stop"] = max(0, int(asked["early_stop"]))  # MONAI Label's own default for "never" is -1
-        config = with_training(self._models.unet_config(self._name), asked)
+        options = {name: request[key] for key, name in _REQUEST_TO_TRAINING.items()}
+        options |= {key: request[key] for key in _SAME_NAMES}
+        options["early_stop"] = max(0, int(options["early_stop"]))  # MONAI Label's value for "never" is -1
+        config = with_training(self._models.unet_config(self._name), options)
         start = None
         if replies.flag(request, "pretrained"):
             with suppress(WeightsError):
@@ -106,28 +110,28 @@ class UNetTrainTask(BasicTrainTask):
         return self._run.network
 
     def optimizer(self, context: Context) -> Any:
-        """AdamW, as the configuration says."""
+        """Returns the optimiser of the run: AdamW with the configured parameters."""
         return self._current.optimizer
 
     def loss_function(self, context: Context) -> Any:
-        """Cross entropy and Dice that know which organs a case has annotated."""
+        """Returns the loss: cross entropy and Dice over the organs that are annotated in a case."""
         return self._current.trainer.loss_function
 
     def train_pre_transforms(self, context: Context) -> Any:
-        """From files to augmented patches."""
+        """Returns the transforms from files to augmented patches."""
         config = self._current.config
         return [*cached_transforms(config).transforms, *random_transforms(config).transforms]
 
     def train_post_transforms(self, context: Context) -> Any:
-        """None: the loss takes logits."""
+        """Returns None: the loss uses logits, which need no transform."""
         return None
 
     def val_inferer(self, context: Context) -> Inferer:
-        """Sliding windows over the whole case: validation never crops around the truth."""
+        """Returns the inferer for validation: sliding windows over the whole case, never cropped around the ground truth."""
         return UNetInferer(self._current.config)
 
     def finalize(self, context: Context) -> None:
-        """Nothing: the run keeps its own checkpoints and statistics, each replaced in one step."""
+        """Does nothing: the run itself writes its checkpoints and statistics, each replaced in one step."""
 
     def _create_evaluator(self, context: Context) -> Any:
         validation = self._current.validation
@@ -138,5 +142,5 @@ class UNetTrainTask(BasicTrainTask):
 
     @property
     def _current(self) -> UNetTraining:
-        assert self._run is not None, "MONAI Label makes the network first"
+        assert self._run is not None, "MONAI Label calls `network` first"
         return self._run

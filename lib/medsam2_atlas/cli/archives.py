@@ -18,21 +18,24 @@ from medsam2_atlas.cli.outputs import JSON, check_files
 if TYPE_CHECKING:
     from medsam2_atlas.archive import Backup, Verification
 
-_Dest = Annotated[Path, typer.Argument(help="Folder of the backup, on another disk.")]
+_Dest = Annotated[Path, typer.Argument(help="Backup folder, on another disk than the studies.")]
 
 
 def verify_command(
     studies: Annotated[
-        str, typer.Argument(help="Studies folder, DICOMweb URL of this machine's server, or folder of a backup.")
+        str,
+        typer.Argument(
+            help="Studies folder, backup folder, or the DICOMweb URL that the server on this machine was started with."
+        ),
     ],
     again: Annotated[
-        bool, typer.Option("--again", help="Begin anew instead of going on where a verification was stopped.")
+        bool, typer.Option("--again", help="Start from the first file instead of resuming an interrupted verification.")
     ] = False,
-    report: Annotated[Path | None, typer.Option("--report", help="Write the findings to this file, as JSON.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="JSON file to write the findings to. Default: none.")] = None,
 ) -> None:
-    """Compare every file with its recorded checksum. Exit status 1 if something is damaged or missing.
+    """Compare every file with its recorded checksum. The exit status is 1 if a file is damaged or missing.
 
-    A verification that was stopped goes on where it was. Runs beside a live server.
+    An interrupted verification resumes. The server may run at the same time.
     """
     check_files((report, JSON))
     from medsam2_atlas.archive import IDENTITY, Place, verify, verify_backup
@@ -46,21 +49,23 @@ def verify_command(
             found = verify(Place.existing(studies), again=again, progress=progress)
     if report is not None:
         write_json([vars(finding) for finding in found.findings], report)
-    _tell(found)
+    _print_verification(found)
 
 
 def backup_command(
     studies: StudiesArgument,
     dest: _Dest,
-    images: Annotated[bool, typer.Option(help="Copy the CTs; leave them out only if they are archived elsewhere.")] = True,
+    images: Annotated[bool, typer.Option(help="Copy the CTs. Use --no-images only if they are archived elsewhere.")] = True,
     keep: Annotated[
-        int | None, typer.Option(min=1, help="Number of snapshots that stay; older ones are removed. All stay by default.")
+        int | None, typer.Option(min=1, help="Number of newest snapshots to keep; older ones are removed. Default: all.")
     ] = None,
-    moved: Annotated[bool, typer.Option("--moved", help="Accept studies whose path or URL has changed.")] = False,
+    moved: Annotated[
+        bool, typer.Option("--moved", help="Continue a backup of studies that have a new path or URL since its last snapshot.")
+    ] = False,
 ) -> None:
-    """Add a snapshot of the studies to a backup; only what is new is copied. Runs beside a live server.
+    """Add a snapshot of the studies to a backup. Only new contents are copied. The server may run at the same time.
 
-    Exit status 1 if files could not be copied or are damaged: the snapshot holds all others.
+    The exit status is 1 if files are damaged or could not be copied; the snapshot contains all other files.
     """
     from medsam2_atlas.archive import Place, back_up
     from medsam2_atlas.storage import WorkFolder
@@ -74,17 +79,17 @@ def backup_command(
         done = True
     finally:
         record_command(WorkFolder(place.work), "studies.backup", outcome="done" if done else "failed", details=details)
-    _tell_backup(made, keep)
+    _print_backup(made, keep)
 
 
 def restore_command(
     dest: _Dest,
     studies: Annotated[
-        str, typer.Argument(help="Folder that is empty or new, or a DICOMweb URL for which nothing is kept here.")
+        str, typer.Argument(help="Empty or new studies folder, or a DICOMweb URL for which this machine keeps no data.")
     ],
-    snapshot: Annotated[str, typer.Option(help="Name of the snapshot, or its beginning; the newest by default.")] = "",
+    snapshot: Annotated[str, typer.Option(help="Name of the snapshot, or the start of the name. Default: the newest.")] = "",
 ) -> None:
-    """Restore a snapshot into an empty place, and verify it there. A restore that was stopped goes on."""
+    """Restore a snapshot to an empty folder or an unused URL, and verify it there. An interrupted restore resumes."""
     from medsam2_atlas.archive import Place, restore, verify
     from medsam2_atlas.storage import WorkFolder
 
@@ -97,11 +102,11 @@ def restore_command(
     echo(f"{len(made.snapshot.entries) - len(made.damaged)} files of {made.snapshot.name} are in {place.root}")
     for path, problem in made.damaged.items():
         echo(f"{path} {problem} Take it from another backup.")
-    _tell(found, failed=bool(made.damaged))
+    _print_verification(found, failed=bool(made.damaged))
 
 
 def snapshots_command(dest: _Dest) -> None:
-    """List the snapshots of a backup, the oldest first."""
+    """List the snapshots of a backup, oldest first."""
     from medsam2_atlas.archive import Vault
 
     vault = Vault.existing(dest)
@@ -114,34 +119,35 @@ def snapshots_command(dest: _Dest) -> None:
             table.add_row(name, "", "", "", escape(error.problem))
             failed = True
             continue
-        told = (str(len(found.entries)), f"{found.size / 1e6:.1f}", "yes" if found.images else "no", str(len(found.problems)))
-        table.add_row(name, *told)
+        cells = (str(len(found.entries)), f"{found.size / 1e6:.1f}", "yes" if found.images else "no", str(len(found.problems)))
+        table.add_row(name, *cells)
     console.print(table)
     if failed:
         raise typer.Exit(1)
 
 
-def _tell(found: Verification, *, failed: bool = False) -> None:
-    """Prints what a verification has found, and ends the command with its exit status."""
+def _print_verification(found: Verification, *, failed: bool = False) -> None:
+    """Prints the findings of a verification; exits with status 1 if a file is lost or `failed` is set."""
     for finding in found.findings:
         echo(f"{'' if finding.lost else 'note: '}{finding.path} {finding.problem} {finding.remedy}".rstrip())
     lost = sum(finding.lost for finding in found.findings)
-    before = f", {found.resumed} of them by the run that was stopped" if found.resumed else ""
+    before = f", {found.resumed} of them by the interrupted run" if found.resumed else ""
     echo(f"{found.files} files were read{before}; {lost or 'no'} {'problem' if lost == 1 else 'problems'}")
     if lost or failed:
         raise typer.Exit(1)
 
 
-def _tell_backup(made: Backup, keep: int | None) -> None:
+def _print_backup(made: Backup, keep: int | None) -> None:
+    """Prints the result of a backup; exits with status 1 if the snapshot has problems."""
     snapshot = made.snapshot
     for path, reason in sorted(made.left_out.items()):
         echo(f"note: {path} {reason}")
     for path, problem in sorted(snapshot.problems.items()):
         echo(f"{path} {problem}")
-    echo(f"snapshot {snapshot.name}: {len(snapshot.entries)} files, of which new contents: {made.added}")
+    echo(f"snapshot {snapshot.name}: {len(snapshot.entries)} files; new contents: {made.added}")
     for name in made.removed:
         echo(f"snapshot {name} was removed")
     if snapshot.problems:
         if keep is not None:
-            echo("no snapshot was removed, since older ones may hold what is damaged now")
+            echo("no snapshot was removed, because older ones may contain intact copies of the damaged files")
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`medsam2-atlas atlas …`: build an atlas, look at it, apply it."""
+"""`medsam2-atlas atlas …`: builds, grows, lists and applies atlases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, MissingOrgan
 from medsam2_atlas.base.console import bars, console, echo
 from medsam2_atlas.base.errors import AtlasError
 from medsam2_atlas.base.files import replacing
-from medsam2_atlas.cli.cases import learnable, print_left_out
+from medsam2_atlas.cli.cases import print_left_out, training_cases
 from medsam2_atlas.cli.folders import study_folder
 from medsam2_atlas.cli.options import HuOption, StrictOption
 from medsam2_atlas.cli.outputs import NPZ, check_files, check_folder
@@ -22,21 +22,23 @@ from medsam2_atlas.cli.outputs import NPZ, check_files, check_folder
 if TYPE_CHECKING:
     from medsam2_atlas.atlas import Atlas
 
-app = typer.Typer(help="The atlas of annotated CTs.", no_args_is_help=True)
+app = typer.Typer(help="Build, grow and inspect the atlas of annotated CTs.", no_args_is_help=True)
 
 
 @app.command("build")
 def build_command(
-    references: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, files of the same names.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the atlas; an atlas that stands there is replaced.")],
+    references: Annotated[Path, typer.Argument(help="Folder with images/ and labels/; a CT and its label map share a name.")],
+    out: Annotated[Path, typer.Argument(help="Atlas folder to write; an existing atlas is replaced.")],
     missing: Annotated[
         MissingOrgan,
-        typer.Option(help="An organ that a label map lacks: not annotated (unknown) or truly not there (absent)."),
+        typer.Option(
+            help="Meaning of an organ that a label map lacks: not annotated (unknown), or not present in the patient (absent)."
+        ),
     ] = "unknown",
     hu: HuOption = "check",
     strict: StrictOption = False,
 ) -> None:
-    """Register annotated CTs into a common space and average their labels there."""
+    """Build an atlas: register annotated CTs into a common space and average their label maps there."""
     check_folder(out, replaced=True)
     from medsam2_atlas.imaging.hounsfield import HuRule
 
@@ -57,15 +59,18 @@ def build_command(
 @app.command("grow")
 def grow_command(
     studies: Annotated[Path, typer.Argument(help="Studies folder: CTs at its top, signed-off label maps in labels/final/.")],
-    atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the base atlas; default: the usual places.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="A study to keep out from now on; may be repeated.")] = None,
-    include: Annotated[list[str] | None, typer.Option(help="An excluded study to admit again; may be repeated.")] = None,
-    trust: Annotated[list[str] | None, typer.Option(help="A study to take although it is an outlier; may be repeated.")] = None,
-    rebuild: Annotated[bool, typer.Option(help="Register everything again.")] = False,
+    atlas: Annotated[
+        Path | None,
+        typer.Option("--atlas", help="Base atlas folder. Default: $MEDSAM2_ATLAS, else `atlas` in the model folder, if any."),
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Study to exclude from now on. Repeatable.")] = None,
+    include: Annotated[list[str] | None, typer.Option(help="Excluded study to include again. Repeatable.")] = None,
+    trust: Annotated[list[str] | None, typer.Option(help="Study to add although it is an outlier. Repeatable.")] = None,
+    rebuild: Annotated[bool, typer.Option(help="Register all references again. Default: only the new ones.")] = False,
     hu: HuOption = "check",
     strict: StrictOption = False,
 ) -> None:
-    """Let the atlas of a studies folder grow by what was signed off; only new labels are registered."""
+    """Grow the atlas of a studies folder: add its signed-off label maps as references."""
     from medsam2_atlas.imaging.hounsfield import HuRule
 
     rule = HuRule.parse(hu)
@@ -75,7 +80,7 @@ def grow_command(
     folder = study_folder(studies)
     check_folder(folder.work.path)
     skipped: dict[str, str] | None = None if strict else {}
-    finals = learnable(folder, skipped)
+    finals = training_cases(folder, skipped)
     record_command(folder.work, "train.start", details={"model": "medsam2_atlas"})
     options = StudiesGrowthOptions(
         exclude=exclude or (), include=include or (), trust=trust or (), rebuild=rebuild, hu=rule, strict=strict
@@ -94,9 +99,9 @@ def grow_command(
 @app.command("versions")
 def versions_command(
     studies: Annotated[Path, typer.Argument(help="Studies folder.")],
-    activate: Annotated[str, typer.Option(help="Make this version the current one.")] = "",
+    activate: Annotated[str, typer.Option(help="Version to make the current one. Default: no change.")] = "",
 ) -> None:
-    """List the versions of a studies folder's atlas, or go back to one."""
+    """List the versions of a studies folder's atlas; with --activate, change the current one."""
     from medsam2_atlas.studies import atlas_store
 
     store = atlas_store(study_folder(studies).work)
@@ -108,8 +113,8 @@ def versions_command(
 
 
 @app.command("info")
-def info_command(folder: Annotated[Path, typer.Argument(help="Folder of the atlas.")]) -> None:
-    """Print what an atlas holds."""
+def info_command(folder: Annotated[Path, typer.Argument(help="Atlas folder.")]) -> None:
+    """Print an atlas' organs, references and version."""
     from medsam2_atlas.atlas import Atlas, resolve_atlas
 
     atlas = Atlas.load(resolve_atlas(folder))
@@ -120,11 +125,14 @@ def info_command(folder: Annotated[Path, typer.Argument(help="Folder of the atla
 @app.command("scores")
 def scores_command(
     image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a DICOM series (its folder, or one of its files).")],
-    atlas: Annotated[Path, typer.Option("--atlas", help="Folder of the atlas.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Score maps as .npz, 0..255 per organ.")] = None,
+    atlas: Annotated[Path, typer.Option("--atlas", help="Atlas folder.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File (.npz) to write the score maps to, 0..255 per organ. Default: none."),
+    ] = None,
     hu: HuOption = "check",
 ) -> None:
-    """Print the highest score of each organ in a CT; write the score maps where asked."""
+    """Compute the score maps of a CT and print each organ's maximum score; with --out, write the maps."""
     check_files((out, NPZ), inputs=(image,))
     from medsam2_atlas.imaging.hounsfield import HuRule, read_ct
 
@@ -159,10 +167,10 @@ def scores_command(
 
 
 def base_atlas(given: Path | None) -> Atlas | None:
-    """The atlas named or found in the usual places; None where none is named and none found.
+    """Returns the atlas in the folder `given`, or else the default atlas; None if there is no default atlas.
 
     Raises:
-        AtlasError: the one that is named is none.
+        AtlasError: the folder `given` contains no atlas.
     """
     from medsam2_atlas.atlas import Atlas
     from medsam2_atlas.segmenters.places import find_atlas
@@ -176,6 +184,7 @@ def base_atlas(given: Path | None) -> Atlas | None:
 
 
 def _show(atlas: Atlas) -> None:
+    """Prints a table of an atlas' organs, and warnings about outlying references."""
     from medsam2_atlas.imaging.labels import organ_table
 
     table = Table("organ", "references", "highest share", "Dice between references")
@@ -189,6 +198,6 @@ def _show(atlas: Atlas) -> None:
 def _warn_of(disagreeing: Iterable[str]) -> None:
     for name in disagreeing:
         console.print(
-            f"[yellow]warning:[/] {escape(name)} agrees with no other reference: check its CT, its label map and its "
-            "registration, or leave it out."
+            f"[yellow]warning:[/] {escape(name)} agrees with no other reference. Check its CT, its label map and its "
+            "registration, or exclude it."
         )

@@ -1,4 +1,4 @@
-"""`medsam2-atlas studies audit`: what the audit log has, and whether it is as it was written."""
+"""`medsam2-atlas studies audit`: prints the audit log, and checks that it was not changed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ _SHOWN = ("at", "who", "action", "study", "tag", "version", "outcome", "place")
 
 def audit_command(
     studies: StudiesArgument,
-    study: Annotated[str, typer.Option(help="Only what was done to this study: its name, or its hash.")] = "",
-    who: Annotated[str, typer.Option(help="Only what this person did: name or id.")] = "",
-    since: Annotated[str, typer.Option(help="Only lines from this UTC time on, such as 2026-11-26 or 2026-11-26T08:30.")] = "",
-    action: Annotated[
-        str, typer.Option(help="Only this action, such as label.save, or all that begin so, such as label.")
+    study: Annotated[str, typer.Option(help="Print only lines about this study (name or hash). Default: all.")] = "",
+    who: Annotated[str, typer.Option(help="Print only lines about this person (name or id). Default: all.")] = "",
+    since: Annotated[
+        str, typer.Option(help="Print only lines from this UTC time on, such as 2026-11-26 or 2026-11-26T08:30. Default: all.")
     ] = "",
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Show the newest lines, so many at most.")] = 1000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the lines as they are, for other programs.")] = False,
+    action: Annotated[
+        str, typer.Option(help="Print only this action, such as label.save, or this group, such as label. Default: all.")
+    ] = "",
+    limit: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Max number of lines to print; the newest are printed.")
+    ] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each line of the log as JSON instead of a table.")] = False,
 ) -> None:
-    """Print the audit log, the newest last, and check that no line was changed. Exit status 1 if one was."""
+    """Print the audit log, newest line last, and check that no line was changed. The exit status is 1 if one was."""
     from medsam2_atlas.archive import Place
     from medsam2_atlas.audit.reading import Wanted, check, lines
 
@@ -43,7 +47,7 @@ def audit_command(
     checked = check(work)
     for problem in checked.problems:
         typer.echo(problem, err=True)
-    begin = "" if checked.whole else "; older files are gone"
-    typer.echo(f"{checked.lines} lines were checked{begin}; the last one's digest is {checked.last}", err=as_json)
+    begin = "" if checked.whole else "; older files were deleted"
+    typer.echo(f"{checked.lines} lines were checked{begin}; the digest of the last line is {checked.last}", err=as_json)
     if checked.problems:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Annotated CTs of a folder, for commands that work on many cases, and the list of those that were left out."""
+"""Finds the annotated CTs of a folder for commands that process many cases, and prints the cases that were left out."""
 
 from __future__ import annotations
 
@@ -22,30 +22,34 @@ def annotated_cases(folder: Path, skipped: dict[str, str] | None) -> list[Refere
     """Returns the annotated CTs of a folder with `images/` and `labels/`, or of a studies folder.
 
     Args:
-        folder: of either kind.
-        skipped: filled with the reason why a file is left out, by name; None raises the first one's error.
+        folder: folder with CTs in `images/` and label maps of the same names in `labels/`, or a studies folder.
+        skipped: filled with the names of the cases that are left out and the reasons; with None, the first such case raises
+            an error.
 
     Raises:
-        InputError: no annotated CT; if `skipped` is None, a file without a pair.
+        InputError: the folder has no annotated CT, or `skipped` is None and a case cannot be used.
     """
     from medsam2_atlas.atlas import find_references
 
     if (folder / "images").is_dir():
         return find_references(folder, skipped)
-    found = learnable(study_folder(folder), skipped)
+    found = training_cases(study_folder(folder), skipped)
     if not found:
         print_left_out(skipped)
         raise InputError(folder, "has no annotated CTs.", "Put CTs into images/ and label maps of the same names into labels/.")
     return found
 
 
-def learnable(folder: StudyFolder, skipped: dict[str, str] | None) -> list[ReferenceFiles]:
-    """Returns the signed-off studies of a folder that models may learn from; see `annotated_cases`.
+def training_cases(folder: StudyFolder, skipped: dict[str, str] | None) -> list[ReferenceFiles]:
+    """Returns the signed-off studies of a folder that models may be trained on; `skipped` is as in `annotated_cases`.
 
-    Label maps with a problem are left out, and, if the review stage is on, those that no reviewer has accepted.
+    Label maps with a problem are left out. If the review stage is on, so are label maps that no reviewer has accepted.
+
+    Raises:
+        InputError: `skipped` is None and a study cannot be used.
     """
     found = []
-    listed = signed_off(folder, skipped)
+    listed = signed_off_cases(folder, skipped)
     labels = folder.store.labels()
     for files in listed:
         label = labels.get(files.name, {}).get(FINAL)
@@ -59,22 +63,25 @@ def learnable(folder: StudyFolder, skipped: dict[str, str] | None) -> list[Refer
     return found
 
 
-def signed_off(folder: StudyFolder, skipped: dict[str, str] | None) -> list[ReferenceFiles]:
-    """Returns the studies of a folder with their signed-off label maps; see `annotated_cases`.
+def signed_off_cases(folder: StudyFolder, skipped: dict[str, str] | None) -> list[ReferenceFiles]:
+    """Returns the studies of a folder that have a signed-off label map; `skipped` is as in `annotated_cases`.
 
-    A study whose image was replaced under its label map, or that has files of two images, is left out.
+    A study is left out if its image was replaced after the label map was drawn, or if it has files of two different images.
+
+    Raises:
+        InputError: `skipped` is None and a study cannot be used.
     """
     from medsam2_atlas.atlas import ReferenceFiles
 
     store = folder.store
     store.audit()
-    told, images, found = store.problems(), store.images(), []
-    problems = {study: wrong["image"] for study, wrong in told.items() if "image" in wrong}
+    images, found = store.images(), []
+    problems = {study: wrong["image"] for study, wrong in store.problems().items() if "image" in wrong}
     for name, tags in sorted(store.labels().items()):
         label = tags.get(FINAL)
         if label is not None and label.unsure:
             problems.setdefault(name, label.problem)
-        elif label is not None and name not in problems:  # whoever reads it names what else is wrong with it
+        elif label is not None and name not in problems:  # other problems are reported when the label map is read
             found.append(ReferenceFiles(name, images[name].file, label.file))
     for name, problem in folder.problems(FINAL).items():
         problems.setdefault(name, problem)
@@ -89,7 +96,7 @@ def signed_off(folder: StudyFolder, skipped: dict[str, str] | None) -> list[Refe
 
 
 def print_left_out(skipped: Mapping[str, str] | None) -> None:
-    """Prints cases that were left out, with their reasons, by name."""
+    """Prints the cases that were left out, sorted by name, each with its reason."""
     if skipped:
         console.print(f"[yellow]{len(skipped)} left out:[/]")
     for name, reason in sorted((skipped or {}).items()):

@@ -1,4 +1,4 @@
-"""`medsam2-atlas check`: which CTs and label maps can be used, and why others cannot."""
+"""`medsam2-atlas check`: reports which CTs and label maps can be used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from medsam2_atlas.base.console import bars, console, echo
 from medsam2_atlas.base.errors import problem_of
-from medsam2_atlas.cli.cases import annotated_cases, signed_off
+from medsam2_atlas.cli.cases import annotated_cases, signed_off_cases
 from medsam2_atlas.cli.folders import study_folder
 from medsam2_atlas.cli.options import HuOption
 from medsam2_atlas.cli.outputs import JSON, check_files
@@ -22,18 +22,21 @@ if TYPE_CHECKING:
     from medsam2_atlas.imaging.volume import Volume
 
 Case = tuple[str, Path, Path | None]
-"""Name, CT, and its label map if there is one."""
+"""Name, CT file, and label map file (None if there is none)."""
 
 
 def check_command(
     path: Annotated[
         Path, typer.Argument(help="A CT, a DICOM series, a studies folder, or a folder with images/ and labels/.", exists=True)
     ],
-    label: Annotated[Path | None, typer.Option("--label", help="The label map of the one CT.", exists=True)] = None,
+    label: Annotated[Path | None, typer.Option("--label", help="Label map of PATH, if PATH is one CT.", exists=True)] = None,
     hu: HuOption = "check",
-    report: Annotated[Path | None, typer.Option("--report", help="Write the findings here too, as JSON.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="JSON file to write the findings to. Default: none.")] = None,
 ) -> None:
-    """Tell which CTs and label maps can be used, what is mended as they are read, and why others cannot be used."""
+    """Report which CTs and label maps can be used, which defects are corrected on reading, and which files cannot be used.
+
+    The exit status is 1 if a case cannot be used.
+    """
     check_files((report, JSON), inputs=(path, label))
     from medsam2_atlas.base.files import write_json
     from medsam2_atlas.imaging.hounsfield import HuRule
@@ -43,7 +46,7 @@ def check_command(
     found: list[dict[str, Any]] = []
     with bars() as progress:
         for number, case in enumerate(cases):
-            found.append(_examined(case, rule))
+            found.append(_findings(case, rule))
             progress("reading", (number + 1) / len(cases))
     found += [{"name": name, "problem": problem} for name, problem in sorted(left_out.items())]
     if report is not None:
@@ -56,7 +59,7 @@ def check_command(
 
 
 def _cases(path: Path, label: Path | None, left_out: dict[str, str]) -> list[Case]:
-    """Returns the cases of a path; `left_out` is filled with why others cannot be used, by name."""
+    """Returns the cases of a path; adds the names of unusable cases and the reasons to `left_out`."""
     from medsam2_atlas.storage import unopened_studies
 
     if not path.is_dir() or label is not None:
@@ -66,17 +69,17 @@ def _cases(path: Path, label: Path | None, left_out: dict[str, str]) -> list[Cas
     folder = study_folder(path)
     if not folder.has_images() and not (path / "labels").is_dir():
         return [(path.name, path, None)]
-    if not folder.work.path.is_dir():  # a check does not write into a folder that is none of the program's yet
+    if not folder.work.path.is_dir():  # opening the folder as studies would write into it; a check must not
         studies, problems = unopened_studies(folder)
         left_out.update(problems)
         return [(study.name, study.image, study.final) for study in studies]
-    images, finals = {study.name: study.image for study in folder.studies()}, signed_off(folder, left_out)
+    images, finals = {study.name: study.image for study in folder.studies()}, signed_off_cases(folder, left_out)
     labels = {files.name: files.label for files in finals}
     return [(name, image, labels.get(name)) for name, image in images.items()]
 
 
-def _examined(case: Case, rule: HuRule) -> dict[str, Any]:
-    """Returns what a case holds, or its `problem`."""
+def _findings(case: Case, rule: HuRule) -> dict[str, Any]:
+    """Reads a case and returns its grid, HU finding, organs and remarks, or its `problem`."""
     from medsam2_atlas.imaging.hounsfield import read_ct
     from medsam2_atlas.imaging.volume import read_labels
 
@@ -88,7 +91,7 @@ def _examined(case: Case, rule: HuRule) -> dict[str, Any]:
         if label is not None:
             labels = read_labels(label, volume)
             about |= {"organs": _organs(label, labels), "remarks": [*about["remarks"], *labels.remarks]}
-    except Exception as error:  # noqa: BLE001 - one bad case must not stop the others
+    except Exception as error:  # noqa: BLE001 - one bad case must not stop the check of the others
         about["problem"] = problem_of(error)
     return about
 
@@ -101,30 +104,30 @@ def _organs(file: Path, labels: Volume) -> list[str]:
     """Returns the organs of a label map.
 
     Raises:
-        InputError: it is empty, or holds numbers that are no organs.
+        InputError: the label map is empty, or contains a number that is not an organ's.
     """
     import numpy as np
 
     from medsam2_atlas.imaging.labels import organ_table
 
-    table, held = organ_table(), np.unique(labels.array).tolist()
-    table.check(file, held)
-    return [table[k].name for k in held if k]
+    table, found = organ_table(), np.unique(labels.array).tolist()
+    table.check(file, found)
+    return [table[k].name for k in found if k]
 
 
 def _table(found: list[dict[str, Any]]) -> Table:
     table = Table("case", "grid", "values", "organs", "remarks and problems")
     for case in found:
-        told = [f"[yellow]{escape(text)}[/]" for text in case.get("remarks", ())]
+        remarks = [f"[yellow]{escape(text)}[/]" for text in case.get("remarks", ())]
         if "problem" in case:
-            told.append(f"[red]{escape(_short(case))}[/]")
+            remarks.append(f"[red]{escape(_short_problem(case))}[/]")
         organs = str(len(case["organs"])) if "organs" in case else ""
-        table.add_row(escape(case["name"]), *_columns(case), organs, "\n".join(told))
+        table.add_row(escape(case["name"]), *_columns(case), organs, "\n".join(remarks))
     return table
 
 
-def _short(case: dict[str, Any]) -> str:
-    """Returns the problem of a case without the folders of its files, which the report has."""
+def _short_problem(case: dict[str, Any]) -> str:
+    """Returns the problem of a case with file names instead of full paths; the report contains the full paths."""
     problem: str = case["problem"]
     for key in ("image", "label"):
         if key in case:
@@ -134,7 +137,7 @@ def _short(case: dict[str, Any]) -> str:
 
 
 def _columns(case: dict[str, Any]) -> Iterator[str]:
-    """Yields the grid and the values of a case as texts, empty if they are not known."""
+    """Yields the grid and the HU finding of a case as texts; empty texts if unknown."""
     if "size" not in case:
         yield from ("", "")
         return

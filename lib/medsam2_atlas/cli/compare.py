@@ -1,4 +1,4 @@
-"""`medsam2-atlas compare`: two segmenters over a studies folder."""
+"""`medsam2-atlas compare`: compares two segmenters on a studies folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medsam2_atlas.base.file_modes import umask_of_user
 from medsam2_atlas.cli.cases import print_left_out
 from medsam2_atlas.cli.folders import study_folder
 from medsam2_atlas.cli.options import (
-    SEGMENTERS,
+    AtlasOption,
     CheckpointOption,
     ConfigOption,
     DeviceOption,
@@ -27,31 +27,39 @@ from medsam2_atlas.cli.options import (
     renamed,
 )
 from medsam2_atlas.cli.outputs import check_folder
-from medsam2_atlas.segmenters.registry import family_of, model_of, preferred, trainable
+from medsam2_atlas.segmenters.registry import family_of, model_of, preferred, trainable, vocabulary
 
 DEFAULTS = (preferred("prompted"), preferred("trained"))
-"""Segmenters that are compared by default."""
+"""Names of the two segmenters that are compared by default."""
+COMPARABLE = ", ".join(name for name in vocabulary() if family_of(name).role != "reference")
+"""Names of the segmenters that can be compared, for help texts and error messages."""
 
 
 def compare_command(
-    studies: Annotated[Path, typer.Argument(help="Studies folder: CTs at its top, labels under labels/TAG/.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for table, plots and page.")] = Path("comparison"),
+    studies: Annotated[Path, typer.Argument(help="Studies folder: CTs at its top, label maps in labels/TAG/.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write table, plots and page to.")] = Path("comparison"),
     segmenter: Annotated[
-        list[str] | None, typer.Option("--segmenter", help=f"Two of {SEGMENTERS}. Default: {' and '.join(DEFAULTS)}.")
+        list[str] | None,
+        typer.Option(
+            "--segmenter",
+            help=f"A segmenter to compare; give this option twice. Default: {' and '.join(DEFAULTS)}. Choices: {COMPARABLE}.",
+        ),
     ] = None,
-    atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the base atlas.")] = None,
+    atlas: AtlasOption = None,
     unet_weights: UNetWeightsOption = None,
     folder: FolderOption = None,
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
-    worst: Annotated[int, typer.Option(min=0, help="Cases to show as pictures, those that agree least.")] = 5,
+    worst: Annotated[
+        int, typer.Option(min=0, help="Number of cases to show as pictures: those on which the segmenters agree least.")
+    ] = 5,
     hu: HuOption = "check",
     strict: StrictOption = False,
     device: DeviceOption = "auto",
     strategy: Annotated[str | None, typer.Option("--strategy", hidden=True)] = None,
     unet: Annotated[str | None, typer.Option("--unet", hidden=True)] = None,
 ) -> None:
-    """Compare two segmenters on every study: a table, plots, and a page with the worst cases."""
+    """Compare two segmenters on every study; write a table, plots, and a page with the worst cases."""
     chosen = segmenter or list(DEFAULTS)
     if len(chosen) != 2:
         raise InputError(
@@ -65,11 +73,12 @@ def compare_command(
     for name in chosen:
         if family_of(name).role == "reference":
             raise InputError(
-                name, "is not a segmenter that can be compared: it reads the true label map.", f"Choose from: {SEGMENTERS}."
+                name, "is not a segmenter that can be compared: it reads the ground truth.", f"Choose from: {COMPARABLE}."
             )
         check_segmenter(name)
     if model_of(chosen[0]) == model_of(chosen[1]):
-        raise InputError(chosen[1], f"is stored in the place of {chosen[0]}.", "Compare two models.")
+        problem = f"is stored under the same name as {chosen[0]}, so that one result would replace the other."
+        raise InputError(chosen[1], problem, "Compare two models.")
     folders = named_folders(folder)
     check_folder(out)
     from medsam2_atlas.imaging.hounsfield import HuRule
@@ -90,9 +99,9 @@ def compare_command(
     with bars() as progress:
         result = compare_studies(place, contestants, models, progress, strict=strict)
     if not result.cases:
-        told = "; ".join(f"{study}: {problem}" for study, problem in result.problems.items())
-        problem = f"has no study that can be compared: {told[:2000]}" if told else "holds no CTs."
-        raise InputError(studies, problem, "" if told else "Name the folder that holds the CTs.")
+        reasons = "; ".join(f"{study}: {problem}" for study, problem in result.problems.items())
+        problem = f"has no study that can be compared: {reasons[:2000]}" if reasons else "contains no CTs."
+        raise InputError(studies, problem, "" if reasons else "Name the folder that contains the CTs.")
     with umask_of_user():
         write_comparison(result, place, out, worst=worst)
     names = list(result.models)

@@ -1,4 +1,4 @@
-"""All configuration files that tune a method, and what has been changed in them."""
+"""Lists the configuration files that tune a method, and the settings that differ from their defaults."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def configurations() -> dict[str, Callable[[], BaseModel]]:
-    """Returns the functions that read the files of settings, by the files' names in `configs/`."""
+    """Returns the functions that read the configuration files, by file name in `configs/`."""
     from medsam2_atlas.active_learning import active_learning_config
     from medsam2_atlas.atlas.config import atlas_config
     from medsam2_atlas.evaluation import evaluation_config
@@ -39,10 +39,10 @@ def configurations() -> dict[str, Callable[[], BaseModel]]:
 
 
 def changed_settings() -> list[str]:
-    """Returns the settings that differ from their defaults, as `file: setting, setting`.
+    """Returns the settings that differ from their defaults: a text `file: setting, setting` for each changed file.
 
     Raises:
-        InputError: a file does not hold valid settings.
+        InputError: a file contains invalid settings.
     """
     from medsam2_atlas.base.configuration import differing
 

@@ -1,4 +1,4 @@
-"""`medsam2-atlas demo`: the main job on the sample data."""
+"""`medsam2-atlas demo`: segments a sample CT through a real server."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from medsam2_atlas.cli.outputs import check_folder
 
 
 def demo_command(
-    out: Annotated[Path, typer.Argument(help="Folder for the label map, a picture and a report.")] = Path("demo-output"),
+    out: Annotated[Path, typer.Argument(help="Folder to write label map, picture and report to.")] = Path("demo-output"),
     device: DeviceOption = "auto",
 ) -> None:
-    """Build an atlas of the sample references, serve a sample CT, and annotate it as a client does; takes some minutes."""
+    """Build an atlas of the sample references, serve a sample CT, and annotate it as a client would. Takes a few minutes."""
     check_folder(out)
     os.environ["PYTHONPATH"] = python_path()
     os.execv(sys.executable, [sys.executable, str(resource("apps/demo.py")), str(out), device])

@@ -1,4 +1,4 @@
-"""`medsam2-atlas dicom …`: label maps as DICOM objects of the series that they were drawn on."""
+"""`medsam2-atlas dicom …`: writes label maps as DICOM objects that refer to the series they were drawn on."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from medsam2_atlas.base.console import echo
 from medsam2_atlas.base.files import replacing
 from medsam2_atlas.cli.outputs import DICOM, check_files
 
-app = typer.Typer(help="Label maps as DICOM objects.", no_args_is_help=True)
+app = typer.Typer(help="Write label maps as DICOM objects.", no_args_is_help=True)
 
 _Label = Annotated[Path, typer.Argument(help="Label map on the grid of the series.")]
-_Series = Annotated[Path, typer.Argument(help="The DICOM series: its folder, or one of its files.")]
+_Series = Annotated[Path, typer.Argument(help="DICOM series: its folder, or one of its files.")]
 _Out = Annotated[Path, typer.Argument(help="DICOM file to write.")]
-_Version = Annotated[int, typer.Option(min=1, help="Instance number: versions of a label map share a series.")]
-_Made = Annotated[Made, typer.Option(help="What is true of the label map.")]
+_Version = Annotated[
+    int, typer.Option(min=1, help="Version of the label map, written as Instance Number. All versions belong to one series.")
+]
+_Made = Annotated[Made, typer.Option(help="How the label map was made (DICOM's Segment Algorithm Type).")]
 
 
 @app.command("seg")
 def seg_command(label: _Label, series: _Series, out: _Out, version: _Version = 1, made: _Made = "SEMIAUTOMATIC") -> None:
-    """Write a label map as a DICOM segmentation."""
+    """Write a label map as a DICOM segmentation (SEG)."""
     check_files((out, DICOM), inputs=(label,))
     from medsam2_atlas.dicom import write_seg
 
@@ -34,7 +36,7 @@ def seg_command(label: _Label, series: _Series, out: _Out, version: _Version = 1
 
 @app.command("rtstruct")
 def rtstruct_command(label: _Label, series: _Series, out: _Out, version: _Version = 1, made: _Made = "SEMIAUTOMATIC") -> None:
-    """Write a label map as an RT structure set."""
+    """Write a label map as an RT structure set (RTSTRUCT)."""
     check_files((out, DICOM), inputs=(label,))
     from medsam2_atlas.dicom import write_rtstruct
 
@@ -51,7 +53,7 @@ def _write(write: Callable[..., Any], label: Path, series: Path, out: Path, vers
 
 
 def _author() -> str:
-    """Returns the name of the user who runs the command; empty for a user without a name, as in a container."""
+    """Returns the name of the user who runs the command; empty if the user has no name, as in a container."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

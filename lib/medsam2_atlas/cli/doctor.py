@@ -1,4 +1,4 @@
-"""`medsam2-atlas doctor`: what is here, what is missing, and how to get it."""
+"""`medsam2-atlas doctor`: reports what is installed, what is missing, and how to get it."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ from medsam2_atlas.base.console import console
 from medsam2_atlas.base.errors import MedSAM2AtlasError, problem_of
 from medsam2_atlas.cli.doctor_device import Row as _Row
 from medsam2_atlas.cli.doctor_device import device_rows as _device
-from medsam2_atlas.cli.options import CheckpointOption, ConfigOption
+from medsam2_atlas.cli.options import AtlasOption, CheckpointOption, ConfigOption
 
 _PACKAGES = ("torch", "monai", "monailabel", "sam2", "SimpleITK", "numpy", "pydicom")
 
 
 def doctor_command(
-    atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the atlas.")] = None,
+    atlas: AtlasOption = None,
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
-    dicomweb: Annotated[str, typer.Option(help="DICOMweb URL to try.")] = "http://127.0.0.1:8042/dicom-web",
+    dicomweb: Annotated[str, typer.Option(help="DICOMweb URL to test.")] = "http://127.0.0.1:8042/dicom-web",
 ) -> None:
-    """Print versions, device, weights, atlas, settings and DICOMweb server, each with a remedy where something is missing."""
+    """Check versions, device, weights, atlas, settings and DICOMweb server; print a remedy for everything that is missing.
+
+    The exit status is 1 if something is missing.
+    """
     rows = [
         *_versions(),
-        *_looked_at("device", _device),
-        *_looked_at("weights", lambda: _weights(checkpoint, config)),
-        *_looked_at("U-Net", _unet),
-        *_looked_at("atlas", lambda: _atlas(atlas)),
-        *_looked_at("settings", _settings),
+        *_checked("device", _device),
+        *_checked("weights", lambda: _weights(checkpoint, config)),
+        *_checked("U-Net", _unet),
+        *_checked("atlas", lambda: _atlas(atlas)),
+        *_checked("settings", _settings),
         _dicomweb(dicomweb),
     ]
     table = Table("what", "state", "remedy")
@@ -44,16 +47,16 @@ def doctor_command(
         raise typer.Exit(1)
 
 
-def _looked_at(what: str, look: Callable[[], Iterator[_Row]]) -> list[_Row]:
-    """Returns the rows of a look, or one row with its error."""
+def _checked(what: str, check: Callable[[], Iterator[_Row]]) -> list[_Row]:
+    """Returns the rows of a check, or one row with the check's error."""
     try:
-        return list(look())
+        return list(check())
     except MedSAM2AtlasError as error:
         return [_Row(what, f"{error.subject}: {error.problem}", error.remedy, good=False)]
     except ImportError as error:
-        return [_Row(what, f"not looked at: {error}", "make install", good=False)]
-    except Exception as error:  # noqa: BLE001 - what is broken in one place must not hide the state of the others
-        return [_Row(what, f"cannot be looked at: {problem_of(error)}", good=False)]
+        return [_Row(what, f"not checked: {error}", "make install", good=False)]
+    except Exception as error:  # noqa: BLE001 - a failed check must not hide the results of the others
+        return [_Row(what, f"cannot be checked: {problem_of(error)}", good=False)]
 
 
 def _versions() -> Iterator[_Row]:
@@ -98,12 +101,12 @@ def _atlas(given: Path | None) -> Iterator[_Row]:
 
 
 def _settings() -> Iterator[_Row]:
-    """Yields where the settings are, and those that somebody has changed; docs/settings.md lists all."""
+    """Yields a row with the folder of the settings, and a row for each file with changed settings."""
     from medsam2_atlas.base.resource import resource
     from medsam2_atlas.cli.configurations import changed_settings
 
     changed = changed_settings()
-    yield _Row("settings", f"{resource('configs')}: {'changed' if changed else 'all have their defaults'}")
+    yield _Row("settings", f"{resource('configs')}: {'changed' if changed else 'all settings have their defaults'}")
     for line in changed:
         yield _Row("", line)
 
@@ -118,7 +121,7 @@ def _dicomweb(url: str) -> _Row:
 
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/studies?limit=1", timeout=3) as answer:
-            return _Row("DICOMweb", f"{url}: answers ({answer.status})")
+            return _Row("DICOMweb", f"{url}: reachable (HTTP status {answer.status})")
     except (urllib.error.URLError, OSError, ValueError) as error:
         state = f"{url}: not reachable ({getattr(error, 'reason', error)})"
-        return _Row("DICOMweb", state, "Needed for OHIF only: start Orthanc with its DICOMweb plugin.")
+        return _Row("DICOMweb", state, "Only OHIF needs it: start Orthanc with its DICOMweb plugin.")

@@ -1,4 +1,4 @@
-"""What `medsam2-atlas doctor` tells about PyTorch's build, the NVIDIA driver and the cards."""
+"""The rows of `medsam2-atlas doctor` about PyTorch's build, the NVIDIA driver and the GPUs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from medsam2_atlas.base.card_look import Card, Look
 
 LIMIT = 120.0
-"""Seconds after which a look at the cards counts as hanging; it takes a few, most of them to import PyTorch."""
+"""Seconds after which the check of the GPUs counts as hanging; it usually takes a few, mostly for importing PyTorch."""
 
 
 class Row(NamedTuple):
-    """A line of the table. good: whether nothing has to be done."""
+    """A line of the table; `good` means that the user need not do anything."""
 
     what: str
     state: str
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 
 def device_rows() -> Iterator[Row]:
-    """Returns the rows about devices. A build for processors only has no card to look at."""
+    """Yields the rows about PyTorch's build and the devices; a CPU build is not searched for GPUs."""
     import torch
 
     from medsam2_atlas.base.card_problems import cpu_build
@@ -54,7 +54,12 @@ def device_rows() -> Iterator[Row]:
 
 
 def _look() -> Look:
-    """Looks at the cards in another process: a broken driver may hang it or crash it, and the other rows still count."""
+    """Checks the GPUs in another process, so that a broken driver can hang or crash only that process.
+
+    Raises:
+        subprocess.TimeoutExpired: the process hangs.
+        ChildProcessError: the process failed.
+    """
     from medsam2_atlas.base.card_look import Look
 
     command = [sys.executable, "-m", "medsam2_atlas.base.card_look"]
@@ -63,7 +68,7 @@ def _look() -> Look:
         printed, errors = process.communicate(timeout=LIMIT)
     except subprocess.TimeoutExpired:
         process.kill()
-        with suppress(subprocess.TimeoutExpired):  # a process that hangs within the driver does not even end when killed
+        with suppress(subprocess.TimeoutExpired):  # a process that hangs in the driver survives even SIGKILL
             process.communicate(timeout=1)
         raise
     if process.returncode != 0:
@@ -73,9 +78,9 @@ def _look() -> Look:
 
 
 def _failed(error: Exception) -> Row:
-    what = f"has not answered for {LIMIT:.0f} s" if isinstance(error, subprocess.TimeoutExpired) else f"crashed ({error})"
-    remedy = "See whether `nvidia-smi` answers; restart the machine. Until then, use --device cpu."
-    return Row("device", f"the try of a kernel {what}", remedy, good=False)
+    what = f"has not finished within {LIMIT:.0f} s" if isinstance(error, subprocess.TimeoutExpired) else f"crashed ({error})"
+    remedy = "Check whether `nvidia-smi` works, and restart the machine. Until then, use --device cpu."
+    return Row("device", f"the test of a GPU kernel {what}", remedy, good=False)
 
 
 def _build(found: Look) -> Row:
@@ -89,7 +94,7 @@ def _build(found: Look) -> Row:
 
 
 def _hidden() -> bool:
-    """Whether the user hides all cards from this process; the row of the build says so."""
+    """Returns whether the user hides all GPUs from this process; the row about the build reports it."""
     from medsam2_atlas.base.card_problems import HIDING
 
     return os.environ.get(HIDING) in ("", "-1")
@@ -109,5 +114,5 @@ def _described(card: Card) -> str:
 
 def _result(card: Card) -> str:
     if card.trial.full:
-        return "; has too little free memory to try a kernel"
+        return "; has too little free memory to test a kernel"
     return f"; cannot be used: {card.trial.problem}" if card.trial.problem else "; runs kernels"

@@ -1,4 +1,4 @@
-"""Studies folders that commands work in."""
+"""Opens a studies folder for a command."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
 
 def study_folder(path: Path) -> StudyFolder:
-    """Opens a studies folder. What the command writes from then on is private, or for the folder's group as its files are.
+    """Opens a studies folder, and sets the umask for the files that the process writes from now on.
+
+    The files are private to their owner, or open to the folder's group if the work folder is shared with its group.
 
     Raises:
-        InputError: not a folder.
+        InputError: the path is not a folder.
     """
     from medsam2_atlas.storage import StudyFolder
 

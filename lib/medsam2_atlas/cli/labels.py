@@ -1,4 +1,4 @@
-"""`medsam2-atlas labels …`: versions of label maps in a studies folder."""
+"""`medsam2-atlas labels …`: lists, checks, restores and accepts versions of label maps in a studies folder."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ from medsam2_atlas.cli.outputs import check_files
 if TYPE_CHECKING:
     from medsam2_atlas.storage import StudyStore, Version
 
-app = typer.Typer(help="Versions of label maps in a studies folder.", no_args_is_help=True)
+app = typer.Typer(help="Manage the versions of label maps in a studies folder.", no_args_is_help=True)
 
-_Studies = Annotated[Path, typer.Argument(help="Studies folder: CTs at its top, label maps under labels/TAG/.")]
-_Study = Annotated[str, typer.Argument(help="Name of the study: its file's name without suffix.")]
-_Tag = Annotated[str, typer.Option(help="Tag of the label.")]
+_Studies = Annotated[Path, typer.Argument(help="Studies folder: CTs at its top, label maps in labels/TAG/.")]
+_Study = Annotated[str, typer.Argument(help="Name of the study: its file name without suffix.")]
+_Tag = Annotated[str, typer.Option(help="Tag of the label map.")]
 
 
 @app.command("list")
-def list_command(studies: _Studies, study: Annotated[str | None, typer.Argument(help="One study only.")] = None) -> None:
-    """List all versions of all label maps; the current ones are marked."""
+def list_command(
+    studies: _Studies, study: Annotated[str | None, typer.Argument(help="Study to list. Default: all.")] = None
+) -> None:
+    """List all versions of all label maps; an asterisk marks the current versions."""
     store = _open(studies)
     table = Table("study", "tag", "version", "made (UTC)", "by", "origin", "accepted by", "file")
     current = store.labels()
@@ -39,7 +41,7 @@ def list_command(studies: _Studies, study: Annotated[str | None, typer.Argument(
         for tag in store.tags(name):
             try:
                 versions = store.versions(name, tag)
-            except MedSAM2AtlasError as error:  # an unusable label map must not hide the others
+            except MedSAM2AtlasError as error:  # one unusable label map must not hide the others
                 table.add_row(name, tag, "", "", "", "", "", str(error))
                 continue
             for version in versions:
@@ -53,7 +55,7 @@ def list_command(studies: _Studies, study: Annotated[str | None, typer.Argument(
 
 @app.command("check")
 def check_command(studies: _Studies) -> None:
-    """Check label maps that other programs have put into the folder, and the images that they were drawn on."""
+    """Check label maps that other programs have written into the folder, and the images that they were drawn on."""
     store = _open(studies)
     echo(f"{store.audit()} label maps were checked")
     _print_problems(store)
@@ -63,10 +65,10 @@ def check_command(studies: _Studies) -> None:
 def restore_command(
     studies: _Studies,
     study: _Study,
-    version: Annotated[int, typer.Argument(help="Number of the version, as `labels list` shows it.")],
+    version: Annotated[int, typer.Argument(help="Number of the version, as in `labels list`.")],
     tag: _Tag = FINAL,
 ) -> None:
-    """Make an earlier version the current one; what it replaces stays a version."""
+    """Make an earlier version the current one; the replaced version is kept."""
     saved = _open(studies).restore_label(study, tag, version, author=getpass.getuser())
     _record(studies, "label.restore", study, tag, saved.label.version.number)
     echo(f"version {version} is current again, as version {saved.label.version.number}: {saved.label.file}")
@@ -74,7 +76,7 @@ def restore_command(
 
 @app.command("confirm")
 def confirm_command(studies: _Studies, study: _Study, tag: _Tag = FINAL) -> None:
-    """Confirm a label map for the image that is there now, after that was replaced, or one that was found in several files."""
+    """Confirm a label map that is in doubt, because its image was replaced or because it exists in several files."""
     saved = _open(studies).confirm_label(study, tag, author=getpass.getuser())
     _record(studies, "label.confirm", study, tag, saved.label.version.number)
     echo(f"confirmed as version {saved.label.version.number}: {saved.label.file}")
@@ -84,9 +86,9 @@ def confirm_command(studies: _Studies, study: _Study, tag: _Tag = FINAL) -> None
 def accept_command(
     studies: _Studies,
     study: _Study,
-    version: Annotated[int, typer.Argument(help="Number of the version that you have looked at, as `labels list` shows it.")],
+    version: Annotated[int, typer.Argument(help="Number of the version that you have reviewed, as in `labels list`.")],
 ) -> None:
-    """Accept a signed-off label map as a reviewer; nobody accepts what they drew themselves."""
+    """Accept a signed-off label map as its reviewer. Nobody can accept a label map that they drew themselves."""
     from medsam2_atlas.storage import Person
 
     label = _open(studies).accept_label(study, FINAL, version, Person(getpass.getuser()))
@@ -98,15 +100,15 @@ def accept_command(
 def export_command(
     studies: _Studies,
     study: _Study,
-    version: Annotated[int, typer.Argument(help="Number of the version.")],
-    out: Annotated[Path, typer.Argument(help="File to write.")],
+    version: Annotated[int, typer.Argument(help="Number of the version, as in `labels list`.")],
+    out: Annotated[Path, typer.Argument(help="File to write, with the suffix of the version's file.")],
     tag: _Tag = FINAL,
 ) -> None:
-    """Copy a version into a file."""
+    """Copy a version of a label map to a file."""
     from medsam2_atlas.storage import suffix_of
 
     source = _open(studies).version_file(study, tag, version)
-    check_files((out, (suffix_of(source.name, labels=True),)), inputs=(source,))  # versions are copied as they were saved
+    check_files((out, (suffix_of(source.name, labels=True),)), inputs=(source,))  # the file is copied, not converted
     with umask_of_user(), replacing(out) as part:
         shutil.copyfile(source, part)
     _record(studies, "export.label", study, tag, version)

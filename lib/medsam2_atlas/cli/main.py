@@ -1,4 +1,4 @@
-"""Puts the commands together; `endings` tells how they end if they fail."""
+"""Assembles the commands; `endings` handles their errors."""
 
 from __future__ import annotations
 
@@ -32,10 +32,13 @@ from medsam2_atlas.cli.endings import EPILOG, end, plain_endings
 
 
 class _Commands(TyperGroup):
-    """All commands. Typer would end an interrupted one, or one whose output nobody reads any more, in its own way."""
+    """The group of all commands.
+
+    It handles Ctrl+C and closed pipes before typer does, which would use other messages and exit statuses.
+    """
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs a command."""
+        """Runs a command; exits with the status from `endings` if it is interrupted or its output pipe is closed."""
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, BrokenPipeError) as error:
@@ -69,7 +72,7 @@ app.command("demo")(demo.demo_command)
 
 @app.callback()
 def options(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show log lines and tracebacks.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print log lines and tracebacks.")] = False,
 ) -> None:
     """Pre-annotates 15 abdominal organs on CT. Research use only; not a medical device."""
     set_up_logging(verbose)
@@ -84,8 +87,8 @@ def version_command() -> None:
 
 
 def main() -> None:
-    """Entry point of `medsam2-atlas`."""
-    # Read when torch is imported: threads that wait would otherwise keep cores from other programs and from each other.
+    """Runs the command line; the entry point of `medsam2-atlas`."""
+    # torch reads this when it is imported. By default, waiting OpenMP threads spin and take processor time from other threads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     ensure_name()
     with plain_endings():

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Command-line options shared by several commands, and checks of their values."""
 
 from __future__ import annotations
 
@@ -15,93 +15,119 @@ from medsam2_atlas.segmenters.registry import FAMILIES, family_of, vocabulary
 CheckpointOption = Annotated[
     Path | None,
     typer.Option(
-        "--checkpoint", help="MedSAM2 weights (.pt). Default: $MEDSAM2_CHECKPOINT, the model folder, the demo weights."
+        "--checkpoint",
+        help="MedSAM2 weights file (.pt). Default: $MEDSAM2_CHECKPOINT, else the model folder, else the demo weights.",
     ),
 ]
 ConfigOption = Annotated[
-    str | None, typer.Option("--config", help="Network configuration: a name in configs/medsam2 or a YAML file.")
+    str | None,
+    typer.Option(
+        "--config",
+        help="MedSAM2 network configuration: a name in configs/medsam2, or a YAML file. Default: the one that the weights file "
+        "names, else the official one.",
+    ),
 ]
 HuOption = Annotated[
     str,
     typer.Option(
-        "--hu", help="The CT's values: `check` that they are HU, correct a known offset (`auto`), add a number, or `as-is`."
+        "--hu",
+        help="Conversion of the CT's values to HU: `check` refuses values that are not HU, `auto` also corrects a known "
+        "offset, a number is added to the values, `as-is` uses them unchecked.",
     ),
 ]
 StrictOption = Annotated[
-    bool, typer.Option("--strict", help="Stop at the first case that cannot be used; by default it is left out, and listed.")
+    bool, typer.Option("--strict", help="Stop at the first case that cannot be used. Default: skip such cases and list them.")
 ]
 DeviceOption = Annotated[
     str,
-    typer.Option("--device", callback=device_name, help="cpu, cuda, cuda:N, or auto: the first card that networks can run on."),
+    typer.Option(
+        "--device",
+        callback=device_name,
+        help="Device for the networks: cpu, cuda, cuda:N, or auto (the first GPU that works, else the CPU).",
+    ),
+]
+
+AtlasOption = Annotated[
+    Path | None,
+    typer.Option("--atlas", help="Atlas folder. Default: $MEDSAM2_ATLAS, else `atlas` in the model folder."),
 ]
 
 SEGMENTERS = ", ".join(vocabulary())
+"""Names of the segmenters that users can choose, for help texts and error messages."""
+CHOICES = f"Choices: {SEGMENTERS}."
 NAMED = " or ".join(f"{family.prefix}NAME" for family in FAMILIES if family.prefix)
-"""Segmenters of folders, for help and errors."""
+"""Placeholder names of the segmenters that are loaded from a folder, for help texts and error messages."""
 FolderOption = Annotated[
     list[str] | None,
-    typer.Option("--folder", help=f"{NAMED}=FOLDER, whose code is run. May be repeated."),
+    typer.Option("--folder", help=f"Folder of a trained model, as {NAMED}=FOLDER. Its code is run. Repeatable."),
 ]
 UNetWeightsOption = Annotated[
-    Path | None, typer.Option("--unet-weights", help="Weights (.pt) of the U-Net; default: the studies' or the demo's.")
+    Path | None,
+    typer.Option(
+        "--unet-weights", help="U-Net weights file (.pt). Default: the U-Net trained on the studies, else the demo weights."
+    ),
 ]
 
 StudiesArgument = Annotated[
-    str, typer.Argument(help="Studies folder, or the DICOMweb URL that this machine's server was started with.")
+    str, typer.Argument(help="Studies folder, or the DICOMweb URL that the server on this machine was started with.")
 ]
 
 
 def renamed(new: str, old: str | None, option: str, instead: str, default: str | None = None) -> str:
-    """Returns the value of an option that has a former name, which is read for one release, with a warning.
+    """Returns the value of a renamed option; prints a warning if the old name was used, which one more release accepts.
 
     Args:
-        new: value of the option.
-        old: value of the former option; None if it was not used.
-        option: former name.
-        instead: its name today.
-        default: value of the option if it is not used; None if the former name always wins.
+        new: value under the new name.
+        old: value under the old name; None if the old name was not used.
+        option: old name of the option, such as `--strategy`.
+        instead: new name of the option.
+        default: value of `new` if the user did not set it; with None, `old` overrides `new` without an error.
 
     Raises:
-        InputError: both were used, with different values.
+        InputError: both names were used, with different values.
     """
     if old is None:
         return new
     if default is not None and new not in (default, old):
-        raise InputError(option, f"says {old}, and {instead} says {new}.", f"Use {instead} alone.")
-    console.print(f"[yellow]{option} is now {instead}[/] and will not be read by the next release.", soft_wrap=True)
+        raise InputError(option, f"is {old}, but {instead} is {new}.", f"Use {instead} alone.")
+    console.print(f"[yellow]{option} is now {instead}[/]; the next release will not accept the old name.", soft_wrap=True)
     return old
 
 
 def check_segmenter(name: str, truth: bool = False) -> str:
-    """Returns the name of a segmenter that segments a whole CT by itself.
+    """Returns `name` if it is a segmenter that segments a whole CT without a person's input.
 
     Args:
-        name: in the registry.
-        truth: whether the true label map is given, as reference strategies need it.
+        name: name of the segmenter, as in the registry.
+        truth: whether a ground-truth label map is given; the reference strategies need one, no other segmenter takes one.
 
     Raises:
-        InputError: no such segmenter, one that needs a person's marks, or a truth that is missing or not needed.
+        InputError: no segmenter has that name, the segmenter needs a person's marks, or the ground truth is missing or unused.
     """
     role = family_of(name).role
     if role == "interactive":
         raise InputError(name, "needs a person's marks.", f"Choose from: {SEGMENTERS}.")
     if truth != (role == "reference"):
-        raise InputError("--truth", "goes with the segmenters reference-1 and reference-3, and only with them.")
+        raise InputError("--truth", "is required for the segmenters reference-1 and reference-3, and not accepted for others.")
     return name
 
 
 def named_folders(given: list[str] | None) -> dict[str, str]:
-    """Returns folders of segmenters by name.
+    """Returns the folders given by `--folder NAME=FOLDER`, by segmenter name.
 
     Raises:
-        InputError: not NAME=FOLDER, no name of such a segmenter, or two folders of one name.
+        InputError: a text is not NAME=FOLDER, NAME is not a segmenter that is loaded from a folder, or NAME has two folders.
+
+    Example:
+        >>> named_folders(["bundle:spleen=/models/spleen"])
+        {'bundle:spleen': '/models/spleen'}
     """
     found: dict[str, str] = {}
     for text in given or []:
         name, _, folder = text.partition("=")
         if not folder or not family_of(name).prefix:
-            raise InputError(repr(text), "names no folder of a segmenter.", f"Write {NAMED}=FOLDER.")
+            raise InputError(repr(text), "does not name a segmenter and its folder.", f"Write {NAMED}=FOLDER.")
         if found.get(name, folder) != folder:
-            raise InputError(name, f"has two folders, {found[name]} and {folder}.", "Give each folder a name of its own.")
+            raise InputError(name, f"has two folders, {found[name]} and {folder}.", "Give each folder its own name.")
         found[name] = folder
     return found

@@ -1,7 +1,6 @@
-"""Checks the files and folders that a command will write, before it spends minutes on their content.
+"""Checks the output paths of a command before the command spends minutes on the content.
 
-Files are written beside their target and renamed, so that the target's folder has to be writable, and an existing target need
-not be.
+A file is written next to its target and then renamed. So the target's folder must be writable; an existing target need not be.
 """
 
 from __future__ import annotations
@@ -20,22 +19,23 @@ PNG = (".png",)
 WEIGHTS = (".pt", ".pth")
 
 _SUFFIX = re.compile(r"\.[^\W\d]\w*$")
-"""A suffix begins with a letter: the last part of a UID, a common name of DICOM files, is none."""
+"""A suffix begins with a letter. DICOM files are often named by a UID, whose last number is not a suffix."""
 
 
 def check_files(
     *outputs: tuple[Path | None, Sequence[str]], inputs: Iterable[Path | None] = (), made: Iterable[Path] = ()
 ) -> None:
-    """Accepts files to write.
+    """Checks that a command can write its output files.
 
     Args:
-        outputs: files, each with the suffixes that its name may end in; "" allows a name without a suffix. None is skipped.
-        inputs: files and folders that the command reads, which an output must not replace.
-        made: folders that the command makes if they do not exist.
+        outputs: pairs of a file and the suffixes allowed for it; the suffix "" allows a name without a suffix. A pair whose
+            file is None is skipped.
+        inputs: files and folders that the command reads; an output must not replace one of them. None is skipped.
+        made: folders that the command creates if they do not exist.
 
     Raises:
-        InputError: another suffix; a folder or a device of that name; an input or another output; a folder that does not
-            exist or cannot be written to.
+        InputError: an output has another suffix, is a folder or a device, is also an input or another output, or lies in a
+            folder that does not exist or is not writable.
     """
     made, read, seen = [*made], [path for path in inputs if path is not None], set[str]()
     for folder in made:
@@ -45,7 +45,7 @@ def check_files(
             continue
         if not (path.name.endswith(tuple(filter(None, suffixes))) or ("" in suffixes and not _SUFFIX.search(path.name))):
             known = " or ".join(filter(None, suffixes))
-            raise InputError(path, "cannot be written: it has another suffix than its content.", f"End its name in {known}.")
+            raise InputError(path, "cannot be written: its suffix does not fit its content.", f"End its name in {known}.")
         try:
             _check_file(path, read, made)
         except OSError as error:
@@ -57,14 +57,14 @@ def check_files(
 
 
 def check_folder(path: Path, *, replaced: bool = False) -> None:
-    """Accepts a folder to write into.
+    """Checks that a command can write into a folder.
 
     Args:
-        path: of the folder; it and its parents may not exist yet.
-        replaced: whether the folder is written beside an existing one and takes its place; its parent must exist.
+        path: the folder; it and its parents need not exist.
+        replaced: whether a new folder is written next to `path` and then replaces it; the parent must exist.
 
     Raises:
-        InputError: not a folder, or one that cannot be made or written to.
+        InputError: the path is not a folder, or the folder cannot be created or written to.
     """
     try:
         if path.exists() and not path.is_dir():
@@ -75,7 +75,7 @@ def check_folder(path: Path, *, replaced: bool = False) -> None:
             return
         existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
         if not existing.is_dir():
-            raise InputError(path, f"cannot be made: {existing} is a file.", "Name another folder.")
+            raise InputError(path, f"cannot be created: {existing} is a file.", "Name another folder.")
         if not _writable(existing):
             raise InputError(path, f"cannot be written: you may not write into {existing}.", "Name another folder.")
     except OSError as error:
@@ -86,9 +86,9 @@ def _check_file(path: Path, inputs: Sequence[Path], made: Sequence[Path]) -> Non
     if path.is_dir():
         raise InputError(path, "is a folder.", "Name a file.")
     if path.exists() and not path.is_file():
-        raise InputError(path, "is not a regular file: it would be replaced by one.", "Name another file.")
+        raise InputError(path, "is not a regular file, and writing would replace it.", "Name another file.")
     if path.exists() and any(file.exists() and path.samefile(file) for file in inputs):
-        raise InputError(path, "is also an input, and would be overwritten.", "Name another file.")
+        raise InputError(path, "is also an input, which writing would replace.", "Name another file.")
     if path.parent.absolute() not in [folder.absolute() for folder in made]:
         _check_parent(path, path.parent)
 
@@ -103,5 +103,5 @@ def _check_parent(path: Path, parent: Path) -> None:
 
 
 def _writable(folder: Path) -> bool:
-    """Returns whether files can be made in a folder: permissions allow it, and its disk is not read-only."""
+    """Returns whether files can be created in a folder: its permissions allow it, and its disk is not read-only."""
     return os.access(folder, os.W_OK | os.X_OK)

@@ -1,4 +1,4 @@
-"""`medsam2-atlas phantoms`: synthetic CTs with label maps."""
+"""`medsam2-atlas phantoms`: writes synthetic CTs with label maps."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from medsam2_atlas.cli.outputs import check_folder
 
 
 def phantoms_command(
-    out: Annotated[Path, typer.Argument(help="Folder for images/ and labels/.")],
-    count: Annotated[int, typer.Option(min=1, help="How many patients.")] = 10,
-    seed: Annotated[int, typer.Option(help="The population; the same seed gives the same patients.")] = 0,
+    out: Annotated[Path, typer.Argument(help="Folder to write images/ and labels/ to.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of patients.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the population; the same seed gives the same patients.")] = 0,
     spacing: Annotated[
         float | None,
-        typer.Option(min=0.5, max=10, help="Isotropic spacing in mm; by default spacings, tilts and orientations differ."),
+        typer.Option(min=0.5, max=10, help="Isotropic spacing in mm. Default: spacing, tilt and orientation vary by patient."),
     ] = None,
-    hu_step: Annotated[int, typer.Option(min=1, help="Round HU to multiples of this; larger steps make smaller files.")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Patients rendered at a time.")] = 2,
+    hu_step: Annotated[
+        int, typer.Option(min=1, help="Step in HU to which values are rounded; a larger step makes smaller files.")
+    ] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of patients to render in parallel.")] = 2,
 ) -> None:
-    """Make synthetic abdominal CTs with label maps of all 15 organs."""
+    """Generate synthetic abdominal CTs with label maps of all 15 organs."""
     check_folder(out)
     from medsam2_atlas.demo.phantoms import write_dataset
 

@@ -1,4 +1,4 @@
-"""`medsam2-atlas segment` and `propagate`: one CT."""
+"""`medsam2-atlas segment` and `propagate`: segment one CT."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.files import replacing, write_json
 from medsam2_atlas.base.progress import reporting
 from medsam2_atlas.cli.options import (
-    SEGMENTERS,
+    CHOICES,
+    AtlasOption,
     CheckpointOption,
     ConfigOption,
     DeviceOption,
@@ -33,51 +34,62 @@ if TYPE_CHECKING:
     from medsam2_atlas.segmenters.base import Segmenter
 
 DEFAULT = preferred("prompted")
-"""Segmenter that runs by default."""
+"""Name of the default segmenter."""
 
 
 def segment_command(
     image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a DICOM series (its folder, or one of its files).")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Label map to write; the suffix chooses the format.")],
-    segmenter: Annotated[str, typer.Option("--segmenter", help=f"{SEGMENTERS}; see the README.")] = DEFAULT,
-    atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the atlas.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Label map file to write; its suffix selects the format.")],
+    segmenter: Annotated[str, typer.Option("--segmenter", help=f"Segmenter to run; see the README. {CHOICES}")] = DEFAULT,
+    atlas: AtlasOption = None,
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
-    organs: Annotated[str, typer.Option(help="Comma-separated names or numbers; all by default.")] = "",
+    organs: Annotated[str, typer.Option(help="Comma-separated names or numbers of the organs to segment. Default: all.")] = "",
     prompts: Annotated[
         str,
         typer.Option(
-            help="First boxes from the `atlas`, from a U-Net's coarse masks (`unet`), per organ from the better of `both`, "
-            "or from the masks of a trained segmenter."
+            help="Source of the first boxes: the `atlas`, a U-Net's coarse masks (`unet`), the better of these two for each "
+            "organ (`both`), or the name of a trained segmenter."
         ),
     ] = "atlas",
     unet_weights: UNetWeightsOption = None,
     folder: FolderOption = None,
-    loop: Annotated[Loop, typer.Option(help="Propagation loop.")] = "symmetric",
+    loop: Annotated[
+        Loop,
+        typer.Option(
+            help="Propagation loop: all boxes of a direction condition it from the start (symmetric), or as in the published "
+            "script (published)."
+        ),
+    ] = "symmetric",
     thresholds: Annotated[
         ThresholdRule,
-        typer.Option(help="The atlas' own (see `thresholds`), published ones, or min(0.5, half the maximum)."),
+        typer.Option(
+            help="Thresholds of the score maps: those stored with the atlas (atlas; see `medsam2-atlas thresholds`), the "
+            "published ones (published), or the smaller of 0.5 and half the map's maximum (adaptive)."
+        ),
     ] = DEFAULT_THRESHOLDS,
-    fill_holes: Annotated[bool, typer.Option(help="Fill small holes, as the official CUDA build does.")] = False,
-    truth: Annotated[Path | None, typer.Option(help="True label map; for the reference strategies only.")] = None,
-    report: Annotated[Path | None, typer.Option(help="JSON report to write.")] = None,
-    preview: Annotated[Path | None, typer.Option(help="PNG with an overlay to write.")] = None,
+    fill_holes: Annotated[bool, typer.Option(help="Fill small holes in the masks, as the official CUDA build does.")] = False,
+    truth: Annotated[
+        Path | None, typer.Option(help="Ground-truth label map. Required for reference-1 and reference-3; not used otherwise.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="JSON file to write the report to. Default: none.")] = None,
+    preview: Annotated[Path | None, typer.Option(help="PNG file to write an overlay to. Default: none.")] = None,
     hu: HuOption = "check",
     device: DeviceOption = "auto",
     strategy: Annotated[str | None, typer.Option("--strategy", hidden=True)] = None,
     unet: Annotated[Path | None, typer.Option("--unet", hidden=True)] = None,
 ) -> None:
-    """Segment a CT."""
+    """Segment the organs of a CT and write the label map."""
     segmenter = check_segmenter(renamed(segmenter, strategy, "--strategy", "--segmenter", DEFAULT), truth is not None)
     if unet is not None:
         unet_weights = Path(renamed(str(unet_weights or ""), str(unet), "--unet", "--unet-weights", ""))
     if prompts not in PROMPTS and family_of(prompts).role != "trained":
-        raise InputError(prompts, "gives no coarse masks to prompt from.", "Choose atlas, unet, both or a trained segmenter.")
-    others = {"--prompts": prompts != "atlas", "--loop": loop != "symmetric", "--fill-holes": fill_holes}
-    others["--thresholds"] = thresholds != DEFAULT_THRESHOLDS
-    if family_of(segmenter).role == "trained" and any(others.values()):
-        unused = ", ".join(option for option, given in others.items() if given)
-        raise InputError(segmenter, f"has no use for {unused}.", "These options are for the strategies of MedSAM2.")
+        raise InputError(prompts, "is not a source of prompts.", "Choose atlas, unet, both or the name of a trained segmenter.")
+    given = {"--prompts": prompts != "atlas", "--loop": loop != "symmetric", "--fill-holes": fill_holes}
+    given["--thresholds"] = thresholds != DEFAULT_THRESHOLDS
+    if family_of(segmenter).role == "trained" and any(given.values()):
+        unused = ", ".join(option for option, used in given.items() if used)
+        raise InputError(segmenter, f"does not use {unused}.", "Omit these options; only the strategies of MedSAM2 use them.")
     folders = named_folders(folder)
     from medsam2_atlas.imaging.hounsfield import HuRule, read_ct
     from medsam2_atlas.imaging.kinds import SUFFIXES
@@ -96,34 +108,34 @@ def segment_command(
     paths = {"atlas": atlas, "checkpoint": checkpoint, "config": config, **dict.fromkeys(trainable(), unet_weights)}
     models = Models({key: str(value) for key, value in paths.items() if value} | {"device": device} | folders, hu=rule)
     used = models.segmenter(segmenter)
-    _tell_of_weights(used)
+    _print_weights(used)
     volume = read_ct(image, rule)
     if volume.hu is not None and volume.hu["offset"]:
-        console.print(f"[yellow]values:[/] {volume.hu['offset']:+g} to get HU (--hu {rule})")
+        console.print(f"[yellow]values:[/] {volume.hu['offset']:+g} was added to get HU (--hu {rule})")
     true_labels = read_labels(truth, volume) if truth is not None else None
     options = Options(chosen, prompts, loop=loop, thresholds=thresholds, fill_holes=fill_holes, truth=true_labels)
     if used.uses_network:
         console.print(f"networks run on {models.device}")
     with bars() as progress, reporting(progress):
         result = run(used, volume, options, models).segmentation
-    told = result.report
-    if told.memory:
-        console.print(f"[yellow]memory:[/] {told.memory}", soft_wrap=True)
+    content = result.report
+    if content.memory:
+        console.print(f"[yellow]memory:[/] {content.memory}", soft_wrap=True)
     write_volume(result.labels, out)
     if report is not None:
-        write_json(told.to_json(), report)
+        write_json(content.to_json(), report)
     if preview is not None:
-        write_preview(volume, result.labels.array, preview, prompts_from_report(told.prompts or []), told.mark or "")
+        write_preview(volume, result.labels.array, preview, prompts_from_report(content.prompts or []), content.mark or "")
     table = Table("organ", "ml", "note")
-    for organ, millilitres in told.volumes_ml.items():
-        notes = [*(told.fallbacks or {}).get(organ, []), (told.without_prompt or {}).get(organ, "")]
+    for organ, millilitres in content.volumes_ml.items():
+        notes = [*(content.fallbacks or {}).get(organ, []), (content.without_prompt or {}).get(organ, "")]
         table.add_row(organ, f"{millilitres:.1f}", "; ".join(n for n in notes if n))
     console.print(table)
-    echo(f"{out} written in {told.seconds['total']:.1f} s by {segmenter}")
+    echo(f"{out} written in {content.seconds['total']:.1f} s by {segmenter}")
 
 
-def _tell_of_weights(segmenter: Segmenter) -> None:
-    """Prints file, checksum and mark of a segmenter's weights."""
+def _print_weights(segmenter: Segmenter) -> None:
+    """Prints the file, checksum and mark of a segmenter's weights, if it has weights."""
     about = segmenter.used_weights()
     if about:
         console.print(f"weights: {about['file']} (SHA-256 {about['sha256']})", soft_wrap=True)
@@ -133,18 +145,21 @@ def _tell_of_weights(segmenter: Segmenter) -> None:
 
 def propagate_command(
     image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a DICOM series (its folder, or one of its files).")],
-    prompts: Annotated[Path, typer.Option("--prompts", help="Prompts as JSON, in voxel indices of the LPS volume.")],
-    logits: Annotated[Path, typer.Option("--logits", help="Logits to write, .npz.")],
+    prompts: Annotated[Path, typer.Option("--prompts", help="JSON file of prompts, in voxel indices of the LPS volume.")],
+    logits: Annotated[Path, typer.Option("--logits", help="File (.npz) to write the logits to.")],
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
-    loop: Annotated[Loop, typer.Option(help="Propagation loop.")] = "symmetric",
-    window: Annotated[tuple[float, float] | None, typer.Option(help="HU range that is kept; default: as configured.")] = None,
-    fill_holes: Annotated[bool, typer.Option(help="Fill small holes, as the official CUDA build does.")] = False,
+    loop: Annotated[Loop, typer.Option(help="Propagation loop; see `segment`.")] = "symmetric",
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Lower and upper HU bound to which the CT is clipped. Default: as in configs/medsam2.yaml."),
+    ] = None,
+    fill_holes: Annotated[bool, typer.Option(help="Fill small holes in the masks, as the official CUDA build does.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Run the propagation engine alone: boxes in, logits out, one float32 array [slices, H, W] per label."""
+    """Run only MedSAM2's propagation from given boxes; write the logits of each label, a float32 array of shape (z, y, x)."""
     if window and not (window[0] < window[1] and all(map(math.isfinite, window))):
-        raise InputError(str(window), "is not a HU window.", "Give the lower bound, then the upper one.")
+        raise InputError(str(window), "is not a HU window.", "Give a lower bound and a larger upper bound, in HU.")
     check_files((logits, NPZ), inputs=(image, prompts))
     import numpy as np
 
@@ -158,12 +173,12 @@ def propagate_command(
     ladder = Ladder(pick_device(device))
     console.print(f"networks run on {ladder.device}")
     volume = read_volume(image)
-    asked = read_prompts(prompts, volume.geometry)
+    boxes = read_prompts(prompts, volume.geometry)
     with bars() as progress:
 
         def attempt(memory: Memory) -> dict[int, OrganLogits]:
             engine = MedSAM2Volume(weights.on(ladder.device_of(memory)), volume.array, window=window, memory=memory)
-            return engine.segment(asked, loop=loop, fill_holes=fill_holes, progress=progress)
+            return engine.segment(boxes, loop=loop, fill_holes=fill_holes, progress=progress)
 
         found, step = ladder.run("propagation", attempt)
     if step.note:

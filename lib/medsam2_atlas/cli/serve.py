@@ -1,4 +1,4 @@
-"""`medsam2-atlas serve`: MONAI Label's server with this app."""
+"""`medsam2-atlas serve`: starts MONAI Label's server with this app."""
 
 from __future__ import annotations
 
@@ -16,34 +16,45 @@ from medsam2_atlas.base.own_user import ensure_home, ensure_temp
 from medsam2_atlas.base.resource import python_path, resource, state_folder
 from medsam2_atlas.base.root_path import parse_root_path
 from medsam2_atlas.base.urls import is_url
-from medsam2_atlas.cli.options import CheckpointOption, ConfigOption, DeviceOption
+from medsam2_atlas.cli.options import AtlasOption, CheckpointOption, ConfigOption, DeviceOption
 
-_HERE = ("127.0.0.1", "::1", "localhost")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def serve_command(
-    studies: Annotated[str, typer.Argument(help="Folder of CTs, or the DICOMweb URL of a PACS such as Orthanc.")],
-    atlas: Annotated[Path | None, typer.Option("--atlas", help="Folder of the atlas.")] = None,
+    studies: Annotated[str, typer.Argument(help="Studies folder, or the DICOMweb URL of a PACS such as Orthanc.")],
+    atlas: AtlasOption = None,
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; any but 127.0.0.1 needs a login.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on, such as 0.0.0.0 for all networks. Only 127.0.0.1 works without a login.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port to listen on.")] = 8000,
     device: DeviceOption = "auto",
-    tokens: Annotated[Path | None, typer.Option(help="File of people's tokens (YAML): name, role, token or sha256.")] = None,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(help="Token file (YAML) of the people who may log in; see `medsam2-atlas tokens`. Default: no login."),
+    ] = None,
     root: Annotated[
         list[Path] | None,
-        typer.Option("--root", help="Folder outside of STUDIES that symbolic links in it may lead to; may be repeated."),
+        typer.Option("--root", help="Folder outside of STUDIES that symbolic links in STUDIES may lead to. Repeatable."),
     ] = None,
     root_path: Annotated[
-        str, typer.Option("--root-path", help="Path below which a proxy shows the server: /medsam2 for https://host/medsam2/.")
+        str,
+        typer.Option(
+            "--root-path",
+            help="URL path at which a proxy publishes the server, such as /medsam2 for https://host/medsam2/. Default: none.",
+        ),
     ] = "",
-    issuer: Annotated[str, typer.Option(help="OpenID Connect issuer whose tokens let people in.")] = "",
+    issuer: Annotated[
+        str, typer.Option(help="URL of the OpenID Connect issuer whose tokens the server accepts. Default: none.")
+    ] = "",
     conf: Annotated[
         list[str] | None,
-        typer.Option(help="KEY=VALUE for the app, such as unet_3d=FILE or learning=false; may be repeated."),
+        typer.Option(help="Setting of the app as KEY=VALUE, such as unet_3d=FILE or learning=false. Repeatable."),
     ] = None,
 ) -> None:
-    """Serve the app to OHIF and 3D Slicer."""
+    """Start the server for OHIF and 3D Slicer."""
     if not is_url(studies) and not Path(studies).is_dir():
         raise InputError(studies, "is neither a folder nor a URL.", "Name a folder of CTs or a DICOMweb URL.")
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--uvicorn_app", "server.application:app"]
@@ -60,10 +71,10 @@ def serve_command(
     if issuer:
         command += ["--conf", "server_oidc_issuer", issuer]
     login = ("server_tokens=", "server_oidc_issuer=")
-    asks = tokens is not None or bool(issuer) or any(setting.startswith(login) for setting in conf or ())
-    if host not in _HERE and not asks:
+    has_login = tokens is not None or bool(issuer) or any(setting.startswith(login) for setting in conf or ())
+    if host not in _LOOPBACK and not has_login:
         raise InputError(
-            host, "can be reached by others, and nobody would have to log in.", "Add --tokens FILE or --issuer URL."
+            host, "can be reached from other machines, and no login is set up.", "Add --tokens FILE or --issuer URL."
         )
     for setting in conf or ():
         key, equals, text = setting.partition("=")
@@ -77,36 +88,41 @@ def serve_command(
     if device.startswith("cuda"):
         from medsam2_atlas.base.device import pick_device
 
-        pick_device(device)  # so that a missing card is reported in one line
-    set_umask(for_group=False)  # of the server's log, too; the server opens other files to a group if it is told to
+        pick_device(device)  # reports a missing GPU in one line, before the server starts
+    set_umask(for_group=False)  # makes the server's log private; the server itself handles files for a group
     command += ["--app", str(_app_folder(port))]
     os.environ["PYTHONPATH"] = python_path()
     if device.strip().lower() == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # libraries would begin CUDA unasked, in each work process too
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # libraries would initialise CUDA on import, in each work process too
     ensure_home()
     ensure_temp()
     # MONAI Label would otherwise start a scoring process at every start and every next case.
     os.environ.setdefault("MONAI_LABEL_AUTO_UPDATE_SCORING", "false")
-    # Each of the forty threads that answer would keep an arena of freed memory for itself.
+    # Otherwise each of the forty handler threads would keep its own arena of freed memory.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     os.execv(sys.executable, command)
 
 
 def _app_folder(port: int) -> Path:
-    """The folder that MONAI Label takes for the app: it writes logs there, and an installation may be another user's."""
+    """Creates and returns a private folder that MONAI Label uses as app folder, because it writes its logs there.
+
+    The app itself is linked into that folder: an installation may belong to another user.
+    """
     folder = state_folder() / f"server-{port}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with replacing(folder / "main.py") as part:
             part.symlink_to(resource("apps/medsam2_atlas/main.py"))
     except OSError as error:
-        raise InputError(folder, f"cannot hold the server's logs: {error}.", "Name another by $MEDSAM2_ATLAS_STATE.") from error
+        remedy = "Set $MEDSAM2_ATLAS_STATE to another folder."
+        raise InputError(folder, f"cannot be used for the server's logs: {error}.", remedy) from error
     return folder
 
 
 def _root(folder: Path) -> str:
+    """Returns the resolved path of a folder given by --root."""
     if not folder.is_dir():
         raise InputError(folder, "is not a folder.", "Name a folder that links in the studies folder lead to.")
     if "," in str(folder.resolve()):
-        raise InputError(folder, "has a comma in its path.", "Name it in configs/server.yaml (roots).")
+        raise InputError(folder, "has a comma in its path.", "Add it to `roots` in configs/server.yaml instead.")
     return str(folder.resolve())

@@ -1,4 +1,4 @@
-"""`medsam2-atlas studies …`: records of a studies folder, or of the work folder of a PACS server."""
+"""`medsam2-atlas studies …`: the group of commands for the audit log, backups and erasing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from medsam2_atlas.cli import archives, erase
 from medsam2_atlas.cli.audit import audit_command
 
 app = typer.Typer(
-    help="Audit log, backups and erasing: of a studies folder, or of what a server keeps for a PACS.", no_args_is_help=True
+    help="Audit, back up, restore and erase a studies folder, or the data that a server keeps for a PACS.",
+    no_args_is_help=True,
 )
 for name, command, example in (
     ("audit", audit_command, "audit /srv/studies --study case-7 --since 2026-11-01"),

@@ -1,4 +1,4 @@
-"""`medsam2-atlas thresholds`: the best threshold of each organ's score map, by leave-one-out over an atlas' references."""
+"""`medsam2-atlas thresholds`: finds the best threshold of each organ's score map, by leave-one-out over the references."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from medsam2_atlas.cli.outputs import check_folder
 
 
 def thresholds_command(
-    atlas: Annotated[Path, typer.Argument(help="Folder of the atlas.")],
-    fusion: Annotated[Fusion | None, typer.Option(help="For this label fusion; default: as configured.")] = None,
-    store: Annotated[bool, typer.Option(help="Store them with the atlas.")] = True,
+    atlas: Annotated[Path, typer.Argument(help="Atlas folder.")],
+    fusion: Annotated[
+        Fusion | None, typer.Option(help="Label fusion that the thresholds are for. Default: as in configs/fusion.yaml.")
+    ] = None,
+    store: Annotated[bool, typer.Option(help="Store the thresholds with the atlas.")] = True,
 ) -> None:
-    """Find the best threshold of each organ for an atlas, and store them with it."""
+    """Find the best threshold of each organ's score map for an atlas, and store the thresholds with it."""
     from medsam2_atlas.atlas import Atlas, resolve_atlas
     from medsam2_atlas.imaging.labels import organ_table
     from medsam2_atlas.scoremaps import find_thresholds, fusion_config, with_thresholds

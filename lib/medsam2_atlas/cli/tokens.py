@@ -1,4 +1,4 @@
-"""`medsam2-atlas tokens …`: who may log in at the server."""
+"""`medsam2-atlas tokens …`: adds and lists the people who may log in to the server."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ from rich.table import Table
 from medsam2_atlas.base.console import console
 from medsam2_atlas.base.errors import InputError
 
-app = typer.Typer(help="Files of tokens: who may log in at the server.", no_args_is_help=True)
+app = typer.Typer(help="Add and list the people who may log in to the server.", no_args_is_help=True)
 
-_File = Annotated[Path, typer.Argument(help="File of tokens (YAML), as `serve --tokens` takes it.")]
+_File = Annotated[Path, typer.Argument(help="Token file (YAML), as for `serve --tokens`.")]
 
 
 @app.command("add", epilog="Example: medsam2-atlas tokens add tokens.yaml kim --role reviewer --expires 2027-01-31")
 def add_command(
     file: _File,
     name: Annotated[str, typer.Argument(help="Name of the person.")],
-    role: Annotated[str, typer.Option(help="annotator, reviewer or admin.")] = "annotator",
-    expires: Annotated[str, typer.Option(help="Last day of the token (UTC), such as 2027-01-31.")] = "",
+    role: Annotated[str, typer.Option(help="Role of the person: annotator, reviewer or admin.")] = "annotator",
+    expires: Annotated[
+        str, typer.Option(help="Last day (UTC) on which the token is valid, such as 2027-01-31. Default: no end.")
+    ] = "",
 ) -> None:
-    """Add a person to a file of tokens, and print their token. It is shown only once: the file holds its checksum."""
+    """Add a person to a token file and print the person's token. Copy it now: the file stores only its checksum."""
     from medsam2_atlas.access.token_adding import add_person
     from medsam2_atlas.access.token_entries import ROLES
 
     if role not in ROLES:
-        raise InputError(role, "is no role.", f"Choose from: {', '.join(ROLES)}.")
+        raise InputError(role, "is not a role.", f"Choose from: {', '.join(ROLES)}.")
     token = add_person(file, name, role, expires)
-    typer.echo(f"{name} may log in as {role} with this token, which is not shown again:", err=True)
+    typer.echo(f"{name} can log in as {role} with this token, which is not shown again:", err=True)
     typer.echo(token)
 
 
 @app.command("check", epilog="Example: medsam2-atlas tokens check tokens.yaml")
 def check_command(file: _File) -> None:
-    """List the people of a file of tokens, or tell why the server would refuse it."""
+    """List the people in a token file, or report why the server would refuse the file."""
     from medsam2_atlas.access.token_entries import read_tokens
 
     table = Table("name", "role", "token ends (UTC)")
@@ -51,4 +53,4 @@ def _end(expires: float) -> str:
     if expires == math.inf:
         return ""
     end = datetime.fromtimestamp(expires, timezone.utc)
-    return f"{end:%Y-%m-%d %H:%M}" + (" (over)" if end < datetime.now(timezone.utc) else "")
+    return f"{end:%Y-%m-%d %H:%M}" + (" (expired)" if end < datetime.now(timezone.utc) else "")

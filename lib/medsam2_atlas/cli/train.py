@@ -1,4 +1,4 @@
-"""`medsam2-atlas train …`: the U-Nets on annotated CTs, and how the demo weights were made."""
+"""`medsam2-atlas train …`: trains U-Nets on annotated CTs, and the MedSAM2 demo network on phantoms."""
 
 from __future__ import annotations
 
@@ -16,25 +16,36 @@ from medsam2_atlas.cli.options import DeviceOption, HuOption, StrictOption
 from medsam2_atlas.cli.outputs import WEIGHTS, check_files, check_folder
 from medsam2_atlas.demo.training import DEMO_MARK, DemoTraining
 
-app = typer.Typer(help="Training.", no_args_is_help=True)
+app = typer.Typer(help="Train a U-Net, or the demo weights.", no_args_is_help=True)
 
 
 @app.command("unet")
 def unet_command(
     cases: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, or a studies folder with labels/final/.")],
-    run: Annotated[Path, typer.Argument(help="Folder of the run; a run that was stopped there goes on.")],
-    config: Annotated[str, typer.Option(help="unet_3d, unet_2d, unet_3d_large, or a YAML file.")] = "unet_3d",
-    start: Annotated[Path | None, typer.Option(help="Weights (.pt) to start from.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the configuration's.")] = None,
-    validation_share: Annotated[float | None, typer.Option(min=0, max=0.9, help="Instead of the configuration's.")] = None,
-    validate_every: Annotated[int | None, typer.Option(min=1, help="Instead of the configuration's.")] = None,
-    mark: Annotated[str, typer.Option(help="What all results shall say of the weights.")] = "",
-    half: Annotated[Path | None, typer.Option(help="Write the best weights here too, in half precision.")] = None,
+    run: Annotated[Path, typer.Argument(help="Folder of the training run; an interrupted run in it resumes.")],
+    config: Annotated[
+        str, typer.Option(help="Configuration of network and training: unet_3d, unet_2d, unet_3d_large, or a YAML file.")
+    ] = "unet_3d",
+    start: Annotated[
+        Path | None, typer.Option(help="Weights file (.pt) to start from. Default: randomly initialised weights.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Number of epochs. Default: as configured.")] = None,
+    validation_share: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.9, help="Share of cases used for validation, 0..0.9. Default: as configured."),
+    ] = None,
+    validate_every: Annotated[
+        int | None, typer.Option(min=1, help="Number of epochs between validations. Default: as configured.")
+    ] = None,
+    mark: Annotated[str, typer.Option(help="Note about the weights, shown with all their results. Default: none.")] = "",
+    half: Annotated[
+        Path | None, typer.Option(help="File (.pt) to write the best weights to in half precision. Default: none.")
+    ] = None,
     hu: HuOption = "check",
     strict: StrictOption = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train a U-Net on annotated CTs; the best weights are RUN/best.pt."""
+    """Train a U-Net on annotated CTs; write the best weights to RUN/best.pt."""
     check_files((half, WEIGHTS), inputs=(start,), made=(run,))
     from medsam2_atlas.imaging.hounsfield import HuRule
 
@@ -45,8 +56,8 @@ def unet_command(
     from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, save_unet, unet_config, with_training
 
     chosen = unet_config(config)
-    asked = {"epochs": epochs, "validation_share": validation_share, "validate_every": validate_every}
-    chosen = with_training(chosen, {key: value for key, value in asked.items() if value is not None})
+    changes = {"epochs": epochs, "validation_share": validation_share, "validate_every": validate_every}
+    chosen = with_training(chosen, {key: value for key, value in changes.items() if value is not None})
     picked = pick_device(device)
     skipped: dict[str, str] | None = None if strict else {}
     found = [TrainingCase(files.name, files.image, files.label, hu=rule) for files in annotated_cases(cases, skipped)]
@@ -58,8 +69,8 @@ def unet_command(
         training.mark = mark
         if chosen.training.validation_share > 0 and not training.validation_cases:
             print_left_out(training.skipped)
-            problem = "has one case that can be used, and validation needs another."
-            raise InputError(cases, problem, "Add cases, or give --validation-share 0.")
+            problem = "has one case that can be used, but validation needs a second one."
+            raise InputError(cases, problem, "Add cases, or use --validation-share 0.")
         stats = training.run()
     if stats["validation"]:
         table = Table("organ", "Dice", title=f"validation cases: {', '.join(stats['validation_cases'])}")
@@ -81,16 +92,16 @@ def unet_command(
 
 @app.command("demo")
 def demo_command(
-    out: Annotated[Path, typer.Argument(help="Checkpoint to write (.pt).")],
-    cache: Annotated[Path, typer.Option(help="Folder for the training phantoms; kept for the next run.")] = Path(
+    out: Annotated[Path, typer.Argument(help="Checkpoint (.pt) to write.")],
+    cache: Annotated[Path, typer.Option(help="Folder for the training phantoms, which later runs reuse.")] = Path(
         "demo-training"
     ),
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = DemoTraining.steps,
-    patients: Annotated[int, typer.Option(min=1, help="Phantoms to train on.")] = DemoTraining.patients,
-    seed: Annotated[int, typer.Option(help="Population and all random choices.")] = DemoTraining.seed,
+    steps: Annotated[int, typer.Option(min=1, help="Number of optimiser steps.")] = DemoTraining.steps,
+    patients: Annotated[int, typer.Option(min=1, help="Number of phantoms to train on.")] = DemoTraining.patients,
+    seed: Annotated[int, typer.Option(help="Seed of the population and of all random choices.")] = DemoTraining.seed,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train the MedSAM2 demo network on phantoms from scratch; goes on where a stopped training left off."""
+    """Train the MedSAM2 demo network on phantoms from scratch. An interrupted training resumes."""
     check_files((out, WEIGHTS))
     check_folder(cache)
     from medsam2_atlas.base.device import pick_device

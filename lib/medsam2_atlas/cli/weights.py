@@ -1,4 +1,4 @@
-"""`medsam2-atlas weights …`: fetch, check and describe checkpoints."""
+"""`medsam2-atlas weights …`: fetches, checks and describes checkpoints."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from medsam2_atlas.base.resource import model_folder, resource
 from medsam2_atlas.cli.options import ConfigOption
 from medsam2_atlas.cli.outputs import WEIGHTS, check_files
 
-app = typer.Typer(help="MedSAM2's weights.", no_args_is_help=True)
+app = typer.Typer(help="Download and check MedSAM2's weights.", no_args_is_help=True)
 
 _BLOCK = 1 << 20
 
 
 @app.command("fetch")
 def fetch_command(
-    name: Annotated[str, typer.Argument(help="A checkpoint listed in configs/weights.yaml.")] = "MedSAM2_latest.pt",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: the model folder.")] = None,
+    name: Annotated[str, typer.Argument(help="Name of a checkpoint listed in configs/weights.yaml.")] = "MedSAM2_latest.pt",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File (.pt) to write. Default: NAME in the model folder.")
+    ] = None,
 ) -> None:
-    """Download official weights; continues a download that broke off. Nothing is ever downloaded but by this command."""
+    """Download official weights. An interrupted download resumes. No other command downloads anything."""
     import yaml
 
     listed: dict[str, str] = yaml.safe_load(resource("configs/weights.yaml").read_text(encoding="utf-8"))["checkpoints"]
@@ -43,30 +45,35 @@ def fetch_command(
 
 
 @app.command("check")
-def check_command(file: Annotated[Path, typer.Argument(help="A checkpoint (.pt).")], config: ConfigOption = None) -> None:
-    """Verify that a checkpoint fits the network, tensor by tensor, and print its checksum."""
+def check_command(file: Annotated[Path, typer.Argument(help="Checkpoint (.pt).")], config: ConfigOption = None) -> None:
+    """Check that each tensor of a checkpoint fits the network, and print the checkpoint's SHA-256."""
     from medsam2_atlas.medsam2 import load_weights
 
     weights = load_weights(file, config)
     count = sum(tensor.numel() for tensor in weights.network.state_dict().values())
-    echo(f"{file}: fits, {len(weights.network.state_dict())} tensors, {count} values", f"SHA-256 {weights.sha256}")
+    echo(f"{file}: fits the network, {len(weights.network.state_dict())} tensors, {count} values", f"SHA-256 {weights.sha256}")
     if weights.mark:
         echo(weights.mark)
 
 
 @app.command("shapes")
 def shapes_command(config: ConfigOption = None) -> None:
-    """Print names and shapes of the network's tensors as JSON; the official network by default."""
+    """Print the names and shapes of a network's tensors as JSON. Default: the official network."""
     from medsam2_atlas.medsam2 import OFFICIAL, load_config, parameter_shapes
 
     typer.echo(json.dumps(parameter_shapes(load_config(config or OFFICIAL)), indent=1))
 
 
 def download(url: str, target: Path, progress: Progress) -> None:
-    """Downloads to `target`, going on where an earlier attempt left `target`.partial; replaces the target at the end.
+    """Downloads a file to `target`.partial, resuming an earlier download, and then renames it to `target`.
+
+    Args:
+        url: address of the file.
+        target: file to write; an existing one is replaced at the end.
+        progress: called with the step `download` and the fraction completed, 0..1.
 
     Raises:
-        WeightsError: the server cannot be reached or answers with an error; what came so far is kept.
+        WeightsError: the server cannot be reached or returns an error; the partial file is kept.
     """
     import urllib.error
     import urllib.request
@@ -85,10 +92,10 @@ def download(url: str, target: Path, progress: Progress) -> None:
                     stream.write(block)
                     progress("download", min(1.0, stream.tell() / total) if total else 0.0)
             if total and partial.stat().st_size != total:
-                raise WeightsError(url, "broke off.", "Run the same command again: it goes on from there.")
+                raise WeightsError(url, "was downloaded only in part.", "Run the same command again; it resumes the download.")
     except urllib.error.HTTPError as error:
         if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            pass  # all of it is here already
+            pass  # the partial file is already complete
         else:
             raise WeightsError(url, f"cannot be downloaded ({error}).", "Check configs/weights.yaml.") from error
     except (OSError, ValueError) as error:
