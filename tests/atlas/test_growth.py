@@ -163,11 +163,11 @@ def test_an_organ_cut_by_the_end_of_the_scan_is_held_against_the_same_part_of_th
     whole = base.references[2]
     shape = map_shape(base.template)
     share = whole.shares[6]
-    cut = share.low[0] + share.values.shape[0] * 3 // 4  # three quarters of the liver lie outside the scan
+    cut = share.lower[0] + share.values.shape[0] * 3 // 4  # three quarters of the liver lie outside the scan
     covered = whole.covers(shape)
     covered[:cut] = False
     values = share.values.copy()
-    values[: cut - share.low[0]] = 0
+    values[: cut - share.lower[0]] = 0
     partial = replace(whole, shares={6: replace(share, values=values)}, covered=np.packbits(covered), organs=(6,))
     assert outlying(partial, base.references[:2], base.template) == ""
     unseen = replace(partial, covered=whole.covered)  # the same outline, but the rest of the liver was in the scan

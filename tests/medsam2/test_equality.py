@@ -189,7 +189,7 @@ def test_organs_in_one_batch_are_segmented_as_if_alone(narrow: Both, narrow_conf
     weights = Weights(narrow.engine._net, narrow_config, Path("seeded"), "", "")
     together = MedSAM2Volume(weights, narrow.hu, batch=16).segment([THREE_BOXES, other])
     for prompt in (THREE_BOXES, other):
-        assert_equal(together[prompt.label].low.numpy(), narrow.engine.segment([prompt])[prompt.label].low.numpy())
+        assert_equal(together[prompt.label].values.numpy(), narrow.engine.segment([prompt])[prompt.label].values.numpy())
 
 
 def test_each_slice_is_encoded_once_whatever_is_prompted(narrow_config: DictConfig) -> None:
@@ -204,8 +204,8 @@ def test_each_slice_is_encoded_once_whatever_is_prompted(narrow_config: DictConf
 
 
 def test_small_holes_are_filled_when_asked(narrow: Both) -> None:
-    open_ = narrow.engine.segment([ONE_BOX])[1].low
-    filled = narrow.engine.segment([ONE_BOX], fill_holes=True)[1].low
+    open_ = narrow.engine.segment([ONE_BOX])[1].values
+    filled = narrow.engine.segment([ONE_BOX], fill_holes=True)[1].values
     changed = filled != open_
     assert filled[changed] == pytest.approx(0.1)
     assert (open_[changed] <= 0).all()

@@ -77,7 +77,7 @@ def test_a_map_loses_what_lies_in_a_segmented_neighbour() -> None:
     liver = cube(20, size=10)
     scores = scores_of(k6=liver, k4=cube(26))
     found = constrained(scores, (liver * 6).astype(np.uint8), [4])
-    left = np.argwhere(found.maps[4].values) + found.maps[4].low
+    left = np.argwhere(found.maps[4].values) + found.maps[4].lower
     assert left[:, 2].min() >= 30
     assert found.maps[6] is scores.maps[6]
 
@@ -91,7 +91,7 @@ def test_a_map_that_lies_wholly_in_its_neighbour_is_left_for_the_network() -> No
 def test_a_map_moves_with_the_neighbour_that_lies_off_its_own() -> None:
     scores = scores_of(k6=cube(20), k10=cube(34))
     found = constrained(scores, (cube(20, y=26) * 6).astype(np.uint8), [10])
-    rows = np.argwhere(found.maps[10].values)[:, 1] + found.maps[10].low[1]
+    rows = np.argwhere(found.maps[10].values)[:, 1] + found.maps[10].lower[1]
     assert 22 < rows.mean() < 30  # from 23.5 towards 29.5: the nearer the neighbour, the more of the 6 rows
     assert rows.mean() > 25
 

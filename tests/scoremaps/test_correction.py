@@ -103,7 +103,7 @@ def test_bending_moves_what_references_know_with_the_maps() -> None:
     target = ct((truth, 110))
     found, moved = warp_jointly(registered, known, intensities(target, registered), BEND)
     assert dice(mask_of(found, 6), truth) > 0.85
-    assert 1 <= moved.low[2] - 20 <= 6  # the border of the known has gone along
+    assert 1 <= moved.lower[2] - 20 <= 6  # the border of the known has gone along
     box = (slice(0, SHAPE[0]), slice(0, SHAPE[1]), slice(30, 50))
     assert (moved.over(box) > 0.5).all()  # what lies beyond the scan's ends is as at them
 

@@ -63,7 +63,7 @@ def test_maps_stay_as_they_are_for_a_target_on_their_own_grid_alone() -> None:
     found = on_map_grid(votes(grid, Transform()))
     assert found.scores.maps[6].values is not None
     assert (found.scores.maps[6].values == atlas.maps[6].values).all()
-    assert found.scores.maps[6].low == (-5, -5, -5)
+    assert found.scores.maps[6].lower == (-5, -5, -5)
     other = Geometry(grid.size, (2.0, 2.0, 2.0), grid.origin)
     with pytest.raises(InputError, match=r"does not lie on the grid of the atlas' maps.*enabled: true.*warp"):
         on_map_grid(votes(other, Transform()))

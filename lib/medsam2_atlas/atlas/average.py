@@ -12,7 +12,7 @@ import numpy as np
 from medsam2_atlas.atlas.atlas import ProbabilityMap
 from medsam2_atlas.atlas.reference import HALF, MAP_SPACING, Reference, map_shape
 from medsam2_atlas.base.choices import MissingOrgan
-from medsam2_atlas.imaging.cropped_map import low_of
+from medsam2_atlas.imaging.cropped_map import lower_corner
 from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.registration import WorkImage
 
@@ -34,7 +34,7 @@ def probability_maps(references: Sequence[Reference], template: WorkImage, missi
         values = np.rint(total / np.maximum(seen, 1)).astype(np.uint8)
         box = occupied(values, margin=1)
         if box is not None:
-            shift = np.array(low_of(box)[::-1], np.float32) * MAP_SPACING
+            shift = np.array(lower_corner(box)[::-1], np.float32) * MAP_SPACING
             count = sum(k in reference.organs for reference in references)
             maps[k] = ProbabilityMap(np.ascontiguousarray(values[box]), (origin + shift).astype(np.float32), count)
     return maps

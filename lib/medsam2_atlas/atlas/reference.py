@@ -116,7 +116,7 @@ class Reference:
         arrays: dict[str, np.ndarray] = {"covered": self.covered, "picture": self.picture, "thumbnail": self.thumbnail}
         arrays |= self.transform.arrays()
         for k, share in self.shares.items():
-            arrays[f"organ.{k}.values"], arrays[f"organ.{k}.low"] = share.values, np.array(share.low)
+            arrays[f"organ.{k}.values"], arrays[f"organ.{k}.low"] = share.values, np.array(share.lower)
         with replacing(file) as part, part.open("wb") as stream:
             np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from medsam2_atlas.atlas.reading import AnnotatedCT, PackedLabels
 from medsam2_atlas.atlas.reference import MAP_SPACING, OrganShare, Origin, Reference, map_shape, picture_of, thumbnail_of
-from medsam2_atlas.imaging.cropped_map import Box, low_of, shape_of
+from medsam2_atlas.imaging.cropped_map import Box, lower_corner, shape_of
 from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.imaging.volume import Geometry
 from medsam2_atlas.registration import Transform, WorkImage, grid_points
@@ -58,7 +58,7 @@ def _shares(labels: PackedLabels, transform: Transform, template: WorkImage) -> 
         values = dense.pop(k).reshape(shape)
         occupied_box = occupied(values)
         if occupied_box is not None:
-            shares[k] = OrganShare(np.ascontiguousarray(values[occupied_box]), low_of(occupied_box))
+            shares[k] = OrganShare(np.ascontiguousarray(values[occupied_box]), lower_corner(occupied_box))
     return shares, covered
 
 
@@ -75,7 +75,7 @@ def _mask_values(organ: np.ndarray, box: Box, index: torch.Tensor) -> np.ndarray
 
     organ: the mask within its box. box: `(z, y, x)` on the label map's grid. index: `[n, 3]` (x, y, z) voxels of that grid.
     """
-    low = torch.tensor(low_of(box)[::-1], dtype=torch.float32)
+    low = torch.tensor(lower_corner(box)[::-1], dtype=torch.float32)
     last = torch.tensor(shape_of(box)[::-1], dtype=torch.float32) - 1
     near = ((index >= low - 1) & (index <= low + last + 1)).all(-1)
     values = np.zeros(len(index), np.float32)

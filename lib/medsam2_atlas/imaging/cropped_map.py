@@ -20,11 +20,11 @@ Box = tuple[slice, ...]
 class CroppedMap:
     """Values over a part of a grid, such as probabilities of an organ; 0 everywhere else.
 
-    values: `[z, y, x]` uint8, 255 = 1. low: (z, y, x) of the first voxel on the grid.
+    values: `[z, y, x]` uint8, 255 = 1. lower: (z, y, x) of the first voxel on the grid.
     """
 
     values: np.ndarray
-    low: tuple[int, int, int]
+    lower: tuple[int, int, int]
 
     @property
     def maximum(self) -> float:
@@ -34,7 +34,7 @@ class CroppedMap:
     @property
     def spans(self) -> Box:
         """Returns the part of the grid that the map covers."""
-        return tuple(slice(first, first + n) for first, n in zip(self.low, self.values.shape, strict=True))
+        return tuple(slice(first, first + n) for first, n in zip(self.lower, self.values.shape, strict=True))
 
     def part(self, box: Box) -> np.ndarray:
         """Returns the values, of their own type, over a part of the grid; 0 where the map does not reach."""
@@ -58,29 +58,29 @@ class CroppedMap:
         """Returns the same map without the slices, rows and columns at its ends that hold nothing but 0."""
         box = occupied(self.values)
         if box is None:
-            return replace(self, values=np.zeros((0, 0, 0), np.uint8), low=(0, 0, 0))
-        return replace(self, values=np.ascontiguousarray(self.values[box]), low=low_of(nested(self.spans, box)))
+            return replace(self, values=np.zeros((0, 0, 0), np.uint8), lower=(0, 0, 0))
+        return replace(self, values=np.ascontiguousarray(self.values[box]), lower=lower_corner(nested(self.spans, box)))
 
     def moved(self: C, shift: Sequence[int] | np.ndarray, shape: tuple[int, ...]) -> C:
         """Returns the map moved by whole voxels (z, y, x), without what leaves a grid of that shape.
 
         A map that would leave it wholly stays where it is.
         """
-        low = np.add(self.low, shift)
+        low = np.add(self.lower, shift)
         first = np.maximum(0, -low)
         last = np.minimum(self.values.shape, np.array(shape) - low)
         if (last <= first).any():
             return self
         kept = tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
         z, y, x = (int(v) for v in low + first)
-        return replace(self, values=self.values[kept], low=(z, y, x))
+        return replace(self, values=self.values[kept], lower=(z, y, x))
 
 
 def around(maps: Sequence[CroppedMap], margin: np.ndarray, shape: tuple[int, ...]) -> Box:
     """Returns the part of a grid of `shape` that holds all maps and `margin` (z, y, x) voxels around them."""
     wide = np.ceil(margin).astype(int)
-    low = np.min([each.low for each in maps], 0) - wide
-    high = np.max([np.add(each.low, each.values.shape) for each in maps], 0) + wide
+    low = np.min([each.lower for each in maps], 0) - wide
+    high = np.max([np.add(each.lower, each.values.shape) for each in maps], 0) + wide
     return tuple(slice(max(0, int(a)), min(n, int(b))) for a, b, n in zip(low, high, shape, strict=True))
 
 
@@ -94,7 +94,7 @@ def within(box: Box, part: Box) -> Box:
     return tuple(slice(p.start - b.start, p.stop - b.start) for b, p in zip(box, part, strict=True))
 
 
-def low_of(box: Box) -> tuple[int, int, int]:
+def lower_corner(box: Box) -> tuple[int, int, int]:
     """Returns the first voxel (z, y, x) of a part of a grid."""
     z, y, x = (span.start for span in box)
     return z, y, x

@@ -27,18 +27,18 @@ _FILLED_LOGIT = 0.1
 
 @dataclass(frozen=True)
 class OrganLogits:
-    """Mask logits of one organ on slices `z_min..z_min + n − 1`: `low` `[n, h, w]` at the network's mask resolution."""
+    """Mask logits of one organ on slices `z_min..z_min + n − 1`: `values` `[n, h, w]` at the network's mask resolution."""
 
     label: int
     z_min: int
-    low: torch.Tensor
+    values: torch.Tensor
 
     def __contains__(self, z: int) -> bool:
-        return 0 <= z - self.z_min < len(self.low)
+        return 0 <= z - self.z_min < len(self.values)
 
     def plane(self, z: int, shape: tuple[int, int]) -> torch.Tensor:
         """Returns logits `[y, x]` of a slice at image resolution, by bilinear interpolation as the official predictor does."""
-        low = self.low[z - self.z_min][None, None]
+        low = self.values[z - self.z_min][None, None]
         return F.interpolate(low, size=shape, mode="bilinear", align_corners=False)[0, 0]
 
 

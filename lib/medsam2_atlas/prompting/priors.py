@@ -103,7 +103,7 @@ def constrained(scores: ScoreMaps, labels: np.ndarray, later: Sequence[int], con
     for k in np.unique(reduced[reduced > 0]).tolist():
         expected = scores.maps.get(k)
         if expected is not None and (expected.values > _INSIDE).any():
-            before = (np.argwhere(expected.values > _INSIDE).mean(0) + expected.low) * spacing
+            before = (np.argwhere(expected.values > _INSIDE).mean(0) + expected.lower) * spacing
             places.append(before)
             moves.append(np.argwhere(reduced == k).mean(0) * spacing - before)
     maps = dict(scores.maps)
@@ -122,7 +122,7 @@ def _shift(score: ScoreMap, places: np.ndarray, moves: np.ndarray, spacing: np.n
     """
     if not len(places):
         return np.zeros(3, int)
-    middle = (np.array(ndimage.center_of_mass(score.values)) + score.low) * spacing
+    middle = (np.array(ndimage.center_of_mass(score.values)) + score.lower) * spacing
     near = np.exp(-((places - middle) ** 2).sum(1) / (2 * config.reach**2))
     shift: np.ndarray = np.rint(near @ moves / (near.sum() + config.inertia) / spacing).astype(int)
     return shift

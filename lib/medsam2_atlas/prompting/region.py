@@ -83,7 +83,7 @@ def prompts_from_scores(
             missing[k] = f"its score stays at or below {highest:.2f}, the threshold is {threshold:.2f}"
             continue
         hits = np.flatnonzero((score.values > threshold * 255).any((1, 2)))
-        planes = {z: mask for z in (hits + score.low[0]).tolist() if (mask := scores.plane(k, z) > threshold).any()}
+        planes = {z: mask for z in (hits + score.lower[0]).tolist() if (mask := scores.plane(k, z) > threshold).any()}
         if not planes:
             missing[k] = f"no pixel's score is above the threshold {threshold:.2f}"
             continue

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 from scipy import ndimage
 
-from medsam2_atlas.imaging.cropped_map import Box, C, CroppedMap, around, low_of, shape_of
+from medsam2_atlas.imaging.cropped_map import Box, C, CroppedMap, around, lower_corner, shape_of
 from medsam2_atlas.registration.adam import Adam
 from medsam2_atlas.scoremaps.intensities import Intensities
 from medsam2_atlas.scoremaps.maps import ScoreMaps
@@ -114,7 +114,7 @@ def _cells(
         intensities.counterparts(list(maps)),
         torch.from_numpy(known),
         torch.from_numpy(np.ascontiguousarray(hu)).reshape(bins, *known.shape),
-        low_of(box),
+        lower_corner(box),
         size,
         size * spacing,
     )
@@ -195,7 +195,7 @@ def _moved(score: C, field: torch.Tensor, cells: _Cells, shape: tuple[int, ...])
     """Returns a map on a reduced grid of `shape`, moved by a field over cells."""
     voxel = cells.steps / cells.size
     box = around([score], field.abs().amax((1, 2, 3)).numpy() / voxel + 1, shape)
-    z, y, x = low_of(box)
+    z, y, x = lower_corner(box)
     values = torch.from_numpy(score.over(box))[None]
     result = np.empty(values.shape[1:], np.uint8)
     for first in range(0, len(result), _SLAB):
@@ -204,4 +204,4 @@ def _moved(score: C, field: torch.Tensor, cells: _Cells, shape: tuple[int, ...])
         source = index + _looked_up(field, place) / _along_axes(voxel)
         part = _looked_up(values, source - _along_axes((z, y, x)))[0]
         result[first : first + _SLAB] = (part * 255).round().to(torch.uint8).numpy()
-    return replace(score, values=result, low=(z, y, x)).cropped()
+    return replace(score, values=result, lower=(z, y, x)).cropped()

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from scipy import ndimage
 
-from medsam2_atlas.imaging.cropped_map import Box, CroppedMap, around, low_of, nested
+from medsam2_atlas.imaging.cropped_map import Box, CroppedMap, around, lower_corner, nested
 from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.scoremaps.intensities import Intensities
 from medsam2_atlas.scoremaps.maps import ScoreMap, ScoreMaps
@@ -209,4 +209,4 @@ def _finished(score: ScoreMap, organ: _Organ, spacing: np.ndarray, config: Corre
     smooth = ndimage.gaussian_filter(posterior, config.rounding * size / spacing)
     if smooth.max() > _MORE_LIKELY:
         posterior = main_pieces(smooth, organ.seed, _MORE_LIKELY, config.pieces)
-    return replace(score, values=np.rint(posterior * 255).astype(np.uint8), low=low_of(organ.box))
+    return replace(score, values=np.rint(posterior * 255).astype(np.uint8), lower=lower_corner(organ.box))

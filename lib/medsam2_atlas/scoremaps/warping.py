@@ -103,7 +103,7 @@ def _scored(votes: Votes, organs: Mapping[int, CroppedMap], field_of_view: Cropp
     maps = {}
     for k, organ in organs.items():
         visible = _visible_share(votes.maps[k], alignment.inverse, geometry)
-        maps[k] = ScoreMap(organ.values, organ.low, visible)
+        maps[k] = ScoreMap(organ.values, organ.lower, visible)
     scores = ScoreMaps(maps, geometry, stride, alignment.transform, alignment.inverse)
     return Warped(alignment, scores, scores, field_of_view)
 
