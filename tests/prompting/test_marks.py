@@ -15,14 +15,14 @@ from medsam2_atlas.prompting import MarkedOrgan, SliceMarks, marked_organ
 
 def test_boxes_tell_what_the_organ_is_and_points_elsewhere_correct(tiny: Volume) -> None:
     organ = marked_organ(tiny, 6, boxes=[[[7, 5, 2], [3, 1, 2]]], inside=[[4, 4, 4], [5, 5, 2]], outside=[[0, 0, 2], [1, 1, 0]])
-    assert organ.telling == (SliceMarks(2, (3, 1, 7, 5), ((5, 5),), ((0, 0),)),)
+    assert organ.defining == (SliceMarks(2, (3, 1, 7, 5), ((5, 5),), ((0, 0),)),)
     assert organ.correcting == (SliceMarks(0, outside=((1, 1),)), SliceMarks(4, inside=((4, 4),)))
     assert (organ.label, organ.z_min, organ.z_max) == (6, 0, 5)
 
 
 def test_without_a_box_the_first_point_on_the_organ_tells(tiny: Volume) -> None:
     organ = marked_organ(tiny, 6, inside=[[4, 4, 4], [5, 5, 1], [6, 4, 4]])
-    assert [marks.z for marks in organ.telling] == [4]
+    assert [marks.z for marks in organ.defining] == [4]
     assert [marks.z for marks in organ.correcting] == [1]
 
 
@@ -40,7 +40,7 @@ def test_points_are_voxels_of_the_file_whatever_its_axes(point: tuple[int, int, 
     image = sitk.DICOMOrient(sitk.GetImageFromArray(array), code)
     where = np.argwhere(sitk.GetArrayFromImage(image) == array[point[2], point[1], point[0]])[0][::-1]
     volume = from_sitk(image)
-    (marks,) = marked_organ(volume, 1, inside=[where.tolist()]).telling
+    (marks,) = marked_organ(volume, 1, inside=[where.tolist()]).defining
     ((x, y),) = marks.inside
     assert volume.array[marks.z, int(y), int(x)] == array[point[2], point[1], point[0]]
 

@@ -38,7 +38,7 @@ def test_the_squared_distance_to_all_is_that_to_the_mean_and_the_variance() -> N
     wanted, target = [descriptors(m.hu, CONFIG) for m in members], descriptors(body(48, 9).hu, CONFIG)
     template = with_group(members[0], members)
     assert template.group is not None
-    mean = template.group.at(template.points(), otherwise=torch.full_like(target, torch.nan))
+    mean = template.group.at(template.points(), fallback=torch.full_like(target, torch.nan))
     to_all = torch.stack([(target - w) ** 2 for w in wanted]).mean(0)
     variance = torch.stack(wanted).var(0, unbiased=False)
     assert (to_all - variance - (target - mean) ** 2).abs().max() < 4 * ROUNDING
@@ -50,7 +50,7 @@ def test_where_too_few_show_a_place_its_own_descriptors_hold() -> None:
     template = with_group(whole, [half, half, half, body(80)], least=0.5)
     own = torch.full((len(descriptors(whole.hu, CONFIG)), *SHAPE), -1.0)
     assert template.group is not None
-    found = template.group.at(template.points(), otherwise=own)
+    found = template.group.at(template.points(), fallback=own)
     assert (found[:, 13:] == -1).all()
     assert (found[:, 2:10, 2:-2, 2:-2] >= 0).all()
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from medsam2_atlas.atlas import Atlas, Reference
 from medsam2_atlas.atlas.atlas import ProbabilityMap
-from medsam2_atlas.atlas.reference import NOWHERE, OrganShare
+from medsam2_atlas.atlas.reference import NO_VOXEL, OrganShare
 from medsam2_atlas.base.errors import AtlasError, InputError
 from medsam2_atlas.cli import app
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
@@ -44,7 +44,7 @@ def reference(name: str, start: int, covered: np.ndarray | None = None) -> Refer
     mask = block(start)
     seen = np.ones(mask.shape, bool) if covered is None else covered
     picture = np.where(mask, 100, -100).astype(np.int16)
-    picture[~seen] = NOWHERE
+    picture[~seen] = NO_VOXEL
     share = OrganShare((255 * (mask & seen)).astype(np.uint8), (0, 0, 0))
     small = np.zeros((1, 1, 1), np.int16)
     return Reference(name, name, (LIVER,), Transform(), {LIVER: share}, np.packbits(seen), picture, small)

@@ -16,7 +16,7 @@ from medsam2_atlas.atlas.atlas import Atlas
 from medsam2_atlas.atlas.average import probability_maps, with_agreements
 from medsam2_atlas.atlas.options import BuildOptions
 from medsam2_atlas.atlas.reading import AnnotatedCT, Snapshots, read_annotated
-from medsam2_atlas.atlas.reference import NOWHERE, Reference, ReferenceFiles
+from medsam2_atlas.atlas.reference import NO_VOXEL, Reference, ReferenceFiles
 from medsam2_atlas.atlas.warp import warp_reference
 from medsam2_atlas.base.choices import MissingOrgan
 from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, problem_of
@@ -202,4 +202,4 @@ def missing_of(options: Mapping[str, Any]) -> MissingOrgan:
 def group_of(references: Sequence[Reference], template: WorkImage, registration: RegistrationConfig) -> MeanDescriptors:
     """Returns the references' mean descriptors. They are made with the common space, and stay as the atlas grows."""
     pictures = (torch.from_numpy(reference.picture.astype(np.float32)) for reference in references)
-    return mean_descriptors(((picture, picture > NOWHERE) for picture in pictures), template, registration)
+    return mean_descriptors(((picture, picture > NO_VOXEL) for picture in pictures), template, registration)

@@ -22,7 +22,7 @@ THUMBNAIL_SPACING = 12.0
 """Spacing in mm of the grid of thumbnails. Part of the stored form."""
 HALF = 128
 """Half of a voxel, of the 255 that a share of all of it has."""
-NOWHERE = -32768
+NO_VOXEL = -32768
 """Stands in pictures for places where a CT has no voxel."""
 
 Origin = Literal["base", "final"]
@@ -56,7 +56,7 @@ class Reference:
         transform: from the common space's world points to its own.
         shares: of each organ, on the map grid.
         covered: its field of view on the map grid, as packed bits.
-        picture: HU on the template's grid, `[z, y, x]` int16; `NOWHERE` where it has no voxel.
+        picture: HU on the template's grid, `[z, y, x]` int16; `NO_VOXEL` where it has no voxel.
         thumbnail: the same on a 12 mm grid.
         origin: `base` for those that an atlas was built from, `final` for labels that were signed off later.
         agreement: Dice per organ with all other references, in the common space.
@@ -168,8 +168,8 @@ def thumbnail_of(image: WorkImage, transform: Transform, template: WorkImage) ->
 
 
 def picture_of(hu: torch.Tensor, valid: torch.Tensor) -> np.ndarray:
-    """Returns HU `[z, y, x]` as int16; `NOWHERE` where they are not valid."""
-    picture: np.ndarray = torch.where(valid, hu.round(), float(NOWHERE)).numpy().astype(np.int16)
+    """Returns HU `[z, y, x]` as int16; `NO_VOXEL` where they are not valid."""
+    picture: np.ndarray = torch.where(valid, hu.round(), float(NO_VOXEL)).numpy().astype(np.int16)
     return picture
 
 
@@ -179,7 +179,7 @@ def thumbnail_distance(a: np.ndarray, b: np.ndarray, config: ThumbnailConfig | N
     config: the HU that are compared; those of `configs/atlas.yaml` by default.
     """
     config = config or atlas_config().thumbnail
-    both = (a > NOWHERE) & (b > NOWHERE)
+    both = (a > NO_VOXEL) & (b > NO_VOXEL)
     if both.sum() < config.min_voxels:
         return 1.0
     x, y = (np.clip(t[both].astype(np.float64), *config.window) for t in (a, b))

@@ -90,7 +90,7 @@ class DicomWeb:
         self._probing = threading.Lock()
         self._any_syntax = True  # whether the server is asked for objects in any transfer syntax
 
-    def suspect(self) -> None:
+    def start_probe(self) -> None:
         """Probes the server with a minimal request, in a separate thread, because a call has not been answered for a while.
 
         A server that is slow with one request answers the probe and stays in use. If it does not answer, the circuit breaker
@@ -214,7 +214,7 @@ class DicomWeb:
         """Yields an answer as soon as its headers have arrived; the body is still to be read."""
         url, timeout = self._address(service, path), (self._limits.connect, pause or self._limits.pause)
         began = self.breaker.begin()
-        silence = _timer(self._limits.silence, self.suspect)
+        silence = _timer(self._limits.silence, self.start_probe)
         try:
             answer = self._session.request(method, url, stream=True, timeout=timeout, **options)
         except _UNANSWERED as error:

@@ -126,7 +126,7 @@ class MedSAM2Volume:
             mend: changes the network's logits of a marked slice before they are remembered.
             progress: called with stage and fraction completed.
         """
-        starts = {marks.z: self._points(marks) for marks in organ.telling}
+        starts = {marks.z: self._points(marks) for marks in organ.defining}
         corrections = {marks.z: self._points(marks) for marks in organ.correcting}
         share = 0.5 if corrections else 1.0
         tracks = self._both_ways(organ, min(starts), patience, min_certainty)

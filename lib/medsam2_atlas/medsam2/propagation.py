@@ -105,7 +105,7 @@ class Track:
         """Slices that need no more work after a step."""
         return len(self) if self.ended else min(step + 1, len(self))
 
-    def look(self, z: int) -> None:
+    def end_if_lost(self, z: int) -> None:
         """Ends the track where the organ has been out of sight for long enough."""
         if self.patience is None:
             return
@@ -161,7 +161,7 @@ class Propagator:
                     self._step(group[first : first + self._batch], step)
                     progress("propagation", sum(t.done(step - 1) for t in tracks) / total)
             for track in going:
-                track.look(track.slice_at(step))
+                track.end_if_lost(track.slice_at(step))
             progress("propagation", sum(t.done(step) for t in tracks) / total)
             for label in {track.label for track in going}:
                 own = [track for track in tracks if track.label == label]

@@ -13,7 +13,7 @@ Source = Literal["atlas", "unet"]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class SourceQuality:
     """How good each source has shown itself, per organ number.
 
     unet: Dice on validation cases. unet_cases: training cases. atlas: Dice between a reference and the others.
@@ -37,7 +37,7 @@ class Evidence:
         return ("unet", text) if mine > other else ("atlas", text)
 
 
-def choose_prompts(atlas: Prompts, unet: Prompts, evidence: Evidence, organs: Iterable[int]) -> Prompts:
+def choose_prompts(atlas: Prompts, unet: Prompts, quality: SourceQuality, organs: Iterable[int]) -> Prompts:
     """Returns per organ the prompt of the source that has shown itself better; the other's where that one has none."""
     offers: dict[Source, dict[int, OrganPrompt]] = {
         "atlas": {p.label: p for p in atlas.prompts},
@@ -47,7 +47,7 @@ def choose_prompts(atlas: Prompts, unet: Prompts, evidence: Evidence, organs: It
     missing: dict[int, str] = {}
     origins: dict[int, PromptOrigin] = {}
     for k in organs:
-        first, why = evidence.prefers(k)
+        first, why = quality.prefers(k)
         second: Source = "unet" if first == "atlas" else "atlas"
         reasons = {"atlas": atlas.missing.get(k, ""), "unet": unet.missing.get(k, "")}
         if k in offers[first]:

@@ -30,7 +30,7 @@ class SliceMarks:
 class MarkedOrgan:
     """An organ's marks, in voxel indices of the LPS volume; it is looked for from slice z_min to z_max, both included.
 
-    telling: slices whose marks tell what the organ is. correcting: the other marked ones. Slices with boxes tell; without
+    defining: slices whose marks tell what the organ is. correcting: the other marked ones. Slices with boxes tell; without
     any box, the slice of the first point on the organ does. Points elsewhere are taken to mend what was found from those: a
     point alone says less than a tracked mask.
     """
@@ -38,12 +38,12 @@ class MarkedOrgan:
     label: int
     z_min: int
     z_max: int
-    telling: tuple[SliceMarks, ...]
+    defining: tuple[SliceMarks, ...]
     correcting: tuple[SliceMarks, ...] = field(default=())
 
     def __post_init__(self) -> None:
         slices = [marks.z for marks in self.slices]
-        if not self.telling or len(set(slices)) < len(slices):
+        if not self.defining or len(set(slices)) < len(slices):
             raise ValueError(f"label {self.label}: a slice must tell what it is, and none may be marked twice")
         if not self.z_min <= min(slices) <= max(slices) <= self.z_max:
             raise ValueError(f"label {self.label}: marks on slices {slices} outside {self.z_min}..{self.z_max}")
@@ -51,7 +51,7 @@ class MarkedOrgan:
     @property
     def slices(self) -> tuple[SliceMarks, ...]:
         """All marked slices."""
-        return self.telling + self.correcting
+        return self.defining + self.correcting
 
 
 def marked_organ(
@@ -94,14 +94,14 @@ def marked_organ(
         for x, y, z in listed:
             points[z][kind].append((float(x), float(y)))
     found = {z: SliceMarks(z, drawn.get(z), tuple(points[z][0]), tuple(points[z][1])) for z in sorted({*drawn, *points})}
-    telling = set(drawn) or {on[0][2]}
+    defining = set(drawn) or {on[0][2]}
     more = len(volume.array) if reach is None else round(reach / volume.geometry.spacing[2])
     return MarkedOrgan(
         label,
         max(0, min(found) - more),
         min(len(volume.array) - 1, max(found) + more),
-        tuple(marks for z, marks in found.items() if z in telling),
-        tuple(marks for z, marks in found.items() if z not in telling),
+        tuple(marks for z, marks in found.items() if z in defining),
+        tuple(marks for z, marks in found.items() if z not in defining),
     )
 
 

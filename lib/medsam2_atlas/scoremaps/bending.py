@@ -162,7 +162,9 @@ def _evidence(
     nothing = (1 - maps.sum(0)).clamp(min=0)
     hu = cells.hu.flatten(1)
     inside, outside = ((weights * near * counted).flatten(1) @ hu.T for weights in (maps**2, nothing.expand_as(maps)))
-    table = torch.from_numpy(intensities.evidence_table(inside.numpy(), outside.numpy(), cells.partner, config.max_evidence))
+    table = torch.from_numpy(
+        intensities.log_likelihood_ratios(inside.numpy(), outside.numpy(), cells.partner, config.max_evidence)
+    )
     return (table @ hu).reshape(maps.shape)
 
 

@@ -59,7 +59,7 @@ class FusionConfig(Settings):
     histograms: HistogramConfig = _section(HistogramConfig, "how HU are counted, for the steps `bend` and `correct`")
 
     @property
-    def looks_at_target(self) -> bool:
+    def uses_intensities(self) -> bool:
         """Returns whether the target's own intensities change score maps."""
         return any(step.enabled and step.rounds > 0 for step in (self.bend, self.correct))
 

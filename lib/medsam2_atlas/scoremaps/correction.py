@@ -113,7 +113,7 @@ def correct(scores: ScoreMaps, field_of_view: CroppedMap, intensities: Intensiti
                 partial(_histograms, nothing=nothing, intensities=intensities, known_only=turn == 0), organs.values()
             )
             inside, outside = np.array(list(counted)).reshape(-1, 2, intensities.config.bins).swapaxes(0, 1)
-            tables = intensities.evidence_table(inside, outside, partner, config.max_evidence)
+            tables = intensities.log_likelihood_ratios(inside, outside, partner, config.max_evidence)
             odds = list(
                 pool.map(partial(_odds, bins=intensities.bins, spacing=spacing, config=config), organs.values(), tables)
             )

@@ -58,7 +58,9 @@ class Intensities:
                 places[[left, right]] = right, left
         return places
 
-    def evidence_table(self, inside: np.ndarray, outside: np.ndarray, partner: np.ndarray, max_evidence: float) -> np.ndarray:
+    def log_likelihood_ratios(
+        self, inside: np.ndarray, outside: np.ndarray, partner: np.ndarray, max_evidence: float
+    ) -> np.ndarray:
         """Returns the evidence of each bin for an organ: the logarithm of its histograms' ratio.
 
         Paired organs look alike, so they share their histograms: a kidney that registration takes for the spleen beside

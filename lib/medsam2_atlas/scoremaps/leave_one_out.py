@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
-from medsam2_atlas.atlas.reference import MAP_SPACING, NOWHERE, Reference, map_shape
+from medsam2_atlas.atlas.reference import MAP_SPACING, NO_VOXEL, Reference, map_shape
 from medsam2_atlas.base.errors import AtlasError
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.imaging.cropped_map import CroppedMap
@@ -51,7 +51,7 @@ def find_thresholds(atlas: Atlas, config: FusionConfig, progress: Progress = sil
         {k: float(candidates[n]) for k, n in best.items()},
         {k: float(means[k][n]) for k, n in best.items()},
         config.vote.label_fusion,
-        config.looks_at_target,
+        config.uses_intensities,
         count,
     )
 
@@ -79,9 +79,9 @@ def _maps_without(
 ) -> dict[int, CroppedMap]:
     """Returns the votes of the other references on one that is left out, corrected by its intensities, on the map grid."""
     picture, template = torch.from_numpy(reference.picture.astype(np.float32)), atlas.template
-    work = WorkImage(picture.clamp(min=AIR), picture > NOWHERE, template.origin, template.spacing)
+    work = WorkImage(picture.clamp(min=AIR), picture > NO_VOXEL, template.origin, template.spacing)
     organs = vote_on(picture, work.valid, others, atlas, config.vote)
-    if not config.looks_at_target:
+    if not config.uses_intensities:
         return {k: organ.on_grid(template) for k, organ in organs.items()}
     grid, shape = map_grid(template), map_shape(template)
     points = grid_points(torch.Size(shape), template.origin, MAP_SPACING)

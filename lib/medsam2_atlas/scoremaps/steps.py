@@ -33,13 +33,13 @@ def _warp(votes: Votes, config: FusionConfig, progress: Progress) -> Warped:
 
 
 def _bend(warped: Warped, config: FusionConfig, _: Progress) -> Warped:
-    intensities = warped.look(config.histograms)
+    intensities = warped.measured_intensities(config.histograms)
     scores, field_of_view = warp_jointly(warped.scores, warped.field_of_view, intensities, config.bend)
     return replace(warped, scores=scores, field_of_view=field_of_view, intensities=intensities)
 
 
 def _correct(warped: Warped, config: FusionConfig, _: Progress) -> Warped:
-    intensities = warped.look(config.histograms)
+    intensities = warped.measured_intensities(config.histograms)
     scores = correct(warped.scores, warped.field_of_view, intensities, config.correct)
     return replace(warped, scores=scores, intensities=intensities)
 

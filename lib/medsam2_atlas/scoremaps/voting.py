@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
-from medsam2_atlas.atlas.reference import MAP_SPACING, NOWHERE, Reference, map_shape, thumbnail_distance, thumbnail_of
+from medsam2_atlas.atlas.reference import MAP_SPACING, NO_VOXEL, Reference, map_shape, thumbnail_distance, thumbnail_of
 from medsam2_atlas.base.choices import Fusion
 from medsam2_atlas.registration import WorkImage, box_mean, grid_points, sample
 from medsam2_atlas.scoremaps.alignment import Alignment
@@ -114,7 +114,7 @@ def _weights(hu: torch.Tensor, valid: torch.Tensor, references: Sequence[Referen
     differences = torch.empty(len(references), *hu.shape)
     for n, reference in enumerate(references):
         picture = torch.from_numpy(reference.picture.astype(np.float32))
-        both = valid & (picture > NOWHERE)
+        both = valid & (picture > NO_VOXEL)
         difference = (target - scaled(picture, config.min_hu, config.max_hu)).abs()
         differences[n] = torch.where(both, difference, _UNSEEN)
     return _WEIGHTS[config.label_fusion](differences, config)

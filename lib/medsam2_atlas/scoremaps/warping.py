@@ -60,7 +60,7 @@ class Warped:
     field_of_view: CroppedMap
     intensities: Intensities | None = None
 
-    def look(self, config: HistogramConfig) -> Intensities:
+    def measured_intensities(self, config: HistogramConfig) -> Intensities:
         """Returns the target's intensities on the reduced grid; they are counted once."""
         return self.intensities or Intensities.of(self.alignment.target, self.registered, organ_table().pairs, config)
 
