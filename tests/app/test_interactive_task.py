@@ -100,7 +100,7 @@ def test_ohif_s_request_for_voxels_is_answered(client: MONAILabelClient, truth: 
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({}, "do not tell what the organ is"),
+        ({}, "do not show the organ"),
         ({"foreground": [[0, 0, 100000]]}, "lies outside the image"),
         ({"foreground": "here"}, "is no list"),
         ({"foreground": {"x": 1}}, "is no list"),

@@ -48,8 +48,8 @@ def test_points_are_voxels_of_the_file_whatever_its_axes(point: tuple[int, int, 
 @pytest.mark.parametrize(
     ("marks", "problem"),
     [
-        ({}, "do not tell what the organ is"),
-        ({"outside": [[1, 1, 1]]}, "do not tell what the organ is"),
+        ({}, "do not show the organ"),
+        ({"outside": [[1, 1, 1]]}, "do not show the organ"),
         ({"inside": [[1, 1, 6]]}, "lies outside the image"),
         ({"inside": [[-1, 1, 1]]}, "lies outside the image"),
         ({"inside": [[1, 1]]}, "is not given as"),

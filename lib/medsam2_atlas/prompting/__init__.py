@@ -1,4 +1,4 @@
-"""Prompts for MedSAM2: from score maps, from label maps, from a U-Net, from files, from a person's marks."""
+"""Prompts for MedSAM2, made from score maps, label maps, a U-Net, files or a person's marks."""
 
 from medsam2_atlas.prompting.choice import SourceQuality, choose_prompts
 from medsam2_atlas.prompting.confidence import ConfidenceConfig, confidence, confidence_config
