@@ -194,5 +194,5 @@ def test_the_command_prints_one_line_and_fails(tmp_path: Path) -> None:
         [sys.executable, "-m", "medsam2_atlas", "atlas", "info", str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "is no atlas" in done.stderr
+    assert "is not an atlas" in done.stderr
     assert "Traceback" not in done.stderr

@@ -25,7 +25,7 @@ def find_atlas(given: Path | None = None) -> Path:
     if not (folder / "atlas.json").is_file():
         raise AtlasError(
             folder,
-            "is no atlas.",
+            "is not an atlas.",
             f"Make one: `medsam2-atlas atlas build REFS OUT`; then name it by --atlas or ${ATLAS_ENVIRONMENT}.",
         )
     return folder
