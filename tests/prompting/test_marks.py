@@ -71,5 +71,5 @@ def test_marks_that_cannot_be_used_are_refused(tiny: Volume, marks: dict[str, li
 def test_an_organ_checks_itself() -> None:
     with pytest.raises(ValueError, match=r"outside 0\.\.3"):
         MarkedOrgan(1, 0, 3, (SliceMarks(5, (0, 0, 1, 1)),))
-    with pytest.raises(ValueError, match="none may be marked twice"):
+    with pytest.raises(ValueError, match="no slice may be marked twice"):
         MarkedOrgan(1, 0, 3, (SliceMarks(1, (0, 0, 1, 1)),), (SliceMarks(1),))
