@@ -1,4 +1,4 @@
-"""Settings of the steps: files of the last release are read, and stored predictions name them as it did."""
+"""Settings of the steps: files of the last release are read, and stored predictions use its names."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_stored_predictions_name_new_settings_that_were_changed(settings: dict[s
     assert found == expected
 
 
-def test_published_settings_are_as_they_were(tmp_path: Path) -> None:
+def test_published_settings_have_the_same_provenance_as_before(tmp_path: Path) -> None:
     earlier = read(tmp_path, {"method": "mean", "appearance": {"rounds": 0}})
     today = FusionConfig.model_validate({}).with_method("mean").as_registered()
     assert earlier.provenance() == today.provenance()
