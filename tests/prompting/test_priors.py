@@ -55,7 +55,7 @@ def test_prompts_on_the_correct_sides_stay() -> None:
 def test_of_two_swapped_organs_the_more_confident_one_stays(sure: tuple[float, float], kept: int) -> None:
     found = resolve_laterality(Prompts((prompt(RIGHT, 40, sure[0]), prompt(LEFT, 10, sure[1]))), TABLE, scores_of())
     assert [p.label for p in found.prompts] == [kept]
-    assert "kidney, which is surer" in found.missing[RIGHT + LEFT - kept]
+    assert "kidney, whose prompt is more confident" in found.missing[RIGHT + LEFT - kept]
 
 
 def test_sides_are_those_of_the_common_space_even_in_a_rotated_patient() -> None:

@@ -121,7 +121,7 @@ class MultipartFiles:
 
     def _open(self) -> None:
         if len(self._files) >= self._limits.parts:
-            raise InputError("message", f"holds more than {self._limits.parts} objects.", "Send fewer at once.")
+            raise InputError("message", f"contains more than {self._limits.parts} objects.", "Send fewer at once.")
         file = self._folder / f"{len(self._files):05d}.dcm"
         self._stream, self._part_bytes = file.open("xb"), 0
         self._files.append(file)

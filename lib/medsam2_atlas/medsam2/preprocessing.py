@@ -33,10 +33,10 @@ def to_uint8(hu: np.ndarray, window: tuple[float, float] | None = None) -> np.nd
         [[[0, 0, 127, 255]]]
     """
     clipped = np.clip(hu, *(window or medsam2_config().window))
-    low, high = float(clipped.min()), float(clipped.max())
-    if high <= low:
+    lower, upper = float(clipped.min()), float(clipped.max())
+    if upper <= lower:
         return np.zeros(hu.shape, np.uint8)
-    return ((clipped - low) / (high - low) * 255.0).astype(np.uint8)
+    return ((clipped - lower) / (upper - lower) * 255.0).astype(np.uint8)
 
 
 def to_network(slices: Sequence[np.ndarray] | np.ndarray, size: int) -> torch.Tensor:

@@ -189,12 +189,12 @@ class Propagator:
                 slices = self._features.stack([z for z, _ in part])
                 embedding = slices.levels[-1] + self._net.no_mem_embed.view(1, -1, 1, 1)
                 prompts = [tracks[0].starts[z] for z, tracks in part]
-                low, pointer, presence = self._decode(embedding, slices, prompts=prompts, starting=True)
-                low = torch.stack([_mended(tracks[0], z, low[n]) for n, (z, tracks) in enumerate(part)])
-                memory = self._remember(slices, low, presence, prompted=True)
+                logits, pointer, presence = self._decode(embedding, slices, prompts=prompts, starting=True)
+                logits = torch.stack([_mended(tracks[0], z, logits[n]) for n, (z, tracks) in enumerate(part)])
+                memory = self._remember(slices, logits, presence, prompted=True)
                 for n, (z, tracks) in enumerate(part):
                     for track in tracks:
-                        track.logits[z] = low[n]
+                        track.logits[z] = logits[n]
                         track.starting[z] = Memory(memory[n : n + 1], pointer[n : n + 1])
 
     def _step(self, tracks: Sequence[Track], step: int) -> None:
@@ -202,24 +202,24 @@ class Propagator:
         places = [track.slice_at(step) for track in tracks]
         slices = self._features.stack(places)
         embedding = self._attend(tracks, places, slices)
-        low, pointer, presence = self._decode(embedding, slices)
-        memory = self._remember(slices, low, presence, prompted=False)
+        logits, pointer, presence = self._decode(embedding, slices)
+        memory = self._remember(slices, logits, presence, prompted=False)
         for n, (track, z) in enumerate(zip(tracks, places, strict=True)):
             if z in track.corrections:
                 one = SliceFeatures(tuple(level[n : n + 1] for level in slices.levels))
-                self._correct(track, z, embedding[n : n + 1], one, low[n : n + 1])
+                self._correct(track, z, embedding[n : n + 1], one, logits[n : n + 1])
             else:
-                track.logits[z] = low[n]
+                track.logits[z] = logits[n]
                 track.passed[z] = Memory(memory[n : n + 1], pointer[n : n + 1])
             self._forget(track, z)
 
     def _correct(self, track: Track, z: int, embedding: torch.Tensor, slices: SliceFeatures, tracked: torch.Tensor) -> None:
         """Segments a tracked slice again, from its prompt together with the logits of the tracked mask."""
         previous = tracked.clamp(-_CORRECTION_CLAMP, _CORRECTION_CLAMP)
-        low, pointer, presence = self._decode(embedding, slices, prompts=[track.corrections[z]], previous=previous)
-        low = _mended(track, z, low[0])[None]
-        memory = self._remember(slices, low, presence, prompted=True)
-        track.logits[z] = low[0]
+        logits, pointer, presence = self._decode(embedding, slices, prompts=[track.corrections[z]], previous=previous)
+        logits = _mended(track, z, logits[0])[None]
+        memory = self._remember(slices, logits, presence, prompted=True)
+        track.logits[z] = logits[0]
         track.passed[z] = track.corrected[z] = Memory(memory, pointer)
 
     def _forget(self, track: Track, z: int) -> None:
@@ -312,23 +312,23 @@ class Propagator:
             places, kinds = torch.stack([p.places for p in prompts]), torch.stack([p.kinds for p in prompts])
             points = {"point_coords": places, "point_labels": kinds}
         fine = list(slices.levels[:-1]) or None
-        _, _, _, low, _, pointer, presence = self._net._forward_sam_heads(
+        _, _, _, logits, _, pointer, presence = self._net._forward_sam_heads(
             backbone_features=embedding,
             point_inputs=points,
             mask_inputs=previous,
             high_res_features=fine,
             multimask_output=self._net._use_multimask(starting, points),
         )
-        return low, pointer, presence
+        return logits, pointer, presence
 
-    def _remember(self, slices: SliceFeatures, low: torch.Tensor, presence: torch.Tensor, prompted: bool) -> torch.Tensor:
+    def _remember(self, slices: SliceFeatures, logits: torch.Tensor, presence: torch.Tensor, prompted: bool) -> torch.Tensor:
         """Returns the memory features of segmented slices, `[n, c, h, w]` bfloat16."""
         side = self._net.image_size
         top = slices.levels[-1]
         features, _ = self._net._encode_new_memory(
             current_vision_feats=[top.flatten(2).permute(2, 0, 1)],
             feat_sizes=[top.shape[-2:]],
-            pred_masks_high_res=F.interpolate(low, size=(side, side), mode="bilinear", align_corners=False),
+            pred_masks_high_res=F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False),
             object_score_logits=presence,
             is_mask_from_pts=prompted,
         )

@@ -77,7 +77,9 @@ def resolve_laterality(prompts: Prompts, table: OrganTable, scores: ScoreMaps) -
     for left, right in ((by_label.get(left), by_label.get(right)) for left, right in table.pairs):
         if left and right and _to_the_left(left, scores) <= _to_the_left(right, scores):
             weaker, other = (left, right) if (left.confidence or 0) < (right.confidence or 0) else (right, left)
-            dropped[weaker.label] = f"it lies on the side of the {table[other.label].display.lower()}, which is surer"
+            dropped[weaker.label] = (
+                f"it lies on the side of the {table[other.label].display.lower()}, whose prompt is more confident"
+            )
     kept = tuple(p for p in prompts.prompts if p.label not in dropped)
     return replace(prompts, prompts=kept, missing={**prompts.missing, **dropped})
 

@@ -151,17 +151,17 @@ def read_prompts(path: Path, geometry: Geometry) -> list[OrganPrompt]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, ValidationError) as error:
         raise InputError(
             path,
-            f"does not hold prompts: {error}",
+            f"does not contain prompts: {error}",
             'Write a list of {"label", "z_min", "z_max", "boxes": [{"z", "box": [x_min, y_min, x_max, y_max]}]}.',
         ) from error
     labels = [p.label for p in prompts]
     if len(set(labels)) != len(labels):
-        raise InputError(path, "prompts a label twice.", "Give all boxes of a label in one prompt.")
+        raise InputError(path, "has two prompts for one label.", "Give all boxes of a label in one prompt.")
     nx, ny, nz = geometry.size
     for p in prompts:
         corners = np.array([b.box for b in p.boxes])
         if p.z_min < 0 or p.z_max >= nz or corners.min() < 0 or corners[:, [0, 2]].max() > nx or corners[:, [1, 3]].max() > ny:
-            raise InputError(path, f"prompts label {p.label} outside the volume of size {geometry.size}.")
+            raise InputError(path, f"has a prompt for label {p.label} outside the volume of size {geometry.size}.")
     return prompts
 
 

@@ -34,8 +34,8 @@ def refine_affine(
 
 
 def _channels(hu: torch.Tensor, config: RegistrationConfig) -> torch.Tensor:
-    low, high = config.affine.window
-    return torch.cat([hu_classes(hu, config.tissue), ((hu.clamp(low, high) - low) / (high - low))[None]])
+    lower, upper = config.affine.window
+    return torch.cat([hu_classes(hu, config.tissue), ((hu.clamp(lower, upper) - lower) / (upper - lower))[None]])
 
 
 def _descend(

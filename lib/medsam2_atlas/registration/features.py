@@ -53,8 +53,8 @@ def descriptors(hu: torch.Tensor, config: RegistrationConfig) -> torch.Tensor:
     """Returns the descriptors of an image in HU `[z, y, x]`: 12 of MIND-SSC, then 5 HU-class maps, `[17, z, y, x]`, 0..1.5."""
     features = config.features
     air, fat, _, bone = hu_classes(hu, config.tissue)
-    low, high = features.brightness_window
-    brightness = (hu.clamp(low, high) - low) / (high - low)
+    lower, upper = features.brightness_window
+    brightness = (hu.clamp(lower, upper) - lower) / (upper - lower)
     thin, thick = features.fluid_window
     fluid = torch.sigmoid((hu - thin) / features.fluid_width) * torch.sigmoid((thick - hu) / features.fluid_width)
     weighted = (features.air * air, features.fat * fat, features.bone * bone, features.brightness * brightness, fluid)

@@ -124,15 +124,15 @@ def _centred(transforms: list[Transform], template: WorkImage) -> list[Transform
 
 
 def _enlarged(grid: WorkImage, images: Sequence[WorkImage], transforms: Sequence[Transform]) -> WorkImage:
-    low, high = [], []
+    lower, upper = [], []
     for image, transform in zip(images, transforms, strict=True):
         size = torch.tensor(image.shape[::-1], dtype=torch.float32) - 1
         bits = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
         linear = Transform(tuple(step for step in transform.maps if isinstance(step, Affine)))
         corners = linear.inverse()(image.origin + bits * size * image.spacing)
-        low.append(corners.amin(0))
-        high.append(corners.amax(0))
-    origin, end = torch.stack(low).amin(0), torch.stack(high).amax(0)
+        lower.append(corners.amin(0))
+        upper.append(corners.amax(0))
+    origin, end = torch.stack(lower).amin(0), torch.stack(upper).amax(0)
     shape = [max(2, int(n)) for n in ((end - origin) / grid.spacing + 1).flip(0)]
     return WorkImage(torch.full(shape, AIR), torch.ones(shape, dtype=torch.bool), origin, grid.spacing, config=grid.config)
 

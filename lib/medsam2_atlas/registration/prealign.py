@@ -51,14 +51,14 @@ class ClassMaps:
             seen = inside.any(other)
             length = seen.shape[1]
             place = torch.arange(length)
-            low = torch.where(seen, place, length).amin(1).float()
-            high = torch.where(seen, place, -1).amax(1).float()
-            ok = high > low
+            lower = torch.where(seen, place, length).amin(1).float()
+            upper = torch.where(seen, place, -1).amax(1).float()
+            ok = upper > lower
             if not ok.any():
-                low, high, ok = torch.zeros(1), torch.tensor([length - 1.0]), torch.tensor([True])
+                lower, upper, ok = torch.zeros(1), torch.tensor([length - 1.0]), torch.tensor([True])
             start = self.origin[0 if axis == 2 else 1]
-            centres.append(((low + high) / 2)[ok].median() * self.spacing + start)
-            widths.append((high - low + 1)[ok].median() * self.spacing)
+            centres.append(((lower + upper) / 2)[ok].median() * self.spacing + start)
+            widths.append((upper - lower + 1)[ok].median() * self.spacing)
         return torch.stack(centres), torch.stack(widths)
 
 

@@ -61,14 +61,14 @@ class WorkImage:
         _check_extent(volume, config)
         last = np.array(volume.geometry.size) - 1
         corners = volume.geometry.to_world(np.array(list(np.ndindex(2, 2, 2))) * last)
-        low, high = np.min(corners, 0), np.max(corners, 0)
+        lower, upper = np.min(corners, 0), np.max(corners, 0)
         fine = volume.as_image()
         fine = sitk.BinShrink(fine, [max(1, int(spacing / 2 / step)) for step in fine.GetSpacing()])
         for axis, step in enumerate(fine.GetSpacing()):
             if step < config.smooth_below * spacing:  # SimpleITK's resampling does not smooth by itself
                 fine = sitk.RecursiveGaussian(fine, config.smoothing * spacing, direction=axis)
-        size = [int(np.floor((b - a) / spacing)) + 1 for a, b in zip(low, high, strict=True)]
-        origin = [float(v) for v in (low + high) / 2 - (np.array(size) - 1) * spacing / 2]
+        size = [int(np.floor((b - a) / spacing)) + 1 for a, b in zip(lower, upper, strict=True)]
+        origin = [float(v) for v in (lower + upper) / 2 - (np.array(size) - 1) * spacing / 2]
         outside = -1e5
         coarse = sitk.Resample(
             fine, size, sitk.Transform(), sitk.sitkLinear, origin, (spacing,) * 3, np.eye(3).ravel().tolist(), outside
@@ -78,7 +78,7 @@ class WorkImage:
         hu, start = torch.where(valid, hu.clamp(-1024, 3071), AIR), torch.tensor(origin, dtype=torch.float32)
         work = cls(hu, valid, start, spacing, config=config)
         if float(work.body.float().mean()) < config.min_body_share:
-            raise InputError(volume.source, "shows no body: hardly a voxel is denser than fat.", "Give a CT in HU.")
+            raise InputError(volume.source, "shows no body: hardly any voxel is denser than fat.", "Give a CT in HU.")
         return work
 
     @property

@@ -101,8 +101,8 @@ def on_map_grid(votes: Votes) -> Warped:
 def map_grid(template: WorkImage) -> Geometry:
     """Returns the grid of an atlas' probability maps, given its template."""
     z, y, x = map_shape(template)
-    left, front, low = template.origin.tolist()
-    return Geometry((x, y, z), (MAP_SPACING,) * 3, (left, front, low))
+    left, front, lower = template.origin.tolist()
+    return Geometry((x, y, z), (MAP_SPACING,) * 3, (left, front, lower))
 
 
 def _scored(votes: Votes, organs: Mapping[int, CroppedMap], field_of_view: CroppedMap, stride: int) -> Warped:

@@ -135,7 +135,7 @@ def test_entries_of_a_dicomdir_are_not_followed(tmp_path: Path) -> None:
     index.DirectoryRecordSequence = [record]
     index.save_as(tmp_path / "medium" / "DICOMDIR")
     for path in ("medium", "medium/DICOMDIR"):
-        with pytest.raises(InputError, match="holds no DICOM series"):
+        with pytest.raises(InputError, match="contains no DICOM series"):
             read_volume(tmp_path / path)
 
 

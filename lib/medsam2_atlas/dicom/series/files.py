@@ -85,7 +85,7 @@ def series_files(path: Path) -> SeriesFiles:
     if not found:
         beside = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
         content = f"only DICOM files without slices ({beside})" if beside else "no DICOM file"
-        raise InputError(path, f"holds no DICOM series: {content}.", _ONE)
+        raise InputError(path, f"contains no DICOM series: {content}.", _ONE)
     if len(found) > 1:
         raise InputError(path, _several(found, folder), "Give a file of the series to use, or a folder with only that series.")
     ((uid, members),) = found.items()
@@ -102,7 +102,7 @@ def _several(found: dict[str, list[tuple[Path, Dataset]]], folder: Path) -> str:
         number, name = (line(attribute(header, tag), 40) for tag in ("SeriesNumber", "SeriesDescription"))
         files = "1 file" if len(members) == 1 else f"{len(members)} files"
         listed.append(f"{number or '?'} {name or 'without description'!r} ({files}, such as {_name(file, folder)})")
-    return f"holds slices of {count} series: {'; '.join(listed)}."
+    return f"contains slices of {count} series: {'; '.join(listed)}."
 
 
 def _unreadable(file: Path, folder: Path) -> str:

@@ -54,32 +54,34 @@ def find_series(path: Path) -> Series:
     frames = Counter(str(attribute(header, "FrameOfReferenceUID") or "").rstrip("\0 ") for header in headers)
     if len(frames) > 1:
         raise InputError(
-            path, f"holds slices of {len(frames)} frames of reference.", "Give a folder with the slices of exactly one series."
+            path,
+            f"contains slices of {len(frames)} frames of reference.",
+            "Give a folder with the slices of exactly one series.",
         )
     _check_concatenation(path, headers)
     slices = [part for file, header in found.headers for part in slices_of(file, header)]
     check_voxels(path, sum(part.size[0] * part.size[1] for part in slices))
     for n, what in enumerate(("stacks", "temporal positions", "cardiac phases")):
         _check_one(path, what, [part.parts[n] for part in slices])
-    for tag, held in (
+    for tag, present in (
         ("RescaleIntercept", [part.rescale.intercept is not None for part in slices]),
         ("RescaleSlope", [part.rescale.slope is not None for part in slices]),
         ("ModalityLUTSequence", [part.rescale.table for part in slices]),
     ):
-        if any(held) and not all(held):
+        if any(present) and not all(present):
             raise InputError(
-                path, f"has {held.count(False)} slices without {tag}; the others have one.", "Export the series again."
+                path, f"has {present.count(False)} slices without {tag}; the others have one.", "Export the series again."
             )
-    lying = placed(path, slices)
-    check_extent(path, lying.grid.size, lying.grid.spacing)
-    return Series(path, lying.slices, lying.grid, (*found.remarks, *lying.remarks))
+    fitted = placed(path, slices)
+    check_extent(path, fitted.grid.size, fitted.grid.spacing)
+    return Series(path, fitted.slices, fitted.grid, (*found.remarks, *fitted.remarks))
 
 
 def _check_one(path: Path, what: str, names: Sequence[str]) -> None:
     kinds = sorted(set(names), key=lambda name: (len(name), name))
     if 1 < len(kinds) < len(names):  # some scanners count one temporal position per slice of a volume
         listed = ", ".join(name or "none" for name in kinds[:_MAX_LISTED]) + (", …" if len(kinds) > _MAX_LISTED else "")
-        raise InputError(path, f"holds {len(kinds)} {what} ({listed}), each of them a volume.", _ONE)
+        raise InputError(path, f"contains {len(kinds)} {what} ({listed}), each of them a volume.", _ONE)
 
 
 def _check_concatenation(path: Path, headers: Sequence[Dataset]) -> None:

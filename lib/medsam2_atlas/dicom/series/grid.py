@@ -56,7 +56,7 @@ def placed(path: Path, slices: Sequence[Slice]) -> Placed:
             uneven.
     """
     if len(slices) < 2:
-        raise InputError(path, "holds one slice: a volume needs at least two.", "Choose the whole series.")
+        raise InputError(path, "contains one slice: a volume needs at least two.", "Choose the whole series.")
     _check_alike(path, slices)
     remarks: list[str] = []
     axes = _plane_axes(path, slices[0], remarks)
@@ -85,12 +85,12 @@ def _check_alike(path: Path, slices: Sequence[Slice]) -> None:
         elif not np.allclose(part.orientation, first.orientation, rtol=0, atol=_SAME_DIRECTION):
             raise InputError(
                 path,
-                f"holds slices of different orientation: {_text(first.orientation, 3)} and {_text(part.orientation, 3)}.",
+                f"contains slices of different orientation: {_text(first.orientation, 3)} and {_text(part.orientation, 3)}.",
                 "Leave scouts and other planes out; export one series.",
             )
         else:
             continue
-        raise InputError(path, f"holds slices of different {what}.", "Give a folder with the slices of exactly one series.")
+        raise InputError(path, f"contains slices of different {what}.", "Give a folder with the slices of exactly one series.")
 
 
 def _plane_axes(path: Path, part: Slice, remarks: list[str]) -> np.ndarray:
@@ -142,8 +142,8 @@ def _line(
         first, second = (_name(path, part) for part in slices[at : at + 2])
         raise InputError(
             path,
-            f"holds more than one slice at {_text(places[at])} mm: {first} and {second}.",
-            "It may hold several phases or series; export one of them.",
+            f"contains more than one slice at {_text(places[at])} mm: {first} and {second}.",
+            "It may contain several phases or series; export one of them.",
         )
     start, move = places[0], (places[-1] - places[0]) / (len(places) - 1)
     away = places - (start + np.arange(len(places))[:, None] * move)
@@ -187,7 +187,7 @@ def _check_straight(
         raise InputError(
             path,
             f"has slices that do not lie above each other: the one at {_text(places[worst])} mm is {aside.max():.1f} mm off.",
-            "It may hold several reconstructions; export one of them.",
+            "It may contain several reconstructions; export one of them.",
         )
 
 

@@ -96,7 +96,7 @@ def slices_of(file: Path, header: Dataset) -> list[Slice]:
     frames = whole(header, "NumberOfFrames") or 1
     kind = str(_get(header, "PhotometricInterpretation") or "")
     if (whole(header, "SamplesPerPixel") or 1) != 1 or kind.startswith("PALETTE"):
-        raise InputError(file, f"holds colours ({kind}), not grey values.", "Export the CT itself, not pictures of it.")
+        raise InputError(file, f"contains colours ({kind}), not grey values.", "Export the CT itself, not pictures of it.")
     if not groups and frames == 1:
         return [_slice(file, header, None, [header])]
     if frames > _MAX_FRAMES or len(groups or ()) != frames:
