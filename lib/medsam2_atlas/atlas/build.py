@@ -214,6 +214,12 @@ def missing_of(options: Mapping[str, Any]) -> MissingOrgan:
 
 
 def group_of(references: Sequence[Reference], template: WorkImage, registration: RegistrationConfig) -> MeanDescriptors:
-    """Returns the references' mean descriptors. They belong to the common space, so they do not change if the atlas grows."""
+    """Returns the references' mean descriptors. They belong to the common space, so they do not change if the atlas grows.
+
+    Args:
+        references: the references from which the common space was built.
+        template: the mean image of that space.
+        registration: the registration parameters, which define the descriptors.
+    """
     pictures = (torch.from_numpy(reference.picture.astype(np.float32)) for reference in references)
     return mean_descriptors(((picture, picture > NO_VOXEL) for picture in pictures), template, registration)

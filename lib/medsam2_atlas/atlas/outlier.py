@@ -101,7 +101,7 @@ def _median(values: np.ndarray) -> float:
 
 
 def _spread(values: np.ndarray) -> float:
-    """Returns the robust standard deviation."""
+    """Returns the robust standard deviation; 0 if there are no values."""
     return _NORMAL * float(np.median(np.abs(values - np.median(values)))) if len(values) else 0.0
 
 

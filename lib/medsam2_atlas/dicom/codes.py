@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def anatomy() -> CodedConcept:
-    """Returns the category of all segments."""
+    """Returns the property category of all segments: anatomical structure."""
     return _concept("123037004", "SCT", "Anatomical Structure")
 
 

@@ -25,7 +25,13 @@ _REMEDY = "Send multipart/related; type=application/dicom."
 
 @dataclass(frozen=True)
 class MultipartLimits:
-    """The limits of a message: the max number of parts, of bytes per part, and of bytes in total."""
+    """The limits of a message.
+
+    Attributes:
+        parts: the max number of parts.
+        part_bytes: the max number of bytes of a part.
+        total_bytes: the max number of bytes of the message.
+    """
 
     parts: int
     part_bytes: int

@@ -35,7 +35,12 @@ _CORRECTION_CLAMP = 32.0
 
 @dataclass(frozen=True)
 class Memory:
-    """A track's memory of a slice: `features` `[1, c, h, w]` (bfloat16) and the object pointer `pointer` `[1, c]`."""
+    """A track's memory of a slice.
+
+    Attributes:
+        features: the memory features, `[1, c, h, w]` bfloat16.
+        pointer: the object pointer, `[1, c]`.
+    """
 
     features: torch.Tensor
     pointer: torch.Tensor
@@ -47,7 +52,12 @@ OFF, ON, BOX_FIRST, BOX_LAST = range(4)
 
 @dataclass(frozen=True)
 class Points:
-    """A slice's prompt: `places` `[n, 2]` (x, y) in the network's pixels and their `kinds` `[n]`, int32."""
+    """A slice's prompt: its points.
+
+    Attributes:
+        places: `[n, 2]` (x, y) in pixels of the network's input.
+        kinds: `[n]` int32: `OFF`, `ON`, `BOX_FIRST` or `BOX_LAST`.
+    """
 
     places: torch.Tensor
     kinds: torch.Tensor
@@ -150,7 +160,7 @@ class Propagator:
 
     @torch.inference_mode()
     def run(self, tracks: Sequence[Track], progress: Progress = silent) -> None:
-        """Runs tracks to their ends; fills the `logits` of each with all its slices."""
+        """Runs tracks to their ends; fills each track's `logits` with the result."""
         starts: dict[tuple[int, int], list[Track]] = defaultdict(list)
         for track in tracks:
             for z in track.starts:

@@ -12,9 +12,15 @@ from medsam2_atlas.registration.work_image import WorkImage
 
 
 def register(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig, progress: Progress = silent) -> Transform:
-    """Returns the transform from the fixed to the moving image's world points (x, y, z in mm, LPS); see `methods.Registration`.
+    """Returns the transform from the fixed to the moving image's world points (x, y, z in mm, LPS).
 
     The deformable stage follows Siebert, Hansen and Heinrich (Learn2Reg 2021) and ConvexAdam (2024); see `deformable`.
+
+    Args:
+        fixed: the fixed image.
+        moving: the moving image.
+        config: the registration parameters.
+        progress: called with the stage and the fraction completed.
     """
     progress("registration", 0.0)
     fixed = fixed.around_body()

@@ -33,7 +33,13 @@ class ClassMaps:
 
     @classmethod
     def of(cls, image: WorkImage, spacing: float, tissue: TissueConfig) -> ClassMaps:
-        """Averages an image's HU-class maps over cells of about `spacing` mm."""
+        """Averages an image's HU-class maps over cells.
+
+        Args:
+            image: the image.
+            spacing: the approximate size of a cell in mm.
+            tissue: the borders between the classes.
+        """
         body = image.body.float()
         air, fat, soft, bone = hu_classes(image.hu, tissue) * body
         factor = max(1, round(spacing / image.spacing))

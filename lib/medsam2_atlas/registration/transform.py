@@ -142,7 +142,16 @@ class Transform:
         return self._warp(moving.astype(np.float32), moving_grid, fixed_grid, "bilinear", outside)
 
     def warp_labels(self, moving: np.ndarray, moving_grid: Geometry, fixed_grid: Geometry) -> np.ndarray:
-        """Resamples a moving label map `[z, y, x]` on the fixed grid, by nearest neighbour; 0 outside the moving grid."""
+        """Resamples a moving label map on the fixed grid, by nearest neighbour.
+
+        Args:
+            moving: the moving label map, `[z, y, x]`.
+            moving_grid: the grid of `moving`.
+            fixed_grid: the grid of the result.
+
+        Returns:
+            `[z, y, x]` on the fixed grid, of the type of `moving`; 0 outside the moving label map.
+        """
         warped = self._warp(moving.astype(np.float32), moving_grid, fixed_grid, "nearest", 0.0)
         return warped.round().astype(moving.dtype)
 
@@ -218,7 +227,7 @@ class Transform:
 
 
 def geometry_points(grid: Geometry, z: int) -> torch.Tensor:
-    """Returns the world points of one slice of a grid, `[y, x, 3]` mm."""
+    """Returns the world points of slice `z` of a grid, `[y, x, 3]`: (x, y, z) in mm, LPS."""
     matrix = torch.from_numpy(grid.matrix).float()
     y, x = torch.meshgrid(torch.arange(grid.size[1]), torch.arange(grid.size[0]), indexing="ij")
     index = torch.stack([x, y, torch.full_like(x, z)], -1).float()

@@ -181,7 +181,15 @@ def _fused(
 
 
 def scaled(hu: torch.Tensor, min_hu: float, max_hu: float) -> torch.Tensor:
-    """Scales HU from `min_hu`..`max_hu` to 0..1; values outside become 0 or 1. `hu` may have any shape, which is kept.
+    """Scales HU linearly to 0..1.
+
+    Args:
+        hu: HU of any shape.
+        min_hu: the HU that becomes 0, as do lower values.
+        max_hu: the HU that becomes 1, as do higher values.
+
+    Returns:
+        0..1, of the same shape.
 
     Examples:
         >>> scaled(torch.tensor([-1000.0, 40.0, 240.0]), -160.0, 240.0).tolist()

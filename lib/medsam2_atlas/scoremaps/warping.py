@@ -73,7 +73,13 @@ class Warped:
 
 
 def warp(votes: Votes, config: WarpConfig, progress: Progress = silent) -> Warped:
-    """Warps the votes to the target's grid; `progress` is called with the stage and the fraction completed."""
+    """Warps votes to the target's grid.
+
+    Args:
+        votes: the votes in the common space.
+        config: the settings of the step.
+        progress: called with the stage and the fraction completed.
+    """
     alignment, geometry = votes.alignment, votes.alignment.target.geometry
     stride = max(1, int(config.pixel / min(geometry.spacing[:2])))
     maps = [*votes.maps.values(), votes.field_of_view]
