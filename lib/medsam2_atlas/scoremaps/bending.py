@@ -146,14 +146,14 @@ def _fitted(cells: _Cells, intensities: Intensities, config: BendConfig) -> torc
     for turn in range(config.rounds):
         if turn > 0:
             with torch.no_grad():
-                maps = _looked_up(cells.maps, grid + field() / steps)
+                maps = _interpolated(cells.maps, grid + field() / steps)
         ratios = _log_ratios(maps, cells, known if turn == 0 else torch.ones_like(known), intensities, config)
         near = _near(maps, config.margin / cells.steps, config.near).any(0)  # elsewhere all maps are 0: constant mixture
         counted = known & near
         likelihood, place = ratios[:, counted].exp(), grid[:, counted]
         optimiser = Adam(knots, config.rate)
         for _ in range(config.steps):
-            inside = _looked_up(cells.maps, place + field()[:, counted] / steps[:, 0, 0])
+            inside = _interpolated(cells.maps, place + field()[:, counted] / steps[:, 0, 0])
             background = (1 - inside.sum(0)).clamp(min=_MIN_BACKGROUND)
             mixture = ((inside * likelihood).sum(0) + background).log()
             roughness = sum((knots.diff(dim=axis) ** 2).mean() for axis in (2, 3, 4))
@@ -168,9 +168,9 @@ def _log_ratios(
 ) -> torch.Tensor:
     """Returns the mean log-likelihood ratio of organ to background in each cell, `[organ, z, y, x]`, natural logarithm."""
     near = _near(maps, config.surroundings / cells.steps, config.near)
-    nothing = (1 - maps.sum(0)).clamp(min=0)
+    background = (1 - maps.sum(0)).clamp(min=0)
     hu = cells.hu.flatten(1)
-    inside, outside = ((weights * near * counted).flatten(1) @ hu.T for weights in (maps**2, nothing.expand_as(maps)))
+    inside, outside = ((weights * near * counted).flatten(1) @ hu.T for weights in (maps**2, background.expand_as(maps)))
     table = torch.from_numpy(
         intensities.log_likelihood_ratios(inside.numpy(), outside.numpy(), cells.partner, config.max_evidence)
     )
@@ -194,7 +194,7 @@ def _along_axes(values: ArrayLike) -> torch.Tensor:
     return torch.from_numpy(np.asarray(values, np.float32)).view(3, 1, 1, 1)
 
 
-def _looked_up(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def _interpolated(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Interpolates values `[c, z, y, x]` at fractional indices `[3, ...]` (z, y, x); outside, the border's values hold."""
     last = torch.tensor(values.shape[1:], dtype=torch.float32).sub(1).clamp(min=1)
     unit = (index.flatten(1).T / last * 2 - 1).flip(1)
@@ -212,7 +212,7 @@ def _moved(score: C, field: torch.Tensor, cells: _Cells, shape: tuple[int, ...])
     for first in range(0, len(result), _SLAB):
         index = _indices([slice(z + first, z + min(first + _SLAB, len(result))), *box[1:]])
         place = (index - _along_axes(cells.first) + 0.5) / _along_axes(cells.size) - 0.5  # in cells
-        source = index + _looked_up(field, place) / _along_axes(voxel)
-        part = _looked_up(values, source - _along_axes((z, y, x)))[0]
+        source = index + _interpolated(field, place) / _along_axes(voxel)
+        part = _interpolated(values, source - _along_axes((z, y, x)))[0]
         result[first : first + _SLAB] = (part * 255).round().to(torch.uint8).numpy()
     return replace(score, values=result, lower=(z, y, x)).cropped()

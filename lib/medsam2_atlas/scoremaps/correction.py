@@ -123,11 +123,11 @@ def correct(scores: ScoreMaps, field_of_view: CroppedMap, intensities: Intensiti
         organs = {k: organ for k, organ in zip(names, started, strict=True) if organ is not None}
         partner = intensities.counterparts(list(organs))
         for turn in range(config.rounds):
-            nothing = np.ones(shape, np.float32)  # probability that a voxel belongs to no organ
+            background = np.ones(shape, np.float32)  # probability that a voxel belongs to no organ
             for organ in organs.values():
-                nothing[organ.box] -= organ.posterior
+                background[organ.box] -= organ.posterior
             counted = pool.map(
-                partial(_histograms, nothing=nothing, intensities=intensities, known_only=turn == 0), organs.values()
+                partial(_histograms, background=background, intensities=intensities, known_only=turn == 0), organs.values()
             )
             inside, outside = np.array(list(counted)).reshape(-1, 2, intensities.config.bins).swapaxes(0, 1)
             tables = intensities.log_likelihood_ratios(inside, outside, partner, config.max_evidence)
@@ -156,7 +156,7 @@ def _start(score: ScoreMap, covered: np.ndarray, spacing: np.ndarray, config: Co
     if cut:
         share = ndimage.gaussian_filter(known.astype(np.float32), spread)
         prior = np.where(known, prior / np.maximum(share, config.min_known), 0)
-        prior = np.where(known, prior, _carried_on(prior, known, spacing, config))
+        prior = np.where(known, prior, _extrapolated(prior, known, spacing, config))
     highest = float(prior.max())
     if highest <= config.min_prior:
         return None
@@ -170,7 +170,7 @@ def _start(score: ScoreMap, covered: np.ndarray, spacing: np.ndarray, config: Co
     return _Organ(nested(box, part), seed, np.log(prior / (1 - prior)), near, known, seed)
 
 
-def _carried_on(prior: np.ndarray, known: np.ndarray, spacing: np.ndarray, config: CorrectConfig) -> np.ndarray:
+def _extrapolated(prior: np.ndarray, known: np.ndarray, spacing: np.ndarray, config: CorrectConfig) -> np.ndarray:
     """Returns the prior extrapolated outside the known voxels, computed at every second pixel.
 
     An unknown voxel gets the prior of the nearest known voxel, which decays with the distance. If a field of view cuts an organ
@@ -184,11 +184,11 @@ def _carried_on(prior: np.ndarray, known: np.ndarray, spacing: np.ndarray, confi
         values: np.ndarray = rough[tuple(index)] * np.exp(-distance / config.decay)
         return values
 
-    carried = nearest(seen)
+    extrapolated = nearest(seen)
     cut = seen & ndimage.binary_dilation(~seen) & (rough > _MORE_LIKELY)
     if cut.any() and (cut := cut & _at_its_side(seen, steps, config.border_blur)).any():
-        carried = (carried + nearest(cut)) / 2
-    return carried.astype(np.float32).repeat(2, 1).repeat(2, 2)[:, : prior.shape[1], : prior.shape[2]]
+        extrapolated = (extrapolated + nearest(cut)) / 2
+    return extrapolated.astype(np.float32).repeat(2, 1).repeat(2, 2)[:, : prior.shape[1], : prior.shape[2]]
 
 
 def _at_its_side(seen: np.ndarray, spacing: np.ndarray, blur: float) -> np.ndarray:
@@ -201,10 +201,10 @@ def _at_its_side(seen: np.ndarray, spacing: np.ndarray, blur: float) -> np.ndarr
     return result
 
 
-def _histograms(organ: _Organ, nothing: np.ndarray, intensities: Intensities, known_only: bool) -> list[np.ndarray]:
+def _histograms(organ: _Organ, background: np.ndarray, intensities: Intensities, known_only: bool) -> list[np.ndarray]:
     """Returns the HU histograms of the organ and of the background near it, each `[bins]`."""
     counted = organ.near & organ.known if known_only else organ.near
-    values, outside = intensities.bins[organ.box][counted], np.maximum(nothing[organ.box], 0)
+    values, outside = intensities.bins[organ.box][counted], np.maximum(background[organ.box], 0)
     return [np.bincount(values, weights[counted], intensities.config.bins) for weights in (organ.posterior**2, outside)]
 
 
