@@ -153,7 +153,7 @@ def test_an_atlas_of_another_label_set_is_refused(tmp_path: Path, atlas_folder: 
     (other / "atlas.json").write_text(json.dumps(about))
     image = target_files.image  # type: ignore[attr-defined]
     error = refused(["segment", str(image), "--atlas", str(other), "--strategy", "atlas", "-o", str(tmp_path / "l.nii.gz")])
-    assert "another label set" in str(error)
+    assert "another organ table" in str(error)
     assert not (tmp_path / "l.nii.gz").exists()
 
 
