@@ -95,7 +95,7 @@ def test_a_case_that_raises_any_error_does_not_block_the_others(
             grow_atlas(start, finals, GrowthOptions(registration=QUICK, strict=True))
 
 
-def test_growing_one_by_one_and_at_once_give_the_same_maps(patients: Path, base: Atlas) -> None:
+def test_growing_one_by_one_gives_the_same_maps_as_growing_at_once(patients: Path, base: Atlas) -> None:
     labelled(patients / "more", "e", {2: RIGHT_KIDNEY, 6: LIVER}, seen=PATIENT)
     files = [find_references(patients)[3], *find_references(patients / "more")]
     once = grow_atlas(base, files, QUICKLY).atlas
@@ -136,7 +136,7 @@ def test_a_replaced_image_with_the_same_label_is_registered_again(tmp_path: Path
     assert (pictures[0] != pictures[1]).any()
 
 
-def test_excluded_references_leave_the_atlas_even_those_of_the_base(patients: Path, base: Atlas) -> None:
+def test_excluded_references_are_removed_even_from_the_base(patients: Path, base: Atlas) -> None:
     grown = grow_atlas(base, find_references(patients), GrowthOptions(exclude=["a", "d"], registration=QUICK))
     assert [r.name for r in grown.atlas.references] == ["b", "c"]
     assert grown.removed == ("a",)

@@ -125,7 +125,7 @@ def test_an_invalid_uid_never_enters_a_url(tmp_path: Path, uid: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"{", b"[" * 9000, b"7", b'"x"', b"\xff"])
-def test_an_invalid_list_is_an_error_of_the_project(body: bytes) -> None:
+def test_an_invalid_list_raises_an_error_of_the_project(body: bytes) -> None:
     with answering(whole(body, "Content-Type: application/json\r\n")) as web, pytest.raises(StorageError):
         web.list_series({})
 

@@ -92,7 +92,7 @@ def test_a_common_space_of_one_image_is_that_image(target: Volume) -> None:
     assert (space.transforms[0](points) - points).norm(dim=1).median() < 4.0
 
 
-def test_affine_maps_invert() -> None:
+def test_affine_maps_are_inverted() -> None:
     affine = Affine(torch.tensor(np.diag([2.0, 1.0, 0.5]), dtype=torch.float32), torch.tensor([1.0, 2.0, 3.0]))
     points = torch.rand(5, 3)
     assert torch.allclose(affine.inverse()(affine(points)), points, atol=1e-6)

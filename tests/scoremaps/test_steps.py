@@ -103,7 +103,7 @@ def test_all_steps_of_the_list_run_in_its_order(patient: Volume, blocks: Atlas, 
     assert [name for name, _ in ran] == ["align", "warp", "correct", "thresholds"]
 
 
-def test_another_registration_is_one_line_of_the_list(patient: Volume, blocks: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replaced_step_align_gives_its_own_transform(patient: Volume, blocks: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
     shift = Transform((Affine(torch.eye(3), torch.tensor([500.0, 0.0, 0.0])),))
 
     def far_off(target: Target, config: FusionConfig, progress: Any) -> Alignment:
@@ -132,8 +132,8 @@ def test_without_warping_only_a_target_on_the_grid_of_the_maps_is_accepted(align
     with pytest.raises(InputError, match="does not lie on the grid"):
         fused_scores(alignment, without("warp"))
     grid = map_grid(alignment.atlas.template)
-    there = replace(alignment, target=Volume(np.full(grid.shape, 40, np.float32), grid, grid))
-    found = fused_scores(there, without("vote", "warp", "bend", "correct"))
+    on_grid = replace(alignment, target=Volume(np.full(grid.shape, 40, np.float32), grid, grid))
+    found = fused_scores(on_grid, without("vote", "warp", "bend", "correct"))
     for k, organ in alignment.atlas.maps.items():
         assert (found.maps[k].values == organ.values).all()
 

@@ -128,7 +128,7 @@ def test_thresholds_are_found_by_leaving_references_out_and_stored_with_the_atla
         find_thresholds(small_atlas(reference("a", 5), reference("b", 5)), MEAN)
 
 
-def test_thresholds_by_command(tmp_path: Path) -> None:
+def test_the_command_stores_thresholds_with_the_atlas(tmp_path: Path) -> None:
     small_atlas(reference("a", 5), reference("b", 5), reference("c", 6)).save(tmp_path / "atlas")
     done = CliRunner().invoke(app, ["thresholds", str(tmp_path / "atlas"), "--fusion", "mean"], catch_exceptions=False)
     assert done.exit_code == 0
