@@ -173,7 +173,7 @@ class DicomWeb:
         if files is None:
             files = self._fetch(path, folder, _OBJECTS)
             if files is not None and self._any_syntax:
-                log.warning("the PACS refuses requests for any transfer syntax; further requests name none")
+                log.warning("the PACS refuses requests that accept any transfer syntax; further requests name no syntax")
                 self._any_syntax = False
         for file in files or []:
             _add_preamble(file)

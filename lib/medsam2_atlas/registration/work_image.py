@@ -150,7 +150,7 @@ class WorkImage:
 
 
 def _of_share(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns HU and validity from means of `WorkImage._with_share`; valid are means of which over half were valid voxels."""
+    """Returns HU and validity from means of `WorkImage._with_share`; a mean over mostly valid voxels is valid."""
     total, share = values
     valid = share > 0.5
     return torch.where(valid, total / share.clamp(min=0.5) + AIR, AIR), valid
