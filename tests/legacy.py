@@ -84,10 +84,10 @@ def legacy_logits(predictor: Any, planes: np.ndarray, prompt: OrganPrompt, loop:
 def legacy_marked(predictor: Any, planes: np.ndarray, organ: MarkedOrgan) -> np.ndarray:
     """Logits `[z_max − z_min + 1, H, W]` of an organ by the marks that tell what it is; each direction with fresh memory."""
     state, propagate, found = _opened(predictor, planes)
-    lowest = min(marks.z for marks in organ.telling)
+    lowest = min(marks.z for marks in organ.defining)
     for last in (organ.z_max, organ.z_min):
         predictor.reset_state(state)
-        for marks in organ.telling:
+        for marks in organ.defining:
             places = np.array([*marks.inside, *marks.outside], np.float32).reshape(-1, 2)
             kinds = np.array([1] * len(marks.inside) + [0] * len(marks.outside), np.int32)
             box = None if marks.box is None else np.array(marks.box, np.float32)

@@ -100,7 +100,7 @@ def test_ohif_gets_an_uncompressed_nrrd(client: MONAILabelClient, truth: np.ndar
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({}, "do not tell what the organ is"),
+        ({}, "do not show the organ"),
         ({"foreground": [[0, 0, 100000]]}, "lies outside the image"),
         ({"foreground": "here"}, "is not a list"),
         ({"foreground": {"x": 1}}, "list of voxel indices"),

@@ -1,4 +1,4 @@
-"""Building, storing and applying an atlas."""
+"""Atlases are built, stored and applied."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from medsam2_atlas.segmenters.fusion import fuse_scores
 
 
 def one_block_atlas() -> Atlas:
-    """A liver that fills a cube of 30 mm around the origin, known without doubt."""
+    """Returns an atlas with a liver of probability 1 in a cube of 30 mm around the origin."""
     maps = {6: ProbabilityMap(np.full((11, 11, 11), 255, np.uint8), np.full(3, -15, np.float32), 1)}
     blank = torch.zeros(4, 4, 4)
     return Atlas(WorkImage(blank, blank > -1, torch.zeros(3), 4.0), maps, (bare_reference("a"),))
@@ -62,7 +62,7 @@ def test_an_atlas_is_read_as_it_was_written(atlas: Atlas, atlas_folder: Path, tm
     assert Atlas.load(tmp_path / "copy").version == read.version
 
 
-def test_an_atlas_that_knows_its_mean_image_alone_is_read_and_is_another_one(atlas: Atlas, tmp_path: Path) -> None:
+def test_an_atlas_without_mean_descriptors_is_read_and_has_another_version(atlas: Atlas, tmp_path: Path) -> None:
     older = replace(atlas, template=replace(atlas.template, group=None))
     older.save(tmp_path / "older")
     read = Atlas.load(tmp_path / "older")
@@ -82,14 +82,14 @@ def test_an_atlas_replaces_an_atlas_but_nothing_else(tmp_path: Path) -> None:
     assert (tmp_path / "b" / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_broken_atlas_is_named(tmp_path: Path) -> None:
+def test_a_damaged_atlas_is_refused_by_name(tmp_path: Path) -> None:
     one_block_atlas().save(tmp_path / "a")
     (tmp_path / "a" / "maps.npz").write_bytes(b"broken")
     with pytest.raises(AtlasError, match="cannot be read"):
         Atlas.load(tmp_path / "a")
 
 
-def test_an_organ_that_a_label_map_lacks_is_unknown_or_absent_as_told(tmp_path: Path) -> None:
+def test_an_organ_missing_from_a_label_map_is_unknown_or_absent_by_option(tmp_path: Path) -> None:
     labelled(tmp_path, "a", {6: LIVER, 14: BLADDER})
     labelled(tmp_path, "b", {6: LIVER})
     files = find_references(tmp_path)
@@ -114,7 +114,7 @@ def test_labels_outside_the_organ_table_are_refused(tmp_path: Path) -> None:
         build_atlas(find_references(tmp_path), BuildOptions(registration=QUICK))
 
 
-def test_a_reference_that_cannot_be_used_does_not_stop_the_building(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_reference_does_not_stop_the_building(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "odd"):
         labelled(tmp_path, name, {6: LIVER, 14: BLADDER})
     labelled(tmp_path, "strange", {6: LIVER, 99: BLADDER})
@@ -147,7 +147,7 @@ def test_an_atlas_without_labels_is_refused(tmp_path: Path) -> None:
         build_atlas(find_references(tmp_path), BuildOptions(registration=QUICK), skipped={})
 
 
-def test_files_without_a_pair_are_left_out_or_refused(tmp_path: Path) -> None:
+def test_files_without_a_pair_are_skipped_or_refused(tmp_path: Path) -> None:
     for name in ("a", "b", "no-label", "no-image", "twice"):
         labelled(tmp_path, name, {6: LIVER})
     (tmp_path / "labels" / "no-label.nii.gz").unlink()

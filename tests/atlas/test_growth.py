@@ -1,4 +1,4 @@
-"""An atlas that grows by signed-off labels."""
+"""An atlas grows by signed-off labels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUICKLY = GrowthOptions(registration=QUICK)
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """One entry for each registration of a new reference."""
+    """A list that gets an entry for each registration of a new reference."""
     calls: list[str] = []
     real = grow.register
 
@@ -69,7 +69,7 @@ def test_only_new_references_are_registered(patients: Path, base: Atlas, counted
     assert base.maps[6].count == 3
 
 
-def test_a_case_that_raises_anything_does_not_keep_the_others_out(
+def test_a_case_that_raises_any_error_does_not_block_the_others(
     patients: Path, base: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labelled(tmp_path, "odd", PATIENT)
@@ -95,7 +95,7 @@ def test_a_case_that_raises_anything_does_not_keep_the_others_out(
             grow_atlas(start, finals, GrowthOptions(registration=QUICK, strict=True))
 
 
-def test_growing_one_by_one_and_at_once_give_the_same_maps(patients: Path, base: Atlas) -> None:
+def test_growing_one_by_one_gives_the_same_maps_as_growing_at_once(patients: Path, base: Atlas) -> None:
     labelled(patients / "more", "e", {2: RIGHT_KIDNEY, 6: LIVER}, seen=PATIENT)
     files = [find_references(patients)[3], *find_references(patients / "more")]
     once = grow_atlas(base, files, QUICKLY).atlas
@@ -122,9 +122,7 @@ def test_a_corrected_label_replaces_the_old_one_without_a_new_registration(
     assert 0.6 * sizes[0] < sizes[1] < 0.85 * sizes[0]
 
 
-def test_a_replaced_image_is_registered_again_although_its_label_is_the_same(
-    tmp_path: Path, base: Atlas, counted: list[str]
-) -> None:
+def test_a_replaced_image_with_the_same_label_is_registered_again(tmp_path: Path, base: Atlas, counted: list[str]) -> None:
     labelled(tmp_path, "e", PATIENT)
     first = grow_atlas(base, find_references(tmp_path), QUICKLY)
     first.atlas.save(tmp_path / "atlas")
@@ -138,7 +136,7 @@ def test_a_replaced_image_is_registered_again_although_its_label_is_the_same(
     assert (pictures[0] != pictures[1]).any()
 
 
-def test_excluded_references_leave_the_atlas_even_those_of_the_base(patients: Path, base: Atlas) -> None:
+def test_excluded_references_are_removed_even_from_the_base(patients: Path, base: Atlas) -> None:
     grown = grow_atlas(base, find_references(patients), GrowthOptions(exclude=["a", "d"], registration=QUICK))
     assert [r.name for r in grown.atlas.references] == ["b", "c"]
     assert grown.removed == ("a",)
@@ -159,18 +157,18 @@ def test_a_wrong_label_far_from_its_place_is_refused(tmp_path: Path, base: Atlas
     assert "Bladder lies" in grow_atlas(base, find_references(tmp_path), QUICKLY).refused["odd"]
 
 
-def test_an_organ_cut_by_the_end_of_the_scan_is_held_against_the_same_part_of_the_others(base: Atlas) -> None:
+def test_a_partially_imaged_organ_is_compared_with_the_same_part_of_the_others(base: Atlas) -> None:
     whole = base.references[2]
     shape = map_shape(base.template)
     share = whole.shares[6]
-    cut = share.low[0] + share.values.shape[0] * 3 // 4  # three quarters of the liver lie outside the scan
+    cut = share.lower[0] + share.values.shape[0] * 3 // 4  # three quarters of the liver lie outside the scan
     covered = whole.covers(shape)
     covered[:cut] = False
     values = share.values.copy()
-    values[: cut - share.low[0]] = 0
+    values[: cut - share.lower[0]] = 0
     partial = replace(whole, shares={6: replace(share, values=values)}, covered=np.packbits(covered), organs=(6,))
     assert outlying(partial, base.references[:2], base.template) == ""
-    unseen = replace(partial, covered=whole.covered)  # the same outline, but the rest of the liver was in the scan
+    unseen = replace(partial, covered=whole.covered)  # the same outline, but the scan shows the rest of the liver
     assert "mean Dice" in outlying(unseen, base.references[:2], base.template)
 
 
@@ -181,7 +179,7 @@ def test_bad_outlines_in_the_right_place_are_refused(tmp_path: Path, base: Atlas
     assert "mean Dice of 0." in grown.refused["specks"]
 
 
-def test_a_broken_file_does_not_keep_the_others_out(tmp_path: Path, base: Atlas) -> None:
+def test_a_damaged_file_does_not_block_the_others(tmp_path: Path, base: Atlas) -> None:
     labelled(tmp_path, "broken", PATIENT)
     labelled(tmp_path, "good", PATIENT)
     (tmp_path / "labels" / "broken.nii.gz").write_bytes(b"not a label map")
@@ -190,7 +188,7 @@ def test_a_broken_file_does_not_keep_the_others_out(tmp_path: Path, base: Atlas)
     assert "broken.nii.gz" in grown.refused["broken"]
 
 
-def test_without_a_base_the_signed_off_labels_make_the_atlas(tmp_path: Path) -> None:
+def test_without_a_base_the_atlas_is_built_from_signed_off_labels(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         labelled(tmp_path, name, PATIENT)
     labelled(tmp_path, "swapped", PATIENT | {2: LEFT_KIDNEY, 3: RIGHT_KIDNEY})
@@ -207,13 +205,13 @@ def test_agreement_is_the_dice_of_a_reference_with_the_others(base: Atlas) -> No
     assert set(base.references[0].agreement) == {2, 3, 6, 14}
 
 
-def test_the_nearest_reference_decides_how_new_a_case_is(base: Atlas) -> None:
+def test_novelty_is_the_distance_to_the_most_similar_reference(base: Atlas) -> None:
     assert novelty(base.references[0].thumbnail, base.references) == pytest.approx(0, abs=1e-9)
     noise = np.random.default_rng(0).normal(0, 200, base.references[0].thumbnail.shape).astype(np.int16)
     assert novelty(noise, base.references) > 0.5
 
 
-def test_a_store_keeps_old_versions_and_goes_back_to_them(tmp_path: Path, patients: Path, base: Atlas) -> None:
+def test_a_store_keeps_old_versions_and_can_activate_them(tmp_path: Path, patients: Path, base: Atlas) -> None:
     store = AtlasStore(tmp_path / "store")
     assert store.current is None
     store.publish(base)
@@ -227,7 +225,7 @@ def test_a_store_keeps_old_versions_and_goes_back_to_them(tmp_path: Path, patien
     assert shared == [2, 2, 2]
     store.activate(base.version)
     assert Atlas.load(resolve_atlas(store.folder)).version == base.version
-    with pytest.raises(AtlasError, match="no version"):
+    with pytest.raises(AtlasError, match="not a version"):
         store.activate("none")
     assert store.current is not None
     assert store.current.name == base.version

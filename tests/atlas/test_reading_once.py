@@ -1,4 +1,4 @@
-"""Building and growing read each file once, and a checksum belongs to the voxels that were read with it."""
+"""Building and growing read each file once, so that a checksum belongs to the voxels that were read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Reads = Counter[tuple[str, str, str]]
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
-    """Counts how often each file is decoded and hashed, by kind of read, folder and name."""
+    """The number of times that each file is decoded and hashed, by kind of read, folder and name."""
     counts: Reads = Counter()
 
     def counted(kind: str, function: Callable[..., Any], path_of: Callable[..., Path]) -> Callable[..., Any]:
@@ -43,7 +43,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
 
 @pytest.fixture(autouse=True)
 def aligned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Patients of blocks lie on each other: nothing needs to be registered."""
+    """Replaces registration: patients of blocks are already aligned."""
     monkeypatch.setattr(grow, "register", lambda *_: Transform())
     monkeypatch.setattr(groupwise, "register", lambda *_: Transform())
     monkeypatch.setattr(groupwise, "prealign", lambda *_: Transform())
@@ -104,7 +104,7 @@ def test_growing_without_a_base_reads_each_file_once(tmp_path: Path, reads: Read
 
 
 @pytest.mark.parametrize("kind", ["image", "label"])
-def test_a_file_that_changes_while_it_is_read_is_refused_and_taken_the_next_time(
+def test_a_file_that_changes_while_it_is_read_is_refused_and_accepted_the_next_time(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = base_of(tmp_path / "base")
@@ -145,7 +145,7 @@ def test_a_folder_has_no_checksum_but_changes_with_its_files(tmp_path: Path) -> 
         found.check()
 
 
-def test_packed_labels_are_small_and_give_each_organ_back() -> None:
+def test_packed_labels_are_small_and_restore_each_organ() -> None:
     array = np.zeros((60, 70, 80), np.uint8)
     array[10:20, 0:9, 70:80], array[30:31, 40:60, 5:6] = 3, 15
     grid = Geometry((80, 70, 60), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))

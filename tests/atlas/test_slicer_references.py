@@ -1,4 +1,4 @@
-"""Segmentations of 3D Slicer as references and training cases."""
+"""Segmentations from 3D Slicer are used as references and training cases."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def by_slicer(folder: Path, name: str) -> Path:
     return write_segmentation(target, [array[z, y, x]], names, image, (x.start, y.start, z.start))
 
 
-def test_a_reference_by_slicer_gives_what_its_label_map_gives(tmp_path: Path) -> None:
+def test_a_reference_from_slicer_equals_the_one_from_its_label_map(tmp_path: Path) -> None:
     labelled(tmp_path / "one", "a", PATIENT)
     labelled(tmp_path / "two", "a", PATIENT)
     by_slicer(tmp_path / "two", "a")
@@ -41,7 +41,7 @@ def test_a_reference_by_slicer_gives_what_its_label_map_gives(tmp_path: Path) ->
     assert all((one.shares[k].values == two.shares[k].values).all() for k in one.organs)
 
 
-def test_a_case_by_slicer_can_be_trained_on(tmp_path: Path) -> None:
+def test_a_case_from_slicer_is_usable_for_training(tmp_path: Path) -> None:
     for name in ("a", "b"):
         labelled(tmp_path, name, PATIENT)
     label = by_slicer(tmp_path, "b")
@@ -54,7 +54,7 @@ def test_a_case_by_slicer_can_be_trained_on(tmp_path: Path) -> None:
     assert ([case.name for case in usable], problems) == (["a", "b"], {})
 
 
-def test_segmentations_among_the_cts_are_named(tmp_path: Path) -> None:
+def test_segmentations_among_the_cts_are_reported(tmp_path: Path) -> None:
     labelled(tmp_path, "a", PATIENT)
     by_slicer(tmp_path, "a").rename(tmp_path / "images" / "a.seg.nrrd")
     skipped: dict[str, str] = {}

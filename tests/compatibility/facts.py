@@ -202,7 +202,7 @@ def dense_maps(scores: ScoreMaps) -> dict[str, np.ndarray]:
     found = {}
     for k, score in scores.maps.items():
         dense = np.zeros(scores.geometry.shape, np.uint8)
-        dense[tuple(slice(a, a + n) for a, n in zip(score.low, score.values.shape, strict=True))] = score.values
+        dense[tuple(slice(a, a + n) for a, n in zip(score.lower, score.values.shape, strict=True))] = score.values
         found[organ_table()[k].name] = dense
     return found
 

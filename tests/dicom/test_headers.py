@@ -1,4 +1,4 @@
-"""Series that lack attributes, or hold values that DICOM does not allow, still get segmentations and structure sets."""
+"""Series with missing or invalid attributes still get segmentations and structure sets."""
 
 from __future__ import annotations
 

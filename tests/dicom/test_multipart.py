@@ -1,4 +1,4 @@
-"""Multipart messages become files while they arrive, within limits."""
+"""Multipart messages are written to files while they arrive, within limits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def written(folder: Path, body: bytes, size: int = 7, limits: MultipartLimits = 
     st.sampled_from([b"", b"\r\n", b"preamble\r\n"]),
 )
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_parts_become_files_whatever_the_chunks(tmp_path: Path, parts: list[bytes], size: int, before: bytes) -> None:
+def test_parts_become_files_for_any_size_of_chunks(tmp_path: Path, parts: list[bytes], size: int, before: bytes) -> None:
     folder = tmp_path / "files"
     for file in folder.glob("*"):
         file.unlink()

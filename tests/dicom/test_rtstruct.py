@@ -1,4 +1,4 @@
-"""Label maps as RT structure sets, and back."""
+"""Label maps are written as RT structure sets and read back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
 
 
 def drawn() -> np.ndarray:
-    """A liver with a hole and an island, a spleen at the border, a right kidney of one voxel."""
+    """Returns a liver with a hole and an island, a spleen at the border, and a right kidney of one voxel."""
     array = np.zeros(ARRAY.shape, np.uint8)
     array[1:4, 2:12, 3:14] = 6
     array[2, 5:8, 6:9] = 0
@@ -36,7 +36,7 @@ def drawn() -> np.ndarray:
 
 @given(arrays(bool, (9, 11), elements=st.booleans()))
 @settings(max_examples=200, deadline=None)
-def test_outlines_hold_exactly_the_centres_of_the_mask_s_pixels(mask: np.ndarray) -> None:
+def test_outlines_enclose_exactly_the_centres_of_a_mask_s_pixels(mask: np.ndarray) -> None:
     back = np.zeros(mask.shape, bool)
     for outline in outlines_of(mask):
         back ^= polygon2mask(mask.shape, outline)
@@ -44,7 +44,7 @@ def test_outlines_hold_exactly_the_centres_of_the_mask_s_pixels(mask: np.ndarray
 
 
 @pytest.mark.parametrize("code", ["LPS", "RAI", "ASL", "LIP"])
-def test_what_is_written_is_read_back_voxel_by_voxel(tmp_path: Path, code: str) -> None:
+def test_a_written_label_map_is_read_back_voxel_by_voxel(tmp_path: Path, code: str) -> None:
     write_series(tmp_path, sitk.DICOMOrient(upright(ARRAY), code))
     labels = read_volume(tmp_path).with_array(drawn()).restored()
     ds = through_a_file(write_rtstruct(labels, tmp_path, LabelOrigin("final", 3, "Kim")))
@@ -79,11 +79,11 @@ def test_an_empty_label_map_has_regions_without_outlines(tmp_path: Path) -> None
     assert {item.ROIGenerationAlgorithm for item in ds.StructureSetROISequence} == {"MANUAL"}
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_objects_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     files = write_series(tmp_path, upright(ARRAY))
     with pytest.raises(InputError, match="has shape"):
         write_rtstruct(sitk.Image(5, 5, 5, sitk.sitkUInt8), tmp_path, LabelOrigin("final", 1))
-    with pytest.raises(InputError, match="no RT structure set"):
+    with pytest.raises(InputError, match="not an RT structure set"):
         read_rtstruct(pydicom.dcmread(files[0]), tmp_path)
     labels = read_volume(tmp_path).with_array(drawn()).restored()
     ds = write_rtstruct(labels, tmp_path, LabelOrigin("final", 1))

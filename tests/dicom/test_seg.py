@@ -1,4 +1,4 @@
-"""Label maps as DICOM segmentations, and back."""
+"""Label maps are written as DICOM segmentations and read back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
 
 
 def labels_like(folder: Path, array: np.ndarray) -> sitk.Image:
-    """Labels drawn on the LPS array, on the series' own grid."""
+    """Returns a label map drawn on the LPS array, on the series' own grid."""
     return read_volume(folder).with_array(array.astype(np.uint8)).restored()
 
 
@@ -32,7 +32,7 @@ def drawn(*organs: int) -> np.ndarray:
 
 @pytest.mark.parametrize("code", ["LPS", "RAI", "ASL", "LIP"])
 @pytest.mark.parametrize("organs", [tuple(range(1, 16)), (2,), (15, 6), ()])
-def test_what_is_written_is_read_back_voxel_by_voxel(tmp_path: Path, code: str, organs: tuple[int, ...]) -> None:
+def test_a_written_label_map_is_read_back_voxel_by_voxel(tmp_path: Path, code: str, organs: tuple[int, ...]) -> None:
     write_series(tmp_path, sitk.DICOMOrient(upright(ARRAY), code))
     labels = labels_like(tmp_path, drawn(*organs))
     seg = through_a_file(write_seg(labels, tmp_path, LabelOrigin("final", 3, "Kim")))
@@ -56,7 +56,7 @@ def test_segments_have_the_numbers_names_codes_and_colours_of_the_organs(tmp_pat
     assert used == {2}
 
 
-def test_what_a_person_drew_alone_says_so(tmp_path: Path) -> None:
+def test_labels_drawn_by_a_person_alone_are_marked_as_manual(tmp_path: Path) -> None:
     write_series(tmp_path, upright(ARRAY))
     seg = write_seg(labels_like(tmp_path, drawn(6)), tmp_path, LabelOrigin("final", 1, "Kim", made="MANUAL"))
     assert {item.SegmentAlgorithmType for item in seg.SegmentSequence} == {"MANUAL"}
@@ -76,7 +76,7 @@ def test_versions_of_a_label_are_instances_of_one_series(tmp_path: Path) -> None
     assert first.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
 
 
-def test_segments_of_other_programs_are_told_by_code_or_name(tmp_path: Path) -> None:
+def test_segments_of_other_programs_are_identified_by_code_or_name(tmp_path: Path) -> None:
     write_series(tmp_path, upright(ARRAY))
     labels = labels_like(tmp_path, drawn(3, 6))
     seg = through_a_file(write_seg(labels, tmp_path, LabelOrigin("final", 1)))
@@ -95,7 +95,7 @@ def test_segments_of_other_programs_are_told_by_code_or_name(tmp_path: Path) -> 
         read_seg(seg, tmp_path)
 
 
-def test_frames_without_references_are_told_by_their_place(tmp_path: Path) -> None:
+def test_frames_without_references_are_located_by_their_position(tmp_path: Path) -> None:
     write_series(tmp_path, upright(ARRAY))
     labels = labels_like(tmp_path, drawn(6))
     seg = through_a_file(write_seg(labels, tmp_path, LabelOrigin("final", 1)))
@@ -107,13 +107,13 @@ def test_frames_without_references_are_told_by_their_place(tmp_path: Path) -> No
         read_seg(seg, tmp_path)
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_objects_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     files = write_series(tmp_path, upright(ARRAY))
     with pytest.raises(InputError, match="has shape"):
         write_seg(sitk.Image(5, 5, 5, sitk.sitkUInt8), tmp_path, LabelOrigin("final", 1))
     with pytest.raises(InputError, match=r"values \[99\]"):
         write_seg(labels_like(tmp_path, drawn(99)), tmp_path, LabelOrigin("final", 1))
-    with pytest.raises(InputError, match="no DICOM segmentation"):
+    with pytest.raises(InputError, match="not a DICOM segmentation"):
         read_seg(pydicom.dcmread(files[0]), tmp_path)
     seg = write_seg(labels_like(tmp_path, drawn(6)), tmp_path, LabelOrigin("final", 1))
     write_series(tmp_path / "other", upright(ARRAY[:, :10]))

@@ -1,4 +1,4 @@
-"""Label maps come back in the order of their series' slices, and a stored SEG becomes a file on its grid."""
+"""Label maps are returned in the order of their series' slices; a stored SEG becomes a file on the series' grid."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def series(tmp_path: Path) -> Path:
 
 
 def drawn(file: Path) -> sitk.Image:
-    """A liver in one corner, saved with other axes than the series'."""
+    """Writes a label map with a liver in one corner, with other axes than the series, and returns it in the series' order."""
     array = np.zeros(ARRAY.shape, np.uint8)
     array[1:3, 2:9, 3:12] = 6
     image = sitk.GetImageFromArray(array)

@@ -1,4 +1,4 @@
-"""UIDs from other systems."""
+"""UIDs from other systems are checked."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def test_other_texts_are_not_valid_uids(text: object) -> None:
     assert not valid_uid(text)
 
 
-def test_padding_is_no_part_of_a_uid() -> None:
+def test_padding_is_removed_from_a_uid() -> None:
     assert cleaned_uid("1.2.3\0") == cleaned_uid("1.2.3 ") == "1.2.3"
     assert cleaned_uid("1.2\0.3") == cleaned_uid("..") == cleaned_uid(None) == ""
 
 
 @given(st.text())
-def test_a_folder_s_name_contains_no_text_from_others(text: str) -> None:
+def test_a_folder_s_name_contains_no_text_of_the_uid(text: str) -> None:
     assert re.fullmatch("[0-9a-f]{32}", uid_folder_name(text.encode("utf-8", "replace").decode()))

@@ -1,4 +1,4 @@
-"""Answers of a DICOMweb server, byte by byte: cut off, endless, slow, without preambles."""
+"""A DICOMweb server's faulty answers (cut off, endless, slow, without preambles) are handled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Answer = Callable[[socket.socket], None]
 
 @contextmanager
 def answering(answer: Answer, limits: DicomWebLimits = QUICK) -> Iterator[DicomWeb]:
-    """Yields a server that reads each request's head and leaves the rest to the function."""
+    """Yields a client of a server that reads each request's head and then calls `answer`."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve(link: socket.socket) -> None:
@@ -78,7 +78,7 @@ def test_objects_without_preamble_or_prefix_become_files(tmp_path: Path) -> None
             assert [path.name for path in folder.iterdir()] == [file.name]
 
 
-def test_an_object_without_a_message_around_it_is_taken(tmp_path: Path) -> None:
+def test_an_object_outside_a_multipart_message_is_accepted(tmp_path: Path) -> None:
     with answering(whole(b"\0" * 128 + b"DICM", "Content-Type: application/dicom\r\n")) as web:
         assert len(web.fetch_series("1.2", "1.3", tmp_path)) == 1
 
@@ -97,7 +97,7 @@ def test_an_object_without_a_message_around_it_is_taken(tmp_path: Path) -> None:
         (whole(b"", "Location: ///\r\n", "302 Found"), StorageError),
     ],
 )
-def test_an_answer_that_is_no_series_is_an_error_of_the_project(
+def test_an_answer_without_a_series_raises_an_error_of_the_project(
     tmp_path: Path, answer: Answer, error: type[MedSAM2AtlasError]
 ) -> None:
     with answering(answer) as web, pytest.raises(error):
@@ -105,7 +105,7 @@ def test_an_answer_that_is_no_series_is_an_error_of_the_project(
 
 
 @pytest.mark.parametrize("length", ["Content-Length: 1000000\r\n", "Transfer-Encoding: chunked\r\n"])
-def test_a_body_that_drips_ends_when_its_time_is_over(tmp_path: Path, length: str) -> None:
+def test_a_slow_body_ends_at_the_time_limit(tmp_path: Path, length: str) -> None:
     begin = f"HTTP/1.1 200 OK\r\n{KIND}{length}\r\n"
     with answering(dripping(begin)) as web:
         began = time.monotonic()
@@ -117,15 +117,15 @@ def test_a_body_that_drips_ends_when_its_time_is_over(tmp_path: Path, length: st
 
 
 @pytest.mark.parametrize("uid", ["..", "1/2", "", "1.2?x", "1..2"])
-def test_an_invalid_uid_reaches_no_url(tmp_path: Path, uid: str) -> None:
+def test_an_invalid_uid_never_enters_a_url(tmp_path: Path, uid: str) -> None:
     web = DicomWeb("http://127.0.0.1:9/dicom-web")
     for study, series in ((uid, "1.2"), ("1.2", uid)):
-        with pytest.raises(InputError, match="no UID"):
+        with pytest.raises(InputError, match="not a UID"):
             web.fetch_series(study, series, tmp_path)
 
 
 @pytest.mark.parametrize("body", [b"{", b"[" * 9000, b"7", b'"x"', b"\xff"])
-def test_an_invalid_list_is_an_error_of_the_project(body: bytes) -> None:
+def test_an_invalid_list_raises_an_error_of_the_project(body: bytes) -> None:
     with answering(whole(body, "Content-Type: application/json\r\n")) as web, pytest.raises(StorageError):
         web.list_series({})
 
@@ -135,7 +135,7 @@ def test_a_list_that_is_too_long_is_refused() -> None:
         web.list_series({})
 
 
-def test_a_packed_answer_counts_unpacked(tmp_path: Path) -> None:
+def test_the_size_limit_counts_decompressed_bytes(tmp_path: Path) -> None:
     head = KIND + "Content-Encoding: gzip\r\n"
     limits = DicomWebLimits(series=MultipartLimits(9, 10**6, 10**6))
     with answering(whole(gzip.compress(message(bytes(10**8))), head), limits) as web, pytest.raises(InputError):

@@ -42,7 +42,7 @@ def test_logits_are_those_of_the_cpu(target: Volume, prompts: list[OrganPrompt],
         weights = load_weights(DEMO_WEIGHTS, None, device)
         together = MedSAM2Volume(weights, target.array).segment(prompts)
         alone = MedSAM2Volume(weights, target.array, batch=1).segment(prompts[:1], loop="published", fill_holes=True)
-        return torch.cat([found.low for found in (*together.values(), *alone.values())])
+        return torch.cat([found.values for found in (*together.values(), *alone.values())])
 
     gpu.assert_same_logits(*gpu.both(logits))
 
@@ -81,6 +81,6 @@ def test_the_official_network_gives_the_cpus_logits(target: Volume, prompts: lis
         network = build_network(config)
         network.load_state_dict(state)
         weights = Weights(network.to(device), config, Path("seeded"), "", "")
-        return MedSAM2Volume(weights, target.array, batch=1).segment(prompts[:1])[RIGHT_KIDNEY].low
+        return MedSAM2Volume(weights, target.array, batch=1).segment(prompts[:1])[RIGHT_KIDNEY].values
 
     gpu.assert_same_logits(*gpu.both(logits))

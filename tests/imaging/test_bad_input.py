@@ -153,7 +153,7 @@ def test_an_atlas_of_another_label_set_is_refused(tmp_path: Path, atlas_folder: 
     (other / "atlas.json").write_text(json.dumps(about))
     image = target_files.image  # type: ignore[attr-defined]
     error = refused(["segment", str(image), "--atlas", str(other), "--strategy", "atlas", "-o", str(tmp_path / "l.nii.gz")])
-    assert "another label set" in str(error)
+    assert "another organ table" in str(error)
     assert not (tmp_path / "l.nii.gz").exists()
 
 
@@ -194,5 +194,5 @@ def test_the_command_prints_one_line_and_fails(tmp_path: Path) -> None:
         [sys.executable, "-m", "medsam2_atlas", "atlas", "info", str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "is no atlas" in done.stderr
+    assert "is not an atlas" in done.stderr
     assert "Traceback" not in done.stderr

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medsam2_atlas.imaging.cropped_map import CroppedMap, around, low_of, nested, shape_of, within
+from medsam2_atlas.imaging.cropped_map import CroppedMap, around, lower_corner, nested, shape_of, within
 
 SHAPE = (5, 6, 7)
 lows = st.tuples(*[st.integers(0, n - 1) for n in SHAPE])
@@ -26,7 +26,7 @@ def grid_of(box: tuple[slice, ...]) -> np.ndarray:
 
 
 def map_of(box: tuple[slice, ...]) -> CroppedMap:
-    return CroppedMap(grid_of(box)[box], low_of(box))
+    return CroppedMap(grid_of(box)[box], lower_corner(box))
 
 
 @settings(deadline=None)

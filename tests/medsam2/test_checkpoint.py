@@ -1,4 +1,4 @@
-"""Checkpoints load strictly, and what does not fit is named."""
+"""Checkpoints load strictly, and tensors that do not fit are named."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
         load_weights(tmp_path / "w.pt")
 
 
-def test_the_shipped_demo_weights_fit_and_say_what_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_shipped_demo_weights_fit_and_are_marked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MEDSAM2_CHECKPOINT", raising=False)
     monkeypatch.setenv("MEDSAM2_ATLAS_MODELS", str(tmp_path))
     file = find_checkpoint()
@@ -95,7 +95,7 @@ def test_the_official_shapes_are_printed_as_json() -> None:
 
 
 class RangeHandler(SimpleHTTPRequestHandler):
-    """Serves files, and parts of them, as model hubs do."""
+    """A handler that serves files and parts of them, as model hubs do."""
 
     def do_GET(self) -> None:
         content = Path(self.translate_path(self.path)).read_bytes()
@@ -123,7 +123,7 @@ def hub(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("have", [0, 5000, 10240])
-def test_a_download_goes_on_where_it_broke_off(hub: str, have: int, tmp_path: Path) -> None:
+def test_an_interrupted_download_resumes(hub: str, have: int, tmp_path: Path) -> None:
     content = bytes(range(256)) * 40
     if have:
         (tmp_path / "w.pt.partial").write_bytes(content[:have])
@@ -132,7 +132,7 @@ def test_a_download_goes_on_where_it_broke_off(hub: str, have: int, tmp_path: Pa
     assert not (tmp_path / "w.pt.partial").exists()
 
 
-def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="cannot be downloaded"):
         download("http://127.0.0.1:9/w.pt", tmp_path / "w.pt", silent)
     assert not (tmp_path / "w.pt").exists()

@@ -1,8 +1,8 @@
-"""The engine gives the official predictor's own logits with the same weights, and a wrong engine would be noticed.
+"""The engine gives the official predictor's logits with the same weights, and a wrong engine fails.
 
-The official weights cannot be had here, so the network of their shape is filled with seeded random numbers. The
-comparison is only worth something where memories and pointers matter, which the mutants show: each changes one thing
-that the official predictor does, and each must leave the tolerance.
+The official weights are not available here, so a network of their shape gets seeded random weights. The comparison is
+meaningful only if memories and pointers affect the result. The mutants prove that: each changes one property of the official
+predictor, and each must exceed the tolerance.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MARKED = {
 
 
 def ct(slices: int = 12) -> np.ndarray:
-    """A smooth random volume in HU; the slices below the middle one fill all seven memories."""
+    """Returns a smooth random volume in HU; the slices below the middle fill all seven memories."""
     walk = np.cumsum(np.random.default_rng(0).normal(0, 1, (slices, 96, 110)), 0)
     smooth = ndimage.gaussian_filter(walk, (1, 6, 6))
     return np.asarray((smooth - smooth.min()) / np.ptp(smooth) * 600 - 100)
@@ -80,8 +80,8 @@ def both_of(config: DictConfig, hu: np.ndarray, device: torch.device) -> Both:
     network = build_network(config)
     network.load_state_dict(state)
     network.to(device)
-    # One at a time, as the official predictor does: batches change the last digits, which these weights amplify where a
-    # mask is chosen or binarised. That batches do no more than that is a test of its own.
+    # Use batches of one, as the official predictor does. Larger batches change the last digits, which these weights amplify
+    # if a mask is chosen or binarised. Another test compares batches.
     engine = MedSAM2Volume(Weights(network, config, Path("seeded"), "", ""), hu, batch=1)
     predictor = legacy_predictor(config, state).to(device)
     predictor.forward_image = once_for_each_slice(predictor.forward_image)
@@ -89,7 +89,7 @@ def both_of(config: DictConfig, hu: np.ndarray, device: torch.device) -> Both:
 
 
 def once_for_each_slice(encode: Callable[[torch.Tensor], dict[str, Any]]) -> Callable[[torch.Tensor], dict[str, Any]]:
-    """The official encoder, which takes most of the time, is run once for the same slice: what prompts do comes after it."""
+    """Caches the official encoder, which takes most of the time; prompts have no effect on it."""
     kept: dict[bytes, dict[str, Any]] = {}
 
     def encoded(images: torch.Tensor) -> dict[str, Any]:
@@ -184,15 +184,15 @@ def test_thirty_slices_of_the_official_network_stay_equal(loop: str, device: tor
     assert_equal(long.ours(prompt, loop), long.official(prompt, loop))
 
 
-def test_organs_in_one_batch_are_segmented_as_if_alone(narrow: Both, narrow_config: DictConfig) -> None:
+def test_organs_in_one_batch_have_the_same_logits_as_alone(narrow: Both, narrow_config: DictConfig) -> None:
     other = OrganPrompt(2, 3, 8, (BoxPrompt(5, (10, 50, 40, 80)),))
     weights = Weights(narrow.engine._net, narrow_config, Path("seeded"), "", "")
     together = MedSAM2Volume(weights, narrow.hu, batch=16).segment([THREE_BOXES, other])
     for prompt in (THREE_BOXES, other):
-        assert_equal(together[prompt.label].low.numpy(), narrow.engine.segment([prompt])[prompt.label].low.numpy())
+        assert_equal(together[prompt.label].values.numpy(), narrow.engine.segment([prompt])[prompt.label].values.numpy())
 
 
-def test_each_slice_is_encoded_once_whatever_is_prompted(narrow_config: DictConfig) -> None:
+def test_each_slice_is_encoded_once_for_all_prompts(narrow_config: DictConfig) -> None:
     network = build_network(narrow_config)
     seen: list[int] = []
     encode = network.forward_image
@@ -204,8 +204,8 @@ def test_each_slice_is_encoded_once_whatever_is_prompted(narrow_config: DictConf
 
 
 def test_small_holes_are_filled_when_asked(narrow: Both) -> None:
-    open_ = narrow.engine.segment([ONE_BOX])[1].low
-    filled = narrow.engine.segment([ONE_BOX], fill_holes=True)[1].low
+    open_ = narrow.engine.segment([ONE_BOX])[1].values
+    filled = narrow.engine.segment([ONE_BOX], fill_holes=True)[1].values
     changed = filled != open_
     assert filled[changed] == pytest.approx(0.1)
     assert (open_[changed] <= 0).all()

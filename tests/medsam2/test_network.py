@@ -1,4 +1,4 @@
-"""Networks are made on the device that was named, and on no other."""
+"""Networks are made only on the requested device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMPT = OrganPrompt(1, 0, 2, (BoxPrompt(1, (10, 10, 40, 40)),))
 
 
 def written_out(tmp_path: Path) -> Path:
-    """A configuration of a user's own: the demo's, with sam2's names and its defaults spelled out."""
+    """Writes a user's own configuration: the demo's, with the names of sam2 and explicit defaults."""
     config: Any = OmegaConf.to_container(load_config(DEMO))
     config["model"]["memory_encoder"]["position_encoding"]["warmup_cache"] = True
     (tmp_path / "own.yaml").write_text(OmegaConf.to_yaml(config))
@@ -44,13 +44,13 @@ def test_loading_for_the_cpu_runs_nothing_on_a_gpu(name: str, tmp_path: Path) ->
         assert not machine.cards[0].operations
 
 
-def test_a_network_on_the_cpu_segments_beside_a_full_gpu() -> None:
+def test_a_network_on_the_cpu_runs_even_if_the_gpu_is_full() -> None:
     with pretended_gpu(megabytes=0) as machine:
         MedSAM2Volume(load_weights(DEMO_WEIGHTS), np.zeros((3, 64, 64))).segment([PROMPT])
         assert not machine.cards[0].operations
 
 
-def test_a_network_on_the_second_gpu_leaves_the_first_alone() -> None:
+def test_a_network_on_the_second_gpu_does_not_use_the_first() -> None:
     with pretended_gpu(2) as machine:
         weights = load_weights(DEMO_WEIGHTS, None, torch.device("cuda:1"))
         MedSAM2Volume(weights, np.zeros((3, 64, 64))).segment([PROMPT])
@@ -58,7 +58,7 @@ def test_a_network_on_the_second_gpu_leaves_the_first_alone() -> None:
         assert machine.cards[1].count
 
 
-def test_a_network_that_moves_leaves_nothing_behind() -> None:
+def test_a_network_that_moves_leaves_nothing_on_its_previous_device() -> None:
     with pretended_gpu(2) as machine:
         weights = load_weights(DEMO_WEIGHTS, None, torch.device("cuda:0"))
         MedSAM2Volume(weights, np.zeros((3, 64, 64))).segment([PROMPT])
@@ -79,19 +79,19 @@ def test_sam2s_own_classes_would_use_the_first_gpu(narrow_config: DictConfig) ->
         assert any(isinstance(getattr(m, "freqs_cis", None), PretendedTensor) for m in network.modules())
 
 
-def test_encodings_are_sam2s_own_to_the_last_bit(narrow_config: DictConfig) -> None:
+def test_encodings_equal_those_of_sam2_to_the_last_bit(narrow_config: DictConfig) -> None:
     theirs, ours = instantiate(narrow_config.model, _recursive_=True), build_network(narrow_config)
     features = torch.zeros(2, 64, 8, 8)
     for name in ("image_encoder.neck.position_encoding", "memory_encoder.position_encoding"):
         assert torch.equal(ours.get_submodule(name)(features), theirs.get_submodule(name)(features))
     tables = [[m.freqs_cis for m in network.modules() if hasattr(m, "freqs_cis")] for network in (ours, theirs)]
     assert len(tables[0]) == len(tables[1]) == 8
-    assert all(torch.equal(a, b.cpu()) for a, b in zip(*tables, strict=True))  # sam2's lie on a GPU where there is one
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(*tables, strict=True))  # the tables of sam2 are on a GPU if there is one
     assert list(ours.state_dict()) == list(theirs.state_dict())
 
 
 @pytest.mark.parametrize("parts", ["sam2.modeling", "medsam2_atlas.medsam2"])
-def test_a_configuration_may_name_either_class(parts: str) -> None:
+def test_a_configuration_may_name_classes_of_sam2_or_of_the_project(parts: str) -> None:
     text = OmegaConf.to_yaml(load_config(DEMO))
     if parts != "sam2.modeling":
         for own, theirs in (("PositionEmbeddingSine", "position_encoding"), ("RoPEAttention", "sam.transformer")):

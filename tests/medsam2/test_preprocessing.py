@@ -1,4 +1,4 @@
-"""Slices reach the network as in MedSAM2's published script."""
+"""Slices are preprocessed as in MedSAM2's published script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medsam2_atlas.medsam2 import MedSAM2Config, preprocessing
 from medsam2_atlas.medsam2.preprocessing import to_network, to_uint8
 
 
-def test_the_window_is_stretched_to_the_volumes_own_range_and_truncated() -> None:
+def test_the_range_of_the_clipped_volume_becomes_0_to_255_truncated() -> None:
     hu = np.array([[[-1000.0, -100.0, 0.0, 200.0, 500.0, 3000.0]]])
     assert to_uint8(hu).ravel().tolist() == [0, 0, 42, 127, 255, 255]
     assert to_uint8(np.array([[[0.0, 100.0]]])).ravel().tolist() == [0, 255]
@@ -28,7 +28,7 @@ def test_slices_are_resized_by_pils_default_filter_and_normalised() -> None:
     assert found[0, 0].numpy() == pytest.approx(red, abs=1e-5)
 
 
-def test_a_setting_says_which_hu_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_determines_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     hu = np.array([[[-1000.0, -50.0, 50.0, 150.0, 3000.0]]])
     monkeypatch.setattr(preprocessing, "medsam2_config", lambda: MedSAM2Config(window=(-50.0, 150.0)))
     assert to_uint8(hu).ravel().tolist() == [0, 0, 127, 255, 255]
@@ -38,5 +38,5 @@ def test_a_setting_says_which_hu_are_kept(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(("memory", "batches"), [("", (16, 4)), ("cpu", (16, 4)), ("small", (4, 2)), ("smallest", (1, 1))])
-def test_less_is_done_at_once_where_memory_is_short(memory: Memory, batches: tuple[int, int]) -> None:
+def test_batches_are_smaller_if_memory_is_short(memory: Memory, batches: tuple[int, int]) -> None:
     assert MedSAM2Config.model_validate({}).batches(memory) == batches

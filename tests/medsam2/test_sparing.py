@@ -1,4 +1,4 @@
-"""Where a GPU's memory is short, MedSAM2 holds less there and finds the same."""
+"""If a GPU's memory is short, MedSAM2 uses less of it and gives the same result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def weights(narrow_config: DictConfig) -> Weights:
 
 @pytest.fixture(scope="module")
 def patient() -> tuple[Volume, Volume]:
-    """A bright block on four of six slices."""
+    """A CT with a bright block on four of six slices, and its label map."""
     hu, labels = np.full((6, 40, 40), 40, np.float32), np.zeros((6, 40, 40), np.uint8)
     hu[1:5, 12:28, 12:28], labels[1:5, 12:28, 12:28] = 150, 6
     image, label = sitk.GetImageFromArray(hu), sitk.GetImageFromArray(labels)
@@ -59,25 +59,25 @@ def run_on_gpu(weights: Weights, patient: tuple[Volume, Volume]) -> Segmentation
 
 
 def peak_of(weights: Weights, patient: tuple[Volume, Volume], memory: Memory) -> tuple[int, torch.Tensor]:
-    """Bytes that lay on the card at most, and the logits."""
+    """Returns the max number of bytes on the card, and the logits."""
     prompts = prompts_from_labels(patient[1].array, [6], prompting_config().three_boxes, "none").prompts
     with pretended_gpu() as machine:
         found = MedSAM2Volume(weights.on(GPU), patient[0].array, memory=memory).segment(prompts)
-        return machine.cards[0].peak, found[6].low
+        return machine.cards[0].peak, found[6].values
 
 
-def test_less_lies_on_the_card_and_what_is_found_stays(weights: Weights, patient: tuple[Volume, Volume]) -> None:
+def test_less_memory_is_used_on_the_card_with_the_same_result(weights: Weights, patient: tuple[Volume, Volume]) -> None:
     peaks, logits = zip(*(peak_of(weights, patient, memory) for memory in STEPS[:3]), strict=True)
     assert peaks[0] > peaks[1] > peaks[2]
-    for low in logits[1:]:
-        assert float((low - logits[0]).abs().mean()) < 1e-3
+    for other in logits[1:]:
+        assert float((other - logits[0]).abs().mean()) < 1e-3
     with pretended_gpu(megabytes=(peaks[0] + peaks[1]) / 2 / 2**20):
         result = run_on_gpu(weights, patient)
     assert result.report.memory == "out of GPU memory as usual; done in smaller steps"
     assert result.report.device == "cuda:0"
 
 
-def test_a_command_s_case_ends_on_the_processor_with_the_same_label_map(
+def test_a_command_s_case_falls_back_to_the_processor_with_the_same_label_map(
     weights: Weights, patient: tuple[Volume, Volume]
 ) -> None:
     expected = segment(Case(patient[0], given(weights), options_of(patient)), "reference-3").labels.array
@@ -88,7 +88,7 @@ def test_a_command_s_case_ends_on_the_processor_with_the_same_label_map(
     assert np.array_equal(result.labels.array, expected)
 
 
-def test_a_try_that_failed_leaves_nothing_on_the_card(weights: Weights, patient: tuple[Volume, Volume]) -> None:
+def test_a_failed_attempt_leaves_nothing_on_the_card(weights: Weights, patient: tuple[Volume, Volume]) -> None:
     with pretended_gpu() as machine:
         machine.cards[0].fail(errors.cublas_allocation_failed, after=1500)
         left: list[int] = []
@@ -104,7 +104,7 @@ def test_a_try_that_failed_leaves_nothing_on_the_card(weights: Weights, patient:
     assert left == [0]
 
 
-def test_registration_is_not_done_again(
+def test_registration_is_not_repeated(
     weights: Weights, patient: tuple[Volume, Volume], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[object] = []

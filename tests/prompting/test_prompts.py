@@ -1,4 +1,4 @@
-"""Prompting regions and boxes are exactly those of the method."""
+"""Prompting regions and boxes are exactly those of the published method."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_published_thresholds_are_in_the_table() -> None:
     assert [o.index for o in TABLE.organs if not o.enlarge_z] == [8, 9, 11, 12]
 
 
-def test_one_box_lies_in_the_middle_of_the_range_and_hugs_the_mask() -> None:
+def test_one_box_lies_in_the_middle_of_the_range_and_encloses_the_mask() -> None:
     found = prompts_from_scores(scores_of(block()), TABLE, [6], MIDDLE, "published")
     assert found.missing == {}
     assert found.prompts == (OrganPrompt(6, 4, 14, (BoxPrompt(9, (12, 5, 24, 13)),)),)
@@ -68,7 +68,7 @@ def test_three_boxes_lie_at_the_quarters() -> None:
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.sampled_from([MIDDLE, THREE]))
-def test_boxes_stay_in_their_range_whatever_it_is(low: int, length: int, fractions: tuple[float, ...]) -> None:
+def test_boxes_stay_in_any_range(low: int, length: int, fractions: tuple[float, ...]) -> None:
     mask = np.zeros((4, 5), bool)
     mask[1, 2] = True
     prompt = prompt_from_planes(1, low, low + length, lambda z: mask, fractions)
@@ -76,7 +76,7 @@ def test_boxes_stay_in_their_range_whatever_it_is(low: int, length: int, fractio
     assert [b.z for b in prompt.boxes] == sorted({int(low + length * f) for f in fractions})
 
 
-def test_an_empty_slice_falls_back_to_the_nearest_and_says_so() -> None:
+def test_the_box_of_an_empty_slice_comes_from_the_nearest_slice_with_a_note() -> None:
     values = block()
     values[8:11] = 0
     prompt = prompts_from_scores(scores_of(values), TABLE, [6], MIDDLE, "published").prompts[0]
@@ -84,7 +84,7 @@ def test_an_empty_slice_falls_back_to_the_nearest_and_says_so() -> None:
     assert prompt.notes == ("slice 9 is empty: box taken from slice 7",)
 
 
-def test_the_score_must_be_above_the_threshold_not_at_it() -> None:
+def test_the_score_must_exceed_the_threshold() -> None:
     values = np.zeros((10, 10, 10))
     values[3:6, 3:6, 3:6] = 0.6
     found = prompts_from_scores(scores_of(values, label=1), TABLE, [1], MIDDLE, "published")
@@ -103,7 +103,7 @@ def test_the_score_must_be_above_the_threshold_not_at_it() -> None:
         (scores_of(np.zeros((20, 30, 40))), "stays at or below"),
     ],
 )
-def test_an_organ_that_is_not_there_yields_no_prompt_and_a_reason(scores: ScoreMaps, words: str) -> None:
+def test_a_missing_organ_gets_no_prompt_but_a_reason(scores: ScoreMaps, words: str) -> None:
     found = prompts_from_scores(scores, TABLE, [6], THREE, "published")
     assert found.prompts == ()
     assert words in found.missing[6]
@@ -114,7 +114,7 @@ def test_an_organ_cut_by_the_scan_is_noted() -> None:
     assert prompt.notes == ("about 50% of it lies outside the scan",)
 
 
-def test_label_maps_give_prompts_too() -> None:
+def test_label_maps_give_prompts() -> None:
     labels = np.where(block() > 0, 6, 0)
     found = prompts_from_labels(labels, [6, 7], THREE, "the first pass found nothing")
     assert found.prompts[0].boxes[1] == BoxPrompt(9, (12, 5, 24, 13))
@@ -156,8 +156,8 @@ def test_reports_give_world_and_file_coordinates_and_can_be_propagated(tmp_path:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "does not hold prompts"),
-        ('[{"label": 6}]', "does not hold prompts"),
+        ("{", "does not contain prompts"),
+        ('[{"label": 6}]', "does not contain prompts"),
         ('[{"label": 6, "z_min": 0, "z_max": 9, "boxes": [{"z": 2, "box": [0, 0, 3, 3]}]}]', "outside the volume"),
         ('[{"label": 6, "z_min": 0, "z_max": 3, "boxes": [{"z": 5, "box": [0, 0, 3, 3]}]}]', "boxes on slices"),
         ('[{"label": 6, "z_min": 0, "z_max": 3, "boxes": [{"z": 2, "box": [9, 0, 3, 3]}]}]', "not a box"),
@@ -181,17 +181,17 @@ def test_planes_of_reduced_scores_line_up_with_the_image() -> None:
     assert torch.from_numpy(scores.plane(6, 0)).sum() == 0
 
 
-def test_thresholds_of_the_atlas_are_taken_where_it_knows_some() -> None:
+def test_thresholds_of_the_atlas_are_used_if_it_has_some() -> None:
     values = block() * 0.6
     sharp = replace(scores_of(values), thresholds={6: 0.5})
     assert prompts_from_scores(sharp, TABLE, [6], MIDDLE, "atlas").prompts
-    strict = replace(scores_of(values), thresholds={6: 0.95})  # never above what there is
+    strict = replace(scores_of(values), thresholds={6: 0.95})  # is lowered below the map's maximum
     assert prompts_from_scores(strict, TABLE, [6], MIDDLE, "atlas").prompts
     unknown = prompts_from_scores(scores_of(values), TABLE, [6], MIDDLE, "atlas")
     assert unknown == prompts_from_scores(scores_of(values), TABLE, [6], MIDDLE, "adaptive")
 
 
-def test_settings_say_what_is_prompted_and_how_much_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_determine_which_organs_are_prompted_and_how_much_prompts_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = PromptingConfig(min_visible=0.6, box_area_factor=4.0, range_growth=1.0)
     monkeypatch.setattr(region, "prompting_config", lambda: changed)
     missing = prompts_from_scores(scores_of(block(), visible=0.5), TABLE, [6], MIDDLE, "published").missing

@@ -1,4 +1,4 @@
-"""Real CTs: the score maps of an atlas of real references make anatomical sense."""
+"""Real CTs: score maps of an atlas with real references are anatomically plausible."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def test_score_maps_place_organs_of_a_real_dicom_series_plausibly(real_atlas: At
     assert abs(right[2] - left[2]) < 60
     assert liver[2] > right[2] - 20 and spleen[2] > left[2] - 20
     assert right[1] > liver[1]  # kidneys lie behind the liver's middle
-    # The labelled tissue is dense like organs, not air, lung or fat.
+    # The labelled tissue has the density of organs, not of air, lung or fat.
     for k in (1, 2, 3, 6):
         assert 20 < np.median(image.array[labels.array == k]) < 300
 
 
-def test_an_unseen_real_patient_is_found_from_one_other(real_cts: Path, tmp_path: Path) -> None:
+def test_organs_of_an_unseen_real_patient_are_found_with_one_reference(real_cts: Path, tmp_path: Path) -> None:
     atlas = atlas_of(["cropped_trunk"], real_cts, tmp_path)
     image = read_volume(real_cts / "whole_abdomen_3mm" / "ct.nii.gz")
     truth = read_labels(real_cts / "whole_abdomen_3mm" / "label.nii.gz", image)
@@ -71,7 +71,7 @@ def test_a_real_ct_joins_the_atlas_of_another(real_cts: Path, tmp_path: Path) ->
     assert grown.atlas.agreement[2] > 0.4
 
 
-def test_a_unet_comes_back_on_the_grid_of_a_real_dicom_series(real_cts: Path) -> None:
+def test_a_unet_s_label_map_has_the_grid_of_a_real_dicom_series(real_cts: Path) -> None:
     image = read_volume(real_cts / "dicom_abdomen" / "dicom")
     result = Given(unets={"unet_3d": load_unet(find_unet("unet_3d"))}).segmenter("unet_3d").segment(image)
     assert result.labels.geometry == image.geometry

@@ -1,4 +1,4 @@
-"""Adam's method, without torch's compiler."""
+"""The project's Adam equals torch's, without importing torch's compiler."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medsam2_atlas.registration import WorkImage, register, registration_config
 from medsam2_atlas.registration.adam import Adam
 
 
-def test_it_moves_as_torch_s_does_to_the_last_bit() -> None:
+def test_adam_equals_torch_s_optimiser_to_the_last_bit() -> None:
     generator = torch.Generator().manual_seed(1)
     target, start = torch.randn(2, 3, 4, 5, generator=generator)
     ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
@@ -29,7 +29,7 @@ def test_it_moves_as_torch_s_does_to_the_last_bit() -> None:
 def test_a_registration_does_not_import_torch_s_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("torch._dynamo")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # so that an import of it fails
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # makes an import of it fail
     hu = torch.full((10, 12, 12), -1000.0)
     hu[:, 2:10, 2:10] = 40.0
     image = WorkImage(hu, torch.ones_like(hu, dtype=torch.bool), torch.zeros(3), 8.0)

@@ -1,4 +1,4 @@
-"""Means over the cube around each voxel, of thin images too."""
+"""Means over the cube around each voxel are correct, even in thin images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medsam2_atlas.registration import box_mean
 
 @pytest.mark.parametrize("radius", [1, 2])
 @pytest.mark.parametrize("shape", [(6, 7, 8), (1, 7, 8), (2, 5, 6), (4, 2, 1)])
-def test_a_mean_counts_the_voxels_of_the_cube_that_lie_in_the_image(shape: tuple[int, int, int], radius: int) -> None:
+def test_a_mean_counts_only_voxels_inside_the_image(shape: tuple[int, int, int], radius: int) -> None:
     values = torch.rand(2, *shape, generator=torch.Generator().manual_seed(3))
     found = box_mean(values, radius)
     assert found.shape == values.shape

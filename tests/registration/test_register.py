@@ -1,4 +1,4 @@
-"""Registration finds what it should on the sample patients."""
+"""Registration aligns the sample patients."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_shifted_patient_is_found(shift: tuple[float, float, float], target: V
     assert ((found(middle) - middle) - torch.tensor(shift)).abs().max() < 3.0
 
 
-def test_a_scan_of_the_upper_half_is_laid_on_the_upper_half(target: Volume) -> None:
+def test_a_scan_of_the_upper_half_is_registered_to_the_upper_half(target: Volume) -> None:
     config = registration_config()
     whole = WorkImage.of(target, config.spacing)
     half = len(whole.hu) // 2
@@ -92,13 +92,13 @@ def test_a_common_space_of_one_image_is_that_image(target: Volume) -> None:
     assert (space.transforms[0](points) - points).norm(dim=1).median() < 4.0
 
 
-def test_affine_maps_invert() -> None:
+def test_affine_maps_are_inverted() -> None:
     affine = Affine(torch.tensor(np.diag([2.0, 1.0, 0.5]), dtype=torch.float32), torch.tensor([1.0, 2.0, 3.0]))
     points = torch.rand(5, 3)
     assert torch.allclose(affine.inverse()(affine(points)), points, atol=1e-6)
 
 
-def test_a_field_that_folds_is_smoothed_until_it_hardly_does() -> None:
+def test_a_field_that_folds_is_smoothed_until_it_hardly_folds() -> None:
     generator = torch.Generator().manual_seed(0)
     wild = Displacement(torch.randn(3, 24, 24, 24, generator=generator) * 6, torch.zeros(3), 4.0)
     assert wild.folding() > 0.05

@@ -1,4 +1,4 @@
-"""Registration parameters: what is stored of them, and the choice of the method."""
+"""Registration parameters: their stored form, and the choice of the method."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ STORED = (
     '{"spacing":4.0,"coarse_spacing":9.0,"z_scales":[0.8,0.87,0.93,1.0,1.07,1.15,1.25],"affine_steps":[50,25],"cell":4,'
     '"reach":3,"adam_steps":60,"smoothness":1.0,"class_weight":2.0}'
 )
-"""What keys of stored registrations were made of when there were nine parameters."""
+"""The text in the keys of stored registrations when there were only nine parameters."""
 
 
 def config_of(**values: Any) -> RegistrationConfig:
     return RegistrationConfig.model_validate(values)
 
 
-def test_the_files_hold_the_defaults() -> None:
+def test_the_files_contain_the_defaults() -> None:
     assert registration_config() == config_of()
     assert atlas_config() == AtlasConfig.model_validate({})
 
 
-def test_stored_registrations_are_found_by_the_nine_first_parameters_while_the_others_have_their_defaults() -> None:
+def test_the_first_nine_parameters_identify_stored_registrations_if_the_others_have_their_defaults() -> None:
     assert config_of().identity == STORED
     assert config_of(deformable={"rate": 1.0}, group={"rounds": 3}).digest == config_of().digest
     assert config_of().record() == json.loads(STORED)
 
 
 @pytest.mark.parametrize("change", [{"spacing": 5.0}, {"features": {"air": 0.6}}, {"image": {"body_hu": -200.0}}])
-def test_another_value_is_another_registration_and_is_recorded(change: dict[str, Any]) -> None:
+def test_a_changed_value_identifies_another_registration_and_is_recorded(change: dict[str, Any]) -> None:
     changed = config_of(**change)
     assert changed.digest != config_of().digest
     assert changed.record() == config_of().record() | change
@@ -53,7 +53,7 @@ def test_wrong_values_are_named(tmp_path: Path) -> None:
     assert "features.water" in str(failure.value)
 
 
-def test_another_registration_is_a_module_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_registration_is_a_module_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     module, asked = ModuleType("still"), []
 
     def stay(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig, progress: Any) -> Transform:

@@ -1,4 +1,4 @@
-"""What scanners and patients do to a CT: prompts stay where the organs are, or there is none and the reason is told."""
+"""Disturbed CTs (shifted, rotated, cut, prone …): prompts stay on the organs, or are missing with a reason."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from medsam2_atlas.scoremaps import score_maps
 from medsam2_atlas.segmenters.fusion import fuse_scores
 
 AIR = -1000.0
-WORSE, LEAST_MM = 1.5, 3.0
-"""How much larger a disturbed case's mean centre error may be; errors below a voxel of the working grid count as one."""
+WORSE, MIN_MM = 1.5, 3.0
+"""The max factor by which a disturbance may increase the mean centre error, and the min error that counts, in mm."""
 
 
 def errors(atlas: Atlas, image: Volume, truth: Volume, cache: RegistrationCache | None = None) -> dict[int, PromptError | None]:
     table = organ_table()
-    # What is disturbed here is found again at the stages before the deformable one, which a coarser grid makes cheaper.
+    # The stages before the deformable one correct these disturbances, so a coarse grid suffices and saves time.
     prompts = prompts_from_scores(
         score_maps(image, atlas, config=COARSE, cache=cache), table, table.indices, prompting_config().three_boxes
     )
@@ -42,7 +42,7 @@ def undisturbed(
 
 
 def resampled(volume: Volume, outside: float, transform: sitk.Transform | None = None, size_z: int = 0) -> Volume:
-    """The content moved by a transform of points, on the same grid; or on slices of another thickness."""
+    """Resamples a volume after a transform of points, or with another number of slices."""
     image = volume.as_image()
     labels = volume.array.dtype == np.uint8
     size, spacing = list(image.GetSize()), list(image.GetSpacing())
@@ -58,7 +58,7 @@ def resampled(volume: Volume, outside: float, transform: sitk.Transform | None =
 
 
 def moved(millimetres: tuple[float, float, float]) -> Callable[[Volume, float], Volume]:
-    """The body elsewhere in the scanner; what leaves the field of view is lost, so the field grows first."""
+    """Returns a change that moves the body in the scanner. The field of view grows, so that nothing is cut."""
 
     def change(volume: Volume, outside: float) -> Volume:
         image = volume.as_image()
@@ -86,7 +86,7 @@ def upper_half(volume: Volume, outside: float) -> Volume:
 
 
 def with_thorax(volume: Volume, outside: float) -> Volume:
-    """250 mm more on top: the last slice goes on, with lungs in it."""
+    """Adds 250 mm on top: copies of the last slice, with lungs."""
     more = round(250 / volume.geometry.spacing[2])
     image = sitk.ConstantPad(volume.as_image(), [0, 0, 0], [0, 0, more], outside)
     array = sitk.GetArrayFromImage(image)
@@ -108,7 +108,7 @@ def thick_slices(volume: Volume, outside: float) -> Volume:
 
 
 def prone(volume: Volume, outside: float) -> Volume:
-    """Half a turn around the long axis that the file does not tell."""
+    """Turns the patient by half around the long axis; the file does not record it."""
     array = np.ascontiguousarray(volume.array[:, ::-1, ::-1])
     return Volume(array, volume.geometry, volume.geometry, volume.source)
 
@@ -127,7 +127,7 @@ DISTURBED: dict[str, Callable[[Volume, float], Volume]] = {
 
 
 @pytest.mark.parametrize("name", DISTURBED)
-def test_prompts_stay_with_the_organs(
+def test_prompts_stay_on_the_organs_of_disturbed_cts(
     name: str,
     atlas: Atlas,
     target: Volume,
@@ -137,20 +137,20 @@ def test_prompts_stay_with_the_organs(
     change = DISTURBED[name]
     truth = change(target_truth, 0.0)
     found = errors(atlas, change(target, AIR), truth)
-    if change is with_thorax:  # what the last slice shows goes on there, in the image and not in the labels
+    if change is with_thorax:  # organs of the last slice continue in the image, but not in the labels
         found = {k: error for k, error in found.items() if not (target_truth.array[-1] == k).any()}
     prompted = [k for k, error in found.items() if error is not None and undisturbed.get(k) is not None]
     whole = [k for k in found if (truth.array == k).sum() * truth.geometry.voxel_ml > 0.8 * _ml(target_truth, k)]
     lost = [k for k in whole if found[k] is None and undisturbed.get(k) is not None]
-    assert len(lost) <= 1, f"no prompt for {lost}, which the scan holds whole"
-    wanted = float(np.mean([max(undisturbed[k].centre, LEAST_MM) for k in prompted]))  # type: ignore[union-attr]
+    assert len(lost) <= 1, f"no prompt for {lost}, which are fully imaged"
+    expected = float(np.mean([max(undisturbed[k].centre, MIN_MM) for k in prompted]))  # type: ignore[union-attr]
     reached = float(np.mean([found[k].centre for k in prompted]))  # type: ignore[union-attr]
     assert len(prompted) >= 0.8 * len(whole)
-    assert reached <= WORSE * wanted, f"{reached:.1f} mm, undisturbed {wanted:.1f} mm"
+    assert reached <= WORSE * expected, f"{reached:.1f} mm, undisturbed {expected:.1f} mm"
 
 
 @pytest.mark.parametrize("code", ["RAS", "ASR", "PIL"])
-def test_the_files_orientation_makes_no_difference(
+def test_the_orientation_of_the_file_makes_no_difference(
     code: str,
     atlas: Atlas,
     target: Volume,
@@ -158,7 +158,7 @@ def test_the_files_orientation_makes_no_difference(
     undisturbed: dict[int, PromptError | None],
     registrations: RegistrationCache,
 ) -> None:
-    """A kept registration holds for the same voxels on the same grid only: an orientation that changes them is registered."""
+    """A stored registration is valid only for the same voxels and grid. Another order of voxels is registered again."""
     image = from_sitk(sitk.DICOMOrient(target.as_image(), code))
     assert image.file_geometry.direction != target.geometry.direction
     found = errors(atlas, image, target_truth, registrations)
@@ -179,9 +179,9 @@ def test_a_slab_of_thirty_millimetres_is_registered(step: float, atlas: Atlas, t
     slab, truth = (from_sitk(volume.as_image()[:, :, slices][:, :, ::every]) for volume in (target, target_truth))
     assert len(slab.array) * slab.geometry.spacing[2] == pytest.approx(30)
     labels = fuse_scores(score_maps(slab, atlas))
-    held = [k for k in range(1, 16) if (truth.array == k).sum() * truth.geometry.voxel_ml > 5]
-    assert len(held) >= 4
-    assert mean_dice(dice_per_organ(labels, truth.array, held)) > 0.8
+    visible = [k for k in range(1, 16) if (truth.array == k).sum() * truth.geometry.voxel_ml > 5]
+    assert len(visible) >= 4
+    assert mean_dice(dice_per_organ(labels, truth.array, visible)) > 0.8
 
 
 def test_two_thick_slices_are_refused(target: Volume) -> None:

@@ -1,4 +1,4 @@
-"""Transforms compose, invert, warp and survive being stored."""
+"""Transforms are composed, inverted, applied to images, and stored."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_composition_applies_the_first_map_first() -> None:
     assert both(torch.tensor([1.0, 1.0, 1.0])).tolist() == [3.0, 4.0, 5.0]
 
 
-def test_the_inverse_leads_back() -> None:
+def test_the_inverse_maps_points_back() -> None:
     transform = Transform((wavy(), turn()))
     points = inner_points()
     missed = (transform.inverse()(transform(points)) - points).norm(dim=1)
@@ -51,7 +51,7 @@ def test_a_shift_moves_labels_by_whole_voxels(tiny: Volume) -> None:
     assert moved[3, 3, 3] == 7
 
 
-def test_warped_images_hold_air_outside_the_moving_image(tiny: Volume) -> None:
+def test_warped_images_are_air_outside_the_moving_image(tiny: Volume) -> None:
     far = Transform((Affine(torch.eye(3), torch.tensor([0.0, 0.0, 12.0])),))
     warped = far.warp_image(tiny.array, tiny.geometry, tiny.geometry)
     assert np.allclose(warped[0], tiny.array[4])
@@ -65,14 +65,14 @@ def test_images_of_another_grid_are_resampled_in_the_world(tiny: Volume) -> None
     assert warped[1, 0, 1] == pytest.approx(tiny.array[2, 1, 3], abs=1e-3)
 
 
-def test_transforms_survive_being_stored(tmp_path: Path) -> None:
+def test_transforms_stay_the_same_after_storage(tmp_path: Path) -> None:
     transform = Transform((wavy(), turn()))
     transform.save(tmp_path / "t.npz")
     points = inner_points()
     assert (Transform.load(tmp_path / "t.npz")(points) - transform(points)).abs().max() < 0.02
 
 
-def test_a_file_that_holds_no_transform_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_a_transform_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.npz").write_text("nothing")
     with pytest.raises(AtlasError, match="not a saved transform"):
         Transform.load(tmp_path / "t.npz")
@@ -84,13 +84,13 @@ def test_folding_is_counted() -> None:
     assert torn.folding() > 0.2
 
 
-def test_values_do_not_depend_on_how_many_points_are_asked_for_at_once() -> None:
+def test_values_do_not_depend_on_the_number_of_points_sampled_at_once() -> None:
     points = torch.rand(40_001, 3, generator=torch.Generator().manual_seed(2)) * 90 - 5  # shared out between threads
     map = wavy()
     together = sample(map.field, points, map.origin, map.spacing)
-    apart = torch.cat([sample(map.field, some, map.origin, map.spacing) for some in points.split(5_000)], 1)
+    separately = torch.cat([sample(map.field, some, map.origin, map.spacing) for some in points.split(5_000)], 1)
     assert together.shape == (3, 40_001)
-    assert torch.equal(together, apart)
+    assert torch.equal(together, separately)
 
 
 def test_an_image_is_not_darker_at_the_border_of_its_field_of_view() -> None:

@@ -1,4 +1,4 @@
-"""A look at the target corrects score maps where intensities tell something, and only there."""
+"""The target's intensities correct score maps where they are informative, and only there."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def corrected(
     pairs: Sequence[tuple[int, int]] = (),
     bend: BendConfig = BEND,
 ) -> ScoreMaps:
-    """Both steps that look at the target."""
+    """Runs both steps that use the target's intensities."""
     seen = intensities(target, scores, pairs)
     return correct(*warp_jointly(scores, known, seen, bend), seen, config)
 
@@ -72,7 +72,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
-def test_a_map_that_lies_beside_its_organ_finds_it() -> None:
+def test_a_map_beside_its_organ_moves_to_it() -> None:
     truth, guess = ball(20, 25, 30, 10), ball(20, 25, 34, 10)
     near, far = (
         corrected(maps_of(k6=guess), ct((truth, 110)), EVERYWHERE, CONFIG.model_copy(update={"spread": spread}))
@@ -80,10 +80,10 @@ def test_a_map_that_lies_beside_its_organ_finds_it() -> None:
     )
     assert dice(guess, truth) < 0.75
     assert dice(mask_of(near, 6), truth) > 0.9
-    assert dice(mask_of(far, 6), truth) > 0.95  # the further off it may be, the further it is looked for
+    assert dice(mask_of(far, 6), truth) > 0.95  # a larger `spread` searches further
 
 
-def test_maps_that_lie_far_off_together_are_bent_back_together() -> None:
+def test_maps_that_are_shifted_together_are_bent_back_together() -> None:
     first, second = ball(20, 25, 20, 8), ball(20, 25, 42, 8)
     registered = maps_of(k6=np.roll(first, 8, 1), k1=np.roll(second, 8, 1))  # 16 mm
     target = ct((first, 110), (second, 150))
@@ -94,7 +94,7 @@ def test_maps_that_lie_far_off_together_are_bent_back_together() -> None:
         assert dice(mask_of(corrected(registered, target, EVERYWHERE, CONFIG), organ), truth) > 0.9
 
 
-def test_bending_moves_what_references_know_with_the_maps() -> None:
+def test_bending_moves_the_field_of_view_with_the_maps() -> None:
     seen = np.zeros(SHAPE, bool)
     seen[:, :, 20:] = True
     known = replace(EVERYWHERE, values=(seen * 255).astype(np.uint8))
@@ -103,24 +103,24 @@ def test_bending_moves_what_references_know_with_the_maps() -> None:
     target = ct((truth, 110))
     found, moved = warp_jointly(registered, known, intensities(target, registered), BEND)
     assert dice(mask_of(found, 6), truth) > 0.85
-    assert 1 <= moved.low[2] - 20 <= 6  # the border of the known has gone along
+    assert 1 <= moved.lower[2] - 20 <= 6  # the border of the field of view has moved too
     box = (slice(0, SHAPE[0]), slice(0, SHAPE[1]), slice(30, 50))
-    assert (moved.over(box) > 0.5).all()  # what lies beyond the scan's ends is as at them
+    assert (moved.over(box) > 0.5).all()  # outside the scan, the values of its border hold
 
 
-def test_maps_in_a_picture_that_tells_nothing_are_hardly_bent() -> None:
+def test_maps_in_an_image_without_contrast_are_hardly_bent() -> None:
     registered = maps_of(k6=ball(20, 25, 34, 10))
     found, _ = warp_jointly(registered, EVERYWHERE, intensities(ct(), registered), BEND)
     assert dice(mask_of(found, 6), ball(20, 25, 34, 10)) > 0.85
 
 
-def test_an_organ_that_looks_like_its_surroundings_stays_where_it_is() -> None:
+def test_an_organ_that_looks_like_its_surroundings_stays_as_registered() -> None:
     guess = ball(20, 25, 34, 10)
     found = corrected(maps_of(k6=guess), ct(), EVERYWHERE, CONFIG)
     assert dice(mask_of(found, 6), guess) > 0.85
 
 
-def test_two_organs_that_touch_and_look_alike_do_not_take_each_others_place() -> None:
+def test_two_touching_organs_that_look_alike_keep_their_voxels() -> None:
     left, right = ball(20, 25, 20, 9), ball(20, 25, 38, 9)
     found = corrected(maps_of(k6=left, k1=right), ct((left | right, 110)), EVERYWHERE, CONFIG)
     assert dice(mask_of(found, 6), left) > 0.9
@@ -138,7 +138,7 @@ def test_an_organ_within_a_larger_one_of_the_same_brightness_keeps_its_place() -
     assert dice(mask_of(found, 6), liver) > 0.95
 
 
-def test_a_kidney_that_lies_on_the_spleen_is_led_back_by_the_other_one() -> None:
+def test_a_kidney_registered_to_the_spleen_is_corrected_by_the_other_kidney() -> None:
     right, left, spleen = ball(20, 25, 10, 6), ball(20, 25, 34, 6), ball(20, 25, 48, 8)
     registered = maps_of(k2=right, k3=np.roll(left, 10, 2) & spleen, k1=np.roll(spleen, 6, 2) & spleen)
     target = ct((right | left, 180), (spleen, 110))
@@ -147,13 +147,13 @@ def test_a_kidney_that_lies_on_the_spleen_is_led_back_by_the_other_one() -> None
     assert dice(paired, left) > 0.8
 
 
-def test_an_organ_that_falls_in_two_keeps_both_pieces() -> None:
+def test_an_organ_that_falls_into_two_pieces_keeps_both() -> None:
     upper, lower = ball(12, 25, 30, 6), ball(28, 25, 30, 6)
     found = corrected(maps_of(k10=np.roll(upper | lower, 2, 2)), ct((upper | lower, 110)), EVERYWHERE, CONFIG)
     assert dice(mask_of(found, 10), upper | lower) > 0.95
 
 
-def test_another_thing_of_the_same_brightness_is_left_out() -> None:
+def test_another_structure_of_the_same_brightness_is_excluded() -> None:
     truth, other = ball(20, 25, 20, 8), ball(20, 25, 44, 8)
     found = corrected(maps_of(k6=np.maximum(truth * 0.9, other * 0.4)), ct((truth | other, 110)), EVERYWHERE, CONFIG)
     assert dice(mask_of(found, 6), truth) > 0.9
@@ -170,7 +170,7 @@ def test_an_organ_that_all_references_cut_is_followed_beyond_their_fields_of_vie
     assert dice(mask_of(corrected(registered, ct((truth, 110)), known, bend=UNBENT), 6), truth) > 0.93
 
 
-def test_a_cut_organ_is_followed_to_where_it_reaches_lower_than_its_cut() -> None:
+def test_a_cut_organ_is_followed_below_its_cut() -> None:
     truth, tip = ball(26, 25, 30, 10), np.zeros(SHAPE, bool)
     tip[4:26, 20:30, 34:44] = True
     truth |= tip
@@ -182,7 +182,7 @@ def test_a_cut_organ_is_followed_to_where_it_reaches_lower_than_its_cut() -> Non
     assert dice(found, truth) > 0.9
 
 
-def test_a_small_end_of_a_vessel_stays_and_what_lies_beside_it_goes() -> None:
+def test_a_small_end_of_a_vessel_stays_and_a_piece_beside_the_vessel_is_removed() -> None:
     vessel = np.zeros(SHAPE, bool)
     vessel[14:36, 22:29, 27:34] = True
     end, beside = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
@@ -194,7 +194,7 @@ def test_a_small_end_of_a_vessel_stays_and_what_lies_beside_it_goes() -> None:
     assert not found[beside].any()
 
 
-def test_no_rounds_leave_the_published_maps() -> None:
+def test_zero_rounds_leave_the_published_maps() -> None:
     registered = maps_of(k6=ball(20, 25, 30, 10) * 0.7)
     found = corrected(registered, ct(), EVERYWHERE, CONFIG.model_copy(update={"rounds": 0}), bend=UNBENT)
     assert found is registered

@@ -1,4 +1,4 @@
-"""Settings of the steps: files of the last release are read, and stored predictions name them as it did."""
+"""Settings of the steps: files of the last release are read, and stored predictions use its names."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_an_earlier_file_is_read_and_its_predictions_are_found(
         found = read(tmp_path, earlier)
     assert found.provenance() == earlier
     assert (found.vote.references, found.correct.max_evidence, found.bend.knots) == (7, 2.5, 25.0)
-    assert found.looks_at_target == (rounds > 0)
+    assert found.uses_intensities == (rounds > 0)
     (record,) = caplog.records
     assert "appearance.most is now correct.max_evidence" in record.getMessage()
 
@@ -86,11 +86,11 @@ def test_stored_predictions_name_new_settings_that_were_changed(settings: dict[s
     assert found == expected
 
 
-def test_published_settings_are_as_they_were(tmp_path: Path) -> None:
+def test_published_settings_have_the_same_provenance_as_before(tmp_path: Path) -> None:
     earlier = read(tmp_path, {"method": "mean", "appearance": {"rounds": 0}})
     today = FusionConfig.model_validate({}).with_method("mean").as_registered()
     assert earlier.provenance() == today.provenance()
-    assert not earlier.looks_at_target
+    assert not earlier.uses_intensities
 
 
 @pytest.mark.parametrize("text", ["method: most", "vote: {method: most}", "appearance: {moist: 3}", "bend: {rounds: -1}"])

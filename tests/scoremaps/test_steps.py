@@ -1,4 +1,4 @@
-"""The list of steps is what runs, and each step can be switched off."""
+"""The steps of the list run in order, and each step can be disabled."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DEFAULT = FusionConfig.model_validate({})
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two patients of blocks, and a third one whose liver is 12 mm smaller."""
+    """A folder with two patients of blocks, and a third one with a smaller liver."""
     folder = tmp_path_factory.mktemp("blocks")
     z, y, x = PATIENT[6]
     labelled(folder, "a", PATIENT)
@@ -58,7 +58,7 @@ def patient(folder: Path) -> Volume:
 
 @pytest.fixture(scope="module")
 def alignment(patient: Volume, blocks: Atlas) -> Alignment:
-    """The patient, registered by all steps that precede the vote."""
+    """The patient's alignment, from the step before the vote."""
     found: Alignment = STEPS[0](Target(patient, blocks, QUICK), DEFAULT, lambda *_: None)
     return found
 
@@ -77,7 +77,7 @@ def differ(first: ScoreMaps, second: ScoreMaps) -> bool:
     return any((first.maps[k].placed(shape) != second.maps[k].placed(shape)).any() for k in first.maps)
 
 
-def test_the_list_is_the_way_and_each_step_has_its_section() -> None:
+def test_the_list_has_all_steps_in_order_and_each_has_its_section() -> None:
     assert [step.name for step in STEPS] == ["align", "vote", "warp", "bend", "correct", "evidence", "thresholds"]
     for step in STEPS:
         assert getattr(DEFAULT, step.name).enabled
@@ -103,7 +103,7 @@ def test_all_steps_of_the_list_run_in_its_order(patient: Volume, blocks: Atlas, 
     assert [name for name, _ in ran] == ["align", "warp", "correct", "thresholds"]
 
 
-def test_another_registration_is_one_line_of_the_list(patient: Volume, blocks: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replaced_step_align_gives_its_own_transform(patient: Volume, blocks: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
     shift = Transform((Affine(torch.eye(3), torch.tensor([500.0, 0.0, 0.0])),))
 
     def far_off(target: Target, config: FusionConfig, progress: Any) -> Alignment:
@@ -115,12 +115,12 @@ def test_another_registration_is_one_line_of_the_list(patient: Volume, blocks: A
     assert max(score.visible for score in found.maps.values()) == 0
 
 
-def test_without_alignment_the_target_is_taken_as_it_lies(patient: Volume, blocks: Atlas) -> None:
+def test_without_alignment_the_target_is_not_moved(patient: Volume, blocks: Atlas) -> None:
     found = score_maps(patient, blocks, config=QUICK, fusion=without("align"))
     assert found.transform.maps == found.inverse.maps == ()
 
 
-def test_without_a_vote_the_references_count_alike(alignment: Alignment, complete: ScoreMaps) -> None:
+def test_without_a_vote_the_references_have_equal_weights(alignment: Alignment, complete: ScoreMaps) -> None:
     mean = fused_scores(alignment, DEFAULT.with_method("mean").as_registered())
     off = fused_scores(alignment, without("vote", "bend", "correct"))
     voted = fused_scores(alignment, DEFAULT.as_registered())
@@ -128,18 +128,18 @@ def test_without_a_vote_the_references_count_alike(alignment: Alignment, complet
     assert differ(off, voted)
 
 
-def test_without_warping_only_a_target_on_the_grid_of_the_maps_is_taken(alignment: Alignment) -> None:
+def test_without_warping_only_a_target_on_the_grid_of_the_maps_is_accepted(alignment: Alignment) -> None:
     with pytest.raises(InputError, match="does not lie on the grid"):
         fused_scores(alignment, without("warp"))
     grid = map_grid(alignment.atlas.template)
-    there = replace(alignment, target=Volume(np.full(grid.shape, 40, np.float32), grid, grid))
-    found = fused_scores(there, without("vote", "warp", "bend", "correct"))
+    on_grid = replace(alignment, target=Volume(np.full(grid.shape, 40, np.float32), grid, grid))
+    found = fused_scores(on_grid, without("vote", "warp", "bend", "correct"))
     for k, organ in alignment.atlas.maps.items():
         assert (found.maps[k].values == organ.values).all()
 
 
 @pytest.mark.parametrize("name", ["bend", "correct"])
-def test_without_a_look_at_the_target_maps_stay_as_they_were(name: str, alignment: Alignment, complete: ScoreMaps) -> None:
+def test_without_the_target_s_intensities_maps_stay_as_registered(name: str, alignment: Alignment, complete: ScoreMaps) -> None:
     assert differ(fused_scores(alignment, without(name)), complete)
     neither, registered = fused_scores(alignment, without("bend", "correct")), fused_scores(alignment, DEFAULT.as_registered())
     assert not differ(neither, registered)
@@ -152,12 +152,12 @@ def test_without_evidence_maps_have_none(alignment: Alignment, complete: ScoreMa
     assert all(set(score.evidence) == set(EVIDENCE) for score in complete.maps.values())
 
 
-def test_without_thresholds_those_of_the_atlas_are_left_aside(alignment: Alignment, complete: ScoreMaps) -> None:
+def test_without_the_step_thresholds_those_of_the_atlas_are_not_used(alignment: Alignment, complete: ScoreMaps) -> None:
     assert complete.thresholds == {6: 0.35}
     assert fused_scores(alignment, without("thresholds")).thresholds == {}
 
 
-def test_organs_that_are_asked_for_are_as_those_of_all(alignment: Alignment, complete: ScoreMaps) -> None:
+def test_requested_organs_have_the_same_maps_as_among_all_organs(alignment: Alignment, complete: ScoreMaps) -> None:
     found = fused_scores(alignment, DEFAULT, [6, 99])
     assert list(found.maps) == [6]
     assert (found.maps[6].values == complete.maps[6].values).all()

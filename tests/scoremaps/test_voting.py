@@ -1,4 +1,4 @@
-"""Label fusion in the common space, and the thresholds that follow from it."""
+"""Label fusion in the common space, and the thresholds found for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from medsam2_atlas.atlas import Atlas, Reference
 from medsam2_atlas.atlas.atlas import ProbabilityMap
-from medsam2_atlas.atlas.reference import NOWHERE, OrganShare
+from medsam2_atlas.atlas.reference import NO_VOXEL, OrganShare
 from medsam2_atlas.base.errors import AtlasError, InputError
 from medsam2_atlas.cli import app
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
@@ -34,7 +34,7 @@ LIVER = 6
 
 
 def block(start: int) -> np.ndarray:
-    """A liver of 6 voxels along x in the middle of the common space."""
+    """Returns a liver that begins at `start` and is 6 voxels long along x, in the middle of the common space."""
     mask = np.zeros((SIDE, SIDE, SIDE), bool)
     mask[5:11, 5:11, start : start + 6] = True
     return mask
@@ -44,14 +44,14 @@ def reference(name: str, start: int, covered: np.ndarray | None = None) -> Refer
     mask = block(start)
     seen = np.ones(mask.shape, bool) if covered is None else covered
     picture = np.where(mask, 100, -100).astype(np.int16)
-    picture[~seen] = NOWHERE
+    picture[~seen] = NO_VOXEL
     share = OrganShare((255 * (mask & seen)).astype(np.uint8), (0, 0, 0))
     small = np.zeros((1, 1, 1), np.int16)
     return Reference(name, name, (LIVER,), Transform(), {LIVER: share}, np.packbits(seen), picture, small)
 
 
 def small_atlas(*references: Reference) -> Atlas:
-    """References whose pictures and label maps share one grid of 3 mm."""
+    """Returns an atlas of references whose pictures and label maps share one grid of 3 mm."""
     blank = torch.zeros(SIDE, SIDE, SIDE)
     template = WorkImage(blank, blank > -1, torch.zeros(3), 3.0)
     maps = {LIVER: ProbabilityMap(np.zeros((SIDE,) * 3, np.uint8), np.zeros(3, np.float32), len(references))}
@@ -63,7 +63,7 @@ PUBLISHED = MEAN.as_registered()
 
 
 def voted(atlas: Atlas, start: int, **options: object) -> np.ndarray:
-    """What the references say of a liver that begins at `start`; 0..1."""
+    """Returns the references' votes, 0..1, for a target whose liver begins at `start`."""
     hu = torch.from_numpy(np.where(block(start), 100.0, -100.0).astype(np.float32))
     config = VoteConfig(**options)  # type: ignore[arg-type]
     found = vote_on(hu, hu > -1e4, atlas.references, atlas, config)[LIVER]
@@ -71,7 +71,7 @@ def voted(atlas: Atlas, start: int, **options: object) -> np.ndarray:
 
 
 @pytest.mark.parametrize("method", ["local", "joint"])
-def test_references_that_look_alike_around_a_place_decide_there(method: str) -> None:
+def test_references_that_resemble_the_target_locally_decide_there(method: str) -> None:
     atlas = small_atlas(reference("alike", 5), reference("other", 9), reference("other too", 9))
     truth = block(5)
     mean, weighted = voted(atlas, 5, method="mean"), voted(atlas, 5, method=method)
@@ -81,7 +81,7 @@ def test_references_that_look_alike_around_a_place_decide_there(method: str) -> 
 
 
 def test_joint_fusion_does_not_let_twins_count_twice() -> None:
-    """Two references that err alike weigh about as much as one of them."""
+    """Two references with the same errors have about the weight of one of them."""
     pair = voted(small_atlas(reference("a", 4), reference("b", 7)), 5, method="joint", beta=1.0, ridge=0.01)
     twins = voted(
         small_atlas(reference("a", 4), reference("b", 7), reference("b2", 7)), 5, method="joint", beta=1.0, ridge=0.01
@@ -93,14 +93,14 @@ def test_joint_fusion_does_not_let_twins_count_twice() -> None:
 
 
 @pytest.mark.parametrize("method", ["mean", "local", "joint"])
-def test_a_reference_says_nothing_where_it_shows_nothing(method: str) -> None:
+def test_a_reference_does_not_vote_outside_its_field_of_view(method: str) -> None:
     lower = np.zeros((SIDE,) * 3, bool)
     lower[:8] = True
     values = voted(small_atlas(reference("whole", 5), reference("cut", 5, lower)), 5, method=method)
     assert values[block(5)].min() > 0.95
 
 
-def test_voting_beats_the_mean_on_an_unseen_patient_and_a_look_at_the_patient_beats_voting(
+def test_on_an_unseen_patient_voting_beats_the_mean_and_correction_beats_voting(
     target: Volume, target_truth: Volume, atlas: Atlas, registrations: RegistrationCache
 ) -> None:
     voted = PUBLISHED.with_method("local")
@@ -111,11 +111,11 @@ def test_voting_beats_the_mean_on_an_unseen_patient_and_a_look_at_the_patient_be
     assert reached[0] < reached[1] < reached[2] - 0.02, reached
 
 
-def test_thresholds_are_found_by_leaving_references_out_and_kept_with_the_atlas(tmp_path: Path) -> None:
-    """Livers of one place, seen by all: any threshold below one half finds the box, and the middle of those is taken."""
+def test_thresholds_are_found_by_leaving_references_out_and_stored_with_the_atlas(tmp_path: Path) -> None:
+    """Several thresholds find the box equally well; the middle one of them is chosen."""
     atlas = small_atlas(reference("a", 5), reference("b", 5), reference("c", 5), reference("d", 8))
     found = find_thresholds(atlas, PUBLISHED)
-    # Left out a, b or c: two say 5 and one says 8. Left out d: all three say 5.
+    # Without a, b or c, two references vote for 5 and one for 8. Without d, all three vote for 5.
     assert 0.35 <= found.values[LIVER] <= 0.65
     assert found.references == 4
     with_thresholds(atlas, found).save(tmp_path / "atlas")
@@ -128,7 +128,7 @@ def test_thresholds_are_found_by_leaving_references_out_and_kept_with_the_atlas(
         find_thresholds(small_atlas(reference("a", 5), reference("b", 5)), MEAN)
 
 
-def test_thresholds_by_command(tmp_path: Path) -> None:
+def test_the_command_stores_thresholds_with_the_atlas(tmp_path: Path) -> None:
     small_atlas(reference("a", 5), reference("b", 5), reference("c", 6)).save(tmp_path / "atlas")
     done = CliRunner().invoke(app, ["thresholds", str(tmp_path / "atlas"), "--fusion", "mean"], catch_exceptions=False)
     assert done.exit_code == 0

@@ -1,4 +1,4 @@
-"""Maps of the common space on a target's grid."""
+"""Maps of the common space are warped to a target's grid."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from medsam2_atlas.scoremaps.warping import map_grid, on_map_grid, warp
 
 
 def one_block_atlas() -> Atlas:
-    """A liver that fills a cube of 30 mm around the origin, known without doubt."""
+    """Returns an atlas with a liver of probability 1 in a cube of 30 mm around the origin."""
     maps = {6: ProbabilityMap(np.full((11, 11, 11), 255, np.uint8), np.full(3, -15, np.float32), 1)}
     blank = torch.zeros(4, 4, 4)
     return Atlas(WorkImage(blank, blank > -1, torch.zeros(3), 4.0), maps, (bare_reference("a"),))
 
 
 def votes(grid: Geometry, transform: Transform) -> Votes:
-    """The atlas' maps, for a blank target on a grid."""
+    """Returns the atlas' maps as votes on a blank target."""
     atlas, target = one_block_atlas(), Volume(np.zeros(grid.shape, np.float32), grid, grid)
     return plain_mean(Alignment(target, atlas.template, atlas, transform, transform.inverse()))
 
@@ -33,7 +33,7 @@ def warped(grid: Geometry, transform: Transform) -> ScoreMaps:
     return warp(votes(grid, transform), WarpConfig.model_validate({})).scores
 
 
-def test_scores_follow_the_transform_and_tell_what_the_scan_holds() -> None:
+def test_scores_follow_the_transform_and_record_the_visible_share() -> None:
     grid = Geometry((40, 40, 20), (2.0, 2.0, 3.0), (-40.0, -40.0, -30.0))
     shift = Transform((Affine(torch.eye(3), torch.tensor([10.0, 0.0, 0.0])),))
     scores = warped(grid, shift)
@@ -57,13 +57,13 @@ def test_scores_keep_all_slices_and_fewer_pixels_of_a_fine_scan() -> None:
     assert rows[[0, -1]] * 0.5 - 50 == pytest.approx([-15, 15], abs=2)
 
 
-def test_maps_stay_as_they_are_for_a_target_on_their_own_grid_alone() -> None:
+def test_maps_stay_unchanged_only_for_a_target_on_their_own_grid() -> None:
     atlas = one_block_atlas()
     grid = map_grid(atlas.template)
     found = on_map_grid(votes(grid, Transform()))
     assert found.scores.maps[6].values is not None
     assert (found.scores.maps[6].values == atlas.maps[6].values).all()
-    assert found.scores.maps[6].low == (-5, -5, -5)
+    assert found.scores.maps[6].lower == (-5, -5, -5)
     other = Geometry(grid.size, (2.0, 2.0, 2.0), grid.origin)
     with pytest.raises(InputError, match=r"does not lie on the grid of the atlas' maps.*enabled: true.*warp"):
         on_map_grid(votes(other, Transform()))

@@ -89,7 +89,7 @@ async def _sent(client: httpx.AsyncClient, request: httpx.Request, pacs: DicomWe
         try:
             await asyncio.wait({sending}, timeout=_SILENCE_SECONDS)
             if not sending.done():
-                pacs.suspect()
+                pacs.start_probe()
             while not sending.done():
                 if pacs.breaker.failed_since(began):
                     raise UnavailableError("PACS", f"does not answer ({pacs.breaker.problem}).", _REMEDY)

@@ -1,4 +1,4 @@
-"""The atlas of annotated CTs: building it, letting it grow, and storing it."""
+"""The atlas of annotated CTs: its construction, growth and storage."""
 
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
 from medsam2_atlas.atlas.build import build_atlas, find_references

@@ -1,4 +1,4 @@
-"""The atlas: a common space with its mean image, what each reference gives to it, and one probability map per organ."""
+"""The atlas: a common space with its mean image, the references, and one probability map per organ."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ from medsam2_atlas.imaging.labels import OrganTable, organ_table
 from medsam2_atlas.registration import MeanDescriptors, WorkImage
 
 FORMAT = 3
+"""The version of the stored format."""
 
 
 @dataclass(frozen=True)
 class ProbabilityMap:
-    """Share of the references in which a point of the common space belongs to an organ, cropped to where it is not 0.
+    """The share of the references in which a point of the common space belongs to an organ, cropped to values above 0.
 
-    values: `[z, y, x]` uint8, 255 = all references. origin: world (x, y, z) mm of the first voxel. count: references
-    that have the organ labelled.
+    Attributes:
+        values: `[z, y, x]` uint8; 255 stands for all references.
+        origin: the first voxel's centre, `[3]` (x, y, z) in mm, LPS.
+        count: the number of references in which the organ is labelled.
     """
 
     values: np.ndarray
@@ -38,20 +41,25 @@ class ProbabilityMap:
     count: int
 
     def as_tensor(self) -> torch.Tensor:
-        """Returns `[1, z, y, x]` float32, 0..1."""
+        """Returns the probabilities, `[1, z, y, x]` float32, 0..1."""
         return torch.from_numpy(self.values.astype(np.float32) / 255)[None]
 
     def on_grid(self, template: WorkImage) -> CroppedMap:
-        """Returns the map on the grid of all maps over a template."""
+        """Returns the map with its position on the map grid of a template."""
         z, y, x = (int(n) for n in np.rint((self.origin - template.origin.numpy()) / MAP_SPACING)[::-1])
         return CroppedMap(self.values, (z, y, x))
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """Everything that a target is compared with.
+    """Annotated references in a common space, with which targets are compared.
 
-    maps: per organ number. options: how it was built. source: its folder, for messages.
+    Attributes:
+        template: the mean image of the common space.
+        maps: the probability map by organ number.
+        references: the references.
+        options: the options with which the atlas was built, and its thresholds.
+        source: the atlas' folder, for messages.
     """
 
     template: WorkImage
@@ -62,7 +70,7 @@ class Atlas:
 
     @cached_property
     def template_version(self) -> str:
-        """Twelve digits of the common space; a target's registration holds for all atlases that share it."""
+        """Twelve hexadecimal digits that identify the common space. A target's registration is valid for all its atlases."""
         return self._template_digest().hexdigest()[:12]
 
     def _template_digest(self) -> Any:
@@ -73,7 +81,7 @@ class Atlas:
 
     @cached_property
     def version(self) -> str:
-        """Twelve digits that change with anything that changes score maps."""
+        """Twelve hexadecimal digits that change with every property of the atlas that affects score maps."""
         digest = self._template_digest()
         for index in sorted(self.maps):
             digest.update(bytes([index]) + self.maps[index].values.tobytes() + self.maps[index].origin.tobytes())
@@ -84,7 +92,7 @@ class Atlas:
 
     @property
     def agreement(self) -> dict[int, float]:
-        """Dice per organ between a reference's labels and those of all others in the common space; mean over references."""
+        """The Dice by organ number between a reference and all others in the common space, averaged over references."""
         values: dict[int, list[float]] = {}
         for reference in self.references:
             for k, dice in reference.agreement.items():
@@ -93,10 +101,10 @@ class Atlas:
 
     @property
     def disagreeing(self) -> list[str]:
-        """Returns the names of references that agree with no other: their mean Dice with the rest is about 0.
+        """The names of references that disagree with all others: their mean Dice is below `min_agreement`.
 
         Raises:
-            InputError: `configs/atlas.yaml` does not hold valid parameters.
+            InputError: `configs/atlas.yaml` does not contain valid parameters.
         """
         limit = atlas_config().min_agreement
         known = ((reference.name, list(reference.agreement.values())) for reference in self.references)
@@ -104,7 +112,7 @@ class Atlas:
 
     @cached_property
     def coverage(self) -> ProbabilityMap:
-        """Where the field of view of at least one reference reaches in the common space."""
+        """The references' joint field of view in the common space: 1 where at least one reference has voxels."""
         shape = map_shape(self.template)
         seen = np.zeros(shape, bool)
         for reference in self.references:
@@ -112,13 +120,13 @@ class Atlas:
         return ProbabilityMap(seen.astype(np.uint8) * 255, self.template.origin.numpy(), len(self.references))
 
     def save(self, folder: Path) -> None:
-        """Writes the atlas as a folder, in one step; an atlas that stands there is replaced.
+        """Writes the atlas to a folder, in one step. An existing atlas there is replaced.
 
-        References that came from an atlas folder whose files are still there are linked, not written again.
+        Files of references that were loaded from another atlas folder are linked, not written again.
 
         Raises:
-            AtlasError: the folder exists and is no atlas.
-            StorageError: its parent does not exist.
+            AtlasError: the folder exists and is not an atlas.
+            StorageError: the parent folder does not exist.
         """
         self.check_target(folder)
         with replacing(folder) as part:
@@ -147,10 +155,10 @@ class Atlas:
 
     @staticmethod
     def check_target(folder: Path) -> None:
-        """Accepts a folder to save an atlas as: a new one, an empty one, or an atlas to replace.
+        """Checks that an atlas may be saved to a folder: a new folder, an empty one, or an atlas, which is then replaced.
 
         Raises:
-            AtlasError: the folder exists and is no atlas.
+            AtlasError: the folder exists and is not an atlas.
         """
         if folder.exists() and not (folder / "atlas.json").exists() and any(folder.iterdir()):
             raise AtlasError(folder, "exists and is not an atlas.", "Choose a new folder.")
@@ -160,21 +168,21 @@ class Atlas:
         """Reads an atlas folder.
 
         Raises:
-            AtlasError: no atlas there, a broken one, or one of another organ table.
+            AtlasError: the folder is not an atlas, is damaged, or was built with another organ table.
         """
         folder = Path(folder)
         if not (folder / "atlas.json").is_file():
-            raise AtlasError(folder, "is no atlas: it has no atlas.json.", "Make one: medsam2-atlas atlas build REFS OUT.")
+            raise AtlasError(folder, "is not an atlas: it has no atlas.json.", "Make one: medsam2-atlas atlas build REFS OUT.")
         try:
             about = json.loads((folder / "atlas.json").read_text(encoding="utf-8"))
             if about["format"] != FORMAT:
                 raise AtlasError(folder, f"has format {about['format']}, not {FORMAT}.", "Build it again.")
-            wanted = {str(o.index): o.name for o in (table or organ_table()).organs}
-            if about["organs"] != wanted:
-                strange = sorted(set(about["organs"].items()) ^ set(wanted.items()))
+            expected = {str(o.index): o.name for o in (table or organ_table()).organs}
+            if about["organs"] != expected:
+                differing = sorted(set(about["organs"].items()) ^ set(expected.items()))
                 raise AtlasError(
                     folder,
-                    f"is of another label set: {strange[:4]} differ.",
+                    f"has another organ table: {differing[:4]} differ.",
                     "Build it again with this organ table, or use the table that it was built with.",
                 )
             with np.load(folder / "template.npz", allow_pickle=False) as stored:
@@ -203,7 +211,7 @@ def _template_arrays(template: WorkImage) -> dict[str, np.ndarray]:
 
 
 def _template_from(arrays: Mapping[str, np.ndarray]) -> WorkImage:
-    """Of older atlases, the mean image alone: targets are then registered to that."""
+    """Reads the template. Older atlases have no mean descriptors; targets are then registered to the mean image."""
     hu = torch.from_numpy(arrays["hu"].astype(np.float32))
     origin, spacing = torch.from_numpy(arrays["origin"]), float(arrays["spacing"])
 
@@ -217,5 +225,5 @@ def _template_from(arrays: Mapping[str, np.ndarray]) -> WorkImage:
 def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another file system
+    except OSError:  # the target is on another file system
         target.write_bytes(source.read_bytes())

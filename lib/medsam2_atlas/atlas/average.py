@@ -1,6 +1,6 @@
-"""Averages references in the common space, and measures how well each agrees with the others.
+"""Averages references in the common space and measures how well each agrees with the others.
 
-All sums are of whole numbers: adding a reference to an atlas and building it with that reference give the same maps.
+All sums are of integers, so that adding a reference to an atlas gives the same maps as building the atlas with it.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import numpy as np
 from medsam2_atlas.atlas.atlas import ProbabilityMap
 from medsam2_atlas.atlas.reference import HALF, MAP_SPACING, Reference, map_shape
 from medsam2_atlas.base.choices import MissingOrgan
-from medsam2_atlas.imaging.cropped_map import low_of
+from medsam2_atlas.imaging.cropped_map import lower_corner
 from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.registration import WorkImage
 
 
 def probability_maps(references: Sequence[Reference], template: WorkImage, missing: MissingOrgan) -> dict[int, ProbabilityMap]:
-    """Returns the mean share per organ over the references that cover a voxel and know the organ.
+    """Returns a probability map by organ number: the mean share over the references that cover a voxel and know the organ.
 
     Args:
-        references: of one common space.
-        template: of that space.
-        missing: whether an organ that a reference lacks is not annotated ("unknown") or not present ("absent").
+        references: references in one common space.
+        template: the mean image of that space.
+        missing: the meaning of an organ that a reference lacks: not annotated (`unknown`) or not present (`absent`).
     """
     shape = map_shape(template)
     covers = [reference.covers(shape) for reference in references]
@@ -34,16 +34,21 @@ def probability_maps(references: Sequence[Reference], template: WorkImage, missi
         values = np.rint(total / np.maximum(seen, 1)).astype(np.uint8)
         box = occupied(values, margin=1)
         if box is not None:
-            shift = np.array(low_of(box)[::-1], np.float32) * MAP_SPACING
+            shift = np.array(lower_corner(box)[::-1], np.float32) * MAP_SPACING
             count = sum(k in reference.organs for reference in references)
             maps[k] = ProbabilityMap(np.ascontiguousarray(values[box]), (origin + shift).astype(np.float32), count)
     return maps
 
 
 def with_agreements(references: Sequence[Reference], template: WorkImage, missing: MissingOrgan) -> tuple[Reference, ...]:
-    """Returns the references with their `agreement`: Dice of each organ with the mean of all others, thresholded at one half.
+    """Returns the references with their `agreement`: the Dice of each organ with the majority vote of all other references.
 
-    Only within the reference's own field of view. Organs that no other reference has annotated are left out.
+    The Dice is measured inside the reference's own field of view. Organs that no other reference has annotated are omitted.
+
+    Args:
+        references: references in one common space.
+        template: the mean image of that space.
+        missing: see `probability_maps`.
     """
     shape = map_shape(template)
     covers = [reference.covers(shape) for reference in references]
@@ -63,7 +68,17 @@ def with_agreements(references: Sequence[Reference], template: WorkImage, missin
 
 
 def consensus(references: Sequence[Reference], k: int, shape: tuple[int, int, int], missing: MissingOrgan) -> np.ndarray:
-    """Returns where half or more of the references that cover a voxel and know an organ have it, bool on the map grid."""
+    """Returns the majority vote of references for an organ.
+
+    Args:
+        references: references in one common space.
+        k: the organ number.
+        shape: the shape (z, y, x) of the map grid.
+        missing: see `probability_maps`.
+
+    Returns:
+        `[z, y, x]` bool, True where at least half of the references that cover a voxel and know the organ have it.
+    """
     return _majority(*_sums(references, [r.covers(shape) for r in references], k, shape, missing))
 
 
@@ -75,7 +90,7 @@ def _majority(total: np.ndarray, seen: np.ndarray) -> np.ndarray:
 def _sums(
     references: Sequence[Reference], covers: Sequence[np.ndarray], k: int, shape: tuple[int, int, int], missing: MissingOrgan
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sum of an organ's shares, and the number of references that cover each voxel and know the organ."""
+    """Returns the sum of an organ's shares, and the number of references that cover a voxel and know the organ."""
     total, seen = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     for reference, covered in zip(references, covers, strict=True):
         if k in reference.organs or missing == "absent":

@@ -1,4 +1,4 @@
-"""Builds an atlas from annotated CTs: a common space once, then one probability map per organ."""
+"""Builds an atlas from annotated CTs: first the common space, then one probability map per organ."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medsam2_atlas.atlas.atlas import Atlas
 from medsam2_atlas.atlas.average import probability_maps, with_agreements
 from medsam2_atlas.atlas.options import BuildOptions
 from medsam2_atlas.atlas.reading import AnnotatedCT, Snapshots, read_annotated
-from medsam2_atlas.atlas.reference import NOWHERE, Reference, ReferenceFiles
+from medsam2_atlas.atlas.reference import NO_VOXEL, Reference, ReferenceFiles
 from medsam2_atlas.atlas.warp import warp_reference
 from medsam2_atlas.base.choices import MissingOrgan
 from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, problem_of
@@ -36,15 +36,17 @@ log = logging.getLogger(__name__)
 
 
 def find_references(folder: Path, skipped: dict[str, str] | None = None) -> list[ReferenceFiles]:
-    """Returns pairs of files with the same name in `folder/images` and `folder/labels`, sorted by name.
+    """Finds pairs of files with the same name in `folder/images` and `folder/labels`.
 
     Args:
-        folder: of the two folders.
-        skipped: filled with the reason why a file has no pair, by name; such files are left out. Without it, the first ones
-            raise an error.
+        folder: the folder that contains `images` and `labels`.
+        skipped: receives the reason by name for each file without a pair; such files are skipped. If None, they raise an error.
+
+    Returns:
+        The pairs, sorted by name.
 
     Raises:
-        InputError: the folders are missing or hold no pair, or an image has no label map or the other way round.
+        InputError: a folder is missing, or there is no pair; if `skipped` is None, also if a file has no pair.
     """
     found: dict[str, dict[str, list[Path]]] = {"images": {}, "labels": {}}
     problems: dict[str, str] = {}
@@ -76,12 +78,12 @@ def find_references(folder: Path, skipped: dict[str, str] | None = None) -> list
     if problems and skipped is None:
         raise InputError(
             folder,
-            f"has files that cannot be used or have no pair. {_told(problems)}",
+            f"has files that cannot be used or have no pair. {_listed(problems)}",
             "Each image needs one label map of the same name.",
         )
     if not pairs:
         remedy = f"Put files of the same names, ending in {', '.join(SUFFIXES)}, into images/ and labels/."
-        raise InputError(folder, f"has no references. {_told(problems)}".rstrip(), remedy)
+        raise InputError(folder, f"has no references. {_listed(problems)}".rstrip(), remedy)
     if skipped is not None:
         skipped.update(problems)
     return pairs
@@ -94,30 +96,30 @@ def build_atlas(
     skipped: dict[str, str] | None = None,
     progress: Progress = silent,
 ) -> Atlas:
-    """Registers the references into one common space and averages their labels there. Each file is read once.
+    """Registers references into one common space and averages their labels there. Each file is read once.
 
     Args:
-        references: annotated CTs; whole or partial fields of view and label sets are welcome.
-        options: how the atlas is built.
-        skipped: filled with the reason why a reference cannot be used, by name; such references are left out. Without it,
-            the first one raises its error.
-        progress: called with stage and fraction completed.
+        references: the annotated CTs; fields of view and label sets may be partial.
+        options: the options; their defaults if None.
+        skipped: receives the reason by name for each reference that cannot be used; such references are skipped. If None, the
+            first one raises its error.
+        progress: called with the stage and the fraction completed.
 
     Raises:
-        InputError: a file that cannot be used.
-        AtlasError: no reference can be used, or no organ is labelled in any.
+        InputError: a file cannot be used, and `skipped` is None.
+        AtlasError: no reference can be used, or no reference has a labelled organ.
     """
     if not references:
         raise AtlasError("atlas", "has no references.", "Name at least one annotated CT.")
     options = options or BuildOptions()
     cases = _read(references, options, skipped, progress)
     space = _common_space(cases, options.registration, skipped, progress)
-    template = replace(space.template, hu=space.template.hu.round())  # as it is stored
+    template = replace(space.template, hu=space.template.hu.round())  # the stored form
     warped: list[Reference] = []
     for number, (case, transform) in enumerate(zip(cases, space.transforms, strict=True)):
         try:
             warped.append(warp_reference(case, transform, template))
-        except Exception as error:  # noqa: BLE001 - one bad reference must not stop the building
+        except Exception as error:  # noqa: BLE001 - one bad reference must not block the others
             skip(case.name, error, skipped)
         progress("averaging labels", (number + 1) / len(cases))
     if not warped:
@@ -140,7 +142,7 @@ def _read(
     for number, files in enumerate(references):
         try:
             cases.append(read_annotated(files, options.registration, options.table, options.hu, Snapshots()))
-        except Exception as error:  # noqa: BLE001 - one bad reference must not stop the building
+        except Exception as error:  # noqa: BLE001 - one bad reference must not block the others
             skip(files.name, error, skipped)
         progress("reading references", (number + 1) / len(references))
     return cases
@@ -149,10 +151,10 @@ def _read(
 def _common_space(
     cases: list[AnnotatedCT], registration: RegistrationConfig, skipped: dict[str, str] | None, progress: Progress
 ) -> CommonSpace:
-    """Returns the common space of the cases that can be registered; removes the others from the list.
+    """Returns the common space of the cases that can be registered; removes the others from `cases`.
 
     Raises:
-        AtlasError: none can be registered.
+        AtlasError: no case can be registered.
     """
     while cases:
         try:
@@ -162,7 +164,7 @@ def _common_space(
     raise _unusable(skipped)
 
 
-def _told(problems: Mapping[str, str], max_count: int = 5) -> str:
+def _listed(problems: Mapping[str, str], max_count: int = 5) -> str:
     return " ".join(f"{name}: {problem}" for name, problem in list(problems.items())[:max_count])
 
 
@@ -172,7 +174,14 @@ def _unusable(skipped: dict[str, str] | None) -> AtlasError:
 
 
 def skip(name: str, error: Exception, skipped: dict[str, str] | None) -> None:
-    """Records why a reference is left out; raises the error if `skipped` is None, with the name if it is another library's."""
+    """Records the reason why a reference is skipped, or raises it.
+
+    Args:
+        name: the reference's name.
+        error: the reason.
+        skipped: receives the reason by name. If None, the error is raised; an error of another library becomes an AtlasError
+            with the reference's name.
+    """
     if skipped is None:
         if isinstance(error, MedSAM2AtlasError):
             raise error
@@ -182,10 +191,15 @@ def skip(name: str, error: Exception, skipped: dict[str, str] | None) -> None:
 
 
 def assemble(template: WorkImage, references: Sequence[Reference], options: Mapping[str, Any]) -> Atlas:
-    """Returns an atlas of references that are in its common space already.
+    """Returns an atlas of references that are already in its common space.
+
+    Args:
+        template: the mean image of the common space.
+        references: the references.
+        options: the atlas' stored options; `missing` determines the meaning of an organ that a reference lacks.
 
     Raises:
-        AtlasError: no organ is labelled in any.
+        AtlasError: no reference has a labelled organ.
     """
     missing = missing_of(options)
     maps = probability_maps(references, template, missing)
@@ -195,11 +209,17 @@ def assemble(template: WorkImage, references: Sequence[Reference], options: Mapp
 
 
 def missing_of(options: Mapping[str, Any]) -> MissingOrgan:
-    """Returns the meaning of an organ that a reference lacks, from the atlas' options."""
+    """Returns the meaning of an organ that a reference lacks, as recorded in an atlas' options."""
     return "absent" if options.get("missing") == "absent" else "unknown"
 
 
 def group_of(references: Sequence[Reference], template: WorkImage, registration: RegistrationConfig) -> MeanDescriptors:
-    """Returns the references' mean descriptors. They are made with the common space, and stay as the atlas grows."""
+    """Returns the references' mean descriptors. They belong to the common space, so they do not change if the atlas grows.
+
+    Args:
+        references: the references from which the common space was built.
+        template: the mean image of that space.
+        registration: the registration parameters, which define the descriptors.
+    """
     pictures = (torch.from_numpy(reference.picture.astype(np.float32)) for reference in references)
-    return mean_descriptors(((picture, picture > NOWHERE) for picture in pictures), template, registration)
+    return mean_descriptors(((picture, picture > NO_VOXEL) for picture in pictures), template, registration)

@@ -1,6 +1,6 @@
-"""Settings of atlases; values in `configs/atlas.yaml`, with their reasons.
+"""Settings of atlases; `configs/atlas.yaml` has their values and reasons.
 
-The grids of shares (3 mm) and thumbnails (12 mm) are no parameters: stored atlases rely on them, see `reference`.
+The grids of shares (3 mm) and thumbnails (12 mm) are not settings, because stored atlases depend on them; see `reference`.
 """
 
 from __future__ import annotations
@@ -16,28 +16,34 @@ from medsam2_atlas.registration.config import Window
 
 
 class OutlierConfig(BaseModel):
-    """Limits beyond which a reference is refused; see `outlier.outlying`."""
+    """The limits beyond which a reference is refused; see `outlier.outlying`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spreads: float = Field(
         4.0,
         ge=0,
-        description="robust standard deviations (1.4826 times the median absolute deviation) that a reference may be off",
+        description="max deviation of a reference, in robust standard deviations (1.4826 times the median absolute deviation)",
     )
     min_spread: float = Field(
         0.06,
         ge=0,
-        description="Dice; smallest standard deviation: references that agree closely by chance do not narrow the limit "
-        "further",
+        description="Dice; min standard deviation, so that references which agree closely by chance do not narrow the limit",
     )
     min_distance: float = Field(
-        60.0, ge=0, description="mm that an organ may always be off: bladder and stomach of sound references are"
+        60.0,
+        ge=0,
+        description="mm; distance that is always accepted: bladder and stomach of good references can be this far off",
     )
     swapped_inside: float = Field(
-        0.5, ge=0, le=1, description="share of an organ inside another one's place from which labels may be swapped"
+        0.5,
+        ge=0,
+        le=1,
+        description="share of an organ inside the region of another organ above which their labels may be swapped",
     )
-    swapped_left: float = Field(0.1, ge=0, le=1, description="share of the organ in its own place below which they are")
+    swapped_left: float = Field(
+        0.1, ge=0, le=1, description="share of the organ inside its own region below which the labels then count as swapped"
+    )
 
 
 class ThumbnailConfig(BaseModel):
@@ -46,15 +52,17 @@ class ThumbnailConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     window: Window = Field(
-        (-200.0, 300.0), description="HU that are compared: lung and dense bone beyond would decide by their size alone"
+        (-200.0, 300.0), description="HU; compared range: the sizes of lung and dense bone, outside of it, would dominate"
     )
     min_voxels: int = Field(
-        50, ge=2, description="voxels that both show, below which CTs count as unrelated: a correlation over fewer says nothing"
+        50,
+        ge=2,
+        description="min number of common voxels; with fewer, CTs count as unrelated: a correlation would be meaningless",
     )
 
 
 class AtlasConfig(BaseModel):
-    """Parameters of the comparison of references with each other and with targets."""
+    """Parameters for comparing references with each other and with targets."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,8 +70,8 @@ class AtlasConfig(BaseModel):
         0.05,
         ge=0,
         le=1,
-        description="mean Dice with all others; below it, a warning names the reference: its organs overlap with theirs "
-        "by chance at most",
+        description="min mean Dice with all other references; below it, a warning names the reference: its organs overlap "
+        "theirs by chance at most",
     )
     outlier: OutlierConfig = OutlierConfig.model_validate({})
     thumbnail: ThumbnailConfig = ThumbnailConfig.model_validate({})
@@ -74,6 +82,6 @@ def atlas_config(file: Path | None = None) -> AtlasConfig:
     """Returns the parameters in `configs/atlas.yaml`, or in another file.
 
     Raises:
-        InputError: the file does not hold valid parameters.
+        InputError: the file does not contain valid parameters.
     """
     return read_config(AtlasConfig, file or resource("configs/atlas.yaml"), "atlas configuration")

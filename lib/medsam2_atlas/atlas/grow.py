@@ -1,6 +1,6 @@
-"""Lets an atlas grow by labels that people sign off: only new references are registered, bad ones are refused.
+"""Adds cases whose labels people have signed off to an atlas. Only new references are registered; outliers are refused.
 
-Each file is read once: of a reference that the atlas may have already, to compare its checksum; of a new one, to decode it.
+Each file is read once: the files of a known reference to compare their checksums, the files of a new one to decode them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Growth:
-    """Outcome of an atlas' growth.
+    """The result of an atlas' growth.
 
-    refused: name to reason: outliers, and cases that cannot be used. kept: references that the atlas already had with the same
-    labels.
+    Attributes:
+        atlas: the new atlas.
+        added: the names of new references.
+        kept: the names of references that the atlas already had, with the same labels.
+        removed: the names of references that left the atlas.
+        refused: the reason by name, for outliers and for cases that cannot be used.
     """
 
     atlas: Atlas
@@ -43,21 +47,21 @@ class Growth:
 def grow_atlas(
     base: Atlas | None, finals: Sequence[ReferenceFiles], options: GrowthOptions | None = None, progress: Progress = silent
 ) -> Growth:
-    """Returns the atlas of a base's references and of all labels that are signed off now.
+    """Returns an atlas of the base's references and all cases that are now signed off.
 
-    The common space stays, so that registrations of targets stay valid. References that `base` has already with the same
-    labels are not registered again; those of origin `final` that are no longer available leave it.
+    The common space stays the same, so that registrations of targets stay valid. References that are already in the base with
+    the same labels are not registered again. References of origin `final` that are no longer available are removed.
 
     Args:
-        base: the atlas so far, whose own references stay; without one, an atlas is built from `finals` and the outliers among
-            them are left out.
-        finals: annotated CTs.
-        options: how it grows.
-        progress: called with stage and fraction completed.
+        base: the present atlas; its references of origin `base` stay. If None, an atlas is built from `finals`, without the
+            outliers among them.
+        finals: the annotated CTs that are signed off.
+        options: the options; their defaults if None.
+        progress: called with the stage and the fraction completed.
 
     Raises:
-        AtlasError: nothing would be left.
-        MedSAM2AtlasError: if `options.strict`, a case that cannot be used.
+        AtlasError: the atlas would be empty.
+        MedSAM2AtlasError: a case cannot be used, and `options.strict` is True.
     """
     options = options or GrowthOptions()
     available = [files for files in finals if files.name not in options.exclude]
@@ -74,7 +78,7 @@ def grow_atlas(
         try:
             case = read_annotated(files, options.registration, options.table, options.hu, snapshots)
             reference, reason = _registered(case, base, keep, options)
-        except Exception as error:  # noqa: BLE001 - one bad case must not keep the others out
+        except Exception as error:  # noqa: BLE001 - one bad case must not block the other cases
             skip(files.name, error, None if options.strict else refused)
         else:
             if reason:
@@ -94,9 +98,9 @@ def grow_atlas(
 def _readable(
     available: Sequence[ReferenceFiles], base: Atlas, snapshots: Snapshots, refused: dict[str, str] | None
 ) -> list[ReferenceFiles]:
-    """Returns the cases but those of known names whose label cannot be read; records these as refused, or raises.
+    """Returns the available cases without known ones whose label cannot be read; records those as refused, or raises.
 
-    Labels of known names are hashed here, to be compared; those of new names when they are decoded.
+    Labels of known cases are hashed here, for the comparison. Labels of new cases are hashed when they are decoded.
     """
     known = {reference.name for reference in base.references}
     readable = []
@@ -111,7 +115,7 @@ def _readable(
 
 
 def _kept(base: Atlas, available: Sequence[ReferenceFiles], options: GrowthOptions, snapshots: Snapshots) -> list[Reference]:
-    """Returns the references that stay as they are."""
+    """Returns the base's references that stay unchanged."""
     files = {case.name: case for case in available}
     same_values = base.options.get("hu", str(CHECK)) == str(options.hu)
     return [
@@ -124,7 +128,7 @@ def _kept(base: Atlas, available: Sequence[ReferenceFiles], options: GrowthOptio
 
 
 def _same_files(reference: Reference, available: Mapping[str, ReferenceFiles], snapshots: Snapshots) -> bool:
-    """Returns whether a reference is available with the files that it was made of, as far as that is known."""
+    """Returns whether the available files of a reference are those it was made of, as far as their checksums are known."""
     files = available.get(reference.name)
     if files is None:
         return reference.origin == "base"
@@ -135,11 +139,11 @@ def _same_files(reference: Reference, available: Mapping[str, ReferenceFiles], s
             return True
         return snapshots.of(files.image).sha256 == reference.image_sha256
     except (OSError, InputError):
-        return False  # reading it raises the error again, for the report
+        return False  # reading the case raises the error again, which is then reported
 
 
 def _registered(case: AnnotatedCT, base: Atlas, keep: Sequence[Reference], options: GrowthOptions) -> tuple[Reference, str]:
-    """Returns a case as a reference, and the reason why it is refused; empty if it is accepted."""
+    """Registers a case; returns it as a reference, and the reason why it is refused (empty if it is accepted)."""
     transform = _transform(case.work, base, options)
     reference = warp_reference(case, transform, base.template, "final")
     if case.name in options.trust:
@@ -160,7 +164,7 @@ def _transform(image: WorkImage, base: Atlas, options: GrowthOptions) -> Transfo
 
 
 def _first_atlas(available: Sequence[ReferenceFiles], options: GrowthOptions, progress: Progress) -> Growth:
-    """Builds from signed-off labels alone; those that turn out to be outliers are left out of the averages."""
+    """Builds an atlas from signed-off cases alone; outliers among them are excluded from the averages."""
     refused: dict[str, str] = {}
     atlas = build_atlas(available, options.build, skipped=None if options.strict else refused, progress=progress)
     references = [_as_final(reference) for reference in atlas.references]
@@ -170,7 +174,7 @@ def _first_atlas(available: Sequence[ReferenceFiles], options: GrowthOptions, pr
             alone = reference.name in options.trust or len(others) < 2
             limits = options.config.outlier
             reason = "" if alone else outlying(reference, others, atlas.template, "unknown", options.table, limits)
-        except Exception as error:  # noqa: BLE001 - one bad case must not keep the others out
+        except Exception as error:  # noqa: BLE001 - one bad case must not block the other cases
             reason = problem_of(error)
         if reason:
             refused[reference.name] = reason

@@ -1,4 +1,4 @@
-"""How an atlas is built and how it grows: what a caller may choose."""
+"""A caller's options for building an atlas and for its growth."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from medsam2_atlas.registration import RegistrationCache, RegistrationConfig, re
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How an atlas is built.
+    """The options for building an atlas.
 
     Attributes:
-        missing: what it means that a label map lacks an organ: not annotated, so the reference is left out of that organ's
-            average ("unknown"), or not present in the patient ("absent").
-        hu: how the values of the CTs become HU.
-        registration: registration parameters; those of `configs/registration.yaml` by default.
+        missing: the meaning of an organ that is missing from a label map. `unknown`: it is not annotated, and the reference
+            does not count for that organ. `absent`: the patient does not have it.
+        hu: how the values of the CTs are converted to HU.
+        registration: the registration parameters; those of `configs/registration.yaml` by default.
         table: the organs; those of `configs/labels.yaml` by default.
     """
 
@@ -32,17 +32,17 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class GrowthOptions:
-    """How an atlas grows.
+    """The options for the growth of an atlas.
 
     Attributes:
-        exclude: names that are not to be references, of the base too.
-        trust: names that are accepted even if they are outliers.
-        hu: how the values of the CTs become HU. If the atlas grew by another rule, its final references are read again.
-        strict: raise the error of the first case that cannot be used; outliers are refused all the same.
-        cache: where registrations are kept, so that a relabelled or once refused case is not registered again.
-        registration: registration parameters; those of `configs/registration.yaml` by default.
+        exclude: names of cases that must not be references; references of the base with these names are removed.
+        trust: names of cases that are accepted even if they are outliers.
+        hu: how the values of the CTs are converted to HU. If the rule has changed, all `final` references are read again.
+        strict: whether the first unusable case raises its error. Outliers are refused in any case.
+        cache: stores registrations, so that a relabelled or previously refused case is not registered again.
+        registration: the registration parameters; those of `configs/registration.yaml` by default.
         table: the organs; those of `configs/labels.yaml` by default.
-        config: limits for outliers; those of `configs/atlas.yaml` by default.
+        config: the limits for outliers; those of `configs/atlas.yaml` by default.
     """
 
     exclude: Collection[str] = ()
@@ -56,5 +56,5 @@ class GrowthOptions:
 
     @property
     def build(self) -> BuildOptions:
-        """How an atlas is built without a base."""
+        """The options for building the first atlas, if there is no base."""
         return BuildOptions(hu=self.hu, registration=self.registration, table=self.table)

@@ -1,4 +1,4 @@
-"""Finds references that would spoil an atlas: swapped or wrong labels, a failed registration, bad outlines."""
+"""Finds references that would spoil an atlas: swapped or wrong labels, failed registrations, bad outlines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medsam2_atlas.imaging.labels import OrganTable, organ_table
 from medsam2_atlas.registration import WorkImage
 
 _NORMAL = 1.4826
-"""Standard deviation of a normal distribution in units of its median absolute deviation."""
+"""The standard deviation of a normal distribution, in units of its median absolute deviation."""
 
 
 def outlying(
@@ -25,24 +25,24 @@ def outlying(
     table: OrganTable | None = None,
     limits: OutlierConfig | None = None,
 ) -> str:
-    """Returns why a reference is an outlier after registration; empty if it is none, or if there are fewer than two others.
+    """Returns the reason why a registered reference is an outlier; empty if it is none, or if there are fewer than two others.
 
-    Each check is limited to the reference's field of view, so that an organ cut by the end of a scan is compared with the same
-    part of the others:
+    Each check is limited to the reference's field of view, so that a partially imaged organ is compared with the same part of
+    the others:
 
-    1. two organs that lie in each other's place: labels were swapped;
-    2. an organ far from its place: another label, or a failed registration. The limit is the others' median distance and some
-       robust deviations, and at least `min_distance`, since a bladder or a stomach is not always where others have theirs;
-    3. a mean Dice with the others' consensus far below theirs: bad outlines. The limit is their median less as many robust
-       deviations, each at least `min_spread`.
+    1. Two organs lie in each other's region: their labels were swapped.
+    2. An organ lies far from its region: it has a wrong label, or registration failed. The limit is the others' median distance
+       plus `spreads` robust deviations, and at least `min_distance`, because bladder and stomach vary in position.
+    3. The mean Dice with the others' consensus is far below theirs: the outlines are bad. The limit is the others' median Dice
+       less `spreads` robust deviations; a deviation counts as at least `min_spread`.
 
     Args:
-        reference: the one in question.
-        others: those that are trusted, of the same common space.
-        template: of that space.
+        reference: the reference to check.
+        others: the trusted references of the same common space.
+        template: the mean image of that space.
         missing: see `probability_maps`.
-        table: names of the organs; those of `configs/labels.yaml` by default.
-        limits: those of `configs/atlas.yaml` by default.
+        table: the organs' names; those of `configs/labels.yaml` by default.
+        limits: the limits; those of `configs/atlas.yaml` by default.
     """
     if len(others) < 2:
         return ""
@@ -87,7 +87,7 @@ def _swapped(masks: dict[int, np.ndarray], places: dict[int, np.ndarray], table:
 
 
 def _usual_distances(k: int, others: Sequence[Reference], shape: tuple[int, int, int], missing: MissingOrgan) -> np.ndarray:
-    """Returns how far an organ of each other reference lies from where the rest of them have it, in mm."""
+    """Returns, for each other reference, the distance in mm between its organ and the organ in the remaining references."""
     found = []
     for other in others:
         if k in other.shares:
@@ -101,7 +101,7 @@ def _median(values: np.ndarray) -> float:
 
 
 def _spread(values: np.ndarray) -> float:
-    """Returns the robust standard deviation."""
+    """Returns the robust standard deviation; 0 if there are no values."""
     return _NORMAL * float(np.median(np.abs(values - np.median(values)))) if len(values) else 0.0
 
 
@@ -109,7 +109,7 @@ def _badly_outlined(
     reference: Reference, others: Sequence[Reference], template: WorkImage, missing: MissingOrgan, limits: OutlierConfig
 ) -> str:
     organs = with_agreements([*others, reference], template, missing)[-1].agreement
-    # The others are judged among themselves, and by the same organs: small ones never agree as large ones do.
+    # Compare the others among themselves, and by the same organs: small organs always have a lower Dice than large ones.
     scores = [[r.agreement[k] for k in organs if k in r.agreement] for r in with_agreements(others, template, missing)]
     rest = np.array([np.mean(values) for values in scores if values])
     if not organs or len(rest) < 2:
@@ -122,13 +122,13 @@ def _badly_outlined(
 
 
 def _distance(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Returns the distance between the centres of two masks on the map grid, in mm; None if one is empty."""
+    """Returns the distance in mm between the centres of two masks on the map grid; None if one is empty."""
     if not first.any() or not second.any():
         return None
     return float(np.linalg.norm(_centre(first) - _centre(second))) * MAP_SPACING
 
 
 def _centre(mask: np.ndarray) -> np.ndarray:
-    """Returns the centre of a mask in voxels, (z, y, x)."""
+    """Returns the centre (z, y, x) of a mask in voxels."""
     profiles = [mask.sum(tuple(a for a in range(3) if a != axis)) for axis in range(3)]
     return np.array([np.average(np.arange(len(p)), weights=p) for p in profiles])

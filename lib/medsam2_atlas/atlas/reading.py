@@ -1,8 +1,8 @@
-"""Reads an annotated CT: image, label map and checksums, each file once.
+"""Reads an annotated CT (image, label map and checksums), each file once.
 
-A file is hashed, then decoded in a reader process. If it changes between the start and the end of that, the case is refused: a
-checksum belongs to the voxels that were read with it. Of the CT, only the working grid is kept; the label map is kept
-compressed until its registration is known, so that many references fit into memory.
+A file is hashed, then decoded in a reader process. If it changes in the meantime, the case is refused, because the checksum
+would not belong to the voxels. To save memory, only the CT's working image is kept, and the label map stays compressed until
+its registration is known.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from medsam2_atlas.registration import RegistrationConfig, WorkImage
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The files of a path at one time.
+    """The state of a path's files at one point in time.
 
     Attributes:
-        path: of a file or of the folder of a series.
-        sha256: checksum of the file; empty for a folder.
-        states: of all files that are read from the path, from before they were read.
+        path: a file, or the folder of a series.
+        sha256: the checksum of the file; empty for a folder.
+        states: the states of all files that are read from the path, recorded before they are read.
     """
 
     path: Path
@@ -42,25 +42,27 @@ class Snapshot:
 
     @classmethod
     def of(cls, path: Path) -> Snapshot:
-        """Hashes a file.
+        """Records the states of a path's files, and hashes a file.
 
         Raises:
-            InputError: a folder with too many files.
-            OSError: it cannot be read.
+            InputError: the folder has too many files.
+            OSError: the path cannot be read.
         """
         states = _states(path)
         return cls(path, sha256(path) if path.is_file() else "", states)
 
     def check(self) -> None:
-        """Checks that the files are still those that were hashed.
+        """Checks that the files have not changed since the snapshot.
 
         Raises:
-            InputError: they have changed.
-            OSError: they cannot be looked at.
+            InputError: the files have changed.
+            OSError: the files cannot be accessed.
         """
         if _states(self.path) != self.states:
             raise InputError(
-                self.path, "changed while it was read.", "Try again when whatever writes it has finished; nothing is lost."
+                self.path,
+                "changed while it was read.",
+                "Try again when the other program has finished writing it; nothing is lost.",
             )
 
 
@@ -69,13 +71,13 @@ def _states(path: Path) -> tuple[tuple[object, ...], ...]:
 
 
 class Snapshots:
-    """The snapshots of files that were hashed already: a file is hashed again only if it has changed."""
+    """A cache of snapshots: a file is hashed again only if it has changed."""
 
     def __init__(self) -> None:
         self._known: dict[Path, Snapshot] = {}
 
     def of(self, path: Path) -> Snapshot:
-        """Returns the snapshot of a path; see `Snapshot.of` for the errors."""
+        """Returns the current snapshot of a path; see `Snapshot.of` for the errors."""
         known = self._known.get(path)
         if known is None or _states(path) != known.states:
             known = self._known[path] = Snapshot.of(path)
@@ -84,13 +86,13 @@ class Snapshots:
 
 @dataclass(frozen=True)
 class PackedLabels:
-    """A label map that waits for its registration: cropped to its organs and compressed.
+    """A label map, cropped to its organs and compressed until its registration is known.
 
     Attributes:
-        geometry: grid of the whole label map.
-        boxes: `(z, y, x)` of each organ on that grid, with a margin of one voxel.
-        crop: `(z, y, x)` of all of them.
-        data: the voxels of `crop`, unsigned 8-bit, compressed.
+        geometry: the grid of the whole label map.
+        boxes: the box (z, y, x) by organ number on that grid, with a margin of one voxel.
+        crop: the box (z, y, x) that contains all of them.
+        data: the voxels in `crop`, uint8, compressed.
     """
 
     geometry: Geometry
@@ -100,11 +102,11 @@ class PackedLabels:
 
     @classmethod
     def of(cls, label: Volume) -> PackedLabels:
-        """Packs a label map that holds at least one organ."""
+        """Packs a label map that contains at least one organ."""
         boxes = {}
         for k in organs_of(label.array):
             box = occupied(label.array == k, margin=1)
-            assert box is not None, "the organ is in the label map"
+            assert box is not None, "the label map contains the organ"
             boxes[k] = box
         crop = tuple(
             slice(min(box[axis].start for box in boxes.values()), max(box[axis].stop for box in boxes.values()))
@@ -114,24 +116,29 @@ class PackedLabels:
 
     @property
     def organs(self) -> tuple[int, ...]:
-        """Numbers of the organs, ascending."""
+        """The organ numbers, ascending."""
         return tuple(self.boxes)
 
     def voxels(self) -> np.ndarray:
-        """Returns the voxels of `crop`, `[z, y, x]` uint8."""
+        """Returns the voxels in `crop`, `[z, y, x]` uint8."""
         return np.frombuffer(zlib.decompress(self.data), np.uint8).reshape(shape_of(self.crop))
 
     def within(self, box: Box) -> Box:
-        """Returns a box of the whole label map as a box of `voxels()`."""
+        """Converts a box of the whole label map to a box of `voxels()`."""
         return within(self.crop, box)
 
 
 def organs_of(labels: np.ndarray) -> tuple[int, ...]:
-    """Returns the values above 0 of a label map `[z, y, x]` uint8, ascending; counted slice by slice, without a sort."""
-    held = np.zeros(256, bool)
+    """Returns the values above 0 in a label map `[z, y, x]` uint8, ascending. Counting by slice is faster than sorting.
+
+    Examples:
+        >>> organs_of(np.array([[[0, 6, 1]], [[6, 0, 0]]], np.uint8))
+        (1, 6)
+    """
+    present = np.zeros(256, bool)
     for plane in labels:
-        held |= np.bincount(plane.ravel(), minlength=256) > 0
-    return tuple(int(k) for k in np.flatnonzero(held) if k)
+        present |= np.bincount(plane.ravel(), minlength=256) > 0
+    return tuple(int(k) for k in np.flatnonzero(present) if k)
 
 
 @dataclass(frozen=True)
@@ -139,12 +146,12 @@ class AnnotatedCT:
     """An annotated CT that was read for an atlas.
 
     Attributes:
-        name: of the case.
+        name: the name of the case.
         work: the CT on its working grid.
-        labels: its label map.
-        sha256: checksum of the label file.
-        image_sha256: checksum of the image file; empty for a folder.
-        hu_offset: number that was added to the file's values.
+        labels: the label map.
+        sha256: the checksum of the label file.
+        image_sha256: the checksum of the image file; empty for a folder.
+        hu_offset: the offset in HU that was added to the file's values.
     """
 
     name: str
@@ -161,15 +168,15 @@ def read_annotated(
     """Reads an annotated CT.
 
     Args:
-        files: of the case.
-        registration: gives the working grid.
-        table: the organs that a label map may hold.
-        hu: how the values become HU.
-        snapshots: of files that were hashed already.
+        files: the files of the case.
+        registration: the registration parameters, which define the working grid.
+        table: the organs that a label map may contain.
+        hu: how the values are converted to HU.
+        snapshots: the cache of snapshots.
 
     Raises:
-        InputError: a file that cannot be used or that changes while it is read, values that are no HU, an empty label map, or
-            labels that the organ table lacks.
+        InputError: a file cannot be used or changes while it is read, the values are not HU, or the label map is empty or has
+            labels that are missing from the organ table.
         OSError: a file cannot be read.
     """
     image, image_sha256 = _read(files.image, snapshots, read_volume)
@@ -183,11 +190,11 @@ def read_annotated(
 
 
 def _read(path: Path, snapshots: Snapshots, decode: Callable[[Path], Volume]) -> tuple[Volume, str]:
-    """Returns a path's content with its checksum."""
+    """Returns the volume in a path, and the path's checksum."""
     try:
         before = snapshots.of(path)
     except OSError:
-        decode(path)  # its error says more
+        decode(path)  # raises a more specific error
         raise
     volume = decode(path)
     before.check()

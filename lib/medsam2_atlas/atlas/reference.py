@@ -1,4 +1,4 @@
-"""References: annotated CTs in the common space, with their labels, their field of view, and a small picture."""
+"""References: annotated CTs in the common space, with labels, field of view, picture and thumbnail."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ from medsam2_atlas.imaging.cropped_map import CroppedMap
 from medsam2_atlas.registration import Transform, WorkImage, grid_points
 
 MAP_SPACING = 3.0
-"""Spacing in mm of the grid of shares and probability maps. Part of the stored form: atlases do not name it."""
+"""The spacing in mm of the grid of shares and probability maps. Part of the stored format: atlases do not record it."""
 THUMBNAIL_SPACING = 12.0
-"""Spacing in mm of the grid of thumbnails. Part of the stored form."""
+"""The spacing in mm of the grid of thumbnails. Part of the stored format."""
 HALF = 128
-"""Half of a voxel, of the 255 that a share of all of it has."""
-NOWHERE = -32768
-"""Stands in pictures for places where a CT has no voxel."""
+"""The share of a voxel that belongs to an organ by half; 255 stands for the whole voxel."""
+NO_VOXEL = -32768
+"""The value in pictures and thumbnails at positions without a voxel of the CT."""
 
 Origin = Literal["base", "final"]
 
 
 @dataclass(frozen=True)
 class ReferenceFiles:
-    """Where an annotated CT lies."""
+    """The files of an annotated CT.
+
+    Attributes:
+        name: the name of the case.
+        image: the CT: a file, or the folder of a series.
+        label: the label map.
+    """
 
     name: str
     image: Path
@@ -39,29 +45,31 @@ class ReferenceFiles:
 
 @dataclass(frozen=True)
 class OrganShare(CroppedMap):
-    """How much of each voxel of the common space's map grid belongs to an organ of a reference, cropped.
+    """The share of each voxel of the map grid that belongs to an organ of a reference, cropped.
 
-    values: `[z, y, x]` uint8, 255 = all of it. low: (z, y, x) of the first voxel on the map grid.
+    Attributes:
+        values: `[z, y, x]` uint8; 255 stands for the whole voxel.
+        lower: (z, y, x) of the first voxel on the map grid.
     """
 
 
 @dataclass(frozen=True)
 class Reference:
-    """One annotated CT of an atlas.
+    """An annotated CT of an atlas.
 
     Attributes:
-        name: unique in the atlas.
-        sha256: checksum of its label file.
-        organs: numbers that are annotated.
-        transform: from the common space's world points to its own.
-        shares: of each organ, on the map grid.
-        covered: its field of view on the map grid, as packed bits.
-        picture: HU on the template's grid, `[z, y, x]` int16; `NOWHERE` where it has no voxel.
-        thumbnail: the same on a 12 mm grid.
-        origin: `base` for those that an atlas was built from, `final` for labels that were signed off later.
-        agreement: Dice per organ with all other references, in the common space.
-        stored: the file that it was read from.
-        image_sha256: checksum of its image file; empty if unknown, or if the image is a folder.
+        name: the name, unique in the atlas.
+        sha256: the checksum of the label file.
+        organs: the numbers of the annotated organs.
+        transform: the transform from the common space's world points to the CT's (x, y, z in mm, LPS).
+        shares: the share by organ number, on the map grid.
+        covered: the field of view on the map grid, as packed bits.
+        picture: HU on the template's grid, `[z, y, x]` int16; `NO_VOXEL` outside the CT.
+        thumbnail: HU on the thumbnails' grid of 12 mm, `[z, y, x]` int16; `NO_VOXEL` outside the CT.
+        origin: `base` if the atlas was built from it, `final` if its label was signed off later.
+        agreement: the Dice by organ number with all other references, in the common space.
+        stored: the file that the reference was loaded from; None if it is new.
+        image_sha256: the checksum of the image file; empty if unknown, or if the image is a folder.
     """
 
     name: str
@@ -79,16 +87,20 @@ class Reference:
 
     @property
     def file_name(self) -> str:
-        """Name of its file: the same for the same labels of the same image."""
+        """The name of the reference's file, which is determined by its name, label and image."""
         parts = [self.name, self.sha256, *([self.image_sha256] if self.image_sha256 else [])]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20] + ".npz"
 
     def covers(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns its field of view, bool on the map grid of that shape."""
+        """Returns the field of view, `[z, y, x]` bool, on the map grid of shape `shape` (z, y, x)."""
         return np.unpackbits(self.covered, count=int(np.prod(shape))).reshape(shape).astype(bool)
 
     def mask(self, organ: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns where half or more of a voxel belongs to an organ, bool on the map grid of that shape."""
+        """Returns an organ's mask on the map grid of shape `shape` (z, y, x).
+
+        Returns:
+            `[z, y, x]` bool, True where at least half of the voxel belongs to the organ.
+        """
         mask = np.zeros(shape, bool)
         share = self.shares.get(organ)
         if share is not None:
@@ -96,11 +108,11 @@ class Reference:
         return mask
 
     def with_agreement(self, agreement: dict[int, float]) -> Reference:
-        """Returns a copy with other agreement."""
+        """Returns a copy with another agreement."""
         return replace(self, agreement=agreement)
 
     def describe(self) -> dict[str, Any]:
-        """Returns its entry in `atlas.json`."""
+        """Returns the reference's entry in `atlas.json`."""
         return {
             "name": self.name,
             "sha256": self.sha256,
@@ -112,20 +124,26 @@ class Reference:
         }
 
     def save(self, file: Path) -> None:
-        """Writes its arrays as one `.npz`."""
+        """Writes the reference's arrays to one `.npz` file."""
         arrays: dict[str, np.ndarray] = {"covered": self.covered, "picture": self.picture, "thumbnail": self.thumbnail}
         arrays |= self.transform.arrays()
         for k, share in self.shares.items():
-            arrays[f"organ.{k}.values"], arrays[f"organ.{k}.low"] = share.values, np.array(share.low)
+            arrays[f"organ.{k}.values"], arrays[f"organ.{k}.low"] = share.values, np.array(share.lower)
         with replacing(file) as part, part.open("wb") as stream:
             np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, folder: Path, entry: dict[str, Any]) -> Reference:
-        """Reads what `describe` and `save` gave.
+        """Reads a reference that `save` wrote.
+
+        Args:
+            folder: the folder of the file.
+            entry: the result of `describe`.
 
         Raises:
-            OSError, ValueError, KeyError: the file is not there or is broken.
+            OSError: the file is missing or cannot be read.
+            ValueError: the file is damaged.
+            KeyError: the file or the entry is incomplete.
         """
         file = folder / entry["file"]
         with np.load(file, allow_pickle=False) as arrays:
@@ -152,7 +170,7 @@ class Reference:
 
 
 def map_shape(template: WorkImage) -> tuple[int, int, int]:
-    """Returns the shape (z, y, x) of the grid of shares and probability maps over a template."""
+    """Returns the shape (z, y, x) of the map grid, which is the grid of shares and probability maps, given the template."""
     return _shape_at(template, MAP_SPACING)
 
 
@@ -162,24 +180,36 @@ def _shape_at(template: WorkImage, spacing: float) -> tuple[int, int, int]:
 
 
 def thumbnail_of(image: WorkImage, transform: Transform, template: WorkImage) -> np.ndarray:
-    """Returns a CT in the common space on the 12 mm grid of thumbnails; `transform` is from the common space to the CT."""
+    """Makes the thumbnail of a CT: its HU in the common space on a grid of 12 mm.
+
+    Args:
+        image: the CT on its working grid.
+        transform: the transform from the common space's world points to the CT's (x, y, z in mm, LPS).
+        template: the mean image of the common space.
+
+    Returns:
+        `[z, y, x]` int16; `NO_VOXEL` outside the CT.
+    """
     points = grid_points(torch.Size(_shape_at(template, THUMBNAIL_SPACING)), template.origin, THUMBNAIL_SPACING)
     return picture_of(*image.at_spacing(THUMBNAIL_SPACING).warped(transform(points)))
 
 
 def picture_of(hu: torch.Tensor, valid: torch.Tensor) -> np.ndarray:
-    """Returns HU `[z, y, x]` as int16; `NOWHERE` where they are not valid."""
-    picture: np.ndarray = torch.where(valid, hu.round(), float(NOWHERE)).numpy().astype(np.int16)
+    """Converts HU `[z, y, x]` to int16, with `NO_VOXEL` where `valid` (bool, of the same shape) is False."""
+    picture: np.ndarray = torch.where(valid, hu.round(), float(NO_VOXEL)).numpy().astype(np.int16)
     return picture
 
 
 def thumbnail_distance(a: np.ndarray, b: np.ndarray, config: ThumbnailConfig | None = None) -> float:
-    """Returns 1 − correlation of two thumbnails where both have voxels; 0 equal, 1 unrelated.
+    """Returns 1 − the correlation of two thumbnails over the voxels that both have: 0 if equal, 1 if unrelated.
 
-    config: the HU that are compared; those of `configs/atlas.yaml` by default.
+    Args:
+        a: a thumbnail, `[z, y, x]` int16 in HU.
+        b: another thumbnail of the same shape.
+        config: the compared HU and the min number of voxels; those of `configs/atlas.yaml` by default.
     """
     config = config or atlas_config().thumbnail
-    both = (a > NOWHERE) & (b > NOWHERE)
+    both = (a > NO_VOXEL) & (b > NO_VOXEL)
     if both.sum() < config.min_voxels:
         return 1.0
     x, y = (np.clip(t[both].astype(np.float64), *config.window) for t in (a, b))
@@ -189,5 +219,10 @@ def thumbnail_distance(a: np.ndarray, b: np.ndarray, config: ThumbnailConfig | N
 
 
 def novelty(thumbnail: np.ndarray, references: Sequence[Reference]) -> float:
-    """Returns the distance of a target's thumbnail to that of the nearest reference."""
+    """Returns the distance between a target's thumbnail and the most similar thumbnail of the references.
+
+    Args:
+        thumbnail: the target's thumbnail, `[z, y, x]` int16 in HU.
+        references: the references; 1 is returned if there are none.
+    """
     return min((thumbnail_distance(thumbnail, r.thumbnail) for r in references), default=1.0)

@@ -1,8 +1,8 @@
-"""A folder with all versions of an atlas, of which one is current.
+"""A folder with all versions of an atlas, one of which is current.
 
-`versions/VERSION/` are atlas folders; `current` holds the version in use. A new version is complete before `current` is
-replaced, in one step: a reader finds the old atlas or the new one. Old versions stay, for those who are still reading
-them and to go back to.
+Each `versions/VERSION/` is an atlas folder; the file `current` contains the name of the version in use. A new version is
+complete before `current` is replaced in one step, so a reader finds either the old or the new atlas. Old versions stay: other
+processes may still read them, and a user may return to them.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from medsam2_atlas.base.files import replacing
 
 
 class AtlasStore:
-    """Versions of an atlas."""
+    """The versions of an atlas in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @property
     def versions(self) -> list[str]:
-        """All versions, the oldest first."""
+        """The names of all versions, the oldest first."""
         files = (self.folder / "versions").glob("*/atlas.json")
         return [file.parent.name for file in sorted(files, key=lambda file: file.stat().st_mtime_ns)]
 
     @property
     def current(self) -> Path | None:
-        """Folder of the version in use."""
+        """The folder of the version in use; None if there is none."""
         try:
             name = (self.folder / "current").read_text(encoding="utf-8").strip()
         except FileNotFoundError:
@@ -36,7 +36,7 @@ class AtlasStore:
         return self.folder / "versions" / name
 
     def publish(self, atlas: Atlas) -> Path:
-        """Stores an atlas and makes it the current one."""
+        """Stores an atlas, makes it the current version, and returns its folder."""
         (self.folder / "versions").mkdir(parents=True, exist_ok=True)
         target = self.folder / "versions" / atlas.version
         if not (target / "atlas.json").is_file() or Atlas.load(target).options != atlas.options:
@@ -45,17 +45,19 @@ class AtlasStore:
         return target
 
     def activate(self, version: str) -> None:
-        """Makes a stored version the current one.
+        """Makes a stored version the current version.
 
         Raises:
-            AtlasError: there is no such version.
+            AtlasError: the version does not exist.
         """
         if version not in self.versions:
-            raise AtlasError(version, "is no version of this atlas.", f"Choose from: {', '.join(self.versions) or 'none yet'}.")
+            raise AtlasError(
+                version, "is not a version of this atlas.", f"Choose from: {', '.join(self.versions) or 'none yet'}."
+            )
         with replacing(self.folder / "current") as part:
             part.write_text(version + "\n", encoding="utf-8")
 
 
 def resolve_atlas(folder: Path) -> Path:
-    """Returns the atlas folder itself, or the current version if `folder` is a store of versions."""
+    """Returns the folder of the current version if `folder` is a store of versions, else `folder` itself."""
     return AtlasStore(folder).current or folder

@@ -1,4 +1,4 @@
-"""Carries an annotated CT into the common space."""
+"""Warps an annotated CT to the common space."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import torch.nn.functional as F
 
 from medsam2_atlas.atlas.reading import AnnotatedCT, PackedLabels
 from medsam2_atlas.atlas.reference import MAP_SPACING, OrganShare, Origin, Reference, map_shape, picture_of, thumbnail_of
-from medsam2_atlas.imaging.cropped_map import Box, low_of, shape_of
+from medsam2_atlas.imaging.cropped_map import Box, lower_corner, shape_of
 from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.imaging.volume import Geometry
 from medsam2_atlas.registration import Transform, WorkImage, grid_points
 
 _CHUNK = 1 << 19
-"""Points of the map grid that are warped at once: some megabytes."""
+"""Points of the map grid that are warped at once: a few megabytes."""
 
 
 def warp_reference(case: AnnotatedCT, transform: Transform, template: WorkImage, origin: Origin = "base") -> Reference:
-    """Returns an annotated CT as a reference in the common space.
+    """Warps an annotated CT to the common space and returns it as a reference.
 
     Args:
-        case: as it was read.
-        transform: from the common space's world points to its own.
-        template: of the common space.
-        origin: see `Reference`.
+        case: the annotated CT.
+        transform: the transform from the common space's world points to the CT's (x, y, z in mm, LPS).
+        template: the mean image of the common space.
+        origin: the origin of the reference; see `Reference`.
     """
     shares, covered = _shares(case.labels, transform, template)
     return Reference(
@@ -42,7 +42,7 @@ def warp_reference(case: AnnotatedCT, transform: Transform, template: WorkImage,
 
 
 def _shares(labels: PackedLabels, transform: Transform, template: WorkImage) -> tuple[dict[int, OrganShare], np.ndarray]:
-    """Returns the organs' shares, and which voxels of the map grid lie in the field of view, bool, flat."""
+    """Returns the organs' shares, and a flat bool array that is True for voxels of the map grid in the field of view."""
     shape = map_shape(template)
     points = grid_points(torch.Size(shape), template.origin, MAP_SPACING).reshape(-1, 3)
     voxels = labels.voxels()
@@ -58,12 +58,12 @@ def _shares(labels: PackedLabels, transform: Transform, template: WorkImage) -> 
         values = dense.pop(k).reshape(shape)
         occupied_box = occupied(values)
         if occupied_box is not None:
-            shares[k] = OrganShare(np.ascontiguousarray(values[occupied_box]), low_of(occupied_box))
+            shares[k] = OrganShare(np.ascontiguousarray(values[occupied_box]), lower_corner(occupied_box))
     return shares, covered
 
 
 def _index_in(grid: Geometry, world: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
-    """Returns continuous voxel indices (x, y, z) of world points on a grid, and whether they lie in its field of view."""
+    """Returns the continuous voxel indices `[n, 3]` (x, y, z) of world points, and whether each lies in the field of view."""
     to_index = torch.from_numpy(np.linalg.inv(grid.matrix)).float()
     index = (world - torch.tensor(grid.origin, dtype=torch.float32)) @ to_index.T
     last = torch.tensor(grid.size, dtype=torch.float32) - 1
@@ -71,16 +71,19 @@ def _index_in(grid: Geometry, world: torch.Tensor) -> tuple[torch.Tensor, np.nda
 
 
 def _mask_values(organ: np.ndarray, box: Box, index: torch.Tensor) -> np.ndarray:
-    """Returns trilinear samples of an organ's mask.
+    """Returns trilinear samples of an organ's mask, `[n]`, 0..1.
 
-    organ: the mask within its box. box: `(z, y, x)` on the label map's grid. index: `[n, 3]` (x, y, z) voxels of that grid.
+    Args:
+        organ: the mask inside its box, `[z, y, x]` bool.
+        box: the box (z, y, x) on the label map's grid.
+        index: continuous voxel indices on that grid, `[n, 3]` (x, y, z).
     """
-    low = torch.tensor(low_of(box)[::-1], dtype=torch.float32)
+    lower = torch.tensor(lower_corner(box)[::-1], dtype=torch.float32)
     last = torch.tensor(shape_of(box)[::-1], dtype=torch.float32) - 1
-    near = ((index >= low - 1) & (index <= low + last + 1)).all(-1)
+    near = ((index >= lower - 1) & (index <= lower + last + 1)).all(-1)
     values = np.zeros(len(index), np.float32)
     if near.any():
-        unit = (index[near] - low) / last.clamp(min=1) * 2 - 1
+        unit = (index[near] - lower) / last.clamp(min=1) * 2 - 1
         mask = torch.from_numpy(organ.astype(np.float32))[None, None]
         sampled = F.grid_sample(mask, unit.view(1, 1, 1, -1, 3), padding_mode="zeros", align_corners=True)
         values[near.numpy()] = sampled.ravel().numpy()

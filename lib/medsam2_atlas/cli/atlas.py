@@ -149,7 +149,7 @@ def scores_command(
     table = Table("organ", "highest score", "in the scan", "slices")
     for k, score in scores.maps.items():
         threshold = threshold_of(DEFAULT_THRESHOLDS, k, scores, organ_table(), fusion_config().thresholds)
-        seen = np.flatnonzero((score.values > threshold * 255).any((1, 2))) + score.low[0]
+        seen = np.flatnonzero((score.values > threshold * 255).any((1, 2))) + score.lower[0]
         table.add_row(
             organ_table()[k].display,
             f"{score.maximum:.2f}",
@@ -161,7 +161,7 @@ def scores_command(
         arrays = {}
         for k, score in scores.maps.items():
             arrays[f"{organ_table()[k].name}.values"] = score.values
-            arrays[f"{organ_table()[k].name}.low_zyx"] = np.array(score.low)
+            arrays[f"{organ_table()[k].name}.low_zyx"] = np.array(score.lower)
         with replacing(out) as part, part.open("wb") as stream:
             np.savez_compressed(stream, stride=np.array(scores.stride), **arrays)  # type: ignore[arg-type]
 

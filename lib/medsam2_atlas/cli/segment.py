@@ -186,7 +186,8 @@ def propagate_command(
     rows_columns = (volume.array.shape[1], volume.array.shape[2])
     with replacing(logits) as part, part.open("wb") as stream:
         arrays = {
-            str(k): np.stack([f.plane(f.z_min + n, rows_columns).numpy() for n in range(len(f.low))]) for k, f in found.items()
+            str(k): np.stack([f.plane(f.z_min + n, rows_columns).numpy() for n in range(len(f.values))])
+            for k, f in found.items()
         }
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
     echo(f"{logits} written: labels {', '.join(arrays)}; weights {weights.file} (SHA-256 {weights.sha256})")

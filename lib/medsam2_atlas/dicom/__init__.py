@@ -1,7 +1,7 @@
-"""DICOM: label maps as segmentations (SEG) and RT structure sets, read back voxel-equal; UIDs, messages and servers.
+"""DICOM: label maps as segmentations (SEG) and RT structure sets, CT series, UIDs, and a DICOMweb client.
 
-The functions that read and write objects need pydicom and highdicom, whose imports take seconds: they are imported at their
-first use.
+A label map that is written and read back has the same voxels. The functions that read and write objects are imported at first
+use, because they need pydicom and highdicom, whose imports take seconds.
 """
 
 from typing import TYPE_CHECKING

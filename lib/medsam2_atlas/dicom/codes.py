@@ -1,6 +1,6 @@
-"""The organs' codes in SNOMED CT, as DICOM's context groups have them (PS3.16).
+"""The organs' SNOMED CT codes, as in DICOM's context groups (PS3.16).
 
-highdicom takes seconds to import, so only the functions that write objects import it.
+highdicom takes seconds to import, so it is imported only by functions that write objects.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 
 def anatomy() -> CodedConcept:
-    """Returns the category of all segments."""
+    """Returns the property category of all segments: anatomical structure."""
     return _concept("123037004", "SCT", "Anatomical Structure")
 
 
 def property_type(organ: Organ) -> CodedConcept:
-    """What a segment shows."""
+    """Returns the property type of an organ's segment: its anatomical structure."""
     scheme, _, value = organ.code.partition(":")
     return _concept(value, scheme, organ.code_meaning)
 
 
 def laterality(organ: Organ) -> CodedConcept | None:
-    """Which of a pair of organs it is."""
+    """Returns the side of a paired organ; None for other organs."""
     side = SIDES.get(organ.name.split("_", 1)[0])
     return _concept(side[0], "SCT", side[1]) if side else None
 
 
 def code_of(sequence_item: Dataset) -> str:
-    """Scheme and value of a code, as the organ table writes them."""
+    """Returns a code as `SCHEME:VALUE`, as the organ table writes it."""
     return f"{sequence_item.CodingSchemeDesignator}:{sequence_item.CodeValue}"
 
 

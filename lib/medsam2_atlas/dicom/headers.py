@@ -1,8 +1,8 @@
-"""Completes the headers of a CT series for objects derived from it, and drops values that DICOM does not allow.
+"""Completes the headers of a CT series for objects derived from it, and removes values that DICOM does not allow.
 
-Anonymised and exported series may lack attributes, or hold texts such as "ANON" in place of a date. Objects derived from such
-a series must still be valid: missing attributes that may be empty (Type 2) are written empty, and those that must have a value
-(Type 1) get one derived from the series.
+Anonymised and exported series may lack attributes, or contain texts such as "ANON" instead of a date. Objects derived from such
+a series must still be valid. So missing attributes that may be empty (Type 2) are written empty, and missing attributes that
+need a value (Type 1) get one derived from the series.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from medsam2_atlas.imaging.decoding.dicom import attribute, dicom_header
 _AGE = re.compile(r"\d{3}[DWMY]")
 _LONG, _SHORT = 64, 16
 _REQUIRED = {"PatientID": _LONG, "StudyID": _SHORT, "AccessionNumber": _SHORT}
-"""Type 2 texts and their max characters."""
+"""Type 2 texts and their max number of characters."""
 _NAMES = ("PatientName", "ReferringPhysicianName")
 _OPTIONAL = (
     *("IssuerOfPatientID", "StudyDescription", "ClinicalTrialSponsorName", "ClinicalTrialProtocolID"),
@@ -39,7 +39,7 @@ _OPTIONAL = (
     *("ClinicalTrialSubjectReadingID", "DeidentificationMethod"),
 )
 _OWN = ("00080016", "00080018", "00081150", "00081155", "00081160", "00200032")
-"""Attributes that differ between slices: class, instance, the frame that they stand for, Image Position (Patient)."""
+"""Tags that differ between slices: SOP class, SOP instance, the frame that they describe, Image Position (Patient)."""
 _KINDS = (
     CTImageStorage,
     MRImageStorage,
@@ -55,11 +55,12 @@ _TAGS = (
 
 
 def source_headers(folder: Path) -> list[Dataset]:
-    """Reads the headers of the series in a folder, in the order of its slices, and completes them.
+    """Reads and completes the headers of the series in a folder.
 
     Returns:
-        New datasets with only the attributes that derived objects copy, all in Unicode. A frame of a multi-frame file gets one
-        as if it were a single-frame CT; see `references.image_reference` for what refers to it.
+        One new dataset per slice, in the order of the slices, with only the attributes that derived objects copy, all in
+        Unicode. A frame of a multi-frame file gets the header of a single-frame CT; `references.image_reference` refers to the
+        frame.
 
     Raises:
         InputError: the series is not a volume.
@@ -70,7 +71,7 @@ def source_headers(folder: Path) -> list[Dataset]:
 
 
 def as_json(headers: Sequence[Dataset]) -> list[dict[str, Any]]:
-    """Returns the headers of a series as DICOM JSON: the shared attributes, then those of each slice."""
+    """Returns the headers of a series as DICOM JSON: the shared attributes, then each slice's own attributes."""
     own = [{tag: value for tag, value in header.to_json_dict().items() if tag in _OWN} for header in headers]
     return [headers[0].to_json_dict(), *own]
 
@@ -136,7 +137,7 @@ def _of_slice(part: Slice, common: Dataset) -> Dataset:
 
 
 def _numbers(header: Dataset, tag: str, count: int) -> list[float]:
-    """Returns the attribute's numbers; empty unless there are `count` numbers, all positive and finite."""
+    """Returns an attribute's numbers; empty unless they are `count` positive and finite numbers."""
     try:
         value = attribute(header, tag)
         numbers = [float(v) for v in (value if count > 1 else [value])]

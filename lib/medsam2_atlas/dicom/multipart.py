@@ -1,7 +1,7 @@
-"""Writes multipart messages of DICOMweb (`multipart/related`) to disk while they arrive: each part becomes a file.
+"""Writes multipart messages of DICOMweb (`multipart/related`) to disk while they arrive; each part becomes a file.
 
-Both objects that viewers store (STOW-RS) and objects that a PACS sends (WADO-RS) arrive this way. Memory does not grow with the
-message; its parts and bytes are limited.
+Viewers store objects this way (STOW-RS), and a PACS sends them this way (WADO-RS). Memory use does not depend on the size of
+the message; the number of parts and bytes is limited.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ _REMEDY = "Send multipart/related; type=application/dicom."
 
 @dataclass(frozen=True)
 class MultipartLimits:
-    """Limits of a message: number of parts, bytes of a part, bytes in total."""
+    """The limits of a message.
+
+    Attributes:
+        parts: the max number of parts.
+        part_bytes: the max number of bytes of a part.
+        total_bytes: the max number of bytes of the message.
+    """
 
     parts: int
     part_bytes: int
@@ -36,31 +42,30 @@ def boundary_of(content_type: str) -> bytes:
     """Returns the boundary in a Content-Type.
 
     Raises:
-        InputError: not a multipart message.
+        InputError: the message is not a multipart message.
     """
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
     if not kind.lower().startswith(b"multipart/") or not boundary:
-        raise InputError("message", "is no multipart message.", _REMEDY)
+        raise InputError("message", "is not a multipart message.", _REMEDY)
     return boundary
 
 
 class MultipartFiles:
     """Writes the parts of one message into a folder as `00000.dcm`, `00001.dcm` and so on.
 
-    Use it as a context manager, which closes the file that is being written. `finish` checks that the message was complete.
+    Use it as a context manager, which closes the current file. `finish` checks that the message is complete.
+
+    Args:
+        folder: an existing, empty folder.
+        content_type: the Content-Type of the message.
+        limits: the limits of the message.
+
+    Raises:
+        InputError: the message is not a multipart message.
     """
 
     def __init__(self, folder: Path, content_type: str, limits: MultipartLimits) -> None:
-        """
-        Args:
-            folder: an existing, empty folder.
-            content_type: of the message.
-            limits: of the message.
-
-        Raises:
-            InputError: not a multipart message.
-        """
         boundary = boundary_of(content_type)
         self._folder, self._limits = folder, limits
         self._start, self._before = b"--" + boundary, b""
@@ -71,7 +76,7 @@ class MultipartFiles:
         try:
             self._parser = MultipartParser(boundary, callbacks)
         except FormParserError as error:
-            raise InputError("message", f"is no multipart message ({error}).", _REMEDY) from error
+            raise InputError("message", f"is not a multipart message ({error}).", _REMEDY) from error
 
     def __enter__(self) -> MultipartFiles:
         return self
@@ -80,7 +85,7 @@ class MultipartFiles:
         self._close()
 
     def write(self, chunk: bytes) -> None:
-        """Takes the next bytes of the message.
+        """Processes the next bytes of the message.
 
         Raises:
             InputError: the message is malformed, or exceeds a limit.
@@ -98,7 +103,7 @@ class MultipartFiles:
             raise InputError("message", f"is a malformed multipart message ({error}).", _REMEDY) from error
 
     def finish(self) -> list[Path]:
-        """Returns the files after the last bytes were written.
+        """Returns the files. Call it after the last bytes of the message.
 
         Raises:
             InputError: the end of the message is missing.
@@ -109,7 +114,7 @@ class MultipartFiles:
         return self._files
 
     def _without_preamble(self, chunk: bytes) -> bytes:
-        """Returns the bytes from the first boundary on; the preamble before it is ignored (RFC 2046, 5.1.1)."""
+        """Returns the bytes from the first boundary on; ignores the preamble before it (RFC 2046, 5.1.1)."""
         self._before += chunk
         found = self._before.find(self._start)
         if found < 0:
@@ -122,7 +127,7 @@ class MultipartFiles:
 
     def _open(self) -> None:
         if len(self._files) >= self._limits.parts:
-            raise InputError("message", f"holds more than {self._limits.parts} objects.", "Send fewer at once.")
+            raise InputError("message", f"contains more than {self._limits.parts} objects.", "Send fewer at once.")
         file = self._folder / f"{len(self._files):05d}.dcm"
         self._stream, self._part_bytes = file.open("xb"), 0
         self._files.append(file)

@@ -1,24 +1,25 @@
-"""The origin of a label map as DICOM objects state it, and the UIDs that are derived from it."""
+"""The origin of a label map as recorded in DICOM objects, and the UIDs derived from it."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from medsam2_atlas.base.choices import Made
 from medsam2_atlas.dicom.texts import person_name
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class LabelOrigin:
-    """Where a label map comes from. tag: of the label. version: rising. author: who made or corrected it.
+    """The origin of a label map.
 
-    made: drawn by a person alone (MANUAL), begun by a model and taken over by a person (SEMIAUTOMATIC), or a model's
-    prediction as it is (AUTOMATIC). model: which one.
+    Attributes:
+        tag: the tag of the label.
+        version: the version of the label; versions ascend.
+        author: the name of the person who made or corrected it.
+        made: `MANUAL`: drawn by a person alone; `SEMIAUTOMATIC`: begun by a model and completed by a person; `AUTOMATIC`: an
+            unchanged prediction of a model.
+        model: the name of the model.
     """
 
     tag: str
@@ -29,17 +30,17 @@ class LabelOrigin:
 
 
 def derived_uid(name: str) -> str:
-    """A UID that is the same for the same name on any machine."""
+    """Returns a UID derived from a name, the same on every machine."""
     digest = hashlib.sha256(f"medsam2_atlas/{name}".encode()).digest()
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"
 
 
 def seg_series_uid(image_series: str, tag: str) -> str:
-    """Returns the series UID of all versions of a label: the same for the same image and tag, on any machine."""
+    """Returns the series UID of all versions of a label, derived from image series and tag, the same on every machine."""
     return derived_uid(f"{image_series}/{tag}")
 
 
 def person(author: str) -> str:
-    """A person's name in DICOM's form; one of a single component ends in a caret."""
+    """Returns a person's name in DICOM's form; a name with a single component gets a caret at its end."""
     name = person_name(author)[:60] or "unknown"
     return name if "^" in name else f"{name}^"

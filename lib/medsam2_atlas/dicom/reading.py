@@ -1,4 +1,4 @@
-"""Tasks of reader processes for DICOM objects from viewers and other systems; no other process parses them."""
+"""Tasks of reader processes for DICOM objects from viewers and other systems. No other process parses these objects."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def describe_object(path: str) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Describes a DICOM file.
 
     Returns:
-        `sop_class` and `sop_instance`, `modality`, and `series`: UIDs of the series that it refers to; and no arrays.
+        A dictionary with `sop_class`, `sop_instance`, `modality` and `series` (the UIDs of the series that it refers to), and
+        an empty list of arrays.
 
     Raises:
-        InputError: not a DICOM file, or one without valid UIDs.
+        InputError: the file is not a DICOM file, or has no valid UIDs.
     """
     try:
         header = dicom_header(Path(path), _TAGS)
@@ -44,7 +45,7 @@ def describe_series(folder: str) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Completes the headers of a series for objects derived from it.
 
     Returns:
-        `headers`, for `headers.from_json`, and no arrays.
+        A dictionary with `headers`, for `headers.from_json`, and an empty list of arrays.
 
     Raises:
         InputError: the series is not a volume.
@@ -53,13 +54,13 @@ def describe_series(folder: str) -> tuple[dict[str, Any], list[np.ndarray]]:
 
 
 def slice_files(folder: str) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Tells slices from what lies beside them.
+    """Finds the files in a folder that contain slices of its only series.
 
     Returns:
-        `files`: names of the files in the folder that hold slices of its one series; and no arrays.
+        A dictionary with `files`, the names of these files, and an empty list of arrays.
 
     Raises:
-        InputError: the folder holds no series, several, or one that makes no volume.
+        InputError: the folder contains no series or several series, or the series is not a volume.
     """
     return {"files": sorted({part.file.name for part in find_series(Path(folder)).slices})}, []
 
@@ -68,14 +69,14 @@ def decode_seg(path: str, folder: str) -> tuple[dict[str, Any], list[np.ndarray]
     """Decodes a DICOM SEG.
 
     Args:
-        path: of the SEG.
-        folder: with the series that it refers to.
+        path: the file.
+        folder: the folder of the series that it refers to.
 
     Returns:
-        An empty dictionary, and the label map `[slices, rows, columns]` in the series' order; see `read_seg`.
+        An empty dictionary, and a list with the label map `[slices, rows, columns]` in the series' order; see `read_seg`.
 
     Raises:
-        InputError: not a SEG of this series, or a malformed one.
+        InputError: the file is not a SEG of this series, or is malformed.
     """
     try:
         return {}, [read_seg(dicom_dataset(Path(path)), Path(folder))]

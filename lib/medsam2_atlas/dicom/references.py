@@ -1,4 +1,4 @@
-"""References from derived objects to the images of a series: to instances, or to frames of multi-frame instances."""
+"""References from derived objects to images of a series: to instances, or to frames of multi-frame instances."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medsam2_atlas.dicom.series import Slice
 
 
 def image_reference(source: Dataset) -> Dataset:
-    """Returns the reference to a slice (PS3.3, 10.3), given its header as `headers.source_headers` completes it."""
+    """Returns the reference to a slice (PS3.3, 10.3), given its header from `headers.source_headers`."""
     item = Dataset()
     if "ReferencedFrameNumber" not in source:
         item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
@@ -23,7 +23,7 @@ def image_reference(source: Dataset) -> Dataset:
 
 
 def instance_references(sources: Iterable[Dataset]) -> DicomSequence:
-    """Returns one reference to each instance that holds some slices, in their order, without frame numbers."""
+    """Returns one reference to each instance that contains slices, in the slices' order, without frame numbers."""
     items: dict[str, Dataset] = {}
     for source in sources:
         item = image_reference(source)
@@ -34,14 +34,14 @@ def instance_references(sources: Iterable[Dataset]) -> DicomSequence:
 
 
 def refer_to_frames(seg: Dataset, sources: Sequence[Dataset]) -> None:
-    """Makes a segmentation refer to frames of multi-frame instances, not to the single-frame images that `sources` describe."""
+    """Makes a segmentation refer to frames of multi-frame instances instead of the single-frame images in `sources`."""
     frames = {str(source.SOPInstanceUID): source for source in sources if "ReferencedFrameNumber" in source}
     if not frames:
         return
     for groups in seg.PerFrameFunctionalGroupsSequence:
         for derivation in groups.get("DerivationImageSequence", ()):
             for item in derivation.SourceImageSequence:
-                if item.ReferencedSOPInstanceUID in frames:  # frames of several segments may share an item
+                if item.ReferencedSOPInstanceUID in frames:  # segments may share an item, which is then replaced already
                     item.update(image_reference(frames[item.ReferencedSOPInstanceUID]))
     for series in seg.ReferencedSeriesSequence:
         named = [frames[item.ReferencedSOPInstanceUID] for item in series.ReferencedInstanceSequence]
@@ -49,12 +49,15 @@ def refer_to_frames(seg: Dataset, sources: Sequence[Dataset]) -> None:
 
 
 def slice_numbers(slices: Sequence[Slice]) -> dict[tuple[str, int], int]:
-    """Returns the places of slices in their series, by instance and frame number; 0 is the frame of a single-frame image."""
+    """Returns the index of each slice by instance UID and frame number; a single-frame image has the frame number 0."""
     return {(part.uid, 0 if part.frame is None else part.frame + 1): n for n, part in enumerate(slices) if part.uid}
 
 
 def referenced(item: Dataset) -> tuple[str, int] | None:
-    """Returns instance and frame number that an item refers to, for `slice_numbers`; None if it refers to several frames."""
+    """Returns the instance UID and frame number that an item refers to; None if it refers to several frames.
+
+    A single-frame image has the frame number 0, as in `slice_numbers`.
+    """
     numbers = item.get("ReferencedFrameNumber")
     if numbers is None or isinstance(numbers, (int, str)):
         return str(item.ReferencedSOPInstanceUID), int(numbers or 0)

@@ -1,8 +1,8 @@
-"""RT structure sets: outlines of the organs for planning systems.
+"""Writes and reads RT structure sets: outlines of the organs for planning systems.
 
-Outlines run half-way between the centres of pixels inside and outside, so that a program which asks whether a pixel's
-centre lies inside gets the label map back voxel by voxel. Holes are outlines of their own; an organ that has any is written
-as CLOSEDPLANAR_XOR (PS3.3, C.8.8.6.3), others as CLOSED_PLANAR.
+Outlines run half-way between the centres of pixels inside and outside, so that testing pixel centres against the outlines
+restores the label map voxel by voxel. Holes are separate outlines. An organ with holes is written as CLOSEDPLANAR_XOR (PS3.3,
+C.8.8.6.3), other organs as CLOSED_PLANAR.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ _XOR, _PLAIN = "CLOSEDPLANAR_XOR", "CLOSED_PLANAR"
 def write_rtstruct(
     labels: sitk.Image, series: Path | Sequence[Dataset], origin: LabelOrigin, table: OrganTable | None = None
 ) -> Dataset:
-    """A label map as an RT structure set of the series in a folder.
+    """Returns a label map as an RT structure set that refers to a series.
 
-    All organs of the table are regions, by their own numbers; those that the label map lacks have no outlines.
+    Each organ of the table is a region with the organ's number; organs that are missing from the label map have no outlines.
 
     Args:
-        labels: on the series' own grid, as `read_volume(folder)` gives it; may be empty.
-        series: folder with its files, or its headers as `source_headers` completes them.
-        origin: what it says of where it comes from.
+        labels: the label map on the series' own grid, as `read_volume(folder)` returns it; may be empty.
+        series: the folder of the series, or its headers from `source_headers`.
+        origin: the origin of the label map, which the structure set records.
         table: the organs; those of `configs/labels.yaml` by default.
 
     Raises:
-        InputError: the series makes no volume, or the label map does not lie on it.
+        InputError: the series is not a volume, or the label map does not fit it.
     """
     table = table or organ_table()
     sources, masks = on_series(labels, series, table)
@@ -63,33 +63,41 @@ def write_rtstruct(
 
 
 def read_rtstruct(ds: Dataset, folder: Path, table: OrganTable | None = None) -> np.ndarray:
-    """The label map of a structure set on the grid of the series in a folder, `[slices, rows, columns]`.
+    """Reads the label map of an RT structure set, on the grid of a series.
 
-    Regions are told by their names; those that are no organs of the table are left out. Where organs overlap, the one with
-    the higher number wins.
+    Regions are identified by their names; regions that are not organs of the table are skipped. In overlaps, the organ with the
+    higher number wins.
+
+    Args:
+        ds: the structure set.
+        folder: the folder of the series that it refers to.
+        table: the organs; those of `configs/labels.yaml` by default.
+
+    Returns:
+        `[slices, rows, columns]` uint8, in the series' order.
 
     Raises:
-        InputError: no structure set, or an outline on no slice of the series.
+        InputError: the object is not a structure set, or an outline lies on no slice of the series.
     """
     table = table or organ_table()
     if ds.get("Modality") != "RTSTRUCT":
-        raise InputError("file", "is no RT structure set.", "Give one of the modality RTSTRUCT.")
+        raise InputError("file", "is not an RT structure set.", "Give a file of the modality RTSTRUCT.")
     series = find_series(folder)
     to_pixel, normal = _pixel_axes(series.slices[0])
     places = np.array([part.position for part in series.slices])
     heights = places @ normal
     names = {o.display.lower(): o.index for o in table.organs} | {o.name: o.index for o in table.organs}
-    wanted = {int(item.ROINumber): names.get(str(item.ROIName).strip().lower(), 0) for item in ds.StructureSetROISequence}
+    organs = {int(item.ROINumber): names.get(str(item.ROIName).strip().lower(), 0) for item in ds.StructureSetROISequence}
     labels = np.zeros(series.grid.shape, np.uint8)
-    for region in sorted(ds.ROIContourSequence, key=lambda item: wanted.get(int(item.ReferencedROINumber), 0)):
-        organ = wanted.get(int(region.ReferencedROINumber), 0)
+    for region in sorted(ds.ROIContourSequence, key=lambda item: organs.get(int(item.ReferencedROINumber), 0)):
+        organ = organs.get(int(region.ReferencedROINumber), 0)
         mask = np.zeros(labels.shape, bool)
         for contour in region.get("ContourSequence", ()) if organ else ():
             points = np.array([float(v) for v in contour.ContourData]).reshape(-1, 3)
-            away = np.abs(heights - float(points[0] @ normal))
-            if away.min() > 0.5 * float(np.diff(heights).min()):
+            distance = np.abs(heights - float(points[0] @ normal))
+            if distance.min() > 0.5 * float(np.diff(heights).min()):
                 raise InputError("structure set", "has an outline that lies on no slice of the series.")
-            z = int(away.argmin())
+            z = int(distance.argmin())
             mask[z] ^= polygon2mask(labels.shape[1:], (points - places[z]) @ to_pixel)
         labels[mask] = organ
     return labels
@@ -118,7 +126,7 @@ def _structure_set(sources: Sequence[Dataset], origin: LabelOrigin) -> FileDatas
     series, study, frame = Dataset(), Dataset(), Dataset()
     series.SeriesInstanceUID = first.SeriesInstanceUID
     series.ContourImageSequence = instance_references(sources)
-    study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"  # the retired study management class, as PS3.3 still asks for
+    study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"  # the retired study management class, which PS3.3 still requires
     study.ReferencedSOPInstanceUID = first.StudyInstanceUID
     study.RTReferencedSeriesSequence = DicomSequence([series])
     frame.FrameOfReferenceUID = first.FrameOfReferenceUID
@@ -138,7 +146,7 @@ def _region(organ: Organ, ds: Dataset, origin: LabelOrigin) -> Dataset:
 
 
 def _outlined(organ: Organ, mask: np.ndarray, sources: Sequence[Dataset]) -> Dataset:
-    """A region's outlines, slice by slice."""
+    """Returns a region's outlines, slice by slice."""
     item = Dataset()
     item.ReferencedROINumber, item.ROIDisplayColor = organ.index, list(organ.colour)
     found = [(n, outlines) for n in np.flatnonzero(mask.any((1, 2))).tolist() if (outlines := outlines_of(mask[n]))]
@@ -159,12 +167,19 @@ def _outlined(organ: Organ, mask: np.ndarray, sources: Sequence[Dataset]) -> Dat
 
 
 def outlines_of(mask: np.ndarray) -> list[np.ndarray]:
-    """Closed outlines of a slice's mask `[rows, columns]`, of holes too: points (row, column), the first not repeated."""
+    """Returns the closed outlines of a mask and of its holes.
+
+    Args:
+        mask: a slice's mask, `[rows, columns]` bool.
+
+    Returns:
+        One array `[points, 2]` (row, column) per outline, in pixels; the first point is not repeated at the end.
+    """
     return [outline[:-1] - 1 for outline in find_contours(np.pad(mask, 1).astype(float), 0.5)]
 
 
 def _has_holes(outlines: Sequence[np.ndarray]) -> bool:
-    """Whether some outlines run around holes. Those holes run the other way round: their signed area is of the other sign."""
+    """Returns whether some outlines enclose holes. Their signed area has the opposite sign, because they run backwards."""
     areas = [np.sum(o[:, 0] * np.roll(o[:, 1], 1) - o[:, 1] * np.roll(o[:, 0], 1)) for o in outlines]
     return bool(min(areas) < 0 < max(areas))
 
@@ -178,7 +193,7 @@ def _observation(organ: Organ) -> Dataset:
 
 
 def _axes(source: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Position of a slice's first pixel, and steps to the next column and the next row, in mm."""
+    """Returns the position of a slice's first pixel, and the steps to the next column and the next row, `[3]` each, in mm."""
     turned = np.array([float(v) for v in source.ImageOrientationPatient])
     between_rows, between_columns = (float(v) for v in source.PixelSpacing)
     place = np.array([float(v) for v in source.ImagePositionPatient])
@@ -186,7 +201,7 @@ def _axes(source: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _pixel_axes(part: Slice) -> tuple[np.ndarray, np.ndarray]:
-    """What takes a shift in mm to (rows, columns), `[3, 2]`, and the normal of the slices."""
+    """Returns the matrix `[3, 2]` from shifts in mm to shifts in (rows, columns), and the slices' normal `[3]`."""
     along, down = np.array(part.orientation[:3]) * part.spacing[1], np.array(part.orientation[3:]) * part.spacing[0]
     normal = np.cross(along, down)
     return np.stack([down / (down @ down), along / (along @ along)], 1), normal / np.linalg.norm(normal)

@@ -1,9 +1,9 @@
 """Writes DICOM segmentations with highdicom.
 
-All organs of the table are segments, whether a label map holds them or not: a segment's number is the organ's number, and
-its code says the same once more. So a label map that holds one organ only is not taken for the first one of a list.
+All organs of the table are segments, even if a label map does not contain them. A segment's number is the organ's number, and
+its code identifies the organ too. So the only organ in a label map is not confused with the first organ of the table.
 
-A label map has one SEG series for good; a new version is a new instance in it, with a higher instance number.
+All versions of a label map belong to one SEG series. A new version is a new instance with a higher instance number.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ _SERIES_NUMBER = 900
 def write_seg(
     labels: sitk.Image, series: Path | Sequence[Dataset], origin: LabelOrigin, table: OrganTable | None = None
 ) -> Dataset:
-    """A label map as a SEG of the series in a folder.
+    """Returns a label map as a SEG that refers to a series.
 
     Args:
-        labels: on the series' own grid, as `read_volume(folder)` gives it; may be empty.
-        series: folder with its files, or its headers as `source_headers` completes them.
-        origin: what it says of its origin.
+        labels: the label map on the series' own grid, as `read_volume(folder)` returns it; may be empty.
+        series: the folder of the series, or its headers from `source_headers`.
+        origin: the origin of the label map, which the SEG records.
         table: the organs; those of `configs/labels.yaml` by default.
 
     Raises:
-        InputError: the series makes no volume, or the label map does not lie on it.
+        InputError: the series is not a volume, or the label map does not fit it.
     """
     table = table or organ_table()
     sources, masks = on_series(labels, series, table)
     shown = [n for n in range(len(sources)) if masks[n].any()] or [0]
     seg = Segmentation(
         source_images=[sources[n] for n in shown],
-        pixel_array=masks[shown],  # highdicom's label maps count segments without gaps; so does ours
+        pixel_array=masks[shown],  # highdicom requires segment numbers without gaps, which the organ table has
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[_describe(k, table, origin) for k in range(1, max(table.indices) + 1)],
         series_instance_uid=seg_series_uid(sources[0].SeriesInstanceUID, origin.tag),
@@ -98,14 +98,14 @@ def _describe(k: int, table: OrganTable, origin: LabelOrigin) -> SegmentDescript
 
 
 def _instance_uid(masks: np.ndarray, sources: Sequence[Dataset], origin: LabelOrigin) -> str:
-    """Returns a UID derived from the label map, so that a PACS stores a label map once even if it is sent twice."""
+    """Returns a UID derived from the label map, so that a PACS stores a label map only once even if it is sent twice."""
     digest = hashlib.sha256(np.ascontiguousarray(masks).data)
     digest.update(repr((sources[0].SeriesInstanceUID, [str(ds.SOPInstanceUID) for ds in sources], origin)).encode())
     return derived_uid(f"instance/{digest.hexdigest()}")
 
 
 def _cielab(colour: Sequence[int]) -> list[int]:
-    """Red, green, blue (0..255, sRGB) as DICOM's CIELab values (PS3.3, C.10.7.1.1)."""
+    """Converts red, green, blue (0..255, sRGB) to DICOM's CIELab values (PS3.3, C.10.7.1.1)."""
     from skimage.color import rgb2lab
 
     lightness, a, b = rgb2lab(np.array(colour, float).reshape(1, 1, 3) / 255).ravel()

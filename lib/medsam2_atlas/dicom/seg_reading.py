@@ -1,4 +1,4 @@
-"""Reads DICOM segmentations, also those of other programs. Does not need highdicom, so reader processes start quickly."""
+"""Reads DICOM segmentations, including those of other programs. It does not use highdicom, so reader processes start fast."""
 
 from __future__ import annotations
 
@@ -19,17 +19,25 @@ _PLACE_MM = 0.01
 
 
 def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.ndarray:
-    """Returns the label map of a SEG on the grid of the series in a folder, `[slices, rows, columns]` in the series' order.
+    """Reads the label map of a SEG, on the grid of a series.
 
-    Segments are identified by their labels, else by their codes; see `segment_names`. Where organs overlap, the higher number
-    wins. Segments that are not organs must be empty: some viewers list such segments.
+    Segments are identified by their labels, else by their codes; see `segment_names`. In overlaps, the organ with the higher
+    number wins. Segments that are not organs must be empty: some viewers list such segments.
+
+    Args:
+        seg: the segmentation.
+        folder: the folder of the series that it refers to.
+        table: the organs; those of `configs/labels.yaml` by default.
+
+    Returns:
+        `[slices, rows, columns]` uint8, in the series' order.
 
     Raises:
-        InputError: not a SEG, not of this series, or a segment that is not empty and not an organ of the table.
+        InputError: the object is not a SEG of this series, or a segment that is not an organ of the table is not empty.
     """
     table = table or organ_table()
     if seg.get("Modality") != "SEG":
-        raise InputError("file", "is no DICOM segmentation.", "Send one of the modality SEG.")
+        raise InputError("file", "is not a DICOM segmentation.", "Send a file of the modality SEG.")
     series = find_series(folder)
     rows, columns = series.slices[0].size
     if (seg.get("Rows"), seg.get("Columns")) != (rows, columns):
@@ -46,19 +54,19 @@ def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.
         groups = _with_shared(groups, shared)
         organ = organs[int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)]
         if not organ:
-            problem = f"holds a segment that is no organ of the table. Such segments: {_strange(seg, organs)}."
+            problem = f"contains a segment that is not an organ of the table. Such segments: {_unknown(seg, organs)}."
             raise InputError("segmentation", problem, remedy(table))
         plane = labels[_slice_of(groups, numbers, places)]
         plane[(mask > 0) & (plane < organ)] = organ
     return labels
 
 
-def _strange(seg: Dataset, organs: dict[int, int]) -> str:
+def _unknown(seg: Dataset, organs: dict[int, int]) -> str:
     return listed([str(item.get("SegmentLabel")) for item in seg.SegmentSequence if not organs[int(item.SegmentNumber)]])
 
 
 def _organ_of(item: Dataset, table: OrganTable) -> int:
-    """Returns the organ that a segment shows; 0 for none of the table."""
+    """Returns the number of a segment's organ; 0 if it is not in the table."""
     kind = item.SegmentedPropertyTypeCodeSequence[0]
     modifiers = {m.CodeValue for m in kind.get("SegmentedPropertyTypeModifierCodeSequence", ())}
     named = (organ_named(str(item.get(key, "")), table) for key in ("SegmentLabel", "TrackingID"))
@@ -66,7 +74,7 @@ def _organ_of(item: Dataset, table: OrganTable) -> int:
 
 
 def _with_shared(groups: Dataset, shared: Dataset) -> Dataset:
-    """Returns a frame's functional groups with those that all frames share."""
+    """Returns a frame's functional groups, completed by those that all frames share."""
     both = Dataset()
     both.update(shared)
     both.update(groups)
@@ -74,7 +82,7 @@ def _with_shared(groups: Dataset, shared: Dataset) -> Dataset:
 
 
 def _slice_of(groups: Dataset, numbers: Mapping[tuple[str, int], int], places: np.ndarray) -> int:
-    """Returns the index of a frame's slice: by the image or frame that it references, else by its position."""
+    """Returns the index of a frame's slice, found by the image or frame that it references, else by its position."""
     for derivation in groups.get("DerivationImageSequence", ()):
         for source in derivation.get("SourceImageSequence", ()):
             key = referenced(source)
@@ -82,7 +90,7 @@ def _slice_of(groups: Dataset, numbers: Mapping[tuple[str, int], int], places: n
                 return numbers[key]
     if "PlanePositionSequence" in groups:
         place = np.array([float(v) for v in groups.PlanePositionSequence[0].ImagePositionPatient])
-        away = np.linalg.norm(places - place, axis=1)
-        if away.min() < max(_PLACE_MM, 0.1 * float(np.linalg.norm(places[1] - places[0]))):
-            return int(away.argmin())
+        distance = np.linalg.norm(places - place, axis=1)
+        if distance.min() < max(_PLACE_MM, 0.1 * float(np.linalg.norm(places[1] - places[0]))):
+            return int(distance.argmin())
     raise InputError("segmentation", "has a frame that lies on no slice of the series.", "Segment the series itself.")

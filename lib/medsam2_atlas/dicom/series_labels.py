@@ -1,4 +1,4 @@
-"""Label maps on the grid of a DICOM series, in the order of its slices."""
+"""Converts label maps to the grid of a DICOM series, in the order of its slices."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
 
 
 def labels_of_series(label: Path, image: Path) -> sitk.Image:
-    """Returns a label map with its voxels in the order of its image's; it may have been saved with other axes.
+    """Reads a label map, with its voxels in the order of its image's voxels. The file may have other axes.
 
     Args:
-        label: the label map.
-        image: the series' folder, or the volume that was made of it.
+        label: the label map's file.
+        image: the folder of the series, or a volume made from it.
 
     Raises:
-        InputError: one of them cannot be read, or they do not fit.
+        InputError: a file cannot be read, or the label map does not fit the image.
     """
     like = read_volume(image)
     return like.with_array(read_labels(label, like).array).restored()
 
 
 def on_series(labels: sitk.Image, series: Path | Sequence[Dataset], table: OrganTable) -> tuple[Sequence[Dataset], np.ndarray]:
-    """Returns the headers of a series, and the voxels of a label map that lies on its slices.
+    """Returns the headers of a series, and the voxels of a label map on its slices.
 
     Args:
         labels: the label map.
-        series: folder with the series' files, or its headers as `source_headers` completes them.
+        series: the folder of the series, or its headers from `source_headers`.
         table: the organs.
 
     Returns:
-        The headers in the order of the slices, and the voxels `[slices, rows, columns]`, uint8.
+        The headers in the order of the slices, and the voxels, `[slices, rows, columns]` uint8.
 
     Raises:
-        InputError: the series makes no volume, or the label map has another shape, or values that are not in the table.
+        InputError: the series is not a volume, or the label map has another shape or values that are not in the table.
     """
     import SimpleITK as sitk
 
@@ -54,23 +54,23 @@ def on_series(labels: sitk.Image, series: Path | Sequence[Dataset], table: Organ
     shape = (len(sources), int(sources[0].Rows), int(sources[0].Columns))
     if masks.shape != shape:
         raise InputError("label map", f"has shape {masks.shape}, the series {shape}.", "Resample the label map onto the image.")
-    strange = sorted({int(v) for v in np.unique(masks)} - {0, *table.indices})
-    if strange:
-        raise InputError("label map", f"holds values {strange} that are not in the organ table.")
+    unknown = sorted({int(v) for v in np.unique(masks)} - {0, *table.indices})
+    if unknown:
+        raise InputError("label map", f"contains values {unknown} that are not in the organ table.")
     return sources, masks
 
 
 def seg_to_file(seg: Path, series: Path, image: Path, file: Path) -> None:
-    """Writes the label map of a DICOM SEG, which is decoded in a reader process.
+    """Writes the label map of a DICOM SEG to an image file. A reader process decodes the SEG.
 
     Args:
         seg: the DICOM file.
-        series: folder of the series that it refers to.
-        image: the volume that was made of the series.
-        file: to write, an image file.
+        series: the folder of the series that it refers to.
+        image: a volume made from the series.
+        file: the image file to write.
 
     Raises:
-        InputError: not a SEG of this series, or a segment that is not empty and not an organ.
+        InputError: the object is not a SEG of this series, or a segment that is not an organ is not empty.
     """
     import SimpleITK as sitk
 

@@ -1,4 +1,4 @@
-"""Makes texts valid for DICOM's value representations (PS3.5, 6.2): they are cut, cleaned or emptied, never refused."""
+"""Makes texts valid for DICOM's value representations (PS3.5, 6.2). Texts are cut, cleaned or emptied, never refused."""
 
 from __future__ import annotations
 
@@ -13,19 +13,29 @@ _GROUPS, _COMPONENTS = 3, 5
 
 
 def line(value: Any, length: int = _LONG) -> str:
-    """Returns a text of one line (LO, SH) with at most `length` characters and no backslash, which separates values."""
+    r"""Returns a text of one line (LO, SH) with at most `length` characters and no backslash, which separates values.
+
+    Examples:
+        >>> line("liver\\spleen\n")
+        'liver spleen'
+    """
     text = _CONTROL.sub(" ", "" if value is None else str(value).encode("utf-8", "replace").decode()).strip()
     return text[:length].strip()
 
 
 def person_name(value: Any) -> str:
-    """Returns a person's name (PN): at most three groups of five components, each group at most 64 characters."""
+    """Returns a person's name (PN): at most three groups of five components; a group has at most 64 characters."""
     groups = line(value, _GROUPS * (_LONG + 1)).split("=")[:_GROUPS]
     return "=".join("^".join(group.split("^")[:_COMPONENTS])[:_LONG] for group in groups).rstrip("=")
 
 
 def code_string(value: str) -> str:
-    """Returns a code string (CS): at most 16 upper-case letters, digits and underscores, with a letter first."""
+    """Returns a code string (CS): at most 16 upper-case letters, digits and underscores; the first is a letter.
+
+    Examples:
+        >>> code_string("final 2")
+        'FINAL_2'
+    """
     text = "".join(c if c.isascii() and c.isalnum() else "_" for c in value.upper()).strip("_")
     return (text if text[:1].isalpha() else f"LABEL_{text}".rstrip("_"))[:_SHORT]
 
@@ -37,11 +47,11 @@ def date(value: Any) -> str:
 
 
 def time_of_day(value: Any) -> str:
-    """Returns a time (TM), HHMMSS.FFFFFF or its beginning; empty if the value is not a time."""
+    """Returns a time (TM), HHMMSS.FFFFFF or the beginning of this form; empty if the value is not a time."""
     text = str(value or "").strip()
     return text if _TIME.fullmatch(text) else ""
 
 
 def decimal(value: float) -> str:
-    """Returns a number as a decimal string (DS), which has at most 16 characters."""
+    """Returns a number as a decimal string (DS) of at most 16 characters."""
     return next(text for digits in range(12, 0, -1) if len(text := f"{value:.{digits}g}") <= _SHORT)

@@ -1,7 +1,7 @@
 """A client of a DICOMweb server (PACS): lists series (QIDO-RS), fetches a series (WADO-RS), stores an object (STOW-RS).
 
-Its answers are not trusted: they have a max size, objects are written to disk as they arrive, without being parsed, UIDs are
-checked before they are put into a URL, and every call has a time limit.
+The server's answers are not trusted. They have a max size; objects are written to disk as they arrive, without parsing; UIDs
+are checked before they enter a URL; every call has a time limit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _JSON = "application/dicom+json, application/json"
 _OBJECTS = 'multipart/related; type="application/dicom"'
 _ANY_SYNTAX = f"{_OBJECTS}; transfer-syntax=*"
 _REFUSED = (400, 406, 415)
-"""Statuses of servers that do not know `transfer-syntax=*`."""
+"""The statuses with which servers refuse `transfer-syntax=*`."""
 _PREAMBLE = b"\0" * 128
 _BOUNDARY = "medsam2-atlas-0f3cf5c0-70e0-41ef-baef-c6f9f65ec3e1"
 _DUPLICATE = 0x0111
@@ -45,10 +45,17 @@ _UNANSWERED = (requests.ConnectionError, requests.Timeout)
 class DicomWebLimits:
     """Limits on the time and size of calls.
 
-    connect: max seconds to connect. silence: seconds without an answer after which the server is probed. probe: max seconds
-    until it answers the probe. pause: max seconds between two pieces of an answer, for lists and stores. series_pause: the same
-    for a series. list_seconds, series_seconds, store_seconds: max seconds of a whole call. list_bytes: max size of a list.
-    series: max size of a series.
+    Attributes:
+        connect: max seconds to connect.
+        silence: seconds without an answer after which the server is probed.
+        probe: max seconds until the server answers the probe.
+        pause: max seconds between two pieces of an answer, when listing or storing.
+        series_pause: the same when fetching a series.
+        list_seconds: max seconds for listing series.
+        series_seconds: max seconds for fetching a series.
+        store_seconds: max seconds for storing an object.
+        list_bytes: max bytes of a list.
+        series: max size of a series.
     """
 
     connect: float = 3.0
@@ -64,7 +71,15 @@ class DicomWebLimits:
 
 
 class DicomWeb:
-    """A DICOMweb server. Safe for several threads."""
+    """A client of one DICOMweb server. Several threads may use it.
+
+    Args:
+        url: the server's URL.
+        session: the HTTP session, with user name and password if required; a new session by default.
+        prefixes: the path after the URL by service (`qido`, `wado`, `stow`); none by default.
+        breaker: the circuit breaker, which refuses calls after one was not answered; a new one by default.
+        limits: the limits on time and size; the defaults of `DicomWebLimits` if None.
+    """
 
     def __init__(
         self,
@@ -75,26 +90,18 @@ class DicomWeb:
         breaker: CircuitBreaker | None = None,
         limits: DicomWebLimits | None = None,
     ) -> None:
-        """
-        Args:
-            url: of the server.
-            session: with the user name and password, if required.
-            prefixes: path after the URL for each service (`qido`, `wado`, `stow`), if any.
-            breaker: refuses calls at once after one was not answered.
-            limits: sizes and times.
-        """
         self._url, self._session = url.strip().rstrip("/"), session or Session()
         self._prefixes = prefixes or {}
         self.breaker = breaker or CircuitBreaker("PACS")
         self._limits = limits or DicomWebLimits()
         self._probing = threading.Lock()
-        self._any_syntax = True  # whether the server is asked for objects in any transfer syntax
+        self._any_syntax = True  # whether objects are requested in any transfer syntax
 
-    def suspect(self) -> None:
-        """Probes the server with a minimal request, in a separate thread, because a call has not been answered for a while.
+    def start_probe(self) -> None:
+        """Starts a thread that probes the server with a minimal request. Call it if a request has no answer for a while.
 
-        A server that is slow with one request answers the probe and stays in use. If it does not answer, the circuit breaker
-        refuses all other calls.
+        A server that is only slow with one request answers the probe and stays in use. If it does not answer, the circuit
+        breaker refuses all further calls.
         """
         threading.Thread(target=self._probe, name="PACS probe", daemon=True).start()
 
@@ -118,11 +125,14 @@ class DicomWeb:
         return "/".join(part for part in (self._url, prefix, path) if part)
 
     def list_series(self, filters: Mapping[str, Any]) -> list[Any]:
-        """Returns the series that match the filters, as DICOM JSON, without further checks.
+        """Returns the series that match the filters, as unchecked DICOM JSON.
+
+        Args:
+            filters: the query parameters of QIDO-RS.
 
         Raises:
             UnavailableError: the server does not answer.
-            StorageError: its answer is not a list.
+            StorageError: the answer is not a list.
         """
         query = {**{key: str(value) for key, value in filters.items()}, "includefield": "SeriesDescription"}
         budget = self._limits.list_seconds
@@ -131,38 +141,46 @@ class DicomWeb:
         try:
             found = json.loads(content) if content else []
         except (ValueError, RecursionError) as error:
-            raise StorageError("PACS", f"answers with something else than a list of series ({str(error)[:200]}).") from error
+            raise StorageError("PACS", f"answers with something other than a list of series ({str(error)[:200]}).") from error
         found = [found] if isinstance(found, dict) else found
         if not isinstance(found, list):
-            raise StorageError("PACS", "answers with something else than a list of series.")
+            raise StorageError("PACS", "answers with something other than a list of series.")
         return found
 
     def fetch_series(self, study: str, series: str, folder: Path) -> list[Path]:
-        """Writes the objects of a series into an empty folder while they arrive.
+        """Writes the objects of a series to a folder while they arrive.
 
-        They are asked for in any transfer syntax, since a server that keeps them compressed may not be able to convert them;
-        the reader of the series decodes them. A server that refuses such a request is asked again without naming a syntax.
+        The request accepts any transfer syntax, because a server with compressed objects may be unable to convert them; the
+        reader of the series decodes them. If a server refuses this request, it is repeated without a transfer syntax.
+
+        Args:
+            study: the Study Instance UID.
+            series: the Series Instance UID.
+            folder: an existing, empty folder.
+
+        Returns:
+            The files that were written.
 
         Raises:
-            InputError: an invalid UID, or more objects or bytes than the limits allow.
-            UnavailableError: the server does not answer, or not in time.
-            StorageError: the server refuses, or the disk cannot be written.
+            InputError: a UID is not valid, or the answer exceeds a limit.
+            UnavailableError: the server does not answer in time.
+            StorageError: the server refuses the request, or the disk cannot be written.
         """
         if not (valid_uid(study) and valid_uid(series)):
-            raise InputError(repr(series[:80]), "is no UID.", "Have the PACS correct the series.")
+            raise InputError(repr(series[:80]), "is not a UID.", "Correct the series in the PACS.")
         path = f"studies/{study}/series/{series}"
         files = self._fetch(path, folder, _ANY_SYNTAX, refusals=_REFUSED) if self._any_syntax else None
         if files is None:
             files = self._fetch(path, folder, _OBJECTS)
             if files is not None and self._any_syntax:
-                log.warning("the PACS does not send objects in any transfer syntax; it is asked without one from now on")
+                log.warning("the PACS refuses requests that accept any transfer syntax; further requests name no syntax")
                 self._any_syntax = False
         for file in files or []:
             _add_preamble(file)
         return files or []
 
     def _fetch(self, path: str, folder: Path, accept: str, refusals: tuple[int, ...] = ()) -> list[Path] | None:
-        """Writes the objects that are sent for a path; returns None if the answer has one of the statuses in `refusals`."""
+        """Writes the objects of a path; returns None if the answer has one of the statuses in `refusals`."""
         budget, limits = self._limits.series_seconds, self._limits.series
         pause, headers = self._limits.series_pause, {"Accept": accept}
         with self._asking("GET", "wado", path, budget, pause=pause, headers=headers, taken=refusals) as answer:
@@ -170,7 +188,7 @@ class DicomWeb:
                 return None
             kind = answer.headers.get("Content-Type", "")
             pieces = self._pieces(answer, budget, limits.total_bytes)
-            if kind.lower().startswith("application/dicom"):  # one object, without the multipart message around it
+            if kind.lower().startswith("application/dicom"):  # one object, not in a multipart message
                 file = folder / "00000.dcm"
                 with file.open("xb") as stream:
                     for piece in pieces:
@@ -182,11 +200,11 @@ class DicomWeb:
                 return message.finish()
 
     def store(self, file: Path) -> None:
-        """Stores a DICOM file. An instance that the server already has is left as it is.
+        """Stores a DICOM file. An instance that the server already has stays unchanged.
 
         Raises:
             UnavailableError: the server does not answer.
-            StorageError: it rejects the object.
+            StorageError: the server rejects the object.
         """
         head = f"--{_BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         body = head + file.read_bytes() + f"\r\n--{_BOUNDARY}--\r\n".encode()
@@ -196,8 +214,8 @@ class DicomWeb:
             content = b"".join(self._pieces(answer, budget, self._limits.list_bytes))
         reasons = _failures(content)
         if [reason for reason in reasons if reason != _DUPLICATE] or (answer.status_code == 409 and not reasons):
-            told = ", ".join(f"{reason:04X}H" for reason in reasons) or f"status {answer.status_code}"
-            raise StorageError("PACS", f"does not take the object ({told}).", "Its log tells why.")
+            listed = ", ".join(f"{reason:04X}H" for reason in reasons) or f"status {answer.status_code}"
+            raise StorageError("PACS", f"rejects the object ({listed}).", "See its log.")
 
     @contextmanager
     def _asking(
@@ -211,18 +229,18 @@ class DicomWeb:
         taken: tuple[int, ...] = (),
         **options: Any,
     ) -> Iterator[Response]:
-        """Yields an answer as soon as its headers have arrived; the body is still to be read."""
+        """Yields an answer as soon as its headers have arrived; the caller reads the body."""
         url, timeout = self._address(service, path), (self._limits.connect, pause or self._limits.pause)
         began = self.breaker.begin()
-        silence = _timer(self._limits.silence, self.suspect)
+        silence = _timer(self._limits.silence, self.start_probe)
         try:
             answer = self._session.request(method, url, stream=True, timeout=timeout, **options)
         except _UNANSWERED as error:
             self.breaker.failed(began, _short(error))
-            raise UnavailableError("PACS", f"cannot be asked ({_short(error)}).", "Is it running?") from error
+            raise UnavailableError("PACS", f"cannot be reached ({_short(error)}).", "Is it running?") from error
         except RequestException as error:
             self.breaker.given_up(began)
-            raise StorageError("PACS", f"cannot be asked ({_short(error)}).", "Check its URL.") from error
+            raise StorageError("PACS", f"cannot be reached ({_short(error)}).", "Check its URL.") from error
         finally:
             silence.cancel()
         self.breaker.answered()
@@ -235,19 +253,19 @@ class DicomWeb:
             self.breaker.failed(began, _short(error))
             raise UnavailableError("PACS", f"stopped answering ({_short(error)}).", "Is it running?") from error
         except RequestException as error:
-            raise UnavailableError("PACS", f"broke its answer off ({_short(error)}).", "Try again.") from error
+            raise UnavailableError("PACS", f"ended its answer too early ({_short(error)}).", "Try again.") from error
         finally:
             watch.cancel()
             answer.close()
 
     def _pieces(self, answer: Response, seconds: float, limit: int) -> Iterator[bytes]:
-        """Yields the body as it arrives, within a number of bytes and seconds."""
+        """Yields the body as it arrives, up to a limit of bytes and seconds."""
         deadline, read = time.monotonic() + seconds, 0
         for piece in answer.iter_content(_CHUNK):
             read += len(piece)
             self.breaker.answered()
             if read > limit:
-                raise InputError("answer of the PACS", f"is larger than {limit / 1e6:.0f} MB.", "Ask for less.")
+                raise InputError("answer of the PACS", f"is larger than {limit / 1e6:.0f} MB.", "Request less.")
             if time.monotonic() > deadline:
                 raise UnavailableError("PACS", f"has not sent everything within {seconds:.0f} s.", "Try again later.")
             yield piece
@@ -261,13 +279,13 @@ def _timer(seconds: float, call: Callable[[], None]) -> threading.Timer:
 
 
 def _interrupt(answer: Response) -> None:
-    """Interrupts another thread that reads an answer; closing the socket would not wake that thread."""
-    with suppress(OSError, ValueError, RuntimeError):  # it may have ended just now
+    """Interrupts another thread that reads an answer. Closing the socket would not wake that thread."""
+    with suppress(OSError, ValueError, RuntimeError):  # the thread may have finished in the meantime
         answer.raw.shutdown()
 
 
 def _add_preamble(file: Path) -> None:
-    """Adds the preamble and prefix to an object that a server has sent without them, which makes it a DICOM file."""
+    """Completes an object that a server sent without preamble or prefix to a DICOM file."""
     with file.open("rb") as stream:
         begin = stream.read(132)
     if begin[128:132] == b"DICM":
@@ -287,14 +305,15 @@ def _add_preamble(file: Path) -> None:
 
 
 def _failures(content: bytes) -> list[int]:
-    """Returns the reasons why objects were not stored, from a STOW-RS answer in JSON."""
+    """Returns the failure reasons of the objects that were not stored, from a STOW-RS answer in JSON."""
     try:
-        told = json.loads(content) if content else {}
+        about = json.loads(content) if content else {}
     except (ValueError, RecursionError):
-        return []  # XML, or nothing: the status has said whether it worked
-    if isinstance(told, list):
-        told = told[0] if told else {}
-    items = told.get(_FAILED, {}).get("Value", []) if isinstance(told, dict) and isinstance(told.get(_FAILED, {}), dict) else []
+        return []  # XML, or empty: the status already tells success from failure
+    if isinstance(about, list):
+        about = about[0] if about else {}
+    failed = about.get(_FAILED, {}) if isinstance(about, dict) else {}
+    items = failed.get("Value", []) if isinstance(failed, dict) else []
     found = []
     for item in items if isinstance(items, list) else []:
         value = item.get(_REASON, {}) if isinstance(item, dict) else {}

@@ -1,4 +1,4 @@
-"""MedSAM2: network, weights, and the engine that propagates boxes through a volume."""
+"""MedSAM2: the network, its weights, and the engine that propagates boxes through a volume."""
 
 from medsam2_atlas.medsam2.checkpoint import Weights, find_checkpoint, load_weights
 from medsam2_atlas.medsam2.config import MedSAM2Config, medsam2_config

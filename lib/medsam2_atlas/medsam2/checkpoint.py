@@ -1,4 +1,4 @@
-"""Finding, checking and loading weights."""
+"""Finds, checks and loads weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ ENVIRONMENT = "MEDSAM2_CHECKPOINT"
 
 @dataclass(frozen=True)
 class Weights:
-    """A network with weights, and where they came from. `mark` is empty for the official ones."""
+    """A network with its weights, and their origin.
+
+    Attributes:
+        network: the network, a `SAM2Base`.
+        config: the network's configuration.
+        file: the checkpoint that was loaded.
+        sha256: the checksum of the checkpoint.
+        mark: a text that marks results of other than the official weights; empty for the official weights.
+    """
 
     network: Any
     config: DictConfig
@@ -34,32 +42,34 @@ class Weights:
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """The device of the network's parameters."""
         device: torch.device = next(self.network.parameters()).device
         return device
 
     def on(self, device: torch.device) -> Weights:
-        """These weights on a device: themselves where they lie there, else a copy.
+        """Returns the weights on a device: these weights if they are on it, else a copy.
 
         Raises:
-            torch.OutOfMemoryError: the device has no memory for them.
+            torch.OutOfMemoryError: the device has too little memory for the copy.
         """
         return self if device == self.device else replace(self, network=copy.deepcopy(self.network).to(device))
 
     def describe(self) -> dict[str, str]:
-        """For reports."""
+        """Returns the file, its checksum and the mark, for reports."""
         return {"file": str(self.file), "sha256": self.sha256, "mark": self.mark}
 
 
 def find_checkpoint(given: Path | None = None, demo: bool = True) -> Path:
-    """Returns the checkpoint to run: the one given, `$MEDSAM2_CHECKPOINT`, the model folder, and last the demo weights.
+    """Returns the checkpoint to use.
+
+    The search order is `given`, `$MEDSAM2_CHECKPOINT`, the official weights in the model folder, the demo weights.
 
     Args:
-        given: wins over everything else, and must exist.
-        demo: whether the demo weights will do.
+        given: a checkpoint that takes precedence and must exist; None by default.
+        demo: whether the demo weights are acceptable.
 
     Raises:
-        WeightsError: nothing found; the message says where it was looked for.
+        WeightsError: the given file does not exist, or there is no checkpoint.
     """
     if given is not None or os.environ.get(ENVIRONMENT):
         chosen = given if given is not None else Path(os.environ[ENVIRONMENT])
@@ -76,18 +86,22 @@ def find_checkpoint(given: Path | None = None, demo: bool = True) -> Path:
         except FileNotFoundError:
             pass
     raise WeightsError(
-        official, "is not there.", f"Run `medsam2-atlas weights fetch`, or name a file by --checkpoint or ${ENVIRONMENT}."
+        official, "is missing.", f"Run `medsam2-atlas weights fetch`, or name a file by --checkpoint or ${ENVIRONMENT}."
     )
 
 
 def load_weights(file: Path, config: str | Path | None = None, device: torch.device | None = None) -> Weights:
-    """Loads a checkpoint `{"model": state_dict}`: every tensor of the network, none else, each of the right shape.
+    """Loads a checkpoint `{"model": state_dict}`. It must contain exactly the network's tensors, each of the right shape.
 
-    The network is that of `config`; else the one the checkpoint names (demo weights do); else the official one. A checkpoint
-    names only configurations that come with the project, never a file: a configuration says which code runs.
+    Args:
+        file: the checkpoint.
+        config: the network's configuration, by name or file. By default, it is the configuration that the checkpoint names (as
+            demo weights do), or else the official one. A checkpoint may name only configurations that come with the project,
+            because a configuration determines which code runs.
+        device: the device of the network; the CPU by default.
 
     Raises:
-        WeightsError: not a checkpoint, or one of another network; the message names the tensors.
+        WeightsError: the file is not a checkpoint, or it belongs to another network; the message names the tensors.
     """
     content = _read(file)
     chosen = load_config(config if config is not None else _named_config(file, content.get("config")))
@@ -99,7 +113,7 @@ def load_weights(file: Path, config: str | Path | None = None, device: torch.dev
 
 
 def _named_config(file: Path, named: object) -> str:
-    """Returns the name of the configuration that a checkpoint names; the official one's if it names none."""
+    """Returns the configuration that a checkpoint names; the official one if it names none."""
     if not isinstance(named, str):
         return OFFICIAL
     if named not in config_names():
@@ -124,7 +138,9 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise WeightsError(file, 'does not have the form {"model": state_dict}.', "Use a checkpoint of MedSAM2 as published.")
     if not all(isinstance(t, torch.Tensor) for t in content["model"].values()):
-        raise WeightsError(file, "holds other things than tensors in its state.", "Use a checkpoint of MedSAM2 as published.")
+        raise WeightsError(
+            file, "contains values other than tensors in its state.", "Use a checkpoint of MedSAM2 as published."
+        )
     return content
 
 

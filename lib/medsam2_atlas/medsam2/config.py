@@ -1,4 +1,4 @@
-"""Settings of MedSAM2's inference; values in `configs/medsam2.yaml`. Networks are described in `configs/medsam2/`."""
+"""Settings of MedSAM2's inference; `configs/medsam2.yaml` has their values, `configs/medsam2/` the networks."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ from medsam2_atlas.base.resource import resource
 
 
 class MedSAM2Config(Settings):
-    """How MedSAM2 sees a CT, and how much it does at once.
+    """The HU window of MedSAM2's input, and the sizes of batches.
 
-    Batches cost memory and save time; results differ by rounding only.
+    Larger batches need more memory and less time; results differ by rounding only.
     """
 
     window: tuple[float, float] = Field(
-        (-100.0, 500.0), description="HU that become 0 and 255, beyond is clipped; MedSAM2 was trained with these"
+        (-100.0, 500.0), description="HU to which the CT is clipped; MedSAM2 was trained with this window"
     )
     batch: int = Field(
         16,
         ge=1,
-        description="organs and directions that take a step together; 1 repeats the official predictor's arithmetic to the "
-        "last digits, more is faster",
+        description="tracks (organ and direction) that take a step together; 1 repeats the official predictor's arithmetic to "
+        "the last digits, more is faster",
     )
-    encoder_batch: int = Field(4, ge=1, description="slices that are encoded together; more take more memory")
-    small_batch: int = Field(4, ge=1, description="as batch, when the GPU's memory is short; 1 when it is still too little")
-    small_encoder_batch: int = Field(2, ge=1, description="as encoder_batch, when the GPU's memory is short; 1 as above")
+    encoder_batch: int = Field(4, ge=1, description="slices that are encoded together; more need more memory")
+    small_batch: int = Field(
+        4, ge=1, description="replaces `batch` if the GPU's memory is short; 1 is used if it is still too short"
+    )
+    small_encoder_batch: int = Field(
+        2, ge=1, description="replaces `encoder_batch` if the GPU's memory is short; 1 is used if it is still too short"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> MedSAM2Config:
@@ -38,7 +42,7 @@ class MedSAM2Config(Settings):
         return self
 
     def batches(self, memory: Memory) -> tuple[int, int]:
-        """Returns how many organs and directions take a step together, and how many slices are encoded together."""
+        """Returns the batch size of tracks and the batch size of encoded slices, for a step of the memory ladder."""
         sizes = {"small": (self.small_batch, self.small_encoder_batch), "smallest": (1, 1)}
         return sizes.get(memory, (self.batch, self.encoder_batch))
 
@@ -48,6 +52,6 @@ def medsam2_config(file: Path | None = None) -> MedSAM2Config:
     """Returns the settings in `configs/medsam2.yaml`, or in another file.
 
     Raises:
-        InputError: the file does not hold valid settings.
+        InputError: the file does not contain valid settings.
     """
     return read_config(MedSAM2Config, file or resource("configs/medsam2.yaml"), "configuration of MedSAM2")

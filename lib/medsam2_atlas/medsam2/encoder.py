@@ -1,4 +1,4 @@
-"""Encodes slices, each once, and keeps their features."""
+"""Encodes each slice once and stores its features."""
 
 from __future__ import annotations
 
@@ -15,38 +15,41 @@ from medsam2_atlas.medsam2.preprocessing import to_network
 
 @dataclass(frozen=True)
 class SliceFeatures:
-    """What the image encoder makes of slices: `levels`, from fine to coarse, each `[n, c, h, w]`."""
+    """The image encoder's features of n slices: `levels`, from fine to coarse, each `[n, c, h, w]`."""
 
     levels: tuple[torch.Tensor, ...]
 
 
 class FeatureStore:
-    """The features of one volume's slices, made when first asked for and kept for later passes."""
+    """The features of one volume's slices, computed at first use and stored for later passes.
+
+    Args:
+        network: a SAM 2.1 network.
+        planes: returns slice z, `[y, x]` uint8.
+        batch: the number of slices that are encoded together.
+        kept_on: the device that stores the features; by default the network's device.
+
+    Attributes:
+        position: the position encoding of the coarsest level, `[1, c, h, w]`; None before the first slice is encoded.
+    """
 
     def __init__(
         self, network: Any, planes: Callable[[int], np.ndarray], batch: int, kept_on: torch.device | None = None
     ) -> None:
-        """
-        Args:
-            network: a SAM 2.1 network.
-            planes: gives slice z as 8-bit `[y, x]`.
-            batch: slices encoded together.
-            kept_on: where features are kept; by default where the network lies.
-        """
         self._network, self._planes, self._batch, self._kept_on = network, planes, batch, kept_on
         self._features: dict[int, SliceFeatures] = {}
         self.position: torch.Tensor | None = None
 
     def stack(self, slices: Sequence[int]) -> SliceFeatures:
-        """Features of several slices as one batch, where the network lies."""
-        for z in slices:  # those that nobody has asked to encode together
+        """Returns the features of several slices as one batch on the network's device; encodes missing slices one by one."""
+        for z in slices:
             self.encode([z])
         found = (self._features[z].levels for z in slices)
         return SliceFeatures(tuple(torch.cat(level).to(self._network.device) for level in zip(*found, strict=True)))
 
     @torch.inference_mode()
     def encode(self, slices: Iterable[int], progress: Progress = silent) -> None:
-        """Encodes those of the slices that have not been encoded yet."""
+        """Encodes the slices whose features are not stored yet."""
         todo = sorted(set(slices) - set(self._features))
         size = int(self._network.image_size)
         for start in range(0, len(todo), self._batch):
@@ -60,5 +63,5 @@ class FeatureStore:
             progress("encoding slices", (start + len(part)) / len(todo))
 
     def _kept(self, level: torch.Tensor) -> torch.Tensor:
-        """Returns a copy of its own: a part of a batch would keep the whole batch."""
+        """Returns a copy for storage: a view of a batch would keep the whole batch in memory."""
         return level.clone() if self._kept_on is None else level.to(self._kept_on, copy=True)

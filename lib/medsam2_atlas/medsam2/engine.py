@@ -1,4 +1,4 @@
-"""MedSAM2 on a volume: prompts in, logits out."""
+"""Runs MedSAM2 on a volume: from prompts to logits."""
 
 from __future__ import annotations
 
@@ -20,30 +20,53 @@ from medsam2_atlas.medsam2.propagation import BOX_FIRST, BOX_LAST, OFF, ON, Mend
 from medsam2_atlas.prompting import Box, MarkedOrgan, OrganPrompt, SliceMarks
 
 _MAX_HOLE = 8
-"""Pixels of the network's mask resolution; `fill_hole_area` of the official predictor."""
+"""Max size of a filled hole, in pixels of the network's mask resolution; `fill_hole_area` of the official predictor."""
 _FILLED_LOGIT = 0.1
-"""Logit of filled holes: positive, and no more, as in the official predictor."""
+"""Logit of filled holes: slightly positive, as in the official predictor."""
 
 
 @dataclass(frozen=True)
 class OrganLogits:
-    """Mask logits of one organ on slices `z_min..z_min + n − 1`: `low` `[n, h, w]` at the network's mask resolution."""
+    """The mask logits of one organ on n successive slices.
+
+    Attributes:
+        label: the organ number.
+        z_min: the first slice.
+        values: the logits, `[n, h, w]`, at the network's mask resolution (a quarter of its input's).
+    """
 
     label: int
     z_min: int
-    low: torch.Tensor
+    values: torch.Tensor
 
     def __contains__(self, z: int) -> bool:
-        return 0 <= z - self.z_min < len(self.low)
+        return 0 <= z - self.z_min < len(self.values)
 
     def plane(self, z: int, shape: tuple[int, int]) -> torch.Tensor:
-        """Returns logits `[y, x]` of a slice at image resolution, by bilinear interpolation as the official predictor does."""
-        low = self.low[z - self.z_min][None, None]
-        return F.interpolate(low, size=shape, mode="bilinear", align_corners=False)[0, 0]
+        """Returns the logits of slice `z` at image resolution, by bilinear interpolation as in the official predictor.
+
+        Args:
+            z: the slice.
+            shape: the rows and columns of the image.
+
+        Returns:
+            `[y, x]`.
+        """
+        small = self.values[z - self.z_min][None, None]
+        return F.interpolate(small, size=shape, mode="bilinear", align_corners=False)[0, 0]
 
 
 class MedSAM2Volume:
-    """One CT prepared for MedSAM2; slices are encoded once, however often it is prompted."""
+    """A CT prepared for MedSAM2. Each slice is encoded once, however often the volume is prompted.
+
+    Args:
+        weights: the network and its weights.
+        hu: the CT in HU, `[z, y, x]`, in the LPS orientation.
+        window: the HU to which the CT is clipped; those of `configs/medsam2.yaml` by default.
+        batch: the tracks (organ and direction) that take a step together; the value of `configs/medsam2.yaml` by default.
+        memory: the step of the memory ladder. `small` stores the slices' features in main memory and uses smaller batches,
+            `smallest` uses batches of one.
+    """
 
     def __init__(
         self,
@@ -54,15 +77,6 @@ class MedSAM2Volume:
         batch: int | None = None,
         memory: Memory = "",
     ) -> None:
-        """
-        Args:
-            weights: network and weights.
-            hu: CT `[z, y, x]` in HU, LPS orientation.
-            window: HU range that is kept.
-            batch: organs and directions that take a step together. For both, `configs/medsam2.yaml` has the default.
-            memory: how sparing to be with the memory of the network's device: `small` keeps the slices' features in main
-                memory and takes smaller batches, `smallest` takes one slice and one step at a time.
-        """
         spares = memory in ("small", "smallest")
         max_batch, encoder_batch = medsam2_config().batches(memory)
         if batch is None or (spares and batch > max_batch):
@@ -82,13 +96,13 @@ class MedSAM2Volume:
         fill_holes: bool = False,
         progress: Progress = silent,
     ) -> dict[int, OrganLogits]:
-        """Returns logits per label for all slices of each prompt's range.
+        """Returns the logits by label, for all slices of each prompt's range.
 
         Args:
-            prompts: one per label, in voxel indices of the volume.
-            loop: what a second box in a direction does; see `propagation`.
-            fill_holes: fill holes of up to 8 low-resolution pixels, as the official CUDA build does.
-            progress: called with stage and fraction completed.
+            prompts: one prompt per label, in voxel indices of the volume.
+            loop: the effect of a second box in a direction; see `propagation`.
+            fill_holes: whether holes of up to 8 pixels (at mask resolution) are filled, as the official CUDA build does.
+            progress: called with the stage and the fraction completed.
         """
         if not prompts:
             return {}
@@ -101,8 +115,8 @@ class MedSAM2Volume:
             for track in tracks:
                 if track.label == p.label:
                     found |= {z: track.logits[z] for z in range(min(track.start, track.end), max(track.start, track.end) + 1)}
-            low = torch.cat([found[z] for z in range(p.z_min, p.z_max + 1)]).cpu()
-            results[p.label] = OrganLogits(p.label, p.z_min, _filled(low) if fill_holes else low)
+            logits = torch.cat([found[z] for z in range(p.z_min, p.z_max + 1)]).cpu()
+            results[p.label] = OrganLogits(p.label, p.z_min, _filled(logits) if fill_holes else logits)
         return results
 
     def segment_marked(
@@ -114,19 +128,20 @@ class MedSAM2Volume:
         mend: Mend | None = None,
         progress: Progress = silent,
     ) -> OrganLogits:
-        """Returns logits of an organ that a person has marked, on all slices on which it is visible.
+        """Returns the logits of an organ that a person has marked, on all slices on which the organ is visible.
 
-        The slices that tell what the organ is condition all others from the start, as in the official predictor. A marked
-        slice that only corrects is tracked first and then segmented again from its marks and the tracked mask together;
-        then everything is tracked once more with the result, so that a correction mends the slices around it.
+        The slices that define the organ condition all others from the start, as in the official predictor. A correcting slice
+        is first tracked, then segmented again from its marks together with the tracked mask. After that, all slices are tracked
+        once more with the result, so that a correction also changes the slices around it.
 
         Args:
-            organ: in voxel indices of the volume.
-            patience, min_certainty: when the search in a direction ends; see `Track`.
-            mend: changes the network's logits of a marked slice before they are remembered.
-            progress: called with stage and fraction completed.
+            organ: the marks, in voxel indices of the volume.
+            patience: the number of slices without the organ after which the search in a direction ends; see `Track`.
+            min_certainty: the min certainty of a slice with the organ; see `Track`.
+            mend: changes the network's logits of a marked slice before they enter the memory; None by default.
+            progress: called with the stage and the fraction completed.
         """
-        starts = {marks.z: self._points(marks) for marks in organ.telling}
+        starts = {marks.z: self._points(marks) for marks in organ.defining}
         corrections = {marks.z: self._points(marks) for marks in organ.correcting}
         share = 0.5 if corrections else 1.0
         tracks = self._both_ways(organ, min(starts), patience, min_certainty)
@@ -141,7 +156,7 @@ class MedSAM2Volume:
             for track in tracks:
                 track.starting, track.logits = dict(known), dict(logits)
             self._propagator.run(tracks, part(progress, share, 1))
-        found = {z: low for track in tracks for z, low in track.logits.items()}
+        found = {z: logits for track in tracks for z, logits in track.logits.items()}
         return OrganLogits(organ.label, min(found), torch.cat([found[z] for z in sorted(found)]).cpu())
 
     @staticmethod
@@ -150,7 +165,7 @@ class MedSAM2Volume:
         return [Track(organ.label, start, end, way, patience=patience, min_certainty=min_certainty) for end, way in ways]
 
     def _tracks(self, prompt: OrganPrompt, loop: Loop) -> list[Track]:
-        """From the middle box up to z_max, and from it down to z_min with a fresh memory."""
+        """Returns one track from the middle box up to z_max, and one down to z_min with a new memory."""
         boxes = {b.z: self._points(SliceMarks(b.z, b.box)) for b in prompt.boxes}
         middle = prompt.middle.z
         above = {z: box for z, box in boxes.items() if z >= middle}
@@ -162,7 +177,7 @@ class MedSAM2Volume:
         return [up, Track(prompt.label, middle, prompt.z_min, -1, below)]
 
     def _points(self, marks: SliceMarks) -> Points:
-        """Marks in the network's pixels; the box first, as the official predictor has them."""
+        """Converts a slice's marks to the network's pixels; the box comes first, as in the official predictor."""
         box: Box | tuple[()] = marks.box or ()
         places = torch.tensor([*box, *(v for p in (*marks.inside, *marks.outside) for v in p)], dtype=torch.float32).view(-1, 2)
         kinds = [BOX_FIRST, BOX_LAST] * bool(box) + [ON] * len(marks.inside) + [OFF] * len(marks.outside)
@@ -172,10 +187,10 @@ class MedSAM2Volume:
         return Points(scaled, torch.tensor(kinds, dtype=torch.int32, device=device))
 
 
-def _filled(low: torch.Tensor) -> torch.Tensor:
-    """Small holes of each slice's mask filled with a faintly positive logit."""
-    result = low.clone()
-    for n, plane in enumerate(low.numpy()):
+def _filled(logits: torch.Tensor) -> torch.Tensor:
+    """Returns logits `[n, h, w]` in which small holes of each slice's mask have a slightly positive logit."""
+    result = logits.clone()
+    for n, plane in enumerate(logits.numpy()):
         pieces, count = ndimage.label(plane <= 0, np.ones((3, 3)))
         if count:
             sizes = np.bincount(pieces.ravel())

@@ -1,4 +1,4 @@
-"""Builds SAM 2.1 networks from the classes of PyPI's `sam2` and a YAML configuration."""
+"""Builds SAM 2.1 networks from the classes of the package `sam2` and a YAML configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medsam2_atlas.base.resource import resource
 OFFICIAL = "sam2.1_hiera_t512"
 DEMO = "demo"
 
-# Classes of sam2 that use CUDA while they are made, and the project's own in their place.
+# Classes of sam2 whose constructors use CUDA, and the project's classes that replace them.
 _REPLACED = {
     "sam2.modeling.position_encoding.PositionEmbeddingSine": "medsam2_atlas.medsam2.tables.PositionEmbeddingSine",
     "sam2.modeling.sam.transformer.RoPEAttention": "medsam2_atlas.medsam2.tables.RoPEAttention",
@@ -30,7 +30,7 @@ def config_names() -> tuple[str, ...]:
 
 
 def load_config(name_or_file: str | Path) -> DictConfig:
-    """Returns a network configuration: the name of one under `configs/medsam2`, or a YAML file.
+    """Returns a network configuration, given its name in `configs/medsam2` or a YAML file.
 
     Raises:
         FileNotFoundError: there is no such configuration.
@@ -44,19 +44,21 @@ def load_config(name_or_file: str | Path) -> DictConfig:
 
 
 def build_network(config: DictConfig) -> Any:
-    """Returns the network (`sam2.modeling.sam2_base.SAM2Base`, on the CPU, in evaluation mode) with fresh random weights.
+    """Returns a network (`sam2.modeling.sam2_base.SAM2Base`) with random weights, in evaluation mode.
 
-    Nothing of it is made on a GPU, even where there is one.
+    All of it is made on the CPU, even on a machine with a GPU.
 
     Raises:
-        WeightsError: the configuration names other classes than those that the project's own configurations are made of.
-            Whatever a configuration names would be called: it could be any function of any package.
+        WeightsError: the configuration names classes that the project's own configurations do not use. Hydra calls whatever a
+            configuration names, which could be any function of any package.
     """
     model = OmegaConf.to_container(config.model, resolve=True)
     foreign = sorted(set(_targets(model)) - _known_targets())
     if foreign:
-        told = ", ".join(name[:80] for name in foreign[:3])
-        raise WeightsError("network configuration", f"names what is no part of SAM 2.1: {told}.", "See configs/medsam2/.")
+        listed = ", ".join(name[:80] for name in foreign[:3])
+        raise WeightsError(
+            "network configuration", f"names classes that are no part of SAM 2.1: {listed}.", "See configs/medsam2/."
+        )
     network = instantiate(_replaced(model), _recursive_=True)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
@@ -64,7 +66,7 @@ def build_network(config: DictConfig) -> Any:
 
 
 def parameter_shapes(config: DictConfig) -> dict[str, list[int]]:
-    """Name and shape of every tensor that a checkpoint of this network holds, in its order."""
+    """Returns the name and shape of each tensor in a checkpoint of this network, in the checkpoint's order."""
     with torch.random.fork_rng(devices=[]):
         state = build_network(config).state_dict()
     return {name: list(tensor.shape) for name, tensor in state.items()}
@@ -72,20 +74,20 @@ def parameter_shapes(config: DictConfig) -> dict[str, list[int]]:
 
 @cache
 def _known_targets() -> frozenset[str]:
-    """Returns the classes that the project's configurations are made of, and the project's own in the place of some."""
+    """Returns the classes that the project's configurations name, and the project's replacements."""
     configs = (OmegaConf.to_container(load_config(name), resolve=True) for name in config_names())
     return frozenset(name for config in configs for name in _targets(config)) | frozenset(_REPLACED.values())
 
 
 def _replaced(part: Any) -> Any:
-    """Returns a configuration that names the project's own classes in the place of sam2's."""
+    """Returns a configuration in which the project's classes replace those of sam2."""
     if isinstance(part, dict):
         return {key: _REPLACED.get(value, value) if key == "_target_" else _replaced(value) for key, value in part.items()}
     return [_replaced(value) for value in part] if isinstance(part, list) else part
 
 
 def _targets(part: Any) -> Iterator[str]:
-    """Yields the values of all `_target_` in a configuration, as they are written."""
+    """Yields the values of all keys `_target_` in a configuration."""
     if isinstance(part, dict):
         if "_target_" in part:
             yield str(part["_target_"])

@@ -1,4 +1,4 @@
-"""From HU to what the network sees: clipped, 8 bit, three equal channels, square, normalised."""
+"""Converts HU to the network's input: clipped, 8 bit, three equal channels, square, normalised."""
 
 from __future__ import annotations
 
@@ -12,26 +12,45 @@ from medsam2_atlas.medsam2.config import medsam2_config
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and standard deviation of ImageNet's red, green and blue, 0..1: SAM 2.1 was trained on images normalised by them."""
+"""The mean and standard deviation of ImageNet's red, green and blue, 0..1: SAM 2.1 was trained on images normalised by them."""
 
 
 def to_uint8(hu: np.ndarray, window: tuple[float, float] | None = None) -> np.ndarray:
-    """Returns a CT volume `[z, y, x]` in HU as 8 bit.
+    """Converts a CT to 8 bit, as MedSAM2's published script does.
 
-    The volume is clipped to the window (that of `configs/medsam2.yaml` by default), its own minimum to maximum stretched to
-    0..255 and truncated, as MedSAM2's published script does. A volume of one value becomes 0.
+    The volume is clipped to the window. Then its minimum becomes 0 and its maximum 255, with fractions truncated. A constant
+    volume becomes 0.
+
+    Args:
+        hu: the CT in HU, `[z, y, x]`.
+        window: the min and max HU; those of `configs/medsam2.yaml` by default.
+
+    Returns:
+        `[z, y, x]` uint8.
+
+    Examples:
+        >>> to_uint8(np.array([[[-1000.0, -100.0, 200.0, 900.0]]]), (-100.0, 500.0)).tolist()
+        [[[0, 0, 127, 255]]]
     """
     clipped = np.clip(hu, *(window or medsam2_config().window))
-    low, high = float(clipped.min()), float(clipped.max())
-    if high <= low:
+    lower, upper = float(clipped.min()), float(clipped.max())
+    if upper <= lower:
         return np.zeros(hu.shape, np.uint8)
-    return ((clipped - low) / (high - low) * 255.0).astype(np.uint8)
+    return ((clipped - lower) / (upper - lower) * 255.0).astype(np.uint8)
 
 
 def to_network(slices: Sequence[np.ndarray] | np.ndarray, size: int) -> torch.Tensor:
-    """8-bit slices `[n, y, x]` as the network's input `[n, 3, size, size]`, float32.
+    """Converts 8-bit slices to the network's input.
 
-    Each slice becomes RGB and is resized by PIL's default filter (bicubic), then normalised by ImageNet's figures.
+    Each slice is copied to three channels, resized by PIL's default filter (bicubic), and normalised by ImageNet's mean and
+    standard deviation.
+
+    Args:
+        slices: the slices, `[n, y, x]` uint8.
+        size: the side of the network's input in pixels.
+
+    Returns:
+        `[n, 3, size, size]`, float32.
     """
     resized = [np.asarray(Image.fromarray(plane).convert("RGB").resize((size, size))) for plane in slices]
     pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 255.0

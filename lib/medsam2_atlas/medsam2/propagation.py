@@ -1,17 +1,17 @@
-"""The propagation engine: masks of several organs from boxed slices through their ranges, in lock step.
+"""The propagation engine: propagates masks of several organs in parallel from boxed slices through their ranges.
 
-A *track* follows one organ in one direction. All tracks take their steps together, so that those with the same amount
-of memory form one batch. The semantics are those of the official video predictor as MedSAM2 uses it
+A *track* follows one organ in one direction. All tracks take their steps together, so that tracks with the same amount of
+memory form one batch. The semantics are those of the official video predictor as MedSAM2 uses it
 (`sam2_video_predictor_legacy` of `sam2` 1.1.0):
 
 - A prompted slice that starts a track is segmented without memory; its mask is binarised for the memory.
-- Every other slice attends to the memories of all starting slices, of up to `num_maskmem` − 1 slices before it, and to
+- Every other slice attends to the memories of all starting slices and of up to `num_maskmem` − 1 slices before it, and to the
   object pointers of starting slices already passed and of up to 15 slices before it.
-- Memories are kept rounded to bfloat16.
+- Memories are rounded to bfloat16.
 
-Two loops differ in what a track's second box does. In the *symmetric* one, it starts the track together with the first
-box: both are there from the beginning. In the *published* one, going down, the second box corrects a slice after it was
-tracked: the box and the tracked mask's logits go into the decoder together. A person's corrections do the same.
+The two loops differ in the effect of a track's second box. In the *symmetric* loop, both boxes start the track. In the
+*published* loop, the second box on the way down corrects a slice after it was tracked: the box and the logits of the tracked
+mask enter the decoder together. A person's corrections have the same effect.
 """
 
 from __future__ import annotations
@@ -30,30 +30,40 @@ from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.medsam2.encoder import FeatureStore, SliceFeatures
 
 _CORRECTION_CLAMP = 32.0
-"""Logit beyond which a tracked mask is clipped before it is corrected, as in the official predictor."""
+"""The logits of a tracked mask are clipped to ± this value before a correction, as in the official predictor."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a track remembers of a slice: `features` `[1, c, h, w]` (bfloat16) and `pointer` `[1, c]`."""
+    """A track's memory of a slice.
+
+    Attributes:
+        features: the memory features, `[1, c, h, w]` bfloat16.
+        pointer: the object pointer, `[1, c]`.
+    """
 
     features: torch.Tensor
     pointer: torch.Tensor
 
 
 OFF, ON, BOX_FIRST, BOX_LAST = range(4)
-"""Kinds of points, as SAM's prompt encoder numbers them: off the organ, on it, a box's two corners."""
+"""Kinds of points in SAM's prompt encoder: outside the organ, on the organ, first and second corner of a box."""
 
 
 @dataclass(frozen=True)
 class Points:
-    """A slice's prompt: `places` `[n, 2]` (x, y) in the network's pixels and their `kinds` `[n]`, int32."""
+    """A slice's prompt: its points.
+
+    Attributes:
+        places: `[n, 2]` (x, y) in pixels of the network's input.
+        kinds: `[n]` int32: `OFF`, `ON`, `BOX_FIRST` or `BOX_LAST`.
+    """
 
     places: torch.Tensor
     kinds: torch.Tensor
 
     def with_more(self, other: Points) -> Points:
-        """These points, then others."""
+        """Returns these points followed by the other points."""
         return Points(torch.cat([self.places, other.places], -2), torch.cat([self.kinds, other.kinds], -1))
 
 
@@ -62,15 +72,25 @@ Mend = Callable[[int, torch.Tensor], torch.Tensor]
 
 @dataclass
 class Track:
-    """One organ in one direction (+1 up, −1 down) from slice `start` to slice `end`.
+    """The propagation of one organ in one direction.
 
-    starts: prompts of the slices that start the track. corrections: prompts of slices that are corrected after they were
-    tracked. patience: slices in a row on which the organ is out of sight, after which the track ends, once past all of its
-    prompts; None: at `end`. min_certainty: the organ is also out of sight on a slice whose mean logit within the mask falls
-    below this share of that on the starting slices: there the network follows something else, or is about to. mend: changes the
-    logits `[1, h, w]` of a prompted slice before they are remembered.
-    logits: the result, `[1, h, w]` per slice. starting, corrected: memories of prompted slices; a track that
-    begins with them and their logits goes on from there.
+    Attributes:
+        label: the organ number.
+        start: the first slice.
+        end: the last slice.
+        direction: +1 (up) or −1 (down).
+        starts: the prompts of the slices that start the track.
+        corrections: the prompts of slices that are corrected after they were tracked.
+        patience: number of successive slices without the organ after which the track ends, once it has passed all prompts.
+            None: it ends at `end`.
+        min_certainty: a slice also counts as without the organ if the mean logit inside its mask falls below this share of
+            that of the starting slices: the network then follows another structure, or soon will.
+        mend: changes the logits `[1, h, w]` of a prompted slice before they enter the memory.
+        logits: the result, `[1, h, w]` by slice.
+        starting: the memories of the starting slices. A new track that gets them and their logits continues from there.
+        corrected: the memories of the corrected slices.
+        passed: the memories of the tracked slices.
+        ended: whether the track has ended.
     """
 
     label: int
@@ -91,7 +111,7 @@ class Track:
 
     @cached_property
     def _starting_certainty(self) -> float:
-        """Mean logit within the mask of the surest starting slice; those are there before the first step."""
+        """The highest certainty of the starting slices, which are segmented before the first step."""
         return max(_certainty(self.logits[start]) for start in self.starting)
 
     def __len__(self) -> int:
@@ -102,11 +122,11 @@ class Track:
         return self.start + self.direction * step
 
     def done(self, step: int) -> int:
-        """Slices that need no more work after a step."""
+        """Returns the number of slices that are finished after a step."""
         return len(self) if self.ended else min(step + 1, len(self))
 
-    def look(self, z: int) -> None:
-        """Ends the track where the organ has been out of sight for long enough."""
+    def end_if_lost(self, z: int) -> None:
+        """Ends the track if slice `z` completes `patience` successive slices without the organ."""
         if self.patience is None:
             return
         self._unseen = 0 if _certainty(self.logits[z]) > self.min_certainty * self._starting_certainty else self._unseen + 1
@@ -114,33 +134,33 @@ class Track:
         self.ended = self._unseen >= self.patience and self.direction * z >= max(prompted)
 
 
-def _mended(track: Track, z: int, low: torch.Tensor) -> torch.Tensor:
-    return low if track.mend is None else track.mend(z, low)
+def _mended(track: Track, z: int, logits: torch.Tensor) -> torch.Tensor:
+    return logits if track.mend is None else track.mend(z, logits)
 
 
 def _certainty(logits: torch.Tensor) -> float:
-    """Returns the mean logit within a mask; 0 where it is empty."""
+    """Returns the mean logit inside a mask; 0 if the mask is empty."""
     inside = logits[logits > 0]
     return float(inside.mean()) if inside.numel() else 0.0
 
 
 class Propagator:
-    """Runs tracks over the slices of one volume."""
+    """Runs tracks over the slices of one volume.
+
+    Args:
+        network: a SAM 2.1 network in evaluation mode.
+        features: the features of the volume's slices.
+        slices: the number of slices of the volume; a short volume limits the number of object pointers.
+        batch: the max number of tracks in one batch.
+    """
 
     def __init__(self, network: Any, features: FeatureStore, slices: int, batch: int) -> None:
-        """
-        Args:
-            network: a SAM 2.1 network in evaluation mode.
-            features: of the volume's slices.
-            slices: number of slices of the volume; short volumes shorten the reach of object pointers.
-            batch: max number of tracks that take a step in one batch.
-        """
         self._net, self._features, self._batch = network, features, batch
         self._pointers = min(slices, int(network.max_obj_ptrs_in_encoder))
 
     @torch.inference_mode()
     def run(self, tracks: Sequence[Track], progress: Progress = silent) -> None:
-        """Fills each track's `logits` for all its slices."""
+        """Runs tracks to their ends; fills each track's `logits` with the result."""
         starts: dict[tuple[int, int], list[Track]] = defaultdict(list)
         for track in tracks:
             for z in track.starts:
@@ -161,14 +181,14 @@ class Propagator:
                     self._step(group[first : first + self._batch], step)
                     progress("propagation", sum(t.done(step - 1) for t in tracks) / total)
             for track in going:
-                track.look(track.slice_at(step))
+                track.end_if_lost(track.slice_at(step))
             progress("propagation", sum(t.done(step) for t in tracks) / total)
             for label in {track.label for track in going}:
                 own = [track for track in tracks if track.label == label]
                 progress("propagation", sum(t.done(step) for t in own) / sum(len(t) for t in own), label)
 
     def _start(self, starts: dict[tuple[int, int], list[Track]], progress: Progress) -> None:
-        """Segments the starting slices from their prompts, without memory; tracks of an organ share the result."""
+        """Segments the starting slices from their prompts, without memory. The tracks of an organ share the result."""
         same_length: dict[int, list[tuple[int, list[Track]]]] = defaultdict(list)
         for (_, z), tracks in starts.items():
             same_length[len(tracks[0].starts[z].kinds)].append((z, tracks))
@@ -179,46 +199,46 @@ class Propagator:
                 slices = self._features.stack([z for z, _ in part])
                 embedding = slices.levels[-1] + self._net.no_mem_embed.view(1, -1, 1, 1)
                 prompts = [tracks[0].starts[z] for z, tracks in part]
-                low, pointer, presence = self._decode(embedding, slices, prompts=prompts, starting=True)
-                low = torch.stack([_mended(tracks[0], z, low[n]) for n, (z, tracks) in enumerate(part)])
-                memory = self._remember(slices, low, presence, prompted=True)
+                logits, pointer, presence = self._decode(embedding, slices, prompts=prompts, starting=True)
+                logits = torch.stack([_mended(tracks[0], z, logits[n]) for n, (z, tracks) in enumerate(part)])
+                memory = self._remember(slices, logits, presence, prompted=True)
                 for n, (z, tracks) in enumerate(part):
                     for track in tracks:
-                        track.logits[z] = low[n]
+                        track.logits[z] = logits[n]
                         track.starting[z] = Memory(memory[n : n + 1], pointer[n : n + 1])
 
     def _step(self, tracks: Sequence[Track], step: int) -> None:
-        """Tracks the slices of one step for tracks with the same amount of memory."""
+        """Segments the slices of one step, for tracks with the same amount of memory."""
         places = [track.slice_at(step) for track in tracks]
         slices = self._features.stack(places)
         embedding = self._attend(tracks, places, slices)
-        low, pointer, presence = self._decode(embedding, slices)
-        memory = self._remember(slices, low, presence, prompted=False)
+        logits, pointer, presence = self._decode(embedding, slices)
+        memory = self._remember(slices, logits, presence, prompted=False)
         for n, (track, z) in enumerate(zip(tracks, places, strict=True)):
             if z in track.corrections:
                 one = SliceFeatures(tuple(level[n : n + 1] for level in slices.levels))
-                self._correct(track, z, embedding[n : n + 1], one, low[n : n + 1])
+                self._correct(track, z, embedding[n : n + 1], one, logits[n : n + 1])
             else:
-                track.logits[z] = low[n]
+                track.logits[z] = logits[n]
                 track.passed[z] = Memory(memory[n : n + 1], pointer[n : n + 1])
             self._forget(track, z)
 
     def _correct(self, track: Track, z: int, embedding: torch.Tensor, slices: SliceFeatures, tracked: torch.Tensor) -> None:
-        """Segments a tracked slice again, from its prompt and the tracked mask's logits together."""
+        """Segments a tracked slice again, from its prompt together with the logits of the tracked mask."""
         previous = tracked.clamp(-_CORRECTION_CLAMP, _CORRECTION_CLAMP)
-        low, pointer, presence = self._decode(embedding, slices, prompts=[track.corrections[z]], previous=previous)
-        low = _mended(track, z, low[0])[None]
-        memory = self._remember(slices, low, presence, prompted=True)
-        track.logits[z] = low[0]
+        logits, pointer, presence = self._decode(embedding, slices, prompts=[track.corrections[z]], previous=previous)
+        logits = _mended(track, z, logits[0])[None]
+        memory = self._remember(slices, logits, presence, prompted=True)
+        track.logits[z] = logits[0]
         track.passed[z] = track.corrected[z] = Memory(memory, pointer)
 
     def _forget(self, track: Track, z: int) -> None:
-        """Drops what no later slice of a track can attend to."""
+        """Deletes the memory that no later slice of a track can attend to."""
         oldest = max(self._pointers, int(self._net.num_maskmem) * int(self._net.memory_temporal_stride_for_eval))
         track.passed.pop(z - track.direction * oldest, None)
 
     def _spatial(self, track: Track, z: int) -> list[tuple[int, Memory]]:
-        """Memories to attend to with their temporal places: 0 for starting slices, else 1 (oldest) upwards."""
+        """Returns the memories to attend to, with their temporal positions: 0 for starting slices, else from 1 (oldest) on."""
         found = [(0, memory) for memory in track.starting.values()]
         stride = int(self._net.memory_temporal_stride_for_eval)
         for place in range(1, int(self._net.num_maskmem)):
@@ -233,7 +253,7 @@ class Propagator:
         return found
 
     def _ptrs(self, track: Track, z: int) -> list[tuple[int, torch.Tensor]]:
-        """Object pointers to attend to, with their distances in slices."""
+        """Returns the object pointers to attend to, with their distances in slices."""
         found = []
         for start, memory in track.starting.items():
             distance = (z - start) * track.direction
@@ -246,7 +266,7 @@ class Propagator:
         return found
 
     def _attend(self, tracks: Sequence[Track], places: Sequence[int], slices: SliceFeatures) -> torch.Tensor:
-        """Slice features conditioned on the tracks' memories, `[n, c, h, w]`."""
+        """Returns the slices' features conditioned on the tracks' memories, `[n, c, h, w]`."""
         net = self._net
         memories, positions, pointer_tokens = [], [], 0
         for track, z in zip(tracks, places, strict=True):
@@ -278,7 +298,7 @@ class Propagator:
         return result
 
     def _memory_position(self) -> torch.Tensor:
-        """Spatial position code of a memory, `[h·w, 1, c]`."""
+        """Returns the spatial position encoding of a memory, `[h·w, 1, c]`."""
         side = self._net.sam_image_embedding_size
         blank = torch.zeros(1, self._net.mem_dim, side, side, device=self._net.device)
         position: torch.Tensor = self._net.memory_encoder.position_encoding(blank)
@@ -293,32 +313,32 @@ class Propagator:
         previous: torch.Tensor | None = None,
         starting: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mask logits `[n, 1, h, w]` at a quarter of the network's resolution, pointers and presence logits.
+        """Returns mask logits `[n, 1, h, w]` at a quarter of the network's resolution, object pointers and presence logits.
 
-        `prompts`: none, or one per slice, all of the same number of points.
+        `prompts` is empty, or has one prompt per slice, all with the same number of points.
         """
         points = None
         if prompts:
             places, kinds = torch.stack([p.places for p in prompts]), torch.stack([p.kinds for p in prompts])
             points = {"point_coords": places, "point_labels": kinds}
         fine = list(slices.levels[:-1]) or None
-        _, _, _, low, _, pointer, presence = self._net._forward_sam_heads(
+        _, _, _, logits, _, pointer, presence = self._net._forward_sam_heads(
             backbone_features=embedding,
             point_inputs=points,
             mask_inputs=previous,
             high_res_features=fine,
             multimask_output=self._net._use_multimask(starting, points),
         )
-        return low, pointer, presence
+        return logits, pointer, presence
 
-    def _remember(self, slices: SliceFeatures, low: torch.Tensor, presence: torch.Tensor, prompted: bool) -> torch.Tensor:
-        """Memory features of a segmented slice, `[n, c, h, w]` bfloat16."""
+    def _remember(self, slices: SliceFeatures, logits: torch.Tensor, presence: torch.Tensor, prompted: bool) -> torch.Tensor:
+        """Returns the memory features of segmented slices, `[n, c, h, w]` bfloat16."""
         side = self._net.image_size
         top = slices.levels[-1]
         features, _ = self._net._encode_new_memory(
             current_vision_feats=[top.flatten(2).permute(2, 0, 1)],
             feat_sizes=[top.shape[-2:]],
-            pred_masks_high_res=F.interpolate(low, size=(side, side), mode="bilinear", align_corners=False),
+            pred_masks_high_res=F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False),
             object_score_logits=presence,
             is_mask_from_pts=prompted,
         )

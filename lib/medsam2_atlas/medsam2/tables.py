@@ -1,7 +1,7 @@
-"""Position encodings of SAM 2.1 whose tables lie where their network does.
+"""Position encodings of SAM 2.1 with tables on the device of their network.
 
-sam2's own classes make their tables on the first GPU wherever there is one, even for a network on the CPU or another GPU, and
-tables that they have used stay on that device. The results are the same.
+sam2's own classes make their tables on the first GPU of the machine, even for a network on the CPU or on another GPU, and the
+tables stay there. The results are the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sam2.modeling.sam import transformer
 
 
 class PositionEmbeddingSine(position_encoding.PositionEmbeddingSine):
-    """Sine encodings, made at the first use on the device of the features, and anew after the network has moved."""
+    """Sine encodings, made at first use on the device of the features, and again after the network has moved."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **(options | {"warmup_cache": False}))
@@ -26,7 +26,15 @@ class PositionEmbeddingSine(position_encoding.PositionEmbeddingSine):
 
 
 class RoPEAttention(transformer.RoPEAttention):
-    """Attention with rotary encodings, whose table is made on the CPU and moves with the network."""
+    """Attention with rotary encodings; their table is made on the CPU and moves with the network.
+
+    Args:
+        args: positional arguments of sam2's `Attention`.
+        rope_theta: the base of the frequencies.
+        rope_k_repeat: whether the table is repeated for keys of several slices.
+        feat_sizes: the columns and rows of the features.
+        options: keyword arguments of sam2's `Attention`.
+    """
 
     freqs_cis: torch.Tensor
 
@@ -38,14 +46,7 @@ class RoPEAttention(transformer.RoPEAttention):
         feat_sizes: tuple[int, int] = (64, 64),
         **options: Any,
     ) -> None:
-        """
-        Args:
-            rope_theta: base of the frequencies.
-            rope_k_repeat: repeat the table for keys of several slices.
-            feat_sizes: columns and rows of the features.
-            args, options: of sam2's `Attention`.
-        """
-        transformer.Attention.__init__(self, *args, **options)  # not its parent's, which asks for CUDA
+        transformer.Attention.__init__(self, *args, **options)  # skips the parent's constructor, which uses CUDA
         width = self.internal_dim // self.num_heads
         self.compute_cis = partial(position_encoding.compute_axial_cis, dim=width, theta=rope_theta)
         self.freqs_cis = self.compute_cis(end_x=feat_sizes[0], end_y=feat_sizes[1])

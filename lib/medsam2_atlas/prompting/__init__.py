@@ -1,6 +1,6 @@
-"""Prompts for MedSAM2: from score maps, from label maps, from a U-Net, from files, from a person's marks."""
+"""Prompts for MedSAM2, made from score maps, label maps, a U-Net, files or a person's marks."""
 
-from medsam2_atlas.prompting.choice import Evidence, choose_prompts
+from medsam2_atlas.prompting.choice import SourceQuality, choose_prompts
 from medsam2_atlas.prompting.confidence import ConfidenceConfig, confidence, confidence_config
 from medsam2_atlas.prompting.config import PromptingConfig, prompting_config
 from medsam2_atlas.prompting.marks import MarkedOrgan, SliceMarks, marked_organ
@@ -27,7 +27,7 @@ __all__ = [
     "Box",
     "BoxPrompt",
     "ConfidenceConfig",
-    "Evidence",
+    "SourceQuality",
     "MarkedOrgan",
     "OrganPrompt",
     "PromptOrigin",

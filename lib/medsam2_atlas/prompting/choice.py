@@ -1,4 +1,4 @@
-"""Which source prompts an organ where both the atlas and a U-Net could."""
+"""Chooses the source of each organ's prompt if both the atlas and a U-Net are available."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ Source = Literal["atlas", "unet"]
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """How good each source has shown itself, per organ number.
+class SourceQuality:
+    """The measured quality of each source, by organ number.
 
-    unet: Dice on validation cases. unet_cases: training cases. atlas: Dice between a reference and the others.
+    Attributes:
+        unet: the U-Net's Dice on validation cases.
+        unet_cases: the number of cases that the U-Net was trained on.
+        atlas: the Dice between a reference and the other references.
     """
 
     unet: Mapping[int, float] = field(default_factory=dict)
@@ -24,7 +27,7 @@ class Evidence:
     atlas: Mapping[int, float] = field(default_factory=dict)
 
     def prefers(self, organ: int) -> tuple[Source, str]:
-        """Returns the source to ask first, and why."""
+        """Returns the preferred source of an organ, and the reason."""
         cases, required = self.unet_cases.get(organ, 0), prompting_config().min_unet_cases
         if cases < required:
             return "atlas", f"the U-Net was trained on {cases} cases of it, fewer than {required}"
@@ -37,9 +40,16 @@ class Evidence:
         return ("unet", text) if mine > other else ("atlas", text)
 
 
-def choose_prompts(atlas: Prompts, unet: Prompts, evidence: Evidence, organs: Iterable[int]) -> Prompts:
-    """Returns per organ the prompt of the source that has shown itself better; the other's where that one has none."""
-    offers: dict[Source, dict[int, OrganPrompt]] = {
+def choose_prompts(atlas: Prompts, unet: Prompts, quality: SourceQuality, organs: Iterable[int]) -> Prompts:
+    """Returns the prompt of the better source for each organ; if it has none, the prompt of the other source.
+
+    Args:
+        atlas: the atlas' prompts.
+        unet: the U-Net's prompts.
+        quality: the measured quality of both sources.
+        organs: the organ numbers.
+    """
+    available: dict[Source, dict[int, OrganPrompt]] = {
         "atlas": {p.label: p for p in atlas.prompts},
         "unet": {p.label: p for p in unet.prompts},
     }
@@ -47,16 +57,16 @@ def choose_prompts(atlas: Prompts, unet: Prompts, evidence: Evidence, organs: It
     missing: dict[int, str] = {}
     origins: dict[int, PromptOrigin] = {}
     for k in organs:
-        first, why = evidence.prefers(k)
+        first, why = quality.prefers(k)
         second: Source = "unet" if first == "atlas" else "atlas"
         reasons = {"atlas": atlas.missing.get(k, ""), "unet": unet.missing.get(k, "")}
-        if k in offers[first]:
+        if k in available[first]:
             chosen = first
-        elif k in offers[second]:
+        elif k in available[second]:
             chosen, why = second, f"{first} gave none ({reasons[first]})"
         else:
             missing[k] = f"atlas: {reasons['atlas']}; unet: {reasons['unet']}"
             continue
-        prompts.append(offers[chosen][k])
+        prompts.append(available[chosen][k])
         origins[k] = PromptOrigin(chosen, why)
     return Prompts(tuple(prompts), missing, origins)

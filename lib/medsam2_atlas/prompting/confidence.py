@@ -1,4 +1,4 @@
-"""How sure a prompt from score maps is: logistic regression on the evidence, calibrated by `bench/confidence.py`."""
+"""The confidence of a prompt from score maps: logistic regression on the evidence, calibrated by `bench/confidence.py`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from medsam2_atlas.base.resource import resource
 
 
 class ConfidenceConfig(Settings):
-    """ln(p / (1 − p)) = bias + Σ weight · evidence, p the probability that the boxes overlap the true ones by half or more."""
+    """The model ln(p / (1 − p)) = bias + Σ weight · evidence.
 
-    bias: float = Field(-4.482, description="log odds without any evidence; fitted by bench/confidence.py")
+    p is the probability that the boxes have a mean IoU of at least 0.5 with the true boxes.
+    """
+
+    bias: float = Field(-4.482, description="log odds if all evidence is 0; fitted by bench/confidence.py")
     weights: dict[str, float] = Field(
         {"certain": 6.406, "kept": 1.28, "size": -0.777, "similar": -0.925, "agreement": 0.625, "visible": 0.864},
-        description="log odds per unit of each kind of evidence (scoremaps/evidence.py); fitted by bench/confidence.py",
+        description="log odds per unit of each measure of evidence (scoremaps/evidence.py); fitted by bench/confidence.py",
     )
 
 
@@ -28,13 +31,18 @@ def confidence_config(file: Path | None = None) -> ConfidenceConfig:
     """Returns the weights in `configs/confidence.yaml`, or in another file.
 
     Raises:
-        InputError: the file does not hold weights.
+        InputError: the file does not contain valid weights.
     """
     return read_config(ConfidenceConfig, file or resource("configs/confidence.yaml"), "confidence configuration")
 
 
 def confidence(evidence: Mapping[str, float], config: ConfidenceConfig) -> float | None:
-    """Probability that boxes from a score map are good (mean IoU with the true ones at least 0.5); None without evidence."""
+    """Returns the probability that boxes from a score map have a mean IoU of at least 0.5; None without evidence.
+
+    Examples:
+        >>> confidence({"certain": 0.5}, ConfidenceConfig(bias=-1.0, weights={"certain": 2.0}))
+        0.5
+    """
     if not evidence:
         return None
     logit = config.bias + sum(weight * evidence[name] for name, weight in config.weights.items())

@@ -1,4 +1,4 @@
-"""What a person marks of an organ: boxes and points on slices."""
+"""A person's marks of an organ: boxes and points on slices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ _MAX_MARKS = 1000
 
 @dataclass(frozen=True)
 class SliceMarks:
-    """Marks on slice `z`: at most one box (x_min, y_min, x_max, y_max), points (x, y) on the organ and off it."""
+    """The marks on one slice, in voxel indices of the LPS volume.
+
+    Attributes:
+        z: the slice.
+        box: a box (x_min, y_min, x_max, y_max); None if there is no box.
+        inside: points (x, y) on the organ.
+        outside: points (x, y) outside the organ.
+    """
 
     z: int
     box: Box | None = None
@@ -28,30 +35,36 @@ class SliceMarks:
 
 @dataclass(frozen=True)
 class MarkedOrgan:
-    """An organ's marks, in voxel indices of the LPS volume; it is looked for from slice z_min to z_max, both included.
+    """An organ's marks, in voxel indices of the LPS volume.
 
-    telling: slices whose marks tell what the organ is. correcting: the other marked ones. Slices with boxes tell; without
-    any box, the slice of the first point on the organ does. Points elsewhere are taken to mend what was found from those: a
-    point alone says less than a tracked mask.
+    Slices with boxes define the organ. If there is no box, the slice of the first point on the organ defines it. Points on
+    other slices correct the tracked masks, because a point alone is less specific than a tracked mask.
+
+    Attributes:
+        label: the organ number.
+        z_min: the first slice of the search, included.
+        z_max: the last slice of the search, included.
+        defining: the slices whose marks define the organ.
+        correcting: the other marked slices.
     """
 
     label: int
     z_min: int
     z_max: int
-    telling: tuple[SliceMarks, ...]
+    defining: tuple[SliceMarks, ...]
     correcting: tuple[SliceMarks, ...] = field(default=())
 
     def __post_init__(self) -> None:
         slices = [marks.z for marks in self.slices]
-        if not self.telling or len(set(slices)) < len(slices):
-            raise ValueError(f"label {self.label}: a slice must tell what it is, and none may be marked twice")
+        if not self.defining or len(set(slices)) < len(slices):
+            raise ValueError(f"label {self.label}: a slice must define the organ, and no slice may be marked twice")
         if not self.z_min <= min(slices) <= max(slices) <= self.z_max:
             raise ValueError(f"label {self.label}: marks on slices {slices} outside {self.z_min}..{self.z_max}")
 
     @property
     def slices(self) -> tuple[SliceMarks, ...]:
-        """All marked slices."""
-        return self.telling + self.correcting
+        """All marked slices: the defining slices, then the correcting ones."""
+        return self.defining + self.correcting
 
 
 def marked_organ(
@@ -63,23 +76,23 @@ def marked_organ(
     outside: Sequence[Sequence[float]] = (),
     reach: float | None = None,
 ) -> MarkedOrgan:
-    """Returns an organ from marks in the image file's own voxel indices (x, y, z), as viewers send them.
+    """Returns an organ's marks, given in voxel indices (x, y, z) of the image file, as viewers send them.
 
     Args:
         volume: the image.
-        label: organ number.
-        boxes: two opposite corners each, on one axial slice.
-        inside: points on the organ, in the order in which they were set.
-        outside: points off the organ.
-        reach: how far from the outermost marked slices the organ is looked for, in mm; None: through the whole volume.
+        label: the organ number.
+        boxes: boxes, each as two opposite corners (x, y, z) on one axial slice.
+        inside: points (x, y, z) on the organ, in the order in which the person set them.
+        outside: points (x, y, z) outside the organ.
+        reach: the max distance of the search from the outermost marked slices in mm; None searches the whole volume.
 
     Raises:
-        InputError: nothing tells what the organ is, or a mark cannot be used.
+        InputError: no mark defines the organ, or a mark cannot be used.
     """
     if len(boxes) + len(inside) + len(outside) > _MAX_MARKS:
         raise InputError("marks", f"are more than {_MAX_MARKS}.", "Send fewer points.")
     if not boxes and not inside:
-        raise InputError("marks", "do not tell what the organ is.", "Draw a box around it, or set a point on it.")
+        raise InputError("marks", "do not show the organ.", "Draw a box around it, or set a point on it.")
     corners = [_indices(volume, box, "box", 2) for box in boxes]
     on, off = (_indices(volume, points, "point") for points in (inside, outside))
     drawn: dict[int, Box] = {}
@@ -94,19 +107,19 @@ def marked_organ(
         for x, y, z in listed:
             points[z][kind].append((float(x), float(y)))
     found = {z: SliceMarks(z, drawn.get(z), tuple(points[z][0]), tuple(points[z][1])) for z in sorted({*drawn, *points})}
-    telling = set(drawn) or {on[0][2]}
+    defining = set(drawn) or {on[0][2]}
     more = len(volume.array) if reach is None else round(reach / volume.geometry.spacing[2])
     return MarkedOrgan(
         label,
         max(0, min(found) - more),
         min(len(volume.array) - 1, max(found) + more),
-        tuple(marks for z, marks in found.items() if z in telling),
-        tuple(marks for z, marks in found.items() if z not in telling),
+        tuple(marks for z, marks in found.items() if z in defining),
+        tuple(marks for z, marks in found.items() if z not in defining),
     )
 
 
 def _indices(volume: Volume, points: Sequence[Sequence[float]], what: str, count: int | None = None) -> list[list[int]]:
-    """Voxel indices (x, y, z) in the LPS volume of such in the file."""
+    """Converts voxel indices (x, y, z) of the image file to those of the LPS volume."""
     try:
         given = np.asarray(points, float).reshape(-1, 3)
         if len(given) != len(points) or (count is not None and len(given) != count) or not np.isfinite(given).all():

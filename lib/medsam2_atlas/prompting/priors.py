@@ -1,4 +1,4 @@
-"""What anatomy says about prompts beside the score maps: sides, and neighbours that are known better."""
+"""Anatomical rules for prompts: the sides of paired organs, and more certain neighbours."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ _INSIDE = 127
 
 
 class PriorsConfig(Settings):
-    """How organs that are segmented constrain the others, in strategy E."""
+    """How segmented organs constrain the other organs in strategy E."""
 
     stable: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="confidence from which on an organ is segmented first and constrains others: more likely a good "
-        "prompt than not",
+        description="min confidence of an organ that is segmented first and constrains others: the prompt is more likely good "
+        "than not",
     )
     reach: float = Field(
         60.0,
         gt=0,
-        description="mm; deviation of the Gaussian by which a neighbour's shift counts less with distance: about an "
+        description="mm; standard deviation of the Gaussian that weights a neighbour's shift by its distance: about an "
         "organ's size",
     )
     inertia: float = Field(
         0.5,
         ge=0,
-        description="weight of staying in place, beside neighbours' weights of up to 1 each: one neighbour alone moves a "
-        "map by 2/3 of its shift",
+        description="weight of no shift; each neighbour has a weight of up to 1, so one close neighbour moves a map by 2/3 of "
+        "its own shift",
     )
     min_left: float = Field(
         0.2,
         ge=0,
         le=1,
-        description="share of its score that a map has to keep; if a neighbour would take more, the map stays as it is",
+        description="min share of its score that a map keeps; if segmented organs would remove more, the map stays unchanged",
     )
 
 
@@ -57,32 +57,44 @@ def priors_config(file: Path | None = None) -> PriorsConfig:
     """Returns the settings in `configs/priors.yaml`, or in another file.
 
     Raises:
-        InputError: the file does not hold valid settings.
+        InputError: the file does not contain valid settings.
     """
     return read_config(PriorsConfig, file or resource("configs/priors.yaml"), "configuration of priors")
 
 
 def resolve_laterality(prompts: Prompts, table: OrganTable, scores: ScoreMaps) -> Prompts:
-    """Removes a prompt of each pair of `right_…` and `left_…` organs that lie the wrong way round or on each other.
+    """Removes the less certain prompt of each pair of left and right organs that are swapped or lie on each other.
 
-    The surer one keeps its prompt.
+    Sides are determined in the atlas' common space, so they are correct even if the file has a wrong patient position.
 
-    Sides are those of the atlas' common space: they hold for a patient who lies otherwise than the file says, too.
+    Args:
+        prompts: the prompts.
+        table: the organs and their pairs.
+        scores: the target's score maps, which contain the transform to the common space.
     """
     by_label = {p.label: p for p in prompts.prompts}
     dropped: dict[int, str] = {}
     for left, right in ((by_label.get(left), by_label.get(right)) for left, right in table.pairs):
         if left and right and _to_the_left(left, scores) <= _to_the_left(right, scores):
             weaker, other = (left, right) if (left.confidence or 0) < (right.confidence or 0) else (right, left)
-            dropped[weaker.label] = f"it lies on the side of the {table[other.label].display.lower()}, which is surer"
+            dropped[weaker.label] = (
+                f"it lies on the side of the {table[other.label].display.lower()}, whose prompt is more confident"
+            )
     kept = tuple(p for p in prompts.prompts if p.label not in dropped)
     return replace(prompts, prompts=kept, missing={**prompts.missing, **dropped})
 
 
 def by_stability(prompts: Prompts, config: PriorsConfig | None = None) -> tuple[list[int], list[int]]:
-    """Returns labels of the organs that are sure enough to go first, and of the others.
+    """Splits the organs into those that are segmented first and the others, each ranked by confidence.
 
-    The first half of them goes first if none is sure enough.
+    Organs with a confidence of at least `stable` are first. If there is none, the more confident half is first.
+
+    Args:
+        prompts: the prompts of the organs.
+        config: the settings; those of `configs/priors.yaml` by default.
+
+    Returns:
+        The organ numbers of the first organs, and those of the others.
     """
     stable = (config or priors_config()).stable
     ranked = sorted(prompts.prompts, key=lambda p: -(p.confidence or 0.0))
@@ -91,10 +103,17 @@ def by_stability(prompts: Prompts, config: PriorsConfig | None = None) -> tuple[
 
 
 def constrained(scores: ScoreMaps, labels: np.ndarray, later: Sequence[int], config: PriorsConfig | None = None) -> ScoreMaps:
-    """Returns score maps of organs that are not segmented yet, given a label map `[z, y, x]` of those that are.
+    """Moves and trims the score maps of organs by the neighbours that are already segmented.
 
-    A map is moved as its segmented neighbours lie off their own maps, the nearer the more, and loses what lies in them. An
-    organ that would lose most of its score that way is left as it is: then the neighbour is the one to doubt.
+    A map moves with its segmented neighbours: by the weighted mean of the shifts between their score maps and their masks. The
+    map then loses the voxels inside segmented organs. A map that would lose most of its score keeps these voxels, because the
+    neighbour's mask is more likely wrong.
+
+    Args:
+        scores: the target's score maps.
+        labels: the label map of the segmented organs, `[z, y, x]` at the target's full resolution.
+        later: the numbers of the organs that are not segmented yet.
+        config: the settings; those of `configs/priors.yaml` by default.
     """
     config = config or priors_config()
     stride, spacing = scores.stride, scores.reduced_spacing
@@ -103,7 +122,7 @@ def constrained(scores: ScoreMaps, labels: np.ndarray, later: Sequence[int], con
     for k in np.unique(reduced[reduced > 0]).tolist():
         expected = scores.maps.get(k)
         if expected is not None and (expected.values > _INSIDE).any():
-            before = (np.argwhere(expected.values > _INSIDE).mean(0) + expected.low) * spacing
+            before = (np.argwhere(expected.values > _INSIDE).mean(0) + expected.lower) * spacing
             places.append(before)
             moves.append(np.argwhere(reduced == k).mean(0) * spacing - before)
     maps = dict(scores.maps)
@@ -116,13 +135,13 @@ def constrained(scores: ScoreMaps, labels: np.ndarray, later: Sequence[int], con
 
 
 def _shift(score: ScoreMap, places: np.ndarray, moves: np.ndarray, spacing: np.ndarray, config: PriorsConfig) -> np.ndarray:
-    """Returns the whole voxels (z, y, x) by which a map follows its neighbours.
+    """Returns the shift of a map that follows its neighbours, in whole voxels (z, y, x).
 
-    places, moves: where the neighbours have moved, and how far; both in mm, `[n, 3]`.
+    `places` and `moves` are the neighbours' positions and shifts, each `[n, 3]` (z, y, x) in mm.
     """
     if not len(places):
         return np.zeros(3, int)
-    middle = (np.array(ndimage.center_of_mass(score.values)) + score.low) * spacing
+    middle = (np.array(ndimage.center_of_mass(score.values)) + score.lower) * spacing
     near = np.exp(-((places - middle) ** 2).sum(1) / (2 * config.reach**2))
     shift: np.ndarray = np.rint(near @ moves / (near.sum() + config.inertia) / spacing).astype(int)
     return shift
@@ -136,7 +155,7 @@ def _trimmed(score: ScoreMap, reduced: np.ndarray, config: PriorsConfig) -> Scor
 
 
 def _to_the_left(prompt: OrganPrompt, scores: ScoreMaps) -> float:
-    """x (mm) in the common space of the middle of a prompt's boxes."""
+    """Returns the x coordinate (mm, common space) of the mean centre of a prompt's boxes; x increases to the left."""
     corners = np.array([[(b.box[0] + b.box[2]) / 2, (b.box[1] + b.box[3]) / 2, b.z] for b in prompt.boxes])
     place = torch.from_numpy(scores.geometry.to_world(corners.mean(0))).float()
     return float(scores.transform(place[None])[0, 0])

@@ -1,4 +1,4 @@
-"""What is asked of MedSAM2: per organ a range of slices and one or more boxes."""
+"""Box prompts for MedSAM2: a range of slices and one or more boxes per organ."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.volume import Geometry, Volume
 
 Box = tuple[float, float, float, float]
+"""A box (x_min, y_min, x_max, y_max) on a slice."""
 
 
 @dataclass(frozen=True)
 class BoxPrompt:
-    """A box on slice `z`: (x_min, y_min, x_max, y_max), the first and last pixels that it holds.
+    """A box on one slice, in voxel indices of the LPS volume.
 
-    Fractions are allowed: an enlarged box need not end on a pixel.
+    Attributes:
+        z: the slice.
+        box: (x_min, y_min, x_max, y_max): the first and last pixels inside the box. Fractions are allowed, because an enlarged
+            box may end between pixels.
     """
 
     z: int
@@ -35,10 +39,15 @@ class BoxPrompt:
 
 @dataclass(frozen=True)
 class OrganPrompt:
-    """An organ's prompting region `z_min..z_max` (both included) and its boxes by rising slice.
+    """An organ's prompting region and its boxes, in voxel indices of the LPS volume.
 
-    All numbers are voxel indices of the LPS volume. `notes` say where a fallback was taken. `confidence`: probability that
-    the boxes are good, where it is known; see `confidence.py`.
+    Attributes:
+        label: the organ number.
+        z_min: the first slice of the prompting region, included.
+        z_max: the last slice of the prompting region, included.
+        boxes: the boxes, by ascending slice.
+        notes: the fallbacks that were used.
+        confidence: the probability that the boxes are good, 0..1; None if unknown. See `confidence.confidence`.
     """
 
     label: int
@@ -51,17 +60,17 @@ class OrganPrompt:
     def __post_init__(self) -> None:
         slices = [box.z for box in self.boxes]
         if not slices or slices != sorted(set(slices)):
-            raise ValueError(f"label {self.label}: boxes must lie on different slices, by rising slice")
+            raise ValueError(f"label {self.label}: boxes must lie on different slices, by ascending slice")
         if not self.z_min <= slices[0] <= slices[-1] <= self.z_max:
             raise ValueError(f"label {self.label}: boxes on slices {slices} outside {self.z_min}..{self.z_max}")
 
     @property
     def middle(self) -> BoxPrompt:
-        """The box that propagation starts from: the one nearest to the middle of the range, the lower of two."""
+        """The box from which propagation starts: the nearest to the middle of the range; of two, the lower one."""
         return min(self.boxes, key=lambda box: abs(2 * box.z - self.z_min - self.z_max))
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the form in which `propagate` reads prompts."""
+        """Returns the prompt in the form that the command `propagate` reads."""
         return {
             "label": self.label,
             "z_min": self.z_min,
@@ -72,7 +81,12 @@ class OrganPrompt:
 
 @dataclass(frozen=True)
 class PromptOrigin:
-    """Where an organ's prompt comes from. source: `atlas`, `unet`, or the name of another segmenter. reason: why that one."""
+    """The origin of an organ's prompt.
+
+    Attributes:
+        source: `atlas`, `unet`, or the name of another segmenter.
+        reason: the reason for the choice of this source.
+    """
 
     source: str
     reason: str
@@ -83,7 +97,13 @@ class PromptOrigin:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts for some organs, for the others the reason why there is none; and the prompts' origins, if sources differ."""
+    """The prompts of a target.
+
+    Attributes:
+        prompts: one prompt per organ.
+        missing: the reason why an organ has no prompt, by organ number.
+        origins: the origin of each prompt, by organ number; empty if all prompts have the same source.
+    """
 
     prompts: tuple[OrganPrompt, ...]
     missing: dict[int, str] = field(default_factory=dict)
@@ -116,12 +136,12 @@ class _Prompt(BaseModel):
 
 
 def read_prompts(path: Path, geometry: Geometry) -> list[OrganPrompt]:
-    """Returns prompts from a JSON file, checked against the volume that they are for.
+    """Reads prompts from a JSON file and checks them against the volume's grid.
 
-    The file holds a list, or a report with a list under `prompts`.
+    The file contains a list of prompts, or a report with such a list under `prompts`.
 
     Raises:
-        InputError: not such a file, or a prompt outside the volume.
+        InputError: the file has another form, or a prompt lies outside the volume.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -131,27 +151,27 @@ def read_prompts(path: Path, geometry: Geometry) -> list[OrganPrompt]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, ValidationError) as error:
         raise InputError(
             path,
-            f"does not hold prompts: {error}",
+            f"does not contain prompts: {error}",
             'Write a list of {"label", "z_min", "z_max", "boxes": [{"z", "box": [x_min, y_min, x_max, y_max]}]}.',
         ) from error
     labels = [p.label for p in prompts]
     if len(set(labels)) != len(labels):
-        raise InputError(path, "prompts a label twice.", "Give all boxes of a label in one prompt.")
+        raise InputError(path, "has two prompts for one label.", "Give all boxes of a label in one prompt.")
     nx, ny, nz = geometry.size
     for p in prompts:
         corners = np.array([b.box for b in p.boxes])
         if p.z_min < 0 or p.z_max >= nz or corners.min() < 0 or corners[:, [0, 2]].max() > nx or corners[:, [1, 3]].max() > ny:
-            raise InputError(path, f"prompts label {p.label} outside the volume of size {geometry.size}.")
+            raise InputError(path, f"has a prompt for label {p.label} outside the volume of size {geometry.size}.")
     return prompts
 
 
 def prompts_from_report(described: Sequence[Mapping[str, Any]]) -> list[OrganPrompt]:
-    """Returns the prompts that a report lists, from its field `prompts`."""
+    """Returns the prompts from the field `prompts` of a report."""
     return [p.value() for p in TypeAdapter(list[_Prompt]).validate_python(list(described))]
 
 
 def describe_prompts(prompts: Iterable[OrganPrompt], volume: Volume) -> list[dict[str, Any]]:
-    """Returns prompts for a report: as `propagate` reads them, with world (mm, LPS) and file coordinates beside."""
+    """Describes prompts for a report: in the form that `propagate` reads, with world (mm, LPS) and file coordinates added."""
     described = []
     for prompt in prompts:
         entry = prompt.as_dict()

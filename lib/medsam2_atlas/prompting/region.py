@@ -1,4 +1,4 @@
-"""From masks to prompts: the range of slices an organ spans, and its boxes on some of them."""
+"""Makes prompts from masks: an organ's range of slices, and its boxes on some of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from medsam2_atlas.scoremaps import ScoreMaps, fusion_config, threshold_of
 
 
 def bounding_box(mask: np.ndarray) -> tuple[float, float, float, float]:
-    """Returns the smallest axis-parallel box (x_min, y_min, x_max, y_max) of a mask `[y, x]`, last pixels included."""
+    """Returns the smallest axis-parallel box (x_min, y_min, x_max, y_max) of a mask `[y, x]`, last pixels included.
+
+    Examples:
+        >>> bounding_box(np.array([[0, 0, 0], [0, 1, 1]], bool))
+        (1.0, 1.0, 2.0, 1.0)
+    """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
 
@@ -26,17 +31,17 @@ def bounding_box(mask: np.ndarray) -> tuple[float, float, float, float]:
 def prompt_from_planes(
     label: int, z_min: int, z_max: int, mask_at: Callable[[int], np.ndarray], fractions: tuple[float, ...]
 ) -> OrganPrompt:
-    """Returns a prompt with a box at each fraction of the range, slice `z_min + (z_max − z_min) · p` rounded down.
+    """Returns a prompt with one box for each fraction p of the range: on slice `z_min + (z_max − z_min) · p`, rounded down.
 
-    Where the mask is empty there, the box comes from the nearest slice of the range that has one and lies on that
-    slice; boxes that would share a slice become one. Both are noted.
+    If the mask of that slice is empty, the box is taken from the nearest slice of the range with a mask, and lies on that
+    slice. Boxes on the same slice become one. The prompt's notes record both.
 
     Args:
-        label: organ number.
-        z_min: first slice whose mask is not empty.
-        z_max: last such slice.
-        mask_at: gives the organ's mask `[y, x]` on a slice.
-        fractions: places of the boxes, 0..1.
+        label: the organ number.
+        z_min: the first slice with a mask that is not empty.
+        z_max: the last slice with a mask that is not empty.
+        mask_at: returns the organ's mask on a slice, `[y, x]` bool.
+        fractions: the positions of the boxes in the range, 0..1.
     """
     boxes: dict[int, BoxPrompt] = {}
     notes = []
@@ -59,14 +64,16 @@ def prompts_from_scores(
     fractions: tuple[float, ...],
     rule: ThresholdRule = DEFAULT_THRESHOLDS,
 ) -> Prompts:
-    """Returns prompts from score maps.
+    """Makes prompts from score maps.
+
+    An organ's prompting region is its score map above its threshold. Each prompt has the confidence of its score map.
 
     Args:
-        scores: of the target.
-        table: holds the published thresholds.
-        organs: organ numbers.
-        fractions: places of the boxes in the range.
-        rule: see `scoremaps.threshold_of`.
+        scores: the target's score maps.
+        table: the organs, with the published thresholds.
+        organs: the organ numbers.
+        fractions: the positions of the boxes in the range of slices, 0..1.
+        rule: the rule for thresholds; see `scoremaps.threshold_of`.
     """
     config, prompts, missing = prompting_config(), [], {}
     for k in organs:
@@ -83,7 +90,7 @@ def prompts_from_scores(
             missing[k] = f"its score stays at or below {highest:.2f}, the threshold is {threshold:.2f}"
             continue
         hits = np.flatnonzero((score.values > threshold * 255).any((1, 2)))
-        planes = {z: mask for z in (hits + score.low[0]).tolist() if (mask := scores.plane(k, z) > threshold).any()}
+        planes = {z: mask for z in (hits + score.lower[0]).tolist() if (mask := scores.plane(k, z) > threshold).any()}
         if not planes:
             missing[k] = f"no pixel's score is above the threshold {threshold:.2f}"
             continue
@@ -95,13 +102,20 @@ def prompts_from_scores(
 
 
 def _lookup(planes: Mapping[int, np.ndarray], shape: tuple[int, ...]) -> Callable[[int], np.ndarray]:
-    """Returns masks by slice, empty ones where there is none."""
+    """Returns a function from a slice to its mask, which is empty if the slice has none."""
     empty = np.zeros(shape[1:], bool)
     return lambda z: planes.get(z, empty)
 
 
 def prompts_from_labels(labels: np.ndarray, organs: Iterable[int], fractions: tuple[float, ...], reason: str) -> Prompts:
-    """Returns prompts from a label map `[z, y, x]`; `reason` is given for organs that it lacks."""
+    """Makes prompts from a label map.
+
+    Args:
+        labels: the label map, `[z, y, x]`.
+        organs: the organ numbers.
+        fractions: the positions of the boxes in the range of slices, 0..1.
+        reason: the reason recorded for organs that are missing from the label map.
+    """
     prompts, missing = [], {}
     for k in organs:
         mask = labels == k
@@ -114,9 +128,14 @@ def prompts_from_labels(labels: np.ndarray, organs: Iterable[int], fractions: tu
 
 
 def enlarged(prompts: Prompts, table: OrganTable, shape: tuple[int, ...]) -> Prompts:
-    """Adds strategy D's margins to boxes and ranges, within the volume `[z, y, x]`; `PromptingConfig` has their sizes.
+    """Enlarges boxes and ranges as in strategy D, within the volume; `PromptingConfig` has the amounts.
 
-    Ranges stay as they are for organs whose table entry says so. Boxes stay on their slices.
+    Boxes stay on their slices. The range of an organ stays unchanged if its table entry has `enlarge_z: false`.
+
+    Args:
+        prompts: the prompts to enlarge.
+        table: the organs.
+        shape: the shape (z, y, x) of the volume.
     """
     depth, rows, columns = shape
     config, result = prompting_config(), []

@@ -1,8 +1,9 @@
-"""Registration: pre-alignment, affine, deformable; the transforms they make; a common space for several images.
+"""Registration: pre-alignment, affine and deformable stages, their transforms, and a common space for several images.
 
-`register(fixed, moving, config, progress) -> Transform` is the contract: it takes two CTs on their working grids and returns
-the transform from world points of the fixed one to those of the moving one. `config.method` chooses the registration. Another
-one is a module with such a function and a line in `methods.METHODS`; `methods.Registration` tells what it must do.
+The contract is `register(fixed, moving, config, progress) -> Transform`. The function takes two CTs on their working grids and
+returns the transform from world points of the fixed CT to world points of the moving CT. `config.method` names the
+registration. To add one, write a module with such a function and add a line to `methods.METHODS`; `methods.Registration`
+states the requirements.
 """
 
 from medsam2_atlas.registration.affine import refine_affine

@@ -9,19 +9,19 @@ import torch
 from medsam2_atlas.registration.config import AdamConfig
 
 _EPSILON = 1e-8
-"""Keeps steps finite where gradients vanish; as in the paper."""
+"""Keeps steps finite if gradients vanish; the value of the paper."""
 _PUBLISHED = AdamConfig.model_validate({})
 
 
 class Adam:
-    """Moves a tensor against its gradient, as `torch.optim.Adam` does, to the last bit.
+    """An Adam optimiser (Kingma and Ba, ICLR 2015) whose steps equal those of `torch.optim.Adam` to the last bit.
 
-    The first use of an optimiser of torch imports torch's compiler, which takes each process two seconds.
+    It exists because torch's own optimisers import torch's compiler at first use, which takes two seconds in each process.
 
     Args:
-        values: a tensor that requires its gradient; it is changed in place.
-        rate: length of a step, in units of the values.
-        config: decay of the running means.
+        values: the tensor to optimise, of any shape; it requires a gradient and is changed in place.
+        rate: the length of a step, in units of the values.
+        config: the decay rates of the running means; those of the paper by default.
     """
 
     def __init__(self, values: torch.Tensor, rate: float, config: AdamConfig = _PUBLISHED) -> None:
@@ -31,7 +31,7 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Makes a step along the tensor's gradient, and clears it."""
+        """Makes one step against the tensor's gradient, and clears the gradient."""
         gradient, self._values.grad = self._values.grad, None
         assert gradient is not None
         self._steps += 1

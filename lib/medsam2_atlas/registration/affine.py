@@ -14,7 +14,18 @@ from medsam2_atlas.registration.work_image import WorkImage, hu_classes
 def refine_affine(
     fixed: WorkImage, moving: WorkImage, start: Affine, config: RegistrationConfig, progress: Progress = silent
 ) -> Affine:
-    """Returns an improved affine map from fixed to moving world points, found from coarse to fine."""
+    """Refines an affine map by gradient descent on two levels, from coarse to fine.
+
+    Args:
+        fixed: the fixed image.
+        moving: the moving image.
+        start: the map to refine, from fixed to moving world points (x, y, z in mm).
+        config: the registration parameters.
+        progress: called with the fraction completed.
+
+    Returns:
+        The refined map, in the same direction.
+    """
     spacings = config.affine.spacings
     for level, spacing in enumerate(spacings):
         share = part(progress, level / len(spacings), (level + 1) / len(spacings))
@@ -23,8 +34,8 @@ def refine_affine(
 
 
 def _channels(hu: torch.Tensor, config: RegistrationConfig) -> torch.Tensor:
-    low, high = config.affine.window
-    return torch.cat([hu_classes(hu, config.tissue), ((hu.clamp(low, high) - low) / (high - low))[None]])
+    lower, upper = config.affine.window
+    return torch.cat([hu_classes(hu, config.tissue), ((hu.clamp(lower, upper) - lower) / (upper - lower))[None]])
 
 
 def _descend(

@@ -1,4 +1,4 @@
-"""Keeps registrations on disk: a target meets the same common space again whenever its atlas has grown."""
+"""Stores registrations on disk: an atlas that grows keeps its common space, so a target's registration stays valid."""
 
 from __future__ import annotations
 
@@ -17,15 +17,20 @@ _FORGOTTEN = "forgotten"
 
 @dataclass(frozen=True)
 class RegistrationCache:
-    """A folder of transforms by key. Safe for several processes: files are replaced in one step."""
+    """A folder of transforms, one file per key. Several processes may use it: files are replaced in one step."""
 
     folder: Path
 
     def get(self, key: str, make: Callable[[], Transform]) -> Transform:
-        """Returns the transform of a key; makes and stores it if it is missing.
+        """Returns the transform of a key; computes and stores it if it is missing.
 
-        It comes back as it was stored, in half precision, the first time too: a result does not depend on the cache. If the
-        cache is emptied meanwhile, the transform is not kept: it may be of a study that was erased.
+        The first call, too, returns the transform as stored (displacements in half precision), so that results do not depend on
+        the cache. If another process empties the cache during the computation, the transform is not stored: its study may have
+        been erased.
+
+        Args:
+            key: the path of the file below the folder, without its suffix.
+            make: computes the transform.
         """
         file = self.folder / f"{key}.npz"
         if file.is_file():
@@ -46,13 +51,13 @@ class RegistrationCache:
         return stored
 
     def forget(self) -> None:
-        """Lets registrations that are being made not be kept; called before the folder is emptied."""
-        if self.folder.parent.is_dir():  # the folder itself is made by the first one that is kept
+        """Prevents registrations in progress from being stored. Call it before emptying the folder."""
+        if self.folder.parent.is_dir():  # the folder itself may not exist yet: the first stored transform creates it
             mark = self.folder.with_name(f"{self.folder.name}.{_FORGOTTEN}")
             mark.write_text(os.urandom(8).hex())
 
     def _emptied(self) -> str:
-        """Returns a text that changes whenever the cache is emptied."""
+        """Returns a token that changes whenever the cache is emptied."""
         with suppress(OSError):
             return self.folder.with_name(f"{self.folder.name}.{_FORGOTTEN}").read_text()
         return ""

@@ -1,4 +1,4 @@
-"""Settings of registration; values in `configs/registration.yaml`, with their reasons."""
+"""Settings of registration; `configs/registration.yaml` has their values and reasons."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _known_method(name: str) -> str:
 
 
 Window = Annotated[tuple[float, float], AfterValidator(_ascending)]
-"""Lowest and highest value."""
+"""A range: its min and max value."""
 
 
 class _Section(BaseModel):
@@ -38,23 +38,27 @@ class WorkImageConfig(_Section):
     """The working grid of a CT, and the body on it."""
 
     min_length: float = Field(
-        30.0, gt=0, description="mm; of each axis, its voxels' own length included: less of the trunk cannot be registered"
+        30.0,
+        gt=0,
+        description="mm; min extent along each axis, edges of voxels included: less of the trunk cannot be registered",
     )
     min_slices: int = Field(
-        3, ge=2, description="voxels along each axis: two thick slices are registered much worse than three"
+        3, ge=2, description="min number of voxels along each axis: two thick slices register much worse than three"
     )
     smoothing: float = Field(
         0.4, ge=0, description="spacings; standard deviation of the smoothing before sampling, which prevents aliasing"
     )
     smooth_below: float = Field(
-        0.75, ge=0, description="spacings; shorter voxels are smoothed: coarser ones have no detail to lose"
+        0.75, ge=0, description="spacings; axes with shorter voxels are smoothed: longer voxels need no smoothing"
     )
-    body_hu: float = Field(-300.0, description="HU; denser voxels may be body: between lung and fat, whatever the noise")
+    body_hu: float = Field(
+        -300.0, description="HU; denser voxels may be body: between lung and fat, far from the noise of both"
+    )
     min_body_share: float = Field(
-        0.02, ge=0, le=1, description="share of all voxels that a body has; with less, values are no HU"
+        0.02, ge=0, le=1, description="min share of all voxels that are body; if there are fewer, the values are not HU"
     )
     body_margin: float = Field(
-        20.0, ge=0, description="mm around the body that are registered: its outline counts, the table does not"
+        20.0, ge=0, description="mm around the body that are registered too: they show its outline, but not the table"
     )
 
 
@@ -72,33 +76,46 @@ class TissueConfig(_Section):
 
 
 class PrealignConfig(_Section):
-    """Search for place and stretch along z."""
+    """Search for the position and the stretch along z."""
 
     weights: tuple[float, float, float, float, float] = Field(
         (1.0, 1.0, 1.0, 8.0, 0.5),
-        description="of squared differences of air, fat, soft tissue, bone, body: bone has few voxels, but the clearest "
-        "landmarks",
+        description="weights of the squared differences in air, fat, soft tissue, bone and body: bone has few voxels, but the "
+        "clearest landmarks",
     )
-    pixel_step: int = Field(2, ge=1, description="every n-th row and column is compared: any of them shows the place along z")
+    pixel_step: int = Field(
+        2, ge=1, description="every n-th row and column is compared: each of them shows the position along z"
+    )
     min_overlap: float = Field(
-        0.35, gt=0, le=1, description="share of the shorter scan that lies in the longer one: a smaller overlap fits by chance"
+        0.35,
+        gt=0,
+        le=1,
+        description="min share of the shorter scan that overlaps the longer one: a smaller overlap fits by chance",
     )
-    min_slices: int = Field(4, ge=1, description="coarse slices that overlap: fewer fit by chance")
-    min_body: float = Field(0.3, ge=0, le=1, description="share of body in either image from which a voxel counts")
+    min_slices: int = Field(4, ge=1, description="min number of overlapping coarse slices: fewer fit by chance")
+    min_body: float = Field(
+        0.3, ge=0, le=1, description="min share of body in a voxel of either image for the voxel to be compared"
+    )
     scale: Window = Field(
         (0.7, 1.4),
-        description="limits of the scaling along x and y: a child and a heavy patient; beyond them, the outline was not found",
+        description="limits of the scaling along x and y: a child, a heavy patient; a value beyond them means a wrong outline",
     )
     stretch_penalty: float = Field(
-        0.05, ge=0, description="cost per |ln| of the stretch along z over the scaling across: bodies keep their proportions"
+        0.05,
+        ge=0,
+        description="cost per |ln| of the stretch along z divided by the scaling along x and y: bodies keep their proportions",
     )
     overlap_penalty: float = Field(
         0.08,
         ge=0,
-        description="cost of no overlap, falling linearly to 0 for a full one: of similar places, the larger overlap is right",
+        description="cost of no overlap, which falls linearly to 0 for a full overlap: among similar positions, the one with "
+        "the larger overlap is right",
     )
     turned: float = Field(
-        0.8, ge=0, description="share of the upright cost below which half a turn around z is taken: few files are that wrong"
+        0.8,
+        ge=0,
+        description="half a turn around z is chosen if its cost is below this share of the upright cost: few files have a "
+        "wrong patient position",
     )
 
 
@@ -109,29 +126,31 @@ class AffineConfig(_Section):
     rates: tuple[PositiveFloat, PositiveFloat] = Field(
         (0.02, 0.008), description="Adam's rate on each level; units of the parameters"
     )
-    points: int = Field(40_000, ge=1000, description="voxels that are compared, about: enough for twelve parameters")
-    window: Window = Field((-160.0, 240.0), description="HU that are compared beside the tissue classes, as 0..1: soft tissue")
+    points: int = Field(40_000, ge=1000, description="approximate number of voxels compared: enough for twelve parameters")
+    window: Window = Field(
+        (-160.0, 240.0), description="HU; range that is compared, as 0..1, in addition to the tissue classes: soft tissue"
+    )
     matrix_unit: float = Field(
         0.5,
         gt=0,
-        description="change of a matrix entry per unit of its parameter: about the effect of `shift_unit` at the body's "
-        "surface",
+        description="change of a matrix entry per unit of its parameter: at the body's surface, it has about the effect of "
+        "`shift_unit`",
     )
     shift_unit: float = Field(100.0, gt=0, description="mm per unit of a shift's parameter")
     matrix_penalty: float = Field(
-        0.1, ge=0, description="weight of the matrix parameters' squared sum: a short scan says little about its scale"
+        0.1, ge=0, description="weight of the sum of squares of the matrix parameters: a short scan hardly determines its scale"
     )
 
 
 class FeatureConfig(_Section):
-    """What the deformable stage compares. Values from 0 to 1.5 can be stored with an atlas."""
+    """The features that the deformable stage compares. An atlas can store values from 0 to 1.5."""
 
     mind_window: Window = Field(
         (-250.0, 350.0),
-        description="HU that the MIND descriptor compares: edges of lung and bone do not dominate those of organs",
+        description="HU; range that the MIND descriptor compares: edges of lung and bone must not dominate edges of organs",
     )
-    mind_dilation: int = Field(2, ge=1, description="voxels to the neighbours that are compared")
-    mind_radius: int = Field(1, ge=0, description="voxels; half width of the compared patches")
+    mind_dilation: int = Field(2, ge=1, description="voxels; distance to the compared neighbours")
+    mind_radius: int = Field(1, ge=0, description="voxels; radius of the compared patches")
     air: float = Field(0.7, ge=0, le=1.5, description="weight of the class air: lung and bowel move")
     fat: float = Field(0.7, ge=0, le=1.5, description="weight of the class fat: its amount differs between patients")
     bone: float = Field(0.9, ge=0, le=1.5, description="weight of the class bone: rigid, but ribs and pelvis differ in form")
@@ -139,12 +158,12 @@ class FeatureConfig(_Section):
         1.5,
         ge=0,
         le=1.5,
-        description="weight of the HU in `brightness_window`, as 0..1: organs differ from each other by this alone",
+        description="weight of the HU in `brightness_window`, as 0..1: only these distinguish organs from each other",
     )
-    brightness_window: Window = Field((-100.0, 200.0), description="HU; fat to enhanced organs")
-    fluid_window: Window = Field((-15.0, 25.0), description="HU of bladder, gallbladder and stomach")
+    brightness_window: Window = Field((-100.0, 200.0), description="HU; from fat to enhanced organs")
+    fluid_window: Window = Field((-15.0, 25.0), description="HU; contents of bladder, gallbladder and stomach")
     fluid_width: float = Field(
-        6.0, gt=0, description="HU; width of that window's borders: soft, since noise moves voxels across them"
+        6.0, gt=0, description="HU; width of that window's borders: soft, because noise moves voxels across them"
     )
 
 
@@ -152,47 +171,57 @@ class DeformableConfig(_Section):
     """Coupled-convex search and continuous refinement."""
 
     coupling: tuple[float, ...] = Field(
-        (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), description="weights of the distance to the smooth field, one a round; as published"
+        (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+        description="weights of the distance to the smooth field, one per round; as published",
     )
     min_seen: float = Field(
-        0.5, ge=0, le=1, description="share of a cell's voxels within the moving image from which its cost counts"
+        0.5, ge=0, le=1, description="min share of a cell's voxels inside the moving image for the cell's cost to count"
     )
-    cost_smoothings: int = Field(2, ge=0, description="box means of the search's costs")
-    inverse_rounds: int = Field(12, ge=0, description="rounds that make both directions inverse to each other")
-    rate: float = Field(1.0, gt=0, description="Adam's rate; voxels of the refinement's grid")
+    cost_smoothings: int = Field(2, ge=0, description="number of box means that smooth the costs of the search")
+    inverse_rounds: int = Field(12, ge=0, description="rounds that make the two directions inverse to each other")
+    rate: float = Field(1.0, gt=0, description="voxels of the refinement's grid; Adam's rate")
     half_from: int = Field(
         16,
         ge=1,
-        description="voxels of the shortest axis from which the refinement runs at half resolution: smaller images have "
-        "too few",
+        description="voxels; min length of the shortest axis for a refinement at half resolution: smaller images have too "
+        "few voxels",
     )
-    field_smoothings: int = Field(3, ge=0, description="box means of the field before it is applied: about a Gaussian")
-    max_folding: float = Field(0.004, ge=0, le=1, description="share of cells that may fold: hardly a voxel")
-    max_smoothings: int = Field(12, ge=0, description="twofold box means of a field that folds more; few need one")
+    field_smoothings: int = Field(
+        3, ge=0, description="number of box means that smooth the field before it is applied: close to a Gaussian"
+    )
+    max_folding: float = Field(0.004, ge=0, le=1, description="max share of cells that fold: hardly any voxel")
+    max_smoothings: int = Field(
+        12, ge=0, description="max number of twofold box means for a field that folds more; few need one"
+    )
 
 
 class GroupConfig(_Section):
     """The common space of several images."""
 
     rounds: int = Field(
-        3, ge=1, description="one affine round, then deformable ones: the second one's mean is sharper, and the third fits it"
+        3,
+        ge=1,
+        description="one affine round, then deformable rounds: the second round gives a sharper mean, and the third fits it",
     )
     min_coverage: float = Field(
-        0.2, gt=0, le=1, description="share of the images that show a voxel of their mean: means of fewer show single patients"
+        0.2,
+        gt=0,
+        le=1,
+        description="min share of the images that show a voxel of their mean: a mean of fewer shows single patients",
     )
     long_share: float = Field(
         0.85,
         gt=0,
         le=1,
-        description="min length of the first template, as a share of the longest scan's: long scans show the most anatomy",
+        description="min length of the first template, as a share of the longest scan: long scans show the most anatomy",
     )
 
 
 class AdamConfig(_Section):
-    """Adam's method (Kingma and Ba, ICLR 2015), with the values of its paper."""
+    """Adam's method (Kingma and Ba, ICLR 2015), with the values of the paper."""
 
-    mean_decay: float = Field(0.9, ge=0, lt=1, description="of the running mean of gradients (β₁)")
-    square_decay: float = Field(0.999, ge=0, lt=1, description="of the running mean of squared gradients (β₂)")
+    mean_decay: float = Field(0.9, ge=0, lt=1, description="decay of the running mean of gradients (β₁)")
+    square_decay: float = Field(0.999, ge=0, lt=1, description="decay of the running mean of squared gradients (β₂)")
 
 
 _FLAT = {
@@ -206,7 +235,7 @@ _FLAT = {
     "smoothness",
     "class_weight",
 }
-"""Parameters that were always part of what is stored; the others are stored where they differ from their defaults."""
+"""Parameters that are always stored. The other parameters are stored only if they differ from their defaults."""
 
 
 class RegistrationConfig(BaseModel):
@@ -215,29 +244,37 @@ class RegistrationConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spacing: float = Field(
-        4.0, gt=0, description="mm; grid of the deformable stage and of the common space: half of it takes eight times as long"
+        4.0,
+        gt=0,
+        description="mm; grid of the deformable stage and of the common space: half this spacing takes eight times as long",
     )
-    coarse_spacing: float = Field(9.0, gt=0, description="mm; grid of the search along z: vertebrae are still separate")
+    coarse_spacing: float = Field(9.0, gt=0, description="mm; grid of the search along z: still separates vertebrae")
     z_scales: tuple[PositiveFloat, ...] = Field(
         (0.8, 0.87, 0.93, 1.0, 1.07, 1.15, 1.25), description="stretches tried along z: adults of different height"
     )
     affine_steps: tuple[int, int] = Field(
-        (50, 25), description="Adam steps on each affine level: the second one starts near its end"
+        (50, 25), description="Adam steps on each affine level: the second level starts near its end point"
     )
     cell: int = Field(
         4, ge=1, description="voxels per cell of the discrete search: 16 mm. Smaller cells take longer and gain little"
     )
-    reach: int = Field(3, ge=0, description="cells searched to each side: 48 mm. 0 leaves the discrete stage out")
+    reach: int = Field(3, ge=0, description="cells searched to each side: 48 mm. 0 omits the discrete stage")
     adam_steps: int = Field(
-        60, ge=0, description="steps of the continuous refinement, which starts near its end; twice as many gain nothing"
+        60,
+        ge=0,
+        description="steps of the continuous refinement, which starts near its end point; twice as many gain nothing",
     )
     smoothness: float = Field(
-        1.0, ge=0, description="weight of the displacement's squared gradient: more costs overlap, less the place of organs"
+        1.0,
+        ge=0,
+        description="weight of the displacement's squared gradient: a higher weight reduces the organs' overlap, a lower one "
+        "misplaces them",
     )
     class_weight: float = Field(
         2.0,
         ge=0,
-        description="weight of the HU classes beside the MIND descriptor: they distinguish fat from organs, it shows borders",
+        description="weight of the HU classes relative to the MIND descriptor: the classes distinguish fat from organs, the "
+        "descriptor shows borders",
     )
     method: Annotated[str, AfterValidator(_known_method)] = Field(
         "convex_adam", description="one of `registration.methods.METHODS`"
@@ -253,21 +290,21 @@ class RegistrationConfig(BaseModel):
 
     @property
     def identity(self) -> str:
-        """Returns a text that differs between sets of parameters, for keys of stored registrations.
+        """The text that identifies a set of parameters in the keys of stored registrations.
 
-        A parameter that is not in `_FLAT` counts only if it differs from its default, so that a new one changes no key. If a
-        default changes, name the parameter in `_FLAT`: registrations that were stored under the old default are not found then.
+        A parameter outside `_FLAT` counts only if it differs from its default, so that a new parameter changes no key. If you
+        change a default, add the parameter to `_FLAT`: registrations stored under the old default then no longer match.
         """
         changed = self.model_dump_json(exclude=_FLAT, exclude_defaults=True)
         return self.model_dump_json(include=_FLAT) + (changed if changed != "{}" else "")
 
     @property
     def digest(self) -> str:
-        """Returns eight hexadecimal digits of the checksum of `identity`."""
+        """The first eight hexadecimal digits of the SHA-256 of `identity`."""
         return hashlib.sha256(self.identity.encode()).hexdigest()[:8]
 
     def record(self) -> dict[str, Any]:
-        """Returns the parameters that `identity` tells, for `atlas.json`."""
+        """Returns the parameters in `identity`, for `atlas.json`."""
         return self.model_dump(mode="json", include=_FLAT) | self.model_dump(mode="json", exclude=_FLAT, exclude_defaults=True)
 
 
@@ -276,6 +313,6 @@ def registration_config(file: Path | None = None) -> RegistrationConfig:
     """Returns the parameters in `configs/registration.yaml`, or in another file.
 
     Raises:
-        InputError: the file does not hold valid parameters.
+        InputError: the file does not contain valid parameters.
     """
     return read_config(RegistrationConfig, file or resource("configs/registration.yaml"), "registration configuration")

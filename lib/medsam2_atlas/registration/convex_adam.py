@@ -1,4 +1,4 @@
-"""The project's own registration: pre-alignment, affine, then coupled-convex search with Adam's refinement."""
+"""The default registration: pre-alignment, affine stage, coupled-convex search, refinement by Adam."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from medsam2_atlas.registration.work_image import WorkImage
 
 
 def register(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig, progress: Progress = silent) -> Transform:
-    """Returns the transform from world points of the fixed image to those of the moving one; deterministic."""
+    """Returns the transform from the fixed to the moving image's world points (x, y, z in mm, LPS).
+
+    The deformable stage follows Siebert, Hansen and Heinrich (Learn2Reg 2021) and ConvexAdam (2024); see `deformable`.
+
+    Args:
+        fixed: the fixed image.
+        moving: the moving image.
+        config: the registration parameters.
+        progress: called with the stage and the fraction completed.
+    """
     progress("registration", 0.0)
     fixed = fixed.around_body()
     start = prealign(fixed, moving, config)

@@ -1,8 +1,8 @@
-"""Deformable registration: coupled-convex discrete optimisation, made consistent both ways, refined by Adam.
+"""Deformable registration: coupled-convex discrete optimisation, made inverse-consistent, then refined by Adam.
 
-After Siebert, Hansen and Heinrich, "Fast 3D registration with accurate optimisation and little learning for
-Learn2Reg 2021", and its ConvexAdam form of 2024. Displacements here are in voxels of the fixed grid, `[3, z, y, x]` in
-(z, y, x) order, until they are turned into millimetres at the end.
+It follows Siebert, Hansen and Heinrich, "Fast 3D registration with accurate optimisation and little learning for Learn2Reg
+2021", and ConvexAdam (Siebert et al. 2024). In this module, displacements are `[3, z, y, x]`, in voxels of the fixed grid and
+in the order (z, y, x); `deform` converts them to millimetres at its end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,18 @@ from medsam2_atlas.registration.work_image import WorkImage
 def deform(
     fixed: WorkImage, moving: WorkImage, start: Affine, config: RegistrationConfig, progress: Progress = silent
 ) -> Transform:
-    """Returns the transform from fixed to moving world points that refines an affine one."""
+    """Refines an affine map by a displacement field.
+
+    Args:
+        fixed: the fixed image.
+        moving: the moving image.
+        start: the affine map from fixed to moving world points (x, y, z in mm).
+        config: the registration parameters.
+        progress: called with the fraction completed.
+
+    Returns:
+        The displacement field on the fixed grid, followed by the affine map.
+    """
     fixed = fixed.at_spacing(config.spacing)
     points = fixed.points()
     hu, seen = moving.warped(start(points))
@@ -48,7 +59,7 @@ def deform(
 
 
 def _unfolded(map: Displacement, config: DeformableConfig) -> Displacement:
-    """Returns a field that folds in hardly a voxel: smoothed until it does, which few fields need."""
+    """Smooths a field until at most a share of `max_folding` of its cells fold. Few fields need it."""
     for _ in range(config.max_smoothings):
         if map.folding() <= config.max_folding:
             break
@@ -63,7 +74,7 @@ def _smoothed(values: torch.Tensor, times: int) -> torch.Tensor:
 
 
 def _coupled_convex(target: torch.Tensor, source: torch.Tensor, seen: torch.Tensor, config: RegistrationConfig) -> torch.Tensor:
-    """Returns the displacement of each cell, found among `(2 reach + 1)³` shifts by alternating similarity and smoothness."""
+    """Returns the displacement of each cell, chosen among `(2 reach + 1)³` shifts by alternating similarity and smoothness."""
     cell, reach = config.cell, config.reach
     f, m, w = F.avg_pool3d(target, cell), F.avg_pool3d(source, cell), F.avg_pool3d(seen, cell)
     shape = f.shape[1:]
@@ -92,7 +103,7 @@ def _coupled_convex(target: torch.Tensor, source: torch.Tensor, seen: torch.Tens
 
 
 def _consistent(forward: torch.Tensor, backward: torch.Tensor, rounds: int) -> torch.Tensor:
-    """Returns the forward field in cells, drawn towards the inverse of the backward one and vice versa."""
+    """Returns the forward field in cells, after rounds that make the forward and the backward field inverse to each other."""
     zero = torch.zeros(3)
     grid = grid_points(forward.shape[1:], zero, 1.0)
 
@@ -114,9 +125,14 @@ def _refine(
     config: RegistrationConfig,
     progress: Progress,
 ) -> torch.Tensor:
-    """Returns a field of the fixed grid's voxels, refined by Adam at half resolution and smoothed before it is applied.
+    """Refines a field by Adam at half resolution; the field is smoothed before it is applied.
 
-    features: of the fixed and of the moving image. seen: where each of them has voxels. start: the field to refine.
+    Args:
+        features: the features of the fixed and of the moving image, each `[c, z, y, x]`.
+        seen: the validity of the fixed and of the moving image, each `[1, z, y, x]`, 0..1.
+        start: the field to refine, in voxels of the fixed grid.
+        config: the registration parameters.
+        progress: called with the fraction completed.
     """
     settings = config.deformable
     stride = 2 if min(features[0].shape[1:]) >= settings.half_from else 1

@@ -1,4 +1,4 @@
-"""What the deformable stage compares: the MIND self-similarity descriptor and HU-class maps."""
+"""The features that the deformable stage compares: the MIND self-similarity descriptor and HU-class maps."""
 
 from __future__ import annotations
 
@@ -21,9 +21,17 @@ _PAIRS = [
 
 
 def mind_ssc(hu: torch.Tensor, config: FeatureConfig) -> torch.Tensor:
-    """Returns the MIND-SSC descriptor `[12, z, y, x]` of an image `[z, y, x]` (Heinrich et al., MICCAI 2013).
+    """Returns the MIND-SSC descriptor of an image (Heinrich et al., MICCAI 2013).
 
-    Twelve distances between patches around the six neighbours, relative to their local mean, as exp(−d/v).
+    The descriptor has twelve values exp(−d/v): d is the squared distance between the patches around two of the six neighbours,
+    less the smallest of the twelve distances; v is the mean of the twelve d.
+
+    Args:
+        hu: HU, `[z, y, x]`.
+        config: the window in HU, the distance of the neighbours and the radius of the patches in voxels.
+
+    Returns:
+        `[12, z, y, x]`, 0..1.
     """
     dilation, radius = config.mind_dilation, config.mind_radius
     padded = F.pad(hu.clamp(*config.mind_window)[None, None], (dilation,) * 6, mode="replicate")
@@ -42,11 +50,11 @@ def mind_ssc(hu: torch.Tensor, config: FeatureConfig) -> torch.Tensor:
 
 
 def descriptors(hu: torch.Tensor, config: RegistrationConfig) -> torch.Tensor:
-    """Returns MIND-SSC, then HU-class maps: `[17, z, y, x]`, from 0 to 1.5, of an image `[z, y, x]`."""
+    """Returns the descriptors of an image in HU `[z, y, x]`: 12 of MIND-SSC, then 5 HU-class maps, `[17, z, y, x]`, 0..1.5."""
     features = config.features
     air, fat, _, bone = hu_classes(hu, config.tissue)
-    low, high = features.brightness_window
-    brightness = (hu.clamp(low, high) - low) / (high - low)
+    lower, upper = features.brightness_window
+    brightness = (hu.clamp(lower, upper) - lower) / (upper - lower)
     thin, thick = features.fluid_window
     fluid = torch.sigmoid((hu - thin) / features.fluid_width) * torch.sigmoid((thick - hu) / features.fluid_width)
     weighted = (features.air * air, features.fat * fat, features.bone * bone, features.brightness * brightness, fluid)
@@ -54,17 +62,20 @@ def descriptors(hu: torch.Tensor, config: RegistrationConfig) -> torch.Tensor:
 
 
 def deformable_features(hu: torch.Tensor, image: WorkImage, points: torch.Tensor, config: RegistrationConfig) -> torch.Tensor:
-    """Returns the features `[c, z, y, x]` of an image that are compared: its descriptors, the HU-class maps weighted.
+    """Returns the features of an image for the comparison: its descriptors, with weighted HU-class maps.
 
     Args:
-        hu: `[z, y, x]`, the image sampled at the points.
-        image: if it is the mean of a group and knows their descriptors, those are taken where they are known.
-        points: `[z, y, x, 3]`.
-        config: registration parameters; `class_weight` 0 leaves the HU-class maps out.
+        hu: HU of the image at the points, `[z, y, x]`.
+        image: the image. If it is the mean of a group, the group's mean descriptors replace its own where they are known.
+        points: world points `[z, y, x, 3]`: (x, y, z) in mm.
+        config: the registration parameters; `class_weight` 0 omits the HU-class maps.
+
+    Returns:
+        `[17, z, y, x]`, or `[12, z, y, x]` without HU-class maps.
     """
     values = descriptors(hu, config)
     if image.group is not None:
-        values = image.group.at(points, otherwise=values)
+        values = image.group.at(points, fallback=values)
     if config.class_weight == 0:
         return values[: len(_PAIRS)]
     values[len(_PAIRS) :] *= config.class_weight
@@ -74,16 +85,17 @@ def deformable_features(hu: torch.Tensor, image: WorkImage, points: torch.Tensor
 def mean_descriptors(
     images: Iterable[tuple[torch.Tensor, torch.Tensor]], grid: WorkImage, config: RegistrationConfig
 ) -> MeanDescriptors:
-    """Returns the mean descriptors of images that lie in a common space.
+    """Returns the mean descriptors of images in a common space.
 
     Args:
-        images: HU and where there are voxels, each `[z, y, x]` on the grid; at least one.
-        grid: of the common space.
-        config: registration parameters; a mean is known where `group.min_coverage` of the images show the voxel.
+        images: at least one pair of HU and validity (bool), each `[z, y, x]` on the grid.
+        grid: the grid of the common space.
+        config: the registration parameters. The mean of a voxel is known if a share of `group.min_coverage` of the images
+            show the voxel.
     """
     total, count, number = torch.zeros(()), torch.zeros(grid.shape), 0
     for hu, valid in images:
-        inner = -F.max_pool3d(-valid.float()[None, None], 3, 1, 1)[0, 0]  # the scan's border is no edge of the body
+        inner = -F.max_pool3d(-valid.float()[None, None], 3, 1, 1)[0, 0]  # exclude the scan's border: it is no edge of the body
         total = total + descriptors(torch.where(valid, hu, AIR), config) * inner
         count += inner
         number += 1

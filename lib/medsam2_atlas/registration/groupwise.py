@@ -1,4 +1,4 @@
-"""A common space for several images: the mean image that all of them are registered to, made in rounds."""
+"""Builds a common space of several images: a mean image to which all of them are registered, refined in rounds."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from medsam2_atlas.registration.work_image import AIR, WorkImage
 
 @dataclass(frozen=True)
 class CommonSpace:
-    """The mean image, and for each image the transform from the common space's world points to its own."""
+    """A mean image, and the transform of each image from the common space's world points to its own."""
 
     template: WorkImage
     transforms: list[Transform]
 
 
 class UnregisteredError(Exception):
-    """An image that cannot be registered to the others.
+    """An image cannot be registered to the others.
 
     Attributes:
-        number: of the image.
+        number: the index of the image.
         reason: the error.
     """
 
@@ -42,18 +42,18 @@ class UnregisteredError(Exception):
 def build_common_space(images: Sequence[WorkImage], config: RegistrationConfig, progress: Progress = silent) -> CommonSpace:
     """Registers images together.
 
-    The image nearest to the middle of the group in extent starts as the template. A first round of affine maps gives a
-    mean size and shape; each further round registers every image deformably to the mean of the last. The mean counts,
-    at each voxel, only the images whose field of view covers it.
+    The first template is, among the long scans, the image of median girth. The first round finds affine maps, which give the
+    group's mean size and shape. Each later round registers every image deformably to the mean image of the previous round. At
+    each voxel, the mean includes only the images whose field of view covers it.
 
     Args:
-        images: at least one, all at `config.spacing` or finer.
-        config: registration parameters; `group.rounds` counts the affine round and the deformable ones. The mean of affine
-            maps is blurred; that of the first deformable round is sharper, and what follows fits it better.
+        images: at least one image, at a spacing of `config.spacing` or finer.
+        config: the registration parameters; `group.rounds` counts the affine round and the deformable rounds. The mean image
+            becomes sharper with each round, and later rounds fit it better.
         progress: called with the fraction completed.
 
     Raises:
-        UnregisteredError: an image that cannot be registered.
+        UnregisteredError: an image cannot be registered.
     """
     images = [image.at_spacing(config.spacing).with_config(config.image) for image in images]
     template = _first_template(images, config.group.long_share)
@@ -80,13 +80,15 @@ def build_common_space(images: Sequence[WorkImage], config: RegistrationConfig, 
 
 
 def mean_image(images: Sequence[WorkImage], transforms: Sequence[Transform], grid: WorkImage, min_coverage: float) -> WorkImage:
-    """Returns the mean of the warped images on a grid large enough for all of them, over those that cover each voxel.
+    """Returns the mean of the warped images on a grid that contains all of them.
+
+    At each voxel, the mean includes only the images that cover it.
 
     Args:
-        images: at least one.
-        transforms: of each image, from world points of the grid to its own.
-        grid: gives spacing and place.
-        min_coverage: share of the images that must cover a voxel of their mean.
+        images: at least one image.
+        transforms: the transform of each image, from the grid's world points to its own.
+        grid: the image whose spacing and position define the grid.
+        min_coverage: the min share of the images that must cover a voxel.
     """
     grid = _enlarged(grid, images, transforms)
     points = grid.points()
@@ -103,18 +105,18 @@ def mean_image(images: Sequence[WorkImage], transforms: Sequence[Transform], gri
 def _first_template(images: Sequence[WorkImage], long_share: float) -> WorkImage:
     lengths = np.array([image.shape[0] * image.spacing for image in images])
     widths = np.array([float(image.body.float().sum()) / image.shape[0] for image in images])
-    # Long scans carry the most anatomy; among those, the one of median girth.
+    # Long scans show the most anatomy; among them, choose the one of median girth.
     long = np.flatnonzero(lengths >= long_share * lengths.max())
     return images[int(long[np.abs(widths[long] - np.median(widths[long])).argmin()])]
 
 
 def _centred(transforms: list[Transform], template: WorkImage) -> list[Transform]:
-    """Returns affine transforms after the template was moved to the group's mean: their own mean becomes the identity."""
+    """Moves the template to the group's mean, so that the mean of the affine transforms becomes the identity."""
     maps = [step for transform in transforms for step in transform.maps if isinstance(step, Affine)]
     matrix = torch.stack([m.matrix for m in maps]).mean(0)
     middle = template.points().reshape(-1, 3).mean(0)
     shift = torch.stack([m(middle) for m in maps]).mean(0) - matrix @ middle
-    # Keep the place of the template's middle; only size and shape go to the mean.
+    # Keep the position of the template's middle; change only its size and shape to the mean.
     mean = Affine(matrix, shift)
     keep = Affine(torch.eye(3), mean(middle) - middle)
     away = Transform((keep, mean.inverse()))
@@ -122,21 +124,21 @@ def _centred(transforms: list[Transform], template: WorkImage) -> list[Transform
 
 
 def _enlarged(grid: WorkImage, images: Sequence[WorkImage], transforms: Sequence[Transform]) -> WorkImage:
-    low, high = [], []
+    lower, upper = [], []
     for image, transform in zip(images, transforms, strict=True):
         size = torch.tensor(image.shape[::-1], dtype=torch.float32) - 1
         bits = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
         linear = Transform(tuple(step for step in transform.maps if isinstance(step, Affine)))
         corners = linear.inverse()(image.origin + bits * size * image.spacing)
-        low.append(corners.amin(0))
-        high.append(corners.amax(0))
-    origin, end = torch.stack(low).amin(0), torch.stack(high).amax(0)
+        lower.append(corners.amin(0))
+        upper.append(corners.amax(0))
+    origin, end = torch.stack(lower).amin(0), torch.stack(upper).amax(0)
     shape = [max(2, int(n)) for n in ((end - origin) / grid.spacing + 1).flip(0)]
     return WorkImage(torch.full(shape, AIR), torch.ones(shape, dtype=torch.bool), origin, grid.spacing, config=grid.config)
 
 
 def _cropped(image: WorkImage) -> WorkImage:
-    """Returns the part of an image in the smallest box that holds every valid voxel."""
+    """Returns the image cropped to the smallest box that contains all valid voxels."""
     box = occupied(image.valid.numpy())
     assert box is not None, "at least one image covers each mean"
     return image.cropped(box)

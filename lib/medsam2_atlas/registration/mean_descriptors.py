@@ -1,4 +1,4 @@
-"""What a group of images looks like at each point of their common space, for the deformable stage."""
+"""The mean descriptors of a group of images at each point of their common space, for the deformable stage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from medsam2_atlas.registration.transform import sample
 
 STEPS_PER_UNIT = 170
-"""Descriptors reach from 0 to 1.5; they are kept in 8 bits. Part of the stored form: atlases do not name it."""
+"""Steps of the 8-bit form per unit; descriptors range from 0 to 1.5. Part of the stored format: atlases do not record it."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,14 @@ class MeanDescriptors:
     """The mean of several images' descriptors in their common space.
 
     The mean squared distance of a descriptor to those of n images is its squared distance to their mean plus their variance.
-    So what is registered to the mean descriptors is registered to all images at once, at the cost of one. The descriptors
-    of the mean image differ: they describe a blurred body that no patient has.
+    Registering a target to the mean descriptors therefore registers it to all images at once, at the cost of one. The
+    descriptors of the mean image are different: they describe a blurred body.
 
-    values: `[c, z, y, x]` uint8, `STEPS_PER_UNIT` = 1. known: `[z, y, x]` bool, where enough of the images have voxels.
-    origin: `[3]` (x, y, z) mm. spacing: mm.
+    Attributes:
+        values: `[c, z, y, x]` uint8; `STEPS_PER_UNIT` stands for 1.
+        known: `[z, y, x]` bool, True where enough of the images have voxels.
+        origin: the first voxel's centre, `[3]` (x, y, z) in mm.
+        spacing: the spacing in mm.
     """
 
     values: np.ndarray
@@ -30,8 +33,16 @@ class MeanDescriptors:
     origin: torch.Tensor
     spacing: float
 
-    def at(self, points: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
-        """Returns descriptors `[c, ...]` at world points `[..., 3]` of the common space; `otherwise` where none are known."""
+    def at(self, points: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
+        """Returns the descriptors at world points of the common space.
+
+        Args:
+            points: `[..., 3]`: (x, y, z) in mm.
+            fallback: the values `[c, ...]` for points at which the descriptors are not known.
+
+        Returns:
+            `[c, ...]`, float32.
+        """
         values = sample(torch.from_numpy(self.values).float() / STEPS_PER_UNIT, points, self.origin, self.spacing)
         known = sample(torch.from_numpy(self.known).float()[None], points, self.origin, self.spacing, padding="zeros")
-        return torch.where(known > 0.5, values, otherwise)
+        return torch.where(known > 0.5, values, fallback)

@@ -1,7 +1,7 @@
-"""The registrations that can be chosen (`method` in `configs/registration.yaml`).
+"""The available registrations (`method` in `configs/registration.yaml`).
 
-Another registration is a module with a function `register(fixed, moving, config, progress) -> Transform`, and a line here.
-`Registration` tells what the function must do. Modules are imported when their method is used.
+To add one, write a module with a function `register(fixed, moving, config, progress) -> Transform` and add a line here.
+`Registration` states the requirements. A module is imported when its method is first used.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 METHODS: dict[str, str] = {
     "convex_adam": "medsam2_atlas.registration.convex_adam:register",
 }
-"""Module and function of each registration, by name."""
+"""The module and function of each registration, by name."""
 
 
 class Registration(Protocol):
-    """A way to register two images.
+    """A function that registers two images.
 
-    It takes images of any extent that share some anatomy, and never their labels. It must be deterministic: stored
-    registrations are found by the images and the parameters. Its maps must be affine maps and displacement fields, which
-    `Transform` can store and invert.
+    The images may have any extent, but must share some anatomy. A registration never reads labels. It must be deterministic,
+    because stored registrations are found by their images and parameters. Its transform may contain only affine maps and
+    displacement fields, which `Transform` can store and invert.
     """
 
     def __call__(self, fixed: WorkImage, moving: WorkImage, config: RegistrationConfig, progress: Progress) -> Transform:
-        """Returns the transform from world points of the fixed image to those of the moving one (x, y, z in mm, LPS)."""
+        """Returns the transform from the fixed to the moving image's world points (x, y, z in mm, LPS)."""
         ...
 
 
 def registration_of(method: str) -> Registration:
-    """Returns the registration of a name in `METHODS`."""
+    """Returns the registration with a name in `METHODS`."""
     module, function = METHODS[method].split(":")
     return cast(Registration, getattr(import_module(module), function))

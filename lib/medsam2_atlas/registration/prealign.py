@@ -1,4 +1,4 @@
-"""Pre-alignment: scale and centre from the body's outline, place and stretch along z by exhaustive search."""
+"""Pre-alignment: scale and centre from the body's outline, position and stretch along z by exhaustive search."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from medsam2_atlas.registration.work_image import WorkImage, hu_classes
 
 @dataclass(frozen=True)
 class ClassMaps:
-    """HU-class maps within the body on a coarse grid: `[5, z, y, x]`, the last channel is the body itself."""
+    """HU-class maps within the body, on a coarse grid.
+
+    Attributes:
+        maps: `[5, z, y, x]`, 0..1: air, fat, soft tissue, bone, and the body itself.
+        valid: `[z, y, x]`, 0..1: the share of each cell inside the scan.
+        origin: the first cell's centre, `[3]` (x, y, z) in mm.
+        spacing: the spacing in mm.
+    """
 
     maps: torch.Tensor
     valid: torch.Tensor
@@ -26,7 +33,13 @@ class ClassMaps:
 
     @classmethod
     def of(cls, image: WorkImage, spacing: float, tissue: TissueConfig) -> ClassMaps:
-        """Averages over cells of about `spacing` mm."""
+        """Averages an image's HU-class maps over cells.
+
+        Args:
+            image: the image.
+            spacing: the approximate size of a cell in mm.
+            tissue: the borders between the classes.
+        """
         body = image.body.float()
         air, fat, soft, bone = hu_classes(image.hu, tissue) * body
         factor = max(1, round(spacing / image.spacing))
@@ -37,29 +50,34 @@ class ClassMaps:
 
     @cached_property
     def outline(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns centre (world mm) and width (mm) of the body along x and y: medians over slices, each `[2]`."""
+        """The body's centre (world, mm) and width (mm) along x and y, each of shape `[2]`: medians over slices."""
         inside = (self.maps[4] > 0.5) & (self.valid > 0.5)
         centres, widths = [], []
         for axis, other in ((2, 1), (1, 2)):
             seen = inside.any(other)
             length = seen.shape[1]
             place = torch.arange(length)
-            low = torch.where(seen, place, length).amin(1).float()
-            high = torch.where(seen, place, -1).amax(1).float()
-            ok = high > low
+            lower = torch.where(seen, place, length).amin(1).float()
+            upper = torch.where(seen, place, -1).amax(1).float()
+            ok = upper > lower
             if not ok.any():
-                low, high, ok = torch.zeros(1), torch.tensor([length - 1.0]), torch.tensor([True])
+                lower, upper, ok = torch.zeros(1), torch.tensor([length - 1.0]), torch.tensor([True])
             start = self.origin[0 if axis == 2 else 1]
-            centres.append(((low + high) / 2)[ok].median() * self.spacing + start)
-            widths.append((high - low + 1)[ok].median() * self.spacing)
+            centres.append(((lower + upper) / 2)[ok].median() * self.spacing + start)
+            widths.append((upper - lower + 1)[ok].median() * self.spacing)
         return torch.stack(centres), torch.stack(widths)
 
 
 def prealign(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Affine:
-    """Returns a scaling and shift that takes fixed world points to moving ones.
+    """Returns the scaling and shift from fixed to moving world points (x, y, z in mm).
 
-    Every stretch in `z_scales` is tried at every offset that leaves enough of the shorter scan overlapping. All of that is done
-    once more with the fixed image turned by half around z: for scans of prone patients whose files do not say so.
+    The search tries each stretch in `z_scales` at each offset along z at which the scans overlap enough. It is repeated with
+    the fixed image turned by half around z, for prone patients whose files do not record the position.
+
+    Args:
+        fixed: the fixed image.
+        moving: the moving image.
+        config: the registration parameters.
     """
     f, m = (ClassMaps.of(image, config.coarse_spacing, config.tissue) for image in (fixed, moving))
     starts = [_best_start(f, m, config, turn) for turn in (1.0, -1.0)]
@@ -68,7 +86,7 @@ def prealign(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) ->
 
 
 def _best_start(f: ClassMaps, m: ClassMaps, config: RegistrationConfig, turn: float) -> tuple[float, Affine]:
-    """Returns the cost and the map of the best stretch and offset along z. turn: 1, or −1 for half a turn around z."""
+    """Returns the cost and the map of the best stretch and offset along z; `turn` is 1, or −1 for half a turn around z."""
     centre_f, width_f = f.outline
     centre_m, width_m = m.outline
     scale = (width_m / width_f).clamp(*config.prealign.scale)
@@ -81,7 +99,7 @@ def _best_start(f: ClassMaps, m: ClassMaps, config: RegistrationConfig, turn: fl
         for cost, lag in _costs(f, _stretched(m, f.spacing * stretch, plane), config.prealign, penalty):
             if best is None or cost < best[0]:
                 best = (cost, stretch, lag)
-    if best is None:  # too few coarse slices in common: lay the middles on each other
+    if best is None:  # too few coarse slices in common: align the middles
         best = (math.inf, 1.0, (f.maps.shape[1] - int(_length(m) / f.spacing)) // 2)
     cost, stretch, lag = best
     across = scale * turn
@@ -97,9 +115,12 @@ def _length(maps: ClassMaps) -> float:
 
 
 def _stretched(m: ClassMaps, step: float, plane: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the maps `[5, z, y, x]` and the validity `[z, y, x]` of slices that lie `step` mm apart.
+    """Returns the maps `[5, z, y, x]` and the validity `[z, y, x]` on slices at distances of `step` mm.
 
-    plane: `[y, x, 2]`, (x, y) in mm of the pixels of a slice.
+    Args:
+        m: the maps of the moving image.
+        step: the distance between slices in mm.
+        plane: the pixels of a slice, `[y, x, 2]`: (x, y) in mm.
     """
     slices = max(3, int(_length(m) / step) + 1)
     z = m.origin[2] + torch.arange(slices) * step
@@ -111,7 +132,7 @@ def _stretched(m: ClassMaps, step: float, plane: torch.Tensor) -> tuple[torch.Te
 def _costs(
     f: ClassMaps, moving: tuple[torch.Tensor, torch.Tensor], config: PrealignConfig, penalty: float
 ) -> Iterator[tuple[float, int]]:
-    """Yields the cost of each offset along z that leaves enough overlap, and the offset in slices; penalty: added to each."""
+    """Yields the cost, plus `penalty`, of each offset along z with enough overlap, and the offset in slices."""
     maps_m, valid_m = moving
     n, weights = config.pixel_step, torch.tensor(config.weights).view(-1, 1, 1, 1)
     maps_f, valid_f = (values[..., ::n, ::n] for values in (f.maps, f.valid > 0.5))

@@ -1,4 +1,4 @@
-"""Registers one image to another by the method that is configured."""
+"""Registers one image to another by the configured method."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from medsam2_atlas.registration.work_image import WorkImage
 
 
 def register(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig, progress: Progress = silent) -> Transform:
-    """Returns the transform from world points of the fixed image to those of the moving one, by `config.method`.
+    """Returns the transform from the fixed to the moving image's world points (x, y, z in mm, LPS), by `config.method`.
 
     Args:
-        fixed: on its working grid, of `config.spacing` or finer.
-        moving: as `fixed`.
-        config: registration parameters.
+        fixed: the fixed image, on a grid of `config.spacing` mm or finer.
+        moving: the moving image, on a grid of `config.spacing` mm or finer.
+        config: the registration parameters.
         progress: called with the stage and the fraction completed.
     """
     fixed, moving = fixed.with_config(config.image), moving.with_config(config.image)

@@ -1,7 +1,7 @@
-"""Transforms: chains of affine maps and displacement fields that take world points (mm, LPS) to world points.
+"""Transforms: chains of affine maps and displacement fields that map world points (mm, LPS) to world points.
 
-A transform that registers a moving image to a fixed one maps points of the fixed image's world to the moving one's:
-the direction in which images are resampled.
+The transform that registers a moving image to a fixed image maps world points of the fixed image to world points of the moving
+image, because resampling needs that direction.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from medsam2_atlas.base.files import replacing
 from medsam2_atlas.imaging.volume import Geometry
 
 _MANY_POINTS = 1 << 14
-"""Number of points from which threads share them: fewer are sampled faster by one."""
+"""Max number of points that one thread samples alone: for fewer points, several threads are slower."""
 
 
 class Map(Protocol):
-    """One link of a chain."""
+    """One map in the chain of a transform."""
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
-        """Maps world points to world points, `[..., 3]` mm."""
+        """Maps world points `[..., 3]` (x, y, z) in mm to world points of the same shape."""
         ...
 
     def inverse(self) -> Map:
@@ -37,13 +37,23 @@ class Map(Protocol):
 
 @dataclass(frozen=True)
 class Affine:
-    """x → matrix · x + shift; `matrix` `[3, 3]`, `shift` `[3]` in mm."""
+    """The affine map x → matrix · x + shift.
+
+    Attributes:
+        matrix: `[3, 3]`, for (x, y, z).
+        shift: `[3]` (x, y, z) in mm.
+
+    Examples:
+        >>> double = Affine(2 * torch.eye(3), torch.tensor([0.0, 0.0, 5.0]))
+        >>> double(torch.tensor([[1.0, 2.0, 3.0]])).tolist()
+        [[2.0, 4.0, 11.0]]
+    """
 
     matrix: torch.Tensor
     shift: torch.Tensor
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
-        """Maps world points to world points, `[..., 3]` mm."""
+        """Maps world points `[..., 3]` (x, y, z) in mm to world points of the same shape."""
         return points @ self.matrix.T + self.shift
 
     def inverse(self) -> Affine:
@@ -54,9 +64,14 @@ class Affine:
 
 @dataclass(frozen=True)
 class Displacement:
-    """x → x + u(x); `field` `[3, z, y, x]` holds (x, y, z) displacements in mm on an axis-parallel grid.
+    """The map x → x + u(x), with the displacement u on an axis-parallel isotropic grid.
 
-    Beyond the grid, the displacement of its nearest border point holds.
+    Outside the grid, u has the value of the nearest grid point.
+
+    Attributes:
+        field: u, `[3, z, y, x]`: (x, y, z) displacements in mm.
+        origin: the grid's first point, `[3]` (x, y, z) in mm.
+        spacing: the grid's spacing in mm.
     """
 
     field: torch.Tensor
@@ -64,11 +79,11 @@ class Displacement:
     spacing: float
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
-        """Maps world points to world points, `[..., 3]` mm."""
+        """Maps world points `[..., 3]` (x, y, z) in mm to world points of the same shape."""
         return points + sample(self.field, points, self.origin, self.spacing).movedim(0, -1)
 
     def inverse(self, iterations: int = 20) -> Displacement:
-        """Returns the inverse on the same grid, by fixed-point iteration v(y) = −u(y + v(y)) (Chen et al. 2008)."""
+        """Returns the inverse on the same grid, by the fixed-point iteration v(y) = −u(y + v(y)) (Chen et al. 2008)."""
         grid = grid_points(self.field.shape[1:], self.origin, self.spacing)
         inverse = torch.zeros_like(self.field)
         for _ in range(iterations):
@@ -92,12 +107,12 @@ class Displacement:
 
 @dataclass(frozen=True)
 class Transform:
-    """Maps applied one after the other, first to last."""
+    """A chain of maps, applied from the first to the last."""
 
     maps: tuple[Map, ...] = ()
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
-        """Maps world points `[..., 3]` (x, y, z) mm to world points of the same shape."""
+        """Maps world points `[..., 3]` (x, y, z) in mm to world points of the same shape."""
         for step in self.maps:
             points = step(points)
         return points
@@ -107,17 +122,36 @@ class Transform:
         return Transform(self.maps + other.maps)
 
     def inverse(self) -> Transform:
-        """Returns the inverse; exact for affine maps, to a fraction of a millimetre for fields that do not fold."""
+        """Returns the inverse: exact for affine maps, accurate to a fraction of a millimetre for fields that do not fold."""
         return Transform(tuple(step.inverse() for step in reversed(self.maps)))
 
     def warp_image(
         self, moving: np.ndarray, moving_grid: Geometry, fixed_grid: Geometry, outside: float = -1000.0
     ) -> np.ndarray:
-        """Returns a moving image `[z, y, x]` on the fixed grid, trilinear; `outside` where it has no voxel."""
+        """Resamples a moving image on the fixed grid, by trilinear interpolation.
+
+        Args:
+            moving: the moving image, `[z, y, x]`.
+            moving_grid: the grid of `moving`.
+            fixed_grid: the grid of the result.
+            outside: the value outside the moving image; HU of air by default.
+
+        Returns:
+            float32 `[z, y, x]` on the fixed grid.
+        """
         return self._warp(moving.astype(np.float32), moving_grid, fixed_grid, "bilinear", outside)
 
     def warp_labels(self, moving: np.ndarray, moving_grid: Geometry, fixed_grid: Geometry) -> np.ndarray:
-        """Returns a moving label map `[z, y, x]` on the fixed grid, by nearest neighbour; 0 outside."""
+        """Resamples a moving label map on the fixed grid, by nearest neighbour.
+
+        Args:
+            moving: the moving label map, `[z, y, x]`.
+            moving_grid: the grid of `moving`.
+            fixed_grid: the grid of the result.
+
+        Returns:
+            `[z, y, x]` on the fixed grid, of the type of `moving`; 0 outside the moving label map.
+        """
         warped = self._warp(moving.astype(np.float32), moving_grid, fixed_grid, "nearest", 0.0)
         return warped.round().astype(moving.dtype)
 
@@ -136,7 +170,11 @@ class Transform:
         return result
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns the chain as named arrays, displacements in half precision; `from_arrays` reads them."""
+        """Returns the chain as named arrays for `from_arrays`.
+
+        Map number i is stored as `map.i.matrix` `[3, 3]` and `map.i.shift` `[3]` in mm, or as `map.i.field` `[3, z, y, x]` in
+        mm (half precision), `map.i.origin` `[3]` in mm and `map.i.spacing` in mm (a scalar).
+        """
         arrays: dict[str, np.ndarray] = {}
         for i, step in enumerate(self.maps):
             if isinstance(step, Affine):
@@ -148,10 +186,14 @@ class Transform:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Transform:
-        """Returns the chain that `arrays` gave; ignores other names.
+        """Returns the chain from the arrays that the method `arrays` returned; shapes and names are given there.
+
+        Args:
+            arrays: arrays by name; other names are ignored.
 
         Raises:
-            KeyError, ValueError: not such arrays.
+            KeyError: an array is missing.
+            ValueError: an array has a wrong name or type.
         """
         steps = sorted({int(name.split(".")[1]) for name in arrays if name.startswith("map.")})
         maps: list[Map] = []
@@ -166,26 +208,26 @@ class Transform:
         return cls(tuple(maps))
 
     def save(self, file: Path) -> None:
-        """Writes the chain as one compressed `.npz`."""
+        """Writes the chain to one compressed `.npz` file."""
         with replacing(file) as part, part.open("wb") as stream:
             np.savez_compressed(stream, **self.arrays())  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, file: Path) -> Transform:
-        """Reads what `save` wrote.
+        """Reads a file that `save` wrote.
 
         Raises:
-            AtlasError: not such a file.
+            AtlasError: the file is not a saved transform.
         """
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return cls.from_arrays({name: arrays[name] for name in arrays.files})
         except (OSError, ValueError, KeyError, EOFError) as error:
-            raise AtlasError(file, f"is not a saved transform ({error}).", "Remove it, and let it be made again.") from error
+            raise AtlasError(file, f"is not a saved transform ({error}).", "Remove it; it is then computed again.") from error
 
 
 def geometry_points(grid: Geometry, z: int) -> torch.Tensor:
-    """Returns the world points of one slice of a grid, `[y, x, 3]` mm."""
+    """Returns the world points of slice `z` of a grid, `[y, x, 3]`: (x, y, z) in mm, LPS."""
     matrix = torch.from_numpy(grid.matrix).float()
     y, x = torch.meshgrid(torch.arange(grid.size[1]), torch.arange(grid.size[0]), indexing="ij")
     index = torch.stack([x, y, torch.full_like(x, z)], -1).float()
@@ -193,7 +235,20 @@ def geometry_points(grid: Geometry, z: int) -> torch.Tensor:
 
 
 def grid_points(shape: tuple[int, ...] | torch.Size, origin: torch.Tensor, spacing: float) -> torch.Tensor:
-    """Returns the world points of an axis-parallel isotropic grid, `[z, y, x, 3]` mm."""
+    """Returns the world points of an axis-parallel isotropic grid.
+
+    Args:
+        shape: the grid's shape (z, y, x).
+        origin: the grid's first point, `[3]` (x, y, z) in mm.
+        spacing: the grid's spacing in mm.
+
+    Returns:
+        float32 `[z, y, x, 3]`: (x, y, z) in mm.
+
+    Examples:
+        >>> grid_points((1, 1, 2), torch.tensor([10.0, 20.0, 30.0]), 4.0).tolist()
+        [[[[10.0, 20.0, 30.0], [14.0, 20.0, 30.0]]]]
+    """
     z, y, x = torch.meshgrid(*[torch.arange(n, dtype=torch.float32) * spacing for n in shape], indexing="ij")
     return torch.stack([x, y, z], -1) + origin
 
@@ -206,11 +261,23 @@ def sample(
     mode: str = "bilinear",
     padding: str = "border",
 ) -> torch.Tensor:
-    """Returns values `[c, ...]` of an image `[c, z, y, x]` on an axis-parallel isotropic grid at world points `[..., 3]`."""
+    """Returns an image's interpolated values at world points.
+
+    Args:
+        image: `[c, z, y, x]` on an axis-parallel isotropic grid.
+        points: world points `[..., 3]` (x, y, z) in mm.
+        origin: the grid's first point, `[3]` (x, y, z) in mm.
+        spacing: the grid's spacing in mm.
+        mode: `bilinear` (here trilinear) or `nearest`.
+        padding: `border` repeats the border's values outside the grid; `zeros` gives 0 there.
+
+    Returns:
+        `[c, ...]`, one value per channel and point.
+    """
     last = torch.tensor(image.shape[:0:-1], dtype=torch.float32) - 1
     unit = ((points - origin) / spacing / last.clamp(min=1) * 2 - 1).reshape(-1, 3)
     count = len(unit)
-    parts = torch.get_num_threads() if count > _MANY_POINTS else 1  # torch shares this work out by images of a batch
+    parts = torch.get_num_threads() if count > _MANY_POINTS else 1  # torch distributes the images of a batch to threads
     unit = F.pad(unit, (0, 0, 0, -count % parts)).reshape(parts, 1, 1, -1, 3)
     batch = image.expand(parts, *image.shape)
     values = F.grid_sample(batch, unit, mode=mode, padding_mode=padding, align_corners=True)

@@ -1,4 +1,4 @@
-"""The coarse, isotropic, axis-parallel copy of a CT that registration works on."""
+"""The working image of registration: a coarse, isotropic, axis-parallel copy of a CT."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from medsam2_atlas.registration.mean_descriptors import MeanDescriptors
 from medsam2_atlas.registration.transform import grid_points, sample
 
 AIR = -1000.0
-"""HU outside of a scan."""
+"""The HU outside a scan."""
 _ROUNDING_MM = 0.01
-"""Spacings in files are rounded."""
+"""The tolerance in mm for rounded spacings in files."""
 _DEFAULT = WorkImageConfig.model_validate({})
 
 
@@ -30,8 +30,13 @@ _DEFAULT = WorkImageConfig.model_validate({})
 class WorkImage:
     """A CT on an isotropic grid parallel to the LPS axes.
 
-    hu: `[z, y, x]` float32. valid: `[z, y, x]` bool, where the scan really has voxels. origin: `[3]` (x, y, z) mm. group: of a
-    mean image, the mean descriptors of its images. config: how the body is found.
+    Attributes:
+        hu: HU, `[z, y, x]` float32.
+        valid: `[z, y, x]` bool, True where the scan has voxels.
+        origin: the first voxel's centre, `[3]` (x, y, z) in mm.
+        spacing: the spacing in mm.
+        group: for a mean image, the mean descriptors of its images.
+        config: the parameters by which the body is found.
     """
 
     hu: torch.Tensor
@@ -43,12 +48,12 @@ class WorkImage:
 
     @classmethod
     def of(cls, volume: Volume, spacing: float, config: WorkImageConfig = _DEFAULT) -> WorkImage:
-        """Smooths and resamples a volume.
+        """Smooths a volume and resamples it on its working grid.
 
         Args:
-            volume: in HU.
-            spacing: mm; of the working grid.
-            config: how it is smoothed, and how much of a body it must show.
+            volume: the CT in HU.
+            spacing: the spacing of the working grid in mm.
+            config: the smoothing, and the min extent of the volume and of the body.
 
         Raises:
             InputError: the volume is too short, or shows no body.
@@ -56,14 +61,14 @@ class WorkImage:
         _check_extent(volume, config)
         last = np.array(volume.geometry.size) - 1
         corners = volume.geometry.to_world(np.array(list(np.ndindex(2, 2, 2))) * last)
-        low, high = np.min(corners, 0), np.max(corners, 0)
+        lower, upper = np.min(corners, 0), np.max(corners, 0)
         fine = volume.as_image()
         fine = sitk.BinShrink(fine, [max(1, int(spacing / 2 / step)) for step in fine.GetSpacing()])
         for axis, step in enumerate(fine.GetSpacing()):
             if step < config.smooth_below * spacing:  # SimpleITK's resampling does not smooth by itself
                 fine = sitk.RecursiveGaussian(fine, config.smoothing * spacing, direction=axis)
-        size = [int(np.floor((b - a) / spacing)) + 1 for a, b in zip(low, high, strict=True)]
-        origin = [float(v) for v in (low + high) / 2 - (np.array(size) - 1) * spacing / 2]
+        size = [int(np.floor((b - a) / spacing)) + 1 for a, b in zip(lower, upper, strict=True)]
+        origin = [float(v) for v in (lower + upper) / 2 - (np.array(size) - 1) * spacing / 2]
         outside = -1e5
         coarse = sitk.Resample(
             fine, size, sitk.Transform(), sitk.sitkLinear, origin, (spacing,) * 3, np.eye(3).ravel().tolist(), outside
@@ -73,20 +78,20 @@ class WorkImage:
         hu, start = torch.where(valid, hu.clamp(-1024, 3071), AIR), torch.tensor(origin, dtype=torch.float32)
         work = cls(hu, valid, start, spacing, config=config)
         if float(work.body.float().mean()) < config.min_body_share:
-            raise InputError(volume.source, "shows no body: hardly a voxel is denser than fat.", "Give a CT in HU.")
+            raise InputError(volume.source, "shows no body: hardly any voxel is denser than fat.", "Give a CT in HU.")
         return work
 
     @property
     def shape(self) -> torch.Size:
-        """`(z, y, x)`."""
+        """The shape (z, y, x)."""
         return self.hu.shape
 
     def points(self) -> torch.Tensor:
-        """Returns the world points of the voxels, `[z, y, x, 3]` mm."""
+        """Returns the world points of the voxels, `[z, y, x, 3]`: (x, y, z) in mm."""
         return grid_points(self.shape, self.origin, self.spacing)
 
     def at_spacing(self, spacing: float) -> WorkImage:
-        """Returns a coarser copy, averaged before it is sampled."""
+        """Returns a copy on a coarser grid; the image is averaged before it is sampled. `spacing` is in mm."""
         if abs(spacing - self.spacing) < 1e-3:
             return self
         width = max(1, 2 * round((spacing / self.spacing - 1) / 2) + 1)
@@ -97,31 +102,41 @@ class WorkImage:
         return WorkImage(hu, valid, self.origin, spacing, config=self.config)
 
     def with_config(self, config: WorkImageConfig) -> WorkImage:
-        """Returns the image, or a copy whose body is found by other parameters."""
+        """Returns the image, or a copy if `config` differs: it determines how the body is found."""
         return self if config == self.config else replace(self, config=config)
 
     def warped(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns HU and validity at world points `[z, y, x, 3]`; air where this image has no voxel."""
+        """Returns the image at world points.
+
+        Args:
+            points: `[z, y, x, 3]`: (x, y, z) in mm.
+
+        Returns:
+            HU `[z, y, x]`, air outside the scan, and validity `[z, y, x]` bool, True inside the scan.
+        """
         return _of_share(sample(self._with_share(), points, self.origin, self.spacing, padding="zeros"))
 
     def _with_share(self) -> torch.Tensor:
-        """Returns `[2, z, y, x]`: HU above air of valid voxels, and 1 for these. Means of both give means of valid voxels."""
+        """Returns `[2, z, y, x]`: HU above air, and 1, both 0 at invalid voxels.
+
+        The quotient of the two channels' means is the mean of the valid voxels.
+        """
         return torch.stack([(self.hu - AIR) * self.valid, self.valid.float()])
 
     def around_body(self) -> WorkImage:
-        """Returns the part that holds the body and some millimetres around it: table and air cost time and tell nothing."""
+        """Returns the image cropped to the body and `body_margin` mm around it: table and air only cost time."""
         box = occupied(self.body.numpy(), margin=round(self.config.body_margin / self.spacing))
         return self if box is None else self.cropped(box)
 
     def cropped(self, box: tuple[slice, ...]) -> WorkImage:
-        """Returns a copy of a part; box: `(z, y, x)`."""
+        """Returns a copy of the part in a box, one slice per axis (z, y, x)."""
         z, y, x = box
         shift = torch.tensor([x.start, y.start, z.start], dtype=torch.float32) * self.spacing
         return replace(self, hu=self.hu[box].clone(), valid=self.valid[box].clone(), origin=self.origin + shift)
 
     @cached_property
     def body(self) -> torch.Tensor:
-        """Returns the largest connected component denser than lung, with the holes of each slice filled: no table, no air."""
+        """The body, `[z, y, x]` bool: the largest component denser than lung, with the holes of each slice filled."""
         dense = ndimage.binary_opening((self.hu > self.config.body_hu).numpy(), iterations=1)
         pieces, count = ndimage.label(dense)
         if count == 0:
@@ -135,14 +150,14 @@ class WorkImage:
 
 
 def _of_share(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns HU of means of `WorkImage._with_share`, and where at least half of a mean was of voxels; air elsewhere."""
+    """Returns HU and validity from means of `WorkImage._with_share`; a mean over mostly valid voxels is valid."""
     total, share = values
     valid = share > 0.5
     return torch.where(valid, total / share.clamp(min=0.5) + AIR, AIR), valid
 
 
 def _check_extent(volume: Volume, config: WorkImageConfig) -> None:
-    """Raises an InputError if a volume is too short to be registered: two thick slices are registered much worse than three."""
+    """Raises an InputError if a volume is too short for registration: two thick slices register much worse than three."""
     sizes = np.array(volume.geometry.size)
     shortest = float((sizes * volume.geometry.spacing).min())
     long_enough = shortest >= config.min_length - _ROUNDING_MM
@@ -157,7 +172,15 @@ def _check_extent(volume: Volume, config: WorkImageConfig) -> None:
 
 
 def hu_classes(hu: torch.Tensor, tissue: TissueConfig) -> torch.Tensor:
-    """Returns soft membership `[4, ...]` in air, fat, soft tissue and bone (or bright contrast), from HU of any shape."""
+    """Returns the soft membership of voxels in four tissue classes.
+
+    Args:
+        hu: HU of any shape `[...]`.
+        tissue: the borders between the classes.
+
+    Returns:
+        `[4, ...]`, 0..1: air, fat, soft tissue, and bone or bright contrast.
+    """
     above_lung = torch.sigmoid((hu - tissue.fat_above) / tissue.fat_width)
     above_fat = torch.sigmoid((hu - tissue.soft_above) / tissue.soft_width)
     above_soft = torch.sigmoid((hu - tissue.bone_above) / tissue.bone_width)

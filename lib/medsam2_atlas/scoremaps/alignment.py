@@ -1,6 +1,6 @@
 """The step `align`: registers a target to the atlas' common space.
 
-Another registration is a module and a line in `registration/methods.py`.
+To add a registration, write a module and add a line to `registration/methods.py`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from medsam2_atlas.scoremaps.step import StepConfig
 
 
 class AlignConfig(StepConfig):
-    """Whether a target is registered; how is in `configs/registration.yaml`.
+    """Whether a target is registered. `configs/registration.yaml` has the registration parameters.
 
-    Switched off, the target is taken to lie in the common space as it is.
+    If the step is disabled, the target must already lie in the common space.
     """
 
 
@@ -25,7 +25,11 @@ class AlignConfig(StepConfig):
 class Target:
     """A CT to segment, and the atlas to compare it with.
 
-    registration: its parameters. cache: holds the registrations of targets to the same common space.
+    Attributes:
+        image: the CT in HU.
+        atlas: the atlas.
+        registration: the registration parameters.
+        cache: stores registrations to the same common space.
     """
 
     image: Volume
@@ -36,9 +40,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Alignment:
-    """A target that has been registered to the common space of an atlas.
+    """A target that is registered to the common space of an atlas.
 
-    work: the target on its working grid. transform: from the target's world points to the common space's. inverse: of it.
+    Attributes:
+        target: the CT in HU.
+        work: the CT on its working grid.
+        atlas: the atlas.
+        transform: the transform from the target's world points to the common space's (x, y, z in mm, LPS).
+        inverse: its inverse.
     """
 
     target: Volume
@@ -49,7 +58,7 @@ class Alignment:
 
 
 def align(target: Target, progress: Progress) -> Alignment:
-    """Registers a target, or takes its registration from the cache.
+    """Registers a target, or reads its registration from the cache.
 
     Raises:
         InputError: the target shows no body, or too little of it.
@@ -69,7 +78,7 @@ def align(target: Target, progress: Progress) -> Alignment:
 
 
 def already_aligned(target: Target) -> Alignment:
-    """Returns the alignment of a target that lies in the common space as it is.
+    """Returns the alignment of a target that already lies in the common space.
 
     Raises:
         InputError: the target shows no body, or too little of it.

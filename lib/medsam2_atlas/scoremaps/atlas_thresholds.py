@@ -1,4 +1,4 @@
-"""The step `thresholds`: those that were found best for an atlas, as they are stored with it."""
+"""The step `thresholds`: reads the best thresholds that are stored with an atlas."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ _KEY = "thresholds"
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Thresholds that were found for an atlas.
+    """The best thresholds of an atlas, found by leaving out each reference once.
 
-    values: per organ number. overlap: mean intersection over union of the boxes there. fusion: label fusion of the maps that
-    they were found on. corrected: whether intensities had corrected those maps. references: number of references, each of
-    which was left out once.
+    Attributes:
+        values: the threshold by organ number, 0..1.
+        overlap: the mean intersection over union of the boxes at that threshold, by organ number.
+        fusion: the label fusion of the maps.
+        corrected: whether intensities had corrected the maps.
+        references: the number of references.
     """
 
     values: dict[int, float]
@@ -30,7 +33,7 @@ class Thresholds:
 
 
 def with_thresholds(atlas: Atlas, found: Thresholds) -> Atlas:
-    """Returns the atlas with thresholds beside its other options."""
+    """Returns a copy of the atlas with the thresholds in its options."""
     names = organ_table()
     stored = {
         "fusion": found.fusion,
@@ -43,9 +46,9 @@ def with_thresholds(atlas: Atlas, found: Thresholds) -> Atlas:
 
 
 def thresholds_of(atlas: Atlas, config: FusionConfig) -> dict[int, float]:
-    """Returns the thresholds that were found for an atlas and these settings; none if they were found for others."""
+    """Returns an atlas' thresholds by organ number; empty if they were found with other settings or references."""
     stored: Mapping[str, Any] = atlas.options.get(_KEY) or {}
     made_for = (stored.get("fusion"), stored.get("corrected", False), stored.get("references"))
-    if made_for != (config.vote.label_fusion, config.looks_at_target, len(atlas.references)):
+    if made_for != (config.vote.label_fusion, config.uses_intensities, len(atlas.references)):
         return {}
     return {o.index: float(stored["values"][o.name]) for o in organ_table().organs if o.name in stored["values"]}

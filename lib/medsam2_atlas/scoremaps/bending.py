@@ -1,9 +1,9 @@
-"""The step `bend`: all maps are warped jointly until they explain the target's intensities.
+"""The step `bend`: moves all maps jointly until they fit the target's intensities.
 
-Registration by local structure misses some of what the intensities show. Unified segmentation (Ashburner and Friston,
-NeuroImage 2005): one smooth field moves the maps of all organs, and is chosen so that the mixture of what each organ, and what
-surrounds it, looks like makes the target's HU as likely as possible. The histograms of organs and surroundings in this target
-tell them apart; field and histograms are found in turns.
+Registration by local structure does not use all information in the intensities. This step follows unified segmentation
+(Ashburner and Friston, NeuroImage 2005): one smooth field moves the maps of all organs. The field maximises the likelihood of
+the target's HU under a mixture of the organs and their surroundings. Each component of the mixture has a histogram that is
+estimated from this target; histograms and field are estimated in turns.
 """
 
 from __future__ import annotations
@@ -18,41 +18,48 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 from scipy import ndimage
 
-from medsam2_atlas.imaging.cropped_map import Box, C, CroppedMap, around, low_of, shape_of
+from medsam2_atlas.imaging.cropped_map import Box, C, CroppedMap, around, lower_corner, shape_of
 from medsam2_atlas.registration.adam import Adam
 from medsam2_atlas.scoremaps.intensities import Intensities
 from medsam2_atlas.scoremaps.maps import ScoreMaps
 from medsam2_atlas.scoremaps.step import StepConfig
 
 _MIN_BACKGROUND = 1e-3
-"""Keeps the logarithm of the mixture finite where maps sum to 1."""
+"""The min probability of the background: keeps the logarithm of the mixture finite where maps sum to 1."""
 _SLAB = 16
-"""Slices that are moved at a time: coordinates take more memory than maps."""
+"""Slices that are moved at once: coordinates need more memory than maps."""
 
 
 class BendConfig(StepConfig):
     """How score maps are bent."""
 
-    rounds: int = Field(2, ge=0, description="of estimating histograms and the field; 0 leaves maps as they are")
-    steps: int = Field(40, ge=1, description="of Adam a round")
-    rate: float = Field(1.0, gt=0, description="of Adam; mm")
-    cell: float = Field(6.0, gt=0, description="mm; of the grid on which maps and intensities are compared")
-    knots: float = Field(30.0, gt=0, description="mm between the field's knots")
+    rounds: int = Field(2, ge=0, description="rounds of estimating the histograms and the field; 0 leaves the maps unchanged")
+    steps: int = Field(40, ge=1, description="steps of Adam per round")
+    rate: float = Field(1.0, gt=0, description="mm; Adam's rate")
+    cell: float = Field(6.0, gt=0, description="mm; spacing of the grid on which maps and intensities are compared")
+    knots: float = Field(30.0, gt=0, description="mm; distance between the field's knots")
     stiffness: float = Field(0.005, ge=0, description="weight of the mean squared difference between knots, in mm²")
-    blur: float = Field(4.0, ge=0, description="mm; of the maps while they are moved")
-    max_evidence: float = Field(3.0, gt=0, description="highest evidence that a HU can give, natural logarithm")
-    margin: float = Field(20.0, gt=0, description="mm around all maps that are compared: organs move by up to about that much")
-    surroundings: float = Field(12.0, gt=0, description="mm around an organ whose HU are compared with the organ's")
-    near: float = Field(0.05, gt=0, lt=1, description="score from which on a voxel counts as the organ's, for both of these")
+    blur: float = Field(4.0, ge=0, description="mm; standard deviation of the Gaussian that smooths the maps for the fit")
+    max_evidence: float = Field(3.0, gt=0, description="natural logarithm; max log-likelihood ratio of one HU value")
+    margin: float = Field(20.0, gt=0, description="mm around all maps that are compared: about the max movement of organs")
+    surroundings: float = Field(12.0, gt=0, description="mm around an organ that count as its surroundings")
+    near: float = Field(
+        0.05, gt=0, lt=1, description="min score of a voxel from which `margin` and `surroundings` are measured"
+    )
 
 
 @dataclass(frozen=True)
 class _Cells:
-    """Maps and intensities of a part of the reduced grid, `[..., z, y, x]` in cells of `size` voxels (z, y, x).
+    """Maps and intensities over a part of the reduced grid, averaged over cells.
 
-    maps: probabilities `[organ, z, y, x]`. partner: see `counterparts`. known: share of each cell that a reference shows. hu:
-    histograms `[bins, z, y, x]`, each of sum 1. first: the reduced grid's voxel (z, y, x) with which the part begins. steps:
-    (z, y, x) of a cell in mm.
+    Attributes:
+        maps: probabilities, `[organ, z, y, x]`.
+        partner: the result of `Intensities.counterparts`, `[organ]`.
+        known: the share of each cell that at least one reference shows, `[z, y, x]`.
+        hu: the histogram of each cell, `[bins, z, y, x]`, of sum 1.
+        first: the first voxel (z, y, x) of the part on the reduced grid.
+        size: the size of a cell in voxels, `[3]` (z, y, x).
+        steps: the size of a cell in mm, `[3]` (z, y, x).
     """
 
     maps: torch.Tensor
@@ -67,13 +74,16 @@ class _Cells:
 def warp_jointly(
     scores: ScoreMaps, field_of_view: CroppedMap, intensities: Intensities, config: BendConfig
 ) -> tuple[ScoreMaps, CroppedMap]:
-    """Returns score maps and field of view, moved by one smooth field.
+    """Moves score maps and field of view by one smooth field (unified segmentation, Ashburner and Friston 2005).
 
     Args:
-        scores: as registered.
-        field_of_view: on the same reduced grid, above 0.5 where at least one reference's field of view reaches.
+        scores: the registered score maps.
+        field_of_view: the references' field of view on the same reduced grid, above 0.5 inside.
         intensities: the target's intensities on that grid.
-        config: how.
+        config: the settings of the step.
+
+    Returns:
+        The moved score maps and the moved field of view, on the same grid.
     """
     names = [k for k, score in scores.maps.items() if score.values.any()]
     if config.rounds == 0 or not names:
@@ -114,14 +124,14 @@ def _cells(
         intensities.counterparts(list(maps)),
         torch.from_numpy(known),
         torch.from_numpy(np.ascontiguousarray(hu)).reshape(bins, *known.shape),
-        low_of(box),
+        lower_corner(box),
         size,
         size * spacing,
     )
 
 
 def _fitted(cells: _Cells, intensities: Intensities, config: BendConfig) -> torch.Tensor:
-    """Returns the field `[3, z, y, x]` over the cells, (z, y, x) in mm: a map's value at a cell comes from where it points."""
+    """Returns the field over the cells, `[3, z, y, x]`: the vector (z, y, x) in mm from each cell to its source point."""
     shape = cells.known.shape
     lattice = [max(2, round(n * step / config.knots)) for n, step in zip(shape, cells.steps, strict=True)]
     knots = torch.zeros(1, 3, *lattice, requires_grad=True)
@@ -136,15 +146,14 @@ def _fitted(cells: _Cells, intensities: Intensities, config: BendConfig) -> torc
     for turn in range(config.rounds):
         if turn > 0:
             with torch.no_grad():
-                maps = _looked_up(cells.maps, grid + field() / steps)
-        evidence = _evidence(maps, cells, known if turn == 0 else torch.ones_like(known), intensities, config)
-        counted = known & _near(maps, config.margin / cells.steps, config.near).any(
-            0
-        )  # elsewhere all maps are 0, and the mixture constant
-        likelihood, place = evidence[:, counted].exp(), grid[:, counted]
+                maps = _interpolated(cells.maps, grid + field() / steps)
+        ratios = _log_ratios(maps, cells, known if turn == 0 else torch.ones_like(known), intensities, config)
+        near = _near(maps, config.margin / cells.steps, config.near).any(0)  # elsewhere all maps are 0: constant mixture
+        counted = known & near
+        likelihood, place = ratios[:, counted].exp(), grid[:, counted]
         optimiser = Adam(knots, config.rate)
         for _ in range(config.steps):
-            inside = _looked_up(cells.maps, place + field()[:, counted] / steps[:, 0, 0])
+            inside = _interpolated(cells.maps, place + field()[:, counted] / steps[:, 0, 0])
             background = (1 - inside.sum(0)).clamp(min=_MIN_BACKGROUND)
             mixture = ((inside * likelihood).sum(0) + background).log()
             roughness = sum((knots.diff(dim=axis) ** 2).mean() for axis in (2, 3, 4))
@@ -154,26 +163,28 @@ def _fitted(cells: _Cells, intensities: Intensities, config: BendConfig) -> torc
     return field().detach()
 
 
-def _evidence(
+def _log_ratios(
     maps: torch.Tensor, cells: _Cells, counted: torch.Tensor, intensities: Intensities, config: BendConfig
 ) -> torch.Tensor:
-    """What each cell's HU say for each organ, `[organ, z, y, x]`, natural logarithm."""
+    """Returns the mean log-likelihood ratio of organ to background in each cell, `[organ, z, y, x]`, natural logarithm."""
     near = _near(maps, config.surroundings / cells.steps, config.near)
-    nothing = (1 - maps.sum(0)).clamp(min=0)
+    background = (1 - maps.sum(0)).clamp(min=0)
     hu = cells.hu.flatten(1)
-    inside, outside = ((weights * near * counted).flatten(1) @ hu.T for weights in (maps**2, nothing.expand_as(maps)))
-    table = torch.from_numpy(intensities.evidence_table(inside.numpy(), outside.numpy(), cells.partner, config.max_evidence))
+    inside, outside = ((weights * near * counted).flatten(1) @ hu.T for weights in (maps**2, background.expand_as(maps)))
+    table = torch.from_numpy(
+        intensities.log_likelihood_ratios(inside.numpy(), outside.numpy(), cells.partner, config.max_evidence)
+    )
     return (table @ hu).reshape(maps.shape)
 
 
 def _near(maps: torch.Tensor, reach: np.ndarray, score: float) -> torch.Tensor:
-    """Returns where each map `[organ, z, y, x]` is above a score within so many cells (z, y, x)."""
+    """Returns a bool `[organ, z, y, x]`: True if the map exceeds a score within `reach` cells (z, y, x)."""
     size = [1, *(2 * int(np.ceil(n)) + 1 for n in reach)]
     return torch.from_numpy(ndimage.maximum_filter(maps.numpy() > score, size, mode="constant"))
 
 
 def _indices(spans: Sequence[slice]) -> torch.Tensor:
-    """Returns the indices of all voxels of a part of a grid, float32 `[3, z, y, x]` (z, y, x)."""
+    """Returns the indices (z, y, x) of all voxels in a part of a grid, `[3, z, y, x]` float32."""
     axes = [torch.arange(span.start, span.stop, dtype=torch.float32) for span in spans]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
@@ -183,8 +194,8 @@ def _along_axes(values: ArrayLike) -> torch.Tensor:
     return torch.from_numpy(np.asarray(values, np.float32)).view(3, 1, 1, 1)
 
 
-def _looked_up(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Returns values `[c, z, y, x]` at fractional indices `[3, ...]` (z, y, x); at the border where they lie outside."""
+def _interpolated(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Interpolates values `[c, z, y, x]` at fractional indices `[3, ...]` (z, y, x); outside, the border's values hold."""
     last = torch.tensor(values.shape[1:], dtype=torch.float32).sub(1).clamp(min=1)
     unit = (index.flatten(1).T / last * 2 - 1).flip(1)
     found = F.grid_sample(values[None], unit[None, None, None], padding_mode="border", align_corners=True)
@@ -192,16 +203,16 @@ def _looked_up(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def _moved(score: C, field: torch.Tensor, cells: _Cells, shape: tuple[int, ...]) -> C:
-    """Returns a map on a reduced grid of `shape`, moved by a field over cells."""
+    """Moves a map on a reduced grid of `shape` by a field over cells."""
     voxel = cells.steps / cells.size
     box = around([score], field.abs().amax((1, 2, 3)).numpy() / voxel + 1, shape)
-    z, y, x = low_of(box)
+    z, y, x = lower_corner(box)
     values = torch.from_numpy(score.over(box))[None]
     result = np.empty(values.shape[1:], np.uint8)
     for first in range(0, len(result), _SLAB):
         index = _indices([slice(z + first, z + min(first + _SLAB, len(result))), *box[1:]])
         place = (index - _along_axes(cells.first) + 0.5) / _along_axes(cells.size) - 0.5  # in cells
-        source = index + _looked_up(field, place) / _along_axes(voxel)
-        part = _looked_up(values, source - _along_axes((z, y, x)))[0]
+        source = index + _interpolated(field, place) / _along_axes(voxel)
+        part = _interpolated(values, source - _along_axes((z, y, x)))[0]
         result[first : first + _SLAB] = (part * 255).round().to(torch.uint8).numpy()
-    return replace(score, values=result, low=(z, y, x)).cropped()
+    return replace(score, values=result, lower=(z, y, x)).cropped()

@@ -1,4 +1,4 @@
-"""Settings of all steps from a target to its score maps; values in `configs/fusion.yaml`."""
+"""Settings of all steps from a target to its score maps; `configs/fusion.yaml` has their values."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _CORRECT = {name: name for name in ("rounds", "spread", "weight", "smoothing", "
     "most": "max_evidence"
 }
 _BEND = {name: name for name in ("rounds", "steps", "rate", "cell", "knots", "stiffness", "blur")} | {"most": "max_evidence"}
-"""Names in the last release's file, and in stored predictions, with those of today."""
+"""The names of settings in the last release's file and in stored predictions, with their present names."""
 
 
 def _correction_rounds(rounds: Any) -> Mapping[str, Any]:
-    """Returns the settings for rounds of the correction; with none, maps were not bent either."""
+    """Returns the present settings for a number of correction rounds; in old files, 0 rounds disabled bending too."""
     return {"correct.rounds": rounds} | ({"bend.enabled": False} if rounds == 0 else {})
 
 
@@ -47,20 +47,20 @@ def _section(model: type[Settings], about: str) -> Any:
 
 
 class FusionConfig(Settings):
-    """How a target gets its score maps: one section a step, in their order, and what steps share."""
+    """How score maps are made: one section per step, in the order of the steps, and settings that steps share."""
 
     align: AlignConfig = _section(AlignConfig, "registers the target to the common space")
-    vote: VoteConfig = _section(VoteConfig, "lets references vote there")
-    warp: WarpConfig = _section(WarpConfig, "carries the votes onto the target")
-    bend: BendConfig = _section(BendConfig, "moves all maps jointly to what explains the target's intensities")
-    correct: CorrectConfig = _section(CorrectConfig, "lets the target's intensities decide which voxels are an organ's")
-    evidence: EvidenceConfig = _section(EvidenceConfig, "measures what a prompt's confidence follows from")
-    thresholds: ThresholdsConfig = _section(ThresholdsConfig, "takes the thresholds that were found for the atlas")
+    vote: VoteConfig = _section(VoteConfig, "fuses the references' labels in the common space")
+    warp: WarpConfig = _section(WarpConfig, "warps the votes to the target")
+    bend: BendConfig = _section(BendConfig, "moves all maps jointly to fit the target's intensities")
+    correct: CorrectConfig = _section(CorrectConfig, "corrects the maps by the target's intensities")
+    evidence: EvidenceConfig = _section(EvidenceConfig, "measures the evidence for the confidence of prompts")
+    thresholds: ThresholdsConfig = _section(ThresholdsConfig, "reads the thresholds that are stored with the atlas")
     histograms: HistogramConfig = _section(HistogramConfig, "how HU are counted, for the steps `bend` and `correct`")
 
     @property
-    def looks_at_target(self) -> bool:
-        """Returns whether the target's own intensities change score maps."""
+    def uses_intensities(self) -> bool:
+        """Whether the target's intensities change the score maps."""
         return any(step.enabled and step.rounds > 0 for step in (self.bend, self.correct))
 
     def with_method(self, method: Fusion) -> FusionConfig:
@@ -68,15 +68,15 @@ class FusionConfig(Settings):
         return self.model_copy(update={"vote": self.vote.model_copy(update={"method": method, "enabled": True})})
 
     def as_registered(self) -> FusionConfig:
-        """Returns the same settings without the steps that use the target's intensities, as published."""
+        """Returns the same settings without the steps that use the target's intensities, as in the published method."""
         steps = {name: getattr(self, name).model_copy(update={"enabled": False}) for name in ("bend", "correct")}
         return self.model_copy(update=steps)
 
     def provenance(self) -> dict[str, Any]:
-        """Returns the settings as stored predictions name them.
+        """Returns the settings under the names that stored predictions use.
 
-        These are the names of the first release, so that earlier predictions are found again. Settings that were added since
-        are left out as long as they have their defaults.
+        These are the names of the first release, so that earlier predictions are found again. Newer settings are omitted if
+        they have their defaults.
         """
         bends = self.bend.enabled and self.bend.rounds > 0
         corrects = self.correct.enabled and self.correct.rounds > 0
@@ -102,6 +102,6 @@ def fusion_config(file: Path | None = None) -> FusionConfig:
     """Returns the settings in `configs/fusion.yaml`, or in another file.
 
     Raises:
-        InputError: the file does not hold valid settings.
+        InputError: the file does not contain valid settings.
     """
     return read_config(FusionConfig, file or resource("configs/fusion.yaml"), "fusion configuration", former=_FORMER)

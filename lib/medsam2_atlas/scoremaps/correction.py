@@ -1,12 +1,12 @@
-"""The step `correct`: registration gives the prior, and the target's own intensities refine it.
+"""The step `correct`: registration gives the prior; the target's intensities refine it.
 
-Expectation-maximisation with a spatial prior, after Van Leemput et al. (IEEE TMI 1999) and Ashburner and Friston (NeuroImage
-2005): the registered score map is the prior; two histograms of HU, of the organ and of what is of no organ near it, are
-estimated from the target under the current posterior; prior and likelihoods give the next posterior. Nothing is trained, and an
-organ that looks like its surroundings stays where registration has put it, since its two histograms are alike.
+The method is expectation-maximisation with a spatial prior, after Van Leemput et al. (IEEE TMI 1999) and Ashburner and Friston
+(NeuroImage 2005). The registered score map is the prior. Each round estimates two HU histograms from the target under the
+current posterior: one of the organ, one of the background near it. Prior and likelihoods give the next posterior. Nothing is
+trained. If an organ looks like its surroundings, its two histograms are alike, and the map stays as registered.
 
-Where no reference's field of view reaches, the prior is not 0 but unknown: it is carried on from the border, decaying, so that
-an organ that all references cut can still be followed in the target.
+Outside the references' fields of view, the prior is unknown, not 0. It is extrapolated from the border and decays with the
+distance. So an organ that all references cut can still be followed in the target.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from scipy import ndimage
 
-from medsam2_atlas.imaging.cropped_map import Box, CroppedMap, around, low_of, nested
+from medsam2_atlas.imaging.cropped_map import Box, CroppedMap, around, lower_corner, nested
 from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.scoremaps.intensities import Intensities
 from medsam2_atlas.scoremaps.maps import ScoreMap, ScoreMaps
@@ -28,34 +28,45 @@ from medsam2_atlas.scoremaps.pieces import PiecesConfig, main_pieces
 from medsam2_atlas.scoremaps.step import StepConfig
 
 _MARGIN = 4
-"""Voxels around what is near: filters reach a little further."""
+"""Margin in voxels around the voxels that may join an organ: filters need it."""
 _MORE_LIKELY = 0.5
-"""Probability from which on a voxel belongs to the organ rather than not."""
+"""The probability above which a voxel more likely belongs to the organ than not."""
 _LOGIT = 12.0
-"""Largest log odds: beyond it, float32 has no digits left for their sum."""
+"""Max log odds: float32 has too few digits for sums of higher odds."""
 _MIN_PROBABILITY = 1e-4
-"""Keeps log odds finite."""
+"""Min probability: keeps log odds finite."""
 
 
 class CorrectConfig(StepConfig):
     """How the target's intensities correct score maps."""
 
-    rounds: int = Field(3, ge=0, description="of estimating histograms and posteriors; 0 leaves score maps as they are")
-    spread: float = Field(3.0, gt=0, description="mm; how far registration is expected to be off")
-    weight: float = Field(1.2, gt=0, description="of the likelihood beside the prior")
-    max_evidence: float = Field(3.0, gt=0, description="highest evidence that one voxel's HU can give, natural logarithm")
-    smoothing: float = Field(1.0, gt=0, description="mm; of the evidence")
-    rounding: float = Field(0.03, ge=0, description="of the result, as a share of the organ's size: removes thin leaks")
-    decay: float = Field(80.0, gt=0, description="mm; of the prior beyond the references' fields of view")
-    reach: float = Field(100.0, gt=0, description="mm; how far beyond them an organ is followed")
-    min_prior: float = Field(0.02, gt=0, lt=1, description="highest prior up to which an organ is left as registered")
-    max_prior: float = Field(0.97, gt=0, lt=1, description="prior that no voxel exceeds: intensities can contradict any")
-    near: float = Field(0.01, gt=0, lt=1, description="share of the highest prior from which on a voxel may join the organ")
+    rounds: int = Field(
+        3, ge=0, description="rounds of estimating the histograms and the posteriors; 0 leaves the score maps unchanged"
+    )
+    spread: float = Field(3.0, gt=0, description="mm; expected error of the registration")
+    weight: float = Field(1.2, gt=0, description="weight of the likelihood relative to the prior")
+    max_evidence: float = Field(3.0, gt=0, description="natural logarithm; max log-likelihood ratio of one voxel's HU")
+    smoothing: float = Field(
+        1.0, gt=0, description="mm; standard deviation of the Gaussian that smooths the log-likelihood ratios"
+    )
+    rounding: float = Field(
+        0.03,
+        ge=0,
+        description="standard deviation of the Gaussian that smooths the result, as a share of the organ's size: removes thin "
+        "leaks",
+    )
+    decay: float = Field(80.0, gt=0, description="mm; decay length of the prior outside the references' fields of view")
+    reach: float = Field(100.0, gt=0, description="mm; max distance to which an organ is followed outside them")
+    min_prior: float = Field(0.02, gt=0, lt=1, description="an organ whose max prior is at most this stays as registered")
+    max_prior: float = Field(0.97, gt=0, lt=1, description="max prior of a voxel, so that intensities can overrule every prior")
+    near: float = Field(
+        0.01, gt=0, lt=1, description="min prior of a voxel that may join the organ, as a share of the organ's max prior"
+    )
     max_thinning: float = Field(
         3.0,
         ge=1,
-        description="max factor by which a prior that spreading has thinned out is raised again: a vein would lose to the "
-        "liver around it",
+        description="max factor that compensates the thinning of a prior by `spread`: without it, a vein loses to the liver "
+        "around it",
     )
     min_known: float = Field(
         0.3,
@@ -67,16 +78,22 @@ class CorrectConfig(StepConfig):
     cut_score: float = Field(
         0.2, gt=0, lt=1, description="score at the border of the references' fields of view above which they cut an organ"
     )
-    border_blur: float = Field(8.0, gt=0, description="mm; a border's direction is that of about twice as much around it")
-    piece_threshold: float = Field(
-        0.25, gt=0, lt=1, description="posterior from which on a voxel counts for a piece, in a round"
+    border_blur: float = Field(
+        8.0, gt=0, description="mm; standard deviation of the Gaussian that smooths a border before its direction is computed"
     )
-    pieces: PiecesConfig = Field(PiecesConfig.model_validate({}), description="which pieces of an organ stay")
+    piece_threshold: float = Field(
+        0.25, gt=0, lt=1, description="posterior above which a voxel belongs to a piece, during the rounds"
+    )
+    pieces: PiecesConfig = Field(PiecesConfig.model_validate({}), description="limits for the pieces of an organ that stay")
 
 
 @dataclass(frozen=True)
 class _Organ:
-    """An organ under way. All arrays over `box` of the reduced grid; prior and evidence as log odds."""
+    """The intermediate state of an organ.
+
+    All arrays are `[z, y, x]` over `box` of the reduced grid: `seed` the registered scores, `prior` the log odds, `near` the
+    voxels that may join the organ (bool), `known` the references' field of view (bool), `posterior` the probabilities.
+    """
 
     box: Box
     seed: np.ndarray
@@ -87,13 +104,13 @@ class _Organ:
 
 
 def correct(scores: ScoreMaps, field_of_view: CroppedMap, intensities: Intensities, config: CorrectConfig) -> ScoreMaps:
-    """Returns score maps that the target's intensities have corrected.
+    """Corrects score maps by the target's intensities; the module docstring describes the method.
 
     Args:
-        scores: as registered.
-        field_of_view: on the same reduced grid, above 0.5 where at least one reference's field of view reaches.
+        scores: the registered score maps.
+        field_of_view: the references' field of view on the same reduced grid, above 0.5 inside.
         intensities: the target's intensities on that grid.
-        config: how.
+        config: the settings of the step.
     """
     if config.rounds == 0:
         return scores
@@ -106,18 +123,18 @@ def correct(scores: ScoreMaps, field_of_view: CroppedMap, intensities: Intensiti
         organs = {k: organ for k, organ in zip(names, started, strict=True) if organ is not None}
         partner = intensities.counterparts(list(organs))
         for turn in range(config.rounds):
-            nothing = np.ones(shape, np.float32)  # probability that a voxel is of no organ
+            background = np.ones(shape, np.float32)  # probability that a voxel belongs to no organ
             for organ in organs.values():
-                nothing[organ.box] -= organ.posterior
+                background[organ.box] -= organ.posterior
             counted = pool.map(
-                partial(_histograms, nothing=nothing, intensities=intensities, known_only=turn == 0), organs.values()
+                partial(_histograms, background=background, intensities=intensities, known_only=turn == 0), organs.values()
             )
             inside, outside = np.array(list(counted)).reshape(-1, 2, intensities.config.bins).swapaxes(0, 1)
-            tables = intensities.evidence_table(inside, outside, partner, config.max_evidence)
+            tables = intensities.log_likelihood_ratios(inside, outside, partner, config.max_evidence)
             odds = list(
                 pool.map(partial(_odds, bins=intensities.bins, spacing=spacing, config=config), organs.values(), tables)
             )
-            total = np.ones(shape, np.float32)  # odds of the background, then of all
+            total = np.ones(shape, np.float32)  # sum of odds: 1 for the background, then the organs' odds
             for organ, own in zip(organs.values(), odds, strict=True):
                 total[organ.box] += own
             posteriors = pool.map(partial(_posterior, total=total, config=config), organs.values(), odds)
@@ -139,42 +156,43 @@ def _start(score: ScoreMap, covered: np.ndarray, spacing: np.ndarray, config: Co
     if cut:
         share = ndimage.gaussian_filter(known.astype(np.float32), spread)
         prior = np.where(known, prior / np.maximum(share, config.min_known), 0)
-        prior = np.where(known, prior, _carried_on(prior, known, spacing, config))
+        prior = np.where(known, prior, _extrapolated(prior, known, spacing, config))
     highest = float(prior.max())
     if highest <= config.min_prior:
         return None
     near = prior > config.near * highest
-    # Spreading thins out what is thin: a vein would lose to the liver around it before anything was compared.
+    # Spreading lowers the prior of thin organs: a vein would lose to the liver around it before any comparison.
     prior = prior * min(config.max_thinning, float(seed.max()) / highest)
     part = occupied(near, margin=_MARGIN)
-    assert part is not None, "the highest prior is near"
+    assert part is not None, "the voxel of the max prior is near"
     prior, near = np.clip(prior[part], _MIN_PROBABILITY, config.max_prior), near[part].copy()
     seed, known = seed[part].copy(), known[part].copy()
     return _Organ(nested(box, part), seed, np.log(prior / (1 - prior)), near, known, seed)
 
 
-def _carried_on(prior: np.ndarray, known: np.ndarray, spacing: np.ndarray, config: CorrectConfig) -> np.ndarray:
-    """Returns the prior where it is not known; looked up for every second pixel.
+def _extrapolated(prior: np.ndarray, known: np.ndarray, spacing: np.ndarray, config: CorrectConfig) -> np.ndarray:
+    """Returns the prior extrapolated outside the known voxels, computed at every second pixel.
 
-    Things go on as at the nearest known voxel, the less the further that is. An organ that a field of view cuts at its side may
-    reach lower or higher than its cut, which no known voxel tells: then half comes from the nearest voxel of the cut.
+    An unknown voxel gets the prior of the nearest known voxel, which decays with the distance. If a field of view cuts an organ
+    at its side, the organ may extend above or below the cut, where known voxels show no organ. In that case, half of the value
+    comes from the nearest voxel of the cut.
     """
     rough, seen, steps = prior[:, ::2, ::2], known[:, ::2, ::2], spacing * [1, 2, 2]
 
     def nearest(source: np.ndarray) -> np.ndarray:
-        away, index = ndimage.distance_transform_edt(~source, sampling=steps, return_indices=True)
-        values: np.ndarray = rough[tuple(index)] * np.exp(-away / config.decay)
+        distance, index = ndimage.distance_transform_edt(~source, sampling=steps, return_indices=True)
+        values: np.ndarray = rough[tuple(index)] * np.exp(-distance / config.decay)
         return values
 
-    carried = nearest(seen)
+    extrapolated = nearest(seen)
     cut = seen & ndimage.binary_dilation(~seen) & (rough > _MORE_LIKELY)
     if cut.any() and (cut := cut & _at_its_side(seen, steps, config.border_blur)).any():
-        carried = (carried + nearest(cut)) / 2
-    return carried.astype(np.float32).repeat(2, 1).repeat(2, 2)[:, : prior.shape[1], : prior.shape[2]]
+        extrapolated = (extrapolated + nearest(cut)) / 2
+    return extrapolated.astype(np.float32).repeat(2, 1).repeat(2, 2)[:, : prior.shape[1], : prior.shape[2]]
 
 
 def _at_its_side(seen: np.ndarray, spacing: np.ndarray, blur: float) -> np.ndarray:
-    """Returns where a field of view's border runs along the body rather than across it."""
+    """Returns a bool `[z, y, x]`: True where a field of view's border runs along the body rather than across it."""
     values, width = seen.astype(np.float32), blur / spacing
     z, y, x = (
         ndimage.gaussian_filter(values, width, order) / step for order, step in zip(np.eye(3, dtype=int), spacing, strict=True)
@@ -183,30 +201,30 @@ def _at_its_side(seen: np.ndarray, spacing: np.ndarray, blur: float) -> np.ndarr
     return result
 
 
-def _histograms(organ: _Organ, nothing: np.ndarray, intensities: Intensities, known_only: bool) -> list[np.ndarray]:
-    """Of the organ, and of what is of no organ near it."""
+def _histograms(organ: _Organ, background: np.ndarray, intensities: Intensities, known_only: bool) -> list[np.ndarray]:
+    """Returns the HU histograms of the organ and of the background near it, each `[bins]`."""
     counted = organ.near & organ.known if known_only else organ.near
-    values, outside = intensities.bins[organ.box][counted], np.maximum(nothing[organ.box], 0)
+    values, outside = intensities.bins[organ.box][counted], np.maximum(background[organ.box], 0)
     return [np.bincount(values, weights[counted], intensities.config.bins) for weights in (organ.posterior**2, outside)]
 
 
 def _odds(organ: _Organ, table: np.ndarray, bins: np.ndarray, spacing: np.ndarray, config: CorrectConfig) -> np.ndarray:
-    """Of the organ against what is of no organ near it, by what each bin says."""
-    evidence = ndimage.gaussian_filter(table[bins[organ.box]], config.smoothing / spacing)
-    odds: np.ndarray = np.exp(np.clip(organ.prior + config.weight * evidence, -_LOGIT, _LOGIT)) * organ.near
+    """Returns each voxel's odds of the organ against the background, from its prior and its bin's log-likelihood ratio."""
+    ratios = ndimage.gaussian_filter(table[bins[organ.box]], config.smoothing / spacing)
+    odds: np.ndarray = np.exp(np.clip(organ.prior + config.weight * ratios, -_LOGIT, _LOGIT)) * organ.near
     return odds
 
 
 def _posterior(organ: _Organ, odds: np.ndarray, total: np.ndarray, config: CorrectConfig) -> np.ndarray:
-    """Of the organ's odds among all of them, its main pieces."""
+    """Returns the organ's probabilities: its share of the total odds, reduced to its main pieces."""
     return main_pieces(odds / total[organ.box], organ.seed, config.piece_threshold, config.pieces)
 
 
 def _finished(score: ScoreMap, organ: _Organ, spacing: np.ndarray, config: CorrectConfig) -> ScoreMap:
-    """Leaks that are thin for an organ's size are rounded off."""
+    """Smooths the posterior to remove leaks that are thin for the organ's size, and returns it as a score map."""
     posterior = organ.posterior
     size = float((posterior > _MORE_LIKELY).sum() * spacing.prod()) ** (1 / 3)
     smooth = ndimage.gaussian_filter(posterior, config.rounding * size / spacing)
     if smooth.max() > _MORE_LIKELY:
         posterior = main_pieces(smooth, organ.seed, _MORE_LIKELY, config.pieces)
-    return replace(score, values=np.rint(posterior * 255).astype(np.uint8), low=low_of(organ.box))
+    return replace(score, values=np.rint(posterior * 255).astype(np.uint8), lower=lower_corner(organ.box))

@@ -1,4 +1,4 @@
-"""The step `evidence`: measures for and against a score map, from which a prompt's confidence follows."""
+"""The step `evidence`: measures the reliability of a score map. The confidence of a prompt is computed from it."""
 
 from __future__ import annotations
 
@@ -18,30 +18,38 @@ from medsam2_atlas.scoremaps.voting import scaled
 from medsam2_atlas.scoremaps.warping import Warped
 
 EVIDENCE = ("certain", "kept", "size", "similar", "agreement", "visible")
+"""The names of the measures; `with_evidence` defines them."""
 
 
 class EvidenceConfig(StepConfig):
-    """How evidence is measured. Switched off, prompts have no confidence.
+    """How evidence is measured. If the step is disabled, prompts have no confidence.
 
     The weights in `configs/confidence.yaml` were calibrated with these values.
     """
 
-    max_size: float = Field(2.0, gt=0, description="natural logarithm; largest change of an organ's volume that counts")
-    unknown_agreement: float = Field(0.5, ge=0, le=1, description="Dice that stands for an organ which a single reference has")
+    max_size: float = Field(2.0, gt=0, description="natural logarithm; max change of an organ's volume that counts")
+    unknown_agreement: float = Field(0.5, ge=0, le=1, description="Dice assumed for an organ that only one reference has")
     core: float = Field(
-        0.5, gt=0, lt=1, description="share of an organ's highest probability above which target and template are compared"
+        0.5, gt=0, lt=1, description="share of an organ's max probability above which target and template are compared"
     )
-    min_hu: float = Field(-160.0, description="HU of difference 0 and below: fat and air are not compared")
-    max_hu: float = Field(240.0, description="HU of difference 1 and above: neither is bone")
+    min_hu: float = Field(-160.0, description="HU that count as 0; lower values too, so that fat and air are not compared")
+    max_hu: float = Field(240.0, description="HU that count as 1; higher values too, so that bone is not compared")
 
 
 def with_evidence(warped: Warped, config: EvidenceConfig) -> ScoreMaps:
-    """Returns the final score maps with the evidence about each.
+    """Returns the final score maps with six measures of evidence each.
 
-    certain: mean score of the voxels, weighted by their scores. kept: fuzzy Dice between the registered map and the one that
-    the target's intensities have corrected. size: |ln| of the ratio of their volumes. similar: 1 − mean difference of HU
-    (`min_hu`..`max_hu` as 0..1) between target and template where the atlas expects the organ. agreement: Dice of the organ
-    between references. visible: share of it in the scan.
+    - `certain`: the mean score of the voxels, weighted by their scores.
+    - `kept`: the fuzzy Dice between the registered map and the corrected map.
+    - `size`: |ln| of the ratio of the volumes of these two maps.
+    - `similar`: 1 − mean difference of HU (`min_hu`..`max_hu` as 0..1) between target and template, where the atlas expects
+      the organ.
+    - `agreement`: the Dice of the organ between references.
+    - `visible`: the share of the organ inside the scan.
+
+    Args:
+        warped: the registered and the corrected score maps.
+        config: the settings of the step.
     """
     atlas = warped.alignment.atlas
     agreement, result = atlas.agreement, {}

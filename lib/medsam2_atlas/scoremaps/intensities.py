@@ -1,4 +1,4 @@
-"""Histograms of HU, and the evidence that they give, for the steps that use the target's intensities."""
+"""HU histograms and their log-likelihood ratios, for the steps that use the target's intensities."""
 
 from __future__ import annotations
 
@@ -19,21 +19,28 @@ from medsam2_atlas.scoremaps.maps import ScoreMaps
 class HistogramConfig(Settings):
     """How HU are counted."""
 
-    min_hu: float = Field(-160.0, description="HU of the first bin, and below it: fat and air")
-    max_hu: float = Field(350.0, description="HU of the last bin, and above it: bone and bright contrast")
-    bins: int = Field(60, ge=2, le=256, description="of a histogram: about 8 HU each, the noise of a soft kernel")
-    bin_blur: float = Field(
-        1.5, ge=0, description="bins; a histogram of few voxels is smoothed by a Gaussian of this deviation"
+    min_hu: float = Field(-160.0, description="HU; lower end of the first bin, which also counts lower values: fat and air")
+    max_hu: float = Field(
+        350.0, description="HU; upper end of the last bin, which also counts higher values: bone and bright contrast"
     )
-    pixel_blur: float = Field(1.0, ge=0, description="mm; deviation of the Gaussian that takes noise from the target first")
-    min_share: float = Field(1e-3, gt=0, description="added to both histograms: a value that was hardly seen says little")
+    bins: int = Field(60, ge=2, le=256, description="bins of a histogram: about 8 HU each, the noise of a soft kernel")
+    bin_blur: float = Field(
+        1.5, ge=0, description="bins; standard deviation of the Gaussian that smooths histograms, which may count few voxels"
+    )
+    pixel_blur: float = Field(
+        1.0, ge=0, description="mm; standard deviation of the Gaussian that first removes noise from the target"
+    )
+    min_share: float = Field(1e-3, gt=0, description="added to both histograms, so that a rare value has little influence")
 
 
 @dataclass(frozen=True)
 class Intensities:
     """A target's intensities on the reduced grid of its score maps.
 
-    bins: each voxel's place in a histogram, uint8 `[z, y, x]`, 0..`config.bins` − 1. pairs: labels of organs that look alike.
+    Attributes:
+        bins: the histogram bin of each voxel, `[z, y, x]` uint8, 0..`config.bins` − 1.
+        pairs: the organ numbers of paired organs, which look alike.
+        config: how HU are counted.
     """
 
     bins: np.ndarray
@@ -42,7 +49,14 @@ class Intensities:
 
     @classmethod
     def of(cls, target: Volume, scores: ScoreMaps, pairs: Sequence[tuple[int, int]], config: HistogramConfig) -> Intensities:
-        """Reduces and smooths a CT on the grid of its score maps, and sorts its HU into bins."""
+        """Reduces a CT to the grid of its score maps, smooths it, and sorts its HU into bins.
+
+        Args:
+            target: the CT in HU.
+            scores: its score maps, which define the reduced grid.
+            pairs: the organ numbers of paired organs.
+            config: how HU are counted.
+        """
         pixels = torch.from_numpy(np.ascontiguousarray(target.array)).clamp(config.min_hu, config.max_hu)
         reduced = F.avg_pool2d(pixels, scores.stride, ceil_mode=True).numpy()
         smooth = ndimage.gaussian_filter(reduced, config.pixel_blur / scores.reduced_spacing, output=reduced)
@@ -50,7 +64,14 @@ class Intensities:
         return cls(np.minimum(scaled, config.bins - 1).astype(np.uint8), pairs, config)
 
     def counterparts(self, organs: Sequence[int]) -> np.ndarray:
-        """Returns the index of each organ's counterpart of a pair among the organs; its own index if there is none."""
+        """Returns, for each organ, the index of the other organ of its pair; its own index if there is none.
+
+        Args:
+            organs: organ numbers; the indices refer to this sequence.
+
+        Returns:
+            Integers of shape `[organ]`.
+        """
         places = np.arange(len(organs))
         for pair in self.pairs:
             if set(pair) <= set(organs):
@@ -58,20 +79,22 @@ class Intensities:
                 places[[left, right]] = right, left
         return places
 
-    def evidence_table(self, inside: np.ndarray, outside: np.ndarray, partner: np.ndarray, max_evidence: float) -> np.ndarray:
-        """Returns the evidence of each bin for an organ: the logarithm of its histograms' ratio.
+    def log_likelihood_ratios(
+        self, inside: np.ndarray, outside: np.ndarray, partner: np.ndarray, max_evidence: float
+    ) -> np.ndarray:
+        """Returns the log-likelihood ratio of organ to background for each bin.
 
-        Paired organs look alike, so they share their histograms: a kidney that registration takes for the spleen beside
-        it is led back by the other kidney.
+        Paired organs look alike, so they share their histograms. If registration confuses one kidney with the spleen beside it,
+        the other kidney's histogram corrects that.
 
         Args:
-            inside: histograms of organs, `[organ, bins]`, of any sum.
-            outside: the same of what lies around them.
-            partner: see `counterparts`.
-            max_evidence: highest evidence, natural logarithm.
+            inside: the histograms of the organs, `[organ, bins]`, of any sum.
+            outside: the histograms of the background near each organ, `[organ, bins]`, of any sum.
+            partner: the result of `counterparts`, `[organ]`.
+            max_evidence: the max absolute value, natural logarithm.
 
         Returns:
-            float32 `[organ, bins]` within ± `max_evidence`.
+            float32 `[organ, bins]`, natural logarithm, within ± `max_evidence`.
         """
         shares = []
         for counts in (inside + inside[partner], outside):

@@ -1,8 +1,8 @@
-"""Finds the best threshold of each organ's score map: one reference after the other is left out.
+"""Finds the best threshold of each organ's score map by leaving out one reference after another.
 
-In the common space, where no registration is needed: the others vote on the reference that was left out, and its intensities
-correct their votes if the settings ask for it. The best threshold of an organ is the one whose boxes, around what lies above
-it, overlap most with the true ones.
+This happens in the common space, so it needs no registration. The other references vote on the reference that is left out, and
+its intensities correct their votes if the settings enable that. The best threshold of an organ is the one whose boxes have the
+highest overlap with the true boxes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
-from medsam2_atlas.atlas.reference import MAP_SPACING, NOWHERE, Reference, map_shape
+from medsam2_atlas.atlas.reference import MAP_SPACING, NO_VOXEL, Reference, map_shape
 from medsam2_atlas.base.errors import AtlasError
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.imaging.cropped_map import CroppedMap
@@ -30,10 +30,15 @@ from medsam2_atlas.scoremaps.warping import map_grid, on_map_grid
 
 
 def find_thresholds(atlas: Atlas, config: FusionConfig, progress: Progress = silent) -> Thresholds:
-    """Returns the best thresholds for an atlas' references and a way to score maps.
+    """Returns the best thresholds for an atlas and the settings of the steps.
+
+    Args:
+        atlas: the atlas, whose references are left out in turn.
+        config: the settings of the steps.
+        progress: called with the stage and the fraction completed.
 
     Raises:
-        AtlasError: fewer references than `config.thresholds.min_references`.
+        AtlasError: the atlas has fewer references than `config.thresholds.min_references`.
     """
     count, fewest = len(atlas.references), config.thresholds.min_references
     if count < fewest:
@@ -51,13 +56,13 @@ def find_thresholds(atlas: Atlas, config: FusionConfig, progress: Progress = sil
         {k: float(candidates[n]) for k, n in best.items()},
         {k: float(means[k][n]) for k, n in best.items()},
         config.vote.label_fusion,
-        config.looks_at_target,
+        config.uses_intensities,
         count,
     )
 
 
 def _overlaps(reference: Reference, atlas: Atlas, config: FusionConfig, candidates: np.ndarray) -> dict[int, np.ndarray]:
-    """Returns the overlap with the true box of each threshold's box, per organ that the reference and another one have."""
+    """Returns the overlap of each threshold's box with the true box, for organs that this and another reference have."""
     shape = map_shape(atlas.template)
     rest = [other for other in atlas.references if other is not reference]
     others = nearest(reference.thumbnail, rest, config.vote.references)
@@ -77,11 +82,11 @@ def _overlaps(reference: Reference, atlas: Atlas, config: FusionConfig, candidat
 def _maps_without(
     reference: Reference, others: Sequence[Reference], atlas: Atlas, config: FusionConfig
 ) -> dict[int, CroppedMap]:
-    """Returns the votes of the other references on one that is left out, corrected by its intensities, on the map grid."""
+    """Returns the other references' votes on the one left out, corrected by its intensities, on the map grid."""
     picture, template = torch.from_numpy(reference.picture.astype(np.float32)), atlas.template
-    work = WorkImage(picture.clamp(min=AIR), picture > NOWHERE, template.origin, template.spacing)
+    work = WorkImage(picture.clamp(min=AIR), picture > NO_VOXEL, template.origin, template.spacing)
     organs = vote_on(picture, work.valid, others, atlas, config.vote)
-    if not config.looks_at_target:
+    if not config.uses_intensities:
         return {k: organ.on_grid(template) for k, organ in organs.items()}
     grid, shape = map_grid(template), map_shape(template)
     points = grid_points(torch.Size(shape), template.origin, MAP_SPACING)
@@ -96,7 +101,7 @@ def _maps_without(
 
 
 def _box(mask: np.ndarray) -> np.ndarray | None:
-    """Corners `[2, 3]`, the second past the last voxel; None where the mask is empty."""
+    """Returns a mask's first voxel and the voxel after its last, `[2, 3]` (z, y, x); None if the mask is empty."""
     spans = occupied(mask)
     return None if spans is None else np.array([[span.start for span in spans], [span.stop for span in spans]])
 

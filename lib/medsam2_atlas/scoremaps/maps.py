@@ -1,4 +1,4 @@
-"""Score maps of a target's organs, on a grid that does not grow with 512 × 512 pixels."""
+"""Score maps of a target's organs, on a grid with fewer pixels than the target's 512 × 512."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from medsam2_atlas.registration import Transform
 
 @dataclass(frozen=True)
 class ScoreMap(CroppedMap):
-    """One organ's score in a target, cropped: all of the target's slices are kept apart, pixels are about 2 mm.
+    """One organ's score map in a target, cropped. It has all of the target's slices; pixels are about 2 mm.
 
-    values: `[z, y, x]` uint8, 255 = 1. low: (z, y, x) of the first voxel on the reduced grid. visible: share 0..1 of
-    the organ, as the atlas knows it, that lies in the target's field of view. evidence: what speaks for it; see
-    `with_evidence`.
+    Attributes:
+        values: `[z, y, x]` uint8; 255 stands for 1.
+        lower: (z, y, x) of the first voxel on the reduced grid.
+        visible: share 0..1 of the organ, as the atlas knows it, inside the target's field of view.
+        evidence: measures of the map's reliability, by name; see `evidence.with_evidence`.
     """
 
     visible: float
@@ -30,11 +32,17 @@ class ScoreMap(CroppedMap):
 
 @dataclass(frozen=True)
 class ScoreMaps:
-    """Score maps of all organs of an atlas in a target, on the target's slices.
+    """Score maps of all organs of an atlas in a target, on a reduced grid.
 
-    The reduced grid has the target's slices and every `stride`-th pixel, so that memory does not grow with 512 × 512.
-    transform: from the target's world points to the common space's; inverse: the way back. thresholds: per organ, where
-    the atlas knows its best.
+    The reduced grid has all of the target's slices and every `stride`-th pixel, which saves memory.
+
+    Attributes:
+        maps: the maps by organ number.
+        geometry: the target's grid.
+        stride: the target's pixels per pixel of the reduced grid, along x and along y.
+        transform: the transform from the target's world points to the common space's (x, y, z in mm, LPS).
+        inverse: its inverse.
+        thresholds: the best threshold by organ number, if the atlas contains one.
     """
 
     maps: dict[int, ScoreMap]
@@ -46,32 +54,32 @@ class ScoreMaps:
 
     @property
     def reduced_shape(self) -> tuple[int, int, int]:
-        """Shape `(z, y', x')` of the reduced grid."""
+        """The shape `(z, y', x')` of the reduced grid."""
         return reduced_shape(self.geometry, self.stride)
 
     @property
     def reduced_spacing(self) -> np.ndarray:
-        """Spacing (z, y, x) in mm of the reduced grid."""
+        """The spacing of the reduced grid, `[3]` (z, y, x) in mm."""
         x, y, z = self.geometry.spacing
         return np.array([z, self.stride * y, self.stride * x])
 
     @cached_property
     def turned(self) -> bool:
-        """Whether the patient lies the other way round than the file says: half a turn around z."""
+        """Whether the patient is rotated by half a turn around z, compared with the position in the file."""
         middle = self.geometry.to_world((np.array(self.geometry.size) - 1) / 2)
         points = torch.from_numpy(middle + np.array([[0.0, 0, 0], [1.0, 0, 0]])).float()
         right, left = self.transform(points)[:, 0].tolist()
         return bool(left < right)
 
     def plane(self, organ: int, z: int) -> np.ndarray:
-        """Returns scores `[y, x]` float32, 0..1, of a slice at the target's full resolution."""
+        """Returns an organ's scores on slice `z` at the target's full resolution, `[y, x]` float32, 0..1."""
         reduced = self.reduced_plane(organ, z)
         full = F.interpolate(torch.from_numpy(reduced)[None, None], scale_factor=self.stride, mode="bilinear")[0, 0]
         result: np.ndarray = full[: self.geometry.size[1], : self.geometry.size[0]].numpy()
         return result
 
     def reduced_plane(self, organ: int, z: int) -> np.ndarray:
-        """Returns scores `[y', x']` float32 of a slice on the reduced grid."""
+        """Returns an organ's scores on slice `z` of the reduced grid, `[y', x']` float32, 0..1."""
         rows, columns = self.reduced_shape[1:]
         score = self.maps.get(organ)
         if score is None:
@@ -80,5 +88,10 @@ class ScoreMaps:
 
 
 def reduced_shape(geometry: Geometry, stride: int) -> tuple[int, int, int]:
-    """Shape `(z, y', x')` of the grid that keeps all slices and every `stride`-th pixel."""
+    """Returns the shape `(z, y', x')` of the grid with all slices and every `stride`-th pixel.
+
+    Examples:
+        >>> reduced_shape(Geometry((512, 511, 90), (0.8, 0.8, 2.5), (0.0, 0.0, 0.0)), 2)
+        (90, 256, 256)
+    """
     return geometry.size[2], -(-geometry.size[1] // stride), -(-geometry.size[0] // stride)

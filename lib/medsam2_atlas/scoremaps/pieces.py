@@ -1,4 +1,4 @@
-"""Chooses which pieces of an organ stay if its score map falls apart in the correction."""
+"""Chooses the pieces of an organ that stay if its score map falls apart in the correction."""
 
 from __future__ import annotations
 
@@ -9,35 +9,44 @@ from scipy import ndimage
 from medsam2_atlas.base.configuration import Settings
 
 _MIN_SEED = 0.01
-"""Min score of each voxel of a piece when pieces are weighed, so that each piece has a weight."""
+"""The min registered score of a voxel in the weight of a piece, so that each piece has a weight."""
 
 
 class PiecesConfig(Settings):
     """Limits for the pieces of an organ that stay."""
 
-    min_main: float = Field(0.25, gt=0, le=1, description="share of the surest piece's score from which on another one stays")
+    min_main: float = Field(
+        0.25, gt=0, le=1, description="min score of a piece that stays, as a share of the score of the most certain piece"
+    )
     min_minor: float = Field(
         0.02,
         gt=0,
         le=1,
-        description="the same for a piece that lies above or below the others: chosen for a vena cava that falls in two",
+        description="the same for a piece above or below the others: chosen for a vena cava that falls into two pieces",
     )
     max_overlap: float = Field(
-        0.6, gt=0, le=1, description="share of its slices from which on a piece lies beside the others, not above or below them"
+        0.6,
+        gt=0,
+        le=1,
+        description="max share of its slices that a piece above or below the others shares with them; a piece with a larger "
+        "share is beside them",
     )
 
 
 def main_pieces(posterior: np.ndarray, seed: np.ndarray, threshold: float, config: PiecesConfig) -> np.ndarray:
-    """Returns a posterior `[z, y, x]` in which an organ's main pieces stay; the others fall below the threshold.
+    """Returns a posterior in which only an organ's main pieces stay; other pieces are reduced to half the threshold.
 
-    Of the pieces above the threshold, the one that registration is surest of stays, those that come close to it, and minor ones
-    in slices that those do not reach: a vessel or a pancreas that falls apart stays whole.
+    Three kinds of pieces stay: the piece with the highest registered score, pieces with nearly that score, and minor pieces on
+    other slices than those. So a vessel or a pancreas that falls apart keeps all its pieces.
 
     Args:
-        posterior: probabilities of the organ.
-        seed: its registered score map, of the same shape.
-        threshold: probability above which voxels form pieces.
-        config: which pieces stay.
+        posterior: the organ's probabilities, `[z, y, x]`, 0..1.
+        seed: its registered score map, `[z, y, x]`, 0..1.
+        threshold: the probability above which voxels form pieces.
+        config: the limits for the pieces that stay.
+
+    Returns:
+        `[z, y, x]`, 0..1.
     """
     inside = posterior > threshold
     pieces, count = ndimage.label(inside)

@@ -1,4 +1,4 @@
-"""Score maps: runs `steps.STEPS`, from a target or from its alignment on."""
+"""Makes score maps: runs `steps.STEPS`, starting from a target or from its alignment."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def score_maps(
     cache: RegistrationCache | None = None,
     fusion: FusionConfig | None = None,
 ) -> ScoreMaps:
-    """Returns score maps of a target: all steps run, as far as they are switched on.
+    """Returns the score maps of a target. All enabled steps run.
 
     Args:
-        target: the CT.
-        atlas: to compare it with.
-        organs: numbers; all of the atlas by default.
-        config: registration parameters; those of `configs/registration.yaml` by default.
-        progress: called with stage and fraction completed.
-        cache: where the registration is kept for other atlases of the same common space.
-        fusion: settings of the steps; those of `configs/fusion.yaml` by default.
+        target: the CT in HU.
+        atlas: the atlas to compare it with.
+        organs: the organ numbers to return; all organs of the atlas by default.
+        config: the registration parameters; those of `configs/registration.yaml` by default.
+        progress: called with the stage and the fraction completed.
+        cache: stores the registration for other atlases of the same common space; not stored by default.
+        fusion: the settings of the steps; those of `configs/fusion.yaml` by default.
 
     Raises:
         InputError: the target shows no body, or too little of it.
@@ -46,13 +46,13 @@ def score_maps(
 def fused_scores(
     alignment: Alignment, fusion: FusionConfig, organs: Iterable[int] | None = None, progress: Progress = silent
 ) -> ScoreMaps:
-    """Returns score maps of a target that has been registered: the steps after the first one run.
+    """Returns the score maps of a registered target. All enabled steps after the first run.
 
     Args:
-        alignment: of the target.
-        fusion: settings of the steps.
-        organs: numbers; all of the atlas by default.
-        progress: called with the fraction completed.
+        alignment: the target's alignment.
+        fusion: the settings of the steps.
+        organs: the organ numbers to return; all organs of the atlas by default.
+        progress: called with the stage and the fraction completed.
     """
     return _select(_run(alignment, fusion, progress, first=1), organs)
 
@@ -65,7 +65,7 @@ def _run(value: Any, config: FusionConfig, progress: Progress, first: int = 0) -
 
 
 def _select(scores: ScoreMaps, organs: Iterable[int] | None) -> ScoreMaps:
-    """Returns the maps that were asked for. All organs of an atlas get maps, since they compete for voxels."""
+    """Returns the requested maps. The steps make maps of all organs, because organs compete for voxels."""
     if organs is None:
         return scores
     return replace(scores, maps={k: scores.maps[k] for k in organs if k in scores.maps})

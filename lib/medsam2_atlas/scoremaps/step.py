@@ -1,4 +1,4 @@
-"""A step from a target to its score maps, and the settings that all steps have."""
+"""A step from a target to its score maps, and the settings common to all steps."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class StepConfig(Settings):
 
 
 def unchanged(value: Any) -> Any:
-    """Returns a value as it is, in place of a correcting step that is switched off."""
+    """Returns the value unchanged, in place of a disabled step that would correct it."""
     return value
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step: it takes one value and returns one.
+    """A step, which takes one value and returns the next.
 
     Attributes:
-        name: of its settings in `configs/fusion.yaml`, and in `FusionConfig`.
-        run: returns the next value from the last one, the settings of all steps, and the progress.
-        skip: returns the next value if the step is switched off.
+        name: the name of its settings in `configs/fusion.yaml` and in `FusionConfig`.
+        run: returns the next value, given the previous value, the settings of all steps and the progress.
+        skip: returns the next value if the step is disabled.
     """
 
     name: str
@@ -41,6 +41,6 @@ class Step:
     skip: Callable[[Any], Any] = unchanged
 
     def __call__(self, value: Any, config: FusionConfig, progress: Progress) -> Any:
-        """Returns the next value."""
+        """Runs the step, or skips it if its settings disable it, and returns the next value."""
         settings: StepConfig = getattr(config, self.name)
         return self.run(value, config, progress) if settings.enabled else self.skip(value)

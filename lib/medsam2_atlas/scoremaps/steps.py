@@ -1,7 +1,7 @@
-"""The steps from a target to its score maps, as one list.
+"""The list of steps from a target to its score maps.
 
-A step takes one value and returns one: `Target` → `Alignment` → `Votes` → `Warped`, which the later steps change. For
-another registration, see `registration.methods`; for another label fusion, `voting`.
+A step takes one value and returns the next: `Target` → `Alignment` → `Votes` → `Warped`. Later steps return a modified
+`Warped`. To add a registration, see `registration.methods`; to add a label fusion, see `voting`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def _warp(votes: Votes, config: FusionConfig, progress: Progress) -> Warped:
 
 
 def _bend(warped: Warped, config: FusionConfig, _: Progress) -> Warped:
-    intensities = warped.look(config.histograms)
+    intensities = warped.measured_intensities(config.histograms)
     scores, field_of_view = warp_jointly(warped.scores, warped.field_of_view, intensities, config.bend)
     return replace(warped, scores=scores, field_of_view=field_of_view, intensities=intensities)
 
 
 def _correct(warped: Warped, config: FusionConfig, _: Progress) -> Warped:
-    intensities = warped.look(config.histograms)
+    intensities = warped.measured_intensities(config.histograms)
     scores = correct(warped.scores, warped.field_of_view, intensities, config.correct)
     return replace(warped, scores=scores, intensities=intensities)
 
@@ -63,4 +63,4 @@ STEPS: tuple[Step, ...] = (
     Step("evidence", _evidence),
     Step("thresholds", _thresholds),
 )
-"""All steps, from a `Target` to a `Warped`; `configs/fusion.yaml` has a section of each name."""
+"""All steps, from a `Target` to a `Warped`. `configs/fusion.yaml` has one section per step, with the step's name."""

@@ -1,14 +1,14 @@
-"""The step `vote`: label fusion in the common space, with weights of each reference at each place of a target.
+"""The step `vote`: label fusion in the common space, with a weight for each reference at each voxel.
 
-The target is carried into the common space once; there, each reference's picture is compared with it around every voxel.
-So the cost for a target is a few filters a reference, not a registration.
+The target is warped to the common space once. There, it is compared with each reference's picture around every voxel. So each
+reference costs a few filters, not a registration.
 
-`mean`   all references alike: the published method.
+`mean`   equal weights: the published method.
 `local`  locally weighted voting (Artaechevarria et al., IEEE TMI 2009): weight = local squared distance to the power of −p.
-`joint`  joint label fusion (Wang et al., IEEE TPAMI 2013): weights that minimise the expected error of the vote, given that
-         references may err alike; M w = 1 with M(i, j) = (mean of |T − Rᵢ| |T − Rⱼ| around the voxel)^β.
+`joint`  joint label fusion (Wang et al., IEEE TPAMI 2013): weights that minimise the expected error of the vote if references
+         make the same errors; M w = 1 with M(i, j) = (mean of |T − Rᵢ| |T − Rⱼ| around the voxel)^β.
 
-Another label fusion is another function from differences to weights, named in `_WEIGHTS`.
+To add a label fusion, write a function from differences to weights and add it to `_WEIGHTS`.
 """
 
 from __future__ import annotations
@@ -21,41 +21,45 @@ import torch
 from pydantic import Field
 
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
-from medsam2_atlas.atlas.reference import MAP_SPACING, NOWHERE, Reference, map_shape, thumbnail_distance, thumbnail_of
+from medsam2_atlas.atlas.reference import MAP_SPACING, NO_VOXEL, Reference, map_shape, thumbnail_distance, thumbnail_of
 from medsam2_atlas.base.choices import Fusion
 from medsam2_atlas.registration import WorkImage, box_mean, grid_points, sample
 from medsam2_atlas.scoremaps.alignment import Alignment
 from medsam2_atlas.scoremaps.step import StepConfig
 
 _UNSEEN = 1.0
-"""Difference that stands for a place that a reference does not show: the largest one."""
+"""The difference at a voxel that a reference does not show: the max difference."""
 _CHUNK = 1 << 18
+"""Voxels for which the weights of `joint` are solved at once."""
 
 
 class VoteConfig(StepConfig):
-    """How references vote. Switched off, their plain mean is taken, as by the method `mean`."""
+    """How references vote. If the step is disabled, the result is their plain mean, as for the method `mean`."""
 
-    method: Fusion = Field("local", description="mean (as published), local or joint")
-    references: int = Field(15, ge=1, description="highest number of references that vote: those that resemble the target most")
-    radius: int = Field(2, ge=0, description="voxels of the common space to each side that are compared")
-    power: float = Field(2.0, ge=0, description="local: weight = distance to this negative power")
+    method: Fusion = Field("local", description="label fusion: mean (as published), local or joint")
+    references: int = Field(15, ge=1, description="max number of references that vote: the most similar to the target")
+    radius: int = Field(2, ge=0, description="voxels of the common space; radius of the compared neighbourhood")
+    power: float = Field(2.0, ge=0, description="local: weight = squared distance to this negative power")
     beta: float = Field(2.0, gt=0, description="joint: exponent of the expected common error")
     ridge: float = Field(0.1, gt=0, description="joint: share of the mean error that is added to the diagonal")
-    min_hu: float = Field(-160.0, description="HU of difference 0 and below: fat and air are not compared")
-    max_hu: float = Field(240.0, description="HU of difference 1 and above: neither is bone")
-    min_distance: float = Field(1e-4, gt=0, description="added to squared distances; (0.01 of the HU range)²: noise")
+    min_hu: float = Field(-160.0, description="HU that count as 0; lower values too, so that fat and air are not compared")
+    max_hu: float = Field(240.0, description="HU that count as 1; higher values too, so that bone is not compared")
+    min_distance: float = Field(1e-4, gt=0, description="added to squared distances: noise of 0.01 of the HU range, squared")
 
     @property
     def label_fusion(self) -> Fusion:
-        """Returns the label fusion that runs."""
+        """The effective label fusion: `mean` if the step is disabled."""
         return self.method if self.enabled else "mean"
 
 
 @dataclass(frozen=True)
 class Votes:
-    """Votes of references on a target, in the common space.
+    """The references' votes on a target, in the common space.
 
-    maps: per organ number. field_of_view: where at least one reference shows anything.
+    Attributes:
+        alignment: the target's alignment.
+        maps: the votes by organ number.
+        field_of_view: 1 where at least one reference has voxels.
     """
 
     alignment: Alignment
@@ -64,7 +68,7 @@ class Votes:
 
 
 def vote(alignment: Alignment, config: VoteConfig) -> Votes:
-    """Lets an atlas' references vote on a target."""
+    """Fuses the labels of an atlas' references for a target, in the common space."""
     atlas = alignment.atlas
     if config.label_fusion == "mean" or len(atlas.references) < 2:
         return plain_mean(alignment)
@@ -75,7 +79,7 @@ def vote(alignment: Alignment, config: VoteConfig) -> Votes:
 
 
 def plain_mean(alignment: Alignment) -> Votes:
-    """Returns the atlas' own maps: the mean over its references."""
+    """Returns the atlas' own maps, which are the mean over its references, as votes."""
     return Votes(alignment, alignment.atlas.maps, alignment.atlas.coverage)
 
 
@@ -86,14 +90,14 @@ def vote_on(
     atlas: Atlas,
     config: VoteConfig,
 ) -> dict[int, ProbabilityMap]:
-    """Returns the votes of some references of an atlas on a CT that lies in the common space already, per organ number.
+    """Returns the votes of references on a CT in the common space, by organ number.
 
     Args:
-        hu: `[z, y, x]` on the template's grid.
-        valid: where it has voxels.
-        references: that vote.
-        atlas: of the references.
-        config: how.
+        hu: the CT in HU, `[z, y, x]` on the template's grid.
+        valid: `[z, y, x]` bool, True where the CT has voxels.
+        references: the references that vote.
+        atlas: the atlas of the references.
+        config: how they vote.
     """
     weights = _weights(hu, valid, references, config)
     covers = [reference.covers(map_shape(atlas.template)) for reference in references]
@@ -102,7 +106,13 @@ def vote_on(
 
 
 def nearest(thumbnail: np.ndarray, references: Iterable[Reference], count: int) -> list[Reference]:
-    """Returns the references whose thumbnails resemble one most, the most similar first."""
+    """Returns the references with the most similar thumbnails, the most similar first.
+
+    Args:
+        thumbnail: a CT's thumbnail in the common space, `[z, y, x]` int16 in HU.
+        references: the references to choose from.
+        count: the max number of references to return.
+    """
     return sorted(references, key=lambda reference: thumbnail_distance(thumbnail, reference.thumbnail))[:count]
 
 
@@ -114,7 +124,7 @@ def _weights(hu: torch.Tensor, valid: torch.Tensor, references: Sequence[Referen
     differences = torch.empty(len(references), *hu.shape)
     for n, reference in enumerate(references):
         picture = torch.from_numpy(reference.picture.astype(np.float32))
-        both = valid & (picture > NOWHERE)
+        both = valid & (picture > NO_VOXEL)
         difference = (target - scaled(picture, config.min_hu, config.max_hu)).abs()
         differences[n] = torch.where(both, difference, _UNSEEN)
     return _WEIGHTS[config.label_fusion](differences, config)
@@ -144,7 +154,7 @@ def _joint_weights(differences: torch.Tensor, config: VoteConfig) -> torch.Tenso
 
 
 _WEIGHTS: dict[Fusion, Callable[[torch.Tensor, VoteConfig], torch.Tensor]] = {"local": _local_weights, "joint": _joint_weights}
-"""Each returns weights `[references, z, y, x]` from the references' differences to the target, 0..1, of the same shape."""
+"""Functions from differences between references and target `[references, z, y, x]`, 0..1, to weights of the same shape."""
 
 
 def _fused(
@@ -156,7 +166,7 @@ def _fused(
     weights: torch.Tensor,
     missing_is_absent: bool,
 ) -> ProbabilityMap:
-    """Returns an organ's map over the box of the atlas' own."""
+    """Returns an organ's votes over the box of the atlas' own map."""
     box = known.on_grid(template).spans
     points = grid_points(torch.Size(known.values.shape), torch.from_numpy(known.origin), MAP_SPACING)
     here = sample(weights, points, template.origin, template.spacing).numpy()
@@ -171,5 +181,18 @@ def _fused(
 
 
 def scaled(hu: torch.Tensor, min_hu: float, max_hu: float) -> torch.Tensor:
-    """Returns HU of a range as 0..1, which pictures are compared by; those outside of it as 0 and 1."""
+    """Scales HU linearly to 0..1.
+
+    Args:
+        hu: HU of any shape.
+        min_hu: the HU that becomes 0, as do lower values.
+        max_hu: the HU that becomes 1, as do higher values.
+
+    Returns:
+        0..1, of the same shape.
+
+    Examples:
+        >>> scaled(torch.tensor([-1000.0, 40.0, 240.0]), -160.0, 240.0).tolist()
+        [0.0, 0.5, 1.0]
+    """
     return (hu.clamp(min_hu, max_hu) - min_hu) / (max_hu - min_hu)

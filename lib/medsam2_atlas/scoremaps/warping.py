@@ -1,4 +1,4 @@
-"""The step `warp`: the maps of the common space are carried onto a target's grid by one warp."""
+"""The step `warp`: warps the maps of the common space to a target's grid."""
 
 from __future__ import annotations
 
@@ -24,24 +24,27 @@ from medsam2_atlas.scoremaps.step import StepConfig
 from medsam2_atlas.scoremaps.voting import Votes
 
 _COARSE = 4
-"""Every fourth pixel tells which part of a slice a map reaches."""
+"""Distance in pixels of the points that determine which part of a slice a map can reach."""
 _MAX_STRETCH = 2
-"""A field may stretch that far between two of these pixels."""
+"""Max stretch of the transform between two of these points."""
 _CHUNK = 1 << 20
+"""Points that are transformed at once."""
 _PROBABLE = 0.5
-"""Share of an organ's highest probability above which it lies in most patients."""
+"""Share of an organ's max probability above which a voxel counts as the organ."""
 _SAMPLES = 2000
-"""Voxels of an organ that are looked up to tell how much of it lies in the scan."""
+"""Approximate number of voxels that determine which share of an organ lies inside the scan."""
 
 
 class WarpConfig(StepConfig):
-    """How maps are carried onto a target.
+    """How maps are warped to a target.
 
-    Switched off, the target has to lie on the grid of the atlas' maps already.
+    If the step is disabled, the target must already lie on the grid of the atlas' maps.
     """
 
     pixel: float = Field(
-        2.0, gt=0, description="mm; min size of a score map's pixel: slices are reduced to it, since score maps are smooth"
+        2.0,
+        gt=0,
+        description="mm; approximate pixel size of score maps: slices are reduced to it, because score maps are smooth",
     )
 
 
@@ -49,9 +52,13 @@ class WarpConfig(StepConfig):
 class Warped:
     """A target's score maps, and the inputs of the steps that follow.
 
-    registered: as registration and label fusion gave them. scores: as the last step left them. field_of_view: on the same
-    reduced grid, above 0.5 where at least one reference's field of view reaches. intensities: of the target, if a step has
-    looked at them.
+    Attributes:
+        alignment: the target's alignment.
+        registered: the score maps that registration and label fusion made.
+        scores: the score maps after the last step.
+        field_of_view: the references' field of view on the same reduced grid: above 0.5 where at least one reference has
+            voxels.
+        intensities: the target's intensities, if a step has computed them.
     """
 
     alignment: Alignment
@@ -60,13 +67,19 @@ class Warped:
     field_of_view: CroppedMap
     intensities: Intensities | None = None
 
-    def look(self, config: HistogramConfig) -> Intensities:
-        """Returns the target's intensities on the reduced grid; they are counted once."""
+    def measured_intensities(self, config: HistogramConfig) -> Intensities:
+        """Returns the target's intensities on the reduced grid; computes them if no earlier step has."""
         return self.intensities or Intensities.of(self.alignment.target, self.registered, organ_table().pairs, config)
 
 
 def warp(votes: Votes, config: WarpConfig, progress: Progress = silent) -> Warped:
-    """Carries votes onto the target's grid; `progress` is called with the fraction completed."""
+    """Warps votes to the target's grid.
+
+    Args:
+        votes: the votes in the common space.
+        config: the settings of the step.
+        progress: called with the stage and the fraction completed.
+    """
     alignment, geometry = votes.alignment, votes.alignment.target.geometry
     stride = max(1, int(config.pixel / min(geometry.spacing[:2])))
     maps = [*votes.maps.values(), votes.field_of_view]
@@ -75,10 +88,10 @@ def warp(votes: Votes, config: WarpConfig, progress: Progress = silent) -> Warpe
 
 
 def on_map_grid(votes: Votes) -> Warped:
-    """Takes votes as they are, for a target on the grid of the atlas' maps.
+    """Uses the votes without warping, for a target on the grid of the atlas' maps.
 
     Raises:
-        InputError: the target does not lie there.
+        InputError: the target does not lie on that grid.
     """
     target, template = votes.alignment.target, votes.alignment.atlas.template
     if not target.geometry.matches(map_grid(template)):
@@ -92,10 +105,10 @@ def on_map_grid(votes: Votes) -> Warped:
 
 
 def map_grid(template: WorkImage) -> Geometry:
-    """Returns the grid of the probability maps over a template."""
+    """Returns the grid of an atlas' probability maps, given its template."""
     z, y, x = map_shape(template)
-    left, front, low = template.origin.tolist()
-    return Geometry((x, y, z), (MAP_SPACING,) * 3, (left, front, low))
+    left, front, lower = template.origin.tolist()
+    return Geometry((x, y, z), (MAP_SPACING,) * 3, (left, front, lower))
 
 
 def _scored(votes: Votes, organs: Mapping[int, CroppedMap], field_of_view: CroppedMap, stride: int) -> Warped:
@@ -103,7 +116,7 @@ def _scored(votes: Votes, organs: Mapping[int, CroppedMap], field_of_view: Cropp
     maps = {}
     for k, organ in organs.items():
         visible = _visible_share(votes.maps[k], alignment.inverse, geometry)
-        maps[k] = ScoreMap(organ.values, organ.low, visible)
+        maps[k] = ScoreMap(organ.values, organ.lower, visible)
     scores = ScoreMaps(maps, geometry, stride, alignment.transform, alignment.inverse)
     return Warped(alignment, scores, scores, field_of_view)
 
@@ -111,7 +124,7 @@ def _scored(votes: Votes, organs: Mapping[int, CroppedMap], field_of_view: Cropp
 def _warped(
     maps: Sequence[ProbabilityMap], alignment: Alignment, stride: int, pixel: float, progress: Progress
 ) -> list[CroppedMap]:
-    """Returns maps of the common space on a target's slices, at every `stride`-th pixel (about `pixel` mm)."""
+    """Returns maps of the common space on a target's slices, at every `stride`-th pixel (about every `pixel` mm)."""
     geometry = alignment.target.geometry
     shape = reduced_shape(geometry, stride)
     dense = [np.zeros(shape, np.uint8) for _ in maps]
@@ -123,14 +136,14 @@ def _warped(
             values[planes.start : planes.stop] = _sampled(each, common, pixel)
         progress("score maps", planes.stop / shape[0])
     cropped = []
-    while dense:  # a dense map is let go as soon as it is cropped
+    while dense:  # free each dense map as soon as it is cropped
         cropped.append(CroppedMap(dense.pop(0), (0, 0, 0)).cropped())
     return cropped
 
 
 def _reduced_points(geometry: Geometry, stride: int, planes: range) -> torch.Tensor:
     _, rows, columns = reduced_shape(geometry, stride)
-    middle = (stride - 1) / 2  # a reduced pixel stands for the middle of its block
+    middle = (stride - 1) / 2  # a reduced pixel lies in the middle of its block
     z, y, x = torch.meshgrid(
         torch.tensor(list(planes), dtype=torch.float32),
         torch.arange(rows) * float(stride) + middle,
@@ -142,15 +155,15 @@ def _reduced_points(geometry: Geometry, stride: int, planes: range) -> torch.Ten
 
 
 def _sampled(organ: ProbabilityMap, points: torch.Tensor, pixel: float) -> np.ndarray:
-    """Returns values 0..255 of a map at points `[z, y, x, 3]`; looked up in the box of them that the map may reach.
+    """Returns a map's values `[z, y, x]`, 0..255, at points `[z, y, x, 3]`; samples only the box that the map can reach.
 
-    pixel: distance in mm between neighbouring points.
+    `pixel` is the distance between neighbouring points in mm.
     """
     values = np.zeros(points.shape[:-1], np.uint8)
     origin = torch.from_numpy(organ.origin)
     end = origin + torch.tensor(organ.values.shape[::-1]) * MAP_SPACING
     some = points[:, ::_COARSE, ::_COARSE]
-    reach = MAP_SPACING + _MAX_STRETCH * _COARSE * pixel  # between two of these points
+    reach = MAP_SPACING + _MAX_STRETCH * _COARSE * pixel  # max distance between two of these points after the transform
     near = ((some > origin - reach) & (some < end + reach)).all(-1).any(0)
     rows, columns = torch.nonzero(near.any(1)).flatten(), torch.nonzero(near.any(0)).flatten()
     if len(rows):

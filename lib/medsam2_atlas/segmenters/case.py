@@ -17,10 +17,10 @@ from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights
 from medsam2_atlas.prompting import (
-    Evidence,
     OrganPrompt,
     PromptOrigin,
     Prompts,
+    SourceQuality,
     choose_prompts,
     prompting_config,
     prompts_from_labels,
@@ -114,7 +114,7 @@ class Case:
             return replace(coarse, origins={p.label: PromptOrigin(source, "asked for") for p in coarse.prompts})
         from_atlas = self._from_scores(fractions, clock)
         known = prompter.validation()
-        return choose_prompts(from_atlas, coarse, Evidence(known.dice, known.cases, self.atlas.agreement), self.organs)
+        return choose_prompts(from_atlas, coarse, SourceQuality(known.dice, known.cases, self.atlas.agreement), self.organs)
 
     def _from_scores(self, fractions: tuple[float, ...], clock: Clock) -> Prompts:
         return self.prompts_of(self.scores(clock), self.organs, fractions, clock)

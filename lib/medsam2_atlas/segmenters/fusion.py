@@ -35,7 +35,7 @@ def fuse_scores(scores: ScoreMaps) -> np.ndarray:
     labels, config = np.zeros(shape, np.uint8), fusion_config().thresholds
     floor = {k: adaptive_threshold(m, config) for k, m in scores.maps.items() if m.maximum > 0}
     for z in range(shape[0]):
-        here = [k for k in floor if 0 <= z - scores.maps[k].low[0] < len(scores.maps[k].values)]
+        here = [k for k in floor if 0 <= z - scores.maps[k].lower[0] < len(scores.maps[k].values)]
         if here:
             planes = np.stack([scores.plane(k, z) for k in here])
             planes[planes <= np.array([floor[k] for k in here])[:, None, None]] = 0

@@ -119,7 +119,7 @@ def segment_marked(
     report = base_report(INTERACTIVE, image, labels, [organ.label]).having(
         marks=_described(organ),
         overruled=[overruled[z] for z in sorted(overruled)],
-        range=[logits.z_min, logits.z_min + len(logits.low) - 1],
+        range=[logits.z_min, logits.z_min + len(logits.values) - 1],
         seconds={"network": round(time.perf_counter() - began, 3)},
         **ran_on(weights.device, medsam2=True, unet=False) | {"device": str(weights.device)},
         weights=weights.describe(),
@@ -130,7 +130,7 @@ def segment_marked(
 
 def _mask(logits: OrganLogits, shape: tuple[int, ...]) -> np.ndarray:
     mask = np.zeros(shape, bool)
-    for z in range(logits.z_min, logits.z_min + len(logits.low)):
+    for z in range(logits.z_min, logits.z_min + len(logits.values)):
         mask[z] = (logits.plane(z, (shape[1], shape[2])) > 0).numpy()
     return mask
 

@@ -1,4 +1,4 @@
-"""Which files below a path are the series."""
+"""Finding the files of one series below a path."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def without_preamble(file: Path, *, meta: bool, implicit: bool) -> None:
     if not meta:
         del ds.file_meta
     pydicom.dcmwrite(file, ds, implicit_vr=implicit, little_endian=True)
-    if meta:  # pydicom writes a prefix wherever there is meta information
+    if meta:  # pydicom writes a prefix if there is meta information
         file.write_bytes(file.read_bytes().removeprefix(b"DICM"))
 
 
@@ -49,13 +49,13 @@ def test_files_without_preamble_are_read(tmp_path: Path, meta: bool, implicit: b
     assert (read_volume(tmp_path).array == ARRAY).all()
 
 
-def test_other_files_beside_a_series_are_no_slices(tmp_path: Path) -> None:
+def test_other_files_in_the_folder_of_a_series_are_skipped(tmp_path: Path) -> None:
     write_series(tmp_path, upright(ARRAY))
     draw = np.random.default_rng(0)
     for n in range(200):
         (tmp_path / f"x{n}").write_bytes(b"\x08\x00" + draw.bytes(400) if n % 2 else draw.bytes(int(draw.integers(0, 400))))
         assert not is_dicom(tmp_path / f"x{n}")
-    # Begins like a data set, but says of itself that it is no image.
+    # Begins like a data set, but has no SOP class of an image.
     (tmp_path / "odd").write_bytes(b"".join(b"\x08\x00" + bytes([2 * n, 0]) + b"LO\x02\x00ab" for n in range(9)))
     assert is_dicom(tmp_path / "odd")
     volume = read_volume(tmp_path)
@@ -63,7 +63,7 @@ def test_other_files_beside_a_series_are_no_slices(tmp_path: Path) -> None:
     assert volume.remarks == ()
 
 
-def test_a_damaged_dicom_file_beside_a_series_is_told(tmp_path: Path) -> None:
+def test_a_damaged_dicom_file_in_the_folder_of_a_series_is_reported(tmp_path: Path) -> None:
     files = write_series(tmp_path, upright(ARRAY))
     (tmp_path / "damaged.dcm").write_bytes(files[0].read_bytes()[:140] + b"\xff" * 50)
     volume = read_volume(tmp_path)
@@ -110,7 +110,7 @@ def test_changes_in_nested_folders_change_the_state(tmp_path: Path) -> None:
     assert before[1] != file_states(files[0])
 
 
-def test_a_dicomdir_stands_for_its_folder(tmp_path: Path) -> None:
+def test_a_dicomdir_is_read_as_its_folder(tmp_path: Path) -> None:
     medium = FileSet()
     for file in write_series(tmp_path / "series", upright(ARRAY)):
         medium.add(file)
@@ -135,11 +135,11 @@ def test_entries_of_a_dicomdir_are_not_followed(tmp_path: Path) -> None:
     index.DirectoryRecordSequence = [record]
     index.save_as(tmp_path / "medium" / "DICOMDIR")
     for path in ("medium", "medium/DICOMDIR"):
-        with pytest.raises(InputError, match="holds no DICOM series"):
+        with pytest.raises(InputError, match="contains no DICOM series"):
             read_volume(tmp_path / path)
 
 
-def test_one_file_stands_for_its_series_in_its_folder(tmp_path: Path) -> None:
+def test_one_file_is_read_as_its_series_in_the_same_folder(tmp_path: Path) -> None:
     files = write_series(tmp_path, upright(ARRAY), name="a")
     write_series(tmp_path, upright(ARRAY + 7), name="b")
     write_series(tmp_path / "below", upright(ARRAY + 7))
@@ -159,27 +159,27 @@ def test_several_series_are_listed_so_that_one_can_be_chosen(tmp_path: Path) -> 
             ds.SeriesNumber, ds.SeriesDescription = n + 2, ["portal venous", "", "scout\n" + "x" * 99][n]
 
         write_series(tmp_path / f"S{n}", upright(ARRAY[: n + 2]), described)
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as raised:
         read_volume(tmp_path)
-    text = str(told.value)
+    text = str(raised.value)
     assert "3 series: 2 'portal venous' (2 files, such as S0/000.dcm); 3 'without description' (3 files" in text
-    assert "Give one file of the series" in text
+    assert "Give a file of the series" in text
     assert (read_volume(tmp_path / "S0" / "000.dcm").array == ARRAY[:2]).all()
 
 
-def test_the_list_of_series_is_cut(tmp_path: Path) -> None:
+def test_the_list_of_series_is_limited(tmp_path: Path) -> None:
     file = write_series(tmp_path, upright(ARRAY[:1]))[0]
     ds = pydicom.dcmread(file)
     for n in range(14):
         ds.SeriesInstanceUID, ds.SeriesDescription = generate_uid(), f"run {n}"
         ds.save_as(tmp_path / f"x{n}.dcm")
-    with pytest.raises(InputError, match="of more than 10 series") as told:
+    with pytest.raises(InputError, match="of more than 10 series") as raised:
         read_volume(tmp_path)
-    assert str(told.value).count("1 file") == finding._MAX_SERIES
+    assert str(raised.value).count("1 file") == finding._MAX_SERIES
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_derived_objects_beside_a_series_are_no_slices(tmp_path: Path) -> None:
+def test_derived_objects_in_the_folder_of_a_series_are_skipped(tmp_path: Path) -> None:
     files = write_series(tmp_path, upright(ARRAY))
     labels = read_volume(tmp_path).with_array((ARRAY > 0).astype(np.uint8)).restored()
     seg = write_seg(labels, tmp_path, LabelOrigin("final", 1))
@@ -193,7 +193,7 @@ def test_derived_objects_beside_a_series_are_no_slices(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(InputError, match=r"only DICOM files without slices \(1 RTDOSE, 1 SEG\)"):
         read_volume(tmp_path)
-    with pytest.raises(InputError, match="no slice of a CT"):
+    with pytest.raises(InputError, match="not a slice of a CT"):
         read_volume(tmp_path / "seg.dcm")
 
 

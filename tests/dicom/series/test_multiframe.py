@@ -1,4 +1,4 @@
-"""Enhanced CT: frames are slices, wherever and in whatever order they stand."""
+"""Enhanced CT: frames are read as slices, in any order and from several files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ORDER = [3, 0, 5, 1, 4, 2]
 
 
 def per_frame(ds: Dataset, n: int) -> None:
-    """Moves what all frames share into each frame's groups; each frame has its own rule."""
+    """Moves the shared groups into each frame's groups; each frame gets its own rescale rule."""
     shared = ds.SharedFunctionalGroupsSequence[0]
     stored = np.frombuffer(ds.PixelData, "<i2").reshape(ds.NumberOfFrames, -1).copy()
     for k, groups in enumerate(ds.PerFrameFunctionalGroupsSequence):
@@ -135,7 +135,7 @@ def cut_short(ds: Dataset, n: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "problem"),
     [
         (stacked, r"2 stacks \(A, B\)"),
         (timed, r"3 temporal positions \(1, 2, 3\)"),
@@ -149,15 +149,15 @@ def cut_short(ds: Dataset, n: int) -> None:
         (cut_short, "cannot be decoded"),
     ],
 )
-def test_frames_that_make_no_volume_are_refused_for_their_reason(tmp_path: Path, change: Change, told: str) -> None:
+def test_frames_that_are_not_a_volume_are_refused_with_the_reason(tmp_path: Path, change: Change, problem: str) -> None:
     write_enhanced(tmp_path, upright(ARRAY), change, order=ORDER)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=problem):
         read_volume(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("seed", range(4))
-def test_mutated_files_are_read_or_refused_by_name(tmp_path: Path, seed: int) -> None:
+def test_mutated_files_are_read_or_raise_an_input_error(tmp_path: Path, seed: int) -> None:
     (file,) = write_enhanced(tmp_path, upright(ARRAY[:, :4, :5]), order=ORDER)
     original, draw = file.read_bytes(), np.random.default_rng(seed)
     for _ in range(30):

@@ -1,4 +1,4 @@
-"""Which DICOM files make a volume, and which do not."""
+"""DICOM series that are a volume, and series that are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_series_is_read_in_hu_with_its_geometry(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", ["LPS", "RAI", "ASL", "SPR", "LIP"])
-def test_slices_come_in_the_order_of_their_places_whatever_the_plane(tmp_path: Path, code: str) -> None:
+def test_slices_are_ordered_by_their_positions_in_any_plane(tmp_path: Path, code: str) -> None:
     image = sitk.DICOMOrient(upright(ARRAY), code)
 
     def shuffled(ds: Dataset, n: int) -> None:
@@ -41,21 +41,21 @@ def test_slices_come_in_the_order_of_their_places_whatever_the_plane(tmp_path: P
     assert places == sorted(places)
 
 
-def test_a_missing_slice_is_told_with_its_place(tmp_path: Path) -> None:
+def test_a_missing_slice_is_reported_with_its_position(tmp_path: Path) -> None:
     files = write_series(tmp_path, upright(ARRAY))
     files[2].unlink()
     with pytest.raises(InputError, match=r"missing or double, first after the slice at \(-10.0, -20.0, 33.0\)"):
         read_volume(tmp_path)
 
 
-def test_a_double_slice_is_told(tmp_path: Path) -> None:
+def test_a_double_slice_is_reported(tmp_path: Path) -> None:
     files = write_series(tmp_path, upright(ARRAY))
     (tmp_path / "again.dcm").write_bytes(files[1].read_bytes())
     with pytest.raises(InputError, match=r"more than one slice at \(-10.0, -20.0, 33.0\) mm: 001.dcm and again.dcm"):
         read_volume(tmp_path)
 
 
-def test_images_of_the_series_without_a_position_are_told(tmp_path: Path) -> None:
+def test_images_of_the_series_without_a_position_are_reported(tmp_path: Path) -> None:
     def placeless(ds: Dataset, n: int) -> None:
         if n == 4:
             del ds.ImagePositionPatient
@@ -75,7 +75,7 @@ def test_several_phases_are_named(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
-def test_a_time_for_each_slice_is_no_phase(tmp_path: Path) -> None:
+def test_one_temporal_position_per_slice_is_one_volume(tmp_path: Path) -> None:
     def timed(ds: Dataset, n: int) -> None:
         ds.TemporalPositionIdentifier = n + 1
 
@@ -83,7 +83,7 @@ def test_a_time_for_each_slice_is_no_phase(tmp_path: Path) -> None:
     assert (read_volume(tmp_path).array == ARRAY).all()
 
 
-def test_a_tilted_gantry_is_told_with_its_angle(tmp_path: Path) -> None:
+def test_a_tilted_gantry_is_refused_with_its_angle(tmp_path: Path) -> None:
     def tilted(ds: Dataset, n: int) -> None:
         x, y, z = (float(v) for v in ds.ImagePositionPatient)
         ds.ImagePositionPatient = [x, y + 0.8038 * n, z]
@@ -93,14 +93,14 @@ def test_a_tilted_gantry_is_told_with_its_angle(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
-def test_slices_of_several_series_are_told(tmp_path: Path) -> None:
+def test_slices_of_several_series_are_refused(tmp_path: Path) -> None:
     write_series(tmp_path, upright(ARRAY), name="a")
     write_series(tmp_path, upright(ARRAY), name="b")
     with pytest.raises(InputError, match="of 2 series"):
         read_volume(tmp_path)
 
 
-def test_a_scout_among_the_slices_is_told(tmp_path: Path) -> None:
+def test_a_scout_among_the_slices_is_refused(tmp_path: Path) -> None:
     def scout(ds: Dataset, n: int) -> None:
         if n == 0:
             ds.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
@@ -111,20 +111,20 @@ def test_a_scout_among_the_slices_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tag", "value", "told"),
+    ("tag", "value", "problem"),
     [
         ("FrameOfReferenceUID", "1.2.3.4", "frames of reference"),
         ("PixelSpacing", [2.0, 2.0], "pixel spacings"),
         ("ImageOrientationPatient", None, "without ImageOrientationPatient"),
     ],
 )
-def test_slices_that_do_not_fit_together_are_told(tmp_path: Path, tag: str, value: object, told: str) -> None:
+def test_slices_that_do_not_fit_together_are_refused(tmp_path: Path, tag: str, value: object, problem: str) -> None:
     write_series(tmp_path, upright(ARRAY), in_one_slice(tag, value))
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=problem):
         read_volume(tmp_path)
 
 
-def test_one_slice_or_none_makes_no_volume(tmp_path: Path) -> None:
+def test_one_slice_or_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no DICOM series"):
         read_volume(tmp_path)
     write_series(tmp_path, upright(ARRAY[:1]))
@@ -132,7 +132,7 @@ def test_one_slice_or_none_makes_no_volume(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
-def test_double_slices_in_nested_folders_are_told_by_their_paths(tmp_path: Path) -> None:
+def test_double_slices_in_nested_folders_are_named_by_their_paths(tmp_path: Path) -> None:
     files = write_series(tmp_path / "a", upright(ARRAY))
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / files[1].name).write_bytes(files[1].read_bytes())

@@ -1,4 +1,4 @@
-"""Stored values become HU by each slice's own rule, whatever the encoding; pydicom is the reference."""
+"""Stored values are converted to HU by each slice's own rule, for all encodings; pydicom computes the expected values."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ ARRAY = np.random.default_rng(2).integers(-1000, 1000, (5, 16, 17))
 
 
 def by_pydicom(files: list[Path]) -> np.ndarray:
-    """HU as pydicom gives them, `[slices, rows, columns]`."""
+    """Returns the HU that pydicom computes, `[slices, rows, columns]`."""
     slices = [pydicom.dcmread(file) for file in files]
     return np.stack([apply_modality_lut(ds.pixel_array, ds) for ds in slices]).astype(np.float32)
 
 
 def as_uint16(ds: Dataset, n: int) -> None:
-    """Stored values from 32768 on need the sign that the other slices have not."""
+    """Stores every second slice as unsigned values up to 41000; the other slices are signed."""
     if n % 2:
         stored = np.frombuffer(ds.PixelData, "<i2").astype(np.int32) + 40_000
         ds.PixelRepresentation, ds.RescaleIntercept, ds.PixelData = 0, -41_024, stored.astype("<u2").tobytes()
@@ -85,7 +85,7 @@ def test_each_slice_is_rescaled_by_its_own_rule(tmp_path: Path, change: Change) 
     assert volume.remarks == ()
 
 
-def test_an_intercept_without_a_slope_counts(tmp_path: Path) -> None:
+def test_an_intercept_without_a_slope_is_applied(tmp_path: Path) -> None:
     def without_slope(ds: Dataset, n: int) -> None:
         ds.RescaleSlope = None
 
@@ -93,7 +93,7 @@ def test_an_intercept_without_a_slope_counts(tmp_path: Path) -> None:
     assert (read_volume(tmp_path).array == ARRAY).all()
 
 
-def test_unused_bits_do_not_count(tmp_path: Path) -> None:
+def test_unused_bits_are_ignored(tmp_path: Path) -> None:
     def overlaid(ds: Dataset, n: int) -> None:
         stored = np.frombuffer(ds.PixelData, "<i2").astype("<u2") & 0x0FFF
         stored |= np.uint16(0xA000)
@@ -123,7 +123,7 @@ def test_compressed_values_in_upper_bits_are_refused(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
-def test_a_lookup_table_in_some_slices_alone_is_refused(tmp_path: Path) -> None:
+def test_a_lookup_table_in_only_some_slices_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path, upright(ARRAY), lambda ds, n: looked_up(ds, n) if n else without_rule(ds, n))
     with pytest.raises(InputError, match="1 slices without ModalityLUTSequence"):
         read_volume(tmp_path)
@@ -139,7 +139,7 @@ def test_a_lookup_table_that_is_cut_short_is_refused_by_name(tmp_path: Path) -> 
         read_volume(tmp_path)
 
 
-def test_frames_that_the_offset_table_lacks_are_refused(tmp_path: Path) -> None:
+def test_frames_missing_from_the_offset_table_are_refused(tmp_path: Path) -> None:
     def cut(ds: Dataset, n: int) -> None:
         ds.compress(RLELossless)
         frames = list(generate_frames(ds.PixelData, number_of_frames=ds.NumberOfFrames))
@@ -152,20 +152,20 @@ def test_frames_that_the_offset_table_lacks_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
-    ("tag", "value", "told"),
+    ("tag", "value", "problem"),
     [
         ("RescaleSlope", 0, "slope of 0"),
-        ("RescaleSlope", "nan", "RescaleSlope 'nan', which is no number"),
-        ("RescaleIntercept", "inf", "RescaleIntercept 'inf', which is no number"),
+        ("RescaleSlope", "nan", "RescaleSlope 'nan', which is not a number"),
+        ("RescaleIntercept", "inf", "RescaleIntercept 'inf', which is not a number"),
         ("RescaleIntercept", None, "1 slices without RescaleIntercept"),
         ("PixelData", b"\0" * 40, "pixels that cannot be decoded"),
         ("SamplesPerPixel", 3, "colours"),
         ("PhotometricInterpretation", "PALETTE COLOR", "colours"),
     ],
 )
-def test_a_slice_without_meaningful_values_is_refused(tmp_path: Path, tag: str, value: object, told: str) -> None:
+def test_a_slice_without_meaningful_values_is_refused(tmp_path: Path, tag: str, value: object, problem: str) -> None:
     write_series(tmp_path, upright(ARRAY), in_one_slice(tag, value))
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=problem):
         read_volume(tmp_path)
 
 
@@ -190,7 +190,7 @@ def compressed(syntax: str) -> Callable[[Path], None]:
 
 
 def by_itk(compressor: str) -> Callable[[Path], None]:
-    """Compresses a slice by ITK's writer; JPEG is its lossless process."""
+    """Returns a function that compresses a slice with ITK's writer; `JPEG` is lossless there."""
 
     def rewrite(file: Path) -> None:
         ds = pydicom.dcmread(file)

@@ -1,4 +1,4 @@
-"""Slices are judged by the regular grid that fits all of them."""
+"""Slices are checked against the regular grid that fits all of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ARRAY = np.random.default_rng(2).integers(-1000, 1000, (40, 6, 7))
 
 
 def at(place: Callable[[int], float]) -> Change:
-    """Puts slice n at height `place(n)`, mm."""
+    """Returns a change that puts slice n at the height `place(n)` in mm."""
 
     def change(ds: Dataset, n: int) -> None:
         ds.ImagePositionPatient = [-10, -20, repr(round(float(place(n)), 9))]
@@ -48,7 +48,7 @@ def jittered(n: int) -> float:
         (lambda n: round(1.25 * n, 2), 1.25, 0.01),
     ],
 )
-def test_rounded_and_jittered_positions_make_even_steps(
+def test_rounded_and_jittered_positions_are_read_as_even_steps(
     tmp_path: Path, place: Callable[[int], float], step: float, off: float
 ) -> None:
     write_series(tmp_path, upright(ARRAY), at(place))
@@ -59,7 +59,7 @@ def test_rounded_and_jittered_positions_make_even_steps(
     assert (volume.array == (ARRAY if place(1) > place(0) else ARRAY[::-1])).all()
 
 
-def test_what_was_evened_out_is_told(tmp_path: Path) -> None:
+def test_corrected_positions_are_reported(tmp_path: Path) -> None:
     write_series(tmp_path / "rounded", upright(ARRAY), at(lambda n: round(1.25 * n, 1)))
     assert "even steps of 1.25 mm" in " ".join(read_volume(tmp_path / "rounded").remarks)
     write_series(tmp_path / "exact", upright(ARRAY), at(lambda n: 1.25 * n))
@@ -79,7 +79,7 @@ def test_what_was_evened_out_is_told(tmp_path: Path) -> None:
         lambda n: 3 * n + 0.2 * max(0, n - 20),
     ],
 )
-def test_missing_double_and_uneven_slices_are_told_whatever_the_decimals(tmp_path: Path, place: Callable[[int], float]) -> None:
+def test_missing_double_and_uneven_slices_are_refused_at_any_precision(tmp_path: Path, place: Callable[[int], float]) -> None:
     def numbered(ds: Dataset, n: int) -> None:
         at(place)(ds, n)
         step = place(1) - place(0)
@@ -90,7 +90,7 @@ def test_missing_double_and_uneven_slices_are_told_whatever_the_decimals(tmp_pat
         read_volume(tmp_path)
 
 
-def test_slices_that_are_missing_at_even_distances_are_told_by_their_numbers(tmp_path: Path) -> None:
+def test_slices_missing_at_even_distances_are_found_by_the_slice_numbers(tmp_path: Path) -> None:
     files = write_series(tmp_path, upright(ARRAY), at(lambda n: 3 * n))
     for file in files[2::3]:
         file.unlink()
@@ -100,7 +100,7 @@ def test_slices_that_are_missing_at_even_distances_are_told_by_their_numbers(tmp
 
 @pytest.mark.parametrize("count", [3, 4, 5, 12])
 @pytest.mark.parametrize("missing", [1, 2])
-def test_a_missing_slice_is_told_however_few_there_are(tmp_path: Path, count: int, missing: int) -> None:
+def test_a_missing_slice_is_found_among_few_slices(tmp_path: Path, count: int, missing: int) -> None:
     files = write_series(tmp_path, upright(ARRAY[: count + 1]), at(lambda n: round(0.6 * n, 1)))
     if missing < count:
         files[missing].unlink()
@@ -108,7 +108,7 @@ def test_a_missing_slice_is_told_however_few_there_are(tmp_path: Path, count: in
             read_volume(tmp_path)
 
 
-def test_numbers_that_are_written_otherwise_are_the_same(tmp_path: Path) -> None:
+def test_equal_numbers_in_different_notations_are_equal(tmp_path: Path) -> None:
     def written(ds: Dataset, n: int) -> None:
         ds.PixelSpacing = [["2", "1.5"], ["2.000000", "1.50"], ["2.00001", "1.49999"]][n % 3]
         ds.ImageOrientationPatient = [["1", "0", "0", "0", "1", "0"], ["1.0", "-0.0", "0", "0", "1.000", "0.0005"]][n % 2]
@@ -118,7 +118,7 @@ def test_numbers_that_are_written_otherwise_are_the_same(tmp_path: Path) -> None
 
 
 def turned(degrees: float, digits: int, tilt: float = 0.0) -> tuple[sitk.Image, Change]:
-    """An oblique image, and a change that rounds its orientation, turns columns off by `tilt` degrees, and keeps positions."""
+    """Returns an oblique image, and a change that rounds its orientation and tilts its columns by `tilt` degrees."""
     image = upright(ARRAY)
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     image.SetDirection((c, -s, 0, s, c, 0, 0, 0, 1))
@@ -141,7 +141,7 @@ def test_rounded_orientations_are_made_perpendicular(tmp_path: Path, degrees: fl
     assert np.abs(grid.to_world(corner) - image.TransformContinuousIndexToPhysicalPoint([float(v) for v in corner])).max() < 0.1
 
 
-def test_axes_that_are_not_perpendicular_are_told_up_to_half_a_degree_and_then_refused(tmp_path: Path) -> None:
+def test_skewed_axes_are_corrected_up_to_half_a_degree_and_refused_beyond(tmp_path: Path) -> None:
     image, change = turned(10, 6, tilt=0.3)
     write_series(tmp_path / "slightly", image, change)
     assert "deviated by 0.3° from right angles" in " ".join(read_volume(tmp_path / "slightly").remarks)
@@ -152,7 +152,7 @@ def test_axes_that_are_not_perpendicular_are_told_up_to_half_a_degree_and_then_r
 
 
 @pytest.mark.parametrize("orientation", [[0, 0, 0, 0, 1, 0], [1, 0, 0, 1, 0, 0], [100, 0, 0, 0, 100, 0]])
-def test_orientations_that_are_none_are_refused(tmp_path: Path, orientation: list[float]) -> None:
+def test_invalid_orientations_are_refused(tmp_path: Path, orientation: list[float]) -> None:
     def change(ds: Dataset, n: int) -> None:
         ds.ImageOrientationPatient = orientation
 
@@ -162,19 +162,19 @@ def test_orientations_that_are_none_are_refused(tmp_path: Path, orientation: lis
 
 
 @pytest.mark.parametrize(("degrees", "step"), [(15, 3.0), (2, 3.0), (1, 1.25), (6, 0.6)])
-def test_a_tilted_gantry_is_told_under_rounding_too(tmp_path: Path, degrees: float, step: float) -> None:
+def test_a_tilted_gantry_is_found_in_rounded_positions(tmp_path: Path, degrees: float, step: float) -> None:
     def tilted(ds: Dataset, n: int) -> None:
         ds.ImagePositionPatient = [-10, round(-20 + np.tan(np.radians(degrees)) * step * n, 1), round(step * n, 1)]
 
     write_series(tmp_path, upright(ARRAY), tilted)
-    with pytest.raises(InputError, match="tilted gantry") as told:
+    with pytest.raises(InputError, match="tilted gantry") as raised:
         read_volume(tmp_path)
-    angle = re.search(r"\((\d+\.\d)°\)", str(told.value))
+    angle = re.search(r"\((\d+\.\d)°\)", str(raised.value))
     assert angle is not None
     assert float(angle[1]) == pytest.approx(degrees, abs=0.15)
 
 
-def test_a_slice_that_lies_aside_is_told(tmp_path: Path) -> None:
+def test_a_slice_off_the_line_is_refused(tmp_path: Path) -> None:
     def moved(ds: Dataset, n: int) -> None:
         ds.ImagePositionPatient = [-10 + 12 * (n == 9), -20, 3 * n]
 
@@ -199,7 +199,7 @@ def test_derived_objects_keep_the_slices_own_positions(tmp_path: Path) -> None:
         assert list(frame.PlanePositionSequence[0].ImagePositionPatient) == list(own[source])
 
 
-def test_an_exact_series_has_the_grid_that_itk_gives_it(tmp_path: Path) -> None:
+def test_an_exact_series_has_the_same_grid_as_in_itk(tmp_path: Path) -> None:
     image = upright(ARRAY, (0.703125, 0.703125, 1.25))
     image.SetDirection(sitk.DICOMOrient(image, "ASL").GetDirection())
     image.SetOrigin((-173.828, 12.345, -401.75))

@@ -1,6 +1,6 @@
-"""DICOM series: which files and frames make a volume, in which order and on which grid, and their values in HU.
+"""DICOM series: finds the files and frames of a volume, their order and grid, and their values in HU.
 
-Only reader processes (see `decoding`) and commands that write DICOM objects use it.
+Only reader processes (see `decoding`) and commands that write DICOM objects use this package.
 """
 
 from medsam2_atlas.dicom.series.find import Series, find_series

@@ -19,17 +19,22 @@ from medsam2_atlas.imaging.decoding.tree import DIRECTORY_NAME, files_below
 _MAX_SERIES = 10
 _ONE = "Give a folder with the slices of exactly one series."
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
-"""With this begin the SOP Class UIDs of images, which a file without preamble must have to count as DICOM."""
+"""The prefix of the SOP Class UIDs of stored objects. A file without preamble must have such a UID to count as DICOM."""
 _DERIVED = (
     *("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7", "1.2.840.10008.5.1.4.1.1.66.8"),  # segmentations
     *("1.2.840.10008.5.1.4.1.1.30", "1.2.840.10008.5.1.4.1.1.481.2"),  # parametric map, RT dose
 )
-"""Kinds of objects that have positions, and often lie beside a CT, but are no images of a scanner."""
+"""SOP classes of objects that have positions and are often stored with a CT, but are not a scanner's images."""
 
 
 @dataclass(frozen=True)
 class SeriesFiles:
-    """The files of a series, each with its header (`slices.TAGS`). remarks: what was left out, for people."""
+    """The files of a series.
+
+    Attributes:
+        headers: each file with its header, which contains `slices.TAGS`.
+        remarks: messages to people about skipped files.
+    """
 
     headers: tuple[tuple[Path, Dataset], ...]
     remarks: tuple[str, ...] = ()
@@ -39,11 +44,11 @@ def series_files(path: Path) -> SeriesFiles:
     """Finds the one series below a path.
 
     Args:
-        path: a folder, which is searched with the folders in it; a DICOMDIR, which stands for its folder (its entries are not
-            followed); or a DICOM file, which stands for those files of its series that lie beside it.
+        path: a folder, which is searched recursively; a DICOMDIR, in place of its folder (its entries are ignored); or a DICOM
+            file, in place of the files of its series in the same folder.
 
     Raises:
-        InputError: no series, or several; or too many files or folders.
+        InputError: the path contains no series, several series, or too many files or folders.
         OSError: the path cannot be read.
     """
     folder, series = path, None
@@ -52,7 +57,7 @@ def series_files(path: Path) -> SeriesFiles:
         folder = path.parent
         if not _is_directory(path, header):
             if not _is_image(header):
-                raise InputError(path, "is a DICOM file, but no slice of a CT.", "Give a file of the series, or its folder.")
+                raise InputError(path, "is a DICOM file, but not a slice of a CT.", "Give a file of the series, or its folder.")
             series = _series_uid(header)
     found: dict[str, list[tuple[Path, Dataset]]] = {}
     others: Counter[str] = Counter()
@@ -69,7 +74,7 @@ def series_files(path: Path) -> SeriesFiles:
             remarks.append(_unreadable(file, folder))
             continue
         if not _is_image(header) and not attribute(header, "SOPClassUID") and not _is_directory(file, header):
-            remarks.append(_unreadable(file, folder))  # pydicom reads a damaged file as far as it can
+            remarks.append(_unreadable(file, folder))  # pydicom reads the undamaged part of a damaged file without an error
         elif not _is_image(header):
             others[line(attribute(header, "Modality")) or DIRECTORY_NAME] += 1
             placeless[_series_uid(header)] += bool(attribute(header, "Rows"))
@@ -79,10 +84,10 @@ def series_files(path: Path) -> SeriesFiles:
             break
     if not found:
         beside = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
-        told = f"only DICOM files without slices ({beside})" if beside else "no DICOM file"
-        raise InputError(path, f"holds no DICOM series: {told}.", _ONE)
+        content = f"only DICOM files without slices ({beside})" if beside else "no DICOM file"
+        raise InputError(path, f"contains no DICOM series: {content}.", _ONE)
     if len(found) > 1:
-        raise InputError(path, _several(found, folder), "Give one file of the series that you want, or a folder with it alone.")
+        raise InputError(path, _several(found, folder), "Give a file of the series to use, or a folder with only that series.")
     ((uid, members),) = found.items()
     if placeless[uid]:
         remarks.append(f"{placeless[uid]} of its images have no ImagePositionPatient and are left out.")
@@ -91,13 +96,13 @@ def series_files(path: Path) -> SeriesFiles:
 
 def _several(found: dict[str, list[tuple[Path, Dataset]]], folder: Path) -> str:
     count = f"more than {_MAX_SERIES}" if len(found) > _MAX_SERIES else str(len(found))
-    told = []
+    listed = []
     for members in list(found.values())[:_MAX_SERIES]:
         file, header = members[0]
         number, name = (line(attribute(header, tag), 40) for tag in ("SeriesNumber", "SeriesDescription"))
         files = "1 file" if len(members) == 1 else f"{len(members)} files"
-        told.append(f"{number or '?'} {name or 'without description'!r} ({files}, such as {_name(file, folder)})")
-    return f"holds slices of {count} series: {'; '.join(told)}."
+        listed.append(f"{number or '?'} {name or 'without description'!r} ({files}, such as {_name(file, folder)})")
+    return f"contains slices of {count} series: {'; '.join(listed)}."
 
 
 def _unreadable(file: Path, folder: Path) -> str:
@@ -117,7 +122,7 @@ def _is_directory(file: Path, header: Dataset) -> bool:
 
 
 def _is_image(header: Dataset) -> bool:
-    """Returns whether a file holds slices with positions, or frames that should have some."""
+    """Returns whether a file contains slices with positions, or frames that should have positions."""
     if attribute(header, "SOPClassUID") in _DERIVED:
         return False
     return "ImagePositionPatient" in header or "PerFrameFunctionalGroupsSequence" in header

@@ -1,4 +1,4 @@
-"""Finds the one series below a path and checks that it makes a volume."""
+"""Finds the one series below a path and checks that it is a volume."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from medsam2_atlas.imaging.decoding.dicom import attribute
 from medsam2_atlas.imaging.volume import Geometry
 
 _ONE = "Export one of them."
-_MAX_TOLD = 10
+_MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
 class Series:
-    """A series that makes a volume.
+    """A series that is a volume.
 
     Attributes:
-        path: as it was given, for messages.
-        slices: in the order of the volume, along the normal of their planes.
-        grid: of the volume in the slices' own axes: x along a row, y along a column, z from slice to slice.
-        remarks: what was mended or left out, for people; see `volume.Volume`.
+        path: the path of the series, for messages.
+        slices: the slices, in ascending order along the normal of their planes.
+        grid: the volume's grid in the slices' own axes: x along a row, y along a column, z from slice to slice.
+        remarks: messages to people about corrected or skipped data; see `volume.Volume`.
     """
 
     path: Path
@@ -39,14 +39,14 @@ class Series:
 
 
 def find_series(path: Path) -> Series:
-    """Finds the one series below a path; see `files.series_files` for what a path may be.
+    """Finds the one series below a path, which may be a folder, a DICOMDIR or a file; see `files.series_files`.
 
     A slice is a file, or a frame of a multi-frame file (Enhanced CT, Legacy Converted Enhanced CT, in one or several files).
 
     Raises:
-        InputError: no series, several, or one that makes no volume: a tilted gantry; missing, double or uneven slices; slices
-            of different orientation, spacing or size; several stacks, phases or temporal positions; rescale attributes without
-            meaning; more voxels than the limits allow; or spacing that makes it longer than a patient.
+        InputError: there is no series, or several, or the series is not a volume: a tilted gantry; missing, double or uneven
+            slices; slices of different orientation, spacing or size; several stacks, phases or temporal positions; invalid
+            rescale attributes; more voxels than the limits allow; or a volume longer than a patient.
         OSError: the path cannot be read.
     """
     found = series_files(path)
@@ -54,36 +54,38 @@ def find_series(path: Path) -> Series:
     frames = Counter(str(attribute(header, "FrameOfReferenceUID") or "").rstrip("\0 ") for header in headers)
     if len(frames) > 1:
         raise InputError(
-            path, f"holds slices of {len(frames)} frames of reference.", "Give a folder with the slices of exactly one series."
+            path,
+            f"contains slices of {len(frames)} frames of reference.",
+            "Give a folder with the slices of exactly one series.",
         )
     _check_concatenation(path, headers)
     slices = [part for file, header in found.headers for part in slices_of(file, header)]
     check_voxels(path, sum(part.size[0] * part.size[1] for part in slices))
     for n, what in enumerate(("stacks", "temporal positions", "cardiac phases")):
         _check_one(path, what, [part.parts[n] for part in slices])
-    for tag, held in (
+    for tag, present in (
         ("RescaleIntercept", [part.rescale.intercept is not None for part in slices]),
         ("RescaleSlope", [part.rescale.slope is not None for part in slices]),
         ("ModalityLUTSequence", [part.rescale.table for part in slices]),
     ):
-        if any(held) and not all(held):
+        if any(present) and not all(present):
             raise InputError(
-                path, f"has {held.count(False)} slices without {tag}; the others have one.", "Export the series again."
+                path, f"has {present.count(False)} slices without {tag}; the others have one.", "Export the series again."
             )
-    lying = placed(path, slices)
-    check_extent(path, lying.grid.size, lying.grid.spacing)
-    return Series(path, lying.slices, lying.grid, (*found.remarks, *lying.remarks))
+    fitted = placed(path, slices)
+    check_extent(path, fitted.grid.size, fitted.grid.spacing)
+    return Series(path, fitted.slices, fitted.grid, (*found.remarks, *fitted.remarks))
 
 
 def _check_one(path: Path, what: str, names: Sequence[str]) -> None:
     kinds = sorted(set(names), key=lambda name: (len(name), name))
-    if 1 < len(kinds) < len(names):  # some scanners count a time for each slice of one volume
-        told = ", ".join(name or "none" for name in kinds[:_MAX_TOLD]) + (", …" if len(kinds) > _MAX_TOLD else "")
-        raise InputError(path, f"holds {len(kinds)} {what} ({told}), each of them a volume.", _ONE)
+    if 1 < len(kinds) < len(names):  # some scanners count one temporal position per slice of a volume
+        listed = ", ".join(name or "none" for name in kinds[:_MAX_LISTED]) + (", …" if len(kinds) > _MAX_LISTED else "")
+        raise InputError(path, f"contains {len(kinds)} {what} ({listed}), each of them a volume.", _ONE)
 
 
 def _check_concatenation(path: Path, headers: Sequence[Dataset]) -> None:
-    """Checks that all files of a multi-frame image that was split into several are there (PS3.3, C.7.6.16.1.3)."""
+    """Checks that no file is missing from a multi-frame image that was split into several files (PS3.3, C.7.6.16.1.3)."""
     parts: dict[str, set[int]] = {}
     totals: dict[str, int] = {}
     for header in headers:

@@ -1,7 +1,7 @@
-"""The regular grid that the slices of a series lie on, and whether they lie on one at all.
+"""Fits a regular grid to the slices of a series, and checks that the slices lie on it.
 
-Scanners and archives write positions with few decimals, or jittered by some hundredths of a millimetre. So each slice is
-judged by its distance from the line and the even steps that fit all slices best (least squares), not by its neighbours.
+Scanners and archives write positions with few decimals, or with errors of some hundredths of a millimetre. So each slice is
+checked by its distance from the line of even steps that fits all slices best (least squares), not by its neighbours.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from medsam2_atlas.imaging.decoding.grids import MAX_SKEW, skew_degrees, straigh
 from medsam2_atlas.imaging.volume import Geometry
 
 _OFF_STEPS = 0.2
-"""Max distance of a slice from its place, in steps. One slice missing among any number moves some slice by more."""
+"""Max distance of a slice from its grid position, in steps. If a slice is missing, some slice is farther off."""
 _ROUNDED_MM = 0.6
-"""Max distance of a whole number of mm from its place: half of one, and what the fit itself is off."""
+"""Max distance of a position rounded to whole mm from its grid position: 0.5 mm, and the error of the fit."""
 _DOUBLE_MM = 0.01
+"""Slices closer than this have the same position."""
 _DRIFT_MM = 0.1
-"""Max distance by which slices drift sideways over a series without any consequence."""
+"""Max sideways drift of the slices over a series that is ignored."""
 _EXACT_MM = 1e-3
-_EXACT_DEGREES, _TOLD_DEGREES = 1e-3, 0.01
-"""Axes that deviate less from right angles stay as they are; those that deviate more are mentioned."""
+"""Positions are exact up to this error."""
+_EXACT_DEGREES, _REMARK_DEGREES = 1e-3, 0.01
+"""Max deviation of the axes from right angles that stays unchanged, and max deviation that is corrected without a remark."""
 _AGAIN = "Export the series again, with its geometry."
 _UNIT = 0.1
 _SAME_SPACING, _SAME_DIRECTION = 1e-4, 2e-3
@@ -35,7 +37,7 @@ _SAME_SPACING, _SAME_DIRECTION = 1e-4, 2e-3
 
 @dataclass(frozen=True)
 class Placed:
-    """Slices in the order of a volume, its grid, and what was evened out, for people."""
+    """The slices in the order of the volume, its grid, and remarks to people about corrected positions."""
 
     slices: tuple[Slice, ...]
     grid: Geometry
@@ -45,11 +47,16 @@ class Placed:
 def placed(path: Path, slices: Sequence[Slice]) -> Placed:
     """Orders slices along the normal of their planes and fits a grid to them.
 
+    Args:
+        path: the path of the series, for messages.
+        slices: the slices in any order.
+
     Raises:
-        InputError: slices of different orientation, spacing or size; or a tilted gantry, missing, double or uneven slices.
+        InputError: the slices differ in orientation, spacing or size; the gantry was tilted; or slices are missing, double or
+            uneven.
     """
     if len(slices) < 2:
-        raise InputError(path, "holds one slice: a volume needs at least two.", "Choose the whole series.")
+        raise InputError(path, "contains one slice: a volume needs at least two.", "Choose the whole series.")
     _check_alike(path, slices)
     remarks: list[str] = []
     axes = _plane_axes(path, slices[0], remarks)
@@ -78,21 +85,21 @@ def _check_alike(path: Path, slices: Sequence[Slice]) -> None:
         elif not np.allclose(part.orientation, first.orientation, rtol=0, atol=_SAME_DIRECTION):
             raise InputError(
                 path,
-                f"holds slices of different orientation: {_text(first.orientation, 3)} and {_text(part.orientation, 3)}.",
+                f"contains slices of different orientation: {_text(first.orientation, 3)} and {_text(part.orientation, 3)}.",
                 "Leave scouts and other planes out; export one series.",
             )
         else:
             continue
-        raise InputError(path, f"holds slices of different {what}.", "Give a folder with the slices of exactly one series.")
+        raise InputError(path, f"contains slices of different {what}.", "Give a folder with the slices of exactly one series.")
 
 
 def _plane_axes(path: Path, part: Slice, remarks: list[str]) -> np.ndarray:
-    """Returns the directions of rows and columns and the normal, as columns `[3, 3]`, at right angles and of length 1."""
+    """Returns the directions of a row, of a column and of the normal as an orthonormal matrix `[3, 3]`, one per column."""
     along, down = np.array(part.orientation[:3]), np.array(part.orientation[3:])
     lengths = np.linalg.norm(along), np.linalg.norm(down)
     if max(abs(length - 1) for length in lengths) > _UNIT:
         raise InputError(
-            path, f"has ImageOrientationPatient {_text(part.orientation, 6)}, which are no directions of length 1.", _AGAIN
+            path, f"has ImageOrientationPatient {_text(part.orientation, 6)}, which are not directions of length 1.", _AGAIN
         )
     along, down = along / lengths[0], down / lengths[1]
     normal = np.cross(along, down)
@@ -111,7 +118,7 @@ def _plane_axes(path: Path, part: Slice, remarks: list[str]) -> np.ndarray:
 def _mended(axes: np.ndarray, skew: float, remarks: list[str]) -> np.ndarray:
     if skew < _EXACT_DEGREES:
         return axes
-    if skew > _TOLD_DEGREES:
+    if skew > _REMARK_DEGREES:
         remarks.append(f"Its axes deviated by {skew:.2g}° from right angles; they were straightened.")
     return straightened(axes)
 
@@ -119,14 +126,14 @@ def _mended(axes: np.ndarray, skew: float, remarks: list[str]) -> np.ndarray:
 def _line(
     path: Path, slices: Sequence[Slice], places: np.ndarray, normal: np.ndarray, remarks: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the first slice's position and the move to the next one (mm), as they fit all slices best.
+    """Returns the first slice's position and the step to the next slice that fit all slices best, `[3]` each, in mm.
 
     Args:
-        path: for messages.
-        slices: in order along the normal.
-        places: their positions, `[slices, 3]`.
-        normal: of their planes.
-        remarks: is filled.
+        path: the path of the series, for messages.
+        slices: the slices, in order along the normal.
+        places: their positions, `[slices, 3]` in mm.
+        normal: the normal of their planes, `[3]`.
+        remarks: receives remarks.
     """
     heights = places @ normal
     steps = np.diff(heights)
@@ -135,8 +142,8 @@ def _line(
         first, second = (_name(path, part) for part in slices[at : at + 2])
         raise InputError(
             path,
-            f"holds more than one slice at {_text(places[at])} mm: {first} and {second}.",
-            "It may hold several phases or series; export one of them.",
+            f"contains more than one slice at {_text(places[at])} mm: {first} and {second}.",
+            "It may contain several phases or series; export one of them.",
         )
     start, move = places[0], (places[-1] - places[0]) / (len(places) - 1)
     away = places - (start + np.arange(len(places))[:, None] * move)
@@ -157,14 +164,14 @@ def _line(
     _check_straight(path, slices, places, away, move, normal)
     off = float(np.linalg.norm(away, axis=1).max())
     if off > 0.01 * step:
-        remarks.append(f"Its slices lie up to {off:.2g} mm from even steps of {step:.4g} mm; they are taken as even.")
+        remarks.append(f"Its slices lie up to {off:.2g} mm from even steps of {step:.4g} mm; they are treated as even.")
     return start, move
 
 
 def _check_straight(
     path: Path, slices: Sequence[Slice], places: np.ndarray, away: np.ndarray, move: np.ndarray, normal: np.ndarray
 ) -> None:
-    """Checks that slices lie above each other; `away`: from their places, mm, `[slices, 3]`."""
+    """Checks that slices lie above each other; `away` is each slice's shift from its grid position, `[slices, 3]` in mm."""
     step = float(move @ normal)
     drift = float(np.linalg.norm(move - step * normal))
     angle = np.degrees(np.arctan2(drift, step))
@@ -179,16 +186,15 @@ def _check_straight(
         worst = int(aside.argmax())
         raise InputError(
             path,
-            "has slices that do not lie above each other: "
-            f"the one at {_text(places[worst])} mm lies {aside.max():.1f} mm aside.",
-            "It may hold several reconstructions; export one of them.",
+            f"has slices that do not lie above each other: the one at {_text(places[worst])} mm is {aside.max():.1f} mm off.",
+            "It may contain several reconstructions; export one of them.",
         )
 
 
 def _rounded(slices: Sequence[Slice], places: np.ndarray, normal: np.ndarray, off: float, step: float) -> bool:
-    """Returns whether positions in whole mm explain that slices lie up to `off` mm from even steps.
+    """Returns whether rounding to whole mm explains that slices lie up to `off` mm from even steps.
 
-    A missing slice looks the same in such positions, so the scanner's own numbers must count on from slice to slice, too.
+    A missing slice looks the same in rounded positions, so the scanner's own slice numbers must be consecutive, too.
     """
     if np.abs(places - np.rint(places)).max() > _EXACT_MM or off > min(0.5 * step, _ROUNDED_MM * float(np.abs(normal).sum())):
         return False
@@ -199,9 +205,9 @@ def _rounded(slices: Sequence[Slice], places: np.ndarray, normal: np.ndarray, of
 
 
 def _skipped(slices: Sequence[Slice], steps: np.ndarray) -> bool:
-    """Returns whether the scanner's numbers skip some just where steps are longer.
+    """Returns whether the scanner's slice numbers have gaps exactly where steps are longer.
 
-    If every third slice is missing, no slice lies far from even steps; only the numbers tell.
+    If every third slice is missing, no slice lies far from even steps; only the numbers show it.
     """
     numbers = [part.number for part in slices]
     if None in numbers:
@@ -215,7 +221,7 @@ def _skipped(slices: Sequence[Slice], steps: np.ndarray) -> bool:
 
 
 def _least_squares(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns start and move of the line with even steps that fits positions `[slices, 3]` best."""
+    """Returns the start and the step of the line of even steps that fits positions `[slices, 3]` best."""
     index = np.arange(len(places)) - (len(places) - 1) / 2
     move = index @ (places - places.mean(0)) / (index @ index)
     return places.mean(0) + index[0] * move, move

@@ -1,7 +1,7 @@
 """Decodes the slices of a series and converts stored values to HU, each slice by its own rescale attributes.
 
-pydicom decodes pixels that are not compressed. The others are decoded by GDCM, ITK's library: each frame is given to it alone,
-in a file in memory with a header that is written here, so GDCM sees no header from outside and applies no rule of its own.
+pydicom decodes uncompressed pixels. GDCM, a library in ITK, decodes compressed pixels. It gets each frame separately, as a file
+in memory with a header written here. So GDCM reads no header from outside and applies no rules of its own.
 """
 
 from __future__ import annotations
@@ -37,17 +37,20 @@ from medsam2_atlas.imaging.decoding.dicom import dicom_dataset
 
 _AGAIN = "Export the series again."
 _EXACT = 2**23
-"""Below this sums of 16-bit numbers and whole numbers are exact in 32-bit floating point."""
+"""Below this value, sums of 16-bit integers and integers are exact in 32-bit floating point."""
 _INT16 = (-(2**15), 2**15 - 1)
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _DESCRIPTION = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 
 
 def hounsfield(series: Series) -> np.ndarray:
-    """Returns the values of a series, `[slices, rows, columns]`: int16 if its headers say that they fit, else float32.
+    """Returns the values of a series in HU.
+
+    Returns:
+        `[slices, rows, columns]`, in the series' order: int16 if all values that the headers allow fit, else float32.
 
     Raises:
-        InputError: pixels are missing, cut short, compressed in a way that cannot be decoded, or no grey values.
+        InputError: pixels are missing or cut short, cannot be decoded, or are not grey values.
         OSError: a file cannot be read.
     """
     places: dict[Path, dict[int, int]] = {}
@@ -69,7 +72,7 @@ def hounsfield(series: Series) -> np.ndarray:
 
 
 def _fits(part: Slice) -> bool:
-    """Returns whether all values that a slice can hold are whole numbers of 16 bits."""
+    """Returns whether all values that a slice can have are 16-bit integers."""
     (slope, intercept), (bits, signed) = part.rescale.numbers, part.stored
     if part.rescale.table or slope % 1 or intercept % 1 or bits > 16:
         return False
@@ -81,7 +84,7 @@ def _rescaled(stored: np.ndarray, part: Slice, ds: Dataset) -> np.ndarray:
     if part.rescale.table:
         try:
             result: np.ndarray = apply_modality_lut(stored, ds)
-        except Exception as error:  # pydicom raises many kinds on malformed tables
+        except Exception as error:  # pydicom raises many kinds of errors for malformed tables
             problem = f"has a modality lookup table that cannot be used ({_reason(error)})."
             raise InputError(part.file, problem, _AGAIN) from error
         return result
@@ -126,7 +129,7 @@ def _reason(error: Exception) -> str:
 
 
 def _plain_syntax(ds: FileDataset) -> UID:
-    """Returns the transfer syntax of a file that names none, from the way in which its elements are written."""
+    """Returns the transfer syntax of a file that names none, derived from the encoding of its elements."""
     implicit, little = ds.original_encoding
     if implicit:
         return ImplicitVRLittleEndian
@@ -134,7 +137,7 @@ def _plain_syntax(ds: FileDataset) -> UID:
 
 
 def _whole_bits(stored: np.ndarray, ds: Dataset) -> np.ndarray:
-    """Returns values whose unused bits, which may hold anything, continue the sign or are 0."""
+    """Returns values whose unused bits repeat the sign or are 0. In the file, unused bits may have any value."""
     allocated, bits = int(ds.BitsAllocated), int(ds.get("BitsStored") or ds.BitsAllocated)
     if stored.dtype.kind == "f" or not 0 < bits < allocated:
         return stored
@@ -145,10 +148,10 @@ def _whole_bits(stored: np.ndarray, ds: Dataset) -> np.ndarray:
 
 
 def _canonical_header(ds: Dataset, syntax: UID) -> bytes:
-    """Returns a single-frame DICOM file up to its pixels, which describes them and nothing else.
+    """Returns the beginning of a single-frame DICOM file, up to its pixels, with only the attributes that describe them.
 
     Raises:
-        ValueError: values lie in the upper bits, which GDCM and others decode in different ways.
+        ValueError: values are stored in the upper bits, which decoders interpret in different ways.
     """
     if int(ds.BitsStored) <= int(ds.HighBit) < int(ds.BitsAllocated):
         raise ValueError(f"{ds.BitsStored} bits are stored, but the highest is number {ds.HighBit}")

@@ -1,4 +1,4 @@
-"""The slices in a DICOM file: one in a single-frame file, one a frame in a multi-frame file (PS3.3, C.7.6.16)."""
+"""The slices in a DICOM file: one in a single-frame file, one per frame in a multi-frame file (PS3.3, C.7.6.16)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TAGS = (
     *("ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber", "TemporalPositionIdentifier"),
     "SpecificCharacterSet",
 )
-"""Attributes that slices are made of."""
+"""The attributes that are read from a slice's header."""
 _EXPORT = "Export the series again, with its geometry."
 _MALFORMED = "malformed"
 _MAX_FRAMES = 100_000
@@ -30,7 +30,13 @@ _MAX_FRAMES = 100_000
 
 @dataclass(frozen=True)
 class Rescale:
-    """How stored values become HU. slope, intercept: None where the header has none. table: whether a lookup table is used."""
+    """The conversion from stored values to HU.
+
+    Attributes:
+        slope: the slope; None if the header has none.
+        intercept: the intercept; None if the header has none.
+        table: whether the header has a lookup table, which then replaces slope and intercept.
+    """
 
     slope: float | None
     intercept: float | None
@@ -38,7 +44,7 @@ class Rescale:
 
     @property
     def numbers(self) -> tuple[float, float]:
-        """Returns slope and intercept; 1 and 0 where the header has none."""
+        """The slope and the intercept; 1 and 0 if the header has none."""
         return 1.0 if self.slope is None else self.slope, 0.0 if self.intercept is None else self.intercept
 
 
@@ -47,18 +53,18 @@ class Slice:
     """A slice of a series.
 
     Attributes:
-        file: that holds it.
-        uid: its SOP Instance UID, as it is written.
-        sop_class: its SOP Class UID.
-        frame: of a multi-frame file, counted from 0; None in a single-frame file.
-        position: of its first pixel, (x, y, z) in mm, LPS.
-        orientation: directions of a row and of a column, six numbers.
-        spacing: between rows and between columns, in mm.
-        size: rows, columns.
-        rescale: from stored values to HU.
-        stored: bits of a stored value, and whether it is signed.
-        number: its place in the series as the scanner counted it; None if unknown.
-        parts: which stack, temporal position and phase it belongs to, as texts.
+        file: the file that contains the slice.
+        uid: the SOP Instance UID; empty if it is not valid.
+        sop_class: the SOP Class UID; empty if it is not valid.
+        frame: the frame of a multi-frame file, counted from 0; None in a single-frame file.
+        position: the first pixel's centre, (x, y, z) in mm, LPS.
+        orientation: the directions of a row and of a column, six numbers.
+        spacing: the distances between rows and between columns, in mm.
+        size: the numbers of rows and columns.
+        rescale: the conversion from stored values to HU.
+        stored: the bits of a stored value, and whether it is signed.
+        number: the number that the scanner gave the slice; None if unknown.
+        parts: the stack, temporal position and cardiac phase of the slice, as texts.
     """
 
     file: Path
@@ -78,14 +84,19 @@ class Slice:
 def slices_of(file: Path, header: Dataset) -> list[Slice]:
     """Returns the slices of a file, in the file's order.
 
+    Args:
+        file: the file, for messages.
+        header: its header, which contains `TAGS`.
+
     Raises:
-        InputError: geometry or rescale attributes that are missing or no numbers, or pixels that are no grey values.
+        InputError: geometry attributes are missing, geometry or rescale attributes are not numbers, or pixels are not grey
+            values.
     """
     groups = attribute(header, "PerFrameFunctionalGroupsSequence")
     frames = whole(header, "NumberOfFrames") or 1
     kind = str(_get(header, "PhotometricInterpretation") or "")
     if (whole(header, "SamplesPerPixel") or 1) != 1 or kind.startswith("PALETTE"):
-        raise InputError(file, f"holds colours ({kind}), no grey values.", "Export the CT itself, not pictures of it.")
+        raise InputError(file, f"contains colours ({kind}), not grey values.", "Export the CT itself, not pictures of it.")
     if not groups and frames == 1:
         return [_slice(file, header, None, [header])]
     if frames > _MAX_FRAMES or len(groups or ()) != frames:
@@ -95,12 +106,12 @@ def slices_of(file: Path, header: Dataset) -> list[Slice]:
             "Export it as Enhanced CT or as single-frame CT, with the position of each frame.",
         )
     shared = list(attribute(header, "SharedFunctionalGroupsSequence") or ())[:1]
-    # Attributes of the file itself count only if neither the frame's groups nor the shared ones have them.
+    # The file's own attributes count only if they are missing from both the frame's groups and the shared groups.
     return [_slice(file, header, n, [own, *shared, header]) for n, own in enumerate(groups)]
 
 
 def _slice(file: Path, header: Dataset, frame: int | None, places: Sequence[Dataset]) -> Slice:
-    position = places if frame is None or len(places) < 2 else places[:-1]  # one position cannot hold for all frames
+    position = places if frame is None or len(places) < 2 else places[:-1]  # a file's own position cannot fit all frames
     number = _get(header, "InstanceNumber")
     if frame is not None:
         number = _within(places, "FrameContentSequence", "InStackPositionNumber")
@@ -138,7 +149,7 @@ def _parts(header: Dataset, frame: int | None, places: Sequence[Dataset]) -> tup
 
 
 def _within(places: Sequence[Dataset], sequence: str, tag: str) -> object:
-    """Returns an attribute from the first place that has it: in the functional group `sequence`, or as its own."""
+    """Returns an attribute from the first dataset that has it, in the functional group `sequence` or directly."""
     for place in places:
         group = _get(place, sequence)
         value = _get(group[0], tag) if isinstance(group, Sequence) and group else _get(place, tag)
@@ -148,7 +159,7 @@ def _within(places: Sequence[Dataset], sequence: str, tag: str) -> object:
 
 
 def _get(place: Dataset, tag: str) -> object:
-    """Returns an attribute; a text that is no number if it is malformed."""
+    """Returns an attribute; if it is malformed, a text that is not a number."""
     value: object = attribute(place, tag, _MALFORMED)
     return value
 
@@ -161,7 +172,7 @@ def _numbers(file: Path, value: object, tag: str, count: int) -> tuple[float, ..
     if len(found) != count:
         raise InputError(file, f"is a slice without {tag}.", _EXPORT)
     if not all(math.isfinite(v) for v in found):
-        raise InputError(file, f"has {tag} {_joined(found)}, which are no numbers.", _EXPORT)
+        raise InputError(file, f"has {tag} {_joined(found)}, which are not numbers.", _EXPORT)
     return found
 
 
@@ -180,7 +191,7 @@ def _optional(file: Path, value: object, tag: str) -> float | None:
     except (TypeError, ValueError):
         found = math.nan
     if not math.isfinite(found):
-        raise InputError(file, f"has {tag} {str(value)[:40]!r}, which is no number.", "Export the series again.")
+        raise InputError(file, f"has {tag} {str(value)[:40]!r}, which is not a number.", "Export the series again.")
     return found
 
 
@@ -192,7 +203,7 @@ def _count(file: Path, header: Dataset, tag: str) -> int:
 
 
 def whole(place: Dataset, tag: str) -> int | None:
-    """Returns an attribute as a whole number; None if it is missing or none."""
+    """Returns an attribute as an integer; None if it is missing or not an integer."""
     return _whole(_get(place, tag))
 
 
