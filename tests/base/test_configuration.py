@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from medsam2_atlas.base.configuration import Former, Settings, differing, read_config
+from medsam2_atlas.base.configuration import OldKeys, Settings, differing, read_config
 from medsam2_atlas.base.errors import InputError
 
 
@@ -28,17 +28,17 @@ class Steps(Settings):
     organs: tuple[Organ, ...] = ()
 
 
-FORMER: Former = {
+FORMER: OldKeys = {
     "appearance.bending.most": "bend.max_evidence",
     "appearance.rounds": lambda rounds: {"bend.enabled": rounds > 0},
     "organs.*.threshold": "organs.*.published_threshold",
 }
 
 
-def read(folder: Path, text: str, former: Former = FORMER) -> Steps:
+def read(folder: Path, text: str, former: OldKeys = FORMER) -> Steps:
     file = folder / "steps.yaml"
     file.write_text(text)
-    return read_config(Steps, file, "list of steps", former=former)
+    return read_config(Steps, file, "list of steps", old_keys=former)
 
 
 def test_old_keys_are_read_and_one_warning_names_the_new_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -97,7 +97,7 @@ def test_a_card_always_has_its_number(fake_cards: FakeCards) -> None:
 
 def test_no_card_is_picked_that_is_not_there(fake_cards: FakeCards, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_cards(None, None)
-    with pytest.raises(InputError, match=r"cuda:7: is not there. PyTorch sees cuda:0, cuda:1\. Choose another"):
+    with pytest.raises(InputError, match=r"cuda:7: does not exist. PyTorch sees cuda:0, cuda:1\. Choose another"):
         pick_device("cuda:7")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES is '2,3'"):
@@ -176,11 +176,15 @@ def test_a_card_that_computes_nonsense_is_not_used(fake_cards: FakeCards, monkey
     [
         (TOO_OLD, "it supports CUDA 12.2, and this PyTorch was built for CUDA 13.0", "Install driver 580 or newer"),
         ("CUDA driver initialization failed, you might not have a CUDA gpu.", "the NVIDIA driver does not start", "nvidia-smi"),
-        ("CUDA unknown error - this may be due to an incorrectly set up environment", "does not start", "restart"),
+        ("CUDA unknown error - this may be due to an incorrectly set up environment", "does not start", "Restart"),
         (COUNTING + "802: system not yet initialized", "connections between the cards", "Fabric Manager"),
-        (COUNTING + "804: forward compatibility was attempted on non supported HW", "differ in version", "cuda-compat"),
-        (COUNTING + "803: system has unsupported display driver / cuda driver combination", "differ in version", "Restart"),
-        (COUNTING + "46: CUDA-capable device(s) is/are busy or unavailable", "to itself", "nvidia-smi -c DEFAULT"),
+        (COUNTING + "804: forward compatibility was attempted on non supported HW", "have different versions", "cuda-compat"),
+        (
+            COUNTING + "803: system has unsupported display driver / cuda driver combination",
+            "have different versions",
+            "Restart",
+        ),
+        (COUNTING + "46: CUDA-capable device(s) is/are busy or unavailable", "exclusive use", "nvidia-smi -c DEFAULT"),
         (COUNTING + "801: operation not supported", "801: operation not supported", "nvidia-smi"),
     ],
 )

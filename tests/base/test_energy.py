@@ -118,10 +118,10 @@ def test_a_measurement_that_is_interrupted_does_not_keep_the_lock(monkeypatch: p
     assert not energy._lock.locked()
 
 
-def test_the_energy_of_a_whole_card_is_not_taken_for_this_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_energy_of_a_gpu_is_reported_as_that_of_the_whole_card(monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = FakeTracker()
     tracker.gpu = "1 x A GPU"
     use(monkeypatch, tracker)
     with measured() as result:
         pass
-    assert result["how"] == "CodeCarbon, this process on a processor, with all that ran on 1 x A GPU"
+    assert result["how"] == "CodeCarbon, this process on a processor, with everything that ran on 1 x A GPU"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medsam2_atlas.base.file_modes import file_mode, follow, is_for_group, set_umask, settle
+from medsam2_atlas.base.file_modes import apply_modes, file_mode, follow, is_for_group, set_umask
 
 
 @pytest.fixture(autouse=True)
@@ -32,21 +32,21 @@ def work(tmp_path: Path) -> Path:
 
 def test_what_earlier_versions_left_open_is_closed(work: Path) -> None:
     assert modes(work) == {"0o755", "0o644"}
-    assert settle(work, for_group=False) == 4
+    assert apply_modes(work, for_group=False) == 4
     assert modes(work) == {"0o700", "0o600"}
-    assert settle(work, for_group=False) == 0
+    assert apply_modes(work, for_group=False) == 0
 
 
 def test_a_group_gets_the_rights_of_the_owner_and_hands_them_on(work: Path) -> None:
     assert not is_for_group(work)
-    settle(work, for_group=True, group=os.getgid())
+    apply_modes(work, for_group=True, group=os.getgid())
     assert modes(work) == {"0o2770", "0o660"}
     assert is_for_group(work)
     follow(work)
     (work / "new").mkdir()
     (work / "new" / "file").touch()
     assert modes(work) == {"0o2770", "0o660"}
-    settle(work, for_group=False)
+    apply_modes(work, for_group=False)
     assert modes(work) == {"0o700", "0o600"}
 
 
@@ -69,7 +69,7 @@ def test_files_of_others_are_left_as_they_are(work: Path, tmp_path: Path) -> Non
     os.link(own, work / "second name")
     if os.getuid() == 0:
         os.chown(work / "versions" / "a" / "1.nii.gz", 12345, -1)
-    settle(work, for_group=False)
+    apply_modes(work, for_group=False)
     assert own.stat().st_mode & 0o777 == 0o644
     if os.getuid() == 0:
         assert (work / "versions" / "a" / "1.nii.gz").stat().st_mode & 0o777 == 0o644
@@ -77,7 +77,7 @@ def test_files_of_others_are_left_as_they_are(work: Path, tmp_path: Path) -> Non
 
 def test_a_file_that_may_only_be_read_stays_so(work: Path) -> None:
     (work / "fixed").touch(0o444)
-    settle(work, for_group=True)
+    apply_modes(work, for_group=True)
     assert (work / "fixed").stat().st_mode & 0o777 == 0o440
 
 

@@ -13,7 +13,7 @@ from medsam2_atlas.base.job_line import JobLine, QueueFullError
 class Waiting:
     owner: str
     name: str
-    soon: bool = False
+    interactive: bool = False
 
 
 def line_of(*jobs: Waiting, limit: int = 16, per_person: int = 4) -> JobLine[Waiting]:
@@ -34,7 +34,7 @@ def test_nobody_waits_behind_all_jobs_of_another_person() -> None:
 
 
 def test_the_places_that_are_told_are_the_turns_that_come() -> None:
-    jobs = [Waiting(owner, f"{owner}{n}", soon=(n == 1)) for n in range(3) for owner in "abc"]
+    jobs = [Waiting(owner, f"{owner}{n}", interactive=(n == 1)) for n in range(3) for owner in "abc"]
     line = line_of(*jobs)
     told = names(line)
     assert [line.place(job) for job in line] == list(range(9))
@@ -52,7 +52,7 @@ def test_jobs_that_somebody_waits_for_go_first_but_do_not_keep_the_others_out_fo
     long = Waiting("b", "long")
     line = line_of(long)
     for n in range(12):  # a script that sends one after another
-        line.add(Waiting("a", f"soon{n}", soon=True))
+        line.add(Waiting("a", f"interactive{n}", interactive=True))
         if line.take() is long:
             break
     assert n == 8

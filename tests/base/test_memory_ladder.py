@@ -157,7 +157,7 @@ def test_a_gpu_that_runs_nothing_any_more_is_not_asked_again(
     assert result == "done cpu"
     assert card.tried == ["", "cpu"]
     assert step.note.startswith(f"the GPU failed ({error}"[:40])
-    assert "until a new start" in caplog.text
+    assert "until the program is restarted" in caplog.text
     assert ladder.first("another model") == "cpu"
     card.tried.clear()
     assert "failed" in ladder.run("another model", card)[1].note

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medsam2_atlas.base.configuration import Former, read_config
+from medsam2_atlas.base.configuration import OldKeys, read_config
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.resource import resource
 
-_FORMER: Former = {"organs.*.threshold": "organs.*.published_threshold"}
+_FORMER: OldKeys = {"organs.*.threshold": "organs.*.published_threshold"}
 
 
 class Organ(BaseModel):
@@ -96,4 +96,4 @@ def organ_table(file: Path | None = None) -> OrganTable:
         InputError: the file does not hold a valid table.
     """
     path = file or resource("configs/labels.yaml")
-    return read_config(OrganTable, path, "organ table", "Compare it with configs/labels.yaml.", former=_FORMER)
+    return read_config(OrganTable, path, "organ table", "Compare it with configs/labels.yaml.", old_keys=_FORMER)
