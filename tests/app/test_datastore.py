@@ -306,5 +306,5 @@ def test_voxels_of_other_names_for_organs_get_their_numbers(tmp_path: Path) -> N
     file = cube(tmp_path, 1)
     renumber(file, [{"name": "IVC", "idx": 1}, {"name": "cyst", "idx": 2}])
     assert read_labels(file).array.max() == 9
-    with pytest.raises(InputError, match="holds 'cyst', which is no organ"):
+    with pytest.raises(InputError, match="contains 'cyst', which is not an organ"):
         renumber(cube(tmp_path, 2), [{"name": "IVC", "idx": 1}, {"name": "cyst", "idx": 2}])

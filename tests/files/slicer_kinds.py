@@ -24,7 +24,7 @@ SEGMENTATIONS = (
         segmentation(*_LAYERS, overlap=True),
         told="share 8 voxels, which are 'left kidney'",
     ),
-    Kind("3D Slicer's segmentation with other names", segmentation(*_STRANGE), refused="has segments that are no organs"),
+    Kind("3D Slicer's segmentation with other names", segmentation(*_STRANGE), refused="has segments that are not organs"),
     Kind(
         "`.seg.nrrd` that does not name its segments", written("labels.seg.nrrd", LABELS), refused="does not name its segments"
     ),

@@ -52,7 +52,7 @@ NIFTI = (
     Kind(
         "NIfTI, sform 10 mm from the qform",
         nifti("ct.nii.gz", codes=(1, 1), qform=shifted(10)),
-        told="voxels apart; the sform is used",
+        told="voxels; the sform is used",
     ),
     Kind("NIfTI, spacing only in the sform", nifti("ct.nii.gz", pixdim=[1] + [0] * 7), told="the spacing of its sform is used"),
     Kind(
@@ -77,10 +77,10 @@ NIFTI = (
     Kind("NIfTI with an intercept but slope 0", nifti("ct.nii.gz", scl_slope=0, scl_inter=-1024), told="values are not scaled"),
     Kind("NIfTI, four axes, one time point", nifti("ct.nii.gz", HU[None])),
     Kind("NIfTI, two time points", nifti("ct.nii.gz", np.stack([HU, HU])), "has 4 dimensions"),
-    Kind("NIfTI, vectors", nifti("ct.nii.gz", np.stack([HU, HU, HU])[:, None]), "holds 3 values per voxel"),
-    Kind("NIfTI, colours", nifti("ct.nii.gz", COLOURS), "holds colours (RGB)"),
-    Kind("NIfTI, complex numbers", nifti("ct.nii.gz", HU.astype(np.complex64)), "holds complex numbers"),
-    Kind("NIfTI, one bit a voxel", nifti("ct.nii.gz", datatype=1), "holds values of one bit"),
+    Kind("NIfTI, vectors", nifti("ct.nii.gz", np.stack([HU, HU, HU])[:, None]), "contains 3 values per voxel"),
+    Kind("NIfTI, colours", nifti("ct.nii.gz", COLOURS), "contains colours (RGB)"),
+    Kind("NIfTI, complex numbers", nifti("ct.nii.gz", HU.astype(np.complex64)), "contains complex numbers"),
+    Kind("NIfTI, one bit a voxel", nifti("ct.nii.gz", datatype=1), "contains values of one bit"),
 )
 
 NRRD_AND_MHA = (
@@ -92,7 +92,7 @@ NRRD_AND_MHA = (
     Kind("NRRD, big-endian", nrrd("ct.nrrd", endian="big")),
     Kind("NRRD, bzip2", nrrd("ct.nrrd", encoding="bzip2"), "is packed by bzip2"),
     Kind("NRRD, numbers as text", nrrd("ct.nrrd", encoding="ascii")),
-    Kind("NRRD, a header alone (`data file:`)", nrrd("ct.nrrd", "data file: ct.raw"), "keeps its voxels in another file"),
+    Kind("NRRD, a header alone (`data file:`)", nrrd("ct.nrrd", "data file: ct.raw"), "has its voxels in another file"),
     Kind("NRRD in metres", nrrd("ct.nrrd", *METRES, 'space units: "m" "m" "m"'), told="gives lengths in metres"),
     Kind("NRRD in metres that does not say so", nrrd("ct.nrrd", *METRES), told="is in metres; it was converted"),
     Kind("NRRD, axes skewed by 0.1°", nrrd("ct.nrrd", *slanted(0.1)), told="0.1° from right angles", away=0.1),
@@ -106,13 +106,15 @@ NRRD_AND_MHA = (
     Kind(
         "NRRD, several values a voxel",
         nrrd("ct.nrrd", "kinds: vector domain domain domain", sizes="2 16 24 12"),
-        "holds 2 values per voxel",
+        "contains 2 values per voxel",
     ),
-    Kind("NRRD, colours", nrrd("ct.nrrd", "kinds: RGB-color domain domain domain", sizes="3 32 24 4"), "holds colours (RGB)"),
+    Kind(
+        "NRRD, colours", nrrd("ct.nrrd", "kinds: RGB-color domain domain domain", sizes="3 32 24 4"), "contains colours (RGB)"
+    ),
     Kind(
         "MHA, negative `ElementSpacing`",
         mha("ct.mha", *TURNED_ROUND, array=HU[..., ::-1].copy()),
-        told="that axis runs the other way",
+        told="the direction of that axis was reversed",
     ),
     Kind(
         "MHA in cm",
@@ -124,7 +126,7 @@ NRRD_AND_MHA = (
     Kind(
         "MHA, colours",
         mha("ct.mha", "ElementNumberOfChannels = 3", array=HU.astype(np.uint8), sizes="32 24 4"),
-        "holds colours (RGB)",
+        "contains colours (RGB)",
     ),
     Kind("3D Slicer's segmentation in place of the CT", segmentation(*NAMES), refused="is a segmentation"),
 )
@@ -161,7 +163,7 @@ VALUES = (
     Kind("no rescale intercept: HU + 1024", written("ct.nii.gz", HU + 1024), "its values are 1024 too high for HU"),
     Kind("air moved to 0: HU + 1000", written("ct.nii.gz", HU + 1000), "its values are 1000 too high for HU"),
     Kind("intercept subtracted twice: HU − 1024", written("ct.nii.gz", HU - 1024), "its values are 1024 too low for HU"),
-    Kind("a window of HU as 0 to 255", written("ct.nii.gz", (HU.clip(-160, 240) + 160) // 2), "its values are no HU"),
+    Kind("a window of HU as 0 to 255", written("ct.nii.gz", (HU.clip(-160, 240) + 160) // 2), "its values are not HU"),
     Kind("clipped to a soft-tissue window", written("ct.nii.gz", HU.clip(-160, 240)), "its values are clipped at -160"),
     Kind("padding below air, outside the field of view", written("ct.nii.gz", ROUND), holds=ROUND),
     Kind("a crop inside the body, without air", written("ct.nii.gz", INSIDE), holds=INSIDE),
@@ -178,7 +180,11 @@ LABEL_MAPS = (
         told="from whole numbers; they were rounded",
     ),
     Kind("label map of numbers such as 5.5", written("labels.nrrd", LABELS - 0.5), "its values are not whole numbers"),
-    Kind("label map with rounded spacing", nifti("labels.nii.gz", LABELS, scaled(1.001)), told="it was put onto the image's"),
+    Kind(
+        "label map with rounded spacing",
+        nifti("labels.nii.gz", LABELS, scaled(1.001)),
+        told="it was replaced by the image's grid",
+    ),
     Kind("label map with only a qform", nifti("labels.nii.gz", LABELS, codes=(1, 0))),
     Kind("label map, packed but named `.nii`", nifti("labels.nii", LABELS, packed=True), told="though its name ends in .nii"),
     Kind(
@@ -199,7 +205,7 @@ LABEL_MAPS = (
     Kind(
         "label map in two layers",
         nrrd("labels.nrrd", *LAYERS, array=np.stack([LABELS, LABELS], -1)),
-        "holds 2 values per voxel, such as layers",
+        "contains 2 values per voxel, such as layers",
     ),
     *SEGMENTATIONS,
 )

@@ -1,4 +1,4 @@
-"""Values that are no HU are refused by name, and corrected where the user asks for it."""
+"""Values that are not HU are refused by name, and corrected where the user asks for it."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_a_number_that_does_not_lead_to_hu_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["", "guess", "nan", "inf", "1e9", "--"])
 def test_another_rule_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is no rule for HU"):
+    with pytest.raises(InputError, match="is not a rule for HU"):
         HuRule.parse(text)
 
 
@@ -239,7 +239,7 @@ def test_segment_refuses_an_offset_before_it_writes_anything_and_takes_a_rule(tm
         told = json.loads(report.read_text())["hu"]
         assert (told["rule"], told["offset"]) == (rule, -1024)
     wrong = CliRunner().invoke(app, [*words, "--hu", "guess"])
-    assert "is no rule for HU" in str(wrong.exception)
+    assert "is not a rule for HU" in str(wrong.exception)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_segment_refuses_an_offset_before_it_writes_anything_and_takes_a_rule(tm
 def test_every_command_that_reads_cts_takes_a_rule(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     refused = CliRunner().invoke(app, [*words.split(), "--hu", "guess"])
-    assert "is no rule for HU" in str(refused.exception)
+    assert "is not a rule for HU" in str(refused.exception)
     assert [*tmp_path.iterdir()] == []
 
 

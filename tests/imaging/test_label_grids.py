@@ -56,7 +56,7 @@ def test_a_rounded_grid_becomes_the_images(
     assert found.geometry == image.geometry
     assert found.file_geometry == image.file_geometry
     assert (found.array == sitk.GetArrayFromImage(label)).all()
-    assert "voxels; it was put onto the image's" in " ".join(found.remarks)
+    assert "voxels; it was replaced by the image's grid" in " ".join(found.remarks)
     exact = tmp_path / "exact.nrrd"
     sitk.WriteImage(label_of(image), str(exact))
     assert read_labels(exact, image).remarks == ()
@@ -132,7 +132,7 @@ def test_layers_are_named(tmp_path: Path, image: Volume) -> None:
         lambda: read_labels(tmp_path / "label.nrrd", image),
         lambda: check_label(tmp_path / "label.nrrd", tmp_path / "ct.nrrd"),
     ):
-        with pytest.raises(InputError, match="holds 2 values per voxel, such as layers of segments"):
+        with pytest.raises(InputError, match="contains 2 values per voxel, such as layers of segments"):
             read()
 
 

@@ -38,9 +38,9 @@ def test_voxels_and_grid_become_an_image(tmp_path: Path) -> None:
     ("change", "problem"),
     [
         ({"dimensions": [4, 3, 3]}, "has 24 bytes"),
-        ({"spacing": "wide"}, "is no grid"),
-        ({"direction": [1, 0, 0]}, "is no grid"),
-        ({"direction": [1, 0, 0, 1, 0, 0, 0, 0, 1]}, "three axes at right angles"),
+        ({"spacing": "wide"}, "is not a valid grid"),
+        ({"direction": [1, 0, 0]}, "is not a valid grid"),
+        ({"direction": [1, 0, 0, 1, 0, 0, 0, 0, 1]}, "axes that are not at right angles"),
     ],
 )
 def test_another_grid_is_refused(change: dict[str, Any], problem: str, tmp_path: Path) -> None:

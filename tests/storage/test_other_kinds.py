@@ -60,13 +60,13 @@ def fill(folder: Path) -> None:
 
 
 TOLD = {
-    "x.mhd": "keeps header and voxels in two files. Convert it",
-    "y.nhdr": "keeps header and voxels in two files",
-    "z.hdr": "keeps header and voxels in two files",
+    "x.mhd": "has its header and its voxels in two files. Convert it",
+    "y.nhdr": "has its header and its voxels in two files",
+    "z.hdr": "has its header and its voxels in two files",
     "p.zip": "is an archive. Unpack it.",
     "q.nrrd.gz": "is packed. Unpack it.",
-    "m.Nii.gz": "has a suffix in lower and upper case. Rename it.",
-    "t.tif": "is of a type without a sure grid",
+    "m.Nii.gz": "has a suffix that mixes lower and upper case. Rename it.",
+    "t.tif": "is of a type without a reliable voxel grid",
 }
 
 
@@ -98,7 +98,7 @@ def test_dicom_files_and_folders_of_any_shape_are_told(folder: Path) -> None:
     assert set(told) == {"series", "patient", "deep", "1.2.840.113", "linked"}
     for name in ("series", "patient"):
         assert "is a folder of DICOM files. Convert each series" in told[name]
-    assert "is a folder with images in it. Move them up" in told["deep"]
+    assert "is a folder that contains images. Move them up" in told["deep"]
     assert "is the first of 3 DICOM files" in told["1.2.840.113"]
     assert "is a link to a folder" in told["linked"]
 

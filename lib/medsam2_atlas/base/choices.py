@@ -11,7 +11,7 @@ from typing import Literal
 from medsam2_atlas.base.errors import InputError
 
 PROMPTS = ("atlas", "unet", "both")
-"""Sources of the first boxes: the atlas' score maps, the masks of the first U-Net that can run, or per organ the better of both.
+"""Sources of the first boxes: the atlas' score maps, the first available U-Net's masks, or per organ the better of both.
 
 Names of trained segmenters are sources, too.
 """

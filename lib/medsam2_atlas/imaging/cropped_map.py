@@ -1,4 +1,4 @@
-"""A map of values that is kept only where it is not 0: the one place for the arithmetic of boxes on a grid."""
+"""A map that stores only the box that contains its nonzero values, and the arithmetic of boxes on a grid."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from medsam2_atlas.imaging.masks import occupied
 C = TypeVar("C", bound="CroppedMap")
 
 Box = tuple[slice, ...]
-"""A part of a grid: one slice per axis (z, y, x), with start and stop."""
+"""A box on a grid, in voxels: one slice per axis (z, y, x), with start and stop."""
 
 
 @dataclass(frozen=True)
 class CroppedMap:
-    """Values over a part of a grid, such as probabilities of an organ; 0 everywhere else.
+    """Values in a box of a grid, such as probabilities of an organ; 0 everywhere else.
 
-    values: `[z, y, x]` uint8, 255 = 1. low: (z, y, x) of the first voxel on the grid.
+    Attributes:
+        values: values in the box, `[z, y, x]` uint8; 255 stands for 1.
+        low: the box's first voxel on the grid, (z, y, x).
     """
 
     values: np.ndarray
@@ -28,16 +30,16 @@ class CroppedMap:
 
     @property
     def maximum(self) -> float:
-        """Returns the highest value, 0..1."""
+        """The highest value, 0..1."""
         return float(self.values.max(initial=0)) / 255
 
     @property
     def spans(self) -> Box:
-        """Returns the part of the grid that the map covers."""
+        """The box of the grid that contains the values."""
         return tuple(slice(first, first + n) for first, n in zip(self.low, self.values.shape, strict=True))
 
     def part(self, box: Box) -> np.ndarray:
-        """Returns the values, of their own type, over a part of the grid; 0 where the map does not reach."""
+        """Returns the values in any box of the grid, `[z, y, x]` in their own type; 0 outside of the map's box."""
         result = np.zeros(shape_of(box), self.values.dtype)
         starts = [max(own.start, span.start) for own, span in zip(self.spans, box, strict=True)]
         stops = [max(a, min(own.stop, span.stop)) for a, own, span in zip(starts, self.spans, box, strict=True)]
@@ -46,25 +48,27 @@ class CroppedMap:
         return result
 
     def over(self, box: Box) -> np.ndarray:
-        """Returns probabilities float32, 0..1, over a part of the grid; 0 where the map does not reach."""
+        """Returns probabilities in any box of the grid, `[z, y, x]` float32, 0..1; 0 outside of the map's box."""
         result: np.ndarray = self.part(box) / np.float32(255)
         return result
 
     def placed(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns the values over a whole grid of that shape; what lies outside of it is left out."""
+        """Returns the values on a whole grid of shape (z, y, x), as `[z, y, x]`; values outside of the grid are dropped."""
         return self.part(tuple(slice(0, n) for n in shape))
 
     def cropped(self: C) -> C:
-        """Returns the same map without the slices, rows and columns at its ends that hold nothing but 0."""
+        """Returns the same map without slices, rows and columns at its ends that are 0."""
         box = occupied(self.values)
         if box is None:
             return replace(self, values=np.zeros((0, 0, 0), np.uint8), low=(0, 0, 0))
         return replace(self, values=np.ascontiguousarray(self.values[box]), low=low_of(nested(self.spans, box)))
 
     def moved(self: C, shift: Sequence[int] | np.ndarray, shape: tuple[int, ...]) -> C:
-        """Returns the map moved by whole voxels (z, y, x), without what leaves a grid of that shape.
+        """Returns the map moved by whole voxels; values that leave the grid are dropped.
 
-        A map that would leave it wholly stays where it is.
+        Args:
+            shift: voxels along (z, y, x). If the whole map would leave the grid, it is not moved.
+            shape: shape of the grid, (z, y, x).
         """
         low = np.add(self.low, shift)
         first = np.maximum(0, -low)
@@ -77,7 +81,13 @@ class CroppedMap:
 
 
 def around(maps: Sequence[CroppedMap], margin: np.ndarray, shape: tuple[int, ...]) -> Box:
-    """Returns the part of a grid of `shape` that holds all maps and `margin` (z, y, x) voxels around them."""
+    """Returns the smallest box of a grid that contains all maps and a margin around them.
+
+    Args:
+        maps: maps on the grid.
+        margin: voxels along (z, y, x), `[3]`.
+        shape: shape of the grid, (z, y, x).
+    """
     wide = np.ceil(margin).astype(int)
     low = np.min([each.low for each in maps], 0) - wide
     high = np.max([np.add(each.low, each.values.shape) for each in maps], 0) + wide
@@ -85,21 +95,34 @@ def around(maps: Sequence[CroppedMap], margin: np.ndarray, shape: tuple[int, ...
 
 
 def nested(box: Box, part: Box) -> Box:
-    """Returns the part of the grid that is `part` of what `box` holds."""
+    """Returns a box on the grid from its position inside another box.
+
+    Args:
+        box: a box on the grid.
+        part: a box in voxels of `box`, counted from its first voxel.
+
+    >>> nested((slice(10, 20),), (slice(2, 5),))
+    (slice(12, 15, None),)
+    """
     return tuple(slice(b.start + p.start, b.start + p.stop) for b, p in zip(box, part, strict=True))
 
 
 def within(box: Box, part: Box) -> Box:
-    """Returns a part of the grid as a part of what `box` holds; `nested` undoes it."""
+    """Returns the position of a box on the grid inside another box; the inverse of `nested`.
+
+    Args:
+        box: a box on the grid.
+        part: another box on the grid.
+    """
     return tuple(slice(p.start - b.start, p.stop - b.start) for b, p in zip(box, part, strict=True))
 
 
 def low_of(box: Box) -> tuple[int, int, int]:
-    """Returns the first voxel (z, y, x) of a part of a grid."""
+    """Returns the first voxel (z, y, x) of a box."""
     z, y, x = (span.start for span in box)
     return z, y, x
 
 
 def shape_of(box: Box) -> tuple[int, ...]:
-    """Returns the numbers of voxels (z, y, x) of a part of a grid."""
+    """Returns the shape (z, y, x) of an array for a box, in voxels."""
     return tuple(span.stop - span.start for span in box)

@@ -92,8 +92,8 @@ def test_the_form_that_counts_is_itks_choice(tmp_path: Path, codes: tuple[int, i
     )
     assert found(file) == by_itk(file)
     remarks = " ".join(checked_header(file).grid.remarks)  # type: ignore[union-attr]
-    assert ("voxels apart" in remarks) == (min(codes) > 0)
-    assert ("does not say how it lies" in remarks) == (max(codes) == 0)
+    assert ("its qform differ" in remarks) == (min(codes) > 0)
+    assert ("does not give its orientation" in remarks) == (max(codes) == 0)
 
 
 @pytest.mark.parametrize("degrees", [0.02, 0.1, 0.45])
@@ -274,7 +274,7 @@ def test_voxels_lie_where_nibabel_puts_them(tmp_path: Path, seed: int) -> None:
         ((10, 8, 6, 1), ""),
         ((10, 8, 6, 1, 1), ""),
         ((10, 8, 6, 2), "has 4 dimensions"),
-        ((10, 8, 6, 1, 3), "holds 3 values per voxel"),
+        ((10, 8, 6, 1, 3), "contains 3 values per voxel"),
         ((10, 48), "has 2 dimensions"),
         ((10, 48, 1), "at least two slices"),
     ],
@@ -314,7 +314,7 @@ def test_types_that_cannot_be_read_are_named(tmp_path: Path, code: int, words: s
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"NRRD0004\ntype: short\n" + bytes(400), "it is an NRRD file, not a NIfTI file as its name says"),
+        (b"NRRD0004\ntype: short\n" + bytes(400), "it is an NRRD file, not a NIfTI file as its suffix says"),
         (b"ObjectType = Image\n" + bytes(400), "it is a MetaImage file"),
         (b"PK\x03\x04" + bytes(400), "it is a ZIP archive"),
         (bytes(128) + b"DICM" + bytes(400), "it is a DICOM file"),

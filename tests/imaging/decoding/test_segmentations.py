@@ -101,7 +101,7 @@ def test_one_organ_of_several_segments_is_put_together(tmp_path: Path, plain_ima
     file = write_segmentation(tmp_path / "x.seg.nrrd", [box((LIVER, 1), (SPLEEN, 2))], names, plain_image)
     labels = read(file, plain_image)
     assert (labels.array == box((LIVER, 6), (SPLEEN, 6))).all()
-    assert labels.remarks == ("Liver is put together of the segments 'liver', 'Liver'.",)
+    assert labels.remarks == ("Liver is combined from the segments 'liver', 'Liver'.",)
 
 
 def test_segments_that_nobody_named_are_told_by_their_terms(tmp_path: Path, plain_image: sitk.Image) -> None:
@@ -137,7 +137,7 @@ def test_a_segmentation_is_told_by_its_header_too(tmp_path: Path, plain_image: s
     file = write_segmentation(tmp_path / "x.nrrd", [box((LIVER, 1))], [segment("liver")], plain_image)
     assert (read(file, plain_image).array == box((LIVER, 6))).all()
     for open_image in (read_volume, read_grid):
-        with pytest.raises(InputError, match="is a segmentation, as 3D Slicer saves it, not a CT"):
+        with pytest.raises(InputError, match="is a segmentation from 3D Slicer, not a CT"):
             open_image(file)
     file = write_segmentation(tmp_path / "y.nrrd", [box((LIVER, 6))], [segment("Segment_6", 6)], plain_image)
     assert (read(file, plain_image).array == box((LIVER, 6))).all()  # as ever, by its values
@@ -171,8 +171,8 @@ def test_what_lies_outside_of_the_image_is_left_out_and_told(tmp_path: Path, pla
     drawn, names = np.ones((2, 3, 4), np.uint8), [segment("liver")]
     labels = read(write_segmentation(tmp_path / "x.seg.nrrd", [drawn], names, plain_image, (-1, 0, 5)), plain_image)
     assert (labels.array == box(((slice(5, 6), slice(0, 3), slice(0, 3)), 6))).all()
-    assert labels.remarks == ("15 voxels of segments lie outside of the image; they are left out.",)
-    with pytest.raises(InputError, match="lies outside of its image"):
+    assert labels.remarks == ("15 voxels of segments are outside of the image; they are dropped.",)
+    with pytest.raises(InputError, match="is outside of its image"):
         read(write_segmentation(tmp_path / "x.seg.nrrd", [drawn], names, plain_image, (99, 0, 0)), plain_image)
     near = sitk.Image(plain_image)
     near.SetOrigin([o + 0.09 * s for o, s in zip(near.GetOrigin(), near.GetSpacing(), strict=True)])
@@ -187,7 +187,7 @@ MALFORMED = {
     "value that is none": ({"Segment0_LabelValue": "1e9"}, "LabelValue is '1e9'"),
     "value beyond the type": ({"Segment0_LabelValue": "300"}, "value 300, which uint8 cannot hold"),
     "huge value": ({"Segment0_LabelValue": "9" * 30}, "LabelValue is"),
-    "layer out of range": ({"Segment0_Layer": "1"}, "lies in layer 1, and it has 1"),
+    "layer out of range": ({"Segment0_Layer": "1"}, "is in layer 1, but it has 1 layers"),
     "layer below": ({"Segment0_Layer": "-1"}, "Layer is '-1'"),
     "long name": ({"Segment0_Name": "x" * 300}, "Segment0_Name is"),
     "hidden characters": ({"Segment0_Name": "liver\u202egnul"}, "Segment0_Name is"),

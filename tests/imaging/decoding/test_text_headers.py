@@ -80,7 +80,7 @@ def test_grids_of_nrrd_files_in_a_space_are_itks(tmp_path: Path, space: str, dir
     lines = [f"space: {space}", f"space directions: {directions}", "space origin: (10.5,20,30)"]
     file = nrrd(tmp_path / "x.nrrd", *lines)
     assert grid_of(file) == by_itk(file)
-    assert ("does not say how it lies" in " ".join(read_volume(file).remarks)) == (space == "scanner-xyz")
+    assert ("does not give its orientation" in " ".join(read_volume(file).remarks)) == (space == "scanner-xyz")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_negative_spacing_turns_its_axis_round(tmp_path: Path) -> None:
     ]
     for file in files:
         volume = read_volume(file)
-        assert "is negative: that axis runs the other way" in " ".join(volume.remarks)
+        assert "is negative: the direction of that axis was reversed" in " ".join(volume.remarks)
         assert volume.array[0, 0].tolist() == list(range(9, -1, -1))
         assert volume.geometry.spacing == pytest.approx((0.7, 0.8, 5))
         start = 10.0 if file.suffix == ".mha" else 0.0
@@ -237,8 +237,8 @@ def test_units_of_an_mha_file_are_converted(tmp_path: Path) -> None:
         (["kinds: RGB-color domain domain domain"], "3 10 8 2", "colours"),
         (["kinds: RGBA-color domain domain domain"], "4 10 6 2", "colours"),
         (["kinds: complex domain domain domain"], "2 10 8 3", "complex numbers"),
-        (["kinds: vector domain domain domain"], "2 10 8 3", "holds 2 values per voxel"),
-        (["kinds: list domain domain domain"], "2 10 8 3", "holds 2 values per voxel, such as layers"),
+        (["kinds: vector domain domain domain"], "2 10 8 3", "contains 2 values per voxel"),
+        (["kinds: list domain domain domain"], "2 10 8 3", "contains 2 values per voxel, such as layers"),
         ([*LPS, "space directions: none (1,0,0) (0,2,0) (0,0,3)", "kinds: list domain domain domain"], "2 10 8 3", "2 values"),
         (["kinds: domain domain domain time"], "10 8 3 2", "has 4 dimensions"),
         ([], "10 8 3 2", "has 4 dimensions"),
@@ -258,7 +258,7 @@ def test_values_that_are_no_grey_values_of_a_volume_are_named(tmp_path: Path, li
     ("lines", "sizes", "words"),
     [
         (["ElementNumberOfChannels = 3"], "10 8 2", "colours"),
-        (["ElementNumberOfChannels = 2"], "10 8 3", "holds 2 values per voxel"),
+        (["ElementNumberOfChannels = 2"], "10 8 3", "contains 2 values per voxel"),
         ([], "10 8 3 2", "has 4 dimensions"),
     ],
 )
