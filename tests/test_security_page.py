@@ -1,4 +1,4 @@
-"""docs/security.md names tests that exist, and durations and sizes that the code has."""
+"""docs/security.md names existing tests, and the code's durations and sizes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
 
 
 def rows(heading: str) -> list[list[str]]:
-    """Returns the cells of the table below a heading, without its head."""
+    """Returns the cells of the table below a heading, without the table's header."""
     (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
 @pytest.mark.parametrize("file", sorted({file for file, _ in NAMED}))
-def test_every_test_that_is_named_exists(file: str) -> None:
+def test_every_test_that_the_page_names_exists(file: str) -> None:
     text = (ROOT / file).read_text()
     for name in (name for named, name in NAMED if named == file):
         assert re.search(rf"^(async )?def {name}\(", text, re.M), name
 
 
-def test_no_threat_is_without_an_answer_and_a_test() -> None:
+def test_each_threat_has_a_defence_and_a_test() -> None:
     threats = rows("Threats")
     assert len(threats) > 30
     for threat in threats:
@@ -38,7 +38,7 @@ def test_no_threat_is_without_an_answer_and_a_test() -> None:
         assert re.fullmatch(r"`tests/[\w/]+\.py::\w+`(, `tests/[\w/]+\.py::\w+`)*", tests), attempt
 
 
-def test_what_is_kept_ends_when_the_page_says() -> None:
+def test_retention_times_are_those_on_the_page() -> None:
     import medsam2_atlas.cli.endings as endings
     from medsam2_atlas.base import jobs
 
@@ -55,7 +55,7 @@ def test_what_is_kept_ends_when_the_page_says() -> None:
     assert until["sessions"].startswith("one hour")
 
 
-def test_the_short_page_leads_to_the_long_one() -> None:
+def test_the_short_page_links_to_the_long_one() -> None:
     assert "(docs/security.md)" in (ROOT / "SECURITY.md").read_text()
     for name in re.findall(r"\]\(#([\w-]+)\)", PAGE):
         assert f"## {name.replace('-', ' ').capitalize()}" in PAGE

@@ -1,4 +1,4 @@
-"""Lines of the table for segmentations of 3D Slicer, see `table.py`."""
+"""The lines of the table for segmentations of 3D Slicer, see `table.py`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEGMENTATIONS = (
     Kind(
         "3D Slicer's segmentation, segments overlap",
         segmentation(*_LAYERS, overlap=True),
-        told="share 8 voxels, which are 'left kidney'",
+        remark="share 8 voxels, which are 'left kidney'",
     ),
     Kind("3D Slicer's segmentation with other names", segmentation(*_STRANGE), refused="has segments that are not organs"),
     Kind(
