@@ -71,11 +71,11 @@ NIFTI = (
         "NIfTI in µm", nifti("ct.nii.gz", matrix=scaled(1e3), xyzt_units=3), remark="gives lengths in µm; they were converted"
     ),
     Kind(
-        "NIfTI in metres that says mm",
+        "NIfTI in metres, declared as mm",
         nifti("ct.nii.gz", matrix=scaled(1e-3), xyzt_units=2),
         remark="is in metres; it was converted",
     ),
-    Kind("NIfTI in µm that says mm", nifti("ct.nii.gz", matrix=scaled(1e3), xyzt_units=2), "Is it in µm?"),
+    Kind("NIfTI in µm, declared as mm", nifti("ct.nii.gz", matrix=scaled(1e3), xyzt_units=2), "Is it in µm?"),
     Kind("NIfTI with slope and intercept", nifti("ct.nii.gz", (HU + 1024).astype(np.uint16), scl_inter=-1024)),
     Kind("NIfTI with a slope of NaN", nifti("ct.nii.gz", scl_slope=np.nan, scl_inter=np.nan)),
     Kind(
@@ -86,7 +86,7 @@ NIFTI = (
     Kind("NIfTI, vectors", nifti("ct.nii.gz", np.stack([HU, HU, HU])[:, None]), "contains 3 values per voxel"),
     Kind("NIfTI, colours", nifti("ct.nii.gz", COLOURS), "contains colours (RGB)"),
     Kind("NIfTI, complex numbers", nifti("ct.nii.gz", HU.astype(np.complex64)), "contains complex numbers"),
-    Kind("NIfTI, one bit a voxel", nifti("ct.nii.gz", datatype=1), "contains values of one bit"),
+    Kind("NIfTI, one bit per voxel", nifti("ct.nii.gz", datatype=1), "contains values of one bit"),
 )
 
 NRRD_AND_MHA = (
@@ -98,9 +98,11 @@ NRRD_AND_MHA = (
     Kind("NRRD, big-endian", nrrd("ct.nrrd", endian="big")),
     Kind("NRRD, bzip2", nrrd("ct.nrrd", encoding="bzip2"), "is packed by bzip2"),
     Kind("NRRD, numbers as text", nrrd("ct.nrrd", encoding="ascii")),
-    Kind("NRRD, a header alone (`data file:`)", nrrd("ct.nrrd", "data file: ct.raw"), "has its voxels in another file"),
+    Kind(
+        "NRRD, a header without voxels (`data file:`)", nrrd("ct.nrrd", "data file: ct.raw"), "has its voxels in another file"
+    ),
     Kind("NRRD in metres", nrrd("ct.nrrd", *METRES, 'space units: "m" "m" "m"'), remark="gives lengths in metres"),
-    Kind("NRRD in metres that does not say so", nrrd("ct.nrrd", *METRES), remark="is in metres; it was converted"),
+    Kind("NRRD in metres, without a unit", nrrd("ct.nrrd", *METRES), remark="is in metres; it was converted"),
     Kind("NRRD, axes skewed by 0.1°", nrrd("ct.nrrd", *slanted(0.1)), remark="0.1° from right angles", tolerance=0.1),
     Kind("NRRD, axes skewed by 2°", nrrd("ct.nrrd", *slanted(2)), "they deviate by 2°, more than 0.5°"),
     Kind(
@@ -110,7 +112,7 @@ NRRD_AND_MHA = (
     ),
     Kind("NRRD, one time point", nrrd("ct.nrrd", IN_SPACE[0], IN_SPACE[1] + " none", IN_SPACE[2], sizes="32 24 12 1")),
     Kind(
-        "NRRD, several values a voxel",
+        "NRRD, several values per voxel",
         nrrd("ct.nrrd", "kinds: vector domain domain domain", sizes="2 16 24 12"),
         "contains 2 values per voxel",
     ),
@@ -127,14 +129,14 @@ NRRD_AND_MHA = (
         mha("ct.mha", "ElementSpacing = .2 .25 .5", "Offset = -3 -5 10", "DistanceUnits = cm"),
         remark="lengths in cm",
     ),
-    Kind("MHA in µm that does not say so", mha("ct.mha", "ElementSpacing = 2000 2500 5000"), "Is it in µm?"),
+    Kind("MHA in µm, without a unit", mha("ct.mha", "ElementSpacing = 2000 2500 5000"), "Is it in µm?"),
     Kind("MHA, axes skewed by 6°", mha("ct.mha", "TransformMatrix = 1 0 0 0.1 1 0 0 0 1"), "not at right angles"),
     Kind(
         "MHA, colours",
         mha("ct.mha", "ElementNumberOfChannels = 3", array=HU.astype(np.uint8), sizes="32 24 4"),
         "contains colours (RGB)",
     ),
-    Kind("3D Slicer's segmentation in place of the CT", segmentation(*NAMES), refused="is a segmentation"),
+    Kind("3D Slicer's segmentation instead of the CT", segmentation(*NAMES), refused="is a segmentation"),
 )
 
 DICOM = (
@@ -172,7 +174,7 @@ DICOM = (
 
 VALUES = (
     Kind("no rescale intercept: HU + 1024", written("ct.nii.gz", HU + 1024), "its values are 1024 too high for HU"),
-    Kind("air moved to 0: HU + 1000", written("ct.nii.gz", HU + 1000), "its values are 1000 too high for HU"),
+    Kind("air at 0: HU + 1000", written("ct.nii.gz", HU + 1000), "its values are 1000 too high for HU"),
     Kind("intercept subtracted twice: HU − 1024", written("ct.nii.gz", HU - 1024), "its values are 1024 too low for HU"),
     Kind("a window of HU as 0 to 255", written("ct.nii.gz", (HU.clip(-160, 240) + 160) // 2), "its values are not HU"),
     Kind("clipped to a soft-tissue window", written("ct.nii.gz", HU.clip(-160, 240)), "its values are clipped at -160"),

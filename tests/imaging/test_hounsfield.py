@@ -35,7 +35,7 @@ AUTO, AS_IS = HuRule("auto"), HuRule("as-is")
 
 
 def patient(noise: float = 15.0) -> np.ndarray:
-    """Returns a trunk in air, `[z, y, x]` float32 HU of 24 x 60 x 80 voxels: fat, muscle, liver, spine, and lungs at the top."""
+    """Returns a trunk in air, `[z, y, x]` float32 HU of 24 x 60 x 80 voxels: fat, muscle, liver, spine, lungs at the top."""
     z, y, x = np.indices((24, 60, 80), np.float32)
     inside = ((y - 30) / 24) ** 2 + ((x - 40) / 32) ** 2
     hu = np.full(z.shape, -1000, np.float32)
