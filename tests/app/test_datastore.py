@@ -284,7 +284,7 @@ def test_a_segmentation_of_slicer_is_kept_as_it_was_sent(url: str, studies: Path
     strange = write_segmentation(tmp_path / "x.seg.nrrd", [liver], [segment("cyst", 1)], image, (10, 10, 2))
     refused = save(url, strange, tag="by_slicer")
     assert refused.status_code == 422
-    assert "no organs: 'cyst'." in refused.json()["detail"]
+    assert "not organs: 'cyst'." in refused.json()["detail"]
     assert "Organs are Spleen, " in refused.json()["error"]["remedy"]
     with file.open("rb") as stream:
         refused = requests.put(f"{url}/datastore/image", files={"file": (file.name, stream)})
