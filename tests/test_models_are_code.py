@@ -155,7 +155,7 @@ def test_monai_labels_own_loading_of_weights_is_not_reached() -> None:
 def test_a_checkpoint_with_code_is_refused_and_its_code_does_not_run(tmp_path: Path, sign: Path, plain: bool) -> None:
     file = evil_file(tmp_path / "weights.pt", sign, plain=plain)
     for load in (load_unet, load_weights):
-        with pytest.raises(WeightsError, match=r"weights\.pt: holds code besides weights; the code was not run\."):
+        with pytest.raises(WeightsError, match=r"weights\.pt: contains code besides weights; the code was not run\."):
             load(file)
     words = ["segment", str(tmp_path / "ct.nii.gz"), "--checkpoint", str(file), "--atlas", str(tmp_path), "-o", "x.nii.gz"]
     assert CliRunner().invoke(app, words).exit_code != 0
@@ -167,14 +167,14 @@ def test_code_in_uploads_and_in_the_work_folder_does_not_run(tmp_path: Path, sig
     conf = {"device": "cpu", "learning": "false", "atlas": "", "checkpoint": str(evil_file(tmp_path / "c.pt", sign))}
     server_app = MedSAM2AtlasApp(str(resource("apps/medsam2_atlas")), str(tmp_path / "studies"), conf)
     try:
-        with pytest.raises(WeightsError, match="holds code"):
+        with pytest.raises(WeightsError, match="contains code"):
             server_app.put_weights("unet_3d", evil_file(tmp_path / "upload.pt", sign))
         best = tmp_path / "studies" / ".medsam2_atlas" / "unet_2d" / "best.pt"
         assert not list((tmp_path / "studies").rglob("*.pt"))
         evil_file(best, sign)
         missing = server_app.info()["missing"]
-        assert "holds code" in missing["unet_2d"]
-        assert "holds code" in missing["medsam2"]
+        assert "contains code" in missing["unet_2d"]
+        assert "contains code" in missing["medsam2"]
         assert "unet_2d" not in server_app.info()["models"]
     finally:
         server_app.stop()
@@ -187,7 +187,7 @@ def cases(tmp_path: Path) -> list[TrainingCase]:
 
 def test_a_trainings_last_checkpoint_with_code_is_refused(cases: list[TrainingCase], tmp_path: Path, sign: Path) -> None:
     evil_file(tmp_path / "run" / "latest.pt", sign)
-    with pytest.raises(WeightsError, match=r"latest\.pt: holds code"):
+    with pytest.raises(WeightsError, match=r"latest\.pt: contains code"):
         UNetTraining(cases, TINY, tmp_path / "run", torch.device("cpu")).run()
 
 

@@ -75,7 +75,7 @@ def test_what_is_not_taken_is_told_with_the_reason_and_nothing_else_is(folder: P
     told = StudyStore(folder).problems()
     assert set(told) == set(TOLD)
     for name, words in TOLD.items():
-        assert told[name]["image"].startswith(f"is not taken: it {words}"), told[name]
+        assert told[name]["image"].startswith(f"is not used: it {words}"), told[name]
     assert list(StudyStore(folder).images()) == ["a"]
     for file in folder.iterdir():
         if file.name in TOLD:
@@ -131,10 +131,10 @@ def test_commands_over_folders_list_what_is_not_taken(folder: Path, tmp_path: Pa
     skipped = {}
     assert [files.image.name for files in find_references(pairs, skipped)] == ["A.NII.GZ"]
     assert list(skipped) == ["images/B.mhd"]
-    with pytest.raises(InputError, match=r"images/B\.mhd: is not taken"):
+    with pytest.raises(InputError, match=r"images/B\.mhd: is not used"):
         find_references(pairs)
     shown = CliRunner().invoke(app, ["labels", "check", str(folder)]).output
-    assert "p.zip (image): is not taken: it is an archive." in shown
+    assert "p.zip (image): is not used: it is an archive." in shown
 
 
 def test_a_study_counts_although_the_dicom_folder_that_it_was_made_from_has_its_name(folder: Path) -> None:

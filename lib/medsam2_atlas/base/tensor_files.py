@@ -33,7 +33,7 @@ def load_tensors(file: Path, device: torch.device | None = None, *, numbers: boo
     except Exception as error:
         if "GLOBAL" not in str(error):
             raise
-        problem = "holds code besides weights; the code was not run."
+        problem = "contains code besides weights; the code was not run."
         raise WeightsError(file, problem, "Get the file again, from a source that you trust.") from error
 
 

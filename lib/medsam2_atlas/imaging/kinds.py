@@ -41,7 +41,7 @@ _REASONS = {
         (".tif", ".tiff", ".npy", ".npz", ".h5", ".hdf5"), f"is of a type without a reliable voxel grid. {_CONVERT}"
     ),
 }
-_LEFT_OUT = "is not taken: it"
+_NOT_USED = "is not used: it"
 _VOXELS_OF = {
     ".img": (".hdr",),
     ".img.gz": (".hdr",),
@@ -94,11 +94,11 @@ def not_taken(entries: Iterable[os.DirEntry[str]]) -> dict[str, str]:
         if reason == _REASONS[".dcm"]:
             dicom.append(entry.name)
         elif reason:
-            found[entry.name] = f"{_LEFT_OUT} {reason}"
+            found[entry.name] = f"{_NOT_USED} {reason}"
     if len(dicom) == 1:
-        found[dicom[0]] = f"{_LEFT_OUT} {_REASONS['.dcm']}"
+        found[dicom[0]] = f"{_NOT_USED} {_REASONS['.dcm']}"
     elif dicom:
-        found[dicom[0]] = f"{_LEFT_OUT} is the first of {len(dicom)} DICOM files. {_SERIES}"
+        found[dicom[0]] = f"{_NOT_USED} is the first of {len(dicom)} DICOM files. {_SERIES}"
     return found
 
 

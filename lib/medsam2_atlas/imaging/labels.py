@@ -73,21 +73,21 @@ class OrganTable(BaseModel):
             chosen.append(by_name[key])
         return sorted(set(chosen)) or self.indices
 
-    def check(self, file: str | Path, held: Iterable[int], *, empty: bool = False) -> None:
+    def check(self, file: str | Path, values: Iterable[int], *, empty: bool = False) -> None:
         """Checks that a label map contains only organs of the table.
 
         Args:
             file: the label map, for the message.
-            held: the values in the label map.
+            values: the values in the label map.
             empty: whether it may contain no organ.
 
         Raises:
             InputError: the label map contains no organ, or values that are not in the table.
         """
-        values = {int(value) for value in held} - {0}
-        if strange := sorted(values - {*self.indices}):
+        found = {int(value) for value in values} - {0}
+        if strange := sorted(found - {*self.indices}):
             raise InputError(file, f"contains labels {strange} that are not in the organ table.", "Renumber them.")
-        if not values and not empty:
+        if not found and not empty:
             raise InputError(file, "is empty: it contains no organ.", "Label at least one organ.")
 
 

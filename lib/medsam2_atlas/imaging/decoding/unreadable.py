@@ -49,7 +49,7 @@ class _Entry:
     failures: int = 1
     until: float = 0.0
 
-    def holds(self, path: Path) -> bool:
+    def blocks(self, path: Path) -> bool:
         """Returns whether the file must not be tried now."""
         return self.stamp == _stamp(path) and (not self.until or time.time() < self.until)
 
@@ -75,14 +75,14 @@ class Unreadable:
         """
         with self._lock:
             entry = self._entries.get(str(path))
-        if entry is not None and entry.holds(path):
+        if entry is not None and entry.blocks(path):
             raise UnreadableFileError(path, f"{entry.problem} It has not changed since {entry.when}.", _remedy(entry))
 
     def all(self) -> dict[Path, str]:
         """Returns the listed files that must not be tried now, with their effect on a reader."""
         with self._lock:
             entries = list(self._entries.items())
-        return {Path(path): entry.problem for path, entry in entries if entry.holds(Path(path))}
+        return {Path(path): entry.problem for path, entry in entries if entry.blocks(Path(path))}
 
     def add(self, path: Path, problem: str, *, lasting: bool) -> UnreadableFileError:
         """Adds a file and returns the error to raise. A failure to write the list is only logged.
