@@ -106,8 +106,8 @@ class HuFinding:
 def examine(values: np.ndarray, added: float = 0.0) -> HuFinding:
     """Returns whether values are plausible HU of a CT, and their offset from HU if it is a known one.
 
-    A CT needs soft tissue, and air or fat: a crop inside the body may lack air. Padding is excluded: voxels that have exactly
-    the lowest value, if that value is below air.
+    A CT needs soft tissue, and air or fat: a crop inside the body may lack air. Padding is excluded: it is the exact lowest
+    value, if that is below air and frequent.
 
     Args:
         values: values of the CT, `[z, y, x]`, any number type.
@@ -118,7 +118,7 @@ def examine(values: np.ndarray, added: float = 0.0) -> HuFinding:
     flat = sample == lowest
     padding = flat if lowest < _BELOW_AIR and flat.mean() > hu_check_config().min_padding else np.zeros(len(sample), bool)
     inside = sample[~padding]
-    if not len(inside):  # all voxels have the lowest value
+    if not len(inside):  # all sampled voxels have the same value
         inside = sample
     air, soft = _share(inside, _AIR), _share(inside, _SOFT)
     shifts = _known_shift(sample, flat)

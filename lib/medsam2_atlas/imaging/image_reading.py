@@ -48,7 +48,7 @@ _WHOLE = 1e-3
 
 
 def volume(path: str) -> Result:
-    """Returns a CT as `[z, y, x]` float32 in LPS orientation, in HU; see `medsam2_atlas.imaging.volume.read_volume`."""
+    """Returns a CT as `[z, y, x]` float32 in LPS orientation; see `medsam2_atlas.imaging.volume.read_volume`."""
     refuse_segmentation(Path(path))
     remarks: list[str] = []
     image = _image(Path(path), remarks)

@@ -167,7 +167,7 @@ class Volume:
         return to_sitk(sitk.GetArrayFromImage(image), self.file_geometry)
 
     def to_file_index(self, index: np.ndarray) -> np.ndarray:
-        """Returns voxel indices `[..., 3]`, (x, y, z), along the file's axes, of voxel indices `[..., 3]` of this volume."""
+        """Returns the file's voxel indices `[..., 3]`, (x, y, z), for indices `[..., 3]` of this volume."""
         result: np.ndarray = np.rint(self.file_geometry.to_index(self.geometry.to_world(index))).astype(int)
         return result
 
