@@ -160,7 +160,10 @@ def device(pytestconfig: pytest.Config) -> torch.device:
 
 @pytest.fixture(scope="session")
 def gpu(device: torch.device) -> Gpu:
-    """Returns a pretended GPU, or with `--device` the real one; `with gpu() as device:` makes it available."""
+    """Returns a pretended GPU, or the real one with `--device`.
+
+    It is available inside a block `with gpu() as device:`.
+    """
     return Gpu(device)
 
 
