@@ -74,7 +74,7 @@ def fake_cards(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCards]:
 
 
 def _forget() -> None:
-    cards.tried.cache_clear()
+    cards.trial_of.cache_clear()
     device._warn.cache_clear()
 
 
@@ -296,6 +296,6 @@ def test_the_driver_version_is_found_without_nvml(line: str, tmp_path: Path, mon
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no card")
 def test_a_kernel_runs_on_this_machines_card() -> None:
-    cards.tried.cache_clear()
-    assert cards.tried(torch.device("cuda", 0)) == Trial()
+    cards.trial_of.cache_clear()
+    assert cards.trial_of(torch.device("cuda", 0)) == Trial()
     assert str(pick_device()) == "cuda:0"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from medsam2_atlas.base.card_problems import Trial
-from medsam2_atlas.base.cards import cards_seen, no_card, tried
+from medsam2_atlas.base.cards import cards_seen, no_card, trial_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def driver_version() -> str:
 
 
 def _card(device: torch.device) -> Card:
-    trial = tried(device)
+    trial = trial_of(device)
     name, capability, free, total = "unknown card", "", 0, 0
     try:
         about = torch.cuda.get_device_properties(device)

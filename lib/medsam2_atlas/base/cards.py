@@ -34,7 +34,7 @@ def cards_seen() -> list[torch.device]:
 
 
 @functools.cache
-def tried(device: torch.device) -> Trial:
+def trial_of(device: torch.device) -> Trial:
     """Returns the result of `try_kernel` for a CUDA device; each process tries a device only once."""
     return try_kernel(device)
 

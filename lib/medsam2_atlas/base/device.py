@@ -10,7 +10,7 @@ import warnings
 import torch
 
 from medsam2_atlas.base.card_problems import HIDING, hidden_cards
-from medsam2_atlas.base.cards import cards_seen, has_cuda_build, no_card, shows_card, tried
+from medsam2_atlas.base.cards import cards_seen, has_cuda_build, no_card, shows_card, trial_of
 from medsam2_atlas.base.choices import device_name
 from medsam2_atlas.base.errors import InputError
 
@@ -34,7 +34,7 @@ def pick_device(name: str | None = None) -> torch.device:
         return torch.device("cpu")
     device = _first_that_runs() if name == "auto" else _card_named(name)
     if device.type == "cuda":
-        if tried(device).full:
+        if trial_of(device).full:
             _warn(f"{device} has hardly any free memory at the moment. End other programs on it. {_PROCESSOR}")
         use_full_precision()
     return device
@@ -78,7 +78,7 @@ def _card_named(name: str) -> torch.device:
         visible = f"PyTorch sees {', '.join(map(str, seen))}" + (f"; {hidden_cards()}" if hidden_cards() else "")
         raise InputError(name, f"does not exist. {visible}.", f"Choose another card. {_PROCESSOR}")
     else:
-        trial = tried(device)
+        trial = trial_of(device)
     if trial.problem:
         hidden = f" ({hidden_cards()})" if trial.absent and hidden_cards() else ""
         raise InputError(name, f"cannot be used: {trial.problem}{hidden}.", f"{trial.remedy} {_PROCESSOR}")
@@ -88,7 +88,7 @@ def _card_named(name: str) -> torch.device:
 def _first_that_runs() -> torch.device:
     seen, full = cards_seen(), []
     for device in seen:
-        trial = tried(device)
+        trial = trial_of(device)
         if trial.problem:
             _warn(f"{device} is not used: {trial.problem}. {trial.remedy} {_PROCESSOR}")
         elif trial.full:

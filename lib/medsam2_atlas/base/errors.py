@@ -68,11 +68,11 @@ class ConfirmError(ConflictError):
 
 
 class AccessError(MedSAM2AtlasError):
-    """An action on another person's data that the user's role does not allow."""
+    """An action on another person's data that is not allowed."""
 
 
 class LimitError(MedSAM2AtlasError):
-    """A limit per person, or for all people together, that a request would exceed.
+    """A request that exceeds a limit per person, or a limit for all people together.
 
     Attributes:
         retry_after: time in seconds after which the request may succeed.

@@ -12,7 +12,7 @@ from medsam2_atlas.imaging.decoding.header import Header
 
 _BLOCK = 1 << 20
 _SLACK_BYTES = 64 << 20
-"""Max bytes after the voxels; unpacking stops after them."""
+"""Max bytes after the voxels; a file with more is refused."""
 
 
 def check_length(file: Path, header: Header) -> None:
