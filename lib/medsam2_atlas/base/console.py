@@ -54,7 +54,7 @@ def set_up_logging(verbose: bool) -> None:
     """Sends log lines to standard error, together with the progress bars.
 
     Args:
-        verbose: whether messages below warnings, and tracebacks of logged errors, are shown too.
+        verbose: whether messages of level INFO, and tracebacks of logged errors, are shown too.
     """
     handler = RichHandler(console=console, show_path=False)
     handler.setFormatter(LineFormatter((logging.Formatter if verbose else _ShortFormatter)("%(message)s")))
