@@ -33,7 +33,7 @@ class AtlasError(MedSAM2AtlasError):
 
 
 class WeightsError(MedSAM2AtlasError):
-    """A checkpoint that is missing or does not fit the network."""
+    """A checkpoint that is missing, cannot be used, or does not match the network."""
 
 
 class StorageError(MedSAM2AtlasError):

@@ -26,7 +26,7 @@ def opened(file: Path, *, follow: bool = False) -> Iterator[BinaryIO]:
         follow: whether the file may be a link.
 
     Raises:
-        OSError: the path is no regular file, or cannot be opened.
+        OSError: the path is not a regular file, or cannot be opened.
     """
     handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
     with os.fdopen(handle, "rb") as stream:
@@ -39,7 +39,7 @@ def text_of(file: Path) -> str:
     """Returns the text of a regular file.
 
     Raises:
-        OSError: the path is no regular file, or cannot be read.
+        OSError: the path is not a regular file, or cannot be read.
         UnicodeDecodeError: the file is not UTF-8.
     """
     with opened(file, follow=True) as stream:
