@@ -1,4 +1,4 @@
-"""Patients made of blocks: registered and averaged in a second, for tests of what is done with references."""
+"""Patients made of blocks, which are registered and averaged in a second, for tests of atlases and references."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from medsam2_atlas.registration import Transform, registration_config
 
 QUICK = registration_config().model_copy(update={"spacing": 8.0})
 FEW_STEPS = registration_config().model_copy(update={"adam_steps": 20, "affine_steps": (30, 15)})
-"""For an atlas of whole bodies in half the time."""
+"""Settings that build an atlas of whole bodies in half the time."""
 COARSE = registration_config().model_copy(update={"spacing": 6.0, "adam_steps": 30})
-"""For a target in half the time."""
+"""Settings that register a target in half the time."""
 
 
 Block = tuple[slice, slice, slice]
@@ -25,7 +25,15 @@ PATIENT = {2: RIGHT_KIDNEY, 3: LEFT_KIDNEY, 6: LIVER, 14: BLADDER}
 
 
 def labelled(folder: Path, name: str, organs: dict[int, Block], z_from: int = 0, seen: dict[int, Block] | None = None) -> None:
-    """A body with bright blocks, those of `organs` or of `seen`; `z_from` cuts its lower slices off."""
+    """Writes the CT and the label map of a body with bright blocks.
+
+    Args:
+        folder: the folder; its subfolders `images` and `labels` get the files.
+        name: name of the files, without their suffix.
+        organs: the block of each organ in the label map, by organ number.
+        z_from: index of the first slice that is written.
+        seen: the blocks in the CT, if they differ from `organs`.
+    """
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     hu, labels = np.full((30, 30, 40), -1000, np.int16), np.zeros((30, 30, 40), np.uint8)
@@ -43,12 +51,12 @@ def labelled(folder: Path, name: str, organs: dict[int, Block], z_from: int = 0,
 
 
 def bare_reference(name: str) -> Reference:
-    """A reference that gives nothing."""
+    """Returns a reference without any organ's share."""
     return Reference(name, "0", (6,), Transform(), {}, np.zeros(0, np.uint8), *[np.zeros((1, 1, 1), np.int16)] * 2)
 
 
 def made_studies(folder: Path) -> Path:
-    """Writes a folder of studies with one signed-off patient of blocks, `a`, and returns it."""
+    """Writes a folder of studies with one signed-off patient made of blocks, `a`, and returns the folder."""
     labelled(folder / "made", "a", PATIENT)
     (folder / "studies" / "labels" / "final").mkdir(parents=True)
     shutil.copy(folder / "made" / "images" / "a.nii.gz", folder / "studies" / "a.nii.gz")

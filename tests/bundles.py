@@ -1,4 +1,4 @@
-"""Tiny MONAI bundles with the layout of the model zoo, whose result is known: each label is a range of HU."""
+"""Writes tiny MONAI bundles in the layout of the model zoo. Their result is known: each label is a range of HU."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 
 CHANNELS = {"0": "background", "1": "Liver", "2": "vertebrae"}
 LIVER_HU, BONE_HU = 80.0, 300.0
-"""Above these, the bundle finds a liver, and a vertebra, which is no organ of the table."""
+"""The min HU of liver and of vertebrae, which are not an organ of the table, in the bundle's result."""
 
 
 def threshold_weights(sharpness: float = 1000.0) -> dict[str, torch.Tensor]:
-    """Weights of a 1 x 1 x 1 convolution of HU scaled to 0..1, whose highest channel tells the range."""
+    """Returns weights of a 1 x 1 x 1 convolution whose highest channel is the range of an HU, scaled to 0..1."""
     first, second = (LIVER_HU + 1000) / 2000, (BONE_HU + 1000) / 2000
     slopes = torch.tensor([0.0, 1.0, 2.0]) * sharpness
     offsets = torch.tensor([0.0, -first, -first - second]) * sharpness
@@ -23,7 +23,7 @@ def threshold_weights(sharpness: float = 1000.0) -> dict[str, torch.Tensor]:
 
 
 def inference_config(spacing: Sequence[float] = (6.0, 6.0, 6.0)) -> dict[str, Any]:
-    """The configuration of inference as bundles of the model zoo have it."""
+    """Returns a configuration of inference like those of the model zoo's bundles."""
     device = "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')"
     return {
         "imports": ["$import glob", "$import os"],
@@ -104,13 +104,13 @@ def tiny_bundle(
     channels: dict[str, str] | None = None,
     weights: Any = None,
 ) -> Path:
-    """Writes a bundle; returns its folder.
+    """Writes a bundle, and returns its folder.
 
     Args:
-        folder: to be made.
-        config: of inference.
-        channels: names of the network's channels.
-        weights: content of `models/model.pt`.
+        folder: the folder to create.
+        config: configuration of inference; `inference_config()` by default.
+        channels: names of the network's channels; `CHANNELS` by default.
+        weights: content of `models/model.pt`; `threshold_weights()` by default.
     """
     for name in ("configs", "models", "docs"):
         (folder / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Runs command lines of `medsam2-atlas` in processes of their own, and tells what they load and what they cost."""
+"""Runs command lines of `medsam2-atlas` in separate processes, and reports their imports and their processor time."""
 
 from __future__ import annotations
 
@@ -60,20 +60,20 @@ COMPLETIONS: dict[str, dict[str, str]] = {
         "_TYPER_COMPLETE_ARGS": "medsam2-atlas train unet --",
     },
 }
-"""Environment of the shells' completion, by what is completed."""
+"""The environment variables of each shell's completion, by the line that is completed."""
 
 _PROGRAM = """
 import atexit, os, sys
-def told():
+def write_modules():
     with open(os.environ["LOADED"], "w") as stream:
         stream.write("\\n".join(sys.modules))
-atexit.register(told)
+atexit.register(write_modules)
 os.execv = lambda *_: sys.exit(0)
 sys.argv[0] = "medsam2-atlas"
 from medsam2_atlas.cli import main
 main()
 """
-"""As the installed script, but `serve` ends where it would become the server."""
+"""The installed script, except that `serve` ends when it would become the server."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,10 @@ class Ran:
     """A command line that has ended.
 
     Attributes:
-        status: exit status.
-        output: what it printed, on both streams.
-        modules: what it had imported.
-        seconds: processor time, user and system, of the process and of those that it waited for.
+        status: the exit status.
+        output: the text on standard output and standard error.
+        modules: the modules that it imported.
+        seconds: processor time (user and system) of the process and of the processes that it waited for, in seconds.
     """
 
     status: int
@@ -94,12 +94,12 @@ class Ran:
 
     @property
     def heavy(self) -> list[str]:
-        """Heavy libraries among the modules."""
+        """The heavy libraries among the modules."""
         return [name for name in HEAVY if name in self.modules]
 
 
 def run(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Ran:
-    """Runs a command line to its end."""
+    """Runs a command line until it ends, and returns the result."""
     with tempfile.TemporaryDirectory() as folder:
         loaded, printed = Path(folder) / "loaded", Path(folder) / "printed"
         with printed.open("wb") as stream:
@@ -117,7 +117,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str] | None = None) 
 
 
 def labelled_studies(folder: Path, count: int = 3) -> Path:
-    """Makes a studies folder whose label maps have been taken into the store; returns it."""
+    """Creates a studies folder whose label maps are in the store, and returns the folder."""
     array = np.zeros((6, 20, 20), np.int16)
     (folder / "labels" / "final").mkdir(parents=True)
     for n in range(count):

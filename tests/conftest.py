@@ -1,15 +1,15 @@
-"""Fixtures that several tests share: the sample data, a small atlas of it, tiny volumes, real CTs where they are."""
+"""Fixtures that several tests share: the sample data, a small atlas of it, tiny volumes, and real CTs if there are any."""
 
 from __future__ import annotations
 
 import os
 
-# Before PyTorch is imported, and for all processes that tests start: threads that wait must not keep a core, which others
-# need. Where as many processes as cores compute, a registration takes five times as long otherwise.
+# Set before PyTorch is imported, and for all processes that tests start: waiting threads must not occupy a core. Otherwise a
+# registration takes five times as long if there are as many computing processes as cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-if "PYTEST_XDIST_WORKER" in os.environ:  # as many test processes as processors
+if "PYTEST_XDIST_WORKER" in os.environ:  # there are as many test processes as processors
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    for name in ("COLUMNS", "LINES"):  # set for such processes: tables would keep that width, whatever a test asks for
+    for name in ("COLUMNS", "LINES"):  # xdist sets them; tables would have that width, even if a test sets another
         os.environ.pop(name, None)
 
 import fcntl
@@ -39,12 +39,12 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--device cuda`: tests of networks on a GPU use a real one in place of the pretended one."""
-    parser.addoption("--device", default="cpu", help="cpu, cuda or cuda:N: where networks run that tests put on a GPU")
+    """Adds the option `--device`; with `--device cuda`, tests of networks on a GPU use a real GPU, not the pretended one."""
+    parser.addoption("--device", default="cpu", help="cpu, cuda or cuda:N: the device of tests that run networks on a GPU")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Warnings of the app's modules, whose names have no common beginning, are errors too."""
+    """Turns warnings of the app's modules into errors, too; their names have no common prefix."""
     for module in resource("apps/medsam2_atlas").iterdir():
         if module.suffix == ".py" or (module / "__init__.py").is_file():
             config.addinivalue_line("filterwarnings", rf"error:::{module.stem}(\.|$)")
@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def umask_of_the_test() -> Iterator[None]:
-    """Commands that are called in this process change its umask: files of the next test must not get their modes from that."""
+    """Restores the umask after each test, as commands that run in this process change it."""
     before = os.umask(0o022)
     os.umask(before)
     yield
@@ -61,7 +61,7 @@ def umask_of_the_test() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def formatters_of_the_module() -> Iterator[None]:
-    """A server in this process makes all handlers hide study names: only the tests of its module may read such lines."""
+    """Restores the log formatters after each module, as a server in this process makes all handlers hide study names."""
     yield
     log_lines = sys.modules.get("server.log_lines")
     for handler, _ in log_lines._handlers() if log_lines else ():
@@ -71,7 +71,7 @@ def formatters_of_the_module() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def real_cts() -> Path:
-    """The folder with real CTs beside the checkout; tests that need it skip without it."""
+    """Returns the folder of real CTs beside the checkout; skips the test if it does not exist."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "ct"
     if not folder.is_dir():
         pytest.skip("no real CTs beside the checkout")
@@ -90,7 +90,7 @@ def target_files() -> ReferenceFiles:
 
 @pytest.fixture(scope="session")
 def short_files(target_files: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> ReferenceFiles:
-    """Returns the target from the kidneys to the dome of the liver, for tests in which the whole abdomen costs time alone."""
+    """Returns the target from the kidneys to the dome of the liver, for tests that do not need the whole abdomen."""
     folder = tmp_path_factory.mktemp("short")
     for file in (target_files.image, target_files.label):
         whole = sitk.ReadImage(str(file))
@@ -118,7 +118,7 @@ def atlas(references: list[ReferenceFiles], pytestconfig: pytest.Config, tmp_pat
     digest = hashlib.sha256("".join(sha256(file) for file in sorted(sources)).encode()).hexdigest()[:16]
     folder = pytestconfig.cache.mkdir("atlas")
     kept = folder / digest
-    with (folder / "lock").open("w") as lock:  # one test process builds it, the others wait
+    with (folder / "lock").open("w") as lock:  # one test process builds the atlas; the other processes wait
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (kept / "atlas.json").is_file():
             build_atlas(references[:3], BuildOptions(registration=blocks.FEW_STEPS)).save(kept)
@@ -134,13 +134,13 @@ def atlas_folder(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def registrations(tmp_path_factory: pytest.TempPathFactory) -> RegistrationCache:
-    """Returns a cache for all tests that need score maps of a CT rather than a registration anew."""
+    """Returns a cache for all tests that need score maps of a CT, but no new registration."""
     return RegistrationCache(tmp_path_factory.mktemp("registrations"))
 
 
 @pytest.fixture(scope="session")
 def narrow_config() -> DictConfig:
-    """The official network, a third as wide and on 128 x 128 slices: every part of it, fast enough for unit tests."""
+    """Returns the official network's configuration with a third of the width and 128 x 128 slices, for fast tests."""
     config = OmegaConf.to_container(load_config(OFFICIAL))
     assert isinstance(config, dict)
     model = config["model"]
@@ -154,19 +154,22 @@ def narrow_config() -> DictConfig:
 
 @pytest.fixture(scope="session")
 def device(pytestconfig: pytest.Config) -> torch.device:
-    """Returns the CPU, or with `--device` the real GPU, in full precision, for tests that hold on both."""
+    """Returns the CPU, or with `--device` the real GPU in full precision, for tests that must pass on both."""
     return pick_device(pytestconfig.getoption("--device"))
 
 
 @pytest.fixture(scope="session")
 def gpu(device: torch.device) -> Gpu:
-    """Returns a pretended GPU, or with `--device` the real one; `with gpu() as device:` makes it available."""
+    """Returns a pretended GPU, or the real one with `--device`.
+
+    It is available inside a block `with gpu() as device:`.
+    """
     return Gpu(device)
 
 
 @pytest.fixture
 def tiny() -> Volume:
-    """A volume of 6 x 8 x 10 voxels (z, y, x) whose values tell their places."""
+    """Returns a volume of 6 x 8 x 10 voxels (z, y, x) whose values are all different."""
     array = np.arange(480, dtype=np.float32).reshape(6, 8, 10)
     image = sitk.GetImageFromArray(array)
     image.SetSpacing((1.5, 2.0, 3.0))

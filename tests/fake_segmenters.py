@@ -1,4 +1,4 @@
-"""Segmenters for tests of whatever runs them, and models that hold nothing."""
+"""Fake segmenters for tests of code that runs segmenters, and models without weights."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Segment = Callable[[Volume, Options], Segmentation]
 
 
 class FakeSegmenter(Segmenter):
-    """A segmenter that depends on what the test says, and calls a function of the test. name: one of the registry."""
+    """A segmenter with a given provenance that calls a function of the test. name: a name in the registry."""
 
     def __init__(self, name: str, made_of: Mapping[str, Any], run: Segment, *, uses_network: bool = False) -> None:
         super().__init__(name, Models({}))
         self._made_of, self.run, self.uses_network = dict(made_of), run, uses_network
 
     def check(self) -> None:
-        """Misses nothing."""
+        """Finds all requirements present."""
 
     def provenance(self, options: Options) -> Provenance:
         return dict(self._made_of)

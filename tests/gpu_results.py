@@ -1,4 +1,4 @@
-"""The same work on the CPU and on a GPU, real or pretended, and how near the results must be."""
+"""Runs the same work on the CPU and on a GPU, real or pretended, and compares the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEAN_LOGIT, MAX_LOGIT, LEAST_DICE = 1e-3, 0.1, 0.99
 
 
 class Gpu:
-    """The GPU of tests. `with gpu() as device:` makes a pretended one available; a real one is there anyway.
+    """The GPU of tests. `with gpu() as device:` makes it available, if it is a pretended one.
 
     Attributes:
         real: whether it is a real GPU (`--device cuda`).
@@ -37,14 +37,14 @@ class Gpu:
                 yield self._device
 
     def both(self, work: Callable[[torch.device], T]) -> tuple[T, T]:
-        """Returns what work gives on the CPU and on the GPU, without TF32, which rounds to 10 bits."""
+        """Returns the results of work on the CPU and on the GPU, without TF32, which rounds to 10 bits."""
         with torch.backends.cudnn.flags(allow_tf32=False):
             on_cpu = work(torch.device("cpu"))
             with self() as device:
                 return on_cpu, work(device)
 
     def assert_same_logits(self, on_cpu: torch.Tensor, on_gpu: torch.Tensor) -> None:
-        """Logits are equal on the pretended GPU; a real one rounds differently."""
+        """Asserts that logits are equal; on a real GPU, which rounds differently, that they are nearly equal."""
         assert type(on_gpu) is torch.Tensor, "results are on the CPU"
         assert (on_cpu > 0).any(), "there is something to compare"
         assert (on_cpu < 0).any()
@@ -56,7 +56,7 @@ class Gpu:
         assert float(difference.max()) <= MAX_LOGIT
 
     def assert_same_labels(self, on_cpu: np.ndarray, on_gpu: np.ndarray, *, rounded: bool = False) -> None:
-        """Label maps `[z, y, x]` are equal on the pretended GPU unless `rounded`: autocast was used."""
+        """Asserts that label maps `[z, y, x]` are equal, or nearly equal on a real GPU or if `rounded` (autocast)."""
         assert on_cpu.any(), "there is something to compare"
         if not self.real and not rounded:
             assert np.array_equal(on_cpu, on_gpu)

@@ -1,4 +1,4 @@
-"""The official video predictor, driven as MedSAM2's published CT script drives it: what the engine is compared with."""
+"""Drives the official video predictor like MedSAM2's published CT script, to compare the engine with it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from medsam2_atlas.prompting import MarkedOrgan, OrganPrompt
 
 
 def seeded_state(config: DictConfig, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random weights under which masks are neither empty nor full and memories and object pointers change them.
+    """Returns random weights with masks that are neither empty nor full, and that depend on memories and object pointers.
 
-    PyTorch's own initialisation leaves the memory's path and the mask decoder's output too weak to tell right from
-    wrong, so a few tensors are drawn wider.
+    With PyTorch's own initialisation, the memory's path and the mask decoder's output are too weak to show differences, so a
+    few tensors get a larger deviation.
     """
     torch.manual_seed(seed)
     network = build_network(config)
@@ -41,12 +41,12 @@ def seeded_state(config: DictConfig, seed: int = 0) -> dict[str, torch.Tensor]:
         elif name == "memory_encoder.out_proj.weight":
             tensor.mul_(2.0)
         elif name == "sam_mask_decoder.pred_obj_score_head.layers.2.bias":
-            tensor.fill_(1.0)  # organs are mostly seen
+            tensor.fill_(1.0)  # makes most organs visible
     return state
 
 
 def legacy_predictor(config: DictConfig, state: dict[str, torch.Tensor]) -> Any:
-    """The official predictor with the same weights, on the CPU."""
+    """Returns the official predictor with the same weights, on the CPU."""
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
     container["model"]["_target_"] = "sam2.sam2_video_predictor_legacy.SAM2VideoPredictor"
@@ -56,7 +56,7 @@ def legacy_predictor(config: DictConfig, state: dict[str, torch.Tensor]) -> Any:
 
 
 def legacy_logits(predictor: Any, planes: np.ndarray, prompt: OrganPrompt, loop: str) -> np.ndarray:
-    """Logits `[z_max − z_min + 1, H, W]` of one prompt through the official predictor's public calls."""
+    """Returns logits `[z_max − z_min + 1, H, W]` for one prompt, by the official predictor's public calls."""
     state, propagate, found = _opened(predictor, planes)
     middle = prompt.middle
 
@@ -82,7 +82,7 @@ def legacy_logits(predictor: Any, planes: np.ndarray, prompt: OrganPrompt, loop:
 
 
 def legacy_marked(predictor: Any, planes: np.ndarray, organ: MarkedOrgan) -> np.ndarray:
-    """Logits `[z_max − z_min + 1, H, W]` of an organ by the marks that tell what it is; each direction with fresh memory."""
+    """Returns logits `[z_max − z_min + 1, H, W]` for an organ's defining marks; each direction has a fresh memory."""
     state, propagate, found = _opened(predictor, planes)
     lowest = min(marks.z for marks in organ.defining)
     for last in (organ.z_max, organ.z_min):
@@ -97,7 +97,7 @@ def legacy_marked(predictor: Any, planes: np.ndarray, organ: MarkedOrgan) -> np.
 
 
 def _opened(predictor: Any, planes: np.ndarray) -> tuple[Any, Callable[[int, int], None], dict[int, np.ndarray]]:
-    """The predictor's state of a volume, a function that propagates from one slice to another, and what it found."""
+    """Returns the predictor's state for a volume, a function that propagates between two slices, and the logits by slice."""
     frames = to_network(planes, predictor.image_size).to(predictor.device)
     rows, columns = planes.shape[1:]
 
@@ -106,7 +106,7 @@ def _opened(predictor: Any, planes: np.ndarray) -> tuple[Any, Callable[[int, int
 
     with patch.object(legacy, "load_video_frames", load):
         state = predictor.init_state("volume")
-    with torch.inference_mode():  # every slice encoded once: the predictor itself only keeps the last one
+    with torch.inference_mode():  # encodes every slice once, as the predictor itself caches only the last one
         state["cached_features"] = {
             z: (frames[z : z + 1], predictor.forward_image(frames[z : z + 1])) for z in range(len(frames))
         }

@@ -1,4 +1,4 @@
-"""CT series as a scanner writes them, for tests."""
+"""Writes CT series in the format of a scanner."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _IN_GROUPS = (
 
 
 def through_a_file(ds: Dataset) -> Dataset:
-    """Returns an object as it is read after it was written."""
+    """Returns a data set after writing it to a file and reading it again."""
     stream = BytesIO()
     ds.save_as(stream, enforce_file_format=True)
     stream.seek(0)
@@ -31,7 +31,7 @@ def through_a_file(ds: Dataset) -> Dataset:
 
 
 def in_one_slice(tag: str, value: object) -> Change:
-    """Sets an attribute of the fourth slice."""
+    """Returns a change that sets an attribute of the fourth slice."""
 
     def change(ds: Dataset, n: int) -> None:
         if n == 3:
@@ -41,7 +41,7 @@ def in_one_slice(tag: str, value: object) -> Change:
 
 
 def upright(array: np.ndarray, spacing: tuple[float, float, float] = (1.5, 2.0, 3.0)) -> sitk.Image:
-    """An array `[z, y, x]` as an axial image."""
+    """Returns an array `[z, y, x]` as an axial image. spacing: (x, y, z) in mm."""
     image = sitk.GetImageFromArray(array.astype(np.int16))
     image.SetSpacing(spacing)
     image.SetOrigin((-10.0, -20.0, 30.0))
@@ -49,7 +49,7 @@ def upright(array: np.ndarray, spacing: tuple[float, float, float] = (1.5, 2.0, 
 
 
 def compress(file: Path, compressor: str = "JPEG2000") -> None:
-    """Compresses the pixels of a DICOM file without loss: `JPEG2000`, or `JPEG` for JPEG lossless. The rest stays as it is."""
+    """Compresses the pixels of a DICOM file without loss: `JPEG2000`, or `JPEG` for JPEG lossless. Other attributes stay."""
     ds = pydicom.dcmread(file)
     stored = np.frombuffer(ds.PixelData, "<i2").reshape(1, ds.Rows, ds.Columns)
     writer = sitk.ImageFileWriter()
@@ -65,7 +65,7 @@ def compress(file: Path, compressor: str = "JPEG2000") -> None:
 
 
 def write_series(folder: Path, image: sitk.Image, change: Change | None = None, name: str = "") -> list[Path]:
-    """Writes an image slice by slice; `change` alters each dataset, given its number, before it is saved."""
+    """Writes an image slice by slice, and returns the files. change: alters each data set, given its number, before saving."""
     folder.mkdir(parents=True, exist_ok=True)
     study, series, frame = generate_uid(), generate_uid(), generate_uid()
     array = sitk.GetArrayFromImage(image)
@@ -115,15 +115,15 @@ def write_enhanced(
     files: int = 1,
     sop_class: str = EnhancedCTImageStorage,
 ) -> list[Path]:
-    """Writes an image as multi-frame files of one series.
+    """Writes an image as multi-frame files of one series, and returns the files.
 
     Args:
-        folder: to write to.
-        image: to write.
-        change: alters the dataset of a file, given its number, before it is saved.
-        order: of the frames; along the slices by default.
-        files: how many files of a concatenation hold the frames.
-        sop_class: of the files.
+        folder: the folder to write to.
+        image: the image to write.
+        change: alters the data set of a file, given its number, before it is saved.
+        order: order of the frames; that of the slices by default.
+        files: number of files of a concatenation that contain the frames.
+        sop_class: SOP class of the files.
     """
     with TemporaryDirectory() as single:
         slices = [pydicom.dcmread(file) for file in write_series(Path(single), image)]
@@ -146,7 +146,7 @@ def write_enhanced(
 
 
 def _enhanced(slices: Sequence[Dataset], sop_class: str) -> pydicom.FileDataset:
-    """A multi-frame image of slices, with their attributes in functional groups."""
+    """Returns a multi-frame image of slices, with their attributes in functional groups."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop_class, generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian

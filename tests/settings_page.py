@@ -42,21 +42,21 @@ def models() -> dict[str, type[BaseModel]]:
 
 
 def with_settings(page: str) -> str:
-    """Returns the page with the settings of today in the place of those that it has."""
+    """Returns the page with its tables replaced by the current settings."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + BEGIN + "\n" + "".join(section(name, model) for name, model in models().items()) + END + after
 
 
 def section(name: str, model: type[BaseModel]) -> str:
-    """Returns title and table of one file."""
+    """Returns the title and the table of a configuration file."""
     lines = "".join(f"| `{key}` | {default} | {meaning} |\n" for key, default, meaning in rows(model))
     title = f"{TITLES.get(name, name.removesuffix('.yaml').capitalize())}: `configs/{name}`"
     return f"## {title}\n\n| setting | default | unit and reason |\n| --- | --- | --- |\n{lines}\n"
 
 
 def rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yields key, default and description of each setting; those of a part are named `part.setting`."""
+    """Yields key, default and description of each setting; the keys of nested settings are `part.setting`."""
     from pydantic import BaseModel
 
     for key, field in model.model_fields.items():
@@ -69,7 +69,7 @@ def rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, s
 
 
 def shown(value: Any) -> str:
-    """Returns a default as it is written in YAML."""
+    """Returns a default value in YAML."""
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(shown, value))}]"
     if isinstance(value, dict):

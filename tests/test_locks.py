@@ -1,4 +1,4 @@
-"""The locks hold what the project asks for, with hashes; an unsupported Python is told in one line."""
+"""The locks contain the project's requirements with hashes; an unsupported Python is reported in one line."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def locked(*names: str) -> list[Requirement]:
     return [Requirement(line.split(" --hash")[0]) for line in lines if not line.startswith(("#", "--"))]
 
 
-def asked() -> list[Requirement]:
-    """What `pyproject.toml` asks for; read without a TOML parser, which Python 3.10 lacks."""
+def required() -> list[Requirement]:
+    """Returns the requirements in `pyproject.toml`, without a TOML parser, which Python 3.10 lacks."""
     text = (PROJECT / "pyproject.toml").read_text()
     table = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
     assert table
@@ -36,7 +36,7 @@ def asked() -> list[Requirement]:
 
 @pytest.mark.parametrize("torch", ["torch-cpu", "torch-cuda"])
 @pytest.mark.parametrize("python", PYTHONS)
-def test_each_python_gets_one_version_of_everything_asked_for(python: str, torch: str) -> None:
+def test_each_python_gets_one_version_of_every_requirement(python: str, torch: str) -> None:
     environment = {"python_version": python, "python_full_version": f"{python}.0"}
     found: dict[str, str] = {}
     for requirement in locked("common", "bundled", torch):
@@ -44,8 +44,8 @@ def test_each_python_gets_one_version_of_everything_asked_for(python: str, torch
             name, (version,) = canonicalize_name(requirement.name), requirement.specifier
             assert name not in found
             found[name] = version.version
-    assert len(asked()) > 40
-    for requirement in asked():
+    assert len(required()) > 40
+    for requirement in required():
         if requirement.marker is None or requirement.marker.evaluate(environment):
             assert requirement.specifier.contains(found[canonicalize_name(requirement.name)]), requirement
     assert {"monailabel", "sam2"} <= set(found)
@@ -58,18 +58,18 @@ def test_everything_locked_has_a_hash(name: str) -> None:
     assert all(re.search(r"--hash=sha256:[0-9a-f]{64}( |$)", line) for line in lines)
 
 
-def test_no_cuda_comes_with_the_cpu_build() -> None:
+def test_the_cpu_build_installs_no_cuda_packages() -> None:
     names = {requirement.name for requirement in locked("common", "torch-cpu", "bundled", "dev")}
     assert {name for name in names if name.startswith(("nvidia", "cuda", "triton"))} == {"nvidia-ml-py"}
 
 
-def test_no_package_is_locked_that_costs_every_process_seconds_and_does_nothing_here() -> None:
+def test_no_slow_and_unused_package_is_locked() -> None:
     names = {canonicalize_name(requirement.name) for requirement in locked("common", "torch-cpu", "bundled", "dev")}
-    assert "jsonschema" in names  # MONAI imports it, and it imports this one for the format of an address, if it is there
+    assert "jsonschema" in names  # MONAI imports it, and it imports rfc3987-syntax if that is installed
     assert "rfc3987-syntax" not in names
 
 
-def test_the_sbom_lists_what_runs_and_not_what_tests(tmp_path: Path) -> None:
+def test_the_sbom_lists_packages_that_run_and_not_those_for_tests(tmp_path: Path) -> None:
     target = tmp_path / "dist" / "sbom.cdx.json"
     subprocess.run([sys.executable, str(LOCKS / "sbom.py"), str(target)], check=True, capture_output=True)
     bill = json.loads(target.read_text())
@@ -84,7 +84,7 @@ def test_the_sbom_lists_what_runs_and_not_what_tests(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "fits"), [("2, 7", False), ("3, 9", False), ("3, 10", True), ("3, 14", True), ("3, 15", False)]
 )
-def test_a_python_that_is_too_old_or_too_new_is_told_in_one_line(version: str, fits: bool) -> None:
+def test_an_unsupported_python_is_reported_in_one_line(version: str, fits: bool) -> None:
     script = LOCKS / "check_python.py"
     code = f"import sys; sys.version_info = ({version}, 0); __file__ = {str(script)!r}; exec(open(__file__).read())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -105,7 +105,7 @@ def test_make_stops_before_it_installs_into_an_unsupported_python(tmp_path: Path
     assert not (tmp_path / "venv").exists()
 
 
-def test_the_page_about_gpus_does_not_tell_of_another_pytorch_than_the_locked_one() -> None:
+def test_the_page_about_gpus_names_the_locked_pytorch() -> None:
     versions = {item.name: str(item.specifier).removeprefix("==") for item in locked("torch-cuda")}
     text = (PROJECT / "docs" / "gpu.md").read_text()
     cuda = ".".join(versions["cuda-toolkit"].split(".")[:2])
@@ -117,7 +117,14 @@ def test_the_page_about_gpus_does_not_tell_of_another_pytorch_than_the_locked_on
 
 
 def planned(venv: Path, installed: str | None, driver: bool, *settings: str) -> str:
-    """Returns what `make install` would do. installed: the CUDA of the installed torch, `None` for its CPU build."""
+    """Returns the commands that `make install` would run.
+
+    Args:
+        venv: the environment.
+        installed: the CUDA version in the installed torch as Python text, `None` in quotes for a CPU build; None for no torch.
+        driver: whether `nvidia-smi` exists.
+        settings: variables for make.
+    """
     if installed is not None:
         about = venv / "lib/python3.11/site-packages/torch/version.py"
         about.parent.mkdir(parents=True)
@@ -146,7 +153,7 @@ def planned(venv: Path, installed: str | None, driver: bool, *settings: str) -> 
         ("None", False, ["TORCH=cuda"], "--force-reinstall -r requirements/torch-cuda"),
     ],
 )
-def test_make_does_not_take_one_build_of_torch_for_the_other(
+def test_make_installs_the_right_build_of_torch(
     installed: str | None, driver: bool, settings: list[str], lock: str, tmp_path: Path
 ) -> None:
     first = next(line for line in planned(tmp_path / "venv", installed, driver, *settings).splitlines() if "torch-" in line)
@@ -158,7 +165,5 @@ def test_make_does_not_take_one_build_of_torch_for_the_other(
 
 
 @pytest.mark.parametrize(("installed", "driver"), [("'13.0'", False), ("None", True)])
-def test_make_does_not_replace_the_build_of_torch_that_somebody_has_chosen(
-    installed: str, driver: bool, tmp_path: Path
-) -> None:
+def test_make_keeps_the_build_of_torch_that_the_user_chose(installed: str, driver: bool, tmp_path: Path) -> None:
     assert "torch-" not in planned(tmp_path / "venv", installed, driver)

@@ -1,4 +1,4 @@
-"""Models are code to be trusted: no checkpoint, cache or configuration runs code, and no new call may let one."""
+"""No checkpoint, cache or configuration runs code, and no call in the project may allow that."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ NAMES = {
     "unpack_archive",
 }
 OPERATORS_FOLDERS = {"bundle_config.py": ["monai.bundle.ConfigParser"]}
-"""Modules that run code of folders, which only an operator can name, and the calls that do; see docs/own-models.md."""
+"""Modules with calls that run code of folders, which only an operator can name; see docs/own-models.md."""
 
 
 class Evil:
-    """Unpickled, this makes a file."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, sign: Path) -> None:
         self.sign = sign
@@ -63,13 +63,13 @@ class Evil:
 
 @pytest.fixture
 def sign(tmp_path: Path) -> Iterator[Path]:
-    """A folder that code from a file would make; it must not exist after the test."""
+    """Yields the path of a folder that code from a file would create; it must not exist after the test."""
     yield tmp_path / "the-code-has-run"
     assert not (tmp_path / "the-code-has-run").exists()
 
 
 def evil_file(file: Path, sign: Path, *, plain: bool = False) -> Path:
-    """A checkpoint with code in it; plain: without torch's archive around the pickle."""
+    """Writes a checkpoint that contains code. plain: whether it is a bare pickle, without torch's archive."""
     content = {"model": {"weight": Evil(sign)}, "format": 1, "finished": False, "config": "{}"}
     file.parent.mkdir(parents=True, exist_ok=True)
     if plain:
@@ -93,7 +93,7 @@ def name_of(node: ast.expr) -> str:
 
 
 def faults(source: str) -> list[str]:
-    """What in a module could run code that a file brings."""
+    """Returns the calls and imports of a module that could run code from a file."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -155,26 +155,26 @@ def test_monai_labels_own_loading_of_weights_is_not_reached() -> None:
 def test_a_checkpoint_with_code_is_refused_and_its_code_does_not_run(tmp_path: Path, sign: Path, plain: bool) -> None:
     file = evil_file(tmp_path / "weights.pt", sign, plain=plain)
     for load in (load_unet, load_weights):
-        with pytest.raises(WeightsError, match=r"weights\.pt: holds code besides weights; the code was not run\."):
+        with pytest.raises(WeightsError, match=r"weights\.pt: contains code besides weights; the code was not run\."):
             load(file)
-    asked = ["segment", str(tmp_path / "ct.nii.gz"), "--checkpoint", str(file), "--atlas", str(tmp_path), "-o", "x.nii.gz"]
-    assert CliRunner().invoke(app, asked).exit_code != 0
+    words = ["segment", str(tmp_path / "ct.nii.gz"), "--checkpoint", str(file), "--atlas", str(tmp_path), "-o", "x.nii.gz"]
+    assert CliRunner().invoke(app, words).exit_code != 0
     assert CliRunner().invoke(app, ["weights", "check", str(file)]).exit_code != 0
 
 
-def test_no_upload_and_no_file_in_the_work_folder_brings_code(tmp_path: Path, sign: Path) -> None:
+def test_code_in_uploads_and_in_the_work_folder_does_not_run(tmp_path: Path, sign: Path) -> None:
     (tmp_path / "studies").mkdir()
     conf = {"device": "cpu", "learning": "false", "atlas": "", "checkpoint": str(evil_file(tmp_path / "c.pt", sign))}
     server_app = MedSAM2AtlasApp(str(resource("apps/medsam2_atlas")), str(tmp_path / "studies"), conf)
     try:
-        with pytest.raises(WeightsError, match="holds code"):
+        with pytest.raises(WeightsError, match="contains code"):
             server_app.put_weights("unet_3d", evil_file(tmp_path / "upload.pt", sign))
         best = tmp_path / "studies" / ".medsam2_atlas" / "unet_2d" / "best.pt"
         assert not list((tmp_path / "studies").rglob("*.pt"))
         evil_file(best, sign)
         missing = server_app.info()["missing"]
-        assert "holds code" in missing["unet_2d"]
-        assert "holds code" in missing["medsam2"]
+        assert "contains code" in missing["unet_2d"]
+        assert "contains code" in missing["medsam2"]
         assert "unet_2d" not in server_app.info()["models"]
     finally:
         server_app.stop()
@@ -185,11 +185,9 @@ def cases(tmp_path: Path) -> list[TrainingCase]:
     return block_cases(tmp_path / "cases", "a")
 
 
-def test_a_checkpoint_with_code_in_place_of_a_trainings_last_one_is_refused(
-    cases: list[TrainingCase], tmp_path: Path, sign: Path
-) -> None:
+def test_a_trainings_last_checkpoint_with_code_is_refused(cases: list[TrainingCase], tmp_path: Path, sign: Path) -> None:
     evil_file(tmp_path / "run" / "latest.pt", sign)
-    with pytest.raises(WeightsError, match=r"latest\.pt: holds code"):
+    with pytest.raises(WeightsError, match=r"latest\.pt: contains code"):
         UNetTraining(cases, TINY, tmp_path / "run", torch.device("cpu")).run()
 
 
@@ -217,7 +215,7 @@ def test_a_checkpoint_does_not_name_a_configuration_of_its_own(tmp_path: Path, s
             load_weights(tmp_path / "weights.pt")
 
 
-def test_a_configuration_names_nothing_but_the_parts_of_the_network(tmp_path: Path, sign: Path) -> None:
+def test_a_configuration_may_only_name_parts_of_the_network(tmp_path: Path, sign: Path) -> None:
     trunk = {"_target_": "sam2.modeling.backbones.hieradet.Hiera", "embed_dim": 96}
     for part in (
         {"_target_": "os.mkdir", "path": str(sign)},

@@ -1,4 +1,4 @@
-"""The pretended card: what it refuses, as a real one does, and what it tells."""
+"""The pretended card refuses the same operations as a real one, and counts operations and memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from pretended_gpu import MixedDevicesError, PretendedTensor, errors, pretended_gpu
 
 
-def test_results_are_those_of_the_cpu() -> None:
+def test_results_are_the_same_as_on_the_cpu() -> None:
     layer, x = torch.nn.Conv2d(2, 3, 3), torch.rand(1, 2, 8, 8)
     with torch.inference_mode():
         expected = layer(x)
@@ -25,7 +25,7 @@ def test_results_are_those_of_the_cpu() -> None:
         assert not isinstance(found.cpu(), PretendedTensor)
 
 
-def test_a_network_goes_to_the_card_and_back_with_its_parameters() -> None:
+def test_a_network_moves_to_the_card_and_back_with_its_parameters() -> None:
     layer = torch.nn.Linear(3, 3)
     parameter = layer.weight
     with pretended_gpu(2):
@@ -65,7 +65,7 @@ def test_devices_do_not_mix(name: str) -> None:
             MIXES[name](tensor)
 
 
-def test_numbers_and_places_from_the_cpu_may_meet_a_card() -> None:
+def test_scalars_and_indices_from_the_cpu_work_with_a_card() -> None:
     with pretended_gpu():
         tensor = torch.arange(3.0, device="cuda")
         assert (tensor * torch.tensor(2.0))[torch.tensor([1, 2])].tolist() == [2.0, 4.0]
@@ -76,7 +76,7 @@ def test_numpy_does_not_see_a_card() -> None:
         torch.ones(3, device="cuda").numpy()
 
 
-def test_a_card_that_is_not_there_is_refused() -> None:
+def test_a_missing_pretended_card_is_refused() -> None:
     with pretended_gpu(), pytest.raises(RuntimeError, match="invalid device ordinal"):
         torch.ones(3, device="cuda:1")
 
@@ -89,7 +89,7 @@ def test_operators_are_counted_on_their_card() -> None:
         assert machine.cards[1].operations["add"] == 1
 
 
-def test_memory_is_held_by_what_lives_and_by_nothing_twice() -> None:
+def test_memory_of_living_tensors_is_counted_once() -> None:
     with pretended_gpu(megabytes=10) as machine:
         tensor = torch.zeros(1 << 20, device="cuda")
         views = [tensor[:5], tensor.view(2, -1), tensor.detach()]
@@ -103,7 +103,7 @@ def test_memory_is_held_by_what_lives_and_by_nothing_twice() -> None:
         assert machine.cards[0].peak == 4 << 20
 
 
-def test_what_does_not_fit_raises_and_leaves_the_card_usable() -> None:
+def test_out_of_memory_leaves_the_card_usable() -> None:
     with pretended_gpu(megabytes=10):
         kept = torch.zeros(2 << 20, device="cuda")
         with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
@@ -116,7 +116,7 @@ def test_what_does_not_fit_raises_and_leaves_the_card_usable() -> None:
 
 
 @pytest.mark.parametrize("error", [errors.out_of_memory, errors.cublas_allocation_failed, errors.cudnn_allocation_failed])
-def test_a_card_fails_where_it_is_told_to(error: Callable[[], Exception]) -> None:
+def test_a_card_fails_at_the_chosen_operation(error: Callable[[], Exception]) -> None:
     with pretended_gpu() as machine:
         tensor = torch.zeros(3, device="cuda")
         machine.cards[0].fail(error, after=2, times=1)
@@ -158,7 +158,7 @@ def test_files_are_written_and_read_on_their_device(tmp_path: Path) -> None:
         assert str(torch.load(file)["a"].device) == "cpu"
 
 
-def test_nothing_of_it_is_left_behind() -> None:
+def test_the_pretended_gpu_leaves_no_traces() -> None:
     with pretended_gpu():
         torch.ones(3, device="cuda")
         assert torch.cuda.get_device_name() == "pretended"

@@ -1,4 +1,4 @@
-"""Imports between rooms of the library follow the data's way, as docs/architecture.md tells; the app is never imported."""
+"""Imports between rooms of the library follow the order in docs/architecture.md; the library never imports the app."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ APP = {"datastores", "server", "tasks", "main", "monailabel"}
 
 
 def rooms() -> list[str]:
-    """Returns the rooms in the order of the table in docs/architecture.md, those of one row as one entry each."""
+    """Returns all rooms in the order of the table in docs/architecture.md."""
     rows = re.findall(r"^\| (`[a-z0-9_`, ]+`) \|", PAGE.read_text(encoding="utf-8"), re.M)
     return [name for row in rows for name in re.findall(r"`(\w+)`", row)]
 
 
 def imports(source: str) -> Iterator[str]:
-    """Yields the modules that a module imports when it is itself imported: not in functions, not for type checkers."""
+    """Yields the modules that a module imports when it is imported itself, without those in functions or for type checkers."""
 
     def walk(nodes: list[ast.stmt]) -> Iterator[str]:
         for node in nodes:
@@ -35,12 +35,12 @@ def imports(source: str) -> Iterator[str]:
     return walk(ast.parse(source).body)
 
 
-def test_every_room_stands_in_the_architecture() -> None:
-    there = {path.name for path in LIBRARY.iterdir() if (path / "__init__.py").is_file()}
-    assert there - {"resources"} == set(rooms())
+def test_the_architecture_page_lists_every_room() -> None:
+    packages = {path.name for path in LIBRARY.iterdir() if (path / "__init__.py").is_file()}
+    assert packages - {"resources"} == set(rooms())
 
 
-def test_imports_follow_the_datas_way() -> None:
+def test_imports_between_rooms_follow_the_data_flow() -> None:
     order = {name: place for place, name in enumerate(rooms())}
     wrong = set()
     for file in LIBRARY.rglob("*.py"):

@@ -1,4 +1,4 @@
-"""Settings: the files hold the defaults, each has a unit or a reason, and the page lists them all."""
+"""The files of settings contain the defaults, each setting has a description, and the page lists all settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILES = sorted(configurations())
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_of_settings_holds_every_setting_with_its_default(name: str) -> None:
+def test_a_file_of_settings_contains_every_setting_with_its_default(name: str) -> None:
     config = configurations()[name]()
     content = yaml.safe_load((resource("configs") / name).read_text(encoding="utf-8"))
     assert differing(config) == {}
@@ -37,7 +37,7 @@ def test_every_setting_has_a_description(name: str) -> None:
     assert [key for key, _, meaning in rows(models()[name]) if len(meaning) < 5] == []
 
 
-def test_the_page_lists_the_settings_of_today() -> None:
+def test_the_page_lists_the_current_settings() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert page == with_settings(page), "run `make settings`"
 
@@ -51,7 +51,7 @@ def test_a_changed_setting_is_named_with_its_file(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("text", ["min_scores: 0.1", "min_score: 2", "three_boxes: [0.5]", "- 1", "min_score: {"])
-def test_a_setting_that_cannot_be_is_refused_with_its_file(tmp_path: Path, text: str) -> None:
+def test_an_invalid_setting_is_refused_with_its_file(tmp_path: Path, text: str) -> None:
     file = tmp_path / "prompting.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=r"prompting\.yaml.*prompting configuration"):

@@ -1,4 +1,4 @@
-"""Modules stay small, and the app knows nothing of arrays."""
+"""Modules stay small, and the app imports no array libraries."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ LIBRARY, APP = resource("lib/medsam2_atlas"), resource("apps/medsam2_atlas")
 MODULES = sorted([*LIBRARY.rglob("*.py"), *APP.rglob("*.py")])
 MAX_LINES = 350
 ARRAYS = {"numpy", "torch", "scipy", "skimage", "SimpleITK"}
-"""Libraries whose values are voxels; the app gets files, volumes and reports from the library."""
+"""Libraries of arrays, which the app does not use; it gets files, volumes and reports from the library."""
 
 
 def imported(file: Path) -> Iterator[str]:
-    """Names of the packages that a module imports, also in its functions."""
+    """Yields the names of the packages that a module imports, including imports in functions."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)

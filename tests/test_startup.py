@@ -1,6 +1,7 @@
 """Parsing, help, completion and the light commands import none of the libraries that take seconds to import.
 
-What is imported is looked at, not the time: it is the same on any machine. `bench/startup.py` measures the time.
+The tests check the imports rather than the time, because imports are the same on any machine. `bench/startup.py` measures the
+time.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 from medsam2_atlas.cli import app
 def helped(command, path):
-    told = CliRunner().invoke(app, [*path, "--help"], catch_exceptions=False)
-    assert told.exit_code == 0 and "Usage" in told.output, path
+    done = CliRunner().invoke(app, [*path, "--help"], catch_exceptions=False)
+    assert done.exit_code == 0 and "Usage" in done.output, path
     yield " ".join(path)
     for name, inner in getattr(command, "commands", {}).items():
         yield from helped(inner, [*path, name])
@@ -32,11 +33,11 @@ print(json.dumps({"helped": list(helped(get_command(app), [])), "modules": list(
 
 def test_the_help_of_every_command_imports_no_heavy_library() -> None:
     done = subprocess.run([sys.executable, "-c", _ALL_HELP], capture_output=True, text=True, check=True)
-    told = json.loads(done.stdout)
+    found = json.loads(done.stdout)
     assert {"", "atlas", "atlas build", "segment", "labels list", "tokens add", "train unet", "weights fetch", "serve"} <= {
-        *told["helped"]
+        *found["helped"]
     }
-    assert not {*HEAVY, "numpy"} & {*told["modules"]}
+    assert not {*HEAVY, "numpy"} & {*found["modules"]}
 
 
 def test_the_version_is_printed_without_a_heavy_library() -> None:
@@ -74,7 +75,7 @@ def test_label_maps_are_listed_exported_and_restored_without_a_heavy_library(tmp
     assert ran.heavy == [], ran.output
 
 
-def test_serving_imports_no_heavy_library_before_the_server_takes_over(tmp_path: Path) -> None:
+def test_serve_imports_no_heavy_library_before_the_server_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         refused = run(["serve", str(tmp_path), "--port", port])

@@ -1,6 +1,6 @@
-"""A wheel, installed outside of the checkout, has a working command line and server.
+"""A wheel that is installed outside of the checkout has a working command line and server.
 
-The wheel's environment sees the packages of this one, but neither this project nor those that the wheel brings along.
+The wheel's environment contains the packages of this one, except this project and the packages that the wheel bundles.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment into which only the wheel was installed."""
+    """Returns an environment into which only the wheel was installed."""
     work = tmp_path_factory.mktemp("wheel")
-    source = work / "source"  # not the checkout: files of an older build in its build/ would be packed too
+    source = work / "source"  # not the checkout, whose build/ may contain files of an older build
     listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, check=True, text=True).stdout
     for file in map(Path, listed.splitlines()):
         if (len(file.parts) == 1 or file.parts[0] in BUILT_FROM) and (PROJECT / file).is_file():
@@ -46,7 +46,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(environment: Path, folder: Path, *command: str, **variables: str) -> str:
-    """What a program of the environment prints, run in a folder as a user's shell would."""
+    """Runs a program of the environment in a folder, with the variables of a user's shell; returns its output."""
     own = {"PATH": f"{environment / 'bin'}:/usr/bin:/bin", "HOME": str(folder), "TERM": "dumb", **variables}
     done = subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
@@ -70,7 +70,7 @@ def test_the_command_line_works_in_an_empty_folder(environment: Path, tmp_path: 
     assert not [*tmp_path.iterdir()]
 
 
-def test_the_server_works_and_leaves_the_installation_as_it_is(environment: Path, tmp_path: Path) -> None:
+def test_the_server_works_and_does_not_change_the_installation(environment: Path, tmp_path: Path) -> None:
     before = files(environment)
     studies = tmp_path / "studies"
     studies.mkdir()
@@ -95,7 +95,7 @@ def test_the_server_works_and_leaves_the_installation_as_it_is(environment: Path
         assert {"medsam2", "unet_3d"} <= set(requests.get(f"{url}/info/", timeout=30).json()["models"])
         assert "OHIF" in requests.get(f"{url}/ohif/", timeout=30).text
         assert requests.get(f"{url}/logs/", timeout=30).text.count("\n") > 1
-        # MONAI Label starts training and scoring as processes of their own, which inherit the server's variables.
+        # MONAI Label starts training and scoring as separate processes, which inherit the server's variables.
         variables = Path(f"/proc/{server.pid}/environ").read_text().split("\0")
         inherited = dict(entry.split("=", 1) for entry in variables if "=" in entry)
         code = "import monailabel.interfaces.utils.app, monailabel.datastore.dicom, pydicom_seg; print(pydicom_seg.__file__)"

@@ -17,19 +17,19 @@ _SMALL = {"dimensions": 3, "spacing": [6.0, 6.0, 6.0], "patch": [32, 32, 32], "f
 
 
 def tiny_unet(dimensions: int = 3, **training: Any) -> UNetConfig:
-    """A U-Net of 8 mm voxels for patients of blocks."""
+    """Returns the configuration of a U-Net with 8 mm voxels, for patients made of blocks."""
     flat = _FLAT if dimensions == 2 else {}
     return UNetConfig.model_validate({**_TINY, **flat, "training": training})
 
 
 def small_unet_file(file: Path, **training: Any) -> Path:
-    """Writes the configuration of a U-Net of 6 mm voxels for synthetic patients."""
+    """Writes the configuration of a U-Net with 6 mm voxels, for synthetic patients."""
     file.write_text(yaml.safe_dump({**_SMALL, "training": training}))
     return file
 
 
 def block_cases(folder: Path, *names: str) -> list[TrainingCase]:
-    """Makes patients of blocks, and returns all cases of the folder."""
+    """Writes patients made of blocks, and returns all cases of the folder."""
     for name in names:
         labelled(folder, name, PATIENT)
     return [TrainingCase(files.name, files.image, files.label) for files in find_references(folder)]

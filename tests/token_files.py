@@ -1,4 +1,4 @@
-"""Files of tokens for tests: tokens that are long enough, in a file that others may not read."""
+"""Writes files of tokens: the tokens are long enough, and other users may not read the file."""
 
 from __future__ import annotations
 

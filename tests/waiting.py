@@ -1,4 +1,4 @@
-"""Waits for what other threads and processes do."""
+"""Waits for other threads and processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from typing import Any
 
 
 def until(happened: Callable[[], Any], seconds: float, what: str = "") -> Any:
-    """The first true answer of `happened`; fails, with `what` was waited for, where there is none in time."""
+    """Calls a function until its result is true, and returns the result.
+
+    Args:
+        happened: the function.
+        seconds: max time to wait; after it, the test fails.
+        what: description of the event, for the failure.
+    """
     deadline = time.monotonic() + seconds
     while not (found := happened()):
         assert time.monotonic() < deadline, what
@@ -19,7 +25,7 @@ def until(happened: Callable[[], Any], seconds: float, what: str = "") -> Any:
 
 
 class Clock:
-    """A clock that tests set. now: its time in seconds."""
+    """A clock whose time tests set. now: its time in seconds."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now
@@ -31,7 +37,7 @@ class Clock:
 
 @contextmanager
 def time_limit(seconds: int = 20) -> Iterator[None]:
-    """Fails a block that hangs."""
+    """Raises TimeoutError in the block if it takes longer than a number of seconds."""
 
     def late(*_: object) -> None:
         raise TimeoutError

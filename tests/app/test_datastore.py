@@ -284,7 +284,7 @@ def test_a_segmentation_of_slicer_is_stored_unchanged(url: str, studies: Path, t
     unknown = write_segmentation(tmp_path / "x.seg.nrrd", [liver], [segment("cyst", 1)], image, (10, 10, 2))
     refused = save(url, unknown, tag="by_slicer")
     assert refused.status_code == 422
-    assert "no organs: 'cyst'." in refused.json()["detail"]
+    assert "not organs: 'cyst'." in refused.json()["detail"]
     assert "Organs are Spleen, " in refused.json()["error"]["remedy"]
     with file.open("rb") as stream:
         refused = requests.put(f"{url}/datastore/image", files={"file": (file.name, stream)})
@@ -306,5 +306,5 @@ def test_voxels_are_renumbered_by_other_names_of_organs(tmp_path: Path) -> None:
     file = cube(tmp_path, 1)
     renumber(file, [{"name": "IVC", "idx": 1}, {"name": "cyst", "idx": 2}])
     assert read_labels(file).array.max() == 9
-    with pytest.raises(InputError, match="holds 'cyst', which is no organ"):
+    with pytest.raises(InputError, match="contains 'cyst', which is not an organ"):
         renumber(cube(tmp_path, 2), [{"name": "IVC", "idx": 1}, {"name": "cyst", "idx": 2}])

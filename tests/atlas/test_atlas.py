@@ -141,9 +141,9 @@ def test_an_unusable_reference_does_not_stop_the_building(tmp_path: Path, monkey
 
 def test_an_atlas_without_labels_is_refused(tmp_path: Path) -> None:
     labelled(tmp_path, "a", {})
-    with pytest.raises(InputError, match="holds no organ"):
+    with pytest.raises(InputError, match="contains no organ"):
         build_atlas(find_references(tmp_path), BuildOptions(registration=QUICK))
-    with pytest.raises(AtlasError, match=r"no reference that can be used: a: .*holds no organ"):
+    with pytest.raises(AtlasError, match=r"no reference that can be used: a: .*contains no organ"):
         build_atlas(find_references(tmp_path), BuildOptions(registration=QUICK), skipped={})
 
 

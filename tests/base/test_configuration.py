@@ -1,4 +1,4 @@
-"""Configuration files: keys of the last release are read, and a warning names today's."""
+"""Configuration files: keys of the last release are read, and a warning names the current keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from medsam2_atlas.base.configuration import Former, Settings, differing, read_config
+from medsam2_atlas.base.configuration import OldKeys, Settings, differing, read_config
 from medsam2_atlas.base.errors import InputError
 
 
@@ -28,17 +28,17 @@ class Steps(Settings):
     organs: tuple[Organ, ...] = ()
 
 
-FORMER: Former = {
+OLD_KEYS: OldKeys = {
     "appearance.bending.most": "bend.max_evidence",
     "appearance.rounds": lambda rounds: {"bend.enabled": rounds > 0},
     "organs.*.threshold": "organs.*.published_threshold",
 }
 
 
-def read(folder: Path, text: str, former: Former = FORMER) -> Steps:
+def read(folder: Path, text: str) -> Steps:
     file = folder / "steps.yaml"
     file.write_text(text)
-    return read_config(Steps, file, "list of steps", former=former)
+    return read_config(Steps, file, "list of steps", old_keys=OLD_KEYS)
 
 
 def test_old_keys_are_read_and_one_warning_names_the_new_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -49,11 +49,11 @@ def test_old_keys_are_read_and_one_warning_names_the_new_ones(tmp_path: Path, ca
     assert found.bend == Bend(enabled=False, max_evidence=2.0)
     assert [organ.published_threshold for organ in found.organs] == [0.1, 0.5, 0.3]
     (record,) = caplog.records
-    for told in ("steps.yaml", "appearance.bending.most is now bend.max_evidence", "appearance.rounds is now bend.enabled"):
-        assert told in record.getMessage()
+    for words in ("steps.yaml", "appearance.bending.most is now bend.max_evidence", "appearance.rounds is now bend.enabled"):
+        assert words in record.getMessage()
 
 
-def test_todays_keys_are_read_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_current_keys_are_read_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert read(tmp_path, "bend: {max_evidence: 2.0}").bend.max_evidence == 2.0
     assert read(tmp_path, "") == Steps()
     assert not caplog.records
@@ -70,12 +70,12 @@ def test_todays_keys_are_read_without_a_warning(tmp_path: Path, caplog: pytest.L
         ("bend: 3\nappearance: {bending: {most: 2.0}}", "list of steps"),
     ],
 )
-def test_what_is_wrong_is_refused_by_either_key(tmp_path: Path, text: str, problem: str) -> None:
+def test_invalid_settings_are_refused_under_old_and_new_keys(tmp_path: Path, text: str, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         read(tmp_path, text)
 
 
-def test_a_file_of_defaults_by_old_keys_is_as_one_without_settings(tmp_path: Path) -> None:
+def test_an_empty_section_under_an_old_key_gives_the_defaults(tmp_path: Path) -> None:
     assert read(tmp_path, "appearance: {}\n") == Steps()
 
 
@@ -83,5 +83,5 @@ def test_a_file_of_defaults_by_old_keys_is_as_one_without_settings(tmp_path: Pat
     ("config", "expected"),
     [(Steps(), {}), (Steps(bend=Bend(max_evidence=2.0)), {"bend": {"max_evidence": 2.0}})],  # type: ignore[call-arg]
 )
-def test_settings_that_differ_from_their_defaults_are_told(config: Steps, expected: dict[str, Any]) -> None:
+def test_settings_that_differ_from_their_defaults_are_listed(config: Steps, expected: dict[str, Any]) -> None:
     assert differing(config) == config.changed() == expected

@@ -1,4 +1,4 @@
-"""A database that others are writing to at the moment is used, not replaced by a copy in memory."""
+"""A database that another process is writing to is used, and not replaced by a copy in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCHEMA = "CREATE TABLE IF NOT EXISTS words (word TEXT)"
 
 
 @pytest.mark.parametrize("lock", ["IMMEDIATE", "EXCLUSIVE"])
-def test_a_file_that_another_process_has_locked_is_not_left_for_memory(
+def test_a_file_that_another_process_has_locked_is_still_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str
 ) -> None:
     monkeypatch.setattr(module, "_SHORT_SECONDS", 0.02)

@@ -1,6 +1,6 @@
 """Picking a device: names, cards that no kernel runs on, full cards, and precision.
 
-The errors of PyTorch are those that its CUDA build raised with a library in libcuda's place that answers as broken drivers do.
+PyTorch's errors were recorded from its CUDA build with a replacement of libcuda that behaves like broken drivers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FakeCards = Callable[..., None]
 
 @pytest.fixture
 def fake_cards(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCards]:
-    """Makes PyTorch see cards: each by the error that a kernel raises there, None for one that runs."""
+    """Yields a function that makes PyTorch see cards: one per argument, the error of its kernels or None if they run."""
     kernel, before = cards._kernel, (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
 
     def see(*errors: Exception | None, none_because: Exception | None = None, free: int = 8 << 30) -> None:
@@ -74,12 +74,12 @@ def fake_cards(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCards]:
 
 
 def _forget() -> None:
-    cards.tried.cache_clear()
+    cards.trial_of.cache_clear()
     device._warn.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["meta", "mps", "cuda:x", "cuda:", "cuda:-1", "gpu", "CUDA", "cuda:0; rm", "cpu:0", " cpu"])
-def test_no_device_is_picked_that_networks_have_not_been_tested_on(name: str) -> None:
+def test_untested_devices_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="Choose cpu, cuda, cuda:N or auto"):
         pick_device(name)
 
@@ -95,18 +95,16 @@ def test_a_card_always_has_its_number(fake_cards: FakeCards) -> None:
     ]
 
 
-def test_no_card_is_picked_that_is_not_there(fake_cards: FakeCards, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_that_does_not_exist_is_refused(fake_cards: FakeCards, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_cards(None, None)
-    with pytest.raises(InputError, match=r"cuda:7: is not there. PyTorch sees cuda:0, cuda:1\. Choose another"):
+    with pytest.raises(InputError, match=r"cuda:7: does not exist. PyTorch sees cuda:0, cuda:1\. Choose another"):
         pick_device("cuda:7")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES is '2,3'"):
         pick_device("cuda:2")
 
 
-def test_a_card_without_kernels_does_not_fail_at_the_first_case(
-    fake_cards: FakeCards, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_card_without_kernels_is_found_before_the_first_case(fake_cards: FakeCards, caplog: pytest.LogCaptureFixture) -> None:
     fake_cards(RuntimeError(NO_KERNEL))
     assert str(pick_device()) == "cpu"
     for words in ("its compute capability is 6.1", "kernels for 7.5, 8.0, 9.0", "whl/cu126", "on the processor"):
@@ -116,23 +114,21 @@ def test_a_card_without_kernels_does_not_fail_at_the_first_case(
         pick_device("cuda")
 
 
-def test_a_broken_card_does_not_keep_the_next_one_from_being_used(
-    fake_cards: FakeCards, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_next_card_is_used_if_one_is_broken(fake_cards: FakeCards, caplog: pytest.LogCaptureFixture) -> None:
     fake_cards(RuntimeError("CUDA error: uncorrectable ECC error encountered"), None)
     assert str(pick_device()) == "cuda:1"
     assert "cuda:0 is not used: the card reports a hardware error" in caplog.text
 
 
-def test_a_card_is_tried_and_told_of_once_in_a_process(
+def test_a_card_is_tried_and_reported_once_per_process(
     fake_cards: FakeCards, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_cards(RuntimeError(NO_KERNEL))
     pick_device()
-    told = len(caplog.records)
+    logged = len(caplog.records)
     monkeypatch.setattr(cards, "_kernel", lambda card: pytest.fail("tried again"))
     pick_device()
-    assert len(caplog.records) == told == 2  # the card, and where networks run instead
+    assert len(caplog.records) == logged == 2  # one for the card, one for the device that is used instead
 
 
 @pytest.mark.parametrize(
@@ -153,7 +149,7 @@ def test_a_full_card_is_not_mistaken_for_a_broken_one(
     assert "not used" not in caplog.text
 
 
-def test_a_card_with_room_comes_before_a_full_one(fake_cards: FakeCards) -> None:
+def test_a_card_with_free_memory_is_preferred_to_a_full_one(fake_cards: FakeCards) -> None:
     fake_cards(torch.OutOfMemoryError("CUDA out of memory."), None)
     assert str(pick_device()) == "cuda:1"
 
@@ -164,7 +160,7 @@ def test_a_broken_library_is_not_mistaken_for_a_full_card(fake_cards: FakeCards)
         pick_device("cuda")
 
 
-def test_a_card_that_computes_nonsense_is_not_used(fake_cards: FakeCards, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_that_computes_wrong_results_is_not_used(fake_cards: FakeCards, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_cards(None)
     monkeypatch.setattr(cards, "_kernel", lambda card: float("nan") if card.type == "cuda" else 1.0)
     with pytest.raises(InputError, match="computes wrong results"):
@@ -176,15 +172,19 @@ def test_a_card_that_computes_nonsense_is_not_used(fake_cards: FakeCards, monkey
     [
         (TOO_OLD, "it supports CUDA 12.2, and this PyTorch was built for CUDA 13.0", "Install driver 580 or newer"),
         ("CUDA driver initialization failed, you might not have a CUDA gpu.", "the NVIDIA driver does not start", "nvidia-smi"),
-        ("CUDA unknown error - this may be due to an incorrectly set up environment", "does not start", "restart"),
+        ("CUDA unknown error - this may be due to an incorrectly set up environment", "does not start", "Restart"),
         (COUNTING + "802: system not yet initialized", "connections between the cards", "Fabric Manager"),
-        (COUNTING + "804: forward compatibility was attempted on non supported HW", "differ in version", "cuda-compat"),
-        (COUNTING + "803: system has unsupported display driver / cuda driver combination", "differ in version", "Restart"),
-        (COUNTING + "46: CUDA-capable device(s) is/are busy or unavailable", "to itself", "nvidia-smi -c DEFAULT"),
+        (COUNTING + "804: forward compatibility was attempted on non supported HW", "have different versions", "cuda-compat"),
+        (
+            COUNTING + "803: system has unsupported display driver / cuda driver combination",
+            "have different versions",
+            "Restart",
+        ),
+        (COUNTING + "46: CUDA-capable device(s) is/are busy or unavailable", "exclusive use", "nvidia-smi -c DEFAULT"),
         (COUNTING + "801: operation not supported", "801: operation not supported", "nvidia-smi"),
     ],
 )
-def test_no_driver_that_fails_is_passed_over_in_silence(
+def test_each_failure_of_a_driver_is_explained(
     text: str, problem: str, remedy: str, fake_cards: FakeCards, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake_cards(none_because=RuntimeError(text))
@@ -215,7 +215,7 @@ def test_a_machine_without_a_card_is_not_warned(
 
 
 @pytest.mark.parametrize("hidden", ["", "-1"])
-def test_cards_that_are_hidden_on_purpose_are_not_warned_of(
+def test_cards_that_are_hidden_on_purpose_cause_no_warning(
     hidden: str, fake_cards: FakeCards, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_cards(none_because=RuntimeError("No CUDA GPUs are available"))
@@ -233,7 +233,7 @@ def test_a_build_without_cuda_is_named(fake_cards: FakeCards, monkeypatch: pytes
         pick_device("cuda")
 
 
-def test_nothing_asks_for_cards_if_the_processor_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choosing_the_processor_does_not_touch_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("is_available", "device_count", "init"):
         monkeypatch.setattr(torch.cuda, name, lambda: pytest.fail("asked"))
     assert str(pick_device("cpu")) == "cpu"
@@ -250,13 +250,13 @@ def test_no_card_rounds_to_tf32(fake_cards: FakeCards) -> None:
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this PyTorch has the old names only")
-def test_no_card_rounds_to_tf32_if_that_was_set_under_the_new_names(fake_cards: FakeCards) -> None:
+def test_tf32_is_switched_off_under_the_new_names_too(fake_cards: FakeCards) -> None:
     torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "tf32"
     use_full_precision()
     assert "tf32" not in (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)
 
 
-def test_a_look_lists_each_card_with_what_became_of_the_try(fake_cards: FakeCards, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_lists_each_card_with_the_result_of_its_trial(fake_cards: FakeCards, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_cards(None, RuntimeError(NO_KERNEL))
     monkeypatch.setattr(card_look, "driver_version", lambda: "580.65.06")
     found = Look.parse(card_look.look().as_json())
@@ -270,7 +270,7 @@ def test_a_look_lists_each_card_with_what_became_of_the_try(fake_cards: FakeCard
     assert found.cause == Trial()
 
 
-def test_a_card_that_does_not_answer_is_listed_all_the_same(fake_cards: FakeCards, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_that_does_not_answer_is_still_listed(fake_cards: FakeCards, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(card: torch.device) -> None:
         raise RuntimeError("CUDA error: GPU is lost")
 
@@ -287,7 +287,7 @@ def test_a_card_that_does_not_answer_is_listed_all_the_same(fake_cards: FakeCard
         "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (root@host)",
     ],
 )
-def test_the_driver_is_known_without_nvml(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_driver_version_is_found_without_nvml(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "version").write_text(f"{line}\nGCC version:  gcc version 12.2.0\n")
     monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
     monkeypatch.setattr(card_look, "Path", lambda _: tmp_path / "version")
@@ -296,6 +296,6 @@ def test_the_driver_is_known_without_nvml(line: str, tmp_path: Path, monkeypatch
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no card")
 def test_a_kernel_runs_on_this_machines_card() -> None:
-    cards.tried.cache_clear()
-    assert cards.tried(torch.device("cuda", 0)) == Trial()
+    cards.trial_of.cache_clear()
+    assert cards.trial_of(torch.device("cuda", 0)) == Trial()
     assert str(pick_device()) == "cuda:0"

@@ -28,7 +28,7 @@ def test_work_takes_energy_and_time() -> None:
     assert "CodeCarbon" in first["how"]
 
 
-def test_of_two_blocks_at_once_only_one_is_measured_and_the_other_says_so() -> None:
+def test_of_two_simultaneous_blocks_only_one_is_measured() -> None:
     with measured() as outer, measured() as inner:
         work(0.2)
     assert inner["watt_hours"] is None
@@ -37,7 +37,7 @@ def test_of_two_blocks_at_once_only_one_is_measured_and_the_other_says_so() -> N
 
 
 class FakeTracker:
-    """Stands for CodeCarbon's tracker, and fails as asked."""
+    """A replacement of CodeCarbon's tracker that raises given errors."""
 
     def __init__(self, start: BaseException | None = None, stop: BaseException | None = None, energy: Any = 0.001) -> None:
         self._start, self._stop, self._energy = start, stop, energy
@@ -59,11 +59,11 @@ class FakeTracker:
 
 
 class NVMLError(Exception):
-    """Of another library, and of no type that Python knows."""
+    """An error of another library, which is not a built-in type."""
 
 
 def use(monkeypatch: pytest.MonkeyPatch, *trackers: FakeTracker) -> None:
-    """Lets each new tracker be the next of these."""
+    """Makes each new tracker the next of these."""
     left = list(trackers)
     monkeypatch.setattr(energy, "_tracker", cache(lambda: left.pop(0)))
 
@@ -118,10 +118,10 @@ def test_a_measurement_that_is_interrupted_does_not_keep_the_lock(monkeypatch: p
     assert not energy._lock.locked()
 
 
-def test_the_energy_of_a_whole_card_is_not_taken_for_this_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_energy_of_a_gpu_is_reported_as_that_of_the_whole_card(monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = FakeTracker()
     tracker.gpu = "1 x A GPU"
     use(monkeypatch, tracker)
     with measured() as result:
         pass
-    assert result["how"] == "CodeCarbon, this process on a processor, with all that ran on 1 x A GPU"
+    assert result["how"] == "CodeCarbon, this process on a processor, with everything that ran on 1 x A GPU"

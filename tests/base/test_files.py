@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files are replaced completely or not at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_folder_replaces_the_old_one(tmp_path: Path) -> None:
     assert [f.name for f in tmp_path.iterdir()] == ["atlas"]
 
 
-def test_the_part_keeps_the_suffixes_that_choose_the_format(tmp_path: Path) -> None:
+def test_the_temporary_name_keeps_the_suffixes_of_the_format(tmp_path: Path) -> None:
     with replacing(tmp_path / "label.nii.gz") as part:
         assert part.name.endswith(".nii.gz")
         part.touch()

@@ -1,4 +1,4 @@
-"""The line of jobs: people take turns, and nobody fills it for the others."""
+"""The line of waiting jobs: people take turns, and nobody can fill it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medsam2_atlas.base.job_line import JobLine, QueueFullError
 class Waiting:
     owner: str
     name: str
-    soon: bool = False
+    interactive: bool = False
 
 
 def line_of(*jobs: Waiting, limit: int = 16, per_person: int = 4) -> JobLine[Waiting]:
@@ -33,26 +33,26 @@ def test_nobody_waits_behind_all_jobs_of_another_person() -> None:
     assert names(line) == ["a0", "b0", "c0", "a1", "b1", "a2", "a3"]
 
 
-def test_the_places_that_are_told_are_the_turns_that_come() -> None:
-    jobs = [Waiting(owner, f"{owner}{n}", soon=(n == 1)) for n in range(3) for owner in "abc"]
+def test_reported_places_are_the_order_of_the_turns() -> None:
+    jobs = [Waiting(owner, f"{owner}{n}", interactive=(n == 1)) for n in range(3) for owner in "abc"]
     line = line_of(*jobs)
-    told = names(line)
+    reported = names(line)
     assert [line.place(job) for job in line] == list(range(9))
-    assert [line.take().name for _ in range(9)] == told
+    assert [line.take().name for _ in range(9)] == reported
 
 
-def test_whoever_has_just_been_served_is_behind_those_who_have_not() -> None:
+def test_a_person_whose_job_just_began_goes_behind_the_others() -> None:
     line = line_of(Waiting("a", "a0"), Waiting("a", "a1"))
     assert line.take().name == "a0"
     line.add(Waiting("b", "b0"))
     assert names(line) == ["b0", "a1"]
 
 
-def test_jobs_that_somebody_waits_for_go_first_but_do_not_keep_the_others_out_for_ever() -> None:
+def test_interactive_jobs_go_first_but_not_forever() -> None:
     long = Waiting("b", "long")
     line = line_of(long)
-    for n in range(12):  # a script that sends one after another
-        line.add(Waiting("a", f"soon{n}", soon=True))
+    for n in range(12):  # a script that sends one request after another
+        line.add(Waiting("a", f"interactive{n}", interactive=True))
         if line.take() is long:
             break
     assert n == 8
@@ -65,7 +65,7 @@ def test_a_person_cannot_fill_the_line() -> None:
     line.check("b", 7)
 
 
-def test_a_few_people_together_cannot_fill_the_line_for_the_others() -> None:
+def test_a_few_people_together_cannot_fill_the_line() -> None:
     line = line_of(*(Waiting(owner, f"{owner}{n}") for n in range(4) for owner in "abc"))
     assert len(line) == 12
     line.add(Waiting("d", "d0"))
@@ -79,13 +79,13 @@ def test_a_few_people_together_cannot_fill_the_line_for_the_others() -> None:
     assert caught.value.retry_after == 5
 
 
-def test_without_a_login_jobs_wait_in_the_order_of_their_arrival_up_to_the_limit_of_all() -> None:
+def test_without_a_login_jobs_wait_in_the_order_of_their_arrival() -> None:
     line = line_of(*(Waiting("", str(n)) for n in range(16)))
     assert names(line) == [str(n) for n in range(16)]
 
 
-def test_a_job_that_is_cancelled_gives_its_place_up() -> None:
-    first, second = Waiting("a", "a0"), Waiting("a", "a0")  # equal, but not the same
+def test_a_cancelled_job_gives_up_its_place() -> None:
+    first, second = Waiting("a", "a0"), Waiting("a", "a0")  # equal, but different objects
     line = line_of(first, second)
     line.remove(first)
     assert [job is second for job in line] == [True]

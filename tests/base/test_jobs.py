@@ -24,7 +24,7 @@ def queue() -> Iterator[JobQueue]:
 
 
 class Gate:
-    """Work that waits until it is let through, telling how far it is meanwhile."""
+    """Work that waits until the gate opens, and reports its progress meanwhile."""
 
     def __init__(self) -> None:
         self.open, self.began = threading.Event(), threading.Event()
@@ -39,7 +39,7 @@ class Gate:
         return "through"
 
 
-def test_jobs_are_done_in_turn_and_tell_their_place(queue: JobQueue) -> None:
+def test_jobs_run_in_turn_and_report_their_place(queue: JobQueue) -> None:
     gate = Gate()
     first = queue.submit("unet_3d", "a", gate)
     gate.began.wait(10)
@@ -56,7 +56,7 @@ def test_jobs_are_done_in_turn_and_tell_their_place(queue: JobQueue) -> None:
     assert set(about["stage_seconds"]) == {"waiting", "leaving"}
 
 
-def test_a_full_queue_says_when_to_come_back(queue: JobQueue) -> None:
+def test_a_full_queue_says_when_to_try_again(queue: JobQueue) -> None:
     gate = Gate()
     queue.submit("m", "a", gate)
     gate.began.wait(10)
@@ -69,7 +69,7 @@ def test_a_full_queue_says_when_to_come_back(queue: JobQueue) -> None:
     queue.submit("m", "c", lambda: None).outcome.result(10)
 
 
-def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_where_it_next_tells(queue: JobQueue) -> None:
+def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_at_its_next_report(queue: JobQueue) -> None:
     gate = Gate()
     running = queue.submit("m", "a", gate)
     gate.began.wait(10)
@@ -84,12 +84,12 @@ def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_where_it_next_tell
     assert queue.submit("m", "c", lambda: "goes on").outcome.result(10) == "goes on"
     assert ran == []
     assert queue.describe(running)["state"] == "cancelled"
-    assert queue.cancel(running.id).state == "cancelled"  # once more changes nothing
+    assert queue.cancel(running.id).state == "cancelled"  # a second time has no effect
     with pytest.raises(NotFoundError):
         queue.cancel("none")
 
 
-def test_a_job_that_fails_tells_its_waiter_and_the_queue_goes_on(queue: JobQueue) -> None:
+def test_the_queue_continues_after_a_failed_job(queue: JobQueue) -> None:
     def fails() -> None:
         raise MemoryError("too large")
 
@@ -100,7 +100,7 @@ def test_a_job_that_fails_tells_its_waiter_and_the_queue_goes_on(queue: JobQueue
     assert queue.submit("m", "b", lambda: 3).outcome.result(10) == 3
 
 
-def test_what_old_jobs_left_is_disposed_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_of_old_jobs_are_disposed_of(monkeypatch: pytest.MonkeyPatch) -> None:
     disposed: list[str] = []
     queue = JobQueue(limit=5, dispose=disposed.append)
     old: list[Job] = [queue.submit("m", "a", lambda n=n: f"file {n}") for n in range(2)]
@@ -116,7 +116,7 @@ def test_what_old_jobs_left_is_disposed_of(monkeypatch: pytest.MonkeyPatch) -> N
     queue.stop()
 
 
-def test_stopping_cancels_what_runs_and_waits() -> None:
+def test_stopping_cancels_running_and_waiting_jobs() -> None:
     queue = JobQueue()
     gate = Gate()
     running = queue.submit("m", "a", gate)
@@ -128,16 +128,16 @@ def test_stopping_cancels_what_runs_and_waits() -> None:
             job.outcome.result(10)
 
 
-def test_a_part_of_a_stage_tells_shares_of_the_whole() -> None:
-    told: list[Any] = []
+def test_a_part_of_a_stage_reports_fractions_of_the_whole() -> None:
+    reported: list[Any] = []
 
     def note(stage: str, share: float, organ: int | None = None) -> None:
-        told.append((stage, share, organ))
+        reported.append((stage, share, organ))
 
     with reporting(note):
         part(current(), 0.5, 1.0)("s", 0.5, 3)
     current()("s", 0.1)
-    assert told == [("s", 0.75, 3)]
+    assert reported == [("s", 0.75, 3)]
 
 
 class Awkward(BaseException):
@@ -147,7 +147,7 @@ class Awkward(BaseException):
 @pytest.mark.parametrize(
     "error", [SystemExit(3), KeyboardInterrupt(), StopIteration(), Awkward(), MemoryError(), GeneratorExit()]
 )
-def test_nothing_that_a_job_raises_ends_the_queue_or_its_waiters_thread(queue: JobQueue, error: BaseException) -> None:
+def test_no_error_of_a_job_ends_the_queue_or_the_waiting_thread(queue: JobQueue, error: BaseException) -> None:
     def work() -> None:
         raise error
 
@@ -157,17 +157,17 @@ def test_nothing_that_a_job_raises_ends_the_queue_or_its_waiters_thread(queue: J
     assert queue.submit("m", "b", lambda: "next").outcome.result(10) == "next"
 
 
-def test_a_waiter_that_is_cancelled_does_not_end_the_queue(queue: JobQueue) -> None:
+def test_cancelling_a_waiter_does_not_end_the_queue(queue: JobQueue) -> None:
     gate = Gate()
     job = queue.submit("m", "a", gate)
     gate.began.wait(10)
-    job.outcome.cancel()  # as asyncio does with the future behind one that is cancelled
+    job.outcome.cancel()  # asyncio does this if a waiting request is cancelled
     gate.open.set()
     assert job.outcome.result(10) == "through"
     assert queue.submit("m", "b", lambda: "next").outcome.result(10) == "next"
 
 
-def test_a_result_that_cannot_be_disposed_of_does_not_keep_jobs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_disposal_does_not_stop_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     def dispose(result: Any) -> None:
         raise KeyError(result)
 
@@ -179,7 +179,7 @@ def test_a_result_that_cannot_be_disposed_of_does_not_keep_jobs_out(monkeypatch:
     queue.stop()
 
 
-def test_nobody_waits_for_a_job_that_never_ends_once_the_queue_stops() -> None:
+def test_stopping_the_queue_releases_waiters_of_a_stuck_job() -> None:
     queue, gate = JobQueue(limit=2), threading.Event()
     stuck = queue.submit("m", "a", gate.wait)  # like native code, it reports no progress
     until(lambda: queue.describe(stuck)["state"] == "running", 10)

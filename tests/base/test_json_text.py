@@ -1,4 +1,4 @@
-"""JSON: what others send is checked, and what is stored can always be sent."""
+"""JSON: texts from outside are checked, and stored content can always be sent."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from medsam2_atlas.base.json_text import MAX_DEPTH, from_json, plain, to_json
         "",
     ],
 )
-def test_what_json_cannot_carry_is_not_taken(text: str) -> None:
+def test_values_that_json_cannot_represent_are_refused(text: str) -> None:
     with pytest.raises(ValueError):
         from_json(text)
 
 
-def test_what_json_can_carry_is_taken() -> None:
+def test_values_that_json_can_represent_are_read() -> None:
     content = {"ü": [1, 2.5, None, True, "x"], "big": 2**63 - 1, "deep": json.loads("[" * 30 + "]" * 30)}
     assert from_json(json.dumps(content)) == content
     assert from_json(json.dumps(content).encode()) == content
@@ -47,7 +47,7 @@ def test_no_stored_value_makes_an_answer_fail() -> None:
     assert (about["n"], about["i"], about["half"], about["good"]) == (None, [None, 1.0], "a?", "ü")
 
 
-def test_a_copy_is_a_copy() -> None:
+def test_a_plain_copy_shares_nothing_with_its_original() -> None:
     content = {"a": {"b": [1]}}
     copy = plain(content)
     assert copy == content

@@ -1,4 +1,4 @@
-"""What is done where a GPU's memory does not suffice, or the GPU fails."""
+"""The memory ladder repeats a case if a GPU's memory does not suffice, or if the GPU fails."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OTHERS = [ValueError("CUDA out of memory"), RuntimeError("mat1 and mat2 shapes c
 
 
 class Card:
-    """A case that fits in some steps only, and what it was tried with."""
+    """A case that fits in some steps only; it records the steps that were tried."""
 
     def __init__(self, fits: tuple[Memory, ...] = ("cpu",), error: Exception = SHORT[0]) -> None:
         self.fits, self.error, self.tried = fits, error, list[Memory]()
@@ -52,19 +52,19 @@ class Card:
 
 
 @pytest.mark.parametrize("error", SHORT, ids=str)
-def test_a_lack_of_memory_is_told_from_a_failure(error: Exception) -> None:
+def test_a_lack_of_memory_is_not_taken_for_a_failure(error: Exception) -> None:
     assert is_out_of_memory(error)
     assert not is_gpu_failure(error)
 
 
 @pytest.mark.parametrize("error", BROKEN, ids=str)
-def test_a_failure_is_told_from_a_lack_of_memory(error: Exception) -> None:
+def test_a_failure_is_not_taken_for_a_lack_of_memory(error: Exception) -> None:
     assert is_gpu_failure(error)
     assert not is_out_of_memory(error)
 
 
 @pytest.mark.parametrize("error", OTHERS, ids=repr)
-def test_other_errors_are_neither_and_pass(error: Exception) -> None:
+def test_other_errors_are_passed_on(error: Exception) -> None:
     assert not is_out_of_memory(error)
     assert not is_gpu_failure(error)
     card = Card(error=error)
@@ -73,7 +73,7 @@ def test_other_errors_are_neither_and_pass(error: Exception) -> None:
     assert card.tried == [""]
 
 
-def test_an_error_that_a_library_wraps_is_seen() -> None:
+def test_an_error_that_a_library_wraps_is_recognised() -> None:
     try:
         try:
             raise SHORT[0]
@@ -96,7 +96,7 @@ def test_an_error_that_a_library_wraps_is_seen() -> None:
         ),
     ],
 )
-def test_ever_smaller_steps_are_tried_and_told(fits: tuple[Memory, ...], tried: list[Memory], note: str) -> None:
+def test_smaller_and_smaller_steps_are_tried_and_noted(fits: tuple[Memory, ...], tried: list[Memory], note: str) -> None:
     card = Card(fits)
     result, step = Ladder(GPU).run("model", card)
     assert card.tried == tried
@@ -104,7 +104,7 @@ def test_ever_smaller_steps_are_tried_and_told(fits: tuple[Memory, ...], tried: 
     assert (step.memory, step.note) == (tried[-1], note)
 
 
-def test_what_fits_is_remembered_for_its_kind_and_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_step_that_fitted_is_remembered_per_kind_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     ladder, card = Ladder(GPU), Card(("small", "cpu"))
     ladder.run("model", card)
     assert ladder.first("model") == "small"
@@ -118,7 +118,7 @@ def test_what_fits_is_remembered_for_its_kind_and_for_a_while(monkeypatch: pytes
     assert ladder.first("model") == ""
 
 
-def test_a_failed_try_holds_nothing_when_the_next_begins() -> None:
+def test_memory_of_a_failed_attempt_is_free_before_the_next() -> None:
     held: list[weakref.ref[torch.Tensor]] = []
     alive: list[bool] = []
     released: list[int] = []
@@ -147,7 +147,7 @@ def test_a_failed_try_holds_nothing_when_the_next_begins() -> None:
 
 
 @pytest.mark.parametrize("error", BROKEN, ids=str)
-def test_a_gpu_that_runs_nothing_any_more_is_not_asked_again(
+def test_a_gpu_that_no_longer_works_is_not_used_again(
     error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cards, "try_kernel", lambda _: Trial("the card is lost"))
@@ -157,14 +157,14 @@ def test_a_gpu_that_runs_nothing_any_more_is_not_asked_again(
     assert result == "done cpu"
     assert card.tried == ["", "cpu"]
     assert step.note.startswith(f"the GPU failed ({error}"[:40])
-    assert "until a new start" in caplog.text
+    assert "until the program is restarted" in caplog.text
     assert ladder.first("another model") == "cpu"
     card.tried.clear()
     assert "failed" in ladder.run("another model", card)[1].note
     assert card.tried == ["cpu"]
 
 
-def test_a_gpu_that_still_runs_kernels_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_still_runs_kernels_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cards, "try_kernel", lambda _: Trial())
     ladder, card = Ladder(GPU), Card(("small",), RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"))
     result, step = ladder.run("model", card)
@@ -184,14 +184,14 @@ def test_on_the_processor_there_is_one_step_and_no_note() -> None:
     assert card.tried == ["cpu"]
 
 
-def test_what_fits_nowhere_fails_as_it_failed_last() -> None:
+def test_a_case_that_fits_nowhere_raises_the_last_error() -> None:
     card = Card(fits=())
     with pytest.raises(torch.OutOfMemoryError):
         Ladder(GPU).run("model", card)
     assert card.tried == ["", "small", "smallest", "cpu"]
 
 
-def test_results_of_cpu_and_gpu_are_told_apart() -> None:
+def test_results_of_cpu_and_gpu_have_different_provenance() -> None:
     assert ran_on(CPU, medsam2=False, unet=True) == {"device": "cpu", "precision": "float32"}
     assert ran_on(GPU, medsam2=True, unet=False) == {"device": "cuda", "precision": "float32"}
     assert ran_on(GPU, medsam2=False, unet=True) == {"device": "cuda", "precision": "float16"}

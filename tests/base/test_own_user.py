@@ -1,4 +1,4 @@
-"""A user without name, home or place for caches, as a container's may be."""
+"""The program works for a user without a name, a home or a folder for caches, as in a container."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ print(getpass.getuser(), Path.home())
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing is named but the state folder, and what is set is undone."""
+    """Removes all variables except that of the state folder; they are restored after the test."""
     for name in (*CACHES, *NAMES, "MEDSAM2_ATLAS_MODELS", "XDG_DATA_HOME", "XDG_STATE_HOME", "TMPDIR"):
-        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.setenv(name, "")  # so that monkeypatch restores it even if the test sets it
         monkeypatch.delenv(name)
     monkeypatch.setenv("MEDSAM2_ATLAS_STATE", str(tmp_path / "state"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_user_without_home_and_name_is_no_error() -> None:
-    with tempfile.TemporaryDirectory() as folder:  # not below pytest's, which is root's alone
+    with tempfile.TemporaryDirectory() as folder:  # not inside pytest's folder, which only root may enter
         os.chown(folder, 54321, 54321)
         environment = {name: value for name, value in os.environ.items() if name not in ("HOME", *NAMES)}
         environment["MEDSAM2_ATLAS_STATE"] = folder
@@ -54,13 +54,13 @@ def test_a_user_without_home_and_name_is_no_error() -> None:
         assert Path(folder, "home", "settings").stat().st_uid == 54321
 
 
-def test_a_user_who_has_a_name_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_of_a_user_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USER", "kim")
     ensure_name()
     assert getpass.getuser() == "kim"
 
 
-def test_a_home_that_can_be_written_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_writable_home_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     ensure_home()
     assert Path.home() == tmp_path
@@ -74,7 +74,7 @@ def test_caches_of_a_home_that_cannot_be_written_go_to_the_state_folder(
     monkeypatch.setenv("MPLCONFIGDIR", "/elsewhere")
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     ensure_home()
-    assert Path.home() == tmp_path  # settings in it are read further on
+    assert Path.home() == tmp_path  # its settings are still read
     assert os.environ["MPLCONFIGDIR"] == "/elsewhere"
     assert all(Path(os.environ[name]).is_relative_to(tmp_path / "state") for name in CACHES if name != "MPLCONFIGDIR")
 
@@ -86,7 +86,7 @@ def test_a_home_that_does_not_exist_is_replaced(monkeypatch: pytest.MonkeyPatch,
     assert Path.home().is_dir()
 
 
-def test_a_temporary_folder_that_is_named_is_made_or_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_named_temporary_folder_is_created_or_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ensure_temp()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "data" / "tmp"))
     ensure_temp()

@@ -1,4 +1,4 @@
-"""Text from outside cannot forge log lines, nor control a terminal."""
+"""Text from outside cannot forge log lines or control a terminal."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def test_tracebacks_stay_readable_and_none_of_their_lines_looks_like_a_record(
     assert f"  | {FORGED}\\r\\x1b[31m" in lines
 
 
-def test_names_of_loggers_and_threads_forge_nothing_either() -> None:
+def test_names_of_loggers_and_threads_cannot_forge_lines() -> None:
     record = logging.LogRecord("a\nb", logging.INFO, __file__, 1, "x", None, None)
     record.threadName = "t\n" + FORGED
     assert "\n" not in LineFormatter(LIKE).format(record)
 
 
-def test_a_message_whose_arguments_do_not_fit_is_not_lost(written: tuple[logging.Logger, io.StringIO]) -> None:
+def test_a_message_with_wrong_arguments_is_still_logged(written: tuple[logging.Logger, io.StringIO]) -> None:
     logger, stream = written
     logger.info("%d of %s", "three")
     assert "three" in stream.getvalue()
@@ -92,7 +92,7 @@ def test_a_long_message_does_not_fill_the_log(written: tuple[logging.Logger, io.
     assert len(stream.getvalue()) < 11_000
 
 
-def test_other_text_stays_as_it_is() -> None:
+def test_other_text_is_not_changed() -> None:
     text = "Müller – 肝臓 → label map 🫀 \\n"
     assert printable(text) == text
 

@@ -1,4 +1,4 @@
-"""Temporary files of killed processes are removed; files of others are not."""
+"""Temporary files of killed processes are removed; all other files are kept."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def dead_mark() -> ProcessMark:
     return mark
 
 
-def test_files_of_a_process_that_was_killed_do_not_stay(temporary: Path) -> None:
+def test_files_of_a_killed_process_are_removed(temporary: Path) -> None:
     mark = dead_mark()
     own = scratch_file(".nii.gz")
     (temporary / f"medsam2_atlas-{mark}-abc.nii.gz").write_bytes(b"x")
@@ -47,7 +47,7 @@ def test_files_of_a_process_that_was_killed_do_not_stay(temporary: Path) -> None
     assert list(temporary.iterdir()) == [own]
 
 
-def test_a_process_that_got_the_number_of_a_dead_one_does_not_own_its_files(temporary: Path) -> None:
+def test_a_process_does_not_own_the_files_of_an_earlier_one_with_its_id(temporary: Path) -> None:
     own = ProcessMark.own()
     assert own.alive
     assert not ProcessMark(own.namespace, own.number, own.ticks - 1).alive
@@ -66,7 +66,7 @@ def test_a_zombie_does_not_count_as_alive() -> None:
     process.wait()
 
 
-def test_files_of_another_container_stay_for_a_day(temporary: Path) -> None:
+def test_files_of_another_container_are_kept_for_a_day(temporary: Path) -> None:
     mark = ProcessMark(1, 1, 1)
     young, old = (temporary / f"medsam2_atlas-{mark}-{name}" for name in ("young", "old"))
     for file in (young, old):
@@ -102,7 +102,7 @@ def test_nothing_of_others_and_nothing_behind_links_is_removed(temporary: Path, 
     )
 
 
-def test_files_of_earlier_versions_go_after_a_day(temporary: Path) -> None:
+def test_files_of_earlier_versions_are_removed_after_a_day(temporary: Path) -> None:
     for name, old in (("medsam2_atlas-ab12_xyz.nii.gz", True), ("medsam2_atlas-zz12_xyz.bin", False)):
         (temporary / name).write_bytes(b"x")
         if old:
@@ -114,7 +114,7 @@ def test_files_of_earlier_versions_go_after_a_day(temporary: Path) -> None:
     assert list(temporary.iterdir()) == [temporary / "medsam2_atlas-zz12_xyz.bin"]
 
 
-def test_writes_that_a_kill_has_interrupted_do_not_stay(tmp_path: Path) -> None:
+def test_unfinished_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     work = tmp_path / "work"
@@ -126,7 +126,7 @@ def test_writes_that_a_kill_has_interrupted_do_not_stay(tmp_path: Path) -> None:
         file.write_bytes(b"x")
         os.utime(file, (DAYS_AGO, DAYS_AGO))
     os.utime(kept[0])
-    (work / ".part-0a0b0c0d").mkdir()  # old, but what it holds is young
+    (work / ".part-0a0b0c0d").mkdir()  # the folder is old, but its content is young
     (work / ".part-0a0b0c0d/slice").write_bytes(b"x")
     os.utime(work / ".part-0a0b0c0d", (DAYS_AGO, DAYS_AGO))
     assert sweep_leftovers(work, recursive=True) == 3
@@ -135,7 +135,7 @@ def test_writes_that_a_kill_has_interrupted_do_not_stay(tmp_path: Path) -> None:
     assert (work / ".part-0a0b0c0d/slice").exists()
 
 
-def test_a_folder_that_a_kill_left_half_replaced_is_not_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_half_replaced_folder_of_a_killed_process_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     work = tmp_path / "work"
     kept = [work / ".old-abcdef01/slice", work / ".part-abcdef02/slice"]
     gone = [work / ".part-abcdef03.nii.gz", work / "finished/.old-abcdef04/slice", work / "unfinished/.part-abcdef05/slice"]

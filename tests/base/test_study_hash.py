@@ -1,4 +1,4 @@
-"""Keyed hashes of study names: one key for a work folder, known to its owner only."""
+"""Keyed hashes of study names: each work folder has one key, which only its owner can read."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ def test_plain_names_need_no_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file in place of the folder", "short", "folder", "link"])
-def test_a_key_that_cannot_be_used_is_never_a_reason_to_fail_or_to_hash_without_a_key(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
-) -> None:
+def test_an_unusable_key_is_replaced_by_a_key_in_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     work = tmp_path / "work"
     if kind == "file in place of the folder":
         work.write_text("")

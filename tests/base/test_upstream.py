@@ -14,7 +14,7 @@ from medsam2_atlas.base.upstream import CallPool, CircuitBreaker
 
 
 class Clock:
-    """A clock that a test sets."""
+    """A clock whose time the test sets."""
 
     now = 0.0
 
@@ -48,13 +48,13 @@ def test_after_a_failure_calls_are_refused_until_a_trial_is_answered(breaker: Ci
     breaker.begin()
 
 
-def test_a_trial_that_never_ends_is_followed_by_another(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_another_trial_follows_one_that_never_ends(breaker: CircuitBreaker, clock: Clock) -> None:
     breaker.failed(breaker.begin(), "timed out")
     for clock.now in (5, 10, 15):
         breaker.begin()
 
 
-def test_one_slow_call_does_not_stop_a_server_that_answers_others(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_one_slow_call_does_not_open_the_breaker_if_others_are_answered(breaker: CircuitBreaker, clock: Clock) -> None:
     slow = breaker.begin()
     clock.now = 1
     breaker.answered()
@@ -62,7 +62,7 @@ def test_one_slow_call_does_not_stop_a_server_that_answers_others(breaker: Circu
     assert not breaker.open
 
 
-def test_a_server_is_silent_from_the_first_call_that_it_has_not_answered(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_silence_is_counted_from_the_first_unanswered_call(breaker: CircuitBreaker, clock: Clock) -> None:
     assert not breaker.silent(1)
     breaker.begin()
     clock.now = 2
@@ -89,7 +89,7 @@ def test_a_block_is_guarded_and_other_errors_pass(breaker: CircuitBreaker) -> No
         pytest.fail("must not run")
 
 
-def test_a_call_that_ends_otherwise_leaves_no_silence_behind(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_cancelled_or_failed_call_does_not_count_as_unanswered(breaker: CircuitBreaker, clock: Clock) -> None:
     with pytest.raises(KeyError), breaker.guard(OSError):
         raise KeyError
 
@@ -109,7 +109,7 @@ def test_a_call_that_ends_otherwise_leaves_no_silence_behind(breaker: CircuitBre
     assert not breaker.silent(1)
 
 
-def test_a_cancelled_call_does_not_hide_that_another_is_not_answered(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_cancelled_call_does_not_hide_another_unanswered_call(breaker: CircuitBreaker, clock: Clock) -> None:
     first = breaker.begin()
     clock.now = 1
     breaker.begin()
@@ -144,7 +144,7 @@ def test_errors_reach_waiting_callers() -> None:
         CallPool("PACS", threads=1, waiting=1).run("key", call, seconds=5)
 
 
-def test_a_call_that_hangs_costs_its_callers_a_limited_time_and_others_none() -> None:
+def test_a_hanging_call_delays_only_its_callers_and_only_briefly() -> None:
     pool, release = CallPool("PACS", threads=1, waiting=2), threading.Event()
     began = time.monotonic()
     for _ in range(2):
@@ -152,7 +152,7 @@ def test_a_call_that_hangs_costs_its_callers_a_limited_time_and_others_none() ->
             pool.run("hangs", release.wait, seconds=0.1)
     with pytest.raises(UnavailableError, match="not answered within"):
         pool.run("behind it", release.wait, seconds=0.1)
-    with pytest.raises(UnavailableError, match="too much at once"):
+    with pytest.raises(UnavailableError, match="too many requests at once"):
         pool.run("one more", release.wait, seconds=0.1)
     assert time.monotonic() - began < 2
     release.set()

@@ -1,4 +1,4 @@
-"""URLs are told from folders."""
+"""URLs of servers are distinguished from folders."""
 
 from __future__ import annotations
 

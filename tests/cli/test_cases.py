@@ -54,7 +54,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 BAD = {
     "broken": "broken.nii.gz",
-    "empty": "holds no organ",
+    "empty": "contains no organ",
     "lonely": "labels/ has no file of that name",
     "shifted": "40 x 30 x 28 voxels instead of",
     "unscaled": "its values are 1000 too high for HU",

@@ -1,4 +1,4 @@
-"""A server without models, which takes images and label maps."""
+"""Starts a server without models, which accepts images and label maps."""
 
 from __future__ import annotations
 

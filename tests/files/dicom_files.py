@@ -1,4 +1,4 @@
-"""DICOM series."""
+"""Writes DICOM series of the CT in `kind.py`, also unusual and damaged ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from series_files import Change, compress, write_enhanced, write_series
 
 
 def series(change: Change | None = None) -> Writer:
-    """A folder of single-frame files; `change` alters each dataset, given its number, before it is saved."""
+    """Returns a writer of a folder of single-frame files. change: alters each data set, given its number, before saving."""
 
     def write(folder: Path) -> Path:
         write_series(folder, image(), change)
@@ -25,7 +25,7 @@ def series(change: Change | None = None) -> Writer:
 
 
 def enhanced(change: Change | None = None, files: int = 1) -> Writer:
-    """A folder with the CT as multi-frame files, frames out of order; `change` alters each file's dataset."""
+    """Returns a writer of a folder of multi-frame files with frames out of order. change: alters each file's data set."""
 
     def write(folder: Path) -> Path:
         write_enhanced(folder, image(), change, order=[5, 0, 11, 3, 8, 1, 7, 2, 10, 4, 9, 6], files=files)
@@ -35,7 +35,7 @@ def enhanced(change: Change | None = None, files: int = 1) -> Writer:
 
 
 def placed(height: Callable[[int], str]) -> Writer:
-    """A series whose slice n lies at `height(n)` mm, as it is written in its header."""
+    """Returns a writer of a series whose slice n has the z position `height(n)` in mm, as text for its header."""
 
     def change(ds: Dataset, n: int) -> None:
         ds.ImagePositionPatient = [str(ORIGIN[0]), str(ORIGIN[1]), height(n)]
@@ -77,7 +77,7 @@ def twice(folder: Path) -> Path:
 
 
 def own_rule(ds: Dataset, n: int) -> None:
-    """Each slice has its own intercept, and every second one unsigned values."""
+    """Gives each slice its own rescale intercept, and every second slice unsigned values."""
     stored = np.frombuffer(ds.PixelData, "<i2").astype(np.int32) + 1000 * n
     ds.RescaleIntercept, ds.PixelRepresentation = -1024 - 1000 * n, n % 2 == 0
     ds.PixelData = stored.astype("<i2" if n % 2 == 0 else "<u2").tobytes()
@@ -125,7 +125,7 @@ def without_slope(ds: Dataset, n: int) -> None:
 
 
 def compressed(compressor: str) -> Writer:
-    """A folder of single-frame files whose pixels are compressed without loss; see `series_files.compress`."""
+    """Returns a writer of a folder of single-frame files with losslessly compressed pixels; see `series_files.compress`."""
 
     def write(folder: Path) -> Path:
         for file in write_series(folder, image()):

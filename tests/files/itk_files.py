@@ -1,4 +1,4 @@
-"""Files that ITK writes."""
+"""Writes image files with ITK."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from files.kind import HU, Writer, image
 
 
 def written(name: str, array: np.ndarray = HU, *, turned: str = "LPS", compress: bool = False) -> Writer:
-    """A file by the ITK writer for its suffix. turned: an orientation code such as `RAS`, to which its axes are turned."""
+    """Returns a function that writes a file with the ITK writer for its suffix.
+
+    Args:
+        name: name of the file.
+        array: the voxels, `[z, y, x]` in LPS.
+        turned: orientation of the file, such as `RAS`.
+        compress: whether the voxels are compressed.
+    """
 
     def write(folder: Path) -> Path:
         sitk.WriteImage(sitk.DICOMOrient(image(array), turned), str(folder / name.lower()), useCompression=compress)
-        return (folder / name.lower()).rename(folder / name)  # ITK writes no names in upper case
+        return (folder / name.lower()).rename(folder / name)  # ITK does not write names in upper case
 
     return write

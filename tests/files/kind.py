@@ -1,4 +1,4 @@
-"""What a line of the table in `table.py` is made of, and the CT and label map that all its files hold."""
+"""Defines the lines of the table in `table.py`, and the CT and label map that all its files contain."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _body() -> tuple[np.ndarray, np.ndarray]:
     hu[inside < 1] = -100
     hu[inside < 0.7] = 50
     hu[8, 10:14, 6:9] = 120
-    hu += np.random.default_rng(0).integers(-15, 16, hu.shape, np.int16)  # so no two axes look alike
+    hu += np.random.default_rng(0).integers(-15, 16, hu.shape, np.int16)  # so that no two axes look the same
     labels = np.zeros(z.shape, np.uint8)
     labels[2:9, 6:14, 8:16] = 6
     labels[3:6, 10:13, 20:24] = 3
@@ -32,19 +32,19 @@ def _body() -> tuple[np.ndarray, np.ndarray]:
 
 
 HU, LABELS = _body()
-"""A body in air, `[z, y, x]`, HU; liver and left kidney as blocks, organ numbers."""
+"""A body in air, `[z, y, x]` in HU; and blocks as liver and left kidney, `[z, y, x]` organ numbers."""
 GRID = Geometry((32, 24, 12), SPACING, ORIGIN)
-"""Where they lie: axial, LPS."""
+"""The grid of both: axial, LPS."""
 
 
 ROUND = np.where(np.hypot(*(np.indices((12, 24, 32))[1:] - np.array([12, 16])[:, None, None, None])) < 15, HU, -2000)
-"""The same CT in a round field of view, with padding outside of it."""
+"""The same CT with a round field of view, and padding outside of it."""
 INSIDE = HU[:, 6:18, 5:27]
 """A crop inside the body."""
 
 
 def image(array: np.ndarray = HU, spacing: tuple[float, ...] = SPACING, origin: tuple[float, ...] = ORIGIN) -> sitk.Image:
-    """An array `[z, y, x]` as an image on the grid of `HU`."""
+    """Returns an array `[z, y, x]` as an image; on the grid of `HU` by default."""
     result = sitk.GetImageFromArray(array)
     result.SetSpacing(spacing)
     result.SetOrigin(origin)
@@ -56,36 +56,36 @@ class Kind:
     """A kind of input.
 
     Attributes:
-        what: the kind, as docs/inputs.md names it.
-        write: writes a file of this kind that holds `HU`, or for a label map `LABELS`, on `GRID`.
-        refused: words of the error with which it is refused; empty if it is read, and then voxels and grid must be right.
-        told: words of a remark with which it is read; empty if there is no remark.
-        holds: the CT's voxels, where they are not `HU`.
-        away: largest distance (mm) of a corner from where it is; for files that do not give their places more exactly.
+        what: the name of the kind in docs/inputs.md.
+        write: writes a file of this kind that contains `HU`, or for a label map `LABELS`, on `GRID`.
+        refused: words of the error; empty if the file is read, and then voxels and grid must be correct.
+        remark: words of the remark with which the file is read; empty if there is no remark.
+        voxels: the CT's voxels `[z, y, x]` if they are not `HU`.
+        tolerance: max distance of a corner from its true position in mm, for files that give positions less exactly.
     """
 
     what: str
     write: Writer
     refused: str = ""
-    told: str = ""
-    holds: np.ndarray | None = None
-    away: float = 1e-3
+    remark: str = ""
+    voxels: np.ndarray | None = None
+    tolerance: float = 1e-3
 
     @property
     def verdict(self) -> str:
-        """What becomes of it, as docs/inputs.md says it."""
+        """The result of reading the file, as docs/inputs.md shows it."""
         if self.refused:
             return f"refused: “… {self.refused} …”"
-        return f"read, with the remark “… {self.told} …”" if self.told else "read"
+        return f"read, with the remark “… {self.remark} …”" if self.remark else "read"
 
-    def check(self, array: np.ndarray, grid: Geometry, truth: np.ndarray) -> None:
-        """Asserts that an array on a grid is the truth, wherever its axes point."""
-        index = np.stack(np.meshgrid(*(np.arange(n) for n in truth.shape), indexing="ij"), -1)[..., ::-1]
-        corners = index[:: truth.shape[0] - 1, :: truth.shape[1] - 1, :: truth.shape[2] - 1]
+    def check(self, array: np.ndarray, grid: Geometry, expected: np.ndarray) -> None:
+        """Asserts that an array `[z, y, x]` on a grid equals the expected one on `GRID`, in any orientation."""
+        index = np.stack(np.meshgrid(*(np.arange(n) for n in expected.shape), indexing="ij"), -1)[..., ::-1]
+        corners = index[:: expected.shape[0] - 1, :: expected.shape[1] - 1, :: expected.shape[2] - 1]
         found = grid.to_index(GRID.to_world(corners))
         off = np.abs((found - np.rint(found)) * grid.spacing).max()
-        assert off <= self.away, f"corners lie {off} mm from their places"
+        assert off <= self.tolerance, f"corners are {off} mm from their true positions"
         x, y, z = np.moveaxis(np.rint(grid.to_index(GRID.to_world(index))).astype(int), -1, 0)
         assert array.shape == tuple(np.array([z.max(), y.max(), x.max()]) + 1)
         assert min(x.min(), y.min(), z.min()) == 0
-        np.testing.assert_allclose(array[z, y, x], truth, atol=0.01)
+        np.testing.assert_allclose(array[z, y, x], expected, atol=0.01)

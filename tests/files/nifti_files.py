@@ -1,4 +1,4 @@
-"""NIfTI files, field by field, as ITK does not write them."""
+"""Writes NIfTI files field by field, in forms that ITK does not write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from files.kind import HU, ORIGIN, SPACING, Writer
 
 MATRIX = np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0])
 MATRIX[:3, 3] = [-ORIGIN[0], -ORIGIN[1], ORIGIN[2]]
-"""From indices to mm in RAS, for the grid of `HU`."""
+"""The affine `[4, 4]` from voxel indices to mm in RAS, for the grid of `HU`."""
 
 
 def write_nifti(
@@ -29,13 +29,14 @@ def write_nifti(
     """Writes a NIfTI file.
 
     Args:
-        file: to write.
-        array: `[x, y, z]`.
-        matrix: the sform, and the spacing of `pixdim`.
-        codes: of qform and sform.
-        qform: if it is not `matrix`.
-        packed: by gzip; as the file's name says where None.
-        fields: of the header by name, written after all others; `kind` is nibabel's header class, `endianness` its byte order.
+        file: the file to write.
+        array: the voxels, `[x, y, z]`.
+        matrix: the affine `[4, 4]` of the sform; its spacing becomes `pixdim`.
+        codes: the codes of qform and sform.
+        qform: the affine of the qform; `matrix` by default.
+        packed: whether the file is packed by gzip; its suffix decides by default.
+        fields: values of the header by name, which replace all others; `kind` is nibabel's header class, `endianness` its byte
+            order.
     """
     kind = fields.pop("kind", nibabel.Nifti1Header)
     header = kind(endianness=fields.pop("endianness", "<"))
@@ -57,31 +58,31 @@ def write_nifti(
 def nifti(
     name: str, array: np.ndarray = HU, matrix: np.ndarray = MATRIX, codes: tuple[int, int] = (0, 1), **options: Any
 ) -> Writer:
-    """A NIfTI file of an array `[z, y, x]`, or with more axes before those."""
+    """Returns a writer of a NIfTI file of an array `[z, y, x]`, or with more axes before z."""
     return lambda folder: write_nifti(folder / name, array.T, matrix, codes, **options)
 
 
 def packed_twice(folder: Path) -> Path:
-    """A `.nii.gz` that was packed again."""
+    """Writes a `.nii.gz` file that was packed twice."""
     file = write_nifti(folder / "ct.nii.gz", HU.T, MATRIX)
     file.write_bytes(gzip.compress(file.read_bytes()))
     return file
 
 
 def scaled(factor: float) -> np.ndarray:
-    """The matrix in another unit of length."""
+    """Returns `MATRIX` in another unit of length."""
     return np.diag([factor, factor, factor, 1.0]) @ MATRIX
 
 
 def shifted(distance: float) -> np.ndarray:
-    """The matrix so many mm higher."""
+    """Returns `MATRIX` moved upwards by a distance in mm."""
     matrix = MATRIX.copy()
     matrix[2, 3] += distance
     return matrix
 
 
 def skewed(degrees: float) -> np.ndarray:
-    """The matrix with the second axis turned towards the first."""
+    """Returns `MATRIX` with the second axis turned towards the first."""
     matrix = MATRIX.copy()
     matrix[0, 1] = -SPACING[1] * np.sin(np.radians(degrees))
     matrix[1, 1] = -SPACING[1] * np.cos(np.radians(degrees))
@@ -89,5 +90,5 @@ def skewed(degrees: float) -> np.ndarray:
 
 
 def srow(matrix: np.ndarray) -> dict[str, np.ndarray]:
-    """The fields of a sform that the header's own methods refuse."""
+    """Returns the header's fields for a sform that nibabel's methods would refuse."""
     return {f"srow_{axis}": matrix[row] for row, axis in enumerate("xyz")}

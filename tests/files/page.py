@@ -16,7 +16,7 @@ BEGIN, END = "<!-- from tests/files/table.py, by `make inputs` -->\n", "<!-- end
 
 
 def with_table(page: str) -> str:
-    """The page with the table of today in the place of the one that it has; every refused kind is written and read for it."""
+    """Returns the page with its table replaced by the current one; each refused kind is written and read to get its remedy."""
     from files.table import LABEL_MAPS, SECTIONS
 
     before, _, rest = page.partition(BEGIN)
@@ -29,7 +29,7 @@ def with_table(page: str) -> str:
 
 
 def remedy(kind: Kind, label: bool) -> str:
-    """What the refusal of a kind, of a CT or a label map, says is to be done; empty if the kind is read."""
+    """Returns the remedy in the error for a refused kind; empty if the kind is read. label: whether it is a label map."""
     from files.itk_files import written
     from medsam2_atlas.base.errors import InputError
     from medsam2_atlas.imaging.hounsfield import read_ct

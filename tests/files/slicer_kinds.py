@@ -1,4 +1,4 @@
-"""Lines of the table for segmentations of 3D Slicer, see `table.py`."""
+"""The lines of the table for segmentations of 3D Slicer, see `table.py`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ SEGMENTATIONS = (
     Kind("3D Slicer's segmentation (`.seg.nrrd`), by its segments' names", segmentation(*NAMES)),
     Kind("3D Slicer's segmentation, cropped", segmentation(*NAMES, crop=True)),
     Kind("3D Slicer's segmentation, named `.nrrd`", segmentation(*NAMES, name="labels.nrrd")),
-    Kind("3D Slicer's segmentation with default names, by its terms", segmentation(*_TERMS)),
+    Kind("3D Slicer's segmentation with default names, by its codes", segmentation(*_TERMS)),
     Kind(
         "3D Slicer's segmentation, segments overlap",
         segmentation(*_LAYERS, overlap=True),
-        told="share 8 voxels, which are 'left kidney'",
+        remark="share 8 voxels, which are 'left kidney'",
     ),
-    Kind("3D Slicer's segmentation with other names", segmentation(*_STRANGE), refused="has segments that are no organs"),
     Kind(
-        "`.seg.nrrd` that does not name its segments", written("labels.seg.nrrd", LABELS), refused="does not name its segments"
+        "3D Slicer's segmentation with names of other structures",
+        segmentation(*_STRANGE),
+        refused="has segments that are not organs",
     ),
+    Kind("`.seg.nrrd` without names of its segments", written("labels.seg.nrrd", LABELS), refused="does not name its segments"),
 )

@@ -1,4 +1,4 @@
-"""Every kind of file of the table through the library, the command line, and the server's upload."""
+"""Runs every kind of file in the table through the library, the command line, and the server's upload."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def named(kind: Kind) -> str:
 
 
 def plain(text: str) -> str:
-    """A text without line breaks and frames of tables."""
+    """Returns a text without line breaks and frames of tables."""
     return " ".join(text.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("kind", CTS, ids=named)
-def test_a_ct_is_read_right_or_refused_for_its_reason(kind: Kind, tmp_path: Path) -> None:
+def test_a_ct_is_read_correctly_or_refused_with_the_reason(kind: Kind, tmp_path: Path) -> None:
     path = kind.write(tmp_path)
     ran = CliRunner().invoke(app, ["check", str(path)], env={"COLUMNS": "1000"})
     if kind.refused:
@@ -42,15 +42,15 @@ def test_a_ct_is_read_right_or_refused_for_its_reason(kind: Kind, tmp_path: Path
         assert kind.refused in plain(ran.output)
         return
     volume = read_ct(path)
-    kind.check(volume.array, volume.geometry, HU if kind.holds is None else kind.holds)
-    assert bool(volume.remarks) == bool(kind.told)
-    assert kind.told in " ".join(volume.remarks)
+    kind.check(volume.array, volume.geometry, HU if kind.voxels is None else kind.voxels)
+    assert bool(volume.remarks) == bool(kind.remark)
+    assert kind.remark in " ".join(volume.remarks)
     assert ran.exit_code == 0, ran.output
-    assert kind.told in plain(ran.output)
+    assert kind.remark in plain(ran.output)
 
 
 @pytest.mark.parametrize("kind", LABEL_MAPS, ids=named)
-def test_a_label_map_is_read_right_or_refused_for_its_reason(kind: Kind, tmp_path: Path) -> None:
+def test_a_label_map_is_read_correctly_or_refused_with_the_reason(kind: Kind, tmp_path: Path) -> None:
     (tmp_path / "label").mkdir()
     image, path = written("ct.nii.gz")(tmp_path), kind.write(tmp_path / "label")
     ran = CliRunner().invoke(app, ["check", str(image), "--label", str(path)], env={"COLUMNS": "1000"})
@@ -64,12 +64,12 @@ def test_a_label_map_is_read_right_or_refused_for_its_reason(kind: Kind, tmp_pat
         return
     labels = read_labels(path, read_ct(image))
     kind.check(labels.array, labels.geometry, LABELS)
-    assert bool(labels.remarks) == bool(kind.told)
-    assert kind.told in " ".join(labels.remarks)
+    assert bool(labels.remarks) == bool(kind.remark)
+    assert kind.remark in " ".join(labels.remarks)
     assert ran.exit_code == 0, ran.output
 
 
-def test_the_server_takes_what_is_read_and_refuses_the_rest_for_the_same_reason(url: str, tmp_path: Path) -> None:
+def test_the_server_accepts_and_refuses_the_same_cts(url: str, tmp_path: Path) -> None:
     wrong = []
     for number, kind in enumerate(CTS):
         folder = tmp_path / str(number)
@@ -80,14 +80,15 @@ def test_the_server_takes_what_is_read_and_refuses_the_rest_for_the_same_reason(
         with path.open("rb") as stream:
             query = {"image": f"kind-{number}"}
             answer = requests.put(f"{url}/datastore/image", params=query, files={"file": (path.name, stream)})
-        taken = answer.status_code == 200
-        refused = kind.refused if kind not in VALUES or "empty" in kind.refused else ""  # models look at HU, see `server_hu`
-        if taken == bool(refused) or (refused and refused not in answer.json()["detail"]):
+        accepted = answer.status_code == 200
+        # An upload is not checked for HU: a model checks it when it runs, see `server_hu`.
+        refused = kind.refused if kind not in VALUES or "empty" in kind.refused else ""
+        if accepted == bool(refused) or (refused and refused not in answer.json()["detail"]):
             wrong.append(f"{kind.what}: {answer.status_code} {answer.text[:300]}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_server_takes_label_maps_that_are_read(url: str, tmp_path: Path) -> None:
+def test_the_server_accepts_and_refuses_the_same_label_maps(url: str, tmp_path: Path) -> None:
     image = written("ct.nii.gz")(tmp_path)
     with image.open("rb") as stream:
         requests.put(f"{url}/datastore/image", params={"image": "labelled"}, files={"file": (image.name, stream)})
@@ -99,11 +100,11 @@ def test_the_server_takes_label_maps_that_are_read(url: str, tmp_path: Path) -> 
         with path.open("rb") as stream:
             query = {"image": "labelled", "tag": f"kind-{number}"}
             answer = requests.put(f"{url}/datastore/label", params=query, files={"label": (path.name, stream)})
-        taken = answer.status_code == 200
-        if taken == bool(kind.refused) or (kind.refused and kind.refused not in answer.json()["detail"]):
+        accepted = answer.status_code == 200
+        if accepted == bool(kind.refused) or (kind.refused and kind.refused not in answer.json()["detail"]):
             wrong.append(f"{kind.what}: {answer.status_code} {answer.text[:300]}")
             continue
-        if taken:
+        if accepted:
             back = tmp_path / f"back-{number}{''.join(path.suffixes)}"
             back.write_bytes(requests.get(f"{url}/datastore/label", params={"label": "labelled", "tag": query["tag"]}).content)
             labels = read_labels(back, read_ct(image))
@@ -111,6 +112,6 @@ def test_the_server_takes_label_maps_that_are_read(url: str, tmp_path: Path) -> 
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_page_on_inputs_has_the_table() -> None:
+def test_the_inputs_page_contains_the_table() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert page == with_table(page), "run `make inputs`"

@@ -1,4 +1,4 @@
-"""NRRD and MHA files, line by line, as ITK does not write them."""
+"""Writes NRRD and MHA files line by line, in forms that ITK does not write."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ from files.kind import HU, ORIGIN, SPACING, Writer
 
 _TYPES = {"uint8": ("uchar", "MET_UCHAR"), "int16": ("short", "MET_SHORT"), "float32": ("float", "MET_FLOAT")}
 IN_SPACE = ("space: left-posterior-superior", "space directions: (2,0,0) (0,2.5,0) (0,0,5)", "space origin: (-30,-50,100)")
-"""The grid of `HU`."""
+"""The header lines for the grid of `HU`."""
 
 
 def nrrd(
     name: str, *lines: str, array: np.ndarray = HU, encoding: str = "raw", endian: str = "little", sizes: str = ""
 ) -> Writer:
-    """An NRRD file of an array `[z, y, x]`, or with more axes. lines: of the header; the grid of `HU` where there are none."""
+    """Returns a writer of an NRRD file.
+
+    Args:
+        name: name of the file.
+        lines: further lines of the header; those for the grid of `HU` by default.
+        array: the voxels, `[z, y, x]` or with more axes.
+        encoding: encoding of the voxels.
+        endian: byte order of the voxels.
+        sizes: the header's sizes; those of the array by default.
+    """
 
     def write(folder: Path) -> Path:
         shape = sizes or " ".join(map(str, array.shape[::-1]))
@@ -33,7 +42,14 @@ def nrrd(
 
 
 def mha(name: str, *lines: str, array: np.ndarray = HU, sizes: str = "") -> Writer:
-    """An MHA file of an array `[z, y, x]`, or with more axes. lines: of the header; the grid of `HU` where there are none."""
+    """Returns a writer of an MHA file.
+
+    Args:
+        name: name of the file.
+        lines: further lines of the header; those for the grid of `HU` by default.
+        array: the voxels, `[z, y, x]` or with more axes.
+        sizes: the header's sizes; those of the array by default.
+    """
 
     def write(folder: Path) -> Path:
         shape = sizes or " ".join(map(str, array.shape[::-1]))
@@ -47,11 +63,11 @@ def mha(name: str, *lines: str, array: np.ndarray = HU, sizes: str = "") -> Writ
 
 
 def slanted(degrees: float) -> tuple[str, ...]:
-    """The grid of `HU` with the second axis turned towards the first."""
+    """Returns the header lines for the grid of `HU` with the second axis turned towards the first."""
     x, y = SPACING[1] * np.sin(np.radians(degrees)), SPACING[1] * np.cos(np.radians(degrees))
     return (IN_SPACE[0], f"space directions: (2,0,0) ({x},{y},0) (0,0,5)", IN_SPACE[2])
 
 
 def named(write: Writer, name: str) -> Writer:
-    """The same file by another name."""
+    """Returns a writer of the same file under another name."""
     return lambda folder: write(folder).rename(folder / name)

@@ -1,4 +1,4 @@
-"""Bad input: each a clear error that names the file, and no output file."""
+"""Each bad input causes a clear error that names the file, and no output file is written."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def refused(arguments: list[str]) -> MedSAM2AtlasError:
         (missing, "does not exist"),
     ],
 )
-def test_a_bad_image_is_named_with_its_problem_and_nothing_is_written(
+def test_a_bad_image_is_reported_and_nothing_is_written(
     make: Callable[[Path], Path], words: str, tmp_path: Path, atlas_folder: Path
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -158,7 +158,9 @@ def test_an_atlas_of_another_label_set_is_refused(tmp_path: Path, atlas_folder: 
 
 
 @pytest.mark.parametrize("content", [b"a text file", b"", b"PK\x03\x04 a broken archive"])
-def test_a_checkpoint_that_is_none_is_refused(content: bytes, tmp_path: Path, atlas_folder: Path, target_files: object) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(
+    content: bytes, tmp_path: Path, atlas_folder: Path, target_files: object
+) -> None:
     (tmp_path / "weights.pt").write_bytes(content)
     image = target_files.image  # type: ignore[attr-defined]
     error = refused(
@@ -170,12 +172,12 @@ def test_a_checkpoint_that_is_none_is_refused(content: bytes, tmp_path: Path, at
     assert not (tmp_path / "l.nii.gz").exists()
 
 
-def test_a_checkpoint_of_another_form_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_without_weights_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
     assert "state_dict" in str(refused(["weights", "check", str(tmp_path / "list.pt")]))
 
 
-def test_the_truth_is_for_reference_strategies_only(tmp_path: Path, target_files: object) -> None:
+def test_only_reference_strategies_accept_a_ground_truth(tmp_path: Path, target_files: object) -> None:
     files = target_files
     arguments = ["segment", str(files.image), "-o", str(tmp_path / "l.nii.gz")]  # type: ignore[attr-defined]
     assert "reference" in str(refused([*arguments, "--strategy", "D", "--truth", str(files.label)]))  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Maps over a part of a grid are as the whole maps that they were cropped from."""
+"""Cropped maps behave like the whole maps from which they were cropped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def boxes(draw: st.DrawFn) -> tuple[slice, ...]:
 
 
 def grid_of(box: tuple[slice, ...]) -> np.ndarray:
-    """A grid that is 0 but in a box, where values differ."""
+    """Returns an array on the grid that is 0 outside of a box, and has different values inside."""
     grid = np.zeros(SHAPE, np.uint8)
     grid[box] = np.arange(1, 1 + np.prod(shape_of(box))).reshape(shape_of(box))
     return grid
@@ -31,7 +31,7 @@ def map_of(box: tuple[slice, ...]) -> CroppedMap:
 
 @settings(deadline=None)
 @given(boxes(), boxes())
-def test_any_part_of_the_grid_is_as_that_of_the_whole_map(box: tuple[slice, ...], part: tuple[slice, ...]) -> None:
+def test_any_box_equals_that_of_the_whole_map(box: tuple[slice, ...], part: tuple[slice, ...]) -> None:
     grid, found = grid_of(box), map_of(box)
     assert (found.part(part) == grid[part]).all()
     assert (found.over(part) == grid[part] / np.float32(255)).all()
@@ -47,7 +47,7 @@ def test_cropping_finds_the_box_again(box: tuple[slice, ...]) -> None:
     assert (found.values == grid_of(box)[box]).all()
 
 
-def test_an_empty_map_covers_nothing() -> None:
+def test_an_empty_map_has_no_values() -> None:
     found = CroppedMap(np.zeros(SHAPE, np.uint8), (0, 0, 0)).cropped()
     assert found.values.size == 0 and found.maximum == 0
     assert not found.placed(SHAPE).any()
@@ -55,7 +55,7 @@ def test_an_empty_map_covers_nothing() -> None:
 
 @settings(deadline=None)
 @given(boxes(), st.tuples(*[st.integers(-n, n) for n in SHAPE]))
-def test_a_moved_map_loses_what_leaves_the_grid(box: tuple[slice, ...], shift: tuple[int, ...]) -> None:
+def test_a_moved_map_loses_values_that_leave_the_grid(box: tuple[slice, ...], shift: tuple[int, ...]) -> None:
     found = map_of(box).moved(shift, SHAPE)
     wide = np.pad(grid_of(box), [(n, n) for n in SHAPE])
     expected = np.roll(wide, shift, (0, 1, 2))[tuple(slice(n, 2 * n) for n in SHAPE)]
@@ -69,7 +69,7 @@ def test_the_box_around_maps_stays_within_the_grid() -> None:
 
 
 @pytest.mark.parametrize("part", [(slice(0, 1), slice(1, 2), slice(2, 3))])
-def test_a_part_of_a_part_is_found_on_the_grid(part: tuple[slice, ...]) -> None:
+def test_a_box_inside_a_box_is_found_on_the_grid(part: tuple[slice, ...]) -> None:
     box = (slice(1, 4), slice(2, 6), slice(3, 7))
     grid = np.arange(np.prod(SHAPE)).reshape(SHAPE)
     assert (grid[nested(box, part)] == grid[box][part]).all()
@@ -77,5 +77,5 @@ def test_a_part_of_a_part_is_found_on_the_grid(part: tuple[slice, ...]) -> None:
 
 @settings(deadline=None)
 @given(boxes(), boxes())
-def test_a_part_of_a_box_is_found_on_the_grid_again(box: tuple[slice, ...], part: tuple[slice, ...]) -> None:
+def test_within_is_the_inverse_of_nested(box: tuple[slice, ...], part: tuple[slice, ...]) -> None:
     assert within(box, nested(box, part)) == part

@@ -1,4 +1,4 @@
-"""Values that are no HU are refused by name, and corrected where the user asks for it."""
+"""Values that are not HU are refused with the reason, and corrected on request."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ AUTO, AS_IS = HuRule("auto"), HuRule("as-is")
 
 
 def patient(noise: float = 15.0) -> np.ndarray:
-    """A trunk of 24 x 60 x 80 voxels in air: fat around muscle and liver, a spine, lungs at the top; float32 HU."""
+    """Returns a trunk in air, `[z, y, x]` float32 HU of 24 x 60 x 80 voxels: fat, muscle, liver, spine, lungs at the top."""
     z, y, x = np.indices((24, 60, 80), np.float32)
     inside = ((y - 30) / 24) ** 2 + ((x - 40) / 32) ** 2
     hu = np.full(z.shape, -1000, np.float32)
@@ -61,7 +61,7 @@ def write(array: np.ndarray, file: Path) -> Path:
 
 
 def padded(hu: np.ndarray, value: float) -> np.ndarray:
-    """The corners outside of a round field of view filled with one value."""
+    """Returns a CT whose voxels outside of a round field of view have one value."""
     _, y, x = np.indices(hu.shape)
     return np.where((y - 30) ** 2 / 29**2 + (x - 40) ** 2 / 39**2 > 1, value, hu)
 
@@ -93,7 +93,7 @@ PLAUSIBLE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @pytest.mark.parametrize("kind", PLAUSIBLE)
-def test_a_ct_in_hu_is_accepted_and_left_as_it_is(kind: str) -> None:
+def test_a_ct_in_hu_is_accepted_and_not_changed(kind: str) -> None:
     image = volume(PLAUSIBLE[kind](patient()))
     found = to_hu(image)
     assert found.array is image.array
@@ -104,7 +104,7 @@ def test_a_ct_in_hu_is_accepted_and_left_as_it_is(kind: str) -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 15.0, 30.0])
 @pytest.mark.parametrize("offset", OFFSETS)
-def test_a_known_offset_is_named_refused_and_corrected(offset: int, noise: float) -> None:
+def test_a_known_offset_is_reported_and_corrected(offset: int, noise: float) -> None:
     hu = patient(noise)
     shifted = volume(hu + offset)
     with pytest.raises(
@@ -113,18 +113,20 @@ def test_a_known_offset_is_named_refused_and_corrected(offset: int, noise: float
         to_hu(shifted)
     assert "server_hu" in error.value.remedy
     for rule in (AUTO, HuRule.parse(str(-offset))):
-        mended = to_hu(shifted, rule)
-        np.testing.assert_allclose(mended.array, hu, atol=1e-3)
-        assert mended.array.dtype == np.float32
-        assert mended.hu is not None
-        assert (mended.hu["rule"], mended.hu["offset"]) == (str(rule), -offset)
-        assert mended.digest != shifted.digest  # what a registration is kept under
+        corrected = to_hu(shifted, rule)
+        np.testing.assert_allclose(corrected.array, hu, atol=1e-3)
+        assert corrected.array.dtype == np.float32
+        assert corrected.hu is not None
+        assert (corrected.hu["rule"], corrected.hu["offset"]) == (str(rule), -offset)
+        assert corrected.digest != shifted.digest  # a stored registration is found by the digest
 
 
 @pytest.mark.parametrize("kind", ["padding −2000", "padding −1024", "padding −3024", "much noise", "metal", "dense contrast"])
-def test_an_offset_is_found_beside_padding_noise_and_metal(kind: str) -> None:
+def test_an_offset_is_found_despite_padding_noise_and_metal(kind: str) -> None:
     shifted = PLAUSIBLE[kind](patient())
-    shifted = np.where(shifted <= -1999, shifted, shifted + 1024)  # padding is written after the intercept is lost
+    shifted = np.where(
+        shifted <= -1999, shifted, shifted + 1024
+    )  # scanners add padding after the rescale, so it is not shifted
     assert examine(shifted).shift == 1024
     assert examine(np.maximum(np.where(shifted <= -1999, 0, shifted), 0).astype(np.uint16)).shift == 1024
 
@@ -157,7 +159,7 @@ NOT_HU: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
 
 
 @pytest.mark.parametrize("kind", NOT_HU)
-def test_values_without_air_and_tissue_where_they_must_be_are_refused(kind: str) -> None:
+def test_values_without_the_hu_of_air_and_tissue_are_refused(kind: str) -> None:
     make, reason = NOT_HU[kind]
     image = volume(make(patient()))
     for rule in (CHECK, AUTO):
@@ -170,14 +172,14 @@ def test_values_without_air_and_tissue_where_they_must_be_are_refused(kind: str)
     assert unchecked.hu["found"] == error.value.problem
 
 
-def test_a_number_that_does_not_lead_to_hu_is_refused() -> None:
+def test_an_offset_that_does_not_give_hu_is_refused() -> None:
     with pytest.raises(InputError, match="after adding 1024, its values are 1024 too high"):
         to_hu(volume(patient()), HuRule.parse("1024"))
 
 
 @pytest.mark.parametrize("text", ["", "guess", "nan", "inf", "1e9", "--"])
-def test_another_rule_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is no rule for HU"):
+def test_an_unknown_rule_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is not a rule for HU"):
         HuRule.parse(text)
 
 
@@ -202,7 +204,7 @@ def test_real_cts_and_their_crops_are_accepted(real_cts: Path) -> None:
         parts = [hu, hu[: z // 5], hu[-z // 6 :], hu[z // 3 : 2 * z // 3, y // 3 : 2 * y // 3, x // 3 : 2 * x // 3]]
         assert [examine(part).problem for part in parts] == [""] * 4
         assert examine(hu + 1024).problem
-        if name != "cropped_trunk/ct.nii.gz":  # too little air around it to tell 1024 from 1000
+        if name != "cropped_trunk/ct.nii.gz":  # has too little air to decide between 1024 and 1000
             assert [examine(hu + offset).shift for offset in OFFSETS] == [*OFFSETS]
 
 
@@ -212,7 +214,7 @@ def test_the_sample_cts_are_accepted(references: list[ReferenceFiles], target: V
         assert [examine(image.array + offset).shift for offset in OFFSETS] == [*OFFSETS]
 
 
-def test_segment_refuses_an_offset_before_it_writes_anything_and_takes_a_rule(tmp_path: Path) -> None:
+def test_segment_refuses_an_offset_before_it_writes_and_accepts_a_rule(tmp_path: Path) -> None:
     ct = write(patient() + 1024, tmp_path / "ct.nii.gz")
     labelled(tmp_path / "references", "a", PATIENT)
     build_atlas(find_references(tmp_path / "references"), BuildOptions(registration=QUICK)).save(tmp_path / "atlas")
@@ -236,10 +238,10 @@ def test_segment_refuses_an_offset_before_it_writes_anything_and_takes_a_rule(tm
     for rule in ("auto", "-1024"):
         done = CliRunner().invoke(app, [*words, "--hu", rule])
         assert done.exit_code == 0, done.output
-        told = json.loads(report.read_text())["hu"]
-        assert (told["rule"], told["offset"]) == (rule, -1024)
+        found = json.loads(report.read_text())["hu"]
+        assert (found["rule"], found["offset"]) == (rule, -1024)
     wrong = CliRunner().invoke(app, [*words, "--hu", "guess"])
-    assert "is no rule for HU" in str(wrong.exception)
+    assert "is not a rule for HU" in str(wrong.exception)
 
 
 @pytest.mark.parametrize(
@@ -253,10 +255,10 @@ def test_segment_refuses_an_offset_before_it_writes_anything_and_takes_a_rule(tm
         "compare studies -o out",
     ],
 )
-def test_every_command_that_reads_cts_takes_a_rule(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_that_reads_cts_has_the_option_hu(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     refused = CliRunner().invoke(app, [*words.split(), "--hu", "guess"])
-    assert "is no rule for HU" in str(refused.exception)
+    assert "is not a rule for HU" in str(refused.exception)
     assert [*tmp_path.iterdir()] == []
 
 
@@ -265,7 +267,7 @@ def shift(file: Path, offset: int) -> None:
     sitk.WriteImage(image + offset, str(file))
 
 
-def test_a_reference_in_other_values_is_left_out_by_name_or_corrected(tmp_path: Path) -> None:
+def test_a_reference_with_an_offset_is_skipped_or_corrected(tmp_path: Path) -> None:
     for name in ("a", "b"):
         labelled(tmp_path, name, PATIENT)
     shift(tmp_path / "images" / "b.nii.gz", 1000)
@@ -279,7 +281,7 @@ def test_a_reference_in_other_values_is_left_out_by_name_or_corrected(tmp_path: 
     assert (both.references[0].picture == both.references[1].picture).all()
 
 
-def test_a_growing_atlas_refuses_other_values_and_reads_its_finals_again_by_another_rule(tmp_path: Path) -> None:
+def test_a_growing_atlas_refuses_offsets_and_reads_its_finals_again_by_another_rule(tmp_path: Path) -> None:
     base = tmp_path / "base"
     for name in ("a", "b"):
         labelled(base, name, PATIENT)
@@ -298,20 +300,20 @@ def test_a_growing_atlas_refuses_other_values_and_reads_its_finals_again_by_anot
     assert report["hu"] == {"rule": "auto", "offsets": {"c": -1000.0}}
 
 
-def test_a_reference_that_agrees_with_no_other_is_warned_of(tmp_path: Path) -> None:
+def test_a_reference_that_agrees_with_no_other_causes_a_warning(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         labelled(tmp_path, name, PATIENT)
     atlas = build_atlas(find_references(tmp_path), BuildOptions(registration=QUICK))
     assert atlas.disagreeing == []
     first, *rest = atlas.references
-    apart = replace(atlas, references=(first.with_agreement(dict.fromkeys(PATIENT, 0.01)), *rest))
-    assert apart.disagreeing == ["a"]
-    apart.save(tmp_path / "atlas")
-    said = CliRunner().invoke(app, ["atlas", "info", str(tmp_path / "atlas")])
-    assert "agrees with no other reference" in said.output + said.stderr
+    outlying = replace(atlas, references=(first.with_agreement(dict.fromkeys(PATIENT, 0.01)), *rest))
+    assert outlying.disagreeing == ["a"]
+    outlying.save(tmp_path / "atlas")
+    printed = CliRunner().invoke(app, ["atlas", "info", str(tmp_path / "atlas")])
+    assert "agrees with no other reference" in printed.output + printed.stderr
 
 
-def test_a_training_case_in_other_values_is_left_out_by_name_or_corrected(tmp_path: Path) -> None:
+def test_a_training_case_with_an_offset_is_skipped_or_corrected(tmp_path: Path) -> None:
     labelled(tmp_path, "a", PATIENT)
     shift(tmp_path / "images" / "a.nii.gz", 1000)
     (files,) = find_references(tmp_path)
@@ -321,19 +323,19 @@ def test_a_training_case_in_other_values_is_left_out_by_name_or_corrected(tmp_pa
         return usable_cases([TrainingCase("a", files.image, files.label, hu=rule)], config, tmp_path / "cache")
 
     assert read(AUTO)[2] == {"a": -1000.0}
-    usable, problems, _ = read(CHECK)  # not answered from the cache of the other rule
+    usable, problems, _ = read(CHECK)  # does not use the cache of the other rule
     assert usable == []
     assert "1000 too high" in problems["a"]
 
 
 def made_by(name: str, rule: HuRule) -> Provenance:
-    """Returns what a segmenter's results depend on, with weights and an atlas that only have versions."""
+    """Returns the provenance of a segmenter with fake weights and a fake atlas, which only have versions."""
     unet: Any = SimpleNamespace(sha256="w", device=torch.device("cpu"))
     atlas: Any = SimpleNamespace(version="a")
     return Given(atlas, None, {"unet_3d": unet}, hu=rule).segmenter(name).provenance(Options())
 
 
-def test_compared_models_see_hu_and_another_rule_is_not_answered_from_a_kept_prediction(tmp_path: Path) -> None:
+def test_compared_models_get_hu_and_another_rule_reuses_no_stored_prediction(tmp_path: Path) -> None:
     write(patient() + 1024, tmp_path / "shifted.nii.gz")
     seen: list[float] = []
 
@@ -353,13 +355,13 @@ def test_compared_models_see_hu_and_another_rule_is_not_answered_from_a_kept_pre
     assert "shifted" in compared(CHECK)
 
 
-def test_the_rule_is_part_of_what_a_prediction_depends_on() -> None:
+def test_the_rule_is_part_of_the_provenance() -> None:
     assert "hu" not in made_by("unet_3d", CHECK)  # as in predictions of earlier versions
     assert made_by("unet_3d", AUTO)["hu"] == "auto"
     assert made_by("atlas", HuRule("offset", -1024.0))["hu"] == "-1024"
 
 
-def test_read_ct_refuses_by_file_name(tmp_path: Path) -> None:
+def test_read_ct_names_the_file_in_its_error(tmp_path: Path) -> None:
     file = write(patient() + 1000, tmp_path / "shifted.nrrd")
     with pytest.raises(InputError, match=r"shifted\.nrrd: its values are 1000 too high"):
         read_ct(file)

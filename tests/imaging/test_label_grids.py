@@ -1,4 +1,4 @@
-"""A label map lies on exactly its image's grid, or the difference is told."""
+"""A label map gets exactly its image's grid, or an error explains the difference."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def rounded_axes(label: sitk.Image) -> None:
 
 @pytest.mark.parametrize("change", [rounded_spacing, rounded_origin, rounded_axes])
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
-def test_a_rounded_grid_becomes_the_images(
+def test_a_rounded_grid_is_replaced_by_the_images(
     tmp_path: Path, image: Volume, change: Callable[[sitk.Image], None], suffix: str
 ) -> None:
     label = label_of(image)
@@ -56,17 +56,17 @@ def test_a_rounded_grid_becomes_the_images(
     assert found.geometry == image.geometry
     assert found.file_geometry == image.file_geometry
     assert (found.array == sitk.GetArrayFromImage(label)).all()
-    assert "voxels; it was put onto the image's" in " ".join(found.remarks)
+    assert "voxels; it was replaced by the image's grid" in " ".join(found.remarks)
     exact = tmp_path / "exact.nrrd"
     sitk.WriteImage(label_of(image), str(exact))
     assert read_labels(exact, image).remarks == ()
     checked = [check_label(file, tmp_path / "ct.nrrd") for file in (tmp_path / f"label{suffix}", exact)]
-    assert checked[0].digest == checked[1].digest  # the same label map for confirmations too
+    assert checked[0].digest == checked[1].digest  # so a confirmation recognises the same label map
     alone = read_labels(tmp_path / f"label{suffix}")
     assert compare_labels(found, alone, [3])[3].dice == 1.0
 
 
-def test_a_label_map_of_another_orientation_is_put_onto_the_images_grid(tmp_path: Path, image: Volume) -> None:
+def test_a_label_map_of_another_orientation_gets_the_images_grid(tmp_path: Path, image: Volume) -> None:
     label = label_of(image)
     rounded_spacing(label)
     sitk.WriteImage(sitk.DICOMOrient(label, "RAS"), str(tmp_path / "label.nii.gz"))
@@ -112,7 +112,7 @@ def coarser(label: sitk.Image) -> sitk.Image:
         (coarser, r"6 x 5 x 8 voxels instead of 12 x 10 x 8; spacing \(1.40625, 1.6, 2.5\)"),
     ],
 )
-def test_the_difference_of_two_grids_is_told(
+def test_the_difference_of_two_grids_is_explained(
     tmp_path: Path, image: Volume, change: Callable[[sitk.Image], sitk.Image], words: str
 ) -> None:
     file = tmp_path / "label.nrrd"
@@ -125,14 +125,14 @@ def test_the_difference_of_two_grids_is_told(
         compare_labels(image.with_array(image.array.astype(np.uint8)), read_labels(file), [1])
 
 
-def test_layers_are_named(tmp_path: Path, image: Volume) -> None:
+def test_a_label_map_in_layers_is_refused(tmp_path: Path, image: Volume) -> None:
     layers = sitk.Compose(label_of(image), label_of(image))
     sitk.WriteImage(layers, str(tmp_path / "label.nrrd"))
     for read in (
         lambda: read_labels(tmp_path / "label.nrrd", image),
         lambda: check_label(tmp_path / "label.nrrd", tmp_path / "ct.nrrd"),
     ):
-        with pytest.raises(InputError, match="holds 2 values per voxel, such as layers of segments"):
+        with pytest.raises(InputError, match="contains 2 values per voxel, such as layers of segments"):
             read()
 
 
@@ -153,7 +153,7 @@ def test_values_within_a_thousandth_of_whole_numbers_are_rounded(tmp_path: Path,
 
 
 @pytest.mark.parametrize("value", [-1, 256, np.nan, np.inf])
-def test_values_that_are_no_label_are_refused(tmp_path: Path, image: Volume, value: float) -> None:
+def test_values_that_are_not_labels_are_refused(tmp_path: Path, image: Volume, value: float) -> None:
     array = np.zeros(image.array.shape, np.float32)
     array[1, 2, 3] = value
     sitk.WriteImage(to_sitk(array, image.geometry), str(tmp_path / "label.nii"))
@@ -161,7 +161,7 @@ def test_values_that_are_no_label_are_refused(tmp_path: Path, image: Volume, val
         read_labels(tmp_path / "label.nii", image)
 
 
-def test_a_skewed_image_and_its_label_map_lie_on_one_grid(tmp_path: Path) -> None:
+def test_a_skewed_image_and_its_label_map_get_the_same_grid(tmp_path: Path) -> None:
     lines = ["NRRD0005", "type: uchar", "dimension: 3", "sizes: 10 8 6", "encoding: raw", "space: left-posterior-superior"]
     lines += ["space directions: (0.7,0,0) (0.002,0.8,0) (0,0,5)", "space origin: (1,2,3)", "", ""]
     for name in ("ct", "label"):

@@ -1,4 +1,4 @@
-"""Orders of axes: what another program would read from a file, and the way back."""
+"""Turning arrays to the axis order of a file or of another orientation, and back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def image_of(code: str, oblique: bool) -> sitk.Image:
 
 @pytest.mark.parametrize("oblique", [False, True])
 @pytest.mark.parametrize("filed", ["LPS", "RAS", "LAS", "PIR", "SLA", "ARI"])
-def test_as_the_file_has_it_is_what_is_in_the_file(filed: str, oblique: bool) -> None:
+def test_the_order_of_the_file_gives_the_array_in_the_file(filed: str, oblique: bool) -> None:
     image = image_of(filed, oblique)
     volume = from_sitk(image)
     turn = turn_to(volume, AS_FILED)
@@ -38,7 +38,7 @@ def test_as_the_file_has_it_is_what_is_in_the_file(filed: str, oblique: bool) ->
 
 @pytest.mark.parametrize("code", ["LPS", "RAS", "RPI", "AIL", "IRP"])
 @pytest.mark.parametrize("filed", ["LPS", "PIR"])
-def test_an_orientation_is_simpleitks(filed: str, code: str) -> None:
+def test_orientations_are_the_same_as_simpleitks(filed: str, code: str) -> None:
     image = image_of(filed, True)
     volume, expected = from_sitk(image), sitk.DICOMOrient(image, code)
     turn = turn_to(volume, code)

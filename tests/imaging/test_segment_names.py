@@ -1,4 +1,4 @@
-"""Names of organs in other programs."""
+"""Organs are found by the names and codes of other programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_every_organ_is_known_by_its_own_names() -> None:
         ("Prostate or uterus", 15), ("  LIVER ", 6), ("portal vein", 0), ("", 0), ("__", 0), ("kidney", 0),
     ],
 )  # fmt: skip
-def test_synonyms_count_without_case_blanks_underscores_and_hyphens(name: str, organ: int) -> None:
+def test_case_blanks_underscores_and_hyphens_of_names_are_ignored(name: str, organ: int) -> None:
     assert organ_named(name) == organ
 
 
@@ -48,12 +48,12 @@ def test_codes_of_paired_organs_need_a_side() -> None:
         ("other: {}", "not a valid list of segment names"),
     ],
 )
-def test_a_list_that_is_not_clear_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_an_ambiguous_list_of_names_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "names.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
         organ_names(None, tmp_path / "names.yaml")
 
 
-def test_long_lists_of_names_are_cut() -> None:
+def test_long_lists_of_names_are_shortened() -> None:
     assert listed(["a", "b"]) == "'a', 'b'"
     assert listed(["x" * 99] * 40).endswith("… and 10 more")

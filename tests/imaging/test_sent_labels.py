@@ -1,4 +1,4 @@
-"""Label maps as viewers send them: voxels with a grid, and numbers with names."""
+"""Label maps from viewers: voxels with a grid, and numbers with names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GRID: dict[str, Any] = {
 
 
 def sent(folder: Path, size: int = 24) -> Path:
-    """Voxels of ascending numbers, x fastest."""
+    """Writes a file of voxels with ascending numbers, x varying fastest."""
     raw = folder / "voxels.bin"
     raw.write_bytes(bytes(range(size)))
     return raw
@@ -38,17 +38,17 @@ def test_voxels_and_grid_become_an_image(tmp_path: Path) -> None:
     ("change", "problem"),
     [
         ({"dimensions": [4, 3, 3]}, "has 24 bytes"),
-        ({"spacing": "wide"}, "is no grid"),
-        ({"direction": [1, 0, 0]}, "is no grid"),
-        ({"direction": [1, 0, 0, 1, 0, 0, 0, 0, 1]}, "three axes at right angles"),
+        ({"spacing": "wide"}, "is not a valid grid"),
+        ({"direction": [1, 0, 0]}, "is not a valid grid"),
+        ({"direction": [1, 0, 0, 1, 0, 0, 0, 0, 1]}, "axes that are not at right angles"),
     ],
 )
-def test_another_grid_is_refused(change: dict[str, Any], problem: str, tmp_path: Path) -> None:
+def test_an_invalid_grid_is_refused(change: dict[str, Any], problem: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=problem):
         volume_to_file(sent(tmp_path), GRID | change, tmp_path / "label.nii.gz")
 
 
-def test_numbers_that_agree_with_the_table_leave_the_file_as_it_is(tmp_path: Path) -> None:
+def test_a_file_whose_numbers_agree_with_the_table_is_not_changed(tmp_path: Path) -> None:
     file = tmp_path / "label.nii.gz"
     volume_to_file(sent(tmp_path), GRID, file)
     before = file.read_bytes()
@@ -57,5 +57,5 @@ def test_numbers_that_agree_with_the_table_leave_the_file_as_it_is(tmp_path: Pat
 
 
 def test_names_without_numbers_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no list of names and numbers"):
+    with pytest.raises(InputError, match="not a list of names and numbers"):
         renumber(tmp_path / "label.nii.gz", [{"name": "spleen"}])

@@ -1,4 +1,4 @@
-"""Any orientation, spacing and obliquity comes in; results go back to exactly the file's grid."""
+"""Images of any orientation, spacing and obliquity are read, and results are written on exactly the file's grid."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def same_grid(a: sitk.Image, b: sitk.Image) -> bool:
 
 
 @pytest.mark.parametrize("code", ORIENTATIONS)
-def test_each_of_the_48_orientations_is_read_as_lps_and_goes_back_to_its_own_grid(code: str) -> None:
+def test_each_of_the_48_orientations_is_read_as_lps_and_restored_on_its_own_grid(code: str) -> None:
     array = np.arange(3 * 4 * 5, dtype=np.int16).reshape(3, 4, 5)
     image = image_of(array, code, (1.0, 2.0, 3.0), (0, 0, 0))
     volume = from_sitk(image)
@@ -80,13 +80,13 @@ def test_files_of_all_formats_keep_their_grid(tmp_path: Path, code: str, suffix:
     assert ((sitk.GetArrayFromImage(read) > 0) == (sitk.GetArrayFromImage(written) == 1)).all()
 
 
-def test_indices_and_world_coordinates_are_each_others_inverse(tiny: Volume) -> None:
+def test_to_index_is_the_inverse_of_to_world(tiny: Volume) -> None:
     index = np.array([[9.0, 7.0, 5.0], [0.5, 2.0, 1.0]])
     assert np.allclose(tiny.geometry.to_index(tiny.geometry.to_world(index)), index)
     assert tiny.geometry.to_world(np.array([1, 1, 1])).tolist() == [-8.5, 22.0, 33.0]
 
 
-def test_label_maps_must_hold_whole_numbers_on_the_images_grid(tmp_path: Path, tiny: Volume) -> None:
+def test_label_maps_must_contain_whole_numbers_on_the_images_grid(tmp_path: Path, tiny: Volume) -> None:
     image = tiny.restored()
     sitk.WriteImage(image + 0.5, str(tmp_path / "half.nii.gz"))
     with pytest.raises(InputError, match="not whole numbers"):
@@ -99,7 +99,7 @@ def test_label_maps_must_hold_whole_numbers_on_the_images_grid(tmp_path: Path, t
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha"])
-def test_a_file_that_ends_too_early_is_told(tmp_path: Path, suffix: str) -> None:
+def test_a_file_that_ends_too_early_is_refused(tmp_path: Path, suffix: str) -> None:
     image = sitk.GetImageFromArray(np.arange(480, dtype=np.int16).reshape(6, 8, 10))
     sitk.WriteImage(image, str(tmp_path / f"whole{suffix}"))
     (tmp_path / f"cut{suffix}").write_bytes((tmp_path / f"whole{suffix}").read_bytes()[:-200])
@@ -108,7 +108,7 @@ def test_a_file_that_ends_too_early_is_told(tmp_path: Path, suffix: str) -> None
         read_volume(tmp_path / f"cut{suffix}")
 
 
-def test_a_packed_file_that_holds_too_little_is_told(tmp_path: Path) -> None:
+def test_a_packed_file_with_too_few_bytes_is_refused(tmp_path: Path) -> None:
     image = sitk.GetImageFromArray(np.arange(480, dtype=np.int16).reshape(6, 8, 10))
     sitk.WriteImage(image, str(tmp_path / "whole.nii"))
     with gzip.open(tmp_path / "packed.nii.gz", "wb") as stream:

@@ -61,7 +61,7 @@ def test_a_missing_an_unknown_and_a_misshapen_tensor_are_named(official_state: d
 
 def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     torch.save({"model": Path("x")}, tmp_path / "w.pt")
-    with pytest.raises(WeightsError, match="holds code besides weights"):
+    with pytest.raises(WeightsError, match="contains code besides weights"):
         load_weights(tmp_path / "w.pt")
 
 

@@ -200,7 +200,7 @@ def test_weights_with_code_are_refused_and_the_code_does_not_run(tmp_path: Path)
             return Path.mkdir, (sign,)
 
     folder = tiny_bundle(tmp_path / "own", weights={"model": Evil()})
-    with pytest.raises(WeightsError, match=r"model\.pt: holds code besides weights; the code was not run\."):
+    with pytest.raises(WeightsError, match=r"model\.pt: contains code besides weights; the code was not run\."):
         load_bundle(folder)
     assert not sign.exists()
 

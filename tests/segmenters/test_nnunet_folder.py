@@ -162,7 +162,7 @@ def test_a_mended_folder_is_used_at_once(tmp_path: Path) -> None:
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     sign = tmp_path / "the-code-has-run"
     folder = write_folder(tmp_path / "model", folds={"0": checkpoint({}, logging=Evil(sign))})
-    assert "holds code besides weights; the code was not run." in missing(folder)
+    assert "contains code besides weights; the code was not run." in missing(folder)
     assert not sign.exists()
 
 
@@ -178,7 +178,7 @@ def test_checkpoints_with_numbers_of_numpy_1_and_2_are_read(tmp_path: Path, modu
         for name, content in parts.items():
             archive.writestr(name, content.replace(written, module.encode()))
     assert read_folder(folder).trainer == "nnUNetTrainer"
-    with pytest.raises(WeightsError, match="holds code"):  # other files get no more than they need
+    with pytest.raises(WeightsError, match="contains code"):  # other files get no more than they need
         load_tensors(file)
 
 

@@ -60,13 +60,13 @@ def fill(folder: Path) -> None:
 
 
 TOLD = {
-    "x.mhd": "keeps header and voxels in two files. Convert it",
-    "y.nhdr": "keeps header and voxels in two files",
-    "z.hdr": "keeps header and voxels in two files",
+    "x.mhd": "has its header and its voxels in two files. Convert it",
+    "y.nhdr": "has its header and its voxels in two files",
+    "z.hdr": "has its header and its voxels in two files",
     "p.zip": "is an archive. Unpack it.",
     "q.nrrd.gz": "is packed. Unpack it.",
-    "m.Nii.gz": "has a suffix in lower and upper case. Rename it.",
-    "t.tif": "is of a type without a sure grid",
+    "m.Nii.gz": "has a suffix that mixes lower and upper case. Rename it.",
+    "t.tif": "is of a type without a reliable voxel grid",
 }
 
 
@@ -75,7 +75,7 @@ def test_what_is_not_taken_is_told_with_the_reason_and_nothing_else_is(folder: P
     told = StudyStore(folder).problems()
     assert set(told) == set(TOLD)
     for name, words in TOLD.items():
-        assert told[name]["image"].startswith(f"is not taken: it {words}"), told[name]
+        assert told[name]["image"].startswith(f"is not used: it {words}"), told[name]
     assert list(StudyStore(folder).images()) == ["a"]
     for file in folder.iterdir():
         if file.name in TOLD:
@@ -98,7 +98,7 @@ def test_dicom_files_and_folders_of_any_shape_are_told(folder: Path) -> None:
     assert set(told) == {"series", "patient", "deep", "1.2.840.113", "linked"}
     for name in ("series", "patient"):
         assert "is a folder of DICOM files. Convert each series" in told[name]
-    assert "is a folder with images in it. Move them up" in told["deep"]
+    assert "is a folder that contains images. Move them up" in told["deep"]
     assert "is the first of 3 DICOM files" in told["1.2.840.113"]
     assert "is a link to a folder" in told["linked"]
 
@@ -131,10 +131,10 @@ def test_commands_over_folders_list_what_is_not_taken(folder: Path, tmp_path: Pa
     skipped = {}
     assert [files.image.name for files in find_references(pairs, skipped)] == ["A.NII.GZ"]
     assert list(skipped) == ["images/B.mhd"]
-    with pytest.raises(InputError, match=r"images/B\.mhd: is not taken"):
+    with pytest.raises(InputError, match=r"images/B\.mhd: is not used"):
         find_references(pairs)
     shown = CliRunner().invoke(app, ["labels", "check", str(folder)]).output
-    assert "p.zip (image): is not taken: it is an archive." in shown
+    assert "p.zip (image): is not used: it is an archive." in shown
 
 
 def test_a_study_counts_although_the_dicom_folder_that_it_was_made_from_has_its_name(folder: Path) -> None:

@@ -75,9 +75,9 @@ def test_a_segmentation_that_cannot_be_used_does_not_count_as_done(folder: Path)
     segmentation(segment("Liver", 1), segment("cyst", 2), name="x.seg.nrrd")(folder / "labels" / FINAL)
     store = StudyStore(folder)
     store.audit()
-    assert "has segments that are no organs: 'cyst'" in store.problems()["x"][FINAL]
+    assert "has segments that are not organs: 'cyst'" in store.problems()["x"][FINAL]
     ran = CliRunner().invoke(app, ["labels", "check", str(folder)])
-    assert "no organs: 'cyst'" in " ".join(ran.output.split())
+    assert "not organs: 'cyst'" in " ".join(ran.output.split())
 
 
 def test_a_segmentation_beside_the_cts_is_no_study_and_is_named(folder: Path) -> None:
@@ -97,7 +97,7 @@ def test_an_image_cannot_be_a_segmentation(folder: Path, tmp_path: Path) -> None
     with pytest.raises(InputError, match="is a segmentation, not a CT"):
         store.add_image("y", file)
     file = file.rename(tmp_path / "y.nrrd")
-    with pytest.raises(InputError, match="is a segmentation, as 3D Slicer saves it, not a CT"):
+    with pytest.raises(InputError, match="is a segmentation from 3D Slicer, not a CT"):
         store.add_image("y", file)
 
 

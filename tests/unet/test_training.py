@@ -146,7 +146,7 @@ def test_a_case_that_cannot_be_used_does_not_stop_training(cases: list[TrainingC
     shorter = with_training(TINY, {"epochs": 2})
     stats = UNetTraining([*cases, *more, complete], shorter, tmp_path / "run", CPU, skipped={"before": "no label"}).run()
     assert set(stats["skipped"]) == {"garbage", "gone", "strange", "before", "empty", "wild", "shifted"}
-    assert "holds no organ" in stats["skipped"]["empty"]
+    assert "contains no organ" in stats["skipped"]["empty"]
     assert "[16]" in stats["skipped"]["wild"]
     assert "40 x 30 x 30 voxels instead of" in stats["skipped"]["shifted"]
     assert "garbage.nii.gz" in stats["skipped"]["garbage"]

@@ -80,7 +80,7 @@ async def infer(
             lambda: instance.infer(wanted),
             owner=owner_id(user),
             person=user.name,
-            soon=hasattr(task, "inputs"),  # somebody waits for it with the mouse in the hand
+            interactive=hasattr(task, "inputs"),  # a person waits for the result while editing
         )
     except BaseException:  # also if the request is cancelled
         if upload is not None:

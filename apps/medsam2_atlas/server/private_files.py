@@ -11,7 +11,7 @@ from pathlib import Path
 from monailabel.config import settings
 
 from datastores.session_folders import SESSION_ID
-from medsam2_atlas.base.file_modes import set_umask, settle
+from medsam2_atlas.base.file_modes import apply_modes, set_umask
 from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.storage import WorkFolder
 
@@ -39,7 +39,7 @@ def begin(work: WorkFolder, for_group: bool) -> None:
     if studies is not None and for_group:
         folders.append(studies / "labels")
     for folder in folders:
-        settle(folder, for_group, group, recursive=False)
+        apply_modes(folder, for_group, group, recursive=False)
     if studies is not None and not for_group:
         _tell_open_files((studies, studies / "labels"))
     threading.Thread(target=_settle_all, args=(folders, for_group, group), name="file modes", daemon=True).start()
@@ -47,7 +47,7 @@ def begin(work: WorkFolder, for_group: bool) -> None:
 
 def _settle_all(folders: Iterable[Path], for_group: bool, group: int | None) -> None:
     try:
-        changed = sum(settle(folder, for_group, group) for folder in folders)
+        changed = sum(apply_modes(folder, for_group, group) for folder in folders)
     except OSError:
         log.exception("modes of files of earlier versions are left as they are")
         return

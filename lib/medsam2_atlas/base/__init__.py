@@ -1,1 +1,1 @@
-"""Shared by all rooms: errors, files, configuration, devices, jobs, progress."""
+"""What all rooms share: errors, files, configuration, devices, jobs and progress."""

@@ -1,4 +1,4 @@
-"""What PyTorch says of an NVIDIA card that it cannot use, in plain words with a remedy."""
+"""Explains PyTorch's errors about NVIDIA cards in plain words, each with a remedy."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from dataclasses import dataclass
 import torch
 
 HIDING = "CUDA_VISIBLE_DEVICES"
-"""Variable that hides cards from a process, and renumbers the others."""
+"""Environment variable that hides cards from a process and renumbers the remaining ones."""
 OLDER_CUDA = "cu126"
-"""PyTorch's last build for CUDA 12, which older drivers and cards need. PyTorch publishes it up to 2.14:
-https://github.com/pytorch/pytorch/issues/190385."""
+"""PyTorch's last build for CUDA 12, which older drivers and cards need.
+
+PyTorch publishes it up to version 2.14: https://github.com/pytorch/pytorch/issues/190385.
+"""
 DRIVERS = {11: 450, 12: 525, 13: 580}
-"""Min driver on Linux for each major version of CUDA: https://docs.nvidia.com/deploy/cuda-compatibility/."""
+"""Min driver version on Linux for each major version of CUDA: https://docs.nvidia.com/deploy/cuda-compatibility/."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The result of a try.
+    """The result of trying a card.
 
     Attributes:
         problem: why networks cannot run, as a clause without a full stop; empty if they can.
-        remedy: what to do about it, in sentences.
-        full: whether the card had too little free memory for the try. It may have more later, so that is no problem.
-        absent: whether there is no card or no driver at all, which is as it should be on a machine without one.
+        remedy: how to fix the problem, in full sentences.
+        full: whether the card had too little free memory for the trial. This is no problem: memory may be free later.
+        absent: whether there is no card or no driver at all. This is normal on a machine without a GPU.
     """
 
     problem: str = ""
@@ -37,10 +39,10 @@ class Trial:
 
 NO_DRIVER = Trial(
     "no NVIDIA driver was found",
-    "Install the driver; hand it into a container with NVIDIA's container toolkit.",
+    "Install the driver; in a container, use NVIDIA's container toolkit.",
     absent=True,
 )
-NO_CARD = Trial("the driver offers no card", "`nvidia-smi -L` lists cards; a card in MIG mode needs instances.", absent=True)
+NO_CARD = Trial("the driver reports no card", "`nvidia-smi -L` lists cards; a card in MIG mode needs instances.", absent=True)
 
 _KNOWN = (
     (("Found no NVIDIA driver",), NO_DRIVER),
@@ -48,7 +50,7 @@ _KNOWN = (
     (
         ("busy or unavailable",),
         Trial(
-            "another process has the card to itself, or the card is closed for computing "
+            "another process has exclusive use of the card, or the card does not allow computing "
             "(compute mode exclusive or prohibited, or MIG mode without instances)",
             "`nvidia-smi -q -d COMPUTE` shows the mode; `nvidia-smi -c DEFAULT` shares the card.",
         ),
@@ -57,13 +59,13 @@ _KNOWN = (
         ("system not yet initialized",),
         Trial(
             "the connections between the cards are not set up",
-            "Start NVIDIA's Fabric Manager, in exactly the driver's version.",
+            "Start NVIDIA's Fabric Manager; its version must be exactly the driver's.",
         ),
     ),
     (
         ("forward compatibility was attempted", "driver / cuda driver combination", "version mismatch"),
         Trial(
-            "parts of the NVIDIA driver differ in version",
+            "parts of the NVIDIA driver have different versions",
             "Restart the machine after an update of the driver; remove the package cuda-compat if it is installed.",
         ),
     ),
@@ -71,14 +73,14 @@ _KNOWN = (
         ("CUDA unknown error", "initialization error", "driver initialization failed"),
         Trial(
             "the NVIDIA driver does not start",
-            "See whether `nvidia-smi` works; restart the machine, above all after sleep or an update of the driver.",
+            "Check whether `nvidia-smi` works. Restart the machine, especially after sleep or an update of the driver.",
         ),
     ),
     (
         ("ECC error", "GPU is lost", "fallen off the bus", "hardware stack error"),
         Trial(
             "the card reports a hardware error",
-            "Restart the machine; `nvidia-smi -q` and the kernel's log (`dmesg`) tell more.",
+            "Restart the machine; `nvidia-smi -q` and the kernel's log (`dmesg`) show details.",
         ),
     ),
     (
@@ -91,16 +93,21 @@ _KNOWN = (
             "libcud",
         ),
         Trial(
-            "a CUDA library is missing, or is not the one that this PyTorch brings",
+            "a CUDA library is missing, or is not the one that comes with this PyTorch",
             "Unset LD_LIBRARY_PATH, or install PyTorch again.",
         ),
     ),
 )
-"""Texts of PyTorch's errors (`c10/cuda/CUDAFunctions.cpp`) and of CUDA's, and what they mean."""
+"""Texts of errors of PyTorch (`c10/cuda/CUDAFunctions.cpp`) and CUDA, with their explanations."""
 
 
 def explained(error: BaseException, device: torch.device | None = None) -> Trial:
-    """Returns the meaning of an error that PyTorch raised. device: the card that it arose on; None before any was used."""
+    """Returns the explanation of an error that PyTorch raised.
+
+    Args:
+        error: the error.
+        device: the card on which it occurred; None if no card was used yet.
+    """
     text = str(error).strip()
     if "driver on your system is too old" in text or "unsupported toolchain" in text:
         return _driver_too_old(text)
@@ -110,11 +117,11 @@ def explained(error: BaseException, device: torch.device | None = None) -> Trial
         if any(word in text for word in words):
             return meaning
     first = text.splitlines()[0].rstrip(".") if text else type(error).__name__
-    return Trial(f"CUDA reports an error ({first})", "See whether `nvidia-smi` works; restart the machine.")
+    return Trial(f"CUDA reports an error ({first})", "Check whether `nvidia-smi` works; restart the machine.")
 
 
 def cpu_build() -> Trial:
-    """Returns what a CPU build of PyTorch means on a machine with a card."""
+    """Returns the problem that this PyTorch is a CPU build, with the commands that install the CUDA build."""
     version = torch.__version__.split("+")[0]
     remedy = (
         f"`make install TORCH=cuda` installs the CUDA build; so do `pip uninstall torch` and `pip install torch=={version}`."
@@ -123,28 +130,28 @@ def cpu_build() -> Trial:
 
 
 def hidden_cards() -> str:
-    """Returns a note that cards may be hidden from this process; empty if none are."""
+    """Returns a note that `CUDA_VISIBLE_DEVICES` may hide cards from this process; empty if it is not set."""
     return f"{HIDING} is {os.environ[HIDING]!r}" if HIDING in os.environ else ""
 
 
 def _driver_too_old(text: str) -> Trial:
     found = re.search(r"found version (\d+)", text)
-    offered = f"CUDA {int(found[1]) // 1000}.{int(found[1]) % 1000 // 10}" if found else "an older CUDA"
+    supported = f"CUDA {int(found[1]) // 1000}.{int(found[1]) % 1000 // 10}" if found else "an older CUDA"
     built = torch.version.cuda or "a newer one"
     major = int(built.split(".")[0]) if built[0].isdigit() else 0
     driver = f"driver {DRIVERS[major]} or newer" if major in DRIVERS else "a newer driver"
-    problem = f"the NVIDIA driver is too old: it supports {offered}, and this PyTorch was built for CUDA {built}"
+    problem = f"the NVIDIA driver is too old: it supports {supported}, and this PyTorch was built for CUDA {built}"
     return Trial(problem, f"Install {driver}, or a build for an older CUDA: {_older_build()}.")
 
 
 def _no_kernels(device: torch.device | None) -> Trial:
     built = sorted({int(found[1]) for arch in torch.cuda.get_arch_list() if (found := re.match(r"sm_(\d+)", arch))})
-    offered = ", ".join(f"{number / 10:.1f}" for number in built) or "others"
+    supported = ", ".join(f"{number / 10:.1f}" for number in built) or "other capabilities"
     try:
         major, minor = torch.cuda.get_device_capability(device)
     except Exception:  # noqa: BLE001 - a card that failed may not answer
-        return Trial("this PyTorch has no kernels for the card", "`medsam2-atlas doctor` tells which build has.")
-    problem = f"its compute capability is {major}.{minor}, and this PyTorch has kernels for {offered}"
+        return Trial("this PyTorch has no kernels for the card", "`medsam2-atlas doctor` names a suitable build.")
+    problem = f"its compute capability is {major}.{minor}, and this PyTorch has kernels for {supported}"
     if built and 10 * major + minor < built[0]:
         return Trial(problem, f"Install a build for older cards: {_older_build()}.")
     return Trial(problem, "Install a newer PyTorch.")

@@ -1,9 +1,9 @@
-"""The NVIDIA cards that PyTorch sees, and whether networks can run on them.
+"""Finds the NVIDIA cards that PyTorch sees, and tests whether networks can run on them.
 
-PyTorch also lists cards that it cannot run on: its build may lack kernels for them, or the driver may be broken. That shows
-at the first kernel only, so one is tried: elementwise, a matrix product (cuBLAS) and a convolution (cuDNN), as in the
-networks. The process that asks tries it itself: another process would first have to import PyTorch, for seconds in every
-command. `doctor` alone looks from another process (`card_look`), since it must end even if a broken driver hangs or crashes.
+PyTorch also lists cards that it cannot run on: its build may lack kernels for them, or the driver may be broken. Only the first
+kernel reveals this, so a trial runs the kinds of kernels that networks use: elementwise functions, a matrix product (cuBLAS)
+and a convolution (cuDNN). The trial runs in the calling process, because another process would spend seconds importing PyTorch
+in every command. Only `doctor` uses another process (`card_look`): it must end even if a broken driver hangs or crashes.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from medsam2_atlas.base.card_problems import Trial, cpu_build, explained
 from medsam2_atlas.base.memory import is_out_of_memory
 
 _ENOUGH = 1 << 30
-"""Bytes of free memory with which a library's handle cannot fail for lack of memory."""
+"""Free memory in bytes that certainly suffices to create a CUDA library's handle."""
 
 
 def cards_seen() -> list[torch.device]:
-    """Returns the CUDA devices that PyTorch sees in this process; it may not be able to run on them."""
+    """Returns the CUDA devices that PyTorch sees in this process. Networks may be unable to run on them."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `no_card` tells what PyTorch warns of
+        warnings.simplefilter("ignore")  # `no_card` reports the cause of PyTorch's warning
         if not torch.cuda.is_available():
             return []
         return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
 
 
 @functools.cache
-def tried(device: torch.device) -> Trial:
-    """Tries a kernel on a CUDA device, once in each process."""
+def trial_of(device: torch.device) -> Trial:
+    """Returns the result of `try_kernel` for a CUDA device; each process tries a device only once."""
     return try_kernel(device)
 
 
 def try_kernel(device: torch.device) -> Trial:
-    """Tries a kernel on a CUDA device now."""
+    """Runs a kernel on a CUDA device now, and returns whether it worked."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch's own words for what the kernel shows
+            warnings.simplefilter("ignore")  # the trial's result replaces PyTorch's warning
             result = _kernel(device)
-    except Exception as error:  # noqa: BLE001 - errors of many types arise here, and each means that networks would fail
+    except Exception as error:  # noqa: BLE001 - errors have many types here, and each means that networks would fail
         return Trial(full=True) if _is_full(error, device) else explained(error, device)
     if not math.isclose(result, _kernel(torch.device("cpu")), rel_tol=0.01):  # TF32 alone is off by less than 0.001
-        return Trial("the card computes wrong results", "Test the card, and do not use it until then.")
+        return Trial("the card computes wrong results", "Do not use the card until it has been tested.")
     return Trial()
 
 
@@ -57,7 +57,7 @@ def no_card() -> Trial:
     if not has_cuda_build():
         return cpu_build()
     try:
-        torch.cuda.init()  # type: ignore[no-untyped-call]  # is_available() does not tell the cause
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # is_available() hides the cause
     except Exception as error:  # noqa: BLE001 - as above
         return explained(error)
     return Trial("PyTorch sees no card", "`nvidia-smi -L` lists cards.", absent=True)
@@ -69,7 +69,10 @@ def has_cuda_build() -> bool:
 
 
 def shows_card() -> bool:
-    """Returns whether the system shows an NVIDIA card to this process: a driver is loaded, and a container gets the card."""
+    """Returns whether this process has a device file of an NVIDIA card.
+
+    That requires a loaded driver and, in a container, that the container may use the card.
+    """
     return any(re.fullmatch(r"nvidia\d+", file.name) for file in Path("/dev").glob("nvidia*"))
 
 
@@ -85,7 +88,7 @@ def _is_full(error: BaseException, device: torch.device) -> bool:
         return False
     if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
         return True
-    try:  # libraries that are broken name the same errors as libraries that find no memory
+    try:  # a broken library raises the same errors as a library without memory
         return torch.cuda.mem_get_info(device)[0] < _ENOUGH
-    except Exception:  # noqa: BLE001 - a card that cannot be asked has another trouble
+    except Exception:  # noqa: BLE001 - a card that does not report its memory has another problem
         return False

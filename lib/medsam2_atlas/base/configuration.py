@@ -1,4 +1,4 @@
-"""One way to read a configuration file: YAML into a pydantic model that refuses what it does not know."""
+"""Reads configuration files: YAML into a pydantic model that refuses unknown keys."""
 
 from __future__ import annotations
 
@@ -16,54 +16,53 @@ log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=BaseModel)
 
-Former = Mapping[str, str | Callable[[Any], Mapping[str, Any]]]
-"""Keys of the last release, and their names today; or a function that returns today's keys and values for an old value.
+OldKeys = Mapping[str, str | Callable[[Any], Mapping[str, Any]]]
+"""Maps each renamed key of the last release to its new key, or to a function that converts its value to new keys and values.
 
-A key within others is written with dots: `appearance.most`. `*` stands for each entry of a list: `organs.*.threshold`.
+Dots separate the levels of a nested key: `appearance.most`. `*` stands for each entry of a list: `organs.*.threshold`.
 """
 
 
-def read_config(model: type[M], file: Path, what: str, remedy: str = "", former: Former | None = None) -> M:
+def read_config(model: type[M], file: Path, what: str, remedy: str = "", old_keys: OldKeys | None = None) -> M:
     """Returns the configuration in a file.
 
     Args:
-        model: of the configuration.
-        file: YAML.
-        what: kind of the configuration, for the error.
-        remedy: what to do, for the error.
-        former: keys of the last release. They are read, and a warning names the new ones.
+        model: pydantic model of the configuration.
+        file: the YAML file.
+        what: kind of the configuration, for the error message.
+        remedy: advice for the error message.
+        old_keys: renamed keys of the last release. They are still read, and a warning names the new keys.
 
     Raises:
-        InputError: not readable, not valid parameters, or a setting by its old and its new key.
+        InputError: the file cannot be read, its settings are invalid, or a setting appears under its old and its new key.
     """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        return model.model_validate(_with_new_keys(content, former or {}, file))
+        return model.model_validate(_with_new_keys(content, old_keys or {}, file))
     except ValidationError as error:
         raise InputError(file, f"is not a valid {what}: {problems_of(error)}.", remedy) from error
     except (OSError, yaml.YAMLError, ValueError) as error:
         raise InputError(file, f"is not a valid {what}: {error}", remedy) from error
 
 
-def _with_new_keys(content: Any, former: Former, file: Path) -> Any:
-    """Returns the content with today's keys; logs one warning that names the new key of each old one."""
+def _with_new_keys(content: Any, old_keys: OldKeys, file: Path) -> Any:
+    """Returns the content with current keys; logs one warning that names the new key of each old one."""
     renamed: dict[str, str] = {}
-    for old, new in former.items():
+    for old, new in old_keys.items():
         for places, value in list(_taken(content, old.split("."))):
             entries = {new: value} if isinstance(new, str) else new(value)
             for name, entry in entries.items():
                 if not _put(content, name.split("."), places, entry):
-                    raise InputError(file, f"has one setting twice: as {old}, its old key, and as {name}.", f"Remove {old}.")
+                    raise InputError(file, f"has one setting twice: as {name}, and under its old key {old}.", f"Remove {old}.")
             renamed[old] = " and ".join(entries)
     if renamed:
-        told = "; ".join(f"{old} is now {new}" for old, new in renamed.items())
-        log.warning("%s has keys of the last release, which the next one will not read. Rename them: %s.", file, told)
+        changes = "; ".join(f"{old} is now {new}" for old, new in renamed.items())
+        log.warning("%s has keys of the last release, which the next one will not read. Rename them: %s.", file, changes)
     return content
 
 
 def _taken(content: Any, path: list[str], places: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Any]]:
-    """Removes a key wherever its path leads, and the parts that it leaves empty; yields the indices that `*` stood for, and
-    its value."""
+    """Removes a key everywhere its path matches, and then empty parents; yields the list indices behind `*`, and the value."""
     head, *rest = path
     if head == "*":
         for n, entry in enumerate(content if isinstance(content, list) else []):
@@ -78,7 +77,7 @@ def _taken(content: Any, path: list[str], places: tuple[int, ...] = ()) -> Itera
 
 
 def _put(content: Any, path: list[str], places: tuple[int, ...], value: Any) -> bool:
-    """Sets a key; returns whether it was free."""
+    """Sets a key if it is not set yet; returns whether it did."""
     left = list(places)
     for part in path[:-1]:
         if part == "*":
@@ -97,15 +96,15 @@ def _put(content: Any, path: list[str], places: tuple[int, ...], value: Any) -> 
 
 def problems_of(error: ValidationError) -> str:
     """Returns the problems of a configuration in one line, each with the name of its setting."""
-    told = ((".".join(map(str, problem["loc"])), problem["msg"]) for problem in error.errors())
-    return "; ".join(f"{where}: {message}" if where else message for where, message in told)
+    problems = ((".".join(map(str, problem["loc"])), problem["msg"]) for problem in error.errors())
+    return "; ".join(f"{setting}: {message}" if setting else message for setting, message in problems)
 
 
 class Settings(BaseModel):
-    """Settings that tune a method; they cannot be changed once they are read.
+    """Settings that tune a method. They cannot be changed after they are read.
 
-    A result that is stored names those settings that differ from their defaults, and only those: so it is found again as
-    long as nobody has changed one, whatever settings later versions add.
+    A stored result names only settings that differ from their defaults. It therefore stays valid when a later version adds
+    settings, as long as nobody changes one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,8 +115,10 @@ class Settings(BaseModel):
 
 
 def differing(config: BaseModel) -> dict[str, Any]:
-    """Returns the settings of a configuration that differ from their defaults, as JSON has them; parts that are
-    configurations themselves are looked into. A setting without a default always counts."""
+    """Returns the settings of a configuration that differ from their defaults, as JSON values.
+
+    Nested configurations are compared setting by setting. A setting without a default is always included.
+    """
     found: dict[str, Any] = {}
     content = config.model_dump(mode="json")
     for name, field in type(config).model_fields.items():

@@ -1,4 +1,4 @@
-"""What the command line shows: tables, progress bars, errors."""
+"""Shows tables, progress bars and errors on the command line."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from medsam2_atlas.base.progress import Progress
 
 
 class _ErrorConsole(Console):
-    """Standard error. A closed pipe raises its error, as it does everywhere else; rich would end the process itself.
+    """The console on standard error. A closed pipe raises its error as usual; rich would end the process itself.
 
-    Names of files and texts in them are shown here: what could control the terminal is shown as escapes.
+    File names and texts from files are shown here, so characters that could control the terminal are shown as escapes.
     """
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Called by rich for each string that it is to show, also for those in tables."""
+        """Returns the text to show for a string; rich calls this for each string, including those in tables."""
         return super().render_str("\n".join(printable(line) for line in text.split("\n")), **options)
 
     def on_broken_pipe(self) -> None:
-        """Called by rich where it handles the error."""
+        """Raises the error again; rich calls this while it handles the error."""
         raise
 
 
 class _ShortFormatter(logging.Formatter):
-    """Formats an error in one line instead of its traceback."""
+    """Formats an error as one line instead of a traceback."""
 
     def formatException(self, ei: Any) -> str:
-        """Returns the kind of error and its text."""
+        """Returns the type of an error and its text."""
         return "" if ei[1] is None else f"{type(ei[1]).__name__}: {ei[1]}"
 
 
@@ -45,13 +45,17 @@ console = _ErrorConsole(stderr=True)
 
 
 def echo(*lines: str) -> None:
-    """Prints lines on standard output. What could control a terminal, or look like another line, is printed as escapes."""
+    """Prints lines on standard output. Characters that could control a terminal or start another line become escapes."""
     for line in lines:
         typer.echo(printable(line))
 
 
 def set_up_logging(verbose: bool) -> None:
-    """Log lines go to standard error, beside the bars; tracebacks of logged errors only if `verbose`."""
+    """Sends log lines to standard error, together with the progress bars.
+
+    Args:
+        verbose: whether messages of level INFO, and tracebacks of logged errors, are shown too.
+    """
     handler = RichHandler(console=console, show_path=False)
     handler.setFormatter(LineFormatter((logging.Formatter if verbose else _ShortFormatter)("%(message)s")))
     logging.basicConfig(
@@ -63,7 +67,11 @@ def set_up_logging(verbose: bool) -> None:
 
 @contextmanager
 def bars(*, time_left: bool = False) -> Iterator[Progress]:
-    """One bar a stage, shown while the block runs. time_left: whether the time that remains is shown, too."""
+    """Shows one progress bar per stage for the duration of the block; yields the progress callable that moves the bars.
+
+    Args:
+        time_left: whether the bars also show the estimated remaining time.
+    """
     columns: list[ProgressColumn] = [TextColumn("{task.description:<26}"), BarColumn()]
     columns += [TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn()]
     if time_left:

@@ -1,10 +1,10 @@
 """SQLite files that several processes and threads share, and that may be lost or become unwritable at any time.
 
-A `Database` holds only data that can be rebuilt. If its file is removed, replaced or damaged while in use, an empty one takes
-its place. On a full or read-only disk, a copy in memory takes its place. Both increase `generation`, so that the user of the
+A `Database` contains only data that can be rebuilt. If its file is removed, replaced or damaged while in use, an empty file
+replaces it. On a full or read-only disk, a copy in memory replaces it. Both increase `generation`, so that the user of the
 database fills it again.
 
-Locks: `_guard` covers the choice of file or memory, and each use of the memory; nothing waits for a writer while it is held.
+Locks: `_guard` protects the choice of file or memory, and each use of the memory. Nothing waits for a writer while holding it.
 Files use SQLite's rollback journal, not WAL: WAL shares memory through a file beside the database, and a process crashes if
 that file is truncated.
 """
@@ -54,19 +54,20 @@ _Answer = TypeVar("_Answer")
 
 
 class Database:
-    """A file with tables that can be filled again, or the same tables in memory. Safe for several processes and threads.
+    """A database file whose tables can be filled again, or the same tables in memory. Safe for several processes and threads.
 
     Attributes:
         fallback: why the tables are in memory; empty while the file is used.
-        generation: number of times the tables were reopened; their content may be lost each time.
+        generation: how often the tables were reopened. Each time, their content may be lost.
     """
 
     def __init__(self, file: Path, schema: str, *, version: int = 0, durable: bool = True) -> None:
-        """
+        """Opens the database, or creates it if it does not exist.
+
         Args:
-            file: of the database; made with its folder if it does not exist.
-            schema: SQL that makes the tables if they do not exist.
-            version: of the schema; a file of another version is replaced.
+            file: the database file; it is created together with its folder.
+            schema: SQL that creates the tables if they do not exist.
+            version: version of the schema; a file of another version is replaced.
             durable: whether the last change must survive a power cut; False makes writing faster.
         """
         self.file, self.fallback, self.generation = file, "", 0
@@ -74,7 +75,7 @@ class Database:
         self._guard = threading.RLock()
         self._memory: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
-        self._held: sqlite3.Connection | None = None  # keeps the file's number from being given to another file
+        self._held: sqlite3.Connection | None = None  # an open file's inode number cannot be reused for another file
         self._tried = 0.0
         self._open()
 
@@ -88,7 +89,7 @@ class Database:
         return self.generation
 
     def retry(self) -> None:
-        """Retries the file if the tables are in memory, at most once every ten seconds."""
+        """Tries the file again if the tables are in memory, at most once every ten seconds."""
         if self._memory is not None and time.monotonic() - self._tried > _RETRY_SECONDS:
             with self._guard:
                 if self._memory is not None and time.monotonic() - self._tried > _RETRY_SECONDS:
@@ -99,7 +100,7 @@ class Database:
 
         Args:
             error: the error.
-            since: generation in which it occurred.
+            since: the generation in which it occurred.
 
         Returns:
             Whether the tables were reopened, so that a retry makes sense.
@@ -118,13 +119,13 @@ class Database:
             self._open()
         return True
 
-    def distrust(self) -> None:
-        """Increases the generation, so that users fill the tables again: the content is out of date."""
+    def mark_outdated(self) -> None:
+        """Marks the content as out of date: increases the generation, so that users fill the tables again."""
         with self._guard:
             self.generation += 1
 
     def read(self, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
-        """Runs a query, again if the file was lost meanwhile.
+        """Runs a query and returns its result; repeats it if the file was lost meanwhile.
 
         Raises:
             sqlite3.Error: the query failed.
@@ -132,7 +133,7 @@ class Database:
         return self._again(self.reading, question)
 
     def write(self, change: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
-        """Makes a change in one transaction, again if the file was lost meanwhile.
+        """Makes a change in one transaction and returns its result; repeats it if the file was lost meanwhile.
 
         Raises:
             sqlite3.Error: the change failed.
@@ -190,7 +191,7 @@ class Database:
                     self._make()
                 self._accept()
             except FileExistsError:
-                continue  # another process made it
+                continue  # another process created it
             except (OSError, sqlite3.Error) as error:
                 if self.file.exists() and attempt + 1 < _TRIES and any(words in str(error).lower() for words in _SPOILED):
                     self._set_aside(error)
@@ -203,38 +204,38 @@ class Database:
             self._memory, self.fallback = None, ""
             self.generation += 1
             return
-        self._to_memory("it cannot be made")
+        self._to_memory("it cannot be created")
 
     def _make(self) -> None:
         """Creates a new file with its tables in one step."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_name(f".part-{os.urandom(4).hex()}.sqlite")
         try:
-            part.touch()  # SQLite would make it 0644, which no umask opens to a group; its journals get this file's mode
+            part.touch()  # SQLite creates files as 0644 at most, so a group could not write; journals get this file's mode
             with closing(sqlite3.connect(part)) as database:
                 database.executescript(f"{self._schema}; PRAGMA user_version={self._version};")
             try:
                 os.link(part, self.file)
             except FileExistsError:
                 raise
-            except OSError:  # no hard links on this file system
+            except OSError:  # the file system has no hard links
                 part.rename(self.file)
         finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
 
     def _accept(self) -> None:
-        """Accepts the existing file if it is intact and can be written.
+        """Uses the existing file if it is intact and can be written.
 
         Raises:
-            sqlite3.Error: it is damaged, of another version, or cannot be written.
+            sqlite3.Error: the file is damaged, has another version, or cannot be written.
         """
         identity = _identity(self.file)
         try:
             with closing(_connect(self.file, seconds=_SHORT_SECONDS)) as database:
                 self._inspect(database)
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error):  # another process is writing: it has accepted the file, and can write it
+            if "locked" not in str(error):  # a locked file is fine: the process that writes it has checked it
                 raise
         held = _connect(self.file, "mode=ro", _SHORT_SECONDS)  # read-only, so that the disk can still be remounted read-only
         try:
@@ -247,26 +248,26 @@ class Database:
             old.close()
 
     def _inspect(self, database: sqlite3.Connection) -> None:
-        """Raises a sqlite3.Error if a file is damaged, of another version, cannot be written, or is locked by a writer."""
+        """Raises a sqlite3.Error if a file is damaged, has another version, cannot be written, or is locked by a writer."""
         if database.execute("PRAGMA quick_check").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("the file is damaged")
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version != self._version:
             raise sqlite3.DatabaseError(f"unsupported file: made by another version of the program ({version})")
-        with contextlib.suppress(sqlite3.OperationalError):  # an older program's file may be in WAL mode, and in use
+        with contextlib.suppress(sqlite3.OperationalError):  # a file of an older version may be in WAL mode, and in use
             database.execute("PRAGMA journal_mode=DELETE")
         with _transaction(database):
             database.execute(f"PRAGMA user_version={self._version}")  # a write, to test whether the disk allows it
         database.executescript(self._schema)
 
     def _to_memory(self, reason: str) -> None:
-        log.error("%s cannot be written (%s); its content is kept in memory until it can", self.file, reason)
+        log.error("%s cannot be written (%s); until it can, its content is kept in memory", self.file, reason)
         self._memory, self.fallback, self._tried = self._copied(), reason, time.monotonic()
         self.generation += 1
 
     def _copied(self) -> sqlite3.Connection:
         """Returns the file's content in memory if it can be read, or empty tables."""
-        for options in ("mode=ro", "mode=ro&immutable=1"):  # the second for a read-only disk with a journal left on it
+        for options in ("mode=ro", "mode=ro&immutable=1"):  # the second is for a read-only disk that contains a journal
             memory = _in_memory()
             with contextlib.suppress(OSError, sqlite3.Error), closing(_connect(self.file, options)) as database:
                 database.backup(memory)
@@ -280,7 +281,7 @@ class Database:
         return memory
 
     def _set_aside(self, error: Exception) -> None:
-        log.warning("%s cannot be used (%s); it is set aside and made again", self.file, error)
+        log.warning("%s cannot be used (%s); it is set aside and created again", self.file, error)
         for suffix in ("", "-wal", "-shm", "-journal"):
             part = self.file.with_name(self.file.name + suffix)
             with contextlib.suppress(OSError):
@@ -300,7 +301,7 @@ def _in_memory() -> sqlite3.Connection:
 
 
 def _connect(file: Path, options: str = "mode=rw", seconds: float = _WAIT_SECONDS) -> sqlite3.Connection:
-    """Returns a connection to a file; one that does not exist is not made. seconds: to wait for others."""
+    """Returns a connection to an existing file. seconds: max time to wait for another process that writes."""
     uri = f"{file.absolute().as_uri()}?{options}"
     return sqlite3.connect(uri, uri=True, timeout=seconds, isolation_level=None, check_same_thread=False)
 

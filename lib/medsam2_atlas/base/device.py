@@ -1,4 +1,4 @@
-"""One way to pick the device that networks run on, and their precision there."""
+"""Picks the device that networks run on, and sets their precision on it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import warnings
 import torch
 
 from medsam2_atlas.base.card_problems import HIDING, hidden_cards
-from medsam2_atlas.base.cards import cards_seen, has_cuda_build, no_card, shows_card, tried
+from medsam2_atlas.base.cards import cards_seen, has_cuda_build, no_card, shows_card, trial_of
 from medsam2_atlas.base.choices import device_name
 from medsam2_atlas.base.errors import InputError
 
@@ -20,52 +20,52 @@ _PROCESSOR = "--device cpu runs networks on the processor."
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """Returns the device of that name: `cpu`, `cuda` (the first card), `cuda:N`, or `auto` (also if no name is given).
+    """Returns the device with a name: `cpu`, `cuda` (the first card), `cuda:N` or `auto` (the default).
 
-    `auto` is the first card that a kernel runs on, else the processor; a warning tells why a card is not used. A card that is
-    merely full is picked, with a warning: it may have memory when a case comes. A CUDA device always has its number, and from
-    then on computes in full precision (`use_full_precision`).
+    `auto` is the first card on which a kernel runs, or else the processor; a warning explains why a card is not used. A card
+    that is only full is picked with a warning: memory may be free when a case arrives. The returned CUDA device always has a
+    number, and computes in full precision from then on (`use_full_precision`).
 
     Raises:
-        InputError: another name, a card that PyTorch does not see, or one that no kernel runs on.
+        InputError: the name is unknown, PyTorch does not see the card, or no kernel runs on it.
     """
     name = device_name(name or "auto")
     if name == "cpu":
         return torch.device("cpu")
     device = _first_that_runs() if name == "auto" else _card_named(name)
     if device.type == "cuda":
-        if tried(device).full:
+        if trial_of(device).full:
             _warn(f"{device} has hardly any free memory at the moment. End other programs on it. {_PROCESSOR}")
         use_full_precision()
     return device
 
 
-def work_device(own: torch.device, asked: str = "") -> torch.device:
-    """Returns the device of a work process: that of the process that starts it, unless a client asks for another.
+def work_device(own: torch.device, requested: str = "") -> torch.device:
+    """Returns the device of a work process: the device of the process that starts it, unless a client requests another.
 
     Args:
-        own: of the process that starts it.
-        asked: `cpu`, `cuda` (the own GPU if there is one), `cuda:N`, or empty.
+        own: device of the process that starts the work process.
+        requested: `cpu`, `cuda` (the own GPU if there is one), `cuda:N`, or empty.
 
     Raises:
         InputError: the machine has no such device.
     """
-    return own if asked in ("", own.type) else pick_device(asked)
+    return own if requested in ("", own.type) else pick_device(requested)
 
 
 def use_full_precision() -> None:
-    """Keeps cards from rounding factors of float32 products to TF32 (10 bits), and cuDNN from choosing algorithms by time.
+    """Stops cards from rounding factors of float32 products to TF32 (10 bits), and cuDNN from choosing algorithms by speed.
 
     By default, cuDNN rounds in convolutions. The engine's equality with the official predictor is promised for float32. With
-    `benchmark`, cuDNN would take the algorithm that was fastest just now, so the same case could come out differently.
+    `benchmark`, cuDNN would use the algorithm that was fastest at the moment, so the same case could give different results.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some versions of PyTorch want the new names, which not all have, or can mix
+        warnings.simplefilter("ignore")  # some versions of PyTorch ask for new names, which others lack or cannot mix
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
         for part in (torch.backends.cuda.matmul, *(getattr(torch.backends.cudnn, name, None) for name in ("conv", "rnn"))):
-            if getattr(part, "fp32_precision", None) == "tf32":  # the old names do not reach what the new ones have set
+            if getattr(part, "fp32_precision", None) == "tf32":  # the old names do not override a setting by the new names
                 part.fp32_precision = "ieee"  # type: ignore[union-attr]
 
 
@@ -75,10 +75,10 @@ def _card_named(name: str) -> torch.device:
     if not seen:
         trial = no_card()
     elif device not in seen:
-        there = f"PyTorch sees {', '.join(map(str, seen))}" + (f"; {hidden_cards()}" if hidden_cards() else "")
-        raise InputError(name, f"is not there. {there}.", f"Choose another card. {_PROCESSOR}")
+        visible = f"PyTorch sees {', '.join(map(str, seen))}" + (f"; {hidden_cards()}" if hidden_cards() else "")
+        raise InputError(name, f"does not exist. {visible}.", f"Choose another card. {_PROCESSOR}")
     else:
-        trial = tried(device)
+        trial = trial_of(device)
     if trial.problem:
         hidden = f" ({hidden_cards()})" if trial.absent and hidden_cards() else ""
         raise InputError(name, f"cannot be used: {trial.problem}{hidden}.", f"{trial.remedy} {_PROCESSOR}")
@@ -88,7 +88,7 @@ def _card_named(name: str) -> torch.device:
 def _first_that_runs() -> torch.device:
     seen, full = cards_seen(), []
     for device in seen:
-        trial = tried(device)
+        trial = trial_of(device)
         if trial.problem:
             _warn(f"{device} is not used: {trial.problem}. {trial.remedy} {_PROCESSOR}")
         elif trial.full:
@@ -100,12 +100,12 @@ def _first_that_runs() -> torch.device:
     if seen:
         _warn("No card can be used, so networks run on the processor, many times slower.")
     elif os.environ.get(HIDING) not in ("", "-1"):  # cards are hidden on purpose
-        _tell_no_card()
+        _warn_no_card()
     return torch.device("cpu")
 
 
-def _tell_no_card() -> None:
-    """Tells why no card is used if there seems to be one; nothing is wrong on a machine without one."""
+def _warn_no_card() -> None:
+    """Warns why no card is used if the machine seems to have one; a machine without a card needs no warning."""
     cause = no_card()
     message = f"No GPU is used: {cause.problem}. {cause.remedy} {_PROCESSOR}"
     if shows_card() or (has_cuda_build() and not cause.absent):
@@ -114,5 +114,5 @@ def _tell_no_card() -> None:
 
 @functools.cache
 def _warn(message: str) -> None:
-    """Warns once in a process, in which several networks may be loaded one after the other."""
+    """Logs each warning once per process, which may load several networks."""
     log.warning("%s", message)

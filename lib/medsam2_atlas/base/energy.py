@@ -1,7 +1,7 @@
-"""How much energy a block of work takes, by CodeCarbon.
+"""Measures the energy of a block of work with CodeCarbon.
 
-Where the machine has counters (RAPL, NVML) they are read; elsewhere CodeCarbon estimates from the processor's rated power
-and this process's load. A GPU's energy is that of the whole card. Nothing is sent or looked up on the network.
+CodeCarbon reads the machine's counters (RAPL, NVML). Without counters, it estimates the energy from the processor's rated power
+and this process's load. A GPU's energy is that of the whole card. The network is not used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _lock = threading.Lock()
 _INTERVAL_SECONDS = 2
-"""Between two looks at power: short against a case, and rare enough not to cost energy itself."""
+"""Time between two power readings: short compared with a case, and long enough that reading itself costs little energy."""
 
 
 @cache
@@ -31,7 +31,7 @@ def _tracker() -> Any:
 
     logging.getLogger("codecarbon").setLevel(logging.ERROR)
     return OfflineEmissionsTracker(
-        country_iso_code="DEU",  # asked for, but only energy is used
+        country_iso_code="DEU",  # a required argument; it affects emissions only, which are not used
         save_to_file=False,
         log_level="error",
         tracking_mode="process",
@@ -42,10 +42,10 @@ def _tracker() -> Any:
 
 @contextmanager
 def measured() -> Iterator[dict[str, Any]]:
-    """A dictionary that holds `seconds`, `watt_hours` and `how` once the block has ended.
+    """Measures the block; yields a dictionary that contains `seconds`, `watt_hours` and `how` after the block has ended.
 
-    One block at a time is measured; for a block that runs beside another, or where the measurement fails in whatever way,
-    `watt_hours` is None and `how` says why. The block's own result and errors are not affected.
+    Only one block is measured at a time. If another block is being measured, or if the measurement fails, `watt_hours` is None
+    and `how` gives the reason. The block's own result and errors are not affected.
     """
     result: dict[str, Any] = {"seconds": None, "watt_hours": None, "how": "not measured: other work ran beside it"}
     began = time.perf_counter()
@@ -65,38 +65,38 @@ def measured() -> Iterator[dict[str, Any]]:
 
 
 def _started(name: str, result: dict[str, Any]) -> bool:
-    """Returns whether the measurement of a task began; if not, `how` says why."""
+    """Returns whether the measurement of a task began; if not, `how` gives the reason."""
     try:
         _tracker().start_task(name)
-    except Exception as error:  # noqa: BLE001 - a driver's errors are of many types, and none may cost a result
+    except Exception as error:  # noqa: BLE001 - drivers raise many types of errors, and none may discard a result
         _fail(result, problem_of(error))
         return False
     return True
 
 
 def _stop(name: str, result: dict[str, Any]) -> None:
-    """Ends the measurement of a task, and adds what it found to the result."""
+    """Ends the measurement of a task, and adds the measured energy to the result."""
     try:
         data = _tracker().stop_task(name)
         if data is None:
             _fail(result, "CodeCarbon lost the task")
             return
         energy = float(data.energy_consumed) * 1000
-        if not (math.isfinite(energy) and energy >= 0):  # a counter that was reset, or a GPU that has failed
+        if not (math.isfinite(energy) and energy >= 0):  # a counter was reset, or a GPU has failed
             _fail(result, f"CodeCarbon measured {energy} Wh")
             return
         parts = [f"this process on {data.cpu_model}"] if data.cpu_model else ["this process on this machine"]
         if data.gpu_model:
-            parts.append(f"with all that ran on {data.gpu_model}")
+            parts.append(f"with everything that ran on {data.gpu_model}")
         result["watt_hours"], result["how"] = round(energy, 4), f"CodeCarbon, {', '.join(parts)}"
     except Exception as error:  # noqa: BLE001 - as above
         _fail(result, problem_of(error))
 
 
 def _fail(result: dict[str, Any], problem: str) -> None:
-    """Records why energy was not measured. The next block gets a new tracker: this one may still hold the task."""
+    """Records why energy was not measured. The next block gets a new tracker, as this one may still contain the task."""
     log.info("energy is not measured: %s", problem)
     result["how"] = f"not measured: {problem}"
     with suppress(Exception):
-        _tracker()._scheduler_monitor_power.stop()  # its thread would ask the driver each second for ever
+        _tracker()._scheduler_monitor_power.stop()  # else its thread would query the driver every second forever
     _tracker.cache_clear()

@@ -1,4 +1,4 @@
-"""The project's errors; each names what is concerned, what is wrong and how to mend it."""
+"""The project's errors. Each names its subject (mostly a file), the problem and the remedy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from pathlib import Path
 
 
 class MedSAM2AtlasError(Exception):
-    """Something a user can mend. `subject` is mostly a file."""
+    """An error that a user can fix.
+
+    Attributes:
+        subject: what the error is about, mostly a file.
+        problem: what is wrong, as the rest of a sentence that begins with the subject.
+        remedy: how to fix it, in full sentences; empty if there is nothing to add.
+    """
 
     def __init__(self, subject: str | Path, problem: str, remedy: str = "") -> None:
         self.subject, self.problem, self.remedy = str(subject), problem, remedy
@@ -14,7 +20,7 @@ class MedSAM2AtlasError(Exception):
 
 
 def problem_of(error: BaseException) -> str:
-    """Returns an error in words for a report; errors from other libraries include their type."""
+    """Returns the text of an error for a report; for errors from other libraries, it begins with their type."""
     return str(error) if isinstance(error, MedSAM2AtlasError) else f"{type(error).__name__}: {error}"
 
 
@@ -27,7 +33,7 @@ class AtlasError(MedSAM2AtlasError):
 
 
 class WeightsError(MedSAM2AtlasError):
-    """A checkpoint that is missing or does not fit the network."""
+    """A checkpoint that is missing, cannot be used, or does not match the network."""
 
 
 class StorageError(MedSAM2AtlasError):
@@ -35,7 +41,7 @@ class StorageError(MedSAM2AtlasError):
 
 
 class UnavailableError(StorageError):
-    """Another server, such as the PACS, does not answer at the moment."""
+    """Another server, such as the PACS, that does not answer at the moment."""
 
 
 class NotFoundError(MedSAM2AtlasError):
@@ -43,16 +49,16 @@ class NotFoundError(MedSAM2AtlasError):
 
 
 class ConflictError(StorageError):
-    """A change that rests on an older state than what is stored."""
+    """A change that is based on an older state than the stored one."""
 
 
 class ConfirmError(ConflictError):
-    """A signed-off label map would lose organs, and its author has not confirmed that.
+    """A signed-off label map that would lose organs, which its author has not confirmed.
 
     Attributes:
-        organs: names of the organs that the version before holds and the new label map lacks; empty if the new label map
-            is empty and there was no version before.
-        digest: of the new label map's voxels and grid, so that the same label map is recognised when it is sent again.
+        organs: names of the organs that the previous version contains and the new label map lacks; empty if the new label map
+            is empty and there is no previous version.
+        digest: hash of the new label map's voxels and grid. It identifies the same label map when it is sent again.
     """
 
     def __init__(self, subject: str | Path, problem: str, organs: tuple[str, ...], digest: str) -> None:
@@ -62,11 +68,15 @@ class ConfirmError(ConflictError):
 
 
 class AccessError(MedSAM2AtlasError):
-    """Somebody may not do this with what belongs to another person."""
+    """An action on another person's data that is not allowed."""
 
 
 class LimitError(MedSAM2AtlasError):
-    """Somebody has as much as one person, or all together, may have. retry_after: seconds after which there may be room."""
+    """A request that exceeds a limit per person, or a limit for all people together.
+
+    Attributes:
+        retry_after: time in seconds after which the request may succeed.
+    """
 
     def __init__(self, subject: str | Path, problem: str, remedy: str, retry_after: int = 30) -> None:
         self.retry_after = retry_after

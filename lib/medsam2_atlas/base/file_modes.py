@@ -1,11 +1,11 @@
-"""Modes of files that hold what belongs to patients: open to their owner only, or to a group that the operator chose.
+"""Modes of files with patient data: only their owner may access them, or also a group that the operator chose.
 
-A process that writes such files sets its umask once, at its start; child processes inherit it. The umask alone decides: no
-file is made open and closed later.
+A process that writes such files sets its umask once, at its start; child processes inherit it. Only the umask decides: no file
+is created with an open mode and restricted later.
 
-The work folder of a set of studies remembers the choice. If its group may write to it and it hands its group on (setgid), the
-files of these studies are for the group; otherwise they are their owner's. So commands follow what the server was told
-(`follow`). The library itself leaves the umask of its process alone.
+The mode of the work folder of a set of studies stores the choice. If its group may write to it and new files inherit its group
+(setgid), the files of these studies are for the group; otherwise they are for their owner. So commands use the same modes as
+the server (`follow`). The library itself never changes the umask of its process.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _GROUP_FOLDER = stat.S_ISGID | stat.S_IRWXG
 
 
 _begun_with: list[int] = []
-"""The umask that the process was started with, once it was changed here."""
+"""The umask with which the process was started; empty until `set_umask` changes it."""
 
 
 def set_umask(for_group: bool) -> None:
-    """Lets this process and its children make files 0600 and folders 0700, or 0660 and 0770 for a group."""
+    """Sets the umask of this process and its children: files 0600 and folders 0700, or 0660 and 0770 for a group."""
     before = os.umask(_GROUP_UMASK if for_group else _OWNER_UMASK)
     if not _begun_with:
         _begun_with.append(before)
@@ -36,7 +36,10 @@ def set_umask(for_group: bool) -> None:
 
 @contextmanager
 def umask_of_user() -> Iterator[None]:
-    """Gives files the modes that the user of a command has chosen; for results at a path that the user names."""
+    """Restores the umask with which the command was started for the duration of the block.
+
+    Results at a path that the user names get the modes that the user's own umask gives.
+    """
     now = os.umask(_begun_with[0]) if _begun_with else None
     try:
         yield
@@ -46,7 +49,7 @@ def umask_of_user() -> Iterator[None]:
 
 
 def is_for_group(folder: Path) -> bool:
-    """Returns whether the files of a folder are for its group; False if there is no such folder."""
+    """Returns whether the files of a folder are for its group; False if the folder does not exist."""
     try:
         return folder.stat().st_mode & _GROUP_FOLDER == _GROUP_FOLDER
     except OSError:
@@ -54,11 +57,11 @@ def is_for_group(folder: Path) -> bool:
 
 
 def follow(folder: Path) -> None:
-    """Sets the umask of a command that writes into a folder: as the folder's files are, or for its owner only."""
+    """Sets the umask of a command that writes into a folder: for the group if the folder's files are, else for the owner."""
     set_umask(is_for_group(folder))
     owner = folder.stat().st_uid if folder.is_dir() else 0
     if os.geteuid() == 0 and owner:
-        log.warning("%s belongs to user %d, who cannot read what root makes there. Run this as that user.", folder, owner)
+        log.warning("%s belongs to user %d, who cannot read files that root writes. Run this as that user.", folder, owner)
 
 
 def file_mode(folder: Path) -> int:
@@ -72,13 +75,13 @@ def folder_mode(folder: Path) -> int:
 
 
 def hand_over(made: Path | int, folder: Path) -> None:
-    """Gives a file or folder that root has just made, in a folder of another user, to that user.
+    """Gives a file or folder that root has just created in another user's folder to that user.
 
     Otherwise a server that runs as that user could not write it after root has run a command.
 
     Args:
-        made: path, which is not followed if it is a link, or an open file.
-        folder: whose owner and group it gets.
+        made: the new file or folder: an open file, or a path, which is not followed if it is a link.
+        folder: the folder whose owner and group the new file gets.
     """
     if os.geteuid() != 0:
         return
@@ -89,45 +92,46 @@ def hand_over(made: Path | int, folder: Path) -> None:
         os.chown(made, state.st_uid, state.st_gid, follow_symlinks=False)
 
 
-def settle(folder: Path, for_group: bool, group: int | None = None, *, recursive: bool = True) -> int:
-    """Gives a folder and everything in it the modes that new files get; for folders that only this program writes to.
+def apply_modes(folder: Path, for_group: bool, group: int | None = None, *, recursive: bool = True) -> int:
+    """Gives a folder and its contents the modes that new files get; for folders that only this program writes to.
 
-    Only what belongs to this process' user is changed, links are not followed, and files with several names (hard links) are
-    left as they are: another name may be somebody else's. The owner's rights stay. What cannot be changed stays as it is.
+    Only files and folders of this process' user are changed. Links are not followed. Files with several names (hard links) are
+    not changed, as another name may belong to another person. The owner keeps the same rights. Files that cannot be changed
+    keep their modes.
 
     Args:
-        folder: nothing happens if it does not exist, or is a link.
-        for_group: whether the group gets the rights of the owner; others never get any.
-        group: id of the group; None to leave each file's group as it is.
-        recursive: whether what lies in the folder is changed, too.
+        folder: the folder; nothing happens if it does not exist or is a link.
+        for_group: whether the group gets the rights of the owner; all other users get none.
+        group: id of the group; None to keep each file's group.
+        recursive: whether the folder's contents are changed, too.
 
     Returns:
         How many files and folders were changed.
     """
-    changed = _settle(folder, for_group, group)
+    changed = _apply_mode(folder, for_group, group)
     if not recursive or folder.is_symlink():
         return changed
     try:
         with os.scandir(folder) as found:
             entries = list(found)
     except OSError as error:
-        log.debug("modes in %s are left as they are: %s", folder, error)
+        log.debug("modes in %s are not changed: %s", folder, error)
         return changed
     for entry in entries:
         try:
             if entry.is_dir(follow_symlinks=False):
-                changed += settle(Path(entry.path), for_group, group)
+                changed += apply_modes(Path(entry.path), for_group, group)
             elif entry.is_file(follow_symlinks=False) and _differs(entry.stat(follow_symlinks=False), for_group, group):
-                changed += _settle(Path(entry.path), for_group, group)
-        except OSError as error:  # it is gone
+                changed += _apply_mode(Path(entry.path), for_group, group)
+        except OSError as error:  # the file no longer exists
             log.debug("%s keeps its mode: %s", entry.path, error)
     return changed
 
 
-def _settle(path: Path, for_group: bool, group: int | None) -> int:
+def _apply_mode(path: Path, for_group: bool, group: int | None) -> int:
     """Returns 1 if the mode or group of a file or folder was changed, else 0."""
     try:
-        # Opened without following a link, so that no other file can take its place in between.
+        # Opens the file without following links, so that it cannot be replaced between check and change.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             state = os.fstat(handle)
@@ -145,7 +149,7 @@ def _settle(path: Path, for_group: bool, group: int | None) -> int:
 
 
 def _differs(state: os.stat_result, for_group: bool, group: int | None) -> bool:
-    """Returns whether a file or folder may be changed, and has another mode or group than it should."""
+    """Returns whether a file or folder may be changed, and has the wrong mode or group."""
     if state.st_uid != os.getuid() or (stat.S_ISREG(state.st_mode) and state.st_nlink > 1):
         return False
     other_group = for_group and group is not None and state.st_gid != group

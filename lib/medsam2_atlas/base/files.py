@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new one, never half of it, and reading those of others."""
+"""Writes files so that a reader sees the old content or the new content, never a part; reads files that others wrote."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ from medsam2_atlas.base.errors import StorageError
 
 @contextmanager
 def opened(file: Path, *, follow: bool = False) -> Iterator[BinaryIO]:
-    """Opens a regular file for reading; a pipe in its place would hold its reader for ever. follow: whether it may be a link.
+    """Opens a regular file for reading, and yields it. It refuses a pipe, which could block its reader forever.
+
+    Args:
+        file: the file.
+        follow: whether the file may be a link.
 
     Raises:
-        OSError: it is something else, or cannot be opened.
+        OSError: the path is not a regular file, or cannot be opened.
     """
     handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
     with os.fdopen(handle, "rb") as stream:
@@ -35,8 +39,8 @@ def text_of(file: Path) -> str:
     """Returns the text of a regular file.
 
     Raises:
-        OSError: it is something else, or cannot be read.
-        UnicodeDecodeError: it is no UTF-8.
+        OSError: the path is not a regular file, or cannot be read.
+        UnicodeDecodeError: the file is not UTF-8.
     """
     with opened(file, follow=True) as stream:
         return stream.read().decode()
@@ -44,9 +48,9 @@ def text_of(file: Path) -> str:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A path beside `target`, with its suffixes, that takes the target's place when the block ends without error.
+    """Yields a path beside `target`, with its suffixes, that replaces the target when the block ends without an error.
 
-    It may be written as a file or made as a folder. Where the block fails, it is removed and the target is untouched.
+    The block creates a file or a folder at this path. If the block fails, the path is removed and the target is unchanged.
 
     Raises:
         StorageError: the folder of the target does not exist.
@@ -77,42 +81,42 @@ def replacing(target: Path) -> Iterator[Path]:
 def remove_folder(folder: Path, below: Path) -> None:
     """Removes a folder and its contents; does nothing if it does not exist.
 
-    This is the only recursive removal of the project, so that a name from outside can never choose what is erased.
+    This is the only recursive removal of the project, so that a name from outside can never choose the folder that is erased.
 
     Args:
-        folder: to remove.
+        folder: the folder to remove.
         below: a parent folder that this process owns. After resolving links, `folder` must lie strictly below it.
 
     Raises:
-        StorageError: the folder is a link, or lies elsewhere.
-        OSError: something in it cannot be removed.
+        StorageError: the folder is a link, or is not below `below`.
+        OSError: a file in the folder cannot be removed.
     """
     if folder.is_symlink() or below.resolve() not in folder.resolve().parents:
-        raise StorageError(folder, f"is not removed: it does not lie below {below}.", "Remove it by hand if it may go.")
+        raise StorageError(folder, f"is not removed: it is not below {below}.", "Remove it by hand if it is not needed.")
     if folder.is_dir():
         shutil.rmtree(folder)
 
 
 def _beside(target: Path, kind: str) -> Path:
-    """Returns a new short name in the target's folder, with its suffix; the target's own name may already have 255 bytes."""
+    """Returns an unused short path in the target's folder, with its suffix. The target's name may already have 255 bytes."""
     suffix = "".join(target.suffixes[-2:])[-32:]
     return target.with_name(f".{kind}-{uuid.uuid4().hex[:8]}{suffix}")
 
 
 def write_json(content: Any, target: Path) -> None:
-    """Writes JSON, indented, in one step."""
+    """Writes content as indented JSON into a file, in one step."""
     with replacing(target) as part:
         part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def sha256(file: Path) -> str:
-    """The SHA-256 of a file, as hexadecimal digits."""
+    """Returns the SHA-256 of a file, as hexadecimal digits."""
     with file.open("rb") as stream:
         return stream_sha256(stream)
 
 
 def stream_sha256(stream: BinaryIO) -> str:
-    """The SHA-256 of the rest of an open file, as hexadecimal digits."""
+    """Returns the SHA-256 of the rest of an open file, as hexadecimal digits."""
     digest = hashlib.sha256()
     while block := stream.read(1 << 20):
         digest.update(block)

@@ -1,4 +1,4 @@
-"""A job of the queue (`jobs`): what it does, for whom, how far it is, and how it ends."""
+"""A job of the queue (`jobs`): its work, its owner, its progress and its outcome."""
 
 from __future__ import annotations
 
@@ -15,28 +15,42 @@ ENDED = ("done", "failed", "cancelled")
 
 
 class CancelledError(MedSAM2AtlasError):
-    """A job that was cancelled."""
+    """The error of a job that was cancelled."""
 
 
 class StoppingError(CancelledError):
-    """The server stops, so it refuses a request or a job. retry_after: seconds after which a client may try again."""
+    """The error of a request or a job that is refused because the server is stopping.
+
+    Attributes:
+        retry_after: time in seconds after which a client may try again.
+    """
 
     retry_after = 30
 
     def __init__(self) -> None:
-        super().__init__("server", "is stopping.", f"Try again in {self.retry_after} s; look first at what has been saved.")
+        super().__init__("server", "is stopping.", f"Try again in {self.retry_after} s; check first what has been saved.")
 
 
 @dataclass
 class Job:
-    """A job.
+    """A job of the queue.
 
     Attributes:
-        id: unguessable, and the queue's own.
-        owner: id of the person who asked; empty if nobody logs in.
-        person: the name that others read.
-        stage: what it does now.
-        organs: share done of each organ that is under way, by number.
+        id: a random name that cannot be guessed.
+        kind: what the job does, such as a model's name.
+        subject: what it works on, such as a study.
+        owner: id of the person who submitted it; empty if the server has no login.
+        person: the person's name, as other people see it.
+        work: the function that does the work.
+        interactive: whether a person waits for the result while editing; it then goes before other jobs.
+        stage: the current step of the work.
+        share: the completed fraction of the stage, 0..1.
+        organs: the completed fraction, 0..1, of each organ in progress, by organ number.
+        seconds: duration of each stage, in seconds.
+        submitted: time of submission, in seconds since 1970; likewise `started` and `ended`, which are None until then.
+        revision: increases with every change of the job.
+        cancelling: whether the job will stop at its next progress report.
+        outcome: the future that gets the result or the error.
     """
 
     id: str
@@ -45,7 +59,7 @@ class Job:
     owner: str
     person: str
     work: Callable[[], Any] = field(repr=False)
-    soon: bool = False
+    interactive: bool = False
     state: State = "queued"
     stage: str = ""
     share: float = 0.0
@@ -61,5 +75,5 @@ class Job:
 
 
 def unknown_job(name: str) -> NotFoundError:
-    """Returns the error for an id without a job, or with a job that the client must not know of."""
-    return NotFoundError(repr(name[:80]), "is no job, or one of long ago.")
+    """Returns the error for an id that has no job, or whose job the client may not see."""
+    return NotFoundError(repr(name[:80]), "is not the id of a job, or the job ended long ago.")

@@ -1,13 +1,12 @@
-"""A queue of jobs, one at a time on a device, with progress, cancelling, and fair turns (see `job_line`).
+"""A queue that runs one job at a time, with progress, cancelling and fair turns (see `job_line`).
 
-Concurrency contract. One lock guards the list of jobs and every field of every job; it is never held while a job works or
-a caller waits. A job's work runs in the queue's only thread. Its progress callable takes the lock for a moment, and is the
-one place where a cancelled job stops: it raises `CancelledError` there, so a job stops as soon as it next tells how far it
-is. A job that waits is cancelled at once. Jobs that have ended are forgotten after a while, and what they left is disposed
-of then.
+Concurrency contract. One lock protects the list of jobs and every field of every job. It is never held while a job works or a
+caller waits. A job's work runs in the queue's only thread. Its progress callable takes the lock for a moment. A running job
+stops only there: if it was cancelled, its next progress report raises `CancelledError`. A waiting job is cancelled immediately.
+Jobs that have ended are forgotten after a while, and their results are then disposed of.
 
-No error of a job, a disposal or a waiter ends the queue's thread. When the queue stops, `outcome` is settled at once, so that
-nobody waits for a job, even if its native code never reports progress. A result that the job still produces is disposed of.
+No error of a job, a disposal or a waiter ends the queue's thread. When the queue stops, each `outcome` is set immediately, so
+that nobody waits for a job whose native code never reports progress. If the job still produces a result, it is disposed of.
 """
 
 from __future__ import annotations
@@ -37,10 +36,11 @@ _GUESS_SECONDS = 30.0
 
 
 class JobQueue:
-    """The queue and its thread."""
+    """A queue of jobs and the thread that runs them."""
 
     def __init__(self, limit: int = 16, dispose: Callable[[Any], None] | None = None, per_person: int = 4) -> None:
-        """
+        """Starts the thread of an empty queue.
+
         Args:
             limit: max number of waiting jobs.
             dispose: called with a job's result when the job is forgotten.
@@ -58,20 +58,20 @@ class JobQueue:
         self._thread.start()
 
     def submit(
-        self, kind: str, subject: str, work: Callable[[], Any], *, owner: str = "", person: str = "", soon: bool = False
+        self, kind: str, subject: str, work: Callable[[], Any], *, owner: str = "", person: str = "", interactive: bool = False
     ) -> Job:
-        """Puts a job into the queue.
+        """Adds a job to the queue.
 
         Args:
-            kind: what it does, such as a model's name.
-            subject: whom it is done to, such as a study.
-            work: the job; what it tells by `progress.current()` arrives here.
-            owner: id of the person who asked; empty if nobody logs in.
+            kind: what the job does, such as a model's name.
+            subject: what it works on, such as a study.
+            work: the function that does the work. It reports progress to `progress.current()`.
+            owner: id of the person who submits it; empty if the server has no login.
             person: the person's name.
-            soon: whether it goes before those that wait and were not submitted so.
+            interactive: whether it goes before waiting jobs that are not interactive.
 
         Raises:
-            QueueFullError: too many wait, or too many of this person.
+            QueueFullError: too many jobs wait, or too many of this person's jobs.
             StoppingError: the queue has been stopped.
         """
         with self._lock:
@@ -79,18 +79,18 @@ class JobQueue:
                 raise StoppingError
             self._waiting.check(owner, self._wait_seconds())
             self._forget_old()
-            job = Job(secrets.token_urlsafe(16), kind, subject, owner, person, work, soon)
-            job.outcome.set_running_or_notify_cancel()  # a waiter that is cancelled must not cancel it for the others
+            job = Job(secrets.token_urlsafe(16), kind, subject, owner, person, work, interactive)
+            job.outcome.set_running_or_notify_cancel()  # cancelling one waiter must not cancel the job for other waiters
             self._jobs[job.id] = job
             self._waiting.add(job)
             self._wake.notify_all()
         return job
 
     def job(self, name: str) -> Job:
-        """A job by its id.
+        """Returns the job with an id.
 
         Raises:
-            NotFoundError: there is none, or it has been forgotten.
+            NotFoundError: no job has this id, or it has been forgotten.
         """
         with self._lock:
             if name not in self._jobs:
@@ -98,7 +98,7 @@ class JobQueue:
             return self._jobs[name]
 
     def describe(self, job: Job) -> dict[str, Any]:
-        """What a client is told of a job; `position`: how many are done before it."""
+        """Returns the description of a job for clients; `position` is the number of jobs that end before it begins."""
         with self._lock:
             about: dict[str, Any] = {
                 "id": job.id,
@@ -123,27 +123,31 @@ class JobQueue:
             return about | ({"error": str(error)} if error is not None else {})
 
     def jobs(self) -> list[Job]:
-        """All jobs that are remembered, in the order of their coming."""
+        """Returns all jobs that are not forgotten yet, in the order of submission."""
         with self._lock:
             return list(self._jobs.values())
 
-    def forget(self, gone: Callable[[Job], bool]) -> None:
-        """Cancels jobs whose study was erased, and forgets those that have ended, with their results."""
-        for job in [job for job in self.jobs() if gone(job)]:
+    def forget(self, erased: Callable[[Job], bool]) -> None:
+        """Cancels the jobs of an erased study, and forgets those that have ended, with their results.
+
+        Args:
+            erased: returns whether a job's study was erased.
+        """
+        for job in [job for job in self.jobs() if erased(job)]:
             self._cancel(job, CancelledError(job.kind, "was cancelled: its study was erased."))
             if job.outcome.done():
                 self._drop(job)
 
     def counts(self) -> dict[str, int]:
-        """How many run and wait."""
+        """Returns the number of running and waiting jobs."""
         with self._lock:
             return {"running": int(self._running is not None), "waiting": len(self._waiting)}
 
     def cancel(self, name: str) -> Job:
-        """Cancels a job: at once where it waits, else as soon as it next tells how far it is.
+        """Cancels a job: immediately if it waits, else at its next progress report.
 
         Raises:
-            NotFoundError: there is no such job.
+            NotFoundError: no job has this id.
         """
         job = self.job(name)
         self._cancel(job, CancelledError(job.kind, "was cancelled while it waited."))
@@ -153,7 +157,7 @@ class JobQueue:
         """Cancels all jobs, releases all waiters, and ends the thread.
 
         Args:
-            seconds: how long to wait for a running job; a job that takes longer ends with the process.
+            seconds: max time to wait for a running job; a job that takes longer ends with the process.
         """
         with self._lock:
             self._stopping = True
@@ -190,8 +194,8 @@ class JobQueue:
                 job._stage_began = time.perf_counter()
             try:
                 self._do(job)
-            except BaseException:  # a job's waiters must not end the thread
-                log.exception("the end of job %s could not be reported", job.id)
+            except BaseException:  # an error of a job's waiter must not end the thread
+                log.exception("the outcome of job %s could not be reported", job.id)
 
     def _do(self, job: Job) -> None:
         result: Any = None
@@ -199,12 +203,12 @@ class JobQueue:
         try:
             with reporting(self._reporter(job)):
                 result = job.work()
-        except (StopIteration, FutureCancelledError) as caught:  # asyncio gives these another meaning
+        except (StopIteration, FutureCancelledError) as caught:  # these have another meaning for asyncio
             error = RuntimeError(f"the job raised {caught!r}")
             error.__cause__ = caught
-        except Exception as caught:  # noqa: BLE001 any error is passed to the job's waiters; the thread goes on
+        except Exception as caught:  # noqa: BLE001 any error is passed to the job's waiters; the thread continues
             error = caught
-        except BaseException as caught:  # noqa: BLE001 SystemExit and the like would end the waiter's event loop
+        except BaseException as caught:  # noqa: BLE001 SystemExit and similar would end the waiter's event loop
             error = RuntimeError(f"the job raised {caught!r}")
             error.__cause__ = caught
         with self._lock:
@@ -212,7 +216,7 @@ class JobQueue:
             self._durations.append(time.time() - (job.started or job.submitted))
             state: State = "done" if error is None else "cancelled" if isinstance(error, CancelledError) else "failed"
             self._end(job, state)
-        # Without the lock: whoever waits is told in this thread, and may ask the queue something.
+        # Without the lock: callbacks of waiters run in this thread, and may call the queue.
         if not _settle(job.outcome, result, error) and error is None:
             self._dispose_of(job, result)
 
@@ -221,7 +225,7 @@ class JobQueue:
             job.seconds[job.stage] = job.seconds.get(job.stage, 0.0) + time.perf_counter() - job._stage_began
         job.state, job.ended, job.revision = state, time.time(), job.revision + 1
         job.share = 1.0 if state == "done" else job.share
-        job.work = _nothing  # it may hold an image
+        job.work = _nothing  # the function may keep an image in memory
 
     def _reporter(self, job: Job) -> Progress:
         def report(stage: str, share: float, organ: int | None = None) -> None:
@@ -255,7 +259,7 @@ class JobQueue:
                 self._dispose_of(job, job.outcome.result())
 
     def _drop(self, job: Job) -> None:
-        """Removes a job that has ended from those that are remembered, with its result."""
+        """Forgets a job that has ended, and disposes of its result."""
         with self._lock:
             known = self._jobs.pop(job.id, None)
         if known is not None and not job.outcome.exception():
@@ -266,11 +270,11 @@ class JobQueue:
             if self._dispose:
                 self._dispose(result)
         except Exception:  # the next job must still run
-            log.exception("what job %s left cannot be removed", job.id)
+            log.exception("the result of job %s cannot be removed", job.id)
 
 
 def _settle(outcome: Future[Any], result: Any, error: Exception | None) -> bool:
-    """Passes a job's result or error to its waiters; returns whether this was the first time."""
+    """Passes a job's result or error to its waiters; returns False if they already had one."""
     try:
         if error is None:
             outcome.set_result(result)
@@ -282,4 +286,4 @@ def _settle(outcome: Future[Any], result: Any, error: Exception | None) -> bool:
 
 
 def _nothing() -> None:
-    """In place of a job's work once it has ended."""
+    """Does nothing; replaces a job's work after the job has ended."""

@@ -1,7 +1,7 @@
-"""JSON as the standard has it. Python's own also reads and writes NaN and infinity, which other programs refuse.
+"""Reads and writes standard JSON. Python's `json` also reads and writes NaN and infinity, which other programs refuse.
 
-`from_json` takes texts of others and refuses what JSON cannot carry. `to_json` writes everything that is stored, and replaces
-what JSON cannot carry, so that one odd value never makes an answer fail.
+`from_json` reads texts from outside and refuses values that JSON cannot represent. `to_json` writes all content and replaces
+such values, so that one odd value never makes a response fail.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 MAX_DEPTH = 32
-"""Max number of objects and lists inside each other."""
+"""Max depth of nested objects and lists."""
 _MAX_INTEGER = 2**63
 
 
@@ -20,8 +20,8 @@ def from_json(text: str | bytes) -> Any:
     """Returns the content of a JSON text.
 
     Raises:
-        ValueError: it is malformed, holds NaN, infinity, an integer of more than 64 bits or half of a surrogate pair, or is
-            nested more than 32 levels deep.
+        ValueError: the text is malformed, contains NaN, infinity, an integer of more than 64 bits or half of a surrogate pair,
+            or is nested more than 32 levels deep.
     """
     try:
         content = json.loads(text, parse_constant=_refuse)
@@ -33,7 +33,11 @@ def from_json(text: str | bytes) -> Any:
 
 
 def to_json(content: Any) -> str:
-    """Returns content as compact JSON; NaN, infinity and what lies too deep become null."""
+    """Returns content as compact JSON; NaN, infinity and values that are nested too deep become null.
+
+    >>> to_json({"Dice": 0.9, "HD95": float("nan")})
+    '{"Dice":0.9,"HD95":null}'
+    """
     try:
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         text.encode()
@@ -43,7 +47,12 @@ def to_json(content: Any) -> str:
 
 
 def plain(content: Any, depth: int = MAX_DEPTH) -> Any:
-    """Returns a copy of JSON content in which NaN, infinity and what lies too deep are None, and text can be encoded."""
+    """Returns a copy of content for JSON: NaN, infinity and values nested too deep become None, and all text can be encoded.
+
+    Args:
+        content: strings, numbers, mappings and sequences.
+        depth: max depth of nested mappings and sequences.
+    """
     if isinstance(content, str):
         return content.encode("utf-8", "replace").decode()
     if isinstance(content, float):
@@ -70,4 +79,4 @@ def _check(content: Any, depth: int) -> None:
 
 
 def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not allowed in JSON")

@@ -1,4 +1,4 @@
-"""Packages that import their names at first use, for libraries that take seconds to import."""
+"""Lets a package import its names at first use, because some libraries take seconds to import."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def lazy_exports(package: str, modules: Mapping[str, str]) -> Callable[[str], An
     The package also imports the names under `TYPE_CHECKING`, for type checkers and editors.
 
     Args:
-        package: name of the package, its `__name__`.
-        modules: module of the package that defines each exported name, by name.
+        package: the package's `__name__`.
+        modules: maps each exported name to the module of the package that defines it.
     """
 
     def __getattr__(name: str) -> Any:

@@ -1,9 +1,9 @@
-"""What happens where a GPU's memory does not suffice: the same work in ever smaller steps, last on the processor.
+"""Repeats work in smaller steps if a GPU's memory does not suffice, and finally on the processor.
 
 A *ladder* (`Ladder`) tries a case as usual, then `small`, `smallest`, and on the processor (`choices.Memory`). Between two
-tries it frees what the failed one held. What fitted is remembered for a while, so that the next case begins there. After
-another error of the GPU, a kernel is tried: if that fails too, the GPU is not asked again, since a process whose CUDA context
-is lost does not get another.
+attempts it frees the memory of the failed one. It remembers the step that fitted for a while, and begins the next case with it.
+After any other error of the GPU, it tries a kernel. If that fails too, the ladder never uses the GPU again, since a process
+that has lost its CUDA context does not get another.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STEPS: tuple[Memory, ...] = get_args(Memory)
-"""From the most memory to the least."""
+"""All steps, in the order of decreasing memory."""
 REMEMBERED_SECONDS = 600.0
-"""How long a step that fitted is begun with: other programs give their memory back at some time."""
+"""How long cases begin with the step that fitted; afterwards, other programs may have freed memory."""
 
-_TOLD: dict[Memory, str] = {
+_DESCRIPTIONS: dict[Memory, str] = {
     "": "as usual",
     "small": "in smaller steps",
     "smallest": "in the smallest steps",
@@ -38,18 +38,20 @@ _TOLD: dict[Memory, str] = {
 _OUT_OF_MEMORY = (
     "out of memory",  # CUDA's runtime and driver, when a context or a kernel is loaded
     "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED",  # cuBLAS and cuDNN say so where their handles find no memory
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # cuBLAS and cuDNN report this if there is no memory for their handles
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_NOT_INITIALIZED",
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     "CUSOLVER_STATUS_ALLOC_FAILED",
     "CUFFT_ALLOC_FAILED",
-    "unable to find an engine to execute this computation",  # cuDNN, where no algorithm's workspace fits
+    "unable to find an engine to execute this computation",  # cuDNN, if no algorithm's workspace fits
     "Unable to find a valid cuDNN algorithm",
 )
 _ALLOCATOR = ("NVML_SUCCESS", "CUDACachingAllocator")
-"""Both in one text: the allocator found no memory, and may not ask NVML how much there is (parts of a card, some containers):
-https://github.com/pytorch/pytorch/issues/112377."""
+"""Texts that appear together if the allocator is out of memory and NVML is unavailable (MIG instances, some containers).
+
+See https://github.com/pytorch/pytorch/issues/112377.
+"""
 _FAILED = (
     *("CUDA error", "CUDA driver error", "cuDNN error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "cusolver error", "nvrtc: error"),
     *("device-side assert", "Triton Error [CUDA]", "No CUDA GPUs are available", "HIP error"),
@@ -57,7 +59,7 @@ _FAILED = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, says that a GPU's memory does not suffice."""
+    """Returns whether an error or one of its causes means that a GPU's memory does not suffice."""
     return any(
         isinstance(one, torch.OutOfMemoryError)
         or (isinstance(one, RuntimeError) and (_names(one, _OUT_OF_MEMORY) or all(text in str(one) for text in _ALLOCATOR)))
@@ -66,31 +68,30 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_gpu_failure(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, is a GPU's own, other than that its memory does not suffice."""
+    """Returns whether an error or one of its causes is a failure of the GPU other than insufficient memory."""
     return not is_out_of_memory(error) and any(isinstance(one, RuntimeError) and _names(one, _FAILED) for one in _chain(error))
 
 
 def free_gpu_memory() -> None:
-    """Gives back to the GPU what nothing refers to any more. Never raises: the GPU may be the one that failed."""
+    """Frees GPU memory that nothing refers to any more. It never raises an error, because the GPU may have failed."""
     gc.collect()
     try:
-        torch.cuda.empty_cache()  # nothing where CUDA has not been used
+        torch.cuda.empty_cache()  # does nothing if CUDA has not been used
     except RuntimeError as error:
         log.warning("the GPU's memory cannot be freed: %s", first_line(error))
 
 
 def ran_on(device: torch.device, *, medsam2: bool, unet: bool, memory: Memory = "") -> dict[str, str]:
-    """What a result owes to the device of its networks: the device's kind, their precision, and the U-Net's windows if they
-    hold fewer slices.
+    """Returns the provenance of a result's device: its kind, the networks' precision, and whether windows had fewer slices.
 
-    Results of the processor and of a GPU differ in a few voxels, at edges that are a close call. The other steps that spare
-    memory change the order of sums only, as another GPU or version of CUDA does; they are not told apart.
+    Results of the processor and of a GPU differ in a few voxels at ambiguous edges. The other memory-saving steps only change
+    the order of sums, as another GPU or version of CUDA does; they are not recorded.
 
     Args:
-        device: of the networks.
-        medsam2: whether MedSAM2 took part. It runs in float32 everywhere (TF32 is off).
-        unet: whether a U-Net took part. On a GPU it runs in float16, by autocast.
-        memory: how sparing they were.
+        device: the device of the networks.
+        medsam2: whether MedSAM2 was used. It runs in float32 everywhere (TF32 is off).
+        unet: whether a U-Net was used. On a GPU it runs in float16, by autocast.
+        memory: the step of the ladder.
     """
     halved = unet and device.type == "cuda"
     parts = [*(["float32"] if medsam2 or not halved else []), *(["U-Net float16" if medsam2 else "float16"] if halved else [])]
@@ -100,20 +101,26 @@ def ran_on(device: torch.device, *, medsam2: bool, unet: bool, memory: Memory = 
 
 @dataclass(frozen=True)
 class Step:
-    """The step that a case was done with, and in `note` why not as usual; empty if it was."""
+    """The step with which a case was done.
+
+    Attributes:
+        memory: the step.
+        note: why the case was not done as usual; empty if it was.
+    """
 
     memory: Memory
     note: str
 
 
 class Ladder:
-    """Runs cases with as much of a GPU's memory as there is. Safe to ask from several threads."""
+    """Runs cases with the GPU memory that is available. Safe for several threads."""
 
     def __init__(self, device: torch.device, release: Callable[[], None] | None = None) -> None:
-        """
+        """Creates a ladder for a device.
+
         Args:
-            device: that cases run on; on the processor, the ladder has one step.
-            release: drops what is kept on the GPU between cases, such as other networks and encoded slices.
+            device: the device of the cases; on the processor, the ladder has only one step.
+            release: frees the objects that stay on the GPU between cases, such as other networks and encoded slices.
         """
         self.device = device
         self._release = release
@@ -123,19 +130,19 @@ class Ladder:
 
     @property
     def failure(self) -> str:
-        """How the GPU has failed, other than by its memory; empty if it has not."""
+        """The GPU's failure other than insufficient memory; empty if there was none."""
         return self._failure
 
     @property
     def steps(self) -> tuple[Memory, ...]:
-        """All steps that a case may be done with on this device."""
+        """All steps that are possible on this device."""
         return ("cpu",) if self.device.type == "cpu" else STEPS
 
     def first(self, what: str) -> Memory:
-        """The step that a case would be tried with now.
+        """Returns the step with which a case would begin now.
 
         Args:
-            what: kind of the cases, such as the name of a model.
+            what: kind of the case, such as the name of a model.
         """
         if self._failure or self.device.type == "cpu":
             return "cpu"
@@ -147,18 +154,18 @@ class Ladder:
         return memory
 
     def device_of(self, memory: Memory) -> torch.device:
-        """Where networks run in a step."""
+        """Returns the device on which networks run in a step."""
         return torch.device("cpu") if memory == "cpu" else self.device
 
     def run(self, what: str, attempt: Callable[[Memory], T]) -> tuple[T, Step]:
-        """Runs a case, in smaller steps where the memory does not suffice.
+        """Runs a case, in smaller steps if the memory does not suffice; returns its result and the step that worked.
 
         Args:
-            what: kind of the case; what fitted is remembered for its kind.
-            attempt: runs the case in a step. It must keep nothing on the GPU that only `release` does not know.
+            what: kind of the case, such as the name of a model; the step that fitted is remembered per kind.
+            attempt: runs the case in a step. After it, only objects that `release` frees may stay on the GPU.
 
         Raises:
-            Exception: whatever `attempt` raises, other than about the GPU; and anything that it raises on the processor.
+            Exception: any error of `attempt` that the GPU did not cause, and any error on the processor.
         """
         first = self.first(what)
         notes = [f"the GPU failed ({self._failure})"] if self._failure else []
@@ -178,36 +185,36 @@ class Ladder:
                         self._fitted[what] = (memory, time.monotonic())
                 if not notes and memory and self.device.type != "cpu":
                     notes.append("out of GPU memory a short time ago")
-                return result, Step(memory, f"{'; '.join(notes)}; done {_TOLD[memory]}" if notes else "")
-            # Outside of the `except`: there, the error's frames would still hold the tensors of the failed try.
+                return result, Step(memory, f"{'; '.join(notes)}; done {_DESCRIPTIONS[memory]}" if notes else "")
+            # After the `except` block, inside which the error's frames still refer to the tensors of the failed attempt.
             if self._release is not None:
                 self._release()
             free_gpu_memory()
             if short:
-                log.warning("%s: out of GPU memory %s: %s", what, _TOLD[memory], problem)
-                notes.append(f"out of GPU memory {_TOLD[memory]}")
+                log.warning("%s: out of GPU memory %s: %s", what, _DESCRIPTIONS[memory], problem)
+                notes.append(f"out of GPU memory {_DESCRIPTIONS[memory]}")
             else:
-                self._look_after(what, problem)
+                self._check_gpu(what, problem)
                 notes.append(f"the GPU failed ({problem})")
         raise AssertionError("the last step returns or raises")
 
-    def _look_after(self, what: str, problem: str) -> None:
-        """Tries a kernel after an error of the GPU; remembers a GPU that can run none any more."""
-        from medsam2_atlas.base.cards import try_kernel  # asks this module what an error means
+    def _check_gpu(self, what: str, problem: str) -> None:
+        """Tries a kernel after an error of the GPU; marks the GPU as failed if the kernel fails too."""
+        from medsam2_atlas.base.cards import try_kernel  # imported here, because `cards` imports this module
 
         log.warning("%s: the GPU %s failed: %s", what, self.device, problem)
         if try_kernel(self.device).problem:
             self._failure = problem
-            log.error("the GPU %s runs nothing any more: networks run on the processor until a new start", self.device)
+            log.error("the GPU %s no longer works: networks run on the processor until the program is restarted", self.device)
 
 
 def _names(error: BaseException, texts: tuple[str, ...]) -> bool:
-    told = str(error)
-    return any(text in told for text in texts)
+    message = str(error)
+    return any(text in message for text in texts)
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An error and those that it came from; libraries wrap what their parts raise."""
+    """Returns an error and its causes; libraries wrap the errors of their parts."""
     found: list[BaseException] = []
     one: BaseException | None = error
     while one is not None and one not in found:
@@ -217,6 +224,6 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def first_line(error: BaseException) -> str:
-    """What a GPU said of an error, in one line: the lines after the first are hints for developers."""
+    """Returns the first line of the GPU's error message; the other lines are hints for developers."""
     gpu = next((one for one in _chain(error) if isinstance(one, RuntimeError)), error)
     return (str(gpu).splitlines() or [type(gpu).__name__])[0][:200]

@@ -1,4 +1,4 @@
-"""Gives libraries a user name and writable folders where the process's user has none, as in a container."""
+"""Gives libraries a user name and writable folders if the process's user has none, as in a container."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _CACHES = {
     "CUDA_CACHE_PATH": "cuda",
     "MONAI_LABEL_SESSION_PATH": "sessions",
 }
-"""Variables that name folders which libraries would else make in the user's home, and the folders' names."""
+"""Environment variables that name the folders of libraries, which are in the user's home by default; and the folders' names."""
 
 
 def ensure_name() -> None:
-    """Sets `$USER` where nothing tells the user's name. MONAI cannot be imported without one."""
+    """Sets `$USER` if the system has no name for the user. MONAI cannot be imported without one."""
     try:
         getpass.getuser()
-    except (KeyError, OSError, ImportError):  # no entry in /etc/passwd; OSError from Python 3.13 on
+    except (KeyError, OSError, ImportError):  # no entry in /etc/passwd; Python 3.13 and newer raise OSError
         os.environ["USER"] = f"user-{os.getuid()}"
 
 
 def ensure_home() -> None:
-    """Names folders below the state folder for what libraries keep in the user's home, if that cannot be written."""
+    """Moves the folders that libraries use in the user's home to the state folder, if the home cannot be written."""
     try:
         home = Path.home()
     except RuntimeError:  # no $HOME and no entry in /etc/passwd
@@ -38,22 +38,22 @@ def ensure_home() -> None:
         return
     for variable, name in _CACHES.items():
         os.environ.setdefault(variable, str(state_folder() / "cache" / name))
-    if home == Path("/") or not home.is_dir():  # else it may hold settings that are read, such as ~/.netrc
+    if home == Path("/") or not home.is_dir():  # a read-only home stays: it may contain settings, such as ~/.netrc
         home = state_folder() / "home"
         os.environ["HOME"] = str(home)
-        with suppress(OSError):  # libraries say themselves what they cannot write
+        with suppress(OSError):  # a library that cannot write reports that itself
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def ensure_temp() -> None:
-    """Makes the folder that `$TMPDIR` names; without it, libraries would take /tmp unasked, which may be small.
+    """Creates the folder that `$TMPDIR` names; without it, libraries would silently use /tmp, which may be small.
 
     Raises:
-        StorageError: it cannot be made.
+        StorageError: the folder cannot be created.
     """
     folder = os.environ.get("TMPDIR")
     try:
         if folder:
             Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(str(folder), f"cannot hold temporary files: {error}.", "Name another folder by $TMPDIR.") from error
+        raise StorageError(str(folder), f"cannot hold temporary files: {error}.", "Set $TMPDIR to another folder.") from error

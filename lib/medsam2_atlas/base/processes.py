@@ -1,4 +1,4 @@
-"""Marks of processes, which distinguish a process from a later one with the same process id."""
+"""Identifies processes by marks, which distinguish a process from a later one with the same process id."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ProcessMark:
 
     @classmethod
     def parse(cls, text: str) -> ProcessMark | None:
-        """Returns the mark from its text (`str`); None if the text is not a mark."""
+        """Returns the mark that a text (`str` of a mark) represents; None if the text is not a mark."""
         try:
             namespace, number, ticks = (int(part, 16) for part in text.split("_"))
         except ValueError:
@@ -43,12 +43,12 @@ class ProcessMark:
 
     @property
     def here(self) -> bool:
-        """Returns whether the process belongs to this process namespace, so that `alive` is defined."""
+        """Whether the process belongs to this process namespace, so that `alive` is defined."""
         return self.namespace == _namespace()
 
     @property
     def alive(self) -> bool:
-        """Returns whether the process runs; a zombie does not. Defined only if `here`."""
+        """Whether the process runs; a zombie does not. Defined only if `here`."""
         return self.here and _start_ticks(self.number) == self.ticks
 
 
@@ -62,7 +62,7 @@ def _namespace() -> int:
 def _start_ticks(number: int) -> int | None:
     """Returns when a process started; None if it does not run."""
     try:
-        # The command's name, in brackets, may hold spaces and brackets.
+        # The command's name, in parentheses, may contain spaces and parentheses.
         fields = (_PROC / str(number) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return None

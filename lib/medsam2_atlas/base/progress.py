@@ -1,7 +1,7 @@
-"""One way to tell how far a long job is, and who is told.
+"""Reports the progress of long jobs to a callable.
 
-A job is handed a callable, or takes the one of the thread's job: `current()`. Whoever is told may raise an exception to
-stop the job.
+A job gets the callable as an argument, or uses the callable of the job that runs in this thread: `current()`. The callable may
+raise an exception to stop the job.
 """
 
 from __future__ import annotations
@@ -13,37 +13,49 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Is told a stage's name and its share done, 0..1; of one organ where that organ is named."""
+    """A callable that receives the progress of a job."""
 
     def __call__(self, stage: str, share: float, organ: int | None = None) -> None:
-        """Takes note; may raise to stop the job."""
+        """Receives the progress of a stage; may raise an exception to stop the job.
+
+        Args:
+            stage: name of the stage.
+            share: completed fraction of the stage, 0..1.
+            organ: organ number if `share` is the fraction of one organ only.
+        """
         ...
 
 
 def silent(stage: str, share: float, organ: int | None = None) -> None:
-    """Tells nobody."""
+    """Ignores the progress."""
 
 
 def part(progress: Progress, begin: float, end: float) -> Progress:
-    """Tells the shares of a part of a stage as shares of the whole, which it takes from `begin` to `end`."""
+    """Returns a callable for one part of a stage: it scales the part's fractions to the range from `begin` to `end`.
 
-    def told(stage: str, share: float, organ: int | None = None) -> None:
+    Args:
+        progress: receives the scaled fractions.
+        begin: fraction of the stage at the start of the part, 0..1.
+        end: fraction of the stage at the end of the part, 0..1.
+    """
+
+    def scaled(stage: str, share: float, organ: int | None = None) -> None:
         progress(stage, begin + (end - begin) * share, organ)
 
-    return told
+    return scaled
 
 
 _current: ContextVar[Progress] = ContextVar("progress", default=silent)
 
 
 def current() -> Progress:
-    """Who is told by the job of this thread."""
+    """Returns the callable that receives the progress of this thread's job."""
     return _current.get()
 
 
 @contextmanager
 def reporting(progress: Progress) -> Iterator[None]:
-    """Jobs within the block tell `progress`."""
+    """Makes `progress` the result of `current` for the duration of the block."""
     token = _current.set(progress)
     try:
         yield

@@ -1,5 +1,7 @@
-"""Finds the files that come with the project (configurations, demo weights, the MONAI Label app, sample data), and the
-folders for those that a user adds or that the server writes."""
+"""Finds the project's own files, and the folders for files that the user adds or that the server writes.
+
+The project's own files are configurations, demo weights, the MONAI Label app and sample data.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,16 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _CHECKOUT = _PACKAGE.parents[1]
 
 BUNDLED = _PACKAGE / "resources" / "bundled"
-"""MONAI Label and sam2 in an installed wheel. A checkout's environment has them among its packages."""
+"""The folder of MONAI Label and sam2 in an installed wheel. In a checkout, both are packages of its environment."""
 
 
 def resource(name: str) -> Path:
-    """The path of a file or folder such as `configs/labels.yaml`.
+    """Returns the path of a file or folder that comes with the project, such as `configs/labels.yaml`.
 
-    An installed wheel carries them inside the package; a checkout has them at its top.
+    An installed wheel contains it inside the package, a checkout in its top folder.
 
     Raises:
-        FileNotFoundError: neither place has it.
+        FileNotFoundError: neither of them contains it.
     """
     for root in (_PACKAGE / "resources", _CHECKOUT):
         if (root / name).exists():
@@ -28,19 +30,21 @@ def resource(name: str) -> Path:
 
 
 def python_path() -> str:
-    """`PYTHONPATH` for MONAI Label's processes: the app, what a wheel bundles, and what the variable holds now."""
+    """Returns the `PYTHONPATH` of MONAI Label's processes: the app, the packages in the wheel, and the current value."""
     folders = [str(resource("apps/medsam2_atlas")), str(BUNDLED) if BUNDLED.is_dir() else "", os.environ.get("PYTHONPATH", "")]
     return os.pathsep.join(filter(None, folders))
 
 
 def model_folder() -> Path:
-    """Where downloaded weights are kept: `$MEDSAM2_ATLAS_MODELS`, or a folder in the user's data directory."""
+    """Returns the folder for downloaded weights: `$MEDSAM2_ATLAS_MODELS`, or a folder in the user's data directory."""
     return _named("MEDSAM2_ATLAS_MODELS") or _user_folder("XDG_DATA_HOME", ".local/share") / "medsam2_atlas" / "models"
 
 
 def state_folder() -> Path:
-    """Where servers keep logs, and commands the tracebacks of unexpected errors: `$MEDSAM2_ATLAS_STATE`, or a folder in the
-    user's state directory."""
+    """Returns the folder for logs of servers, and for tracebacks of unexpected errors of commands.
+
+    It is `$MEDSAM2_ATLAS_STATE`, or a folder in the user's state directory.
+    """
     return _named("MEDSAM2_ATLAS_STATE") or _user_folder("XDG_STATE_HOME", ".local/state") / "medsam2_atlas"
 
 
@@ -49,11 +53,11 @@ def _named(variable: str) -> Path | None:
 
 
 def _user_folder(variable: str, name: str) -> Path:
-    """Returns the folder that a variable of the XDG base directories names, or its default below the user's home."""
+    """Returns the folder that a variable of the XDG base directories names, or the default folder in the user's home."""
     named = _named(variable)
     if named is not None:
         return named
     try:
         return Path.home() / name
-    except RuntimeError:  # no $HOME and no entry in /etc/passwd, as in a container that runs as any number
-        return Path("/") / name  # as container engines set $HOME then; it can be read, and a refused write names it
+    except RuntimeError:  # no $HOME and no entry in /etc/passwd, as in a container with an arbitrary user id
+        return Path("/") / name  # container engines set $HOME to / then; errors of refused writes name this path

@@ -1,6 +1,6 @@
-"""The root path of a server behind a proxy, such as `/medsam2` in `https://host/medsam2/`.
+"""Checks the root path of a server behind a proxy, such as `/medsam2` in `https://host/medsam2/`.
 
-It ends up in links, cookies and redirects, so only plain path segments are allowed.
+It becomes part of links, cookies and redirects, so only plain path segments are allowed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ def parse_root_path(text: str) -> str:
     """Returns a root path without a slash at its end; empty for a server at the top of its host.
 
     Raises:
-        InputError: not a path of letters, digits, `.`, `_`, `~` and `-` that begins with a slash, or one with `.` or `..`.
+        InputError: the text is no path of letters, digits, `.`, `_`, `~` and `-` that begins with a slash, or contains a
+            segment `.` or `..`.
+
+    >>> parse_root_path("/medsam2/")
+    '/medsam2'
     """
     path = text.removesuffix("/")
     if not path:
         return ""
     if len(path) > _MAX_LENGTH or not _PLAIN.fullmatch(path) or not {".", ".."}.isdisjoint(path.split("/")):
-        remedy = "Give the path alone, such as /medsam2, of letters, digits and . _ ~ -."
+        remedy = "Give only the path, such as /medsam2; it may contain letters, digits and . _ ~ -."
         raise InputError(repr(text[:80]), "cannot be the root path of a server.", remedy)
     return path

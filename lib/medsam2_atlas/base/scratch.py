@@ -1,4 +1,4 @@
-"""Temporary files whose names hold the mark of their process, so that files of killed processes can be removed."""
+"""Temporary files whose names contain the mark of their process, so that files of killed processes can be removed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _HOUR_SECONDS = 3600.0
 
 
 def scratch_file(suffix: str = "") -> Path:
-    """Makes an empty temporary file; the caller removes it.
+    """Creates an empty temporary file, which the caller removes; returns its path.
 
     Args:
-        suffix: end of its name, such as `.nii.gz`.
+        suffix: end of the file's name, such as `.nii.gz`.
 
     Raises:
         StorageError: the temporary folder cannot be written to.
@@ -46,7 +46,7 @@ def scratch_file(suffix: str = "") -> Path:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Makes a temporary folder that is removed when the block ends.
+    """Creates a temporary folder, yields it, and removes it when the block ends.
 
     Raises:
         StorageError: the temporary folder cannot be written to.
@@ -64,8 +64,8 @@ def scratch_folder() -> Iterator[Path]:
 def sweep() -> int:
     """Removes temporary files of processes that no longer run.
 
-    Only files of this user are removed, and links are not followed. Files of another process namespace, and files that versions
-    up to 0.9 made, are removed after a day.
+    Only files of this user are removed, and links are not followed. Files of another process namespace and files of versions up
+    to 0.9 are removed after a day.
 
     Returns:
         How many files and folders were removed.
@@ -85,15 +85,15 @@ def sweep() -> int:
 
 
 def sweep_leftovers(folder: Path, *, recursive: bool = False, age_seconds: float = _HOUR_SECONDS) -> int:
-    """Removes unfinished files of `files.replacing` in a folder, which remain when its process is killed.
+    """Removes unfinished files of `files.replacing` from a folder; they remain if its process is killed.
 
-    If the process was killed while it replaced a folder, the old and the new content may be all that is left. Therefore folders
-    of both kinds that lie side by side are kept, and logged.
+    If the process was killed while it replaced a folder, only the old and the new content may exist, under temporary names.
+    Therefore folders of both kinds are kept if they are in the same folder, and a warning is logged.
 
     Args:
-        folder: links in it are not followed.
+        folder: the folder to search; links in it are not followed.
         recursive: whether folders below it are searched, too.
-        age_seconds: younger files are kept: another process may be writing them.
+        age_seconds: min age of files to remove, in seconds; another process may be writing a younger file.
 
     Returns:
         How many files and folders were removed.
@@ -116,7 +116,7 @@ def sweep_leftovers(folder: Path, *, recursive: bool = False, age_seconds: float
 
 
 def _half_replaced(entries: list[os.DirEntry[str]]) -> set[Path]:
-    """Returns unfinished folders that lie side by side with old content (`.old-…`) and new content (`.part-…`)."""
+    """Returns unfinished folders if both kinds are present: old content (`.old-…`) and new content (`.part-…`)."""
     folders = {kind: set[Path]() for kind in ("old", "part")}
     for entry in entries:
         match = _LEFTOVER.fullmatch(entry.name)
@@ -141,7 +141,7 @@ def _abandoned(path: Path, state: os.stat_result) -> bool:
         return not mark.alive if mark.here else old
     if not old or not _LEGACY_NAME.fullmatch(path.name):
         return False
-    # A folder with such a name may belong to a person: it is removed only if it holds files of this program.
+    # A folder with such a name may belong to a person: it is removed only if it contains nothing but files of this program.
     return not stat.S_ISDIR(state.st_mode) or all(_LEGACY_CONTENT.fullmatch(entry.name) for entry in _entries(path))
 
 

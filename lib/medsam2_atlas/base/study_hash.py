@@ -1,7 +1,7 @@
-"""Keyed hashes that stand for study names in logs and audit records.
+"""Keyed hashes that replace study names in logs and audit records.
 
-Study names and DICOM UIDs lead to patients. A log line holds a keyed hash instead, such as `study-1a2b3c4d5e`: the same name
-gets the same hash everywhere, so that lines can be related, and nobody without the key can find the name by trying names.
+Study names and DICOM UIDs can identify patients. A log line contains a keyed hash instead, such as `study-1a2b3c4d5e`. The same
+name gets the same hash everywhere, so that lines can be related. Without the key, nobody can find the name by trying names.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ class StudyNames:
     """Turns study names into keyed hashes, with a key that is kept in the work folder."""
 
     def __init__(self, work_folder: Path, plain: bool = False) -> None:
-        """
+        """Reads the key, or creates it.
+
         Args:
-            work_folder: the folder `.medsam2_atlas` of a set of studies; made if it does not exist. It keeps the key
-                (`names.key`, 32 random bytes, for its owner or the folder's group). If that fails, the key is kept in memory.
-            plain: whether names stay as they are.
+            work_folder: the folder `.medsam2_atlas` of a set of studies; created if it does not exist. It contains the key
+                (`names.key`, 32 random bytes, readable by its owner or the folder's group). If the file cannot be used, the key
+                exists in memory only.
+            plain: whether names are not hashed.
         """
         self.plain = plain
         self._key = b"" if plain else _key(work_folder)
@@ -45,7 +47,7 @@ class StudyNames:
 
 
 def _key(folder: Path) -> bytes:
-    """Returns the key of a work folder, made if there is none yet; one process makes it, others read it."""
+    """Returns the key of a work folder. The first process creates it; other processes read it."""
     file = folder / _FILE
     try:
         if not folder.is_dir():
@@ -55,12 +57,12 @@ def _key(folder: Path) -> bytes:
             _make(file)
         return _read(file)
     except OSError as error:
-        log.warning("%s cannot be used (%s); hashes of study names hold until the process ends", file, error)
+        log.warning("%s cannot be used (%s); hashes of study names are valid only until the process ends", file, error)
         return secrets.token_bytes(_KEY_BYTES)
 
 
 def _make(file: Path) -> None:
-    """Makes the key in one step: a link takes no other file's place, so that of several processes the first one wins."""
+    """Creates the key in one step: a link never replaces a file, so if several processes try, the first one succeeds."""
     part = file.with_name(f".part-{secrets.token_hex(4)}.key")
     opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file_mode(file.parent))
     try:
@@ -73,7 +75,7 @@ def _make(file: Path) -> None:
             os.link(part, file)
         except FileExistsError:
             return
-        except OSError:  # a file system without hard links
+        except OSError:  # the file system has no hard links
             part.rename(file)
     finally:
         part.unlink(missing_ok=True)
@@ -83,8 +85,8 @@ def _read(file: Path) -> bytes:
     opened = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(opened, "rb") as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise OSError("it is no regular file")
+            raise OSError("it is not a regular file")
         key = stream.read(_KEY_BYTES + 1)
     if len(key) != _KEY_BYTES:
-        raise OSError(f"it has not {_KEY_BYTES} bytes")
+        raise OSError(f"it does not have {_KEY_BYTES} bytes")
     return key

@@ -1,4 +1,4 @@
-"""The one way to load files that PyTorch wrote: tensors and plain values, and never code."""
+"""Loads files that PyTorch wrote: tensors and plain values, but never code. Nothing else in the project loads such files."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from medsam2_atlas.base.errors import WeightsError
 
 
 def load_tensors(file: Path, device: torch.device | None = None, *, numbers: bool = False, mapped: bool = False) -> Any:
-    """Returns what a file holds that `torch.save` wrote, with its tensors on a device; by default the processor.
+    """Returns the content of a file that `torch.save` wrote.
 
     Args:
-        file: to load.
-        device: of the tensors.
-        numbers: whether NumPy's numbers are accepted too, such as the Dice that a training wrote beside its weights.
-        mapped: whether values of tensors are read only where they are used. The file must not change as long as they exist.
+        file: the file to load.
+        device: device of the tensors; the processor by default.
+        numbers: whether NumPy's numbers are accepted too, such as the Dice that a training stored with its weights.
+        mapped: whether a tensor's values are read from the file when they are used. The file must not change while the tensors
+            exist.
 
     Raises:
-        WeightsError: it holds classes or functions. They are not called.
-        Exception: it cannot be read; PyTorch raises many kinds.
+        WeightsError: the file contains classes or functions. They are not called.
+        Exception: the file cannot be read; PyTorch raises many types of errors.
     """
     try:
         with torch.serialization.safe_globals(_numpy_numbers()) if numbers else nullcontext():
@@ -32,12 +33,12 @@ def load_tensors(file: Path, device: torch.device | None = None, *, numbers: boo
     except Exception as error:
         if "GLOBAL" not in str(error):
             raise
-        problem = "holds code besides weights; the code was not run."
+        problem = "contains code besides weights; the code was not run."
         raise WeightsError(file, problem, "Get the file again, from a source that you trust.") from error
 
 
 def _numpy_numbers() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """Returns what makes NumPy's numbers of a pickle: their types, and one function, by its names in NumPy 1 and 2."""
+    """Returns the types and the function that unpickle NumPy's numbers; the function has different names in NumPy 1 and 2."""
     kinds = [np.float64, np.float32, np.int64, np.int32, np.bool_]
     scalar: Any = np.float64(0).__reduce__()[0]
     places = ["numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"]

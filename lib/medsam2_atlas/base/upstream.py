@@ -1,8 +1,8 @@
-"""Limits how long calls to other servers can hold up this one.
+"""Limits how long calls to other servers can delay this server.
 
-A server that refuses connections is detected at once; one that accepts them and never answers is not. Three measures keep such
-a server from blocking everything else: time limits, a `CircuitBreaker` that refuses calls for a while after one was not
-answered, and a `CallPool` whose few daemon threads are the only ones that can be stuck.
+A server that refuses connections is detected immediately; one that accepts connections and never answers is not. Three measures
+stop such a server from blocking everything else: time limits, a `CircuitBreaker` that refuses calls for a while after one was
+not answered, and a `CallPool` whose few daemon threads are the only ones that can be stuck.
 
 All classes in this module are safe for several threads. No lock is held during a call to another server.
 """
@@ -26,8 +26,8 @@ T = TypeVar("T")
 class CircuitBreaker:
     """Refuses calls to a server for some seconds after one was not answered; then allows a single call as a trial.
 
-    A call that fails opens the breaker only if no other call was answered since it began: a server that answers other calls is
-    alive, and one slow request must not stop the rest.
+    A call that fails opens the breaker only if no other call was answered since it began. If other calls are answered, the
+    server is alive, and one slow request must not stop the rest.
     """
 
     def __init__(
@@ -38,12 +38,13 @@ class CircuitBreaker:
         remedy: str = "Is it running? Try again in a minute.",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """
+        """Creates a closed breaker.
+
         Args:
-            name: of the server, for messages.
-            seconds: how long calls are refused after one was not answered; also the max time of a trial before the next one.
+            name: name of the server, for messages.
+            seconds: how long calls are refused after one was not answered, and min time between two trials.
             remedy: advice for the error message.
-            clock: returns seconds that never go back.
+            clock: a monotonic clock, in seconds.
         """
         self._name, self._seconds, self._remedy, self._clock = name, seconds, remedy, clock
         self._lock = threading.Lock()
@@ -52,28 +53,28 @@ class CircuitBreaker:
         """Time at which the next trial may begin."""
         self._answered = self._failed = float("-inf")
         self._unanswered: list[float] = []
-        """Start times of the calls since the last answer; without those that failed or were given up."""
+        """Start times of the calls since the last answer, except those that failed or were given up."""
 
     @property
     def open(self) -> bool:
-        """Returns whether calls other than a trial are refused, because the last call was not answered."""
+        """Whether calls other than a trial are refused, because the last call was not answered."""
         with self._lock:
             return bool(self._problem)
 
     @property
     def problem(self) -> str:
-        """Returns why the breaker is open; empty if it is closed."""
+        """The reason why the breaker is open; empty if it is closed."""
         with self._lock:
             return self._problem
 
     @property
     def ready(self) -> bool:
-        """Returns whether a call would be allowed now."""
+        """Whether a call would be allowed now."""
         with self._lock:
             return not self._problem or self._clock() >= self._next_trial
 
     def silent(self, seconds: float) -> bool:
-        """Returns whether calls have been made for that long without any answer."""
+        """Returns whether calls have had no answer for more than a number of seconds."""
         with self._lock:
             return bool(self._problem) or (bool(self._unanswered) and self._clock() - min(self._unanswered) > seconds)
 
@@ -82,7 +83,7 @@ class CircuitBreaker:
         return self._clock()
 
     def failed_since(self, began: float) -> bool:
-        """Returns whether the breaker opened after that time and is still open."""
+        """Returns whether the breaker opened after a time and is still open. began: the time on the breaker's clock."""
         with self._lock:
             return bool(self._problem) and self._failed >= began
 
@@ -90,10 +91,10 @@ class CircuitBreaker:
         """Begins a call.
 
         Returns:
-            When it began, for `failed`.
+            The time of its start on the breaker's clock, for `failed` and `given_up`.
 
         Raises:
-            UnavailableError: the breaker is open, and it is too early for a trial or another trial is under way.
+            UnavailableError: the breaker is open, and the time for the next trial has not come.
         """
         with self._lock:
             now = self._clock()
@@ -105,13 +106,18 @@ class CircuitBreaker:
             return now
 
     def answered(self) -> None:
-        """Records that a call was answered, whatever the answer was."""
+        """Records that a call was answered; the content of the answer does not matter."""
         with self._lock:
             self._answered, self._problem = self._clock(), ""
             self._unanswered.clear()
 
     def failed(self, began: float, problem: str) -> None:
-        """Records that a call which began at that time was not answered."""
+        """Records that a call was not answered.
+
+        Args:
+            began: the time of its start, from `begin`.
+            problem: the reason, for later error messages.
+        """
         with self._lock:
             self._forget(began)
             if self._answered <= began:
@@ -119,7 +125,7 @@ class CircuitBreaker:
                 self._next_trial = self._failed + self._seconds
 
     def given_up(self, began: float) -> None:
-        """Records that a call which began at that time ended early, so that it shows nothing about the server."""
+        """Records that the call that began at a time ended early, so that it shows nothing about the server."""
         with self._lock:
             self._forget(began)
 
@@ -128,8 +134,8 @@ class CircuitBreaker:
         """Runs a block that calls the server; the block may contain `await`.
 
         Args:
-            failures: exceptions that mean "not answered". After any other exception, and if the block is cancelled, the call
-                does not count.
+            failures: types of exceptions that mean "not answered". After any other exception, or if the block is cancelled, the
+                call does not count.
 
         Raises:
             UnavailableError: the breaker is open, or the block raised one of `failures`.
@@ -158,15 +164,16 @@ class CircuitBreaker:
 class CallPool:
     """Runs slow calls in a few daemon threads; limits the number of waiting callers and how long they wait.
 
-    Callers with the same key share one call. The threads are daemons: a stuck one does not keep the process alive.
+    Callers with the same key share one call. The threads are daemons, so a stuck thread does not keep the process alive.
     """
 
     def __init__(self, name: str, *, threads: int, waiting: int, remedy: str = "Try again in a minute.") -> None:
-        """
+        """Creates a pool without calls.
+
         Args:
-            name: of the server, for messages and threads.
-            threads: how many calls may run at once.
-            waiting: how many callers may wait at once, and how many calls may be queued or running.
+            name: name of the server, for messages and threads.
+            threads: max number of calls that run at once.
+            waiting: max number of callers that wait at once, and of calls that are queued or running.
             remedy: advice for the error message.
         """
         self._name, self._waiting, self._remedy = name, waiting, remedy
@@ -179,18 +186,19 @@ class CallPool:
         """Returns the result of a call, which another caller may have started.
 
         Args:
-            key: equal for equal calls.
-            call: run if no call with this key is running.
-            seconds: how long to wait for the result.
-            gives_up: called several times a second; True ends the wait.
+            key: identifies the call; equal calls have equal keys.
+            call: the function to run if no call with this key is running.
+            seconds: max time to wait for the result.
+            gives_up: called several times per second; True ends the wait.
 
         Raises:
-            UnavailableError: no result in time, `gives_up` returned True, or too many calls or callers; the call goes on.
+            UnavailableError: there are too many calls or callers, the result did not come in time, or `gives_up` returned True.
+                A call that has started continues.
             Exception: any error of the call.
         """
         with self._lock:
             if self._callers >= self._waiting or (key not in self._calls and len(self._calls) >= self._waiting):
-                raise UnavailableError(self._name, "is being asked for too much at once.", self._remedy)
+                raise UnavailableError(self._name, "has too many requests at once.", self._remedy)
             self._callers += 1
             future = self._calls.get(key) or self._start(key, call)
         deadline = time.monotonic() + seconds
@@ -213,7 +221,7 @@ class CallPool:
             try:
                 with self._slots:
                     result = call()
-            except BaseException as error:  # noqa: BLE001 passed to the callers, which wait in other threads
+            except BaseException as error:  # noqa: BLE001 the error is passed to the callers, which wait in other threads
                 self._forget(key)
                 future.set_exception(error)
             else:

@@ -1,4 +1,4 @@
-"""Tells URLs of servers from paths of folders."""
+"""Distinguishes URLs of servers from paths of folders."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def is_url(studies: str | Path) -> bool:
-    """Returns whether a text is a URL of a server (`http` or `https`); studies are one or a folder."""
+    """Returns whether the location of studies is the URL of a server (`http` or `https`) rather than a folder."""
     return str(studies).startswith(("http://", "https://"))

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def package_version() -> str:
-    """The project's version."""
+    """Returns the project's version, or `0+unknown` if the package is not installed."""
     try:
         return version("medsam2-atlas")
     except PackageNotFoundError:

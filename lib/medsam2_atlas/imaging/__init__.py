@@ -1,1 +1,1 @@
-"""An image and its geometry: reading, writing, values, labels, masks, previews; the only place with axes."""
+"""Images and their geometry: reading, writing, HU, labels, masks, previews. Only this package handles axes and orientations."""

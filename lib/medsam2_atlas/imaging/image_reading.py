@@ -1,6 +1,6 @@
-"""Tasks of reader processes for images (see `decoding`); only reader processes call these functions.
+"""The tasks of reader processes for images (see `decoding`). Only reader processes call these functions.
 
-ITK opens a file only after its header has been checked, with the one ITK reader that belongs to the file's suffix.
+ITK opens a file only after its header has been checked, and only with the ITK reader for the file's suffix.
 """
 
 from __future__ import annotations
@@ -38,52 +38,54 @@ from medsam2_atlas.imaging.slicer_segments import organ_map
 from medsam2_atlas.imaging.volume import Geometry, Volume, from_sitk, grid_of_header, to_sitk, upright
 
 sitk.ProcessObject.GlobalWarningDisplayOff()
-sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # as many files are decoded at once as there are readers
+sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # each reader decodes one file at a time
 
 Result = tuple[dict[str, Any], list[np.ndarray]]
 
 _MAX_REMARKS, _MAX_REMARK = 20, 500
 _WHOLE = 1e-3
-"""Max distance of a label map's values from whole numbers: scaled ones may be 5.9999999, averages are farther off."""
+"""Max distance of a label map's values from whole numbers. Scaled labels may be 5.9999999; averages are farther off."""
 
 
 def volume(path: str) -> Result:
-    """Returns a CT in LPS orientation as float32 HU; see `medsam2_atlas.imaging.volume.read_volume`."""
+    """Returns a CT as `[z, y, x]` float32 in LPS orientation; see `medsam2_atlas.imaging.volume.read_volume`."""
     refuse_segmentation(Path(path))
     remarks: list[str] = []
     image = _image(Path(path), remarks)
     voxels = sitk.GetArrayViewFromImage(image)
-    if voxels.max() == voxels.min():  # checked before the cast to four bytes a voxel
+    if voxels.max() == voxels.min():  # checked before the cast, which takes four bytes per voxel
         raise InputError(path, "is empty: all voxels have one value.", "Choose the CT itself.")
     kind = voxels.dtype
     del voxels
     grid = Geometry.of(image)
     if kind.itemsize > 4:
         image = sitk.Cast(image, sitk.sitkFloat32)
-    image = sitk.DICOMOrient(image, "LPS")  # turned before the cast to four bytes a voxel
+    image = sitk.DICOMOrient(image, "LPS")  # before the cast, which takes four bytes per voxel
     image = sitk.Cast(image, sitk.sitkFloat32)
     found = Volume(sitk.GetArrayFromImage(image), Geometry.of(image), grid, path, remarks=tuple(remarks))
     if kind.kind == "f":
         _refuse_nan(path, found.array)
-    return _told(found), [found.array]
+    return _summary(found), [found.array]
 
 
 def labels(path: str, like: dict[str, Any] | None = None) -> Result:
-    """Returns a label map in LPS orientation, unsigned 8-bit; see `medsam2_atlas.imaging.volume.read_labels`.
+    """Returns a label map as `[z, y, x]` uint8 in LPS orientation; see `medsam2_atlas.imaging.volume.read_labels`.
 
-    `like` is the grid of the image in LPS orientation, on which segmentations are put.
+    Args:
+        path: the label map.
+        like: grid of the image in LPS orientation, onto which a segmentation is padded; None to keep its own grid.
     """
     file = Path(path)
     grid = Geometry.parse(like) if like else None
     found = _segmentation(file, grid) if is_segmentation(file) else _labels(file)
-    return _told(found), [found.array]
+    return _summary(found), [found.array]
 
 
 def fingerprint(path: str) -> Result:
     """Returns a digest of a CT's voxels and its grid, both in LPS orientation; see `medsam2_atlas.storage.fingerprints`."""
-    told, (array,) = volume(path)
+    summary, (array,) = volume(path)
     digest = hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).hexdigest()
-    return {"voxels": digest, "geometry": told["geometry"]}, []
+    return {"voxels": digest, "geometry": summary["geometry"]}, []
 
 
 def grid(path: str) -> Result:
@@ -92,10 +94,14 @@ def grid(path: str) -> Result:
 
 
 def label_check(path: str, image: str) -> Result:
-    """Returns the numbers that a label map holds, a digest of its voxels and grid, and what was mended as it was read.
+    """Returns the numbers in a label map, a digest of its voxels and grid, and remarks on corrections during reading.
+
+    Args:
+        path: the label map.
+        image: its image, of which only the grid is read.
 
     Raises:
-        InputError: it cannot be read, is not a label map, or lies on another grid than the image.
+        InputError: the label map cannot be read, is not a label map, or has another grid than the image.
     """
     file = Path(path)
     check_same_size(file, Path(image))
@@ -105,12 +111,13 @@ def label_check(path: str, image: str) -> Result:
     else:
         found = on_grid(replace(_labels(file), source=file.name), like, like, Path(image).name)
     held = np.zeros(256, bool)
-    for plane in found.array:  # slice by slice: counting takes eight bytes a voxel
+    for plane in found.array:  # slice by slice: counting takes eight bytes per voxel
         held |= np.bincount(plane.ravel(), minlength=256) > 0
-    return {"held": np.flatnonzero(held).tolist(), "digest": found.digest, "remarks": _told(found)["remarks"]}, []
+    return {"held": np.flatnonzero(held).tolist(), "digest": found.digest, "remarks": _summary(found)["remarks"]}, []
 
 
-def _told(found: Volume) -> dict[str, Any]:
+def _summary(found: Volume) -> dict[str, Any]:
+    """Returns the grids and remarks of a volume for the calling process."""
     return {
         "geometry": asdict(found.geometry),
         "file_geometry": asdict(found.file_geometry),
@@ -126,17 +133,17 @@ def _labels(path: Path) -> Volume:
 
 
 def _whole_numbers(path: Path, array: np.ndarray, remarks: list[str]) -> np.ndarray:
-    """Returns the values of a label map as unsigned 8-bit; those within 0.001 of whole numbers are rounded."""
+    """Returns the values of a label map as uint8; values within 0.001 of whole numbers are rounded."""
     whole, worst = np.empty(array.shape, np.uint8), 0.0
-    for plane, target in zip(array, whole, strict=True):  # slice by slice: floats take up to eight bytes a voxel
+    for plane, target in zip(array, whole, strict=True):  # slice by slice: floats take up to eight bytes per voxel
         rounded, off = plane, 0.0
         if plane.dtype.kind == "f":
             rounded = np.rint(plane)
             with np.errstate(invalid="ignore"):
-                off = float(np.abs(plane - rounded).max())  # NaN where a value is NaN or infinite
+                off = float(np.abs(plane - rounded).max())  # NaN if a value is NaN or infinite
         if not off <= _WHOLE or rounded.min() < 0 or rounded.max() > 255:
             problem = "is not a label map: its values are not whole numbers from 0 to 255."
-            raise InputError(path, problem, "Give the numbers of organs; thresholds make them from probabilities.")
+            raise InputError(path, problem, "Save organ numbers; convert probabilities to labels by a threshold.")
         worst = max(worst, off)
         target[...] = rounded
     if worst:
@@ -153,7 +160,7 @@ def _segmentation(path: Path, like: Geometry | None) -> Volume:
 
 def _grid(path: Path) -> Geometry:
     if _is_series(path):
-        from medsam2_atlas.dicom.series import find_series  # a room of its own, which reads by this one's rules
+        from medsam2_atlas.dicom.series import find_series  # imported here, because `dicom` imports this package
 
         return upright(find_series(path).grid)
     refuse_segmentation(path)
@@ -162,14 +169,14 @@ def _grid(path: Path) -> Geometry:
     try:
         return upright(grid)
     except (ValueError, RuntimeError) as error:
-        raise InputError(path, f"lies on no usable grid ({error}).", "Export it again from its source.") from error
+        raise InputError(path, f"has no usable grid ({error}).", "Export it again from its source.") from error
 
 
 def _image(path: Path, remarks: list[str]) -> sitk.Image:
-    """Returns the image of a file or folder; `remarks` is filled with what was mended, see `Volume`."""
+    """Returns the image of a file or folder; adds corrections to `remarks`, see `Volume`."""
     image = _series(path, remarks) if _is_series(path) else _file(path, remarks, grey=True)
     if image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(path, "holds several values per voxel.", "A CT or label map has one; export it as grey values.")
+        raise InputError(path, "contains several values per voxel.", "A CT or label map has one; export it as grey values.")
     if image.GetDimension() != 3:
         raise InputError(path, f"has {image.GetDimension()} dimensions, not 3.", "Choose one phase, or the whole volume.")
     if min(image.GetSize()) < 2:
@@ -178,7 +185,7 @@ def _image(path: Path, remarks: list[str]) -> sitk.Image:
 
 
 def _file(path: Path, remarks: list[str], *, grey: bool = False) -> sitk.Image:
-    """Returns the image of a file on its checked grid; `grey` refuses several values per voxel before they are decoded."""
+    """Returns the image of a file on its checked grid. grey: whether several values per voxel are refused before decoding."""
     header = checked_header(path)
     grid = grid_of_header(path, header)
     if grey:
@@ -201,11 +208,11 @@ def _file(path: Path, remarks: list[str], *, grey: bool = False) -> sitk.Image:
 def _refuse_nan(path: str | Path, values: np.ndarray) -> None:
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
-        raise InputError(path, f"holds {bad} voxels that are NaN or infinite.", "Export it again from its source.")
+        raise InputError(path, f"contains {bad} voxels that are NaN or infinite.", "Export it again from its source.")
 
 
 def _is_series(path: Path) -> bool:
-    """Returns whether a path is a DICOM series: a folder, or a DICOM file, which stands for its series."""
+    """Returns whether a path is a DICOM series: a folder, or a DICOM file, which represents its series."""
     return path.is_dir() or (path.is_file() and not path.name.lower().endswith(SUFFIXES) and is_dicom(path))
 
 
@@ -220,7 +227,7 @@ def _series(path: Path, remarks: list[str]) -> sitk.Image:
 
 @contextmanager
 def _for_itk(path: Path, header: Header) -> Iterator[str]:
-    """Yields the name of a file in memory that ITK may open, with the canonical header and the voxels."""
+    """Yields the name of a file in memory with the canonical header and the voxels, which ITK may open."""
     with open(os.memfd_create("image"), "w+b") as copy:  # noqa: PTH123 a descriptor has no path
         copy.write(header.canonical)
         with path.open("rb") as source:
@@ -232,7 +239,7 @@ def _for_itk(path: Path, header: Header) -> Iterator[str]:
 
 @contextmanager
 def _itk_errors(path: Path) -> Iterator[None]:
-    """Raises the project's error for an image that ITK cannot read, and MemoryError if there is too little memory for it."""
+    """Turns ITK's errors into the project's InputError, or into MemoryError if the memory does not suffice for the image."""
     try:
         yield
     except RuntimeError as error:
@@ -243,7 +250,7 @@ def _itk_errors(path: Path) -> Iterator[None]:
 
 
 def _reason(text: str) -> str:
-    """Returns the last line of what ITK says, without paths in its source, addresses and names of files in memory."""
-    line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "ITK tells no reason")
+    """Returns the last line of ITK's message, without paths of its source, addresses and names of files in memory."""
+    line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "ITK gives no reason")
     line = re.sub(r"^(?:ITK|sitk::) ?ERROR: |\(0x[0-9a-f]+\)|(?:/[\w.+-]+){2,}(?::\d+:?)?", "", line)
-    return re.sub(r"[^ -~]+", " ", line).strip(" :.")[:300] or "ITK tells no reason"
+    return re.sub(r"[^ -~]+", " ", line).strip(" :.")[:300] or "ITK gives no reason"

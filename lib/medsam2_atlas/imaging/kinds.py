@@ -1,6 +1,6 @@
-"""Which files of a folder are CTs and label maps by their names, and why others are not taken.
+"""Recognises CTs and label maps by their file names, and explains why other image files are not used.
 
-A file that is plainly no image, such as a text or a table, has no reason. What an image file holds is not looked at here.
+A file that is clearly not an image, such as a text or a table, needs no explanation. The voxels of images are not read here.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-"""Of image and label files, read and written."""
+"""The suffixes of image and label files that are read and written."""
 
 SEGMENTATION = ".seg.nrrd"
-"""Of segmentations as 3D Slicer saves them: label maps that are read, but not written."""
+"""The suffix of 3D Slicer's segmentations: label maps that are read, but not written."""
 
 LABEL_SUFFIXES = (SEGMENTATION, *SUFFIXES)
-"""Of label files that are read."""
+"""The suffixes of label files that are read."""
 
 WRITTEN = (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES))
-"""The suffixes as they may be written in a name: in lower or in upper case, which ITK reads both."""
+"""The suffixes of image files as names may spell them: in lower or in upper case. ITK reads both."""
 
 WRITTEN_LABELS = (SEGMENTATION, SEGMENTATION.upper(), *WRITTEN)
-"""The same of label files."""
+"""The suffixes of label files as names may spell them."""
 
 _CONVERT = "Convert it to NIfTI, NRRD or MHA."
-_SERIES = "Convert each series to NIfTI, NRRD or MHA, or have it served by a PACS."
-_TWO_FILES = f"keeps header and voxels in two files. {_CONVERT}"
+_SERIES = "Convert each series to NIfTI, NRRD or MHA, or serve it from a PACS."
+_TWO_FILES = f"has its header and its voxels in two files. {_CONVERT}"
 _ARCHIVE = "is an archive. Unpack it."
 _PACKED = "is packed. Unpack it."
 _TYPE = f"is of a type that is not read. {_CONVERT}"
@@ -37,9 +37,11 @@ _REASONS = {
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".lz4"), _PACKED),
     **dict.fromkeys((".img", ".img.gz", ".raw", ".zraw"), f"has no header. {_CONVERT}"),
     **dict.fromkeys((".mgz", ".mgh", ".mnc", ".vtk", ".vti", ".gipl", ".par", ".rec"), _TYPE),
-    **dict.fromkeys((".tif", ".tiff", ".npy", ".npz", ".h5", ".hdf5"), f"is of a type without a sure grid. {_CONVERT}"),
+    **dict.fromkeys(
+        (".tif", ".tiff", ".npy", ".npz", ".h5", ".hdf5"), f"is of a type without a reliable voxel grid. {_CONVERT}"
+    ),
 }
-_LEFT_OUT = "is not taken: it"
+_NOT_USED = "is not used: it"
 _VOXELS_OF = {
     ".img": (".hdr",),
     ".img.gz": (".hdr",),
@@ -50,26 +52,35 @@ _VOXELS_OF = {
 }
 _PLAIN_WHEN_PACKED = (".txt", ".json", ".csv", ".tsv", ".log", ".md", ".xml", ".yaml", ".yml", ".html", ".pdf", ".sql")
 _FIRST = 200
-"""Max entries of a folder, and of the folders in it, that are looked at."""
+"""Max number of entries of a folder and its subfolders that are examined."""
 
 
 def suffix_in(name: str, *, labels: bool = False) -> str:
-    """Returns the suffix of an image file's name, in lower case; empty if it has none of them. labels: of a label file's."""
+    """Returns the suffix of an image file's name, in lower case; empty if the name has no such suffix.
+
+    Args:
+        name: name of the file.
+        labels: whether suffixes of label files count, too.
+
+    >>> suffix_in("CT.NII.GZ")
+    '.nii.gz'
+    """
     suffix = next((s for s in WRITTEN_LABELS if name.endswith(s)), "").lower()
     return suffix if labels or suffix != SEGMENTATION else ""
 
 
 def stem_of(name: str) -> str:
-    """Returns the name of a file without the suffix of an image or label file, or else without its last suffix."""
+    """Returns the name of a file without its image or label suffix, or without its last suffix if it has none of these."""
     suffix = suffix_in(name, labels=True)
     return name[: -len(suffix)] if suffix else os.path.splitext(name)[0]  # noqa: PTH122 called for many files
 
 
 def not_taken(entries: Iterable[os.DirEntry[str]]) -> dict[str, str]:
-    """Returns why files and folders with images are not taken, by name. DICOM files are told together, by the first one's name.
+    """Returns why files and folders with images are not used, by name. All DICOM files share one entry, under the first name.
 
     Args:
-        entries: of one folder, without hidden ones and those with a name that `suffix_in` knows. Links are not followed.
+        entries: entries of one folder, without hidden ones and without names that `suffix_in` recognises. Links are not
+            followed.
     """
     found: dict[str, str] = {}
     dicom: list[str] = []
@@ -79,23 +90,23 @@ def not_taken(entries: Iterable[os.DirEntry[str]]) -> dict[str, str]:
         try:
             reason = _reason(entry, names)
         except OSError:
-            continue  # it was just removed, or cannot be looked at
+            continue  # it was just removed, or cannot be read
         if reason == _REASONS[".dcm"]:
             dicom.append(entry.name)
         elif reason:
-            found[entry.name] = f"{_LEFT_OUT} {reason}"
+            found[entry.name] = f"{_NOT_USED} {reason}"
     if len(dicom) == 1:
-        found[dicom[0]] = f"{_LEFT_OUT} {_REASONS['.dcm']}"
+        found[dicom[0]] = f"{_NOT_USED} {_REASONS['.dcm']}"
     elif dicom:
-        found[dicom[0]] = f"{_LEFT_OUT} is the first of {len(dicom)} DICOM files. {_SERIES}"
+        found[dicom[0]] = f"{_NOT_USED} is the first of {len(dicom)} DICOM files. {_SERIES}"
     return found
 
 
 def _reason(entry: os.DirEntry[str], names: set[str]) -> str:
-    """Returns why a file or folder is not taken; empty if it is plainly no image. names: of all files, in lower case."""
+    """Returns why a file or folder is not used; empty if it is clearly not an image. names: of all files, in lower case."""
     if entry.is_dir():
         if entry.is_symlink():
-            return "is a link to a folder. If images are in it, put links to the files themselves here."
+            return "is a link to a folder. If it contains images, put links to the files themselves here."
         return _folder_reason(entry.path, entry.stat().st_mtime_ns)
     if not entry.is_file():
         return ""
@@ -108,12 +119,12 @@ def _reason(entry: os.DirEntry[str], names: set[str]) -> str:
 
 
 def _file_reason(name: str, names: set[str]) -> str:
-    """Returns why a file is not taken; empty if it is plainly no image, or holds the voxels of another file's header."""
+    """Returns why a file is not used; empty if it is clearly not an image, or contains the voxels for another file's header."""
     lower = name.lower()
     if name.endswith((SEGMENTATION, SEGMENTATION.upper())):
-        return "is a segmentation, not a CT. Move it to the label maps, with the name of its CT."
+        return "is a segmentation, not a CT. Move it to the label maps, and give it the name of its CT."
     if lower.endswith(SUFFIXES):
-        return "has a suffix in lower and upper case. Rename it."
+        return "has a suffix that mixes lower and upper case. Rename it."
     suffix = next((s for s in sorted(_REASONS, key=len, reverse=True) if lower.endswith(s)), "")
     stem = lower.removesuffix(suffix)
     if suffix == ".gz" and stem.endswith(_PLAIN_WHEN_PACKED):
@@ -125,11 +136,11 @@ def _file_reason(name: str, names: set[str]) -> str:
 
 @lru_cache(maxsize=4096)
 def _folder_reason(path: str, _changed: int) -> str:
-    """Returns why a folder is not taken; empty if none of its first files is an image. `_changed` is when it last changed."""
+    """Returns why a folder is not used; empty if none of its first files is an image. _changed: time of its last change."""
     for entry in _first_files(path):
         name = entry.name.lower()
         if suffix_in(entry.name):
-            return "is a folder with images in it. Move them up: only files at the top are studies."
+            return "is a folder that contains images. Move them up: only files in the top folder are studies."
         state = entry.stat(follow_symlinks=False)
         if name.endswith((".dcm", ".ima")) or name == "dicomdir" or _is_dicom(entry.path, state.st_size, state.st_mtime_ns):
             return f"is a folder of DICOM files. {_SERIES}"
@@ -137,7 +148,7 @@ def _folder_reason(path: str, _changed: int) -> str:
 
 
 def _first_files(path: str) -> Iterator[os.DirEntry[str]]:
-    """Yields the first files of a folder and of the folders in it."""
+    """Yields the first files of a folder and its subfolders."""
     folders, seen = [path], 0
     while folders and seen < _FIRST:
         with os.scandir(folders.pop(0)) as entries:
@@ -153,7 +164,7 @@ def _first_files(path: str) -> Iterator[os.DirEntry[str]]:
 
 @lru_cache(maxsize=4096)
 def _is_dicom(path: str, size: int, _changed: int) -> bool:
-    """Returns whether a file begins as a DICOM file does. `_changed` is when it last changed."""
+    """Returns whether a file begins like a DICOM file. _changed: time of its last change."""
     if size < 132:
         return False
     try:

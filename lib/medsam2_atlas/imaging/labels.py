@@ -1,4 +1,4 @@
-"""The organ table: number, name, colour, published threshold and what strategy D does with it."""
+"""The organ table: number, name, colour, published threshold and enlargement of each organ."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medsam2_atlas.base.configuration import Former, read_config
+from medsam2_atlas.base.configuration import OldKeys, read_config
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.resource import resource
 
-_FORMER: Former = {"organs.*.threshold": "organs.*.published_threshold"}
+_FORMER: OldKeys = {"organs.*.threshold": "organs.*.published_threshold"}
 
 
 class Organ(BaseModel):
@@ -27,13 +27,13 @@ class Organ(BaseModel):
     published_threshold: float = Field(
         ge=0, lt=1, description="score above which a voxel is in the prompting region, as published"
     )
-    code: str = Field("", description="what it is, as SCHEME:VALUE, such as SCT:10200004 (SNOMED CT)")
+    code: str = Field("", description="code of the organ, as SCHEME:VALUE, such as SCT:10200004 (SNOMED CT)")
     code_meaning: str = Field("", description="the meaning of the code, in English")
     enlarge_z: bool = Field(description="whether strategy D lengthens the z-range")
 
 
 class OrganTable(BaseModel):
-    """All organs, by rising index."""
+    """The table of all organs, in the order of their numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,21 +44,24 @@ class OrganTable(BaseModel):
 
     @property
     def indices(self) -> list[int]:
-        """The label values."""
+        """The numbers of all organs in label maps."""
         return [organ.index for organ in self.organs]
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """Label values of each `left_…` organ and its `right_…` counterpart."""
+        """The numbers of each `left_…` organ and its `right_…` counterpart."""
         by_name = {organ.name: organ.index for organ in self.organs}
         sides = [(name, name.replace("left_", "right_", 1)) for name in by_name if name.startswith("left_")]
         return [(by_name[left], by_name[right]) for left, right in sides if right in by_name]
 
     def select(self, names: Iterable[str]) -> list[int]:
-        """Returns label values for names or numbers given as text; all organs for none.
+        """Returns the numbers of organs in rising order; all organs if no names are given.
+
+        Args:
+            names: names of organs, or their numbers as text.
 
         Raises:
-            InputError: a name that is not in the table.
+            InputError: a name is not in the table.
         """
         chosen = []
         by_name = {organ.name: organ.index for organ in self.organs} | {str(i): i for i in self.indices}
@@ -70,22 +73,22 @@ class OrganTable(BaseModel):
             chosen.append(by_name[key])
         return sorted(set(chosen)) or self.indices
 
-    def check(self, file: str | Path, held: Iterable[int], *, empty: bool = False) -> None:
-        """Accepts a label map as one of these organs.
+    def check(self, file: str | Path, values: Iterable[int], *, empty: bool = False) -> None:
+        """Checks that a label map contains only organs of the table.
 
         Args:
-            file: for the message.
-            held: the values in the label map.
-            empty: whether it may hold no organ.
+            file: the label map, for the message.
+            values: the values in the label map.
+            empty: whether it may contain no organ.
 
         Raises:
-            InputError: no organ, or values that are not in the table.
+            InputError: the label map contains no organ, or values that are not in the table.
         """
-        values = {int(value) for value in held} - {0}
-        if strange := sorted(values - {*self.indices}):
-            raise InputError(file, f"holds labels {strange} that are not in the organ table.", "Renumber them.")
-        if not values and not empty:
-            raise InputError(file, "is empty: it holds no organ.", "Label at least one organ.")
+        found = {int(value) for value in values} - {0}
+        if strange := sorted(found - {*self.indices}):
+            raise InputError(file, f"contains labels {strange} that are not in the organ table.", "Renumber them.")
+        if not found and not empty:
+            raise InputError(file, "is empty: it contains no organ.", "Label at least one organ.")
 
 
 @cache
@@ -93,7 +96,7 @@ def organ_table(file: Path | None = None) -> OrganTable:
     """Returns the table in `configs/labels.yaml`, or in another file.
 
     Raises:
-        InputError: the file does not hold a valid table.
+        InputError: the file does not contain a valid table.
     """
     path = file or resource("configs/labels.yaml")
-    return read_config(OrganTable, path, "organ table", "Compare it with configs/labels.yaml.", former=_FORMER)
+    return read_config(OrganTable, path, "organ table", "Compare it with configs/labels.yaml.", old_keys=_FORMER)

@@ -1,4 +1,4 @@
-"""Orders of axes: the way from the LPS array of a volume to the array that another program expects, and back."""
+"""Converts a volume's LPS array to the axis order that another program expects, and back."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from medsam2_atlas.imaging.volume import Geometry, Volume, to_sitk
 
 AS_FILED = "file"
-"""In place of an orientation's code: as the file has its axes."""
+"""Stands for the axis order of the file, instead of the code of an orientation."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A permutation of axes, and flips; no voxel is interpolated.
+    """A permutation and flips of axes, which interpolate no voxel.
 
     Attributes:
-        code: orientation of the turned array, by the directions in which x, y and z rise, such as RAS.
-        axes: for each axis of the turned array, the axis of the LPS array `[z, y, x]` that it comes from.
-        flipped: for each axis of the turned array, whether it runs the other way.
+        code: orientation of the turned array: the directions in which x, y and z increase, such as RAS.
+        axes: for each axis of the turned array, the corresponding axis of the LPS array `[z, y, x]`.
+        flipped: for each axis of the turned array, whether its direction is reversed.
     """
 
     code: str
@@ -27,17 +27,17 @@ class Turn:
     flipped: tuple[bool, bool, bool]
 
     def apply(self, array: np.ndarray) -> np.ndarray:
-        """Returns an LPS array `[z, y, x]` in this orientation, as `[z, y, x]` of its own axes."""
+        """Returns an LPS array `[z, y, x]` turned to this orientation, as `[z, y, x]` of the new axes."""
         turned: np.ndarray = np.flip(array.transpose(self.axes), self._flips)
         return turned
 
     def undo(self, array: np.ndarray) -> np.ndarray:
-        """Returns an array of this orientation as an LPS array `[z, y, x]`."""
+        """Returns an array `[z, y, x]` of this orientation turned back to LPS, as `[z, y, x]`."""
         turned: np.ndarray = np.flip(array, self._flips).transpose(np.argsort(self.axes))
         return turned
 
     def spacing(self, geometry: Geometry) -> tuple[float, ...]:
-        """Returns the spacing (z, y, x) in mm of the turned array, for the grid of the LPS array."""
+        """Returns the spacing (z, y, x) in mm of the turned array. geometry: the grid of the LPS array."""
         return tuple(geometry.spacing[::-1][axis] for axis in self.axes)
 
     @property
@@ -46,11 +46,11 @@ class Turn:
 
 
 def turn_to(volume: Volume, code: str) -> Turn:
-    """Returns how a volume's array becomes one of another orientation.
+    """Returns the turn from a volume's array to another orientation.
 
     Args:
-        volume: in LPS orientation.
-        code: such as RAS, by the directions in which x, y and z rise; or `file`, for the order that its file has.
+        volume: a volume; its array is `[z, y, x]` in LPS orientation.
+        code: the directions in which x, y and z increase, such as RAS; or `file`, for the axis order of the volume's file.
     """
     import SimpleITK as sitk
 
@@ -59,7 +59,7 @@ def turn_to(volume: Volume, code: str) -> Turn:
     turn.SetDesiredCoordinateOrientation("LPS" if code == AS_FILED else code)
     turn.Execute(to_sitk(np.zeros((1, 1, 1), np.uint8), Geometry((1, 1, 1), known.spacing, known.origin, known.direction)))
     order, flips = np.array(turn.GetPermuteOrder()), np.array(turn.GetFlipAxes())  # of x, y, z, flipped after the permutation
-    if code == AS_FILED:  # the way from the file, backwards
+    if code == AS_FILED:  # inverts the turn from the file to LPS
         code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(known.direction)
         order = np.argsort(order)
         flips = flips[order]

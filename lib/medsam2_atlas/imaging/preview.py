@@ -1,4 +1,4 @@
-"""An overlay picture: axial, coronal and sagittal slices with organ colours, and the boxes that were prompted."""
+"""Draws a preview: axial, coronal and sagittal slices with coloured organs and box prompts."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _PANEL = 420
 
 
 class SliceBox(Protocol):
-    """A box on slice `z`: (x_min, y_min, x_max, y_max), in voxel indices."""
+    """A box on an axial slice."""
 
     @property
     def z(self) -> int:
-        """The slice."""
+        """The index of the slice."""
         ...
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """The box's corners."""
+        """The box (x_min, y_min, x_max, y_max), in voxel indices."""
         ...
 
 
@@ -37,12 +37,12 @@ class Boxed(Protocol):
 
     @property
     def label(self) -> int:
-        """Number of the organ."""
+        """The organ's number."""
         ...
 
     @property
     def boxes(self) -> Sequence[SliceBox]:
-        """Its boxes."""
+        """The organ's boxes."""
         ...
 
 
@@ -54,7 +54,16 @@ def write_preview(
     mark: str = "",
     table: OrganTable | None = None,
 ) -> None:
-    """Writes the picture that `draw_preview` draws as PNG."""
+    """Writes a preview as PNG.
+
+    Args:
+        image: the CT.
+        labels: label map `[z, y, x]` on the CT's grid, organ numbers.
+        path: the file to write.
+        prompts: see `draw_preview`; likewise `mark` and `table`.
+        mark: a warning below the picture.
+        table: names and colours of the organs.
+    """
     with replacing(path) as part:
         draw_preview(image, labels, prompts, mark, table).save(part, "PNG")
 
@@ -67,15 +76,15 @@ def draw_preview(
     table: OrganTable | None = None,
     like: np.ndarray | None = None,
 ) -> Image.Image:
-    """Returns a picture with one panel per plane through the organs' middle, and a legend.
+    """Returns a picture with an axial, a coronal and a sagittal panel through the organs' middle, and a legend.
 
     Args:
         image: the CT.
-        labels: label map `[z, y, x]` on its grid.
-        prompts: boxes on the axial slice shown, or on the nearest boxed slice, are drawn.
-        mark: a line that says what the picture is not, such as that the weights are demo weights.
-        table: names and colours.
-        like: another label map whose middle decides on the planes, so that pictures can be laid side by side.
+        labels: label map `[z, y, x]` on the CT's grid, organ numbers.
+        prompts: organs whose boxes on the axial panel are drawn. The panel shows a slice with boxes if one is near the middle.
+        mark: a warning below the picture, such as that the weights are demo weights; empty for none.
+        table: names and colours of the organs; those of `configs/labels.yaml` by default.
+        like: another label map `[z, y, x]` whose middle selects the slices, so that pictures can be compared side by side.
     """
     table = table or organ_table()
     z, y, x = _cut(labels if like is None else like)
@@ -114,7 +123,7 @@ def draw_preview(
 
 
 def _cut(labels: np.ndarray) -> tuple[int, int, int]:
-    """Returns the axial slice that shows most organs (the largest area decides), and the middle of all organs."""
+    """Returns (z, y, x): the axial slice with the most organs (among equals, the largest area), and the organs' middle."""
     if not labels.any():
         z, y, x = (n // 2 for n in labels.shape)
         return z, y, x

@@ -1,7 +1,7 @@
-"""Whether a label map lies on its image's grid, and how the two differ if it does not.
+"""Compares the grid of a label map with its image's grid, and explains differences.
 
-Other tools round spacing to some digits, or keep only a quaternion: a label map that differs from its image by less than a
-tenth of a voxel at every corner is meant to lie on it, and gets exactly its grid.
+Other tools round the spacing, or store only a quaternion. If a label map's corners are less than a tenth of a voxel from the
+image's, the difference counts as rounding, and the label map gets exactly the image's grid.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from medsam2_atlas.imaging.volume import Geometry, Volume
 
 NEAR = 0.1
-"""Voxels of the image by which a label map may be off and still lie on its grid."""
+"""Max distance between corners of two grids that count as the same, in voxels of the image."""
 _ANGLE = 0.01
-"""Degrees that are told as a turn."""
+"""Min angle between axes, in degrees, that messages report."""
 
 
-def apart(first: Geometry, second: Geometry) -> float:
+def corner_distance(first: Geometry, second: Geometry) -> float:
     """Returns the max distance between corners of two grids of the same size, in voxels of the second along its axes."""
     corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * (np.array(first.size) - 1)
     return float(np.abs(second.to_index(first.to_world(corners)) - corners).max())
@@ -31,17 +31,17 @@ def apart(first: Geometry, second: Geometry) -> float:
 
 def same_voxels(first: Geometry, second: Geometry) -> bool:
     """Returns whether two grids have the same size and differ by less than a tenth of a voxel at every corner."""
-    return first.size == second.size and apart(first, second) < NEAR
+    return first.size == second.size and corner_distance(first, second) < NEAR
 
 
 def on_grid(label: Volume, grid: Geometry, file_grid: Geometry, image: str | Path) -> Volume:
-    """Returns a label map on exactly its image's grid; `remarks` tell of a difference that is more than rounding.
+    """Returns a label map on exactly its image's grid; its `remarks` report a difference that is more than rounding.
 
     Args:
-        label: in LPS orientation.
-        grid: of the image, in LPS orientation.
-        file_grid: of the image's file.
-        image: its name, for the message.
+        label: the label map.
+        grid: grid of the image, in LPS orientation.
+        file_grid: grid of the image's file.
+        image: name of the image, for the message.
 
     Raises:
         InputError: the grids differ by a tenth of a voxel or more.
@@ -50,12 +50,20 @@ def on_grid(label: Volume, grid: Geometry, file_grid: Geometry, image: str | Pat
         raise another_grid(label.source, label.geometry, grid, image)
     if label.geometry.matches(grid):
         return replace(label, geometry=grid)
-    remark = f"Its grid differed from the image's by {apart(label.geometry, grid):.2g} voxels; it was put onto the image's."
+    distance = corner_distance(label.geometry, grid)
+    remark = f"Its grid differed from the image's by {distance:.2g} voxels; it was replaced by the image's grid."
     return replace(label, geometry=grid, file_geometry=file_grid, remarks=(*label.remarks, remark))
 
 
 def another_grid(subject: str | Path, label: Geometry, grid: Geometry, image: str | Path) -> InputError:
-    """Returns the error for a label map that lies on another grid than its image; it tells in what they differ."""
+    """Returns the error for a label map that has another grid than its image; it lists the differences.
+
+    Args:
+        subject: the label map's name, for the message.
+        label: grid of the label map, in LPS orientation.
+        grid: grid of the image, in LPS orientation.
+        image: name of the image, for the message.
+    """
     remedy = "Resample the label map onto the image."
     parts = [_sizes(label) + f" voxels instead of {_sizes(grid)}"] if label.size != grid.size else []
     steps, expected = np.array(label.spacing), np.array(grid.spacing)
@@ -75,12 +83,12 @@ def another_grid(subject: str | Path, label: Geometry, grid: Geometry, image: st
         parts.append("it is a crop of the image")
         remedy = "Pad the label map to the whole image, or resample it onto the image."
     if not parts:
-        parts.append(f"corners up to {apart(label, grid):.3g} voxels away")
+        parts.append(f"corners up to {corner_distance(label, grid):.3g} voxels away")
     return InputError(subject, f"has another grid than {image}: {'; '.join(parts)}.", remedy)
 
 
 def _turn(first: Geometry, second: Geometry) -> float:
-    """Returns the max angle between axes of the same number, in degrees."""
+    """Returns the max angle between corresponding axes, in degrees."""
     axes = [np.asarray(grid.direction).reshape(3, 3) for grid in (first, second)]
     chord = float(np.linalg.norm(axes[0] - axes[1], axis=0).max())
     return float(np.degrees(2 * np.arcsin(min(1.0, chord / 2))))

@@ -1,4 +1,4 @@
-"""Which organ a segment of another program shows: by its name, which may be one of many synonyms, or by its code."""
+"""Finds the organ of another program's segment, by its name, which may be one of many synonyms, or by its code."""
 
 from __future__ import annotations
 
@@ -18,37 +18,41 @@ from medsam2_atlas.imaging.labels import Organ, OrganTable, organ_table
 
 NAMES_FILE = "configs/segment_names.yaml"
 SIDES = {"right": ("24028007", "Right"), "left": ("7771000", "Left")}
-"""Codes and their meanings in SNOMED CT."""
+"""The SNOMED CT code and its meaning for each side."""
 
 _MAX_LISTED, _MAX_SHOWN = 30, 60
 _IGNORED = re.compile(r"[\s_-]+")
 
 
 class SegmentNames(BaseModel):
-    """Synonyms of organs."""
+    """Synonyms of the organs' names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     names: dict[str, tuple[str, ...]] = Field(
-        description="names that other programs give to an organ, by its name in the table"
+        description="names that other programs use for an organ, by its name in the table"
     )
 
 
 def plain(name: str) -> str:
-    """Returns a name as it is compared: without case, blanks, underscores and hyphens."""
+    """Returns the form of a name that is compared: without case, blanks, underscores and hyphens.
+
+    >>> plain("Left_Kidney")
+    'leftkidney'
+    """
     return _IGNORED.sub("", unicodedata.normalize("NFKC", name).casefold())
 
 
 @cache
 def organ_names(table: OrganTable | None = None, file: Path | None = None) -> Mapping[str, int]:
-    """Returns the organ numbers by all names of the organs, as `plain` gives them, and by the codes among the synonyms.
+    """Returns a map from all names, synonyms and codes of the organs, in the form of `plain`, to organ numbers.
 
     Args:
-        table: the organs; those of `configs/labels.yaml` by default.
-        file: the synonyms; those of `configs/segment_names.yaml` by default.
+        table: the organ table; `configs/labels.yaml` by default.
+        file: the file of synonyms; `configs/segment_names.yaml` by default.
 
     Raises:
-        InputError: the file is not valid, has an organ that the table lacks, or gives one name to two organs.
+        InputError: the file is not valid, contains an organ that the table lacks, or gives one name to two organs.
     """
     path, table = file or resource(NAMES_FILE), table or organ_table()
     synonyms = read_config(SegmentNames, path, "list of segment names", f"Compare it with {NAMES_FILE}.").names
@@ -67,17 +71,17 @@ def organ_names(table: OrganTable | None = None, file: Path | None = None) -> Ma
 
 
 def organ_named(name: str, table: OrganTable | None = None) -> int:
-    """Returns the number of the organ that has a name or synonym; 0 if none has."""
+    """Returns the number of the organ with a name or synonym; 0 if there is none."""
     return organ_names(table).get(plain(name), 0)
 
 
 def organ_coded(code: str, modifiers: Collection[str], table: OrganTable | None = None) -> int:
-    """Returns the number of the organ that has a code; 0 if none has.
+    """Returns the number of the organ with a code; 0 if there is none.
 
     Args:
-        code: as SCHEME:VALUE.
-        modifiers: values of the codes that say more, such as the side. An organ that is one of a pair needs its side.
-        table: the organs; those of `configs/labels.yaml` by default.
+        code: the organ's code, as SCHEME:VALUE.
+        modifiers: values of the modifier codes, such as the side. A paired organ needs its side.
+        table: the organ table; `configs/labels.yaml` by default.
     """
     for organ in (table or organ_table()).organs:
         side = side_code(organ)
@@ -87,17 +91,17 @@ def organ_coded(code: str, modifiers: Collection[str], table: OrganTable | None 
 
 
 def side_code(organ: Organ) -> str:
-    """Returns the code value of an organ's side; empty for an organ that is not one of a pair."""
+    """Returns the code value of an organ's side; empty for an organ that is not paired."""
     return SIDES.get(organ.name.split("_", 1)[0], ("", ""))[0]
 
 
 def listed(names: Collection[str]) -> str:
-    """Returns names of segments for a message, cut if they are long or many."""
+    """Returns names of segments for a message, shortened if they are long or many."""
     shown = [repr(name) if len(name) <= _MAX_SHOWN else repr(name[:_MAX_SHOWN]) + "…" for name in list(names)[:_MAX_LISTED]]
     return ", ".join(shown) + (f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else "")
 
 
 def remedy(table: OrganTable | None = None) -> str:
-    """Returns what to do about segments that are no organs, in any program."""
+    """Returns the remedy for segments that are not organs, for messages of any program."""
     organs = ", ".join(organ.display for organ in (table or organ_table()).organs)
     return f"Rename or remove them, or add their names to {NAMES_FILE}. Organs are {organs}."

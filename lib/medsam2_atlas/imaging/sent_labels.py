@@ -1,7 +1,7 @@
-"""Label maps as viewers send them, turned into files on the image's grid with the organ table's numbers.
+"""Turns the label maps that viewers send into files on the image's grid with the organ table's numbers.
 
-3D Slicer numbers segments as it lists them, and OHIF's panel in the order of their names; both tell which number has which
-name (`label_info`). OHIF has voxels and a grid, but no file.
+3D Slicer numbers segments in the order of its list, OHIF's panel in the order of their names. Both send the name of each number
+(`label_info`). OHIF sends voxels and a grid instead of a file.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from medsam2_atlas.imaging.volume import Geometry, read_labels, to_sitk, write_v
 
 
 def volume_to_file(raw: Path, grid: Mapping[str, Any], file: Path) -> None:
-    """Writes voxels (one byte each, x fastest) on a grid as an image.
+    """Writes voxels on a grid as an image file.
 
     Args:
-        raw: the voxels.
-        grid: `dimensions` (x, y, z), `spacing` and `origin` in mm, LPS, `direction` as nine numbers: the directions of the
-            x, the y and the z axis one after the other, as cornerstone has them.
-        file: what to write.
+        raw: file of the voxels, one byte each, with x varying fastest.
+        grid: `dimensions` (x, y, z) in voxels; `spacing` and `origin` (x, y, z) in mm, LPS; `direction` as nine numbers: the
+            directions of the x, y and z axis one after the other, as in cornerstone.
+        file: the file to write.
 
     Raises:
-        InputError: not a grid, or one of another size than the voxels.
+        InputError: the grid is not valid, or has another number of voxels.
     """
     try:
         size, spacing, origin = (tuple(grid[key]) for key in ("dimensions", "spacing", "origin"))
@@ -41,40 +41,41 @@ def volume_to_file(raw: Path, grid: Mapping[str, Any], file: Path) -> None:
             direction,
         )
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
-        raise InputError("volume", f"is no grid ({error}).", "Send dimensions, spacing, origin and direction.") from error
+        problem = f"is not a valid grid ({error})."
+        raise InputError("volume", problem, "Send dimensions, spacing, origin and direction.") from error
     if raw.stat().st_size != int(np.prod(geometry.size, dtype=np.int64)):
-        raise InputError("volume", f"of {geometry.size} voxels has {raw.stat().st_size} bytes.", "Send one byte a voxel.")
+        raise InputError("volume", f"of {geometry.size} voxels has {raw.stat().st_size} bytes.", "Send one byte per voxel.")
     try:
         image = to_sitk(np.fromfile(raw, np.uint8).reshape(geometry.shape), geometry)
     except RuntimeError as error:
-        raise InputError("volume", "has no grid of three axes at right angles.", "Send the viewer's own.") from error
+        raise InputError("volume", "has axes that are not at right angles.", "Send the viewer's own grid.") from error
     sitk.WriteImage(image, str(file), useCompression=True)
 
 
 def renumber(file: Path, names: Sequence[Mapping[str, Any]]) -> None:
-    """Gives a label map the organ table's numbers, in place.
+    """Replaces the numbers of a label map by those of the organ table, in its file.
 
     Args:
-        file: the label map. A segmentation of 3D Slicer stays as it is: it names its own segments.
-        names: `name` and `idx` of each of its numbers. Where they agree with the table, the file stays as it is.
+        file: the label map. A segmentation of 3D Slicer is not changed, because it contains the names of its segments.
+        names: `name` and `idx` of each number. If all of them agree with the table, the file is not changed.
 
     Raises:
-        InputError: not a label map, or voxels of a name that is no organ.
+        InputError: the file is not a label map, or has voxels of a segment that is not an organ.
     """
     if is_segmentation(file):
         return
     try:
-        told = {int(entry["idx"]): str(entry["name"]) for entry in names}
+        name_of = {int(entry["idx"]): str(entry["name"]) for entry in names}
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError("label_info", f"is no list of names and numbers ({error}).") from error
-    if all((organ_named(name) or idx) == idx for idx, name in told.items()):
+        raise InputError("label_info", f"is not a list of names and numbers ({error}).") from error
+    if all((organ_named(name) or idx) == idx for idx, name in name_of.items()):
         return
     labels = read_labels(file)
     table = np.zeros(256, np.uint8)
     for value in np.unique(labels.array):
-        name = told.get(int(value), "")
+        name = name_of.get(int(value), "")
         if value and not organ_named(name):
             shown = listed([name]) if name else f"the number {value}"
-            raise InputError("label map", f"holds {shown}, which is no organ.", remedy())
+            raise InputError("label map", f"contains {shown}, which is not an organ.", remedy())
         table[value] = organ_named(name) if value else 0
     write_volume(labels.with_array(table[labels.array]), file)

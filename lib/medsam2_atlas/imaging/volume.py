@@ -1,11 +1,11 @@
-"""Images and their geometry: the only place that knows about axes, orientations and files.
+"""Images and their geometry. Only this module handles axes, orientations and image files.
 
-The contract that everything else relies on: arrays are indexed `[z, y, x]`; spacing, origin, points and indices of
-points are (x, y, z); world coordinates are millimetres in LPS (+x left, +y posterior, +z superior). A `Volume` is held
-in the LPS orientation, that is, its x axis runs nearest to the patient's left, y to posterior, z to superior. An
-oblique volume keeps its own axes: "nearest" is all that is asked.
+All other code relies on this contract: arrays are indexed `[z, y, x]`; spacing, origin, points and indices of points are
+(x, y, z); world coordinates are millimetres in LPS (+x left, +y posterior, +z superior). A `Volume` has the LPS orientation:
+its x axis is the one nearest to the patient's left, y to posterior, z to superior. An oblique volume keeps its own axes, as
+only the nearest direction matters.
 
-SimpleITK is imported by the functions that convert or write images. Reading needs none of it: reader processes decode files.
+Only functions that convert or write images import SimpleITK. Reading does not need it: reader processes decode files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Geometry:
-    """A voxel grid in the world: size (x, y, z), spacing in mm, origin in mm, direction `3 x 3` (columns are axes)."""
+    """A voxel grid in world coordinates (mm, LPS).
+
+    Attributes:
+        size: number of voxels along (x, y, z).
+        spacing: voxel spacing along (x, y, z) in mm.
+        origin: centre of the first voxel, (x, y, z) in mm.
+        direction: `3 x 3` matrix by rows; its columns are the unit vectors of the axes.
+    """
 
     size: tuple[int, int, int]
     spacing: tuple[float, float, float]
@@ -44,7 +51,8 @@ class Geometry:
     direction: tuple[float, ...] = (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)
 
     def __post_init__(self) -> None:
-        # Plain numbers: keys of kept registrations contain a geometry's text, which for NumPy's numbers differs by its version.
+        # Plain numbers, because keys of stored registrations contain a geometry's text. NumPy's numbers print differently in
+        # different versions.
         for name in ("size", "spacing", "origin", "direction"):
             plain = tuple(value.item() if isinstance(value, np.generic) else value for value in getattr(self, name))
             object.__setattr__(self, name, plain)
@@ -58,40 +66,49 @@ class Geometry:
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> Geometry:
-        """Returns the grid of a dictionary that `dataclasses.asdict` made, such as one that comes from JSON.
+        """Returns the grid of a dictionary that `dataclasses.asdict` made, for example from JSON.
 
         Raises:
-            KeyError, TypeError, ValueError: it is no grid.
+            KeyError, TypeError, ValueError: the dictionary is not a grid.
         """
         return cls(*(tuple(content[key]) for key in ("size", "spacing", "origin", "direction")))
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of an array on this grid, `(z, y, x)`."""
+        """The shape of an array on this grid, `(z, y, x)`."""
         return self.size[::-1]
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of a voxel in millilitres."""
+        """The volume of a voxel in millilitres."""
         return float(np.prod(self.spacing)) / 1000
 
     @property
     def matrix(self) -> np.ndarray:
-        """Index (x, y, z) to world (mm), `[3, 3]`; add the origin."""
+        """The matrix `[3, 3]` from voxel indices (x, y, z) to world coordinates (x, y, z) in mm, without the origin."""
         return np.asarray(self.direction).reshape(3, 3) * np.asarray(self.spacing)
 
     def to_world(self, index: np.ndarray) -> np.ndarray:
-        """World coordinates (mm) of indices `[..., 3]` in (x, y, z)."""
+        """Returns world coordinates `[..., 3]`, (x, y, z) in mm, of voxel indices `[..., 3]`, (x, y, z).
+
+        >>> Geometry((4, 4, 4), (2.0, 2.0, 5.0), (0.0, 0.0, 100.0)).to_world([1, 0, 2]).tolist()
+        [2.0, 0.0, 110.0]
+        """
         result: np.ndarray = np.asarray(index, float) @ self.matrix.T + np.asarray(self.origin)
         return result
 
     def to_index(self, world: np.ndarray) -> np.ndarray:
-        """Continuous indices `[..., 3]` in (x, y, z) of world coordinates (mm)."""
+        """Returns continuous voxel indices `[..., 3]`, (x, y, z), of world coordinates `[..., 3]`, (x, y, z) in mm."""
         result: np.ndarray = (np.asarray(world, float) - np.asarray(self.origin)) @ np.linalg.inv(self.matrix).T
         return result
 
     def matches(self, other: Geometry, tolerance: float = 1e-3) -> bool:
-        """Returns whether two grids have the same voxels, to within `tolerance` mm at their corners."""
+        """Returns whether two grids have the same size and nearly the same corners.
+
+        Args:
+            other: the other grid.
+            tolerance: max distance between corners in mm; at least a thousandth of the smallest spacing is allowed.
+        """
         corners = np.array([[0, 0, 0], [n - 1 for n in self.size]], float)
         corners = np.concatenate([corners, np.diag([n - 1.0 for n in self.size])])
         return self.size == other.size and bool(
@@ -101,16 +118,16 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Volume:
-    """An image in LPS orientation, and the grid of the file that it came from.
+    """An image in LPS orientation, and the grid of its file.
 
     Attributes:
-        array: `[z, y, x]`; HU for CTs, organ numbers for label maps.
+        array: voxels `[z, y, x]`; HU for CTs, organ numbers for label maps.
         geometry: the grid of `array`.
-        file_geometry: the grid in the file; results go back to it.
+        file_geometry: the grid in the file; results are written on it.
         source: the file, for messages.
-        hu: how the values of a CT became HU, for reports; None if nobody looked. See `hounsfield`.
-        remarks: what was mended while the file was read, such as units of length; sentences for people, without the file's
-            name.
+        hu: how the values of a CT became HU, for reports; None if they were not checked. See `hounsfield`.
+        remarks: corrections that were made while the file was read, such as units of length; sentences for people, without the
+            file's name.
     """
 
     array: np.ndarray
@@ -125,12 +142,12 @@ class Volume:
             raise ValueError(f"array {self.array.shape} does not fit the grid {self.geometry.shape}")
 
     def with_array(self, array: np.ndarray) -> Volume:
-        """Another array on the same grid."""
+        """Returns a volume with another array `[z, y, x]` on the same grid."""
         return replace(self, array=array)
 
     @cached_property
     def digest(self) -> str:
-        """Twenty digits that tell voxels and grid from any others."""
+        """The hash of voxels and grid, as twenty hexadecimal digits."""
         digest = hashlib.blake2b(np.ascontiguousarray(self.array).data, digest_size=10)
         digest.update(repr((self.array.dtype.str, self.geometry)).encode())
         return digest.hexdigest()
@@ -140,23 +157,23 @@ class Volume:
         return to_sitk(self.array, self.geometry)
 
     def restored(self) -> sitk.Image:
-        """Returns the array on exactly the grid of the file it came from."""
+        """Returns the array as a SimpleITK image on exactly the grid of the volume's file."""
         import SimpleITK as sitk
 
         code = _orientation(self.file_geometry.direction)
         image = sitk.DICOMOrient(self.as_image(), code)
         if image.GetSize() != tuple(self.file_geometry.size):
-            raise ValueError(f"{self.source}: could not go back from LPS to {code}")
+            raise ValueError(f"{self.source}: could not be turned back from LPS to {code}")
         return to_sitk(sitk.GetArrayFromImage(image), self.file_geometry)
 
     def to_file_index(self, index: np.ndarray) -> np.ndarray:
-        """Voxel indices (x, y, z) in the file's own axes of indices (x, y, z) of this volume."""
+        """Returns the file's voxel indices `[..., 3]`, (x, y, z), for indices `[..., 3]` of this volume."""
         result: np.ndarray = np.rint(self.file_geometry.to_index(self.geometry.to_world(index))).astype(int)
         return result
 
     @property
     def slice_axis_in_file(self) -> int:
-        """Which of the file's axes (0 x, 1 y, 2 z) the axial slices are counted along."""
+        """The file's axis (0 x, 1 y, 2 z) that is perpendicular to the axial slices."""
         step = self.to_file_index(np.array([0, 0, 1])) - self.to_file_index(np.array([0, 0, 0]))
         return int(np.abs(step).argmax())
 
@@ -181,21 +198,25 @@ def from_sitk(image: sitk.Image, source: str = "image") -> Volume:
 
 
 def read_volume(path: str | Path) -> Volume:
-    """Reads a CT: NIfTI, NRRD, MHA or a DICOM series (its folder, or one of its files); float32 HU.
+    """Returns a CT: `[z, y, x]` float32 in LPS orientation. Its values are not checked to be HU; see `hounsfield.read_ct`.
 
-    A reader process decodes it.
+    A reader process decodes the file.
+
+    Args:
+        path: a NIfTI, NRRD or MHA file, or a DICOM series (its folder, or one of its files).
 
     Raises:
-        InputError: not readable, not three-dimensional, fewer than two slices, or values that are not finite.
+        InputError: the file cannot be read, is not three-dimensional, has fewer than two slices, or has values that are not
+            finite.
     """
     return _decoded("volume", Path(path))
 
 
 def read_grid(path: str | Path) -> Geometry:
-    """Returns the grid of an image in LPS orientation, from its header alone if it is a file. Read in a reader process.
+    """Returns the grid of an image in LPS orientation, from its header alone if it is a file. A reader process reads it.
 
     Raises:
-        InputError: not readable, or not three-dimensional.
+        InputError: the image cannot be read, or is not three-dimensional.
     """
     path = Path(path).absolute()
     content, _ = run_task("grid", path, path=str(path))
@@ -203,23 +224,23 @@ def read_grid(path: str | Path) -> Geometry:
 
 
 def read_labels(path: str | Path, like: Volume | None = None, *, image: str | Path | None = None) -> Volume:
-    """Reads a label map as unsigned 8-bit; on exactly its image's grid where given. Decoded in a reader process.
+    """Returns a label map: `[z, y, x]` uint8 organ numbers in LPS orientation. A reader process decodes it.
 
-    Values within 0.001 of whole numbers are rounded. A grid that differs from the image's by less than a tenth of a voxel at
-    every corner becomes the image's. `remarks` tell of both.
+    Values within 0.001 of whole numbers are rounded. If the grid differs from the image's by less than a tenth of a voxel at
+    every corner, the image's grid replaces it. `remarks` report both.
 
-    The segments of a segmentation of 3D Slicer become organ numbers by their names, see `segment_names`. Slicer crops
-    segmentations: they are padded to the grid of the image, to within a tenth of a voxel. Without an image, they keep their own
-    grid. `remarks` tell of segments that overlap.
+    The segments of a 3D Slicer segmentation become organ numbers by their names, see `segment_names`. Slicer crops
+    segmentations, so they are padded to the grid of the image. Without an image, they keep their own grid. `remarks` report
+    segments that overlap.
 
     Args:
-        path: of the label map.
-        like: its image.
-        image: file or folder of its image, whose voxels are not needed; in place of `like`.
+        path: the label map.
+        like: its image; None to keep the label map's own grid.
+        image: file or folder of its image, as an alternative to `like`; only its grid is read.
 
     Raises:
-        InputError: not readable, values that are not whole numbers from 0 to 255, another grid than the image's, or segments
-            that are no organs.
+        InputError: the label map cannot be read, has values that are not whole numbers from 0 to 255, has another grid than
+            the image, or has segments that are not organs.
     """
     grid = like.geometry if like is not None else read_grid(image) if image is not None else None
     if is_segmentation(Path(path)):
@@ -232,26 +253,31 @@ def read_labels(path: str | Path, like: Volume | None = None, *, image: str | Pa
 
 
 def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> None:
-    """Writes a volume on the grid of the file it came from; the suffix chooses the format.
+    """Writes a volume on the grid of its original file.
+
+    Args:
+        volume: the volume.
+        path: the file to write; its suffix determines the format.
+        compress: whether the voxels are compressed.
 
     Raises:
-        InputError: a suffix that is not one of `SUFFIXES`.
+        InputError: the suffix is not one of `SUFFIXES`.
         StorageError: the folder does not exist.
     """
     import SimpleITK as sitk
 
     path = Path(path)
-    if not path.name.endswith(SUFFIXES):  # in lower case: ITK crashes on others
-        raise InputError(path, "cannot be written: its suffix names no image format.", f"End it in {', '.join(SUFFIXES)}.")
+    if not path.name.endswith(SUFFIXES):  # in lower case, as ITK crashes on upper case
+        raise InputError(path, "cannot be written: its suffix is not an image format.", f"Use one of {', '.join(SUFFIXES)}.")
     with replacing(path) as part:
         sitk.WriteImage(volume.restored(), str(part), useCompression=compress)
 
 
 def grid_of_header(path: Path, header: Header) -> Geometry:
-    """Returns the grid of a file, as its checked header gives it.
+    """Returns the grid of a file, from its checked header.
 
     Raises:
-        InputError: the image has not three axes.
+        InputError: the image does not have three axes.
     """
     size, grid = header.axes, header.grid
     if len(size) != 3 or grid is None:
@@ -260,7 +286,7 @@ def grid_of_header(path: Path, header: Header) -> Geometry:
 
 
 def upright(grid: Geometry) -> Geometry:
-    """Returns a grid with its axes turned to LPS, as DICOMOrient does it, without an image of that size."""
+    """Returns a grid with its axes turned to LPS, as DICOMOrient does, but without an image of that size."""
     import SimpleITK as sitk
 
     turn = sitk.DICOMOrientImageFilter()
@@ -287,13 +313,13 @@ def _decoded(task: str, path: Path, **arguments: Any) -> Volume:
     content, (array,) = run_task(task, path, path=str(path), **arguments)
     remarks = tuple(content["remarks"])
     for remark in remarks:
-        _tell(str(path), remark)
+        _log_once(str(path), remark)
     return Volume(
         array, Geometry.parse(content["geometry"]), Geometry.parse(content["file_geometry"]), str(path), remarks=remarks
     )
 
 
 @lru_cache(maxsize=10_000)
-def _tell(path: str, remark: str) -> None:
-    """Logs a remark once, however often the file is read."""
+def _log_once(path: str, remark: str) -> None:
+    """Logs a remark on a file; the same remark is logged only once."""
     log.warning("%s: %s", path, remark)

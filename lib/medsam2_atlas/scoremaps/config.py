@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from medsam2_atlas.base.choices import Fusion
-from medsam2_atlas.base.configuration import Former, Settings, read_config
+from medsam2_atlas.base.configuration import OldKeys, Settings, read_config
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.scoremaps.alignment import AlignConfig
 from medsam2_atlas.scoremaps.bending import BendConfig
@@ -34,7 +34,7 @@ def _correction_rounds(rounds: Any) -> Mapping[str, Any]:
     return {"correct.rounds": rounds} | ({"bend.enabled": False} if rounds == 0 else {})
 
 
-_FORMER: Former = {
+_FORMER: OldKeys = {
     **{name: f"vote.{name}" for name in _VOTE},
     **{f"appearance.bending.{old}": f"bend.{new}" for old, new in _BEND.items()},
     **{f"appearance.{old}": f"correct.{new}" for old, new in _CORRECT.items()},
@@ -104,4 +104,4 @@ def fusion_config(file: Path | None = None) -> FusionConfig:
     Raises:
         InputError: the file does not contain valid settings.
     """
-    return read_config(FusionConfig, file or resource("configs/fusion.yaml"), "fusion configuration", former=_FORMER)
+    return read_config(FusionConfig, file or resource("configs/fusion.yaml"), "fusion configuration", old_keys=_FORMER)

@@ -97,7 +97,7 @@ class Index:
 
     def overtaken(self) -> None:
         """Marks the index as out of date, so that it is filled again before the next answer."""
-        self._database.distrust()
+        self._database.mark_outdated()
 
     def images(self) -> dict[str, ImageRow]:
         """All images by study."""

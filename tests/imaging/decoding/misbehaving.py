@@ -43,7 +43,7 @@ def fill(path: str) -> Result:
 
 
 def nonsense(path: str) -> Result:
-    """Sends a reply as a hostile file could send it from its reader."""
+    """Sends an invalid reply, as a hostile file that controls its reader could."""
     link = next(int(arg) for arg in sys.argv[1:2])
     os.write(link, b'{"resident_mb": 1, "arrays": [{"dtype": "O", "shape": [-1]}]}')
     time.sleep(600)

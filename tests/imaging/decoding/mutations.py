@@ -1,4 +1,4 @@
-"""Image files with headers as broken or hostile programs write them, drawn by a seed."""
+"""Creates image files with random changes to their headers, like those of broken or hostile programs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def originals(folder: Path) -> dict[str, bytes]:
 
 
 def mutated(content: bytes, suffix: str, draw: np.random.Generator) -> bytes:
-    """Returns the file with one to four changes to its header, and now and then to its length."""
+    """Returns the file's content with one to four random changes to its header, and sometimes a shorter length."""
     if suffix == ".nii.gz" and draw.random() < 0.7:
         return gzip.compress(mutated(gzip.decompress(content), ".nii", draw), 1)
     length = min(len(content), {".nii": 352, ".nii.gz": 60, ".dcm": 2000}.get(suffix, 700))
@@ -74,7 +74,7 @@ def _changed(header: bytearray, suffix: str, draw: np.random.Generator) -> bytea
     at = int(draw.integers(0, len(header) or 1))
     if kind == 0 and header:
         header[at] = int(draw.choice(_INTERESTING)) if draw.random() < 0.5 else int(draw.integers(0, 256))
-    elif kind == 1:  # extremes over whole words
+    elif kind == 1:  # replaces whole words by extreme values
         word = int(draw.choice([-1, 0, 1, 2**31 - 1, -(2**31), 2**16])) & 0xFFFFFFFF
         size = int(draw.choice([1, 2, 4]))
         header[at : at + size] = word.to_bytes(4, str(draw.choice(["little", "big"])))[:size]  # type: ignore[arg-type]

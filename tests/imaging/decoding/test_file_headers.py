@@ -132,8 +132,8 @@ HIDING += ["\u2028ElementDataFile = LOCAL", "ElementDataFile = LoCaL", "ElementD
 
 
 @pytest.mark.parametrize("line", HIDING)
-def test_no_text_that_itk_reads_in_another_way_reveals_a_file(tmp_path: Path, line: str) -> None:
-    """Lines that this parser and MetaIO take for different things, before a line that names a file."""
+def test_no_line_that_itk_parses_differently_reveals_a_file(tmp_path: Path, line: str) -> None:
+    """Each line is parsed differently by this parser and MetaIO, and is followed by a line that names a file."""
     lines = ["ObjectType = Image", "NDims = 3", "BinaryData = True", "DimSize = 10 8 6", "ElementType = MET_UCHAR", line]
     (tmp_path / "LoCaL").write_bytes(b"s" * 480)
     hidden = f"\nElementDataFile = {secret(tmp_path)}\n".encode()
@@ -157,7 +157,7 @@ def test_no_text_that_itk_reads_in_another_way_reveals_a_file(tmp_path: Path, li
         (".nrrd", b"\n\n", "\n# Müller\nPatient:=Müller\n\n".encode()),
     ],
 )
-def test_what_other_tools_write_is_read_as_itk_reads_it(tmp_path: Path, suffix: str, old: bytes, new: bytes) -> None:
+def test_files_of_other_tools_are_read_as_by_itk(tmp_path: Path, suffix: str, old: bytes, new: bytes) -> None:
     image = upright(ARRAY)
     image.SetDirection((0.0, 1.0, 0.0, 0.8, 0.0, -0.6, -0.6, 0.0, -0.8))
     file = tmp_path / f"x{suffix}"
@@ -177,7 +177,7 @@ def test_what_other_tools_write_is_read_as_itk_reads_it(tmp_path: Path, suffix: 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
 @pytest.mark.parametrize("compress", [True, False])
-def test_canonical_headers_describe_what_itk_reads(tmp_path: Path, suffix: str, kind: type, compress: bool) -> None:
+def test_canonical_headers_give_the_same_image_in_itk(tmp_path: Path, suffix: str, kind: type, compress: bool) -> None:
     image = sitk.GetImageFromArray(ARRAY.astype(kind))
     image.SetSpacing((0.7, 0.8, 2.5))
     image.SetOrigin((-101.5, 20.25, -3.0))
@@ -227,14 +227,14 @@ def test_a_malformed_or_immense_header_never_reaches_a_library(tmp_path: Path, s
         ((0.7, 0.7, 0.005), "No CT has such fine voxels"),
     ],
 )
-def test_spacing_that_no_ct_has_is_named(tmp_path: Path, spacing: tuple[float, float, float], words: str) -> None:
+def test_implausible_spacing_is_explained(tmp_path: Path, spacing: tuple[float, float, float], words: str) -> None:
     with pytest.raises(InputError, match=words):
         check_extent(tmp_path / "x.nii", (512, 512, 60), spacing)
     check_extent(tmp_path / "x.nii", (512, 512, 2000), (0.98, 0.98, 1.25))
 
 
 @pytest.mark.parametrize("spacing", [(400.0, 300.0, 500.0), (1.5, 2.0, 0.005)])
-def test_no_image_that_is_larger_or_finer_than_a_ct_is_decoded(tmp_path: Path, spacing: tuple[float, float, float]) -> None:
+def test_images_larger_or_finer_than_any_ct_are_not_decoded(tmp_path: Path, spacing: tuple[float, float, float]) -> None:
     image = upright(ARRAY)
     image.SetSpacing(spacing)
     for suffix in (".mha", ".nrrd", ".nii.gz"):
@@ -266,7 +266,7 @@ def test_a_packed_file_that_unpacks_to_more_than_its_header_claims_is_refused(tm
         check_length(file, header)
 
 
-def test_a_deflated_dicom_file_is_not_unpacked_without_end(tmp_path: Path) -> None:
+def test_unpacking_a_deflated_dicom_file_is_limited(tmp_path: Path) -> None:
     file = write_series(tmp_path, upright(ARRAY))[0]
     assert dicom_header(file).Modality == "CT"
     content = file.read_bytes()
@@ -285,5 +285,5 @@ def test_a_deflated_dicom_file_is_not_unpacked_without_end(tmp_path: Path) -> No
 @pytest.mark.parametrize("content", [b"", b"a text file", bytes(200)])
 def test_a_file_that_is_not_dicom_is_reported_as_such(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.dcm").write_bytes(content)
-    with pytest.raises(InputError, match="no DICOM file"):
+    with pytest.raises(InputError, match="is not a DICOM file"):
         dicom_header(tmp_path / "x.dcm")

@@ -1,4 +1,4 @@
-"""A file can end its reader process, but nothing else."""
+"""A bad file can end its reader process, but nothing else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from medsam2_atlas.imaging.volume import read_grid, read_labels, read_volume
 
 @pytest.fixture
 def readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Starts readers that may also run the tasks of `misbehaving`; yields the file of unreadable files."""
+    """Starts readers that can also run the tasks of `misbehaving`; yields the file that lists unreadable files."""
     monkeypatch.setattr(pool, "_PROGRAM", "imaging.decoding.misbehaving")
     yield tmp_path / "unreadable.json"
     monkeypatch.undo()
@@ -74,7 +74,7 @@ def test_a_file_that_ends_its_reader_is_remembered_until_it_changes(tmp_path: Pa
     with pytest.raises(UnreadableFileError, match="has not changed since"):
         read_volume(file)
     assert time.monotonic() - began < 0.5
-    configure(DecodingLimits(), readers)  # a new start, with the memory of the last one
+    configure(DecodingLimits(), readers)  # a restart, which reads the list of the last run
     with pytest.raises(UnreadableFileError, match="has not changed since"):
         read_volume(file)
     os.utime(file, (1, 1))
@@ -84,7 +84,7 @@ def test_a_file_that_ends_its_reader_is_remembered_until_it_changes(tmp_path: Pa
 
 
 @pytest.mark.parametrize("task", ["hang", "fill", "killed"])
-def test_a_file_that_met_a_bad_moment_is_tried_again_later(
+def test_a_file_that_may_not_be_the_cause_is_tried_again_later(
     tmp_path: Path, readers: Path, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = image(tmp_path / "honest.nii")
@@ -104,25 +104,27 @@ def test_a_file_that_met_a_bad_moment_is_tried_again_later(
         run_task(f"test_{task}", file, path=str(file))
 
 
-def test_callers_do_not_wait_for_readers_without_end(tmp_path: Path, readers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_callers_wait_for_readers_only_for_a_limited_time(
+    tmp_path: Path, readers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pool, "_MAX_WAITING", 3)
     configure(DecodingLimits(processes=1, seconds=3), readers)
     files = [image(tmp_path / f"{n}.nii") for n in range(8)]
     with ThreadPoolExecutor(8) as threads:
-        asked = [threads.submit(run_task, "test_hang", file, path=str(file)) for file in files[:7]]
+        calls = [threads.submit(run_task, "test_hang", file, path=str(file)) for file in files[:7]]
         time.sleep(0.5)
         began = time.monotonic()
         with pytest.raises(UnavailableError, match="all busy"):
             read_volume(files[7])
         assert time.monotonic() - began < 0.5
-        assert alive() == ""  # busy is not dead
+        assert alive() == ""  # busy readers count as working
         assert time.monotonic() - began < 2
         shutdown()
-        kinds = {type(future.exception()) for future in asked}
+        kinds = {type(call.exception()) for call in calls}
     assert kinds <= {UnavailableError, UnreadableFileError, StorageError}
 
 
-def test_what_a_forked_child_writes_into_an_image_stays_its_own(tmp_path: Path) -> None:
+def test_writes_of_a_forked_child_do_not_reach_the_parents_image(tmp_path: Path) -> None:
     volume = read_volume(image(tmp_path / "x.nii"))
     pid = os.fork()
     if pid == 0:
@@ -132,7 +134,7 @@ def test_what_a_forked_child_writes_into_an_image_stays_its_own(tmp_path: Path) 
     assert volume.array.max() == 15
 
 
-def test_an_unforeseen_error_is_the_file_s_problem(tmp_path: Path, readers: Path) -> None:
+def test_an_unforeseen_error_is_reported_as_a_problem_of_the_file(tmp_path: Path, readers: Path) -> None:
     configure(DecodingLimits(), readers)
     with pytest.raises(InputError, match=r"x\.nii: cannot be read \(ZeroDivisionError"):
         run_task("test_divide", image(tmp_path / "x.nii"), path="x")
@@ -146,7 +148,7 @@ def test_a_damaged_list_of_unreadable_files_is_replaced(tmp_path: Path, readers:
         assert read_volume(image(tmp_path / "x.nii")).array.max() == 15
 
 
-def test_readers_that_were_killed_meanwhile_are_replaced(tmp_path: Path) -> None:
+def test_killed_readers_are_replaced(tmp_path: Path) -> None:
     file = image(tmp_path / "x.nii")
     read_volume(file)
     for pid in children():
@@ -161,13 +163,13 @@ def test_a_reader_that_was_killed_before_it_was_ready_is_replaced(monkeypatch: p
         readers.start()
         starting = readers._idle[0]
         starting._process.kill()
-        monkeypatch.setattr(type(starting), "alive", True)  # as if the kill came just after a look at the process
+        monkeypatch.setattr(type(starting), "alive", True)  # as if it was killed just after this check
         assert not readers.run("alive", {}, 60).problem
     finally:
         readers.close()
 
 
-def test_many_threads_share_few_readers_and_none_is_left_behind(tmp_path: Path) -> None:
+def test_many_threads_share_few_readers_and_none_is_left_running(tmp_path: Path) -> None:
     configure(DecodingLimits(processes=2))
     files = [image(tmp_path / f"{n}.nrrd") for n in range(8)]
     with ThreadPoolExecutor(8) as pool:
@@ -181,11 +183,11 @@ def test_many_threads_share_few_readers_and_none_is_left_behind(tmp_path: Path) 
     assert read_volume(files[0]).array.max() == 15
 
 
-def test_a_forked_process_makes_readers_of_its_own(tmp_path: Path) -> None:
+def test_a_forked_process_starts_its_own_readers(tmp_path: Path) -> None:
     read_volume(image(tmp_path / "x.nii"))
     before = threading.active_count()
     pid = os.fork()
-    if pid == 0:  # the child makes readers of its own
+    if pid == 0:  # in the child
         code = 1
         try:
             code = 0 if read_volume(tmp_path / "x.nii").array.max() == 15 else 1

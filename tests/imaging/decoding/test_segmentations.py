@@ -1,4 +1,4 @@
-"""Segmentations of 3D Slicer as label maps."""
+"""Segmentations of 3D Slicer are read as label maps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def box(*boxes: tuple[tuple[slice, ...], int], kind: type = np.uint8) -> np.ndar
 
 @pytest.fixture(params=["LPS", "RAI", "ASL"])
 def image(request: pytest.FixtureRequest) -> sitk.Image:
-    """A CT with the axes of a patient, of a scanner table, of a sagittal scan."""
+    """Returns a CT with axes in different orders and directions."""
     return sitk.DICOMOrient(upright(CT), request.param)
 
 
@@ -39,7 +39,7 @@ def plain_image() -> sitk.Image:
 
 
 def on_axes_of(image: sitk.Image, array: np.ndarray) -> np.ndarray:
-    """An array on the LPS grid in the axes of an image."""
+    """Returns an array `[z, y, x]` on the LPS grid turned to the axes of an image."""
     found: np.ndarray = sitk.GetArrayFromImage(from_sitk(image).with_array(array).restored())
     return found
 
@@ -76,12 +76,12 @@ def test_a_cropped_segmentation_is_padded_to_its_image(tmp_path: Path, image: si
         assert labels.geometry.matches(from_sitk(image).geometry, 1e-3)
     assert check_label(file, tmp_path / "ct.nii.gz").organs == (1, 6)
     assert read_labels(file).array.shape != CT.shape
-    hint = {"Segmentation_ReferenceImageExtentOffset": "0 0 0"}  # the place in the world counts
+    hint = {"Segmentation_ReferenceImageExtentOffset": "0 0 0"}  # only the position in world coordinates is used
     other = write_segmentation(tmp_path / "y.seg.nrrd", [whole[z, y, x]], names, image, start, hint)
     assert (read(other, image).array == box((LIVER, 6), (SPLEEN, 1))).all()
 
 
-def test_where_segments_overlap_the_later_one_wins_and_it_is_told(
+def test_the_later_of_overlapping_segments_wins_with_a_remark(
     tmp_path: Path, image: sitk.Image, caplog: pytest.LogCaptureFixture
 ) -> None:
     layers = [on_axes_of(image, box((LIVER, 1))), on_axes_of(image, box((SPLEEN, 1)))]
@@ -91,65 +91,65 @@ def test_where_segments_overlap_the_later_one_wins_and_it_is_told(
     shared = np.count_nonzero((box((LIVER, 1)) > 0) & (box((SPLEEN, 1)) > 0))
     assert labels.remarks == (f"'liver' and 'spleen' share {shared} voxels, which are 'spleen'.",)
     assert labels.remarks[0] in caplog.text
-    names = [segment("spleen", 1, 1), segment("liver", 1, 0)]  # the order of the segments counts, not that of the layers
+    names = [segment("spleen", 1, 1), segment("liver", 1, 0)]  # the order of the segments decides, not the order of the layers
     labels = read(write_segmentation(tmp_path / "y.seg.nrrd", layers, names, image), image)
     assert (labels.array == box((SPLEEN, 1), (LIVER, 6))).all()
 
 
-def test_one_organ_of_several_segments_is_put_together(tmp_path: Path, plain_image: sitk.Image) -> None:
+def test_several_segments_of_one_organ_are_combined(tmp_path: Path, plain_image: sitk.Image) -> None:
     names = [segment("liver", 1), segment("Liver ", 2)]
     file = write_segmentation(tmp_path / "x.seg.nrrd", [box((LIVER, 1), (SPLEEN, 2))], names, plain_image)
     labels = read(file, plain_image)
     assert (labels.array == box((LIVER, 6), (SPLEEN, 6))).all()
-    assert labels.remarks == ("Liver is put together of the segments 'liver', 'Liver'.",)
+    assert labels.remarks == ("Liver is combined from the segments 'liver', 'Liver'.",)
 
 
-def test_segments_that_nobody_named_are_told_by_their_terms(tmp_path: Path, plain_image: sitk.Image) -> None:
+def test_unnamed_segments_are_identified_by_their_codes(tmp_path: Path, plain_image: sitk.Image) -> None:
     kidney = ("64033007", "Kidney")
     names = [segment("Segment_1", 1, tags=terms(*kidney, LEFT)), segment("kidney", 2, tags=terms(*kidney, RIGHT), named=False)]
     file = write_segmentation(tmp_path / "x.seg.nrrd", [box((LIVER, 1), (SPLEEN, 2))], names, plain_image)
     assert (read(file, plain_image).array == box((LIVER, 3), (SPLEEN, 2))).all()
     names = [segment("Segment_1", 1, tags=terms(*kidney)), segment("cyst", 2, tags=terms("10200004", "Liver"))]
     file = write_segmentation(tmp_path / "y.seg.nrrd", [box((LIVER, 1), (SPLEEN, 2))], names, plain_image)
-    with pytest.raises(InputError, match="no organs: 'Segment_1', 'cyst'"):  # a kidney of no side, and a name given by hand
+    with pytest.raises(InputError, match="not organs: 'Segment_1', 'cyst'"):  # a kidney without a side, and a name by hand
         read(file, plain_image)
     names = [segment("Segment_1", 1, tags=terms("41216001", "Prostate")), segment("Segment_2", 2, tags=terms("1", "x"))]
     file = write_segmentation(tmp_path / "z.seg.nrrd", [box((LIVER, 1))], names, plain_image)
     assert (read(file, plain_image).array == box((LIVER, 15))).all()
 
 
-def test_all_segments_that_are_no_organs_are_named(tmp_path: Path, plain_image: sitk.Image) -> None:
+def test_the_error_names_all_segments_that_are_not_organs(tmp_path: Path, plain_image: sitk.Image) -> None:
     names = [segment("Tumour", 1), segment("leber", 2), segment("lung", 3)]
     file = write_segmentation(tmp_path / "x.seg.nrrd", [box((LIVER, 1), (SPLEEN, 2))], names, plain_image)
-    with pytest.raises(InputError, match=r"no organs: 'Tumour', 'leber'\. Rename .*segment_names.yaml. Organs are Spleen, "):
+    with pytest.raises(InputError, match=r"not organs: 'Tumour', 'leber'\. Rename .*segment_names.yaml. Organs are Spleen, "):
         read(file, plain_image)
 
 
-def test_without_names_of_segments_a_segmentation_is_refused(tmp_path: Path, plain_image: sitk.Image) -> None:
+def test_a_segmentation_without_names_of_segments_is_refused(tmp_path: Path, plain_image: sitk.Image) -> None:
     sitk.WriteImage(from_sitk(plain_image).with_array(box((LIVER, 6))).restored(), str(tmp_path / "x.seg.nrrd"))
-    with pytest.raises(InputError, match=r"does not name its segments.*end the name in \.nrrd if"):
+    with pytest.raises(InputError, match=r"does not name its segments.*end its name in \.nrrd instead"):
         read(tmp_path / "x.seg.nrrd", plain_image)
     (tmp_path / "x.seg.nrrd").rename(tmp_path / "x.nrrd")
     assert (read(tmp_path / "x.nrrd", plain_image).array == box((LIVER, 6))).all()
 
 
-def test_a_segmentation_is_told_by_its_header_too(tmp_path: Path, plain_image: sitk.Image) -> None:
+def test_a_segmentation_is_recognised_by_its_header_too(tmp_path: Path, plain_image: sitk.Image) -> None:
     file = write_segmentation(tmp_path / "x.nrrd", [box((LIVER, 1))], [segment("liver")], plain_image)
     assert (read(file, plain_image).array == box((LIVER, 6))).all()
     for open_image in (read_volume, read_grid):
-        with pytest.raises(InputError, match="is a segmentation, as 3D Slicer saves it, not a CT"):
+        with pytest.raises(InputError, match="is a segmentation from 3D Slicer, not a CT"):
             open_image(file)
     file = write_segmentation(tmp_path / "y.nrrd", [box((LIVER, 6))], [segment("Segment_6", 6)], plain_image)
-    assert (read(file, plain_image).array == box((LIVER, 6))).all()  # as ever, by its values
-    with pytest.raises(InputError, match="no organs: 'Segment_6'"):
+    assert (read(file, plain_image).array == box((LIVER, 6))).all()  # by its values, not by the default name
+    with pytest.raises(InputError, match="not organs: 'Segment_6'"):
         read(file.rename(tmp_path / "y.seg.nrrd"), plain_image)
 
 
-def test_an_empty_segmentation_holds_no_organ(tmp_path: Path, plain_image: sitk.Image) -> None:
+def test_an_empty_segmentation_contains_no_organ(tmp_path: Path, plain_image: sitk.Image) -> None:
     for n, names in enumerate(([segment("liver"), segment("whatever", 1)], [])):  # Slicer writes one voxel
         file = write_segmentation(tmp_path / f"{n}.seg.nrrd", [np.zeros((1, 1, 1), np.uint8)], names, plain_image)
         assert not read(file, plain_image).array.any()
-        with pytest.raises(InputError, match="holds no segment with voxels"):
+        with pytest.raises(InputError, match="contains no segment with voxels"):
             read_labels(file)
 
 
@@ -167,18 +167,18 @@ def test_segments_of_one_slice_and_of_other_types_are_read(tmp_path: Path, plain
         assert "belong to no segment" in labels.remarks[0]
 
 
-def test_what_lies_outside_of_the_image_is_left_out_and_told(tmp_path: Path, plain_image: sitk.Image) -> None:
+def test_voxels_outside_of_the_image_are_dropped_with_a_remark(tmp_path: Path, plain_image: sitk.Image) -> None:
     drawn, names = np.ones((2, 3, 4), np.uint8), [segment("liver")]
     labels = read(write_segmentation(tmp_path / "x.seg.nrrd", [drawn], names, plain_image, (-1, 0, 5)), plain_image)
     assert (labels.array == box(((slice(5, 6), slice(0, 3), slice(0, 3)), 6))).all()
-    assert labels.remarks == ("15 voxels of segments lie outside of the image; they are left out.",)
-    with pytest.raises(InputError, match="lies outside of its image"):
+    assert labels.remarks == ("15 voxels of segments are outside of the image; they are dropped.",)
+    with pytest.raises(InputError, match="is outside of its image"):
         read(write_segmentation(tmp_path / "x.seg.nrrd", [drawn], names, plain_image, (99, 0, 0)), plain_image)
     near = sitk.Image(plain_image)
     near.SetOrigin([o + 0.09 * s for o, s in zip(near.GetOrigin(), near.GetSpacing(), strict=True)])
     assert read(write_segmentation(tmp_path / "y.seg.nrrd", [drawn], names, near), plain_image).array[0, 0, 0] == 6
     near.SetSpacing((1.5, 2.0, 3.5))
-    with pytest.raises(InputError, match=r"up to 0.\d+ voxels away.*Spacing \(1.5, 2, 3.5\) mm, the image's \(1.5, 2, 3\)"):
+    with pytest.raises(InputError, match=r"up to 0.\d+ voxels away.*spacing is \(1.5, 2, 3.5\) mm, the image's \(1.5, 2, 3\)"):
         read(write_segmentation(tmp_path / "z.seg.nrrd", [drawn], names, near), plain_image)
 
 
@@ -187,7 +187,7 @@ MALFORMED = {
     "value that is none": ({"Segment0_LabelValue": "1e9"}, "LabelValue is '1e9'"),
     "value beyond the type": ({"Segment0_LabelValue": "300"}, "value 300, which uint8 cannot hold"),
     "huge value": ({"Segment0_LabelValue": "9" * 30}, "LabelValue is"),
-    "layer out of range": ({"Segment0_Layer": "1"}, "lies in layer 1, and it has 1"),
+    "layer out of range": ({"Segment0_Layer": "1"}, "is in layer 1, but it has 1 layers"),
     "layer below": ({"Segment0_Layer": "-1"}, "Layer is '-1'"),
     "long name": ({"Segment0_Name": "x" * 300}, "Segment0_Name is"),
     "hidden characters": ({"Segment0_Name": "liver\u202egnul"}, "Segment0_Name is"),
@@ -199,7 +199,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_malformed_entries_are_refused_by_name(tmp_path: Path, plain_image: sitk.Image, case: str) -> None:
+def test_malformed_entries_are_refused(tmp_path: Path, plain_image: sitk.Image, case: str) -> None:
     more, message = MALFORMED[case]
     file = write_segmentation(tmp_path / "x.seg.nrrd", [box((LIVER, 1))], [segment("liver")], plain_image, more=more)
     with pytest.raises(InputError, match=message):
@@ -222,4 +222,4 @@ def test_hostile_headers_are_refused_before_anything_is_decoded(tmp_path: Path, 
         with pytest.raises(InputError, match=message):
             read(file, plain_image)
     file.write_bytes(good.replace(b"Segment0_Extent:=0 1 0 1 0 1", b"Segment0_Extent:=0 99999999 0 99999999 -5 x"))
-    assert read(file, plain_image).array.any()  # the extent is a hint, and voxels say the same
+    assert read(file, plain_image).array.any()  # the extent is redundant, and is ignored

@@ -1,4 +1,4 @@
-"""Grids of NRRD and MHA files: ITK's where ITK reads the file, mended or refused for the true reason where it does not."""
+"""Grids of NRRD and MHA files are the same as in ITK if ITK reads the file; otherwise they are corrected or refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def by_itk(file: Path) -> str:
 
 
 def plain(*parts: tuple[float, ...]) -> str:
-    """All digits, since keys of registrations that are kept on disk hold them; 0 for -0."""
+    """Returns all digits of numbers, as the keys of stored registrations contain them; -0 becomes 0."""
     return repr([value + 0.0 for part in parts for value in part])
 
 
@@ -66,7 +66,7 @@ def plain(*parts: tuple[float, ...]) -> str:
         ["TransformMatrix = 0.8 0.6 0 -0.6 0.8 0 0 0 1", "CenterOfRotation = 0 0 0", "AnatomicalOrientation = RAI"],
     ],
 )
-def test_grids_of_mha_files_are_itks(tmp_path: Path, lines: list[str]) -> None:
+def test_grids_of_mha_files_are_the_same_as_itks(tmp_path: Path, lines: list[str]) -> None:
     file = mha(tmp_path / "x.mha", *lines)
     assert grid_of(file) == by_itk(file)
     assert read_volume(file).remarks == ()
@@ -76,11 +76,11 @@ def test_grids_of_mha_files_are_itks(tmp_path: Path, lines: list[str]) -> None:
 @pytest.mark.parametrize(
     "directions", ["(0.7,0,0) (0,0.8,0) (0,0,5)", "(0,0,0.7) (-0.8,0,0) (0,5,0)", "(0.6,0.8,0) (-0.8,0.6,0) (0,0,-5)"]
 )
-def test_grids_of_nrrd_files_in_a_space_are_itks(tmp_path: Path, space: str, directions: str) -> None:
+def test_grids_of_nrrd_files_in_a_space_are_the_same_as_itks(tmp_path: Path, space: str, directions: str) -> None:
     lines = [f"space: {space}", f"space directions: {directions}", "space origin: (10.5,20,30)"]
     file = nrrd(tmp_path / "x.nrrd", *lines)
     assert grid_of(file) == by_itk(file)
-    assert ("does not say how it lies" in " ".join(read_volume(file).remarks)) == (space == "scanner-xyz")
+    assert ("does not give its orientation" in " ".join(read_volume(file).remarks)) == (space == "scanner-xyz")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_grids_of_nrrd_files_in_a_space_are_itks(tmp_path: Path, space: str, dir
         [*LPS, "space directions: (1,0,0) (0,2,0) (0,0,3)", "measurement frame: (0,1,0) (1,0,0) (0,0,1)"],
     ],
 )
-def test_grids_of_other_nrrd_files_are_itks(tmp_path: Path, lines: list[str]) -> None:
+def test_grids_of_other_nrrd_files_are_the_same_as_itks(tmp_path: Path, lines: list[str]) -> None:
     file = nrrd(tmp_path / "x.nrrd", *lines)
     assert grid_of(file) == by_itk(file)
 
@@ -120,7 +120,7 @@ def test_grids_of_other_nrrd_files_are_itks(tmp_path: Path, lines: list[str]) ->
         (["space directions: (1,0,0) (0,2,0) (0,0,3)"], "does not name"),
     ],
 )
-def test_an_nrrd_grid_that_cannot_be_used_is_refused_for_that_reason(tmp_path: Path, lines: list[str], words: str) -> None:
+def test_an_unusable_nrrd_grid_is_refused_with_the_reason(tmp_path: Path, lines: list[str], words: str) -> None:
     file = nrrd(tmp_path / "x.nrrd", *lines)
     for read in (read_volume, read_grid):
         with pytest.raises(InputError, match=words):
@@ -140,7 +140,7 @@ def test_an_nrrd_grid_that_cannot_be_used_is_refused_for_that_reason(tmp_path: P
         (["ElementSpacing = 700 800 5000"], "Is it in µm"),
     ],
 )
-def test_an_mha_grid_that_cannot_be_used_is_refused_for_that_reason(tmp_path: Path, lines: list[str], words: str) -> None:
+def test_an_unusable_mha_grid_is_refused_with_the_reason(tmp_path: Path, lines: list[str], words: str) -> None:
     file = mha(tmp_path / "x.mha", *lines)
     for read in (read_volume, read_grid):
         with pytest.raises(InputError, match=words):
@@ -173,21 +173,21 @@ def test_left_handed_axes_are_read(tmp_path: Path) -> None:
     assert volume.geometry.origin[0] == pytest.approx(10 - 9 * 0.7)
 
 
-def test_a_negative_spacing_turns_its_axis_round(tmp_path: Path) -> None:
+def test_a_negative_spacing_reverses_its_axis(tmp_path: Path) -> None:
     files = [
         mha(tmp_path / "x.mha", "ElementSpacing = -0.7 0.8 5", "Offset = 10 20 30"),
         nrrd(tmp_path / "x.nrrd", "spacings: -0.7 0.8 5"),
     ]
     for file in files:
         volume = read_volume(file)
-        assert "is negative: that axis runs the other way" in " ".join(volume.remarks)
+        assert "is negative: the direction of that axis was reversed" in " ".join(volume.remarks)
         assert volume.array[0, 0].tolist() == list(range(9, -1, -1))
         assert volume.geometry.spacing == pytest.approx((0.7, 0.8, 5))
         start = 10.0 if file.suffix == ".mha" else 0.0
         assert volume.geometry.origin[0] == pytest.approx(start - 9 * 0.7)
 
 
-def test_lengths_of_axes_count_as_part_of_the_spacing(tmp_path: Path) -> None:
+def test_lengths_of_axes_multiply_the_spacing(tmp_path: Path) -> None:
     file = mha(tmp_path / "x.mha", "ElementSpacing = 1 1 1", "TransformMatrix = 0.7 0 0 0 0.8 0 0 0 5")
     volume = read_volume(file)
     assert volume.file_geometry.spacing == pytest.approx((0.7, 0.8, 5))
@@ -237,8 +237,8 @@ def test_units_of_an_mha_file_are_converted(tmp_path: Path) -> None:
         (["kinds: RGB-color domain domain domain"], "3 10 8 2", "colours"),
         (["kinds: RGBA-color domain domain domain"], "4 10 6 2", "colours"),
         (["kinds: complex domain domain domain"], "2 10 8 3", "complex numbers"),
-        (["kinds: vector domain domain domain"], "2 10 8 3", "holds 2 values per voxel"),
-        (["kinds: list domain domain domain"], "2 10 8 3", "holds 2 values per voxel, such as layers"),
+        (["kinds: vector domain domain domain"], "2 10 8 3", "contains 2 values per voxel"),
+        (["kinds: list domain domain domain"], "2 10 8 3", "contains 2 values per voxel, such as layers"),
         ([*LPS, "space directions: none (1,0,0) (0,2,0) (0,0,3)", "kinds: list domain domain domain"], "2 10 8 3", "2 values"),
         (["kinds: domain domain domain time"], "10 8 3 2", "has 4 dimensions"),
         ([], "10 8 3 2", "has 4 dimensions"),
@@ -248,7 +248,9 @@ def test_units_of_an_mha_file_are_converted(tmp_path: Path) -> None:
         (["kinds: domain domain"], "10 8 6", "3 axes and 2 kinds"),
     ],
 )
-def test_values_that_are_no_grey_values_of_a_volume_are_named(tmp_path: Path, lines: list[str], sizes: str, words: str) -> None:
+def test_values_other_than_grey_values_of_a_volume_are_reported(
+    tmp_path: Path, lines: list[str], sizes: str, words: str
+) -> None:
     file = nrrd(tmp_path / "x.nrrd", *lines, sizes=sizes)
     with pytest.raises(InputError, match=words):
         read_volume(file)
@@ -258,18 +260,18 @@ def test_values_that_are_no_grey_values_of_a_volume_are_named(tmp_path: Path, li
     ("lines", "sizes", "words"),
     [
         (["ElementNumberOfChannels = 3"], "10 8 2", "colours"),
-        (["ElementNumberOfChannels = 2"], "10 8 3", "holds 2 values per voxel"),
+        (["ElementNumberOfChannels = 2"], "10 8 3", "contains 2 values per voxel"),
         ([], "10 8 3 2", "has 4 dimensions"),
     ],
 )
-def test_values_of_mha_files_that_are_no_grey_values_are_named(
+def test_values_of_mha_files_other_than_grey_values_are_reported(
     tmp_path: Path, lines: list[str], sizes: str, words: str
 ) -> None:
     with pytest.raises(InputError, match=words):
         read_volume(mha(tmp_path / "x.mha", *lines, sizes=sizes))
 
 
-def test_single_axes_beside_the_three_are_left_out(tmp_path: Path) -> None:
+def test_further_axes_of_size_one_are_ignored(tmp_path: Path) -> None:
     directions = "(0.7,0,0) (0,0.8,0) (0,0,5)"
     plain = read_volume(nrrd(tmp_path / "x.nrrd", *LPS, f"space directions: {directions}"))
     files = [
@@ -296,12 +298,12 @@ def test_single_axes_beside_the_three_are_left_out(tmp_path: Path) -> None:
         assert read_grid(file) == plain.geometry
 
 
-def test_what_itk_says_is_told_without_addresses_and_paths(tmp_path: Path) -> None:
+def test_errors_of_itk_are_shown_without_addresses_and_paths(tmp_path: Path) -> None:
     file = nrrd(tmp_path / "x.nrrd", "kinds: 3-gradient domain domain domain", sizes="2 10 8 3")
     file.write_bytes(file.read_bytes().replace(b"3-gradient", b"my-own-kind"))
     with pytest.raises(InputError) as caught:
         read_labels(file)
-    assert "holds 2 values" in str(caught.value)
+    assert "contains 2 values" in str(caught.value)
     text = nrrd(tmp_path / "y.nrrd")
     text.write_bytes(text.read_bytes().replace(b"encoding: raw", b"encoding: hex"))
     with pytest.raises(InputError) as caught:

@@ -1,6 +1,6 @@
-"""Decodes files from others: checks their headers first, then decodes their voxels in separate processes.
+"""Decodes files from outside: checks their headers first, then decodes their voxels in separate processes.
 
-Headers of DICOM files are in `decoding.dicom`, which imports pydicom.
+The module `decoding.dicom` reads DICOM headers. It is not imported here, because it imports pydicom.
 """
 
 from medsam2_atlas.imaging.decoding.check import (

@@ -30,7 +30,7 @@ __all__ = [
 
 READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA or a DICOM series (its folder, or one of its files)"
 _LARGEST_SEGMENTATION = 4
-"""Max voxels of a segmentation, in those of its image."""
+"""Max number of voxels of a segmentation, as a multiple of its image's."""
 
 _FORMATS: tuple[tuple[str, Callable[[Path], Header]], ...] = (
     (".nii.gz", nifti_header),
@@ -44,17 +44,17 @@ _limits = DecodingLimits()
 
 
 def set_limits(limits: DecodingLimits) -> None:
-    """Sets the limits for files, for this process."""
+    """Sets the limits for files in this process."""
     global _limits
     _limits = limits
 
 
 def checked_header(file: Path) -> Header:
-    """Returns the header of an image file that may be decoded.
+    """Returns the header of an image file after checking that the file may be decoded.
 
     Raises:
-        InputError: not a regular file, an unknown type, a header that is malformed or names other files, more voxels than
-            the limits allow, or larger than any CT.
+        InputError: the file is not regular, is of unknown type, has a header that is malformed or names other files, has more
+            voxels than the limits allow, or is larger than any CT.
         OSError: the file cannot be read.
     """
     if not file.is_file():  # reading a pipe or a device might never end
@@ -68,14 +68,14 @@ def checked_header(file: Path) -> Header:
             if header.grid is not None:
                 check_extent(file, header.axes, header.grid.spacing)
             return header
-    raise InputError(file, "cannot be read as an image: its type is not known.", f"Give {READABLE}.")
+    raise InputError(file, "cannot be read as an image: its type is unknown.", f"Give {READABLE}.")
 
 
 def is_segmentation(file: Path) -> bool:
-    """Returns whether a file is a segmentation, by its suffix or, for other NRRD files, by the names of segments in its header.
+    """Returns whether a file is a segmentation: by its suffix, or for other NRRD files by the segments' names in its header.
 
-    A `.nrrd` file whose segments have Slicer's default names, such as Segment_1, is a label map: its values say more. A file
-    that cannot be read is none; reading it as an image tells what is wrong with it.
+    A `.nrrd` file whose segments have only Slicer's default names, such as Segment_1, is a label map, because its values carry
+    more information. The result is False for an unreadable file; reading it as an image reports the problem.
     """
     name = file.name.lower()
     if name.endswith(SEGMENTATION):
@@ -87,20 +87,24 @@ def is_segmentation(file: Path) -> bool:
 
 
 def refuse_segmentation(file: Path) -> None:
-    """Refuses a segmentation in place of an image.
+    """Refuses a segmentation instead of an image.
 
     Raises:
-        InputError: it is one.
+        InputError: the file is a segmentation.
     """
     if is_segmentation(file):
-        raise InputError(file, "is a segmentation, as 3D Slicer saves it, not a CT.", "Choose the CT that was segmented.")
+        raise InputError(file, "is a segmentation from 3D Slicer, not a CT.", "Choose the CT that was segmented.")
 
 
 def check_voxels(path: Path, voxels: int) -> None:
     """Checks that an image claims no more voxels than the limits allow.
 
+    Args:
+        path: the image, for the message.
+        voxels: the number of voxels in its header.
+
     Raises:
-        InputError: it claims more.
+        InputError: the header claims more voxels.
     """
     if voxels > _limits.voxels:
         raise InputError(
@@ -111,14 +115,14 @@ def check_voxels(path: Path, voxels: int) -> None:
 
 
 def check_same_size(file: Path, image: Path) -> None:
-    """Checks by the headers alone that a label map has as many voxels along its axes, in any order, as an image.
+    """Checks from the headers alone that a label map has the same numbers of voxels along its axes, in any order, as an image.
 
-    This costs little before a reader decodes the label map; that their grids are the same is checked then. Segmentations may
-    have other sizes, up to four times as many voxels: 3D Slicer crops them, lets them reach beyond the image, and puts segments
-    that overlap into layers.
+    This check is cheap; after it, a reader decodes the label map and compares the grids. Segmentations may have other sizes,
+    with up to four times as many voxels: 3D Slicer crops them, lets them extend beyond the image, and stores overlapping
+    segments in layers.
 
     Raises:
-        InputError: it has not, or a header cannot be used.
+        InputError: the sizes differ, or a header cannot be used.
         OSError: a file cannot be read.
     """
     label, like = checked_header(file), checked_header(image)
@@ -135,12 +139,12 @@ def check_same_size(file: Path, image: Path) -> None:
             file.name, f"has size {label.axes}, the image has {like.axes}.", "Send one label map on the grid of the image."
         )
     from medsam2_atlas.imaging.same_grid import another_grid
-    from medsam2_atlas.imaging.volume import grid_of_header, upright  # with ITK, which only an error needs
+    from medsam2_atlas.imaging.volume import grid_of_header, upright  # imports ITK, which only the error needs
 
     first, second = upright(grid_of_header(file, label)), upright(grid_of_header(image, like))
     raise another_grid(file.name, first, second, image.name)
 
 
 def image_io(file: Path) -> str:
-    """Returns the name of the ITK reader for a checked file. ITK's own choice depends on the content, so it is not used."""
+    """Returns the name of the ITK reader for a checked file. ITK's own choice is not used, as it depends on the content."""
     return _ITK[file.suffix.lower()]

@@ -1,4 +1,4 @@
-"""Reads DICOM files, with or without preamble, and limits the size that deflated files unpack to."""
+"""Reads DICOM files, with or without preamble, and limits the unpacked size of deflated files."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _DEFER_BYTES = 1 << 20
 
 
 def dicom_header(file: Path, tags: Sequence[str] | None = None) -> Dataset:
-    """Reads a DICOM file's attributes, without its pixels.
+    """Returns the attributes of a DICOM file, without its pixels.
 
     pydicom unpacks a whole deflated file at once, so its unpacked length is counted first.
 
     Args:
-        file: to read.
+        file: the file to read.
         tags: keywords of the attributes to keep; all of them by default.
 
     Raises:
-        InputError: not a DICOM file, or a deflated one that unpacks to more than 256 MiB.
+        InputError: the file is not DICOM, or is deflated and unpacks to more than 256 MiB.
         OSError: the file cannot be read.
     """
     return _read(file, stop_before_pixels=True, specific_tags=list(tags) if tags else None, defer_size=_DEFER_BYTES)
 
 
 def dicom_dataset(file: Path) -> pydicom.FileDataset:
-    """Reads a DICOM file with its pixels, still encoded. See `dicom_header`.
+    """Returns the attributes of a DICOM file with its pixels, which are still encoded. See `dicom_header`.
 
     Raises:
-        InputError: not a DICOM file, or a deflated one that unpacks to more than 2 GiB.
+        InputError: the file is not DICOM, or is deflated and unpacks to more than 2 GiB.
         OSError: the file cannot be read.
     """
     return _read(file, limit=_MAX_INFLATED_DATA_BYTES)
@@ -50,7 +50,7 @@ def dicom_dataset(file: Path) -> pydicom.FileDataset:
 def _read(file: Path, limit: int = _MAX_INFLATED_BYTES, **options: Any) -> pydicom.FileDataset:
     check_deflated(file, limit)
     try:
-        # Forced for files without preamble; `check_deflated` refuses other files.
+        # `force` allows files without preamble; `check_deflated` has refused files that are not DICOM.
         return pydicom.dcmread(file, force=True, **options)
     except (OSError, MemoryError):
         raise
@@ -59,10 +59,19 @@ def _read(file: Path, limit: int = _MAX_INFLATED_BYTES, **options: Any) -> pydic
 
 
 def attribute(place: Dataset, tag: str, malformed: object = None) -> Any:
-    """Returns an attribute's value; None if it is missing, `malformed` if it is not valid for its value representation."""
+    """Returns the value of an attribute.
+
+    Args:
+        place: the data set.
+        tag: keyword of the attribute.
+        malformed: the result if the value is not valid for its value representation.
+
+    Returns:
+        The value; None if the attribute is missing.
+    """
     try:
         return place.get(tag)
-    except Exception:  # noqa: BLE001 pydicom converts values when they are read, and raises many kinds on malformed ones
+    except Exception:  # noqa: BLE001 pydicom converts values on access, and raises many types of errors
         return malformed
 
 
@@ -70,11 +79,11 @@ def check_deflated(file: Path, limit: int = _MAX_INFLATED_BYTES) -> None:
     """Checks the unpacked length of a deflated DICOM file; accepts other files.
 
     Raises:
-        InputError: not a DICOM file, a damaged deflated one, or one that unpacks to more than `limit` bytes.
+        InputError: the file is not DICOM, is damaged, or unpacks to more than `limit` bytes.
         OSError: the file cannot be read.
     """
     if not is_dicom(file):
-        raise no_dicom(file, "it does not begin as one")
+        raise no_dicom(file, "it does not begin like one")
     with file.open("rb") as stream:
         try:
             # Not `read_file_meta_info`: the count must begin at the byte where pydicom begins to unpack.
@@ -104,4 +113,4 @@ def check_deflated(file: Path, limit: int = _MAX_INFLATED_BYTES) -> None:
 
 def no_dicom(file: Path, error: Exception | str) -> InputError:
     """Returns the error for a file that pydicom cannot read."""
-    return InputError(file, f"is no DICOM file ({str(error)[:200]}).", "Export the series again.")
+    return InputError(file, f"is not a DICOM file ({str(error)[:200]}).", "Export the series again.")

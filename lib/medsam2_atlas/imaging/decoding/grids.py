@@ -1,6 +1,6 @@
-"""The voxel grid that a file's header describes, checked and mended: axes at right angles, spacing above 0, lengths in mm.
+"""Checks and corrects the voxel grid of a file's header: axes at right angles, spacing above 0, lengths in mm.
 
-ITK is given no geometry of a file. It refuses some grids, takes others as they are and reports neither.
+ITK never gets the geometry of a file: it refuses some grids, accepts wrong ones, and reports neither.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.decoding.extent import lengths, plausible
 
 ORTHONORMAL = 1e-4
-"""Max cosine between two axes that counts as rounding and is left as it is; 0.006°. ITK's value."""
+"""Max cosine between two axes that counts as rounding and is not corrected; 0.006°. ITK uses the same value."""
 MAX_SKEW = 0.5
-"""Degrees. Rounded headers reach some hundredths; 0.5° moves the far end of a body by 2 mm. A tilted gantry has more."""
+"""Max skew that is corrected, in degrees.
+
+Rounded headers reach a few hundredths; 0.5° moves the far end of a body by 2 mm. A tilted gantry has more.
+"""
 _NAMES = {0.001: "µm", 1.0: "mm", 10.0: "cm", 1000.0: "metres"}
 _REMEDY = "Export the image again from its source, or resample it onto a grid with axes at right angles."
 
@@ -27,10 +30,10 @@ class Grid:
     """A voxel grid in LPS.
 
     Attributes:
-        spacing: mm along (x, y, z) of the file.
-        origin: of the first voxel's centre, (x, y, z) in mm.
-        direction: `3 x 3` by rows; columns are the unit vectors of the file's axes.
-        remarks: what was mended; sentences for people.
+        spacing: voxel spacing along the file's axes (x, y, z) in mm.
+        origin: centre of the first voxel, (x, y, z) in mm.
+        direction: `3 x 3` matrix by rows; its columns are the unit vectors of the file's axes.
+        remarks: the corrections; sentences for people.
     """
 
     spacing: tuple[float, float, float]
@@ -42,18 +45,18 @@ class Grid:
 def checked_grid(
     file: Path, sizes: Sequence[int], spacing: Sequence[float], origin: Sequence[float], axes: np.ndarray, unit: float = 1.0
 ) -> Grid:
-    """Returns the grid of a file, mended where its meaning is certain. Numbers that need no mending stay exactly as they are.
+    """Returns the grid of a file, corrected if its meaning is certain. Correct numbers are not changed at all.
 
     Args:
-        file: for messages.
-        sizes: voxels along (x, y, z).
-        spacing: along (x, y, z); a negative one turns its axis round.
+        file: the file, for messages.
+        sizes: number of voxels along (x, y, z).
+        spacing: spacing along (x, y, z); a negative value reverses its axis.
         origin: (x, y, z), in the unit of the spacing.
-        axes: `[3, 3]`, columns are the axes' directions in LPS; their lengths multiply the spacing.
-        unit: mm of the header's unit of length.
+        axes: `[3, 3]`; its columns are the directions of the axes in LPS. Their lengths multiply the spacing.
+        unit: the header's unit of length in mm.
 
     Raises:
-        InputError: numbers that are not finite, an axis without length, or axes more than 0.5° from right angles.
+        InputError: a number is not finite, an axis has no length, or axes deviate from right angles by more than 0.5°.
     """
     remarks: list[str] = []
     steps = np.array(spacing, float)
@@ -62,13 +65,13 @@ def checked_grid(
     if not (np.isfinite(steps).all() and np.isfinite(norms).all() and np.isfinite(origin).all()):
         raise InputError(file, "has a grid with numbers that are infinite or NaN in its header.", _REMEDY)
     if not (steps.all() and norms.all()):
-        told = lengths([step * norm for step, norm in zip(steps.tolist(), norms.tolist(), strict=True)])
-        raise InputError(file, f"has an axis without length: its voxel spacing is {told}.", _REMEDY)
+        given = lengths([step * norm for step, norm in zip(steps.tolist(), norms.tolist(), strict=True)])
+        raise InputError(file, f"has an axis without length: its voxel spacing is {given}.", _REMEDY)
     if (steps < 0).any():
-        remarks.append(f"Its spacing {lengths(steps.tolist())} is negative: that axis runs the other way.")
+        remarks.append(f"Its spacing {lengths(steps.tolist())} is negative: the direction of that axis was reversed.")
         axes, steps = axes * np.sign(steps), np.abs(steps)
     if np.abs(norms - 1).max() > ORTHONORMAL:
-        remarks.append(f"Its axes have lengths {lengths(norms.tolist())} instead of 1; they count as part of the spacing.")
+        remarks.append(f"Its axes have lengths {lengths(norms.tolist())} instead of 1; the spacing was multiplied by them.")
         with np.errstate(over="ignore"):
             axes, steps = axes / norms, steps * norms
     axes = _at_right_angles(file, axes, remarks)
@@ -80,13 +83,13 @@ def checked_grid(
 
 
 def skew_degrees(axes: np.ndarray) -> float:
-    """Returns by how many degrees axes, columns of length 1, deviate from right angles at most."""
+    """Returns the max deviation of axes from right angles, in degrees. axes: `[3, 3]`, columns of length 1."""
     cosines = np.abs(axes.T @ axes - np.eye(3))
     return float(np.degrees(np.arcsin(min(1.0, float(cosines[~np.eye(3, dtype=bool)].max())))))
 
 
 def _at_right_angles(file: Path, axes: np.ndarray, remarks: list[str]) -> np.ndarray:
-    """Returns the nearest axes at right angles (polar decomposition); those that are within rounding stay as they are."""
+    """Returns the nearest axes at right angles (polar decomposition); a deviation within rounding is not corrected."""
     skew = skew_degrees(axes / np.sqrt((axes**2).sum(0)))
     if skew > MAX_SKEW:
         raise InputError(
@@ -102,17 +105,17 @@ def _at_right_angles(file: Path, axes: np.ndarray, remarks: list[str]) -> np.nda
 
 
 def straightened(axes: np.ndarray) -> np.ndarray:
-    """Returns the axes at right angles and of length 1 that are nearest to some axes (polar decomposition)."""
+    """Returns the nearest axes `[3, 3]` at right angles and of length 1 (polar decomposition). axes: `[3, 3]`, in columns."""
     left, _, right = np.linalg.svd(axes)
     straight: np.ndarray = left @ right
     return straight
 
 
 def _unit(sizes: Sequence[int], spacing: np.ndarray, declared: float, remarks: list[str]) -> float:
-    """Returns the unit of length in mm: the header's, unless no CT can have such voxels and mm or metres fit.
+    """Returns the unit of length in mm: the header's unit, or mm or metres if only these are plausible for a CT.
 
-    No CT has voxels below 0.02 mm, and the same numbers in metres are those of a CT: there is no doubt about them. Numbers
-    that are too large may be in µm or ten times too large, so these are refused.
+    No CT has voxels below 0.02 mm. If the same numbers are plausible in metres, there is no doubt. Numbers that are too large
+    may be in µm or ten times too large, so they are refused.
     """
     if plausible(sizes, [step * declared for step in spacing.tolist()]):
         if declared != 1.0:

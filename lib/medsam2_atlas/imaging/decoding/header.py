@@ -1,8 +1,8 @@
-"""Headers of image files, checked before any library opens the file.
+"""Headers of image files, which are checked before any library opens the file.
 
-ITK's readers follow paths in a header, crash on some malformed headers and allocate the size that a header claims. So a
-strict parser in Python reads each format's header first, and only files that hold their own voxels, of a size within the
-limits, go on to a reader process.
+ITK's readers follow paths in a header, crash on some malformed headers and allocate the size that a header claims. Therefore a
+strict parser in Python reads each format's header first. A reader process only gets files that contain their own voxels, in a
+size within the limits.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ class Header:
     """The checked header of an image file.
 
     Attributes:
-        sizes: number of values along each of the file's axes, in the file's order; axes of components included.
-        value_bytes: bytes of one value.
+        sizes: number of values along each of the file's axes, in the file's order, including axes of components.
+        value_bytes: bytes per value.
         offset: first byte of the voxels, in the file or, for a packed file, in its unpacked content.
         encoding: `raw`, `gzip`, `zlib` or `text`.
-        whole_file_packed: whether the header is packed along with the voxels, as in `.nii.gz`.
-        canonical: a text header written anew from the values read, without the grid; empty for binary headers. ITK gets this
-            one, so that a text which ITK's parser would read in another way than ours never reaches it.
-        axes: voxels along each axis of the image, without components and without single axes beyond the third.
-        component_kind: of the values of a voxel, if it has several and the file tells it: `rgb-color`, `complex`, `list`.
-        grid: of an image with three axes.
-        remarks: what is unusual about the file beside its grid; sentences for people.
-        segments: entries about 3D Slicer's segments, as the file has them; only of NRRD. See `segments`.
+        whole_file_packed: whether the header is packed together with the voxels, as in `.nii.gz`.
+        canonical: a new text header, written from the parsed values without the grid; empty for binary headers. ITK gets this
+            header, so that it never parses a text differently from this parser.
+        axes: number of voxels along each axis of the image, without components and without axes of size 1 beyond the third.
+        component_kind: kind of a voxel's values if there are several and the file names it: `rgb-color`, `complex`, `list`.
+        grid: the grid, if the image has three axes.
+        remarks: unusual properties of the file other than its grid; sentences for people.
+        segments: the entries about 3D Slicer's segments, by key; only for NRRD. See `segments`.
     """
 
     sizes: tuple[int, ...]
@@ -52,17 +52,17 @@ class Header:
 
     @property
     def values(self) -> int:
-        """Returns the number of values."""
+        """The number of values."""
         return prod(self.sizes)
 
     @property
     def components(self) -> int:
-        """Returns the number of values per voxel."""
+        """The number of values per voxel."""
         return self.values // prod(self.axes)
 
     @property
     def data_bytes(self) -> int:
-        """Returns the number of bytes of the unpacked voxels."""
+        """The number of bytes of the unpacked voxels."""
         return self.values * self.value_bytes
 
 
@@ -72,34 +72,40 @@ def broken(file: Path, problem: str) -> InputError:
 
 
 def not_a(file: Path, kind: str, start: bytes) -> InputError:
-    """Returns the error for a file that is not of the kind that its name says; it names the real kind where that is known."""
+    """Returns the error for a file whose content does not match its suffix; it names the real kind if that is known.
+
+    Args:
+        file: the file.
+        kind: the kind that the suffix promises, with its article.
+        start: the first bytes of the file.
+    """
     kinds = {b"NRRD": "an NRRD file", b"PK\x03\x04": "a ZIP archive", b"ObjectType": "a MetaImage file", b"\x1f\x8b": "packed"}
     found = next((known for begin, known in kinds.items() if start.startswith(begin)), "")
     found = "a DICOM file" if start[128:132] == b"DICM" else "a NIfTI file" if start[344:348] == b"n+1\0" else found
     if not found:
         return broken(file, f"it is not {kind}")
-    return broken(file, f"it is {found}, not {kind} as its name says")
+    return broken(file, f"it is {found}, not {kind} as its suffix says")
 
 
 def grey_values(file: Path | str, count: int, kind: str = "") -> None:
-    """Accepts one value a voxel that is an ordinary number.
+    """Checks that an image has one real number per voxel.
 
     Args:
-        file: for the message.
-        count: of values a voxel.
-        kind: of the values of a voxel, if it has several: `rgb-color`, `complex`, or anything else.
+        file: the image, for the message.
+        count: number of values per voxel.
+        kind: kind of the values, if a voxel has several: `rgb-color`, `complex`, or any other.
 
     Raises:
-        InputError: several values a voxel.
+        InputError: the image has several values per voxel, or complex numbers.
     """
     if kind.startswith("complex"):
-        raise InputError(file, "holds complex numbers.", "A CT has real ones; export it as grey values.")
+        raise InputError(file, "contains complex numbers.", "A CT has real numbers; export it as grey values.")
     if "color" in kind:
-        raise InputError(file, "holds colours (RGB), such as a screenshot.", "Export the CT itself, as grey values.")
+        raise InputError(file, "contains colours (RGB), such as a screenshot.", "Export the CT itself, as grey values.")
     if count != 1:
         raise InputError(
             file,
-            f"holds {count} values per voxel, such as layers of segments.",
+            f"contains {count} values per voxel, such as layers of segments.",
             "A CT or label map has one; export it as grey values, or as one label map.",
         )
 
@@ -108,28 +114,34 @@ def elsewhere(file: Path) -> InputError:
     """Returns the error for a header that names other files."""
     return InputError(
         file,
-        "keeps its voxels in another file, which its header names.",
+        "has its voxels in another file, which its header names.",
         "Save the image as one file: NIfTI, or NRRD or MHA with the voxels inside.",
     )
 
 
 def text_lines(file: Path, content: bytes) -> list[str]:
-    """Returns the lines of a text header. Refuses bare carriage returns and control characters: parsers disagree on them.
+    """Returns the lines of a text header. Bare carriage returns and control characters are refused: parsers disagree on them.
 
     Raises:
-        InputError: bytes that are not text.
+        InputError: the header contains such characters.
     """
     text = content.replace(b"\r\n", b"\n").decode("utf-8", errors="replace")
     if any(ord(c) < 32 and c not in "\n\t" for c in text):
-        raise broken(file, "it holds control characters")
+        raise broken(file, "its header contains control characters")
     return text.split("\n")
 
 
 def whole_numbers(file: Path, what: str, text: str, count: int | None = None) -> tuple[int, ...]:
-    """Returns the whole numbers of a text, separated by blanks.
+    """Returns the whole numbers in a text, which blanks separate.
+
+    Args:
+        file: the file, for the message.
+        what: name of the header's field, for the message.
+        text: the value of the field.
+        count: the expected number of values; any number if None.
 
     Raises:
-        InputError: not whole numbers, or not `count` of them.
+        InputError: the values are not whole numbers, or their number is not `count`.
     """
     words = text.split()
     try:
@@ -142,10 +154,16 @@ def whole_numbers(file: Path, what: str, text: str, count: int | None = None) ->
 
 
 def decimals(file: Path, what: str, text: str, count: int) -> list[float]:
-    """Returns the numbers of a text, separated by blanks.
+    """Returns the numbers in a text, which blanks separate.
+
+    Args:
+        file: the file, for the message.
+        what: name of the header's field, for the message.
+        text: the value of the field.
+        count: the expected number of values.
 
     Raises:
-        InputError: not `count` finite numbers.
+        InputError: the text does not contain exactly `count` finite numbers.
     """
     try:
         numbers = [float(word) for word in text.split()]
@@ -157,7 +175,11 @@ def decimals(file: Path, what: str, text: str, count: int) -> list[float]:
 
 
 def image_axes(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Returns the sizes of an image without single last axes beyond the third: one time point is no axis."""
+    """Returns the sizes of an image without last axes of size 1 beyond the third: a single time point is not an axis.
+
+    >>> image_axes([512, 512, 200, 1])
+    (512, 512, 200)
+    """
     sizes = list(sizes)
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
@@ -168,7 +190,7 @@ def checked_sizes(file: Path, sizes: Sequence[int]) -> tuple[int, ...]:
     """Returns the sizes if they are valid for an image.
 
     Raises:
-        InputError: none, more than `MAX_DIMENSIONS`, or sizes below 1.
+        InputError: there are no sizes, more than `MAX_DIMENSIONS`, or sizes below 1.
     """
     if not 1 <= len(sizes) <= MAX_DIMENSIONS or min(sizes) < 1:
         raise broken(file, f"its size is {tuple(sizes)[:8]}")

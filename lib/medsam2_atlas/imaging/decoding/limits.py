@@ -1,4 +1,4 @@
-"""Limits for files that come from others."""
+"""Limits for files from outside."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ class DecodingLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    processes: int = Field(default=2, ge=1, le=32, description="reader processes; as many files are decoded at once")
+    processes: int = Field(default=2, ge=1, le=32, description="number of reader processes, each of which decodes one file")
     voxels_million: int = Field(default=600, ge=1, description="max voxels of an image, in millions; 512 x 512 x 2000 are 524")
     memory_mb: int = Field(default=8000, ge=1000, description="max address space of a reader process, in megabytes")
-    seconds: float = Field(default=120.0, gt=0, description="max seconds of wall time, and of processor, for a file")
+    seconds: float = Field(default=120.0, gt=0, description="max wall time and max processor time for a file, in seconds")
 
     @property
     def voxels(self) -> int:
-        """Returns the max number of voxels of an image."""
+        """The max number of voxels of an image."""
         return self.voxels_million * 1_000_000

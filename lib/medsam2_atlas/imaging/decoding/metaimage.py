@@ -1,4 +1,4 @@
-"""MetaImage headers (`.mha`): lines `Key = Value`, the last of which says where the voxels are."""
+"""Reads MetaImage headers (`.mha`): lines `Key = Value`, the last of which gives the location of the voxels."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _BYTES = {
 _SPACING = ("ElementSpacing", "ElementSize")
 _ORIGIN = ("Origin", "Offset", "Position")
 _AXES = ("TransformMatrix", "Rotation", "Orientation")
-"""Keys of the same meaning; the first counts, as in MetaIO."""
+"""Keys with the same meaning; the first one present is used, as in MetaIO."""
 _UNITS = {"um": 0.001, "mm": 1.0, "cm": 10.0}
 _FLAGS = ("BinaryData", "CompressedData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB")
 
 
 def metaimage_header(file: Path) -> Header:
-    """Reads the header of a MetaImage file that holds its own voxels.
+    """Reads the header of a MetaImage file that contains its own voxels.
 
     Returns:
-        The header. Its `canonical` text has only what describes the voxels, written anew from the values read here, without
-        the grid and without single axes beyond the third.
+        The header. Its `canonical` text contains only fields that describe the voxels, written from the parsed values, without
+        the grid and without axes of size 1 beyond the third.
 
     Raises:
         InputError: the header is malformed, or names another file.
@@ -66,7 +66,7 @@ def metaimage_header(file: Path) -> Header:
     image = image_axes(sizes)
     lines = [f"NDims = {len(image)}", f"DimSize = {' '.join(map(str, image))}", f"ElementNumberOfChannels = {channels}"]
     lines += [f"{key} = {value}" for key, value in flags.items()]
-    # MetaIO gives memory that nobody has written to where less than this unpacks; `packed` checks that it does not.
+    # MetaIO returns uninitialised memory if the voxels unpack to too few bytes; `packed` checks their number before.
     lines += [f"CompressedDataSize = {file.stat().st_size - end}"] if flags.get("CompressedData") else []
     text = "\n".join(["ObjectType = Image", *lines, f"ElementType = {kind}", f"{_LAST} = LOCAL", ""])
     return Header(
@@ -82,7 +82,7 @@ def metaimage_header(file: Path) -> Header:
 
 
 def _grid(file: Path, entries: Mapping[str, str], sizes: Sequence[int]) -> Grid:
-    """Returns the grid of the first three axes. The rows of a `TransformMatrix` are the directions of the axes."""
+    """Returns the grid of the first three axes. The rows of `TransformMatrix` are the directions of the axes."""
     count = len(sizes)
 
     def numbers(keys: Sequence[str], length: int, default: Sequence[float]) -> Sequence[float]:
@@ -96,7 +96,7 @@ def _grid(file: Path, entries: Mapping[str, str], sizes: Sequence[int]) -> Grid:
 
 
 def _entries(file: Path, start: bytes) -> tuple[dict[str, str], int]:
-    """Returns values by key, and where the voxels begin. Keys and values end at the line; the last one of a key counts."""
+    """Returns the values by key, and the first byte of the voxels. If a key appears twice, its last value is used."""
     entries: dict[str, str] = {}
     place = 0
     while (end := start.find(b"\n", place)) >= 0:

@@ -1,7 +1,7 @@
 """Reads NIfTI headers (`.nii`, `.nii.gz`), versions 1 and 2, in either byte order.
 
-ITK opens no NIfTI file: `nifti_voxels` decodes them with NumPy. Grid and values are those that ITK 5.4 finds, for files that it
-reads; `tests/imaging/decoding/test_nifti_files.py` compares them.
+ITK never opens a NIfTI file: `nifti_voxels` decodes its voxels with NumPy. For files that ITK 5.4 reads, grid and values are
+the same as ITK's; `tests/imaging/decoding/test_nifti_files.py` compares them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LENGTHS = {348: (b"n+1\0", b"ni1\0"), 540: (b"n+2\0", b"ni2\0")}
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _COLOURS = {128: 3, 2304: 4}
 _COMPLEX = {32: 8, 1792: 16, 2048: 32}
-_OTHER = {0: "of a kind that its header does not tell", 1: "of one bit", 1536: "of 128 bits"}
+_OTHER = {0: "of an unknown type", 1: "of one bit", 1536: "of 128 bits"}
 _MAX_EXTENSION_BYTES = 64 << 20
 _GZIP = b"\x1f\x8b"
 
@@ -31,9 +31,9 @@ class NiftiHeader(Header):
     """The checked header of a NIfTI file.
 
     Attributes:
-        dtype: NumPy's name of the type of a value in the file, with the byte order.
-        slope: values are multiplied by it; 1 if the header has none.
-        intercept: is added then.
+        dtype: NumPy's name of the values' type in the file, with the byte order.
+        slope: factor of the values; 1 if the header has none.
+        intercept: number that is added after multiplying; 0 if the header has none.
     """
 
     dtype: str = ""
@@ -42,10 +42,11 @@ class NiftiHeader(Header):
 
 
 def nifti_header(file: Path) -> NiftiHeader:
-    """Reads the header of a NIfTI file that holds its own voxels. Its content, not its name, says whether it is packed.
+    """Reads the header of a NIfTI file that contains its own voxels. The content, not the suffix, decides whether it is packed.
 
     Raises:
-        InputError: a malformed header, one of a pair of files, values that are no grey values, or an unusable grid.
+        InputError: the header is malformed or belongs to a pair of files, the values are not grey values, or the grid is
+            unusable.
         OSError: the file cannot be read.
     """
     with file.open("rb") as stream:
@@ -56,8 +57,8 @@ def nifti_header(file: Path) -> NiftiHeader:
         raise InputError(file, "is packed by gzip twice.", "Unpack it once.")
     remarks: tuple[str, ...] = ()
     if packed != named:
-        told = "packed by gzip, though its name ends in .nii" if packed else "not packed, though its name ends in .gz"
-        remarks = (f"The file is {told}: other programs may refuse it.",)
+        state = "packed by gzip, though its name ends in .nii" if packed else "not packed, though its name ends in .gz"
+        remarks = (f"The file is {state}: other programs may refuse it.",)
     for order in "<>":
         length = struct.unpack_from(f"{order}i", content)[0] if len(content) >= 4 else 0
         if length in _LENGTHS:
@@ -65,7 +66,7 @@ def nifti_header(file: Path) -> NiftiHeader:
                 raise InputError(file, "cannot be read as an image: it is cut off within its header.", "Copy it again.")
             return _read(file, content, order, length, packed, remarks)
     if not packed and named and start[128:132] != b"DICM":
-        raise InputError(file, "is a broken gzip file (it does not begin as one).", "Copy it again.")
+        raise InputError(file, "is a broken gzip file (it does not begin like one).", "Copy it again.")
     if len(content) < min(_LENGTHS):
         raise InputError(file, "cannot be read as an image: it is cut off within its header.", "Copy it again.")
     raise not_a(file, "a NIfTI file", content)
@@ -75,7 +76,7 @@ def _read(file: Path, content: bytes, order: str, length: int, packed: bool, rem
     alone, paired = _LENGTHS[length]
 
     def numbers(codes: str, first: int, second: int) -> tuple[float, ...]:
-        """Returns numbers of version 1 or 2: of the first or second half of `codes`, at that offset."""
+        """Returns fields of the header. codes: types in version 1 and version 2; first, second: offsets in these versions."""
         old, new = codes.split()
         return struct.unpack_from(order + (old if length == 348 else new), content, first if length == 348 else second)
 
@@ -90,7 +91,8 @@ def _read(file: Path, content: bytes, order: str, length: int, packed: bool, rem
     sizes = checked_sizes(file, image_axes(dims[1 : dims[0] + 1]))
     grey_values(file, 1, "rgb-color" if kind in _COLOURS else "complex" if kind in _COMPLEX else "")
     if kind in _OTHER:
-        raise InputError(file, f"holds values {_OTHER[kind]}, which are not read.", "Export it as numbers of 8 to 64 bits.")
+        problem = f"contains values {_OTHER[kind]}, which are not supported."
+        raise InputError(file, problem, "Export it as numbers of 8 to 64 bits.")
     if kind not in _TYPES or bits not in (0, 8 * int(_TYPES[kind][1])):
         raise broken(file, f"its data type is {kind} of {bits} bits")
     if len(sizes) == 5 and sizes[3] == 1:
@@ -123,7 +125,7 @@ def _read(file: Path, content: bytes, order: str, length: int, packed: bool, rem
 
 
 def _scale(file: Path, slope: float, intercept: float) -> tuple[float, float]:
-    """Returns slope and intercept of the values. A slope of 0 or NaN means none, as NIfTI's own library has it."""
+    """Returns slope and intercept of the values. A slope of 0 or NaN means no scaling, as in NIfTI's own library."""
     if slope == 0 or not math.isfinite(slope):
         return 1.0, 0.0
     if not math.isfinite(intercept):

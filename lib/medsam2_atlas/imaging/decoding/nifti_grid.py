@@ -1,8 +1,8 @@
-"""The voxel grid of a NIfTI file: which of its two descriptions counts, and what it says.
+"""Finds the voxel grid of a NIfTI file from its two descriptions.
 
-A header may hold a sform (three rows of a matrix) and a qform (a quaternion), each with a code that is 0 if it is not given.
-ITK's rules choose between them, and ITK takes the spacing from `pixdim` for both, so that a file lies where viewers built on
-ITK, such as 3D Slicer, show it.
+A header may contain a sform (three rows of a matrix) and a qform (a quaternion), each with a code that is 0 if it is not given.
+As in ITK, its rules choose between them, and `pixdim` gives the spacing for both. So a file has the same position as in viewers
+that use ITK, such as 3D Slicer.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from medsam2_atlas.imaging.decoding.extent import lengths
 from medsam2_atlas.imaging.decoding.grids import ORTHONORMAL, Grid, checked_grid
 
 _UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}
-"""Millimetres of the unit codes."""
+"""The unit of length in mm for each unit code."""
 _SCANNER = 1
 _TO_LPS = np.array([-1.0, -1.0, 1.0])
-_APART = 0.1
-"""Voxels between the places of the two descriptions from which they are said to differ."""
+_DIFFERENT = 0.1
+"""Min distance between the two descriptions, in voxels, that is reported."""
 
 
 @dataclass(frozen=True)
 class NiftiPlace:
-    """The fields of a header that say where the voxels lie, in RAS.
+    """The header's fields that give the position of the voxels, in RAS.
 
     Attributes:
-        pixdim: eight numbers; the first is the sign of the third axis of the qform, the next three are the spacing.
-        codes: of qform and sform.
-        quaternion: its last three components, and the offset (x, y, z) of the qform.
-        rows: of the sform, four numbers each.
-        units: code of the unit of length.
-        double: whether the numbers have 64 bits; ITK's rounding to 32 is followed where they have 32.
+        pixdim: eight numbers; the first is the sign of the qform's third axis, the next three are the spacing.
+        codes: the codes of qform and sform.
+        quaternion: the last three components of the quaternion, then the offset (x, y, z) of the qform.
+        rows: the rows of the sform, four numbers each.
+        units: the code of the unit of length.
+        double: whether the numbers have 64 bits. If not, matrices are rounded to 32 bits, as in ITK.
     """
 
     pixdim: tuple[float, ...]
@@ -47,12 +47,16 @@ class NiftiPlace:
 
     @property
     def sform(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns matrix and offset of the sform."""
+        """The matrix `[3, 3]` and the offset `[3]` of the sform: voxel index (x, y, z) to RAS."""
         rows = np.array(self.rows, float).reshape(3, 4)
         return rows[:, :3], rows[:, 3]
 
     def qform(self, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns matrix and offset of the qform, calculated as NIfTI's own library does."""
+        """Returns the matrix `[3, 3]` and the offset `[3]` of the qform, computed as in NIfTI's own library.
+
+        Args:
+            spacing: spacing along (x, y, z), `[3]`, in the header's unit.
+        """
         b, c, d, *offset = self.quaternion
         rest = 1.0 - (b * b + c * c + d * d)
         if rest < 1e-7:
@@ -74,13 +78,18 @@ class NiftiPlace:
 def nifti_grid(file: Path, sizes: Sequence[int], place: NiftiPlace) -> Grid:
     """Returns the grid of a NIfTI file, in LPS.
 
-    - Neither form is given: axes to the left, posterior and superior, from 0.
-    - The sform counts if its axes are at right angles (0.006°) and there is no qform, its code is 1, or both say the same.
-    - Otherwise the qform counts if it is given.
-    - Otherwise the sform counts if its axes can be straightened.
+    - If neither form is given, the axes point to the left, posterior and superior, and the origin is 0.
+    - The sform is used if its axes are at right angles (0.006°), and if there is no qform, its code is 1, or both agree.
+    - Otherwise the qform is used if it is given.
+    - Otherwise the sform is used if its axes can be straightened.
+
+    Args:
+        file: the file, for messages.
+        sizes: number of voxels along (x, y, z).
+        place: the header's fields.
 
     Raises:
-        InputError: no usable grid.
+        InputError: the file has no usable grid.
     """
     remarks: list[str] = []
     with np.errstate(all="ignore"):
@@ -90,7 +99,7 @@ def nifti_grid(file: Path, sizes: Sequence[int], place: NiftiPlace) -> Grid:
         given = scode > 0 and bool(np.isfinite(offset).all())
         whole = given and _orthonormal(sform)
         qform, start = place.qform(spacing) if qcode > 0 else (sform, offset)
-        apart = _apart(sizes, (sform / norms * spacing, offset), (qform, start)) if given and qcode > 0 else 0.0
+        distance = _distance(sizes, (sform / norms * spacing, offset), (qform, start)) if given and qcode > 0 else 0.0
         same = qcode > 0 and whole and _same((sform, offset), (qform, start))
     if whole and (qcode <= 0 or scode == _SCANNER or same):
         used, matrix, origin = "sform", sform, offset
@@ -100,18 +109,18 @@ def nifti_grid(file: Path, sizes: Sequence[int], place: NiftiPlace) -> Grid:
         used, matrix, origin = "sform", sform, offset
     else:
         remarks.append(
-            "Its header does not say how it lies in the patient; its axes are taken as left, posterior and superior."
+            "Its header does not give its orientation in the patient; its axes are taken as left, posterior and superior."
         )
         used, matrix, origin = "", np.diag(_TO_LPS * spacing), np.zeros(3)
-    if apart > _APART:
-        remarks.append(f"Its sform and its qform are up to {apart:.3g} voxels apart; the {used} is used, as ITK does.")
+    if distance > _DIFFERENT:
+        remarks.append(f"Its sform and its qform differ by up to {distance:.3g} voxels; the {used} is used, as in ITK.")
     lps = matrix * _TO_LPS[:, None] if used else np.diag(spacing)
     with np.errstate(all="ignore"):
         length = np.sqrt(lps[0] ** 2 + lps[1] ** 2 + lps[2] ** 2)
         if used == "sform" and np.isfinite(length).all() and (np.abs(length - spacing) > 0.01 * spacing).any() and length.all():
             remarks.append(
                 f"Its sform has spacing {lengths(length.tolist())}, its pixdim {lengths(spacing.tolist())}; "
-                "pixdim is used, as ITK does."
+                "pixdim is used, as in ITK."
             )
         if not (np.isfinite(lps).all() and length.all()):
             raise InputError(
@@ -125,7 +134,7 @@ def nifti_grid(file: Path, sizes: Sequence[int], place: NiftiPlace) -> Grid:
 
 
 def _spacing(file: Path, place: NiftiPlace, norms: np.ndarray, remarks: list[str]) -> np.ndarray:
-    """Returns the spacing: that of `pixdim` without signs, or the lengths of the sform's axes where it has none."""
+    """Returns the spacing: the absolute values of `pixdim`, or the lengths of the sform's axes if `pixdim` has none."""
     spacing = np.array(place.pixdim[1:4], float)
     if np.isfinite(spacing).all() and spacing.all():
         if (spacing < 0).any():
@@ -145,15 +154,15 @@ def _orthonormal(matrix: np.ndarray) -> bool:
 
 
 def _same(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> bool:
-    """Returns whether two forms say the same to within rounding; ITK prefers the sform then, which is more precise."""
+    """Returns whether two forms agree to within rounding. ITK then uses the sform, which is more precise."""
     (a, start), (b, end) = first, second
     norms = [np.sqrt((matrix**2).sum(0)) for matrix in (a, b)]
-    apart = [a / norms[0] - b / norms[1], norms[0] - norms[1], start - end]
-    return all(bool(np.isfinite(values).all() and np.abs(values).max() <= ORTHONORMAL) for values in apart)
+    differences = [a / norms[0] - b / norms[1], norms[0] - norms[1], start - end]
+    return all(bool(np.isfinite(values).all() and np.abs(values).max() <= ORTHONORMAL) for values in differences)
 
 
-def _apart(sizes: Sequence[int], first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> float:
-    """Returns the max distance of corners of the image between two forms, in voxels of the first; 0 if it is not finite."""
+def _distance(sizes: Sequence[int], first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> float:
+    """Returns the max distance between the image's corners by two forms, in voxels of the first; 0 if it is not finite."""
     corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * (np.array(sizes) - 1)
     moved = (corners @ first[0].T + first[1]) - (corners @ second[0].T + second[1])
     step = float(np.sqrt((first[0] ** 2).sum(0)).min())

@@ -1,4 +1,4 @@
-"""Decodes the voxels of NIfTI files with NumPy; only reader processes do that."""
+"""Decodes the voxels of NIfTI files with NumPy. Only reader processes use this module."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from medsam2_atlas.imaging.decoding.packed import check_length, unpack_into
 
 
 def nifti_voxels(file: Path, header: NiftiHeader) -> np.ndarray:
-    """Returns the voxels of a NIfTI file, `[z, y, x]` or with more axes.
+    """Decodes the voxels of a NIfTI file.
 
     Returns:
-        Values of the file's type; float32 where they are scaled, float64 if those of the file are.
+        The values, `[z, y, x]` along the file's axes, or with more axes. They have the file's type; scaled integers become
+        float32.
 
     Raises:
         InputError: the file is cut off, its packed part is damaged, or it unpacks to far more than its header claims.
@@ -35,7 +36,7 @@ def nifti_voxels(file: Path, header: NiftiHeader) -> np.ndarray:
     if header.slope == 1.0 and header.intercept == 0.0:
         return array
     scaled = array if dtype.kind == "f" else np.empty(array.shape, np.float32)
-    for values, plane in zip(array, scaled, strict=True):  # by slices: the calculation takes eight bytes a voxel
+    for values, plane in zip(array, scaled, strict=True):  # slice by slice: the calculation takes eight bytes per voxel
         with np.errstate(over="ignore"):
             plane[...] = (
                 values.astype(np.float32 if dtype.kind != "f" else dtype).astype(float) * header.slope + header.intercept

@@ -1,4 +1,4 @@
-"""The voxel grid of an NRRD file: which of its axes lie in space, and where."""
+"""Finds the voxel grid of an NRRD file, and which of the file's axes are spatial."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TO_LPS = {
     **dict.fromkeys(("left-anterior-superior", "las"), (1, -1, 1)),
 }
 _UNNAMED = ("", "scanner-xyz", "3d-right-handed", "3d-left-handed")
-"""Spaces without anatomical names; their axes are taken as LPS, as ITK takes them."""
+"""Spaces without anatomical names; their axes are taken as LPS, as in ITK."""
 _DOMAIN = ("domain", "space", "time", "???", "none")
 _UNITS = {
     **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre"), 1.0),
@@ -29,10 +29,15 @@ _WORD = re.compile(r"\([^()]*\)|[^\s()]+")
 
 
 def nrrd_kinds(file: Path, fields: Mapping[str, str], count: int) -> list[str]:
-    """Returns the kind of each axis, `domain` for those of the image and an axis of its own kind for components.
+    """Returns the kind of each axis: `domain` for axes of the image, the file's kind for axes of components.
+
+    Args:
+        file: the file, for messages.
+        fields: values of the header by field, without blanks in their names.
+        count: number of axes.
 
     Raises:
-        InputError: another number of kinds than axes.
+        InputError: the number of kinds is not the number of axes.
     """
     kinds = fields.get("kinds", "").split() or ["domain"] * count
     if len(kinds) != count:
@@ -41,10 +46,16 @@ def nrrd_kinds(file: Path, fields: Mapping[str, str], count: int) -> list[str]:
 
 
 def spatial_axes(file: Path, fields: Mapping[str, str], sizes: Sequence[int], kinds: Sequence[str]) -> list[int]:
-    """Returns the numbers of the axes that the image has: not those of components, nor single ones without a direction.
+    """Returns the indices of the image's axes: without axes of components, and without axes of size 1 that have no direction.
+
+    Args:
+        file: the file, for messages.
+        fields: values of the header by field, without blanks in their names.
+        sizes: size of each axis of the file.
+        kinds: kind of each axis, from `nrrd_kinds`.
 
     Raises:
-        InputError: directions that cannot be read.
+        InputError: the directions cannot be read.
     """
     words = _words(file, fields, len(sizes))
     image = [n for n, kind in enumerate(kinds) if kind == "domain"]
@@ -58,20 +69,21 @@ def nrrd_grid(file: Path, fields: Mapping[str, str], sizes: Sequence[int], axes:
     """Returns the grid of an NRRD file, in LPS.
 
     Args:
-        file: for messages.
+        file: the file, for messages.
         fields: values of the header by field, without blanks in their names.
-        sizes: along all axes of the file.
-        axes: the three that lie in space.
+        sizes: size of each axis of the file.
+        axes: indices of the three spatial axes.
 
     Raises:
-        InputError: no usable grid.
+        InputError: the file has no usable grid.
     """
     space, vectors = fields.get("space", "").lower(), _vectors(file, fields, len(sizes))
     if space not in _TO_LPS and space not in _UNNAMED:
         raise broken(file, f"its space is {space[:40]!r}, not one of {', '.join(sorted(_TO_LPS))}")
     remarks: tuple[str, ...] = ()
     if space not in _TO_LPS:
-        remarks = ("Its header does not say how it lies in the patient; its axes are taken as left, posterior and superior.",)
+        remark = "Its header does not give its orientation in the patient; its axes are taken as left, posterior and superior."
+        remarks = (remark,)
     if vectors:
         found = [vectors[n] for n in axes]
         if not space and "spacedimension" not in fields:
@@ -79,11 +91,11 @@ def nrrd_grid(file: Path, fields: Mapping[str, str], sizes: Sequence[int], axes:
         matrix = np.array([[np.nan] * 3 if vector is None else vector for vector in found], float).T
         with np.errstate(all="ignore"):
             norms = np.sqrt(matrix[0] ** 2 + matrix[1] ** 2 + matrix[2] ** 2)
-            directions = matrix * (1.0 / norms) if norms.all() else matrix  # rounds as NRRD's own library does
+            directions = matrix * (1.0 / norms) if norms.all() else matrix  # rounds as NRRD's own library
         spacing, origin = norms, np.array(_origin(file, fields) or (0.0, 0.0, 0.0))
     else:
         if space and fields.get("spacings"):
-            raise broken(file, "it lies in a space, but has no directions in it")
+            raise broken(file, "it names a space, but has no directions in it")
         spacing, origin = _along_axes(file, fields, sizes, axes)
         directions = np.eye(3)
         if "spaceorigin" in fields and space:
@@ -103,7 +115,7 @@ def nrrd_grid(file: Path, fields: Mapping[str, str], sizes: Sequence[int], axes:
 def _along_axes(
     file: Path, fields: Mapping[str, str], sizes: Sequence[int], axes: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns spacing and origin from `spacings`, `axis mins` and `axis maxs`; 1 and 0 where the header has none."""
+    """Returns spacing and origin from `spacings`, `axis mins` and `axis maxs`; 1 and 0 if the header has none."""
 
     def numbers(field: str) -> np.ndarray:
         found = _numbers(file, field, fields.get(field, ""), len(sizes)) if fields.get(field) else [np.nan] * len(sizes)
@@ -126,7 +138,7 @@ def _along_axes(
 
 
 def _words(file: Path, fields: Mapping[str, str], count: int) -> list[str]:
-    """Returns the direction of each axis as a text; an empty list if the header gives no directions."""
+    """Returns the direction of each axis as text; an empty list if the header gives no directions."""
     text = fields.get("spacedirections", "")
     words = _WORD.findall(text)
     if text and (len(words) != count or _WORD.sub("", text).strip()):
@@ -135,7 +147,7 @@ def _words(file: Path, fields: Mapping[str, str], count: int) -> list[str]:
 
 
 def _vectors(file: Path, fields: Mapping[str, str], count: int) -> list[list[float] | None]:
-    """Returns the direction of each axis, None where the axis has none; an empty list if the header gives no directions."""
+    """Returns the direction of each axis, None for an axis without one; an empty list if the header gives no directions."""
     words = _words(file, fields, count)
     vectors = [None if word.lower() == "none" else _vector(file, "space directions", word) for word in words]
     return [None if vector is None or all(np.isnan(vector)) else vector for vector in vectors]
@@ -163,7 +175,7 @@ def _numbers(file: Path, what: str, text: str, count: int) -> list[float]:
 
 
 def _unit(file: Path, fields: Mapping[str, str], axes: Sequence[int]) -> float:
-    """Returns the unit of length in mm; mm where the header names none."""
+    """Returns the unit of length in mm; 1 if the header names no unit."""
     words = re.findall(r'"([^"]*)"', fields.get("spaceunits", ""))
     if not words and (units := re.findall(r'"([^"]*)"', fields.get("units", ""))):
         words = [units[n] for n in axes if n < len(units)]

@@ -1,4 +1,4 @@
-"""Unpacks packed voxels, or only counts their bytes."""
+"""Unpacks compressed voxels, or counts their bytes without keeping them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from medsam2_atlas.imaging.decoding.header import Header
 
 _BLOCK = 1 << 20
 _SLACK_BYTES = 64 << 20
-"""Max bytes after the voxels; unpacking stops beyond that."""
+"""Max bytes after the voxels; a file with more is refused."""
 
 
 def check_length(file: Path, header: Header) -> None:
-    """Checks that a file holds as many bytes of voxels as its header claims. ITK pads truncated files silently.
+    """Checks that a file contains as many bytes of voxels as its header claims. ITK pads truncated files silently.
 
     Raises:
         InputError: the file is cut off, its packed part is damaged, or it unpacks to far more than its header claims.
@@ -34,10 +34,15 @@ def check_length(file: Path, header: Header) -> None:
 
 
 def unpack_into(file: Path, header: Header, target: memoryview) -> None:
-    """Unpacks the voxels of a file that is packed as a whole into `target`, bytes; checks their length as `check_length` does.
+    """Unpacks the voxels of a file that is packed as a whole, and checks their length.
+
+    Args:
+        file: the file.
+        header: its header.
+        target: receives the voxels; its length is their number of bytes.
 
     Raises:
-        InputError: as `check_length`.
+        InputError: the file is cut off, its packed part is damaged, or it unpacks to far more than its header claims.
         OSError: the file cannot be read.
     """
     place = -header.offset
@@ -50,14 +55,14 @@ def unpack_into(file: Path, header: Header, target: memoryview) -> None:
 
 
 def _unpacked(file: Path, header: Header, limit: int) -> Iterator[bytes]:
-    """Yields the bytes, at most `limit`, that a file, or the part of it after its header, unpacks to."""
+    """Yields the unpacked bytes, `limit` at most, of a file or of its part after the header."""
     start: Callable[[], Any] = {"gzip": _gzip, "zlib": _zlib}[header.encoding]
     length, ended, packed = 0, True, start()
     try:
         with file.open("rb") as stream:
             stream.seek(0 if header.whole_file_packed else header.offset)
             while block := stream.read(_BLOCK):
-                if ended:  # a gzip file may have several members and end in zeros
+                if ended:  # a gzip file may have several members, and zeros at its end
                     block = block.lstrip(b"\0") if length else block
                     if not block or (length and header.encoding != "gzip"):
                         continue
@@ -88,7 +93,7 @@ def _unpacked(file: Path, header: Header, limit: int) -> Iterator[bytes]:
 
 
 def _cut_off(file: Path, length: int, needed: int) -> InputError:
-    return InputError(file, f"is cut off: {length} bytes of {needed}.", "Copy it again.")
+    return InputError(file, f"is cut off: it has {length} bytes of {needed}.", "Copy it again.")
 
 
 def _gzip() -> Any:

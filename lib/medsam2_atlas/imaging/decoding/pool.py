@@ -1,9 +1,9 @@
-"""Reader processes, which decode files from others: a file can end its reader, but nothing else.
+"""Reader processes, which decode files from outside. A bad file can only end its reader.
 
-Concurrency contract. A reader serves one caller at a time; callers wait for a free one. One lock guards the list of idle
-readers and is never held while a reader works or starts. A reader that died, hung or grew is replaced. Results come as
-anonymous shared memory that the caller's arrays own: nothing is copied, and nothing remains on disk. After a fork, the child
-starts its own readers.
+Concurrency contract. A reader serves one caller at a time; callers wait for a free reader. One lock protects the list of idle
+readers; it is never held while a reader works or starts. A reader that died, hung or used too much memory is replaced. Results
+arrive as anonymous shared memory that the caller's arrays own: nothing is copied, and nothing remains on disk. After a fork,
+the child starts its own readers.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _PROGRAM = "medsam2_atlas.imaging.decoding.worker"
 _START_SECONDS = 60.0
 _WAIT_SECONDS = 90.0
 _MAX_WAITING = 24
-"""Callers that may wait for a reader. A server has 40 threads for requests; the others answer what needs no reader."""
+"""Max number of callers that wait for a reader. A server has 40 threads; the rest handle requests that need no reader."""
 _MAX_HANDLES = 16
 _MAX_IDLE_MB = 700.0
-"""A reader that holds more memory than this after its task is replaced, which returns the memory to the system."""
+"""Max memory of a reader after its task, in MB. A larger reader is replaced, which returns its memory to the system."""
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 
 
 class ReaderDiedError(Exception):
-    """A reader process ended, or was ended, in the middle of a task.
+    """The error of a reader process that ended, or was ended, during a task.
 
     Attributes:
-        how: in words.
-        lasting: whether the file is the cause for sure, rather than another process, a slow disk or too little memory.
+        how: the way in which the reader ended, as the rest of a sentence that begins with the file.
+        lasting: whether the file is certainly the cause, rather than another process, a slow disk or too little memory.
         killed: whether another process ended the reader.
     """
 
@@ -59,7 +59,14 @@ class ReaderDiedError(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """The result of a task. problem: the error that the reader sent instead of a result; see `worker`."""
+    """The result of a task.
+
+    Attributes:
+        content: the dictionary that the task returned.
+        arrays: the arrays that the task returned.
+        problem: the error that the reader sent instead of a result; see `worker`.
+        resident_mb: memory of the reader after the task, in MB.
+    """
 
     content: dict[str, Any] = field(default_factory=dict)
     arrays: tuple[np.ndarray, ...] = ()
@@ -68,7 +75,7 @@ class Reply:
 
 
 class _Reader:
-    """A reader process."""
+    """A reader process and the socket to it."""
 
     def __init__(self, limits: DecodingLimits) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -90,15 +97,15 @@ class _Reader:
 
     def run(self, task: str, arguments: dict[str, Any], seconds: float) -> Reply:
         """Runs a task. Raises ReaderDiedError, or StorageError if the reader does not start; the caller must then end it."""
-        if not self.gets_ready():
-            raise StorageError("reader process", "does not start.", "The log tells why; is there enough memory?")
+        if not self.is_ready():
+            raise StorageError("reader process", "does not start.", "Read the log. Is there enough memory?")
         self._link.settimeout(seconds)
         worked = self._processor_seconds()
         try:
             self._link.sendall(json.dumps({"task": task, "arguments": arguments, "seconds": seconds}).encode())
             packet, handles, _, _ = socket.recv_fds(self._link, PACKET_BYTES, _MAX_HANDLES)
         except TimeoutError:
-            busy = self._processor_seconds() - worked > seconds / 2  # else it waited, such as for a network drive
+            busy = self._processor_seconds() - worked > seconds / 2  # otherwise it waited, for example for a network drive
             raise ReaderDiedError(f"took longer than {seconds:.0f} s to decode.", lasting=busy) from None
         except OSError as error:
             raise self._death() from error
@@ -107,20 +114,20 @@ class _Reader:
                 raise self._death()
             return _reply(packet, handles)
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise ReaderDiedError("made its reader process answer nonsense.") from error
+            raise ReaderDiedError("made its reader process send an invalid reply.") from error
         finally:
             for handle in handles:
                 os.close(handle)
 
     def _processor_seconds(self) -> float:
-        """Returns the processor time that the process has used so far."""
+        """Returns the processor time that the process has used, in seconds."""
         with suppress(OSError, ValueError, IndexError):
             fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return 0.0
 
-    def gets_ready(self) -> bool:
-        """Waits until the process can work; whether it can."""
+    def is_ready(self) -> bool:
+        """Waits until the process is ready for tasks; returns False if it does not start."""
         if not self._ready:
             self._link.settimeout(_START_SECONDS)
             try:
@@ -133,7 +140,7 @@ class _Reader:
         self._link.close()
         with suppress(ProcessLookupError):
             self._process.kill()
-        with suppress(subprocess.TimeoutExpired):  # stuck in the kernel, for example on a dead network drive
+        with suppress(subprocess.TimeoutExpired):  # it may be stuck in the kernel, for example on a dead network drive
             self._process.wait(timeout=5)
 
     def _death(self) -> ReaderDiedError:
@@ -147,7 +154,7 @@ class _Reader:
 
 
 class ReaderPool:
-    """Reader processes for the threads of this process."""
+    """The reader processes for all threads of this process."""
 
     def __init__(self, limits: DecodingLimits) -> None:
         self.limits = limits
@@ -159,7 +166,7 @@ class ReaderPool:
 
     @property
     def usable(self) -> bool:
-        """Returns whether this process made the pool and has not closed it."""
+        """Whether this process created the pool and has not closed it."""
         return self._owner == os.getpid() and not self._closed
 
     def start(self) -> None:
@@ -168,21 +175,21 @@ class ReaderPool:
             self._put_back(_Reader(self.limits))
 
     def run(self, task: str, arguments: dict[str, Any], seconds: float, *, patience: float = _WAIT_SECONDS) -> Reply:
-        """Runs a task in a reader.
+        """Runs a task in a reader, and returns its reply.
 
         Args:
-            task: one of `TASKS`.
-            arguments: of its function; must be valid in JSON.
-            seconds: max wall time, and max processor time.
-            patience: max seconds to wait for a free reader.
+            task: name of the task, one of `TASKS`.
+            arguments: arguments of the task's function; they must be valid in JSON.
+            seconds: max wall time and max processor time, in seconds.
+            patience: max time to wait for a free reader, in seconds.
 
         Raises:
             ReaderDiedError: the reader ended, or was ended at the time limit.
             StorageError: no reader starts.
-            UnavailableError: too many callers wait for a reader, or none became free in time.
+            UnavailableError: too many callers wait for a reader, or no reader became free in time.
         """
         with self._turn(patience):
-            reader = self._taken()
+            reader = self._take()
             try:
                 reply = reader.run(task, arguments, seconds)
             except BaseException:
@@ -196,7 +203,7 @@ class ReaderPool:
 
     @contextmanager
     def _turn(self, patience: float) -> Iterator[None]:
-        """Waits for a free reader, for a limited time and among a limited number of callers: a server has other requests."""
+        """Waits for a free reader. Time and number of waiting callers are limited, so that a server has threads left."""
         with self._lock:
             if self._waiting >= _MAX_WAITING:
                 raise _busy()
@@ -214,24 +221,25 @@ class ReaderPool:
             self._free.release()
 
     def close(self) -> None:
-        """Ends all readers; tasks under way fail."""
+        """Ends all readers; running tasks fail."""
         with self._lock:
             self._closed, idle, self._idle = True, self._idle, []
         for reader in idle:
             reader.end()
 
-    def _taken(self) -> _Reader:
+    def _take(self) -> _Reader:
+        """Returns an idle reader that works, or a new one."""
         while True:
             with self._lock:
                 reader = self._idle.pop() if self._idle else None
             if reader is None:
                 return _Reader(self.limits)
-            if reader.alive and reader.gets_ready():  # else it was killed, maybe before it was ready
+            if reader.alive and reader.is_ready():  # otherwise it was killed, maybe before it was ready
                 return reader
             reader.end()
 
     def _replace(self, reader: _Reader) -> None:
-        """Ends a reader and starts the next one, which gets ready in the background."""
+        """Ends a reader and starts a new one in the background."""
         reader.end()
         if not self._closed:
             try:
@@ -248,14 +256,14 @@ class ReaderPool:
 
 
 def _reply(packet: bytes, handles: list[int]) -> Reply:
-    told = json.loads(packet)
-    resident = float(told.pop("resident_mb"))
-    if "arrays" not in told:
-        return Reply(problem=told, resident_mb=resident)
+    message = json.loads(packet)
+    resident = float(message.pop("resident_mb"))
+    if "arrays" not in message:
+        return Reply(problem=message, resident_mb=resident)
     with os.fdopen(os.dup(handles[0]), "rb") as stream:
         stream.seek(0)
         content = json.loads(stream.read())
-    arrays = tuple(_array(handle, about) for handle, about in zip(handles[1:], told["arrays"], strict=True))
+    arrays = tuple(_array(handle, about) for handle, about in zip(handles[1:], message["arrays"], strict=True))
     return Reply(content, arrays, resident_mb=resident)
 
 
@@ -267,7 +275,7 @@ def _array(handle: int, about: dict[str, Any]) -> np.ndarray:
         raise ValueError("not an array")
     if not length:
         return np.zeros(shape, dtype)
-    # Private: what a forked child writes into it stays the child's.
+    # A private map: writes of a forked child do not reach the parent.
     memory = mmap.mmap(handle, length, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     return np.frombuffer(memory, dtype).reshape(shape)
 

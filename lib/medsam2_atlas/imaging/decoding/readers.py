@@ -1,4 +1,4 @@
-"""Decodes files from others in one pool of reader processes per process; other modules use only these functions."""
+"""Decodes files from outside in reader processes, one pool per process. Other modules use only these functions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medsam2_atlas.imaging.decoding.unreadable import Unreadable
 
 _FIRST_SECONDS = 30.0
 _BYTES_A_SECOND = 10e6
-"""A reader that decodes fewer bytes of voxels a second hangs, whatever the limits allow."""
+"""Min speed in bytes of voxels per second. A slower reader counts as hanging, even if the limits allow more time."""
 _OPEN_FILES = 65_536
 _ALIVE_SECONDS = 10.0
 
@@ -32,11 +32,11 @@ _unreadable = Unreadable()
 
 
 def configure(limits: DecodingLimits, memory: Path | None = None) -> None:
-    """Sets the limits and starts the readers before the first file needs them.
+    """Sets the limits, and starts the readers before the first file needs them.
 
     Args:
-        limits: for all files from now on.
-        memory: file that lists, across restarts, the files that ended their readers.
+        limits: the limits for all files from now on.
+        memory: a file that stores the list of files that ended their readers; None to forget the list at the end.
     """
     global _limits, _unreadable
     with _lock:
@@ -53,18 +53,18 @@ def shutdown() -> None:
 
 
 def alive() -> str:
-    """Returns why readers don't work; empty if one answers within ten seconds, or if all are busy."""
+    """Returns why readers do not work; empty if one answers within ten seconds, or if all are busy."""
     try:
         _readers().run("alive", {}, _ALIVE_SECONDS, patience=1.0)
     except UnavailableError:
-        return ""  # busy ones are replaced if they exceed their time
+        return ""  # a busy reader is replaced if it exceeds its time
     except (ReaderDiedError, MedSAM2AtlasError, OSError) as error:
         return f"No reader process works: {error}"
     return ""
 
 
 def unreadable() -> dict[Path, str]:
-    """Returns the files that ended their readers and have not changed since, with the reason; they are not tried again."""
+    """Returns the files that ended their readers and are not decoded again until they change, with the reason."""
     return _unreadable.all()
 
 
@@ -72,19 +72,19 @@ def run_task(task: str, subject: Path | None = None, **arguments: Any) -> tuple[
     """Runs a task on a file in a reader process.
 
     Args:
-        task: one of `tasks.TASKS`.
-        subject: the file or folder that the task decodes; errors name it, and it is recorded if it ends its reader.
-        arguments: of the task's function; paths as strings.
+        task: name of the task, one of `tasks.TASKS`.
+        subject: the file or folder that the task decodes. Errors name it, and it is recorded if it ends its reader.
+        arguments: arguments of the task's function; paths are strings.
 
     Returns:
         The function's result: a dictionary, and arrays that the caller owns and may change.
 
     Raises:
         UnreadableFileError: the file killed its reader, took too much time or memory, or has done so before.
-        MedSAM2AtlasError: as the task raises it.
+        MedSAM2AtlasError: the task raised this error.
         StorageError: no reader process starts.
         UnavailableError: all readers are busy, and too many callers wait for one already.
-        OSError: as the task raises it, such as a missing file.
+        OSError: the task raised this error, for example for a missing file.
     """
     name = subject if subject is not None else Path(task)
     _unreadable.check(name)
@@ -106,7 +106,7 @@ def run_task(task: str, subject: Path | None = None, **arguments: Any) -> tuple[
 
 
 def _error(subject: Path, problem: dict[str, Any]) -> Exception:
-    """Returns the error that a reader sent."""
+    """Returns the error that a reader sent as JSON."""
     if "error" in problem:
         about = {key: str(value) for key, value in problem["error"].items()}
         kind = getattr(errors, about["kind"], InputError)
@@ -130,11 +130,11 @@ def _readers() -> ReaderPool:
 
 
 def _raise_open_files() -> None:
-    """Raises the number of files that this process may have open: each decoded image holds one for as long as it is used."""
+    """Raises the max number of open files of this process: each decoded image needs one while it is used."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
-    if 0 <= soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    target = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if 0 <= soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
 
 
 def _close() -> None:
@@ -145,7 +145,7 @@ def _close() -> None:
 
 
 def _size(path: Path) -> int:
-    """Returns how many bytes a file, or the files in a folder, hold once they are unpacked; 0 if that cannot be told."""
+    """Returns the unpacked size of a file, or of the files in a folder, in bytes; 0 if it is unknown."""
     try:
         if path.is_dir() or is_dicom(path):
             return sum(size for _, size, _ in file_states(path))

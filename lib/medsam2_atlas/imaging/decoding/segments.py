@@ -1,7 +1,7 @@
-"""Segments of segmentations as 3D Slicer saves them (`.seg.nrrd`): names, layers and values from the NRRD header.
+"""Reads the segments of 3D Slicer's segmentations (`.seg.nrrd`) from the NRRD header: names, layers and values.
 
-Slicer keeps segments in few layers. Each voxel of a layer has the value of one segment or 0, so segments that overlap lie in
-different layers. Without layers, the file has the axes x, y, z; with layers, one axis more.
+Slicer stores segments in few layers. Each voxel of a layer has the value of one segment, or 0, so overlapping segments are in
+different layers. A file without layers has the axes x, y, z; a file with layers has one more axis.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _DEFAULT_NAME = re.compile(r"(segment[ _]?[0-9]*|[0-9.]*)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment.
+    """A segment of a segmentation.
 
     Attributes:
-        name: as people see it.
-        value: of its voxels in its layer.
+        name: the name that people see.
+        value: the value of its voxels in its layer.
         layer: index of its layer.
-        code: of what it shows, as SCHEME:VALUE, such as SCT:10200004 (SNOMED CT); empty if unknown.
-        modifier: value of the code that says more, such as the side; empty if none.
-        unnamed: whether no person has named it, so that the code says what it is.
+        code: code of the organ, as SCHEME:VALUE, such as SCT:10200004 (SNOMED CT); empty if unknown.
+        modifier: value of the modifier code, such as the side; empty if there is none.
+        unnamed: whether no person has named it, so that only the code identifies the organ.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Segment:
 
 
 def has_named_segments(header: Header) -> bool:
-    """Returns whether a header names segments, at least one of them otherwise than Slicer does by itself."""
+    """Returns whether a header names segments, and at least one name is not Slicer's default."""
     names = {key: value.strip() for key, value in header.segments.items() if key.endswith("_Name")}
     return any(
         f"{key.removesuffix('_Name')}_ID" in header.segments and not _DEFAULT_NAME.fullmatch(name)
@@ -58,33 +58,33 @@ def read_segments(file: Path, header: Header) -> tuple[Segment, ...]:
     """Returns the segments of a segmentation in their order; none if it is empty.
 
     Args:
-        file: for messages.
+        file: the segmentation, for messages.
         header: its header.
 
     Raises:
-        InputError: entries that only Slicer writes are missing or malformed, or it is no binary label map.
+        InputError: Slicer's entries are missing or malformed, or the file is not a binary label map.
     """
     entries = header.segments
     if not entries:
         raise InputError(
             file,
             "does not name its segments: entries such as Segment0_Name are missing, which 3D Slicer writes into .seg.nrrd.",
-            "Save the segmentation in 3D Slicer, or end the name in .nrrd if its values are the numbers of the organ table.",
+            "Save the segmentation in 3D Slicer. If its values are the organ table's numbers, end its name in .nrrd instead.",
         )
     for key in ("Segmentation_SourceRepresentation", "Segmentation_MasterRepresentation"):
         if "fractional" in entries.get(key, "").lower():
             raise InputError(file, "is a fractional label map.", "Save a binary label map in 3D Slicer.")
-    told: dict[int, dict[str, str]] = {}
+    found: dict[int, dict[str, str]] = {}
     for key, value in entries.items():
         if match := _KEY.fullmatch(key):
-            told.setdefault(int(match[1]), {})[match[2]] = value
-    if len(told) > MAX_SEGMENTS:
-        raise broken(file, f"it has {len(told)} segments, and at most {MAX_SEGMENTS} are read")
-    return tuple(_segment(file, number, told[number], len(header.sizes) > 3) for number in sorted(told))
+            found.setdefault(int(match[1]), {})[match[2]] = value
+    if len(found) > MAX_SEGMENTS:
+        raise broken(file, f"it has {len(found)} segments; the limit is {MAX_SEGMENTS}")
+    return tuple(_segment(file, number, found[number], len(header.sizes) > 3) for number in sorted(found))
 
 
 def _segment(file: Path, number: int, entries: Mapping[str, str], layered: bool) -> Segment:
-    """Returns a segment; entries that are missing have Slicer's defaults."""
+    """Returns a segment; Slicer's defaults replace missing entries."""
     name = _text(file, number, entries.get("Name", entries.get("ID", "")))
     value = _whole(file, f"Segment{number}_LabelValue", entries.get("LabelValue", "1"))
     layer = _whole(file, f"Segment{number}_Layer", entries.get("Layer", str(number) if layered else "0"))
@@ -109,7 +109,7 @@ def _whole(file: Path, key: str, text: str) -> int:
 
 
 def _terminology(tags: str) -> tuple[str, str]:
-    """Returns code and modifier of a segment's type: the third and fourth part of the tag `TerminologyEntry`."""
+    """Returns code and modifier of a segment's type: the third and the fourth part of the tag `TerminologyEntry`."""
     for tag in tags.split("|"):
         key, _, value = tag.strip().partition(":")
         parts = value.split("~")

@@ -1,4 +1,4 @@
-"""Tells DICOM files from other files by their first bytes, without pydicom."""
+"""Recognises DICOM files by their first bytes, without pydicom."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 _PREAMBLE, _PREFIX = 128, b"DICM"
 _META_GROUP, _FIRST_GROUP = 0x0002, 0x0008
 _ELEMENTS = 4
-"""Elements that a file without a preamble must begin with."""
+"""Number of elements at the beginning of a file without a preamble that are checked."""
 _MAX_LENGTH = 1024
-"""Max bytes of those elements' values: character sets, types of image, UIDs, dates."""
+"""Max length of these elements' values in bytes: they are character sets, types of image, UIDs and dates."""
 _SHORT_VRS = (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO", b"PN", b"SH", b"TM", b"UI", b"UL", b"US")
 _LONG_VRS = (b"OB", b"UC", b"UR", b"UT", b"UN")
 
 
 def is_dicom(file: Path) -> bool:
-    """Returns whether a file begins as a DICOM file: with a preamble, or without one but with DICOM's first elements.
+    """Returns whether a file begins like a DICOM file: with a preamble, or with DICOM's first elements.
 
-    Old archives and some exports write data sets without preamble. Such a file counts only if it begins with four elements
+    Old archives and some exports write data sets without a preamble. Such a file is accepted if it begins with four elements
     of the file meta group or group 0008, in order and with plausible lengths.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     if file.exists() and not file.is_file():  # reading a pipe or a device might never end
         return False
@@ -35,7 +35,7 @@ def has_preamble(file: Path) -> bool:
     """Returns whether a file has DICOM's preamble and prefix.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with file.open("rb") as stream:
         return stream.read(_PREAMBLE + len(_PREFIX))[_PREAMBLE:] == _PREFIX

@@ -1,13 +1,13 @@
-"""Tasks of reader processes: the names that the server may send, and the functions that a reader imports for them.
+"""The tasks of reader processes: the names that a process may send, and the functions that a reader imports for them.
 
-A function takes the arguments that were sent with the name, as JSON, and returns a dictionary that is valid in JSON and a
-list of arrays. A `MedSAM2AtlasError` that it raises is raised again in the process that requested the task.
+A function gets the arguments that were sent with the name, as JSON. It returns a dictionary that is valid in JSON, and a list
+of arrays. A `MedSAM2AtlasError` that it raises is raised again in the process that requested the task.
 """
 
 from __future__ import annotations
 
 PACKET_BYTES = 1 << 16
-"""Max bytes of a request and of a reply; results travel as anonymous memory."""
+"""Max bytes of a request and of a reply; results are sent as anonymous memory."""
 
 PRELOADED = ("medsam2_atlas.imaging.image_reading", "medsam2_atlas.dicom.series.pixels")
 """The modules that a reader imports before its first task."""

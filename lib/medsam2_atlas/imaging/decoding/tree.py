@@ -1,4 +1,4 @@
-"""Lists the files of a path from outside: a file, or a folder with the folders in it, to a limited depth and number."""
+"""Lists the files of a path from outside: a file, or a folder with its subfolders, up to a limited depth and number."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.decoding.sniff import is_dicom
 
 DIRECTORY_NAME = "DICOMDIR"
-"""Of the file that lists what is on a DICOM medium (PS3.10, 8.6)."""
+"""The name of the file that lists the content of a DICOM medium (PS3.10, 8.6)."""
 _MAX_DEPTH = 8
 _MAX_FILES = 50_000
 
 
 def files_below(folder: Path, *, nested: bool = True) -> Iterator[Path]:
-    """Yields the files of a folder and of the folders in it, by name; a folder's own files first.
+    """Yields the files of a folder and its subfolders, in the order of their names; a folder's own files come first.
 
-    Hidden files and folders are left out. Links to folders are not followed, so that nothing outside the folder is searched;
-    links to files are, since archives such as git-annex keep files in that way.
+    Hidden files and folders are skipped. Links to folders are not followed, so that nothing outside the folder is searched.
+    Links to files are followed, as archives such as git-annex store files in this way.
+
+    Args:
+        folder: the folder.
+        nested: whether subfolders are searched, too.
 
     Raises:
-        InputError: more than 50,000 files, or folders more than 8 deep.
+        InputError: there are more than 50,000 files, or subfolders more than 8 levels deep.
         OSError: a folder cannot be read.
     """
     yield from _below(folder, _MAX_DEPTH if nested else 0, nested, [_MAX_FILES], folder)
@@ -36,7 +40,7 @@ def _below(folder: Path, depth: int, nested: bool, left: list[int], subject: Pat
     left[0] -= len(found)
     if left[0] < 0:
         raise InputError(
-            subject, f"holds more than {_MAX_FILES} files.", "Give a folder with the slices of exactly one series."
+            subject, f"contains more than {_MAX_FILES} files.", "Give a folder with the slices of exactly one series."
         )
     for entry in sorted(found, key=lambda item: item.name):
         if entry.is_file():
@@ -45,19 +49,20 @@ def _below(folder: Path, depth: int, nested: bool, left: list[int], subject: Pat
             folders.append(folder / entry.name)
     for below in folders:
         if depth == 0:
-            raise InputError(subject, f"holds folders more than {_MAX_DEPTH} deep.", "Give the folder of the series itself.")
+            problem = f"contains folders more than {_MAX_DEPTH} levels deep."
+            raise InputError(subject, problem, "Give the folder of the series itself.")
         yield from _below(below, depth - 1, nested, left, subject)
 
 
 def file_states(path: Path) -> list[tuple[str, int, int]]:
-    """Returns name, size in bytes and time of change (ns) of the files that are read from a path, sorted.
+    """Returns name, size in bytes and time of change (ns) of all files that are read for a path, sorted by name.
 
-    They tell whether what would be read has changed. A folder stands for all that is in it, a DICOM file for the files beside
-    it, which may be slices of its series.
+    Comparing two results shows whether the files have changed. For a folder, the result contains all its files; for a DICOM
+    file, also the files beside it, which may be slices of its series.
 
     Raises:
-        InputError: see `files_below`.
-        OSError: something cannot be read.
+        InputError: the folder has too many files or levels, see `files_below`.
+        OSError: a file or folder cannot be read.
     """
     if path.is_dir():
         files = {*path.iterdir(), *files_below(path)}

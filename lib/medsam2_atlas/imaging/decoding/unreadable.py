@@ -1,8 +1,8 @@
-"""Files that killed or outran a reader process: not tried again until they change, or not for a while.
+"""Lists files that crashed a reader process or exceeded its limits, so that they are not decoded again and again.
 
-A file that crashes its reader or makes it compute without end is listed until it changes. A reader that was killed from
-outside, waited for a slow disk or found too little memory may have met an honest file at a bad moment: that file is tried
-again after a minute, and after four; a third failure lists it until it changes.
+A file that crashes its reader or makes it compute without end is listed until it changes. If the reader was killed from
+outside, waited for a slow disk or ran out of memory, the file may be fine: it is tried again after one minute, then after four.
+A third failure lists it until it changes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,20 @@ _MAX_FAILURES = 3
 
 
 class UnreadableFileError(InputError):
-    """A file that killed its reader process, or took longer or more memory than the limits allow."""
+    """The error of a file that killed its reader process, or needed more time or memory than the limits allow."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A listed file. stamp: of its state. when: ISO time. failures: so far. until: epoch seconds; 0 until the file changes."""
+    """A listed file.
+
+    Attributes:
+        stamp: a hash of the file's state.
+        problem: the effect on the reader.
+        when: time of the last failure (ISO 8601).
+        failures: number of failures.
+        until: time at which it may be tried again, in seconds since 1970; 0 if the file must change first.
+    """
 
     stamp: str
     problem: str
@@ -41,46 +49,48 @@ class _Entry:
     failures: int = 1
     until: float = 0.0
 
-    def holds(self, path: Path) -> bool:
-        """Returns whether the file is still not to be tried."""
+    def blocks(self, path: Path) -> bool:
+        """Returns whether the file must not be tried now."""
         return self.stamp == _stamp(path) and (not self.until or time.time() < self.until)
 
 
 class Unreadable:
-    """The list of such files, in memory and, if a file is given, across restarts. Safe for several threads."""
+    """The list of files that ended their readers, in memory and optionally in a file. Safe for several threads."""
 
     def __init__(self, file: Path | None = None) -> None:
-        """
+        """Reads the list, if a file is given.
+
         Args:
-            file: JSON file of the list. Another process may overwrite it; lost entries are recorded again at the next try.
+            file: JSON file that stores the list across restarts. Another process may overwrite it; lost entries are recorded
+                again at the next attempt.
         """
         self._file, self._lock = file, threading.Lock()
         self._entries: dict[str, _Entry] = self._stored()
 
     def check(self, path: Path) -> None:
-        """Accepts a file that is not listed, has changed since, or may be tried again.
+        """Checks that a file is not listed, has changed, or may be tried again.
 
         Raises:
-            UnreadableFileError: the file is listed.
+            UnreadableFileError: the file must not be tried now.
         """
         with self._lock:
             entry = self._entries.get(str(path))
-        if entry is not None and entry.holds(path):
+        if entry is not None and entry.blocks(path):
             raise UnreadableFileError(path, f"{entry.problem} It has not changed since {entry.when}.", _remedy(entry))
 
     def all(self) -> dict[Path, str]:
-        """Returns the listed files, with their effect on a reader."""
+        """Returns the listed files that must not be tried now, with their effect on a reader."""
         with self._lock:
             entries = list(self._entries.items())
-        return {Path(path): entry.problem for path, entry in entries if entry.holds(Path(path))}
+        return {Path(path): entry.problem for path, entry in entries if entry.blocks(Path(path))}
 
     def add(self, path: Path, problem: str, *, lasting: bool) -> UnreadableFileError:
         """Adds a file and returns the error to raise. A failure to write the list is only logged.
 
         Args:
-            path: of the file.
+            path: the file.
             problem: its effect on a reader.
-            lasting: whether the file itself is the cause, so that trying again makes no sense.
+            lasting: whether the file itself is the cause, so that another attempt is useless.
         """
         when, stamp = datetime.now(timezone.utc).isoformat(timespec="seconds"), _stamp(path)
         with self._lock:
@@ -124,7 +134,7 @@ def _remedy(entry: _Entry) -> str:
 
 
 def _stamp(path: Path) -> str:
-    """Returns a text that changes when a file, or a file of a folder, changes."""
+    """Returns a hash that changes if the file, or any file of the folder, changes."""
     try:
         states = file_states(path)
     except (InputError, OSError):

@@ -2,7 +2,7 @@
 
 It decodes one file after another for the process that started it, and ends when that process ends or closes the socket
 `FD`. Each request is one packet of JSON, `{"task", "arguments", "seconds"}`. Each reply is one packet of JSON with file
-descriptors of anonymous memory: the first holds the result's dictionary as JSON, the others its arrays. Nothing is pickled,
+descriptors of anonymous memory: the first contains the result's dictionary as JSON, the others its arrays. Nothing is pickled,
 so that a file that takes control of its reader cannot make the parent run code.
 """
 
@@ -28,12 +28,12 @@ from medsam2_atlas.imaging.decoding.limits import DecodingLimits
 from medsam2_atlas.imaging.decoding.tasks import PACKET_BYTES, PRELOADED, READY, TASKS
 
 _PAGE = 1 << 12
-_MAX_TEXT = 4096  # a reply that does not fit into a packet would look like a file that has taken over its reader
+_MAX_TEXT = 4096  # a reply must fit into a packet; otherwise it looks like one of a reader that a file controls
 
 
 def main() -> None:
-    """Serves requests until the socket is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the parent, which closes the socket
+    """Handles requests until the socket is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl+C, and closes the socket
     link = socket.socket(fileno=int(sys.argv[1]))
     limits = DecodingLimits.model_validate_json(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -55,14 +55,14 @@ def main() -> None:
 
 
 def _silence() -> None:
-    """Drops what libraries print about a file: it holds text from the file, and would reach the parent's log unescaped."""
+    """Discards messages of libraries: they may contain text from the file, which would reach the parent's log unescaped."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)
 
 
 def alive() -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Returns an empty result, which shows that the reader answers."""
+    """Returns an empty dictionary and no arrays, which shows that the reader works."""
     return {}, []
 
 
@@ -74,8 +74,7 @@ def _answered(task: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], lis
         handles.append(_in_memory(json.dumps(content).encode()))
         for array in arrays:
             handles.append(_array_in_memory(array))
-        told = [{"dtype": array.dtype.str, "shape": list(array.shape)} for array in arrays]
-        return {"arrays": told}, handles
+        return {"arrays": [{"dtype": array.dtype.str, "shape": list(array.shape)} for array in arrays]}, handles
     except MedSAM2AtlasError as error:
         about = {"kind": type(error).__name__, "subject": error.subject, "problem": error.problem, "remedy": error.remedy}
         about = {key: text[:_MAX_TEXT] for key, text in about.items()}
@@ -113,7 +112,7 @@ def _array_in_memory(array: np.ndarray) -> int:
 
 
 def _limit_processor(seconds: float) -> None:
-    """Makes the kernel end this process after so many more seconds of processor time."""
+    """Makes the kernel end this process after a further number of seconds of processor time."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + seconds) + 1, resource.RLIM_INFINITY))
 
