@@ -222,7 +222,7 @@ def test_files_of_tokens_that_cannot_be_used_are_refused(tmp_path: Path, text: s
 def test_settings_come_from_the_file_and_the_command_line() -> None:
     config = server_config({"atlas": "x", "server_queue": "3", "server_origins": "https://a.example, https://b.example"})
     assert (config.queue, config.origins) == (3, ("https://a.example", "https://b.example"))
-    assert not config.asks_who
+    assert not config.login_required
     with pytest.raises(InputError, match="nonsense"):
         server_config({"server_nonsense": "1"})
     assert server_config({"server_roots": "/data/cts,/mnt/more"}).roots == ("/data/cts", "/mnt/more")

@@ -213,7 +213,7 @@ def test_keys_are_renewed_in_the_background_before_their_time_ends(issuer: Issue
     for _ in range(10):
         clock.now += 160
         asked = issuer.asked.count("certs")
-        assert access.who_now(token) is not None, "nobody waits"
+        assert access.known_user(token) is not None, "nobody waits"
         until(lambda: issuer.asked.count("certs") > asked, 5)  # noqa: B023
         until(lambda: access._issuer and access._issuer._known and access._issuer._known.fetched == clock.now, 5)
     assert issuer.asked.count("certs") == 11

@@ -21,7 +21,7 @@ from server.config import ServerConfig
 from server.issuer import IssuerError
 from server.logins import Logins, Proof
 from server.own_pages import own_page
-from server.wrong_logins import TooManyWrongError, WrongLogins, place_of
+from server.wrong_logins import TooManyWrongError, WrongLogins, client_address
 from token_files import bearer, token_of, tokens_for
 from waiting import Clock
 
@@ -174,7 +174,7 @@ def test_a_password_login_outlives_the_short_token_of_an_issuer_but_a_pasted_tok
     access = Access(ServerConfig(oidc_issuer="https://login.example"))
     end = time.time() + 300
     claims = {"exp": end, "sub": "7", "preferred_username": "kim", "realm_access": {"roles": ["annotator"]}}
-    monkeypatch.setattr(access._issuer, "claims_now", lambda token: claims if token == "a.b.c" else None)
+    monkeypatch.setattr(access._issuer, "known_claims", lambda token: claims if token == "a.b.c" else None)
     monkeypatch.setattr(access._issuer, "claims", lambda token: None)
     monkeypatch.setattr(access._issuer, "token", lambda name, password: "a.b.c" if password == "right" else "")
     user = User("kim", "annotator", "oidc:https://login.example#7")
@@ -333,13 +333,13 @@ def test_right_logins_make_nobody_wait(client: TestClient) -> None:
     ],
 )
 def test_a_place_is_an_address_or_a_network_of_one_customer(one: str, other: str, same: bool) -> None:
-    places = [place_of({"type": "http", "client": (host, 1)}) for host in (one, other)]
+    places = [client_address({"type": "http", "client": (host, 1)}) for host in (one, other)]
     assert (places[0] == places[1]) == same
-    assert place_of({"type": "http", "client": None}) == ""
+    assert client_address({"type": "http", "client": None}) == ""
 
 
 def test_many_places_take_little_memory() -> None:
-    wrong = WrongLogins(Clock(), places=100)
+    wrong = WrongLogins(Clock(), max_addresses=100)
     for number in range(1000):
         wrong.begin(f"place {number}")
     assert len(wrong) == 100

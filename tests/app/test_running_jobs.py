@@ -105,7 +105,7 @@ def test_what_is_stored_is_given_at_once_even_while_another_model_runs(url: str)
     if "X-Job-ID" in first.headers:  # another test may have filled the cache
         result = f"{url}/jobs/{first.headers['X-Job-ID']}/result"
         until(lambda: requests.get(result).status_code == 404, 10)  # its file goes after the last byte was sent
-        assert "fetched already" in requests.get(result).json()["detail"]
+        assert "already been fetched" in requests.get(result).json()["detail"]
     job = begin(url, "second", strategy="D")
     until(lambda: state(url, job)["state"] == "running", 60)
     again = requests.post(f"{url}/infer/unet_3d", params={"image": "first", "output": "json"})

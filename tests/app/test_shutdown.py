@@ -31,7 +31,7 @@ from server.middleware import RequestMiddleware
 from server.stopping import Stopping, bounded
 
 queue, stopping = JobQueue(4), Stopping()
-stopping.call(lambda: queue.stop(3))
+stopping.on_signal(lambda: queue.stop(3))
 
 @asynccontextmanager
 async def lifespan(app):
