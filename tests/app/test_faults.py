@@ -1,4 +1,4 @@
-"""The real server starts with leftovers of a killed one, and gets requests that are too large or invalid."""
+"""The real server starts with leftovers of a killed server, and gets requests that are too large or invalid."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def mark_of(number: int) -> ProcessMark:
 
 
 class Training:
-    """A process that claims the studies for training, as MONAI Label's does, and a process in place of its server."""
+    """A process that claims the studies for training as MONAI Label's process does, and a process that acts as its server."""
 
     def __init__(self, work: Path) -> None:
         self.server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -75,7 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def studies(place: Path, short_files: ReferenceFiles) -> Path:
-    """Returns a folder of studies in which writes were interrupted."""
+    """Returns a studies folder with temporary files of interrupted writes."""
     folder = place / "studies"
     (folder / "labels/final").mkdir(parents=True)
     (folder / ".medsam2_atlas/versions").mkdir(parents=True)
@@ -156,7 +156,7 @@ def test_readiness_is_public_and_its_reasons_are_for_admins(url: str, studies: P
     assert requests.get(f"{url}/readyz").json() == {"ready": True}
     assert requests.get(f"{url}/readyz", headers=MAX).json() == {"ready": True, "problems": []}
     work, away = studies / ".medsam2_atlas", studies / "away"
-    work.rename(away)  # as a disk that is gone
+    work.rename(away)  # like a missing disk
     try:
         work.write_bytes(b"")
         until(lambda: requests.get(f"{url}/readyz").status_code == 503, 15)
@@ -185,8 +185,8 @@ MULTIPART = MAX | {"Content-Type": "multipart/form-data; boundary=b"}
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [
-        ("/session/", parts(10_000, 1), 413),  # files without end
-        ("/session/", parts(50, 1_000_000), 413),  # too much in all
+        ("/session/", parts(10_000, 1), 413),  # too many files
+        ("/session/", parts(50, 1_000_000), 413),  # too many bytes in total
         ("/session/", parts(1, 50_000_000), 413),
         ("/datastore/label?image=first&tag=mine", parts(10_000, 1, 'name="params"'), 413),
         ("/datastore/label?image=first&tag=mine", parts(1, 5_000_000, 'name="params"'), 413),
@@ -195,7 +195,9 @@ MULTIPART = MAX | {"Content-Type": "multipart/form-data; boundary=b"}
         ("/datastore/image", iter([b"--b\r\n" + b"X-Long: " + b"x" * 10_000_000]), 422),
     ],
 )
-def test_no_upload_is_too_much_for_the_server(client: Any, url: str, place: Path, path: str, body: Any, status: int) -> None:
+def test_too_large_uploads_are_refused_without_filling_the_server(
+    client: Any, url: str, place: Path, path: str, body: Any, status: int
+) -> None:
     process = psutil.Process(process_of(client).pid)
     before = process.memory_info().rss
     answer = requests.put(f"{url}{path}", data=body, headers=MULTIPART)
@@ -210,7 +212,7 @@ def test_a_full_disk_is_reported_and_uploads_work_again_once_it_has_room(
 ) -> None:
     temporary = place / "temporary"
     if not temporary.is_mount():
-        pytest.skip("needs a small disk of its own")
+        pytest.skip("needs a separate small disk")
     room = os.statvfs(temporary)
     (temporary / "filler").write_bytes(b"x" * (room.f_bavail * room.f_frsize - 1_000_000))
     try:
@@ -232,7 +234,7 @@ def test_a_full_disk_is_reported_and_uploads_work_again_once_it_has_room(
         assert requests.put(f"{url}/session/", files={"files": ("x.nii.gz", stream)}, headers=MAX).ok
 
 
-def test_a_body_that_is_no_multipart_message_is_never_kept_in_memory(client: Any, url: str) -> None:
+def test_a_large_body_without_multipart_is_not_kept_in_memory(client: Any, url: str) -> None:
     process = psutil.Process(process_of(client).pid)
     before = process.memory_info().rss
     form = MAX | {"Content-Type": "application/x-www-form-urlencoded"}
@@ -265,7 +267,7 @@ def test_invalid_options_do_not_cause_error_500(url: str, params: str) -> None:
         assert requests.request(method, f"{url}{path}", data={field: params}, headers=MAX).status_code == 422
 
 
-def test_an_upload_that_no_model_takes_leaves_nothing(url: str, place: Path, short_files: ReferenceFiles) -> None:
+def test_a_refused_upload_leaves_no_files(url: str, place: Path, short_files: ReferenceFiles) -> None:
     with short_files.image.open("rb") as stream:
         answer = requests.post(f"{url}/infer/atlas", files={"file": ("x.nii.gz", stream)}, headers=MAX)
     assert answer.status_code == 409  # there is no atlas

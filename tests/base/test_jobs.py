@@ -56,7 +56,7 @@ def test_jobs_are_done_in_turn_and_tell_their_place(queue: JobQueue) -> None:
     assert set(about["stage_seconds"]) == {"waiting", "leaving"}
 
 
-def test_a_full_queue_says_when_to_come_back(queue: JobQueue) -> None:
+def test_a_full_queue_reports_when_to_try_again(queue: JobQueue) -> None:
     gate = Gate()
     queue.submit("m", "a", gate)
     gate.began.wait(10)

@@ -1,5 +1,7 @@
-"""The services of compose.yaml under their containers' constraints: read-only programs, users without home and name, no
-capabilities. Without an engine: see `confined`."""
+"""The services of compose.yaml under the constraints of their containers, without an engine (see `confined`).
+
+Programs are read-only, users have no home and no name, and there are no capabilities.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ def app(tmp_path: Path) -> Container:
 
 @pytest.fixture
 def studies(app: Container, references: list[ReferenceFiles]) -> Path:
-    """A studies folder in /data, which belongs to the container's user, with two signed-off cases and one to do."""
+    """Returns a studies folder in /data that belongs to the container's user, with two signed-off cases and one open case."""
     folder = app.data / "studies"
     (folder / "labels/final").mkdir(parents=True)
     for number, files in enumerate(references[:3]):
@@ -73,9 +75,9 @@ def answers(url: str) -> bool:
 
 
 def check_traces(app: Container) -> None:
-    """Nothing was refused, and nothing belongs to another user."""
-    told = app.log.read_text()
-    assert not [sign for sign in REFUSED if sign in told], told[-4000:]
+    """Checks that nothing was refused and that all files belong to the container's user."""
+    text = app.log.read_text()
+    assert not [sign for sign in REFUSED if sign in text], text[-4000:]
     assert {path.lstat().st_uid for path in app.data.rglob("*")} == {app.user[0]}
 
 

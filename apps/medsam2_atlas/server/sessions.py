@@ -41,7 +41,7 @@ def session_of(session_id: str, user: User) -> Any:
     """
     session = _sessions().get_session(session_id, update_ts=False)
     if session is None or not may_use(user, owner_of(session)):
-        raise NotFoundError(repr(session_id[:80]), "does not exist or has ended.", "Upload the image again.")
+        raise NotFoundError(repr(session_id[:80]), "is no session, or the session has ended.", "Upload the image again.")
     return _sessions().get_session(session_id) or session
 
 
