@@ -80,10 +80,10 @@ def fork_server(arguments: list[str], environment: dict[str, str], log: Path) ->
     ending.unlink(missing_ok=True)
     umask = os.umask(0o022)
     os.umask(umask)
-    wish = {"arguments": arguments, "environment": environment, "log": str(log), "ending": str(ending), "umask": umask}
+    request = {"arguments": arguments, "environment": environment, "log": str(log), "ending": str(ending), "umask": umask}
     parent = _parent()
     assert parent.stdin is not None and parent.stdout is not None
-    parent.stdin.write(json.dumps(wish | {"folder": str(Path.cwd())}).encode() + b"\n")
+    parent.stdin.write(json.dumps(request | {"folder": str(Path.cwd())}).encode() + b"\n")
     parent.stdin.flush()
     return Forked(int(parent.stdout.readline()), ending)
 
@@ -119,14 +119,14 @@ def main() -> None:
                 line = lines.readline()
                 if not line:
                     return
-                wish = json.loads(line)
+                request = json.loads(line)
                 number = os.fork()
                 if not number:
                     signal.set_wakeup_fd(-1)
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     os.closerange(3, 64)
-                    _become(wish)
-                endings[number] = Path(wish["ending"])
+                    _become(request)
+                endings[number] = Path(request["ending"])
                 os.write(1, b"%d\n" % number)
 
 
@@ -141,18 +141,18 @@ def _write_endings(endings: dict[int, Path]) -> None:
         part.replace(file)
 
 
-def _become(wish: dict[str, Any]) -> None:
+def _become(request: dict[str, Any]) -> None:
     """Turns this process into `python -m medsam2_atlas` with the given arguments, environment and log."""
-    log = os.open(wish["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666 & ~wish["umask"])
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666 & ~request["umask"])
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
     own = {str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
     libraries = [path for path in sys.path if path not in own]
-    os.umask(wish["umask"])
-    os.chdir(wish["folder"])
+    os.umask(request["umask"])
+    os.chdir(request["folder"])
     os.environ.clear()
-    os.environ.update(wish["environment"])
+    os.environ.update(request["environment"])
     tempfile.tempdir = None
     logging.root.handlers.clear()  # libraries have set up logging, which would prevent the server from doing so
     logging.root.setLevel(logging.WARNING)
@@ -170,7 +170,7 @@ def _become(wish: dict[str, Any]) -> None:
     os.execv = instead_of_execv  # type: ignore[assignment]
     status = 1
     try:
-        run("medsam2_atlas", wish["arguments"])
+        run("medsam2_atlas", request["arguments"])
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # noqa: BLE001 - any process would print it into its log

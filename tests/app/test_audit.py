@@ -199,8 +199,8 @@ def test_the_start_is_recorded_with_changed_settings_and_without_secrets(tmp_pat
     assert [line["action"] for line in found] == ["server.start", "server.stop"] * 2
     assert [found[n]["details"]["changed"] for n in (0, 2)] == [[], ["server_queue"]]
     assert found[2]["details"]["server_queue"] == "3"
-    told = settings_of(ServerConfig(), {"client_secret": "x", "atlas": "/data/atlas", "server_queue": "3"})
-    assert told == {"atlas": "/data/atlas", "client_secret": "(secret)"}
+    shown = settings_of(ServerConfig(), {"client_secret": "x", "atlas": "/data/atlas", "server_queue": "3"})
+    assert shown == {"atlas": "/data/atlas", "client_secret": "(secret)"}
 
 
 def test_only_admins_can_read_and_filter_the_log(people: Path) -> None:

@@ -206,5 +206,5 @@ def test_a_server_finishes_an_interrupted_erasure_before_it_serves(tmp_path: Pat
     assert not (folder / "gone.nii.gz").exists()
     assert not list(plans.iterdir())
     (plans / "1.json").write_text(json.dumps(plan | {"study": "../studies"}))
-    finish_interrupted(str(folder))  # is logged, and the server starts
+    finish_interrupted(str(folder))  # logs the error, so that the server starts
     assert folder.exists()

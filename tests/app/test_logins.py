@@ -178,9 +178,9 @@ def test_a_login_by_password_outlives_the_issuers_token_but_a_login_by_token_doe
     monkeypatch.setattr(access._issuer, "claims", lambda token: None)
     monkeypatch.setattr(access._issuer, "token", lambda name, password: "a.b.c" if password == "right" else "")
     user = User("kim", "annotator", "oidc:https://login.example#7")
-    assert access.sign_in("kim", "a.b.c", "place") == ("a.b.c", Proof(user, ends=end))
-    assert access.sign_in("kim", "right", "place") == ("a.b.c", Proof(user))
-    assert access.sign_in("kim", "wrong", "place") is None
+    assert access.sign_in("kim", "a.b.c", "address") == ("a.b.c", Proof(user, ends=end))
+    assert access.sign_in("kim", "right", "address") == ("a.b.c", Proof(user))
+    assert access.sign_in("kim", "wrong", "address") is None
 
 
 @pytest.mark.parametrize(
@@ -249,8 +249,8 @@ def test_login_messages_are_plain(client: TestClient, app: Any, monkeypatch: pyt
 
     monkeypatch.setattr(app.state.access, "with_issuer", silent)
     for _ in range(25):  # the logins were not wrong, so nobody has to wait
-        away = client.post("/login", data={"password": "x"})
-        assert (away.status_code, "The login service does not answer" in away.text) == (503, True)
+        answer = client.post("/login", data={"password": "x"})
+        assert (answer.status_code, "The login service does not answer" in answer.text) == (503, True)
     assert json.loads(client.post("/auth/token", data={"password": "x"}).text)["error"]["status"] == 503
 
 
@@ -302,7 +302,7 @@ def test_simultaneous_logins_cannot_evade_the_limit(monkeypatch: pytest.MonkeyPa
 
     def try_one(number: int) -> bool:
         try:
-            return access.sign_in("kim", f"guess {number}", "place") is not None
+            return access.sign_in("kim", f"guess {number}", "address") is not None
         except TooManyWrongError:
             return False
 

@@ -82,7 +82,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
 
 @pytest.fixture
 def hanging(hospital: Hospital) -> Iterator[Hospital]:
-    """Yields the same with the first series fetched, while the PACS hangs; afterwards it answers again."""
+    """Yields the hospital with the first series fetched and a hanging PACS. Afterwards the PACS answers again."""
     hospital.image()
     assert requests.get(f"{hospital.url}/info/", timeout=30).json()["datastore"]["total"] == 3
     hospital.pacs.released.clear()
@@ -126,8 +126,8 @@ def test_a_malformed_object_is_answered_and_does_not_end_the_server(hospital: Ho
     bodies.append(multipart([b"x"] * 100))
     for _ in range(20):
         changed = bytearray(seg)
-        for place in random.integers(140, len(seg), 4):
-            changed[place] = random.integers(256)
+        for position in random.integers(140, len(seg), 4):
+            changed[position] = random.integers(256)
         bodies.append(multipart([bytes(changed)]))
     statuses = [stow(hospital.url, body, params={"confirm": "true"}).status_code for body in bodies]
     assert set(statuses[:9]) == {422}

@@ -108,12 +108,12 @@ class Room:
         """Scrolls the first viewport to a slice."""
         self.page.mouse.move(*self.middle_of_axial())
         for _ in range(400):
-            away = z - self.open_slice()
-            if not away:
+            distance = z - self.open_slice()
+            if not distance:
                 return
-            self.page.mouse.wheel(0, self.wheel * away / abs(away))
+            self.page.mouse.wheel(0, self.wheel * distance / abs(distance))
             self.page.wait_for_timeout(60)
-            if abs(z - self.open_slice()) > abs(away):
+            if abs(z - self.open_slice()) > abs(distance):
                 self.wheel = -self.wheel
         raise AssertionError(f"slice {z} is not shown")
 
@@ -215,9 +215,9 @@ def test_a_study_is_opened_segmented_submitted_and_found_again(room: Room) -> No
     room.run("unet_3d")
     seen = room.colours("2-segmented")
     assert seen > plain + 0.01  # texts and frames are coloured from the start
-    told = room.submit()
-    assert "version 1: liver" in told  # the largest first
-    assert re.search(r"spleen \d+ ml", told)
+    message = room.submit()
+    assert "version 1: liver" in message  # the largest first
+    assert re.search(r"spleen \d+ ml", message)
     room.colours("3-submitted")
     final = requests.get(f"{room.url}/datastore/label", {"label": room.series, "tag": "final"}).content
     (room.files.parent / "final.nii.gz").write_bytes(final)
@@ -251,10 +251,10 @@ def test_a_label_that_another_person_saved_meanwhile_is_not_replaced(room: Room)
     assert saved.status_code == 200
     requests.post(f"{room.url}/datastore/label/restore", params={"label": room.series, "version": 1})
     before = room.versions()
-    told = room.submit()
+    message = room.submit()
     room.colours("5-conflict")
-    assert "Not done" in told
-    assert "Load it, carry your changes over" in told
+    assert "Not done" in message
+    assert "Load it, carry your changes over" in message
     assert room.versions() == before
 
 
@@ -302,8 +302,8 @@ def test_the_brush_paints_the_chosen_organ(room: Room) -> None:
     room.colours("8-painted")
     painted = room.voxels()
     assert 20 < (painted > 0).sum() < 20_000
-    told = room.submit(answer=True)  # 14 organs fewer than before
-    assert re.search(r"Saved as version \d+: spleen [\d.]+ ml", told)
+    message = room.submit(answer=True)  # 14 organs fewer than before
+    assert re.search(r"Saved as version \d+: spleen [\d.]+ ml", message)
     labels = requests.get(f"{room.url}/datastore/label", {"label": room.series, "tag": "final"}).content
     (room.files.parent / "painted.nii.gz").write_bytes(labels)
     assert np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(room.files.parent / "painted.nii.gz")))).tolist() == [0, 1]
@@ -317,8 +317,8 @@ def test_an_empty_label_does_not_replace_15_organs_by_accident(room: Room) -> No
     room.page.get_by_text("LOAD", exact=True).first.click()
     room.page.wait_for_timeout(4000)
     room.connect()  # starts a new segmentation
-    told = room.submit(answer=False)
-    assert "Nothing was saved" in told
+    message = room.submit(answer=False)
+    assert "Nothing was saved" in message
     assert room.versions() == before
     room.page.locator('[data-cy="SubmitLabel"]').click()
     room.question().wait_for(timeout=60_000)

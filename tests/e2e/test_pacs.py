@@ -244,7 +244,7 @@ def test_waiting_labels_are_sent_when_the_pacs_is_back(target_files: ReferenceFi
         datastore.send_pending()
         assert datastore.get_label_info(series, "final")["pacs"]["state"] == "pending"
         datastore.web = web
-        for known in ({}, {"pacs": {}}):  # the second time as if what became of it had been lost
+        for known in ({}, {"pacs": {}}):  # the second time as if the record of the sending had been lost
             datastore.store.update_label_info(series, "final", known)
             datastore.send_pending()
             assert datastore.get_label_info(series, "final")["pacs"]["state"] == "sent"

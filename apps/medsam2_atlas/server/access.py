@@ -150,7 +150,7 @@ class AccessMiddleware:
         if client not in _HERE:
             return errors.respond(403, f"Without a login this server answers its own machine only, not {client}.", remedy)
         if host not in self._hosts:
-            return errors.respond(403, f"This server is not known as {host[:100]}.", "Name it: --conf server_hosts=NAME.")
+            return errors.respond(403, f"This server is not known as {host[:100]}.", "Add its name: --conf server_hosts=NAME.")
         if self._foreign(scope, headers):
             return errors.respond(403, "The request came from a page of another site.")
         return None

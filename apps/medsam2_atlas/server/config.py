@@ -108,7 +108,7 @@ class ServerConfig(BaseModel):
     @model_validator(mode="after")
     def _reviewers(self) -> ServerConfig:
         if self.review and not self.login_required:
-            raise ValueError("review needs people with roles: name tokens or oidc_issuer too")
+            raise ValueError("review needs users with roles: set tokens or oidc_issuer, too")
         return self
 
     @property
@@ -156,4 +156,4 @@ def server_config(conf: Mapping[str, str]) -> ServerConfig:
     except ValidationError as error:
         raise InputError("server settings", f"are not valid: {problems_of(error)}.", f"See {file}.") from error
     except yaml.YAMLError as error:
-        raise InputError(file, f"cannot be read: {' '.join(str(error).split())}.", "Mend the file.") from error
+        raise InputError(file, f"cannot be read: {' '.join(str(error).split())}.", "Correct the file.") from error

@@ -89,7 +89,7 @@ class LimitedConnection:
                 self._moved = now
                 self.all.moved(self)
             elif now - self._moved > limits.read_seconds:
-                log.info("a client that did not read its answer for %.0f s was cut off", limits.read_seconds)
+                log.info("closed a connection whose client read no byte of its answer for %.0f s", limits.read_seconds)
                 self.cut()
         elif self.transport.is_closing():
             pass
@@ -103,7 +103,7 @@ class LimitedConnection:
             silent, took = now - self._moved, now - self._began
             slow = took > limits.body_seconds and self._received < _BODY_RATE * (took - limits.body_seconds)
             if silent > limits.body_seconds or slow:
-                self.end(408, "The request's body came too slowly.", "Send it again over a faster connection.")
+                self.end(408, "The request's body arrived too slowly.", "Send it again over a faster connection.")
         self._unread = unread
 
     def end(self, status: int, message: str, remedy: str) -> None:

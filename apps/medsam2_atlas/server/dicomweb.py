@@ -180,7 +180,7 @@ def split(path: str) -> tuple[str, str]:
         The operation (`wado`, `qido`, `stow`, or empty) and the path.
 
     Raises:
-        InputError: DICOMweb has no such path, for example because it leads elsewhere on the PACS.
+        InputError: the path is not a DICOMweb path, for example because it leads to other parts of the PACS.
 
     >>> split("qido/studies/1.2/series")
     ('qido', 'studies/1.2/series')

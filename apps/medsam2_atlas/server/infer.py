@@ -104,7 +104,7 @@ def answer(result: Mapping[str, Any], output: Output | None, once: bool) -> Resp
         once: whether to remove the file when it has been sent.
 
     Raises:
-        NotFoundError: the file has been sent and removed before.
+        NotFoundError: the file has already been sent and removed.
     """
     file = Path(result["file"])
     if output is not Output.json and not file.exists():

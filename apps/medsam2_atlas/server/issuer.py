@@ -4,7 +4,7 @@ An issuer may hang. So calls run in a few separate daemon threads, callers wait 
 call a circuit breaker refuses further calls for a while.
 
 Keys are valid for the time in the issuer's answer (`Cache-Control: max-age`), or else for five minutes. After that, a withdrawn
-key is no longer used. Only if the issuer does not answer do old keys stay in use, for `oidc_stale_minutes` at most.
+key is no longer used. Old keys stay in use only while the issuer does not answer, for at most `oidc_stale_minutes`.
 
 | request | when |
 | --- | --- |

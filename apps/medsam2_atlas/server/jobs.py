@@ -65,7 +65,7 @@ async def job_result(request: Request, name: str, output: Output | None = None) 
     job = _job(request, name)
     note(request.scope, study=job.subject)
     if job.state not in ENDED:
-        raise ConflictError(name, "is not done yet.", f"Look at /jobs/{name}.")
+        raise ConflictError(name, "is not done yet.", f"/jobs/{name} shows its progress.")
     return await run_in_threadpool(answer, job.outcome.result(), output, False)
 
 

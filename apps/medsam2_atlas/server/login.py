@@ -61,7 +61,7 @@ async def login_page(request: Request, next: str = "") -> Response:
     user, page = user_of(request), own_page(next)
     if user.id:
         return _page("Login", _logged_in(user.name) + _CONTINUE.format(page=_link(page)))
-    # A browser does not send the cookie with a link from a mail. It sends the cookie with the link on this page.
+    # A browser does not send the cookie when the user follows a link in an e-mail. It sends the cookie with links on this page.
     return _page("Login", _form(page) + (_ALREADY.format(page=_link(page)) if page else ""))
 
 

@@ -62,9 +62,7 @@ class Metrics:
             buckets=_REQUEST_BUCKETS,
             registry=self.registry,
         )
-        self._jobs = Counter(
-            "medsam2_atlas_jobs", "Jobs by model and how they ended", ("model", "state"), registry=self.registry
-        )
+        self._jobs = Counter("medsam2_atlas_jobs", "Jobs by model and final state", ("model", "state"), registry=self.registry)
         self._stages = Histogram(
             "medsam2_atlas_stage_seconds",
             "Time in each stage of a job",
@@ -117,7 +115,7 @@ class _Now(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yields the present numbers of jobs, studies and labels."""
-        jobs = GaugeMetricFamily("medsam2_atlas_queue", "Jobs that run and wait", labels=["state"])
+        jobs = GaugeMetricFamily("medsam2_atlas_queue", "Running and waiting jobs", labels=["state"])
         for state, count in self._queue().items():
             jobs.add_metric([state], count)
         yield jobs
@@ -126,7 +124,7 @@ class _Now(Collector):
         except Exception:  # requests and jobs are still counted
             log.exception("studies cannot be counted")
             return
-        cases = GaugeMetricFamily("medsam2_atlas_studies", "Studies, and those signed off", labels=["state"])
+        cases = GaugeMetricFamily("medsam2_atlas_studies", "Studies: total, and signed off", labels=["state"])
         for state in ("total", "completed"):
             cases.add_metric([state], status.get(state, 0))
         yield cases

@@ -172,8 +172,13 @@ def scoring_parameters(app: Any, method: str, params: Mapping[str, Any]) -> dict
 def sample_parameters(app: Any, strategy: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the parameters of the choice of a case that have an effect. Clients may send those of all strategies at once.
 
+    Args:
+        app: the MONAI Label app.
+        strategy: name of the strategy.
+        params: the client's parameters.
+
     Raises:
-        InputError: as `training_parameters`.
+        InputError: a parameter is unknown, or a value has another type or is out of range.
     """
     options = {"label_tag": _one_of(lambda: _tags(app), "tag"), "client_id": Text}
     sent = {key: value for key, value in params.items() if key not in app._strategies}

@@ -118,5 +118,5 @@ def _about(session: Any) -> dict[str, Any]:
 def _sessions() -> Any:
     sessions = app_instance().sessions()
     if sessions is None:
-        raise ConflictError("sessions", "are switched off.", "Set MONAI_LABEL_SESSIONS=true.")
+        raise ConflictError("sessions", "are disabled.", "Set MONAI_LABEL_SESSIONS=true.")
     return sessions
