@@ -99,9 +99,7 @@ def main(out: Path, device: str) -> None:
 
 def _annotate(url: str, studies: Path, out: Path) -> dict[str, Any]:
     """Annotates one case (next case, pre-annotation, submission, reading the label back) and returns the results."""
-    received = (
-        studies.parent / "received"
-    )  # separate from the server's temporary folder, where the server deletes its file of the same name
+    received = studies.parent / "received"  # separate: in its own folder, the server deletes its file of the same name
     received.mkdir()
     client = MONAILabelClient(url, tmpdir=str(received))
     chosen = client.next_sample("first", {})
