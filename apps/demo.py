@@ -1,8 +1,8 @@
-"""The main job on the sample data, as an annotation team does it: `medsam2-atlas demo`.
+"""`medsam2-atlas demo`: does an annotation team's main job on the sample data.
 
-Builds the atlas, starts the real MONAI Label server on a temporary studies folder, asks it as its clients do for the next
-case, for a segmentation and for a comparison with the U-Net, submits the label as `final` and reads it back. Then compares
-all strategies on that case.
+It builds the atlas and starts the real MONAI Label server on a temporary studies folder. Through MONAI Label's client it
+requests the next case, a segmentation and a comparison with the U-Net, submits the label as `final` and reads it back. Then it
+compares all strategies on that case.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from medsam2_atlas.cli.endings import plain_endings
 
-with plain_endings():  # importing takes seconds, in which people press Ctrl+C
+with plain_endings():  # imports take seconds, and Ctrl+C must end them without a traceback
     from monailabel.client import MONAILabelClient
     from rich.console import Console
     from rich.table import Table
@@ -47,7 +47,12 @@ _START_SECONDS = 120
 
 
 def main(out: Path, device: str) -> None:
-    """Runs the demo; results go to `out`. device: that networks run on."""
+    """Runs the demo.
+
+    Args:
+        out: folder for the results.
+        device: device for the networks: auto, cpu, cuda, or cuda:N.
+    """
     began = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     samples = resource("sample-data")
@@ -66,16 +71,17 @@ def main(out: Path, device: str) -> None:
         with _server(studies, out / "atlas", weights.file, device, out / "server.log") as url:
             session = _annotate(url, studies, out)
     image = read_volume(target.image)
-    truth = read_labels(target.label, image)
+    ground_truth = read_labels(target.label, image)
     given = Given(Atlas.load(out / "atlas"), weights, device=networks_on)
     (table, rows), step = given.ladder.run(
-        "demo", lambda memory: _compare(Case(image, given, Options(truth=truth, memory=memory)))
+        "demo", lambda memory: _compare(Case(image, given, Options(truth=ground_truth, memory=memory)))
     )
     console.print(table)
     if step.note:
         console.print(step.note)
     labels = read_labels(out / "label.nii.gz", image)
-    rows["server"] = {"mean_dice": mean_dice(dice_per_organ(labels.array, truth.array, organ_table().indices)), **session}
+    server_dice = dice_per_organ(labels.array, ground_truth.array, organ_table().indices)
+    rows["server"] = {"mean_dice": mean_dice(server_dice), **session}
     prompts = prompts_from_report(session["report"]["prompts"])
     write_preview(image, labels.array, out / "overlay.png", prompts, weights.mark)
     total = time.perf_counter() - began
@@ -88,12 +94,12 @@ def main(out: Path, device: str) -> None:
         "strategies": rows,
     }
     write_json(report, out / "report.json")
-    console.print(f"{out}/label.nii.gz, overlay.png, report.json; {total:.0f} s in all. [yellow]{weights.mark}[/]")
+    console.print(f"{out}/label.nii.gz, overlay.png, report.json; {total:.0f} s in total. [yellow]{weights.mark}[/]")
 
 
 def _annotate(url: str, studies: Path, out: Path) -> dict[str, Any]:
-    """One annotation: next case, pre-annotation, submission, and the label read back."""
-    received = studies.parent / "received"  # not the server's temporary folder: it deletes its own file of the same name
+    """Annotates one case (next case, pre-annotation, submission, reading the label back) and returns the results."""
+    received = studies.parent / "received"  # separate: in its own folder, the server deletes its file of the same name
     received.mkdir()
     client = MONAILabelClient(url, tmpdir=str(received))
     chosen = client.next_sample("first", {})
@@ -110,9 +116,11 @@ def _annotate(url: str, studies: Path, out: Path) -> dict[str, Any]:
     client.save_label(chosen["id"], label, tag="final")
     back = client.download_label(chosen["id"], "final")
     if sha256(Path(back)) != sha256(Path(label)):
-        raise SystemExit("the label that was read back is not the one that was submitted")
+        raise SystemExit("the label that was read back differs from the submitted label")
     stored = sorted(str(file.relative_to(studies)) for file in studies.rglob("*.nii.gz"))
-    console.print(f"segmented in {seconds:.1f} s, submitted as final, read back the same; the studies folder holds {stored}")
+    console.print(
+        f"segmented in {seconds:.1f} s, submitted as final, read back unchanged; the studies folder contains {stored}"
+    )
     shutil.move(label, out / "label.nii.gz")
     return {
         "seconds": round(seconds, 1),
@@ -123,9 +131,9 @@ def _annotate(url: str, studies: Path, out: Path) -> dict[str, Any]:
 
 
 def _compare(case: Case) -> tuple[Table, dict[str, Any]]:
-    """Dice per organ and seconds a stage for every strategy; shared work counts for the first that needs it."""
+    """Returns Dice per organ and seconds per stage of each strategy. Shared work counts for the first that needs it."""
     organs = organ_table().indices
-    table = Table("organ", *STRATEGIES, title="Dice on a target that neither atlas nor weights have seen")
+    table = Table("organ", *STRATEGIES, title="Dice on a target that is neither in the atlas nor in the training data")
     rows: dict[str, Any] = {}
     with bars() as progress:
         for number, name in enumerate(STRATEGIES):
@@ -150,7 +158,7 @@ def _compare(case: Case) -> tuple[Table, dict[str, Any]]:
 
 @contextmanager
 def _server(studies: Path, atlas: Path, checkpoint: Path, device: str, log: Path) -> Iterator[str]:
-    """The real MONAI Label server with this app on a free port of the loopback address."""
+    """Runs the real MONAI Label server with this app on a free port of the loopback address; yields its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Runs Orthanc with its DICOMweb plugin.
-# Usage: apps/orthanc.sh FOLDER, where it keeps what it stores.
+# Usage: apps/orthanc.sh FOLDER (FOLDER: where Orthanc stores its data)
 #
-# It answers this machine only, without a login: http://127.0.0.1:8042/dicom-web, DICOM on port 4242. With ORTHANC_USER and
-# ORTHANC_PASSWORD it answers others too, who then have to log in. ORTHANC_HTTP_PORT and ORTHANC_DICOM_PORT are other ports.
+# By default Orthanc answers only this machine, without a login: http://127.0.0.1:8042/dicom-web, and DICOM on port 4242. With
+# ORTHANC_USER and ORTHANC_PASSWORD it also answers other machines, with this login. ORTHANC_HTTP_PORT and ORTHANC_DICOM_PORT
+# change the ports.
 set -euo pipefail
-data=${1:?name the folder where Orthanc keeps its data}
+data=${1:?name the folder where Orthanc stores its data}
 http=${ORTHANC_HTTP_PORT:-8042} dicom=${ORTHANC_DICOM_PORT:-4242}
 user=${ORTHANC_USER:-} password=${ORTHANC_PASSWORD:-}
 orthanc=$(command -v Orthanc || echo /usr/sbin/Orthanc)
@@ -14,7 +15,7 @@ test -n "$plugin" || { echo "Orthanc's DICOMweb plugin is missing: apt-get insta
 login=false users=
 if test -n "$user"; then
     test -n "$password" || { echo "ORTHANC_USER needs an ORTHANC_PASSWORD." >&2; exit 1; }
-    case "$user$password" in *[\"\\]*) echo "Name and password must not hold quotes or backslashes." >&2; exit 1 ;; esac
+    case "$user$password" in *[\"\\]*) echo "The name and the password must not contain quotes or backslashes." >&2; exit 1 ;; esac
     login=true users="\"$user\": \"$password\""
 fi
 mkdir -p "$data"

@@ -1,8 +1,8 @@
-# The app with everything it needs. For a GPU: TORCH=cuda in .env, then docker compose build app (docs/gpu.md)
+# The app with everything it needs. For a GPU, set TORCH=cuda in .env and run: docker compose build app (docs/gpu.md)
 FROM python:3.11-slim-bookworm
 RUN apt-get update && apt-get install -y --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/medsam2_atlas
-# cpu or cuda: nothing here can look for a GPU, which the machine that builds may lack.
+# cpu or cuda. The build cannot detect it, because the building machine may have no GPU.
 ARG TORCH=cpu
 COPY Makefile pyproject.toml setup.py README.md LICENSE NOTICE ./
 COPY requirements requirements
@@ -11,7 +11,7 @@ COPY apps apps
 COPY configs configs
 COPY weights weights
 COPY deploy/health.py deploy/health.py
-# Root owns the programs, so the app cannot change them; the modes of the checkout's files may keep others from reading.
+# Root owns the programs, so the app cannot change them. chmod makes them readable, whatever the modes in the checkout.
 RUN make install TORCH=$TORCH \
     && .venv/bin/python -m compileall -q lib apps \
     && chmod -R a+rX,go-w . \
@@ -29,8 +29,8 @@ LABEL org.opencontainers.image.title="medsam2_atlas" \
     org.opencontainers.image.licenses="Apache-2.0"
 VOLUME /data
 EXPOSE 8000
-# Whether the process answers. /readyz tells whether it can save and load now; that is for balancers and monitors: a new
-# start of the container mends neither a full disk nor a PACS that is away.
+# Checks whether the process answers. /readyz also checks whether it can save and load. It is for load balancers and monitors:
+# restarting the container helps neither with a full disk nor with a PACS that is down.
 HEALTHCHECK --start-period=120s --timeout=10s CMD [".venv/bin/python", "deploy/health.py"]
 ENTRYPOINT [".venv/bin/medsam2-atlas"]
 CMD ["--help"]

@@ -1,4 +1,4 @@
-"""Ends with 0 if the server in this container answers."""
+"""Exits with 0 if the server in this container answers."""
 
 import urllib.request
 

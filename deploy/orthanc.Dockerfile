@@ -1,6 +1,6 @@
-# Orthanc as Debian has it, with the script that also runs it without containers.
+# Debian's Orthanc, started by the same script as without containers.
 FROM debian:bookworm-slim
-# The ids that Debian's package gave its user in images so far: volumes belong to them.
+# These are the ids of the package's user in earlier images. The files in existing volumes belong to them.
 RUN groupadd --system --gid 102 orthanc \
     && useradd --system --uid 101 --gid orthanc --home-dir /var/lib/orthanc --no-create-home orthanc \
     && apt-get update \

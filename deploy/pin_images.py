@@ -1,7 +1,7 @@
-"""Pins the base images of compose.yaml and the Dockerfiles by their digests: `make pin-images`.
+"""`make pin-images`: pins the base images of compose.yaml and the Dockerfiles by their digests.
 
-A tag such as `caddy:2` names another image after each release; a digest names one image for good. An image that is pinned
-already is looked up by its tag again, so the same command takes updates.
+A tag such as `caddy:2` refers to another image after each release; a digest always refers to the same image. The command looks
+up images that are already pinned by their tags again, so it also installs updates.
 """
 
 from __future__ import annotations
@@ -16,43 +16,62 @@ FOLDER = Path(__file__).resolve().parents[1]
 FILES = ("compose.yaml", "deploy/app.Dockerfile", "deploy/orthanc.Dockerfile")
 _IMAGE = re.compile(r"^(\s*image:\s*|FROM\s+)([\w./:-]+?)(@sha256:[0-9a-f]{64})?(?=\s|$)", re.MULTILINE)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_TOLD = re.compile(r"^Digest: (sha256:[0-9a-f]{64})$", re.MULTILINE)
+_PULLED = re.compile(r"^Digest: (sha256:[0-9a-f]{64})$", re.MULTILINE)
 
 
 class PinningError(Exception):
-    """No engine is here, or it does not find an image."""
+    """No container engine is running, or it does not find an image."""
 
 
 def find_engine() -> str:
-    """Returns the engine that can be asked: Docker, else Podman."""
+    """Returns the name of the running container engine: Docker, or else Podman.
+
+    Raises:
+        PinningError: none is running.
+    """
     for name in ("docker", "podman"):
         if shutil.which(name) and subprocess.run([name, "info"], capture_output=True).returncode == 0:
             return name
-    raise PinningError("Neither Docker nor Podman runs here: start one, or call this on the machine that builds the images.")
+    raise PinningError("Neither Docker nor Podman runs here. Start one, or run this on the machine that builds the images.")
 
 
 def digest_of(engine: str, image: str) -> str:
-    """Fetches an image by its tag, and returns the digest that the registry has for it."""
+    """Fetches an image by its tag and returns its digest in the registry.
+
+    Args:
+        engine: `docker` or `podman`.
+        image: name and tag of the image.
+
+    Raises:
+        PinningError: the image cannot be fetched, or has no digest.
+    """
     pulled = subprocess.run([engine, "pull", image], capture_output=True, text=True)
     if pulled.returncode:
         raise PinningError(f"{image} cannot be fetched: {pulled.stderr.strip() or pulled.stdout.strip()}")
-    told = _TOLD.search(pulled.stdout)
-    if told:  # by Docker; Podman tells no digest
-        return told.group(1)
+    found = _PULLED.search(pulled.stdout)
+    if found:  # Docker prints the digest, Podman does not
+        return found.group(1)
     every = "{{range .RepoDigests}}{{println .}}{{end}}"
     shown = subprocess.run([engine, "image", "inspect", "--format", every, image], capture_output=True, text=True)
     for line in shown.stdout.split():
         name, _, digest = line.partition("@")
         if f"/{name}".endswith(f"/{image.partition(':')[0]}") and _DIGEST.fullmatch(digest):
             return digest
-    raise PinningError(f"{engine} knows no digest of {image}. {shown.stderr.strip()}".strip())
+    raise PinningError(f"{engine} has no digest of {image}. {shown.stderr.strip()}".strip())
 
 
 def pin(folder: Path, engine: str) -> list[str]:
-    """Writes the digests into the files; nothing is written if one cannot be found.
+    """Writes the digests into the files. If one digest cannot be found, no file is changed.
+
+    Args:
+        folder: folder that contains `FILES`.
+        engine: `docker` or `podman`.
 
     Returns:
         The images with their digests.
+
+    Raises:
+        PinningError: a digest cannot be found.
     """
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in FILES}
     images = sorted({match.group(2) for text in texts.values() for match in _IMAGE.finditer(text)})
@@ -67,7 +86,7 @@ def pin(folder: Path, engine: str) -> list[str]:
 
 
 def main(folder: Path = FOLDER) -> int:
-    """Pins, and prints what was pinned."""
+    """Pins the images and prints their digests; returns the exit status."""
     try:
         print("\n".join(pin(folder, find_engine())))
     except (PinningError, OSError) as error:

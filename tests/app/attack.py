@@ -1,4 +1,4 @@
-"""Sends mutated image files to a running server, by the routes that take files."""
+"""Sends mutated image files to all routes of a running server that accept files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS = 180
 
 
 def attack(url: str, seed: int, count: int, folder: Path) -> Counter[tuple[str, int]]:
-    """Counts the answers by route and status.
+    """Sends mutated files and returns the number of answers by route and status.
 
     Label maps go to a study of their size, images become studies, and slices of a DICOM series become sessions that a model
     then opens. The studies are removed again.

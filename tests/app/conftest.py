@@ -1,4 +1,4 @@
-"""The real server, once for each module of tests that asks for it."""
+"""Fixtures with the real server, started once for each test module that uses it."""
 
 from __future__ import annotations
 

@@ -20,13 +20,16 @@ BOUNDARY = "fake-pacs"
 
 @dataclass
 class FakePacs:
-    """A server's content and behaviour. hangs: requests are taken and never answered until `released`.
+    """The content and behaviour of a PACS.
 
-    syntaxes: `sends` whatever it has, `strict` refuses to convert to the transfer syntax that is asked for, `old` refuses
-    requests that name one.
-
-    series: by UID, what it lists. objects: by series, what it sends for it. stored: bodies that were stored. store_status: its
-    answer to those. asked: paths of all requests.
+    Attributes:
+        url: its DICOMweb URL. hangs: whether it accepts requests and answers none until `released`. series: the series that it
+        lists, in DICOM JSON. objects: the objects of each series, by series UID. stored: the bodies that clients have stored.
+        store_status: status of the answers to those. store_answer: body of the answers to those. asked: paths of all requests.
+        syntaxes: `sends` sends every object unchanged; `strict` refuses to convert to the requested transfer syntax; `old`
+        refuses
+            requests that name a transfer syntax.
+        released: ends the hanging.
     """
 
     url: str = ""
@@ -41,7 +44,7 @@ class FakePacs:
     released: threading.Event = field(default_factory=threading.Event)
 
     def add(self, files: list[Path], series: str = "", study: str = "") -> str:
-        """Adds a series, under other UIDs if given; returns its UID."""
+        """Adds a series and returns its UID. `series` and `study` replace the UIDs in the files."""
         first = pydicom.dcmread(files[0], stop_before_pixels=True)
         uid = series or str(first.SeriesInstanceUID)
         self.series.append(listed(uid, study or str(first.StudyInstanceUID)))
@@ -50,13 +53,13 @@ class FakePacs:
 
 
 def listed(series: Any, study: Any = "1.2.3") -> dict[str, Any]:
-    """Returns a series as QIDO lists it."""
+    """Returns a series in QIDO's format."""
     values = {"0020000D": ("UI", study), "0020000E": ("UI", series), "00080060": ("CS", "CT"), "0008103E": ("LO", "abdomen")}
     return {tag: {"vr": vr, "Value": [value]} for tag, (vr, value) in values.items()}
 
 
 def _sent(pacs: FakePacs, series: str, accept: str) -> bool:
-    """Returns whether a server sends a series for an `Accept`, by default in Explicit VR Little Endian."""
+    """Returns whether the PACS sends a series for an `Accept` header. By default it sends Explicit VR Little Endian."""
     if pacs.syntaxes == "sends":
         return True
     named = [part.partition("=")[2].strip(' "') for part in accept.split(";") if part.strip().startswith("transfer-syntax=")]
@@ -71,7 +74,7 @@ def _sent(pacs: FakePacs, series: str, accept: str) -> bool:
 
 
 def multipart(parts: list[bytes], end: bool = True) -> bytes:
-    """Returns a multipart message, without its end if `end` is False."""
+    """Returns a multipart message; without its end if `end` is False."""
     head = f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
     body = b"\r\n".join(head + part for part in parts)
     return body + (f"\r\n--{BOUNDARY}--\r\n".encode() if end else b"")
@@ -87,7 +90,7 @@ def stow(url: str, body: Any, **options: Any) -> Any:
 
 @contextmanager
 def fake_pacs() -> Iterator[FakePacs]:
-    """Yields a server on a free port of this machine."""
+    """Yields a running PACS on a free port of this machine."""
     pacs = FakePacs()
 
     class Handler(BaseHTTPRequestHandler):
@@ -107,7 +110,7 @@ def fake_pacs() -> Iterator[FakePacs]:
                 body = multipart(pacs.objects[path[-1]])
                 self._answer(200, body, f'multipart/related; type="application/dicom"; boundary={BOUNDARY}')
             else:
-                self._answer(404, b"no such thing", "text/plain")
+                self._answer(404, b"not found", "text/plain")
 
         def do_POST(self) -> None:
             pacs.asked.append(self.path)

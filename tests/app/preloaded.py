@@ -1,7 +1,7 @@
-"""Servers that fork from a process which has imported the libraries already: each spares the seconds that this takes.
+"""Starts servers by forking from a process that has already imported the libraries, which saves seconds for each server.
 
-They run what `medsam2-atlas serve` runs, with the same arguments, environment and log. Only libraries of others are imported
-before, none that reads its settings as it is imported, and none of this project's own modules.
+A forked server runs the same code as `medsam2-atlas serve`, with the same arguments, environment and log. The parent process
+imports only third-party libraries: none that reads its settings during import, and none of this project's modules.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _LIBRARIES = (
 
 
 class Forked:
-    """A forked server; the part of `subprocess.Popen` that tests use.
+    """A forked server with the part of `subprocess.Popen`'s interface that tests use.
 
     Attributes:
-        pid: of its process.
-        returncode: its exit status, the negative signal number after a signal, or None as long as nobody saw its end.
+        pid: id of the process.
+        returncode: exit status, or the negative signal number after a signal; None until the end has been noticed.
     """
 
     def __init__(self, pid: int, ending: Path) -> None:
@@ -42,16 +42,16 @@ class Forked:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Returns the exit status, or None while the server runs."""
+        """Returns the exit status; None while the server runs."""
         if self.returncode is None and self._ending.exists():
             self.returncode = int(self._ending.read_text())
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Waits for the end, and returns the exit status.
+        """Waits for the end and returns the exit status.
 
         Raises:
-            subprocess.TimeoutExpired: it takes more seconds than `timeout`.
+            subprocess.TimeoutExpired: the server runs longer than `timeout` seconds.
         """
         began = time.monotonic()
         while (status := self.poll()) is None:
@@ -75,32 +75,32 @@ class Forked:
 
 
 def fork_server(arguments: list[str], environment: dict[str, str], log: Path) -> Forked:
-    """Starts `medsam2-atlas` with arguments and an environment; its output goes to `log`, its exit status beside it."""
+    """Starts `medsam2-atlas` with arguments and an environment. Its output goes to `log`, its exit status next to it."""
     ending = log.with_suffix(".ending")
     ending.unlink(missing_ok=True)
     umask = os.umask(0o022)
     os.umask(umask)
-    wish = {"arguments": arguments, "environment": environment, "log": str(log), "ending": str(ending), "umask": umask}
+    request = {"arguments": arguments, "environment": environment, "log": str(log), "ending": str(ending), "umask": umask}
     parent = _parent()
     assert parent.stdin is not None and parent.stdout is not None
-    parent.stdin.write(json.dumps(wish | {"folder": str(Path.cwd())}).encode() + b"\n")
+    parent.stdin.write(json.dumps(request | {"folder": str(Path.cwd())}).encode() + b"\n")
     parent.stdin.flush()
     return Forked(int(parent.stdout.readline()), ending)
 
 
 @cache
 def _parent() -> subprocess.Popen[bytes]:
-    """Returns the process that the servers fork from; it ends when this one does."""
-    # The first as `serve` sets it: it counts when a process starts. The second keeps an import that looks for a GPU from
-    # starting CUDA, which no forked process could use then.
+    """Returns the process from which servers fork. It ends with this process."""
+    # `serve` sets the first variable; it takes effect only at a process' start. The second prevents an import that looks for a
+    # GPU from initialising CUDA, because forked processes could not use CUDA then.
     variables = os.environ | {"MALLOC_ARENA_MAX": "2", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     parent = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables)
-    atexit.register(parent.communicate)  # the end of its input ends it
+    atexit.register(parent.communicate)  # the parent ends when its input is closed
     return parent
 
 
 def main() -> None:
-    """Forks a server for each line of standard input, answers with its number, and writes down how each one ends."""
+    """Forks a server for each line of standard input, prints its process id, and writes its exit status to a file."""
     for name in _LIBRARIES:
         __import__(name)
     assert len([*Path("/proc/self/task").iterdir()]) == 1, "a thread would not survive a fork"
@@ -119,14 +119,14 @@ def main() -> None:
                 line = lines.readline()
                 if not line:
                     return
-                wish = json.loads(line)
+                request = json.loads(line)
                 number = os.fork()
                 if not number:
                     signal.set_wakeup_fd(-1)
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     os.closerange(3, 64)
-                    _become(wish)
-                endings[number] = Path(wish["ending"])
+                    _become(request)
+                endings[number] = Path(request["ending"])
                 os.write(1, b"%d\n" % number)
 
 
@@ -141,20 +141,20 @@ def _write_endings(endings: dict[int, Path]) -> None:
         part.replace(file)
 
 
-def _become(wish: dict[str, Any]) -> None:
-    """Becomes `python -m medsam2_atlas` with the arguments, environment and log of a line."""
-    log = os.open(wish["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666 & ~wish["umask"])
+def _become(request: dict[str, Any]) -> None:
+    """Turns this process into `python -m medsam2_atlas` with the given arguments, environment and log."""
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666 & ~request["umask"])
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
     own = {str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
     libraries = [path for path in sys.path if path not in own]
-    os.umask(wish["umask"])
-    os.chdir(wish["folder"])
+    os.umask(request["umask"])
+    os.chdir(request["folder"])
     os.environ.clear()
-    os.environ.update(wish["environment"])
+    os.environ.update(request["environment"])
     tempfile.tempdir = None
-    logging.root.handlers.clear()  # libraries have set up a log, which would keep the server from doing it
+    logging.root.handlers.clear()  # libraries have set up logging, which would prevent the server from doing so
     logging.root.setLevel(logging.WARNING)
 
     def run(module: str, arguments: list[str]) -> None:
@@ -170,10 +170,10 @@ def _become(wish: dict[str, Any]) -> None:
     os.execv = instead_of_execv  # type: ignore[assignment]
     status = 1
     try:
-        run("medsam2_atlas", wish["arguments"])
+        run("medsam2_atlas", request["arguments"])
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:  # noqa: BLE001 - the log tells it, as that of any process would
+    except BaseException:  # noqa: BLE001 - any process would print it into its log
         traceback.print_exc()
     finally:
         threading._shutdown()

@@ -1,4 +1,4 @@
-"""The real MONAI Label server with this app, for as long as a test needs it."""
+"""Runs the real MONAI Label server with this app for tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _processes: dict[str, subprocess.Popen[bytes] | Forked] = {}
 
 
 def process_of(client: MONAILabelClient | str) -> subprocess.Popen[bytes] | Forked:
-    """Returns the process of a server, which its client or its URL names."""
+    """Returns the process of a server, given its client or its URL."""
     return _processes[(client if isinstance(client, str) else str(client.get_server_url())).rstrip("/")]
 
 
@@ -36,11 +36,11 @@ def server(
 
     Args:
         studies: folder of CTs, or a PACS' URL.
-        work: folder for everything that the server keeps elsewhere.
-        conf: settings.
-        environment: variables besides the tests' own.
-        token: with which the client asks.
-        anew: whether Python starts for it as for users' servers; or else it forks from a process with the libraries.
+        work: folder for everything that the server stores outside of the studies folder.
+        conf: `--conf` settings.
+        environment: variables in addition to the tests' own.
+        token: token of the client.
+        anew: whether to start a new Python process, as users do; by default, forks from a process with loaded libraries.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Who may do what: every route asks, tokens of a file and of an issuer are told from others."""
+"""Access control: every route requires a role, and only valid tokens of the token file or the issuer are accepted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FOR_REVIEWERS = {
 
 
 def here(app: Any, **options: Any) -> TestClient:
-    """A client on this machine, unless it is told otherwise."""
+    """Returns a client on this machine; `options` can change that."""
     usual: dict[str, Any] = {"base_url": "http://127.0.0.1", "client": ("127.0.0.1", 50000)}
     return TestClient(app, raise_server_exceptions=False, **(usual | options))
 
@@ -61,7 +61,7 @@ def client(tokens: Path) -> TestClient:
 
 
 def routes(client: TestClient) -> list[tuple[str, str]]:
-    """Every method and path, and some that catch-all routes answer."""
+    """Returns every method and path, and some paths that catch-all routes answer."""
     app: Any = client.app
     found = {(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods}
     found |= set(added(app.routes))
@@ -77,15 +77,15 @@ def routes(client: TestClient) -> list[tuple[str, str]]:
 
 
 def added(listed: Any) -> Iterator[tuple[str, str]]:
-    """Yields method and path of all routes, also of those that the OpenAPI does not list."""
+    """Yields method and path of all routes, including those that OpenAPI does not list."""
     for route in listed:
-        if hasattr(route, "original_router"):  # FastAPI 0.13x keeps routers that are included as they are
+        if hasattr(route, "original_router"):  # FastAPI 0.13x keeps included routers as separate objects
             yield from added(route.original_router.routes)
         else:
             yield from ((method, route.path) for method in getattr(route, "methods", None) or ())
 
 
-def test_no_route_answers_without_a_login_but_the_open_ones(client: TestClient) -> None:
+def test_only_open_routes_answer_without_a_login(client: TestClient) -> None:
     listed = routes(client)
     assert len(listed) > 40
     for method, path in listed:
@@ -99,7 +99,7 @@ def test_no_route_answers_without_a_login_but_the_open_ones(client: TestClient) 
     assert client.get("/openapi.json", headers=bearer(token_of("kim"))).status_code == 200
 
 
-def test_every_route_asks_for_its_role(client: TestClient) -> None:
+def test_every_route_requires_its_role(client: TestClient) -> None:
     for method, path in routes(client):
         concrete = re.sub(r"\{[^}]+\}", "x", path)
         needed = role_for(method, concrete)
@@ -110,7 +110,7 @@ def test_every_route_asks_for_its_role(client: TestClient) -> None:
                 assert needed in answer.json()["detail"]
 
 
-def test_no_route_is_open_to_more_people_than_is_written_here(client: TestClient) -> None:
+def test_each_route_has_the_role_that_is_listed_here(client: TestClient) -> None:
     app: Any = client.app
     listed = {(method, path) for method, path in added(app.routes) if method != "HEAD"}
     found: dict[str, set[str]] = {role: set() for role in ("", *ROLES)}
@@ -140,7 +140,7 @@ def test_no_route_is_open_to_more_people_than_is_written_here(client: TestClient
         ("PUT", "/model/unet_3d", "admin"),
         ("GET", "/model/unet_3d", "admin"),
         ("GET", "/logs/", "admin"),
-        ("GET", "/what/nobody/thought/of", "admin"),
+        ("GET", "/unknown/path", "admin"),
         ("POST", "/ohif/", "admin"),
         ("GET", "/healthz", ""),
         ("GET", "/logout", ""),
@@ -158,7 +158,7 @@ def test_tokens_can_be_kept_as_checksums(client: TestClient) -> None:
     assert client.get("/auth/token/valid", headers=bearer(hashlib.sha256(b"secret").hexdigest())).status_code == 401
 
 
-def test_browsers_log_in_by_a_page_and_pages_of_others_cannot_use_that(client: TestClient) -> None:
+def test_browsers_log_in_by_a_page_and_foreign_pages_cannot_use_the_login(client: TestClient) -> None:
     page = client.get("/ohif/", headers={"Accept": "text/html"}, follow_redirects=False)
     assert (page.status_code, page.headers["location"]) == (303, "../login")
     assert client.post("/login", data={"password": "wrong"}).status_code == 401
@@ -180,7 +180,7 @@ def test_viewers_that_ask_for_a_name_and_a_password_get_a_token(client: TestClie
     assert client.post("/auth/token", data={"username": "kim", "password": "x"}).status_code == 401
 
 
-def test_without_a_login_only_this_machine_is_answered() -> None:
+def test_a_server_without_logins_answers_only_its_own_machine() -> None:
     app = create_app(ServerConfig())
     assert here(app).get("/healthz").status_code == 200
     outside = here(app, client=("10.0.0.7", 50000))
@@ -206,14 +206,14 @@ def test_only_listed_origins_may_call(tokens: Path) -> None:
     "text",
     [
         *("", "- kim", "- {name: kim, role: annotator}", "- {name: kim, role: king, token: x}", "{", "- {name: a, token: x}"),
-        "- {name: kim, role: admin, token: }",  # would admit anybody who sends `None`
+        "- {name: kim, role: admin, token: }",  # would accept the token `None`
         "- {name: kim, role: admin, token: ''}",
         "- {name: kim, role: admin, sha256: é}",
         "- {name: kim, role: admin, token: [" + 40 * "x" + "]}",
         "- {name: kim, role: [admin], token: " + 40 * "x" + "}",
     ],
 )
-def test_files_of_tokens_that_cannot_be_used_are_refused(tmp_path: Path, text: str) -> None:
+def test_unusable_token_files_are_refused(tmp_path: Path, text: str) -> None:
     write_tokens(tmp_path / "tokens.yaml", text)
     with pytest.raises(InputError):
         Access(ServerConfig(tokens=str(tmp_path / "tokens.yaml")))
@@ -222,7 +222,7 @@ def test_files_of_tokens_that_cannot_be_used_are_refused(tmp_path: Path, text: s
 def test_settings_come_from_the_file_and_the_command_line() -> None:
     config = server_config({"atlas": "x", "server_queue": "3", "server_origins": "https://a.example, https://b.example"})
     assert (config.queue, config.origins) == (3, ("https://a.example", "https://b.example"))
-    assert not config.asks_who
+    assert not config.login_required
     with pytest.raises(InputError, match="nonsense"):
         server_config({"server_nonsense": "1"})
     assert server_config({"server_roots": "/data/cts,/mnt/more"}).roots == ("/data/cts", "/mnt/more")
@@ -232,7 +232,7 @@ def test_settings_come_from_the_file_and_the_command_line() -> None:
 
 
 class Issuer:
-    """An OpenID Connect issuer as Keycloak is one: discovery, keys, and tokens for passwords."""
+    """An OpenID Connect issuer like Keycloak: discovery, keys, and tokens for passwords."""
 
     def __init__(self) -> None:
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -290,7 +290,7 @@ def issuer() -> Iterator[Issuer]:
 
 def test_tokens_of_an_issuer_are_verified(issuer: Issuer) -> None:
     access = Access(ServerConfig(oidc_issuer=issuer.url))
-    user = access.who(issuer.token())
+    user = access.user(issuer.token())
     assert user is not None
     assert (user.name, user.role) == ("kim", "reviewer")
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -307,17 +307,17 @@ def test_tokens_of_an_issuer_are_verified(issuer: Issuer) -> None:
         "cut": issuer.token()[:-20],
         "garbage": "a.b.c",
     }
-    assert {what: access.who(token) for what, token in wrong.items()} == dict.fromkeys(wrong)
+    assert {what: access.user(token) for what, token in wrong.items()} == dict.fromkeys(wrong)
 
 
-def test_a_password_is_taken_to_the_issuer(issuer: Issuer) -> None:
+def test_the_issuer_checks_passwords(issuer: Issuer) -> None:
     client = here(create_app(ServerConfig(oidc_issuer=issuer.url)))
     token = client.post("/auth/token", data={"username": "kim", "password": "right"}).json()["access_token"]
     assert client.get("/auth/token/valid", headers=bearer(token)).status_code == 200
     assert client.post("/auth/token", data={"username": "kim", "password": "wrong"}).status_code == 401
 
 
-def test_an_issuer_that_cannot_be_reached_lets_nobody_in() -> None:
+def test_nobody_can_log_in_while_the_issuer_is_unreachable() -> None:
     client = here(create_app(ServerConfig(oidc_issuer="http://127.0.0.1:9/none")))
     answer = client.get("/info/", headers=bearer("a.b.c"))
     assert answer.status_code == 503

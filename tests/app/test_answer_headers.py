@@ -1,4 +1,4 @@
-"""What browsers are told with every answer: nothing may frame, run, guess or keep it that need not."""
+"""Every answer has headers that forbid browsers to frame it, to run foreign scripts, to guess its type and to store it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check(answer: Any, path: str) -> None:
         assert answer.headers["cache-control"] == "no-store", path
 
 
-def test_no_answer_goes_without_the_headers(app: Any) -> None:
+def test_every_answer_has_the_headers(app: Any) -> None:
     client = here(app, follow_redirects=False)
     seen = set()
     odd = [
@@ -71,7 +71,7 @@ def test_no_answer_goes_without_the_headers(app: Any) -> None:
     assert {200, 303, 307, 308, 401, 404, 405, 413} <= seen
 
 
-def test_what_a_proxied_or_wrapped_answer_says_does_not_weaken_the_headers() -> None:
+def test_headers_of_a_proxied_answer_do_not_weaken_the_headers() -> None:
     async def inner(scope: Any, receive: Any, send: Any) -> None:
         headers = [
             (b"cache-control", b"public, max-age=9"),
@@ -93,7 +93,7 @@ def test_only_files_that_are_the_same_for_everybody_may_be_cached(app: Any) -> N
     assert client.get("/ohif/viewer?StudyInstanceUIDs=1.2.3").headers["cache-control"] == "no-store"
 
 
-def test_scripts_that_a_page_does_not_hold_itself_do_not_run(app: Any) -> None:
+def test_only_the_scripts_of_a_page_itself_run(app: Any) -> None:
     client = here(app, headers=bearer(token_of("max")))
     for path in ("/review", "/login", "/docs", "/ohif/", "/ohif/a/b/c"):
         answer = client.get(path)
@@ -146,12 +146,12 @@ def test_only_listed_origins_may_show_pages_in_a_frame() -> None:
             server_config({"server_frame_ancestors": text})
 
 
-def test_a_page_without_scripts_may_run_none() -> None:
+def test_a_page_without_scripts_allows_none() -> None:
     answer = html_page("<!doctype html><p>x</p>")
     assert "script-src 'none'; style-src 'none'" in answer.headers["content-security-policy"]
 
 
-def test_a_script_that_was_put_into_a_page_does_not_run() -> None:
+def test_a_script_inserted_into_a_page_does_not_run() -> None:
     template, foreign = "<script>own</script>$name", "<script>foreign</script>"
     policy = html_page(template.replace("$name", foreign), template=template).headers["content-security-policy"]
     assert policy == html_page(template).headers["content-security-policy"]

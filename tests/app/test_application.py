@@ -1,4 +1,4 @@
-"""The web application around MONAI Label's routes, in the real server: errors, pages, clients, sessions."""
+"""The web application around MONAI Label's routes in the real server: errors, pages, clients, sessions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from waiting import until
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "query", "status", "told"),
+    ("method", "path", "query", "status", "words"),
     [
         ("POST", "/infer/none", {"image": "first"}, 404, "no model"),
         ("POST", "/infer/unet_2d", {"image": "first"}, 409, "Train it"),
@@ -40,17 +40,17 @@ from waiting import until
         ("GET", "/train/", {}, 404, "No Train"),
     ],
 )
-def test_errors_are_json_with_a_status_that_fits(
-    url: str, method: str, path: str, query: dict[str, Any], status: int, told: str
+def test_errors_are_json_with_a_matching_status(
+    url: str, method: str, path: str, query: dict[str, Any], status: int, words: str
 ) -> None:
     answer = requests.request(method, url + path, params=query, headers={"X-Request-ID": "look-me-up"})
     assert answer.status_code == status, answer.text
     body = answer.json()
-    assert told in body["detail"] + body["error"]["remedy"]
+    assert words in body["detail"] + body["error"]["remedy"]
     assert body["error"]["request_id"] == answer.headers["X-Request-ID"] == "look-me-up"
 
 
-def test_options_that_are_not_options_change_nothing(url: str, studies: Path) -> None:
+def test_unknown_options_have_no_effect(url: str, studies: Path) -> None:
     params = {"image": "/etc/passwd", "model": "none", "upload": "/etc/passwd", "device": "cuda", "organs": "liver"}
     answer = requests.post(f"{url}/infer/unet_3d", {"params": json.dumps(params)}, params={"image": "first", "output": "json"})
     assert answer.status_code == 200, answer.text
@@ -71,7 +71,7 @@ def test_weights_are_checked_before_they_are_served(url: str, studies: Path, tmp
     assert not (studies / ".medsam2_atlas" / "unet_3d" / "best.pt").exists()
 
 
-def test_many_annotators_at_once_are_all_answered(url: str) -> None:
+def test_many_simultaneous_annotators_are_all_answered(url: str) -> None:
     def ask(number: int) -> set[int]:
         session = requests.Session()
         found = set()
@@ -106,17 +106,17 @@ def test_health_and_counts(url: str) -> None:
     assert 'medsam2_atlas_requests_total{method="GET",route="/info/",status="200"}' in text
     assert 'medsam2_atlas_studies{state="total"} 2.0' in text
     assert 'medsam2_atlas_stage_seconds_count{model="unet_3d",stage="U-Net"}' in text
-    assert "first" not in text  # names of studies stay out of it
+    assert "first" not in text  # metrics contain no study names
 
 
-def test_the_log_holds_no_forged_lines_and_no_study_names(url: str) -> None:
+def test_the_log_contains_no_forged_lines_and_no_study_names(url: str) -> None:
     forged = "[2026-11-26 10:00:00,000] [1] [MainThread] [ERROR] (root:1) - forged"
     requests.get(f"{url}/x%0a{forged}%1b[31m")
     requests.post(f"{url}/infer/none%0a{forged}", params={"image": "first"})
     requests.post(f"{url}/infer/unet_3d", params={"image": "Nobody Known"})
     requests.put(f"{url}/datastore/image", files={"file": ("Up^Load.nii.gz", b"none")})
     requests.post(f"{url}/infer/unet_3d", params={"image": "first", "output": "json"})
-    scored = requests.post(f"{url}/scoring/organs", json={})  # in a process of its own
+    scored = requests.post(f"{url}/scoring/organs", json={})  # in a separate process
     assert scored.ok
     until(lambda: "Return code" in requests.get(f"{url}/logs/").text, 60)
     shown = requests.get(f"{url}/logs/", {"lines": 10000})
@@ -130,7 +130,7 @@ def test_the_log_holds_no_forged_lines_and_no_study_names(url: str) -> None:
     assert not [line for line in lines if not line.startswith(("[2026", "  | ", "task_", "[")) and line]
 
 
-def test_others_than_this_machine_s_own_pages_are_refused(url: str) -> None:
+def test_requests_of_foreign_pages_are_refused(url: str) -> None:
     foreign = {"Origin": "https://elsewhere.example"}
     assert requests.put(f"{url}/datastore/label", params={"image": "first"}, headers=foreign).status_code == 403
     assert requests.get(f"{url}/info/", headers={"Host": "elsewhere.example"}).status_code == 403
@@ -146,7 +146,7 @@ def test_monai_label_s_client_needs_no_change(url: str, tmp_path: Path) -> None:
     assert answer["label_names"] == {"liver": 6}
 
 
-def test_no_request_that_the_openapi_allows_breaks_the_server(url: str) -> None:
+def test_no_valid_request_causes_a_server_error(url: str) -> None:
     program = Path(sys.executable).with_name("schemathesis")
     options = ["--checks", "not_a_server_error", "--max-examples", "15", "--request-timeout", "60", "--seed", "1"]
     done = subprocess.run(
@@ -158,10 +158,10 @@ def test_no_request_that_the_openapi_allows_breaks_the_server(url: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["..", "../../etc", "x", "0" * 36, "%2e%2e", "/etc"])
-def test_sessions_lead_nowhere_else(url: str, name: str) -> None:
+def test_session_ids_cannot_be_used_as_paths(url: str, name: str) -> None:
     for method in ("GET", "DELETE"):
         request = requests.Request(method, url).prepare()
-        request.url = f"{url}/session/{name}"  # as it is: requests would tidy it
+        request.url = f"{url}/session/{name}"  # set directly, because requests would normalise it
         assert requests.Session().send(request).status_code == 404
     assert requests.post(f"{url}/infer/unet_3d", params={"session_id": name}).status_code == 404
 

@@ -1,4 +1,4 @@
-"""The server's audit log: nobody reads or changes images and labels without a line, and no route is forgotten."""
+"""The server's audit log: every access to images and labels is recorded, and every route is covered."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KIM = User("kim", "annotator", "token:kim")
 
 
 class Served:
-    """An application with the middleware around it; each request is answered with `status`, by `user`."""
+    """An application inside the middleware; it answers each request of `user` with `status`."""
 
     def __init__(self, folder: Path, config: ServerConfig | None = None) -> None:
         self.status, self.user, self.notes = 200, KIM, list[dict[str, Any]]()
@@ -42,14 +42,14 @@ class Served:
         for fields in self.notes:
             note(scope, **fields)
         if self.status == 0:
-            raise RuntimeError("unforeseen")
+            raise RuntimeError("unexpected")
         self.before = self.lines()
         await send({"type": "http.response.start", "status": self.status, "headers": []})
         self.after = self.lines()
         await send({"type": "http.response.body", "body": b""})
 
     def lines(self) -> list[dict[str, Any]]:
-        """Returns all lines but those of the server's start and end."""
+        """Returns all lines except those about the server's start and end."""
         return [line for line in lines(self.work, Wanted()) if not line["action"].startswith("server.")]
 
 
@@ -58,15 +58,15 @@ def served(tmp_path: Path) -> Served:
     return Served(tmp_path)
 
 
-def test_no_route_is_forgotten(tmp_path: Path) -> None:
+def test_every_route_is_either_recorded_or_listed_as_not_recorded(tmp_path: Path) -> None:
     client = here(create_app(ServerConfig()))
-    forgotten = []
+    wrong = []
     for method, path in routes(client):
         concrete = re.sub(r"\{[^}]+\}", "x", path)
-        left_out = any(method in methods and re.fullmatch(rule, concrete) for methods, rule, _ in NOT_RECORDED)
-        if (action_of(method, concrete) is not None) == left_out:
-            forgotten.append((method, path))
-    assert not forgotten, "each route belongs to one of server.audit_actions.RECORDED and NOT_RECORDED"
+        not_recorded = any(method in methods and re.fullmatch(rule, concrete) for methods, rule, _ in NOT_RECORDED)
+        if (action_of(method, concrete) is not None) == not_recorded:
+            wrong.append((method, path))
+    assert not wrong, "each route must be in exactly one of RECORDED and NOT_RECORDED (server.audit_actions)"
     assert all(reason for _, _, reason in NOT_RECORDED)
 
 
@@ -92,7 +92,7 @@ def test_no_route_is_forgotten(tmp_path: Path) -> None:
         ("GET", "/logs/", "log.read", "", {}),
     ],
 )
-def test_a_line_tells_who_did_what_to_which_study(
+def test_a_line_contains_user_action_and_study(
     served: Served, method: str, url: str, action: str, study: str, more: dict[str, Any]
 ) -> None:
     served.client.request(method, url)
@@ -104,7 +104,7 @@ def test_a_line_tells_who_did_what_to_which_study(
     assert more.items() <= line.items()
 
 
-def test_nothing_is_answered_before_its_line_is_written(served: Served) -> None:
+def test_the_line_is_written_before_the_answer_is_sent(served: Served) -> None:
     served.client.get("/datastore/image", params={"image": "a"})
     assert (served.before, [line["action"] for line in served.after]) == ([], ["image.read"])
 
@@ -112,14 +112,14 @@ def test_nothing_is_answered_before_its_line_is_written(served: Served) -> None:
 @pytest.mark.parametrize(
     ("status", "outcome"), [(200, "done"), (202, "done"), (304, "done"), (403, "refused"), (409, "refused"), (500, "failed")]
 )
-def test_a_line_tells_how_a_request_ended(served: Served, status: int, outcome: str) -> None:
+def test_a_line_contains_the_outcome_of_the_request(served: Served, status: int, outcome: str) -> None:
     served.status = status
     served.client.put("/datastore/label", params={"image": "a"})
     (line,) = served.lines()
     assert (line["outcome"], line["status"]) == (outcome, status)
 
 
-def test_a_request_that_breaks_off_is_recorded_as_failed(served: Served) -> None:
+def test_a_request_without_an_answer_is_recorded_as_failed(served: Served) -> None:
     served.status = 0
     with pytest.raises(RuntimeError):
         served.client.put("/datastore/label", params={"image": "a"})
@@ -137,7 +137,7 @@ def test_handlers_add_versions_and_further_studies(served: Served) -> None:
     assert first["study"] != second["study"]
 
 
-def test_a_series_of_a_thousand_frames_is_one_line_for_each_person(served: Served) -> None:
+def test_reading_many_frames_of_a_series_is_recorded_once_per_person(served: Served) -> None:
     for user in (KIM, User("lee", "annotator", "token:lee")):
         served.user = user
         for frame in range(20):
@@ -146,7 +146,7 @@ def test_a_series_of_a_thousand_frames_is_one_line_for_each_person(served: Serve
     assert [line["who"] for line in served.lines()] == ["kim", "lee", "lee"]
 
 
-def test_every_change_is_a_line(served: Served) -> None:
+def test_every_change_is_recorded(served: Served) -> None:
     for _ in range(3):
         served.client.put("/datastore/label", params={"image": "a"})
     assert len(served.lines()) == 3
@@ -175,7 +175,7 @@ def test_long_study_names_do_not_stay_in_memory() -> None:
         tracemalloc.stop()
 
 
-def test_refused_requests_name_neither_paths_nor_studies(served: Served) -> None:
+def test_lines_about_refused_requests_contain_neither_paths_nor_studies(served: Served) -> None:
     served.status = 403
     served.client.get("/what/Doe^Jane/else?study=Doe^Jane")
     (line,) = served.lines()
@@ -183,7 +183,7 @@ def test_refused_requests_name_neither_paths_nor_studies(served: Served) -> None
     assert line["details"] == {"method": "GET", "route": "/what"}
 
 
-def test_no_study_name_reaches_the_file_unless_names_are_plain(tmp_path: Path) -> None:
+def test_the_file_contains_study_names_only_if_the_operator_allows_them(tmp_path: Path) -> None:
     served = Served(tmp_path)
     served.client.get("/datastore/image", params={"image": "Doe^Jane 1970"})
     assert "Doe" not in (served.work / "audit" / "audit.jsonl").read_text()
@@ -199,11 +199,11 @@ def test_the_start_is_recorded_with_changed_settings_and_without_secrets(tmp_pat
     assert [line["action"] for line in found] == ["server.start", "server.stop"] * 2
     assert [found[n]["details"]["changed"] for n in (0, 2)] == [[], ["server_queue"]]
     assert found[2]["details"]["server_queue"] == "3"
-    told = settings_of(ServerConfig(), {"client_secret": "x", "atlas": "/data/atlas", "server_queue": "3"})
-    assert told == {"atlas": "/data/atlas", "client_secret": "(secret)"}
+    shown = settings_of(ServerConfig(), {"client_secret": "x", "atlas": "/data/atlas", "server_queue": "3"})
+    assert shown == {"atlas": "/data/atlas", "client_secret": "(secret)"}
 
 
-def test_only_admins_read_the_log_and_choose_what(people: Path) -> None:
+def test_only_admins_can_read_and_filter_the_log(people: Path) -> None:
     app, _ = opened(people)
     client = here(app)
     assert client.get("/audit", headers=bearer(secret("kim"))).status_code == 403
@@ -215,15 +215,15 @@ def test_only_admins_read_the_log_and_choose_what(people: Path) -> None:
     assert client.get("/audit", params={"limit": 10**9}, headers=bearer(secret("max"))).status_code == 422
 
 
-def test_no_line_that_admins_read_shows_a_path_of_the_server(people: Path) -> None:
+def test_lines_for_admins_contain_no_path_of_the_server(people: Path) -> None:
     app, work = opened(people)
-    assert str(people) in (work / "audit" / "audit.jsonl").read_text()  # the operator may know
+    assert str(people) in (work / "audit" / "audit.jsonl").read_text()  # the operator may see paths
     answer = here(app).get("/audit", headers=bearer(secret("max")))
     assert "server_tokens" in answer.text
     assert str(people.parent) not in answer.text
 
 
-def test_readiness_tells_admins_that_lines_cannot_be_written(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readiness_reports_to_admins_that_lines_cannot_be_written(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     from medsam2_atlas.audit.files import AuditFiles
     from server.readiness import check_audit
 
@@ -240,13 +240,13 @@ def test_readiness_tells_admins_that_lines_cannot_be_written(served: Served, mon
     assert [line["action"] for line in served.lines()] == ["label.sign_off"]
 
 
-def test_rules_name_actions_that_people_can_look_up() -> None:
+def test_actions_have_plain_names() -> None:
     assert all(re.fullmatch(r"[a-z]+(\.[a-z_]+)?", action.name) for _, _, action in RECORDED)
 
 
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
-    """A file of tokens, the token of each person being the name and some more."""
+    """Returns a token file in which each token begins with the user's name."""
     file = tmp_path / "tokens.yaml"
     write_people(file, {"kim": "annotator", "max": "admin"})
     return file
@@ -268,7 +268,7 @@ def opened(people: Path) -> tuple[Any, Path]:
     return app, work
 
 
-def test_logins_are_recorded_but_no_password_that_was_typed_as_a_name(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logins_are_recorded_without_passwords_typed_as_names(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.audit.Throttle.passes", lambda *_: 0)
     app, work = opened(people)
     client = here(app, follow_redirects=False)
@@ -286,7 +286,7 @@ def test_logins_are_recorded_but_no_password_that_was_typed_as_a_name(people: Pa
     assert "secret" not in (work / "audit" / "audit.jsonl").read_text()
 
 
-def test_changes_of_the_file_of_tokens_are_recorded(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_of_the_token_file_are_recorded(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app, work = opened(people)
     monkeypatch.setattr("server.token_file._LOOK_SECONDS", -1.0)
     write_people(people, {"kim": "reviewer", "eve": "annotator", "max": "admin"})
@@ -300,7 +300,7 @@ def test_changes_of_the_file_of_tokens_are_recorded(people: Path, monkeypatch: p
     assert secret("eve") not in (work / "audit" / "audit.jsonl").read_text()
 
 
-def test_who_is_not_on_this_machine_is_not_recorded_as_its_user(tmp_path: Path) -> None:
+def test_a_request_from_another_machine_is_not_recorded_as_the_local_user(tmp_path: Path) -> None:
     app = create_app(ServerConfig())
     app.state.audit.open(WorkFolder(tmp_path))
     assert here(app, client=("10.0.0.7", 50000)).get("/datastore/image?image=a").status_code == 403

@@ -1,4 +1,4 @@
-"""Connections have limits: nobody holds the server with half-open requests, slow bodies, or answers that nobody reads."""
+"""Limits of connections: half-open requests, slow bodies and unread answers cannot block the server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENT = ConnectionLimits(total=20, per_address=10)
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """`/read` reads its body, `/wait` takes a second, `/large` sends a gigabyte."""
+    """Answers `/read` after reading the body, `/wait` after a second, and `/large` with a gigabyte."""
     ended = ""
     if scope["path"] == "/read":
         while (message := await receive()).get("more_body"):
@@ -42,7 +42,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 @contextmanager
 def serving(limits: ConnectionLimits, http: str = "auto") -> Iterator[tuple[int, Connections]]:
-    """The port of a uvicorn server with limits."""
+    """Yields the port of a uvicorn server with limits, and its connections."""
     connections = Connections(limits)
     config = uvicorn.Config(app, port=0, http=http, lifespan="off", log_level="critical")
     config.load()
@@ -77,7 +77,7 @@ def link(port: int, sent: bytes = b"") -> socket.socket:
 
 
 def rest(opened: socket.socket) -> bytes:
-    """What comes until the server closes the connection."""
+    """Returns all bytes until the server closes the connection."""
     received = b""
     try:
         while part := opened.recv(1 << 20):
@@ -95,7 +95,7 @@ def asked(port: int, path: str = "/read") -> bytes:
 @pytest.mark.parametrize(
     "sent", [b"", HEAD, HEAD + b"Content-Length: 9\r\n\r\nabc", HEAD + b"Transfer-Encoding: chunked\r\n\r\n"]
 )
-def test_a_request_that_stops_halfway_does_not_stay(fast: tuple[int, Connections], sent: bytes) -> None:
+def test_an_incomplete_request_is_closed(fast: tuple[int, Connections], sent: bytes) -> None:
     began = time.monotonic()
     answer = rest(link(fast[0], sent))
     assert answer.startswith(b"HTTP/1.1 408 ")
@@ -104,7 +104,7 @@ def test_a_request_that_stops_halfway_does_not_stay(fast: tuple[int, Connections
     until(lambda: len(fast[1]) == 0, 5)
 
 
-def test_a_head_or_body_that_trickles_does_not_stay(fast: tuple[int, Connections]) -> None:
+def test_a_very_slow_head_or_body_is_closed(fast: tuple[int, Connections]) -> None:
     for begun in (HEAD + b"X: ", HEAD + b"Content-Length: 1000\r\n\r\n"):
         opened, count = link(fast[0], begun), 0
         with pytest.raises(OSError):
@@ -116,21 +116,21 @@ def test_a_head_or_body_that_trickles_does_not_stay(fast: tuple[int, Connections
         opened.close()
 
 
-def test_half_of_a_second_request_does_not_stay(fast: tuple[int, Connections]) -> None:
+def test_an_incomplete_second_request_is_closed(fast: tuple[int, Connections]) -> None:
     opened = link(fast[0], b"GET /read HTTP/1.1\r\nHost: x\r\n\r\n")
     assert opened.recv(1000).startswith(b"HTTP/1.1 200")
     opened.sendall(HEAD)
     assert b" 408 " in rest(opened)
 
 
-def test_an_answer_that_nobody_reads_does_not_stay(fast: tuple[int, Connections]) -> None:
+def test_a_connection_whose_answer_nobody_reads_is_closed(fast: tuple[int, Connections]) -> None:
     opened = link(fast[0], b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
     until(lambda: len(fast[1]) == 1, 5)
     until(lambda: len(fast[1]) == 0, 10)
     opened.close()
 
 
-def test_who_waits_long_for_an_answer_or_reads_slowly_gets_it(fast: tuple[int, Connections]) -> None:
+def test_clients_that_wait_long_or_read_slowly_get_their_answers(fast: tuple[int, Connections]) -> None:
     assert asked(fast[0], "/wait").startswith(b"HTTP/1.1 200")
     opened, began = link(fast[0], b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"), time.monotonic()
     while time.monotonic() - began < 1.0:
@@ -139,7 +139,7 @@ def test_who_waits_long_for_an_answer_or_reads_slowly_gets_it(fast: tuple[int, C
     opened.close()
 
 
-def test_a_slow_upload_that_goes_on_is_taken(fast: tuple[int, Connections]) -> None:
+def test_a_slow_but_steady_upload_is_accepted(fast: tuple[int, Connections]) -> None:
     opened = link(fast[0], HEAD + b"Content-Length: 4000\r\nConnection: close\r\n\r\n")
     for _ in range(8):
         time.sleep(0.1)
@@ -147,7 +147,7 @@ def test_a_slow_upload_that_goes_on_is_taken(fast: tuple[int, Connections]) -> N
     assert b"http.request" in rest(opened)
 
 
-def test_thousands_of_half_open_requests_keep_nobody_out(patient: tuple[int, Connections]) -> None:
+def test_clients_are_served_despite_many_half_open_requests(patient: tuple[int, Connections]) -> None:
     port, connections = patient
     opened = [link(port, HEAD) for _ in range(60)]
     try:
@@ -162,7 +162,7 @@ def test_thousands_of_half_open_requests_keep_nobody_out(patient: tuple[int, Con
     until(lambda: len(connections) == 0, 5)
 
 
-def test_a_connection_too_many_is_refused_where_all_others_wait_for_answers() -> None:
+def test_a_new_connection_is_refused_if_all_others_wait_for_answers() -> None:
     with serving(ConnectionLimits(total=4)) as (port, connections):
         waiting = [link(port, b"GET /wait HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") for _ in range(4)]
         until(lambda: len(connections) == 4, 5)
@@ -180,7 +180,7 @@ def test_half_open_requests_of_one_address_leave_room_for_others() -> None:
             one.close()
 
 
-def test_descriptors_are_left_for_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_of_the_descriptors_are_left_for_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1024))
     assert ConnectionLimits().max_open == 128
     assert ConnectionLimits(total=100).max_open == 100

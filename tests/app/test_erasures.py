@@ -1,4 +1,4 @@
-"""A server forgets what a command has erased, does not fetch it from the PACS again, and writes none of it back."""
+"""After a command has erased a study, the server removes it from memory, does not fetch it again, and stores none of it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def signed_off(datastore: PacsDatastore, series: str, folder: Path) -> None:
     (folder / "label.nii.gz").unlink()
 
 
-def test_an_erased_series_is_not_fetched_again_though_the_pacs_still_has_it(pacs: FakePacs, tmp_path: Path) -> None:
+def test_an_erased_series_in_the_pacs_is_not_fetched_again(pacs: FakePacs, tmp_path: Path) -> None:
     datastore = datastore_of(pacs)
     for series in (UID, OTHER):
         signed_off(datastore, series, tmp_path)
@@ -79,7 +79,7 @@ def test_an_erased_series_is_not_fetched_again_though_the_pacs_still_has_it(pacs
     mine -= {sha256(path) for path in work.rglob("*") if path.is_file() and OTHER in str(path)}
     ran = CliRunner().invoke(app, ["studies", "erase", pacs.url, UID, "--reason", "consent withdrawn", "--yes"])
     assert ran.exit_code == 0, ran.output
-    assert sent["instance"] in ran.output  # what the PACS has is told
+    assert sent["instance"] in ran.output  # the command lists the objects in the PACS
     for _ in range(2):
         asked = len(pacs.asked)
         assert datastore.list_images() == [OTHER]
@@ -92,21 +92,21 @@ def test_an_erased_series_is_not_fetched_again_though_the_pacs_still_has_it(pacs
             assert not path.is_file() or (UID.encode() not in path.read_bytes() and sha256(path) not in mine), path
         datastore = datastore_of(pacs)  # after a restart
     assert UID not in json.dumps(json.loads((work / "series.json").read_text()))
-    os.umask(0o022)  # of the next command's user
+    os.umask(0o022)  # the user of the next command may have this umask
     assert CliRunner().invoke(app, ["studies", "readmit", pacs.url, UID]).exit_code == 0
     assert {file.stat().st_mode & 0o777 for file in work.rglob("erased.json")} == {0o600}
     assert datastore_of(pacs).get_image_uri(UID)
 
 
-def test_a_series_that_was_never_fetched_can_be_barred(pacs: FakePacs) -> None:
+def test_a_series_can_be_erased_before_it_is_fetched(pacs: FakePacs) -> None:
     datastore = datastore_of(pacs)
     assert UID in datastore.list_images()
     erase(Place.existing(pacs.url), UID, "consent withdrawn")
     assert datastore.list_images() == [OTHER]
 
 
-@pytest.mark.parametrize("moment", ["before it is taken in", "after it was taken in"])
-def test_a_series_that_is_erased_while_it_is_fetched_is_not_kept(
+@pytest.mark.parametrize("moment", ["before it is added", "after it was added"])
+def test_a_series_erased_while_it_is_fetched_is_not_stored(
     pacs: FakePacs, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     datastore = datastore_of(pacs)
@@ -126,7 +126,7 @@ def test_a_series_that_is_erased_while_it_is_fetched_is_not_kept(
     assert not [path for path in work.rglob("*") if UID in path.name]
 
 
-def test_a_prediction_that_ends_after_the_erasure_is_not_kept(tmp_path: Path) -> None:
+def test_a_prediction_that_ends_after_the_erasure_is_not_stored(tmp_path: Path) -> None:
     folder = tmp_path / "studies"
     image = ct(folder, "gone")
     store = StudyStore(folder)
@@ -146,7 +146,7 @@ def test_a_prediction_that_ends_after_the_erasure_is_not_kept(tmp_path: Path) ->
     assert not [path for path in folder.rglob("*") if "gone" in path.name]
 
 
-def test_measures_that_end_after_the_erasure_are_not_kept(tmp_path: Path) -> None:
+def test_measures_that_end_after_the_erasure_are_not_stored(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
     image = tmp_path / "gone.nii.gz"
@@ -167,7 +167,7 @@ def test_measures_that_end_after_the_erasure_are_not_kept(tmp_path: Path) -> Non
     assert table.rows() == {}
 
 
-def test_jobs_and_results_of_an_erased_study_are_let_go(tmp_path: Path) -> None:
+def test_jobs_and_results_of_an_erased_study_are_removed(tmp_path: Path) -> None:
     folder, disposed = tmp_path / "studies", []
     ct(folder, "gone")
     ct(folder, "other")
@@ -206,5 +206,5 @@ def test_a_server_finishes_an_interrupted_erasure_before_it_serves(tmp_path: Pat
     assert not (folder / "gone.nii.gz").exists()
     assert not list(plans.iterdir())
     (plans / "1.json").write_text(json.dumps(plan | {"study": "../studies"}))
-    finish_interrupted(str(folder))  # is logged, and the server starts
+    finish_interrupted(str(folder))  # logs the error, so that the server starts
     assert folder.exists()

@@ -1,4 +1,4 @@
-"""Errors of the disk reach clients with the right status."""
+"""Clients get disk errors with the right status."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/studies/x")
         (FileNotFoundError(errno.ENOENT, "No such file", "/studies/first.nii.gz"), 404),
         (OSError(errno.EIO, "Input/output error", "/studies/first.nii.gz"), 409),
         (OSError(errno.EMFILE, "Too many open files"), 503),
-        (RuntimeError("nobody thought of that"), 500),
+        (RuntimeError("unexpected"), 500),
     ],
 )
-def test_an_error_of_the_disk_has_its_own_status(error: Exception, status: int) -> None:
+def test_disk_errors_have_their_own_status(error: Exception, status: int) -> None:
     answer = errors.from_error(error)
     assert answer.status_code == status
     about = json.loads(bytes(answer.body))

@@ -1,4 +1,4 @@
-"""The real server starts with leftovers of a killed one, and gets requests that are too large or invalid."""
+"""The real server starts with leftovers of a killed server, and gets requests that are too large or invalid."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def mark_of(number: int) -> ProcessMark:
 
 
 class Training:
-    """A process that claims the studies for training, as MONAI Label's does, and a process in place of its server."""
+    """A process that claims the studies for training as MONAI Label's process does, and a process that acts as its server."""
 
     def __init__(self, work: Path) -> None:
         self.server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -69,14 +69,14 @@ class Training:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("place")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("root")
 
 
 @pytest.fixture(scope="module")
-def studies(place: Path, short_files: ReferenceFiles) -> Path:
-    """Returns a folder of studies in which writes were interrupted."""
-    folder = place / "studies"
+def studies(root: Path, short_files: ReferenceFiles) -> Path:
+    """Returns a studies folder with temporary files of interrupted writes."""
+    folder = root / "studies"
     (folder / "labels/final").mkdir(parents=True)
     (folder / ".medsam2_atlas/versions").mkdir(parents=True)
     (folder / "first.nii.gz").write_bytes(short_files.image.read_bytes())
@@ -95,18 +95,18 @@ def orphan(studies: Path) -> Iterator[Training]:
 
 
 @pytest.fixture(scope="module")
-def client(studies: Path, orphan: Training, place: Path) -> Iterator[Any]:
-    temporary, sessions = place / "temporary", place / "work/sessions"
+def client(studies: Path, orphan: Training, root: Path) -> Iterator[Any]:
+    temporary, sessions = root / "temporary", root / "work/sessions"
     temporary.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "none", temporary], stderr=subprocess.DEVNULL)
     (temporary / f"medsam2_atlas-{ProcessMark(mark_of(os.getpid()).namespace, 4_000_000, 1)}-abc.nii.gz").write_bytes(b"x")
     broken = sessions / str(uuid.uuid4())
     broken.mkdir(parents=True)
     os.utime(broken, (HOURS_AGO, HOURS_AGO))
-    tokens_for(place / "tokens.yaml", {"max": "admin", "kim": "annotator"})
-    conf = {"learning": "false", "server_tokens": str(place / "tokens.yaml"), "server_upload_mb": "40"}
+    tokens_for(root / "tokens.yaml", {"max": "admin", "kim": "annotator"})
+    conf = {"learning": "false", "server_tokens": str(root / "tokens.yaml"), "server_upload_mb": "40"}
     try:
-        with server(studies, place / "work", conf, {"TMPDIR": str(temporary)}, token=token_of("max")) as connected:
+        with server(studies, root / "work", conf, {"TMPDIR": str(temporary)}, token=token_of("max")) as connected:
             yield connected
     finally:
         if mounted.returncode == 0:
@@ -121,19 +121,19 @@ def url(client: Any) -> str:
 MAX, KIM = bearer(token_of("max")), bearer(token_of("kim"))
 
 
-def files_left(place: Path) -> list[str]:
-    return sorted(path.name for path in (place / "temporary").glob("medsam2_atlas-*"))
+def files_left(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "temporary").glob("medsam2_atlas-*"))
 
 
-def test_leftovers_of_a_killed_server_are_removed_at_start(client: Any, studies: Path, place: Path) -> None:
+def test_leftovers_of_a_killed_server_are_removed_at_start(client: Any, studies: Path, root: Path) -> None:
     assert [path for path in studies.rglob("*") if path.name.startswith(".part-")] == []
-    assert [name for name in files_left(place) if "-abc" in name] == []
-    assert list((place / "work/sessions").iterdir()) == []
+    assert [name for name in files_left(root) if "-abc" in name] == []
+    assert list((root / "work/sessions").iterdir()) == []
 
 
-def test_a_training_that_has_outlived_its_server_is_ended_by_the_next_one(client: Any, orphan: Training, place: Path) -> None:
+def test_a_training_that_has_outlived_its_server_is_ended_by_the_next_one(client: Any, orphan: Training, root: Path) -> None:
     assert orphan.process.wait(20) is not None
-    assert "because its server has ended" in (place / "work/server.log").read_text()
+    assert "because its server has ended" in (root / "work/server.log").read_text()
 
 
 def test_two_servers_never_train_on_the_same_studies(url: str, studies: Path) -> None:
@@ -155,8 +155,8 @@ def test_two_servers_never_train_on_the_same_studies(url: str, studies: Path) ->
 def test_readiness_is_public_and_its_reasons_are_for_admins(url: str, studies: Path) -> None:
     assert requests.get(f"{url}/readyz").json() == {"ready": True}
     assert requests.get(f"{url}/readyz", headers=MAX).json() == {"ready": True, "problems": []}
-    work, away = studies / ".medsam2_atlas", studies / "away"
-    work.rename(away)  # as a disk that is gone
+    work, moved = studies / ".medsam2_atlas", studies / "moved"
+    work.rename(moved)  # like a missing disk
     try:
         work.write_bytes(b"")
         until(lambda: requests.get(f"{url}/readyz").status_code == 503, 15)
@@ -168,7 +168,7 @@ def test_readiness_is_public_and_its_reasons_are_for_admins(url: str, studies: P
         assert requests.get(f"{url}/healthz").status_code == 200
     finally:
         work.unlink()
-        away.rename(work)
+        moved.rename(work)
     until(lambda: requests.get(f"{url}/readyz").status_code == 200, 15)
 
 
@@ -185,8 +185,8 @@ MULTIPART = MAX | {"Content-Type": "multipart/form-data; boundary=b"}
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [
-        ("/session/", parts(10_000, 1), 413),  # files without end
-        ("/session/", parts(50, 1_000_000), 413),  # too much in all
+        ("/session/", parts(10_000, 1), 413),  # too many files
+        ("/session/", parts(50, 1_000_000), 413),  # too many bytes in total
         ("/session/", parts(1, 50_000_000), 413),
         ("/datastore/label?image=first&tag=mine", parts(10_000, 1, 'name="params"'), 413),
         ("/datastore/label?image=first&tag=mine", parts(1, 5_000_000, 'name="params"'), 413),
@@ -195,22 +195,24 @@ MULTIPART = MAX | {"Content-Type": "multipart/form-data; boundary=b"}
         ("/datastore/image", iter([b"--b\r\n" + b"X-Long: " + b"x" * 10_000_000]), 422),
     ],
 )
-def test_no_upload_is_too_much_for_the_server(client: Any, url: str, place: Path, path: str, body: Any, status: int) -> None:
+def test_too_large_uploads_are_refused_without_filling_the_server(
+    client: Any, url: str, root: Path, path: str, body: Any, status: int
+) -> None:
     process = psutil.Process(process_of(client).pid)
     before = process.memory_info().rss
     answer = requests.put(f"{url}{path}", data=body, headers=MULTIPART)
     assert answer.status_code == status, answer.text
     assert process.memory_info().rss - before < 150_000_000
-    assert files_left(place) == []
+    assert files_left(root) == []
     assert requests.get(f"{url}/healthz").ok
 
 
 def test_a_full_disk_is_reported_and_uploads_work_again_once_it_has_room(
-    url: str, place: Path, short_files: ReferenceFiles
+    url: str, root: Path, short_files: ReferenceFiles
 ) -> None:
-    temporary = place / "temporary"
+    temporary = root / "temporary"
     if not temporary.is_mount():
-        pytest.skip("needs a small disk of its own")
+        pytest.skip("needs a separate small disk")
     room = os.statvfs(temporary)
     (temporary / "filler").write_bytes(b"x" * (room.f_bavail * room.f_frsize - 1_000_000))
     try:
@@ -225,14 +227,14 @@ def test_a_full_disk_is_reported_and_uploads_work_again_once_it_has_room(
             assert answer.status_code == 507, answer.text
             assert "space" in answer.json()["error"]["remedy"]
         assert requests.get(f"{url}/info/", headers=MAX).ok
-        assert files_left(place) == []
+        assert files_left(root) == []
     finally:
         (temporary / "filler").unlink()
     with short_files.image.open("rb") as stream:
         assert requests.put(f"{url}/session/", files={"files": ("x.nii.gz", stream)}, headers=MAX).ok
 
 
-def test_a_body_that_is_no_multipart_message_is_never_kept_in_memory(client: Any, url: str) -> None:
+def test_a_large_body_without_multipart_is_not_kept_in_memory(client: Any, url: str) -> None:
     process = psutil.Process(process_of(client).pid)
     before = process.memory_info().rss
     form = MAX | {"Content-Type": "application/x-www-form-urlencoded"}
@@ -246,13 +248,13 @@ def test_a_body_that_is_no_multipart_message_is_never_kept_in_memory(client: Any
     assert process.memory_info().rss - before < 100_000_000
 
 
-def test_a_series_of_many_slices_can_still_be_uploaded(url: str, place: Path, tmp_path: Path) -> None:
+def test_a_series_of_many_slices_can_still_be_uploaded(url: str, root: Path, tmp_path: Path) -> None:
     image = sitk.GetImageFromArray(np.arange(1100 * 16, dtype=np.int16).reshape(1100, 4, 4) % 1000)
     image.SetSpacing((1.0, 1.0, 0.5))
     slices = [("files", (file.name, file.read_bytes())) for file in write_series(tmp_path / "series", image)]
     answer = requests.put(f"{url}/session/", files=slices, headers=MAX)
     assert answer.status_code == 200, answer.text
-    session = place / "work" / "sessions" / answer.json()["session_id"]
+    session = root / "work" / "sessions" / answer.json()["session_id"]
     assert len(list((session / "series").iterdir())) == 1100
     assert requests.delete(f"{url}/session/{session.name}", headers=MAX).ok
     assert not session.exists()
@@ -265,11 +267,11 @@ def test_invalid_options_do_not_cause_error_500(url: str, params: str) -> None:
         assert requests.request(method, f"{url}{path}", data={field: params}, headers=MAX).status_code == 422
 
 
-def test_an_upload_that_no_model_takes_leaves_nothing(url: str, place: Path, short_files: ReferenceFiles) -> None:
+def test_a_refused_upload_leaves_no_files(url: str, root: Path, short_files: ReferenceFiles) -> None:
     with short_files.image.open("rb") as stream:
         answer = requests.post(f"{url}/infer/atlas", files={"file": ("x.nii.gz", stream)}, headers=MAX)
     assert answer.status_code == 409  # there is no atlas
-    assert files_left(place) == []
+    assert files_left(root) == []
 
 
 @pytest.mark.parametrize(("lines", "status"), [("3", 200), ("0", 422), ("-1", 422), ("9" * 40, 422)])

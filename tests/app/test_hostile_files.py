@@ -40,7 +40,7 @@ def nrrd(field: str, data: str) -> bytes:
 
 
 def hostile(secret: Path) -> dict[str, bytes]:
-    """Returns files that name others, or crash or hang ITK, by name."""
+    """Returns hostile files by name: they refer to other files, or crash or hang ITK."""
     return {
         "path.mha": metaimage(str(secret)),
         "list.mha": metaimage(f"LIST\n{secret}"),
@@ -70,7 +70,7 @@ def test_no_upload_reads_another_file_of_the_server(url: str, studies: Path, sec
     assert requests.get(f"{url}/info/", timeout=10).json()["datastore"]["total"] == 2
 
 
-def test_a_small_upload_that_unpacks_to_gigabytes_costs_the_server_nothing(url: str, studies: Path, tmp_path: Path) -> None:
+def test_a_small_upload_that_unpacks_to_gigabytes_does_not_fill_the_server(url: str, studies: Path, tmp_path: Path) -> None:
     image = sitk.GetImageFromArray(np.zeros((2, 2, 2), np.uint8))
     sitk.WriteImage(image, str(tmp_path / "small.nii"))
     header = bytearray((tmp_path / "small.nii").read_bytes()[:352])
@@ -101,7 +101,7 @@ def test_three_hundred_mutated_headers_do_not_end_the_server(url: str, studies: 
 def poisoned(
     short_files: ReferenceFiles, atlas_folder: Path, secret: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Path]]:
-    """Yields a server that measures in the background, over a folder with one good study among hostile ones."""
+    """Yields a server that measures in the background, and its folder with one good study among hostile files."""
     folder = tmp_path_factory.mktemp("poisoned")
     shutil.copy(short_files.image, folder / "zz-good.nii.gz")
     for name, content in hostile(secret).items():
@@ -119,7 +119,7 @@ def poisoned(
 def test_hostile_files_in_the_studies_folder_do_not_stop_the_server(poisoned: tuple[str, Path], secret: Path) -> None:
     url, _ = poisoned
     deadline = time.monotonic() + 300
-    while True:  # until the good one, which is the last by name, has been measured: a quarter of a minute on free cores
+    while True:  # until the good study, the last by name, has been measured; this takes 15 s on idle cores
         cases = {case["study"]: case for case in requests.get(f"{url}/review/cases", timeout=10).json()}
         if cases["zz-good"]["novelty"] is not None or time.monotonic() > deadline:
             break

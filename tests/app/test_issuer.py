@@ -32,7 +32,7 @@ KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 class Issuer:
-    """An issuer whose answers tests set: bytes, or None to hang."""
+    """An issuer whose answers are set by the tests: bytes, or None to hang."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -107,7 +107,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def url(issuer: Issuer, tmp_path: Path, clock: Clock) -> Iterator[str]:
-    """Yields a server with the login of this project, and a few routes."""
+    """Yields the URL of a server with this project's login and a few routes."""
     tokens_for(tmp_path / "tokens.yaml", {"lee": "admin"})
     config = ServerConfig(oidc_issuer=issuer.url, tokens=str(tmp_path / "tokens.yaml"))
     access = Access(config, clock)
@@ -192,46 +192,46 @@ def test_known_keys_stay_valid_for_an_hour_while_the_issuer_hangs(issuer: Issuer
         ("max-age=soon", 300),
     ],
 )
-def test_a_key_that_was_withdrawn_counts_no_longer_than_the_issuer_said(
+def test_a_withdrawn_key_is_valid_only_for_the_time_the_issuer_set(
     issuer: Issuer, clock: Clock, caching: str, seconds: float
 ) -> None:
     issuer.caching = caching
     access = Access(ServerConfig(oidc_issuer=issuer.url), clock)
     token = issuer.token()
-    assert access.who(token) is not None
+    assert access.user(token) is not None
     issuer.says("certs", {"keys": [issuer.key("k2")]})
     clock.now += seconds / 2 - 1
-    assert access.who(token) is not None
+    assert access.user(token) is not None
     clock.now += seconds / 2 + 2
-    assert access.who(token) is None
+    assert access.user(token) is None
 
 
-def test_keys_are_renewed_in_the_background_before_their_time_ends(issuer: Issuer, clock: Clock) -> None:
+def test_keys_are_renewed_in_the_background_before_they_expire(issuer: Issuer, clock: Clock) -> None:
     access = Access(ServerConfig(oidc_issuer=issuer.url), clock)
     token = issuer.token()
-    assert access.who(token) is not None
+    assert access.user(token) is not None
     for _ in range(10):
         clock.now += 160
         asked = issuer.asked.count("certs")
-        assert access.who_now(token) is not None, "nobody waits"
+        assert access.known_user(token) is not None, "no request waits for the new keys"
         until(lambda: issuer.asked.count("certs") > asked, 5)  # noqa: B023
         until(lambda: access._issuer and access._issuer._known and access._issuer._known.fetched == clock.now, 5)
     assert issuer.asked.count("certs") == 11
 
 
-def test_a_flood_of_unknown_keys_asks_the_issuer_seldom_and_hides_no_new_key_for_long(issuer: Issuer, clock: Clock) -> None:
+def test_many_unknown_keys_cause_few_requests_and_new_keys_are_found_soon(issuer: Issuer, clock: Clock) -> None:
     access = Access(ServerConfig(oidc_issuer=issuer.url), clock)
-    assert access.who(issuer.token()) is not None
+    assert access.user(issuer.token()) is not None
     flood = [issuer.token(f"other-{number}") for number in range(50)]
     for _ in range(10):
         clock.now += 10
-        assert {access.who(token) for token in flood} == {None}
+        assert {access.user(token) for token in flood} == {None}
     assert issuer.asked.count("certs") <= 1 + 100 / 30
     issuer.says("certs", {"keys": [issuer.key("k1"), issuer.key("k2")]})
     began = clock.now
-    while access.who(issuer.token("k2")) is None:
+    while access.user(issuer.token("k2")) is None:
         clock.now += 1
-        assert {access.who(token) for token in flood[:5]} == {None}
+        assert {access.user(token) for token in flood[:5]} == {None}
     assert clock.now - began <= 30
 
 
@@ -318,7 +318,7 @@ def test_invalid_roles_are_refused(issuer: Issuer, url: str, roles: Any) -> None
 )
 def test_roles_are_found_where_the_setting_says(issuer: Issuer, path: str, claims: dict[str, Any]) -> None:
     access = Access(ServerConfig(oidc_issuer=issuer.url, oidc_roles=path))
-    user = access.who(issuer.token(realm_access=None, **claims))
+    user = access.user(issuer.token(realm_access=None, **claims))
     assert user is not None
     assert user.role == "admin"
 
@@ -326,13 +326,13 @@ def test_roles_are_found_where_the_setting_says(issuer: Issuer, path: str, claim
 @pytest.mark.parametrize(
     "path", ["realm_access.roles.0", "preferred_username.roles", "exp.roles", ".", "", "realm_access..roles"]
 )
-def test_a_path_to_no_roles_gives_no_role(issuer: Issuer, path: str) -> None:
-    assert Access(ServerConfig(oidc_issuer=issuer.url, oidc_roles=path)).who(issuer.token()) is None
+def test_a_wrong_path_to_the_roles_gives_no_role(issuer: Issuer, path: str) -> None:
+    assert Access(ServerConfig(oidc_issuer=issuer.url, oidc_roles=path)).user(issuer.token()) is None
 
 
 @pytest.mark.parametrize("sub", [7, True, ["7"], {"a": 1}, "", " ", 300 * "7", "7\n", "a\u202eb"])
-def test_a_subject_that_cannot_be_an_id_is_nobody(issuer: Issuer, sub: Any) -> None:
-    assert Access(ServerConfig(oidc_issuer=issuer.url)).who(issuer.token(sub=sub)) is None
+def test_a_token_with_an_invalid_subject_is_refused(issuer: Issuer, sub: Any) -> None:
+    assert Access(ServerConfig(oidc_issuer=issuer.url)).user(issuer.token(sub=sub)) is None
 
 
 @pytest.mark.parametrize(
@@ -348,17 +348,17 @@ def test_a_subject_that_cannot_be_an_id_is_nobody(issuer: Issuer, sub: Any) -> N
         (None, "7"),
     ],
 )
-def test_a_name_is_one_short_line(issuer: Issuer, name: Any, shown: str) -> None:
-    user = Access(ServerConfig(oidc_issuer=issuer.url)).who(issuer.token(sub="7", preferred_username=name))
+def test_a_name_is_shown_as_one_short_line(issuer: Issuer, name: Any, shown: str) -> None:
+    user = Access(ServerConfig(oidc_issuer=issuer.url)).user(issuer.token(sub="7", preferred_username=name))
     assert user is not None
     assert (user.name, user.id) == (shown, f"oidc:{issuer.url}#7")
 
 
-def test_people_of_one_name_are_different_people(issuer: Issuer, tmp_path: Path) -> None:
+def test_users_with_the_same_name_have_different_ids(issuer: Issuer, tmp_path: Path) -> None:
     file = tokens_for(tmp_path / "tokens.yaml", {"kim": "annotator"})
     access = Access(ServerConfig(oidc_issuer=issuer.url, tokens=str(file)))
     tokens = (token_of("kim"), issuer.token(sub="7"), issuer.token(sub="8"), issuer.token(), issuer.token(sub="kim"))
-    people = [access.who(token) for token in tokens]
+    people = [access.user(token) for token in tokens]
     assert {user.name for user in people if user} == {"kim"}
     assert len({user.id for user in people if user}) == 5
 
@@ -366,10 +366,10 @@ def test_people_of_one_name_are_different_people(issuer: Issuer, tmp_path: Path)
 def test_a_slash_at_the_end_of_the_issuers_name_does_not_matter(issuer: Issuer) -> None:
     for url in (issuer.url, f"{issuer.url}/"):
         access = Access(ServerConfig(oidc_issuer=url))
-        assert access.who(issuer.token(iss=f"{issuer.url}/")) is not None
-        assert access.who(issuer.token(iss=f"{issuer.url}//")) is None
+        assert access.user(issuer.token(iss=f"{issuer.url}/")) is not None
+        assert access.user(issuer.token(iss=f"{issuer.url}//")) is None
 
 
 @pytest.mark.parametrize("exp", ["soon", "1e999", [], {}, True, None])
-def test_a_token_whose_end_is_no_time_is_nobodys(issuer: Issuer, exp: Any) -> None:
-    assert Access(ServerConfig(oidc_issuer=issuer.url)).who(issuer.token(exp=exp)) is None
+def test_a_token_with_an_invalid_expiry_is_refused(issuer: Issuer, exp: Any) -> None:
+    assert Access(ServerConfig(oidc_issuer=issuer.url)).user(issuer.token(exp=exp)) is None

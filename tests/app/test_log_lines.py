@@ -1,4 +1,4 @@
-"""The server's log holds no study names and no forged lines, whatever is logged by whom."""
+"""The server's log contains no study names and no forged lines, whatever any code logs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def log(studies: Path) -> Iterator[tuple[logging.Logger, io.StringIO]]:
     logger.removeHandler(handler)
 
 
-def test_study_names_are_in_no_line(log: tuple[logging.Logger, io.StringIO], studies: Path) -> None:
+def test_no_line_contains_a_study_name(log: tuple[logging.Logger, io.StringIO], studies: Path) -> None:
     logger, stream = log
     for name in (*NAMES, "orphan-9", "Schmidt"):
         logger.info("%s is left out", name)
@@ -60,7 +60,7 @@ def test_study_names_are_in_no_line(log: tuple[logging.Logger, io.StringIO], stu
         except OSError:
             logger.exception("failed")
     text = stream.getvalue()
-    # Keyed hashes are random, and the folder's name has a number: either may hold the digits of a name.
+    # Keyed hashes and the number in the folder's name are random and may contain the digits of a name.
     rest = re.sub(r"study-[0-9a-f]{10}", "hash", text.replace(str(studies), "folder"))
     for name in (*NAMES, "orphan-9", "Schmidt", "Anna", "Hans", "Brien", "xxxx", "007"):
         assert name not in rest
@@ -70,7 +70,7 @@ def test_study_names_are_in_no_line(log: tuple[logging.Logger, io.StringIO], stu
     assert f"{studies}/{hashed}.nii.gz" in text
 
 
-def test_uids_are_in_no_line_and_other_numbers_stay(log: tuple[logging.Logger, io.StringIO], studies: Path) -> None:
+def test_no_line_contains_a_uid_but_other_numbers_stay(log: tuple[logging.Logger, io.StringIO], studies: Path) -> None:
     logger, stream = log
     uid = "1.2.826.0.1.3680043.8.498.7291"
     logger.info("GET /proxy/dicom/wado/studies/%s/series/2.25.329800735698586629295641978511506172918/metadata", uid)
@@ -83,7 +83,7 @@ def test_uids_are_in_no_line_and_other_numbers_stay(log: tuple[logging.Logger, i
     assert second == f"[INFO] {kept}"
 
 
-def test_words_that_only_hold_a_name_stay_and_longer_names_win(tmp_path: Path) -> None:
+def test_words_that_contain_a_name_stay_and_longer_names_take_precedence(tmp_path: Path) -> None:
     names = StudyNames(tmp_path)
     hidden = LogNames(names, lambda: ["case", "case 12", "1234"])
     assert hidden.hide("case 12") == names.hashed("case 12")
@@ -100,12 +100,12 @@ def test_slices_with_numbers_for_names_hide_no_counts(tmp_path: Path) -> None:
     context.begin("")
 
 
-def test_names_that_a_request_holds_are_hidden_though_there_is_no_such_study(
+def test_names_in_a_request_are_hidden_even_without_such_a_study(
     log: tuple[logging.Logger, io.StringIO],
 ) -> None:
     logger, stream = log
     context.begin("", b"image=Nobody%20Known&tag=final&output=Nobody")
-    thread = threading.Thread(target=copy_context().run, args=(context.mention, "Up^Load"))  # as handlers run
+    thread = threading.Thread(target=copy_context().run, args=(context.mention, "Up^Load"))  # handlers run like this
     thread.start()
     thread.join()
     logger.info("Nobody Known: is no study of this server; nor is Up^Load (final)")
@@ -118,16 +118,16 @@ def test_names_that_a_request_holds_are_hidden_though_there_is_no_such_study(
     assert second == "[INFO] Nobody Known"
 
 
-def test_a_query_with_thousands_of_names_makes_no_log_line_slow(log: tuple[logging.Logger, io.StringIO]) -> None:
+def test_a_query_with_thousands_of_names_does_not_slow_down_log_lines(log: tuple[logging.Logger, io.StringIO]) -> None:
     logger, stream = log
     context.begin("", "&".join(f"image=Nobody{number}" for number in range(6000)).encode())
-    assert context.mentioned() == {"Nobody5999"}  # which handlers get
+    assert context.mentioned() == {"Nobody5999"}  # handlers get this last value
     logger.info("Nobody5999: is no study")
     assert "Nobody" not in stream.getvalue()
     context.begin("")
 
 
-def test_a_study_that_has_just_come_is_hidden_in_the_first_line_about_it(studies: Path) -> None:
+def test_a_new_study_is_hidden_in_the_first_line_about_it(studies: Path) -> None:
     hidden = LogNames(StudyNames(studies), lambda: names_in(studies), lambda: studies.stat().st_mtime_ns)
     (studies / "New^Comer.nii.gz").touch()
     assert "Comer" not in hidden.hide("New^Comer cannot be read", urgent=True)
@@ -136,7 +136,7 @@ def test_a_study_that_has_just_come_is_hidden_in_the_first_line_about_it(studies
     assert "Comer" not in hidden.hide("the label of New^Comer was taken away")
 
 
-def test_names_stay_where_the_operator_wants_them(studies: Path) -> None:
+def test_names_stay_if_the_operator_allows_them(studies: Path) -> None:
     assert LogNames(StudyNames(studies, plain=True), lambda: names_in(studies)).hide(NAMES[0]) == NAMES[0]
 
 
@@ -148,18 +148,18 @@ def test_10000_names_cost_no_time(tmp_path: Path) -> None:
     assert time.perf_counter() - began < 1.0
 
 
-def test_a_folder_that_cannot_be_listed_stops_no_line(tmp_path: Path) -> None:
+def test_lines_are_written_even_if_the_folder_cannot_be_listed(tmp_path: Path) -> None:
     assert LogNames(StudyNames(tmp_path), lambda: names_in(tmp_path / "none")).hide("x", urgent=True) == "x"
 
 
-def test_what_work_processes_print_cannot_look_like_the_server_s_own_lines(studies: Path) -> None:
+def test_printed_lines_of_work_processes_cannot_imitate_the_servers_lines(studies: Path) -> None:
     stream, logger = io.StringIO(), logging.getLogger("task_train")
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     try:
         log_lines.install(str(studies), WorkFolder.of(studies), names=False)
-        log_lines.install(str(studies), WorkFolder.of(studies), names=False)  # as by a second server in a process
+        log_lines.install(str(studies), WorkFolder.of(studies), names=False)  # like a second server in the process
         logger.error("[2026-11-26 10:00:00] [ERROR] case-007")
     finally:
         logger.removeHandler(handler)
@@ -172,7 +172,7 @@ def test_queries_to_a_pacs_are_not_logged(log: tuple[logging.Logger, io.StringIO
     assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)  # it logs whole addresses, with PatientName
 
 
-def test_what_libraries_print_about_a_file_does_not_leave_its_reader() -> None:
+def test_output_of_libraries_does_not_leave_the_reader_process() -> None:
     program = "import os; from medsam2_atlas.imaging.decoding.worker import _silence; _silence(); os.write(2, b'forged')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert done.stderr == b""

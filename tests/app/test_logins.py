@@ -1,4 +1,4 @@
-"""Logins of browsers: cookies hold no token, end, and belong to nobody else; wrong logins wait; a login leads to own pages."""
+"""Logins of browsers: cookies contain no token and expire; wrong logins have to wait; logins return to own pages only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from server.config import ServerConfig
 from server.issuer import IssuerError
 from server.logins import Logins, Proof
 from server.own_pages import own_page
-from server.wrong_logins import TooManyWrongError, WrongLogins, place_of
+from server.wrong_logins import TooManyWrongError, WrongLogins, client_address
 from token_files import bearer, token_of, tokens_for
 from waiting import Clock
 
@@ -42,7 +42,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def client(app: Any, file: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
-    """A client of a server whose people and logins are new."""
+    """Returns a client of a server with fresh users and logins."""
     fresh_access(app, ServerConfig(tokens=str(file)), monkeypatch)
     return TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 50000), follow_redirects=False)
 
@@ -50,48 +50,48 @@ def client(app: Any, file: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
 def fresh_access(app: Any, config: ServerConfig, monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock(1000.0)
     access = Access(config, clock)
-    current: Access = app.state.access  # the middleware holds the same one
+    current: Access = app.state.access  # the middleware uses the same object
     monkeypatch.setattr(current, "__dict__", access.__dict__)
     return clock
 
 
-def from_place(client: TestClient, host: str) -> TestClient:
+def from_address(client: TestClient, host: str) -> TestClient:
     return TestClient(client.app, base_url="http://127.0.0.1", client=(host, 50000), follow_redirects=False)
 
 
-def knows(client: TestClient, **headers: str) -> bool:
+def logged_in(client: TestClient, **headers: str) -> bool:
     return client.get("/auth/token/valid", headers=headers).status_code == 200
 
 
-def test_no_token_is_in_a_cookie(client: TestClient) -> None:
+def test_a_cookie_contains_no_token(client: TestClient) -> None:
     answer = client.post("/login", data=FORM)
     (cookie,) = SimpleCookie(answer.headers["set-cookie"]).values()
-    assert (answer.status_code, knows(client)) == (303, True)
+    assert (answer.status_code, logged_in(client)) == (303, True)
     assert len(cookie.value) >= 43
     for secret in (token_of("kim"), hashlib.sha256(token_of("kim").encode()).hexdigest()):
         assert secret not in answer.headers["set-cookie"]
-    assert not knows(client, **bearer(cookie.value))
+    assert not logged_in(client, **bearer(cookie.value))
     client.cookies.clear()
-    assert not knows(client, Cookie=f"{cookie.key}={token_of('kim')}")
+    assert not logged_in(client, Cookie=f"{cookie.key}={token_of('kim')}")
 
 
-def test_each_login_gets_a_new_cookie_and_ends_the_one_before(client: TestClient) -> None:
+def test_each_login_gets_a_new_cookie_and_ends_the_previous_login(client: TestClient) -> None:
     client.post("/login", data=FORM)
     (first,) = client.cookies.items()
     client.post("/login", data=FORM)
     (second,) = client.cookies.items()
     assert first[1] != second[1]
     client.cookies.clear()
-    assert not knows(client, Cookie="=".join(first))
-    assert knows(client, Cookie="=".join(second))
+    assert not logged_in(client, Cookie="=".join(first))
+    assert logged_in(client, Cookie="=".join(second))
 
 
-def test_a_cookie_that_was_given_before_the_login_is_not_used(client: TestClient) -> None:
+def test_a_cookie_from_before_the_login_is_not_used(client: TestClient) -> None:
     name = "medsam2_atlas"
     client.cookies.set(name, "chosen-by-somebody-else", domain="127.0.0.1")
     client.post("/login", data=FORM)
     client.cookies.clear()
-    assert not knows(client, Cookie=f"{name}=chosen-by-somebody-else")
+    assert not logged_in(client, Cookie=f"{name}=chosen-by-somebody-else")
 
 
 def test_a_stolen_cookie_is_useless_after_the_logout(client: TestClient) -> None:
@@ -99,11 +99,11 @@ def test_a_stolen_cookie_is_useless_after_the_logout(client: TestClient) -> None
     (cookie,) = client.cookies.items()
     assert "Log out" in client.get("/login").text
     assert "You are logged in as kim." in client.get("/logout").text
-    assert knows(client), "looking at a page, or following a link, is no logout"
+    assert logged_in(client), "viewing a page or following a link is not a logout"
     out = client.post("/logout")
     assert (out.status_code, out.headers["location"]) == (303, "./login")
     assert not client.cookies
-    assert not knows(client, Cookie="=".join(cookie))
+    assert not logged_in(client, Cookie="=".join(cookie))
     assert "You are not logged in." in client.get("/logout").text
     assert client.post("/logout").status_code == 303
 
@@ -111,42 +111,42 @@ def test_a_stolen_cookie_is_useless_after_the_logout(client: TestClient) -> None
 @pytest.mark.parametrize(
     "origin", ["https://elsewhere.example", "null", "http://127.0.0.1.elsewhere.example", "http://127.0.0.1:81"]
 )
-def test_pages_of_other_sites_log_nobody_in_or_out(client: TestClient, origin: str) -> None:
+def test_pages_of_other_sites_cannot_log_a_browser_in_or_out(client: TestClient, origin: str) -> None:
     assert client.post("/login", data=FORM, headers={"Origin": origin}).status_code == 403
     assert client.post("/auth/token", data=FORM, headers={"Origin": origin}).status_code == 403
     assert not client.cookies
     client.post("/login", data=FORM, headers={"Origin": "http://127.0.0.1"})
     assert client.post("/logout", headers={"Origin": origin}).status_code == 403
-    assert knows(client)
+    assert logged_in(client)
 
 
-def test_a_login_ends(app: Any, file: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_login_expires(app: Any, file: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = fresh_access(app, ServerConfig(tokens=str(file), login_hours=24, login_idle_hours=8), monkeypatch)
     client.post("/login", data=FORM)
     for hours in (7, 14, 21, 23.9):
         clock.now = 1000 + 3600 * hours
-        assert knows(client), hours
+        assert logged_in(client), hours
     clock.now = 1000 + 3600 * 24.1
-    assert not knows(client), "24 hours after it began"
+    assert not logged_in(client), "it ends 24 hours after it began"
     client.post("/login", data=FORM)
     clock.now += 3600 * 8.1
-    assert not knows(client), "8 hours without a request"
+    assert not logged_in(client), "it ends after 8 hours without a request"
 
 
-def test_logins_of_a_person_who_lost_their_token_end(
+def test_the_logins_of_a_user_removed_from_the_file_end(
     app: Any, file: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = fresh_access(app, ServerConfig(tokens=str(file)), monkeypatch)
     client.post("/login", data=FORM)
     tokens_for(file, {"kim": "reviewer", "lee": "admin"})
     clock.now += 2
-    assert client.get("/metrics").status_code == 200, "a new role holds at once"
+    assert client.get("/metrics").status_code == 200, "a new role applies at once"
     tokens_for(file, {"lee": "admin"})
     clock.now += 2
-    assert not knows(client)
+    assert not logged_in(client)
 
 
-def test_a_login_ends_with_the_token_that_it_began_with() -> None:
+def test_a_login_ends_when_its_token_expires() -> None:
     clock, wall = Clock(), Clock(100.0)
     logins = Logins(seconds=1000, idle=1000, clock=clock, wall_clock=wall)
     key = logins.begin(Proof(KIM, ends=200.0))
@@ -168,19 +168,19 @@ def test_logins_are_limited_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(logins) == 25
 
 
-def test_a_password_login_outlives_the_short_token_of_an_issuer_but_a_pasted_token_does_not(
+def test_a_login_by_password_outlives_the_issuers_token_but_a_login_by_token_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     access = Access(ServerConfig(oidc_issuer="https://login.example"))
     end = time.time() + 300
     claims = {"exp": end, "sub": "7", "preferred_username": "kim", "realm_access": {"roles": ["annotator"]}}
-    monkeypatch.setattr(access._issuer, "claims_now", lambda token: claims if token == "a.b.c" else None)
+    monkeypatch.setattr(access._issuer, "known_claims", lambda token: claims if token == "a.b.c" else None)
     monkeypatch.setattr(access._issuer, "claims", lambda token: None)
     monkeypatch.setattr(access._issuer, "token", lambda name, password: "a.b.c" if password == "right" else "")
     user = User("kim", "annotator", "oidc:https://login.example#7")
-    assert access.sign_in("kim", "a.b.c", "place") == ("a.b.c", Proof(user, ends=end))
-    assert access.sign_in("kim", "right", "place") == ("a.b.c", Proof(user))
-    assert access.sign_in("kim", "wrong", "place") is None
+    assert access.sign_in("kim", "a.b.c", "address") == ("a.b.c", Proof(user, ends=end))
+    assert access.sign_in("kim", "right", "address") == ("a.b.c", Proof(user))
+    assert access.sign_in("kim", "wrong", "address") is None
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_password_login_outlives_the_short_token_of_an_issuer_but_a_pasted_tok
         *("/logout", "/auth/token/valid", " /review", "/review#x", "/ü", "/" + 3000 * "x", "/review\x00", "/@evil.example\\"),
     ],
 )
-def test_a_login_leads_to_no_other_place(client: TestClient, text: str) -> None:
+def test_a_login_never_redirects_to_another_site(client: TestClient, text: str) -> None:
     assert own_page(text) == ""
     answer = client.post("/login", data=FORM | {"next": text})
     assert urljoin("http://127.0.0.1/login", answer.headers["location"]) == "http://127.0.0.1/ohif/"
@@ -220,7 +220,7 @@ def test_a_login_leads_to_no_other_place(client: TestClient, text: str) -> None:
 @pytest.mark.parametrize(
     "page", ["/review", "/ohif/viewer?StudyInstanceUIDs=1.2&x=%2F", "/docs", "/review/picture?study=a%20b"]
 )
-def test_a_login_returns_to_where_one_was(client: TestClient, page: str) -> None:
+def test_a_login_returns_to_the_requested_page(client: TestClient, page: str) -> None:
     asked = client.get(page, headers={"Accept": "text/html"})
     form = client.get(urljoin(f"http://127.0.0.1{page}", asked.headers["location"])).text
     hidden = re.search(r'name="next" value="([^"]*)"', form)
@@ -231,7 +231,7 @@ def test_a_login_returns_to_where_one_was(client: TestClient, page: str) -> None
     assert urljoin("http://127.0.0.1/login", answer.headers["location"]) == f"http://127.0.0.1{page}"
 
 
-def test_what_is_typed_comes_back_as_text(client: TestClient) -> None:
+def test_typed_text_is_escaped_in_the_page(client: TestClient) -> None:
     typed = '"><script>alert(1)</script>$problem{name}'
     answer = client.post("/login", data={"username": typed, "password": "x", "next": f"/review?{typed}"})
     assert (answer.status_code, "<script>" in answer.text) == (401, False)
@@ -240,54 +240,56 @@ def test_what_is_typed_comes_back_as_text(client: TestClient) -> None:
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_messages_of_logins_are_plain(client: TestClient, app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_login_messages_are_plain(client: TestClient, app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = client.post("/login", data={"username": "kim"})
     assert (empty.status_code, "Type your token or password." in empty.text) == (422, True)
 
     async def silent(*_: object) -> None:
         raise IssuerError("issuer", "does not answer.", "Try again later.")
 
-    monkeypatch.setattr(app.state.access, "asked", silent)
-    for _ in range(25):  # they were not wrong, so nobody has to wait
-        away = client.post("/login", data={"password": "x"})
-        assert (away.status_code, "the login service does not answer" in away.text) == (503, True)
+    monkeypatch.setattr(app.state.access, "with_issuer", silent)
+    for _ in range(25):  # the logins were not wrong, so nobody has to wait
+        answer = client.post("/login", data={"password": "x"})
+        assert (answer.status_code, "The login service does not answer" in answer.text) == (503, True)
     assert json.loads(client.post("/auth/token", data={"password": "x"}).text)["error"]["status"] == 503
 
 
-def test_fields_that_no_handler_reads_do_not_fill_the_memory(client: TestClient) -> None:
+def test_unused_form_fields_do_not_fill_the_memory(client: TestClient) -> None:
     fields = {f"more-{number}": (None, b"x") for number in range(8)}
     assert client.post("/auth/token", files={"password": (None, b"x"), **fields}).status_code == 413
 
 
 @pytest.mark.parametrize("path", ["/login", "/auth/token"])
-def test_who_is_not_logged_in_keeps_no_files_open(client: TestClient, path: str) -> None:
+def test_users_who_are_not_logged_in_cannot_keep_files_open(client: TestClient, path: str) -> None:
     answer = client.post(path, data={"username": "kim"}, files={"password": ("a", b"x" * 20_000)})
     assert answer.status_code == 413
     assert "Too many files" in answer.json()["detail"]
 
 
-def test_who_guesses_waits_and_nobody_else(client: TestClient, app: Any, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_address_with_wrong_logins_has_to_wait(
+    client: TestClient, app: Any, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = fresh_access(app, ServerConfig(tokens=str(file)), monkeypatch)
     asked: list[str] = []
     monkeypatch.setattr(app.state.access, "proof", asked.append)
-    known = from_place(client, "198.51.100.7")
+    known = from_address(client, "198.51.100.7")
     known.post("/login", data=FORM)
-    guesser = from_place(client, "198.51.100.7")
+    guesser = from_address(client, "198.51.100.7")
     answers = [guesser.post(path, data={"password": f"guess {n}"}) for n in range(30) for path in ("/login", "/auth/token")]
     assert [answer.status_code for answer in answers] == 20 * [401] + 40 * [429]
     assert len(asked) == 20, "a login that must wait is not checked"
     assert answers[-2].headers["retry-after"] == "60"
     assert "Too many wrong logins from this address. Try again in 60 s." in answers[-2].text
     assert guesser.get("/info/", headers=bearer("guessed")).status_code == 429
-    assert knows(known), "a login goes on"
-    assert from_place(client, "198.51.100.7").post("/login", data=FORM).status_code == 303, "nobody is locked out"
-    assert knows(guesser, **bearer(token_of("lee"))), "a good token is answered"
-    assert from_place(client, "198.51.100.8").post("/login", data=FORM).status_code == 303
+    assert logged_in(known), "an existing login stays valid"
+    assert from_address(client, "198.51.100.7").post("/login", data=FORM).status_code == 303, "nobody is locked out"
+    assert logged_in(guesser, **bearer(token_of("lee"))), "a good token is answered"
+    assert from_address(client, "198.51.100.8").post("/login", data=FORM).status_code == 303
     clock.now += 61
     assert guesser.post("/login", data={"password": "guess"}).status_code == 401
 
 
-def test_many_logins_at_once_do_not_get_around_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simultaneous_logins_cannot_evade_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     access = Access(ServerConfig(oidc_issuer="https://login.example"))
     asked: list[str] = []
 
@@ -300,7 +302,7 @@ def test_many_logins_at_once_do_not_get_around_the_limit(monkeypatch: pytest.Mon
 
     def try_one(number: int) -> bool:
         try:
-            return access.sign_in("kim", f"guess {number}", "place") is not None
+            return access.sign_in("kim", f"guess {number}", "address") is not None
         except TooManyWrongError:
             return False
 
@@ -309,15 +311,15 @@ def test_many_logins_at_once_do_not_get_around_the_limit(monkeypatch: pytest.Mon
     assert len(asked) == 20
 
 
-def test_wrong_tokens_wait_but_ended_logins_do_not(client: TestClient) -> None:
-    viewer, guesser = from_place(client, "198.51.100.7"), from_place(client, "198.51.100.9")
+def test_wrong_tokens_have_to_wait_but_expired_logins_do_not(client: TestClient) -> None:
+    viewer, guesser = from_address(client, "198.51.100.7"), from_address(client, "198.51.100.9")
     assert {viewer.get("/info/", headers={"Cookie": "medsam2_atlas=ended"}).status_code for _ in range(50)} == {401}
     assert viewer.post("/login", data=FORM).status_code == 303
     answers = [guesser.get("/info/", headers=bearer(f"guess-{n}")).status_code for n in range(25)]
     assert answers == 20 * [401] + 5 * [429]
 
 
-def test_right_logins_make_nobody_wait(client: TestClient) -> None:
+def test_correct_logins_do_not_count(client: TestClient) -> None:
     assert {client.post("/auth/token", data=FORM).status_code for _ in range(50)} == {200}
 
 
@@ -332,19 +334,19 @@ def test_right_logins_make_nobody_wait(client: TestClient) -> None:
         ("no address", "no address", True),
     ],
 )
-def test_a_place_is_an_address_or_a_network_of_one_customer(one: str, other: str, same: bool) -> None:
-    places = [place_of({"type": "http", "client": (host, 1)}) for host in (one, other)]
-    assert (places[0] == places[1]) == same
-    assert place_of({"type": "http", "client": None}) == ""
+def test_ipv6_addresses_of_one_customer_count_as_one_address(one: str, other: str, same: bool) -> None:
+    addresses = [client_address({"type": "http", "client": (host, 1)}) for host in (one, other)]
+    assert (addresses[0] == addresses[1]) == same
+    assert client_address({"type": "http", "client": None}) == ""
 
 
-def test_many_places_take_little_memory() -> None:
-    wrong = WrongLogins(Clock(), places=100)
+def test_many_addresses_need_little_memory() -> None:
+    wrong = WrongLogins(Clock(), max_addresses=100)
     for number in range(1000):
-        wrong.begin(f"place {number}")
+        wrong.begin(f"address {number}")
     assert len(wrong) == 100
     for _ in range(20):
         wrong.begin("guesser")
     with pytest.raises(TooManyWrongError, match="Try again in 60 s"):
         wrong.begin("guesser")
-    wrong.forgive("place 1")  # forgotten already
+    wrong.forgive("address 1")  # it has been dropped before

@@ -24,7 +24,7 @@ ENDED = ("DONE", "ERROR", "STOPPED")
 
 @pytest.fixture(scope="module")
 def phantoms(references: list[ReferenceFiles], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns five sample patients that the atlas does not hold, from below the kidneys to above the liver."""
+    """Returns five sample patients that are not in the atlas, cropped from below the kidneys to above the liver."""
     folder = tmp_path_factory.mktemp("phantoms")
     for number, files in enumerate(references[3:]):
         label = sitk.DICOMOrient(sitk.ReadImage(str(files.label)), "LPS")
@@ -82,9 +82,9 @@ def test_the_loop(client: MONAILabelClient, studies: Path, phantoms: Path) -> No
     assert about["models"]["medsam2_atlas"]["config"]["prompts"] == ["atlas", "unet", "both"]
     assert about["models"]["unet_3d"]["weights_mark"] == "demo weights: synthetic phantoms only"
 
-    # pre-annotate by both; each prediction is kept under its model's tag, with where it comes from
+    # Pre-annotate with both models. Each prediction is stored under its model's tag, with its provenance.
     _, foundation = client.infer("medsam2_atlas", "patient-0", {"strategy": "B", "save_label": True, "label_tag": "final"})
-    assert not (studies / "labels/final/patient-0.nii.gz").exists()  # no model signs off, whatever a client asks for
+    assert not (studies / "labels/final/patient-0.nii.gz").exists()  # no model can sign off, even if a client requests it
     file, baseline = client.infer("unet_3d", "patient-0", {})
     truth = sitk.GetArrayFromImage(sitk.ReadImage(str(truth_of(phantoms, "patient-0"))))
     found = sitk.GetArrayFromImage(sitk.ReadImage(file))
@@ -98,17 +98,17 @@ def test_the_loop(client: MONAILabelClient, studies: Path, phantoms: Path) -> No
     assert info["provenance"]["atlas"] == about["models"]["medsam2_atlas"]["atlas"]
     assert set(client.info()["datastore"]["label_tags"]) >= {"medsam2_atlas", "unet_3d"}
 
-    # what was asked before is not computed again
+    # A repeated request is not computed again.
     _, again = client.infer("unet_3d", "patient-0", {})
     assert again["report"].pop("from_cache") is True
     assert again["report"] == baseline["report"]
 
-    # a part of the organs does not replace the whole
+    # A prediction of some organs does not replace that of all organs.
     client.infer("unet_3d", "patient-0", {"organs": "liver"})
     kept = sitk.GetArrayFromImage(sitk.ReadImage(str(studies / "labels/unet_3d/patient-0.nii.gz")))
     assert (kept == found).all()
 
-    # compare on the fly
+    # Compare on the fly.
     file, answer = client.infer("compare", "patient-0", {"first": "atlas"})
     differences = sitk.GetArrayFromImage(sitk.ReadImage(file))
     other = sitk.GetArrayFromImage(sitk.ReadImage(str(studies / "labels/atlas/patient-0.nii.gz")))
@@ -121,14 +121,14 @@ def test_the_loop(client: MONAILabelClient, studies: Path, phantoms: Path) -> No
     assert report["cost"]["atlas"]["seconds"] > 0
     assert "final" not in report
 
-    # a person signs off four cases
+    # A person signs off four cases.
     for study in ("patient-0", "patient-1", "patient-2", "patient-3"):
         client.save_label(study, str(truth_of(phantoms, study)), tag="final")
     _, answer = client.infer("compare", "patient-0", {"first": "atlas"})
     assert answer["report"]["final"]["unet_3d"]["organs"]["liver"] == pytest.approx(dice(found, truth, 6), abs=1e-3)
     assert (studies / "labels/final/patient-0.nii.gz").read_bytes() == truth_of(phantoms, "patient-0").read_bytes()
 
-    # the atlas grows, and the new one is used at once
+    # The atlas grows, and the new one is used at once.
     client.train_start("medsam2_atlas", {"exclude": "patient-2, patient-3"})
     until(lambda: train_status(client) in ENDED, 240, "the atlas did not grow")
     assert train_status(client) == "DONE"
@@ -137,7 +137,7 @@ def test_the_loop(client: MONAILabelClient, studies: Path, phantoms: Path) -> No
     _, answer = client.infer("atlas", "patient-4", {})
     assert answer["report"]["atlas"] == {"folder": grown["folder"], "version": grown["version"], "references": 5}
 
-    # the U-Net trains, is killed, and goes on
+    # The U-Net trains, is killed, and resumes.
     options = {"max_epochs": 40, "pretrained": False}
     client.train_start("unet_3d", options)
     until(lambda: stats(studies, "unet_3d").get("epoch", 0) >= 10, 240, "no epochs")
@@ -155,19 +155,19 @@ def test_the_loop(client: MONAILabelClient, studies: Path, phantoms: Path) -> No
     assert set(curves["validation"][-1]["organs"]) >= {"liver", "spleen", "aorta"}
     assert list((studies / ".medsam2_atlas/unet_3d/tensorboard").glob("events*"))
 
-    # its weights are served without a restart
+    # The server uses the new weights without a restart.
     _, answer = client.infer("unet_3d", "patient-4", {})
     assert answer["report"]["weights"]["file"].endswith("unet_3d/best.pt")
     assert answer["report"]["weights"]["mark"] == ""
 
-    # the next case, with the reason
+    # The next case comes with the reason.
     for strategy in ("disagreement", "uncertainty", "novelty"):
         until(lambda s=strategy: client.next_sample(s, {"client_id": "test"})["weight"] > 0, 240, "nothing was measured")
         chosen = client.next_sample(strategy, {"client_id": "test"})
         assert chosen["id"] == "patient-4"
         assert f"highest {strategy}" in chosen["why"]
 
-    # scores between any two tags
+    # Any two tags can be scored.
     scores = requests.post(f"{url}/scoring/organs", params={"run_sync": True}, json={"y_pred": "unet_3d"}).json()
     assert scores["studies"]["patient-0"]["liver"]["dice"] == pytest.approx(dice(found, truth, 6), abs=1e-3)
     assert 0 < scores["mean"]["nsd"] <= 1

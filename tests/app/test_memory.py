@@ -1,4 +1,4 @@
-"""What the server does where a GPU's memory does not suffice."""
+"""The server retries a case in smaller steps if the GPU's memory is not sufficient."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.predictions import Predictions
 
 
 class Hungry(FakeSegmenter):
-    """A segmenter that fits into memory at one step of the ladder."""
+    """A segmenter that fits into memory only at one step of the ladder."""
 
     def __init__(self, fits: str) -> None:
         super().__init__("unet_3d", {"organs": list(range(1, 16))}, self._run, uses_network=True)
@@ -54,7 +54,7 @@ def run(folder: Path, segmenter: Hungry) -> Segmentation:
         ),
     ],
 )
-def test_less_memory_is_tried_step_by_step_and_the_report_says_so(
+def test_each_step_of_the_memory_ladder_is_tried_and_reported(
     tmp_path: Path, fits: str, tried: list[str], note: str | None
 ) -> None:
     model = Hungry(fits)
@@ -63,6 +63,6 @@ def test_less_memory_is_tried_step_by_step_and_the_report_says_so(
     assert result.report.memory == note
 
 
-def test_what_fits_nowhere_fails(tmp_path: Path) -> None:
+def test_a_case_that_fits_on_no_device_fails(tmp_path: Path) -> None:
     with pytest.raises(torch.OutOfMemoryError):
         run(tmp_path, Hungry("nowhere"))

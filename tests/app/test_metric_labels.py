@@ -1,4 +1,4 @@
-"""Labels of `/metrics` are closed sets: nobody can fill them, nor write names into them."""
+"""Labels of `/metrics` have fixed sets of values: clients can neither add values nor write names into them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def series(counted: Metrics, name: str) -> list[str]:
     return re.findall(rf"^{name}{{(.*)}}", counted.text().decode(), re.M)
 
 
-def test_1000_odd_requests_do_not_make_1000_series() -> None:
+def test_1000_unknown_requests_do_not_create_1000_time_series() -> None:
     counted = metrics()
     for number in range(1000):
         scope: dict[str, Any] = {
@@ -40,7 +40,7 @@ def test_1000_odd_requests_do_not_make_1000_series() -> None:
     assert "BREW" not in counted.text().decode()
 
 
-def test_1000_odd_models_and_stages_do_not_make_1000_series() -> None:
+def test_1000_unknown_models_and_stages_do_not_create_1000_time_series() -> None:
     counted = metrics()
     for number in range(1000):
         counted.ended(job(f"m{number}", {f"s{number}": 1.0}))
@@ -49,7 +49,7 @@ def test_1000_odd_models_and_stages_do_not_make_1000_series() -> None:
     assert len(series(counted, "medsam2_atlas_stage_seconds_count")) <= 65
 
 
-def test_tags_that_people_chose_are_counted_without_their_names() -> None:
+def test_tags_chosen_by_users_are_counted_without_their_names() -> None:
     counted = metrics({"final": 3, "unet_3d": 2, **{f"Mueller-{number}": 1 for number in range(1000)}})
     found = dict(re.findall(r'medsam2_atlas_labels\{tag="(.*)"\} (.*)', counted.text().decode()))
     assert found == {"final": "3.0", "unet_3d": "2.0", "other": "1000.0"}

@@ -1,4 +1,4 @@
-"""No answer, whatever was asked, shows an absolute path of the server: not in its body and not in its headers."""
+"""No answer to any request contains an absolute path of the server, neither in its body nor in its headers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECONDS = 300
 
 @pytest.fixture
 def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The studies folder of the settings, of which `without_paths` knows."""
+    """Yields the studies folder of the settings, whose path `without_paths` replaces."""
     monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", str(tmp_path / "stüdies"))
     monkeypatch.setattr(settings, "MONAI_LABEL_APP_CONF", {"server_root_path": "/opt/x", "atlas": str(tmp_path / "atlas")})
     paths._patterns.cache_clear()
@@ -35,7 +35,7 @@ def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     paths._patterns.cache_clear()
 
 
-def test_paths_become_names_of_folders(named: Path) -> None:
+def test_paths_are_replaced_by_names_of_folders(named: Path) -> None:
     home, temp = Path.home(), tempfile.gettempdir()
     for text, shown in (
         (f"{named}/a b/ct.nii.gz: is empty.", "[studies]/a b/ct.nii.gz: is empty."),
@@ -54,13 +54,13 @@ def test_paths_become_names_of_folders(named: Path) -> None:
         assert without_paths(text) == shown
 
 
-def test_what_is_no_path_of_the_server_stays(named: Path) -> None:
+def test_other_text_than_paths_stays(named: Path) -> None:
     for text in (
         "/datastore/label?label=x /jobs/1 /infer/unet_3d",
         "https://tmp/x and https://host.example/home/x",
         "and/or a/usr/b ../home ./tmp",
         "/homes /etcetera",
-        "/opt/x/jobs/1",  # the root path that the operator named
+        "/opt/x/jobs/1",  # the operator has set this root path
         "3/4 of 1/2 application/json",
         "<var>x</var>",
     ):
@@ -87,49 +87,49 @@ async def _answered(kind: str, parts: list[bytes], path: str = "/info/") -> tupl
 @pytest.mark.parametrize(
     "kind", ["application/json", "text/html; charset=utf-8", "text/plain", "TEXT/PLAIN", "application/jsonl"]
 )
-def test_a_path_that_is_sent_in_two_parts_does_not_leave(named: Path, kind: str) -> None:
+def test_a_path_sent_in_two_parts_is_removed(named: Path, kind: str) -> None:
     headers, bodies = asyncio.run(_answered(kind, [b"", b'{"a": "/etc/pas', b"", b'swd"}']))
     assert b"".join(bodies) == b'{"a": "[server]/passwd"}'
     assert headers[b"content-length"] == b"24"
     assert headers[b"x-file"] == b"[server]/passwd"
 
 
-def test_events_are_sent_as_they_come_and_files_as_they_are(named: Path) -> None:
+def test_events_are_sent_at_once_and_files_unchanged(named: Path) -> None:
     _, bodies = asyncio.run(_answered("text/event-stream", [b"data: /etc/passwd\n\n", b": still there\n\n"]))
     assert bodies == [b"data: [server]/passwd\n\n", b": still there\n\n"]
     _, bodies = asyncio.run(_answered("application/gzip", [b"\x1f/etc/passwd", b"x"]))
     assert bodies == [b"\x1f/etc/passwd", b"x"]
 
 
-def test_what_a_pacs_answers_is_not_changed_nor_kept_in_memory(named: Path) -> None:
+def test_answers_of_a_pacs_are_neither_changed_nor_collected(named: Path) -> None:
     parts = [b'{"00081030": {"Value": ["CT /home', b'/etc/passwd"]}}']
     for path in ("/proxy/dicom/qido/studies", "/proxy/dicom/studies"):
         assert asyncio.run(_answered("application/json", parts, path))[1] == parts
 
 
-def test_the_comment_on_an_object_that_could_not_be_stored_shows_no_path(named: Path) -> None:
+def test_the_comment_on_a_refused_object_contains_no_path(named: Path) -> None:
     assert stow._comment(f"{named}/a.nii: cannot be read")["00000902"]["Value"] == ["[studies]/a.nii: cannot be read"]
 
 
 class Walk:
-    """Asks a server, and searches each answer for paths."""
+    """Sends requests to a server and searches each answer for paths."""
 
     def __init__(self, url: str, folders: list[Path]) -> None:
         self.url = url
         self.needles = sorted({str(folder) for folder in folders} | {str(folder.resolve()) for folder in folders})
 
     def ask(self, method: str, path: str, **options: Any) -> requests.Response:
-        """The answer; fails if it holds a path."""
+        """Returns the answer; fails if it contains a path."""
         answer = requests.request(method, self.url + path, timeout=SECONDS, allow_redirects=False, **options)
-        told = answer.content.decode("latin-1") + json.dumps(dict(answer.headers))
-        found = [needle for needle in self.needles if needle in told]
-        assert not found, (method, path, options, found, told[max(0, told.find(found[0]) - 300) :][:800])
+        text = answer.content.decode("latin-1") + json.dumps(dict(answer.headers))
+        found = [needle for needle in self.needles if needle in text]
+        assert not found, (method, path, options, found, text[max(0, text.find(found[0]) - 300) :][:800])
         return answer
 
 
 @pytest.fixture(scope="module")
 def walk(url: str, studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Walk:
-    """A walk through a server that has been used, by well-meaning people and by others."""
+    """Returns a walk through the routes of a server."""
     tests = tmp_path_factory.getbasetemp()
     folders = [
         tests,
@@ -142,7 +142,9 @@ def walk(url: str, studies: Path, tmp_path_factory: pytest.TempPathFactory) -> W
     return Walk(url, [*(folder for folder in folders if str(folder) != "/usr"), Path.home(), Path(tempfile.gettempdir())])
 
 
-def test_no_answer_of_a_days_work_shows_a_path(walk: Walk, studies: Path, short_files: ReferenceFiles, tmp_path: Path) -> None:
+def test_no_answer_during_a_days_work_contains_a_path(
+    walk: Walk, studies: Path, short_files: ReferenceFiles, tmp_path: Path
+) -> None:
     (studies / "broken.nii.gz").write_bytes(b"no image")
     (studies / "linked.nii.gz").symlink_to(short_files.image)
     (studies / "more.zip").write_bytes(b"PK")
@@ -173,7 +175,7 @@ def test_no_answer_of_a_days_work_shows_a_path(walk: Walk, studies: Path, short_
     ("status", "start"),
     [("/scoring/", "/scoring/organs"), ("/batch/infer", "/batch/infer/unet_3d"), ("/train/", "/train/unet_3d")],
 )
-def test_the_state_of_a_process_shows_no_path(walk: Walk, status: str, start: str) -> None:
+def test_the_state_of_a_process_contains_no_path(walk: Walk, status: str, start: str) -> None:
     assert walk.ask("POST", start, json={"bundle_path": tempfile.gettempdir()}).status_code == 422
     assert walk.ask("POST", start, json={"name": "x"}).status_code == 200
     until(lambda: walk.ask("GET", status).json().get("details"), 180)
@@ -183,12 +185,12 @@ def test_the_state_of_a_process_shows_no_path(walk: Walk, status: str, start: st
     assert "bundle_path" not in task["request"]
 
 
-def test_no_route_shows_a_path_whatever_is_asked(walk: Walk) -> None:
+def test_no_answer_of_any_route_contains_a_path(walk: Walk) -> None:
     known = {"model": "unet_3d", "image": "first", "label": "first", "tag": "unet_3d", "strategy": "first", "study": "first"}
     known |= {"method": "organs", "name": "none", "session_id": "none", "id": "nobody", "version": "1", "path": "index.html"}
     for path, methods in walk.ask("GET", "/openapi.json").json()["paths"].items():
         for method, about in methods.items():
-            starts = method == "post" and path.startswith(("/train", "/batch", "/scoring"))  # takes long, and was asked above
+            starts = method == "post" and path.startswith(("/train", "/batch", "/scoring"))  # slow, and tested above
             for given in ({} if starts else known, dict.fromkeys(known, "nobody"), dict.fromkeys(known, "/etc/passwd")):
                 walk.ask(method.upper(), **_asked(path, about, given))
     for path in ("/", "/docs", "/nowhere", "/review", "/login", "/ohif/", "/ohif/app-config.js", "/static/none", "/metrics"):
@@ -196,7 +198,7 @@ def test_no_route_shows_a_path_whatever_is_asked(walk: Walk) -> None:
 
 
 def _asked(path: str, about: dict[str, Any], given: dict[str, str]) -> dict[str, Any]:
-    """A request of a route that the OpenAPI describes. given: values of parameters; `x` for others."""
+    """Returns the arguments of a request to a route that OpenAPI describes. given: values of parameters; others become `x`."""
     query = [p["name"] for p in about.get("parameters", ()) if p["in"] == "query" and p["required"]]
     body = str(about.get("requestBody", ""))
     file = ("x.nii.gz", b"no image")

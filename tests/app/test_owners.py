@@ -1,4 +1,4 @@
-"""Jobs, sessions and records belong to people: others neither see, use, remove nor rewrite them."""
+"""Jobs, sessions and records have owners: other annotators can neither see, use, remove nor change them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Server:
             return self.ask(who, "PUT", "/datastore/label", params=query, data=data, files={"label": ("l.nii.gz", stream)})
 
     def describe(self, who: str, info: str, tag: str = "final") -> int:
-        """The status of a change of a label map's info."""
+        """Returns the HTTP status of a change of a label map's info."""
         query = {"label": "a", "tag": tag}
         status: int = self.ask(who, "PUT", "/datastore/label/info", params=query, data={"info": info}).status_code
         return status
@@ -70,7 +70,7 @@ class Server:
 
 
 class Instance:
-    """What routes ask MONAI Label's app for."""
+    """The part of MONAI Label's app that the routes use."""
 
     def __init__(self, datastore: StudyDatastore, folders: SessionFolders) -> None:
         self.datastore, self.sessions = lambda: datastore, lambda: folders
@@ -86,7 +86,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     made.queue.stop(1)
 
 
-def test_nobody_sees_or_ends_another_persons_job(server: Server) -> None:
+def test_annotators_cannot_see_or_cancel_other_peoples_jobs(server: Server) -> None:
     gate = threading.Event()
     job = server.queue.submit("m", "a", gate.wait, owner="token:kim", person="kim")
     own = server.queue.submit("m", "b", lambda: None, owner="token:ann", person="ann")
@@ -105,21 +105,21 @@ def test_nobody_sees_or_ends_another_persons_job(server: Server) -> None:
     gate.set()
 
 
-def test_nobody_uses_or_removes_another_persons_session(server: Server) -> None:
+def test_annotators_cannot_use_or_remove_other_peoples_sessions(server: Server) -> None:
     made = server.session("kim").json()["session_id"]
     assert re.fullmatch(r"[0-9a-f-]{36}", made)
-    assert made[14] == "4"  # made of random bits, not of the time
+    assert made[14] == "4"  # a random UUID, not one made from the time
     for method, query in (("GET", {}), ("GET", {"image": True}), ("DELETE", {})):
         refused = server.ask("ann", method, f"/session/{made}", params=query)
         assert (refused.status_code, "no session" in refused.json()["detail"]) == (404, True)
     for who in ("kim", "lee", "max"):
         assert server.ask(who, "GET", f"/session/{made}").status_code == 200
     assert server.ask("kim", "DELETE", f"/session/{made}").status_code == 200
-    old, _ = server.sessions.add_session(str(_file(server)), 60)  # of an earlier version of this program
+    old, _ = server.sessions.add_session(str(_file(server)), 60)  # as an earlier version of the server did
     assert [server.ask(who, "GET", f"/session/{old}").status_code for who in ("kim", "lee")] == [404, 200]
 
 
-def test_a_person_has_only_so_many_sessions(server: Server) -> None:
+def test_the_number_of_sessions_per_person_is_limited(server: Server) -> None:
     first, _ = (server.session("kim").json()["session_id"] for _ in range(2))
     refused = server.session("kim")
     assert (refused.status_code, int(refused.headers["Retry-After"]) > 0) == (429, True)
@@ -131,7 +131,7 @@ def test_a_person_has_only_so_many_sessions(server: Server) -> None:
 @pytest.mark.parametrize(
     "key", ["user", "author", "author_id", "made", "sha256", "organs", "origin", "accepted", "version", "pacs"]
 )
-def test_nobody_rewrites_who_made_a_version_or_what_became_of_it(server: Server, key: str) -> None:
+def test_nobody_can_change_the_author_or_the_history_of_a_version(server: Server, key: str) -> None:
     assert server.save("lee").status_code == 200
     before = server.ask("kim", "GET", "/datastore/label/info", params={"label": "a", "tag": "final"}).json()
     for who in PEOPLE:
@@ -139,21 +139,21 @@ def test_nobody_rewrites_who_made_a_version_or_what_became_of_it(server: Server,
     assert server.ask("kim", "GET", "/datastore/label/info", params={"label": "a", "tag": "final"}).json() == before
 
 
-def test_the_info_of_a_label_map_is_changed_by_its_author_and_reviewers_only(server: Server) -> None:
+def test_only_the_author_and_reviewers_can_change_the_info_of_a_label_map(server: Server) -> None:
     server.save("kim")
     assert [server.describe(who, f'{{"seen_by_{who}": true}}') for who in ("kim", "ann", "lee", "max")] == [200, 403, 200, 200]
     info = server.datastore.get_label_info("a", "final")
     assert (info["seen_by_kim"], "seen_by_ann" in info, info["user"]) == (True, False, "kim")
 
 
-def test_a_saved_label_map_is_in_the_name_of_who_saved_it(server: Server) -> None:
+def test_a_saved_label_map_has_its_user_as_author(server: Server) -> None:
     saved = server.save("kim", author="lee", user="lee", accepted=True, remarks=["fine"], comment="small", label_info=[]).json()
     assert saved["left_out"] == ["accepted", "author", "remarks", "user"]
     assert (saved["author"], saved["info"]["user"], saved["info"]["comment"]) == ("kim", "kim", "small")
     assert "accepted" not in saved["info"]
 
 
-def test_what_is_kept_with_a_label_map_or_image_does_not_grow_without_end(server: Server) -> None:
+def test_the_information_about_a_label_map_or_image_is_limited_in_size(server: Server) -> None:
     server.save("kim")
     statuses = [server.describe("kim", json.dumps({f"key{n}": "x" * 9000})) for n in range(20)]
     assert statuses == [200] * 7 + [422] * 13
@@ -167,12 +167,12 @@ def test_what_is_kept_with_a_label_map_or_image_does_not_grow_without_end(server
 
 
 @pytest.mark.parametrize("key", ["strategy", "StudyInstanceUID", "PatientName", "name"])
-def test_nobody_rewrites_what_the_server_knows_of_an_image(server: Server, key: str) -> None:
+def test_nobody_can_change_the_servers_information_about_an_image(server: Server, key: str) -> None:
     sent = {"info": json.dumps({key: "x"})}
     assert server.ask("ann", "PUT", "/datastore/image/info", params={"image": "a"}, data=sent).status_code == 422
 
 
-def test_no_json_of_a_client_holds_what_json_cannot_carry(server: Server) -> None:
+def test_nan_in_the_json_of_a_client_is_refused(server: Server) -> None:
     server.save("kim")
     assert server.describe("kim", NAN) == 422
     assert server.ask("kim", "PUT", "/datastore/image/info", params={"image": "a"}, data={"info": NAN}).status_code == 422
@@ -181,12 +181,12 @@ def test_no_json_of_a_client_holds_what_json_cannot_carry(server: Server) -> Non
         assert server.client.post(path, content=NAN, headers=headers).status_code == 422, path
 
 
-def test_no_odd_value_in_a_record_makes_a_route_fail_for_all(server: Server) -> None:
+def test_an_unusual_value_in_a_record_makes_no_route_fail(server: Server) -> None:
     server.save("kim")
     deep: Any = float("inf")
     for _ in range(200):
         deep = [deep]
-    odd = {"dose": float("nan"), "deep": deep}  # records of earlier versions can hold these
+    odd = {"dose": float("nan"), "deep": deep}  # records of earlier versions may contain these
     server.datastore.store.update_label_info("a", "final", odd)
     server.datastore.store.update_image_info("a", odd)
     for path in ("/datastore/?output=all", "/datastore/label/info?label=a&tag=final", "/datastore/image/info?image=a"):
@@ -198,7 +198,7 @@ def test_no_odd_value_in_a_record_makes_a_route_fail_for_all(server: Server) -> 
     assert server.describe("kim", '{"checked": true}') == 200
 
 
-def test_a_person_has_only_so_many_requests_at_once(tmp_path: Path) -> None:
+def test_the_number_of_simultaneous_requests_per_person_is_limited(tmp_path: Path) -> None:
     app = create_app(ServerConfig(tokens=str(tokens_for(tmp_path / "tokens.yaml", PEOPLE)), requests_per_person=1))
     inner: list[int] = []
     client = TestClient(app, base_url="http://127.0.0.1")
@@ -215,7 +215,7 @@ def test_a_person_has_only_so_many_requests_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "served"), [("multipart/form-data", 4), ("text/plain", 9)])
-def test_a_person_sends_only_so_many_files_at_once(kind: str, served: int) -> None:
+def test_the_number_of_simultaneous_uploads_per_person_is_limited(kind: str, served: int) -> None:
     statuses: list[int] = []
 
     async def ask_many() -> None:
@@ -250,7 +250,7 @@ def test_pictures_are_drawn_one_after_the_other(server: Server, monkeypatch: pyt
 
     class Drawing:
         def picture(self, study: str) -> Path:
-            assert lock.acquire(blocking=False), "each takes the memory of a CT"
+            assert lock.acquire(blocking=False), "two pictures at once would need the memory of two CTs"
             time.sleep(0.01)
             drawn.append(1)
             lock.release()

@@ -30,7 +30,7 @@ ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
 
 @dataclass
 class Hospital:
-    """A PACS, the process of the server in front of it, and three series: with labels, never fetched, without a label."""
+    """A PACS, the process of the server in front of it, and three series: one with labels, one never fetched, one without."""
 
     pacs: FakePacs
     server: int
@@ -82,7 +82,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
 
 @pytest.fixture
 def hanging(hospital: Hospital) -> Iterator[Hospital]:
-    """Yields the same with the first series fetched, while the PACS hangs; afterwards it answers again."""
+    """Yields the hospital with the first series fetched and a hanging PACS. Afterwards the PACS answers again."""
     hospital.image()
     assert requests.get(f"{hospital.url}/info/", timeout=30).json()["datastore"]["total"] == 3
     hospital.pacs.released.clear()
@@ -92,7 +92,7 @@ def hanging(hospital: Hospital) -> Iterator[Hospital]:
     hospital.pacs.released.set()
 
 
-def test_an_object_that_a_viewer_stores_becomes_a_label_through_a_reader_process(hospital: Hospital) -> None:
+def test_a_viewers_object_becomes_a_label_through_a_reader_process(hospital: Hospital) -> None:
     answer = stow(hospital.url, multipart([hospital.seg()]))
     assert answer.status_code == 200, answer.text
     assert answer.json()["00081199"]["Value"][0]["00081150"]["Value"] == ["1.2.840.10008.5.1.4.1.1.66.4"]
@@ -103,7 +103,7 @@ def test_an_object_that_a_viewer_stores_becomes_a_label_through_a_reader_process
     assert stow(hospital.url, chunks, params={"confirm": "true"}).status_code == 200  # without a length
 
 
-def test_the_pacs_is_asked_for_the_transfer_syntax_that_a_viewer_asks_for(hospital: Hospital, tmp_path: Path) -> None:
+def test_the_transfer_syntax_that_a_viewer_requests_is_passed_to_the_pacs(hospital: Hospital, tmp_path: Path) -> None:
     files = write_series(tmp_path, upright(ARRAY[:2]))
     for file in files:
         compress(file)
@@ -119,15 +119,15 @@ def test_the_pacs_is_asked_for_the_transfer_syntax_that_a_viewer_asks_for(hospit
     assert content in asked[1].content
 
 
-def test_a_malformed_object_gets_an_answer_and_the_server_lives(hospital: Hospital) -> None:
+def test_a_malformed_object_is_answered_and_does_not_end_the_server(hospital: Hospital) -> None:
     seg, random = hospital.seg(), np.random.default_rng(3)
     bodies = [b"", b"x", multipart([b""]), multipart([bytes(500)]), multipart([seg], end=False), multipart([seg])[:-200]]
     bodies += [multipart([seg[: len(seg) // 2]]), multipart([hospital.files.joinpath("000.dcm").read_bytes()])]
     bodies.append(multipart([b"x"] * 100))
     for _ in range(20):
         changed = bytearray(seg)
-        for place in random.integers(140, len(seg), 4):
-            changed[place] = random.integers(256)
+        for position in random.integers(140, len(seg), 4):
+            changed[position] = random.integers(256)
         bodies.append(multipart([bytes(changed)]))
     statuses = [stow(hospital.url, body, params={"confirm": "true"}).status_code for body in bodies]
     assert set(statuses[:9]) == {422}
@@ -203,9 +203,9 @@ def test_fetched_series_stay_usable_while_the_pacs_hangs(hanging: Hospital) -> N
         assert {future.result().status_code for future in waiting} <= {200, 503, 502}
 
 
-def test_look_ups_of_a_hanging_pacs_are_refused_at_once_and_say_why(hanging: Hospital) -> None:
+def test_requests_to_a_hanging_pacs_are_refused_at_once_with_the_reason(hanging: Hospital) -> None:
     deadline = time.monotonic() + 40
-    while True:  # the first look-up waits its time; others, and the next ones, do not
+    while True:  # the first request waits; later ones are refused at once
         answer = requests.get(f"{hanging.url}/proxy/dicom/qido/studies", timeout=60)
         assert answer.status_code == 503 and time.monotonic() < deadline
         if answer.elapsed.total_seconds() < 1:

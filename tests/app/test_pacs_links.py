@@ -1,4 +1,4 @@
-"""Links that a PACS writes lead through this server."""
+"""Links in a PACS' answers are changed to lead through this server."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def test_links_to_the_pacs_become_paths_of_this_server(link: str, own: str) -> N
         *("ftp://orthanc:8042/dicom-web/studies/1.2", "http://[orthanc/studies/1", "javascript:alert(1)//dicom-web/studies/1"),
     ],
 )
-def test_other_links_stay_as_they_are(link: str) -> None:
+def test_other_links_stay_unchanged(link: str) -> None:
     assert OwnLinks([PACS], "/medsam2").own(link) == link
 
 
-def test_lists_and_metadata_are_changed_and_all_else_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_lists_and_metadata_are_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", PACS)
 
     def changed(content: Any, instances: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""Parameters of what clients start are an allow-list with types; nothing else reaches a command, a path or the environment."""
+"""Work accepts only parameters of a typed allow-list; no other value reaches a command, a path or the environment."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def server_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MedSAM2Atla
 
 
 def works(app: MedSAM2AtlasApp) -> dict[str, Any]:
-    """Each kind of work, by name: a function of the parameters."""
+    """Returns the parameter check of each kind of work by its name."""
     made: dict[str, Any] = {}
     for model in app._trainers:
         made[f"train {model}"] = lambda params, model=model: training_parameters(app, model, params)
@@ -75,7 +75,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_no_work_takes_an_unknown_parameter(server_app: MedSAM2AtlasApp, name: str) -> None:
+def test_unknown_parameters_are_refused_for_all_work(server_app: MedSAM2AtlasApp, name: str) -> None:
     for kind, check in works(server_app).items():
         for value in ("/tmp/evil", None, 1):
             with pytest.raises(InputError, match="has no parameter") as caught:
@@ -94,7 +94,7 @@ EXTRAS = {
 }
 
 
-def test_what_info_offers_can_be_sent_back_with_the_extras_of_clients(server_app: MedSAM2AtlasApp) -> None:
+def test_the_options_of_info_can_be_sent_back_with_extra_parameters(server_app: MedSAM2AtlasApp) -> None:
     for model, trainer in server_app._trainers.items():
         extras = EXTRAS | {
             "dataset": "SmartCacheDataset",
@@ -162,22 +162,22 @@ def test_what_info_offers_can_be_sent_back_with_the_extras_of_clients(server_app
         ("next case", {"label_tag": "nobody's"}),
     ],
 )
-def test_no_work_takes_a_value_of_another_type_or_range(server_app: MedSAM2AtlasApp, kind: str, params: dict[str, Any]) -> None:
+def test_values_of_another_type_or_range_are_refused(server_app: MedSAM2AtlasApp, kind: str, params: dict[str, Any]) -> None:
     with pytest.raises(InputError) as caught:
         works(server_app)[kind](params)
     assert len(str(caught.value)) < 3000
 
 
 def test_no_text_of_a_client_reaches_a_command(server_app: MedSAM2AtlasApp) -> None:
-    told = "text-of-a-client"
-    dropped = {"name": told, "client_id": told, "tracking_uri": told, "dataset": told, "labels": [told], "description": told}
+    text = "text-of-a-client"
+    dropped = {"name": text, "client_id": text, "tracking_uri": text, "dataset": text, "labels": [text], "description": text}
     for kind, check in works(server_app).items():
         if kind == "next case":  # runs in the server
             continue
         params = {
             key: value for key, value in dropped.items() if kind.startswith("train") or not re.match("track|dataset", key)
         }
-        assert told not in json.dumps(check(params)), kind
+        assert text not in json.dumps(check(params)), kind
 
 
 def test_names_may_be_listed_as_texts_or_lists(server_app: MedSAM2AtlasApp) -> None:
@@ -191,7 +191,7 @@ def test_names_may_be_listed_as_texts_or_lists(server_app: MedSAM2AtlasApp) -> N
     assert infer_parameters("atlas", server_app._infers["atlas"], {"strategy": ["atlas"]}) == {"strategy": "atlas"}
 
 
-def test_parameters_that_no_command_can_hold_are_refused(
+def test_parameters_that_are_too_long_for_a_command_are_refused(
     server_app: MedSAM2AtlasApp,
 ) -> None:
     with pytest.raises(InputError, match="more than 60000 bytes"):
@@ -217,13 +217,13 @@ def test_parameters_that_no_command_can_hold_are_refused(
         ("medsam2", {"reach": "x" * 1000}),
     ],
 )
-def test_no_model_takes_an_option_of_another_type(server_app: MedSAM2AtlasApp, model: str, params: dict[str, Any]) -> None:
+def test_models_refuse_options_of_another_type(server_app: MedSAM2AtlasApp, model: str, params: dict[str, Any]) -> None:
     with pytest.raises(InputError) as caught:
         infer_parameters(model, server_app._infers[model], params)
     assert len(str(caught.value)) < 3000
 
 
-def test_a_model_ignores_what_is_no_option_and_takes_back_what_it_offers(server_app: MedSAM2AtlasApp) -> None:
+def test_a_model_ignores_unknown_options_and_accepts_its_own(server_app: MedSAM2AtlasApp) -> None:
     foreign = {
         "upload": "/etc/passwd",
         "image": "x",
@@ -243,9 +243,7 @@ def test_a_model_ignores_what_is_no_option_and_takes_back_what_it_offers(server_
     }
 
 
-def test_a_process_is_given_nothing_but_checked_parameters(
-    server_app: MedSAM2AtlasApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_gets_only_checked_parameters(server_app: MedSAM2AtlasApp, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[dict[str, Any]] = []
     monkeypatch.setattr(work, "app_instance", lambda: server_app)
     monkeypatch.setattr(task, "app_instance", lambda: server_app)
@@ -258,7 +256,7 @@ def test_a_process_is_given_nothing_but_checked_parameters(
                 run({name: "/tmp/evil"})
         assert not begun
         run({"name": "/tmp/evil", "client_id": "/tmp/evil", "gpus": "1", "multi_gpu": True, "model": "x", "method": "y"})
-        assert begun[-1].get("gpus") == "-1"  # a client's is not used
+        assert begun[-1].get("gpus") == "-1"  # the client's value is not used
         assert begun.pop().keys() <= {"model", "method", "images", "device", "gpus", "multi_gpu"}
     work.run_training("unet_3d", {"max_epochs": "3", "pretrained": "false", "device": "cpu"})
     work.run_scoring("organs", {"y": "final"})

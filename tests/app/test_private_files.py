@@ -1,4 +1,4 @@
-"""No file that the server makes can be read by other users of its machine, whatever the umask of who starts it."""
+"""Other users of the machine cannot read files that the server writes, whatever the umask at its start."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def usual_umask() -> Iterator[None]:
 
 
 def made_below(*folders: Path, but: set[Path]) -> dict[Path, int]:
-    """Returns the modes of everything in folders but links and `but`."""
+    """Returns the modes of all files and folders below some folders, except links and `but`."""
     found = {path: path.lstat() for folder in folders for path in folder.rglob("*") if path not in but}
     return {path: stat.S_IMODE(state.st_mode) for path, state in found.items() if not stat.S_ISLNK(state.st_mode)}
 
 
 @pytest.mark.parametrize("group", [False, True])
-def test_nothing_that_the_server_makes_is_open_to_others(group: bool, short_files: ReferenceFiles, tmp_path: Path) -> None:
+def test_other_users_cannot_read_the_servers_files(group: bool, short_files: ReferenceFiles, tmp_path: Path) -> None:
     studies, temporary = tmp_path / "studies", tmp_path / "temporary"
-    for folder in (studies / ".medsam2_atlas" / "versions", temporary):  # as an earlier version left it
+    for folder in (studies / ".medsam2_atlas" / "versions", temporary):  # modes of an earlier version
         folder.mkdir(parents=True)
     shutil.copy(short_files.image, studies / "first.nii.gz")
     (studies / ".medsam2_atlas" / "versions" / "old.json").write_text("{}")
@@ -67,7 +67,7 @@ def test_nothing_that_the_server_makes_is_open_to_others(group: bool, short_file
     names = {path.name for path in modes}
     assert {"audit.jsonl", "old.json", "names.key", "studies.sqlite"} <= names
     assert "meta.info" in {path.name for path in private}
-    assert stat.S_IMODE((studies / "first.nii.gz").stat().st_mode) == 0o644  # the operator's own
+    assert stat.S_IMODE((studies / "first.nii.gz").stat().st_mode) == 0o644  # the image belongs to the operator
     for action in ("server.start", "label.sign_off", "label.save", "image.add", "session.add", "model.run", "export.dataset"):
         assert f'"action":"{action}"' in lines
     if group and os.getuid() == 0:
@@ -75,7 +75,7 @@ def test_nothing_that_the_server_makes_is_open_to_others(group: bool, short_file
 
 
 def _works_for_a_second_user(studies: Path) -> None:
-    """Another user of the group restores a label map, which the server's user can read and replace afterwards."""
+    """Restores a label map as another user of the group; the server's user can then read and replace it."""
     group = studies.stat().st_gid
     for folder in (studies, *studies.parents):
         if str(folder) == "/tmp":
@@ -84,7 +84,7 @@ def _works_for_a_second_user(studies: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path\n"
         "from medsam2_atlas.cli.folders import study_folder; from medsam2_atlas.audit.log import AuditLog, record_command\n"
-        "study_folder(Path(sys.argv[1])).store.labels()\n"  # imports what it needs: Python may be another user's
+        "study_folder(Path(sys.argv[1])).store.labels()\n"  # imports now: the other user may not read Python
         "os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(65534); os.umask(0o022)\n"
         "folder = study_folder(Path(sys.argv[1]))\n"
         "made = folder.store.restore_label('first', 'final', 1, author='second')\n"

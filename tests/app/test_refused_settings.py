@@ -1,4 +1,4 @@
-"""A server that cannot start ends in one line."""
+"""A server that cannot start prints one line and ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from token_files import write_tokens
         ("server_tokens=tokens.yaml", "is not a list of tokens"),
     ],
 )
-def test_settings_that_cannot_be_used_end_in_one_line(setting: str, words: str, tmp_path: Path) -> None:
+def test_unusable_settings_end_in_a_one_line_message(setting: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "studies").mkdir()
     write_tokens(tmp_path / "tokens.yaml", "kim")
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -1,4 +1,4 @@
-"""The server below a path of its host: behind proxies that remove the path, and behind those that pass it on."""
+"""The server below a path of its host, behind proxies that remove the path and behind proxies that pass it on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def app(tokens: str) -> Any:
 
 @pytest.fixture(scope="module")
 def unnamed(tokens: str) -> Any:
-    """A server that was not told its root path."""
+    """Returns a server without the setting `root_path`."""
     return create_app(ServerConfig(tokens=tokens))
 
 
@@ -57,21 +57,21 @@ WAYS = {
 
 @pytest.fixture(params=list(WAYS))
 def client(request: pytest.FixtureRequest) -> TestClient:
-    """A client that names paths without the root path, which proxy and uvicorn treat in different ways."""
-    told, prefix = WAYS[request.param]
-    app = request.getfixturevalue("unnamed" if told else "app")
+    """Returns a client that uses paths without the root path; proxy and uvicorn add it in different ways."""
+    given, prefix = WAYS[request.param]
+    app = request.getfixturevalue("unnamed" if given else "app")
     return TestClient(
         _Proxy(app, prefix),
         base_url=HOST,
         client=("127.0.0.1", 50000),
         raise_server_exceptions=False,
         follow_redirects=False,
-        root_path=told,
+        root_path=given,
     )
 
 
 class _Proxy:
-    """Puts the root path before each path, or not."""
+    """Puts a prefix before each path."""
 
     def __init__(self, app: Any, prefix: str) -> None:
         self._app, self._prefix = app, prefix
@@ -92,7 +92,7 @@ def kim() -> dict[str, str]:
     return bearer(token_of("kim"))
 
 
-def test_a_browser_logs_in_and_lands_in_the_viewer(client: TestClient) -> None:
+def test_a_login_leads_to_the_viewer(client: TestClient) -> None:
     refused = page(client, "/ohif/monai-label?StudyInstanceUIDs=1.2")
     assert refused.status_code == 303
     asked = urljoin(f"https://host{ROOT}/ohif/monai-label", refused.headers["location"])
@@ -106,12 +106,12 @@ def test_a_browser_logs_in_and_lands_in_the_viewer(client: TestClient) -> None:
     entered = client.post("/login", data={"password": token_of("kim")})
     assert entered.status_code == 303
     assert urljoin(f"https://host{ROOT}/login", entered.headers["location"]) == f"https://host{ROOT}/ohif/"
-    assert "path=" not in entered.headers["set-cookie"].lower()  # so that browsers take that of the page: ROOT
+    assert "path=" not in entered.headers["set-cookie"].lower()  # so browsers use the path of the page: ROOT
     cookie = entered.headers["set-cookie"].partition(";")[0]
     assert client.get("/auth/token/valid", headers={"Cookie": cookie}).status_code == 200
 
 
-def test_routes_need_the_same_roles_as_at_the_top(client: TestClient) -> None:
+def test_routes_need_the_same_roles_below_a_root_path(client: TestClient) -> None:
     for method, path, status in (
         ("GET", "/healthz", 200),
         ("GET", "/metrics", 401),
@@ -130,7 +130,7 @@ def test_large_bodies_are_refused_by_route(client: TestClient) -> None:
     multipart = {"Content-Type": "multipart/form-data; boundary=b", **large}
     assert client.post("/infer/none", content=b"", headers=large).status_code == 413
     assert client.post("/login", content=b"", headers=multipart).status_code == 413
-    assert client.post("/infer/none", content=b"", headers=multipart).status_code != 413  # an image may be larger
+    assert client.post("/infer/none", content=b"", headers=multipart).status_code != 413  # images may be larger
 
 
 def test_requests_are_counted_by_their_route(client: TestClient) -> None:
@@ -142,7 +142,7 @@ def test_requests_are_counted_by_their_route(client: TestClient) -> None:
     assert ROOT not in counted
 
 
-def test_paths_without_their_last_slash_lead_on(client: TestClient) -> None:
+def test_paths_without_a_trailing_slash_are_redirected(client: TestClient) -> None:
     for path, target in (("/info", "/info/"), ("/ohif", "/ohif/"), ("/jobs/", "/jobs"), ("/logs?lines=3", "/logs/?lines=3")):
         answer = client.get(path, headers=bearer(token_of("max")))
         assert answer.status_code == 307
@@ -151,12 +151,12 @@ def test_paths_without_their_last_slash_lead_on(client: TestClient) -> None:
     assert urljoin(f"https://host{ROOT}/", client.get("/", headers=kim()).headers["location"]) == f"https://host{ROOT}/docs"
 
 
-def test_the_documentation_knows_the_root_path(client: TestClient) -> None:
+def test_the_documentation_contains_the_root_path(client: TestClient) -> None:
     assert 'href="openapi.json"' in client.get("/docs", headers=kim()).text
     assert client.get("/openapi.json", headers=kim()).json()["servers"][0] == {"url": ROOT}
 
 
-def test_forged_headers_of_proxies_change_nothing(unnamed: Any) -> None:
+def test_forged_proxy_headers_have_no_effect(unnamed: Any) -> None:
     client = TestClient(unnamed, base_url=HOST, client=("127.0.0.1", 50000), follow_redirects=False)
     forged = {
         "X-Forwarded-Prefix": "/evil",
@@ -173,7 +173,7 @@ def test_forged_headers_of_proxies_change_nothing(unnamed: Any) -> None:
     assert host == "./info/"
 
 
-def test_without_the_setting_pages_work_where_the_proxy_removes_the_path(unnamed: Any) -> None:
+def test_pages_work_without_the_setting_if_the_proxy_removes_the_path(unnamed: Any) -> None:
     client = TestClient(unnamed, base_url=HOST, client=("127.0.0.1", 50000), follow_redirects=False)
     refused = page(client, "/review")
     assert urljoin("https://host/a/b/review", refused.headers["location"]) == "https://host/a/b/login?next=%2Freview"
@@ -182,13 +182,13 @@ def test_without_the_setting_pages_work_where_the_proxy_removes_the_path(unnamed
     assert not re.search(r"""(fetch\(|src = |href = )['"]/""", review)
 
 
-def test_the_root_path_itself_leads_to_its_slash(app: Any) -> None:
+def test_the_root_path_redirects_to_its_trailing_slash(app: Any) -> None:
     client = TestClient(app, base_url=HOST, client=("127.0.0.1", 50000), follow_redirects=False)
     answer = client.get(ROOT)
     assert (answer.status_code, answer.headers["location"]) == (308, f"{ROOT}/")
 
 
-def test_an_encoded_slash_does_not_lead_above_the_root_path(app: Any) -> None:
+def test_an_encoded_slash_cannot_leave_the_root_path(app: Any) -> None:
     client = TestClient(app, base_url=HOST, client=("127.0.0.1", 50000), follow_redirects=False)
     for path in ("/ohif/a%2Fb", "/ohif/a%2F..%2Fb"):
         refused = page(client, ROOT + path)
@@ -197,7 +197,7 @@ def test_an_encoded_slash_does_not_lead_above_the_root_path(app: Any) -> None:
         )
 
 
-def test_links_of_the_viewer_are_relative_and_lead_to_its_files(client: TestClient) -> None:
+def test_links_of_the_viewer_are_relative_and_correct(client: TestClient) -> None:
     for path in ("/ohif/", "/ohif/monai-label", "/ohif/local/deep", f"/ohif/{'a' * 300}"):
         text = client.get(path, headers=kim()).text
         links = re.findall(r"""(?:src|href)="(?!https?:)([^"]+)""", text)
@@ -210,9 +210,9 @@ def test_links_of_the_viewer_are_relative_and_lead_to_its_files(client: TestClie
         assert "'/ohif/'" not in text
 
 
-def test_scripts_of_the_viewer_load_others_from_their_own_folder(client: TestClient) -> None:
+def test_scripts_of_the_viewer_load_other_scripts_from_their_own_folder(client: TestClient) -> None:
     named = [file for file in viewer._OHIF.glob("*.js") if b'"/ohif/"' in file.read_bytes()]
-    assert len(named) == 5  # the page's own, and workers; check `viewer.py` if another version of OHIF has others
+    assert len(named) == 5  # the page's own script, and workers; check `viewer.py` if a new version of OHIF has others
     for file in sorted(named, key=lambda one: one.stat().st_size)[:-1]:
         answer = client.get(f"/ohif/{file.name}", headers=kim())
         assert answer.headers["content-length"] == str(len(answer.content))
@@ -220,13 +220,13 @@ def test_scripts_of_the_viewer_load_others_from_their_own_folder(client: TestCli
         assert answer.content.count(b"__webpack_require__.p = new URL(") == 1
 
 
-def test_files_of_the_viewer_name_no_path_from_the_top(client: TestClient) -> None:
+def test_files_of_the_viewer_contain_no_absolute_path(client: TestClient) -> None:
     for file in sorted(viewer._OWN.glob("*.js")):
         text = client.get(f"/ohif/{file.name}", headers=kim()).text
         assert not re.search(r"""['"`(]/[a-z]""", text), file.name
 
 
-def test_servers_on_one_host_have_cookies_of_different_names(app: Any, unnamed: Any) -> None:
+def test_servers_on_one_host_use_different_cookie_names(app: Any, unnamed: Any) -> None:
     names = set()
     for one, host in ((app, "h"), (unnamed, "h"), (unnamed, "h:8000"), (unnamed, "h:8001"), (app, "h:8001")):
         client = TestClient(one, base_url=f"http://{host}", client=("127.0.0.1", 50000), follow_redirects=False)
@@ -259,7 +259,7 @@ def test_mounted_applications_and_jobs_keep_the_root_path() -> None:
 
 
 @pytest.mark.parametrize(("text", "path"), [("", ""), ("/", ""), ("/medsam2", "/medsam2"), ("/a/b-c_1.2~/", "/a/b-c_1.2~")])
-def test_a_root_path_is_plain_segments(text: str, path: str) -> None:
+def test_a_root_path_consists_of_plain_segments(text: str, path: str) -> None:
     assert parse_root_path(text) == path
     assert server_config({"server_root_path": text}).root_path == path
 
@@ -271,14 +271,14 @@ def test_a_root_path_is_plain_segments(text: str, path: str) -> None:
         *("/a%2e", "/ä", "https://host/medsam2", "/a;b", '/a"b', "/<a>", "/a\\b", "/" + "a" * 300, "/a\x00"),
     ],
 )
-def test_a_root_path_that_could_lead_elsewhere_is_refused(text: str) -> None:
+def test_a_root_path_that_could_leave_the_server_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="such as /medsam2"):
         parse_root_path(text)
     with pytest.raises(InputError, match="root_path"):
         server_config({"server_root_path": text})
 
 
-def test_a_root_path_that_begins_like_a_path_of_the_server_is_refused(app: Any) -> None:
+def test_a_root_path_that_begins_with_a_path_of_the_server_is_refused(app: Any) -> None:
     hidden = {"ohif", "proxy", "static", "docs", "redoc", "openapi.json", "login", "logout", "favicon.ico"}
     assert {path.split("/")[1] for path in app.openapi()["paths"]} | hidden == FIRST_SEGMENTS
     for text in ("/ohif", "/review/x", "/datastore"):

@@ -1,4 +1,4 @@
-"""Jobs of the real server: nobody waits for them, they can be followed and cancelled, and the queue has an end."""
+"""Jobs of the real server: they block no request, can be followed and cancelled, and the queue is limited."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from waiting import until
 
 
 def begin(url: str, study: str = "first", model: str = "medsam2_atlas", **params: Any) -> dict[str, Any]:
-    """A job that nobody waits for. Its weights of options make it one that is not in the cache."""
+    """Starts a job without waiting for it. `params` can make it one that is not in the cache."""
     answer = requests.post(
         f"{url}/infer/{model}",
         {"params": json.dumps(params)},
@@ -25,7 +25,7 @@ def begin(url: str, study: str = "first", model: str = "medsam2_atlas", **params
     job: dict[str, Any] = answer.json()
     assert answer.headers["Location"] == f"/jobs/{job['id']}"
     assert answer.headers["X-Request-ID"] == "chosen-by-the-client"
-    assert len(job["id"]) == 22  # 128 bits of the server's own
+    assert len(job["id"]) == 22  # 128 random bits
     return job
 
 
@@ -34,7 +34,7 @@ def state(url: str, job: dict[str, Any]) -> dict[str, Any]:
     return about
 
 
-def test_a_running_model_keeps_nobody_waiting_and_stops_when_it_is_cancelled(url: str) -> None:
+def test_a_running_model_blocks_no_request_and_can_be_cancelled(url: str) -> None:
     job = begin(url, strategy="D")
     running = until(lambda: (about := state(url, job))["state"] == "running" and about["stage"] and about, 60)
     assert running["kind"] == "medsam2_atlas"
@@ -44,7 +44,7 @@ def test_a_running_model_keeps_nobody_waiting_and_stops_when_it_is_cancelled(url
         assert requests.get(f"{url}/info/").status_code == 200
         times.append(time.perf_counter() - began)
     assert state(url, job)["state"] == "running"
-    assert sorted(times)[10] < 0.5  # it would be the rest of the run
+    assert sorted(times)[10] < 0.5  # a blocked request would take the rest of the run
     waiting = begin(url, "second")
     assert state(url, waiting)["position"] == 1
     until(lambda: state(url, job)["stage"] == "propagation" and state(url, job)["organs"], 120)
@@ -72,13 +72,13 @@ def test_events_follow_a_job_to_its_end_and_its_result_can_be_fetched(url: str) 
         assert len(result.content) > 200
 
 
-def test_half_of_a_request_does_not_stay_on_the_real_server(url: str) -> None:
+def test_the_real_server_closes_an_incomplete_request(url: str) -> None:
     with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as link:
         link.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n")
         assert link.recv(1000).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_full_queue_says_when_to_come_back(url: str) -> None:
+def test_a_full_queue_reports_when_to_try_again(url: str) -> None:
     jobs = [begin(url, strategy="D", organs=organ) for organ in ("liver", "spleen")]
     until(lambda: state(url, jobs[0])["state"] == "running", 60)
     jobs.append(begin(url, strategy="D", organs="aorta"))
@@ -91,7 +91,7 @@ def test_a_full_queue_says_when_to_come_back(url: str) -> None:
     until(lambda: state(url, jobs[0])["state"] == "cancelled", 60)
 
 
-def test_a_client_that_goes_away_frees_its_place(url: str) -> None:
+def test_a_job_is_cancelled_when_its_client_disconnects(url: str) -> None:
     with pytest.raises(requests.Timeout):
         requests.post(f"{url}/infer/medsam2_atlas", params={"image": "second"}, timeout=(5, 1.5))
     job = requests.get(f"{url}/jobs").json()[-1]
@@ -99,13 +99,13 @@ def test_a_client_that_goes_away_frees_its_place(url: str) -> None:
     until(lambda: state(url, job)["state"] == "cancelled", 60)
 
 
-def test_what_is_stored_is_given_at_once_even_while_another_model_runs(url: str) -> None:
+def test_stored_results_are_returned_at_once_while_another_model_runs(url: str) -> None:
     first = requests.post(f"{url}/infer/unet_3d", params={"image": "first", "output": "json"})
     assert first.status_code == 200, first.text
     if "X-Job-ID" in first.headers:  # another test may have filled the cache
         result = f"{url}/jobs/{first.headers['X-Job-ID']}/result"
-        until(lambda: requests.get(result).status_code == 404, 10)  # its file goes after the last byte was sent
-        assert "fetched already" in requests.get(result).json()["detail"]
+        until(lambda: requests.get(result).status_code == 404, 10)  # the file is removed after the last byte was sent
+        assert "already been fetched" in requests.get(result).json()["detail"]
     job = begin(url, "second", strategy="D")
     until(lambda: state(url, job)["state"] == "running", 60)
     again = requests.post(f"{url}/infer/unet_3d", params={"image": "first", "output": "json"})

@@ -1,4 +1,4 @@
-"""The app behind the real MONAI Label server, asked by MONAI Label's own client."""
+"""The app in the real MONAI Label server, used through MONAI Label's own client."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_wrong_options_are_refused(client: MONAILabelClient, wrong: dict[str, st
         client.infer("medsam2_atlas", "patient", wrong)
 
 
-def test_a_server_without_an_atlas_offers_what_needs_none_and_says_why(studies: Path, tmp_path: Path) -> None:
+def test_a_server_without_an_atlas_lists_only_models_that_need_none(studies: Path, tmp_path: Path) -> None:
     with server(studies, tmp_path, {"atlas": str(tmp_path / "none")}) as client:
         about = client.info()
         assert set(about["models"]) == {"unet_3d", "medsam2"}

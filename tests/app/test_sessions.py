@@ -1,4 +1,4 @@
-"""Sessions hold images that were read; no upload that is no image is kept, and no answer tells where they lie."""
+"""Sessions store only uploads that can be read as images, and no answer contains the path of an image."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def client(store: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
-    """The routes of sessions alone, asked by whoever sits at the machine."""
+    """Returns a client of the session routes alone, as the local user."""
     folders = SessionFolders(str(store))
     monkeypatch.setattr(sessions, "app_instance", lambda: SimpleNamespace(sessions=lambda: folders))
     inner = FastAPI()
@@ -63,7 +63,7 @@ def kept(store: Path) -> list[Path]:
 @pytest.mark.parametrize(
     "name", ["ct.nii.gz", "ct.nii", "ct.nrrd", "ct.mha", "ct.zip", "ct.py", "ct", "../ct.nii.gz", "ct.dcm"]
 )
-def test_an_upload_that_is_no_image_is_refused_and_not_kept(client: TestClient, store: Path, name: str) -> None:
+def test_an_upload_that_is_not_an_image_is_refused_and_not_stored(client: TestClient, store: Path, name: str) -> None:
     for content in (archive(), b"", b"#!/bin/sh\n", bytes(1000)):
         answer = client.put("/session/", files={"files": (name, content)})
         assert answer.status_code == 422, answer.text
@@ -71,14 +71,14 @@ def test_an_upload_that_is_no_image_is_refused_and_not_kept(client: TestClient, 
     assert not kept(store)
 
 
-def test_no_archive_is_unpacked(client: TestClient, store: Path) -> None:
+def test_archives_are_not_unpacked(client: TestClient, store: Path) -> None:
     answer = client.put("/session/", params={"uncompress": True}, files={"files": ("ct.zip", archive("../../evil.py"))})
     assert answer.status_code == 422
     assert "as `files`" in answer.json()["error"]["remedy"]
     assert not kept(store)
 
 
-def test_an_image_above_the_limits_is_refused_and_not_kept(client: TestClient, store: Path, tmp_path: Path) -> None:
+def test_an_image_above_the_limits_is_refused_and_not_stored(client: TestClient, store: Path, tmp_path: Path) -> None:
     sitk.WriteImage(ct(), str(tmp_path / "ct.nrrd"))
     content = (tmp_path / "ct.nrrd").read_bytes().replace(b"sizes: 16 16 8", b"sizes: 16000 16000 8000")
     answer = client.put("/session/", files={"files": ("ct.nrrd", content)})
@@ -87,7 +87,7 @@ def test_an_image_above_the_limits_is_refused_and_not_kept(client: TestClient, s
     assert not kept(store)
 
 
-def test_an_image_is_kept_and_no_answer_tells_where(client: TestClient, store: Path, tmp_path: Path) -> None:
+def test_an_image_is_stored_and_no_answer_contains_its_path(client: TestClient, store: Path, tmp_path: Path) -> None:
     sitk.WriteImage(ct(), str(tmp_path / "ct.nii.gz"))
     content = (tmp_path / "ct.nii.gz").read_bytes()
     made = client.put("/session/", files={"files": ("ct.nii.gz", content)})
@@ -102,7 +102,7 @@ def test_an_image_is_kept_and_no_answer_tells_where(client: TestClient, store: P
     assert not kept(store)
 
 
-def test_of_a_series_nothing_but_its_slices_is_kept(client: TestClient, store: Path, tmp_path: Path) -> None:
+def test_only_the_slices_of_a_series_are_stored(client: TestClient, store: Path, tmp_path: Path) -> None:
     slices = [file.read_bytes() for file in write_series(tmp_path / "series", ct())]
     good = [("files", (f"{n}.dcm", content)) for n, content in enumerate(slices)]
     others = [archive(), slices[0][:132] + archive(), b"text"]

@@ -31,7 +31,7 @@ from server.middleware import RequestMiddleware
 from server.stopping import Stopping, bounded
 
 queue, stopping = JobQueue(4), Stopping()
-stopping.call(lambda: queue.stop(3))
+stopping.on_signal(lambda: queue.stop(3))
 
 @asynccontextmanager
 async def lifespan(app):
@@ -53,7 +53,7 @@ def stuck():
 @app.get("/hold")
 def hold():
     import ctypes
-    ctypes.PyDLL(None).sleep(600)  # unlike CDLL, it keeps the interpreter to itself
+    ctypes.PyDLL(None).sleep(600)  # unlike CDLL, PyDLL holds the interpreter
 
 @app.get("/endless")
 def endless():
@@ -122,7 +122,7 @@ def ask_slowly(port: int, path: str) -> socket.socket:
     return connection
 
 
-def test_code_that_never_returns_and_clients_that_never_read_do_not_keep_the_server_from_ending(tmp_path: Path) -> None:
+def test_the_server_ends_despite_endless_code_and_clients_that_never_read(tmp_path: Path) -> None:
     port = free_port()
     process = stuck_server(tmp_path, port)
     try:
@@ -147,7 +147,7 @@ def test_code_that_never_returns_and_clients_that_never_read_do_not_keep_the_ser
         process.wait()
 
 
-def test_native_code_that_holds_the_interpreter_does_not_keep_the_server_from_ending(tmp_path: Path) -> None:
+def test_the_server_ends_despite_native_code_that_holds_the_interpreter(tmp_path: Path) -> None:
     port = free_port()
     process = stuck_server(tmp_path, port)
     try:
@@ -175,7 +175,7 @@ def test_ctrl_c_ends_the_server_too(tmp_path: Path) -> None:
         process.wait()
 
 
-def test_a_job_and_open_clients_do_not_keep_the_server_from_ending(
+def test_the_server_ends_despite_a_job_and_open_clients(
     atlas_folder: Path, studies: Path, tmp_path: Path, target_files: Any
 ) -> None:
     conf = {"atlas": str(atlas_folder), "learning": "false"}

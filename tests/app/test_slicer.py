@@ -1,4 +1,4 @@
-"""A sitting at 3D Slicer: what its MONAI Label module asks for, by the client class that it uses."""
+"""A session with 3D Slicer: the requests of its MONAI Label module, sent by the same client class."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from medsam2_atlas.atlas import ReferenceFiles
 from waiting import until
 
 
-def test_a_sitting(short_files: ReferenceFiles, atlas_folder: Path, tmp_path: Path) -> None:
+def test_a_session_with_3d_slicer(short_files: ReferenceFiles, atlas_folder: Path, tmp_path: Path) -> None:
     studies = tmp_path / "studies"
     studies.mkdir()
     shutil.copy(short_files.image, studies / "first.nii.gz")
     with server(studies, tmp_path / "server", {"atlas": str(atlas_folder), "learning": "false"}) as client:
         url = client.get_server_url().rstrip("/")
-        # Connect: the module fills its boxes from what it is told.
+        # Connect: the module fills its menus from the answer.
         assert client.auth_enabled() is False
         about = client.info()
         assert {"name", "description", "version", "labels", "models", "trainers", "strategies", "scoring"} <= set(about)
@@ -31,7 +31,7 @@ def test_a_sitting(short_files: ReferenceFiles, atlas_folder: Path, tmp_path: Pa
         for trainer in about["trainers"].values():
             assert all(isinstance(value, (list, bool, int, float, str)) for value in trainer["config"].values())
 
-        # A volume that is open in Slicer becomes a study; the next sample is downloaded where it is not on the same machine.
+        # A volume that is open in Slicer becomes a study. Slicer downloads the next sample.
         assert client.upload_image(str(short_files.image), "second", {"patient": "x"})["image"] == "second"
         assert client.datastore()["objects"].keys() == {"first", "second"}
         sample = client.next_sample("first", {"client_id": "slicer"})
@@ -39,7 +39,7 @@ def test_a_sitting(short_files: ReferenceFiles, atlas_folder: Path, tmp_path: Pa
         content = requests.get(f"{url}/datastore/image", {"image": sample["id"]}).content
         assert content == (studies / "first.nii.gz").read_bytes()
 
-        # Auto segmentation, in a session too, of a volume that is no study.
+        # Auto segmentation, also in a session for a volume that is not a study.
         file, answer = client.infer("unet_3d", sample["id"], {"organs": ["liver"]})
         assert answer["label_names"] == {"liver": 6}
         session = client.create_session(str(short_files.image))["session_id"]
@@ -48,13 +48,13 @@ def test_a_sitting(short_files: ReferenceFiles, atlas_folder: Path, tmp_path: Pa
         assert (read(other) == read(file)).all()
         client.remove_session(session)
 
-        # Points on the segment that is chosen.
+        # Points on the chosen segment.
         z, y, x = (int(v) for v in np.argwhere(read(file) == 6).mean(0))
         asked = {"label": "liver", "foreground": [[x, y, z]], "background": []}
         _, answer = client.infer("medsam2", sample["id"], asked)
         assert answer["label_names"] == {"liver": 6}
 
-        # Submit: Slicer numbers segments as it lists them, and says so.
+        # Submit: Slicer numbers segments in the order of its list and sends this order.
         submitted = np.where(read(file) == 6, 1, 0).astype(np.uint8)
         image = sitk.GetImageFromArray(submitted)
         image.CopyInformation(sitk.ReadImage(str(short_files.image)))
@@ -67,7 +67,7 @@ def test_a_sitting(short_files: ReferenceFiles, atlas_folder: Path, tmp_path: Pa
         assert (counts["completed"], counts["total"], counts["label_tags"]["final"]) == (1, 2, 1)
         assert client.next_sample("first", {})["id"] == "second"
 
-        # Train, look how far it is, stop.
+        # Train, get the progress, stop.
         assert client.train_start("unet_3d", {"max_epochs": 1000, "pretrained": False, "name": "x"})
         until(lambda: client.train_status(check_if_running=True), 120)
         assert "details" in client.train_status()

@@ -1,4 +1,4 @@
-"""The file of tokens at the server: what counts after it has changed."""
+"""The server applies changes of the token file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def file(tmp_path: Path) -> Path:
         ("2027-01-31T12:00:00+02:00", "2027-01-31T09:59:59"),
     ],
 )
-def test_a_token_is_nobodys_after_its_end(tmp_path: Path, expires: str, last: str) -> None:
+def test_an_expired_token_is_refused(tmp_path: Path, expires: str, last: str) -> None:
     file = write_tokens(tmp_path / "t.yaml", f"- {{name: kim, role: admin, token: {token_of('kim')}, expires: {expires}}}")
     end = Clock(datetime.fromisoformat(last).replace(tzinfo=timezone.utc).timestamp())
     people = TokenFile(file, wall_clock=end)
@@ -45,7 +45,7 @@ def test_a_token_is_nobodys_after_its_end(tmp_path: Path, expires: str, last: st
     assert name_of(people, "kim") == ""
 
 
-def test_a_person_who_is_taken_out_of_the_file_loses_access(file: Path) -> None:
+def test_a_user_removed_from_the_file_loses_access(file: Path) -> None:
     clock = Clock()
     people = TokenFile(file, clock=clock)
     assert name_of(people, "kim") == "kim"
@@ -54,16 +54,16 @@ def test_a_person_who_is_taken_out_of_the_file_loses_access(file: Path) -> None:
     assert [name_of(people, name) for name in ("kim", "lee", "max")] == ["", "lee", "max"]
 
 
-def test_two_changes_within_a_moment_are_both_seen(file: Path) -> None:
+def test_two_quick_changes_are_both_read(file: Path) -> None:
     clock = Clock()
     people = TokenFile(file, clock=clock)
-    for round, name in enumerate(("ann", "bob", "eve"), 1):  # of one size, perhaps of one time
+    for round, name in enumerate(("ann", "bob", "eve"), 1):  # of the same size, and perhaps with the same time
         tokens_for(file, {name: "annotator"})
         clock.now = 2.0 * round
         assert name_of(people, name) == name
 
 
-def test_a_file_that_does_not_change_is_not_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_file_is_not_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     os.utime(file, (time.time() - 3600, time.time() - 3600))
     people = TokenFile(file, clock=clock)
@@ -85,7 +85,7 @@ def readable(file: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [half_written, missing, readable])
-def test_a_file_that_cannot_be_used_locks_nobody_out_for_a_minute_and_then_everybody(
+def test_an_unusable_file_locks_everybody_out_only_after_a_minute(
     file: Path, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock()

@@ -1,4 +1,4 @@
-"""CTs on a server whose values are no HU."""
+"""The server with CTs whose values are not HU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medsam2_atlas.base.resource import resource
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An atlas of one reference, and a study that is the same patient, 1000 too high, and signed off."""
+    """Returns a folder with an atlas of one reference, and a signed-off study of the same patient with values 1000 too high."""
     labelled(tmp_path / "references", "a", PATIENT)
     build_atlas(find_references(tmp_path / "references"), BuildOptions(registration=QUICK)).save(tmp_path / "atlas")
     final = tmp_path / "studies" / "labels" / "final"
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def asked(folder: Path, hu: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The report of the model `atlas` for the study, and that of the growing atlas."""
+    """Returns the report of the model `atlas` for the study, and the report of the growing atlas."""
     conf = {"device": "cpu", "learning": "false", "atlas": str(folder / "atlas")} | ({"server_hu": hu} if hu else {})
     app = MedSAM2AtlasApp(str(resource("apps/medsam2_atlas")), str(folder / "studies"), conf)
     try:
@@ -40,7 +40,7 @@ def asked(folder: Path, hu: str | None) -> tuple[dict[str, Any], dict[str, Any]]
         app.stop()
 
 
-def test_a_study_with_an_offset_is_refused_and_corrected_where_the_server_is_set_so(folder: Path) -> None:
+def test_a_study_with_an_hu_offset_is_refused_or_corrected_by_setting(folder: Path) -> None:
     with pytest.raises(InputError, match=r"one\.nii\.gz: its values are 1000 too high"):
         asked(folder, None)
     report, growth = asked(folder, "auto")
@@ -48,10 +48,10 @@ def test_a_study_with_an_offset_is_refused_and_corrected_where_the_server_is_set
     assert np.sum([*report["volumes_ml"].values()]) > 100
     assert growth["added"] == ["one"]
     assert growth["hu"] == {"rule": "auto", "offsets": {"one": -1000.0}}
-    with pytest.raises(InputError, match="1000 too high"):  # not answered from what `auto` has kept
+    with pytest.raises(InputError, match="1000 too high"):  # the prediction stored with `auto` is not used
         asked(folder, None)
 
 
-def test_a_setting_that_is_no_rule_is_refused(folder: Path) -> None:
+def test_an_invalid_hu_setting_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="server settings"):
         asked(folder, "guess")

@@ -279,7 +279,7 @@ def people_facts(tokens: Path) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         file = renew_tokens(Path(shutil.copy(tokens, folder)))
         access = Access(ServerConfig(tokens=str(file)))  # type: ignore[call-arg]
-    users = [access.who_now(token_of(name)) for name in (*PEOPLE, "nobody")]
+    users = [access.known_user(token_of(name)) for name in (*PEOPLE, "nobody")]
     return {user.name: user.role for user in users if user is not None}
 
 

@@ -1,4 +1,4 @@
-"""A real headless Chromium on the real OHIF."""
+"""Runs a real headless Chromium for tests of OHIF."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ FLAGS = [
 
 
 def chromium_program() -> str | None:
-    """The browser, where it is installed."""
+    """Returns the path of the browser; None if it is not installed."""
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 _OWN = re.compile(r"^(http://127\.0\.0\.1|blob:|data:)")
-_TOLD = "policy violation: "
-_TELLS = f"""addEventListener('securitypolicyviolation', event => console.error(
-    '{_TOLD}' + [event.violatedDirective, event.blockedURI, event.sourceFile, event.lineNumber, event.sample].join(' ')))"""
+_PREFIX = "policy violation: "
+_REPORTS = f"""addEventListener('securitypolicyviolation', event => console.error(
+    '{_PREFIX}' + [event.violatedDirective, event.blockedURI, event.sourceFile, event.lineNumber, event.sample].join(' ')))"""
 
 
 def forbidden(page: playwright.Page) -> list[str]:
-    """A list that gets what a page does from now on against the server's policy, and the other hosts that it asks."""
+    """Returns a list to which the page's policy violations and requests to other hosts are added from now on."""
     found: list[str] = []
-    page.add_init_script(_TELLS)
-    words = (_TOLD, "Content Security Policy", "Content-Security-Policy")
+    page.add_init_script(_REPORTS)
+    words = (_PREFIX, "Content Security Policy", "Content-Security-Policy")
     page.on("console", lambda message: found.append(message.text) if any(word in message.text for word in words) else None)
     page.on("request", lambda request: None if _OWN.match(request.url) else found.append(request.url))
     return found
@@ -40,7 +40,7 @@ def forbidden(page: playwright.Page) -> list[str]:
 
 @contextmanager
 def browser_page() -> Iterator[playwright.Page]:
-    """A page that reaches this machine only: a page waits for what cannot be had, such as fonts."""
+    """Yields a page that can reach this machine only; otherwise it would wait for unreachable files such as fonts."""
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium_program(), args=FLAGS)
         try:

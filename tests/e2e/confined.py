@@ -1,8 +1,8 @@
-"""Runs the services of compose.yaml under their containers' constraints without an engine: Linux namespaces, as engines make.
+"""Runs the services of compose.yaml under the constraints of their containers, with Linux namespaces instead of an engine.
 
-A new root holds this machine's system folders and what the Dockerfile copies, all read-only; the service's tmpfs and /dev/shm;
-and /data, the only other place that can be written. The process has the image's user, who has no home and no entry in
-/etc/passwd, its environment and nothing else of this process's, and no capabilities but those that the service adds.
+The new root contains this machine's system folders and the files that the Dockerfile copies, all read-only, the service's tmpfs
+and /dev/shm, and /data, the only other writable folder. The process runs as the image's user, who has no home and no entry in
+/etc/passwd. It has only the image's environment, and only the capabilities that the service adds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from waiting import until
 _SYSTEM = ("/bin", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/sbin", "/usr")
 _DEVICES = ("full", "null", "random", "urandom", "zero")
 _NAMESPACES = ("--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child")
-_TMPFS = "noexec,nosuid,nodev"  # as engines mount it
+_TMPFS = "noexec,nosuid,nodev"  # the options of container engines
 
 
 @functools.cache
@@ -46,7 +46,7 @@ def why_not() -> str:
 
 
 def service(name: str) -> dict[str, Any]:
-    """Returns a service of compose.yaml, its variables by their defaults."""
+    """Returns a service of compose.yaml, with the defaults of its variables."""
     text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (ROOT / "compose.yaml").read_text())
     found: dict[str, Any] = yaml.safe_load(text)["services"][name]
     return found
@@ -54,9 +54,16 @@ def service(name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Container:
-    """A service's container. data: folder of this machine that becomes /data. image: what it starts, if that is not its
-    Dockerfile's. files: files and folders of this machine by their paths in the container, read-only. own_net: whether it has
-    a network of its own."""
+    """The container of a service.
+
+    Attributes:
+        name: name of the service in compose.yaml.
+        data: folder of this machine that becomes /data.
+        image: the Dockerfile of the image.
+        environment: additional variables.
+        files: read-only files and folders of this machine, by their paths in the container.
+        own_net: whether it has a separate network.
+    """
 
     name: str
     data: Path
@@ -67,20 +74,22 @@ class Container:
 
     @property
     def log(self) -> Path:
-        """Returns the file that its output goes to."""
+        """The file with the container's output."""
         return self.data.with_suffix(".log")
 
     @property
     def user(self) -> tuple[int, int]:
-        """Returns the ids of its user and group."""
+        """The ids of the container's user and group."""
         user, _, group = str(service(self.name).get("user", self.image.user)).partition(":")
         return int(user), int(group)
 
     @contextmanager
     def running(self, *arguments: str, ready: Callable[[int], bool]) -> Iterator[int]:
-        """Starts the entry point with arguments, and yields the number of its process; at the block's end, sends it SIGTERM.
+        """Starts the entry point and yields the id of its process. Sends SIGTERM at the end of the block.
 
-        ready: whether it can be used, given that number.
+        Args:
+            arguments: arguments of the entry point.
+            ready: returns whether the service is ready, given the process id.
         """
         self.data.mkdir(exist_ok=True)
         os.chown(self.data, *self.user)
@@ -101,11 +110,11 @@ class Container:
             os.kill(number, signal.SIGTERM)
             process.wait(25)
         finally:
-            process.kill()  # its child, the first process of the namespace, goes with it, and all others with that one
+            process.kill()  # ends its child, the first process of the namespace, and with it all others
             process.wait()
 
     def _mounts(self) -> list[str]:
-        """Returns commands that build the new root at /mnt, in a mount namespace of their own."""
+        """Returns commands that build the new root at /mnt in a separate mount namespace."""
         settings = service(self.name)
         lines = ["mount -t tmpfs -o mode=755 tmpfs /mnt", "cd /mnt", "mkdir dev proc data home"]
         for folder in map(Path, _SYSTEM):
@@ -118,7 +127,7 @@ class Container:
             shown[f"{self.image.folder}/.venv"] = Path(sys.prefix)
             shown |= {str(path): path for path in map(Path, (sys.prefix, sys.base_prefix)) if not str(path).startswith("/usr")}
         sizes = [f"/dev/shm:mode=1777,size={settings.get('shm_size', '64m')}", *settings["tmpfs"]]
-        for place, _, options in (entry.partition(":") for entry in sizes):  # first: this checkout may itself lie in /tmp
+        for place, _, options in (entry.partition(":") for entry in sizes):  # first, because this checkout may be in /tmp
             lines += [f"mkdir -p .{place}", f"mount -t tmpfs -o {_TMPFS},{options} tmpfs .{place}"]
         for target, source in {**shown, **self.files}.items():
             lines += _bound(source, target)
@@ -137,7 +146,7 @@ class Container:
         privileges += ["--no-new-privs", f"--bounding-set={capabilities}"]
         variables = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin", "OMP_NUM_THREADS": "1"}
         if self.image.folder != "/":
-            variables["PYTHONPATH"] = f"{self.image.folder}/lib"  # the environment's own packages name another checkout
+            variables["PYTHONPATH"] = f"{self.image.folder}/lib"  # the environment's packages refer to another checkout
         variables |= self.image.environment | self.environment
         named = [f"{name}={value}" for name, value in variables.items()]
         command = ["chroot", "/mnt", "setpriv", *privileges, "env", "-i", "-C", self.image.folder, *named]
@@ -145,7 +154,7 @@ class Container:
 
 
 def _bound(source: Path, target: str) -> list[str]:
-    """Returns commands that show a file or folder at a path of the new root, read-only."""
+    """Returns commands that mount a file or folder read-only at a path of the new root."""
     place = f"/mnt{target}"
     made = ["mkdir", "-p", place] if source.is_dir() else ["install", "-D", "/dev/null", place]
     mounts = [["mount", "--bind", str(source), place], ["mount", "-o", "remount,bind,ro", place]]

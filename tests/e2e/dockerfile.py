@@ -1,4 +1,4 @@
-"""Reads what a Dockerfile asks for, without an engine."""
+"""Parses Dockerfiles without an engine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Dockerfile:
-    """A parsed Dockerfile. copies: source in the build context and target, of each `COPY`, all stages together.
+    """A parsed Dockerfile.
 
-    The other fields are those of the last stage.
+    `bases`, `copies` (source in the build context, target) and `runs` are those of all stages; the other fields are those of
+    the last stage.
     """
 
     bases: list[str] = field(default_factory=list)
@@ -30,7 +31,11 @@ class Dockerfile:
 
     @classmethod
     def of(cls, file: Path) -> Dockerfile:
-        """Parses a file; raises KeyError for an instruction that it does not know."""
+        """Parses a file.
+
+        Raises:
+            KeyError: an instruction is unknown.
+        """
         found: dict[str, object] = {"bases": [], "copies": [], "runs": []}
         for line in _instructions(file.read_text()):
             name, _, rest = line.partition(" ")

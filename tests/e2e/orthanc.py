@@ -1,4 +1,4 @@
-"""A real Orthanc on the loopback, for as long as a test needs it."""
+"""Runs a real Orthanc on the loopback address for tests."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PLUGINS = ("/usr/share/orthanc/plugins", "/usr/lib/orthanc", "/usr/local/share/o
 
 
 def orthanc_program() -> str | None:
-    """The program, where it is installed with its DICOMweb plugin."""
+    """Returns the path of the program; None if Orthanc or its DICOMweb plugin is not installed."""
     program = next((found for name in PLACES if (found := shutil.which(name))), None)
     return program if program and _plugin() else None
 
 
 @contextmanager
 def orthanc(folder: Path, user: str = "", password: str = "") -> Iterator[str]:
-    """Its DICOMweb URL; what it stores lies in the folder. With a user, it asks for the password."""
+    """Yields the DICOMweb URL of an Orthanc that stores its data in a folder. With a user, it requires the password."""
     folder.mkdir(parents=True, exist_ok=True)
     http = free_port()
     environment = os.environ | {"ORTHANC_HTTP_PORT": str(http), "ORTHANC_DICOM_PORT": str(free_port())}
@@ -52,13 +52,13 @@ def orthanc(folder: Path, user: str = "", password: str = "") -> Iterator[str]:
 
 
 def send(url: str, files: Sequence[Path], auth: tuple[str, str] | None = None) -> tuple[str, str]:
-    """Stores a series; its study and series UID."""
+    """Stores a series and returns its study UID and series UID."""
     session = requests.Session()
     session.auth = auth
     client = DICOMwebClient(url, session=session)
     datasets = [pydicom.dcmread(file) for file in files]
     for ds in datasets:
-        ds.preamble = b"\0" * 128  # without one, Orthanc cannot give it back
+        ds.preamble = b"\0" * 128  # without a preamble, Orthanc cannot return the file
     for start in range(0, len(datasets), 20):
         client.store_instances(datasets[start : start + 20])
     return str(datasets[0].StudyInstanceUID), str(datasets[0].SeriesInstanceUID)
@@ -70,7 +70,7 @@ def _plugin() -> Path | None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Returns a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Real proxies with the configurations of `deploy/` and of docs/access.md."""
+"""Runs real proxies with the configurations in `deploy/` and docs/access.md."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from e2e.orthanc import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOT_PATH = "/medsam2"
-"""Of the examples in docs/access.md."""
+"""The root path in the examples of docs/access.md."""
 
 
 @contextmanager
 def tls_proxy(folder: Path, upstream: str) -> Iterator[tuple[str, Path]]:
-    """Caddy with the file that compose.yaml gives it: its address, and the certificate that vouches for it."""
+    """Runs Caddy with the configuration of compose.yaml; yields its address and its root certificate."""
     port, plain = free_port(), free_port()
     text = (ROOT / "deploy" / "Caddyfile").read_text()
-    # Ports that anybody may open, and none for plain HTTP beside them.
+    # Use free ports that need no privileges.
     text = text.replace("admin off", f"admin off\n\thttp_port {plain}\n\thttps_port {port}", 1)
     environment = {"ATLAS_SITE": "localhost", "ATLAS_UPSTREAM": upstream}
     root = folder / "data" / "caddy" / "pki" / "authorities" / "local" / "root.crt"
@@ -34,7 +34,7 @@ def tls_proxy(folder: Path, upstream: str) -> Iterator[tuple[str, Path]]:
 
 @contextmanager
 def path_proxies(folder: Path, upstream: str) -> Iterator[list[str]]:
-    """Caddy with both examples of docs/access.md: addresses of the server where the root path is removed, and passed on."""
+    """Runs Caddy with both examples of docs/access.md: one removes the root path, one passes it on. Yields both addresses."""
     ports, text = [], "{\n\tadmin off\n}\n"
     for example in examples("caddyfile"):
         ports.append(free_port())
@@ -47,7 +47,7 @@ def path_proxies(folder: Path, upstream: str) -> Iterator[list[str]]:
 
 @contextmanager
 def nginx_proxy(folder: Path, upstream: str) -> Iterator[str]:
-    """nginx with the example of docs/access.md: the server's address."""
+    """Runs nginx with the example of docs/access.md; yields the server's address."""
     port = free_port()
     (example,) = examples("nginx")
     kept = "\n".join(f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
@@ -62,7 +62,7 @@ def nginx_proxy(folder: Path, upstream: str) -> Iterator[str]:
 
 
 def examples(language: str) -> Sequence[str]:
-    """Returns the examples of docs/access.md in a language."""
+    """Returns the examples in docs/access.md with a language tag."""
     found: list[str] = re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / "access.md").read_text(), re.M | re.S)
     return found
 

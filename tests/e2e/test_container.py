@@ -1,5 +1,7 @@
-"""The services of compose.yaml under their containers' constraints: read-only programs, users without home and name, no
-capabilities. Without an engine: see `confined`."""
+"""The services of compose.yaml under the constraints of their containers, without an engine (see `confined`).
+
+Programs are read-only, users have no home and no name, and there are no capabilities.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ def app(tmp_path: Path) -> Container:
 
 @pytest.fixture
 def studies(app: Container, references: list[ReferenceFiles]) -> Path:
-    """A studies folder in /data, which belongs to the container's user, with two signed-off cases and one to do."""
+    """Returns a studies folder in /data that belongs to the container's user, with two signed-off cases and one open case."""
     folder = app.data / "studies"
     (folder / "labels/final").mkdir(parents=True)
     for number, files in enumerate(references[:3]):
@@ -73,9 +75,9 @@ def answers(url: str) -> bool:
 
 
 def check_traces(app: Container) -> None:
-    """Nothing was refused, and nothing belongs to another user."""
-    told = app.log.read_text()
-    assert not [sign for sign in REFUSED if sign in told], told[-4000:]
+    """Checks that nothing was refused and that all files belong to the container's user."""
+    text = app.log.read_text()
+    assert not [sign for sign in REFUSED if sign in text], text[-4000:]
     assert {path.lstat().st_uid for path in app.data.rglob("*")} == {app.user[0]}
 
 
@@ -130,7 +132,7 @@ def test_series_of_a_pacs_are_served_and_labels_sent_back(app: Container, target
 @pytest.mark.skipif(orthanc_program() is None, reason="Orthanc is not installed")
 def test_orthanc_starts_without_capabilities_and_writes_into_its_volume_only(tmp_path: Path) -> None:
     image = Dockerfile.of(ROOT / "deploy" / "orthanc.Dockerfile")
-    # Debian's folders are mounted whole here, so the script lies elsewhere.
+    # Debian's folders are mounted as a whole here, so the script is in another folder.
     entrypoint = image.entrypoint[0]
     assert ("apps/orthanc.sh", entrypoint) in image.copies
     image = dataclasses.replace(image, entrypoint=["/run/orthanc.sh", *image.entrypoint[1:]])
@@ -143,7 +145,7 @@ def test_orthanc_starts_without_capabilities_and_writes_into_its_volume_only(tmp
         with orthanc.running(ready=lambda _: answers(f"http://127.0.0.1:{http}/system")):
             system = requests.get(f"http://127.0.0.1:{http}/system", auth=("atlas", "secret"), timeout=10)
             assert system.json()["Name"] == "medsam2_atlas"
-    assert (orthanc.data / "orthanc.json").stat().st_mode & 0o077 == 0  # it holds the password
+    assert (orthanc.data / "orthanc.json").stat().st_mode & 0o077 == 0  # it contains the password
     check_traces(orthanc)
 
 
@@ -151,7 +153,7 @@ def test_orthanc_starts_without_capabilities_and_writes_into_its_volume_only(tmp
     shutil.which("caddy") is None or shutil.which("nsenter") is None, reason="Caddy or nsenter is not installed"
 )
 def test_the_proxy_listens_on_443_with_one_capability_and_writes_into_its_volume_only(tmp_path: Path) -> None:
-    # What the image `caddy:2` says.
+    # These are the settings of the image `caddy:2`.
     folders = {"XDG_DATA_HOME": "/data", "XDG_CONFIG_HOME": "/config"}
     command = ["caddy", "run", "--config", "/run/Caddyfile", "--adapter", "caddyfile"]
     image = Dockerfile(environment=folders, user="0:0", entrypoint=command)
@@ -164,7 +166,7 @@ def test_the_proxy_listens_on_443_with_one_capability_and_writes_into_its_volume
         got = subprocess.run(
             [*inside, sys.executable, "-c", GET, "https://localhost/", str(root)], capture_output=True, text=True
         )
-        return "502" in got.stderr  # nothing is behind it
+        return "502" in got.stderr  # the proxy has no upstream here
 
     with proxy.running(ready=ready):
         pass

@@ -1,4 +1,4 @@
-"""What `compose.yaml` puts together, without containers: Orthanc with a password, the app with a login, TLS in front."""
+"""The services of `compose.yaml` without containers: Orthanc with a password, the app with a login, and TLS."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_through_tls_and_a_login_to_a_pacs_with_a_password(
             with tls_proxy(tmp_path / "tls", upstream) as (url, certificate):
                 browser = requests.Session()
                 browser.verify = str(certificate)
-                browser.trust_env = False  # a bundle of the environment would take the certificate's place
+                browser.trust_env = False  # a certificate bundle of the environment would replace the certificate
                 assert browser.get(f"{url}/info/").status_code == 401
                 entered = browser.post(f"{url}/login", data={"username": "kim", "password": token_of("kim")})
                 assert entered.url == f"{url}/ohif/"
@@ -54,7 +54,7 @@ def test_through_tls_and_a_login_to_a_pacs_with_a_password(
                     for line in events.iter_lines(decode_unicode=True):
                         if line.startswith("data:"):
                             seen.append(time.monotonic())
-                assert len(seen) > 2 and seen[-1] - seen[0] > 0.3  # they come as they happen, not all at the end
+                assert len(seen) > 2 and seen[-1] - seen[0] > 0.3  # events arrive one by one, not all at the end
                 done = browser.get(f"{job}/result", params={"output": "json"}).json()
                 assert done["label_names"]["liver"] == 6
                 assert browser.delete(f"{url}/datastore", params={"id": series}).status_code in (403, 404, 405)
@@ -72,7 +72,7 @@ def test_through_tls_and_a_login_to_a_pacs_with_a_password(
 
 
 def log_in_with_a_browser(url: str) -> None:
-    """Logs in on the page, and sees the list of studies; without Chromium, does nothing."""
+    """Logs in on the page and opens the list of studies. Does nothing without Chromium."""
     from e2e.browser import browser_page, chromium_program
 
     if chromium_program() is None:
@@ -87,7 +87,7 @@ def log_in_with_a_browser(url: str) -> None:
         page.get_by_label("Token or password").fill(token_of("kim"))
         page.get_by_role("button", name="Log in").click()
         page.get_by_text("0 of 1 cases are signed off").wait_for(timeout=30_000)
-        assert page.url == f"{url}/review"  # where one was
+        assert page.url == f"{url}/review"  # the requested page
         page.goto(f"{url}/ohif/")
         page.get_by_text("Study List").first.wait_for(timeout=90_000)
         page.get_by_text("CT", exact=True).first.wait_for(timeout=30_000)
@@ -102,7 +102,7 @@ def log_in_with_a_browser(url: str) -> None:
 
 
 def annotate_below_a_path(url: str, study: str, series: str, client: MONAILabelClient) -> None:
-    """Logs in, looks and runs a model, as a browser, as a script and as 3D Slicer do."""
+    """Logs in, views pages and runs a model like a browser, a script and 3D Slicer."""
     browser = requests.Session()
     for page in (url, f"{url}/", f"{url}/review", f"{url}/ohif/monai-label?StudyInstanceUIDs={study}"):
         assert browser.get(page, headers={"Accept": "text/html"}).url.partition("?")[0] == f"{url}/login"
@@ -119,7 +119,7 @@ def annotate_below_a_path(url: str, study: str, series: str, client: MONAILabelC
     assert browser.get(f"{through}/metadata").json()[0]["0020000E"]["Value"] == [series]
     page = {"Origin": url.removesuffix(ROOT_PATH), "Referer": f"{url}/review"}
     asked = browser.post(f"{url}/infer/unet_3d", params={"image": series, "wait": "false"}, headers=page)
-    if asked.status_code == 202:  # else it is known from before
+    if asked.status_code == 202:  # otherwise a stored result exists
         assert browser.get(urljoin(url, asked.headers["Location"])).json()["id"] == asked.json()["id"]
     slicer = MONAILabelClient(url, tmpdir=client._tmpdir)
     assert slicer.auth_enabled()

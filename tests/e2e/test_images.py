@@ -1,4 +1,4 @@
-"""compose.yaml, the Dockerfiles, and the command that pins their base images, without an engine."""
+"""Tests compose.yaml, the Dockerfiles, and the command that pins their base images, without an engine."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_no_service_can_change_its_programs_gain_rights_or_fill_the_machine(name
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["mem_limit"] and 0 < service["pids_limit"] < 10_000
     assert {entry.partition(":")[0] for entry in service["tmpfs"]} >= {"/tmp"}
-    assert all("size=" in entry for entry in service["tmpfs"])  # else it may fill half of the memory
+    assert all("size=" in entry for entry in service["tmpfs"])  # without a size it may fill half of the memory
     assert service["logging"]["options"].keys() == {"max-size", "max-file"}
     assert service["healthcheck"]["test"][0] == "CMD"
     assert service["restart"] == "unless-stopped"
@@ -54,7 +54,7 @@ def test_no_service_can_change_its_programs_gain_rights_or_fill_the_machine(name
         assert "docker.sock" not in volume
 
 
-def test_services_start_once_those_that_they_need_are_healthy() -> None:
+def test_services_start_after_the_services_they_need_are_healthy() -> None:
     needs = {name: service.get("depends_on", {}) for name, service in SERVICES.items()}
     assert {name: list(needed) for name, needed in needs.items()} == {"orthanc": [], "app": ["orthanc"], "proxy": ["app"]}
     assert {about["condition"] for needed in needs.values() for about in needed.values()} == {"service_healthy"}
@@ -68,7 +68,7 @@ def test_the_proxy_cannot_reach_orthanc_and_the_app_cannot_reach_out() -> None:
         assert not service.get("ports") or any(not COMPOSE["networks"][net] for net in networks[name]), "no port is published"
 
 
-def test_addresses_of_clients_are_believed_from_the_proxys_network_only() -> None:
+def test_client_addresses_are_accepted_from_the_proxys_network_only() -> None:
     from uvicorn.middleware.proxy_headers import _TrustedHosts
 
     trusted = SERVICES["app"]["environment"]["FORWARDED_ALLOW_IPS"]
@@ -87,9 +87,9 @@ def test_images_run_as_a_fixed_user_and_write_below_their_volume_only(name: str)
     for variable, value in image.environment.items():
         assert not value.startswith("/") or Path(value).is_relative_to(volume), variable
     assert image.healthcheck and image.labels["org.opencontainers.image.licenses"]
-    told = (ROOT / "deploy" / name).read_text()
-    assert not re.search(r"(?i)(password|secret|token)\s*=", told)
-    assert not re.search(r"^ADD |curl |wget |chmod .*777", told, re.MULTILINE)
+    text = (ROOT / "deploy" / name).read_text()
+    assert not re.search(r"(?i)(password|secret|token)\s*=", text)
+    assert not re.search(r"^ADD |curl |wget |chmod .*777", text, re.MULTILINE)
 
 
 def test_the_app_runs_as_its_images_user_and_the_group_of_the_tokens() -> None:
@@ -109,7 +109,7 @@ def test_copied_paths_exist_and_reach_the_build() -> None:
     assert sent.index("deploy/tokens.yaml") > sent.index("!deploy")
 
 
-def test_compose_names_only_what_is_there() -> None:
+def test_compose_refers_only_to_existing_files_and_settings() -> None:
     assert set(SERVICES) == {"orthanc", "app", "proxy"}
     for service in SERVICES.values():
         assert "build" not in service or (ROOT / service["build"]["dockerfile"]).name in DOCKERFILES
@@ -118,14 +118,14 @@ def test_compose_names_only_what_is_there() -> None:
             assert (ROOT / source).is_file() if source.startswith(".") else source in COMPOSE["volumes"]
     published = [port for service in SERVICES.values() for port in service.get("ports", ())]
     assert published == ["${DICOM_ADDRESS:-127.0.0.1}:4242:4242", "443:443"]  # neither the app nor Orthanc's own pages
-    asked = set(re.findall(r"\$\{(\w+)", (ROOT / "compose.yaml").read_text()))
-    offered = set(re.findall(r"^(\w+)=", (ROOT / "deploy" / "env.example").read_text(), re.MULTILINE))
-    assert asked == offered
+    used = set(re.findall(r"\$\{(\w+)", (ROOT / "compose.yaml").read_text()))
+    listed = set(re.findall(r"^(\w+)=", (ROOT / "deploy" / "env.example").read_text(), re.MULTILINE))
+    assert used == listed
     assert "--tokens=/run/secrets/tokens" in SERVICES["app"]["command"]
     assert (ROOT / "deploy" / "tokens.example.yaml").is_file()
 
 
-def test_the_health_of_the_app_is_asked_on_its_own_port(tmp_path: Path) -> None:
+def test_the_health_check_uses_the_apps_port(tmp_path: Path) -> None:
     image = DOCKERFILES["app.Dockerfile"]
     script = image.healthcheck.partition("CMD ")[2]
     assert yaml.safe_load(script) == SERVICES["app"]["healthcheck"]["test"][1:]
@@ -137,7 +137,7 @@ def test_the_health_of_the_app_is_asked_on_its_own_port(tmp_path: Path) -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the files, and an engine of a few lines on the search path."""
+    """Returns a copy of the files; puts a fake engine on the search path."""
     for name in pinning().FILES:
         (tmp_path / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / "checkout" / name)
@@ -177,7 +177,7 @@ def test_base_images_are_pinned_by_digest_once_and_again(checkout: Path, capsys:
     assert DIGESTS["caddy"] in capsys.readouterr().out
 
 
-def test_nothing_changes_where_an_image_is_missing(
+def test_nothing_is_changed_if_an_image_is_missing(
     checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MISSING", "python")
@@ -186,7 +186,7 @@ def test_nothing_changes_where_an_image_is_missing(
     assert "python:3.11-slim-bookworm cannot be fetched: manifest unknown" in capsys.readouterr().err
 
 
-def test_without_an_engine_that_runs_the_command_says_so(
+def test_a_missing_engine_is_reported(
     checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEAD", "1")

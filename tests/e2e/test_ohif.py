@@ -1,4 +1,4 @@
-"""OHIF as an annotator uses it: open a study, run a model, see it, submit it, find it again."""
+"""OHIF in the way an annotator uses it: open a study, run a model, view, submit and reopen the segmentation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _VIEWPORT = "const viewport = () => window.cornerstone.getRenderingEngines()[0].
 
 @dataclass
 class Room:
-    """A viewer on a study of a PACS. shots: where its pictures go. forbidden: what pages did against the policy."""
+    """A viewer with a study of a PACS. shots: folder for its pictures. forbidden: policy violations of its pages."""
 
     page: Any
     url: str
@@ -74,20 +74,23 @@ class Room:
         self.page.wait_for_timeout(3000)
 
     def colours(self, name: str) -> float:
-        """Share of the viewports that is neither black, grey nor white; the picture is kept."""
+        """Returns the fraction of coloured pixels in the viewports and stores the picture."""
         picture = self.page.screenshot(path=str(self.shots / f"{name}.png"))
         pixels = np.asarray(Image.open(BytesIO(picture)).convert("RGB"), int)[150:850, 300:1300]
         return float((pixels.max(2) - pixels.min(2) > 25).mean())
 
     def submit(self, answer: bool | None = None) -> str:
-        """Submits; returns the viewer's message. answer: to the question whether to save anyway; None if none is expected."""
+        """Submits and returns the viewer's message.
+
+        answer: the answer to the question whether to save anyway; None if no question is expected.
+        """
         self.page.locator('[data-cy="SubmitLabel"]').click()
         if answer is not None:
             self.question().wait_for(timeout=60_000)
             self.answer(answer)
-        told = self.page.get_by_text(re.compile("^(Saved|Not done)")).last
-        told.wait_for(timeout=60_000)
-        return str(told.inner_text())
+        message = self.page.get_by_text(re.compile("^(Saved|Not done)")).last
+        message.wait_for(timeout=60_000)
+        return str(message.inner_text())
 
     def question(self) -> Any:
         """Returns the question whether to save a label map that would lose organs."""
@@ -97,7 +100,7 @@ class Room:
         self.question().get_by_role("button", name="Save anyway" if save else "Do not save").click()
 
     def open_slice(self) -> int:
-        """Number of the slice that the first viewport shows, in the file's grid."""
+        """Returns the index of the slice in the first viewport, in the file's grid."""
         focal = self.page.evaluate(_VIEWPORT + "() => viewport().getCamera().focalPoint")
         return round(self.image.TransformPhysicalPointToContinuousIndex([float(v) for v in focal])[2])
 
@@ -105,12 +108,12 @@ class Room:
         """Scrolls the first viewport to a slice."""
         self.page.mouse.move(*self.middle_of_axial())
         for _ in range(400):
-            away = z - self.open_slice()
-            if not away:
+            distance = z - self.open_slice()
+            if not distance:
                 return
-            self.page.mouse.wheel(0, self.wheel * away / abs(away))
+            self.page.mouse.wheel(0, self.wheel * distance / abs(distance))
             self.page.wait_for_timeout(60)
-            if abs(z - self.open_slice()) > abs(away):
+            if abs(z - self.open_slice()) > abs(distance):
                 self.wheel = -self.wheel
         raise AssertionError(f"slice {z} is not shown")
 
@@ -125,7 +128,7 @@ class Room:
         return float(x), float(y)
 
     def on_screen(self, index: Sequence[int]) -> tuple[float, float]:
-        """Where a voxel (x, y, z) is on the page."""
+        """Returns the position of a voxel (x, y, z) on the page, in pixels (x, y)."""
         world = self.image.TransformIndexToPhysicalPoint([int(v) for v in index])
         x, y = self.page.evaluate(
             _VIEWPORT
@@ -138,7 +141,7 @@ class Room:
         return float(x), float(y)
 
     def choose(self, organ: str) -> None:
-        """Chooses an organ in OHIF's panel of segments, the second tab."""
+        """Chooses an organ in OHIF's panel of segments (the second tab)."""
         self.page.locator('[data-cy="panelSegmentationWithTools-btn"]').click()
         self.page.get_by_text(organ, exact=True).last.click()
         self.page.wait_for_timeout(500)
@@ -161,7 +164,7 @@ class Room:
         self.page.wait_for_timeout(2000)
 
     def voxels(self) -> np.ndarray:
-        """What the viewer holds, `[z, y, x]`, in the file's grid."""
+        """Returns the viewer's label map `[z, y, x]` in the file's grid."""
         listed = self.page.evaluate(
             """() => {
                 const volume = window.services.segmentationService.getLabelmapVolume('1');
@@ -183,7 +186,7 @@ def room(target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: pyt
     files = write_series(folder / "series", sitk.ReadImage(str(target_files.image)))
     with orthanc(folder / "orthanc") as pacs:
         study, series = send(pacs, files)
-        # The root path changes nothing for who asks without it.
+        # The root path has no effect on requests without it.
         conf = {"atlas": str(atlas_folder), "server_root_path": ROOT_PATH}
         with server(pacs, folder / "server", conf) as client, browser.browser_page() as page:
             url = client.get_server_url().rstrip("/")
@@ -205,16 +208,16 @@ def test_an_empty_label_is_not_signed_off_by_accident(room: Room) -> None:
     assert requests.get(f"{room.url}/info/").json()["datastore"]["completed"] == 0
 
 
-def test_open_run_see_submit_and_find_again(room: Room) -> None:
+def test_a_study_is_opened_segmented_submitted_and_found_again(room: Room) -> None:
     room.open()
     plain = room.colours("1-open")
     room.connect()
     room.run("unet_3d")
     seen = room.colours("2-segmented")
-    assert seen > plain + 0.01  # what is coloured before: texts and frames
-    told = room.submit()
-    assert "version 1: liver" in told  # the largest first
-    assert re.search(r"spleen \d+ ml", told)
+    assert seen > plain + 0.01  # texts and frames are coloured from the start
+    message = room.submit()
+    assert "version 1: liver" in message  # the largest first
+    assert re.search(r"spleen \d+ ml", message)
     room.colours("3-submitted")
     final = requests.get(f"{room.url}/datastore/label", {"label": room.series, "tag": "final"}).content
     (room.files.parent / "final.nii.gz").write_bytes(final)
@@ -225,7 +228,7 @@ def test_open_run_see_submit_and_find_again(room: Room) -> None:
     )
     assert (submitted == predicted).all()
 
-    room.open()  # again, as on another day
+    room.open()  # reopens the study
     room.page.get_by_text("final (medsam2_atlas)").first.wait_for(timeout=30_000)
     room.colours("4-again")
     (listed,) = room.pacs.search_for_series(room.study, search_filters={"Modality": "SEG"})
@@ -234,7 +237,7 @@ def test_open_run_see_submit_and_find_again(room: Room) -> None:
     assert (read_seg(seg, room.files) == submitted).all()
 
 
-def test_a_label_that_somebody_else_saved_meanwhile_is_not_replaced_unseen(room: Room) -> None:
+def test_a_label_that_another_person_saved_meanwhile_is_not_replaced(room: Room) -> None:
     room.open()
     room.connect()
     room.run("unet_3d")
@@ -248,10 +251,10 @@ def test_a_label_that_somebody_else_saved_meanwhile_is_not_replaced_unseen(room:
     assert saved.status_code == 200
     requests.post(f"{room.url}/datastore/label/restore", params={"label": room.series, "version": 1})
     before = room.versions()
-    told = room.submit()
+    message = room.submit()
     room.colours("5-conflict")
-    assert "Not done" in told
-    assert "Load it, carry your changes over" in told
+    assert "Not done" in message
+    assert "Load it, carry your changes over" in message
     assert room.versions() == before
 
 
@@ -275,7 +278,7 @@ def test_an_organ_is_segmented_from_a_box_and_corrected_by_a_point(room: Room, t
     found = room.voxels()
     (value,) = np.unique(found[found > 0])
     assert mask_dice(found == value, liver) > 0.8
-    # As a person would: where it is most wrong, a point says so.
+    # Like an annotator, place a point in the largest error.
     wrong = (found == value) ^ liver
     worst = int(wrong.sum((1, 2)).argmax())
     room.turn_to(worst)
@@ -299,8 +302,8 @@ def test_the_brush_paints_the_chosen_organ(room: Room) -> None:
     room.colours("8-painted")
     painted = room.voxels()
     assert 20 < (painted > 0).sum() < 20_000
-    told = room.submit(answer=True)  # 14 organs fewer than before
-    assert re.search(r"Saved as version \d+: spleen [\d.]+ ml", told)
+    message = room.submit(answer=True)  # 14 organs fewer than before
+    assert re.search(r"Saved as version \d+: spleen [\d.]+ ml", message)
     labels = requests.get(f"{room.url}/datastore/label", {"label": room.series, "tag": "final"}).content
     (room.files.parent / "painted.nii.gz").write_bytes(labels)
     assert np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(room.files.parent / "painted.nii.gz")))).tolist() == [0, 1]
@@ -310,12 +313,12 @@ def test_an_empty_label_does_not_replace_15_organs_by_accident(room: Room) -> No
     requests.post(f"{room.url}/datastore/label/restore", params={"label": room.series, "version": 1})
     before = room.versions()
     room.open()
-    room.page.get_by_text("final (medsam2_atlas)").first.dblclick()  # what was signed off
+    room.page.get_by_text("final (medsam2_atlas)").first.dblclick()  # the signed-off label
     room.page.get_by_text("LOAD", exact=True).first.click()
     room.page.wait_for_timeout(4000)
     room.connect()  # starts a new segmentation
-    told = room.submit(answer=False)
-    assert "Nothing was saved" in told
+    message = room.submit(answer=False)
+    assert "Nothing was saved" in message
     assert room.versions() == before
     room.page.locator('[data-cy="SubmitLabel"]').click()
     room.question().wait_for(timeout=60_000)
@@ -341,11 +344,11 @@ def test_the_review_page_leads_to_the_viewer(room: Room) -> None:
 
 
 @pytest.mark.skipif(shutil.which("caddy") is None, reason="Caddy is not installed")
-def test_all_of_it_works_below_a_path_of_a_host(room: Room, tmp_path: Path) -> None:
+def test_the_viewer_works_below_a_path_of_a_host(room: Room, tmp_path: Path) -> None:
     asked: list[str] = []
     failed: list[str] = []
     requests.post(f"{room.url}/infer/unet_3d", params={"image": room.series, "output": "json"})  # for a picture
-    room.page.goto("about:blank")  # the viewer of the test before may still be loading
+    room.page.goto("about:blank")  # the viewer of the previous test may still be loading
     room.page.on("request", lambda request: asked.append(request.url))
     room.page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
     with path_proxies(tmp_path / "paths", urlsplit(room.url).netloc) as urls:
@@ -371,7 +374,7 @@ def test_all_of_it_works_below_a_path_of_a_host(room: Room, tmp_path: Path) -> N
     assert [address for address in failed if not any(part in address for part in no_news)] == []
 
 
-def test_no_page_needs_what_the_policy_forbids_or_asks_another_host(room: Room) -> None:
+def test_no_page_violates_the_policy_or_uses_another_host(room: Room) -> None:
     for path in ("docs", "login", "review", "logs/", "metrics"):
         assert room.page.goto(f"{room.url}/{path}", wait_until="load").ok, path
     pointer = "() => getComputedStyle(document.querySelector('summary')).cursor"

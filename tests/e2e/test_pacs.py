@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(orthanc_program() is None, reason="Orthanc with 
 
 @dataclass
 class Hospital:
-    """A PACS with one study, the server in front of it, and what the study is."""
+    """A PACS with one study, the server in front of it, and the study's UIDs and files."""
 
     pacs: DICOMwebClient
     client: MONAILabelClient
@@ -44,7 +44,7 @@ class Hospital:
     pacs_url: str
 
     def segs(self) -> list[Dataset]:
-        """All instances of the study's segmentations."""
+        """Returns all instances of the study's segmentations."""
         found = self.pacs.search_for_series(self.study, search_filters={"Modality": "SEG"})
         series = [str(Dataset.from_json(item).SeriesInstanceUID) for item in found]
         return [ds for uid in series for ds in self.pacs.retrieve_series(self.study, uid)]
@@ -91,7 +91,7 @@ def test_a_jpeg_2000_series_that_orthanc_does_not_convert_is_segmented(hospital:
     plain, _ = hospital.client.infer("unet_3d", hospital.series, {"result_extension": ".nrrd"})
     until = time.monotonic() + 60
     while requests.get(f"{hospital.url}/datastore/image/info", {"image": series}).status_code == 404:
-        assert time.monotonic() < until  # the server asks for new series every few seconds
+        assert time.monotonic() < until  # the server looks for new series every few seconds
         time.sleep(0.5)
     file, _ = hospital.client.infer("unet_3d", series, {"result_extension": ".nrrd"})
     assert (labels_of(file) == labels_of(plain)).all()
@@ -100,7 +100,7 @@ def test_a_jpeg_2000_series_that_orthanc_does_not_convert_is_segmented(hospital:
     requests.delete(f"{orthanc_url}{found['Path']}", timeout=30).raise_for_status()
 
 
-def test_what_is_signed_off_arrives_as_a_segmentation_with_rising_versions(hospital: Hospital, tmp_path: Path) -> None:
+def test_signed_off_labels_arrive_as_segmentations_with_increasing_versions(hospital: Hospital, tmp_path: Path) -> None:
     file, _ = hospital.client.infer("unet_3d", hospital.series, {})
     hospital.client.save_label(hospital.series, file, tag="final")
     (seg,) = hospital.segs()
@@ -163,7 +163,7 @@ def test_a_label_is_exported_as_a_structure_set(hospital: Hospital) -> None:
     assert requests.get(f"{hospital.url}/datastore/label/rtstruct", {"label": "1.2.3"}).status_code == 404
 
 
-def test_what_a_viewer_must_not_store_is_refused(hospital: Hospital) -> None:
+def test_objects_that_viewers_may_not_store_are_refused(hospital: Hospital) -> None:
     before = len(hospital.segs())
     stow = f"{hospital.url}/proxy/dicom/wado/studies"
     ct = next(hospital.files.iterdir())
@@ -190,9 +190,9 @@ def test_what_a_viewer_must_not_store_is_refused(hospital: Hospital) -> None:
 @pytest.mark.parametrize(
     "path", ["wado/../instances", "../system", "wado/studies/../../system", "system", "wado/studies/%2e%2e/x"]
 )
-def test_the_way_to_the_pacs_leads_nowhere_else(hospital: Hospital, path: str) -> None:
+def test_the_route_to_the_pacs_reaches_only_dicomweb_paths(hospital: Hospital, path: str) -> None:
     request = requests.Request("GET", hospital.url).prepare()
-    request.url = f"{hospital.url}/proxy/dicom/{path}"  # as it is: requests would tidy it
+    request.url = f"{hospital.url}/proxy/dicom/{path}"  # set directly, because requests would normalise it
     answer = requests.Session().send(request)
     assert answer.status_code in (404, 422)
     assert "DicomAet" not in answer.text
@@ -208,7 +208,7 @@ def test_viewers_get_pixels_and_lists_through_the_server(hospital: Hospital) -> 
     assert (instances[0].pixel_array == pydicom.dcmread(first[instances[0].SOPInstanceUID]).pixel_array).all()
 
 
-def test_a_label_is_safe_while_the_pacs_is_away_and_is_sent_later(
+def test_a_label_is_saved_while_the_pacs_is_down_and_sent_later(
     target_files: ReferenceFiles, atlas_folder: Path, tmp_path: Path
 ) -> None:
     files = write_series(tmp_path / "series", sitk.ReadImage(str(target_files.image)))
@@ -230,7 +230,7 @@ def test_a_label_is_safe_while_the_pacs_is_away_and_is_sent_later(
             assert (labels_of(client.download_label(series, "final")) == labels_of(file)).all()
 
 
-def test_what_waits_for_the_pacs_is_sent_when_it_is_back(target_files: ReferenceFiles, tmp_path: Path) -> None:
+def test_waiting_labels_are_sent_when_the_pacs_is_back(target_files: ReferenceFiles, tmp_path: Path) -> None:
     files = write_series(tmp_path / "series", sitk.ReadImage(str(target_files.image)))
     with orthanc(tmp_path / "orthanc") as url:
         study, series = send(url, files)
@@ -244,7 +244,7 @@ def test_what_waits_for_the_pacs_is_sent_when_it_is_back(target_files: Reference
         datastore.send_pending()
         assert datastore.get_label_info(series, "final")["pacs"]["state"] == "pending"
         datastore.web = web
-        for known in ({}, {"pacs": {}}):  # the second time as if what became of it had been lost
+        for known in ({}, {"pacs": {}}):  # the second time as if the record of the sending had been lost
             datastore.store.update_label_info(series, "final", known)
             datastore.send_pending()
             assert datastore.get_label_info(series, "final")["pacs"]["state"] == "sent"
@@ -256,7 +256,7 @@ def test_what_waits_for_the_pacs_is_sent_when_it_is_back(target_files: Reference
         assert {item.SegmentAlgorithmType for item in seg.SegmentSequence} == {"MANUAL"}
 
 
-def test_a_series_that_orthanc_took_under_a_hostile_name_erases_nothing(target_files: ReferenceFiles, tmp_path: Path) -> None:
+def test_a_series_with_a_hostile_name_in_orthanc_erases_nothing(target_files: ReferenceFiles, tmp_path: Path) -> None:
     files = write_series(tmp_path / "series", sitk.ReadImage(str(target_files.image)))
 
     def hostile(ds: Dataset, n: int) -> None:

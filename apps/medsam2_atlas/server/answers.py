@@ -1,4 +1,4 @@
-"""JSON answers that carry whatever is stored: NaN and infinity become null, so that no odd value makes a route fail."""
+"""JSON answers for any stored value: NaN and infinity become null, so that no unusual value makes a route fail."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from medsam2_atlas.base.json_text import to_json
 
 
 class JsonAnswer(JSONResponse):
-    """An answer as JSON; see `json_text`."""
+    """A JSON answer; see `json_text`."""
 
     def render(self, content: Any) -> bytes:
-        """Returns the body."""
+        """Returns the body of the answer."""
         return to_json(content).encode()

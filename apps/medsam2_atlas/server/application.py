@@ -1,4 +1,4 @@
-"""The ASGI application, `server.application:app`: MONAI Label's routes, and what they lack."""
+"""The ASGI application `server.application:app`: MONAI Label's routes and the routes and layers that this project adds."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ from tasks.claims import end_own_work
 _SMALL_BYTES = 10_000_000
 _FILE_CHUNK = 1 << 20
 _SWITCH_SECONDS = 0.0005
-"""How long inference may keep the interpreter from those who answer; Python's 5 ms add up over the turns of a request."""
+"""Max seconds that inference holds the interpreter while a request waits. Python's default of 5 ms applies to each turn of a
+request, and the turns add up."""
 _REPLACED = frozenset(
     {
         *((method, f"/datastore/{path}") for method, path in (("PUT", ""), ("PUT", "image"), ("DELETE", ""), ("PUT", "label"))),
@@ -69,21 +70,21 @@ _REPLACED = frozenset(
         ("POST", "/batch/infer/{model}"),
     }
 )
-"""Routes of MONAI Label that are replaced, or left out as they are deprecated there."""
+"""Routes of MONAI Label that this server replaces, or omits because MONAI Label has deprecated them."""
 _OWN_ROUTES = (
     *(infer, jobs, studies, sessions, work, next_case, dicomweb, stow),
     *(viewer, review, login, logs, docs_page, audits, readiness),
 )
-"""Modules with routes of the server's own."""
+"""Modules with the server's own routes."""
 
 
 def create_app(config: ServerConfig) -> FastAPI:
-    """The application for the app and studies that MONAI Label's settings name."""
+    """Returns the application for the app and the studies in MONAI Label's settings."""
     sys.setswitchinterval(_SWITCH_SECONDS)
-    FileResponse.chunk_size = _FILE_CHUNK  # each chunk goes through a thread: 64 KiB make hundreds of turns of a CT
+    FileResponse.chunk_size = _FILE_CHUNK  # a thread sends each chunk: chunks of 64 KiB would need hundreds of turns for a CT
     parts = Parts.of(config)
-    parts.stopping.call(lambda: parts.queue.stop(STOP_SECONDS))
-    parts.stopping.call(end_own_work)
+    parts.stopping.on_signal(lambda: parts.queue.stop(STOP_SECONDS))
+    parts.stopping.on_signal(end_own_work)
     options: dict[str, Any] = {
         "default_response_class": JsonAnswer,
         "middleware": _layers(parts),
@@ -95,7 +96,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     app.state.readiness = Readiness(lambda: [*check_server(), *check_audit(parts.audit.opened)])
     app.state.config, app.state.queue, app.state.metrics = config, parts.queue, parts.metrics
     app.state.access, app.state.stopping, app.state.audit = parts.access, parts.stopping, parts.audit
-    parts.access.tell_of_tokens(parts.audit.tokens_read)
+    parts.access.on_tokens_changed(parts.audit.tokens_read)
     errors.install(app)
     for own in _OWN_ROUTES:
         app.include_router(own.router)
@@ -108,7 +109,7 @@ def create_app(config: ServerConfig) -> FastAPI:
 
 
 def _layers(parts: Parts) -> list[Middleware]:
-    """Returns the layers that a request passes; the first one sees it first."""
+    """Returns the layers that a request passes, from the outermost to the innermost."""
     config = parts.config
     return [
         Middleware(HeadersMiddleware, frame_ancestors=config.frame_ancestors),
@@ -131,19 +132,19 @@ def _layers(parts: Parts) -> list[Middleware]:
 
 
 def _add_own(app: FastAPI, metrics: Metrics) -> None:
-    @app.get("/healthz", tags=["Others"], summary="Whether the server lives")
+    @app.get("/healthz", tags=["Others"], summary="Whether the server is alive")
     async def healthz() -> dict[str, str]:
-        """Answered without a look at anything else."""
+        """Answers without checking anything else."""
         return {"status": "ok"}
 
     @app.get("/metrics", tags=["Others"], summary="Counts for Prometheus")
     def show_metrics() -> Response:
-        """Requests, queue, stages, cases."""
+        """Returns counts and times of requests, jobs, stages and studies."""
         return PlainTextResponse(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
-        """The documentation of the routes."""
+        """Redirects to the documentation of the routes."""
         return RedirectResponse("/docs")
 
 
@@ -151,7 +152,7 @@ def _limits(config: ServerConfig) -> Any:
     def limit(scope: Scope) -> int:
         path = path_of(scope)
         if not Headers(scope=scope).get("content-type", "").lower().lstrip().startswith("multipart/"):
-            return _SMALL_BYTES  # is held in memory
+            return _SMALL_BYTES  # the whole body is kept in memory
         if path.startswith("/datastore/label"):
             return config.label_mb * 1_000_000
         if path.startswith(("/datastore", "/infer/", "/session", "/model/", "/proxy/")):
@@ -161,5 +162,5 @@ def _limits(config: ServerConfig) -> Any:
     return limit
 
 
-with plain_endings():  # settings and tokens that cannot be used, told to the person who starts the server
+with plain_endings():  # prints unusable settings or tokens as plain messages to the operator
     app = create_app(server_config(settings.MONAI_LABEL_APP_CONF))

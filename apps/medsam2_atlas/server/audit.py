@@ -1,8 +1,8 @@
-"""The audit log at the server: a line for each request that does something to studies, before its answer is sent.
+"""Writes the server's audit log: one line for each request that reads or changes studies, before its answer is sent.
 
-So nothing is read or saved through this server without a line, and a line tells how the request ended. If the line cannot be
-written, the request still ends as it would (`audit_log`). Lines about changes are on disk before the answer; lines about
-reading are with the operating system: a killed server loses none, a power cut may lose the last ones.
+So every access to studies through this server has a line, and the line contains the outcome of the request. If the line cannot
+be written, the request still ends normally (`medsam2_atlas.audit.log`). Lines about changes are on disk before the answer.
+Lines about reading are in the operating system's buffers: a killed server loses none, a power cut may lose the last ones.
 """
 
 from __future__ import annotations
@@ -46,27 +46,31 @@ _SETTINGS = "settings.json"
 _SECRET = re.compile(r"secret|passw|_key$|credential", re.IGNORECASE)
 _WRITERS = 4
 _ANONYMOUS_SECONDS, _ANONYMOUS_LINES = 60.0, 300
-"""Max lines in that time about people who are not logged in, all together: they must not fill the disk."""
+"""Max number of lines per 60 s about all users who are not logged in, so that they cannot fill the disk."""
 _MAX_LINES = 10_000
 _REFUSED = frozenset({401, 403, 409, 429})
 
 
 class Audit:
-    """Writes what requests do to the audit log of the server's studies. Nothing is written before it is opened."""
+    """Records requests in the audit log of the server's studies. Nothing is written before the log is open."""
 
     def __init__(self, config: ServerConfig) -> None:
-        """`config`: of the server."""
+        """Creates the recorder; `open` opens its log.
+
+        Args:
+            config: the server's settings.
+        """
         self._config = config
         self._log: AuditLog | None = None
         self._repeated, self._anonymous, self._held = Throttle(), (float("-inf"), 0), 0
 
     @property
     def opened(self) -> AuditLog | None:
-        """The audit log, once it is open."""
+        """The audit log; None before it is open."""
         return self._log
 
     def open(self, work: WorkFolder) -> None:
-        """Opens the audit log, and records the server's start with its settings."""
+        """Opens the audit log in a work folder and records the server's start with its settings."""
         self._log = AuditLog.of(work, self._config.log_names)
         self._log.files.limits = AuditLimits(self._config.audit_mb * 1_000_000, self._config.audit_keep_days)
         self._log.files.remove_old()
@@ -81,7 +85,13 @@ class Audit:
             self._log.flush()
 
     def tokens_read(self, before: frozenset[User], now: frozenset[User], problem: str) -> None:
-        """Records that the file of tokens has changed: who was added and removed, or why it cannot be used."""
+        """Records a change of the token file.
+
+        Args:
+            before: the users before the change.
+            now: the users after the change.
+            problem: why the file cannot be used; empty if it can.
+        """
         added, removed = (sorted(f"{user.name} ({user.role})" for user in people) for people in (now - before, before - now))
         details = {"problem": problem} if problem else {"added": added, "removed": removed}
         self._write(
@@ -90,15 +100,15 @@ class Audit:
 
     @cached_property
     def _limiter(self) -> CapacityLimiter:
-        return CapacityLimiter(_WRITERS)  # threads of its own: those of handlers may all wait for something
+        return CapacityLimiter(_WRITERS)  # a separate pool: all threads of the handlers may be waiting
 
     async def answered(self, scope: Scope, status: int) -> None:
-        """Records how a request ends. Must be awaited in the event loop, before its answer is sent."""
+        """Records the outcome of a request. Must be awaited in the event loop before the answer is sent."""
         for line in self._lines(scope, status):
             await to_thread.run_sync(self._write, line, limiter=self._limiter)
 
-    def broken_off(self, scope: Scope) -> None:
-        """Records that a request ended without an answer: its client went away, or something unforeseen happened."""
+    def unanswered(self, scope: Scope) -> None:
+        """Records that a request ended without an answer, because its client closed the connection or an error occurred."""
         for line in self._lines(scope, 500):
             self._write({**line, "status": None, "flush": False})
 
@@ -109,11 +119,11 @@ class Audit:
             self._log.record(AuditEntry(**fields), flush=flush)
 
     def _lines(self, scope: Scope, status: int) -> list[dict[str, Any]]:
-        """Returns the lines of a request; none if it is not recorded, or was recorded a short time ago."""
+        """Returns the lines of a request; none if it needs no line, or had one a short time ago."""
         path, query = path_of(scope), QueryParams(scope.get("query_string", b""))
         found = action_of(scope["method"], path)
         user: User = scope.get("medsam2_atlas.user", NOBODY)
-        if user.id == LOCAL.id and status == 403:  # refused although nobody has to log in: it did not come from this machine
+        if user.id == LOCAL.id and status == 403:  # refused on a server without logins: it came from another machine
             user = NOBODY
         if found is None and (status in (401, 403) or (status == 429 and not user.id)):
             found = REFUSED, {"method": scope["method"][:8], "route": "/" + path.split("/")[1][:32]}
@@ -141,7 +151,7 @@ class Audit:
         return lines
 
     def _is_new(self, action: Action, line: dict[str, Any]) -> bool:
-        """Returns whether a line is written; adds how many like it were held back."""
+        """Returns whether to write a line; adds the number of similar lines that were suppressed."""
         known = bool(line["who_id"])
         key = (
             line["who_id"] or line["place"],
@@ -162,7 +172,7 @@ class Audit:
         return True
 
     def _has_room(self) -> bool:
-        """Returns whether one more line about people who are not logged in may be written now."""
+        """Returns whether one more line about a user who is not logged in may be written now."""
         began, count = self._anonymous
         now = time.monotonic()
         if now - began > _ANONYMOUS_SECONDS:
@@ -175,10 +185,15 @@ class Audit:
 
 
 class AuditMiddleware:
-    """Records requests; must be inside of the middleware that gives them ids, and outside of the one that refuses them."""
+    """Records requests. It must be inside of the middleware that assigns request ids and outside of the access check."""
 
     def __init__(self, app: ASGIApp, audit: Audit) -> None:
-        """`audit`: writes the lines."""
+        """Creates the layer.
+
+        Args:
+            app: the next layer.
+            audit: writes the lines.
+        """
         self._app, self._audit = app, audit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -200,15 +215,15 @@ class AuditMiddleware:
             await self._app(scope, receive, sending)
         finally:
             if not begun:
-                self._audit.broken_off(scope)
+                self._audit.unanswered(scope)
 
 
 def note(scope: Scope, **fields: Any) -> None:
-    """Adds to the line of a request what only its handler knows; a second call begins a second line.
+    """Adds fields to the audit line of a request; a second call begins a second line.
 
     Args:
-        scope: of the request.
-        fields: arguments of `AuditLog.record` that replace those of the request.
+        scope: the scope of the request.
+        fields: fields of `AuditEntry` that replace those derived from the request.
     """
     noted: list[dict[str, Any]] | None = scope.get(_NOTED)
     if noted is not None:
@@ -216,12 +231,12 @@ def note(scope: Scope, **fields: Any) -> None:
 
 
 def note_login(scope: Scope, tried: str, user: User | None = None) -> None:
-    """Adds to the line of a login who tried to log in, and who it was.
+    """Adds the name that was entered, and the user, to the audit line of a login.
 
     Args:
-        scope: of the request.
-        tried: name of a person that the server knows; empty for another one, which may be a mistyped password.
-        user: whose login it is; None as long as that is not certain.
+        scope: the scope of the request.
+        tried: the entered name, if the server has such a user. Empty otherwise: the text may be a mistyped password.
+        user: the user who logged in; None if the login is not certain yet.
     """
     noted: list[dict[str, Any]] | None = scope.get(_NOTED)
     if noted is not None:
@@ -230,7 +245,7 @@ def note_login(scope: Scope, tried: str, user: User | None = None) -> None:
 
 
 def outcome_of(action: Action, status: int) -> Outcome | None:
-    """Returns how a request ended, by its HTTP status; None if it was only sent to another address."""
+    """Returns the outcome of a request from its HTTP status; None if the request was only redirected."""
     if 300 <= status < 400 and status != 304:
         return "done" if status == 303 and action.name in ("login", "logout") else None
     if status < 400:
@@ -239,11 +254,11 @@ def outcome_of(action: Action, status: int) -> Outcome | None:
 
 
 def settings_of(config: ServerConfig, conf: Mapping[str, str]) -> dict[str, str]:
-    """Returns the settings that differ from the defaults, for the audit log; secrets are left out.
+    """Returns the settings that differ from the defaults, for the audit log. Secrets are replaced by "(secret)".
 
     Args:
-        config: of the server.
-        conf: `--conf` of the app; those of the server are left out, as `config` has them.
+        config: the server's settings.
+        conf: all `--conf` settings. Those that begin with `server_` are ignored, because `config` contains them.
     """
     own = {f"server_{key}": str(value) for key, value in config.model_dump(exclude_defaults=True).items()}
     others = {key: value for key, value in conf.items() if not key.startswith("server_")}
@@ -251,7 +266,7 @@ def settings_of(config: ServerConfig, conf: Mapping[str, str]) -> dict[str, str]
 
 
 def _changed_settings(audit: AuditLog, now: dict[str, str]) -> list[str]:
-    """Returns the names of settings that changed since the last start, and keeps those of now for the next one."""
+    """Returns the names of the settings that changed since the last start, and stores the present settings."""
     file = audit.files.folder / _SETTINGS
     try:
         before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else now
@@ -273,8 +288,11 @@ def show_audit(
     action: str = "",
     limit: Annotated[int, Query(ge=1, le=_MAX_LINES)] = 1000,
 ) -> Response:
-    """JSON Lines, the newest last. `since`: beginning of a UTC time; `study`: name or hash; `who`: name or id of a person;
-    `action`: such as `label.save`, or `label` for all that concern label maps."""
+    """Returns JSON Lines, the newest last.
+
+    `since`: the earliest UTC time (its beginning is enough). `study`: name or hash. `who`: name or id of a user. `action`: for
+    example `label.save`, or `label` for all actions on label maps.
+    """
     audit: Audit = request.app.state.audit
     if audit.opened is None:
         raise ConflictError("audit log", "is not open yet.", "Try again in a moment.")

@@ -1,6 +1,6 @@
-"""What requests do, in the words of the audit log: one table for all routes.
+"""Maps requests to the actions of the audit log. Two tables cover all routes: recorded and not recorded.
 
-A route that is in neither table fails `tests/app/test_audit.py`.
+`tests/app/test_audit.py` fails for a route that is in neither table.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ ONCE_A_MINUTE, ONCE_IN_TEN_MINUTES = 60.0, 600.0
 
 @dataclass(frozen=True)
 class Action:
-    """What a request does.
+    """An action of the audit log.
 
     Attributes:
-        name: as the audit log has it.
-        study: name of the query parameter that names the study; empty if none does.
-        every: seconds in which the same action of the same person on the same study is recorded once; 0 records each.
+        name: name in the audit log.
+        study: query parameter that contains the study's name; empty if there is none.
+        every: interval in seconds in which the same action of the same user on the same study is recorded only once; 0 records
+            each.
     """
 
     name: str
@@ -73,36 +74,40 @@ RECORDED: tuple[_Rule, ...] = (
     (("GET",), r"/audit/?", Action("audit.read")),
     (("GET",), r"/metrics", Action("metrics.read", "", ONCE_IN_TEN_MINUTES)),
 )
-"""Requests that are recorded. The first rule that fits counts."""
+"""Requests that are recorded. The first matching rule applies."""
 
 NOT_RECORDED: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("HEAD",), r"/datastore/(image|label)", "whether it exists"),
-    (_READ, r"/(healthz|readyz)", "tells nothing about people or studies, and is asked for all the time"),
+    (_READ, r"/(healthz|readyz)", "contains nothing about people or studies, and is requested all the time"),
     (_READ, r"/|/(docs|redoc)(/.*)?|/(openapi\.json|favicon\.ico)|/(static|ohif)(/.*)?", "a page without data"),
     (_READ, r"/(login|logout|auth/|auth/token/valid)", "a page without data; wrong tokens are recorded as refused"),
-    (_READ, r"/review", "a page without data, which asks /review/cases"),
+    (_READ, r"/review", "a page without data; it requests /review/cases"),
     (_READ, r"/review/(?!cases|picture).*", "a part of a page, without data"),
     (_READ, r"/info/?", "models and counts"),
     (("GET",), r"/model/info/[^/]+", "a checksum"),
     (("POST",), r"/activelearning/[^/]+", "names the next case; reading its image is recorded"),
-    (("GET",), r"/jobs(/[^/]+(/events)?)?", "how far jobs are; their start and their results are recorded"),
-    (("GET",), r"/(train|scoring|batch/infer)/?", "how far it is; its start and end are recorded"),
+    (("GET",), r"/jobs(/[^/]+(/events)?)?", "the progress of jobs; their start and their results are recorded"),
+    (("GET",), r"/(train|scoring|batch/infer)/?", "the progress of a task; its start and end are recorded"),
 )
-"""Requests that are not recorded unless they are refused, and why."""
+"""Requests that are recorded only if they are refused, each with the reason."""
 
 REFUSED = Action("access.refused", "", ONCE_A_MINUTE)
-"""A refused request (401, 403) that no rule of `RECORDED` has an action for."""
+"""The action of a refused request (401, 403) that matches no rule of `RECORDED`."""
 
 _SERIES = re.compile(r"/series/(?P<uid>[0-9.]{1,64})(/|$)")
 _DICOM_STUDY = re.compile(r"/studies/(?P<uid>[0-9.]{1,64})(/|$)")
 
 
 def action_of(method: str, path: str) -> tuple[Action, dict[str, str]] | None:
-    """Returns the action of a request and what its path names; None if it is not recorded.
+    """Returns the action of a request and the names in its path; None if the request is not recorded.
 
     Args:
-        method: of the request.
-        path: without the root path.
+        method: HTTP method, in capitals.
+        path: path without the root path.
+
+    >>> action, named = action_of("POST", "/infer/atlas")
+    >>> action.name, named
+    ('model.run', {'model': 'atlas'})
     """
     for methods, rule, action in RECORDED:
         match = re.fullmatch(rule, path) if method in methods else None
@@ -112,7 +117,7 @@ def action_of(method: str, path: str) -> tuple[Action, dict[str, str]] | None:
 
 
 def study_of(action: Action, path: str, query: QueryParams) -> str:
-    """Returns the study that a request names; empty if it names none. For series of a PACS, the series' UID."""
+    """Returns the study in a request; an empty string if there is none. For a series in a PACS, it is the series UID."""
     if action.study:
         return query.get(action.study, "")
     if not path.startswith("/proxy/dicom/"):
@@ -126,13 +131,13 @@ def study_of(action: Action, path: str, query: QueryParams) -> str:
 
 
 def version_of(action: Action, query: QueryParams) -> int | None:
-    """Returns the version of the label map that a request names; None if it names none."""
+    """Returns the label map's version in a request; None if there is none."""
     text = query.get("version", "") if action.name.startswith("label.") else ""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
 def tag_of(action: Action, query: QueryParams) -> str:
-    """Returns the tag of the label map that a request is about; `final` where a request needs to name none."""
+    """Returns the tag of the label map in a request; `final` (the default) if the request contains none."""
     if not action.name.startswith("label.") or not action.study:
         return ""
     return query.get("tag") or FINAL

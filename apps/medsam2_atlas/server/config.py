@@ -1,4 +1,4 @@
-"""How the server is set up: `configs/server.yaml`, and what `--conf KEY VALUE` changes of it."""
+"""The server's settings: `configs/server.yaml`, changed by `--conf KEY VALUE`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 
 
 class ServerConfig(BaseModel):
-    """Everything that a hospital may want to change."""
+    """The settings of the server."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,38 +37,38 @@ class ServerConfig(BaseModel):
     reader_voxels_million: int = Field(600, ge=1, description="max voxels of an image, in millions")
     reader_memory_mb: int = Field(8000, ge=1000, description="max address space of a reader process, in megabytes")
     reader_seconds: float = Field(120.0, gt=0, description="max seconds for decoding one file")
-    connections: int = Field(400, ge=1, description="max number of connections; half of the process's files at most")
+    connections: int = Field(400, ge=1, description="max number of connections, and at most half of the process's open files")
     connections_per_address: int = Field(100, ge=1, description="max number of half-open connections of each address")
     head_seconds: float = Field(15.0, gt=0, description="max seconds for the head of a request")
     body_seconds: float = Field(30.0, gt=0, description="max seconds without a byte of a request's body")
-    read_seconds: float = Field(60.0, gt=0, description="max seconds in which a client takes no byte of its answer")
+    read_seconds: float = Field(60.0, gt=0, description="max seconds in which a client reads no byte of its answer")
     requests_per_person: int = Field(150, ge=1, description="max number of requests of each person at the same time")
-    roots: tuple[str, ...] = Field((), description="folders outside of the studies folder that its links may lead to")
-    hu: str = Field("check", description="how the values of CTs become HU: check, auto, as-is, or a number to add")
-    tokens: str = Field("", description="file of tokens (YAML); see docs/access.md")
+    roots: tuple[str, ...] = Field((), description="folders outside the studies folder to which links in it may point")
+    hu: str = Field("check", description="conversion of CT values to HU: check, auto, as-is, or a number to add")
+    tokens: str = Field("", description="token file (YAML); see docs/access.md")
     oidc_issuer: str = Field("", description="URL of an OpenID Connect issuer, such as https://host/realms/name of Keycloak")
-    oidc_audience: str = Field("medsam2-atlas", description="audience that its tokens must be for")
-    oidc_roles: str = Field("realm_access.roles", description="claim that holds the roles, as a path with dots")
-    oidc_name: str = Field("preferred_username", description="claim that holds the person's name")
-    oidc_stale_minutes: int = Field(60, ge=0, le=1440, description="how long its old keys count while it does not answer")
-    login_hours: float = Field(24.0, gt=0, le=720, description="max hours of a browser's login")
+    oidc_audience: str = Field("medsam2-atlas", description="audience that the issuer's tokens must name")
+    oidc_roles: str = Field("realm_access.roles", description="claim that contains the roles, as a path with dots")
+    oidc_name: str = Field("preferred_username", description="claim that contains the person's name")
+    oidc_stale_minutes: int = Field(60, ge=0, le=1440, description="minutes that old keys stay valid if the issuer is down")
+    login_hours: float = Field(24.0, gt=0, le=720, description="max duration of a browser's login, in hours")
     login_idle_hours: float = Field(8.0, gt=0, le=720, description="max hours of a browser's login without a request")
     origins: tuple[str, ...] = Field((), description="other origins whose pages may call the server")
     frame_ancestors: tuple[str, ...] = Field((), description="origins whose pages may show the server's pages in a frame")
-    log_names: bool = Field(False, description="whether logs hold study names; otherwise keyed hashes of them")
-    hosts: tuple[str, ...] = Field((), description="further names of this machine, where nobody has to log in")
-    audit_mb: int = Field(50, ge=1, le=100_000, description="megabytes after which a file of the audit log is closed")
-    audit_keep_days: int = Field(0, ge=0, description="days that closed files of the audit log stay; 0 for ever")
-    files_for_group: bool = Field(False, description="whether files are for the group of the studies folder, too")
+    log_names: bool = Field(False, description="whether logs contain study names; otherwise they contain keyed hashes")
+    hosts: tuple[str, ...] = Field((), description="additional host names of a server without logins")
+    audit_mb: int = Field(50, ge=1, le=100_000, description="megabytes after which the audit log begins a new file")
+    audit_keep_days: int = Field(0, ge=0, description="days to keep closed files of the audit log; 0 keeps them forever")
+    files_for_group: bool = Field(False, description="whether the studies folder's group can read and write files, too")
     review: bool = Field(False, description="whether models learn only from final label maps that a reviewer has accepted")
-    root_path: str = Field("", description="path below which a proxy shows the server, such as /medsam2")
+    root_path: str = Field("", description="path below which a proxy serves the app, such as /medsam2")
 
     @field_validator("roots")
     @classmethod
     def _absolute(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
         for root in roots:
             if not Path(root).is_absolute():
-                raise ValueError(f"{root!r} is no absolute path")
+                raise ValueError(f"{root!r} is not an absolute path")
         return roots
 
     @field_validator("frame_ancestors")
@@ -76,7 +76,7 @@ class ServerConfig(BaseModel):
     def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
             if not _ORIGIN.fullmatch(origin):
-                raise ValueError(f"{origin!r} is no origin such as https://portal.example.org")
+                raise ValueError(f"{origin!r} is not an origin such as https://portal.example.org")
         return origins
 
     @field_validator("hu", mode="before")
@@ -91,7 +91,7 @@ class ServerConfig(BaseModel):
     @classmethod
     def _url(cls, issuer: str) -> str:
         if issuer and not is_url(issuer):
-            raise ValueError(f"{issuer!r} is no URL such as https://host/realms/name")
+            raise ValueError(f"{issuer!r} is not a URL such as https://host/realms/name")
         return issuer
 
     @field_validator("root_path")
@@ -107,13 +107,13 @@ class ServerConfig(BaseModel):
 
     @model_validator(mode="after")
     def _reviewers(self) -> ServerConfig:
-        if self.review and not self.asks_who:
-            raise ValueError("review needs people with roles: name tokens or oidc_issuer too")
+        if self.review and not self.login_required:
+            raise ValueError("review needs users with roles: set tokens or oidc_issuer, too")
         return self
 
     @property
     def decoding(self) -> DecodingLimits:
-        """Returns the limits for files from others."""
+        """The limits for decoding files of unknown origin."""
         return DecodingLimits(
             processes=self.reader_processes,
             voxels_million=self.reader_voxels_million,
@@ -123,7 +123,7 @@ class ServerConfig(BaseModel):
 
     @property
     def connection_limits(self) -> ConnectionLimits:
-        """Returns the limits of connections."""
+        """The limits of connections."""
         return ConnectionLimits(
             total=self.connections,
             per_address=self.connections_per_address,
@@ -133,16 +133,19 @@ class ServerConfig(BaseModel):
         )
 
     @property
-    def asks_who(self) -> bool:
-        """Whether anybody has to log in."""
+    def login_required(self) -> bool:
+        """Whether users have to log in."""
         return bool(self.tokens or self.oidc_issuer)
 
 
 def server_config(conf: Mapping[str, str]) -> ServerConfig:
-    """The file's settings, changed by those of `conf` that begin with `server_`; lists are separated by commas.
+    """Returns the settings of `configs/server.yaml`, changed by `conf`.
+
+    Args:
+        conf: `--conf` settings. Only those that begin with `server_` are used; items of lists are separated by commas.
 
     Raises:
-        InputError: a setting that does not exist or cannot be.
+        InputError: a setting is unknown or not valid.
     """
     file = resource("configs/server.yaml")
     given = {key.removeprefix("server_"): value for key, value in conf.items() if key.startswith("server_")}
@@ -153,4 +156,4 @@ def server_config(conf: Mapping[str, str]) -> ServerConfig:
     except ValidationError as error:
         raise InputError("server settings", f"are not valid: {problems_of(error)}.", f"See {file}.") from error
     except yaml.YAMLError as error:
-        raise InputError(file, f"cannot be read: {' '.join(str(error).split())}.", "Mend the file.") from error
+        raise InputError(file, f"cannot be read: {' '.join(str(error).split())}.", "Correct the file.") from error

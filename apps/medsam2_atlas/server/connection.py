@@ -1,4 +1,4 @@
-"""A connection of the server with limits: it ends itself if it takes too long; `server.connections` tells the limits."""
+"""A server connection that closes itself if it exceeds the limits listed in `server.connections`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BODY_RATE = 2000.0
-"""Min bytes per second of a body, on average."""
+"""Min average rate of a body, in bytes per second."""
 _END_SECONDS = 1.0
-"""How long a connection that is closed may take to send its last answer."""
+"""Max seconds that a closing connection may take to send its last answer."""
 
 
 class LimitedConnection:
-    """Limits one connection; `limited` puts it before uvicorn's protocol class.
+    """A mixin that limits one connection; `limited` combines it with uvicorn's protocol class.
 
-    It relies on these parts of uvicorn's: `connection_made`, `data_received`, `connection_lost`; `transport`, `client`,
+    It uses these parts of uvicorn's class: `connection_made`, `data_received`, `connection_lost`; `transport`, `client`,
     `timeout_keep_alive_task`, `flow` with `read_paused`, and `cycle` with `more_body`, `response_started`, `response_complete`.
     The tests of each phase fail if one of them is missing.
     """
@@ -37,7 +37,7 @@ class LimitedConnection:
     cycle: Any
 
     def connection_made(self, transport: Any) -> None:
-        """Begins to look at a new connection."""
+        """Registers a new connection."""
         super().connection_made(transport)  # type: ignore[misc]
         self.address = self.client[0] if self.client else ""
         self._now = asyncio.get_running_loop().time
@@ -47,7 +47,7 @@ class LimitedConnection:
         self.all.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Notes when bytes came, and how many."""
+        """Counts the received bytes and notes their time."""
         if self.transport.is_closing():
             return
         if self._idle:
@@ -58,23 +58,28 @@ class LimitedConnection:
         super().data_received(data)  # type: ignore[misc]
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Forgets the connection."""
+        """Unregisters the connection."""
         self.all.remove(self)
         super().connection_lost(error)  # type: ignore[misc]
 
     @property
     def waits(self) -> bool:
-        """Whether the client has sent a whole request, and waits for its answer or takes it."""
+        """Whether the client has sent a whole request and is waiting for, or reading, its answer."""
         cycle = self.cycle
         return cycle is not None and not cycle.response_complete and not cycle.more_body
 
     @property
     def _idle(self) -> bool:
-        """Whether the connection waits for the next request."""
+        """Whether the connection is waiting for the next request."""
         return self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is not None
 
-    def look(self, now: float, limits: ConnectionLimits) -> None:
-        """Ends the connection if it has taken too long."""
+    def check(self, now: float, limits: ConnectionLimits) -> None:
+        """Closes the connection if it has exceeded a limit.
+
+        Args:
+            now: the event loop's time in seconds.
+            limits: the limits of the server.
+        """
         cycle = self.cycle
         if cycle is not self._seen:  # a new request: its body begins
             self._seen, self._began, self._received = cycle, now, 0
@@ -84,25 +89,31 @@ class LimitedConnection:
                 self._moved = now
                 self.all.moved(self)
             elif now - self._moved > limits.read_seconds:
-                log.info("a client that did not read its answer for %.0f s was cut off", limits.read_seconds)
+                log.info("closed a connection whose client read no byte of its answer for %.0f s", limits.read_seconds)
                 self.cut()
         elif self.transport.is_closing():
             pass
         elif cycle is None or cycle.response_complete:
             if not self._idle and now - self._began > limits.head_seconds:
                 self.end(408, f"The request's head was not complete within {limits.head_seconds:g} s.", "Send it at once.")
-        elif self.flow.read_paused:  # the server is busy; it is not the client that takes long
+        elif self.flow.read_paused:  # the server is busy: the delay is not the client's
             self._began = self._moved = now
             self._received = 0
         elif cycle.more_body:
             silent, took = now - self._moved, now - self._began
             slow = took > limits.body_seconds and self._received < _BODY_RATE * (took - limits.body_seconds)
             if silent > limits.body_seconds or slow:
-                self.end(408, "The request's body came too slowly.", "Send it again over a faster connection.")
+                self.end(408, "The request's body arrived too slowly.", "Send it again over a faster connection.")
         self._unread = unread
 
     def end(self, status: int, message: str, remedy: str) -> None:
-        """Closes the connection, with an answer if none has begun."""
+        """Closes the connection; sends an error first if no answer has begun.
+
+        Args:
+            status: HTTP status, 408 or 503.
+            message: the problem.
+            remedy: what the user can do.
+        """
         begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
         if not begun:
             body = json.dumps(errors.body(status, message, remedy)).encode()
@@ -113,15 +124,15 @@ class LimitedConnection:
         asyncio.get_running_loop().call_later(_END_SECONDS, self.cut)
 
     def cut(self) -> None:
-        """Closes the connection at once."""
+        """Closes the connection at once, without an answer."""
         self.transport.abort()
 
 
 def limited(base: type[Any], connections: Connections) -> type[Any]:
-    """Returns uvicorn's protocol class with limits.
+    """Returns a subclass of uvicorn's protocol class with limits.
 
     Args:
-        base: uvicorn's class.
-        connections: of the server.
+        base: uvicorn's protocol class.
+        connections: the open connections of the server.
     """
     return type("Limited", (LimitedConnection, base), {"all": connections})

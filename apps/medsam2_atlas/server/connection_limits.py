@@ -1,4 +1,4 @@
-"""How many connections the server has, and how long each may take; see `connections`."""
+"""The max number of connections and their time limits; see `connections`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """Limits.
+    """The limits of connections.
 
     Attributes:
-        total: max connections.
-        per_address: max connections of one address that are half-open: they do not wait for an answer.
-        head_seconds: max time for the head of a request.
-        body_seconds: max time without a byte of a body.
-        read_seconds: max time in which a client takes no byte of its answer.
+        total: max number of connections.
+        per_address: max number of half-open connections of one address. A half-open connection is not waiting for an answer.
+        head_seconds: max seconds for the head of a request.
+        body_seconds: max seconds without a byte of a body.
+        read_seconds: max seconds in which a client reads no byte of its answer.
     """
 
     total: int = 400
@@ -26,6 +26,6 @@ class ConnectionLimits:
 
     @property
     def max_open(self) -> int:
-        """Returns the max number of connections now: at least half of the file descriptors are left for files."""
+        """The max number of connections at present; it leaves at least half of the file descriptors for files."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return self.total if soft == resource.RLIM_INFINITY else max(1, min(self.total, soft // 2))

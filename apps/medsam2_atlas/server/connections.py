@@ -1,18 +1,18 @@
-"""Limits of connections: how many there are, and how long each may take for what it sends and reads.
+"""Limits the number of connections and the time that each may take to send and read.
 
 uvicorn waits without limit for the rest of a request, and accepts connections until the process runs out of file descriptors. A
-connection that it serves is in one of these phases; `moved` is when bytes last went through it:
+connection is in one of these phases:
 
 | phase | limit |
 | --- | --- |
 | waits for a request, or has sent part of a head | `head_seconds` after it was opened, or after the head's first byte: 408 |
 | sends a body | no byte for `body_seconds`, or slower than 2000 bytes a second after the first `body_seconds`: 408 |
-| reads an answer | no byte taken for `read_seconds`: it is cut off |
-| waits for the answer | none: that is the server's own time |
+| reads an answer | no byte read for `read_seconds`: the connection is closed |
+| waits for the answer | none: the server needs this time itself |
 
-If there are too many connections, of all or of one address, the one that has not moved for the longest time is closed, unless
-it waits for an answer. So an honest client, which sends its request at once, is served while somebody holds thousands open.
-If all wait for answers, the new one is refused (503).
+If there are too many connections in total or from one address, the server closes the one that has been silent the longest,
+except connections that wait for an answer. So an honest client, which sends its request at once, is served while an attacker
+keeps thousands open. If all connections wait for answers, the new one is refused (503).
 
 Concurrency contract: everything here runs in the event loop.
 """
@@ -35,15 +35,16 @@ from server.connection_limits import ConnectionLimits
 log = logging.getLogger(__name__)
 
 _ACCEPTED_AT_ONCE = 16
-"""Max connections that asyncio accepts in a turn of the event loop. Few, so that the first bytes of a client are read before
-its connection becomes the one that has been silent the longest."""
+"""Max number of connections that asyncio accepts in a turn of the event loop. It is low, so that the server reads a client's
+first bytes before its connection becomes the one that has been silent the longest."""
 _BACKLOG = 4096
-"""Max connections that the kernel keeps until they are accepted. Many, so that the honest client's is one of them."""
+"""Max number of connections that the kernel queues until they are accepted. It is high, so that the queue has room for the
+honest client."""
 _MAX_LOOK_SECONDS = 1.0
 
 
 class Connections:
-    """The open connections of a server, the one that moved least recently first."""
+    """The open connections of a server. The one that has been silent the longest comes first."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
@@ -56,11 +57,11 @@ class Connections:
         return len(self._open)
 
     def install(self, server: Any = None) -> None:
-        """Makes a uvicorn server use these limits; called after its configuration was loaded, before it listens.
+        """Makes a uvicorn server use these limits. Call it after the server's configuration is loaded and before it listens.
 
         Args:
-            server: by default, the one whose signal handler is installed: MONAI Label starts it, and takes no setting for its
-                protocol.
+            server: the uvicorn server. By default, the one whose signal handler is installed: MONAI Label starts it, and has no
+                setting for its protocol class.
         """
         self._server = server or getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
         config: Any = getattr(self._server, "config", None)
@@ -68,17 +69,17 @@ class Connections:
             log.warning("connections have no limits: uvicorn does not run in the main thread")
             return
         config.http_protocol_class = limited(config.http_protocol_class, self)
-        config.ws_protocol_class = None  # there are no web sockets here, and they would leave these limits
+        config.ws_protocol_class = None  # the server has no web sockets, and they would escape these limits
         config.backlog = _ACCEPTED_AT_ONCE
 
     def add(self, connection: Any) -> None:
-        """Adds a new connection; closes another one, or this one, if there are too many."""
+        """Adds a new connection. If there are too many, closes another one, or this one."""
         self._open[connection] = None
         self._of_address[connection.address] += 1
         address = connection.address
         if len(self._open) > self.limits.max_open:
             self._make_room(connection, self._open)
-        elif self._of_address[address] > self.limits.per_address:  # a proxy may have many that wait for answers
+        elif self._of_address[address] > self.limits.per_address:  # a proxy may have many connections that wait for answers
             half_open = [other for other in self._open if other.address == address and not other.waits]
             if len(half_open) > self.limits.per_address:
                 self._make_room(connection, half_open)
@@ -87,13 +88,13 @@ class Connections:
             self._look_later()
 
     def moved(self, connection: Any) -> None:
-        """Notes that bytes went through a connection."""
+        """Notes that a connection has sent or received bytes."""
         if connection in self._open:
             del self._open[connection]
             self._open[connection] = None
 
     def remove(self, connection: Any) -> None:
-        """Forgets a connection."""
+        """Removes a connection."""
         if connection in self._open:
             del self._open[connection]
             self._of_address[connection.address] -= 1
@@ -110,7 +111,7 @@ class Connections:
         new.end(503, "There are too many connections.", "Try again in a minute.")
 
     def _lengthen_backlog(self) -> None:
-        """Lengthens the kernel's queues: asyncio makes them as long as the number of connections that it accepts at once."""
+        """Lengthens the kernel's queues: asyncio sets their length to the number of connections that it accepts at once."""
         if self._server is None or not getattr(self._server, "started", False):
             return
         for sockets in (listening.sockets for listening in self._server.servers):
@@ -129,8 +130,8 @@ class Connections:
         now = asyncio.get_running_loop().time()
         for connection in list(self._open):
             try:
-                connection.look(now, self.limits)
-            except Exception:  # one odd connection must not end the limits of the others
+                connection.check(now, self.limits)
+            except Exception:  # an error in one connection must not end the limits of the others
                 log.exception("a connection cannot be checked")
                 self.remove(connection)
                 connection.cut()

@@ -1,4 +1,4 @@
-"""What belongs to a request while it is served: its id, and the study names that it holds."""
+"""The context of the current request: its id and the study names in it."""
 
 from __future__ import annotations
 
@@ -17,27 +17,32 @@ _mentioned: ContextVar[set[str] | None] = ContextVar("mentioned", default=None)
 
 
 def request_id() -> str:
-    """The id of the request that is served; `-` outside of one."""
+    """Returns the id of the current request; `-` outside of a request."""
     return _request_id.get()
 
 
 def begin(given: str, query: bytes = b"") -> str:
-    """Begins a request, by the id that a proxy or client gave it where that can be one. query: of its address."""
+    """Begins a request and returns its id.
+
+    Args:
+        given: the id that a proxy or client has chosen; used if it is a valid id, otherwise replaced by a random one.
+        query: the query string of the request.
+    """
     name = given if _GIVEN.fullmatch(given) else uuid.uuid4().hex[:16]
     _request_id.set(name)
-    # Of a parameter that is repeated, handlers get the last value. Thousands of others would make each log line slow.
+    # Handlers get the last value of a repeated parameter. Keeping thousands of others would make each log line slow.
     last = dict(parse_qsl(query.decode("latin-1"), errors="surrogateescape"))
     _mentioned.set({last[key] for key in _NAMING & last.keys()})
     return name
 
 
 def mention(name: str) -> None:
-    """Adds a study name that the request holds elsewhere than in its query, such as the name of an upload."""
+    """Adds a study name that is not in the request's query, such as the name of an upload."""
     names = _mentioned.get()
     if names is not None and name:
-        names.add(name)  # the set is that of all threads that serve the request
+        names.add(name)  # all threads that serve the request share this set
 
 
 def mentioned() -> frozenset[str]:
-    """Returns the study names that the request holds, whether there are such studies or not; none outside of a request."""
+    """Returns the study names in the current request, whether or not such studies exist; none outside of a request."""
     return frozenset(_mentioned.get() or ())

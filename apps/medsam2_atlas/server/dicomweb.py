@@ -1,7 +1,7 @@
-"""The DICOMweb server behind this one, for viewers: look-ups pass through; see `stow` for what viewers store.
+"""Passes viewers' searches and retrievals on to the PACS (the DICOMweb server); `stow` handles what viewers store.
 
-Viewers see only the newest version of a label. A server that hangs is detected within seconds; then requests get 503 at once
-until it answers again.
+Viewers get only the newest version of a label. If the PACS hangs, this server detects it within seconds and answers 503 at once
+until the PACS answers again.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _MODALITY, _SERIES, _NUMBER = "00080060", "0020000E", "00200013"
 _MAX_LIST_BYTES = 200_000_000
 _CONNECT_SECONDS, _POOL_SECONDS = 3.0, 15.0
 _SEARCH_SECONDS, _RETRIEVE_SECONDS = 60.0, 120.0
-"""How long the PACS may take to begin an answer, or to go on with one."""
+"""Max seconds that the PACS may take to begin an answer, or to continue one."""
 _SILENCE_SECONDS, _POLL_SECONDS = 3.0, 0.25
 _UNANSWERED = (httpx.TransportError,)
-_REMEDY = "Is it running? Try again in a minute; what was fetched before can be segmented meanwhile."
+_REMEDY = "Is it running? Try again in a minute. Series that were fetched before can be segmented meanwhile."
 
 
 @router.get("/{path:path}", include_in_schema=False)
 async def look_up(request: Request, path: str) -> Response:
-    """Returns the DICOMweb server's answer; 503 at once while it does not answer."""
+    """Returns the PACS' answer. Answers 503 at once while the PACS does not answer."""
     operation, rest = split(path)
     searching = operation == "qido" and not rest.rstrip("/").endswith("metadata")
     upstream = _client(request).build_request(
@@ -69,7 +69,14 @@ async def look_up(request: Request, path: str) -> Response:
 
 
 def newest_segmentations(instances: Any) -> Any:
-    """A list of instances in DICOM JSON, of each segmentation series only the one with the highest number."""
+    """Removes old versions of segmentations from a list of instances.
+
+    Args:
+        instances: a list of instances in DICOM JSON. Any other value is returned unchanged.
+
+    Returns:
+        The list, with only the highest instance number of each segmentation series.
+    """
     if not isinstance(instances, list):
         return instances
     newest: dict[str, int] = {}
@@ -83,7 +90,7 @@ def newest_segmentations(instances: Any) -> Any:
 
 
 async def _sent(client: httpx.AsyncClient, request: httpx.Request, pacs: DicomWeb) -> httpx.Response:
-    """Returns an answer once its headers have arrived. Probes the PACS after some seconds, and gives up if it hangs."""
+    """Returns an answer once its headers have arrived. After some seconds it probes the PACS and gives up if the PACS hangs."""
     with pacs.breaker.guard(*_UNANSWERED):
         began, sending = pacs.breaker.now(), asyncio.ensure_future(_begun(client, request))
         try:
@@ -104,15 +111,15 @@ async def _begun(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Res
     try:
         return await client.send(request, stream=True)
     except httpx.PoolTimeout as error:
-        raise UnavailableError("PACS", "is being asked for too much at once.", "Try again in a minute.") from error
+        raise UnavailableError("PACS", "has too many requests from this server at once.", "Try again in a minute.") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         if isinstance(error, _UNANSWERED):
             raise
-        raise UnavailableError("PACS", f"cannot be asked ({error}).", "Check its URL.") from error
+        raise UnavailableError("PACS", f"cannot be reached ({error}).", "Check its URL.") from error
 
 
 async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
-    """Yields the body of an answer as it arrives. If the PACS breaks it off, so does this server."""
+    """Yields the body of an answer as it arrives. If the PACS aborts the answer, this server aborts it, too."""
     try:
         async for piece in answer.aiter_bytes():
             yield piece
@@ -122,7 +129,7 @@ async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
 
 
 async def _whole(answer: httpx.Response) -> bytes:
-    """Returns the body of an answer."""
+    """Returns the whole body of an answer."""
     content = bytearray()
     try:
         async for piece in answer.aiter_bytes():
@@ -137,9 +144,9 @@ async def _whole(answer: httpx.Response) -> bytes:
 
 
 def _changed(content: bytes, instances: bool, root: str) -> bytes:
-    """Returns DICOM JSON with links that lead through this server; a list of instances also without former segmentations.
+    """Returns DICOM JSON whose links lead through this server.
 
-    Content that is not JSON is returned unchanged.
+    In a list of instances it also removes old versions of segmentations. It returns content that is not JSON unchanged.
     """
     if not instances and not any(f'"{name}"'.encode() in content for name in (BULK_DATA, RETRIEVE_URL)):
         return content
@@ -152,28 +159,37 @@ def _changed(content: bytes, instances: bool, root: str) -> bytes:
 
 
 def pacs_datastore() -> PacsDatastore:
-    """Returns the server's store.
+    """Returns the server's PACS datastore.
 
     Raises:
-        ConflictError: its studies are in a folder.
+        ConflictError: the server's studies are in a folder.
     """
     datastore = app_instance().datastore()
     if not isinstance(datastore, PacsDatastore):
-        raise ConflictError("studies", "of this server lie in a folder.", "OHIF needs a DICOMweb server; Slicer does not.")
+        raise ConflictError("studies", "of this server are in a folder.", "OHIF needs a DICOMweb server; Slicer does not.")
     return datastore
 
 
 def split(path: str) -> tuple[str, str]:
-    """Returns operation and path of a request for the DICOMweb server.
+    """Splits the path of a request for the PACS into operation and DICOMweb path.
+
+    Args:
+        path: path below `/proxy/dicom/`, such as `qido/studies`. The operation may be missing.
+
+    Returns:
+        The operation (`wado`, `qido`, `stow`, or empty) and the path.
 
     Raises:
-        InputError: a path that DICOMweb does not have, such as one that leads elsewhere on that server.
+        InputError: the path is not a DICOMweb path, for example because it leads to other parts of the PACS.
+
+    >>> split("qido/studies/1.2/series")
+    ('qido', 'studies/1.2/series')
     """
     operation, _, rest = path.partition("/")
     if operation not in _OPERATIONS:
         operation, rest = "", path
     if not DICOMWEB_PATH.fullmatch(rest) or ".." in rest:
-        raise InputError(repr(path[:80]), "is no path of DICOMweb.", "Ask for studies, series or instances.")
+        raise InputError(repr(path[:80]), "is not a DICOMweb path.", "Request studies, series or instances.")
     return operation, rest
 
 
@@ -185,7 +201,7 @@ def _url(operation: str, rest: str) -> str:
     }
     studies = settings.MONAI_LABEL_STUDIES.rstrip("/")
     if not is_url(studies):
-        raise ConflictError("studies", "of this server lie in a folder.", "OHIF needs a DICOMweb server; Slicer does not.")
+        raise ConflictError("studies", "of this server are in a folder.", "OHIF needs a DICOMweb server; Slicer does not.")
     prefix = prefixes.get(operation)
     return f"{studies}/{prefix}/{rest}" if prefix else f"{studies}/{rest}"
 
@@ -196,7 +212,7 @@ def _client(request: Request) -> httpx.AsyncClient:
 
 
 def client() -> httpx.AsyncClient:
-    """A client of the DICOMweb server, with the name and password of MONAI Label's settings."""
+    """Returns an HTTP client for the PACS, with the name and password of MONAI Label's settings."""
     name, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
     auth = httpx.BasicAuth(name, password) if name and password else None
     return httpx.AsyncClient(auth=auth, timeout=_timeout(_RETRIEVE_SECONDS), limits=httpx.Limits(max_connections=64))
@@ -214,7 +230,7 @@ def _number(item: Any) -> int:
 
 
 def _value(item: Any, tag: str) -> Any:
-    """Returns the first value of an attribute in DICOM JSON; None if there is none, or if it is not DICOM JSON."""
+    """Returns the first value of an attribute in DICOM JSON; None if it is missing or the item is not DICOM JSON."""
     attribute = item.get(tag) if isinstance(item, dict) else None
     values = attribute.get("Value") if isinstance(attribute, dict) else None
     return values[0] if isinstance(values, list) and values else None

@@ -1,4 +1,4 @@
-"""`/docs`: the routes as one page, made from `/openapi.json`, without scripts and without files of other hosts."""
+"""`/docs`: a page about all routes, made from `/openapi.json`. It has no scripts and loads no files from other hosts."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _PARAMETER = re.compile(r"\{[^}]+\}")
 
 @router.get("/docs", include_in_schema=False)
 def docs(request: Request) -> Response:
-    """The page."""
+    """Returns the page about the routes."""
     return html_page(docs_page(request.app.openapi()), template=f"<style>{_STYLE}</style>")
 
 
 def docs_page(openapi: Mapping[str, Any]) -> str:
-    """Returns the page of an OpenAPI document: routes by tag, each with its role, parameters and body."""
+    """Returns the HTML page of an OpenAPI document: the routes by tag, each with its role, parameters and body."""
     tags: dict[str, list[str]] = {}
     for path, methods in openapi["paths"].items():
         for method, about in methods.items():
@@ -39,7 +39,7 @@ def docs_page(openapi: Mapping[str, Any]) -> str:
     title = f"{escape(openapi['info']['title'])} {escape(openapi['info']['version'])}"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>'
-        '<p>Pages: <a href="review">cases</a>, <a href="ohif/">viewer</a>. The same for programs: '
+        '<p>Pages: <a href="review">cases</a>, <a href="ohif/">viewer</a>. For programs: '
         f'<a href="openapi.json">openapi.json</a>.</p>{sections}</html>'
     )
 
@@ -69,7 +69,7 @@ def _operation(method: str, path: str, about: Mapping[str, Any], openapi: Mappin
 
 
 def _type(schema: Mapping[str, Any]) -> str:
-    """Returns the type of a value in words."""
+    """Returns the type of a schema in words."""
     if "enum" in schema:
         return " | ".join(str(value) for value in schema["enum"])
     if "anyOf" in schema:
@@ -78,7 +78,7 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 
 def _resolved(schema: Mapping[str, Any], openapi: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the schema that a schema refers to, or the schema itself."""
+    """Returns the schema that `$ref` refers to, or else the schema itself."""
     name = str(schema.get("$ref", "")).rpartition("/")[2]
     found: Mapping[str, Any] = openapi.get("components", {}).get("schemas", {}).get(name, schema)
     return found

@@ -1,4 +1,4 @@
-"""Lets go of what the server holds of studies that a command has erased: their jobs and results, and interrupted erasures."""
+"""Removes jobs and results of erased studies from the server's memory, and finishes interrupted erasures at its start."""
 
 from __future__ import annotations
 
@@ -18,17 +18,30 @@ _LOOK_SECONDS = 2.0
 
 
 def finish_interrupted(studies: str) -> None:
-    """Finishes erasures that a crash has interrupted; one that cannot be finished does not keep the server from starting."""
+    """Finishes erasures that a crash has interrupted. An error is logged and does not prevent the server's start.
+
+    Args:
+        studies: folder of CTs, or URL of a DICOMweb server.
+    """
     try:
         place = Place.of(studies)
         if place.root.is_dir():
             finish_erasures(place)
     except (OSError, MedSAM2AtlasError) as error:
-        log.error("an interrupted erasure is not finished: %s", error)
+        log.error("an interrupted erasure cannot be finished: %s", error)
 
 
 def watch_erasures(queue: JobQueue, erased: Erased, seconds: float = _LOOK_SECONDS) -> Callable[[], None]:
-    """Starts a thread that cancels and forgets jobs of erased studies, every so many seconds; returns what ends it."""
+    """Starts a thread that regularly cancels and removes the jobs of erased studies.
+
+    Args:
+        queue: the server's jobs.
+        erased: the erased studies.
+        seconds: interval between two checks.
+
+    Returns:
+        A function that ends the thread.
+    """
     stop = threading.Event()
 
     def gone(job: Job) -> bool:
@@ -39,7 +52,7 @@ def watch_erasures(queue: JobQueue, erased: Erased, seconds: float = _LOOK_SECON
             try:
                 queue.forget(gone)
             except Exception:  # no error may end the thread
-                log.exception("jobs of erased studies cannot be looked for")
+                log.exception("jobs of erased studies cannot be removed")
 
     threading.Thread(target=run, name="erasures", daemon=True).start()
     return stop.set

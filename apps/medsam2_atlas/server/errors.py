@@ -1,4 +1,4 @@
-"""Every error as JSON, with a status that fits, and the id of the request for whoever looks into the log."""
+"""Turns every error into JSON with a matching HTTP status and the request id, which also appears in the log."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _STATUS: tuple[tuple[type[MedSAM2AtlasError], int], ...] = (
     (AccessError, 403),
     (LimitError, 429),
     (InputError, 422),
-    (AtlasError, 409),  # the server's state does not allow it: build an atlas, add weights
+    (AtlasError, 409),  # the server's state does not allow the request: an atlas or weights are missing
     (WeightsError, 409),
     (UnavailableError, 503),
     (StorageError, 500),
@@ -57,12 +57,20 @@ _UNREADABLE = frozenset(
     (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ESTALE)
 )
 _SCRATCH = re.compile(r"[^\s:']*\bmedsam2_atlas-[0-9a-f]+_[0-9a-f]+_[0-9a-f]+-[^\s:']*")
-"""Names of uploads on the server's disk, which clients neither know nor need."""
+"""Names of uploaded files on the server's disk. Clients do not need them."""
 _SQLITE_NO_ROOM = {"database or disk is full": "the disk is full", "readonly database": "the disk is read-only"}
 
 
 def body(status: int, message: str, remedy: str = "", kind: str = "", **more: Any) -> dict[str, Any]:
-    """Returns the JSON of an error. `detail` is the field that FastAPI's clients read. more: fields that clients act on."""
+    """Returns the JSON content of an error. Clients of FastAPI read its field `detail`.
+
+    Args:
+        status: HTTP status.
+        message: the problem.
+        remedy: what the user can do.
+        kind: kind of error; by default, the phrase of the status.
+        more: additional fields for clients.
+    """
     reason = kind or HTTPStatus(status).phrase
     message, remedy = (without_paths(_SCRATCH.sub("the upload", text)) for text in (message, remedy))
     error = {"status": status, "kind": reason, "message": message, "remedy": remedy, "request_id": request_id(), **more}
@@ -72,39 +80,52 @@ def body(status: int, message: str, remedy: str = "", kind: str = "", **more: An
 def respond(
     status: int, message: str, remedy: str = "", kind: str = "", headers: dict[str, str] | None = None, **more: Any
 ) -> Response:
-    """An error as a response."""
+    """Returns an error as a response; see `body` for the other arguments.
+
+    Args:
+        status: HTTP status.
+        message: the problem.
+        remedy: what the user can do.
+        kind: kind of error; by default, the phrase of the status.
+        headers: additional headers.
+        more: additional fields for clients.
+    """
     return JsonAnswer(body(status, message, remedy, kind, **more), status_code=status, headers=headers)
 
 
 def status_of(error: MedSAM2AtlasError) -> int:
-    """Returns the HTTP status of one of the project's errors."""
+    """Returns the HTTP status of one of the project's errors.
+
+    >>> status_of(NotFoundError("study", "is unknown.")), status_of(LimitError("queue", "is full.", "Try again later."))
+    (404, 429)
+    """
     if isinstance(error, StorageError) and not isinstance(error, ConflictError) and no_room(error):
         return 507
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 
 def no_room(error: BaseException) -> str:
-    """Returns why the server could not write: its disk is full, or read-only.
+    """Returns why the server could not write to its disk.
 
     Args:
-        error: an exception. Those that caused it are searched, too: libraries wrap the operating system's error.
+        error: an exception. Its causes are searched, too, because libraries wrap the operating system's error.
 
     Returns:
-        The reason; empty if the exception has another cause.
+        "the disk is full", "the disk quota is used up" or "the disk is read-only"; empty if the exception has another cause.
     """
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
             return _NO_ROOM[cause.errno]
         if isinstance(cause, sqlite3.OperationalError):
-            told = str(cause)
-            reason = next((reason for part, reason in _SQLITE_NO_ROOM.items() if part in told), "")
+            text = str(cause)
+            reason = next((reason for part, reason in _SQLITE_NO_ROOM.items() if part in text), "")
             if reason:
                 return reason
     return ""
 
 
 def from_error(error: Exception) -> Response:
-    """Turns any exception into a response; an unforeseen one is logged with its traceback."""
+    """Turns any exception into a response. Unexpected exceptions are logged with their traceback."""
     if isinstance(error, MedSAM2AtlasError):
         status = status_of(error)
         log.log(logging.ERROR if status >= 500 else logging.INFO, "%s", error)
@@ -117,8 +138,8 @@ def from_error(error: Exception) -> Response:
     if isinstance(error, OSError) and error.errno in _UNREADABLE and error.filename:
         log.error("a file cannot be used", exc_info=error)
         status = 404 if error.errno == errno.ENOENT else 409
-        told = f"{Path(os.fsdecode(error.filename)).name} cannot be used ({error.strerror})."
-        return respond(status, told, "Tell an admin: the file may be damaged, moved, or readable by others only.")
+        problem = f"{Path(os.fsdecode(error.filename)).name} cannot be used ({error.strerror})."
+        return respond(status, problem, "Tell an admin: the file may be damaged or moved, or the server may not read it.")
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         log.error("too many files are open", exc_info=error)
         return respond(503, "The server has too many files open.", "Try again in a minute.", headers={"Retry-After": "60"})
@@ -128,21 +149,22 @@ def from_error(error: Exception) -> Response:
         status = 422 if error.error in (MONAILabelError.INVALID_INPUT, MONAILabelError.APP_INIT_ERROR) else 500
         return respond(status, error.msg)
     if isinstance(error, ClientDisconnect):  # nobody reads the answer
-        return respond(400, "The client closed the connection before its request was complete.")
+        return respond(400, "The client closed the connection before the request was complete.")
     if isinstance(error, StarletteHTTPException):
         return respond(error.status_code, str(error.detail), headers=dict(error.headers or {}))
-    log.error("unforeseen error", exc_info=error)
-    return respond(500, "Something went wrong on the server.", "The log tells more under this request id.")
+    log.error("unexpected error", exc_info=error)
+    return respond(500, "Something went wrong on the server.", "The server's log has details under this request id.")
 
 
 def _more(error: MedSAM2AtlasError) -> dict[str, Any]:
-    """Returns why a change was refused: the client can confirm `confirm` by sending it again, but not `conflict`."""
+    """Returns the reason for a refused change. For `confirm`, the client can send the change again; not for `conflict`."""
     if isinstance(error, ConfirmError):
         return {"reason": "confirm", "organs": list(error.organs)}
     return {"reason": "conflict"} if isinstance(error, ConflictError) else {}
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yields an exception, its cause, the cause of that, and so on."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -152,7 +174,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def install(app: FastAPI) -> None:
-    """Answers all errors of an application."""
+    """Registers the handlers that turn all errors of an application into responses."""
 
     async def answer(request: Request, error: Exception) -> Response:
         return from_error(error)
@@ -160,7 +182,7 @@ def install(app: FastAPI) -> None:
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         problems = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors())
-        return respond(422, f"The request is not valid. {problems}", "See /openapi.json for what this route takes.")
+        return respond(422, f"The request is not valid. {problems}", "/openapi.json lists the parameters of this route.")
 
     app.add_exception_handler(RequestValidationError, invalid)
     for kind in (MedSAM2AtlasError, MONAILabelException, StarletteHTTPException, HTTPException, Exception):

@@ -1,10 +1,10 @@
-"""Headers of every answer: what browsers must not do with it, and that they must not keep it.
+"""Security headers of every answer: they forbid browsers to run unknown scripts and to store data.
 
-Everything that is not said to be a page gets a policy under which a browser loads and runs nothing, and `no-store`: CTs, label
-maps, pictures, lists with names, errors. A page names its own policy, by `html_page` or as `server.viewer`. Only files that
-are the same for everybody may be cached (`CACHED`).
+By default an answer gets `no-store` and a policy under which a browser loads and runs nothing. This applies to CTs, label maps,
+pictures, lists with names, and errors. Pages set their own policy through `html_page` or as in `server.viewer`. Browsers may
+cache only files that are the same for everybody (`CACHED`).
 
-The middleware is the outermost, so that redirects, refusals and proxied answers get the headers too.
+The middleware is the outermost, so that redirects, refusals and proxied answers get the headers, too.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CACHED = ("private, max-age=86400", "private, no-cache")
-"""Values of `Cache-Control` for static files: names change with the content, or the browser asks each time. All other values
-become `no-store`."""
+"""Values of `Cache-Control` for static files: their names change with the content, or the browser asks each time. All other
+values become `no-store`."""
 
 _NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'"
 _NOBODY = "'none'"
@@ -29,7 +29,7 @@ _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",
-    # Addresses of the viewer hold study UIDs. `no-referrer` would make browsers send `Origin: null` with the login form.
+    # Addresses of the viewer contain study UIDs. `no-referrer` would make browsers send `Origin: null` with the login form.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -41,8 +41,10 @@ class HeadersMiddleware:
     """Sets the headers of every answer."""
 
     def __init__(self, app: ASGIApp, frame_ancestors: Iterable[str] = ()) -> None:
-        """
+        """Creates the layer.
+
         Args:
+            app: the next layer.
             frame_ancestors: origins whose pages may show the server's pages in a frame.
         """
         self._app, self._ancestors = app, " ".join(frame_ancestors)
@@ -64,7 +66,7 @@ class HeadersMiddleware:
         policy = headers.get("Content-Security-Policy", _NOTHING)
         headers["Content-Security-Policy"] = f"{policy}; frame-ancestors {self._ancestors or _NOBODY}"
         if not self._ancestors:
-            headers["X-Frame-Options"] = "DENY"  # for browsers that do not know frame-ancestors
+            headers["X-Frame-Options"] = "DENY"  # for browsers that do not support frame-ancestors
         for name, value in _ALWAYS.items():
             headers[name] = value
         if headers.get("Cache-Control") not in CACHED:
@@ -72,14 +74,14 @@ class HeadersMiddleware:
 
 
 def html_page(html: str, status: int = 200, headers: Mapping[str, str] | None = None, template: str = "") -> Response:
-    """Returns a page that may run and show what is written in it, and ask this server; nothing else.
+    """Returns a page with a policy that allows only the scripts and styles in it, and requests to this server.
 
     Args:
         html: the page. Its scripts and styles are elements without attributes; it has no `style` or `on…` attributes.
         status: HTTP status.
-        headers: more headers.
-        template: what the page was made from, if anything from outside was put into it: only scripts and styles that it
-            holds are allowed.
+        headers: additional headers.
+        template: the template of the page, if text from outside was inserted. Then only the scripts and styles in the template
+            are allowed.
     """
     trusted = template or html
     policy = (
@@ -90,11 +92,11 @@ def html_page(html: str, status: int = 200, headers: Mapping[str, str] | None = 
 
 
 def script_hashes(html: str) -> str:
-    """Returns the sources of a policy that allow the scripts in a page; `'none'` if it has none."""
+    """Returns the policy sources that allow the scripts in a page; `'none'` if it has none."""
     return _hashes(_SCRIPT, html)
 
 
 def _hashes(element: re.Pattern[str], html: str) -> str:
-    """Returns the sources of a policy that allow the contents of elements; `'none'` if there are none."""
+    """Returns the policy sources that allow the contents of elements; `'none'` if there are none."""
     digests = (hashlib.sha256(content.encode()).digest() for content in element.findall(html))
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests) or "'none'"

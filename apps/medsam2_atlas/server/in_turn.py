@@ -1,4 +1,4 @@
-"""Work on a whole CT that a request needs: one after the other, so that many requests take the memory of one."""
+"""Runs requests' work on whole CTs one after the other, so that many requests need the memory of only one CT."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 async def in_turn(work: Callable[[], T]) -> T:
-    """Returns what a function returns, which runs in a thread once all earlier ones have ended. Other threads stay free."""
+    """Runs a function in a thread after all earlier ones have ended and returns its result. Other threads stay free."""
     return await to_thread.run_sync(work, limiter=_one())
 
 

@@ -1,4 +1,4 @@
-"""`POST /infer/{model}`: through the job queue, with the answer in the shapes that MONAI Label's viewers expect."""
+"""`POST /infer/{model}`: runs a model in the job queue and answers in the formats that MONAI Label's viewers expect."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LOOK_SECONDS = 0.5
 
 
 class Output(str, Enum):
-    """Shapes of an answer: the label map, the JSON, or both as parts of one message."""
+    """The format of an answer: the label map, the JSON, or both as parts of one message."""
 
     image = "image"
     json = "json"
@@ -58,29 +58,29 @@ async def infer(
     output: Output | None = None,
     wait: bool = True,
 ) -> Response:
-    """The result; with `wait=false`, the job that will make it (202)."""
+    """Returns the result; with `wait=false`, returns the job at once (202)."""
     instance, user = app_instance(), user_of(request)
     check_model(model, instance._infers)
     task = instance._infers[model]
     options = await run_in_threadpool(infer_parameters, model, task, json_object(params))
-    wanted: dict[str, Any] = options | {"model": model}
+    requested: dict[str, Any] = options | {"model": model}
     queue: JobQueue = request.app.state.queue
     subject = image or (file.filename if file is not None and file.filename else "") or session_id
     if not image:
         note(request.scope, study=subject, details={"from": "upload" if file is not None else "session"})
     upload = await run_in_threadpool(received, file, suffix_of(file.filename)) if file is not None and file.filename else None
     try:
-        wanted |= await run_in_threadpool(_input, instance, image, upload, session_id, user)
-        known = await run_in_threadpool(instance.stored, wanted)
+        requested |= await run_in_threadpool(_input, instance, image, upload, session_id, user)
+        known = await run_in_threadpool(instance.stored, requested)
         if known is not None:
             return await run_in_threadpool(answer, known, output, True)
         job = queue.submit(
             model,
             subject,
-            lambda: instance.infer(wanted),
+            lambda: instance.infer(requested),
             owner=owner_id(user),
             person=user.name,
-            interactive=hasattr(task, "inputs"),  # a person waits for the result while editing
+            interactive=hasattr(task, "inputs"),  # an annotator has drawn marks and is waiting
         )
     except BaseException:  # also if the request is cancelled
         if upload is not None:
@@ -96,10 +96,19 @@ async def infer(
 
 
 def answer(result: Mapping[str, Any], output: Output | None, once: bool) -> Response:
-    """A result as MONAI Label's viewers expect it; `once`: its file is removed when it has been sent."""
+    """Returns a result in the format that MONAI Label's viewers expect.
+
+    Args:
+        result: the model's result: `file`, the label map, and `params`, the JSON.
+        output: format of the answer; by default, label map and JSON.
+        once: whether to remove the file when it has been sent.
+
+    Raises:
+        NotFoundError: the file has already been sent and removed.
+    """
     file = Path(result["file"])
     if output is not Output.json and not file.exists():
-        raise NotFoundError("result", "was fetched already, by the client that waited for it.", "Run the model again.")
+        raise NotFoundError("result", "has already been fetched by the client that waited for it.", "Run the model again.")
     remove = BackgroundTask(file.unlink, missing_ok=True) if once else None
     if output is Output.json:
         return JsonAnswer(result["params"], background=remove)
@@ -126,7 +135,7 @@ def _ended(metrics: Metrics, job: Job, upload: Path | None) -> None:
 
 
 async def _outcome(request: Request, queue: JobQueue, job: Job) -> Mapping[str, Any]:
-    """The job's result; the job is cancelled where the client has gone."""
+    """Returns the job's result. Cancels the job if the client has closed the connection."""
     waiting = asyncio.wrap_future(job.outcome)
     while True:
         done, _ = await asyncio.wait({waiting}, timeout=_LOOK_SECONDS)
@@ -138,11 +147,11 @@ async def _outcome(request: Request, queue: JobQueue, job: Job) -> Mapping[str, 
 
 
 def _input(instance: Any, image: str, upload: Path | None, session_id: str, user: User) -> dict[str, str]:
-    """Returns what a model runs on, as a part of the request to the app: an uploaded file, a session's image, or a study.
+    """Returns the input of a model, as part of the request to the app: an uploaded file, a session's image, or a study.
 
     Raises:
-        InputError: none of them is named.
-        NotFoundError: no such study or session.
+        InputError: the request contains none of them.
+        NotFoundError: the study or session does not exist.
     """
     if upload is not None:
         return {"upload": str(upload)}

@@ -1,15 +1,15 @@
-"""Verifies tokens and passwords with the OpenID Connect issuer; caches its keys.
+"""Verifies tokens and passwords with the OpenID Connect issuer and caches its keys.
 
-An issuer may hang. So calls run in a few separate daemon threads, callers wait at most `_WAIT_SECONDS`, and a circuit breaker
-refuses further calls for a while after one was not answered.
+An issuer may hang. So calls run in a few separate daemon threads, callers wait at most `_WAIT_SECONDS`, and after an unanswered
+call a circuit breaker refuses further calls for a while.
 
-Keys count as long as the issuer says (`Cache-Control: max-age`), else for five minutes. A key that the issuer has withdrawn is
-not used after that. Only while the issuer does not answer do old keys stay in use, for `oidc_stale_minutes` at most.
+Keys are valid for the time in the issuer's answer (`Cache-Control: max-age`), or else for five minutes. After that, a withdrawn
+key is no longer used. Old keys stay in use only while the issuer does not answer, for at most `oidc_stale_minutes`.
 
 | request | when |
 | --- | --- |
-| keys | the first token; half of their time, in the background; its end; an unknown key, at most every 30 s |
-| password | each login with a password |
+| keys | at the first token; after half of the keys' lifetime, in the background; at its end; at an unknown key, once per 30 s |
+| password | at each login with a password |
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ log = logging.getLogger(__name__)
 _REQUEST_SECONDS = 3.0
 _WAIT_SECONDS = 3.5
 _RENEW_SECONDS = 0.5
-"""How long a request waits for keys in place of those whose time has ended, before it takes these."""
+"""Max seconds that a request waits for new keys before it uses expired ones."""
 _BREAK_SECONDS = 15.0
 _KEYS_SECONDS = 300.0
 _KEYS_MIN_SECONDS, _KEYS_MAX_SECONDS = 30.0, 86400.0
-"""Limits of what an issuer says: 0 would query it for each request, and a year would keep a withdrawn key in use."""
+"""Limits of the issuer's `max-age`: 0 would send a query for each request, and a year would keep a withdrawn key in use."""
 _UNKNOWN_KEY_SECONDS = 30.0
 _ANSWER_BYTES = 1 << 20
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")  # never HS*, never none
@@ -61,9 +61,9 @@ class _Known:
 
     Attributes:
         token_endpoint: URL; empty if there is none.
-        keys: by id.
+        keys: the keys by their ids.
         fetched: time of the request, in seconds of the clock.
-        seconds: how long the keys count.
+        seconds: lifetime of the keys.
     """
 
     token_endpoint: str
@@ -76,10 +76,11 @@ class Issuer:
     """Verifies tokens with the issuer's keys."""
 
     def __init__(self, config: ServerConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        """
+        """Creates the verifier; it sends no request yet.
+
         Args:
             config: the server's settings.
-            clock: returns seconds that never go back.
+            clock: a monotonic clock in seconds.
         """
         self._config, self._url, self._clock = config, config.oidc_issuer.rstrip("/"), clock
         self._known: _Known | None = None
@@ -90,22 +91,22 @@ class Issuer:
         self._keys_calls = CallPool("issuer", threads=1, waiting=64, remedy=_REMEDY)
         self._password_calls = CallPool("issuer", threads=4, waiting=32, remedy=_REMEDY)
 
-    def claims_now(self, token: str) -> dict[str, Any] | None:
-        """Returns the claims of a token that is signed by a key in memory, without waiting; None for any other token."""
+    def known_claims(self, token: str) -> dict[str, Any] | None:
+        """Returns the claims of a token that a key in memory has signed; None for any other token. Never waits."""
         known = self._known
         if known is None or self._age(known) > known.seconds:
             return None
         if self._age(known) > known.seconds / 2 and self._may_ask():
-            with suppress(UnavailableError):  # the keys count for a while yet
+            with suppress(UnavailableError):  # the keys are still valid for a while
                 self._fetch(0.0)
         key = known.keys.get(_key_id(token) or "")
         return None if key is None else self._verified(token, key)
 
     def claims(self, token: str) -> dict[str, Any] | None:
-        """Returns the claims of a token; None if it is not valid. May wait for the issuer's keys, for a few seconds.
+        """Returns the claims of a token; None if it is not valid. May wait a few seconds for the issuer's keys.
 
         Raises:
-            IssuerError: the issuer is needed and does not answer.
+            IssuerError: new keys are needed, and the issuer does not answer.
         """
         key_id = _key_id(token)
         known = self._usable()
@@ -120,14 +121,14 @@ class Issuer:
         return None if key is None else self._verified(token, key)
 
     def token(self, name: str, password: str) -> str:
-        """Returns the token that the issuer gives for a name and a password; empty if they are wrong.
+        """Returns the issuer's token for a name and a password; an empty string if they are wrong.
 
         Raises:
-            IssuerError: the issuer does not answer as it should.
+            IssuerError: the issuer does not answer, or its answer is not valid.
         """
         known = self._usable()
         if not known.token_endpoint:
-            raise IssuerError("issuer", f"{self._url} names no token_endpoint.", "Log in with a token, or tell an admin.")
+            raise IssuerError("issuer", f"{self._url} has no token_endpoint.", "Log in with a token, or tell an admin.")
         form = {"grant_type": "password", "client_id": self._config.oidc_audience, "username": name, "password": password}
 
         def ask() -> str:
@@ -146,13 +147,13 @@ class Issuer:
         except UnavailableError as error:
             raise self._error(error.problem) from error
         except (httpx.InvalidURL, _AnswerError) as error:
-            raise self._error(f"answers what cannot be used: {error}.") from error
+            raise self._error(f"sent an invalid answer: {error}.") from error
 
     def _usable(self) -> _Known:
-        """Returns keys that count: those in memory, new ones, or, if the issuer does not answer, old ones for a while.
+        """Returns valid keys: those in memory or new ones; if the issuer does not answer, old ones for a while.
 
         Raises:
-            IssuerError: there are none.
+            IssuerError: there are no valid keys.
         """
         known = self._known
         if known is not None and self._age(known) <= known.seconds:
@@ -169,7 +170,7 @@ class Issuer:
         return self._clock() - known.fetched
 
     def _may_ask(self) -> bool:
-        """Returns whether enough time has passed since the last request for keys; if so, records a new one."""
+        """Returns whether enough time has passed since the last request for keys. If so, notes the time of a new one."""
         with self._lock:
             now = self._clock()
             if now - self._asked < _UNKNOWN_KEY_SECONDS:
@@ -178,7 +179,7 @@ class Issuer:
             return True
 
     def _fetch(self, seconds: float) -> _Known:
-        """Fetches the keys; calls that overlap share one request. An issuer that is known not to answer is not waited for."""
+        """Fetches the keys; simultaneous calls share one request. Does not wait if the issuer did not answer recently."""
 
         def ask() -> None:
             with self._keys_breaker.guard(httpx.HTTPError, httpx.InvalidURL, _AnswerError):
@@ -197,7 +198,7 @@ class Issuer:
         discovered = _object(*_ask("GET", f"{self._url}/.well-known/openid-configuration")[:2])
         address = discovered.get("jwks_uri")
         if not isinstance(address, str):
-            raise _AnswerError("its configuration names no jwks_uri")
+            raise _AnswerError("its configuration has no jwks_uri")
         status, content, caching = _ask("GET", address)
         try:
             listed = jwt.PyJWKSet.from_dict(_object(status, content)).keys
@@ -220,7 +221,7 @@ class Issuer:
                 options={"require": ["exp", "iss", "aud"]},
                 leeway=30,
             )
-        except (jwt.PyJWTError, TypeError, ValueError, OverflowError):  # a key of another kind than the token's algorithm
+        except (jwt.PyJWTError, TypeError, ValueError, OverflowError):  # e.g. a key that does not fit the token's algorithm
             return None
         return claims
 
@@ -230,7 +231,7 @@ class Issuer:
 
 
 def _key_id(token: str) -> str | None:
-    """Returns the id of the signing key in a token's header."""
+    """Returns the id of the signing key in a token's header; None if there is none."""
     try:
         found = jwt.get_unverified_header(token).get("kid")
     except (jwt.PyJWTError, ValueError, AttributeError):
@@ -239,7 +240,7 @@ def _key_id(token: str) -> str | None:
 
 
 def _ask(method: str, url: str, form: Mapping[str, str] | None = None) -> tuple[int, bytes, str]:
-    """Returns status, content and `Cache-Control` of an answer, within limits on time and size."""
+    """Returns status, content and `Cache-Control` of an answer; limits its time and size."""
     deadline = time.monotonic() + _REQUEST_SECONDS
     content = bytearray()
     with httpx.stream(method, url, data=form, timeout=_REQUEST_SECONDS) as answer:
@@ -253,7 +254,7 @@ def _ask(method: str, url: str, form: Mapping[str, str] | None = None) -> tuple[
 
 
 def _seconds_of(caching: str) -> float:
-    """Returns how long keys count that came with a `Cache-Control` header."""
+    """Returns the lifetime of keys in seconds, from the `Cache-Control` header of their answer."""
     found = re.search(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,12})", caching.lower())
     return min(_KEYS_MAX_SECONDS, max(_KEYS_MIN_SECONDS, float(found[1]))) if found else _KEYS_SECONDS
 
@@ -267,5 +268,5 @@ def _object(status: int, content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _AnswerError("the answer is not JSON") from error
     if not isinstance(found, dict):
-        raise _AnswerError("the answer is no JSON object")
+        raise _AnswerError("the answer is not a JSON object")
     return found

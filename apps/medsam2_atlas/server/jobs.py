@@ -1,6 +1,6 @@
-"""`/jobs`: what runs and waits, how far it is, and an end to it.
+"""`/jobs`: lists, follows and cancels jobs, and returns their results.
 
-Its owner, reviewers and admins can see, follow and cancel a job, and fetch its result. For others it does not exist.
+The owner of a job, reviewers and admins can use it. For all other users it does not exist.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ _LOOK_SECONDS = 0.2
 _ALIVE_SECONDS = 15.0
 
 
-@router.get("", summary="One's own jobs that are remembered; all of them for reviewers")
+@router.get("", summary="Your recent jobs; for reviewers, the jobs of all users")
 async def list_jobs(request: Request) -> list[dict[str, Any]]:
-    """In the order of their arrival. `position` counts the jobs of others, too."""
+    """Returns the jobs in the order of their submission. `position` counts the jobs of other users, too."""
     queue, user = _queue(request), user_of(request)
     return [queue.describe(job) for job in queue.jobs() if may_use(user, job.owner)]
 
 
-@router.get("/{name}", summary="How far a job is")
+@router.get("/{name}", summary="The progress of a job")
 async def show_job(request: Request, name: str) -> dict[str, Any]:
-    """State, place in the queue, stage, share done of the stage and of each organ, seconds of each stage."""
+    """Returns state, position in the queue, stage, completed fraction of the stage and of each organ, seconds per stage."""
     return _queue(request).describe(_job(request, name))
 
 
 @router.delete("/{name}", summary="Cancel a job")
 async def cancel_job(request: Request, name: str) -> dict[str, Any]:
-    """The job, which ends at once where it waits, else within a slice."""
+    """Cancels and returns the job. A waiting job ends at once, a running job within a slice."""
     queue = _queue(request)
     return queue.describe(queue.cancel(_job(request, name).id))
 
 
-@router.get("/{name}/events", summary="How far a job is, as server-sent events until it ends")
+@router.get("/{name}/events", summary="The progress of a job as server-sent events, until it ends")
 async def follow_job(request: Request, name: str) -> Response:
-    """One event `job` for each change, with what `GET /jobs/{id}` gives."""
+    """Sends an event `job` for each change, with the same content as `GET /jobs/{id}`."""
     return StreamingResponse(
         _events(request, _queue(request), _job(request, name)),
         media_type="text/event-stream",
@@ -61,11 +61,11 @@ async def follow_job(request: Request, name: str) -> Response:
 
 @router.get("/{name}/result", summary="The result of a job that is done")
 async def job_result(request: Request, name: str, output: Output | None = None) -> Response:
-    """As `POST /infer/{model}` gives it; kept for ten minutes."""
+    """Returns the same answer as `POST /infer/{model}`. Results are kept for ten minutes."""
     job = _job(request, name)
     note(request.scope, study=job.subject)
     if job.state not in ENDED:
-        raise ConflictError(name, "is not done yet.", f"Look at /jobs/{name}.")
+        raise ConflictError(name, "is not done yet.", f"/jobs/{name} shows its progress.")
     return await run_in_threadpool(answer, job.outcome.result(), output, False)
 
 
@@ -82,7 +82,7 @@ async def _events(request: Request, queue: JobQueue, job: Job) -> AsyncIterator[
                 return
         elif silent > _ALIVE_SECONDS:
             silent = 0.0
-            yield ": still there\n\n"
+            yield ": still running\n\n"
         if last:
             return
         await asyncio.sleep(_LOOK_SECONDS)
@@ -93,7 +93,7 @@ def _job(request: Request, name: str) -> Job:
     """Returns a job of the user.
 
     Raises:
-        NotFoundError: there is none, it has been forgotten, or it is another person's.
+        NotFoundError: the job does not exist (any more), or belongs to another user.
     """
     job = _queue(request).job(name)
     if not may_use(user_of(request), job.owner):

@@ -1,4 +1,4 @@
-"""Start and end of the server: what earlier processes left is cleaned up, the app is opened, and everything is stopped."""
+"""Starts and stops the parts of the server. At the start it also removes what killed processes have left."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STOP_SECONDS = 3.0
 
 
 def lifespan(parts: Parts) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """Returns FastAPI's lifespan function of the application: start and end of the server."""
+    """Returns FastAPI's lifespan function, which starts and stops the parts of the server."""
     config, queue, audit = parts.config, parts.queue, parts.audit
 
     @asynccontextmanager
@@ -49,7 +49,7 @@ def lifespan(parts: Parts) -> Callable[[FastAPI], AbstractAsyncContextManager[No
         instance = await run_in_threadpool(app_instance)
         instance.server_mode(True)
         await run_in_threadpool(instance.on_init_complete)
-        await run_in_threadpool(format_lines)  # libraries have added handlers of their own
+        await run_in_threadpool(format_lines)  # also for handlers that libraries have added meanwhile
         stop_watching = watch_erasures(queue, instance.datastore().store.erased)
         async with dicomweb.client() as app.state.dicomweb:
             yield
@@ -61,7 +61,7 @@ def lifespan(parts: Parts) -> Callable[[FastAPI], AbstractAsyncContextManager[No
 
 
 def _prepare(work: WorkFolder) -> None:
-    """Removes files and ends work processes that killed processes have left."""
+    """Removes temporary files and ends work processes that killed processes have left."""
     os.environ[SERVER_VARIABLE] = str(ProcessMark.own())
     end_orphans(work)
     removed = sweep() + sweep_leftovers(work.path, recursive=True)
@@ -69,4 +69,4 @@ def _prepare(work: WorkFolder) -> None:
         studies = Path(settings.MONAI_LABEL_STUDIES)
         removed += sweep_leftovers(studies) + sweep_leftovers(studies / "labels", recursive=True)
     if removed:
-        log.info("%d temporary files of processes that were killed have been removed", removed)
+        log.info("%d temporary files of killed processes were removed", removed)

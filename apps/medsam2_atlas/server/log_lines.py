@@ -1,4 +1,4 @@
-"""The server's log: one line for each message, whatever is in it, and no study names unless the operator wants them."""
+"""Formats the server's log: one line for each message, and no study names unless the operator allows them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from medsam2_atlas.storage import WorkFolder
 from server.log_names import LogNames, names_in
 
 _TASKS = "task_"
-"""Begin of the names of the loggers that get what work processes print, line by line."""
+"""Prefix of the names of the loggers that receive the printed lines of work processes."""
 _STORAGE = ("medsam2_atlas.storage", "datastores.study_datastore")
 _QUERIES = ("httpx", "httpcore")
-"""Loggers that would tell the queries that go to a PACS, with names of patients."""
+"""Loggers that would log the queries to a PACS, which contain names of patients."""
 
 
 def install(studies: str, work: WorkFolder, names: bool) -> None:
-    """Makes all handlers of the process write lines that hold no control characters and no names. May be called again.
+    """Makes all log handlers of the process write lines without control characters and study names. May be called again.
 
     Args:
         studies: folder of CTs, or URL of a DICOMweb server.
-        work: where the key of the hashes is kept.
-        names: whether study names stay as they are.
+        work: folder that contains the key of the hashes.
+        names: whether to log study names unchanged.
     """
     remote = is_url(studies)
     folder = Path(studies)
@@ -45,20 +45,20 @@ def install(studies: str, work: WorkFolder, names: bool) -> None:
         while isinstance(like, _Formatter):
             like = like.like
         assert like is not None
-        if logger.startswith(_TASKS):  # else what a process prints could look like the server's own lines
+        if logger.startswith(_TASKS):  # otherwise printed lines could imitate the server's own lines
             like = logging.Formatter("%(name)s: %(message)s")
         handler.setFormatter(_Formatter(like, log_names))
 
 
 class _Formatter(LineFormatter):
-    """Formats records without names."""
+    """A formatter that replaces study names."""
 
     def __init__(self, like: logging.Formatter, names: LogNames) -> None:
         super().__init__(like, self._hidden)
         self.like, self._names, self._urgent = like, names, False
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns the lines of a record. Handlers call it one record at a time."""
+        """Returns the lines of a record. Handlers format one record at a time."""
         self._urgent = record.name.startswith(_STORAGE)
         return super().format(record)
 
@@ -67,7 +67,7 @@ class _Formatter(LineFormatter):
 
 
 def _handlers() -> Iterator[tuple[logging.Handler, str]]:
-    """Yields each handler of the process once, with the name of a logger that has it."""
+    """Yields each handler of the process once, with the name of a logger that uses it."""
     seen: set[int] = set()
     for logger in (logging.getLogger(), *list(logging.Logger.manager.loggerDict.values())):
         if isinstance(logger, logging.Logger):
@@ -78,9 +78,9 @@ def _handlers() -> Iterator[tuple[logging.Handler, str]]:
 
 
 def _changed(folder: Path) -> tuple[int, ...]:
-    """Returns what differs if files were added to a studies folder."""
+    """Returns the times of a studies folder, which change if files are added."""
     times = []
-    for place in (folder, folder / "labels"):
+    for one in (folder, folder / "labels"):
         with suppress(OSError):
-            times.append(os.stat(place).st_mtime_ns)  # noqa: PTH116 called for each message of the storage
+            times.append(os.stat(one).st_mtime_ns)  # noqa: PTH116 called for each message of the storage
     return tuple(times)

@@ -1,13 +1,13 @@
-"""Study names and UIDs in log lines become keyed hashes: `study-1a2b3c4d5e`.
+"""Replaces study names and UIDs in log lines with keyed hashes such as `study-1a2b3c4d5e`.
 
-Names are those of files in the studies folder and its `labels`, those that were found there before, and those that the request
-which is served names. All dotted numbers in the form of UIDs count as names, apart from DICOM's own. Names without a letter or
-digit are left as they are, and so are numbers of up to three digits, as slices of a series have: they say nothing about a
-patient, and their hashes would stand in place of counts, seconds and the numbers of graphics cards.
+The names come from three sources: the files that are or were in the studies folder and its `labels`, the current request, and
+all dotted numbers in the form of UIDs except DICOM's own. Two kinds of names stay unchanged: names without a letter or digit,
+and numbers of up to three digits, such as the slices of a series. Such numbers identify no patient, and replacing them would
+also hash counts, seconds and the numbers of graphics cards.
 
-The folder is listed again when a message is formatted: at once if it has changed and the message is one of the storage, which
-tells of files that have just been found, otherwise every few seconds, in a thread. No lock is held meanwhile, and formatting
-never waits for a listing that another thread makes.
+Formatting a message may list the folder again. It does so at once if the folder has changed and the message is from the
+storage, because such messages are about new files. Otherwise a thread lists the folder every few seconds. No lock is held
+meanwhile, and formatting never waits for a listing in another thread.
 """
 
 from __future__ import annotations
@@ -29,26 +29,27 @@ from server.context import mentioned
 _DOTTED = re.compile(r"(?<![\d.])\d+(?:\.\d+){2,}")
 _DICOM_S_OWN = "1.2.840.10008."
 _UID_PARTS, _UID_LENGTH = 5, 16
-"""Dotted numbers with fewer parts and characters may be addresses or versions."""
+"""Dotted numbers with fewer parts and fewer characters may be IP addresses or versions."""
 _WORD = re.compile(r"[^\W_]+")
 _SMALL_NUMBER = re.compile(r"\d{1,3}", re.ASCII)
 _SECONDS = 5.0
 _MAX_ARGUMENT = 80
-"""Messages show names of unknown studies up to this length."""
+"""Messages contain names of unknown studies up to this length."""
 _Index = tuple[dict[str, str], dict[str, tuple[tuple[int, int], ...]]]
 
 
 class LogNames:
-    """Hides study names in text. The index is replaced as a whole, so that any thread may read it."""
+    """Replaces study names in texts. The index is exchanged as a whole, so that any thread may read it."""
 
     def __init__(
         self, names: StudyNames, listed: Callable[[], Iterable[str]], changed: Callable[[], object] = time.time
     ) -> None:
-        """
+        """Lists the names for the first time.
+
         Args:
             names: makes the hashes.
-            listed: returns all names now; may be called in any thread.
-            changed: returns a value that differs if names may have been added.
+            listed: returns all present names; may be called in any thread.
+            changed: returns a value that changes whenever names may have been added.
         """
         self._names, self._listed, self._changed = names, listed, changed
         self._forms: dict[str, str] = {}
@@ -58,32 +59,37 @@ class LogNames:
         self.refresh()
 
     def hide(self, text: str, urgent: bool = False) -> str:
-        """Returns a text with hashes in place of names. urgent: the text may hold a name that was found just now."""
+        """Returns a text with hashes in place of names.
+
+        Args:
+            text: any text.
+            urgent: whether the text may contain a name that is newer than the last listing.
+        """
         if self._names.plain:
             return text
         if urgent and self._changed() != self._state:
             self.refresh()
         elif time.monotonic() >= self._next:
             self._next = time.monotonic() + _SECONDS
-            with suppress(RuntimeError):  # the process ends, or may start no more threads
+            with suppress(RuntimeError):  # the process is ending, or cannot start more threads
                 threading.Thread(target=self.refresh, name="log-names", daemon=True).start()
         found = _replaced(text, self._index, self._names.hashed)
-        asked = _telling(mentioned())
-        if asked:
-            found = _replaced(found, _index_of(_forms(asked)), self._names.hashed)
+        in_request = _identifying(mentioned())
+        if in_request:
+            found = _replaced(found, _index_of(_forms(in_request)), self._names.hashed)
         return _DOTTED.sub(self._uid, found)
 
     def refresh(self) -> None:
-        """Adds the names that are there now, unless another thread does so; names that are gone stay known."""
+        """Adds the present names, unless another thread is doing so. Earlier names stay known."""
         if self._names.plain or not self._listing.acquire(blocking=False):
             return
         try:
             self._state, self._next = self._changed(), time.monotonic() + _SECONDS
-            new = _telling(self._listed()).difference(self._forms.values())
+            new = _identifying(self._listed()).difference(self._forms.values())
             if new:
                 self._forms = {**self._forms, **_forms(new)}
                 self._index = _index_of(self._forms)
-        except OSError:  # a folder that cannot be listed now; logging that would lead back here
+        except OSError:  # the folder cannot be listed now; logging the error would call this method again
             pass
         finally:
             self._listing.release()
@@ -95,7 +101,10 @@ class LogNames:
 
 
 def names_in(studies: Path) -> Iterator[str]:
-    """Yields the names that files of a studies folder give away: of studies, of label maps, and of files that links lead to.
+    """Yields the names in a studies folder: of images, of label maps, and of the files that links point to.
+
+    Args:
+        studies: folder of CTs with its subfolder `labels`.
 
     Raises:
         OSError: the folder cannot be listed.
@@ -118,13 +127,13 @@ def _stems(folder: str | Path) -> Iterator[str]:
                 yield stem_of(Path(entry.path).readlink().name)
 
 
-def _telling(names: Iterable[str]) -> set[str]:
-    """Returns the names that are no small numbers."""
+def _identifying(names: Iterable[str]) -> set[str]:
+    """Returns the names that are not small numbers."""
     return {name for name in names if not _SMALL_NUMBER.fullmatch(name)}
 
 
 def _forms(names: Iterable[str]) -> dict[str, str]:
-    """Returns the texts that tell a name, as it is, escaped or cut, and the names that they tell."""
+    """Returns all written forms of the names (unchanged, escaped, shortened), each with its name."""
     found: dict[str, str] = {}
     for name in names:
         texts = (name, repr(name)[1:-1], json.dumps(name)[1:-1], json.dumps(name[:_MAX_ARGUMENT])[1:-1], name[:_MAX_ARGUMENT])
@@ -134,21 +143,24 @@ def _forms(names: Iterable[str]) -> dict[str, str]:
 
 
 def _index_of(forms: dict[str, str]) -> _Index:
-    """Returns the forms, and by each form's first word where the form begins before it and how long it is, longest first."""
-    places: dict[str, set[tuple[int, int]]] = {}
+    """Returns the forms and an index of their first words.
+
+    The index maps each first word to pairs (characters before the word, length of the form), the longest form first.
+    """
+    pairs: dict[str, set[tuple[int, int]]] = {}
     for form in forms:
         word = _WORD.search(form)
         if word:
-            places.setdefault(word[0], set()).add((word.start(), len(form)))
-    return forms, {word: tuple(sorted(found, key=lambda place: -place[1])) for word, found in places.items()}
+            pairs.setdefault(word[0], set()).add((word.start(), len(form)))
+    return forms, {word: tuple(sorted(found, key=lambda pair: -pair[1])) for word, found in pairs.items()}
 
 
 def _replaced(text: str, index: _Index, hashed: Callable[[str], str]) -> str:
-    """Returns a text with hashes in place of the forms in it. Cheap for any number of forms: words are looked up."""
-    forms, places = index
+    """Returns a text with hashes in place of its names. The time hardly depends on the number of forms: words are looked up."""
+    forms, pairs = index
     pieces, end = [], 0
     for word in _WORD.finditer(text):
-        for before, length in places.get(word[0], ()):
+        for before, length in pairs.get(word[0], ()):
             start = word.start() - before
             stop = start + length
             cut = stop < len(text) and _WORD.match(text, stop - 1) and _WORD.match(text, stop)

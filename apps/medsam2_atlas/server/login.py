@@ -1,7 +1,7 @@
-"""Ways in and out: pages for browsers, and what MONAI Label's client asks for.
+"""Login and logout: pages for browsers, and routes for MONAI Label's client.
 
-A browser gets a cookie that stands for a login of this server (`server.logins`), never a token. Pages of other sites
-cannot log a browser in or out: `AccessMiddleware` checks the origin of each form.
+A browser gets a cookie that identifies a login of this server (`server.logins`), never a token. Pages of other sites cannot log
+a browser in or out, because `AccessMiddleware` checks the origin of each form.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from server.issuer import IssuerError
 from server.logins import Proof
 from server.own_pages import FIRST_PAGE, own_page
 from server.root_path import cookie_name
-from server.wrong_logins import TooManyWrongError, place_of
+from server.wrong_logins import TooManyWrongError, client_address
 
 router = APIRouter(tags=["Access"], route_class=LimitedRoute)
 
@@ -34,16 +34,17 @@ _FORM = """<form method="post" action="login">
 <label>Name <input name="username" value="{name}" autocomplete="username"></label>
 <label>Token or password <input name="password" type="password" autocomplete="current-password" required></label>
 <button>Log in</button></form>"""
-_GO_ON = '<p>If you are logged in: <a href="{page}">go on</a>.</p>'
+_CONTINUE = '<p><a href="{page}">Continue</a></p>'
+_ALREADY = '<p>Already logged in? <a href="{page}">Continue</a></p>'
 _LOGGED_IN = '<p>You are logged in as {name}.</p><form method="post" action="logout"><button>Log out</button></form>'
 _LOGGED_OUT = '<p>You are not logged in.</p><p><a href="login">Log in</a></p>'
 _WRONG = "Name, token or password is wrong."
-_NO_ANSWER = "Logins cannot be checked now: the login service does not answer. Try again in a minute, or log in with a token."
+_NO_ANSWER = "The login service does not answer. Try again in a minute, or log in with a token."
 _MAX_NAME = 200
 
 
 class _RefusedLoginError(Exception):
-    """A login that does not take place. status: of the answer. wait: seconds to wait before the next one, 0 for none."""
+    """A refused login, with the HTTP status of the answer and the seconds to wait before the next try (0 for none)."""
 
     def __init__(self, status: int, message: str, wait: int = 0) -> None:
         self.status, self.message, self.wait = status, message, wait
@@ -56,12 +57,12 @@ class _RefusedLoginError(Exception):
 
 @router.get("/login", include_in_schema=False)
 async def login_page(request: Request, next: str = "") -> Response:
-    """A form; for those who are logged in, who they are, and a way out."""
+    """Shows the login form; for a user who is logged in, the name and a logout button."""
     user, page = user_of(request), own_page(next)
     if user.id:
-        return _page("Login", _logged_in(user.name) + _GO_ON.format(page=_link(page)))
-    # A browser does not send the cookie when a link in a mail leads here, but it does from this page on.
-    return _page("Login", _form(page) + (_GO_ON.format(page=_link(page)) if page else ""))
+        return _page("Login", _logged_in(user.name) + _CONTINUE.format(page=_link(page)))
+    # A browser does not send the cookie when the user follows a link in an e-mail. It sends the cookie with links on this page.
+    return _page("Login", _form(page) + (_ALREADY.format(page=_link(page)) if page else ""))
 
 
 @router.post("/login", include_in_schema=False)
@@ -71,7 +72,7 @@ async def login(
     password: Annotated[str, Form()] = "",
     next: Annotated[str, Form()] = "",
 ) -> Response:
-    """A cookie, and back to where one was, or on to the viewer."""
+    """Sets the cookie and redirects to the requested page, or else to the viewer."""
     page = own_page(next)
     try:
         _, proof = await _signed_in(request, username, password)
@@ -82,14 +83,14 @@ async def login(
     logins = _access(request).logins
     logins.end(request.cookies.get(cookie_name(request), ""))
     response = RedirectResponse(page or FIRST_PAGE, 303)
-    # Without a path of its own, a cookie holds for the folder of this page as the browser sees it: the root path.
+    # Without a path, a cookie applies to the folder of this page as the browser sees it: the root path.
     response.set_cookie(cookie_name(request), logins.begin(proof), path=None, **_flags(request))
     return response
 
 
 @router.get("/logout", include_in_schema=False)
 async def logout_page(request: Request) -> Response:
-    """A button: a mere link, which any page can make a browser follow, ends no login."""
+    """Shows a logout button. A link is not enough to log out, because any page can make a browser follow it."""
     user = user_of(request)
     return _page("Logout", _logged_in(user.name) if user.id else _LOGGED_OUT)
 
@@ -103,15 +104,15 @@ async def logout(request: Request) -> Response:
     return response
 
 
-@router.get("/auth/", summary="Whether one has to log in")
+@router.get("/auth/", summary="Whether users have to log in")
 async def auth_enabled(request: Request) -> dict[str, Any]:
-    """As MONAI Label's client asks."""
-    return {"enabled": _access(request).asks_who, "client_id": "medsam2-atlas", "realm": ""}
+    """Answers in the format of MONAI Label's client."""
+    return {"enabled": _access(request).login_required, "client_id": "medsam2-atlas", "realm": ""}
 
 
 @router.post("/auth/token", summary="A token for a name and password")
 async def auth_token(request: Request, username: Annotated[str, Form()] = "", password: Annotated[str, Form()] = "") -> Any:
-    """The password may be a token itself, so that viewers that only ask for a name and a password can use one."""
+    """Returns a token. The password may be a token itself, so that viewers without a field for tokens can use one."""
     try:
         token, _ = await _signed_in(request, username, password)
     except _RefusedLoginError as refused:
@@ -121,30 +122,30 @@ async def auth_token(request: Request, username: Annotated[str, Form()] = "", pa
     return {"access_token": token, "token_type": "bearer"}
 
 
-@router.get("/auth/token/valid", summary="Whether the token that is sent along is good")
+@router.get("/auth/token/valid", summary="Whether the sent token is valid")
 async def token_valid() -> dict[str, Any]:
-    """Nothing: without a good token there is no way here."""
+    """Returns an empty object. A request without a valid token does not reach this route."""
     return {}
 
 
 async def _signed_in(request: Request, name: str, secret: str) -> tuple[str, Proof]:
-    """Returns the token of a name and a secret, and whose it is; tokens of the file do not wait for the issuer.
+    """Returns the token for a name and a secret, and its proof. Tokens of the token file do not wait for the issuer.
 
     Raises:
-        _RefusedLoginError: they are wrong or missing, or there were too many wrong ones.
-        IssuerError: the issuer cannot be asked.
+        _RefusedLoginError: the secret is wrong or missing, or there were too many wrong logins.
+        IssuerError: the issuer does not answer.
     """
-    access, place = _access(request), place_of(request.scope)
-    note_login(request.scope, name if access.knows(name) else "")
+    access, address = _access(request), client_address(request.scope)
+    note_login(request.scope, name if access.has_user(name) else "")
     if not secret:
         raise _RefusedLoginError(422, "Type your token or password.")
     try:
-        # Others at the place of somebody who guesses can still log in with their tokens, which are too long to be guessed.
-        proof = access.proof_now(secret)
-        wait = 0 if proof is not None else access.wrong.wait(place)
+        # Tokens are too long to be guessed. So users who share an address with an attacker can still log in with their tokens.
+        proof = access.known_proof(secret)
+        wait = 0 if proof is not None else access.wrong.wait(address)
         if wait:
             raise TooManyWrongError(wait)
-        found = (secret, proof) if proof is not None else await access.asked(access.sign_in, name, secret, place)
+        found = (secret, proof) if proof is not None else await access.with_issuer(access.sign_in, name, secret, address)
     except TooManyWrongError as error:
         raise _RefusedLoginError(429, str(error), error.seconds) from error
     if found is None:
@@ -163,7 +164,7 @@ def _form(page: str, name: str = "") -> str:
 
 
 def _logged_in(name: str) -> str:
-    return _LOGGED_IN.format(name=escape(name)) if name else "<p>Nobody has to log in to this server.</p>"
+    return _LOGGED_IN.format(name=escape(name)) if name else "<p>This server needs no login.</p>"
 
 
 def _link(page: str) -> str:

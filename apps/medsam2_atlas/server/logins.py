@@ -1,8 +1,8 @@
-"""Logins of browsers: what a cookie stands for.
+"""Logins of browsers, each identified by a cookie.
 
-A cookie holds a random text and nothing else. The server knows that text's checksum and whom it stands for, in memory only: the
-restart of a server ends all logins. A login ends when it has not been used for `idle` seconds, `seconds` after it began, when
-the token that it began with ends, when the person logs out, or when the person has begun `_KEPT_EACH` later ones.
+A cookie contains only a random text. The server keeps the text's checksum and its user in memory only, so a restart of the
+server ends all logins. A login ends `seconds` after it began, after `idle` seconds without a request, when its token expires,
+when the user logs out, or when the user has begun `_KEPT_EACH` newer logins.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _BYTES = 32
 
 @dataclass(frozen=True)
 class Proof:
-    """Why somebody is taken for a person.
+    """The proof of a user's identity.
 
     Attributes:
-        user: the person.
-        digest: SHA-256 of their token in the file of tokens; empty if the issuer has vouched for them.
-        ends: when this is no longer true, in seconds of `time.time`.
+        user: the user.
+        digest: SHA-256 of the user's token in the token file; empty if the issuer has confirmed the user.
+        ends: time at which the proof expires, in seconds of `time.time`.
     """
 
     user: User
@@ -55,12 +55,13 @@ class Logins:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """
+        """Creates an empty set of logins.
+
         Args:
-            seconds: max duration of a login.
+            seconds: max duration of a login, in seconds.
             idle: max seconds without a request.
-            clock: returns seconds that never go back.
-            wall_clock: returns seconds since 1970, for the ends of proofs.
+            clock: a monotonic clock in seconds.
+            wall_clock: returns the seconds since 1970; compared with the ends of proofs.
         """
         self._seconds, self._idle, self._clock, self._wall_clock = seconds, idle, clock, wall_clock
         self._lock = threading.Lock()
@@ -70,7 +71,7 @@ class Logins:
         return len(self._logins)
 
     def begin(self, proof: Proof) -> str:
-        """Begins a login and returns the text for its cookie, always a new one."""
+        """Begins a login and returns a new random text for its cookie."""
         key = secrets.token_urlsafe(_BYTES)
         now = self._clock()
         with self._lock:
@@ -83,7 +84,7 @@ class Logins:
         return key
 
     def find(self, key: str) -> Proof | None:
-        """Returns what a cookie's login rests on, and counts as its use; None if there is no such login, or it has ended."""
+        """Returns the proof of a cookie's login and counts this as a use; None if there is no such login or it has ended."""
         digest, now = _digest(key), self._clock()
         with self._lock:
             login = self._logins.get(digest)

@@ -1,4 +1,4 @@
-"""`/logs`: the end of the server's log, as plain text."""
+"""`/logs`: the last lines of the server's log as plain text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_LINES = 100_000
 
 @router.get("/", summary="The last lines of the log")
 def show_log(lines: Annotated[int, Query(ge=1, le=_MAX_LINES)] = 300) -> Response:
-    """Plain text. MONAI Label's own page loads scripts from other sites, and fails for odd numbers and odd characters."""
+    """Returns plain text. MONAI Label's own page loads scripts from other sites and fails for unusual characters."""
     file = Path(settings.MONAI_LABEL_APP_DIR) / "logs" / "app.log"
     try:
         with file.open(encoding="utf-8", errors="replace") as stream:

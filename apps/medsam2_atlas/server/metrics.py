@@ -1,7 +1,8 @@
 """`/metrics` for Prometheus.
 
-All labels are closed sets: routes by their patterns, known methods and statuses, the server's models, `final` and the models as
-tags. Everything else is counted as `other`, so clients can neither fill the memory with series nor write names into them.
+All labels have a fixed set of values: patterns of routes, known methods and statuses, the server's models, and as tags `final`
+and the models. Everything else counts as `other`, so clients can neither fill the memory with time series nor write names into
+them.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ _REQUEST_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30, 120, 600)
 _STAGE_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _STATUSES = frozenset({"0", *(str(status.value) for status in HTTPStatus)})
-"""With 0: the client was gone before an answer began. A PACS may send any number."""
+"""Known statuses. 0: the client closed the connection before an answer began. A PACS may send any number."""
 _OTHER = "other"
 _MAX_STAGES = 64
-"""Names of stages are the project's own; this is a limit for those of models that are added."""
+"""Max number of stage names. The project's own stages are few; models of the user may add more."""
 
 
 class Metrics:
-    """What a server counts. One registry each, so that several servers in a process do not mix."""
+    """The counts of a server. Each server has its own registry, so that several servers in a process do not mix."""
 
     def __init__(
         self,
@@ -42,11 +43,12 @@ class Metrics:
         studies: Callable[[], dict[str, Any]],
         models: Callable[[], Container[str]] = tuple,
     ) -> None:
-        """
+        """Creates the counters.
+
         Args:
-            queue: tells how many jobs run and wait.
-            studies: MONAI Label's status of the datastore.
-            models: names of the server's models.
+            queue: returns the number of jobs by state.
+            studies: returns MONAI Label's status of the datastore.
+            models: returns the names of the server's models.
         """
         self._models, self._known_stages = models, set[str]()
         self.registry = CollectorRegistry()
@@ -60,9 +62,7 @@ class Metrics:
             buckets=_REQUEST_BUCKETS,
             registry=self.registry,
         )
-        self._jobs = Counter(
-            "medsam2_atlas_jobs", "Jobs by model and how they ended", ("model", "state"), registry=self.registry
-        )
+        self._jobs = Counter("medsam2_atlas_jobs", "Jobs by model and final state", ("model", "state"), registry=self.registry)
         self._stages = Histogram(
             "medsam2_atlas_stage_seconds",
             "Time in each stage of a job",
@@ -73,13 +73,19 @@ class Metrics:
         self.registry.register(_Now(queue, studies, models))
 
     def served(self, scope: Scope, status: int, seconds: float) -> None:
-        """Counts a request, under its route's pattern: paths hold names of studies, and are without number."""
+        """Counts a request under its route's pattern, because paths contain study names and their number has no limit.
+
+        Args:
+            scope: the scope of the request.
+            status: HTTP status of the answer; 0 if there was none.
+            seconds: duration.
+        """
         route = getattr(scope.get("route"), "path", None) or ("/ohif" if path_of(scope).startswith("/ohif/") else _OTHER)
         self._requests.labels(_one_of(_METHODS, scope["method"]), route, _one_of(_STATUSES, str(status))).inc()
         self._seconds.labels(route).observe(seconds)
 
     def ended(self, job: Job) -> None:
-        """Counts a job."""
+        """Counts a finished job and the seconds of its stages."""
         model = _one_of(self._models(), job.kind)
         self._jobs.labels(model, job.state).inc()
         for stage, seconds in job.seconds.items():
@@ -88,12 +94,12 @@ class Metrics:
             self._stages.labels(model, _one_of(self._known_stages, stage)).observe(seconds)
 
     def text(self) -> bytes:
-        """Everything, in Prometheus' format."""
+        """Returns all metrics in Prometheus' format."""
         return bytes(generate_latest(self.registry))
 
 
 class _Now(Collector):
-    """What is asked for when it is looked at."""
+    """The metrics that are read at the time of a request."""
 
     def __init__(
         self,
@@ -104,12 +110,12 @@ class _Now(Collector):
         self._queue, self._studies, self._models = queue, studies, models
 
     def describe(self) -> list[Any]:
-        """Nothing before it is looked at."""
+        """Returns no metrics, so that registration reads none."""
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Queue and studies now."""
-        jobs = GaugeMetricFamily("medsam2_atlas_queue", "Jobs that run and wait", labels=["state"])
+        """Yields the present numbers of jobs, studies and labels."""
+        jobs = GaugeMetricFamily("medsam2_atlas_queue", "Running and waiting jobs", labels=["state"])
         for state, count in self._queue().items():
             jobs.add_metric([state], count)
         yield jobs
@@ -118,12 +124,12 @@ class _Now(Collector):
         except Exception:  # requests and jobs are still counted
             log.exception("studies cannot be counted")
             return
-        cases = GaugeMetricFamily("medsam2_atlas_studies", "Studies, and those signed off", labels=["state"])
+        cases = GaugeMetricFamily("medsam2_atlas_studies", "Studies: total, and signed off", labels=["state"])
         for state in ("total", "completed"):
             cases.add_metric([state], status.get(state, 0))
         yield cases
         labels = GaugeMetricFamily("medsam2_atlas_labels", "Studies with a label, by tag", labels=["tag"])
-        counts: Tally[str] = Tally()  # people choose tags freely
+        counts: Tally[str] = Tally()  # users choose tags freely
         for tag, count in status.get("label_tags", {}).items():
             counts[tag if tag == FINAL else _one_of(self._models(), tag)] += count
         for tag, count in counts.items():

@@ -1,4 +1,4 @@
-"""Around every request: an id, a line in the log, a count, and an end to how much may be sent."""
+"""Layers around every request: they assign an id, log and count the request, and limit the size of its body."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from server.stopping import Stopping
 log = logging.getLogger("medsam2_atlas.requests")
 
 _PROBES = frozenset({"/healthz", "/readyz"})
-"""Routes that are still answered while the server stops."""
+"""Routes that still work while the server stops."""
 
 
 class RequestMiddleware:
-    """Gives each request an id (or keeps `X-Request-ID`), logs it, and answers unforeseen errors.
+    """Assigns each request an id (or keeps `X-Request-ID`), logs it, and answers unexpected errors.
 
-    While the server stops, new requests are refused, and those that are cancelled because they take too long get an answer.
+    While the server stops, it refuses new requests and answers those that are cancelled because they take too long.
     """
 
     def __init__(self, app: ASGIApp, served: Callable[[Scope, int, float], None], stopping: Stopping) -> None:
-        """
+        """Creates the layer.
+
         Args:
+            app: the next layer.
             served: called with the scope, status and seconds of each request.
-            stopping: tells whether the server stops.
+            stopping: the state of the server's stop.
         """
         self._app, self._served, self._stopping = app, served, stopping
 
@@ -61,7 +63,7 @@ class RequestMiddleware:
             if status or not self._stopping.begun:
                 raise
             await errors.from_error(StoppingError())(scope, receive, sending)
-        except Exception as error:  # a client gets an answer, whatever happened
+        except Exception as error:  # every client gets an answer
             if status:
                 raise
             await errors.from_error(error)(scope, receive, sending)
@@ -72,10 +74,15 @@ class RequestMiddleware:
 
 
 class SizeLimitMiddleware:
-    """Refuses bodies that are too large: before they are read where their length is told, else while they are read."""
+    """Refuses bodies that are too large: before reading if the length is in the head, otherwise while reading."""
 
     def __init__(self, app: ASGIApp, limit: Callable[[Scope], int]) -> None:
-        """`limit`: max bytes of a request's body."""
+        """Creates the layer.
+
+        Args:
+            app: the next layer.
+            limit: returns the max number of bytes of a request's body.
+        """
         self._app, self._limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,8 +91,8 @@ class SizeLimitMiddleware:
             await self._app(scope, receive, send)
             return
         max_bytes = self._limit(scope)
-        told = Headers(scope=scope).get("content-length", "0")
-        if not told.isdecimal() or int(told) > max_bytes:
+        length = Headers(scope=scope).get("content-length", "0")
+        if not length.isdecimal() or int(length) > max_bytes:
             await self._refuse(max_bytes)(scope, receive, send)
             return
         read, begun = 0, False
@@ -101,7 +108,7 @@ class SizeLimitMiddleware:
         async def sending(message: Message) -> None:
             nonlocal begun
             if read > max_bytes and not begun:
-                raise _TooLargeError  # whoever read the body has made another error of the first one
+                raise _TooLargeError  # the handler has turned the first error into another one
             begun = True
             await send(message)
 
@@ -118,4 +125,4 @@ class SizeLimitMiddleware:
 
 
 class _TooLargeError(Exception):
-    """More was read than may be sent."""
+    """The body of a request exceeds its limit."""

@@ -18,8 +18,10 @@ router = APIRouter(prefix="/activelearning", tags=["ActiveLearning"], route_clas
 
 @router.post("/{strategy}", summary="The next case, and why")
 def next_case(request: Request, strategy: str, params: Annotated[dict[str, Any] | None, Body()] = None) -> dict[str, Any]:
-    """`id` of the case, `why` it was chosen, and what is kept with it; empty if all are done. `path` is empty: clients download
-    the image."""
+    """Returns the case's `id`, the reason (`why`) and its stored information; an empty object if all cases are done.
+
+    `path` is empty, because clients download the image.
+    """
     instance = app_instance()
     check_strategy(strategy, instance._strategies)
     options = sample_parameters(instance, strategy, params or {})

@@ -1,7 +1,7 @@
-"""Takes MONAI Label's handlers off the event loop.
+"""Moves MONAI Label's handlers from the event loop to the thread pool.
 
-They are declared `async`, but compute or read files without ever waiting, so that one of them keeps all other requests
-from being answered. Run as plain functions, FastAPI gives each a thread.
+They are declared `async` but compute or read files without ever waiting. On the event loop, one of them would block all other
+requests. FastAPI runs plain functions in threads.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from server.forms import LimitedRoute
 
 
 def off_the_loop(router: APIRouter, without: frozenset[tuple[str, str]] = frozenset()) -> APIRouter:
-    """A router with the same routes, run in the thread pool.
+    """Returns a router with the same routes, whose handlers run in the thread pool.
 
     Args:
-        router: one of MONAI Label's.
-        without: (method, path) of routes that are replaced by others.
+        router: one of MONAI Label's routers.
+        without: routes (method, path) to omit.
     """
     result = APIRouter(route_class=LimitedRoute)
     for route in router.routes:
@@ -46,7 +46,7 @@ def off_the_loop(router: APIRouter, without: frozenset[tuple[str, str]] = frozen
 
 
 def _threaded(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """The handler as a plain function. MONAI Label's own user is left out: who asks is known before a handler runs."""
+    """Returns a handler as a plain function, without MONAI Label's own user: the access check has identified the user."""
     signature = inspect.signature(endpoint)
     asks_user = "user" in signature.parameters
 
@@ -57,7 +57,7 @@ def _threaded(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         result = endpoint(*args, **options)
         return _encoded(_finished(result) if inspect.iscoroutine(result) else result)
 
-    # FastAPI looks through `wraps` for the signature, and must not find a coroutine function behind it.
+    # FastAPI follows `__wrapped__` to find the signature and must not find the coroutine function.
     kept = [parameter for name, parameter in signature.parameters.items() if name != "user"]
     call.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     del call.__wrapped__  # type: ignore[attr-defined]
@@ -65,17 +65,18 @@ def _threaded(endpoint: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _encoded(result: Any) -> Any:
-    """JSON as it is sent, made in this thread: FastAPI would take every value in hand once more, on the event loop."""
+    """Returns a result as a JSON answer, encoded in this thread. FastAPI would encode each value again, on the event loop."""
     try:
         return JsonAnswer(result) if isinstance(result, (dict, list)) else result
-    except (TypeError, ValueError):  # holds what only FastAPI's encoder knows
+    except (TypeError, ValueError):  # only FastAPI's encoder supports a value in it
         return result
 
 
 def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Runs a coroutine that never waits and returns its result."""
     try:
         coroutine.send(None)
     except StopIteration as end:
         return end.value
     coroutine.close()
-    raise RuntimeError("a handler of MONAI Label waited for something, which it never did before")
+    raise RuntimeError("a handler of MONAI Label waits for something, which the supported versions never do")

@@ -1,4 +1,4 @@
-"""The page to which a login returns: always one of this server's own."""
+"""Determines the page to which a login returns: always a page of this server."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ _NO_PAGES = ("login", "logout", "auth")
 
 
 def own_page(text: str) -> str:
-    """Returns a path of this server without its root path, with its query; empty if a text is anything else.
+    r"""Returns a text if it is the path of one of this server's pages; otherwise an empty string.
 
-    Browsers take `//host`, `/\\host` and texts with tabs or line ends for other hosts, and `..` leads out of the root path.
+    Browsers interpret `//host`, `/\host` and texts with tabs or line ends as other hosts, and `..` leads out of the root path.
+
+    Args:
+        text: path without the root path, and query.
+
+    >>> own_page("/ohif/viewer?StudyInstanceUIDs=1.2"), own_page("//evil.example")
+    ('/ohif/viewer?StudyInstanceUIDs=1.2', '')
     """
     if len(text) > _MAX_CHARACTERS or not _ALLOWED.fullmatch(text):
         return ""
@@ -31,7 +37,7 @@ def own_page(text: str) -> str:
 
 
 def login_address(scope: Scope) -> str:
-    """Returns the address of the login page that returns to what is asked now."""
+    """Returns the address of the login page, with the page of this request as the page to return to."""
     query = scope.get("query_string", b"").decode("ascii", "replace")
     page = own_page(quote(path_of(scope), safe="/~!$&'()*+,;=:@") + (f"?{query}" if query else ""))
     return f"/login?next={quote(page, safe='')}" if page not in ("", "/", FIRST_PAGE) else "/login"

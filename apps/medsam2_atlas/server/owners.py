@@ -1,7 +1,8 @@
-"""What belongs to whom: jobs with their results, sessions, and what clients add to a version of a label map.
+"""Ownership of jobs with their results, of sessions, and of the information that clients add to a version of a label map.
 
-People use what they made themselves; reviewers and admins use everything. Ids are compared, never names, which two people may
-share. What a person may not use does not exist for that person (404). Where nobody logs in, everybody is an admin.
+Annotators may use their own items; reviewers and admins may use all. Owners are compared by their ids, because two users may
+have the same name. An item that a user may not use does not exist for that user (404). On a server without logins, everybody is
+an admin.
 """
 
 from __future__ import annotations
@@ -10,10 +11,18 @@ from server.people import LOCAL, User
 
 
 def owner_id(user: User) -> str:
-    """Returns the id under which something belongs to a user; empty where nobody logs in: then no limit per person applies."""
+    """Returns a user's id as an owner; empty on a server without logins, where no limit per person applies."""
     return "" if user.id == LOCAL.id else user.id
 
 
 def may_use(user: User, owner: str) -> bool:
-    """Returns whether a user may use and remove what belongs to an owner; what has no owner is for reviewers and admins."""
+    """Returns whether a user may use and remove an item.
+
+    Args:
+        user: the user.
+        owner: id of the item's owner. Only reviewers and admins may use an item without an owner (empty).
+
+    >>> may_use(User("kim", "annotator", "token:kim"), "token:lee"), may_use(User("ann", "reviewer", "token:ann"), "token:lee")
+    (False, True)
+    """
     return user.may("reviewer") or (bool(owner) and owner == user.id)

@@ -1,7 +1,7 @@
-"""Links in the PACS' answers, such as to bulk data and retrieve URLs, changed so that they lead through this server.
+"""Changes links in the PACS' answers (bulk data, retrieve URLs) so that they lead through this server.
 
-A PACS names itself by an address that viewers often cannot reach, and whose password they do not have. Links become paths
-below this server's root path, without scheme and host; viewers resolve them against the address that they asked.
+The links of a PACS contain an address that viewers often cannot reach, and whose password they do not have. They become paths
+below this server's root path, without scheme and host. Viewers resolve them against the address of their request.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ DICOMWEB_PATH = re.compile(r"(studies|series|instances)(/[A-Za-z0-9.,;=_-]+)*/?"
 
 
 class OwnLinks:
-    """Changes the links of DICOM JSON; a hook for `json.loads` (`object_hook`)."""
+    """Changes the links in DICOM JSON. An instance is an `object_hook` for `json.loads`."""
 
     def __init__(self, pacs: Sequence[str], root: str) -> None:
-        """
+        """Creates the hook.
+
         Args:
-            pacs: URLs below which the PACS has its `studies`.
+            pacs: URLs of the PACS that precede `/studies`.
             root: this server's root path.
         """
         addresses = [urlsplit(url.rstrip("/")) for url in pacs]
@@ -29,7 +30,7 @@ class OwnLinks:
         self._own = f"{root}/proxy/dicom/wado/"
 
     def __call__(self, found: dict[str, Any]) -> dict[str, Any]:
-        """Returns an object of DICOM JSON with changed links."""
+        """Returns an object of DICOM JSON after changing its links in place."""
         link, retrieve = found.get(BULK_DATA), found.get(RETRIEVE_URL)
         if isinstance(link, str):
             found[BULK_DATA] = self.own(link)
@@ -38,14 +39,18 @@ class OwnLinks:
         return found
 
     def own(self, link: str) -> str:
-        """Returns where a link leads through this server; the link itself if it does not lead to the PACS' studies."""
+        """Returns the path through this server for a link to the PACS' studies; any other link unchanged.
+
+        >>> OwnLinks(["http://pacs:8042/dicom-web"], "").own("http://pacs:8042/dicom-web/studies/1.2")
+        '/proxy/dicom/wado/studies/1.2'
+        """
         try:
             url = urlsplit(link)
         except ValueError:
             return link
         before, studies, rest = url.path.partition("/studies/")
         if url.scheme not in ("http", "https") or not (url.netloc in self._hosts or before in self._paths):
-            return link  # a PACS may have several names, but few others have its path
+            return link  # a PACS may have several host names; few other servers have the same path
         path = f"studies/{rest}"
         if not studies or not DICOMWEB_PATH.fullmatch(path) or ".." in path:
             return link

@@ -1,8 +1,9 @@
-"""Parameters of what clients start: an allow-list with types for each kind of work, made from what its task offers.
+"""Checks the parameters of work that clients start, by an allow-list with types that is derived from the task's options.
 
-`/info` tells clients the options of each task; they send them back, with extras of their own and of MONAI Label's examples.
-Options are checked and used. The extras are checked and dropped, so that no text of a client reaches a command line, an
-environment variable or a path: names are compared with those of this server, everything else is a number or a flag.
+`/info` lists the options of each task. Clients send them back, with extra parameters of their own and of MONAI Label's
+examples. The server checks and uses the options. It checks and drops the extra parameters, so that no text of a client reaches
+a command line, an environment variable or a path: names are compared with those of this server; all other values are numbers or
+flags.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from server import choices
 from tasks import replies
 
 _MAX_BYTES = 60_000
-"""Max bytes of parameters as JSON: they are one argument of a command, and Linux takes 128 KiB."""
+"""Max bytes of parameters as JSON. They are one argument of a command, and Linux limits an argument to 128 KiB."""
 _MAX_MARKS = 20_000
-"""Max numbers, or characters, of a list of marks."""
+"""Max number of items, or of characters, in a list of marks."""
 
 _MAX_MESSAGE = 1000
 
@@ -50,11 +51,11 @@ _RANGES: dict[str, Any] = {
     "cases_per_step": Annotated[int, Field(ge=1, le=1000)],
     "validate_every": Annotated[int, Field(ge=1, le=100_000)],
 }
-"""Types of the options that are numbers."""
+"""Types of the numeric options."""
 
 
 class Parameters(BaseModel):
-    """What any client may send with anything. Fields that are `exclude`d are accepted without effect."""
+    """The parameters that any client may send with any work. Fields with `exclude` are accepted without effect."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
 
@@ -72,7 +73,7 @@ class Parameters(BaseModel):
 
 
 class TrainingParameters(Parameters):
-    """What clients may send to start a training, besides the options of its task. `device` is used."""
+    """The parameters of a training, besides the options of its task. `device` has an effect here."""
 
     device: Device | None = None
     dataset: Text | None = _Dropped
@@ -88,7 +89,7 @@ class TrainingParameters(Parameters):
 
 
 class BatchParameters(Parameters):
-    """What clients may send to run a model on many studies, besides the options of the model."""
+    """The parameters of a run on many studies, besides the options of the model."""
 
     max_workers: Annotated[int, Field(ge=0, le=64)] | None = None
     max_batch_size: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
@@ -100,7 +101,7 @@ class BatchParameters(Parameters):
 
 
 class InferParameters(BaseModel):
-    """What clients may send with an image, besides the options of the model."""
+    """The parameters of a run on one image, besides the options of the model."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
 
@@ -111,8 +112,13 @@ class InferParameters(BaseModel):
 def training_parameters(app: Any, model: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the parameters of a training that have an effect.
 
+    Args:
+        app: the MONAI Label app.
+        model: name of the trained model.
+        params: the client's parameters.
+
     Raises:
-        InputError: an unknown parameter, or a value of another type or range.
+        InputError: a parameter is unknown, or a value has another type or is out of range.
     """
 
     def known() -> set[str]:
@@ -123,10 +129,15 @@ def training_parameters(app: Any, model: str, params: Mapping[str, Any]) -> dict
 
 
 def batch_parameters(app: Any, model: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the parameters of a run of a model on many studies that have an effect.
+    """Returns the parameters of a run on many studies that have an effect.
+
+    Args:
+        app: the MONAI Label app.
+        model: name of the model.
+        params: the client's parameters.
 
     Raises:
-        InputError: as `training_parameters`.
+        InputError: a parameter is unknown, or a value has another type or is out of range.
     """
 
     def images(value: Any) -> Any:
@@ -146,8 +157,13 @@ def batch_parameters(app: Any, model: str, params: Mapping[str, Any]) -> dict[st
 def scoring_parameters(app: Any, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the parameters of a scoring that have an effect: the tags `y` and `y_pred`.
 
+    Args:
+        app: the MONAI Label app.
+        method: name of the scoring method.
+        params: the client's parameters.
+
     Raises:
-        InputError: as `training_parameters`.
+        InputError: a parameter is unknown, or a tag does not exist.
     """
     tag = _one_of(lambda: _tags(app), "tag")
     return _checked(_with(Parameters, {"y": tag, "y_pred": tag}), params, f"scoring {method}")
@@ -156,8 +172,13 @@ def scoring_parameters(app: Any, method: str, params: Mapping[str, Any]) -> dict
 def sample_parameters(app: Any, strategy: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the parameters of the choice of a case that have an effect. Clients may send those of all strategies at once.
 
+    Args:
+        app: the MONAI Label app.
+        strategy: name of the strategy.
+        params: the client's parameters.
+
     Raises:
-        InputError: as `training_parameters`.
+        InputError: a parameter is unknown, or a value has another type or is out of range.
     """
     options = {"label_tag": _one_of(lambda: _tags(app), "tag"), "client_id": Text}
     sent = {key: value for key, value in params.items() if key not in app._strategies}
@@ -165,36 +186,45 @@ def sample_parameters(app: Any, strategy: str, params: Mapping[str, Any]) -> dic
 
 
 def infer_parameters(model: str, task: Any, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the parameters of a model's run on an image that have an effect; others are ignored, as viewers send many.
+    """Returns the parameters of a run on one image that have an effect. Unknown ones are ignored, because viewers send many.
+
+    Args:
+        model: name of the model.
+        task: its task.
+        params: the client's parameters.
 
     Raises:
-        InputError: a value of another type.
+        InputError: a value has another type.
     """
     clicks: frozenset[str] = getattr(task, "inputs", frozenset())
     options = _options(task.config()) | {key: Annotated[Any, AfterValidator(_marks)] for key in clicks if key != "label"}
     if "label" in clicks:
         options["label"] = Text
     fields = _with(InferParameters, options)
-    offered = {key: value for key, value in params.items() if key in fields.model_fields}
-    return _checked(fields, offered, model, limit=None)
+    supported = {key: value for key, value in params.items() if key in fields.model_fields}
+    return _checked(fields, supported, model, limit=None)
 
 
 def _options(config: Mapping[str, Any], names: Callable[[], Collection[str]] | None = None) -> dict[str, Any]:
-    """Returns the types of a task's options by key: those of what `/info` offers. names: gives those that texts may list.
+    """Returns the types of a task's options by key, derived from the options that `/info` lists.
 
-    `segmenter` is the command line's name for a model's strategy, and accepted in its place.
+    The command line's name `segmenter` is accepted in place of `strategy`.
+
+    Args:
+        config: the options with their defaults or choices.
+        names: returns the names that options of type text may list; None if any text is allowed.
     """
     found = {key: _option(key, value, names) for key, value in config.items()}
     return found | {"segmenter": found["strategy"]} if "strategy" in found else found
 
 
-def _option(key: str, offered: Any, names: Callable[[], Collection[str]] | None) -> Any:
+def _option(key: str, default: Any, names: Callable[[], Collection[str]] | None) -> Any:
     if key in _RANGES:
         return _RANGES[key]
-    if isinstance(offered, bool):
+    if isinstance(default, bool):
         return bool
-    if isinstance(offered, (list, tuple)):
-        return _one_of(lambda: offered, key)
+    if isinstance(default, (list, tuple)):  # the choices
+        return _one_of(lambda: default, key)
     if key == "organs":
         return Annotated[Any, AfterValidator(_organs)]
     if names is not None:
@@ -207,7 +237,7 @@ def _one_of(known: Callable[[], Iterable[str]], what: str) -> Any:
 
 
 def _tags(app: Any) -> list[str]:
-    """Returns the tags that label maps of this server can have now."""
+    """Returns the tags that this server's label maps may have at present."""
     return sorted({FINAL, *app._infers, *app.datastore().status()["label_tags"]})
 
 
@@ -220,7 +250,7 @@ def _listed(value: Any, known: Collection[str], what: str) -> str:
 
 
 def _texts(value: Any) -> Any:
-    """Returns a text or a list of texts; anything else is refused before it becomes a text."""
+    """Returns a text or a list of texts unchanged. Refuses other values before they are converted to text."""
     listed = value if isinstance(value, list) else [value]
     if not all(isinstance(one, (str, int)) and not isinstance(one, bool) for one in listed):
         raise ValueError("give names, as a list or separated by commas")
@@ -229,7 +259,7 @@ def _texts(value: Any) -> Any:
 
 def _marks(value: Any) -> Any:
     if not isinstance(value, (str, list)) or len(value) > _MAX_MARKS:
-        raise ValueError("is no list of voxel indices [x, y, z], or a longer one than can be used")
+        raise ValueError(f"is not a list of voxel indices [x, y, z], or has more than {_MAX_MARKS} items")
     return value
 
 
@@ -246,12 +276,10 @@ def _checked(model: type[BaseModel], params: Mapping[str, Any], subject: str, li
     try:
         checked = model.model_validate(given)
     except ValidationError as error:
-        raise InputError(
-            subject, f"cannot have these parameters: {problems_of(error)[:_MAX_MESSAGE]}.", _allowed(model)
-        ) from error
+        raise InputError(subject, f"has invalid parameters: {problems_of(error)[:_MAX_MESSAGE]}.", _allowed(model)) from error
     result = checked.model_dump(exclude_unset=True)
     if limit is not None and len(json.dumps(result)) > limit:
-        raise InputError(subject, f"has parameters of more than {limit} bytes.", "Name fewer studies at a time.")
+        raise InputError(subject, f"has parameters of more than {limit} bytes.", "Name fewer studies per request.")
     return result
 
 

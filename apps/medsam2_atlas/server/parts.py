@@ -1,4 +1,4 @@
-"""Parts that the layers and the routes of one server share."""
+"""The parts that the layers and the routes of one server share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from server.stopping import Stopping
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a server; made before its app and its studies are opened."""
+    """The parts of a server. They are created before the app and the studies are opened."""
 
     config: ServerConfig
     queue: JobQueue
@@ -30,7 +30,7 @@ class Parts:
 
     @classmethod
     def of(cls, config: ServerConfig) -> Parts:
-        """Makes the parts that a configuration asks for."""
+        """Creates the parts for a configuration."""
         queue = JobQueue(config.queue, dispose=infer.dispose, per_person=config.queue_per_person)
         metrics = Metrics(queue.counts, lambda: app_instance().datastore().status(), lambda: app_instance()._infers)
         return cls(config, queue, metrics, Access(config), Stopping(), Audit(config), Connections(config.connection_limits))

@@ -1,8 +1,7 @@
-"""Keeps absolute paths of this server out of its answers.
+"""Removes absolute paths of this server from its answers.
 
-Errors, reports, states of processes and the log name files, for the people at the machine. Whoever asks over the network is
-told `[studies]/ct.nii.gz` or `[server]/ct.nii.gz` instead: `without_paths` changes texts, and `PathsMiddleware` changes every
-answer that is a text.
+Errors, reports, process states and the log contain paths for the operator. Clients get `[studies]/ct.nii.gz` or
+`[server]/ct.nii.gz` instead: `without_paths` changes texts, and `PathsMiddleware` changes every text answer.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from server.root_path import FIRST_SEGMENTS, path_of
 
 _TEXTS = ("application/json", "application/jsonl", "text/html", "text/plain")
 _PACS = "/proxy/dicom/"
-"""Answers of the PACS pass unchanged, and in pieces: they name no files of this machine. Those of the server itself below that
-path hold no paths already (`server.errors`, `server.stow`)."""
+"""Answers of the PACS pass unchanged, in pieces, because they contain no paths of this machine. The server's own answers below
+this route already contain none (`server.errors`, `server.stow`)."""
 _OURS = (b"location", b"set-cookie", b"content-security-policy")
-"""Headers that hold paths of URLs, written by this server."""
+"""Headers with URL paths that this server writes."""
 _LARGE_BYTES = 200_000
-"""Answers above this size are searched in a thread: others must not wait for them."""
+"""Larger answers are searched in a thread, so that other requests do not wait for them."""
 _END = rb"(?![\w\-]|\.\w)"
 _TAIL = rb"[^\s\"'`\\,;:<>()\[\]{}|]*"
 _BEFORE = re.compile(rb"[\w.\-/<]$")
-"""What a path does not follow: it would be a part of a word, of a URL or of another path, or the end of a tag."""
+"""Characters that do not precede a path. After them, the text is part of a word, a URL, another path or an HTML tag."""
 _ESCAPE = re.compile(rb"(?<!\\)(\\\\)*\\[nrtbf]$")
-"""An escaped line break in JSON, whose letter is no part of a word."""
+"""An escaped control character in JSON. Its letter does not belong to a word."""
 _NAMES = {
     "studies": ("MONAI_LABEL_STUDIES",),
     "app": ("MONAI_LABEL_APP_DIR",),
@@ -48,12 +47,16 @@ _NAMES = {
 
 
 def without_paths(text: str) -> str:
-    """Returns a text in which no absolute path of this machine is left."""
+    """Returns a text without absolute paths of this machine.
+
+    >>> without_paths("cannot read /etc/fstab")
+    'cannot read [server]/fstab'
+    """
     return _without(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
 
 class PathsMiddleware:
-    """Takes absolute paths of this machine out of all answers that are texts, and out of all headers."""
+    """Removes absolute paths of this machine from all text answers and all headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -63,7 +66,7 @@ class PathsMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start: Message | None = None  # of a text that is held back until it is whole
+        start: Message | None = None  # of a text answer, which is collected before it is sent
         events = False
         parts: list[bytes] = []
 
@@ -80,7 +83,7 @@ class PathsMiddleware:
                 if text and "content-encoding" not in headers and scope["method"] != "HEAD":
                     start = message
                     return
-            elif message["type"] == "http.response.body" and events:  # whole events, which must not wait for the end
+            elif message["type"] == "http.response.body" and events:  # each body is a whole event, which must be sent at once
                 message = {**message, "body": _without(message.get("body", b""))}
             elif message["type"] == "http.response.body" and start is not None:
                 parts.append(message.get("body", b""))
@@ -103,7 +106,7 @@ def _without(text: bytes) -> bytes:
 
 
 def _replacement(found: re.Match[bytes], names: Mapping[bytes, bytes]) -> bytes:
-    """Returns what is shown in place of a path: the name of the folder that it begins with, or its last part."""
+    """Returns the replacement of a path: the name of its folder in brackets, or `[server]/` and its last part."""
     before = found.string[max(0, found.start() - 40) : found.start()]
     if _BEFORE.search(before) and not before.endswith(b"file://") and not _ESCAPE.search(before):
         return found.group()
@@ -113,7 +116,7 @@ def _replacement(found: re.Match[bytes], names: Mapping[bytes, bytes]) -> bytes:
 
 @cache
 def _patterns() -> tuple[re.Pattern[bytes], Mapping[bytes, bytes]]:
-    """Returns the pattern of the folders that have names, or else of any absolute path, and the names."""
+    """Returns the pattern of all absolute paths, and the names of folders that have one."""
     names: dict[bytes, bytes] = {}
     for name, folder in _folders():
         for spelled in {str(folder), json.dumps(str(folder))[1:-1]}:
@@ -124,7 +127,7 @@ def _patterns() -> tuple[re.Pattern[bytes], Mapping[bytes, bytes]]:
 
 
 def _folders() -> Iterator[tuple[str, Path]]:
-    """Yields the folders that people know by a name; the first name of a folder counts."""
+    """Yields the known folders and their names; if a folder appears twice, the first name applies."""
     for name, keys in _NAMES.items():
         yield from ((name, folder) for key in keys for folder in _spelled(str(getattr(settings, key, "") or "")))
     for key, value in settings.MONAI_LABEL_APP_CONF.items():
@@ -144,7 +147,7 @@ def _folders() -> Iterator[tuple[str, Path]]:
 
 
 def _spelled(text: str) -> Iterator[Path]:
-    """Yields a folder's path as it is written, absolute, and without links; nothing for a URL or the root."""
+    """Yields a folder's absolute path, as written and with resolved links; nothing for a URL or the root folder."""
     if not text or "://" in text:
         return
     for folder in (Path(text).absolute(), Path(text).resolve()):
@@ -153,7 +156,7 @@ def _spelled(text: str) -> Iterator[Path]:
 
 
 def _top_folders() -> list[str]:
-    """Returns the folders at the root of this machine that no route begins with."""
+    """Returns the top-level folders of this machine, except names with which a route begins."""
     listed = {
         *(entry.name for entry in Path("/").iterdir()),
         "etc",

@@ -1,7 +1,7 @@
-"""People: their names, roles and ids, and how an issuer's claims become them.
+"""Users: their names, roles and ids, and their derivation from an issuer's claims.
 
-`User.name` is what people read, and others may have the same. `User.id` tells people apart: `token:NAME` for a person of the
-file of tokens, `oidc:ISSUER#SUBJECT` for one of an issuer, `local` where nobody has to log in.
+`User.name` is for display and need not be unique. `User.id` is unique: `token:NAME` for a user in the token file,
+`oidc:ISSUER#SUBJECT` for a user of the issuer, `local` on a server without logins.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from medsam2_atlas.access.token_entries import ROLES, is_visible, shown_name
 from server.config import ServerConfig
 
 _ID_CHARACTERS = 255
-"""Max length of a subject, as OpenID Connect has it."""
+"""Max length of a subject in OpenID Connect."""
 
 
 @dataclass(frozen=True)
 class User:
-    """A person who asks.
+    """The user who sends a request.
 
     Attributes:
-        name: for people to read; empty if nobody has to log in.
+        name: name for display; empty on a server without logins.
         role: one of `ROLES`.
-        id: tells people apart; empty for someone who is not logged in.
+        id: unique id; empty for a user who is not logged in.
     """
 
     name: str
@@ -32,34 +32,49 @@ class User:
     id: str = ""
 
     def may(self, role: str) -> bool:
-        """Returns whether the user has a role's rights."""
+        """Returns whether the user has the rights of a role.
+
+        >>> User("kim", "reviewer").may("annotator")
+        True
+        """
         return ROLES.index(self.role) >= ROLES.index(role)
 
 
 LOCAL = User("", "admin", "local")
-"""Whoever sits at the machine, if nobody has to log in."""
+"""The user of a server without logins, who works on the server's own machine."""
 NOBODY = User("", "annotator")
-"""Whoever is not logged in; reaches open routes only."""
+"""A user who is not logged in and may use open routes only."""
 
 
 def user_of_claims(claims: Mapping[str, Any], config: ServerConfig) -> User | None:
-    """Returns the person of an issuer's claims; None without a role of this server, a name, or a usable subject."""
-    roles = held_roles(claim(claims, config.oidc_roles))
+    """Returns the user of an issuer's claims.
+
+    Args:
+        claims: the claims of a verified token.
+        config: the server's settings; they name the claims for roles and name.
+
+    Returns:
+        The user; None without a role of this server, a name, or a valid subject.
+    """
+    roles = roles_in(claim(claims, config.oidc_roles))
     given = claim(claims, config.oidc_name)
     subject = claims.get("sub")
     name = shown_name(given) or shown_name(subject)
     issuer = config.oidc_issuer.rstrip("/")
     if subject is not None:
-        who = f"oidc:{issuer}#{subject}" if _tells_apart(subject) else ""
-    else:  # another prefix, so that no subject can be somebody's name
-        who = f"oidc-name:{issuer}#{given}" if _tells_apart(given) else ""
-    return User(name, roles[-1], who) if roles and name and who else None
+        user_id = f"oidc:{issuer}#{subject}" if _is_id(subject) else ""
+    else:  # another prefix, so that no subject can equal the name of another user
+        user_id = f"oidc-name:{issuer}#{given}" if _is_id(given) else ""
+    return User(name, roles[-1], user_id) if roles and name and user_id else None
 
 
-def held_roles(value: object) -> list[str]:
+def roles_in(value: object) -> list[str]:
     """Returns the roles of this server in a claim, the highest last.
 
-    A text holds roles between blanks, a list holds one in each text; both are compared as a whole. Any other value has none.
+    A text contains roles separated by blanks, a list contains one role per text. Any other value contains none.
+
+    >>> roles_in("offline reviewer annotator"), roles_in(["admins"])
+    (['annotator', 'reviewer'], [])
     """
     if isinstance(value, str):
         words = value.split()
@@ -71,7 +86,15 @@ def held_roles(value: object) -> list[str]:
 
 
 def claim(claims: Mapping[str, Any], path: str) -> object:
-    """Returns a claim; None if it is missing. `path` is its name, which may hold dots, or else a path with dots."""
+    """Returns a claim; None if it is missing.
+
+    Args:
+        claims: the claims of a token.
+        path: name of a claim, which may contain dots, or else a path with dots.
+
+    >>> claim({"realm_access": {"roles": ["admin"]}}, "realm_access.roles")
+    ['admin']
+    """
     if path in claims:
         return claims[path]
     found: Any = claims
@@ -80,6 +103,6 @@ def claim(claims: Mapping[str, Any], path: str) -> object:
     return found
 
 
-def _tells_apart(text: object) -> bool:
-    """Returns whether a text can be a person's id: it must not be shortened or changed for that."""
+def _is_id(text: object) -> bool:
+    """Returns whether a text can be a user's id without being shortened or changed."""
     return isinstance(text, str) and 0 < len(text.strip()) <= len(text) <= _ID_CHARACTERS and all(map(is_visible, text))

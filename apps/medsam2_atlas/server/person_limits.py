@@ -1,4 +1,4 @@
-"""How many requests of one person are served at the same time, so that nobody takes all connections."""
+"""Limits the simultaneous requests of one person, so that nobody takes all connections."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from server.owners import owner_id
 from server.root_path import path_of
 
 _FOLLOWING = 20
-"""Max jobs that a person follows at the same time, of all the requests."""
+"""Max number of jobs that a person follows at the same time; each takes one of the person's requests."""
 _UPLOADS = 4
-"""Max files or series that a person sends at the same time. A series may hold 4,000 files open, and all people's files wait for
-the same few reader processes."""
+"""Max number of files or series that a person sends at the same time. A series may keep 4,000 files open, and the files of all
+users wait for the same few reader processes."""
 _RETRY_SECONDS = 5
 
 
 class PersonLimitMiddleware:
-    """Refuses requests of a person who has too many. Where nobody logs in, there is no such limit."""
+    """Refuses further requests of a person who has too many. A server without logins has no such limit."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
-        """`limit`: max requests of a person at the same time."""
+        """Creates the layer.
+
+        Args:
+            app: the next layer.
+            limit: max number of simultaneous requests of a person.
+        """
         self._app, self._limit = app, limit
         self._now: Counter[tuple[str, str]] = Counter()
 
@@ -41,7 +46,8 @@ class PersonLimitMiddleware:
         if scope["method"] == "PUT" and Headers(scope=scope).get("content-type", "").lower().startswith("multipart/"):
             limits[owner, "uploads"] = _UPLOADS
         if any(self._now[kind] >= limit for kind, limit in limits.items()):
-            error = LimitError("requests", "of yours are too many at once.", "Wait until others have ended.", _RETRY_SECONDS)
+            problem = "cannot be served: you have too many at once."
+            error = LimitError("requests", problem, "Wait until your other requests have ended.", _RETRY_SECONDS)
             await errors.from_error(error)(scope, receive, send)
             return
         self._now.update(limits.keys())

@@ -1,4 +1,4 @@
-"""Modes of the server's files: whoever starts it, with whatever umask, nobody but its user can read them, or a group."""
+"""Sets the modes of the server's files: only its user, or also a group, can read them, whatever the umask at the start."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 
 
 def begin(work: WorkFolder, for_group: bool) -> None:
-    """Sets the umask of this process, and closes the server's folders; what lies in them follows in the background.
+    """Sets the umask of this process and the modes of the server's folders. A thread then changes the files in them.
 
-    Files that earlier versions left open are changed if they belong to this process' user. Images of a studies folder are
-    never changed: they are the operator's. Its label maps are changed only to open them to a group.
+    Earlier versions have left readable files; they are changed if they belong to this process' user. Images in a studies folder
+    belong to the operator and are never changed. Label maps there are changed only to give a group access.
 
     Args:
-        work: work folder of the studies; it is made if it does not exist.
-        for_group: whether files are for the group of the studies folder, too.
+        work: work folder of the studies; created if it does not exist.
+        for_group: whether the group of the studies folder gets access to the files.
     """
     set_umask(for_group)
     studies, group = _studies_folder(), None
@@ -41,7 +41,7 @@ def begin(work: WorkFolder, for_group: bool) -> None:
     for folder in folders:
         apply_modes(folder, for_group, group, recursive=False)
     if studies is not None and not for_group:
-        _tell_open_files((studies, studies / "labels"))
+        _warn_of_readable((studies, studies / "labels"))
     threading.Thread(target=_settle_all, args=(folders, for_group, group), name="file modes", daemon=True).start()
 
 
@@ -49,10 +49,10 @@ def _settle_all(folders: Iterable[Path], for_group: bool, group: int | None) -> 
     try:
         changed = sum(apply_modes(folder, for_group, group) for folder in folders)
     except OSError:
-        log.exception("modes of files of earlier versions are left as they are")
+        log.exception("the modes of some files of earlier versions cannot be changed")
         return
     if changed:
-        log.info("modes of %d files and folders of earlier versions or settings were changed", changed)
+        log.info("changed the modes of %d files and folders that earlier versions or settings had left", changed)
 
 
 def _studies_folder() -> Path | None:
@@ -61,7 +61,7 @@ def _studies_folder() -> Path | None:
 
 
 def _sessions() -> list[Path]:
-    """Returns the folders of sessions. The folder that holds them is the operator's, and may hold other things."""
+    """Returns the folders of sessions. Their parent folder belongs to the operator and may contain other files."""
     folder = Path(settings.MONAI_LABEL_SESSION_PATH.strip() or Path.home() / ".cache" / "monailabel" / "sessions")
     try:
         return [entry for entry in folder.iterdir() if SESSION_ID.fullmatch(entry.name)]
@@ -69,8 +69,8 @@ def _sessions() -> list[Path]:
         return []
 
 
-def _tell_open_files(folders: Iterable[Path]) -> None:
-    """Logs which folders of the operator everybody on this machine can read."""
+def _warn_of_readable(folders: Iterable[Path]) -> None:
+    """Logs a warning for each folder of the operator that every user of this machine can read."""
     for folder in folders:
         try:
             if folder.stat().st_mode & stat.S_IROTH:

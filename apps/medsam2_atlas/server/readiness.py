@@ -1,6 +1,6 @@
 """`/readyz` shows whether labels can be saved and studies loaded. `/healthz` only shows that the process answers.
 
-The checks write to the disk and use a reader process, so frequent requests must not repeat them: one check runs at a time, in a
+The checks write to the disk and use a reader process, so frequent requests must not repeat them. One check runs at a time, in a
 daemon thread, and its result is reused for `_KEPT_SECONDS`. Requests do not wait for a check that hangs, for example on a
 network disk that does not answer.
 """
@@ -41,7 +41,7 @@ _LATE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why the server is not ready. what: the part that does not work."""
+    """A reason why the server is not ready: the part that does not work, its problem and the remedy."""
 
     what: str
     problem: str
@@ -49,12 +49,13 @@ class Trouble:
 
 
 class Readiness:
-    """Runs checks and keeps their result. Must be used in the event loop."""
+    """Runs checks and keeps their results for some seconds. Must be used in the event loop."""
 
     def __init__(self, check: Callable[[], Sequence[Trouble]]) -> None:
-        """
+        """Creates the checker; it runs no check yet.
+
         Args:
-            check: returns what does not work; runs in a thread.
+            check: returns the troubles; runs in a thread.
         """
         self._check = check
         self._running: asyncio.Future[tuple[Trouble, ...]] | None = None
@@ -62,7 +63,7 @@ class Readiness:
         self._ended = float("-inf")
 
     async def troubles(self) -> tuple[Trouble, ...]:
-        """Returns what does not work; empty if the server is ready."""
+        """Returns the troubles; empty if the server is ready."""
         if time.monotonic() - self._ended > _KEPT_SECONDS:
             if self._running is None:
                 self._running = asyncio.wrap_future(self._started())
@@ -84,8 +85,8 @@ class Readiness:
             try:
                 found = tuple(self._check())
             except Exception as error:
-                log.exception("the server cannot tell whether it is ready")
-                found = (Trouble("checks", f"failed ({error}).", "The log tells more."),)
+                log.exception("the readiness checks failed")
+                found = (Trouble("checks", f"failed ({error}).", "See the log for details."),)
             for trouble in found:
                 log.warning("not ready: %s: %s %s", trouble.what, trouble.problem, trouble.remedy)
             outcome.set_result(found)
@@ -96,13 +97,13 @@ class Readiness:
 
 @router.get("/readyz", summary="Whether labels can be saved and studies loaded")
 async def readyz(request: Request) -> Response:
-    """Returns 200 or 503 with `ready` for everybody, and the reasons for admins only."""
+    """Returns 200 or 503 with `ready`. Only admins also get the reasons (`problems`)."""
     readiness: Readiness = request.app.state.readiness
     stopping = request.app.state.stopping.begun
     found = (Trouble("server", "is stopping.", "Start it again."),) if stopping else await readiness.troubles()
     tokens = request.app.state.access.problem
     if tokens:
-        found = (*found, Trouble("tokens", tokens, "Mend the file; until then, its people are not let in."))
+        found = (*found, Trouble("tokens", tokens, "Correct the file. Until then, its users cannot log in."))
     about: dict[str, Any] = {"ready": not found}
     if user_of(request).may("admin"):
         about["problems"] = [asdict(trouble) for trouble in found]
@@ -110,14 +111,14 @@ async def readyz(request: Request) -> Response:
 
 
 def check_audit(audit: AuditLog | None) -> list[Trouble]:
-    """Returns why lines of the audit log cannot be written; tries to write those that wait."""
+    """Tries to write the waiting lines of the audit log; returns the trouble if that fails."""
     if audit is None or audit.flush():
         return []
     return [Trouble("audit log", audit.problem, "Make its folder writable, and free some space on its disk.")]
 
 
 def check_server() -> list[Trouble]:
-    """Returns the parts of this process' server that do not work."""
+    """Returns the troubles of this process' server."""
     datastore = app_instance().datastore()
     store: StudyStore | None = getattr(datastore, "store", None)
     found = []
@@ -125,21 +126,21 @@ def check_server() -> list[Trouble]:
     if problem:
         found.append(Trouble("saving labels", problem, "Free some space on the studies' disk, or make it writable."))
     elif store is not None and (problem := _no_index(store)):
-        found.append(Trouble("index", problem, "It is made again from the files; the log tells why that fails."))
+        found.append(Trouble("index", problem, "The server rebuilds it from the files. See the log for why that fails."))
     problem = _no_scratch()
     if problem:
         found.append(Trouble("uploads", problem, "Free some space in the folder for temporary files (TMPDIR)."))
     problem = decoding.alive()
     if problem:
-        found.append(Trouble("loading studies", problem, "The log tells more; restart the server if that goes on."))
+        found.append(Trouble("loading studies", problem, "See the log for details. Restart the server if this continues."))
     problem = datastore.web.breaker.problem if isinstance(datastore, PacsDatastore) else ""
     if problem:
-        found.append(Trouble("PACS", f"It does not answer ({problem}).", "Is it running, and can it be reached from here?"))
+        found.append(Trouble("PACS", f"It does not answer ({problem}).", "Is it running, and reachable from this machine?"))
     return found
 
 
 def _no_index(store: StudyStore) -> str:
-    """Returns why studies cannot be listed; empty if they can. A deleted index is made again by this check."""
+    """Returns why studies cannot be listed; empty if they can. This check rebuilds a deleted index."""
     try:
         store.counts()
     except (MedSAM2AtlasError, OSError, sqlite3.Error) as error:

@@ -1,4 +1,4 @@
-"""`/review`: the cases of a team on one page."""
+"""`/review`: a page with all cases of the team."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _PAGE = Path(__file__).parent / "review.html"
 
 @router.get("", include_in_schema=False)
 def page() -> Response:
-    """The page, which asks for the cases itself."""
+    """Returns the page. Its script loads the cases."""
     return html_page(_PAGE.read_text(encoding="utf-8"))
 
 
 @router.get("/cases", summary="State and measures of all cases")
 def cases() -> list[dict[str, Any]]:
-    """Those not signed off first, the most disputed of them first."""
+    """Returns the cases. Cases that are not signed off come first, by descending disagreement."""
     found: list[dict[str, Any]] = app_instance().cases()
     return found
 
 
-@router.get("/picture", summary="A case with its final label map, or else a model's")
+@router.get("/picture", summary="A picture of a case with its final label map, or else a model's")
 async def picture(study: str) -> Response:
-    """PNG."""
+    """Returns a PNG file."""
     file = await in_turn(lambda: app_instance().picture(study))
     return FileResponse(file, media_type="image/png")

@@ -1,14 +1,14 @@
-"""The server below a path of its host, such as `https://host/medsam2/`, behind a proxy.
+"""Serves the app below a path of its host, such as `https://host/medsam2/`, behind a proxy.
 
-The proxy may remove the root path or pass it on: `RootPathMiddleware` accepts both, so that everything inside sees one form.
-`root_path` of the scope is the root path, `path` begins with it (as ASGI asks), and `path_of` is the rest. Access, limits,
-metrics and routes all decide by that rest, so no two of them can understand a path in different ways.
+The proxy may remove the root path or pass it on. `RootPathMiddleware` accepts both forms and turns them into one: `root_path`
+of the scope is the root path, `path` begins with it (as ASGI requires), and `path_of` returns the rest. Access, limits, metrics
+and routes all use that rest, so they cannot interpret a path differently.
 
-The root path comes from the operator only (`server_root_path`, or `--root_path` of MONAI Label's own command). Headers such as
-`X-Forwarded-Prefix` are never read: any client can send them.
+The root path comes only from the operator (`server_root_path`, or `--root_path` of MONAI Label's own command). The server never
+reads headers such as `X-Forwarded-Prefix`, because any client can send them.
 
-Redirects are written relative to the request's address. They are correct for any root path and any scheme, also if the operator
-has not named the root path. Other `Location` headers, such as that of a job, begin with the root path.
+Redirects are relative to the request's address. So they are correct for any root path and scheme, even if the operator has not
+set the root path. Other `Location` headers, such as that of a job, begin with the root path.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ FIRST_SEGMENTS = frozenset(
         *("static", "train"),
     }
 )
-"""First segments of the server's own paths. A root path that begins with one could not be told from them."""
+"""First segments of the server's own paths. No root path may begin with one, because the two would be indistinguishable."""
 
 _PATH, _UP, _COOKIE = "medsam2_atlas.path", "medsam2_atlas.up", "medsam2_atlas"
 
 
 def path_of(scope: Scope) -> str:
-    """Returns a request's path without the root path; it begins with a slash."""
+    """Returns a request's path without the root path. It begins with a slash."""
     path: str = scope.get(_PATH, scope["path"])
     return path
 
 
-def up_of(scope: Scope) -> str:
-    """Returns the way from a request's address to that of the server, relative: `./`, or `../` so many times."""
+def relative_root_of(scope: Scope) -> str:
+    """Returns the server's address relative to the request's address: `./`, or `../` repeated."""
     up: str = scope.get(_UP, "/")
     return up
 
 
 def root_of(scope: Scope) -> str:
-    """Returns the root path without a slash at its end; empty if there is none."""
+    """Returns the root path without a trailing slash; empty if there is none."""
     # Mounted applications get a longer root_path; app_root_path remains the server's.
     root: str = scope.get("app_root_path", scope.get("root_path", ""))
     return root
@@ -68,7 +68,7 @@ def root_of(scope: Scope) -> str:
 def cookie_name(request: Request) -> str:
     """Returns the name of the login's cookie.
 
-    Browsers send cookies to all ports of a host, and those of `/` to all paths. The name tells servers on one host apart.
+    Browsers send a cookie to all ports of a host, and a cookie of `/` to all paths. The name differs for each server on a host.
     """
     port = request.headers.get("host", "").rpartition(":")[2]
     name = f"{_COOKIE}.{port}" if port.isdecimal() and port.isascii() else _COOKIE
@@ -76,12 +76,17 @@ def cookie_name(request: Request) -> str:
 
 
 class RootPathMiddleware:
-    """Brings paths of requests into one form, whatever the proxy does with the root path; must be the outermost."""
+    """Brings paths of requests into one form, whether or not the proxy removes the root path.
+
+    All layers that use paths must be inside.
+    """
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
-        """
+        """Creates the layer.
+
         Args:
-            root_path: as `parse_root_path` returns it; empty for that of the ASGI server.
+            app: the next layer.
+            root_path: root path as `parse_root_path` returns it; if empty, the root path of the ASGI server applies.
         """
         self._app, self._root = app, root_path
 
@@ -90,13 +95,13 @@ class RootPathMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = scope.get("root_path", "")  # uvicorn puts it before each path, as it was given
+        given = scope.get("root_path", "")  # uvicorn puts it unchanged before each path
         root = self._root or given.rstrip("/")
         path, slashes = scope["path"], (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0].count(b"/")
         for prefix in (given, root):
             if prefix and (path == prefix or path.startswith(prefix + "/")):
                 path, slashes = path[len(prefix) :], slashes - prefix.count("/")
-        if not path:  # without its slash, links of a page would lead elsewhere
+        if not path:  # without the trailing slash, links of a page would be wrong
             await RedirectResponse(f"{root}/", 308)(scope, receive, send)
             return
         up, host = "../" * (slashes - 1) or "./", Headers(scope=scope).get("host", "")
@@ -114,13 +119,13 @@ class RootPathMiddleware:
 
 
 def _own_target(location: str, host: str, root: str) -> str:
-    """Returns where on this server a `Location` leads, without the slash at its beginning; empty if it leads elsewhere.
+    """Returns the path on this server in a `Location`, without its leading slash; empty if it points to another server.
 
-    Handlers give paths without the root path. Starlette gives whole URLs with it where a path lacks its last slash.
+    Handlers write paths without the root path. Starlette writes whole URLs with it if a path lacks its trailing slash.
     """
     try:
         parts = urlsplit(location)
-    except ValueError:  # made of a Host header that is none
+    except ValueError:  # Starlette built the URL from an invalid Host header
         return ""
     path = parts.path
     if parts.netloc:

@@ -1,6 +1,6 @@
-"""`/session`: images that are worked on for a while without becoming studies; as MONAI Label's, but checked.
+"""`/session`: temporary images that do not become studies. The routes are MONAI Label's, with additional checks.
 
-A session can be seen, used and removed by its owner, reviewers and admins. For others it does not exist.
+The owner of a session, reviewers and admins can see, use and remove it. For all other users it does not exist.
 """
 
 from __future__ import annotations
@@ -26,32 +26,39 @@ from server.uploads import received
 
 router = APIRouter(prefix="/session", tags=["Session"], route_class=LimitedRoute)
 
-_LONGEST_SECONDS = 7 * 24 * 3600
+_MAX_SECONDS = 7 * 24 * 3600
 
 
 def session_of(session_id: str, user: User) -> Any:
     """Returns a session of MONAI Label.
 
+    Args:
+        session_id: id of the session.
+        user: the user who sent the request.
+
     Raises:
-        NotFoundError: no such session, one that has ended, or another person's.
+        NotFoundError: the session does not exist, has ended, or belongs to another user.
     """
     session = _sessions().get_session(session_id, update_ts=False)
     if session is None or not may_use(user, owner_of(session)):
-        raise NotFoundError(repr(session_id[:80]), "is no session, or one that has ended.", "Upload the image again.")
+        raise NotFoundError(repr(session_id[:80]), "is no session, or the session has ended.", "Upload the image again.")
     return _sessions().get_session(session_id) or session
 
 
-@router.put("/", summary="Upload an image to work on for a while")
+@router.put("/", summary="Upload an image for a session")
 def create(
     request: Request,
     files: Annotated[list[UploadFile], File()],
     uncompress: bool = False,
-    expiry: Annotated[int, Query(ge=0, le=_LONGEST_SECONDS)] = 0,
+    expiry: Annotated[int, Query(ge=0, le=_MAX_SECONDS)] = 0,
 ) -> dict[str, Any]:
-    """The session's id. One file is an image; several are the slices of one DICOM series. They are read before they are kept:
-    what is no image is refused, and files beside the slices of a series are not kept."""
+    """Returns the session's id.
+
+    One file is an image; several files are the slices of one DICOM series. The server reads them first: it refuses files that
+    are no image, and drops files that are not slices of the series.
+    """
     if uncompress:
-        raise InputError("archive", "is not unpacked here.", "Send the image, or all files of the series as `files`.")
+        raise InputError("archive", "cannot be unpacked here.", "Send the image, or all files of the series as `files`.")
     with scratch_folder() as folder:
         if len(files) == 1:
             image = folder / f"image{suffix_of(files[0].filename or '')}"
@@ -69,30 +76,30 @@ def create(
 
 @router.get("/{session_id}", summary="A session, or its image")
 def show(request: Request, session_id: str, update_ts: bool = False, image: bool = False) -> Any:
-    """What is known of it; with `image`, the file."""
+    """Returns the session's description; with `image`, its file."""
     session = session_of(session_id, user_of(request))
     if update_ts:
         _sessions().get_session(session_id, update_ts=True)
     if not image:
         return _about(session)
     if not Path(session.image).is_file():
-        raise ConflictError(session_id, "is of a series of several files.")
+        raise ConflictError(session_id, "is a series of several files and cannot be downloaded as one file.")
     return FileResponse(session.image, filename=Path(session.image).name)
 
 
 @router.delete("/{session_id}", summary="End a session")
 def remove(request: Request, session_id: str) -> dict[str, Any]:
-    """What was known of it."""
+    """Removes the session and returns its description."""
     session = session_of(session_id, user_of(request))
     _sessions().remove_session(session_id)
     return _about(session)
 
 
 def _check(image: Path) -> None:
-    """Refuses what is no CT, and removes files of a folder that are no slices of its series.
+    """Checks that an image can be read. Removes files of a folder that are not slices of its series.
 
     Raises:
-        InputError: it cannot be read as an image.
+        InputError: the file or folder cannot be read as a CT.
     """
     read_volume(image)
     if image.is_dir():
@@ -103,7 +110,7 @@ def _check(image: Path) -> None:
 
 
 def _about(session: Any) -> dict[str, Any]:
-    """Returns what clients are told of a session: the fields of MONAI Label, without the folder that the image lies in."""
+    """Returns a session's description for clients: MONAI Label's fields, without the folder of the image."""
     about: dict[str, Any] = session.to_json()
     return about | {"path": "", "image": Path(session.image).name}
 
@@ -111,5 +118,5 @@ def _about(session: Any) -> dict[str, Any]:
 def _sessions() -> Any:
     sessions = app_instance().sessions()
     if sessions is None:
-        raise ConflictError("sessions", "are switched off.", "Set MONAI_LABEL_SESSIONS=true.")
+        raise ConflictError("sessions", "are disabled.", "Set MONAI_LABEL_SESSIONS=true.")
     return sessions

@@ -1,4 +1,4 @@
-"""Tells people by their tokens, passwords and cookies."""
+"""Identifies users by their tokens, passwords and cookies."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ _ISSUER_THREADS = 8
 
 
 class Access:
-    """Tells who somebody is.
+    """Identifies users with the token file, the issuer and the logins of browsers.
 
     Attributes:
-        logins: those of browsers.
+        logins: the logins of browsers.
         wrong: the wrong logins of the last minute.
     """
 
     def __init__(self, config: ServerConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        """
+        """Reads the token file, if there is one.
+
         Args:
             config: the server's settings.
-            clock: returns seconds that never go back.
+            clock: a monotonic clock in seconds.
 
         Raises:
-            InputError: a file of tokens that cannot be used.
+            InputError: the token file cannot be used.
         """
         self._config = config
         self._issuer = Issuer(config, clock) if config.oidc_issuer else None
@@ -49,46 +50,50 @@ class Access:
         self.wrong = WrongLogins(clock)
 
     @property
-    def asks_who(self) -> bool:
-        """Whether anybody has to log in."""
-        return self._config.asks_who
+    def login_required(self) -> bool:
+        """Whether users have to log in."""
+        return self._config.login_required
 
-    def knows(self, name: str) -> bool:
-        """Returns whether the file of tokens has a person of this name."""
+    def has_user(self, name: str) -> bool:
+        """Returns whether the token file contains a user of this name."""
         return self._tokens is not None and name in {person.name for person in self._tokens.people}
 
-    def tell_of_tokens(self, told: Callable[[frozenset[User], frozenset[User], str], None]) -> None:
-        """Calls a function whenever the file of tokens has changed, with the people before and now, or with a problem."""
+    def on_tokens_changed(self, notify: Callable[[frozenset[User], frozenset[User], str], None]) -> None:
+        """Registers a function that is called whenever the token file has changed.
+
+        Args:
+            notify: called with the previous users, the present users, and the problem of the file (empty if there is none).
+        """
         if self._tokens is not None:
-            self._tokens.told = told
+            self._tokens.on_change = notify
 
     @property
     def problem(self) -> str:
-        """Returns why the file of tokens as it is now cannot be used; empty if it can."""
+        """The reason why the present token file cannot be used; empty if it can."""
         return self._tokens.problem if self._tokens is not None else ""
 
     def needs_issuer(self, token: str) -> bool:
-        """Returns whether a token that `who_now` does not know may be one of the issuer."""
+        """Returns whether a token that `known_user` does not find may be a token of the issuer."""
         return self._issuer is not None and _signed(token)
 
-    def who_now(self, token: str) -> User | None:
-        """Returns the person of a token, without waiting; None for an unknown token, or if the issuer must be queried."""
-        proof = self.proof_now(token)
+    def known_user(self, token: str) -> User | None:
+        """Returns the user of a token without waiting; None for an unknown token, or if the issuer's keys must be fetched."""
+        proof = self.known_proof(token)
         return None if proof is None else proof.user
 
-    def who(self, token: str) -> User | None:
-        """Returns the person of a token; None if it is nobody's, or has expired. May wait for the issuer for a few seconds.
+    def user(self, token: str) -> User | None:
+        """Returns the user of a token; None if it is not valid or has expired. May wait a few seconds for the issuer.
 
         Raises:
-            IssuerError: the issuer's keys are not known, and cannot be fetched.
+            IssuerError: the issuer's keys are needed and cannot be fetched.
         """
         proof = self.proof(token)
         return None if proof is None else proof.user
 
-    def who_logged_in(self, key: str) -> User | None:
-        """Returns the person of a cookie; None if its login has ended, or the token that it began with does not count any more.
+    def logged_in_user(self, key: str) -> User | None:
+        """Returns the user of a login cookie; None if the login has ended, or its token is no longer valid.
 
-        The role is the one that the file of tokens gives now, or that the issuer gave at the login.
+        The role is the present one in the token file, or the one that the issuer reported at the login.
         """
         proof = self.logins.find(key) if key else None
         if proof is None or not proof.digest:
@@ -96,48 +101,48 @@ class Access:
         entry = self._tokens.entry(proof.digest) if self._tokens is not None else None
         return entry.user if entry is not None and entry.user.id == proof.user.id else None
 
-    def proof_now(self, token: str) -> Proof | None:
-        """Returns as `who_now`, with what a login of this token rests on."""
+    def known_proof(self, token: str) -> Proof | None:
+        """Returns the proof of a token's user without waiting; None in the same cases as `known_user`."""
         digest = digest_of(token)
         entry = self._tokens.entry(digest) if self._tokens is not None else None
         if entry is not None:
             return Proof(entry.user, digest, entry.expires)
-        return self._vouched(self._issuer.claims_now(token)) if self._issuer and _signed(token) else None
+        return self._vouched(self._issuer.known_claims(token)) if self._issuer and _signed(token) else None
 
     def proof(self, token: str) -> Proof | None:
-        """Returns as `who`, with what a login of this token rests on.
+        """Returns the proof of a token's user; None if the token is not valid. May wait a few seconds for the issuer.
 
         Raises:
-            IssuerError: the issuer's keys are not known, and cannot be fetched.
+            IssuerError: the issuer's keys are needed and cannot be fetched.
         """
-        found = self.proof_now(token)
+        found = self.known_proof(token)
         if found is not None or not self._issuer or not _signed(token):
             return found
         return self._vouched(self._issuer.claims(token))
 
-    def sign_in(self, name: str, secret: str, place: str) -> tuple[str, Proof] | None:
-        """Returns a token for a name and a secret, and whose it is; None if they are wrong.
+    def sign_in(self, name: str, secret: str, address: str) -> tuple[str, Proof] | None:
+        """Returns a token for a name and a secret, and the proof of its user; None if they are wrong.
 
-        The secret is a token itself, or a password that the issuer takes. A login by password rests on the password: it may
-        outlive the token that the issuer gave for it, which often ends after five minutes.
+        The secret is a token or a password of the issuer. A login by password may outlive the issuer's token, which often
+        expires after five minutes.
 
         Args:
-            name: for the issuer.
+            name: name for the issuer.
             secret: a token or a password.
-            place: where the login comes from; a wrong one counts there.
+            address: address of the client (`client_address`); wrong logins are counted by address.
 
         Raises:
-            IssuerError: the issuer cannot be asked.
-            TooManyWrongError: the place has to wait.
+            IssuerError: the issuer does not answer.
+            TooManyWrongError: the address has to wait.
         """
-        self.wrong.begin(place)
+        self.wrong.begin(address)
         try:
             found = self._signed_in(name, secret)
         except IssuerError:
-            self.wrong.forgive(place)
+            self.wrong.forgive(address)
             raise
         if found is not None:
-            self.wrong.forgive(place)
+            self.wrong.forgive(address)
         return found
 
     def _signed_in(self, name: str, secret: str) -> tuple[str, Proof] | None:
@@ -148,15 +153,19 @@ class Access:
         found = self.proof(token) if token else None
         return None if found is None else (token, Proof(found.user))
 
-    async def asked(self, question: Callable[..., T], *arguments: str) -> T:
-        """Returns what `who` or `sign_in` returns, which may wait for the issuer, asked in a few threads of their own.
+    async def with_issuer(self, call: Callable[..., T], *arguments: str) -> T:
+        """Runs a method that may wait for the issuer in a few separate threads and returns its result.
+
+        Args:
+            call: `user` or `sign_in`.
+            arguments: its arguments.
 
         Raises:
             IssuerError: the issuer does not answer.
         """
         try:
             with anyio.fail_after(_ISSUER_SECONDS):
-                return await to_thread.run_sync(question, *arguments, limiter=self._limiter, abandon_on_cancel=True)
+                return await to_thread.run_sync(call, *arguments, limiter=self._limiter, abandon_on_cancel=True)
         except TimeoutError as error:
             raise IssuerError("issuer", f"{self._config.oidc_issuer} does not answer.", "Try again later.") from error
 
@@ -165,13 +174,14 @@ class Access:
         return CapacityLimiter(_ISSUER_THREADS)  # needs a running event loop
 
     def _vouched(self, claims: dict[str, object] | None) -> Proof | None:
+        """Returns the proof of a user by an issuer's claims."""
         user = None if claims is None else user_of_claims(claims, self._config)
         if claims is None or user is None:
             return None
-        end = claims["exp"]  # a number: the token has been verified
+        end = claims["exp"]  # a number, because the token has been verified
         return Proof(user, ends=float(end) if isinstance(end, (int, float)) else 0.0)
 
 
 def _signed(token: str) -> bool:
-    """Returns whether a token looks like one of an issuer."""
+    """Returns whether a token has the form of an issuer's token (three parts)."""
     return token.count(".") == 2

@@ -1,21 +1,21 @@
-"""Ends the server in bounded time when it gets SIGTERM or SIGINT, whatever its clients and its jobs do.
+"""Ends the server in bounded time after SIGTERM or SIGINT, whatever its clients and jobs do.
 
-uvicorn waits without limit for open connections, and its settings are out of reach: MONAI Label starts it. So the signal
-handlers that uvicorn has installed are wrapped here. What happens after a signal, in seconds:
+uvicorn waits without limit for open connections. MONAI Label starts uvicorn and offers no setting for that, so this module
+wraps the signal handlers that uvicorn has installed. The steps after a signal:
 
-| when | what |
+| seconds | step |
 | --- | --- |
-| 0 | jobs are cancelled and their clients get 503, event streams end, new requests get 503, training processes are ended |
-| 4 | requests that are still open, such as a slow upload, are cancelled: 503 |
-| 6 | uvicorn gives up on connections that nobody reads from |
-| 13 | the process ends itself: code in another thread does not return |
-| 15 | the same, by a timer in native code, which logs where all threads are |
-| 17 | a process beside the server kills it: native code has kept the interpreter to itself since before the signal |
+| 0 | jobs are cancelled (their clients get 503), event streams end, new requests get 503, training processes are ended |
+| 4 | open requests, such as a slow upload, are cancelled (503) |
+| 6 | uvicorn closes connections whose clients do not read |
+| 13 | the process ends itself, because code in another thread does not return |
+| 15 | a timer in native code ends the process and logs the stacks of all threads |
+| 17 | a watchdog process kills the server, because native code has held the interpreter since before the signal |
 
-All files are replaced in one step, so that ending the process at any time loses nothing that a client was told is saved.
+All files are replaced in one step. So ending the process at any time loses nothing that the server has reported as saved.
 
-Concurrency contract. The signal handler only writes a byte into a pipe: it may interrupt any code that holds any lock. A
-daemon thread reads the pipe and does the rest. The set of open requests belongs to the event loop.
+Concurrency contract. The signal handler may interrupt code that holds any lock, so it only writes a byte into a pipe. A daemon
+thread reads the pipe and does the rest. Only the event loop uses the set of open requests.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ sleep "$1"
 
 
 class Stopping:
-    """Signals that the server stops, and makes sure that it ends."""
+    """The state of the server's stop; makes sure that the server ends."""
 
     def __init__(self) -> None:
         self._begun = threading.Event()
@@ -60,15 +60,15 @@ class Stopping:
 
     @property
     def begun(self) -> bool:
-        """Returns whether a signal to stop has arrived."""
+        """Whether a signal to stop has arrived."""
         return self._begun.is_set()
 
-    def call(self, what: Callable[[], None]) -> None:
+    def on_signal(self, call: Callable[[], None]) -> None:
         """Registers a function that is called in a separate thread as soon as a signal arrives."""
-        self._calls.append(what)
+        self._calls.append(call)
 
     def install(self) -> None:
-        """Wraps the installed signal handlers; called in the event loop. Does nothing outside of the main thread."""
+        """Wraps the installed signal handlers. Call it in the event loop; outside of the main thread it does nothing."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._loop = asyncio.get_running_loop()
@@ -77,7 +77,7 @@ class Stopping:
         for number in _SIGNALS:
             before = signal.getsignal(number)
             signal.signal(number, _handler(before, writes))
-            # uvicorn's handler is a method of the server, whose configuration has the limit that MONAI Label does not set.
+            # uvicorn's handler is a method of its server, so the server's configuration can be changed through it.
             server = getattr(before, "__self__", None)
             if hasattr(getattr(server, "config", None), "timeout_graceful_shutdown"):
                 server.config.timeout_graceful_shutdown = _CONNECTIONS_SECONDS  # type: ignore[union-attr]
@@ -86,7 +86,7 @@ class Stopping:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Registers the current task as one that serves a request and may be cancelled."""
+        """Registers the current task as a request, which may be cancelled, for the duration of the block."""
         task = asyncio.current_task()
         assert task is not None
         self._requests.add(task)
@@ -100,7 +100,7 @@ class Stopping:
         began = time.monotonic()
         faulthandler.dump_traceback_later(_DUMP_SECONDS, exit=True, file=sys.__stderr__ or sys.stderr)
         self._begun.set()
-        log.info("stopping, after %s", signal.Signals(number).name)
+        log.info("stopping after %s", signal.Signals(number).name)
         for call in self._calls:
             threading.Thread(target=_logged, args=(call,), daemon=True).start()
         time.sleep(_CANCEL_SECONDS)
@@ -108,9 +108,7 @@ class Stopping:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._cancel)
         time.sleep(max(0.0, began + _EXIT_SECONDS - time.monotonic()))
-        log.error(
-            "the server did not end within %.0f s; its process is ended now. Nothing that was saved is lost.", _EXIT_SECONDS
-        )
+        log.error("the server did not end within %.0f s and ends its process now. No saved data is lost.", _EXIT_SECONDS)
         os._exit(128 + number)
 
     def _cancel(self) -> None:
@@ -118,24 +116,24 @@ class Stopping:
             task.cancel()
 
 
-def bounded(what: Callable[[], None], seconds: float) -> None:
-    """Calls a function in a daemon thread and waits at most so many seconds for it."""
-    thread = threading.Thread(target=_logged, args=(what,), daemon=True)
+def bounded(call: Callable[[], None], seconds: float) -> None:
+    """Calls a function in a daemon thread and waits for it, at most `seconds`. Errors and delays are logged."""
+    thread = threading.Thread(target=_logged, args=(call,), daemon=True)
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        log.warning("%s did not return within %.0f s", getattr(what, "__qualname__", what), seconds)
+        log.warning("%s did not return within %.0f s", getattr(call, "__qualname__", call), seconds)
 
 
 def _start_watchdog() -> None:
     """Starts the process that kills this one if no Python code runs any more after a signal.
 
-    Python's own handlers wait for the interpreter. The number of a signal is written to the wake-up descriptor at once.
+    Python's own handlers wait for the interpreter, but the signal's number is written to the wake-up descriptor at once.
     """
     reads, writes = os.pipe()
     os.set_blocking(writes, False)
     before = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
-    if before != -1:  # an event loop other than asyncio's uses it
+    if before != -1:  # another event loop than asyncio's uses the descriptor
         signal.set_wakeup_fd(before, warn_on_full_buffer=False)
         os.close(writes)
     else:
@@ -149,7 +147,7 @@ def _start_watchdog() -> None:
 
 def _handler(before: Any, writes: int) -> Callable[[int, FrameType | None], None]:
     def handle(number: int, frame: FrameType | None) -> None:
-        with suppress(BlockingIOError):  # the pipe is full of signals; the first one suffices
+        with suppress(BlockingIOError):  # the pipe is full of signals, and the first one is enough
             os.write(writes, bytes([number]))
         if callable(before):
             before(number, frame)
@@ -157,8 +155,8 @@ def _handler(before: Any, writes: int) -> Callable[[int, FrameType | None], None
     return handle
 
 
-def _logged(what: Callable[[], None]) -> None:
+def _logged(call: Callable[[], None]) -> None:
     try:
-        what()
+        call()
     except Exception:  # the other parts must still be stopped
-        log.exception("%s failed while the server stops", getattr(what, "__qualname__", what))
+        log.exception("%s failed while the server was stopping", getattr(call, "__qualname__", call))

@@ -1,7 +1,7 @@
 """Receives DICOM segmentations from viewers by STOW-RS and saves them as labels.
 
-Bodies go to disk while they arrive. Each object is read in a reader process and becomes the next version of the series' `final`
-label, which this server writes as a new SEG and sends to the PACS. Other objects are refused.
+The server writes bodies to disk while they arrive. A reader process reads each object, which becomes the next version of the
+series' `final` label. The server writes this version as a new SEG and sends it to the PACS. It refuses other objects.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from server.root_path import root_of
 router = APIRouter(prefix="/proxy/dicom", tags=["DICOMweb"])
 
 _STOW_LIMITS = MultipartLimits(parts=64, part_bytes=1_000_000_000, total_bytes=4_000_000_000)
-"""Besides the largest size of a request (`server_upload_mb`), which counts first."""
+"""Limits in addition to the max size of a request (`server_upload_mb`), which is checked first."""
 _BLOCK = 1 << 20
 _PROCESSING_FAILURE = 0x0110
 
 
 @router.post("/{path:path}", include_in_schema=False)
 async def store(request: Request, path: str, content_type: Annotated[str, Header()] = "", confirm: bool = False) -> Response:
-    """Takes DICOM segmentations in as labels; answers as STOW does. With `confirm=true`, labels may lose organs."""
+    """Saves DICOM segmentations as labels and answers in STOW's format. With `confirm=true`, labels may lose organs."""
     _, rest = split(path)
     name, _, study = rest.strip("/").partition("/")
     if name != "studies" or (study and not valid_uid(study)):
-        raise InputError(path[:80], "takes no objects.", "POST them to …/studies.")
+        raise InputError(path[:80], "accepts no objects.", "POST them to …/studies.")
     pacs_datastore()
     with scratch_folder() as folder:
         files = await _received(request.stream(), content_type, folder)
-        status, answer = await run_in_threadpool(_take_in, files, request, confirm)
+        status, answer = await run_in_threadpool(_save, files, request, confirm)
     return JsonAnswer(answer, status, media_type="application/dicom+json")
 
 
 async def _received(stream: AsyncIterator[bytes], content_type: str, folder: Path) -> list[Path]:
-    """Returns the objects of a multipart message as files, written while they arrive."""
+    """Returns the objects of a multipart message as files, which are written while the message arrives."""
     waiting = bytearray()
     with MultipartFiles(folder, content_type, _STOW_LIMITS) as message:
         async for chunk in stream:
@@ -63,13 +63,13 @@ async def _received(stream: AsyncIterator[bytes], content_type: str, folder: Pat
         return message.finish()
 
 
-def _take_in(files: list[Path], request: Request, confirm: bool) -> tuple[int, dict[str, Any]]:
-    """Returns status and answer; their links begin with the root path.
+def _save(files: list[Path], request: Request, confirm: bool) -> tuple[int, dict[str, Any]]:
+    """Saves the objects and returns status and answer. Links in the answer begin with the root path.
 
-    Reads all objects before it saves the first, so that an invalid one changes nothing.
+    Reads all objects before saving the first, so that an invalid object changes nothing.
     """
     if not files:
-        raise InputError("request", "holds no DICOM objects.", "Send multipart/related; type=application/dicom.")
+        raise InputError("request", "contains no DICOM objects.", "Send multipart/related; type=application/dicom.")
     user, root = user_of(request), root_of(request.scope)
     datastore, segs = pacs_datastore(), list[StoredSeg]()
     stored: list[dict[str, Any]] = []

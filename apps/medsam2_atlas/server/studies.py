@@ -1,4 +1,4 @@
-"""`/datastore`: images and labels come in checked, versioned and signed; versions can be listed and restored."""
+"""`/datastore`: saves checked images and label maps with their author; lists, restores, confirms and accepts versions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from server.owners import may_use
 from server.uploads import json_object, received
 
 _OPTIONS = ("expected_version", "confirm")
-"""Entries of `params` that say how to save a label map, and are not kept."""
+"""Entries of `params` that control how a label map is saved. They are not stored."""
 
 router = APIRouter(prefix="/datastore", tags=["Datastore"], route_class=LimitedRoute)
 
@@ -39,7 +39,7 @@ router = APIRouter(prefix="/datastore", tags=["Datastore"], route_class=LimitedR
 def add_image(
     request: Request, file: Annotated[UploadFile, File()], image: str | None = None, params: Annotated[str, Form()] = "{}"
 ) -> dict[str, Any]:
-    """The study's id: the one that is asked for, else the file's name without suffix."""
+    """Returns the study's id: the requested id (`image`), or else the file's name without its suffix."""
     name = Path(file.filename or "").name
     suffix = suffix_of(name)
     kept = received(file, suffix)
@@ -65,11 +65,13 @@ def save_label(
     expected_version: int | None = None,
     confirm: bool | None = None,
 ) -> dict[str, Any]:
-    """Returns the new version, the organs that it holds, and the version that it replaces. With `expected_version` (here or in
-    `params`), another version than that is not replaced: 409. A `final` label map that is empty, or lacks organs that the
-    version before held, is refused (409, `error.organs`) unless `confirm` is true (here or in `params`) or, without any
-    `confirm`, the same person sends it again within ten minutes. `left_out` names entries of `params` that only the server
-    writes, and that were not kept."""
+    """Returns the new version, its organs, and the version that it replaces.
+
+    With `expected_version` (here or in `params`), only that version is replaced; otherwise the answer is 409. A `final` label
+    map that is empty or lacks organs of the previous version is refused (409, `error.organs`). To save it anyway, set `confirm`
+    to true (here or in `params`), or, without any `confirm`, send it again within ten minutes as the same person. `left_out`
+    lists entries of `params` that only the server may write and that were not stored.
+    """
     instance = app_instance()
     tag = tag or FINAL
     sent = json_object(params)
@@ -83,7 +85,7 @@ def save_label(
     check_size(info)
     kept = _received_label(label, grid)
     try:
-        check_same_size(kept, Path(_datastore().get_image_uri(image)))  # before the label map takes a reader's time
+        check_same_size(kept, Path(_datastore().get_image_uri(image)))  # this cheap check comes before a reader process
         renumber(kept, info.get("label_info") or [])
         made = _datastore().save_person_label(image, kept, tag, info, user_of(request).id)
     finally:
@@ -97,26 +99,26 @@ def save_label(
     return saved | (instance.on_save_label(image, saved["label"]) or {})
 
 
-@router.delete("/label", summary="Remove a label map; its versions stay")
+@router.delete("/label", summary="Remove a label map; its versions are kept")
 def remove_label(request: Request, id: str, tag: str) -> dict[str, Any]:
-    """Nothing."""
+    """Returns an empty object."""
     user = user_of(request)
     _datastore().store.remove_label(id, tag, author=user.name, author_id=user.id)
     return {}
 
 
-@router.put("/image/info", summary="Add to what is kept with an image")
+@router.put("/image/info", summary="Add to the information about an image")
 def update_image_info(image: str, info: Annotated[str, Form()] = "{}") -> dict[str, Any]:
-    """Nothing."""
+    """Returns an empty object."""
     added = json_object(info)
     check_image_info(added)
     _datastore().update_image_info(image, added, check_size)
     return {}
 
 
-@router.put("/label/info", summary="Add to what is kept with a label map")
+@router.put("/label/info", summary="Add to the information about a label map")
 def update_label_info(request: Request, label: str, tag: str, info: Annotated[str, Form()] = "{}") -> dict[str, Any]:
-    """Nothing. For the version's author, reviewers and admins; what the server records itself cannot be changed."""
+    """Returns an empty object. For the version's author, reviewers and admins. Entries of the server cannot be changed."""
     added, user = json_object(info), user_of(request)
     check_label_info(added)
 
@@ -131,13 +133,13 @@ def update_label_info(request: Request, label: str, tag: str, info: Annotated[st
 
 @router.get("/label/versions", summary="All versions of a label map")
 def list_versions(label: str, tag: str = FINAL) -> list[dict[str, Any]]:
-    """The oldest first: number, author, time, origin, checksum, and what was sent along."""
+    """Returns the versions, the oldest first: number, author, time, origin, checksum, and the client's information."""
     return [_about(version) for version in _datastore().store.versions(label, tag)]
 
 
 @router.get("/label/version", summary="Download a version of a label map")
 def download_version(request: Request, label: str, version: int, tag: str = FINAL) -> Response:
-    """The file as it was saved."""
+    """Returns the file of a version, unchanged."""
     note(request.scope, version=version)
     file = _datastore().store.version_file(label, tag, version)
     return FileResponse(file, filename=f"{label}.{tag}.{version}{suffix_of(file.name, labels=True)}")
@@ -145,14 +147,14 @@ def download_version(request: Request, label: str, version: int, tag: str = FINA
 
 @router.get("/label/rtstruct", summary="Download a label map as an RT structure set")
 async def download_rtstruct(label: str, tag: str = FINAL) -> Response:
-    """A DICOM file, for planning systems; of series of a PACS only."""
-    told = {"Content-Disposition": f'attachment; filename="{label}.{tag}.dcm"'}
-    return Response(await in_turn(lambda: _rtstruct(label, tag)), media_type="application/dicom", headers=told)
+    """Returns a DICOM file for planning systems. Only series in a PACS have one."""
+    headers = {"Content-Disposition": f'attachment; filename="{label}.{tag}.dcm"'}
+    return Response(await in_turn(lambda: _rtstruct(label, tag)), media_type="application/dicom", headers=headers)
 
 
 @router.post("/label/restore", summary="Make an earlier version the current one")
 def restore_version(request: Request, label: str, version: int, tag: str = FINAL) -> dict[str, Any]:
-    """The new version, with the content of the earlier one."""
+    """Returns the new version. It has the content of the earlier one."""
     user = user_of(request)
     made = _datastore().restore_label(label, tag, version, user.name, user.id)
     note(request.scope, version=made.label.version.number)
@@ -160,9 +162,9 @@ def restore_version(request: Request, label: str, version: int, tag: str = FINAL
     return _about(made.label.version)
 
 
-@router.post("/label/confirm", summary="Confirm a label map for the image that is there now")
+@router.post("/label/confirm", summary="Confirm a label map for the present image")
 def confirm_label(request: Request, label: str, tag: str = FINAL) -> dict[str, Any]:
-    """The new version, with the same content: for a label map whose image was replaced, or that was found in several files."""
+    """Returns the new version with the same content. For label maps with a replaced image, or found in several files."""
     user = user_of(request)
     made = _datastore().confirm_label(label, tag, user.name, user.id)
     note(request.scope, version=made.label.version.number)
@@ -172,7 +174,7 @@ def confirm_label(request: Request, label: str, tag: str = FINAL) -> dict[str, A
 
 @router.post("/label/accept", summary="Accept a signed-off label map as a reviewer")
 def accept_label(request: Request, label: str, version: int, tag: str = FINAL) -> dict[str, Any]:
-    """The accepted version. It must be the current one (409 otherwise), and drawn by somebody else."""
+    """Returns the accepted version. It must be the current one (otherwise 409) and drawn by another person."""
     user = user_of(request)
     made = _datastore().store.accept_label(label, tag, version, Person(user.name, user.id))
     app_instance().on_save_label(label, label)
@@ -181,7 +183,7 @@ def accept_label(request: Request, label: str, version: int, tag: str = FINAL) -
 
 @router.get("/dataset", summary="All images and their signed-off label maps, as a ZIP file")
 def download_dataset(limit_cases: int | None = None) -> Response:
-    """The file."""
+    """Returns the ZIP file."""
     archive = Path(app_instance().datastore().get_dataset_archive(limit_cases))
     return FileResponse(archive, filename="dataset.zip", background=BackgroundTask(archive.unlink, missing_ok=True))
 
@@ -189,18 +191,18 @@ def download_dataset(limit_cases: int | None = None) -> Response:
 def _rtstruct(label: str, tag: str) -> bytes:
     datastore = _datastore()
     if not isinstance(datastore, PacsDatastore):
-        raise ConflictError("studies", "of this server lie in a folder.", "Structure sets belong to DICOM series.")
+        raise ConflictError("studies", "of this server are in a folder.", "Structure sets need the DICOM series of a PACS.")
     stream = BytesIO()
     datastore.rtstruct(label, tag).save_as(stream, enforce_file_format=True)
     return stream.getvalue()
 
 
 def _received_label(label: UploadFile, grid: Any) -> Path:
-    """The label map's file; a viewer that has no file sends voxels (`.bin`) and their grid (`volume` in the params)."""
+    """Returns the label map's file. Viewers without a file send voxels (`.bin`) and their grid (`volume` in the params)."""
     if grid is None:
         return received(label, suffix_of(label.filename or "", labels=True))
     if not isinstance(grid, dict):
-        raise InputError("volume", "is no grid.", "Send dimensions, spacing, origin and direction.")
+        raise InputError("volume", "is not a grid.", "Send dimensions, spacing, origin and direction.")
     raw = received(label, ".bin")
     file = raw.with_suffix(".nii.gz")
     try:
@@ -219,12 +221,12 @@ def _datastore() -> StudyDatastore:
 
 
 def _names(version: Version) -> list[str] | None:
-    """Returns names of the organs that a version holds; None if unknown."""
+    """Returns the names of the organs in a version; None if unknown."""
     return None if version.organs is None else [organ_table()[k].name for k in version.organs if k in organ_table().indices]
 
 
 def _about(version: Version) -> dict[str, Any]:
-    """Returns the public description of a version; `pacs`: whether the PACS has it (`state`), or why not yet (`problem`)."""
+    """Returns the public description of a version. `pacs`: whether the PACS has it (`state`), or why not (`problem`)."""
     about = {
         "version": version.number,
         "author": version.author,

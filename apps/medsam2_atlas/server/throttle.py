@@ -1,4 +1,4 @@
-"""Repetitions within some time, in bounded memory."""
+"""Suppresses repeated events for some time, in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,21 +11,30 @@ _MAX_KEYS = 20_000
 
 
 class Throttle:
-    """Lets the first of equal events through, and those after some time. Must be used by one thread at a time."""
+    """Passes the first of equal events and suppresses the others for some time. Not safe for several threads.
+
+    >>> throttle = Throttle(lambda: 0.0)
+    >>> throttle.passes(("read", "ct"), 60), throttle.passes(("read", "ct"), 60)
+    (0, None)
+    """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        """`now`: returns seconds."""
+        """Creates an empty throttle.
+
+        Args:
+            now: a monotonic clock in seconds.
+        """
         self._now = now
         self._seen: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
 
     def passes(self, event: tuple[object, ...], seconds: float) -> int | None:
-        """Returns how many equal events were held back since the last one that passed; None if this one is held back.
+        """Returns the number of equal events suppressed since the last one that passed; None if this event is suppressed.
 
         Args:
-            event: its parts; equal events have equal parts.
-            seconds: time in which one event passes.
+            event: the parts of the event; events with equal parts are equal.
+            seconds: time in which only one of equal events passes.
         """
-        # Clients choose some parts, and how long they are: 20,000 texts of 60 KB would be 1.2 GB.
+        # Clients choose some parts and their length: 20,000 texts of 60 KB would need 1.2 GB.
         key = blake2b(repr(event).encode("utf-8", "surrogatepass"), digest_size=16).digest()
         now = self._now()
         began, held = self._seen.get(key, (float("-inf"), 0))

@@ -1,4 +1,4 @@
-"""What clients send: files in a safe place, and JSON that is what it should be."""
+"""Receives clients' data: stores uploaded files under safe names and checks JSON objects."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from server.context import mention
 
 
 def received(upload: UploadFile, suffix: str) -> Path:
-    """An upload as a temporary file with a name of our own; who asked removes it.
+    """Stores an upload as a temporary file with a name of the server's. The caller removes the file.
+
+    Args:
+        upload: the uploaded file.
+        suffix: suffix of the temporary file, such as `.nii.gz`.
 
     Raises:
-        StorageError: no room.
+        StorageError: the file cannot be written.
     """
     mention(stem_of(upload.filename or ""))
     file = scratch_file(suffix)
@@ -28,15 +32,18 @@ def received(upload: UploadFile, suffix: str) -> Path:
             shutil.copyfileobj(upload.file, stream, 1 << 20)
     except OSError as error:
         file.unlink(missing_ok=True)
-        raise StorageError("upload", f"cannot be kept ({error}).", "Free some space on the server.") from error
+        raise StorageError("upload", f"cannot be stored ({error}).", "Free some space on the server.") from error
     return file
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """A form field that holds a JSON object; an empty one for an empty field.
+    """Returns the JSON object in a form field; an empty one for an empty field.
 
     Raises:
-        InputError: something else.
+        InputError: the field contains anything else.
+
+    >>> json_object('{"label": "spleen"}'), json_object("")
+    ({'label': 'spleen'}, {})
     """
     try:
         content = from_json(text or "{}")

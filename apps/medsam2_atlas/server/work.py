@@ -1,4 +1,7 @@
-"""Work in processes of its own: training, scoring, batches; and weights. Names are checked before a process starts."""
+"""Routes that start work in a separate process (training, scoring, batches), and the upload of weights.
+
+Names are checked before a process starts.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ router = APIRouter(route_class=LimitedRoute)
 
 @router.put("/model/{model}", tags=["Model"], summary="Upload weights of a U-Net")
 def put_weights(model: str, file: Annotated[UploadFile, File()]) -> dict[str, Any]:
-    """Version and mark of the weights, which are checked first, and served from then on."""
+    """Checks the weights, uses them from now on, and returns their version and mark."""
     kept = received(file, ".pt")
     try:
         about: dict[str, Any] = app_instance().put_weights(model, kept)
@@ -35,49 +38,56 @@ def put_weights(model: str, file: Annotated[UploadFile, File()]) -> dict[str, An
         kept.unlink(missing_ok=True)
 
 
-@router.post("/batch/infer/{model}", tags=["Infer"], summary="Run a model on many studies, in a process of its own")
+@router.post("/batch/infer/{model}", tags=["Infer"], summary="Run a model on many studies, in a separate process")
 def run_batch(
     model: str,
     images: BatchInferImageType = BatchInferImageType.IMAGES_ALL,
     params: Annotated[dict[str, Any] | None, Body()] = None,
 ) -> Any:
-    """The process. `params`: the options of the model, and `images`, `label_tag`, `max_batch_size`, `max_workers`."""
+    """Returns the state of the process.
+
+    `params`: the options of the model, and `images`, `label_tag`, `max_batch_size`, `max_workers`.
+    """
     check_model(model, app_instance()._infers)
     checked = batch_parameters(app_instance(), model, params or {})
     uses_network = getattr(app_instance()._infers[model], "uses_network", True)
-    where = _where() if uses_network else _without_gpu()
-    options = {**where, "multi_gpu": False, **checked}
+    device = _device_options() if uses_network else _without_gpu()
+    options = {**device, "multi_gpu": False, **checked}
     return _started(lambda: batch_infer.run(model, images, options, False))
 
 
-@router.post("/train/{model}", tags=["Train"], summary="Train on what is signed off, in a process of its own")
+@router.post("/train/{model}", tags=["Train"], summary="Train on signed-off label maps, in a separate process")
 def run_training(
     model: str,
     params: Annotated[dict[str, Any] | None, Body()] = None,
     enqueue: bool = False,
 ) -> Any:
-    """Starts a training process, which resumes an interrupted training. Ends a training that has outlived its server first;
-    answers 409 if another running server trains. `params`: the options of the trainer, and `device` (by default the
-    server's)."""
+    """Starts a training process, which resumes an interrupted training.
+
+    First ends a training whose server no longer runs. Answers 409 if another running server is training. `params`: the options
+    of the trainer, and `device` (by default the server's).
+    """
     check_name(model, app_instance()._trainers, "trainer")
     options = training_parameters(app_instance(), model, params or {})
-    options |= _where(options.get("device", "")) if model in trainable() else _without_gpu()
+    options |= _device_options(options.get("device", "")) if model in trainable() else _without_gpu()
     check_training(WorkFolder.of(settings.MONAI_LABEL_STUDIES))
     return _started(lambda: train.run_model(model, {**options, "model": model}, False, enqueue))
 
 
-@router.post("/scoring/{method}", tags=["Scoring"], summary="Score one tag's labels against another's, in a process of its own")
+@router.post("/scoring/{method}", tags=["Scoring"], summary="Score one tag's labels against another's, in a separate process")
 def run_scoring(method: str, params: Annotated[dict[str, Any] | None, Body()] = None, run_sync: bool = False) -> Any:
-    """The process; `/info` has the means once it is done. With `run_sync`, the scores themselves. `params`: the tags `y` and
-    `y_pred`."""
+    """Returns the state of the process; with `run_sync`, the scores.
+
+    `/info` contains the means when the process has finished. `params`: the tags `y` and `y_pred`.
+    """
     check_name(method, app_instance()._scoring_methods, "scoring method")
     options = scoring_parameters(app_instance(), method, params or {})
     return _started(lambda: scoring.run_method(method, {**options, **NO_GPU, "method": method}, run_sync))
 
 
-def _where(asked: str = "") -> dict[str, Any]:
-    """Returns the parameters that say where networks run: on the server's device unless another is asked for."""
-    device = work_device(app_instance()._models.device, asked)
+def _device_options(requested: str = "") -> dict[str, Any]:
+    """Returns the parameters for the device of networks: the requested device, or else the server's."""
+    device = work_device(app_instance()._models.device, requested)
     return _without_gpu() if device.type == "cpu" else {"device": str(device)}
 
 
@@ -89,4 +99,4 @@ def _started(start: Callable[[], Any]) -> Any:
     try:
         return start()
     except HTTPException as error:
-        raise HTTPException(429, "Such work runs already.", headers={"Retry-After": "60"}) from error
+        raise HTTPException(429, "Such work is already running.", headers={"Retry-After": "60"}) from error

@@ -1,16 +1,16 @@
-/* OHIF's configuration for this server, with an extension (extension.js) that lets people mark organs for MedSAM2 and submit
-   what they have segmented: MONAI Label's panel can neither draw boxes nor hand a corrected label map back. */
+/* OHIF's configuration for this server, with an extension (extension.js). The extension lets annotators mark organs for MedSAM2
+   and submit their segmentation. MONAI Label's panel can neither draw boxes nor submit a corrected label map. */
 
 (function () {
   'use strict';
 
-  // A proxy may show the server below a path of its host, so everything is addressed relative to this file: SERVER/ohif/.
+  // A proxy may serve the app below a path of its host, so all addresses are relative to this file (SERVER/ohif/).
   const viewer = new URL('.', document.currentScript.src);
   const server = new URL('..', viewer);
   const dicomweb = server.pathname + 'proxy/dicom/';
   let extension;
 
-  // MONAI Label's panel asks port 8000 unless a cookie says otherwise.
+  // MONAI Label's panel uses port 8000 unless this cookie contains another address.
   document.cookie = 'MONAILABEL_SERVER_URL=' + server.href + '; path=' + viewer.pathname.slice(0, -1) + '; SameSite=Strict';
 
   window.config = {

@@ -1,5 +1,5 @@
-/* Brush, eraser and scissors for OHIF's panel of segments. MONAI Label's mode sets up the tools and names these buttons, but
-   does not define them, and the panel cannot be opened without them. */
+/* Brush, eraser and scissors for OHIF's panel of segments. MONAI Label's mode sets up the tools and refers to these buttons,
+   but does not define them. Without them, the panel cannot be opened. */
 
 const option = (id, name, rest) => ({ id, name, ...rest });
 
@@ -19,11 +19,11 @@ const shape = (id, tools) => option(id, 'Shape', {
   commands: 'setToolActiveToolbar',
 });
 
-/** The tools can be used once there is a segmentation. */
+/** Disables the tools until there is a segmentation. */
 const usable = tools => ({
   name: 'evaluate.cornerstone.segmentation',
   toolNames: Object.keys(tools),
-  disabledText: 'Press the arrows beside "Server" in the MONAI Label panel first.',
+  disabledText: 'First press the arrows next to "Server" in the MONAI Label panel.',
 });
 
 const brush = (id, icon, tools) => ({

@@ -1,9 +1,9 @@
-/* The extension: buttons of the toolbar, OHIF's panel of segments beside MONAI Label's, and the commands behind them. */
+/* The extension: toolbar buttons and their commands, and OHIF's panel of segments next to MONAI Label's panel. */
 
 import { BRUSHES } from './brushes.js';
 import { BOX, INSIDE, OUTSIDE, addTools, clear, segment } from './marks.js';
-import { seen, submit } from './submit.js';
-import { tell } from './viewer.js';
+import { noteVersion, submit } from './submit.js';
+import { runAndNotify } from './viewer.js';
 
 const SEGMENTS_PANEL = '@ohif/extension-cornerstone.panelModule.panelSegmentationWithTools';
 const ACTIVATE = { commandName: 'setToolActiveToolbar', commandOptions: { toolGroupIds: ['default', 'mpr'] } };
@@ -16,16 +16,16 @@ const button = (id, icon, label, tooltip, commands, evaluate) => ({
 
 const BUTTONS = [
   button(BOX, 'tool-rectangle', 'Box', 'Draw a box around the chosen organ', ACTIVATE, 'evaluate.cornerstoneTool'),
-  button(INSIDE, 'icon-add', 'On the organ', 'Set a point on the chosen organ', ACTIVATE, 'evaluate.cornerstoneTool'),
-  button(OUTSIDE, 'icon-close', 'Off the organ', 'Set a point off the chosen organ', ACTIVATE, 'evaluate.cornerstoneTool'),
+  button(INSIDE, 'icon-add', 'On the organ', 'Place a point on the chosen organ', ACTIVATE, 'evaluate.cornerstoneTool'),
+  button(OUTSIDE, 'icon-close', 'Off the organ', 'Place a point outside the chosen organ', ACTIVATE, 'evaluate.cornerstoneTool'),
   button('SegmentMarked', 'icon-tool-shape', 'Segment', 'Segment the chosen organ from its boxes and points', 'segmentMarked', 'evaluate.action'),
   button('ClearMarks', 'icon-tool-eraser', 'Clear marks', 'Remove the boxes and points of the chosen organ', 'clearMarks', 'evaluate.action'),
-  button('SubmitLabel', 'icon-upload', 'Submit label', 'Save the segmentation as this series\' final label', 'submitLabel', 'evaluate.action'),
+  button('SubmitLabel', 'icon-upload', 'Submit label', 'Save the segmentation as the final label of this series', 'submitLabel', 'evaluate.action'),
 ];
 
 export function commandsModule({ servicesManager }) {
   const services = servicesManager.services;
-  const named = (title, task) => ({ commandFn: () => tell(services, title, task) });
+  const named = (title, task) => ({ commandFn: () => runAndNotify(services, title, task) });
   return {
     definitions: {
       segmentMarked: named('MedSAM2', async () => 'Segmented: ' + (await segment(services)) + '.'),
@@ -36,19 +36,19 @@ export function commandsModule({ servicesManager }) {
   };
 }
 
-/** Adds buttons, tools and panel once the mode, which sets up its own after this, is there. */
+/** Adds buttons, tools and the panel after the mode has set up its own, which happens after this call. */
 export function onModeEnter({ servicesManager }) {
   const services = servicesManager.services;
   const { toolbarService, panelService, displaySetService } = services;
   displaySetService.subscribe(displaySetService.EVENTS.DISPLAY_SETS_ADDED, ({ displaySetsAdded }) => {
-    displaySetsAdded.filter(added => added.Modality === 'CT').forEach(set => seen(set.SeriesInstanceUID));
+    displaySetsAdded.filter(added => added.Modality === 'CT').forEach(set => noteVersion(set.SeriesInstanceUID));
   });
   setTimeout(() => {
     addTools(services);
     toolbarService.addButtons([...BUTTONS, ...BRUSHES]);
     const missing = BUTTONS.map(one => one.id).filter(id => !(toolbarService.state.buttonSections.primary || []).includes(id));
     if (missing.length) {
-      toolbarService.createButtonSection('primary', missing); // which adds to what is there
+      toolbarService.createButtonSection('primary', missing); // adds to the existing buttons
     }
     const panels = panelService.getPanels('right').map(panel => panel.id);
     if (panels.length && !panels.includes(SEGMENTS_PANEL)) {

@@ -1,7 +1,7 @@
-/* Boxes and points of an organ on axial slices, and what MedSAM2 makes of them.
+/* Boxes and points of an organ on axial slices, and the segmentation from them by MedSAM2.
 
-   Marks are annotations of three own tools. They belong to the organ that is chosen in the panel of segments when they are
-   drawn, and all marks of an organ are sent each time, so that more of them correct what fewer gave. */
+   Marks are annotations of three tools of this extension. A mark belongs to the organ that is chosen in the panel of segments
+   when it is drawn. Each request sends all marks of an organ, so that additional marks correct the result. */
 
 import { ask, currentSegmentation, currentSeries } from './viewer.js';
 
@@ -11,12 +11,12 @@ export const OUTSIDE = 'MedSAM2Outside';
 const TOOLS = [BOX, INSIDE, OUTSIDE];
 const COLOURS = { [BOX]: 'rgb(255, 220, 0)', [INSIDE]: 'rgb(0, 230, 0)', [OUTSIDE]: 'rgb(255, 60, 60)' };
 
-/** The organ that is chosen in the panel of segments. */
+/** Returns the organ that is chosen in the panel of segments. */
 function currentOrgan(services) {
   const segments = Object.values(currentSegmentation(services).segments);
   const organ = segments.find(segment => segment.active) || segments[0];
   if (!organ) {
-    throw new Error('There is no organ to mark: add a segment with an organ\'s name.');
+    throw new Error('There is no organ to mark. Add a segment with the name of an organ.');
   }
   return organ;
 }
@@ -49,7 +49,7 @@ export function addTools(services) {
   }
 }
 
-/** All marks of an organ, as voxel indices (x, y, z) of the volume. */
+/** Returns all marks of an organ as voxel indices (x, y, z) of the volume. */
 function marksOf(organ, volume) {
   const all = window.cornerstoneTools.annotation.state.getAllAnnotations();
   const voxel = point => volume.imageData.worldToIndex(point).map(Math.round);
@@ -58,33 +58,33 @@ function marksOf(organ, volume) {
     .map(mark => mark.data.handles.points.map(voxel));
   return {
     boxes: drawn(BOX).map(corners => [corners[0], corners[3]]),
-    foreground: drawn(INSIDE).map(([place]) => place),
-    background: drawn(OUTSIDE).map(([place]) => place),
+    foreground: drawn(INSIDE).map(([point]) => point),
+    background: drawn(OUTSIDE).map(([point]) => point),
   };
 }
 
-/** Voxels of an uncompressed NRRD file, one byte each: what follows the first empty line. */
+/** Returns the voxels of an uncompressed NRRD file, one byte each. They follow the first empty line. */
 function voxelsOf(nrrd) {
   const bytes = new Uint8Array(nrrd);
   const end = bytes.findIndex((byte, i) => byte === 10 && bytes[i + 1] === 10);
   return bytes.subarray(end + 2);
 }
 
-/** Segments the chosen organ from its marks; other organs' voxels stay theirs. Gives the organ's name. */
+/** Segments the chosen organ from its marks and returns its name. Voxels of other organs are not changed. */
 export async function segment(services) {
   const segmentation = currentSegmentation(services);
   const organ = currentOrgan(services);
   const volume = services.segmentationService.getLabelmapVolume(segmentation.segmentationId);
   const form = new FormData();
-  const wanted = { label: organ.label, result_extension: '.nrrd', result_compress: false };
-  const params = { ...wanted, ...marksOf(organ.label, volume) };
+  const options = { label: organ.label, result_extension: '.nrrd', result_compress: false };
+  const params = { ...options, ...marksOf(organ.label, volume) };
   form.append('params', JSON.stringify(params));
   const query = new URLSearchParams({ image: currentSeries(services), output: 'image' });
   const answer = await ask('infer/medsam2?' + query, { method: 'POST', body: form });
   const found = voxelsOf(await answer.arrayBuffer());
   const voxels = Uint8Array.from(volume.voxelManager.getCompleteScalarDataArray());
   if (found.length !== voxels.length) {
-    throw new Error('The answer has ' + found.length + ' voxels, the volume on the screen ' + voxels.length + '.');
+    throw new Error('The result has ' + found.length + ' voxels, but the volume on the screen has ' + voxels.length + '.');
   }
   for (let i = 0; i < voxels.length; i++) {
     if (voxels[i] === 0 || voxels[i] === organ.segmentIndex) {
@@ -100,7 +100,7 @@ export async function segment(services) {
   return organ.label;
 }
 
-/** Removes the marks of the chosen organ; its voxels stay. */
+/** Removes the marks of the chosen organ but not its voxels. Returns the organ's name. */
 export function clear(services) {
   const { annotation } = window.cornerstoneTools;
   const organ = currentOrgan(services).label;

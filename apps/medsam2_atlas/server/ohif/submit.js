@@ -1,16 +1,16 @@
-/* Hands the label map that is on the screen to the server, as the series' next final one.
+/* Sends the label map on the screen to the server, which saves it as the next final version of the series.
 
-   Voxels go there with the viewer's grid and the segments' names; the server puts them on the series' grid. A label that
-   somebody else has saved meanwhile is not replaced unseen, and one that is empty or loses organs is saved only if the person
-   says so. */
+   The request contains the voxels, the viewer's grid and the names of the segments. The server transfers the voxels to the grid
+   of the series. It does not replace a label that another person has saved meanwhile. A label that is empty or loses organs is
+   saved only after the annotator confirms it. */
 
 import { ask, currentSegmentation, currentSeries } from './viewer.js';
 
-const QUESTION = '[data-cy="viewport-notification"]'; // what OHIF asks in a viewport
+const QUESTION = '[data-cy="viewport-notification"]'; // OHIF's dialog in a viewport
 
-const based = {}; // by series: the version that was the newest when the viewer first knew of the series
+const based = {}; // by series: the newest version at the time when the viewer first showed the series
 
-/** Number of the newest version of a series' label; 0 where it has none. */
+/** Returns the number of the newest version of a series' label; 0 if there is none. */
 async function newestVersion(series) {
   try {
     return (await (await ask('datastore/label/info?tag=final&label=' + series)).json()).version;
@@ -22,15 +22,15 @@ async function newestVersion(series) {
   }
 }
 
-/** Notes which version the viewer starts from. */
-export function seen(series) {
+/** Notes the version from which the viewer starts. */
+export function noteVersion(series) {
   newestVersion(series).then(
     version => { based[series] = based[series] ?? version; },
-    () => undefined // without it, the newest version is replaced, as other viewers do
+    () => undefined // without it, submitting replaces the newest version, as in other viewers
   );
 }
 
-/** What a label map holds, in words: organs with their volumes, the largest first. */
+/** Describes the content of a label map: its organs with their volumes, the largest first. */
 function contents(voxels, segments, spacing) {
   const counts = new Uint32Array(256);
   for (const value of voxels) {
@@ -48,7 +48,7 @@ function contents(voxels, segments, spacing) {
 const rounded = value => String(value >= 10 ? Math.round(value) : Number(value.toPrecision(2)));
 const words = name => String(name).replaceAll('_', ' ');
 
-/** Whether a person wants to save a label map that would lose organs. */
+/** Asks whether to save a label map that would lose organs; returns the answer. */
 function confirmed(services, question) {
   const { uiViewportDialogService, viewportGridService } = services;
   return new Promise(resolve => {
@@ -73,13 +73,13 @@ function confirmed(services, question) {
     });
     setTimeout(() => {
       if (waiting && !document.querySelector(QUESTION)) {
-        answer(window.confirm(question)); // a viewport without room for OHIF's own question
+        answer(window.confirm(question)); // the viewport has no room for OHIF's dialog
       }
     }, 1000);
   });
 }
 
-/** Sends a label map. `confirm` is always told: the server takes a second try without it for a confirmation. */
+/** Sends a label map. `confirm` is always set, because the server treats a second request without it as a confirmation. */
 async function send(series, params, voxels, confirm) {
   const form = new FormData();
   form.append('params', JSON.stringify(params));
@@ -88,7 +88,7 @@ async function send(series, params, voxels, confirm) {
   return (await ask(path, { method: 'PUT', body: form })).json();
 }
 
-/** Saves, and asks only if organs would be lost; gives the new version and what it holds, in words. */
+/** Saves the label map; asks first if organs would be lost. Returns the new version and its content in words. */
 export async function submit(services) {
   const segmentation = currentSegmentation(services);
   const series = currentSeries(services);
@@ -108,7 +108,7 @@ export async function submit(services) {
     },
   };
   const held = contents(voxels, segmentation.segments, spacing);
-  services.uiNotificationService.show({ title: 'Submit label', message: 'To be saved: ' + held + '.', type: 'info', duration: 6000 });
+  services.uiNotificationService.show({ title: 'Submit label', message: 'Saving ' + held + '.', type: 'info', duration: 6000 });
   let saved;
   try {
     saved = await send(series, params, voxels, false);
@@ -116,7 +116,7 @@ export async function submit(services) {
     if (error.reason !== 'confirm') {
       throw error;
     }
-    const lost = error.organs.length ? ' The version before also holds ' + error.organs.map(words).join(', ') + '.' : '';
+    const lost = error.organs.length ? ' The previous version also contains ' + error.organs.map(words).join(', ') + '.' : '';
     if (!(await confirmed(services, 'This saves ' + held + ' as final.' + lost + ' Save it anyway?'))) {
       throw new Error('Nothing was saved.');
     }

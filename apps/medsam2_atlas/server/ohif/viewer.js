@@ -1,17 +1,17 @@
-/* What the extension needs of OHIF's services and of this server. */
+/* The extension's access to OHIF's services and to this server. */
 
-/** The segmentation that is worked on in the active viewport, else the only one there is. */
+/** Returns the segmentation of the active viewport, or else the first one. */
 export function currentSegmentation(services) {
   const { segmentationService, viewportGridService } = services;
   const active = segmentationService.getActiveSegmentation(viewportGridService.getActiveViewportId());
   const segmentation = active || segmentationService.getSegmentations()[0];
   if (!segmentation) {
-    throw new Error('There is no segmentation yet: press the arrows beside "Server" in the MONAI Label panel.');
+    throw new Error('There is no segmentation yet. Press the arrows next to "Server" in the MONAI Label panel.');
   }
   return segmentation;
 }
 
-/** The CT series that the active viewport shows; of a segmentation that was not loaded yet, the series that it belongs to. */
+/** Returns the CT series in the active viewport, or else the series to which the segmentation there refers. */
 export function currentSeries(services) {
   const { viewportGridService, displaySetService } = services;
   const viewport = viewportGridService.getState().viewports.get(viewportGridService.getActiveViewportId());
@@ -21,9 +21,9 @@ export function currentSeries(services) {
   return (referenced ? displaySetService.getDisplaySetByUID(referenced) : set).SeriesInstanceUID;
 }
 
-const SERVER = new URL('..', import.meta.url).href; // a proxy may show it below a path of its host
+const SERVER = new URL('..', import.meta.url).href; // a proxy may serve it below a path of its host
 
-/** The server's answer; `path` is below the server's address. An error with its own words where it says no. */
+/** Returns the server's answer for a path below its address. Throws an error with the server's message if it refuses. */
 export async function ask(path, options) {
   const answer = await fetch(SERVER + path, { credentials: 'same-origin', ...options });
   if (!answer.ok) {
@@ -34,8 +34,8 @@ export async function ask(path, options) {
   return answer;
 }
 
-/** Does something, and tells how it went: `task` gives the text for success. */
-export async function tell(services, title, task) {
+/** Runs a task and shows a notification: the text that the task returns, or its error. */
+export async function runAndNotify(services, title, task) {
   const notify = services.uiNotificationService;
   try {
     notify.show({ title, message: await task(), type: 'success', duration: 6000 });
