@@ -45,25 +45,25 @@ def test_owner_and_group_may_use_the_file(file: Path, mode: int) -> None:
         ("- {name: kim, role: admin, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08}", "an example"),
         (f"- {{name: kim, role: admin, token: {LONG}}}\n- {{name: kim, role: admin, token: {LONG}y}}", "two entries for kim"),
         (f"- {{name: kim, role: admin, token: {LONG}}}\n- {{name: lee, role: admin, token: {LONG}}}", "same token for kim and"),
-        (f"- {{name: kim, role: admin, token: {LONG}, expire: 2020-01-01}}", "'expire', which is not known"),
-        (f"- {{name: kim, role: admin, token: {LONG}, expires: soon}}", "an `expires` that is no date"),
-        (f"- {{name: kim, role: admin, token: {LONG}, expires: }}", "an `expires` that is no date"),
-        (f"- {{name: kim, role: admin, token: {LONG}, expires: 2027-13-01}}", "a date or number that is none"),
+        (f"- {{name: kim, role: admin, token: {LONG}, expire: 2020-01-01}}", "'expire', which is unknown"),
+        (f"- {{name: kim, role: admin, token: {LONG}, expires: soon}}", "an `expires` that is not a date"),
+        (f"- {{name: kim, role: admin, token: {LONG}, expires: }}", "an `expires` that is not a date"),
+        (f"- {{name: kim, role: admin, token: {LONG}, expires: 2027-13-01}}", "an invalid date or number"),
         (f"- {{name: kim, role: admin, token: {LONG}, sha256: {64 * '0'}}}", "either token or sha256"),
         (f"- {{name: kim, role: {LONG}, token: admin}}", "the role something"),
-        (f'- {{name: "kim\\n", role: admin, token: {LONG}}}', "a name with odd characters"),
-        (f'- {{name: "a\u202eb", role: admin, token: {LONG}}}', "a name with odd characters"),
+        (f'- {{name: "kim\\n", role: admin, token: {LONG}}}', "a name with invalid characters"),
+        (f'- {{name: "a\u202eb", role: admin, token: {LONG}}}', "a name with invalid characters"),
         (f"- {{name: {101 * 'k'}, role: admin, token: {LONG}}}", "of more than 100"),
         (f"- {{name: [kim], role: admin, token: {LONG}}}", "entry 1 has no name"),
         ("- {name: kim, role: admin, token: 12345678901234567890123456789012}", "between quotes"),
         (f"- {{name: kim, role: admin, token: *{LONG}}}", "not YAML in line 1"),
-        (f"- {{name: kim, role: admin, token={LONG}}}", "something, which is not known"),
+        (f"- {{name: kim, role: admin, token={LONG}}}", "something, which is unknown"),
         (f"- {{name: {LONG}, role: admin, token: kim}}", "entry 1 has a token of less than"),
         *(
             (f"- {{name: kim, role: admin, token: {LONG}, expires: {end}}}", "a date or number")
             for end in ('!!int ""', "!!bool x")
         ),
-        (f"- {{name: kim, role: admin, token: {LONG}, expires: !!timestamp soon}}", "a date or number that is none"),
+        (f"- {{name: kim, role: admin, token: {LONG}, expires: !!timestamp soon}}", "an invalid date or number"),
     ],
 )
 def test_entries_that_are_not_safe_are_refused_without_showing_a_token(tmp_path: Path, text: str, told: str) -> None:
@@ -101,7 +101,12 @@ def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expires", "told"),
-    [("kim", "", "has kim already"), ("a\nb", "", "odd characters"), ("", "", "no name"), ("max", "soon", "no date")],
+    [
+        ("kim", "", "already contains kim"),
+        ("a\nb", "", "invalid characters"),
+        ("", "", "no name"),
+        ("max", "soon", "not a date"),
+    ],
 )
 def test_a_person_who_cannot_be_added_changes_nothing(file: Path, name: str, expires: str, told: str) -> None:
     before = file.read_bytes()

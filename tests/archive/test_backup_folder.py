@@ -71,7 +71,7 @@ def test_a_full_disk_leaves_no_snapshot_and_the_next_backup_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(Vault, "_writer", limited)
-        with pytest.raises(StorageError, match=r"is full.*next backup goes on"):
+        with pytest.raises(StorageError, match=r"is full.*next backup resumes"):
             back_up(place, dest)
     there = objects(dest)
     assert len(there) == 5

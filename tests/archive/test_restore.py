@@ -85,9 +85,9 @@ def test_the_work_folder_of_a_pacs_server_comes_back(installation: Installation,
 
 def test_a_pacs_server_and_a_folder_are_not_mixed_up(installation: Installation, dest: Path, tmp_path: Path) -> None:
     back_up(Place.existing(installation.url), tmp_path / "pacs")
-    with pytest.raises(InputError, match=r"holds the work folder of a PACS server.*Name the server's URL"):
+    with pytest.raises(InputError, match=r"contains the work folder of a PACS server.*Name the server's URL"):
         restore(tmp_path / "pacs", Place.of(str(tmp_path / "back")))
-    with pytest.raises(InputError, match="holds a studies folder"):
+    with pytest.raises(InputError, match="contains a studies folder"):
         restore(dest, Place.of("http://other.example.org/dicom-web"))
     assert not (tmp_path / "back").exists()
 
@@ -228,7 +228,7 @@ def test_a_restore_on_a_full_disk_goes_on_later(
     back = Place.of(str(tmp_path / "back"))
     with monkeypatch.context() as patched:
         patched.setattr(restoring, "_written", full)
-        with pytest.raises(StorageError, match=r"No space left.*it goes on"):
+        with pytest.raises(StorageError, match=r"No space left.*again to resume"):
             restore(dest, back)
     assert [path.name for path in back.root.iterdir()] == [".restoring"]
     with pytest.raises(ConflictError, match="was not restored completely"):
@@ -246,7 +246,7 @@ def test_a_restore_that_was_stopped_is_not_mixed_with_another_snapshot(
 ) -> None:
     back = Place.of(str(tmp_path / "back"))
     with monkeypatch.context() as patched:
-        patched.setattr(restoring, "_take_places", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "stop")))
+        patched.setattr(restoring, "_move_to_place", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "stop")))
         with pytest.raises(StorageError):
             restore(dest, back)
     ct(folder, "c")
@@ -257,7 +257,7 @@ def test_a_restore_that_was_stopped_is_not_mixed_with_another_snapshot(
 
 def test_a_folder_that_is_no_backup_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(MedSAM2AtlasError, match="is no backup"):
+        with pytest.raises(MedSAM2AtlasError, match="is not a backup"):
             restore(path, Place.of(str(tmp_path / "back")))
 
 

@@ -32,7 +32,7 @@ from medsam2_atlas.archive import (
 from medsam2_atlas.archive.journal import RUNNING
 from medsam2_atlas.audit.entry import AuditEntry
 from medsam2_atlas.audit.log import AuditLog
-from medsam2_atlas.audit.reading import Wanted, lines
+from medsam2_atlas.audit.reading import LineQuery, lines
 from medsam2_atlas.base.errors import ConflictError
 from medsam2_atlas.erasing import erase
 from medsam2_atlas.storage import StudyStore
@@ -327,7 +327,7 @@ def test_a_pipe_in_place_of_a_record_holds_nobody_for_ever(place: Place, folder:
         StudyStore(folder).labels()
         verify(place)
         AuditLog(place.work).record(AuditEntry("label.save", study="a"))
-        assert lines(place.work, Wanted())
+        assert lines(place.work, LineQuery())
         erase(place, "b", "withdrawn")
     assert not (folder / "b.nii.gz").exists()
 

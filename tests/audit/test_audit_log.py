@@ -17,7 +17,7 @@ from medsam2_atlas.audit import log as audit_log
 from medsam2_atlas.audit.entry import AuditEntry
 from medsam2_atlas.audit.files import AuditFiles, AuditLimits, digest_of
 from medsam2_atlas.audit.log import AuditLog, record_command
-from medsam2_atlas.audit.reading import Wanted, check, files_of, lines
+from medsam2_atlas.audit.reading import LineQuery, check, files_of, lines
 from medsam2_atlas.base.study_hash import StudyNames
 from medsam2_atlas.storage import WorkFolder
 
@@ -47,7 +47,7 @@ def test_a_line_says_who_did_what_to_which_study_without_its_name(work: Path) ->
     assert "Doe" not in (work / "audit" / "audit.jsonl").read_text()
     assert AuditLog(work, plain=True).record(AuditEntry("label.save", study="Doe^Jane"))
     assert written(work)[1]["study"] == "Doe^Jane"
-    assert len(lines(work, Wanted(study="Doe^Jane"))) == 2  # by name, however it was written
+    assert len(lines(work, LineQuery(study="Doe^Jane"))) == 2  # by name, however it was written
 
 
 def test_values_from_outside_forge_no_line_and_have_an_end(work: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_changed_removed_or_added_line_is_found(work: Path) -> None:
         log.record(AuditEntry("image.read", details={"n": number}))
     file = work / "audit" / "audit.jsonl"
     good = file.read_bytes()
-    assert (check(work).lines, check(work).problems, check(work).whole) == (5, [], True)
+    assert (check(work).lines, check(work).problems, check(work).complete) == (5, [], True)
     kept = good.splitlines(keepends=True)
     for bad in (
         good.replace(b'"n":2', b'"n":7'),
@@ -118,8 +118,8 @@ def test_several_writers_lose_no_line_while_files_are_rotated(work: Path) -> Non
     assert len(written(work)) == 300
     assert (check(work).lines, check(work).problems) == (300, [])
     assert len(files_of(work)) > 5
-    assert len(lines(work, Wanted(limit=20))) == 20
-    assert lines(work, Wanted(limit=20)) == written(work)[-20:]
+    assert len(lines(work, LineQuery(limit=20))) == 20
+    assert lines(work, LineQuery(limit=20)) == written(work)[-20:]
 
 
 def test_a_new_day_begins_a_new_file_and_old_days_go_if_asked(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_a_new_day_begins_a_new_file_and_old_days_go_if_asked(work: Path, monkey
     assert not check(work).problems
     monkeypatch.undo()
     assert log.files.remove_old() == 3
-    assert (check(work).lines, check(work).whole, check(work).problems) == (1, False, [])
+    assert (check(work).lines, check(work).complete, check(work).problems) == (1, False, [])
 
 
 def test_a_line_that_a_full_disk_cuts_off_is_kept_and_written_later(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_half_a_line_after_a_power_cut_damages_no_other_line(work: Path) -> None
     with (work / "audit" / "audit.jsonl").open("ab") as stream:
         stream.write(b'{"at":"2026')
     AuditLog(work).record(AuditEntry("login", who="second"))
-    assert [line["who"] for line in lines(work, Wanted())] == ["first", "second"]
+    assert [line["who"] for line in lines(work, LineQuery())] == ["first", "second"]
     assert check(work).problems == ["audit.jsonl, line 2: is damaged."]
 
 
@@ -209,11 +209,11 @@ def test_commands_are_recorded_with_the_user_of_the_operating_system(tmp_path: P
     studies = WorkFolder.of(tmp_path)
     record_command(studies, "label.restore", study="a", tag="final", version=2)
     assert AuditLog.of(studies) is AuditLog.of(WorkFolder.of(tmp_path))
-    (line,) = lines(studies.path, Wanted(action="label"))
+    (line,) = lines(studies.path, LineQuery(action="label"))
     assert (line["who_id"], line["place"]) == (f"os:{os.getuid()}", "command line")
-    assert lines(studies.path, Wanted(action="lab")) == []
-    assert lines(studies.path, Wanted(since="2999")) == []
-    assert lines(studies.path, Wanted(who=str(line["who_id"]))) == [line]
+    assert lines(studies.path, LineQuery(action="lab")) == []
+    assert lines(studies.path, LineQuery(since="2999")) == []
+    assert lines(studies.path, LineQuery(who=str(line["who_id"]))) == [line]
 
 
 def test_a_log_whose_only_closed_file_is_too_old_does_not_look_as_if_nothing_was_ever_removed(
@@ -225,7 +225,7 @@ def test_a_log_whose_only_closed_file_is_too_old_does_not_look_as_if_nothing_was
         log.record(AuditEntry("label.save"))
     log.record(AuditEntry("label.save"))
     found = check(work)
-    assert (found.lines, found.problems, found.whole) == (1, [], False)
+    assert (found.lines, found.problems, found.complete) == (1, [], False)
 
 
 @pytest.mark.parametrize("lines_before", [0, 1])
@@ -238,4 +238,4 @@ def test_a_log_that_was_removed_while_it_is_written_is_noticed(work: Path, lines
     (work / "audit" / "other").touch()  # takes the number of the removed file
     log.record(AuditEntry("label.read"))
     found = check(work)
-    assert found.problems if lines_before else not found.whole
+    assert found.problems if lines_before else not found.complete

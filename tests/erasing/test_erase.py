@@ -21,7 +21,7 @@ from medsam2_atlas.archive import Place, verify
 from medsam2_atlas.base.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.base.files import sha256, write_json
 from medsam2_atlas.cli import app
-from medsam2_atlas.erasing import Erasure, erase, finish_erasures, look
+from medsam2_atlas.erasing import Erasure, erase, finish_erasures, preview
 from medsam2_atlas.registration import RegistrationCache, Transform
 from medsam2_atlas.storage import FINAL, Fingerprints, StudyStore, WorkFolder, fingerprints
 from medsam2_atlas.storage.fingerprints import fingerprint
@@ -132,7 +132,7 @@ def test_nothing_of_an_erased_study_is_left_but_a_line_in_the_audit_log(used: Pa
     assert len(lines(used / ".medsam2_atlas")) == 1
     line = lines(used / ".medsam2_atlas")[0]
     assert (line["action"], line["details"], line["study"][:6]) == ("study.erase", {"reason": REASON}, "study-")
-    assert any("unet_3d was trained on it" in text for text in done.told)
+    assert any("unet_3d was trained on it" in text for text in done.not_erased)
     stats = json.loads((used / ".medsam2_atlas/unet_3d/stats.json").read_text())
     assert (stats["train_cases"], stats["skipped"], stats["erased_cases"]) == (["other"], {"other": "odd"}, 1)
     store = StudyStore(used)
@@ -192,10 +192,10 @@ def test_a_link_is_erased_and_its_target_is_told(used: Path, tmp_path: Path) -> 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / f"{NAME}.nii.gz").write_bytes(b"x")
     done = erased(used)
-    assert any(str(tmp_path / "far.nii.gz") in text for text in done.told)
+    assert any(str(tmp_path / "far.nii.gz") in text for text in done.not_erased)
     assert (tmp_path / "far.nii.gz").exists()
     assert (tmp_path / "mine" / f"{NAME}.nii.gz").exists()  # outside of the studies folder
-    assert any(str(tmp_path / "mine") in text and "MEDSAM2_ATLAS_ROOTS" in text for text in done.told)
+    assert any(str(tmp_path / "mine") in text and "MEDSAM2_ATLAS_ROOTS" in text for text in done.not_erased)
     assert not (used / f"{NAME}.nii.gz").is_symlink()
 
 
@@ -230,10 +230,10 @@ def test_nobody_is_told_to_remove_files_of_a_study_whose_name_begins_alike(tmp_p
         StudyStore(folder).save_label(name, FINAL, label(tmp_path / "x.nii.gz", 4), author="kim")
     notes = folder / ".medsam2_atlas" / "notes.txt"
     notes.write_text("seen: old.case, case.b, case.case")
-    (told,) = erased(folder, "case").told
+    (told,) = erased(folder, "case").not_erased
     assert told.startswith("Backups")
     notes.write_text("seen: old.case, case.b")
-    assert f"{notes} still holds the name" in erased(folder, "case.b").told[-1]
+    assert f"{notes} still contains the name" in erased(folder, "case.b").not_erased[-1]
 
 
 @pytest.mark.parametrize(
@@ -427,4 +427,4 @@ def test_a_fingerprint_of_an_image_that_is_erased_while_it_is_decoded_is_not_kep
 
 def test_what_would_be_erased_of_an_unknown_study_is_nothing(used: Path) -> None:
     with pytest.raises(MedSAM2AtlasError):
-        look(Place.existing(str(used)), hashlib.sha256(b"x").hexdigest())
+        preview(Place.existing(str(used)), hashlib.sha256(b"x").hexdigest())

@@ -213,5 +213,5 @@ def test_a_record_that_cannot_be_read_hides_no_other_version(folder: Path, tmp_p
 
 def test_a_folder_of_another_user_is_refused_in_a_sentence(folder: Path) -> None:
     StudyStore(folder).work.path.chmod(0o700)
-    with as_nobody(folder), pytest.raises(StorageError, match="for another user"):
+    with as_nobody(folder), pytest.raises(StorageError, match="belongs to another user"):
         StudyStore(folder)

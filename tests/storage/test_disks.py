@@ -60,7 +60,7 @@ def check_served(store: StudyStore, file: Path) -> None:
     assert store.label("a", FINAL).version.info == {"n": 1}
     assert store.label("b", FINAL).version.origin == "found"
     assert store.counts() == (2, {FINAL: 2})
-    assert "kept as a version" in store.problems()["b"][FINAL]
+    assert "stored as a version" in store.problems()["b"][FINAL]
     with pytest.raises(StorageError, match=r"Nothing was changed") as raised:
         store.save_label("a", FINAL, file)
     assert isinstance(raised.value.__cause__, OSError)

@@ -58,7 +58,7 @@ def test_a_saved_label_that_cannot_be_shown_is_not_replaced_by_the_one_before(
         for _ in range(3):
             store.refresh()
             assert state(store) == ([1, 2], 2, 2)
-            assert "could not be brought up to date" in store.problems()["a"][FINAL]
+            assert "could not be updated" in store.problems()["a"][FINAL]
     store.refresh()
     assert state(store) == ([1, 2], 2, 2)
     assert organ_in(folder / "labels/final/a.nii.gz") == 2

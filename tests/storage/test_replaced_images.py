@@ -66,8 +66,8 @@ def test_a_replaced_image_is_told_with_what_to_do_and_its_labels_do_not_count(st
     write(folder / "a.nii.gz", OTHER)
     told = store.problems()["a"]
     assert told[FINAL].startswith("belongs to another image: a.nii.gz, changed 20")
-    assert "is not the one that version 1 was drawn on. Bring the former image back, save the label map again" in told[FINAL]
-    assert told["unet_3d"].endswith("Bring the former image back, or run the model again.")
+    assert "is not the one that version 1 was drawn on. Restore the previous image, save the label map again" in told[FINAL]
+    assert told["unet_3d"].endswith("Restore the previous image, or run the model again.")
     assert store.label("a", FINAL).unsure
     assert finals(store) == {"a": False, "b": False}
     assert store.counts() == (2, {})
@@ -174,11 +174,11 @@ def test_two_different_label_files_under_one_tag_are_both_kept_and_neither_count
     os.utime(folder / "labels/final/a.nii.gz", (1, 1))
     store = StudyStore(folder)
     store.audit()
-    assert "was found twice: a.nii.gz lay beside it" in store.problems()["a"][FINAL]
+    assert "was found in several files: a.nii.gz lay beside it" in store.problems()["a"][FINAL]
     assert finals(store) == {"a": False, "b": False}
     assert [organ_in(store.version_file("a", FINAL, number)) for number in (1, 2)] == [6, 2]
     (folder / ".medsam2_atlas/studies.sqlite").unlink()
-    assert "was found twice" in store.label("a", FINAL).problem
+    assert "was found in several files" in store.label("a", FINAL).problem
     store.restore_label("a", FINAL, 1)
     assert finals(store) == {"a": True, "b": False}
     assert organ_in(store.label("a", FINAL).file) == 6
@@ -188,7 +188,7 @@ def test_two_label_files_with_the_same_voxels_count(folder: Path) -> None:
     label(folder / "labels/final/a.nii.gz", 6)
     label(folder / "labels/final/a.nrrd", 6)
     store = StudyStore(folder)
-    assert "was found twice" in store.label("a", FINAL).problem
+    assert "was found in several files" in store.label("a", FINAL).problem
     store.audit()
     assert store.label("a", FINAL).problem == ""
     assert finals(StudyStore(folder)) == {"a": True, "b": False}

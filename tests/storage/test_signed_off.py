@@ -118,7 +118,7 @@ def test_garbage_put_into_the_folder_is_kept_but_does_not_count(folder: Path) ->
     (folder / "labels/final").mkdir(parents=True)
     (folder / "labels/final/a.nii.gz").write_bytes(b"not a label")
     store = StudyStore(folder)
-    assert "is no .gz file" in store.label("a", FINAL).problem
+    assert "is not a .gz file" in store.label("a", FINAL).problem
     assert store.counts() == (2, {})
 
 
@@ -174,10 +174,10 @@ def test_a_label_that_cannot_be_checked_is_not_replaced_unconfirmed(
         def die(*_: Path) -> CheckedLabel:
             raise UnreadableFileError("a.nii.gz", "made its reader run out of memory.")
 
-        monkeypatch.setattr(before, "look_at_label", die)
+        monkeypatch.setattr(before, "inspect_label", die)
     new, empty = label(tmp_path / "x.nii.gz", 2), label(tmp_path / "empty.nii.gz", 0)
     for sent in (new, empty):
-        with pytest.raises(ConfirmError, match="the version before cannot be checked") as raised:
+        with pytest.raises(ConfirmError, match="the previous version cannot be checked") as raised:
             store.save_label("a", FINAL, sent, confirmed=False)
         assert raised.value.organs == ()
         assert raised.value.digest
@@ -203,7 +203,7 @@ def test_the_version_before_is_checked_without_the_lock_and_again_if_it_changes(
 ) -> None:
     label(folder / "labels/final/a.nii.gz", 6)
     store, other, looks = StudyStore(folder), StudyStore(folder), []
-    look = before.look_at_label
+    look = before.inspect_label
 
     def meanwhile(file: Path, image: Path) -> CheckedLabel:
         found = look(file, image)
@@ -215,7 +215,7 @@ def test_the_version_before_is_checked_without_the_lock_and_again_if_it_changes(
         looks.append(found.organs)
         return found
 
-    monkeypatch.setattr(before, "look_at_label", meanwhile)
+    monkeypatch.setattr(before, "inspect_label", meanwhile)
     with pytest.raises(ConfirmError) as raised:
         store.save_label("a", FINAL, label(tmp_path / "x.nii.gz", 6), confirmed=False)
     assert looks == [(6,)]

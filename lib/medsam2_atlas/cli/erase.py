@@ -32,15 +32,15 @@ def erase_command(
     """
     from medsam2_atlas.archive import Place
     from medsam2_atlas.base import file_modes
-    from medsam2_atlas.erasing import erase, look
+    from medsam2_atlas.erasing import erase, preview
 
     place = Place.existing(studies)
     file_modes.follow(place.work)
     if dry_run:
-        _tell(look(place, study), "would be erased")
+        _tell(preview(place, study), "would be erased")
         return
     if not yes:
-        _tell(look(place, study), "are to be erased")
+        _tell(preview(place, study), "are to be erased")
         typed = typer.prompt("This cannot be undone. Type the study's name to erase it", default="", show_default=False)
         if typed != study:
             raise InputError("the study", "was not erased: another name was typed.", "Type it as it is on the command line.")
@@ -66,7 +66,7 @@ def _tell(erasure: Erasure, what: str) -> None:
     for path in (*erasure.paths, *erasure.atlas):
         echo(f"  {path}")
     echo(f"{len(erasure.paths)} files and folders {what}, and its share in {len(erasure.atlas)} versions of the atlas.")
-    for text in erasure.told:
+    for text in erasure.not_erased:
         console.print("not erased:", text, markup=False, soft_wrap=True, style="yellow")
 
 
