@@ -60,7 +60,7 @@ def test_owner_and_group_may_use_the_file(file: Path, mode: int) -> None:
         (f"- {{name: kim, role: admin, token={LONG}}}", "something, which is unknown"),
         (f"- {{name: {LONG}, role: admin, token: kim}}", "entry 1 has a token of less than"),
         *(
-            (f"- {{name: kim, role: admin, token: {LONG}, expires: {end}}}", "a date or number")
+            (f"- {{name: kim, role: admin, token: {LONG}, expires: {end}}}", "invalid date or number")
             for end in ('!!int ""', "!!bool x")
         ),
         (f"- {{name: kim, role: admin, token: {LONG}, expires: !!timestamp soon}}", "an invalid date or number"),

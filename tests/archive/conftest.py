@@ -20,7 +20,7 @@ NEWEST = generations()[-1]
 
 @dataclass(frozen=True)
 class Installation:
-    """Files of an earlier release: a studies folder with atlas, weights, reports and measures, and the work folder of a PACS."""
+    """Files of an earlier release: a studies folder with atlas, weights, reports and measures, and a PACS' work folder."""
 
     home: Path
     url: str

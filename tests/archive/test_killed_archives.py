@@ -1,4 +1,4 @@
-"""Kills: a backup has the snapshot or has it not, a restore is names or goes on, a verification goes on."""
+"""Kills: a backup leaves a complete snapshot or none, and restores and verifications resume."""
 
 from __future__ import annotations
 

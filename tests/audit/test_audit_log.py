@@ -233,7 +233,7 @@ def test_the_removal_of_a_log_in_use_is_noticed(work: Path, lines_before: int) -
     log = AuditLog(work, limits=AuditLimits(max_bytes=1 if lines_before else 10**6))
     log.record(AuditEntry("label.save"))
     (work / "audit" / "audit.jsonl").unlink()
-    (work / "audit" / "other").touch()  # reuses the inode of the removed file
+    (work / "audit" / "other").touch()  # takes the inode number of the removed file, so that the new file gets another one
     log.record(AuditEntry("label.read"))
     found = check(work)
     assert found.problems if lines_before else not found.complete

@@ -13,7 +13,7 @@ import pytest
 from medsam2_atlas.base.errors import ConfirmError, StorageError
 from medsam2_atlas.base.files import sha256
 from medsam2_atlas.imaging.decoding import UnreadableFileError
-from medsam2_atlas.storage import FINAL, StudyStore, before, settle
+from medsam2_atlas.storage import FINAL, StudyStore, previous, settle
 from medsam2_atlas.storage.checks import CheckedLabel
 from storage.test_store import SHAPE, label, organ_in, sweep_at_once, write
 
@@ -178,7 +178,7 @@ def test_replacing_a_label_that_cannot_be_checked_needs_confirmation(
         def die(*_: Path) -> CheckedLabel:
             raise UnreadableFileError("a.nii.gz", "made its reader run out of memory.")
 
-        monkeypatch.setattr(before, "inspect_label", die)
+        monkeypatch.setattr(previous, "inspect_label", die)
     new, empty = label(tmp_path / "x.nii.gz", 2), label(tmp_path / "empty.nii.gz", 0)
     for sent in (new, empty):
         with pytest.raises(ConfirmError, match="the previous version cannot be checked") as raised:
@@ -207,7 +207,7 @@ def test_the_previous_version_is_checked_without_the_lock_and_again_if_it_change
 ) -> None:
     label(folder / "labels/final/a.nii.gz", 6)
     store, other, checked = StudyStore(folder), StudyStore(folder), []
-    look = before.inspect_label
+    look = previous.inspect_label
 
     def meanwhile(file: Path, image: Path) -> CheckedLabel:
         found = look(file, image)
@@ -219,7 +219,7 @@ def test_the_previous_version_is_checked_without_the_lock_and_again_if_it_change
         checked.append(found.organs)
         return found
 
-    monkeypatch.setattr(before, "inspect_label", meanwhile)
+    monkeypatch.setattr(previous, "inspect_label", meanwhile)
     with pytest.raises(ConfirmError) as raised:
         store.save_label("a", FINAL, label(tmp_path / "x.nii.gz", 6), confirmed=False)
     assert checked == [(6,)]

@@ -147,7 +147,7 @@ class LabelChanges:
         current, lineage = folder / f"{study}{suffix}", self._reconciler.lineage(study, tag)
         made = Outcome[Made](f"{study} under {tag}")
         with (
-            made.survives(self._index),
+            made.guarded(self._index),
             self._reconciler.own_change(folder),
             lineage.staged(file) as staged,
             staged_copy(staged, folder) as visible,
@@ -178,7 +178,7 @@ class LabelChanges:
 
     def _remove(self, study: str, tag: str, author: str, author_id: str) -> Made:
         made = Outcome[Made](f"{study} under {tag}")
-        with made.survives(self._index), self._index.writing() as rows:
+        with made.guarded(self._index), self._index.writing() as rows:
             row = self._existing(rows, study, tag)
             version = self._reconciler.lineage(study, tag).commit(
                 None, "", Version(0, "", "", "removed", author, author_id=author_id)
@@ -193,7 +193,7 @@ class LabelChanges:
 
     def _rewrite(self, study: str, tag: str, change: Change) -> Made:
         made = Outcome[Made](f"{study} under {tag}")
-        with made.survives(self._index), self._index.writing() as rows:
+        with made.guarded(self._index), self._index.writing() as rows:
             row = self._existing(rows, study, tag)
             lineage = self._reconciler.lineage(study, tag)
             if row.version.number not in lineage.numbers():

@@ -57,7 +57,7 @@ class ImageComparison:
             return
         before = self._fingerprints.known(previous)
         try:
-            same = before is not None and self._fingerprints.of(self._path / row.file, row.sha256).alike(before)
+            same = before is not None and self._fingerprints.of(self._path / row.file, row.sha256).matches(before)
         except UnreadableFileError:
             raise
         except InputError:

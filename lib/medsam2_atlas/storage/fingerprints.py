@@ -35,7 +35,7 @@ class Fingerprint:
     voxels: str
     grid: Geometry
 
-    def alike(self, other: Fingerprint) -> bool:
+    def matches(self, other: Fingerprint) -> bool:
         """Returns whether both belong to the same image. Grids match within a tolerance, since formats round differently."""
         return self.voxels == other.voxels and self.grid.matches(other.grid)
 
@@ -56,7 +56,7 @@ def same_image(first: Path, second: Path) -> bool:
     Raises:
         InputError: a file cannot be read.
     """
-    return sha256(first) == sha256(second) or fingerprint(first).alike(fingerprint(second))
+    return sha256(first) == sha256(second) or fingerprint(first).matches(fingerprint(second))
 
 
 def same_image_as(file: Path, checksum: str, previous: str, known: Fingerprints) -> bool:
@@ -72,7 +72,7 @@ def same_image_as(file: Path, checksum: str, previous: str, known: Fingerprints)
     """
     before = known.known(previous)
     try:
-        return before is not None and (known.known(checksum) or fingerprint(file)).alike(before)
+        return before is not None and (known.known(checksum) or fingerprint(file)).matches(before)
     except MedSAM2AtlasError:
         return False
 

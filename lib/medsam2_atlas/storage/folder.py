@@ -165,8 +165,8 @@ class Listing:
         stamps: the stamp of each file by its name, see `stamp`.
         problems: why a file is left out, by study.
         unsupported: why files and folders of unsupported types are left out, by name.
-        twins: for studies with several files, the files with their stamps as JSON; filled by `scan.judged`.
-        notes: remarks on studies that are not left out, by study; filled by `scan.judged`.
+        twins: for studies with several files, the files with their stamps as JSON; filled by `scan.resolve_twins`.
+        notes: remarks on studies that are not left out, by study; filled by `scan.resolve_twins`.
     """
 
     folder: Path

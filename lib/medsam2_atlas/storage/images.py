@@ -128,7 +128,7 @@ class ImageChanges:
     def _add(self, study: str, file: Path, suffix: str, info: Mapping[str, Any], compared: _Compared | None) -> ImageRow | None:
         """Adds an image; returns None if the folder contains an image of that name that `file` was not compared with."""
         target, made = self._folder.path / f"{study}{suffix}", Outcome[ImageRow](study)
-        with made.survives(self._folder.index), staged_copy(file, self._folder.path) as part:
+        with made.guarded(self._folder.index), staged_copy(file, self._folder.path) as part:
             row = ImageRow(study, target.name, dict(info), sha256=sha256(part))
             with self._folder.index.writing() as rows:
                 self._erased.check(study)
@@ -156,7 +156,7 @@ class ImageChanges:
 
     def _describe(self, study: str, info: Mapping[str, Any], accept: Callable[[Mapping[str, Any]], None] | None) -> None:
         made = Outcome[ImageRow](study)
-        with made.survives(self._folder.index), self._folder.index.writing() as rows:
+        with made.guarded(self._folder.index), self._folder.index.writing() as rows:
             row = rows.image(study)
             if row is None:
                 raise NotFoundError(repr(study[:80]), "is not a study of this folder any more.")
@@ -169,7 +169,7 @@ class ImageChanges:
 
     def _remove(self, study: str, image: Path) -> Path:
         made = Outcome[Path](study)
-        with made.survives(self._folder.index), self._folder.index.writing() as rows:
+        with made.guarded(self._folder.index), self._folder.index.writing() as rows:
             files = json.loads(rows.twins().get(study, ("[]", None))[0])
             twins = {self._folder.path / name: name for name, _ in files if name != image.name}
             made.value = set_aside(self._folder.path, self._folder.work, image, twins | self.belongings(study))

@@ -95,7 +95,7 @@ class Index:
                     raise
         return change()
 
-    def overtaken(self) -> None:
+    def mark_outdated(self) -> None:
         """Marks the index as out of date. It is filled again before the next answer."""
         self._database.distrust()
 

@@ -26,7 +26,7 @@ class Outcome(Generic[_Value]):
         self._what = what
 
     @contextmanager
-    def survives(self, index: Index) -> Iterator[None]:
+    def guarded(self, index: Index) -> Iterator[None]:
         """Passes on errors that the block raises before the change; logs later errors, and marks the index as out of date."""
         try:
             yield
@@ -34,7 +34,7 @@ class Outcome(Generic[_Value]):
             if self.value is None:
                 raise
             log.exception("%s: the change was made, but the files or the index are not updated yet", self._what)
-            index.overtaken()
+            index.mark_outdated()
 
     def get(self) -> _Value:
         """Returns the result of the change.

@@ -27,8 +27,8 @@ from medsam2_atlas.storage.lineage import Lineage, Version
 from medsam2_atlas.storage.links import Roots
 from medsam2_atlas.storage.removal import finish_removals
 from medsam2_atlas.storage.rows import ImageRow, Writer
-from medsam2_atlas.storage.scan import Key, LabelScan, image_problems, judged, readable, reason, scan_labels
-from medsam2_atlas.storage.settle import Settler, entry, overtaken
+from medsam2_atlas.storage.scan import Key, LabelScan, image_problems, readable, reason, resolve_twins, scan_labels
+from medsam2_atlas.storage.settle import Settler, entry, outdated
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class Reconciler:
         Raises:
             OSError: the folder cannot be listed.
         """
-        listing = judged(list_files(self._path, self._roots), rows.twins())
+        listing = resolve_twins(list_files(self._path, self._roots), rows.twins())
         self._take_images(rows, listing, set())
         return listing
 
@@ -170,7 +170,7 @@ class Reconciler:
 
     def _look_at_images(self, unsettled: dict[Key, tuple[str, bool]], thorough: bool) -> set[str]:
         """Updates the images in the index; returns their studies."""
-        listing, known = judged(list_files(self._path, self._roots), self._index.twins()), self._index.image_stamps()
+        listing, known = resolve_twins(list_files(self._path, self._roots), self._index.twins()), self._index.image_stamps()
         now = {study: (names[-1], listing.stamps[names[-1]]) for study, names in listing.files.items()}
         problems = {study: text for (study, tag), (text, _) in unsettled.items() if not tag}
         suspects = set(now) if thorough else {study for study in now if now[study] != known.get(study)} | set(problems)
@@ -213,9 +213,9 @@ class Reconciler:
         keys = {
             key
             for key in {*scan.files, *rows}
-            if key[1] not in scan.closed and scan.files.get(key) != ([rows[key]] if key in rows else None)
+            if key[1] not in scan.unreadable and scan.files.get(key) != ([rows[key]] if key in rows else None)
         }
-        keys |= scan.odd | {key for key in rows if key[1] in scan.closed}
+        keys |= scan.left_out | {key for key in rows if key[1] in scan.unreadable}
         again = {
             key for key, (_, bad) in unsettled.items() if key[1] and "/" not in key[0] and (bad or not self._index.fallback)
         }
@@ -231,8 +231,8 @@ class Reconciler:
             scan = scan_labels(self._path, self._roots)
         except (OSError, StorageError) as error:
             tags = {tag for _, tag in self._index.label_stamps()}
-            scan = LabelScan(closed=dict.fromkeys(tags, reason(error)) or {"": reason(error)})
-        problems = {(f"labels/{tag}", tag): text for tag, text in scan.closed.items()} | scan.unsupported
+            scan = LabelScan(unreadable=dict.fromkeys(tags, reason(error)) or {"": reason(error)})
+        problems = {(f"labels/{tag}", tag): text for tag, text in scan.unreadable.items()} | scan.unsupported
         if problems != {key: text for key, (text, _) in unsettled.items() if "/" in key[0]}:
             with self._index.writing() as writer:
                 for key in unsettled:
@@ -251,7 +251,7 @@ class Reconciler:
             try:
                 lineage = self.lineage(*key)
                 lineage.tidy(_LEFTOVER_SECONDS)
-                if overtaken(lineage, versions.get(key)):
+                if outdated(lineage, versions.get(key)):
                     found.add(key)
             except (OSError, StorageError):
                 found.add(key)  # settling the label map will record the error

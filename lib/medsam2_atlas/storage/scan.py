@@ -28,14 +28,14 @@ class LabelScan:
 
     Attributes:
         files: the path in the studies folder and the stamp of each file, by study and tag.
-        odd: studies and tags with a file that is left out.
-        closed: tags whose folder cannot be listed, with the reason.
+        left_out: studies and tags with a file that is left out.
+        unreadable: tags whose folder cannot be listed, with the reason.
         unsupported: why files have an unsupported type, by their path in the studies folder and their tag.
     """
 
     files: dict[Key, list[tuple[str, str]]] = field(default_factory=dict)
-    odd: set[Key] = field(default_factory=set)
-    closed: dict[str, str] = field(default_factory=dict)
+    left_out: set[Key] = field(default_factory=set)
+    unreadable: dict[str, str] = field(default_factory=dict)
     unsupported: dict[Key, str] = field(default_factory=dict)
 
 
@@ -51,12 +51,12 @@ def scan_labels(path: Path, roots: Roots) -> LabelScan:
         try:
             listing = list_files(path / "labels" / tag, roots, labels=True)
         except (OSError, StorageError) as error:
-            found.closed[tag] = reason(error)
+            found.unreadable[tag] = reason(error)
             continue
         for study, names in listing.files.items():
             found.files[study, tag] = [(f"labels/{tag}/{name}", listing.stamps[name]) for name in names]
         found.unsupported |= {(f"labels/{tag}/{name}", tag): text for name, text in listing.unsupported.items()}
-        found.odd |= {(study, tag) for study in listing.problems}
+        found.left_out |= {(study, tag) for study in listing.problems}
     return found
 
 
@@ -149,7 +149,7 @@ def reason(error: Exception) -> str:
     return f"cannot be used ({type(error).__name__}: {error})."
 
 
-def judged(listing: Listing, known: Mapping[str, tuple[str, str | None]]) -> Listing:
+def resolve_twins(listing: Listing, known: Mapping[str, tuple[str, str | None]]) -> Listing:
     """Returns a listing of images without the studies whose files contain different images.
 
     Args:

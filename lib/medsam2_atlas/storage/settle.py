@@ -74,7 +74,7 @@ class Settler:
         if row is not None and [(self._place(f), stamps[f]) for f in files] == [(row.file, row.stamp)]:
             if not readable(files[0]):
                 raise PermissionError(13, "Permission denied")
-            if not overtaken(lineage, row.version):
+            if not outdated(lineage, row.version):
                 return ""
         versions = lineage.readable()
         latest = versions[-1] if versions else None
@@ -198,7 +198,7 @@ def entry(content: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
-def overtaken(lineage: Lineage, known: Version | None) -> bool:
+def outdated(lineage: Lineage, known: Version | None) -> bool:
     """Returns whether the newest version, or its record, differs from the one in the index."""
     numbers = lineage.numbers()
     if known is None or not numbers or numbers[-1] != known.number:

@@ -24,7 +24,6 @@ from medsam2_atlas.base.files import sha256
 from medsam2_atlas.imaging.labels import OrganTable
 from medsam2_atlas.imaging.volume import read_volume
 from medsam2_atlas.storage.acceptance import Person, accepted
-from medsam2_atlas.storage.before import Before, OvertakenError
 from medsam2_atlas.storage.changes import LabelChanges
 from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.contents import StudyContents
@@ -33,6 +32,7 @@ from medsam2_atlas.storage.images import ImageChanges
 from medsam2_atlas.storage.lineage import Version
 from medsam2_atlas.storage.names import study_name, tag_name
 from medsam2_atlas.storage.open_folder import OpenFolder
+from medsam2_atlas.storage.previous import OutdatedError, PreviousLabel
 from medsam2_atlas.storage.rows import LabelRow, stamp_of
 
 _TRIES = 3
@@ -277,7 +277,7 @@ class StudyStore(StudyContents):
             if checked.remarks:
                 new = replace(new, info={**new.info, "remarks": list(checked.remarks)})
             asks = new.origin == "person" and tag == FINAL and not confirmed
-            before: Before | None = None
+            before: PreviousLabel | None = None
 
             def accept(row: LabelRow | None, failed: bool) -> None:
                 if stamp_of(image.file) != stamp:
@@ -286,8 +286,8 @@ class StudyStore(StudyContents):
                     check_complete(study, before.organs_of(row, failed), checked, self._table)
 
             for _ in range(_TRIES):
-                before = Before(*self._current.find_or_failed(study, tag), self.path, image.file) if asks else None
-                with contextlib.suppress(OvertakenError):
+                before = PreviousLabel(*self._current.find_or_failed(study, tag), self.path, image.file) if asks else None
+                with contextlib.suppress(OutdatedError):
                     made = self._changes.save(study, tag, file, new, expected, accept)
                     return Saved(self._label(made.row), made.before)
         raise ConflictError(study, f"has a label under {tag} that keeps changing.", "Send it again.")

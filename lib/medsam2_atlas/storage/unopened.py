@@ -10,7 +10,7 @@ from medsam2_atlas.base.errors import MedSAM2AtlasError
 from medsam2_atlas.storage.compare import difference
 from medsam2_atlas.storage.folder import Study, StudyFolder, list_files
 from medsam2_atlas.storage.links import Roots
-from medsam2_atlas.storage.scan import judged
+from medsam2_atlas.storage.scan import resolve_twins
 
 
 def unopened_studies(folder: StudyFolder) -> tuple[list[Study], dict[str, str]]:
@@ -29,7 +29,7 @@ def unopened_studies(folder: StudyFolder) -> tuple[list[Study], dict[str, str]]:
         for study, names in listing.files.items()
         if len(names) > 1
     }
-    images, labels = judged(listing, known), list_files(folder.label_folder(FINAL), roots, labels=True)
+    images, labels = resolve_twins(listing, known), list_files(folder.label_folder(FINAL), roots, labels=True)
     problems = {**labels.left_out, **images.left_out}
     for study, names in labels.files.items():
         if len(names) > 1:

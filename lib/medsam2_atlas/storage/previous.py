@@ -12,11 +12,11 @@ from medsam2_atlas.storage.rows import LabelRow
 log = logging.getLogger(__name__)
 
 
-class OvertakenError(Exception):
+class OutdatedError(Exception):
     """Another label map has become current since the check. The check must be repeated."""
 
 
-class Before:
+class PreviousLabel:
     """The label map to replace, in its state at the time of the check."""
 
     def __init__(self, row: LabelRow | None, failed: bool, path: Path, image: Path) -> None:
@@ -39,10 +39,10 @@ class Before:
             failed: whether it could not be settled.
 
         Raises:
-            OvertakenError: the current label map is not the one that was checked.
+            OutdatedError: the current label map is not the one that was checked.
         """
         if _identity(row, failed) != self._seen:
-            raise OvertakenError
+            raise OutdatedError
         return self._organs
 
 
