@@ -211,7 +211,7 @@ class _Copying:
             if stamp(after) == entry.stamp:
                 return entry
             if last:
-                if item.kind in ("image", "label", "version"):  # other files are appended to: an incomplete copy is usable
+                if item.kind in ("image", "label", "version"):  # any beginning of other, growing files is usable
                     self.problems[item.path] = _CHANGED
                 return replace(entry, stamp="")
         raise AssertionError

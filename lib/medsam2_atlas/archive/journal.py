@@ -72,7 +72,7 @@ class Journal:
         return self._before.get(_digest(path))
 
     def add(self, path: str, stamp: str, checksum: str) -> None:
-        """Records the stamp and SHA-256 of a file."""
+        """Records the stamp and SHA-256 of a file, which is given by its path relative to the verified folder."""
         self._sums[_digest(path)] = (stamp, checksum)
         with contextlib.suppress(OSError):  # a full disk: a later run computes it again
             self._stream.write(json.dumps([_digest(path), stamp, checksum]).encode() + b"\n")

@@ -48,7 +48,7 @@ class AuditLimits:
 
 @dataclass
 class _End:
-    """The end of the current file after this process has last written or read it.
+    """The end of the current file when this process last wrote or read it.
 
     Attributes:
         inode: the inode of the file.

@@ -98,7 +98,9 @@ def accepted(row: LabelRow, versions: Sequence[Version], number: int, person: Pe
     """
     version = row.version
     if row.tag != FINAL:
-        raise InputError(row.study, f"has a label map under {row.tag}: only {FINAL} label maps are accepted.", "Name no tag.")
+        raise InputError(
+            row.study, f"has a label map under {row.tag}: only {FINAL} label maps can be accepted.", "Leave out the tag."
+        )
     if version.number != number:
         raise ConflictError(
             row.study, f"now has version {version.number} under {FINAL}, not {number}.", "Check and accept the current version."

@@ -198,7 +198,7 @@ class Auditor:
         lineage, number = self._settler.lineage(study, tag), row.version.number
         numbers = lineage.numbers()
         if number not in numbers:
-            return  # not kept as a version yet
+            return  # the file is not stored as a version yet
         others = [n for n in numbers if n < number][-len(row.version.doubled) :]
         files = [self._path / row.file, *(lineage.file(lineage.version(n)) for n in others)]
         if len({inspect_label(file, self._path / image.file).digest for file in files}) > 1:

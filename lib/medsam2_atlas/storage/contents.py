@@ -180,6 +180,11 @@ class StudyContents:
     def version_file(self, study: str, tag: str, number: int) -> Path:
         """Returns the file of a version. The caller must not change it.
 
+        Args:
+            study: the name of the study.
+            tag: the tag of the label map.
+            number: the number of the version.
+
         Raises:
             NotFoundError: there is no such version, or it is a removal.
             StorageError: the file has changed since it was saved, or its record cannot be read.

@@ -187,7 +187,7 @@ class Lineage:
                     with suppress(OSError):
                         file.unlink(missing_ok=True)
                 raise
-        self._settled()
+        self._flush_folder()
         return made
 
     def write(self, version: Version) -> None:
@@ -195,7 +195,7 @@ class Lineage:
         with temporary(self.folder, ".json") as part:
             write_safely(part, _as_text(version))
             os.replace(part, self._record(version.number))
-        self._settled()
+        self._flush_folder()
 
     def intact(self, version: Version) -> bool:
         """Returns whether the label file of a version exists and is unchanged."""
@@ -220,7 +220,7 @@ class Lineage:
             except OSError as error:
                 log.warning("%s is left over and cannot be removed (%s)", file, error.strerror)
 
-    def _settled(self) -> None:
+    def _flush_folder(self) -> None:
         """Flushes the folder after a record was renamed; only logs a failure, since the rename has been made."""
         try:
             flush(self.folder)

@@ -67,7 +67,13 @@ def set_aside(path: Path, work: WorkFolder, image: Path, belongings: Mapping[Pat
 
 
 def finish_removals(path: Path, work: WorkFolder, index: Index) -> None:
-    """Completes removals that a crash interrupted."""
+    """Completes removals that a crash interrupted. Logs those that cannot be completed.
+
+    Args:
+        path: the studies folder.
+        work: its work folder.
+        index: the index of the studies.
+    """
     try:
         plans = [file for file in (work.path / "removed").glob(f"*/{_PLAN}") if file.is_file()]
     except OSError as error:

@@ -178,7 +178,13 @@ class Writer:
         return read_twins(self._database)
 
     def put_twins(self, study: str, files: str, verdict: str | None) -> None:
-        """Records the image files of a study that has several, and the result of their comparison; see `read_twins`."""
+        """Records the image files of a study that has several.
+
+        Args:
+            study: the name of the study.
+            files: the files with their stamps, as JSON.
+            verdict: the result of their comparison, see `read_twins`.
+        """
         self._database.execute("INSERT OR REPLACE INTO twins VALUES (?, ?, ?)", (study, files, verdict))
 
     def drop_twins(self, study: str) -> None:

@@ -45,7 +45,13 @@ class Settler:
         return Lineage(self._roots.check(self._work.path / "versions" / tag / study))
 
     def settle(self, rows: Writer, study: str, tag: str) -> None:
-        """Settles a label map; records any error as its problem."""
+        """Settles a label map; records any error as its problem.
+
+        Args:
+            rows: the writer of the index.
+            study: the name of the study.
+            tag: the tag of the label map.
+        """
         try:
             with rows.savepoint():
                 note = self.take(rows, study, tag)
@@ -60,7 +66,7 @@ class Settler:
             rows.drop_problem(study, tag)
 
     def take(self, rows: Writer, study: str, tag: str) -> str:
-        """Settles a label map.
+        """Settles a label map. `settle` documents the arguments.
 
         Returns:
             A note on a step that could not be completed yet, although the label map counts; empty if there is none.
