@@ -1,4 +1,4 @@
-"""Blocks trainings and other work processes of a server during an erasure, since they may have the study in memory."""
+"""Refuses an erasure while a server's work process runs, which may have the study in memory, and blocks trainings during it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TRAINING = "train.json"
 
 @contextmanager
 def no_work_runs(work: Path) -> Iterator[None]:
-    """Holds the claims of all work processes for the duration of the block, so that none of them can start.
+    """Checks that no work process runs, and holds the training's claim for the duration of the block.
 
     Args:
         work: the work folder of the studies.
