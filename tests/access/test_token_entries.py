@@ -1,4 +1,4 @@
-"""Files of tokens: what is refused, and how people are added."""
+"""Files of tokens: unsafe files are refused, and people can be added."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_owner_and_group_may_use_the_file(file: Path, mode: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         (f"- {{name: kim, role: admin, token: {31 * 'x'}}}", r"entry 1 \(kim\) has a token of less than 32 characters"),
         ("- {name: kim, role: admin, token: put-a-long-random-text-here-1-and-some-more}", "an example"),
@@ -45,31 +45,31 @@ def test_owner_and_group_may_use_the_file(file: Path, mode: int) -> None:
         ("- {name: kim, role: admin, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08}", "an example"),
         (f"- {{name: kim, role: admin, token: {LONG}}}\n- {{name: kim, role: admin, token: {LONG}y}}", "two entries for kim"),
         (f"- {{name: kim, role: admin, token: {LONG}}}\n- {{name: lee, role: admin, token: {LONG}}}", "same token for kim and"),
-        (f"- {{name: kim, role: admin, token: {LONG}, expire: 2020-01-01}}", "'expire', which is not known"),
-        (f"- {{name: kim, role: admin, token: {LONG}, expires: soon}}", "an `expires` that is no date"),
-        (f"- {{name: kim, role: admin, token: {LONG}, expires: }}", "an `expires` that is no date"),
-        (f"- {{name: kim, role: admin, token: {LONG}, expires: 2027-13-01}}", "a date or number that is none"),
+        (f"- {{name: kim, role: admin, token: {LONG}, expire: 2020-01-01}}", "'expire', which is unknown"),
+        (f"- {{name: kim, role: admin, token: {LONG}, expires: soon}}", "an `expires` that is not a date"),
+        (f"- {{name: kim, role: admin, token: {LONG}, expires: }}", "an `expires` that is not a date"),
+        (f"- {{name: kim, role: admin, token: {LONG}, expires: 2027-13-01}}", "an invalid date or number"),
         (f"- {{name: kim, role: admin, token: {LONG}, sha256: {64 * '0'}}}", "either token or sha256"),
         (f"- {{name: kim, role: {LONG}, token: admin}}", "the role something"),
-        (f'- {{name: "kim\\n", role: admin, token: {LONG}}}', "a name with odd characters"),
-        (f'- {{name: "a\u202eb", role: admin, token: {LONG}}}', "a name with odd characters"),
+        (f'- {{name: "kim\\n", role: admin, token: {LONG}}}', "a name with invalid characters"),
+        (f'- {{name: "a\u202eb", role: admin, token: {LONG}}}', "a name with invalid characters"),
         (f"- {{name: {101 * 'k'}, role: admin, token: {LONG}}}", "of more than 100"),
         (f"- {{name: [kim], role: admin, token: {LONG}}}", "entry 1 has no name"),
-        ("- {name: kim, role: admin, token: 12345678901234567890123456789012}", "between quotes"),
+        ("- {name: kim, role: admin, token: 12345678901234567890123456789012}", "in quotes"),
         (f"- {{name: kim, role: admin, token: *{LONG}}}", "not YAML in line 1"),
-        (f"- {{name: kim, role: admin, token={LONG}}}", "something, which is not known"),
+        (f"- {{name: kim, role: admin, token={LONG}}}", "something, which is unknown"),
         (f"- {{name: {LONG}, role: admin, token: kim}}", "entry 1 has a token of less than"),
         *(
-            (f"- {{name: kim, role: admin, token: {LONG}, expires: {end}}}", "a date or number")
+            (f"- {{name: kim, role: admin, token: {LONG}, expires: {end}}}", "invalid date or number")
             for end in ('!!int ""', "!!bool x")
         ),
-        (f"- {{name: kim, role: admin, token: {LONG}, expires: !!timestamp soon}}", "a date or number that is none"),
+        (f"- {{name: kim, role: admin, token: {LONG}, expires: !!timestamp soon}}", "an invalid date or number"),
     ],
 )
-def test_entries_that_are_not_safe_are_refused_without_showing_a_token(tmp_path: Path, text: str, told: str) -> None:
+def test_unsafe_entries_are_refused_without_showing_a_token(tmp_path: Path, text: str, problem: str) -> None:
     text = text.replace("DIGEST-OF-EXAMPLE", hashlib.sha256(b"put-a-long-random-text-here-2").hexdigest())
     file = write_tokens(tmp_path / "tokens.yaml", text)
-    with pytest.raises(InputError, match=told) as refused:
+    with pytest.raises(InputError, match=problem) as refused:
         read_tokens(file)
     assert "xxxx" not in str(refused.value)
     assert "put-a-long" not in str(refused.value)
@@ -81,7 +81,7 @@ def test_the_example_is_refused_until_its_tokens_are_replaced(tmp_path: Path) ->
         read_tokens(write_tokens(tmp_path / "tokens.yaml", example.read_text()))
 
 
-def test_a_person_is_added_without_their_token(file: Path) -> None:
+def test_a_person_is_added_without_storing_the_token(file: Path) -> None:
     file.write_text("# Tokens of our department.\n" + file.read_text())
     before = file.read_text()
     token = add_person(file, "Ärztin: 7, {x}", "reviewer", "2027-01-31")
@@ -93,25 +93,30 @@ def test_a_person_is_added_without_their_token(file: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
 
 
-def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
+def test_a_new_file_is_for_its_owner_only(tmp_path: Path) -> None:
     token = add_person(tmp_path / "tokens.yaml", "kim", "annotator")
     assert read_tokens(tmp_path / "tokens.yaml") == {digest_of(token): TokenEntry("kim", "annotator")}
     assert stat.S_IMODE((tmp_path / "tokens.yaml").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(
-    ("name", "expires", "told"),
-    [("kim", "", "has kim already"), ("a\nb", "", "odd characters"), ("", "", "no name"), ("max", "soon", "no date")],
+    ("name", "expires", "problem"),
+    [
+        ("kim", "", "already contains kim"),
+        ("a\nb", "", "invalid characters"),
+        ("", "", "no name"),
+        ("max", "soon", "not a date"),
+    ],
 )
-def test_a_person_who_cannot_be_added_changes_nothing(file: Path, name: str, expires: str, told: str) -> None:
+def test_a_person_who_cannot_be_added_changes_nothing(file: Path, name: str, expires: str, problem: str) -> None:
     before = file.read_bytes()
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=problem):
         add_person(file, name, "annotator", expires)
     assert file.read_bytes() == before
     assert [one.name for one in file.parent.iterdir()] == [file.name]
 
 
-def test_a_file_in_another_form_is_not_damaged(tmp_path: Path) -> None:
+def test_a_file_with_another_layout_is_not_damaged(tmp_path: Path) -> None:
     file = write_tokens(tmp_path / "tokens.yaml", f"[{{name: kim, role: admin, token: {LONG}}}]")
     before = file.read_bytes()
     with pytest.raises(InputError):
@@ -119,7 +124,7 @@ def test_a_file_in_another_form_is_not_damaged(tmp_path: Path) -> None:
     assert file.read_bytes() == before
 
 
-def test_the_command_prints_the_token_alone_and_lists_people(tmp_path: Path) -> None:
+def test_the_command_prints_only_the_token_and_lists_people(tmp_path: Path) -> None:
     file = str(tmp_path / "tokens.yaml")
     added = CliRunner().invoke(app, ["tokens", "add", file, "kim", "--role", "admin", "--expires", "2020-01-31"])
     assert added.exit_code == 0

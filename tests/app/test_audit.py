@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.test_access import bearer, here, routes
-from medsam2_atlas.audit.reading import Wanted, lines
+from medsam2_atlas.audit.reading import LineQuery, lines
 from medsam2_atlas.storage import WorkFolder
 from server.application import create_app
 from server.audit import Audit, AuditMiddleware, note, settings_of
@@ -50,7 +50,7 @@ class Served:
 
     def lines(self) -> list[dict[str, Any]]:
         """Returns all lines except those about the server's start and end."""
-        return [line for line in lines(self.work, Wanted()) if not line["action"].startswith("server.")]
+        return [line for line in lines(self.work, LineQuery()) if not line["action"].startswith("server.")]
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_the_file_contains_study_names_only_if_the_operator_allows_them(tmp_path
 def test_the_start_is_recorded_with_changed_settings_and_without_secrets(tmp_path: Path) -> None:
     Served(tmp_path).audit.close()
     Served(tmp_path, ServerConfig(queue=3)).audit.close()
-    found = lines(tmp_path / ".medsam2_atlas", Wanted(action="server"))
+    found = lines(tmp_path / ".medsam2_atlas", LineQuery(action="server"))
     assert [line["action"] for line in found] == ["server.start", "server.stop"] * 2
     assert [found[n]["details"]["changed"] for n in (0, 2)] == [[], ["server_queue"]]
     assert found[2]["details"]["server_queue"] == "3"
@@ -277,12 +277,12 @@ def test_logins_are_recorded_without_passwords_typed_as_names(people: Path, monk
     stranger.post("/login", data={"username": "max", "password": "wrong"})
     stranger.post("/auth/token", data={"username": "my-secret-password", "password": "kim"})
     client.post("/logout")
-    found = lines(work, Wanted(action="login"))
+    found = lines(work, LineQuery(action="login"))
     assert [line["outcome"] for line in found] == ["done", "refused", "refused"]
     assert [line["details"]["tried"] for line in found] == ["kim", "max", "(unknown)"]
     assert found[0]["who_id"] == "token:kim"
     assert "who_id" not in found[1]
-    assert [line["who"] for line in lines(work, Wanted(action="logout"))] == ["kim"]
+    assert [line["who"] for line in lines(work, LineQuery(action="logout"))] == ["kim"]
     assert "secret" not in (work / "audit" / "audit.jsonl").read_text()
 
 
@@ -294,7 +294,7 @@ def test_changes_of_the_token_file_are_recorded(people: Path, monkeypatch: pytes
     assert client.get("/info/", headers=bearer(secret("eve"))).status_code != 401
     people.write_text("{")
     client.get("/auth/token/valid", headers=bearer(secret("kim")))
-    first, second = lines(work, Wanted(action="settings"))
+    first, second = lines(work, LineQuery(action="settings"))
     assert first["details"] == {"added": ["eve (annotator)", "kim (reviewer)"], "removed": ["kim (annotator)"]}
     assert second["outcome"] == "failed"
     assert secret("eve") not in (work / "audit" / "audit.jsonl").read_text()
@@ -304,6 +304,6 @@ def test_a_request_from_another_machine_is_not_recorded_as_the_local_user(tmp_pa
     app = create_app(ServerConfig())
     app.state.audit.open(WorkFolder(tmp_path))
     assert here(app, client=("10.0.0.7", 50000)).get("/datastore/image?image=a").status_code == 403
-    (line,) = lines(tmp_path, Wanted(action="image"))
+    (line,) = lines(tmp_path, LineQuery(action="image"))
     assert (line["outcome"], line["place"]) == ("refused", "10.0.0.7")
     assert "who_id" not in line

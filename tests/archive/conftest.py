@@ -1,4 +1,4 @@
-"""Studies to verify, back up and restore: a small folder, and an installation with everything in it."""
+"""Studies to verify, back up and restore: a small folder, and a complete installation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEWEST = generations()[-1]
 
 @dataclass(frozen=True)
 class Installation:
-    """What an earlier version wrote: a studies folder with atlas, weights, reports, measures; the work folder of a PACS."""
+    """Files of an earlier release: a studies folder with atlas, weights, reports and measures, and a PACS' work folder."""
 
     home: Path
     url: str
@@ -32,7 +32,7 @@ class Installation:
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder for what commands keep of their progress if the studies cannot be written."""
+    """Returns the folder in which commands store their progress if the studies cannot be written."""
     monkeypatch.setenv("MEDSAM2_ATLAS_STATE", str(tmp_path / "state"))
     return tmp_path / "state"
 
@@ -44,7 +44,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def installation(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installation:
-    """A copy of it, whose model folder is the one that is used."""
+    """Returns a copy of the installation, and sets the environment to its model folder."""
     home = tmp_path / "home"
     for part in ("studies", "models", "archive"):
         if (unpacked / part).is_dir():
@@ -55,7 +55,7 @@ def installation(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="session")
 def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two CTs, `a` and `b`; `a` has three versions of its `final` label map and one of a model's."""
+    """Returns a folder with two CTs, `a` and `b`; `a` has three versions of its `final` label map and one prediction."""
     path, file = tmp_path_factory.mktemp("annotated") / "studies", tmp_path_factory.mktemp("labels") / "label.nii.gz"
     for name in ("a", "b"):
         ct(path, name)
@@ -68,7 +68,7 @@ def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(annotated: Path, tmp_path: Path) -> Path:
-    """A copy of that folder."""
+    """Returns a copy of the annotated folder."""
     return Path(shutil.copytree(annotated, tmp_path / "studies"))
 
 
@@ -79,7 +79,7 @@ def place(folder: Path) -> Place:
 
 @pytest.fixture
 def flip() -> Callable[[Path], None]:
-    """Changes one bit in the middle of a file as a failing disk does: its times stay."""
+    """Returns a function that changes one bit in the middle of a file but not its times, as a failing disk does."""
 
     def flipped(file: Path) -> None:
         state = file.stat()

@@ -1,4 +1,4 @@
-"""What other processes do in the tests of kills; imported by them alone."""
+"""The work of child processes in the tests of kills. Only these processes import it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from medsam2_atlas.archive import Place, back_up, restore, verification, verify
 from storage.writers import counted
 
 
-def back_up_and_die_at(studies: Path, dest: Path, step: int, told: Connection) -> None:
-    """Makes a backup; the power goes before one of the steps that change names on the disk."""
+def back_up_and_die_at(studies: Path, dest: Path, step: int, connection: Connection) -> None:
+    """Makes a backup; the power fails before one of the steps that change names on the disk or flush."""
     with counted(step, lambda: os._exit(7)):
-        told.send(back_up(Place.existing(str(studies)), dest, keep=2).snapshot.name)
+        connection.send(back_up(Place.existing(str(studies)), dest, keep=2).snapshot.name)
 
 
-def restore_and_die_at(dest: Path, back: Path, step: int, told: Connection) -> None:
-    """Restores; the power goes before one of the steps that change names on the disk."""
+def restore_and_die_at(dest: Path, back: Path, step: int, connection: Connection) -> None:
+    """Restores a snapshot; the power fails before one of the steps that change names on the disk or flush."""
     with counted(step, lambda: os._exit(7)):
-        told.send(restore(dest, Place.of(str(back))).snapshot.name)
+        connection.send(restore(dest, Place.of(str(back))).snapshot.name)
 
 
-def verify_slowly(studies: Path, told: Connection) -> None:
-    """Verifies, and tells each file that was read."""
+def verify_slowly(studies: Path, connection: Connection) -> None:
+    """Verifies studies slowly, and sends a message after each file."""
     original = verification.stream_sha256
 
     def slow(stream: object) -> str:
         found = original(stream)  # type: ignore[arg-type]
-        told.send("read")
+        connection.send("read")
         time.sleep(0.05)
         return found
 

@@ -1,4 +1,4 @@
-"""Backups hold what the folder held, in one state, and copy nothing twice."""
+"""A backup contains all files of the folder in one state, and copies no content twice."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def objects(dest: Path) -> set[str]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Returns the files of a folder by path, without indexes and the progress of verifications."""
-    made_again = ("sqlite", "verified.jsonl", "verifying.jsonl")
-    files = (file for file in folder.rglob("*") if file.is_file() and not any(end in file.name for end in made_again))
+    recreated = ("sqlite", "verified.jsonl", "verifying.jsonl")
+    files = (file for file in folder.rglob("*") if file.is_file() and not any(end in file.name for end in recreated))
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
 
@@ -31,7 +31,7 @@ def versions(folder: Path, study: str, tag: str = "final") -> list[Version]:
     return StudyStore(folder).versions(study, tag)
 
 
-def test_a_second_backup_writes_no_content_that_is_there(place: Place, folder: Path, tmp_path: Path) -> None:
+def test_a_second_backup_writes_no_existing_content(place: Place, folder: Path, tmp_path: Path) -> None:
     dest = tmp_path / "dest"
     first = back_up(place, dest)
     before = objects(dest)
@@ -59,7 +59,7 @@ def test_a_snapshot_is_a_tree_that_can_be_copied_back_without_the_program(place:
     assert [version.author for version in versions(tmp_path / "copied", "a")] == ["kim", "lee", "kim"]
 
 
-def test_nobody_else_reads_a_backup(place: Place, tmp_path: Path) -> None:
+def test_only_the_user_who_writes_a_backup_can_read_it(place: Place, tmp_path: Path) -> None:
     dest = tmp_path / "dest"
     back_up(place, dest)
     modes = {path.stat().st_mode & 0o077 for path in (dest, *dest.rglob("*"))}
@@ -82,7 +82,7 @@ def test_images_can_be_left_out(place: Place, tmp_path: Path) -> None:
     assert not {"a.nii.gz", "b.nii.gz"} & set(made.entries)
 
 
-def test_a_link_is_copied_by_content_and_one_that_leads_out_is_told(
+def test_the_content_of_a_link_is_copied_and_a_link_that_leads_out_is_reported(
     place: Place, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside, outside = ct(tmp_path / "archive", "c"), ct(tmp_path / "elsewhere", "d")
@@ -117,7 +117,7 @@ def test_pipes_do_not_stop_a_backup(place: Place, folder: Path, tmp_path: Path) 
 ODD = ["  x", "line\nbreak", "tab\t", "ünïcödé 𝄞", "quote\"'", "-rf", "%41", "a" * 240, "$(id)", "b;c", "*?", "back\\slash"]
 
 
-def test_odd_names_come_back(tmp_path: Path) -> None:
+def test_odd_names_are_restored(tmp_path: Path) -> None:
     folder = tmp_path / "studies"
     names = [*(f"{name}.nii.gz" for name in ODD), os.fsdecode(b"bad\xff\xfe.nii.gz")]
     folder.mkdir()
@@ -129,7 +129,7 @@ def test_odd_names_come_back(tmp_path: Path) -> None:
     assert contents(tmp_path / "back") == contents(folder)
 
 
-def test_a_damaged_version_is_told_and_the_rest_goes_on(
+def test_a_damaged_version_is_reported_and_the_other_files_are_copied(
     place: Place, folder: Path, tmp_path: Path, flip: Callable[[Path], None]
 ) -> None:
     file = folder / ".medsam2_atlas/versions/final/a/00001.nii.gz"
@@ -148,12 +148,12 @@ def test_a_version_that_was_damaged_after_a_backup_is_not_lost(
     missing.unlink()
     made = back_up(place, tmp_path / "dest", keep=1)
     assert len(made.snapshot.problems) == 2
-    assert made.removed == (), "older snapshots may hold what is damaged now"
+    assert made.removed == (), "older snapshots may contain intact copies of damaged files"
     restore(tmp_path / "dest", Place.of(str(tmp_path / "back")))
     assert verify(Place.existing(str(tmp_path / "back"))).sound
 
 
-def test_a_file_that_cannot_be_read_is_told_and_the_rest_goes_on(
+def test_an_unreadable_file_is_reported_and_the_other_files_are_copied(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = backups.opened

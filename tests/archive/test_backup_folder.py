@@ -1,4 +1,4 @@
-"""The folder that backups go to: which is refused, what is removed from it, and what a full disk leaves."""
+"""The folder of a backup: which folders are refused, what is removed, and what remains on a full disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_backup_inside_the_studies_is_refused(place: Place, folder: Path, tmp_
         back_up(place, tmp_path / where)
 
 
-def test_a_folder_that_holds_something_else_is_refused(place: Place, tmp_path: Path) -> None:
+def test_a_folder_that_contains_other_files_is_refused(place: Place, tmp_path: Path) -> None:
     (tmp_path / "dest").mkdir()
     (tmp_path / "dest" / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="neither empty nor a backup"):
@@ -43,7 +43,7 @@ def test_a_folder_that_holds_something_else_is_refused(place: Place, tmp_path: P
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 9, "key": "", "studies": ""}', "\0" * 9])
-def test_a_damaged_identity_is_named(place: Place, tmp_path: Path, content: str) -> None:
+def test_a_damaged_identity_file_is_reported(place: Place, tmp_path: Path, content: str) -> None:
     back_up(place, tmp_path / "dest")
     (tmp_path / "dest" / "backup.json").write_text(content)
     with pytest.raises(StorageError, match=r"backup\.json"):
@@ -56,7 +56,7 @@ def test_two_backups_at_once_do_not_write_into_one_folder(place: Place, tmp_path
         back_up(place, tmp_path / "dest")
 
 
-def test_a_full_disk_leaves_no_snapshot_and_the_next_backup_goes_on(
+def test_a_full_disk_leaves_no_snapshot_and_the_next_backup_resumes(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dest, left, original = tmp_path / "dest", [5], Vault._writer
@@ -71,21 +71,19 @@ def test_a_full_disk_leaves_no_snapshot_and_the_next_backup_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(Vault, "_writer", limited)
-        with pytest.raises(StorageError, match=r"is full.*next backup goes on"):
+        with pytest.raises(StorageError, match=r"is full.*next backup resumes"):
             back_up(place, dest)
-    there = objects(dest)
-    assert len(there) == 5
+    copied = objects(dest)
+    assert len(copied) == 5
     assert Vault.existing(dest).names() == []
     assert not list(dest.rglob(".part-*"))
     made = back_up(place, dest)
-    assert made.added == len(objects(dest)) - len(there)
+    assert made.added == len(objects(dest)) - len(copied)
     assert verify_backup(dest).sound
 
 
 @pytest.mark.parametrize("what", ["link", "pipe"])
-def test_a_backup_does_not_write_through_what_others_put_in_place_of_its_journal(
-    place: Place, tmp_path: Path, what: str
-) -> None:
+def test_a_backup_does_not_write_through_a_file_that_replaces_its_journal(place: Place, tmp_path: Path, what: str) -> None:
     back_up(place, tmp_path / "dest")
     own, journal = tmp_path / "authorized_keys", tmp_path / "dest" / "journal.jsonl"
     own.write_text("mine\n")
@@ -100,7 +98,7 @@ def test_a_backup_does_not_write_through_what_others_put_in_place_of_its_journal
     assert own.stat().st_mode & 0o777 == 0o644
 
 
-def test_what_a_dead_run_has_left_is_removed(place: Place, tmp_path: Path) -> None:
+def test_the_remains_of_a_crashed_backup_are_removed(place: Place, tmp_path: Path) -> None:
     dest = tmp_path / "dest"
     kept = back_up(place, dest).snapshot.name
     for folder in (dest / "snapshots/2020-01-01T00-00-00Z/labels", dest / "snapshots/.part-abc/labels"):
@@ -112,7 +110,7 @@ def test_what_a_dead_run_has_left_is_removed(place: Place, tmp_path: Path) -> No
     assert kept in Vault.existing(dest).names()
 
 
-def test_old_snapshots_are_removed_with_the_contents_that_no_other_needs(place: Place, folder: Path, tmp_path: Path) -> None:
+def test_old_snapshots_are_removed_with_their_unneeded_contents(place: Place, folder: Path, tmp_path: Path) -> None:
     dest = tmp_path / "dest"
     (folder / "b.nii.gz").rename(tmp_path / "b.nii.gz")
     (folder / "c.nii.gz").write_bytes(b"soon gone")

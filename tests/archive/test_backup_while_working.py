@@ -1,4 +1,4 @@
-"""A backup that is made while people and models work holds one state."""
+"""A backup that runs while people and models work contains one consistent state."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_label_map_replaced_while_it_is_copied_keeps_the_version_of_the_listin
     assert not [path for path in made.entries if "00004" in path or path.endswith(".nrrd")]
 
 
-def test_a_study_removed_while_it_is_copied_is_no_part_of_the_snapshot(
+def test_a_study_removed_while_it_is_copied_is_not_in_the_snapshot(
     place: Place, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, original, listed = StudyStore(folder), backups.list_place, []
@@ -107,7 +107,7 @@ def test_a_study_removed_while_it_is_copied_is_no_part_of_the_snapshot(
     assert made.problems == {}
 
 
-def test_a_log_that_is_renamed_while_it_is_copied_is_copied_whole(
+def test_a_log_that_is_renamed_while_it_is_copied_is_copied_completely(
     place: Place, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = folder / ".medsam2_atlas/audit"
@@ -131,7 +131,7 @@ def test_a_log_that_is_renamed_while_it_is_copied_is_copied_whole(
     assert found == ["1\n2\n", "3\n"]
 
 
-def test_a_log_to_which_lines_are_added_is_copied_in_whole_lines(place: Place, folder: Path, tmp_path: Path) -> None:
+def test_a_growing_log_is_copied_in_complete_lines(place: Place, folder: Path, tmp_path: Path) -> None:
     log, stop = folder / ".medsam2_atlas/audit", threading.Event()
     log.mkdir()
     (log / "audit.jsonl").touch()

@@ -1,4 +1,4 @@
-"""Kills: a backup has the snapshot or has it not, a restore is there or goes on, a verification goes on."""
+"""Kills: a backup leaves a complete snapshot or none, and restores and verifications resume."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def processes() -> ForkServerContext:
 @pytest.mark.parametrize(
     "step", [1, 4, 9, 20, 33, *range(42, 58, 3), *(pytest.param(n, marks=pytest.mark.slow) for n in range(60))]
 )
-def test_a_backup_that_is_killed_leaves_whole_snapshots_and_the_next_goes_on(
+def test_a_killed_backup_leaves_only_complete_snapshots_and_the_next_one_resumes(
     processes: ForkServerContext, place: Place, folder: Path, tmp_path: Path, step: int
 ) -> None:
     dest = tmp_path / "dest"
     first = back_up(place, dest).snapshot.name if step % 2 else ""
     if first:
         ct(folder, "c")
-    told = run(processes, dying.back_up_and_die_at, folder, dest, step)
-    there, before = Vault.existing(dest).names() if (dest / "backup.json").exists() else [], objects(dest)
-    assert set(told) <= set(there)
-    for name in there:
+    received = run(processes, dying.back_up_and_die_at, folder, dest, step)
+    names, before = Vault.existing(dest).names() if (dest / "backup.json").exists() else [], objects(dest)
+    assert set(received) <= set(names)
+    for name in names:
         assert restore(dest, Place.of(str(tmp_path / name)), when=name).damaged == {}
     made = back_up(place, dest)
     assert made.added == len(objects(dest) - before)
@@ -49,9 +49,7 @@ def test_a_backup_that_is_killed_leaves_whole_snapshots_and_the_next_goes_on(
 @pytest.mark.parametrize(
     "step", [1, 3, 10, 25, *range(30, 48, 3), *(pytest.param(n, marks=pytest.mark.slow) for n in range(60))]
 )
-def test_a_restore_that_is_killed_goes_on(
-    processes: ForkServerContext, place: Place, folder: Path, tmp_path: Path, step: int
-) -> None:
+def test_a_killed_restore_resumes(processes: ForkServerContext, place: Place, folder: Path, tmp_path: Path, step: int) -> None:
     dest, back = tmp_path / "dest", tmp_path / "back"
     back_up(place, dest)
     done = run(processes, dying.restore_and_die_at, dest, back, step)
@@ -61,7 +59,7 @@ def test_a_restore_that_is_killed_goes_on(
     assert verify(Place.existing(str(back))).sound
 
 
-def test_a_verification_that_is_killed_goes_on(processes: ForkServerContext, place: Place, folder: Path) -> None:
+def test_a_killed_verification_resumes(processes: ForkServerContext, place: Place, folder: Path) -> None:
     receiving, sending = processes.Pipe(duplex=False)
     process = processes.Process(target=dying.verify_slowly, args=(folder, sending))
     process.start()

@@ -1,4 +1,4 @@
-"""A snapshot comes back into an empty place as it was, and nowhere else."""
+"""A snapshot is restored unchanged, and only into an empty place."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def dest(place: Place, tmp_path: Path) -> Path:
     return tmp_path / "dest"
 
 
-def test_everything_comes_back_and_work_goes_on(dest: Path, folder: Path, tmp_path: Path) -> None:
+def test_everything_is_restored_and_work_can_continue(dest: Path, folder: Path, tmp_path: Path) -> None:
     back = tmp_path / "deep" / "er" / "back"
     restore(dest, Place.of(str(back)))
     assert contents(back) == contents(folder)
@@ -48,7 +48,7 @@ def test_everything_comes_back_and_work_goes_on(dest: Path, folder: Path, tmp_pa
     assert store.restore_label("a", "final", 2).label.version.number == 5
 
 
-def test_an_installation_of_an_earlier_version_comes_back(installation: Installation, tmp_path: Path) -> None:
+def test_an_installation_of_an_earlier_release_is_restored(installation: Installation, tmp_path: Path) -> None:
     before = StudyStore(installation.studies)
     labels, problems = before.labels(), before.problems()
     made = back_up(Place.existing(str(installation.studies)), tmp_path / "dest")
@@ -66,7 +66,7 @@ def test_an_installation_of_an_earlier_version_comes_back(installation: Installa
     assert PredictionStore(work, store).latest("atlas", "open") is not None
 
 
-def test_the_work_folder_of_a_pacs_server_comes_back(installation: Installation, tmp_path: Path) -> None:
+def test_the_work_folder_of_a_pacs_server_is_restored(installation: Installation, tmp_path: Path) -> None:
     place = Place.existing(installation.url)
     sent = {
         study: is_sent(tags["final"].version) for study, tags in StudyStore(place.studies).labels().items() if "final" in tags
@@ -85,9 +85,9 @@ def test_the_work_folder_of_a_pacs_server_comes_back(installation: Installation,
 
 def test_a_pacs_server_and_a_folder_are_not_mixed_up(installation: Installation, dest: Path, tmp_path: Path) -> None:
     back_up(Place.existing(installation.url), tmp_path / "pacs")
-    with pytest.raises(InputError, match=r"holds the work folder of a PACS server.*Name the server's URL"):
+    with pytest.raises(InputError, match=r"contains the work folder of a PACS server.*Name the server's URL"):
         restore(tmp_path / "pacs", Place.of(str(tmp_path / "back")))
-    with pytest.raises(InputError, match="holds a studies folder"):
+    with pytest.raises(InputError, match="contains a studies folder"):
         restore(dest, Place.of("http://other.example.org/dicom-web"))
     assert not (tmp_path / "back").exists()
 
@@ -100,7 +100,7 @@ def test_the_password_of_a_pacs_is_not_written_into_the_backup(installation: Ins
     assert not [text for text in texts if "secret" in text]
 
 
-def test_nothing_is_restored_over_what_is_there(dest: Path, folder: Path, tmp_path: Path) -> None:
+def test_nothing_is_restored_over_existing_files(dest: Path, folder: Path, tmp_path: Path) -> None:
     before = contents(folder)
     with pytest.raises(ConflictError, match="is not empty"):
         restore(dest, Place.of(str(folder)))
@@ -125,7 +125,7 @@ def test_an_earlier_snapshot_is_chosen_by_the_beginning_of_its_name(
         restore(dest, Place.of(str(tmp_path / "none")), when="1999")
 
 
-def test_a_damaged_content_is_told_and_not_restored(
+def test_a_damaged_content_is_reported_and_not_restored(
     place: Place, dest: Path, tmp_path: Path, flip: Callable[[Path], None]
 ) -> None:
     vault = Vault.existing(dest)
@@ -140,7 +140,7 @@ def test_a_damaged_content_is_told_and_not_restored(
 
 
 @pytest.mark.parametrize("value", ["1e999", '"x"', "[]", "-1"])
-def test_a_list_with_a_size_that_cannot_be_is_refused(dest: Path, tmp_path: Path, value: str) -> None:
+def test_a_list_with_an_impossible_size_is_refused(dest: Path, tmp_path: Path, value: str) -> None:
     file = Vault(dest).list_file(Vault(dest).names()[0])
     head, line = file.read_text().splitlines()[:2]
     line = re.sub(r'"size": \d+', f'"size": {value}', line)
@@ -162,7 +162,7 @@ def test_a_hostile_list_writes_nothing_outside_of_the_place(dest: Path, tmp_path
 
 
 @pytest.mark.parametrize("what", ["pipe", "link", "folder"])
-def test_a_content_that_is_no_file_is_not_read(dest: Path, tmp_path: Path, what: str) -> None:
+def test_a_content_that_is_not_a_file_is_not_read(dest: Path, tmp_path: Path, what: str) -> None:
     vault = Vault.existing(dest)
     content = vault.content(vault.snapshot().entries["a.nii.gz"].sha256)
     content.unlink()
@@ -185,7 +185,7 @@ def test_a_content_that_has_grown_does_not_fill_the_disk(dest: Path, tmp_path: P
         assert "b.nii.gz" in restore(dest, Place.of(str(tmp_path / "back"))).damaged
 
 
-def test_folders_that_come_back_are_for_their_user_only(dest: Path, tmp_path: Path) -> None:
+def test_restored_folders_are_for_their_user_only(dest: Path, tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         restore(dest, Place.of(str(tmp_path / "back")))
@@ -206,7 +206,7 @@ def test_nothing_is_written_behind_a_link_in_the_place(dest: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("cut", [0, 1, 10, 200, -1])
-def test_a_list_that_was_cut_is_named(dest: Path, tmp_path: Path, cut: int) -> None:
+def test_a_truncated_list_is_reported(dest: Path, tmp_path: Path, cut: int) -> None:
     file = Vault.existing(dest).list_file(Vault.existing(dest).names()[0])
     file.write_bytes(file.read_bytes()[:cut])
     with pytest.raises(StorageError, match="snapshots DEST"):
@@ -214,7 +214,7 @@ def test_a_list_that_was_cut_is_named(dest: Path, tmp_path: Path, cut: int) -> N
     assert not (tmp_path / "back").exists()
 
 
-def test_a_restore_on_a_full_disk_goes_on_later(
+def test_a_restore_on_a_full_disk_resumes_later(
     dest: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, left = restoring._written, [4]
@@ -228,7 +228,7 @@ def test_a_restore_on_a_full_disk_goes_on_later(
     back = Place.of(str(tmp_path / "back"))
     with monkeypatch.context() as patched:
         patched.setattr(restoring, "_written", full)
-        with pytest.raises(StorageError, match=r"No space left.*it goes on"):
+        with pytest.raises(StorageError, match=r"No space left.*again to resume"):
             restore(dest, back)
     assert [path.name for path in back.root.iterdir()] == [".restoring"]
     with pytest.raises(ConflictError, match="was not restored completely"):
@@ -241,12 +241,12 @@ def test_a_restore_on_a_full_disk_goes_on_later(
     assert contents(back.root) == contents(folder)
 
 
-def test_a_restore_that_was_stopped_is_not_mixed_with_another_snapshot(
+def test_a_stopped_restore_is_not_mixed_with_another_snapshot(
     place: Place, dest: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     back = Place.of(str(tmp_path / "back"))
     with monkeypatch.context() as patched:
-        patched.setattr(restoring, "_take_places", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "stop")))
+        patched.setattr(restoring, "_move_to_place", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "stop")))
         with pytest.raises(StorageError):
             restore(dest, back)
     ct(folder, "c")
@@ -255,9 +255,9 @@ def test_a_restore_that_was_stopped_is_not_mixed_with_another_snapshot(
         restore(dest, back)
 
 
-def test_a_folder_that_is_no_backup_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_backup_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(MedSAM2AtlasError, match="is no backup"):
+        with pytest.raises(MedSAM2AtlasError, match="is not a backup"):
             restore(path, Place.of(str(tmp_path / "back")))
 
 

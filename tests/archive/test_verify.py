@@ -1,4 +1,4 @@
-"""A verification finds what is damaged or missing, and nothing else; it writes nothing but its own progress."""
+"""A verification finds damaged and missing files, reports no false findings, and writes only its own progress."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from medsam2_atlas.archive import (
 from medsam2_atlas.archive.journal import RUNNING
 from medsam2_atlas.audit.entry import AuditEntry
 from medsam2_atlas.audit.log import AuditLog
-from medsam2_atlas.audit.reading import Wanted, lines
+from medsam2_atlas.audit.reading import LineQuery, lines
 from medsam2_atlas.base.errors import ConflictError
 from medsam2_atlas.erasing import erase
 from medsam2_atlas.storage import StudyStore
@@ -56,10 +56,12 @@ def test_sound_studies_have_no_findings(place: Place, folder: Path) -> None:
     found = verify(place)
     assert (found.findings, found.files) == ((), 13)
     assert contents(folder) == before
-    assert "nii" not in (folder / ".medsam2_atlas/verified.jsonl").read_text(), "names of patients stay out of its progress"
+    assert "nii" not in (folder / ".medsam2_atlas/verified.jsonl").read_text(), (
+        "the progress must not contain names of patients"
+    )
 
 
-def test_what_an_earlier_version_wrote_has_no_problems(installation: Installation) -> None:
+def test_files_of_an_earlier_release_have_no_problems(installation: Installation) -> None:
     assert lost(verify(Place.existing(str(installation.studies)))) == {}
     assert lost(verify(Place.existing(installation.url))) == {}
 
@@ -76,7 +78,7 @@ def test_what_an_earlier_version_wrote_has_no_problems(installation: Installatio
 def test_a_flipped_bit_is_found(place: Place, folder: Path, flip: Callable[[Path], None], path: str, problem: str) -> None:
     flip(folder / path)
     found = lost(verify(place))
-    assert list(found) == ([path] if problem else []), "of the image of a study without label maps no checksum is recorded"
+    assert list(found) == ([path] if problem else []), "no checksum is recorded for an image without label maps"
     assert problem in found.get(path, "")
 
 
@@ -109,7 +111,7 @@ def test_no_record_leads_the_verification_out_of_its_folder(place: Place, folder
     assert list(lost(verify(place))) == [f"{VERSION}.json"]
 
 
-def test_an_image_without_label_maps_that_changed_unwritten_is_found_by_the_index(place: Place, folder: Path) -> None:
+def test_rot_in_an_image_without_label_maps_is_found_by_the_index(place: Place, folder: Path) -> None:
     index = StudyStore(folder)
     index.image("b")
     file = index.index_file
@@ -119,7 +121,7 @@ def test_an_image_without_label_maps_that_changed_unwritten_is_found_by_the_inde
     assert "without having been written" in lost(verify(place))["b.nii.gz"]
 
 
-def test_what_changed_unwritten_since_the_last_verification_is_found_again_and_again(place: Place, folder: Path) -> None:
+def test_rot_since_the_last_verification_is_reported_every_time(place: Place, folder: Path) -> None:
     verify(place)
     known = folder / ".medsam2_atlas/verified.jsonl"
     lines = [json.loads(line) for line in known.read_text().splitlines()]
@@ -130,7 +132,7 @@ def test_what_changed_unwritten_since_the_last_verification_is_found_again_and_a
         assert list(lost(verify(place))) == ["b.nii.gz"]
 
 
-def test_an_image_that_was_compressed_anew_is_no_finding(place: Place, folder: Path) -> None:
+def test_an_image_that_was_compressed_again_is_not_a_finding(place: Place, folder: Path) -> None:
     image = sitk.ReadImage(str(folder / "a.nii.gz"))
     (folder / "a.nii.gz").unlink()
     sitk.WriteImage(image, str(folder / "a.nrrd"), useCompression=False)
@@ -139,16 +141,16 @@ def test_an_image_that_was_compressed_anew_is_no_finding(place: Place, folder: P
 
 def test_a_label_map_that_another_program_put_there_is_noted(place: Place, folder: Path, tmp_path: Path) -> None:
     label(folder / "labels/final/b.nii.gz", 2)
-    assert "no version yet" in notes(verify(place))["labels/final/b.nii.gz"]
+    assert "not a version yet" in notes(verify(place))["labels/final/b.nii.gz"]
     assert lost(verify(place)) == {}
 
 
-def test_removed_label_maps_are_no_finding(place: Place, folder: Path) -> None:
+def test_removed_label_maps_are_not_a_finding(place: Place, folder: Path) -> None:
     StudyStore(folder).remove_label("a", "final")
     assert verify(place).findings == ()
 
 
-def test_a_label_map_that_is_saved_meanwhile_is_no_finding(
+def test_a_label_map_that_is_saved_meanwhile_is_not_a_finding(
     place: Place, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, original = StudyStore(folder), verification.list_place
@@ -163,7 +165,9 @@ def test_a_label_map_that_is_saved_meanwhile_is_no_finding(
     assert verify(place).findings == ()
 
 
-def test_a_study_that_is_removed_meanwhile_is_no_finding(place: Place, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_that_is_removed_meanwhile_is_not_a_finding(
+    place: Place, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, original = StudyStore(folder), verification.list_place
 
     def then_removed(place: Place) -> object:
@@ -188,7 +192,7 @@ def test_damaged_atlas_weights_reports_and_measures_are_found(installation: Inst
     assert {Path(path).name for path in found} >= {"maps.npz", "best.pt", "learning.sqlite"}
 
 
-def test_an_atlas_that_holds_another_one_is_found(installation: Installation) -> None:
+def test_an_atlas_with_the_content_of_another_one_is_found(installation: Installation) -> None:
     place, work = Place.existing(str(installation.studies)), installation.studies / ".medsam2_atlas"
     versions = sorted((work / "atlas/versions").iterdir())
     assert len(versions) > 1
@@ -199,7 +203,7 @@ def test_an_atlas_that_holds_another_one_is_found(installation: Installation) ->
     assert "is missing" in lost(verify(place))[".medsam2_atlas/atlas/current"]
 
 
-def test_interrupted_removals_and_left_over_files_are_noted(place: Place, folder: Path) -> None:
+def test_interrupted_removals_and_leftover_files_are_noted(place: Place, folder: Path) -> None:
     work = folder / ".medsam2_atlas"
     for file in (work / "removed/x/removal.json", work / "unreadable/1.nii.gz", work / ".part-12345678.json"):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -217,9 +221,7 @@ def test_interrupted_removals_and_left_over_files_are_noted(place: Place, folder
     }
 
 
-def test_a_verification_that_was_stopped_goes_on_where_it_was(
-    place: Place, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_verification_resumes(place: Place, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     original = verification.stream_sha256
 
@@ -235,10 +237,10 @@ def test_a_verification_that_was_stopped_goes_on_where_it_was(
     (folder / ".medsam2_atlas/verifying.jsonl").open("a").write('["a.nii.gz", "cut')
     found = verify(place)
     assert (found.resumed, found.files, len(read)) == (5, 13, 6 + 8)
-    assert verify(place).resumed == 0, "a run that came to its end is not gone on with"
+    assert verify(place).resumed == 0, "a complete run is not resumed"
 
 
-def test_a_stopped_verification_can_be_begun_anew(place: Place, folder: Path, flip: Callable[[Path], None]) -> None:
+def test_a_stopped_verification_can_be_started_over(place: Place, folder: Path, flip: Callable[[Path], None]) -> None:
     (folder / ".medsam2_atlas/verifying.jsonl").write_text('["a.nii.gz", "1", "2"]\n')
     state = (folder / f"{VERSION}.nii.gz").stat()
     flip(folder / f"{VERSION}.nii.gz")
@@ -247,7 +249,7 @@ def test_a_stopped_verification_can_be_begun_anew(place: Place, folder: Path, fl
     assert state.st_size == (folder / f"{VERSION}.nii.gz").stat().st_size
 
 
-def test_a_problem_found_before_a_stop_is_told_after_it(
+def test_a_problem_found_before_a_stop_is_reported_after_it(
     place: Place, folder: Path, flip: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flip(folder / f"{VERSION}.nii.gz")
@@ -260,7 +262,7 @@ def test_a_problem_found_before_a_stop_is_told_after_it(
     assert list(lost(found)) == [f"{VERSION}.nii.gz"]
 
 
-def test_two_verifications_of_one_folder_do_not_run_at_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_verifications_of_one_folder_do_not_run_at_the_same_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def inner(*_: object) -> object:
         with pytest.raises(ConflictError, match="another process"):
             verify(place)
@@ -319,7 +321,7 @@ def test_an_image_is_compared_by_its_voxels_once(place: Place, folder: Path, mon
         "verified.jsonl",
     ],
 )
-def test_a_pipe_in_place_of_a_record_holds_nobody_for_ever(place: Place, folder: Path, where: str) -> None:
+def test_a_pipe_in_place_of_a_record_does_not_block_a_verification(place: Place, folder: Path, where: str) -> None:
     pipe = folder / ".medsam2_atlas" / where
     pipe.parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(pipe)
@@ -327,7 +329,7 @@ def test_a_pipe_in_place_of_a_record_holds_nobody_for_ever(place: Place, folder:
         StudyStore(folder).labels()
         verify(place)
         AuditLog(place.work).record(AuditEntry("label.save", study="a"))
-        assert lines(place.work, Wanted())
+        assert lines(place.work, LineQuery())
         erase(place, "b", "withdrawn")
     assert not (folder / "b.nii.gz").exists()
 

@@ -1,4 +1,4 @@
-"""The audit log: no line is lost, changed or forged without being noticed, and no study is named."""
+"""The audit log loses no line, reveals changed and forged lines, and contains no study names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medsam2_atlas.audit import log as audit_log
 from medsam2_atlas.audit.entry import AuditEntry
 from medsam2_atlas.audit.files import AuditFiles, AuditLimits, digest_of
 from medsam2_atlas.audit.log import AuditLog, record_command
-from medsam2_atlas.audit.reading import Wanted, check, files_of, lines
+from medsam2_atlas.audit.reading import LineQuery, check, files_of, lines
 from medsam2_atlas.base.study_hash import StudyNames
 from medsam2_atlas.storage import WorkFolder
 
@@ -31,7 +31,7 @@ def written(work: Path) -> list[dict[str, object]]:
     return [json.loads(line) for file in files_of(work) for line in file.read_text().splitlines()]
 
 
-def test_a_line_says_who_did_what_to_which_study_without_its_name(work: Path) -> None:
+def test_a_line_contains_person_action_and_study_without_its_name(work: Path) -> None:
     log = AuditLog(work)
     entry = AuditEntry("label.save", who="kim", who_id="token:kim", study="Doe^Jane", tag="final", version=3, status=200)
     assert log.record(entry)
@@ -47,10 +47,10 @@ def test_a_line_says_who_did_what_to_which_study_without_its_name(work: Path) ->
     assert "Doe" not in (work / "audit" / "audit.jsonl").read_text()
     assert AuditLog(work, plain=True).record(AuditEntry("label.save", study="Doe^Jane"))
     assert written(work)[1]["study"] == "Doe^Jane"
-    assert len(lines(work, Wanted(study="Doe^Jane"))) == 2  # by name, however it was written
+    assert len(lines(work, LineQuery(study="Doe^Jane"))) == 2  # finds the name and its hash
 
 
-def test_values_from_outside_forge_no_line_and_have_an_end(work: Path) -> None:
+def test_values_from_outside_forge_no_line_and_are_shortened(work: Path) -> None:
     AuditLog(work).record(
         AuditEntry(
             "login", who='x\n{"who":"max"}\x1b[2J\u2028\ud800', details={"name\n": "y" * 10_000, "many": list(range(10_000))}
@@ -63,7 +63,7 @@ def test_values_from_outside_forge_no_line_and_have_an_end(work: Path) -> None:
     assert len(raw) < 40_000
 
 
-def test_files_of_the_audit_log_are_never_open_to_others(work: Path) -> None:
+def test_files_of_the_audit_log_are_never_readable_by_everybody(work: Path) -> None:
     before = os.umask(0o022)
     try:
         AuditLog(work).record(AuditEntry("login"))
@@ -79,7 +79,7 @@ def test_a_changed_removed_or_added_line_is_found(work: Path) -> None:
         log.record(AuditEntry("image.read", details={"n": number}))
     file = work / "audit" / "audit.jsonl"
     good = file.read_bytes()
-    assert (check(work).lines, check(work).problems, check(work).whole) == (5, [], True)
+    assert (check(work).lines, check(work).problems, check(work).complete) == (5, [], True)
     kept = good.splitlines(keepends=True)
     for bad in (
         good.replace(b'"n":2', b'"n":7'),
@@ -91,10 +91,10 @@ def test_a_changed_removed_or_added_line_is_found(work: Path) -> None:
         assert check(work).problems
     file.write_bytes(b"".join(kept[:4]))
     assert not check(work).problems
-    assert check(work).last != digest_of(kept[4][:-1])  # a copy of the last digest shows what was cut off
+    assert check(work).last != digest_of(kept[4][:-1])  # a copy of the last digest reveals that lines were cut off
 
 
-def test_a_file_that_is_made_shorter_while_the_server_runs_is_found(work: Path) -> None:
+def test_a_file_that_is_shortened_while_the_server_runs_is_found(work: Path) -> None:
     log = AuditLog(work)
     for number in range(3):
         log.record(AuditEntry("image.read", details={"n": number}))
@@ -118,11 +118,11 @@ def test_several_writers_lose_no_line_while_files_are_rotated(work: Path) -> Non
     assert len(written(work)) == 300
     assert (check(work).lines, check(work).problems) == (300, [])
     assert len(files_of(work)) > 5
-    assert len(lines(work, Wanted(limit=20))) == 20
-    assert lines(work, Wanted(limit=20)) == written(work)[-20:]
+    assert len(lines(work, LineQuery(limit=20))) == 20
+    assert lines(work, LineQuery(limit=20)) == written(work)[-20:]
 
 
-def test_a_new_day_begins_a_new_file_and_old_days_go_if_asked(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_day_begins_a_new_file_and_old_files_are_removed_on_request(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = AuditLog(work, limits=AuditLimits(keep_days=30))
     for day in ("2026-01-01", "2026-01-02", "2026-01-02", "2026-01-01", "2026-01-03"):  # the clock is set back once
         monkeypatch.setattr(audit_files, "utc_now", lambda day=day: f"{day}T00:00:00.000Z")
@@ -134,7 +134,7 @@ def test_a_new_day_begins_a_new_file_and_old_days_go_if_asked(work: Path, monkey
     assert not check(work).problems
     monkeypatch.undo()
     assert log.files.remove_old() == 3
-    assert (check(work).lines, check(work).whole, check(work).problems) == (1, False, [])
+    assert (check(work).lines, check(work).complete, check(work).problems) == (1, False, [])
 
 
 def test_a_line_that_a_full_disk_cuts_off_is_kept_and_written_later(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_a_line_that_a_full_disk_cuts_off_is_kept_and_written_later(work: Path, 
     assert not check(work).problems
 
 
-def test_lines_that_cannot_be_written_need_bounded_memory_and_are_counted(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_that_cannot_be_written_use_limited_memory_and_are_counted(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -168,7 +168,7 @@ def test_lines_that_cannot_be_written_need_bounded_memory_and_are_counted(work: 
     assert [line["details"] for line in written(work)] == [*({"n": n} for n in range(3, 8)), {"lines": 3}]
 
 
-def test_no_request_waits_again_for_a_disk_that_was_just_found_unusable(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_do_not_wait_for_a_disk_that_has_just_failed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
     def refuse(*_: object) -> int:
@@ -181,16 +181,16 @@ def test_no_request_waits_again_for_a_disk_that_was_just_found_unusable(work: Pa
         assert not log.record(AuditEntry("image.read"))
     assert len(tried) == 1
     monkeypatch.undo()
-    assert log.flush()  # as readiness does
+    assert log.flush()  # the readiness check does this
     assert len(written(work)) == 20
 
 
-def test_half_a_line_after_a_power_cut_damages_no_other_line(work: Path) -> None:
+def test_an_incomplete_line_after_a_power_cut_damages_no_other_line(work: Path) -> None:
     AuditLog(work).record(AuditEntry("login", who="first"))
     with (work / "audit" / "audit.jsonl").open("ab") as stream:
         stream.write(b'{"at":"2026')
     AuditLog(work).record(AuditEntry("login", who="second"))
-    assert [line["who"] for line in lines(work, Wanted())] == ["first", "second"]
+    assert [line["who"] for line in lines(work, LineQuery())] == ["first", "second"]
     assert check(work).problems == ["audit.jsonl, line 2: is damaged."]
 
 
@@ -209,33 +209,31 @@ def test_commands_are_recorded_with_the_user_of_the_operating_system(tmp_path: P
     studies = WorkFolder.of(tmp_path)
     record_command(studies, "label.restore", study="a", tag="final", version=2)
     assert AuditLog.of(studies) is AuditLog.of(WorkFolder.of(tmp_path))
-    (line,) = lines(studies.path, Wanted(action="label"))
+    (line,) = lines(studies.path, LineQuery(action="label"))
     assert (line["who_id"], line["place"]) == (f"os:{os.getuid()}", "command line")
-    assert lines(studies.path, Wanted(action="lab")) == []
-    assert lines(studies.path, Wanted(since="2999")) == []
-    assert lines(studies.path, Wanted(who=str(line["who_id"]))) == [line]
+    assert lines(studies.path, LineQuery(action="lab")) == []
+    assert lines(studies.path, LineQuery(since="2999")) == []
+    assert lines(studies.path, LineQuery(who=str(line["who_id"]))) == [line]
 
 
-def test_a_log_whose_only_closed_file_is_too_old_does_not_look_as_if_nothing_was_ever_removed(
-    work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_removal_of_the_only_closed_file_is_noticed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = AuditLog(work, limits=AuditLimits(keep_days=30))
     with monkeypatch.context() as long_ago:
         long_ago.setattr(audit_log, "utc_now", lambda: "2020-01-01T00:00:00.000Z")
         log.record(AuditEntry("label.save"))
     log.record(AuditEntry("label.save"))
     found = check(work)
-    assert (found.lines, found.problems, found.whole) == (1, [], False)
+    assert (found.lines, found.problems, found.complete) == (1, [], False)
 
 
 @pytest.mark.parametrize("lines_before", [0, 1])
-def test_a_log_that_was_removed_while_it_is_written_is_noticed(work: Path, lines_before: int) -> None:
+def test_the_removal_of_a_log_in_use_is_noticed(work: Path, lines_before: int) -> None:
     for _ in range(lines_before):
         AuditLog(work, limits=AuditLimits(max_bytes=1)).record(AuditEntry("label.save"))
     log = AuditLog(work, limits=AuditLimits(max_bytes=1 if lines_before else 10**6))
     log.record(AuditEntry("label.save"))
     (work / "audit" / "audit.jsonl").unlink()
-    (work / "audit" / "other").touch()  # takes the number of the removed file
+    (work / "audit" / "other").touch()  # takes the inode number of the removed file, so that the new file gets another one
     log.record(AuditEntry("label.read"))
     found = check(work)
-    assert found.problems if lines_before else not found.whole
+    assert found.problems if lines_before else not found.complete

@@ -90,8 +90,8 @@ def test_missing_studies_and_backups_are_refused(studies: Path, tmp_path: Path, 
     for words, problem in (
         (("verify", tmp_path / "none"), "is not a folder"),
         (("backup", "http://pacs.example.org/dicom-web", tmp_path / "dest"), "has no work folder here"),
-        (("restore", tmp_path / "none", tmp_path / "back"), "is no backup"),
-        (("snapshots", studies), "is no backup"),
+        (("restore", tmp_path / "none", tmp_path / "back"), "is not a backup"),
+        (("snapshots", studies), "is not a backup"),
     ):
         refused = command(*words)
         assert refused.exit_code == 1

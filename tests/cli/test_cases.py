@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from blocks import LIVER, PATIENT, QUICK, labelled
 from medsam2_atlas.atlas import options
-from medsam2_atlas.audit.reading import Wanted, lines
+from medsam2_atlas.audit.reading import LineQuery, lines
 from medsam2_atlas.base.errors import AtlasError, InputError
 from medsam2_atlas.cli import app
 from medsam2_atlas.cli.cases import annotated_cases
@@ -147,7 +147,7 @@ def test_growing_an_atlas_leaves_out_labels_that_cannot_be_used(
         if name != "lonely":  # this study has no label map yet
             assert any(line.startswith(f"refused: {name}: ") and words in line for line in done.output.splitlines()), name
     assert "added: a" in done.output
-    assert [line["action"] for line in lines(folder / ".medsam2_atlas", Wanted())] == ["train.start"]
+    assert [line["action"] for line in lines(folder / ".medsam2_atlas", LineQuery())] == ["train.start"]
     stopped = ran("atlas", "grow", "--strict", folder)
     assert "no CT of that name" in str(stopped.exception)
     (folder / "labels" / "final" / "b.nii.gz").unlink()

@@ -1,4 +1,4 @@
-"""After a study was erased, nothing in the studies folder, the work folder or the atlas holds its name, image or label maps."""
+"""After an erasure, no file of the studies folder, the work folder or the atlas contains the study's name, image or labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medsam2_atlas.archive import Place, verify
 from medsam2_atlas.base.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.base.files import sha256, write_json
 from medsam2_atlas.cli import app
-from medsam2_atlas.erasing import Erasure, erase, finish_erasures, look
+from medsam2_atlas.erasing import Erasure, erase, finish_erasures, preview
 from medsam2_atlas.registration import RegistrationCache, Transform
 from medsam2_atlas.storage import FINAL, Fingerprints, StudyStore, WorkFolder, fingerprints
 from medsam2_atlas.storage.fingerprints import fingerprint
@@ -42,7 +42,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two studies that a team has worked on for a while; the image of one was removed and uploaded again."""
+    """Returns a folder with two studies in use. The image of one was removed and uploaded again."""
     folder = tmp_path_factory.mktemp("kept")
     for name in (NAME, "other"):
         ct(folder / "studies", name)
@@ -97,7 +97,7 @@ def fill(folder: Path, work: Path, scratch: Path, name: str = NAME) -> None:
 
 
 def traces(folder: Path, name: str, checksums: set[str]) -> list[str]:
-    """Returns files and folders that still hold a study's name, or one of its files."""
+    """Returns files and folders that still contain a study's name or the content of one of its files."""
     found = []
     for path in sorted(folder.rglob("*")):
         if name in path.name:
@@ -122,7 +122,7 @@ def lines(work: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (work / "audit/audit.jsonl").read_text().splitlines()]
 
 
-def test_nothing_of_an_erased_study_is_left_but_a_line_in_the_audit_log(used: Path, tmp_path: Path) -> None:
+def test_only_a_line_in_the_audit_log_remains_of_an_erased_study(used: Path, tmp_path: Path) -> None:
     before = checksums_of(used, NAME)
     assert len(before) > 2
     others = {path.relative_to(used): sha256(path) for path in used.rglob("*") if "other" in str(path) and path.is_file()}
@@ -132,7 +132,7 @@ def test_nothing_of_an_erased_study_is_left_but_a_line_in_the_audit_log(used: Pa
     assert len(lines(used / ".medsam2_atlas")) == 1
     line = lines(used / ".medsam2_atlas")[0]
     assert (line["action"], line["details"], line["study"][:6]) == ("study.erase", {"reason": REASON}, "study-")
-    assert any("unet_3d was trained on it" in text for text in done.told)
+    assert any("unet_3d was trained on it" in text for text in done.not_erased)
     stats = json.loads((used / ".medsam2_atlas/unet_3d/stats.json").read_text())
     assert (stats["train_cases"], stats["skipped"], stats["erased_cases"]) == (["other"], {"other": "odd"}, 1)
     store = StudyStore(used)
@@ -144,7 +144,7 @@ def test_nothing_of_an_erased_study_is_left_but_a_line_in_the_audit_log(used: Pa
         erased(used)
 
 
-def test_a_running_server_forgets_an_erased_study_and_a_new_image_of_that_name_gets_nothing_of_the_old_one(
+def test_a_running_server_forgets_an_erased_study_and_a_new_image_of_that_name_is_a_new_study(
     used: Path, tmp_path: Path
 ) -> None:
     store, table = StudyStore(used), ScoreTable(used / ".medsam2_atlas/learning.sqlite")
@@ -160,9 +160,7 @@ def test_a_running_server_forgets_an_erased_study_and_a_new_image_of_that_name_g
     assert store.image(NAME).info == {}
 
 
-def test_a_save_that_waits_while_the_study_is_erased_brings_nothing_back(
-    used: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_save_that_waits_for_an_erasure_restores_nothing(used: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = StudyStore(used)
     save = store._changes._save
 
@@ -178,38 +176,38 @@ def test_a_save_that_waits_while_the_study_is_erased_brings_nothing_back(
     assert not [path for path in used.rglob("*") if NAME in path.name]
 
 
-def test_an_image_that_cannot_be_used_is_erased_too(used: Path) -> None:
+def test_an_unusable_image_is_erased_too(used: Path) -> None:
     (used / f"{NAME}.nrrd").write_bytes(b"another image")
     (used / f"{NAME}.MHA").write_bytes(b"")
     erased(used)
     assert not [path for path in used.rglob("*") if NAME in path.name]
 
 
-def test_a_link_is_erased_and_its_target_is_told(used: Path, tmp_path: Path) -> None:
+def test_a_link_is_erased_and_its_target_is_reported(used: Path, tmp_path: Path) -> None:
     (used / f"{NAME}.nii.gz").rename(tmp_path / "far.nii.gz")
     (used / f"{NAME}.nii.gz").symlink_to(tmp_path / "far.nii.gz")
     (used / "labels" / "mine").symlink_to(tmp_path / "mine")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / f"{NAME}.nii.gz").write_bytes(b"x")
     done = erased(used)
-    assert any(str(tmp_path / "far.nii.gz") in text for text in done.told)
+    assert any(str(tmp_path / "far.nii.gz") in text for text in done.not_erased)
     assert (tmp_path / "far.nii.gz").exists()
     assert (tmp_path / "mine" / f"{NAME}.nii.gz").exists()  # outside of the studies folder
-    assert any(str(tmp_path / "mine") in text and "MEDSAM2_ATLAS_ROOTS" in text for text in done.told)
+    assert any(str(tmp_path / "mine") in text and "MEDSAM2_ATLAS_ROOTS" in text for text in done.not_erased)
     assert not (used / f"{NAME}.nii.gz").is_symlink()
 
 
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../studies", "a/b", "unknown", "*", "with?awn-7", "[w]ithdrawn-7", "other.nii.gz"]
 )
-def test_a_name_that_is_no_study_erases_nothing(used: Path, name: str) -> None:
+def test_an_invalid_or_unknown_name_erases_nothing(used: Path, name: str) -> None:
     before = sorted(used.rglob("*"))
     with pytest.raises((NotFoundError, InputError)):
         erased(used, name)
     assert [path for path in before if not path.exists()] == []
 
 
-def test_studies_of_similar_names_are_left_alone(tmp_path: Path) -> None:
+def test_studies_with_similar_names_are_not_erased(tmp_path: Path) -> None:
     folder = tmp_path / "studies"
     for name in ("a", "a.1", "a b", "A", "*"):
         ct(folder, name)
@@ -223,23 +221,23 @@ def test_studies_of_similar_names_are_left_alone(tmp_path: Path) -> None:
     assert list((folder / ".medsam2_atlas/removed").glob("*/a b.nii.gz"))
 
 
-def test_nobody_is_told_to_remove_files_of_a_study_whose_name_begins_alike(tmp_path: Path) -> None:
+def test_files_of_a_study_with_the_same_beginning_of_its_name_are_not_reported(tmp_path: Path) -> None:
     folder = tmp_path / "studies"
     for name in ("case", "case.b", "old.case", "case.case"):
         ct(folder, name)
         StudyStore(folder).save_label(name, FINAL, label(tmp_path / "x.nii.gz", 4), author="kim")
     notes = folder / ".medsam2_atlas" / "notes.txt"
     notes.write_text("seen: old.case, case.b, case.case")
-    (told,) = erased(folder, "case").told
-    assert told.startswith("Backups")
+    (remaining,) = erased(folder, "case").not_erased
+    assert remaining.startswith("Backups")
     notes.write_text("seen: old.case, case.b")
-    assert f"{notes} still holds the name" in erased(folder, "case.b").told[-1]
+    assert f"{notes} still contains the name" in erased(folder, "case.b").not_erased[-1]
 
 
 @pytest.mark.parametrize(
     "where", ["pipe.nii.gz", ".medsam2_atlas/versions/final/pipe/00001.json", ".medsam2_atlas/scores/x.json"]
 )
-def test_a_pipe_that_somebody_put_there_does_not_hold_an_erasure_for_ever(tmp_path: Path, where: str) -> None:
+def test_a_pipe_in_the_folder_does_not_block_an_erasure(tmp_path: Path, where: str) -> None:
     folder = tmp_path / "studies"
     ct(folder, "pipe")
     pipe = folder / where
@@ -251,7 +249,9 @@ def test_a_pipe_that_somebody_put_there_does_not_hold_an_erasure_for_ever(tmp_pa
     assert not (folder / "pipe.nii.gz").exists()
 
 
-def test_a_disk_that_cannot_be_written_is_told_before_anything_is_erased(used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_cannot_be_written_is_reported_before_anything_is_erased(
+    used: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -270,14 +270,14 @@ def test_names_that_would_control_a_terminal_are_shown_as_escapes(tmp_path: Path
     assert r"x\n\x1b[31m.nii.gz" in shown.output
 
 
-def test_nothing_is_erased_while_a_training_runs(used: Path) -> None:
+def test_nothing_is_erased_during_a_training(used: Path) -> None:
     with claimed(WorkFolder.of(used), "train", "unet_3d"), pytest.raises(ConflictError, match="runs a training"):
         erased(used)
     assert (used / f"{NAME}.nii.gz").exists()
     assert not (used / ".medsam2_atlas/erasing").exists()
 
 
-def test_a_reason_that_holds_the_name_is_refused(used: Path) -> None:
+def test_a_reason_that_contains_the_name_is_refused(used: Path) -> None:
     for reason in ("", " ", f"the patient {NAME.upper()} asked"):
         with pytest.raises(InputError, match="reason"):
             erase(Place.existing(str(used)), NAME, reason)
@@ -304,7 +304,7 @@ def _erase_and_die(folder: str, step: int) -> None:
     os._exit(0)
 
 
-def test_a_kill_at_any_step_leaves_an_erasure_that_is_finished_later(kept: Path, tmp_path: Path) -> None:
+def test_an_erasure_that_is_killed_at_any_step_is_completed_later(kept: Path, tmp_path: Path) -> None:
     before, used = checksums_of(kept, NAME), tmp_path / "studies"
     died = 0
     for step in (3, 4, 5, 8, 12, 18, 25, 33, 40, 48, 55, 62, 70):
@@ -346,7 +346,7 @@ def test_no_name_of_an_erased_file_controls_the_terminal(used: Path) -> None:
     assert "\u202e" not in ran.output
 
 
-def test_an_atlas_that_was_made_from_signed_off_studies_alone_is_built_again_without_the_erased_one(
+def test_an_atlas_of_signed_off_studies_alone_is_built_again_without_the_erased_one(
     used: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     atlas, given = used / ".medsam2_atlas/atlas", []
@@ -367,7 +367,7 @@ def test_an_atlas_that_was_made_from_signed_off_studies_alone_is_built_again_wit
 
 
 @pytest.mark.parametrize("others", [["other"], []])
-def test_a_registration_that_is_made_while_the_cache_is_emptied_is_not_kept(tmp_path: Path, others: list[str]) -> None:
+def test_a_registration_that_runs_while_the_cache_is_emptied_is_not_stored(tmp_path: Path, others: list[str]) -> None:
     cache = RegistrationCache(tmp_path / "registrations")
     for other in others:
         cache.get(f"t/{other}", Transform)
@@ -380,7 +380,7 @@ def test_a_registration_that_is_made_while_the_cache_is_emptied_is_not_kept(tmp_
     assert [file.name for file in cache.folder.rglob("*.npz")] == [f"{other}.npz" for other in others]
 
 
-def test_what_verifications_have_recorded_of_an_erased_study_goes_and_the_rest_stays(used: Path) -> None:
+def test_records_of_verifications_are_erased_for_the_erased_study_only(used: Path) -> None:
     verify(Place.existing(str(used)))
     done = used / ".medsam2_atlas" / "verified.jsonl"
     before = done.read_text().splitlines()
@@ -400,7 +400,7 @@ def test_what_verifications_have_recorded_of_an_erased_study_goes_and_the_rest_s
 
 def test_the_space_of_erased_rows_is_overwritten(used: Path) -> None:
     index = used / ".medsam2_atlas/studies.sqlite"
-    with sqlite3.connect(index) as database:  # an earlier row that an earlier program has deleted without overwriting it
+    with sqlite3.connect(index) as database:  # a row that an earlier release has deleted without overwriting it
         database.execute("PRAGMA secure_delete=OFF")
         database.execute("INSERT INTO problems VALUES (?, 'x', ?, 0)", (NAME, NAME * 20))
         database.execute("DELETE FROM problems WHERE tag = 'x'")
@@ -409,7 +409,7 @@ def test_the_space_of_erased_rows_is_overwritten(used: Path) -> None:
     assert NAME.encode() not in index.read_bytes()
 
 
-def test_a_fingerprint_of_an_image_that_is_erased_while_it_is_decoded_is_not_kept(
+def test_the_fingerprint_of_an_image_that_is_erased_while_it_is_decoded_is_not_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = ct(tmp_path / "studies", NAME)
@@ -425,6 +425,6 @@ def test_a_fingerprint_of_an_image_that_is_erased_while_it_is_decoded_is_not_kep
     assert kept.known("0" * 64) is None
 
 
-def test_what_would_be_erased_of_an_unknown_study_is_nothing(used: Path) -> None:
+def test_the_preview_of_an_unknown_study_is_refused(used: Path) -> None:
     with pytest.raises(MedSAM2AtlasError):
-        look(Place.existing(str(used)), hashlib.sha256(b"x").hexdigest())
+        preview(Place.existing(str(used)), hashlib.sha256(b"x").hexdigest())

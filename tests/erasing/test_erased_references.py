@@ -1,4 +1,4 @@
-"""The share of an erased study in the grown atlas is erased from all its versions."""
+"""An erased study is erased from all versions of the grown atlas."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     return build_atlas(find_references(folder), BuildOptions(registration=QUICK))
 
 
-def test_no_version_of_the_atlas_keeps_an_erased_study(tmp_path: Path, base: Atlas, quick: None) -> None:
+def test_no_version_of_the_atlas_contains_an_erased_study(tmp_path: Path, base: Atlas, quick: None) -> None:
     work = WorkFolder(tmp_path / "work")
     labelled(tmp_path / "final", "d", PATIENT)
     first = grow_studies_atlas(work, base, find_references(tmp_path / "final"))
@@ -40,7 +40,7 @@ def test_no_version_of_the_atlas_keeps_an_erased_study(tmp_path: Path, base: Atl
     versions = atlas_store(work).versions
     assert first["version"] in versions
     assert len(versions) == 2
-    grown = grown_atlas(work, base)  # in use at once, without registering anything
+    grown = grown_atlas(work, base)  # the new version is in use at once, without another registration
     assert grown is not None
     assert [reference.name for reference in grown.references] == ["a", "b", "c", "d", "e"]
     assert grown.template_version == base.template_version
@@ -58,7 +58,7 @@ def test_a_common_space_that_was_averaged_from_an_erased_study_is_not_kept(tmp_p
     published = store.publish(base)
     assert not erase_reference(folder, "other", final=False)
     assert store.current == published
-    assert erase_reference(folder, "other", final=True)  # refused as a reference, it is part of the space all the same
+    assert erase_reference(folder, "other", final=True)  # a refused reference is still part of the common space
     assert (store.versions, store.current) == ([], None)
 
 

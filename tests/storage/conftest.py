@@ -1,4 +1,4 @@
-"""The studies folder that most tests here begin with."""
+"""The studies folder for most tests of storage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from storage.test_store import ct
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two CTs, `a` and `b`."""
+    """Returns a studies folder with two CTs, `a` and `b`."""
     for name in ("a", "b"):
         ct(tmp_path / "studies", name)
     return tmp_path / "studies"

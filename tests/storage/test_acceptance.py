@@ -1,4 +1,4 @@
-"""The review stage: models learn from a `final` label map only once another person has accepted that very version."""
+"""The review stage: models learn from a version of a `final` label map only after another person has accepted it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEE = Person("lee", "token:lee")
 
 @pytest.fixture
 def store(folder: Path, tmp_path: Path) -> StudyStore:
-    """`a` and `b`, signed off by kim, with the review stage on."""
+    """Returns a store with the review stage on, and with label maps of `a` and `b` that kim has signed off."""
     store = StudyStore(folder)
     for name in ("a", "b"):
         store.save_label(name, FINAL, label(tmp_path / "x.nii.gz", 6), author="kim")
@@ -31,7 +31,7 @@ def learnt(folder: Path) -> list[str]:
     return [files.name for files in annotated_cases(folder, {})]
 
 
-def test_nothing_is_learnt_that_no_reviewer_has_accepted(store: StudyStore, folder: Path) -> None:
+def test_models_learn_only_from_label_maps_that_a_reviewer_has_accepted(store: StudyStore, folder: Path) -> None:
     with pytest.raises(InputError, match="no annotated CTs"):
         learnt(folder)
     assert store.accept_label("a", FINAL, 1, LEE).version.accepted["by"] == "lee"
@@ -44,7 +44,7 @@ def test_nothing_is_learnt_that_no_reviewer_has_accepted(store: StudyStore, fold
     assert learnt(folder) == ["a", "b"]
 
 
-def test_an_acceptance_ends_with_the_next_version(store: StudyStore, folder: Path, tmp_path: Path) -> None:
+def test_an_acceptance_does_not_apply_to_the_next_version(store: StudyStore, folder: Path, tmp_path: Path) -> None:
     store.accept_label("a", FINAL, 1, LEE)
     assert StudyStore(folder).label("a", FINAL).version.accepted["by_id"] == "token:lee"
     store.save_label("a", FINAL, label(tmp_path / "y.nii.gz", 7), author="kim")
@@ -55,10 +55,10 @@ def test_an_acceptance_ends_with_the_next_version(store: StudyStore, folder: Pat
         learnt(folder)
 
 
-def test_another_version_than_the_current_one_is_never_accepted(store: StudyStore, tmp_path: Path) -> None:
+def test_only_the_current_version_can_be_accepted(store: StudyStore, tmp_path: Path) -> None:
     store.save_label("a", FINAL, label(tmp_path / "y.nii.gz", 7), author="kim")
     for number in (1, 3):
-        with pytest.raises(ConflictError, match="version 2 under final by now"):
+        with pytest.raises(ConflictError, match="now has version 2 under final"):
             store.accept_label("a", FINAL, number, LEE)
     store.save_label("a", "draft", label(tmp_path / "y.nii.gz", 7), author="kim")
     with pytest.raises(InputError, match="only final"):
@@ -66,7 +66,7 @@ def test_another_version_than_the_current_one_is_never_accepted(store: StudyStor
 
 
 @pytest.mark.parametrize("again", ["", "restored", "confirmed"])
-def test_nobody_accepts_what_they_drew(store: StudyStore, tmp_path: Path, again: str) -> None:
+def test_reviewers_cannot_accept_their_own_label_maps(store: StudyStore, tmp_path: Path, again: str) -> None:
     number = 1
     if again == "restored":
         store.save_label("a", FINAL, label(tmp_path / "y.nii.gz", 7), author="max")
@@ -74,20 +74,22 @@ def test_nobody_accepts_what_they_drew(store: StudyStore, tmp_path: Path, again:
     if again == "confirmed":
         number = store.confirm_label("a", FINAL, author="max").label.version.number
     for person in (Person("kim", "token:kim"), Person("Kim")):
-        with pytest.raises(InputError, match="nobody accepts their own"):
+        with pytest.raises(InputError, match="cannot accept their own"):
             store.accept_label("a", FINAL, number, person)
     assert store.accept_label("a", FINAL, number, Person("max")).version.accepted["by"] == "max"
-    assert store.accept_label("a", FINAL, number, LEE).version.accepted["by"] == "max"  # the first one stays
+    assert store.accept_label("a", FINAL, number, LEE).version.accepted["by"] == "max"  # the first acceptance stays
 
 
-def test_people_of_one_name_are_told_apart_by_their_ids(store: StudyStore, tmp_path: Path) -> None:
+def test_people_of_the_same_name_are_distinguished_by_their_ids(store: StudyStore, tmp_path: Path) -> None:
     store.save_label("a", FINAL, label(tmp_path / "y.nii.gz", 7), author="kim", author_id="oidc:x#1")
-    with pytest.raises(InputError, match="nobody accepts"):
+    with pytest.raises(InputError, match="cannot accept their own"):
         store.accept_label("a", FINAL, 2, Person("another name", "oidc:x#1"))
     assert store.accept_label("a", FINAL, 2, Person("kim", "oidc:x#2")).version.accepted["by_id"] == "oidc:x#2"
 
 
-def test_a_label_map_is_never_accepted_by_what_a_client_sends_with_it(store: StudyStore, folder: Path, tmp_path: Path) -> None:
+def test_a_client_cannot_accept_a_label_map_with_the_info_that_it_sends(
+    store: StudyStore, folder: Path, tmp_path: Path
+) -> None:
     sent = {"accepted": {"by": "lee", "at": "2026"}}
     store.save_label("a", FINAL, label(tmp_path / "y.nii.gz", 7), author="kim", info=sent)
     store.update_label_info("a", FINAL, sent)
@@ -101,14 +103,14 @@ def test_a_damaged_note_never_turns_the_review_stage_off(store: StudyStore, fold
         assert StudyStore(folder).review.on, text
 
 
-def test_a_record_without_an_acceptance_is_as_earlier_programs_write_it(store: StudyStore, folder: Path) -> None:
+def test_a_record_without_an_acceptance_has_the_format_of_earlier_releases(store: StudyStore, folder: Path) -> None:
     record = folder / ".medsam2_atlas" / "versions" / FINAL / "a" / "00001.json"
     assert "accepted" not in json.loads(record.read_text())
     for damaged in ("x", 3, ["a"]):
         assert Version.from_json(json.dumps({**json.loads(record.read_text()), "accepted": damaged})).accepted == {}
 
 
-def test_a_label_map_is_accepted_by_a_command(
+def test_a_command_accepts_a_label_map(
     store: StudyStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOGNAME", "kim")
@@ -122,7 +124,7 @@ def test_a_label_map_is_accepted_by_a_command(
     assert learnt(folder) == ["a"]
 
 
-def test_only_final_label_maps_without_a_problem_are_learnt_from(folder: Path, tmp_path: Path) -> None:
+def test_models_learn_only_from_final_label_maps_without_a_problem(folder: Path, tmp_path: Path) -> None:
     store = StudyStore(folder)
     for tag in ("original", "draft"):
         store.save_label("a", tag, label(tmp_path / "x.nii.gz", 6))

@@ -1,4 +1,4 @@
-"""An answer never lies about what was stored, whichever step of a change fails."""
+"""An answer is true about the stored data, whichever step of a change fails."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def failing_at(step: int) -> Iterator[list[str]]:
-    """Makes the disk full at the n-th call that renames or flushes, and only then; yields the calls."""
+    """Makes only the n-th call that changes names or flushes fail with a full disk; yields the calls."""
     calls: list[str] = []
     originals = {name: getattr(os, name) for name in CALLS}
 
@@ -60,7 +60,7 @@ def failing_at(step: int) -> Iterator[list[str]]:
 
 @contextmanager
 def index_failing(monkeypatch: pytest.MonkeyPatch, where: str) -> Iterator[None]:
-    """Leaves no room for the index on the disk: for a row, or at the commit of a change."""
+    """Makes writing the index fail with a full disk: at a row, or at the commit of a change."""
     with monkeypatch.context() as patch:
         if where == "row":
 
@@ -114,7 +114,7 @@ CHANGES = (save, restore, remove, describe, describe_image, add, remove_image)
 
 
 def state(store: StudyStore) -> Any:
-    """Returns everything that clients can read of a folder."""
+    """Returns all data of a folder that clients can read."""
     images = {study: dict(image.info) for study, image in store.images().items()}
     labels = {
         (study, tag): (found.version, found.problem, found.file.read_bytes())
@@ -139,7 +139,7 @@ def plain(found: Any) -> Any:
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_a_full_disk_at_any_step_is_answered_truly(
+def test_a_full_disk_at_any_step_gets_a_true_answer(
     folder: Path, tmp_path: Path, change: Callable[[StudyStore, Path], None]
 ) -> None:
     shutil.copytree(folder, tmp_path / "kept", copy_function=shutil.copy2)
@@ -165,12 +165,12 @@ def test_a_full_disk_at_any_step_is_answered_truly(
         if len(calls) < step:
             break
     assert outcomes == {True, False}
-    assert len(calls) < step, "there are more steps than were tried"
+    assert len(calls) < step, "a change has more steps than the test has tried"
 
 
 @pytest.mark.parametrize("where", ["row", "commit"])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_an_index_without_room_is_answered_truly(
+def test_an_index_without_free_space_gets_a_true_answer(
     folder: Path, tmp_path: Path, change: Callable[[StudyStore, Path], None], where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = StudyStore(folder)
@@ -186,18 +186,18 @@ def test_an_index_without_room_is_answered_truly(
     assert (seen != before) == done
 
 
-def test_a_removal_that_a_crash_interrupted_is_finished(folder: Path, tmp_path: Path) -> None:
+def test_a_removal_that_a_crash_interrupted_is_completed(folder: Path, tmp_path: Path) -> None:
     store = StudyStore(folder)
     image = (folder / "a.nii.gz").read_bytes()
 
     class Killed(BaseException):
-        """The process ends here."""
+        """Stands for the end of the process."""
 
     original, calls = os.replace, []
 
     def replace(*args: Any) -> None:
         calls.append(args)
-        if len(calls) == 3:  # the plan, the image
+        if len(calls) == 3:  # after the plan and the image
             raise Killed
         original(*args)
 

@@ -1,4 +1,4 @@
-"""One bad label or image never stops a folder."""
+"""A bad label or image does not affect the other studies of a folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 def as_nobody(folder: Path) -> Iterator[None]:
     """Runs the block as a user who owns the folder and is not root."""
     if os.geteuid() != 0:
-        pytest.skip("only root can become somebody else")
+        pytest.skip("only root can become another user")
     for part in [*folder.parents][: len(folder.parents) - 1]:
         if part.stat().st_uid == 0 and str(part).startswith("/tmp/"):
             part.chmod(part.stat().st_mode | 0o111)
@@ -58,9 +58,7 @@ def test_a_label_of_another_owner_does_not_stop_the_folder(folder: Path) -> None
         assert store.problems() == {}
 
 
-def test_a_known_label_that_cannot_be_read_any_more_is_served_from_its_version_and_does_not_count(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_label_that_becomes_unreadable_is_served_from_its_version_and_does_not_count(folder: Path, tmp_path: Path) -> None:
     StudyStore(folder).save_label("a", FINAL, label(tmp_path / "x.nii.gz", 3), author="kim")
     current = folder / "labels/final/a.nii.gz"
     current.chmod(0o600)
@@ -89,7 +87,7 @@ def test_saving_over_a_label_that_cannot_be_read_keeps_it(folder: Path, tmp_path
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".mha"])
-def test_names_of_any_length_that_a_disk_takes_do_not_stop_the_folder(folder: Path, tmp_path: Path, suffix: str) -> None:
+def test_names_of_any_length_that_the_disk_allows_do_not_stop_the_folder(folder: Path, tmp_path: Path, suffix: str) -> None:
     image = (folder / "a.nii.gz").read_bytes()
     for length in (234, 248):
         (folder / ("x" * length + ".nii.gz")).write_bytes(image)
@@ -130,7 +128,7 @@ def test_files_that_cannot_be_accessed_do_not_stop_the_folder(folder: Path, monk
     scan = os.scandir
 
     class Broken:
-        """An entry whose disk has gone."""
+        """An entry on a disk that has been disconnected."""
 
         def __init__(self, entry: os.DirEntry[str]) -> None:
             self.name, self.path, self._entry = entry.name, entry.path, entry
@@ -147,7 +145,7 @@ def test_files_that_cannot_be_accessed_do_not_stop_the_folder(folder: Path, monk
             return self._entry.stat()
 
     class Scanned:
-        """Entries of a folder on that disk."""
+        """The entries of a folder on that disk."""
 
         def __init__(self, path: str) -> None:
             self._entries = [Broken(entry) for entry in scan(path)]
@@ -166,7 +164,7 @@ def test_files_that_cannot_be_accessed_do_not_stop_the_folder(folder: Path, monk
     assert [study.name for study in StudyFolder(folder).studies()] == ["b", "c"]
 
 
-def test_a_tag_that_cannot_be_listed_takes_no_label_away(folder: Path, tmp_path: Path) -> None:
+def test_a_tag_that_cannot_be_listed_loses_no_label(folder: Path, tmp_path: Path) -> None:
     StudyStore(folder).save_label("a", FINAL, label(tmp_path / "x.nii.gz", 3), author="kim")
     StudyStore(folder).save_label("a", "other", label(tmp_path / "x.nii.gz", 4), author="kim")
     tag = folder / "labels/final"
@@ -184,22 +182,22 @@ def test_a_tag_that_cannot_be_listed_takes_no_label_away(folder: Path, tmp_path:
     assert store.problems() == {}
 
 
-def test_a_label_that_makes_the_program_fail_in_any_way_stops_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_label_that_causes_any_error_does_not_affect_other_labels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     label(folder / "labels/final/a.nii.gz", 2)
     original = settle.quick_look
 
     def look(file: Path) -> str:
         if file.name.startswith("a."):
-            raise ZeroDivisionError("never thought of")
+            raise ZeroDivisionError("an unexpected error")
         return original(file)
 
     monkeypatch.setattr(settle, "quick_look", look)
     store = StudyStore(folder)
     assert organ_in(store.label("b", FINAL).file) == 6
-    assert "never thought of" in store.problems()["a"][FINAL]
+    assert "an unexpected error" in store.problems()["a"][FINAL]
 
 
-def test_a_record_that_cannot_be_read_hides_no_other_version(folder: Path, tmp_path: Path) -> None:
+def test_an_unreadable_record_hides_no_other_version(folder: Path, tmp_path: Path) -> None:
     store = StudyStore(folder)
     for organ in (2, 3):
         store.save_label("a", FINAL, label(tmp_path / "x.nii.gz", organ))
@@ -211,7 +209,7 @@ def test_a_record_that_cannot_be_read_hides_no_other_version(folder: Path, tmp_p
         store.version_file("a", FINAL, 7)
 
 
-def test_a_folder_of_another_user_is_refused_in_a_sentence(folder: Path) -> None:
+def test_a_folder_of_another_user_is_refused_with_a_clear_message(folder: Path) -> None:
     StudyStore(folder).work.path.chmod(0o700)
-    with as_nobody(folder), pytest.raises(StorageError, match="for another user"):
+    with as_nobody(folder), pytest.raises(StorageError, match="belongs to another user"):
         StudyStore(folder)

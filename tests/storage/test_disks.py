@@ -1,4 +1,4 @@
-"""A read-only or full disk serves what is there."""
+"""Existing studies can be read on a read-only or full disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from storage.test_store import ct, label, organ_in
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """Yields a disk of one megabyte with two studies: one with a saved label, one with a label that is not taken in yet."""
+    """Yields a disk of one megabyte with two studies, `a` with a saved label and `b` without one."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False)
@@ -39,8 +39,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @contextmanager
 def spoiled(disk: Path, how: str) -> Iterator[int]:
-    """Makes the disk full or read-only; yields the error that programs get."""
-    gc.collect()  # of files that were removed while a store held them
+    """Makes the disk full or read-only for the duration of the block; yields the error number of writes."""
+    gc.collect()  # closes removed files that a store still had open
     if how == "read-only":
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         yield errno.EROFS
@@ -60,7 +60,7 @@ def check_served(store: StudyStore, file: Path) -> None:
     assert store.label("a", FINAL).version.info == {"n": 1}
     assert store.label("b", FINAL).version.origin == "found"
     assert store.counts() == (2, {FINAL: 2})
-    assert "kept as a version" in store.problems()["b"][FINAL]
+    assert "stored as a version" in store.problems()["b"][FINAL]
     with pytest.raises(StorageError, match=r"Nothing was changed") as raised:
         store.save_label("a", FINAL, file)
     assert isinstance(raised.value.__cause__, OSError)
@@ -88,7 +88,7 @@ def test_a_disk_that_cannot_be_written_serves_existing_studies(disk: Path, tmp_p
 
 
 @pytest.mark.parametrize("how", ["read-only", "full"])
-def test_a_disk_that_becomes_unwritable_still_serves_studies(disk: Path, tmp_path: Path, how: str) -> None:
+def test_a_disk_that_becomes_read_only_or_full_still_serves_studies(disk: Path, tmp_path: Path, how: str) -> None:
     store, new = StudyStore(disk), label(tmp_path / "y.nii.gz", 2)
     label(disk / "labels/final/b.nii.gz", 3)
     with spoiled(disk, how):
@@ -97,7 +97,7 @@ def test_a_disk_that_becomes_unwritable_still_serves_studies(disk: Path, tmp_pat
     assert StudyStore(disk).label("a", FINAL).version.number == 2
 
 
-def test_a_folder_of_studies_on_a_read_only_disk_opens_the_first_time(disk: Path) -> None:
+def test_a_new_studies_folder_on_a_read_only_disk_can_be_opened(disk: Path) -> None:
     subprocess.run(["rm", "-r", disk / ".medsam2_atlas"], check=True)
     with spoiled(disk, "read-only"):
         store = StudyStore(disk)
@@ -106,7 +106,7 @@ def test_a_folder_of_studies_on_a_read_only_disk_opens_the_first_time(disk: Path
 
 
 @pytest.mark.parametrize("how", ["read-only", "full"])
-def test_measures_and_predictions_do_not_fail_on_a_disk_that_takes_nothing(disk: Path, how: str) -> None:
+def test_measures_and_predictions_do_not_fail_on_an_unwritable_disk(disk: Path, how: str) -> None:
     table = ScoreTable(disk / ".medsam2_atlas" / "learning.sqlite")
     table.put("a", "image", {}, None, "before")
     store = StudyStore(disk)

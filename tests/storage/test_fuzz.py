@@ -1,4 +1,4 @@
-"""Ten thousand strange ids, tags and label files: nothing is written outside the studies folder, nothing breaks."""
+"""Ten thousand strange ids, tags and label files: nothing is written outside the studies folder, and no other error occurs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MARK = "untouched"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A studies folder in the midst of others' files."""
+    """Returns a studies folder between folders of other programs."""
     for name in ("beside", "studies-of-others", "studies"):
         (tmp_path / "house" / name).mkdir(parents=True)
         (tmp_path / "house" / name / "mark").write_text(MARK)
@@ -42,11 +42,11 @@ def strange(generator: random.Random) -> str:
     return "".join(generator.choice(PIECES) for _ in range(generator.randint(0, 4)))
 
 
-def test_strange_names(folder: Path, tmp_path: Path) -> None:
+def test_strange_names_break_nothing(folder: Path, tmp_path: Path) -> None:
     store, generator = StudyStore(folder), random.Random(11)
     good, image = label(tmp_path / "good.nii.gz", 6), folder / "a.nii.gz"
     before = outside(folder)
-    taken = 0
+    accepted = 0
     for n in range(NAMES):
         study, tag = generator.choice(["a", strange(generator)]), generator.choice(["final", strange(generator)])
         action = n % 8
@@ -67,21 +67,21 @@ def test_strange_names(folder: Path, tmp_path: Path) -> None:
                 store.restore_label(study, tag, generator.randint(-1, 3))
             elif study != "a":
                 store.remove_image(study)
-            taken += 1
+            accepted += 1
         except (InputError, NotFoundError, ConflictError):
             continue
     assert outside(folder) == before
-    assert taken > 1000
+    assert accepted > 1000
     assert (folder / "mark").read_text() == MARK
     assert all(f.parent == folder for f in (image.file for image in store.images().values()))
     assert StudyStore(folder).images() == store.images()
 
 
-def test_strange_files(folder: Path, tmp_path: Path) -> None:
+def test_strange_files_break_nothing(folder: Path, tmp_path: Path) -> None:
     store, generator = StudyStore(folder), random.Random(13)
     suffixes = (".nii.gz", ".nii", ".nrrd", ".mha")
     good = [label(tmp_path / f"good{suffix}", 6).read_bytes() for suffix in suffixes]
-    before, taken = outside(folder), 0
+    before, accepted = outside(folder), 0
     for n in range(FILES):
         which = n % len(suffixes)
         content = bytearray(good[which])
@@ -94,16 +94,16 @@ def test_strange_files(folder: Path, tmp_path: Path) -> None:
         file.write_bytes(content)
         try:
             store.save_label("a", "final", file)
-            taken += 1
+            accepted += 1
         except MedSAM2AtlasError as error:
             assert str(error)
         assert set(values(store)) <= set(range(16))
     assert outside(folder) == before
-    assert 0 < taken < FILES
+    assert 0 < accepted < FILES
     assert not list(folder.rglob(".part-*"))
 
 
 def values(store: StudyStore) -> list[int]:
-    """Values of what is current; none where nothing has been taken in yet."""
+    """Returns the voxel values of all current label maps of `a`; empty if there are none."""
     tags = store.labels().get("a", {})
     return [int(v) for tag in tags.values() for v in np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(tag.file))))]

@@ -1,4 +1,4 @@
-"""Label files of earlier versions that a disk did not let the store replace or remove: they are no new versions."""
+"""Label files of earlier versions that the store could not replace or remove do not become new versions."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ def refuse(*_: object, **__: object) -> None:
 
 
 def state(store: StudyStore) -> tuple[list[int], int, int]:
-    """Returns the numbers of all versions, that of the current one, and its organ."""
+    """Returns the numbers of all versions, and the number and organ of the current one."""
     now = store.label("a", FINAL)
     return [version.number for version in store.versions("a", FINAL)], now.version.number, organ_in(now.file)
 
 
-def test_a_superseded_file_that_cannot_be_removed_is_not_taken_in_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_superseded_file_that_cannot_be_removed_does_not_become_a_version(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     label(folder / "labels/final/a.nii.gz", 6)
     store = StudyStore(folder)
     label(folder / "labels/final/a.nrrd", 2)
@@ -45,7 +47,7 @@ def test_a_superseded_file_that_cannot_be_removed_is_not_taken_in_again(folder: 
     assert store.problems() == {}
 
 
-def test_a_saved_label_that_cannot_be_shown_is_not_replaced_by_the_one_before(
+def test_a_saved_label_that_cannot_be_copied_to_its_tag_is_not_replaced_by_the_previous_one(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = StudyStore(folder)
@@ -58,13 +60,13 @@ def test_a_saved_label_that_cannot_be_shown_is_not_replaced_by_the_one_before(
         for _ in range(3):
             store.refresh()
             assert state(store) == ([1, 2], 2, 2)
-            assert "could not be brought up to date" in store.problems()["a"][FINAL]
+            assert "could not be updated" in store.problems()["a"][FINAL]
     store.refresh()
     assert state(store) == ([1, 2], 2, 2)
     assert organ_in(folder / "labels/final/a.nii.gz") == 2
 
 
-def test_an_earlier_version_that_a_person_puts_back_is_taken_in(folder: Path, tmp_path: Path) -> None:
+def test_an_earlier_version_that_a_person_puts_back_becomes_a_version(folder: Path, tmp_path: Path) -> None:
     store = StudyStore(folder)
     store.save_label("a", FINAL, label(tmp_path / "x.nrrd", 6))
     store.save_label("a", FINAL, label(tmp_path / "y.nii.gz", 2))
@@ -77,8 +79,8 @@ def test_a_disk_that_ignores_case_loses_no_label(folder: Path, tmp_path: Path, m
     final = folder / "labels/final"
 
     def by_any_case(file: Path) -> Path:
-        there = final.iterdir() if file.parent == final and final.is_dir() else ()
-        return next((entry for entry in there if entry.name.lower() == file.name.lower()), file)
+        entries = final.iterdir() if file.parent == final and final.is_dir() else ()
+        return next((entry for entry in entries if entry.name.lower() == file.name.lower()), file)
 
     for name in ("is_file", "unlink", "lstat", "is_symlink"):
         plain = getattr(Path, name)

@@ -55,7 +55,7 @@ def test_links_into_folders_that_the_operator_names_are_followed(
     assert list(StudyStore(folder).images()) == ["a", "b"]
 
 
-def test_stores_with_other_roots_do_not_drop_each_others_studies(
+def test_stores_with_different_roots_do_not_drop_each_others_studies(
     folder: Path, outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "b.nii.gz").symlink_to(outside / "secret.nii.gz")
@@ -104,7 +104,7 @@ def test_nothing_is_read_written_or_removed_through_a_link_that_leads_outside(
     assert everything(outside) == before
 
 
-def test_a_label_that_is_replaced_by_a_link_outside_is_served_from_its_version(
+def test_a_label_that_is_replaced_by_a_link_to_the_outside_is_served_from_its_version(
     folder: Path, outside: Path, tmp_path: Path
 ) -> None:
     store = StudyStore(folder)
@@ -119,7 +119,7 @@ def test_a_label_that_is_replaced_by_a_link_outside_is_served_from_its_version(
 
 
 @pytest.mark.parametrize("which", [".medsam2_atlas", ".medsam2_atlas/versions", ".medsam2_atlas/images"])
-def test_nothing_is_kept_behind_a_link_that_leads_outside(folder: Path, outside: Path, tmp_path: Path, which: str) -> None:
+def test_nothing_is_stored_behind_a_link_that_leads_outside(folder: Path, outside: Path, tmp_path: Path, which: str) -> None:
     (outside / "work").mkdir()
     (folder / which).parent.mkdir(exist_ok=True)
     (folder / which).symlink_to(outside / "work")

@@ -41,7 +41,7 @@ def spoil(folder: Path, how: str) -> None:
     elif how == "emptied":
         with file.open("r+b") as stream:
             stream.truncate(0)
-    elif how == "of an older program":
+    elif how == "of an older release":
         file.unlink(missing_ok=True)
         with sqlite3.connect(file) as database:
             database.execute("PRAGMA journal_mode=WAL")
@@ -49,11 +49,11 @@ def spoil(folder: Path, how: str) -> None:
         database.close()
 
 
-WAYS = ["removed", "replaced", "overwritten", "cut", "emptied", "of an older program"]
+WAYS = ["removed", "replaced", "overwritten", "cut", "emptied", "of an older release"]
 
 
 @pytest.mark.parametrize("how", WAYS)
-def test_an_index_that_is_lost_is_made_again_before_the_next_answer(folder: Path, tmp_path: Path, how: str) -> None:
+def test_a_lost_index_is_rebuilt_before_the_next_answer(folder: Path, tmp_path: Path, how: str) -> None:
     store = StudyStore(folder)
     labels, images = store.labels(), store.images()
     for ask in (store.counts, store.labels, store.images, lambda: store.label("case-1", FINAL), store.problems):
@@ -76,7 +76,7 @@ def test_an_index_that_is_lost_is_made_again_before_the_next_answer(folder: Path
 
 
 @pytest.mark.parametrize("how", WAYS[:-1])
-def test_a_lost_index_never_gives_an_empty_folder_or_an_error(folder: Path, tmp_path: Path, how: str) -> None:
+def test_a_lost_index_never_causes_an_empty_folder_or_an_error(folder: Path, tmp_path: Path, how: str) -> None:
     store, new = StudyStore(folder), label(tmp_path / "x.nii.gz", 9)
     wrong: list[object] = []
     stop = threading.Event()
@@ -87,7 +87,7 @@ def test_a_lost_index_never_gives_an_empty_folder_or_an_error(folder: Path, tmp_
                 found = (store.counts(), len(store.images()), len(store.labels()))
                 if found != ((STUDIES, {FINAL: STUDIES}), STUDIES, STUDIES):
                     wrong.append(found)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is what the test looks for
+            except Exception as error:  # noqa: BLE001 - the test looks for any error
                 wrong.append(error)
 
     def save() -> None:
@@ -96,7 +96,7 @@ def test_a_lost_index_never_gives_an_empty_folder_or_an_error(folder: Path, tmp_
             number += 1
             try:
                 store.save_label("case-0", FINAL, new, author=str(number))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is what the test looks for
+            except Exception as error:  # noqa: BLE001 - the test looks for any error
                 wrong.append(error)
 
     threads = [threading.Thread(target=ask) for _ in range(3)] + [threading.Thread(target=save)]
@@ -105,7 +105,7 @@ def test_a_lost_index_never_gives_an_empty_folder_or_an_error(folder: Path, tmp_
     try:
         for _ in range(12):
             time.sleep(0.05)
-            with contextlib.suppress(FileNotFoundError):  # it is just being set aside
+            with contextlib.suppress(FileNotFoundError):  # the store is just moving the damaged index away
                 spoil(folder, how)
     finally:
         stop.set()

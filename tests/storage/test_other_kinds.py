@@ -1,4 +1,4 @@
-"""Files in a studies folder that are no studies: taken if their suffix is in upper case, or told with the reason."""
+"""Unusual files in a studies folder: upper-case suffixes are supported, and unsupported files are listed with the reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".NII.GZ", ".NII", ".NRRD", ".MHA"])
-def test_a_suffix_in_upper_case_is_a_study_like_any_other(folder: Path, tmp_path: Path, suffix: str) -> None:
+def test_an_image_with_an_upper_case_suffix_is_a_study(folder: Path, tmp_path: Path, suffix: str) -> None:
     made = write(tmp_path / f"made{suffix.lower()}", np.arange(480, dtype=np.int16).reshape(SHAPE))
     shutil.copy(made, folder / f"B{suffix}")
     (folder / "labels/final").mkdir(parents=True)
@@ -59,7 +59,7 @@ def fill(folder: Path) -> None:
     (folder / "docs/README.md").write_text("x")
 
 
-TOLD = {
+REASONS = {
     "x.mhd": "has its header and its voxels in two files. Convert it",
     "y.nhdr": "has its header and its voxels in two files",
     "z.hdr": "has its header and its voxels in two files",
@@ -70,20 +70,20 @@ TOLD = {
 }
 
 
-def test_what_is_not_taken_is_told_with_the_reason_and_nothing_else_is(folder: Path) -> None:
+def test_only_unsupported_files_are_listed_with_a_reason(folder: Path) -> None:
     fill(folder)
-    told = StudyStore(folder).problems()
-    assert set(told) == set(TOLD)
-    for name, words in TOLD.items():
-        assert told[name]["image"].startswith(f"is not used: it {words}"), told[name]
+    problems = StudyStore(folder).problems()
+    assert set(problems) == set(REASONS)
+    for name, words in REASONS.items():
+        assert problems[name]["image"].startswith(f"is not used: it {words}"), problems[name]
     assert list(StudyStore(folder).images()) == ["a"]
     for file in folder.iterdir():
-        if file.name in TOLD:
+        if file.name in REASONS:
             file.unlink()
     assert StudyStore(folder).problems().keys() == {"x.raw", "y.raw.gz", "z.img"}  # voxels without their header
 
 
-def test_dicom_files_and_folders_of_any_shape_are_told(folder: Path) -> None:
+def test_dicom_files_and_folders_of_any_layout_are_listed(folder: Path) -> None:
     series = folder / "series"
     files = write_series(series, sitk.GetImageFromArray(np.zeros((3, 4, 5), np.int16)))
     nested = folder / "patient" / "study" / "1.2.3"
@@ -94,16 +94,16 @@ def test_dicom_files_and_folders_of_any_shape_are_told(folder: Path) -> None:
     for name in ("IM0001", "IM0002", "1.2.840.113"):
         (folder / name).write_bytes(DICOM)
     (folder / "linked").symlink_to(series)
-    told = {name: wrong["image"] for name, wrong in StudyStore(folder).problems().items()}
-    assert set(told) == {"series", "patient", "deep", "1.2.840.113", "linked"}
+    problems = {name: wrong["image"] for name, wrong in StudyStore(folder).problems().items()}
+    assert set(problems) == {"series", "patient", "deep", "1.2.840.113", "linked"}
     for name in ("series", "patient"):
-        assert "is a folder of DICOM files. Convert each series" in told[name]
-    assert "is a folder that contains images. Move them up" in told["deep"]
-    assert "is the first of 3 DICOM files" in told["1.2.840.113"]
-    assert "is a link to a folder" in told["linked"]
+        assert "is a folder of DICOM files. Convert each series" in problems[name]
+    assert "is a folder that contains images. Move them up" in problems["deep"]
+    assert "is the first of 3 DICOM files" in problems["1.2.840.113"]
+    assert "is a link to a folder" in problems["linked"]
 
 
-def test_files_under_a_tag_that_are_no_label_maps_are_told(folder: Path) -> None:
+def test_unsupported_files_under_a_tag_are_listed(folder: Path) -> None:
     label(folder / "labels/final/a.nii.gz", 6)
     (folder / "labels/final/b.dcm").write_bytes(DICOM)
     (folder / "labels/final/notes.txt").write_bytes(b"x")
@@ -116,12 +116,12 @@ def test_files_under_a_tag_that_are_no_label_maps_are_told(folder: Path) -> None
     assert StudyStore(folder).problems() == {}
 
 
-def test_commands_over_folders_list_what_is_not_taken(folder: Path, tmp_path: Path) -> None:
+def test_commands_on_folders_list_unsupported_files(folder: Path, tmp_path: Path) -> None:
     label(folder / "labels/final/a.nii.gz", 6)
     fill(folder)
     skipped: dict[str, str] = {}
     assert [files.name for files in annotated_cases(folder, skipped)] == ["a"]
-    assert set(skipped) == set(TOLD)
+    assert set(skipped) == set(REASONS)
     pairs = tmp_path / "pairs"
     ct(pairs / "images", "A")
     (pairs / "images/A.nii.gz").rename(pairs / "images/A.NII.GZ")
@@ -137,7 +137,7 @@ def test_commands_over_folders_list_what_is_not_taken(folder: Path, tmp_path: Pa
     assert "p.zip (image): is not used: it is an archive." in shown
 
 
-def test_a_study_counts_although_the_dicom_folder_that_it_was_made_from_has_its_name(folder: Path) -> None:
+def test_a_study_that_shares_its_name_with_its_dicom_folder_counts(folder: Path) -> None:
     label(folder / "labels/final/a.nii.gz", 6)
     (folder / "a").mkdir()
     (folder / "a/IM0001").write_bytes(DICOM)

@@ -1,4 +1,4 @@
-"""An image that is replaced under its label maps, and files of one name: told, kept apart, and settled by people."""
+"""Replaced images of existing label maps, and several files of one name: both are reported, and people resolve them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def finals(store: StudyStore) -> dict[str, bool]:
 
 
 def rewrite(folder: Path, how: str) -> None:
-    """Writes the image of `a` anew, with the same voxels on the same grid."""
+    """Writes the image of `a` again, with the same voxels on the same grid."""
     file = folder / "a.nii.gz"
     image = read_volume(file)
     if how == "touched":
@@ -48,7 +48,7 @@ def rewrite(folder: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["touched", "compressed less", "converted", "turned"])
-def test_an_image_written_anew_is_no_other_image(store: StudyStore, folder: Path, tmp_path: Path, how: str) -> None:
+def test_an_image_that_is_written_again_stays_the_same_image(store: StudyStore, folder: Path, tmp_path: Path, how: str) -> None:
     before = (folder / "a.nii.gz").read_bytes()
     rewrite(folder, how)
     assert (folder / "a.nii.gz").exists() is (how != "converted")
@@ -62,12 +62,12 @@ def test_an_image_written_anew_is_no_other_image(store: StudyStore, folder: Path
     assert store.label("a", FINAL).problem == ""
 
 
-def test_a_replaced_image_is_told_with_what_to_do_and_its_labels_do_not_count(store: StudyStore, folder: Path) -> None:
+def test_a_replaced_image_is_reported_with_a_remedy_and_its_labels_do_not_count(store: StudyStore, folder: Path) -> None:
     write(folder / "a.nii.gz", OTHER)
-    told = store.problems()["a"]
-    assert told[FINAL].startswith("belongs to another image: a.nii.gz, changed 20")
-    assert "is not the one that version 1 was drawn on. Bring the former image back, save the label map again" in told[FINAL]
-    assert told["unet_3d"].endswith("Bring the former image back, or run the model again.")
+    problems = store.problems()["a"]
+    assert problems[FINAL].startswith("belongs to another image: a.nii.gz, changed 20")
+    assert "is not the one that version 1 was drawn on. Restore the previous image, save the label map again" in problems[FINAL]
+    assert problems["unet_3d"].endswith("Restore the previous image, or run the model again.")
     assert store.label("a", FINAL).unsure
     assert finals(store) == {"a": False, "b": False}
     assert store.counts() == (2, {})
@@ -98,23 +98,23 @@ def test_a_person_confirms_a_label_map_for_the_new_image(store: StudyStore, fold
         store.confirm_label("a", FINAL)
 
 
-def test_a_replaced_image_is_noticed_when_the_index_was_lost(store: StudyStore, folder: Path) -> None:
+def test_a_replaced_image_is_noticed_after_the_index_was_lost(store: StudyStore, folder: Path) -> None:
     write(folder / "a.nii.gz", OTHER)
     (folder / ".medsam2_atlas/studies.sqlite").unlink()
     assert "another image" in StudyStore(folder).label("a", FINAL).problem
 
 
-def test_label_maps_of_earlier_versions_of_the_program_raise_no_alarm(store: StudyStore, folder: Path) -> None:
+def test_label_maps_of_earlier_releases_cause_no_warning(store: StudyStore, folder: Path) -> None:
     for file in (folder / ".medsam2_atlas/fingerprints").iterdir():
         file.unlink()
     again = StudyStore(folder)
     assert finals(again) == {"a": True, "b": False}
-    again.audit()  # an upgraded server does this soon
+    again.audit()  # an upgraded server does this soon after its start
     rewrite(folder, "turned")
     assert again.label("a", FINAL).problem == ""
 
 
-def test_a_found_label_belongs_to_the_image_that_was_there_when_it_was_checked(store: StudyStore, folder: Path) -> None:
+def test_a_found_label_belongs_to_the_image_that_it_was_checked_with(store: StudyStore, folder: Path) -> None:
     label(folder / "labels/final/b.nii.gz", 6)
     store.audit()
     write(folder / "b.nii.gz", OTHER)
@@ -125,13 +125,13 @@ def twin(folder: Path, array: np.ndarray) -> None:
     write(folder / "a.nrrd", array)
 
 
-def test_two_different_images_of_one_name_are_both_named_and_neither_is_used(
+def test_two_different_images_of_one_name_are_reported_and_neither_is_used(
     store: StudyStore, folder: Path, tmp_path: Path
 ) -> None:
     before = (folder / "a.nii.gz").read_bytes()
     twin(folder, OTHER)
-    told = store.problems()["a"]["image"]
-    assert "2 files, a.nii.gz and a.nrrd: they are different images. None of them is used." in told
+    problems = store.problems()["a"]["image"]
+    assert "2 files, a.nii.gz and a.nrrd: they are different images. None of them is used." in problems
     assert sorted(store.images()) == ["b"]
     assert "a" not in store.labels()
     assert finals(store) == {"b": False}
@@ -150,7 +150,7 @@ def test_two_different_images_of_one_name_are_both_named_and_neither_is_used(
     assert "another image" in store.label("a", FINAL).problem
 
 
-def test_two_files_of_one_image_are_used_and_told(store: StudyStore, folder: Path) -> None:
+def test_two_files_of_one_image_are_reported_and_one_is_used(store: StudyStore, folder: Path) -> None:
     twin(folder, np.arange(480, dtype=np.int16).reshape(SHAPE))
     assert "2 files of the same image, a.nii.gz and a.nrrd; a.nrrd is used" in store.problems()["a"]["note"]
     assert store.image("a").file == folder / "a.nrrd"
@@ -162,7 +162,7 @@ def test_two_files_of_one_image_are_used_and_told(store: StudyStore, folder: Pat
     assert store.problems() == {}
 
 
-def test_a_twin_that_cannot_be_read_is_named(store: StudyStore, folder: Path) -> None:
+def test_a_second_file_of_a_study_that_cannot_be_read_is_reported(store: StudyStore, folder: Path) -> None:
     (folder / "a.nrrd").write_bytes(b"no image")
     assert "they cannot be compared, since a.nrrd" in store.problems()["a"]["image"]
     assert list(store.images()) == ["b"]
@@ -174,11 +174,11 @@ def test_two_different_label_files_under_one_tag_are_both_kept_and_neither_count
     os.utime(folder / "labels/final/a.nii.gz", (1, 1))
     store = StudyStore(folder)
     store.audit()
-    assert "was found twice: a.nii.gz lay beside it" in store.problems()["a"][FINAL]
+    assert "was found in several files: a.nii.gz lay beside it" in store.problems()["a"][FINAL]
     assert finals(store) == {"a": False, "b": False}
     assert [organ_in(store.version_file("a", FINAL, number)) for number in (1, 2)] == [6, 2]
     (folder / ".medsam2_atlas/studies.sqlite").unlink()
-    assert "was found twice" in store.label("a", FINAL).problem
+    assert "was found in several files" in store.label("a", FINAL).problem
     store.restore_label("a", FINAL, 1)
     assert finals(store) == {"a": True, "b": False}
     assert organ_in(store.label("a", FINAL).file) == 6
@@ -188,13 +188,13 @@ def test_two_label_files_with_the_same_voxels_count(folder: Path) -> None:
     label(folder / "labels/final/a.nii.gz", 6)
     label(folder / "labels/final/a.nrrd", 6)
     store = StudyStore(folder)
-    assert "was found twice" in store.label("a", FINAL).problem
+    assert "was found in several files" in store.label("a", FINAL).problem
     store.audit()
     assert store.label("a", FINAL).problem == ""
     assert finals(StudyStore(folder)) == {"a": True, "b": False}
 
 
-def test_all_studies_with_two_files_are_compared_by_a_thorough_look(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_check_compares_all_studies_with_two_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "_BUDGET_SECONDS", -1.0)  # one image at a time
     for name in ("a", "b", "c", "d"):
         ct(folder, name)
@@ -205,12 +205,12 @@ def test_all_studies_with_two_files_are_compared_by_a_thorough_look(folder: Path
     assert len(store.images()) == 4
 
 
-def test_another_image_that_comes_after_the_former_one_was_missed_is_noticed_at_once(store: StudyStore, folder: Path) -> None:
-    former = (folder / "a.nii.gz").rename(folder.parent / "former.nii.gz")
+def test_another_image_that_follows_a_missing_one_is_noticed_at_once(store: StudyStore, folder: Path) -> None:
+    previous = (folder / "a.nii.gz").rename(folder.parent / "previous.nii.gz")
     assert "a" not in store.images()
     write(folder / "a.nii.gz", OTHER)
     assert finals(store) == {"a": False, "b": False}
-    former.replace(folder / "a.nii.gz")
+    previous.replace(folder / "a.nii.gz")
     assert finals(store) == {"a": True, "b": False}
     twin(folder, OTHER)
     assert "different images" in store.problems()["a"]["image"]
@@ -236,7 +236,7 @@ def test_all_files_of_an_image_are_removed_together(store: StudyStore, folder: P
     assert {"a.nii.gz", "a.nrrd"} <= {file.name for file in aside.iterdir()}
 
 
-def test_images_are_not_decoded_again_and_again_for_a_disk_that_keeps_no_fingerprint(
+def test_images_are_not_decoded_repeatedly_if_fingerprints_cannot_be_stored(
     store: StudyStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder / "b.nii.gz", OTHER)
@@ -263,7 +263,7 @@ def test_images_are_not_decoded_again_and_again_for_a_disk_that_keeps_no_fingerp
     assert decoded == ["a.nii.gz", "a.nii.gz", "b.nii.gz"]
 
 
-def test_people_do_not_confirm_what_a_model_made(store: StudyStore) -> None:
+def test_a_models_label_map_cannot_be_confirmed(store: StudyStore) -> None:
     with pytest.raises(InputError, match="a model's label map under unet_3d"):
         store.confirm_label("a", "unet_3d", author="kim")
     assert store.label("a", "unet_3d").version.origin == "model"

@@ -1,4 +1,4 @@
-"""What is signed off stays what was signed off."""
+"""Signed-off label maps never change unnoticed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from medsam2_atlas.base.errors import ConfirmError, StorageError
 from medsam2_atlas.base.files import sha256
 from medsam2_atlas.imaging.decoding import UnreadableFileError
-from medsam2_atlas.storage import FINAL, StudyStore, before, settle
+from medsam2_atlas.storage import FINAL, StudyStore, previous, settle
 from medsam2_atlas.storage.checks import CheckedLabel
 from storage.test_store import SHAPE, label, organ_in, sweep_at_once, write
 
@@ -27,7 +27,7 @@ def store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stud
 
 
 def overwrite(file: Path) -> bytes:
-    """Overwrites a file as another program does, keeping its size and time; returns the new content."""
+    """Overwrites a file in place, keeping its size and modification time; returns the new content."""
     before, content = file.stat(), bytearray(file.read_bytes())
     time.sleep(0.02)
     content[-1] ^= 1
@@ -38,7 +38,9 @@ def overwrite(file: Path) -> bytes:
 
 
 @pytest.mark.parametrize("ask", ["label", "labels", "counts"])
-def test_a_file_written_over_in_place_is_never_served_under_the_old_checksum(store: StudyStore, folder: Path, ask: str) -> None:
+def test_a_file_that_is_overwritten_in_place_is_never_served_under_the_old_checksum(
+    store: StudyStore, folder: Path, ask: str
+) -> None:
     content = overwrite(folder / "labels/final/a.mha")
     if ask == "label":
         found = store.label("a", FINAL)
@@ -61,13 +63,15 @@ def test_a_version_that_was_changed_on_the_disk_is_neither_served_nor_restored(s
         store.restore_label("a", FINAL, 1)
 
 
-def test_a_version_holds_the_checksum_of_its_image_and_its_organs(store: StudyStore, folder: Path) -> None:
+def test_a_version_records_the_checksum_of_its_image_and_its_organs(store: StudyStore, folder: Path) -> None:
     version = StudyStore(folder).versions("a", FINAL)[0]
     assert version.image_sha256 == sha256(folder / "a.nii.gz")
     assert version.organs == (6,)
 
 
-def test_a_swapped_image_marks_its_labels_until_it_comes_back(store: StudyStore, folder: Path, tmp_path: Path) -> None:
+def test_labels_of_a_replaced_image_do_not_count_until_the_image_is_restored(
+    store: StudyStore, folder: Path, tmp_path: Path
+) -> None:
     image = folder / "a.nii.gz"
     kept = image.read_bytes()
     write(image, np.arange(480, dtype=np.int16).reshape(SHAPE)[::-1])
@@ -84,7 +88,7 @@ def test_a_swapped_image_marks_its_labels_until_it_comes_back(store: StudyStore,
     assert store.label("a", FINAL).version.number == 2
 
 
-def test_an_image_swapped_while_the_server_was_down_is_found(store: StudyStore, folder: Path) -> None:
+def test_an_image_that_was_replaced_while_the_server_was_down_is_found(store: StudyStore, folder: Path) -> None:
     write(folder / "a.nii.gz", np.arange(480, dtype=np.int16).reshape(SHAPE)[::-1])
     (folder / ".medsam2_atlas/studies.sqlite").unlink()
     again = StudyStore(folder)
@@ -118,11 +122,11 @@ def test_garbage_put_into_the_folder_is_kept_but_does_not_count(folder: Path) ->
     (folder / "labels/final").mkdir(parents=True)
     (folder / "labels/final/a.nii.gz").write_bytes(b"not a label")
     store = StudyStore(folder)
-    assert "is no .gz file" in store.label("a", FINAL).problem
+    assert "is not a .gz file" in store.label("a", FINAL).problem
     assert store.counts() == (2, {})
 
 
-def test_records_of_earlier_programs_stay_readable(store: StudyStore, folder: Path) -> None:
+def test_records_of_earlier_releases_stay_readable(store: StudyStore, folder: Path) -> None:
     record = folder / ".medsam2_atlas/versions/final/a/00001.json"
     text = record.read_text()
     start = text.index(',\n "image_sha256"')
@@ -134,7 +138,7 @@ def test_records_of_earlier_programs_stay_readable(store: StudyStore, folder: Pa
     assert again.label("a", FINAL).version.organs == (6,)
 
 
-def test_nothing_empty_or_smaller_is_signed_off_unconfirmed(store: StudyStore, tmp_path: Path) -> None:
+def test_empty_label_maps_and_lost_organs_need_confirmation(store: StudyStore, tmp_path: Path) -> None:
     empty, other = label(tmp_path / "empty.mha", 0), label(tmp_path / "other.mha", 2)
     for file in (empty, other):
         with pytest.raises(ConfirmError) as raised:
@@ -149,7 +153,7 @@ def test_nothing_empty_or_smaller_is_signed_off_unconfirmed(store: StudyStore, t
     assert store.save_label("a", FINAL, other, confirmed=False).label.version.number == 3
 
 
-def test_organs_of_a_label_that_was_found_are_asked_of_its_file(folder: Path, tmp_path: Path) -> None:
+def test_the_organs_of_a_found_label_are_read_from_its_file(folder: Path, tmp_path: Path) -> None:
     label(folder / "labels/final/a.nii.gz", 6)
     (folder / "labels/final/b.nii.gz").write_bytes(b"\x1f\x8b garbage")
     store = StudyStore(folder)
@@ -158,7 +162,7 @@ def test_organs_of_a_label_that_was_found_are_asked_of_its_file(folder: Path, tm
 
 
 @pytest.mark.parametrize("why", ["garbage", "reader died", "no rights", "another grid"])
-def test_a_label_that_cannot_be_checked_is_not_replaced_unconfirmed(
+def test_replacing_a_label_that_cannot_be_checked_needs_confirmation(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     file = label(folder / "labels/final/a.nii.gz", 6)
@@ -174,10 +178,10 @@ def test_a_label_that_cannot_be_checked_is_not_replaced_unconfirmed(
         def die(*_: Path) -> CheckedLabel:
             raise UnreadableFileError("a.nii.gz", "made its reader run out of memory.")
 
-        monkeypatch.setattr(before, "look_at_label", die)
+        monkeypatch.setattr(previous, "inspect_label", die)
     new, empty = label(tmp_path / "x.nii.gz", 2), label(tmp_path / "empty.nii.gz", 0)
     for sent in (new, empty):
-        with pytest.raises(ConfirmError, match="the version before cannot be checked") as raised:
+        with pytest.raises(ConfirmError, match="the previous version cannot be checked") as raised:
             store.save_label("a", FINAL, sent, confirmed=False)
         assert raised.value.organs == ()
         assert raised.value.digest
@@ -186,7 +190,7 @@ def test_a_label_that_cannot_be_checked_is_not_replaced_unconfirmed(
 
 
 @pytest.mark.parametrize("audited", [False, True])
-def test_numbers_outside_of_the_organ_table_are_not_lost_unconfirmed(folder: Path, tmp_path: Path, audited: bool) -> None:
+def test_losing_numbers_outside_of_the_organ_table_needs_confirmation(folder: Path, tmp_path: Path, audited: bool) -> None:
     array = np.zeros(SHAPE, np.uint8)
     array[1:4, 1:4, 1:4], array[1, 1, 1] = 6, 99
     write(folder / "labels/final/a.nii.gz", array)
@@ -198,25 +202,25 @@ def test_numbers_outside_of_the_organ_table_are_not_lost_unconfirmed(folder: Pat
     assert raised.value.organs == ("liver", "99")
 
 
-def test_the_version_before_is_checked_without_the_lock_and_again_if_it_changes(
+def test_the_previous_version_is_checked_without_the_lock_and_again_if_it_changes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     label(folder / "labels/final/a.nii.gz", 6)
-    store, other, looks = StudyStore(folder), StudyStore(folder), []
-    look = before.look_at_label
+    store, other, checked = StudyStore(folder), StudyStore(folder), []
+    look = previous.inspect_label
 
     def meanwhile(file: Path, image: Path) -> CheckedLabel:
         found = look(file, image)
-        if not looks:  # would wait for a minute if this thread held the lock
+        if not checked:  # the save would wait for a minute if this thread held the lock
             thread = threading.Thread(target=other.save_label, args=("a", FINAL, label(tmp_path / "y.nii.gz", 5)))
             thread.start()
             thread.join(20)
             assert not thread.is_alive()
-        looks.append(found.organs)
+        checked.append(found.organs)
         return found
 
-    monkeypatch.setattr(before, "look_at_label", meanwhile)
+    monkeypatch.setattr(previous, "inspect_label", meanwhile)
     with pytest.raises(ConfirmError) as raised:
         store.save_label("a", FINAL, label(tmp_path / "x.nii.gz", 6), confirmed=False)
-    assert looks == [(6,)]
+    assert checked == [(6,)]
     assert raised.value.organs == ("esophagus",)

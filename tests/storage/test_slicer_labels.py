@@ -23,13 +23,13 @@ NAMES = segment("Liver", 1), segment("left kidney", 2)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A study `x`."""
+    """Returns a studies folder with the study `x`."""
     (tmp_path / "studies" / "labels" / FINAL).mkdir(parents=True)
     written("x.nii.gz")(tmp_path / "studies")
     return tmp_path / "studies"
 
 
-def test_a_segmentation_put_there_by_hand_is_the_label_of_its_study(folder: Path) -> None:
+def test_a_segmentation_that_a_person_copies_into_the_folder_is_the_label_of_its_study(folder: Path) -> None:
     file = segmentation(*NAMES, crop=True, name="x.seg.nrrd")(folder / "labels" / FINAL)
     (study,) = StudyFolder(folder).studies()
     assert (study.name, study.final) == ("x", file)
@@ -44,7 +44,7 @@ def test_a_segmentation_put_there_by_hand_is_the_label_of_its_study(folder: Path
     assert (read_labels(kept, image=study.image).array == LABELS).all()
 
 
-def test_a_segmentation_takes_the_place_of_a_label_map_and_the_other_way_round(folder: Path, tmp_path: Path) -> None:
+def test_a_segmentation_replaces_a_label_map_and_the_reverse(folder: Path, tmp_path: Path) -> None:
     store, nifti = StudyStore(folder), written("x.nii.gz", LABELS)(tmp_path)
     store.save_label("x", FINAL, segmentation(*NAMES, crop=True)(tmp_path))
     assert [file.name for file in (folder / "labels" / FINAL).iterdir()] == ["x.seg.nrrd"]
@@ -57,18 +57,18 @@ def test_a_segmentation_takes_the_place_of_a_label_map_and_the_other_way_round(f
     assert not list((folder / "labels" / FINAL).iterdir())
 
 
-def test_overlaps_are_kept_with_the_version(folder: Path, tmp_path: Path) -> None:
+def test_overlaps_are_recorded_in_the_version(folder: Path, tmp_path: Path) -> None:
     layers = segment("Liver", 1, 0), segment("left kidney", 1, 1)
     file = segmentation(*layers, overlap=True)(tmp_path)
-    told = ["'Liver' and 'left kidney' share 8 voxels, which are 'left kidney'."]
+    remarks = ["'Liver' and 'left kidney' share 8 voxels, which are 'left kidney'."]
     store = StudyStore(folder)
-    assert store.save_label("x", FINAL, file, info={"comment": "x"}).label.version.info == {"comment": "x", "remarks": told}
+    assert store.save_label("x", FINAL, file, info={"comment": "x"}).label.version.info == {"comment": "x", "remarks": remarks}
     shutil.copy(file, folder / "labels" / "second.seg.nrrd")
     (folder / "labels" / "second").mkdir()
     (folder / "labels" / "second.seg.nrrd").rename(folder / "labels" / "second" / "x.seg.nrrd")
     store.refresh()
     store.audit()
-    assert store.label("x", "second").version.info["remarks"] == told
+    assert store.label("x", "second").version.info["remarks"] == remarks
 
 
 def test_a_segmentation_that_cannot_be_used_does_not_count_as_done(folder: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_segmentation_that_cannot_be_used_does_not_count_as_done(folder: Path)
     assert "not organs: 'cyst'" in " ".join(ran.output.split())
 
 
-def test_a_segmentation_beside_the_cts_is_no_study_and_is_named(folder: Path) -> None:
+def test_a_segmentation_beside_the_cts_is_reported_and_not_a_study(folder: Path) -> None:
     segmentation(*NAMES, name="x.seg.nrrd")(folder)
     store = StudyStore(folder)
     assert list(store.images()) == ["x"]

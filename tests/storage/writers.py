@@ -1,4 +1,4 @@
-"""What other processes do in the tests of kills; imported by them alone."""
+"""The work of child processes in the tests of kills. Only these processes import it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from medsam2_atlas.imaging.decoding.tasks import TASKS
 from medsam2_atlas.storage import StudyStore, checks
 
 
-def save_forever(studies: Path, labels: list[Path], reader: bool, told: Connection) -> None:
-    """Saves one label after another, and tells each one that was acknowledged. reader: whether a process decodes them."""
+def save_forever(studies: Path, labels: list[Path], reader: bool, connection: Connection) -> None:
+    """Saves one label after another, and sends each acknowledged version. reader: whether a reader process decodes them."""
     if not reader:
         decode_here()
     store = StudyStore(studies)
@@ -27,27 +27,27 @@ def save_forever(studies: Path, labels: list[Path], reader: bool, told: Connecti
     while True:
         file = labels[number % len(labels)]
         saved = store.save_label("a", "final", file, author=f"{os.getpid()}-{number}")
-        told.send((saved.label.version.number, saved.label.version.sha256))
+        connection.send((saved.label.version.number, saved.label.version.sha256))
         number += 1
 
 
 def save_some(studies: Path, study: str, tag: str, labels: list[Path], times: int) -> None:
-    """Saves so many labels."""
+    """Saves a number of labels."""
     store = StudyStore(studies)
     for number in range(times):
         store.save_label(study, tag, labels[number % len(labels)], author=f"{os.getpid()}-{number}")
 
 
-def save_and_die_at(studies: Path, file: Path, step: int, told: Connection) -> None:
-    """Saves one label; the power goes at one of the steps that change names on the disk, just before it."""
+def save_and_die_at(studies: Path, file: Path, step: int, connection: Connection) -> None:
+    """Saves one label; the power fails just before one of the steps that change names on the disk or flush."""
     decode_here()
     store = StudyStore(studies)
     with counted(step, lambda: os._exit(7)):
         store.save_label("a", "final", file, author="second")
-    told.send("saved")
+    connection.send("saved")
 
 
-def save_with_error_at(studies: Path, file: Path, step: int, told: Connection) -> None:
+def save_with_error_at(studies: Path, file: Path, step: int, connection: Connection) -> None:
     """Saves one label; the disk is full at one of the steps."""
     decode_here()
 
@@ -59,26 +59,26 @@ def save_with_error_at(studies: Path, file: Path, step: int, told: Connection) -
         with counted(step, full):
             store.save_label("a", "final", file, author="second")
     except StorageError as error:
-        told.send(str(error))
+        connection.send(str(error))
     else:
-        told.send("saved")
+        connection.send("saved")
 
 
-def save_with_little_room(studies: Path, file: Path, room: int, told: Connection) -> None:
-    """Saves one label while the system refuses files above a size."""
+def save_with_little_room(studies: Path, file: Path, room: int, connection: Connection) -> None:
+    """Saves one label while the system refuses files of more than `room` bytes."""
     store = StudyStore(studies)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     try:
         store.save_label("a", "final", file, author="second")
     except StorageError as error:
-        told.send(str(error))
+        connection.send(str(error))
     else:
-        told.send("saved")
+        connection.send("saved")
 
 
 def decode_here() -> None:
-    """Makes this process check labels itself: a reader process takes longer to start than a label to be saved."""
+    """Makes this process check labels itself, because starting a reader process takes longer than saving a label."""
 
     def decoded(task: str, subject: Path, **arguments: Any) -> Any:
         module, _, function = TASKS[task].partition(":")
@@ -89,7 +89,7 @@ def decode_here() -> None:
 
 @contextmanager
 def counted(step: int, happens: Any) -> Iterator[None]:
-    """Lets something happen before the n-th rename, removal or flush."""
+    """Calls a function before the n-th rename, removal or flush."""
     count = 0
     originals = {name: getattr(os, name) for name in ("replace", "fsync", "unlink")}
 

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from medsam2_atlas.audit.entry import AuditEntry, Outcome
 from medsam2_atlas.audit.files import AuditLimits
 from medsam2_atlas.audit.log import AuditLog
-from medsam2_atlas.audit.reading import Wanted, lines
+from medsam2_atlas.audit.reading import LineQuery, lines
 from medsam2_atlas.base.choices import FINAL
 from medsam2_atlas.base.errors import ConflictError
 from medsam2_atlas.base.files import write_json
@@ -296,6 +296,6 @@ def show_audit(
     audit: Audit = request.app.state.audit
     if audit.opened is None:
         raise ConflictError("audit log", "is not open yet.", "Try again in a moment.")
-    found = lines(audit.opened.files.folder.parent, Wanted(since, study, who, action, limit))
+    found = lines(audit.opened.files.folder.parent, LineQuery(since, study, who, action, limit))
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in found)
     return Response(text, media_type="application/jsonl", headers={"Cache-Control": "no-store"})

@@ -1,1 +1,1 @@
-"""Access to a server: reads, checks and extends files of tokens."""
+"""Reads, checks and extends files of tokens, which give people access to a server."""

@@ -15,27 +15,27 @@ _BYTES = 32
 
 
 def add_person(file: Path, name: str, role: str, expires: str = "") -> str:
-    """Adds a person to a file of tokens, which is made if there is none.
+    """Adds a person to a file of tokens; creates the file if it is missing.
 
-    The file gets the checksum of the token only. Its mode stays; a new file is its owner's alone (0600).
+    The file stores only the checksum of the token. Its mode stays; a new file is readable by its owner only (0600).
 
     Args:
-        file: of tokens.
-        name: of the person.
+        file: the file of tokens.
+        name: the name of the person.
         role: one of `ROLES`.
-        expires: last day of the token (UTC), such as 2027-01-31; empty if it does not end.
+        expires: the last day of the token (UTC), such as 2027-01-31; empty if it never expires.
 
     Returns:
-        The token, which is stored nowhere.
+        The token, which is not stored.
 
     Raises:
-        InputError: the file cannot be used, it has a person of that name, or an argument cannot be taken.
-        StorageError: it cannot be written.
+        InputError: the file cannot be used or already contains the name, or an argument is not valid.
+        StorageError: the file cannot be written.
     """
     file = file.resolve()
     present = read_tokens(file) if file.exists() else {}
     if name in {person.name for person in present.values()}:
-        raise InputError(file, f"has {name} already.", "Remove that line first, or choose another name.")
+        raise InputError(file, f"already contains {name}.", "Remove that line first, or choose another name.")
     token = secrets.token_urlsafe(_BYTES)
     end = f", expires: {json.dumps(expires)}" if expires else ""
     line = f"- {{name: {json.dumps(name, ensure_ascii=False)}, role: {role}, sha256: {digest_of(token)}{end}}}\n"
@@ -45,7 +45,8 @@ def add_person(file: Path, name: str, role: str, expires: str = "") -> str:
             _write(part, f"{text.rstrip()}\n{line}".lstrip(), file)
             added = read_tokens(part)
             if len(added) != len(present) + 1:
-                raise InputError(file, "has a form to which no line can be added.", f"Add it yourself: {line.strip()}")
+                remedy = f"Add the line yourself: {line.strip()}"
+                raise InputError(file, "has a layout to which no line can be appended.", remedy)
     except OSError as error:
         raise StorageError(
             file, f"cannot be written ({error.strerror}).", "Run this as its owner, on a disk that can be written."
@@ -54,7 +55,7 @@ def add_person(file: Path, name: str, role: str, expires: str = "") -> str:
 
 
 def _write(part: Path, text: str, like: Path) -> None:
-    """Writes a file with the mode and group of another one; without it, for its owner only."""
+    """Writes a file with the owner, group and mode of another file; if that is missing, for its owner only."""
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         if like.exists():

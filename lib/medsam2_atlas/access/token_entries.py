@@ -1,6 +1,6 @@
-"""Files of tokens: who may log in at the server, in which role, with which token, and until when.
+"""Reads files of tokens, which list the people who may log in at the server with their role, token and expiry.
 
-Only checksums of tokens are kept in memory. No message holds a token, also not one in the wrong place.
+Only checksums of tokens are kept in memory. No message contains a token, not even one that stands in the wrong place.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import yaml
 from medsam2_atlas.base.errors import InputError
 
 ROLES = ("annotator", "reviewer", "admin")
-"""Each with the rights of those before it."""
+"""The roles. Each includes the rights of the roles before it."""
 MIN_CHARACTERS = 32
 MAKE_ONE = 'Make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
 _NAME_CHARACTERS = 100
 _MAX_BYTES = 1_000_000
 _KEYS = ("name", "role", "token", "sha256", "expires")
 _YAML_ERRORS = (ValueError, LookupError, AttributeError, TypeError, RecursionError, yaml.YAMLError)
-"""What PyYAML raises for values that are none, such as `!!bool x`."""
+"""The errors that PyYAML raises for invalid values such as `!!bool x`."""
 _EXAMPLE = "put-a-long-random-text-here"
 _EXAMPLES = frozenset(
     {
@@ -38,17 +38,17 @@ _EXAMPLES = frozenset(
         "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     }
 )
-"""Checksums of the tokens that examples and documentation have shown: everybody knows them."""
+"""The checksums of publicly known tokens, which appeared in examples and documentation."""
 
 
 @dataclass(frozen=True)
 class TokenEntry:
-    """A person of a file of tokens.
+    """A person in a file of tokens.
 
     Attributes:
-        name: of the person.
+        name: the name of the person.
         role: one of `ROLES`.
-        expires: when the token ends, in seconds since 1970; infinite if it does not.
+        expires: the time when the token expires, in seconds since 1970; infinite if it never does.
     """
 
     name: str
@@ -57,15 +57,15 @@ class TokenEntry:
 
 
 def digest_of(token: str) -> str:
-    """Returns the SHA-256 of a token, as the file has it."""
+    """Returns the SHA-256 of a token in the form that the file contains."""
     return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()
 
 
 def read_tokens(file: Path) -> dict[str, TokenEntry]:
-    """Returns the people of a file by their tokens' SHA-256, in lower case.
+    """Returns the people in a file by the SHA-256 of their tokens, in lower case.
 
     Raises:
-        InputError: the file cannot be read, others may read it, or an entry cannot be used.
+        InputError: the file cannot be read, everybody may read it, or an entry is not valid.
     """
     people: dict[str, TokenEntry] = {}
     names: set[str] = set()
@@ -74,15 +74,19 @@ def read_tokens(file: Path) -> dict[str, TokenEntry]:
         if person.name in names:
             raise InputError(file, f"has two entries for {person.name}.", "Keep one, or give them different names.")
         if digest in people:
-            told = f"has the same token for {people[digest].name} and {person.name}."
-            raise InputError(file, told, f"Everybody needs their own. {MAKE_ONE}")
+            problem = f"has the same token for {people[digest].name} and {person.name}."
+            raise InputError(file, problem, f"Each person needs a separate token. {MAKE_ONE}")
         names.add(person.name)
         people[digest] = person
     return people
 
 
 def shown_name(text: object) -> str:
-    """Returns a name in one line, without invisible characters, of at most 100 characters; empty if there is none."""
+    """Returns a name in one line, without invisible characters, of max 100 characters; empty if the value is not a text.
+
+    >>> shown_name("  Kim   Lee ")
+    'Kim Lee'
+    """
     if not isinstance(text, str):
         return ""
     visible = (" " if c.isspace() else c for c in text[: 10 * _NAME_CHARACTERS] if c.isspace() or is_visible(c))
@@ -98,8 +102,8 @@ def _listed(file: Path) -> list[Any]:
             mode = os.fstat(stream.fileno()).st_mode
             content = stream.read(_MAX_BYTES + 1)
         if mode & 0o007:
-            told = f"may be read or changed by everybody on this machine (mode {mode & 0o777:04o})."
-            raise InputError(file, told, f"Only its owner and group may: chmod 640 {file}")
+            problem = f"may be read or changed by everybody on this machine (mode {mode & 0o777:04o})."
+            raise InputError(file, problem, f"Restrict it to its owner and group: chmod 640 {file}")
         if len(content) > _MAX_BYTES:
             raise InputError(file, f"has more than {_MAX_BYTES} bytes.", "Is it a file of tokens? See docs/access.md.")
         entries = yaml.safe_load(content.decode("utf-8"))
@@ -111,8 +115,8 @@ def _listed(file: Path) -> list[Any]:
     except OSError as error:
         raise InputError(file, f"cannot be read as tokens ({error.strerror}).", "See docs/access.md.") from None
     except _YAML_ERRORS:
-        told = "cannot be read as tokens (it has a date or number that is none)."
-        raise InputError(file, told, "See docs/access.md.") from None
+        problem = "cannot be read as tokens (it has an invalid date or number)."
+        raise InputError(file, problem, "See docs/access.md.") from None
     if not isinstance(entries, list):
         raise InputError(file, "is not a list of tokens.", "See docs/access.md.")
     return entries
@@ -120,14 +124,14 @@ def _listed(file: Path) -> list[Any]:
 
 def _person(file: Path, number: int, entry: object) -> tuple[str, TokenEntry]:
     """Returns a token's SHA-256 and its person."""
-    usual = "Each has name, role, and token or sha256; expires if it ends."
+    usual = "Each entry needs name, role, and token or sha256; expires is optional."
     if not isinstance(entry, dict):
         raise InputError(file, f"is not a list of tokens: entry {number} has no name.", usual)
     given = entry.get("name")
     name = str(given) if isinstance(given, (str, int)) and not isinstance(given, bool) else ""
     if not name or shown_name(name) != name:
-        told = "has no name" if not name.strip() else "has a name with odd characters, or of more than 100"
-        raise InputError(file, f"cannot be used: entry {number} {told}.", usual)
+        problem = "has no name" if not name.strip() else "has a name with invalid characters, or of more than 100"
+        raise InputError(file, f"cannot be used: entry {number} {problem}.", usual)
 
     def refused(problem: str, remedy: str = usual) -> InputError:
         shown = f" ({name})" if len(name) < MIN_CHARACTERS else ""  # a longer one may be the token
@@ -135,18 +139,18 @@ def _person(file: Path, number: int, entry: object) -> tuple[str, TokenEntry]:
 
     unknown = [key for key in entry if key not in _KEYS]
     if unknown:
-        raise refused(f"has {_word(unknown[0])}, which is not known")
+        raise refused(f"has {_word(unknown[0])}, which is unknown")
     role = entry.get("role")
     if role not in ROLES:
         raise refused(f"has the role {_word(role)}", f"Choose from: {', '.join(ROLES)}.")
     digest = _digest(entry, refused)
     if digest in _EXAMPLES:
-        raise refused("has the token of an example, which everybody knows", MAKE_ONE)
+        raise refused("has the token of an example, which is publicly known", MAKE_ONE)
     return digest, TokenEntry(name, role, _end(entry.get("expires", math.inf), refused))
 
 
 def _word(value: object) -> str:
-    """Returns a value for a message, if it cannot be a token in the wrong place."""
+    """Returns a value for a message, or "something" if it may be a token in the wrong place."""
     return repr(value) if isinstance(value, str) and re.fullmatch(r"\w{1,20}", value) else "something"
 
 
@@ -155,7 +159,7 @@ def _digest(entry: Mapping[Any, Any], refused: Callable[..., InputError]) -> str
         raise refused("needs either token or sha256")
     secret = entry.get("token", entry.get("sha256"))
     if isinstance(secret, (int, float, date)):
-        raise refused("has a token that YAML takes for a number or date", "Put it between quotes.")
+        raise refused("has a token that YAML reads as a number or date", "Put it in quotes.")
     if not isinstance(secret, str) or secret.strip() != secret:
         raise refused("has no usable token", MAKE_ONE)
     if "sha256" in entry:
@@ -163,14 +167,14 @@ def _digest(entry: Mapping[Any, Any], refused: Callable[..., InputError]) -> str
             raise refused("has a sha256 that is not valid: it must be 64 characters of 0-9 and a-f")
         return secret.lower()
     if secret.startswith(_EXAMPLE):
-        raise refused("has the token of an example, which everybody knows", MAKE_ONE)
+        raise refused("has the token of an example, which is publicly known", MAKE_ONE)
     if len(secret) < MIN_CHARACTERS:
         raise refused(f"has a token of less than {MIN_CHARACTERS} characters, which can be guessed", MAKE_ONE)
     return digest_of(secret)
 
 
 def _end(expires: object, refused: Callable[..., InputError]) -> float:
-    """Returns when a token ends, in seconds since 1970: a date at the end of its day; times without a zone are UTC."""
+    """Returns the expiry of a token in seconds since 1970: a date is valid to its end, and times without a zone are UTC."""
     if expires is math.inf:
         return math.inf
     try:
@@ -182,9 +186,9 @@ def _end(expires: object, refused: Callable[..., InputError]) -> float:
             return datetime.combine(expires, time_of_day.max, timezone.utc).timestamp()
     except (ValueError, OverflowError):
         pass
-    raise refused("has an `expires` that is no date", "For example: expires: 2027-01-31, the token's last day (UTC).")
+    raise refused("has an `expires` that is not a date", "For example: expires: 2027-01-31, the token's last day (UTC).")
 
 
 def is_visible(character: str) -> bool:
-    """Returns whether a character shows in a text: not a control, a mark of direction, or half of a character."""
+    """Returns whether a character is visible in a text: not a control character, a direction mark or a surrogate."""
     return not unicodedata.category(character).startswith("C")

@@ -1,4 +1,4 @@
-"""Verifies, backs up and restores everything that is kept for a set of studies."""
+"""Verifies, backs up and restores all files of a set of studies."""
 
 from medsam2_atlas.archive.backup import Backup, back_up
 from medsam2_atlas.archive.findings import Finding

@@ -1,8 +1,8 @@
 """Copies a place into a backup while its server runs.
 
-Versions of label maps are never changed, so that only their names are listed under the studies' lock, together with the current
-label maps. A current label map that is replaced before it is copied gets the content of the newest version that was listed: the
-snapshot shows the moment of the listing. If a study is removed meanwhile, the round begins again.
+Versions of label maps never change, so only their names are listed under the studies' lock, together with the current label
+maps. If a current label map is replaced before it is copied, the snapshot contains the newest listed version instead: it shows
+the state at the time of the listing. If a study is removed during a round, another round begins.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medsam2_atlas.archive.listing import Item, Listing, list_place
 from medsam2_atlas.archive.manifest import Entry, Snapshot, as_line
 from medsam2_atlas.archive.place import Place
 from medsam2_atlas.archive.publishing import clear_leftovers, prune, publish
-from medsam2_atlas.archive.settling import Settling
+from medsam2_atlas.archive.repair import SnapshotRepair
 from medsam2_atlas.archive.vault import Vault
 from medsam2_atlas.base.errors import ConflictError, StorageError
 from medsam2_atlas.base.files import opened
@@ -34,18 +34,18 @@ log = logging.getLogger(__name__)
 _LINES = ".jsonl"
 _ROUNDS = 5
 _TRIES = 3
-_CHANGED = "was written to while it was copied, three times; it is as it was at the last. The next backup copies it again."
+_CHANGED = "changed during each of three copies; the snapshot contains the last one. The next backup copies it again."
 
 
 @dataclass(frozen=True)
 class Backup:
-    """What a backup did.
+    """The result of a backup.
 
     Attributes:
-        snapshot: that was added.
-        added: number of contents that were new.
+        snapshot: the added snapshot.
+        added: the number of new file contents.
         left_out: why links were not followed, by path.
-        removed: snapshots that were removed.
+        removed: the names of removed snapshots.
     """
 
     snapshot: Snapshot
@@ -55,7 +55,7 @@ class Backup:
 
 
 class _VanishedError(Exception):
-    """A version, an image or a log was removed or renamed while it was to be copied."""
+    """A version, an image or a log was removed or renamed before it was copied."""
 
 
 def back_up(
@@ -70,20 +70,20 @@ def back_up(
     """Adds a snapshot of a place to a backup.
 
     Args:
-        place: to copy; nothing is written there.
-        dest: folder of the backup.
+        place: the place to copy; nothing is written there.
+        dest: the folder of the backup.
         images: whether images and fetched DICOM series are copied.
-        keep: how many snapshots stay; all by default. If this one has problems, all stay.
-        moved: whether the place may have another path or URL than before.
-        progress: called with the fraction of bytes.
+        keep: the number of snapshots to keep; all by default. If the new snapshot has problems, all are kept.
+        moved: whether the place may have another path or URL than in earlier backups.
+        progress: called with the fraction of copied bytes.
 
     Raises:
         InputError, ConflictError: the folder cannot be the backup of this place, or is in use.
-        StorageError: it cannot be written to, or the studies keep changing.
+        StorageError: the backup cannot be written, or the studies keep changing.
     """
     vault = Vault.of(dest, place, moved=moved)
     with vault.locked():
-        if vault.identity()[0] != place.key:  # another backup has begun there just now
+        if vault.identity()[0] != place.key:  # the backup of another place has just begun in this folder
             raise ConflictError(dest, f"is the backup of {vault.identity()[1]}.", "Name another folder.")
         clear_leftovers(vault)
         copying = _Copying(place, vault, images, progress)
@@ -107,9 +107,17 @@ def back_up(
 
 @dataclass
 class _Copying:
-    """The rounds of one backup; what a round has copied, the next one does not read again.
+    """The rounds of one backup. A round does not read the files again that an earlier round has copied.
 
-    settled: files of the former snapshot, if it has no problems. known: files that need not be read again.
+    Attributes:
+        place: the place to copy.
+        vault: the backup.
+        images: whether images are copied.
+        progress: called with the fraction of copied bytes.
+        problems: problems of files, by path.
+        left_out: why links were not followed, by path.
+        sound: the files of the previous snapshot; empty if it has problems.
+        known: files that need not be read again, by path.
     """
 
     place: Place
@@ -118,22 +126,22 @@ class _Copying:
     progress: Progress
     problems: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
-    settled: Mapping[str, Entry] = field(default_factory=dict)
+    sound: Mapping[str, Entry] = field(default_factory=dict)
     known: dict[str, Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = self.vault.names()
         if names:
             try:
-                former = self.vault.snapshot(names[-1])
-                self.settled = {} if former.problems else former.entries
-                self.known.update(former.entries)
+                previous = self.vault.snapshot(names[-1])
+                self.sound = {} if previous.problems else previous.entries
+                self.known.update(previous.entries)
             except StorageError as error:
-                log.warning("all files are read: %s", error)
+                log.warning("the previous snapshot cannot be read, so all files are read again: %s", error)
         self.known.update(self.vault.journalled())
 
     def round(self) -> dict[str, Entry]:
-        """Copies everything.
+        """Copies all files.
 
         Raises:
             _VanishedError: a version or image was removed meanwhile.
@@ -141,16 +149,16 @@ class _Copying:
         listing = list_place(self.place, images=self.images)
         self.problems, self.left_out = dict(listing.problems), listing.left_out
         entries = self._copied(listing)
-        settling = Settling(self.place, self.vault, entries, self.problems)
-        settling.versions(self.settled)
+        repair = SnapshotRepair(self.place, self.vault, entries, self.problems)
+        repair.versions(self.sound)
         for path, item in listing.items.items():
             if item.kind == "label" and (path not in entries or entries[path].stamp != item.stamp):
-                settling.label(path)
+                repair.label(path)
         self._check_still_there(listing)
         return entries
 
     def _check_still_there(self, listing: Listing) -> None:
-        """Raises a _VanishedError if studies were removed meanwhile, or a file that grows by lines was given another name."""
+        """Raises a _VanishedError if a version or image was removed meanwhile, or if a file of lines was renamed."""
         for path, item in listing.items.items():
             if item.kind in ("version", "image") and not (self.place.root / path).exists():
                 raise _VanishedError(path)
@@ -181,12 +189,12 @@ class _Copying:
                 found[path] = entry
                 done += item.size
                 self.progress("copying", min(done / total, 1.0))
-        self.vault.settle()
+        self.vault.commit()
         self.progress("copying", 1.0)
         return found
 
     def _entry(self, item: Item) -> Entry:
-        """Copies a file, unless the backup has it."""
+        """Copies a file to the backup if the backup does not contain it yet."""
         if item.kind == "database":
             return self._database(item)
         for last in (*[False] * (_TRIES - 1), True):
@@ -203,14 +211,14 @@ class _Copying:
             if stamp(after) == entry.stamp:
                 return entry
             if last:
-                if item.kind in ("image", "label", "version"):  # others grow by lines: any beginning of them is good
+                if item.kind in ("image", "label", "version"):  # any beginning of other, growing files is usable
                     self.problems[item.path] = _CHANGED
                 return replace(entry, stamp="")
         raise AssertionError
 
     def _lines(self, item: Item, stream: BinaryIO) -> Entry:
-        """Copies a file to which lines are added, such as the audit log: whole lines, as many as there are now."""
-        with FolderLock((self.place.root / item.path).parent).held():  # writers of lines hold it
+        """Copies all complete lines of a file that other processes append to, such as the audit log."""
+        with FolderLock((self.place.root / item.path).parent).held():  # the processes that append hold this lock
             state = os.fstat(stream.fileno())
         digest, size = self.vault.add(io.BytesIO(stream.read(state.st_size)))
         return Entry(item.path, size, digest, state.st_mode & 0o777, max(0, state.st_mtime_ns), stamp(state))

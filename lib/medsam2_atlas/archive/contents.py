@@ -1,4 +1,4 @@
-"""The contents of a backup: each lies there once, in a file that is named by its SHA-256."""
+"""Stores file contents in a backup. Each content is stored once, in a file that is named by its SHA-256."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ from medsam2_atlas.storage import flush
 
 _BLOCK = 1 << 20
 _BATCH, _FLUSHES = 256, 16
-"""Contents that are flushed together, and how many of them at once."""
+"""The number of contents that are flushed together, and the number of parallel flushes."""
 _SMALL = 1 << 24
-"""A smaller content is looked for before any of it is written."""
+"""Bytes. Before a smaller content is written, its checksum is computed and looked up."""
 
 
 class Contents:
-    """The contents of the backup in a folder. Only its user may read what is written.
+    """The file contents in the folder of a backup. Only the user who writes them may read them.
+
+    Args:
+        path: the folder of the backup.
 
     Attributes:
-        added: number of contents that were new.
+        added: the number of new contents.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,30 +40,30 @@ class Contents:
 
     @contextmanager
     def writes(self) -> Iterator[None]:
-        """Says what an error of the disk means.
+        """Explains a disk error that occurs in the block.
 
         Raises:
-            StorageError: it cannot be written to.
+            StorageError: the backup cannot be written.
         """
         try:
             yield
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             problem = "is full" if full else f"cannot be written to ({error.strerror or error})"
-            remedy = "What was copied stays, and the next backup goes on with it."
-            raise StorageError(self.path, f"{problem}.", f"{'Free space' if full else 'Check it'}. {remedy}") from error
+            remedy = "The copied files stay, and the next backup resumes from them."
+            raise StorageError(self.path, f"{problem}.", f"{'Free space' if full else 'Check the disk'}. {remedy}") from error
 
     def content(self, sha256: str) -> Path:
-        """The file of a content, whether it is there or not."""
+        """Returns the file of a content. The file may be missing."""
         return self.objects / sha256[:2] / sha256
 
     def has(self, sha256: str, size: int | None = None) -> bool:
-        """Returns whether a content is there, by its name and size."""
+        """Returns whether the backup contains a content; checks the file's name and, if given, its size in bytes."""
         found = self.size(sha256)
         return found is not None and size in (None, found)
 
     def size(self, sha256: str) -> int | None:
-        """Returns the size of a content's file; None if there is none."""
+        """Returns the size of a content's file in bytes; None if the file is missing."""
         try:
             state = self.content(sha256).lstat()
         except OSError:
@@ -68,7 +71,7 @@ class Contents:
         return state.st_size if stat.S_ISREG(state.st_mode) else None
 
     def intact(self, sha256: str) -> bool:
-        """Returns whether a content is there and has its checksum."""
+        """Returns whether the file of a content exists and has its checksum."""
         try:
             with opened(self.content(sha256)) as stream:
                 return _digest(stream)[0] == sha256
@@ -76,15 +79,18 @@ class Contents:
             return False
 
     def add(self, stream: BinaryIO, expected: str = "") -> tuple[str, int]:
-        """Takes a content in; returns its SHA-256 and size. It is there for good once `settle` was called.
+        """Copies a content to the backup if the backup does not contain it yet. `commit` makes the copy permanent.
 
         Args:
-            stream: to read; it can be rewound.
-            expected: the SHA-256 that it should have: if that content is there already, nothing is written.
+            stream: the stream to read; it must be seekable.
+            expected: the probable SHA-256. A large content that has it and exists already is not copied.
+
+        Returns:
+            The SHA-256 of the content and its size in bytes.
 
         Raises:
-            OSError: it cannot be read.
-            StorageError: it cannot be written.
+            OSError: the stream cannot be read.
+            StorageError: the copy cannot be written.
         """
         head = stream.read(_SMALL)
         found = (hashlib.sha256(head).hexdigest(), len(head))
@@ -103,18 +109,18 @@ class Contents:
             if not self.has(digest, size) and digest not in self._pending:
                 self._pending[digest] = part
             if len(self._pending) >= _BATCH or size >= _SMALL:
-                self.settle()
+                self.commit()
             return digest, size
         finally:
             if part not in self._pending.values():
                 with contextlib.suppress(OSError):
                     part.unlink(missing_ok=True)
 
-    def settle(self) -> None:
-        """Flushes the contents that were taken in to disk, many at once, which is much faster, and gives them their names.
+    def commit(self) -> None:
+        """Flushes the new contents to disk and gives them their final names. Many parallel flushes are much faster.
 
         Raises:
-            StorageError: they cannot be written.
+            StorageError: the contents cannot be written.
         """
         if not self._pending:
             return
@@ -132,8 +138,8 @@ class Contents:
             for folder in (*folders, self.objects):
                 flush(folder)
 
-    def drop_unsettled(self) -> None:
-        """Removes what was taken in since the last `settle`."""
+    def drop_uncommitted(self) -> None:
+        """Removes the contents that were added since the last `commit`."""
         for part in self._pending.values():
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
@@ -143,7 +149,7 @@ class Contents:
         def write(block: bytes) -> None:
             with self.writes():
                 target.write(block)
-                if len(block) < _BLOCK:  # the last one: errors of a full disk come here
+                if len(block) < _BLOCK:  # the last block: flushing raises the error of a full disk here
                     target.flush()
 
         return write

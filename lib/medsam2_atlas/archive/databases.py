@@ -1,4 +1,4 @@
-"""SQLite files of a place: copied as one state while others write to them, and checked."""
+"""Copies and checks the SQLite files of a place. A copy shows one state, even while other processes write to the file."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _WAIT_SECONDS = 30.0
 
 
 def connected(file: Path) -> sqlite3.Connection:
-    """Returns a connection to a database that writes nothing."""
+    """Returns a read-only connection to a database."""
     return sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT_SECONDS)
 
 
 @contextmanager
 def copied_database(file: Path) -> Iterator[Path]:
-    """Yields a copy of a database, whole and checked; it is removed after the block.
+    """Yields a complete, checked copy of a database; removes it after the block.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        OSError: it cannot be read, or is damaged.
+        FileNotFoundError: the file does not exist.
+        OSError: the file cannot be read, or is damaged.
     """
     if not file.exists():
         raise FileNotFoundError(file)
@@ -41,7 +41,7 @@ def copied_database(file: Path) -> Iterator[Path]:
 
 
 def database_problem(file: Path) -> str:
-    """Returns what is wrong with a database; empty if it is sound."""
+    """Returns the problem of a database, or an empty string if there is none."""
     try:
         with closing(connected(file)) as database:
             return _problem(database)

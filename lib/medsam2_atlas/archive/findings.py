@@ -1,4 +1,4 @@
-"""What a verification finds."""
+"""The findings of a verification."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that should be known of a file. path: below the folder. lost: whether content is lost, damaged or in doubt."""
+    """A problem of a file.
+
+    Attributes:
+        path: the file's path relative to the verified folder.
+        problem: the problem.
+        remedy: what to do about it.
+        lost: whether content is lost, damaged or in doubt.
+    """
 
     path: str
     problem: str

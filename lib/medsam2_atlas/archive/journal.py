@@ -1,7 +1,7 @@
-"""The checksums that a verification has computed, line by line on disk, so that it goes on where it was stopped.
+"""Stores the checksums that a verification has computed, line by line, so that a stopped verification resumes.
 
-`verifying.jsonl` belongs to the run in progress, `verified.jsonl` to the last one that came to its end. The latter shows which
-files have changed without having been written. Paths, which may hold names of patients, are written as digests.
+`verifying.jsonl` belongs to the run in progress, `verified.jsonl` to the last complete run. The latter reveals files that have
+changed without having been written. Paths may contain names of patients, so they are stored as digests.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from medsam2_atlas.base.files import opened, replacing
 RUNNING, DONE = "verifying.jsonl", "verified.jsonl"
 
 Sums = dict[str, tuple[str, str]]
-"""Stamp and SHA-256 by path, or by its digest."""
+"""The stamp and SHA-256 of files, by path or by the digest of the path."""
 
 
 @dataclass
 class Journal:
-    """The journal of a run."""
+    """The journal of a verification."""
 
     _before: Sums
     _sums: Sums
@@ -38,14 +38,14 @@ class Journal:
     @classmethod
     @contextmanager
     def opened(cls, folders: Sequence[Path], *, again: bool) -> Iterator[Journal]:
-        """Opens the journal in the first folder that can be written.
+        """Yields the journal, opened in the first folder that can be written.
 
         Args:
-            folders: where it may lie; the last one is made.
-            again: whether a run that was stopped is forgotten.
+            folders: the possible folders; the last one is created if it is missing.
+            again: whether to discard the checksums of a stopped run.
 
         Raises:
-            ConflictError: another run is using it.
+            ConflictError: another run is using the journal.
             StorageError: no folder can be written.
         """
         file, stream = _first_writable(folders)
@@ -53,32 +53,32 @@ class Journal:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConflictError(file.parent, "is being verified by another process.", "Wait for it.") from None
-            except OSError:  # a network drive without locks
+                raise ConflictError(file.parent, "is being verified by another process.", "Wait until it ends.") from None
+            except OSError:  # the network drive supports no locks
                 pass
             if again:
                 stream.truncate(0)
             sums = _read(file)
             with contextlib.suppress(OSError):
-                stream.write(b"\n" * bool(sums))  # a kill may have cut the last line
+                stream.write(b"\n" * bool(sums))  # a killed process may have written part of the last line
             yield cls(_read(file.with_name(DONE)), sums, stream, file.parent)
 
     def known(self, path: str) -> tuple[str, str] | None:
-        """Returns stamp and SHA-256 of a file that this run, or the one that it goes on with, has read."""
+        """Returns the stamp and SHA-256 of a file that this run, or the run that it resumes, has read; else None."""
         return self._sums.get(_digest(path))
 
     def before(self, path: str) -> tuple[str, str] | None:
-        """Returns stamp and SHA-256 of a file in the last run that came to its end."""
+        """Returns the stamp and SHA-256 of a file in the last complete run; None if unknown."""
         return self._before.get(_digest(path))
 
     def add(self, path: str, stamp: str, checksum: str) -> None:
-        """Records a checksum."""
+        """Records the stamp and SHA-256 of a file, which is given by its path relative to the verified folder."""
         self._sums[_digest(path)] = (stamp, checksum)
         with contextlib.suppress(OSError):  # a full disk: a later run computes it again
             self._stream.write(json.dumps([_digest(path), stamp, checksum]).encode() + b"\n")
 
     def finish(self, sums: Mapping[str, tuple[str, str]]) -> None:
-        """Keeps the checksums of the whole run, and ends it."""
+        """Stores the checksums of the complete run, and ends the run."""
         with contextlib.suppress(OSError):
             with replacing(self._folder / DONE) as part:
                 part.touch(mode=0o600)
@@ -89,11 +89,11 @@ class Journal:
 
 
 def forget(folder: Path, paths: Iterable[str]) -> None:
-    """Removes what verifications have recorded of files.
+    """Removes the records of files from the journals of verifications.
 
     Args:
-        folder: of the journals.
-        paths: of the files, below the root of what was verified.
+        folder: the folder of the journals.
+        paths: the paths of the files, relative to the verified folder.
 
     Raises:
         OSError: a journal cannot be read or written.
@@ -122,7 +122,7 @@ def _first_writable(folders: Sequence[Path]) -> tuple[Path, io.FileIO]:
             if folder == folders[-1]:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle = os.open(folder / RUNNING, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-            return folder / RUNNING, io.FileIO(handle, "a")  # unbuffered: nothing is left to be written when it is closed
+            return folder / RUNNING, io.FileIO(handle, "a")  # unbuffered: closing it writes nothing
         except OSError as error:
             problem = error
     raise StorageError(folders[-1], f"cannot be written ({problem}).", "Set $MEDSAM2_ATLAS_STATE to another folder.")

@@ -1,4 +1,4 @@
-"""Label maps of a place: versions against their records, current files against the newest version, images against both."""
+"""Checks label maps of a place: versions by their records, current files by the newest version, images by both."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage import Fingerprints, Lineage, Version, WorkFolder, label_files, same_image_as
 
 _RECORD = re.compile(r"(\d{5,})\.json")
-_TAKE_IN = "Take it in: medsam2-atlas labels check STUDIES."
+_SAVE = "Save it as a version: medsam2-atlas labels check STUDIES."
 
 
 class LabelChecks:
-    """Compares label maps with what is recorded of them."""
+    """Compares label maps with their records.
+
+    Args:
+        place: the place to verify.
+        listing: its files.
+        sums: the SHA-256 of files by path; files that could not be read are missing.
+        images: whether every study with versions must have its image.
+    """
 
     def __init__(self, place: Place, listing: Listing, sums: Mapping[str, str], images: bool) -> None:
-        """
-        Args:
-            place: that is verified.
-            listing: its files.
-            sums: SHA-256 by path; files that could not be read are missing.
-            images: whether every study with versions must have its image.
-        """
         self._place, self._sums, self._must_have_images = place, sums, images
         self._items = listing.items
         self._unreadable = {path for path in listing.items if path not in sums}
@@ -39,7 +39,7 @@ class LabelChecks:
         self._newest: dict[tuple[str, str], Version] = {}
 
     def findings(self) -> Iterator[Finding]:
-        """Yields what is missing, damaged, or does not belong together."""
+        """Yields missing, damaged and inconsistent files."""
         for (tag, study), names in self._lineages.items():
             yield from self._versions(tag, study, names)
         for key in sorted({*self._labels, *self._newest}):
@@ -60,11 +60,11 @@ class LabelChecks:
                 if version.number != int(match[1]) or "/" in str(version.file):
                     raise StorageError(name, "belongs to another version.")
             except (MedSAM2AtlasError, ValueError):
-                if (folder / name).exists():  # otherwise the study was removed just now
+                if (folder / name).exists():  # otherwise the study has just been removed
                     yield Finding(path, "is not a readable record.", f"{FROM_BACKUP} Or move it away: a new version is made.")
                 continue
             if version.number != last + 1 and last:
-                problem = f"follows version {last}: those between were not kept, or are lost."
+                problem = f"follows version {last}: the versions between them were not kept, or are lost."
                 yield Finding(path, problem, "Compare it with a backup.", lost=False)
             last = version.number
             self._newest[tag, study] = version
@@ -78,7 +78,7 @@ class LabelChecks:
         path = self._place.relative(folder / version.file)
         if version.removed or path in self._unreadable:
             return
-        remedy = f"{FROM_BACKUP} Until then `medsam2-atlas labels restore` brings back another version."
+        remedy = f"{FROM_BACKUP} Until then, use another version: `medsam2-atlas labels restore`."
         if path not in self._items:
             if folder.is_dir():
                 yield Finding(path, f"is missing: the label map of version {version.number}.", remedy)
@@ -88,36 +88,38 @@ class LabelChecks:
     def _current(self, tag: str, study: str) -> Iterator[Finding]:
         if self._agrees(self._newest.get((tag, study)), self._labels.get((tag, study), [])):
             return
-        with self._place.locked():  # a label map may have been saved meanwhile
-            files = self._files_now(tag, study)
+        with self._place.locked():  # a label map may have been saved since the listing
+            files = self._current_files(tag, study)
             newest = next(iter(self._lineage(tag, study).readable()[::-1]), None)
             sums = {}
             for file in files:
-                with suppress(OSError):  # is told already
+                with suppress(OSError):  # the reading of all files has already reported the error
                     sums[self._place.relative(file)] = sha256(file)
-        wanted = "" if newest is None or newest.removed else newest.sha256
-        shown = f"{self._place.relative(self._place.studies / 'labels')}/{tag}/{study}"
-        if not files and wanted:
+        expected = "" if newest is None or newest.removed else newest.sha256
+        missing = f"{self._place.relative(self._place.studies / 'labels')}/{tag}/{study}"
+        if not files and expected:
             problem = f"is missing: the current label map, version {newest.number if newest else 0}."
-            yield Finding(shown, problem, "Bring it back: medsam2-atlas labels restore STUDIES STUDY VERSION.")
+            yield Finding(missing, problem, "Restore it: medsam2-atlas labels restore STUDIES STUDY VERSION.")
         for path, checksum in sums.items():
             if newest is None:
-                yield Finding(path, "is no version yet: another program put it there.", _TAKE_IN, lost=False)
-            elif checksum != wanted:
+                yield Finding(path, "is not a version yet: another program put it there.", _SAVE, lost=False)
+            elif checksum != expected:
                 problem = f"is not version {newest.number}, the newest: another program changed it, or it is damaged."
-                yield Finding(path, problem, f"Bring that version back: medsam2-atlas labels restore. Or else: {_TAKE_IN}")
+                yield Finding(
+                    path, problem, f"Restore that version: medsam2-atlas labels restore. If the file is right: {_SAVE}"
+                )
 
     def _agrees(self, newest: Version | None, paths: list[str]) -> bool:
         if any(path in self._unreadable for path in paths):
-            return True  # that it cannot be read is told already
+            return True  # the reading of all files has already reported the error
         if newest is None:
             return not paths
         return [self._sums[path] for path in paths] == ([] if newest.removed else [newest.sha256])
 
-    def _files_now(self, tag: str, study: str) -> list[Path]:
+    def _current_files(self, tag: str, study: str) -> list[Path]:
         try:
             return label_files(self._place.studies, self._place.roots, study, tag)
-        except (OSError, StorageError):  # is told already
+        except (OSError, StorageError):  # the listing has already reported the error
             return []
 
     def _lineage(self, tag: str, study: str) -> Lineage:
@@ -133,22 +135,27 @@ class LabelChecks:
                 path = self._place.relative(self._place.studies / study)
                 yield Finding(path, "is missing: the image of a study that has label maps.", FROM_BACKUP)
             known = {self._sums[path]: path for path in paths if path in self._sums}
-            others: dict[str, list[str]] = {}
+            previous: dict[str, list[str]] = {}
             for tag, version in versions.items():
                 if version.image_sha256 and not version.removed and version.image_sha256 not in known:
-                    others.setdefault(version.image_sha256, []).append(tag)
-            for former, tags in others.items() if known else ():
-                if not any(self._same(path, checksum, former) for checksum, path in known.items()):
+                    previous.setdefault(version.image_sha256, []).append(tag)
+            for old, tags in previous.items() if known else ():
+                if not any(self._same(path, checksum, old) for checksum, path in known.items()):
                     problem = f"is not the image that its label maps under {', '.join(sorted(tags))} were drawn on."
                     yield Finding(paths[0], problem, f"{FROM_BACKUP} Or, if it was replaced, confirm or redo the label maps.")
 
-    def _same(self, path: str, checksum: str, former: str) -> bool:
-        """Returns whether an image holds the voxels of a former one, which was written in another way."""
+    def _same(self, path: str, checksum: str, previous: str) -> bool:
+        """Returns whether an image has the same voxels and grid as a previous file, given by its SHA-256."""
         work = WorkFolder.of(self._place.studies)
-        return same_image_as(self._place.root / path, checksum, former, Fingerprints(work))
+        return same_image_as(self._place.root / path, checksum, previous, Fingerprints(work))
 
     def _by_study(self, kind: str, depth: int) -> dict[tuple[str, str], list[str]]:
-        """Returns paths by tag and study; the tag of images is empty. depth: of the tag's folder below the studies."""
+        """Returns the paths of files of a kind by tag and study.
+
+        Args:
+            kind: `label` or `image`. The tag of images is empty.
+            depth: the number of folders between the studies folder and a file.
+        """
         found: dict[tuple[str, str], list[str]] = {}
         for path, item in self._items.items():
             if item.kind != kind:

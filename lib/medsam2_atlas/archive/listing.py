@@ -1,7 +1,7 @@
-"""Lists the files of a place: what a backup holds, and what is verified.
+"""Lists the files of a place for a backup or a verification.
 
-What the program makes again by itself is left out: indexes, pictures, claims of running processes, unfinished files. Links are
-followed only into folders that the studies' links may lead to.
+Files that the program recreates by itself are left out: indexes, pictures, claims of running processes, unfinished files. Links
+are followed only into folders that the studies' links may lead to.
 """
 
 from __future__ import annotations
@@ -19,19 +19,26 @@ from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage import LINK_PROBLEM, LINK_REMEDY, WORK_FOLDER, stamp
 
 Kind = Literal["version", "label", "image", "database", "other"]
-"""image: also a file of a fetched DICOM series. version: a label file or a record below `versions/`."""
+"""The kind of a file. image: includes files of a fetched DICOM series. version: a label file or a record below `versions/`."""
 
 _UNFINISHED = re.compile(r"\.(part|old)-.*")
 _MADE_AGAIN = re.compile(
     r"studies[^/]*\.sqlite|unreadable\.json|claims|pictures|verified\.jsonl|verifying\.jsonl|.*\.sqlite-(journal|wal|shm)"
     r"|.*\.damaged"
 )
-"""Names in a work folder that are left out."""
+"""Names in a work folder that are left out, since the program recreates the files."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A file. path: below the place's root. stamp, size: when it was listed."""
+    """A file of a place.
+
+    Attributes:
+        path: its path relative to the place's root.
+        kind: its kind.
+        stamp: its stamp at the time of the listing; empty if it was not read.
+        size: its size in bytes at the time of the listing.
+    """
 
     path: str
     kind: Kind
@@ -41,13 +48,13 @@ class Item:
 
 @dataclass
 class Listing:
-    """Files by their path below the place's root.
+    """The files of a place, by their path relative to the place's root.
 
     Attributes:
         items: the files.
         problems: why folders and files cannot be listed, by path.
         left_out: why links are not followed, by path; the server does not follow them either.
-        unfinished: paths of files and folders that a writer has not given their name yet.
+        unfinished: paths of temporary files and folders, which a writer has not renamed yet.
     """
 
     items: dict[str, Item] = field(default_factory=dict)
@@ -62,11 +69,11 @@ def list_place(place: Place, *, images: bool = True) -> Listing:
     Versions and current label maps are listed under the lock of the studies, so that they belong together.
 
     Args:
-        place: to list.
+        place: the place to list.
         images: whether images and fetched DICOM series are listed.
 
     Raises:
-        StorageError: the lock is not to be had.
+        StorageError: another process has held the lock for too long.
     """
     found = Listing()
     walk = _Walk(place, found)
@@ -77,42 +84,42 @@ def list_place(place: Place, *, images: bool = True) -> Listing:
     for path, item in list(found.items.items()):
         if item.kind == "version":
             found.items[path] = walk.measured(item)
-    walk.files(place.root, apart=(place.versions, labels))
+    walk.files(place.root, excluded=(place.versions, labels))
     if not images:
         found.items = {path: item for path, item in found.items.items() if item.kind != "image"}
     return found
 
 
 class _Walk:
-    """Walks through folders of a place."""
+    """Lists folders of a place recursively."""
 
     def __init__(self, place: Place, found: Listing) -> None:
         self._place, self._found = place, found
         self._works = {place.work, place.studies / WORK_FOLDER}
 
     def names(self, folder: Path) -> None:
-        """Lists a folder by its names alone, which is fast on a network drive too."""
+        """Lists the names in a folder without reading the files' states, which is fast even on a network drive."""
         self._walk(folder, (), frozenset(), measure=False)
 
-    def files(self, folder: Path, apart: tuple[Path, ...] = ()) -> None:
-        """Lists a folder with sizes and stamps. apart: folders that are left out."""
-        self._walk(folder, apart, frozenset(), measure=True)
+    def files(self, folder: Path, excluded: tuple[Path, ...] = ()) -> None:
+        """Lists a folder with sizes and stamps, except the excluded folders."""
+        self._walk(folder, excluded, frozenset(), measure=True)
 
     def measured(self, item: Item) -> Item:
-        """Returns an item with its size; its stamp is taken when it is copied."""
+        """Returns an item with its size. Its stamp is read when it is copied."""
         try:
             return Item(item.path, item.kind, size=(self._place.root / item.path).stat().st_size)
         except OSError:
             return item
 
-    def _walk(self, folder: Path, apart: tuple[Path, ...], above: frozenset[tuple[int, int]], *, measure: bool) -> None:
-        if not self._place.roots.hold(folder):
+    def _walk(self, folder: Path, excluded: tuple[Path, ...], above: frozenset[tuple[int, int]], *, measure: bool) -> None:
+        if not self._place.roots.contain(folder):
             self._found.left_out[self._place.relative(folder)] = f"{LINK_PROBLEM} {LINK_REMEDY}"
             return
         try:
             state = folder.stat()
             identity = (state.st_dev, state.st_ino)
-            if identity in above:  # a link to a folder that holds it
+            if identity in above:  # a link to a folder that contains it
                 return
             with os.scandir(folder) as entries:
                 inner = sorted(entries, key=lambda entry: entry.name)
@@ -123,12 +130,12 @@ class _Walk:
             return
         for entry in inner:
             path = Path(entry.path)
-            if path in apart or self._skipped(folder, entry.name):
+            if path in excluded or self._skipped(folder, entry.name):
                 continue
             if entry.is_symlink() and not self._followed(path):
                 continue
             if self._is_folder(entry):
-                self._walk(path, apart, above | {identity}, measure=measure)
+                self._walk(path, excluded, above | {identity}, measure=measure)
             else:
                 self._add(entry, measure)
 
@@ -143,11 +150,11 @@ class _Walk:
         return folder == self._place.studies and name.startswith(".") and name != WORK_FOLDER
 
     def _followed(self, link: Path) -> bool:
-        if not self._place.roots.hold(link):
+        if not self._place.roots.contain(link):
             self._found.left_out[self._place.relative(link)] = f"{LINK_PROBLEM} {LINK_REMEDY}"
             return False
         if not link.exists():
-            self._found.left_out[self._place.relative(link)] = "is left out: it is a symbolic link to nothing."
+            self._found.left_out[self._place.relative(link)] = "is left out: it is a symbolic link to a missing file."
             return False
         return True
 
@@ -165,17 +172,17 @@ class _Walk:
             return
         try:
             state = entry.stat()
-        except FileNotFoundError:  # removed just now
+        except FileNotFoundError:  # it has just been removed
             return
         except OSError as error:
-            self._found.problems[path] = f"cannot be looked at ({error.strerror}). Check its rights."
+            self._found.problems[path] = f"has a state that cannot be read ({error.strerror}). Check its rights."
             return
         if stat.S_ISREG(state.st_mode):
             self._found.items[path] = Item(path, kind, stamp(state), state.st_size)
 
 
 def kind_of(place: Place, path: str) -> Kind:
-    """Returns the kind of a file, given by its path below the place's root."""
+    """Returns the kind of a file, given by its path relative to the place's root."""
     store = "store/" if place.pacs else ""
     if path.startswith(f"{store}{WORK_FOLDER}/versions/"):
         return "version"
@@ -192,7 +199,12 @@ def kind_of(place: Place, path: str) -> Kind:
 
 
 def lineages(items: Iterable[str], place: Place) -> dict[tuple[str, str], list[str]]:
-    """Groups paths of versions by tag and study; names of files, sorted."""
+    """Returns the sorted file names of versions, by tag and study.
+
+    Args:
+        items: paths relative to the place's root; other files are skipped.
+        place: the place.
+    """
     start, found = place.relative(place.versions) + "/", dict[tuple[str, str], list[str]]()
     for path in items:
         parts = path.removeprefix(start).split("/")

@@ -1,6 +1,7 @@
-"""The list of a snapshot: one line of JSON for the snapshot, then one for each of its files.
+"""Reads and writes the list of a snapshot: one line of JSON for the snapshot, then one for each of its files.
 
-A list from a disk that others can write is checked before it is used: no path leads out of the folder that is restored.
+Other users may be able to write to the backup's disk, so a list is checked before it is used: no path leads out of the restored
+folder.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ class Entry:
     """A file of a snapshot.
 
     Attributes:
-        path: below the folder that was backed up.
-        size: in bytes.
-        sha256: of its content.
-        mode: permissions.
-        mtime_ns: when it was last written, ns.
-        stamp: changes with the file that was copied; a file of the same stamp is not read again.
+        path: its path relative to the folder that was backed up.
+        size: its size in bytes.
+        sha256: the SHA-256 of its content.
+        mode: its permissions.
+        mtime_ns: the time when it was last written, in ns since 1970.
+        stamp: the stamp of the copied file; a file with the same stamp is not read again.
     """
 
     path: str
@@ -45,35 +46,35 @@ class Entry:
 
     @classmethod
     def from_json(cls, content: Any) -> Entry:
-        """Returns an entry.
+        """Returns an entry from parsed JSON.
 
         Raises:
-            ValueError, KeyError, TypeError: not an entry, or one whose path leads elsewhere.
+            ValueError, KeyError, TypeError: the content is not an entry, or its path leads out of the folder.
         """
         path, digest = content["path"], content["sha256"]
         if not isinstance(path, str) or not isinstance(digest, str) or not _SHA256.fullmatch(digest):
             raise ValueError("not a file with its checksum")
         parts = path.split("/")
         if "\0" in path or any(part in ("", ".", "..") for part in parts) or any(len(os.fsencode(p)) > 255 for p in parts):
-            raise ValueError("a path that leads elsewhere")
+            raise ValueError("a path that leads out of the folder")
         size, mode, mtime = (int(content[key]) for key in ("size", "mode", "mtime_ns"))
         if size < 0 or not 0 <= mtime < 1 << 63:
-            raise ValueError("a size or time that cannot be")
+            raise ValueError("an impossible size or time")
         return cls(path, size, digest, mode & 0o777, mtime, str(content.get("stamp", "")))
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot.
+    """A snapshot of a place.
 
     Attributes:
-        name: its time, as in the name of its list; set when it is written or read.
-        made: ISO time, UTC.
-        studies: what was backed up: a path or URL.
-        pacs: whether that is the work folder of a PACS server.
-        images: whether images are among the files.
-        problems: what was wrong with files of the folder, by path.
-        program: version of the program that made it.
+        name: its time, as in the name of its list; set when the list is written or read.
+        made: the time of the backup, ISO 8601, UTC.
+        studies: the path or URL of the studies.
+        pacs: whether the place is the work folder of a PACS server.
+        images: whether the snapshot contains images.
+        problems: problems of files of the place, by path.
+        program: the release of the program that made it.
         entries: its files by path.
     """
 
@@ -88,12 +89,12 @@ class Snapshot:
 
     @property
     def size(self) -> int:
-        """Bytes of all its files."""
+        """The total size of its files in bytes."""
         return sum(entry.size for entry in self.entries.values())
 
 
 def write_snapshot(snapshot: Snapshot, file: Path) -> None:
-    """Writes a list, flushed to disk, under a name that is not its own yet; only its user may read it."""
+    """Writes the list of a snapshot to a temporary file, flushed to disk; only the user who writes it may read it."""
     lines = "".join(as_line(entry) for _, entry in sorted(snapshot.entries.items())).encode()
     head = asdict(replace(snapshot, entries={}))
     del head["entries"], head["name"]
@@ -104,15 +105,15 @@ def write_snapshot(snapshot: Snapshot, file: Path) -> None:
 
 
 def as_line(entry: Entry) -> str:
-    """Returns an entry as a line of the list. Names on disk that are no UTF-8 are kept, as escapes."""
+    """Returns an entry as a line of the list. Escapes preserve names that are not UTF-8."""
     return json.dumps(asdict(entry)) + "\n"
 
 
 def read_snapshot(file: Path) -> Snapshot:
-    """Reads a list, and checks all of it.
+    """Reads the list of a snapshot, and checks it completely.
 
     Raises:
-        StorageError: it cannot be read, is damaged, or belongs to a later version of the program.
+        StorageError: the list cannot be read, is damaged, or belongs to a later release of the program.
     """
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -124,7 +125,7 @@ def read_snapshot(file: Path) -> Snapshot:
     try:
         head = json.loads(first)
         if head["format"] != FORMAT:
-            _refuse(file, f"has format {head['format']!r}, which this version of the program does not read.")
+            _refuse(file, f"has format {head['format']!r}, which this release of the program does not read.")
         if hashlib.sha256(lines).hexdigest() != head["sha256"]:
             _refuse(file, "is damaged: its checksum is wrong.")
         entries = {entry.path: entry for entry in map(Entry.from_json, map(json.loads, lines.splitlines()))}

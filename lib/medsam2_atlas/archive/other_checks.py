@@ -1,4 +1,4 @@
-"""What is kept for studies besides label maps: databases, atlas, weights, reports, plans."""
+"""Checks the files of studies other than images and label maps: databases, atlas, weights, reports, plans."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNETS = ("unet_2d", "unet_3d")
 
 
 def other_findings(place: Place, listing: Listing) -> list[Finding]:
-    """Returns what is wrong with files that are no label maps or images."""
+    """Returns the problems of files other than label maps and images."""
     found = [finding for path in listing.items for finding in _content(place, path)]
     broken = {finding.path for finding in found}
     found += _atlas(place, broken)
@@ -36,7 +36,7 @@ def other_findings(place: Place, listing: Listing) -> list[Finding]:
 
 
 def image_index(place: Place) -> dict[str, tuple[str, str]]:
-    """Returns stamp and SHA-256 of images as the index knows them, by path."""
+    """Returns the stamp and SHA-256 of images as recorded in the index, by path."""
     found: dict[str, tuple[str, str]] = {}
     for file in _index_files(place):
         try:
@@ -44,14 +44,14 @@ def image_index(place: Place) -> dict[str, tuple[str, str]]:
                 rows = database.execute(
                     "SELECT file, stamp, sha256 FROM images WHERE sha256 != '' AND hashed = stamp"
                 ).fetchall()
-        except sqlite3.Error:  # the index is made again
+        except sqlite3.Error:  # the program recreates the index
             continue
         found |= {place.relative(place.studies / str(name)): (str(known), str(checksum)) for name, known, checksum in rows}
     return found
 
 
 def _content(place: Place, path: str) -> Iterator[Finding]:
-    """Yields a file of the work folder whose content is broken by its own format."""
+    """Yields a finding if a file of the work folder violates its own format."""
     file = place.root / path
     if not any(work in file.parents for work in (place.work, place.studies / WORK_FOLDER)):
         return
@@ -78,7 +78,7 @@ def _content(place: Place, path: str) -> Iterator[Finding]:
 
 def _json_problem(file: Path) -> str:
     if file.stat().st_size > _MAX_JSON_BYTES:
-        return "is too large for what it should hold."
+        return f"is larger than {_MAX_JSON_BYTES} bytes, too large for its purpose."
     try:
         json.loads(text_of(file))
     except (ValueError, RecursionError) as error:
@@ -87,7 +87,7 @@ def _json_problem(file: Path) -> str:
 
 
 def _atlas(place: Place, broken: set[str]) -> Iterator[Finding]:
-    """Yields versions of the grown atlas that cannot be loaded, or hold something else than their name says."""
+    """Yields versions of the grown atlas that cannot be loaded, or whose content does not match their name."""
     folder = place.work / "atlas"
     versions = sorted(file.parent for file in (folder / "versions").glob("*/atlas.json"))
     for version in versions:
@@ -106,7 +106,7 @@ def _load_atlas(folder: Path) -> str:
 
     recorded = str(json.loads(text_of(folder / "atlas.json")).get("version", ""))
     version = Atlas.load(folder).version
-    return "" if recorded in ("", version) else f"holds the atlas {version}, not {recorded}, which it was saved as."
+    return "" if recorded in ("", version) else f"contains the atlas {version}, but was saved as {recorded}."
 
 
 def _load_unet(file: Path) -> str:
@@ -126,9 +126,9 @@ def _loaded(place: Place, path: Path, load: Callable[[Path], str]) -> Iterator[F
 
 
 def _reports(place: Place, listing: Listing, broken: set[str]) -> Iterator[Finding]:
-    """Yields reports of predictions that are not there."""
+    """Yields reports whose predictions are missing."""
     folder = place.work / "reports"
-    there = {key: place.versions / key[0] / key[1] for key in lineages(listing.items, place)}
+    folders = {key: place.versions / key[0] / key[1] for key in lineages(listing.items, place)}
     for file in sorted(folder.glob("*/*.json")):
         if place.relative(file) in broken:
             continue
@@ -138,21 +138,21 @@ def _reports(place: Place, listing: Listing, broken: set[str]) -> Iterator[Findi
             checksum = content.get("label_sha256") if isinstance(content, dict) else None
         except (OSError, ValueError):
             continue
-        versions = Lineage(there[key]).readable() if key in there else []
+        versions = Lineage(folders[key]).readable() if key in folders else []
         if checksum not in [version.sha256 for version in versions]:
-            yield Finding(place.relative(file), "is the report of a label map that is not there.", lost=False)
+            yield Finding(place.relative(file), "is the report of a label map that is missing.", lost=False)
 
 
 def _plans(place: Place) -> Iterator[Finding]:
-    """Yields removals of images that were interrupted, and files that were set aside."""
+    """Yields interrupted removals of images, and unreadable files that were moved away."""
     work = place.studies / WORK_FOLDER
     for plan in sorted((work / "removed").glob("*/removal.json")):
-        remedy = "The server, or any command that opens the folder, finishes it."
-        yield Finding(place.relative(plan), "is a removal of an image that was interrupted.", remedy, lost=False)
+        remedy = "The server, or any command that opens the folder, completes it."
+        yield Finding(place.relative(plan), "is an interrupted removal of an image.", remedy, lost=False)
     for file in sorted((work / "unreadable").glob("*")):
-        remedy = "Look at it, and remove it if it is not needed."
+        remedy = "Check it, and remove it if it is not needed."
         yield Finding(
-            place.relative(file), "could not be read, and was set aside when another took its place.", remedy, lost=False
+            place.relative(file), "could not be read, and was moved away when another file replaced it.", remedy, lost=False
         )
 
 
@@ -160,7 +160,9 @@ def _indexes(place: Place) -> Iterator[Finding]:
     for file in _index_files(place):
         problem = database_problem(file)
         if problem:
-            yield Finding(place.relative(file), f"is damaged: {problem}.", "It is made again from the files.", lost=False)
+            yield Finding(
+                place.relative(file), f"is damaged: {problem}.", "The program recreates it from the files.", lost=False
+            )
 
 
 def _index_files(place: Place) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What is verified, backed up and restored: a studies folder, or the work folder of a PACS server."""
+"""The place to verify, back up or restore: a studies folder, or the work folder of a PACS server."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.storage import WORK_FOLDER, FolderLock, Roots, WorkFolder
 
 RESTORING = ".restoring"
-"""Folder of a place in which a restore collects files before they take their places."""
+"""The folder in a place where a restore collects files before it moves them to their final paths."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where everything that belongs to a set of studies lies.
+    """The folders with all files of a set of studies.
 
     Attributes:
-        name: absolute path of the studies folder, or the DICOMweb URL without name and password.
-        key: digest of the path or URL.
-        root: the folder that holds everything.
+        name: the absolute path of the studies folder, or the DICOMweb URL without user name and password.
+        key: a digest of the path or URL.
+        root: the folder that contains all files.
         studies: the studies folder: `root` itself, or, for a PACS, the store below it.
-        work: where atlas, weights, reports and measures lie.
+        work: the work folder, with atlas, weights, reports and measures.
         pacs: whether the studies come from a PACS.
     """
 
@@ -40,7 +40,7 @@ class Place:
 
     @classmethod
     def of(cls, studies: str) -> Place:
-        """The place of a studies folder or a DICOMweb URL, whether it exists or not."""
+        """Returns the place of a studies folder or a DICOMweb URL. It may not exist."""
         if is_url(studies.strip()):
             url = studies.strip().rstrip("/")
             root = WorkFolder.of(url).path
@@ -50,21 +50,21 @@ class Place:
 
     @classmethod
     def existing(cls, studies: str) -> Place:
-        """The place of studies that are there.
+        """Returns the place of existing studies.
 
         Raises:
-            InputError: there is no such folder, or this machine keeps nothing for the URL.
-            ConflictError: a restore was stopped there.
+            InputError: the folder does not exist, or this machine has no work folder for the URL.
+            ConflictError: the place contains an incomplete restore.
         """
         place = cls.of(studies)
         if (place.root / RESTORING).exists():
-            raise ConflictError(place.name, "was not restored completely.", "Run the same `studies restore` again: it goes on.")
+            raise ConflictError(place.name, "was not restored completely.", "Run the same `studies restore` again to resume.")
         if place.root.is_dir():
             return place
         if place.pacs:
             remedy = "Run this as the server's user, on its machine, with the URL that the server was started with."
             raise InputError(place.name, f"has no work folder here ({place.root}).", remedy)
-        raise InputError(place.root, "is not a folder.", "Name the folder that holds the CTs.")
+        raise InputError(place.root, "is not a folder.", "Name the folder that contains the CTs.")
 
     @property
     def versions(self) -> Path:
@@ -78,7 +78,7 @@ class Place:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps label maps and images from being changed while the block runs, which must be short.
+        """Locks label maps and images against changes for the duration of the block, which must be short.
 
         Raises:
             StorageError: another process has held the lock for a minute.
@@ -87,7 +87,7 @@ class Place:
             yield
 
     def relative(self, path: Path) -> str:
-        """Returns a path below `root` as it is recorded."""
+        """Returns a path relative to `root`, with slashes, as it is recorded."""
         return path.relative_to(self.root).as_posix()
 
 

@@ -1,4 +1,4 @@
-"""Adds snapshots to a backup, removes old ones, and clears what dead runs have left."""
+"""Adds snapshots to a backup, and removes old snapshots and the remains of crashed backups."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 
 def publish(vault: Vault, snapshot: Snapshot) -> Snapshot:
-    """Adds a snapshot whose contents are all there: first the tree, then the list, in one step.
+    """Adds a snapshot to a backup that contains all its file contents. The list is written after the tree, in one step.
 
     Returns:
         The snapshot with its name.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the snapshot cannot be written.
     """
     made = datetime.fromisoformat(snapshot.made).astimezone(timezone.utc)
     base = name = f"{made:%Y-%m-%dT%H-%M-%SZ}"
@@ -56,13 +56,13 @@ def prune(vault: Vault, keep: int) -> tuple[list[str], int]:
 
     Args:
         vault: the backup.
-        keep: how many snapshots stay.
+        keep: the number of snapshots to keep.
 
     Returns:
-        The snapshots that were removed, and the number of contents.
+        The names of the removed snapshots, and the number of removed contents.
 
     Raises:
-        StorageError: a list that stays cannot be read: no content is removed then; or something cannot be removed.
+        StorageError: the list of a kept snapshot cannot be read, so nothing is removed; or a file cannot be removed.
     """
     names = vault.names()
     old, kept = names[:-keep], names[-keep:]
@@ -71,11 +71,11 @@ def prune(vault: Vault, keep: int) -> tuple[list[str], int]:
         try:
             needed |= {entry.sha256 for entry in read_snapshot(vault.list_file(name)).entries.values()}
         except StorageError as error:
-            remedy = f"No old snapshot was removed. Remove {name}.jsonl if that snapshot can be spared."
+            remedy = f"No old snapshot was removed. Remove {name}.jsonl if you do not need that snapshot."
             raise StorageError(error.subject, error.problem, remedy) from error
     with vault.writes():
         for name in old:
-            vault.list_file(name).unlink()  # it does not exist from here on
+            vault.list_file(name).unlink()  # without its list, the snapshot does not exist
             remove_folder(vault.snapshots / name, vault.snapshots)
         flush(vault.snapshots)
         unneeded = [file for folder in _folders(vault.objects) for file in folder.iterdir() if file.name not in needed]
@@ -85,7 +85,7 @@ def prune(vault: Vault, keep: int) -> tuple[list[str], int]:
 
 
 def clear_leftovers(vault: Vault) -> None:
-    """Removes unfinished files, and trees without a list, of runs that died. The backup must be locked."""
+    """Removes unfinished files and trees without a list, which crashed backups have left. The backup must be locked."""
     for folder in (vault.path, vault.objects, vault.snapshots):
         for path in folder.iterdir():
             tree = folder == vault.snapshots and path.is_dir() and not vault.list_file(path.name).exists()
@@ -101,7 +101,7 @@ def clear_leftovers(vault: Vault) -> None:
 
 
 def _link_tree(vault: Vault, name: str, entries: Mapping[str, Entry]) -> None:
-    """Makes the tree of a snapshot; a disk without hard links, or that does not take a name, gets none."""
+    """Makes the tree of a snapshot. There is no tree on a disk that does not support hard links or a file's name."""
     part, made = vault.snapshots / f".part-{os.urandom(6).hex()}", set[Path]()
     try:
         part.mkdir(mode=0o700)
@@ -117,7 +117,7 @@ def _link_tree(vault: Vault, name: str, entries: Mapping[str, Entry]) -> None:
             remove_folder(part, vault.snapshots)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
             raise
-        log.warning("the snapshot %s has no tree of its own: %s", name, error)
+        log.warning("the snapshot %s has no tree: %s", name, error)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -126,12 +126,12 @@ def _link(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EMLINK:
             raise
-        shutil.copyfile(source, target)  # a content with too many names
+        shutil.copyfile(source, target)  # the content has the max number of hard links
         target.chmod(0o600)
 
 
 def make_folders(folder: Path, top: Path) -> None:
-    """Makes a folder and those between it and `top`, for their user only."""
+    """Creates a folder and all folders between it and `top`; only their user may access them."""
     made = top
     for name in folder.relative_to(top).parts:
         made /= name

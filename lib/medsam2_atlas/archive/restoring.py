@@ -1,7 +1,7 @@
-"""Brings a snapshot back, into an empty place.
+"""Restores a snapshot into an empty place.
 
-Files are collected in a folder beside their places, each checked before it gets its name, and take their places at the end: who
-opens the place before finds nothing. A restore that was stopped goes on with the files that are there.
+Files are collected and checked in a temporary folder of the place, and moved to their final paths at the end. Until then the
+place appears empty. A stopped restore resumes with the files that it has already copied.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsam2_atlas.archive.alone import alone_in
+from medsam2_atlas.archive.locking import locked_folder
 from medsam2_atlas.archive.manifest import Entry, Snapshot
 from medsam2_atlas.archive.place import RESTORING, Place
 from medsam2_atlas.archive.publishing import make_folders
@@ -26,12 +26,17 @@ from medsam2_atlas.storage import WORK_FOLDER, flush
 _MARK = "snapshot.json"
 _FILES = "files"
 _MOVING = "moving.json"
-"""Written when all files are there, with those that are damaged; from then on they only take their places."""
+"""Lists the damaged files. It is written when all files have been copied; after that, they only have to be moved."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What a restore did. damaged: files that the backup does not hold as they were, with the reason; they are left out."""
+    """The result of a restore.
+
+    Attributes:
+        snapshot: the restored snapshot.
+        damaged: why files were not restored, by path: the backup does not contain them intact.
+    """
 
     snapshot: Snapshot
     damaged: dict[str, str]
@@ -41,46 +46,48 @@ def restore(dest: Path, place: Place, *, when: str = "", progress: Progress = si
     """Restores a snapshot.
 
     Args:
-        dest: folder of the backup.
-        place: where it goes: a folder that is empty or does not exist; for a PACS, its work folder on this machine.
-        when: name of the snapshot, or its beginning; the newest one by default.
-        progress: called with the fraction of bytes.
+        dest: the folder of the backup.
+        place: the place to restore: an empty or missing folder; for a PACS, its work folder on this machine.
+        when: the name of the snapshot, or the beginning of its name; the newest one by default.
+        progress: called with the fraction of copied bytes.
 
     Raises:
-        InputError: no such backup or snapshot; or a folder where a PACS' URL is needed, or the reverse.
+        InputError: the backup or snapshot does not exist; or `place` is a folder instead of a PACS' URL, or the reverse.
         ConflictError: the place is not empty.
-        StorageError: the list of the snapshot is damaged, or the place cannot be written to.
+        StorageError: the list of the snapshot is damaged, or the place cannot be written.
     """
     vault = Vault.existing(dest)
     with vault.locked(shared=True):
         snapshot = vault.snapshot(when)
         _check_kind(dest, snapshot, place)
         if vault.path == place.root or vault.path in place.root.resolve().parents:
-            raise InputError(place.root, "lies in the backup.", "Name a folder elsewhere.")
+            raise InputError(place.root, "lies in the backup.", "Name a folder outside of it.")
         try:
             staging = _staging(place, vault, snapshot)
-            with alone_in(staging):
+            with locked_folder(staging):
                 if not (staging / _MOVING).exists():
                     vault.write(staging / _MOVING, _collect(vault, snapshot, staging / _FILES, progress))
                 damaged = json.loads((staging / _MOVING).read_text(encoding="utf-8"))
-                _take_places(staging, place)
+                _move_to_place(staging, place)
         except OSError as error:
             problem = f"cannot be restored ({error.strerror or error})."
-            raise StorageError(place.root, problem, "Check its rights and free space, and run it again: it goes on.") from error
+            remedy = "Check its rights and free space, then run the same restore again to resume."
+            raise StorageError(place.root, problem, remedy) from error
     return Restored(snapshot, damaged)
 
 
 def _check_kind(dest: Path, snapshot: Snapshot, place: Place) -> None:
     if snapshot.pacs and not place.pacs:
-        raise InputError(dest, "holds the work folder of a PACS server.", f"Name the server's URL, such as {snapshot.studies}.")
+        remedy = f"Name the server's URL, such as {snapshot.studies}."
+        raise InputError(dest, "contains the work folder of a PACS server.", remedy)
     if place.pacs and not snapshot.pacs:
         raise InputError(
-            dest, "holds a studies folder, not the work folder of a PACS server.", "Name a folder in place of the URL."
+            dest, "contains a studies folder, not the work folder of a PACS server.", "Name a folder instead of the URL."
         )
 
 
 def _staging(place: Place, vault: Vault, snapshot: Snapshot) -> Path:
-    """Returns the folder for the files, made if the place is empty, or that of a restore that was stopped."""
+    """Returns the folder for the copied files: a new one if the place is empty, or that of the restore to resume."""
     staging = place.root / RESTORING
     if staging.is_symlink():
         raise ConflictError(staging, "is a symbolic link.", "Remove it.")
@@ -88,17 +95,18 @@ def _staging(place: Place, vault: Vault, snapshot: Snapshot) -> Path:
     if place.root.exists() and not place.root.is_dir():
         raise InputError(place.root, "is a file.", "Name a folder.")
     place.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    there = [path.name for path in place.root.iterdir() if path.name != "lost+found"]
-    if RESTORING in there:
+    existing = [path.name for path in place.root.iterdir() if path.name != "lost+found"]
+    if RESTORING in existing:
         with contextlib.suppress(OSError, ValueError):
             if json.loads((staging / _MARK).read_text(encoding="utf-8")) == mark:
                 return staging
-        if there == [RESTORING] and not (staging / _FILES).exists():  # stopped before it copied anything
+        if existing == [RESTORING] and not (staging / _FILES).exists():  # the restore was stopped before it copied a file
             return _marked(staging, vault, mark)
-        problem = "holds what was restored from another snapshot, and not completely."
+        problem = "contains an incomplete restore of another snapshot."
         raise ConflictError(place.root, problem, f"Remove {staging}, or restore that snapshot.")
-    if there:
-        raise ConflictError(place.root, "is not empty.", "Restore into an empty place, then compare or copy what is needed.")
+    if existing:
+        remedy = "Restore into an empty place, then compare or copy the files that you need."
+        raise ConflictError(place.root, "is not empty.", remedy)
     return _marked(staging, vault, mark)
 
 
@@ -110,17 +118,17 @@ def _marked(staging: Path, vault: Vault, mark: dict[str, str]) -> Path:
 
 
 def _collect(vault: Vault, snapshot: Snapshot, files: Path, progress: Progress) -> dict[str, str]:
-    """Copies the files that are not there yet; returns those that the backup does not hold as they were."""
-    part = files.with_name("part")  # beside the files, so that a kill leaves nothing among them
+    """Copies the files that have not been copied yet; returns why files of the backup are not intact, by path."""
+    part = files.with_name("part")  # beside the files, so that a killed restore leaves no temporary file among them
     part.unlink(missing_ok=True)
-    files.mkdir(mode=0o700, exist_ok=True)  # one that was stopped may not have come to that
+    files.mkdir(mode=0o700, exist_ok=True)  # a stopped restore may not have created it
     damaged, done, total, made = dict[str, str](), 0, snapshot.size or 1, set[Path]()
     for entry in snapshot.entries.values():
         target = files / entry.path
         if target.parent not in made:
             make_folders(target.parent, files)
             made.add(target.parent)
-        if not _is_there(target, entry):
+        if not _is_copied(target, entry):
             problem = _copy(vault, entry, part, target)
             if problem:
                 damaged[entry.path] = problem
@@ -131,16 +139,16 @@ def _collect(vault: Vault, snapshot: Snapshot, files: Path, progress: Progress) 
     return damaged
 
 
-def _is_there(target: Path, entry: Entry) -> bool:
-    """Returns whether a restore that was stopped has copied a file."""
+def _is_copied(target: Path, entry: Entry) -> bool:
+    """Returns whether a stopped restore has already copied a file."""
     return target.is_file() and target.stat().st_size == entry.size and sha256(target) == entry.sha256
 
 
 def _copy(vault: Vault, entry: Entry, part: Path, target: Path) -> str:
-    """Copies a content, under another name first; returns why the backup does not hold it as it was.
+    """Copies a content, first to a temporary file; returns why the backup's content is not intact, or an empty string.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the copy cannot be written.
     """
     try:
         try:
@@ -159,14 +167,14 @@ def _copy(vault: Vault, entry: Entry, part: Path, target: Path) -> str:
 
 
 class _UnreadableError(Exception):
-    """The backup's disk is at fault, not the one that is written to."""
+    """The backup's disk has failed, not the disk of the restored place."""
 
 
 def _written(vault: Vault, entry: Entry, part: Path) -> str:
-    """Copies a content; returns its checksum. No more is read than it should have: what grew must not fill the disk.
+    """Copies a content; returns its checksum. Reads no more than the recorded size: a grown file must not fill the disk.
 
     Raises:
-        _UnreadableError: it is not there, or cannot be read.
+        _UnreadableError: the content is missing, cannot be read, or is too large.
         OSError: the copy cannot be written.
     """
     digest, left = hashlib.sha256(), entry.size
@@ -189,14 +197,14 @@ def _written(vault: Vault, entry: Entry, part: Path) -> str:
             target.write(block)
 
 
-def _take_places(staging: Path, place: Place) -> None:
-    """Moves everything to its place: records first, images last, since a study exists as soon as its image is there."""
+def _move_to_place(staging: Path, place: Place) -> None:
+    """Moves all files to their final paths: records first, images last, since the image makes a study exist."""
     first = [WORK_FOLDER, "store", "labels"]
     names = sorted((path.name for path in (staging / _FILES).iterdir()), key=lambda name: (name not in first, name))
     for name in names:
         target = place.root / name
         if target.exists() or target.is_symlink():
-            raise ConflictError(target, "was put there while the snapshot was restored.", "Move it away, and run it again.")
+            raise ConflictError(target, "was created during the restore.", "Move it away, and run the restore again.")
         os.replace(staging / _FILES / name, target)
     flush(place.root)
     remove_folder(staging, place.root)

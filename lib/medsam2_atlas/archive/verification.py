@@ -1,6 +1,6 @@
-"""Verifies a place, or a backup: every checksum that is recorded, and whether what belongs together is there.
+"""Verifies a place or a backup: all recorded checksums, and whether all files that belong together exist.
 
-A verification writes nothing but its own progress, and runs beside a live server.
+A verification writes only its own progress, and can run beside a live server.
 """
 
 from __future__ import annotations
@@ -27,12 +27,18 @@ from medsam2_atlas.storage import stamp
 
 _TRIES = 3
 _LEFTOVER_SECONDS = 3600.0
-_ROT = "has changed without having been written: its disk has failed, or its times were set back."
+_ROT = "has changed without having been written: its disk has failed, or its modification time was set back."
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found. files: number of files that were read; resumed: how many of them a run had read that was stopped."""
+    """The result of a verification.
+
+    Attributes:
+        findings: the problems.
+        files: the number of files that were read.
+        resumed: the number of files among them that an earlier, stopped run has read.
+    """
 
     findings: tuple[Finding, ...]
     files: int
@@ -40,7 +46,7 @@ class Verification:
 
     @property
     def sound(self) -> bool:
-        """Returns whether nothing is lost, damaged or in doubt."""
+        """Whether no content is lost, damaged or in doubt."""
         return not any(finding.lost for finding in self.findings)
 
 
@@ -48,14 +54,14 @@ def verify(place: Place, *, again: bool = False, images: bool = True, progress: 
     """Verifies a place.
 
     Args:
-        place: to verify.
-        again: begin anew, although a run was stopped.
-        images: whether images have to be there.
-        progress: called with the fraction of bytes.
+        place: the place to verify.
+        again: whether to start over instead of resuming a stopped run.
+        images: whether every study with label maps must have its image.
+        progress: called with the fraction of bytes read.
 
     Raises:
-        ConflictError: another process is verifying it.
-        StorageError: the progress can be kept nowhere.
+        ConflictError: another process is verifying the place.
+        StorageError: the progress cannot be stored.
     """
     with Journal.opened((place.work, state_folder() / "verify" / place.key[:16]), again=again) as journal:
         listing = list_place(place)
@@ -70,17 +76,22 @@ def verify(place: Place, *, again: bool = False, images: bool = True, progress: 
         findings += LabelChecks(place, listing, {path: checksum for path, (_, checksum) in sums.items()}, images).findings()
         findings += other_findings(place, listing)
         findings += _leftovers(place, listing.unfinished)
-        journal.finish(sums | reading.rotten)  # the next run finds them again
+        journal.finish(sums | reading.rotten)  # the old checksums of rotten files, so that the next run reports them again
         return Verification(tuple(sorted(findings, key=lambda found: found.path)), len(sums), reading.resumed)
 
 
 def verify_backup(dest: Path, *, again: bool = False, progress: Progress = silent) -> Verification:
-    """Verifies the lists of all snapshots of a backup, and all contents that they name.
+    """Verifies the lists of all snapshots of a backup, and all contents in these lists.
+
+    Args:
+        dest: the folder of the backup.
+        again: whether to start over instead of resuming a stopped run.
+        progress: called with the fraction of bytes read.
 
     Raises:
-        InputError: no backup.
-        ConflictError: a backup is being made, or another process is verifying it.
-        StorageError: it cannot be used.
+        InputError: the folder is not a backup.
+        ConflictError: a backup is running, or another process is verifying the backup.
+        StorageError: the backup cannot be used.
     """
     vault = Vault.existing(dest)
     with vault.locked(shared=True), Journal.opened((vault.path, state_folder() / "verify" / "backup"), again=again) as journal:
@@ -93,7 +104,7 @@ def verify_backup(dest: Path, *, again: bool = False, progress: Progress = silen
                 findings.append(Finding(vault.list_file(name).name, error.problem, "Its tree may still be read."))
         items = [Item(str(vault.content(sha).relative_to(vault.path)), "other", size=needed[sha][0]) for sha in sorted(needed)]
         reading = _Reading(vault.path, journal, findings)
-        # One of another size is not read: it is damaged, and may be as large as somebody likes.
+        # A content of the wrong size is damaged. It is not read, since it may be of any size.
         sums = reading.all([item for item in items if vault.size(Path(item.path).name) in (None, item.size)], progress)
         unread = {found.path for found in findings}
         for item in items:
@@ -102,14 +113,22 @@ def verify_backup(dest: Path, *, again: bool = False, progress: Progress = silen
                 findings.append(Finding(item.path, f"is missing ({needed[sha][1]}).", "Back up into another folder."))
             elif item.path not in unread and (item.path not in sums or sums[item.path][1] != sha):
                 problem = f"is damaged ({needed[sha][1]})."
-                findings.append(Finding(item.path, problem, "Remove this file: the next backup copies it again."))
+                findings.append(Finding(item.path, problem, "Remove this file. The next backup copies it again."))
         journal.finish(sums)
         return Verification(tuple(findings), len(sums), reading.resumed)
 
 
 @dataclass
 class _Reading:
-    """Reads files for their checksums. rotten: former checksums of files that have changed without having been written."""
+    """Reads files and computes their checksums.
+
+    Attributes:
+        root: the folder of the files.
+        journal: stores the checksums.
+        findings: the problems; the methods append to it.
+        resumed: the number of files that an earlier, stopped run has read.
+        rotten: the previous checksums of files that have changed without having been written.
+    """
 
     root: Path
     journal: Journal
@@ -120,12 +139,12 @@ class _Reading:
         self.rotten = Sums()
 
     def all(self, items: Iterable[Item], progress: Progress) -> Sums:
-        """Returns stamps and checksums by path; files that cannot be read are found, those that were removed are left out."""
-        wanted, found, done = list(items), Sums(), 0
-        total = sum(item.size for item in wanted) or 1
-        for item in wanted:
+        """Returns stamps and checksums by path; reports unreadable files, and skips files that were removed meanwhile."""
+        files, found, done = list(items), Sums(), 0
+        total = sum(item.size for item in files) or 1
+        for item in files:
             try:
-                if item.kind != "database":  # is written in place; checked by SQLite
+                if item.kind != "database":  # databases are written in place, and checked by SQLite
                     self._read(item.path, found)
             except FileNotFoundError:
                 pass
@@ -152,7 +171,7 @@ class _Reading:
                 self.journal.add(path, now, checksum)
                 break
         else:
-            return  # is being written to
+            return  # another process is writing to the file
         before = self.journal.before(path)
         if before and before[0] == found[path][0] and before[1] != found[path][1]:
             self.rotten[path] = before
@@ -160,7 +179,7 @@ class _Reading:
 
 
 def _leftovers(place: Place, paths: list[str]) -> list[Finding]:
-    """Returns files that a writer has left unfinished."""
+    """Returns temporary files that a crashed process has left."""
     found = []
     for path in paths:
         try:
@@ -168,5 +187,5 @@ def _leftovers(place: Place, paths: list[str]) -> list[Finding]:
         except OSError:
             continue
         if old:
-            found.append(Finding(path, "was left unfinished by a process that ended.", "The server removes it.", lost=False))
+            found.append(Finding(path, "was left unfinished by a crashed process.", "The server removes it.", lost=False))
     return found

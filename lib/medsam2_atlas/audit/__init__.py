@@ -1,1 +1,1 @@
-"""Records who did what to which study."""
+"""Records the actions of people on studies."""

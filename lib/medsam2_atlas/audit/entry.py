@@ -1,4 +1,4 @@
-"""An entry of the audit log: who did what to which study, and how it ended."""
+"""An entry of the audit log: a person's action on a study, and its outcome."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _MAX_TEXT, _MAX_DETAILS = 256, 24
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """An entry.
+    """An entry of the audit log.
 
     Attributes:
-        action: what was done, such as `label.save`; docs/audit-log.md lists all actions.
-        who: name of the person, as people read it.
-        who_id: what tells the person apart from all others.
+        action: the action, such as `label.save`; docs/audit-log.md lists all actions.
+        who: the person's name for display.
+        who_id: the person's unique id.
         role: the person's role.
-        study: name of the study.
-        tag: of the label map.
-        version: of the label map, or of the server.
-        outcome: how it ended.
-        status: HTTP status.
-        place: address of the client, or `command line`.
-        request: id of the request.
-        details: more, as JSON values. They must not hold names of studies.
+        study: the name of the study.
+        tag: the tag of the label map.
+        version: the version of the label map, or of the server.
+        outcome: the outcome of the action.
+        status: the HTTP status.
+        place: the address of the client, or `command line`.
+        request: the id of the request.
+        details: further JSON values. They must not contain names of studies.
     """
 
     action: str
@@ -47,11 +47,11 @@ class AuditEntry:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def as_line(self, at: str, study: str) -> dict[str, Any]:
-        """Returns the content of a line: texts are shortened, empty values are left out.
+        """Returns the content of a line: texts are shortened, and empty values left out.
 
         Args:
-            at: when it happened, as `utc_now` gives it.
-            study: the study's name as it is written, such as its keyed hash.
+            at: the time of the action, as `utc_now` returns it.
+            study: the study's name in its written form, such as its keyed hash.
         """
         line = {
             "at": at,
@@ -79,7 +79,7 @@ def _short(text: object) -> str:
 
 
 def _limited(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns few and short values; JSON escapes what control characters they have."""
+    """Returns a limited number of shortened values. JSON escapes their control characters."""
     return {_short(key): _value(value) for key, value in list(details.items())[:_MAX_DETAILS]}
 
 

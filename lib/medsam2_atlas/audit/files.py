@@ -1,7 +1,8 @@
-"""Files of the audit log: lines are added, chained by digests, and files are closed.
+"""Writes the files of the audit log: appends lines, which digests chain, and closes full files.
 
-One writer at a time, of all threads and processes (`flock` on the folder), adds lines to `audit.jsonl`, each with one `write`.
-A file that is large enough, or of another day, is renamed to `audit-YYYYMMDD-N.jsonl`; the next one goes on with its digest.
+One writer at a time, of all threads and processes (`flock` on the folder), appends lines to `audit.jsonl`, each with one
+`write`. A file that is large enough, or from another day, is renamed to `audit-YYYYMMDD-N.jsonl`. The next file continues the
+chain with the digest of its last line.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 FOLDER, CURRENT = "audit", "audit.jsonl"
 ROTATED = re.compile(r"audit-(?P<day>\d{8})-(?P<number>\d{1,6})\.jsonl")
 FIRST = "0" * 32
-"""`prev` of the very first line."""
+"""The `prev` of the first line of the log."""
 MAX_LINE_BYTES = 1 << 15
 
 _LOCK_SECONDS = 5.0
@@ -34,11 +35,11 @@ _LOCK_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class AuditLimits:
-    """When a file of the audit log is closed, and how long closed ones stay.
+    """The limits of the files of an audit log.
 
     Attributes:
-        max_bytes: size of a file after which the next one begins.
-        keep_days: days that closed files stay; 0 for ever.
+        max_bytes: the size in bytes at which a file is closed.
+        keep_days: the number of days after which closed files are removed; 0 keeps them forever.
     """
 
     max_bytes: int = 50_000_000
@@ -47,7 +48,14 @@ class AuditLimits:
 
 @dataclass
 class _End:
-    """The end of the current file as this process knows it. day: of the file's first line; empty for an empty file."""
+    """The end of the current file when this process last wrote or read it.
+
+    Attributes:
+        inode: the inode of the file.
+        size: its size in bytes.
+        digest: the digest of its last line; for an empty file, of the last line of the previous file.
+        day: the day of its first line; empty for an empty file.
+    """
 
     inode: int
     size: int
@@ -56,25 +64,28 @@ class _End:
 
 
 class AuditFiles:
-    """Adds lines to the files of an audit log. Must be used by one thread at a time."""
+    """Appends lines to the files of an audit log. One thread at a time may use it.
+
+    Args:
+        work_folder: the work folder of the studies.
+        limits: the limits of the files.
+    """
 
     def __init__(self, work_folder: Path, limits: AuditLimits) -> None:
-        """
-        Args:
-            work_folder: `.medsam2_atlas` of the studies.
-            limits: of the files.
-        """
         self.folder, self.limits = work_folder / FOLDER, limits
         self._work_folder = work_folder
         self._end: _End | None = None
 
     @contextmanager
     def writing(self, flush: bool) -> Iterator[None]:
-        """Lets nobody else write while the block calls `add`. flush: whether all lines are on disk when it ends.
+        """Locks the log for the duration of the block, which may call `add`.
+
+        Args:
+            flush: whether to flush all lines to disk after the block.
 
         Raises:
             OSError: the folder cannot be used, or a line cannot be written.
-            StorageError: another process writes for too long.
+            StorageError: another process has held the lock for too long.
         """
         from medsam2_atlas.storage.lock import FolderLock
 
@@ -91,10 +102,13 @@ class AuditFiles:
                 os.close(self._handle)
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Adds one line, or nothing: a line that a full disk cuts off is taken back.
+        """Appends one line completely or not at all: a line that a full disk cuts off is removed.
+
+        Args:
+            entry: the content of the line, without `prev`.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the line cannot be written.
         """
         end = self._found_end()
         if end.size and (end.size >= self.limits.max_bytes or (end.day and end.day != day_of(utc_now()))):
@@ -109,7 +123,7 @@ class AuditFiles:
         self._end = _End(end.inode, end.size + written, digest_of(line[:-1]), end.day or day_of(entry.get("at")))
 
     def remove_old(self) -> int:
-        """Removes closed files that are older than `limits.keep_days`; returns how many were removed."""
+        """Removes closed files that are older than `limits.keep_days`; returns their number."""
         if not self.limits.keep_days:
             return 0
         oldest = (datetime.now(timezone.utc) - timedelta(days=self.limits.keep_days)).strftime("%Y%m%d")
@@ -123,7 +137,7 @@ class AuditFiles:
                 except OSError as error:
                     log.warning("%s cannot be removed: %s", file, error)
         if removed:
-            log.info("%d files of the audit log were removed: they were older than %d days", removed, self.limits.keep_days)
+            log.info("removed %d files of the audit log that were older than %d days", removed, self.limits.keep_days)
         return removed
 
     def _open(self) -> int:
@@ -141,19 +155,19 @@ class AuditFiles:
             file_modes.hand_over(folder, folder.parent)
 
     def _found_end(self) -> _End:
-        """Returns the end of the current file; of an empty one, with the digest of the file before."""
+        """Returns the end of the current file."""
         state, known = os.fstat(self._handle), self._end
         same = known is not None and known.inode == state.st_ino
         if known is not None and same and known.size == state.st_size:
             return known
         if known is not None and same and known.size > state.st_size:
-            # Its next line goes on from the lost one, so that `reading.check` finds the gap.
-            log.error("%s was made shorter by another program: lines are missing", self.folder / CURRENT)
+            # The next line continues from the lost one, so that `reading.check` finds the gap.
+            log.error("%s was shortened by another program: lines are missing", self.folder / CURRENT)
             self._end = _End(state.st_ino, state.st_size, known.digest, known.day)
         elif not state.st_size:
             closed = closed_files(self.folder)
             if known is not None and known.size and not any(file.stat().st_ino == known.inode for file in closed):
-                # Nobody has closed the file that this process knows. The next line goes on from it, as above.
+                # The known file is not among the closed ones. The next line continues from it, as above.
                 log.error("%s was removed by another program: lines are missing", self.folder / CURRENT)
                 before = known.digest
             else:
@@ -166,22 +180,22 @@ class AuditFiles:
         return self._end
 
     def _rotate(self, end: _End) -> None:
-        """Gives the current file the name of a closed one, after all others in order, and begins the next one."""
+        """Closes the current file by renaming it, with a name that sorts after all closed files, and begins the next one."""
         closed = closed_files(self.folder)
         last = ROTATED.fullmatch(closed[-1].name) if closed else None
         day, number = end.day or day_of(utc_now()), 1
-        if last and last["day"] >= day:  # also where the clock was set back
+        if last and last["day"] >= day:  # also if the clock was set back
             day, number = last["day"], int(last["number"]) + 1
         (self.folder / CURRENT).rename(self.folder / f"audit-{day}-{number}.jsonl")
         before, self._handle = self._handle, self._open()
         os.close(before)
-        # Kept, since the file that was closed may be old enough to be removed at once.
+        # The digest is kept in memory, since the closed file may be old enough to be removed at once.
         self._end = _End(os.fstat(self._handle).st_ino, 0, end.digest, "")
         self.remove_old()
 
 
 def closed_files(folder: Path) -> list[Path]:
-    """Returns the closed files of an audit log's folder, the oldest first."""
+    """Returns the closed files in the folder of an audit log, the oldest first."""
     try:
         found = [(match, entry) for entry in folder.iterdir() if (match := ROTATED.fullmatch(entry.name)) and entry.is_file()]
     except OSError:
@@ -190,17 +204,21 @@ def closed_files(folder: Path) -> list[Path]:
 
 
 def digest_of(line: bytes) -> str:
-    """Returns the digest of a line without its end, which the next line has as `prev`."""
+    """Returns the digest of a line without its line end. The next line contains it as `prev`."""
     return sha256(line).hexdigest()[:32]
 
 
 def utc_now() -> str:
-    """Returns the time, to the millisecond."""
+    """Returns the current time: ISO 8601, UTC, with milliseconds."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def day_of(at: object) -> str:
-    """Returns the day of a time as in names of closed files, such as 20261126; empty if it is no time."""
+    """Returns the day of a time as in names of closed files, or an empty string if the value is not a time.
+
+    >>> day_of("2026-11-26T08:30:00.000Z"), day_of(None)
+    ('20261126', '')
+    """
     day = str(at)[:10].replace("-", "")
     return day if re.fullmatch(r"\d{8}", day) else ""
 

@@ -1,11 +1,10 @@
-"""The audit log of a set of studies: who did what to which study, when, and how it ended.
+"""The audit log of a set of studies: the actions of people on studies, with time and outcome.
 
-The work folder's `audit/audit.jsonl` holds one JSON object per line; lines are only ever added, by the server and by commands
-(`files`). A line holds a digest of the line before it (`prev`), so that changed and removed lines can be found
-(`reading.check`).
+`audit/audit.jsonl` in the work folder contains one JSON object per line. The server and commands only append lines (`files`).
+A line contains a digest of the line before it (`prev`), so that changed and removed lines can be found (`reading.check`).
 
-A line that cannot be written stops nobody's work: what was done is done. The line is kept in memory and written when that is
-possible again. The log and `problem` tell of it meanwhile.
+If a line cannot be written, the action is still done. The line stays in memory and is written as soon as possible. Until then,
+the log and `problem` report the failure.
 """
 
 from __future__ import annotations
@@ -31,29 +30,30 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAX_KEPT = 10_000
-_TOLD_SECONDS = 60.0
+_REPORT_SECONDS = 60.0
+"""The min time between two log lines about the same problem."""
 _RETRY_SECONDS = 5.0
-"""After a failure, lines only wait in memory for so long: no request waits for a disk that others found unusable."""
+"""For this time after a failure, lines are only kept in memory, so that requests do not wait for an unusable disk."""
 
 
 class AuditLog:
-    """Adds lines to the audit log of a set of studies. All methods may be called from any thread; none raises OSError."""
+    """Appends lines to the audit log of a set of studies. All methods may be called from any thread; none raises OSError.
+
+    Args:
+        work_folder: the work folder of the studies.
+        plain: whether names of studies are written as plain text instead of keyed hashes.
+        limits: the limits of its files.
+    """
 
     _opened: dict[tuple[Path, bool], AuditLog] = {}  # noqa: RUF012
     _opening = threading.Lock()
 
     def __init__(self, work_folder: Path, plain: bool = False, limits: AuditLimits | None = None) -> None:
-        """
-        Args:
-            work_folder: `.medsam2_atlas` of the studies.
-            plain: whether names of studies are written as they are, not as keyed hashes.
-            limits: of its files.
-        """
         self.files = AuditFiles(work_folder, limits or AuditLimits())
         self._work_folder, self._plain = work_folder, plain
         self._threads = threading.RLock()
         self._kept: deque[dict[str, Any]] = deque()
-        self._lost, self._problem, self._told, self._failed = 0, "", float("-inf"), float("-inf")
+        self._lost, self._problem, self._reported, self._failed = 0, "", float("-inf"), float("-inf")
 
     @classmethod
     def of(cls, work: WorkFolder, plain: bool = False) -> AuditLog:
@@ -64,24 +64,24 @@ class AuditLog:
 
     @cached_property
     def names(self) -> StudyNames:
-        """How names of studies are written."""
+        """The written form of study names."""
         return StudyNames(self._work_folder, self._plain)
 
     @property
     def problem(self) -> str:
-        """Why lines cannot be written at the moment; empty if they can."""
+        """The reason why lines cannot be written now; empty if they can."""
         with self._threads:
             return f"{len(self._kept)} lines wait in memory, {self._lost} are lost ({self._problem})." if self._problem else ""
 
     def record(self, entry: AuditEntry, *, flush: bool = True) -> bool:
-        """Adds a line.
+        """Appends a line.
 
         Args:
-            entry: its content.
-            flush: whether to wait until the line is on disk, and not only with the operating system.
+            entry: the content of the line.
+            flush: whether to wait until the line is on disk. Otherwise the operating system may write it later.
 
         Returns:
-            Whether the line was written; otherwise it is kept in memory.
+            Whether the line was written. If not, it is kept in memory.
         """
         filled = entry.as_line(utc_now(), self.names.hashed(entry.study) if entry.study else "")
         with self._threads:
@@ -92,12 +92,12 @@ class AuditLog:
             return self._written(flush)
 
     def flush(self) -> bool:
-        """Writes the lines that are kept in memory; returns whether none are left."""
+        """Writes the lines that are kept in memory; returns whether all were written."""
         with self._threads:
             return not self._kept or self._written(True)
 
     def _written(self, flush: bool) -> bool:
-        """Writes all lines that are kept; what cannot be written stays."""
+        """Writes all lines that are kept in memory; keeps those that cannot be written."""
         try:
             with self.files.writing(flush):
                 while self._kept:  # the oldest first
@@ -110,12 +110,12 @@ class AuditLog:
         except (OSError, StorageError) as error:
             self._failed = time.monotonic()
             self._drop_oldest()
-            self._tell(error.problem if isinstance(error, StorageError) else error.strerror or str(error))
+            self._report(error.problem if isinstance(error, StorageError) else error.strerror or str(error))
             return False
         self._failed = float("-inf")
         if self._problem:
-            log.warning("the audit log %s is written again", self.files.folder / CURRENT)
-            self._problem, self._told = "", float("-inf")
+            log.warning("the audit log %s can be written again", self.files.folder / CURRENT)
+            self._problem, self._reported = "", float("-inf")
         return True
 
     def _drop_oldest(self) -> None:
@@ -123,19 +123,19 @@ class AuditLog:
             self._kept.popleft()
             self._lost += 1
 
-    def _tell(self, problem: str) -> None:
+    def _report(self, problem: str) -> None:
         changed, self._problem = problem != self._problem, problem
-        if changed or time.monotonic() - self._told > _TOLD_SECONDS:
-            self._told = time.monotonic()
+        if changed or time.monotonic() - self._reported > _REPORT_SECONDS:
+            self._reported = time.monotonic()
             log.error("the audit log %s cannot be written: %s", self.files.folder / CURRENT, self.problem)
 
 
 def record_command(work: WorkFolder, action: str, **more: Any) -> None:
-    """Adds a line about what a command does to studies, on behalf of the operating system's user.
+    """Appends a line about a command's action on studies. The person is the user of the operating system.
 
     Args:
-        work: work folder of the studies.
-        action: what is done.
+        work: the work folder of the studies.
+        action: the action.
         more: further attributes of `AuditEntry`.
     """
     try:

@@ -1,8 +1,8 @@
-"""Reads the audit log: lines that somebody asks for, and whether lines were changed or removed.
+"""Reads the audit log: finds requested lines, and checks whether lines were changed or removed.
 
-Each line's `prev` is a digest of the line before it, so a change shows in the line after it. Somebody who may write to the
-files can still compute all digests anew from some line on, or cut lines off the end: compare `Check.last` with a copy that was
-kept elsewhere, or send the lines to another machine.
+Each line's `prev` is a digest of the line before it, so the next line reveals a change. A person with write access to the files
+can still compute all digests anew from some line on, or remove the last lines. To detect that, compare `Check.last` with a copy
+on another machine, or send the lines there.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _MAX_PROBLEMS = 1000
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which lines somebody asks for; empty texts mean all.
+class LineQuery:
+    """A query for lines of the audit log. An empty text does not restrict the lines.
 
     Attributes:
-        since: earliest time, the beginning of an ISO 8601 UTC time such as `2026-11-26` or `2026-11-26T08:30`.
-        study: name of a study, or its hash.
-        who: name or id of a person.
-        action: action, or the first part of actions, such as `label`.
-        limit: max number of lines; the newest are kept.
+        since: the earliest time, as the beginning of an ISO 8601 UTC time such as `2026-11-26` or `2026-11-26T08:30`.
+        study: the name of a study, or its hash.
+        who: the name or id of a person.
+        action: an action, or the first part of several actions, such as `label`.
+        limit: the max number of lines; the newest are returned.
     """
 
     since: str = ""
@@ -44,19 +44,19 @@ class Wanted:
 
 @dataclass
 class Check:
-    """What a check of the audit log has found.
+    """The result of a check of the audit log.
 
     Attributes:
-        lines: how many lines there are.
-        problems: where lines were changed, removed or damaged.
-        last: digest of the last line; a copy of it, kept elsewhere, proves that all lines up to it are unchanged.
-        whole: whether the very first line is still there; older files may have been removed as their days were over.
+        lines: the number of lines.
+        problems: sentences about changed, removed or damaged lines.
+        last: the digest of the last line. A copy of it on another machine proves that all lines up to it are unchanged.
+        complete: whether the log contains its very first line; expired files may have been removed.
     """
 
     lines: int = 0
     problems: list[str] = field(default_factory=list)
     last: str = FIRST
-    whole: bool = True
+    complete: bool = True
 
 
 def files_of(work_folder: Path) -> list[Path]:
@@ -66,32 +66,32 @@ def files_of(work_folder: Path) -> list[Path]:
     return [*closed_files(folder), *([current] if current.is_file() else [])]
 
 
-def lines(work_folder: Path, wanted: Wanted) -> list[dict[str, Any]]:
-    """Returns lines of the audit log, the newest last. Lines that are damaged are left out; `check` finds them.
+def lines(work_folder: Path, query: LineQuery) -> list[dict[str, Any]]:
+    """Returns the lines of the audit log that match a query, the newest last. Damaged lines are left out; `check` finds them.
 
     Args:
-        work_folder: `.medsam2_atlas` of the studies.
-        wanted: which lines.
+        work_folder: the work folder of the studies.
+        query: the query.
     """
-    fits = _filter(work_folder, wanted)
+    fits = _filter(work_folder, query)
     found = list[dict[str, Any]]()
     for file in reversed(files_of(work_folder)):
-        missing = min(wanted.limit, MAX_LINES) - len(found)
+        missing = min(query.limit, MAX_LINES) - len(found)
         if missing <= 0:
             break
         newest = deque((entry for entry in map(_parsed, _raw_lines(file)) if entry and fits(entry)), missing)
         found = [*newest, *found]
         first = next(filter(None, map(_parsed, _raw_lines(file))), None)
-        if wanted.since and first and str(first.get("at", "")) < wanted.since:
-            break  # older files hold older lines only
+        if query.since and first and str(first.get("at", "")) < query.since:
+            break  # older files contain older lines only
     return found
 
 
 def check(work_folder: Path) -> Check:
-    """Checks that no line was changed, removed or put in between.
+    """Checks that no line was changed, removed or inserted.
 
     Args:
-        work_folder: `.medsam2_atlas` of the studies.
+        work_folder: the work folder of the studies.
     """
     found = Check()
     for file in files_of(work_folder):
@@ -99,7 +99,7 @@ def check(work_folder: Path) -> Check:
             entry = _parsed(raw)
             previous = str(entry.get("prev", "")) if entry else ""
             if found.lines == 0 and entry:
-                found.whole = previous == FIRST
+                found.complete = previous == FIRST
             elif entry and previous != found.last:
                 _add(found, f"{file.name}, line {number}: the line before it was changed or removed.")
             if not entry:
@@ -114,28 +114,28 @@ def _add(found: Check, problem: str) -> None:
         found.problems.append(problem)
 
 
-def _filter(work_folder: Path, wanted: Wanted) -> Callable[[dict[str, Any]], bool]:
-    studies = {wanted.study, StudyNames(work_folder).hashed(wanted.study)} if wanted.study else set[str]()
+def _filter(work_folder: Path, query: LineQuery) -> Callable[[dict[str, Any]], bool]:
+    studies = {query.study, StudyNames(work_folder).hashed(query.study)} if query.study else set[str]()
 
     def fits(entry: dict[str, Any]) -> bool:
         action = str(entry.get("action", ""))
         return (
-            str(entry.get("at", "")) >= wanted.since
+            str(entry.get("at", "")) >= query.since
             and (not studies or entry.get("study") in studies)
-            and (not wanted.who or wanted.who in (entry.get("who"), entry.get("who_id")))
-            and (not wanted.action or action == wanted.action or action.startswith(f"{wanted.action}."))
+            and (not query.who or query.who in (entry.get("who"), entry.get("who_id")))
+            and (not query.action or action == query.action or action.startswith(f"{query.action}."))
         )
 
     return fits
 
 
 def _raw_lines(file: Path) -> Iterator[bytes]:
-    """Yields the lines of a file without their ends; of lines that are much too long, pieces."""
+    """Yields the lines of a file without their line ends. Splits lines of more than 1 MiB."""
     try:
         with opened(file, follow=True) as stream:
             while line := stream.readline(_LINE_BYTES):
                 yield line.rstrip(b"\n")
-    except FileNotFoundError:  # closed files get other names, and old ones are removed
+    except FileNotFoundError:  # the file has been renamed or removed meanwhile
         return
 
 

@@ -32,10 +32,10 @@ def audit_command(
 ) -> None:
     """Print the audit log, newest line last, and check that no line was changed. The exit status is 1 if one was."""
     from medsam2_atlas.archive import Place
-    from medsam2_atlas.audit.reading import Wanted, check, lines
+    from medsam2_atlas.audit.reading import LineQuery, check, lines
 
     work = Place.existing(studies).work
-    found = lines(work, Wanted(since, study, who, action, limit))
+    found = lines(work, LineQuery(since, study, who, action, limit))
     if as_json:
         for line in found:
             typer.echo(json.dumps(line, separators=(",", ":")))
@@ -47,7 +47,7 @@ def audit_command(
     checked = check(work)
     for problem in checked.problems:
         typer.echo(problem, err=True)
-    begin = "" if checked.whole else "; older files were deleted"
+    begin = "" if checked.complete else "; older files were deleted"
     typer.echo(f"{checked.lines} lines were checked{begin}; the digest of the last line is {checked.last}", err=as_json)
     if checked.problems:
         raise typer.Exit(1)

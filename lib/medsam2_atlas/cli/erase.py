@@ -35,15 +35,15 @@ def erase_command(
     """
     from medsam2_atlas.archive import Place
     from medsam2_atlas.base import file_modes
-    from medsam2_atlas.erasing import erase, look
+    from medsam2_atlas.erasing import erase, preview
 
     place = Place.existing(studies)
     file_modes.follow(place.work)
     if dry_run:
-        _print_erasure(look(place, study), "would be erased")
+        _print_erasure(preview(place, study), "would be erased")
         return
     if not yes:
-        _print_erasure(look(place, study), "will be erased")
+        _print_erasure(preview(place, study), "will be erased")
         typed = typer.prompt("This cannot be undone. Type the study's name to erase it", default="", show_default=False)
         if typed != study:
             problem, remedy = "was not erased, because you typed another name.", "Type the name as on the command line."
@@ -71,7 +71,7 @@ def _print_erasure(erasure: Erasure, what: str) -> None:
     for path in (*erasure.paths, *erasure.atlas):
         echo(f"  {path}")
     echo(f"{len(erasure.paths)} files and folders {what}, and the study's share in {len(erasure.atlas)} versions of the atlas.")
-    for text in erasure.told:
+    for text in erasure.not_erased:
         console.print("not erased:", text, markup=False, soft_wrap=True, style="yellow")
 
 

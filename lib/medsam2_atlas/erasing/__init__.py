@@ -1,5 +1,5 @@
-"""Erases what is kept of a study, after a patient's withdrawal."""
+"""Erases all stored data of a study after a patient withdraws consent."""
 
-from medsam2_atlas.erasing.erase import Erasure, erase, finish_erasures, look, readmit
+from medsam2_atlas.erasing.erase import Erasure, erase, finish_erasures, preview, readmit
 
-__all__ = ["Erasure", "erase", "finish_erasures", "look", "readmit"]
+__all__ = ["Erasure", "erase", "finish_erasures", "preview", "readmit"]

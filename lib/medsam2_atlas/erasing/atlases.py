@@ -1,8 +1,8 @@
-"""Erases a study's share from the grown atlas: every version that it is part of goes, and the current one is made without it.
+"""Erases a study from the grown atlas: removes every version that contains it, and rebuilds the current one without it.
 
-A grown atlas with a base keeps the base's common space, and its maps are sums over references: without one of them, it is
-assembled again at once. An atlas that grew from signed-off labels alone has a common space that was averaged from them, maybe
-from this one too: all its versions go, and it has to be built again.
+A grown atlas with a base keeps the base's common space, and its maps are sums over references, so it can be assembled at once
+without one of them. The common space of an atlas that grew from signed-off label maps alone is an average of these, and may
+include this study: all versions are removed, and the atlas must be built again.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 
 def versions_with(folder: Path, study: str, final: bool) -> list[Path]:
-    """Returns the folders of atlas versions that a study is part of.
+    """Returns the folders of the atlas versions that contain a study.
 
     Args:
-        folder: of all versions.
-        study: its name.
-        final: whether the study was ever signed off: it may be part of a common space then, although it is no reference.
+        folder: the folder of the atlas.
+        study: the name of the study.
+        final: whether the study was ever signed off. If so, it may be part of a common space even if it is not a reference.
     """
     found = []
     for path in sorted((folder / "versions").glob("*")):
@@ -39,10 +39,10 @@ def versions_with(folder: Path, study: str, final: bool) -> list[Path]:
 
 
 def erase_reference(folder: Path, study: str, final: bool) -> bool:
-    """Erases a study from all versions of an atlas; see `versions_with`.
+    """Erases a study from all versions of an atlas. `versions_with` documents the arguments.
 
     Returns:
-        Whether the atlas has to be built again, because its current version is gone.
+        Whether the atlas must be built again, because its current version was removed.
 
     Raises:
         OSError, StorageError: a version cannot be written or removed.
@@ -60,7 +60,7 @@ def erase_reference(folder: Path, study: str, final: bool) -> bool:
 
 
 def _published_without(store: AtlasStore, current: Path, study: str) -> bool:
-    """Makes the current version anew without a reference; returns whether that is possible."""
+    """Assembles the current version again without a reference; returns False if that is impossible."""
     about = _about(current)
     if about is None or not _base(about):
         return False
@@ -70,17 +70,18 @@ def _published_without(store: AtlasStore, current: Path, study: str) -> bool:
         options = dict(atlas.options)
         options["hu_offsets"] = {name: value for name, value in options.get("hu_offsets", {}).items() if name != study}
         without = assemble(atlas.template, kept, options)
-        # Written even if there is a version of that content: with a copy of the study under another name, it may name this one.
+        # Written even if a version of that content exists: if the study has a copy under another name, that version may contain
+        # this study's name.
         without.save(store.folder / "versions" / without.version)
         store.activate(without.version)
     except MedSAM2AtlasError as error:
-        log.warning("the atlas cannot be made without the erased study: %s", error)
+        log.warning("the atlas cannot be assembled without the erased study: %s", error)
         return False
     return True
 
 
 def _about(path: Path) -> dict[str, Any] | None:
-    """Returns what an atlas folder says of itself; None if that cannot be read."""
+    """Returns the content of an atlas' `atlas.json`; None if it cannot be read."""
     try:
         content: Any = json.loads(text_of(path / "atlas.json"))
     except (OSError, ValueError):
@@ -94,7 +95,7 @@ def _base(about: dict[str, Any]) -> str:
 
 
 def reference_names(path: Path) -> set[str]:
-    """Returns the names of an atlas' references; none if there is no atlas."""
+    """Returns the names of an atlas' references; an empty set if there is no atlas."""
     references = (_about(path) or {}).get("references")
     entries = references if isinstance(references, list) else ()
     return {str(entry.get("name")) for entry in entries if isinstance(entry, dict)}

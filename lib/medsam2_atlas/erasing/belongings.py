@@ -1,7 +1,7 @@
-"""Finds what is kept of a study: its files and folders, the checksums that lead to others, and what only people can erase.
+"""Finds the stored data of a study: its files and folders, the checksums of its images, and data that only people can erase.
 
-Files are found by the study's name on disk, not by the index: an image that cannot be used, or was removed long ago, has files
-too. Links are never followed out of the studies folder: a link is erased, and its target is told.
+Files are found by the study's name on disk, not by the index, because an unusable or removed image has files too. Links are
+never followed out of the studies folder: a link is erased, and its target is reported.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage import WORK_FOLDER
 from medsam2_atlas.storage.links import ROOTS_ENVIRONMENT
 
-_ROOTS = f"Name the folder in ${ROOTS_ENVIRONMENT} and erase the study again, or look there yourself."
+_ROOTS = f"Name the folder in ${ROOTS_ENVIRONMENT} and erase the study again, or search it yourself."
 
 
 @dataclass
 class Belongings:
-    """What is kept of a study.
+    """The stored data of a study.
 
     Attributes:
-        paths: files, links and folders that are its own.
-        shared: caches whose entries cannot be told apart, and which are emptied as a whole.
-        checksums: SHA-256 of its images, now and formerly.
-        segmentations: series and instance UIDs of label maps that were sent to the PACS.
+        paths: files, links and folders that belong to this study only.
+        shared: caches whose entries cannot be assigned to studies, so they are emptied completely.
+        checksums: the SHA-256 of its current and previous images.
+        segmentations: the series and instance UIDs of label maps that were sent to the PACS.
         final: whether it was ever signed off, so that models may have learnt from it.
-        told: what is not erased, and the remedy, as sentences.
+        not_erased: sentences about data that is not erased, with the remedy.
     """
 
     paths: list[Path] = field(default_factory=list)
@@ -44,30 +44,30 @@ class Belongings:
     checksums: set[str] = field(default_factory=set)
     segmentations: set[tuple[str, str]] = field(default_factory=set)
     final: bool = False
-    told: list[str] = field(default_factory=list)
+    not_erased: list[str] = field(default_factory=list)
 
 
 def check_name(study: str) -> str:
-    """Returns a study's name if it is one file name.
+    """Returns a study's name unchanged if it is a single file name.
 
     Raises:
-        InputError: it is not.
+        InputError: the text is not a single file name.
     """
     if not study or study in (".", "..") or "/" in study or "\0" in study:
-        raise InputError(repr(study[:80]), "is no study's name.", "Name one study, without folders or suffix.")
+        raise InputError(repr(study[:80]), "is not the name of a study.", "Name one study, without folders or suffix.")
     return study
 
 
 def studies_of(place: Place) -> list[str]:
-    """Returns the names of all studies that have an image file, whether it can be used or not."""
+    """Returns the names of all studies with an image file, including unusable ones."""
     return [stem for file in _listed(place.studies) if (stem := _stem(file))]
 
 
 def find_belongings(place: Place, study: str) -> Belongings:
-    """Finds what is kept of a study; `paths` is empty if there is nothing.
+    """Finds the stored data of a study; `paths` is empty if there is none.
 
     Raises:
-        OSError: a folder cannot be listed.
+        OSError, StorageError: a folder cannot be listed.
     """
     found = Belongings()
     store = place.studies / WORK_FOLDER
@@ -76,10 +76,10 @@ def find_belongings(place: Place, study: str) -> Belongings:
         with suppress(OSError), opened(file, follow=True) as stream:
             found.checksums.add(stream_sha256(stream))
     for tag in _listed(place.studies / "labels"):
-        if tag.is_dir() and not place.roots.hold(tag):
-            found.told.append(f"{tag} is a link to {os.path.realpath(tag)}, which is not looked through. {_ROOTS}")
+        if tag.is_dir() and not place.roots.contain(tag):
+            found.not_erased.append(f"{tag} is a link to {os.path.realpath(tag)}, which is not searched. {_ROOTS}")
     labels = [file for tag in _folders(place, place.studies / "labels") for file in _listed(tag) if _stem(file, True) == study]
-    versions = [tag / study for tag in _folders(place, store / "versions") if _there(tag / study)]
+    versions = [tag / study for tag in _folders(place, store / "versions") if _exists(tag / study)]
     removed = [folder for folder in _folders(place, store / "removed") if _removed(folder, study)]
     for folder in (*versions, *removed):
         _read_records(folder, found)
@@ -90,37 +90,37 @@ def find_belongings(place: Place, study: str) -> Belongings:
     paths += [store / "fingerprints" / f"{checksum}.json" for checksum in sorted(found.checksums)]
     if place.pacs:
         paths += [place.work / "series" / uid_folder_name(study), place.work / "series" / study]
-    found.paths = [path for path in paths if _there(path)]
+    found.paths = [path for path in paths if _exists(path)]
     for path in found.paths:
         if path.is_symlink():
-            found.told.append(f"{path.name} was a link: its target {os.path.realpath(path)} stays. Remove it yourself.")
-    found.shared = [path for path in _shared(place) if _there(path)]
-    found.told += [text for text in _others(place, study, {*images}) if text]
+            found.not_erased.append(f"{path.name} was a link: its target {os.path.realpath(path)} stays. Remove it yourself.")
+    found.shared = [path for path in _shared(place) if _exists(path)]
+    found.not_erased += [text for text in _foreign(place, study, {*images}) if text]
     return found
 
 
 def _shared(place: Place) -> Iterator[Path]:
-    """Yields caches whose files are named by digests, so that those of one study cannot be found."""
+    """Yields caches whose files are named by digests, so that the files of one study cannot be found."""
     store = place.studies / WORK_FOLDER
     yield store / "pictures"
     yield place.work / "registrations"
     for folder in _listed(place.work):
-        yield folder / "cache"  # of the U-Nets' training cases
+        yield folder / "cache"  # training cases of the U-Nets
     for folder in {place.work, store}:
         yield from (file for file in _listed(folder) if file.name.endswith(".damaged"))
 
 
-def _others(place: Place, study: str, images: set[Path]) -> Iterator[str]:
-    """Yields what is not this program's to erase, or cannot be told apart."""
+def _foreign(place: Place, study: str, images: set[Path]) -> Iterator[str]:
+    """Yields sentences about files that belong to other programs, or that cannot be assigned to studies."""
     for file in _listed(place.studies):
-        another = bool(_stem(file)) and file.is_file()  # the image of a study whose name begins alike
+        another = bool(_stem(file)) and file.is_file()  # the image of another study whose name has the same beginning
         if file in images or another or file.name == WORK_FOLDER:
             continue
         if file.name == study or file.name.startswith(f"{study}."):
-            yield f"{file} is no study of this program and stays. Remove it yourself if it is the patient's."
+            yield f"{file} is not a study of this program and stays. Remove it yourself if it is the patient's."
     flat = [file for file in _listed(place.studies / WORK_FOLDER / "unreadable") if not file.is_dir()]
     if flat:
-        yield f"{flat[0].parent} holds {len(flat)} files without names, which earlier versions set aside. Look through them."
+        yield f"{flat[0].parent} contains {len(flat)} unnamed files, which earlier releases moved there. Check them."
 
 
 def _read_records(folder: Path, found: Belongings) -> None:
@@ -138,7 +138,7 @@ def _read_records(folder: Path, found: Belongings) -> None:
 
 
 def _removed(folder: Path, study: str) -> bool:
-    """Returns whether a folder of a removed image is the study's."""
+    """Returns whether a folder of a removed image belongs to the study."""
     if any(_stem(file) == study for file in _listed(folder)) or any((folder / "versions").glob(f"*/{_literal(study)}")):
         return True
     try:
@@ -153,14 +153,14 @@ def _literal(study: str) -> str:
 
 
 def _stem(file: Path, labels: bool = False) -> str:
-    """Returns the study that a file's name belongs to; empty if it has no suffix of an image or label file."""
+    """Returns the study in a file's name; empty if the name does not end in the suffix of an image or label file."""
     suffix = suffix_in(file.name, labels=labels)
     return file.name[: -len(suffix)] if suffix else ""
 
 
 def _folders(place: Place, folder: Path) -> Iterable[Path]:
-    """Returns the folders in a folder; without those that links lead out of the place."""
-    return [path for path in _listed(folder) if path.is_dir() and place.roots.hold(path)]
+    """Returns the folders in a folder, except links that lead out of the place."""
+    return [path for path in _listed(folder) if path.is_dir() and place.roots.contain(path)]
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -172,5 +172,5 @@ def _listed(folder: Path) -> list[Path]:
         raise StorageError(folder, "cannot be listed (Permission denied).", "Run this as the server's user.") from error
 
 
-def _there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     return path.exists() or path.is_symlink()

@@ -1,4 +1,4 @@
-"""Erases a study from files that hold other studies too: databases and JSON."""
+"""Erases a study from files that contain several studies: databases and JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ _KEYED = ("refused", "skipped", "studies")
 
 
 def erase_rows(place: Place, study: str, checksums: Iterable[str]) -> None:
-    """Erases a study's rows from the indexes and the measures, overwrites them, and leaves no free pages that held them.
+    """Erases a study's rows from the indexes and the measures. Overwrites them, and removes the free pages of the databases.
+
+    Args:
+        place: the place of the studies.
+        study: the name of the study.
+        checksums: the SHA-256 of its images, whose comparisons are erased too.
 
     Raises:
         sqlite3.Error: a database stays locked, or the disk is full.
@@ -42,7 +47,7 @@ def erase_rows(place: Place, study: str, checksums: Iterable[str]) -> None:
 
 
 def erase_from_reports(place: Place, study: str) -> None:
-    """Erases a study's entries from reports, lists and MONAI Label's own index; records that a U-Net has learnt from it.
+    """Erases a study's entries from reports, lists and MONAI Label's own index. Counts the study in U-Nets that it trained.
 
     Raises:
         OSError, StorageError: a file cannot be written.
@@ -61,7 +66,7 @@ def erase_from_reports(place: Place, study: str) -> None:
 
 
 def trained_on(work: Path, study: str) -> list[Path]:
-    """Returns the folders of U-Nets that have learnt from a study or were chosen by it."""
+    """Returns the folders of U-Nets whose training or validation used a study."""
     found = []
     for file in sorted(work.glob("*/stats.json")):
         try:
@@ -84,7 +89,7 @@ def _erase(file: Path, statements: Iterable[_Statement]) -> None:
             for statement, values in statements:
                 try:
                     database.execute(statement, values)
-                except sqlite3.OperationalError as error:  # a file of an earlier version lacks tables
+                except sqlite3.OperationalError as error:  # a file of an earlier release lacks tables
                     if "no such" not in str(error):
                         raise
             database.execute("COMMIT")
@@ -92,12 +97,12 @@ def _erase(file: Path, statements: Iterable[_Statement]) -> None:
     except sqlite3.OperationalError:  # locked, or a full disk
         raise
     except sqlite3.DatabaseError as error:
-        log.warning("%s is damaged (%s); it is removed, and made again from the files", file, error)
+        log.warning("%s is damaged (%s); it is removed, and the program recreates it from the files", file, error)
         file.unlink(missing_ok=True)
 
 
 def _edit(file: Path, change: Callable[[Any], Any], *, needed: bool = False) -> None:
-    """Replaces a JSON file by what `change` makes of its content. One that cannot be read is removed, unless it is needed."""
+    """Changes the content of a JSON file. A file that cannot be read is removed, unless it is needed."""
     if not file.is_file():
         return
     try:
@@ -130,7 +135,7 @@ def _without(content: dict[str, Any], study: str) -> dict[str, Any]:
 
 
 def _with_note(content: dict[str, Any], study: str) -> dict[str, Any]:
-    """Returns statistics of a training with the number of erased studies that it has used."""
+    """Returns the statistics of a training, with the number of its erased cases increased if it has used the study."""
     used = study in [*content.get("train_cases", ()), *content.get("validation_cases", ())]
     return {**content, "erased_cases": content.get("erased_cases", 0) + 1} if used else content
 
@@ -140,7 +145,7 @@ def _unlisted(content: dict[str, Any], study: str) -> dict[str, Any]:
 
 
 def _of_study(path: Path, study: str) -> bool:
-    """Returns whether a path is of a file or folder of a study."""
+    """Returns whether a path belongs to a file or folder of a study."""
     suffix = suffix_in(path.name, labels=True)
     named = {study, uid_folder_name(study)} & {*path.parts}
     return bool(named) or (bool(suffix) and path.name[: -len(suffix)] == study)

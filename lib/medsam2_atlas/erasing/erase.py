@@ -1,11 +1,11 @@
-"""Erases everything that is kept of a study, completely: what a crash interrupts is finished later.
+"""Erases all stored data of a study. An erasure that a crash interrupts is completed later.
 
 A plan is written first. From then on the study counts as erased: the steps can be repeated any number of times, and the next
-erasure and the next start of a server finish the plans that are left. The last steps are the line in the audit log and the
-removal of the plan, which holds the study's name.
+erasure and the next start of a server complete all remaining plans. The last steps write the line in the audit log and remove
+the plan, which contains the study's name.
 
-Lock order: the training's claim, the folder's lock, databases' own. While a training runs, nothing is erased: it may hold the
-study.
+Lock order: the training's claim, the folder's lock, the locks of databases. Nothing is erased during a training, which may have
+the study in memory.
 """
 
 from __future__ import annotations
@@ -44,24 +44,31 @@ _FOLDER = "erasing"
 
 @dataclass(frozen=True)
 class Erasure:
-    """What was erased, or would be.
+    """The result of an erasure, or of its preview.
 
     Attributes:
-        paths: files and folders.
-        atlas: versions of the atlas that the study was part of.
-        told: what could not be erased, and the remedy, as sentences.
-        rebuild: whether the atlas has to be built again.
+        paths: the erased files and folders.
+        atlas: the erased versions of the atlas, which contained the study.
+        not_erased: sentences about data that is not erased, with the remedy.
+        rebuild: whether the atlas must be built again.
     """
 
     paths: list[Path]
     atlas: list[Path]
-    told: list[str]
+    not_erased: list[str]
     rebuild: bool = False
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """A study to erase. checksums, final: see `Belongings`; they cannot be found again once its versions are gone."""
+    """The plan to erase a study.
+
+    Attributes:
+        study: the name of the study.
+        reason: the reason for the audit log.
+        checksums: see `Belongings`; recorded, since they cannot be found after the study's versions are erased.
+        final: see `Belongings`; recorded for the same reason.
+    """
 
     study: str
     reason: str
@@ -69,52 +76,54 @@ class _Plan:
     final: bool
 
 
-def look(place: Place, study: str) -> Erasure:
-    """Returns what `erase` would erase; changes nothing.
+def preview(place: Place, study: str) -> Erasure:
+    """Returns the expected result of `erase`; changes nothing.
 
     Raises:
-        InputError: not a name.
-        NotFoundError: nothing is kept of such a study.
+        InputError: the text is not the name of a study.
+        NotFoundError: there is no data of such a study.
     """
     found, atlas = _found(place, check_name(study))
-    return Erasure([*found.paths, *found.shared], atlas, _told(place, study, found))
+    return Erasure([*found.paths, *found.shared], atlas, _not_erased(place, study, found))
 
 
 def erase(place: Place, study: str, reason: str) -> Erasure:
-    """Erases everything that is kept of a study, and leaves one line in the audit log.
+    """Erases all stored data of a study, and writes one line to the audit log.
 
     Args:
-        place: of the studies.
-        study: its name, or the UID of a series of a PACS.
-        reason: for the audit log; must not hold the name.
+        place: the place of the studies.
+        study: the name of the study, or the UID of a series of a PACS.
+        reason: the reason for the audit log. It must not contain the name.
 
     Raises:
-        InputError: not a name, or a reason that holds it.
-        NotFoundError: nothing is kept of such a study.
-        ConflictError: a training or another work process runs.
-        StorageError: something cannot be erased; the next call goes on.
+        InputError: the text is not the name of a study, or the reason contains it.
+        NotFoundError: there is no data of such a study.
+        ConflictError: a training or another work process is running.
+        StorageError: a file cannot be erased; the next call resumes.
     """
     check_name(study)
     if not reason.strip() or mentions_name(reason, study):
-        raise InputError("reason", "is empty, or holds the study's name.", "The audit log keeps it: write what was asked for.")
+        raise InputError(
+            "reason", "is empty, or contains the study's name.", "State the request: the reason is written to the audit log."
+        )
     finish_erasures(place)
     with no_work_runs(place.work):
         found, atlas = _found(place, study)
-        told = _told(place, study, found)
+        not_erased = _not_erased(place, study, found)
         plan = _Plan(study, reason, sorted(found.checksums), found.final)
         file = _write(place, plan)
         rebuild = _carry_out(place, plan, file)
-    for path in mentions(place.root, study, studies_of(place)):  # `place.work` lies in it
-        told.append(f"{path} still holds the name. Look at it, and remove it if it is the patient's.")
-    return Erasure([*found.paths, *found.shared], atlas, told, rebuild)
+    for path in mentions(place.root, study, studies_of(place)):  # the root contains `place.work`
+        not_erased.append(f"{path} still contains the name. Check it, and remove it if it is the patient's.")
+    return Erasure([*found.paths, *found.shared], atlas, not_erased, rebuild)
 
 
 def finish_erasures(place: Place) -> int:
-    """Finishes erasures that were interrupted; returns how many.
+    """Completes interrupted erasures; returns their number.
 
     Raises:
-        ConflictError: a training or another work process runs.
-        StorageError: something cannot be erased.
+        ConflictError: a training or another work process is running.
+        StorageError: a file cannot be erased.
     """
     files = sorted(_plans(place).glob("*.json"))
     if files:
@@ -123,33 +132,37 @@ def finish_erasures(place: Place) -> int:
                 try:
                     plan = _Plan(**json.loads(text_of(file)))
                     check_name(plan.study)
-                except FileNotFoundError:  # another process has finished it
+                except FileNotFoundError:  # another process has completed it
                     continue
                 except (OSError, ValueError, TypeError) as error:
                     raise StorageError(
-                        file, f"is a plan to erase a study, and cannot be read ({error}).", "Erase the study again; remove it."
+                        file, f"is an unreadable plan to erase a study ({error}).", "Remove it, and erase the study again."
                     ) from error
                 _carry_out(place, plan, file)
-                log.warning("an erasure that was interrupted is finished")
+                log.warning("an interrupted erasure has been completed")
     return len(files)
 
 
 def readmit(place: Place, study: str) -> None:
-    """Lets a server take in a series of a PACS again that was erased.
+    """Allows a server to fetch an erased series of a PACS again.
+
+    Args:
+        place: the place of the studies.
+        study: the UID of the series.
 
     Raises:
-        NotFoundError: it is not barred.
+        NotFoundError: the series is not barred.
     """
     with place.locked():
         if not Erased(WorkFolder(place.studies / WORK_FOLDER)).readmit(study):
             raise NotFoundError(
-                "the study", "was not erased here, or was readmitted already.", "Check the UID if it is still refused."
+                "the study", "was not erased here, or has already been readmitted.", "Check the UID if it is still refused."
             )
     record_command(WorkFolder(place.work), "study.readmit", study=study)
 
 
 def _carry_out(place: Place, plan: _Plan, file: Path) -> bool:
-    """Carries out a plan; returns whether the atlas has to be built again."""
+    """Carries out a plan; returns whether the atlas must be built again."""
     study, store = plan.study, place.studies / WORK_FOLDER
     try:
         with _naming_errors():
@@ -185,7 +198,7 @@ def _naming_errors() -> Iterator[None]:
         raise StorageError(
             "the study",
             f"is not erased completely yet ({error}).",
-            "Erase it again, as the server's user; if the disk is full, free some space first.",
+            "Erase it again as the server's user; if the disk is full, free some space first.",
         ) from error
 
 
@@ -194,12 +207,12 @@ def _found(place: Place, study: str) -> tuple[Belongings, list[Path]]:
     atlas = versions_with(place.work / "atlas", study, found.final)
     known = found.paths or trained_on(place.work, study) or _listed(place, study)
     if not known and not any(study in reference_names(path) for path in atlas):
-        raise NotFoundError(repr(study[:80]), "is not known here: nothing is kept of it.", "Look up its name.")
+        raise NotFoundError(repr(study[:80]), "is unknown here: there is no data of it.", "Check its name.")
     return found, atlas
 
 
 def _listed(place: Place, study: str) -> bool:
-    """Returns whether a series is in the list of a PACS, though it was never fetched."""
+    """Returns whether the stored list of a PACS contains a series, which may never have been fetched."""
     try:
         entries: list[dict[str, Any]] = json.loads(text_of(place.work / "series.json"))
         return place.pacs and any(study in entry.values() for entry in entries)
@@ -207,22 +220,22 @@ def _listed(place: Place, study: str) -> bool:
         return False
 
 
-def _told(place: Place, study: str, found: Belongings) -> list[str]:
-    told = list(found.told)
+def _not_erased(place: Place, study: str, found: Belongings) -> list[str]:
+    not_erased = list(found.not_erased)
     for folder in trained_on(place.work, study):
-        told.append(f"{folder.name} was trained on it, and cannot forget it. Remove {folder}, and train again.")
+        not_erased.append(f"{folder.name} was trained on it, and cannot forget it. Remove {folder}, and train again.")
     with suppress(AtlasError):
         base = find_atlas()
         if study in reference_names(base):
-            told.append(f"The atlas {base} has a reference of that name. Build it again without it.")
+            not_erased.append(f"The atlas {base} has a reference of that name. Build it again without this reference.")
     if place.pacs:
-        told.append("The PACS still has the series. It is not fetched again until `studies readmit` allows it.")
+        not_erased.append("The PACS still has the series. It is not fetched again until `studies readmit` allows it.")
     for series, instance in sorted(found.segmentations):
-        told.append(f"The PACS was sent the segmentation {instance} of the series {series}. Remove it there.")
+        not_erased.append(f"The segmentation {instance} of the series {series} was sent to the PACS. Remove it there.")
     for file in mentions(state_folder(), study):
-        told.append(f"{file} holds the name. Remove it, or wait until it is rotated away.")
-    told.append("Backups, exports, downloads and an atlas that was built elsewhere may hold it: see docs/records.md.")
-    return told
+        not_erased.append(f"{file} contains the name. Remove it, or wait until log rotation removes it.")
+    not_erased.append("Backups, exports, downloads and atlases built elsewhere may contain the study: see docs/records.md.")
+    return not_erased
 
 
 def _plans(place: Place) -> Path:
@@ -253,7 +266,7 @@ def _remove(path: Path, below: Path) -> None:
 
 
 def _empty(path: Path) -> None:
-    """Removes a file, or everything in a folder; the folder stays for those who write into it."""
+    """Removes a file, or all files in a folder. The folder stays, since other processes may write into it."""
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
         return

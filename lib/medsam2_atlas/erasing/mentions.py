@@ -1,6 +1,6 @@
-"""Looks for a study's name in names and texts of files, so that nothing that still holds it goes unnoticed.
+"""Searches the names and contents of files for a study's name, to report every file that still contains it.
 
-Names of other studies may hold it too, as `case.b` holds `case`: what holds only these is not named.
+The names of other studies may contain it too, as `case.b` contains `case`. Files with such names only are not reported.
 """
 
 from __future__ import annotations
@@ -16,22 +16,26 @@ from medsam2_atlas.imaging.kinds import stem_of
 _TEXTS = frozenset({".json", ".jsonl", ".log", ".txt", ".csv", ".yaml", ".html", ".sqlite", ".lst", ""})
 _MAX_BYTES = 1 << 28
 _MIN_CHARACTERS = 4
-"""Shorter names stand in texts by chance."""
+"""Texts contain shorter names by chance."""
 
 
 def mentions_name(text: str, study: str) -> bool:
-    """Returns whether a text holds a study's name as a whole word, in upper or lower case."""
+    """Returns whether a text contains a study's name as a whole word, in upper or lower case.
+
+    >>> mentions_name("withdrawal of CASE-7", "case-7"), mentions_name("withdrawal of case-70", "case-7")
+    (True, False)
+    """
     word = rf"(?<![\w.-]){re.escape(study)}(?![\w-])"
     return len(study) >= _MIN_CHARACTERS and re.search(word, text, re.IGNORECASE) is not None
 
 
 def mentions(folder: Path, study: str, others: Iterable[str] = ()) -> Iterator[Path]:
-    """Yields files and folders whose names are a study's, and texts and databases that hold its name as a whole word.
+    """Yields files and folders with a study's name, and texts and databases that contain the name as a whole word.
 
     Args:
-        folder: to look through.
-        study: name to look for.
-        others: names of other studies.
+        folder: the folder to search.
+        study: the name of the study.
+        others: the names of other studies.
     """
     spellings = {study, json.dumps(study)[1:-1]}
     words = re.compile(
@@ -49,7 +53,7 @@ def mentions(folder: Path, study: str, others: Iterable[str] = ()) -> Iterator[P
                     continue
                 with opened(path) as stream:
                     content = stream.read()
-            except OSError:  # it is a folder, was removed just now, or belongs to another user
+            except OSError:  # it is a folder, has just been removed, or belongs to another user
                 continue
             for match in words.finditer(content):
                 starts = ((match.start() - before, length) for before, length in places)

@@ -1,4 +1,4 @@
-"""Keeps trainings and other work processes of a server away while a study is erased: they may hold it in memory."""
+"""Refuses an erasure while a server's work process runs, which may have the study in memory, and blocks trainings during it."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from medsam2_atlas.base.files import opened
 
 _CLAIMS = "claims"
 _TRAINING = "train.json"
-"""File that a training holds locked, as other work processes do with files of their own; see the app's `tasks/claims.py`."""
+"""The file that a training locks. Other work processes lock files of their own; see the app's `tasks/claims.py`."""
 
 
 @contextmanager
 def no_work_runs(work: Path) -> Iterator[None]:
-    """Holds the training's claim for as long as the block takes.
+    """Checks that no work process runs, and holds the training's claim for the duration of the block.
 
     Args:
-        work: work folder of the studies.
+        work: the work folder of the studies.
 
     Raises:
-        ConflictError: a training, a scoring or a batch runs.
-        StorageError: the folder cannot be written to.
+        ConflictError: a training, a scoring or a batch is running.
+        StorageError: the folder cannot be written.
     """
     folder = work / _CLAIMS
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            training = stack.enter_context(open(folder / _TRAINING, "a", opener=_waiting_for_nobody))
+            training = stack.enter_context(open(folder / _TRAINING, "a", opener=_opened_at_once))
         except OSError as error:
-            problem = f"cannot be written to ({error.strerror}), so nothing is erased."
-            raise StorageError(work, problem, "Erase it as the server's user, on a disk that can be written.") from error
+            problem = f"cannot be written ({error.strerror}), so nothing is erased."
+            raise StorageError(work, problem, "Run this as the server's user, on a disk that can be written.") from error
         _take(training.fileno())
         for file in folder.glob("*.json"):
             if file.name != _TRAINING and file.is_file():
@@ -43,7 +43,8 @@ def no_work_runs(work: Path) -> Iterator[None]:
         yield
 
 
-def _waiting_for_nobody(path: str, flags: int) -> int:
+def _opened_at_once(path: str, flags: int) -> int:
+    """Opens a file without waiting, even if it is a pipe."""
     return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
@@ -52,7 +53,7 @@ def _take(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ConflictError(
-            "the server", "runs a training, a scoring or a batch, which may hold the study.", "Wait for it, or stop it."
+            "the server", "runs a training, a scoring or a batch, which may use the study.", "Wait until it ends, or stop it."
         ) from None
-    except OSError:  # a network disk without locks
+    except OSError:  # the network drive supports no locks
         return

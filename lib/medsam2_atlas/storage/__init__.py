@@ -1,4 +1,4 @@
-"""A folder of studies: where its files lie, and a store that keeps every version of every label map."""
+"""A studies folder: its layout, and a store that keeps every version of every label map."""
 
 from medsam2_atlas.base.choices import FINAL
 from medsam2_atlas.storage.acceptance import Person, ReviewStage

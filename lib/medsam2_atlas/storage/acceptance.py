@@ -1,9 +1,8 @@
-"""The review stage: models learn from a `final` label map only once a reviewer has accepted that very version.
+"""The review stage: models learn from a version of a `final` label map only after a reviewer has accepted it.
 
-Whether the stage is on is kept in the work folder (`review.json`), so that commands honour it as the server does. The
-acceptance is kept in the version's record, out of reach of what clients send with a label map; each new version begins without
-one.
-Nobody accepts what they drew themselves: two people have looked at each label map that models learn from.
+`review.json` in the work folder records whether the stage is on, so that commands follow it as the server does. The acceptance
+is stored in the version's record. Clients cannot change it with the information that they send with a label map. A new version
+has no acceptance. Reviewers cannot accept their own label maps, so two people have seen each label map that models learn from.
 """
 
 from __future__ import annotations
@@ -28,26 +27,31 @@ _FILE = "review.json"
 
 @dataclass(frozen=True)
 class Person:
-    """Who accepts. name: for people to read. id: tells people apart; empty if unknown, as on the command line."""
+    """A reviewer.
+
+    Attributes:
+        name: the name to display.
+        id: a unique id, which distinguishes people of the same name; empty if unknown, as on the command line.
+    """
 
     name: str
     id: str = ""
 
 
 class ReviewStage:
-    """Whether the review stage is on for a set of studies."""
+    """The switch of the review stage for a set of studies.
+
+    Args:
+        work: the work folder of the studies.
+    """
 
     def __init__(self, work: WorkFolder) -> None:
-        """
-        Args:
-            work: of the studies.
-        """
         self._file = work.path / _FILE
-        self._turned_on = False  # here; the file may be on a disk that cannot be written
+        self._turned_on = False  # in this process; the file may be on a read-only disk
 
     @property
     def on(self) -> bool:
-        """Whether it is on; also if the file that says so cannot be read."""
+        """Whether the stage is on; True if its file cannot be read."""
         if self._turned_on:
             return True
         try:
@@ -59,7 +63,7 @@ class ReviewStage:
             return True
 
     def turn(self, on: bool) -> None:
-        """Turns it on or off; on a read-only or full disk, on for this process only."""
+        """Turns the stage on or off. On a read-only or full disk, turning it on affects this process only."""
         if on != self.on:
             try:
                 write_json({"on": on}, self._file)
@@ -69,9 +73,9 @@ class ReviewStage:
 
 
 def held_back(label: Label, review: ReviewStage) -> str:
-    """Returns why models do not learn from a label map; empty if they do."""
+    """Returns why models do not learn from a label map, or an empty string if they do."""
     if label.tag != FINAL:
-        return f"is no {FINAL} label map."
+        return f"is not a {FINAL} label map."
     if label.problem:
         return label.problem
     if review.on and not label.version.accepted:
@@ -80,30 +84,32 @@ def held_back(label: Label, review: ReviewStage) -> str:
 
 
 def accepted(row: LabelRow, versions: Sequence[Version], number: int, person: Person) -> Version:
-    """Returns the record of the current version with a reviewer's acceptance; the first acceptance stays.
+    """Returns the record of the current version with a reviewer's acceptance. An earlier acceptance is kept.
 
     Args:
         row: the current label map.
-        versions: all versions of it, rising.
-        number: of the version that the reviewer has looked at.
+        versions: all its versions in ascending order.
+        number: the number of the version that the reviewer has seen.
         person: the reviewer.
 
     Raises:
-        InputError: not a `final` label map, or the person has drawn it.
-        ConflictError: another version is current, or it does not count.
+        InputError: the label map is not `final`, or the reviewer has drawn it.
+        ConflictError: another version is current, or the label map has a problem.
     """
     version = row.version
     if row.tag != FINAL:
-        raise InputError(row.study, f"has a label map under {row.tag}: only {FINAL} label maps are accepted.", "Name no tag.")
+        raise InputError(
+            row.study, f"has a label map under {row.tag}: only {FINAL} label maps can be accepted.", "Leave out the tag."
+        )
     if version.number != number:
         raise ConflictError(
-            row.study, f"has version {version.number} under {FINAL} by now, not {number}.", "Look at it, and accept that one."
+            row.study, f"now has version {version.number} under {FINAL}, not {number}.", "Check and accept the current version."
         )
     if row.problem:
-        raise ConflictError(row.study, f"has a label map that does not count: {row.problem}", "Mend that first.")
+        raise ConflictError(row.study, f"has a label map with a problem: {row.problem}", "Solve the problem first.")
     if _drew(person, next((old for old in versions if old.sha256 == version.sha256), version)):
         raise InputError(
-            row.study, f"has a label map that {person.name} drew: nobody accepts their own.", "Ask another reviewer."
+            row.study, f"has a label map that {person.name} drew: reviewers cannot accept their own.", "Ask another reviewer."
         )
     if version.accepted:
         return version
@@ -111,7 +117,7 @@ def accepted(row: LabelRow, versions: Sequence[Version], number: int, person: Pe
 
 
 def _drew(person: Person, version: Version) -> bool:
-    """Returns whether a version is a person's own: by the ids if both are known, else by the names."""
+    """Returns whether a person drew a version: compares the ids if both are known, else the names."""
     if version.author_id and person.id:
         return version.author_id == person.id
     return bool(version.author) and version.author.casefold() == person.name.casefold()

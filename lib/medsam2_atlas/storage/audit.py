@@ -1,4 +1,4 @@
-"""Slow checks: checksums of images, and the full check of label maps that other programs put into the folder."""
+"""Slow checks: checksums of images, and the full check of label maps that other programs have put into the folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from medsam2_atlas.base.errors import MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.base.files import sha256
 from medsam2_atlas.imaging.labels import OrganTable
-from medsam2_atlas.storage.checks import check_label, look_at_label
+from medsam2_atlas.storage.checks import check_label, inspect_label
 from medsam2_atlas.storage.compare import ImageComparison
 from medsam2_atlas.storage.fingerprints import Fingerprints
 from medsam2_atlas.storage.index import Index
@@ -31,30 +31,31 @@ _Answer = TypeVar("_Answer")
 
 
 class Auditor:
-    """Checks images and label maps one at a time, without holding the lock of the studies."""
+    """Checks images and label maps one at a time, without holding the lock of the studies.
+
+    Args:
+        path: the studies folder.
+        index: the index of the studies.
+        settler: returns the versions of a label map.
+        table: the organs that label maps may contain.
+        fingerprints: fingerprints of the images that label maps were drawn on.
+    """
 
     def __init__(self, path: Path, index: Index, settler: Settler, table: OrganTable, fingerprints: Fingerprints) -> None:
-        """
-        Args:
-            path: of the studies folder.
-            index: of the studies.
-            settler: gives the versions of a label map.
-            table: organs that label maps may hold.
-            fingerprints: of images that label maps were drawn on.
-        """
         self._path, self._index, self._settler, self._table = path, index, settler, table
         self._images = ImageComparison(path, index, fingerprints)
         self._hashing = threading.Lock()
-        """Held while an image is read for its checksum, so that it is read once."""
+        """Held during the computation of a checksum, so that each image is read once."""
         self._comparing = threading.Lock()
-        """Held while images are decoded to be compared."""
+        """Held during the decoding and comparison of images."""
 
     def checksum(self, study: str) -> str:
-        """Returns the SHA-256 of a study's image, computed again if the file has changed.
+        """Returns the SHA-256 of a study's image; computes it again if the file has changed.
 
         Raises:
-            NotFoundError: no such study.
+            NotFoundError: the study does not exist.
             OSError: the image cannot be read.
+            StorageError: the image keeps changing.
         """
         known = self._known(study)
         if known:
@@ -66,10 +67,10 @@ class Auditor:
     def compare_images(self) -> bool:
         """Compares changed images with those that label maps were drawn on, and several files of one study with each other.
 
-        It goes on for at most half a second or one image, and leaves it to another thread that is at it.
+        Stops after half a second, but completes at least one image. Does nothing if another thread is comparing.
 
         Returns:
-            Whether several files of a study were compared, so that the folder has to be looked at again.
+            Whether several files of a study were compared, so that the folder must be scanned again.
         """
         until = time.monotonic() + _BUDGET_SECONDS
         if not self._comparing.acquire(blocking=False):
@@ -80,19 +81,26 @@ class Auditor:
             self._comparing.release()
 
     def compare_all(self, stop: threading.Event | None = None) -> bool:
-        """Does the same for all images. `stop` ends the work after the current one."""
+        """Compares all images as `compare_images` does, without a time limit.
+
+        Args:
+            stop: if set, the work ends after the current image.
+
+        Returns:
+            Whether several files of a study were compared, so that the folder must be scanned again.
+        """
         return self._compare(lambda: stop is not None and stop.is_set(), self._comparing)
 
     def _compare(self, over: Callable[[], bool], lock: AbstractContextManager[Any]) -> bool:
-        """Compares images until it is `over`; the lock is held for one at a time."""
+        """Compares images until `over` returns True; takes the lock separately for each image."""
         seen = False
         for study in self._index.changed_images():
             self._try(study, self.checksum)
             if over():
                 return seen
-        for study, former in self._index.undecided_images():
+        for study, previous in self._index.undecided_images():
             with lock:
-                self._try(study, lambda name: self._images.compare(name, former))  # noqa: B023 called at once
+                self._try(study, lambda name: self._images.compare(name, previous))  # noqa: B023 called at once
             if over():
                 return seen
         for study in self._index.twins():
@@ -106,10 +114,10 @@ class Auditor:
         """Checks label maps that were not checked yet, and computes missing checksums of images.
 
         Args:
-            stop: ends the work after the current file.
+            stop: if set, the work ends after the current file.
 
         Returns:
-            How many label maps were checked.
+            The number of label maps checked.
         """
         count = 0
         for study, tag in self._index.unchecked():
@@ -124,7 +132,7 @@ class Auditor:
             if stop is not None and stop.is_set():
                 return count
             if self._try(study, self._images.remember) is False:
-                break  # the disk takes none: each would be decoded in vain, again and again
+                break  # the disk is full or read-only: each image would be decoded in vain, again and again
         for study, tag in self._index.doubled():
             if stop is not None and stop.is_set():
                 return count
@@ -132,20 +140,20 @@ class Auditor:
         return count
 
     def settle_image(self, study: str) -> None:
-        """Computes the checksum of a study's image, and compares it with those that its label maps were drawn on.
+        """Computes the checksum of a study's image, and compares the image with those that its label maps were drawn on.
 
         Raises:
-            NotFoundError: no such study.
+            NotFoundError: the study does not exist.
             OSError, InputError: the image cannot be read.
         """
         self.checksum(study)
         with self._comparing:
-            for name, former in self._index.undecided_images():
+            for name, previous in self._index.undecided_images():
                 if name == study:
-                    self._images.compare(study, former)
+                    self._images.compare(study, previous)
 
     def remember(self, study: str) -> None:
-        """Keeps the fingerprint of a study's image, so that a later file can be compared with it; a failure is only logged."""
+        """Stores the fingerprint of a study's image for comparison with later files; only logs a failure."""
         self._try(study, self._images.remember)
 
     def _check(self, study: str, tag: str) -> bool:
@@ -168,7 +176,7 @@ class Auditor:
         with self._index.writing() as rows:
             now = rows.label(study, tag)
             if now is None or (now.stamp, now.version) != (row.stamp, row.version):
-                return False  # changed meanwhile: it is checked again later
+                return False  # the label map has changed meanwhile: it is checked again later
             rows.put_label(replace(row, version=version if not problem else row.version, checked=problem))
             if not problem:
                 self._record(row, version)
@@ -180,20 +188,20 @@ class Auditor:
             if row.version.number in lineage.numbers():
                 lineage.write(version)
         except (OSError, StorageError) as error:
-            log.warning("the check of %s under %s is not recorded: it %s", row.study, row.tag, reason(error))
+            log.warning("the check of %s under %s is not recorded: the record %s", row.study, row.tag, reason(error))
 
     def _compare_doubled(self, study: str, tag: str) -> None:
-        """Clears the doubt about a label map that was found in several files if all of them hold the same voxels."""
+        """Clears the doubt about a label map that was found in several files if all files contain the same voxels."""
         row, image = self._index.label(study, tag), self._index.image(study)
         if row is None or image is None or not row.version.doubled:
             return
         lineage, number = self._settler.lineage(study, tag), row.version.number
         numbers = lineage.numbers()
         if number not in numbers:
-            return  # not kept as a version yet
+            return  # the file is not stored as a version yet
         others = [n for n in numbers if n < number][-len(row.version.doubled) :]
         files = [self._path / row.file, *(lineage.file(lineage.version(n)) for n in others)]
-        if len({look_at_label(file, self._path / image.file).digest for file in files}) > 1:
+        if len({inspect_label(file, self._path / image.file).digest for file in files}) > 1:
             return
         with self._index.writing() as rows:
             now = rows.label(study, tag)
@@ -201,10 +209,10 @@ class Auditor:
                 version = replace(row.version, doubled=())
                 lineage.write(version)
                 rows.put_label(replace(now, version=version))
-                log.info("the files of the label of %s under %s hold the same voxels", study, tag)
+                log.info("the files of the label of %s under %s contain the same voxels", study, tag)
 
     def _try(self, study: str, work: Callable[[str], _Answer]) -> _Answer | None:
-        """Returns the answer; None if the image, the label map or a reader fails, which is logged."""
+        """Returns the answer, or logs the error and returns None if the image, the label map or a reader fails."""
         try:
             return work(study)
         except (OSError, MedSAM2AtlasError) as error:
@@ -214,7 +222,7 @@ class Auditor:
     def _known(self, study: str) -> str:
         row = self._index.image(study)
         if row is None:
-            raise NotFoundError(repr(study[:80]), "is no study of this folder.")
+            raise NotFoundError(repr(study[:80]), "is not a study of this folder.")
         return row.sha256 if row.hashed and row.hashed == row.stamp == stamp_of(self._path / row.file) else ""
 
     def _hashed(self, study: str) -> str:

@@ -1,6 +1,6 @@
-"""Compares images of a studies folder: a changed file with the one that label maps were drawn on, and files of one name.
+"""Compares images of a studies folder: a changed file with the image that label maps were drawn on, and files of one name.
 
-Files are decoded for that, so no lock is held. What was found is kept in the index, by checksums and stamps.
+Comparing decodes the files, so no lock is held. The index stores the results by checksums and stamps.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from medsam2_atlas.storage.scan import reason
 
 
 class ImageComparison:
-    """Compares images of a studies folder."""
+    """Compares images of a studies folder.
+
+    Args:
+        path: the studies folder.
+        index: the index of the studies.
+        fingerprints: fingerprints of the images that label maps were drawn on.
+    """
 
     def __init__(self, path: Path, index: Index, fingerprints: Fingerprints) -> None:
-        """
-        Args:
-            path: of the studies folder.
-            index: of the studies.
-            fingerprints: of images that label maps were drawn on.
-        """
         self._path, self._index, self._fingerprints = path, index, fingerprints
 
     def remember(self, study: str) -> bool:
-        """Keeps the fingerprint of a study's image; returns whether the disk took it.
+        """Stores the fingerprint of a study's image; returns False if it could not be written.
 
         Raises:
-            InputError: it cannot be read as a CT.
+            InputError: the image cannot be read as a CT.
         """
         row = self._current(study)
         if row is None or self._fingerprints.known(row.sha256) is not None:
@@ -42,34 +42,38 @@ class ImageComparison:
         self._fingerprints.of(self._path / row.file, row.sha256)
         return self._fingerprints.known(row.sha256) is not None
 
-    def compare(self, study: str, former: str) -> None:
-        """Compares a study's image with the one of this SHA-256; without that one's fingerprint, they count as different.
+    def compare(self, study: str, previous: str) -> None:
+        """Compares a study's image with a previous one. If the previous fingerprint is unknown, they count as different.
+
+        Args:
+            study: the name of the study.
+            previous: the SHA-256 of the previous image.
 
         Raises:
-            UnreadableFileError: the image ended its reader; it is tried again later.
+            UnreadableFileError: the image crashed its reader process; a later call tries again.
         """
         row = self._current(study)
         if row is None:
             return
-        before = self._fingerprints.known(former)
+        before = self._fingerprints.known(previous)
         try:
-            same = before is not None and self._fingerprints.of(self._path / row.file, row.sha256).alike(before)
+            same = before is not None and self._fingerprints.of(self._path / row.file, row.sha256).matches(before)
         except UnreadableFileError:
             raise
         except InputError:
             same = False
-        if stamp_of(self._path / row.file) == row.stamp:  # otherwise it is another file by now
-            self._index.again(lambda: self._keep(former, row.sha256, same))
+        if stamp_of(self._path / row.file) == row.stamp:  # otherwise the file has changed since
+            self._index.again(lambda: self._keep(previous, row.sha256, same))
 
     def compare_twins(self, study: str) -> bool:
-        """Compares the files of a study that has several.
+        """Compares the image files of a study that has several.
 
         Returns:
-            Whether they were compared now.
+            Whether this call has compared them.
 
         Raises:
             OSError: a file cannot be read.
-            UnreadableFileError: a file ended its reader; it is tried again later.
+            UnreadableFileError: a file crashed its reader process; a later call tries again.
         """
         known = self._index.twins().get(study)
         if known is None or known[1] is not None:
@@ -83,15 +87,15 @@ class ImageComparison:
         return True
 
     def _current(self, study: str) -> ImageRow | None:
-        """Returns an image whose checksum is known and current."""
+        """Returns the image if its checksum is known and current, else None."""
         row = self._index.image(study)
         current = row is not None and row.sha256 and row.hashed == row.stamp == stamp_of(self._path / row.file)
         return row if current else None
 
-    def _keep(self, former: str, now: str, same: bool) -> None:
+    def _keep(self, previous: str, current: str, same: bool) -> None:
         with self._index.writing() as rows:
-            if any(row.sha256 == now for row in rows.images().values()):  # else it was erased while it was decoded
-                rows.put_alike(former, now, same)
+            if any(row.sha256 == current for row in rows.images().values()):  # else it was erased while it was decoded
+                rows.put_alike(previous, current, same)
 
     def _keep_verdict(self, study: str, files: str, verdict: str) -> None:
         with self._index.writing() as rows:
@@ -100,11 +104,11 @@ class ImageComparison:
 
 
 def difference(files: Sequence[Path]) -> str:
-    """Returns why several files cannot stand for one image; empty if they hold the same one.
+    """Returns why several files cannot count as one image, or an empty string if all contain the same image.
 
     Raises:
         OSError: a file cannot be read.
-        UnreadableFileError: a file ended its reader.
+        UnreadableFileError: a file crashed its reader process.
     """
     sums = {}
     for file in files:

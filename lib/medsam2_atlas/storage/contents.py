@@ -1,6 +1,6 @@
-"""The contents of a studies folder: images, label maps under tags, and the versions of these.
+"""The contents of a studies folder: images, label maps under tags, and their versions.
 
-Opening the folder finishes what a crash left undone; what other programs have changed is taken in before each answer.
+Opening the folder completes changes that a crash interrupted. Changes by other programs are recorded before each answer.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from medsam2_atlas.storage.scan import reason
 
 
 class StudyContents:
-    """Tells what an open studies folder holds. Safe for several processes and threads."""
+    """The images and label maps of an open studies folder. Safe for several processes and threads."""
 
     def __init__(self, path: Path, table: OrganTable | None = None, roots: Iterable[Path] = ()) -> None:
-        """Opens a folder, finishes what a crash left undone, and takes in what other programs have put there.
+        """Opens a folder, completes changes that a crash interrupted, and records changes by other programs.
 
-        On a full or read-only disk, existing studies are still served.
+        Existing studies remain readable on a full or read-only disk.
 
         Args:
-            path: of the folder; made if it does not exist.
-            table: organs that label maps may hold; those of `configs/labels.yaml` by default.
+            path: the folder; created if it does not exist.
+            table: the organs that label maps may contain; those of `configs/labels.yaml` by default.
             roots: folders outside of it that symbolic links in it may lead to.
 
         Raises:
@@ -53,7 +53,8 @@ class StudyContents:
         with self._errors("be opened"):
             self.path.mkdir(parents=True, exist_ok=True)
         self.work.check_user()
-        # Stores with other roots see other studies: each set has its own index, so that they do not undo each other's.
+        # Stores with different roots see different studies. Each set of roots has its own index, so that one store does not
+        # undo the entries of another.
         name = f"studies-{self._roots.key}.sqlite" if self._roots.key else "studies.sqlite"
         self.review, self.erased = ReviewStage(self.work), Erased(self.work)
         self._index = Index(self.work.folder(".") / name)
@@ -61,40 +62,40 @@ class StudyContents:
         self._index.fill = lambda: self._reconciler.run(thorough=True)
         fingerprints = Fingerprints(self.work)
         self._auditor = Auditor(self.path, self._index, self._reconciler.settler, self._table, fingerprints)
-        self._current = CurrentLabels(self.path, self._index, self._reconciler, self._auditor, self._look)
-        self._opened = True  # what the folder held before is still to be compared
+        self._current = CurrentLabels(self.path, self._index, self._reconciler, self._auditor, self._update)
+        self._opened = True  # the images found at opening are not compared yet
         with self._errors("be opened"):
             self._index.ready()
 
     @property
     def index_file(self) -> Path:
-        """The file of the index; it may be deleted at any time."""
+        """The file of the index. It may be deleted at any time."""
         return self._index.file
 
     def images(self) -> dict[str, Image]:
-        """All images by study."""
-        self._look()
+        """Returns all images by study."""
+        self._update()
         return {row.study: self._image(row) for row in self._index.images().values()}
 
     def image(self, study: str) -> Image:
-        """One image.
+        """Returns the image of a study.
 
         Raises:
-            NotFoundError: no such study.
+            NotFoundError: the study does not exist, or its image cannot be used.
         """
         row = self._index.image(study)
         if row is None or not (self.path / row.file).exists():
-            self._look()
+            self._update()
             row = self._index.image(study)
         if row is None:
             problem = self._index.problems().get((study, ""))
             if problem:
                 raise NotFoundError(repr(study[:80]), problem)
-            raise NotFoundError(repr(study[:80]), "is no study of this folder.", "Ask /datastore for those there are.")
+            raise NotFoundError(repr(study[:80]), "is not a study of this folder.", "/datastore lists the studies.")
         return self._image(row)
 
     def studies(self) -> list[Study]:
-        """Returns the studies whose image can be used, by name, with the `final` label maps that count."""
+        """Returns the studies with a usable image, sorted by name, with their `final` label maps that have no problem."""
         images, labels, problems = self.images(), self.labels(), self.problems()
         found = []
         for study, image in sorted(images.items()):
@@ -104,8 +105,8 @@ class StudyContents:
         return found
 
     def labels(self) -> dict[str, dict[str, Label]]:
-        """All current label maps by study and tag."""
-        self._look()
+        """Returns all current label maps by study and tag."""
+        self._update()
         found: dict[str, dict[str, Label]] = {}
         for row in self._index.labels().values():
             found.setdefault(row.study, {})[row.tag] = self._label(row)
@@ -115,7 +116,8 @@ class StudyContents:
         """Returns the current label map of a study under a tag. A file that was overwritten in place becomes a new version.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: there is no label map.
+            StorageError: the folder cannot be read.
         """
         with self._errors("be read", study):
             row = self._current.find(study, tag)
@@ -124,26 +126,27 @@ class StudyContents:
         return self._label(row)
 
     def tags(self, study: str) -> list[str]:
-        """Tags under which a study has or had a label.
+        """Returns the tags under which a study has or had a label map.
 
         Raises:
-            NotFoundError: no such study.
+            NotFoundError: the study does not exist.
         """
         self.image(study)
         folders = self._lineage(study, FINAL).folder.parent.parent.glob("*")
         return sorted(folder.name for folder in folders if (folder / study).is_dir())
 
     def counts(self) -> tuple[int, dict[str, int]]:
-        """How many images there are, and how many label maps under each tag."""
-        self._look()
+        """Returns the number of images, and the number of label maps without a problem under each tag."""
+        self._update()
         return self._index.counts()
 
     def problems(self) -> dict[str, dict[str, str]]:
-        """Returns problems of images (`image`) and label maps (their tag), by study; also of files that are left out.
+        """Returns problems by study, including those of files that are left out.
 
-        `note` is the key of what should be known of an image that can be used.
+        Returns:
+            Problems by study, then by tag. The tag `image` is a problem of the image, `note` a remark on a usable image.
         """
-        self._look()
+        self._update()
         found: dict[str, dict[str, str]] = {}
         notes = {study for (study, tag), (_, bad) in self._index.unsettled().items() if not tag and not bad}
         for (study, tag), text in sorted(self._index.problems().items()):
@@ -151,7 +154,7 @@ class StudyContents:
         return found
 
     def writable(self) -> str:
-        """Returns why labels cannot be saved; empty if they can. Writes, flushes and removes a small file to test this."""
+        """Returns why labels cannot be saved, or an empty string if they can. Tests this with a small temporary file."""
         try:
             make_folder(self.work.path)
             with temporary(self.work.folder("."), ".txt") as part:
@@ -163,10 +166,11 @@ class StudyContents:
         return ""
 
     def versions(self, study: str, tag: str) -> list[Version]:
-        """All versions of a study's label map under a tag, the oldest first.
+        """Returns all versions of a study's label map under a tag, the oldest first.
 
         Raises:
-            NotFoundError: there never was one.
+            NotFoundError: there never was a label map.
+            StorageError: a record cannot be read.
         """
         versions = self._lineage(study, tag).versions() if tag in self.tags(study) else []
         if not versions:
@@ -174,24 +178,31 @@ class StudyContents:
         return versions
 
     def version_file(self, study: str, tag: str, number: int) -> Path:
-        """The file of a version, not to be changed.
+        """Returns the file of a version. The caller must not change it.
+
+        Args:
+            study: the name of the study.
+            tag: the tag of the label map.
+            number: the number of the version.
 
         Raises:
-            NotFoundError: no such version, or it is a removal.
-            StorageError: it has changed since it was saved, or its record cannot be read.
+            NotFoundError: there is no such version, or it is a removal.
+            StorageError: the file has changed since it was saved, or its record cannot be read.
         """
         return self._intact(study, tag, number)[0]
 
     def held_back(self, label: Label) -> str:
-        """Returns why models do not learn from a label map; empty if they do: if it is `final`, has no problem, and was
-        accepted where the review stage is on."""
+        """Returns why models do not learn from a label map, or an empty string if they do.
+
+        They do if it is `final`, has no problem and, with the review stage on, was accepted.
+        """
         return held_back(label, self.review)
 
     def refresh(self, thorough: bool = False) -> None:
-        """Takes in what other programs have done to the folder.
+        """Scans the folder for changes by other programs.
 
         Args:
-            thorough: also look through all versions for what a crash left undone.
+            thorough: whether to search all versions for changes that a crash interrupted.
         """
         with self._errors("be read"):
             self._index.ready()
@@ -199,33 +210,31 @@ class StudyContents:
             self._compare_images()
 
     def audit(self, stop: threading.Event | None = None) -> int:
-        """Checks label maps that other programs have put into the folder, and computes checksums of their images; this is slow.
+        """Checks label maps that other programs have put into the folder, and computes checksums of their images. This is slow.
 
         Args:
-            stop: ends the work after the current file.
+            stop: if set, the work ends after the current file.
 
         Returns:
-            How many label maps were checked; `problems` holds their problems.
+            The number of label maps checked; `problems` returns their problems.
         """
         with self._errors("be checked"):
-            self._look()
+            self._update()
             if self._auditor.compare_all(stop):
                 self._index.again(self._reconciler.run)
             count = self._auditor.run(stop)
             self._auditor.compare_all(stop)
             return count
 
-    # -- parts
-
-    def _look(self) -> None:
-        """Takes in changes of the folder."""
+    def _update(self) -> None:
+        """Scans the folder if it has changed."""
         with self._errors("be read"):
             if self._index.again(self._reconciler.if_changed) or self._opened:
                 self._opened = False
                 self._compare_images()
 
     def _compare_images(self) -> None:
-        """Compares changed images and several files of one study, for a short time."""
+        """Compares changed images, and several files of one study, for a limited time."""
         if self._auditor.compare_images():
             self._index.again(self._reconciler.run)
 

@@ -1,4 +1,4 @@
-"""The current label map of a study under a tag, after changes of its file and of its image were taken in."""
+"""Finds the current label map of a study under a tag, after recording changes of its file and its image."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from medsam2_atlas.storage.rows import LabelRow, stamp_of
 
 
 class CurrentLabels:
-    """Looks up single label maps."""
+    """Finds single label maps.
 
-    def __init__(self, path: Path, index: Index, reconciler: Reconciler, auditor: Auditor, look: Callable[[], None]) -> None:
-        """
-        Args:
-            path: of the studies folder.
-            index: of the studies.
-            reconciler: of the folder.
-            auditor: of the folder.
-            look: takes in changes of the folder.
-        """
-        self._path, self._index, self._reconciler, self._auditor, self._look = path, index, reconciler, auditor, look
+    Args:
+        path: the studies folder.
+        index: the index of the studies.
+        reconciler: the reconciler of the folder.
+        auditor: the auditor of the folder.
+        update: scans the folder if it has changed.
+    """
+
+    def __init__(self, path: Path, index: Index, reconciler: Reconciler, auditor: Auditor, update: Callable[[], None]) -> None:
+        self._path, self._index, self._reconciler, self._auditor, self._update = path, index, reconciler, auditor, update
 
     def find(self, study: str, tag: str) -> LabelRow | None:
         """Returns the current label map; None if there is none.
@@ -45,7 +45,7 @@ class CurrentLabels:
         return row, self._index.unsettled().get((study, tag), ("", False))[1]
 
     def _as_known(self, row: LabelRow) -> bool:
-        """Returns whether a label map and its image are as the index records them, and were compared."""
+        """Returns whether a label map and its image match the index and were compared with each other."""
         image = self._index.image(row.study)
         if image is None or (row.unsure and any(study == row.study for study, _ in self._index.undecided_images())):
             return False
@@ -57,8 +57,8 @@ class CurrentLabels:
             return False
 
     def _settle(self, study: str, tag: str) -> None:
-        """Takes in changes of one label map and its image."""
-        self._look()
+        """Records changes of one label map and its image."""
+        self._update()
         if self._index.image(study) is None or self._index.label(study, tag) is None:
             return
         with contextlib.suppress(OSError, MedSAM2AtlasError):

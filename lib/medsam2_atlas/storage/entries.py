@@ -1,4 +1,4 @@
-"""What a studies folder holds, as values; and what may take whose place."""
+"""Images and label maps as values, and the rules for replacing a label map."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ _PEOPLE = ("person", "restored")
 
 @dataclass(frozen=True)
 class Image:
-    """A CT of the folder. info: what clients and MONAI Label keep with it."""
+    """A CT of the folder.
+
+    Attributes:
+        study: the name of the study.
+        file: its path.
+        info: the information that clients and MONAI Label store with it.
+    """
 
     study: str
     file: Path
@@ -29,12 +35,12 @@ class Label:
     """The current label map of a study under a tag.
 
     Attributes:
-        study: name of the study.
+        study: the name of the study.
         tag: its tag.
-        file: its path; must not be changed.
+        file: its path. Callers must not change the file.
         version: its version.
         problem: why it does not count as done; empty if it does.
-        unsure: whether the problem is that it is not certain which image, or which of two label files, is meant.
+        unsure: whether the problem is an uncertain image, or several different label files.
     """
 
     study: str
@@ -47,48 +53,55 @@ class Label:
 
 @dataclass(frozen=True)
 class Saved:
-    """A label map that was taken in, and the version that it took the place of."""
+    """A label map that was saved, and the version that it replaced."""
 
     label: Label
     replaced: Version | None = None
 
 
-def check_expected(study: str, tag: str, now: Version | None, new: Version, expected: int | None) -> None:
-    """Accepts a new version in place of the one that is there now.
+def check_expected(study: str, tag: str, current: Version | None, new: Version, expected: int | None) -> None:
+    """Checks whether a new version may replace the current one.
+
+    Args:
+        study: the name of the study.
+        tag: the tag of the label map.
+        current: the current version; None if there is none.
+        new: the new version.
+        expected: the number of the version that the change is based on, 0 for none; None accepts any.
 
     Raises:
-        ConflictError: there is another one than the expected, or a person's where a model would write.
+        ConflictError: the current version is not the expected one, or a model's label map would replace a person's.
     """
-    if expected is not None and expected != (now.number if now else 0):
-        who = f" by {now.author}" if now and now.author else ""
-        is_now = f"version {now.number}{who} of {now.made}" if now else "no label"
+    if expected is not None and expected != (current.number if current else 0):
+        who = f" by {current.author}" if current and current.author else ""
+        has = f"version {current.number}{who} of {current.made}" if current else "no label"
         raise ConflictError(
-            study, f"has {is_now} under {tag}, not version {expected}.", "Load it, carry your changes over, and save again."
+            study, f"has {has} under {tag}, not version {expected}.", "Load it, carry your changes over, and save again."
         )
-    if new.origin == "model" and now is not None and now.origin in _PEOPLE:
-        raise ConflictError(study, f"has a person's label under {tag}: a model does not take its place.")
+    if new.origin == "model" and current is not None and current.origin in _PEOPLE:
+        raise ConflictError(study, f"has a person's label under {tag}: models do not replace it.")
 
 
 def check_complete(study: str, before: tuple[int, ...] | None, new: CheckedLabel, table: OrganTable) -> None:
-    """Accepts a label map for signing off if it is not empty and lacks no organ of the previous version.
+    """Checks that a label map to sign off is not empty and lacks no organ of the previous version.
 
     Args:
-        study: name of the study.
-        before: organ numbers of the previous version; None if they are not known.
+        study: the name of the study.
+        before: the organ numbers of the previous version; None if they are unknown.
         new: the label map to sign off.
-        table: names of organs.
+        table: the names of the organs.
 
     Raises:
-        ConfirmError: it has to be confirmed first.
+        ConfirmError: a person must confirm the label map first.
     """
     names = {organ.index: organ.name for organ in table.organs}
     lost = tuple(names.get(number, str(number)) for number in sorted(set(before or ()) - set(new.organs)))
-    what = ", ".join(name.replace("_", " ") for name in lost)
+    listed = ", ".join(name.replace("_", " ") for name in lost)
     if not new.organs:
-        has = f"; the version before has {what}" if lost else ""
-        has = "; the version before cannot be checked" if before is None else has
+        has = f"; the previous version has {listed}" if lost else ""
+        has = "; the previous version cannot be checked" if before is None else has
         raise ConfirmError(study, f"would be signed off with an empty label map{has}.", lost, new.digest)
     if before is None:
-        raise ConfirmError(study, "may lose organs: the version before cannot be checked.", lost, new.digest)
+        raise ConfirmError(study, "may lose organs: the previous version cannot be checked.", lost, new.digest)
     if lost:
-        raise ConfirmError(study, f"would lose organs that the version before has: {what}.", lost, new.digest)
+        raise ConfirmError(study, f"would lose organs that the previous version has: {listed}.", lost, new.digest)

@@ -1,8 +1,8 @@
-"""Names of erased studies, as keyed hashes: they are not kept, but recognised if they come again.
+"""The names of erased studies, as keyed hashes: the names themselves are not stored, but recognised when they come again.
 
-`erased.json` in the work folder of the store holds a key and, for each name, when it was erased and whether it is barred. A
-barred name, of a series that its PACS still has, is not taken in again. Another image file of the name is a new study.
-Writers hold the lock of the studies.
+`erased.json` in the store's work folder contains a key and, for each name, the time of erasure and whether the name is barred.
+A barred name is not accepted again; it belongs to a series that the PACS still has. If a name is not barred, another image file
+of that name is a new study. Writers hold the lock of the studies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ _FILE = "erased.json"
 
 @dataclass(frozen=True)
 class _List:
-    """Content of the file. times: epoch seconds by hash. barred: hashes."""
+    """The content of the file.
+
+    Attributes:
+        key: the key of the hashes.
+        times: the time of erasure in epoch seconds, by hash.
+        barred: the hashes of barred names.
+    """
 
     key: str = ""
     times: dict[str, float] = field(default_factory=dict)
@@ -35,19 +41,19 @@ class _List:
 
 
 class Erased:
-    """The list. Safe for several threads and processes; asking costs one look at the file's state."""
+    """The list of erased studies. Safe for several threads and processes; a query costs one `stat` of the file.
+
+    Args:
+        work: the work folder of the store.
+    """
 
     def __init__(self, work: WorkFolder) -> None:
-        """
-        Args:
-            work: work folder of the store.
-        """
         self._file = work.path / _FILE
         self._lock = threading.Lock()
         self._known: tuple[tuple[int, int, int] | None, _List] = (None, _List())
 
     def since(self, study: str) -> float:
-        """Returns when a study was erased, in epoch seconds; minus infinity if it never was.
+        """Returns the time when a study was erased, in epoch seconds; minus infinity if it never was.
 
         Raises:
             StorageError: the list cannot be read.
@@ -56,7 +62,7 @@ class Erased:
         return known.times.get(_hash(known, study), float("-inf")) if known.times else float("-inf")
 
     def bars(self, study: str) -> bool:
-        """Returns whether a study must not be taken in again.
+        """Returns whether a study must not be added again.
 
         Raises:
             StorageError: the list cannot be read.
@@ -65,18 +71,22 @@ class Erased:
         return bool(known.barred) and _hash(known, study) in known.barred
 
     def check(self, study: str) -> None:
-        """Accepts a study to take in.
+        """Checks that a study may be added.
 
         Raises:
-            StorageError: it was erased and is barred, or the list cannot be read.
+            StorageError: the study was erased and is barred, or the list cannot be read.
         """
         if self.bars(study):
             raise StorageError(
-                "the study", "was erased, and is not taken in again.", "If it may be: medsam2-atlas studies readmit."
+                "the study", "was erased and is not accepted again.", "To allow it, run medsam2-atlas studies readmit."
             )
 
     def add(self, study: str, barred: bool) -> None:
-        """Adds a name; later calls for the same name replace its time.
+        """Adds a name. A later call for the same name replaces its entry.
+
+        Args:
+            study: the name.
+            barred: whether the study must not be added again.
 
         Raises:
             OSError, StorageError: the list cannot be read or written.
@@ -88,7 +98,7 @@ class Erased:
         self._write(_List(known.key, {**known.times, name: time.time()}, both))
 
     def readmit(self, study: str) -> bool:
-        """Lets a barred study be taken in again; returns whether it was barred.
+        """Allows a barred study to be added again; returns whether it was barred.
 
         Raises:
             OSError, StorageError: the list cannot be read or written.
@@ -111,7 +121,7 @@ class Erased:
             return _List()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(
-                self._file, f"cannot be read ({error}): erased studies might come back.", "Copy it back from a backup."
+                self._file, f"cannot be read ({error}): erased studies might come back.", "Restore it from a backup."
             ) from error
 
     def _write(self, content: _List) -> None:

@@ -1,7 +1,7 @@
-"""Tells whether two image files hold the same image, however they were written: compressed anew, renamed, converted.
+"""Fingerprints show whether two files contain the same image, even if one was compressed again, renamed or converted.
 
-A fingerprint is kept for each checksum of an image that a label map was drawn on (`.medsam2_atlas/fingerprints/SHA256.json`),
-so that a later file can be compared with an image that is not there any more.
+`.medsam2_atlas/fingerprints/SHA256.json` stores a fingerprint for each image that a label map was drawn on, so that a later
+file can be compared with an image that no longer exists.
 """
 
 from __future__ import annotations
@@ -25,63 +25,70 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """An image without its file. voxels: digest of the values in LPS orientation. grid: in LPS orientation."""
+    """The identity of an image, independent of its file format.
+
+    Attributes:
+        voxels: a checksum of the voxel values in LPS orientation.
+        grid: the grid in LPS orientation.
+    """
 
     voxels: str
     grid: Geometry
 
-    def alike(self, other: Fingerprint) -> bool:
-        """Returns whether both are of one image; formats round the grid differently."""
+    def matches(self, other: Fingerprint) -> bool:
+        """Returns whether both belong to the same image. Grids match within a tolerance, since formats round differently."""
         return self.voxels == other.voxels and self.grid.matches(other.grid)
 
 
 def fingerprint(file: Path) -> Fingerprint:
-    """Returns the fingerprint of an image; a reader process decodes it.
+    """Returns the fingerprint of an image; a reader process decodes the file.
 
     Raises:
-        InputError: it cannot be read as a CT.
+        InputError: the file cannot be read as a CT.
     """
-    told, _ = run_task("fingerprint", file, path=str(file.absolute()))
-    return _parsed(told)
+    result, _ = run_task("fingerprint", file, path=str(file.absolute()))
+    return _parsed(result)
 
 
 def same_image(first: Path, second: Path) -> bool:
-    """Returns whether two files hold the same voxels on the same grid.
+    """Returns whether two files contain the same voxels on the same grid.
 
     Raises:
-        InputError: one of them cannot be read.
+        InputError: a file cannot be read.
     """
-    return sha256(first) == sha256(second) or fingerprint(first).alike(fingerprint(second))
+    return sha256(first) == sha256(second) or fingerprint(first).matches(fingerprint(second))
 
 
-def same_image_as(file: Path, checksum: str, former: str, known: Fingerprints) -> bool:
-    """Returns whether a file holds the image of a former one that is only known by its fingerprint; keeps nothing.
+def same_image_as(file: Path, checksum: str, previous: str, known: Fingerprints) -> bool:
+    """Returns whether a file contains the same image as a previous file of which only the fingerprint is known.
+
+    This function stores nothing.
 
     Args:
-        file: to compare.
+        file: the file to compare.
         checksum: its SHA-256.
-        former: SHA-256 of the former file.
-        known: fingerprints that are kept; without the former one's, the images count as different.
+        previous: the SHA-256 of the previous file.
+        known: the stored fingerprints. If the previous file's is missing, the images count as different.
     """
-    before = known.known(former)
+    before = known.known(previous)
     try:
-        return before is not None and (known.known(checksum) or fingerprint(file)).alike(before)
+        return before is not None and (known.known(checksum) or fingerprint(file)).matches(before)
     except MedSAM2AtlasError:
         return False
 
 
 class Fingerprints:
-    """The kept fingerprints, by the SHA-256 of the file."""
+    """The stored fingerprints, by the SHA-256 of the file.
+
+    Args:
+        work: the work folder of the studies.
+    """
 
     def __init__(self, work: WorkFolder) -> None:
-        """
-        Args:
-            work: work folder of the studies.
-        """
         self._work = work
 
     def known(self, checksum: str) -> Fingerprint | None:
-        """Returns a kept fingerprint; None if there is none."""
+        """Returns the stored fingerprint of a file with this SHA-256; None if there is none."""
         try:
             return _parsed(json.loads(text_of(self._file(checksum))))
         except FileNotFoundError:
@@ -91,7 +98,11 @@ class Fingerprints:
             return None
 
     def of(self, file: Path, checksum: str) -> Fingerprint:
-        """Returns the fingerprint of a file that has this checksum, and keeps it; decodes the file if it is not known.
+        """Returns the fingerprint of a file. If it is unknown, decodes the file and stores the fingerprint.
+
+        Args:
+            file: the image file.
+            checksum: its SHA-256.
 
         Raises:
             InputError: the file cannot be read as a CT.
@@ -103,8 +114,8 @@ class Fingerprints:
                 self._keep(checksum, found)
                 if not file.exists():  # it was erased while it was decoded
                     self._file(checksum).unlink(missing_ok=True)
-            except (OSError, MedSAM2AtlasError) as error:  # a full or read-only disk: it is computed again
-                log.warning("the fingerprint of %s is not kept: %s", file.name, error)
+            except (OSError, MedSAM2AtlasError) as error:  # a full or read-only disk: it is computed again next time
+                log.warning("the fingerprint of %s is not stored: %s", file.name, error)
         return found
 
     def _keep(self, checksum: str, found: Fingerprint) -> None:

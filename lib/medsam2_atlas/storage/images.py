@@ -1,4 +1,4 @@
-"""Changes images: each change is made completely or not at all, and its answer says which; see `changes` for label maps."""
+"""Changes images: each change is made completely or not at all, and the answer states which. See `changes` for label maps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ _TRIES = 3
 
 @dataclass(frozen=True)
 class _Compared:
-    """An image of the folder that a new one was compared with. same: whether they hold the same voxels on the same grid."""
+    """An image of the folder that a new one was compared with.
+
+    Attributes:
+        file: its name.
+        stamp: its stamp at that time.
+        same: whether both contain the same voxels on the same grid.
+    """
 
     file: str
     stamp: str
@@ -33,41 +39,51 @@ class _Compared:
 
 
 class ImageChanges:
-    """Changes images of a studies folder."""
+    """Changes images of a studies folder.
+
+    Args:
+        folder: the open studies folder.
+        erased: the list of erased studies, some of which are barred.
+    """
 
     def __init__(self, folder: OpenFolder, erased: Erased) -> None:
-        """
-        Args:
-            folder: of the studies.
-            erased: names that may be barred.
-        """
         self._folder, self._erased = folder, erased
 
     def add(self, study: str, file: Path, suffix: str, info: Mapping[str, Any]) -> ImageRow:
-        """Adds an image. An identical image that already exists is kept.
+        """Adds an image. If the folder already contains the same image under that name, its file is kept.
+
+        Args:
+            study: the name of the study.
+            file: the file to copy.
+            suffix: the suffix of the new file.
+            info: the information to store with the image.
+
+        Returns:
+            The row of the image in the index.
 
         Raises:
             ConflictError: another image has that name.
-            OSError: it cannot be written; nothing has changed.
+            StorageError: the study was erased and is barred.
+            OSError: the image cannot be written; nothing has changed.
         """
         for _ in range(_TRIES):
             compared = self._compare(study, file)
             added = self._folder.index.again(lambda: self._add(study, file, suffix, info, compared))  # noqa: B023 called at once
             if added is not None:
                 return added
-        raise ConflictError(study, "has an image here that keeps changing.", "Send it again.")
+        raise ConflictError(study, "already has an image here, which keeps changing.", "Send the image again.")
 
     def describe(self, study: str, info: Mapping[str, Any], accept: Callable[[Mapping[str, Any]], None] | None = None) -> None:
-        """Adds to the information kept with an image.
+        """Adds information to an image.
 
         Args:
-            study: name of the study.
-            info: to add.
-            accept: called under the lock with all that would be kept; raises if it must not be.
+            study: the name of the study.
+            info: the information to add.
+            accept: called under the lock with the resulting information; raises to refuse it.
 
         Raises:
-            NotFoundError: no such study.
-            OSError: it cannot be written; nothing has changed.
+            NotFoundError: the study does not exist.
+            OSError: the information cannot be written; nothing has changed.
         """
         self._folder.index.again(lambda: self._describe(study, info, accept))
 
@@ -75,10 +91,10 @@ class ImageChanges:
         """Moves an image and everything that belongs to it into a folder for removed images.
 
         Returns:
-            The folder that holds it now.
+            The new folder.
 
         Raises:
-            OSError: it cannot be moved; nothing has changed.
+            OSError: a file cannot be moved; nothing has changed.
         """
         return self._folder.index.again(lambda: self._remove(study, image))
 
@@ -95,36 +111,36 @@ class ImageChanges:
         return found
 
     def _compare(self, study: str, file: Path) -> _Compared | None:
-        """Compares a new image with the one of that name; this decodes both, so the lock must not be held."""
+        """Compares a new image with the existing one of that name. This decodes both, so the lock must not be held."""
         row = self._folder.index.image(study)
         if row is None:
             return None
-        there = self._folder.path / row.file
-        stamp = stamp_of(there)
+        existing = self._folder.path / row.file
+        stamp = stamp_of(existing)
         if not stamp:
             return None
         try:
-            same = same_image(there, file)
-        except InputError:  # `file` has been read: the image that is there cannot be
+            same = same_image(existing, file)
+        except InputError:  # `file` was read before, so the existing image is the unreadable one
             same = False
         return _Compared(row.file, stamp, same)
 
     def _add(self, study: str, file: Path, suffix: str, info: Mapping[str, Any], compared: _Compared | None) -> ImageRow | None:
-        """Adds an image; returns None if there is an image of that name that `file` was not compared with."""
+        """Adds an image; returns None if the folder contains an image of that name that `file` was not compared with."""
         target, made = self._folder.path / f"{study}{suffix}", Outcome[ImageRow](study)
-        with made.survives(self._folder.index), staged_copy(file, self._folder.path) as part:
+        with made.guarded(self._folder.index), staged_copy(file, self._folder.path) as part:
             row = ImageRow(study, target.name, dict(info), sha256=sha256(part))
             with self._folder.index.writing() as rows:
                 self._erased.check(study)
                 listing = self._folder.reconciler.take_images(rows)
                 before = rows.image(study)
                 if before is None and study in listing.problems:
-                    raise ConflictError(study, f"is the name of an image here that {listing.problems[study]}")
+                    raise ConflictError(study, f"is the name of an existing image, which {listing.problems[study]}")
                 if before is not None:
                     if compared is None or (compared.file, compared.stamp) != (before.file, before.stamp):
                         return None
                     if not compared.same:
-                        raise ConflictError(study, "is the name of another image here.", "Choose another name.")
+                        raise ConflictError(study, "is already the name of another image.", "Choose another name.")
                     return before
                 self._write_info(row)
                 try:
@@ -140,10 +156,10 @@ class ImageChanges:
 
     def _describe(self, study: str, info: Mapping[str, Any], accept: Callable[[Mapping[str, Any]], None] | None) -> None:
         made = Outcome[ImageRow](study)
-        with made.survives(self._folder.index), self._folder.index.writing() as rows:
+        with made.guarded(self._folder.index), self._folder.index.writing() as rows:
             row = rows.image(study)
             if row is None:
-                raise NotFoundError(repr(study[:80]), "is no study of this folder any more.")
+                raise NotFoundError(repr(study[:80]), "is not a study of this folder any more.")
             row = replace(row, info={**row.info, **info})
             if accept is not None:
                 accept(row.info)
@@ -153,7 +169,7 @@ class ImageChanges:
 
     def _remove(self, study: str, image: Path) -> Path:
         made = Outcome[Path](study)
-        with made.survives(self._folder.index), self._folder.index.writing() as rows:
+        with made.guarded(self._folder.index), self._folder.index.writing() as rows:
             files = json.loads(rows.twins().get(study, ("[]", None))[0])
             twins = {self._folder.path / name: name for name, _ in files if name != image.name}
             made.value = set_aside(self._folder.path, self._folder.work, image, twins | self.belongings(study))

@@ -1,7 +1,7 @@
-"""The index of a studies folder, in one SQLite file: fast to query, and filled from the files whenever it is lost.
+"""The index of a studies folder, in one SQLite file. It makes queries fast, and is filled from the files if it is lost.
 
 A query of a lost index waits until the index has been filled again, so that the folder never seems empty.
-Lock order: the folder's lock, then the database's own.
+Lock order: the folder's lock, then the lock of the database.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ _TRIES = 5
 
 
 class Index:
-    """The index. Safe for several processes and threads."""
+    """The index of a studies folder. Safe for several processes and threads.
+
+    Args:
+        file: the file of the index; created if it does not exist. If it cannot be written, the index is kept in memory.
+    """
 
     def __init__(self, file: Path) -> None:
-        """
-        Args:
-            file: of the index; made if it does not exist. If it cannot be written, the index is kept in memory.
-        """
         self.file = file
         self.fill: Callable[[], None] = lambda: None
-        """Fills the index from the files of the folder; set by the owner."""
+        """Fills the index from the files of the folder. The owner of the index sets it."""
         self._database = Database(file, SCHEMA, version=SCHEMA_VERSION, durable=False)
         self._lock = FolderLock(file.parent)
-        self._filled = -1  # generation of the database that was filled last
-        self._filling = False  # by the thread that holds the lock
+        self._filled = -1  # the generation of the database that was filled last
+        self._filling = False  # whether the thread that holds the lock is filling it
 
     @property
     def fallback(self) -> str:
-        """Returns why the index is in memory; empty if it is in its file."""
+        """The reason why the index is in memory; empty if it is in its file."""
         return self._database.fallback
 
     def ready(self) -> int:
-        """Fills the index if it was lost or is out of date; returns the generation of the database.
+        """Fills the index if it is lost or out of date; returns the generation of the database.
 
         Raises:
             StorageError: the folder cannot be read.
@@ -78,14 +78,14 @@ class Index:
                             raise
                     except OSError as error:
                         raise StorageError(
-                            self.file.parent.parent, f"cannot be read ({error.strerror}).", "Check rights and disk."
+                            self.file.parent.parent, f"cannot be read ({error.strerror}).", "Check its rights and the disk."
                         ) from error
                     finally:
                         self._filling = False
         return generation
 
     def again(self, change: Callable[[], _Answer]) -> _Answer:
-        """Makes a change, again if the index was lost meanwhile. A change that fails must leave nothing incomplete."""
+        """Makes a change; repeats it if the index was lost meanwhile. A failed change must leave nothing incomplete."""
         for _ in range(_TRIES - 1):
             generation = self._database.check()
             try:
@@ -95,24 +95,24 @@ class Index:
                     raise
         return change()
 
-    def overtaken(self) -> None:
-        """Marks the index as out of date, so that it is filled again before the next answer."""
+    def mark_outdated(self) -> None:
+        """Marks the index as out of date. It is filled again before the next answer."""
         self._database.mark_outdated()
 
     def images(self) -> dict[str, ImageRow]:
-        """All images by study."""
+        """Returns all images by study."""
         return self._ask(read_images)
 
     def image(self, study: str) -> ImageRow | None:
-        """One image."""
+        """Returns the image of a study; None if there is none."""
         return self._ask(lambda database: read_image(database, study))
 
     def labels(self) -> dict[tuple[str, str], LabelRow]:
-        """All label maps by study and tag."""
+        """Returns all label maps by study and tag."""
         return self._ask(read_labels)
 
     def label(self, study: str, tag: str) -> LabelRow | None:
-        """One label map."""
+        """Returns the label map of a study under a tag; None if there is none."""
         return self._ask(lambda database: read_label(database, study, tag))
 
     def counts(self) -> tuple[int, dict[str, int]]:
@@ -124,22 +124,22 @@ class Index:
         return self._ask(read_problems)
 
     def unsettled(self) -> dict[tuple[str, str], tuple[str, bool]]:
-        """Returns what could not be settled, by study and tag: the reason, and whether the label map does not count."""
+        """Returns unsettled images and label maps by study and tag: the reason, and whether it makes them unusable."""
         query = "SELECT study, tag, text, bad FROM problems"
         return self._ask(lambda base: {(row[0], row[1]): (row[2], bool(row[3])) for row in base.execute(query)})
 
     def label_stamps(self) -> dict[tuple[str, str], tuple[str, str]]:
-        """Returns file and stamp of each label map by study and tag."""
+        """Returns the file and stamp of each label map by study and tag."""
         query = "SELECT study, tag, file, stamp FROM labels"
         return self._ask(lambda base: {(row[0], row[1]): (row[2], row[3]) for row in base.execute(query)})
 
     def image_stamps(self) -> dict[str, tuple[str, str]]:
-        """Returns file and stamp of each image by study."""
+        """Returns the file and stamp of each image by study."""
         query = "SELECT study, file, stamp FROM images"
         return self._ask(lambda base: {row[0]: (row[1], row[2]) for row in base.execute(query)})
 
     def changed_images(self) -> list[str]:
-        """Returns studies whose image has changed since its checksum was taken, or is to be compared with a former one."""
+        """Returns studies without a current checksum of the image, if it had one before or if label maps record one."""
         query = (
             "SELECT study FROM images WHERE hashed != stamp AND (sha256 != '' "
             "OR study IN (SELECT study FROM labels WHERE image_sha256 != '')) ORDER BY sha256 = '', study"
@@ -147,12 +147,12 @@ class Index:
         return self._ask(lambda base: [row[0] for row in base.execute(query)])
 
     def unknown_images(self) -> list[str]:
-        """Returns studies with label maps whose image's checksum is not known."""
+        """Returns studies with label maps for whose image no current checksum is known."""
         query = "SELECT study FROM images WHERE hashed != stamp AND study IN (SELECT study FROM labels) ORDER BY study"
         return self._ask(lambda base: [row[0] for row in base.execute(query)])
 
     def undecided_images(self) -> list[tuple[str, str]]:
-        """Returns studies with the SHA-256 of an image that a label map was drawn on, not compared with the current one yet."""
+        """Returns pairs of images to compare: the study of the current image, and the SHA-256 of one that was drawn on."""
         query = (
             "SELECT DISTINCT l.study, l.image_sha256 FROM labels l JOIN images i ON i.study = l.study "
             "WHERE l.image_sha256 != '' AND i.sha256 NOT IN ('', l.image_sha256) "
@@ -161,7 +161,7 @@ class Index:
         return self._ask(lambda base: [(row[0], row[1]) for row in base.execute(query)])
 
     def drawn_on(self) -> dict[str, str]:
-        """Returns studies whose current image has label maps that were drawn on it, with its SHA-256."""
+        """Returns studies with a label map that was drawn on the current image, with the SHA-256 of that image."""
         query = (
             "SELECT DISTINCT i.study, i.sha256 FROM images i JOIN labels l ON l.study = i.study "
             "WHERE i.sha256 != '' AND l.image_sha256 = i.sha256 ORDER BY i.study"
@@ -173,18 +173,18 @@ class Index:
         return self._ask(read_twins)
 
     def doubled(self) -> list[tuple[str, str]]:
-        """Returns label maps that were found in several files, and of which none was chosen yet."""
+        """Returns study and tag of label maps that were found in several files, of which none has been chosen yet."""
         query = "SELECT study, tag FROM doubled d WHERE EXISTS (SELECT 1 FROM labels l WHERE l.version = d.version)"
         return self._ask(lambda base: [(row[0], row[1]) for row in base.execute(query)])
 
     def unchecked(self) -> list[tuple[str, str]]:
-        """Returns label maps without a full check."""
+        """Returns study and tag of label maps without a full check."""
         query = "SELECT study, tag FROM labels WHERE checked IS NULL ORDER BY tag != 'final', study"
         return self._ask(lambda base: [(row[0], row[1]) for row in base.execute(query)])
 
     @contextmanager
     def writing(self) -> Iterator[Writer]:
-        """Yields a writer inside a write transaction, which is committed after the block, or rolled back if it raises."""
+        """Yields the writer of a transaction, which is committed after the block, or rolled back if the block raises."""
         with self._lock.held():
             if not self._filling:
                 self._database.retry()

@@ -1,8 +1,8 @@
 """The versions of one study's label map under one tag, as files.
 
-Each version is a label file `00001.nii.gz` and a record `00001.json` beside it. The record is written last, in one step:
-a version exists permanently from then on. A version without a file records that the label was removed. Everything that needs
-disk space is written and flushed before that step; a failure before it leaves nothing.
+Each version consists of a label file `00001.nii.gz` and a record `00001.json` beside it. The record is written last, in one
+step; from then on the version exists permanently. A version without a label file records a removal. Everything that needs disk
+space is written and flushed before that step; a failure before it leaves nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from medsam2_atlas.storage.safely import flush, make_folder, staged_copy, tempor
 log = logging.getLogger(__name__)
 
 Origin = Literal["person", "model", "found", "restored", "removed"]
-"""Who or what made a version. found: the file lay in the studies folder, put there by another program."""
+"""The origin of a version. found: another program put the file into the studies folder."""
 
 _RECORD = re.compile(r"(\d{5,})\.json")
 
@@ -36,20 +36,19 @@ class Version:
     """One version of a label map.
 
     Attributes:
-        number: from 1.
-        file: its name beside the record; empty for a removal.
-        sha256: of the file.
+        number: its number, from 1.
+        file: the name of its label file beside the record; empty for a removal.
+        sha256: the SHA-256 of the label file.
         origin: see `Origin`.
-        author: user who made it; empty if there is no login. Others may have the same name.
-        made: ISO time, UTC.
-        info: information that the client sent with it.
-        image_sha256: of the image that it was drawn on; empty if unknown.
-        organs: numbers that the label map holds; None if unknown.
-        doubled: names of the files that another program had put there under the same tag, of which this is the newest; empty
-            if it was the only one, or if all hold the same voxels.
-        author_id: tells the author from others, such as `token:kim`; empty if unknown, as in records of earlier programs.
-        accepted: who accepted it in the review stage: `by`, `by_id` and `at`; empty if nobody did. Only a reviewer's acceptance
-            sets it.
+        author: the name of the person who made it; empty if there is no login. Several people may have the same name.
+        made: the time, ISO 8601, UTC.
+        info: the information that the client sent with it.
+        image_sha256: the SHA-256 of the image that it was drawn on; empty if unknown.
+        organs: the numbers of the organs in the label map; None if unknown.
+        doubled: the names of other files with different content that lay under the same tag when this one, the newest, was
+            found; empty if there was none, or if all contain the same voxels.
+        author_id: the unique id of the author, such as `token:kim`; empty if unknown, as in records of earlier releases.
+        accepted: the reviewer's acceptance (`by`, `by_id` and `at`); empty if there is none. Only the review stage sets it.
     """
 
     number: int
@@ -67,10 +66,10 @@ class Version:
 
     @classmethod
     def from_json(cls, text: str) -> Version:
-        """Returns a version from its record. Records of earlier programs lack entries; later ones may have more.
+        """Returns a version from its record. Records of earlier releases lack entries; those of later ones may have more.
 
         Raises:
-            ValueError: not a record.
+            ValueError: the text is not a record.
         """
         content = json.loads(text)
         if not isinstance(content, dict) or not {"number", "file", "sha256", "origin"} <= set(content):
@@ -84,7 +83,7 @@ class Version:
         return cls(**known)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns what a record holds. A version that nobody has accepted has the record that earlier programs write."""
+        """Returns the content of the record. Without an acceptance, it is the record that earlier releases write."""
         content = asdict(self)
         if not self.accepted:
             del content["accepted"]
@@ -92,35 +91,39 @@ class Version:
 
     @property
     def removed(self) -> bool:
-        """Whether this version is the label's absence."""
+        """Whether this version records a removal."""
         return not self.file
 
 
 def now() -> str:
-    """The time of a record."""
+    """Returns the current time for a record: ISO 8601, UTC, with milliseconds."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 class Lineage:
-    """A folder of versions. Writers must hold the lock of the studies; readers need none."""
+    """The folder with all versions of one label map. Writers must hold the lock of the studies; readers need no lock.
+
+    Args:
+        folder: the folder of the versions; it may be missing.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def numbers(self) -> list[int]:
-        """Numbers of all versions, rising."""
+        """Returns the numbers of all versions in ascending order."""
         return sorted(int(match[1]) for name in self._names() if (match := _RECORD.fullmatch(name)))
 
     def versions(self) -> list[Version]:
-        """All versions, rising.
+        """Returns all versions in ascending order.
 
         Raises:
-            StorageError: a record that cannot be read.
+            StorageError: a record cannot be read.
         """
         return [self.version(number) for number in self.numbers()]
 
     def readable(self) -> list[Version]:
-        """All versions whose records can be read, rising; the others are logged."""
+        """Returns all versions with a readable record in ascending order; logs the unreadable records."""
         found = []
         for number in self.numbers():
             try:
@@ -130,10 +133,10 @@ class Lineage:
         return found
 
     def version(self, number: int) -> Version:
-        """One version.
+        """Returns the version with a number.
 
         Raises:
-            StorageError: there is none of that number, or its record cannot be read.
+            StorageError: the version does not exist, or its record cannot be read.
         """
         record = self._record(number)
         try:
@@ -142,26 +145,32 @@ class Lineage:
             raise StorageError(self.folder, f"has no version {number}.", f"Choose from: {self.numbers()}.") from error
         except (OSError, ValueError, TypeError) as error:
             raise StorageError(
-                record, f"is not a readable record ({error}).", "Move it away: its label file stays, and becomes a new version."
+                record, f"is not a readable record ({error}).", "Move it away: its label file stays and becomes a new version."
             ) from error
 
     def file(self, version: Version) -> Path:
-        """The label file of a version that is no removal."""
+        """Returns the label file of a version that is not a removal."""
         return self.folder / version.file
 
     @contextmanager
     def staged(self, source: Path) -> Iterator[Path]:
-        """A copy of a file in the folder, safe on disk; removed when the block ends, unless `commit` has taken it."""
+        """Yields a copy of a file in the folder, flushed to disk; removes it after the block unless `commit` has used it."""
         with staged_copy(source, self.folder) as part:
             yield part
 
     def commit(self, staged: Path | None, suffix: str, version: Version) -> Version:
-        """Makes a staged file the next version; without one, a removal. Numbers and names of files are set here.
+        """Makes a staged file the next version. The version exists if and only if this method returns.
 
-        The version exists if and only if this method returns.
+        Args:
+            staged: the staged file; None for a removal.
+            suffix: the suffix of the label file.
+            version: the version; this method sets its number, the name of its file and, if empty, its time.
 
         Returns:
-            The version as it is recorded.
+            The recorded version.
+
+        Raises:
+            OSError: the version cannot be written; nothing has changed.
         """
         make_folder(self.folder)
         number = self.next_number()
@@ -178,15 +187,15 @@ class Lineage:
                     with suppress(OSError):
                         file.unlink(missing_ok=True)
                 raise
-        self._settled()
+        self._flush_folder()
         return made
 
     def write(self, version: Version) -> None:
-        """Replaces a record by one with other information."""
+        """Replaces the record of a version."""
         with temporary(self.folder, ".json") as part:
             write_safely(part, _as_text(version))
             os.replace(part, self._record(version.number))
-        self._settled()
+        self._flush_folder()
 
     def intact(self, version: Version) -> bool:
         """Returns whether the label file of a version exists and is unchanged."""
@@ -196,7 +205,11 @@ class Lineage:
             return False
 
     def tidy(self, seconds: float) -> None:
-        """Removes what writers that died have left, if it is older than that: copies, and label files without a record."""
+        """Removes remains of crashed writers: temporary copies, and label files without a record.
+
+        Args:
+            seconds: the min age of a file to remove.
+        """
         numbers = set(self.numbers())
         for file in list(self.folder.iterdir()):
             number = file.name.split(".", 1)[0]
@@ -207,15 +220,15 @@ class Lineage:
             except OSError as error:
                 log.warning("%s is left over and cannot be removed (%s)", file, error.strerror)
 
-    def _settled(self) -> None:
-        """Flushes the folder after the rename of a record; a failure is only logged, since the rename has been made."""
+    def _flush_folder(self) -> None:
+        """Flushes the folder after a record was renamed; only logs a failure, since the rename has been made."""
         try:
             flush(self.folder)
         except OSError as error:
             log.error("%s cannot be flushed (%s); a power cut may undo the last change", self.folder, error)
 
     def next_number(self) -> int:
-        """One more than any number that a file here has, with or without a record."""
+        """Returns the next free number, which exceeds that of every file in the folder, with or without a record."""
         taken = [int(number) for name in self._names() if (number := name.split(".", 1)[0]).isdecimal()]
         return max(taken, default=0) + 1
 

@@ -15,32 +15,32 @@ LINK_REMEDY = f"To follow it, name the folder that it leads to: --conf server_ro
 
 
 class Roots:
-    """The folders that may hold files of a studies folder after all links are resolved."""
+    """The folders that may contain files of a studies folder after all links are resolved.
 
-    def __init__(self, folder: Path, others: Iterable[str | Path] = ()) -> None:
-        """
-        Args:
-            folder: the studies folder.
-            others: folders outside of it that links may lead to; those in `$MEDSAM2_ATLAS_ROOTS` are added.
-        """
-        named = [*others, *filter(None, os.environ.get(ROOTS_ENVIRONMENT, "").split(os.pathsep))]
+    Args:
+        folder: the studies folder.
+        linked: folders outside of it that links may lead to; those in `$MEDSAM2_ATLAS_ROOTS` are added.
+    """
+
+    def __init__(self, folder: Path, linked: Iterable[str | Path] = ()) -> None:
+        named = [*linked, *filter(None, os.environ.get(ROOTS_ENVIRONMENT, "").split(os.pathsep))]
         self._allowed: tuple[str, ...] = (os.path.realpath(folder),)
-        others_resolved = sorted({os.path.realpath(place) for place in named if not self.hold(place)})
-        self._allowed += tuple(others_resolved)
-        self.key = hashlib.sha256(os.fsencode("\0".join(others_resolved))).hexdigest()[:8] if others_resolved else ""
-        """Differs between sets of other folders; empty if there are none besides the studies folder."""
+        outside = sorted({os.path.realpath(path) for path in named if not self.contain(path)})
+        self._allowed += tuple(outside)
+        self.key = hashlib.sha256(os.fsencode("\0".join(outside))).hexdigest()[:8] if outside else ""
+        """An identifier of the set of folders outside of the studies folder; empty if there are none."""
 
-    def hold(self, path: str | Path) -> bool:
-        """Returns whether a path, with all links in it resolved, lies in one of the folders."""
+    def contain(self, path: str | Path) -> bool:
+        """Returns whether a path, after all its links are resolved, lies in one of the folders."""
         real = os.path.realpath(path)
         return any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in self._allowed)
 
     def check(self, path: Path) -> Path:
-        """Returns the path.
+        """Returns the path unchanged if it lies in one of the folders.
 
         Raises:
-            StorageError: it lies outside of the folders.
+            StorageError: the path lies outside of the folders.
         """
-        if not self.hold(path):
+        if not self.contain(path):
             raise StorageError(path.name, LINK_PROBLEM, LINK_REMEDY)
         return path

@@ -1,4 +1,4 @@
-"""Locks a studies folder for changes, for one process and thread at a time.
+"""A lock that allows one process and thread at a time to change a studies folder.
 
 The lock is on the work folder, not on the index file, because the index may be removed at any time.
 """
@@ -21,28 +21,27 @@ _POLL_SECONDS = 0.003
 
 
 class FolderLock:
-    """A lock between processes and threads; a thread may take it again while it holds it.
+    """A reentrant lock between processes and threads.
 
-    `flock` keeps other processes out and ends with the process. A folder that does not exist or does not support `flock` (some
-    network drives) is locked against threads of this process only.
+    `flock` locks out other processes and ends with the process. If the folder does not exist or does not support `flock` (some
+    network drives), only other threads of this process are locked out.
+
+    Args:
+        folder: the folder to lock.
+        wait_seconds: the max time to wait for another process, in s.
     """
 
     def __init__(self, folder: Path, wait_seconds: float = _WAIT_SECONDS) -> None:
-        """
-        Args:
-            folder: to lock.
-            wait_seconds: max time to wait for another process.
-        """
         self._folder, self._wait_seconds = folder, wait_seconds
         self._threads = threading.RLock()
         self._depth = 0
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the lock for as long as the block takes.
+        """Holds the lock for the duration of the block.
 
         Raises:
-            StorageError: another process has held it for too long.
+            StorageError: another process has held the lock for too long.
         """
         with self._threads:
             handle = self._taken() if self._depth == 0 else None
@@ -70,7 +69,7 @@ class FolderLock:
                 if time.monotonic() > until:
                     os.close(handle)
                     raise StorageError(
-                        self._folder, f"is in use by another program for {self._wait_seconds:.0f} s.", "Try again later."
+                        self._folder, f"has been in use by another program for {self._wait_seconds:.0f} s.", "Try again later."
                     ) from None
                 time.sleep(_POLL_SECONDS)
             except OSError:

@@ -1,4 +1,4 @@
-"""The parts of an open studies folder that its changes use."""
+"""The parts of an open studies folder that changes of images and label maps use."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from medsam2_atlas.storage.reconcile import Reconciler
 
 @dataclass(frozen=True)
 class OpenFolder:
-    """A studies folder that is open.
+    """An open studies folder.
 
     Attributes:
-        path: of the folder.
+        path: the folder.
         work: its work folder.
-        index: of the studies; its write transaction is held during a change.
+        index: the index of the studies. Each change runs in a write transaction of the index.
         roots: folders that links may lead to.
-        reconciler: takes in changes by other programs.
+        reconciler: records changes by other programs.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Records whether a change was made, whatever fails after it."""
+"""Records whether a change was made, independent of later errors."""
 
 from __future__ import annotations
 
@@ -15,29 +15,33 @@ _Value = TypeVar("_Value")
 
 
 class Outcome(Generic[_Value]):
-    """The result of a change. Setting `value` records that the change was made; later errors do not undo it."""
+    """The result of a change. Setting `value` records that the change was made; later errors do not undo it.
+
+    Args:
+        what: the name of the changed label map or image, for the log.
+    """
 
     def __init__(self, what: str) -> None:
-        """
-        Args:
-            what: name of the changed label map or image, for the log.
-        """
         self.value: _Value | None = None
         self._what = what
 
     @contextmanager
-    def survives(self, index: Index) -> Iterator[None]:
-        """Raises errors from before the change. Later errors are logged, and the index is filled again."""
+    def guarded(self, index: Index) -> Iterator[None]:
+        """Passes on errors that the block raises before the change; logs later errors, and marks the index as out of date."""
         try:
             yield
         except Exception:
             if self.value is None:
                 raise
             log.exception("%s: the change was made, but the files or the index are not updated yet", self._what)
-            index.overtaken()
+            index.mark_outdated()
 
     def get(self) -> _Value:
-        """Returns the result."""
+        """Returns the result of the change.
+
+        Raises:
+            RuntimeError: no change was made.
+        """
         if self.value is None:
             raise RuntimeError(f"{self._what}: no change was made")
         return self.value

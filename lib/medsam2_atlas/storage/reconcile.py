@@ -1,6 +1,6 @@
 """Updates the index from the files after a crash, and after other programs have changed the folder.
 
-Each image and each label map is settled separately: an error of one is recorded, and the others go on.
+Each image and each label map is settled separately (see `settle`). The error of one is recorded and does not affect the others.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from medsam2_atlas.storage.lineage import Lineage, Version
 from medsam2_atlas.storage.links import Roots
 from medsam2_atlas.storage.removal import finish_removals
 from medsam2_atlas.storage.rows import ImageRow, Writer
-from medsam2_atlas.storage.scan import Key, LabelScan, image_problems, judged, readable, reason, scan_labels
-from medsam2_atlas.storage.settle import Settler, entry, overtaken
+from medsam2_atlas.storage.scan import Key, LabelScan, image_problems, readable, reason, resolve_twins, scan_labels
+from medsam2_atlas.storage.settle import Settler, entry, outdated
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +37,21 @@ _BATCH = 100
 _LEFTOVER_SECONDS = 3600.0
 _SWEEP_SECONDS = 2.0
 _SWEEP_REST = 40.0
-"""Pause before the next sweep, as a multiple of the last sweep's duration: sweeps of large folders must not slow answers."""
+"""The pause before the next sweep, in durations of the last sweep. Sweeps of large folders must not slow down answers."""
 _RETRY_SECONDS = 30.0
 
 
 class Reconciler:
-    """Scans the folder after changes, and compares the stamps of all files every two seconds."""
+    """Scans the folder after changes, and compares the stamps of all files every two seconds.
+
+    Args:
+        path: the studies folder.
+        work: its work folder.
+        index: the index of the studies.
+        roots: folders that links may lead to.
+    """
 
     def __init__(self, path: Path, work: WorkFolder, index: Index, roots: Roots) -> None:
-        """
-        Args:
-            path: of the studies folder.
-            work: its work folder.
-            index: of the studies.
-            roots: folders that links may lead to.
-        """
         self._path, self._work, self._index, self._roots = path, work, index, roots
         self._seen: dict[str, int] = {}
         self._changing: Counter[str] = Counter()
@@ -62,7 +62,7 @@ class Reconciler:
 
     @cached_property
     def settler(self) -> Settler:
-        """Settles single label maps."""
+        """The settler of single label maps."""
         return Settler(self._path, self._work, self._roots, self._stock)
 
     def lineage(self, study: str, tag: str) -> Lineage:
@@ -74,7 +74,7 @@ class Reconciler:
         return self.settler.lineage(study, tag)
 
     def if_changed(self) -> bool:
-        """Scans the folder if files were added, renamed or removed since the last scan; otherwise it costs only a few calls.
+        """Scans the folder if files were added, renamed or removed since the last scan; else it costs a few system calls.
 
         Files that were overwritten in place are found by their stamps, which one caller compares every two seconds.
 
@@ -98,7 +98,7 @@ class Reconciler:
 
     @contextmanager
     def own_change(self, folder: Path) -> Iterator[None]:
-        """Keeps the block's own changes to a folder from causing another scan."""
+        """Prevents the block's own changes of a folder from causing another scan."""
         name = str(folder)
         with self._guard:
             known = name in self._changing or self._seen.get(name) == _changed(name)
@@ -114,7 +114,10 @@ class Reconciler:
                     self._changing = +self._changing
 
     def run(self, thorough: bool = False) -> None:
-        """Takes in images and labels; if `thorough`, also finishes changes that a crash interrupted.
+        """Scans images and label maps, and updates the index.
+
+        Args:
+            thorough: whether to complete changes that a crash interrupted.
 
         Raises:
             OSError: the folder cannot be listed.
@@ -127,26 +130,29 @@ class Reconciler:
             self._seen = {**seen, **{name: self._seen[name] for name in self._changing if name in self._seen}}
 
     def sweep(self) -> None:
-        """Compares the stamps of all files; tries again every half minute to settle what could not be settled."""
+        """Compares the stamps of all files. Every half minute, it retries label maps that could not be settled."""
         began = time.monotonic()
         self._look(thorough=False, retry=began - self._retried > _RETRY_SECONDS)
         self._pause = max(_SWEEP_SECONDS, _SWEEP_REST * (time.monotonic() - began))
 
     def settle(self, study: str, tag: str) -> None:
-        """Takes in changes of one label map."""
+        """Records changes of one label map."""
         with self._index.writing() as rows:
             self.settler.settle(rows, study, tag)
 
     def take_images(self, rows: Writer) -> Listing:
-        """Takes in added, removed and changed images.
+        """Records added, removed and changed images in the index.
+
+        Args:
+            rows: the writer of the index.
 
         Returns:
-            The files of the folder.
+            The image files of the folder.
 
         Raises:
             OSError: the folder cannot be listed.
         """
-        listing = judged(list_files(self._path, self._roots), rows.twins())
+        listing = resolve_twins(list_files(self._path, self._roots), rows.twins())
         self._take_images(rows, listing, set())
         return listing
 
@@ -154,7 +160,7 @@ class Reconciler:
         unsettled = self._index.unsettled()
         images = self._look_at_images(unsettled, thorough)
         keys = sorted(key for key in self._suspects(unsettled, thorough, retry) if key[0] in images)
-        for start in range(0, len(keys), _BATCH):  # others may write in between
+        for start in range(0, len(keys), _BATCH):  # other processes may write between two batches
             with self._index.writing() as writer:
                 for study, tag in keys[start : start + _BATCH]:
                     self.settler.settle(writer, study, tag)
@@ -164,7 +170,7 @@ class Reconciler:
 
     def _look_at_images(self, unsettled: dict[Key, tuple[str, bool]], thorough: bool) -> set[str]:
         """Updates the images in the index; returns their studies."""
-        listing, known = judged(list_files(self._path, self._roots), self._index.twins()), self._index.image_stamps()
+        listing, known = resolve_twins(list_files(self._path, self._roots), self._index.twins()), self._index.image_stamps()
         now = {study: (names[-1], listing.stamps[names[-1]]) for study, names in listing.files.items()}
         problems = {study: text for (study, tag), (text, _) in unsettled.items() if not tag}
         suspects = set(now) if thorough else {study for study in now if now[study] != known.get(study)} | set(problems)
@@ -201,15 +207,15 @@ class Reconciler:
             rows.put_problem(study, "", problem, bad=problem != listing.notes.get(study))
 
     def _suspects(self, unsettled: dict[Key, tuple[str, bool]], thorough: bool, retry: bool) -> set[Key]:
-        """Returns labels whose files differ from the index; if `thorough`, also those whose versions differ."""
+        """Returns label maps whose files differ from the index; if `thorough`, also those whose versions differ."""
         rows = self._index.label_stamps()
         scan = self._scan(unsettled)
         keys = {
             key
             for key in {*scan.files, *rows}
-            if key[1] not in scan.closed and scan.files.get(key) != ([rows[key]] if key in rows else None)
+            if key[1] not in scan.unreadable and scan.files.get(key) != ([rows[key]] if key in rows else None)
         }
-        keys |= scan.odd | {key for key in rows if key[1] in scan.closed}
+        keys |= scan.left_out | {key for key in rows if key[1] in scan.unreadable}
         again = {
             key for key, (_, bad) in unsettled.items() if key[1] and "/" not in key[0] and (bad or not self._index.fallback)
         }
@@ -220,35 +226,35 @@ class Reconciler:
         return keys
 
     def _scan(self, unsettled: dict[Key, tuple[str, bool]]) -> LabelScan:
-        """Returns label files; records tags that cannot be listed."""
+        """Returns the label files; records tags that cannot be listed."""
         try:
             scan = scan_labels(self._path, self._roots)
         except (OSError, StorageError) as error:
             tags = {tag for _, tag in self._index.label_stamps()}
-            scan = LabelScan(closed=dict.fromkeys(tags, reason(error)) or {"": reason(error)})
-        wanted = {(f"labels/{tag}", tag): text for tag, text in scan.closed.items()} | scan.others
-        if wanted != {key: text for key, (text, _) in unsettled.items() if "/" in key[0]}:
+            scan = LabelScan(unreadable=dict.fromkeys(tags, reason(error)) or {"": reason(error)})
+        problems = {(f"labels/{tag}", tag): text for tag, text in scan.unreadable.items()} | scan.unsupported
+        if problems != {key: text for key, (text, _) in unsettled.items() if "/" in key[0]}:
             with self._index.writing() as writer:
                 for key in unsettled:
                     if "/" in key[0]:
                         writer.drop_problem(*key)
-                for key, text in wanted.items():
+                for key, text in problems.items():
                     log.error("%s %s", key[0], text)
                     writer.put_problem(*key, text)
         return scan
 
     def _unfinished(self, versions: dict[Key, Version]) -> set[Key]:
-        """Returns labels whose newest version is not the one in the index."""
+        """Returns label maps whose newest version is not the one in the index."""
         found = set()
         for folder in self._lineages():
             key = (folder.name, folder.parent.name)
             try:
                 lineage = self.lineage(*key)
                 lineage.tidy(_LEFTOVER_SECONDS)
-                if overtaken(lineage, versions.get(key)):
+                if outdated(lineage, versions.get(key)):
                     found.add(key)
             except (OSError, StorageError):
-                found.add(key)  # settling it will record why
+                found.add(key)  # settling the label map will record the error
         return found
 
     def _lineages(self) -> Iterator[Path]:
@@ -256,7 +262,7 @@ class Reconciler:
             yield from _folders_in(tag)
 
     def _folders(self) -> dict[str, int]:
-        """Returns when files were last added, renamed or removed in each folder. Must be fast: every request calls it."""
+        """Returns the time of the last added, renamed or removed file by folder. Must be fast: every request calls it."""
         labels = str(self._path / "labels")
         known = {folder: changed for folder in (str(self._path), labels) if (changed := _changed(folder)) is not None}
         with suppress(OSError), os.scandir(labels) as entries:
@@ -275,7 +281,7 @@ class Reconciler:
 
     @cached_property
     def _stock(self) -> dict[str, Any]:
-        """What MONAI Label's own index knew of the studies."""
+        """The studies' entries in MONAI Label's own index."""
         file = self._path / _STOCK_INDEX
         try:
             objects: dict[str, Any] = json.loads(text_of(file))["objects"]
@@ -283,12 +289,12 @@ class Reconciler:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            log.warning("%s cannot be read (%s); images and labels are found by their files", file, error)
+            log.warning("%s cannot be read (%s); images and labels are still found by their files", file, error)
             return {}
 
 
 def _changed(folder: str) -> int | None:
-    """Returns when files were last added to, renamed in or removed from a folder; None if there is none."""
+    """Returns the time of the last added, renamed or removed file in a folder, in ns; None if there is no folder."""
     try:
         about = Path(folder).stat()
     except OSError:

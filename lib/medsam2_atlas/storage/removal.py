@@ -1,7 +1,7 @@
 """Moves an image and everything that belongs to it to `removed/`, completely or not at all.
 
-A plan is written first, in one step. From then on the image counts as removed: if a crash interrupts the plan, it is finished
-when the folder is opened. If a file cannot be moved, the moved files are moved back.
+A plan is written first, in one step. From then on the image counts as removed: if a crash interrupts the removal, opening the
+folder completes it. If a file cannot be moved, the files that were already moved are moved back.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 _PLAN = "removal.json"
 
 
-def set_aside(path: Path, work: WorkFolder, image: Path, others: Mapping[Path, str]) -> Path:
+def set_aside(path: Path, work: WorkFolder, image: Path, belongings: Mapping[Path, str]) -> Path:
     """Moves an image and everything that belongs to it into a new folder below `removed/`.
 
     Args:
-        path: of the studies folder.
+        path: the studies folder.
         work: its work folder.
-        image: to move.
-        others: files and folders of the studies folder to move, with their places in the new folder.
+        image: the image to move.
+        belongings: files and folders to move with it, with their relative paths in the new folder.
 
     Returns:
         The new folder.
@@ -43,7 +43,7 @@ def set_aside(path: Path, work: WorkFolder, image: Path, others: Mapping[Path, s
         OSError: a file cannot be moved; nothing has changed.
     """
     aside = work.folder(f"removed/{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}")
-    moves = {image: image.name, **others}
+    moves = {image: image.name, **belongings}
     for place in moves.values():
         make_folder((aside / place).parent)
     plan = {"stamp": stamp_of(image), "moves": {str(file.relative_to(path)): place for file, place in moves.items()}}
@@ -61,13 +61,19 @@ def set_aside(path: Path, work: WorkFolder, image: Path, others: Mapping[Path, s
             _move(place_now, file, path)
         (aside / _PLAN).unlink()
         raise
-    with suppress(OSError):  # a finished plan that remains is harmless
+    with suppress(OSError):  # a completed plan that remains is harmless
         (aside / _PLAN).unlink()
     return aside
 
 
 def finish_removals(path: Path, work: WorkFolder, index: Index) -> None:
-    """Carries out plans that a crash has interrupted."""
+    """Completes removals that a crash interrupted. Logs those that cannot be completed.
+
+    Args:
+        path: the studies folder.
+        work: its work folder.
+        index: the index of the studies.
+    """
     try:
         plans = [file for file in (work.path / "removed").glob(f"*/{_PLAN}") if file.is_file()]
     except OSError as error:
@@ -78,7 +84,7 @@ def finish_removals(path: Path, work: WorkFolder, index: Index) -> None:
             with index.writing():
                 _finish(path, work, file)
         except (OSError, StorageError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.error("%s cannot be carried out: %s", file, error)
+            log.error("%s: the removal cannot be completed: %s", file, error)
 
 
 def _finish(path: Path, work: WorkFolder, file: Path) -> None:
@@ -87,13 +93,13 @@ def _finish(path: Path, work: WorkFolder, file: Path) -> None:
     moves = {path / old: aside / new for old, new in plan["moves"].items()}
     image, image_place = next(iter(moves.items()))
     if not image_place.exists() and stamp_of(image) != plan["stamp"]:
-        log.warning("%s is not carried out: %s is another image by now", file, image)
+        log.warning("%s: the removal is not completed, since %s is now another image", file, image)
     else:
         for old, new in moves.items():
             if not (_below(old, path) and _below(new, aside)):
-                raise StorageError(file, f"names {old}, which lies elsewhere.", "Remove the plan.")
+                raise StorageError(file, f"names {old}, which lies outside of the studies.", "Remove the plan.")
             if old == image and image_place.exists():
-                continue  # a new image of that name may have come since
+                continue  # a new image of that name may have been added since
             if old.exists() or old.is_symlink():
                 _move(old, new, aside)
     file.unlink()

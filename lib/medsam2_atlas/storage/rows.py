@@ -1,4 +1,4 @@
-"""Rows of the index, and their tables in SQLite."""
+"""The rows of the index, and their tables in SQLite."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS twins (study TEXT PRIMARY KEY, files TEXT NOT NULL, v
 CREATE TABLE IF NOT EXISTS doubled (study TEXT NOT NULL, tag TEXT NOT NULL, version TEXT NOT NULL, PRIMARY KEY (study, tag));
 """
 SCHEMA_VERSION = 2
-"""Tables that are only added need no new number: an older program does not read them."""
+"""The version of the tables. A new table needs no new number, since an older release does not read it."""
 
 _LABELS = """
 SELECT l.study, l.tag, l.file, l.stamp, l.version, l.checked,
@@ -56,15 +56,15 @@ LEFT JOIN doubled d ON d.study = l.study AND d.tag = l.tag AND d.version = l.ver
 
 @dataclass(frozen=True)
 class ImageRow:
-    """An image.
+    """An image in the index.
 
     Attributes:
-        study: its name.
-        file: name in the studies folder.
-        info: information that clients keep with it.
-        stamp: of the file, see `stamp_of`.
-        sha256: of the file when its stamp was `hashed`; empty if unknown.
-        hashed: see `sha256`.
+        study: the name of the study.
+        file: the name of its file in the studies folder.
+        info: the information that clients store with it.
+        stamp: the stamp of the file, see `stamp_of`.
+        sha256: the SHA-256 of the file at the time of the stamp `hashed`; empty if unknown.
+        hashed: the stamp of the file when `sha256` was computed.
     """
 
     study: str
@@ -77,17 +77,17 @@ class ImageRow:
 
 @dataclass(frozen=True)
 class LabelRow:
-    """The current label map of a study under a tag.
+    """The current label map of a study under a tag, in the index.
 
     Attributes:
-        study: name of the study.
+        study: the name of the study.
         tag: its tag.
-        file: path in the studies folder: the one that MONAI Label expects, or the version's own file if that one is unusable.
-        stamp: of the file, see `stamp_of`.
+        file: the path in the studies folder that MONAI Label expects, or the path of the version's file if that is unusable.
+        stamp: the stamp of the file, see `stamp_of`.
         version: its version.
-        checked: problem that the full check found; empty for none, None before the check.
-        problem: why the label map does not count; filled when the row is read.
-        unsure: see `entries.Label`; filled when the row is read.
+        checked: the problem that the full check found; empty if there is none, None before the check.
+        problem: why the label map does not count; set when the row is read.
+        unsure: see `entries.Label`; set when the row is read.
     """
 
     study: str
@@ -101,10 +101,10 @@ class LabelRow:
 
 
 def stamp_of(file: Path) -> str:
-    """Returns a text that changes with a file; empty if there is no file.
+    """Returns a text that changes whenever the file changes; empty if the file does not exist.
 
     Raises:
-        OSError: its state cannot be read.
+        OSError: the state of the file cannot be read.
     """
     try:
         return stamp(file.stat())
@@ -113,38 +113,42 @@ def stamp_of(file: Path) -> str:
 
 
 class Writer:
-    """A write transaction."""
+    """A write transaction of the index.
+
+    Args:
+        database: a connection with an open write transaction.
+    """
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
-        """Rolls back only the block's changes to the index if the block fails."""
-        self._database.execute("SAVEPOINT apart")
+    def savepoint(self) -> Iterator[None]:
+        """Rolls back only the block's changes of the index if the block fails."""
+        self._database.execute("SAVEPOINT block")
         try:
             yield
         except BaseException:
             with suppress(sqlite3.Error):  # a full disk has undone the whole transaction
-                self._database.execute("ROLLBACK TO apart")
-                self._database.execute("RELEASE apart")
+                self._database.execute("ROLLBACK TO block")
+                self._database.execute("RELEASE block")
             raise
-        self._database.execute("RELEASE apart")
+        self._database.execute("RELEASE block")
 
     def images(self) -> dict[str, ImageRow]:
         """Returns all images by study."""
         return read_images(self._database)
 
     def image(self, study: str) -> ImageRow | None:
-        """Returns one image."""
+        """Returns the image of a study; None if there is none."""
         return read_image(self._database, study)
 
     def tags(self, study: str) -> list[str]:
-        """Returns tags that a study has labels under."""
+        """Returns the tags under which a study has a label map."""
         return [row[0] for row in self._database.execute("SELECT tag FROM labels WHERE study = ? ORDER BY tag", (study,))]
 
     def label(self, study: str, tag: str) -> LabelRow | None:
-        """Returns one label map."""
+        """Returns the label map of a study under a tag; None if there is none."""
         return read_label(self._database, study, tag)
 
     def failed(self, study: str, tag: str) -> bool:
@@ -165,32 +169,45 @@ class Writer:
         if row.version.doubled:
             self._database.execute("INSERT OR REPLACE INTO doubled VALUES (?, ?, ?)", (row.study, row.tag, version))
 
-    def put_alike(self, former: str, now: str, same: bool) -> None:
-        """Records whether two files, given by their SHA-256, hold the same image."""
-        self._database.execute("INSERT OR REPLACE INTO alike VALUES (?, ?, ?)", (former, now, same))
+    def put_alike(self, previous: str, current: str, same: bool) -> None:
+        """Records whether two files, given by their SHA-256, contain the same image."""
+        self._database.execute("INSERT OR REPLACE INTO alike VALUES (?, ?, ?)", (previous, current, same))
 
     def twins(self) -> dict[str, tuple[str, str | None]]:
         """Returns studies with several image files; see `read_twins`."""
         return read_twins(self._database)
 
     def put_twins(self, study: str, files: str, verdict: str | None) -> None:
-        """Records a study's several image files and what their comparison has found; see `read_twins`."""
+        """Records the image files of a study that has several.
+
+        Args:
+            study: the name of the study.
+            files: the files with their stamps, as JSON.
+            verdict: the result of their comparison, see `read_twins`.
+        """
         self._database.execute("INSERT OR REPLACE INTO twins VALUES (?, ?, ?)", (study, files, verdict))
 
     def drop_twins(self, study: str) -> None:
-        """Removes a study from those with several image files."""
+        """Removes a study from the studies with several image files."""
         self._database.execute("DELETE FROM twins WHERE study = ?", (study,))
 
     def put_problem(self, study: str, tag: str, text: str, *, bad: bool = True) -> None:
-        """Records a problem of a label map, or of an image (empty tag). bad: whether the label map does not count."""
+        """Records a problem.
+
+        Args:
+            study: the name of the study.
+            tag: the tag of the label map; empty for the image.
+            text: the problem.
+            bad: whether it makes the label map or image unusable.
+        """
         self._database.execute("INSERT OR REPLACE INTO problems VALUES (?, ?, ?, ?)", (study, tag, text, bad))
 
     def check_again(self, study: str) -> None:
-        """Schedules a new check of a study's label maps that failed the full check, after its image has changed."""
+        """Schedules another full check for those label maps of a study that failed it; called if its image has changed."""
         self._database.execute("UPDATE labels SET checked = NULL WHERE study = ? AND checked != ''", (study,))
 
     def drop_problem(self, study: str, tag: str) -> None:
-        """Removes a problem."""
+        """Removes the problem of a label map, or of an image (empty tag)."""
         self._database.execute("DELETE FROM problems WHERE study = ? AND tag = ?", (study, tag))
 
     def drop_image_problems(self) -> None:
@@ -214,7 +231,7 @@ def read_images(database: sqlite3.Connection) -> dict[str, ImageRow]:
 
 
 def read_image(database: sqlite3.Connection, study: str) -> ImageRow | None:
-    """Returns one image."""
+    """Returns the image of a study; None if there is none."""
     if not encodable(study):  # SQLite cannot store such a text
         return None
     query = "SELECT study, file, info, stamp, sha256, hashed FROM images WHERE study = ?"
@@ -223,9 +240,11 @@ def read_image(database: sqlite3.Connection, study: str) -> ImageRow | None:
 
 
 def read_twins(database: sqlite3.Connection) -> dict[str, tuple[str, str | None]]:
-    """Returns studies with several image files: the files with their stamps as JSON, and what their comparison has found.
+    """Returns the studies with several image files.
 
-    That is empty if they hold the same image, else a problem; None before the comparison.
+    Returns:
+        By study, the files with their stamps as JSON, and the result of their comparison: None before the comparison, empty if
+        all contain the same image, else a problem.
     """
     return {row[0]: (row[1], row[2]) for row in database.execute("SELECT study, files, verdict FROM twins")}
 
@@ -236,7 +255,7 @@ def read_labels(database: sqlite3.Connection) -> dict[tuple[str, str], LabelRow]
 
 
 def read_label(database: sqlite3.Connection, study: str, tag: str) -> LabelRow | None:
-    """Returns one label map."""
+    """Returns the label map of a study under a tag; None if there is none."""
     if not (encodable(study) and encodable(tag)):
         return None
     query = f"{_LABELS} WHERE l.study = :study AND l.tag = :tag"

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def temporary(folder: Path, suffix: str) -> Iterator[Path]:
-    """Yields a new short name in a folder; a file of that name is removed when the block ends."""
+    """Yields a new short file name in a folder; removes a file of that name after the block."""
     part = folder / f".part-{os.urandom(4).hex()}{suffix}"
     try:
         yield part
@@ -29,7 +29,7 @@ def temporary(folder: Path, suffix: str) -> Iterator[Path]:
 
 @contextmanager
 def staged_copy(source: Path, folder: Path) -> Iterator[Path]:
-    """Yields a copy of a file in another folder, flushed to disk; it is removed when the block ends, unless it was renamed."""
+    """Yields a copy of a file in another folder, flushed to disk; removes it after the block unless it was renamed."""
     make_folder(folder)
     with temporary(folder, "".join(source.suffixes[-2:])[-9:]) as part:
         shutil.copyfile(source, part)
@@ -38,7 +38,7 @@ def staged_copy(source: Path, folder: Path) -> Iterator[Path]:
 
 
 def copy_safely(source: Path, target: Path) -> str:
-    """Replaces the target by a copy in one step, flushed to disk; returns its SHA-256."""
+    """Replaces the target with a copy of the source in one step, flushed to disk; returns the SHA-256 of the copy."""
     with staged_copy(source, target.parent) as part:
         checksum = sha256(part)
         os.replace(part, target)
@@ -47,7 +47,7 @@ def copy_safely(source: Path, target: Path) -> str:
 
 
 def write_safely(file: Path, text: str) -> None:
-    """Writes a text and flushes it to disk."""
+    """Writes a text to a file and flushes it to disk."""
     file.write_text(text, encoding="utf-8")
     flush(file)
 
@@ -62,7 +62,7 @@ def flush(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and flushes its name to disk."""
+    """Creates a folder and its missing parents, and flushes their names to disk."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)

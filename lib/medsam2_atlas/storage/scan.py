@@ -18,29 +18,29 @@ Key = tuple[str, str]
 """Study and tag."""
 
 
-LONGEST_NAME = 255
-"""Max bytes of a file's name."""
+MAX_NAME_BYTES = 255
+"""Max length of a file name in bytes."""
 
 
 @dataclass
 class LabelScan:
-    """Label files of all tags.
+    """The label files of all tags.
 
     Attributes:
-        files: path in the studies folder and stamp of each file, by study and tag.
-        odd: studies and tags with a file that is left out.
-        closed: tags whose folder cannot be listed, with the reason.
-        others: why files are of no kind that is read, by their path in the studies folder and their tag.
+        files: the path in the studies folder and the stamp of each file, by study and tag.
+        left_out: studies and tags with a file that is left out.
+        unreadable: tags whose folder cannot be listed, with the reason.
+        unsupported: why files have an unsupported type, by their path in the studies folder and their tag.
     """
 
     files: dict[Key, list[tuple[str, str]]] = field(default_factory=dict)
-    odd: set[Key] = field(default_factory=set)
-    closed: dict[str, str] = field(default_factory=dict)
-    others: dict[Key, str] = field(default_factory=dict)
+    left_out: set[Key] = field(default_factory=set)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    unsupported: dict[Key, str] = field(default_factory=dict)
 
 
 def scan_labels(path: Path, roots: Roots) -> LabelScan:
-    """Scans `labels/`; a tag that cannot be listed does not stop the others.
+    """Scans `labels/`. A tag whose folder cannot be listed does not stop the scan.
 
     Raises:
         OSError: `labels/` itself cannot be listed.
@@ -51,17 +51,17 @@ def scan_labels(path: Path, roots: Roots) -> LabelScan:
         try:
             listing = list_files(path / "labels" / tag, roots, labels=True)
         except (OSError, StorageError) as error:
-            found.closed[tag] = reason(error)
+            found.unreadable[tag] = reason(error)
             continue
         for study, names in listing.files.items():
             found.files[study, tag] = [(f"labels/{tag}/{name}", listing.stamps[name]) for name in names]
-        found.others |= {(f"labels/{tag}/{name}", tag): text for name, text in listing.others.items()}
-        found.odd |= {(study, tag) for study in listing.problems}
+        found.unsupported |= {(f"labels/{tag}/{name}", tag): text for name, text in listing.unsupported.items()}
+        found.left_out |= {(study, tag) for study in listing.problems}
     return found
 
 
 def tags_in(path: Path, roots: Roots) -> list[str]:
-    """Returns names of the folders in `labels/`, those behind links too.
+    """Returns the names of the folders in `labels/`, including links to folders.
 
     Raises:
         OSError: `labels/` cannot be listed.
@@ -77,9 +77,15 @@ def tags_in(path: Path, roots: Roots) -> list[str]:
 def label_files(path: Path, roots: Roots, study: str, tag: str) -> list[Path]:
     """Returns the files of one study's label map under a tag: several if they differ only in their suffix.
 
+    Args:
+        path: the studies folder.
+        roots: folders that links may lead to.
+        study: the name of the study.
+        tag: the tag of the label map.
+
     Raises:
-        OSError: they cannot be accessed.
-        StorageError: a link leads elsewhere or nowhere.
+        OSError: the files cannot be accessed.
+        StorageError: a link leads to a folder that is not allowed, or to a missing file.
     """
     folder = roots.check(path / "labels" / tag)
     found = []
@@ -91,13 +97,13 @@ def label_files(path: Path, roots: Roots, study: str, tag: str) -> list[Path]:
                 raise StorageError(file.name, "is a symbolic link to a file that does not exist.", "Bring the file back.")
         if file.is_file():
             found.append(file)
-    if len({file.name.lower() for file in found}) < len(found):  # a disk that ignores case has one file by both names
+    if len({file.name.lower() for file in found}) < len(found):  # a disk that ignores case finds one file by both names
         found = sorted({*found} & {*folder.iterdir()})
     return found
 
 
 def besides(files: Iterable[Path], current: Path) -> list[Path]:
-    """Returns the files of a label map besides the current one, which a disk that ignores case may list by another name."""
+    """Returns the files except the current one, which a disk that ignores case may list under another name."""
     return [file for file in files if file != current and not _same_entry(file, current)]
 
 
@@ -111,7 +117,7 @@ def _same_entry(file: Path, current: Path) -> bool:
 def label_names(study: str) -> list[str]:
     """Returns the names that the file of a study's label map may have."""
     names = (f"{study}{suffix}" for suffix in WRITTEN_LABELS)
-    return [name for name in names if len(os.fsencode(name)) <= LONGEST_NAME]  # others cannot even be looked for
+    return [name for name in names if len(os.fsencode(name)) <= MAX_NAME_BYTES]  # looking for a longer name is an error
 
 
 def readable(file: Path) -> bool:
@@ -120,7 +126,7 @@ def readable(file: Path) -> bool:
 
 
 def quick_look(file: Path) -> str:
-    """Returns the problem of a label file that its first bytes show; empty if none. No library opens the file."""
+    """Returns the problem that a label file's first bytes show, or an empty string. No library opens the file."""
     with file.open("rb") as stream:
         head = stream.read(4096)
     if not head:
@@ -131,11 +137,11 @@ def quick_look(file: Path) -> str:
         ".nrrd": head.startswith(b"NRRD"),
         ".mha": b"DimSize" in head,
     }[file.suffix.lower()]
-    return "" if sound else f"is no {file.suffix} file. Save it again."
+    return "" if sound else f"is not a {file.suffix} file. Save it again."
 
 
 def reason(error: Exception) -> str:
-    """Returns an error as a message for users, without paths of the server."""
+    """Returns the message of an error for users, without paths of the server."""
     if isinstance(error, MedSAM2AtlasError):
         return f"{error.problem} {error.remedy}".strip()
     if isinstance(error, OSError):
@@ -143,12 +149,12 @@ def reason(error: Exception) -> str:
     return f"cannot be used ({type(error).__name__}: {error})."
 
 
-def judged(listing: Listing, known: Mapping[str, tuple[str, str | None]]) -> Listing:
-    """Returns a listing of images in which each study has one file: a study with files of different images is left out.
+def resolve_twins(listing: Listing, known: Mapping[str, tuple[str, str | None]]) -> Listing:
+    """Returns a listing of images without the studies whose files contain different images.
 
     Args:
-        listing: of the studies folder.
-        known: what the comparison of studies with several files has found, see `rows.read_twins`.
+        listing: the listing of the studies folder.
+        known: the comparisons of studies with several files, see `rows.read_twins`.
     """
     found = replace(listing, files=dict(listing.files), problems=dict(listing.problems))
     for study, names in listing.files.items():
@@ -162,16 +168,16 @@ def judged(listing: Listing, known: Mapping[str, tuple[str, str | None]]) -> Lis
         else:
             found.problems[study] = twins_problem(names, verdict)
             del found.files[study]
-    for name in set(found.others) & set(found.files):
-        found.notes[name] = f"{found.notes.get(name, '')} {beside_note(found.others[name])}".strip()
+    for name in set(found.unsupported) & set(found.files):
+        found.notes[name] = f"{found.notes.get(name, '')} {beside_note(found.unsupported[name])}".strip()
     return found
 
 
 def image_problems(listing: Listing, suspects: set[str]) -> dict[str, str]:
-    """Returns problems of images, and notes on them, by study.
+    """Returns the problems of images, and the notes on them, by study.
 
     Args:
-        listing: of the studies folder.
+        listing: the listing of the studies folder.
         suspects: studies whose image is checked for read permission.
     """
     found = {**listing.notes, **listing.left_out}

@@ -1,4 +1,4 @@
-"""Settles one study's label map under one tag: makes its files, its versions and the index agree."""
+"""Settles one study's label map under one tag: brings its files, its versions and the index into agreement."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ log = logging.getLogger(__name__)
 
 
 class Settler:
-    """Updates the index from the files, never the reverse: if they differ, the index is out of date."""
+    """Updates the index from the files, never the reverse: if they differ, the index is out of date.
+
+    Args:
+        path: the studies folder.
+        work: its work folder.
+        roots: folders that links may lead to.
+        stock: the content of MONAI Label's own index, by study.
+    """
 
     def __init__(self, path: Path, work: WorkFolder, roots: Roots, stock: Mapping[str, Any]) -> None:
-        """
-        Args:
-            path: of the studies folder.
-            work: its work folder.
-            roots: folders that links may lead to.
-            stock: content of MONAI Label's own index, by study.
-        """
         self._path, self._work, self._roots, self._stock = path, work, roots, stock
 
     def lineage(self, study: str, tag: str) -> Lineage:
@@ -45,12 +45,18 @@ class Settler:
         return Lineage(self._roots.check(self._work.path / "versions" / tag / study))
 
     def settle(self, rows: Writer, study: str, tag: str) -> None:
-        """Settles a label map; records any error as its problem."""
+        """Settles a label map; records any error as its problem.
+
+        Args:
+            rows: the writer of the index.
+            study: the name of the study.
+            tag: the tag of the label map.
+        """
         try:
-            with rows.apart():
+            with rows.savepoint():
                 note = self.take(rows, study, tag)
         except sqlite3.Error:
-            raise  # the index is concerned, not this label map
+            raise  # the error concerns the index, not this label map
         except Exception as error:  # noqa: BLE001 - no error of one label map may stop the others
             self._failed(rows, study, tag, error)
             return
@@ -60,13 +66,13 @@ class Settler:
             rows.drop_problem(study, tag)
 
     def take(self, rows: Writer, study: str, tag: str) -> str:
-        """Settles a label map.
+        """Settles a label map. `settle` documents the arguments.
 
         Returns:
-            A step that could not be completed yet, although the label map counts; empty if none.
+            A note on a step that could not be completed yet, although the label map counts; empty if there is none.
 
         Raises:
-            OSError, StorageError: it cannot be settled.
+            OSError, StorageError: the label map cannot be settled.
         """
         row, lineage = rows.label(study, tag), self.lineage(study, tag)
         files = label_files(self._path, self._roots, study, tag)
@@ -74,7 +80,7 @@ class Settler:
         if row is not None and [(self._place(f), stamps[f]) for f in files] == [(row.file, row.stamp)]:
             if not readable(files[0]):
                 raise PermissionError(13, "Permission denied")
-            if not overtaken(lineage, row.version):
+            if not outdated(lineage, row.version):
                 return ""
         versions = lineage.readable()
         latest = versions[-1] if versions else None
@@ -95,19 +101,19 @@ class Settler:
             return ""
         if latest.removed or (finished and not files):
             if not latest.removed:
-                log.warning("the label of %s under %s was taken away; its versions stay", study, tag)
+                log.warning("the file of the label of %s under %s was removed; its versions stay", study, tag)
                 lineage.commit(None, "", Version(0, "", "", "removed", info={"how": "its file was taken away"}))
             rows.drop_label(study, tag)
             return _cleared(files)
         return self._finish(rows, study, tag, latest, files, sums)
 
     def _left_over(self, row: LabelRow, latest: Version, files: list[Path], sums: Mapping[Path, str]) -> list[Path]:
-        """Returns files of earlier versions that could not be replaced or removed when the latest one was taken in.
+        """Returns files of earlier versions that could not be replaced or removed when the latest version was saved.
 
-        A file with an earlier version's content that came later was put back by a person.
+        A newer file with an earlier version's content is not among them: a person has put it back.
         """
         current = self._path / row.file
-        if current.is_relative_to(self._work.path):  # the latest version could not be shown
+        if current.is_relative_to(self._work.path):  # the latest version could not be copied to `labels/`
             return [file for file in files if sums[file] != latest.sha256]
         if sums.get(current) != latest.sha256:
             return []
@@ -124,7 +130,7 @@ class Settler:
         stamps: Mapping[Path, str],
         sums: Mapping[Path, str],
     ) -> str:
-        """Saves files of other programs as versions, the newest as the current one; returns a note as `take` does."""
+        """Saves files of other programs as versions, the newest as the current one; returns a note like `take`."""
         lineage, newest = self.lineage(study, tag), strange[-1]
         info = entry(self._stock, study, "labels", tag, "info")
         doubled = tuple(file.name for file in strange[:-1] if sums[file] != sums[newest])
@@ -135,11 +141,11 @@ class Settler:
                     beside = doubled if file == newest else ()
                     found = Version(0, "", sha256(staged), "found", info=info, doubled=beside)
                     version = lineage.commit(staged, suffix_in(file.name, labels=True), found)
-        except OSError as error:  # a full or read-only disk still serves what is there
+        except OSError as error:  # the file is used without a copy on a full or read-only disk
             number, suffix = lineage.next_number(), suffix_in(newest.name, labels=True)
             made = datetime.fromtimestamp(newest.stat().st_mtime, timezone.utc).isoformat(timespec="milliseconds")
             version = Version(number, f"{number:05d}{suffix}", sums[newest], "found", made=made, info=info, doubled=doubled)
-            note = f"could not be kept as a version yet ({error.strerror}). It is, as soon as the disk can be written."
+            note = f"could not be stored as a version yet ({error.strerror}). It will be as soon as the disk can be written."
         else:
             note = _cleared(besides(files, newest))
         checked = quick_look(newest) or None
@@ -147,30 +153,30 @@ class Settler:
         return note
 
     def _finish(self, rows: Writer, study: str, tag: str, latest: Version, files: list[Path], sums: Mapping[Path, str]) -> str:
-        """Makes the latest version the current file; returns a note as `take` does."""
+        """Makes the latest version the current file; returns a note like `take`."""
         lineage, note = self.lineage(study, tag), ""
         current = self._path / "labels" / tag / f"{study}{suffix_in(latest.file, labels=True)}"
-        shown = current
+        used = current
         if sums.get(current) != latest.sha256:
             if not lineage.intact(latest):
                 raise StorageError(
                     study,
-                    f"cannot be shown: version {latest.number} under {tag} is missing or damaged on the disk.",
-                    "Copy it back from a backup, or save the label map again.",
+                    f"has no usable label map: version {latest.number} under {tag} is missing or damaged on the disk.",
+                    "Restore it from a backup, or save the label map again.",
                 )
             try:
                 copy_safely(lineage.file(latest), current)
-                log.warning("saving the label of %s under %s was interrupted; it is finished now", study, tag)
+                log.warning("saving the label of %s under %s was interrupted; it is complete now", study, tag)
             except OSError as error:
-                shown, files = lineage.file(latest), []
-                note = f"is kept, but labels/{tag} could not be brought up to date ({error.strerror}). It will be."
+                used, files = lineage.file(latest), []
+                note = f"is saved, but labels/{tag} could not be updated ({error.strerror}). This is repeated automatically."
         note = note or _cleared(besides(files, current))
-        checked = "" if latest.organs is not None else quick_look(shown) or None
-        rows.put_label(LabelRow(study, tag, self._place(shown), stamp_of(shown), latest, checked))
+        checked = "" if latest.organs is not None else quick_look(used) or None
+        rows.put_label(LabelRow(study, tag, self._place(used), stamp_of(used), latest, checked))
         return note
 
     def _failed(self, rows: Writer, study: str, tag: str, error: Exception) -> None:
-        """Records a problem; meanwhile the newest version is served from the folder of versions."""
+        """Records a problem. Until it is solved, the newest version is used from the folder of versions."""
         text = reason(error)
         log.error("the label of %s under %s %s", study, tag, text)
         rows.put_problem(study, tag, text)
@@ -187,14 +193,18 @@ class Settler:
 
 
 def entry(content: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Returns a part of JSON that others wrote; empty if it is missing or not an object."""
+    """Returns a nested object of JSON that another program wrote; empty if it is missing or not an object.
+
+    >>> entry({"a": {"info": {"k": 1}}, "b": 2}, "a", "info"), entry({"b": 2}, "b")
+    ({'k': 1}, {})
+    """
     found: Any = content
     for name in names:
         found = found.get(name) if isinstance(found, Mapping) else None
     return dict(found) if isinstance(found, Mapping) else {}
 
 
-def overtaken(lineage: Lineage, known: Version | None) -> bool:
+def outdated(lineage: Lineage, known: Version | None) -> bool:
     """Returns whether the newest version, or its record, differs from the one in the index."""
     numbers = lineage.numbers()
     if known is None or not numbers or numbers[-1] != known.number:

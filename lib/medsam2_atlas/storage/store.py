@@ -1,14 +1,13 @@
 """A studies folder in which nothing is lost: images, label maps under tags, and every earlier version of a label map.
 
-Files are the truth. A label map that was taken in lies twice: as a version that is never changed
-(`.medsam2_atlas/versions/TAG/STUDY/00001.nii.gz` with its record), and where MONAI Label looks for the current one
-(`labels/TAG/STUDY.nii.gz`). The index only makes asking quick. What other programs put into the folder is taken in as a
-version of its own.
+The files are authoritative; the index only makes queries fast. Each saved label map lies in two places: as a version that never
+changes (`.medsam2_atlas/versions/TAG/STUDY/00001.nii.gz` with its record), and where MONAI Label looks for the current one
+(`labels/TAG/STUDY.nii.gz`). A label file from another program is saved as a new version.
 
 All changes are made under the folder's lock, which one process and thread holds at a time, and in a write transaction of the
 index: a version is committed first, then the current file is replaced, then the index is updated. If a crash prevents the last
-two steps, `refresh` completes them. Lock order: the folder's lock, the database's. Checksums of images and checks of label maps
-are made without these locks.
+two steps, `refresh` completes them. Lock order: the folder's lock, then the lock of the database. Images are hashed and label
+maps checked without these locks.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from medsam2_atlas.base.files import sha256
 from medsam2_atlas.imaging.labels import OrganTable
 from medsam2_atlas.imaging.volume import read_volume
 from medsam2_atlas.storage.acceptance import Person, accepted
-from medsam2_atlas.storage.before import Before, OvertakenError
 from medsam2_atlas.storage.changes import LabelChanges
 from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.contents import StudyContents
@@ -34,16 +32,17 @@ from medsam2_atlas.storage.images import ImageChanges
 from medsam2_atlas.storage.lineage import Version
 from medsam2_atlas.storage.names import study_name, tag_name
 from medsam2_atlas.storage.open_folder import OpenFolder
+from medsam2_atlas.storage.previous import OutdatedError, PreviousLabel
 from medsam2_atlas.storage.rows import LabelRow, stamp_of
 
 _TRIES = 3
 
 
 class StudyStore(StudyContents):
-    """An open studies folder, and the changes of it: label maps and images come, go and return, and no version is lost."""
+    """An open studies folder whose label maps and images can be added, removed and restored without losing a version."""
 
     def __init__(self, path: Path, table: OrganTable | None = None, roots: Iterable[Path] = ()) -> None:
-        """Opens a folder; see `StudyContents`.
+        """Opens a folder. `StudyContents` documents the arguments.
 
         Raises:
             StorageError: the folder cannot be used.
@@ -64,53 +63,60 @@ class StudyStore(StudyContents):
         expected_version: int | None = None,
         confirmed: bool = True,
     ) -> Saved:
-        """Takes a person's label map in as a new version. When this returns, it is on disk.
+        """Saves a person's label map as a new version. It is on disk when this method returns.
 
         Args:
-            study: whose.
-            tag: under which tag.
-            file: NIfTI, NRRD, MHA or a segmentation of 3D Slicer; copied.
-            author: name of the person; empty if unknown.
-            author_id: tells the person from others of that name.
-            info: kept with the version.
-            expected_version: the version that the change rests on, 0 for none; without it, the newest is replaced whatever
-                it is.
-            confirmed: whether a person has confirmed a `final` label map that is empty, or lacks organs of the previous
-                version, or replaces a label map that cannot be checked.
+            study: the name of the study.
+            tag: the tag of the label map.
+            file: the label map to copy: NIfTI, NRRD, MHA or a segmentation of 3D Slicer.
+            author: the name of the person; empty if unknown.
+            author_id: the unique id of the person; empty if unknown.
+            info: information to store with the version.
+            expected_version: the number of the version that the change is based on, 0 for none. By default, any version is
+                replaced.
+            confirmed: whether a person has confirmed a `final` label map that is empty, lacks organs of the previous version,
+                or replaces a label map that cannot be checked.
 
         Raises:
-            NotFoundError: no such study.
-            InputError: a name or file that cannot be taken.
-            ConflictError: there is another version than the expected one.
-            ConfirmError: it has to be confirmed first.
-            StorageError: it cannot be written; nothing has changed then.
+            NotFoundError: the study does not exist.
+            InputError: the tag or the label map is not valid.
+            ConflictError: the current version is not the expected one.
+            ConfirmError: a person must confirm the label map first.
+            StorageError: the label map cannot be written; nothing has changed.
         """
         new = Version(0, "", "", "person", author, info=dict(info or {}), author_id=author_id)
         return self._save(study, tag, file, new, expected_version, confirmed)
 
     def save_prediction(self, study: str, tag: str, file: Path, info: Mapping[str, Any] | None = None) -> Saved:
-        """Takes a model's label map in as a new version; it never takes the place of what a person made.
+        """Saves a model's label map as a new version. It never replaces a person's label map.
 
         Args:
-            study: whose.
-            tag: name of the model.
+            study: the name of the study.
+            tag: the name of the model.
             file: as in `save_label`.
-            info: kept with the version.
+            info: information to store with the version.
 
         Raises:
-            NotFoundError: no such study.
-            InputError: a name or file that cannot be taken.
-            ConflictError: the tag is `final`, or a person's label map is there.
-            StorageError: it cannot be written; nothing has changed then.
+            NotFoundError: the study does not exist.
+            InputError: the tag or the label map is not valid.
+            ConflictError: the tag is `final`, or the current label map is a person's.
+            StorageError: the label map cannot be written; nothing has changed.
         """
         return self._save(study, tag, file, Version(0, "", "", "model", info=dict(info or {})), None, True)
 
     def restore_label(self, study: str, tag: str, number: int, *, author: str = "", author_id: str = "") -> Saved:
         """Makes an earlier version the current one again, as a new version.
 
+        Args:
+            study: the name of the study.
+            tag: the tag of the label map.
+            number: the number of the earlier version.
+            author: the name of the person who restores it; empty if unknown.
+            author_id: the unique id of that person; empty if unknown.
+
         Raises:
-            NotFoundError: no such version.
-            StorageError: it cannot be written, or its file has changed.
+            NotFoundError: the version does not exist.
+            StorageError: the version cannot be written, or the earlier version's file has changed.
         """
         file, old = self._intact(study, tag, number)
         info = {**old.info, "restored_from": number}
@@ -120,17 +126,23 @@ class StudyStore(StudyContents):
         return Saved(self._label(made.row), made.before)
 
     def confirm_label(self, study: str, tag: str, *, author: str = "", author_id: str = "") -> Saved:
-        """Makes the current label map a new version that a person has confirmed for the image that is there now.
+        """Saves the current label map as a new version that a person has confirmed for the current image.
+
+        Args:
+            study: the name of the study.
+            tag: the tag of the label map.
+            author: the name of the person; empty if unknown.
+            author_id: the unique id of the person; empty if unknown.
 
         Raises:
-            NotFoundError: there is none.
-            InputError: it does not fit the image, or a model made it.
-            ConflictError: it has changed meanwhile.
-            StorageError: it cannot be written.
+            NotFoundError: there is no label map.
+            InputError: the label map does not fit the image, or a model made it.
+            ConflictError: the label map has changed meanwhile.
+            StorageError: the version cannot be written.
         """
         label = self.label(study, tag)
         if label.version.origin == "model":
-            raise InputError(study, f"has a model's label map under {tag}: people do not confirm it.", "Run the model again.")
+            raise InputError(study, f"has a model's label map under {tag}: it cannot be confirmed.", "Run the model again.")
         info = {**label.version.info, "confirmed": label.version.number}
         return self.save_label(
             study,
@@ -146,11 +158,17 @@ class StudyStore(StudyContents):
     def accept_label(self, study: str, tag: str, number: int, person: Person) -> Label:
         """Records that a reviewer accepts the current version of a `final` label map; see `acceptance`.
 
+        Args:
+            study: the name of the study.
+            tag: the tag, which must be `final`.
+            number: the number of the version that the reviewer has seen.
+            person: the reviewer.
+
         Raises:
-            NotFoundError: there is none.
-            InputError: another tag, or the person has drawn it.
-            ConflictError: it is not the current version, or does not count.
-            StorageError: it cannot be written.
+            NotFoundError: there is no label map.
+            InputError: the tag is not `final`, or the reviewer has drawn the label map.
+            ConflictError: another version is current, or the label map has a problem.
+            StorageError: the acceptance cannot be written.
         """
         with self._errors("be accepted", study):
             label = self.label(study, tag)
@@ -158,10 +176,16 @@ class StudyStore(StudyContents):
         return replace(label, version=made.row.version)
 
     def remove_label(self, study: str, tag: str, *, author: str = "", author_id: str = "") -> None:
-        """Takes the current label map away; its versions stay and can be restored.
+        """Removes the current label map. Its versions stay and can be restored.
+
+        Args:
+            study: the name of the study.
+            tag: the tag of the label map.
+            author: the name of the person who removes it; empty if unknown.
+            author_id: the unique id of that person; empty if unknown.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: there is no label map.
         """
         with self._errors(f"lose its label under {tag}", study):
             self._changes.remove(study, tag, author, author_id)
@@ -169,26 +193,31 @@ class StudyStore(StudyContents):
     def update_label_info(
         self, study: str, tag: str, info: Mapping[str, Any], accept: Callable[[Version], None] | None = None
     ) -> None:
-        """Adds to what is kept with the current version.
+        """Adds information to the current version.
 
         Args:
-            study: whose.
-            tag: under which tag.
-            info: to add.
-            accept: called under the lock with the version as it would be; raises if it must not be.
+            study: the name of the study.
+            tag: the tag of the label map.
+            info: the information to add.
+            accept: called under the lock with the resulting version; raises to refuse it.
 
         Raises:
-            NotFoundError: there is no label.
+            NotFoundError: there is no label map.
         """
         with self._errors("be described", study):
             self._changes.describe(study, tag, info, accept)
 
     def add_image(self, study: str, file: Path, info: Mapping[str, Any] | None = None) -> Image:
-        """Takes an image in. One that is there already is kept; another one of the same name is refused.
+        """Adds an image. If the folder already contains the same image under that name, its file is kept.
+
+        Args:
+            study: the name of the study.
+            file: the image to copy: NIfTI, NRRD or MHA.
+            info: information to store with the image.
 
         Raises:
-            InputError: a name or file that cannot be taken.
-            ConflictError: another image of that name is there.
+            InputError: the name or the file is not valid.
+            ConflictError: the folder contains another image of that name.
         """
         study, suffix = study_name(study), suffix_of(file.name)
         read_volume(file)
@@ -198,43 +227,43 @@ class StudyStore(StudyContents):
     def update_image_info(
         self, study: str, info: Mapping[str, Any], accept: Callable[[Mapping[str, Any]], None] | None = None
     ) -> None:
-        """Adds to what is kept with an image.
+        """Adds information to an image.
 
         Args:
-            study: whose.
-            info: to add.
-            accept: called under the lock with all that would be kept; raises if it must not be.
+            study: the name of the study.
+            info: the information to add.
+            accept: called under the lock with the resulting information; raises to refuse it.
 
         Raises:
-            NotFoundError: no such study.
+            NotFoundError: the study does not exist.
         """
         self.image(study)
         with self._errors("be described", study):
             self._image_changes.describe(study, info, accept)
 
     def remove_image(self, study: str) -> Path:
-        """Moves an image, its labels and their versions into a folder of its own under `.medsam2_atlas/removed/`.
+        """Moves an image, its label maps and their versions into a new folder under `.medsam2_atlas/removed/`.
 
         Returns:
-            That folder.
+            The new folder.
 
         Raises:
-            NotFoundError: no such study.
+            NotFoundError: the study does not exist.
         """
         image = self.image(study)
         with self._errors("be removed", study):
             return self._image_changes.remove(study, image.file)
 
     def _save(self, study: str, tag: str, file: Path, new: Version, expected: int | None, confirmed: bool) -> Saved:
-        """Checks a label map without a lock, then makes it the next version; again if it was overtaken meanwhile.
+        """Checks a label map without a lock, then makes it the next version. Repeats this if another version came first.
 
         Args:
-            study: whose.
-            tag: under which tag.
-            file: to copy.
-            new: what is known of the version.
-            expected: number of the version that the change rests on.
-            confirmed: whether a person has confirmed that organs may get lost.
+            study: the name of the study.
+            tag: the tag of the label map.
+            file: the file to copy.
+            new: the version so far.
+            expected: the number of the version that the change is based on; None accepts any.
+            confirmed: whether a person has confirmed that organs may be lost.
         """
         image = self.image(study)
         tag = tag if tag in self.tags(study) else tag_name(tag)
@@ -248,17 +277,17 @@ class StudyStore(StudyContents):
             if checked.remarks:
                 new = replace(new, info={**new.info, "remarks": list(checked.remarks)})
             asks = new.origin == "person" and tag == FINAL and not confirmed
-            before: Before | None = None
+            before: PreviousLabel | None = None
 
             def accept(row: LabelRow | None, failed: bool) -> None:
                 if stamp_of(image.file) != stamp:
-                    raise ConflictError(study, "got another image while the label map was checked.", "Send it again.")
+                    raise ConflictError(study, "got another image during the check of the label map.", "Send it again.")
                 if before is not None:
                     check_complete(study, before.organs_of(row, failed), checked, self._table)
 
             for _ in range(_TRIES):
-                before = Before(*self._current.find_or_failed(study, tag), self.path, image.file) if asks else None
-                with contextlib.suppress(OvertakenError):
+                before = PreviousLabel(*self._current.find_or_failed(study, tag), self.path, image.file) if asks else None
+                with contextlib.suppress(OutdatedError):
                     made = self._changes.save(study, tag, file, new, expected, accept)
                     return Saved(self._label(made.row), made.before)
         raise ConflictError(study, f"has a label under {tag} that keeps changing.", "Send it again.")

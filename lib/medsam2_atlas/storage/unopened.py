@@ -1,4 +1,4 @@
-"""Studies of a folder that no store has opened, for commands that must not write into it."""
+"""Lists the studies of a folder without opening a store, for commands that must not write into it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from medsam2_atlas.base.errors import MedSAM2AtlasError
 from medsam2_atlas.storage.compare import difference
 from medsam2_atlas.storage.folder import Study, StudyFolder, list_files
 from medsam2_atlas.storage.links import Roots
-from medsam2_atlas.storage.scan import judged
+from medsam2_atlas.storage.scan import resolve_twins
 
 
 def unopened_studies(folder: StudyFolder) -> tuple[list[Study], dict[str, str]]:
-    """Returns the studies of a folder by name, and why files are left out. Several files of one image are compared.
+    """Returns the studies of a folder. Several files of one study are compared.
+
+    Returns:
+        The studies, sorted by name, and by study or file name the reasons why files are left out.
 
     Raises:
         OSError, StorageError: the folder cannot be listed.
@@ -26,11 +29,11 @@ def unopened_studies(folder: StudyFolder) -> tuple[list[Study], dict[str, str]]:
         for study, names in listing.files.items()
         if len(names) > 1
     }
-    images, labels = judged(listing, known), list_files(folder.label_folder(FINAL), roots, labels=True)
+    images, labels = resolve_twins(listing, known), list_files(folder.label_folder(FINAL), roots, labels=True)
     problems = {**labels.left_out, **images.left_out}
     for study, names in labels.files.items():
         if len(names) > 1:
-            problems.setdefault(study, f"has several label maps under {FINAL}: {', '.join(names)}. Take all but one out.")
+            problems.setdefault(study, f"has several label maps under {FINAL}: {', '.join(names)}. Remove all but one.")
     finals = {study: folder.label_folder(FINAL) / names[0] for study, names in labels.files.items() if study not in problems}
     studies = [Study(study, folder.path / names[-1], finals.get(study)) for study, names in sorted(images.files.items())]
     return studies, problems

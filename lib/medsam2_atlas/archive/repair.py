@@ -1,4 +1,4 @@
-"""Makes label maps and versions of a snapshot belong together."""
+"""Makes the label maps and versions of a snapshot consistent."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _RECORD = re.compile(r"\d{5,}\.json")
 
 
 @dataclass
-class Settling:
-    """Settles the files of a snapshot.
+class SnapshotRepair:
+    """Repairs the list of a new snapshot.
 
     Attributes:
-        place: that was copied.
-        vault: the backup, which holds all contents.
-        entries: the files by path; changed by the methods.
-        problems: what is wrong, by path; filled by the methods.
+        place: the place that was copied.
+        vault: the backup, which contains all contents.
+        entries: the files by path; the methods change it.
+        problems: problems of files by path; the methods fill it.
     """
 
     place: Place
@@ -36,30 +36,30 @@ class Settling:
     def __post_init__(self) -> None:
         self._lineages = lineages(self.entries, self.place)
 
-    def versions(self, former: Mapping[str, Entry]) -> None:
-        """Compares versions with their records. A damaged one is replaced by its content of a former backup, if that has it.
+    def versions(self, sound: Mapping[str, Entry]) -> None:
+        """Compares versions with their records. Replaces a damaged version with the intact one of an earlier backup, if any.
 
         Args:
-            former: files of a former snapshot without problems, which are not looked at again.
+            sound: the files of a previous snapshot without problems, by path; unchanged files are not checked again.
         """
         for (tag, study), names in self._lineages.items():
             folder = f"{self.place.relative(self.place.versions)}/{tag}/{study}"
             for name in (name for name in names if _RECORD.fullmatch(name)):
-                if self._as_before(folder, name, names, former):
+                if self._unchanged(folder, name, names, sound):
                     continue
                 version = self._version(self.entries[f"{folder}/{name}"])
                 if version is None:
                     remedy = "Move it away: its label file becomes a new version."
                     self.problems[f"{folder}/{name}"] = f"is not a readable record. {remedy}"
                 elif not version.removed:
-                    self._settle_version(f"{folder}/{version.file}", version)
+                    self._repair_version(f"{folder}/{version.file}", version)
 
-    def _as_before(self, folder: str, record: str, names: list[str], former: Mapping[str, Entry]) -> bool:
-        """Returns whether a record and its label file are those of the former snapshot, in which they were sound."""
+    def _unchanged(self, folder: str, record: str, names: list[str], sound: Mapping[str, Entry]) -> bool:
+        """Returns whether a record and its label file are the same as in the previous snapshot without problems."""
         pair = [f"{folder}/{name}" for name in names if name.startswith(record[:-4])]
-        return len(pair) == 2 and all(self.entries[path] == former.get(path) for path in pair)
+        return len(pair) == 2 and all(self.entries[path] == sound.get(path) for path in pair)
 
-    def _settle_version(self, path: str, version: Version) -> None:
+    def _repair_version(self, path: str, version: Version) -> None:
         found = self.entries.get(path)
         if found is not None and found.sha256 == version.sha256:
             return
@@ -67,12 +67,16 @@ class Settling:
         if self.vault.intact(version.sha256):
             size = self.vault.content(version.sha256).stat().st_size
             self.entries[path] = Entry(path, size, version.sha256, 0o600 if found is None else found.mode)
-            self.problems[path] = f"{problem}; the snapshot holds it as it was saved, from an earlier copy."
+            self.problems[path] = f"{problem}; the snapshot contains the saved file, from an earlier backup."
         else:
             self.problems[path] = f"{problem}. Restore it from another backup."
 
     def label(self, path: str) -> None:
-        """Gives a label map that was replaced or removed the content that it had when it was listed."""
+        """Gives a label map that was replaced or removed during the backup the content that it had when it was listed.
+
+        Args:
+            path: the path of the label map relative to the place's root.
+        """
         tag, _, name = path.removeprefix(f"{self.place.relative(self.place.studies / 'labels')}/").partition("/")
         study = name[: -len(suffix_in(name, labels=True) or " ")]
         folder = f"{self.place.relative(self.place.versions)}/{tag}/{study}"
@@ -85,11 +89,11 @@ class Settling:
         self.entries.pop(path, None)
         kept = self.entries.get(f"{folder}/{newest.file}")
         if kept is not None and not newest.removed:
-            shown = path[: -len(name)] + study + suffix_in(newest.file, labels=True)
-            self.entries[shown] = replace(kept, path=shown, stamp="")
+            current = path[: -len(name)] + study + suffix_in(newest.file, labels=True)
+            self.entries[current] = replace(kept, path=current, stamp="")
 
     def _version(self, record: Entry) -> Version | None:
-        """Returns a version as its copied record tells it; None if it cannot be read."""
+        """Returns a version from its copied record; None if the record cannot be read."""
         try:
             version = Version.from_json(text_of(self.vault.content(record.sha256)))
             return version if "/" not in str(version.file) else None

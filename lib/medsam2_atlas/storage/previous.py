@@ -1,4 +1,4 @@
-"""Finds which organs the version before a new one holds, without holding the lock of the studies: decoding it is slow."""
+"""Finds the organs of the version that a new one will replace. This runs without the studies' lock, since decoding is slow."""
 
 from __future__ import annotations
 
@@ -6,43 +6,43 @@ import logging
 from pathlib import Path
 
 from medsam2_atlas.base.errors import MedSAM2AtlasError
-from medsam2_atlas.storage.checks import look_at_label
+from medsam2_atlas.storage.checks import inspect_label
 from medsam2_atlas.storage.rows import LabelRow
 
 log = logging.getLogger(__name__)
 
 
-class OvertakenError(Exception):
-    """The current label map is not the one that was checked; it has to be checked again."""
+class OutdatedError(Exception):
+    """Another label map has become current since the check. The check must be repeated."""
 
 
-class Before:
-    """The label map that is to be replaced, as it was when it was checked."""
+class PreviousLabel:
+    """The label map to replace, in its state at the time of the check."""
 
     def __init__(self, row: LabelRow | None, failed: bool, path: Path, image: Path) -> None:
-        """Checks a label map, in a reader process if its organs are not recorded.
+        """Checks a label map; a reader process decodes it if its organs are not recorded.
 
         Args:
             row: the label map; None if there is none, or if it cannot be used.
             failed: whether it could not be settled.
-            path: of the studies folder.
-            image: file of its image.
+            path: the studies folder.
+            image: the file of its image.
         """
         self._seen = _identity(row, failed)
         self._organs = _organs(row, failed, path, image)
 
     def organs_of(self, row: LabelRow | None, failed: bool) -> tuple[int, ...] | None:
-        """Returns the organ numbers; None if they are not known.
+        """Returns the organ numbers; None if they are unknown.
 
         Args:
             row: the current label map, read under the lock.
             failed: whether it could not be settled.
 
         Raises:
-            OvertakenError: it is another one than the label map that was checked.
+            OutdatedError: the current label map is not the one that was checked.
         """
         if _identity(row, failed) != self._seen:
-            raise OvertakenError
+            raise OutdatedError
         return self._organs
 
 
@@ -56,7 +56,7 @@ def _organs(row: LabelRow | None, failed: bool, path: Path, image: Path) -> tupl
     if row.version.organs is not None:
         return row.version.organs
     try:
-        return look_at_label(path / row.file, image).organs
+        return inspect_label(path / row.file, image).organs
     except (OSError, MedSAM2AtlasError) as error:
         log.warning("the label of %s under %s cannot be checked: %s", row.study, row.tag, error)
         return None
