@@ -30,7 +30,7 @@ def contestant(name: str, shift: int, ran: list[str]) -> FakeSegmenter:
     def run(image: Volume, _: Options) -> Segmentation:
         ran.append(name)
         labels = blocks(image, shift + (2 if "far" in image.source else 0) * (name == "unet_3d"))
-        report = base_report(name, image, labels, [2, 6]).having(seconds={"total": 1.0 + shift}, mark="demo weights")
+        report = base_report(name, image, labels, [2, 6]).with_fields(seconds={"total": 1.0 + shift}, mark="demo weights")
         return Segmentation(image.with_array(labels), report)
 
     return FakeSegmenter(name, {"organs": [2, 6], "shift": shift}, run)

@@ -164,7 +164,7 @@ def test_only_requested_organs_that_it_knows_are_reported(patient: Volume, segme
     assert (report["device"], report["precision"], report["uses_truth"]) == ("cpu", "float32", False)
     assert made.describe()["known_organs"] == ["liver"]
     assert made.segment(patient, Options(organs=(1, LIVER))).report.organs == ["liver"]
-    with pytest.raises(InputError, match="bundle:own: knows none of these organs: spleen, right_kidney"):
+    with pytest.raises(InputError, match="bundle:own: segments none of these organs: spleen, right_kidney"):
         made.segment(patient, Options(organs=(1, 2)))
 
 

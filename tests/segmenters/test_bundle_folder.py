@@ -66,10 +66,10 @@ PROBLEMS: list[tuple[Callable[[Path], None], str]] = [
         lambda folder: (folder / "models" / "model.pt").unlink(),
         r"models/model\.pt: is missing\. Put the bundle's weights there",
     ),
-    (lambda folder: (folder / "models" / "model.pt").write_bytes(b"x"), r"model\.pt: does not hold weights of the network"),
+    (lambda folder: (folder / "models" / "model.pt").write_bytes(b"x"), r"model\.pt: does not contain weights of the network"),
     (
         with_weights({"weight": torch.zeros(1)}),
-        r"model\.pt: does not hold weights of the network in inference\.json: RuntimeError",
+        r"model\.pt: does not contain weights of the network in inference\.json: RuntimeError",
     ),
     (rewritten(preprocessing=None), r"inference\.json: has no `preprocessing`\."),
     (rewritten(network=None, network_def=None), r"inference\.json: has no `network`\."),
@@ -79,7 +79,7 @@ PROBLEMS: list[tuple[Callable[[Path], None], str]] = [
     (rewritten(evaluator={"_target_": "SupervisedEvaluator", "prepare_batch": "$1"}), "needs a `prepare_batch` of its own"),
     (described(inputs={"image": {"num_channels": 2}}), "says that the network takes 2 images. Only bundles for one CT"),
     (described(inputs={"image": {}, "prior": {}}), "says that the network takes 2 images"),
-    (described(outputs={"pred": {"channel_def": {"one": "liver"}}}), "has another `network_data_format` than MONAI specifies"),
+    (described(outputs={"pred": {"channel_def": {"one": "liver"}}}), "does not follow MONAI's specification"),
     (described(outputs={"pred": {"channel_def": {"1": "tumour"}}}), "names no organ of the organ table: 'tumour'"),
     (
         rewritten(checkpointloader={"_target_": "CheckpointLoader", "load_path": "/elsewhere/model.pt"}),
@@ -181,7 +181,7 @@ def test_a_script_decides_the_result(tmp_path: Path) -> None:
 def test_a_script_that_bears_the_name_of_a_library_is_refused(tmp_path: Path) -> None:
     folder = tiny_bundle(tmp_path / "own")
     (folder / "torch.py").write_text("")
-    with pytest.raises(InputError, match="has a module torch, as Python itself or a package does"):
+    with pytest.raises(InputError, match="has a module torch, a name that Python or a package already uses"):
         load_bundle(folder)
 
 

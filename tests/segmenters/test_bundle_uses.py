@@ -40,12 +40,12 @@ def test_its_coarse_masks_prompt_medsam2(studies: Path, bundle: Path) -> None:
     strategy = models.segmenter("A")
     report = strategy.segment(image, options).report
     assert report.prompts_from == "bundle:own"
-    assert report.prompt_sources == {"liver": "bundle:own: asked for"}
-    assert report.without_prompt == {"bladder": "the coarse masks lack it"}
+    assert report.prompt_sources == {"liver": "bundle:own: requested"}
+    assert report.without_prompt == {"bladder": "the coarse masks do not contain it"}
     assert report.prompter is not None
     assert report.prompter["left_out"] == ["vertebrae"]
     assert report.atlas is None
-    assert "bundle:own" in strategy.offers()["prompts"]
+    assert "bundle:own" in strategy.available_options()["prompts"]
 
 
 def test_what_its_masks_prompt_depends_on_all_that_they_depend_on(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_it_is_a_contestant_on_the_organs_that_it_knows(studies: Path, bundle: P
         labels = np.zeros((30, 30, 40), np.uint8)
         labels[LIVER], labels[:4, :4, :4] = 6, 8
         volume = read_volume(studies / "a.nii.gz")
-        report = base_report("D", volume, labels, [6, 8]).having(seconds={"total": 1.0})
+        report = base_report("D", volume, labels, [6, 8]).with_fields(seconds={"total": 1.0})
         return Segmentation(volume.with_array(labels), report)
 
     folder = StudyFolder(studies)

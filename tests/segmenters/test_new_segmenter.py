@@ -37,7 +37,7 @@ class Toy(Segmenter):
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
         labels = np.where((volume.array > 100) & (volume.array < 300), 6, 0).astype(np.uint8)
-        report = base_report(self.name, volume, labels, options.labels).having(seconds={"total": 0.0}, device="cpu")
+        report = base_report(self.name, volume, labels, options.labels).with_fields(seconds={"total": 0.0}, device="cpu")
         return Segmentation(volume.with_array(labels), report)
 
 
@@ -65,7 +65,7 @@ def test_it_has_a_name_a_model_and_a_place_among_the_sources_of_prompts() -> Non
     assert "toy" in [model.tag for model in models()]
     models_of_a_server = Models({"device": "cpu"})
     assert isinstance(models_of_a_server.segmenter("toy"), Toy)
-    assert "toy" in models_of_a_server.segmenter("D").offers()["prompts"]
+    assert "toy" in models_of_a_server.segmenter("D").available_options()["prompts"]
 
 
 @pytest.fixture

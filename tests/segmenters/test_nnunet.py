@@ -59,7 +59,7 @@ def test_a_name_that_leads_out_of_a_package_of_networks_is_not_called(tmp_path: 
         "nonlin_kwargs": {"command": f"touch {sign}"},
     }
     folder = write_folder(tmp_path / "tiny", about, folds={"0": checkpoint(weights)})
-    with pytest.raises(InputError, match="no part of a network"):
+    with pytest.raises(InputError, match="not part of a network"):
         segmenter(folder).segment(ct())
     assert not sign.exists()
 

@@ -101,16 +101,16 @@ FOREIGN_PART = {
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (without("plans.json"), r"model: holds no plans\.json\. Name a folder that nnUNetv2_train made"),
+        (without("plans.json"), r"model: contains no plans\.json\. Name a folder that nnUNetv2_train made"),
         (without("dataset.json"), r"dataset\.json: cannot be read"),
         (text("dataset.json", "{"), r"dataset\.json: cannot be read"),
         (text("plans.json", "{}"), r"plans\.json: is not one of nnU-Net v2: configurations"),
-        (without("fold_0/checkpoint_final.pth"), r"holds no fold_\*/checkpoint_final\.pth\. Let the training end"),
-        (cut, r"checkpoint_final\.pth: cannot be read .* it may be cut"),
-        (fold(init_args=None), r"checkpoint_final\.pth: is no checkpoint of nnU-Net v2"),
+        (without("fold_0/checkpoint_final.pth"), r"contains no fold_\*/checkpoint_final\.pth\. Let the training finish"),
+        (cut, r"checkpoint_final\.pth: cannot be read .* it may be truncated"),
+        (fold(init_args=None), r"checkpoint_final\.pth: is not a checkpoint of nnU-Net v2"),
         (fold(trainer_name="another"), "has folds of different trainers"),
         (about(previous_stage="3d_lowres"), "is the second stage of a cascade.*3d_fullres"),
-        (data(channel_names={"0": "CT", "1": "PET"}), "asks for 2 images; there is one CT"),
+        (data(channel_names={"0": "CT", "1": "PET"}), "needs 2 images; there is one CT"),
         (
             data(labels={"background": 0, "femur": 1}),
             r"dataset\.json: names no organ of the organ table: 'femur'.*organs\.yaml",
@@ -118,7 +118,7 @@ FOREIGN_PART = {
         (text("organs.yaml", "7: liver"), r"organs\.yaml: names the label '7', which the model lacks"),
         (text("organs.yaml", "1: lever"), r"organs\.yaml: names 'lever'"),
         (text("nnunet.yaml", "folds: [3]"), r"has no checkpoint_final\.pth of fold 3"),
-        (text("nnunet.yaml", "orientation: RPL"), "'RPL' is no orientation such as RAS"),
+        (text("nnunet.yaml", "orientation: RPL"), "'RPL' is not an orientation such as RAS"),
         (text("nnunet.yaml", "fold: [0]"), r"nnunet\.yaml: is not a valid configuration of an nnU-Net: fold"),
     ],
 )
@@ -138,7 +138,7 @@ def test_what_is_wrong_with_a_folder_is_told_with_its_remedy(
 def test_plans_name_nothing_but_parts_of_networks(tmp_path: Path, architecture: dict[str, Any]) -> None:
     folder = write_folder(tmp_path / "model")
     about(architecture=architecture)(folder)
-    assert "plans.json: names 'os.system', which is no part of networks" in missing(folder)
+    assert "plans.json: names 'os.system', which is not part of the networks" in missing(folder)
     assert "(bundle:NAME)" in missing(folder)
 
 

@@ -42,11 +42,11 @@ def test_its_coarse_masks_prompt_medsam2(studies: Path, folder: Path) -> None:
     strategy = models.segmenter("A")
     report = strategy.segment(image, options).report
     assert report.prompts_from == "nnunet:own"
-    assert report.prompt_sources == {"liver": "nnunet:own: asked for"}
-    assert report.without_prompt == {"bladder": "the coarse masks lack it"}
+    assert report.prompt_sources == {"liver": "nnunet:own: requested"}
+    assert report.without_prompt == {"bladder": "the coarse masks do not contain it"}
     assert report.prompter is not None
     assert report.prompter["configuration"] == "tiny"
-    assert "nnunet:own" in strategy.offers()["prompts"]
+    assert "nnunet:own" in strategy.available_options()["prompts"]
 
 
 def test_it_is_a_contestant_on_the_organs_that_it_knows(studies: Path, folder: Path) -> None:
@@ -54,7 +54,7 @@ def test_it_is_a_contestant_on_the_organs_that_it_knows(studies: Path, folder: P
         labels = np.zeros((30, 30, 40), np.uint8)
         labels[LIVER], labels[:4, :4, :4] = 6, 8
         volume = read_volume(studies / "a.nii.gz")
-        report = base_report("D", volume, labels, [6, 8]).having(seconds={"total": 1.0})
+        report = base_report("D", volume, labels, [6, 8]).with_fields(seconds={"total": 1.0})
         return Segmentation(volume.with_array(labels), report)
 
     store = StudyFolder(studies)
@@ -81,7 +81,7 @@ def test_a_server_offers_an_nnunet_stores_its_result_and_goes_on_beside_a_broken
     about = client.info()
     assert about["models"]["nnunet-own"]["known_organs"] == ["liver"]
     assert "nnunet-broken" not in about["models"]
-    assert "holds no fold_*/checkpoint_final.pth" in about["missing"]["nnunet-broken"]
+    assert "contains no fold_*/checkpoint_final.pth" in about["missing"]["nnunet-broken"]
     file, answer = client.infer("nnunet-own", "a", {})
     label, image = sitk.ReadImage(str(file)), sitk.ReadImage(str(studies / "a.nii.gz"))
     assert np.array_equal(sitk.GetArrayFromImage(label) == 6, sitk.GetArrayFromImage(image) == 120)

@@ -46,7 +46,7 @@ def test_a_map_serves_a_model_that_names_no_labels(folder: Path) -> None:
 def test_a_model_that_knows_none_of_the_requested_organs_says_so() -> None:
     found = OrganLabels({3: 6, 0: 1})
     assert found.requested([14, 6], "bundle:own") == [6]
-    with pytest.raises(InputError, match=r"bundle:own: knows none of these organs: bladder\. It knows: spleen, liver"):
+    with pytest.raises(InputError, match=r"bundle:own: segments none of these organs: bladder\. Choose from: spleen, liver"):
         found.requested([14], "bundle:own")
 
 

@@ -22,7 +22,7 @@ def test_the_published_schema_is_that_of_the_code() -> None:
 
 def test_a_report_s_json_fits_the_schema() -> None:
     labels = np.full(GRID.shape, 6, np.uint8)
-    report = base_report("D", IMAGE, labels, [6]).having(seconds={"total": 1.0}, weights=None, energy={"watt_hours": None})
+    report = base_report("D", IMAGE, labels, [6]).with_fields(seconds={"total": 1.0}, weights=None, energy={"watt_hours": None})
     content = json.loads(json.dumps(report.to_json()))
     Draft202012Validator(json.loads(report_schema.text())).validate(content)
     assert content["volumes_ml"] == {"liver": 0.02}
@@ -45,4 +45,4 @@ def test_what_is_no_report_is_not_taken_for_one(content: dict[str, object]) -> N
 
 def test_a_field_that_no_report_has_cannot_be_set() -> None:
     with pytest.raises(ValueError, match="no field"):
-        Report().having(colour="red")
+        Report().with_fields(colour="red")

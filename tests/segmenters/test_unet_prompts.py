@@ -39,7 +39,7 @@ def test_a_unet_can_prompt_without_any_atlas(target: Volume, target_truth: Volum
     assert mean_dice(dice_per_organ(result.labels.array, target_truth.array, FEW)) > 0.8
     report = result.report.to_json()
     assert report["prompts_from"] == "unet"
-    assert report["prompt_sources"]["liver"] == "unet: asked for"
+    assert report["prompt_sources"]["liver"] == "unet: requested"
     assert report["unet"]["sha256"] == unet.sha256
     assert report["atlas"] is None
     assert "U-Net" in report["seconds"]

@@ -77,7 +77,7 @@ def test_predictions_of_earlier_versions_count_if_they_were_made_on_the_processo
     image = folder.path / "patient.nii.gz"
     before = {k: v for k, v in made_with(weights="abc").items() if k not in ("device", "precision")}
     result = result_for(image)
-    result = replace(result, report=result.report.having(device=device))
+    result = replace(result, report=result.report.with_fields(device=device))
     store.save("unet_3d", "patient", image, before, result)
     gpu = made_with(weights="abc", device="cuda")
     assert store.find("unet_3d", "patient", image, gpu) is None

@@ -27,7 +27,7 @@ def options_of(request: Mapping[str, Any], segmenter: Segmenter) -> Options:
     Raises:
         InputError: an organ, a source of prompts or weights that the segmenter does not offer.
     """
-    offers = segmenter.offers()
+    offers = segmenter.available_options()
     found: dict[str, Any] = {}
     if "organs" in offers:
         found["organs"] = replies.organs(request)

@@ -42,7 +42,7 @@ class SegmenterTask(InferTask):
     def config(self) -> dict[str, Any]:
         """Returns options for viewers: lists become drop-downs, texts become fields."""
         names = {"strategy": list(self._model.names)} if self._model.role == "prompted" else {}
-        return names | self._default.offers()
+        return names | self._default.available_options()
 
     def info(self) -> dict[str, Any]:
         """Returns MONAI Label's description, with colours and the segmenter's own information."""

@@ -1,4 +1,4 @@
-"""Where atlases and weights are looked for when no one names them."""
+"""Finds the default atlas and the default weights."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ ATLAS_ENVIRONMENT = "MEDSAM2_ATLAS"
 
 
 def find_atlas(given: Path | None = None) -> Path:
-    """The atlas to use: the folder given, `$MEDSAM2_ATLAS`, or `atlas` in the model folder; of versions the current one.
+    """Returns the atlas folder: the given one, `$MEDSAM2_ATLAS`, or `atlas` in the model folder.
+
+    If the folder contains several versions of an atlas, the current version is returned.
 
     Raises:
-        AtlasError: there is none; the message says where it was looked for.
+        AtlasError: if there is none; the message names the folder that was searched.
     """
     named = os.environ.get(ATLAS_ENVIRONMENT)
     folder = resolve_atlas(given or (Path(named) if named else model_folder() / "atlas"))
     if not (folder / "atlas.json").is_file():
         raise AtlasError(
             folder,
-            "is no atlas.",
-            f"Make one: `medsam2-atlas atlas build REFS OUT`; then name it by --atlas or ${ATLAS_ENVIRONMENT}.",
+            "is not an atlas.",
+            f"Build one: `medsam2-atlas atlas build REFS OUT`; then name it by --atlas or ${ATLAS_ENVIRONMENT}.",
         )
     return folder
 
 
 def known_checkpoints() -> dict[str, Path]:
-    """Returns the MedSAM2 checkpoints that may be chosen by name: those in the model folder, and the demo weights."""
+    """Returns the available MedSAM2 checkpoints by file name: those in the model folder, and the demo weights."""
     files = sorted(model_folder().glob("*.pt")) if model_folder().is_dir() else []
     found = {file.name: file for file in files if not file.name.startswith("unet_")}
     with suppress(FileNotFoundError):
@@ -41,16 +43,16 @@ def known_checkpoints() -> dict[str, Path]:
 
 
 def find_unet(name: str, given: Path | None = None, trained: Path | None = None, demo: bool = True) -> Path:
-    """Returns the weights of the U-Net `unet_2d` or `unet_3d`.
+    """Returns the weights file of a U-Net.
 
     Args:
-        name: of the U-Net.
-        given: wins over everything else, and must exist.
-        trained: what the studies' own training would have published.
-        demo: whether demo weights will do.
+        name: name of the U-Net: `unet_2d` or `unet_3d`.
+        given: a file that takes precedence over all others; it must exist.
+        trained: the file that the training on the studies publishes; used if it exists.
+        demo: whether demo weights may be used.
 
     Raises:
-        WeightsError: none found; the message says what to do.
+        WeightsError: if there are no weights; the message contains the remedy.
     """
     if given is not None:
         if not given.is_file():

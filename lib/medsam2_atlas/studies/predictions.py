@@ -52,7 +52,7 @@ class Prediction:
     @property
     def cached_report(self) -> Report:
         """The report, marked as coming from the cache."""
-        return self.report.having(from_cache=True)
+        return self.report.with_fields(from_cache=True)
 
 
 class PredictionStore:

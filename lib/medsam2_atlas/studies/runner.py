@@ -61,7 +61,7 @@ class Runner:
             before = segmenter.provenance(usual)  # models may have changed while this run was waiting
             ran = run(segmenter, image, options, self._models)
         result, made_of = ran.segmentation, segmenter.provenance(replace(options, memory=ran.step.memory))
-        if not options.whole or segmenter.provenance(usual) != before:  # or a model was replaced just when this began
+        if not options.all_organs or segmenter.provenance(usual) != before:  # or a model was replaced just when this began
             return Result(result, None)
         return Result(result, self._store().save(model_of(segmenter.name), study, image, made_of, result))
 
@@ -114,7 +114,7 @@ def run(segmenter: Segmenter, image: Path | Volume, options: AnyOptions, models:
         result, step = _ladder(segmenter, models).run(
             model_of(segmenter.name), lambda memory: segmenter.segment(volume, replace(chosen, memory=memory))
         )
-    report = result.report.having(energy=energy, **({"memory": step.note} if step.note else {}))
+    report = result.report.with_fields(energy=energy, **({"memory": step.note} if step.note else {}))
     return Run(Segmentation(result.labels, report), step)
 
 
