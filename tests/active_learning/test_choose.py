@@ -53,11 +53,11 @@ def test_old_measures_serve_until_there_are_new_ones_and_the_reason_says_so() ->
 
 
 def test_two_annotators_get_different_cases() -> None:
-    choice = choose("disagreement", ["a", "b"], ROWS, in_work=lambda study: study == "b")
+    choice = choose("disagreement", ["a", "b"], ROWS, assigned=lambda study: study == "b")
     assert choice is not None
     assert choice.study == "a"
     assert "highest free" in choice.why
-    only = choose("disagreement", ["b"], ROWS, in_work=lambda _: True)
+    only = choose("disagreement", ["b"], ROWS, assigned=lambda _: True)
     assert only is not None
     assert only.study == "b"
 

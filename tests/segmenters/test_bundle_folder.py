@@ -73,7 +73,7 @@ PROBLEMS: list[tuple[Callable[[Path], None], str]] = [
     ),
     (rewritten(preprocessing=None), r"inference\.json: has no `preprocessing`\."),
     (rewritten(network=None, network_def=None), r"inference\.json: has no `network`\."),
-    (rewritten(network="$3"), r"has a `network` that is no torch\.nn\.Module"),
+    (rewritten(network="$3"), r"has a `network` that is not a torch\.nn\.Module"),
     (rewritten(inferer={"_target_": "NoSuchInferer"}), r"cannot be used: .*NoSuchInferer.* See whether MONAI can run it"),
     (rewritten(evaluator={"_target_": "scripts.evaluator.Own"}), "needs the evaluator Own. Only bundles for MONAI's"),
     (rewritten(evaluator={"_target_": "SupervisedEvaluator", "prepare_batch": "$1"}), "needs a `prepare_batch` of its own"),

@@ -191,10 +191,11 @@ class Segmenter(ABC):
     uses_truth = False
 
     def __init__(self, name: str, resources: Resources) -> None:
-        """
+        """Names the segmenter and its resources; loads nothing.
+
         Args:
             name: its name in the registry.
-            resources: source of atlas and networks. The constructor loads nothing.
+            resources: source of atlas and networks.
         """
         self.name, self._resources = name, resources
 

@@ -26,9 +26,9 @@ _FILE_TRANSFORMS = {"LoadImage", "LoadImaged", "SaveImage", "SaveImaged"}
 
 
 def reason_of(error: BaseException) -> str:
-    """Returns the first cause of an error in one line.
+    """Returns the first line of an error's first cause.
 
-    >>> reason_of(ValueError("no such key\\nin the file"))
+    >>> reason_of(ValueError("no such key"))
     'ValueError: no such key.'
     """
     while error.__cause__ is not None:

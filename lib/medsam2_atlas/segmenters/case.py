@@ -57,7 +57,8 @@ class Case:
     """
 
     def __init__(self, image: Volume, resources: Resources, options: Options = DEFAULTS) -> None:
-        """
+        """Starts a case without intermediate results.
+
         Args:
             image: the CT, `[z, y, x]` in HU.
             resources: source of atlas and networks; each is loaded only if a strategy needs it.

@@ -1,8 +1,8 @@
 """Runs a network of nnU-Net v2 on a CT, with the preprocessing, windows and resampling of the package `nnunetv2`.
 
-The label map equals that of `nnUNetv2_predict` (Isensee et al., Nature Methods 2021). Its `nnUNetPredictor` is not used, for
-four reasons: it unpickles checkpoints, keeps a thread and GPU memory after it is stopped, silently falls back to main memory, and
-keeps all classes at full resolution at the same time. This module resamples one class after the other.
+The label map equals that of `nnUNetv2_predict` (Isensee et al., Nature Methods 2021). This module does not use its
+`nnUNetPredictor`, which unpickles checkpoints, keeps a thread and GPU memory after it is stopped, silently falls back to main
+memory, and keeps all classes at full resolution at the same time. This module resamples one class after the other.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ class Given:
         hu: HuRule = CHECK,
         registrations: RegistrationCache | None = None,
     ) -> None:
-        """
+        """Keeps the given atlas and networks.
+
         Args:
             atlas: atlas of the strategies; None if no strategy needs it.
             weights: weights of MedSAM2.

@@ -39,7 +39,8 @@ class UNetInferer(Inferer):
     """Computes the probabilities of a whole volume from overlapping windows, blended with Gaussian weights."""
 
     def __init__(self, config: UNetConfig, *, augment: bool = False, memory: Memory = "", progress: Progress = silent) -> None:
-        """
+        """Prepares the windows.
+
         Args:
             config: configuration of the network.
             augment: also average over slightly rotated and scaled copies (`configs/unet.yaml`); takes five times as long.

@@ -20,7 +20,8 @@ class PartialLabelLoss(torch.nn.Module):
     """
 
     def __init__(self, config: LossConfig | None = None) -> None:
-        """
+        """Sets the weights of the terms.
+
         Args:
             config: weights of the terms; by default those of nnU-Net.
         """

@@ -60,7 +60,8 @@ class UNetTraining:
         strict: bool = False,
         progress: Progress = silent,
     ) -> None:
-        """
+        """Reads all cases, and resumes an interrupted run if the folder contains one.
+
         Args:
             cases: annotated CTs; `split_cases` chooses the validation cases.
             config: network, grid and training.

@@ -35,7 +35,8 @@ class Validation:
     def __init__(
         self, cases: Sequence[TrainingCase], config: UNetConfig, cache: Path, network: torch.nn.Module, device: torch.device
     ) -> None:
-        """
+        """Prepares the validation of one network.
+
         Args:
             cases: validation cases; at least one.
             config: network and grid.

@@ -98,8 +98,8 @@ def is_worker_failure(error: BaseException) -> bool:
 def problem_in(error: BaseException) -> str:
     """Returns the last line of an error's text; an error from another process begins with a traceback.
 
-    >>> problem_in(RuntimeError("Traceback (most recent call last):\\nOSError: Too many open files."))
-    'OSError: Too many open files'
+    >>> problem_in(OSError("Too many open files."))
+    'Too many open files'
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].rstrip(".")[:300]
 
