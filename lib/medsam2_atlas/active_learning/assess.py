@@ -102,7 +102,8 @@ def disagreement(first: np.ndarray, second: np.ndarray, known: Sequence[int] | N
         second: organ numbers of the same shape.
         known: numbers of the organs to compare; by default all.
 
-    >>> disagreement(np.array([[[6, 6, 0]]]), np.array([[[6, 6, 1]]]))
+    >>> found = disagreement(np.array([[[6, 6, 0]]]), np.array([[[6, 6, 1]]]))
+    >>> {organ: float(value) for organ, value in found.items()}
     {1: 1.0, 6: 0.0}
     """
     counted = organ_table().indices if known is None else known

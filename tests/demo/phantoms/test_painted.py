@@ -50,5 +50,5 @@ def test_the_spine_lies_behind_the_aorta_of_a_bent_body(target_truth: Volume) ->
 
 def test_too_few_organs_are_refused(target_truth: Volume) -> None:
     alone = target_truth.with_array(np.where(target_truth.array == 6, 6, 0).astype(np.uint8))
-    with pytest.raises(InputError, match="holds 1 organs"):
+    with pytest.raises(InputError, match="contains 1 organs"):
         painted(deformed(alone, np.random.default_rng(1)), np.random.default_rng(1))
