@@ -1,4 +1,4 @@
-"""Two models over a studies folder: figures, plots and the page."""
+"""Comparison of two models over a studies folder: figures, plots and the page."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_comparison_over_studies(folder: StudyFolder, tmp_path: Path) -> None:
     assert result.history == [point]
 
     again = compare_studies(folder, pair, plain_models(folder.path))
-    assert len(ran) == 4  # all from the store
+    assert len(ran) == 4  # all results come from the store
     assert again.agreement() == result.agreement()
     assert len(again.history) == 1
 
@@ -94,7 +94,7 @@ def test_a_comparison_over_studies(folder: StudyFolder, tmp_path: Path) -> None:
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_agreement_is_remembered_over_the_number_of_labelled_cases(folder: StudyFolder) -> None:
+def test_agreement_is_recorded_by_number_of_labelled_cases(folder: StudyFolder) -> None:
     ran, models = list[str](), plain_models(folder.path)
     compare_studies(folder, (contestant("D", 0, ran), contestant("unet_3d", 2, ran)), models)
     final = folder.path / "labels" / "final"

@@ -1,4 +1,4 @@
-"""Environment variables and `--conf` keys that users have written into scripts and unit files keep their meaning."""
+"""Environment variables and `--conf` keys in users' scripts and unit files keep their meaning."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ SERVER = {
     "login_hours": ("12", 12.0),
     "login_idle_hours": ("0.5", 0.5),
 }
-"""Keys of `--conf server_KEY=TEXT`, a text, and the value that it gives."""
+"""Keys of `--conf server_KEY=TEXT`, each with a text and the value that the text gives."""
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The newest generation's files."""
+    """Returns the newest generation's files."""
     return generations()[-1].unpack(tmp_path_factory.mktemp("names") / "home")
 
 
@@ -142,7 +142,7 @@ def test_variables_name_the_model_folder_and_the_checkpoint(tmp_path: Path, monk
         find_checkpoint()
 
 
-def test_a_variable_names_folders_that_links_may_lead_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_allows_links_into_other_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     studies = tmp_path / "studies"
     studies.mkdir()
     (studies / "linked.nii.gz").symlink_to(touch(tmp_path / "cts" / "linked.nii.gz"))

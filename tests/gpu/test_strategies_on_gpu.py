@@ -1,4 +1,4 @@
-"""Strategies give the CPU's label maps on a GPU."""
+"""Strategies give the same label maps on a GPU as on the CPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SPLEEN, RIGHT_KIDNEY, RIGHT_ADRENAL = 1, 2, 11
 
 
 def test_two_passes_give_the_cpus_organ(target: Volume, target_truth: Volume, gpu: Gpu) -> None:
-    coarse = target_truth.array.copy()  # in the place of the U-Net's label map, which has a test of its own
+    coarse = target_truth.array.copy()  # replaces the U-Net's label map, which has its own test
     slices = np.flatnonzero((coarse == RIGHT_ADRENAL).any((1, 2)))
     coarse[slices[3] :] = 0
 

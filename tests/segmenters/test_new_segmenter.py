@@ -1,4 +1,4 @@
-"""A new segmenter is one file and one line: whatever goes over the registry offers, runs, stores and compares it."""
+"""A new segmenter needs one file and one line: all users of the registry then list, run, store and compare it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from medsam2_atlas.studies.models import Models
 
 
 class Toy(Segmenter):
-    """The file: whatever is brighter than 100 HU and no bone is liver."""
+    """The new file: it labels voxels brighter than 100 HU, except bone, as liver."""
 
     uses_network = False
 
     def check(self) -> None:
-        """Needs nothing."""
+        """Accepts everything: this segmenter has no requirements."""
 
     def provenance(self, options: Options) -> Provenance:
         return self._basis(options) | {"toy": 1}
@@ -60,7 +60,7 @@ def studies(tmp_path: Path) -> Path:
     return tmp_path / "studies"
 
 
-def test_it_has_a_name_a_model_and_a_place_among_the_sources_of_prompts() -> None:
+def test_it_has_a_name_and_a_model_and_can_give_prompts() -> None:
     assert "toy" in vocabulary()
     assert "toy" in [model.tag for model in models()]
     models_of_a_server = Models({"device": "cpu"})
@@ -76,7 +76,7 @@ def server_app(studies: Path) -> Iterator[MedSAM2AtlasApp]:
     made.stop()
 
 
-def test_the_server_offers_runs_stores_and_compares_it(server_app: MedSAM2AtlasApp, studies: Path) -> None:
+def test_the_server_lists_runs_stores_and_compares_it(server_app: MedSAM2AtlasApp, studies: Path) -> None:
     about = server_app.info()
     assert about["models"]["toy"]["description"] == "The liver by its brightness"
     assert "toy" in server_app._compare.config()["second"]

@@ -1,4 +1,4 @@
-"""Reports are typed, their JSON fits the published schema, and those of other versions can be read."""
+"""Reports are typed, their JSON fits the published schema, and reports of other versions can be read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GRID = Geometry((4, 3, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 IMAGE = Volume(np.zeros(GRID.shape, np.float32), GRID, GRID, "a.nii.gz")
 
 
-def test_the_published_schema_is_that_of_the_code() -> None:
+def test_the_published_schema_is_up_to_date() -> None:
     assert report_schema.FILE.read_text(encoding="utf-8") == report_schema.text()
 
 
@@ -31,18 +31,18 @@ def test_a_report_s_json_fits_the_schema() -> None:
     assert Report.from_json(content) == report
 
 
-def test_a_report_of_another_version_is_read_with_what_is_known_of_it() -> None:
+def test_a_report_of_another_version_can_be_read() -> None:
     report = Report.from_json({"strategy": "D", "seconds": {"total": 2}, "invented later": [1]})
     assert (report.strategy, report.seconds["total"], report.device) == ("D", 2, None)
     assert report.to_json()["invented later"] == [1]
 
 
 @pytest.mark.parametrize("content", [{"seconds": "fast"}, {"volumes_ml": [1]}, {"organs": {"liver": 1}}])
-def test_what_is_no_report_is_not_taken_for_one(content: dict[str, object]) -> None:
+def test_other_content_is_not_read_as_a_report(content: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="not a report"):
         Report.from_json(content)
 
 
-def test_a_field_that_no_report_has_cannot_be_set() -> None:
+def test_an_unknown_field_cannot_be_set() -> None:
     with pytest.raises(ValueError, match="no field"):
         Report().with_fields(colour="red")

@@ -1,4 +1,4 @@
-"""Strategies, their reports, and that none but the reference ones sees the truth."""
+"""Strategies and their reports; only the reference strategies read the ground truth."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def short_truth(short_files: ReferenceFiles, short: Volume) -> Volume:
 
 @pytest.fixture(scope="module")
 def case(short: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache) -> Case:
-    """One case for all strategies, as the demo uses it."""
+    """Returns one case for all strategies, as in the demo."""
     return Case(short, Given(atlas, weights, registrations=registrations))
 
 
@@ -50,7 +50,7 @@ def score(labels: Volume, truth: Volume) -> float:
 
 
 class Trap:
-    """A truth that must not be read."""
+    """A ground truth that must not be read."""
 
     @property
     def array(self) -> np.ndarray:
@@ -59,7 +59,7 @@ class Trap:
 
 @pytest.fixture
 def trapped(case: Case) -> Iterator[Case]:
-    """Yields the case with a truth that must not be read."""
+    """Yields the case with a ground truth that must not be read."""
     case.options = Options(truth=Trap())  # type: ignore[arg-type]
     yield case
     case.options = Options()
@@ -106,14 +106,14 @@ def test_true_boxes_are_better_than_registered_ones(case: Case, short_truth: Vol
 
 
 def test_only_reference_strategies_read_the_truth(trapped: Case) -> None:
-    reading = [name for name in STRATEGIES if name not in MIN_DICE]  # the others have run with the same trap
+    reading = [name for name in STRATEGIES if name not in MIN_DICE]  # the other strategies have run with the same trap
     assert reading == ["reference-1", "reference-3"]
     for name in reading:
         with pytest.raises(AssertionError, match="the truth was read"):
             segment(trapped, name)
 
 
-def test_chosen_organs_are_segmented_alone(
+def test_only_the_requested_organs_are_segmented(
     short: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache
 ) -> None:
     result = segment(Case(short, Given(atlas, weights, registrations=registrations), Options(organs=(6, 2))), "A")
@@ -131,7 +131,7 @@ def test_an_organ_outside_the_scan_is_reported_with_the_reason(target: Volume, a
     assert result.report.volumes_ml["liver"] > 200
 
 
-def test_what_a_strategy_needs_is_named(
+def test_missing_requirements_of_a_strategy_are_named(
     short: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache
 ) -> None:
     with pytest.raises(AtlasError, match="atlas build"):

@@ -1,4 +1,4 @@
-"""MedSAM2 prompted by a U-Net's coarse masks, alone or beside the atlas."""
+"""MedSAM2 prompted by a U-Net's coarse masks, alone or together with the atlas."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def test_a_unet_can_prompt_without_any_atlas(target: Volume, target_truth: Volum
     assert "U-Net" in report["seconds"]
 
 
-def test_an_organ_that_the_unet_lacks_has_no_prompt(target: Volume, weights: Weights, unet: UNet) -> None:
+def test_an_organ_that_the_unet_does_not_find_has_no_prompt(target: Volume, weights: Weights, unet: UNet) -> None:
     case = Case(target, Given(None, weights, {"unet_3d": unet}), Options(organs=FEW, prompts="unet"))
     case._coarse = np.zeros(target.array.shape, np.uint8)
     report = segment(case, "A").report
     assert report.without_prompt == dict.fromkeys(("right_kidney", "liver", "aorta"), "the U-Net found nothing")
 
 
-def test_per_organ_the_better_source_prompts_and_the_report_says_why(
+def test_each_organ_is_prompted_by_the_better_source_and_the_report_gives_the_reason(
     target: Volume, atlas: Atlas, weights: Weights, unet: UNet, registrations: RegistrationCache
 ) -> None:
     known = replace(unet, validation={2: 0.99, 6: 0.1, 8: 0.99}, cases={2: 30, 6: 30, 8: 3})
@@ -67,7 +67,7 @@ def test_per_organ_the_better_source_prompts_and_the_report_says_why(
     assert sources["aorta"] == "atlas: the U-Net was trained on 3 cases of it, fewer than 8"
 
 
-def test_a_missing_source_is_an_error_that_says_so(target: Volume, weights: Weights, unet: UNet) -> None:
+def test_a_missing_source_of_prompts_raises_an_error(target: Volume, weights: Weights, unet: UNet) -> None:
     with pytest.raises(WeightsError, match="U-Net"):
         segment(Case(target, Given(None, weights), Options(organs=FEW, prompts="unet")), "A")
     with pytest.raises(AtlasError):

@@ -1,4 +1,4 @@
-"""Pictures of studies: of the preferred label map, drawn once for each version."""
+"""Pictures of studies show the preferred label map and are drawn once for each version."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def load_unet(file: Path, device: torch.device | None = None) -> UNet:
     except WeightsError:
         raise
     except (ValidationError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(file, f"does not hold a U-Net ({error}).", "Train it again.") from error
+        raise WeightsError(file, f"does not contain a U-Net ({error}).", "Train it again.") from error
     except Exception as error:  # torch.load raises many kinds
         raise WeightsError(file, f"is not a U-Net checkpoint ({str(error)[:120]}).", "Train it again.") from error
     network.to(device or torch.device("cpu")).eval()

@@ -1,4 +1,4 @@
-"""Label maps become CTs whose truth is known."""
+"""CTs painted over label maps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medsam2_atlas.demo.phantoms import deformed, painted
 from medsam2_atlas.imaging.volume import Volume
 
 
-def test_organs_lie_in_a_body_with_their_own_intensities(target_truth: Volume) -> None:
+def test_organs_have_their_own_intensities_in_a_body(target_truth: Volume) -> None:
     labels = deformed(target_truth, np.random.default_rng(4), 0.0, 0.0)
     image = painted(labels, np.random.default_rng(4))
     assert image.geometry == labels.geometry
@@ -45,7 +45,7 @@ def test_the_spine_lies_behind_the_aorta_of_a_bent_body(target_truth: Volume) ->
         if behind.any():
             apart.append(float(np.nonzero(behind)[1].mean() - columns.mean()) * 3)
     assert len(apart) > 20
-    assert np.median(np.abs(apart)) < 25  # an aorta's usual distance from the middle of a vertebra
+    assert np.median(np.abs(apart)) < 25  # a usual distance of the aorta from the centre of a vertebra
 
 
 def test_too_few_organs_are_refused(target_truth: Volume) -> None:
