@@ -59,8 +59,8 @@ def test_disagreement_counts_organs_that_only_one_label_map_contains() -> None:
     second[0, :2] = 0
     first[2] = 3
     second[3] = 8
-    apart = disagreement(first, second)
-    assert apart == {6: pytest.approx(1 / 3), 3: 1.0, 8: 1.0}
+    found = disagreement(first, second)
+    assert found == {6: pytest.approx(1 / 3), 3: 1.0, 8: 1.0}
     assert disagreement(first, second, [6, 8]) == {6: pytest.approx(1 / 3), 8: 1.0}  # a model that does not segment organ 3
     assert disagreement(first, second, []) == {}
 

@@ -62,7 +62,7 @@ def make(checkout: Path) -> None:
     from medsam2_atlas.base.version import package_version
 
     home = PLACE / "home"
-    assert resource._CHECKOUT == PLACE / "installation", f"{resource._CHECKOUT} would be asked, not the copy"
+    assert resource._CHECKOUT == PLACE / "installation", f"{resource._CHECKOUT} would be used instead of the copy"
     notes = tell(Installation(PLACE / "installation", home))
     commit = _git(checkout, "log", "-1", "--format=%H", "--", "lib", "apps", "configs")
     day = _git(checkout, "log", "-1", "--format=%cs", commit)

@@ -63,7 +63,7 @@ def test_generations_are_kept() -> None:
 def test_everything_kept_is_found_again(opened: Opened, part: str) -> None:
     found, expected = opened.answers[part], opened.generation.expected
     if part not in expected:
-        pytest.skip("was not asked yet when this generation was made")
+        pytest.skip("this question did not exist when this generation was made")
     if isinstance(found, Exception):
         raise found
     assert not differences(expected[part], found)

@@ -1,8 +1,8 @@
 """A pretended CUDA machine, for tests on machines without a GPU.
 
 Its tensors contain real values on the CPU, report the device `cuda:N`, and give exactly the CPU's results. It raises an error
-if devices mix, if a generator or NumPy gets a tensor of another device, in forked processes, for a card that does not exist, if a
-card's memory is full, and when a test requests it. It counts the operators on each card.
+if devices mix, if a generator or NumPy gets a tensor of another device, in forked processes, for a card that does not exist,
+if a card's memory is full, and when a test requests it. It counts the operators on each card.
 
 It cannot detect what only a real card shows: missing CUDA kernels and their rounding; float16 and TF32 (autocast to float16
 becomes bfloat16 on the CPU); the memory of CUDA's context, libraries, work spaces and fragmentation; streams and everything

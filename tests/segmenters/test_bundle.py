@@ -212,22 +212,22 @@ def test_a_run_changes_no_state_of_the_process(patient: Volume, segmenter: Calla
 def test_a_job_can_be_stopped_between_two_windows(
     reason: Exception, patient: Volume, segmenter: Callable[..., Segmenter]
 ) -> None:
-    told: list[float] = []
+    shares: list[float] = []
 
-    def tell(stage: str, share: float, organ: int | None = None) -> None:
+    def report(stage: str, share: float, organ: int | None = None) -> None:
         assert stage == "bundle:own"
-        told.append(share)
-        if len(told) == 3:
+        shares.append(share)
+        if len(shares) == 3:
             raise reason
 
     made = segmenter()
-    with reporting(tell), pytest.raises(type(reason)):
+    with reporting(report), pytest.raises(type(reason)):
         made.segment(patient)
-    assert told == sorted(told)
-    assert told[-1] < 1
-    assert len(told) == 3
+    assert shares == sorted(shares)
+    assert shares[-1] < 1
+    assert len(shares) == 3
     made.segment(patient)
-    assert len(told) == 3, "who is no longer asked is told nothing"
+    assert len(shares) == 3, "the run removes its hook, so later calls report nothing"
 
 
 @pytest.mark.parametrize("memory", ["", "small", "smallest"])

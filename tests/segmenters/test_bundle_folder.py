@@ -93,8 +93,8 @@ def test_each_fault_of_a_folder_is_reported_with_its_remedy(
     spoil: Callable[[Path], None], problem: str, tmp_path: Path
 ) -> None:
     spoil(tiny_bundle(tmp_path / "own"))
-    told = named(tmp_path / "own").missing()
-    assert re.search(problem, told), told
+    message = named(tmp_path / "own").missing()
+    assert re.search(problem, message), message
 
 
 def test_a_missing_folder_is_reported_by_name(tmp_path: Path) -> None:

@@ -57,10 +57,10 @@ def segmented(target: Volume, prepared: MedSAM2Volume, weights: Weights) -> Any:
     known: dict[str, Segmentation] = {}
 
     def run(label: int, **marks: Any) -> Segmentation:
-        asked = repr((label, {kind: mark for kind, mark in marks.items() if mark != []}))
-        if asked not in known:  # several tests begin with the same boxes
-            known[asked] = segment_marked(target, prepared, weights, marked_organ(target, label, **marks))
-        return known[asked]
+        key = repr((label, {kind: mark for kind, mark in marks.items() if mark != []}))
+        if key not in known:  # several tests begin with the same boxes
+            known[key] = segment_marked(target, prepared, weights, marked_organ(target, label, **marks))
+        return known[key]
 
     return run
 
@@ -144,11 +144,11 @@ def test_slices_are_encoded_once_for_all_corrections(target: Volume, target_trut
 
 
 def test_a_job_can_be_stopped(target: Volume, prepared: MedSAM2Volume, weights: Weights, target_truth: Volume) -> None:
-    told = []
+    shares = []
 
     def progress(stage: str, share: float, organ: int | None = None) -> None:
-        told.append(share)
-        if len(told) == 5:
+        shares.append(share)
+        if len(shares) == 5:
             raise CancelledError("medsam2", "was cancelled.")
 
     mask = target_truth.array == LIVER
@@ -156,4 +156,4 @@ def test_a_job_can_be_stopped(target: Volume, prepared: MedSAM2Volume, weights: 
         segment_marked(
             target, prepared, weights, marked_organ(target, LIVER, boxes=[box_on(target, mask, middle(mask))]), progress
         )
-    assert len(told) == 5
+    assert len(shares) == 5

@@ -76,15 +76,15 @@ def test_labels_are_at_the_positions_of_their_voxels(thresholds: Path, filed: st
 
 def test_the_report_names_model_device_and_labels_that_are_left_out(thresholds: Path) -> None:
     report = segmenter(thresholds).segment(ct(), Options(organs=(6,))).report
-    told = report.to_json()
-    assert told["segmenter"] == told["strategy"] == "nnunet:tiny"
-    assert told["organs"] == ["liver"]
-    assert (told["device"], told["uses_truth"], told["precision"]) == ("cpu", False, "float32")
-    weights = told["weights"]
+    content = report.to_json()
+    assert content["segmenter"] == content["strategy"] == "nnunet:tiny"
+    assert content["organs"] == ["liver"]
+    assert (content["device"], content["uses_truth"], content["precision"]) == ("cpu", False, "float32")
+    weights = content["weights"]
     assert weights["file"] == str(thresholds)
     assert (weights["configuration"], weights["folds"], weights["trainer"]) == ("tiny", ["fold_0"], "nnUNetTrainer")
     assert (weights["known_organs"], weights["left_out"]) == (["left_kidney", "liver"], ["femur"])
-    assert json.loads(json.dumps(told)) == told
+    assert json.loads(json.dumps(content)) == content
 
 
 def test_organs_that_were_not_requested_are_dropped(thresholds: Path) -> None:
@@ -117,7 +117,7 @@ def ours(folder: Path, file: Path, **options: Any) -> np.ndarray:
         pytest.param(plans(), {}, id="same spacing"),
         pytest.param(plans(spacing=(7.0, 5.0, 5.0)), {}, id="resampled"),
         pytest.param(plans(spacing=(7.0, 5.0, 5.0)), {"augment": True}, id="mirrored"),
-        pytest.param(plans(spacing=(20.0, 4.0, 4.0)), {}, id="slices apart"),
+        pytest.param(plans(spacing=(20.0, 4.0, 4.0)), {}, id="thick slices"),
         pytest.param(plans(2, spacing=(7.0, 5.0, 5.0)), {}, id="2d"),
         pytest.param(plans(transpose_forward=[2, 0, 1], transpose_backward=[1, 2, 0]), {}, id="transposed"),
         pytest.param(plans(image_reader_writer="SimpleITKIOWithReorient"), {}, id="reoriented"),
@@ -207,12 +207,12 @@ class Stop(Exception):
 
 
 def test_progress_is_reported_and_a_job_stops_between_windows(thresholds: Path) -> None:
-    told: list[float] = []
-    with reporting(lambda stage, share, organ=None: told.append(share)):
+    shares: list[float] = []
+    with reporting(lambda stage, share, organ=None: shares.append(share)):
         segmenter(thresholds).segment(ct())
-    assert told == sorted(told)
-    assert (told[0], told[-1]) == (0.0, 1.0)
-    assert len(told) > 8
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+    assert len(shares) > 8
 
     def stop(stage: str, share: float, organ: int | None = None) -> None:
         if share > 0.3:

@@ -99,7 +99,7 @@ FOREIGN_PART = {
 
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (without("plans.json"), r"model: contains no plans\.json\. Name a folder that nnUNetv2_train made"),
         (without("dataset.json"), r"dataset\.json: cannot be read"),
@@ -123,11 +123,11 @@ FOREIGN_PART = {
     ],
 )
 def test_each_fault_of_a_folder_is_reported_with_its_remedy(
-    tmp_path: Path, change: Callable[[Path], object], told: str
+    tmp_path: Path, change: Callable[[Path], object], message: str
 ) -> None:
     folder = write_folder(tmp_path / "model")
     change(folder)
-    with pytest.raises((InputError, WeightsError), match=told) as refused:
+    with pytest.raises((InputError, WeightsError), match=message) as refused:
         read_folder(folder)
     assert refused.value.remedy or "nnunet.yaml" in str(refused.value)
     assert missing(folder) == str(refused.value)

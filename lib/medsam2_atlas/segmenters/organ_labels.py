@@ -63,9 +63,9 @@ class OrganLabels:
         """
         found = [organ for organ in organs if organ in self.known]
         if not found:
-            asked = ", ".join(organ_table()[k].name for k in organs)
+            names = ", ".join(organ_table()[k].name for k in organs)
             known = ", ".join(self.known_names())
-            raise InputError(name, f"segments none of these organs: {asked}.", f"Choose from: {known}.")
+            raise InputError(name, f"segments none of these organs: {names}.", f"Choose from: {known}.")
         return found
 
     def translated(self, labels: np.ndarray) -> np.ndarray:

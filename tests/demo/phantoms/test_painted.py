@@ -37,15 +37,15 @@ def test_a_deformed_label_map_is_another_body(target_truth: Volume) -> None:
 def test_the_spine_lies_behind_the_aorta_of_a_bent_body(target_truth: Volume) -> None:
     labels = deformed(target_truth, np.random.default_rng(6), amplitude=14.0)
     image = painted(labels, np.random.default_rng(6)).array
-    apart = []
+    offsets = []
     for z in np.flatnonzero((labels.array == 8).any((1, 2))):
         rows, columns = np.nonzero(labels.array[z] == 8)
         row = int(rows.max())
         behind = image[z, row + 5 : row + 20] > 180  # 15 to 60 mm behind it
         if behind.any():
-            apart.append(float(np.nonzero(behind)[1].mean() - columns.mean()) * 3)
-    assert len(apart) > 20
-    assert np.median(np.abs(apart)) < 25  # a usual distance of the aorta from the centre of a vertebra
+            offsets.append(float(np.nonzero(behind)[1].mean() - columns.mean()) * 3)
+    assert len(offsets) > 20
+    assert np.median(np.abs(offsets)) < 25  # a usual distance of the aorta from the centre of a vertebra
 
 
 def test_too_few_organs_are_refused(target_truth: Volume) -> None:
