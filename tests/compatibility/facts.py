@@ -38,7 +38,7 @@ from medsam2_atlas.registration import registration_config
 from medsam2_atlas.scoremaps import ScoreMaps, fusion_config, score_maps, thresholds_of
 from medsam2_atlas.segmenters.base import Options
 from medsam2_atlas.segmenters.registry import vocabulary
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.storage import StudyStore, Version, WorkFolder
 from medsam2_atlas.studies import (
     PredictionStore,
@@ -122,7 +122,9 @@ def prediction_facts(home: Path) -> dict[str, Any]:
             # This pretends that the weights of the prediction are present.
             given: Any = SimpleNamespace(sha256=was.get("weights"), version=was.get("unet"))
             unets = {} if model.startswith("unet") else {"unet_3d": given}
-            resources = Given(models.atlas(), given, {model: models.unet(model)} if model.startswith("unet") else unets)
+            resources = LoadedResources(
+                models.atlas(), given, {model: models.unet(model)} if model.startswith("unet") else unets
+            )
             provenance = resources.segmenter(name).provenance(Options(prompts=was.get("prompts", "atlas")))
             found.setdefault(model, {})[study] = {
                 "file": prediction.label.name,

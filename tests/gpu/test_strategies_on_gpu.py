@@ -18,7 +18,7 @@ from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.segmenters.base import Options
 from medsam2_atlas.segmenters.case import Case
 from medsam2_atlas.segmenters.places import find_unet
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.segmenters.strategies import STRATEGIES, segment
 from medsam2_atlas.unet import load_unet
 
@@ -33,7 +33,7 @@ def test_two_passes_give_the_cpus_organ(target: Volume, target_truth: Volume, gp
 
     def labels(device: torch.device) -> Any:
         options = Options(organs=(RIGHT_ADRENAL,), prompts="unet")
-        given = Given(None, load_weights(DEMO_WEIGHTS), {"unet_3d": load_unet(find_unet("unet_3d"))}, device=device)
+        given = LoadedResources(None, load_weights(DEMO_WEIGHTS), {"unet_3d": load_unet(find_unet("unet_3d"))}, device=device)
         case = Case(target, given, options)
         case._coarse = coarse
         return segment(case, "D")
@@ -52,7 +52,7 @@ def test_each_strategy_gives_the_cpus_organs(
 
     def labels(device: torch.device) -> dict[str, Any]:
         weights, unets = load_weights(DEMO_WEIGHTS), {"unet_3d": load_unet(find_unet("unet_3d"))}
-        case = Case(target, Given(atlas, weights, unets, device=device, registrations=registrations), options)
+        case = Case(target, LoadedResources(atlas, weights, unets, device=device, registrations=registrations), options)
         return {strategy: segment(case, strategy).labels.array for strategy in STRATEGIES}
 
     on_cpu, on_gpu = gpu.both(labels)

@@ -14,7 +14,7 @@ from medsam2_atlas.prompting import PromptingConfig
 from medsam2_atlas.segmenters import changed_settings
 from medsam2_atlas.segmenters.base import Options, Provenance
 from medsam2_atlas.segmenters.changed_settings import foundation_settings, marked_settings, unet_settings
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.unet.inference_config import UNetInferenceConfig
 
 
@@ -23,7 +23,7 @@ def made_by(name: str, **options: Any) -> Provenance:
     unet: Any = SimpleNamespace(sha256="u", version="u", device=torch.device("cpu"), validation={}, cases={})
     atlas: Any = SimpleNamespace(version="a")
     weights: Any = SimpleNamespace(sha256="w")
-    return Given(atlas, weights, {"unet_3d": unet}).segmenter(name).provenance(Options(**options))
+    return LoadedResources(atlas, weights, {"unet_3d": unet}).segmenter(name).provenance(Options(**options))
 
 
 def test_default_settings_are_omitted() -> None:

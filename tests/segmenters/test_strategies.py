@@ -20,7 +20,7 @@ from medsam2_atlas.medsam2 import Weights, find_checkpoint, load_weights
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.segmenters.base import Options
 from medsam2_atlas.segmenters.case import Case
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.segmenters.strategies import STRATEGIES, segment
 
 
@@ -42,7 +42,7 @@ def short_truth(short_files: ReferenceFiles, short: Volume) -> Volume:
 @pytest.fixture(scope="module")
 def case(short: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache) -> Case:
     """Returns one case for all strategies, as in the demo."""
-    return Case(short, Given(atlas, weights, registrations=registrations))
+    return Case(short, LoadedResources(atlas, weights, registrations=registrations))
 
 
 def score(labels: Volume, truth: Volume) -> float:
@@ -116,7 +116,7 @@ def test_only_reference_strategies_read_the_truth(trapped: Case) -> None:
 def test_only_the_requested_organs_are_segmented(
     short: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache
 ) -> None:
-    result = segment(Case(short, Given(atlas, weights, registrations=registrations), Options(organs=(6, 2))), "A")
+    result = segment(Case(short, LoadedResources(atlas, weights, registrations=registrations), Options(organs=(6, 2))), "A")
     assert set(np.unique(result.labels.array)) == {0, 2, 6}
     assert set(result.report.organs) == {"right_kidney", "liver"}
 
@@ -126,7 +126,7 @@ def test_an_organ_outside_the_scan_is_reported_with_the_reason(target: Volume, a
     start = target.geometry.to_world(np.array([0, 0, upper.start]))
     array = target.array[upper]
     grid = Geometry(array.shape[::-1], target.geometry.spacing, (start[0], start[1], start[2]), target.geometry.direction)
-    result = segment(Case(Volume(array, grid, grid), Given(atlas)), "atlas")
+    result = segment(Case(Volume(array, grid, grid), LoadedResources(atlas)), "atlas")
     assert result.report.volumes_ml["bladder"] == 0
     assert result.report.volumes_ml["liver"] > 200
 
@@ -135,13 +135,13 @@ def test_missing_requirements_of_a_strategy_are_named(
     short: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache
 ) -> None:
     with pytest.raises(AtlasError, match="atlas build"):
-        segment(Case(short, Given(None, weights)), "D")
+        segment(Case(short, LoadedResources(None, weights)), "D")
     with pytest.raises(WeightsError, match="checkpoint"):
-        segment(Case(short, Given(atlas, registrations=registrations)), "A")
+        segment(Case(short, LoadedResources(atlas, registrations=registrations)), "A")
     with pytest.raises(InputError, match="--truth"):
-        segment(Case(short, Given(atlas, weights)), "reference-3")
+        segment(Case(short, LoadedResources(atlas, weights)), "reference-3")
     with pytest.raises(InputError, match="not a strategy"):
-        segment(Case(short, Given(atlas, weights)), "Z")
+        segment(Case(short, LoadedResources(atlas, weights)), "Z")
 
 
 def test_the_command_writes_label_map_report_and_picture_and_its_prompts_can_be_propagated(

@@ -15,7 +15,7 @@ import torch
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.volume import read_volume
 from medsam2_atlas.segmenters.base import Options, Provenance, Report, Segmentation
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.storage import StudyFolder, StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore
 
@@ -131,7 +131,7 @@ def test_a_model_cannot_store_a_final_label(folder: StudyFolder, store: Predicti
 
 def test_provenances_of_different_models_and_options_differ() -> None:
     def made(name: str, atlas: str = "a", **options: Any) -> Provenance:
-        given: Any = Given(SimpleNamespace(version=atlas), SimpleNamespace(sha256="w"), {"unet_3d": UNET})  # type: ignore[arg-type, dict-item]
+        given: Any = LoadedResources(SimpleNamespace(version=atlas), SimpleNamespace(sha256="w"), {"unet_3d": UNET})  # type: ignore[arg-type, dict-item]
         return given.segmenter(name).provenance(Options(**options))
 
     plain = made("D")

@@ -24,8 +24,8 @@ from medsam2_atlas.unet import UNet
 T = TypeVar("T")
 
 
-class Given:
-    """`Resources` of objects in memory: `segment(Case(image, Given(atlas, weights)), "D")`."""
+class LoadedResources:
+    """`Resources` of objects that the caller has loaded: `segment(Case(image, LoadedResources(atlas, weights)), "D")`."""
 
     def __init__(
         self,
