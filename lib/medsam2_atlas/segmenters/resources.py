@@ -91,7 +91,7 @@ class LoadedResources:
     def unet(self, name: str, device: torch.device | None = None) -> UNet:
         """Returns a U-Net; raises WeightsError if none of that name was given."""
         if name not in self._unets:
-            raise WeightsError("U-Net", "is needed to prompt from it.", "Train it or name its weights, or use the atlas.")
+            raise WeightsError("U-Net", "is needed for these prompts.", "Train it or name its weights, or use the atlas.")
         found: UNet = self.on_device(name, self._unets[name], device)
         return found
 

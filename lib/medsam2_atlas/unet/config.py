@@ -38,10 +38,10 @@ class TrainingConfig(BaseModel):
 
 
 class AugmentationConfig(BaseModel):
-    """Random changes of training patches, in addition to `rotation` and `scaling`. Patients and scanners differ as much.
+    """Random changes of training patches, in addition to `rotation` and `scaling`.
 
-    Intensities are the network's: 0..1 over the HU window. Patches are never mirrored, because mirroring would turn a left
-    kidney into a right one.
+    They imitate the differences between patients and scanners. Intensities are the network's: 0..1 over the HU window. Patches
+    are never mirrored, because mirroring would turn a left kidney into a right one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -130,14 +130,14 @@ def unet_config(name: str | Path) -> UNetConfig:
         presets = {file.stem: file for file in resource("configs/unet").glob("*.yaml")}
         if str(name) not in presets:
             raise InputError(
-                name, "is no U-Net configuration.", f"Choose from {', '.join(sorted(presets))}, or name a YAML file."
+                name, "is not a U-Net configuration.", f"Choose from {', '.join(sorted(presets))}, or name a YAML file."
             )
         path = presets[str(name)]
     return read_config(UNetConfig, path, "U-Net configuration", "Compare it with configs/unet/.")
 
 
 def same_network(a: UNetConfig, b: UNetConfig) -> bool:
-    """Returns whether weights trained with one configuration fit the other: only settings of the training may differ."""
+    """Returns whether weights of one configuration fit the other; settings of training, augmentation and loss may differ."""
     return a.model_copy(update={"training": b.training, "augmentation": b.augmentation, "loss": b.loss}) == b
 
 

@@ -109,7 +109,7 @@ def usable_cases(
             problems[case.name] = _reason(error)
             if strict:
                 raise InputError(case.name, f"cannot be trained on: {problems[case.name]}") from error
-            log.warning("%s is left out of the training: %s", case.name, problems[case.name])
+            log.warning("%s is excluded from the training: %s", case.name, problems[case.name])
         progress("reading cases", (number + 1) / len(cases))
     return usable, problems, offsets
 

@@ -86,7 +86,7 @@ class UNetTraining:
         self.skipped = {**(skipped or {}), **problems}
         if self.skipped and not usable:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.skipped.items()))
-            raise InputError("training", f"has no case that can be used: {reasons[:2000]}", "Mend or replace them.")
+            raise InputError("training", f"has no case that can be used: {reasons[:2000]}", "Correct or replace the files.")
         self.train_cases, self.validation_cases = split_cases(usable, config.training.validation_share)
         self.mark, self._progress = "", progress
         torch.manual_seed(config.training.seed)

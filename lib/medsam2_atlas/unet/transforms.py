@@ -89,7 +89,7 @@ class Smoothd(MapTransform):
     """Smooths along the axes that resampling makes coarser, to remove detail finer than the new grid."""
 
     def __init__(self, keys: Any, spacing: tuple[float, ...]) -> None:
-        """`spacing`: of the new grid in the order of the array's axes; 0 where it stays."""
+        """Sets the new grid's spacing (z, y, x) in mm; 0 keeps an axis unchanged."""
         super().__init__(keys)
         self._spacing = spacing
 
