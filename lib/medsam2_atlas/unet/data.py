@@ -136,7 +136,13 @@ def train_loader(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path,
 
 
 def validation_loader(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path) -> DataLoader:
-    """Returns a loader of whole cases, one at a time, with `cache` as folder of the preprocessed cases."""
+    """Returns a loader of whole cases, one at a time.
+
+    Args:
+        cases: the validation cases.
+        config: configuration of the grid.
+        cache: folder of the preprocessed cases.
+    """
     return DataLoader(_cached(cases, config, cache), batch_size=1)
 
 

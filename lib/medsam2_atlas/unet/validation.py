@@ -109,6 +109,11 @@ def prepare_batch(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Moves a batch to a device, in the form that MONAI's engines require.
 
+    Args:
+        batch: `image`, `label` and `known` of the cases.
+        device: device to move to.
+        non_blocking: copy asynchronously where possible.
+
     Returns:
         The image `[batch, 1, z, y, x]` (without `z` in two dimensions), and a dictionary of `label` (same shape, organ numbers)
         and `known` (bool `[batch, classes]`).

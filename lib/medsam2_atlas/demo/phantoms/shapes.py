@@ -58,6 +58,14 @@ class Field:
     def __init__(
         self, generator: np.random.Generator, amplitude: float, wavelengths: tuple[float, float], waves: int = 5
     ) -> None:
+        """Draws a random field.
+
+        Args:
+            generator: random generator.
+            amplitude: standard deviation of the values.
+            wavelengths: min and max wavelength, in mm.
+            waves: number of cosines.
+        """
         direction = generator.normal(size=(waves, 3))
         direction /= np.linalg.norm(direction, axis=1, keepdims=True)
         length = generator.uniform(*wavelengths, size=(waves, 1))

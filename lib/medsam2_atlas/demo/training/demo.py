@@ -152,7 +152,13 @@ def clip_loss(outcome: list[SliceOutput], batch: Batch) -> torch.Tensor:
 
 
 def prepare_pool(folder: Path, options: DemoTraining, progress: Progress = silent) -> PhantomPool:
-    """Renders the missing training phantoms into `folder`, with several processes, and loads all of them."""
+    """Renders the missing training phantoms with several processes, and loads all of them.
+
+    Args:
+        folder: folder of the rendered phantoms; created if missing.
+        options: options of the training.
+        progress: called with the fraction completed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(options.workers) as pool:
         render = partial(PhantomPool.render, folder, options.seed)
