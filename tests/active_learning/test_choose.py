@@ -49,7 +49,7 @@ def test_signed_off_cases_are_never_chosen() -> None:
 def test_old_measures_are_used_until_there_are_new_ones_and_the_reason_says_so() -> None:
     choice = choose("novelty", ["a", "b", "c"], ROWS, versions={"atlas": "a2", "unet": "u1"})
     assert choice is not None
-    assert (choice.study, "last changed" in choice.why) == ("c", True)
+    assert (choice.study, "last change" in choice.why) == ("c", True)
 
 
 def test_two_annotators_get_different_cases() -> None:

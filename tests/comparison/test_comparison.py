@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> StudyFolder:
     return StudyFolder(tmp_path)
 
 
-def test_a_comparison_over_studies(folder: StudyFolder, tmp_path: Path) -> None:
+def test_a_comparison_writes_figures_plots_and_a_page(folder: StudyFolder, tmp_path: Path) -> None:
     ran: list[str] = []
     pair = (contestant("D", 0, ran), contestant("unet_3d", 1, ran))
     result = compare_studies(folder, pair, plain_models(folder.path))

@@ -34,7 +34,7 @@ LATER = (slice(5, 15), slice(6, 18), slice(12, 32))
 """`BLOCK`, shifted by 4 mm along x."""
 
 
-def test_equal_masks_are_perfect_and_shifted_ones_are_as_far_as_they_were_shifted() -> None:
+def test_equal_masks_score_perfectly_and_shifted_ones_by_the_distance_of_the_shift() -> None:
     same = compare_labels(volume((6, BLOCK)), volume((6, BLOCK)), [6])[6]
     assert (same.dice, same.nsd, same.hd95_mm, same.volume_difference_ml) == (1.0, 1.0, 0.0, 0.0)
     moved = compare_labels(volume((6, BLOCK)), volume((6, LATER)), [6])[6]

@@ -73,7 +73,7 @@ def test_a_corrected_organ_matches_that_of_the_cpu(target: Volume, target_truth:
 
 
 @pytest.mark.slow
-def test_the_official_network_gives_the_cpus_logits(target: Volume, prompts: list[OrganPrompt], gpu: Gpu) -> None:
+def test_the_official_network_gives_the_same_logits_as_on_the_cpu(target: Volume, prompts: list[OrganPrompt], gpu: Gpu) -> None:
     config = load_config(OFFICIAL)
     state = seeded_state(config)
 

@@ -26,7 +26,7 @@ DEMO_WEIGHTS = Path(resource("weights/medsam2_demo.pt"))
 SPLEEN, RIGHT_KIDNEY, RIGHT_ADRENAL = 1, 2, 11
 
 
-def test_two_passes_give_the_cpus_organ(target: Volume, target_truth: Volume, gpu: Gpu) -> None:
+def test_two_passes_give_the_same_organ_as_on_the_cpu(target: Volume, target_truth: Volume, gpu: Gpu) -> None:
     coarse = target_truth.array.copy()  # replaces the U-Net's label map, which has its own test
     slices = np.flatnonzero((coarse == RIGHT_ADRENAL).any((1, 2)))
     coarse[slices[3] :] = 0
@@ -45,7 +45,7 @@ def test_two_passes_give_the_cpus_organ(target: Volume, target_truth: Volume, gp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prompts", ["atlas", "both"])
-def test_each_strategy_gives_the_cpus_organs(
+def test_each_strategy_gives_the_same_organs_as_on_the_cpu(
     prompts: Any, target: Volume, target_truth: Volume, atlas: Atlas, registrations: RegistrationCache, gpu: Gpu
 ) -> None:
     options = Options(organs=(SPLEEN, RIGHT_KIDNEY, RIGHT_ADRENAL), prompts=prompts, truth=target_truth)

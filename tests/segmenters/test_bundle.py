@@ -238,7 +238,7 @@ def test_gpu_label_maps_match_those_of_the_cpu(memory: Any, amp: bool, patient: 
     model = load_bundle(tiny_bundle(tmp_path / "own", config=config))
 
     if not memory and not gpu.real:
-        pytest.skip("MONAI cannot make its tensors of pretended ones")
+        pytest.skip("MONAI cannot create its tensors from pretended ones")
 
     def labels(device: torch.device) -> np.ndarray:
         return bundle_labels(patient, model.on(device), memory if device.type == "cuda" else "")

@@ -117,7 +117,7 @@ def test_clients_cannot_name_folders(client: MONAILabelClient, home: Path) -> No
             client.infer(model, "a", {})
     added = {"bundle:own": str(home / "broken"), "folder": str(home / "broken")}
     _, answer = client.infer("bundle-own", "a", added)
-    assert answer["report"]["weights"]["known_organs"] == ["liver"], "what a client adds is not read"
+    assert answer["report"]["weights"]["known_organs"] == ["liver"], "additional fields of a client are ignored"
     models = Models({"bundle:own": str(home / "bundle")})
     for name in ("bundle:other", "bundle:../broken", "bundle:"):
         with pytest.raises((InputError, NotFoundError)):

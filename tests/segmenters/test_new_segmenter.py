@@ -85,7 +85,7 @@ def test_the_server_lists_runs_stores_and_compares_it(server_app: MedSAM2AtlasAp
     assert set(np.unique(stored)) == {0, 6}
     assert first["params"]["report"]["segmenter"] == "toy"
     assert server_app.stored({"model": "toy", "image": "a"}) is not None
-    assert set(server_app._missing("toy", "compare")) <= {"compare"}, "a request looks at the models that it names"
+    assert set(server_app._missing("toy", "compare")) <= {"compare"}, "a request checks only the models that it names"
 
 
 def test_commands_run_it(studies: Path, tmp_path: Path) -> None:

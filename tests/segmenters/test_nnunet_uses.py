@@ -62,7 +62,7 @@ def test_it_is_compared_on_the_organs_that_it_segments(studies: Path, folder: Pa
     found = compare_studies(store, (FakeSegmenter("D", {}, run), models.segmenter("nnunet:own")), models)
     assert found.models == ("medsam2_atlas", "nnunet-own")
     (case,) = found.cases
-    assert list(case.scores) == [6], "the model does not know the aorta, so that is no disagreement"
+    assert list(case.scores) == [6], "the model does not segment the aorta, so a missing aorta is no disagreement"
 
 
 @pytest.fixture

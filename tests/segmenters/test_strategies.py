@@ -69,7 +69,7 @@ MIN_DICE = {"atlas": 0.55, "A": 0.5, "B": 0.5, "C": 0.5, "D": 0.55, "E": 0.55}
 
 
 @pytest.mark.parametrize(("strategy", "min_dice"), MIN_DICE.items())
-def test_each_strategy_segments_an_unseen_patient_without_the_truth(
+def test_each_strategy_segments_an_unseen_patient_without_the_ground_truth(
     strategy: str, min_dice: float, trapped: Case, short_truth: Volume
 ) -> None:
     case = trapped
@@ -105,7 +105,7 @@ def test_true_boxes_are_better_than_registered_ones(case: Case, short_truth: Vol
     assert score(one.labels, short_truth) > 0.6
 
 
-def test_only_reference_strategies_read_the_truth(trapped: Case) -> None:
+def test_only_reference_strategies_read_the_ground_truth(trapped: Case) -> None:
     reading = [name for name in STRATEGIES if name not in MIN_DICE]  # the other strategies have run with the same trap
     assert reading == ["reference-1", "reference-3"]
     for name in reading:

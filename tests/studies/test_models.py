@@ -41,7 +41,7 @@ def test_score_maps_of_a_prediction_are_reused_for_the_measures(monkeypatch: pyt
     assert made == [(0, "1"), (0, "2"), (7, "1"), (0, "1")]  # the score maps of two CTs are kept
 
 
-def test_a_segmenter_is_made_once_and_unknown_ones_are_refused() -> None:
+def test_a_segmenter_is_created_once_and_unknown_ones_are_refused() -> None:
     models = plain_models()
     assert models.segmenter("D") is models.segmenter("D")
     assert models.segmenter("D") is not models.segmenter("B")

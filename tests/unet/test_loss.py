@@ -62,7 +62,7 @@ def test_each_case_of_a_batch_has_its_own_annotated_organs() -> None:
     assert loss(logits_for(found), target(labels, swapped)) > 1
 
 
-def test_coarser_heads_count_less() -> None:
+def test_coarser_heads_weigh_less() -> None:
     labels = torch.ones(1, 1, 4, 4, 4)
     good, bad = logits_for(labels), logits_for(labels * 2)
     loss = PartialLabelLoss()
