@@ -39,7 +39,7 @@ with plain_endings():  # imports take seconds, and Ctrl+C must end them without 
     from medsam2_atlas.prompting import prompts_from_report
     from medsam2_atlas.segmenters.base import Options
     from medsam2_atlas.segmenters.case import Case
-    from medsam2_atlas.segmenters.resources import Given
+    from medsam2_atlas.segmenters.resources import LoadedResources
     from medsam2_atlas.segmenters.strategies import STRATEGIES, segment
 
 console = Console()
@@ -72,7 +72,7 @@ def main(out: Path, device: str) -> None:
             session = _annotate(url, studies, out)
     image = read_volume(target.image)
     ground_truth = read_labels(target.label, image)
-    given = Given(Atlas.load(out / "atlas"), weights, device=networks_on)
+    given = LoadedResources(Atlas.load(out / "atlas"), weights, device=networks_on)
     (table, rows), step = given.ladder.run(
         "demo", lambda memory: _compare(Case(image, given, Options(truth=ground_truth, memory=memory)))
     )

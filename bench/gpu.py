@@ -38,7 +38,7 @@ from medsam2_atlas.medsam2 import OFFICIAL, Weights, build_network, load_config,
 from medsam2_atlas.segmenters.base import Options, Segmentation
 from medsam2_atlas.segmenters.case import Case
 from medsam2_atlas.segmenters.places import find_unet
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.segmenters.strategies import segment
 from medsam2_atlas.studies.runner import run as run_segmenter
 from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, predict, unet_config, with_training
@@ -125,14 +125,14 @@ class Patient:
 
     def case(self, weights: Weights, organs: tuple[int, ...]) -> Case:
         """Returns a case whose prompts come from the ground truth instead of a U-Net's label map."""
-        given = Given(None, weights, {"unet_3d": load_unet(find_unet("unet_3d"))}, device=weights.device)
+        given = LoadedResources(None, weights, {"unet_3d": load_unet(find_unet("unet_3d"))}, device=weights.device)
         case = Case(self.image, given, Options(organs=organs, prompts="unet"))
         case._coarse = self.truth.array
         return case
 
     def by_reference(self, weights: Weights, organs: tuple[int, ...], device: torch.device) -> Segmentation:
         """Segments with strategy reference-3, on the memory ladder."""
-        given = Given(None, weights, device=device)
+        given = LoadedResources(None, weights, device=device)
         options = Options(organs=organs, truth=self.truth)
         return run_segmenter(given.segmenter("reference-3"), self.image, options, given).segmentation
 

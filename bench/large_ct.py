@@ -12,7 +12,7 @@ from scipy import ndimage
 from medsam2_atlas.demo.phantoms import draw_case
 from medsam2_atlas.imaging.volume import Geometry, Volume
 from medsam2_atlas.segmenters.places import find_unet
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.unet import load_unet
 
 SIZE, SPACING = (512, 512, 200), (0.78, 0.78, 2.2)
@@ -33,7 +33,7 @@ def large_ct() -> Volume:
 def main() -> None:
     torch.set_num_threads(2)
     image, unet = large_ct(), load_unet(find_unet("unet_3d"))
-    segmenter, seconds = Given(unets={"unet_3d": unet}).segmenter("unet_3d"), []
+    segmenter, seconds = LoadedResources(unets={"unet_3d": unet}).segmenter("unet_3d"), []
     for _ in range(RUNS):
         began = time.perf_counter()
         result = segmenter.segment(image)

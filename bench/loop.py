@@ -38,7 +38,7 @@ from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.scoremaps import ScoreMaps, score_maps
 from medsam2_atlas.segmenters.case import Case
 from medsam2_atlas.segmenters.fusion import fuse_scores
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.segmenters.strategies import segment
 from medsam2_atlas.storage import WorkFolder
 from medsam2_atlas.studies import grow_studies_atlas, grown_atlas
@@ -118,7 +118,7 @@ def evaluate(setting: Setting, atlas: Atlas, unet: UNet, with_network: bool) -> 
         add_score("atlas", fuse_scores(score_maps(image, atlas, cache=setting.cache)))
         add_score("unet_3d", predict(image, unet).labels)
         if weights is not None:
-            result = segment(Case(image, Given(atlas, weights, registrations=setting.cache)), "B")
+            result = segment(Case(image, LoadedResources(atlas, weights, registrations=setting.cache)), "B")
             add_score("medsam2_atlas", result.labels.array)
     return {model: float(np.mean(values)) for model, values in found.items()}
 

@@ -20,7 +20,7 @@ from medsam2_atlas.imaging.volume import read_volume
 from medsam2_atlas.medsam2 import find_checkpoint, load_weights
 from medsam2_atlas.prompting import prompting_config
 from medsam2_atlas.segmenters.case import Case, Clock
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 
 PICTURE = Path(__file__).parent.parent / "docs" / "method.png"
 TITLES = ("1  target CT", "2  score maps", "3  prompting regions and box prompts", "4  label map")
@@ -31,7 +31,7 @@ def main() -> None:
     sample = resource("sample-data")
     target = find_references(sample / "targets")[0]
     atlas = build_atlas(find_references(sample / "references"))
-    case = Case(read_volume(target.image), Given(atlas, load_weights(find_checkpoint())))
+    case = Case(read_volume(target.image), LoadedResources(atlas, load_weights(find_checkpoint())))
     clock = Clock()
     scores, prompts = case.scores(clock), case.first_prompts(prompting_config().three_boxes, clock)
     labels = case.prompted(prompts, clock)

@@ -29,7 +29,7 @@ from medsam2_atlas.segmenters.base import Options
 from medsam2_atlas.segmenters.case import Case
 from medsam2_atlas.segmenters.places import find_unet
 from medsam2_atlas.segmenters.registry import trainable
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.segmenters.strategies import REFERENCE_STRATEGIES, STRATEGIES, segment
 from medsam2_atlas.unet import load_unet
 
@@ -74,7 +74,7 @@ def main() -> None:
         for number, file in enumerate(files):
             image = read_volume(file.image)
             truth = read_labels(file.label, image)
-            resources, usual = Given(atlas, weights, unets), Options(thresholds=given.thresholds)
+            resources, usual = LoadedResources(atlas, weights, unets), Options(thresholds=given.thresholds)
             case = Case(image, resources, usual)
             for name in names:
                 case.options = replace(usual, truth=truth) if name in REFERENCE_STRATEGIES else usual

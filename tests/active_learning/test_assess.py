@@ -1,4 +1,4 @@
-"""What a case could teach."""
+"""Measures of how informative a case is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHARP[2:6, 2:6, 2:6] = 255
 PROMPT = Prompts((OrganPrompt(6, 2, 5, (BoxPrompt(3, (2, 2, 5, 5)),)),))
 
 
-def test_certain_maps_and_prompts_teach_nothing_and_vague_ones_much() -> None:
+def test_uncertainty_is_low_for_certain_maps_and_prompts_and_high_for_vague_ones() -> None:
     sharp, vague = scores_of(SHARP), scores_of(SHARP / 3)
     assert uncertainty(sharp, PROMPT)[6] < 0.01
     assert uncertainty(sharp, Prompts((), {6: "none"}))[6] == pytest.approx(0.5, abs=0.01)
@@ -53,19 +53,19 @@ def test_settings_weigh_map_and_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doubt - changed(entropy_weight=0.0, fallback_doubt=0.1) == pytest.approx(0.15)
 
 
-def test_disagreement_counts_organs_that_only_one_has() -> None:
+def test_disagreement_counts_organs_that_only_one_label_map_contains() -> None:
     first, second = np.zeros((4, 4, 4), int), np.zeros((4, 4, 4), int)
     first[0], second[0] = 6, 6
     second[0, :2] = 0
     first[2] = 3
     second[3] = 8
-    apart = disagreement(first, second)
-    assert apart == {6: pytest.approx(1 / 3), 3: 1.0, 8: 1.0}
-    assert disagreement(first, second, [6, 8]) == {6: pytest.approx(1 / 3), 8: 1.0}  # a model that does not know 3
+    found = disagreement(first, second)
+    assert found == {6: pytest.approx(1 / 3), 3: 1.0, 8: 1.0}
+    assert disagreement(first, second, [6, 8]) == {6: pytest.approx(1 / 3), 8: 1.0}  # a model that does not segment organ 3
     assert disagreement(first, second, []) == {}
 
 
-def test_a_case_unlike_the_references_is_newer_than_one_of_them(
+def test_a_case_unlike_the_references_has_more_novelty_than_a_reference(
     atlas: Atlas, target: Volume, registrations: RegistrationCache
 ) -> None:
     organs = organ_table().indices

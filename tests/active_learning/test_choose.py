@@ -1,4 +1,4 @@
-"""The choice of the next case, and the table that it rests on."""
+"""The choice of the next case, and the table of measures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize(("strategy", "study"), [("disagreement", "b"), ("uncertainty", "a"), ("novelty", "c"), ("first", "a")])
-def test_each_strategy_takes_its_highest_and_says_why(strategy: str, study: str) -> None:
+def test_each_strategy_chooses_its_highest_measure_and_gives_the_reason(strategy: str, study: str) -> None:
     choice = choose(strategy, ["c", "b", "a"], ROWS, versions=VERSIONS)
     assert choice is not None
     assert choice.study == study
@@ -46,23 +46,23 @@ def test_signed_off_cases_are_never_chosen() -> None:
     assert choose("disagreement", [], ROWS) is None
 
 
-def test_old_measures_serve_until_there_are_new_ones_and_the_reason_says_so() -> None:
+def test_old_measures_are_used_until_there_are_new_ones_and_the_reason_says_so() -> None:
     choice = choose("novelty", ["a", "b", "c"], ROWS, versions={"atlas": "a2", "unet": "u1"})
     assert choice is not None
-    assert (choice.study, "last changed" in choice.why) == ("c", True)
+    assert (choice.study, "last change" in choice.why) == ("c", True)
 
 
 def test_two_annotators_get_different_cases() -> None:
-    choice = choose("disagreement", ["a", "b"], ROWS, in_work=lambda study: study == "b")
+    choice = choose("disagreement", ["a", "b"], ROWS, assigned=lambda study: study == "b")
     assert choice is not None
     assert choice.study == "a"
     assert "highest free" in choice.why
-    only = choose("disagreement", ["b"], ROWS, in_work=lambda _: True)
+    only = choose("disagreement", ["b"], ROWS, assigned=lambda _: True)
     assert only is not None
     assert only.study == "b"
 
 
-def test_without_measures_the_first_is_taken_and_the_problem_told() -> None:
+def test_without_measures_the_first_case_is_chosen_and_the_reason_names_the_problem() -> None:
     problem = Row("a", "stamp", {}, "", {}, {}, "a.nii.gz: cannot be read")
     choice = choose("uncertainty", ["b", "a"], {"a": problem})
     assert choice is not None
@@ -70,7 +70,7 @@ def test_without_measures_the_first_is_taken_and_the_problem_told() -> None:
     assert "cannot be read" in choice.why
 
 
-def test_chance_is_even() -> None:
+def test_the_random_choice_is_uniform() -> None:
     generator = np.random.default_rng(3)
     drawn = [choose("random", ["a", "b", "c"], {}, generator=generator) for _ in range(300)]
     counts = [sum(c is not None and c.study == study for c in drawn) for study in "abc"]
@@ -88,7 +88,7 @@ def put_many(file: Path, prefix: str) -> None:
         table.put(f"{prefix}{n}", "stamp", VERSIONS, Assessment({"novelty": n / 50}, {"novelty": "far"}))
 
 
-def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+def test_concurrent_writers_lose_nothing(tmp_path: Path) -> None:
     with ProcessPoolExecutor(2) as pool:
         list(pool.map(partial(put_many, tmp_path / "t.sqlite"), ["x", "y"]))
     rows = ScoreTable(tmp_path / "t.sqlite").rows()
@@ -115,4 +115,4 @@ def test_thousands_of_cases_are_ranked_at_once(tmp_path: Path) -> None:
     choice = choose("novelty", [r[0] for r in rows], table.rows())
     assert choice is not None
     assert choice.weight > 0.99
-    assert time.perf_counter() - began < 3  # it takes some 50 ms; a walk over files or a registration would show
+    assert time.perf_counter() - began < 3  # it takes about 50 ms; reading files or a registration would take far longer

@@ -1,4 +1,4 @@
-"""Two models over a studies folder: figures, plots and the page."""
+"""Comparison of two models over a studies folder: figures, plots and the page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def contestant(name: str, shift: int, ran: list[str]) -> FakeSegmenter:
     def run(image: Volume, _: Options) -> Segmentation:
         ran.append(name)
         labels = blocks(image, shift + (2 if "far" in image.source else 0) * (name == "unet_3d"))
-        report = base_report(name, image, labels, [2, 6]).having(seconds={"total": 1.0 + shift}, mark="demo weights")
+        report = base_report(name, image, labels, [2, 6]).with_fields(seconds={"total": 1.0 + shift}, mark="demo weights")
         return Segmentation(image.with_array(labels), report)
 
     return FakeSegmenter(name, {"organs": [2, 6], "shift": shift}, run)
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> StudyFolder:
     return StudyFolder(tmp_path)
 
 
-def test_a_comparison_over_studies(folder: StudyFolder, tmp_path: Path) -> None:
+def test_a_comparison_writes_figures_plots_and_a_page(folder: StudyFolder, tmp_path: Path) -> None:
     ran: list[str] = []
     pair = (contestant("D", 0, ran), contestant("unet_3d", 1, ran))
     result = compare_studies(folder, pair, plain_models(folder.path))
@@ -70,7 +70,7 @@ def test_a_comparison_over_studies(folder: StudyFolder, tmp_path: Path) -> None:
     assert result.history == [point]
 
     again = compare_studies(folder, pair, plain_models(folder.path))
-    assert len(ran) == 4  # all from the store
+    assert len(ran) == 4  # all results come from the store
     assert again.agreement() == result.agreement()
     assert len(again.history) == 1
 
@@ -94,7 +94,7 @@ def test_a_comparison_over_studies(folder: StudyFolder, tmp_path: Path) -> None:
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_agreement_is_remembered_over_the_number_of_labelled_cases(folder: StudyFolder) -> None:
+def test_agreement_is_recorded_by_number_of_labelled_cases(folder: StudyFolder) -> None:
     ran, models = list[str](), plain_models(folder.path)
     compare_studies(folder, (contestant("D", 0, ran), contestant("unet_3d", 2, ran)), models)
     final = folder.path / "labels" / "final"

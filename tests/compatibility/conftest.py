@@ -1,4 +1,4 @@
-"""Fixtures: each generation is unpacked and opened once for the tests that only read it."""
+"""Fixtures that unpack and open each generation once for the tests that only read it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Opened:
 
     Attributes:
         generation: the generation.
-        home: its files.
-        before: checksums of all files but indexes, before anything was opened.
-        answers: the answer, or the error, to each of `facts.QUESTIONS`.
-        after: checksums after they were opened.
+        home: folder of its unpacked files.
+        before: checksums of all files except indexes, before anything was opened.
+        answers: the answer to each of `facts.QUESTIONS`, or the error.
+        after: checksums after the files were opened.
     """
 
     generation: Generation
@@ -38,7 +38,7 @@ class Opened:
 
 
 def checksums(home: Path) -> dict[str, str]:
-    """Returns checksums of all files but indexes, and the targets of links, by path."""
+    """Returns checksums of all files except indexes, and the targets of links, by path."""
     found = {}
     for folder, _, names in os.walk(home):
         for file in (Path(folder, name) for name in names if _INDEX not in name):
@@ -48,7 +48,7 @@ def checksums(home: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Limits PyTorch to one thread: on volumes this small, several threads mostly wait for each other."""
+    """Limits PyTorch to one thread, because several threads mostly wait for each other on volumes this small."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -72,5 +72,5 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def copy(opened: Opened, tmp_path: Path) -> Path:
-    """A copy of the generation's files for tests that change them; texts in it name the copy's own folder."""
+    """Returns a copy of the generation's files for tests that change them; paths in its texts point into the copy."""
     return opened.generation.unpack(tmp_path / "home", in_place=True)

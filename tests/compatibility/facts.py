@@ -1,6 +1,6 @@
-"""Collects what an installation holds: `make.py` records it once, and the tests collect it again with today's code.
+"""Collects the content of an installation: `make.py` records it once, and the tests collect it again with today's code.
 
-The answers are plain JSON. If a function is renamed, its call is changed here; recorded answers are never changed.
+The answers are plain JSON. If a function is renamed, change its call here; never change recorded answers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from medsam2_atlas.registration import registration_config
 from medsam2_atlas.scoremaps import ScoreMaps, fusion_config, score_maps, thresholds_of
 from medsam2_atlas.segmenters.base import Options
 from medsam2_atlas.segmenters.registry import vocabulary
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.storage import StudyStore, Version, WorkFolder
 from medsam2_atlas.studies import (
     PredictionStore,
@@ -60,7 +60,7 @@ MODELS = ("medsam2_atlas", "atlas", "unet_3d", "unet_2d")
 UNETS = ("studies/.medsam2_atlas/unet_3d/best.pt", "run/best.pt", "models/unet_2d.pt", "models/unet_3d.pt")
 NETWORKS = ("demo", "sam2.1_hiera_t512")
 AWAY = "http://127.0.0.1:9/dicom-web"
-"""Address at which no PACS answers."""
+"""An address without a PACS."""
 
 
 def answers(home: Path, notes: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def studies_facts(store: StudyStore) -> dict[str, Any]:
 
 
 def version_facts(version: Version) -> dict[str, Any]:
-    """Returns the record of a version; what earlier programs did not record only where it is there."""
+    """Returns the record of a version; fields that earlier programs did not record are included only if present."""
     later = {"author_id": version.author_id, "accepted": dict(version.accepted)}
     return {key: value for key, value in later.items() if value} | {
         "number": version.number,
@@ -108,7 +108,7 @@ def version_facts(version: Version) -> dict[str, Any]:
 
 
 def prediction_facts(home: Path) -> dict[str, Any]:
-    """Returns what is stored of each model's predictions, and whether it still counts, by model and study."""
+    """Returns the stored predictions, and whether each is still valid, by model and study."""
     models, store = models_of(home), StudyStore(home / "studies")
     kept = PredictionStore(models.work, store)
     found: dict[str, Any] = {}
@@ -119,9 +119,12 @@ def prediction_facts(home: Path) -> dict[str, Any]:
                 continue
             was = prediction.provenance
             name = was.get("strategy", model)
-            given: Any = SimpleNamespace(sha256=was.get("weights"), version=was.get("unet"))  # as if the same weights were here
+            # This pretends that the weights of the prediction are present.
+            given: Any = SimpleNamespace(sha256=was.get("weights"), version=was.get("unet"))
             unets = {} if model.startswith("unet") else {"unet_3d": given}
-            resources = Given(models.atlas(), given, {model: models.unet(model)} if model.startswith("unet") else unets)
+            resources = LoadedResources(
+                models.atlas(), given, {model: models.unet(model)} if model.startswith("unet") else unets
+            )
             provenance = resources.segmenter(name).provenance(Options(prompts=was.get("prompts", "atlas")))
             found.setdefault(model, {})[study] = {
                 "file": prediction.label.name,
@@ -134,7 +137,7 @@ def prediction_facts(home: Path) -> dict[str, Any]:
 
 
 def measure_facts(home: Path) -> dict[str, Any]:
-    """Returns the measures of all studies, whether they still count, and the next case by each strategy."""
+    """Returns the measures of all studies, whether they are still current, and the next case of each strategy."""
     models, store = models_of(home), StudyDatastore(home / "studies", MODELS)
     table, predictions = ScoreTable(models.work.folder(".") / "learning.sqlite"), Predictions(models, lambda: store)
     versions = Learner(models, predictions, table, lambda: store, "atlas").versions()
@@ -154,7 +157,7 @@ def measure_facts(home: Path) -> dict[str, Any]:
 
 
 def review_facts(home: Path) -> dict[str, Any]:
-    """Returns the state of each case, and what the studies are called."""
+    """Returns the state of each case, and the names of the studies."""
     store, work = StudyDatastore(home / "studies", MODELS), WorkFolder.of(home / "studies")
     cases = case_states(store, ScoreTable(work.folder(".") / "learning.sqlite"), MODELS)
     kept = ("state", "by", "made", "version", "models", "disagreement", "uncertainty", "novelty", "tag", "look_first")
@@ -163,7 +166,7 @@ def review_facts(home: Path) -> dict[str, Any]:
 
 
 def atlas_facts(atlas: Atlas) -> dict[str, Any]:
-    """Returns versions, references, options and thresholds of an atlas, and its maps in figures."""
+    """Returns versions, references, options and thresholds of an atlas, and statistics of its maps."""
     references = [reference.describe() for reference in atlas.references]
     maps = {organ_table()[k].name: {"count": m.count, "sum": int(m.values.sum())} for k, m in atlas.maps.items()}
     return {
@@ -177,7 +180,7 @@ def atlas_facts(atlas: Atlas) -> dict[str, Any]:
 
 
 def grown_facts(home: Path) -> dict[str, Any]:
-    """Returns the atlas that grew with the studies, its versions, and what is kept out of it."""
+    """Returns the atlas that grew with the studies, its versions, and its excluded studies."""
     work = WorkFolder.of(home / "studies")
     atlas, store = grown_atlas(work, Atlas.load(home / "atlas")), atlas_store(work)
     assert atlas is not None, "the grown atlas belongs to another base"
@@ -191,14 +194,14 @@ def grown_facts(home: Path) -> dict[str, Any]:
 
 
 def maps_of(home: Path, study: str) -> ScoreMaps:
-    """Returns score maps of a study, whose registration is kept."""
+    """Returns the score maps of a study from its stored registration."""
     models = models_of(home)
     image = read_volume(StudyStore(home / "studies").image(study).file)
     return score_maps(image, models.atlas(), cache=models.registrations)
 
 
 def dense_maps(scores: ScoreMaps) -> dict[str, np.ndarray]:
-    """Returns score maps `[z, y, x]`, uint8, over the whole of the target, by organ."""
+    """Returns score maps `[z, y, x]`, uint8, on the full grid of the target, by organ."""
     found = {}
     for k, score in scores.maps.items():
         dense = np.zeros(scores.geometry.shape, np.uint8)
@@ -208,7 +211,7 @@ def dense_maps(scores: ScoreMaps) -> dict[str, np.ndarray]:
 
 
 def unet_facts(file: Path) -> dict[str, Any]:
-    """Returns what is stored with the weights of a U-Net, and what the network computes from a ramp."""
+    """Returns the metadata of a U-Net's weights, and the network's output for a ramp."""
     unet = load_unet(file, torch.device("cpu"))
     ramp = torch.linspace(0, 1, 16**unet.config.dimensions).reshape(1, 1, *[16] * unet.config.dimensions)
     with torch.inference_mode():
@@ -224,7 +227,7 @@ def unet_facts(file: Path) -> dict[str, Any]:
 
 
 def pacs_facts(notes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what is kept of the series of a PACS, while it does not answer; notes: its URL and series."""
+    """Returns the stored data of a PACS's series while the PACS does not answer; `notes` contains its URL and series."""
     store = PacsDatastore(DicomWeb(AWAY), WorkFolder.of(notes["url"]).folder("."), MODELS)
     found: dict[str, Any] = {"listed": store.list_images(), "kept": studies_facts(store.store), "sent": {}}
     for study, tags in store.store.labels().items():
@@ -234,7 +237,7 @@ def pacs_facts(notes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stock_facts(folder: Path) -> dict[str, Any]:
-    """Returns images and label maps of a folder that MONAI Label's own datastore has made."""
+    """Returns images and label maps of a folder that MONAI Label's own datastore has created."""
     store = StudyStore(folder)
     images, labels = store.images(), store.labels()
     return {
@@ -250,7 +253,7 @@ def stock_facts(folder: Path) -> dict[str, Any]:
 
 
 def segmentation_facts(folder: Path) -> dict[str, Any]:
-    """Returns the voxels of a label map and of the DICOM SEG that was made of it."""
+    """Returns the voxels of a label map and of the DICOM SEG that was made from it."""
     file = folder / "seg.dcm"
     _, (array,) = run_task("dicom_seg", file, path=str(file), folder=str(folder / "series"))
     return {"label map": label_digest(folder / "label.nii.gz", folder / "series"), "seg": array_digest(array)}
@@ -268,14 +271,14 @@ def settings_facts(folder: Path) -> dict[str, Any]:
         **{Path(name).stem: unet_config(name) for name in unets},
     }
     settings = {name: config.model_dump(mode="json") for name, config in found.items()}
-    settings["fusion"] = fusion_config().provenance()  # by the names that it had in the first generations
+    settings["fusion"] = fusion_config().provenance()  # with the names of the first generations
     for organ in settings["labels"]["organs"]:
         organ["threshold"] = organ["published_threshold"]
     return settings
 
 
 def people_facts(tokens: Path) -> dict[str, Any]:
-    """Returns the people that the server knows by their tokens, with their roles."""
+    """Returns the people in the file of tokens, with their roles."""
     with TemporaryDirectory() as folder:
         file = renew_tokens(Path(shutil.copy(tokens, folder)))
         access = Access(ServerConfig(tokens=str(file)))  # type: ignore[call-arg]
@@ -284,7 +287,7 @@ def people_facts(tokens: Path) -> dict[str, Any]:
 
 
 def network_facts(name: str) -> dict[str, Any]:
-    """Returns how many tensors a MedSAM2 checkpoint for a network holds, and a checksum of their names and shapes."""
+    """Returns the number of tensors in a MedSAM2 checkpoint of a network, and a checksum of their names and shapes."""
     shapes = parameter_shapes(load_config(name))
     return {"tensors": len(shapes), "sha256": hashlib.sha256(json.dumps(sorted(shapes.items())).encode()).hexdigest()}
 
@@ -309,11 +312,11 @@ def command_facts() -> dict[str, Any]:
 
 
 _OPEN = {"strategy": vocabulary(), "segmenter": vocabulary(), "prompts": PROMPTS}
-"""Values of options that take others besides, such as names that users give to folders."""
+"""Values of options that also accept other values, such as names that users give to folders."""
 
 
 def _choices(kind: Any) -> list[str]:
-    """Returns the values of a type that has a few, or of its parts."""
+    """Returns the possible values of an option's type, or of its parts."""
     if isinstance(kind, type) and issubclass(kind, Enum):
         return [str(member.value) for member in kind]
     if get_origin(kind) is Literal:
@@ -322,7 +325,7 @@ def _choices(kind: Any) -> list[str]:
 
 
 def route_facts() -> dict[str, Any]:
-    """Returns methods and parameters of the server's routes."""
+    """Returns the methods and parameters of the server's routes."""
     paths = create_app(ServerConfig()).openapi()["paths"]  # type: ignore[call-arg]
     return {
         path: {
@@ -371,4 +374,4 @@ QUESTIONS: dict[str, Question] = {
     "command line": lambda *_: command_facts(),
     "routes": lambda *_: route_facts(),
 }
-"""What is asked of the files of an installation, given their folder and what was noted when they were made."""
+"""The questions about an installation: functions of its folder and of the notes made when it was created."""

@@ -1,4 +1,4 @@
-"""Reads generations: packed installations of earlier versions, each with a record of what it held."""
+"""Reads generations: packed installations of earlier versions, each with a record of its content."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from medsam2_atlas.scoremaps import fusion_config
 FOLDER = Path(__file__).parent
 ARCHIVE, MADE_BY, EXPECTED, MAPS = "installation.tar.xz", "made-by.json", "expected.json", "score-maps.npz"
 MAPPED = "open"
-"""Study whose score maps are kept."""
+"""The study whose score maps are stored in the generation."""
 _CACHED: tuple[Callable[..., Any], ...] = (
     registration_config,
     fusion_config,
@@ -40,30 +40,30 @@ _TEXTS = (".json", ".yaml", ".info")
 
 @dataclass(frozen=True)
 class Generation:
-    """A generation. folder: in which it is kept."""
+    """A generation in the folder `folder`."""
 
     folder: Path
 
     @property
     def name(self) -> str:
-        """Date and commit of the version that made it."""
+        """The date and commit of the version that made it."""
         return self.folder.name
 
     @cached_property
     def made_by(self) -> dict[str, Any]:
-        """Commit, version, libraries, and `notes`: what the files themselves do not tell."""
+        """The commit, version and libraries, and `notes`: facts that are not in the files."""
         found: dict[str, Any] = json.loads((self.folder / MADE_BY).read_text(encoding="utf-8"))
         return found
 
     @cached_property
     def expected(self) -> dict[str, Any]:
-        """What the installation held; see `facts.QUESTIONS`."""
+        """The recorded content of the installation; see `facts.QUESTIONS`."""
         found: dict[str, Any] = json.loads((self.folder / EXPECTED).read_text(encoding="utf-8"))
         return found
 
     @cached_property
     def maps(self) -> dict[str, np.ndarray]:
-        """Score maps `[z, y, x]` of the study `MAPPED`, uint8, by organ."""
+        """The score maps `[z, y, x]` of the study `MAPPED`, uint8, by organ."""
         with np.load(self.folder / MAPS) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
@@ -71,8 +71,8 @@ class Generation:
         """Unpacks the installation's files.
 
         Args:
-            target: folder to make.
-            in_place: whether texts name the new place in place of the old one, as if the files had never been moved.
+            target: folder to create.
+            in_place: replace the old folder's path in texts by the new one, as if the files had never been moved.
 
         Returns:
             The folder.
@@ -96,11 +96,11 @@ def generations() -> list[Generation]:
 
 @contextmanager
 def in_use(home: Path, version: str, work: Path) -> Iterator[None]:
-    """Runs the block as the installation runs: with its settings over those of today, its model folder and its version.
+    """Runs the block with the installation's settings (merged into those of today), its model folder and its version.
 
     Args:
         home: files of the installation.
-        version: of the package that made it. Stored predictions depend on it, so it is kept while the block runs.
+        version: version of the package that made it; stored predictions depend on it.
         work: a new folder for the settings.
     """
     checkout = resources._CHECKOUT
@@ -122,7 +122,7 @@ def in_use(home: Path, version: str, work: Path) -> Iterator[None]:
 
 
 def differences(expected: Any, found: Any, place: str = "") -> list[str]:
-    """Returns where an answer lacks or contradicts what is expected; entries that are new do not count."""
+    """Returns the places in which an answer differs from the expected one; additional entries do not count."""
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
         lost = [f"{place}/{key} is missing" for key in expected if key not in found]
         return lost + [d for key in expected if key in found for d in differences(expected[key], found[key], f"{place}/{key}")]

@@ -1,4 +1,4 @@
-"""An installation for making a generation: a checkout with edited settings, its command line, its server, its users."""
+"""Runs an installation to make a generation: a checkout with edited settings, its command line, its server, its users."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EDITED: dict[str, dict[str, str]] = {
     },
     "weights.yaml": {"MedSAM2_latest.pt": "https://mirror.example.org/MedSAM2_latest.pt"},
 }
-"""Settings that users have changed, by file: new values of keys."""
+"""Settings that users have changed: new values by file and key."""
 PEOPLE = {"kim": "annotator", "lee": "reviewer", "max": "admin"}
 
 
@@ -44,9 +44,9 @@ def token_of(name: str) -> str:
 
 
 def renew_tokens(file: Path) -> Path:
-    """Gives the people of a file new tokens, and the file a mode, as users of earlier versions are told to.
+    """Writes new tokens into a file and restricts its mode, as users of earlier versions are asked to do.
 
-    Those versions took tokens of less than 32 characters, and files that everybody on the machine could read.
+    Those versions accepted tokens of less than 32 characters, and files that everybody on the machine could read.
     """
     entries = yaml.safe_load(file.read_text(encoding="utf-8"))
     people = [{"name": entry["name"], "role": entry["role"], "token": token_of(entry["name"])} for entry in entries]
@@ -60,8 +60,8 @@ class Installation:
     """A copy of a checkout with edited settings.
 
     Attributes:
-        folder: of the copy.
-        home: folder in which its users keep their files.
+        folder: folder of the copy.
+        home: folder of the users' files.
     """
 
     folder: Path
@@ -83,7 +83,7 @@ class Installation:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment variables of the users' shells."""
+        """The environment variables of the users' shells."""
         scratch = self.folder / "tmp"
         scratch.mkdir(exist_ok=True)
         return os.environ | {
@@ -135,7 +135,7 @@ class Person:
         self._session.headers["Authorization"] = f"Bearer {token_of(name)}"
 
     def ask(self, method: str, path: str, query: dict[str, Any] | None = None, **content: Any) -> requests.Response:
-        """Returns an answer; fails if the server refuses the request."""
+        """Sends a request and returns the answer; fails if the server refuses it."""
         answer = self._session.request(method, self._url + path, params=query, timeout=300, **content)
         assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text[:2000]}"
         return answer
@@ -151,7 +151,7 @@ class Person:
         return saved
 
     def predict(self, model: str, study: str, **options: Any) -> dict[str, Any]:
-        """Runs a model on a study; returns its report."""
+        """Runs a model on a study and returns its report."""
         query = {"image": study, "output": "json"}
         report: dict[str, Any] = self.ask("POST", f"/infer/{model}", query, data={"params": json.dumps(options)}).json()
         return report
@@ -161,14 +161,14 @@ class Person:
         self.ask("POST", f"/train/{model}", json=options)
 
     def training_ended(self) -> bool:
-        """Returns whether the training has ended; fails if it failed."""
+        """Returns whether the training has ended; raises an error if it failed."""
         status = self.ask("GET", "/train/").json()["status"]
         assert status != "ERROR"
         return bool(status in ("DONE", "STOPPED"))
 
 
 def edit(file: Path, values: dict[str, str]) -> None:
-    """Changes values in a YAML file and keeps its comments; of several keys of that name the first."""
+    """Changes values in a YAML file and keeps its comments; changes the first of several keys of the same name."""
     text = file.read_text()
     for key, value in values.items():
         text, count = re.subn(rf"(?m)^(\s*{re.escape(key)}:\s*)(\[[^\]]*\]|[^\s#]+)", rf"\g<1>{value}", text, count=1)

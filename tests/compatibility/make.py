@@ -1,4 +1,4 @@
-"""Makes a generation: an installation of the version that is checked out, as its users leave it. See README.md.
+"""Makes a generation: an installation of the checked-out version with the files of its users. See README.md.
 
     python tests/compatibility/make.py [CHECKOUT]
 
@@ -21,7 +21,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PLACE = Path("/tmp/medsam2_atlas-generation")
-"""Where the installation is made. Its files name this place, whoever makes them."""
+"""The folder of the installation. It is always the same, because its files contain this path."""
 LIBRARIES = ("numpy", "torch", "monai", "monailabel", "pydicom", "highdicom", "SimpleITK", "pydantic", "nibabel")
 
 
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def make(checkout: Path) -> None:
-    """Writes the generation into a folder beside this file."""
+    """Writes the generation into a folder next to this file."""
     import numpy as np
 
     from compatibility.facts import answers, dense_maps, maps_of
@@ -62,7 +62,7 @@ def make(checkout: Path) -> None:
     from medsam2_atlas.base.version import package_version
 
     home = PLACE / "home"
-    assert resource._CHECKOUT == PLACE / "installation", f"{resource._CHECKOUT} would be asked, not the copy"
+    assert resource._CHECKOUT == PLACE / "installation", f"{resource._CHECKOUT} would be used instead of the copy"
     notes = tell(Installation(PLACE / "installation", home))
     commit = _git(checkout, "log", "-1", "--format=%H", "--", "lib", "apps", "configs")
     day = _git(checkout, "log", "-1", "--format=%cs", commit)
@@ -79,7 +79,7 @@ def make(checkout: Path) -> None:
     }
     _write(folder / MADE_BY, made_by)
     _pack(home, folder / ARCHIVE)
-    # The answers come from a copy: what they change in it would otherwise be packed too.
+    # The answers come from a copy, because collecting them may change files, which would then be packed too.
     with tempfile.TemporaryDirectory() as scratch:
         copy = Generation(folder).unpack(Path(scratch) / "home")
         with in_use(copy, made_by["version"], Path(scratch) / "settings"):
@@ -89,7 +89,7 @@ def make(checkout: Path) -> None:
 
 
 def _pack(home: Path, archive: Path) -> None:
-    """Packs files with their times; equal files are next to each other, so that they take no room twice."""
+    """Packs files with their times; equal files are adjacent, so that they compress well."""
 
     def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.uid = entry.gid = 0

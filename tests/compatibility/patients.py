@@ -1,4 +1,4 @@
-"""Patients made of blocks, small enough to be kept by the dozen: 40 x 30 x 30 voxels (x, y, z) of 6 mm, four organs."""
+"""Writes small patients made of blocks: 40 x 30 x 30 voxels (x, y, z) of 6 mm, four organs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ORGANS = {
     6: (slice(18, 26), slice(8, 16), slice(6, 14)),
     14: (slice(2, 7), slice(8, 14), slice(17, 24)),
 }
-"""Voxels `[z, y, x]` of the kidneys, the liver and the bladder."""
+"""The voxels `[z, y, x]` of the kidneys, the liver and the bladder."""
 SHAPE = (30, 30, 40)
 WRITTEN = 1_790_000_000
-"""Modification time of CTs. Archives keep whole seconds only, and the stamps of predictions depend on it."""
+"""Modification time of CTs. It is set, because archives store whole seconds only, and stamps of predictions depend on it."""
 
 
 def write_ct(file: Path, number: int) -> None:
@@ -32,7 +32,7 @@ def write_ct(file: Path, number: int) -> None:
 
 
 def stamp_ct(file: Path, number: int) -> None:
-    """Sets a modification time that an archive keeps."""
+    """Sets a modification time that an archive stores exactly."""
     os.utime(file, (WRITTEN + number, WRITTEN + number))
 
 
@@ -40,10 +40,10 @@ def write_labels(file: Path, number: int, organs: tuple[int, ...] = tuple(ORGANS
     """Writes a label map of a patient.
 
     Args:
-        file: to write; its suffix chooses the format.
-        number: of the patient.
+        file: file to write; its suffix determines the format.
+        number: number of the patient.
         organs: numbers of the organs to draw.
-        grow: voxels by which each organ is larger along z than in the CT, as after a correction.
+        grow: number of voxels by which each organ is larger along z than in the CT, as after a correction.
     """
     labels = np.zeros(SHAPE, np.uint8)
     for organ in organs:

@@ -39,15 +39,15 @@ training: {epochs: 1, rotation: 5, early_stop: 0}
 """,
 }
 STUDIES = ("signed", "kept-out", "grown", "changed ä.1", "restored", "fewer", "removed", "second", "open", "aside", "broken")
-"""Studies that users copy into the folder, by number of their patient."""
+"""Studies that users copy into the folder: patient numbers by name."""
 LINKED, UPLOADED = "linked", "uploaded"
-"""The patients that follow: a link within the folder, and a CT that is uploaded."""
+"""The numbers of the next patients: a link within the folder, and an uploaded CT."""
 UNSIGNED = {"broken", "open", "removed", "second", UPLOADED}
 FINISHED_EPOCHS = 3
 
 
 def tell(here: Installation) -> dict[str, Any]:
-    """Writes everything; returns what cannot be read from the files: options of trainings, URL of the PACS, session."""
+    """Writes all files, and returns the notes that are not in them: options of trainings, URL of the PACS, session."""
     _write_settings(here.home / "settings")
     _build_atlas(here)
     _write_studies(here.home / "studies")
@@ -96,7 +96,7 @@ def _write_studies(folder: Path) -> None:
 
 
 def _annotate(here: Installation) -> str:
-    """Runs the server as a team uses it; returns the id of a session."""
+    """Uses the server like a team of annotators, and returns the id of a session."""
     studies, made = here.home / "studies", here.folder / "labels"
     made.mkdir()
     with _server(here, learning=False) as url:
@@ -113,7 +113,7 @@ def _annotate(here: Installation) -> str:
         _train(max_, "medsam2_atlas", exclude="kept-out")
         kim.save("grown", labels("grown"))
         _train(max_, "medsam2_atlas")
-        # A training that somebody stopped; its best weights are served since then.
+        # A user stops this training; its best weights are served from then on.
         max_.train("unet_3d", max_epochs=500, val_split=0.34, pretrained=False)
         run = studies / ".medsam2_atlas" / "unet_3d"
         until(lambda: _epoch(run) >= FINISHED_EPOCHS, 300, "the U-Net does not train")
@@ -153,7 +153,7 @@ def _annotate(here: Installation) -> str:
 
 
 def _measure(here: Installation) -> None:
-    """Runs the server overnight: it measures what is not signed off."""
+    """Runs the server until it has measured all cases that are not signed off."""
     studies = here.home / "studies"
     with _server(here, learning=True):
         until(lambda: _measured(studies) == UNSIGNED, 600, "not all studies are measured")
@@ -199,7 +199,7 @@ def _use_command_line(here: Installation) -> None:
         home / "models" / "unet_2d.pt",
     )
     here.run(*train, here.folder / "run-2d", *flat, "--device", "cpu")
-    # A training that a power cut ends.
+    # A power cut ends this training.
     solid = ("--config", home / "settings" / "small-unet.yaml", "--device", "cpu")
     process = here.start(*train, home / "run", *solid, log=here.folder / "train.log")
     try:
@@ -211,7 +211,7 @@ def _use_command_line(here: Installation) -> None:
 
 
 def _annotate_series(here: Installation) -> dict[str, Any]:
-    """Runs the server in front of a PACS; returns its URL, and the series that are listed, fetched, sent and pending."""
+    """Runs the server with a PACS; returns its URL, and the series that are listed, fetched, sent and pending."""
     with fake_pacs() as pacs:
         image = sitk.ReadImage(str(here.folder / "ct.nii.gz"))[4:36, 4:26, 8:20]
         sent, pending = (pacs.add(write_series(here.folder / name, image)) for name in ("series 1", "series 2"))
@@ -227,7 +227,7 @@ def _annotate_series(here: Installation) -> dict[str, Any]:
 
 
 def _use_stock_monai_label(folder: Path) -> None:
-    """Makes a folder as MONAI Label's own datastore leaves it."""
+    """Creates a folder with MONAI Label's own datastore."""
     from monailabel.datastore.local import LocalDatastore
 
     folder.mkdir()
@@ -244,7 +244,7 @@ def _use_stock_monai_label(folder: Path) -> None:
 
 
 def _name_studies(folder: Path) -> None:
-    """Names the studies, and lists a file that has ended its reader."""
+    """Sets name and description of the studies folder, and lists a file that has crashed its reader process."""
     from datastores.study_datastore import StudyDatastore
     from medsam2_atlas.imaging.decoding.unreadable import Unreadable
 
@@ -283,7 +283,7 @@ def _epoch(run: Path) -> int:
 
 
 def _measured(studies: Path) -> set[str]:
-    """Returns studies whose measures were taken with the current models."""
+    """Returns the studies that were measured with the current models."""
     work = studies / ".medsam2_atlas"
     atlas = (work / "atlas" / "current").read_text().strip()
     unet = hashlib.sha256((work / "unet_3d" / "best.pt").read_bytes()).hexdigest()[:12]

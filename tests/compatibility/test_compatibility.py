@@ -1,4 +1,4 @@
-"""Files of earlier installations open, keep what they hold, and can be worked with; see README.md of this folder."""
+"""Files of earlier installations can be opened and used, and keep their content; see README.md of this folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from tasks.predictions import Predictions
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HIGHEST = 3
-"""Largest difference between score maps, of 255: other libraries round in another way."""
+"""Max difference between score maps, of 255, because other versions of libraries round differently."""
 
 
 class EnoughError(Exception):
@@ -60,10 +60,10 @@ def test_generations_are_kept() -> None:
 
 
 @pytest.mark.parametrize("part", QUESTIONS)
-def test_what_was_kept_is_found_again(opened: Opened, part: str) -> None:
+def test_everything_kept_is_found_again(opened: Opened, part: str) -> None:
     found, expected = opened.answers[part], opened.generation.expected
     if part not in expected:
-        pytest.skip("was not asked yet when this generation was made")
+        pytest.skip("this question did not exist when this generation was made")
     if isinstance(found, Exception):
         raise found
     assert not differences(expected[part], found)
@@ -100,7 +100,7 @@ def test_label_maps_do_not_depend_on_the_index(opened: Opened, copy: Path, chang
     assert not differences(opened.generation.expected["studies"], studies_facts(StudyStore(studies)))
 
 
-def test_work_on_label_maps_goes_on(opened: Opened, copy: Path, tmp_path: Path) -> None:
+def test_label_maps_can_still_be_changed(opened: Opened, copy: Path, tmp_path: Path) -> None:
     images = opened.generation.expected["studies"]["images"]
     store, label = StudyStore(copy / "studies"), tmp_path / "label.nii.gz"
     changed = ("signed", "removed", "changed ä.1")
@@ -149,7 +149,7 @@ def test_the_atlas_grows_on_without_registering_again(copy: Path, opened: Opened
     assert report["replaces"] == kept["current"]
     assert report["template"] == kept["atlas"]["template"]
     assert report["excluded"] == ["kept-out"]
-    # The label map of `signed` has changed since; its registration is kept.
+    # The label map of `signed` has changed since; its registration is still valid.
     assert (report["added"], report["kept"]) == (["signed"], ["reference 0", "reference 1", "reference 2", "grown"])
     store = atlas_store(folder.work)
     assert store.versions == [*kept["versions"], report["version"]]
@@ -165,7 +165,7 @@ def test_nothing_is_measured_again(opened: Opened) -> None:
     assert not learner.problems()
 
 
-def test_a_stopped_training_goes_on(opened: Opened, copy: Path) -> None:
+def test_a_stopped_training_resumes(opened: Opened, copy: Path) -> None:
     before = torch.load(copy / "run" / "latest.pt", weights_only=True)
     stats = json.loads((copy / "run" / "stats.json").read_text())
     cases = [TrainingCase(files.name, files.image, files.label) for files in find_references(copy / "references")]
@@ -187,7 +187,7 @@ def test_a_stopped_training_goes_on(opened: Opened, copy: Path) -> None:
     assert load_unet(copy / "run" / "best.pt").config == config
 
 
-def test_comparisons_are_remembered(opened: Opened, copy: Path) -> None:
+def test_comparisons_are_kept(opened: Opened, copy: Path) -> None:
     def refuse(*_: Any) -> Any:
         raise InputError("model", "is not to be run")
 
@@ -223,13 +223,13 @@ def test_files_that_ended_a_reader_are_still_listed(copy: Path) -> None:
         listed.check(copy / "studies" / "broken.nii.gz")
 
 
-def test_a_claim_that_remained_hinders_no_training(copy: Path) -> None:
+def test_a_stale_claim_does_not_block_a_training(copy: Path) -> None:
     work = WorkFolder.of(copy / "studies")
     assert (work.path / "claims" / "train.json").exists()
     check_training(work)
 
 
-def test_sessions_go_on(opened: Opened, copy: Path) -> None:
+def test_sessions_stay_valid(opened: Opened, copy: Path) -> None:
     name = opened.generation.made_by["notes"]["session"]
     file = copy / "sessions" / name / "meta.info"
     about = json.loads(file.read_text())
@@ -251,7 +251,7 @@ def test_short_tokens_that_everybody_may_read_are_refused_with_a_remedy(copy: Pa
         Access(ServerConfig(tokens=str(file)))
 
 
-def test_removed_images_stay_aside(copy: Path) -> None:
+def test_removed_images_are_kept_with_their_labels(copy: Path) -> None:
     assert "aside" not in StudyStore(copy / "studies").images()
     (aside,) = (copy / "studies" / ".medsam2_atlas" / "removed").iterdir()
     assert {file.name for file in aside.iterdir()} == {"aside.nii.gz", "labels", "versions"}

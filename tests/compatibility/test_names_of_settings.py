@@ -1,4 +1,4 @@
-"""Environment variables and `--conf` keys that users have written into scripts and unit files keep their meaning."""
+"""Environment variables and `--conf` keys in users' scripts and unit files keep their meaning."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ SERVER = {
     "login_hours": ("12", 12.0),
     "login_idle_hours": ("0.5", 0.5),
 }
-"""Keys of `--conf server_KEY=TEXT`, a text, and the value that it gives."""
+"""Keys of `--conf server_KEY=TEXT`, each with a text and the value that the text gives."""
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The newest generation's files."""
+    """Returns the newest generation's files."""
     return generations()[-1].unpack(tmp_path_factory.mktemp("names") / "home")
 
 
@@ -92,15 +92,15 @@ def test_conf_names_weights_and_configurations_of_unets(home: Path, tmp_path: Pa
 
 
 def test_conf_names_atlas_checkpoint_and_network(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(models_module, "load_weights", lambda *arguments: asked.append(arguments))
+    calls: list[Any] = []
+    monkeypatch.setattr(models_module, "load_weights", lambda *arguments: calls.append(arguments))
     file = touch(tmp_path / "own.pt")
     conf = {"atlas": str(home / "atlas"), "checkpoint": str(file), "config": "demo", "device": "cpu"}
     models = Models(conf, WorkFolder(tmp_path))
     assert models.atlas().source == str(home / "atlas")
     assert models.weight_names()[0] == "own.pt"
     models.weights()
-    assert [arguments[:2] for arguments in asked] == [(file, "demo")]
+    assert [arguments[:2] for arguments in calls] == [(file, "demo")]
 
 
 @pytest.mark.parametrize(("learning", "foundation"), [("false", "medsam2_atlas"), ("true", "atlas")])
@@ -142,7 +142,7 @@ def test_variables_name_the_model_folder_and_the_checkpoint(tmp_path: Path, monk
         find_checkpoint()
 
 
-def test_a_variable_names_folders_that_links_may_lead_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_allows_links_into_other_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     studies = tmp_path / "studies"
     studies.mkdir()
     (studies / "linked.nii.gz").symlink_to(touch(tmp_path / "cts" / "linked.nii.gz"))
@@ -170,14 +170,14 @@ def test_monai_label_reads_its_variables(name: str, text: str, value: Any, monke
     assert getattr(Settings(), f"MONAI_LABEL_{name}") == value
 
 
-def test_the_pacs_is_asked_with_the_name_and_password_of_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pacs_gets_the_name_and_password_of_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONAI_LABEL_DICOMWEB_USERNAME", "atlas")
     monkeypatch.setenv("MONAI_LABEL_DICOMWEB_PASSWORD", "secret")
     monkeypatch.setattr(pacs_datastore, "settings", Settings())
-    asked: list[Any] = []
-    monkeypatch.setattr(pacs_datastore, "DicomWeb", lambda url, session, prefixes: asked.append((url, session.auth)))
+    calls: list[Any] = []
+    monkeypatch.setattr(pacs_datastore, "DicomWeb", lambda url, session, prefixes: calls.append((url, session.auth)))
     pacs_datastore.dicom_web("http://pacs.example.org/dicom-web")
-    assert asked == [("http://pacs.example.org/dicom-web", ("atlas", "secret"))]
+    assert calls == [("http://pacs.example.org/dicom-web", ("atlas", "secret"))]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.imaging.dice import dice
 
 
-def test_dice_is_per_organ_and_leaves_out_what_the_truth_lacks() -> None:
+def test_dice_is_per_organ_and_omits_organs_missing_in_the_ground_truth() -> None:
     truth, found = np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4), np.uint8)
     truth[0, 0] = 6
     found[0, 0, :2] = 6
@@ -22,7 +22,7 @@ def test_dice_is_per_organ_and_leaves_out_what_the_truth_lacks() -> None:
     assert mean_dice(scores) == pytest.approx(1 / 3)
 
 
-def test_dice_is_that_of_monai() -> None:
+def test_dice_equals_that_of_monai() -> None:
     generator = np.random.default_rng(0)
     for share in (0.01, 0.5, 1.0):
         first, second = (generator.random((5, 6, 7)) < share for _ in range(2))

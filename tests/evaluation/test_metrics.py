@@ -31,10 +31,10 @@ def volume(*blocks: tuple[int, tuple[slice, slice, slice]]) -> Volume:
 
 BLOCK = (slice(5, 15), slice(6, 18), slice(8, 28))
 LATER = (slice(5, 15), slice(6, 18), slice(12, 32))
-"""4 mm further along x."""
+"""`BLOCK`, shifted by 4 mm along x."""
 
 
-def test_equal_masks_are_perfect_and_shifted_ones_are_as_far_as_they_were_shifted() -> None:
+def test_equal_masks_score_perfectly_and_shifted_ones_by_the_distance_of_the_shift() -> None:
     same = compare_labels(volume((6, BLOCK)), volume((6, BLOCK)), [6])[6]
     assert (same.dice, same.nsd, same.hd95_mm, same.volume_difference_ml) == (1.0, 1.0, 0.0, 0.0)
     moved = compare_labels(volume((6, BLOCK)), volume((6, LATER)), [6])[6]
@@ -42,7 +42,7 @@ def test_equal_masks_are_perfect_and_shifted_ones_are_as_far_as_they_were_shifte
     assert moved.hd95_mm == pytest.approx(4.0)
     assert 0.3 < moved.nsd < 0.9
     near = compare_labels(volume((6, BLOCK)), volume((6, (BLOCK[0], BLOCK[1], slice(9, 29)))), [6])[6]
-    assert near.nsd == 1.0  # 1 mm lies within the tolerance of 2 mm
+    assert near.nsd == 1.0  # 1 mm is within the tolerance of 2 mm
 
 
 def test_spacing_counts_along_its_axis() -> None:
@@ -50,7 +50,7 @@ def test_spacing_counts_along_its_axis() -> None:
     assert compare_labels(volume((6, BLOCK)), volume((6, up)), [6])[6].hd95_mm == pytest.approx(6.0)
 
 
-def test_several_organs_are_scored_apart_and_a_missing_one_scores_nothing() -> None:
+def test_organs_are_scored_separately_and_a_missing_one_scores_zero() -> None:
     a = volume((6, BLOCK), (3, (slice(20, 25), slice(5, 9), slice(5, 9))))
     b = volume((6, BLOCK), (9, (slice(20, 25), slice(5, 9), slice(5, 9))))
     scores = compare_labels(a, b, range(1, 16))
@@ -73,7 +73,7 @@ def test_other_grids_are_refused() -> None:
         compare_labels(volume((6, BLOCK)), other, [6])
 
 
-def test_the_map_of_differences_tells_who_saw_what() -> None:
+def test_the_map_of_differences_distinguishes_three_kinds() -> None:
     first, second = volume((6, BLOCK)), volume((6, LATER), (3, (slice(5, 15), slice(6, 8), slice(8, 10))))
     found = compare_segmentations(first, second)
     names = {v: k for k, v in DISAGREEMENT_LABELS.items()}
@@ -84,7 +84,7 @@ def test_the_map_of_differences_tells_who_saw_what() -> None:
     assert ((found.labels.array > 0) == (first.array != second.array)).all()
 
 
-def test_the_report_holds_cost_agreement_and_dice_to_the_final_label() -> None:
+def test_the_report_contains_cost_agreement_and_dice_to_the_final_label() -> None:
     first, second = volume((6, BLOCK)), volume((6, LATER))
     energy = {"watt_hours": 0.5, "how": "estimated", "seconds": 2.0}
     models = {
@@ -106,6 +106,6 @@ def test_the_report_holds_cost_agreement_and_dice_to_the_final_label() -> None:
     assert "final" not in comparison_report(compare_segmentations(first, second), models)
 
 
-def test_a_setting_says_how_far_apart_surfaces_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_changes_the_tolerance_of_the_nsd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "evaluation_config", lambda: EvaluationConfig(nsd_tolerance_mm=4.0))
     assert compare_labels(volume((6, BLOCK)), volume((6, LATER)), [6])[6].nsd == 1.0

@@ -1,4 +1,4 @@
-"""How far prompts are from the true ones, on organs whose places are known."""
+"""Errors of prompts, measured on organs at known positions."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_true_prompts_have_no_error() -> None:
     assert [errors[k].cut for k in (1, 6)] == [True, False]  # type: ignore[union-attr]
 
 
-def test_errors_are_in_millimetres_with_the_ends_apart() -> None:
-    # One voxel to the left and one lower at each end, half as wide.
+def test_errors_are_in_millimetres_and_separate_for_both_ends() -> None:
+    # The box is one voxel to the left and half as wide; the range is one voxel lower at each end.
     moved = OrganPrompt(6, 3, 11, (BoxPrompt(7, (9.0, 10.0, 14.0, 15.0)),))
     error = prompt_errors(Prompts((moved,)), truth(), [1, 6])[6]
     assert error is not None
@@ -41,14 +41,14 @@ def test_errors_are_in_millimetres_with_the_ends_apart() -> None:
     assert error.usable
 
 
-def test_a_prompt_beside_the_organ_is_of_no_use_and_a_missing_one_is_told() -> None:
+def test_a_prompt_beside_the_organ_is_not_usable_and_a_missing_one_is_none() -> None:
     beside = OrganPrompt(6, 14, 19, (BoxPrompt(16, (8.0, 10.0, 19.0, 15.0)),))
     errors = prompt_errors(Prompts((beside,), {1: "none"}), truth(), [1, 6])
     assert errors[1] is None
     assert errors[6] is not None and not errors[6].usable
 
 
-def test_a_stray_voxel_of_the_truth_does_not_count() -> None:
+def test_a_stray_voxel_of_the_ground_truth_is_ignored() -> None:
     stray = truth()
     stray.array[18, 25, 35] = 6
     prompts = prompts_from_labels(truth().array, [1, 6], prompting_config().three_boxes, "")

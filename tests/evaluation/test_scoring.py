@@ -16,7 +16,7 @@ SPLEEN, LIVER, AORTA = 1, 6, 8
 
 
 def written(file: Path, *organs: int, width: int = 8) -> Path:
-    """A label map with one block for each organ."""
+    """Writes a label map with one block for each organ."""
     array = np.zeros((6, 6, width), np.uint8)
     for number, organ in enumerate(organs):
         array[2 * number : 2 * number + 2, 1:5, 1:5] = organ
@@ -28,13 +28,13 @@ def no_image() -> Path:
     raise AssertionError("the image is read for segmentations of 3D Slicer only")
 
 
-def test_organs_that_the_truth_lacks_are_not_scored(tmp_path: Path) -> None:
+def test_organs_missing_in_the_ground_truth_are_not_scored(tmp_path: Path) -> None:
     truth, judged = written(tmp_path / "a.nii.gz", SPLEEN), written(tmp_path / "b.nii.gz", SPLEEN, LIVER)
     scores = score_files(truth, judged, no_image)
     assert {k: score.dice for k, score in scores.items()} == {SPLEEN: 1.0}
 
 
-def test_an_organ_that_was_not_found_scores_nothing(tmp_path: Path) -> None:
+def test_an_organ_that_was_not_found_scores_zero(tmp_path: Path) -> None:
     truth, judged = written(tmp_path / "a.nii.gz", SPLEEN, LIVER), written(tmp_path / "b.nii.gz", SPLEEN)
     assert score_files(truth, judged, no_image)[LIVER].dice == 0.0
 
@@ -55,6 +55,6 @@ def test_each_organ_is_averaged_over_the_studies_that_have_it() -> None:
     assert (means["studies"], means["dice"], means["hd95_mm"]) == (2, 0.35, 3.0)
 
 
-def test_nothing_scored_has_no_means() -> None:
+def test_no_scores_give_no_means() -> None:
     assert mean_scores([]) == {"studies": 0, "organs": {}}
     assert math.isnan(rounded_mean([]))

@@ -1,4 +1,4 @@
-"""The demo weights' training runs on a GPU: boxes first, then clicks; and goes on after a stop."""
+"""The training of the demo weights runs on a GPU, with boxes and then clicks, and resumes after a stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MedSAM2's engine gives the CPU's logits on a GPU, and keeps its tensors together."""
+"""MedSAM2's engine gives the same logits on a GPU as on the CPU, and mixes no devices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RIGHT_KIDNEY, LIVER = 2, 6
 
 
 def shortened(prompt: OrganPrompt, reach: int) -> OrganPrompt:
-    """The prompt on the slices around its middle box."""
+    """Returns the prompt, limited to the slices around its middle box."""
     low, high = prompt.middle.z - reach, prompt.middle.z + reach
     ends = BoxPrompt(low, prompt.middle.box), BoxPrompt(high, prompt.middle.box)
     return replace(prompt, z_min=low, z_max=high, boxes=(ends[0], prompt.middle, ends[1]))
@@ -35,8 +35,8 @@ def prompts(target_truth: Volume) -> list[OrganPrompt]:
     return [shortened(prompt, 1) for prompt in found]
 
 
-def test_logits_are_those_of_the_cpu(target: Volume, prompts: list[OrganPrompt], gpu: Gpu) -> None:
-    """Organs in one batch; and alone, corrected on the way, with holes filled."""
+def test_logits_match_those_of_the_cpu(target: Volume, prompts: list[OrganPrompt], gpu: Gpu) -> None:
+    """Compares organs in one batch, and a single organ that is corrected on the way, with holes filled."""
 
     def logits(device: torch.device) -> torch.Tensor:
         weights = load_weights(DEMO_WEIGHTS, None, device)
@@ -47,8 +47,8 @@ def test_logits_are_those_of_the_cpu(target: Volume, prompts: list[OrganPrompt],
     gpu.assert_same_logits(*gpu.both(logits))
 
 
-def test_a_corrected_organ_is_that_of_the_cpu(target: Volume, target_truth: Volume, gpu: Gpu) -> None:
-    """Points on the organ and off it, on the slice that starts it and on others; some are missed, so that masks are mended."""
+def test_a_corrected_organ_matches_that_of_the_cpu(target: Volume, target_truth: Volume, gpu: Gpu) -> None:
+    """Compares an organ with points on it and off it on several slices; some points contradict the mask, so it is corrected."""
     organ = target_truth.array == RIGHT_KIDNEY
     z = int(np.flatnonzero(organ.any((1, 2))).mean())
     ys, xs = np.nonzero(organ[z])
@@ -73,7 +73,7 @@ def test_a_corrected_organ_is_that_of_the_cpu(target: Volume, target_truth: Volu
 
 
 @pytest.mark.slow
-def test_the_official_network_gives_the_cpus_logits(target: Volume, prompts: list[OrganPrompt], gpu: Gpu) -> None:
+def test_the_official_network_gives_the_same_logits_as_on_the_cpu(target: Volume, prompts: list[OrganPrompt], gpu: Gpu) -> None:
     config = load_config(OFFICIAL)
     state = seeded_state(config)
 

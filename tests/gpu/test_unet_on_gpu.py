@@ -1,4 +1,4 @@
-"""The U-Net finds and learns the same on a GPU, and a training goes on there."""
+"""The U-Net gives the same label maps on a GPU as on the CPU, and a training resumes there."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def patient(cases: list[TrainingCase]) -> Volume:
 
 @pytest.fixture(autouse=True)
 def no_workers(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers of a data loader are processes, which the pretended GPU does not reach; starting eight takes seconds."""
+    """Reads patches in this process. The pretended GPU does not reach other processes, and starting eight takes seconds."""
     import medsam2_atlas.unet.training as training
 
     if not gpu.real:
@@ -44,7 +44,7 @@ def no_workers(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("dimensions", NETWORKS)
 @pytest.mark.parametrize("augment", [False, True])
-def test_label_maps_are_those_of_the_cpu(dimensions: str, augment: bool, patient: Volume, gpu: Gpu) -> None:
+def test_gpu_label_maps_match_those_of_the_cpu(dimensions: str, augment: bool, patient: Volume, gpu: Gpu) -> None:
     torch.manual_seed(0)
     state = build_unet(tiny(dimensions)).state_dict()
 
@@ -54,11 +54,12 @@ def test_label_maps_are_those_of_the_cpu(dimensions: str, augment: bool, patient
         return predict(patient, UNet(network, tiny(dimensions), Path("seeded"), ""), augment=augment).labels
 
     on_cpu, on_gpu = gpu.both(labels)
-    assert (on_cpu != on_gpu).mean() < 0.02  # mixed precision, and logits of an untrained network that are nearly alike
+    # Mixed precision changes some voxels, because the logits of an untrained network are nearly equal.
+    assert (on_cpu != on_gpu).mean() < 0.02
 
 
 @pytest.mark.slow
-def test_the_demo_unet_finds_the_cpus_organs(target: Volume, gpu: Gpu) -> None:
+def test_the_demo_unet_finds_the_same_organs_as_on_the_cpu(target: Volume, gpu: Gpu) -> None:
     on_cpu, on_gpu = gpu.both(lambda device: predict(target, load_unet(find_unet("unet_3d"), device)).labels)
     gpu.assert_same_labels(on_cpu, on_gpu, rounded=True)
 
@@ -73,7 +74,7 @@ def kill(stage: str, share: float) -> None:
 
 
 @pytest.mark.parametrize("dimensions", NETWORKS)
-def test_a_training_on_a_gpu_goes_on_after_a_kill(dimensions: str, cases: list[TrainingCase], tmp_path: Path, gpu: Gpu) -> None:
+def test_a_training_on_a_gpu_resumes_after_a_kill(dimensions: str, cases: list[TrainingCase], tmp_path: Path, gpu: Gpu) -> None:
     config = tiny(dimensions)
     with gpu() as device:
         with pytest.raises(Killed):
@@ -101,4 +102,4 @@ def test_a_training_starts_from_weights_on_another_device(cases: list[TrainingCa
         stats = UNetTraining(cases, config, tmp_path / "second", torch.device("cuda:1"), start=start).run()
         assert stats["started_from"]["sha256"] == start.sha256
         assert machine.cards[1].count > 1000
-        assert set(machine.cards[0].operations - before) <= {"to", "detach"}  # the weights are read there
+        assert set(machine.cards[0].operations - before) <= {"to", "detach"}  # only the weights are copied from it

@@ -25,7 +25,7 @@ from medsam2_atlas.comparison import compare_studies
 from medsam2_atlas.imaging.hounsfield import CHECK, OFFSETS, HuRule, examine, read_ct, to_hu
 from medsam2_atlas.imaging.volume import Geometry, Volume, read_volume
 from medsam2_atlas.segmenters.base import Options, Provenance, Report, Segmentation
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.storage import StudyFolder, WorkFolder
 from medsam2_atlas.studies import StudiesGrowthOptions, grow_studies_atlas
 from medsam2_atlas.unet import TrainingCase, unet_config
@@ -332,7 +332,7 @@ def made_by(name: str, rule: HuRule) -> Provenance:
     """Returns the provenance of a segmenter with fake weights and a fake atlas, which only have versions."""
     unet: Any = SimpleNamespace(sha256="w", device=torch.device("cpu"))
     atlas: Any = SimpleNamespace(version="a")
-    return Given(atlas, None, {"unet_3d": unet}, hu=rule).segmenter(name).provenance(Options())
+    return LoadedResources(atlas, None, {"unet_3d": unet}, hu=rule).segmenter(name).provenance(Options())
 
 
 def test_compared_models_get_hu_and_another_rule_reuses_no_stored_prediction(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from medsam2_atlas.prompting import prompting_config, prompts_from_labels
 from medsam2_atlas.segmenters import resources
 from medsam2_atlas.segmenters.base import Options, Segmentation
 from medsam2_atlas.segmenters.case import Case
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.segmenters.strategies import segment
 from medsam2_atlas.studies.runner import run
 from pretended_gpu import errors, pretended_gpu
@@ -44,8 +44,8 @@ def patient() -> tuple[Volume, Volume]:
     return from_sitk(image), from_sitk(label)
 
 
-def given(weights: Weights, device: torch.device | None = None) -> Given:
-    return Given(None, weights, device=device)
+def given(weights: Weights, device: torch.device | None = None) -> LoadedResources:
+    return LoadedResources(None, weights, device=device)
 
 
 def options_of(patient: tuple[Volume, Volume]) -> Options:

@@ -1,12 +1,12 @@
 """A pretended CUDA machine, for tests on machines without a GPU.
 
-Its tensors hold real values on the CPU, claim to be on `cuda:N`, and give the CPU's results to the last digit. It raises
-where devices mix, where a generator or NumPy meets a tensor of another device, in forked processes, for a card that is not
-there, when a card's memory is full, and where a test tells it to. It counts the operators on each card.
+Its tensors contain real values on the CPU, report the device `cuda:N`, and give exactly the CPU's results. It raises an error
+if devices mix, if a generator or NumPy gets a tensor of another device, in forked processes, for a card that does not exist,
+if a card's memory is full, and when a test requests it. It counts the operators on each card.
 
-It is blind to what only a real card shows: CUDA's kernels, which operators lack one, and their last digits; float16 and TF32
-(autocast to float16 becomes bfloat16 on the CPU); the memory that CUDA's context, libraries, work spaces and fragments take;
-streams and everything asynchronous; and real devices in other processes. It reaches threads that start inside of it.
+It cannot detect what only a real card shows: missing CUDA kernels and their rounding; float16 and TF32 (autocast to float16
+becomes bfloat16 on the CPU); the memory of CUDA's context, libraries, work spaces and fragmentation; streams and everything
+asynchronous; and real devices in other processes. It includes threads that start inside the block.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ def pretended_gpu(
     """Runs a block on a machine with pretended cards.
 
     Args:
-        cards: how many there are.
-        megabytes: memory of each.
-        name, capability: of each, as `torch.cuda` tells them.
+        cards: number of cards.
+        megabytes: memory of each card.
+        name: name of each card in `torch.cuda`.
+        capability: compute capability of each card in `torch.cuda`.
     """
     machine = Machine(cards, megabytes)
     with contextlib.ExitStack() as stack:
@@ -49,7 +50,7 @@ def pretended_gpu(
         stack.enter_context(mock.patch.object(torch.version, "cuda", "12.8"))
         for place, attribute, replacement in _replacements():
             stack.enter_context(mock.patch.object(place, attribute, replacement))
-        # Parameters stay the same objects when their module moves, as on a real card.
+        # As with a real card, parameters stay the same objects when their module moves.
         before = torch.__future__.get_swap_module_params_on_conversion()
         stack.callback(torch.__future__.set_swap_module_params_on_conversion, before)
         torch.__future__.set_swap_module_params_on_conversion(True)
@@ -59,7 +60,7 @@ def pretended_gpu(
 
 
 def _answers(machine: Machine, name: str, capability: tuple[int, int]) -> dict[str, Any]:
-    """Returns what functions of `torch.cuda` answer."""
+    """Returns the replacements of functions of `torch.cuda`, by name."""
     major, minor = capability
 
     def properties(device: object = None) -> Any:
@@ -90,7 +91,7 @@ def _answers(machine: Machine, name: str, capability: tuple[int, int]) -> dict[s
         "init": lambda: None,
         "_lazy_init": lambda: None,
         "synchronize": lambda _=None: None,
-        "is_current_stream_capturing": lambda: False,  # asked by optimizers, of the real CUDA if the build has it
+        "is_current_stream_capturing": lambda: False,  # optimizers call it on the real CUDA if the build contains it
         "empty_cache": lambda: None,
         "ipc_collect": lambda: None,
         "manual_seed_all": lambda _: None,
@@ -113,7 +114,7 @@ def _answers(machine: Machine, name: str, capability: tuple[int, int]) -> dict[s
 
 
 def _replacements() -> Iterator[tuple[Any, str, Any]]:
-    """Yields what else is replaced: files, autocast, modes, threads."""
+    """Yields the other replacements: files, autocast, modes, threads."""
     load, save = torch.load, torch.save
     autocast, run_thread = torch.autocast.__init__, threading.Thread.run
 
@@ -131,7 +132,7 @@ def _replacements() -> Iterator[tuple[Any, str, Any]]:
         kind, dtype = ("cpu", torch.bfloat16) if device_type == "cuda" else (device_type, dtype)
         autocast(self, kind, dtype=dtype, **options)
 
-    # Such tensors cannot be inference tensors.
+    # Pretended tensors cannot be inference tensors.
     def enter(self: Any) -> None:
         self.pretended = torch.no_grad() if self.mode else contextlib.nullcontext()
         self.pretended.__enter__()

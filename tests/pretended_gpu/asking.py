@@ -1,4 +1,4 @@
-"""What Python asks PyTorch for on a pretended machine: `device=`, `.to`, `.cpu()`, `.numpy()`, `x.device`."""
+"""Intercepts Python's calls of PyTorch on a pretended machine: `device=`, `.to`, `.cpu()`, `.numpy()`, `x.device`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FROM_DATA = {"as_tensor", "tensor", "asarray"}
 
 
 def device_name(device: Any) -> str | None:
-    """Returns `cpu`, `cuda:N`, another device's name, or None for None."""
+    """Returns the name of a device: `cpu`, `cuda:N` or another; None for None."""
     if device is None:
         return None
     if isinstance(device, int):
@@ -27,11 +27,11 @@ def device_name(device: Any) -> str | None:
 
 
 class Operators(TorchDispatchMode):
-    """Sees each operator that runs."""
+    """Intercepts each operator that runs."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Returns that PyTorch need not import its compiler for this, which takes seconds."""
+        """Returns False, so that PyTorch does not import its compiler, which takes seconds."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -39,7 +39,7 @@ class Operators(TorchDispatchMode):
 
 
 class Calls(TorchFunctionMode):
-    """Sees each call of PyTorch from Python, and answers those that ask for a device."""
+    """Intercepts each call of PyTorch from Python, and handles those that involve a device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -88,7 +88,7 @@ def _run(func: Any, args: Any, kwargs: Any, device: str | None) -> Any:
 
 
 def _to(tensor: torch.Tensor, args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
-    """`Tensor.to` in all its forms: device, type, both, or those of another tensor."""
+    """Runs `Tensor.to` in all its forms: device, type, both, or those of another tensor."""
     device, kind = kwargs.get("device"), kwargs.get("dtype")
     for value in (*args, kwargs.get("other")):
         if isinstance(value, (str, torch.device)) or type(value) is int:
@@ -104,7 +104,7 @@ def _to(tensor: torch.Tensor, args: Any, kwargs: dict[str, Any]) -> torch.Tensor
 
 
 def _made_on(device: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Runs a call that names a device, on the CPU, and lets its results lie on that device."""
+    """Runs a call with the argument `device` on the CPU, and moves its results to that device."""
     name = getattr(func, "__name__", "")
     if device != "cpu" and _cpu_generator(args, kwargs):
         raise MixedDevicesError(f"{name}: a generator on the CPU for a tensor on {device}")

@@ -1,4 +1,4 @@
-"""Cards of a pretended machine: what was run on them, how much memory lives there, and when they fail."""
+"""Cards of a pretended machine: their operators, their memory, and their failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def out_of_memory() -> Exception:
 
 
 def cublas_allocation_failed() -> Exception:
-    """Returns the error of cuBLAS when its handle or work space does not fit; it is no `OutOfMemoryError`."""
+    """Returns the error of cuBLAS when its handle or work space does not fit; it is not an `OutOfMemoryError`."""
     return RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
 
@@ -28,7 +28,7 @@ def cudnn_allocation_failed() -> Exception:
 
 
 def driver_out_of_memory() -> Exception:
-    """Returns the error of CUDA itself, as when the context does not fit beside another program's."""
+    """Returns the error of CUDA itself, for example when another program leaves too little memory for the context."""
     return RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call")
 
 
@@ -43,7 +43,7 @@ def kernel_missing() -> Exception:
 
 
 class _Block:
-    """Memory of one storage; tensors that share the storage share the block, and it is free once all of them are gone."""
+    """The memory of one storage. Tensors that share the storage share the block; it is freed with the last of them."""
 
     __slots__ = ("__weakref__", "card", "size")
 
@@ -58,9 +58,11 @@ class Card:
     """One pretended card.
 
     Attributes:
-        memory: bytes that fit. total: bytes of the card, however few of them the process may use.
-        used, peak: bytes that tensors hold, now and at most.
-        operations: times that each operator ran here; copies to and from the card count as `to`.
+        memory: bytes that the process may use.
+        total: bytes of the card.
+        used: bytes that tensors use now.
+        peak: max of `used` so far.
+        operations: number of runs of each operator on this card; copies to and from the card count as `to`.
     """
 
     def __init__(self, memory: int) -> None:
@@ -71,16 +73,16 @@ class Card:
 
     @property
     def count(self) -> int:
-        """Operators that ran here."""
+        """The number of operators that ran on this card."""
         return sum(self.operations.values())
 
     def fail(self, error: Callable[[], Exception] = out_of_memory, *, after: int = 0, times: int = 1) -> None:
-        """Makes operators raise an error: `times` of them, once `after` more have run."""
+        """Makes `times` operators raise an error, after `after` more have run."""
         begin = self.count + after
         self._failures.append((begin, begin + times, error))
 
     def note(self, operator: str) -> None:
-        """Counts an operator, and raises the error that is due."""
+        """Counts an operator, and raises the error that `fail` has set."""
         number = self.count
         self.operations[operator] += 1
         for begin, end, error in self._failures:
@@ -91,7 +93,7 @@ class Card:
         """Returns the block of a tensor's storage, for the tensor to keep.
 
         Raises:
-            torch.OutOfMemoryError: it does not fit.
+            torch.OutOfMemoryError: if it does not fit.
         """
         storage = values.untyped_storage()
         block = self._blocks.get(storage._cdata)
@@ -118,16 +120,16 @@ class Machine:
         self._process = os.getpid()
 
     def index(self, device: object = None) -> int:
-        """Returns the number of the card that a device names: `cuda` is the current one."""
+        """Returns the number of a device's card; `cuda` means the current card."""
         named = torch.device(device) if isinstance(device, str) else device
         number = named.index if isinstance(named, torch.device) else named
         return self.current if number is None else int(number)  # type: ignore[call-overload]
 
     def card(self, device: object = None) -> Card:
-        """Returns the card that a device names.
+        """Returns the card of a device.
 
         Raises:
-            RuntimeError: there is no such card, or this is a forked process of one that has used CUDA.
+            RuntimeError: if there is no such card, or this process was forked from one that has used CUDA.
         """
         if os.getpid() != self._process:
             raise RuntimeError("Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, use 'spawn'.")

@@ -1,4 +1,4 @@
-"""Tensors that claim to be on a card: real values on the CPU, and a check of each operator that meets them."""
+"""Tensors that report to be on a card: real values on the CPU, and a check of each operator that gets them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class _Here(threading.local):
     device: str | None = None
 
 
-machine = Machine(0, 0)  # exchanged by `pretended_gpu`
+machine = Machine(0, 0)  # `pretended_gpu` replaces it
 here = _Here()
-"""The card of the tensors that a function of PyTorch was called with: tensors that it makes inside lie there too."""
+"""The card of the tensors that a function of PyTorch was called with; tensors created inside are on it too."""
 
 
 class PretendedTensor(torch.Tensor):
@@ -51,7 +51,7 @@ class PretendedTensor(torch.Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run_operator(func, args, kwargs or {})
 
-    # Modules exchange parameters of such classes in place of their data.
+    # With this method, modules replace parameters of this class instead of their data.
     def __tensor_flatten__(self) -> tuple[list[str], str]:
         return ["values"], self.place
 
@@ -69,7 +69,7 @@ def place_of(tensor: torch.Tensor) -> str:
 
 
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:
-    """Returns nested lists, tuples and dictionaries with each of their values changed. PyTorch's own is far slower."""
+    """Applies a function to each value in nested lists, tuples and dictionaries. PyTorch's own function is far slower."""
     if isinstance(value, (list, tuple)):
         changed = [mapped(change, part) for part in value]
         return type(value)(*changed) if hasattr(value, "_fields") else type(value)(changed)
@@ -86,16 +86,16 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def split(args: Any, kwargs: Any = None) -> tuple[list[PretendedTensor], list[torch.Tensor]]:
-    """Returns the tensors among a call's arguments: those on cards, and those on the CPU."""
+    """Returns the tensors among a call's arguments: on cards, and on the CPU."""
     tensors = [t for t in leaves((args, kwargs or {})) if isinstance(t, torch.Tensor)]
     return [t for t in tensors if isinstance(t, PretendedTensor)], [t for t in tensors if not isinstance(t, PretendedTensor)]
 
 
 def run_operator(func: Any, args: Any, kwargs: Any) -> Any:
-    """Runs an operator on the values, after a check that its tensors lie together.
+    """Runs an operator on the values, after a check that its tensors are on one device.
 
     Raises:
-        MixedDevicesError: they do not. A tensor without dimensions may come from the CPU, as on a real card.
+        MixedDevicesError: if they are not. A tensor without dimensions may be on the CPU, as with a real card.
     """
     operator = func.overloadpacket
     on_cards, on_cpu = split(args, kwargs)
@@ -123,7 +123,7 @@ def _check_together(func: Any, operator: Any, args: Any, on_cards: list[Pretende
     if len(places) > 1:
         raise MixedDevicesError(f"{func}: tensors on {', '.join(sorted(places))}")
     wrong: list[torch.Tensor]
-    if operator in _INDEXING:  # places may be told by tensors on the CPU
+    if operator in _INDEXING:  # indices may be tensors on the CPU
         target = isinstance(args[0], PretendedTensor)
         wrong = [] if target else list(on_cards)
         if target and operator not in (aten.index, aten._unsafe_index) and len(args) > 2:
@@ -142,7 +142,7 @@ def _values(value: Any) -> Any:
 
 
 def moved(tensor: torch.Tensor, device: str) -> torch.Tensor:
-    """Returns a tensor on another device; gradients find their way back."""
+    """Returns a tensor on another device; gradients flow back through the copy."""
     needs_gradient = tensor.requires_grad and torch.is_grad_enabled()
     return _Move.apply(tensor, device) if needs_gradient else _moved(tensor, device)  # type: ignore[no-any-return]
 

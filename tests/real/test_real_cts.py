@@ -14,7 +14,7 @@ from medsam2_atlas.evaluation import dice_per_organ
 from medsam2_atlas.imaging.volume import read_labels, read_volume
 from medsam2_atlas.segmenters.case import Case
 from medsam2_atlas.segmenters.places import find_unet
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.segmenters.strategies import segment
 from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, unet_config, with_training
 
@@ -35,7 +35,7 @@ def real_atlas(real_cts: Path, tmp_path_factory: pytest.TempPathFactory) -> Atla
 
 def test_score_maps_place_organs_of_a_real_dicom_series_plausibly(real_atlas: Atlas, real_cts: Path) -> None:
     image = read_volume(real_cts / "dicom_abdomen" / "dicom")
-    labels = segment(Case(image, Given(real_atlas)), "atlas").labels
+    labels = segment(Case(image, LoadedResources(real_atlas)), "atlas").labels
     assert labels.array.shape == (75, 512, 512)
     centre = {
         k: image.geometry.to_world(np.argwhere(labels.array == k).mean(0)[::-1])
@@ -57,7 +57,7 @@ def test_organs_of_an_unseen_real_patient_are_found_with_one_reference(real_cts:
     atlas = atlas_of(["cropped_trunk"], real_cts, tmp_path)
     image = read_volume(real_cts / "whole_abdomen_3mm" / "ct.nii.gz")
     truth = read_labels(real_cts / "whole_abdomen_3mm" / "label.nii.gz", image)
-    dice = dice_per_organ(segment(Case(image, Given(atlas)), "atlas").labels.array, truth.array, (2, 3, 6))
+    dice = dice_per_organ(segment(Case(image, LoadedResources(atlas)), "atlas").labels.array, truth.array, (2, 3, 6))
     assert np.mean(list(dice.values())) > 0.3
 
 
@@ -73,7 +73,7 @@ def test_a_real_ct_joins_the_atlas_of_another(real_cts: Path, tmp_path: Path) ->
 
 def test_a_unet_s_label_map_has_the_grid_of_a_real_dicom_series(real_cts: Path) -> None:
     image = read_volume(real_cts / "dicom_abdomen" / "dicom")
-    result = Given(unets={"unet_3d": load_unet(find_unet("unet_3d"))}).segmenter("unet_3d").segment(image)
+    result = LoadedResources(unets={"unet_3d": load_unet(find_unet("unet_3d"))}).segmenter("unet_3d").segment(image)
     assert result.labels.geometry == image.geometry
     assert result.report.mark == "demo weights: synthetic phantoms only"
 

@@ -1,4 +1,4 @@
-"""Folders of tiny nnU-Nets, as `nnUNetv2_train` writes them: plans, data set, and checkpoints without training."""
+"""Writes folders of tiny, untrained nnU-Nets in the form of `nnUNetv2_train`: plans, data set, checkpoints."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 
 LABELS = {"background": 0, "liver": 1, "kidney_left": 2, "femur": 3}
 THRESHOLDS = (50.0, 100.0, 300.0)
-"""HU at which the labels of `by_thresholds` begin."""
+"""Lower HU limits of the labels of `by_thresholds`."""
 
 
 def plans(dimensions: int = 3, spacing: tuple[float, ...] = (6.0, 6.0, 6.0), **fields: Any) -> dict[str, Any]:
-    """Plans of one configuration, in the form of nnunetv2 2.8; a network of two levels, without normalisation."""
+    """Returns plans with one configuration in the form of nnunetv2 2.8: a network of two levels, without normalisation."""
     patch, axes = [16, 16, 16][:dimensions], [1, 2]
     resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     architecture = {
@@ -80,12 +80,12 @@ def plans(dimensions: int = 3, spacing: tuple[float, ...] = (6.0, 6.0, 6.0), **f
 
 
 def dataset(**fields: Any) -> dict[str, Any]:
-    """Content of dataset.json."""
+    """Returns the content of `dataset.json`."""
     return {"channel_names": {"0": "CT"}, "labels": LABELS, "numTraining": 8, "file_ending": ".nii.gz"} | fields
 
 
 def checkpoint(weights: dict[str, torch.Tensor], **fields: Any) -> dict[str, Any]:
-    """What nnU-Net's trainer saves, with numbers of NumPy beside the weights."""
+    """Returns a checkpoint as nnU-Net's trainer saves it, with NumPy numbers in addition to the weights."""
     return {
         "network_weights": weights,
         "optimizer_state": {"state": {}, "param_groups": [{"lr": 0.01}]},
@@ -105,7 +105,7 @@ def write_folder(
     data: dict[str, Any] | None = None,
     folds: dict[str, dict[str, Any]] | None = None,
 ) -> Path:
-    """Writes a model folder; without `folds`, one that is complete but whose weights are missing."""
+    """Writes a model folder; without `folds`, its checkpoint contains no weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plans.json").write_text(json.dumps(plans() if about is None else about))
     (folder / "dataset.json").write_text(json.dumps(dataset() if data is None else data))
@@ -116,7 +116,7 @@ def write_folder(
 
 
 def network(about: dict[str, Any], heads: int, seed: int = 0) -> torch.nn.Module:
-    """The network of plans, by nnU-Net itself, with seeded weights."""
+    """Returns the network of plans, built by nnU-Net, with seeded weights."""
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
     parts = about["configurations"]["tiny"]["architecture"]
@@ -129,14 +129,14 @@ def network(about: dict[str, Any], heads: int, seed: int = 0) -> torch.nn.Module
 
 
 def seeded(about: dict[str, Any], heads: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Weights whose results depend on all voxels around, so that a mirrored or shifted image gives other labels."""
+    """Returns weights whose results depend on neighbouring voxels, so that a mirrored or shifted image gives other labels."""
     return network(about, heads, seed).state_dict()
 
 
 def by_thresholds(about: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Weights that label each voxel by its own HU alone: 1 above the first of `THRESHOLDS`, 2 above the second, and so on.
+    """Returns weights that label each voxel by its own HU: 1 above the first of `THRESHOLDS`, 2 above the second, and so on.
 
-    Logits differ by 2 or more: in float16, nnU-Net's weights of windows' corners would blend smaller differences away.
+    Logits differ by 2 or more, because the small weights of windows' corners would lose smaller differences in float16.
     """
     weights = {name: torch.zeros_like(value) for name, value in network(about, len(THRESHOLDS) + 1).state_dict().items()}
     middle = (slice(None), slice(None), 1, 1, 1)
@@ -144,7 +144,7 @@ def by_thresholds(about: dict[str, Any]) -> dict[str, torch.Tensor]:
         if "encoder.stages.0" in name and value.ndim == 5:
             value[middle][0, 0] = 1
         elif name.startswith("decoder.stages.0") and value.ndim == 5:
-            value[middle][0, value.shape[1] // 2] = 1  # the skip's channels follow those from below
+            value[middle][0, value.shape[1] // 2] = 1  # the skip connection's channels come after those from the lower level
         elif name.startswith("decoder.seg_layers.0") and value.ndim == 5:
             value[:, 0, 0, 0, 0] = 10 * torch.arange(len(THRESHOLDS) + 1)
         elif name.startswith("decoder.seg_layers.0"):

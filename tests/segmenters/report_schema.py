@@ -1,4 +1,4 @@
-"""Writes the JSON schema of reports: docs/report.schema.json. `make report-schema` runs it, and a test compares."""
+"""Writes the JSON schema of reports to docs/report.schema.json. `make report-schema` runs it; a test compares the file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FILE = Path(__file__).resolve().parents[2] / "docs" / "report.schema.json"
 
 
 def text() -> str:
-    """Returns the schema as the file holds it."""
+    """Returns the schema as text of the file."""
     schema = Report.model_json_schema(mode="serialization")
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Report of medsam2_atlas on a label map"

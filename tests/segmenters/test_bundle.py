@@ -1,4 +1,4 @@
-"""MONAI bundles as segmenters: geometry, labels, what their results depend on, and what must not change in the process."""
+"""MONAI bundles as segmenters: geometry, labels, provenance, and no lasting changes of the process."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ TURNED = {
 
 
 def ct(direction: tuple[float, ...] = TURNED["as is"], spacing: tuple[float, float, float] = (6.0, 6.0, 6.0)) -> sitk.Image:
-    """Noise from -1000 to 1000 HU in voxels of any grid: 22 x 26 x 18."""
+    """Returns noise from -1000 to 1000 HU on a grid of 22 x 26 x 18 voxels (x, y, z)."""
     array = np.random.default_rng(0).uniform(-1000, 1000, (18, 26, 22)).astype(np.float32).round()
-    array[np.isin(array, [LIVER_HU, BONE_HU])] = 0  # neither above nor below
+    array[np.isin(array, [LIVER_HU, BONE_HU])] = 0  # no voxel equals a threshold
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(spacing)
     image.SetOrigin((-31.0, 17.0, 250.0))
@@ -56,7 +56,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Volume:
 
 @pytest.fixture
 def segmenter(tmp_path: Path) -> Callable[..., Segmenter]:
-    """Returns a function that makes a bundle and its segmenter."""
+    """Returns a function that writes a bundle and returns its segmenter."""
 
     def make(name: str = "own", **parts: Any) -> Segmenter:
         folder = tiny_bundle(tmp_path / name, **parts)
@@ -84,19 +84,19 @@ def test_the_label_map_lies_voxel_by_voxel_on_the_cts_grid(name: str, segmenter:
     assert restored.GetDirection() == image.GetDirection()
 
 
-def test_a_bundle_that_resamples_comes_back_to_the_grid(patient: Volume, segmenter: Callable[..., Segmenter]) -> None:
+def test_the_label_map_of_a_resampling_bundle_is_on_the_cts_grid(patient: Volume, segmenter: Callable[..., Segmenter]) -> None:
     found = segmenter(config=inference_config((4.0, 5.0, 7.0))).segment(patient).labels
     assert found.geometry == patient.geometry
     assert mask_dice(found.array == LIVER, liver_of(patient)) > 0.9
 
 
 @pytest.mark.parametrize("direction", ["to the right and front", "oblique"])
-def test_the_result_is_that_of_monais_own_command(direction: str, tmp_path: Path) -> None:
+def test_the_result_equals_that_of_monais_command(direction: str, tmp_path: Path) -> None:
     (tmp_path / "cts").mkdir()
     file = tmp_path / "cts" / "a.nii.gz"
     smooth = sitk.SmoothingRecursiveGaussian(ct(TURNED[direction], (2.5, 1.5, 4.0)), 3.0)
     sitk.WriteImage(sitk.Cast(smooth * 8.0, sitk.sitkFloat32), str(file))
-    # Weights that give no probability near 0 or 1, so that no voxel is a tie: that would be decided by the last digit.
+    # These weights give no probability near 0 or 1. Otherwise two labels could tie, and rounding would decide.
     folder = tiny_bundle(tmp_path / "bundle", config=inference_config((2.0, 2.0, 3.0)), weights=threshold_weights(20.0))
     workflow = ConfigWorkflow(
         str(folder / "configs" / "inference.json"),
@@ -113,10 +113,12 @@ def test_the_result_is_that_of_monais_own_command(direction: str, tmp_path: Path
     theirs = read_labels(tmp_path / "out" / "a_trans.nii.gz", volume).array == 1
     ours = bundle_labels(volume, load_bundle(folder)) == LIVER
     assert 100 < theirs.sum() < theirs.size / 2
-    assert (ours != theirs).sum() <= (3 if direction == "oblique" else 0)  # MONAI reads such a grid with fewer digits
+    assert (ours != theirs).sum() <= (3 if direction == "oblique" else 0)  # MONAI reads an oblique grid with fewer digits
 
 
-def test_without_an_inverse_the_label_map_is_brought_to_the_grid(patient: Volume, segmenter: Callable[..., Segmenter]) -> None:
+def test_a_label_map_without_inverse_transforms_is_resampled_to_the_grid(
+    patient: Volume, segmenter: Callable[..., Segmenter]
+) -> None:
     config = inference_config((4.0, 5.0, 7.0))
     config["postprocessing"]["transforms"].pop(1)
     config["preprocessing"]["transforms"].insert(3, {"_target_": "CropForegroundd", "keys": "image", "source_key": "image"})
@@ -148,11 +150,13 @@ def test_masks_of_several_organs_without_a_background_become_a_label_map(
     channels = {"0": "spleen", "1": "liver", "2": "vertebrae"}
     weights = threshold_weights() | {"bias": threshold_weights()["bias"] - torch.tensor([5.0, 0.0, 0.0])}
     found = segmenter(config=config, channels=channels, weights=weights).segment(patient).labels.array
-    assert np.array_equal(found == LIVER, patient.array > LIVER_HU)  # the first mask counts where two overlap
+    assert np.array_equal(found == LIVER, patient.array > LIVER_HU)  # the first mask takes precedence in overlaps
     assert set(np.unique(found)) == {0, LIVER}
 
 
-def test_only_requested_organs_that_it_knows_are_reported(patient: Volume, segmenter: Callable[..., Segmenter]) -> None:
+def test_only_requested_organs_that_the_bundle_segments_are_reported(
+    patient: Volume, segmenter: Callable[..., Segmenter]
+) -> None:
     made = segmenter()
     result = made.segment(patient)
     report = result.report.to_json()
@@ -164,11 +168,13 @@ def test_only_requested_organs_that_it_knows_are_reported(patient: Volume, segme
     assert (report["device"], report["precision"], report["uses_truth"]) == ("cpu", "float32", False)
     assert made.describe()["known_organs"] == ["liver"]
     assert made.segment(patient, Options(organs=(1, LIVER))).report.organs == ["liver"]
-    with pytest.raises(InputError, match="bundle:own: knows none of these organs: spleen, right_kidney"):
+    with pytest.raises(InputError, match="bundle:own: segments none of these organs: spleen, right_kidney"):
         made.segment(patient, Options(organs=(1, 2)))
 
 
-def test_the_result_depends_on_each_file_that_decides_it_and_on_no_other(segmenter: Callable[..., Segmenter]) -> None:
+def test_the_provenance_changes_with_each_file_that_affects_the_result_and_no_other(
+    segmenter: Callable[..., Segmenter],
+) -> None:
     made = segmenter()
     folder = Path(made.used_weights()["file"]).parents[1]
     before = made.provenance(Options())
@@ -189,7 +195,7 @@ def test_the_result_depends_on_each_file_that_decides_it_and_on_no_other(segment
     assert made.provenance(Options(organs=(6,))) not in seen
 
 
-def test_nothing_in_the_process_changes(patient: Volume, segmenter: Callable[..., Segmenter]) -> None:
+def test_a_run_changes_no_state_of_the_process(patient: Volume, segmenter: Callable[..., Segmenter]) -> None:
     def state() -> tuple[Any, ...]:
         flags = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled(), torch.is_grad_enabled()
         numbers = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
@@ -206,33 +212,33 @@ def test_nothing_in_the_process_changes(patient: Volume, segmenter: Callable[...
 def test_a_job_can_be_stopped_between_two_windows(
     reason: Exception, patient: Volume, segmenter: Callable[..., Segmenter]
 ) -> None:
-    told: list[float] = []
+    shares: list[float] = []
 
-    def tell(stage: str, share: float, organ: int | None = None) -> None:
+    def report(stage: str, share: float, organ: int | None = None) -> None:
         assert stage == "bundle:own"
-        told.append(share)
-        if len(told) == 3:
+        shares.append(share)
+        if len(shares) == 3:
             raise reason
 
     made = segmenter()
-    with reporting(tell), pytest.raises(type(reason)):
+    with reporting(report), pytest.raises(type(reason)):
         made.segment(patient)
-    assert told == sorted(told)
-    assert told[-1] < 1
-    assert len(told) == 3
+    assert shares == sorted(shares)
+    assert shares[-1] < 1
+    assert len(shares) == 3
     made.segment(patient)
-    assert len(told) == 3, "who is no longer asked is told nothing"
+    assert len(shares) == 3, "the run removes its hook, so later calls report nothing"
 
 
 @pytest.mark.parametrize("memory", ["", "small", "smallest"])
 @pytest.mark.parametrize("amp", [False, True])
-def test_label_maps_are_those_of_the_cpu(memory: Any, amp: bool, patient: Volume, gpu: Gpu, tmp_path: Path) -> None:
+def test_gpu_label_maps_match_those_of_the_cpu(memory: Any, amp: bool, patient: Volume, gpu: Gpu, tmp_path: Path) -> None:
     config = inference_config((6.0, 6.0, 6.0) if amp else (5.0, 5.0, 7.0))
     config["evaluator"]["amp"] = amp
     model = load_bundle(tiny_bundle(tmp_path / "own", config=config))
 
     if not memory and not gpu.real:
-        pytest.skip("MONAI cannot make its tensors of pretended ones")
+        pytest.skip("MONAI cannot create its tensors from pretended ones")
 
     def labels(device: torch.device) -> np.ndarray:
         return bundle_labels(patient, model.on(device), memory if device.type == "cuda" else "")

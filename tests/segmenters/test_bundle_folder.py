@@ -1,4 +1,4 @@
-"""Folders of bundles: what is refused and why, a bundle's own code, and weights that must not run any."""
+"""Folders of bundles: refused folders, a bundle's own code, and weights that contain code."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def named(folder: Path) -> Segmenter:
     return Models({"device": "cpu", "bundle:own": str(folder)}).segmenter("bundle:own")
 
 
-def test_a_complete_bundle_lacks_nothing(tmp_path: Path) -> None:
+def test_a_complete_bundle_has_no_missing_requirement(tmp_path: Path) -> None:
     assert named(tiny_bundle(tmp_path / "own")).missing() == ""
 
 
 def rewritten(**parts: Any) -> Callable[[Path], None]:
-    """Returns what changes parts of the configuration; None removes one."""
+    """Returns a function that changes parts of a bundle's configuration; None removes a part."""
 
     def change(folder: Path) -> None:
         file = folder / "configs" / "inference.json"
@@ -39,7 +39,7 @@ def rewritten(**parts: Any) -> Callable[[Path], None]:
 
 
 def described(**parts: Any) -> Callable[[Path], None]:
-    """Returns what changes the description of the network's inputs and outputs."""
+    """Returns a function that changes the description of the network's inputs and outputs in a bundle."""
 
     def change(folder: Path) -> None:
         file = folder / "configs" / "metadata.json"
@@ -66,20 +66,20 @@ PROBLEMS: list[tuple[Callable[[Path], None], str]] = [
         lambda folder: (folder / "models" / "model.pt").unlink(),
         r"models/model\.pt: is missing\. Put the bundle's weights there",
     ),
-    (lambda folder: (folder / "models" / "model.pt").write_bytes(b"x"), r"model\.pt: does not hold weights of the network"),
+    (lambda folder: (folder / "models" / "model.pt").write_bytes(b"x"), r"model\.pt: does not contain weights of the network"),
     (
         with_weights({"weight": torch.zeros(1)}),
-        r"model\.pt: does not hold weights of the network in inference\.json: RuntimeError",
+        r"model\.pt: does not contain weights of the network in inference\.json: RuntimeError",
     ),
     (rewritten(preprocessing=None), r"inference\.json: has no `preprocessing`\."),
     (rewritten(network=None, network_def=None), r"inference\.json: has no `network`\."),
-    (rewritten(network="$3"), r"has a `network` that is no torch\.nn\.Module"),
+    (rewritten(network="$3"), r"has a `network` that is not a torch\.nn\.Module"),
     (rewritten(inferer={"_target_": "NoSuchInferer"}), r"cannot be used: .*NoSuchInferer.* See whether MONAI can run it"),
     (rewritten(evaluator={"_target_": "scripts.evaluator.Own"}), "needs the evaluator Own. Only bundles for MONAI's"),
     (rewritten(evaluator={"_target_": "SupervisedEvaluator", "prepare_batch": "$1"}), "needs a `prepare_batch` of its own"),
     (described(inputs={"image": {"num_channels": 2}}), "says that the network takes 2 images. Only bundles for one CT"),
     (described(inputs={"image": {}, "prior": {}}), "says that the network takes 2 images"),
-    (described(outputs={"pred": {"channel_def": {"one": "liver"}}}), "has another `network_data_format` than MONAI specifies"),
+    (described(outputs={"pred": {"channel_def": {"one": "liver"}}}), "does not follow MONAI's specification"),
     (described(outputs={"pred": {"channel_def": {"1": "tumour"}}}), "names no organ of the organ table: 'tumour'"),
     (
         rewritten(checkpointloader={"_target_": "CheckpointLoader", "load_path": "/elsewhere/model.pt"}),
@@ -89,22 +89,22 @@ PROBLEMS: list[tuple[Callable[[Path], None], str]] = [
 
 
 @pytest.mark.parametrize(("spoil", "problem"), PROBLEMS)
-def test_what_is_wrong_with_a_folder_is_told_with_its_remedy(
+def test_each_fault_of_a_folder_is_reported_with_its_remedy(
     spoil: Callable[[Path], None], problem: str, tmp_path: Path
 ) -> None:
     spoil(tiny_bundle(tmp_path / "own"))
-    told = named(tmp_path / "own").missing()
-    assert re.search(problem, told), told
+    message = named(tmp_path / "own").missing()
+    assert re.search(problem, message), message
 
 
-def test_a_folder_that_is_missing_is_told_by_its_name(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_by_name(tmp_path: Path) -> None:
     assert (
         named(tmp_path / "no").missing()
         == f"{tmp_path / 'no'}: is not a folder. Name the folder of the bundle: bundle:own=FOLDER."
     )
 
 
-def test_a_broken_bundle_is_tried_again_only_when_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_bundle_is_loaded_again_only_after_a_file_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, tried = named(tiny_bundle(tmp_path / "own")), []
     weights = tmp_path / "own" / "models" / "model.pt"
     content = weights.read_bytes()
@@ -149,7 +149,7 @@ class Shift:
 
 
 def with_scripts(folder: Path, value: float) -> Path:
-    """A bundle with a transform of its own, in a package that all such bundles name `scripts`."""
+    """Writes a bundle with its own transform, in a package that all such bundles name `scripts`."""
     config = inference_config()
     config["imports"].append("$import scripts")
     config["preprocessing"]["transforms"].append({"_target_": "scripts.shift.Shift"})
@@ -171,22 +171,22 @@ def test_scripts_of_two_bundles_are_not_mixed_and_leave_nothing_behind(tmp_path:
     assert not list(tmp_path.rglob("__pycache__"))
 
 
-def test_a_script_decides_the_result(tmp_path: Path) -> None:
+def test_a_changed_script_changes_the_digest(tmp_path: Path) -> None:
     folder = with_scripts(tmp_path / "own", 1.0)
     before = load_bundle(folder).digest
     (folder / "scripts" / "values.py").write_text("VALUE = 5.0\n")
     assert load_bundle(folder).digest != before
 
 
-def test_a_script_that_bears_the_name_of_a_library_is_refused(tmp_path: Path) -> None:
+def test_a_script_with_the_name_of_a_library_is_refused(tmp_path: Path) -> None:
     folder = tiny_bundle(tmp_path / "own")
     (folder / "torch.py").write_text("")
-    with pytest.raises(InputError, match="has a module torch, as Python itself or a package does"):
+    with pytest.raises(InputError, match="has a module torch, a name that Python or a package already uses"):
         load_bundle(folder)
 
 
 @pytest.mark.parametrize("code", ["raise ZeroDivisionError('own code')", "import sys\nsys.exit('own code')"])
-def test_code_that_fails_is_told_and_not_raised(code: str, tmp_path: Path) -> None:
+def test_an_error_in_the_bundles_code_is_reported_and_not_raised(code: str, tmp_path: Path) -> None:
     folder = with_scripts(tmp_path / "own", 1.0)
     (folder / "scripts" / "shift.py").write_text(code)
     assert "cannot be used" in named(folder).missing()
@@ -205,7 +205,7 @@ def test_weights_with_code_are_refused_and_the_code_does_not_run(tmp_path: Path)
     assert not sign.exists()
 
 
-def test_a_folder_that_may_not_be_looked_into_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Path) -> bool:
         raise PermissionError(13, "Permission denied")
 
@@ -214,14 +214,14 @@ def test_a_folder_that_may_not_be_looked_into_is_missing(tmp_path: Path, monkeyp
     assert "Permission denied" in own.missing()
 
 
-def test_other_names_of_organs_change_what_the_result_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_organ_names_change_the_provenance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny_bundle(tmp_path / "own")
     before = load_bundle(folder).digest
     monkeypatch.setattr("medsam2_atlas.segmenters.organ_labels.organ_named", lambda name: 1 if name == "Liver" else 0)
     assert load_bundle(folder).digest != before
 
 
-def test_links_are_followed_and_circles_end(tmp_path: Path) -> None:
+def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     folder = tiny_bundle(tmp_path / "own")
     (folder / "models").rename(tmp_path / "weights")
     (folder / "models").symlink_to(tmp_path / "weights")

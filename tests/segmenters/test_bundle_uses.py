@@ -1,4 +1,4 @@
-"""A bundle wherever segmenters are used: infer task, stored prediction, contestant of a comparison, source of prompts."""
+"""All uses of a bundle as a segmenter: infer task, stored prediction, comparison, source of prompts."""
 
 from __future__ import annotations
 
@@ -40,15 +40,17 @@ def test_its_coarse_masks_prompt_medsam2(studies: Path, bundle: Path) -> None:
     strategy = models.segmenter("A")
     report = strategy.segment(image, options).report
     assert report.prompts_from == "bundle:own"
-    assert report.prompt_sources == {"liver": "bundle:own: asked for"}
-    assert report.without_prompt == {"bladder": "the coarse masks lack it"}
+    assert report.prompt_sources == {"liver": "bundle:own: requested"}
+    assert report.without_prompt == {"bladder": "the coarse masks do not contain it"}
     assert report.prompter is not None
     assert report.prompter["left_out"] == ["vertebrae"]
     assert report.atlas is None
-    assert "bundle:own" in strategy.offers()["prompts"]
+    assert "bundle:own" in strategy.available_options()["prompts"]
 
 
-def test_what_its_masks_prompt_depends_on_all_that_they_depend_on(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_provenance_of_a_prompted_strategy_contains_that_of_the_bundle(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     models = Models({"device": "cpu", "bundle:own": str(bundle)})
     monkeypatch.setattr(models, "atlas", lambda: SimpleNamespace(version="1"))
     made_of = models.segmenter("A").provenance(Options(prompts="bundle:own"))["prompter"]
@@ -57,12 +59,12 @@ def test_what_its_masks_prompt_depends_on_all_that_they_depend_on(bundle: Path, 
     assert "prompter" not in models.segmenter("A").provenance(Options(prompts="unet"))
 
 
-def test_it_is_a_contestant_on_the_organs_that_it_knows(studies: Path, bundle: Path) -> None:
+def test_it_is_compared_on_the_organs_that_it_segments(studies: Path, bundle: Path) -> None:
     def run(image: object, _: Options) -> Segmentation:
         labels = np.zeros((30, 30, 40), np.uint8)
         labels[LIVER], labels[:4, :4, :4] = 6, 8
         volume = read_volume(studies / "a.nii.gz")
-        report = base_report("D", volume, labels, [6, 8]).having(seconds={"total": 1.0})
+        report = base_report("D", volume, labels, [6, 8]).with_fields(seconds={"total": 1.0})
         return Segmentation(volume.with_array(labels), report)
 
     folder = StudyFolder(studies)
@@ -71,14 +73,14 @@ def test_it_is_a_contestant_on_the_organs_that_it_knows(studies: Path, bundle: P
     found = compare_studies(folder, pair, models)
     assert found.models == ("medsam2_atlas", "bundle-own")
     (case,) = found.cases
-    assert list(case.scores) == [6], "the bundle does not know the aorta, so that is no disagreement"
+    assert list(case.scores) == [6], "the bundle does not segment the aorta, so a missing aorta is no disagreement"
     assert list(case.final["bundle-own"]) == [6]
     assert {path.parent.name for path in (studies / "labels").rglob("a.nii.gz")} >= {"bundle-own", "medsam2_atlas"}
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the server, its studies, and its bundles: one complete, one without weights."""
+    """Returns the folder of a server with studies and two bundles: one complete, one without weights."""
     folder = tmp_path_factory.mktemp("home")
     made_studies(folder)
     tiny_bundle(folder / "bundle")
@@ -94,9 +96,7 @@ def client(home: Path) -> Iterator[MONAILabelClient]:
         yield connected
 
 
-def test_a_server_offers_a_bundle_stores_its_result_and_goes_on_beside_a_broken_one(
-    client: MONAILabelClient, home: Path
-) -> None:
+def test_a_server_runs_a_bundle_stores_its_result_and_tolerates_a_broken_one(client: MONAILabelClient, home: Path) -> None:
     studies = home / "studies"
     about = client.info()
     assert about["models"]["bundle-own"]["known_organs"] == ["liver"]
@@ -111,13 +111,13 @@ def test_a_server_offers_a_bundle_stores_its_result_and_goes_on_beside_a_broken_
     assert (studies / "labels" / "bundle-own" / "a.nii.gz").is_file()
 
 
-def test_no_client_names_a_folder(client: MONAILabelClient, home: Path) -> None:
+def test_clients_cannot_name_folders(client: MONAILabelClient, home: Path) -> None:
     for model in (f"bundle:{home / 'bundle'}", "bundle:own", "bundle-other"):
         with pytest.raises(MONAILabelClientException, match=r"Status: 4(04|22)"):
             client.infer(model, "a", {})
     added = {"bundle:own": str(home / "broken"), "folder": str(home / "broken")}
     _, answer = client.infer("bundle-own", "a", added)
-    assert answer["report"]["weights"]["known_organs"] == ["liver"], "what a client adds is not read"
+    assert answer["report"]["weights"]["known_organs"] == ["liver"], "additional fields of a client are ignored"
     models = Models({"bundle:own": str(home / "bundle")})
     for name in ("bundle:other", "bundle:../broken", "bundle:"):
         with pytest.raises((InputError, NotFoundError)):

@@ -1,4 +1,4 @@
-"""A stored prediction is found again while settings have their defaults, and not after one was changed."""
+"""A stored prediction stays valid while settings have their defaults, and becomes invalid when one changes."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from medsam2_atlas.prompting import PromptingConfig
 from medsam2_atlas.segmenters import changed_settings
 from medsam2_atlas.segmenters.base import Options, Provenance
 from medsam2_atlas.segmenters.changed_settings import foundation_settings, marked_settings, unet_settings
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.unet.inference_config import UNetInferenceConfig
 
 
 def made_by(name: str, **options: Any) -> Provenance:
-    """Returns what a segmenter's results depend on, with weights and an atlas that only have versions."""
+    """Returns a segmenter's provenance, with weights and an atlas that have versions only."""
     unet: Any = SimpleNamespace(sha256="u", version="u", device=torch.device("cpu"), validation={}, cases={})
     atlas: Any = SimpleNamespace(version="a")
     weights: Any = SimpleNamespace(sha256="w")
-    return Given(atlas, weights, {"unet_3d": unet}).segmenter(name).provenance(Options(**options))
+    return LoadedResources(atlas, weights, {"unet_3d": unet}).segmenter(name).provenance(Options(**options))
 
 
-def test_defaults_leave_no_trace() -> None:
+def test_default_settings_are_omitted() -> None:
     assert foundation_settings(unet=True) == unet_settings() == marked_settings() == {"settings": {}}
     for name in ("atlas", "D", "unet_3d", "medsam2"):
         assert made_by(name)["settings"] == {}
 
 
-def test_what_a_result_depends_on_holds_changed_settings_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_provenance_contains_changed_settings_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changed_settings, "prompting_config", lambda: PromptingConfig(range_growth=0.3))
     monkeypatch.setattr(changed_settings, "medsam2_config", lambda: MedSAM2Config(window=(-200, 300)))
     monkeypatch.setattr(changed_settings, "unet_inference_config", lambda: UNetInferenceConfig(variants=((5, 1),)))
@@ -46,7 +46,7 @@ def test_what_a_result_depends_on_holds_changed_settings_and_no_others(monkeypat
     assert made_by("medsam2")["settings"] == network
 
 
-def test_other_limits_of_the_check_of_hu_concern_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_limits_of_the_hu_check_affect_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changed_settings, "hu_check_config", lambda: HuCheckConfig(min_air=0.01))
     for name in ("atlas", "D", "unet_3d", "medsam2"):
         assert made_by(name)["settings"] == {"hounsfield": {"min_air": 0.01}}

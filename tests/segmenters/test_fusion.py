@@ -1,4 +1,4 @@
-"""Logits and scores become one label map."""
+"""Fusion of logits and score maps to one label map."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_only_the_largest_component_of_each_organ_stays() -> None:
     assert labels[2, 5, 5] == 6
 
 
-def test_pieces_that_are_small_for_their_organ_are_specks() -> None:
+def test_components_that_are_small_for_their_organ_are_removed() -> None:
     labels = np.zeros((3, 20, 20), np.uint8)
     labels[0, :15, :10] = 6
     labels[2, 0, 0] = 6

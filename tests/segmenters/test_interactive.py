@@ -1,4 +1,4 @@
-"""What a person marks becomes an organ, and more marks make it better."""
+"""Segmentation of an organ from a person's marks; more marks improve it."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def segmented(target: Volume, prepared: MedSAM2Volume, weights: Weights) -> Any:
     known: dict[str, Segmentation] = {}
 
     def run(label: int, **marks: Any) -> Segmentation:
-        asked = repr((label, {kind: mark for kind, mark in marks.items() if mark != []}))
-        if asked not in known:  # tests begin with the same boxes
-            known[asked] = segment_marked(target, prepared, weights, marked_organ(target, label, **marks))
-        return known[asked]
+        key = repr((label, {kind: mark for kind, mark in marks.items() if mark != []}))
+        if key not in known:  # several tests begin with the same boxes
+            known[key] = segment_marked(target, prepared, weights, marked_organ(target, label, **marks))
+        return known[key]
 
     return run
 
@@ -88,10 +88,10 @@ def test_a_click_finds_organs(target: Volume, target_truth: Volume, segmented: A
     assert reached[RIGHT_KIDNEY] > 0.9
 
 
-def test_corrections_make_it_better(target: Volume, target_truth: Volume, segmented: Any) -> None:
-    """As a person would: the worst slice gets a click where it is most wrong, three times."""
+def test_corrections_improve_the_mask(target: Volume, target_truth: Volume, segmented: Any) -> None:
+    """Simulates a person: three times, the worst slice gets a click on its largest error."""
     before, after = [], []
-    for k in (4, 7, 10, DUODENUM):  # those that one box leaves most wrong
+    for k in (4, 7, 10, DUODENUM):  # the organs with the largest errors after one box
         mask = target_truth.array == k
         marks: dict[str, Any] = {"boxes": [box_on(target, mask, middle(mask))], "inside": [], "outside": []}
         found = segmented(k, **marks).labels.array == k
@@ -106,8 +106,8 @@ def test_corrections_make_it_better(target: Volume, target_truth: Volume, segmen
     assert np.mean(after) > np.mean(before) + 0.02, (before, after)
 
 
-def test_points_have_the_last_word(target: Volume, target_truth: Volume, segmented: Any) -> None:
-    """Even where they are wrong: in the middle of the liver a point says that it is not there, and a kidney is called one."""
+def test_points_overrule_the_network(target: Volume, target_truth: Volume, segmented: Any) -> None:
+    """Points win even if they are wrong: here, one in the middle of the liver is off it, and one in a kidney is on it."""
     mask, kidney = target_truth.array == LIVER, target_truth.array == RIGHT_KIDNEY
     z = middle(kidney)
     box = box_on(target, mask, middle(mask))
@@ -119,7 +119,7 @@ def test_points_have_the_last_word(target: Volume, target_truth: Volume, segment
     assert len(found.report.overruled) == 1
 
 
-def test_reach_ends_the_search(target: Volume, target_truth: Volume, segmented: Any) -> None:
+def test_reach_limits_the_propagation(target: Volume, target_truth: Volume, segmented: Any) -> None:
     mask = target_truth.array == LIVER
     z = middle(mask)
     found = segmented(LIVER, boxes=[box_on(target, mask, z)], reach=0)
@@ -143,12 +143,12 @@ def test_slices_are_encoded_once_for_all_corrections(target: Volume, target_trut
     assert sum(seen) <= organ.z_max - organ.z_min + 1
 
 
-def test_it_stops_when_it_is_told_to(target: Volume, prepared: MedSAM2Volume, weights: Weights, target_truth: Volume) -> None:
-    told = []
+def test_a_job_can_be_stopped(target: Volume, prepared: MedSAM2Volume, weights: Weights, target_truth: Volume) -> None:
+    shares = []
 
     def progress(stage: str, share: float, organ: int | None = None) -> None:
-        told.append(share)
-        if len(told) == 5:
+        shares.append(share)
+        if len(shares) == 5:
             raise CancelledError("medsam2", "was cancelled.")
 
     mask = target_truth.array == LIVER
@@ -156,4 +156,4 @@ def test_it_stops_when_it_is_told_to(target: Volume, prepared: MedSAM2Volume, we
         segment_marked(
             target, prepared, weights, marked_organ(target, LIVER, boxes=[box_on(target, mask, middle(mask))]), progress
         )
-    assert len(told) == 5
+    assert len(shares) == 5

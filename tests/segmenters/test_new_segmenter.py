@@ -1,4 +1,4 @@
-"""A new segmenter is one file and one line: whatever goes over the registry offers, runs, stores and compares it."""
+"""A new segmenter needs one file and one line: all users of the registry then list, run, store and compare it."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from medsam2_atlas.studies.models import Models
 
 
 class Toy(Segmenter):
-    """The file: whatever is brighter than 100 HU and no bone is liver."""
+    """The new file: it labels voxels brighter than 100 HU, except bone, as liver."""
 
     uses_network = False
 
     def check(self) -> None:
-        """Needs nothing."""
+        """Accepts everything: this segmenter has no requirements."""
 
     def provenance(self, options: Options) -> Provenance:
         return self._basis(options) | {"toy": 1}
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
         labels = np.where((volume.array > 100) & (volume.array < 300), 6, 0).astype(np.uint8)
-        report = base_report(self.name, volume, labels, options.labels).having(seconds={"total": 0.0}, device="cpu")
+        report = base_report(self.name, volume, labels, options.labels).with_fields(seconds={"total": 0.0}, device="cpu")
         return Segmentation(volume.with_array(labels), report)
 
 
@@ -60,12 +60,12 @@ def studies(tmp_path: Path) -> Path:
     return tmp_path / "studies"
 
 
-def test_it_has_a_name_a_model_and_a_place_among_the_sources_of_prompts() -> None:
+def test_it_has_a_name_and_a_model_and_can_give_prompts() -> None:
     assert "toy" in vocabulary()
     assert "toy" in [model.tag for model in models()]
     models_of_a_server = Models({"device": "cpu"})
     assert isinstance(models_of_a_server.segmenter("toy"), Toy)
-    assert "toy" in models_of_a_server.segmenter("D").offers()["prompts"]
+    assert "toy" in models_of_a_server.segmenter("D").available_options()["prompts"]
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def server_app(studies: Path) -> Iterator[MedSAM2AtlasApp]:
     made.stop()
 
 
-def test_the_server_offers_runs_stores_and_compares_it(server_app: MedSAM2AtlasApp, studies: Path) -> None:
+def test_the_server_lists_runs_stores_and_compares_it(server_app: MedSAM2AtlasApp, studies: Path) -> None:
     about = server_app.info()
     assert about["models"]["toy"]["description"] == "The liver by its brightness"
     assert "toy" in server_app._compare.config()["second"]
@@ -85,7 +85,7 @@ def test_the_server_offers_runs_stores_and_compares_it(server_app: MedSAM2AtlasA
     assert set(np.unique(stored)) == {0, 6}
     assert first["params"]["report"]["segmenter"] == "toy"
     assert server_app.stored({"model": "toy", "image": "a"}) is not None
-    assert set(server_app._missing("toy", "compare")) <= {"compare"}, "a request looks at the models that it names"
+    assert set(server_app._missing("toy", "compare")) <= {"compare"}, "a request checks only the models that it names"
 
 
 def test_commands_run_it(studies: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A trained nnU-Net as a segmenter: the label map of nnU-Net itself, on the CT's grid, whatever the file's grid is."""
+"""A trained nnU-Net as a segmenter: its label map equals nnU-Net's own, on the CT's grid, in any orientation."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def segmenter(folder: Path, **conf: str) -> Segmenter:
 
 
 def ct(filed: str = "LPS", spacing: tuple[float, float, float] = (6.0, 6.0, 6.0), tilted: bool = False) -> Volume:
-    """Noise of four kinds of tissue, filed in some orientation."""
+    """Returns noise of four kinds of tissue, stored in the orientation `filed`."""
     array = np.random.default_rng(0).choice([-900, 0, 70, 150, 500], size=(14, 21, 25)).astype(np.float32)
-    array[:, :, :2] = 0  # nnU-Net crops it
+    array[:, :, :2] = 0  # nnU-Net crops these columns
     direction = TILT.ravel().tolist() if tilted else np.eye(3).ravel().tolist()
     grid = Geometry((25, 21, 14), spacing, (-31.0, 12.0, 400.0), tuple(direction))
     return from_sitk(sitk.DICOMOrient(to_sitk(array, grid), filed), "ct")
 
 
 def expected(hu: np.ndarray) -> np.ndarray:
-    """What `by_thresholds` and the names of its labels give: liver, left kidney, and a femur, which is left out."""
+    """Returns the expected labels of `by_thresholds`: liver and left kidney; the femur is excluded."""
     first, second, third = THRESHOLDS
     return np.where(hu > third, 0, np.where(hu > second, 3, np.where(hu > first, 6, 0)))
 
@@ -51,7 +51,7 @@ def thresholds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("nnunet") / "tiny", folds={"0": checkpoint(by_thresholds(plans()))})
 
 
-def test_a_name_that_leads_out_of_a_package_of_networks_is_not_called(tmp_path: Path) -> None:
+def test_a_name_outside_of_the_network_packages_is_not_called(tmp_path: Path) -> None:
     sign, about = tmp_path / "the-code-has-run", plans()
     weights = by_thresholds(about)
     about["configurations"]["tiny"]["architecture"]["arch_kwargs"] |= {
@@ -59,14 +59,14 @@ def test_a_name_that_leads_out_of_a_package_of_networks_is_not_called(tmp_path: 
         "nonlin_kwargs": {"command": f"touch {sign}"},
     }
     folder = write_folder(tmp_path / "tiny", about, folds={"0": checkpoint(weights)})
-    with pytest.raises(InputError, match="no part of a network"):
+    with pytest.raises(InputError, match="not part of a network"):
         segmenter(folder).segment(ct())
     assert not sign.exists()
 
 
 @pytest.mark.parametrize("tilted", [False, True])
 @pytest.mark.parametrize("filed", ["LPS", "RAS", "PIR"])
-def test_labels_lie_where_their_voxels_are(thresholds: Path, filed: str, tilted: bool) -> None:
+def test_labels_are_at_the_positions_of_their_voxels(thresholds: Path, filed: str, tilted: bool) -> None:
     volume = ct(filed, tilted=tilted)
     found = segmenter(thresholds).segment(volume).labels
     assert np.array_equal(found.array, expected(volume.array))
@@ -76,15 +76,15 @@ def test_labels_lie_where_their_voxels_are(thresholds: Path, filed: str, tilted:
 
 def test_the_report_names_model_device_and_labels_that_are_left_out(thresholds: Path) -> None:
     report = segmenter(thresholds).segment(ct(), Options(organs=(6,))).report
-    told = report.to_json()
-    assert told["segmenter"] == told["strategy"] == "nnunet:tiny"
-    assert told["organs"] == ["liver"]
-    assert (told["device"], told["uses_truth"], told["precision"]) == ("cpu", False, "float32")
-    weights = told["weights"]
+    content = report.to_json()
+    assert content["segmenter"] == content["strategy"] == "nnunet:tiny"
+    assert content["organs"] == ["liver"]
+    assert (content["device"], content["uses_truth"], content["precision"]) == ("cpu", False, "float32")
+    weights = content["weights"]
     assert weights["file"] == str(thresholds)
     assert (weights["configuration"], weights["folds"], weights["trainer"]) == ("tiny", ["fold_0"], "nnUNetTrainer")
     assert (weights["known_organs"], weights["left_out"]) == (["left_kidney", "liver"], ["femur"])
-    assert json.loads(json.dumps(told)) == told
+    assert json.loads(json.dumps(content)) == content
 
 
 def test_organs_that_were_not_requested_are_dropped(thresholds: Path) -> None:
@@ -93,7 +93,7 @@ def test_organs_that_were_not_requested_are_dropped(thresholds: Path) -> None:
 
 
 def by_nnunet(folder: Path, file: Path, reader: str, *, mirrored: bool = False) -> np.ndarray:
-    """nnU-Net's own label map of a file, in the file's order of axes."""
+    """Returns nnU-Net's own label map of a file, in the file's axis order."""
     from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
@@ -117,14 +117,14 @@ def ours(folder: Path, file: Path, **options: Any) -> np.ndarray:
         pytest.param(plans(), {}, id="same spacing"),
         pytest.param(plans(spacing=(7.0, 5.0, 5.0)), {}, id="resampled"),
         pytest.param(plans(spacing=(7.0, 5.0, 5.0)), {"augment": True}, id="mirrored"),
-        pytest.param(plans(spacing=(20.0, 4.0, 4.0)), {}, id="slices apart"),
+        pytest.param(plans(spacing=(20.0, 4.0, 4.0)), {}, id="thick slices"),
         pytest.param(plans(2, spacing=(7.0, 5.0, 5.0)), {}, id="2d"),
         pytest.param(plans(transpose_forward=[2, 0, 1], transpose_backward=[1, 2, 0]), {}, id="transposed"),
         pytest.param(plans(image_reader_writer="SimpleITKIOWithReorient"), {}, id="reoriented"),
         pytest.param(plans(image_reader_writer="NibabelIOWithReorient"), {}, id="reoriented by nibabel"),
     ],
 )
-def test_label_maps_are_nnunets_own(tmp_path: Path, about: dict[str, Any], options: dict[str, Any]) -> None:
+def test_label_maps_equal_those_of_nnunet(tmp_path: Path, about: dict[str, Any], options: dict[str, Any]) -> None:
     organs = {0: 0, 1: 6, 2: 3, 3: 0}
     folds = {str(seed): checkpoint(seeded(about, seed=seed)) for seed in range(2)}
     folder = write_folder(tmp_path / "model", about, folds=folds)
@@ -135,7 +135,7 @@ def test_label_maps_are_nnunets_own(tmp_path: Path, about: dict[str, Any], optio
     assert np.array_equal(ours(folder, file, **options), np.vectorize(organs.__getitem__)(theirs))
 
 
-def test_regions_are_nnunets_own(tmp_path: Path) -> None:
+def test_regions_equal_those_of_nnunet(tmp_path: Path) -> None:
     about = plans(spacing=(7.0, 5.0, 5.0))
     data = dataset(labels={"background": 0, "kidneys": (1, 2), "left kidney": 2, "liver": 3}, regions_class_order=[1, 2, 3])
     folder = write_folder(tmp_path / "model", about, data, {"0": checkpoint(seeded(about, 3))})
@@ -147,7 +147,7 @@ def test_regions_are_nnunets_own(tmp_path: Path) -> None:
     assert np.array_equal(ours(folder, file), np.vectorize({0: 0, 1: 2, 2: 3, 3: 6}.__getitem__)(theirs))
 
 
-def test_an_orientation_in_the_configuration_holds_for_all_files(tmp_path: Path) -> None:
+def test_a_configured_orientation_applies_to_all_files(tmp_path: Path) -> None:
     about = plans()
     folder = write_folder(tmp_path / "model", about, folds={"0": checkpoint(seeded(about))})
 
@@ -160,7 +160,7 @@ def test_an_orientation_in_the_configuration_holds_for_all_files(tmp_path: Path)
     assert segmenter(folder).describe()["orientation"] == "RAS"
 
 
-def test_chosen_folds_alone_count(tmp_path: Path) -> None:
+def test_only_the_chosen_folds_are_used(tmp_path: Path) -> None:
     about = plans()
     folds = {name: checkpoint(seeded(about, seed=seed)) for seed, name in enumerate(("0", "1", "all"))}
     folder = write_folder(tmp_path / "model", about, folds=folds)
@@ -173,13 +173,13 @@ def test_chosen_folds_alone_count(tmp_path: Path) -> None:
     assert not np.array_equal(one.labels.array, both.labels.array)
 
 
-def test_in_smaller_steps_the_label_map_is_the_same(thresholds: Path) -> None:
+def test_smaller_steps_do_not_change_the_label_map(thresholds: Path) -> None:
     tiny = segmenter(thresholds)
     assert np.array_equal(tiny.segment(ct(), Options(memory="small")).labels.array, tiny.segment(ct()).labels.array)
 
 
 @pytest.mark.parametrize("memory", ["", "small", "smallest"])
-def test_label_maps_are_those_of_the_cpu(tmp_path: Path, gpu: Gpu, memory: Memory) -> None:
+def test_gpu_label_maps_match_those_of_the_cpu(tmp_path: Path, gpu: Gpu, memory: Memory) -> None:
     folder = tmp_path / "two folds"
     folds = {name: checkpoint(by_thresholds(plans())) for name in ("0", "1")}
     write_folder(folder, folds=folds)
@@ -194,7 +194,7 @@ def test_label_maps_are_those_of_the_cpu(tmp_path: Path, gpu: Gpu, memory: Memor
     gpu.assert_same_labels(*gpu.both(labels), rounded=True)
 
 
-def test_a_run_leaves_the_process_as_it_was(thresholds: Path) -> None:
+def test_a_run_changes_no_state_of_the_process(thresholds: Path) -> None:
     state, environment, threads = torch.random.get_rng_state(), dict(os.environ), torch.get_num_threads()
     segmenter(thresholds).segment(ct())
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -203,16 +203,16 @@ def test_a_run_leaves_the_process_as_it_was(thresholds: Path) -> None:
 
 
 class Stop(Exception):
-    """Raised by whoever is told the progress."""
+    """Raised by the progress callback."""
 
 
-def test_progress_is_told_and_a_job_stops_between_windows(thresholds: Path) -> None:
-    told: list[float] = []
-    with reporting(lambda stage, share, organ=None: told.append(share)):
+def test_progress_is_reported_and_a_job_stops_between_windows(thresholds: Path) -> None:
+    shares: list[float] = []
+    with reporting(lambda stage, share, organ=None: shares.append(share)):
         segmenter(thresholds).segment(ct())
-    assert told == sorted(told)
-    assert (told[0], told[-1]) == (0.0, 1.0)
-    assert len(told) > 8
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+    assert len(shares) > 8
 
     def stop(stage: str, share: float, organ: int | None = None) -> None:
         if share > 0.3:

@@ -1,4 +1,4 @@
-"""Folders of nnU-Nets: what is wrong with one is told with its remedy, and no code from one runs."""
+"""Folders of nnU-Nets: faults are reported with their remedies, and no code of a folder runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medsam2_atlas.studies.models import Models
 
 
 class Evil:
-    """Unpickled, this makes a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, sign: Path) -> None:
         self.sign = sign
@@ -36,20 +36,20 @@ def missing(folder: Path) -> str:
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the package were there: checking a folder does not import it."""
+    """Pretends that the package is installed; checking a folder does not import it."""
     find = importlib.util.find_spec
     spec = ModuleSpec("nnunetv2", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: spec if name == "nnunetv2" else find(name, *more))
 
 
-def test_without_the_package_the_command_that_installs_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_its_install_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "nnunetv2" else find(name, *more))
     assert 'pip install "medsam2-atlas[nnunet]"' in missing(write_folder(tmp_path / "model"))
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_complete_folder_lacks_nothing_and_says_what_it_knows(tmp_path: Path) -> None:
+def test_a_complete_folder_has_no_missing_requirement_and_lists_its_organs(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "model")
     assert missing(folder) == ""
     about = Models({"nnunet:tiny": str(folder)}).segmenter("nnunet:tiny").describe()
@@ -66,7 +66,7 @@ def text(name: str, content: str) -> Callable[[Path], object]:
 
 
 def about(**fields: Any) -> Callable[[Path], object]:
-    """Other content of the only configuration."""
+    """Returns a function that changes the only configuration in a folder's plans."""
 
     def change(folder: Path) -> None:
         content = plans()
@@ -99,18 +99,18 @@ FOREIGN_PART = {
 
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        (without("plans.json"), r"model: holds no plans\.json\. Name a folder that nnUNetv2_train made"),
+        (without("plans.json"), r"model: contains no plans\.json\. Name a folder that nnUNetv2_train made"),
         (without("dataset.json"), r"dataset\.json: cannot be read"),
         (text("dataset.json", "{"), r"dataset\.json: cannot be read"),
         (text("plans.json", "{}"), r"plans\.json: is not one of nnU-Net v2: configurations"),
-        (without("fold_0/checkpoint_final.pth"), r"holds no fold_\*/checkpoint_final\.pth\. Let the training end"),
-        (cut, r"checkpoint_final\.pth: cannot be read .* it may be cut"),
-        (fold(init_args=None), r"checkpoint_final\.pth: is no checkpoint of nnU-Net v2"),
+        (without("fold_0/checkpoint_final.pth"), r"contains no fold_\*/checkpoint_final\.pth\. Let the training finish"),
+        (cut, r"checkpoint_final\.pth: cannot be read .* it may be truncated"),
+        (fold(init_args=None), r"checkpoint_final\.pth: is not a checkpoint of nnU-Net v2"),
         (fold(trainer_name="another"), "has folds of different trainers"),
         (about(previous_stage="3d_lowres"), "is the second stage of a cascade.*3d_fullres"),
-        (data(channel_names={"0": "CT", "1": "PET"}), "asks for 2 images; there is one CT"),
+        (data(channel_names={"0": "CT", "1": "PET"}), "needs 2 images; there is one CT"),
         (
             data(labels={"background": 0, "femur": 1}),
             r"dataset\.json: names no organ of the organ table: 'femur'.*organs\.yaml",
@@ -118,16 +118,16 @@ FOREIGN_PART = {
         (text("organs.yaml", "7: liver"), r"organs\.yaml: names the label '7', which the model lacks"),
         (text("organs.yaml", "1: lever"), r"organs\.yaml: names 'lever'"),
         (text("nnunet.yaml", "folds: [3]"), r"has no checkpoint_final\.pth of fold 3"),
-        (text("nnunet.yaml", "orientation: RPL"), "'RPL' is no orientation such as RAS"),
+        (text("nnunet.yaml", "orientation: RPL"), "'RPL' is not an orientation such as RAS"),
         (text("nnunet.yaml", "fold: [0]"), r"nnunet\.yaml: is not a valid configuration of an nnU-Net: fold"),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_told_with_its_remedy(
-    tmp_path: Path, change: Callable[[Path], object], told: str
+def test_each_fault_of_a_folder_is_reported_with_its_remedy(
+    tmp_path: Path, change: Callable[[Path], object], message: str
 ) -> None:
     folder = write_folder(tmp_path / "model")
     change(folder)
-    with pytest.raises((InputError, WeightsError), match=told) as refused:
+    with pytest.raises((InputError, WeightsError), match=message) as refused:
         read_folder(folder)
     assert refused.value.remedy or "nnunet.yaml" in str(refused.value)
     assert missing(folder) == str(refused.value)
@@ -135,22 +135,22 @@ def test_what_is_wrong_with_a_folder_is_told_with_its_remedy(
 
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("architecture", [FOREIGN, FOREIGN_PART])
-def test_plans_name_nothing_but_parts_of_networks(tmp_path: Path, architecture: dict[str, Any]) -> None:
+def test_plans_may_name_only_parts_of_networks(tmp_path: Path, architecture: dict[str, Any]) -> None:
     folder = write_folder(tmp_path / "model")
     about(architecture=architecture)(folder)
-    assert "plans.json: names 'os.system', which is no part of networks" in missing(folder)
+    assert "plans.json: names 'os.system', which is not part of the networks" in missing(folder)
     assert "(bundle:NAME)" in missing(folder)
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_folder_of_trainings_names_those_that_may_be_chosen(tmp_path: Path) -> None:
+def test_a_folder_of_several_models_is_refused_with_their_names(tmp_path: Path) -> None:
     write_folder(tmp_path / "Dataset900" / "nnUNetTrainer__nnUNetPlans__2d")
     assert "Name one of its folders: nnUNetTrainer__nnUNetPlans__2d." in missing(tmp_path / "Dataset900")
     assert "is not a folder" in missing(tmp_path / "nowhere")
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_mended_folder_is_used_at_once(tmp_path: Path) -> None:
+def test_a_repaired_folder_is_used_at_once(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "model", data=dataset(labels={"background": 0, "femur": 1}))
     tiny = Models({"nnunet:tiny": str(folder)}).segmenter("nnunet:tiny")
     assert tiny.missing()
@@ -178,13 +178,13 @@ def test_checkpoints_with_numbers_of_numpy_1_and_2_are_read(tmp_path: Path, modu
         for name, content in parts.items():
             archive.writestr(name, content.replace(written, module.encode()))
     assert read_folder(folder).trainer == "nnUNetTrainer"
-    with pytest.raises(WeightsError, match="contains code"):  # other files get no more than they need
+    with pytest.raises(WeightsError, match="contains code"):  # other files may not contain NumPy numbers
         load_tensors(file)
 
 
 @pytest.mark.usefixtures("installed")
 def test_old_data_sets_and_plans_are_read(tmp_path: Path) -> None:
-    """`modality` in place of `channel_names`, and plans of 2.0 to 2.3, which name no architecture."""
+    """Old data sets have `modality` instead of `channel_names`; plans of 2.0 to 2.3 name no architecture."""
     content = plans()
     content["configurations"]["small"] = content["configurations"].pop("tiny")
     content["configurations"]["small"].pop("architecture")

@@ -1,4 +1,4 @@
-"""A trained nnU-Net wherever segmenters are used: infer task, stored prediction, contestant, source of prompts."""
+"""All uses of a trained nnU-Net as a segmenter: infer task, stored prediction, comparison, source of prompts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def studies(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model that calls all that is as bright as the blocks a liver."""
+    """Writes a model that labels voxels as bright as the blocks as liver."""
     made = write_folder(tmp_path / "model", folds={"0": checkpoint(by_thresholds(plans()))})
     (made / "organs.yaml").write_text("2: liver")
     return made
@@ -42,19 +42,19 @@ def test_its_coarse_masks_prompt_medsam2(studies: Path, folder: Path) -> None:
     strategy = models.segmenter("A")
     report = strategy.segment(image, options).report
     assert report.prompts_from == "nnunet:own"
-    assert report.prompt_sources == {"liver": "nnunet:own: asked for"}
-    assert report.without_prompt == {"bladder": "the coarse masks lack it"}
+    assert report.prompt_sources == {"liver": "nnunet:own: requested"}
+    assert report.without_prompt == {"bladder": "the coarse masks do not contain it"}
     assert report.prompter is not None
     assert report.prompter["configuration"] == "tiny"
-    assert "nnunet:own" in strategy.offers()["prompts"]
+    assert "nnunet:own" in strategy.available_options()["prompts"]
 
 
-def test_it_is_a_contestant_on_the_organs_that_it_knows(studies: Path, folder: Path) -> None:
+def test_it_is_compared_on_the_organs_that_it_segments(studies: Path, folder: Path) -> None:
     def run(image: object, _: Options) -> Segmentation:
         labels = np.zeros((30, 30, 40), np.uint8)
         labels[LIVER], labels[:4, :4, :4] = 6, 8
         volume = read_volume(studies / "a.nii.gz")
-        report = base_report("D", volume, labels, [6, 8]).having(seconds={"total": 1.0})
+        report = base_report("D", volume, labels, [6, 8]).with_fields(seconds={"total": 1.0})
         return Segmentation(volume.with_array(labels), report)
 
     store = StudyFolder(studies)
@@ -62,7 +62,7 @@ def test_it_is_a_contestant_on_the_organs_that_it_knows(studies: Path, folder: P
     found = compare_studies(store, (FakeSegmenter("D", {}, run), models.segmenter("nnunet:own")), models)
     assert found.models == ("medsam2_atlas", "nnunet-own")
     (case,) = found.cases
-    assert list(case.scores) == [6], "the model does not know the aorta, so that is no disagreement"
+    assert list(case.scores) == [6], "the model does not segment the aorta, so a missing aorta is no disagreement"
 
 
 @pytest.fixture
@@ -70,18 +70,16 @@ def client(studies: Path, folder: Path, tmp_path: Path) -> Iterator[MONAILabelCl
     broken = write_folder(tmp_path / "broken", folds={})
     folders = {"nnunet:own": str(folder), "nnunet:broken": str(broken)}
     conf = {"device": "cpu", "learning": "false", "atlas": str(tmp_path), **folders}
-    # Not forked: with nnunetv2, pandas imports numexpr, whose threads would not survive a fork.
+    # The server does not fork here: with nnunetv2, pandas imports numexpr, whose threads would not survive a fork.
     with server(studies, tmp_path / "server", conf, anew=True) as connected:
         yield connected
 
 
-def test_a_server_offers_an_nnunet_stores_its_result_and_goes_on_beside_a_broken_one(
-    client: MONAILabelClient, studies: Path
-) -> None:
+def test_a_server_runs_an_nnunet_stores_its_result_and_tolerates_a_broken_one(client: MONAILabelClient, studies: Path) -> None:
     about = client.info()
     assert about["models"]["nnunet-own"]["known_organs"] == ["liver"]
     assert "nnunet-broken" not in about["models"]
-    assert "holds no fold_*/checkpoint_final.pth" in about["missing"]["nnunet-broken"]
+    assert "contains no fold_*/checkpoint_final.pth" in about["missing"]["nnunet-broken"]
     file, answer = client.infer("nnunet-own", "a", {})
     label, image = sitk.ReadImage(str(file)), sitk.ReadImage(str(studies / "a.nii.gz"))
     assert np.array_equal(sitk.GetArrayFromImage(label) == 6, sitk.GetArrayFromImage(image) == 120)

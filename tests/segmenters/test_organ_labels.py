@@ -1,4 +1,4 @@
-"""Which organs the labels of a team's own model are."""
+"""Mapping of the labels of a team's own model to organs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def labels(folder: Path, names: dict[int, str] | None = None) -> OrganLabels:
     return organ_labels(folder, BTCV if names is None else names, folder / "metadata.json")
 
 
-def test_names_are_identified_as_segments_of_other_programs_are(folder: Path) -> None:
+def test_label_names_are_recognised_like_segment_names(folder: Path) -> None:
     found = labels(folder)
     assert found.organs == {1: 1, 2: 2, 3: 3, 9: 9}
     assert found.left_out == ("Portal and Splenic Veins",)
@@ -31,22 +31,22 @@ def test_names_are_identified_as_segments_of_other_programs_are(folder: Path) ->
 
 
 @pytest.mark.parametrize("place", ["model/organs.yaml", "model.organs.yaml"])
-def test_a_map_in_the_folder_or_beside_it_goes_before_names(place: str, folder: Path) -> None:
+def test_organs_yaml_in_or_next_to_the_folder_takes_precedence_over_names(place: str, folder: Path) -> None:
     (folder.parent / place).write_text("1: liver\n'10': aorta\nleft kideny: left_kidney\n")
     found = labels(folder)
     assert found.organs == {1: 6, 10: 8, 3: 3}
     assert found.left_out == ("Right Kidney", "IVC")
 
 
-def test_a_map_serves_a_model_that_names_no_labels(folder: Path) -> None:
+def test_organs_yaml_replaces_missing_label_names(folder: Path) -> None:
     (folder / "organs.yaml").write_text("{2: spleen, 5: prostate_uterus, 6: prostate_uterus}")
     assert labels(folder, {}).known == [1, 15]
 
 
-def test_a_model_that_knows_none_of_the_requested_organs_says_so() -> None:
+def test_a_model_without_any_requested_organ_raises_an_error() -> None:
     found = OrganLabels({3: 6, 0: 1})
     assert found.requested([14, 6], "bundle:own") == [6]
-    with pytest.raises(InputError, match=r"bundle:own: knows none of these organs: bladder\. It knows: spleen, liver"):
+    with pytest.raises(InputError, match=r"bundle:own: segments none of these organs: bladder\. Choose from: spleen, liver"):
         found.requested([14], "bundle:own")
 
 
@@ -68,13 +68,13 @@ def test_label_values_become_organ_numbers_and_all_others_background() -> None:
         ("", r"names no organ\. Write organs\.yaml into the folder, such as \{1: spleen, 2: right_kidney\}"),
     ],
 )
-def test_a_wrong_map_is_refused_with_what_to_write(text: str, problem: str, folder: Path) -> None:
+def test_a_wrong_organs_yaml_is_refused_with_a_remedy(text: str, problem: str, folder: Path) -> None:
     (folder / "organs.yaml").write_text(text)
     with pytest.raises(InputError, match=problem):
         labels(folder)
 
 
-def test_a_model_without_any_known_organ_is_refused_with_what_to_write(folder: Path) -> None:
+def test_a_model_without_any_known_organ_is_refused_with_a_remedy(folder: Path) -> None:
     with pytest.raises(InputError, match=r"metadata\.json: names no organ of the organ table: 'tumour'\. Write organs\.yaml"):
         labels(folder, {1: "tumour"})
     with pytest.raises(InputError, match=r"metadata\.json: names no labels\. Write organs\.yaml"):

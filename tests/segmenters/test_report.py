@@ -1,4 +1,4 @@
-"""Reports are typed, their JSON fits the published schema, and those of other versions can be read."""
+"""Reports are typed, their JSON fits the published schema, and reports of other versions can be read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ GRID = Geometry((4, 3, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 IMAGE = Volume(np.zeros(GRID.shape, np.float32), GRID, GRID, "a.nii.gz")
 
 
-def test_the_published_schema_is_that_of_the_code() -> None:
+def test_the_published_schema_is_up_to_date() -> None:
     assert report_schema.FILE.read_text(encoding="utf-8") == report_schema.text()
 
 
 def test_a_report_s_json_fits_the_schema() -> None:
     labels = np.full(GRID.shape, 6, np.uint8)
-    report = base_report("D", IMAGE, labels, [6]).having(seconds={"total": 1.0}, weights=None, energy={"watt_hours": None})
+    report = base_report("D", IMAGE, labels, [6]).with_fields(seconds={"total": 1.0}, weights=None, energy={"watt_hours": None})
     content = json.loads(json.dumps(report.to_json()))
     Draft202012Validator(json.loads(report_schema.text())).validate(content)
     assert content["volumes_ml"] == {"liver": 0.02}
@@ -31,18 +31,18 @@ def test_a_report_s_json_fits_the_schema() -> None:
     assert Report.from_json(content) == report
 
 
-def test_a_report_of_another_version_is_read_with_what_is_known_of_it() -> None:
+def test_a_report_of_another_version_can_be_read() -> None:
     report = Report.from_json({"strategy": "D", "seconds": {"total": 2}, "invented later": [1]})
     assert (report.strategy, report.seconds["total"], report.device) == ("D", 2, None)
     assert report.to_json()["invented later"] == [1]
 
 
 @pytest.mark.parametrize("content", [{"seconds": "fast"}, {"volumes_ml": [1]}, {"organs": {"liver": 1}}])
-def test_what_is_no_report_is_not_taken_for_one(content: dict[str, object]) -> None:
+def test_other_content_is_not_read_as_a_report(content: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="not a report"):
         Report.from_json(content)
 
 
-def test_a_field_that_no_report_has_cannot_be_set() -> None:
+def test_an_unknown_field_cannot_be_set() -> None:
     with pytest.raises(ValueError, match="no field"):
-        Report().having(colour="red")
+        Report().with_fields(colour="red")

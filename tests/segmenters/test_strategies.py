@@ -1,4 +1,4 @@
-"""Strategies, their reports, and that none but the reference ones sees the truth."""
+"""Strategies and their reports; only the reference strategies read the ground truth."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medsam2_atlas.medsam2 import Weights, find_checkpoint, load_weights
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.segmenters.base import Options
 from medsam2_atlas.segmenters.case import Case
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.segmenters.strategies import STRATEGIES, segment
 
 
@@ -41,8 +41,8 @@ def short_truth(short_files: ReferenceFiles, short: Volume) -> Volume:
 
 @pytest.fixture(scope="module")
 def case(short: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache) -> Case:
-    """One case for all strategies, as the demo uses it."""
-    return Case(short, Given(atlas, weights, registrations=registrations))
+    """Returns one case for all strategies, as in the demo."""
+    return Case(short, LoadedResources(atlas, weights, registrations=registrations))
 
 
 def score(labels: Volume, truth: Volume) -> float:
@@ -50,7 +50,7 @@ def score(labels: Volume, truth: Volume) -> float:
 
 
 class Trap:
-    """A truth that must not be read."""
+    """A ground truth that must not be read."""
 
     @property
     def array(self) -> np.ndarray:
@@ -59,7 +59,7 @@ class Trap:
 
 @pytest.fixture
 def trapped(case: Case) -> Iterator[Case]:
-    """Yields the case with a truth that must not be read."""
+    """Yields the case with a ground truth that must not be read."""
     case.options = Options(truth=Trap())  # type: ignore[arg-type]
     yield case
     case.options = Options()
@@ -69,7 +69,7 @@ MIN_DICE = {"atlas": 0.55, "A": 0.5, "B": 0.5, "C": 0.5, "D": 0.55, "E": 0.55}
 
 
 @pytest.mark.parametrize(("strategy", "min_dice"), MIN_DICE.items())
-def test_each_strategy_segments_an_unseen_patient_without_the_truth(
+def test_each_strategy_segments_an_unseen_patient_without_the_ground_truth(
     strategy: str, min_dice: float, trapped: Case, short_truth: Volume
 ) -> None:
     case = trapped
@@ -105,18 +105,18 @@ def test_true_boxes_are_better_than_registered_ones(case: Case, short_truth: Vol
     assert score(one.labels, short_truth) > 0.6
 
 
-def test_only_reference_strategies_read_the_truth(trapped: Case) -> None:
-    reading = [name for name in STRATEGIES if name not in MIN_DICE]  # the others have run with the same trap
+def test_only_reference_strategies_read_the_ground_truth(trapped: Case) -> None:
+    reading = [name for name in STRATEGIES if name not in MIN_DICE]  # the other strategies have run with the same trap
     assert reading == ["reference-1", "reference-3"]
     for name in reading:
         with pytest.raises(AssertionError, match="the truth was read"):
             segment(trapped, name)
 
 
-def test_chosen_organs_are_segmented_alone(
+def test_only_the_requested_organs_are_segmented(
     short: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache
 ) -> None:
-    result = segment(Case(short, Given(atlas, weights, registrations=registrations), Options(organs=(6, 2))), "A")
+    result = segment(Case(short, LoadedResources(atlas, weights, registrations=registrations), Options(organs=(6, 2))), "A")
     assert set(np.unique(result.labels.array)) == {0, 2, 6}
     assert set(result.report.organs) == {"right_kidney", "liver"}
 
@@ -126,22 +126,22 @@ def test_an_organ_outside_the_scan_is_reported_with_the_reason(target: Volume, a
     start = target.geometry.to_world(np.array([0, 0, upper.start]))
     array = target.array[upper]
     grid = Geometry(array.shape[::-1], target.geometry.spacing, (start[0], start[1], start[2]), target.geometry.direction)
-    result = segment(Case(Volume(array, grid, grid), Given(atlas)), "atlas")
+    result = segment(Case(Volume(array, grid, grid), LoadedResources(atlas)), "atlas")
     assert result.report.volumes_ml["bladder"] == 0
     assert result.report.volumes_ml["liver"] > 200
 
 
-def test_what_a_strategy_needs_is_named(
+def test_missing_requirements_of_a_strategy_are_named(
     short: Volume, atlas: Atlas, weights: Weights, registrations: RegistrationCache
 ) -> None:
     with pytest.raises(AtlasError, match="atlas build"):
-        segment(Case(short, Given(None, weights)), "D")
+        segment(Case(short, LoadedResources(None, weights)), "D")
     with pytest.raises(WeightsError, match="checkpoint"):
-        segment(Case(short, Given(atlas, registrations=registrations)), "A")
+        segment(Case(short, LoadedResources(atlas, registrations=registrations)), "A")
     with pytest.raises(InputError, match="--truth"):
-        segment(Case(short, Given(atlas, weights)), "reference-3")
+        segment(Case(short, LoadedResources(atlas, weights)), "reference-3")
     with pytest.raises(InputError, match="not a strategy"):
-        segment(Case(short, Given(atlas, weights)), "Z")
+        segment(Case(short, LoadedResources(atlas, weights)), "Z")
 
 
 def test_the_command_writes_label_map_report_and_picture_and_its_prompts_can_be_propagated(

@@ -1,4 +1,4 @@
-"""Score maps and segmenters of a set of studies are made once and shared."""
+"""Score maps and segmenters of a set of studies are computed once and shared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ct(value: float) -> Volume:
     return Volume(np.full(GRID.shape, value, np.float32), GRID, GRID)
 
 
-def test_score_maps_that_a_prediction_has_made_serve_the_measures_of_its_case(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_score_maps_of_a_prediction_are_reused_for_the_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[float, str]] = []
 
     def make(image: Volume, atlas: Any, **_: Any) -> object:
@@ -38,10 +38,10 @@ def test_score_maps_that_a_prediction_has_made_serve_the_measures_of_its_case(mo
     assert models.score_maps(ct(0), second) is not kept  # type: ignore[arg-type]
     models.score_maps(ct(7), first)  # type: ignore[arg-type]
     models.score_maps(ct(0), first)  # type: ignore[arg-type]
-    assert made == [(0, "1"), (0, "2"), (7, "1"), (0, "1")]  # those of two CTs are kept
+    assert made == [(0, "1"), (0, "2"), (7, "1"), (0, "1")]  # the score maps of two CTs are kept
 
 
-def test_a_segmenter_is_made_once_and_unknown_ones_are_refused() -> None:
+def test_a_segmenter_is_created_once_and_unknown_ones_are_refused() -> None:
     models = plain_models()
     assert models.segmenter("D") is models.segmenter("D")
     assert models.segmenter("D") is not models.segmenter("B")
@@ -49,7 +49,7 @@ def test_a_segmenter_is_made_once_and_unknown_ones_are_refused() -> None:
         models.segmenter("F")
 
 
-def test_only_folders_that_the_operator_named_are_known(tmp_path: Path) -> None:
+def test_only_configured_folders_are_accepted(tmp_path: Path) -> None:
     models = Models({"bundle:mine": str(tmp_path), "device": "cpu"})
     assert models.folders() == ["bundle:mine"]
     assert models.folder("bundle:mine") == tmp_path
@@ -71,16 +71,16 @@ def test_the_longest_name_of_a_folder_is_a_label_tag(tmp_path: Path) -> None:
     assert tag_name(model_of(name)) == f"bundle-{'a' * 57}"
 
 
-def test_without_studies_there_is_no_work_folder_and_nothing_is_missed_for_commands() -> None:
+def test_commands_without_studies_have_no_work_folder() -> None:
     models = plain_models()
     assert models.registrations is None
-    with pytest.raises(ValueError, match="no folder of studies"):
+    with pytest.raises(ValueError, match="no studies folder"):
         _ = models.work
     with pytest.raises(MedSAM2AtlasError):
         models.segmenter("bundle:none").check()
 
 
-def test_a_folder_that_takes_long_to_load_keeps_nobody_from_other_models(tmp_path: Path) -> None:
+def test_a_slowly_loading_folder_does_not_delay_other_models(tmp_path: Path) -> None:
     models, file = plain_models(), tmp_path / "weights"
     file.touch()
     begun, end = threading.Event(), threading.Event()

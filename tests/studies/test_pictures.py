@@ -1,4 +1,4 @@
-"""Pictures of studies: of the preferred label map, drawn once for each version."""
+"""Pictures of studies show the preferred label map and are drawn once for each version."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def store(tmp_path: Path) -> StudyStore:
 
 
 def test_a_picture_is_drawn_once_for_each_version(store: StudyStore, tmp_path: Path) -> None:
-    asked: list[str] = []
+    drawn: list[str] = []
 
     def image_of(study: str) -> Path:
-        asked.append(study)
+        drawn.append(study)
         return store.image(study).file
 
     store.save_prediction("a", "unet_3d", label(tmp_path / "x.nii.gz", 6))
     first = study_picture(store, "a", TAGS, image_of)
     assert first.read_bytes().startswith(b"\x89PNG")
     assert study_picture(store, "a", TAGS, image_of) == first
-    assert asked == ["a"]
+    assert drawn == ["a"]
     store.save_label("a", FINAL, label(tmp_path / "x.nii.gz", 2))
     assert study_picture(store, "a", TAGS, image_of) != first
 

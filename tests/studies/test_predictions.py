@@ -1,4 +1,4 @@
-"""Predictions under the models' own tags."""
+"""Storage of predictions under the models' own tags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.volume import read_volume
 from medsam2_atlas.segmenters.base import Options, Provenance, Report, Segmentation
-from medsam2_atlas.segmenters.resources import Given
+from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.storage import StudyFolder, StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore
 
@@ -42,7 +42,7 @@ def result_for(image: Path) -> Segmentation:
 
 
 def made_with(*, weights: str, augment: bool = False, device: str = "cpu") -> Provenance:
-    """Returns a provenance as a U-Net gives it."""
+    """Returns a provenance in the form of a U-Net's."""
     return {"weights": weights, "augment": augment, "device": device, "precision": "float32" if device == "cpu" else "float16"}
 
 
@@ -62,7 +62,7 @@ def test_a_prediction_is_found_as_long_as_nothing_has_changed(folder: StudyFolde
     assert store.find("unet_2d", "patient", image, made_of) is None
 
 
-def test_results_of_cpu_and_gpu_do_not_stand_for_each_other(folder: StudyFolder, store: PredictionStore) -> None:
+def test_a_stored_result_of_the_gpu_is_not_valid_for_the_cpu(folder: StudyFolder, store: PredictionStore) -> None:
     image = folder.path / "patient.nii.gz"
     gpu = made_with(weights="abc", device="cuda")
     store.save("unet_3d", "patient", image, gpu, result_for(image))
@@ -71,20 +71,20 @@ def test_results_of_cpu_and_gpu_do_not_stand_for_each_other(folder: StudyFolder,
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
-def test_predictions_of_earlier_versions_count_if_they_were_made_on_the_processor(
+def test_predictions_of_earlier_versions_are_valid_if_made_on_the_cpu(
     folder: StudyFolder, store: PredictionStore, device: str
 ) -> None:
     image = folder.path / "patient.nii.gz"
     before = {k: v for k, v in made_with(weights="abc").items() if k not in ("device", "precision")}
     result = result_for(image)
-    result = replace(result, report=result.report.having(device=device))
+    result = replace(result, report=result.report.with_fields(device=device))
     store.save("unet_3d", "patient", image, before, result)
     gpu = made_with(weights="abc", device="cuda")
     assert store.find("unet_3d", "patient", image, gpu) is None
     assert (store.find("unet_3d", "patient", image, gpu, made_with(weights="abc")) is not None) == (device == "cpu")
 
 
-def test_predictions_of_versions_that_named_no_settings_count_whatever_is_set(
+def test_predictions_of_versions_without_settings_are_valid_with_any_settings(
     folder: StudyFolder, store: PredictionStore
 ) -> None:
     image, plain = folder.path / "patient.nii.gz", made_with(weights="abc")
@@ -103,7 +103,7 @@ def test_another_image_under_the_same_name_is_another_case(folder: StudyFolder, 
     assert store.find("unet_3d", "patient", image, {"organs": [6]}) is None
 
 
-def test_a_label_that_a_person_put_in_its_place_is_no_prediction(folder: StudyFolder, store: PredictionStore) -> None:
+def test_a_label_that_replaced_a_prediction_is_not_a_prediction(folder: StudyFolder, store: PredictionStore) -> None:
     image = folder.path / "patient.nii.gz"
     kept = store.save("unet_3d", "patient", image, {"organs": [6]}, result_for(image))
     assert kept is not None
@@ -122,16 +122,16 @@ def test_a_person_s_label_under_a_model_s_name_stays(folder: StudyFolder, store:
     assert studies.label("patient", "unet_3d").version.author == "kim"
 
 
-def test_a_model_never_stores_as_a_person_does(folder: StudyFolder, store: PredictionStore) -> None:
+def test_a_model_cannot_store_a_final_label(folder: StudyFolder, store: PredictionStore) -> None:
     image = folder.path / "patient.nii.gz"
     with pytest.raises(ValueError, match="never stored as final"):
         store.save("final", "patient", image, {}, result_for(image))
     assert not (folder.path / "labels" / "final").exists()
 
 
-def test_what_a_prediction_depends_on_tells_models_and_options_apart() -> None:
+def test_provenances_of_different_models_and_options_differ() -> None:
     def made(name: str, atlas: str = "a", **options: Any) -> Provenance:
-        given: Any = Given(SimpleNamespace(version=atlas), SimpleNamespace(sha256="w"), {"unet_3d": UNET})  # type: ignore[arg-type, dict-item]
+        given: Any = LoadedResources(SimpleNamespace(version=atlas), SimpleNamespace(sha256="w"), {"unet_3d": UNET})  # type: ignore[arg-type, dict-item]
         return given.segmenter(name).provenance(Options(**options))
 
     plain = made("D")

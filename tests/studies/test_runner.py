@@ -1,4 +1,4 @@
-"""A stored result is taken without the CT's voxels; else one is made, measured and stored."""
+"""The runner returns a stored result without reading the CT's voxels, or computes, measures and stores a new one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def liver(volume: Volume, options: Options) -> Segmentation:
     return Segmentation(volume.with_array(labels), Report(seconds={"total": 1.0}, organs=["liver"]))
 
 
-def test_a_result_is_made_once_with_its_energy_and_then_taken_from_the_store(runner: Runner, image: Path) -> None:
+def test_a_result_is_computed_once_with_its_energy_and_then_read_from_the_store(runner: Runner, image: Path) -> None:
     ran: list[Volume] = []
 
     def run(volume: Volume, options: Options) -> Segmentation:
@@ -73,13 +73,13 @@ def test_a_stored_result_is_checked_by_its_grid_without_the_voxels_of_the_ct(
     assert sorted(tasks) == ["grid", "labels"]
 
 
-def test_a_part_of_the_organs_does_not_take_the_place_of_all(runner: Runner, image: Path) -> None:
+def test_a_result_with_some_organs_does_not_replace_one_with_all(runner: Runner, image: Path) -> None:
     segmenter = FakeSegmenter("unet_3d", {"weights": "a"}, liver)
     assert runner.get(segmenter, "patient", image, Options(organs=(6,))).stored is None
     assert runner.stored(segmenter, "patient", image) is None
 
 
-def test_a_result_of_models_that_change_while_it_is_made_is_not_stored(runner: Runner, image: Path) -> None:
+def test_a_result_is_not_stored_if_the_model_changes_during_the_run(runner: Runner, image: Path) -> None:
     def run(volume: Volume, options: Options) -> Segmentation:
         segmenter._made_of["weights"] = "b"
         return liver(volume, options)

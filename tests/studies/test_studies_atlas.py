@@ -1,4 +1,4 @@
-"""The atlas of a studies folder."""
+"""Growth of the atlas of a studies folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def base(tmp_path: Path) -> Atlas:
     return build_atlas(find_references(tmp_path / "base"), BuildOptions(registration=QUICK))
 
 
-def test_what_is_excluded_stays_excluded_until_it_is_admitted_again(tmp_path: Path, base: Atlas, quick: None) -> None:
+def test_an_excluded_study_stays_excluded_until_it_is_included(tmp_path: Path, base: Atlas, quick: None) -> None:
     work = WorkFolder(tmp_path / "work")
     for name in ("d", "e"):
         labelled(tmp_path / "final", name, PATIENT)
@@ -43,7 +43,7 @@ def test_what_is_excluded_stays_excluded_until_it_is_admitted_again(tmp_path: Pa
     assert len(grown.references) == 5
 
 
-def test_another_base_starts_anew(tmp_path: Path, base: Atlas, quick: None) -> None:
+def test_a_different_base_atlas_starts_a_new_atlas(tmp_path: Path, base: Atlas, quick: None) -> None:
     work = WorkFolder(tmp_path / "work")
     labelled(tmp_path / "final", "d", PATIENT)
     finals = find_references(tmp_path / "final")

@@ -1,4 +1,4 @@
-"""Sliding windows, test-time augmentation, and the way back to the image's grid."""
+"""Sliding windows, test-time augmentation, and resampling to the image's grid."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ball(grid: Geometry, radius: float = 30.0) -> np.ndarray:
     return np.linalg.norm(world, axis=-1) < radius
 
 
-def test_probabilities_come_back_on_a_finer_oblique_grid_in_the_right_place() -> None:
+def test_probabilities_are_restored_to_a_finer_oblique_grid_at_the_right_position() -> None:
     turn = np.radians(10)
     direction = (np.cos(turn), -np.sin(turn), 0.0, np.sin(turn), np.cos(turn), 0.0, 0.0, 0.0, 1.0)
     fine = Geometry((90, 80, 50), (1.1, 1.1, 2.0), (-45.0, -48.0, -50.0), tuple(float(v) for v in direction))
@@ -51,7 +51,7 @@ def test_probabilities_come_back_on_a_finer_oblique_grid_in_the_right_place() ->
     assert 0.6 < found.confidence[6] < 0.9
 
 
-def test_what_lies_outside_the_networks_grid_is_background() -> None:
+def test_voxels_outside_the_networks_grid_are_background() -> None:
     fine = Geometry((40, 40, 40), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
     part = Geometry((5, 5, 5), (2.0, 2.0, 2.0), (10.0, 12.0, 14.0))
     probabilities = torch.zeros(16, *part.shape)
@@ -61,7 +61,7 @@ def test_what_lies_outside_the_networks_grid_is_background() -> None:
     assert (x.max(), y.max(), z.max()) == (18, 20, 22)
 
 
-def test_a_turn_and_its_undoing_leave_the_image_as_it_was() -> None:
+def test_rotating_and_scaling_back_restores_the_image() -> None:
     _, y, x = np.meshgrid(np.arange(4), np.linspace(-1, 1, 60), np.linspace(-1, 1, 90), indexing="ij")
     image = torch.from_numpy(np.exp(-4 * (x**2 + y**2)) * (1 + 0.3 * x)).float()[None, None]
     for degrees, scale in ((6.0, 1.0), (0.0, 1.07), (0.0, 0.93)):
@@ -70,7 +70,7 @@ def test_a_turn_and_its_undoing_leave_the_image_as_it_was() -> None:
         assert (_turned(turned, degrees, scale, inverse=True) - image).abs().max() < 0.02
 
 
-def test_augmentation_averages_the_network_over_turned_copies() -> None:
+def test_augmentation_averages_over_rotated_and_scaled_copies() -> None:
     config = unet_config("unet_3d").model_copy(update={"patch": (16, 16, 16), "filters": (4, 8, 16)})
     seen: list[torch.Tensor] = []
 
@@ -89,9 +89,7 @@ def test_augmentation_averages_the_network_over_turned_copies() -> None:
     assert 2 * both.sum() / ((augmented[0, 1] > 0.5).sum() + (plain[0, 1] > 0.5).sum()) > 0.95
 
 
-def test_the_demo_weights_find_organs_whatever_the_orientation_of_the_file(
-    unet: UNet, target: Volume, target_truth: Volume
-) -> None:
+def test_the_demo_weights_find_organs_in_any_file_orientation(unet: UNet, target: Volume, target_truth: Volume) -> None:
     labels = predict(target, unet).labels
     dice = dice_per_organ(labels, target_truth.array, range(1, 16))
     assert dice[6] > 0.9
@@ -112,7 +110,7 @@ def test_the_demo_weights_find_organs_in_a_scan_that_is_shorter_than_a_window(
     assert mean_dice(dice_per_organ(predict(slab, unet).labels, truth.array, held)) > 0.7
 
 
-def test_a_two_dimensional_network_sees_slice_by_slice() -> None:
+def test_a_two_dimensional_network_gets_single_slices() -> None:
     config = unet_config("unet_2d").model_copy(update={"patch": (16, 16)})
     shapes = set()
 
@@ -129,8 +127,8 @@ TINY = unet_config("unet_3d").model_copy(update={"patch": (16, 16, 16), "filters
 FLAT = unet_config("unet_2d").model_copy(update={"patch": (16, 16), "filters": (4, 8, 16), "heads": 0})
 
 
-def test_mixed_precision_does_not_move_turned_copies(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    mixed: list[bool] = []  # the pretended GPU keeps coordinates precise where a real one does not
+def test_mixed_precision_does_not_shift_rotated_copies(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed: list[bool] = []  # checked in addition, because the pretended GPU keeps coordinates precise and a real one does not
 
     def turned(*arguments: Any, **options: Any) -> torch.Tensor:
         mixed.append(torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu"))
@@ -149,14 +147,14 @@ def test_mixed_precision_does_not_move_turned_copies(gpu: Gpu, monkeypatch: pyte
     with gpu() as device:
         image = across.contiguous().to(device)
         UNetInferer(TINY, augment=True)(image, network)
-        with torch.autocast("cuda"):  # as in a training's validation
+        with torch.autocast("cuda"):  # as in the validation of a training
             UNetInferer(TINY, augment=True)(image, network)
     assert mixed and not any(mixed)
     assert len(seen) == 2 * len(expected)
     assert max((a - b).abs().max() * 40 for a, b in zip(seen, expected * 2, strict=True)) < 0.01  # voxels
 
 
-def test_a_gpu_that_is_spared_does_not_hold_the_probabilities_of_a_volume() -> None:
+def test_in_smaller_steps_the_gpu_does_not_hold_the_probabilities_of_a_volume() -> None:
     torch.manual_seed(0)
     network, image, peaks = build_unet(TINY).eval(), torch.rand(1, 1, 16, 28, 40), {}
     stack = 16 * image.numel() * 4
@@ -202,9 +200,7 @@ def test_sparing_memory_does_not_change_probabilities(config: UNetConfig, augmen
         (TINY.model_copy(update={"patch": (16, 12, 4)}), "smallest", {(1, 1, 4, 12, 16)}),
     ],
 )
-def test_windows_are_only_as_small_as_the_network_can_take(
-    config: UNetConfig, memory: Memory, windows: set[tuple[int, ...]]
-) -> None:
+def test_windows_have_sizes_that_the_network_accepts(config: UNetConfig, memory: Memory, windows: set[tuple[int, ...]]) -> None:
     network, seen = build_unet(config).eval(), set()
     network.register_forward_pre_hook(lambda _, patches: seen.add(tuple(patches[0].shape)))
     found = UNetInferer(config, memory=memory)(torch.rand(1, 1, 9, 20, 30), network)
@@ -212,7 +208,7 @@ def test_windows_are_only_as_small_as_the_network_can_take(
     assert seen == windows
 
 
-def test_settings_say_which_copies_are_averaged_and_how_large_windows_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_choose_the_averaged_copies_and_the_size_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = UNetInferenceConfig(variants=((3.0, 1.0),), window_batch=3, reduced_slices=0.5)
     monkeypatch.setattr(inference, "unet_inference_config", lambda: changed)
     seen: list[tuple[int, ...]] = []

@@ -1,4 +1,4 @@
-"""Training: what it keeps, how it goes on after a kill, and what it never does."""
+"""Training of a U-Net: stored files, resuming after a kill, and handling of unusable cases."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TINY = tiny_unet(epochs=6, validate_every=2, learning_rate=0.01, early_stop=0)
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingCase]:
-    """Four patients of blocks; the last has only the liver annotated."""
+    """Returns four patients made of blocks; the last has only the liver annotated."""
     folder = tmp_path_factory.mktemp("cases")
     labelled(folder, "d", {6: PATIENT[6]}, seen=PATIENT)
     return block_cases(folder, "a", "b", "c")
@@ -62,14 +62,14 @@ class Killed(BaseException):
 
 
 def forget_an_option(file: Path) -> None:
-    """Leaves the file as a version wrote it that did not have an option yet whose default is used."""
+    """Removes an option with its default value from a checkpoint, as if an earlier version without it had written the file."""
     kept = torch.load(file, weights_only=True)
     config = json.loads(kept["config"])
     assert config["training"].pop("weight_decay") == UNetConfig.model_validate(config).training.weight_decay
     torch.save(kept | {"config": json.dumps(config)}, file)
 
 
-def test_a_killed_run_ends_where_an_undisturbed_one_does(cases: list[TrainingCase], tmp_path: Path) -> None:
+def test_a_killed_and_resumed_run_gives_the_result_of_an_uninterrupted_one(cases: list[TrainingCase], tmp_path: Path) -> None:
     UNetTraining(cases, TINY, tmp_path / "whole", CPU).run()
 
     def kill(stage: str, share: float) -> None:
@@ -95,7 +95,7 @@ def test_a_finished_run_is_followed_by_a_new_one(cases: list[TrainingCase], tmp_
     assert len(stats["loss"]) == 2
 
 
-def test_weights_that_training_does_not_better_stay(cases: list[TrainingCase], tmp_path: Path) -> None:
+def test_initial_weights_stay_if_training_does_not_improve_them(cases: list[TrainingCase], tmp_path: Path) -> None:
     UNetTraining(cases, with_training(TINY, {"epochs": 30, "validate_every": 10}), tmp_path / "good", CPU).run()
     good = load_unet(tmp_path / "good" / "best.pt")
     spoil = with_training(TINY, {"epochs": 2, "learning_rate": 5.0})
@@ -105,7 +105,7 @@ def test_weights_that_training_does_not_better_stay(cases: list[TrainingCase], t
     assert stats["started_from"]["sha256"] == good.sha256
     kept, before = weights_of(tmp_path / "run" / "best.pt"), good.network.state_dict()
     best = load_unet(tmp_path / "run" / "best.pt")
-    assert (best.mark, best.cases) == ("demo", {6: 99})  # they are still what they were
+    assert (best.mark, best.cases) == ("demo", {6: 99})  # mark and cases of the initial weights are unchanged
     assert all(torch.equal(kept[name], before[name]) for name in before)
 
 
@@ -116,7 +116,7 @@ def test_training_stops_when_validation_no_longer_improves(cases: list[TrainingC
     assert stats["state"] == "finished"
 
 
-def test_a_case_without_company_trains_and_nothing_validates(cases: list[TrainingCase], tmp_path: Path) -> None:
+def test_a_single_case_trains_without_validation(cases: list[TrainingCase], tmp_path: Path) -> None:
     stats = UNetTraining(cases[:1], with_training(TINY, {"epochs": 2}), tmp_path / "run", CPU).run()
     assert stats["validation_cases"] == []
     assert load_unet(tmp_path / "run" / "best.pt").validation == {}
@@ -137,12 +137,12 @@ def test_a_case_that_cannot_be_used_does_not_stop_training(cases: list[TrainingC
     more = [
         TrainingCase("garbage", good.image, tmp_path / "labels" / "garbage.nii.gz"),
         TrainingCase("gone", tmp_path / "gone.nii.gz", good.label),
-        TrainingCase("strange", good.image, good.label, annotated=(999,)),  # an IndexError, as from a library
+        TrainingCase("strange", good.image, good.label, annotated=(999,)),  # raises an IndexError, as a library may
         TrainingCase("empty", *empty),
         TrainingCase("wild", tmp_path / "images" / "wild.nii.gz", tmp_path / "labels" / "wild.nii.gz"),
         TrainingCase("shifted", tmp_path / "images" / "shifted.nii.gz", good.label),
     ]
-    complete = TrainingCase("complete", *empty, annotated=(6,))  # a person says that there is no liver
+    complete = TrainingCase("complete", *empty, annotated=(6,))  # a person has stated that there is no liver
     shorter = with_training(TINY, {"epochs": 2})
     stats = UNetTraining([*cases, *more, complete], shorter, tmp_path / "run", CPU, skipped={"before": "no label"}).run()
     assert set(stats["skipped"]) == {"garbage", "gone", "strange", "before", "empty", "wild", "shifted"}
@@ -180,7 +180,7 @@ def test_a_case_that_validates_never_trains_later(names: set[str], share: float)
     assert stable <= later
 
 
-def test_weights_come_back_with_what_is_known_of_them(tmp_path: Path) -> None:
+def test_saved_weights_are_loaded_with_their_metadata(tmp_path: Path) -> None:
     torch.manual_seed(1)
     state = build_unet(TINY).state_dict()
     save_unet(tmp_path / "u.pt", state, TINY, validation={6: 0.9}, cases={6: 12}, mark="demo", half=True)
@@ -190,15 +190,15 @@ def test_weights_come_back_with_what_is_known_of_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04junk"])
-def test_a_file_that_holds_no_weights_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_without_weights_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "u.pt").write_bytes(content)
     with pytest.raises(WeightsError, match=r"u\.pt"):
         load_unet(tmp_path / "u.pt")
 
 
-def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_unet_is_refused(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "u.pt")
-    with pytest.raises(WeightsError, match="does not hold a U-Net"):
+    with pytest.raises(WeightsError, match="does not contain a U-Net"):
         load_unet(tmp_path / "u.pt")
 
 
@@ -212,7 +212,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
         ("{", "configuration"),
     ],
 )
-def test_a_configuration_that_cannot_be_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
         unet_config(tmp_path / "c.yaml")

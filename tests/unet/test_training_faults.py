@@ -1,4 +1,4 @@
-"""What a GPU's troubles do not do to a training."""
+"""Faults of a GPU or of reading processes do not spoil a training."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ TINY = tiny_unet(epochs=4, validate_every=2, learning_rate=0.01, early_stop=0)
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingCase]:
-    """Two patients of blocks."""
+    """Returns two patients made of blocks."""
     return block_cases(tmp_path_factory.mktemp("cases"), "a", "b")
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), "out of GPU memory.*patches_per_case"),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), "lost the GPU.*illegal memory access"),
@@ -36,8 +36,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingCase]:
         (RuntimeError("something else"), "something else"),
     ],
 )
-def test_a_fault_neither_hides_its_remedy_nor_spoils_what_was_trained(
-    fault: RuntimeError, told: str, cases: list[TrainingCase], tmp_path: Path
+def test_a_fault_is_reported_with_its_remedy_and_the_run_resumes(
+    fault: RuntimeError, message: str, cases: list[TrainingCase], tmp_path: Path
 ) -> None:
     training = UNetTraining(cases, TINY, tmp_path / "run", CPU)
 
@@ -46,7 +46,7 @@ def test_a_fault_neither_hides_its_remedy_nor_spoils_what_was_trained(
             raise fault
 
     training.network.register_forward_pre_hook(fail)
-    with pytest.raises(InputError if "some" not in told else RuntimeError, match=told):
+    with pytest.raises(InputError if "some" not in message else RuntimeError, match=message):
         training.run()
     stats = json.loads((tmp_path / "run" / "stats.json").read_text())
     assert stats["state"] == "stopped"
@@ -58,7 +58,7 @@ def test_a_fault_neither_hides_its_remedy_nor_spoils_what_was_trained(
     assert "problem" not in again
 
 
-def test_a_card_too_full_for_the_network_is_not_answered_by_a_bare_error(
+def test_a_gpu_too_full_for_the_network_gives_an_error_with_a_remedy(
     cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
@@ -100,13 +100,13 @@ class Killed(BaseException):
 
 
 def kill(stage: str, share: float) -> None:
-    """Ends a training after half of it."""
+    """Stops a training after half of its epochs."""
     if stage == "training" and share >= 0.5:
         raise Killed
 
 
 @pytest.mark.parametrize(("first", "then"), [("cuda", "cpu"), ("cpu", "cuda:1")])
-def test_a_training_is_not_lost_on_another_device(
+def test_a_training_resumes_on_another_device(
     first: str, then: str, cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unet_training, "worker_count", lambda _: 0)
@@ -122,9 +122,7 @@ def test_a_training_is_not_lost_on_another_device(
     assert {p.device for p in load_unet(run / "best.pt").network.parameters()} == {CPU}
 
 
-def test_weights_to_start_from_do_not_need_room_on_the_gpu(
-    cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_initial_weights_take_no_gpu_memory(cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unet_training, "worker_count", lambda _: 0)
     UNetTraining(cases, SHORT, tmp_path / "first", CPU).run()
     start = load_unet(tmp_path / "first" / "best.pt")

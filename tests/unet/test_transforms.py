@@ -1,4 +1,4 @@
-"""From files to the network's grid, and random changes that keep left left."""
+"""Resampling of files to the network's grid, and random changes that keep left and right."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIG = unet_config("unet_3d")
 
 
 def body(spacing: tuple[float, float, float] = (2.0, 2.0, 2.5), size: tuple[int, int, int] = (80, 70, 60)) -> sitk.Image:
-    """A cuboid body of soft tissue in air, with a bright block on the patient's right and one on the left."""
+    """Returns a cuboid body of soft tissue in air."""
     hu = np.full(size[::-1], -1000, np.float32)
     hu[:, 8:-8, 8:-8] = 40
     image = sitk.GetImageFromArray(hu)
@@ -51,22 +51,22 @@ def test_the_grid_has_the_networks_spacing_and_is_cropped_to_the_body() -> None:
 
 
 @pytest.mark.parametrize("code", ["LPS", "RAS", "ASL", "PIR"])
-def test_world_places_are_kept_whatever_the_files_orientation(code: str) -> None:
+def test_world_positions_are_kept_in_any_file_orientation(code: str) -> None:
     picture = body()
     picture[30, 40, 20] = 3000.0
     picture[31, 40, 20] = 3000.0
-    there = np.array(picture.TransformIndexToPhysicalPoint((30, 40, 20)))
+    expected = np.array(picture.TransformIndexToPhysicalPoint((30, 40, 20)))
     image = preprocess(from_sitk(sitk.DICOMOrient(picture, code)), replace_spacing((2.0, 2.0, 2.5)))
     z, y, x = (int(v[0]) for v in torch.where(image[0] == image.max()))
     found = (image.affine @ torch.tensor([z, y, x, 1.0], dtype=torch.float64))[:3].numpy()
-    assert np.abs(found - there).max() < 2.1
+    assert np.abs(found - expected).max() < 2.1
 
 
 def replace_spacing(spacing: tuple[float, float, float]) -> object:
     return CONFIG.model_copy(update={"spacing": spacing})
 
 
-def test_what_is_finer_than_the_new_grid_is_smoothed_away() -> None:
+def test_detail_finer_than_the_new_grid_is_smoothed_away() -> None:
     checks = body((0.75, 0.75, 2.0), (200, 180, 40))
     array = sitk.GetArrayFromImage(checks)
     array[:, 8:-8, 8:-8] += 100 * (np.indices(array[:, 8:-8, 8:-8].shape).sum(0) % 2 * 2 - 1)
@@ -92,13 +92,13 @@ def test_left_stays_left_and_every_patch_has_the_networks_size(tmp_path: Path) -
     assert both > 15
 
 
-def test_patches_are_drawn_as_often_for_a_small_organ_as_for_a_large_one(tmp_path: Path) -> None:
+def test_small_organs_get_as_many_patches_as_large_ones(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"patch": (16, 16, 16)})
     cached = cached_transforms(config)(files(tmp_path))
     change = random_transforms(config)
     change.set_random_state(seed=6)
     hits = [float((p["label"] == 11).any()) for _ in range(60) for p in change(dict(cached))]
-    assert np.mean(hits) > 0.2  # a patch placed anywhere would hold it once in forty times
+    assert np.mean(hits) > 0.2  # one in forty patches at random positions would contain it
 
 
 def test_two_dimensional_patches_are_axial_slices(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_two_dimensional_patches_are_axial_slices(tmp_path: Path) -> None:
         assert tuple(patch["image"].shape) == (1, 32, 32)
 
 
-def test_organs_told_to_be_annotated_are_known_though_absent(tmp_path: Path) -> None:
+def test_organs_listed_as_annotated_are_known_even_if_absent(tmp_path: Path) -> None:
     cached = cached_transforms(CONFIG)(files(tmp_path) | {"annotated": [2, 3, 4, 11]})
     assert cached["known"].nonzero().ravel().tolist() == [0, 2, 3, 4, 11]
 

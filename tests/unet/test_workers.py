@@ -1,4 +1,4 @@
-"""Processes that read training patches: how many there are, and what does not happen when they fail."""
+"""Processes that read training patches: their number, and the training's behaviour if they fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONFIG = unet_config("unet_3d")
 
 
 class Numbers:
-    """Numbers up to six. A process other than the training's fails at the third that it reads."""
+    """A data set of six numbers. A reading process fails at its third number."""
 
     def __init__(self, fault: str) -> None:
         self._fault, self._read = fault, 0
@@ -38,7 +38,7 @@ class Numbers:
 
 
 def read(data: Any, count: int) -> tuple[list[int], PatchLoader]:
-    """The numbers of an epoch, in order."""
+    """Returns the numbers of an epoch in order, and the loader."""
     generator = torch.Generator().manual_seed(7)
     loader = PatchLoader(data, batch_size=1, shuffle=True, num_workers=count, generator=generator, collate_fn=torch.cat)
     return [int(batch) for batch in loader], loader
@@ -47,14 +47,14 @@ def read(data: Any, count: int) -> tuple[list[int], PatchLoader]:
 FULL = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
 
 
-@pytest.mark.parametrize("fault", [pytest.param("killed", marks=pytest.mark.slow), FULL])  # PyTorch looks every 5 s
+@pytest.mark.parametrize("fault", [pytest.param("killed", marks=pytest.mark.slow), FULL])  # PyTorch checks every 5 s
 def test_a_process_that_dies_does_not_end_a_training_or_lose_a_case(fault: str, caplog: pytest.LogCaptureFixture) -> None:
     expected, _ = read(Numbers(""), 0)
     with caplog.at_level(logging.WARNING):
         found, loader = read(Numbers(fault), 1)
     assert found == expected
     assert sorted(found) == list(range(6))
-    assert loader.num_workers == 0  # from now on
+    assert loader.num_workers == 0  # for all later epochs
     assert [int(batch) for batch in loader] != []
     assert "docker run --shm-size 1g" in caplog.text
     assert "Traceback" not in caplog.text
@@ -68,7 +68,7 @@ def test_an_error_of_a_case_is_not_taken_for_a_lack_of_memory() -> None:
 @pytest.mark.parametrize(
     ("free", "processes", "expected"),
     [
-        (64 << 20, 16, 5),  # what a container has
+        (64 << 20, 16, 5),  # a container's default
         (64 << 20, 4, 4),
         (1 << 30, 16, 8),
         (1 << 20, 16, 0),
@@ -76,7 +76,7 @@ def test_an_error_of_a_case_is_not_taken_for_a_lack_of_memory() -> None:
         (None, 16, 0),
     ],
 )
-def test_no_more_processes_read_than_shared_memory_takes(
+def test_shared_memory_limits_the_number_of_processes(
     free: int | None, processes: int, expected: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def statvfs(_: Path) -> SimpleNamespace:
@@ -91,14 +91,14 @@ def test_no_more_processes_read_than_shared_memory_takes(
     assert ("--shm-size" in caplog.text) == (expected < min(8, processes))
 
 
-def test_a_batch_is_not_larger_than_it_is_counted() -> None:
+def test_a_batch_is_not_larger_than_its_estimate() -> None:
     doubled = with_training(CONFIG, {"cases_per_step": 2})
     arrays = 2 * 2 * 64**3 * 2 * 4  # cases, patches, voxels, image and label map, float32
     assert arrays < batch_bytes(doubled) < 1.02 * arrays
 
 
 @pytest.mark.parametrize(("quota", "expected"), [("150000 100000", 1), ("400000 100000", 4), ("max 100000", 6), ("", 6)])
-def test_a_containers_quota_of_processors_is_not_exceeded(
+def test_a_containers_cpu_quota_is_not_exceeded(
     quota: str, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "cpu.max"

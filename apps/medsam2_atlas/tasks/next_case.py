@@ -57,7 +57,7 @@ class NextCase(Strategy):
         if isinstance(datastore, StudyDatastore):
             for study in [study for study, labels in datastore.store.labels().items() if predictions_outdated(labels)]:
                 rows.pop(study, None)
-        choice = choose(self._name, candidates, rows, versions=self._versions(), in_work=in_work)
+        choice = choose(self._name, candidates, rows, versions=self._versions(), assigned=in_work)
         if choice is None:
             return None
         return {"id": choice.study, "weight": choice.weight, "why": choice.why}

@@ -27,7 +27,7 @@ def options_of(request: Mapping[str, Any], segmenter: Segmenter) -> Options:
     Raises:
         InputError: an organ or a source of prompts is not available.
     """
-    available = segmenter.offers()
+    available = segmenter.available_options()
     found: dict[str, Any] = {}
     if "organs" in available:
         found["organs"] = replies.organs(request)

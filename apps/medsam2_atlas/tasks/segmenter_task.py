@@ -43,7 +43,7 @@ class SegmenterTask(InferTask):
     def config(self) -> dict[str, Any]:
         """Returns the options for viewers, which show a list as a drop-down menu and a text as a field."""
         names = {"strategy": list(self._model.names)} if self._model.role == "prompted" else {}
-        return names | self._default.offers()
+        return names | self._default.available_options()
 
     def info(self) -> dict[str, Any]:
         """Returns MONAI Label's description, with colours and the segmenter's own information."""

@@ -1,4 +1,4 @@
-"""Which case to annotate next: what is measured of each, where it is kept, and the choice."""
+"""Chooses the next case to annotate: measures of each case, their storage, and the choice."""
 
 from medsam2_atlas.active_learning.assess import Assessment, assess, disagreement, uncertainty
 from medsam2_atlas.active_learning.choose import STRATEGIES, Choice, choose

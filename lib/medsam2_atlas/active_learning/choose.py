@@ -1,4 +1,4 @@
-"""Picks the next case to annotate from what is known of the cases, at once: nothing is computed here."""
+"""Chooses the next case to annotate from stored measures; it computes nothing, so it is fast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ STRATEGIES = ("random", "first", *MEASURED)
 
 @dataclass(frozen=True)
 class Choice:
-    """The next case. weight: its measure, or its chance. why: for the annotator."""
+    """The next case.
+
+    Attributes:
+        study: name of the study.
+        weight: its measure, or its probability for `random`.
+        why: the reason, for the annotator.
+    """
 
     study: str
     weight: float
@@ -28,25 +34,25 @@ def choose(
     rows: Mapping[str, Row],
     *,
     versions: Mapping[str, str] | None = None,
-    in_work: Callable[[str], bool] = lambda _: False,
+    assigned: Callable[[str], bool] = lambda _: False,
     generator: np.random.Generator | None = None,
 ) -> Choice | None:
-    """Returns the case of highest measure, or by chance or name.
+    """Returns the case of the highest measure, a random case, or the first by name; None without candidates.
 
-    Cases not measured yet are passed over as long as there are measured ones; where none is, the first by name is taken,
-    and the reason says so.
+    Cases that are not measured yet are skipped as long as there are measured ones. If no case is measured, the first by name is
+    returned, and the reason says so.
 
     Args:
         strategy: one of `STRATEGIES`.
-        candidates: cases without a signed-off label.
-        rows: what is known of them.
-        versions: of atlas and models now; the reason says where a measure was taken with older ones.
-        in_work: whether another annotator was given a case lately; it is taken only if no other is left. Asked of the best
-            cases only: looking at thousands would take time.
-        generator: for `random`.
+        candidates: names of the cases without a signed-off label.
+        rows: measures by case.
+        versions: current versions of atlas and models; the reason says if a measure was taken with older ones.
+        assigned: returns whether another annotator recently got a case; such a case is chosen only if no other is left. It is
+            called for the best cases only, because calling it for thousands would take time.
+        generator: random generator for `random`; by default a new one.
 
     Raises:
-        ValueError: an unknown strategy.
+        ValueError: if the strategy is unknown.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"{strategy} is not a strategy; choose from {', '.join(STRATEGIES)}")
@@ -56,24 +62,24 @@ def choose(
     count = f"{len(ranked)} cases without a final label"
     if strategy == "random":
         order = (generator or np.random.default_rng()).permutation(len(ranked))
-        return Choice(_free([ranked[n] for n in order], in_work), 1 / len(ranked), f"drawn from {count}")
+        return Choice(_free([ranked[n] for n in order], assigned), 1 / len(ranked), f"drawn at random from {count}")
     if strategy == "first":
-        return Choice(_free(ranked, in_work), 1.0, f"the first by name of {count}")
+        return Choice(_free(ranked, assigned), 1.0, f"the first by name of {count}")
     measured = [rows[study] for study in ranked if study in rows and strategy in rows[study].values]
     if not measured:
         problem = next((rows[study].problem for study in ranked if study in rows and rows[study].problem), "")
         reason = f"no case has been measured for {strategy} yet" + (f" ({problem})" if problem else "")
-        return Choice(_free(ranked, in_work), 0.0, f"the first by name: {reason}")
+        return Choice(_free(ranked, assigned), 0.0, f"the first by name: {reason}")
     measured.sort(key=lambda row: -row.values[strategy])
-    best = rows[_free([row.study for row in measured], in_work)]
-    place = "highest" if best is measured[0] else "highest free"
-    why = f"{place} {strategy} ({best.values[strategy]:.2f}) of {len(measured)} measured cases: {best.why.get(strategy, '')}"
+    best = rows[_free([row.study for row in measured], assigned)]
+    rank = "highest" if best is measured[0] else "highest free"
+    why = f"{rank} {strategy} ({best.values[strategy]:.2f}) of {len(measured)} measured cases: {best.why.get(strategy, '')}"
     if len(measured) < len(ranked):
         why += f"; {len(ranked) - len(measured)} cases are not measured yet"
     if versions is not None and not best.current(versions):
-        why += "; measured before the models last changed"
+        why += "; measured before the last change of the models"
     return Choice(best.study, best.values[strategy], why)
 
 
-def _free(ranked: Sequence[str], in_work: Callable[[str], bool]) -> str:
-    return next((study for study in ranked if not in_work(study)), ranked[0])
+def _free(ranked: Sequence[str], assigned: Callable[[str], bool]) -> str:
+    return next((study for study in ranked if not assigned(study)), ranked[0])

@@ -1,4 +1,4 @@
-"""Settings of the measures that pick the next case; values in `configs/active_learning.yaml`."""
+"""Settings of the measures that choose the next case; values in `configs/active_learning.yaml`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from medsam2_atlas.base.resource import resource
 
 
 class ActiveLearningConfig(Settings):
-    """How `uncertainty` and `novelty` of a case are made of their parts, each 0 to 1."""
+    """Weights of the parts of `uncertainty` and `novelty`; each part is 0 to 1."""
 
     min_visible: float = Field(
         0.05,
         ge=0,
         le=1,
-        description="share of the organ in the field of view; with less, nobody could annotate it: it is left out",
+        description="min share of the organ in the field of view; an organ with less is excluded, because it could not be "
+        "annotated",
     )
     fallback_doubt: float = Field(
-        0.25, ge=0, le=1, description="doubt that is added where a prompt needed a fallback, such as a box from another slice"
+        0.25, ge=0, le=1, description="doubt that is added if a prompt needed a fallback, such as a box from another slice"
     )
     entropy_weight: float = Field(
         0.5,
@@ -40,10 +41,10 @@ class ActiveLearningConfig(Settings):
 
 @cache
 def active_learning_config(file: Path | None = None) -> ActiveLearningConfig:
-    """Returns the settings in `configs/active_learning.yaml`, or in another file.
+    """Reads the settings from a file, by default `configs/active_learning.yaml`.
 
     Raises:
-        InputError: the file does not hold valid settings.
+        InputError: if the file does not contain valid settings.
     """
     return read_config(
         ActiveLearningConfig, file or resource("configs/active_learning.yaml"), "configuration of active learning"

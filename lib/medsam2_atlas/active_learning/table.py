@@ -1,4 +1,4 @@
-"""Measures of all studies, kept in one SQLite file: written by the background, read when the next case is asked for."""
+"""Stores the measures of all studies in one SQLite file. The background writes it; a request for the next case reads it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,17 @@ CREATE TABLE IF NOT EXISTS measures (
 
 @dataclass(frozen=True)
 class Row:
-    """A study's measures. versions: of atlas and models that they were taken with. problem: why there are none."""
+    """The measures of a study.
+
+    Attributes:
+        study: name of the study.
+        image: stamp of the measured image.
+        versions: versions of atlas and models that were used.
+        made: time of the measurement, ISO 8601.
+        values: measures by strategy.
+        why: a sentence on each measure, by strategy.
+        problem: why there are no measures; empty if there are.
+    """
 
     study: str
     image: str
@@ -36,25 +46,37 @@ class Row:
     problem: str = ""
 
     def current(self, versions: Mapping[str, str]) -> bool:
-        """Returns whether the measures were taken with these versions. Earlier releases named no `settings`: any do."""
+        """Returns whether the measures were made with these versions.
+
+        Earlier releases recorded no `settings`, so their measures are current with any settings.
+        """
         unnamed = {"settings"} - self.versions.keys()
         return self.versions == {key: value for key, value in versions.items() if key not in unnamed}
 
 
 class ScoreTable:
-    """The file of measures. Safe for several processes and threads. If it cannot be written, measures are kept in memory."""
+    """The database of measures. Several processes and threads may use it. If it cannot be written, measures stay in memory."""
 
     def __init__(self, file: Path) -> None:
+        """Opens the SQLite file, and creates it if it is missing."""
         self._file = file
         self._database = Database(file, _SCHEMA)
 
     @property
     def fallback(self) -> str:
-        """Returns why measures are kept in memory; empty if they are in the file."""
+        """The reason why measures are kept in memory; empty if they are in the file."""
         return self._database.fallback
 
     def put(self, study: str, image: str, versions: dict[str, str], assessment: Assessment | None, problem: str = "") -> None:
-        """Stores a study's measures, or why they cannot be taken."""
+        """Stores a study's measures.
+
+        Args:
+            study: name of the study.
+            image: stamp of the measured image.
+            versions: versions of atlas and models that were used.
+            assessment: the measures; None if they cannot be computed.
+            problem: why they cannot be computed.
+        """
         made = datetime.now(timezone.utc).isoformat(timespec="seconds")
         values, why = (assessment.values, assessment.why) if assessment else ({}, {})
         row = (study, image, json.dumps(versions, sort_keys=True), made, json.dumps(values), json.dumps(why), problem)

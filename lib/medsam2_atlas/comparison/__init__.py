@@ -1,4 +1,4 @@
-"""Two segmenters side by side over a studies folder: figures, plots, a page."""
+"""Compares two segmenters over a studies folder, as figures, plots and a page."""
 
 from medsam2_atlas.comparison.page import write_comparison
 from medsam2_atlas.comparison.studies import CaseComparison, Comparison, compare_studies

@@ -1,4 +1,4 @@
-"""A comparison on disk: `index.html`, which needs nothing beside it, the plots, and the figures as CSV and JSON."""
+"""Writes a comparison to disk: a self-contained `index.html`, the plots, and the figures as CSV and JSON."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ th { text-align: left } td.n { text-align: right; font-variant-numeric: tabular-
 
 
 def write_comparison(result: Comparison, folder: StudyFolder, out: Path, *, worst: int = 5) -> None:
-    """Writes the comparison to a folder, which is made where it does not exist.
+    """Writes the comparison to a folder, which is created if missing.
 
     Args:
-        result: of `compare_studies`.
-        folder: its studies, for the pictures.
-        out: where to write.
-        worst: how many of the cases that agree least are shown as pictures.
+        result: result of `compare_studies`.
+        folder: the compared studies, for the pictures.
+        out: folder to write to.
+        worst: number of cases shown as pictures; the cases with the lowest agreement are shown.
     """
     out.mkdir(parents=True, exist_ok=True)
     plots = {"dice.png": png(dice_per_organ_plot(result)), "agreement.png": png(agreement_plot(result.history))}
@@ -94,7 +94,7 @@ def _summary(result: Comparison) -> dict[str, Any]:
 
 
 def _drawn(case: CaseComparison, result: Comparison, folder: StudyFolder) -> _Pictures:
-    """Returns pictures of a case; if a file of it cannot be read, records that as the case's problem and returns none."""
+    """Draws the pictures of a case. If a file cannot be read, records the case's problem and returns no pictures."""
     try:
         return _pictures(case, result, folder)
     except Exception as error:
@@ -132,7 +132,7 @@ def _page(
     for title, name in (("Dice per organ", "dice.png"), ("Agreement over labelled cases", "agreement.png")):
         parts.append(f"<h2>{title}</h2><img alt='{title}' src='{_embedded(plots[name])}'>")
     if pictures:
-        parts.append("<h2>Cases that agree least</h2>")
+        parts.append("<h2>Cases with the lowest agreement</h2>")
     for case, drawn in pictures:
         parts.append(f"<h3>{html.escape(case.study)}: mean Dice {case.mean_dice:.2f}</h3>")
         for name, picture in drawn:

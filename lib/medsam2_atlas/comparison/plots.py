@@ -1,4 +1,4 @@
-"""Plots of a comparison."""
+"""Draws the plots of a comparison."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLOURS = ("#2b6cb0", "#c05621", "#2f855a")
 
 
 def dice_per_organ_plot(result: Comparison) -> Figure:
-    """Returns boxes of Dice per organ: between the models, and of each to the signed-off labels where there are some."""
+    """Draws box plots of Dice per organ: between the models, and between each model and the signed-off labels, if any."""
     table = organ_table()
     series: list[tuple[str, dict[int, list[float]]]] = []
     for model in result.models:
@@ -62,7 +62,11 @@ def dice_per_organ_plot(result: Comparison) -> Figure:
 
 
 def agreement_plot(history: list[dict[str, Any]]) -> Figure:
-    """Returns the mean Dice between the models over the number of labelled cases, one point for each measured state."""
+    """Draws the mean Dice between the models over the number of cases with a final label.
+
+    Args:
+        history: earlier and current results, each with `labelled` (number of cases) and `agreement` (mean Dice or None).
+    """
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.subplots()
     points = [(entry["labelled"], entry["agreement"]) for entry in history if entry["agreement"] is not None]

@@ -1,4 +1,4 @@
-"""Runs two segmenters over all studies, taking what is stored already, and collects how far they agree."""
+"""Runs two segmenters over all studies, reuses stored results, and measures their agreement."""
 
 from __future__ import annotations
 
@@ -31,7 +31,15 @@ _POINT = {"labelled", "models", "agreement", "studies"}
 
 @dataclass(frozen=True)
 class CaseComparison:
-    """One study. scores: first against second. final: per model, its scores against the signed-off label."""
+    """The comparison of two models on one study.
+
+    Attributes:
+        study: name of the study.
+        scores: scores of the first model against the second, by organ number.
+        final: scores of each model against the signed-off label, by model and organ number.
+        seconds: wall time of each model, in s.
+        watt_hours: energy of each model, in Wh; None if unknown.
+    """
 
     study: str
     scores: dict[int, OrganScore]
@@ -41,16 +49,21 @@ class CaseComparison:
 
     @property
     def mean_dice(self) -> float:
-        """Between the two models, over the organs that either found."""
+        """The mean Dice between the two models, over the organs that at least one of them found; NaN without organs."""
         return float(np.mean([score.dice for score in self.scores.values()])) if self.scores else float("nan")
 
 
 @dataclass
 class Comparison:
-    """All studies.
+    """The comparison of two models on all studies.
 
-    problems: those that could not be compared. history: agreement over the number of labelled cases. hu: how the values of CTs
-    became HU.
+    Attributes:
+        models: names of the two models.
+        cases: the compared studies.
+        problems: why other studies could not be compared, by name.
+        history: agreement by number of labelled cases.
+        marks: warnings about the weights.
+        hu: rule that converted the values of the CTs to HU.
     """
 
     models: tuple[str, str]
@@ -61,46 +74,50 @@ class Comparison:
     hu: HuRule = CHECK
 
     def agreement(self, organ: int | None = None) -> float | None:
-        """Returns the mean Dice between the two models, of one organ or over all."""
+        """Returns the mean Dice between the two models, of one organ or of all; None without a value."""
         if organ is None:
             return _mean([case.mean_dice for case in self.cases if case.scores])
         return _mean([case.scores[organ].dice for case in self.cases if organ in case.scores])
 
     def against_final(self, model: str, organ: int | None = None) -> float | None:
-        """Mean Dice of a model to signed-off labels, of one organ or over all; organs that a label lacks do not count."""
+        """Returns the mean Dice between a model and the signed-off labels, of one organ or of all.
+
+        An organ that is missing in a study's signed-off label does not count there. None without a value.
+        """
         cases = [case.final[model] for case in self.cases if model in case.final]
         if organ is None:
             return _mean([float(np.mean([s.dice for s in scores.values()])) for scores in cases if scores])
         return _mean([scores[organ].dice for scores in cases if organ in scores])
 
     def seconds(self, model: str) -> float:
-        """Returns the median time of a case."""
+        """Returns the median wall time of a case, in s."""
         return float(np.median([case.seconds[model] for case in self.cases])) if self.cases else float("nan")
 
 
 def compare_studies(
     folder: StudyFolder,
-    contestants: tuple[Segmenter, Segmenter],
+    segmenters: tuple[Segmenter, Segmenter],
     models: Models,
     progress: Progress = silent,
     *,
     strict: bool = False,
 ) -> Comparison:
-    """Compares two segmenters on every study of a folder; a study that fails is listed with its problem.
+    """Compares two segmenters on every study of a folder. A study that fails is listed with its problem.
 
     Args:
-        folder: of the studies; results are stored there.
-        contestants: of different models, since each model's results have one tag.
-        models: whose ladder and HU rule are used.
+        folder: the studies folder; results are stored there.
+        segmenters: two segmenters of different models, because all segmenters of a model store their results under one tag.
+        models: provides the memory ladder and the HU rule.
         progress: called with the fraction completed.
-        strict: raise the error of the first study that fails.
+        strict: raise an error for the first study that fails.
 
     Raises:
-        InputError: both belong to one model; if `strict`, the first study that fails.
+        InputError: if both segmenters belong to one model, or if `strict` and a study fails.
     """
-    tags = (model_of(contestants[0].name), model_of(contestants[1].name))
+    tags = (model_of(segmenters[0].name), model_of(segmenters[1].name))
     if tags[0] == tags[1]:
-        raise InputError(contestants[1].name, f"is stored in the place of {contestants[0].name}.", "Compare two models.")
+        problem = f"is stored under the same tag as {segmenters[0].name}."
+        raise InputError(segmenters[1].name, problem, "Compare segmenters of two models.")
     folder.store.audit()
     runner = Runner(models, lambda: PredictionStore(folder.work, folder.store))
     result = Comparison(tags, hu=models.hu)
@@ -112,8 +129,8 @@ def compare_studies(
     for number, study in enumerate(studies):
         try:
             results = {
-                tag: runner.get(contestant, study.name, study.image).segmentation
-                for tag, contestant in zip(tags, contestants, strict=True)
+                tag: runner.get(segmenter, study.name, study.image).segmentation
+                for tag, segmenter in zip(tags, segmenters, strict=True)
             }
             result.cases.append(_compared(study, results))
             marks |= {s.report.mark for s in results.values() if s.report.mark}
@@ -121,7 +138,7 @@ def compare_studies(
             if strict:
                 raise
             result.problems[study.name] = str(error)
-        except Exception as error:  # one study that fails must not stop the comparison of the others
+        except Exception as error:  # one study that fails must not stop the comparison
             if strict:
                 raise InputError(study.image, f"cannot be compared: {problem_of(error)}.") from error
             result.problems[study.name] = f"{type(error).__name__}: {error}"
@@ -133,7 +150,7 @@ def compare_studies(
 
 
 def _doubts(folder: StudyFolder) -> dict[str, str]:
-    """Returns images that are left out, and signed-off label maps that models are not compared with, by study."""
+    """Returns the problems of excluded images, and of signed-off label maps that models are not compared with, by study."""
     found = {}
     for study, wrong in folder.store.problems().items():
         if "image" in wrong:
@@ -149,10 +166,10 @@ def _compared(study: Study, results: Mapping[str, Segmentation]) -> CaseComparis
     scores = compare_labels(first, second, [k for k in organ_table().indices if all(k in organs for organs in known.values())])
     final: dict[str, dict[int, OrganScore]] = {}
     if study.final is not None:
-        truth = read_labels(study.final, first)
-        annotated = [k for k in organ_table().indices if (truth.array == k).any()]
+        signed_off = read_labels(study.final, first)
+        annotated = [k for k in organ_table().indices if (signed_off.array == k).any()]
         final = {
-            name: compare_labels(result.labels, truth, [k for k in annotated if k in known[name]])
+            name: compare_labels(result.labels, signed_off, [k for k in annotated if k in known[name]])
             for name, result in results.items()
         }
     return CaseComparison(
@@ -165,7 +182,7 @@ def _compared(study: Study, results: Mapping[str, Segmentation]) -> CaseComparis
 
 
 def _remembered(folder: StudyFolder, result: Comparison) -> list[dict[str, Any]]:
-    """Returns the agreement by number of labelled cases: earlier runs and this one, kept in the work folder."""
+    """Adds this run to the history of agreement in the work folder, and returns the entries of these two models."""
     file = folder.work.folder("comparisons") / "history.json"
     history: list[dict[str, Any]] = []
     try:
@@ -173,7 +190,7 @@ def _remembered(folder: StudyFolder, result: Comparison) -> list[dict[str, Any]]
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError) as error:
-        log.warning("%s cannot be read (%s); agreement is remembered from now on", file, error)
+        log.warning("%s cannot be read (%s); a new history of agreement begins", file, error)
     labelled = sum(study.final is not None for study in folder.studies())
     point = {"labelled": labelled, "models": list(result.models), "agreement": result.agreement(), "studies": len(result.cases)}
     history = [old for old in history if (old["labelled"], old["models"]) != (labelled, point["models"])]

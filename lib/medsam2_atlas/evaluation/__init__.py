@@ -1,4 +1,4 @@
-"""How good a label map is, and how far two ways to segment agree."""
+"""Scores label maps against the ground truth and against each other."""
 
 from medsam2_atlas.evaluation.agreement import DISAGREEMENT_LABELS, Agreement, compare_segmentations, comparison_report
 from medsam2_atlas.evaluation.config import EvaluationConfig, evaluation_config

@@ -1,4 +1,4 @@
-"""Two segmentations of one CT side by side: where they differ, and by how much per organ."""
+"""Compares two segmentations of one CT: a map of their differences, and scores per organ."""
 
 from __future__ import annotations
 
@@ -15,32 +15,37 @@ from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.segmenters.base import Report, Segmentation
 
 DISAGREEMENT_LABELS = {"only_first": 1, "only_second": 2, "different_organs": 3}
-"""Values of the label map of differences: an organ in the first alone, in the second alone, another organ in each."""
+"""Values of the label map of differences: organ only in the first, only in the second, different organs in both."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """labels: where two segmentations differ (`DISAGREEMENT_LABELS`). scores: of each organ that either holds."""
+    """The agreement of two segmentations.
+
+    Attributes:
+        labels: differences `[z, y, x]`, with the values of `DISAGREEMENT_LABELS`; 0 at voxels where both agree.
+        scores: scores by organ number, for each organ that at least one segmentation contains.
+    """
 
     labels: Volume
     scores: dict[int, OrganScore]
 
     @property
     def mean_dice(self) -> float:
-        """Mean Dice between the two over the organs that either holds."""
+        """The mean Dice over the organs that at least one segmentation contains."""
         return mean_dice({k: score.dice for k, score in self.scores.items()})
 
 
 def compare_segmentations(first: Volume, second: Volume, organs: Sequence[int] = ()) -> Agreement:
-    """Compares two label maps of one CT: where they differ, and by how much.
+    """Compares two label maps of one CT.
 
     Args:
-        first: label map.
-        second: label map.
-        organs: numbers of the organs that count, such as those that both models know; all by default.
+        first: label map `[z, y, x]`.
+        second: label map `[z, y, x]` on the same grid.
+        organs: numbers of the organs to compare, such as those that both models segment; by default all.
 
     Raises:
-        InputError: the grids differ.
+        InputError: if the grids differ.
     """
     scores = compare_labels(first, second, organs or organ_table().indices)
     a, b = (np.where(np.isin(one.array, organs), one.array, 0) if organs else one.array for one in (first, second))
@@ -52,12 +57,12 @@ def compare_segmentations(first: Volume, second: Volume, organs: Sequence[int] =
 
 
 def comparison_report(agreement: Agreement, models: Mapping[str, Segmentation], final: Volume | None = None) -> dict[str, Any]:
-    """Returns the comparison as JSON: agreement per organ, what each model cost, and its Dice with a person's label.
+    """Returns the comparison as JSON values: agreement per organ, and time, energy and Dice to the final label per model.
 
     Args:
-        agreement: of the two models' label maps, in the order of `models`.
-        models: name to segmentation.
-        final: the label that a person signed off, where there is one.
+        agreement: agreement of the two models' label maps, in the order of `models`.
+        models: segmentations by model name.
+        final: the label map `[z, y, x]` that a person signed off; None if there is none.
     """
     table = organ_table()
     report: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Settings of the measures of agreement; values in `configs/evaluation.yaml`."""
+"""Settings of the scores; values in `configs/evaluation.yaml`."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from medsam2_atlas.base.resource import resource
 
 
 class EvaluationConfig(Settings):
-    """How label maps are compared. Scores are comparable only if they were made with the same settings."""
+    """Settings of the comparison of label maps. Scores are comparable only if they were made with the same settings."""
 
     nsd_tolerance_mm: float = Field(
         2.0,
         gt=0,
-        description="mm; surfaces no farther apart agree, in the normalised surface distance; a usual value for organs",
+        description="mm; tolerance of the normalised surface distance: surfaces up to this distance agree; a common value for "
+        "organs",
     )
     min_piece_share: float = Field(
         0.01,
         ge=0,
         lt=1,
-        description="share of an organ's voxels; smaller pieces of a true label map do not count for the errors of prompts: "
-        "one voxel in the pelvis would stretch a kidney's range down to it",
+        description="share of an organ's voxels; smaller components of the ground truth are ignored when prompt errors are "
+        "measured: a single voxel in the pelvis would extend a kidney's range down to it",
     )
 
 
 @cache
 def evaluation_config(file: Path | None = None) -> EvaluationConfig:
-    """Returns the settings in `configs/evaluation.yaml`, or in another file.
+    """Reads the settings from a file, by default `configs/evaluation.yaml`.
 
     Raises:
-        InputError: the file does not hold valid settings.
+        InputError: if the file does not contain valid settings.
     """
     return read_config(EvaluationConfig, file or resource("configs/evaluation.yaml"), "configuration of the evaluation")

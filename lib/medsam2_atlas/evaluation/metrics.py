@@ -1,4 +1,4 @@
-"""Per-organ Dice, normalised surface distance and Hausdorff distance between two label maps, the distances by MONAI."""
+"""Dice, normalised surface distance (NSD) and Hausdorff distance (HD95) per organ between two label maps, with MONAI."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from medsam2_atlas.imaging.volume import Volume
 
 @dataclass(frozen=True)
 class OrganScore:
-    """Agreement of two masks of an organ.
+    """The agreement of two masks of an organ.
 
-    dice: 0..1. nsd: share of the surfaces within a tolerance (`EvaluationConfig`) of each other, 0..1. hd95_mm: 95th percentile
-    of the distances between the surfaces; None where one mask is empty. volumes_ml: of the first and of the second.
+    Attributes:
+        dice: Dice, 0..1.
+        nsd: share of both surfaces within a tolerance (`EvaluationConfig`) of the other, 0..1.
+        hd95_mm: 95th percentile of the distances between the surfaces, in mm; None if one mask is empty.
+        volumes_ml: volumes of the first and the second mask, in ml.
     """
 
     dice: float
@@ -30,24 +33,32 @@ class OrganScore:
 
     @property
     def volume_difference_ml(self) -> float:
-        """The first less the second."""
+        """The first volume minus the second, in ml."""
         return self.volumes_ml[0] - self.volumes_ml[1]
 
     def as_dict(self) -> dict[str, Any]:
-        """Rounded, for JSON."""
+        """Returns the rounded scores as JSON values."""
         rounded = {k: None if v is None else round(v, 4) for k, v in asdict(self).items() if k != "volumes_ml"}
         volumes = [round(v, 2) for v in self.volumes_ml]
         return rounded | {"volumes_ml": volumes, "volume_difference_ml": round(self.volume_difference_ml, 2)}
 
 
 def compare_labels(first: Volume, second: Volume, organs: Iterable[int]) -> dict[int, OrganScore]:
-    """Returns scores of every organ that at least one of two label maps on the same grid holds.
+    """Scores each organ that at least one of two label maps contains.
 
-    Only the box around both masks is looked at, so that the cost is that of the organ and not of the scan. An organ that
-    one map lacks has Dice and NSD 0 and no Hausdorff distance.
+    Only the bounding box of both masks is used, so that the cost depends on the organ's size, not on the scan's. An organ that
+    is missing in one label map has Dice and NSD 0 and no HD95.
+
+    Args:
+        first: label map `[z, y, x]`.
+        second: label map `[z, y, x]` on the same grid.
+        organs: numbers of the organs to score.
+
+    Returns:
+        Scores by organ number.
 
     Raises:
-        InputError: the grids differ.
+        InputError: if the grids differ.
     """
     if not same_voxels(second.geometry, first.geometry):
         raise another_grid(second.source, second.geometry, first.geometry, first.source)
@@ -68,11 +79,12 @@ def compare_labels(first: Volume, second: Volume, organs: Iterable[int]) -> dict
 
 
 def _surface_scores(first: np.ndarray, second: np.ndarray, spacing: tuple[float, ...]) -> tuple[float, float]:
-    """Returns NSD and HD95 (mm) of two masks that are not empty; `spacing` is (z, y, x) in mm."""
-    import torch  # with MONAI, which takes seconds to import: most users of this room need Dice alone
+    """Returns NSD and HD95 (mm) of two non-empty masks `[z, y, x]`; `spacing` is (z, y, x) in mm."""
+    import torch  # imported here, like MONAI, which takes seconds: most callers of this package need Dice only
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
-    pair = [torch.from_numpy(np.pad(mask, 1))[None, None] for mask in (first, second)]  # a border closes cut surfaces
+    # Padding closes the surfaces of masks that touch the edge of the box.
+    pair = [torch.from_numpy(np.pad(mask, 1))[None, None] for mask in (first, second)]
     tolerance = evaluation_config().nsd_tolerance_mm
     nsd = compute_surface_dice(*pair, class_thresholds=[tolerance], include_background=True, spacing=spacing)
     hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)

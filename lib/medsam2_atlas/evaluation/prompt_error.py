@@ -1,4 +1,4 @@
-"""How far prompts are from those that the true label map would give."""
+"""Measures the errors of prompts: their distances from the prompts of the ground truth."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from medsam2_atlas.prompting import Box, BoxPrompt, Prompts, bounding_box, promp
 
 @dataclass(frozen=True)
 class PromptError:
-    """Of one organ; everything in mm but `iou`.
+    """The errors of one organ's prompt.
 
-    centre: distance between the centres of the prompting regions: half-way along the range, and the mean of the boxes'
-    centres across it. z_min, z_max: of the range's ends; positive where the prompt's lies higher. iou: of each box, by
-    rising slice, with the organ's true box on that slice; 0 where it is not there. cut: whether the organ touches the scan's
-    first or last slice, so that its true ends are the scan's.
+    Attributes:
+        centre: distance between the centres of the two prompting regions, in mm. A centre is the middle of the range along z,
+            and the mean of the boxes' centres in plane.
+        z_min: error of the range's lower end, in mm; positive if the prompt's end is higher.
+        z_max: error of the range's upper end, in mm; positive if the prompt's end is higher.
+        iou: intersection over union of each box with the organ's true box on the same slice, in the order of slices; 0 if the
+            organ is not on the slice.
+        cut: whether the organ touches the scan's first or last slice, so that its true end is unknown.
     """
 
     centre: float
@@ -31,19 +35,22 @@ class PromptError:
 
     @property
     def usable(self) -> bool:
-        """Whether any box holds a part of the organ."""
+        """Whether at least one box overlaps the organ's true box."""
         return max(self.iou) > 0
 
 
 def prompt_errors(prompts: Prompts, truth: Volume, organs: Iterable[int]) -> dict[int, PromptError | None]:
-    """Returns the errors of the organs that the truth holds; None for those of them that have no prompt.
+    """Measures the prompt errors of all organs that the ground truth contains.
 
-    Small pieces of a label map (`EvaluationConfig.min_piece_share`) are not part of the truth.
+    Small components of the ground truth (`EvaluationConfig.min_piece_share`) are ignored.
 
     Args:
-        prompts: in voxel indices of the truth's grid.
-        truth: true label map.
+        prompts: prompts in voxel indices of the ground truth's grid.
+        truth: ground truth `[z, y, x]`.
         organs: organ numbers.
+
+    Returns:
+        Errors by organ number; None for an organ without a prompt.
     """
     found = {p.label: p for p in prompts.prompts}
     labels = without_specks(truth.array, evaluation_config().min_piece_share)
@@ -76,7 +83,7 @@ def _centre(boxes: Iterable[BoxPrompt], z_min: int, z_max: int) -> np.ndarray:
 
 
 def _overlap(box: Box, mask: np.ndarray) -> float:
-    """Of a box and a mask's, both with their last pixels."""
+    """Returns the overlap of a box with the bounding box of a mask `[y, x]`; both include their last pixels."""
     if not mask.any():
         return 0.0
     found, true = (np.array(corners).reshape(2, 2) + [[0], [1]] for corners in (box, bounding_box(mask)))

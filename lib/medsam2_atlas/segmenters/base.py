@@ -1,8 +1,9 @@
-"""The contract of everything that turns a CT into a label map.
+"""The interface of all segmenters.
 
-A *segmenter* has a name, tells what keeps it from running (`missing`) and what its result depends on (`provenance`), and gives
-a `Segmentation`: a label map and a typed report. The app, comparison, scoring, batches and active learning know nothing else of
-it. `registry` lists all of them. A new one is a module with a subclass of `Segmenter`, and a line there.
+A *segmenter* turns a CT into a `Segmentation`: a label map and a typed report. It has a name, reports missing requirements
+(`missing`), and lists the inputs that its result depends on (`provenance`). The app, comparison, scoring, batches and active
+learning use this interface only. `registry` lists all segmenters. A new one is a module with a subclass of `Segmenter`, and a
+line in `registry`.
 """
 
 from __future__ import annotations
@@ -37,14 +38,19 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULTS", "Options", "Provenance", "Report", "Resources", "Segmentation", "Segmenter", "Validation", "base_report"]
 
 Provenance = dict[str, Any]
-"""What a label map depends on besides the image: versions of atlas and weights, options, device, code. JSON values."""
+"""The inputs of a label map besides the image: versions of atlas, weights and code, options, device. JSON values."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A label map on the grid of its image, and the report on how it came about."""
+    """The result of a segmenter.
+
+    Attributes:
+        labels: organ numbers `[z, y, x]` on the grid of the image.
+        report: how the label map was made.
+    """
 
     labels: Volume
     report: Report
@@ -52,14 +58,20 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Options:
-    """A user's choices for one run. A segmenter ignores those that do not concern it.
+    """A user's choices for one run. A segmenter ignores options that it does not use.
 
-    organs: numbers; all of the table if empty. prompts: source of the first boxes: `atlas` (score maps), `unet` (coarse masks
-    of the U-Net), `both` (per organ the better of these two), or the name of another segmenter that gives coarse masks.
-    weights: name of MedSAM2's weights; the default ones if empty. loop: see `medsam2.propagation`. thresholds: see `scoremaps`.
-    fill_holes: as the official CUDA build does. augment: test-time augmentation of the U-Nets. memory: how sparing networks are
-    with a GPU's memory. truth: true label map, for the reference strategies only. marks: a person's boxes and points, for
-    `medsam2` only.
+    Attributes:
+        organs: numbers of the organs to segment; all of the table if empty.
+        prompts: source of the first boxes: `atlas` (score maps), `unet` (coarse masks of the U-Net), `both` (the better of
+            these two for each organ), or the name of another segmenter that gives coarse masks.
+        weights: name of MedSAM2's weights; the default weights if empty.
+        loop: propagation loop; see `medsam2.propagation`.
+        thresholds: threshold rule of the prompting regions; see `scoremaps`.
+        fill_holes: fill holes in masks, as the official CUDA build does.
+        augment: test-time augmentation of U-Nets and nnU-Nets.
+        memory: step of the memory ladder: device, and how networks save GPU memory.
+        truth: ground truth label map, for the reference strategies only.
+        marks: a person's boxes and points, for `medsam2` only.
     """
 
     organs: tuple[int, ...] = ()
@@ -75,12 +87,12 @@ class Options:
 
     @property
     def labels(self) -> list[int]:
-        """Numbers of the requested organs."""
+        """The numbers of the requested organs."""
         return list(self.organs) or organ_table().indices
 
     @property
-    def whole(self) -> bool:
-        """Returns whether all organs are requested. Only such results are stored: a part must not replace the whole."""
+    def all_organs(self) -> bool:
+        """Whether all organs are requested. Only such results are stored, so that some organs never replace all of them."""
         return set(self.labels) == set(organ_table().indices)
 
 
@@ -90,28 +102,36 @@ DEFAULTS = Options()
 
 @dataclass(frozen=True)
 class Validation:
-    """Quality of a trained segmenter: Dice on its validation cases and number of its training cases, per organ number."""
+    """The quality of a trained segmenter.
+
+    Attributes:
+        dice: mean Dice on its validation cases, by organ number.
+        cases: number of its training cases, by organ number.
+    """
 
     dice: Mapping[int, float] = field(default_factory=dict)
     cases: Mapping[int, int] = field(default_factory=dict)
 
 
 class Resources(Protocol):
-    """Atlas, networks and folders that segmenters use, loaded once and shared; see `studies.models.Models`.
+    """Atlas, networks and folders of all segmenters, loaded once and shared; see `studies.models.Models`.
 
-    Networks are loaded on the processor and copied to a device where one is named.
+    Networks are loaded on the CPU, and copied to a device if the caller names one.
+
+    Attributes:
+        hu: rule that converts the values of CTs to HU.
     """
 
     hu: HuRule
 
     @property
     def ladder(self) -> Ladder:
-        """Runs cases with as much of a GPU's memory as is free."""
+        """The ladder that runs each case in steps small enough for the free GPU memory."""
         ...
 
     @property
     def registrations(self) -> RegistrationCache | None:
-        """Where registrations of targets are kept; None if they are not."""
+        """The cache of targets' registrations; None if they are not kept."""
         ...
 
     def atlas(self) -> Atlas:
@@ -119,7 +139,7 @@ class Resources(Protocol):
         ...
 
     def score_maps(self, image: Volume, atlas: Atlas) -> ScoreMaps:
-        """Returns the score maps of a CT; those of the last CTs are kept."""
+        """Returns the score maps of a CT (`[z, y, x]` in HU). The score maps of recent CTs are kept."""
         ...
 
     def weights(self, name: str = "", device: torch.device | None = None) -> Weights:
@@ -127,7 +147,7 @@ class Resources(Protocol):
         ...
 
     def weight_names(self) -> list[str]:
-        """Returns the names of weights that may be chosen, the default first."""
+        """Returns the names of the available weights of MedSAM2, the default first."""
         ...
 
     def unet(self, name: str, device: torch.device | None = None) -> UNet:
@@ -135,115 +155,128 @@ class Resources(Protocol):
         ...
 
     def folder(self, name: str) -> Path:
-        """Returns the folder that the operator named for `bundle:NAME` or `nnunet:NAME`; raises InputError if none."""
+        """Returns the folder that the operator configured for `bundle:NAME` or `nnunet:NAME`; raises InputError if none."""
         ...
 
     def folders(self) -> Sequence[str]:
-        """Returns the names of all such folders."""
+        """Returns the names (`bundle:NAME`, `nnunet:NAME`) of all configured folders."""
         ...
 
     def loaded(self, key: str, files: Sequence[Path], load: Callable[[], T]) -> T:
-        """Returns what was loaded from files, loaded again if one of them has changed."""
+        """Returns the result of `load`, kept under a key until one of the files changes."""
         ...
 
     def on_device(self, key: str, network: Any, device: torch.device | None) -> Any:
-        """Returns a network on a device, copied there once by its method `on`."""
+        """Returns a network on a device. Its method `on` copies it there once."""
         ...
 
     def at_release(self, drop: Callable[[], None]) -> None:
-        """Registers what is called to drop what a segmenter keeps on a GPU, if memory is short there."""
+        """Registers a function that frees a segmenter's GPU memory; it is called when GPU memory runs out."""
         ...
 
     def segmenter(self, name: str) -> Segmenter:
-        """Returns a segmenter by name, made once; raises InputError for an unknown name."""
+        """Returns the segmenter of that name, created once; raises InputError if the name is unknown."""
         ...
 
 
 class Segmenter(ABC):
-    """Turns a CT into a label map.
+    """A method that turns a CT into a label map.
 
-    Subclasses set `uses_network` to False where they need no GPU, and `uses_truth` where they read the true label map.
+    Attributes:
+        uses_network: whether it runs a network; subclasses that need no GPU set this to False.
+        uses_truth: whether it reads the ground truth.
     """
 
     uses_network = True
     uses_truth = False
 
     def __init__(self, name: str, resources: Resources) -> None:
-        """
+        """Names the segmenter and its resources; loads nothing.
+
         Args:
-            name: in the registry.
-            resources: where atlas and networks come from. Nothing is loaded here.
+            name: its name in the registry.
+            resources: source of atlas and networks.
         """
         self.name, self._resources = name, resources
 
     def missing(self) -> str:
-        """Returns what keeps it from running, with the remedy; empty if nothing does. Never asks a GPU."""
+        """Returns the missing requirement and its remedy; an empty string if the segmenter can run. Never uses a GPU."""
         try:
             self.check()
-        except (MedSAM2AtlasError, OSError) as error:  # OSError: a folder whose rights or disk have changed
+        except (MedSAM2AtlasError, OSError) as error:  # OSError: permissions or disk of a folder have changed
             return str(error)
         return ""
 
     @abstractmethod
     def check(self) -> None:
-        """Loads what it needs.
+        """Loads everything that the segmenter needs.
 
         Raises:
-            MedSAM2AtlasError: something is missing or cannot be used.
+            MedSAM2AtlasError: if something is missing or cannot be used.
         """
 
     @abstractmethod
     def provenance(self, options: Options) -> Provenance:
-        """Returns what its result depends on besides the image: equal for equal results, other where one may differ.
+        """Returns the inputs that the result depends on besides the image. Results are equal if image and provenance are.
 
         Raises:
-            MedSAM2AtlasError: an option that cannot be used, or something is missing.
+            MedSAM2AtlasError: if an option cannot be used, or something is missing.
         """
 
     @abstractmethod
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
-        """Returns the label map of a CT on its grid, with the report. Progress goes to `base.progress.current()`.
+        """Segments a CT. Progress is reported to `base.progress.current()`.
 
         Args:
-            volume: the CT in HU.
-            options: `options.memory` says on which device, and how sparingly, networks run.
+            volume: the CT, `[z, y, x]` in HU.
+            options: the user's choices; `options.memory` chooses the device and how networks save memory.
+
+        Returns:
+            The label map on the grid of the CT, and the report.
 
         Raises:
-            MedSAM2AtlasError: something is missing, or the CT or an option cannot be used.
-            torch.OutOfMemoryError: the device has too little memory; `memory.Ladder` then tries again in smaller steps.
+            MedSAM2AtlasError: if something is missing, or the CT or an option cannot be used.
+            torch.OutOfMemoryError: if the device has too little memory; `memory.Ladder` then tries again in smaller steps.
         """
 
-    def offers(self) -> dict[str, Any]:
-        """Returns the options that a user may choose, for viewers: lists become drop-downs, texts fields, flags boxes."""
+    def available_options(self) -> dict[str, Any]:
+        """Returns the options that a user may set in a viewer, with their choices or default.
+
+        A viewer shows a list as a drop-down, a text as a text field, and a flag as a checkbox.
+        """
         return {"organs": ""}
 
     def describe(self) -> dict[str, Any]:
-        """Returns what users should know of it, for `/info`: versions and marks of atlas and weights."""
+        """Returns versions and marks of atlas and weights, for `/info`."""
         return {}
 
     def used_weights(self) -> dict[str, Any]:
-        """Returns file or folder, checksum and mark of its weights, for reports."""
+        """Returns file or folder, checksum and mark of the weights, for reports."""
         return {}
 
     def version(self) -> str:
-        """Returns a text that changes with its weights, for the provenance of what it prompts."""
+        """Returns a text that changes with the weights, for the provenance of strategies that it prompts."""
         return ""
 
     def weights_file(self) -> Path | None:
-        """Returns the file of its weights, if it has a single one that may be downloaded."""
+        """Returns the weights file for download; None if the segmenter has no single file."""
         return None
 
     def validation(self) -> Validation:
-        """Returns its quality on validation cases; empty if unknown."""
+        """Returns the quality on the validation cases; empty if unknown."""
         return Validation()
 
     def _basis(self, options: Options) -> Provenance:
-        """Returns the part of a provenance that all have. The default HU rule is left out, as earlier versions did."""
+        """Returns the common part of all provenances. It omits the default HU rule, as earlier versions did."""
         found: Provenance = {"organs": options.labels, "code": package_version()}
         return found if self._resources.hu == CHECK else found | {"hu": str(self._resources.hu)}
 
 
 def only(labels: np.ndarray, requested: Sequence[int]) -> np.ndarray:
-    """Returns a label map `[z, y, x]` with the requested organs alone, uint8."""
+    """Returns a label map `[z, y, x]`, uint8, with all labels except the requested organ numbers set to 0.
+
+    >>> only(np.array([[[0, 1, 6]]]), [6]).tolist()
+    [[[0, 0, 6]]]
+    """
     kept: np.ndarray = np.where(np.isin(labels, list(requested)), labels, 0).astype(np.uint8)
     return kept

@@ -1,7 +1,7 @@
-"""A MONAI bundle as a segmenter: any folder that an operator names, with its own transforms, network and inferer.
+"""Runs a MONAI bundle as a segmenter: any folder that the operator configures, with its own transforms, network and inferer.
 
-`bundle_folder` loads it, `bundle_config` reads its configuration. The CT takes the place of the image that the bundle's reader
-reads, and the label map is taken before the bundle's writer would write it.
+`bundle_folder` loads the bundle, and `bundle_config` reads its configuration. The bundle's own reading and writing of files is
+skipped: it gets the CT from memory, and its label map is taken from memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SAME_GRID_MM = 0.01
 
 
 class _StoppedError(BaseException):
-    """Carries what the progress raised past the bundle's code, which may catch any Exception."""
+    """Carries an error of the progress callback past the bundle's code, which may catch any `Exception`."""
 
     def __init__(self, reason: Exception) -> None:
         super().__init__(str(reason))
@@ -41,27 +41,27 @@ class _StoppedError(BaseException):
 
 
 class Bundle(Segmenter):
-    """`bundle:NAME`. The folder is loaded again when one of its files changes."""
+    """The segmenter `bundle:NAME`. It loads the folder again if one of its files has changed."""
 
     def check(self) -> None:
         """Loads configuration, scripts and weights."""
         self._model()
 
     def provenance(self, options: Options) -> Provenance:
-        """Returns checksums of all files that decide the result, versions of packages, organs, and the device."""
+        """Returns checksums of all files that affect the result, versions of packages, organs, and the device."""
         model = self._model()
         where = ran_on(self._resources.ladder.device_of(options.memory), medsam2=False, unet=model.amp)
         packages = {"monai": monai.__version__, "torch": torch.__version__}
         return self._basis(options) | {"weights": model.sha256, "files": model.digest, "packages": packages} | where
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
-        """Segments a CT by the bundle's own preprocessing, inferer and postprocessing."""
+        """Segments a CT with the bundle's own preprocessing, inferer and postprocessing."""
         began = time.perf_counter()
         device = self._resources.ladder.device_of(options.memory)
         model: BundleModel = self._resources.on_device(self.name, self._model(), device)
         organs = model.organs.requested(options.labels, self.name)
         labels = only(bundle_labels(volume, model, options.memory, self.name), organs)
-        report = base_report(self.name, volume, labels, organs).having(
+        report = base_report(self.name, volume, labels, organs).with_fields(
             strategy=self.name,
             seconds={"total": round(time.perf_counter() - began, 3)},
             **ran_on(device, medsam2=False, unet=model.amp) | {"device": str(device)},
@@ -71,7 +71,7 @@ class Bundle(Segmenter):
         return Segmentation(volume.with_array(labels), report)
 
     def describe(self) -> dict[str, Any]:
-        """Returns versions, the organs that the bundle knows, and its labels that are no organs of the table."""
+        """Returns versions, the organs that the bundle segments, and its labels that are not organs of the table."""
         model = self._model()
         return {
             "weights": model.version,
@@ -81,11 +81,11 @@ class Bundle(Segmenter):
         }
 
     def used_weights(self) -> dict[str, Any]:
-        """Returns file and checksum of the weights, and what the bundle knows."""
+        """Returns file and checksum of the weights, and the organs that the bundle segments."""
         return self._model().describe()
 
     def version(self) -> str:
-        """Returns twelve digits that change with any file that decides the result."""
+        """Returns twelve digits that change with any file that affects the result."""
         return self._model().version
 
     def _model(self) -> BundleModel:
@@ -96,7 +96,7 @@ class Bundle(Segmenter):
         def attempt() -> BundleModel | MedSAM2AtlasError:
             try:
                 return load_bundle(folder)
-            except MedSAM2AtlasError as error:  # kept too, so that a broken bundle is not loaded at each look
+            except MedSAM2AtlasError as error:  # kept too, so that a broken bundle is not loaded again at each check
                 return error
 
         found = self._resources.loaded(self.name, deciding_files(folder), attempt)
@@ -106,19 +106,22 @@ class Bundle(Segmenter):
 
 
 def bundle_labels(volume: Volume, model: BundleModel, memory: Memory = "", stage: str = "bundle") -> np.ndarray:
-    """Returns the label map `[z, y, x]` of a CT, organ numbers on its grid.
+    """Segments a CT with a bundle.
 
     Args:
-        volume: the CT in HU. The bundle gets it in the LPS orientation, and turns it as it was trained.
-        model: the bundle. Its network runs where it lies; preprocessing stays on the processor.
+        volume: the CT, `[z, y, x]` in HU. The bundle gets it in the LPS orientation and reorients it itself.
+        model: the bundle. Its network runs on its own device; preprocessing runs on the CPU.
         memory: `small` and `smallest` keep image and result in main memory; `smallest` also gives the network one window at a
-            time. The windows stay as they are.
-        stage: of the progress, which is called before each run of the network.
+            time. The windows keep their size.
+        stage: name of the stage for the progress callback, which is called before each run of the network.
+
+    Returns:
+        Organ numbers `[z, y, x]` on the grid of the CT, uint8.
 
     Raises:
-        InputError: the bundle fails on this CT, or gives no label map.
-        Exception: what the progress raises, such as that a job was cancelled.
-        torch.OutOfMemoryError: the device has too little memory.
+        InputError: if the bundle fails on this CT, or returns no label map.
+        Exception: if the progress callback raises it, for example because a job was cancelled.
+        torch.OutOfMemoryError: if the device has too little memory.
     """
     affine = ras_affine(volume.geometry)
     try:
@@ -131,7 +134,7 @@ def bundle_labels(volume: Volume, model: BundleModel, memory: Memory = "", stage
         raise
     except _StoppedError as stopped:
         raise stopped.reason from None
-    except (Exception, SystemExit) as error:  # code of the folder may raise anything
+    except (Exception, SystemExit) as error:  # the bundle's code may raise anything
         if is_out_of_memory(error) or is_gpu_failure(error):
             raise
         raise InputError(model.config, f"fails on {volume.source}: {reason_of(error)}", REMEDY) from error
@@ -139,7 +142,7 @@ def bundle_labels(volume: Volume, model: BundleModel, memory: Memory = "", stage
 
 
 def ras_affine(geometry: Geometry) -> torch.Tensor:
-    """Returns index (x, y, z) to world (mm, RAS), as MONAI has it, `[4, 4]` of double precision."""
+    """Returns the affine `[4, 4]`, float64, that maps an index (x, y, z) to world (x, y, z) in mm, RAS, as MONAI uses it."""
     affine = torch.eye(4, dtype=torch.float64)
     affine[:3, :3] = torch.from_numpy(geometry.matrix.copy())
     affine[:3, 3] = torch.tensor(geometry.origin, dtype=torch.float64)
@@ -148,7 +151,7 @@ def ras_affine(geometry: Geometry) -> torch.Tensor:
 
 
 def _image(volume: Volume, model: BundleModel, affine: torch.Tensor) -> MetaTensor:
-    """Returns the CT as MONAI's readers give it: `[x, y, z]` with an affine to RAS."""
+    """Returns the CT as MONAI's readers return it: `[x, y, z]` with an affine to RAS."""
     array = torch.from_numpy(np.ascontiguousarray(volume.array.transpose(2, 1, 0), dtype=np.float32))
     about = {
         "original_channel_dim": "no_channel",
@@ -174,7 +177,7 @@ def _predicted(image: torch.Tensor, model: BundleModel, memory: Memory, stage: s
     if not (spares and isinstance(inferer, SlidingWindowInferer)):
         batch = batch.to(device)
     half = model.amp and device.type == "cuda"
-    with _telling(model.network, stage, _runs(inferer, batch.shape[2:])), torch.autocast(device.type, enabled=half):
+    with _reporting(model.network, stage, _runs(inferer, batch.shape[2:])), torch.autocast(device.type, enabled=half):
         found = inferer(batch, model.network)
     if not isinstance(found, torch.Tensor):
         raise InputError(model.config, "has a network with several results.", "Only networks with one result can be used.")
@@ -183,11 +186,11 @@ def _predicted(image: torch.Tensor, model: BundleModel, memory: Memory, stage: s
 
 
 @contextmanager
-def _telling(network: torch.nn.Module, stage: str, runs: int) -> Iterator[None]:
-    """Calls the progress before each run of the network, so that a job may be stopped between windows."""
+def _reporting(network: torch.nn.Module, stage: str, runs: int) -> Iterator[None]:
+    """Calls the progress callback before each run of the network, so that a job can be stopped between windows."""
     progress, done = current(), 0
 
-    def tell(*_: Any) -> None:
+    def report(*_: Any) -> None:
         nonlocal done
         try:
             progress(stage, min(done / runs, 1.0))
@@ -195,7 +198,7 @@ def _telling(network: torch.nn.Module, stage: str, runs: int) -> Iterator[None]:
             raise _StoppedError(error) from error
         done += 1
 
-    handle = network.register_forward_pre_hook(tell)
+    handle = network.register_forward_pre_hook(report)
     try:
         yield
     finally:
@@ -203,19 +206,19 @@ def _telling(network: torch.nn.Module, stage: str, runs: int) -> Iterator[None]:
 
 
 def _runs(inferer: Any, shape: Sequence[int]) -> int:
-    """Returns about how often an inferer will run the network on an image of that shape; 1 if unknown."""
+    """Estimates how often an inferer will run the network on an image of that shape; returns 1 if unknown."""
     sides = getattr(inferer, "roi_size", None)
     overlap = getattr(inferer, "overlap", None)
     if not isinstance(sides, (list, tuple)) or len(sides) != len(shape) or not isinstance(overlap, float):
         return 1
-    sides = [side if side and side > 0 else n for n, side in zip(shape, sides, strict=True)]  # None or -1: all of the image
+    sides = [side if side and side > 0 else n for n, side in zip(shape, sides, strict=True)]  # None or -1: the image's side
     steps = [max(int(side * (1 - overlap)), 1) for side in sides]
     windows = math.prod(math.ceil(max(n - side, 0) / step) + 1 for n, side, step in zip(shape, sides, steps, strict=True))
     return max(math.ceil(windows / inferer.sw_batch_size), 1)
 
 
 def _label_values(result: torch.Tensor, model: BundleModel) -> torch.Tensor:
-    """Returns the bundle's label values `[x, y, z]` of its postprocessing's result; -1 where there is none."""
+    """Converts the result of the bundle's postprocessing to label values `[x, y, z]`; background is -1."""
     plain = result.as_tensor() if isinstance(result, MetaTensor) else result
     plain = plain if plain.ndim == 4 else plain[None]
     if len(plain) > 1:  # probabilities or masks
@@ -223,25 +226,25 @@ def _label_values(result: torch.Tensor, model: BundleModel) -> torch.Tensor:
         return values if model.background else torch.where(best > 0.5, values, -1)
     values = plain[0].round()
     if not torch.equal(values, plain[0]):
-        raise InputError(model.config, "gives values that are no labels.", "Let its postprocessing end in AsDiscreted.")
+        raise InputError(model.config, "gives values that are not labels.", "Let its postprocessing end in AsDiscreted.")
     return torch.where(values == 0, -1, values)
 
 
 def _on_grid(result: torch.Tensor, values: torch.Tensor, affine: torch.Tensor, size: tuple[int, int, int]) -> np.ndarray:
-    """Returns label values `[x, y, z]` on the CT's grid, where a bundle's postprocessing does not go back to it.
+    """Resamples label values to the CT's grid if the bundle's postprocessing has not done so.
 
     Args:
-        result: of the postprocessing; its affine counts.
-        values: label values on its grid.
-        affine: of the CT's grid, index (x, y, z) to RAS.
-        size: of the CT's grid.
+        result: result of the postprocessing; only its affine is used.
+        values: label values `[x, y, z]` on the result's grid.
+        affine: affine of the CT's grid, index (x, y, z) to RAS in mm.
+        size: size (x, y, z) of the CT's grid.
     """
     own = result.affine.cpu().double() if isinstance(result, MetaTensor) else affine
     far = torch.tensor([*size, 1.0], dtype=torch.float64)
     if tuple(values.shape) != size or float(((own - affine).abs() @ far).max()) > _SAME_GRID_MM:
         if not isinstance(result, MetaTensor):
             raise ValueError(f"its label map has {tuple(values.shape)} voxels, the CT {size}, and no affine")
-        image = MetaTensor(values[None].float() + 1, affine=own)  # outside, 0 is filled in: no label
+        image = MetaTensor(values[None].float() + 1, affine=own)  # + 1: outside the grid, the resampling fills in 0, no label
         values = SpatialResample(mode="nearest", padding_mode="zeros")(image, dst_affine=affine, spatial_size=size)[0] - 1
     plain = values.as_tensor() if isinstance(values, MetaTensor) else values
     found: np.ndarray = plain.cpu().numpy()

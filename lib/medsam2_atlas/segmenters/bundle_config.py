@@ -1,8 +1,9 @@
 """The parts of a MONAI bundle's configuration.
 
-Of `configs/inference.json` (or `.yaml`) are used: `preprocessing`, `network` (or `network_def`), `inferer`, `postprocessing`,
-the file of its `CheckpointLoader`, and `amp` of its evaluator. Readers and writers of files are left out. `initialize` and
-`run` are not run: they change settings of the process. Making a part runs code of the folder.
+The following parts of `configs/inference.json` (or `.yaml`) are used: `preprocessing`, `network` (or `network_def`), `inferer`,
+`postprocessing`, the file of its `CheckpointLoader`, and `amp` of its evaluator. Readers and writers of files are disabled.
+`initialize` and `run` are not executed, because they change settings of the process. Creating a part executes code of the
+folder.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ _FILE_TRANSFORMS = {"LoadImage", "LoadImaged", "SaveImage", "SaveImaged"}
 
 
 def reason_of(error: BaseException) -> str:
-    """Returns the first cause of an error in one line."""
+    """Returns the first line of an error's first cause.
+
+    >>> reason_of(ValueError("no such key"))
+    'ValueError: no such key.'
+    """
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()
@@ -33,7 +38,7 @@ def reason_of(error: BaseException) -> str:
 
 
 class BundleParts:
-    """The parts of a bundle's configuration, made for the processor, without reading and writing of files."""
+    """The parts of a bundle's configuration, created on the CPU; transforms that read or write files are disabled."""
 
     def __init__(self, folder: Path, config: Path) -> None:
         self._folder, self._config = folder, config
@@ -48,16 +53,20 @@ class BundleParts:
                 if "cuda" not in str(part.get(key)) and part.get(key) != "@device":
                     continue
                 if "Inferer" in kind:
-                    del part[key]  # the default is where the image lies
+                    del part[key]  # the default is the image's device
                 else:
                     part[key] = "@device"
         self._refuse_other_evaluators()
 
     def get(self, *names: str, default: Any = None) -> Any:
-        """Returns the first part that there is.
+        """Creates the first part that the configuration contains; returns the default if it contains none.
+
+        Args:
+            *names: names of the part, in order of preference.
+            default: returned if the configuration contains none of the names.
 
         Raises:
-            InputError: there is none, and no default.
+            InputError: if the configuration contains none of the names, and there is no default.
         """
         name = next((name for name in names if name in self._parser), None)
         if name is None and default is None:
@@ -69,7 +78,7 @@ class BundleParts:
         return "evaluator::amp" in self._parser and bool(self._parser.get_parsed_content("evaluator::amp"))
 
     def reader(self) -> tuple[str, bool]:
-        """Returns the key under which the reader puts the image, and whether it adds the channel."""
+        """Returns the key under which the bundle's reader stores the image, and whether it adds the channel axis."""
         for name, kind, part in self._components:
             if kind == "LoadImaged":
                 keys = self._parser.get_parsed_content(f"{name}::keys")
@@ -77,10 +86,10 @@ class BundleParts:
         return "image", False
 
     def weights(self) -> Path:
-        """Returns the file that the bundle's `CheckpointLoader` names.
+        """Returns the weights file that the bundle's `CheckpointLoader` names, by default `models/model.pt`.
 
         Raises:
-            WeightsError: it is missing, or outside of the folder.
+            WeightsError: if it is missing, or outside of the folder.
         """
         named = _WEIGHTS
         for name, kind, _ in self._components:
@@ -94,14 +103,15 @@ class BundleParts:
         return file
 
     def network(self, file: Path) -> torch.nn.Module:
-        """Returns the network with its weights.
+        """Returns the network with weights from a file, on the CPU.
 
         Raises:
-            WeightsError: the file holds code, or other weights.
+            InputError: if the configured network is not a `torch.nn.Module`.
+            WeightsError: if the file contains code, or its weights do not fit.
         """
         network = self.get("network", "network_def")
         if not isinstance(network, torch.nn.Module):
-            raise InputError(self._config, "has a `network` that is no torch.nn.Module.", REMEDY)
+            raise InputError(self._config, "has a `network` that is not a torch.nn.Module.", REMEDY)
         key = "model"
         for _, kind, part in self._components:
             if kind == "CheckpointLoader" and isinstance(part.get("load_dict"), dict):
@@ -112,7 +122,7 @@ class BundleParts:
         except (MedSAM2AtlasError, MemoryError):
             raise
         except Exception as error:  # torch.load raises many kinds
-            problem = f"does not hold weights of the network in {self._config.name}: {reason_of(error)}"
+            problem = f"does not contain weights of the network in {self._config.name}: {reason_of(error)}"
             raise WeightsError(file, problem, "Get configuration and weights of the same version.") from error
         return network.to(CPU).eval().requires_grad_(False)
 
@@ -129,7 +139,7 @@ class BundleParts:
 
 
 def _components(config: Any, name: str = "") -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yields id, class name and content of all components in a configuration."""
+    """Yields id, class name and content of each component in a configuration."""
     if isinstance(config, dict) and "_target_" in config:
         yield name, str(config["_target_"]).rpartition(".")[2], config
     inner = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()

@@ -1,7 +1,7 @@
 """Loads a MONAI bundle's folder: configuration, own scripts, weights, and the organs of its labels.
 
-A bundle's configuration is code: its expressions and its scripts run in this process, so only folders that an operator names
-may get here. Its weights are loaded as tensors only. The format: https://docs.monai.io/en/stable/mb_specification.html.
+A bundle's configuration is code: its expressions and scripts run in this process. So only folders that the operator configures
+may be loaded. Its weights are loaded as tensors only. Format: https://docs.monai.io/en/stable/mb_specification.html.
 """
 
 from __future__ import annotations
@@ -31,20 +31,32 @@ from medsam2_atlas.segmenters.organ_labels import OrganLabels, organ_labels, org
 _CONFIGS = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
 _METADATA = "configs/metadata.json"
 _DECIDING = {".json", ".yaml", ".yml", ".py", ".npy", ".npz"}
-"""Suffixes of files that can decide a result wherever they lie; in `models/`, all files but those of `_UNUSED` can."""
+"""Suffixes of files that can affect a result in any folder. In `models/`, all files can, except those of `_UNUSED`."""
 _UNUSED = {".ts", ".onnx", ".md"}
-_ASIDE = {"docs", "eval", "__pycache__"}
+_SKIPPED = {"docs", "eval", "__pycache__"}
 _IMPORTING = threading.RLock()
-"""Held while Python looks for modules in a bundle's folder."""
+"""Held while a bundle's folder is on Python's module path."""
 
 
 @dataclass(frozen=True)
 class BundleModel:
     """A loaded bundle.
 
-    image_key: of the CT in the bundle's dictionaries. channel_first: whether its reader adds the channel. amp: whether its
-    evaluator computes in half precision on a GPU. background: whether the first of several channels is the background. sha256:
-    of the weights. digest: of all files that can decide the result, and of the organs that its labels are.
+    Attributes:
+        network: the network.
+        preprocessing: transforms before the network; they take and return a dictionary.
+        inferer: runs the network on a preprocessed image.
+        postprocessing: transforms after the network; they take and return a dictionary.
+        image_key: key of the CT in the bundle's dictionaries.
+        channel_first: whether the bundle's reader adds the channel axis.
+        amp: whether the bundle's evaluator uses half precision on a GPU.
+        background: whether the first of several channels is the background.
+        organs: organs of the label values.
+        config: the configuration file.
+        weights: the weights file.
+        sha256: SHA-256 of the weights.
+        digest: SHA-256 over all files that can affect the result, and over `organs`.
+        bundle_version: version that the bundle's metadata states; empty if unknown.
     """
 
     network: torch.nn.Module
@@ -64,24 +76,24 @@ class BundleModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """The device of the network."""
         return next((tensor.device for tensor in self.network.parameters()), CPU)
 
     def on(self, device: torch.device) -> BundleModel:
         """Returns this bundle with a copy of its network on a device.
 
         Raises:
-            torch.OutOfMemoryError: the device has no memory for it.
+            torch.OutOfMemoryError: if the device has too little memory.
         """
         return replace(self, network=copy.deepcopy(self.network).to(device))
 
     @property
     def version(self) -> str:
-        """Twelve digits that change with any file that can decide the result."""
+        """The first twelve digits of `digest`."""
         return self.digest[:12]
 
     def describe(self) -> dict[str, Any]:
-        """Returns its description for reports."""
+        """Returns file, checksum, versions and organs, for reports."""
         return {
             "file": str(self.weights),
             "sha256": self.sha256,
@@ -94,10 +106,10 @@ class BundleModel:
 
 
 def deciding_files(folder: Path) -> list[Path]:
-    """Returns the files of a bundle that can decide its result, and its `organs.yaml`. Links are followed.
+    """Returns the files of a bundle that can affect its result, and its `organs.yaml`. Links are followed.
 
     Raises:
-        InputError: the folder cannot be read.
+        InputError: if the folder cannot be read.
     """
     found, seen = set(), set()
     try:
@@ -106,26 +118,27 @@ def deciding_files(folder: Path) -> list[Path]:
                 folders.clear()
                 continue
             seen.add(real)
-            folders[:] = [name for name in folders if name not in _ASIDE and not name.startswith(".")]
+            folders[:] = [name for name in folders if name not in _SKIPPED and not name.startswith(".")]
             weights = Path(here).is_relative_to(folder / "models")
             for file in (Path(here, name) for name in names):
                 if (file.suffix in _DECIDING or (weights and file.suffix not in _UNUSED)) and file.is_file():
                     found.add(file)
     except OSError as error:
-        raise InputError(folder, f"cannot be read ({error}).", "Let the user that runs this read it.") from error
+        remedy = "Give the user that runs this program permission to read it."
+        raise InputError(folder, f"cannot be read ({error}).", remedy) from error
     organs = organs_file(folder)
     return sorted(found | ({organs} if organs else set()))
 
 
 def load_bundle(folder: Path) -> BundleModel:
-    """Loads a bundle on the processor. Code of the folder runs.
+    """Loads a bundle on the CPU. This executes code of the folder.
 
     Args:
-        folder: absolute.
+        folder: absolute path of the bundle.
 
     Raises:
-        InputError: its configuration cannot be used, or none of its labels is an organ of the table.
-        WeightsError: its weights are missing, hold code, or do not fit its network.
+        InputError: if its configuration cannot be used, or none of its labels is an organ of the table.
+        WeightsError: if its weights are missing, contain code, or do not fit its network.
     """
     config = next((folder / name for name in _CONFIGS if (folder / name).is_file()), None)
     if config is None:
@@ -136,8 +149,8 @@ def load_bundle(folder: Path) -> BundleModel:
     try:
         sums = {file: sha256(file) for file in deciding_files(folder)}
         files = [[os.path.relpath(file, folder), checksum] for file, checksum in sums.items()]
-        told = json.dumps([files, sorted(organs.organs.items())])
-        with _own_modules(folder), torch.random.fork_rng(devices=[]):  # networks draw their first weights
+        hashed = json.dumps([files, sorted(organs.organs.items())])
+        with _own_modules(folder), torch.random.fork_rng(devices=[]):  # creating a network draws random initial weights
             parts = BundleParts(folder, config)
             weights = parts.weights()
             image_key, channel_first = parts.reader()
@@ -154,17 +167,17 @@ def load_bundle(folder: Path) -> BundleModel:
                 config=config,
                 weights=weights,
                 sha256=sums[weights] if weights in sums else sha256(weights),
-                digest=hashlib.sha256(told.encode()).hexdigest(),
+                digest=hashlib.sha256(hashed.encode()).hexdigest(),
                 bundle_version=str(about.get("version", "")),
             )
     except (MedSAM2AtlasError, MemoryError):
         raise
-    except (Exception, SystemExit) as error:  # code of the folder may raise anything
+    except (Exception, SystemExit) as error:  # the bundle's code may raise anything
         raise InputError(config, f"cannot be used: {reason_of(error)}", REMEDY) from error
 
 
 def _metadata(file: Path) -> Mapping[str, Any]:
-    """Returns the bundle's description of itself; empty if it has none: `organs.yaml` may do without."""
+    """Returns the bundle's metadata; empty if it has none, since `organs.yaml` can replace it."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -175,10 +188,10 @@ def _metadata(file: Path) -> Mapping[str, Any]:
 
 
 def _channels(about: Mapping[str, Any], file: Path) -> tuple[dict[int, str], bool]:
-    """Returns the names of labels by their values, and whether the first channel of several is the background.
+    """Returns the names of the labels by value, and whether the first of several channels is the background.
 
     Raises:
-        InputError: the network takes another input than one CT, or the description is not as MONAI specifies it.
+        InputError: if the network's input is not one CT, or the metadata do not follow MONAI's specification.
     """
     try:
         formats = about.get("network_data_format", {})
@@ -188,33 +201,35 @@ def _channels(about: Mapping[str, Any], file: Path) -> tuple[dict[int, str], boo
         described: Mapping[str, Any] = outputs.get("pred") or next(iter(outputs.values()), {})
         names = {int(channel): str(name) for channel, name in (described.get("channel_def") or {}).items()}
     except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(file, f"has another `network_data_format` than MONAI specifies ({error}).", "Mend it.") from error
+        problem = f"has a `network_data_format` that does not follow MONAI's specification ({error})."
+        raise InputError(file, problem, "Correct it.") from error
     if channels and channels != [1]:
         raise InputError(file, f"says that the network takes {sum(channels)} images.", "Only bundles for one CT can be used.")
     if len(names) == 1 and plain(names.get(0, "background")) != "background":
-        return {1: names[0]}, True  # one mask: 0 and 1
+        return {1: names[0]}, True  # a binary mask of one organ
     background = 0 not in names or plain(names[0]) == "background"
     return {value: name for value, name in names.items() if value or not background}, background
 
 
 @contextmanager
 def _own_modules(folder: Path) -> Iterator[None]:
-    """Lets Python find the bundle's own modules, such as `scripts`, within the block.
+    """Makes the bundle's own modules, such as `scripts`, importable within the block.
 
-    Afterwards they are forgotten, so that another bundle's modules of the same names are not mistaken for them.
+    Afterwards it unloads them, so that another bundle can have modules of the same names.
 
     Raises:
-        InputError: another module of such a name is loaded already.
+        InputError: if another module of such a name is already loaded.
     """
     own = {file.stem for file in folder.glob("*.py")}
-    own |= {inner.name for inner in folder.iterdir() if inner.is_dir() and any(inner.rglob("*.py"))} - _ASIDE
+    own |= {inner.name for inner in folder.iterdir() if inner.is_dir() and any(inner.rglob("*.py"))} - _SKIPPED
     if not own:
         yield
         return
     with _IMPORTING:
         if taken := sorted(own & sys.modules.keys()):
-            raise InputError(folder, f"has a module {taken[0]}, as Python itself or a package does.", "Rename the bundle's.")
-        writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is written into the folder
+            problem = f"has a module {taken[0]}, a name that Python or a package already uses."
+            raise InputError(folder, problem, "Rename the bundle's module.")
+        writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the folder stays unchanged
         sys.path.insert(0, str(folder))
         importlib.invalidate_caches()
         try:

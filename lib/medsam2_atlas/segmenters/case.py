@@ -1,4 +1,4 @@
-"""One CT while prompted strategies segment it: its inputs, and the work that several strategies share."""
+"""The state of one CT while prompted strategies segment it: its inputs, and intermediate results that strategies share."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from medsam2_atlas.segmenters.registry import family_of, trainable
 
 @dataclass
 class Clock:
-    """Wall time of each stage of a run, seconds."""
+    """Measures the wall time of each stage of a run, in seconds."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -49,19 +49,20 @@ class Clock:
 
 
 class Case:
-    """A CT, the resources and options that it is segmented with, and the work that strategies share.
+    """A CT with resources and options, and the intermediate results that strategies share.
 
-    Score maps, coarse masks, encoded slices and the first pass of B, C and D are made when they are first needed; their time
-    counts for the strategy that needed them. Networks and atlas stay the same for the whole case, whatever training publishes
-    meanwhile. A case belongs to one device; another step of the memory ladder takes another case.
+    Score maps, coarse masks, encoded slices and the first pass of B, C and D are computed at first use; their time counts for
+    the strategy that used them first. Networks and atlas stay the same for the whole case, even if training publishes new
+    weights meanwhile. A case belongs to one device; another step of the memory ladder needs a new case.
     """
 
     def __init__(self, image: Volume, resources: Resources, options: Options = DEFAULTS) -> None:
-        """
+        """Starts a case without intermediate results.
+
         Args:
-            image: the CT in HU.
-            resources: atlas and networks; only what a strategy needs is asked for.
-            options: for all strategies that run on this case.
+            image: the CT, `[z, y, x]` in HU.
+            resources: source of atlas and networks; each is loaded only if a strategy needs it.
+            options: options of all strategies that run on this case.
         """
         self.image, self.options = image, options
         self._resources = resources
@@ -82,20 +83,20 @@ class Case:
 
     @cached_property
     def prompter(self) -> Segmenter | None:
-        """The segmenter whose coarse masks prompt; None if the atlas alone does."""
+        """The segmenter whose coarse masks give prompts; None if prompts come from the atlas alone."""
         return prompter_of(self.options, self._resources)
 
-    def used(self, what: str) -> bool:
-        """Returns whether `atlas` or `weights` has been needed so far."""
-        return what in self.__dict__
+    def used(self, name: str) -> bool:
+        """Returns whether `atlas` or `weights` has been used so far."""
+        return name in self.__dict__
 
     @property
     def organs(self) -> list[int]:
-        """Numbers of the organs to segment."""
+        """The numbers of the organs to segment."""
         return self.options.labels
 
     def scores(self, clock: Clock) -> ScoreMaps:
-        """Returns the score maps of the organs; one registration."""
+        """Returns the score maps of the requested organs; the first call registers the CT."""
         if self._scores is None:
             atlas = self.atlas
             with clock.stage("registration and score maps"):
@@ -104,14 +105,20 @@ class Case:
         return self._scores
 
     def first_prompts(self, fractions: tuple[float, ...], clock: Clock) -> Prompts:
-        """Returns prompts that need no pass of MedSAM2: from score maps, from coarse masks, or per organ the better ones."""
+        """Returns the prompts of the first pass: from score maps, from coarse masks, or the better of both for each organ.
+
+        Args:
+            fractions: positions of the boxes in the prompting region along z, 0..1.
+            clock: measures the stages.
+        """
         prompter = self.prompter
         if prompter is None:
             return self._from_scores(fractions, clock)
         source = "unet" if self.options.prompts in ("unet", "both") else prompter.name
-        coarse = self.from_labels(self._coarse_labels(prompter, clock), fractions, _NOTHING[source == "unet"], clock)
+        reason = _NO_UNET_MASK if source == "unet" else _NO_COARSE_MASK
+        coarse = self.from_labels(self._coarse_labels(prompter, clock), fractions, reason, clock)
         if self.options.prompts != "both":
-            return replace(coarse, origins={p.label: PromptOrigin(source, "asked for") for p in coarse.prompts})
+            return replace(coarse, origins={p.label: PromptOrigin(source, "requested") for p in coarse.prompts})
         from_atlas = self._from_scores(fractions, clock)
         known = prompter.validation()
         return choose_prompts(from_atlas, coarse, SourceQuality(known.dice, known.cases, self.atlas.agreement), self.organs)
@@ -120,27 +127,43 @@ class Case:
         return self.prompts_of(self.scores(clock), self.organs, fractions, clock)
 
     def prompts_of(self, scores: ScoreMaps, organs: Sequence[int], fractions: tuple[float, ...], clock: Clock) -> Prompts:
-        """Returns prompts from score maps, by the case's threshold rule."""
+        """Returns the prompts of score maps, by the threshold rule of the options.
+
+        Args:
+            scores: the score maps.
+            organs: numbers of the organs to prompt.
+            fractions: positions of the boxes in the prompting region along z, 0..1.
+            clock: measures the stage.
+        """
         with clock.stage("prompts"):
             return prompts_from_scores(scores, organ_table(), organs, fractions, self.options.thresholds)
 
     def from_labels(self, labels: np.ndarray, fractions: tuple[float, ...], reason: str, clock: Clock) -> Prompts:
-        """Returns prompts from a label map `[z, y, x]`; `reason` is given for organs that it lacks."""
+        """Returns the prompts of a label map.
+
+        Args:
+            labels: organ numbers `[z, y, x]`.
+            fractions: positions of the boxes in the organ along z, 0..1.
+            reason: why an organ that the label map does not contain gets no prompt.
+            clock: measures the stage.
+        """
         with clock.stage("prompts"):
             return prompts_from_labels(labels, self.organs, fractions, reason)
 
     def true_labels(self) -> np.ndarray:
-        """Returns the true label map `[z, y, x]`, for reference strategies alone.
+        """Returns the ground truth `[z, y, x]`, for reference strategies only.
 
         Raises:
-            InputError: none was given.
+            InputError: if the options contain no ground truth.
         """
         if self.options.truth is None:
-            raise InputError("truth", "is needed for the reference strategies.", "Name the true label map by --truth.")
+            raise InputError(
+                "ground truth", "is needed for the reference strategies.", "Name the label map of the annotator by --truth."
+            )
         return self.options.truth.array
 
     def logits(self, prompts: Sequence[OrganPrompt], clock: Clock) -> dict[int, OrganLogits]:
-        """Returns the logits of one pass of MedSAM2 for prompts."""
+        """Runs one pass of MedSAM2 and returns its logits by organ number."""
         options = self.options
         if self._volume is None:
             weights = self.weights
@@ -150,16 +173,16 @@ class Case:
             return self._volume.segment(prompts, loop=options.loop, fill_holes=options.fill_holes, progress=current())
 
     def fused(self, logits: dict[int, OrganLogits], clock: Clock) -> np.ndarray:
-        """Returns the label map `[z, y, x]` of logits."""
+        """Fuses the logits of organs to a label map `[z, y, x]`."""
         with clock.stage("fusion"):
             return fuse_logits(logits, self.image.array.shape)
 
     def prompted(self, prompts: Prompts, clock: Clock) -> np.ndarray:
-        """Returns the label map `[z, y, x]` of one pass of MedSAM2."""
+        """Runs one pass of MedSAM2 and returns its label map `[z, y, x]`."""
         return self.fused(self.logits(prompts.prompts, clock), clock)
 
     def first_pass(self, clock: Clock) -> tuple[Prompts, np.ndarray]:
-        """Returns three boxes per organ, and the label map `[z, y, x]` that they give."""
+        """Returns the prompts (three boxes per organ) and the label map `[z, y, x]` of the first pass."""
         if self._first is None:
             prompts = self.first_prompts(prompting_config().three_boxes, clock)
             self._first = prompts, self.prompted(prompts, clock)
@@ -173,26 +196,27 @@ class Case:
         return self._coarse
 
 
-_NOTHING = {True: "the U-Net found nothing", False: "the coarse masks lack it"}
+_NO_UNET_MASK, _NO_COARSE_MASK = "the U-Net found nothing", "the coarse masks do not contain it"
+"""Reasons why an organ has no prompt."""
 
 
 def prompter_of(options: Options, resources: Resources) -> Segmenter | None:
-    """Returns the segmenter whose coarse masks prompt MedSAM2; None if the atlas alone does.
+    """Returns the segmenter whose coarse masks prompt MedSAM2; None if prompts come from the atlas alone.
 
-    `unet` and `both` stand for the first U-Net that can run.
+    `unet` and `both` mean the first U-Net that can run.
 
     Raises:
-        InputError: the name is not one of a trained segmenter.
-        WeightsError: no U-Net has weights.
+        InputError: if `options.prompts` does not name a trained segmenter.
+        WeightsError: if no U-Net has weights.
     """
     if options.prompts == "atlas":
         return None
     if options.prompts in ("unet", "both"):
         unets = [resources.segmenter(name) for name in trainable()]
-        able = next((unet for unet in unets if not unet.missing()), None)
-        if able is None:
-            unets[0].check()  # says what is missing
-        return able
+        ready = next((unet for unet in unets if not unet.missing()), None)
+        if ready is None:
+            unets[0].check()  # raises an error that names the missing weights
+        return ready
     if family_of(options.prompts).role != "trained":
         raise InputError(
             options.prompts, "gives no coarse masks to prompt from.", "Choose atlas, unet, both or a trained segmenter."

@@ -1,8 +1,8 @@
-"""Settings that differ from their defaults and that a result depends on, for its provenance.
+"""Lists the settings that a result depends on and that differ from their defaults, for its provenance.
 
-Settings at their defaults are left out, so that results are found again when a later version has more settings. Results of
-versions that named no settings have no entry `settings`; they are used whatever the settings are. The version number stands for
-changes of the program.
+Settings at their defaults are omitted, so that stored results remain valid when a later version adds settings. Results of early
+versions have no entry `settings`; they are used regardless of the settings. The version number represents changes of the
+program.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from medsam2_atlas.unet.inference_config import unet_inference_config
 
 
 def foundation_settings(*, network: bool = True, unet: bool = False) -> dict[str, Any]:
-    """Returns the changed settings of MedSAM2 by a strategy in the entry `settings`, empty if all have their defaults.
+    """Returns the changed settings of a strategy under the key `settings`; empty if all have their defaults.
 
     Args:
-        network: whether MedSAM2 takes part; the atlas alone does without.
-        unet: whether a U-Net prompts it.
+        network: whether the strategy runs MedSAM2; the strategy `atlas` does not.
+        unet: whether a U-Net gives its prompts.
     """
     rooms: dict[str, BaseModel] = {"hounsfield": hu_check_config(), "registration": registration_config()}
     rooms |= {"prompting": prompting_config(), "priors": priors_config(), "confidence": confidence_config()}
@@ -34,12 +34,12 @@ def foundation_settings(*, network: bool = True, unet: bool = False) -> dict[str
 
 
 def unet_settings() -> dict[str, Any]:
-    """Returns the changed settings of a U-Net alone in the entry `settings`, empty if all have their defaults."""
+    """Returns the changed settings of a U-Net under the key `settings`; empty if all have their defaults."""
     return _changed({"hounsfield": hu_check_config(), "unet": unet_inference_config()})
 
 
 def marked_settings() -> dict[str, Any]:
-    """Returns the changed settings of segmentation from marks in the entry `settings`, empty if all have their defaults."""
+    """Returns the changed settings of segmentation from marks under the key `settings`; empty if all have their defaults."""
     return _changed({"hounsfield": hu_check_config(), "medsam2": medsam2_config(), "marks": marks_config()})
 
 

@@ -1,4 +1,4 @@
-"""From per-organ logits or scores to one label map."""
+"""Fuses the logits or score maps of organs to one label map."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from medsam2_atlas.scoremaps import ScoreMaps, adaptive_threshold, fusion_config
 
 
 def fuse_logits(logits: Mapping[int, OrganLogits], shape: tuple[int, ...]) -> np.ndarray:
-    """Returns the label map `[z, y, x]` uint8: softmax over background (logit 0) and organs, arg max, largest components.
+    """Gives each voxel to the organ of the highest logit, and keeps the largest component of each organ.
 
-    The softmax keeps the order of logits, so its arg max is theirs. Works slice by slice: no stack of whole volumes.
+    The background has logit 0. Softmax keeps the order of logits, so the arg max needs no softmax. The fusion works slice by
+    slice, so a stack of whole volumes never exists.
+
+    Args:
+        logits: logits by organ number.
+        shape: shape (z, y, x) of the label map.
+
+    Returns:
+        Organ numbers `[z, y, x]`, uint8.
     """
     labels = np.zeros(shape, np.uint8)
     for z in range(shape[0]):
@@ -27,9 +35,9 @@ def fuse_logits(logits: Mapping[int, OrganLogits], shape: tuple[int, ...]) -> np
 
 
 def fuse_scores(scores: ScoreMaps) -> np.ndarray:
-    """Returns the label map `[z, y, x]` uint8 that score maps give by themselves, without a network.
+    """Returns the label map `[z, y, x]`, uint8, of score maps alone, without a network.
 
-    A voxel goes to the organ of the highest score, among those whose score is above its adaptive threshold.
+    Each voxel gets the organ of the highest score among the organs whose score exceeds their adaptive threshold there.
     """
     shape = scores.geometry.shape
     labels, config = np.zeros(shape, np.uint8), fusion_config().thresholds

@@ -1,4 +1,4 @@
-"""One organ from what a person marks: boxes and points on any slices, propagated through the volume by MedSAM2."""
+"""Segments one organ from a person's marks: MedSAM2 propagates boxes and points on any slices through the volume."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ INTERACTIVE = "medsam2"
 
 @dataclass(frozen=True)
 class _Open:
-    """The CT that was worked on last. key: of CT, weights, device, and how sparing the network is with its memory."""
+    """The CT that was segmented last, prepared for MedSAM2; `key` identifies CT, weights, device and memory step."""
 
     key: tuple[str, ...]
     prepared: MedSAM2Volume
 
 
 class Marked(Segmenter):
-    """MedSAM2 on a person's marks. The slices of the last CT stay encoded, so that a correction costs the propagation only."""
+    """MedSAM2, prompted by a person's marks. The slices of the last CT stay encoded, so a correction only propagates again."""
 
     def __init__(self, name: str, resources: Resources) -> None:
         super().__init__(name, resources)
@@ -46,8 +46,8 @@ class Marked(Segmenter):
         """Loads the weights."""
         self._resources.weights()
 
-    def offers(self) -> dict[str, Any]:
-        """Returns weights, and `reach`: how far from the marks the organ is looked for, mm; empty for everywhere."""
+    def available_options(self) -> dict[str, Any]:
+        """Returns the weights, and `reach`: max distance from the marks in mm; empty for no limit."""
         return {"weights": self._resources.weight_names(), "reach": ""}
 
     def describe(self) -> dict[str, Any]:
@@ -55,14 +55,14 @@ class Marked(Segmenter):
         return {"weights_mark": self._resources.weights().mark}
 
     def provenance(self, options: Options) -> Provenance:
-        """Returns what the result depends on; it is never stored, since it holds one organ."""
+        """Returns the inputs of the result. The result itself is never stored, because it contains one organ only."""
         device = self._resources.ladder.device_of(options.memory)
         weights = self._resources.weights(options.weights).sha256
         found = self._basis(options) | {"weights": weights} | marked_settings()
         return found | ran_on(device, medsam2=True, unet=False, memory=options.memory)
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
-        """Segments the organ that `options.marks` mark; see `segment_marked`."""
+        """Segments the organ of `options.marks`; see `segment_marked`."""
         if options.marks is None:
             raise InputError("marks", "are missing.", "Draw a box around the organ, or set a point on it.")
         weights = self._resources.weights(options.weights, self._resources.ladder.device_of(options.memory))
@@ -72,7 +72,7 @@ class Marked(Segmenter):
     def _prepared(self, image: Volume, weights: Weights, options: Options) -> MedSAM2Volume:
         key = (image.digest, weights.sha256, str(weights.device), options.memory)
         if self._open is None or self._open.key != key:
-            self._close()  # before the next one takes its memory
+            self._close()  # frees its memory before the next CT needs it
             if weights.device.type == "cuda":
                 free_gpu_memory()
             self._open = _Open(key, MedSAM2Volume(weights, image.array, memory=options.memory))
@@ -85,17 +85,20 @@ class Marked(Segmenter):
 def segment_marked(
     image: Volume, prepared: MedSAM2Volume, weights: Weights, organ: MarkedOrgan, progress: Progress = silent
 ) -> Segmentation:
-    """Returns the organ's label map on the grid of the image; pieces that reach no marked slice are left out.
+    """Segments one organ from a person's marks. Components that contain no voxel of a marked slice are removed.
 
-    A person's points have the last word: where the network's mask says otherwise, it is mended (`honour`), and the report
-    tells (`overruled`).
+    A person's points overrule the network: a mask that contradicts a point is corrected (`apply_points`), and the report lists
+    the correction (`overruled`).
 
     Args:
-        image: the CT.
-        prepared: the same CT, prepared for these weights; slices that it has encoded are not encoded again.
-        weights: for the report.
-        organ: label and marks, in voxel indices of the image.
+        image: the CT, `[z, y, x]` in HU.
+        prepared: the same CT, prepared for these weights; its encoded slices are reused.
+        weights: the weights of MedSAM2, for the report.
+        organ: organ number and marks, in voxel indices of the image.
         progress: called with stage and fraction completed.
+
+    Returns:
+        The label map `[z, y, x]` of this organ on the grid of the image, and the report.
     """
     began = time.perf_counter()
     config = marks_config()
@@ -110,13 +113,13 @@ def segment_marked(
 
     logits = prepared.segment_marked(organ, patience=patience, min_certainty=config.min_certainty, mend=mend, progress=progress)
     mask = _mask(logits, image.array.shape)
-    for z, marks in by_slice.items():  # once more at full resolution
-        note = honour(mask[z], image, marks)
+    for z, marks in by_slice.items():  # again at full resolution
+        note = apply_points(mask[z], image, marks)
         if note:
             overruled.setdefault(z, note)
     mask = _reaching(mask, [marks.z for marks in organ.slices])
     labels = np.where(mask, organ.label, 0).astype(np.uint8)
-    report = base_report(INTERACTIVE, image, labels, [organ.label]).having(
+    report = base_report(INTERACTIVE, image, labels, [organ.label]).with_fields(
         marks=_described(organ),
         overruled=[overruled[z] for z in sorted(overruled)],
         range=[logits.z_min, logits.z_min + len(logits.values) - 1],
@@ -136,17 +139,21 @@ def _mask(logits: OrganLogits, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _reaching(mask: np.ndarray, marked: list[int]) -> np.ndarray:
-    """Returns the pieces that reach a marked slice."""
+    """Returns the components of a mask `[z, y, x]` that contain a voxel of a marked slice."""
     pieces, count = ndimage.label(mask)
     return np.isin(pieces, np.setdiff1d(pieces[marked], [0])) if count > 1 else mask
 
 
 def _mended(low: torch.Tensor, image: Volume, marks: SliceMarks) -> tuple[torch.Tensor, str]:
-    """A marked slice's logits `[1, h, w]` with what a person's points change, so that other slices follow it; and a note."""
+    """Applies a person's points to a marked slice's logits `[1, h, w]`, so that they affect the other slices too.
+
+    Returns:
+        The changed logits, and a note on the change; the same logits and an empty string without a change.
+    """
     shape = image.array.shape[1:]
     before = (OrganLogits(0, marks.z, low).plane(marks.z, (shape[0], shape[1])) > 0).cpu().numpy()
     after = before.copy()
-    note = honour(after, image, marks)
+    note = apply_points(after, image, marks)
     if not note:
         return low, ""
     change = torch.from_numpy(after.astype(np.float32) - before)[None, None]
@@ -156,12 +163,20 @@ def _mended(low: torch.Tensor, image: Volume, marks: SliceMarks) -> tuple[torch.
     return torch.where(change > share, certain, torch.where(change < -share, -certain, low)), note
 
 
-def honour(plane: np.ndarray, image: Volume, marks: SliceMarks) -> str:
-    """Makes a slice's mask `[y, x]`, in place, agree with the points that a person set on it; says where it did not.
+def apply_points(plane: np.ndarray, image: Volume, marks: SliceMarks) -> str:
+    """Corrects a slice's mask in place, so that it agrees with a person's points.
 
-    What is left of a mask that holds a point off the organ: nothing, if the point lies about as deep in it as any pixel, or
-    else what is nearer to its deepest pixel than to the point. What a missed point on the organ adds: what around it has
-    about its intensity.
+    A point off the organ removes the component that contains it if the point is about as deep inside as the component's
+    deepest pixel. Otherwise it removes the pixels that are nearer to the point than to that deepest pixel. A point on the organ
+    that the mask misses adds the connected pixels around it of similar intensity.
+
+    Args:
+        plane: the mask `[y, x]`, bool; changed in place.
+        image: the CT, `[z, y, x]` in HU.
+        marks: marks of this slice, in voxel indices (x, y).
+
+    Returns:
+        The list of corrections as text; empty if the mask agreed with all points.
     """
     config, step = marks_config(), np.array(image.geometry.spacing[1::-1])
     notes = []
@@ -176,7 +191,7 @@ def honour(plane: np.ndarray, image: Volume, marks: SliceMarks) -> str:
             if depth[off] < config.min_inner_depth * depth[core]:
                 wrong = piece & (_away(plane.shape, off, step) < _away(plane.shape, core, step))
             plane[wrong] = False
-            notes.append(f"slice {marks.z}: ({x:.0f}, {y:.0f}) was taken off")
+            notes.append(f"slice {marks.z}: ({x:.0f}, {y:.0f}) was removed")
     for x, y in marks.inside:
         on = (round(y), round(x))
         if not plane[on]:
@@ -187,14 +202,14 @@ def honour(plane: np.ndarray, image: Volume, marks: SliceMarks) -> str:
 
 
 def _away(shape: tuple[int, ...], place: Sequence[int | np.integer], step: np.ndarray) -> np.ndarray:
-    """Returns the distances of all pixels to one, mm."""
+    """Returns the distance in mm of each pixel `[y, x]` to one pixel (y, x); `step` is the spacing (y, x) in mm."""
     rows, columns = np.indices(shape)
     distance: np.ndarray = np.hypot((rows - place[0]) * step[0], (columns - place[1]) * step[1])
     return distance
 
 
 def _alike(hu: np.ndarray, place: tuple[int, int], near: np.ndarray, max_difference: float) -> np.ndarray:
-    """Returns the pixels that are connected to one, near it, and of about the intensity (HU) around it."""
+    """Returns the pixels `[y, x]` that are connected to one pixel (y, x), near it, and of similar HU; holes are filled."""
     around = hu[max(0, place[0] - 1) : place[0] + 2, max(0, place[1] - 1) : place[1] + 2]
     alike = near & (np.abs(hu - np.median(around)) <= max_difference)
     alike[place] = True

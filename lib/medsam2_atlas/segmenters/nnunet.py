@@ -1,11 +1,12 @@
-"""A trained nnU-Net v2 as a segmenter: any model folder that an operator names, by the package `nnunetv2`, an optional extra.
+"""Runs a trained nnU-Net v2 as a segmenter, with the optional package `nnunetv2`.
 
-The folder is one that `nnUNetv2_train` made, such as `Dataset219_AMOS/nnUNetTrainer__nnUNetPlans__3d_fullres`: `dataset.json`,
-`plans.json` and `fold_*/checkpoint_final.pth`. `organs.yaml` maps its labels (`organ_labels`), and `nnunet.yaml`, which lies
-beside that, chooses orientation and folds (`NNUNetConfig`).
+The operator configures any model folder that `nnUNetv2_train` made, such as
+`Dataset219_AMOS/nnUNetTrainer__nnUNetPlans__3d_fullres`. It contains `dataset.json`, `plans.json` and
+`fold_*/checkpoint_final.pth`. `organs.yaml` maps its labels (`organ_labels`), and `nnunet.yaml` next to it chooses orientation
+and folds (`NNUNetConfig`).
 
-Nothing in the folder is run or unpickled: checkpoints are loaded as tensors, and the names in `plans.json` must be those of
-networks that come with installed packages.
+Nothing in the folder is executed or unpickled: checkpoints are loaded as tensors, and `plans.json` may name only network
+classes of installed packages.
 """
 
 from __future__ import annotations
@@ -38,37 +39,37 @@ CONFIG_FILE = "nnunet.yaml"
 _CHECKPOINT = "checkpoint_final.pth"
 _PACKAGES = ("nnunetv2", "dynamic-network-architectures", "torch")
 _NETWORKS = ("dynamic_network_architectures.", "nnunetv2.", "torch.nn.", "monai.networks.")
-"""Packages whose classes `plans.json` may name. It names them to be imported and called."""
+"""Packages whose classes `plans.json` may name. nnU-Net imports and calls these classes."""
 
 _KEPT = ("network_weights", "trainer_name", "inference_allowed_mirroring_axes")
-"""Keys of a checkpoint that are kept; the rest is for further training, and as large as the weights."""
+"""Keys of a checkpoint that are kept. The others serve further training, and are as large as the weights."""
 
 M = TypeVar("M", bound=BaseModel)
 
 
 class NNUNetConfig(BaseModel):
-    """Content of `nnunet.yaml`: how a trained nnU-Net is used here."""
+    """The content of `nnunet.yaml`: the use of a trained nnU-Net."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     orientation: str = Field(
         "",
-        description="order of axes that the network was trained with, such as RAS: the directions in which x, y and z rise; "
-        "`file` takes CTs as their files have them, as nnU-Net does. By default RAS if the model was trained so, else `file`",
+        description="orientation of the training images, such as RAS: the directions in which x, y and z increase; `file` "
+        "keeps the orientation of each CT's file, as nnU-Net does. By default RAS if the model was trained so, else `file`",
     )
-    folds: tuple[int, ...] = Field((), description="folds whose results are averaged; by default all that are there")
+    folds: tuple[int, ...] = Field((), description="folds whose results are averaged; by default all folds in the folder")
 
     @field_validator("orientation")
     @classmethod
     def _is_known(cls, value: str) -> str:
         sides = [{"R", "L"}, {"A", "P"}, {"S", "I"}]
         if value not in ("", AS_FILED) and not (len(value) == 3 and all(len(set(value) & side) == 1 for side in sides)):
-            raise ValueError(f"{value!r} is no orientation such as RAS or LPS")
+            raise ValueError(f"{value!r} is not an orientation such as RAS or LPS")
         return value
 
 
 class _Dataset(BaseModel):
-    """The fields of `dataset.json` that are used. Labels are numbers, or lists of them for regions."""
+    """The fields of `dataset.json` that are used. A label is a number, or a list of numbers for a region."""
 
     labels: dict[str, int | tuple[int, ...]]
     channel_names: dict[str, str] = Field(default_factory=dict)
@@ -77,7 +78,7 @@ class _Dataset(BaseModel):
 
     @property
     def names(self) -> dict[int, str]:
-        """Names by label values in results. That of a region is the value that it leaves where no later region lies."""
+        """The label names by value in results. A region's value is the one it has at voxels without a later region."""
         used = {name: value for name, value in self.labels.items() if name not in ("background", "ignore")}
         if any(isinstance(value, tuple) and len(value) > 1 for value in used.values()):
             return dict(zip(self.regions_class_order or (), used, strict=False))
@@ -91,7 +92,7 @@ class _Plans(BaseModel):
     image_reader_writer: str = ""
 
     def resolved(self, name: str) -> dict[str, Any]:
-        """Returns a configuration with what it inherits."""
+        """Returns a configuration with its inherited settings."""
         found: dict[str, Any] = {}
         visited: set[str] = set()
         while name in self.configurations and name not in visited:
@@ -103,16 +104,17 @@ class _Plans(BaseModel):
 
 @dataclass(frozen=True)
 class NNUNetFolder:
-    """A model folder that has been checked, without its weights.
+    """A checked model folder, without its weights.
 
     Attributes:
-        path: of the folder.
-        dataset, plans: content of the two JSON files.
-        checkpoints: of the folds in use.
-        configuration: its name in the plans, such as 3d_fullres.
+        path: the folder.
+        dataset: content of `dataset.json`.
+        plans: content of `plans.json`.
+        checkpoints: checkpoint files of the used folds.
+        configuration: name of the configuration in the plans, such as 3d_fullres.
         trainer: name of the trainer's class.
         orientation: see `NNUNetConfig`.
-        labels: which organs the model's labels are.
+        labels: organs of the model's labels.
     """
 
     path: Path
@@ -126,18 +128,18 @@ class NNUNetFolder:
 
 
 def read_folder(folder: Path) -> NNUNetFolder:
-    """Checks a model folder. The values of its weights are not read.
+    """Checks a model folder, without reading the values of its weights.
 
     Raises:
-        InputError: it is incomplete or not valid, or a model that cannot be used here.
-        WeightsError: a checkpoint cannot be read, or holds code.
+        InputError: if it is incomplete or not valid, or its model cannot be used here.
+        WeightsError: if a checkpoint cannot be read, or contains code.
     """
     if not folder.is_dir():
         raise InputError(folder, "is not a folder.", "Name the folder of a trained nnU-Net.")
     if not (folder / "plans.json").is_file():
         inner = sorted(file.parent.name for file in folder.glob("*/plans.json"))
         remedy = f"Name one of its folders: {', '.join(inner)}." if inner else "Name a folder that nnUNetv2_train made."
-        raise InputError(folder, "holds no plans.json.", remedy)
+        raise InputError(folder, "contains no plans.json.", remedy)
     config_file = _config_file(folder)
     config = (
         NNUNetConfig.model_validate({})
@@ -158,7 +160,7 @@ def read_folder(folder: Path) -> NNUNetFolder:
 
 
 def deciding_files(folder: Path) -> list[Path]:
-    """Returns all files that decide a model's results."""
+    """Returns all files that affect a model's results."""
     found = [folder / "dataset.json", folder / "plans.json", *sorted(folder.glob(f"fold_*/{_CHECKPOINT}"))]
     return [*found, *(file for file in (organs_file(folder), _config_file(folder)) if file is not None)]
 
@@ -169,7 +171,7 @@ def _config_file(folder: Path) -> Path | None:
 
 
 def _json(model: type[M], file: Path) -> tuple[dict[str, Any], M]:
-    """Returns the content of a JSON file, as it is and as a model."""
+    """Returns the content of a JSON file, as plain values and as a model."""
     remedy = "Copy the folder again from where it was trained."
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -181,26 +183,26 @@ def _json(model: type[M], file: Path) -> tuple[dict[str, Any], M]:
 
 
 def _checkpoints(folder: Path, chosen: tuple[int, ...]) -> tuple[Path, ...]:
-    """Returns the checkpoints of the chosen folds; else of all, or of `fold_all` if it is alone."""
-    there = {file.parent.name.removeprefix("fold_"): file for file in folder.glob(f"fold_*/{_CHECKPOINT}")}
-    numbered = sorted((name for name in there if name.isdecimal()), key=int)
-    if lacking := [str(fold) for fold in chosen if str(fold) not in there]:
-        raise InputError(folder, f"has no {_CHECKPOINT} of fold {', '.join(lacking)}.", f"Mend folds in {CONFIG_FILE}.")
-    names = [str(fold) for fold in chosen] or numbered or [name for name in there if name == "all"]
+    """Returns the checkpoints of the chosen folds; by default of all numbered folds, or of `fold_all` if there are none."""
+    present = {file.parent.name.removeprefix("fold_"): file for file in folder.glob(f"fold_*/{_CHECKPOINT}")}
+    numbered = sorted((name for name in present if name.isdecimal()), key=int)
+    if missing := [str(fold) for fold in chosen if str(fold) not in present]:
+        raise InputError(folder, f"has no {_CHECKPOINT} of fold {', '.join(missing)}.", f"Correct folds in {CONFIG_FILE}.")
+    names = [str(fold) for fold in chosen] or numbered or [name for name in present if name == "all"]
     if not names:
-        remedy = "Let the training end, or rename checkpoint_best.pth if it shall be used."
-        raise InputError(folder, f"holds no fold_*/{_CHECKPOINT}.", remedy)
-    return tuple(there[name] for name in names)
+        remedy = "Let the training finish, or rename checkpoint_best.pth to use it."
+        raise InputError(folder, f"contains no fold_*/{_CHECKPOINT}.", remedy)
+    return tuple(present[name] for name in names)
 
 
 def _head(file: Path) -> tuple[str, str]:
-    """Returns the names of configuration and trainer in a checkpoint, whose weights are not read."""
+    """Returns the names of configuration and trainer in a checkpoint, without reading its weights."""
     content = _load(file, mapped=True)
     try:
         assert isinstance(content["network_weights"], Mapping)
         return str(content["init_args"]["configuration"]), str(content["trainer_name"])
     except (AssertionError, KeyError, TypeError) as error:
-        raise WeightsError(file, f"is no checkpoint of nnU-Net v2 ({error!r}).", "Get the file again.") from error
+        raise WeightsError(file, f"is not a checkpoint of nnU-Net v2 ({error!r}).", "Get the file again.") from error
 
 
 def _load(file: Path, mapped: bool = False) -> Any:
@@ -210,11 +212,11 @@ def _load(file: Path, mapped: bool = False) -> Any:
         raise
     except Exception as error:
         problem = f"cannot be read ({str(error).splitlines()[0][:200] if str(error) else type(error).__name__})."
-        raise WeightsError(file, problem, "Get the file again; it may be cut.") from error
+        raise WeightsError(file, problem, "Get the file again; it may be truncated.") from error
 
 
 def _check_configuration(folder: Path, name: str, plans: _Plans, dataset: _Dataset) -> None:
-    """Refuses what cannot be run: cascades, several images, and networks of other packages."""
+    """Raises an error for models that cannot be run: cascades, several input images, and networks of other packages."""
     file, configuration = folder / "plans.json", plans.resolved(name)
     if not configuration:
         raise InputError(file, f"lacks the configuration {name}, which the checkpoints name.", "Copy the folder again.")
@@ -222,11 +224,11 @@ def _check_configuration(folder: Path, name: str, plans: _Plans, dataset: _Datas
         remedy = "Name the folder of 3d_fullres, 3d_lowres or 2d."
         raise InputError(folder, "is the second stage of a cascade, which needs another model's result.", remedy)
     if (images := len(dataset.modality or dataset.channel_names)) != 1:
-        raise InputError(folder / "dataset.json", f"asks for {images} images; there is one CT.", "Name a model of one CT.")
-    strange = [text for text in _names_of_classes(configuration.get("architecture") or {}) if not text.startswith(_NETWORKS)]
-    if strange:
-        problem = f"names {strange[0][:80]!r}, which is no part of networks that come with {_PACKAGES[0]}."
-        raise InputError(file, problem, "Make a MONAI bundle of it, whose code is run (bundle:NAME).")
+        raise InputError(folder / "dataset.json", f"needs {images} images; there is one CT.", "Name a model for one CT.")
+    foreign = [text for text in _names_of_classes(configuration.get("architecture") or {}) if not text.startswith(_NETWORKS)]
+    if foreign:
+        problem = f"names {foreign[0][:80]!r}, which is not part of the networks that come with {_PACKAGES[0]}."
+        raise InputError(file, problem, "Make a MONAI bundle of it, whose code is executed (bundle:NAME).")
 
 
 def _names_of_classes(architecture: Mapping[str, Any]) -> Iterator[str]:
@@ -239,25 +241,25 @@ def _names_of_classes(architecture: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _place(file: Path, folder: Path) -> str:
-    """Returns a file's place in a model's folder; the same for one that lies beside the folder."""
+    """Returns a file's relative path in a model's folder, or the path that a file next to the folder would have in it."""
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name.removeprefix(f"{folder.name}.")
 
 
 class NNUNet(Segmenter):
-    """`nnunet:NAME`. Folder and weights are read again when a file of the folder has changed."""
+    """The segmenter `nnunet:NAME`. It reads folder and weights again if one of the folder's files has changed."""
 
     def check(self) -> None:
-        """Checks package and folder; the network is built when a CT is segmented."""
+        """Checks package and folder; the network is built when the first CT is segmented."""
         if importlib.util.find_spec("nnunetv2") is None:
             raise InputError(self.name, "needs the package nnunetv2.", 'Install it: pip install "medsam2-atlas[nnunet]".')
         self._folder()
 
-    def offers(self) -> dict[str, Any]:
-        """Returns organs, and whether results of mirrored copies are averaged."""
-        return super().offers() | {"augment": False}
+    def available_options(self) -> dict[str, Any]:
+        """Returns the organs, and `augment`: average over mirrored copies."""
+        return super().available_options() | {"augment": False}
 
     def describe(self) -> dict[str, Any]:
-        """Returns version, configuration, the organs that the model knows, and its labels that are no organs of the table."""
+        """Returns version, configuration, segmented organs, and the model's labels that are not organs of the table."""
         folder = self._folder()
         return {
             "weights": self.version(),
@@ -268,7 +270,7 @@ class NNUNet(Segmenter):
         }
 
     def used_weights(self) -> dict[str, Any]:
-        """Returns folder, checksum and configuration of the model, and what it knows."""
+        """Returns folder, checksum and configuration of the model, and the organs that it segments."""
         folder = self._folder()
         return {
             "file": str(folder.path),
@@ -279,11 +281,11 @@ class NNUNet(Segmenter):
         } | {key: value for key, value in self.describe().items() if key != "weights"}
 
     def version(self) -> str:
-        """Returns twelve digits that change with any file that decides the result."""
+        """Returns twelve digits that change with any file that affects the result."""
         return self._digest()[:12]
 
     def provenance(self, options: Options) -> Provenance:
-        """Returns checksums of all deciding files, options, versions of packages, and the device (`memory.ran_on`)."""
+        """Returns checksums of all files that affect the result, options, versions of packages, and the device."""
         self.check()
         where = ran_on(self._resources.ladder.device_of(options.memory), medsam2=False, unet=True)
         packages = {name: installed(name) for name in _PACKAGES}
@@ -291,9 +293,9 @@ class NNUNet(Segmenter):
         return found | {"labels": self._mapping()} | where
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
-        """Segments a CT by nnU-Net's windows. Mirroring (`options.augment`) is off unless asked for.
+        """Segments a CT with nnU-Net's sliding windows. Mirroring (`options.augment`) is off by default.
 
-        Networks that were trained with mirroring take left for right more easily, and averaging over mirrored copies hides it.
+        Networks trained with mirroring confuse left and right more easily, and averaging over mirrored copies hides that.
         """
         self.check()
         folder, device = self._folder(), self._resources.ladder.device_of(options.memory)
@@ -304,7 +306,7 @@ class NNUNet(Segmenter):
         values = predict(volume, model, folder.orientation, augment=options.augment, spares=spares, progress=current())
         seconds = time.perf_counter() - began
         labels = only(folder.labels.translated(values), organs)
-        report = base_report(self.name, volume, labels, organs).having(
+        report = base_report(self.name, volume, labels, organs).with_fields(
             strategy=self.name,
             augment=options.augment and bool(model.mirror_axes),
             seconds={"total": round(seconds, 3)},
@@ -332,7 +334,7 @@ class NNUNet(Segmenter):
         return self._resources.loaded(f"{self.name} weights", deciding_files(self._path), load)
 
     def _checksums(self) -> dict[str, str]:
-        """Returns the checksums of all files that decide the result, by their places in the folder."""
+        """Returns the checksums of all files that affect the result, by their relative paths in the folder."""
         folder = self._folder()
         unused = {*folder.path.glob(f"fold_*/{_CHECKPOINT}")} - {*folder.checkpoints}
         files = {_place(file, folder.path): file for file in deciding_files(folder.path) if file not in unused}
@@ -344,5 +346,5 @@ class NNUNet(Segmenter):
         return digest_of(json.dumps([self._checksums(), self._mapping()], sort_keys=True).encode()).hexdigest()
 
     def _mapping(self) -> dict[str, int]:
-        """Returns organs by label values. They depend on the names that this project knows, too, not only on the folder."""
+        """Returns organ numbers by label value. They depend on `configs/segment_names.yaml`, not only on the folder."""
         return {str(value): organ for value, organ in self._folder().labels.organs.items()}

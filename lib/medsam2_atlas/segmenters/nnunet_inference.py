@@ -1,8 +1,8 @@
 """Runs a network of nnU-Net v2 on a CT, with the preprocessing, windows and resampling of the package `nnunetv2`.
 
-The label map is that of `nnUNetv2_predict` (Isensee et al., Nature Methods 2021). Its `nnUNetPredictor` is not called: it
-unpickles checkpoints, keeps a thread and GPU memory when it is stopped, turns to main memory without saying so, and holds all
-classes at full resolution at a time. Here, classes are resampled one after the other.
+The label map equals that of `nnUNetv2_predict` (Isensee et al., Nature Methods 2021). This module does not use its
+`nnUNetPredictor`, which unpickles checkpoints, keeps a thread and GPU memory after it is stopped, silently falls back to main
+memory, and keeps all classes at full resolution at the same time. This module resamples one class after the other.
 """
 
 from __future__ import annotations
@@ -30,22 +30,24 @@ from medsam2_atlas.imaging.volume import Volume
 _CPU = torch.device("cpu")
 _STAGE = "nnU-Net"
 _WINDOWS = 0.9
-"""Share of the time that windows take; resampling takes the rest."""
+"""Share of the total time for the windows; resampling takes the rest."""
 _STEP = 0.5
-"""Distance of windows, in parts of their sides: nnU-Net's default."""
+"""Step between windows, as a fraction of their sides: nnU-Net's default."""
 
 
 @dataclass(frozen=True)
 class NNUNetModel:
-    """A network with nnU-Net's description of its data.
+    """A network with nnU-Net's plans and data description.
 
     Attributes:
-        network: with the weights of one fold.
-        folds: weights of all folds, on the processor.
-        plans, configuration, labels: the package's managers of `plans.json`, its part for this network, and its labels.
+        network: the network, with the weights of one fold.
+        folds: weights of all folds, on the CPU.
+        plans: the package's `PlansManager` of `plans.json`.
+        configuration: the package's `ConfigurationManager` of this network.
+        labels: the package's `LabelManager`.
         dataset: content of `dataset.json`.
-        mirror_axes: axes that test-time mirroring may flip, as the training allows.
-        device: of the network.
+        mirror_axes: axes that test-time mirroring may flip, as set by the training.
+        device: device of the network.
     """
 
     network: torch.nn.Module
@@ -61,7 +63,7 @@ class NNUNetModel:
         """Returns this model with a copy of its network on a device.
 
         Raises:
-            torch.OutOfMemoryError: the device has no memory for it.
+            torch.OutOfMemoryError: if the device has too little memory.
         """
         return replace(self, network=copy.deepcopy(self.network).to(device), device=device)
 
@@ -69,17 +71,17 @@ class NNUNetModel:
 def build_model(
     folder: Path, plans: dict[str, Any], dataset: dict[str, Any], configuration: str, checkpoints: Sequence[Mapping[str, Any]]
 ) -> NNUNetModel:
-    """Returns the network of a trained model, built as its trainer builds it.
+    """Builds the network of a trained model in the same way as its trainer.
 
     Args:
-        folder: of the model, for messages.
+        folder: folder of the model, for messages.
         plans: content of `plans.json`.
         dataset: content of `dataset.json`.
-        configuration: its name in the plans.
-        checkpoints: of the folds.
+        configuration: name of the configuration in the plans.
+        checkpoints: contents of the folds' checkpoints.
 
     Raises:
-        WeightsError: the package has no such trainer or network, or the weights do not fit.
+        WeightsError: if the package has no such trainer or network, or the weights do not fit.
     """
     try:
         with _undisturbed():
@@ -87,9 +89,9 @@ def build_model(
     except (MedSAM2AtlasError, MemoryError):
         raise
     except Exception as error:
-        told = " ".join(str(error).split())[:400]
-        problem = f"cannot be built as {checkpoints[0]['trainer_name']} does it ({type(error).__name__}: {told})."
-        remedy = "Update nnunetv2, or install what defines this trainer and its network."
+        reason = " ".join(str(error).split())[:400]
+        problem = f"cannot be built as {checkpoints[0]['trainer_name']} does it ({type(error).__name__}: {reason})."
+        remedy = "Update nnunetv2, or install the package that defines this trainer and its network."
         raise WeightsError(folder, problem, remedy) from error
 
 
@@ -103,14 +105,14 @@ def _build(
     manager = PlansManager(copy.deepcopy(plans))
     part_of_plans = manager.get_configuration(configuration)
     for lazy in ("preprocessor_class", "resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"):
-        getattr(part_of_plans, lazy)  # imported here, so that nothing is while a case is segmented
+        getattr(part_of_plans, lazy)  # imports the function now, so that nothing is imported while a case is segmented
     _refuse_other_parts(part_of_plans)
     labels = manager.get_label_manager(dataset)
     channels = determine_num_input_channels(manager, part_of_plans, dataset), labels.num_segmentation_heads
     build = recursive_find_trainer_class_by_name(checkpoints[0]["trainer_name"]).build_network_architecture
     if "plans_manager" in inspect.signature(build).parameters:
         network = build(manager, part_of_plans, *channels, enable_deep_supervision=False)
-    else:  # of trainers that were written for nnunetv2 before 2.7
+    else:  # trainers written for nnunetv2 before 2.7
         network = build(
             part_of_plans.network_arch_class_name,
             part_of_plans.network_arch_init_kwargs,
@@ -119,40 +121,43 @@ def _build(
             enable_deep_supervision=False,
         )
     folds = tuple(dict(checkpoint["network_weights"]) for checkpoint in checkpoints)
-    for weights in reversed(folds):  # the first one's stay
+    for weights in reversed(folds):  # checks all folds, and ends with the first one's weights
         network.load_state_dict(weights)
     axes = tuple(checkpoints[0].get("inference_allowed_mirroring_axes") or ())
     return NNUNetModel(network.eval().requires_grad_(False), folds, manager, part_of_plans, labels, dataset, axes)
 
 
 def _refuse_other_parts(configuration: Any) -> None:
-    """Refuses names in plans that are no classes of networks.
+    """Raises an error if the plans name anything other than network classes.
 
-    nnU-Net imports and calls what they name, and a name such as `nnunetv2.configuration.os.system` leads out of its package.
+    nnU-Net imports and calls the named objects, and a name such as `nnunetv2.configuration.os.system` is not in its package.
     """
     given, keys = configuration.network_arch_init_kwargs, configuration.network_arch_init_kwargs_req_import
     for name in (configuration.network_arch_class_name, *(given[key] for key in keys if given.get(key) is not None)):
-        found = pydoc.locate(name)  # None: nnU-Net looks in its library of networks, or says that there is no such class
+        found = pydoc.locate(name)  # None: nnU-Net searches its library of networks, or reports that there is no such class
         if found is not None and not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
-            raise InputError("plans.json", f"names {name[:80]!r}, which is no part of a network.", "Get the file again.")
+            raise InputError("plans.json", f"names {name[:80]!r}, which is not part of a network.", "Get the file again.")
 
 
 def predict(
     volume: Volume, model: NNUNetModel, orientation: str, *, augment: bool = False, spares: bool = False, progress: Progress
 ) -> np.ndarray:
-    """Returns the model's label values on the grid of a CT, `[z, y, x]`, uint16.
+    """Segments a CT with an nnU-Net.
 
     Args:
-        volume: the CT in HU.
-        model: on the device to use.
-        orientation: that the network was trained in; see `imaging.orientation.turn_to`.
-        augment: averages over mirrored copies, along the axes that the training allows.
-        spares: puts windows together in main memory, so that the device holds one window at a time.
+        volume: the CT, `[z, y, x]` in HU.
+        model: the model, on the device to use.
+        orientation: orientation of the training images; see `imaging.orientation.turn_to`.
+        augment: average over copies mirrored along the axes that the training allows.
+        spares: assemble the windows in main memory, so that the device holds one window at a time.
         progress: called with the fraction completed, between windows.
 
+    Returns:
+        The model's label values `[z, y, x]` on the grid of the CT, uint16.
+
     Raises:
-        InputError: the CT is 0 HU everywhere.
-        WeightsError: the network's results are not finite.
+        InputError: if the CT is 0 HU everywhere.
+        WeightsError: if the network's results are not finite.
     """
     if not volume.array.any():
         raise InputError(volume.source, "is 0 HU everywhere.", "Check how it was exported.")
@@ -168,7 +173,7 @@ def predict(
             logits = _logits(model, torch.as_tensor(data), augment, spares, part(progress, 0, _WINDOWS))
             labels = _labels(model, logits, properties, part(progress, _WINDOWS, 1))
     finally:
-        if torch.get_num_threads() != threads:  # some resampling functions set it, and stay so after an error
+        if torch.get_num_threads() != threads:  # some resampling functions change it, and do not restore it after an error
             torch.set_num_threads(threads)
     whole = np.zeros(properties["shape_before_cropping"], np.uint16)
     whole[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])] = labels
@@ -177,7 +182,7 @@ def predict(
 
 
 def _logits(model: NNUNetModel, data: torch.Tensor, augment: bool, spares: bool, progress: Progress) -> torch.Tensor:
-    """Returns mean logits of all folds `[classes, a, b, c]` in main memory, float16, for a preprocessed CT `[1, a, b, c]`."""
+    """Returns the folds' mean logits `[classes, a, b, c]`, float16, in main memory, for a preprocessed CT `[1, a, b, c]`."""
     total: torch.Tensor | None = None
     count = len(model.folds)
     for number, weights in enumerate(model.folds):
@@ -190,7 +195,7 @@ def _logits(model: NNUNetModel, data: torch.Tensor, augment: bool, spares: bool,
 
 
 def _windows(model: NNUNetModel, data: torch.Tensor, augment: bool, spares: bool, progress: Progress) -> torch.Tensor:
-    """Returns logits of overlapping windows, blended with Gaussian weights; in float16, as nnU-Net does."""
+    """Returns the logits of overlapping windows, blended with Gaussian weights in float16, as nnU-Net does."""
     from acvl_utils.cropping_and_padding.padding import pad_nd_image
     from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
@@ -198,7 +203,7 @@ def _windows(model: NNUNetModel, data: torch.Tensor, augment: bool, spares: bool
     place = _CPU if spares else model.device
     padded, inside = pad_nd_image(data, patch, "constant", {"value": 0}, True, None)
     image = padded.to(place)
-    # The package keeps these weights where they are made: in main memory.
+    # The package caches these weights on the device where they are computed. On the CPU, they take no GPU memory.
     gaussian = compute_gaussian(patch, sigma_scale=1.0 / 8, value_scaling_factor=10, device=_CPU).to(place)
     logits = torch.zeros((model.labels.num_segmentation_heads, *image.shape[1:]), dtype=torch.half, device=place)
     weights = torch.zeros(image.shape[1:], dtype=torch.half, device=place)
@@ -216,7 +221,7 @@ def _windows(model: NNUNetModel, data: torch.Tensor, augment: bool, spares: bool
 
 
 def _window_places(shape: Sequence[int], patch: tuple[int, ...]) -> Iterator[tuple[slice | int, ...]]:
-    """Yields the places of windows in an image `[1, *shape]`; those of two dimensions lie in each plane of the first axis."""
+    """Yields the window positions in an image `[1, *shape]`; a 2D network has windows in each plane of the first axis."""
     from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 
     flat = len(patch) < len(shape)
@@ -228,7 +233,7 @@ def _window_places(shape: Sequence[int], patch: tuple[int, ...]) -> Iterator[tup
 
 
 def _mirrored(model: NNUNetModel, window: torch.Tensor, augment: bool) -> torch.Tensor:
-    """Returns logits of a window, averaged over all mirrored copies if requested."""
+    """Returns the logits of a window, averaged over all mirrored copies if `augment`."""
     found = model.network(window)
     axes = [axis + 2 for axis in model.mirror_axes] if augment else []
     flips = [chosen for count in range(1, len(axes) + 1) for chosen in itertools.combinations(axes, count)]
@@ -238,9 +243,10 @@ def _mirrored(model: NNUNetModel, window: torch.Tensor, augment: bool) -> torch.
 
 
 def _labels(model: NNUNetModel, logits: torch.Tensor, properties: Mapping[str, Any], progress: Progress) -> np.ndarray:
-    """Returns label values on the CT's grid within nnU-Net's crop: one class at a time is resampled, and the highest wins.
+    """Returns label values on the CT's grid within nnU-Net's crop.
 
-    Regions are set one over the other, in the order that `dataset.json` gives.
+    Each class is resampled separately, and the class of the highest logit wins. Regions are written one over the other, in the
+    order of `dataset.json`.
     """
     shape = properties["shape_after_cropping_and_before_resampling"]
     spacing = [properties["spacing"][axis] for axis in model.plans.transpose_forward]
@@ -266,9 +272,9 @@ def _labels(model: NNUNetModel, logits: torch.Tensor, properties: Mapping[str, A
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Restores after the block what imports of the package and building a network change for the whole process.
+    """Restores process-wide state after the block, because importing the package and building a network change it.
 
-    These are environment variables, which processes of this one would inherit, filters of warnings, and random numbers.
+    The state is the environment variables, which child processes would inherit, the warning filters, and the random numbers.
     """
     environment = dict(os.environ)
     try:

@@ -1,7 +1,7 @@
-"""Maps the labels of a team's own model to organs: by `organs.yaml`, or by the names in the model's own description.
+"""Maps the labels of a team's own model to organs: by `organs.yaml`, or by the label names in the model's metadata.
 
-`organs.yaml` lies in the model's folder, or beside it as `FOLDER.organs.yaml`, for folders that nobody may write into. It maps
-label values, or the model's names of labels, to names of `configs/labels.yaml`:
+`organs.yaml` is in the model's folder or, if that folder is read-only, next to it as `FOLDER.organs.yaml`. It maps label
+values, or the model's label names, to organ names of `configs/labels.yaml`:
 
     1: spleen
     2: right_kidney
@@ -27,43 +27,59 @@ _EXAMPLE = f"Write {ORGANS_FILE} into the folder, such as {{1: spleen, 2: right_
 
 
 class OrganNames(RootModel[dict[int | str, str]]):
-    """Content of `organs.yaml`: names of organs, by the model's label values or names of labels."""
+    """The content of `organs.yaml`: organ names by the model's label values or label names."""
 
 
 @dataclass(frozen=True)
 class OrganLabels:
-    """Organ numbers of the table by the model's label values, and the names of labels that are no organs of the table."""
+    """The organs of a model's labels.
+
+    Attributes:
+        organs: organ numbers by the model's label values.
+        left_out: names of the labels that are not organs of the table.
+    """
 
     organs: Mapping[int, int]
     left_out: tuple[str, ...] = ()
 
     @property
     def known(self) -> list[int]:
-        """Returns the numbers of the organs that the model knows."""
+        """The numbers of the organs that the model segments."""
         return sorted(set(self.organs.values()))
 
     def known_names(self) -> list[str]:
-        """Returns their names."""
+        """Returns the names of the organs that the model segments."""
         return [organ_table()[k].name for k in self.known]
 
     def requested(self, organs: Sequence[int], name: str) -> list[int]:
-        """Returns those of the requested organs that the model knows.
+        """Returns the requested organs that the model segments.
 
         Args:
-            organs: numbers.
-            name: of the model, for messages.
+            organs: numbers of the requested organs.
+            name: name of the model, for messages.
 
         Raises:
-            InputError: it knows none of them. An empty label map would say that the patient has none.
+            InputError: if it segments none of them. An empty label map would mean that the patient has none of these organs.
         """
         found = [organ for organ in organs if organ in self.known]
         if not found:
-            asked = ", ".join(organ_table()[k].name for k in organs)
-            raise InputError(name, f"knows none of these organs: {asked}.", f"It knows: {', '.join(self.known_names())}.")
+            names = ", ".join(organ_table()[k].name for k in organs)
+            known = ", ".join(self.known_names())
+            raise InputError(name, f"segments none of these organs: {names}.", f"Choose from: {known}.")
         return found
 
     def translated(self, labels: np.ndarray) -> np.ndarray:
-        """Returns organ numbers, uint8, for the model's label values, whole numbers of any sign; 0 for all other values."""
+        """Converts the model's label values to organ numbers.
+
+        Args:
+            labels: label values `[z, y, x]`, integers of any sign.
+
+        Returns:
+            Organ numbers of the same shape, uint8; 0 for values without an organ.
+
+        >>> OrganLabels({3: 6}).translated(np.array([[[0, 3, 7]]])).tolist()
+        [[[0, 6, 0]]]
+        """
         found = np.zeros(labels.shape, np.uint8)
         for value, organ in self.organs.items():
             found[labels == value] = organ
@@ -80,12 +96,12 @@ def organ_labels(folder: Path, names: Mapping[int, str], described: Path) -> Org
     """Returns the organs of a model's labels.
 
     Args:
-        folder: of the model.
-        names: of its labels by their values, without the background, as the model describes them; may be empty.
-        described: the file that they come from, for messages.
+        folder: folder of the model.
+        names: label names by value in the model's metadata, without the background; may be empty.
+        described: the metadata file, for messages.
 
     Raises:
-        InputError: `organs.yaml` is not valid or names an unknown label or organ, or no label is an organ of the table.
+        InputError: if `organs.yaml` is not valid or names an unknown label or organ, or no label is an organ of the table.
     """
     file = organs_file(folder)
     organs = _named(names) if file is None else _mapped(file, names, described)
@@ -96,12 +112,12 @@ def organ_labels(folder: Path, names: Mapping[int, str], described: Path) -> Org
 
 
 def _named(names: Mapping[int, str]) -> dict[int, int]:
-    """Returns the organs of labels that are named as segments of other programs are."""
+    """Returns the organ numbers of the label names that `configs/segment_names.yaml` recognises, by label value."""
     return {value: organ for value, name in names.items() if (organ := organ_named(name))}
 
 
 def _mapped(file: Path, names: Mapping[int, str], described: Path) -> dict[int, int]:
-    """Returns the organs that `organs.yaml` names."""
+    """Returns the organ numbers that `organs.yaml` lists, by label value."""
     values = {plain(name): value for value, name in names.items()}
     found = {}
     for label, organ in read_config(OrganNames, file, "map of labels to organs", _EXAMPLE).root.items():

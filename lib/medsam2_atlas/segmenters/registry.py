@@ -1,6 +1,7 @@
-"""The table of all segmenters. The app, comparison, scoring, batches and active learning go over it.
+"""The table of all segmenters, used by the app, comparison, scoring, batches and active learning.
 
-A new segmenter is a module with a subclass of `Segmenter`, and a line of `FAMILIES`. Importing this module loads none of them.
+A new segmenter is a module with a subclass of `Segmenter`, and a line of `FAMILIES`. Importing this module does not import the
+segmenters.
 """
 
 from __future__ import annotations
@@ -17,20 +18,25 @@ if TYPE_CHECKING:
     from medsam2_atlas.segmenters.base import Resources, Segmenter
 
 Role = Literal["prompted", "trained", "reference", "interactive"]
-"""`prompted`: the foundation model or the atlas alone, which need no training. `trained`: a network of these organs, also a
-source of prompts. `reference`: reads the true label map. `interactive`: needs a person's marks."""
+"""`prompted`: the foundation model or the atlas alone; neither needs training. `trained`: a network trained on these organs;
+its masks can give prompts. `reference`: reads the ground truth. `interactive`: needs a person's marks."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,56}")
-"""The operator's part of a name. With the family before it, it is a label tag: at most 64 characters (`storage.tag_name`)."""
+"""The operator's part of a name. With the family's prefix, it is a label tag of at most 64 characters (`storage.tag_name`)."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A line of the table.
+    """A line of the table: segmenters that share a class and a model of the server.
 
-    model: the server's model, and the tag that predictions are stored under. names: its segmenters, the default first.
-    source: `module:class` in this package. role: see `Role`. description: for people. prefix: of names that an operator gives
-    to folders, in place of `names`; `{name}` in model and description stands for the operator's part.
+    Attributes:
+        model: name of the server's model, and tag of its stored predictions; `{name}` is replaced by the operator's part.
+        names: names of its segmenters, the default first.
+        source: `module:class` in this package.
+        role: see `Role`.
+        description: text for users; `{name}` is replaced by the operator's part.
+        prefix: prefix of the names that the operator gives to folders, such as `bundle:`; replaces `names`.
+        trainable: whether its networks are trained on the studies.
     """
 
     model: str
@@ -39,7 +45,7 @@ class Family:
     role: Role
     description: str
     prefix: str = ""
-    learns: bool = False
+    trainable: bool = False
 
 
 FAMILIES = (
@@ -63,7 +69,7 @@ FAMILIES = (
         "unet:UNetSegmenter",
         "trained",
         "15 abdominal organs by a three-dimensional U-Net",
-        learns=True,
+        trainable=True,
     ),
     Family(
         "unet_2d",
@@ -71,25 +77,34 @@ FAMILIES = (
         "unet:UNetSegmenter",
         "trained",
         "15 abdominal organs by a two-dimensional U-Net, slice by slice",
-        learns=True,
+        trainable=True,
     ),
-    Family("reference", ("reference-1", "reference-3"), "strategies:Strategy", "reference", "MedSAM2, prompted by the truth"),
+    Family(
+        "reference", ("reference-1", "reference-3"), "strategies:Strategy", "reference", "MedSAM2, prompted by the ground truth"
+    ),
     Family(
         "medsam2", ("medsam2",), "marked:Marked", "interactive", "One organ by MedSAM2, from boxes and points on any slices"
     ),
     Family("bundle-{name}", (), "bundle:Bundle", "trained", "Organs by the MONAI bundle {name}", prefix="bundle:"),
     Family("nnunet-{name}", (), "nnunet:NNUNet", "trained", "Organs by the nnU-Net {name}", prefix="nnunet:"),
 )
-"""All segmenters. The order is that in which models are listed, and in which a default is looked for."""
+"""All segmenters. Models are listed in this order, and the first one that fits is the default."""
 
 
 FOUNDATIONS = ("atlas", "medsam2_atlas")
-"""Models that studies are measured by in the background: without a GPU, on which MedSAM2 takes minutes a case, and with one."""
+"""The models that measure studies in the background: without a GPU, because MedSAM2 takes minutes a case then, and with one."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that a server offers. tag: name of the model and of its predictions. names: the default first."""
+    """A model of the server.
+
+    Attributes:
+        tag: name of the model, and tag of its predictions.
+        names: names of its segmenters, the default first.
+        role: see `Role`.
+        description: text for users.
+    """
 
     tag: str
     names: tuple[str, ...]
@@ -101,7 +116,7 @@ def family_of(name: str) -> Family:
     """Returns the family of a segmenter.
 
     Raises:
-        InputError: no segmenter has that name.
+        InputError: if no segmenter has that name.
     """
     found = _found(name)
     if found is None:
@@ -110,10 +125,10 @@ def family_of(name: str) -> Family:
 
 
 def check_folder_name(name: str) -> None:
-    """Refuses a name that no folder can have.
+    """Checks the name of a folder: `bundle:NAME` or `nnunet:NAME`.
 
     Raises:
-        InputError: it is not that of a family of folders, or has characters that a label tag may not have.
+        InputError: if it has none of these forms, or contains characters that a label tag must not contain.
     """
     found = _found(name)
     if found is None or not found.prefix:
@@ -123,20 +138,23 @@ def check_folder_name(name: str) -> None:
 
 
 def model_of(name: str) -> str:
-    """Returns the server's model that a segmenter belongs to: the tag of its predictions.
+    """Returns the name of a segmenter's model on the server, which is also the tag of its predictions.
 
     Raises:
-        InputError: no segmenter has that name.
+        InputError: if no segmenter has that name.
+
+    >>> model_of("D"), model_of("bundle:abdomen")
+    ('medsam2_atlas', 'bundle-abdomen')
     """
     family = family_of(name)
     return family.model.format(name=_own(family, name))
 
 
 def vocabulary(folders: Iterable[str] = ()) -> list[str]:
-    """Returns the names of all segmenters, in the order in which they are documented.
+    """Returns the names of all segmenters except interactive ones, in the order of the documentation.
 
     Args:
-        folders: names of the folders that an operator gave; without any, a pattern stands for each kind.
+        folders: names of the configured folders; without folders, the result contains `bundle:NAME` and `nnunet:NAME`.
     """
     fixed = sorted(
         (name for family in FAMILIES if family.role != "interactive" for name in family.names),
@@ -147,11 +165,11 @@ def vocabulary(folders: Iterable[str] = ()) -> list[str]:
 
 
 def models(folders: Iterable[str] = (), roles: Iterable[Role] = ("prompted", "trained", "interactive")) -> list[Model]:
-    """Returns the models that a server offers.
+    """Returns the models of a server.
 
     Args:
-        folders: names, such as `bundle:NAME`, of the folders that its operator gave.
-        roles: of the models to list.
+        folders: names of the configured folders, such as `bundle:NAME`.
+        roles: roles of the models to list.
     """
     given, requested, found = list(folders), set(roles), []
     for family in FAMILIES:
@@ -168,30 +186,34 @@ def models(folders: Iterable[str] = (), roles: Iterable[Role] = ("prompted", "tr
 
 
 def preferred(role: Role) -> str:
-    """Returns the default segmenter of a role: the first name in the first line of the table that has this role."""
+    """Returns the default segmenter of a role: the first name in the first line of the table with this role."""
     return next(family.names[0] for family in FAMILIES if family.role == role and family.names)
 
 
 def trainable() -> list[str]:
-    """Returns the names of the networks that are trained on the studies, the preferred one first. They give coarse masks."""
-    return [name for family in FAMILIES if family.learns for name in family.names]
+    """Returns the names of the networks that are trained on the studies, the preferred one first."""
+    return [name for family in FAMILIES if family.trainable for name in family.names]
 
 
 def ready_made(folders: Iterable[str] = ()) -> list[str]:
-    """Returns the names of the networks that were trained elsewhere; they give coarse masks under their own names.
+    """Returns the names of the networks that were trained elsewhere.
 
     Args:
-        folders: names of the folders that an operator gave.
+        folders: names of the configured folders.
     """
-    fixed = [name for family in FAMILIES if family.role == "trained" and not family.learns for name in family.names]
+    fixed = [name for family in FAMILIES if family.role == "trained" and not family.trainable for name in family.names]
     return [*fixed, *folders]
 
 
 def make_segmenter(name: str, resources: Resources) -> Segmenter:
-    """Returns a segmenter; nothing of it is loaded yet.
+    """Creates a segmenter; this loads neither atlas nor networks.
+
+    Args:
+        name: name of the segmenter.
+        resources: source of atlas and networks.
 
     Raises:
-        InputError: no segmenter has that name.
+        InputError: if no segmenter has that name.
     """
     module, _, kind = family_of(name).source.partition(":")
     made: Segmenter = getattr(importlib.import_module(f"{__package__}.{module}"), kind)(name, resources)

@@ -1,4 +1,4 @@
-"""The typed report that every segmenter gives with a label map, its JSON, and the schema of that JSON."""
+"""The typed report that every segmenter returns with a label map, and its JSON."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Report(BaseModel):
-    """A report. Fields that a segmenter does not set are left out of the JSON.
+    """The report on one segmentation. The JSON omits fields that the segmenter does not set.
 
-    Organs are named as in `configs/labels.yaml`. Reports of other versions may have fields that this one does not know.
+    Organs are named as in `configs/labels.yaml`. Reports of other versions may have additional fields.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -27,56 +27,61 @@ class Report(BaseModel):
     image: str = Field("", description="file or folder of the CT")
     segmenter: str = Field("", description="name in the registry, such as D, unet_3d or bundle:NAME")
     strategy: str | None = Field(None, description="the same name; deprecated, use segmenter")
-    organs: list[str] = Field(default_factory=list, description="requested organs that the segmenter knows")
+    organs: list[str] = Field(default_factory=list, description="requested organs that the segmenter can segment")
     volumes_ml: dict[str, float] = Field(default_factory=dict, description="volume of each requested organ, millilitres")
     version: str = Field("", description="version of medsam2_atlas")
     torch: str = Field("", description="version of PyTorch")
-    remarks: list[str] | None = Field(None, description="what was corrected while the CT was read")
-    hu: dict[str, Any] | None = Field(None, description="how the file's values became HU")
-    seconds: dict[str, float] = Field(default_factory=dict, description="wall time of each stage; `total` is all of it")
+    remarks: list[str] | None = Field(None, description="corrections made while the CT was read")
+    hu: dict[str, Any] | None = Field(None, description="how the file's values were converted to HU")
+    seconds: dict[str, float] = Field(default_factory=dict, description="wall time of each stage, and `total`")
     energy: dict[str, Any] | None = Field(None, description="`watt_hours`, null if unknown, and `how` it was measured")
-    memory: str | None = Field(None, description="why the networks did not run as usual, if GPU memory was short")
+    memory: str | None = Field(
+        None, description="why the networks ran in smaller steps or on the CPU; missing if GPU memory was sufficient"
+    )
     device: str | None = Field(None, description="device of the networks, such as cpu or cuda:0")
     precision: str | None = Field(None, description="number format of the networks")
     windows: str | None = Field(None, description="`fewer slices` if the U-Net's windows were shortened to save memory")
     weights: dict[str, Any] | None = Field(None, description="file, checksum and mark of the network's weights")
-    mark: str | None = Field(None, description="warning about weights that are no official ones")
-    warning: str | None = Field(None, description="what a reader must check before using the label map")
+    mark: str | None = Field(None, description="warning about weights that are not official")
+    warning: str | None = Field(None, description="a problem that a person must check before using the label map")
     confidence: dict[str, float] | None = Field(
         None,
-        description="0..1 per organ, the least first; for prompted strategies, that the boxes overlap the true ones by half",
+        description="0..1 per organ, in ascending order; for prompted strategies, the estimated probability that the boxes "
+        "overlap the true boxes by half",
     )
-    uses_truth: bool | None = Field(None, description="whether the true label map was read, as reference strategies do")
-    from_cache: bool | None = Field(None, description="true if the stored label map was taken")
+    uses_truth: bool | None = Field(None, description="whether the ground truth was read, as reference strategies do")
+    from_cache: bool | None = Field(None, description="true if a stored label map was returned")
 
     # Prompted strategies
     atlas: dict[str, Any] | None = Field(None, description="folder, version and number of references of the atlas")
-    unet: dict[str, Any] | None = Field(None, description="weights of the U-Net that gave coarse masks for prompts")
-    prompter: dict[str, Any] | None = Field(None, description="the same for another segmenter that gave them")
-    loop: str | None = Field(None, description="how boxes condition the propagation")
-    thresholds: str | None = Field(None, description="rule that turned score maps into prompting regions")
+    unet: dict[str, Any] | None = Field(None, description="weights of the U-Net whose coarse masks gave prompts")
+    prompter: dict[str, Any] | None = Field(None, description="weights of another segmenter whose coarse masks gave prompts")
+    loop: str | None = Field(None, description="propagation loop: how boxes condition the propagation")
+    thresholds: str | None = Field(None, description="threshold rule that gave prompting regions from score maps")
     prompts_from: str | None = Field(None, description="source of the first prompts: atlas, unet, both, truth, or a segmenter")
-    prompt_sources: dict[str, str] | None = Field(None, description="per organ the source of its prompt, and why")
+    prompt_sources: dict[str, str] | None = Field(None, description="source of each organ's prompt, and the reason")
     prompts: list[dict[str, Any]] | None = Field(None, description="prompts of the last pass")
-    first_pass_prompts: list[dict[str, Any]] | None = Field(None, description="those of the first pass, if there were two")
-    fallbacks: dict[str, list[str]] | None = Field(None, description="per organ what was done instead of the usual")
-    without_prompt: dict[str, str] | None = Field(None, description="organs without a prompt, and why")
+    first_pass_prompts: list[dict[str, Any]] | None = Field(None, description="prompts of the first of two passes")
+    fallbacks: dict[str, list[str]] | None = Field(None, description="fallbacks that were used, by organ")
+    without_prompt: dict[str, str] | None = Field(None, description="organs without a prompt, and the reason")
 
-    # Others
-    augment: bool | None = Field(None, description="U-Net: whether results of turned and scaled copies were averaged")
+    # Other segmenters
+    augment: bool | None = Field(
+        None, description="test-time augmentation: whether results of changed copies were averaged (nnU-Net: mirrored copies)"
+    )
     marks: list[dict[str, Any]] | None = Field(None, description="boxes and points of a person")
-    overruled: list[str] | None = Field(None, description="where a person's points overruled the network")
-    range: list[int] | None = Field(None, description="first and last slice that was looked at")
+    overruled: list[str] | None = Field(None, description="corrections of the network's mask by a person's points")
+    range: list[int] | None = Field(None, description="first and last slice of the propagation")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the report as JSON values, without the fields that were not set."""
+        """Returns the report as JSON values, without unset fields."""
         return self.model_dump(mode="json", exclude_unset=True)
 
-    def having(self, **fields: Any) -> Report:
-        """Returns the report with other values of some fields.
+    def with_fields(self, **fields: Any) -> Report:
+        """Returns a copy of the report with new values of some fields.
 
         Raises:
-            ValueError: no such field.
+            ValueError: if a field does not exist.
         """
         unknown = fields.keys() - type(self).model_fields.keys()
         if unknown:
@@ -85,17 +90,16 @@ class Report(BaseModel):
 
     @property
     def organ_numbers(self) -> list[int]:
-        """Returns the numbers of the organs that were requested and that the segmenter knows; all of the table if none is
-        named."""
+        """The numbers of the requested organs that the segmenter can segment; all of the table if the report lists none."""
         named = [organ.index for organ in organ_table().organs if organ.name in self.organs]
         return named or organ_table().indices
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Report:
-        """Reads what `to_json` gave, by this version or an earlier one.
+        """Reads the JSON values of `to_json`, of this version or an earlier one.
 
         Raises:
-            ValueError: not a report.
+            ValueError: if they are not a report.
         """
         try:
             return cls.model_validate(dict(content))
@@ -104,16 +108,16 @@ class Report(BaseModel):
 
 
 def base_report(segmenter: str, image: Volume, labels: np.ndarray, organs: Sequence[int]) -> Report:
-    """Returns what all reports hold: image, requested organs, their volumes, versions, and how values became HU.
+    """Returns the common fields of all reports: image, requested organs and their volumes, versions, and conversion to HU.
 
     Args:
         segmenter: its name in the registry.
         image: the CT.
-        labels: its label map `[z, y, x]`.
+        labels: organ numbers `[z, y, x]`.
         organs: numbers of the requested organs.
     """
     import numpy as np
-    import torch  # every segmenter has loaded it; those who only read reports do without
+    import torch  # imported here, because programs that only read reports do not need it
 
     table = organ_table()
     counts = np.bincount(labels.ravel(), minlength=256)

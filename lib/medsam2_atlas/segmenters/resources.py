@@ -1,4 +1,4 @@
-"""Atlas and networks that a caller holds in memory, for segmenters without a folder of studies."""
+"""Provides atlas and networks from memory to segmenters, without a studies folder."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from medsam2_atlas.unet import UNet
 T = TypeVar("T")
 
 
-class Given:
-    """`Resources` of objects in memory: `segment(Case(image, Given(atlas, weights)), "D")`."""
+class LoadedResources:
+    """`Resources` of objects that the caller has loaded: `segment(Case(image, LoadedResources(atlas, weights)), "D")`."""
 
     def __init__(
         self,
@@ -37,14 +37,15 @@ class Given:
         hu: HuRule = CHECK,
         registrations: RegistrationCache | None = None,
     ) -> None:
-        """
+        """Keeps the given atlas and networks.
+
         Args:
-            atlas: of the strategies; not needed for those that do without.
-            weights: of MedSAM2.
-            unets: by name, `unet_3d` or `unet_2d`.
-            device: that networks run on; the processor by default.
-            hu: how the values of CTs become HU.
-            registrations: where registrations of targets are kept; nowhere by default.
+            atlas: atlas of the strategies; None if no strategy needs it.
+            weights: weights of MedSAM2.
+            unets: U-Nets by name, `unet_3d` or `unet_2d`.
+            device: device of the networks; by default the CPU.
+            hu: rule that converts the values of CTs to HU.
+            registrations: cache of targets' registrations; none by default.
         """
         self.hu, self.registrations = hu, registrations
         self.ladder = Ladder(device or torch.device("cpu"), self.release)
@@ -56,7 +57,7 @@ class Given:
         self._scores: tuple[tuple[str, str], ScoreMaps] | None = None
 
     def release(self) -> None:
-        """Drops all that is kept on a GPU."""
+        """Frees all GPU memory that is kept between cases."""
         self._copies.clear()
         for drop in self._drops:
             drop()
@@ -70,13 +71,13 @@ class Given:
         return self._atlas
 
     def score_maps(self, image: Volume, atlas: Atlas) -> ScoreMaps:
-        """Returns the score maps of a CT; those of the last CT are kept."""
+        """Returns the score maps of a CT (`[z, y, x]` in HU). The score maps of the last CT are kept."""
         key = (image.digest, atlas.version)
         if self._scores is None or self._scores[0] != key:
             self._scores = (key, score_maps(image, atlas, cache=self.registrations, progress=current()))
         return self._scores[1]
 
-    def weights(self, name: str = "", device: torch.device | None = None) -> Weights:  # noqa: ARG002 - there is one
+    def weights(self, name: str = "", device: torch.device | None = None) -> Weights:  # noqa: ARG002 - there are no others
         """Returns the weights; raises WeightsError if none were given."""
         if self._weights is None:
             raise WeightsError("weights", "are needed for this strategy.", "Name a checkpoint, or use the strategy `atlas`.")
@@ -84,33 +85,33 @@ class Given:
         return found
 
     def weight_names(self) -> list[str]:
-        """Returns the name of the file of the weights."""
+        """Returns the file name of the weights."""
         return [self.weights().file.name]
 
     def unet(self, name: str, device: torch.device | None = None) -> UNet:
         """Returns a U-Net; raises WeightsError if none of that name was given."""
         if name not in self._unets:
-            raise WeightsError("U-Net", "is needed to prompt from it.", "Train it or name its weights, or use the atlas.")
+            raise WeightsError("U-Net", "is needed for these prompts.", "Train it or name its weights, or use the atlas.")
         found: UNet = self.on_device(name, self._unets[name], device)
         return found
 
     def folder(self, name: str) -> Path:
-        """Raises InputError: no folders are given this way."""
-        raise InputError(name, "has no folder.", "Name it where models are given by files.")
+        """Raises InputError, because these resources contain no folders."""
+        raise InputError(name, "has no folder.", "Name the folder on the command line or in the server's settings.")
 
     def folders(self) -> Sequence[str]:
-        """Returns nothing: no folders are given this way."""
+        """Returns an empty sequence, because these resources contain no folders."""
         return ()
 
     def loaded(self, key: str, files: Sequence[Path], load: Callable[[], T]) -> T:  # noqa: ARG002 - loaded once
-        """Returns what was loaded, once."""
+        """Returns the result of `load`, which is called once per key."""
         if key not in self._loaded:
             self._loaded[key] = load()
         found: T = self._loaded[key]
         return found
 
     def on_device(self, key: str, network: Any, device: torch.device | None) -> Any:
-        """Returns a network on a device, copied there once."""
+        """Returns a network on a device, to which it is copied once."""
         if device is None or device == network.device:
             return network
         if (key, device) not in self._copies:
@@ -118,11 +119,11 @@ class Given:
         return self._copies[key, device]
 
     def at_release(self, drop: Callable[[], None]) -> None:
-        """Registers what is called when GPU memory is short."""
+        """Registers a function that frees a segmenter's GPU memory; it is called when GPU memory runs out."""
         self._drops.append(drop)
 
     def segmenter(self, name: str) -> Segmenter:
-        """Returns a segmenter by name, made once."""
+        """Returns the segmenter of that name, created once."""
         if name not in self._segmenters:
             self._segmenters[name] = make_segmenter(name, self)
         return self._segmenters[name]

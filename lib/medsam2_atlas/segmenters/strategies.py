@@ -1,15 +1,15 @@
-"""The prompted strategies, each a short composition of the rooms.
+"""The prompted strategies. Each is a short function that combines score maps, prompts, MedSAM2 and fusion.
 
-`atlas`  score maps alone, no network.
+`atlas`  score maps alone, without a network.
 `A`      one box in the middle of the prompting region.
-`B`      three boxes, at 25, 50 and 75 % of it.
-`C`      B, then a second pass prompted by B's masks.
-`D`      as C, with boxes 10 % larger in area and ranges 20 % longer.
-`E`      the surest organs first; their masks move and trim the score maps of the others, which are prompted then; the second
-         pass as D's.
-`reference-1`, `reference-3`  one or three boxes from the true label map: what the network could reach.
+`B`      three boxes, at 25, 50 and 75 % of the prompting region.
+`C`      as B, then a second pass prompted by the masks of the first.
+`D`      as C, with boxes 10 % larger in area and regions 20 % longer.
+`E`      segments the organs with the most reliable prompts first. Their masks move and trim the score maps of the other organs,
+         which are then prompted. The second pass is as in D.
+`reference-1`, `reference-3`  one or three boxes from the ground truth: an upper bound of the network's accuracy.
 
-The first boxes of A to D, and of E's surest organs, come from score maps, or from the coarse masks of a trained segmenter
+The first boxes of A to D, and of E's first organs, come from score maps, or from the coarse masks of a trained segmenter
 (`Options.prompts`).
 """
 
@@ -54,12 +54,17 @@ from medsam2_atlas.segmenters.fusion import fuse_scores
 from medsam2_atlas.segmenters.registry import models, ready_made, trainable
 
 ATLAS_ALONE = "atlas"
-_TURNED = "The patient lies the other way round than the file says: left and right may be confused."
+_TURNED = "The patient's orientation contradicts the file: left and right may be confused."
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a strategy. labels: `[z, y, x]`. passes: the prompts of each pass of MedSAM2, in their order."""
+    """The result of a strategy.
+
+    Attributes:
+        labels: organ numbers `[z, y, x]`.
+        passes: prompts of each pass of MedSAM2, in order.
+    """
 
     labels: np.ndarray
     passes: tuple[Prompts, ...] = ()
@@ -94,7 +99,8 @@ def _e(case: Case, clock: Clock) -> Outcome:
 
 def _reference(places: Callable[[], tuple[float, ...]]) -> Callable[[Case, Clock], Outcome]:
     def run(case: Case, clock: Clock) -> Outcome:
-        return _one_pass(case, case.from_labels(case.true_labels(), places(), "the truth lacks it", clock), clock)
+        prompts = case.from_labels(case.true_labels(), places(), "the ground truth does not contain it", clock)
+        return _one_pass(case, prompts, clock)
 
     return run
 
@@ -104,7 +110,7 @@ def _one_pass(case: Case, prompts: Prompts, clock: Clock) -> Outcome:
 
 
 def _second_pass(case: Case, first: Outcome, clock: Clock, *, enlarge: bool) -> Outcome:
-    """Prompts again from the masks of the first pass."""
+    """Runs a second pass, prompted by the masks of the first."""
     prompts = case.from_labels(first.labels, prompting_config().three_boxes, "the first pass found nothing", clock)
     if enlarge:
         prompts = enlarged(prompts, organ_table(), case.image.array.shape)
@@ -112,13 +118,11 @@ def _second_pass(case: Case, first: Outcome, clock: Clock, *, enlarge: bool) -> 
 
 
 def _by_stability(case: Case, clock: Clock) -> Outcome:
-    """Segments organs with sure prompts first, then the others, whose score maps the first masks constrain."""
+    """Segments the organs with reliable prompts first; their masks then constrain the score maps of the other organs."""
     prompts = case.first_prompts(prompting_config().three_boxes, clock)
     stable, later = by_stability(prompts)
-    if not later or case.options.prompts not in (
-        "atlas",
-        "both",
-    ):  # organs of coarse masks do not overlap: nothing to constrain
+    # The organs of coarse masks do not overlap, so there is nothing to constrain.
+    if not later or case.options.prompts not in ("atlas", "both"):
         return _b(case, clock)
     given = {p.label: p for p in prompts.prompts}
     logits = case.logits([given[k] for k in stable], clock)
@@ -149,7 +153,7 @@ REFERENCE_STRATEGIES = frozenset(name for model in models(roles=["reference"]) f
 
 
 class Strategy(Segmenter):
-    """A strategy as a segmenter."""
+    """The segmenter that runs one strategy."""
 
     def __init__(self, name: str, resources: Resources) -> None:
         super().__init__(name, resources)
@@ -162,13 +166,13 @@ class Strategy(Segmenter):
         if self.uses_network:
             self._resources.weights()
 
-    def offers(self) -> dict[str, Any]:
-        """Returns the organs and, with a network, weights and sources of prompts."""
-        found = super().offers()
+    def available_options(self) -> dict[str, Any]:
+        """Returns the organs and, for strategies with a network, the weights and sources of prompts."""
+        found = super().available_options()
         return found | {"weights": self._resources.weight_names(), "prompts": self._sources()} if self.uses_network else found
 
     def describe(self) -> dict[str, Any]:
-        """Returns the atlas' version and number of references, and a description of the weights."""
+        """Returns the atlas' version and number of references, and the mark of the weights."""
         atlas = self._resources.atlas()
         found: dict[str, Any] = {"atlas": atlas.version, "references": len(atlas.references)}
         return found | {"weights_mark": self._resources.weights().mark} if self.uses_network else found
@@ -190,10 +194,10 @@ class Strategy(Segmenter):
         found |= foundation_settings(network=self.uses_network, unet=prompter is not None)
         if not self.uses_network:
             return found
-        unusual = {
+        changed = {
             key: value
             for key, value in (("loop", options.loop), ("thresholds", options.thresholds), ("fill_holes", options.fill_holes))
-            if value != getattr(DEFAULTS, key)  # left out if usual, so that predictions of earlier versions are found
+            if value != getattr(DEFAULTS, key)  # defaults are omitted, so that predictions of earlier versions are found
         }
         device = resources.ladder.device_of(options.memory)
         return (
@@ -203,13 +207,13 @@ class Strategy(Segmenter):
                 "prompts": options.prompts,
                 "unet": prompter.version() if prompter else None,
             }
-            | unusual
+            | changed
             | self._ready_made(prompter, options)
             | ran_on(device, medsam2=True, unet=prompter is not None, memory=options.memory)
         )
 
     def _ready_made(self, prompter: Segmenter | None, options: Options) -> Provenance:
-        """Returns what coarse masks of a team's own model depend on; its version says nothing of the packages that run it."""
+        """Returns the provenance of coarse masks of a team's own model; its version alone does not cover the used packages."""
         if prompter is None or prompter.name in trainable():
             return {}
         return {"prompter": prompter.provenance(Options(organs=options.organs, memory=options.memory))}
@@ -219,19 +223,23 @@ class Strategy(Segmenter):
         return segment(Case(volume, self._resources, options), self.name)
 
     def _sources(self) -> list[str]:
-        """Returns the sources that can give first prompts now."""
-        able = [name for name in trainable() if not self._resources.segmenter(name).missing()]
-        others = [n for n in ready_made(self._resources.folders()) if not self._resources.segmenter(n).missing()]
-        return ["atlas", *(["unet", "both"] if able else []), *others]
+        """Returns the currently available sources of first prompts."""
+        unets = [name for name in trainable() if not self._resources.segmenter(name).missing()]
+        pretrained = [n for n in ready_made(self._resources.folders()) if not self._resources.segmenter(n).missing()]
+        return ["atlas", *(["unet", "both"] if unets else []), *pretrained]
 
 
 def segment(case: Case, strategy: str = "D") -> Segmentation:
-    """Segments a CT. Only the reference strategies look at the truth, and their report says so.
+    """Segments a CT. Only the reference strategies read the ground truth, and their reports state it.
+
+    Args:
+        case: the CT, with resources and options.
+        strategy: name of the strategy.
 
     Raises:
-        InputError: an unknown strategy, or an image that cannot be used.
-        AtlasError: the strategy needs an atlas and there is none.
-        WeightsError: the strategy needs weights and there are none.
+        InputError: if the strategy is unknown, or the image cannot be used.
+        AtlasError: if the strategy needs an atlas and there is none.
+        WeightsError: if the strategy needs weights and there are none.
     """
     if strategy not in STRATEGIES:
         raise InputError(strategy, "is not a strategy.", f"Choose from: {', '.join(STRATEGIES)}.")
@@ -243,8 +251,7 @@ def segment(case: Case, strategy: str = "D") -> Segmentation:
 
 
 def _confidences(case: Case, strategy: str, passes: tuple[Prompts, ...]) -> list[tuple[int, float]]:
-    """Returns the organs with the confidence of their first prompts, or of their score maps if there are none; the least sure
-    first."""
+    """Returns organs and confidences of their first prompts (strategy `atlas`: of their score maps), in ascending order."""
     if strategy == ATLAS_ALONE:
         maps = case.scores(Clock()).maps
         known = {k: confidence(score.evidence, confidence_config()) for k, score in maps.items()}
@@ -258,7 +265,7 @@ def _report(case: Case, strategy: str, outcome: Outcome, labels: np.ndarray, clo
     missing: dict[int, str] = {}
     for prompts in passes:
         missing |= {k: reason for k, reason in prompts.missing.items() if k not in missing}
-    report = base_report(strategy, case.image, labels, case.organs).having(
+    report = base_report(strategy, case.image, labels, case.organs).with_fields(
         strategy=strategy,
         loop=options.loop,
         thresholds=options.thresholds,
@@ -274,11 +281,11 @@ def _report(case: Case, strategy: str, outcome: Outcome, labels: np.ndarray, clo
         **_models_used(case, strategy, passes),
     )
     turned = case.used("atlas") and strategy not in REFERENCE_STRATEGIES and case.scores(Clock()).turned
-    return report.having(warning=_TURNED) if turned else report
+    return report.with_fields(warning=_TURNED) if turned else report
 
 
 def _models_used(case: Case, strategy: str, passes: tuple[Prompts, ...]) -> dict[str, Any]:
-    """Returns the fields of a report about atlas, networks and device."""
+    """Returns the report's fields about atlas, networks and device."""
     found: dict[str, Any] = {"device": "cpu", "weights": None, "unet": None, "atlas": None}
     if case.used("atlas"):
         atlas = case.atlas

@@ -1,4 +1,4 @@
-"""The U-Nets as segmenters: a CT to a label map by a trained network alone."""
+"""The U-Nets as segmenters: a trained network alone segments the CT."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from medsam2_atlas.unet import UNet, predict
 
 
 class UNetSegmenter(Segmenter):
-    """`unet_2d` or `unet_3d`. Weights are loaded again when training has published better ones."""
+    """The segmenter `unet_2d` or `unet_3d`. It loads the weights again after training has published better ones."""
 
     def check(self) -> None:
         """Loads the weights."""
         self._unet()
 
-    def offers(self) -> dict[str, Any]:
-        """Returns organs, and whether results of turned and scaled copies are averaged."""
-        return super().offers() | {"augment": False}
+    def available_options(self) -> dict[str, Any]:
+        """Returns the organs, and `augment`: average over rotated and scaled copies."""
+        return super().available_options() | {"augment": False}
 
     def describe(self) -> dict[str, Any]:
         """Returns version and mark of the weights, and their Dice on validation cases."""
@@ -45,7 +45,7 @@ class UNetSegmenter(Segmenter):
         return self._unet().file
 
     def validation(self) -> Validation:
-        """Returns Dice on validation cases, and numbers of training cases."""
+        """Returns Dice on the validation cases, and the numbers of training cases."""
         unet = self._unet()
         return Validation(unet.validation, unet.cases)
 
@@ -56,14 +56,14 @@ class UNetSegmenter(Segmenter):
         return found | unet_settings() | where
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
-        """Segments a CT by sliding windows."""
-        # One network for the whole run, whatever training publishes meanwhile.
+        """Segments a CT with sliding windows."""
+        # The network stays the same for the whole run, even if training publishes new weights meanwhile.
         unet = self._resources.unet(self.name, self._resources.ladder.device_of(options.memory))
         began = time.perf_counter()
         found = predict(volume, unet, augment=options.augment, memory=options.memory, progress=current())
         seconds = time.perf_counter() - began
         labels, table = only(found.labels, options.labels), organ_table()
-        report = base_report(self.name, volume, labels, options.labels).having(
+        report = base_report(self.name, volume, labels, options.labels).with_fields(
             strategy=self.name,
             augment=options.augment,
             confidence={table[k].name: round(v, 4) for k, v in found.confidence.items() if k in options.labels},

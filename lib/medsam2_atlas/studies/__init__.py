@@ -1,4 +1,4 @@
-"""Stored predictions of studies, the atlas that grows with them, and the runner of segmenters over them."""
+"""Stored predictions of studies, the atlas that grows from their final labels, and the runner of segmenters."""
 
 from medsam2_atlas.studies.growth import (
     StudiesGrowthOptions,

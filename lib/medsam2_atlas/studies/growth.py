@@ -1,4 +1,4 @@
-"""The atlas of a set of studies: a base, and every label that was signed off."""
+"""Grows the atlas of a set of studies: a base atlas, and every signed-off label."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from medsam2_atlas.storage import WorkFolder
 
 
 def atlas_store(work: WorkFolder) -> AtlasStore:
-    """Returns the versions of the grown atlas."""
+    """Returns the store of the grown atlas' versions."""
     return AtlasStore(work.path / "atlas")
 
 
 def grown_atlas(work: WorkFolder, base: Atlas | None) -> Atlas | None:
-    """Returns the current grown atlas, if it grew from this base."""
+    """Returns the current grown atlas; None if there is none, or if it grew from a different base atlas."""
     folder = atlas_store(work).current
     if folder is None:
         return None
@@ -31,10 +31,10 @@ def grown_atlas(work: WorkFolder, base: Atlas | None) -> Atlas | None:
 
 
 def excluded_references(work: WorkFolder) -> set[str]:
-    """Returns names that are kept out of the atlas.
+    """Returns the names of the studies that are excluded from the atlas.
 
     Raises:
-        AtlasError: their file cannot be read; without it, excluded labels would be added again.
+        AtlasError: if the list cannot be read; without it, excluded labels would be added again.
     """
     file = work.path / "atlas" / "excluded.json"
     try:
@@ -47,11 +47,13 @@ def excluded_references(work: WorkFolder) -> set[str]:
 
 @dataclass(frozen=True)
 class StudiesGrowthOptions(GrowthOptions):
-    """How the atlas of studies grows; `exclude` names studies to keep out from now on, `cache` is that of the studies.
+    """Options of the growth of a studies folder's atlas.
+
+    The inherited `exclude` lists studies to exclude from now on. The inherited `cache` is replaced by the cache of the studies.
 
     Attributes:
-        include: names to admit again.
-        rebuild: register everything again, with a new common space if there is no base.
+        include: names of excluded studies to admit again.
+        rebuild: register everything again; without a base atlas, this also builds a new common space.
     """
 
     include: Collection[str] = ()
@@ -67,22 +69,22 @@ def grow_studies_atlas(
     skipped: Mapping[str, str] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Makes a new version of the studies' atlas and puts it in place of the old one.
+    """Builds a new version of the studies' atlas and makes it the current one.
 
     Args:
-        work: of the studies.
-        base: the atlas to start from; without one the studies' own labels make one.
+        work: work folder of the studies.
+        base: atlas to start from; None builds an atlas from the studies' labels alone.
         finals: the signed-off labels.
-        options: how it grows.
-        skipped: labels that were left out before, by name, with the reason; for the report.
+        options: options of the growth.
+        skipped: reasons why labels were excluded earlier, by name; for the report.
         progress: called with stage and fraction completed.
 
     Returns:
-        The outcome for each label.
+        The report, which lists the outcome of each label.
 
     Raises:
-        AtlasError: nothing to make an atlas of.
-        MedSAM2AtlasError: if `options.strict`, a label that cannot be used; the current version stays.
+        AtlasError: if there is nothing to build an atlas from.
+        MedSAM2AtlasError: if `options.strict` and a label cannot be used; the current version stays.
     """
     options = options or StudiesGrowthOptions()
     excluded = (excluded_references(work) | set(options.exclude)) - set(options.include)
@@ -104,7 +106,7 @@ def _grown_from(base: Atlas | None, atlas: Atlas) -> Atlas:
 
 
 def _report(growth: Growth, folder: Path, before: Atlas | None) -> dict[str, Any]:
-    """Returns the outcome for each label, and the version in `folder` that replaces another one."""
+    """Returns the outcome of each label, the new version in `folder`, and the version that it replaces."""
     return {
         "version": growth.atlas.version,
         "template": growth.atlas.template_version,

@@ -1,7 +1,7 @@
-"""Atlas, networks and segmenters of a server or a command: found, loaded once, and loaded again when their files change.
+"""Finds and loads atlas, networks and segmenters of a server or a command, and loads them again when their files change.
 
-Networks are loaded on the processor, so that a server with a full or broken GPU can still describe its models. They are copied
-to the GPU when a case is segmented there.
+Networks are loaded on the CPU, so that a server with a full or broken GPU can still describe its models. They are copied to the
+GPU when a case is segmented there.
 """
 
 from __future__ import annotations
@@ -35,32 +35,34 @@ from medsam2_atlas.unet import UNet, UNetConfig, load_unet, unet_config
 T = TypeVar("T")
 
 _KEPT_SCORES = 2
-"""CTs whose score maps are kept: the one that an annotator opens, and the one that is measured in the background."""
+"""Number of CTs whose score maps are kept: the one open at an annotator, and the one measured in the background."""
 
 
 class Models:
-    """The resources of segmenters (`segmenters.base.Resources`). Safe to use from several threads: one lock guards
-    the caches, and one for each thing keeps it from being loaded twice.
+    """The resources of segmenters (`segmenters.base.Resources`) of a server or a command.
 
-    Atlases and networks that were handed out stay as they are: a request ends with the atlas and weights that it began with,
-    whatever replaces them meanwhile.
+    It may be used from several threads: one lock guards the caches, and one lock per key prevents loading the same files twice.
+
+    Returned atlases and networks never change. A request ends with the atlas and weights that it began with, even if new ones
+    are published meanwhile.
     """
 
     def __init__(self, conf: Mapping[str, str], work: WorkFolder | None = None, hu: HuRule = CHECK) -> None:
-        """
+        """Checks the names of folders; loads nothing.
+
         Args:
-            conf: `atlas`, `checkpoint`, `config`, `device`, `unet_2d`, `unet_3d`, `unet_2d_config`, `unet_3d_config`, and
-                `bundle:NAME` and `nnunet:NAME`, which name folders; paths that are not given are searched for in the usual
-                places.
-            work: of the studies; None for a command that works on none.
-            hu: how the values of CTs become HU, for all models and trainings.
+            conf: paths and names by key: `atlas`, `checkpoint`, `config`, `device`, `unet_2d`, `unet_3d`, `unet_2d_config`,
+                `unet_3d_config`, and the folders `bundle:NAME` and `nnunet:NAME`; missing paths are searched for in the default
+                locations.
+            work: work folder of the studies; None for a command without studies.
+            hu: rule that converts the values of CTs to HU, for all models and trainings.
 
         Raises:
-            InputError: a name that no folder can have.
+            InputError: if the name of a folder is not valid.
         """
         self.hu = hu
         self.busy = threading.Lock()
-        """Held while a case is segmented: one case at a time on the device."""
+        """Held while a case is segmented, so that the device runs one case at a time."""
         self._work = work
         self._drops: list[Callable[[], None]] = []
         self._segmenters: dict[str, Segmenter] = {}
@@ -75,23 +77,23 @@ class Models:
 
     @cached_property
     def device(self) -> torch.device:
-        """What cases are segmented on. A GPU is tried when this is first asked for; what needs no network never asks."""
+        """The device of the networks. The first use tests the GPU; segmenters without a network never use this property."""
         return pick_device(self._conf.get("device") or "auto")
 
     @cached_property
     def ladder(self) -> Ladder:
-        """Runs cases with as much of a GPU's memory as there is."""
+        """The ladder that runs each case in steps small enough for the free GPU memory."""
         return Ladder(self.device, self.release)
 
     def release(self) -> None:
-        """Drops all that is kept on a GPU; it is made again where it is needed."""
+        """Frees all GPU memory that is kept between cases."""
         with self._lock:
             self._copies.clear()
         for drop in self._drops:
             drop()
 
     def at_release(self, drop: Callable[[], None]) -> None:
-        """Registers what is called to drop what a segmenter keeps on a GPU."""
+        """Registers a function that frees a segmenter's GPU memory; `release` calls it."""
         self._drops.append(drop)
 
     @property
@@ -99,52 +101,52 @@ class Models:
         """The work folder of the studies.
 
         Raises:
-            ValueError: there are no studies.
+            ValueError: if there are no studies.
         """
         if self._work is None:
-            raise ValueError("these models belong to no folder of studies")
+            raise ValueError("these models belong to no studies folder")
         return self._work
 
     @property
     def registrations(self) -> RegistrationCache | None:
-        """Registrations of the studies; None if there are no studies."""
+        """The cache of the studies' registrations; None if there are no studies."""
         return None if self._work is None else RegistrationCache(self._work.path / "registrations")
 
     def segmenter(self, name: str) -> Segmenter:
-        """Returns a segmenter by name, made once.
+        """Returns the segmenter of that name, created once.
 
         Raises:
-            InputError: no segmenter has that name, or its folder was not named.
+            InputError: if no segmenter has that name, or its folder is not configured.
         """
         with self._lock:
             if name not in self._segmenters:
                 if ":" in name:
-                    self.folder(name)  # so that clients' names fill no memory
+                    self.folder(name)  # refuses unknown names, so that clients' names cannot fill the memory
                 self._segmenters[name] = make_segmenter(name, self)
             return self._segmenters[name]
 
     def folder(self, name: str) -> Path:
-        """Returns the folder that the operator named for a segmenter, such as `bundle:NAME`.
+        """Returns the folder that the operator configured for a segmenter, such as `bundle:NAME`.
 
         Raises:
-            InputError: none was named.
+            InputError: if there is none.
         """
         if name not in self.folders():
-            known = ", ".join(self.folders()) or "none is named"
+            known = ", ".join(self.folders()) or "none"
             raise InputError(
                 name, "has no folder.", f"Name it: {name}=FOLDER (--conf of serve, --folder of commands). Known: {known}."
             )
         return Path(self._conf[name])
 
     def folders(self) -> list[str]:
-        """Returns the names of the folders that the operator named."""
+        """Returns the names (`bundle:NAME`, `nnunet:NAME`) of the configured folders."""
         return [key for key in self._conf if ":" in key]
 
     def score_maps(self, image: Volume, atlas: Atlas) -> ScoreMaps:
-        """Returns the score maps of a CT; those of the last CTs are kept for the next caller.
+        """Returns the score maps of a CT (`[z, y, x]` in HU). The score maps of the last CTs are kept.
 
         Raises:
-            InputError: the CT shows no body, or too little of it.
+            InputError: if the CT shows no body, or too little of it.
         """
         key = (image.digest, atlas.version)
         with self._lock:
@@ -160,7 +162,7 @@ class Models:
         return found
 
     def base_atlas(self) -> Atlas | None:
-        """Returns the atlas that the server was given; None without one."""
+        """Returns the configured or default atlas, before any growth; None if there is none."""
         try:
             folder = find_atlas(self._path("atlas"))
         except AtlasError:
@@ -168,10 +170,10 @@ class Models:
         return self._once("base atlas", [folder / "atlas.json"], lambda: Atlas.load(folder), AtlasError)
 
     def atlas(self) -> Atlas:
-        """Returns the atlas grown from the base and the studies' final labels; the base where none has been grown from it.
+        """Returns the atlas grown from the base atlas and the studies' final labels, or else the base atlas.
 
         Raises:
-            AtlasError: none is there, or it cannot be read.
+            AtlasError: if there is no atlas, or it cannot be read.
         """
         base = self.base_atlas()
         grown = None if self._work is None else atlas_store(self._work).current
@@ -180,27 +182,31 @@ class Models:
             if atlas.options.get("base", "") == (base.version if base else ""):
                 return atlas
         if base is None:
-            find_atlas(self._path("atlas"))  # says where it was looked for
-            raise AtlasError("atlas", "is gone.", "Build it again.")
+            find_atlas(self._path("atlas"))  # raises an error that names the folder
+            raise AtlasError("atlas", "is missing.", "Build it again.")
         return base
 
     def weight_names(self) -> list[str]:
-        """Returns the names that a client may choose among; the default first. Clients never name paths."""
+        """Returns the names of the available weights, the default first. Clients choose a name and never a path."""
         default = find_checkpoint(self._path("checkpoint"))
         return [default.name, *(name for name in known_checkpoints() if name != default.name)]
 
     def weights(self, name: str = "", device: torch.device | None = None) -> Weights:
-        """Returns the MedSAM2 weights of that name, or the default ones; on the processor where no device is named.
+        """Returns MedSAM2's weights.
+
+        Args:
+            name: one of `weight_names`; by default the first.
+            device: device to copy them to; by default the CPU.
 
         Raises:
-            InputError: not one of `weight_names`.
-            WeightsError: none found, or they do not fit the network.
-            torch.OutOfMemoryError: the device has no memory for them.
+            InputError: if the name is unknown.
+            WeightsError: if there are no weights, or they do not fit the network.
+            torch.OutOfMemoryError: if the device has too little memory.
         """
         file = find_checkpoint(self._path("checkpoint"))
         if name and name != file.name:
             if name not in known_checkpoints():
-                raise InputError(name, "are no weights of this server.", f"Choose from: {', '.join(self.weight_names())}.")
+                raise InputError(name, "names no weights of this server.", f"Choose from: {', '.join(self.weight_names())}.")
             file = known_checkpoints()[name]
         config, key = self._conf.get("config"), f"weights {file}"
         loaded = self._once(key, [file], lambda: load_weights(file, config), WeightsError)
@@ -208,11 +214,15 @@ class Models:
         return found
 
     def unet(self, name: str, device: torch.device | None = None) -> UNet:
-        """Returns the U-Net of that name; what training publishes is served at once. On the processor where no device is named.
+        """Returns a U-Net, with the weights that training published last.
+
+        Args:
+            name: name of the U-Net, such as `unet_3d`.
+            device: device to copy it to; by default the CPU.
 
         Raises:
-            WeightsError: not trained yet, or its weights cannot be used.
-            torch.OutOfMemoryError: the device has no memory for it.
+            WeightsError: if it is not trained yet, or its weights cannot be used.
+            torch.OutOfMemoryError: if the device has too little memory.
         """
         trained = None if self._work is None else self._work.path / name / "best.pt"
         file = find_unet(name, self._path(name), trained)
@@ -220,29 +230,34 @@ class Models:
         return found
 
     def unet_config(self, name: str) -> UNetConfig:
-        """Returns how the U-Net of that name is trained."""
+        """Returns the training configuration of the U-Net of that name."""
         return unet_config(self._conf.get(f"{name}_config", name))
 
     def loaded(self, key: str, files: Sequence[Path], load: Callable[[], T]) -> T:
-        """Returns what was loaded from files, loaded again if one of them has changed.
+        """Returns the result of `load`, kept under a key until one of the files changes.
 
         Raises:
-            WeightsError: it cannot be loaded.
+            WeightsError: if `load` fails.
         """
         return self._once(key, files, load, WeightsError)
 
     def on_device(self, key: str, network: Any, device: torch.device | None) -> Any:
-        """Returns a network on a device, copied there once by its method `on`; itself on the processor.
+        """Returns a network on a device. Its method `on` copies it there once; on the CPU, it is the network itself.
+
+        Args:
+            key: key of the copy; a copy of another network under this key is dropped.
+            network: the network on the CPU.
+            device: the device; None means the CPU.
 
         Raises:
-            torch.OutOfMemoryError: the device has no memory for it.
+            torch.OutOfMemoryError: if the device has too little memory.
         """
         if device is None or device.type == "cpu":
             return network
         with self._lock:
             found = self._copies.get((key, device))
             if found is None or found[0] is not network:
-                self._copies.pop((key, device), None)  # before the new one takes its memory
+                self._copies.pop((key, device), None)  # frees its memory before the new copy needs it
                 found = self._copies[key, device] = (network, network.on(device))
         return found[1]
 
@@ -250,24 +265,24 @@ class Models:
         return Path(self._conf[key]) if key in self._conf else None
 
     def _once(self, key: str, files: Sequence[Path], load: Callable[[], T], kind: type[MedSAM2AtlasError]) -> T:
-        """Returns the content of files, loaded again if one has changed. Any failure to load raises `kind`."""
+        """Returns the result of `load`, kept under a key until one of the files changes. Any failure raises `kind`."""
         try:
             try:
                 states = [(file, file.stat()) for file in files]
             except FileNotFoundError:
-                return load()  # raises the error that names the remedy
+                return load()  # raises an error with the remedy
             stamp = tuple((file, state.st_mtime_ns, state.st_size) for file, state in states)
             found = self._loaded.get(key)
             if found is None or found[0] != stamp:
                 with self._lock:
                     loading = self._loading.setdefault(key, threading.RLock())
-                with loading:  # of this one alone: a folder that takes long to load keeps nobody from the others
+                with loading:  # a lock of this key alone: slow loading of one folder does not delay the others
                     found = self._loaded.get(key)
                     if found is None or found[0] != stamp:
                         found = self._loaded[key] = (stamp, load())
         except (MedSAM2AtlasError, MemoryError):  # memory may suffice later
             raise
         except Exception as error:
-            raise kind(files[0], f"cannot be loaded ({error}).", "Check its rights, or make it again.") from error
+            raise kind(files[0], f"cannot be loaded ({error}).", "Check its permissions, or create it again.") from error
         loaded: T = found[1]
         return loaded

@@ -17,30 +17,30 @@ from medsam2_atlas.storage import Label, StudyStore
 def study_picture(
     store: StudyStore, study: str, tags: Sequence[str], image_of: Callable[[str], str | Path], hu: HuRule = CHECK
 ) -> Path:
-    """Returns the picture of a study with the first label map that can be used.
+    """Returns the picture (PNG) of a study with its first usable label map; draws it if there is none yet.
 
     Args:
-        store: of the studies.
+        store: the studies.
         study: name of the study.
-        tags: of the label maps, the preferred one first.
-        image_of: returns the file of a study's image; called only if the picture is to be drawn.
-        hu: rule by which values become HU.
+        tags: tags of the label maps, the preferred one first.
+        image_of: returns the file of a study's image; called only if the picture must be drawn.
+        hu: rule that converts the CT's values to HU.
 
     Raises:
-        NotFoundError: no such study, or it has no label map.
-        InputError: the image or the label map cannot be read.
+        NotFoundError: if there is no such study, or it has no usable label map.
+        InputError: if the image or the label map cannot be read.
     """
     label = _shown(store, study, tags)
     key = f"{study}/{label.tag}/{label.version.sha256}" + ("" if hu == CHECK else f"/{hu}")
     file = store.work.folder("pictures") / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.png"
     if not file.exists():
         image = read_volume(image_of(study))
-        with suppress(InputError):  # values that no model accepts are drawn as they are
+        with suppress(InputError):  # values that the HU check refuses are drawn unchanged
             image = to_hu(image, hu)
         write_preview(image, read_labels(label.file, image).array, file)
         try:
             store.image(study)
-        except NotFoundError:  # it was erased while it was drawn
+        except NotFoundError:  # the study was erased while the picture was drawn
             file.unlink(missing_ok=True)
             raise
     return file

@@ -1,6 +1,6 @@
-"""What models have predicted for studies: label maps under the models' own tags, each with how it was made.
+"""Stores models' predictions for studies: label maps under the models' own tags, each with its provenance and report.
 
-A prediction is found again as long as nothing has changed that it depends on: image, weights, atlas, options.
+A stored prediction is valid as long as its inputs are unchanged: image, weights, atlas, options.
 """
 
 from __future__ import annotations
@@ -24,17 +24,24 @@ from medsam2_atlas.storage import FINAL, Label, StudyStore, WorkFolder
 
 log = logging.getLogger(__name__)
 
-_PROCESSOR = {"device": "cpu", "precision": "float32"}
+_CPU = {"device": "cpu", "precision": "float32"}
 
 
 def file_stamp(image: Path) -> str:
-    """Tells a file, or a folder of DICOM files, from what stood there before: name, size and time of change."""
+    """Returns a hash of names, sizes and modification times of a file, or of the files of a DICOM folder."""
     return hashlib.sha256(json.dumps(file_states(image)).encode()).hexdigest()[:20]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A stored prediction. label: its file. report: of the run that made it. provenance: see `Provenance`. made: ISO time."""
+    """A stored prediction.
+
+    Attributes:
+        label: file of the label map.
+        report: report of the run that made it.
+        provenance: see `Provenance`.
+        made: time of the run, ISO 8601.
+    """
 
     label: Path
     report: Report
@@ -42,54 +49,65 @@ class Prediction:
     made: str
 
     def segmentation(self, image: Path) -> Segmentation:
-        """Returns the label map with its report, marked as coming from the cache. The image's voxels are not read.
+        """Reads the label map; the report is marked as coming from the cache. The image's voxels are not read.
+
+        Args:
+            image: file of the study's image, for its grid.
 
         Raises:
-            InputError: the label map cannot be read, or its grid is not the image's.
+            InputError: if the label map cannot be read, or its grid differs from the image's.
         """
         return Segmentation(read_labels(self.label, image=image), self.cached_report)
 
     @property
     def cached_report(self) -> Report:
         """The report, marked as coming from the cache."""
-        return self.report.having(from_cache=True)
+        return self.report.with_fields(from_cache=True)
 
 
 class PredictionStore:
-    """Predictions of all models for a set of studies."""
+    """The stored predictions of all models for a set of studies."""
 
     def __init__(self, work: WorkFolder, studies: StudyStore) -> None:
-        """
+        """Keeps the two folders; reads nothing.
+
         Args:
-            work: of the studies; reports are kept there.
-            studies: where label maps go.
+            work: work folder of the studies, for reports.
+            studies: store of the label maps.
         """
         self._work, self._studies = work, studies
 
     def find(self, model: str, study: str, image: Path, *provenances: Provenance) -> Prediction | None:
-        """The stored prediction, if it was made of this image with one of these provenances and its file is unchanged."""
+        """Returns the stored prediction if it is valid: made from this image, with one of the provenances, file unchanged.
+
+        Args:
+            model: name of the model.
+            study: name of the study.
+            image: file of the study's image.
+            *provenances: provenances that are accepted.
+        """
         found = self.latest(model, study)
         if found is None:
             return None
         made = [found.provenance]
         if "device" not in found.provenance and (found.report.device or "cpu") == "cpu":
-            # Earlier versions named the device in the report only. On GPUs they used TF32: those predictions do not count.
-            made.append({**found.provenance, **_PROCESSOR})
+            # Earlier versions recorded the device in the report only. On GPUs they used TF32, so those predictions are invalid.
+            made.append({**found.provenance, **_CPU})
         stamp = {"image": file_stamp(image)}
-        # Earlier versions named no settings: their predictions count whatever was set.
+        # Earlier versions recorded no settings, so their predictions are valid with any settings.
         unnamed = {"settings"} - found.provenance.keys()
-        asked = ({k: v for k, v in _plain(provenance).items() if k not in unnamed} | stamp for provenance in provenances)
-        return found if any(provenance in made for provenance in asked) else None
+        accepted = ({k: v for k, v in _plain(provenance).items() if k not in unnamed} | stamp for provenance in provenances)
+        return found if any(provenance in made for provenance in accepted) else None
 
     def latest(self, model: str, study: str) -> Prediction | None:
-        """Returns the stored prediction, whatever weights and options made it.
+        """Returns the stored prediction, regardless of its weights and options.
 
-        None if there is none, if a person has changed its file, or if it was made of another image than the one that is there.
+        None if there is none, if a person has changed its file, or if the study's image may have been replaced since.
         """
         try:
             entry = self._entry(model, study)
             label = self._studies.label(study, model)
-            if label.unsure:  # it may be of another image
+            if label.unsure:  # it may belong to a different image
                 return None
             if label.version.sha256 != entry["label_sha256"] or sha256(label.file) != entry["label_sha256"]:
                 return None
@@ -98,7 +116,7 @@ class PredictionStore:
             return None
 
     def report(self, model: str, study: str) -> dict[str, Any]:
-        """Returns the report of the stored prediction, without a look at its file; empty where there is none."""
+        """Returns the report of the stored prediction without checking its file; empty if there is none."""
         try:
             report = self._entry(model, study)["report"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -106,17 +124,24 @@ class PredictionStore:
         return report if isinstance(report, dict) else {}
 
     def save(self, model: str, study: str, image: Path, provenance: Provenance, result: Segmentation) -> Prediction | None:
-        """Keeps a label map under the model's tag, and its report.
+        """Stores a label map under the model's tag, and its report.
 
-        If the disk cannot be written, the prediction is not kept, which is logged; the model goes on.
+        If the disk cannot be written, a warning is logged and nothing is raised, so that the model still returns its result.
+
+        Args:
+            model: name of the model: the tag of the label map.
+            study: name of the study.
+            image: file of the study's image.
+            provenance: provenance of the result.
+            result: label map and report.
 
         Returns:
-            The prediction as it is kept; None if a person's label already exists under the tag, or if it cannot be written.
+            The stored prediction; None if a person's label already exists under the tag, or if it cannot be written.
 
         Raises:
-            ValueError: a tag that belongs to people.
-            InputError: the label map does not fit the image.
-            NotFoundError: the study was removed or erased meanwhile.
+            ValueError: if the tag is reserved for people (`final`).
+            InputError: if the label map does not fit the image.
+            NotFoundError: if the study was removed or erased meanwhile.
         """
         if model == FINAL:
             raise ValueError("a model's prediction is never stored as final")
@@ -124,7 +149,7 @@ class PredictionStore:
         try:
             label = self._keep(model, study, made_of, result)
         except (StorageError, OSError) as error:
-            log.warning("a prediction is not kept: %s", error)
+            log.warning("a prediction cannot be stored: %s", error)
             return None
         entry: dict[str, Any] = {
             "model": model,
@@ -137,11 +162,11 @@ class PredictionStore:
         }
         try:
             write_json(entry, self._report_file(model, study))
-        except (StorageError, OSError) as error:  # without it, the prediction is not found again
-            log.warning("the report of a prediction is not kept: %s", error)
+        except (StorageError, OSError) as error:  # without the report, the prediction will be computed again
+            log.warning("the report of a prediction cannot be stored: %s", error)
         try:
             self._studies.image(study)
-        except NotFoundError:  # it was erased or removed meanwhile
+        except NotFoundError:  # the study was erased or removed meanwhile
             self._report_file(model, study).unlink(missing_ok=True)
             raise
         return Prediction(label.file, Report.from_json(entry["report"]), entry["provenance"], entry["made"])
@@ -162,6 +187,6 @@ class PredictionStore:
 
 
 def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from JSON, so that what was stored and what is asked for can be compared."""
+    """Converts values to what JSON returns, so that new and stored provenances can be compared."""
     plain: dict[str, Any] = json.loads(json.dumps(content))
     return plain

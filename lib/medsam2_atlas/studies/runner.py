@@ -1,8 +1,8 @@
-"""Runs segmenters on studies: a stored result is taken, else one is made now and stored.
+"""Runs segmenters on studies: returns a valid stored result, or computes a new one and stores it.
 
-One case at a time runs on the device, with its energy measured, and with as much of a GPU's memory as is free. A result is
-found again as long as image, segmenter and options are the same. A person's label is never touched: results are stored
-under the segmenters' own tags only.
+The device runs one case at a time. The run measures energy, and uses smaller steps if GPU memory is short. A stored result is
+valid as long as image, segmenter and options are the same. Results are stored under the segmenters' own tags only, so a
+person's label is never overwritten.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from medsam2_atlas.studies.models import Models
 from medsam2_atlas.studies.predictions import Prediction, PredictionStore
 
 AnyOptions = Options | Callable[[Volume], Options]
-"""Options, or a function that makes them of the CT: a person's marks are voxel indices of its file."""
+"""Options, or a function that returns the options for a CT, because a person's marks are voxel indices of its file."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A study's segmentation, and its stored prediction; None if it is not stored."""
+    """A study's segmentation, and its stored prediction (None if it is not stored)."""
 
     segmentation: Segmentation
     stored: Prediction | None
@@ -38,75 +38,94 @@ class Runner:
     """Runs segmenters on the studies of one store."""
 
     def __init__(self, models: Models, store: Callable[[], PredictionStore]) -> None:
-        """
+        """Keeps models and store.
+
         Args:
-            models: whose ladder and lock are used.
-            store: gives the store of predictions; asked for at each use, as a server's store is made late.
+            models: provides the memory ladder and the lock of the device.
+            store: returns the store of predictions; called at each use, because a server creates its store late.
         """
         self._models, self._store = models, store
 
     def get(self, segmenter: Segmenter, study: str, image: Path, options: Options = DEFAULTS) -> Result:
-        """Returns the stored result of a study, or runs the segmenter and stores what it gives.
+        """Returns the valid stored result of a study, or runs the segmenter and stores its result.
 
-        Only results of all organs are stored: a part must not take the place of the whole.
+        Only results with all organs are stored, so that some organs never replace all of them.
+
+        Args:
+            segmenter: the segmenter.
+            study: name of the study.
+            image: file of the study's image.
+            options: the user's choices.
 
         Raises:
-            MedSAM2AtlasError: something is missing, or the image or an option cannot be used.
+            MedSAM2AtlasError: if something is missing, or the image or an option cannot be used.
         """
         found = self.stored(segmenter, study, image, options)
         if found is not None:
             return Result(found.segmentation(image), found)
-        usual = replace(options, memory="cpu")
+        on_cpu = replace(options, memory="cpu")
         with self._models.busy:
-            before = segmenter.provenance(usual)  # models may have changed while this run was waiting
+            before = segmenter.provenance(on_cpu)  # taken now, because models may have changed while this run was waiting
             ran = run(segmenter, image, options, self._models)
         result, made_of = ran.segmentation, segmenter.provenance(replace(options, memory=ran.step.memory))
-        if not options.whole or segmenter.provenance(usual) != before:  # or a model was replaced just when this began
+        # If a model was replaced during the run, it is unknown which version made the result.
+        if not options.all_organs or segmenter.provenance(on_cpu) != before:
             return Result(result, None)
         return Result(result, self._store().save(model_of(segmenter.name), study, image, made_of, result))
 
     def stored(self, segmenter: Segmenter, study: str, image: Path, options: Options = DEFAULTS) -> Prediction | None:
-        """Returns a segmenter's stored prediction for a study, if nothing has changed since it was made.
+        """Returns a segmenter's stored prediction for a study; None if there is no valid one.
+
+        Args:
+            segmenter: the segmenter.
+            study: name of the study.
+            image: file of the study's image.
+            options: the user's choices.
 
         Raises:
-            MedSAM2AtlasError: as `get`.
+            MedSAM2AtlasError: if something is missing, or an option cannot be used.
         """
         return self._store().find(model_of(segmenter.name), study, image, *self._provenances(segmenter, options))
 
     def once(self, segmenter: Segmenter, image: Path | Volume, options: AnyOptions = DEFAULTS) -> Segmentation:
-        """Returns a segmentation that is not stored: of an image that is no study, or of an organ that somebody marks.
+        """Runs a segmenter without storing the result, for an image outside of the studies or an organ that a person marks.
+
+        Args:
+            segmenter: the segmenter.
+            image: a CT (`[z, y, x]` in HU), or its file or folder.
+            options: the user's choices.
 
         Raises:
-            MedSAM2AtlasError: as `get`.
+            MedSAM2AtlasError: if something is missing, or the image or an option cannot be used.
         """
         with self._models.busy:
             return run(segmenter, image, options, self._models).segmentation
 
     def _provenances(self, segmenter: Segmenter, options: Options) -> Iterator[Provenance]:
-        """Yields what a stored result may have been made of: memory that is short now spoils no result made before."""
+        """Yields the provenance of each step of the memory ladder, so that results of any step are valid."""
         for memory in _ladder(segmenter, self._models).steps:
             yield segmenter.provenance(replace(options, memory=memory))
 
 
 @dataclass(frozen=True)
 class Run:
-    """A segmentation whose report tells energy and memory, and the step of the memory ladder that it was made with."""
+    """A segmentation with energy and memory in its report, and the step of the memory ladder that it ran in."""
 
     segmentation: Segmentation
     step: Step
 
 
 def run(segmenter: Segmenter, image: Path | Volume, options: AnyOptions, models: Resources) -> Run:
-    """Runs a segmenter once, with its energy measured and as much of a GPU's memory as is free.
+    """Runs a segmenter once on the memory ladder, and measures its energy.
 
     Args:
-        segmenter: to run.
-        image: a CT, or its file or folder, whose values become HU by the models' rule.
-        options: for the run; `memory` is set by the ladder.
-        models: whose ladder is used.
+        segmenter: the segmenter to run.
+        image: a CT (`[z, y, x]` in HU), or its file or folder; its values are converted to HU by `models.hu`.
+        options: options of the run; the ladder sets `memory`.
+        models: provides the ladder and the HU rule.
 
     Raises:
-        MedSAM2AtlasError: something is missing, or the image or an option cannot be used.
+        MedSAM2AtlasError: if something is missing, or the image or an option cannot be used.
     """
     with measured() as energy:
         volume = image if isinstance(image, Volume) else read_ct(image, models.hu)
@@ -114,10 +133,10 @@ def run(segmenter: Segmenter, image: Path | Volume, options: AnyOptions, models:
         result, step = _ladder(segmenter, models).run(
             model_of(segmenter.name), lambda memory: segmenter.segment(volume, replace(chosen, memory=memory))
         )
-    report = result.report.having(energy=energy, **({"memory": step.note} if step.note else {}))
+    report = result.report.with_fields(energy=energy, **({"memory": step.note} if step.note else {}))
     return Run(Segmentation(result.labels, report), step)
 
 
 def _ladder(segmenter: Segmenter, models: Resources) -> Ladder:
-    """Returns the ladder of a segmenter. For one without a network, no GPU is asked."""
+    """Returns the ladder of a segmenter. A segmenter without a network gets a ladder of the CPU, and no GPU is tested."""
     return models.ladder if segmenter.uses_network else Ladder(torch.device("cpu"))

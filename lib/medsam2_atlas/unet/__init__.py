@@ -1,6 +1,6 @@
 """The U-Net baselines: networks, transforms, training, inference.
 
-All but the configuration need MONAI, whose import takes seconds: they are imported at their first use.
+Importing MONAI takes seconds, and everything except the configuration needs it. So those names are imported at first use.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The checkpoint from which a stopped training goes on (`latest.pt`)."""
+"""The checkpoint from which an interrupted training resumes (`latest.pt`)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def write_checkpoint(file: Path, config: UNetConfig, parts: Mapping[str, Any], v
     """Writes a checkpoint in one step.
 
     Args:
-        file: to write.
-        config: of the run.
-        parts: objects with a state (`state_dict`), by name; None is kept as an empty state.
-        values: stored as they are: `epoch`, `finished`, `stats`, `spent` (seconds).
+        file: the checkpoint file to write.
+        config: the configuration of the run.
+        parts: objects with a `state_dict`, by name; None is stored as an empty state.
+        values: values to store unchanged: `epoch`, `finished`, `stats`, `spent` (seconds).
     """
     states = {name: part.state_dict() if part is not None else {} for name, part in parts.items()}
     with replacing(file) as part:
@@ -30,16 +30,19 @@ def write_checkpoint(file: Path, config: UNetConfig, parts: Mapping[str, Any], v
 
 
 def read_checkpoint(file: Path, config: UNetConfig) -> dict[str, Any] | None:
-    """Returns a checkpoint that a run of this configuration goes on from; None if there is none.
+    """Reads the checkpoint from which a run of this configuration can resume.
+
+    Returns:
+        The content of the file. None if the file is missing, its run has finished, or its configuration differs.
 
     Raises:
-        WeightsError: it holds code.
-        InputError: it cannot be read.
+        WeightsError: if the file contains code.
+        InputError: if the file cannot be read.
     """
     if not file.is_file():
         return None
     try:
-        kept: dict[str, Any] = load_tensors(file)  # states are copied to the device: a run goes on wherever the other was
+        kept: dict[str, Any] = load_tensors(file)  # loaded on the CPU: a run may resume on a different device
     except WeightsError:
         raise
     except Exception as error:
@@ -48,15 +51,15 @@ def read_checkpoint(file: Path, config: UNetConfig) -> dict[str, Any] | None:
 
 
 def restore_parts(kept: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
-    """Gives the parts the states that a checkpoint holds of them; one that it does not hold stays as it is."""
+    """Loads each part's state from a checkpoint; parts that the checkpoint does not contain stay unchanged."""
     for name, part in parts.items():
         if part is not None and kept.get(name):
             part.load_state_dict(kept[name])
 
 
 def _is_own(config: str, own: UNetConfig) -> bool:
-    """Returns whether a stopped run had this configuration; what its version did not know yet is compared by its default."""
+    """Returns whether a stored configuration (JSON) equals this one; options missing in the stored one get their defaults."""
     try:
         return UNetConfig.model_validate_json(config) == own
-    except ValidationError:  # an option that is gone since, or another value's range
+    except ValidationError:  # an option has been removed since, or its allowed range has changed
         return False

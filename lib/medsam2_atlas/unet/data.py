@@ -1,4 +1,4 @@
-"""Training cases: which of them validate, and the loaders."""
+"""Training cases, their split into training and validation, and the data loaders."""
 
 from __future__ import annotations
 
@@ -25,8 +25,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """An annotated CT. `annotated`: organs whose annotation is complete; empty: those that the label map holds. hu: how
-    the values of the CT become HU."""
+    """An annotated CT.
+
+    Attributes:
+        name: name of the case.
+        image: CT file.
+        label: label map file.
+        annotated: numbers of the organs whose annotation is complete; if empty, the organs that the label map contains.
+        hu: rule that converts the values of the CT to HU.
+    """
 
     name: str
     image: Path
@@ -35,20 +42,31 @@ class TrainingCase:
     hu: HuRule = CHECK
 
     def as_item(self) -> dict[str, Any]:
-        """For MONAI's data sets. Stamps and rule make a changed file or other HU another item: no stale copy is used."""
+        """Returns the case as an item of MONAI's data sets.
+
+        The item contains size and time of both files and the HU rule. So a changed file or rule makes it a different item, and
+        no stale cache entry is used.
+        """
         stamps = [(f.stat().st_size, f.stat().st_mtime_ns) for f in (self.image, self.label)]
         item = {"name": self.name, "image": str(self.image), "label": str(self.label), "stamps": stamps}
         return item | {"annotated": list(self.annotated), "hu": str(self.hu)}
 
 
 def split_cases(cases: Sequence[TrainingCase], share: float) -> tuple[list[TrainingCase], list[TrainingCase]]:
-    """Returns training and validation cases.
+    """Splits cases into training and validation.
 
-    A case's name decides, so that it stays on its side however many cases come: one that has validated never trains.
-    With two cases or more, each side gets at least one, unless `share` is 0.
+    The split depends on a hash of each case's name. So a case stays on its side when cases are added, and a validation case
+    never trains. With two cases or more, each side gets at least one, unless `share` is 0.
+
+    Args:
+        cases: the cases to split.
+        share: share of validation cases, 0..1.
+
+    Returns:
+        Training cases and validation cases.
 
     Raises:
-        InputError: no case.
+        InputError: if there are no cases.
     """
     if not cases:
         raise InputError("training", "has no cases.", "Sign off some labels as final first.")
@@ -66,12 +84,19 @@ def usable_cases(
 ) -> tuple[list[TrainingCase], dict[str, str], dict[str, float]]:
     """Reads every case once, so that unusable cases are found before training starts. The cache keeps the result.
 
+    Args:
+        cases: the cases to read.
+        config: configuration whose grid the cases are resampled to.
+        cache: folder of the preprocessed cases.
+        progress: called with the fraction completed.
+        strict: raise an error for the first unusable case instead of excluding it.
+
     Returns:
-        The cases that can be used, why the others cannot, by name, and the number that was added to the CT's values, by name,
-        if that is not 0.
+        The usable cases; the reason why each other case cannot be used, by name; and the number added to the CT's values to
+        get HU, by name, unless it is 0.
 
     Raises:
-        InputError: if `strict`, the first case that cannot be used.
+        InputError: if `strict` and a case cannot be used.
     """
     usable, problems, offsets = [], {}, {}
     for number, case in enumerate(cases):
@@ -84,13 +109,20 @@ def usable_cases(
             problems[case.name] = _reason(error)
             if strict:
                 raise InputError(case.name, f"cannot be trained on: {problems[case.name]}") from error
-            log.warning("%s is left out of the training: %s", case.name, problems[case.name])
+            log.warning("%s is excluded from the training: %s", case.name, problems[case.name])
         progress("reading cases", (number + 1) / len(cases))
     return usable, problems, offsets
 
 
 def train_loader(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path, workers: int = 0) -> PatchLoader:
-    """Random patches, read by so many processes; what is the same each time is read from `cache`, where it is kept on disk."""
+    """Returns a loader of random patches.
+
+    Args:
+        cases: the training cases.
+        config: configuration of grid, patches and augmentation.
+        cache: folder on disk for the deterministic part of the preprocessing.
+        workers: number of processes that read patches; 0 reads them in this process.
+    """
     data = Dataset(_cached(cases, config, cache), random_transforms(config))
     generator = torch.Generator()
     return PatchLoader(
@@ -104,12 +136,18 @@ def train_loader(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path,
 
 
 def validation_loader(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path) -> DataLoader:
-    """Returns whole cases, one at a time."""
+    """Returns a loader of whole cases, one at a time.
+
+    Args:
+        cases: the validation cases.
+        config: configuration of the grid.
+        cache: folder of the preprocessed cases.
+    """
     return DataLoader(_cached(cases, config, cache), batch_size=1)
 
 
 class _Cache(PersistentDataset):
-    """MONAI's cache on disk. A cache file that cannot be read, for example after a crash, is made again."""
+    """MONAI's cache on disk. It rebuilds a cache file that cannot be read, for example after a crash."""
 
     def _cachecheck(self, item_transformed: Any) -> Any:
         try:
@@ -118,7 +156,7 @@ class _Cache(PersistentDataset):
             file = self.cache_dir / f"{self.hash_func(item_transformed).decode()}{self.transform_hash}.pt"
             if not file.is_file():
                 raise  # the case itself cannot be read
-            log.warning("%s cannot be read (%s); it is made again", file, error)
+            log.warning("%s cannot be read (%s) and is rebuilt", file, error)
             file.unlink()
             return super()._cachecheck(item_transformed)
 
@@ -130,7 +168,7 @@ def _cached(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path) -> P
 
 
 def _reason(error: BaseException) -> str:
-    """Returns the error of this project behind one of MONAI's, or else the first cause."""
+    """Returns the message of this project's error behind a MONAI error, or of the first cause if there is none."""
     while error.__cause__ is not None and not isinstance(error, MedSAM2AtlasError):
         error = error.__cause__
     return problem_of(error)

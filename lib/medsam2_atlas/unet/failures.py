@@ -1,4 +1,4 @@
-"""Errors that end a training, in words that name the remedy."""
+"""Explains errors that end a training, and names the remedy."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ from medsam2_atlas.base.memory import first_line, is_gpu_failure, is_out_of_memo
 from medsam2_atlas.unet.config import UNetConfig
 from medsam2_atlas.unet.workers import REMEDY, is_worker_failure, problem_in
 
-_GOES_ON = "A training that is started again goes on where this one was last saved."
+_RESUMES = "If you start the training again, it resumes from the last saved checkpoint."
 
 
 def explained(error: BaseException, config: UNetConfig, device: torch.device) -> BaseException:
-    """Returns an error of this project in place of one that PyTorch raised for want of memory or by a GPU's failure; others
-    as they are."""
+    """Translates an error of PyTorch into one of this project.
+
+    Args:
+        error: the error that ended the training.
+        config: configuration of the training; its patch size appears in the message.
+        device: the device of the training.
+
+    Returns:
+        An `InputError` with a remedy if memory ran out, the GPU failed, or a reading process failed; else the same error.
+    """
     if isinstance(error, MedSAM2AtlasError):
         return error
     if is_out_of_memory(error):
@@ -24,10 +32,10 @@ def explained(error: BaseException, config: UNetConfig, device: torch.device) ->
             "training",
             f"is out of GPU memory on {device} ({sizes}).",
             "Free some of it, lower patches_per_case, cases_per_step or the configuration's patch, or train on the device cpu. "
-            + _GOES_ON,
+            + _RESUMES,
         )
     if is_gpu_failure(error):
-        return InputError("training", f"has lost the GPU {device} ({first_line(error)}).", _GOES_ON)
+        return InputError("training", f"has lost the GPU {device} ({first_line(error)}).", _RESUMES)
     if is_worker_failure(error):
-        return InputError("training", f"has lost a process that reads ({problem_in(error)}).", f"{REMEDY} {_GOES_ON}")
+        return InputError("training", f"has lost a process that reads patches ({problem_in(error)}).", f"{REMEDY} {_RESUMES}")
     return error

@@ -1,4 +1,4 @@
-"""Sliding-window inference, and the way back to the image's own grid."""
+"""Sliding-window inference, and resampling of its result to the image's own grid."""
 
 from __future__ import annotations
 
@@ -24,29 +24,35 @@ from medsam2_atlas.unet.transforms import array_affine, grid_transforms
 
 @dataclass(frozen=True)
 class UNetPrediction:
-    """A label map on the image's grid, and how sure the network is per organ: mean probability of its voxels."""
+    """A segmentation by a U-Net.
+
+    Attributes:
+        labels: organ numbers `[z, y, x]` on the image's grid, uint8.
+        confidence: mean probability of the voxels labelled as each organ, by organ number.
+    """
 
     labels: np.ndarray
     confidence: dict[int, float]
 
 
 class UNetInferer(Inferer):
-    """Probabilities of a whole volume: overlapping windows blended with Gaussian weights, softmax, optional variants."""
+    """Computes the probabilities of a whole volume from overlapping windows, blended with Gaussian weights."""
 
     def __init__(self, config: UNetConfig, *, augment: bool = False, memory: Memory = "", progress: Progress = silent) -> None:
-        """
+        """Prepares the windows.
+
         Args:
-            config: of the network.
-            augment: average over slightly turned and scaled copies too (`configs/unet.yaml`); five times as long.
-            memory: `small` puts the volume together in main memory, so that the network's device holds a window at a time;
-                `smallest` also gives windows fewer slices, so that the result differs.
+            config: configuration of the network.
+            augment: also average over slightly rotated and scaled copies (`configs/unet.yaml`); takes five times as long.
+            memory: `small` assembles the volume in main memory, so that the network's device holds one window at a time;
+                `smallest` also gives the windows fewer slices, which changes the result.
             progress: called with the fraction completed.
         """
         super().__init__()
         self._spares, settings = memory in ("small", "smallest"), unet_inference_config()
         patch = tuple(reversed(_shorter(config) if memory == "smallest" else config.patch))
-        # Where the scan is shorter than a window, its last slices are repeated, as in training: air there would show the
-        # network a cut that no patient has.
+        # If the scan is shorter than a window, its outermost slices are repeated, as in training. Padding with air would show
+        # the network a body that ends at the scan's edge, which no patient has.
         options: dict[str, Any] = {"overlap": config.overlap, "mode": "gaussian", "padding_mode": "replicate"}
         self._windows: SlidingWindowInferer = (
             SliceInferer(spatial_dim=0, roi_size=patch, sw_batch_size=1 if self._spares else settings.window_batch, **options)
@@ -57,8 +63,11 @@ class UNetInferer(Inferer):
         self._progress = progress
 
     def __call__(self, inputs: torch.Tensor, network: Any, *_: Any, **__: Any) -> torch.Tensor:
-        """Probabilities `[1, classes, z, y, x]` of an image `[1, 1, z, y, x]`: where the image lies, or in main memory if
-        memory is spared. Windows lie where the network does."""
+        """Returns the probabilities `[1, classes, z, y, x]` of an image `[1, 1, z, y, x]` with intensities 0..1.
+
+        The result is on the image's device, or in main memory if memory is `small` or `smallest`. Each window is computed on
+        the network's device.
+        """
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         device = next(network.parameters(), image).device if isinstance(network, torch.nn.Module) else image.device
         if self._spares:
@@ -66,14 +75,14 @@ class UNetInferer(Inferer):
         self._windows.sw_device = device
         cuda = device.type == "cuda"
         total: torch.Tensor | None = None
-        # Mixed precision is for the network alone, also within a training's own: coordinates in half precision would be a
+        # Mixed precision is for the network alone, even if a training has enabled it: coordinates in half precision would be a
         # tenth of a voxel off, and windows would be blended with rounded weights.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             for number, (degrees, scale) in enumerate(self._variants):
                 turned = degrees != 0 or scale != 1
 
                 def window(patch: torch.Tensor, share: float = number / len(self._variants)) -> Any:
-                    self._progress("U-Net", share)  # a job may be stopped between windows
+                    self._progress("U-Net", share)  # a job can be stopped between windows
                     with torch.autocast(device.type, enabled=cuda):
                         return network(patch).float()
 
@@ -88,10 +97,10 @@ class UNetInferer(Inferer):
 
 
 def _shorter(config: UNetConfig) -> tuple[int, ...]:
-    """Returns sides of windows with fewer slices (`reduced_slices`), as many as the network can take.
+    """Returns the size (x, y, z) of windows with fewer slices (`reduced_slices`), rounded down to a size the network accepts.
 
-    Their other sides stay: with half of all sides, the demo U-Net's mean Dice fell from .88 to .32 on phantoms, for it tells
-    organs by what lies around them. In two dimensions, windows stay as they are.
+    The other sides stay: with all sides halved, the demo U-Net's mean Dice fell from .88 to .32 on phantoms, because it
+    recognises organs by their surroundings. Two-dimensional windows stay unchanged.
     """
     step, slices = 2 ** (len(config.filters) - 1), config.patch[-1]
     fewer = int(slices * unet_inference_config().reduced_slices) // step * step
@@ -99,7 +108,7 @@ def _shorter(config: UNetConfig) -> tuple[int, ...]:
 
 
 def _turned(image: torch.Tensor, degrees: float, scale: float, inverse: bool = False) -> torch.Tensor:
-    """Returns the image turned in its axial planes and scaled about its middle, `[1, c, z, y, x]`; or that undone."""
+    """Returns an image `[1, c, z, y, x]`, rotated in its axial planes and scaled about its centre, or the inverse of that."""
     rows, columns = image.shape[-2:]
     angle = np.radians(degrees)
     matrix: np.ndarray = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
@@ -115,7 +124,15 @@ def _turned(image: torch.Tensor, degrees: float, scale: float, inverse: bool = F
 
 
 def preprocess(volume: Volume, config: UNetConfig) -> MetaTensor:
-    """Returns the image on the network's grid, `[1, z, y, x]`, 0..1, cropped to the body."""
+    """Resamples a CT to the network's grid and crops it to the body.
+
+    Args:
+        volume: the CT, `[z, y, x]` in HU.
+        config: configuration of the network.
+
+    Returns:
+        The image `[1, z, y, x]`, 0..1 over the HU window.
+    """
     image: MetaTensor = Compose(grid_transforms(config, labels=False))({"image": volume})["image"]
     return image
 
@@ -123,10 +140,17 @@ def preprocess(volume: Volume, config: UNetConfig) -> MetaTensor:
 def predict(
     volume: Volume, unet: UNet, *, augment: bool = False, memory: Memory = "", progress: Progress = silent
 ) -> UNetPrediction:
-    """Segments a CT; `memory` as in `UNetInferer`.
+    """Segments a CT.
+
+    Args:
+        volume: the CT, `[z, y, x]` in HU.
+        unet: the trained network.
+        augment: see `UNetInferer`.
+        memory: see `UNetInferer`.
+        progress: called with the fraction completed.
 
     Raises:
-        InputError: an image that cannot be used.
+        InputError: if the image cannot be used.
     """
     image = preprocess(volume, unet.config)
     inferer = UNetInferer(unet.config, augment=augment, memory=memory, progress=progress)
@@ -135,14 +159,14 @@ def predict(
 
 
 def restore(probabilities: torch.Tensor, affine: torch.Tensor, geometry: Geometry) -> UNetPrediction:
-    """Returns the label map of probabilities on the network's grid, on the image's grid.
+    """Converts probabilities on the network's grid to a label map on the image's grid.
 
-    Probabilities, not labels, are interpolated, plane by plane, and only for classes and where there is something: never
-    a stack of organs at full resolution.
+    Probabilities are interpolated, not labels. This is done slice by slice, for the classes and the region present in the
+    slice only. So a stack of organs at full resolution never exists.
 
     Args:
-        probabilities: `[classes, z, y, x]` on the network's grid.
-        affine: of that grid, index (z, y, x) to world, `[4, 4]`.
+        probabilities: probabilities `[classes, z, y, x]` on the network's grid, 0..1.
+        affine: affine `[4, 4]` of that grid: index (z, y, x) to world (x, y, z) in mm.
         geometry: the image's grid; its axes are parallel to the network's.
     """
     probabilities = torch.as_tensor(probabilities)
@@ -176,7 +200,10 @@ def restore(probabilities: torch.Tensor, affine: torch.Tensor, geometry: Geometr
 
 
 def _spans(mask: torch.Tensor, axes: list[torch.Tensor]) -> tuple[slice, slice] | None:
-    """Rows and columns of the image whose places on the network's grid lie within a mask's box, one voxel wider."""
+    """Returns the image's rows and columns that lie within the bounding box of a mask `[y, x]`, enlarged by one voxel.
+
+    `axes` lists the positions of the image's rows and columns on the mask's grid. None if none lies within the box.
+    """
     spans = []
     for axis, places in enumerate(axes):
         seen = torch.where(mask.any(1 - axis))[0]
@@ -189,7 +216,7 @@ def _spans(mask: torch.Tensor, axes: list[torch.Tensor]) -> tuple[slice, slice] 
 
 
 def _sampled(plane: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Returns `[c, y, x]` at places (row, column), by bilinear interpolation along one axis after the other."""
+    """Interpolates `[c, y, x]` bilinearly at the given rows and columns, along one axis after the other."""
     for axis, places in ((1, rows), (2, columns)):
         last = plane.shape[axis] - 1
         low = places.floor().clamp(0, last).long()

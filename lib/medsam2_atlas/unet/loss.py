@@ -8,20 +8,22 @@ import torch.nn.functional as F
 from medsam2_atlas.unet.config import LossConfig
 
 _SMOOTHING = 1.0
-"""Voxels that are added to overlap and sizes, so that Dice is defined for an organ of which nothing is there or found."""
+"""Voxels added to overlap and sizes, so that Dice is defined for an organ that is neither annotated nor predicted."""
 
 
 class PartialLabelLoss(torch.nn.Module):
-    """Mean of cross entropy and soft Dice, over all heads of deep supervision.
+    """Weighted mean of cross entropy and soft Dice over all heads of deep supervision.
 
-    An organ that a case has not annotated may hide in its background. There, the probability of "background" is that of
-    background or any such organ (the marginal loss of Shi et al. 2021); Dice counts annotated organs only.
+    An organ that is not annotated in a case may be part of its background. So in voxels labelled background, the probability
+    of background is the sum of background and all such organs (the marginal loss of Shi et al. 2021). Dice counts annotated
+    organs only.
     """
 
     def __init__(self, config: LossConfig | None = None) -> None:
-        """
+        """Sets the weights of the terms.
+
         Args:
-            config: weights of the parts; those of nnU-Net by default.
+            config: weights of the terms; by default those of nnU-Net.
         """
         super().__init__()
         self._config = config or LossConfig.model_validate({})
@@ -30,8 +32,10 @@ class PartialLabelLoss(torch.nn.Module):
         """Returns the loss, a scalar.
 
         Args:
-            predicted: logits `[batch, classes, ...]`, or `[batch, heads, classes, ...]` from deep supervision.
-            target: `label` `[batch, 1, ...]`, `known` `[batch, classes]` bool; background counts as known.
+            predicted: logits `[batch, classes, z, y, x]`, or `[batch, heads, classes, z, y, x]` with deep supervision; without
+                `z` in two dimensions.
+            target: `label`: organ numbers `[batch, 1, z, y, x]`; `known`: whether a class is annotated, bool
+                `[batch, classes]`. Background counts as known.
         """
         label, known = target["label"][:, 0].long(), target["known"]
         if predicted.dim() == label.dim() + 1:
@@ -44,7 +48,7 @@ class PartialLabelLoss(torch.nn.Module):
         log_p = F.log_softmax(logits.float(), 1)
         shape = known.shape + (1,) * (log_p.dim() - 2)
         hidden = ~known
-        hidden[:, 0] = True  # what background may be: itself, or an organ that is not annotated
+        hidden[:, 0] = True  # a background voxel is background or an organ that is not annotated
         background = torch.logsumexp(log_p.masked_fill(~hidden.view(shape), -torch.inf), 1)
         picked = log_p.gather(1, label[:, None])[:, 0]
         entropy = -torch.where(label == 0, background, picked).mean()

@@ -1,7 +1,7 @@
-"""The U-Nets' network and their weights.
+"""The network of the U-Nets, and reading and writing of its weights.
 
-MONAI's `DynUNet` is used in two and three dimensions alike: other than `BasicUNet` it has deep supervision, and its
-depth and kernels follow from a list, as nnU-Net's do (Isensee et al. 2021).
+Both the 2D and the 3D U-Net are MONAI's `DynUNet`. Unlike `BasicUNet`, it has deep supervision, and lists define its depth
+and kernels, as in nnU-Net (Isensee et al. 2021).
 """
 
 from __future__ import annotations
@@ -26,9 +26,16 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class UNet:
-    """A trained network. `mark` is empty but for demo weights.
+    """A trained network.
 
-    validation: Dice per organ number on cases that did not train. cases: training cases per organ number.
+    Attributes:
+        network: the PyTorch module.
+        config: its configuration.
+        file: its weights file.
+        sha256: SHA-256 of that file.
+        mark: remark on demo weights; empty for all others.
+        validation: Dice by organ number on the validation cases.
+        cases: number of training cases by organ number.
     """
 
     network: torch.nn.Module
@@ -41,24 +48,24 @@ class UNet:
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """The device of the network."""
         return next(self.network.parameters()).device
 
     def on(self, device: torch.device) -> UNet:
-        """Returns this network on a device: itself where it lies there, else a copy.
+        """Returns this network if it is on the given device, else a copy there.
 
         Raises:
-            torch.OutOfMemoryError: the device has no memory for it.
+            torch.OutOfMemoryError: if the device has too little memory.
         """
         return self if device == self.device else replace(self, network=copy.deepcopy(self.network).to(device))
 
     @property
     def version(self) -> str:
-        """Twelve digits of the file's checksum."""
+        """The first twelve digits of the file's SHA-256."""
         return self.sha256[:12]
 
     def describe(self) -> dict[str, Any]:
-        """For reports."""
+        """Returns file, SHA-256, mark and number of training cases, for reports."""
         return {
             "file": str(self.file),
             "sha256": self.sha256,
@@ -68,7 +75,15 @@ class UNet:
 
 
 def build_unet(config: UNetConfig, table: OrganTable | None = None) -> DynUNet:
-    """Returns an untrained network: one channel in, background and organs out."""
+    """Returns an untrained network.
+
+    Args:
+        config: configuration of the network.
+        table: the organs; by default those of `configs/labels.yaml`.
+
+    Returns:
+        A network that maps `[batch, 1, z, y, x]` (without `z` in two dimensions) to logits of background and organs.
+    """
     levels = len(config.filters)
     return DynUNet(
         spatial_dims=config.dimensions,
@@ -94,7 +109,17 @@ def save_unet(
     mark: str = "",
     half: bool = False,
 ) -> None:
-    """Writes weights with what they need to be used, in one step; `half`: in half precision."""
+    """Writes a weights file in one step; it contains everything that `load_unet` needs.
+
+    Args:
+        file: the file to write.
+        state: the network's state: tensors of any shape, by name.
+        config: configuration of the network.
+        validation: Dice by organ number on the validation cases.
+        cases: number of training cases by organ number.
+        mark: remark on demo weights.
+        half: store weights in half precision.
+    """
     content = {
         "format": FORMAT,
         "model": _halved(state) if half else state,
@@ -109,16 +134,16 @@ def save_unet(
 
 
 def _halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """In half precision. `DynUNet` names each tensor twice; both names keep one tensor."""
+    """Returns the state in half precision. `DynUNet` names each tensor twice; both names still share one tensor."""
     halves = {tensor.data_ptr(): tensor.half() for tensor in state.values()}
     return {name: halves[tensor.data_ptr()] for name, tensor in state.items()}
 
 
 def load_unet(file: Path, device: torch.device | None = None) -> UNet:
-    """Reads weights that `save_unet` wrote.
+    """Loads a network from a file that `save_unet` wrote; by default on the CPU.
 
     Raises:
-        WeightsError: not such a file, or of another organ table.
+        WeightsError: if it is not such a file, or was trained for another organ table.
     """
     if not file.is_file():
         raise WeightsError(file, "is not a file.", "Train the U-Net first, or name its weights.")
@@ -136,7 +161,7 @@ def load_unet(file: Path, device: torch.device | None = None) -> UNet:
     except WeightsError:
         raise
     except (ValidationError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(file, f"does not hold a U-Net ({error}).", "Train it again.") from error
+        raise WeightsError(file, f"does not contain a U-Net ({error}).", "Train it again.") from error
     except Exception as error:  # torch.load raises many kinds
         raise WeightsError(file, f"is not a U-Net checkpoint ({str(error)[:120]}).", "Train it again.") from error
     network.to(device or torch.device("cpu")).eval()

@@ -1,7 +1,7 @@
-"""Trains a U-Net: MONAI's engines, with checkpoints that a kill cannot spoil.
+"""Trains a U-Net with MONAI's engines; a killed run leaves a valid checkpoint.
 
-In a run's folder: `latest.pt` (everything needed to go on), `best.pt` (what is served), `stats.json` (curves and Dice per
-organ), `tensorboard/`, `cache/`. Each file is replaced in one step.
+A run's folder contains `latest.pt` (everything needed to resume), `best.pt` (the weights that are served), `stats.json`
+(curves and Dice per organ), `tensorboard/` and `cache/`. Each file is replaced in one step.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ log = logging.getLogger(__name__)
 
 
 class UNetTraining:
-    """One training run. `run` returns its statistics; a run that was killed goes on when it is made again.
+    """One training run. A killed run resumes when it is created again with the same folder and configuration.
 
     Attributes:
-        mark: remark on the weights, such as that they are demo weights; empty by default.
+        mark: remark stored in the weights, for example that they are demo weights; empty by default.
     """
 
     def __init__(
@@ -60,21 +60,23 @@ class UNetTraining:
         strict: bool = False,
         progress: Progress = silent,
     ) -> None:
-        """
+        """Reads all cases, and resumes an interrupted run if the folder contains one.
+
         Args:
-            cases: annotated CTs; `split_cases` says which of them validate.
+            cases: annotated CTs; `split_cases` chooses the validation cases.
             config: network, grid and training.
-            folder: of the run; made where it does not exist.
-            device: to train on; mixed precision is used on a GPU.
-            start: weights to start from where the networks are the same. They are beaten on the validation cases, or kept.
-            skipped: cases that were left out before, by name, with the reason; for the statistics.
-            strict: raise the error of the first case that cannot be used.
+            folder: folder of the run; created if missing.
+            device: device to train on; a GPU uses mixed precision.
+            start: weights to start from; ignored if their network differs. They are kept unless the training beats them on the
+                validation cases.
+            skipped: reasons why cases were excluded earlier, by name; for the statistics.
+            strict: raise an error for the first unusable case. By default, unusable cases are excluded, and the statistics list
+                the reasons (`skipped`).
             progress: called with the fraction completed.
 
         Raises:
-            InputError: no case can be used, or, if `strict`, one cannot. Otherwise, a case that cannot be used is left out; the
-                statistics list the reason (`skipped`). Or the device has too little memory.
-            WeightsError: the last checkpoint in the folder holds code.
+            InputError: if no case is usable, if `strict` and one is not, or if the device has too little memory.
+            WeightsError: if the last checkpoint in the folder contains code.
         """
         self.config, self.folder, self.device = config, folder, device
         cache = folder / "cache"
@@ -84,7 +86,7 @@ class UNetTraining:
         self.skipped = {**(skipped or {}), **problems}
         if self.skipped and not usable:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.skipped.items()))
-            raise InputError("training", f"has no case that can be used: {reasons[:2000]}", "Mend or replace them.")
+            raise InputError("training", f"has no case that can be used: {reasons[:2000]}", "Correct or replace the files.")
         self.train_cases, self.validation_cases = split_cases(usable, config.training.validation_share)
         self.mark, self._progress = "", progress
         torch.manual_seed(config.training.seed)
@@ -111,17 +113,17 @@ class UNetTraining:
             self._stats["started_from"] = start.describe()
 
     def run(self) -> dict[str, Any]:
-        """Trains to the end, or until the mean Dice of the validation cases no longer rises.
+        """Trains to the last epoch, or until the mean Dice of the validation cases no longer rises. Returns the statistics.
 
         Raises:
-            InputError: the GPU's memory, or shared memory, does not suffice, or the GPU failed. The statistics say so
-                (`problem`); a run that is made again goes on.
+            InputError: if the GPU's memory or shared memory is too small, or the GPU failed. The statistics contain the problem
+                (`problem`), and a run that is created again resumes.
         """
         self.trainer.run()
         return self.stats()
 
     def stats(self) -> dict[str, Any]:
-        """Curves, Dice per organ and times; what `stats.json` holds."""
+        """Returns curves, Dice per organ and times: the content of `stats.json`."""
         spent = self._spent + time.time() - self._started
         return self._stats | {
             "epoch": self.trainer.state.epoch,
@@ -171,7 +173,7 @@ class UNetTraining:
         return trainer
 
     def _begin(self) -> None:
-        """What the network could do before counts as the first validation."""
+        """Validates the weights that the run starts from; this counts as the first validation."""
         if self._start is not None and self.validation is not None:
             self._validate()
             self._judge(0)
@@ -181,23 +183,23 @@ class UNetTraining:
         self._writer.close()
 
     def _fail(self, _: Engine, error: BaseException) -> None:
-        """Raises what ended the run, in words; the statistics name it until a run goes on."""
-        told = explained(error, self.config, self.device)
+        """Raises an explanation of the error that ended the run; the statistics contain it until the run resumes."""
+        explanation = explained(error, self.config, self.device)
         with suppress(OSError):
-            write_json(self.stats() | {"state": "stopped", "problem": str(told)}, self.folder / "stats.json")
-        if told is error:
+            write_json(self.stats() | {"state": "stopped", "problem": str(explanation)}, self.folder / "stats.json")
+        if explanation is error:
             raise error
-        raise told from error
+        raise explanation from error
 
     def _validate(self) -> None:
-        assert self.validation is not None, "asked for only where cases validate"
+        assert self.validation is not None, "called only if there are validation cases"
         self.validation.run(free=self._drop_predictions)
 
     def _drop_predictions(self) -> None:
         self.trainer.state.output = None  # predictions of the last step
 
     def _seed(self, engine: Engine) -> None:
-        """The same random choices in an epoch, whether or not the run was stopped before it."""
+        """Seeds the epoch, so that its random choices do not depend on whether the run was interrupted before it."""
         seed = self.config.training.seed * 1_000_003 + engine.state.epoch
         self._loader.generator.manual_seed(seed)
         self._loader.dataset.transform.set_random_state(seed)
@@ -218,10 +220,10 @@ class UNetTraining:
         )
 
     def _judge(self, epoch: int) -> None:
-        """Records a validation; weights better than all before become `best.pt`."""
+        """Records a validation, and writes `best.pt` if the weights are better than all before."""
         table = organ_table()
         organs: dict[int, float] = {}
-        mean = float(epoch)  # without anything to validate on, the latest weights are the best known
+        mean = float(epoch)  # without validation cases, the latest weights count as the best
         if self.validation is not None and self.validation.dice:
             organs, mean = self.validation.dice, mean_dice(self.validation.dice)
             named = {table[k].name: round(v, 4) for k, v in organs.items()}
@@ -233,13 +235,13 @@ class UNetTraining:
         if mean > self._stats["best_metric"]:
             self._stats["best_metric"], self._stats["best_metric_epoch"] = mean, epoch
             state = self.network.state_dict()
-            first = self._start if epoch == 0 else None  # still the weights that this run began with
+            first = self._start if epoch == 0 else None  # at epoch 0, these are still the weights that the run started from
             cases, mark = (first.cases, first.mark) if first else (self._organ_cases, self.mark)
             save_unet(self.folder / "best.pt", state, self.config, validation=organs, cases=cases, mark=mark)
 
     @cached_property
     def _organ_cases(self) -> dict[int, int]:
-        """Training cases that have each organ annotated."""
+        """The number of training cases in which each organ is annotated, by organ number."""
         counts: dict[int, int] = {}
         for item in self._loader.dataset.data:
             for k in torch.where(item["known"])[0].tolist():
@@ -248,7 +250,7 @@ class UNetTraining:
         return counts
 
     def _keep(self, *, finished: bool) -> None:
-        """Writes what a later run needs to go on, and the statistics."""
+        """Writes the checkpoint from which a later run resumes, and the statistics."""
         self._stats["state"] = "finished" if finished else "running"
         spent = self._spent + time.time() - self._started
         values = {"finished": finished, "epoch": self.trainer.state.epoch, "stats": self._stats, "spent": spent}
@@ -256,12 +258,12 @@ class UNetTraining:
         write_json(self.stats(), self.folder / "stats.json")
 
     def _parts(self) -> dict[str, Any]:
-        """Returns the objects whose state a later run needs."""
+        """Returns the objects whose state the checkpoint contains, by name."""
         parts = {"network": self.network, "optimizer": self.optimizer, "schedule": self._schedule, "stopper": self._stopper}
         return parts if self.trainer.scaler is None else parts | {"scaler": self.trainer.scaler}
 
     def _resume(self) -> bool:
-        """Goes on where a run of the same configuration was stopped; the cases may have become more."""
+        """Resumes an interrupted run of the same configuration, and returns whether there was one. Cases may be new."""
         kept = read_checkpoint(self.folder / "latest.pt", self.config)
         if kept is None:
             return False
@@ -272,7 +274,7 @@ class UNetTraining:
         self.trainer.load_state_dict(
             {"epoch": kept["epoch"], "max_epochs": self.config.training.epochs, "epoch_length": length}
         )
-        log.info("goes on after epoch %d", kept["epoch"])
+        log.info("training resumes after epoch %d", kept["epoch"])
         return True
 
 

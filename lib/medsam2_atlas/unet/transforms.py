@@ -1,7 +1,7 @@
-"""From files to the network's grid, and the random changes of training; MONAI transforms on dictionaries.
+"""MONAI dictionary transforms: reading, resampling to the network's grid, and random augmentation for training.
 
-Arrays are `[1, z, y, x]` with the affine of their own axis order, (z, y, x) to world (mm, LPS). Nothing here mirrors:
-the left kidney is not a right one.
+Arrays are `[1, z, y, x]`. Their affine maps an index (z, y, x) to world (x, y, z) in mm, LPS. No transform mirrors, because
+mirroring would turn a left kidney into a right one.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ from medsam2_atlas.imaging.volume import Geometry, Volume, read_labels
 from medsam2_atlas.unet.config import UNetConfig
 
 _CLASS_SAMPLES = 4000
-"""Voxels of each organ that patches may be centred on: many more than are ever drawn, and few enough to keep on disk."""
+"""Number of voxels per organ kept as possible patch centres: far more than are drawn, and few enough to keep on disk."""
 _PATCH_MARGIN = 1.1
-"""Factor by which patches are cut larger than the largest scaling needs, so that turned corners hold image."""
+"""Factor by which patches are cut larger than the max scaling needs, so that rotated corners still contain image."""
 _MIN_RATIO, _SIGMA = 0.75, 0.4
-"""Smoothing before resampling: where voxels are smaller than this share of the new ones, with this standard deviation, in new
-voxels. Weights were trained with these: they are no settings."""
+"""Smoothing before resampling. It applies along an axis if old spacing / new spacing is below the first value; the second is
+the standard deviation in new voxels. Weights were trained with these values, so they are not settings."""
 
 
 class ReadCased(MapTransform):
-    """Reads `image` and, where it is named, `label`; adds `known`, a flag per class, and
-    `hu_offset`, the number that was added to the CT's values.
+    """Reads `image` and, if the dictionary has one, `label`.
 
-    `annotated` in the dictionary lists organ numbers that the label map is complete for; without it, those that it holds. `hu`
-    is the text of a `HuRule`, `check` without it.
+    Adds `known` (bool `[classes]`: whether a class is annotated) and `hu_offset` (the number added to the CT's values to get
+    HU). The optional key `annotated` lists the organ numbers whose annotation is complete; by default, these are the organs in
+    the label map. The optional key `hu` is the text of a `HuRule`; the default is `check`.
     """
 
     def __init__(self) -> None:
         super().__init__(("image", "label"), allow_missing_keys=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Returns files replaced by tensors.
+        """Returns the dictionary with each file replaced by a tensor `[1, z, y, x]`: HU or organ numbers.
 
         Raises:
-            InputError: a file that cannot be used, labels that the organ table lacks, or an empty label map that nobody says to
-                be complete for any organ.
+            InputError: if a file cannot be used, a label is missing in the organ table, or the label map is empty and
+                `annotated` lists no organ.
         """
         result = dict(data)
         image = data["image"]
@@ -86,33 +86,33 @@ class ReadCased(MapTransform):
 
 
 class Smoothd(MapTransform):
-    """Smooths along axes that the spacing transform will thin out, so that nothing finer than the new grid is left."""
+    """Smooths along the axes that resampling makes coarser, to remove detail finer than the new grid."""
 
     def __init__(self, keys: Any, spacing: tuple[float, ...]) -> None:
-        """`spacing`: of the new grid in the order of the array's axes; 0 where it stays."""
+        """Sets the new grid's spacing (z, y, x) in mm; 0 keeps an axis unchanged."""
         super().__init__(keys)
         self._spacing = spacing
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Smoothed arrays under the same keys."""
+        """Returns the dictionary with smoothed arrays `[1, z, y, x]` under the same keys."""
         result = dict(data)
         for key in self.key_iterator(result):
             image = result[key]
             array = image[0].numpy()
             for axis, (new, old) in enumerate(zip(self._spacing, image.pixdim.tolist(), strict=True)):
-                if old < _MIN_RATIO * new:  # one axis at a time: no more than one copy of the image
+                if old < _MIN_RATIO * new:  # one axis at a time needs only one copy of the image
                     array = ndimage.gaussian_filter1d(array, _SIGMA * new / old, axis, mode="nearest", truncate=3.0)
             result[key] = MetaTensor(torch.from_numpy(array)[None], affine=image.affine)
         return result
 
 
 def as_tensor(volume: Volume) -> MetaTensor:
-    """Returns a volume as `[1, z, y, x]` with its affine in that axis order."""
+    """Returns a volume as `[1, z, y, x]`, with the affine of `array_affine`."""
     return MetaTensor(torch.from_numpy(np.ascontiguousarray(volume.array))[None], affine=array_affine(volume.geometry))
 
 
 def array_affine(geometry: Geometry) -> torch.Tensor:
-    """Index (z, y, x) to world (x, y, z) mm, `[4, 4]`."""
+    """Returns the affine `[4, 4]` that maps an index (z, y, x) to world (x, y, z) in mm, LPS."""
     affine = torch.eye(4, dtype=torch.float64)
     affine[:3, :3] = torch.from_numpy(geometry.matrix[:, ::-1].copy())
     affine[:3, 3] = torch.tensor(geometry.origin, dtype=torch.float64)
@@ -120,7 +120,12 @@ def array_affine(geometry: Geometry) -> torch.Tensor:
 
 
 def grid_transforms(config: UNetConfig, *, labels: bool) -> list[Any]:
-    """To the network's spacing and intensity, cropped to the body as the image shows it."""
+    """Returns the transforms that read files, resample to the network's spacing, scale HU to 0..1 and crop to the body.
+
+    Args:
+        config: configuration of the network.
+        labels: also transform the label map.
+    """
     keys = ["image", "label"] if labels else ["image"]
     spacing = tuple(reversed(config.spacing))
     modes = ("bilinear", "nearest") if labels else "bilinear"
@@ -139,14 +144,14 @@ def _denser_than_window_floor(image: torch.Tensor) -> torch.Tensor:
 
 
 def cached_transforms(config: UNetConfig) -> Compose:
-    """What is the same each time a training case is used."""
+    """Returns the deterministic transforms of a training case; their result is cached."""
     classes = 1 + max(organ_table().indices)
     pick = ClassesToIndicesd(["label"], num_classes=classes, max_samples_per_class=_CLASS_SAMPLES)
     return Compose([*grid_transforms(config, labels=True), pick])
 
 
 def random_transforms(config: UNetConfig) -> Compose:
-    """Patches, changed in shape and intensity as patients and scanners differ; never mirrored."""
+    """Returns the transforms that cut random patches, and vary their shape and intensity as patients and scanners do."""
     training, changes = config.training, config.augmentation
     patch = tuple(reversed(config.patch))
     wider = tuple(int(side * (1 + training.scaling) * _PATCH_MARGIN) for side in patch)

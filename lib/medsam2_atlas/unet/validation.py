@@ -1,4 +1,4 @@
-"""Validates a U-Net while it is trained: Dice per organ on whole cases, by MONAI's evaluator."""
+"""Validates a U-Net during training: Dice per organ on whole cases, computed by MONAI's evaluator."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ class Validation:
     """The validation of one training run.
 
     Attributes:
-        evaluator: MONAI's engine; replaced by another one after it was out of GPU memory.
-        dice: mean Dice over the cases that have an organ annotated, by organ; empty before the first validation.
+        evaluator: MONAI's engine; replaced by a new one if it runs out of GPU memory.
+        dice: mean Dice by organ number, over the cases in which the organ is annotated; empty before the first validation.
     """
 
     def __init__(
         self, cases: Sequence[TrainingCase], config: UNetConfig, cache: Path, network: torch.nn.Module, device: torch.device
     ) -> None:
-        """
+        """Prepares the validation of one network.
+
         Args:
-            cases: to validate on; at least one.
+            cases: validation cases; at least one.
             config: network and grid.
             cache: folder for preprocessed cases.
-            network: to validate.
-            device: that it lies on.
+            network: the network to validate.
+            device: the network's device.
         """
         self._cases, self._config, self._cache = cases, config, cache
         self._network, self._device = network, device
@@ -51,13 +52,13 @@ class Validation:
         self.evaluator = self._make_evaluator()
 
     def run(self, free: Callable[[], None]) -> None:
-        """Measures the network: put together in main memory from the first time that the GPU's does not suffice.
+        """Computes `dice`. If the GPU runs out of memory, this and all later validations assemble volumes in main memory.
 
         Args:
-            free: called before the second try; drops what else is held on the GPU.
+            free: called before the second attempt; frees other tensors on the GPU.
 
         Raises:
-            RuntimeError: the GPU's memory does not suffice for the smaller steps either, or the GPU failed.
+            RuntimeError: if the GPU's memory is too small for the smaller steps too, or the GPU failed.
         """
         try:
             self.evaluator.run()
@@ -66,10 +67,10 @@ class Validation:
                 raise
         else:
             return
-        # Outside of the `except`: there, the error's frames would still hold the tensors of the failed try.
-        log.warning("out of GPU memory at validation, which goes on in smaller steps")
+        # Not inside the `except` block: there, the error's frames would still keep the tensors of the failed attempt.
+        log.warning("validation ran out of GPU memory and continues in smaller steps")
         self._sparing = True
-        self.evaluator = self._make_evaluator("small")  # an engine that has failed does not run again
+        self.evaluator = self._make_evaluator("small")  # an engine that has failed cannot run again
         free()
         free_gpu_memory()
         self.evaluator.run()
@@ -90,11 +91,11 @@ class Validation:
         return evaluator
 
     def _measure(self, engine: Engine) -> None:
-        """Dice of the organs that the case has annotated, on the network's grid; whole case."""
+        """Adds the Dice of one case, on the network's grid, to the metric."""
         output = engine.state.output
-        found = output["pred"].argmax(1, keepdim=True)
-        truth = output["label"]["label"].to(found.device)
-        for pair in zip(decollate_batch(found), decollate_batch(truth), strict=True):
+        predicted = output["pred"].argmax(1, keepdim=True)
+        annotated = output["label"]["label"].to(predicted.device)
+        for pair in zip(decollate_batch(predicted), decollate_batch(annotated), strict=True):
             self._metric(y_pred=[pair[0]], y=[pair[1]])
 
     def _sum_up(self, _: Engine) -> None:
@@ -106,7 +107,17 @@ class Validation:
 def prepare_batch(
     batch: dict[str, Any], device: torch.device, non_blocking: bool, **_: Any
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Returns a batch's image and truth on a device, as MONAI's engines ask for them."""
+    """Moves a batch to a device, in the form that MONAI's engines require.
+
+    Args:
+        batch: `image`, `label` and `known` of the cases.
+        device: device to move to.
+        non_blocking: copy asynchronously where possible.
+
+    Returns:
+        The image `[batch, 1, z, y, x]` (without `z` in two dimensions), and a dictionary of `label` (same shape, organ numbers)
+        and `known` (bool `[batch, classes]`).
+    """
 
     def moved(key: str) -> torch.Tensor:
         return torch.as_tensor(batch[key]).to(device, non_blocking=non_blocking)

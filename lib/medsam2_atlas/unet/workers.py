@@ -1,6 +1,7 @@
-"""Processes that read training patches: as many as processor and shared memory allow, and none when they fail.
+"""Processes that read training patches.
 
-They pass patches on through shared memory (`/dev/shm`), of which a container has 64 MB unless it is given more.
+Their number is limited by the CPUs and by shared memory (`/dev/shm`), through which they pass patches; a container has 64 MB
+of it by default. If they fail, the training continues without them.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ REMEDY = "Give the container more shared memory (docker run --shm-size 1g, or sh
 _SHARED = Path("/dev/shm")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _MAX_PROCESSES = 8
-"""Each process holds a copy of the training's libraries: a machine with many processors is not to be filled with them."""
+"""Each process needs memory for its own copy of the training's libraries, so a machine with many CPUs still starts few."""
 _PREFETCHED = 2
-"""Batches that PyTorch lets each process prepare."""
+"""Number of batches that each process prepares ahead, as PyTorch's default."""
 _USABLE_SHARE = 0.8
-"""Share of the free shared memory that is counted on; other processes need some, too."""
+"""Share of the free shared memory that the training may use; other processes need some, too."""
 _BYTES_PER_VOXEL = 8
 """Image and label map, in float32."""
 _SMALL_ARRAYS = 1 << 17
-"""Bytes of what else a batch holds, by the page."""
+"""Bytes of the other content of a batch, rounded up to pages."""
 _FAILED = (
     "DataLoader worker (pid",
     "shared memory",
@@ -46,24 +47,24 @@ _FAILED = (
 
 
 class PatchLoader(DataLoader):
-    """MONAI's loader. When its processes fail, the epoch is completed, and all later ones are read, without them."""
+    """MONAI's loader. If its processes fail, it reads the rest of the epoch and all later epochs without them."""
 
     num_workers: int
     prefetch_factor: int | None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Returns the batches of an epoch."""
-        state, given = self.generator.get_state(), 0
+        """Yields the batches of an epoch."""
+        state, yielded = self.generator.get_state(), 0
         try:
             for batch in self._started():
                 yield batch
-                given += 1
+                yielded += 1
         except (RuntimeError, OSError, EOFError) as error:
             if self.num_workers == 0 or not is_worker_failure(error):
                 raise
             log.warning(
-                "the processes that read for the training failed (%s), and it goes on, slower, without them. Mostly, memory or "
-                "shared memory is too small. %s",
+                "the processes that read training patches failed (%s). The training continues without them, more slowly. The "
+                "usual cause is too little memory or shared memory. %s",
                 problem_in(error),
                 REMEDY,
             )
@@ -71,11 +72,14 @@ class PatchLoader(DataLoader):
             return
         self.num_workers, self.prefetch_factor = 0, None
         self.generator.set_state(state)  # the same order of cases
-        yield from islice(super().__iter__(), given, None)
+        yield from islice(super().__iter__(), yielded, None)
 
     def _started(self) -> Iterator[Any]:
-        """Starts the processes, without PyTorch's signal handler: it raises an error wherever the training is when one of
-        them dies. Without it, the loader itself notices within seconds."""
+        """Starts the processes without PyTorch's signal handler.
+
+        That handler raises an error anywhere in the training when a process dies. Without it, the loader notices the death
+        within seconds.
+        """
         main = threading.current_thread() is threading.main_thread()
         before = signal.getsignal(signal.SIGCHLD)
         batches = super().__iter__()
@@ -85,25 +89,29 @@ class PatchLoader(DataLoader):
 
 
 def is_worker_failure(error: BaseException) -> bool:
-    """Returns whether an error says that a process that reads has died, or that there is too little shared memory."""
-    if isinstance(error, ConnectionError | EOFError):  # a process died while it passed on a batch
+    """Returns whether the error means that a reading process has died, or that shared memory is too small."""
+    if isinstance(error, ConnectionError | EOFError):  # a process died while it sent a batch
         return True
     return isinstance(error, RuntimeError | OSError) and any(text in problem_in(error) for text in _FAILED)
 
 
 def problem_in(error: BaseException) -> str:
-    """Returns the line of an error that says what went wrong: the last, where a traceback has been passed on."""
+    """Returns the last line of an error's text; an error from another process begins with a traceback.
+
+    >>> problem_in(OSError("Too many open files."))
+    'Too many open files'
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].rstrip(".")[:300]
 
 
 def worker_count(config: UNetConfig) -> int:
-    """How many processes may read for a training; says in the log where shared memory allows fewer than the processor."""
+    """Returns the number of processes that read training patches; logs a warning if shared memory limits it."""
     possible = min(_MAX_PROCESSES, processors())
     size, free = batch_bytes(config), _free_bytes()
-    fitting = max(0, int((free * _USABLE_SHARE / size - 1) / _PREFETCHED))  # one batch more is in the training's hands
+    fitting = max(0, int((free * _USABLE_SHARE / size - 1) / _PREFETCHED))  # - 1: the batch that the training is using
     if fitting < possible:
         log.warning(
-            "%d instead of %d processes read for the training: %s has %.0f MB free, and a batch takes %.0f MB. %s",
+            "%d instead of %d processes read training patches: %s has %.0f MB free, and a batch takes %.0f MB. %s",
             fitting,
             possible,
             _SHARED,
@@ -115,7 +123,7 @@ def worker_count(config: UNetConfig) -> int:
 
 
 def batch_bytes(config: UNetConfig) -> int:
-    """Bytes of the patches of one optimiser step, as they are passed on."""
+    """Returns the bytes of shared memory that the patches of one optimiser step take."""
     voxels = config.training.cases_per_step * config.training.patches_per_case
     for side in config.patch:
         voxels *= side
@@ -123,7 +131,7 @@ def batch_bytes(config: UNetConfig) -> int:
 
 
 def processors() -> int:
-    """Returns how many processors this process may use: those that it may run on, fewer where a container has a quota."""
+    """Returns the number of CPUs that this process may use: its affinity, limited by the container's quota."""
     count = len(os.sched_getaffinity(0))
     try:
         quota, period = _QUOTA.read_text(encoding="utf-8").split()
@@ -135,6 +143,6 @@ def processors() -> int:
 def _free_bytes() -> int:
     try:
         found = os.statvfs(_SHARED)
-    except OSError:  # without it, nothing can be passed on
+    except OSError:  # without shared memory, processes cannot pass patches on
         return 0
     return found.f_bavail * found.f_frsize

@@ -1,4 +1,4 @@
-"""Label maps become CTs whose truth is known."""
+"""CTs painted over label maps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medsam2_atlas.demo.phantoms import deformed, painted
 from medsam2_atlas.imaging.volume import Volume
 
 
-def test_organs_lie_in_a_body_with_their_own_intensities(target_truth: Volume) -> None:
+def test_organs_have_their_own_intensities_in_a_body(target_truth: Volume) -> None:
     labels = deformed(target_truth, np.random.default_rng(4), 0.0, 0.0)
     image = painted(labels, np.random.default_rng(4))
     assert image.geometry == labels.geometry
@@ -37,18 +37,18 @@ def test_a_deformed_label_map_is_another_body(target_truth: Volume) -> None:
 def test_the_spine_lies_behind_the_aorta_of_a_bent_body(target_truth: Volume) -> None:
     labels = deformed(target_truth, np.random.default_rng(6), amplitude=14.0)
     image = painted(labels, np.random.default_rng(6)).array
-    apart = []
+    offsets = []
     for z in np.flatnonzero((labels.array == 8).any((1, 2))):
         rows, columns = np.nonzero(labels.array[z] == 8)
         row = int(rows.max())
         behind = image[z, row + 5 : row + 20] > 180  # 15 to 60 mm behind it
         if behind.any():
-            apart.append(float(np.nonzero(behind)[1].mean() - columns.mean()) * 3)
-    assert len(apart) > 20
-    assert np.median(np.abs(apart)) < 25  # an aorta's usual distance from the middle of a vertebra
+            offsets.append(float(np.nonzero(behind)[1].mean() - columns.mean()) * 3)
+    assert len(offsets) > 20
+    assert np.median(np.abs(offsets)) < 25  # a usual distance of the aorta from the centre of a vertebra
 
 
 def test_too_few_organs_are_refused(target_truth: Volume) -> None:
     alone = target_truth.with_array(np.where(target_truth.array == 6, 6, 0).astype(np.uint8))
-    with pytest.raises(InputError, match="holds 1 organs"):
+    with pytest.raises(InputError, match="contains 1 organs"):
         painted(deformed(alone, np.random.default_rng(1)), np.random.default_rng(1))

@@ -1,4 +1,4 @@
-"""Synthetic patients: the same for a seed, different from each other, and built like people."""
+"""Synthetic patients are reproducible, differ from each other, and have plausible anatomy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALWAYS_CONTACTS = [(4, 6), (6, 9), (6, 2), (10, 13), (6, 7), (5, 8), (11, 6)]
 
 @pytest.fixture(scope="module")
 def population() -> list[PhantomCase]:
-    return [draw_case(77, index, 3.5) for index in range(8)]  # thicker slices are three times as much work
+    return [draw_case(77, index, 3.5) for index in range(8)]  # thicker slices would need three times as much work
 
 
 def upright(file: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -30,7 +30,7 @@ def upright(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def whole(labels: np.ndarray, k: int) -> bool:
-    """Whether an organ is there and touches no border of the volume."""
+    """Returns whether an organ is present and touches no border of the volume."""
     mask = labels == k
     return bool(mask.sum() > 15) and not any(np.take(mask, i, axis).any() for axis in range(3) for i in (0, -1))
 
@@ -40,7 +40,7 @@ def volumes_ml(labels: np.ndarray, spacing: np.ndarray) -> dict[int, float]:
 
 
 def centroids(labels: np.ndarray, spacing: np.ndarray) -> dict[int, np.ndarray]:
-    """Centroids (z, y, x) in mm from the middle between the kidneys; empty where a kidney is cut."""
+    """Returns centroids (z, y, x) in mm relative to the midpoint of the kidneys; empty if a kidney touches the border."""
     found = {k: np.argwhere(labels == k).mean(0) * spacing for k in range(1, 16) if whole(labels, k)}
     if not {2, 3} <= set(found):
         return {}
@@ -49,7 +49,7 @@ def centroids(labels: np.ndarray, spacing: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def contact(labels: np.ndarray, spacing: np.ndarray, a: int, b: int) -> float | None:
-    """Share of a 6 mm shell around organ a that belongs to organ b."""
+    """Returns the share of a 6 mm shell around organ `a` that belongs to organ `b`."""
     image = sitk.GetImageFromArray(labels)
     image.SetSpacing(spacing[::-1].tolist())
     size = [round(n * s / 3) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
@@ -118,20 +118,22 @@ def real(real_cts: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     return [upright(file) for file in files]
 
 
-def test_organ_volumes_lie_in_the_real_ones_range(
+def test_organ_volumes_are_in_the_range_of_real_ones(
     real: list[tuple[np.ndarray, np.ndarray]], population: list[PhantomCase]
 ) -> None:
     for k in range(1, 16):
         theirs = [v[k] for labels, spacing in real if k in (v := volumes_ml(labels, spacing))]
         ours = [v[k] for c in population if k in (v := volumes_ml(c.label, np.array(c.scan.spacing[::-1])))]
         if len(theirs) < 3 or not ours:
-            continue  # too few whole ones to speak of a range
-        # Few whole organs do not show the extremes of a population: the fewer they are, the wider their range is taken.
+            continue  # too few fully imaged organs for a range
+        # Few organs do not show the extremes of a population, so the range is widened more if they are fewer.
         slack = 1.33 if len(theirs) >= 5 else 1.5
         assert min(theirs) / slack <= np.median(ours) <= max(theirs) * slack, organ_table()[k].name
 
 
-def test_centroids_lie_where_the_real_ones_do(real: list[tuple[np.ndarray, np.ndarray]], population: list[PhantomCase]) -> None:
+def test_centroids_are_near_those_of_real_bodies(
+    real: list[tuple[np.ndarray, np.ndarray]], population: list[PhantomCase]
+) -> None:
     theirs_all = [centroids(labels, spacing) for labels, spacing in real]
     ours_all = [centroids(c.label, np.array(c.scan.spacing[::-1])) for c in population]
     for k in range(1, 16):

@@ -1,4 +1,4 @@
-"""The demo weights' training runs, learns from a seed, and goes on after a stop."""
+"""The training of the demo weights runs, is reproducible from a seed, and resumes after a stop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUICK = DemoTraining(seed=3, patients=1, steps=2, click_steps=1, workers=1, save
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One small phantom in the place of the training's own."""
+    """Writes one small phantom in place of the training's phantoms."""
     folder = tmp_path_factory.mktemp("pool")
     case = draw_case(3, 0, 6.0)
     np.savez(
@@ -29,7 +29,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_clips_hold_images_masks_and_boxes_that_belong_together(cache: Path) -> None:
+def test_the_images_masks_and_boxes_of_a_clip_match(cache: Path) -> None:
     pool = PhantomPool(cache, 3, 1)
     batch = pool.batch(np.random.default_rng(0), Stage(3, 2, 2, (1,)), 64, 32)
     assert batch.images.shape == (3, 2, 3, 64, 64)
@@ -50,7 +50,7 @@ def test_the_curriculum_ends_with_clips_past_the_ends_of_organs() -> None:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Several threads add up gradients in the order in which they come, which rounds differently each time."""
+    """Limits PyTorch to one thread; several threads sum gradients in varying order, which rounds differently each time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -58,7 +58,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_training_writes_marked_weights_and_goes_on_after_a_stop(cache: Path, tmp_path: Path) -> None:
+def test_training_writes_marked_weights_and_resumes_after_a_stop(cache: Path, tmp_path: Path) -> None:
     device = torch.device("cpu")
     train_demo(tmp_path / "whole.pt", cache, QUICK, device)
 

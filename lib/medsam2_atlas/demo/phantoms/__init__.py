@@ -1,5 +1,4 @@
-"""Synthetic abdominal CTs with label maps: a population of patients, scanned and labelled, from a seed; or painted over given
-label maps."""
+"""Synthetic abdominal CTs with label maps, drawn from a population by a seed, or painted over given label maps."""
 
 from medsam2_atlas.demo.phantoms.dataset import PhantomCase, draw_case, write_dataset
 from medsam2_atlas.demo.phantoms.painted import deformed, painted

@@ -1,4 +1,4 @@
-"""From a patient's parameters to the ordered list of parts that make up the body; later parts cover earlier ones."""
+"""Converts a patient's parameters to the ordered list of body parts; later parts cover earlier ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medsam2_atlas.demo.phantoms.skeleton import add_skeleton
 
 
 def anatomy(patient: Patient) -> list[Part]:
-    """All parts of a patient, in the order in which they are painted."""
+    """Returns all parts of a patient in painting order."""
     build = Build(patient)
     cavity, diaphragm = _trunk(build)
     _bowel(build)
@@ -25,7 +25,13 @@ def anatomy(patient: Patient) -> list[Part]:
 
 
 def outline(axes: list[tuple[float, float, float]], centre_y: float, grow: float = 0.0) -> Solid:
-    """A trunk: an ellipse in each axial plane, from rows of (z, half width, half depth) in mm."""
+    """Returns a trunk: a superellipse (exponent 2.4) in each axial plane.
+
+    Args:
+        axes: rows of (z, half width, half depth) in mm.
+        centre_y: y of all centres, in mm.
+        grow: added to half widths and half depths, in mm.
+    """
     z, a, b = np.asarray(sorted(axes), float).T
 
     def distance(p: np.ndarray) -> np.ndarray:
@@ -99,7 +105,7 @@ def _bowel(build: Build) -> None:
     build.add(colon, patient.hu("wall"))
     build.add(colon.grown(-3), STOOL)
     pockets = Field(rng, 6.0, (40, 90))
-    build.add(Solid(lambda p: np.maximum(colon.distance(p) + 4, pockets(p) + 2), colon.low, colon.high), GAS)
+    build.add(Solid(lambda p: np.maximum(colon.distance(p) + 4, pockets(p) + 2), colon.lower, colon.upper), GAS)
 
 
 def _vessels(build: Build) -> dict[str, Solid]:
@@ -127,8 +133,8 @@ def _chest(build: Build, cavity: Solid, diaphragm: Solid, vessels: dict[str, Sol
     patient = build.patient
     middle = tube(np.array([(5, -32, 60), (5, -32, 250)]), (30, 34), (1, 0.75, 1))
     heart = ellipsoid(build.at(25, -72, 168), build.size(62, 46, 48), (0, 0, 20))
-    lungs = cavity.within(Solid(lambda p: -diaphragm.distance(p), cavity.low, cavity.high), 3.0)
-    lungs = Solid(lungs.distance, np.array([-1e4, -1e4, 5.0]), cavity.high).without(middle).without(heart, 3)
+    lungs = cavity.within(Solid(lambda p: -diaphragm.distance(p), cavity.lower, cavity.upper), 3.0)
+    lungs = Solid(lungs.distance, np.array([-1e4, -1e4, 5.0]), cavity.upper).without(middle).without(heart, 3)
     build.add(lungs, LUNG)
     build.add(heart, patient.hu("vein") * 0.4 + patient.hu("aorta") * 0.5)
     build.add(tube(np.array([(-27, -58, 118), (-20, -64, 150)]), (14, 16)), patient.hu("vein"))

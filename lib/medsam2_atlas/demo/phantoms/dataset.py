@@ -1,4 +1,4 @@
-"""Phantom cases by seed and number, alone or as a folder of NIfTI files."""
+"""Draws phantom cases by seed and number, and writes folders of them as NIfTI files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from medsam2_atlas.demo.phantoms.scanner import draw_orientation, draw_scan
 
 @dataclass(frozen=True)
 class PhantomCase:
-    """A scanned synthetic patient: image (float32, HU) and label map (uint8), both `[z, y, x]` on the scan's LPS grid."""
+    """A scanned synthetic patient.
+
+    Attributes:
+        patient: parameters of the patient.
+        scan: the grid, LPS.
+        orientation: orientation code of the file.
+        image: the CT `[z, y, x]` in HU, float32.
+        label: organ numbers `[z, y, x]`, uint8.
+    """
 
     patient: Patient
     scan: Scan
@@ -28,7 +36,7 @@ class PhantomCase:
     label: np.ndarray
 
     def as_images(self) -> tuple[sitk.Image, sitk.Image]:
-        """Image and label map with their geometry, in the orientation in which the file is to be stored."""
+        """Returns image and label map with their geometry, in the orientation of the file."""
         pair = []
         for array in (self.image.astype(np.int16), self.label):
             picture = sitk.GetImageFromArray(array)
@@ -40,7 +48,13 @@ class PhantomCase:
 
 
 def draw_case(seed: int, index: int, spacing: float | None = None) -> PhantomCase:
-    """Case `index` of the population `seed`; the same arguments give the same case, whatever else was drawn."""
+    """Draws one case of a population; the same arguments always give the same case.
+
+    Args:
+        seed: the population.
+        index: number of the case.
+        spacing: isotropic spacing in mm; without it, spacing, tilt and file orientation are random.
+    """
     generator = np.random.default_rng([seed, index])
     patient = draw_patient(generator)
     scan = draw_scan(generator, patient, spacing)
@@ -59,15 +73,15 @@ def write_dataset(
     workers: int = 2,
     progress: Progress = silent,
 ) -> None:
-    """Writes `count` cases as `images/NAME.nii.gz` and `labels/NAME.nii.gz`, the same names in both.
+    """Writes cases as `images/NAME.nii.gz` and `labels/NAME.nii.gz`, with the same names in both folders.
 
     Args:
-        out: folder; made where it does not exist.
+        out: folder to write to; created if missing.
         count: number of cases.
         seed: the population.
-        spacing: isotropic spacing in mm; without it, spacings, tilts and file orientations differ.
-        hu_step: HU are rounded to multiples of it; larger steps make smaller files.
-        workers: processes.
+        spacing: isotropic spacing in mm; without it, spacings, tilts and file orientations are random.
+        hu_step: HU are rounded to multiples of this; larger steps make smaller files.
+        workers: number of processes.
         progress: called with the fraction completed.
     """
     for kind in ("images", "labels"):

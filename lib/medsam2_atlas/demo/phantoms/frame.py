@@ -1,7 +1,7 @@
-"""The frame in which a synthetic patient is built, and the list of parts that the rooms of the body add to.
+"""The coordinate frame of a synthetic patient, and the list of its parts.
 
-The frame is (x left, y posterior, z superior) in mm, its origin midway between the kidneys of an average adult. Sizes
-and places follow textbook anatomy and were compared with real label maps (see `tests/demo/phantoms`).
+The frame is (x left, y posterior, z superior) in mm; its origin is midway between the kidneys of an average adult. Sizes and
+positions follow textbook anatomy and were compared with real label maps (see `tests/demo/phantoms`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ TOP, BOTTOM = 190.0, -285.0
 
 @dataclass(frozen=True)
 class Part:
-    """A solid of one tissue: attenuation in HU, and its label: 1..15, 0 for none, None to keep what lies below."""
+    """A solid of one tissue.
+
+    Attributes:
+        solid: its shape.
+        hu: attenuation in HU.
+        label: organ number 1..15; 0 for no organ; None keeps the label of the part below.
+    """
 
     solid: Solid
     hu: float
@@ -36,24 +42,33 @@ class Build:
         self.parts: list[Part] = []
 
     def add(self, solid: Solid, hu: float, label: int | None = 0) -> Solid:
-        """Paints a solid over what there is so far."""
+        """Adds a solid of `hu` HU as the topmost part, and returns it; `label` as in `Part`."""
         self.parts.append(Part(solid, hu, label))
         return solid
 
     def at(self, *centre: float, spread: float = 3.0) -> np.ndarray:
-        """A place near `centre`, moved by a normal deviate of `spread` mm."""
+        """Returns a random point `[3]` (x, y, z) in mm near `centre`, with a standard deviation of `spread` mm."""
         return np.asarray(centre, float) + self.rng.normal(0, spread, 3)
 
     def line(self, *points: tuple[float, float, float], spread: float = 3.0) -> np.ndarray:
-        """Control points of a tube: moved together by `spread` and each by a third of it."""
+        """Returns control points `[n, 3]` (x, y, z) of a tube in mm, moved at random.
+
+        All points move together with a standard deviation of `spread` mm, and each point by a third of it.
+        """
         line = np.asarray(points, float) + self.rng.normal(0, spread, 3)
         return line + self.rng.normal(0, spread / 3, line.shape)
 
     def size(self, *lengths: float, spread: float = 0.06) -> np.ndarray:
-        """Lengths scaled together and each by a little."""
+        """Returns lengths `[n]` in mm, scaled at random: all together by `spread`, and each by half of it."""
         values = np.asarray(lengths, float)
         return values * max(self.rng.normal(1, spread), 0.6) * self.rng.normal(1, spread / 2, len(values))
 
     def rough(self, solid: Solid, amplitude: float, wavelengths: tuple[float, float] = (30, 80)) -> Solid:
-        """A solid with an uneven surface, `amplitude` mm deep."""
+        """Returns a solid with an uneven surface.
+
+        Args:
+            solid: the smooth solid.
+            amplitude: standard deviation of the surface's displacement, in mm.
+            wavelengths: range of wavelengths of the displacement, in mm.
+        """
         return solid.roughened(Field(self.rng, amplitude, wavelengths))

@@ -1,4 +1,4 @@
-"""The organs of abdomen and pelvis, with the vessels between them."""
+"""Adds the organs of abdomen and pelvis, with the vessels between them, to a synthetic patient."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from medsam2_atlas.demo.phantoms.shapes import Solid, ellipsoid, tube, union
 
 
 def add_abdomen(build: Build, space: Solid, vessels: dict[str, Solid]) -> None:
-    """Adds the abdominal organs, within the space below the diaphragm."""
+    """Adds the abdominal organs.
+
+    Args:
+        build: collects the parts.
+        space: the abdominal cavity below the diaphragm.
+        vessels: the solids of `aorta` and `cava`.
+    """
     kidneys = _liver_spleen_kidneys(build, space)
     stomach = _stomach(build, space)
     duodenum = _duodenum(build)
@@ -79,7 +85,7 @@ def _stomach(build: Build, space: Solid) -> Solid:
     content = stomach.grown(-3.2)
     build.add(content, rng.uniform(8, 40), None)
     level = rng.uniform(-105, -72)
-    build.add(Solid(lambda p: np.maximum(content.distance(p), p[:, 1] - level), content.low, content.high), GAS, None)
+    build.add(Solid(lambda p: np.maximum(content.distance(p), p[:, 1] - level), content.lower, content.upper), GAS, None)
     return stomach
 
 
@@ -109,7 +115,7 @@ def _pancreas(build: Build, duodenum: Solid, stomach: Solid) -> None:
 
 
 def _vessels(build: Build) -> None:
-    """Adds portal vein, arteries of the bowel, and the vessels of kidneys and legs."""
+    """Adds the portal vein, the arteries of the bowel, and the vessels of kidneys and legs."""
     patient = build.patient
     for course, radii, tissue in (
         (((-6, -68, -60), (-6, -72, -20), (-12, -60, 12), (-30, -62, 36), (-52, -58, 46)), (5, 5.5, 6.5, 7, 5), "portal"),
@@ -164,7 +170,7 @@ def _adrenals(build: Build, kidneys: dict[int, Solid]) -> None:
 
 
 def add_pelvic_organs(build: Build) -> None:
-    """Adds bladder, and prostate or uterus."""
+    """Adds the bladder, and prostate or uterus."""
     patient, rng = build.patient, build.rng
     if patient.sex == "male":
         gland = ellipsoid(build.at(0, -14, -262, spread=2), build.size(23, 18, 19, spread=0.1), (rng.normal(0, 6), 0, 0))

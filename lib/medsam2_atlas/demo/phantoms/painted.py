@@ -1,8 +1,8 @@
-"""Synthetic intensities over given anatomy: a label map becomes a CT whose truth is known.
+"""Paints synthetic intensities over a given label map, which gives a CT with known ground truth.
 
-What the label map does not tell comes from a synthetic patient: body, bones, lungs and bowels, laid by a scaling and a shift
-under the label map's organs, and bent so that the spine lies behind the aorta and the ribs around liver, spleen and kidneys.
-So the organs' shapes and places are nobody's invention, the intensities are.
+The organs' shapes and positions are those of the label map. Everything else comes from a synthetic patient: intensities, body,
+bones, lungs and bowels. The synthetic patient is scaled and shifted to the label map's organs, and bent so that its spine is
+behind the aorta and its ribs are around liver, spleen and kidneys.
 """
 
 from __future__ import annotations
@@ -39,25 +39,28 @@ _AROUND_MM = 12.0
 _BEYOND_MM = 300.0
 _MIN_ORGANS = 3
 _STRETCH = (0.75, 1.35)
-_STILL = (1, 2, 3, 6, 11, 12)
-"""Spleen, kidneys, liver, adrenal glands: bones and lungs lie around them as around the synthetic patient's."""
+_FIXED = (1, 2, 3, 6, 11, 12)
+"""Spleen, kidneys, liver, adrenal glands: their centres are landmarks, since bones and lungs surround them in all patients."""
 _LONG = (8, 9)
-"""Aorta and inferior vena cava: the spine lies behind them, level by level."""
+"""Aorta and inferior vena cava: their centres on many slices are landmarks, since the spine is right behind them."""
 _ENDS = (8, 9, 14)
-"""Organs whose lower ends hold still: the vessels fork above the pelvis, the bladder lies on its floor."""
+"""Organs whose lower ends are landmarks: the vessels fork above the pelvis, and the bladder is on the pelvic floor."""
 _LEVEL_MM, _BEND_GRID = 15.0, 10.0
 _BEND_MM, _BEND_FADES = 45.0, 0.3
-"""How far a landmark reaches, and the weight of staying where the stretch has put everything."""
+"""The range of a landmark in mm (standard deviation), and the weight of no bending."""
 
 
 def deformed(labels: Volume, generator: np.random.Generator, amplitude: float = 8.0, stretch: float = 0.06) -> Volume:
-    """A label map of another body: stretched along each axis, and bent by a smooth random field.
+    """Deforms a label map: stretches it along each axis, and bends it by a smooth random field.
 
     Args:
-        labels: label map; resampled to 3 mm.
-        generator: source of all choices.
-        amplitude: standard deviation of the displacement along each axis, mm.
+        labels: organ numbers `[z, y, x]`.
+        generator: random generator of the deformation.
+        amplitude: standard deviation of the displacement along each axis, in mm.
         stretch: standard deviation of the logarithm of each axis' stretch.
+
+    Returns:
+        The deformed label map `[z, y, x]`, with a spacing of 3 mm.
     """
     size = [max(2, round(n * s / _SPACING)) for n, s in zip(labels.geometry.size, labels.geometry.spacing, strict=True)]
     grid = sitk.Resample(
@@ -75,17 +78,25 @@ def deformed(labels: Volume, generator: np.random.Generator, amplitude: float = 
 
 
 def painted(labels: Volume, generator: np.random.Generator) -> Volume:
-    """A CT (HU, float32) on the grid of a label map.
+    """Paints a CT on the grid of a label map.
+
+    Args:
+        labels: organ numbers `[z, y, x]`.
+        generator: random generator of patient, texture and noise.
+
+    Returns:
+        The CT `[z, y, x]` in HU, float32.
 
     Raises:
-        InputError: fewer than three organs, too few to lay a body under them.
+        InputError: if the label map contains fewer than three organs, which is too few to place a body.
     """
     patient = draw_patient(generator)
     background, below = _background(patient)
     real, organs = _centres(labels), _centres(below)
     known = sorted(set(real) & set(organs))
     if len(known) < _MIN_ORGANS:
-        raise InputError(labels.source, f"holds {len(real)} organs.", f"At least {_MIN_ORGANS} tell where the body lies.")
+        remedy = f"At least {_MIN_ORGANS} are needed to place the body."
+        raise InputError(labels.source, f"contains {len(real)} organs.", remedy)
     scale, shift = np.ones(3), np.zeros(3)
     for axis in range(3):
         a, b = np.array([real[k][axis] for k in known]), np.array([organs[k][axis] for k in known])
@@ -95,20 +106,20 @@ def painted(labels: Volume, generator: np.random.Generator) -> Volume:
     stretched.SetMatrix(np.diag(scale).ravel().tolist())
     stretched.SetTranslation(shift.tolist())
     bent = _bend(labels, below, scale, shift)
-    blank, to_phantom = labels.as_image(), sitk.CompositeTransform([stretched, bent])  # the last one comes first
+    blank, to_phantom = labels.as_image(), sitk.CompositeTransform([stretched, bent])  # the last one is applied first
     hu = sitk.GetArrayFromImage(sitk.Resample(background, blank, to_phantom, sitk.sitkLinear, -1000.0, sitk.sitkFloat32))
     return labels.with_array(_with_organs(hu, labels, patient, generator))
 
 
 def _background(patient: Patient) -> tuple[sitk.Image, Volume]:
-    """A synthetic patient without the labelled organs, and the label map of those."""
+    """Returns the CT of a synthetic patient without the labelled organs, and the label map of these organs."""
     sx, sy, sz = patient.scale
     width, depth = 2 * (150 + patient.fat) * sx + 40, 300 * sy
     size = (round(width / _SPACING), round(depth / _SPACING), round((TOP - BOTTOM) * sz / _SPACING))
     scan = Scan(size, (_SPACING,) * 3, (-width / 2, -36 * sy - depth / 2, BOTTOM * sz))
     image, label = render(patient, scan)
     image[label > 0] = FAT
-    beyond = round(_BEYOND_MM / _SPACING)  # long scans go on where the patient ends
+    beyond = round(_BEYOND_MM / _SPACING)  # long scans extend beyond the synthetic patient
     longer = np.pad(image, ((beyond, beyond), (0, 0), (0, 0)), mode="edge")
     x, y, z = scan.origin
     grid = Geometry((*size[:2], len(longer)), scan.spacing, (x, y, z - beyond * _SPACING))
@@ -117,7 +128,7 @@ def _background(patient: Patient) -> tuple[sitk.Image, Volume]:
 
 
 def _bend(labels: Volume, below: Volume, scale: np.ndarray, shift: np.ndarray) -> sitk.Transform:
-    """What takes organs that hold still to where the synthetic patient has them, besides scaling and shift; smooth."""
+    """Returns the smooth displacement that, with scaling and shift, maps landmarks to those of the synthetic patient."""
     places, moves = [], []
     real, own = _landmarks(labels), _landmarks(below)
     for name in sorted(real.keys() & own.keys()):
@@ -126,10 +137,10 @@ def _bend(labels: Volume, below: Volume, scale: np.ndarray, shift: np.ndarray) -
     for k in _LONG:
         levels = _levels(below, k)
         for place in _levels(labels, k):
-            apart = min((level - (scale * place + shift) for level in levels), key=lambda v: abs(v[2]), default=None)
-            if apart is not None and abs(apart[2]) < _LEVEL_MM:
+            offset = min((level - (scale * place + shift) for level in levels), key=lambda v: abs(v[2]), default=None)
+            if offset is not None and abs(offset[2]) < _LEVEL_MM:
                 places.append(place)
-                moves.append(apart * [1, 1, 0] / scale)
+                moves.append(offset * [1, 1, 0] / scale)
     grid = labels.geometry
     coarse = Geometry(
         (max(2, round(grid.size[0] * grid.spacing[0] / _BEND_GRID) + 1),
@@ -151,8 +162,8 @@ def _bend(labels: Volume, below: Volume, scale: np.ndarray, shift: np.ndarray) -
 
 
 def _landmarks(labels: Volume) -> dict[str, np.ndarray]:
-    """Places (mm) by which two bodies are laid on each other: middles of organs that hold still, lower ends of others."""
-    found = {f"middle {k}": middle for k, middle in _centres(labels).items() if k in _STILL}
+    """Returns the landmarks (mm) that align two bodies: centres of `_FIXED` organs, and lower ends of `_ENDS`."""
+    found = {f"middle {k}": middle for k, middle in _centres(labels).items() if k in _FIXED}
     for k in _ENDS:
         slices = np.flatnonzero((labels.array == k).any((1, 2)))
         if len(slices) and slices[0] > 0:
@@ -161,7 +172,7 @@ def _landmarks(labels: Volume) -> dict[str, np.ndarray]:
 
 
 def _levels(labels: Volume, k: int) -> list[np.ndarray]:
-    """Middles (mm) of a long organ on slices `_LEVEL_MM` apart, from the lowest."""
+    """Returns the centres (mm) of a long organ on slices at a distance of `_LEVEL_MM`, from the lowest slice."""
     slices = np.flatnonzero((labels.array == k).any((1, 2)))
     return [_middle_on(labels, k, int(z)) for z in slices[:: max(1, round(_LEVEL_MM / labels.geometry.spacing[2]))]]
 
@@ -172,25 +183,28 @@ def _middle_on(labels: Volume, k: int, z: int) -> np.ndarray:
 
 
 def _points(grid: Geometry) -> np.ndarray:
-    """The voxels' places along the grid's own axes, `[n, 3]` (x, y, z) in mm from the first one, float32."""
+    """Returns the voxels' positions along the grid's axes, `[n, 3]` (x, y, z) in mm from the first voxel, float32."""
     z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in grid.shape], indexing="ij")
     return np.stack([x, y, z], -1).reshape(-1, 3) * np.array(grid.spacing, np.float32)
 
 
 def _centres(labels: Volume) -> dict[int, np.ndarray]:
-    """Middles (mm) of the boxes around organs that the scan does not cut along z; around all where that leaves too few."""
-    whole: dict[int, np.ndarray] = {}
+    """Returns the centres (mm) of the organs' bounding boxes.
+
+    Organs that touch the scan's first or last slice are excluded, unless that leaves too few organs.
+    """
+    inside: dict[int, np.ndarray] = {}
     cut: dict[int, np.ndarray] = {}
     for k, box in enumerate(ndimage.find_objects(labels.array), 1):
         if box is not None and k in _TISSUES:
             middle = np.array([(span.start + span.stop - 1) / 2 for span in box[::-1]])
             touches = box[0].start == 0 or box[0].stop == labels.array.shape[0]
-            (cut if touches else whole)[k] = labels.geometry.to_world(middle)
-    return whole if len(whole) >= 2 * _MIN_ORGANS else whole | cut
+            (cut if touches else inside)[k] = labels.geometry.to_world(middle)
+    return inside if len(inside) >= 2 * _MIN_ORGANS else inside | cut
 
 
 def _with_organs(hu: np.ndarray, labels: Volume, patient: Patient, generator: np.random.Generator) -> np.ndarray:
-    """Organs over a body that reaches around them, soft edges, texture and noise."""
+    """Paints the organs, tissue around them, soft edges, texture and noise over the body's HU `[z, y, x]`."""
     away = ndimage.distance_transform_edt(labels.array == 0, sampling=labels.geometry.spacing[::-1])
     hu[(away < _AROUND_MM) & (hu < -300)] = FAT
     points = _points(labels.geometry)

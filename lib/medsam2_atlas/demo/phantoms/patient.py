@@ -1,4 +1,4 @@
-"""What differs from one synthetic patient to the next: body, pose, organs, fullness, sex and contrast phase."""
+"""The parameters of a synthetic patient: body, pose, organs, fullness, sex and contrast phase."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 Sex = Literal["female", "male"]
 Phase = Literal["native", "late arterial", "portal venous"]
 
-# Attenuation in HU of what takes up contrast, by phase; typical values of abdominal CT at 120 kV.
+# Attenuation (HU) of enhancing tissues by phase; typical values of abdominal CT at 120 kV.
 ENHANCEMENT: dict[Phase, dict[str, float]] = {
     "native": dict(liver=58, spleen=46, kidney=32, medulla=30, pancreas=40, adrenal=28, aorta=40, vein=38, portal=40,
                    wall=38, uterus=45, prostate=38, muscle=52),
@@ -23,9 +23,9 @@ ENHANCEMENT: dict[Phase, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class Patient:
-    """One synthetic patient. Lengths in mm, angles in degrees, attenuation in HU.
+    """One synthetic patient. Lengths are in mm, angles in degrees, attenuation in HU.
 
-    `generator_seed` feeds everything that is drawn while the anatomy is built, so that a patient is reproducible.
+    `generator_seed` seeds all random choices of the anatomy, so that a patient is reproducible.
     """
 
     sex: Sex
@@ -46,12 +46,12 @@ class Patient:
     generator_seed: int
 
     def hu(self, tissue: str) -> float:
-        """Attenuation of an enhancing tissue in this patient's phase."""
+        """Returns the attenuation (HU) of an enhancing tissue in this patient's phase."""
         return ENHANCEMENT[self.phase][tissue]
 
 
 def draw_patient(generator: np.random.Generator) -> Patient:
-    """A patient drawn from the population."""
+    """Draws a patient from the population."""
     sex: Sex = "female" if generator.random() < 0.5 else "male"
     phase: Phase = ("native", "late arterial", "portal venous")[int(generator.choice(3, p=[0.1, 0.25, 0.65]))]  # type: ignore[assignment]
     size = float(generator.normal(1.0 if sex == "male" else 0.95, 0.04))

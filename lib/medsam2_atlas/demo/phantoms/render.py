@@ -1,4 +1,4 @@
-"""Scans a synthetic patient: the HU image and the label map on any voxel grid."""
+"""Scans a synthetic patient: renders the CT and the label map on any voxel grid."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from medsam2_atlas.demo.phantoms.patient import Patient
 from medsam2_atlas.demo.phantoms.shapes import Field
 
 _SLAB_POINTS = 100_000
-"""Points that are painted together. In a thin slab most parts of the body are skipped, and a processor's cache holds it."""
+"""Number of points painted together. Most parts do not reach into such a thin slab, and it fits into the CPU's cache."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Where the scanner samples: size (x, y, z) in voxels, spacing (mm), origin of the first voxel (mm, LPS).
+    """The voxel grid of a scan.
 
-    `tilt` holds Euler angles in degrees that turn the grid's axes away from the patient's: an oblique acquisition.
+    Attributes:
+        size: voxels (x, y, z).
+        spacing: spacing (x, y, z) in mm.
+        origin: position (x, y, z) of the first voxel in mm, LPS.
+        tilt: Euler angles (degrees) between the grid's and the patient's axes, for an oblique acquisition.
     """
 
     size: tuple[int, int, int]
@@ -31,15 +35,22 @@ class Scan:
 
     @property
     def direction(self) -> np.ndarray:
-        """The grid's axes as columns, `[3, 3]`."""
+        """The grid's axes as columns of a matrix `[3, 3]`."""
         return np.asarray(Rotation.from_euler("xyz", self.tilt, degrees=True).as_matrix())
 
 
 def render(patient: Patient, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
-    """Image (float32, HU) and label map (uint8), both `[z, y, x]`, of a patient on a grid.
+    """Renders a patient on a grid.
 
-    Edges carry partial volumes; slices thicker than 3.5 mm are averages of thinner ones. Quantum noise is smooth over
-    about a voxel, as after a soft reconstruction kernel.
+    Edges have partial volumes, and slices thicker than 3.5 mm are averages of thinner ones. Quantum noise is smooth over about
+    a voxel, as after a soft reconstruction kernel.
+
+    Args:
+        patient: the patient.
+        scan: the grid.
+
+    Returns:
+        The CT `[z, y, x]` in HU, float32, and organ numbers `[z, y, x]`, uint8.
     """
     parts = anatomy(patient)
     rng = np.random.default_rng([patient.generator_seed, 1])
@@ -64,7 +75,7 @@ def render(patient: Patient, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _patient_points(patient: Patient, scan: Scan, heights: np.ndarray, bend: list[Field]) -> np.ndarray:
-    """The grid's points of some slices in the average adult's frame, `[n, 3]` mm."""
+    """Returns the grid's points on the given slices in the average adult's frame, `[n, 3]` (x, y, z) in mm."""
     nx, ny, _ = scan.size
     z, y, x = np.meshgrid(
         heights * scan.spacing[2], np.arange(ny) * scan.spacing[1], np.arange(nx) * scan.spacing[0], indexing="ij"
@@ -83,17 +94,17 @@ def _patient_points(patient: Patient, scan: Scan, heights: np.ndarray, bend: lis
 def _paint(parts: list[Part], points: np.ndarray, voxel: float) -> tuple[np.ndarray, np.ndarray]:
     hu = np.full(len(points), -1000, np.float32)
     label = np.zeros(len(points), np.uint8)
-    low, high = points.min(0), points.max(0)
+    lower, upper = points.min(0), points.max(0)
     for part in parts:
         reach = voxel + 4.0
-        if np.any(part.solid.low - reach > high) or np.any(part.solid.high + reach < low):
+        if np.any(part.solid.lower - reach > upper) or np.any(part.solid.upper + reach < lower):
             continue
         inside = np.ones(len(points), bool)
         for axis in range(3):
-            if part.solid.low[axis] - reach > low[axis]:
-                inside &= points[:, axis] > part.solid.low[axis] - reach
-            if part.solid.high[axis] + reach < high[axis]:
-                inside &= points[:, axis] < part.solid.high[axis] + reach
+            if part.solid.lower[axis] - reach > lower[axis]:
+                inside &= points[:, axis] > part.solid.lower[axis] - reach
+            if part.solid.upper[axis] + reach < upper[axis]:
+                inside &= points[:, axis] < part.solid.upper[axis] + reach
         near = np.flatnonzero(inside)
         if not len(near):
             continue

@@ -1,4 +1,4 @@
-"""Draws where and how a synthetic patient is scanned: field of view, slice thickness, tilt, orientation of the file."""
+"""Draws the scan of a synthetic patient: field of view, slice thickness, tilt, orientation of the file."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from medsam2_atlas.demo.phantoms.patient import Patient
 from medsam2_atlas.demo.phantoms.render import Scan
 
 ORIENTATIONS = ["".join(pick) for axes in itertools.permutations(("RL", "AP", "IS")) for pick in itertools.product(*axes)]
-"""The 48 ways in which an image's axes can follow the patient's."""
+"""The 48 possible orientations of an image's axes relative to the patient's."""
 
 _USUAL = ("LPS", "RAS", "LAS", "RPS")
 
 
 def draw_scan(generator: np.random.Generator, patient: Patient, spacing: float | None = None) -> Scan:
-    """A scan of the abdomen: mostly whole, at times cut at the top, the bottom or the sides.
+    """Draws a scan of the abdomen; some scans are cut at the top, the bottom or the sides.
 
     Args:
-        generator: source of all choices.
-        patient: who lies in the scanner; size and fat set the field of view.
-        spacing: isotropic spacing in mm; without it, 2 to 3.2 mm in plane and 1.5 to 5 mm from slice to slice.
+        generator: random generator.
+        patient: the patient; size and fat determine the field of view.
+        spacing: isotropic spacing in mm; without it, 2 to 3.2 mm in plane and 1.5 to 5 mm between slices.
     """
     if spacing is None:
         in_plane = float(generator.uniform(2.0, 3.2))
@@ -51,5 +51,5 @@ def draw_scan(generator: np.random.Generator, patient: Patient, spacing: float |
 
 
 def draw_orientation(generator: np.random.Generator) -> str:
-    """The orientation code in which the file is stored: mostly a usual one, at times any of the 48."""
+    """Draws the orientation code of the file: one of four common ones (70 %), or any of the 48."""
     return str(generator.choice(_USUAL if generator.random() < 0.7 else ORIENTATIONS))

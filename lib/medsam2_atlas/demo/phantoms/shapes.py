@@ -1,7 +1,7 @@
-"""Solids given by signed distances: ellipsoids, tubes along splines, and the ways to bend and join them.
+"""Solids defined by signed distances: ellipsoids, tubes along splines, and functions that deform and combine them.
 
-Points are `[n, 3]` float arrays of (x, y, z) in mm in a patient's own frame (+x left, +y posterior, +z superior).
-A distance is negative inside, positive outside, in mm, and exact enough near the surface to give partial volumes.
+Points are float arrays `[n, 3]` of (x, y, z) in mm in a patient's own frame (+x left, +y posterior, +z superior). Distances are
+arrays `[n]` in mm, negative inside and positive outside, and exact enough near the surface for partial volumes.
 """
 
 from __future__ import annotations
@@ -19,39 +19,53 @@ Distance = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Solid:
-    """A signed distance and a box `(low, high)` outside of which the solid surely is not (mm)."""
+    """A solid.
+
+    Attributes:
+        distance: maps points `[n, 3]` to signed distances `[n]` in mm.
+        lower: lower corner `[3]` (x, y, z) of a box that contains the solid, in mm.
+        upper: upper corner `[3]` of that box, in mm.
+    """
 
     distance: Distance
-    low: np.ndarray
-    high: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
 
     def without(self, other: Solid, gap: float = 0.0) -> Solid:
-        """This solid with `other`, grown by `gap` mm, cut away."""
-        return Solid(lambda p: np.maximum(self.distance(p), gap - other.distance(p)), self.low, self.high)
+        """Returns this solid minus `other`, which is grown by `gap` mm before."""
+        return Solid(lambda p: np.maximum(self.distance(p), gap - other.distance(p)), self.lower, self.upper)
 
     def within(self, other: Solid, inset: float = 0.0) -> Solid:
-        """The part of this solid that lies at least `inset` mm inside `other`."""
+        """Returns the part of this solid that is at least `inset` mm inside `other`."""
         return Solid(
             lambda p: np.maximum(self.distance(p), other.distance(p) + inset),
-            np.maximum(self.low, other.low),
-            np.minimum(self.high, other.high),
+            np.maximum(self.lower, other.lower),
+            np.minimum(self.upper, other.upper),
         )
 
     def grown(self, millimetres: float) -> Solid:
-        """This solid with its surface moved outwards (inwards where negative)."""
-        return Solid(lambda p: self.distance(p) - millimetres, self.low - millimetres, self.high + millimetres)
+        """Returns this solid with its surface moved outwards, or inwards if negative."""
+        return Solid(lambda p: self.distance(p) - millimetres, self.lower - millimetres, self.upper + millimetres)
 
     def roughened(self, field: Field) -> Solid:
-        """This solid with its surface moved by a smooth random field."""
-        return Solid(lambda p: self.distance(p) + field(p), self.low - field.amplitude * 3, self.high + field.amplitude * 3)
+        """Returns this solid with its surface moved by a smooth random field, in mm."""
+        return Solid(lambda p: self.distance(p) + field(p), self.lower - field.amplitude * 3, self.upper + field.amplitude * 3)
 
 
 class Field:
-    """A smooth random scalar field: a sum of cosines, standard deviation `amplitude`, wavelengths in mm."""
+    """A smooth random scalar field: a sum of cosines with standard deviation `amplitude` and `wavelengths` in mm."""
 
     def __init__(
         self, generator: np.random.Generator, amplitude: float, wavelengths: tuple[float, float], waves: int = 5
     ) -> None:
+        """Draws a random field.
+
+        Args:
+            generator: random generator.
+            amplitude: standard deviation of the values.
+            wavelengths: min and max wavelength, in mm.
+            waves: number of cosines.
+        """
         direction = generator.normal(size=(waves, 3))
         direction /= np.linalg.norm(direction, axis=1, keepdims=True)
         length = generator.uniform(*wavelengths, size=(waves, 1))
@@ -60,7 +74,7 @@ class Field:
         self.amplitude = float(amplitude)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        """Values `[n]` at points `[n, 3]`."""
+        """Returns the values `[n]` at points `[n, 3]` (x, y, z) in mm."""
         if self.amplitude == 0:
             return np.zeros(len(points), np.float32)
         waves = np.cos(points @ self._frequency.T + self._phase)
@@ -71,7 +85,17 @@ class Field:
 def ellipsoid(
     centre: Sequence[float] | np.ndarray, radii: Sequence[float] | np.ndarray, rotation: Sequence[float] = (0.0, 0.0, 0.0)
 ) -> Solid:
-    """An ellipsoid; `rotation` holds Euler angles about x, y and z in degrees."""
+    """Returns an ellipsoid.
+
+    Args:
+        centre: centre `[3]` (x, y, z) in mm.
+        radii: radii `[3]` in mm.
+        rotation: Euler angles about x, y and z, in degrees.
+
+    >>> ball = ellipsoid((0, 0, 0), (10, 10, 10))
+    >>> ball.distance(np.array([[0.0, 0.0, 12.0]], np.float32)).round(3).tolist()
+    [2.0]
+    """
     c, r = np.asarray(centre, np.float32), np.asarray(radii, np.float32)
     turn = Rotation.from_euler("xyz", rotation, degrees=True).as_matrix().astype(np.float32)
 
@@ -87,9 +111,12 @@ def ellipsoid(
 
 
 def tube(control: np.ndarray, radii: Sequence[float] | np.ndarray, flatten: Sequence[float] = (1.0, 1.0, 1.0)) -> Solid:
-    """A tube along a cubic spline through `control` `[k, 3]` with a radius at each control point.
+    """Returns a tube along a cubic spline.
 
-    `flatten` scales the axes before distances are taken: (1, .8, 1) gives a tube 1/.8 as deep in y as it is wide.
+    Args:
+        control: control points `[k, 3]` (x, y, z) of the spline, in mm.
+        radii: radii `[k]` at the control points, in mm.
+        flatten: factors of the axes before distances are computed; (1, .8, 1) makes a tube 1/.8 times as deep in y as wide.
     """
     control = np.asarray(control, float)
     scale = np.asarray(flatten, float)
@@ -98,7 +125,7 @@ def tube(control: np.ndarray, radii: Sequence[float] | np.ndarray, flatten: Sequ
     line = CubicSpline(steps, control)(s)
     radius = np.interp(s, steps, np.asarray(radii, float))
     tree = cKDTree(line * scale)
-    far = 8.0 + float(radius.max())  # no one asks for the exact distance of a point farther from the line than this
+    far = 8.0 + float(radius.max())  # exact distances are not needed for points farther from the line
 
     def distance(p: np.ndarray) -> np.ndarray:
         d, nearest = tree.query(p * scale, distance_upper_bound=far)
@@ -111,7 +138,7 @@ def tube(control: np.ndarray, radii: Sequence[float] | np.ndarray, flatten: Sequ
 
 
 def union(*solids: Solid, blend: float = 0.0) -> Solid:
-    """All solids together; their joints are rounded over `blend` mm."""
+    """Returns the union of solids; the edges between them are rounded over `blend` mm."""
 
     def distance(p: np.ndarray) -> np.ndarray:
         d = solids[0].distance(p)
@@ -121,16 +148,16 @@ def union(*solids: Solid, blend: float = 0.0) -> Solid:
             d = np.minimum(d, e) - h * h * blend / 4
         return d
 
-    low = np.minimum.reduce([s.low for s in solids])
-    high = np.maximum.reduce([s.high for s in solids])
-    return Solid(distance, low - blend, high + blend)
+    lower = np.minimum.reduce([s.lower for s in solids])
+    upper = np.maximum.reduce([s.upper for s in solids])
+    return Solid(distance, lower - blend, upper + blend)
 
 
-def slab(z_low: float, z_high: float) -> Solid:
-    """All points with z between two heights."""
+def slab(z_min: float, z_max: float) -> Solid:
+    """Returns the solid of all points with z between `z_min` and `z_max` mm."""
     infinite = 1e4
     return Solid(
-        lambda p: np.maximum(z_low - p[:, 2], p[:, 2] - z_high),
-        np.array([-infinite, -infinite, z_low]),
-        np.array([infinite, infinite, z_high]),
+        lambda p: np.maximum(z_min - p[:, 2], p[:, 2] - z_max),
+        np.array([-infinite, -infinite, z_min]),
+        np.array([infinite, infinite, z_max]),
     )

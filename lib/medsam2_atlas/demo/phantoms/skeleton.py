@@ -1,4 +1,4 @@
-"""Spine, ribs, sacrum and pelvis."""
+"""Adds spine, ribs, sacrum and pelvis to a synthetic patient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clicks as a person sets them: on an organ, and where a mask is wrong."""
+"""Simulates a person's clicks: on an organ, and on errors of a mask."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from medsam2_atlas.medsam2.propagation import OFF, ON, Points
 
 
 def clicks(generator: np.random.Generator, masks: torch.Tensor, count: int, scale: float) -> Points:
-    """`count` clicks on each of some masks `[n, s, s]`, rather in their middle than at their edge; `[n, count, 2]` places.
+    """Draws clicks on masks, preferably near their centres; after the first, half of the clicks are next to the organ.
 
-    Further clicks may lie off the organ, not far from it. `scale`: pixels of the network's image per pixel of a mask.
+    Args:
+        generator: random generator.
+        masks: masks `[n, s, s]`, 0..1.
+        count: clicks per mask.
+        scale: pixels of the network's image per pixel of a mask.
+
+    Returns:
+        Clicks with positions `[n, count, 2]` (x, y) in pixels of the network's image.
     """
     places = torch.zeros(len(masks), count, 2)
     kinds = torch.full((len(masks), count), ON, dtype=torch.int32)
@@ -28,22 +35,32 @@ def clicks(generator: np.random.Generator, masks: torch.Tensor, count: int, scal
     return Points(places * scale, kinds)
 
 
-def correcting_clicks(generator: np.random.Generator, low: torch.Tensor, truth: torch.Tensor, scale: float) -> Points:
-    """One click per mask where the logits `[n, 1, h, w]` err most, against the true masks `[n, s, s]`; places `[n, 1, 2]`."""
-    found = F.interpolate(low.detach(), truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0].cpu().numpy() > 0
-    wanted = truth.cpu().numpy() > 0.5
+def correcting_clicks(generator: np.random.Generator, logits: torch.Tensor, truth: torch.Tensor, scale: float) -> Points:
+    """Draws one click per mask on its larger kind of error: missed pixels of the organ, or wrong pixels off the organ.
+
+    Args:
+        generator: random generator.
+        logits: mask logits `[n, 1, h, w]` of the network.
+        truth: true masks `[n, s, s]`, 0..1.
+        scale: pixels of the network's image per pixel of a true mask.
+
+    Returns:
+        Clicks with positions `[n, 1, 2]` (x, y) in pixels of the network's image.
+    """
+    found = F.interpolate(logits.detach(), truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0].cpu().numpy() > 0
+    organ = truth.cpu().numpy() > 0.5
     places, kinds = torch.zeros(len(truth), 1, 2), torch.full((len(truth), 1), ON, dtype=torch.int32)
     for n in range(len(truth)):
-        missed, wrong = wanted[n] & ~found[n], found[n] & ~wanted[n]
-        add = wanted[n].any() and missed.sum() >= wrong.sum()
+        missed, wrong = organ[n] & ~found[n], found[n] & ~organ[n]
+        add = organ[n].any() and missed.sum() >= wrong.sum()
         kinds[n, 0] = ON if add else OFF
         worst = missed if add else wrong
-        places[n, 0] = _pixel(generator, worst if worst.any() else wanted[n])
+        places[n, 0] = _pixel(generator, worst if worst.any() else organ[n])
     return Points(places * scale, kinds)
 
 
 def _pixel(generator: np.random.Generator, mask: np.ndarray) -> torch.Tensor:
-    """A pixel (x, y) of a mask `[y, x]`, its middle; any pixel where the mask is empty."""
+    """Returns the centre (x, y) of a random pixel of a mask `[y, x]`, preferably a deep one; of any pixel if it is empty."""
     depth = ndimage.distance_transform_edt(mask).ravel() ** 2
     chosen = generator.choice(len(depth), p=depth / depth.sum()) if depth.any() else generator.integers(len(depth))
     y, x = np.unravel_index(int(chosen), mask.shape)

@@ -1,4 +1,4 @@
-"""Clips of phantom slices with box prompts: what the demo network learns from."""
+"""Draws clips of phantom slices with box prompts: the training data of the demo network."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ from medsam2_atlas.demo.phantoms.dataset import draw_case
 from medsam2_atlas.medsam2.preprocessing import IMAGENET_MEAN, IMAGENET_STD, to_uint8
 
 HARD_ORGANS = {4: 2.5, 5: 2.0, 9: 2.0, 10: 2.2, 11: 2.0, 12: 1.5, 13: 3.0}
-"""How much oftener than the others these labels are drawn: small, thin, or fast changing from slice to slice."""
+"""Sampling weights of organs that are small, thin, or change quickly between slices; the others have weight 1."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of the curriculum: slices per clip, clips per batch, organs per clip, strides in slices."""
+    """One stage of the curriculum.
+
+    Attributes:
+        slices: slices per clip.
+        clips: clips per batch.
+        organs: organs per clip.
+        strides: possible strides between the slices of a clip.
+        second_box: probability of a box on the last slice too.
+    """
 
     slices: int
     clips: int
@@ -29,10 +37,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips ready for the network, slice-major.
+    """Clips in the format of the network; the first axis is the slice.
 
-    images: `[slices, clips, 3, S, S]` float, normalised. masks: `[slices, objects, s, s]` float, 0..1.
-    boxes: `[slices, objects, 2, 2]` in pixels of the network's image. clip_of: `[objects]`. prompted: slices with a box.
+    Attributes:
+        images: normalised images `[slices, clips, 3, S, S]`.
+        masks: true masks `[slices, objects, s, s]`, 0..1.
+        boxes: boxes `[slices, objects, 2, 2]` in pixels of the network's image: first and last corner (x, y).
+        clip_of: clip of each object, `[objects]`.
+        prompted: slices with a prompt.
     """
 
     images: torch.Tensor
@@ -43,9 +55,10 @@ class Batch:
 
 
 class PhantomPool:
-    """Phantoms rendered once into a folder and read by memory map, with random clips of them on demand."""
+    """Phantoms that were rendered into a folder; it draws random clips of them."""
 
     def __init__(self, folder: Path, seed: int, count: int) -> None:
+        """Loads `count` phantoms of the population `seed`, which `render` has written."""
         self.images: list[np.ndarray] = []
         self.labels: list[np.ndarray] = []
         self.spacing: list[float] = []
@@ -59,7 +72,7 @@ class PhantomPool:
 
     @staticmethod
     def render(folder: Path, seed: int, index: int) -> None:
-        """Renders one phantom of the pool, unless it is there."""
+        """Renders the phantom `index` of the population `seed` into the folder, if it is missing."""
         file = folder / f"{seed}-{index}.npz"
         if file.exists():
             return
@@ -69,7 +82,14 @@ class PhantomPool:
         part.replace(file)
 
     def batch(self, generator: np.random.Generator, stage: Stage, size: int, mask_size: int) -> Batch:
-        """Random clips; the first slice is prompted, at times the last one too."""
+        """Draws random clips with a box on the first slice, and sometimes on the last one too.
+
+        Args:
+            generator: random generator.
+            stage: stage of the curriculum.
+            size: side of the network's images, in pixels.
+            mask_size: side of the masks, in pixels.
+        """
         images, masks, clip_of = [], [], []
         for clip in range(stage.clips):
             image, mask = self._clip(generator, stage, size, mask_size)
@@ -88,9 +108,9 @@ class PhantomPool:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         while True:
             case = int(generator.integers(len(self.images)))
-            wanted = [k for k, z in self.present[case].items() if len(z)]
-            weights = np.array([HARD_ORGANS.get(k, 1.0) for k in wanted])
-            organ = int(generator.choice(wanted, p=weights / weights.sum()))
+            present = [k for k, z in self.present[case].items() if len(z)]
+            weights = np.array([HARD_ORGANS.get(k, 1.0) for k in present])
+            organ = int(generator.choice(present, p=weights / weights.sum()))
             start = int(generator.choice(self.present[case][organ]))
             stride = int(generator.choice(stage.strides))
             if stride and self.spacing[case] < 2.2:
@@ -99,7 +119,7 @@ class PhantomPool:
             planes = start + step * np.arange(stage.slices)
             if planes.min() >= 0 and planes.max() < len(self.images[case]):
                 break
-        here = [k for k in wanted if k != organ and start in self.present[case][k]]
+        here = [k for k in present if k != organ and start in self.present[case][k]]
         weights = np.array([HARD_ORGANS.get(k, 1.0) for k in here])
         more = min(stage.organs - 1, len(here))
         others: list[int] | np.ndarray = generator.choice(here, more, replace=False, p=weights / weights.sum()) if more else []
@@ -129,7 +149,7 @@ def _grid(warp: torch.Tensor, slices: int, size: int) -> torch.Tensor:
 
 
 def _jittered_boxes(generator: np.random.Generator, masks: torch.Tensor, scale: float) -> torch.Tensor:
-    """Boxes around the masks, their sides moved as an imprecise prompt's would be; `[slices, objects, 2, 2]`."""
+    """Returns the masks' bounding boxes `[slices, objects, 2, 2]` with randomly moved sides, like imprecise prompts."""
     slices, objects = masks.shape[:2]
     boxes = torch.zeros(slices, objects, 2, 2)
     spread = 0.03 if generator.random() < 0.5 else 0.12

@@ -1,8 +1,8 @@
 """Trains the demo network from scratch on phantoms, with box prompts and propagation through slices.
 
-The curriculum is what made propagation work with so little compute: single slices, the same slice twice (where copying
-from memory is learned), neighbours, then longer clips that run past the ends of organs into slices without them. Only then
-come clicks: half of the clips are prompted by them, and some masks are corrected by one more.
+Propagation needs the curriculum to work with so little compute: single slices, the same slice twice (which teaches copying from
+memory), neighbouring slices, then longer clips that continue into slices without the organs. Clicks follow last: half of the
+clips are prompted by clicks, and one tracked slice of each clip is corrected by one to three more.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def stage_at(progress: float) -> Stage:
-    """The part of the curriculum at a share 0..1 of the steps."""
+    """Returns the stage of the curriculum at a fraction 0..1 of the steps."""
     if progress < 0.30:
         return Stage(1, 6, 4, (1,))
     if progress < 0.42:
@@ -45,31 +45,46 @@ def stage_at(progress: float) -> Stage:
 
 
 def click_stage(generator: np.random.Generator) -> Stage:
-    """A part of the curriculum for clicks: single slices, where clicks are learned, and clips, where tracked masks are
-    corrected and nothing is forgotten."""
+    """Draws a stage of the curriculum for clicks.
+
+    Single slices teach clicks. Clips teach corrections of tracked masks, and keep the propagation trained.
+    """
     return (Stage(1, 5, 4, (1,)), Stage(3, 2, 3, (1, 1, 2), 0.3), Stage(5, 1, 4, (1, 2, 3), 0.3))[
         int(generator.choice(3, p=(0.2, 0.45, 0.35)))
     ]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the network made of slice `t`: mask logits at low resolution `[objects, 1, h, w]`, presence `[objects, 1]`."""
+class SliceOutput:
+    """The network's output for one slice of all clips.
+
+    Attributes:
+        t: index of the slice.
+        masks: mask logits `[objects, 1, h, w]` at the network's output resolution.
+        presence: logits `[objects, 1]` of whether the organ is on the slice.
+    """
 
     t: int
     masks: torch.Tensor
     presence: torch.Tensor
 
 
-def unroll(network: Any, batch: Batch, generator: np.random.Generator | None = None) -> list[Seen]:
-    """Runs the network over the clips. With a generator, half of them are prompted by clicks, and one slice is corrected."""
+def unroll(network: Any, batch: Batch, generator: np.random.Generator | None = None) -> list[SliceOutput]:
+    """Runs the network over the slices of all clips.
+
+    Args:
+        network: the demo network.
+        batch: the clips.
+        generator: random generator of clicks; with it, half of the batches are prompted by clicks, and one tracked slice is
+            corrected by clicks. None uses boxes only.
+    """
     slices, clips = batch.images.shape[:2]
     backbone = network.forward_image(batch.images.flatten(0, 1))
     _, features, positions, sizes = network._prepare_backbone_features(backbone)
     outputs: dict[str, dict[int, Any]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
     device, scale = batch.images.device, batch.images.shape[-1] / batch.masks.shape[-1]
     clicked = int(generator.choice((0, 0, 0, 1, 1, 2))) if generator is not None else 0
-    seen = []
+    outcome = []
 
     def step(t: int, prompt: Points | None, previous: torch.Tensor | None = None) -> dict[str, Any]:
         index = t * clips + batch.clip_of.to(device)
@@ -89,7 +104,7 @@ def unroll(network: Any, batch: Batch, generator: np.random.Generator | None = N
             run_mem_encoder=slices > 1,
             prev_sam_mask_logits=previous,
         )
-        seen.append(Seen(t, found["pred_masks"], found["object_score_logits"]))
+        outcome.append(SliceOutput(t, found["pred_masks"], found["object_score_logits"]))
         return found
 
     for t in [*batch.prompted, *(t for t in range(slices) if t not in batch.prompted)]:
@@ -100,9 +115,9 @@ def unroll(network: Any, batch: Batch, generator: np.random.Generator | None = N
         else:
             corners = torch.tensor([BOX_FIRST, BOX_LAST], dtype=torch.int32).expand(len(batch.clip_of), 2)
             outputs["cond_frame_outputs"][t] = step(t, Points(batch.boxes[t], corners))
-    tracked = [one for one in seen if one.t not in batch.prompted]
+    tracked = [one for one in outcome if one.t not in batch.prompted]
     if generator is not None and tracked:
-        # One tracked slice is corrected by up to three clicks, each where the mask still errs most: the worst, or any.
+        # One tracked slice (half of the time the worst, else a random one) is corrected by up to three clicks on its errors.
         errors = [float(((_full(one.masks, batch) > 0) != (batch.masks[one.t] > 0.5)).float().mean()) for one in tracked]
         chosen = tracked[int(np.argmax(errors) if generator.random() < 0.5 else generator.integers(len(tracked)))]
         previous, masks, prompt = chosen.masks.detach().clamp(-32, 32), chosen.masks, None
@@ -110,18 +125,21 @@ def unroll(network: Any, batch: Batch, generator: np.random.Generator | None = N
             more = correcting_clicks(generator, masks, batch.masks[chosen.t], scale)
             prompt = more if prompt is None else prompt.with_more(more)
             masks = step(chosen.t, prompt, previous)["pred_masks"]
-    return seen
+    return outcome
 
 
-def _full(low: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Logits `[objects, h, w]` at the resolution of the masks."""
-    return F.interpolate(low, batch.masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+def _full(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Returns logits `[objects, s, s]` at the resolution of the true masks."""
+    return F.interpolate(logits, batch.masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 
 
-def clip_loss(seen: list[Seen], batch: Batch) -> torch.Tensor:
-    """Mean over slices of cross entropy and soft Dice where the organ is present, and of the presence's own loss."""
+def clip_loss(outcome: list[SliceOutput], batch: Batch) -> torch.Tensor:
+    """Returns the loss, a scalar: the mean over slices of the mask loss and the presence loss.
+
+    The mask loss is cross entropy and soft Dice of the organs that are on the slice.
+    """
     total = torch.zeros((), device=batch.masks.device)
-    for one in seen:
+    for one in outcome:
         truth = batch.masks[one.t]
         logits = _full(one.masks, batch).clamp(-30, 30)
         present = ((truth > 0.5).flatten(1).sum(1) >= 2).float()
@@ -130,11 +148,17 @@ def clip_loss(seen: list[Seen], batch: Batch) -> torch.Tensor:
         dice = 1 - (2 * (p * truth).sum((1, 2)) + 1) / (p.sum((1, 2)) + truth.sum((1, 2)) + 1)
         total = total + ((4 * entropy + dice) * present).mean()
         total = total + 0.3 * F.binary_cross_entropy_with_logits(one.presence[:, 0], present)
-    return total / len(seen)
+    return total / len(outcome)
 
 
 def prepare_pool(folder: Path, options: DemoTraining, progress: Progress = silent) -> PhantomPool:
-    """Renders the training phantoms into `folder`, several at a time, and opens them."""
+    """Renders the missing training phantoms with several processes, and loads all of them.
+
+    Args:
+        folder: folder of the rendered phantoms; created if missing.
+        options: options of the training.
+        progress: called with the fraction completed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(options.workers) as pool:
         render = partial(PhantomPool.render, folder, options.seed)
@@ -144,9 +168,17 @@ def prepare_pool(folder: Path, options: DemoTraining, progress: Progress = silen
 
 
 def train_demo(out: Path, cache: Path, options: DemoTraining, device: torch.device, progress: Progress = silent) -> None:
-    """Trains and writes the checkpoint `{"model": state_dict, "mark": ...}` in half precision.
+    """Trains the demo network and writes its checkpoint in half precision.
 
-    A training that was stopped goes on from `out` + `.state` when started again with the same options.
+    An interrupted training resumes from its state file (`out` with the suffix `.state`) when it is started again with the same
+    options.
+
+    Args:
+        out: checkpoint file to write.
+        cache: folder of the rendered phantoms.
+        options: options of the training.
+        device: device to train on.
+        progress: called with the fraction completed.
     """
     pool = prepare_pool(cache, options, progress)
     config = load_config(DEMO)
@@ -154,7 +186,7 @@ def train_demo(out: Path, cache: Path, options: DemoTraining, device: torch.devi
     network = build_network(config).to(device)
     network.requires_grad_(True)
     network.binarize_mask_from_pts_for_mem_enc = False  # its step has no gradient
-    # A narrow network needs smoother position codes than the wide one's random frequencies.
+    # A narrow network needs smoother position encodings than the random frequencies of the wide one.
     network.sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.mul_(0.35)
     optimiser = torch.optim.AdamW(network.parameters(), lr=options.learning_rate, weight_decay=0.01)
     state_file = out.with_suffix(".state")
@@ -169,13 +201,13 @@ def train_demo(out: Path, cache: Path, options: DemoTraining, device: torch.devi
     for step in range(first, total):
         clicking = step >= options.steps
         begin, length = (options.steps, options.click_steps) if clicking else (0, options.steps)
-        share, highest = (step - begin) / length, options.click_learning_rate if clicking else options.learning_rate
+        share, max_rate = (step - begin) / length, options.click_learning_rate if clicking else options.learning_rate
         generator = np.random.default_rng([options.seed, 1_000_003, step])
         batch = pool.batch(generator, click_stage(generator) if clicking else stage_at(share), size, size // 2)
         batch = Batch(batch.images.to(device), batch.masks.to(device), batch.boxes.to(device), batch.clip_of, batch.prompted)
         warm = min(1.0, (step - begin + 1) / 50)
         for group in optimiser.param_groups:
-            group["lr"] = highest * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+            group["lr"] = max_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
         loss = clip_loss(unroll(network, batch, generator if clicking else None), batch)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""How the demo weights are made."""
+"""The options of the demo weights' training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ DEMO_MARK = "demo weights: synthetic phantoms only"
 
 @dataclass(frozen=True)
 class DemoTraining:
-    """How the demo weights are made; the defaults made the ones that are shipped. steps: with boxes, then with clicks too."""
+    """The options of the demo weights' training. The defaults produced the shipped weights.
+
+    Attributes:
+        seed: seed of patients and all random choices.
+        patients: number of phantoms.
+        steps: steps with boxes only.
+        click_steps: later steps with clicks too.
+        learning_rate: max learning rate of AdamW for `steps`.
+        click_learning_rate: max learning rate of AdamW for `click_steps`.
+        workers: number of processes that render phantoms.
+        save_every: steps between saved states.
+    """
 
     seed: int = 7
     patients: int = 56
