@@ -1,15 +1,15 @@
 """Draws the figure of docs/method.md from the sample data: `make pictures`.
 
-The panels show one coronal plane of a sample target: the CT, the score maps, the prompting regions with their box prompts, and the
-label map of strategy B with the demo weights.
+The panels show a coronal plane and an axial slice of a sample target: the CT, the score maps, the prompting regions with their
+box prompts, and the label map of strategy B with the demo weights.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from medsam2_atlas.atlas import build_atlas, find_references
@@ -22,9 +22,6 @@ from medsam2_atlas.prompting import prompting_config
 from medsam2_atlas.segmenters.case import Case, Clock
 from medsam2_atlas.segmenters.resources import Given
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 PICTURE = Path(__file__).parent.parent / "docs" / "method.png"
 TITLES = ("1  target CT", "2  score maps", "3  prompting regions and box prompts", "4  label map")
 
@@ -35,7 +32,7 @@ def main() -> None:
     target = find_references(sample / "targets")[0]
     atlas = build_atlas(find_references(sample / "references"))
     case = Case(read_volume(target.image), Given(atlas, load_weights(find_checkpoint())))
-    clock = Clock({})
+    clock = Clock()
     scores, prompts = case.scores(clock), case.first_prompts(prompting_config().three_boxes, clock)
     labels = case.prompted(prompts, clock)
     organs = case.organs
@@ -46,7 +43,8 @@ def main() -> None:
     y = int(np.argmax([len(np.unique(labels[:, row])) for row in range(labels.shape[1])]))
     z = max((box.z for p in prompts.prompts for box in p.boxes), key=lambda z: len(np.unique(labels[z])))
     colours = {organ: np.array(table[organ].colour) / 255 for organ in organs}
-    figure, axes = plt.subplots(2, 4, figsize=(13, 7.2), layout="constrained", height_ratios=[1.35, 1])
+    figure = Figure(figsize=(13, 7.2), layout="constrained")
+    axes = figure.subplots(2, 4, height_ratios=[1.35, 1])
     planes = (((slice(None), y), sz / sx), ((z,), sy / sx))
     for row, (plane, aspect) in enumerate(planes):
         grey = np.clip((image.array[plane] + 160) / 400, 0, 1)[..., None].repeat(3, 2)

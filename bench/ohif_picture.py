@@ -15,8 +15,7 @@ import SimpleITK as sitk
 from dicomweb_client import DICOMwebClient
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from app.running import server
 from e2e.browser import browser_page, forbidden
 from e2e.orthanc import orthanc, send
@@ -26,7 +25,7 @@ from medsam2_atlas.base.files import replacing
 from medsam2_atlas.base.resource import resource
 from series_files import write_series
 
-PICTURE = ROOT / "docs" / "ohif-15-organs.png"
+PICTURE = Path(__file__).parent.parent / "docs" / "ohif-15-organs.png"
 
 
 def main() -> None:

@@ -16,7 +16,10 @@ FOLDERS = (ROOT / "lib" / "medsam2_atlas", ROOT / "apps" / "medsam2_atlas")
 FILES = [file for folder in FOLDERS for file in sorted(folder.rglob("*.py")) if file.parent.name not in ("lib", "bin", "model")]
 
 ARRAY = re.compile(r"\b(ndarray|Tensor)\b")
-AXES = re.compile(r"\[[^\]\n]*\b(z|y|x|n|c|channel|batch|organ|slice|point|bin|row|token|frame|box|[2-4])s?'?\b[^\]\n]*\]|\bshape\b|\bscalar\b", re.I)
+AXES = re.compile(
+    r"\[[^\]\n]*\b(z|y|x|n|c|channel|batch|organ|slice|point|bin|row|token|frame|box|[2-4])s?'?\b[^\]\n]*\]|\bshape\b|\bscalar\b",
+    re.I,
+)
 """A shape with named axes, such as `[z, y, x]`, or a sentence on the shape."""
 
 
@@ -40,7 +43,9 @@ def has_array(node: ast.FunctionDef) -> bool:
 def test_public_functions_state_the_axes_of_their_arrays() -> None:
     found = [(file, name, node) for file in FILES for name, node in public_functions(file) if has_array(node)]
     assert len(found) > 100
-    silent = [f"{file.relative_to(ROOT)}: {name}" for file, name, node in found if not AXES.search(ast.get_docstring(node) or "")]
+    silent = [
+        f"{file.relative_to(ROOT)}: {name}" for file, name, node in found if not AXES.search(ast.get_docstring(node) or "")
+    ]
     assert silent == []
 
 
@@ -51,7 +56,11 @@ def test_docstrings_of_functions_begin_with_a_verb() -> None:
         for name, node in public_functions(file):
             text = ast.get_docstring(node)
             decorators = {ast.unparse(d).rpartition(".")[2] for d in node.decorator_list}
-            if not text or decorators & {"property", "cached_property", "setter"} or any("command" in d or "callback" in d for d in decorators):
+            if (
+                not text
+                or decorators & {"property", "cached_property", "setter"}
+                or any("command" in d or "callback" in d for d in decorators)
+            ):
                 continue
             first = text.split()[0].rstrip(",.:;")
             if not (first.endswith("s") and first[0].isupper()) or first in ("As", "Whether", "This", "Its"):
@@ -59,7 +68,9 @@ def test_docstrings_of_functions_begin_with_a_verb() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if ">>> " in file.read_text(encoding="utf-8")], ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if ">>> " in file.read_text(encoding="utf-8")], ids=lambda file: file.stem
+)
 def test_examples_in_docstrings_are_right(file: Path) -> None:
     parts = file.relative_to(ROOT / "lib").with_suffix("").parts if file.is_relative_to(ROOT / "lib") else (file.stem,)
     module = importlib.import_module(".".join(parts))

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +145,9 @@ def test_the_site_is_built_without_warnings_and_asks_no_other_host(tmp_path: Pat
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    asked = re.compile(r"<(?:script|img|iframe|link rel=\"(?:stylesheet|icon|preload|preconnect)\")[^>]*(?:src|href)=\"(?:https?:)?//")
+    asked = re.compile(
+        r"<(?:script|img|iframe|link rel=\"(?:stylesheet|icon|preload|preconnect)\")[^>]*(?:src|href)=\"(?:https?:)?//"
+    )
     for page in tmp_path.rglob("*.html"):
         assert not asked.search(page.read_text(encoding="utf-8")), page.name
     assert "prompting region" in (tmp_path / "search" / "search_index.js").read_text(encoding="utf-8")
