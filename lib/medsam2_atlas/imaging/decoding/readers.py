@@ -77,7 +77,7 @@ def run_task(task: str, subject: Path | None = None, **arguments: Any) -> tuple[
         arguments: arguments of the task's function; paths are strings.
 
     Returns:
-        The function's result: a dictionary, and arrays that the caller owns and may change.
+        The result of the function: a dictionary, and arrays of the shapes that the task states; the caller may change them.
 
     Raises:
         UnreadableFileError: the file killed its reader, took too much time or memory, or has done so before.
