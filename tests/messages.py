@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (ROOT / "lib" / "medsam2_atlas", ROOT / "apps" / "medsam2_atlas")
+_ROOTS = (ROOT / "lib", ROOT / "apps" / "medsam2_atlas")
 _PLAIN = {"BadParameter": 0, "HTTPException": 1, "UsageError": 0}
 """Errors of other libraries that users see, and which argument is the text."""
 
@@ -50,10 +51,10 @@ def messages() -> Iterator[Message]:
                         parts = [*node.args, *(given[key] for key in ("problem", "remedy") if key in given)]
                         subject, problem, remedy = [*(_text(part, names) for part in parts), "", ""][:3]
                         yield Message(room, f"{subject}: {problem}", remedy, place)
-                    elif name in _PLAIN and len(node.args) > _PLAIN[name]:
-                        yield Message(room, _text(node.args[_PLAIN[name]], names), "", place)
-                    elif name == "HTTPException" and "detail" in given:
-                        yield Message(room, _text(given["detail"], names), "", place)
+                    elif name in _PLAIN and (len(node.args) > _PLAIN[name] or "detail" in given):
+                        text = _text(given["detail"] if "detail" in given else node.args[_PLAIN[name]], names)
+                        problem, dot, remedy = text.partition(". ")
+                        yield Message(room, problem + dot.strip(), remedy, place)
 
 
 @cache
@@ -69,8 +70,16 @@ def _parsed(file: Path) -> ast.Module:
 
 
 def _constants(tree: ast.Module) -> dict[str, ast.expr]:
-    """Returns the values of a module's names, for messages that are constants."""
+    """Returns the values of a module's names, for messages that are constants; imported ones are included."""
     found: dict[str, ast.expr] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            file = next(
+                (f for root in _ROOTS if (f := root.joinpath(*node.module.split(".")).with_suffix(".py")).is_file()), None
+            )
+            if file is not None and any(name.name.isupper() for name in node.names):
+                values = _constants(_parsed(file))
+                found |= {name.asname or name.name: values[name.name] for name in node.names if name.name in values}
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             found[node.targets[0].id] = node.value

@@ -26,4 +26,4 @@ def show_log(lines: Annotated[int, Query(ge=1, le=_MAX_LINES)] = 300) -> Respons
         with file.open(encoding="utf-8", errors="replace") as stream:
             return PlainTextResponse("".join(deque(stream, lines)))
     except FileNotFoundError:
-        raise NotFoundError("log", "has not been written yet.") from None
+        raise NotFoundError("log", "has not been written yet.", "Try again later.") from None

@@ -83,7 +83,11 @@ def show(request: Request, session_id: str, update_ts: bool = False, image: bool
     if not image:
         return _about(session)
     if not Path(session.image).is_file():
-        raise ConflictError(session_id, "is a series of several files and cannot be downloaded as one file.")
+        raise ConflictError(
+            session_id,
+            "is a series of several files and cannot be downloaded as one file.",
+            "Use the series that was uploaded.",
+        )
     return FileResponse(session.image, filename=Path(session.image).name)
 
 

@@ -99,4 +99,6 @@ def _started(start: Callable[[], Any]) -> Any:
     try:
         return start()
     except HTTPException as error:
-        raise HTTPException(429, "Such work is already running.", headers={"Retry-After": "60"}) from error
+        raise HTTPException(
+            429, "Such work is already running. Try again when it has ended.", headers={"Retry-After": "60"}
+        ) from error

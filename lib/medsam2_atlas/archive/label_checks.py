@@ -58,7 +58,7 @@ class LabelChecks:
             try:
                 version = lineage.version(int(match[1]))
                 if version.number != int(match[1]) or "/" in str(version.file):
-                    raise StorageError(name, "belongs to another version.")
+                    raise StorageError(name, "belongs to another version.", FROM_BACKUP)
             except (MedSAM2AtlasError, ValueError):
                 if (folder / name).exists():  # otherwise the study has just been removed
                     yield Finding(path, "is not a readable record.", f"{FROM_BACKUP} Or move it away: a new version is made.")

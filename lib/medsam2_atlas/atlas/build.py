@@ -204,7 +204,9 @@ def assemble(template: WorkImage, references: Sequence[Reference], options: Mapp
     missing = missing_of(options)
     maps = probability_maps(references, template, missing)
     if not maps:
-        raise AtlasError("atlas", "would be empty: no reference has a labelled organ.")
+        raise AtlasError(
+            "atlas", "would be empty: no reference has a labelled organ.", "Add label maps with organs of configs/labels.yaml."
+        )
     return Atlas(template, maps, with_agreements(references, template, missing), dict(options))
 
 

@@ -76,4 +76,4 @@ class Job:
 
 def unknown_job(name: str) -> NotFoundError:
     """Returns the error for an id that has no job, or whose job the client may not see."""
-    return NotFoundError(repr(name[:80]), "is not the id of a job, or the job ended long ago.")
+    return NotFoundError(repr(name[:80]), "is not the id of a job, or the job ended long ago.", "Start it again.")

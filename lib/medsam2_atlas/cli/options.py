@@ -108,7 +108,11 @@ def check_segmenter(name: str, truth: bool = False) -> str:
     if role == "interactive":
         raise InputError(name, "needs a person's marks.", f"Choose from: {SEGMENTERS}.")
     if truth != (role == "reference"):
-        raise InputError("--truth", "is required for the segmenters reference-1 and reference-3, and not accepted for others.")
+        raise InputError(
+            "--truth",
+            "is required for the segmenters reference-1 and reference-3, and not accepted for others.",
+            "Add it or omit it.",
+        )
     return name
 
 

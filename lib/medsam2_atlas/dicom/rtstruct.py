@@ -96,7 +96,11 @@ def read_rtstruct(ds: Dataset, folder: Path, table: OrganTable | None = None) ->
             points = np.array([float(v) for v in contour.ContourData]).reshape(-1, 3)
             distance = np.abs(heights - float(points[0] @ normal))
             if distance.min() > 0.5 * float(np.diff(heights).min()):
-                raise InputError("structure set", "has an outline that lies on no slice of the series.")
+                raise InputError(
+                    "structure set",
+                    "has an outline that lies on no slice of the series.",
+                    "Name the series on which it was drawn.",
+                )
             z = int(distance.argmin())
             mask[z] ^= polygon2mask(labels.shape[1:], (points - places[z]) @ to_pixel)
         labels[mask] = organ

@@ -56,7 +56,11 @@ def on_series(labels: sitk.Image, series: Path | Sequence[Dataset], table: Organ
         raise InputError("label map", f"has shape {masks.shape}, the series {shape}.", "Resample the label map onto the image.")
     unknown = sorted({int(v) for v in np.unique(masks)} - {0, *table.indices})
     if unknown:
-        raise InputError("label map", f"contains values {unknown} that are not in the organ table.")
+        raise InputError(
+            "label map",
+            f"contains values {unknown} that are not in the organ table.",
+            "Use the numbers of configs/labels.yaml.",
+        )
     return sources, masks
 
 

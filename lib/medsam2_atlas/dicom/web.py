@@ -28,6 +28,7 @@ from medsam2_atlas.dicom.uids import valid_uid
 log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
+_CHECK_URL = "Check its URL."
 _JSON = "application/dicom+json, application/json"
 _OBJECTS = 'multipart/related; type="application/dicom"'
 _ANY_SYNTAX = f"{_OBJECTS}; transfer-syntax=*"
@@ -141,10 +142,12 @@ class DicomWeb:
         try:
             found = json.loads(content) if content else []
         except (ValueError, RecursionError) as error:
-            raise StorageError("PACS", f"answers with something other than a list of series ({str(error)[:200]}).") from error
+            raise StorageError(
+                "PACS", f"answers with something other than a list of series ({str(error)[:200]}).", _CHECK_URL
+            ) from error
         found = [found] if isinstance(found, dict) else found
         if not isinstance(found, list):
-            raise StorageError("PACS", "answers with something other than a list of series.")
+            raise StorageError("PACS", "answers with something other than a list of series.", _CHECK_URL)
         return found
 
     def fetch_series(self, study: str, series: str, folder: Path) -> list[Path]:
@@ -240,7 +243,7 @@ class DicomWeb:
             raise UnavailableError("PACS", f"cannot be reached ({_short(error)}).", "Is it running?") from error
         except RequestException as error:
             self.breaker.given_up(began)
-            raise StorageError("PACS", f"cannot be reached ({_short(error)}).", "Check its URL.") from error
+            raise StorageError("PACS", f"cannot be reached ({_short(error)}).", _CHECK_URL) from error
         finally:
             silence.cancel()
         self.breaker.answered()

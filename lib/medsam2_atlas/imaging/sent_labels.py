@@ -67,7 +67,9 @@ def renumber(file: Path, names: Sequence[Mapping[str, Any]]) -> None:
     try:
         name_of = {int(entry["idx"]): str(entry["name"]) for entry in names}
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError("label_info", f"is not a list of names and numbers ({error}).") from error
+        raise InputError(
+            "label_info", f"is not a list of names and numbers ({error}).", "Send entries with `name` and `idx`."
+        ) from error
     if all((organ_named(name) or idx) == idx for idx, name in name_of.items()):
         return
     labels = read_labels(file)

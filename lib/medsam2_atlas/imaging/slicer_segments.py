@@ -157,7 +157,9 @@ def _indices(file: Path, plane: np.ndarray, highest: int) -> np.ndarray:
     if plane.dtype.kind == "u" and np.iinfo(plane.dtype).max <= highest:
         return plane
     if plane.dtype.kind == "f" and not (np.isfinite(plane).all() and (plane == np.rint(plane)).all()):
-        raise InputError(file, "is not a label map: it has values that are not whole numbers.")
+        raise InputError(
+            file, "is not a label map: it has values that are not whole numbers.", "Save a label map or a segmentation."
+        )
     return np.where((plane < 0) | (plane > highest), highest, plane).astype(np.int64)
 
 

@@ -128,7 +128,9 @@ def _indices(volume: Volume, points: Sequence[Sequence[float]], what: str, count
         form = "two corners, [x, y, z] each" if count else "[x, y, z]"
         raise InputError(what, f"is not given as {form}.", "Give voxel indices of the image.") from error
     if ((given < -0.5) | (given > np.array(volume.file_geometry.size) - 0.5)).any():
-        raise InputError(what, f"lies outside the image of size {volume.file_geometry.size}.")
+        raise InputError(
+            what, f"lies outside the image of size {volume.file_geometry.size}.", "Give voxel indices of the image."
+        )
     indices = volume.geometry.to_index(volume.file_geometry.to_world(given))
     result: list[list[int]] = np.rint(indices).astype(int).clip(0, np.array(volume.geometry.size) - 1).tolist()
     return result

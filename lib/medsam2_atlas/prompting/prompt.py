@@ -161,7 +161,11 @@ def read_prompts(path: Path, geometry: Geometry) -> list[OrganPrompt]:
     for p in prompts:
         corners = np.array([b.box for b in p.boxes])
         if p.z_min < 0 or p.z_max >= nz or corners.min() < 0 or corners[:, [0, 2]].max() > nx or corners[:, [1, 3]].max() > ny:
-            raise InputError(path, f"has a prompt for label {p.label} outside the volume of size {geometry.size}.")
+            raise InputError(
+                path,
+                f"has a prompt for label {p.label} outside the volume of size {geometry.size}.",
+                "Give voxel indices of the CT.",
+            )
     return prompts
 
 

@@ -19,6 +19,7 @@ from medsam2_atlas.storage.compare import ImageComparison
 from medsam2_atlas.storage.fingerprints import Fingerprints
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.lineage import Version
+from medsam2_atlas.storage.names import LISTED
 from medsam2_atlas.storage.rows import ImageRow, LabelRow, stamp_of
 from medsam2_atlas.storage.scan import reason
 from medsam2_atlas.storage.settle import Settler
@@ -222,7 +223,7 @@ class Auditor:
     def _known(self, study: str) -> str:
         row = self._index.image(study)
         if row is None:
-            raise NotFoundError(repr(study[:80]), "is not a study of this folder.")
+            raise NotFoundError(repr(study[:80]), "is not a study of this folder.", LISTED)
         return row.sha256 if row.hashed and row.hashed == row.stamp == stamp_of(self._path / row.file) else ""
 
     def _hashed(self, study: str) -> str:

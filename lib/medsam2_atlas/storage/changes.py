@@ -21,6 +21,7 @@ from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage.entries import check_expected
 from medsam2_atlas.storage.folder import encodable
 from medsam2_atlas.storage.lineage import Version
+from medsam2_atlas.storage.names import LISTED
 from medsam2_atlas.storage.open_folder import OpenFolder
 from medsam2_atlas.storage.outcome import Outcome
 from medsam2_atlas.storage.rows import LabelRow, Writer, stamp_of
@@ -157,7 +158,7 @@ class LabelChanges:
                 raise StorageError(study, "has a label map that changed while it was copied.", "Send it again.")
             row = self._current(rows, study, tag)
             if rows.image(study) is None:
-                raise NotFoundError(repr(study[:80]), "is not a study of this folder any more.")
+                raise NotFoundError(repr(study[:80]), "is not a study of this folder any more.", LISTED)
             check_expected(study, tag, row.version if row else None, new, expected)
             if row and _sent_twice(row.version, new):
                 return Made(row)
@@ -208,7 +209,7 @@ class LabelChanges:
         # Only names in the index become paths.
         row = self._current(rows, study, tag) if rows.label(study, tag) is not None else None
         if row is None:
-            raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.")
+            raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.", LISTED)
         return row
 
     def _current(self, rows: Writer, study: str, tag: str) -> LabelRow | None:

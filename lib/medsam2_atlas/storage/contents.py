@@ -24,6 +24,7 @@ from medsam2_atlas.storage.folder import Study, WorkFolder
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.lineage import Lineage, Version
 from medsam2_atlas.storage.links import Roots
+from medsam2_atlas.storage.names import LISTED
 from medsam2_atlas.storage.reconcile import Reconciler
 from medsam2_atlas.storage.rows import ImageRow, LabelRow
 from medsam2_atlas.storage.safely import make_folder, temporary, write_safely
@@ -91,7 +92,7 @@ class StudyContents:
             problem = self._index.problems().get((study, ""))
             if problem:
                 raise NotFoundError(repr(study[:80]), problem)
-            raise NotFoundError(repr(study[:80]), "is not a study of this folder.", "/datastore lists the studies.")
+            raise NotFoundError(repr(study[:80]), "is not a study of this folder.", LISTED)
         return self._image(row)
 
     def studies(self) -> list[Study]:
@@ -122,7 +123,7 @@ class StudyContents:
         with self._errors("be read", study):
             row = self._current.find(study, tag)
         if row is None:
-            raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.")
+            raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.", LISTED)
         return self._label(row)
 
     def tags(self, study: str) -> list[str]:
@@ -174,7 +175,7 @@ class StudyContents:
         """
         versions = self._lineage(study, tag).versions() if tag in self.tags(study) else []
         if not versions:
-            raise NotFoundError(repr(study), f"has no label under {tag!r}.")
+            raise NotFoundError(repr(study), f"has no label under {tag!r}.", LISTED)
         return versions
 
     def version_file(self, study: str, tag: str, number: int) -> Path:
@@ -242,7 +243,7 @@ class StudyContents:
         lineage = self._lineage(study, tag) if tag in self.tags(study) else None
         version = lineage.version(number) if lineage is not None and number in lineage.numbers() else None
         if lineage is None or version is None or version.removed:
-            raise NotFoundError(repr(study), f"has no version {number} of the label under {tag!r}.")
+            raise NotFoundError(repr(study), f"has no version {number} of the label under {tag!r}.", LISTED)
         if not lineage.intact(version):
             raise StorageError(
                 lineage.file(version), "is missing or has changed since it was saved.", "Choose another version."

@@ -79,7 +79,9 @@ def check_expected(study: str, tag: str, current: Version | None, new: Version, 
             study, f"has {has} under {tag}, not version {expected}.", "Load it, carry your changes over, and save again."
         )
     if new.origin == "model" and current is not None and current.origin in _PEOPLE:
-        raise ConflictError(study, f"has a person's label under {tag}: models do not replace it.")
+        raise ConflictError(
+            study, f"has a person's label under {tag}: models do not replace it.", "Save the prediction under another tag."
+        )
 
 
 def check_complete(study: str, before: tuple[int, ...] | None, new: CheckedLabel, table: OrganTable) -> None:

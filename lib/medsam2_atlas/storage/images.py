@@ -13,6 +13,7 @@ from medsam2_atlas.base.errors import ConflictError, InputError, NotFoundError
 from medsam2_atlas.base.files import sha256
 from medsam2_atlas.storage.erased import Erased
 from medsam2_atlas.storage.fingerprints import same_image
+from medsam2_atlas.storage.names import LISTED
 from medsam2_atlas.storage.open_folder import OpenFolder
 from medsam2_atlas.storage.outcome import Outcome
 from medsam2_atlas.storage.removal import set_aside
@@ -135,7 +136,9 @@ class ImageChanges:
                 listing = self._folder.reconciler.take_images(rows)
                 before = rows.image(study)
                 if before is None and study in listing.problems:
-                    raise ConflictError(study, f"is the name of an existing image, which {listing.problems[study]}")
+                    raise ConflictError(
+                        study, f"is the name of an existing image, which {listing.problems[study]}", "Choose another name."
+                    )
                 if before is not None:
                     if compared is None or (compared.file, compared.stamp) != (before.file, before.stamp):
                         return None
@@ -159,7 +162,7 @@ class ImageChanges:
         with made.guarded(self._folder.index), self._folder.index.writing() as rows:
             row = rows.image(study)
             if row is None:
-                raise NotFoundError(repr(study[:80]), "is not a study of this folder any more.")
+                raise NotFoundError(repr(study[:80]), "is not a study of this folder any more.", LISTED)
             row = replace(row, info={**row.info, **info})
             if accept is not None:
                 accept(row.info)

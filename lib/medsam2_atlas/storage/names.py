@@ -7,6 +7,9 @@ import re
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.storage.folder import encodable
 
+LISTED = "`medsam2-atlas labels list` and /datastore list studies and label maps."
+"""The remedy of an error about a study, a tag or a version that does not exist."""
+
 _MAX_BYTES = 180  # file systems allow 255; suffixes and temporary names need the rest
 _STUDY = re.compile(r"[^\x00-\x1f\x7f/\\]+")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

@@ -268,7 +268,9 @@ class StudyStore(StudyContents):
         image = self.image(study)
         tag = tag if tag in self.tags(study) else tag_name(tag)
         if new.origin == "model" and tag == FINAL:
-            raise ConflictError(study, "must be signed off by a person: models never write `final`.")
+            raise ConflictError(
+                study, "must be signed off by a person: models never write `final`.", "Save it under the model's name."
+            )
         with self._errors(f"get a label under {tag}", study):
             stamp, image_sha256 = stamp_of(image.file), self._auditor.checksum(study)
             checked = check_label(file, image.file, self._table)

@@ -58,7 +58,7 @@ def checked_header(file: Path) -> Header:
         OSError: the file cannot be read.
     """
     if not file.is_file():  # reading a pipe or a device might never end
-        raise InputError(file, "is not a file." if file.exists() else "does not exist.")
+        raise InputError(file, "is not a file." if file.exists() else "does not exist.", "Check the path.")
     if file.stat().st_size == 0:
         raise InputError(file, "is empty (0 bytes).", "Copy it again.")
     for suffix, read in _FORMATS:
