@@ -250,7 +250,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_an_unknown_trainer_is_named(tmp_path: Path) -> None:
     content = checkpoint(seeded(plans()), trainer_name="nnUNetTrainerOfSomebody")
     folder = write_folder(tmp_path / "model", folds={"0": content})
-    with pytest.raises(WeightsError, match=r"cannot be built as nnUNetTrainerOfSomebody.*install what defines"):
+    with pytest.raises(WeightsError, match=r"cannot be built as nnUNetTrainerOfSomebody.*install the package that defines"):
         segmenter(folder).segment(ct())
 
 
