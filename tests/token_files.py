@@ -1,4 +1,4 @@
-"""Writes files of tokens: the tokens are long enough, and other users may not read the file."""
+"""Writes token files: the tokens are long enough, and other users may not read the file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def write_tokens(file: Path, text: str) -> Path:
-    """Writes a file of tokens that its owner and group may read."""
+    """Writes a token file that its owner and group may read."""
     file.touch(0o640)
     file.write_text(text, encoding="utf-8")
     file.chmod(0o640)

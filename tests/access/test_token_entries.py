@@ -1,4 +1,4 @@
-"""Files of tokens: unsafe files are refused, and people can be added."""
+"""Token files: unsafe files are refused, and people can be added."""
 
 from __future__ import annotations
 

@@ -278,7 +278,7 @@ def settings_facts(folder: Path) -> dict[str, Any]:
 
 
 def people_facts(tokens: Path) -> dict[str, Any]:
-    """Returns the people in the file of tokens, with their roles."""
+    """Returns the people in the token file, with their roles."""
     with TemporaryDirectory() as folder:
         file = renew_tokens(Path(shutil.copy(tokens, folder)))
         access = Access(ServerConfig(tokens=str(file)))  # type: ignore[call-arg]

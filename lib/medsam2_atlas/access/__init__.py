@@ -1,1 +1,1 @@
-"""Reads, checks and extends files of tokens, which give people access to a server."""
+"""Reads, checks and extends token files, which give people access to a server."""

@@ -1,4 +1,4 @@
-"""Adds people to a file of tokens."""
+"""Adds people to a token file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _BYTES = 32
 
 
 def add_person(file: Path, name: str, role: str, expires: str = "") -> str:
-    """Adds a person to a file of tokens; creates the file if it is missing.
+    """Adds a person to a token file; creates the file if it is missing.
 
     The file stores only the checksum of the token. Its mode stays; a new file is readable by its owner only (0600).
 
     Args:
-        file: the file of tokens.
+        file: the token file.
         name: the name of the person.
         role: one of `ROLES`.
         expires: the last day of the token (UTC), such as 2027-01-31; empty if it never expires.

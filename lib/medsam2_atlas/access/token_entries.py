@@ -1,4 +1,4 @@
-"""Reads files of tokens, which list the people who may log in at the server with their role, token and expiry.
+"""Reads token files, which list the people who may log in at the server with their role, token and expiry.
 
 Only checksums of tokens are kept in memory. No message contains a token, not even one that stands in the wrong place.
 """
@@ -43,7 +43,7 @@ _EXAMPLES = frozenset(
 
 @dataclass(frozen=True)
 class TokenEntry:
-    """A person in a file of tokens.
+    """A person in a token file.
 
     Attributes:
         name: the name of the person.
@@ -97,7 +97,7 @@ def _listed(file: Path) -> list[Any]:
     """Returns the entries of a file that only its owner and group may use."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):
-            raise InputError(file, "is not a file.", "Name a file of tokens; see docs/access.md.")
+            raise InputError(file, "is not a file.", "Name a token file; see docs/access.md.")
         with file.open("rb") as stream:
             mode = os.fstat(stream.fileno()).st_mode
             content = stream.read(_MAX_BYTES + 1)
@@ -105,7 +105,7 @@ def _listed(file: Path) -> list[Any]:
             problem = f"may be read or changed by everybody on this machine (mode {mode & 0o777:04o})."
             raise InputError(file, problem, f"Restrict it to its owner and group: chmod 640 {file}")
         if len(content) > _MAX_BYTES:
-            raise InputError(file, f"has more than {_MAX_BYTES} bytes.", "Is it a file of tokens? See docs/access.md.")
+            raise InputError(file, f"has more than {_MAX_BYTES} bytes.", "Is it a token file? See docs/access.md.")
         entries = yaml.safe_load(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(file, "cannot be read as tokens (it is not UTF-8 text).", "See docs/access.md.") from error
