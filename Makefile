@@ -15,7 +15,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time gpu full-gpu load fuzz read-time memory inputs settings report-schema clean
+.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time gpu full-gpu load fuzz read-time memory inputs settings report-schema tutorial-pictures clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -147,6 +147,9 @@ inputs: $(VENV)/.installed-dev  ## write the table of input kinds into docs/inpu
 
 settings: $(VENV)/.installed-dev  ## write the tables of settings into docs/settings.md
 	$(BIN)/python tests/settings_page.py
+
+tutorial-pictures: $(VENV)/.installed-dev e2e-tools  ## run docs/tutorial.md and take its pictures: make tutorial-pictures [FOLDER=of an earlier run]
+	$(BIN)/python bench/tutorial_pictures.py $(if $(FOLDER),"$(FOLDER)")
 
 clean:  ## remove what was built
 	rm -rf $(VENV) demo-output build dist lib/*.egg-info
