@@ -16,6 +16,7 @@ from typing import Any
 from medsam2_atlas.cli.endings import plain_endings
 
 with plain_endings():  # importing takes seconds, in which people press Ctrl+C
+    import requests
     from monailabel.client import MONAILabelClient
     from monailabel.client.client import MONAILabelClientException
 
@@ -27,7 +28,7 @@ with plain_endings():  # importing takes seconds, in which people press Ctrl+C
     from medsam2_atlas.imaging.volume import read_labels
 
 
-def main(labels: Path, server: str, count: int, strategy: str, model: str) -> None:
+def main(labels: Path, server: str, count: int, strategy: str, model: str, wait: float) -> None:
     """Signs off `count` cases on a server.
 
     Args:
@@ -36,6 +37,7 @@ def main(labels: Path, server: str, count: int, strategy: str, model: str) -> No
         count: cases to sign off; fewer if the server has no more.
         strategy: the server's strategy that chooses the next case.
         model: the server's model that pre-annotates.
+        wait: max seconds until the server has measured all cases for the strategy.
 
     Raises:
         UnavailableError: the server does not answer.
@@ -48,10 +50,12 @@ def main(labels: Path, server: str, count: int, strategy: str, model: str) -> No
         client = MONAILabelClient(server, tmpdir=received, client_id="practice")
         for number in range(1, count + 1):
             try:
+                if number == 1:
+                    _wait_for_measures(server, strategy, wait)
                 study, why, seconds, dice = _sign_off(client, labels, strategy, model)
             except OSError as error:
                 remedy = "Start it: medsam2-atlas serve STUDIES --atlas ATLAS"
-                raise UnavailableError(server, f"does not answer ({error}).", remedy) from error
+                raise UnavailableError(server, "does not answer.", remedy) from error
             except MONAILabelClientException as error:
                 raise InputError(server, f"refused a request: {_reason(error)}") from error
             if not study:
@@ -64,6 +68,22 @@ def main(labels: Path, server: str, count: int, strategy: str, model: str) -> No
             )
     if found:
         echo(f"{len(found)} cases signed off; mean Dice of {model} before correction {sum(found) / len(found):.3f}")
+
+
+def _wait_for_measures(server: str, strategy: str, seconds: float) -> None:
+    """Waits until all cases that can be chosen have been measured; the server does that while no client waits for a model."""
+    deadline = time.monotonic() + seconds
+    with console.status("the server measures its cases …") as status:
+        while time.monotonic() < deadline:
+            answer = requests.get(f"{server.rstrip('/')}/review/cases", timeout=60)
+            if not answer.ok:  # the request for the next case is refused too, and reports the reason
+                return
+            free = [case for case in answer.json() if case["state"] != "signed off" and not case["problem"]]
+            missing = [case for case in free if case.get(strategy, 0) is None]  # strategies such as `first` measure nothing
+            if not missing:
+                return
+            status.update(f"the server measures its cases: {len(free) - len(missing)} of {len(free)} …")
+            time.sleep(2)
 
 
 def _sign_off(client: MONAILabelClient, labels: Path, strategy: str, model: str) -> tuple[str, str, float, float]:
@@ -97,5 +117,5 @@ def _reason(error: MONAILabelClientException) -> str:
 
 if __name__ == "__main__":
     with plain_endings():
-        folder, url, cases, way, name = sys.argv[1:6]
-        main(Path(folder), url, int(cases), way, name)
+        folder, url, cases, way, name, seconds = sys.argv[1:7]
+        main(Path(folder), url, int(cases), way, name, float(seconds))

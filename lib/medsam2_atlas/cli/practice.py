@@ -20,6 +20,9 @@ def practice_command(
     cases: Annotated[int, typer.Option(min=1, help="Cases to sign off.")] = 10,
     strategy: Annotated[str, typer.Option(help="The server's strategy that chooses the next case.")] = "uncertainty",
     model: Annotated[str, typer.Option(help="The server's model that pre-annotates each case.")] = "medsam2_atlas",
+    wait: Annotated[
+        float, typer.Option(min=0, help="Max seconds to wait until the server has measured all cases for the strategy.")
+    ] = 900.0,
 ) -> None:
     """Sign off cases on a server with their ground truth, to try out the loop without correcting by hand."""
     if not labels.is_dir():
@@ -28,4 +31,4 @@ def practice_command(
         raise InputError(server, "is not a URL of a server.", "For example: --server http://127.0.0.1:8000")
     os.environ["PYTHONPATH"] = python_path()
     program = str(resource("apps/practice.py"))
-    os.execv(sys.executable, [sys.executable, program, str(labels), server, str(cases), strategy, model])
+    os.execv(sys.executable, [sys.executable, program, str(labels), server, str(cases), strategy, model, str(wait)])
