@@ -21,12 +21,12 @@ from e2e.browser import browser_page
 from medsam2_atlas.base.files import replacing
 
 PICTURES = PAGE.parent / "pictures"
-MAX_BYTES = 200_000
+MAX_BYTES = 150_000
 MAX_WIDTH = 1100
 
 
 def write_picture(picture: Image.Image, name: str) -> None:
-    """Writes a picture, at most 1100 pixels wide, with as many colours as fit into 200 kB."""
+    """Writes a picture, at most 1100 pixels wide, with as many colours as fit into 150 kB."""
     picture = picture.convert("RGB")
     if picture.width > MAX_WIDTH:
         size = (MAX_WIDTH, round(picture.height * MAX_WIDTH / picture.width))
@@ -47,11 +47,11 @@ def review_page(folder: Path) -> Image.Image:
         conf = {"atlas": str(folder / "atlas"), "learning": "false"}
         with server(folder / "studies", Path(work), conf, anew=True) as client, browser_page() as page:
             page.set_default_timeout(300_000)
-            page.set_viewport_size({"width": 1200, "height": 800})
+            page.set_viewport_size({"width": 1400, "height": 800})
             page.goto(f"{client.get_server_url().rstrip('/')}/review", wait_until="domcontentloaded")
             page.locator("tbody img").first.wait_for()
             page.wait_for_function(
-                "() => [...document.querySelectorAll('tbody img')].slice(0, 4).every(i => i.complete && i.naturalWidth > 0)"
+                "() => [...document.querySelectorAll('tbody img')].slice(0, 8).every(i => i.complete && i.naturalWidth > 0)"
             )
             return Image.open(BytesIO(page.screenshot()))
 
