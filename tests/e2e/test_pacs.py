@@ -183,7 +183,7 @@ def test_objects_that_viewers_may_not_store_are_refused(hospital: Hospital) -> N
     seg.save_as(stream, enforce_file_format=True)
     answer = post(stream.getvalue())
     assert answer.status_code == 422
-    assert "no CT series" in answer.json()["detail"]
+    assert "does not refer to a CT series" in answer.json()["detail"]
     assert len(hospital.segs()) == before
 
 
