@@ -221,7 +221,7 @@ def test_other_organ_names_change_the_provenance(tmp_path: Path, monkeypatch: py
     assert load_bundle(folder).digest != before
 
 
-def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+def test_links_are_followed_and_circular_links_do_not_hang(tmp_path: Path) -> None:
     folder = tiny_bundle(tmp_path / "own")
     (folder / "models").rename(tmp_path / "weights")
     (folder / "models").symlink_to(tmp_path / "weights")

@@ -92,7 +92,7 @@ class Options:
 
     @property
     def all_organs(self) -> bool:
-        """Whether all organs are requested. Only such results are stored, so that some organs never replace all of them."""
+        """Whether all organs are requested. Only such results are stored: some organs must not replace all."""
         return set(self.labels) == set(organ_table().indices)
 
 
@@ -217,7 +217,7 @@ class Segmenter(ABC):
 
     @abstractmethod
     def provenance(self, options: Options) -> Provenance:
-        """Returns the inputs that the result depends on besides the image. Results are equal if image and provenance are.
+        """Returns the inputs that the result depends on besides the image. Results with equal image and provenance are equal.
 
         Raises:
             MedSAM2AtlasError: if an option cannot be used, or something is missing.

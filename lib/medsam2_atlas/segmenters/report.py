@@ -47,7 +47,7 @@ class Report(BaseModel):
     confidence: dict[str, float] | None = Field(
         None,
         description="0..1 per organ, in ascending order; for prompted strategies, the estimated probability that the boxes "
-        "overlap the true boxes by half",
+        "reach an IoU of .5 with the true boxes",
     )
     uses_truth: bool | None = Field(None, description="whether the ground truth was read, as reference strategies do")
     from_cache: bool | None = Field(None, description="true if a stored label map was returned")

@@ -219,7 +219,7 @@ class Strategy(Segmenter):
         return {"prompter": prompter.provenance(Options(organs=options.organs, memory=options.memory))}
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
-        """Segments a CT; see `segment`."""
+        """Segments a CT with this strategy; see the function `segment` of this module."""
         return segment(Case(volume, self._resources, options), self.name)
 
     def _sources(self) -> list[str]:
