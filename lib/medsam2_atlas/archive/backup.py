@@ -180,7 +180,7 @@ class _Copying:
                         raise _VanishedError(path) from None
                     continue
                 except OSError as error:
-                    self.problems[path] = f"cannot be read ({error.strerror or error}). Check its rights and the disk."
+                    self.problems[path] = f"cannot be read ({error.strerror or error}). Check its permissions and the disk."
                     continue
                 if self.known.get(path) != entry:
                     with self.vault.writes():

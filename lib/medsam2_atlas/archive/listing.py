@@ -126,7 +126,7 @@ class _Walk:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            self._found.problems[self._place.relative(folder)] = f"cannot be listed ({error.strerror}). Check its rights."
+            self._found.problems[self._place.relative(folder)] = f"cannot be listed ({error.strerror}). Check its permissions."
             return
         for entry in inner:
             path = Path(entry.path)
@@ -175,7 +175,7 @@ class _Walk:
         except FileNotFoundError:  # it has just been removed
             return
         except OSError as error:
-            self._found.problems[path] = f"has a state that cannot be read ({error.strerror}). Check its rights."
+            self._found.problems[path] = f"has a state that cannot be read ({error.strerror}). Check its permissions."
             return
         if stat.S_ISREG(state.st_mode):
             self._found.items[path] = Item(path, kind, stamp(state), state.st_size)

@@ -71,7 +71,7 @@ def restore(dest: Path, place: Place, *, when: str = "", progress: Progress = si
                 _move_to_place(staging, place)
         except OSError as error:
             problem = f"cannot be restored ({error.strerror or error})."
-            remedy = "Check its rights and free space, then run the same restore again to resume."
+            remedy = "Check its permissions and free space, then run the same restore again to resume."
             raise StorageError(place.root, problem, remedy) from error
     return Restored(snapshot, damaged)
 

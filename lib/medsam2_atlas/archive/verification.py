@@ -101,7 +101,7 @@ def verify_backup(dest: Path, *, again: bool = False, progress: Progress = silen
                 for entry in read_snapshot(vault.list_file(name)).entries.values():
                     needed.setdefault(entry.sha256, (entry.size, f"{name}: {entry.path}"))
             except StorageError as error:
-                findings.append(Finding(vault.list_file(name).name, error.problem, "Its tree may still be read."))
+                findings.append(Finding(vault.list_file(name).name, error.problem, "Its tree may still be readable."))
         items = [Item(str(vault.content(sha).relative_to(vault.path)), "other", size=needed[sha][0]) for sha in sorted(needed)]
         reading = _Reading(vault.path, journal, findings)
         # A content of the wrong size is damaged. It is not read, since it may be of any size.
@@ -150,7 +150,7 @@ class _Reading:
                 pass
             except OSError as error:
                 problem = f"cannot be read ({error.strerror or error})."
-                self.findings.append(Finding(item.path, problem, f"Check its rights and the disk. {FROM_BACKUP}"))
+                self.findings.append(Finding(item.path, problem, f"Check its permissions and the disk. {FROM_BACKUP}"))
             done += item.size
             progress("verifying", min(done / total, 1.0))
         return found

@@ -69,7 +69,7 @@ class PredictionStore:
     """The stored predictions of all models for a set of studies."""
 
     def __init__(self, work: WorkFolder, studies: StudyStore) -> None:
-        """Keeps the two folders; reads nothing.
+        """Sets the work folder and the store of label maps; reads nothing.
 
         Args:
             work: work folder of the studies, for reports.
@@ -102,7 +102,7 @@ class PredictionStore:
     def latest(self, model: str, study: str) -> Prediction | None:
         """Returns the stored prediction, regardless of its weights and options.
 
-        None if there is none, if a person has changed its file, or if the study's image may have been replaced since.
+        Returns None if there is none, if a person has changed its file, or if the study's image may have been replaced since.
         """
         try:
             entry = self._entry(model, study)

@@ -115,7 +115,7 @@ class UNetConfig(BaseModel):
                 f"patch: each side must be a multiple of {step}, because filters lists {len(self.filters)} resolutions"
             )
         if not self.window[0] < self.window[1]:
-            raise ValueError("window: the first value must be lower than the second")
+            raise ValueError("window: the lower bound must come before the upper bound")
         if self.heads > len(self.filters) - 2:
             raise ValueError(f"heads: at most {len(self.filters) - 2} are possible with {len(self.filters)} filters")
         return self
