@@ -76,7 +76,9 @@ def verify(place: Place, *, again: bool = False, images: bool = True, progress: 
         findings += LabelChecks(place, listing, {path: checksum for path, (_, checksum) in sums.items()}, images).findings()
         findings += other_findings(place, listing)
         findings += _leftovers(place, listing.unfinished)
-        journal.finish(sums | reading.rotten)  # the old checksums of rotten files, so that the next run reports them again
+        journal.finish(
+            sums | reading.rotten
+        )  # keeps the old checksums of rotten files, so that the next run reports them again
         return Verification(tuple(sorted(findings, key=lambda found: found.path)), len(sums), reading.resumed)
 
 

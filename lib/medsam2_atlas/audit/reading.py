@@ -50,7 +50,7 @@ class Check:
         lines: the number of lines.
         problems: sentences about changed, removed or damaged lines.
         last: the digest of the last line. A copy of it on another machine proves that all lines up to it are unchanged.
-        complete: whether the log contains its very first line; expired files may have been removed.
+        complete: whether the log still contains its first line; if not, expired files may have been removed.
     """
 
     lines: int = 0

@@ -1,6 +1,7 @@
 """Checks the output paths of a command before the command spends minutes on the content.
 
-A file is written next to its target and then renamed. So the target's folder must be writable; an existing target need not be.
+A file is written next to its target and then renamed. So the target's folder must be writable, but an existing target need not
+be.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def check_files(
             raise InputError(path, f"cannot be written ({error.strerror}).", "Choose another file.") from error
         resolved = os.path.realpath(path)
         if resolved in seen:
-            raise InputError(path, "is named for two outputs.", "Give each output its own file.")
+            raise InputError(path, "is given for two outputs.", "Give each output its own file.")
         seen.add(resolved)
 
 
