@@ -51,7 +51,7 @@ class StudyContents:
         self._roots = Roots(self.path, roots)
         self.work = WorkFolder.of(self.path, roots)
         self._table = table or organ_table()
-        with self._errors("cannot be opened"):
+        with self._errors("be opened"):
             self.path.mkdir(parents=True, exist_ok=True)
         self.work.check_user()
         # Stores with different roots see different studies. Each set of roots has its own index, so that one store does not
@@ -65,7 +65,7 @@ class StudyContents:
         self._auditor = Auditor(self.path, self._index, self._reconciler.settler, self._table, fingerprints)
         self._current = CurrentLabels(self.path, self._index, self._reconciler, self._auditor, self._update)
         self._opened = True  # the images found at opening are not compared yet
-        with self._errors("cannot be opened"):
+        with self._errors("be opened"):
             self._index.ready()
 
     @property
@@ -120,7 +120,7 @@ class StudyContents:
             NotFoundError: there is no label map.
             StorageError: the folder cannot be read.
         """
-        with self._errors("cannot be read", study):
+        with self._errors("be read", study):
             row = self._current.find(study, tag)
         if row is None:
             raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.", LISTED)
@@ -205,7 +205,7 @@ class StudyContents:
         Args:
             thorough: whether to search all versions for changes that a crash interrupted.
         """
-        with self._errors("cannot be read"):
+        with self._errors("be read"):
             self._index.ready()
             self._index.again(lambda: self._reconciler.run(thorough=thorough))
             self._compare_images()
@@ -219,7 +219,7 @@ class StudyContents:
         Returns:
             The number of label maps checked; `problems` returns their problems.
         """
-        with self._errors("cannot be checked"):
+        with self._errors("be checked"):
             self._update()
             if self._auditor.compare_all(stop):
                 self._index.again(self._reconciler.run)
@@ -229,7 +229,7 @@ class StudyContents:
 
     def _update(self) -> None:
         """Scans the folder if it has changed."""
-        with self._errors("cannot be read"):
+        with self._errors("be read"):
             if self._index.again(self._reconciler.if_changed) or self._opened:
                 self._opened = False
                 self._compare_images()
@@ -260,11 +260,11 @@ class StudyContents:
         return self._reconciler.lineage(study, tag)
 
     @contextlib.contextmanager
-    def _errors(self, problem: str, study: str = "") -> Iterator[None]:
-        """Raises a StorageError with the problem if the disk or the index fails in the block."""
+    def _errors(self, action: str, subject: str = "") -> Iterator[None]:
+        """Raises a StorageError "SUBJECT: cannot ACTION" if the disk or the index fails in the block."""
         try:
             yield
         except MedSAM2AtlasError:
             raise
         except (OSError, sqlite3.Error) as error:
-            raise StorageError(study or self.path, f"{problem}: {error}.", "Nothing was changed.") from error
+            raise StorageError(subject or self.path, f"cannot {action}: {error}.", "Nothing was changed.") from error

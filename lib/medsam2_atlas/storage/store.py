@@ -121,7 +121,7 @@ class StudyStore(StudyContents):
         file, old = self._intact(study, tag, number)
         info = {**old.info, "restored_from": number}
         new = replace(old, origin="restored", author=author, author_id=author_id, made="", info=info, doubled=(), accepted={})
-        with self._errors(f"has a label under {tag} that cannot be saved", study):
+        with self._errors("be saved", f"the label of {study} under {tag}"):
             made = self._changes.save(study, tag, file, new, None, lambda *_: None)
         return Saved(self._label(made.row), made.before)
 
@@ -170,7 +170,7 @@ class StudyStore(StudyContents):
             ConflictError: another version is current, or the label map has a problem.
             StorageError: the acceptance cannot be written.
         """
-        with self._errors("has a label map that cannot be accepted", study):
+        with self._errors("be accepted", f"the label of {study} under {tag}"):
             label = self.label(study, tag)
             made = self._changes.rewrite(study, tag, lambda row, all_: accepted(row, all_, number, person))
         return replace(label, version=made.row.version)
@@ -187,7 +187,7 @@ class StudyStore(StudyContents):
         Raises:
             NotFoundError: there is no label map.
         """
-        with self._errors(f"has a label under {tag} that cannot be removed", study):
+        with self._errors("be removed", f"the label of {study} under {tag}"):
             self._changes.remove(study, tag, author, author_id)
 
     def update_label_info(
@@ -204,7 +204,7 @@ class StudyStore(StudyContents):
         Raises:
             NotFoundError: there is no label map.
         """
-        with self._errors("has information that cannot be saved", study):
+        with self._errors("be saved", f"the information about the label of {study} under {tag}"):
             self._changes.describe(study, tag, info, accept)
 
     def add_image(self, study: str, file: Path, info: Mapping[str, Any] | None = None) -> Image:
@@ -221,7 +221,7 @@ class StudyStore(StudyContents):
         """
         study, suffix = study_name(study), suffix_of(file.name)
         read_volume(file)
-        with self._errors("cannot be added", study):
+        with self._errors("be added", study):
             return self._image(self._image_changes.add(study, file, suffix, info or {}))
 
     def update_image_info(
@@ -238,7 +238,7 @@ class StudyStore(StudyContents):
             NotFoundError: the study does not exist.
         """
         self.image(study)
-        with self._errors("has information that cannot be saved", study):
+        with self._errors("be saved", f"the information about {study}"):
             self._image_changes.describe(study, info, accept)
 
     def remove_image(self, study: str) -> Path:
@@ -251,7 +251,7 @@ class StudyStore(StudyContents):
             NotFoundError: the study does not exist.
         """
         image = self.image(study)
-        with self._errors("cannot be removed", study):
+        with self._errors("be removed", study):
             return self._image_changes.remove(study, image.file)
 
     def _save(self, study: str, tag: str, file: Path, new: Version, expected: int | None, confirmed: bool) -> Saved:
@@ -271,7 +271,7 @@ class StudyStore(StudyContents):
             raise ConflictError(
                 study, "must be signed off by a person: models never write `final`.", "Save it under the model's name."
             )
-        with self._errors(f"has a label under {tag} that cannot be saved", study):
+        with self._errors("be saved", f"the label of {study} under {tag}"):
             stamp, image_sha256 = stamp_of(image.file), self._auditor.checksum(study)
             checked = check_label(file, image.file, self._table)
             self._auditor.remember(study)
