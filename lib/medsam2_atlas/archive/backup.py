@@ -211,11 +211,8 @@ class _Copying:
             if stamp(after) == entry.stamp:
                 return entry
             if last:
-                if item.kind in (
-                    "image",
-                    "label",
-                    "version",
-                ):  # of other files, which are appended to, any first part is usable
+                # Other files are appended to, so that any first part of them is usable.
+                if item.kind in ("image", "label", "version"):
                     self.problems[item.path] = _CHANGED
                 return replace(entry, stamp="")
         raise AssertionError

@@ -1,6 +1,6 @@
 """Verifies a place or a backup: all recorded checksums, and whether all files that belong together exist.
 
-A verification writes only its own progress, and can run beside a live server.
+A verification writes only its own progress, and can run while the server runs.
 """
 
 from __future__ import annotations
@@ -76,9 +76,8 @@ def verify(place: Place, *, again: bool = False, images: bool = True, progress: 
         findings += LabelChecks(place, listing, {path: checksum for path, (_, checksum) in sums.items()}, images).findings()
         findings += other_findings(place, listing)
         findings += _leftovers(place, listing.unfinished)
-        journal.finish(
-            sums | reading.rotten
-        )  # keeps the old checksums of rotten files, so that the next run reports them again
+        # The old checksums of rotten files are kept, so that the next run reports these files again.
+        journal.finish(sums | reading.rotten)
         return Verification(tuple(sorted(findings, key=lambda found: found.path)), len(sums), reading.resumed)
 
 

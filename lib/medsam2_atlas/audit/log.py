@@ -64,7 +64,7 @@ class AuditLog:
 
     @cached_property
     def names(self) -> StudyNames:
-        """Converts study names to the form that is written to the log."""
+        """The converter of study names to the form that is written to the log."""
         return StudyNames(self._work_folder, self._plain)
 
     @property

@@ -267,7 +267,7 @@ class Segmenter(ABC):
         return Validation()
 
     def _basis(self, options: Options) -> Provenance:
-        """Returns the common part of all provenances. It omits the default HU rule, as earlier versions did."""
+        """Returns the common part of all provenances. It omits the default HU rule, as earlier releases did."""
         found: Provenance = {"organs": options.labels, "code": package_version()}
         return found if self._resources.hu == CHECK else found | {"hu": str(self._resources.hu)}
 

@@ -37,7 +37,8 @@ def fuse_logits(logits: Mapping[int, OrganLogits], shape: tuple[int, ...]) -> np
 def fuse_scores(scores: ScoreMaps) -> np.ndarray:
     """Returns the label map `[z, y, x]`, uint8, of score maps alone, without a network.
 
-    Each voxel gets the organ with the highest score, among the organs whose score there exceeds their adaptive threshold.
+    Each voxel gets the organ with the highest score, among the organs whose score at this voxel exceeds their
+    adaptive threshold.
     """
     shape = scores.geometry.shape
     labels, config = np.zeros(shape, np.uint8), fusion_config().thresholds

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Report(BaseModel):
     """The report on one segmentation. The JSON omits fields that the segmenter does not set.
 
-    Organs are named as in `configs/labels.yaml`. Reports of other versions may have additional fields.
+    Organs are named as in `configs/labels.yaml`. Reports of other releases may have additional fields.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -96,7 +96,7 @@ class Report(BaseModel):
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Report:
-        """Reads the JSON values of `to_json`, of this version or an earlier one.
+        """Reads the JSON values of `to_json`, of this release or an earlier one.
 
         Raises:
             ValueError: if they are not a report.

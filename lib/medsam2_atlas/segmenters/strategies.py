@@ -197,7 +197,7 @@ class Strategy(Segmenter):
         changed = {
             key: value
             for key, value in (("loop", options.loop), ("thresholds", options.thresholds), ("fill_holes", options.fill_holes))
-            if value != getattr(DEFAULTS, key)  # defaults are omitted, so that predictions of earlier versions are found
+            if value != getattr(DEFAULTS, key)  # defaults are omitted, so that predictions of earlier releases are found
         }
         device = resources.ladder.device_of(options.memory)
         return (

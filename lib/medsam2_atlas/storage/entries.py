@@ -39,7 +39,7 @@ class Label:
         tag: its tag.
         file: its path. Callers must not change the file.
         version: its version.
-        problem: why the study does not count as done; empty if it does.
+        problem: why the label map does not count as done; empty if it does.
         unsure: whether the problem is that its image may have been replaced, or that several different label files exist.
     """
 

@@ -1,6 +1,6 @@
 """A studies folder in which nothing is lost: images, label maps under tags, and every earlier version of a label map.
 
-The files are authoritative; the index only makes queries fast. Each saved label map lies in two places: as a version that never
+The files are authoritative; the index only makes queries fast. Each saved label map is stored twice: as a version that never
 changes (`.medsam2_atlas/versions/TAG/STUDY/00001.nii.gz` with its record), and where MONAI Label looks for the current one
 (`labels/TAG/STUDY.nii.gz`). A label file from another program is saved as a new version.
 

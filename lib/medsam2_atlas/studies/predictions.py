@@ -91,10 +91,10 @@ class PredictionStore:
             return None
         made = [found.provenance]
         if "device" not in found.provenance and (found.report.device or "cpu") == "cpu":
-            # Earlier versions recorded the device in the report only. On GPUs they used TF32, so those predictions are invalid.
+            # Earlier releases recorded the device in the report only. On GPUs they used TF32, so those predictions are invalid.
             made.append({**found.provenance, **_CPU})
         stamp = {"image": file_stamp(image)}
-        # Earlier versions recorded no settings, so their predictions are valid with any settings.
+        # Earlier releases recorded no settings, so their predictions are valid with any settings.
         unnamed = {"settings"} - found.provenance.keys()
         accepted = ({k: v for k, v in _plain(provenance).items() if k not in unnamed} | stamp for provenance in provenances)
         return found if any(provenance in made for provenance in accepted) else None

@@ -203,7 +203,7 @@ def restore(probabilities: torch.Tensor, affine: torch.Tensor, geometry: Geometr
 
 
 def _spans(mask: torch.Tensor, axes: list[torch.Tensor]) -> tuple[slice, slice] | None:
-    """Returns the image's rows and columns that lie within the bounding box of a mask `[y, x]`, enlarged by one voxel.
+    """Returns the image's rows and columns within the bounding box of a mask `[y, x]`, enlarged by one voxel.
 
     `axes` lists the positions of the image's rows and columns on the mask's grid. Returns None if no row or no column lies
     within the box.
