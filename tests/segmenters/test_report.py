@@ -1,4 +1,4 @@
-"""Reports are typed, their JSON fits the published schema, and reports of other versions can be read."""
+"""Reports are typed, their JSON fits the published schema, and reports of other releases can be read."""
 
 from __future__ import annotations
 

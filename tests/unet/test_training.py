@@ -62,7 +62,7 @@ class Killed(BaseException):
 
 
 def forget_an_option(file: Path) -> None:
-    """Removes an option with its default value from a checkpoint, as if an earlier version without it had written the file."""
+    """Removes an option with its default value from a checkpoint, as if an earlier release without it had written the file."""
     kept = torch.load(file, weights_only=True)
     config = json.loads(kept["config"])
     assert config["training"].pop("weight_decay") == UNetConfig.model_validate(config).training.weight_decay

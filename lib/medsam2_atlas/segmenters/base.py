@@ -163,11 +163,23 @@ class Resources(Protocol):
         ...
 
     def loaded(self, key: str, files: Sequence[Path], load: Callable[[], T]) -> T:
-        """Returns the result of `load`, kept under a key until one of the files changes."""
+        """Returns the result of `load`, kept under a key until one of the files changes.
+
+        Args:
+            key: name of the result, such as the name of the segmenter.
+            files: files that the result depends on.
+            load: loads the result.
+        """
         ...
 
     def on_device(self, key: str, network: Any, device: torch.device | None) -> Any:
-        """Returns a network on a device. Its method `on` copies it there once."""
+        """Returns a network on a device. Its method `on` copies it there once.
+
+        Args:
+            key: key of the copy; a copy of another network under this key is dropped.
+            network: the network on the CPU.
+            device: the device; None means the CPU.
+        """
         ...
 
     def at_release(self, drop: Callable[[], None]) -> None:

@@ -204,6 +204,9 @@ class StudyContents:
 
         Args:
             thorough: whether to search all versions for changes that a crash interrupted.
+
+        Raises:
+            StorageError: the folder cannot be read.
         """
         with self._errors("be read"):
             self._index.ready()
@@ -218,6 +221,9 @@ class StudyContents:
 
         Returns:
             The number of label maps checked; `problems` returns their problems.
+
+        Raises:
+            StorageError: the folder cannot be checked.
         """
         with self._errors("be checked"):
             self._update()

@@ -186,6 +186,7 @@ class StudyStore(StudyContents):
 
         Raises:
             NotFoundError: there is no label map.
+            StorageError: the removal cannot be written; nothing has changed.
         """
         with self._errors("be removed", f"the label of {study} under {tag}"):
             self._changes.remove(study, tag, author, author_id)
@@ -203,6 +204,7 @@ class StudyStore(StudyContents):
 
         Raises:
             NotFoundError: there is no label map.
+            StorageError: the information cannot be written; nothing has changed.
         """
         with self._errors("be saved", f"the information about the label of {study} under {tag}"):
             self._changes.describe(study, tag, info, accept)
@@ -218,6 +220,7 @@ class StudyStore(StudyContents):
         Raises:
             InputError: the name or the file is not valid.
             ConflictError: the folder contains another image of that name.
+            StorageError: the study was erased and is barred, or the image cannot be written; nothing has changed.
         """
         study, suffix = study_name(study), suffix_of(file.name)
         read_volume(file)
@@ -236,6 +239,7 @@ class StudyStore(StudyContents):
 
         Raises:
             NotFoundError: the study does not exist.
+            StorageError: the information cannot be written; nothing has changed.
         """
         self.image(study)
         with self._errors("be saved", f"the information about {study}"):
@@ -249,6 +253,7 @@ class StudyStore(StudyContents):
 
         Raises:
             NotFoundError: the study does not exist.
+            StorageError: a file cannot be moved; nothing has changed.
         """
         image = self.image(study)
         with self._errors("be removed", study):

@@ -239,7 +239,8 @@ class Models:
         """Returns the result of `load`, kept under a key until one of the files changes.
 
         Raises:
-            WeightsError: if `load` fails.
+            MedSAM2AtlasError: if `load` raises it.
+            WeightsError: if `load` raises any other exception, except MemoryError.
         """
         return self._once(key, files, load, WeightsError)
 
@@ -267,7 +268,10 @@ class Models:
         return Path(self._conf[key]) if key in self._conf else None
 
     def _once(self, key: str, files: Sequence[Path], load: Callable[[], T], kind: type[MedSAM2AtlasError]) -> T:
-        """Returns the result of `load`, kept under a key until one of the files changes. Any failure raises `kind`."""
+        """Returns the result of `load`, kept under a key until one of the files changes.
+
+        Exceptions other than MedSAM2AtlasError and MemoryError are raised as `kind`.
+        """
         try:
             try:
                 states = [(file, file.stat()) for file in files]

@@ -75,7 +75,8 @@ class UNetTraining:
             progress: called with the fraction completed.
 
         Raises:
-            InputError: if no case is usable, if `strict` and one is not, or if the device has too little memory.
+            InputError: if no case is usable, if `strict` and one is not, if the last checkpoint in the folder cannot be read,
+                or if the device has too little memory.
             WeightsError: if the last checkpoint in the folder contains code.
         """
         self.config, self.folder, self.device = config, folder, device
