@@ -77,8 +77,8 @@ PROBLEMS: list[tuple[Callable[[Path], None], str]] = [
     (rewritten(inferer={"_target_": "NoSuchInferer"}), r"cannot be used: .*NoSuchInferer.* See whether MONAI can run it"),
     (rewritten(evaluator={"_target_": "scripts.evaluator.Own"}), "needs the evaluator Own. Only bundles for MONAI's"),
     (rewritten(evaluator={"_target_": "SupervisedEvaluator", "prepare_batch": "$1"}), "needs a `prepare_batch` of its own"),
-    (described(inputs={"image": {"num_channels": 2}}), "says that the network takes 2 images. Only bundles for one CT"),
-    (described(inputs={"image": {}, "prior": {}}), "says that the network takes 2 images"),
+    (described(inputs={"image": {"num_channels": 2}}), "states that the network takes 2 images. Only bundles for one CT"),
+    (described(inputs={"image": {}, "prior": {}}), "states that the network takes 2 images"),
     (described(outputs={"pred": {"channel_def": {"one": "liver"}}}), "does not follow MONAI's specification"),
     (described(outputs={"pred": {"channel_def": {"1": "tumour"}}}), "names no organ of the organ table: 'tumour'"),
     (
