@@ -46,7 +46,7 @@ def test_signed_off_cases_are_never_chosen() -> None:
     assert choose("disagreement", [], ROWS) is None
 
 
-def test_old_measures_are_used_until_there_are_new_ones_and_the_reason_says_so() -> None:
+def test_old_measures_are_used_until_there_are_new_ones_and_the_reason_states_this() -> None:
     choice = choose("novelty", ["a", "b", "c"], ROWS, versions={"atlas": "a2", "unet": "u1"})
     assert choice is not None
     assert (choice.study, "last change" in choice.why) == ("c", True)

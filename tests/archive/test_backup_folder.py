@@ -31,7 +31,7 @@ def test_the_folder_of_other_studies_is_refused(place: Place, folder: Path, tmp_
 @pytest.mark.parametrize("where", ["studies", "studies/backup", "studies/.medsam2_atlas/x", "link/x"])
 def test_a_backup_inside_the_studies_is_refused(place: Place, folder: Path, tmp_path: Path, where: str) -> None:
     (tmp_path / "link").symlink_to(folder)
-    with pytest.raises(InputError, match="lies in the folder"):
+    with pytest.raises(InputError, match="is inside the folder"):
         back_up(place, tmp_path / where)
 
 

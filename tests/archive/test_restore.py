@@ -108,7 +108,7 @@ def test_nothing_is_restored_over_existing_files(dest: Path, folder: Path, tmp_p
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="is a file"):
         restore(dest, Place.of(str(tmp_path / "file")))
-    with pytest.raises(InputError, match="lies in the backup"):
+    with pytest.raises(InputError, match="is inside the backup"):
         restore(dest, Place.of(str(dest / "back")))
 
 

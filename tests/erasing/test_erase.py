@@ -132,7 +132,7 @@ def test_only_a_line_in_the_audit_log_remains_of_an_erased_study(used: Path, tmp
     assert len(lines(used / ".medsam2_atlas")) == 1
     line = lines(used / ".medsam2_atlas")[0]
     assert (line["action"], line["details"], line["study"][:6]) == ("study.erase", {"reason": REASON}, "study-")
-    assert any("unet_3d was trained on it" in text for text in done.not_erased)
+    assert any("unet_3d was trained on the study" in text for text in done.not_erased)
     stats = json.loads((used / ".medsam2_atlas/unet_3d/stats.json").read_text())
     assert (stats["train_cases"], stats["skipped"], stats["erased_cases"]) == (["other"], {"other": "odd"}, 1)
     store = StudyStore(used)

@@ -77,8 +77,8 @@ PROBLEMS: list[tuple[Callable[[Path], None], str]] = [
     (rewritten(inferer={"_target_": "NoSuchInferer"}), r"cannot be used: .*NoSuchInferer.* See whether MONAI can run it"),
     (rewritten(evaluator={"_target_": "scripts.evaluator.Own"}), "needs the evaluator Own. Only bundles for MONAI's"),
     (rewritten(evaluator={"_target_": "SupervisedEvaluator", "prepare_batch": "$1"}), "needs a `prepare_batch` of its own"),
-    (described(inputs={"image": {"num_channels": 2}}), "says that the network takes 2 images. Only bundles for one CT"),
-    (described(inputs={"image": {}, "prior": {}}), "says that the network takes 2 images"),
+    (described(inputs={"image": {"num_channels": 2}}), "states that the network takes 2 images. Only bundles for one CT"),
+    (described(inputs={"image": {}, "prior": {}}), "states that the network takes 2 images"),
     (described(outputs={"pred": {"channel_def": {"one": "liver"}}}), "does not follow MONAI's specification"),
     (described(outputs={"pred": {"channel_def": {"1": "tumour"}}}), "names no organ of the organ table: 'tumour'"),
     (
@@ -221,7 +221,7 @@ def test_other_organ_names_change_the_provenance(tmp_path: Path, monkeypatch: py
     assert load_bundle(folder).digest != before
 
 
-def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+def test_links_are_followed_and_circular_links_do_not_hang(tmp_path: Path) -> None:
     folder = tiny_bundle(tmp_path / "own")
     (folder / "models").rename(tmp_path / "weights")
     (folder / "models").symlink_to(tmp_path / "weights")

@@ -1,4 +1,4 @@
-"""Reports are typed, their JSON fits the published schema, and reports of other versions can be read."""
+"""Reports are typed, their JSON fits the published schema, and reports of other releases can be read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_report_s_json_fits_the_schema() -> None:
     assert Report.from_json(content) == report
 
 
-def test_a_report_of_another_version_can_be_read() -> None:
+def test_a_report_of_another_release_can_be_read() -> None:
     report = Report.from_json({"strategy": "D", "seconds": {"total": 2}, "invented later": [1]})
     assert (report.strategy, report.seconds["total"], report.device) == ("D", 2, None)
     assert report.to_json()["invented later"] == [1]

@@ -106,7 +106,8 @@ def test_true_boxes_are_better_than_registered_ones(case: Case, short_truth: Vol
 
 
 def test_only_reference_strategies_read_the_ground_truth(trapped: Case) -> None:
-    reading = [name for name in STRATEGIES if name not in MIN_DICE]  # the other strategies have run with the same trap
+    # Another test runs the other strategies with the same ground truth, which must not be read.
+    reading = [name for name in STRATEGIES if name not in MIN_DICE]
     assert reading == ["reference-1", "reference-3"]
     for name in reading:
         with pytest.raises(AssertionError, match="the truth was read"):

@@ -174,7 +174,7 @@ def test_two_different_label_files_under_one_tag_are_both_kept_and_neither_count
     os.utime(folder / "labels/final/a.nii.gz", (1, 1))
     store = StudyStore(folder)
     store.audit()
-    assert "was found in several files: a.nii.gz lay beside it" in store.problems()["a"][FINAL]
+    assert "was found in several files: a.nii.gz had different content" in store.problems()["a"][FINAL]
     assert finals(store) == {"a": False, "b": False}
     assert [organ_in(store.version_file("a", FINAL, number)) for number in (1, 2)] == [6, 2]
     (folder / ".medsam2_atlas/studies.sqlite").unlink()

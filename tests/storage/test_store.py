@@ -149,7 +149,7 @@ def test_a_model_never_replaces_a_persons_label(store: StudyStore, tmp_path: Pat
 
 
 @pytest.mark.parametrize("tag", ["", "..", "../../x", "a/b", "a\\b", ".hidden", "x" * 65, "a b", "ü", "a\n"])
-def test_tags_that_lead_elsewhere_are_refused(store: StudyStore, folder: Path, tmp_path: Path, tag: str) -> None:
+def test_tags_that_lead_to_another_folder_are_refused(store: StudyStore, folder: Path, tmp_path: Path, tag: str) -> None:
     before = everything(tmp_path)
     with pytest.raises(InputError, match="cannot be a label tag"):
         store.save_label("a", tag, folder / "a.nii.gz")
@@ -157,7 +157,9 @@ def test_tags_that_lead_elsewhere_are_refused(store: StudyStore, folder: Path, t
 
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "/etc/x", "a\\b", ".x", "x" * 200, " x", "a\0b", "\ud800"])
-def test_studies_that_lead_elsewhere_are_refused(store: StudyStore, folder: Path, tmp_path: Path, name: str) -> None:
+def test_study_names_that_lead_to_another_folder_are_refused(
+    store: StudyStore, folder: Path, tmp_path: Path, name: str
+) -> None:
     before = everything(tmp_path)
     with pytest.raises(InputError, match="cannot name a study"):
         store.add_image(name, folder / "a.nii.gz")
@@ -283,7 +285,7 @@ def test_an_edited_file_is_not_lost_when_the_next_label_is_saved(store: StudySto
     assert [organ_in(store.version_file("a", "final", n)) for n in (1, 2, 3)] == [6, 9, 2]
 
 
-def test_studies_of_stock_monai_label_open_unchanged_and_go_back(folder: Path, tmp_path: Path) -> None:
+def test_studies_of_stock_monai_label_open_unchanged_and_can_go_back(folder: Path, tmp_path: Path) -> None:
     stock = LocalDatastore(str(folder), extensions=["*.nii.gz"])
     stock.save_label("a", str(label(tmp_path / "x.nii.gz", 6)), "final", {"client_id": "kim"})
     stock.update_image_info("a", {"strategy": {"first": {"ts": 7}}})

@@ -74,7 +74,7 @@ def test_the_longest_name_of_a_folder_is_a_label_tag(tmp_path: Path) -> None:
 def test_commands_without_studies_have_no_work_folder() -> None:
     models = plain_models()
     assert models.registrations is None
-    with pytest.raises(ValueError, match="no studies folder"):
+    with pytest.raises(ValueError, match="without a studies folder"):
         _ = models.work
     with pytest.raises(MedSAM2AtlasError):
         models.segmenter("bundle:none").check()

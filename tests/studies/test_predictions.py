@@ -71,7 +71,7 @@ def test_a_stored_result_of_the_gpu_is_not_valid_for_the_cpu(folder: StudyFolder
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
-def test_predictions_of_earlier_versions_are_valid_if_made_on_the_cpu(
+def test_predictions_of_earlier_releases_are_valid_if_made_on_the_cpu(
     folder: StudyFolder, store: PredictionStore, device: str
 ) -> None:
     image = folder.path / "patient.nii.gz"
@@ -84,7 +84,7 @@ def test_predictions_of_earlier_versions_are_valid_if_made_on_the_cpu(
     assert (store.find("unet_3d", "patient", image, gpu, made_with(weights="abc")) is not None) == (device == "cpu")
 
 
-def test_predictions_of_versions_without_settings_are_valid_with_any_settings(
+def test_predictions_of_releases_without_settings_are_valid_with_any_settings(
     folder: StudyFolder, store: PredictionStore
 ) -> None:
     image, plain = folder.path / "patient.nii.gz", made_with(weights="abc")
@@ -139,7 +139,7 @@ def test_provenances_of_different_models_and_options_differ() -> None:
     assert plain != made("D", "b")
     assert plain != made("D", prompts="both")
     assert plain != made("D", loop="published")
-    assert "loop" not in plain  # as in predictions of earlier versions
+    assert "loop" not in plain  # as in predictions of earlier releases
     assert "weights" not in made("atlas")
     assert made("unet_3d")["organs"] == list(range(1, 16))
     assert made("unet_3d") != made("unet_3d", augment=True)

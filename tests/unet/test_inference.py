@@ -154,7 +154,7 @@ def test_mixed_precision_does_not_shift_rotated_copies(gpu: Gpu, monkeypatch: py
     assert max((a - b).abs().max() * 40 for a, b in zip(seen, expected * 2, strict=True)) < 0.01  # voxels
 
 
-def test_in_smaller_steps_the_gpu_does_not_hold_the_probabilities_of_a_volume() -> None:
+def test_in_smaller_steps_the_gpu_does_not_store_the_probabilities_of_a_volume() -> None:
     torch.manual_seed(0)
     network, image, peaks = build_unet(TINY).eval(), torch.rand(1, 1, 16, 28, 40), {}
     stack = 16 * image.numel() * 4

@@ -62,7 +62,7 @@ class Killed(BaseException):
 
 
 def forget_an_option(file: Path) -> None:
-    """Removes an option with its default value from a checkpoint, as if an earlier version without it had written the file."""
+    """Removes an option with its default value from a checkpoint, as if an earlier release without it had written the file."""
     kept = torch.load(file, weights_only=True)
     config = json.loads(kept["config"])
     assert config["training"].pop("weight_decay") == UNetConfig.model_validate(config).training.weight_decay
@@ -168,7 +168,7 @@ def test_a_damaged_cache_file_does_not_stop_training(cases: list[TrainingCase], 
 
 
 @given(st.sets(st.text("abcdef", min_size=1, max_size=6), min_size=2, max_size=40), st.floats(0.05, 0.8))
-def test_a_case_that_validates_never_trains_later(names: set[str], share: float) -> None:
+def test_a_validation_case_is_never_used_for_training_later(names: set[str], share: float) -> None:
     cases = [TrainingCase(name, Path(name), Path(name)) for name in sorted(names)]
     train, validation = split_cases(cases, share)
     assert len(train) >= 1

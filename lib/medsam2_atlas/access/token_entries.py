@@ -1,6 +1,6 @@
 """Reads token files, which list the people who may log in at the server with their role, token and expiry.
 
-Only checksums of tokens are kept in memory. No message contains a token, not even one that stands in the wrong place.
+Only checksums of tokens are kept in memory. No message contains a token, not even one in the wrong field.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def read_tokens(file: Path) -> dict[str, TokenEntry]:
     """Returns the people in a file by the SHA-256 of their tokens, in lower case.
 
     Raises:
-        InputError: the file cannot be read, everybody may read it, or an entry is not valid.
+        InputError: the file cannot be read, users outside its group may read or change it, or an entry is not valid.
     """
     people: dict[str, TokenEntry] = {}
     names: set[str] = set()
@@ -82,7 +82,7 @@ def read_tokens(file: Path) -> dict[str, TokenEntry]:
 
 
 def shown_name(text: object) -> str:
-    """Returns a name in one line, without invisible characters, of max 100 characters; empty if the value is not a text.
+    """Returns a name in one line, without invisible characters, cut to 100 characters; empty if the value is not a text.
 
     >>> shown_name("  Kim   Lee ")
     'Kim Lee'
@@ -105,11 +105,11 @@ def _listed(file: Path) -> list[Any]:
             problem = f"may be read or changed by everybody on this machine (mode {mode & 0o777:04o})."
             raise InputError(file, problem, f"Restrict it to its owner and group: chmod 640 {file}")
         if len(content) > _MAX_BYTES:
-            raise InputError(file, f"has more than {_MAX_BYTES} bytes.", "Is it a token file? See docs/access.md.")
+            raise InputError(file, f"has more than {_MAX_BYTES} bytes.", "Check that it is a token file; see docs/access.md.")
         entries = yaml.safe_load(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(file, "cannot be read as tokens (it is not UTF-8 text).", "See docs/access.md.") from error
-    except yaml.MarkedYAMLError as error:  # its text may quote a token
+    except yaml.MarkedYAMLError as error:  # the error's text may quote a token
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(file, f"cannot be read as tokens (it is not YAML{line}).", "See docs/access.md.") from None
     except OSError as error:
@@ -134,7 +134,7 @@ def _person(file: Path, number: int, entry: object) -> tuple[str, TokenEntry]:
         raise InputError(file, f"cannot be used: entry {number} {problem}.", usual)
 
     def refused(problem: str, remedy: str = usual) -> InputError:
-        shown = f" ({name})" if len(name) < MIN_CHARACTERS else ""  # a longer one may be the token
+        shown = f" ({name})" if len(name) < MIN_CHARACTERS else ""  # a longer name may be the token
         return InputError(file, f"cannot be used: entry {number}{shown} {problem}.", remedy)
 
     unknown = [key for key in entry if key not in _KEYS]
@@ -150,7 +150,7 @@ def _person(file: Path, number: int, entry: object) -> tuple[str, TokenEntry]:
 
 
 def _word(value: object) -> str:
-    """Returns a value for a message, or "something" if it may be a token in the wrong place."""
+    """Returns a value for a message, or "something" if it may be a token in the wrong field."""
     return repr(value) if isinstance(value, str) and re.fullmatch(r"\w{1,20}", value) else "something"
 
 

@@ -2,7 +2,7 @@
 
 `disagreement`  1 − mean Dice between foundation and baseline (query by committee, Seung et al. 1992).
 `uncertainty`   entropy of the score maps, and doubt about the prompts, as means over the organs in the scan.
-`novelty`       distance to the atlas' mean image after registration, and to the most similar reference.
+`novelty`       distance to the atlas' template after registration, and to the most similar reference.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def disagreement(first: np.ndarray, second: np.ndarray, known: Sequence[int] | N
 
 
 def novelty_distances(image: Volume, atlas: Atlas, scores: ScoreMaps) -> tuple[float, float]:
-    """Returns the distances of a CT to the atlas' mean image and to the nearest reference.
+    """Returns the distances of a CT to the atlas' template and to the most similar reference.
 
     A distance is 1 − correlation of thumbnails in the common space.
 

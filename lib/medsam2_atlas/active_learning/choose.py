@@ -40,15 +40,15 @@ def choose(
     """Returns the case of the highest measure, a random case, or the first by name; None without candidates.
 
     Cases that are not measured yet are skipped as long as there are measured ones. If no case is measured, the first by name is
-    returned, and the reason says so.
+    returned, and the reason states this.
 
     Args:
         strategy: one of `STRATEGIES`.
         candidates: names of the cases without a signed-off label.
         rows: measures by case.
-        versions: current versions of atlas and models; the reason says if a measure was taken with older ones.
-        assigned: returns whether another annotator recently got a case; such a case is chosen only if no other is left. It is
-            called for the best cases only, because calling it for thousands would take time.
+        versions: current versions of atlas and models; the reason states if the measure was made with older ones.
+        assigned: returns whether another annotator recently got a case; such a case is chosen only if no other is left. The
+            function is called for the best cases only, because calling it for thousands would take time.
         generator: random generator for `random`; by default a new one.
 
     Raises:

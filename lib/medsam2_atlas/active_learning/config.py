@@ -34,7 +34,7 @@ class ActiveLearningConfig(Settings):
         0.5,
         ge=0,
         le=1,
-        description="share of the distance to the atlas' mean image in novelty; the rest is the distance to the nearest "
+        description="share of the distance to the atlas' template in novelty; the rest is the distance to the most similar "
         "reference",
     )
 

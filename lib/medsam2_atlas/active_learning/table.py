@@ -1,4 +1,4 @@
-"""Stores the measures of all studies in one SQLite file. The background writes it; a request for the next case reads it."""
+"""Stores the measures of all studies in one SQLite file. Background measurements write it; requests read it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Copies a place into a backup while its server runs.
 
-Versions of label maps never change, so only their names are listed under the studies' lock, together with the current label
-maps. If a current label map is replaced before it is copied, the snapshot contains the newest listed version instead: it shows
-the state at the time of the listing. If a study is removed during a round, another round begins.
+Versions of label maps never change, so it is enough to list their names under the studies' lock, together with the
+current label maps. If a current label map is replaced before it is copied, the snapshot contains the newest listed version
+instead. So it shows the state at the time of the listing. If a study is removed during a round, another round begins.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def back_up(
     """
     vault = Vault.of(dest, place, moved=moved)
     with vault.locked():
-        if vault.identity()[0] != place.key:  # the backup of another place has just begun in this folder
+        if vault.identity()[0] != place.key:  # another process has just begun the backup of another place in this folder
             raise ConflictError(dest, f"is the backup of {vault.identity()[1]}.", "Name another folder.")
         clear_leftovers(vault)
         copying = _Copying(place, vault, images, progress)
@@ -95,7 +95,7 @@ def back_up(
                 log.info("%s was removed meanwhile; the files are listed again", error)
         else:
             raise StorageError(
-                place.name, "keeps changing: files are removed or renamed in it again and again.", "Run the backup again later."
+                place.name, "keeps changing: files in it are removed or renamed repeatedly.", "Run the backup again later."
             )
         from medsam2_atlas.base.version import package_version  # imports SimpleITK
 
@@ -158,7 +158,7 @@ class _Copying:
         return entries
 
     def _check_still_there(self, listing: Listing) -> None:
-        """Raises a _VanishedError if a version or image was removed meanwhile, or if a file of lines was renamed."""
+        """Raises a _VanishedError if a version or image was removed meanwhile, or if a file that is appended to was renamed."""
         for path, item in listing.items.items():
             if item.kind in ("version", "image") and not (self.place.root / path).exists():
                 raise _VanishedError(path)
@@ -180,7 +180,7 @@ class _Copying:
                         raise _VanishedError(path) from None
                     continue
                 except OSError as error:
-                    self.problems[path] = f"cannot be read ({error.strerror or error}). Check its rights and the disk."
+                    self.problems[path] = f"cannot be read ({error.strerror or error}). Check its permissions and the disk."
                     continue
                 if self.known.get(path) != entry:
                     with self.vault.writes():
@@ -211,7 +211,8 @@ class _Copying:
             if stamp(after) == entry.stamp:
                 return entry
             if last:
-                if item.kind in ("image", "label", "version"):  # any beginning of other, growing files is usable
+                # Other files are appended to, so that any first part of them is usable.
+                if item.kind in ("image", "label", "version"):
                     self.problems[item.path] = _CHANGED
                 return replace(entry, stamp="")
         raise AssertionError

@@ -1,4 +1,4 @@
-"""Stores file contents in a backup. Each content is stored once, in a file that is named by its SHA-256."""
+"""Stores file contents in a backup. Each content is stored once, in a file named by the content's SHA-256."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BLOCK = 1 << 20
 _BATCH, _FLUSHES = 256, 16
 """The number of contents that are flushed together, and the number of parallel flushes."""
 _SMALL = 1 << 24
-"""Bytes. Before a smaller content is written, its checksum is computed and looked up."""
+"""Size in bytes below which a content's checksum is computed and looked up before the content is written."""
 
 
 class Contents:
@@ -117,7 +117,7 @@ class Contents:
                     part.unlink(missing_ok=True)
 
     def commit(self) -> None:
-        """Flushes the new contents to disk and gives them their final names. Many parallel flushes are much faster.
+        """Flushes the new contents to disk and gives them their final names. Parallel flushes are much faster.
 
         Raises:
             StorageError: the contents cannot be written.

@@ -12,7 +12,7 @@ class Finding:
     Attributes:
         path: the file's path relative to the verified folder.
         problem: the problem.
-        remedy: what to do about it.
+        remedy: how to solve the problem.
         lost: whether content is lost, damaged or in doubt.
     """
 

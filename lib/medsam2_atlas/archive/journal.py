@@ -1,7 +1,7 @@
 """Stores the checksums that a verification has computed, line by line, so that a stopped verification resumes.
 
-`verifying.jsonl` belongs to the run in progress, `verified.jsonl` to the last complete run. The latter reveals files that have
-changed without having been written. Paths may contain names of patients, so they are stored as digests.
+`verifying.jsonl` belongs to the run in progress, `verified.jsonl` to the last complete run. Comparison with the latter
+reveals files that have changed without having been written. Paths may contain names of patients, so they are stored as digests.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Journal:
     def add(self, path: str, stamp: str, checksum: str) -> None:
         """Records the stamp and SHA-256 of a file, which is given by its path relative to the verified folder."""
         self._sums[_digest(path)] = (stamp, checksum)
-        with contextlib.suppress(OSError):  # a full disk: a later run computes it again
+        with contextlib.suppress(OSError):  # a full disk: a later run computes the checksum again
             self._stream.write(json.dumps([_digest(path), stamp, checksum]).encode() + b"\n")
 
     def finish(self, sums: Mapping[str, tuple[str, str]]) -> None:

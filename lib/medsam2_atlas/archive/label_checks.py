@@ -1,4 +1,4 @@
-"""Checks label maps of a place: versions by their records, current files by the newest version, images by both."""
+"""Checks label maps: versions against their records, current files against the newest version, images against both."""
 
 from __future__ import annotations
 
@@ -61,7 +61,11 @@ class LabelChecks:
                     raise StorageError(name, "belongs to another version.", FROM_BACKUP)
             except (MedSAM2AtlasError, ValueError):
                 if (folder / name).exists():  # otherwise the study has just been removed
-                    yield Finding(path, "is not a readable record.", f"{FROM_BACKUP} Or move it away: a new version is made.")
+                    yield Finding(
+                        path,
+                        "is not a readable record.",
+                        f"{FROM_BACKUP} Or move it away; its label file then becomes a new version.",
+                    )
                 continue
             if version.number != last + 1 and last:
                 problem = f"follows version {last}: the versions between them were not kept, or are lost."
@@ -106,7 +110,7 @@ class LabelChecks:
             elif checksum != expected:
                 problem = f"is not version {newest.number}, the newest: another program changed it, or it is damaged."
                 yield Finding(
-                    path, problem, f"Restore that version: medsam2-atlas labels restore. If the file is right: {_SAVE}"
+                    path, problem, f"Restore that version: medsam2-atlas labels restore. If the file is correct: {_SAVE}"
                 )
 
     def _agrees(self, newest: Version | None, paths: list[str]) -> bool:

@@ -19,7 +19,7 @@ from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage import LINK_PROBLEM, LINK_REMEDY, WORK_FOLDER, stamp
 
 Kind = Literal["version", "label", "image", "database", "other"]
-"""The kind of a file. image: includes files of a fetched DICOM series. version: a label file or a record below `versions/`."""
+"""The kind of a file. `image` includes files of a fetched DICOM series; `version` is a label file or record in `versions/`."""
 
 _UNFINISHED = re.compile(r"\.(part|old)-.*")
 _MADE_AGAIN = re.compile(
@@ -126,7 +126,7 @@ class _Walk:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            self._found.problems[self._place.relative(folder)] = f"cannot be listed ({error.strerror}). Check its rights."
+            self._found.problems[self._place.relative(folder)] = f"cannot be listed ({error.strerror}). Check its permissions."
             return
         for entry in inner:
             path = Path(entry.path)
@@ -175,7 +175,7 @@ class _Walk:
         except FileNotFoundError:  # it has just been removed
             return
         except OSError as error:
-            self._found.problems[path] = f"has a state that cannot be read ({error.strerror}). Check its rights."
+            self._found.problems[path] = f"cannot be examined ({error.strerror}). Check its permissions."
             return
         if stat.S_ISREG(state.st_mode):
             self._found.items[path] = Item(path, kind, stamp(state), state.st_size)

@@ -1,7 +1,7 @@
 """Reads and writes the list of a snapshot: one line of JSON for the snapshot, then one for each of its files.
 
-Other users may be able to write to the backup's disk, so a list is checked before it is used: no path leads out of the restored
-folder.
+Other users may be able to write to the backup's disk, so a list is checked before it is used: no path may lead out of the
+restored folder.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def read_snapshot(file: Path) -> Snapshot:
             _refuse(file, "is damaged: its checksum is wrong.")
         entries = {entry.path: entry for entry in map(Entry.from_json, map(json.loads, lines.splitlines()))}
         if len(entries) != head["files"]:
-            _refuse(file, "is damaged: files are missing from it.")
+            _refuse(file, "is damaged: some of its lines are missing.")
         problems = {str(path): str(text) for path, text in dict(head["problems"]).items()}
         about = (str(head["made"]), str(head["studies"]), bool(head["pacs"]), bool(head["images"]))
         return Snapshot(file.name.removesuffix(".jsonl"), *about, problems, str(head.get("program", "")), entries)

@@ -78,7 +78,7 @@ def _content(place: Place, path: str) -> Iterator[Finding]:
 
 def _json_problem(file: Path) -> str:
     if file.stat().st_size > _MAX_JSON_BYTES:
-        return f"is larger than {_MAX_JSON_BYTES} bytes, too large for its purpose."
+        return f"has more than {_MAX_JSON_BYTES} bytes, which is too large for such a file."
     try:
         json.loads(text_of(file))
     except (ValueError, RecursionError) as error:

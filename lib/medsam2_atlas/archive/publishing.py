@@ -52,7 +52,7 @@ def publish(vault: Vault, snapshot: Snapshot) -> Snapshot:
 
 
 def prune(vault: Vault, keep: int) -> tuple[list[str], int]:
-    """Removes all but the newest snapshots, then the contents that no snapshot needs any more.
+    """Removes all but the newest snapshots, then the contents that no remaining snapshot needs.
 
     Args:
         vault: the backup.
@@ -101,7 +101,7 @@ def clear_leftovers(vault: Vault) -> None:
 
 
 def _link_tree(vault: Vault, name: str, entries: Mapping[str, Entry]) -> None:
-    """Makes the tree of a snapshot. There is no tree on a disk that does not support hard links or a file's name."""
+    """Makes the tree of a snapshot; makes none if the disk does not support hard links or the name of a file."""
     part, made = vault.snapshots / f".part-{os.urandom(6).hex()}", set[Path]()
     try:
         part.mkdir(mode=0o700)

@@ -72,7 +72,7 @@ class SnapshotRepair:
             self.problems[path] = f"{problem}. Restore it from another backup."
 
     def label(self, path: str) -> None:
-        """Gives a label map that was replaced or removed during the backup the content that it had when it was listed.
+        """Gives a label map that changed during the backup the content that it had when it was listed.
 
         Args:
             path: the path of the label map relative to the place's root.

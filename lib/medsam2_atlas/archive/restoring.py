@@ -26,7 +26,7 @@ from medsam2_atlas.storage import WORK_FOLDER, flush
 _MARK = "snapshot.json"
 _FILES = "files"
 _MOVING = "moving.json"
-"""Lists the damaged files. It is written when all files have been copied; after that, they only have to be moved."""
+"""The list of damaged files. It is written after all files have been copied; after that, they only have to be moved."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def restore(dest: Path, place: Place, *, when: str = "", progress: Progress = si
         snapshot = vault.snapshot(when)
         _check_kind(dest, snapshot, place)
         if vault.path == place.root or vault.path in place.root.resolve().parents:
-            raise InputError(place.root, "lies in the backup.", "Name a folder outside of it.")
+            raise InputError(place.root, "is inside the backup.", "Name a folder outside of it.")
         try:
             staging = _staging(place, vault, snapshot)
             with locked_folder(staging):
@@ -71,7 +71,7 @@ def restore(dest: Path, place: Place, *, when: str = "", progress: Progress = si
                 _move_to_place(staging, place)
         except OSError as error:
             problem = f"cannot be restored ({error.strerror or error})."
-            remedy = "Check its rights and free space, then run the same restore again to resume."
+            remedy = "Check its permissions and free space, then run the same restore again to resume."
             raise StorageError(place.root, problem, remedy) from error
     return Restored(snapshot, damaged)
 
@@ -191,7 +191,7 @@ def _written(vault: Vault, entry: Entry, part: Path) -> str:
             if not block:
                 return digest.hexdigest()
             if len(block) > left:
-                raise _UnreadableError("it is larger than it should be")
+                raise _UnreadableError("it is larger than recorded")
             left -= len(block)
             digest.update(block)
             target.write(block)

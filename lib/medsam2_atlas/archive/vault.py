@@ -73,13 +73,13 @@ class Vault(Contents):
             moved: whether the place may have another path or URL than in earlier backups.
 
         Raises:
-            InputError: the folder lies in the studies, or contains other files.
+            InputError: the folder is inside the studies folder, or contains other files.
             ConflictError: the folder is the backup of other studies.
             StorageError: the folder cannot be used.
         """
         vault, root = cls(Path(path).resolve()), place.root.resolve()
         if vault.path == root or root in vault.path.parents:
-            raise InputError(path, "lies in the folder that is backed up.", "Name a folder on another disk.")
+            raise InputError(path, "is inside the folder that is backed up.", "Name a folder on another disk.")
         if (vault.path / IDENTITY).exists():
             key, name = vault.identity()
             if key != place.key and not moved:
@@ -172,7 +172,7 @@ class Vault(Contents):
         return found
 
     def opened_journal(self) -> io.FileIO:
-        """Opens the journal to append lines, each with one write. Follows no link, since others may write to the folder.
+        """Opens the journal to append lines, each with one write. Follows no link: other users may write to the folder.
 
         Raises:
             OSError: the journal cannot be written.

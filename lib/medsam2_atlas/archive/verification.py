@@ -1,6 +1,6 @@
 """Verifies a place or a backup: all recorded checksums, and whether all files that belong together exist.
 
-A verification writes only its own progress, and can run beside a live server.
+A verification writes only its own progress, and can run while the server runs.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def verify(place: Place, *, again: bool = False, images: bool = True, progress: 
         findings += LabelChecks(place, listing, {path: checksum for path, (_, checksum) in sums.items()}, images).findings()
         findings += other_findings(place, listing)
         findings += _leftovers(place, listing.unfinished)
-        journal.finish(sums | reading.rotten)  # the old checksums of rotten files, so that the next run reports them again
+        # The old checksums of rotten files are kept, so that the next run reports these files again.
+        journal.finish(sums | reading.rotten)
         return Verification(tuple(sorted(findings, key=lambda found: found.path)), len(sums), reading.resumed)
 
 
@@ -101,7 +102,7 @@ def verify_backup(dest: Path, *, again: bool = False, progress: Progress = silen
                 for entry in read_snapshot(vault.list_file(name)).entries.values():
                     needed.setdefault(entry.sha256, (entry.size, f"{name}: {entry.path}"))
             except StorageError as error:
-                findings.append(Finding(vault.list_file(name).name, error.problem, "Its tree may still be read."))
+                findings.append(Finding(vault.list_file(name).name, error.problem, "Its tree may still be readable."))
         items = [Item(str(vault.content(sha).relative_to(vault.path)), "other", size=needed[sha][0]) for sha in sorted(needed)]
         reading = _Reading(vault.path, journal, findings)
         # A content of the wrong size is damaged. It is not read, since it may be of any size.
@@ -150,7 +151,7 @@ class _Reading:
                 pass
             except OSError as error:
                 problem = f"cannot be read ({error.strerror or error})."
-                self.findings.append(Finding(item.path, problem, f"Check its rights and the disk. {FROM_BACKUP}"))
+                self.findings.append(Finding(item.path, problem, f"Check its permissions and the disk. {FROM_BACKUP}"))
             done += item.size
             progress("verifying", min(done / total, 1.0))
         return found

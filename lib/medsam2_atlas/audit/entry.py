@@ -51,7 +51,7 @@ class AuditEntry:
 
         Args:
             at: the time of the action, as `utc_now` returns it.
-            study: the study's name in its written form, such as its keyed hash.
+            study: the study's name as it is written to the log, such as its keyed hash.
         """
         line = {
             "at": at,

@@ -1,8 +1,8 @@
-"""Writes the files of the audit log: appends lines, which digests chain, and closes full files.
+"""Writes the files of the audit log: appends lines, each with a digest of the line before it, and closes full files.
 
-One writer at a time, of all threads and processes (`flock` on the folder), appends lines to `audit.jsonl`, each with one
-`write`. A file that is large enough, or from another day, is renamed to `audit-YYYYMMDD-N.jsonl`. The next file continues the
-chain with the digest of its last line.
+Only one thread of one process at a time (`flock` on the folder) appends lines to `audit.jsonl`, each with one `write`. A file
+that is large enough, or from another day, is renamed to `audit-YYYYMMDD-N.jsonl`. The first line of the next file contains the
+digest of the last line of this file.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class AuditFiles:
         closed = closed_files(self.folder)
         last = ROTATED.fullmatch(closed[-1].name) if closed else None
         day, number = end.day or day_of(utc_now()), 1
-        if last and last["day"] >= day:  # also if the clock was set back
+        if last and last["day"] >= day:  # the clock may have been set back
             day, number = last["day"], int(last["number"]) + 1
         (self.folder / CURRENT).rename(self.folder / f"audit-{day}-{number}.jsonl")
         before, self._handle = self._handle, self._open()

@@ -64,7 +64,7 @@ class AuditLog:
 
     @cached_property
     def names(self) -> StudyNames:
-        """The written form of study names."""
+        """The converter of study names to the form that is written to the log."""
         return StudyNames(self._work_folder, self._plain)
 
     @property
@@ -140,6 +140,6 @@ def record_command(work: WorkFolder, action: str, **more: Any) -> None:
     """
     try:
         name = getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a user without a name
+    except (KeyError, OSError, ImportError):  # the user has no name
         name = ""
     AuditLog.of(work).record(AuditEntry(action, who=name, who_id=f"os:{os.getuid()}", place="command line", **more))

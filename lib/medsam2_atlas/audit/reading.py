@@ -1,7 +1,7 @@
 """Reads the audit log: finds requested lines, and checks whether lines were changed or removed.
 
 Each line's `prev` is a digest of the line before it, so the next line reveals a change. A person with write access to the files
-can still compute all digests anew from some line on, or remove the last lines. To detect that, compare `Check.last` with a copy
+can still recompute all digests from some line on, or remove the last lines. To detect that, compare `Check.last` with a copy
 on another machine, or send the lines there.
 """
 
@@ -50,7 +50,7 @@ class Check:
         lines: the number of lines.
         problems: sentences about changed, removed or damaged lines.
         last: the digest of the last line. A copy of it on another machine proves that all lines up to it are unchanged.
-        complete: whether the log contains its very first line; expired files may have been removed.
+        complete: whether the log still contains its first line; if not, expired files may have been removed.
     """
 
     lines: int = 0

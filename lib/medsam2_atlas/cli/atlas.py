@@ -184,7 +184,7 @@ def base_atlas(given: Path | None) -> Atlas | None:
 
 
 def _show(atlas: Atlas) -> None:
-    """Prints a table of an atlas' organs, and warnings about outlying references."""
+    """Prints a table of an atlas' organs, and warnings about references that are outliers."""
     from medsam2_atlas.imaging.labels import organ_table
 
     table = Table("organ", "references", "highest share", "Dice between references")

@@ -30,7 +30,10 @@ def audit_command(
     ] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="Print each line of the log as JSON instead of a table.")] = False,
 ) -> None:
-    """Print the audit log, newest line last, and check that no line was changed. The exit status is 1 if one was."""
+    """Print the audit log, newest line last, and check that no line was changed.
+
+    The exit status is 1 if a line was changed.
+    """
     from medsam2_atlas.archive import Place
     from medsam2_atlas.audit.reading import LineQuery, check, lines
 

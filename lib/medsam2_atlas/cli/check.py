@@ -33,7 +33,7 @@ def check_command(
     hu: HuOption = "check",
     report: Annotated[Path | None, typer.Option("--report", help="JSON file to write the findings to. Default: none.")] = None,
 ) -> None:
-    """Report which CTs and label maps can be used, which defects are corrected on reading, and which files cannot be used.
+    """Report which CTs and label maps can be used, which defects are corrected when they are read, and which cannot be used.
 
     The exit status is 1 if a case cannot be used.
     """
@@ -69,7 +69,7 @@ def _cases(path: Path, label: Path | None, left_out: dict[str, str]) -> list[Cas
     folder = study_folder(path)
     if not folder.has_images() and not (path / "labels").is_dir():
         return [(path.name, path, None)]
-    if not folder.work.path.is_dir():  # opening the folder as studies would write into it; a check must not
+    if not folder.work.path.is_dir():  # opening it as a studies folder would write into it, which a check must not do
         studies, problems = unopened_studies(folder)
         left_out.update(problems)
         return [(study.name, study.image, study.final) for study in studies]

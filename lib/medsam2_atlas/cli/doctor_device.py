@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from medsam2_atlas.base.card_look import Card, Look
 
 LIMIT = 120.0
-"""Seconds after which the check of the GPUs counts as hanging; it usually takes a few, mostly for importing PyTorch."""
+"""Seconds after which the check of the GPUs counts as hanging. It usually takes a few seconds, mostly to import PyTorch."""
 
 
 class Row(NamedTuple):
@@ -35,7 +35,7 @@ def device_rows() -> Iterator[Row]:
 
     processor = Row("device", f"cpu, {torch.get_num_threads()} threads")
     if not has_cuda_build():
-        yield Row("PyTorch", "build for processors only", cpu_build().remedy if _may_have_card() else "")
+        yield Row("PyTorch", "build for CPUs only", cpu_build().remedy if _may_have_card() else "")
         yield processor
         return
     try:

@@ -31,7 +31,7 @@ def erase_command(
 
     The command erases the image, all versions of all label maps, predictions, drafts, pictures, measures, cached series, and
     the study's share in the atlas. It lists the data that it cannot erase, with remedies. The server may run at the same time,
-    but no training.
+    but not a training.
     """
     from medsam2_atlas.archive import Place
     from medsam2_atlas.base import file_modes
@@ -46,7 +46,7 @@ def erase_command(
         _print_erasure(preview(place, study), "will be erased")
         typed = typer.prompt("This cannot be undone. Type the study's name to erase it", default="", show_default=False)
         if typed != study:
-            problem, remedy = "was not erased, because you typed another name.", "Type the name as on the command line."
+            problem, remedy = "was not erased, because you typed a different name.", "Type the name as on the command line."
             raise InputError("the study", problem, remedy)
     done = erase(place, study, reason)
     _print_erasure(done, "were erased")

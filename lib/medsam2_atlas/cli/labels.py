@@ -76,7 +76,7 @@ def restore_command(
 
 @app.command("confirm")
 def confirm_command(studies: _Studies, study: _Study, tag: _Tag = FINAL) -> None:
-    """Confirm a label map that is in doubt, because its image was replaced or because it exists in several files."""
+    """Confirm that a label map is valid although its image was replaced or several different files of it were found."""
     saved = _open(studies).confirm_label(study, tag, author=getpass.getuser())
     _record(studies, "label.confirm", study, tag, saved.label.version.number)
     echo(f"confirmed as version {saved.label.version.number}: {saved.label.file}")

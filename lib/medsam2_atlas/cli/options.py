@@ -74,7 +74,7 @@ StudiesArgument = Annotated[
 
 
 def renamed(new: str, old: str | None, option: str, instead: str, default: str | None = None) -> str:
-    """Returns the value of a renamed option; prints a warning if the old name was used, which one more release accepts.
+    """Returns the value of a renamed option. If the old name was used, warns that the next release will not accept it.
 
     Args:
         new: value under the new name.
@@ -110,7 +110,7 @@ def check_segmenter(name: str, truth: bool = False) -> str:
     if truth != (role == "reference"):
         raise InputError(
             "--truth",
-            "is required for the segmenters reference-1 and reference-3, and not accepted for others.",
+            "is required for the segmenters reference-1 and reference-3, and not accepted for other segmenters.",
             "Add it or omit it.",
         )
     return name

@@ -1,6 +1,6 @@
 """Checks the output paths of a command before the command spends minutes on the content.
 
-A file is written next to its target and then renamed. So the target's folder must be writable; an existing target need not be.
+A file is written next to its target and then renamed. So the target's folder must be writable, but the target itself need not.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def check_files(
         made: folders that the command creates if they do not exist.
 
     Raises:
-        InputError: an output has another suffix, is a folder or a device, is also an input or another output, or lies in a
+        InputError: an output has another suffix, is a folder or a device, is also an input or another output, or is in a
             folder that does not exist or is not writable.
     """
     made, read, seen = [*made], [path for path in inputs if path is not None], set[str]()
@@ -52,7 +52,7 @@ def check_files(
             raise InputError(path, f"cannot be written ({error.strerror}).", "Choose another file.") from error
         resolved = os.path.realpath(path)
         if resolved in seen:
-            raise InputError(path, "is named for two outputs.", "Give each output its own file.")
+            raise InputError(path, "is given for two outputs.", "Give each output its own file.")
         seen.add(resolved)
 
 

@@ -1,8 +1,8 @@
 """Erases a study from the grown atlas: removes every version that contains it, and rebuilds the current one without it.
 
 A grown atlas with a base keeps the base's common space, and its maps are sums over references, so it can be assembled at once
-without one of them. The common space of an atlas that grew from signed-off label maps alone is an average of these, and may
-include this study: all versions are removed, and the atlas must be built again.
+without one of them. The common space of an atlas that grew from signed-off label maps alone is an average of their images, and
+may include this study: all versions are removed, and the atlas must be built again.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def _published_without(store: AtlasStore, current: Path, study: str) -> bool:
         options = dict(atlas.options)
         options["hu_offsets"] = {name: value for name, value in options.get("hu_offsets", {}).items() if name != study}
         without = assemble(atlas.template, kept, options)
-        # Written even if a version of that content exists: if the study has a copy under another name, that version may contain
-        # this study's name.
+        # Written even if a version with the same content exists: if the study has a copy under another name, the existing
+        # version may contain the erased study's name.
         without.save(store.folder / "versions" / without.version)
         store.activate(without.version)
     except MedSAM2AtlasError as error:

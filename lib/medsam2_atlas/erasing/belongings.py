@@ -23,7 +23,7 @@ from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage import WORK_FOLDER
 from medsam2_atlas.storage.links import ROOTS_ENVIRONMENT
 
-_ROOTS = f"Name the folder in ${ROOTS_ENVIRONMENT} and erase the study again, or search it yourself."
+_ROOTS = f"Name the folder in ${ROOTS_ENVIRONMENT} and erase the study again, or search the folder yourself."
 
 
 @dataclass
@@ -93,7 +93,9 @@ def find_belongings(place: Place, study: str) -> Belongings:
     found.paths = [path for path in paths if _exists(path)]
     for path in found.paths:
         if path.is_symlink():
-            found.not_erased.append(f"{path.name} was a link: its target {os.path.realpath(path)} stays. Remove it yourself.")
+            found.not_erased.append(
+                f"{path.name} was a link: its target {os.path.realpath(path)} is not erased. Remove it yourself."
+            )
     found.shared = [path for path in _shared(place) if _exists(path)]
     found.not_erased += [text for text in _foreign(place, study, {*images}) if text]
     return found
@@ -117,7 +119,7 @@ def _foreign(place: Place, study: str, images: set[Path]) -> Iterator[str]:
         if file in images or another or file.name == WORK_FOLDER:
             continue
         if file.name == study or file.name.startswith(f"{study}."):
-            yield f"{file} is not a study of this program and stays. Remove it yourself if it is the patient's."
+            yield f"{file} is not a study of this program and is not erased. Remove it yourself if it belongs to the patient."
     flat = [file for file in _listed(place.studies / WORK_FOLDER / "unreadable") if not file.is_dir()]
     if flat:
         yield f"{flat[0].parent} contains {len(flat)} unnamed files, which earlier releases moved there. Check them."

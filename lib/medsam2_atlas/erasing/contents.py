@@ -47,7 +47,9 @@ def erase_rows(place: Place, study: str, checksums: Iterable[str]) -> None:
 
 
 def erase_from_reports(place: Place, study: str) -> None:
-    """Erases a study's entries from reports, lists and MONAI Label's own index. Counts the study in U-Nets that it trained.
+    """Erases a study's entries from reports, lists and MONAI Label's own index.
+
+    Adds 1 to the number of erased cases in the statistics of each U-Net that was trained on it.
 
     Raises:
         OSError, StorageError: a file cannot be written.

@@ -4,8 +4,8 @@ A plan is written first. From then on the study counts as erased: the steps can 
 erasure and the next start of a server complete all remaining plans. The last steps write the line in the audit log and remove
 the plan, which contains the study's name.
 
-Lock order: the training's claim, the folder's lock, the locks of databases. Nothing is erased during a training, which may have
-the study in memory.
+Lock order: the training's claim, the folder's lock, the locks of databases. Nothing is erased during a training, because it may
+have the study in memory.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def erase(place: Place, study: str, reason: str) -> Erasure:
         file = _write(place, plan)
         rebuild = _carry_out(place, plan, file)
     for path in mentions(place.root, study, studies_of(place)):  # the root contains `place.work`
-        not_erased.append(f"{path} still contains the name. Check it, and remove it if it is the patient's.")
+        not_erased.append(f"{path} still contains the name. Check it, and remove it if it belongs to the patient.")
     return Erasure([*found.paths, *found.shared], atlas, not_erased, rebuild)
 
 
@@ -223,7 +223,7 @@ def _listed(place: Place, study: str) -> bool:
 def _not_erased(place: Place, study: str, found: Belongings) -> list[str]:
     not_erased = list(found.not_erased)
     for folder in trained_on(place.work, study):
-        not_erased.append(f"{folder.name} was trained on it, and cannot forget it. Remove {folder}, and train again.")
+        not_erased.append(f"{folder.name} was trained on the study, which cannot be undone. Remove {folder}, and train again.")
     with suppress(AtlasError):
         base = find_atlas()
         if study in reference_names(base):

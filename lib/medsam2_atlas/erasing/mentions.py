@@ -1,6 +1,6 @@
 """Searches the names and contents of files for a study's name, to report every file that still contains it.
 
-The names of other studies may contain it too, as `case.b` contains `case`. Files with such names only are not reported.
+The names of other studies may contain it too, as `case.b` contains `case`. Files with only such names are not reported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from medsam2_atlas.imaging.kinds import stem_of
 _TEXTS = frozenset({".json", ".jsonl", ".log", ".txt", ".csv", ".yaml", ".html", ".sqlite", ".lst", ""})
 _MAX_BYTES = 1 << 28
 _MIN_CHARACTERS = 4
-"""Texts contain shorter names by chance."""
+"""Min length of a name that is searched for; texts contain shorter names by chance."""
 
 
 def mentions_name(text: str, study: str) -> bool:

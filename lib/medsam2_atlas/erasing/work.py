@@ -1,4 +1,4 @@
-"""Refuses an erasure while a server's work process runs, which may have the study in memory, and blocks trainings during it."""
+"""Refuses an erasure while a server's work process may have the study in memory, and blocks trainings during an erasure."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.segmenters.base import Report, Segmentation
 
 DISAGREEMENT_LABELS = {"only_first": 1, "only_second": 2, "different_organs": 3}
-"""Values of the label map of differences: organ only in the first, only in the second, different organs in both."""
+"""Values of the map of differences: organ only in the first, only in the second, different organs in both."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ class EvaluationConfig(Settings):
     nsd_tolerance_mm: float = Field(
         2.0,
         gt=0,
-        description="mm; tolerance of the normalised surface distance: surfaces up to this distance agree; a common value for "
+        description="mm; tolerance of the normalised surface distance: surfaces within this distance agree; 2 mm is common for "
         "organs",
     )
     min_piece_share: float = Field(

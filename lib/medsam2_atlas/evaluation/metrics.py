@@ -80,7 +80,7 @@ def compare_labels(first: Volume, second: Volume, organs: Iterable[int]) -> dict
 
 def _surface_scores(first: np.ndarray, second: np.ndarray, spacing: tuple[float, ...]) -> tuple[float, float]:
     """Returns NSD and HD95 (mm) of two non-empty masks `[z, y, x]`; `spacing` is (z, y, x) in mm."""
-    import torch  # imported here, like MONAI, which takes seconds: most callers of this package need Dice only
+    import torch  # imported here, as MONAI is, because that takes seconds, and most callers of this package need Dice only
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
     # Padding closes the surfaces of masks that touch the edge of the box.

@@ -83,7 +83,7 @@ def _centre(boxes: Iterable[BoxPrompt], z_min: int, z_max: int) -> np.ndarray:
 
 
 def _overlap(box: Box, mask: np.ndarray) -> float:
-    """Returns the overlap of a box with the bounding box of a mask `[y, x]`; both include their last pixels."""
+    """Returns the IoU of a box and the bounding box of a mask `[y, x]`; both include their last pixels."""
     if not mask.any():
         return 0.0
     found, true = (np.array(corners).reshape(2, 2) + [[0], [1]] for corners in (box, bounding_box(mask)))

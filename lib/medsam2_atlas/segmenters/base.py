@@ -92,7 +92,7 @@ class Options:
 
     @property
     def all_organs(self) -> bool:
-        """Whether all organs are requested. Only such results are stored, so that some organs never replace all of them."""
+        """Whether all organs are requested. Only such results are stored: some organs must not replace all."""
         return set(self.labels) == set(organ_table().indices)
 
 
@@ -163,11 +163,23 @@ class Resources(Protocol):
         ...
 
     def loaded(self, key: str, files: Sequence[Path], load: Callable[[], T]) -> T:
-        """Returns the result of `load`, kept under a key until one of the files changes."""
+        """Returns the result of `load`, kept under a key until one of the files changes.
+
+        Args:
+            key: name of the result, such as the name of the segmenter.
+            files: files that the result depends on.
+            load: loads the result.
+        """
         ...
 
     def on_device(self, key: str, network: Any, device: torch.device | None) -> Any:
-        """Returns a network on a device. Its method `on` copies it there once."""
+        """Returns a network on a device. Its method `on` copies it there once.
+
+        Args:
+            key: key of the copy; a copy of another network under this key is dropped.
+            network: the network on the CPU.
+            device: the device; None means the CPU.
+        """
         ...
 
     def at_release(self, drop: Callable[[], None]) -> None:
@@ -217,7 +229,7 @@ class Segmenter(ABC):
 
     @abstractmethod
     def provenance(self, options: Options) -> Provenance:
-        """Returns the inputs that the result depends on besides the image. Results are equal if image and provenance are.
+        """Returns the inputs that the result depends on besides the image. Results with equal image and provenance are equal.
 
         Raises:
             MedSAM2AtlasError: if an option cannot be used, or something is missing.
@@ -267,7 +279,7 @@ class Segmenter(ABC):
         return Validation()
 
     def _basis(self, options: Options) -> Provenance:
-        """Returns the common part of all provenances. It omits the default HU rule, as earlier versions did."""
+        """Returns the common part of all provenances. It omits the default HU rule, as earlier releases did."""
         found: Provenance = {"organs": options.labels, "code": package_version()}
         return found if self._resources.hu == CHECK else found | {"hu": str(self._resources.hu)}
 

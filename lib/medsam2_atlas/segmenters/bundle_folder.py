@@ -31,11 +31,11 @@ from medsam2_atlas.segmenters.organ_labels import OrganLabels, organ_labels, org
 _CONFIGS = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
 _METADATA = "configs/metadata.json"
 _DECIDING = {".json", ".yaml", ".yml", ".py", ".npy", ".npz"}
-"""Suffixes of files that can affect a result in any folder. In `models/`, all files can, except those of `_UNUSED`."""
+"""Suffixes of files that can affect a result in any folder. In `models/`, every file except `_UNUSED` can affect it."""
 _UNUSED = {".ts", ".onnx", ".md"}
 _SKIPPED = {"docs", "eval", "__pycache__"}
 _IMPORTING = threading.RLock()
-"""Held while a bundle's folder is on Python's module path."""
+"""The lock that is held while a bundle's folder is on Python's module path."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _channels(about: Mapping[str, Any], file: Path) -> tuple[dict[int, str], boo
         problem = f"has a `network_data_format` that does not follow MONAI's specification ({error})."
         raise InputError(file, problem, "Correct it.") from error
     if channels and channels != [1]:
-        raise InputError(file, f"says that the network takes {sum(channels)} images.", "Only bundles for one CT can be used.")
+        raise InputError(file, f"states that the network takes {sum(channels)} images.", "Only bundles for one CT can be used.")
     if len(names) == 1 and plain(names.get(0, "background")) != "background":
         return {1: names[0]}, True  # a binary mask of one organ
     background = 0 not in names or plain(names[0]) == "background"

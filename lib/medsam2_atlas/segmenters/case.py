@@ -51,8 +51,8 @@ class Clock:
 class Case:
     """A CT with resources and options, and the intermediate results that strategies share.
 
-    Score maps, coarse masks, encoded slices and the first pass of B, C and D are computed at first use; their time counts for
-    the strategy that used them first. Networks and atlas stay the same for the whole case, even if training publishes new
+    Score maps, coarse masks, encoded slices and the first pass of B, C and D are computed at first use; their time is added
+    to the strategy that uses them first. Networks and atlas stay the same for the whole case, even if training publishes new
     weights meanwhile. A case belongs to one device; another step of the memory ladder needs a new case.
     """
 

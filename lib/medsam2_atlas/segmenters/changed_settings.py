@@ -1,8 +1,8 @@
 """Lists the settings that a result depends on and that differ from their defaults, for its provenance.
 
-Settings at their defaults are omitted, so that stored results remain valid when a later version adds settings. Results of early
-versions have no entry `settings`; they are used regardless of the settings. The version number represents changes of the
-program.
+Settings at their defaults are omitted, so that stored results remain valid when a later release adds settings. Results of early
+releases have no entry `settings`; they are used regardless of the settings. The number of the release represents changes of
+the program.
 """
 
 from __future__ import annotations

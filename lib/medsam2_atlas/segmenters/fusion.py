@@ -16,7 +16,7 @@ def fuse_logits(logits: Mapping[int, OrganLogits], shape: tuple[int, ...]) -> np
     """Gives each voxel to the organ of the highest logit, and keeps the largest component of each organ.
 
     The background has logit 0. Softmax keeps the order of logits, so the arg max needs no softmax. The fusion works slice by
-    slice, so a stack of whole volumes never exists.
+    slice, so that the logits of all organs never exist at full resolution at the same time.
 
     Args:
         logits: logits by organ number.
@@ -37,7 +37,8 @@ def fuse_logits(logits: Mapping[int, OrganLogits], shape: tuple[int, ...]) -> np
 def fuse_scores(scores: ScoreMaps) -> np.ndarray:
     """Returns the label map `[z, y, x]`, uint8, of score maps alone, without a network.
 
-    Each voxel gets the organ of the highest score among the organs whose score exceeds their adaptive threshold there.
+    Each voxel gets the organ with the highest score, among the organs whose score at this voxel exceeds their
+    adaptive threshold.
     """
     shape = scores.geometry.shape
     labels, config = np.zeros(shape, np.uint8), fusion_config().thresholds

@@ -62,7 +62,12 @@ class Marked(Segmenter):
         return found | ran_on(device, medsam2=True, unet=False, memory=options.memory)
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
-        """Segments the organ of `options.marks`; see `segment_marked`."""
+        """Segments the organ of `options.marks`; see `segment_marked`.
+
+        Raises:
+            InputError: if the options contain no marks.
+            WeightsError: if MedSAM2 has no weights.
+        """
         if options.marks is None:
             raise InputError("marks", "are missing.", "Draw a box around the organ, or set a point on it.")
         weights = self._resources.weights(options.weights, self._resources.ladder.device_of(options.memory))
@@ -113,7 +118,7 @@ def segment_marked(
 
     logits = prepared.segment_marked(organ, patience=patience, min_certainty=config.min_certainty, mend=mend, progress=progress)
     mask = _mask(logits, image.array.shape)
-    for z, marks in by_slice.items():  # again at full resolution
+    for z, marks in by_slice.items():  # the logits were corrected at the network's resolution; this corrects the mask
         note = apply_points(mask[z], image, marks)
         if note:
             overruled.setdefault(z, note)
@@ -148,7 +153,7 @@ def _mended(low: torch.Tensor, image: Volume, marks: SliceMarks) -> tuple[torch.
     """Applies a person's points to a marked slice's logits `[1, h, w]`, so that they affect the other slices too.
 
     Returns:
-        The changed logits, and a note on the change; the same logits and an empty string without a change.
+        The changed logits and a note on the change. If the points change nothing, the same logits and an empty string.
     """
     shape = image.array.shape[1:]
     before = (OrganLogits(0, marks.z, low).plane(marks.z, (shape[0], shape[1])) > 0).cpu().numpy()
@@ -166,9 +171,9 @@ def _mended(low: torch.Tensor, image: Volume, marks: SliceMarks) -> tuple[torch.
 def apply_points(plane: np.ndarray, image: Volume, marks: SliceMarks) -> str:
     """Corrects a slice's mask in place, so that it agrees with a person's points.
 
-    A point off the organ removes the component that contains it if the point is about as deep inside as the component's
-    deepest pixel. Otherwise it removes the pixels that are nearer to the point than to that deepest pixel. A point on the organ
-    that the mask misses adds the connected pixels around it of similar intensity.
+    A point off the organ removes the mask's component that contains it if the point is about as deep inside as the
+    component's deepest pixel. Otherwise, it removes the component's pixels that are nearer to the point than to that deepest
+    pixel. A point on the organ, but outside the mask, adds the connected pixels around it of similar intensity.
 
     Args:
         plane: the mask `[y, x]`, bool; changed in place.
@@ -189,32 +194,32 @@ def apply_points(plane: np.ndarray, image: Volume, marks: SliceMarks) -> str:
             core = np.unravel_index(int(depth.argmax()), depth.shape)
             wrong = piece
             if depth[off] < config.min_inner_depth * depth[core]:
-                wrong = piece & (_away(plane.shape, off, step) < _away(plane.shape, core, step))
+                wrong = piece & (_distances(plane.shape, off, step) < _distances(plane.shape, core, step))
             plane[wrong] = False
             notes.append(f"slice {marks.z}: ({x:.0f}, {y:.0f}) was removed")
     for x, y in marks.inside:
         on = (round(y), round(x))
         if not plane[on]:
-            near = _away(plane.shape, on, step) < config.max_radius_mm
-            plane |= _alike(image.array[marks.z], on, near, config.max_hu_difference)
+            near = _distances(plane.shape, on, step) < config.max_radius_mm
+            plane |= _similar(image.array[marks.z], on, near, config.max_hu_difference)
             notes.append(f"slice {marks.z}: ({x:.0f}, {y:.0f}) was added")
     return "; ".join(notes)
 
 
-def _away(shape: tuple[int, ...], place: Sequence[int | np.integer], step: np.ndarray) -> np.ndarray:
-    """Returns the distance in mm of each pixel `[y, x]` to one pixel (y, x); `step` is the spacing (y, x) in mm."""
+def _distances(shape: tuple[int, ...], pixel: Sequence[int | np.integer], step: np.ndarray) -> np.ndarray:
+    """Returns the distances `[y, x]` of all pixels to one pixel (y, x), in mm; `step` is the spacing (y, x) in mm."""
     rows, columns = np.indices(shape)
-    distance: np.ndarray = np.hypot((rows - place[0]) * step[0], (columns - place[1]) * step[1])
+    distance: np.ndarray = np.hypot((rows - pixel[0]) * step[0], (columns - pixel[1]) * step[1])
     return distance
 
 
-def _alike(hu: np.ndarray, place: tuple[int, int], near: np.ndarray, max_difference: float) -> np.ndarray:
+def _similar(hu: np.ndarray, pixel: tuple[int, int], near: np.ndarray, max_difference: float) -> np.ndarray:
     """Returns the pixels `[y, x]` that are connected to one pixel (y, x), near it, and of similar HU; holes are filled."""
-    around = hu[max(0, place[0] - 1) : place[0] + 2, max(0, place[1] - 1) : place[1] + 2]
-    alike = near & (np.abs(hu - np.median(around)) <= max_difference)
-    alike[place] = True
-    pieces, _ = ndimage.label(alike)
-    piece: np.ndarray = pieces == pieces[place]
+    around = hu[max(0, pixel[0] - 1) : pixel[0] + 2, max(0, pixel[1] - 1) : pixel[1] + 2]
+    similar = near & (np.abs(hu - np.median(around)) <= max_difference)
+    similar[pixel] = True
+    pieces, _ = ndimage.label(similar)
+    piece: np.ndarray = pieces == pieces[pixel]
     return ndimage.binary_fill_holes(piece)
 
 

@@ -15,21 +15,24 @@ class MarksConfig(Settings):
     """Settings that control propagation from marked slices, and the correction of masks by a person's points."""
 
     max_gap_mm: float = Field(
-        12.0, gt=0, description="mm along z; propagation stops after the organ has been absent this far: it may reappear before"
+        12.0,
+        gt=0,
+        description="mm along z; propagation stops if the organ is absent over more than this distance; it continues across "
+        "smaller gaps",
     )
     min_certainty: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="share of the mean logit inside the masks of marked slices; a slice with less counts as one without the "
-        "organ, because the network is following something else or is about to",
+        description="share of the mean logit inside the masks of marked slices; a slice with a smaller mean logit counts as "
+        "one without the organ, because the network is then following another structure, or soon will be",
     )
     min_inner_depth: float = Field(
         0.6,
         gt=0,
         le=1,
         description="share of the max depth of a component of the mask; a point off the organ that lies deeper removes the "
-        "whole component, since it cannot be meant as a correction of the border",
+        "whole component, because so deep a point cannot be a correction of the border",
     )
     max_radius_mm: float = Field(
         15.0, gt=0, description="mm in plane; a point on the organ adds pixels up to this distance: it is a local correction"
@@ -44,10 +47,12 @@ class MarksConfig(Settings):
         0.4,
         gt=0,
         lt=1,
-        description="share of a pixel at the network's mask resolution; the logit of a pixel stays if points change less of it",
+        description="share of a pixel at the network's mask resolution; a pixel keeps its logit if points change less of it",
     )
     certain_logit: float = Field(
-        8.0, gt=0, description="logit of the pixels that a point has changed: a probability of .9997, since a person is right"
+        8.0,
+        gt=0,
+        description="logit of the pixels that a point has changed: a probability of .9997, because points count as certain",
     )
 
 

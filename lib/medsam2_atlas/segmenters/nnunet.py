@@ -42,7 +42,7 @@ _NETWORKS = ("dynamic_network_architectures.", "nnunetv2.", "torch.nn.", "monai.
 """Packages whose classes `plans.json` may name. nnU-Net imports and calls these classes."""
 
 _KEPT = ("network_weights", "trainer_name", "inference_allowed_mirroring_axes")
-"""Keys of a checkpoint that are kept. The others serve further training, and are as large as the weights."""
+"""Keys of a checkpoint that are kept. The other keys are needed only for further training, and are as large as the weights."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -55,7 +55,7 @@ class NNUNetConfig(BaseModel):
     orientation: str = Field(
         "",
         description="orientation of the training images, such as RAS: the directions in which x, y and z increase; `file` "
-        "keeps the orientation of each CT's file, as nnU-Net does. By default RAS if the model was trained so, else `file`",
+        "keeps the orientation of each CT's file, as nnU-Net does. By default RAS if the model was trained in RAS, else `file`",
     )
     folds: tuple[int, ...] = Field((), description="folds whose results are averaged; by default all folds in the folder")
 
@@ -78,7 +78,7 @@ class _Dataset(BaseModel):
 
     @property
     def names(self) -> dict[int, str]:
-        """The label names by value in results. A region's value is the one it has at voxels without a later region."""
+        """The label names by value in results. If regions overlap, a voxel gets the value of the last one."""
         used = {name: value for name, value in self.labels.items() if name not in ("background", "ignore")}
         if any(isinstance(value, tuple) and len(value) > 1 for value in used.values()):
             return dict(zip(self.regions_class_order or (), used, strict=False))
@@ -302,8 +302,8 @@ class NNUNet(Segmenter):
         organs = folder.labels.requested(options.labels, self.name)
         model: NNUNetModel = self._resources.on_device(self.name, self._model(), device)
         began = time.perf_counter()
-        spares = options.memory in ("small", "smallest")
-        values = predict(volume, model, folder.orientation, augment=options.augment, spares=spares, progress=current())
+        saves = options.memory in ("small", "smallest")
+        values = predict(volume, model, folder.orientation, augment=options.augment, save_memory=saves, progress=current())
         seconds = time.perf_counter() - began
         labels = only(folder.labels.translated(values), organs)
         report = base_report(self.name, volume, labels, organs).with_fields(

@@ -81,6 +81,7 @@ def build_model(
         checkpoints: contents of the folds' checkpoints.
 
     Raises:
+        InputError: if the plans name anything other than network classes.
         WeightsError: if the package has no such trainer or network, or the weights do not fit.
     """
     try:
@@ -128,7 +129,7 @@ def _build(
 
 
 def _refuse_other_parts(configuration: Any) -> None:
-    """Raises an error if the plans name anything other than network classes.
+    """Raises an InputError if the plans name anything other than network classes.
 
     nnU-Net imports and calls the named objects, and a name such as `nnunetv2.configuration.os.system` is not in its package.
     """
@@ -140,7 +141,13 @@ def _refuse_other_parts(configuration: Any) -> None:
 
 
 def predict(
-    volume: Volume, model: NNUNetModel, orientation: str, *, augment: bool = False, spares: bool = False, progress: Progress
+    volume: Volume,
+    model: NNUNetModel,
+    orientation: str,
+    *,
+    augment: bool = False,
+    save_memory: bool = False,
+    progress: Progress,
 ) -> np.ndarray:
     """Segments a CT with an nnU-Net.
 
@@ -149,7 +156,7 @@ def predict(
         model: the model, on the device to use.
         orientation: orientation of the training images; see `imaging.orientation.turn_to`.
         augment: average over copies mirrored along the axes that the training allows.
-        spares: assemble the windows in main memory, so that the device holds one window at a time.
+        save_memory: assemble the windows in main memory, so that the device stores one window at a time.
         progress: called with the fraction completed, between windows.
 
     Returns:
@@ -170,7 +177,7 @@ def predict(
             turn.apply(volume.array)[None], None, properties, model.plans, model.configuration, model.dataset
         )[0]
         with torch.no_grad():
-            logits = _logits(model, torch.as_tensor(data), augment, spares, part(progress, 0, _WINDOWS))
+            logits = _logits(model, torch.as_tensor(data), augment, save_memory, part(progress, 0, _WINDOWS))
             labels = _labels(model, logits, properties, part(progress, _WINDOWS, 1))
     finally:
         if torch.get_num_threads() != threads:  # some resampling functions change it, and do not restore it after an error
@@ -181,26 +188,26 @@ def predict(
     return turn.undo(whole.transpose(model.plans.transpose_backward))
 
 
-def _logits(model: NNUNetModel, data: torch.Tensor, augment: bool, spares: bool, progress: Progress) -> torch.Tensor:
+def _logits(model: NNUNetModel, data: torch.Tensor, augment: bool, save_memory: bool, progress: Progress) -> torch.Tensor:
     """Returns the folds' mean logits `[classes, a, b, c]`, float16, in main memory, for a preprocessed CT `[1, a, b, c]`."""
     total: torch.Tensor | None = None
     count = len(model.folds)
     for number, weights in enumerate(model.folds):
         if count > 1:
             model.network.load_state_dict(weights)
-        found = _windows(model, data, augment, spares, part(progress, number / count, (number + 1) / count)).cpu()
+        found = _windows(model, data, augment, save_memory, part(progress, number / count, (number + 1) / count)).cpu()
         total = found if total is None else total.add_(found)
     assert total is not None, "a model has at least one fold"
     return total.div_(count) if count > 1 else total
 
 
-def _windows(model: NNUNetModel, data: torch.Tensor, augment: bool, spares: bool, progress: Progress) -> torch.Tensor:
+def _windows(model: NNUNetModel, data: torch.Tensor, augment: bool, save_memory: bool, progress: Progress) -> torch.Tensor:
     """Returns the logits of overlapping windows, blended with Gaussian weights in float16, as nnU-Net does."""
     from acvl_utils.cropping_and_padding.padding import pad_nd_image
     from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
     patch = tuple(model.configuration.patch_size)
-    place = _CPU if spares else model.device
+    place = _CPU if save_memory else model.device
     padded, inside = pad_nd_image(data, patch, "constant", {"value": 0}, True, None)
     image = padded.to(place)
     # The package caches these weights on the device where they are computed. On the CPU, they take no GPU memory.
@@ -245,8 +252,8 @@ def _mirrored(model: NNUNetModel, window: torch.Tensor, augment: bool) -> torch.
 def _labels(model: NNUNetModel, logits: torch.Tensor, properties: Mapping[str, Any], progress: Progress) -> np.ndarray:
     """Returns label values on the CT's grid within nnU-Net's crop.
 
-    Each class is resampled separately, and the class of the highest logit wins. Regions are written one over the other, in the
-    order of `dataset.json`.
+    Each class is resampled separately, and the class of the highest logit wins. Regions are written in the
+    order of `dataset.json`; later ones overwrite earlier ones.
     """
     shape = properties["shape_after_cropping_and_before_resampling"]
     spacing = [properties["spacing"][axis] for axis in model.plans.transpose_forward]

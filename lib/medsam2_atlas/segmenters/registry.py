@@ -92,7 +92,8 @@ FAMILIES = (
 
 
 FOUNDATIONS = ("atlas", "medsam2_atlas")
-"""The models that measure studies in the background: without a GPU, because MedSAM2 takes minutes a case then, and with one."""
+"""The models that measure studies in the background: the first one without a GPU, because MedSAM2 then takes minutes per case;
+the second one with a GPU."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Report(BaseModel):
     """The report on one segmentation. The JSON omits fields that the segmenter does not set.
 
-    Organs are named as in `configs/labels.yaml`. Reports of other versions may have additional fields.
+    Organs are named as in `configs/labels.yaml`. Reports of other releases may have additional fields.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -47,7 +47,7 @@ class Report(BaseModel):
     confidence: dict[str, float] | None = Field(
         None,
         description="0..1 per organ, in ascending order; for prompted strategies, the estimated probability that the boxes "
-        "overlap the true boxes by half",
+        "reach an IoU of .5 with the true boxes",
     )
     uses_truth: bool | None = Field(None, description="whether the ground truth was read, as reference strategies do")
     from_cache: bool | None = Field(None, description="true if a stored label map was returned")
@@ -96,7 +96,7 @@ class Report(BaseModel):
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Report:
-        """Reads the JSON values of `to_json`, of this version or an earlier one.
+        """Reads the JSON values of `to_json`, of this release or an earlier one.
 
         Raises:
             ValueError: if they are not a report.

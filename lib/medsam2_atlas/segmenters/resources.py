@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class LoadedResources:
-    """`Resources` of objects that the caller has loaded: `segment(Case(image, LoadedResources(atlas, weights)), "D")`."""
+    """`Resources` made of objects in memory, as in `segment(Case(image, LoadedResources(atlas, weights)), "D")`."""
 
     def __init__(
         self,

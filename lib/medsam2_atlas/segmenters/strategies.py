@@ -197,7 +197,7 @@ class Strategy(Segmenter):
         changed = {
             key: value
             for key, value in (("loop", options.loop), ("thresholds", options.thresholds), ("fill_holes", options.fill_holes))
-            if value != getattr(DEFAULTS, key)  # defaults are omitted, so that predictions of earlier versions are found
+            if value != getattr(DEFAULTS, key)  # defaults are omitted, so that predictions of earlier releases are found
         }
         device = resources.ladder.device_of(options.memory)
         return (
@@ -219,7 +219,7 @@ class Strategy(Segmenter):
         return {"prompter": prompter.provenance(Options(organs=options.organs, memory=options.memory))}
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
-        """Segments a CT; see `segment`."""
+        """Segments a CT with this strategy; see the function `segment` of this module."""
         return segment(Case(volume, self._resources, options), self.name)
 
     def _sources(self) -> list[str]:

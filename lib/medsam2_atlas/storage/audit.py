@@ -46,9 +46,9 @@ class Auditor:
         self._path, self._index, self._settler, self._table = path, index, settler, table
         self._images = ImageComparison(path, index, fingerprints)
         self._hashing = threading.Lock()
-        """Held during the computation of a checksum, so that each image is read once."""
+        """The lock held while a checksum is computed, so that each image is read once."""
         self._comparing = threading.Lock()
-        """Held during the decoding and comparison of images."""
+        """The lock held while images are decoded and compared."""
 
     def checksum(self, study: str) -> str:
         """Returns the SHA-256 of a study's image; computes it again if the file has changed.
@@ -170,7 +170,7 @@ class Auditor:
                 log.warning("the label of %s under %s: %s", study, tag, remark)
             info = {**info, "remarks": list(checked.remarks)} if checked.remarks else info
             checksum = checksum or self.checksum(study)
-        except Exception as error:  # noqa: BLE001 - no error of one label map may stop the others
+        except Exception as error:  # noqa: BLE001 - an error of one label map must not stop the check of the others
             problem = reason(error)
             log.warning("the label of %s under %s %s", study, tag, problem)
         version = replace(row.version, organs=organs, image_sha256=checksum, info=info)
@@ -192,7 +192,7 @@ class Auditor:
             log.warning("the check of %s under %s is not recorded: the record %s", row.study, row.tag, reason(error))
 
     def _compare_doubled(self, study: str, tag: str) -> None:
-        """Clears the doubt about a label map that was found in several files if all files contain the same voxels."""
+        """Marks a label map that was found in several files as usable if all files contain the same voxels."""
         row, image = self._index.label(study, tag), self._index.image(study)
         if row is None or image is None or not row.version.doubled:
             return

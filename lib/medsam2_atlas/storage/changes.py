@@ -1,7 +1,7 @@
 """Changes single label maps: each change is made completely or not at all, and the answer states which.
 
 Everything that needs disk space is staged and flushed first. Renaming a version's record makes the change. Then the current
-file and the index are updated. If that fails, the change is still made: the error is logged, and the next scan of the folder
+file and the index are updated. If that fails, the change still counts: the error is logged, and the next scan of the folder
 repeats the update before the next answer.
 """
 
@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 
 
 Accept = Callable[[LabelRow | None, bool], None]
-"""Takes the current label map, and whether it could not be settled. Raises if a new version must not replace it."""
+"""Called with the current label map and whether settling it failed; raises an error if a new version must not replace it."""
 
 
 Change = Callable[[LabelRow, list[Version]], Version]
-"""Returns the new record of a current label map, from its row and all its versions."""
+"""Called with the row of a current label map and all its versions; returns its new record."""
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,9 @@ class StudyContents:
 
         Args:
             thorough: whether to search all versions for changes that a crash interrupted.
+
+        Raises:
+            StorageError: the folder cannot be read.
         """
         with self._errors("be read"):
             self._index.ready()
@@ -218,6 +221,9 @@ class StudyContents:
 
         Returns:
             The number of label maps checked; `problems` returns their problems.
+
+        Raises:
+            StorageError: the folder cannot be checked.
         """
         with self._errors("be checked"):
             self._update()
@@ -260,10 +266,11 @@ class StudyContents:
         return self._reconciler.lineage(study, tag)
 
     @contextlib.contextmanager
-    def _errors(self, what: str, study: str = "") -> Iterator[None]:
+    def _errors(self, action: str, subject: str = "") -> Iterator[None]:
+        """Raises a StorageError "SUBJECT: cannot ACTION" if the disk or the index fails in the block."""
         try:
             yield
         except MedSAM2AtlasError:
             raise
         except (OSError, sqlite3.Error) as error:
-            raise StorageError(study or self.path, f"cannot {what}: {error}.", "Nothing was changed.") from error
+            raise StorageError(subject or self.path, f"cannot {action}: {error}.", "Nothing was changed.") from error

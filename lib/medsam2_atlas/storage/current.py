@@ -40,7 +40,7 @@ class CurrentLabels:
         return row
 
     def find_or_failed(self, study: str, tag: str) -> tuple[LabelRow | None, bool]:
-        """Returns the current label map, and whether it could not be settled."""
+        """Returns the current label map, and whether settling it failed."""
         row = self.find(study, tag)
         return row, self._index.unsettled().get((study, tag), ("", False))[1]
 

@@ -31,8 +31,9 @@ def doubled_problem(version: Version) -> str:
     """Returns the problem of a label map that was found in several files under one tag."""
     others = " and ".join(version.doubled)
     return (
-        f"was found in several files: {others} lay beside it with different content. It is version {version.number}; the other "
-        "files are the versions before it. Confirm it (`labels confirm`), restore one of them, or save the label map again."
+        f"was found in several files: {others} had different content than the newest file, which is version "
+        f"{version.number}. The other files are the versions before it. Confirm the newest (`labels confirm`), restore another "
+        "version, or save the label map again."
     )
 
 

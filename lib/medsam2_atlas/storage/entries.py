@@ -39,8 +39,8 @@ class Label:
         tag: its tag.
         file: its path. Callers must not change the file.
         version: its version.
-        problem: why it does not count as done; empty if it does.
-        unsure: whether the problem is an uncertain image, or several different label files.
+        problem: why the label map does not count as done; empty if it does.
+        unsure: whether the problem is that its image may have been replaced, or that several different label files exist.
     """
 
     study: str

@@ -1,8 +1,8 @@
-"""The names of erased studies, as keyed hashes: the names themselves are not stored, but recognised when they come again.
+"""The list of erased studies. It stores keyed hashes instead of names, so that a name is recognised when it is added again.
 
 `erased.json` in the store's work folder contains a key and, for each name, the time of erasure and whether the name is barred.
-A barred name is not accepted again; it belongs to a series that the PACS still has. If a name is not barred, another image file
-of that name is a new study. Writers hold the lock of the studies.
+A barred name is not accepted again; it belongs to a series that the PACS still has. If a name is not barred, an image of that
+name can be added as a new study. Writers hold the lock of the studies.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Erased:
             return _List()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(
-                self._file, f"cannot be read ({error}): erased studies might come back.", "Restore it from a backup."
+                self._file, f"cannot be read ({error}), so erased studies might be added again.", "Restore it from a backup."
             ) from error
 
     def _write(self, content: _List) -> None:

@@ -1,7 +1,8 @@
 """A studies folder in MONAI Label's layout, and the project's work folder in it.
 
-Images lie at its top level. Label maps of the same names lie under `labels/TAG/`: the tag `final` is for label maps that a
-person has signed off, a model's name for the model's predictions. The work folder contains everything else about the studies.
+Images are at its top level. Label maps of the same names are under `labels/TAG/`: the tag `final` is for label maps that a
+person has signed off, and the name of a model is the tag of its predictions. The work folder contains everything else
+about the studies.
 """
 
 from __future__ import annotations
@@ -181,7 +182,7 @@ class Listing:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """The reasons why files and folders are left out, by study or name; without those that share the name of a study."""
+        """Why files and folders are left out, by study or name; excludes those with the name of a study."""
         return {name: text for name, text in self.unsupported.items() if name not in self.files} | self.problems
 
 

@@ -1,4 +1,4 @@
-"""The index of a studies folder, in one SQLite file. It makes queries fast, and is filled from the files if it is lost.
+"""The index of a studies folder, in one SQLite file. It makes queries fast; if it is lost, it is filled again from the files.
 
 A query of a lost index waits until the index has been filled again, so that the folder never seems empty.
 Lock order: the folder's lock, then the lock of the database.
@@ -78,7 +78,9 @@ class Index:
                             raise
                     except OSError as error:
                         raise StorageError(
-                            self.file.parent.parent, f"cannot be read ({error.strerror}).", "Check its rights and the disk."
+                            self.file.parent.parent,
+                            f"cannot be read ({error.strerror}).",
+                            "Check its permissions and the disk.",
                         ) from error
                     finally:
                         self._filling = False
@@ -152,7 +154,7 @@ class Index:
         return self._ask(lambda base: [row[0] for row in base.execute(query)])
 
     def undecided_images(self) -> list[tuple[str, str]]:
-        """Returns pairs of images to compare: the study of the current image, and the SHA-256 of one that was drawn on."""
+        """Returns pairs of images to compare: the study of the current image, and the SHA-256 of the labelled image."""
         query = (
             "SELECT DISTINCT l.study, l.image_sha256 FROM labels l JOIN images i ON i.study = l.study "
             "WHERE l.image_sha256 != '' AND i.sha256 NOT IN ('', l.image_sha256) "
@@ -216,5 +218,5 @@ class Index:
             if self._database.check() == generation:
                 return answer
         raise StorageError(
-            self.file, f"cannot be read ({problem or 'it keeps changing'}).", "Check rights and free space of the folder."
+            self.file, f"cannot be read ({problem or 'it keeps changing'}).", "Check permissions and free space of the folder."
         ) from problem

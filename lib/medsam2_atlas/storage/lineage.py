@@ -45,8 +45,8 @@ class Version:
         info: the information that the client sent with it.
         image_sha256: the SHA-256 of the image that it was drawn on; empty if unknown.
         organs: the numbers of the organs in the label map; None if unknown.
-        doubled: the names of other files with different content that lay under the same tag when this one, the newest, was
-            found; empty if there was none, or if all contain the same voxels.
+        doubled: the names of older files with different content that were found together with this one under the same tag;
+            empty if there were none, or if all contain the same voxels.
         author_id: the unique id of the author, such as `token:kim`; empty if unknown, as in records of earlier releases.
         accepted: the reviewer's acceptance (`by`, `by_id` and `at`); empty if there is none. Only the review stage sets it.
     """

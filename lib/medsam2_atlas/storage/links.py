@@ -31,15 +31,15 @@ class Roots:
         """An identifier of the set of folders outside of the studies folder; empty if there are none."""
 
     def contain(self, path: str | Path) -> bool:
-        """Returns whether a path, after all its links are resolved, lies in one of the folders."""
+        """Returns whether a path, after all its links are resolved, is in one of the folders."""
         real = os.path.realpath(path)
         return any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in self._allowed)
 
     def check(self, path: Path) -> Path:
-        """Returns the path unchanged if it lies in one of the folders.
+        """Returns the path unchanged if it is in one of the folders after all its links are resolved.
 
         Raises:
-            StorageError: the path lies outside of the folders.
+            StorageError: the path is outside of the folders.
         """
         if not self.contain(path):
             raise StorageError(path.name, LINK_PROBLEM, LINK_REMEDY)

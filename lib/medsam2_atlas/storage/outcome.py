@@ -27,7 +27,7 @@ class Outcome(Generic[_Value]):
 
     @contextmanager
     def guarded(self, index: Index) -> Iterator[None]:
-        """Passes on errors that the block raises before the change; logs later errors, and marks the index as out of date."""
+        """Passes on errors from before the change; logs errors after it, and then marks the index as out of date."""
         try:
             yield
         except Exception:

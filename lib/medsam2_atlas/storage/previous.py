@@ -1,4 +1,4 @@
-"""Finds the organs of the version that a new one will replace. This runs without the studies' lock, since decoding is slow."""
+"""Finds the organs of the version that a new one will replace. Runs without the studies' lock, since decoding is slow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PreviousLabel:
 
         Args:
             row: the label map; None if there is none, or if it cannot be used.
-            failed: whether it could not be settled.
+            failed: whether settling it failed.
             path: the studies folder.
             image: the file of its image.
         """
@@ -36,7 +36,7 @@ class PreviousLabel:
 
         Args:
             row: the current label map, read under the lock.
-            failed: whether it could not be settled.
+            failed: whether settling it failed.
 
         Raises:
             OutdatedError: the current label map is not the one that was checked.

@@ -37,7 +37,7 @@ _BATCH = 100
 _LEFTOVER_SECONDS = 3600.0
 _SWEEP_SECONDS = 2.0
 _SWEEP_REST = 40.0
-"""The pause before the next sweep, in durations of the last sweep. Sweeps of large folders must not slow down answers."""
+"""The pause before the next sweep, as a multiple of the last sweep's duration, so that sweeps do not slow down answers."""
 _RETRY_SECONDS = 30.0
 
 
@@ -160,7 +160,7 @@ class Reconciler:
         unsettled = self._index.unsettled()
         images = self._look_at_images(unsettled, thorough)
         keys = sorted(key for key in self._suspects(unsettled, thorough, retry) if key[0] in images)
-        for start in range(0, len(keys), _BATCH):  # other processes may write between two batches
+        for start in range(0, len(keys), _BATCH):  # other processes can write between two batches
             with self._index.writing() as writer:
                 for study, tag in keys[start : start + _BATCH]:
                     self.settler.settle(writer, study, tag)

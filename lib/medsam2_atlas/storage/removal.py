@@ -61,7 +61,7 @@ def set_aside(path: Path, work: WorkFolder, image: Path, belongings: Mapping[Pat
             _move(place_now, file, path)
         (aside / _PLAN).unlink()
         raise
-    with suppress(OSError):  # a completed plan that remains is harmless
+    with suppress(OSError):  # a plan that is completed but not removed is harmless
         (aside / _PLAN).unlink()
     return aside
 
@@ -97,7 +97,7 @@ def _finish(path: Path, work: WorkFolder, file: Path) -> None:
     else:
         for old, new in moves.items():
             if not (_below(old, path) and _below(new, aside)):
-                raise StorageError(file, f"names {old}, which lies outside of the studies.", "Remove the plan.")
+                raise StorageError(file, f"names {old}, which is outside of the studies folder.", "Remove the plan.")
             if old == image and image_place.exists():
                 continue  # a new image of that name may have been added since
             if old.exists() or old.is_symlink():

@@ -86,7 +86,7 @@ class LabelRow:
         stamp: the stamp of the file, see `stamp_of`.
         version: its version.
         checked: the problem that the full check found; empty if there is none, None before the check.
-        problem: why the label map does not count; set when the row is read.
+        problem: see `entries.Label`; set when the row is read.
         unsure: see `entries.Label`; set when the row is read.
     """
 

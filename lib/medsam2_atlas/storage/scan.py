@@ -145,7 +145,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, MedSAM2AtlasError):
         return f"{error.problem} {error.remedy}".strip()
     if isinstance(error, OSError):
-        return f"cannot be read or written ({error.strerror or error}). Check its rights and the disk."
+        return f"cannot be read or written ({error.strerror or error}). Check its permissions and the disk."
     return f"cannot be used ({type(error).__name__}: {error})."
 
 
@@ -183,7 +183,7 @@ def image_problems(listing: Listing, suspects: set[str]) -> dict[str, str]:
     found = {**listing.notes, **listing.left_out}
     for study in suspects & set(listing.files):
         if not readable(listing.folder / listing.files[study][-1]):
-            found[study] = "cannot be read (Permission denied). Give the server the right to read it."
+            found[study] = "cannot be read (Permission denied). Give the server permission to read it."
     return found
 
 

@@ -57,7 +57,7 @@ class Settler:
                 note = self.take(rows, study, tag)
         except sqlite3.Error:
             raise  # the error concerns the index, not this label map
-        except Exception as error:  # noqa: BLE001 - no error of one label map may stop the others
+        except Exception as error:  # noqa: BLE001 - an error of one label map must not affect the others
             self._failed(rows, study, tag, error)
             return
         if note:
@@ -69,7 +69,7 @@ class Settler:
         """Settles a label map. `settle` documents the arguments.
 
         Returns:
-            A note on a step that could not be completed yet, although the label map counts; empty if there is none.
+            A note on a step that could not be completed yet, although the label map can be used; empty if there is none.
 
         Raises:
             OSError, StorageError: the label map cannot be settled.
@@ -110,7 +110,7 @@ class Settler:
     def _left_over(self, row: LabelRow, latest: Version, files: list[Path], sums: Mapping[Path, str]) -> list[Path]:
         """Returns files of earlier versions that could not be replaced or removed when the latest version was saved.
 
-        A newer file with an earlier version's content is not among them: a person has put it back.
+        They do not include a newer file with the content of an earlier version, which a person has put back.
         """
         current = self._path / row.file
         if current.is_relative_to(self._work.path):  # the latest version could not be copied to `labels/`
@@ -130,7 +130,7 @@ class Settler:
         stamps: Mapping[Path, str],
         sums: Mapping[Path, str],
     ) -> str:
-        """Saves files of other programs as versions, the newest as the current one; returns a note like `take`."""
+        """Saves files of other programs as versions, the newest as the current one; returns a note as `take` does."""
         lineage, newest = self.lineage(study, tag), strange[-1]
         info = entry(self._stock, study, "labels", tag, "info")
         doubled = tuple(file.name for file in strange[:-1] if sums[file] != sums[newest])
@@ -145,7 +145,7 @@ class Settler:
             number, suffix = lineage.next_number(), suffix_in(newest.name, labels=True)
             made = datetime.fromtimestamp(newest.stat().st_mtime, timezone.utc).isoformat(timespec="milliseconds")
             version = Version(number, f"{number:05d}{suffix}", sums[newest], "found", made=made, info=info, doubled=doubled)
-            note = f"could not be stored as a version yet ({error.strerror}). It will be as soon as the disk can be written."
+            note = f"could not be stored as a version yet ({error.strerror}). It is stored when the disk can be written."
         else:
             note = _cleared(besides(files, newest))
         checked = quick_look(newest) or None
@@ -153,7 +153,7 @@ class Settler:
         return note
 
     def _finish(self, rows: Writer, study: str, tag: str, latest: Version, files: list[Path], sums: Mapping[Path, str]) -> str:
-        """Makes the latest version the current file; returns a note like `take`."""
+        """Makes the latest version the current file; returns a note as `take` does."""
         lineage, note = self.lineage(study, tag), ""
         current = self._path / "labels" / tag / f"{study}{suffix_in(latest.file, labels=True)}"
         used = current

@@ -1,6 +1,6 @@
 """A studies folder in which nothing is lost: images, label maps under tags, and every earlier version of a label map.
 
-The files are authoritative; the index only makes queries fast. Each saved label map lies in two places: as a version that never
+The files are authoritative; the index only makes queries fast. Each saved label map is stored twice: as a version that never
 changes (`.medsam2_atlas/versions/TAG/STUDY/00001.nii.gz` with its record), and where MONAI Label looks for the current one
 (`labels/TAG/STUDY.nii.gz`). A label file from another program is saved as a new version.
 
@@ -121,7 +121,7 @@ class StudyStore(StudyContents):
         file, old = self._intact(study, tag, number)
         info = {**old.info, "restored_from": number}
         new = replace(old, origin="restored", author=author, author_id=author_id, made="", info=info, doubled=(), accepted={})
-        with self._errors(f"get a label under {tag}", study):
+        with self._errors("be saved", f"the label of {study} under {tag}"):
             made = self._changes.save(study, tag, file, new, None, lambda *_: None)
         return Saved(self._label(made.row), made.before)
 
@@ -170,7 +170,7 @@ class StudyStore(StudyContents):
             ConflictError: another version is current, or the label map has a problem.
             StorageError: the acceptance cannot be written.
         """
-        with self._errors("be accepted", study):
+        with self._errors("be accepted", f"the label of {study} under {tag}"):
             label = self.label(study, tag)
             made = self._changes.rewrite(study, tag, lambda row, all_: accepted(row, all_, number, person))
         return replace(label, version=made.row.version)
@@ -186,8 +186,9 @@ class StudyStore(StudyContents):
 
         Raises:
             NotFoundError: there is no label map.
+            StorageError: the removal cannot be written; nothing has changed.
         """
-        with self._errors(f"lose its label under {tag}", study):
+        with self._errors("be removed", f"the label of {study} under {tag}"):
             self._changes.remove(study, tag, author, author_id)
 
     def update_label_info(
@@ -203,8 +204,9 @@ class StudyStore(StudyContents):
 
         Raises:
             NotFoundError: there is no label map.
+            StorageError: the information cannot be written; nothing has changed.
         """
-        with self._errors("be described", study):
+        with self._errors("be saved", f"the information about the label of {study} under {tag}"):
             self._changes.describe(study, tag, info, accept)
 
     def add_image(self, study: str, file: Path, info: Mapping[str, Any] | None = None) -> Image:
@@ -218,6 +220,7 @@ class StudyStore(StudyContents):
         Raises:
             InputError: the name or the file is not valid.
             ConflictError: the folder contains another image of that name.
+            StorageError: the study was erased and is barred, or the image cannot be written; nothing has changed.
         """
         study, suffix = study_name(study), suffix_of(file.name)
         read_volume(file)
@@ -236,9 +239,10 @@ class StudyStore(StudyContents):
 
         Raises:
             NotFoundError: the study does not exist.
+            StorageError: the information cannot be written; nothing has changed.
         """
         self.image(study)
-        with self._errors("be described", study):
+        with self._errors("be saved", f"the information about {study}"):
             self._image_changes.describe(study, info, accept)
 
     def remove_image(self, study: str) -> Path:
@@ -249,6 +253,7 @@ class StudyStore(StudyContents):
 
         Raises:
             NotFoundError: the study does not exist.
+            StorageError: a file cannot be moved; nothing has changed.
         """
         image = self.image(study)
         with self._errors("be removed", study):
@@ -271,7 +276,7 @@ class StudyStore(StudyContents):
             raise ConflictError(
                 study, "must be signed off by a person: models never write `final`.", "Save it under the model's name."
             )
-        with self._errors(f"get a label under {tag}", study):
+        with self._errors("be saved", f"the label of {study} under {tag}"):
             stamp, image_sha256 = stamp_of(image.file), self._auditor.checksum(study)
             checked = check_label(file, image.file, self._table)
             self._auditor.remember(study)
@@ -283,7 +288,9 @@ class StudyStore(StudyContents):
 
             def accept(row: LabelRow | None, failed: bool) -> None:
                 if stamp_of(image.file) != stamp:
-                    raise ConflictError(study, "got another image during the check of the label map.", "Send it again.")
+                    raise ConflictError(
+                        study, "has an image that was replaced while the label map was checked.", "Send it again."
+                    )
                 if before is not None:
                     check_complete(study, before.organs_of(row, failed), checked, self._table)
 

@@ -35,7 +35,7 @@ from medsam2_atlas.unet import UNet, UNetConfig, load_unet, unet_config
 T = TypeVar("T")
 
 _KEPT_SCORES = 2
-"""Number of CTs whose score maps are kept: the one open at an annotator, and the one measured in the background."""
+"""Number of CTs whose score maps are kept: the CT that an annotator has open, and the CT measured in the background."""
 
 
 class Models:
@@ -62,7 +62,7 @@ class Models:
         """
         self.hu = hu
         self.busy = threading.Lock()
-        """Held while a case is segmented, so that the device runs one case at a time."""
+        """The lock that is held while a case is segmented, so that the device runs one case at a time."""
         self._work = work
         self._drops: list[Callable[[], None]] = []
         self._segmenters: dict[str, Segmenter] = {}
@@ -104,7 +104,7 @@ class Models:
             ValueError: if there are no studies.
         """
         if self._work is None:
-            raise ValueError("these models belong to no studies folder")
+            raise ValueError("these models were loaded without a studies folder")
         return self._work
 
     @property
@@ -206,7 +206,9 @@ class Models:
         file = find_checkpoint(self._path("checkpoint"))
         if name and name != file.name:
             if name not in known_checkpoints():
-                raise InputError(name, "names no weights of this server.", f"Choose from: {', '.join(self.weight_names())}.")
+                raise InputError(
+                    name, "is not the name of available weights.", f"Choose from: {', '.join(self.weight_names())}."
+                )
             file = known_checkpoints()[name]
         config, key = self._conf.get("config"), f"weights {file}"
         loaded = self._once(key, [file], lambda: load_weights(file, config), WeightsError)
@@ -237,7 +239,8 @@ class Models:
         """Returns the result of `load`, kept under a key until one of the files changes.
 
         Raises:
-            WeightsError: if `load` fails.
+            MedSAM2AtlasError: if `load` raises it.
+            WeightsError: if `load` raises any other exception, except MemoryError.
         """
         return self._once(key, files, load, WeightsError)
 
@@ -265,7 +268,10 @@ class Models:
         return Path(self._conf[key]) if key in self._conf else None
 
     def _once(self, key: str, files: Sequence[Path], load: Callable[[], T], kind: type[MedSAM2AtlasError]) -> T:
-        """Returns the result of `load`, kept under a key until one of the files changes. Any failure raises `kind`."""
+        """Returns the result of `load`, kept under a key until one of the files changes.
+
+        Exceptions other than MedSAM2AtlasError and MemoryError are raised as `kind`.
+        """
         try:
             try:
                 states = [(file, file.stat()) for file in files]
@@ -276,11 +282,11 @@ class Models:
             if found is None or found[0] != stamp:
                 with self._lock:
                     loading = self._loading.setdefault(key, threading.RLock())
-                with loading:  # a lock of this key alone: slow loading of one folder does not delay the others
+                with loading:  # a separate lock for this key, so that a slow folder does not delay the others
                     found = self._loaded.get(key)
                     if found is None or found[0] != stamp:
                         found = self._loaded[key] = (stamp, load())
-        except (MedSAM2AtlasError, MemoryError):  # memory may suffice later
+        except (MedSAM2AtlasError, MemoryError):  # there may be enough memory later
             raise
         except Exception as error:
             raise kind(files[0], f"cannot be loaded ({error}).", "Check its permissions, or create it again.") from error

@@ -69,7 +69,7 @@ class PredictionStore:
     """The stored predictions of all models for a set of studies."""
 
     def __init__(self, work: WorkFolder, studies: StudyStore) -> None:
-        """Keeps the two folders; reads nothing.
+        """Sets the work folder and the store of label maps; reads nothing.
 
         Args:
             work: work folder of the studies, for reports.
@@ -91,10 +91,10 @@ class PredictionStore:
             return None
         made = [found.provenance]
         if "device" not in found.provenance and (found.report.device or "cpu") == "cpu":
-            # Earlier versions recorded the device in the report only. On GPUs they used TF32, so those predictions are invalid.
+            # Earlier releases recorded the device in the report only. On GPUs they used TF32, so those predictions are invalid.
             made.append({**found.provenance, **_CPU})
         stamp = {"image": file_stamp(image)}
-        # Earlier versions recorded no settings, so their predictions are valid with any settings.
+        # Earlier releases recorded no settings, so their predictions are valid with any settings.
         unnamed = {"settings"} - found.provenance.keys()
         accepted = ({k: v for k, v in _plain(provenance).items() if k not in unnamed} | stamp for provenance in provenances)
         return found if any(provenance in made for provenance in accepted) else None
@@ -102,7 +102,7 @@ class PredictionStore:
     def latest(self, model: str, study: str) -> Prediction | None:
         """Returns the stored prediction, regardless of its weights and options.
 
-        None if there is none, if a person has changed its file, or if the study's image may have been replaced since.
+        Returns None if there is none, if a person has changed its file, or if the study's image may have been replaced since.
         """
         try:
             entry = self._entry(model, study)

@@ -102,7 +102,7 @@ class Runner:
             return run(segmenter, image, options, self._models).segmentation
 
     def _provenances(self, segmenter: Segmenter, options: Options) -> Iterator[Provenance]:
-        """Yields the provenance of each step of the memory ladder, so that results of any step are valid."""
+        """Yields the provenance of each step of the memory ladder, so that a stored result of any step is found."""
         for memory in _ladder(segmenter, self._models).steps:
             yield segmenter.provenance(replace(options, memory=memory))
 

@@ -27,7 +27,7 @@ class TrainingConfig(BaseModel):
     )
     validate_every: int = Field(2, ge=1, description="epochs between validations")
     validation_share: float = Field(
-        0.2, ge=0, lt=1, description="share of the cases used for validation; these cases never train"
+        0.2, ge=0, lt=1, description="share of the cases used for validation; they are never used for training"
     )
     background_share: float = Field(
         0.1, ge=0, lt=1, description="share of patches centred on background; the others are spread evenly over the organs"
@@ -108,14 +108,16 @@ class UNetConfig(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> UNetConfig:
         if len(self.patch) != self.dimensions:
-            raise ValueError(f"patch needs {self.dimensions} sides")
+            raise ValueError(f"patch: {self.dimensions} sides are needed")
         step = 2 ** (len(self.filters) - 1)
         if any(side % step for side in self.patch):
-            raise ValueError(f"each side of the patch must be a multiple of {step}: {len(self.filters)} resolutions")
+            raise ValueError(
+                f"patch: each side must be a multiple of {step}, because filters lists {len(self.filters)} resolutions"
+            )
         if not self.window[0] < self.window[1]:
-            raise ValueError("window: the lower bound comes first")
+            raise ValueError("window: the lower bound must come before the upper bound")
         if self.heads > len(self.filters) - 2:
-            raise ValueError(f"at most {len(self.filters) - 2} deep-supervision heads")
+            raise ValueError(f"heads: at most {len(self.filters) - 2} are possible with {len(self.filters)} filters")
         return self
 
 
@@ -151,6 +153,6 @@ def with_training(config: UNetConfig, changes: dict[str, Any]) -> UNetConfig:
         training = TrainingConfig.model_validate(config.training.model_dump() | changes)
     except ValidationError as error:
         raise InputError(
-            "training options", f"do not fit: {error}", f"Known: {', '.join(TrainingConfig.model_fields)}."
+            "training options", f"are not valid: {error}", f"Known: {', '.join(TrainingConfig.model_fields)}."
         ) from error
     return config.model_copy(update={"training": training})

@@ -44,8 +44,8 @@ class TrainingCase:
     def as_item(self) -> dict[str, Any]:
         """Returns the case as an item of MONAI's data sets.
 
-        The item contains size and time of both files and the HU rule. So a changed file or rule makes it a different item, and
-        no stale cache entry is used.
+        The item contains size and time of both files and the HU rule. If one of them changes, the item changes too, and the
+        old cache entry is no longer used.
         """
         stamps = [(f.stat().st_size, f.stat().st_mtime_ns) for f in (self.image, self.label)]
         item = {"name": self.name, "image": str(self.image), "label": str(self.label), "stamps": stamps}
@@ -55,8 +55,8 @@ class TrainingCase:
 def split_cases(cases: Sequence[TrainingCase], share: float) -> tuple[list[TrainingCase], list[TrainingCase]]:
     """Splits cases into training and validation.
 
-    The split depends on a hash of each case's name. So a case stays on its side when cases are added, and a validation case
-    never trains. With two cases or more, each side gets at least one, unless `share` is 0.
+    The split depends on a hash of each case's name. So a case stays in its group when cases are added, and a validation
+    case is never used for training. With two cases or more, each group gets at least one, unless `share` is 0.
 
     Args:
         cases: the cases to split.

@@ -44,7 +44,7 @@ class UNetInferer(Inferer):
         Args:
             config: configuration of the network.
             augment: also average over slightly rotated and scaled copies (`configs/unet.yaml`); takes five times as long.
-            memory: `small` assembles the volume in main memory, so that the network's device holds one window at a time;
+            memory: `small` assembles the volume in main memory, so that the network's device stores one window at a time;
                 `smallest` also gives the windows fewer slices, which changes the result.
             progress: called with the fraction completed.
         """
@@ -99,7 +99,7 @@ class UNetInferer(Inferer):
 def _shorter(config: UNetConfig) -> tuple[int, ...]:
     """Returns the size (x, y, z) of windows with fewer slices (`reduced_slices`), rounded down to a size the network accepts.
 
-    The other sides stay: with all sides halved, the demo U-Net's mean Dice fell from .88 to .32 on phantoms, because it
+    The other sides do not change. With all sides halved, the demo U-Net's mean Dice fell from .88 to .32 on phantoms: it
     recognises organs by their surroundings. Two-dimensional windows stay unchanged.
     """
     step, slices = 2 ** (len(config.filters) - 1), config.patch[-1]
@@ -116,7 +116,7 @@ def _turned(image: torch.Tensor, degrees: float, scale: float, inverse: bool = F
     matrix = matrix * np.array([[1, rows / columns], [columns / rows, 1]])  # grid_sample's units are not square
     theta = torch.tensor(np.concatenate([matrix, np.zeros((2, 1))], 1), dtype=torch.float32, device=image.device)
     result = torch.empty_like(image)
-    for z in range(image.shape[2]):  # plane by plane: no second stack of channels
+    for z in range(image.shape[2]):  # plane by plane, so that no second copy of all channels is needed
         plane = image[:, :, z]
         grid = F.affine_grid(theta[None], list(plane.shape), align_corners=False)
         result[:, :, z] = F.grid_sample(plane, grid.to(plane.dtype), padding_mode="border", align_corners=False)
@@ -149,6 +149,9 @@ def predict(
         memory: see `UNetInferer`.
         progress: called with the fraction completed.
 
+    Returns:
+        The label map on the grid of the CT, and the confidence of each organ.
+
     Raises:
         InputError: if the image cannot be used.
     """
@@ -161,8 +164,8 @@ def predict(
 def restore(probabilities: torch.Tensor, affine: torch.Tensor, geometry: Geometry) -> UNetPrediction:
     """Converts probabilities on the network's grid to a label map on the image's grid.
 
-    Probabilities are interpolated, not labels. This is done slice by slice, for the classes and the region present in the
-    slice only. So a stack of organs at full resolution never exists.
+    Probabilities are interpolated, not labels. This is done slice by slice, only for the classes on the slice and the region
+    that contains them. So the probabilities of all organs never exist at full resolution at the same time.
 
     Args:
         probabilities: probabilities `[classes, z, y, x]` on the network's grid, 0..1.
@@ -200,9 +203,10 @@ def restore(probabilities: torch.Tensor, affine: torch.Tensor, geometry: Geometr
 
 
 def _spans(mask: torch.Tensor, axes: list[torch.Tensor]) -> tuple[slice, slice] | None:
-    """Returns the image's rows and columns that lie within the bounding box of a mask `[y, x]`, enlarged by one voxel.
+    """Returns the image's rows and columns within the bounding box of a mask `[y, x]`, enlarged by one voxel.
 
-    `axes` lists the positions of the image's rows and columns on the mask's grid. None if none lies within the box.
+    `axes` lists the positions of the image's rows and columns on the mask's grid. Returns None if no row or no column lies
+    within the box.
     """
     spans = []
     for axis, places in enumerate(axes):

@@ -20,14 +20,15 @@ class UNetInferenceConfig(Settings):
     variants: tuple[tuple[float, float], ...] = Field(
         ((6.0, 1.0), (-6.0, 1.0), (0.0, 1.07), (0.0, 0.93)),
         description="test-time augmentation: rotation about the patient's long axis (degrees) and scale of each additional "
-        "copy; within the training's range, and not mirrored, because mirroring would turn a left kidney into a right one",
+        "copy. Both are within the range of the training. Copies are not mirrored, because mirroring would turn a left kidney "
+        "into a right one",
     )
     min_probability: float = Field(
         0.02,
         ge=0,
         lt=0.5,
-        description="a class is skipped on each slice of the network's grid on which its max probability is not higher: it "
-        "could not win at any voxel there, and resampling it to the image's grid would only take time",
+        description="a class is skipped on slices of the network's grid on which its max probability does not exceed this "
+        "value: it cannot have the highest probability at any voxel there, and resampling it would only take time",
     )
     window_batch: int = Field(
         8, ge=1, description="batch size of two-dimensional windows; 1 is used if the GPU runs out of memory"

@@ -67,15 +67,16 @@ class UNetTraining:
             config: network, grid and training.
             folder: folder of the run; created if missing.
             device: device to train on; a GPU uses mixed precision.
-            start: weights to start from; ignored if their network differs. They are kept unless the training beats them on the
-                validation cases.
+            start: weights to start from; ignored if their network differs. They are kept unless
+                training gives a higher mean Dice on the validation cases.
             skipped: reasons why cases were excluded earlier, by name; for the statistics.
             strict: raise an error for the first unusable case. By default, unusable cases are excluded, and the statistics list
                 the reasons (`skipped`).
             progress: called with the fraction completed.
 
         Raises:
-            InputError: if no case is usable, if `strict` and one is not, or if the device has too little memory.
+            InputError: if no case is usable, if `strict` and one is not, if the last checkpoint in the folder cannot be read,
+                or if the device has too little memory.
             WeightsError: if the last checkpoint in the folder contains code.
         """
         self.config, self.folder, self.device = config, folder, device
@@ -263,7 +264,7 @@ class UNetTraining:
         return parts if self.trainer.scaler is None else parts | {"scaler": self.trainer.scaler}
 
     def _resume(self) -> bool:
-        """Resumes an interrupted run of the same configuration, and returns whether there was one. Cases may be new."""
+        """Resumes an interrupted run of the same configuration, even with other cases; returns whether there was one."""
         kept = read_checkpoint(self.folder / "latest.pt", self.config)
         if kept is None:
             return False

@@ -39,7 +39,7 @@ from medsam2_atlas.imaging.volume import Geometry, Volume, read_labels
 from medsam2_atlas.unet.config import UNetConfig
 
 _CLASS_SAMPLES = 4000
-"""Number of voxels per organ kept as possible patch centres: far more than are drawn, and few enough to keep on disk."""
+"""Number of voxels per organ that are stored as possible patch centres: far more than are drawn, but few enough for disk."""
 _PATCH_MARGIN = 1.1
 """Factor by which patches are cut larger than the max scaling needs, so that rotated corners still contain image."""
 _MIN_RATIO, _SIGMA = 0.75, 0.4
@@ -62,7 +62,7 @@ class ReadCased(MapTransform):
         """Returns the dictionary with each file replaced by a tensor `[1, z, y, x]`: HU or organ numbers.
 
         Raises:
-            InputError: if a file cannot be used, a label is missing in the organ table, or the label map is empty and
+            InputError: if a file cannot be used, a label is not in the organ table, or the label map is empty and
                 `annotated` lists no organ.
         """
         result = dict(data)

@@ -1,7 +1,7 @@
 """Processes that read training patches.
 
-Their number is limited by the CPUs and by shared memory (`/dev/shm`), through which they pass patches; a container has 64 MB
-of it by default. If they fail, the training continues without them.
+Their number is limited by the CPUs and by shared memory (`/dev/shm`), through which they pass patches. A container has 64 MB
+of shared memory by default. If the processes fail, the training continues without them.
 """
 
 from __future__ import annotations

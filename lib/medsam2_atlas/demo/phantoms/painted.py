@@ -47,7 +47,7 @@ _ENDS = (8, 9, 14)
 """Organs whose lower ends are landmarks: the vessels fork above the pelvis, and the bladder is on the pelvic floor."""
 _LEVEL_MM, _BEND_GRID = 15.0, 10.0
 _BEND_MM, _BEND_FADES = 45.0, 0.3
-"""The range of a landmark in mm (standard deviation), and the weight of no bending."""
+"""Standard deviation of a landmark's Gaussian weight in mm, and the constant weight of zero displacement far from landmarks."""
 
 
 def deformed(labels: Volume, generator: np.random.Generator, amplitude: float = 8.0, stretch: float = 0.06) -> Volume:

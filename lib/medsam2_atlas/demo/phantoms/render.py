@@ -14,7 +14,7 @@ from medsam2_atlas.demo.phantoms.patient import Patient
 from medsam2_atlas.demo.phantoms.shapes import Field
 
 _SLAB_POINTS = 100_000
-"""Number of points painted together. Most parts do not reach into such a thin slab, and it fits into the CPU's cache."""
+"""Number of points painted together: a thin slab, which most parts do not reach into, and which fits into the CPU's cache."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Trains the demo network from scratch on phantoms, with box prompts and propagation through slices.
 
 Propagation needs the curriculum to work with so little compute: single slices, the same slice twice (which teaches copying from
-memory), neighbouring slices, then longer clips that continue into slices without the organs. Clicks follow last: half of the
-clips are prompted by clicks, and one tracked slice of each clip is corrected by one to three more.
+memory), neighbouring slices, then longer clips that continue into slices without the organs. Clicks are trained last:
+half of the clips are prompted by clicks, and one tracked slice of each clip is corrected by one to three more clicks.
 """
 
 from __future__ import annotations
