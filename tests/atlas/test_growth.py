@@ -152,7 +152,7 @@ def test_swapped_labels_are_refused_with_the_reason_unless_trusted(tmp_path: Pat
     assert grow_atlas(base, files, GrowthOptions(trust=["swapped"], registration=QUICK)).added == ("good", "swapped")
 
 
-def test_a_wrong_label_far_from_its_place_is_refused(tmp_path: Path, base: Atlas) -> None:
+def test_an_organ_far_from_its_position_in_the_other_references_is_refused(tmp_path: Path, base: Atlas) -> None:
     labelled(tmp_path, "odd", {14: LIVER}, seen=PATIENT)
     assert "Bladder lies" in grow_atlas(base, find_references(tmp_path), QUICKLY).refused["odd"]
 

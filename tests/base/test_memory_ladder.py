@@ -52,13 +52,13 @@ class Card:
 
 
 @pytest.mark.parametrize("error", SHORT, ids=str)
-def test_a_lack_of_memory_is_not_taken_for_a_failure(error: Exception) -> None:
+def test_a_lack_of_memory_is_not_mistaken_for_a_gpu_failure(error: Exception) -> None:
     assert is_out_of_memory(error)
     assert not is_gpu_failure(error)
 
 
 @pytest.mark.parametrize("error", BROKEN, ids=str)
-def test_a_failure_is_not_taken_for_a_lack_of_memory(error: Exception) -> None:
+def test_a_gpu_failure_is_not_mistaken_for_a_lack_of_memory(error: Exception) -> None:
     assert is_gpu_failure(error)
     assert not is_out_of_memory(error)
 

@@ -31,7 +31,7 @@ def map_of(box: tuple[slice, ...]) -> CroppedMap:
 
 @settings(deadline=None)
 @given(boxes(), boxes())
-def test_any_box_equals_that_of_the_whole_map(box: tuple[slice, ...], part: tuple[slice, ...]) -> None:
+def test_values_in_any_box_equal_those_of_the_whole_map(box: tuple[slice, ...], part: tuple[slice, ...]) -> None:
     grid, found = grid_of(box), map_of(box)
     assert (found.part(part) == grid[part]).all()
     assert (found.over(part) == grid[part] / np.float32(255)).all()
@@ -41,7 +41,7 @@ def test_any_box_equals_that_of_the_whole_map(box: tuple[slice, ...], part: tupl
 
 @settings(deadline=None)
 @given(boxes())
-def test_cropping_finds_the_box_again(box: tuple[slice, ...]) -> None:
+def test_cropping_restores_the_box_of_the_nonzero_values(box: tuple[slice, ...]) -> None:
     found = CroppedMap(grid_of(box), (0, 0, 0)).cropped()
     assert found.spans == box
     assert (found.values == grid_of(box)[box]).all()

@@ -60,7 +60,7 @@ def test_a_process_that_dies_does_not_end_a_training_or_lose_a_case(fault: str, 
     assert "Traceback" not in caplog.text
 
 
-def test_an_error_of_a_case_is_not_taken_for_a_lack_of_memory() -> None:
+def test_an_error_of_a_case_is_not_mistaken_for_a_lack_of_memory() -> None:
     with pytest.raises(RuntimeError, match="broken file"):
         read(Numbers("broken file"), 1)
 

@@ -70,7 +70,7 @@ class Atlas:
 
     @cached_property
     def template_version(self) -> str:
-        """Twelve hexadecimal digits that identify the common space. A target's registration is valid for all its atlases."""
+        """Twelve hexadecimal digits that identify the common space. A registration is valid for all atlases of that space."""
         return self._template_digest().hexdigest()[:12]
 
     def _template_digest(self) -> Any:
@@ -92,7 +92,7 @@ class Atlas:
 
     @property
     def agreement(self) -> dict[int, float]:
-        """The Dice by organ number between a reference and all others in the common space, averaged over references."""
+        """The mean over references of the Dice between a reference and all others in the common space, by organ number."""
         values: dict[int, list[float]] = {}
         for reference in self.references:
             for k, dice in reference.agreement.items():

@@ -21,7 +21,7 @@ from medsam2_atlas.atlas.warp import warp_reference
 from medsam2_atlas.base.choices import MissingOrgan
 from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, problem_of
 from medsam2_atlas.base.progress import Progress, silent
-from medsam2_atlas.imaging.kinds import SUFFIXES, not_taken, suffix_in
+from medsam2_atlas.imaging.kinds import SUFFIXES, suffix_in, unused_images
 from medsam2_atlas.registration import (
     CommonSpace,
     MeanDescriptors,
@@ -63,7 +63,7 @@ def find_references(folder: Path, skipped: dict[str, str] | None = None) -> list
                     files.setdefault(entry.name[: -len(suffix)], []).append(Path(entry.path))
                 elif not entry.name.startswith("."):
                     others.append(entry)
-            problems |= {f"{kind}/{name}": reason for name, reason in not_taken(others).items()}
+            problems |= {f"{kind}/{name}": reason for name, reason in unused_images(others).items()}
     images, labels = found["images"], found["labels"]
     pairs = []
     for name in sorted({*images, *labels}):
@@ -179,8 +179,10 @@ def skip(name: str, error: Exception, skipped: dict[str, str] | None) -> None:
     Args:
         name: the reference's name.
         error: the reason.
-        skipped: receives the reason by name. If None, the error is raised; an error of another library becomes an AtlasError
-            with the reference's name.
+        skipped: receives the reason by name; None to raise the error.
+
+    Raises:
+        MedSAM2AtlasError: `skipped` is None. An error of another library becomes an AtlasError with the reference's name.
     """
     if skipped is None:
         if isinstance(error, MedSAM2AtlasError):

@@ -105,7 +105,7 @@ def explained(error: BaseException, device: torch.device | None = None) -> Trial
     """Returns the explanation of an error that PyTorch raised.
 
     Args:
-        error: the error.
+        error: the exception; its text determines the explanation.
         device: the card on which it occurred; None if no card was used yet.
     """
     text = str(error).strip()

@@ -99,7 +99,7 @@ def _first_that_runs() -> torch.device:
         return full[0]
     if seen:
         _warn("No card can be used, so networks run on the processor, many times slower.")
-    elif os.environ.get(HIDING) not in ("", "-1"):  # cards are hidden on purpose
+    elif os.environ.get(HIDING) not in ("", "-1"):  # these two values hide all cards on purpose
         _warn_no_card()
     return torch.device("cpu")
 

@@ -68,7 +68,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_gpu_failure(error: BaseException) -> bool:
-    """Returns whether an error or one of its causes is a failure of the GPU other than insufficient memory."""
+    """Returns whether an error or one of its causes is a failure of the GPU that is not a lack of memory."""
     return not is_out_of_memory(error) and any(isinstance(one, RuntimeError) and _names(one, _FAILED) for one in _chain(error))
 
 

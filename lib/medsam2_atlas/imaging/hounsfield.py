@@ -2,8 +2,8 @@
 
 Registration, prompts and networks rely on HU: air is near −1000, fat near −100, soft tissue between 0 and 150. Some tools write
 CTs without the rescale intercept (+1024), shifted by 1000, with the intercept applied twice (−1024), or scaled to 8 or 12 bit;
-none of these gives a usable label map. Only `read_ct` applies the rule, so all code that uses a CT's values reads the CT with
-it. Code that needs only the grid or the unchanged voxels uses `read_volume`.
+none of these gives a usable label map. `read_ct` checks and corrects the values by a rule (`HuRule`), so all code that
+uses a CT's values reads the CT with `read_ct`. Code that needs only the grid or the unchanged voxels uses `read_volume`.
 
 The check samples up to 200,000 evenly spread voxels, so that its time does not depend on the size of the CT. Its limits are
 settings (`hu_config`).
@@ -33,7 +33,7 @@ _SOFT = (-150.0, 150.0)
 """HU of fat, muscle, organs and blood, without dense contrast medium and bone."""
 _FAT = (-140.0, -50.0)
 _BELOW_AIR = -1150.0
-"""HU below those of noisy air: padding outside the field of view (−2000, −3024), and dark streaks of metal."""
+"""Lower values than those of noisy air: padding outside the field of view (−2000, −3024), or dark streaks of metal."""
 _DENSE = 850.0
 """HU that only cortical bone, metal and excreted contrast medium exceed: 0.06 to 0.3 % of the voxels in three patients' CTs."""
 _BEYOND_BONE = 3200.0
@@ -255,7 +255,7 @@ def _without_fill(air: np.ndarray) -> np.ndarray:
 
 
 def _peak(values: np.ndarray, low: float, high: float) -> float:
-    """Returns the most frequent value between two bounds, with a window of 12 HU."""
+    """Returns the most frequent value between two bounds; counts are summed over a sliding window of 12 HU."""
     counts, edges = np.histogram(values, np.arange(low, high + 2, 2))
     return float(edges[int(np.convolve(counts, np.ones(6), "same").argmax())] + 1)
 

@@ -75,8 +75,8 @@ def stem_of(name: str) -> str:
     return name[: -len(suffix)] if suffix else os.path.splitext(name)[0]  # noqa: PTH122 called for many files
 
 
-def not_taken(entries: Iterable[os.DirEntry[str]]) -> dict[str, str]:
-    """Returns why files and folders with images are not used, by name. All DICOM files share one entry, under the first name.
+def unused_images(entries: Iterable[os.DirEntry[str]]) -> dict[str, str]:
+    """Returns, by name, the reason why image files and folders are not used. All DICOM files share the entry of the first one.
 
     Args:
         entries: entries of one folder, without hidden ones and without names that `suffix_in` recognises. Links are not

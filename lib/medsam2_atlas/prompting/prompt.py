@@ -170,7 +170,11 @@ def read_prompts(path: Path, geometry: Geometry) -> list[OrganPrompt]:
 
 
 def prompts_from_report(described: Sequence[Mapping[str, Any]]) -> list[OrganPrompt]:
-    """Returns the prompts from the field `prompts` of a report."""
+    """Returns the prompts from the field `prompts` of a report.
+
+    Raises:
+        pydantic.ValidationError: the field does not contain prompts.
+    """
     return [p.value() for p in TypeAdapter(list[_Prompt]).validate_python(list(described))]
 
 

@@ -20,7 +20,7 @@ from medsam2_atlas.base.files import replacing
 from medsam2_atlas.imaging.volume import Geometry
 
 _MANY_POINTS = 1 << 14
-"""Max number of points that one thread samples alone: for fewer points, several threads are slower."""
+"""Max number of points that a single thread samples: for so few points, several threads would be slower."""
 
 
 class Map(Protocol):

@@ -178,7 +178,7 @@ def _log_ratios(
 
 
 def _near(maps: torch.Tensor, reach: np.ndarray, score: float) -> torch.Tensor:
-    """Returns a bool `[organ, z, y, x]`: True if the map exceeds a score within `reach` cells (z, y, x)."""
+    """Returns a bool `[organ, z, y, x]`: True if a cell at most `reach` (z, y, x) cells away exceeds `score`."""
     size = [1, *(2 * int(np.ceil(n)) + 1 for n in reach)]
     return torch.from_numpy(ndimage.maximum_filter(maps.numpy() > score, size, mode="constant"))
 
@@ -195,7 +195,7 @@ def _along_axes(values: ArrayLike) -> torch.Tensor:
 
 
 def _interpolated(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Interpolates values `[c, z, y, x]` at fractional indices `[3, ...]` (z, y, x); outside, the border's values hold."""
+    """Interpolates values `[c, z, y, x]` at fractional indices `[3, ...]` (z, y, x); the border is repeated outside."""
     last = torch.tensor(values.shape[1:], dtype=torch.float32).sub(1).clamp(min=1)
     unit = (index.flatten(1).T / last * 2 - 1).flip(1)
     found = F.grid_sample(values[None], unit[None, None, None], padding_mode="border", align_corners=True)

@@ -22,7 +22,7 @@ class ScoreMap(CroppedMap):
     Attributes:
         values: `[z, y, x]` uint8; 255 stands for 1.
         lower: (z, y, x) of the first voxel on the reduced grid.
-        visible: share 0..1 of the organ, as the atlas knows it, inside the target's field of view.
+        visible: share of the organ inside the target's field of view, 0..1, estimated from the atlas' map.
         evidence: measures of the map's reliability, by name; see `evidence.with_evidence`.
     """
 

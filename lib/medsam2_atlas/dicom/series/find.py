@@ -1,4 +1,4 @@
-"""Finds the one series below a path and checks that it is a volume."""
+"""Finds the only series below a path and checks that it is a volume."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Series:
 
 
 def find_series(path: Path) -> Series:
-    """Finds the one series below a path, which may be a folder, a DICOMDIR or a file; see `files.series_files`.
+    """Finds the only series below a path, which may be a folder, a DICOMDIR or a file; see `files.series_files`.
 
     A slice is a file, or a frame of a multi-frame file (Enhanced CT, Legacy Converted Enhanced CT, in one or several files).
 
     Raises:
-        InputError: there is no series, or several, or the series is not a volume: a tilted gantry; missing, double or uneven
+        InputError: there is no series, or several, or the series is not a volume: a tilted gantry; missing, duplicate or uneven
             slices; slices of different orientation, spacing or size; several stacks, phases or temporal positions; invalid
             rescale attributes; more voxels than the limits allow; or a volume longer than a patient.
         OSError: the path cannot be read.
