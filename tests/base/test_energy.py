@@ -63,7 +63,7 @@ class NVMLError(Exception):
 
 
 def use(monkeypatch: pytest.MonkeyPatch, *trackers: FakeTracker) -> None:
-    """Makes each new tracker the next of these."""
+    """Replaces CodeCarbon's tracker; each new tracker is the next one in `trackers`."""
     left = list(trackers)
     monkeypatch.setattr(energy, "_tracker", cache(lambda: left.pop(0)))
 

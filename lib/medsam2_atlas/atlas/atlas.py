@@ -52,12 +52,12 @@ class ProbabilityMap:
 
 @dataclass(frozen=True)
 class Atlas:
-    """Annotated references in a common space, with which targets are compared.
+    """Annotated CTs in a common space, whose labels are transferred to targets.
 
     Attributes:
         template: the mean image of the common space.
         maps: the probability map by organ number.
-        references: the references.
+        references: the annotated CTs, registered to the common space.
         options: the options with which the atlas was built, and its thresholds.
         source: the atlas' folder, for messages.
     """
@@ -120,7 +120,7 @@ class Atlas:
         return ProbabilityMap(seen.astype(np.uint8) * 255, self.template.origin.numpy(), len(self.references))
 
     def save(self, folder: Path) -> None:
-        """Writes the atlas to a folder, in one step. An existing atlas there is replaced.
+        """Writes the atlas to a folder, in one step. An existing atlas in this folder is replaced.
 
         Files of references that were loaded from another atlas folder are linked, not written again.
 

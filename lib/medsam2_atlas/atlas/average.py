@@ -1,4 +1,4 @@
-"""Averages references in the common space and measures how well each agrees with the others.
+"""Averages the labels of references in the common space, and measures the agreement of each reference with the others.
 
 Only integers are summed, so that adding a reference to an atlas gives the same maps as building the atlas with it.
 """

@@ -96,7 +96,7 @@ def build_atlas(
     skipped: dict[str, str] | None = None,
     progress: Progress = silent,
 ) -> Atlas:
-    """Registers references into one common space and averages their labels there. Each file is read once.
+    """Registers references to one common space and averages their labels in it. Each file is read once.
 
     Args:
         references: the annotated CTs; fields of view and label sets may be partial.
@@ -197,7 +197,7 @@ def assemble(template: WorkImage, references: Sequence[Reference], options: Mapp
 
     Args:
         template: the mean image of the common space.
-        references: the references.
+        references: the references of the new atlas.
         options: the atlas' stored options; `missing` determines the meaning of an organ that a reference lacks.
 
     Raises:

@@ -109,7 +109,7 @@ def _badly_outlined(
     reference: Reference, others: Sequence[Reference], template: WorkImage, missing: MissingOrgan, limits: OutlierConfig
 ) -> str:
     organs = with_agreements([*others, reference], template, missing)[-1].agreement
-    # Compare the others among themselves, and by the same organs: small organs always have a lower Dice than large ones.
+    # The others are compared by the same organs, because small organs always have a lower Dice than large ones.
     scores = [[r.agreement[k] for k in organs if k in r.agreement] for r in with_agreements(others, template, missing)]
     rest = np.array([np.mean(values) for values in scores if values])
     if not organs or len(rest) < 2:

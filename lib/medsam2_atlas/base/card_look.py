@@ -68,7 +68,7 @@ def look() -> Look:
 
 
 def driver_version() -> str:
-    """Returns the version of the NVIDIA driver; empty if there is no driver, or if its version is unknown."""
+    """Returns the version of the NVIDIA driver; empty if it is unknown or there is no driver."""
     try:
         import pynvml
 

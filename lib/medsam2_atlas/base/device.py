@@ -60,7 +60,7 @@ def use_full_precision() -> None:
     `benchmark`, cuDNN would use the algorithm that was fastest at the moment, so the same case could give different results.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some versions of PyTorch ask for new names, which others lack or cannot mix
+        warnings.simplefilter("ignore")  # some versions warn that these names are old; other versions lack the new names
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False

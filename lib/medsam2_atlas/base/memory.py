@@ -130,7 +130,7 @@ class Ladder:
 
     @property
     def failure(self) -> str:
-        """The GPU's failure other than insufficient memory; empty if there was none."""
+        """The first line of the error after which the GPU is no longer used; empty if there was none."""
         return self._failure
 
     @property

@@ -188,7 +188,7 @@ def _share(values: np.ndarray, span: tuple[float, float], shift: float = 0.0) ->
 
 
 def _known_shift(sample: np.ndarray, flat: np.ndarray) -> tuple[int, ...]:
-    """Returns the offset of values from HU: none, a known one, or two if the values do not decide between them.
+    """Returns the known offsets from HU that fit the values: none, one, or two if the values do not decide between them.
 
     Voxels with exactly the lowest value are excluded if they are many: they are padding, or air that was clipped.
     """
@@ -203,7 +203,7 @@ def _known_shift(sample: np.ndarray, flat: np.ndarray) -> tuple[int, ...]:
 
 
 def _too_high(rest: np.ndarray) -> bool:
-    """Returns whether soft tissue has values of 1000 to 1024, and no voxel has the HU of lung or air.
+    """Returns whether soft tissue has values near 1012, and hardly any voxel has the HU of lung or air.
 
     Dense bone and contrast medium have 850 to 1200 HU too, but then less dense bone and contrast medium are more frequent.
     """
@@ -218,7 +218,7 @@ def _too_high(rest: np.ndarray) -> bool:
 
 
 def _too_low(rest: np.ndarray) -> bool:
-    """Returns whether soft tissue has the HU of air, and air or fat has lower values."""
+    """Returns whether soft tissue has values near −1012, hardly any voxel has its real HU, and some values are below −1500."""
     config = hu_check_config()
     if _share(rest, (_SOFT[0] + 50, _SOFT[1])) > config.max_unshifted or _share(rest, _SOFT, -1012) < config.min_shifted:
         return False
@@ -226,7 +226,7 @@ def _too_low(rest: np.ndarray) -> bool:
 
 
 def _by_air(sample: np.ndarray, flat: np.ndarray, rest: np.ndarray, sign: int) -> int | None:
-    """Returns the offset, of the two with this sign, that gives air its HU; None if there is too little air to decide.
+    """Returns the known offset of the given sign that fits the HU of air; None if there is too little air to decide.
 
     Gas in the body is not used: with partial volumes it is up to 40 HU denser than the air around the patient.
     """
@@ -247,7 +247,7 @@ def _by_air(sample: np.ndarray, flat: np.ndarray, rest: np.ndarray, sign: int) -
 
 
 def _without_fill(air: np.ndarray) -> np.ndarray:
-    """Returns air voxels without those of one very frequent value, which was filled in outside the field of view."""
+    """Returns air voxels without the most frequent value if its frequency shows that it fills the outside of the field of view."""
     if not len(air):
         return air
     values, counts = np.unique(air, return_counts=True)
@@ -261,7 +261,7 @@ def _peak(values: np.ndarray, low: float, high: float) -> float:
 
 
 def _problem(inside: np.ndarray, air: float, soft: float) -> str:
-    """Returns why values without a known offset cannot be HU; empty if they can."""
+    """Returns the reason why values without a known offset cannot be HU; empty if they can be HU."""
     config = hu_check_config()
     low, high = (float(v) for v in np.percentile(inside, (1, 99)))
     span = f"98 % of them lie between {low:.4g} and {high:.4g}"

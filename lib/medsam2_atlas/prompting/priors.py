@@ -68,7 +68,7 @@ def resolve_laterality(prompts: Prompts, table: OrganTable, scores: ScoreMaps) -
     Sides are determined in the atlas' common space, so they are correct even if the file has a wrong patient position.
 
     Args:
-        prompts: the prompts.
+        prompts: the prompts of the target.
         table: the organs and their pairs.
         scores: the target's score maps, which contain the transform to the common space.
     """

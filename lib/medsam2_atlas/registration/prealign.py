@@ -36,7 +36,7 @@ class ClassMaps:
         """Averages an image's HU-class maps over cells.
 
         Args:
-            image: the image.
+            image: the CT on its working grid.
             spacing: the approximate size of a cell in mm.
             tissue: the borders between the classes.
         """

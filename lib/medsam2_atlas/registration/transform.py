@@ -186,7 +186,7 @@ class Transform:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Transform:
-        """Returns the chain from the arrays that the method `arrays` returned; shapes and names are given there.
+        """Returns the chain from the result of `arrays`, which defines the shapes and names.
 
         Args:
             arrays: arrays by name; other names are ignored.

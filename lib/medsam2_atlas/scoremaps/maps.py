@@ -41,7 +41,7 @@ class ScoreMaps:
         geometry: the target's grid.
         stride: the target's pixels per pixel of the reduced grid, along x and along y.
         transform: the transform from the target's world points to the common space's (x, y, z in mm, LPS).
-        inverse: its inverse.
+        inverse: the inverse of `transform`.
         thresholds: the best threshold by organ number, if the atlas contains one.
     """
 
