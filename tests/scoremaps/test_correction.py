@@ -105,7 +105,7 @@ def test_bending_moves_the_field_of_view_with_the_maps() -> None:
     assert dice(mask_of(found, 6), truth) > 0.85
     assert 1 <= moved.lower[2] - 20 <= 6  # the border of the field of view has moved too
     box = (slice(0, SHAPE[0]), slice(0, SHAPE[1]), slice(30, 50))
-    assert (moved.over(box) > 0.5).all()  # outside the scan, the values of its border hold
+    assert (moved.probabilities(box) > 0.5).all()  # outside the scan, the values of its border hold
 
 
 def test_maps_in_an_image_without_contrast_are_hardly_bent() -> None:

@@ -74,7 +74,7 @@ def without(*names: str, **sections: Any) -> FusionConfig:
 
 def differ(first: ScoreMaps, second: ScoreMaps) -> bool:
     shape = first.reduced_shape
-    return any((first.maps[k].placed(shape) != second.maps[k].placed(shape)).any() for k in first.maps)
+    return any((first.maps[k].uncropped(shape) != second.maps[k].uncropped(shape)).any() for k in first.maps)
 
 
 def test_the_list_has_all_steps_in_order_and_each_has_its_section() -> None:

@@ -62,7 +62,7 @@ class Database:
     """A database file whose tables can be filled again, or the same tables in memory. Safe for several processes and threads.
 
     Attributes:
-        fallback: why the tables are in memory; empty while the file is used.
+        fallback: the reason why the tables are in memory; empty while the file is used.
         generation: number of times that the tables were opened. Their content may be lost each time.
     """
 

@@ -105,7 +105,7 @@ class Step:
 
     Attributes:
         memory: the step.
-        note: why the case was not done as usual; empty if it was.
+        note: the reason for a step other than the usual one; empty for the usual step.
     """
 
     memory: Memory

@@ -23,7 +23,7 @@ from medsam2_atlas.imaging.hu_config import hu_check_config
 from medsam2_atlas.imaging.volume import Volume, read_volume
 
 OFFSETS = (1024, 1000, -1024, -1000)
-"""Known offsets of a file's values from HU: no rescale intercept, air at 0, or either of these subtracted twice."""
+"""Known offsets of a file's values from HU: 1024 without an intercept, 1000 if air is 0; negative if subtracted twice."""
 
 _MAX_SAMPLE = 200_000
 """Max number of sampled voxels; a fraction of 0.5 % is then accurate to 0.02 %."""
@@ -48,8 +48,8 @@ class HuRule:
     """The rule that turns a file's values into HU.
 
     Attributes:
-        name: `check`: the values are HU; refuse them if they are implausible. `auto`: as `check`, but correct an offset of
-            `OFFSETS`. `as-is`: use the values unchecked. `offset`: add `offset`, then check.
+        name: `check`: the values are HU; refuse them if they are implausible. `auto`: as `check`, but correct a known offset
+            (`OFFSETS`). `as-is`: use the values unchecked. `offset`: add `offset`, then check.
         offset: the number that the rule `offset` adds, in HU.
     """
 
@@ -91,7 +91,7 @@ class HuFinding:
     """The result of checking a CT's values.
 
     Attributes:
-        problem: why the values cannot be HU; empty if they are plausible.
+        problem: the reason why the values cannot be HU; empty if they are plausible.
         shift: their known offset from HU, one of `OFFSETS`; 0 if they are plausible or the offset is unknown.
         air: fraction of voxels with the HU of air, 0..1, without padding.
         soft_tissue: fraction of voxels with the HU of soft tissue, 0..1, without padding.
@@ -247,7 +247,7 @@ def _by_air(sample: np.ndarray, flat: np.ndarray, rest: np.ndarray, sign: int) -
 
 
 def _without_fill(air: np.ndarray) -> np.ndarray:
-    """Returns air voxels without the most frequent value if its frequency shows that it fills the outside of the field of view."""
+    """Returns air voxels without the most frequent value, if so many have it that it fills the outside of the field of view."""
     if not len(air):
         return air
     values, counts = np.unique(air, return_counts=True)

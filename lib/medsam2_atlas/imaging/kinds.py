@@ -136,7 +136,7 @@ def _file_reason(name: str, names: set[str]) -> str:
 
 @lru_cache(maxsize=4096)
 def _folder_reason(path: str, _changed: int) -> str:
-    """Returns the reason why a folder is not used; empty if its first files are no images. _changed: time of its last change."""
+    """Returns the reason why a folder is not used; empty if its first files are no images. _changed: time of last change."""
     for entry in _first_files(path):
         name = entry.name.lower()
         if suffix_in(entry.name):

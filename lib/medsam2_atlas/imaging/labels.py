@@ -55,7 +55,7 @@ class OrganTable(BaseModel):
         return [(by_name[left], by_name[right]) for left, right in sides if right in by_name]
 
     def select(self, names: Iterable[str]) -> list[int]:
-        """Returns the numbers of organs in rising order; all organs if no names are given.
+        """Returns the numbers of organs in ascending order; all organs if no names are given.
 
         Args:
             names: names of organs, or their numbers as text.

@@ -66,7 +66,7 @@ class OrganPrompt:
 
     @property
     def middle(self) -> BoxPrompt:
-        """The box from which propagation starts: the nearest to the middle of the range; of two, the lower one."""
+        """The box from which propagation starts: the nearest to the middle of the range, the lower one of two."""
         return min(self.boxes, key=lambda box: abs(2 * box.z - self.z_min - self.z_max))
 
     def as_dict(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from scipy import ndimage
 
-from medsam2_atlas.imaging.cropped_map import Box, CroppedMap, around, lower_corner, nested
+from medsam2_atlas.imaging.cropped_map import Box, CroppedMap, box_around, lower_corner, nested
 from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.scoremaps.intensities import Intensities
 from medsam2_atlas.scoremaps.maps import ScoreMap, ScoreMaps
@@ -149,13 +149,13 @@ def correct(scores: ScoreMaps, field_of_view: CroppedMap, intensities: Intensiti
 
 def _start(score: ScoreMap, covered: np.ndarray, spacing: np.ndarray, config: CorrectConfig) -> _Organ | None:
     spread = config.spread / spacing
-    box = around([score], 4 * spread, covered.shape)
-    seed, known = score.over(box), covered[box]
+    box = box_around([score], 4 * spread, covered.shape)
+    seed, known = score.probabilities(box), covered[box]
     border = known & ndimage.binary_dilation(~known)
     cut = border.any() and float(seed[border].max()) > config.cut_score
     if cut:
-        box = around([score], config.reach / spacing, covered.shape)
-        seed, known = score.over(box), covered[box]
+        box = box_around([score], config.reach / spacing, covered.shape)
+        seed, known = score.probabilities(box), covered[box]
     prior = ndimage.gaussian_filter(seed, spread)
     if cut:
         share = ndimage.gaussian_filter(known.astype(np.float32), spread)

@@ -84,7 +84,7 @@ class ScoreMaps:
         score = self.maps.get(organ)
         if score is None:
             return np.zeros((rows, columns), np.float32)
-        return score.over((slice(z, z + 1), slice(0, rows), slice(0, columns)))[0]
+        return score.probabilities((slice(z, z + 1), slice(0, rows), slice(0, columns)))[0]
 
 
 def reduced_shape(geometry: Geometry, stride: int) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.dicom.series.files import series_files
-from medsam2_atlas.dicom.series.grid import placed
+from medsam2_atlas.dicom.series.grid import fit_grid
 from medsam2_atlas.dicom.series.slices import Slice, slices_of, whole
 from medsam2_atlas.imaging.decoding import check_extent, check_voxels
 from medsam2_atlas.imaging.decoding.dicom import attribute
@@ -72,7 +72,7 @@ def find_series(path: Path) -> Series:
             raise InputError(
                 path, f"has {present.count(False)} slices without {tag}; the others have one.", "Export the series again."
             )
-    fitted = placed(path, slices)
+    fitted = fit_grid(path, slices)
     check_extent(path, fitted.grid.size, fitted.grid.spacing)
     return Series(path, fitted.slices, fitted.grid, (*found.remarks, *fitted.remarks))
 

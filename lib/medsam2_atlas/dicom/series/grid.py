@@ -36,7 +36,7 @@ _SAME_SPACING, _SAME_DIRECTION = 1e-4, 2e-3
 
 
 @dataclass(frozen=True)
-class Placed:
+class FittedSlices:
     """The slices in the order of the volume, its grid, and remarks to people about corrected positions."""
 
     slices: tuple[Slice, ...]
@@ -44,7 +44,7 @@ class Placed:
     remarks: tuple[str, ...]
 
 
-def placed(path: Path, slices: Sequence[Slice]) -> Placed:
+def fit_grid(path: Path, slices: Sequence[Slice]) -> FittedSlices:
     """Orders slices along the normal of their planes and fits a grid to them.
 
     Args:
@@ -72,7 +72,7 @@ def placed(path: Path, slices: Sequence[Slice]) -> Placed:
     rows, columns = slices[0].size
     spacing = (slices[0].spacing[1], slices[0].spacing[0], step)
     grid = Geometry((columns, rows, len(slices)), spacing, tuple(start.tolist()), tuple(axes.ravel().tolist()))
-    return Placed(tuple(slices), grid, tuple(remarks))
+    return FittedSlices(tuple(slices), grid, tuple(remarks))
 
 
 def _check_alike(path: Path, slices: Sequence[Slice]) -> None:
