@@ -95,7 +95,7 @@ def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
 def test_depth_and_number_of_files_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = tmp_path / "/".join("abcdefghijk")
     write_series(deep, upright(ARRAY))
-    with pytest.raises(InputError, match="more than 8 deep"):
+    with pytest.raises(InputError, match="more than 8 levels deep"):
         read_volume(tmp_path)
     monkeypatch.setattr("medsam2_atlas.imaging.decoding.tree._MAX_FILES", 4)
     with pytest.raises(InputError, match="more than 4 files"):
