@@ -28,7 +28,7 @@ def test_work_takes_energy_and_time() -> None:
     assert "CodeCarbon" in first["how"]
 
 
-def test_of_two_simultaneous_blocks_only_one_is_measured() -> None:
+def test_only_one_of_two_simultaneous_blocks_is_measured() -> None:
     with measured() as outer, measured() as inner:
         work(0.2)
     assert inner["watt_hours"] is None

@@ -174,7 +174,7 @@ def test_a_gpu_that_still_runs_kernels_is_used_again(monkeypatch: pytest.MonkeyP
     assert ladder.first("another model") == ""
 
 
-def test_on_the_processor_there_is_one_step_and_no_note() -> None:
+def test_the_processor_has_one_step_and_no_note() -> None:
     card = Card()
     assert Ladder(CPU).run("model", card)[1].note == ""
     assert card.tried == ["cpu"]
