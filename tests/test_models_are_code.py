@@ -224,7 +224,7 @@ def test_a_configuration_may_only_name_parts_of_the_network(tmp_path: Path, sign
         trunk | {"embed_dim": "${elsewhere}"},
     ):
         config = OmegaConf.create({"model": part, "elsewhere": {"_target_": "os.mkdir", "path": str(sign)}})
-        with pytest.raises(WeightsError, match="no part of SAM 2"):
+        with pytest.raises(WeightsError, match="not part of SAM 2"):
             build_network(config)
 
 

@@ -1,4 +1,4 @@
-"""Configuration files: keys of the last release are read, and a warning names the current keys."""
+"""Configuration files: keys of the previous release are read, and a warning names the current keys."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_work_takes_energy_and_time() -> None:
     assert "CodeCarbon" in first["how"]
 
 
-def test_of_two_simultaneous_blocks_only_one_is_measured() -> None:
+def test_only_one_of_two_simultaneous_blocks_is_measured() -> None:
     with measured() as outer, measured() as inner:
         work(0.2)
     assert inner["watt_hours"] is None
@@ -63,7 +63,7 @@ class NVMLError(Exception):
 
 
 def use(monkeypatch: pytest.MonkeyPatch, *trackers: FakeTracker) -> None:
-    """Makes each new tracker the next of these."""
+    """Replaces CodeCarbon's tracker; each new tracker is the next one in `trackers`."""
     left = list(trackers)
     monkeypatch.setattr(energy, "_tracker", cache(lambda: left.pop(0)))
 

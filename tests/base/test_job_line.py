@@ -28,12 +28,12 @@ def names(line: JobLine[Waiting]) -> list[str]:
     return [job.name for job in line]
 
 
-def test_nobody_waits_behind_all_jobs_of_another_person() -> None:
+def test_a_person_does_not_wait_behind_all_jobs_of_another_person() -> None:
     line = line_of(*(Waiting("a", f"a{n}") for n in range(4)), Waiting("b", "b0"), Waiting("c", "c0"), Waiting("b", "b1"))
     assert names(line) == ["a0", "b0", "c0", "a1", "b1", "a2", "a3"]
 
 
-def test_reported_places_are_the_order_of_the_turns() -> None:
+def test_reported_places_follow_the_order_of_the_turns() -> None:
     jobs = [Waiting(owner, f"{owner}{n}", interactive=(n == 1)) for n in range(3) for owner in "abc"]
     line = line_of(*jobs)
     reported = names(line)

@@ -38,7 +38,7 @@ def test_values_that_json_can_represent_are_read() -> None:
     assert from_json(json.dumps(content).encode()) == content
 
 
-def test_no_stored_value_makes_an_answer_fail() -> None:
+def test_values_that_json_lacks_are_replaced_instead_of_failing() -> None:
     deep: list[object] = []
     for _ in range(5000):
         deep = [deep]

@@ -52,13 +52,13 @@ class Card:
 
 
 @pytest.mark.parametrize("error", SHORT, ids=str)
-def test_a_lack_of_memory_is_not_taken_for_a_failure(error: Exception) -> None:
+def test_a_lack_of_memory_is_not_mistaken_for_a_gpu_failure(error: Exception) -> None:
     assert is_out_of_memory(error)
     assert not is_gpu_failure(error)
 
 
 @pytest.mark.parametrize("error", BROKEN, ids=str)
-def test_a_failure_is_not_taken_for_a_lack_of_memory(error: Exception) -> None:
+def test_a_gpu_failure_is_not_mistaken_for_a_lack_of_memory(error: Exception) -> None:
     assert is_gpu_failure(error)
     assert not is_out_of_memory(error)
 
@@ -174,7 +174,7 @@ def test_a_gpu_that_still_runs_kernels_is_used_again(monkeypatch: pytest.MonkeyP
     assert ladder.first("another model") == ""
 
 
-def test_on_the_processor_there_is_one_step_and_no_note() -> None:
+def test_the_processor_has_one_step_and_no_note() -> None:
     card = Card()
     assert Ladder(CPU).run("model", card)[1].note == ""
     assert card.tried == ["cpu"]

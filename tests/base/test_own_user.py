@@ -97,7 +97,7 @@ def test_the_named_temporary_folder_is_created_or_refused(monkeypatch: pytest.Mo
         ensure_temp()
 
 
-def test_folders_that_are_named_need_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_named_folders_need_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def homeless(_: type[Path]) -> Path:
         raise RuntimeError
 

@@ -76,7 +76,7 @@ def test_files_of_another_container_are_kept_for_a_day(temporary: Path) -> None:
     assert young.exists()
 
 
-def test_nothing_of_others_and_nothing_behind_links_is_removed(temporary: Path, tmp_path: Path) -> None:
+def test_files_of_other_users_and_targets_of_links_are_kept(temporary: Path, tmp_path: Path) -> None:
     mark = dead_mark()
     precious = tmp_path / "precious"
     precious.mkdir()

@@ -10,10 +10,10 @@ from medsam2_atlas.base.urls import is_url
 
 
 @pytest.mark.parametrize("text", ["http://pacs:8042/dicom-web", "https://pacs.example.org", "https://"])
-def test_servers_are_urls(text: str) -> None:
+def test_addresses_of_http_servers_are_urls(text: str) -> None:
     assert is_url(text)
 
 
 @pytest.mark.parametrize("text", ["", "studies", "/http://x", "ftp://pacs", "http:/x", Path("/data/studies"), " http://x"])
-def test_everything_else_is_a_folder(text: str | Path) -> None:
+def test_other_locations_are_folders(text: str | Path) -> None:
     assert not is_url(text)

@@ -89,5 +89,5 @@ def test_objects_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     ds = write_rtstruct(labels, tmp_path, LabelOrigin("final", 1))
     contour = ds.ROIContourSequence[0].ContourSequence[0]
     contour.ContourData = [v if n % 3 < 2 else 999 for n, v in enumerate(contour.ContourData)]
-    with pytest.raises(InputError, match="no slice"):
+    with pytest.raises(InputError, match="not on any slice"):
         read_rtstruct(ds, tmp_path)

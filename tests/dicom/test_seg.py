@@ -103,7 +103,7 @@ def test_frames_without_references_are_located_by_their_position(tmp_path: Path)
         del frame.DerivationImageSequence
     assert (read_seg(seg, tmp_path) == sitk.GetArrayFromImage(labels)).all()
     seg.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient = [0, 0, 999]
-    with pytest.raises(InputError, match="no slice of the series"):
+    with pytest.raises(InputError, match="not on any slice of the series"):
         read_seg(seg, tmp_path)
 
 

@@ -161,7 +161,7 @@ DICOM = (
         remark="straightened",
         tolerance=0.1,
     ),
-    Kind("a slice is missing", dicom.without_slice, "some are missing or double"),
+    Kind("a slice is missing", dicom.without_slice, "some are missing or duplicated"),
     Kind("two series in a folder", dicom.twice, "contains slices of 2 series"),
     Kind("Enhanced CT with two temporal positions", enhanced(dicom.phases), "contains 2 temporal positions"),
     Kind("tilted gantry", series(dicom.tilted), "tilted gantry"),

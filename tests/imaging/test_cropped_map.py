@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medsam2_atlas.imaging.cropped_map import CroppedMap, around, lower_corner, nested, shape_of, within
+from medsam2_atlas.imaging.cropped_map import CroppedMap, box_around, lower_corner, nested, shape_of, within
 
 SHAPE = (5, 6, 7)
 lows = st.tuples(*[st.integers(0, n - 1) for n in SHAPE])
@@ -31,17 +31,17 @@ def map_of(box: tuple[slice, ...]) -> CroppedMap:
 
 @settings(deadline=None)
 @given(boxes(), boxes())
-def test_any_box_equals_that_of_the_whole_map(box: tuple[slice, ...], part: tuple[slice, ...]) -> None:
+def test_values_in_any_box_equal_those_of_the_whole_map(box: tuple[slice, ...], part: tuple[slice, ...]) -> None:
     grid, found = grid_of(box), map_of(box)
     assert (found.part(part) == grid[part]).all()
-    assert (found.over(part) == grid[part] / np.float32(255)).all()
-    assert (found.placed(SHAPE) == grid).all()
-    assert found.part(part).dtype == np.uint8 and found.over(part).dtype == np.float32
+    assert (found.probabilities(part) == grid[part] / np.float32(255)).all()
+    assert (found.uncropped(SHAPE) == grid).all()
+    assert found.part(part).dtype == np.uint8 and found.probabilities(part).dtype == np.float32
 
 
 @settings(deadline=None)
 @given(boxes())
-def test_cropping_finds_the_box_again(box: tuple[slice, ...]) -> None:
+def test_cropping_restores_the_box_of_the_nonzero_values(box: tuple[slice, ...]) -> None:
     found = CroppedMap(grid_of(box), (0, 0, 0)).cropped()
     assert found.spans == box
     assert (found.values == grid_of(box)[box]).all()
@@ -50,7 +50,7 @@ def test_cropping_finds_the_box_again(box: tuple[slice, ...]) -> None:
 def test_an_empty_map_has_no_values() -> None:
     found = CroppedMap(np.zeros(SHAPE, np.uint8), (0, 0, 0)).cropped()
     assert found.values.size == 0 and found.maximum == 0
-    assert not found.placed(SHAPE).any()
+    assert not found.uncropped(SHAPE).any()
 
 
 @settings(deadline=None)
@@ -59,13 +59,13 @@ def test_a_moved_map_loses_values_that_leave_the_grid(box: tuple[slice, ...], sh
     found = map_of(box).moved(shift, SHAPE)
     wide = np.pad(grid_of(box), [(n, n) for n in SHAPE])
     expected = np.roll(wide, shift, (0, 1, 2))[tuple(slice(n, 2 * n) for n in SHAPE)]
-    assert (found.placed(SHAPE) == (expected if expected.any() else grid_of(box))).all()
+    assert (found.uncropped(SHAPE) == (expected if expected.any() else grid_of(box))).all()
 
 
 def test_the_box_around_maps_stays_within_the_grid() -> None:
     first, second = (CroppedMap(np.full((1, 2, 1), 9, np.uint8), low) for low in ((1, 1, 1), (2, 3, 4)))
-    assert around([first, second], np.array([0.5, 1.0, 3.0]), SHAPE) == (slice(0, 4), slice(0, 6), slice(0, 7))
-    assert around([second], np.zeros(3), SHAPE) == second.spans
+    assert box_around([first, second], np.array([0.5, 1.0, 3.0]), SHAPE) == (slice(0, 4), slice(0, 6), slice(0, 7))
+    assert box_around([second], np.zeros(3), SHAPE) == second.spans
 
 
 @pytest.mark.parametrize("part", [(slice(0, 1), slice(1, 2), slice(2, 3))])

@@ -203,7 +203,7 @@ def test_each_slice_is_encoded_once_for_all_prompts(narrow_config: DictConfig) -
     assert sum(seen) == 12
 
 
-def test_small_holes_are_filled_when_asked(narrow: Both) -> None:
+def test_small_holes_are_filled_on_request(narrow: Both) -> None:
     open_ = narrow.engine.segment([ONE_BOX])[1].values
     filled = narrow.engine.segment([ONE_BOX], fill_holes=True)[1].values
     changed = filled != open_

@@ -52,7 +52,7 @@ def test_prompts_on_the_correct_sides_stay() -> None:
 
 
 @pytest.mark.parametrize(("sure", "kept"), [((0.9, 0.2), RIGHT), ((0.2, 0.9), LEFT)])
-def test_of_two_swapped_organs_the_more_confident_one_stays(sure: tuple[float, float], kept: int) -> None:
+def test_the_more_confident_of_two_swapped_organs_stays(sure: tuple[float, float], kept: int) -> None:
     found = resolve_laterality(Prompts((prompt(RIGHT, 40, sure[0]), prompt(LEFT, 10, sure[1]))), TABLE, scores_of())
     assert [p.label for p in found.prompts] == [kept]
     assert "kidney, whose prompt is more confident" in found.missing[RIGHT + LEFT - kept]

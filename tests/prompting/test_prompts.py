@@ -109,7 +109,7 @@ def test_a_missing_organ_gets_no_prompt_but_a_reason(scores: ScoreMaps, words: s
     assert words in found.missing[6]
 
 
-def test_an_organ_cut_by_the_scan_is_noted() -> None:
+def test_a_partially_imaged_organ_gets_a_note() -> None:
     prompt = prompts_from_scores(scores_of(block(), visible=0.5), TABLE, [6], MIDDLE, "published").prompts[0]
     assert prompt.notes == ("about 50% of it lies outside the scan",)
 

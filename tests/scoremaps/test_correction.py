@@ -105,7 +105,7 @@ def test_bending_moves_the_field_of_view_with_the_maps() -> None:
     assert dice(mask_of(found, 6), truth) > 0.85
     assert 1 <= moved.lower[2] - 20 <= 6  # the border of the field of view has moved too
     box = (slice(0, SHAPE[0]), slice(0, SHAPE[1]), slice(30, 50))
-    assert (moved.over(box) > 0.5).all()  # outside the scan, the values of its border hold
+    assert (moved.probabilities(box) > 0.5).all()  # outside the scan, the values of its border hold
 
 
 def test_maps_in_an_image_without_contrast_are_hardly_bent() -> None:
@@ -128,7 +128,7 @@ def test_two_touching_organs_that_look_alike_keep_their_voxels() -> None:
     assert not (mask_of(found, 6) & mask_of(found, 1)).any()
 
 
-def test_an_organ_within_a_larger_one_of_the_same_brightness_keeps_its_place() -> None:
+def test_an_organ_within_a_larger_one_of_the_same_brightness_keeps_its_position() -> None:
     vein = np.zeros(SHAPE, bool)
     vein[4:36, 23:28, 28:33] = True
     liver = ball(20, 25, 30, 14) & ~vein
@@ -160,7 +160,7 @@ def test_another_structure_of_the_same_brightness_is_excluded() -> None:
     assert not (mask_of(found, 6) & other).any()
 
 
-def test_an_organ_that_all_references_cut_is_followed_beyond_their_fields_of_view() -> None:
+def test_an_organ_partially_imaged_in_all_references_is_followed_beyond_their_fields_of_view() -> None:
     truth = ball(20, 25, 30, 14)
     seen = np.zeros(SHAPE, bool)
     seen[:20] = True
@@ -170,7 +170,7 @@ def test_an_organ_that_all_references_cut_is_followed_beyond_their_fields_of_vie
     assert dice(mask_of(corrected(registered, ct((truth, 110)), known, bend=UNBENT), 6), truth) > 0.93
 
 
-def test_a_cut_organ_is_followed_below_its_cut() -> None:
+def test_a_partially_imaged_organ_is_followed_below_its_cut() -> None:
     truth, tip = ball(26, 25, 30, 10), np.zeros(SHAPE, bool)
     tip[4:26, 20:30, 34:44] = True
     truth |= tip

@@ -1,4 +1,4 @@
-"""Settings of the steps: files of the last release are read, and stored predictions use its names."""
+"""Settings of the steps: files of the previous release are read, and stored predictions use its names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EARLIER: dict[str, Any] = {
         },
     },
 }  # fmt: skip
-"""All settings of the last release, each with another value than its default."""
+"""All settings of the previous release, each with another value than its default."""
 
 
 def read(folder: Path, content: dict[str, Any]) -> FusionConfig:

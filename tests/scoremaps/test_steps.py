@@ -74,7 +74,7 @@ def without(*names: str, **sections: Any) -> FusionConfig:
 
 def differ(first: ScoreMaps, second: ScoreMaps) -> bool:
     shape = first.reduced_shape
-    return any((first.maps[k].placed(shape) != second.maps[k].placed(shape)).any() for k in first.maps)
+    return any((first.maps[k].uncropped(shape) != second.maps[k].uncropped(shape)).any() for k in first.maps)
 
 
 def test_the_list_has_all_steps_in_order_and_each_has_its_section() -> None:
@@ -157,11 +157,11 @@ def test_without_the_step_thresholds_those_of_the_atlas_are_not_used(alignment: 
     assert fused_scores(alignment, without("thresholds")).thresholds == {}
 
 
-def test_requested_organs_have_the_same_maps_as_among_all_organs(alignment: Alignment, complete: ScoreMaps) -> None:
+def test_requesting_some_organs_does_not_change_their_maps(alignment: Alignment, complete: ScoreMaps) -> None:
     found = fused_scores(alignment, DEFAULT, [6, 99])
     assert list(found.maps) == [6]
     assert (found.maps[6].values == complete.maps[6].values).all()
 
 
-def test_the_steps_on_intensities_are_those_of_the_list() -> None:
+def test_leave_one_out_runs_the_intensity_steps_of_the_list() -> None:
     assert STEPS[3:5] == (steps.BEND, steps.CORRECT)

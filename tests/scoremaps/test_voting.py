@@ -71,7 +71,7 @@ def voted(atlas: Atlas, start: int, **options: object) -> np.ndarray:
 
 
 @pytest.mark.parametrize("method", ["local", "joint"])
-def test_references_that_resemble_the_target_locally_decide_there(method: str) -> None:
+def test_references_that_resemble_the_target_locally_outvote_the_others_there(method: str) -> None:
     atlas = small_atlas(reference("alike", 5), reference("other", 9), reference("other too", 9))
     truth = block(5)
     mean, weighted = voted(atlas, 5, method="mean"), voted(atlas, 5, method=method)

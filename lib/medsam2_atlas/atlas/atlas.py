@@ -52,12 +52,12 @@ class ProbabilityMap:
 
 @dataclass(frozen=True)
 class Atlas:
-    """Annotated references in a common space, with which targets are compared.
+    """Annotated CTs in a common space, whose labels are transferred to targets.
 
     Attributes:
         template: the mean image of the common space.
         maps: the probability map by organ number.
-        references: the references.
+        references: the annotated CTs, registered to the common space.
         options: the options with which the atlas was built, and its thresholds.
         source: the atlas' folder, for messages.
     """
@@ -70,7 +70,7 @@ class Atlas:
 
     @cached_property
     def template_version(self) -> str:
-        """Twelve hexadecimal digits that identify the common space. A target's registration is valid for all its atlases."""
+        """Twelve hexadecimal digits that identify the common space. A registration is valid for all atlases of that space."""
         return self._template_digest().hexdigest()[:12]
 
     def _template_digest(self) -> Any:
@@ -92,7 +92,7 @@ class Atlas:
 
     @property
     def agreement(self) -> dict[int, float]:
-        """The Dice by organ number between a reference and all others in the common space, averaged over references."""
+        """The mean over references of the Dice between a reference and all others in the common space, by organ number."""
         values: dict[int, list[float]] = {}
         for reference in self.references:
             for k, dice in reference.agreement.items():
@@ -120,7 +120,7 @@ class Atlas:
         return ProbabilityMap(seen.astype(np.uint8) * 255, self.template.origin.numpy(), len(self.references))
 
     def save(self, folder: Path) -> None:
-        """Writes the atlas to a folder, in one step. An existing atlas there is replaced.
+        """Writes the atlas to a folder, in one step. An existing atlas in this folder is replaced.
 
         Files of references that were loaded from another atlas folder are linked, not written again.
 

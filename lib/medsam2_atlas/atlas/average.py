@@ -1,6 +1,6 @@
-"""Averages references in the common space and measures how well each agrees with the others.
+"""Averages the labels of references in the common space, and measures the agreement of each reference with the others.
 
-All sums are of integers, so that adding a reference to an atlas gives the same maps as building the atlas with it.
+Only integers are summed, so that adding a reference to an atlas gives the same maps as building the atlas with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from medsam2_atlas.registration import WorkImage
 
 
 def probability_maps(references: Sequence[Reference], template: WorkImage, missing: MissingOrgan) -> dict[int, ProbabilityMap]:
-    """Returns a probability map by organ number: the mean share over the references that cover a voxel and know the organ.
+    """Returns a probability map by organ number: the mean share over the references that count for a voxel.
+
+    A reference counts for a voxel if its field of view covers the voxel, and if the organ is annotated in it or `missing` is
+    `absent`.
 
     Args:
         references: references in one common space.
@@ -77,7 +80,7 @@ def consensus(references: Sequence[Reference], k: int, shape: tuple[int, int, in
         missing: see `probability_maps`.
 
     Returns:
-        `[z, y, x]` bool, True where at least half of the references that cover a voxel and know the organ have it.
+        `[z, y, x]` bool, True where at least half of the references that count for the voxel have the organ there.
     """
     return _majority(*_sums(references, [r.covers(shape) for r in references], k, shape, missing))
 
@@ -90,7 +93,7 @@ def _majority(total: np.ndarray, seen: np.ndarray) -> np.ndarray:
 def _sums(
     references: Sequence[Reference], covers: Sequence[np.ndarray], k: int, shape: tuple[int, int, int], missing: MissingOrgan
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sum of an organ's shares, and the number of references that cover a voxel and know the organ."""
+    """Returns the sum of an organ's shares and the number of references that count, each `[z, y, x]` by voxel."""
     total, seen = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     for reference, covered in zip(references, covers, strict=True):
         if k in reference.organs or missing == "absent":

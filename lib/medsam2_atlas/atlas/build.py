@@ -21,7 +21,7 @@ from medsam2_atlas.atlas.warp import warp_reference
 from medsam2_atlas.base.choices import MissingOrgan
 from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, problem_of
 from medsam2_atlas.base.progress import Progress, silent
-from medsam2_atlas.imaging.kinds import SUFFIXES, not_taken, suffix_in
+from medsam2_atlas.imaging.kinds import SUFFIXES, suffix_in, unused_images
 from medsam2_atlas.registration import (
     CommonSpace,
     MeanDescriptors,
@@ -63,7 +63,7 @@ def find_references(folder: Path, skipped: dict[str, str] | None = None) -> list
                     files.setdefault(entry.name[: -len(suffix)], []).append(Path(entry.path))
                 elif not entry.name.startswith("."):
                     others.append(entry)
-            problems |= {f"{kind}/{name}": reason for name, reason in not_taken(others).items()}
+            problems |= {f"{kind}/{name}": reason for name, reason in unused_images(others).items()}
     images, labels = found["images"], found["labels"]
     pairs = []
     for name in sorted({*images, *labels}):
@@ -96,7 +96,7 @@ def build_atlas(
     skipped: dict[str, str] | None = None,
     progress: Progress = silent,
 ) -> Atlas:
-    """Registers references into one common space and averages their labels there. Each file is read once.
+    """Registers references to one common space and averages their labels in it. Each file is read once.
 
     Args:
         references: the annotated CTs; fields of view and label sets may be partial.
@@ -179,8 +179,10 @@ def skip(name: str, error: Exception, skipped: dict[str, str] | None) -> None:
     Args:
         name: the reference's name.
         error: the reason.
-        skipped: receives the reason by name. If None, the error is raised; an error of another library becomes an AtlasError
-            with the reference's name.
+        skipped: receives the reason by name; None to raise the error.
+
+    Raises:
+        MedSAM2AtlasError: `skipped` is None. An error of another library becomes an AtlasError with the reference's name.
     """
     if skipped is None:
         if isinstance(error, MedSAM2AtlasError):
@@ -195,7 +197,7 @@ def assemble(template: WorkImage, references: Sequence[Reference], options: Mapp
 
     Args:
         template: the mean image of the common space.
-        references: the references.
+        references: the references of the new atlas.
         options: the atlas' stored options; `missing` determines the meaning of an organ that a reference lacks.
 
     Raises:

@@ -23,7 +23,8 @@ class OutlierConfig(BaseModel):
     spreads: float = Field(
         4.0,
         ge=0,
-        description="max deviation of a reference, in robust standard deviations (1.4826 times the median absolute deviation)",
+        description="max deviation of a reference from the median, in robust standard deviations (1.4826 times the "
+        "median absolute deviation)",
     )
     min_spread: float = Field(
         0.06,
@@ -52,7 +53,7 @@ class ThumbnailConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     window: Window = Field(
-        (-200.0, 300.0), description="HU; compared range: the sizes of lung and dense bone, outside of it, would dominate"
+        (-200.0, 300.0), description="HU; range that is compared, without lung and dense bone, whose sizes would dominate"
     )
     min_voxels: int = Field(
         50,
@@ -71,7 +72,7 @@ class AtlasConfig(BaseModel):
         ge=0,
         le=1,
         description="min mean Dice with all other references; below it, a warning names the reference: its organs overlap "
-        "theirs by chance at most",
+        "those of the others by chance only",
     )
     outlier: OutlierConfig = OutlierConfig.model_validate({})
     thumbnail: ThumbnailConfig = ThumbnailConfig.model_validate({})

@@ -33,7 +33,7 @@ class Growth:
         atlas: the new atlas.
         added: the names of new references.
         kept: the names of references that the atlas already had, with the same labels.
-        removed: the names of references that left the atlas.
+        removed: the names of references that were removed from the atlas.
         refused: the reason by name, for outliers and for cases that cannot be used.
     """
 
@@ -53,7 +53,7 @@ def grow_atlas(
     the same labels are not registered again. References of origin `final` that are no longer available are removed.
 
     Args:
-        base: the present atlas; its references of origin `base` stay. If None, an atlas is built from `finals`, without the
+        base: the current atlas; its references of origin `base` stay. If None, an atlas is built from `finals`, without the
             outliers among them.
         finals: the annotated CTs that are signed off.
         options: the options; their defaults if None.
@@ -98,9 +98,10 @@ def grow_atlas(
 def _readable(
     available: Sequence[ReferenceFiles], base: Atlas, snapshots: Snapshots, refused: dict[str, str] | None
 ) -> list[ReferenceFiles]:
-    """Returns the available cases without known ones whose label cannot be read; records those as refused, or raises.
+    """Returns the available cases without known ones whose label map cannot be read.
 
-    Labels of known cases are hashed here, for the comparison. Labels of new cases are hashed when they are decoded.
+    The reason for each such case is added to `refused`; if that is None, the error is raised. Label maps of known cases are
+    hashed here, for the comparison. Label maps of new cases are hashed when they are decoded.
     """
     known = {reference.name for reference in base.references}
     readable = []
@@ -128,7 +129,7 @@ def _kept(base: Atlas, available: Sequence[ReferenceFiles], options: GrowthOptio
 
 
 def _same_files(reference: Reference, available: Mapping[str, ReferenceFiles], snapshots: Snapshots) -> bool:
-    """Returns whether the available files of a reference are those it was made of, as far as their checksums are known."""
+    """Returns whether a reference was made from the available files of its name, as far as their checksums are known."""
     files = available.get(reference.name)
     if files is None:
         return reference.origin == "base"

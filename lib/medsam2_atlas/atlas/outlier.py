@@ -25,7 +25,7 @@ def outlying(
     table: OrganTable | None = None,
     limits: OutlierConfig | None = None,
 ) -> str:
-    """Returns the reason why a registered reference is an outlier; empty if it is none, or if there are fewer than two others.
+    """Returns the reason why a registered reference is an outlier; empty if it is not one, or if there are fewer than 2 others.
 
     Each check is limited to the reference's field of view, so that a partially imaged organ is compared with the same part of
     the others:
@@ -59,7 +59,7 @@ def outlying(
             usual = _usual_distances(k, others, shape, missing)
             limit = max(limits.min_distance, _median(usual) + limits.spreads * _spread(usual))
             if distance > limit:
-                place_of = f"its {table[k].display} lies {distance:.0f} mm from where the other references have it"
+                place_of = f"its {table[k].display} lies {distance:.0f} mm from its position in the other references"
                 return f"{place_of} (limit {limit:.0f} mm): wrong label?"
     return _badly_outlined(reference, others, template, missing, limits)
 
@@ -109,7 +109,7 @@ def _badly_outlined(
     reference: Reference, others: Sequence[Reference], template: WorkImage, missing: MissingOrgan, limits: OutlierConfig
 ) -> str:
     organs = with_agreements([*others, reference], template, missing)[-1].agreement
-    # Compare the others among themselves, and by the same organs: small organs always have a lower Dice than large ones.
+    # The others are compared by the same organs, because small organs always have a lower Dice than large ones.
     scores = [[r.agreement[k] for k in organs if k in r.agreement] for r in with_agreements(others, template, missing)]
     rest = np.array([np.mean(values) for values in scores if values])
     if not organs or len(rest) < 2:
@@ -118,7 +118,7 @@ def _badly_outlined(
     limit = _median(rest) - limits.spreads * max(limits.min_spread, _spread(rest))
     if mine >= limit:
         return ""
-    return f"its organs agree with the other references to a mean Dice of {mine:.2f} only (limit {limit:.2f})"
+    return f"its organs have a mean Dice of only {mine:.2f} with the other references (limit {limit:.2f})"
 
 
 def _distance(first: np.ndarray, second: np.ndarray) -> float | None:

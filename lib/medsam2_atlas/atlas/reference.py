@@ -21,7 +21,7 @@ MAP_SPACING = 3.0
 THUMBNAIL_SPACING = 12.0
 """The spacing in mm of the grid of thumbnails. Part of the stored format."""
 HALF = 128
-"""The share of a voxel that belongs to an organ by half; 255 stands for the whole voxel."""
+"""The stored share of a voxel of which half belongs to the organ; 255 stands for the whole voxel."""
 NO_VOXEL = -32768
 """The value in pictures and thumbnails at positions without a voxel of the CT."""
 
@@ -67,7 +67,7 @@ class Reference:
         picture: HU on the template's grid, `[z, y, x]` int16; `NO_VOXEL` outside the CT.
         thumbnail: HU on the thumbnails' grid of 12 mm, `[z, y, x]` int16; `NO_VOXEL` outside the CT.
         origin: `base` if the atlas was built from it, `final` if its label was signed off later.
-        agreement: the Dice by organ number with all other references, in the common space.
+        agreement: the Dice by organ number with the majority vote of all other references, in the common space.
         stored: the file that the reference was loaded from; None if it is new.
         image_sha256: the checksum of the image file; empty if unknown, or if the image is a folder.
     """

@@ -15,7 +15,11 @@ from medsam2_atlas.base.files import replacing
 
 
 class AtlasStore:
-    """The versions of an atlas in a folder."""
+    """The versions of an atlas in a folder.
+
+    Args:
+        folder: the folder; it need not exist yet.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

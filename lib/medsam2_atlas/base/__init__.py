@@ -1,1 +1,1 @@
-"""What all rooms share: errors, files, configuration, devices, jobs and progress."""
+"""Code that all other packages use: errors, files, configuration, devices, jobs and progress."""

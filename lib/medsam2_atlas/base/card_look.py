@@ -42,7 +42,7 @@ class Look:
     Attributes:
         cards: the cards that PyTorch sees.
         driver: the driver's version; empty if unknown.
-        cause: why PyTorch sees no card; without a problem if it sees one.
+        cause: the reason why PyTorch sees no card; an empty `Trial` if it sees one.
     """
 
     cards: tuple[Card, ...]
@@ -68,7 +68,7 @@ def look() -> Look:
 
 
 def driver_version() -> str:
-    """Returns the version of the NVIDIA driver; empty if there is no driver, or if its version is unknown."""
+    """Returns the version of the NVIDIA driver; empty if it is unknown or there is no driver."""
     try:
         import pynvml
 

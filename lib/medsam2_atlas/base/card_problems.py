@@ -25,7 +25,7 @@ class Trial:
     """The result of trying a card.
 
     Attributes:
-        problem: why networks cannot run, as a clause without a full stop; empty if they can.
+        problem: the reason why networks cannot run, as a clause without a full stop; empty if they can run.
         remedy: how to fix the problem, in full sentences.
         full: whether the card had too little free memory for the trial. This is no problem: memory may be free later.
         absent: whether there is no card or no driver at all. This is normal on a machine without a GPU.
@@ -105,7 +105,7 @@ def explained(error: BaseException, device: torch.device | None = None) -> Trial
     """Returns the explanation of an error that PyTorch raised.
 
     Args:
-        error: the error.
+        error: the exception; its text determines the explanation.
         device: the card on which it occurred; None if no card was used yet.
     """
     text = str(error).strip()

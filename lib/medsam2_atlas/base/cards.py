@@ -53,12 +53,12 @@ def try_kernel(device: torch.device) -> Trial:
 
 
 def no_card() -> Trial:
-    """Returns why PyTorch sees no card."""
+    """Returns the reason why PyTorch sees no card, with a remedy."""
     if not has_cuda_build():
         return cpu_build()
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]  # is_available() hides the cause
-    except Exception as error:  # noqa: BLE001 - as above
+    except Exception as error:  # noqa: BLE001 - errors have many types here
         return explained(error)
     return Trial("PyTorch sees no card", "`nvidia-smi -L` lists cards.", absent=True)
 

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseModel)
 
 OldKeys = Mapping[str, str | Callable[[Any], Mapping[str, Any]]]
-"""Maps each renamed key of the last release to its new key, or to a function that converts its value to new keys and values.
+"""Maps each renamed key of the previous release to its new key, or to a function from its value to new keys and values.
 
 Dots separate the levels of a nested key: `appearance.most`. `*` stands for each entry of a list: `organs.*.threshold`.
 """
@@ -29,9 +29,9 @@ def read_config(model: type[M], file: Path, what: str, remedy: str = "", old_key
     Args:
         model: pydantic model of the configuration.
         file: the YAML file.
-        what: kind of the configuration, for the error message.
-        remedy: advice for the error message.
-        old_keys: renamed keys of the last release. They are still read, and a warning names the new keys.
+        what: kind of the configuration, such as `organ table`; the error message names it.
+        remedy: advice for the error message; empty if there is none.
+        old_keys: renamed keys of the previous release. They are still read, and a warning names the new keys.
 
     Raises:
         InputError: the file cannot be read, its settings are invalid, or a setting appears under its old and its new key.
@@ -57,12 +57,15 @@ def _with_new_keys(content: Any, old_keys: OldKeys, file: Path) -> Any:
             renamed[old] = " and ".join(entries)
     if renamed:
         changes = "; ".join(f"{old} is now {new}" for old, new in renamed.items())
-        log.warning("%s has keys of the last release, which the next one will not read. Rename them: %s.", file, changes)
+        log.warning("%s has keys of the previous release, which the next one will not read. Rename them: %s.", file, changes)
     return content
 
 
 def _taken(content: Any, path: list[str], places: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Any]]:
-    """Removes a key everywhere its path matches, and then empty parents; yields the list indices behind `*`, and the value."""
+    """Removes a key wherever its path matches, and parents that become empty.
+
+    Yields for each match the list indices that `*` stands for, and the value.
+    """
     head, *rest = path
     if head == "*":
         for n, entry in enumerate(content if isinstance(content, list) else []):
@@ -77,7 +80,7 @@ def _taken(content: Any, path: list[str], places: tuple[int, ...] = ()) -> Itera
 
 
 def _put(content: Any, path: list[str], places: tuple[int, ...], value: Any) -> bool:
-    """Sets a key if it is not set yet; returns whether it did."""
+    """Sets a key if it is not set yet; returns whether the key was set."""
     left = list(places)
     for part in path[:-1]:
         if part == "*":

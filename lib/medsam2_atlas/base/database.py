@@ -42,7 +42,12 @@ def reading(file: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def writing(file: Path, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-    """Yields a connection inside a write transaction, which is committed after the block, or rolled back if it raises."""
+    """Yields a connection inside a write transaction, which is committed after the block, or rolled back if it raises.
+
+    Args:
+        file: an existing database file.
+        durable: whether the change must survive a power cut; False makes writing faster.
+    """
     with closing(_connect(file)) as database:
         if not durable:
             database.execute("PRAGMA synchronous=OFF")
@@ -57,8 +62,8 @@ class Database:
     """A database file whose tables can be filled again, or the same tables in memory. Safe for several processes and threads.
 
     Attributes:
-        fallback: why the tables are in memory; empty while the file is used.
-        generation: how often the tables were reopened. Each time, their content may be lost.
+        fallback: the reason why the tables are in memory; empty while the file is used.
+        generation: number of times that the tables were opened. Their content may be lost each time.
     """
 
     def __init__(self, file: Path, schema: str, *, version: int = 0, durable: bool = True) -> None:
@@ -99,7 +104,7 @@ class Database:
         """Handles an error: reopens the tables if the file is damaged or cannot be written.
 
         Args:
-            error: the error.
+            error: the error that SQLite raised.
             since: the generation in which it occurred.
 
         Returns:

@@ -60,7 +60,7 @@ def use_full_precision() -> None:
     `benchmark`, cuDNN would use the algorithm that was fastest at the moment, so the same case could give different results.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some versions of PyTorch ask for new names, which others lack or cannot mix
+        warnings.simplefilter("ignore")  # some versions warn that these names are old; other versions lack the new names
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
@@ -99,7 +99,7 @@ def _first_that_runs() -> torch.device:
         return full[0]
     if seen:
         _warn("No card can be used, so networks run on the processor, many times slower.")
-    elif os.environ.get(HIDING) not in ("", "-1"):  # cards are hidden on purpose
+    elif os.environ.get(HIDING) not in ("", "-1"):  # these two values hide all cards on purpose
         _warn_no_card()
     return torch.device("cpu")
 

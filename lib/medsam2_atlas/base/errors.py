@@ -53,7 +53,7 @@ class ConflictError(StorageError):
 
 
 class ConfirmError(ConflictError):
-    """A signed-off label map that would lose organs, which its author has not confirmed.
+    """A signed-off label map that lacks organs of the previous version; its author has not confirmed the loss.
 
     Attributes:
         organs: names of the organs that the previous version contains and the new label map lacks; empty if the new label map

@@ -77,7 +77,7 @@ def folder_mode(folder: Path) -> int:
 def hand_over(made: Path | int, folder: Path) -> None:
     """Gives a file or folder that root has just created in another user's folder to that user.
 
-    Otherwise a server that runs as that user could not write it after root has run a command.
+    Otherwise a server that runs as that user could not write to it after root has run a command.
 
     Args:
         made: the new file or folder: an open file, or a path, which is not followed if it is a link.

@@ -1,4 +1,4 @@
-"""Writes files so that a reader sees the old content or the new content, never a part; reads files that others wrote."""
+"""Writes files in one step, so that a reader sees either the old or the new content; reads regular files only."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def opened(file: Path, *, follow: bool = False) -> Iterator[BinaryIO]:
     """Opens a regular file for reading, and yields it. It refuses a pipe, which could block its reader forever.
 
     Args:
-        file: the file.
-        follow: whether the file may be a link.
+        file: the file to open.
+        follow: whether it may be a link.
 
     Raises:
         OSError: the path is not a regular file, or cannot be opened.

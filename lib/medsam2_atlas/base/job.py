@@ -43,6 +43,7 @@ class Job:
         person: the person's name, as other people see it.
         work: the function that does the work.
         interactive: whether a person waits for the result while editing; it then goes before other jobs.
+        state: `queued`, `running`, or one of `ENDED`.
         stage: the current step of the work.
         share: the completed fraction of the stage, 0..1.
         organs: the completed fraction, 0..1, of each organ in progress, by organ number.

@@ -37,7 +37,7 @@ JobT = TypeVar("JobT", bound=WaitingJob)
 
 
 class QueueFullError(LimitError):
-    """The error of a job that finds no room in the line, or no room for its owner."""
+    """The error of a job that is not accepted, because the line is full or contains too many jobs of its owner."""
 
 
 class JobLine(Generic[JobT]):
@@ -130,7 +130,7 @@ def _turns(arrived: Sequence[JobT], served: dict[str, int], interactive_in_a_row
     served, last, order = dict(served), max(served.values(), default=0), []
     while left[True] or left[False]:
         kind = bool(left[True]) and not (left[False] and interactive_in_a_row >= _INTERACTIVE_IN_A_ROW)
-        job = min(left[kind], key=lambda waiting: served.get(waiting.owner, 0))  # the oldest one of equals
+        job = min(left[kind], key=lambda waiting: served.get(waiting.owner, 0))  # of equals, `min` returns the oldest
         left[kind] = [other for other in left[kind] if other is not job]
         interactive_in_a_row = interactive_in_a_row + 1 if kind else 0
         last += 1

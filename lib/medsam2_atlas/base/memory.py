@@ -68,7 +68,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_gpu_failure(error: BaseException) -> bool:
-    """Returns whether an error or one of its causes is a failure of the GPU other than insufficient memory."""
+    """Returns whether an error or one of its causes is a failure of the GPU that is not a lack of memory."""
     return not is_out_of_memory(error) and any(isinstance(one, RuntimeError) and _names(one, _FAILED) for one in _chain(error))
 
 
@@ -105,7 +105,7 @@ class Step:
 
     Attributes:
         memory: the step.
-        note: why the case was not done as usual; empty if it was.
+        note: the reason for a step other than the usual one; empty for the usual step.
     """
 
     memory: Memory
@@ -130,7 +130,7 @@ class Ladder:
 
     @property
     def failure(self) -> str:
-        """The GPU's failure other than insufficient memory; empty if there was none."""
+        """The first line of the error after which the GPU is no longer used; empty if there was none."""
         return self._failure
 
     @property

@@ -60,7 +60,7 @@ def _namespace() -> int:
 
 
 def _start_ticks(number: int) -> int | None:
-    """Returns when a process started; None if it does not run."""
+    """Returns the start of a process in clock ticks since the machine booted; None if it does not run."""
     try:
         # The command's name, in parentheses, may contain spaces and parentheses.
         fields = (_PROC / str(number) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

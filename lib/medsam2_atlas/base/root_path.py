@@ -17,8 +17,8 @@ def parse_root_path(text: str) -> str:
     """Returns a root path without a slash at its end; empty for a server at the top of its host.
 
     Raises:
-        InputError: the text is no path of letters, digits, `.`, `_`, `~` and `-` that begins with a slash, or contains a
-            segment `.` or `..`.
+        InputError: the text does not begin with a slash, contains characters other than letters, digits, `/`, `.`, `_`, `~`
+            and `-`, contains a segment `.` or `..`, or is longer than 200 characters.
 
     >>> parse_root_path("/medsam2/")
     '/medsam2'

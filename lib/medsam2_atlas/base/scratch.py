@@ -87,8 +87,8 @@ def sweep() -> int:
 def sweep_leftovers(folder: Path, *, recursive: bool = False, age_seconds: float = _HOUR_SECONDS) -> int:
     """Removes unfinished files of `files.replacing` from a folder; they remain if its process is killed.
 
-    If the process was killed while it replaced a folder, only the old and the new content may exist, under temporary names.
-    Therefore folders of both kinds are kept if they are in the same folder, and a warning is logged.
+    A process that is killed while it replaces a folder may leave both the old and the new content under temporary names, and
+    nothing under the real name. Therefore both are kept if they are in the same folder, and a warning is logged.
 
     Args:
         folder: the folder to search; links in it are not followed.

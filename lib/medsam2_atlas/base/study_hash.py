@@ -24,7 +24,7 @@ _DIGITS = 10
 
 
 class StudyNames:
-    """Turns study names into keyed hashes, with a key that is kept in the work folder."""
+    """Turns study names into keyed hashes. The key is stored in the work folder."""
 
     def __init__(self, work_folder: Path, plain: bool = False) -> None:
         """Reads the key, or creates it.
@@ -33,7 +33,7 @@ class StudyNames:
             work_folder: the folder `.medsam2_atlas` of a set of studies; created if it does not exist. It contains the key
                 (`names.key`, 32 random bytes, readable by its owner or the folder's group). If the file cannot be used, the key
                 exists in memory only.
-            plain: whether names are not hashed.
+            plain: whether names are used as they are, without hashing.
         """
         self.plain = plain
         self._key = b"" if plain else _key(work_folder)

@@ -53,7 +53,7 @@ class CircuitBreaker:
         """Time at which the next trial may begin."""
         self._answered = self._failed = float("-inf")
         self._unanswered: list[float] = []
-        """Start times of the calls since the last answer, except those that failed or were given up."""
+        """Start times of the calls since the last answer, except calls that failed or were given up."""
 
     @property
     def open(self) -> bool:
@@ -74,7 +74,7 @@ class CircuitBreaker:
             return not self._problem or self._clock() >= self._next_trial
 
     def silent(self, seconds: float) -> bool:
-        """Returns whether calls have had no answer for more than a number of seconds."""
+        """Returns whether the oldest call has been without an answer for more than `seconds`, or the breaker is open."""
         with self._lock:
             return bool(self._problem) or (bool(self._unanswered) and self._clock() - min(self._unanswered) > seconds)
 
@@ -83,7 +83,7 @@ class CircuitBreaker:
         return self._clock()
 
     def failed_since(self, began: float) -> bool:
-        """Returns whether the breaker opened after a time and is still open. began: the time on the breaker's clock."""
+        """Returns whether the breaker has opened since `began` and is still open. began: a time on the breaker's clock."""
         with self._lock:
             return bool(self._problem) and self._failed >= began
 
@@ -125,7 +125,11 @@ class CircuitBreaker:
                 self._next_trial = self._failed + self._seconds
 
     def given_up(self, began: float) -> None:
-        """Records that the call that began at a time ended early, so that it shows nothing about the server."""
+        """Records that a call ended before the server could answer. It does not count as unanswered.
+
+        Args:
+            began: the time of its start, from `begin`.
+        """
         with self._lock:
             self._forget(began)
 

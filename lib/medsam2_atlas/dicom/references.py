@@ -41,7 +41,7 @@ def refer_to_frames(seg: Dataset, sources: Sequence[Dataset]) -> None:
     for groups in seg.PerFrameFunctionalGroupsSequence:
         for derivation in groups.get("DerivationImageSequence", ()):
             for item in derivation.SourceImageSequence:
-                if item.ReferencedSOPInstanceUID in frames:  # segments may share an item, which is then replaced already
+                if item.ReferencedSOPInstanceUID in frames:  # segments may share an item, which may already be replaced
                     item.update(image_reference(frames[item.ReferencedSOPInstanceUID]))
     for series in seg.ReferencedSeriesSequence:
         named = [frames[item.ReferencedSOPInstanceUID] for item in series.ReferencedInstanceSequence]

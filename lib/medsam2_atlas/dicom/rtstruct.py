@@ -77,7 +77,7 @@ def read_rtstruct(ds: Dataset, folder: Path, table: OrganTable | None = None) ->
         `[slices, rows, columns]` uint8, in the series' order.
 
     Raises:
-        InputError: the object is not a structure set, or an outline lies on no slice of the series.
+        InputError: the object is not a structure set, or an outline is not on any slice of the series.
     """
     table = table or organ_table()
     if ds.get("Modality") != "RTSTRUCT":
@@ -98,8 +98,8 @@ def read_rtstruct(ds: Dataset, folder: Path, table: OrganTable | None = None) ->
             if distance.min() > 0.5 * float(np.diff(heights).min()):
                 raise InputError(
                     "structure set",
-                    "has an outline that lies on no slice of the series.",
-                    "Name the series on which it was drawn.",
+                    "has an outline that is not on any slice of the series.",
+                    "Give the folder of the series on which it was drawn.",
                 )
             z = int(distance.argmin())
             mask[z] ^= polygon2mask(labels.shape[1:], (points - places[z]) @ to_pixel)
@@ -150,7 +150,7 @@ def _region(organ: Organ, ds: Dataset, origin: LabelOrigin) -> Dataset:
 
 
 def _outlined(organ: Organ, mask: np.ndarray, sources: Sequence[Dataset]) -> Dataset:
-    """Returns a region's outlines, slice by slice."""
+    """Returns the outlines of an organ's region. mask: `[slices, rows, columns]` bool, in the order of `sources`."""
     item = Dataset()
     item.ReferencedROINumber, item.ROIDisplayColor = organ.index, list(organ.colour)
     found = [(n, outlines) for n in np.flatnonzero(mask.any((1, 2))).tolist() if (outlines := outlines_of(mask[n]))]

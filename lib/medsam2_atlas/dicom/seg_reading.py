@@ -16,6 +16,7 @@ from medsam2_atlas.imaging.labels import OrganTable, organ_table
 from medsam2_atlas.imaging.segment_names import listed, organ_coded, organ_named, remedy
 
 _PLACE_MM = 0.01
+"""Distance in mm below which a frame has the position of a slice; a tenth of the slice distance if that is larger."""
 
 
 def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.ndarray:
@@ -41,7 +42,8 @@ def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.
     series = find_series(folder)
     rows, columns = series.slices[0].size
     if (seg.get("Rows"), seg.get("Columns")) != (rows, columns):
-        raise InputError("segmentation", "has other rows or columns than the series.", "Segment the series itself.")
+        problem = "has a different number of rows or columns than the series."
+        raise InputError("segmentation", problem, "Segment the series itself.")
     organs = {int(item.SegmentNumber): _organ_of(item, table) for item in seg.SegmentSequence}
     numbers = slice_numbers(series.slices)
     places = np.array([part.position for part in series.slices])
@@ -93,4 +95,4 @@ def _slice_of(groups: Dataset, numbers: Mapping[tuple[str, int], int], places: n
         distance = np.linalg.norm(places - place, axis=1)
         if distance.min() < max(_PLACE_MM, 0.1 * float(np.linalg.norm(places[1] - places[0]))):
             return int(distance.argmin())
-    raise InputError("segmentation", "has a frame that lies on no slice of the series.", "Segment the series itself.")
+    raise InputError("segmentation", "has a frame that is not on any slice of the series.", "Segment the series itself.")

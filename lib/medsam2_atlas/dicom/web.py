@@ -132,8 +132,9 @@ class DicomWeb:
             filters: the query parameters of QIDO-RS.
 
         Raises:
-            UnavailableError: the server does not answer.
-            StorageError: the answer is not a list.
+            UnavailableError: the server does not answer in time.
+            StorageError: the server refuses the request, or its answer is not a list.
+            InputError: the answer exceeds the size limit.
         """
         query = {**{key: str(value) for key, value in filters.items()}, "includefield": "SeriesDescription"}
         budget = self._limits.list_seconds
@@ -186,7 +187,7 @@ class DicomWeb:
         """Writes the objects of a path; returns None if the answer has one of the statuses in `refusals`."""
         budget, limits = self._limits.series_seconds, self._limits.series
         pause, headers = self._limits.series_pause, {"Accept": accept}
-        with self._asking("GET", "wado", path, budget, pause=pause, headers=headers, taken=refusals) as answer:
+        with self._asking("GET", "wado", path, budget, pause=pause, headers=headers, accepted=refusals) as answer:
             if answer.status_code in refusals:
                 return None
             kind = answer.headers.get("Content-Type", "")
@@ -206,14 +207,16 @@ class DicomWeb:
         """Stores a DICOM file. An instance that the server already has stays unchanged.
 
         Raises:
-            UnavailableError: the server does not answer.
+            UnavailableError: the server does not answer in time.
             StorageError: the server rejects the object.
+            InputError: the answer exceeds the size limit.
+            OSError: the file cannot be read.
         """
         head = f"--{_BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         body = head + file.read_bytes() + f"\r\n--{_BOUNDARY}--\r\n".encode()
         kind = f'multipart/related; type="application/dicom"; boundary="{_BOUNDARY}"'
         budget, headers = self._limits.store_seconds, {"Content-Type": kind, "Accept": _JSON}
-        with self._asking("POST", "stow", "studies", budget, data=body, headers=headers, taken=(409,)) as answer:
+        with self._asking("POST", "stow", "studies", budget, data=body, headers=headers, accepted=(409,)) as answer:
             content = b"".join(self._pieces(answer, budget, self._limits.list_bytes))
         reasons = _failures(content)
         if [reason for reason in reasons if reason != _DUPLICATE] or (answer.status_code == 409 and not reasons):
@@ -229,10 +232,20 @@ class DicomWeb:
         budget: float,
         *,
         pause: float = 0,
-        taken: tuple[int, ...] = (),
+        accepted: tuple[int, ...] = (),
         **options: Any,
     ) -> Iterator[Response]:
-        """Yields an answer as soon as its headers have arrived; the caller reads the body."""
+        """Yields an answer as soon as its headers have arrived; the caller reads the body.
+
+        Args:
+            method: the HTTP method.
+            service: `qido`, `wado` or `stow`.
+            path: the path after the URL and the prefix of the service.
+            budget: max seconds for the whole answer.
+            pause: max seconds between two pieces of the answer; the default limit if 0.
+            accepted: statuses of errors that the caller handles itself.
+            options: further arguments of `requests`.
+        """
         url, timeout = self._address(service, path), (self._limits.connect, pause or self._limits.pause)
         began = self.breaker.begin()
         silence = _timer(self._limits.silence, self.start_probe)
@@ -249,7 +262,7 @@ class DicomWeb:
         self.breaker.answered()
         watch = _timer(budget, lambda: _interrupt(answer))
         try:
-            if not answer.ok and answer.status_code not in taken:
+            if not answer.ok and answer.status_code not in accepted:
                 raise StorageError("PACS", f"answers {answer.status_code} {answer.reason} to {method} {path}.", "See its log.")
             yield answer
         except _UNANSWERED as error:
@@ -288,7 +301,7 @@ def _interrupt(answer: Response) -> None:
 
 
 def _add_preamble(file: Path) -> None:
-    """Completes an object that a server sent without preamble or prefix to a DICOM file."""
+    """Adds the preamble and the prefix to an object that a server sent without them, so that it is a DICOM file."""
     with file.open("rb") as stream:
         begin = stream.read(132)
     if begin[128:132] == b"DICM":
@@ -312,7 +325,7 @@ def _failures(content: bytes) -> list[int]:
     try:
         about = json.loads(content) if content else {}
     except (ValueError, RecursionError):
-        return []  # XML, or empty: the status already tells success from failure
+        return []  # XML or empty: the caller decides by the status alone
     if isinstance(about, list):
         about = about[0] if about else {}
     failed = about.get(_FAILED, {}) if isinstance(about, dict) else {}

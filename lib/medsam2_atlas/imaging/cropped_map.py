@@ -47,12 +47,12 @@ class CroppedMap:
         result[within(box, common)] = self.values[within(self.spans, common)]
         return result
 
-    def over(self, box: Box) -> np.ndarray:
+    def probabilities(self, box: Box) -> np.ndarray:
         """Returns probabilities in any box of the grid, `[z, y, x]` float32, 0..1; 0 outside of the map's box."""
         result: np.ndarray = self.part(box) / np.float32(255)
         return result
 
-    def placed(self, shape: tuple[int, ...]) -> np.ndarray:
+    def uncropped(self, shape: tuple[int, ...]) -> np.ndarray:
         """Returns the values on a whole grid of shape (z, y, x), as `[z, y, x]`; values outside of the grid are dropped."""
         return self.part(tuple(slice(0, n) for n in shape))
 
@@ -80,7 +80,7 @@ class CroppedMap:
         return replace(self, values=self.values[kept], lower=(z, y, x))
 
 
-def around(maps: Sequence[CroppedMap], margin: np.ndarray, shape: tuple[int, ...]) -> Box:
+def box_around(maps: Sequence[CroppedMap], margin: np.ndarray, shape: tuple[int, ...]) -> Box:
     """Returns the smallest box of a grid that contains all maps and a margin around them.
 
     Args:

@@ -2,8 +2,8 @@
 
 Registration, prompts and networks rely on HU: air is near −1000, fat near −100, soft tissue between 0 and 150. Some tools write
 CTs without the rescale intercept (+1024), shifted by 1000, with the intercept applied twice (−1024), or scaled to 8 or 12 bit;
-none of these gives a usable label map. Only `read_ct` applies the rule, so all code that uses a CT's values reads the CT with
-it. Code that needs only the grid or the unchanged voxels uses `read_volume`.
+none of these gives a usable label map. `read_ct` checks and corrects the values by a rule (`HuRule`), so all code that
+uses a CT's values reads the CT with `read_ct`. Code that needs only the grid or the unchanged voxels uses `read_volume`.
 
 The check samples up to 200,000 evenly spread voxels, so that its time does not depend on the size of the CT. Its limits are
 settings (`hu_config`).
@@ -23,7 +23,7 @@ from medsam2_atlas.imaging.hu_config import hu_check_config
 from medsam2_atlas.imaging.volume import Volume, read_volume
 
 OFFSETS = (1024, 1000, -1024, -1000)
-"""Known offsets of a file's values from HU: no rescale intercept, air at 0, or either of these subtracted twice."""
+"""Known offsets of a file's values from HU: 1024 without an intercept, 1000 if air is 0; negative if subtracted twice."""
 
 _MAX_SAMPLE = 200_000
 """Max number of sampled voxels; a fraction of 0.5 % is then accurate to 0.02 %."""
@@ -33,7 +33,7 @@ _SOFT = (-150.0, 150.0)
 """HU of fat, muscle, organs and blood, without dense contrast medium and bone."""
 _FAT = (-140.0, -50.0)
 _BELOW_AIR = -1150.0
-"""HU below those of noisy air: padding outside the field of view (−2000, −3024), and dark streaks of metal."""
+"""Lower values than those of noisy air: padding outside the field of view (−2000, −3024), or dark streaks of metal."""
 _DENSE = 850.0
 """HU that only cortical bone, metal and excreted contrast medium exceed: 0.06 to 0.3 % of the voxels in three patients' CTs."""
 _BEYOND_BONE = 3200.0
@@ -48,8 +48,8 @@ class HuRule:
     """The rule that turns a file's values into HU.
 
     Attributes:
-        name: `check`: the values are HU; refuse them if they are implausible. `auto`: as `check`, but correct an offset of
-            `OFFSETS`. `as-is`: use the values unchecked. `offset`: add `offset`, then check.
+        name: `check`: the values are HU; refuse them if they are implausible. `auto`: as `check`, but correct a known offset
+            (`OFFSETS`). `as-is`: use the values unchecked. `offset`: add `offset`, then check.
         offset: the number that the rule `offset` adds, in HU.
     """
 
@@ -91,7 +91,7 @@ class HuFinding:
     """The result of checking a CT's values.
 
     Attributes:
-        problem: why the values cannot be HU; empty if they are plausible.
+        problem: the reason why the values cannot be HU; empty if they are plausible.
         shift: their known offset from HU, one of `OFFSETS`; 0 if they are plausible or the offset is unknown.
         air: fraction of voxels with the HU of air, 0..1, without padding.
         soft_tissue: fraction of voxels with the HU of soft tissue, 0..1, without padding.
@@ -188,7 +188,7 @@ def _share(values: np.ndarray, span: tuple[float, float], shift: float = 0.0) ->
 
 
 def _known_shift(sample: np.ndarray, flat: np.ndarray) -> tuple[int, ...]:
-    """Returns the offset of values from HU: none, a known one, or two if the values do not decide between them.
+    """Returns the known offsets from HU that fit the values: none, one, or two if the values do not decide between them.
 
     Voxels with exactly the lowest value are excluded if they are many: they are padding, or air that was clipped.
     """
@@ -203,7 +203,7 @@ def _known_shift(sample: np.ndarray, flat: np.ndarray) -> tuple[int, ...]:
 
 
 def _too_high(rest: np.ndarray) -> bool:
-    """Returns whether soft tissue has values of 1000 to 1024, and no voxel has the HU of lung or air.
+    """Returns whether soft tissue has values near 1012, and hardly any voxel has the HU of lung or air.
 
     Dense bone and contrast medium have 850 to 1200 HU too, but then less dense bone and contrast medium are more frequent.
     """
@@ -218,7 +218,7 @@ def _too_high(rest: np.ndarray) -> bool:
 
 
 def _too_low(rest: np.ndarray) -> bool:
-    """Returns whether soft tissue has the HU of air, and air or fat has lower values."""
+    """Returns whether soft tissue has values near −1012, hardly any voxel has its real HU, and some values are below −1500."""
     config = hu_check_config()
     if _share(rest, (_SOFT[0] + 50, _SOFT[1])) > config.max_unshifted or _share(rest, _SOFT, -1012) < config.min_shifted:
         return False
@@ -226,7 +226,7 @@ def _too_low(rest: np.ndarray) -> bool:
 
 
 def _by_air(sample: np.ndarray, flat: np.ndarray, rest: np.ndarray, sign: int) -> int | None:
-    """Returns the offset, of the two with this sign, that gives air its HU; None if there is too little air to decide.
+    """Returns the known offset of the given sign that fits the HU of air; None if there is too little air to decide.
 
     Gas in the body is not used: with partial volumes it is up to 40 HU denser than the air around the patient.
     """
@@ -247,7 +247,7 @@ def _by_air(sample: np.ndarray, flat: np.ndarray, rest: np.ndarray, sign: int) -
 
 
 def _without_fill(air: np.ndarray) -> np.ndarray:
-    """Returns air voxels without those of one very frequent value, which was filled in outside the field of view."""
+    """Returns air voxels without the most frequent value, if so many have it that it fills the outside of the field of view."""
     if not len(air):
         return air
     values, counts = np.unique(air, return_counts=True)
@@ -255,13 +255,13 @@ def _without_fill(air: np.ndarray) -> np.ndarray:
 
 
 def _peak(values: np.ndarray, low: float, high: float) -> float:
-    """Returns the most frequent value between two bounds, with a window of 12 HU."""
+    """Returns the most frequent value between two bounds; counts are summed over a sliding window of 12 HU."""
     counts, edges = np.histogram(values, np.arange(low, high + 2, 2))
     return float(edges[int(np.convolve(counts, np.ones(6), "same").argmax())] + 1)
 
 
 def _problem(inside: np.ndarray, air: float, soft: float) -> str:
-    """Returns why values without a known offset cannot be HU; empty if they can."""
+    """Returns the reason why values without a known offset cannot be HU; empty if they can be HU."""
     config = hu_check_config()
     low, high = (float(v) for v in np.percentile(inside, (1, 99)))
     span = f"98 % of them lie between {low:.4g} and {high:.4g}"

@@ -28,8 +28,8 @@ class HuCheckConfig(Settings):
         0.002,
         ge=0,
         le=1,
-        description="min fraction of air (-1100 to -850 HU); an image with less must contain fat or lung, or only an organ. "
-        "A crop of the lung has more",
+        description="min fraction of air (-1100 to -850 HU); an image with less must contain fat or lung, or be a crop of one "
+        "organ. A crop of the lung has more",
     )
     min_fat: float = Field(
         0.01,
@@ -48,7 +48,7 @@ class HuCheckConfig(Settings):
         "smaller range",
     )
     max_empty: float = Field(
-        0.9, ge=0, le=1, description="max fraction of air; a CT with more and no soft tissue shows no body"
+        0.9, ge=0, le=1, description="max fraction of air; a CT with more air and no soft tissue shows no body"
     )
     max_dense: float = Field(
         0.2,
@@ -57,7 +57,10 @@ class HuCheckConfig(Settings):
         description="max fraction of voxels denser than bone (850 HU); three patients' CTs have 0.0006 to 0.003",
     )
     max_dark: float = Field(
-        0.05, ge=0, le=1, description="max fraction of voxels darker than air if the fraction of soft tissue is below this, too"
+        0.05,
+        ge=0,
+        le=1,
+        description="max fraction of voxels darker than air; checked only if soft tissue is below the same fraction",
     )
     min_clipped: float = Field(
         0.03,
@@ -69,7 +72,10 @@ class HuCheckConfig(Settings):
         0.2, ge=0, le=1, description="min fraction of voxels with exactly one value that shows that the CT was masked with it"
     )
     min_padding: float = Field(
-        0.005, ge=0, le=1, description="min fraction of voxels with exactly the lowest value, below air, that makes it padding"
+        0.005,
+        ge=0,
+        le=1,
+        description="min fraction of voxels with exactly the lowest value that marks it as padding, if it is below air",
     )
     min_shifted: float = Field(
         0.03,

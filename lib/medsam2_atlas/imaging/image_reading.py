@@ -48,7 +48,11 @@ _WHOLE = 1e-3
 
 
 def volume(path: str) -> Result:
-    """Returns a CT as `[z, y, x]` float32 in LPS orientation; see `medsam2_atlas.imaging.volume.read_volume`."""
+    """Returns a CT as `[z, y, x]` float32 in LPS orientation; see `medsam2_atlas.imaging.volume.read_volume`.
+
+    Raises:
+        InputError: the CT cannot be read, or all its voxels have one value.
+    """
     refuse_segmentation(Path(path))
     remarks: list[str] = []
     image = _image(Path(path), remarks)
@@ -73,7 +77,10 @@ def labels(path: str, like: dict[str, Any] | None = None) -> Result:
 
     Args:
         path: the label map.
-        like: grid of the image in LPS orientation, onto which a segmentation is padded; None to keep its own grid.
+        like: grid of the image in LPS orientation, to which a segmentation is padded; None to keep its own grid.
+
+    Raises:
+        InputError: the label map cannot be read, or is not a label map.
     """
     file = Path(path)
     grid = Geometry.parse(like) if like else None

@@ -75,8 +75,8 @@ def stem_of(name: str) -> str:
     return name[: -len(suffix)] if suffix else os.path.splitext(name)[0]  # noqa: PTH122 called for many files
 
 
-def not_taken(entries: Iterable[os.DirEntry[str]]) -> dict[str, str]:
-    """Returns why files and folders with images are not used, by name. All DICOM files share one entry, under the first name.
+def unused_images(entries: Iterable[os.DirEntry[str]]) -> dict[str, str]:
+    """Returns, by name, the reason why image files and folders are not used. All DICOM files share the entry of the first one.
 
     Args:
         entries: entries of one folder, without hidden ones and without names that `suffix_in` recognises. Links are not
@@ -103,7 +103,7 @@ def not_taken(entries: Iterable[os.DirEntry[str]]) -> dict[str, str]:
 
 
 def _reason(entry: os.DirEntry[str], names: set[str]) -> str:
-    """Returns why a file or folder is not used; empty if it is clearly not an image. names: of all files, in lower case."""
+    """Returns the reason why an entry is not used; empty if it is clearly no image. names: of all entries, in lower case."""
     if entry.is_dir():
         if entry.is_symlink():
             return "is a link to a folder. If it contains images, put links to the files themselves here."
@@ -119,7 +119,7 @@ def _reason(entry: os.DirEntry[str], names: set[str]) -> str:
 
 
 def _file_reason(name: str, names: set[str]) -> str:
-    """Returns why a file is not used; empty if it is clearly not an image, or contains the voxels for another file's header."""
+    """Returns the reason why a file is not used; empty if it is clearly not an image, or belongs to a listed header file."""
     lower = name.lower()
     if name.endswith((SEGMENTATION, SEGMENTATION.upper())):
         return "is a segmentation, not a CT. Move it to the label maps, and give it the name of its CT."
@@ -136,7 +136,7 @@ def _file_reason(name: str, names: set[str]) -> str:
 
 @lru_cache(maxsize=4096)
 def _folder_reason(path: str, _changed: int) -> str:
-    """Returns why a folder is not used; empty if none of its first files is an image. _changed: time of its last change."""
+    """Returns the reason why a folder is not used; empty if its first files are no images. _changed: time of last change."""
     for entry in _first_files(path):
         name = entry.name.lower()
         if suffix_in(entry.name):

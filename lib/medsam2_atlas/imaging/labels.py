@@ -12,7 +12,7 @@ from medsam2_atlas.base.configuration import OldKeys, read_config
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.resource import resource
 
-_FORMER: OldKeys = {"organs.*.threshold": "organs.*.published_threshold"}
+_OLD_KEYS: OldKeys = {"organs.*.threshold": "organs.*.published_threshold"}
 
 
 class Organ(BaseModel):
@@ -55,7 +55,7 @@ class OrganTable(BaseModel):
         return [(by_name[left], by_name[right]) for left, right in sides if right in by_name]
 
     def select(self, names: Iterable[str]) -> list[int]:
-        """Returns the numbers of organs in rising order; all organs if no names are given.
+        """Returns the numbers of organs in ascending order; all organs if no names are given.
 
         Args:
             names: names of organs, or their numbers as text.
@@ -99,4 +99,4 @@ def organ_table(file: Path | None = None) -> OrganTable:
         InputError: the file does not contain a valid table.
     """
     path = file or resource("configs/labels.yaml")
-    return read_config(OrganTable, path, "organ table", "Compare it with configs/labels.yaml.", old_keys=_FORMER)
+    return read_config(OrganTable, path, "organ table", "Compare it with configs/labels.yaml.", old_keys=_OLD_KEYS)

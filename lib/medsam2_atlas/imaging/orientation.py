@@ -9,12 +9,12 @@ import numpy as np
 from medsam2_atlas.imaging.volume import Geometry, Volume, to_sitk
 
 AS_FILED = "file"
-"""Stands for the axis order of the file, instead of the code of an orientation."""
+"""The value of `turn_to`'s `code` that stands for the axis order of the file."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A permutation and flips of axes, which interpolate no voxel.
+    """A permutation and reversal of axes, without interpolation.
 
     Attributes:
         code: orientation of the turned array: the directions in which x, y and z increase, such as RAS.

@@ -28,7 +28,7 @@ class SliceBox(Protocol):
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """The box (x_min, y_min, x_max, y_max), in voxel indices."""
+        """The box (x_min, y_min, x_max, y_max), in voxel indices; the last voxels are included."""
         ...
 
 
@@ -60,9 +60,9 @@ def write_preview(
         image: the CT.
         labels: label map `[z, y, x]` on the CT's grid, organ numbers.
         path: the file to write.
-        prompts: see `draw_preview`; likewise `mark` and `table`.
-        mark: a warning below the picture.
-        table: names and colours of the organs.
+        prompts: organs whose boxes are drawn; see `draw_preview`.
+        mark: a warning below the picture; empty for none.
+        table: names and colours of the organs; those of `configs/labels.yaml` by default.
     """
     with replacing(path) as part:
         draw_preview(image, labels, prompts, mark, table).save(part, "PNG")

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from medsam2_atlas.imaging.volume import Geometry, Volume
 
 NEAR = 0.1
-"""Max distance between corners of two grids that count as the same, in voxels of the image."""
+"""Max distance between corresponding corners of two grids that count as the same grid, in voxels of the image."""
 _ANGLE = 0.01
-"""Min angle between axes, in degrees, that messages report."""
+"""Min angle between corresponding axes that messages report, in degrees."""
 
 
 def corner_distance(first: Geometry, second: Geometry) -> float:

@@ -1,4 +1,4 @@
-"""Finds the organ of another program's segment, by its name, which may be one of many synonyms, or by its code."""
+"""Finds the organ of a segment from another program by the segment's name (one of many synonyms) or code."""
 
 from __future__ import annotations
 
@@ -102,6 +102,6 @@ def listed(names: Collection[str]) -> str:
 
 
 def remedy(table: OrganTable | None = None) -> str:
-    """Returns the remedy for segments that are not organs, for messages of any program."""
+    """Returns the remedy for segments that are not organs, for error messages."""
     organs = ", ".join(organ.display for organ in (table or organ_table()).organs)
     return f"Rename or remove them, or add their names to {NAMES_FILE}. Organs are {organs}."

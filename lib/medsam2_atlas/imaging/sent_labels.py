@@ -1,7 +1,7 @@
 """Turns the label maps that viewers send into files on the image's grid with the organ table's numbers.
 
-3D Slicer numbers segments in the order of its list, OHIF's panel in the order of their names. Both send the name of each number
-(`label_info`). OHIF sends voxels and a grid instead of a file.
+3D Slicer numbers segments in the order of its list; OHIF's panel numbers them in the order of their names. Both send the name
+of each number (`label_info`). OHIF sends voxels and a grid instead of a file.
 """
 
 from __future__ import annotations

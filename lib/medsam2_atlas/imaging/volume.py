@@ -43,6 +43,9 @@ class Geometry:
         spacing: voxel spacing along (x, y, z) in mm.
         origin: centre of the first voxel, (x, y, z) in mm.
         direction: `3 x 3` matrix by rows; its columns are the unit vectors of the axes.
+
+    Raises:
+        ValueError: a size is below 1, a spacing is not above 0, or a number is not finite.
     """
 
     size: tuple[int, int, int]
@@ -157,7 +160,11 @@ class Volume:
         return to_sitk(self.array, self.geometry)
 
     def restored(self) -> sitk.Image:
-        """Returns the array as a SimpleITK image on exactly the grid of the volume's file."""
+        """Returns the array as a SimpleITK image on exactly the grid of the volume's file.
+
+        Raises:
+            ValueError: the array does not have the size of the file's grid after it is turned back.
+        """
         import SimpleITK as sitk
 
         code = _orientation(self.file_geometry.direction)
@@ -206,8 +213,8 @@ def read_volume(path: str | Path) -> Volume:
         path: a NIfTI, NRRD or MHA file, or a DICOM series (its folder, or one of its files).
 
     Raises:
-        InputError: the file cannot be read, is not three-dimensional, has fewer than two slices, or has values that are not
-            finite.
+        InputError: the file cannot be read, is a segmentation, is not three-dimensional, has fewer than two slices, has values
+            that are not finite, or has the same value in all voxels.
     """
     return _decoded("volume", Path(path))
 
@@ -256,7 +263,7 @@ def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> 
     """Writes a volume on the grid of its original file.
 
     Args:
-        volume: the volume.
+        volume: the volume to write.
         path: the file to write; its suffix determines the format.
         compress: whether the voxels are compressed.
 
@@ -286,7 +293,7 @@ def grid_of_header(path: Path, header: Header) -> Geometry:
 
 
 def upright(grid: Geometry) -> Geometry:
-    """Returns a grid with its axes turned to LPS, as DICOMOrient does, but without an image of that size."""
+    """Returns a grid with its axes turned to LPS. SimpleITK's DICOMOrient gives the same grid, but needs a whole image."""
     import SimpleITK as sitk
 
     turn = sitk.DICOMOrientImageFilter()

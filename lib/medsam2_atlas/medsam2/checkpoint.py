@@ -31,7 +31,7 @@ class Weights:
         config: the network's configuration.
         file: the checkpoint that was loaded.
         sha256: the checksum of the checkpoint.
-        mark: a text that marks results of other than the official weights; empty for the official weights.
+        mark: the text that marks results, for example of demo weights; empty if the checkpoint contains none.
     """
 
     network: Any
@@ -102,6 +102,7 @@ def load_weights(file: Path, config: str | Path | None = None, device: torch.dev
 
     Raises:
         WeightsError: the file is not a checkpoint, or it belongs to another network; the message names the tensors.
+        FileNotFoundError: the configuration does not exist.
     """
     content = _read(file)
     chosen = load_config(config if config is not None else _named_config(file, content.get("config")))

@@ -24,10 +24,12 @@ class MedSAM2Config(Settings):
     batch: int = Field(
         16,
         ge=1,
-        description="tracks (organ and direction) that take a step together; 1 repeats the official predictor's arithmetic to "
-        "the last digits, more is faster",
+        description="max number of tracks (organ and direction) in one batch; 1 gives exactly the official predictor's "
+        "arithmetic, larger batches are faster",
     )
-    encoder_batch: int = Field(4, ge=1, description="slices that are encoded together; more need more memory")
+    encoder_batch: int = Field(
+        4, ge=1, description="number of slices that are encoded together; larger batches need more memory"
+    )
     small_batch: int = Field(
         4, ge=1, description="replaces `batch` if the GPU's memory is short; 1 is used if it is still too short"
     )

@@ -62,8 +62,8 @@ class MedSAM2Volume:
     Args:
         weights: the network and its weights.
         hu: the CT in HU, `[z, y, x]`, in the LPS orientation.
-        window: the HU to which the CT is clipped; those of `configs/medsam2.yaml` by default.
-        batch: the tracks (organ and direction) that take a step together; the value of `configs/medsam2.yaml` by default.
+        window: the min and max HU to which the CT is clipped; those of `configs/medsam2.yaml` by default.
+        batch: max number of tracks (organ and direction) in one batch; the value of `configs/medsam2.yaml` by default.
         memory: the step of the memory ladder. `small` stores the slices' features in main memory and uses smaller batches,
             `smallest` uses batches of one.
     """

@@ -46,7 +46,7 @@ def load_config(name_or_file: str | Path) -> DictConfig:
 def build_network(config: DictConfig) -> Any:
     """Returns a network (`sam2.modeling.sam2_base.SAM2Base`) with random weights, in evaluation mode.
 
-    All of it is made on the CPU, even on a machine with a GPU.
+    The whole network is built on the CPU, even on a machine with a GPU.
 
     Raises:
         WeightsError: the configuration names classes that the project's own configurations do not use. Hydra calls whatever a
@@ -57,7 +57,7 @@ def build_network(config: DictConfig) -> Any:
     if foreign:
         listed = ", ".join(name[:80] for name in foreign[:3])
         raise WeightsError(
-            "network configuration", f"names classes that are no part of SAM 2.1: {listed}.", "See configs/medsam2/."
+            "network configuration", f"names classes that are not part of SAM 2.1: {listed}.", "See configs/medsam2/."
         )
     network = instantiate(_replaced(model), _recursive_=True)
     for parameter in network.parameters():

@@ -12,7 +12,7 @@ from medsam2_atlas.medsam2.config import medsam2_config
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""The mean and standard deviation of ImageNet's red, green and blue, 0..1: SAM 2.1 was trained on images normalised by them."""
+"""ImageNet's mean and standard deviation of red, green and blue, 0..1; SAM 2.1 was trained on images normalised by them."""
 
 
 def to_uint8(hu: np.ndarray, window: tuple[float, float] | None = None) -> np.ndarray:

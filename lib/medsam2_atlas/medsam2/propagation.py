@@ -84,7 +84,7 @@ class Track:
         patience: number of successive slices without the organ after which the track ends, once it has passed all prompts.
             None: it ends at `end`.
         min_certainty: a slice also counts as without the organ if the mean logit inside its mask falls below this share of
-            that of the starting slices: the network then follows another structure, or soon will.
+            that of the starting slices: the network then follows another structure, or is about to.
         mend: changes the logits `[1, h, w]` of a prompted slice before they enter the memory.
         logits: the result, `[1, h, w]` by slice.
         starting: the memories of the starting slices. A new track that gets them and their logits continues from there.
@@ -233,7 +233,7 @@ class Propagator:
         track.passed[z] = track.corrected[z] = Memory(memory, pointer)
 
     def _forget(self, track: Track, z: int) -> None:
-        """Deletes the memory that no later slice of a track can attend to."""
+        """Deletes the memory that is too old for the slices after `z` to attend to."""
         oldest = max(self._pointers, int(self._net.num_maskmem) * int(self._net.memory_temporal_stride_for_eval))
         track.passed.pop(z - track.direction * oldest, None)
 

@@ -19,7 +19,7 @@ class SourceQuality:
     Attributes:
         unet: the U-Net's Dice on validation cases.
         unet_cases: the number of cases that the U-Net was trained on.
-        atlas: the Dice between a reference and the other references.
+        atlas: the mean Dice between a reference and the other references.
     """
 
     unet: Mapping[int, float] = field(default_factory=dict)
@@ -41,13 +41,13 @@ class SourceQuality:
 
 
 def choose_prompts(atlas: Prompts, unet: Prompts, quality: SourceQuality, organs: Iterable[int]) -> Prompts:
-    """Returns the prompt of the better source for each organ; if it has none, the prompt of the other source.
+    """Returns each organ's prompt from the better source, or from the other source if the better one has no prompt.
 
     Args:
         atlas: the atlas' prompts.
         unet: the U-Net's prompts.
         quality: the measured quality of both sources.
-        organs: the organ numbers.
+        organs: the numbers of the organs to prompt.
     """
     available: dict[Source, dict[int, OrganPrompt]] = {
         "atlas": {p.label: p for p in atlas.prompts},

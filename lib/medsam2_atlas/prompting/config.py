@@ -42,18 +42,20 @@ class PromptingConfig(Settings):
         0.05,
         ge=0,
         le=1,
-        description="min value of a score map's maximum for a prompt: with less, hardly any reference has the organ there",
+        description="min value of a score map's maximum for a prompt: with less, hardly any reference has the organ at "
+        "any position",
     )
     box_area_factor: float = Field(1.1, gt=0, description="factor by which strategies D and E enlarge a box's area; published")
     range_growth: float = Field(
         0.2,
         ge=0,
-        description="growth of the range of slices in strategies D and E, as a share of it, half at each end; published",
+        description="growth of the range of slices in strategies D and E, as a share of the range, half at each end; published",
     )
     min_unet_cases: int = Field(
         8,
         ge=0,
-        description="min number of an organ's training cases for trusting the U-Net's Dice: of fewer, only one or two validate",
+        description="min number of an organ's training cases for trusting the U-Net's Dice: with fewer, it is measured on only "
+        "one or two cases",
     )
 
 

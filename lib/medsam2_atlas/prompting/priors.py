@@ -1,4 +1,4 @@
-"""Anatomical rules for prompts: the sides of paired organs, and more certain neighbours."""
+"""Anatomical rules for prompts: the sides of paired organs, and constraints by organs that are already segmented."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medsam2_atlas.prompting.prompt import OrganPrompt, Prompts
 from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps
 
 _INSIDE = 127
-"""Value of a score map above which a voxel more likely belongs to the organ than not."""
+"""Value of a score map above which a voxel is more likely to belong to the organ than not."""
 
 
 class PriorsConfig(Settings):
@@ -41,8 +41,8 @@ class PriorsConfig(Settings):
     inertia: float = Field(
         0.5,
         ge=0,
-        description="weight of no shift; each neighbour has a weight of up to 1, so one close neighbour moves a map by 2/3 of "
-        "its own shift",
+        description="weight of a zero shift; each neighbour has a weight of up to 1, so one close neighbour moves a map by "
+        "2/3 of its own shift",
     )
     min_left: float = Field(
         0.2,
@@ -63,12 +63,12 @@ def priors_config(file: Path | None = None) -> PriorsConfig:
 
 
 def resolve_laterality(prompts: Prompts, table: OrganTable, scores: ScoreMaps) -> Prompts:
-    """Removes the less certain prompt of each pair of left and right organs that are swapped or lie on each other.
+    """Removes the less certain prompt of each left and right pair unless the left organ lies left of the right one.
 
     Sides are determined in the atlas' common space, so they are correct even if the file has a wrong patient position.
 
     Args:
-        prompts: the prompts.
+        prompts: the prompts of the target.
         table: the organs and their pairs.
         scores: the target's score maps, which contain the transform to the common space.
     """

@@ -66,7 +66,7 @@ class OrganPrompt:
 
     @property
     def middle(self) -> BoxPrompt:
-        """The box from which propagation starts: the nearest to the middle of the range; of two, the lower one."""
+        """The box from which propagation starts: the nearest to the middle of the range, the lower one of two."""
         return min(self.boxes, key=lambda box: abs(2 * box.z - self.z_min - self.z_max))
 
     def as_dict(self) -> dict[str, Any]:
@@ -170,7 +170,11 @@ def read_prompts(path: Path, geometry: Geometry) -> list[OrganPrompt]:
 
 
 def prompts_from_report(described: Sequence[Mapping[str, Any]]) -> list[OrganPrompt]:
-    """Returns the prompts from the field `prompts` of a report."""
+    """Returns the prompts from the field `prompts` of a report.
+
+    Raises:
+        pydantic.ValidationError: the field does not contain prompts.
+    """
     return [p.value() for p in TypeAdapter(list[_Prompt]).validate_python(list(described))]
 
 

@@ -24,8 +24,8 @@ class RegistrationCache:
     def get(self, key: str, make: Callable[[], Transform]) -> Transform:
         """Returns the transform of a key; computes and stores it if it is missing.
 
-        The first call, too, returns the transform as stored (displacements in half precision), so that results do not depend on
-        the cache. If another process empties the cache during the computation, the transform is not stored: its study may have
+        The first call also returns the stored form (displacements in half precision), so that results do not depend on the
+        cache. If another process empties the cache during the computation, the transform is not stored: its study may have
         been erased.
 
         Args:

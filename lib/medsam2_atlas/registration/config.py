@@ -52,13 +52,16 @@ class WorkImageConfig(_Section):
         0.75, ge=0, description="spacings; axes with shorter voxels are smoothed: longer voxels need no smoothing"
     )
     body_hu: float = Field(
-        -300.0, description="HU; denser voxels may be body: between lung and fat, far from the noise of both"
+        -300.0,
+        description="HU; denser voxels may belong to the body. The value is between lung and fat, far from the noise of both",
     )
     min_body_share: float = Field(
         0.02, ge=0, le=1, description="min share of all voxels that are body; if there are fewer, the values are not HU"
     )
     body_margin: float = Field(
-        20.0, ge=0, description="mm around the body that are registered too: they show its outline, but not the table"
+        20.0,
+        ge=0,
+        description="mm; margin around the body that is registered too: it shows the body's outline, but not the table",
     )
 
 
@@ -84,7 +87,7 @@ class PrealignConfig(_Section):
         "clearest landmarks",
     )
     pixel_step: int = Field(
-        2, ge=1, description="every n-th row and column is compared: each of them shows the position along z"
+        2, ge=1, description="n: only every n-th row and column is compared, because each of them shows the position along z"
     )
     min_overlap: float = Field(
         0.35,
@@ -153,7 +156,9 @@ class FeatureConfig(_Section):
     mind_radius: int = Field(1, ge=0, description="voxels; radius of the compared patches")
     air: float = Field(0.7, ge=0, le=1.5, description="weight of the class air: lung and bowel move")
     fat: float = Field(0.7, ge=0, le=1.5, description="weight of the class fat: its amount differs between patients")
-    bone: float = Field(0.9, ge=0, le=1.5, description="weight of the class bone: rigid, but ribs and pelvis differ in form")
+    bone: float = Field(
+        0.9, ge=0, le=1.5, description="weight of the class bone: bones are rigid, but ribs and pelvis differ in shape"
+    )
     brightness: float = Field(
         1.5,
         ge=0,
@@ -187,11 +192,15 @@ class DeformableConfig(_Section):
         "few voxels",
     )
     field_smoothings: int = Field(
-        3, ge=0, description="number of box means that smooth the field before it is applied: close to a Gaussian"
+        3,
+        ge=0,
+        description="number of box means that smooth the field before it is applied: close to a Gaussian",
     )
-    max_folding: float = Field(0.004, ge=0, le=1, description="max share of cells that fold: hardly any voxel")
+    max_folding: float = Field(
+        0.004, ge=0, le=1, description="max share of grid cells that may fold; a field with more folds is smoothed"
+    )
     max_smoothings: int = Field(
-        12, ge=0, description="max number of twofold box means for a field that folds more; few need one"
+        12, ge=0, description="max number of times that such a field is smoothed, by two box means each; few fields need it"
     )
 
 
@@ -207,7 +216,7 @@ class GroupConfig(_Section):
         0.2,
         gt=0,
         le=1,
-        description="min share of the images that show a voxel of their mean: a mean of fewer shows single patients",
+        description="min share of the images that cover a voxel of their mean: a mean of fewer would show single patients",
     )
     long_share: float = Field(
         0.85,
@@ -253,7 +262,7 @@ class RegistrationConfig(BaseModel):
         (0.8, 0.87, 0.93, 1.0, 1.07, 1.15, 1.25), description="stretches tried along z: adults of different height"
     )
     affine_steps: tuple[int, int] = Field(
-        (50, 25), description="Adam steps on each affine level: the second level starts near its end point"
+        (50, 25), description="Adam steps on each affine level: the second level starts near the optimum"
     )
     cell: int = Field(
         4, ge=1, description="voxels per cell of the discrete search: 16 mm. Smaller cells take longer and gain little"
@@ -262,7 +271,7 @@ class RegistrationConfig(BaseModel):
     adam_steps: int = Field(
         60,
         ge=0,
-        description="steps of the continuous refinement, which starts near its end point; twice as many gain nothing",
+        description="steps of the continuous refinement, which starts near the optimum; twice as many gain nothing",
     )
     smoothness: float = Field(
         1.0,

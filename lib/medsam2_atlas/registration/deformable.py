@@ -59,7 +59,7 @@ def deform(
 
 
 def _unfolded(map: Displacement, config: DeformableConfig) -> Displacement:
-    """Smooths a field until at most a share of `max_folding` of its cells fold. Few fields need it."""
+    """Smooths a field until at most the share `max_folding` of its cells folds. Few fields need it."""
     for _ in range(config.max_smoothings):
         if map.folding() <= config.max_folding:
             break

@@ -27,11 +27,11 @@ class CommonSpace:
 
 
 class UnregisteredError(Exception):
-    """An image cannot be registered to the others.
+    """The error of an image that cannot be registered to the other images.
 
     Attributes:
         number: the index of the image.
-        reason: the error.
+        reason: the error that the registration raised.
     """
 
     def __init__(self, number: int, reason: Exception) -> None:
@@ -42,7 +42,7 @@ class UnregisteredError(Exception):
 def build_common_space(images: Sequence[WorkImage], config: RegistrationConfig, progress: Progress = silent) -> CommonSpace:
     """Registers images together.
 
-    The first template is, among the long scans, the image of median girth. The first round finds affine maps, which give the
+    The first template is the image of median girth among the long scans. The first round finds affine maps, which give the
     group's mean size and shape. Each later round registers every image deformably to the mean image of the previous round. At
     each voxel, the mean includes only the images whose field of view covers it.
 

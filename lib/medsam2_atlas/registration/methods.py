@@ -35,6 +35,10 @@ class Registration(Protocol):
 
 
 def registration_of(method: str) -> Registration:
-    """Returns the registration with a name in `METHODS`."""
+    """Returns the registration with a name in `METHODS`; imports its module.
+
+    Raises:
+        KeyError: there is no registration of this name.
+    """
     module, function = METHODS[method].split(":")
     return cast(Registration, getattr(import_module(module), function))

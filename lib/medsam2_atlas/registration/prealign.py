@@ -36,7 +36,7 @@ class ClassMaps:
         """Averages an image's HU-class maps over cells.
 
         Args:
-            image: the image.
+            image: the CT on its working grid.
             spacing: the approximate size of a cell in mm.
             tissue: the borders between the classes.
         """
@@ -50,7 +50,7 @@ class ClassMaps:
 
     @cached_property
     def outline(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The body's centre (world, mm) and width (mm) along x and y, each of shape `[2]`: medians over slices."""
+        """The centre of the body (world coordinates in mm) and its width in mm, each `[2]` (x, y): medians over slices."""
         inside = (self.maps[4] > 0.5) & (self.valid > 0.5)
         centres, widths = [], []
         for axis, other in ((2, 1), (1, 2)):
@@ -99,7 +99,7 @@ def _best_start(f: ClassMaps, m: ClassMaps, config: RegistrationConfig, turn: fl
         for cost, lag in _costs(f, _stretched(m, f.spacing * stretch, plane), config.prealign, penalty):
             if best is None or cost < best[0]:
                 best = (cost, stretch, lag)
-    if best is None:  # too few coarse slices in common: align the middles
+    if best is None:  # too few coarse slices overlap: align the middles of the scans
         best = (math.inf, 1.0, (f.maps.shape[1] - int(_length(m) / f.spacing)) // 2)
     cost, stretch, lag = best
     across = scale * turn

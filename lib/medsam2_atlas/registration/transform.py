@@ -20,7 +20,7 @@ from medsam2_atlas.base.files import replacing
 from medsam2_atlas.imaging.volume import Geometry
 
 _MANY_POINTS = 1 << 14
-"""Max number of points that one thread samples alone: for fewer points, several threads are slower."""
+"""Max number of points that a single thread samples: for so few points, several threads would be slower."""
 
 
 class Map(Protocol):
@@ -186,7 +186,7 @@ class Transform:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Transform:
-        """Returns the chain from the arrays that the method `arrays` returned; shapes and names are given there.
+        """Returns the chain from the result of `arrays`, which defines the shapes and names.
 
         Args:
             arrays: arrays by name; other names are ignored.

@@ -124,12 +124,12 @@ class WorkImage:
         return torch.stack([(self.hu - AIR) * self.valid, self.valid.float()])
 
     def around_body(self) -> WorkImage:
-        """Returns the image cropped to the body and `body_margin` mm around it: table and air only cost time."""
+        """Returns the image cropped to the body and `body_margin` mm around it; table and air would only cost time."""
         box = occupied(self.body.numpy(), margin=round(self.config.body_margin / self.spacing))
         return self if box is None else self.cropped(box)
 
     def cropped(self, box: tuple[slice, ...]) -> WorkImage:
-        """Returns a copy of the part in a box, one slice per axis (z, y, x)."""
+        """Returns a copy of the part in a box, given in voxels as one slice per axis (z, y, x)."""
         z, y, x = box
         shift = torch.tensor([x.start, y.start, z.start], dtype=torch.float32) * self.spacing
         return replace(self, hu=self.hu[box].clone(), valid=self.valid[box].clone(), origin=self.origin + shift)

@@ -1,4 +1,4 @@
-"""A target's score maps: the references' votes for each organ, warped to the target and corrected there.
+"""A target's score maps: the references' votes for each organ, warped to the target and corrected by its intensities.
 
 `steps.STEPS` lists the steps.
 """

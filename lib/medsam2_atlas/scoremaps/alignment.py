@@ -23,11 +23,11 @@ class AlignConfig(StepConfig):
 
 @dataclass(frozen=True)
 class Target:
-    """A CT to segment, and the atlas to compare it with.
+    """A CT to segment, and the inputs of its registration.
 
     Attributes:
         image: the CT in HU.
-        atlas: the atlas.
+        atlas: the atlas whose references vote on the CT.
         registration: the registration parameters.
         cache: stores registrations to the same common space.
     """
@@ -45,9 +45,9 @@ class Alignment:
     Attributes:
         target: the CT in HU.
         work: the CT on its working grid.
-        atlas: the atlas.
+        atlas: the atlas to whose common space it is registered.
         transform: the transform from the target's world points to the common space's (x, y, z in mm, LPS).
-        inverse: its inverse.
+        inverse: the inverse of `transform`.
     """
 
     target: Volume

@@ -3,7 +3,7 @@
 Registration by local structure does not use all information in the intensities. This step follows unified segmentation
 (Ashburner and Friston, NeuroImage 2005): one smooth field moves the maps of all organs. The field maximises the likelihood of
 the target's HU under a mixture of the organs and their surroundings. Each component of the mixture has a histogram that is
-estimated from this target; histograms and field are estimated in turns.
+estimated from this target; the histograms and the field are estimated alternately.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 from scipy import ndimage
 
-from medsam2_atlas.imaging.cropped_map import Box, C, CroppedMap, around, lower_corner, shape_of
+from medsam2_atlas.imaging.cropped_map import Box, C, CroppedMap, box_around, lower_corner, shape_of
 from medsam2_atlas.registration.adam import Adam
 from medsam2_atlas.scoremaps.intensities import Intensities
 from medsam2_atlas.scoremaps.maps import ScoreMaps
@@ -89,7 +89,7 @@ def warp_jointly(
     if config.rounds == 0 or not names:
         return scores, field_of_view
     maps, shape, spacing = {k: scores.maps[k] for k in names}, scores.reduced_shape, scores.reduced_spacing
-    box = around(list(maps.values()), config.margin / spacing, shape)
+    box = box_around(list(maps.values()), config.margin / spacing, shape)
     cells = _cells(maps, field_of_view, intensities, box, spacing, config)
     field = _fitted(cells, intensities, config)
     moved = {k: _moved(score, field, cells, shape) for k, score in maps.items()}
@@ -109,7 +109,7 @@ def _cells(
     blur = config.blur / (size * spacing)
 
     def pooled(score: CroppedMap) -> np.ndarray:
-        values = torch.from_numpy(score.over(box))
+        values = torch.from_numpy(score.probabilities(box))
         result: np.ndarray = F.avg_pool3d(values[None], size.tolist(), ceil_mode=True)[0].numpy()
         return result
 
@@ -148,7 +148,7 @@ def _fitted(cells: _Cells, intensities: Intensities, config: BendConfig) -> torc
             with torch.no_grad():
                 maps = _interpolated(cells.maps, grid + field() / steps)
         ratios = _log_ratios(maps, cells, known if turn == 0 else torch.ones_like(known), intensities, config)
-        near = _near(maps, config.margin / cells.steps, config.near).any(0)  # elsewhere all maps are 0: constant mixture
+        near = _near(maps, config.margin / cells.steps, config.near).any(0)  # elsewhere the mixture is constant: all maps are 0
         counted = known & near
         likelihood, place = ratios[:, counted].exp(), grid[:, counted]
         optimiser = Adam(knots, config.rate)
@@ -178,7 +178,7 @@ def _log_ratios(
 
 
 def _near(maps: torch.Tensor, reach: np.ndarray, score: float) -> torch.Tensor:
-    """Returns a bool `[organ, z, y, x]`: True if the map exceeds a score within `reach` cells (z, y, x)."""
+    """Returns a bool `[organ, z, y, x]`: True if a cell at most `reach` (z, y, x) cells away exceeds `score`."""
     size = [1, *(2 * int(np.ceil(n)) + 1 for n in reach)]
     return torch.from_numpy(ndimage.maximum_filter(maps.numpy() > score, size, mode="constant"))
 
@@ -195,7 +195,7 @@ def _along_axes(values: ArrayLike) -> torch.Tensor:
 
 
 def _interpolated(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Interpolates values `[c, z, y, x]` at fractional indices `[3, ...]` (z, y, x); outside, the border's values hold."""
+    """Interpolates values `[c, z, y, x]` at fractional indices `[3, ...]` (z, y, x); the border is repeated outside."""
     last = torch.tensor(values.shape[1:], dtype=torch.float32).sub(1).clamp(min=1)
     unit = (index.flatten(1).T / last * 2 - 1).flip(1)
     found = F.grid_sample(values[None], unit[None, None, None], padding_mode="border", align_corners=True)
@@ -205,9 +205,9 @@ def _interpolated(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 def _moved(score: C, field: torch.Tensor, cells: _Cells, shape: tuple[int, ...]) -> C:
     """Moves a map on a reduced grid of `shape` by a field over cells."""
     voxel = cells.steps / cells.size
-    box = around([score], field.abs().amax((1, 2, 3)).numpy() / voxel + 1, shape)
+    box = box_around([score], field.abs().amax((1, 2, 3)).numpy() / voxel + 1, shape)
     z, y, x = lower_corner(box)
-    values = torch.from_numpy(score.over(box))[None]
+    values = torch.from_numpy(score.probabilities(box))[None]
     result = np.empty(values.shape[1:], np.uint8)
     for first in range(0, len(result), _SLAB):
         index = _indices([slice(z + first, z + min(first + _SLAB, len(result))), *box[1:]])

@@ -26,15 +26,15 @@ _CORRECT = {name: name for name in ("rounds", "spread", "weight", "smoothing", "
     "most": "max_evidence"
 }
 _BEND = {name: name for name in ("rounds", "steps", "rate", "cell", "knots", "stiffness", "blur")} | {"most": "max_evidence"}
-"""The names of settings in the last release's file and in stored predictions, with their present names."""
+"""The names of settings in files of the previous release and in stored predictions, with their current names."""
 
 
 def _correction_rounds(rounds: Any) -> Mapping[str, Any]:
-    """Returns the present settings for a number of correction rounds; in old files, 0 rounds disabled bending too."""
+    """Returns the current settings for a number of correction rounds; in old files, 0 rounds disabled bending too."""
     return {"correct.rounds": rounds} | ({"bend.enabled": False} if rounds == 0 else {})
 
 
-_FORMER: OldKeys = {
+_OLD_KEYS: OldKeys = {
     **{name: f"vote.{name}" for name in _VOTE},
     **{f"appearance.bending.{old}": f"bend.{new}" for old, new in _BEND.items()},
     **{f"appearance.{old}": f"correct.{new}" for old, new in _CORRECT.items()},
@@ -104,4 +104,4 @@ def fusion_config(file: Path | None = None) -> FusionConfig:
     Raises:
         InputError: the file does not contain valid settings.
     """
-    return read_config(FusionConfig, file or resource("configs/fusion.yaml"), "fusion configuration", old_keys=_FORMER)
+    return read_config(FusionConfig, file or resource("configs/fusion.yaml"), "fusion configuration", old_keys=_OLD_KEYS)

@@ -3,10 +3,10 @@
 The method is expectation-maximisation with a spatial prior, after Van Leemput et al. (IEEE TMI 1999) and Ashburner and Friston
 (NeuroImage 2005). The registered score map is the prior. Each round estimates two HU histograms from the target under the
 current posterior: one of the organ, one of the background near it. Prior and likelihoods give the next posterior. Nothing is
-trained. If an organ looks like its surroundings, its two histograms are alike, and the map stays as registered.
+trained. If an organ looks like its surroundings, its two histograms are similar, and the map stays as registered.
 
 Outside the references' fields of view, the prior is unknown, not 0. It is extrapolated from the border and decays with the
-distance. So an organ that all references cut can still be followed in the target.
+distance. So an organ that is only partially imaged in all references can still be followed in the target.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from scipy import ndimage
 
-from medsam2_atlas.imaging.cropped_map import Box, CroppedMap, around, lower_corner, nested
+from medsam2_atlas.imaging.cropped_map import Box, CroppedMap, box_around, lower_corner, nested
 from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.scoremaps.intensities import Intensities
 from medsam2_atlas.scoremaps.maps import ScoreMap, ScoreMaps
@@ -30,7 +30,7 @@ from medsam2_atlas.scoremaps.step import StepConfig
 _MARGIN = 4
 """Margin in voxels around the voxels that may join an organ: filters need it."""
 _MORE_LIKELY = 0.5
-"""The probability above which a voxel more likely belongs to the organ than not."""
+"""The probability above which a voxel is more likely to belong to the organ than not."""
 _LOGIT = 12.0
 """Max log odds: float32 has too few digits for sums of higher odds."""
 _MIN_PROBABILITY = 1e-4
@@ -76,7 +76,11 @@ class CorrectConfig(StepConfig):
         "without bound",
     )
     cut_score: float = Field(
-        0.2, gt=0, lt=1, description="score at the border of the references' fields of view above which they cut an organ"
+        0.2,
+        gt=0,
+        lt=1,
+        description="an organ counts as partially imaged in the references if its score at the border of their fields of view "
+        "exceeds this",
     )
     border_blur: float = Field(
         8.0, gt=0, description="mm; standard deviation of the Gaussian that smooths a border before its direction is computed"
@@ -145,13 +149,13 @@ def correct(scores: ScoreMaps, field_of_view: CroppedMap, intensities: Intensiti
 
 def _start(score: ScoreMap, covered: np.ndarray, spacing: np.ndarray, config: CorrectConfig) -> _Organ | None:
     spread = config.spread / spacing
-    box = around([score], 4 * spread, covered.shape)
-    seed, known = score.over(box), covered[box]
+    box = box_around([score], 4 * spread, covered.shape)
+    seed, known = score.probabilities(box), covered[box]
     border = known & ndimage.binary_dilation(~known)
     cut = border.any() and float(seed[border].max()) > config.cut_score
     if cut:
-        box = around([score], config.reach / spacing, covered.shape)
-        seed, known = score.over(box), covered[box]
+        box = box_around([score], config.reach / spacing, covered.shape)
+        seed, known = score.probabilities(box), covered[box]
     prior = ndimage.gaussian_filter(seed, spread)
     if cut:
         share = ndimage.gaussian_filter(known.astype(np.float32), spread)
@@ -164,7 +168,7 @@ def _start(score: ScoreMap, covered: np.ndarray, spacing: np.ndarray, config: Co
     # Spreading lowers the prior of thin organs: a vein would lose to the liver around it before any comparison.
     prior = prior * min(config.max_thinning, float(seed.max()) / highest)
     part = occupied(near, margin=_MARGIN)
-    assert part is not None, "the voxel of the max prior is near"
+    assert part is not None, "the voxel of the max prior may join the organ"
     prior, near = np.clip(prior[part], _MIN_PROBABILITY, config.max_prior), near[part].copy()
     seed, known = seed[part].copy(), known[part].copy()
     return _Organ(nested(box, part), seed, np.log(prior / (1 - prior)), near, known, seed)

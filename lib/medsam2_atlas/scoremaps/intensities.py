@@ -30,7 +30,9 @@ class HistogramConfig(Settings):
     pixel_blur: float = Field(
         1.0, ge=0, description="mm; standard deviation of the Gaussian that first removes noise from the target"
     )
-    min_share: float = Field(1e-3, gt=0, description="added to both histograms, so that a rare value has little influence")
+    min_share: float = Field(
+        1e-3, gt=0, description="share that is added to each bin of both histograms, so that a rare value has little influence"
+    )
 
 
 @dataclass(frozen=True)

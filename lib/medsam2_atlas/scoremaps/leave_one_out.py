@@ -1,8 +1,8 @@
 """Finds the best threshold of each organ's score map by leaving out one reference after another.
 
-This happens in the common space, so it needs no registration. The other references vote on the reference that is left out, and
-its intensities correct their votes if the settings enable that. The best threshold of an organ is the one whose boxes have the
-highest overlap with the true boxes.
+The references are already in the common space, so none is registered again. The other references vote on the reference that is
+left out, and its intensities correct their votes if the settings enable that. The best threshold of an organ is the one whose
+boxes have the highest overlap with the true boxes.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _overlaps(reference: Reference, atlas: Atlas, config: FusionConfig, candidat
 def _maps_without(
     reference: Reference, others: Sequence[Reference], atlas: Atlas, config: FusionConfig
 ) -> dict[int, CroppedMap]:
-    """Returns the other references' votes on the one left out, corrected by its intensities, on the map grid."""
+    """Returns the votes of `others` on a reference, corrected by its intensities, on the map grid."""
     picture, template = torch.from_numpy(reference.picture.astype(np.float32)), atlas.template
     work = WorkImage(picture.clamp(min=AIR), picture > NO_VOXEL, template.origin, template.spacing)
     organs = vote_on(picture, work.valid, others, atlas, config.vote)

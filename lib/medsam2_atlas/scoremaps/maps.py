@@ -22,7 +22,7 @@ class ScoreMap(CroppedMap):
     Attributes:
         values: `[z, y, x]` uint8; 255 stands for 1.
         lower: (z, y, x) of the first voxel on the reduced grid.
-        visible: share 0..1 of the organ, as the atlas knows it, inside the target's field of view.
+        visible: share of the organ inside the target's field of view, 0..1, estimated from the atlas' map.
         evidence: measures of the map's reliability, by name; see `evidence.with_evidence`.
     """
 
@@ -41,7 +41,7 @@ class ScoreMaps:
         geometry: the target's grid.
         stride: the target's pixels per pixel of the reduced grid, along x and along y.
         transform: the transform from the target's world points to the common space's (x, y, z in mm, LPS).
-        inverse: its inverse.
+        inverse: the inverse of `transform`.
         thresholds: the best threshold by organ number, if the atlas contains one.
     """
 
@@ -84,7 +84,7 @@ class ScoreMaps:
         score = self.maps.get(organ)
         if score is None:
             return np.zeros((rows, columns), np.float32)
-        return score.over((slice(z, z + 1), slice(0, rows), slice(0, columns)))[0]
+        return score.probabilities((slice(z, z + 1), slice(0, rows), slice(0, columns)))[0]
 
 
 def reduced_shape(geometry: Geometry, stride: int) -> tuple[int, int, int]:

@@ -22,7 +22,7 @@ class PiecesConfig(Settings):
         0.02,
         gt=0,
         le=1,
-        description="the same for a piece above or below the others: chosen for a vena cava that falls into two pieces",
+        description="the same for a piece above or below the other pieces: chosen for a vena cava that falls into two pieces",
     )
     max_overlap: float = Field(
         0.6,
@@ -36,8 +36,8 @@ class PiecesConfig(Settings):
 def main_pieces(posterior: np.ndarray, seed: np.ndarray, threshold: float, config: PiecesConfig) -> np.ndarray:
     """Returns a posterior in which only an organ's main pieces stay; other pieces are reduced to half the threshold.
 
-    Three kinds of pieces stay: the piece with the highest registered score, pieces with nearly that score, and minor pieces on
-    other slices than those. So a vessel or a pancreas that falls apart keeps all its pieces.
+    Three kinds of pieces stay: the piece with the highest registered score, pieces with at least the share `min_main` of that
+    score, and smaller pieces on other slices. So a vessel or a pancreas that falls apart keeps all its pieces.
 
     Args:
         posterior: the organ's probabilities, `[z, y, x]`, 0..1.

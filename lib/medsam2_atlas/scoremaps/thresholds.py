@@ -30,8 +30,8 @@ def threshold_of(rule: ThresholdRule, organ: int, scores: ScoreMaps, table: Orga
 
     Args:
         rule: `atlas`: the best threshold found for the atlas, or the adaptive one if none was found. `published`: the threshold
-            of the published method, made for 15 references and their plain mean. `adaptive`: half the map's maximum, at
-            most 0.5.
+            of the published method, made for 15 references and their plain mean. `adaptive`: a share of the map's
+            maximum (by default half of it), limited to `max_adaptive`.
         organ: the organ number.
         scores: the target's score maps.
         table: contains the published thresholds.

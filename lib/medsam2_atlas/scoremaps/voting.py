@@ -4,7 +4,7 @@ The target is warped to the common space once. There, it is compared with each r
 reference costs a few filters, not a registration.
 
 `mean`   equal weights: the published method.
-`local`  locally weighted voting (Artaechevarria et al., IEEE TMI 2009): weight = local squared distance to the power of −p.
+`local`  locally weighted voting (Artaechevarria et al., IEEE TMI 2009): weight = local squared distance to the power −`power`.
 `joint`  joint label fusion (Wang et al., IEEE TPAMI 2013): weights that minimise the expected error of the vote if references
          make the same errors; M w = 1 with M(i, j) = (mean of |T − Rᵢ| |T − Rⱼ| around the voxel)^β.
 
@@ -28,7 +28,7 @@ from medsam2_atlas.scoremaps.alignment import Alignment
 from medsam2_atlas.scoremaps.step import StepConfig
 
 _UNSEEN = 1.0
-"""The difference at a voxel that a reference does not show: the max difference."""
+"""The difference at a voxel outside the field of view of the target or the reference: the max difference."""
 _CHUNK = 1 << 18
 """Voxels for which the weights of `joint` are solved at once."""
 

@@ -56,8 +56,8 @@ class Warped:
         alignment: the target's alignment.
         registered: the score maps that registration and label fusion made.
         scores: the score maps after the last step.
-        field_of_view: the references' field of view on the same reduced grid: above 0.5 where at least one reference has
-            voxels.
+        field_of_view: the references' joint field of view on the same reduced grid: above 0.5 where at least one reference
+            has voxels.
         intensities: the target's intensities, if a step has computed them.
     """
 

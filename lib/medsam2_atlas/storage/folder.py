@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from medsam2_atlas.base.errors import InputError, StorageError
 from medsam2_atlas.base.resource import model_folder
 from medsam2_atlas.base.urls import is_url
-from medsam2_atlas.imaging.kinds import not_taken, suffix_in
+from medsam2_atlas.imaging.kinds import suffix_in, unused_images
 from medsam2_atlas.storage.links import LINK_PROBLEM, LINK_REMEDY, Roots
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def list_files(folder: Path, roots: Roots, *, labels: bool = False) -> Listing:
             elif state is not None:
                 found.files.setdefault(study, []).append(entry.name)
                 found.stamps[entry.name] = stamp(state)
-        found.unsupported = not_taken(unsupported)
+        found.unsupported = unused_images(unsupported)
     return found
 
 

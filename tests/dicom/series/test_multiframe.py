@@ -141,7 +141,7 @@ def cut_short(ds: Dataset, n: int) -> None:
         (timed, r"3 temporal positions \(1, 2, 3\)"),
         (beating, r"2 cardiac phases \(40.*, 75"),
         (doubled, r"more than one slice at .*: frame [25] of enhanced0.dcm and frame [25] of"),
-        (missing, "missing or double"),
+        (missing, "missing or duplicated"),
         (turned, "different orientation"),
         (without_a_position, "without ImagePositionPatient"),
         (without_groups, "6 frames, and positions of 0 of them"),

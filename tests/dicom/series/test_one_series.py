@@ -44,11 +44,11 @@ def test_slices_are_ordered_by_their_positions_in_any_plane(tmp_path: Path, code
 def test_a_missing_slice_is_reported_with_its_position(tmp_path: Path) -> None:
     files = write_series(tmp_path, upright(ARRAY))
     files[2].unlink()
-    with pytest.raises(InputError, match=r"missing or double, first after the slice at \(-10.0, -20.0, 33.0\)"):
+    with pytest.raises(InputError, match=r"missing or duplicated, first after the slice at \(-10.0, -20.0, 33.0\)"):
         read_volume(tmp_path)
 
 
-def test_a_double_slice_is_reported(tmp_path: Path) -> None:
+def test_a_duplicate_slice_is_reported(tmp_path: Path) -> None:
     files = write_series(tmp_path, upright(ARRAY))
     (tmp_path / "again.dcm").write_bytes(files[1].read_bytes())
     with pytest.raises(InputError, match=r"more than one slice at \(-10.0, -20.0, 33.0\) mm: 001.dcm and again.dcm"):
@@ -132,7 +132,7 @@ def test_one_slice_or_none_is_refused(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
-def test_double_slices_in_nested_folders_are_named_by_their_paths(tmp_path: Path) -> None:
+def test_duplicate_slices_in_nested_folders_are_named_by_their_paths(tmp_path: Path) -> None:
     files = write_series(tmp_path / "a", upright(ARRAY))
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / files[1].name).write_bytes(files[1].read_bytes())

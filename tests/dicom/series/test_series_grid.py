@@ -79,14 +79,16 @@ def test_corrected_positions_are_reported(tmp_path: Path) -> None:
         lambda n: 3 * n + 0.2 * max(0, n - 20),
     ],
 )
-def test_missing_double_and_uneven_slices_are_refused_at_any_precision(tmp_path: Path, place: Callable[[int], float]) -> None:
+def test_missing_duplicate_and_uneven_slices_are_refused_at_any_precision(
+    tmp_path: Path, place: Callable[[int], float]
+) -> None:
     def numbered(ds: Dataset, n: int) -> None:
         at(place)(ds, n)
         step = place(1) - place(0)
         ds.InstanceNumber = n + 1 + int(place(n) - step * n >= 0.9)
 
     write_series(tmp_path, upright(ARRAY), numbered)
-    with pytest.raises(InputError, match="mm apart: some are missing or double"):
+    with pytest.raises(InputError, match="mm apart: some are missing or duplicated"):
         read_volume(tmp_path)
 
 
@@ -104,7 +106,7 @@ def test_a_missing_slice_is_found_among_few_slices(tmp_path: Path, count: int, m
     files = write_series(tmp_path, upright(ARRAY[: count + 1]), at(lambda n: round(0.6 * n, 1)))
     if missing < count:
         files[missing].unlink()
-        with pytest.raises(InputError, match="missing or double"):
+        with pytest.raises(InputError, match="missing or duplicated"):
             read_volume(tmp_path)
 
 
@@ -179,7 +181,7 @@ def test_a_slice_off_the_line_is_refused(tmp_path: Path) -> None:
         ds.ImagePositionPatient = [-10 + 12 * (n == 9), -20, 3 * n]
 
     write_series(tmp_path, upright(ARRAY), moved)
-    with pytest.raises(InputError, match=r"do not lie above each other: the one at \(2\.0, -20\.0, 27\.0\)"):
+    with pytest.raises(InputError, match=r"are shifted sideways: the one at \(2\.0, -20\.0, 27\.0\)"):
         read_volume(tmp_path)
 
 

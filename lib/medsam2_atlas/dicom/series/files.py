@@ -41,7 +41,7 @@ class SeriesFiles:
 
 
 def series_files(path: Path) -> SeriesFiles:
-    """Finds the one series below a path.
+    """Finds the only series below a path.
 
     Args:
         path: a folder, which is searched recursively; a DICOMDIR, in place of its folder (its entries are ignored); or a DICOM

@@ -1,4 +1,4 @@
-"""Finds the one series below a path and checks that it is a volume."""
+"""Finds the only series below a path and checks that it is a volume."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.dicom.series.files import series_files
-from medsam2_atlas.dicom.series.grid import placed
+from medsam2_atlas.dicom.series.grid import fit_grid
 from medsam2_atlas.dicom.series.slices import Slice, slices_of, whole
 from medsam2_atlas.imaging.decoding import check_extent, check_voxels
 from medsam2_atlas.imaging.decoding.dicom import attribute
@@ -39,12 +39,12 @@ class Series:
 
 
 def find_series(path: Path) -> Series:
-    """Finds the one series below a path, which may be a folder, a DICOMDIR or a file; see `files.series_files`.
+    """Finds the only series below a path, which may be a folder, a DICOMDIR or a file; see `files.series_files`.
 
     A slice is a file, or a frame of a multi-frame file (Enhanced CT, Legacy Converted Enhanced CT, in one or several files).
 
     Raises:
-        InputError: there is no series, or several, or the series is not a volume: a tilted gantry; missing, double or uneven
+        InputError: there is no series, or several, or the series is not a volume: a tilted gantry; missing, duplicate or uneven
             slices; slices of different orientation, spacing or size; several stacks, phases or temporal positions; invalid
             rescale attributes; more voxels than the limits allow; or a volume longer than a patient.
         OSError: the path cannot be read.
@@ -72,7 +72,7 @@ def find_series(path: Path) -> Series:
             raise InputError(
                 path, f"has {present.count(False)} slices without {tag}; the others have one.", "Export the series again."
             )
-    fitted = placed(path, slices)
+    fitted = fit_grid(path, slices)
     check_extent(path, fitted.grid.size, fitted.grid.spacing)
     return Series(path, fitted.slices, fitted.grid, (*found.remarks, *fitted.remarks))
 

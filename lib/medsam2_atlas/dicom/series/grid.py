@@ -25,7 +25,7 @@ _ROUNDED_MM = 0.6
 _DOUBLE_MM = 0.01
 """Slices closer than this have the same position."""
 _DRIFT_MM = 0.1
-"""Max sideways drift of the slices over a series that is ignored."""
+"""Max sideways drift that is ignored, over the whole series."""
 _EXACT_MM = 1e-3
 """Positions are exact up to this error."""
 _EXACT_DEGREES, _REMARK_DEGREES = 1e-3, 0.01
@@ -36,7 +36,7 @@ _SAME_SPACING, _SAME_DIRECTION = 1e-4, 2e-3
 
 
 @dataclass(frozen=True)
-class Placed:
+class FittedSlices:
     """The slices in the order of the volume, its grid, and remarks to people about corrected positions."""
 
     slices: tuple[Slice, ...]
@@ -44,7 +44,7 @@ class Placed:
     remarks: tuple[str, ...]
 
 
-def placed(path: Path, slices: Sequence[Slice]) -> Placed:
+def fit_grid(path: Path, slices: Sequence[Slice]) -> FittedSlices:
     """Orders slices along the normal of their planes and fits a grid to them.
 
     Args:
@@ -52,8 +52,8 @@ def placed(path: Path, slices: Sequence[Slice]) -> Placed:
         slices: the slices in any order.
 
     Raises:
-        InputError: the slices differ in orientation, spacing or size; the gantry was tilted; or slices are missing, double or
-            uneven.
+        InputError: the slices differ in orientation, spacing or size; the gantry was tilted; or slices are missing,
+            duplicate or uneven.
     """
     if len(slices) < 2:
         raise InputError(path, "contains one slice: a volume needs at least two.", "Choose the whole series.")
@@ -72,7 +72,7 @@ def placed(path: Path, slices: Sequence[Slice]) -> Placed:
     rows, columns = slices[0].size
     spacing = (slices[0].spacing[1], slices[0].spacing[0], step)
     grid = Geometry((columns, rows, len(slices)), spacing, tuple(start.tolist()), tuple(axes.ravel().tolist()))
-    return Placed(tuple(slices), grid, tuple(remarks))
+    return FittedSlices(tuple(slices), grid, tuple(remarks))
 
 
 def _check_alike(path: Path, slices: Sequence[Slice]) -> None:
@@ -158,7 +158,7 @@ def _line(
         where = f", first after the slice at {_text(places[gaps[0]])} mm" if len(gaps) else ""
         raise InputError(
             path,
-            f"slices are {steps.min():.2f} to {steps.max():.2f} mm apart: some are missing or double{where}.",
+            f"slices are {steps.min():.2f} to {steps.max():.2f} mm apart: some are missing or duplicated{where}.",
             "Export the whole series again.",
         )
     _check_straight(path, slices, places, away, move, normal)
@@ -171,7 +171,7 @@ def _line(
 def _check_straight(
     path: Path, slices: Sequence[Slice], places: np.ndarray, away: np.ndarray, move: np.ndarray, normal: np.ndarray
 ) -> None:
-    """Checks that slices lie above each other; `away` is each slice's shift from its grid position, `[slices, 3]` in mm."""
+    """Checks that no slice is shifted sideways; `away` is each slice's shift from its grid position, `[slices, 3]` in mm."""
     step = float(move @ normal)
     drift = float(np.linalg.norm(move - step * normal))
     angle = np.degrees(np.arctan2(drift, step))
@@ -186,7 +186,7 @@ def _check_straight(
         worst = int(aside.argmax())
         raise InputError(
             path,
-            f"has slices that do not lie above each other: the one at {_text(places[worst])} mm is {aside.max():.1f} mm off.",
+            f"has slices that are shifted sideways: the one at {_text(places[worst])} mm is {aside.max():.1f} mm off.",
             "It may contain several reconstructions; export one of them.",
         )
 

@@ -62,7 +62,7 @@ class Slice:
         spacing: the distances between rows and between columns, in mm.
         size: the numbers of rows and columns.
         rescale: the conversion from stored values to HU.
-        stored: the bits of a stored value, and whether it is signed.
+        stored: the number of bits of a stored value, and whether it is signed.
         number: the number that the scanner gave the slice; None if unknown.
         parts: the stack, temporal position and cardiac phase of the slice, as texts.
     """
@@ -158,9 +158,9 @@ def _within(places: Sequence[Dataset], sequence: str, tag: str) -> object:
     return None
 
 
-def _get(place: Dataset, tag: str) -> object:
+def _get(dataset: Dataset, tag: str) -> object:
     """Returns an attribute; if it is malformed, a text that is not a number."""
-    value: object = attribute(place, tag, _MALFORMED)
+    value: object = attribute(dataset, tag, _MALFORMED)
     return value
 
 
@@ -202,9 +202,9 @@ def _count(file: Path, header: Dataset, tag: str) -> int:
     return value
 
 
-def whole(place: Dataset, tag: str) -> int | None:
+def whole(dataset: Dataset, tag: str) -> int | None:
     """Returns an attribute as an integer; None if it is missing or not an integer."""
-    return _whole(_get(place, tag))
+    return _whole(_get(dataset, tag))
 
 
 def _whole(value: object) -> int | None:

@@ -87,7 +87,7 @@ def is_segmentation(file: Path) -> bool:
 
 
 def refuse_segmentation(file: Path) -> None:
-    """Refuses a segmentation instead of an image.
+    """Raises an error if a file is a segmentation although a CT is expected.
 
     Raises:
         InputError: the file is a segmentation.
@@ -117,9 +117,9 @@ def check_voxels(path: Path, voxels: int) -> None:
 def check_same_size(file: Path, image: Path) -> None:
     """Checks from the headers alone that a label map has the same numbers of voxels along its axes, in any order, as an image.
 
-    This check is cheap; after it, a reader decodes the label map and compares the grids. Segmentations may have other sizes,
-    with up to four times as many voxels: 3D Slicer crops them, lets them extend beyond the image, and stores overlapping
-    segments in layers.
+    This check is fast. Only a label map that passes it is decoded by a reader, which compares the grids. Segmentations may have
+    other sizes, with up to four times as many voxels: 3D Slicer crops them, lets them extend beyond the image, and stores
+    overlapping segments in layers.
 
     Raises:
         InputError: the sizes differ, or a header cannot be used.

@@ -58,11 +58,11 @@ def _read(file: Path, limit: int = _MAX_INFLATED_BYTES, **options: Any) -> pydic
         raise no_dicom(file, error) from error
 
 
-def attribute(place: Dataset, tag: str, malformed: object = None) -> Any:
+def attribute(dataset: Dataset, tag: str, malformed: object = None) -> Any:
     """Returns the value of an attribute.
 
     Args:
-        place: the data set.
+        dataset: the dataset that contains the attribute.
         tag: keyword of the attribute.
         malformed: the result if the value is not valid for its value representation.
 
@@ -70,7 +70,7 @@ def attribute(place: Dataset, tag: str, malformed: object = None) -> Any:
         The value; None if the attribute is missing.
     """
     try:
-        return place.get(tag)
+        return dataset.get(tag)
     except Exception:  # noqa: BLE001 pydicom converts values on access, and raises many types of errors
         return malformed
 

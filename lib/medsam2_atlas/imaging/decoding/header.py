@@ -75,8 +75,8 @@ def not_a(file: Path, kind: str, start: bytes) -> InputError:
     """Returns the error for a file whose content does not match its suffix; it names the real kind if that is known.
 
     Args:
-        file: the file.
-        kind: the kind that the suffix promises, with its article.
+        file: the file, for the message.
+        kind: the kind of file that the suffix stands for, with its article.
         start: the first bytes of the file.
     """
     kinds = {b"NRRD": "an NRRD file", b"PK\x03\x04": "a ZIP archive", b"ObjectType": "a MetaImage file", b"\x1f\x8b": "packed"}
@@ -110,8 +110,8 @@ def grey_values(file: Path | str, count: int, kind: str = "") -> None:
         )
 
 
-def elsewhere(file: Path) -> InputError:
-    """Returns the error for a header that names other files."""
+def detached_header(file: Path) -> InputError:
+    """Returns the error for a detached header, which names another file with the voxels."""
     return InputError(
         file,
         "has its voxels in another file, which its header names.",
@@ -175,7 +175,7 @@ def decimals(file: Path, what: str, text: str, count: int) -> list[float]:
 
 
 def image_axes(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Returns the sizes of an image without last axes of size 1 beyond the third: a single time point is not an axis.
+    """Returns the sizes of an image without final axes of size 1 after the third axis: a single time point is not an axis.
 
     >>> image_axes([512, 512, 200, 1])
     (512, 512, 200)

@@ -14,7 +14,7 @@ from medsam2_atlas.imaging.decoding.header import (
     broken,
     checked_sizes,
     decimals,
-    elsewhere,
+    detached_header,
     image_axes,
     not_a,
     text_lines,
@@ -51,7 +51,7 @@ def metaimage_header(file: Path) -> Header:
         start = stream.read(MAX_HEADER_BYTES)
     entries, end = _entries(file, start)
     if entries[_LAST].upper() != "LOCAL":
-        raise elsewhere(file)
+        raise detached_header(file)
     (axes,) = whole_numbers(file, "NDims", entries.get("NDims", ""), 1)
     sizes = checked_sizes(file, whole_numbers(file, "DimSize", entries.get("DimSize", "")))
     if len(sizes) != axes:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.decoding.grids import Grid
-from medsam2_atlas.imaging.decoding.header import Header, broken, checked_sizes, elsewhere, grey_values, image_axes, not_a
+from medsam2_atlas.imaging.decoding.header import Header, broken, checked_sizes, detached_header, grey_values, image_axes, not_a
 from medsam2_atlas.imaging.decoding.nifti_grid import NiftiPlace, nifti_grid
 
 _LENGTHS = {348: (b"n+1\0", b"ni1\0"), 540: (b"n+2\0", b"ni2\0")}
@@ -85,7 +85,7 @@ def _read(file: Path, content: bytes, order: str, length: int, packed: bool, rem
     kind, bits = (int(n) for n in numbers("2h 2h", 70, 12))
     (offset,) = numbers("f q", 108, 168)
     if magic == paired:
-        raise elsewhere(file)
+        raise detached_header(file)
     if magic != alone or not 1 <= dims[0] <= 7:
         raise not_a(file, "a NIfTI file", b"")
     sizes = checked_sizes(file, image_axes(dims[1 : dims[0] + 1]))

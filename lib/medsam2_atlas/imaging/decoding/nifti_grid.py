@@ -1,8 +1,8 @@
 """Finds the voxel grid of a NIfTI file from its two descriptions.
 
 A header may contain a sform (three rows of a matrix) and a qform (a quaternion), each with a code that is 0 if it is not given.
-As in ITK, its rules choose between them, and `pixdim` gives the spacing for both. So a file has the same position as in viewers
-that use ITK, such as 3D Slicer.
+The rules that choose between them are those of ITK; `pixdim` gives the spacing for both. So a file has the same position as in
+viewers that use ITK, such as 3D Slicer.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def nifti_grid(file: Path, sizes: Sequence[int], place: NiftiPlace) -> Grid:
     """Returns the grid of a NIfTI file, in LPS.
 
     - If neither form is given, the axes point to the left, posterior and superior, and the origin is 0.
-    - The sform is used if its axes are at right angles (0.006°), and if there is no qform, its code is 1, or both agree.
+    - The sform is used if its axes are at right angles (to within 0.006°), and if one of these is true: there is no qform, the
+      sform's code is 1, or both forms agree.
     - Otherwise the qform is used if it is given.
     - Otherwise the sform is used if its axes can be straightened.
 

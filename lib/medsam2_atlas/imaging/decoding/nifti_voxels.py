@@ -14,8 +14,8 @@ def nifti_voxels(file: Path, header: NiftiHeader) -> np.ndarray:
     """Decodes the voxels of a NIfTI file.
 
     Returns:
-        The values, `[z, y, x]` along the file's axes, or with more axes. They have the file's type; scaled integers become
-        float32.
+        The values, `[z, y, x]` along the file's axes; further axes of the file come first. They have the file's type; scaled
+        integers become float32.
 
     Raises:
         InputError: the file is cut off, its packed part is damaged, or it unpacks to far more than its header claims.

@@ -12,7 +12,7 @@ from medsam2_atlas.imaging.decoding.header import (
     Header,
     broken,
     checked_sizes,
-    elsewhere,
+    detached_header,
     not_a,
     text_lines,
     whole_numbers,
@@ -60,7 +60,7 @@ def nrrd_header(file: Path) -> Header:
     ends = [at + len(gap) for gap in (b"\n\n", b"\n\r\n") if (at := start.find(gap)) >= 0]
     if not ends:
         if re.search(rb"(?i)\ndata ?file\s*:", start):
-            raise elsewhere(file)
+            raise detached_header(file)
         if len(start) == MAX_HEADER_BYTES and start.startswith(b"NRRD"):
             raise broken(file, f"its header is longer than {MAX_HEADER_BYTES} bytes")
         raise broken(file, "no empty line ends its header")
@@ -114,7 +114,7 @@ def _fields(file: Path, lines: list[str]) -> tuple[dict[str, str], dict[str, str
             continue
         field = "".join(name.lower().split())
         if field == "datafile":
-            raise elsewhere(file)
+            raise detached_header(file)
         if not colon or not field or field in fields:
             raise broken(file, f"its header has the line {line[:40]!r}")
         fields[field] = value.strip()

@@ -37,8 +37,8 @@ def unpack_into(file: Path, header: Header, target: memoryview) -> None:
     """Unpacks the voxels of a file that is packed as a whole, and checks their length.
 
     Args:
-        file: the file.
-        header: its header.
+        file: the packed file.
+        header: its checked header.
         target: receives the voxels; its length is their number of bytes.
 
     Raises:

@@ -53,7 +53,7 @@ def shutdown() -> None:
 
 
 def alive() -> str:
-    """Returns why readers do not work; empty if one answers within ten seconds, or if all are busy."""
+    """Returns the reason why readers do not work; empty if a reader answers within ten seconds, or if all are busy."""
     try:
         _readers().run("alive", {}, _ALIVE_SECONDS, patience=1.0)
     except UnavailableError:

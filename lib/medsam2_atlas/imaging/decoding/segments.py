@@ -59,7 +59,7 @@ def read_segments(file: Path, header: Header) -> tuple[Segment, ...]:
 
     Args:
         file: the segmentation, for messages.
-        header: its header.
+        header: the checked header of the segmentation.
 
     Raises:
         InputError: Slicer's entries are missing or malformed, or the file is not a binary label map.

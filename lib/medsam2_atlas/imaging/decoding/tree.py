@@ -23,7 +23,7 @@ def files_below(folder: Path, *, nested: bool = True) -> Iterator[Path]:
     Links to files are followed, as archives such as git-annex store files in this way.
 
     Args:
-        folder: the folder.
+        folder: the folder to search.
         nested: whether subfolders are searched, too.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Lists files that crashed a reader process or exceeded its limits, so that they are not decoded again and again.
+"""Lists files that crashed a reader process or exceeded its limits, so that they are not decoded again each time.
 
 A file that crashes its reader or makes it compute without end is listed until it changes. If the reader was killed from
 outside, waited for a slow disk or ran out of memory, the file may be fine: it is tried again after one minute, then after four.

@@ -28,7 +28,7 @@ from medsam2_atlas.imaging.decoding.limits import DecodingLimits
 from medsam2_atlas.imaging.decoding.tasks import PACKET_BYTES, PRELOADED, READY, TASKS
 
 _PAGE = 1 << 12
-_MAX_TEXT = 4096  # a reply must fit into a packet; otherwise it looks like one of a reader that a file controls
+_MAX_TEXT = 4096  # a reply must fit into a packet; the parent treats a longer one as that of a hijacked reader
 
 
 def main() -> None:
