@@ -1,1 +1,1 @@
-"""What all rooms share: errors, files, configuration, devices, jobs and progress."""
+"""Errors, files, configuration, devices, jobs and progress: used by all other packages."""
