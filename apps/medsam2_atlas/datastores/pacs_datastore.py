@@ -278,7 +278,7 @@ class PacsDatastore(StudyDatastore):
         return LabelOrigin(label.tag, label.version.number, label.version.author, made, model)
 
     def _first_known(self, series: Sequence[str]) -> str | None:
-        """Returns the first of these series that is fetched, or else the first that the PACS lists; None if there is neither."""
+        """Returns the first of these series that is fetched, or else the first that the PACS lists; None if there is none."""
         for is_known in (self._is_fetched, (self._list.get() or {}).__contains__):
             for uid in series:
                 if is_known(uid):
