@@ -30,7 +30,7 @@ ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
 
 @dataclass
 class Hospital:
-    """A PACS, the process of the server in front of it, and three series: one with labels, one never fetched, one without."""
+    """A PACS, the process of the server in front of it, and three series: annotated, never fetched, without a label map."""
 
     pacs: FakePacs
     server: int

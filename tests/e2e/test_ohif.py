@@ -1,4 +1,4 @@
-"""OHIF in the way an annotator uses it: open a study, run a model, view, submit and reopen the segmentation."""
+"""Tests OHIF as annotators use it: open a study, run a model, view, submit and reopen the segmentation."""
 
 from __future__ import annotations
 

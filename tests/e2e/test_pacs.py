@@ -1,4 +1,4 @@
-"""A real Orthanc behind the real server: series in, labels out as DICOM SEG."""
+"""A real Orthanc behind the real server: series are fetched, and label maps are sent back as DICOM SEG."""
 
 from __future__ import annotations
 
