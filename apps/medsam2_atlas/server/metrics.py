@@ -78,7 +78,7 @@ class Metrics:
         Args:
             scope: the scope of the request.
             status: HTTP status of the answer; 0 if there was none.
-            seconds: duration.
+            seconds: time from the request to the end of its answer.
         """
         route = getattr(scope.get("route"), "path", None) or ("/ohif" if path_of(scope).startswith("/ohif/") else _OTHER)
         self._requests.labels(_one_of(_METHODS, scope["method"]), route, _one_of(_STATUSES, str(status))).inc()
