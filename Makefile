@@ -15,7 +15,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time gpu full-gpu load fuzz read-time memory inputs settings report-schema docs commands troubleshooting pictures clean
+.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time gpu full-gpu load fuzz read-time memory inputs settings report-schema docs commands troubleshooting pictures tutorial-pictures clean
 
 help:  ## list these targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -161,6 +161,9 @@ docs: $(VENV)/.installed-dev  ## build the documentation for reading offline: si
 pictures: $(VENV)/.installed-dev e2e-tools  ## draw the pictures of docs/method.md and of the README
 	$(BIN)/python bench/method_picture.py
 	$(BIN)/python bench/ohif_picture.py
+
+tutorial-pictures: $(VENV)/.installed-dev e2e-tools  ## run docs/tutorial.md and take its pictures: make tutorial-pictures [FOLDER=of an earlier run]
+	$(BIN)/python bench/tutorial_pictures.py $(if $(FOLDER),"$(FOLDER)")
 
 clean:  ## remove .venv and all built files
 	rm -rf $(VENV) demo-output build dist site lib/*.egg-info

@@ -16,7 +16,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 from setuptools.errors import SetupError
 
-_RESOURCES = ("configs", "weights", "sample-data", "apps/demo.py", "apps/medsam2_atlas")
+_RESOURCES = ("configs", "weights", "sample-data", "apps/demo.py", "apps/practice.py", "apps/medsam2_atlas")
 _LOCK = Path("requirements/bundled.txt")
 _BUNDLED = ("monailabel", "sam2")
 

@@ -61,7 +61,7 @@ def test_the_command_line_works_in_an_empty_folder(environment: Path, tmp_path: 
     assert run(environment, tmp_path, "medsam2-atlas", "version").startswith("0.")
     where = run(environment, tmp_path, "python", "-c", "import medsam2_atlas, sam2; print(sam2.__file__)")
     assert where.startswith(f"{environment}/") and "bundled" in where
-    for name in ("sample-data/references", "sample-data/targets", "apps/demo.py"):
+    for name in ("sample-data/references", "sample-data/targets", "apps/demo.py", "apps/practice.py"):
         code = f"from medsam2_atlas.base.resource import resource; print(resource({name!r}))"
         assert run(environment, tmp_path, "python", "-c", code).startswith(f"{environment}/")
     code = "from medsam2_atlas.medsam2 import find_checkpoint; print(find_checkpoint())"

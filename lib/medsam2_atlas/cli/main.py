@@ -20,6 +20,7 @@ from medsam2_atlas.cli import (
     doctor,
     labels,
     phantoms,
+    practice,
     segment,
     serve,
     studies,
@@ -68,6 +69,7 @@ app.command("compare")(compare.compare_command)
 app.command("doctor")(doctor.doctor_command)
 app.command("serve")(serve.serve_command)
 app.command("demo")(demo.demo_command)
+app.command("practice")(practice.practice_command)
 
 
 @app.callback()
