@@ -123,7 +123,7 @@ def test_a_client_cannot_write_an_acceptance(client: TestClient, datastore: Stud
 
 
 def test_a_review_stage_without_a_login_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="review needs people"):
+    with pytest.raises(InputError, match="review needs users"):
         server_config({"server_review": "true"})
     assert server_config({"server_review": "true", "server_tokens": str(tmp_path / "t.yaml")}).review
     assert not server_config({}).review
