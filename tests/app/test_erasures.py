@@ -153,7 +153,7 @@ def test_measures_that_end_after_the_erasure_are_not_stored(tmp_path: Path) -> N
     image.write_bytes(b"x")
     store: Any = SimpleNamespace(get_unlabeled_images=lambda: ["gone"])
     models: Any = SimpleNamespace(atlas=lambda: SimpleNamespace(version="1"), hu=CHECK)
-    predictions: Any = SimpleNamespace(image=lambda study: image, able=lambda role: [])
+    predictions: Any = SimpleNamespace(image=lambda study: image, available=lambda role: [])
     predictions.segmenter = lambda tag: SimpleNamespace(version=lambda: "")
     table = ScoreTable(tmp_path / "t.sqlite")
     learner = Learner(models, predictions, table, lambda: store, "atlas")
