@@ -93,7 +93,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         foundation, baseline = self._foundation(conf), self._named(conf, "baseline")
         self._learner = Learner(self._models, self._predictions, self._table, self.datastore, foundation, baseline)
         self._housekeeper = Housekeeper(lambda: self._studies().store, lambda: self._learner.idle)
-        # With a DICOMweb server, the background would fetch the whole archive, so that must be requested explicitly.
+        # Measuring in the background would fetch every series of a PACS, so it must be requested explicitly.
         remote = is_url(studies)
         self._learns = replies.flag({"learning": conf.get("learning", not remote)}, "learning")
         self._reviewed = config.review
@@ -336,7 +336,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         return {"label": file, "tag": tag, "file": file, "params": replies.as_json(report, labels)}
 
     def _missing(self, *names: str) -> dict[str, str]:
-        """Returns the reasons why models cannot run, by name: of the models `names`, or of all if there are none."""
+        """Returns the reasons why the models `names` cannot run, by name; checks all models if no name is given."""
         tasks: dict[str, Any] = {**self._all, "compare": self._compare}
         tasks = {name: tasks[name] for name in names} or tasks
         failing: dict[str, str] = {}

@@ -23,13 +23,17 @@ class FakePacs:
     """The content and behaviour of a PACS.
 
     Attributes:
-        url: its DICOMweb URL. hangs: whether it accepts requests and answers none until `released`. series: the series that it
-        lists, in DICOM JSON. objects: the objects of each series, by series UID. stored: the bodies that clients have stored.
-        store_status: status of the answers to those. store_answer: body of the answers to those. asked: paths of all requests.
-        syntaxes: `sends` sends every object unchanged; `strict` refuses to convert to the requested transfer syntax; `old`
-        refuses
-            requests that name a transfer syntax.
-        released: ends the hanging.
+        url: its DICOMweb URL.
+        hangs: whether it leaves all requests unanswered until `released` is set.
+        series: the series that it lists, in DICOM JSON.
+        objects: the objects of each series, by series UID.
+        stored: the bodies that clients have stored.
+        store_status: HTTP status of its answers to STOW requests.
+        store_answer: body of its answers to STOW requests.
+        asked: paths of all requests.
+        syntaxes: `sends`: sends every object unchanged; `strict`: refuses to convert to the requested transfer syntax; `old`:
+            refuses requests that name a transfer syntax.
+        released: event that ends the hanging.
     """
 
     url: str = ""

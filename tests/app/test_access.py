@@ -149,7 +149,7 @@ def test_each_route_has_the_role_that_is_listed_here(client: TestClient) -> None
         ("GET", "/logout/", "admin"),
     ],
 )
-def test_roles(method: str, path: str, role: str) -> None:
+def test_each_method_and_path_has_its_role(method: str, path: str, role: str) -> None:
     assert role_for(method, path) == role
 
 

@@ -99,7 +99,7 @@ def test_a_page_shows_the_cases_with_pictures(url: str) -> None:
     assert requests.get(f"{url}/review/picture", {"study": "../first"}).status_code == 404
 
 
-def test_health_and_counts(url: str) -> None:
+def test_health_and_metrics_are_served(url: str) -> None:
     assert requests.get(f"{url}/healthz").json() == {"status": "ok"}
     requests.get(f"{url}/info/")
     text = requests.get(f"{url}/metrics").text
@@ -138,7 +138,7 @@ def test_requests_of_foreign_pages_are_refused(url: str) -> None:
     assert "access-control-allow-origin" not in answer.headers
 
 
-def test_monai_label_s_client_needs_no_change(url: str, tmp_path: Path) -> None:
+def test_monai_labels_client_works_unchanged(url: str, tmp_path: Path) -> None:
     client = MONAILabelClient(url, tmpdir=str(tmp_path), client_id="kim")
     assert client.auth_enabled() is False
     file, answer = client.infer("unet_3d", "first", {"organs": "liver"})
@@ -166,7 +166,7 @@ def test_session_ids_cannot_be_used_as_paths(url: str, name: str) -> None:
     assert requests.post(f"{url}/infer/unet_3d", params={"session_id": name}).status_code == 404
 
 
-def test_a_session_s_image_is_segmented_without_becoming_a_study(url: str, short_files: ReferenceFiles, tmp_path: Path) -> None:
+def test_a_sessions_image_is_segmented_without_becoming_a_study(url: str, short_files: ReferenceFiles, tmp_path: Path) -> None:
     client = MONAILabelClient(url, tmpdir=str(tmp_path))
     session = client.create_session(str(short_files.image))["session_id"]
     file, answer = client.infer("unet_3d", "", {"organs": "liver"}, session_id=session)

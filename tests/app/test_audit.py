@@ -1,4 +1,4 @@
-"""The server's audit log: every access to images and labels is recorded, and every route is covered."""
+"""The server's audit log: every access to images and label maps is recorded, and every route is covered."""
 
 from __future__ import annotations
 

@@ -233,7 +233,7 @@ def test_any_two_tags_are_scored_for_each_organ(tmp_path: Path) -> None:
     assert result["studies"]["a"]["liver"]["hd95_mm"] == 2.0
     assert result["studies"]["a"]["right_adrenal_gland"]["dice"] == pytest.approx(0.5)
     assert "aorta" not in result["studies"]["a"]
-    assert "another grid" in result["studies"]["b"]["problem"]
+    assert "a different grid" in result["studies"]["b"]["problem"]
     assert result["mean"]["dice"] == pytest.approx((5 / 6 + 0.5) / 2, abs=1e-4)
     assert scoring.info()["results"]["second_reader-against-final"]["studies"] == 1
     assert scoring({"y": "final", "y_pred": "none"}, datastore)["mean"] == {"studies": 0, "organs": {}}

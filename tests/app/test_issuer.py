@@ -316,7 +316,7 @@ def test_invalid_roles_are_refused(issuer: Issuer, url: str, roles: Any) -> None
         ("https://annotate.example.org/roles", {"https://annotate.example.org/roles": ["admin"]}),
     ],
 )
-def test_roles_are_found_where_the_setting_says(issuer: Issuer, path: str, claims: dict[str, Any]) -> None:
+def test_roles_come_from_the_claim_in_the_setting(issuer: Issuer, path: str, claims: dict[str, Any]) -> None:
     access = Access(ServerConfig(oidc_issuer=issuer.url, oidc_roles=path))
     user = access.user(issuer.token(realm_access=None, **claims))
     assert user is not None

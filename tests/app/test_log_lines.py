@@ -92,7 +92,7 @@ def test_words_that_contain_a_name_stay_and_longer_names_take_precedence(tmp_pat
     assert hidden.hide("") == ""
 
 
-def test_slices_with_numbers_for_names_hide_no_counts(tmp_path: Path) -> None:
+def test_slices_named_by_numbers_do_not_hide_counts(tmp_path: Path) -> None:
     hidden = LogNames(StudyNames(tmp_path), lambda: [*map(str, range(300)), "001", "007"])
     context.begin("", b"image=7")
     line = "cuda:0: compute capability 7.5, 12 of 300 cases in 0.007 s"
@@ -140,7 +140,7 @@ def test_names_stay_if_the_operator_allows_them(studies: Path) -> None:
     assert LogNames(StudyNames(studies, plain=True), lambda: names_in(studies)).hide(NAMES[0]) == NAMES[0]
 
 
-def test_10000_names_cost_no_time(tmp_path: Path) -> None:
+def test_10000_study_names_do_not_slow_down_log_lines(tmp_path: Path) -> None:
     hidden = LogNames(StudyNames(tmp_path), lambda: [f"case-{number:05d}" for number in range(10_000)])
     began = time.perf_counter()
     for number in range(1000):

@@ -72,7 +72,7 @@ def dice(first: np.ndarray, second: np.ndarray, k: int) -> float:
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
-def test_the_loop(client: MONAILabelClient, studies: Path, phantoms: Path) -> None:
+def test_a_case_is_segmented_signed_off_and_learnt_from(client: MONAILabelClient, studies: Path, phantoms: Path) -> None:
     url = client.get_server_url().rstrip("/")
     about = client.info()
     assert set(about["models"]) == {"medsam2_atlas", "atlas", "unet_3d", "compare", "medsam2"}

@@ -54,7 +54,7 @@ def test_paths_are_replaced_by_names_of_folders(named: Path) -> None:
         assert without_paths(text) == shown
 
 
-def test_other_text_than_paths_stays(named: Path) -> None:
+def test_text_without_paths_stays_unchanged(named: Path) -> None:
     for text in (
         "/datastore/label?label=x /jobs/1 /infer/unet_3d",
         "https://tmp/x and https://host.example/home/x",

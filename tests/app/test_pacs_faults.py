@@ -30,7 +30,7 @@ ARRAY = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
 
 @dataclass
 class Hospital:
-    """A PACS, the process of the server in front of it, and three series: one with labels, one never fetched, one without."""
+    """A PACS, the process of the server in front of it, and three series: annotated, never fetched, without a label map."""
 
     pacs: FakePacs
     server: int
@@ -92,7 +92,7 @@ def hanging(hospital: Hospital) -> Iterator[Hospital]:
     hospital.pacs.released.set()
 
 
-def test_a_viewers_object_becomes_a_label_through_a_reader_process(hospital: Hospital) -> None:
+def test_a_viewers_object_becomes_a_label_map_through_a_reader_process(hospital: Hospital) -> None:
     answer = stow(hospital.url, multipart([hospital.seg()]))
     assert answer.status_code == 200, answer.text
     assert answer.json()["00081199"]["Value"][0]["00081150"]["Value"] == ["1.2.840.10008.5.1.4.1.1.66.4"]
@@ -135,7 +135,7 @@ def test_a_malformed_object_is_answered_and_does_not_end_the_server(hospital: Ho
     assert requests.get(f"{hospital.url}/healthz", timeout=5).ok
 
 
-def test_a_small_deflated_object_does_not_fill_the_server_s_memory(hospital: Hospital) -> None:
+def test_a_small_deflated_object_does_not_fill_the_servers_memory(hospital: Hospital) -> None:
     ds = pydicom.dcmread(BytesIO(hospital.seg()))
     ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     stream = BytesIO()

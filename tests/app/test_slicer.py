@@ -14,7 +14,7 @@ from medsam2_atlas.atlas import ReferenceFiles
 from waiting import until
 
 
-def test_a_session_with_3d_slicer(short_files: ReferenceFiles, atlas_folder: Path, tmp_path: Path) -> None:
+def test_requests_of_3d_slicers_module_are_answered(short_files: ReferenceFiles, atlas_folder: Path, tmp_path: Path) -> None:
     studies = tmp_path / "studies"
     studies.mkdir()
     shutil.copy(short_files.image, studies / "first.nii.gz")

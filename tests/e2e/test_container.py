@@ -115,7 +115,7 @@ def test_a_training_runs_in_a_read_only_installation(app: Container, studies: Pa
 
 
 @pytest.mark.slow
-def test_series_of_a_pacs_are_served_and_labels_sent_back(app: Container, target_files: ReferenceFiles, tmp_path: Path) -> None:
+def test_series_are_served_and_label_maps_sent_back(app: Container, target_files: ReferenceFiles, tmp_path: Path) -> None:
     files = write_series(tmp_path / "series", sitk.ReadImage(str(target_files.image)))
     with fake_pacs() as pacs:
         series = pacs.add(files)

@@ -1,4 +1,4 @@
-"""OHIF in the way an annotator uses it: open a study, run a model, view, submit and reopen the segmentation."""
+"""Tests OHIF as annotators use it: open a study, run a model, view, submit and reopen the segmentation."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def room(target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: pyt
             yield Room(page, url, study, series, folder / "series", DICOMwebClient(pacs), shots, image, forbidden)
 
 
-def test_an_empty_label_is_not_signed_off_by_accident(room: Room) -> None:
+def test_an_empty_label_map_is_not_signed_off_by_accident(room: Room) -> None:
     room.open()
     room.connect()
     room.page.locator('[data-cy="SubmitLabel"]').click()
@@ -237,7 +237,7 @@ def test_a_study_is_opened_segmented_submitted_and_found_again(room: Room) -> No
     assert (read_seg(seg, room.files) == submitted).all()
 
 
-def test_a_label_that_another_person_saved_meanwhile_is_not_replaced(room: Room) -> None:
+def test_a_label_map_that_another_person_saved_meanwhile_is_not_replaced(room: Room) -> None:
     room.open()
     room.connect()
     room.run("unet_3d")
@@ -309,7 +309,7 @@ def test_the_brush_paints_the_chosen_organ(room: Room) -> None:
     assert np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(room.files.parent / "painted.nii.gz")))).tolist() == [0, 1]
 
 
-def test_an_empty_label_does_not_replace_15_organs_by_accident(room: Room) -> None:
+def test_an_empty_label_map_does_not_replace_15_organs_by_accident(room: Room) -> None:
     requests.post(f"{room.url}/datastore/label/restore", params={"label": room.series, "version": 1})
     before = room.versions()
     room.open()

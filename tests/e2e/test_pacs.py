@@ -1,4 +1,4 @@
-"""A real Orthanc behind the real server: series in, labels out as DICOM SEG."""
+"""A real Orthanc behind the real server: series are fetched, and label maps are sent back as DICOM SEG."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_jpeg_2000_series_that_orthanc_does_not_convert_is_segmented(hospital:
     requests.delete(f"{orthanc_url}{found['Path']}", timeout=30).raise_for_status()
 
 
-def test_signed_off_labels_arrive_as_segmentations_with_increasing_versions(hospital: Hospital, tmp_path: Path) -> None:
+def test_signed_off_label_maps_arrive_as_segmentations_with_increasing_versions(hospital: Hospital, tmp_path: Path) -> None:
     file, _ = hospital.client.infer("unet_3d", hospital.series, {})
     hospital.client.save_label(hospital.series, file, tag="final")
     (seg,) = hospital.segs()
@@ -142,7 +142,7 @@ def test_a_segmentation_that_a_viewer_stores_becomes_the_next_version(hospital: 
     assert (read_seg(newest, hospital.files) == expected).all()
 
 
-def test_a_label_with_other_axes_is_sent_in_the_series_order(hospital: Hospital, tmp_path: Path) -> None:
+def test_a_label_map_with_other_axes_is_sent_in_the_series_order(hospital: Hospital, tmp_path: Path) -> None:
     file, _ = hospital.client.infer("unet_3d", hospital.series, {})
     turned = sitk.DICOMOrient(sitk.ReadImage(file), "RAS")
     sitk.WriteImage(turned, str(tmp_path / "turned.nii.gz"))
@@ -151,7 +151,7 @@ def test_a_label_with_other_axes_is_sent_in_the_series_order(hospital: Hospital,
     assert (read_seg(newest, hospital.files) == labels_of(file)).all()
 
 
-def test_a_label_is_exported_as_a_structure_set(hospital: Hospital) -> None:
+def test_a_label_map_is_exported_as_a_structure_set(hospital: Hospital) -> None:
     file, _ = hospital.client.infer("unet_3d", hospital.series, {})
     hospital.client.save_label(hospital.series, file, tag="final")
     for tag, made in (("final", "SEMIAUTOMATIC"), ("unet_3d", "AUTOMATIC")):
@@ -208,7 +208,7 @@ def test_viewers_get_pixels_and_lists_through_the_server(hospital: Hospital) -> 
     assert (instances[0].pixel_array == pydicom.dcmread(first[instances[0].SOPInstanceUID]).pixel_array).all()
 
 
-def test_a_label_is_saved_while_the_pacs_is_down_and_sent_later(
+def test_a_label_map_is_saved_while_the_pacs_is_down_and_sent_later(
     target_files: ReferenceFiles, atlas_folder: Path, tmp_path: Path
 ) -> None:
     files = write_series(tmp_path / "series", sitk.ReadImage(str(target_files.image)))
@@ -230,7 +230,7 @@ def test_a_label_is_saved_while_the_pacs_is_down_and_sent_later(
             assert (labels_of(client.download_label(series, "final")) == labels_of(file)).all()
 
 
-def test_waiting_labels_are_sent_when_the_pacs_is_back(target_files: ReferenceFiles, tmp_path: Path) -> None:
+def test_waiting_label_maps_are_sent_when_the_pacs_is_back(target_files: ReferenceFiles, tmp_path: Path) -> None:
     files = write_series(tmp_path / "series", sitk.ReadImage(str(target_files.image)))
     with orthanc(tmp_path / "orthanc") as url:
         study, series = send(url, files)
@@ -277,7 +277,7 @@ def test_a_series_with_a_hostile_name_in_orthanc_erases_nothing(target_files: Re
         assert datastore.store.versions(series, "final")
 
 
-def test_an_enhanced_ct_in_the_pacs_is_read_and_its_label_refers_to_frames(tmp_path: Path) -> None:
+def test_an_enhanced_ct_in_the_pacs_is_read_and_its_label_map_refers_to_frames(tmp_path: Path) -> None:
     array = np.random.default_rng(2).integers(-1000, 1000, (6, 20, 24))
     files = write_enhanced(tmp_path / "series", upright(array), order=[3, 0, 5, 1, 4, 2])
     with orthanc(tmp_path / "orthanc") as url:

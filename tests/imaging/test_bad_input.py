@@ -128,7 +128,7 @@ def test_labels_that_do_not_match_their_image_are_refused_when_building(tmp_path
     save(body, tmp_path / "refs" / "images" / "a.nii.gz")
     label = save(np.ones((30, 40, 40), np.uint8), tmp_path / "refs" / "labels" / "a.nii.gz")
     error = refused(["atlas", "build", str(tmp_path / "refs"), str(tmp_path / "atlas")])
-    assert "another grid" in str(error)
+    assert "a different grid" in str(error)
     assert str(label) in str(error)
     assert not (tmp_path / "atlas").exists()
 

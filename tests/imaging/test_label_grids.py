@@ -117,11 +117,11 @@ def test_the_difference_of_two_grids_is_explained(
 ) -> None:
     file = tmp_path / "label.nrrd"
     sitk.WriteImage(change(label_of(image)), str(file))
-    with pytest.raises(InputError, match=f"has another grid than .*ct.nrrd: .*{words}"):
+    with pytest.raises(InputError, match=f"has a different grid from .*ct.nrrd: .*{words}"):
         read_labels(file, image)
-    with pytest.raises(InputError, match=r"has another grid than .*ct.nrrd: |has size .* the image has"):
+    with pytest.raises(InputError, match=r"has a different grid from .*ct.nrrd: |has size .* the image has"):
         check_label(file, tmp_path / "ct.nrrd")
-    with pytest.raises(InputError, match="has another grid than"):
+    with pytest.raises(InputError, match="has a different grid from"):
         compare_labels(image.with_array(image.array.astype(np.uint8)), read_labels(file), [1])
 
 

@@ -94,7 +94,7 @@ def test_label_maps_must_contain_whole_numbers_on_the_images_grid(tmp_path: Path
     image = sitk.Cast(image * 0, sitk.sitkUInt8)
     image.SetSpacing((1.5, 2.0, 3.1))
     sitk.WriteImage(image, str(tmp_path / "other.nii.gz"))
-    with pytest.raises(InputError, match="another grid"):
+    with pytest.raises(InputError, match="a different grid"):
         read_labels(tmp_path / "other.nii.gz", tiny)
 
 

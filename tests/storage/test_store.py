@@ -179,9 +179,9 @@ def test_invalid_labels_are_refused(store: StudyStore, folder: Path, tmp_path: P
         store.save_label("a", "final", tmp_path / "cut.nii.gz")
     with pytest.raises(InputError, match="unsupported type"):
         store.save_label("a", "final", write(tmp_path / "x.vtk", np.zeros(SHAPE, np.uint8)))
-    with pytest.raises(InputError, match=r"has another grid than .*: 10 x 8 x 5 voxels instead of 10 x 8 x 6"):
+    with pytest.raises(InputError, match=r"has a different grid from .*: 10 x 8 x 5 voxels instead of 10 x 8 x 6"):
         store.save_label("a", "final", label(tmp_path / "small.nii.gz", 6, (5, 8, 10)))
-    with pytest.raises(InputError, match="has another grid than"):
+    with pytest.raises(InputError, match="has a different grid from"):
         store.save_label("a", "final", label(tmp_path / "wide.nii.gz", 6, spacing=3.0))
     with pytest.raises(InputError, match=r"contains values \[99\]"):
         store.save_label("a", "final", label(tmp_path / "strange.nii.gz", 99))

@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 _THREADS = 4
 _WAITING = 28
-"""Max number of waiting requests; the other ones of the server's 40 threads serve series that are already fetched."""
+"""Max number of requests that wait for a fetch. The rest of the server's 40 threads serves series that are already fetched."""
 _FETCH_SECONDS = 1500.0
-"""Max time for fetching a series."""
+"""Max time in seconds for fetching a series."""
 _UNFIT_SECONDS = 600.0
-"""Time after which an unusable series is fetched again at the earliest."""
+"""Min time in seconds before an unusable series is fetched again."""
 _AWAY_SECONDS = 10.0
-"""The same for a series that could not be fetched or stored."""
+"""Min time in seconds before a series that could not be fetched or stored is fetched again."""
 
 Use = Callable[[Path], None]
 """Converts the files of a series, for example to a volume; raises an error if the series cannot be used."""

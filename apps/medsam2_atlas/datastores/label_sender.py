@@ -32,7 +32,7 @@ class LabelSender:
     """Sends the `final` label maps of a store in one thread, which starts with the first label map. Thread-safe."""
 
     def __init__(self, store: StudyStore, send: Send) -> None:
-        """Prepares sending; the thread starts with the first label map.
+        """Creates the sender; its thread starts with the first label map.
 
         Args:
             store: the store with the label maps.

@@ -39,11 +39,11 @@ from tasks.known import unknown_study
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 60.0
-"""Time between two searches for label maps that have to be sent again."""
+"""Time in seconds between two searches for label maps that have to be sent again."""
 _SILENT_SECONDS = 0.8
-"""Time after which a PACS that does not answer counts as unavailable."""
+"""Time in seconds after which a PACS that does not answer counts as unavailable."""
 _SEND_SECONDS = 5.0
-"""Max time that saving a label map waits for the PACS."""
+"""Max time in seconds that saving a label map waits for the PACS."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ class PacsDatastore(StudyDatastore):
         return LabelOrigin(label.tag, label.version.number, label.version.author, made, model)
 
     def _first_known(self, series: Sequence[str]) -> str | None:
-        """Returns the first fetched series among some, or else the first one in the PACS; None if there is none."""
+        """Returns the first of these series that is fetched, or else the first that the PACS lists; None if there is none."""
         for is_known in (self._is_fetched, (self._list.get() or {}).__contains__):
             for uid in series:
                 if is_known(uid):

@@ -23,13 +23,13 @@ from medsam2_atlas.dicom.uids import cleaned_uid
 log = logging.getLogger(__name__)
 
 _FRESH_SECONDS = 20.0
-"""Age from which a list is refreshed."""
+"""Age in seconds from which a list is refreshed."""
 _RETRY_SECONDS = 2.0
-"""Min time between two queries."""
+"""Min time in seconds between two queries."""
 _SOON_SECONDS = 0.5
-"""Max time that a caller waits for a new list if there is an old one."""
+"""Max time in seconds that a caller waits for a new list if there is an old one."""
 _FIRST_SECONDS = 3.0
-"""The same if there is no list, or if the old list lacks the requested series."""
+"""Max waiting time in seconds if there is no list, or if the old list lacks the requested series."""
 _STUDY, _SERIES = "StudyInstanceUID", "SeriesInstanceUID"
 _TAGS = {
     _STUDY: "0020000D",

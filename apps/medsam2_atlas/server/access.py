@@ -1,8 +1,8 @@
 """Access control: the role that each route needs, and the check of each request.
 
-There are three roles. Each includes the rights of the previous ones: `annotator` (view, run models, save labels), `reviewer`
-(restore and remove labels, score), `admin` (images, training, weights, logs). Every route needs a role; a route that is not
-listed needs `admin`.
+There are three roles. Each includes the rights of the previous ones: `annotator` (view, run models, save label maps),
+`reviewer` (restore and remove label maps, score), `admin` (images, training, weights, logs). Every route needs a role; a route
+that is not listed needs `admin`.
 
 Without tokens and without an issuer, the server answers only requests from its own machine. It refuses other addresses, and
 host names that a web page could point at this machine.
@@ -124,7 +124,7 @@ class AccessMiddleware:
         if user is None:
             return self._unknown(scope, headers, bearer)
         if not user.may(needed):
-            return errors.respond(403, f"This needs the role {needed}; {user.name} has {user.role}.")
+            return errors.respond(403, f"This request needs the role {needed}; {user.name} has {user.role}.")
         return None
 
     def _unknown(self, scope: Scope, headers: Headers, bearer: str) -> Any:

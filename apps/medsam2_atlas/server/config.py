@@ -37,7 +37,7 @@ class ServerConfig(BaseModel):
     reader_voxels_million: int = Field(600, ge=1, description="max voxels of an image, in millions")
     reader_memory_mb: int = Field(8000, ge=1000, description="max address space of a reader process, in megabytes")
     reader_seconds: float = Field(120.0, gt=0, description="max seconds for decoding one file")
-    connections: int = Field(400, ge=1, description="max number of connections, and at most half of the process's open files")
+    connections: int = Field(400, ge=1, description="max number of connections, and at most half of the process' open files")
     connections_per_address: int = Field(100, ge=1, description="max number of half-open connections of each address")
     head_seconds: float = Field(15.0, gt=0, description="max seconds for the head of a request")
     body_seconds: float = Field(30.0, gt=0, description="max seconds without a byte of a request's body")

@@ -111,7 +111,7 @@ class LimitedConnection:
 
         Args:
             status: HTTP status, 408 or 503.
-            message: the problem.
+            message: the problem, as a sentence.
             remedy: what the user can do.
         """
         begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete

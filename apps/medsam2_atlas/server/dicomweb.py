@@ -1,7 +1,7 @@
-"""Passes viewers' searches and retrievals on to the PACS (the DICOMweb server); `stow` handles what viewers store.
+"""Passes viewers' searches and retrievals on to the PACS (the DICOMweb server); `stow` handles the objects that viewers store.
 
-Viewers get only the newest version of a label. If the PACS hangs, this server detects it within seconds and answers 503 at once
-until the PACS answers again.
+Viewers get only the newest version of a label map. If the PACS hangs, this server detects that within seconds and answers 503
+at once until the PACS answers again.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def body(status: int, message: str, remedy: str = "", kind: str = "", **more: An
 
     Args:
         status: HTTP status.
-        message: the problem.
+        message: the problem, as a sentence.
         remedy: what the user can do.
         kind: kind of error; by default, the phrase of the status.
         more: additional fields for clients.
@@ -84,7 +84,7 @@ def respond(
 
     Args:
         status: HTTP status.
-        message: the problem.
+        message: the problem, as a sentence.
         remedy: what the user can do.
         kind: kind of error; by default, the phrase of the status.
         headers: additional headers.

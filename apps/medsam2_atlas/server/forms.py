@@ -23,7 +23,7 @@ from starlette.responses import FileResponse, Response
 
 from medsam2_atlas.base.json_text import from_json
 
-MAX_FILES = 4000  # slices of a series
+MAX_FILES = 4000  # the slices of a series
 MAX_FIELDS = 8  # handlers read three at most
 _FIELD_BYTES = 2_000_000
 _MEMORY_BYTES = 16 * 1024

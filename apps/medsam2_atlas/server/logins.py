@@ -27,7 +27,7 @@ class Proof:
     """The proof of a user's identity.
 
     Attributes:
-        user: the user.
+        user: the user whom the token or password identifies.
         digest: SHA-256 of the user's token in the token file; empty if the issuer has confirmed the user.
         ends: time at which the proof expires, in seconds of `time.time`.
     """

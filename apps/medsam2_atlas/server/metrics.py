@@ -78,7 +78,7 @@ class Metrics:
         Args:
             scope: the scope of the request.
             status: HTTP status of the answer; 0 if there was none.
-            seconds: duration.
+            seconds: time from the request to the end of its answer.
         """
         route = getattr(scope.get("route"), "path", None) or ("/ohif" if path_of(scope).startswith("/ohif/") else _OTHER)
         self._requests.labels(_one_of(_METHODS, scope["method"]), route, _one_of(_STATUSES, str(status))).inc()
@@ -114,7 +114,7 @@ class _Now(Collector):
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yields the present numbers of jobs, studies and labels."""
+        """Yields the present numbers of jobs, studies and label maps."""
         jobs = GaugeMetricFamily("medsam2_atlas_queue", "Running and waiting jobs", labels=["state"])
         for state, count in self._queue().items():
             jobs.add_metric([state], count)
@@ -128,7 +128,7 @@ class _Now(Collector):
         for state in ("total", "completed"):
             cases.add_metric([state], status.get(state, 0))
         yield cases
-        labels = GaugeMetricFamily("medsam2_atlas_labels", "Studies with a label, by tag", labels=["tag"])
+        labels = GaugeMetricFamily("medsam2_atlas_labels", "Studies with a label map, by tag", labels=["tag"])
         counts: Tally[str] = Tally()  # users choose tags freely
         for tag, count in status.get("label_tags", {}).items():
             counts[tag if tag == FINAL else _one_of(self._models(), tag)] += count

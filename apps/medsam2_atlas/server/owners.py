@@ -19,7 +19,7 @@ def may_use(user: User, owner: str) -> bool:
     """Returns whether a user may use and remove an item.
 
     Args:
-        user: the user.
+        user: the user who sent the request.
         owner: id of the item's owner. Only reviewers and admins may use an item without an owner (empty).
 
     >>> may_use(User("kim", "annotator", "token:kim"), "token:lee"), may_use(User("ann", "reviewer", "token:ann"), "token:lee")

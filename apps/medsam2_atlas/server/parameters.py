@@ -190,7 +190,7 @@ def infer_parameters(model: str, task: Any, params: Mapping[str, Any]) -> dict[s
 
     Args:
         model: name of the model.
-        task: its task.
+        task: the infer task of the model.
         params: the client's parameters.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`/readyz` shows whether labels can be saved and studies loaded. `/healthz` only shows that the process answers.
+"""`/readyz` shows whether label maps can be saved and studies loaded. `/healthz` only shows that the process answers.
 
 The checks write to the disk and use a reader process, so frequent requests must not repeat them. One check runs at a time, in a
 daemon thread, and its result is reused for `_KEPT_SECONDS`. Requests do not wait for a check that hangs, for example on a
@@ -41,7 +41,7 @@ _LATE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Trouble:
-    """A reason why the server is not ready: the part that does not work, its problem and the remedy."""
+    """A reason why the server is not ready: the failing part, its problem and the remedy."""
 
     what: str
     problem: str
@@ -95,7 +95,7 @@ class Readiness:
         return outcome
 
 
-@router.get("/readyz", summary="Whether labels can be saved and studies loaded")
+@router.get("/readyz", summary="Whether label maps can be saved and studies loaded")
 async def readyz(request: Request) -> Response:
     """Returns 200 or 503 with `ready`. Only admins also get the reasons (`problems`)."""
     readiness: Readiness = request.app.state.readiness

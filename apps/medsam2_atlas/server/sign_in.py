@@ -158,7 +158,7 @@ class Access:
 
         Args:
             call: `user` or `sign_in`.
-            arguments: its arguments.
+            arguments: arguments of `call`.
 
         Raises:
             IssuerError: the issuer does not answer.

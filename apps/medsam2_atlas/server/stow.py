@@ -1,7 +1,7 @@
-"""Receives DICOM segmentations from viewers by STOW-RS and saves them as labels.
+"""Receives DICOM segmentations from viewers by STOW-RS and saves them as label maps.
 
 The server writes bodies to disk while they arrive. A reader process reads each object, which becomes the next version of the
-series' `final` label. The server writes this version as a new SEG and sends it to the PACS. It refuses other objects.
+series' `final` label map. The server writes this version as a new SEG and sends it to the PACS. It refuses other objects.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PROCESSING_FAILURE = 0x0110
 
 @router.post("/{path:path}", include_in_schema=False)
 async def store(request: Request, path: str, content_type: Annotated[str, Header()] = "", confirm: bool = False) -> Response:
-    """Saves DICOM segmentations as labels and answers in STOW's format. With `confirm=true`, labels may lose organs."""
+    """Saves DICOM segmentations and answers in STOW's format. With `confirm=true`, label maps may lose organs."""
     _, rest = split(path)
     name, _, study = rest.strip("/").partition("/")
     if name != "studies" or (study and not valid_uid(study)):

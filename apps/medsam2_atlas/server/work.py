@@ -74,7 +74,9 @@ def run_training(
     return _started(lambda: train.run_model(model, {**options, "model": model}, False, enqueue))
 
 
-@router.post("/scoring/{method}", tags=["Scoring"], summary="Score one tag's labels against another's, in a separate process")
+@router.post(
+    "/scoring/{method}", tags=["Scoring"], summary="Score label maps of one tag against another, in a separate process"
+)
 def run_scoring(method: str, params: Annotated[dict[str, Any] | None, Body()] = None, run_sync: bool = False) -> Any:
     """Returns the state of the process; with `run_sync`, the scores.
 

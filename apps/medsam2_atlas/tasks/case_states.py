@@ -162,8 +162,8 @@ def picture(datastore: StudyDatastore, study: str, models: tuple[str, ...], hu: 
     """Returns the file of a picture of a case, drawn once for each version of the label map.
 
     Args:
-        datastore: the studies.
-        study: name of the study.
+        datastore: the datastore with the case.
+        study: name of the case.
         models: names of the models. The picture shows the final label map, or else the prediction of the first of these that
             has one.
         hu: conversion of the CT's values to HU.

@@ -1,4 +1,4 @@
-"""Refuses unknown names of models, studies and other things in requests; the only module that does so."""
+"""Checks the names of models, strategies and studies in requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_name(name: str, known: Collection[str], what: str) -> None:
     Args:
         name: name in the request.
         known: the known names.
-        what: kind of thing, such as `trainer`.
+        what: kind of name, such as `trainer`.
 
     Raises:
         NotFoundError: the name is unknown; the remedy lists the known ones.

@@ -15,14 +15,14 @@ from medsam2_atlas.active_learning import ScoreTable, choose
 from medsam2_atlas.base.errors import MedSAM2AtlasError
 
 _IN_WORK_SECONDS = 30 * 60
-"""Time for which a case that was assigned to a client is not assigned to another one."""
+"""Time in seconds for which a case that was assigned to a client is not assigned to another client."""
 
 _DESCRIPTIONS = {
-    "random": "Any case without a final label",
-    "first": "The first case by name without a final label",
-    "disagreement": "The case on which foundation and baseline agree least",
-    "uncertainty": "The case whose score maps and prompts are least certain",
-    "novelty": "The case that registers worst and is least similar to the references",
+    "random": "Any case without a final label map",
+    "first": "The first case by name without a final label map",
+    "disagreement": "The case with the lowest agreement between foundation and baseline",
+    "uncertainty": "The case with the least certain score maps and prompts",
+    "novelty": "The case with the worst registration and the lowest similarity to the references",
 }
 
 

@@ -45,7 +45,7 @@ def marks_of(request: Mapping[str, Any], image: Volume) -> MarkedOrgan:
 
     Args:
         request: the request, with marks as voxel indices (x, y, z) of the file.
-        image: the CT.
+        image: the CT on which the marks were drawn.
 
     Raises:
         InputError: no mark lies on the organ, or a mark cannot be used.

@@ -59,7 +59,7 @@ def choose(
     ranked = sorted(candidates)
     if not ranked:
         return None
-    count = f"{len(ranked)} cases without a final label"
+    count = f"{len(ranked)} cases without a final label map"
     if strategy == "random":
         order = (generator or np.random.default_rng()).permutation(len(ranked))
         return Choice(_free([ranked[n] for n in order], assigned), 1 / len(ranked), f"drawn at random from {count}")

@@ -24,7 +24,7 @@ def practice_command(
         float, typer.Option(min=0, help="Max seconds to wait until the server has measured all cases for the strategy.")
     ] = 900.0,
 ) -> None:
-    """Sign off cases on a server with their ground truth, to try out the loop without correcting by hand."""
+    """Sign off cases on a server with their ground truth, to practise the workflow without correcting by hand."""
     if not labels.is_dir():
         raise InputError(labels, "is not a folder.", "Name the folder of the ground-truth label maps.")
     if not is_url(server):

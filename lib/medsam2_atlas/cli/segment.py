@@ -40,7 +40,7 @@ DEFAULT = preferred("prompted")
 def segment_command(
     image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a DICOM series (its folder, or one of its files).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Label map file to write; its suffix selects the format.")],
-    segmenter: Annotated[str, typer.Option("--segmenter", help=f"Segmenter to run; see the README. {CHOICES}")] = DEFAULT,
+    segmenter: Annotated[str, typer.Option("--segmenter", help=f"Segmenter to run; see docs/method.md. {CHOICES}")] = DEFAULT,
     atlas: AtlasOption = None,
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,

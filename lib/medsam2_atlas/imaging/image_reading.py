@@ -108,7 +108,7 @@ def label_check(path: str, image: str) -> Result:
         image: its image, of which only the grid is read.
 
     Raises:
-        InputError: the label map cannot be read, is not a label map, or has another grid than the image.
+        InputError: the label map cannot be read, is not a label map, or has a different grid from the image.
     """
     file = Path(path)
     check_same_size(file, Path(image))

@@ -56,7 +56,7 @@ def on_grid(label: Volume, grid: Geometry, file_grid: Geometry, image: str | Pat
 
 
 def another_grid(subject: str | Path, label: Geometry, grid: Geometry, image: str | Path) -> InputError:
-    """Returns the error for a label map that has another grid than its image; it lists the differences.
+    """Returns the error for a label map that has a different grid from its image; it lists the differences.
 
     Args:
         subject: the label map's name, for the message.
@@ -84,7 +84,7 @@ def another_grid(subject: str | Path, label: Geometry, grid: Geometry, image: st
         remedy = "Pad the label map to the whole image, or resample it onto the image."
     if not parts:
         parts.append(f"corners up to {corner_distance(label, grid):.3g} voxels away")
-    return InputError(subject, f"has another grid than {image}: {'; '.join(parts)}.", remedy)
+    return InputError(subject, f"has a different grid from {image}: {'; '.join(parts)}.", remedy)
 
 
 def _turn(first: Geometry, second: Geometry) -> float:

@@ -173,7 +173,7 @@ def _placed(file: Path, found: Volume, like: Geometry, remarks: list[str]) -> Vo
         own, other = found.geometry, like
         raise InputError(
             file,
-            f"has another grid than its image, even after padding: its voxels are up to {off:.2g} voxels away from the "
+            f"has a different grid from its image, even after padding: its voxels are up to {off:.2g} voxels away from the "
             f"image's. Its spacing is {_short(own.spacing)} mm, the image's {_short(other.spacing)} mm; its first voxel is at "
             f"{_short(own.origin)} mm, the image's at {_short(other.origin)} mm.",
             "Choose the CT as source volume of the segmentation in 3D Slicer, and save it again.",

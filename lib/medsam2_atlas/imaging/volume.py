@@ -246,7 +246,7 @@ def read_labels(path: str | Path, like: Volume | None = None, *, image: str | Pa
         image: file or folder of its image, as an alternative to `like`; only its grid is read.
 
     Raises:
-        InputError: the label map cannot be read, has values that are not whole numbers from 0 to 255, has another grid than
+        InputError: the label map cannot be read, has values that are not whole numbers from 0 to 255, has a different grid from
             the image, or has segments that are not organs.
     """
     grid = like.geometry if like is not None else read_grid(image) if image is not None else None

@@ -20,7 +20,7 @@ const BUTTONS = [
   button(OUTSIDE, 'icon-close', 'Off the organ', 'Place a point outside the chosen organ', ACTIVATE, 'evaluate.cornerstoneTool'),
   button('SegmentMarked', 'icon-tool-shape', 'Segment', 'Segment the chosen organ from its boxes and points', 'segmentMarked', 'evaluate.action'),
   button('ClearMarks', 'icon-tool-eraser', 'Clear marks', 'Remove the boxes and points of the chosen organ', 'clearMarks', 'evaluate.action'),
-  button('SubmitLabel', 'icon-upload', 'Submit label', 'Save the segmentation as the final label of this series', 'submitLabel', 'evaluate.action'),
+  button('SubmitLabel', 'icon-upload', 'Submit label', 'Save the segmentation as the final label map of this series', 'submitLabel', 'evaluate.action'),
 ];
 
 export function commandsModule({ servicesManager }) {

@@ -1,8 +1,8 @@
 /* Sends the label map on the screen to the server, which saves it as the next final version of the series.
 
    The request contains the voxels, the viewer's grid and the names of the segments. The server transfers the voxels to the grid
-   of the series. It does not replace a label that another person has saved meanwhile. A label that is empty or loses organs is
-   saved only after the annotator confirms it. */
+   of the series. It does not replace a label map that another user has saved meanwhile. A label map that is empty or loses
+   organs is saved only after the annotator confirms it. */
 
 import { ask, currentSegmentation, currentSeries } from './viewer.js';
 
@@ -10,7 +10,7 @@ const QUESTION = '[data-cy="viewport-notification"]'; // OHIF's dialog in a view
 
 const based = {}; // by series: the newest version at the time when the viewer first showed the series
 
-/** Returns the number of the newest version of a series' label; 0 if there is none. */
+/** Returns the number of the newest version of a series' final label map; 0 if there is none. */
 async function newestVersion(series) {
   try {
     return (await (await ask('datastore/label/info?tag=final&label=' + series)).json()).version;
@@ -26,7 +26,7 @@ async function newestVersion(series) {
 export function noteVersion(series) {
   newestVersion(series).then(
     version => { based[series] = based[series] ?? version; },
-    () => undefined // without it, submitting replaces the newest version, as in other viewers
+    () => undefined // without a noted version, submitting replaces the newest one, as in other viewers
   );
 }
 
@@ -37,12 +37,12 @@ function contents(voxels, segments, spacing) {
     counts[value] += 1;
   }
   const millilitres = spacing.reduce((volume, side) => volume * side, 1) / 1000;
-  const held = Object.values(segments)
+  const content = Object.values(segments)
     .map(({ label, segmentIndex }) => ({ name: words(label), count: counts[segmentIndex] }))
     .filter(organ => organ.count > 0)
     .sort((a, b) => b.count - a.count)
     .map(organ => organ.name + ' ' + rounded(organ.count * millilitres) + ' ml');
-  return held.length ? held.join(', ') : 'an empty label map (0 voxels)';
+  return content.length ? content.join(', ') : 'an empty label map (0 voxels)';
 }
 
 const rounded = value => String(value >= 10 ? Math.round(value) : Number(value.toPrecision(2)));
@@ -107,8 +107,8 @@ export async function submit(services) {
       direction: Array.from(volume.direction),
     },
   };
-  const held = contents(voxels, segmentation.segments, spacing);
-  services.uiNotificationService.show({ title: 'Submit label', message: 'Saving ' + held + '.', type: 'info', duration: 6000 });
+  const content = contents(voxels, segmentation.segments, spacing);
+  services.uiNotificationService.show({ title: 'Submit label', message: 'Saving ' + content + '.', type: 'info', duration: 6000 });
   let saved;
   try {
     saved = await send(series, params, voxels, false);
@@ -117,11 +117,11 @@ export async function submit(services) {
       throw error;
     }
     const lost = error.organs.length ? ' The previous version also contains ' + error.organs.map(words).join(', ') + '.' : '';
-    if (!(await confirmed(services, 'This saves ' + held + ' as final.' + lost + ' Save it anyway?'))) {
+    if (!(await confirmed(services, 'This saves ' + content + ' as final.' + lost + ' Save it anyway?'))) {
       throw new Error('Nothing was saved.');
     }
     saved = await send(series, params, voxels, true);
   }
   based[series] = saved.version;
-  return saved.version + ': ' + held;
+  return saved.version + ': ' + content;
 }
