@@ -144,10 +144,10 @@ report-schema: $(VENV)/.installed-dev  ## write the JSON schema of reports, docs
 	$(BIN)/python tests/segmenters/report_schema.py
 
 inputs: $(VENV)/.installed-dev  ## write the table of input kinds to docs/inputs.md
-	$(BIN)/python tests/files/page.py
+	PYTHONPATH=tests $(BIN)/python tests/files/page.py
 
 settings: $(VENV)/.installed-dev  ## write the tables of settings to docs/settings.md
-	$(BIN)/python tests/settings_page.py
+	PYTHONPATH=tests:apps/medsam2_atlas $(BIN)/python tests/settings_page.py
 
 commands: $(VENV)/.installed-dev  ## write the tables of commands to docs/commands.md
 	PYTHONPATH=tests $(BIN)/python tests/commands_page.py

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from dicomweb_client import DICOMwebClient
+from pictures import write_picture
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -21,7 +22,6 @@ from e2e.browser import browser_page, forbidden
 from e2e.orthanc import orthanc, send
 from e2e.test_ohif import Room
 from medsam2_atlas.atlas import build_atlas, find_references
-from medsam2_atlas.base.files import replacing
 from medsam2_atlas.base.resource import resource
 from series_files import write_series
 
@@ -56,9 +56,7 @@ def main() -> None:
                 page.locator('[data-cy="panelSegmentationWithTools-btn"]').click()
                 page.wait_for_timeout(8000)  # until the viewer's messages are gone
                 page.screenshot(path=str(folder / "shot.png"))
-        shot = Image.open(folder / "shot.png").convert("RGB").resize((1200, 675), Image.Resampling.LANCZOS)
-        with replacing(PICTURE) as part:
-            shot.quantize(128).save(part, "PNG", optimize=True)
+        write_picture(Image.open(folder / "shot.png"), PICTURE)
 
 
 if __name__ == "__main__":

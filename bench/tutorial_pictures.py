@@ -12,33 +12,15 @@ import tempfile
 from io import BytesIO
 from pathlib import Path
 
+from pictures import write_picture
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from app.running import server
 from docs.tutorial import PAGE, run_page
 from e2e.browser import browser_page
-from medsam2_atlas.base.files import replacing
 
 PICTURES = PAGE.parent / "pictures"
-MAX_BYTES = 150_000
-MAX_WIDTH = 1100
-
-
-def write_picture(picture: Image.Image, name: str) -> None:
-    """Writes a picture, at most 1100 pixels wide, with as many colours as fit into 150 kB."""
-    picture = picture.convert("RGB")
-    if picture.width > MAX_WIDTH:
-        size = (MAX_WIDTH, round(picture.height * MAX_WIDTH / picture.width))
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-    for colours in (0, 256, 128, 64, 32):
-        stream = BytesIO()
-        (picture.quantize(colours) if colours else picture).save(stream, "PNG", optimize=True)
-        if len(stream.getvalue()) < MAX_BYTES:
-            break
-    with replacing(PICTURES / f"tutorial-{name}.png") as part:
-        part.write_bytes(stream.getvalue())
-    print(f"{PICTURES}/tutorial-{name}.png: {len(stream.getvalue()) // 1000} kB")
 
 
 def review_page(folder: Path) -> Image.Image:
@@ -67,9 +49,9 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "comparison").is_dir():
             run_page(folder)
-        write_picture(Image.open(folder / "preview.png"), "preview")
-        write_picture(Image.open(folder / "comparison" / "dice.png"), "comparison")
-        write_picture(review_page(folder), "review")
+        write_picture(Image.open(folder / "preview.png"), PICTURES / "tutorial-preview.png")
+        write_picture(Image.open(folder / "comparison" / "dice.png"), PICTURES / "tutorial-comparison.png")
+        write_picture(review_page(folder), PICTURES / "tutorial-review.png")
 
 
 if __name__ == "__main__":

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from generated_part import GeneratedPart
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "settings.md"
-BEGIN, END = "<!-- from the configurations, by `make settings` -->\n", "<!-- end of the settings -->\n"
+PAGE = GeneratedPart("settings.md", "settings")
 
 TITLES = {
     "hounsfield.yaml": "Check of Hounsfield units",
@@ -41,11 +39,9 @@ def models() -> dict[str, type[BaseModel]]:
     return {name: found[name] for name in (*TITLES, *(name for name in found if name not in TITLES))}
 
 
-def with_settings(page: str) -> str:
-    """Returns the page with its tables replaced by the current settings."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + BEGIN + "\n" + "".join(section(name, model) for name, model in models().items()) + END + after
+def content() -> str:
+    """Returns a section with a table for each configuration file."""
+    return "".join(section(name, model) for name, model in models().items())
 
 
 def section(name: str, model: type[BaseModel]) -> str:
@@ -80,5 +76,4 @@ def shown(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT / "apps" / "medsam2_atlas"))
-    PAGE.write_text(with_settings(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write(content())

@@ -13,6 +13,7 @@ DOCS = ROOT / "docs"
 _AT_THE_TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 PAGES = [*(ROOT / name for name in _AT_THE_TOP), *sorted(DOCS.rglob("*.md"))]
 
+_HERE_DOCUMENT = re.compile(r"(<<'(\w+)'[^\n]*\n).*?^\2$", re.M | re.S)
 _BLOCK = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.M | re.S)
 
 
@@ -23,10 +24,10 @@ def text_of(page: Path) -> str:
 
 
 def blocks(page: Path, language: str) -> Iterator[str]:
-    """Yields the code blocks of a language."""
-    for _, found, content in _BLOCK.findall(text_of(page)):
+    """Yields the code blocks of a language, without the indentation of lists and admonitions."""
+    for indent, found, content in _BLOCK.findall(text_of(page)):
         if found == language:
-            yield content
+            yield re.sub(rf"^{indent}", "", content, flags=re.M)
 
 
 def links(page: Path) -> Iterator[str]:
@@ -52,9 +53,10 @@ def anchors(page: Path) -> set[str]:
 
 
 def command_lines(page: Path) -> Iterator[list[str]]:
-    """Yields the words of each command in a page's `sh` blocks, without comments; continued lines are joined."""
+    """Yields the words of each command in a page's `sh` blocks, without comments and the bodies of here-documents."""
     for block in blocks(page, "sh"):
-        for line in block.replace("\\\n", " ").splitlines():
+        commands = _HERE_DOCUMENT.sub(r"\1", block).replace("\\\n", " ")
+        for line in commands.splitlines():
             words = shlex.split(line, comments=True)
             if words:
                 yield words

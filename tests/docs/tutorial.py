@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -11,22 +10,9 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "tutorial.md"
+from docs.pages import DOCS, blocks
 
-_BLOCK = re.compile(r"^( *)```sh\n(.*?)^\1```$", re.M | re.S)
-
-
-def blocks(text: str) -> list[str]:
-    """Returns the shell blocks of a page in their order, without the indentation of an admonition."""
-    return [re.sub(rf"^{indent}", "", block, flags=re.M) for indent, block in _BLOCK.findall(text)]
-
-
-def commands(block: str) -> list[str]:
-    """Returns the command lines of a block, with continued lines joined, and without the bodies of here-documents."""
-    without = re.sub(r"(<<'(\w+)'[^\n]*\n).*?^\2$", r"\1", block, flags=re.M | re.S)
-    joined = without.replace("\\\n", " ")
-    lines = (line.partition(" # ")[0].strip() for line in joined.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+PAGE = DOCS / "tutorial.md"
 
 
 def run_page(folder: Path) -> Path:
@@ -41,7 +27,7 @@ def run_page(folder: Path) -> Path:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    parts = [f'echo "### block {number} after $SECONDS s"\n{block}' for number, block in enumerate(blocks(PAGE.read_text()), 1)]
+    parts = [f'echo "### block {number} after $SECONDS s"\n{block}' for number, block in enumerate(blocks(PAGE, "sh"), 1)]
     script = "\n".join(["set -euo pipefail", *parts, 'echo "### end after $SECONDS s"'])
     script = script.replace("127.0.0.1:8000", f"127.0.0.1:{port}").replace("--port 8000", f"--port {port}")
     (folder / "page.sh").write_text(script)

@@ -1,31 +1,28 @@
-"""Writes the table of input kinds into docs/inputs.md: `python tests/files/page.py` (`make inputs`)."""
+"""Writes the table of input kinds into docs/inputs.md (`make inputs`)."""
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from generated_part import GeneratedPart
+
 if TYPE_CHECKING:
     from files.kind import Kind
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "inputs.md"
-BEGIN, END = "<!-- from tests/files/table.py, by `make inputs` -->\n", "<!-- end of the table -->\n"
+PAGE = GeneratedPart("inputs.md", "inputs")
 
 
-def with_table(page: str) -> str:
-    """Returns the page with its table replaced by the current one; each refused kind is written and read to get its remedy."""
+def content() -> str:
+    """Returns a table for each group of input kinds; each refused kind is written and read to get its remedy."""
     from files.table import LABEL_MAPS, SECTIONS
 
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
     sections = []
     for title, kinds in SECTIONS.items():
         rows = [f"| {kind.what} | {kind.verdict} | {remedy(kind, kinds is LABEL_MAPS)} |\n" for kind in kinds]
         sections.append(f"### {title}\n\n| file | verdict | what to do |\n| --- | --- | --- |\n{''.join(rows)}\n")
-    return before + BEGIN + "\n" + "".join(sections) + END + after
+    return "".join(sections)
 
 
 def remedy(kind: Kind, label: bool) -> str:
@@ -51,5 +48,4 @@ def remedy(kind: Kind, label: bool) -> str:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT / "tests"))
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write(content())
