@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (ROOT / "lib" / "medsam2_atlas", ROOT / "apps" / "medsam2_atlas")
-FILES = [file for folder in FOLDERS for file in sorted(folder.rglob("*.py")) if file.parent.name not in ("lib", "bin", "model")]
+FILES = [file for folder in FOLDERS for file in sorted(folder.rglob("*.py"))]
 
 ARRAY = re.compile(r"\b(ndarray|Tensor)\b")
 _AXIS = r"(z|y|x|n|c|channel|batch|organ|slice|point|bin|row|token|frame|box|[2-4])s?'?"
