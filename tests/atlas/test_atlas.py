@@ -164,7 +164,7 @@ def test_files_without_a_pair_are_skipped_or_refused(tmp_path: Path) -> None:
         find_references(tmp_path)
     for file in (tmp_path / "images").iterdir():
         file.unlink()
-    with pytest.raises(InputError, match="has no references"):
+    with pytest.raises(InputError, match="has no annotated CTs"):
         find_references(tmp_path, {})
 
 

@@ -1,7 +1,7 @@
 """The atlas of annotated CTs: its construction, growth and storage."""
 
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
-from medsam2_atlas.atlas.build import build_atlas, find_references
+from medsam2_atlas.atlas.build import build_atlas, find_pairs, find_references
 from medsam2_atlas.atlas.config import AtlasConfig, OutlierConfig, atlas_config
 from medsam2_atlas.atlas.grow import Growth, grow_atlas
 from medsam2_atlas.atlas.options import BuildOptions, GrowthOptions
@@ -21,6 +21,7 @@ __all__ = [
     "ReferenceFiles",
     "atlas_config",
     "build_atlas",
+    "find_pairs",
     "find_references",
     "grow_atlas",
     "novelty",

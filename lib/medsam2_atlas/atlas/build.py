@@ -36,54 +36,65 @@ log = logging.getLogger(__name__)
 
 
 def find_references(folder: Path, skipped: dict[str, str] | None = None) -> list[ReferenceFiles]:
-    """Finds pairs of files with the same name in `folder/images` and `folder/labels`.
+    """Finds pairs of files with the same name in `folder/images` and `folder/labels`; see `find_pairs`.
 
     Args:
         folder: the folder that contains `images` and `labels`.
+        skipped: receives the reason by name for each file without a pair; such files are skipped. If None, they raise an error.
+    """
+    for kind in ("images", "labels"):
+        if not (folder / kind).is_dir():
+            raise InputError(
+                folder, f"has no folder {kind}/.", "Put CTs into images/, label maps of the same names into labels/."
+            )
+    return find_pairs(folder / "images", folder / "labels", skipped)
+
+
+def find_pairs(images: Path, labels: Path, skipped: dict[str, str] | None = None) -> list[ReferenceFiles]:
+    """Finds pairs of files with the same name in two folders.
+
+    Args:
+        images: the folder of the CTs.
+        labels: the folder of the label maps.
         skipped: receives the reason by name for each file without a pair; such files are skipped. If None, they raise an error.
 
     Returns:
         The pairs, sorted by name.
 
     Raises:
-        InputError: a folder is missing, or there is no pair; if `skipped` is None, also if a file has no pair.
+        InputError: there is no pair; if `skipped` is None, also if a file has no pair.
     """
-    found: dict[str, dict[str, list[Path]]] = {"images": {}, "labels": {}}
+    files: dict[Path, dict[str, list[Path]]] = {images: {}, labels: {}}
     problems: dict[str, str] = {}
-    for kind, files in found.items():
-        if not (folder / kind).is_dir():
-            raise InputError(
-                folder, f"has no folder {kind}/.", "Put CTs into images/, label maps of the same names into labels/."
-            )
+    for folder, names in files.items():
         others = []
-        with os.scandir(folder / kind) as entries:
+        with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                suffix = suffix_in(entry.name, labels=kind == "labels")
+                suffix = suffix_in(entry.name, labels=folder == labels)
                 if suffix and not entry.name.startswith("."):
-                    files.setdefault(entry.name[: -len(suffix)], []).append(Path(entry.path))
+                    names.setdefault(entry.name[: -len(suffix)], []).append(Path(entry.path))
                 elif not entry.name.startswith("."):
                     others.append(entry)
-            problems |= {f"{kind}/{name}": reason for name, reason in unused_images(others).items()}
-    images, labels = found["images"], found["labels"]
+            problems |= {f"{folder.name}/{name}": reason for name, reason in unused_images(others).items()}
     pairs = []
-    for name in sorted({*images, *labels}):
-        here = images.get(name, []), labels.get(name, [])
+    for name in sorted({*files[images], *files[labels]}):
+        here = files[images].get(name, []), files[labels].get(name, [])
         if len(here[0]) == len(here[1]) == 1:
             pairs.append(ReferenceFiles(name, here[0][0], here[1][0]))
         elif all(here):
-            kind, several = ("images", here[0]) if len(here[0]) > 1 else ("labels", here[1])
-            problems[name] = f"{kind}/ has several files of that name: {', '.join(file.name for file in several)}."
+            folder, several = (images, here[0]) if len(here[0]) > 1 else (labels, here[1])
+            problems[name] = f"{folder.name}/ has several files of that name: {', '.join(file.name for file in several)}."
         else:
-            problems[name] = f"{'labels' if here[0] else 'images'}/ has no file of that name."
+            problems[name] = f"{(labels if here[0] else images).name}/ has no file of that name."
     if problems and skipped is None:
         raise InputError(
-            folder,
+            images.parent,
             f"has files that cannot be used or have no pair. {_listed(problems)}",
             "Each image needs one label map of the same name.",
         )
     if not pairs:
         remedy = f"Put files of the same names, ending in {', '.join(SUFFIXES)}, into images/ and labels/."
-        raise InputError(folder, f"has no references. {_listed(problems)}".rstrip(), remedy)
+        raise InputError(images.parent, f"has no annotated CTs. {_listed(problems)}".rstrip(), remedy)
     if skipped is not None:
         skipped.update(problems)
     return pairs

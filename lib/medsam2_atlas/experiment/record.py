@@ -71,6 +71,7 @@ class Record(_Frozen):
     stages: dict[str, Cost] = Field(description="cost of each stage")
     energy_how: str = Field(description="how the energy was measured, or why it was not")
     report: dict[str, Any] = Field(description="the segmenter's report without prompts")
+    threads: int = Field(1, description="threads of PyTorch; other numbers change results by rounding")
 
     def organ(self, number: int) -> OrganResult | None:
         """Returns the scores of an organ; None if neither ground truth nor prediction contains it, or it was not scored."""

@@ -161,6 +161,11 @@ class Models:
                 self._scores.popitem(last=False)
         return found
 
+    def forget_score_maps(self) -> None:
+        """Drops all kept score maps, so that the next segmenter registers its CT itself and its time and energy include that."""
+        with self._lock:
+            self._scores.clear()
+
     def base_atlas(self) -> Atlas | None:
         """Returns the configured or default atlas, before any growth; None if there is none."""
         try:

@@ -1,0 +1,205 @@
+"""`medsam2-atlas evaluate`: scores segmenters on annotated CTs, and reports accuracy and cost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, ThresholdRule
+from medsam2_atlas.base.console import bars, console, echo
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.file_modes import umask_of_user
+from medsam2_atlas.cli.cases import print_left_out
+from medsam2_atlas.cli.options import (
+    SEGMENTERS,
+    AtlasOption,
+    CheckpointOption,
+    ConfigOption,
+    DeviceOption,
+    FolderOption,
+    HuOption,
+    StrictOption,
+    named_folders,
+)
+from medsam2_atlas.cli.outputs import check_folder
+from medsam2_atlas.segmenters.registry import family_of, trainable
+
+if TYPE_CHECKING:
+    from medsam2_atlas.experiment import Results
+
+_DEFAULTS = "atlas,A,B,C,D,E,reference-1,reference-3,unet_2d,unet_3d"
+
+
+def evaluate_command(
+    images: Annotated[Path, typer.Option("--images", help="Folder of the CTs.")],
+    labels: Annotated[Path, typer.Option("--labels", help="Folder of the ground truth, under the names of the CTs.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write results to. Finished cases in it are kept.")],
+    segmenters: Annotated[
+        str, typer.Option("--segmenters", help=f"Comma-separated names of segmenters. Choices: {SEGMENTERS}.")
+    ] = _DEFAULTS,
+    atlas: AtlasOption = None,
+    checkpoint: CheckpointOption = None,
+    config: ConfigOption = None,
+    unet_weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--unet-weights",
+            help="U-Net weights file (.pt), as NAME=FILE, such as unet_2d=run/best.pt; FILE alone is for all U-Nets. "
+            "Repeatable. Default: the demo weights.",
+        ),
+    ] = None,
+    folder: FolderOption = None,
+    organs: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated names or numbers of the organs that the ground truth annotates. Default: those in the data "
+            "set's dataset.json, else all."
+        ),
+    ] = "",
+    as_published: Annotated[
+        bool,
+        typer.Option(
+            "--as-published", help="Use the published method: plain mean, no correction, published thresholds and loop."
+        ),
+    ] = False,
+    prompts: Annotated[str, typer.Option(help="Source of the first boxes; see `segment`.")] = "atlas",
+    loop: Annotated[Loop, typer.Option(help="Propagation loop; see `segment`.")] = "symmetric",
+    thresholds: Annotated[
+        ThresholdRule, typer.Option(help="Thresholds of the score maps; see `segment`.")
+    ] = DEFAULT_THRESHOLDS,
+    fill_holes: Annotated[bool, typer.Option(help="Fill small holes in the masks, as the official CUDA build does.")] = False,
+    jitter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--jitter",
+            help="Perturb the true prompts of reference-3: shift=5,10,20 or scale=-5,5,10, in mm. Repeatable. Default: none.",
+        ),
+    ] = None,
+    references: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated numbers of references with which segmenters that use the atlas also run, such as 1,3,5. "
+            "Default: none."
+        ),
+    ] = "",
+    empty: Annotated[
+        Literal["penalise", "monai"],
+        typer.Option(
+            help="Organs with an empty mask in ground truth or prediction: Dice 0 and HD95 the image's diagonal (penalise), or "
+            "as in MONAI's metrics (monai)."
+        ),
+    ] = "penalise",
+    jobs: Annotated[
+        int, typer.Option(min=1, max=256, help="Number of processes. Energy is measured with one process only.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap intervals and of the choice of references.")] = 0,
+    hu: HuOption = "check",
+    strict: StrictOption = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Score segmenters on annotated CTs; write tables, tests, plots and a report. A killed run resumes."""
+    names = [name.strip() for name in segmenters.split(",") if name.strip()]
+    if not names:
+        raise InputError("--segmenters", "names no segmenter.", f"Choose from: {SEGMENTERS}.")
+    for name in names:
+        family_of(name)
+    folders = named_folders(folder)
+    weights = _unet_weights(unet_weights)
+    counts = _numbers(references)
+    for place in (images, labels):
+        if not place.is_dir():
+            raise InputError(
+                place, "is not a folder.", "Name the folder of the CTs by --images, of their label maps by --labels."
+            )
+    if images.resolve() == labels.resolve():
+        raise InputError(images, "is given for images and for labels.", "Name two folders.")
+    if out.resolve() in (images.resolve(), labels.resolve()):
+        raise InputError(out, "is a folder of the data.", "Choose another folder for the results.")
+    check_folder(out)
+    from medsam2_atlas.prompting import Jitter
+
+    jitters = [Jitter.parse(text) for given in jitter or [] for text in _amounts(given)]
+    from medsam2_atlas.experiment.plan import variants_of
+
+    variants = variants_of(names, counts, jitters)
+    if as_published:
+        from medsam2_atlas.studies.as_published import use_published_method
+
+        use_published_method()
+    import torch
+
+    from medsam2_atlas.experiment.conduct import Choice, conduct
+    from medsam2_atlas.experiment.setting import Setting
+    from medsam2_atlas.imaging.labels import organ_table
+
+    paths = {"atlas": atlas, "checkpoint": checkpoint, "config": config}
+    conf = {key: str(value) for key, value in paths.items() if value} | weights | {"device": device} | folders
+    threads = torch.get_num_threads() if jobs == 1 or "OMP_NUM_THREADS" in os.environ else max(1, (os.cpu_count() or 1) // jobs)
+    torch.set_num_threads(threads)
+    annotated = tuple(organ_table().select(o for o in organs.split(",") if o.strip())) if organs.strip() else ()
+    setting = Setting(
+        out,
+        variants,
+        annotated,
+        conf,
+        hu=hu,
+        prompts=prompts,
+        loop=loop,
+        thresholds=thresholds,
+        fill_holes=fill_holes,
+        as_published=as_published,
+        energy=jobs == 1,
+        threads=threads,
+    )
+    choice = Choice(images, labels, counts=tuple(counts), empty=empty, jobs=jobs, seed=seed, strict=strict)
+    with umask_of_user(), bars(time_left=True) as progress:
+        results = conduct(setting, choice, progress)
+    _print(results)
+    echo(f"{out / 'report.html'} written")
+
+
+def _print(results: Results) -> None:
+    """Prints the mean Dice of each segmenter, and what was left out."""
+    from rich.table import Table
+
+    table = Table("segmenter", "cases", "mean Dice", title="mean over cases of the mean over organs")
+    for variant in results.variants:
+        means = list(results.case_means(variant, "dice").values())
+        table.add_row(escape(variant.name), str(len(means)), f"{sum(means) / len(means):.3f}" if means else "")
+    console.print(table)
+    print_left_out(results.problems)
+
+
+def _unet_weights(given: list[str] | None) -> dict[str, str]:
+    """Returns the weights files of `--unet-weights`, by U-Net."""
+    found: dict[str, str] = {}
+    for text in given or []:
+        name, separator, file = text.partition("=")
+        if separator and name in trainable() and file:
+            found[name] = file
+        elif text:
+            found |= dict.fromkeys((unet for unet in trainable() if unet not in found), text)
+    return found
+
+
+def _numbers(text: str) -> list[int]:
+    """Returns the numbers of a comma-separated list."""
+    try:
+        found = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = [0]
+    if any(number < 1 for number in found):
+        raise InputError("--references", f"is {text!r}.", "List numbers of references from 1 on, such as 1,3,5.")
+    return sorted(set(found))
+
+
+def _amounts(text: str) -> list[str]:
+    """Splits `shift=5,10` into `shift=5` and `shift=10`."""
+    kind, separator, amounts = text.partition("=")
+    if not separator:
+        return [text]
+    return [f"{kind}={amount.strip()}" for amount in amounts.split(",")]

@@ -1,0 +1,129 @@
+"""Conducts an experiment from start to end: finds cases, prepares smaller atlases, runs what is missing, writes the report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.datasets import read_dataset
+from medsam2_atlas.experiment.cases import EvaluationCase, find_cases, independent_cases, same_names
+from medsam2_atlas.experiment.plan import smaller_atlases
+from medsam2_atlas.experiment.record import Record
+from medsam2_atlas.experiment.results import EmptyRule, Results
+from medsam2_atlas.experiment.run import Session, open_tasks, run_tasks
+from medsam2_atlas.experiment.setting import Setting, locked
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.segmenters.registry import family_of
+from medsam2_atlas.unet import training_cases_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A user's choices that no result depends on, except for which cases are run.
+
+    Attributes:
+        images: folder of the CTs.
+        labels: folder of the ground truth.
+        counts: numbers of references for the curve over smaller atlases.
+        empty: rule for empty masks in tables and tests.
+        jobs: number of processes.
+        seed: seed of bootstrap intervals and of the choice of references.
+        strict: stop at the first case that cannot be used.
+    """
+
+    images: Path
+    labels: Path
+    counts: tuple[int, ...] = ()
+    empty: EmptyRule = "penalise"
+    jobs: int = 1
+    seed: int = 0
+    strict: bool = False
+
+
+def conduct(setting: Setting, choice: Choice, progress: Progress = silent) -> Results:
+    """Runs every variant on every case without a valid record, and writes tables, tests, plots and the report.
+
+    Args:
+        setting: what is run. Its field `organs` may be empty: then the data set's description decides, or else all organs are
+            scored. `atlases` is filled here.
+        choice: further choices.
+        progress: called with the fraction completed.
+
+    Returns:
+        The results that the report shows.
+
+    Raises:
+        InputError: if no case can be used; if `choice.strict`, also if a case or variant fails.
+        AtlasError: if a segmenter needs an atlas and there is none.
+        StorageError: if another command writes to the same folder.
+    """
+    from medsam2_atlas.experiment.assemble import write_outputs
+
+    problems: dict[str, str] = {}
+    with locked(setting.out):
+        if not setting.organs:
+            dataset = read_dataset(choice.labels)
+            annotated = tuple(organ_table().indices) if dataset is None else tuple(dataset.annotated)
+            setting = replace(setting, organs=annotated)
+        cases = find_cases(choice.images, choice.labels, None if choice.strict else problems, progress)
+        cases, setting, warnings = _prepared(cases, setting, choice, problems)
+        if not cases:
+            raise InputError(choice.images, "has no case that can be used.", "Add annotated CTs that are not references.")
+        session = Session(setting)
+        tasks = open_tasks(cases, session, problems)
+        outcome = run_tasks(tasks, session, choice.jobs, strict=choice.strict, progress=progress)
+        problems |= outcome.problems
+        results = _results(cases, session, problems, choice.empty)
+        if not results.records:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(problems.items()))
+            raise InputError(setting.out, f"gets no results: {reasons[:2000]}", "Correct these problems.")
+        write_outputs(results, setting, choice, cases, session, warnings)
+    return results
+
+
+def _prepared(
+    cases: list[EvaluationCase], setting: Setting, choice: Choice, problems: dict[str, str]
+) -> tuple[list[EvaluationCase], Setting, list[str]]:
+    """Leaves out references of the atlas, writes smaller atlases, and collects warnings about names."""
+    models = setting.models()
+    warnings: list[str] = []
+    if any(family_of(variant.segmenter).role == "prompted" for variant in setting.variants):
+        atlas = models.atlas()
+        cases = independent_cases(cases, atlas, None if choice.strict else problems)
+        warnings += same_names(cases, [r.name for r in atlas.references], lambda _: "a reference of the atlas")
+        if choice.counts:
+            folders = smaller_atlases(atlas, choice.counts, setting.out / "atlases", choice.seed)
+            setting = replace(setting, atlases=folders)
+    for name in dict.fromkeys(variant.segmenter for variant in setting.variants):
+        try:
+            weights = models.segmenter(name).weights_file()
+        except MedSAM2AtlasError:  # reported when the variant is checked
+            continue
+        trained_on = [] if weights is None else training_cases_of(weights)
+        warnings += same_names(cases, trained_on, lambda _, name=name: f"a training case of {name}")
+    return cases, setting, warnings
+
+
+def _results(cases: Sequence[EvaluationCase], session: Session, problems: dict[str, str], empty: EmptyRule) -> Results:
+    """Reads the valid records of all cases, in the order of the variants."""
+    return Results(tuple(_records(cases, session, problems)), session.setting.organs, dict(sorted(problems.items())), empty)
+
+
+def _records(cases: Sequence[EvaluationCase], session: Session, problems: dict[str, str]) -> Iterable[Record]:
+    for variant in session.setting.variants:
+        if variant.name in problems:
+            continue
+        for case in cases:
+            record = session.valid_record(case, variant)
+            if record is not None:
+                yield record
+            else:
+                problems.setdefault(
+                    f"{case.name}, {variant.name}", "its record was removed or changed while the experiment ran."
+                )

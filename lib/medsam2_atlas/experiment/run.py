@@ -1,0 +1,243 @@
+"""Runs an experiment: every variant on every case, in one process or several; finished records are kept.
+
+A record is written last and in one step, after its label map. A run that is killed at any moment therefore loses only the
+variant that it was computing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, problem_of
+from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.experiment.cases import EvaluationCase
+from medsam2_atlas.experiment.record import Record
+from medsam2_atlas.experiment.setting import Setting
+from medsam2_atlas.experiment.variant import Variant
+from medsam2_atlas.studies.models import Models
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A case, and the variants that have no valid record of it."""
+
+    case: EvaluationCase
+    variants: tuple[Variant, ...]
+
+
+@dataclass
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        done: number of records that were made.
+        problems: why a variant has no record of a case, by `CASE, VARIANT`.
+    """
+
+    done: int = 0
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def add(self, other: Outcome) -> None:
+        """Adds the outcome of a task."""
+        self.done += other.done
+        self.problems |= other.problems
+
+
+class Session:
+    """The models of a process, loaded once per number of references."""
+
+    def __init__(self, setting: Setting) -> None:
+        """Keeps the setting; loads nothing.
+
+        Args:
+            setting: the experiment.
+        """
+        self.setting = setting
+        self._models: dict[int | None, Models] = {}
+
+    def models(self, variant: Variant) -> Models:
+        """Returns the models of a variant."""
+        if variant.references not in self._models:
+            self._models[variant.references] = self.setting.models(variant.references)
+        return self._models[variant.references]
+
+    def valid_record(self, case: EvaluationCase, variant: Variant) -> Record | None:
+        """Returns the stored record of a variant on a case; None if there is none, or if something that it depends on has changed.
+
+        Raises:
+            MedSAM2AtlasError: if the segmenter lacks something, or an option cannot be used.
+        """
+        from medsam2_atlas.experiment.measure import keys
+
+        file = self.setting.record_file(case.name, variant)
+        if not file.is_file() or not self.setting.label_file(case.name, variant).is_file():
+            return None
+        try:
+            record = Record.read(file)
+        except InputError as error:
+            log.warning("%s", error)
+            return None
+        return record if any(record.key == key for key in keys(case, variant, self.setting, self.models(variant))) else None
+
+    def run(self, task: Task, strict: bool, after: Callable[[], None] = lambda: None) -> Outcome:
+        """Runs the variants of a task. A variant that fails is a problem of the outcome, and the others still run.
+
+        Args:
+            task: case and variants.
+            strict: raise the first error instead.
+            after: called after each variant.
+        """
+        outcome = Outcome()
+        for variant in task.variants:
+            try:
+                self._run_one(task.case, variant)
+                outcome.done += 1
+            except Exception as error:
+                if strict and isinstance(error, MedSAM2AtlasError):
+                    raise
+                if strict:
+                    raise InputError(
+                        task.case.image, f"cannot be evaluated by {variant.name}: {problem_of(error)}.", "Leave it out."
+                    ) from error
+                outcome.problems[f"{task.case.name}, {variant.name}"] = problem_of(error)
+                log.log(
+                    logging.INFO if isinstance(error, MedSAM2AtlasError) else logging.ERROR,
+                    "%s cannot be evaluated by %s",
+                    task.case.name,
+                    variant.name,
+                    exc_info=True,
+                )
+            after()
+        return outcome
+
+    def _run_one(self, case: EvaluationCase, variant: Variant) -> None:
+        from medsam2_atlas.experiment.measure import measure
+        from medsam2_atlas.imaging.volume import write_volume
+
+        found = measure(case, variant, self.setting, self.models(variant))
+        record, label = self.setting.record_file(case.name, variant), self.setting.label_file(case.name, variant)
+        for file in (record, label):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        record.unlink(missing_ok=True)  # it belongs to the label map that is replaced next
+        write_volume(found.labels, label)
+        found.record.write(record)
+
+
+def open_tasks(cases: Sequence[EvaluationCase], session: Session, problems: dict[str, str]) -> list[Task]:
+    """Returns the tasks without a valid record.
+
+    Args:
+        cases: the cases.
+        session: the models of this process.
+        problems: receives the reason for each variant that cannot run, by its name.
+    """
+    variants = []
+    for variant in session.setting.variants:
+        try:
+            session.models(variant).segmenter(variant.segmenter).check()
+            variants.append(variant)
+        except (MedSAM2AtlasError, OSError) as error:
+            problems[variant.name] = problem_of(error)
+    tasks = []
+    for case in cases:
+        missing = tuple(variant for variant in variants if session.valid_record(case, variant) is None)
+        if missing:
+            tasks.append(Task(case, missing))
+    return tasks
+
+
+def run_tasks(
+    tasks: Sequence[Task], session: Session, jobs: int = 1, *, strict: bool = False, progress: Progress = silent
+) -> Outcome:
+    """Runs tasks, in this process or in several worker processes.
+
+    If a worker process dies, for example because memory runs out, the tasks that were running are repeated one by one, so that
+    only the task that kills its process is lost.
+
+    Args:
+        tasks: what to run.
+        session: the models of this process; other processes load their own.
+        jobs: number of processes; 1 runs everything in this process.
+        strict: raise the first error.
+        progress: called with the fraction completed.
+
+    Raises:
+        MedSAM2AtlasError: if `strict` and a task fails.
+    """
+    outcome, total = Outcome(), sum(len(task.variants) for task in tasks)
+    if jobs == 1:
+        done = 0
+
+        def after() -> None:
+            nonlocal done
+            done += 1
+            progress("evaluation", done / total)
+
+        for task in tasks:
+            outcome.add(session.run(task, strict, after))
+        return outcome
+    done = 0
+    for task, result in _side_by_side(tasks, session.setting, jobs, strict):
+        outcome.add(result)
+        done += len(task.variants)
+        progress("evaluation", done / total)
+    return outcome
+
+
+def _side_by_side(tasks: Sequence[Task], setting: Setting, jobs: int, strict: bool) -> Iterator[tuple[Task, Outcome]]:
+    """Yields each task with its outcome, in the order in which they end."""
+    interrupted: list[Task] = []
+    with _pool(setting, jobs) as pool:
+        futures: dict[Future[Outcome], Task] = {pool.submit(_run_in_worker, task, strict): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                try:
+                    yield futures[future], future.result()
+                except BrokenProcessPool:
+                    interrupted.append(futures[future])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    for task in interrupted:
+        with _pool(setting, 1) as pool:
+            try:
+                yield task, pool.submit(_run_in_worker, task, strict).result()
+            except BrokenProcessPool:
+                problem = "the process that ran it was killed; the machine may have too little memory for it."
+                if strict:
+                    raise InputError(task.case.image, problem, "Use fewer --jobs, or leave it out.") from None
+                yield task, Outcome(problems={f"{task.case.name}, {v.name}": problem for v in task.variants})
+
+
+def _pool(setting: Setting, jobs: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(setting,))
+
+
+_session: Session | None = None
+"""The session of a worker process."""
+
+
+def _start_worker(setting: Setting) -> None:
+    """Loads the libraries of a worker process, and sets its threads and method."""
+    global _session
+    import torch
+
+    if setting.as_published:
+        from medsam2_atlas.studies.as_published import use_published_method
+
+        use_published_method()
+    torch.set_num_threads(setting.threads)
+    _session = Session(setting)
+
+
+def _run_in_worker(task: Task, strict: bool) -> Outcome:
+    """Runs a task in a worker process."""
+    assert _session is not None, "the worker's initializer ran"
+    return _session.run(task, strict)
