@@ -225,5 +225,4 @@ def group_of(references: Sequence[Reference], template: WorkImage, registration:
         template: the mean image of that space.
         registration: the registration parameters, which define the descriptors.
     """
-    pictures = (torch.from_numpy(reference.picture.astype(np.float32)) for reference in references)
-    return mean_descriptors(((picture, picture > NO_VOXEL) for picture in pictures), template, registration)
+    return mean_descriptors((reference.on_template for reference in references), template, registration)
