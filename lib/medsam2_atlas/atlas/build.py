@@ -9,14 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from medsam2_atlas.atlas.atlas import Atlas
 from medsam2_atlas.atlas.average import probability_maps, with_agreements
 from medsam2_atlas.atlas.options import BuildOptions
 from medsam2_atlas.atlas.reading import AnnotatedCT, Snapshots, read_annotated
-from medsam2_atlas.atlas.reference import NO_VOXEL, Reference, ReferenceFiles
+from medsam2_atlas.atlas.reference import Reference, ReferenceFiles
 from medsam2_atlas.atlas.warp import warp_reference
 from medsam2_atlas.base.choices import MissingOrgan
 from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, problem_of

@@ -7,8 +7,8 @@ Boxes move by fractions of pixels. Slices are whole: a displacement along z is r
 probabilities for which its expectation is exact. With slices of 5 mm, 3 mm along z are therefore one slice in 60 % of the
 prompts and none in 40 %, and their mean stays 3 mm; rounding to the nearest slice would move all of them by 5 mm.
 
-Direction and rounding are drawn once for each organ of a CT, whatever the distance. Over growing distances, a prompt follows one
-straight line and never returns a slice.
+Direction and rounding are drawn once for each organ of a CT, whatever the distance. As the distance grows, a prompt follows one
+straight line and never moves back.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ JitterKind = Literal["shift", "scale"]
 """How prompts are displaced: as a whole, or each border."""
 
 _MAX_MM = 1000.0
-"""Longer than most scans of the trunk: it only keeps numbers in a range that voxel indices can represent.
+"""Longer than most scans of the trunk."""
 _LEFT = "the jitter moved its prompt out of the volume"
 
 
