@@ -7,6 +7,7 @@ from medsam2_atlas.atlas.grow import Growth, grow_atlas
 from medsam2_atlas.atlas.options import BuildOptions, GrowthOptions
 from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, novelty, thumbnail_distance, thumbnail_of
 from medsam2_atlas.atlas.store import AtlasStore, resolve_atlas
+from medsam2_atlas.atlas.subset import nested_subsets, subset
 
 __all__ = [
     "Atlas",
@@ -24,8 +25,10 @@ __all__ = [
     "find_pairs",
     "find_references",
     "grow_atlas",
+    "nested_subsets",
     "novelty",
     "resolve_atlas",
+    "subset",
     "thumbnail_distance",
     "thumbnail_of",
 ]

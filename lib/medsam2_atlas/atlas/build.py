@@ -9,14 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from medsam2_atlas.atlas.atlas import Atlas
 from medsam2_atlas.atlas.average import probability_maps, with_agreements
 from medsam2_atlas.atlas.options import BuildOptions
 from medsam2_atlas.atlas.reading import AnnotatedCT, Snapshots, read_annotated
-from medsam2_atlas.atlas.reference import NO_VOXEL, Reference, ReferenceFiles
+from medsam2_atlas.atlas.reference import Reference, ReferenceFiles
 from medsam2_atlas.atlas.warp import warp_reference
 from medsam2_atlas.base.choices import MissingOrgan
 from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, problem_of
@@ -236,5 +233,4 @@ def group_of(references: Sequence[Reference], template: WorkImage, registration:
         template: the mean image of that space.
         registration: the registration parameters, which define the descriptors.
     """
-    pictures = (torch.from_numpy(reference.picture.astype(np.float32)) for reference in references)
-    return mean_descriptors(((picture, picture > NO_VOXEL) for picture in pictures), template, registration)
+    return mean_descriptors((reference.on_template for reference in references), template, registration)

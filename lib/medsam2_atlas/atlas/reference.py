@@ -91,6 +91,12 @@ class Reference:
         parts = [self.name, self.sha256, *([self.image_sha256] if self.image_sha256 else [])]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20] + ".npz"
 
+    @property
+    def on_template(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The picture in HU, `[z, y, x]` float32, and its validity (bool): False outside the CT."""
+        picture = torch.from_numpy(self.picture.astype(np.float32))
+        return picture, picture > NO_VOXEL
+
     def covers(self, shape: tuple[int, ...]) -> np.ndarray:
         """Returns the field of view, `[z, y, x]` bool, on the map grid of shape `shape` (z, y, x)."""
         return np.unpackbits(self.covered, count=int(np.prod(shape))).reshape(shape).astype(bool)

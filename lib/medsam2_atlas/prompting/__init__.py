@@ -3,6 +3,7 @@
 from medsam2_atlas.prompting.choice import SourceQuality, choose_prompts
 from medsam2_atlas.prompting.confidence import ConfidenceConfig, confidence, confidence_config
 from medsam2_atlas.prompting.config import PromptingConfig, prompting_config
+from medsam2_atlas.prompting.jitter import Jitter, JitterKind, jittered
 from medsam2_atlas.prompting.marks import MarkedOrgan, SliceMarks, marked_organ
 from medsam2_atlas.prompting.priors import by_stability, constrained, priors_config, resolve_laterality
 from medsam2_atlas.prompting.prompt import (
@@ -28,6 +29,8 @@ __all__ = [
     "BoxPrompt",
     "ConfidenceConfig",
     "SourceQuality",
+    "Jitter",
+    "JitterKind",
     "MarkedOrgan",
     "OrganPrompt",
     "PromptOrigin",
@@ -42,6 +45,7 @@ __all__ = [
     "constrained",
     "describe_prompts",
     "enlarged",
+    "jittered",
     "marked_organ",
     "priors_config",
     "prompt_from_planes",

@@ -11,7 +11,7 @@ from medsam2_atlas.registration.box_mean import box_mean
 from medsam2_atlas.registration.cache import RegistrationCache
 from medsam2_atlas.registration.config import RegistrationConfig, registration_config
 from medsam2_atlas.registration.features import mean_descriptors
-from medsam2_atlas.registration.groupwise import CommonSpace, UnregisteredError, build_common_space
+from medsam2_atlas.registration.groupwise import CommonSpace, UnregisteredError, build_common_space, mean_of_warped
 from medsam2_atlas.registration.mean_descriptors import MeanDescriptors
 from medsam2_atlas.registration.methods import METHODS, Registration
 from medsam2_atlas.registration.prealign import prealign
@@ -36,6 +36,7 @@ __all__ = [
     "geometry_points",
     "grid_points",
     "mean_descriptors",
+    "mean_of_warped",
     "prealign",
     "refine_affine",
     "register",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,14 +92,26 @@ def mean_image(images: Sequence[WorkImage], transforms: Sequence[Transform], gri
     """
     grid = _enlarged(grid, images, transforms)
     points = grid.points()
-    total, count = torch.zeros(grid.shape), torch.zeros(grid.shape)
-    for image, transform in zip(images, transforms, strict=True):
-        hu, valid = image.warped(transform(points))
+    warped = (image.warped(transform(points)) for image, transform in zip(images, transforms, strict=True))
+    return _cropped(mean_of_warped(warped, grid, min_coverage))
+
+
+def mean_of_warped(images: Iterable[tuple[torch.Tensor, torch.Tensor]], grid: WorkImage, min_coverage: float) -> WorkImage:
+    """Returns the mean of images that are already on one grid.
+
+    Args:
+        images: at least one pair of HU and validity (bool), each `[z, y, x]` on the grid.
+        grid: the grid.
+        min_coverage: the min share of the images that must cover a voxel.
+    """
+    total, count, number = torch.zeros(grid.shape), torch.zeros(grid.shape), 0
+    for hu, valid in images:
         total += torch.where(valid, hu, 0.0)
         count += valid
-    valid = count >= max(1.0, min_coverage * len(images))
+        number += 1
+    valid = count >= max(1.0, min_coverage * number)
     mean = torch.where(valid, total / count.clamp(min=1), AIR)
-    return _cropped(WorkImage(mean, valid, grid.origin, grid.spacing, config=grid.config))
+    return WorkImage(mean, valid, grid.origin, grid.spacing, config=grid.config)
 
 
 def _first_template(images: Sequence[WorkImage], long_share: float) -> WorkImage:

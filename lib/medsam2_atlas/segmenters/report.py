@@ -60,6 +60,7 @@ class Report(BaseModel):
     thresholds: str | None = Field(None, description="threshold rule that gave prompting regions from score maps")
     prompts_from: str | None = Field(None, description="source of the first prompts: atlas, unet, both, truth, or a segmenter")
     prompt_sources: dict[str, str] | None = Field(None, description="source of each organ's prompt, and the reason")
+    jitter: str | None = Field(None, description="displacement of the true prompts in mm, such as shift=10 or scale=-5")
     prompts: list[dict[str, Any]] | None = Field(None, description="prompts of the last pass")
     first_pass_prompts: list[dict[str, Any]] | None = Field(None, description="prompts of the first of two passes")
     fallbacks: dict[str, list[str]] | None = Field(None, description="fallbacks that were used, by organ")

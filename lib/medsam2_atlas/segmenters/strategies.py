@@ -7,7 +7,8 @@
 `D`      as C, with boxes 10 % larger in area and regions 20 % longer.
 `E`      segments the organs with the most reliable prompts first. Their masks move and trim the score maps of the other organs,
          which are then prompted. The second pass is as in D.
-`reference-1`, `reference-3`  one or three boxes from the ground truth: an upper bound of the network's accuracy.
+`reference-1`, `reference-3`  one or three boxes from the ground truth: an upper bound of the network's accuracy. With a jitter
+         (`Options.jitter`), the accuracy with boxes that are off by a given distance.
 
 The first boxes of A to D, and of E's first organs, come from score maps, or from the coarse masks of a trained segmenter
 (`Options.prompts`).
@@ -34,6 +35,7 @@ from medsam2_atlas.prompting import (
     constrained,
     describe_prompts,
     enlarged,
+    jittered,
     prompting_config,
 )
 from medsam2_atlas.scoremaps import fusion_config
@@ -100,6 +102,8 @@ def _e(case: Case, clock: Clock) -> Outcome:
 def _reference(places: Callable[[], tuple[float, ...]]) -> Callable[[Case, Clock], Outcome]:
     def run(case: Case, clock: Clock) -> Outcome:
         prompts = case.from_labels(case.true_labels(), places(), "the ground truth does not contain it", clock)
+        if case.options.jitter is not None:
+            prompts = jittered(prompts, case.options.jitter, case.image.geometry, case.image.digest)
         return _one_pass(case, prompts, clock)
 
     return run
@@ -187,6 +191,7 @@ class Strategy(Segmenter):
 
     def provenance(self, options: Options) -> Provenance:
         """Returns versions of atlas and prompter, checksum of the weights, options, and the device (`memory.ran_on`)."""
+        _check_jitter(self.name, options)
         resources = self._resources
         found = self._basis(options) | {"strategy": self.name, "atlas": resources.atlas().version}
         found |= {"fusion": fusion_config().provenance()}
@@ -199,6 +204,7 @@ class Strategy(Segmenter):
             for key, value in (("loop", options.loop), ("thresholds", options.thresholds), ("fill_holes", options.fill_holes))
             if value != getattr(DEFAULTS, key)  # defaults are omitted, so that predictions of earlier releases are found
         }
+        changed |= {"jitter": str(options.jitter)} if options.jitter else {}
         device = resources.ladder.device_of(options.memory)
         return (
             found
@@ -237,17 +243,26 @@ def segment(case: Case, strategy: str = "D") -> Segmentation:
         strategy: name of the strategy.
 
     Raises:
-        InputError: if the strategy is unknown, or the image cannot be used.
+        InputError: if the strategy is unknown or refuses an option, or the image cannot be used.
         AtlasError: if the strategy needs an atlas and there is none.
         WeightsError: if the strategy needs weights and there are none.
     """
     if strategy not in STRATEGIES:
         raise InputError(strategy, "is not a strategy.", f"Choose from: {', '.join(STRATEGIES)}.")
+    _check_jitter(strategy, case.options)
     clock = Clock()
     with clock.stage("total"):
         outcome = STRATEGIES[strategy](case, clock)
     labels = only(outcome.labels, case.organs)
     return Segmentation(case.image.with_array(labels), _report(case, strategy, outcome, labels, clock))
+
+
+def _check_jitter(strategy: str, options: Options) -> None:
+    """Raises an InputError if a strategy without true prompts gets a jitter, which would have no effect."""
+    if options.jitter is not None and strategy not in REFERENCE_STRATEGIES:
+        raise InputError(
+            strategy, "has no true prompts that a jitter could displace.", "Use a jitter with reference-1 or reference-3 only."
+        )
 
 
 def _confidences(case: Case, strategy: str, passes: tuple[Prompts, ...]) -> list[tuple[int, float]]:
@@ -278,6 +293,7 @@ def _report(case: Case, strategy: str, outcome: Outcome, labels: np.ndarray, clo
         without_prompt={table[k].name: reason for k, reason in sorted(missing.items())},
         seconds={stage: round(value, 3) for stage, value in clock.seconds.items()},
         uses_truth=strategy in REFERENCE_STRATEGIES,
+        **({"jitter": str(options.jitter)} if options.jitter else {}),
         **_models_used(case, strategy, passes),
     )
     turned = case.used("atlas") and strategy not in REFERENCE_STRATEGIES and case.scores(Clock()).turned
