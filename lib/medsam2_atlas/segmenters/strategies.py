@@ -244,7 +244,7 @@ def segment(case: Case, strategy: str = "D") -> Segmentation:
     if strategy not in STRATEGIES:
         raise InputError(strategy, "is not a strategy.", f"Choose from: {', '.join(STRATEGIES)}.")
     clock = Clock()
-    with clock.stage("total"):
+    with clock.timed("total"):
         outcome = STRATEGIES[strategy](case, clock)
     labels = only(outcome.labels, case.organs)
     return Segmentation(case.image.with_array(labels), _report(case, strategy, outcome, labels, clock))
