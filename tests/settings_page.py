@@ -24,6 +24,7 @@ TITLES = {
     "unet/*.yaml": "U-Nets: network and training",
     "active_learning.yaml": "The next case",
     "evaluation.yaml": "Scores",
+    "energy.yaml": "Energy and CO2e",
     "server.yaml": "Server",
 }
 

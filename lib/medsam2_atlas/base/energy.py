@@ -1,7 +1,10 @@
-"""Measures the energy of a block of work with CodeCarbon.
+"""Measures the energy of a block of work with CodeCarbon, also by stage.
 
-CodeCarbon reads the machine's counters (RAPL, NVML). Without counters, it estimates the energy from the processor's rated power
-and this process's load. A GPU's energy is that of the whole card. The network is not used.
+CodeCarbon measures one task at a time, and its tasks cannot be nested. So each change of the stage ends a task and begins the
+next one, and the tasks of a stage are added up. A change took 7 ms on a machine with two CPU cores and 80 processes; its time
+and energy are not counted. `codecarbon_tracker` states which energy is measured and which is estimated.
+
+Nothing here affects the work: if a counter, a driver or CodeCarbon fails, the result names the reason.
 """
 
 from __future__ import annotations
@@ -13,90 +16,189 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from medsam2_atlas.base.codecarbon_tracker import described, grams, new_tracker
+from medsam2_atlas.base.energy_config import energy_config
 from medsam2_atlas.base.errors import problem_of
+from medsam2_atlas.base.stages import Observer, observing
 
 log = logging.getLogger(__name__)
 
 _lock = threading.Lock()
-_INTERVAL_SECONDS = 2
-"""Time between two power readings: short compared with a case, and long enough that reading itself costs little energy."""
 
 
 @cache
 def _tracker() -> Any:
-    from codecarbon import OfflineEmissionsTracker  # slow to import, and not needed by most commands
+    return new_tracker(energy_config())
 
-    logging.getLogger("codecarbon").setLevel(logging.ERROR)
-    return OfflineEmissionsTracker(
-        country_iso_code="DEU",  # a required argument; it affects emissions only, which are not used
-        save_to_file=False,
-        log_level="error",
-        tracking_mode="process",
-        measure_power_secs=_INTERVAL_SECONDS,
-        allow_multiple_runs=True,
-    )
+
+@dataclass
+class Spent:
+    """Time and energy of one or more tasks.
+
+    Attributes:
+        seconds: wall time, s.
+        watt_hours: energy, Wh.
+        co2_grams: CO2e, g; None if unknown.
+    """
+
+    seconds: float = 0.0
+    watt_hours: float = 0.0
+    co2_grams: float | None = 0.0
+
+    def add(self, watt_hours: float, co2_grams: float | None) -> None:
+        """Adds the energy of a task."""
+        self.watt_hours += watt_hours
+        known = co2_grams is not None and self.co2_grams is not None
+        self.co2_grams = self.co2_grams + co2_grams if known else None  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The sum of all tasks of a meter so far.
+
+    Attributes:
+        watt_hours: energy, Wh; None if it was not measured.
+        co2_grams: CO2e, g; None if unknown.
+        how: what was measured, and what estimated; or why it was not measured.
+        stages: the same by stage, without `how`, as JSON values.
+    """
+
+    watt_hours: float | None
+    co2_grams: float | None
+    how: str
+    stages: dict[str, dict[str, float | None]] = field(default_factory=dict)
+
+
+class Meter(Observer):
+    """Measures the energy of this process between `start` and `stop`, by stage if it is registered as an observer.
+
+    Only one meter measures at a time. Others measure no energy, and give the reason.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._spent: dict[str, Spent] = {}
+        self._own, self._task, self._began = False, "", 0.0
+        self._how, self._problem = "", "other work ran beside it"
+
+    def start(self) -> None:
+        """Begins the measurement. The first one in a process takes about two seconds: CodeCarbon searches the hardware."""
+        self._own = _lock.acquire(blocking=False)
+        if self._own:
+            self._problem = ""
+        self._begin()
+
+    def switch(self, before: str) -> None:
+        """Ends the task of a stage, and begins one for the next stage."""
+        self._end(before)
+        self._begin()
+
+    def lap(self) -> None:
+        """Ends the current task and begins the next one, so that `reading` contains all work until now."""
+        self.switch(self.running)
+
+    def stop(self) -> None:
+        """Ends the measurement; may be called twice."""
+        try:
+            if self._began:
+                self._end(self.running)
+        finally:
+            self._began = 0.0
+            if self._own:
+                self._own = False
+                _lock.release()
+
+    def reading(self) -> Reading:
+        """Returns the sum of all tasks that have ended."""
+        unknown, stages = bool(self._problem), {}
+        for name, spent in self._spent.items():
+            energy = (None, None) if unknown else (spent.watt_hours, spent.co2_grams)
+            stages[name] = {
+                "seconds": round(spent.seconds, 3),
+                "watt_hours": rounded(energy[0]),
+                "co2_grams": rounded(energy[1]),
+            }
+        if unknown:
+            return Reading(None, None, f"not measured: {self._problem}", stages)
+        total = Spent()
+        for spent in self._spent.values():
+            total.add(spent.watt_hours, spent.co2_grams)
+        return Reading(total.watt_hours, total.co2_grams, self._how, stages)
+
+    def _begin(self) -> None:
+        """Begins a task; if that fails, energy is no longer measured."""
+        if self._own and not self._problem:
+            self._task = uuid.uuid4().hex
+            try:
+                _tracker().start_task(self._task)
+            except Exception as error:  # noqa: BLE001 - drivers raise many types of errors, and none may discard a result
+                self._fail(problem_of(error))
+        self._began = time.perf_counter()
+
+    def _end(self, stage: str) -> None:
+        """Ends the task, and adds its time and energy to a stage."""
+        spent = self._spent.setdefault(stage, Spent())
+        spent.seconds += time.perf_counter() - self._began
+        if self._problem:
+            return
+        try:
+            data = _tracker().stop_task(self._task)
+            if data is None:
+                self._fail("CodeCarbon lost the task")
+                return
+            energy = float(data.energy_consumed) * 1000
+            if not (math.isfinite(energy) and energy >= 0):  # a counter was reset, or a GPU has failed
+                self._fail(f"CodeCarbon measured {energy} Wh")
+                return
+            spent.add(energy, grams(data))
+            self._how = described(_tracker(), data, energy_config())
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail(problem_of(error))
+
+    def _fail(self, problem: str) -> None:
+        """Records why energy is not measured. The next meter gets a new tracker, as this one may still contain the task."""
+        log.info("energy is not measured: %s", problem)
+        self._problem = problem
+        with suppress(Exception):
+            _tracker()._scheduler_monitor_power.stop()  # else its thread would query the driver every second forever
+        _tracker.cache_clear()
 
 
 @contextmanager
-def measured() -> Iterator[dict[str, Any]]:
-    """Measures the block; yields a dictionary that contains `seconds`, `watt_hours` and `how` after the block has ended.
+def measured(*, by_stage: bool = False) -> Iterator[dict[str, Any]]:
+    """Measures the block; yields a dictionary that contains the energy after the block has ended.
 
-    Only one block is measured at a time. If another block is being measured, or if the measurement fails, `watt_hours` is None
-    and `how` gives the reason. The block's own result and errors are not affected.
+    Its keys are `seconds`, `watt_hours`, `co2_grams` (g CO2e) and `how`. Only one block is measured at a time. If another one
+    is being measured, or if the measurement fails, `watt_hours` and `co2_grams` are None and `how` gives the reason. The result
+    and the errors of the block are not affected.
+
+    Args:
+        by_stage: also give `stages`, which maps each stage (see `stages`) to its `seconds`, `watt_hours` and `co2_grams`. The
+            energy of the stages adds up to that of the block.
     """
-    result: dict[str, Any] = {"seconds": None, "watt_hours": None, "how": "not measured: other work ran beside it"}
-    began = time.perf_counter()
-    name = uuid.uuid4().hex
-    own = _lock.acquire(blocking=False)
+    result: dict[str, Any] = {"seconds": None, "watt_hours": None, "co2_grams": None, "how": "not measured"}
+    meter, began = Meter(), time.perf_counter()
     try:
-        started = own and _started(name, result)
-        try:
+        meter.start()
+        began = time.perf_counter()  # without the search for hardware
+        if by_stage:
+            with observing(meter):
+                yield result
+        else:
             yield result
-        finally:
-            result["seconds"] = round(time.perf_counter() - began, 3)
-            if started:
-                _stop(name, result)
     finally:
-        if own:
-            _lock.release()
+        result["seconds"] = round(time.perf_counter() - began, 3)
+        meter.stop()
+        found = meter.reading()
+        result |= {"watt_hours": rounded(found.watt_hours), "co2_grams": rounded(found.co2_grams), "how": found.how}
+        if by_stage:
+            result["stages"] = found.stages
 
 
-def _started(name: str, result: dict[str, Any]) -> bool:
-    """Returns whether the measurement of a task began; if not, `how` gives the reason."""
-    try:
-        _tracker().start_task(name)
-    except Exception as error:  # noqa: BLE001 - drivers raise many types of errors, and none may discard a result
-        _fail(result, problem_of(error))
-        return False
-    return True
-
-
-def _stop(name: str, result: dict[str, Any]) -> None:
-    """Ends the measurement of a task, and adds the measured energy to the result."""
-    try:
-        data = _tracker().stop_task(name)
-        if data is None:
-            _fail(result, "CodeCarbon lost the task")
-            return
-        energy = float(data.energy_consumed) * 1000
-        if not (math.isfinite(energy) and energy >= 0):  # a counter was reset, or a GPU has failed
-            _fail(result, f"CodeCarbon measured {energy} Wh")
-            return
-        parts = [f"this process on {data.cpu_model}"] if data.cpu_model else ["this process on this machine"]
-        if data.gpu_model:
-            parts.append(f"with everything that ran on {data.gpu_model}")
-        result["watt_hours"], result["how"] = round(energy, 4), f"CodeCarbon, {', '.join(parts)}"
-    except Exception as error:  # noqa: BLE001 - as above
-        _fail(result, problem_of(error))
-
-
-def _fail(result: dict[str, Any], problem: str) -> None:
-    """Records why energy was not measured. The next block gets a new tracker, as this one may still contain the task."""
-    log.info("energy is not measured: %s", problem)
-    result["how"] = f"not measured: {problem}"
-    with suppress(Exception):
-        _tracker()._scheduler_monitor_power.stop()  # else its thread would query the driver every second forever
-    _tracker.cache_clear()
+def rounded(value: float | None) -> float | None:
+    """Returns a value with four significant digits; stages of milliseconds have energies of microwatt hours."""
+    return None if value is None else float(f"{value:.4g}")

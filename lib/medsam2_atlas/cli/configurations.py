@@ -13,6 +13,7 @@ def configurations() -> dict[str, Callable[[], BaseModel]]:
     """Returns the functions that read the configuration files, by file name in `configs/`."""
     from medsam2_atlas.active_learning import active_learning_config
     from medsam2_atlas.atlas.config import atlas_config
+    from medsam2_atlas.base.energy_config import energy_config
     from medsam2_atlas.evaluation import evaluation_config
     from medsam2_atlas.imaging.hu_config import hu_check_config
     from medsam2_atlas.medsam2 import medsam2_config
@@ -35,6 +36,7 @@ def configurations() -> dict[str, Callable[[], BaseModel]]:
         "unet.yaml": unet_inference_config,
         "active_learning.yaml": active_learning_config,
         "evaluation.yaml": evaluation_config,
+        "energy.yaml": energy_config,
     }
 
 

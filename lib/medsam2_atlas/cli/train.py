@@ -88,6 +88,10 @@ def unet_command(
                 half, state, best_unet.config, validation=best_unet.validation, cases=best_unet.cases, mark=mark, half=True
             )
     echo(f"{run / 'best.pt'} written after {stats['epoch']} epochs, {stats['seconds']:.0f} s. {mark}")
+    energy = stats["energy"]
+    if energy["watt_hours"] is not None:
+        emitted = "" if energy["co2_grams"] is None else f", {energy['co2_grams']} g CO2e"
+        echo(f"Energy{'' if energy['complete'] else ', at least'}: {energy['watt_hours']} Wh{emitted} ({energy['how']}).")
 
 
 @app.command("demo")

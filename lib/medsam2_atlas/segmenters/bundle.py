@@ -20,6 +20,7 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import EnsureChannelFirst, SpatialResample
 
+from medsam2_atlas.base import stages
 from medsam2_atlas.base.choices import Memory
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.base.memory import is_gpu_failure, is_out_of_memory, ran_on
@@ -127,7 +128,8 @@ def bundle_labels(volume: Volume, model: BundleModel, memory: Memory = "", stage
     try:
         with torch.no_grad():
             data = model.preprocessing({model.image_key: _image(volume, model, affine)})
-            predicted = _predicted(data[model.image_key], model, memory, stage)
+            with stages.stage("network"):
+                predicted = _predicted(data[model.image_key], model, memory, stage)
             result = model.postprocessing({**data, "pred": predicted})["pred"]
             values = _on_grid(result, _label_values(result, model), affine, volume.geometry.size)
     except (MedSAM2AtlasError, MemoryError):

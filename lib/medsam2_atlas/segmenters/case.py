@@ -13,6 +13,7 @@ import numpy as np
 from medsam2_atlas.atlas import Atlas
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.progress import current
+from medsam2_atlas.base.stages import stage
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights
@@ -39,8 +40,14 @@ class Clock:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Adds the block's wall time to a stage."""
+    def stage(self, name: str, *, whole: bool = False) -> Iterator[None]:
+        """Adds the block's wall time to a stage, and names the stage for observers; `whole`: see `stages.stage`."""
+        with stage(name, whole=whole), self.timed(name):
+            yield
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds the block's wall time to an entry that is not a stage, such as `total`."""
         began = time.perf_counter()
         try:
             yield
@@ -190,7 +197,7 @@ class Case:
 
     def _coarse_labels(self, prompter: Segmenter, clock: Clock) -> np.ndarray:
         if self._coarse is None:
-            with clock.stage("U-Net" if prompter.name.startswith("unet") else "coarse masks"):
+            with clock.stage("U-Net" if prompter.name.startswith("unet") else "coarse masks", whole=True):
                 options = Options(organs=self.options.organs, memory=self.options.memory)
                 self._coarse = prompter.segment(self.image, options).labels.array
         return self._coarse

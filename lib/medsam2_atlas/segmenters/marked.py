@@ -15,6 +15,7 @@ from scipy import ndimage
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.memory import free_gpu_memory, ran_on
 from medsam2_atlas.base.progress import Progress, current, silent
+from medsam2_atlas.base.stages import stage
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights
@@ -80,7 +81,8 @@ class Marked(Segmenter):
             self._close()  # frees its memory before the next CT needs it
             if weights.device.type == "cuda":
                 free_gpu_memory()
-            self._open = _Open(key, MedSAM2Volume(weights, image.array, memory=options.memory))
+            with stage("network"):
+                self._open = _Open(key, MedSAM2Volume(weights, image.array, memory=options.memory))
         return self._open.prepared
 
     def _close(self) -> None:
@@ -116,7 +118,10 @@ def segment_marked(
             overruled[z] = note
         return mended
 
-    logits = prepared.segment_marked(organ, patience=patience, min_certainty=config.min_certainty, mend=mend, progress=progress)
+    with stage("network"):
+        logits = prepared.segment_marked(
+            organ, patience=patience, min_certainty=config.min_certainty, mend=mend, progress=progress
+        )
     mask = _mask(logits, image.array.shape)
     for z, marks in by_slice.items():  # the logits were corrected at the network's resolution; this corrects the mask
         note = apply_points(mask[z], image, marks)

@@ -24,6 +24,7 @@ import torch
 
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, WeightsError
 from medsam2_atlas.base.progress import Progress, part
+from medsam2_atlas.base.stages import stage
 from medsam2_atlas.imaging.orientation import turn_to
 from medsam2_atlas.imaging.volume import Volume
 
@@ -177,7 +178,8 @@ def predict(
             turn.apply(volume.array)[None], None, properties, model.plans, model.configuration, model.dataset
         )[0]
         with torch.no_grad():
-            logits = _logits(model, torch.as_tensor(data), augment, save_memory, part(progress, 0, _WINDOWS))
+            with stage("network"):
+                logits = _logits(model, torch.as_tensor(data), augment, save_memory, part(progress, 0, _WINDOWS))
             labels = _labels(model, logits, properties, part(progress, _WINDOWS, 1))
     finally:
         if torch.get_num_threads() != threads:  # some resampling functions change it, and do not restore it after an error

@@ -34,7 +34,11 @@ class Report(BaseModel):
     remarks: list[str] | None = Field(None, description="corrections made while the CT was read")
     hu: dict[str, Any] | None = Field(None, description="how the file's values were converted to HU")
     seconds: dict[str, float] = Field(default_factory=dict, description="wall time of each stage, and `total`")
-    energy: dict[str, Any] | None = Field(None, description="`watt_hours`, null if unknown, and `how` it was measured")
+    energy: dict[str, Any] | None = Field(
+        None,
+        description="`watt_hours` and `co2_grams`, null if unknown, `how` they were measured, and both with `seconds` by stage "
+        "(`stages`)",
+    )
     memory: str | None = Field(
         None, description="why the networks ran in smaller steps or on the CPU; missing if GPU memory was sufficient"
     )

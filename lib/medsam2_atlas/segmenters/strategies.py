@@ -251,7 +251,7 @@ def segment(case: Case, strategy: str = "D") -> Segmentation:
         raise InputError(strategy, "is not a strategy.", f"Choose from: {', '.join(STRATEGIES)}.")
     _check_jitter(strategy, case.options)
     clock = Clock()
-    with clock.stage("total"):
+    with clock.timed("total"):
         outcome = STRATEGIES[strategy](case, clock)
     labels = only(outcome.labels, case.organs)
     return Segmentation(case.image.with_array(labels), _report(case, strategy, outcome, labels, clock))

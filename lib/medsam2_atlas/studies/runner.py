@@ -15,6 +15,7 @@ import torch
 
 from medsam2_atlas.base.energy import measured
 from medsam2_atlas.base.memory import Ladder, Step
+from medsam2_atlas.base.stages import stage
 from medsam2_atlas.imaging.hounsfield import read_ct
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Resources, Segmentation, Segmenter
@@ -116,7 +117,7 @@ class Run:
 
 
 def run(segmenter: Segmenter, image: Path | Volume, options: AnyOptions, models: Resources) -> Run:
-    """Runs a segmenter once on the memory ladder, and measures its energy.
+    """Runs a segmenter once on the memory ladder, and measures its energy by stage.
 
     Args:
         segmenter: the segmenter to run.
@@ -127,14 +128,19 @@ def run(segmenter: Segmenter, image: Path | Volume, options: AnyOptions, models:
     Raises:
         MedSAM2AtlasError: if something is missing, or the image or an option cannot be used.
     """
-    with measured() as energy:
-        volume = image if isinstance(image, Volume) else read_ct(image, models.hu)
+    with measured(by_stage=True) as energy:
+        volume = image if isinstance(image, Volume) else _read(image, models)
         chosen = options(volume) if callable(options) else options
         result, step = _ladder(segmenter, models).run(
             model_of(segmenter.name), lambda memory: segmenter.segment(volume, replace(chosen, memory=memory))
         )
     report = result.report.with_fields(energy=energy, **({"memory": step.note} if step.note else {}))
     return Run(Segmentation(result.labels, report), step)
+
+
+def _read(image: Path, models: Resources) -> Volume:
+    with stage("reading"):
+        return read_ct(image, models.hu)
 
 
 def _ladder(segmenter: Segmenter, models: Resources) -> Ladder:

@@ -10,6 +10,7 @@ from medsam2_atlas.unet.config import UNetConfig, unet_config, with_training
 
 if TYPE_CHECKING:
     from medsam2_atlas.unet.data import TrainingCase, split_cases
+    from medsam2_atlas.unet.energy import TrainingEnergy, training_energy
     from medsam2_atlas.unet.inference import UNetInferer, UNetPrediction, predict, preprocess, restore
     from medsam2_atlas.unet.network import UNet, build_unet, load_unet, save_unet
     from medsam2_atlas.unet.training import UNetTraining
@@ -19,6 +20,7 @@ __getattr__ = lazy_exports(
     __name__,
     {
         "TrainingCase": "data",
+        "TrainingEnergy": "energy",
         "UNet": "network",
         "UNetInferer": "inference",
         "UNetPrediction": "inference",
@@ -33,11 +35,13 @@ __getattr__ = lazy_exports(
         "restore": "inference",
         "save_unet": "network",
         "split_cases": "data",
+        "training_energy": "energy",
     },
 )
 
 __all__ = [
     "TrainingCase",
+    "TrainingEnergy",
     "UNet",
     "UNetConfig",
     "UNetInferer",
@@ -53,6 +57,7 @@ __all__ = [
     "restore",
     "save_unet",
     "split_cases",
+    "training_energy",
     "unet_config",
     "with_training",
 ]

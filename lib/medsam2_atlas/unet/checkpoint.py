@@ -22,7 +22,8 @@ def write_checkpoint(file: Path, config: UNetConfig, parts: Mapping[str, Any], v
         file: the checkpoint file to write.
         config: the configuration of the run.
         parts: objects with a `state_dict`, by name; None is stored as an empty state.
-        values: values to store unchanged: `epoch`, `finished`, `stats`, `spent` (seconds).
+        values: values to store unchanged: `epoch`, `finished`, `stats`, `spent` (seconds),
+            `energy` (see `energy.RunEnergy`).
     """
     states = {name: part.state_dict() if part is not None else {} for name, part in parts.items()}
     with replacing(file) as part:

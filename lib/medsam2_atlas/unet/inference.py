@@ -14,6 +14,7 @@ from monai.transforms import Compose
 
 from medsam2_atlas.base.choices import Memory
 from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.base.stages import stage
 from medsam2_atlas.imaging.masks import keep_largest_components
 from medsam2_atlas.imaging.volume import Geometry, Volume
 from medsam2_atlas.unet.config import UNetConfig
@@ -157,8 +158,9 @@ def predict(
     """
     image = preprocess(volume, unet.config)
     inferer = UNetInferer(unet.config, augment=augment, memory=memory, progress=progress)
-    found = inferer(image[None] if memory in ("small", "smallest") else image[None].to(unet.device), unet.network)
-    return restore(found[0].cpu(), image.affine, volume.geometry)
+    with stage("network"):
+        found = inferer(image[None] if memory in ("small", "smallest") else image[None].to(unet.device), unet.network)[0].cpu()
+    return restore(found, image.affine, volume.geometry)
 
 
 def restore(probabilities: torch.Tensor, affine: torch.Tensor, geometry: Geometry) -> UNetPrediction:

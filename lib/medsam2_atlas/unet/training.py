@@ -24,7 +24,7 @@ from monai.handlers import LrScheduleHandler, TensorBoardStatsHandler
 from torch.utils.tensorboard import SummaryWriter
 
 from medsam2_atlas.base.errors import InputError
-from medsam2_atlas.base.files import write_json
+from medsam2_atlas.base.files import sha256, write_json
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.imaging.dice import mean_dice
 from medsam2_atlas.imaging.hounsfield import CHECK
@@ -32,6 +32,7 @@ from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.unet.checkpoint import read_checkpoint, restore_parts, write_checkpoint
 from medsam2_atlas.unet.config import UNetConfig, same_network
 from medsam2_atlas.unet.data import TrainingCase, split_cases, train_loader, usable_cases
+from medsam2_atlas.unet.energy import STATS_FILE, RunEnergy
 from medsam2_atlas.unet.failures import explained
 from medsam2_atlas.unet.loss import PartialLabelLoss
 from medsam2_atlas.unet.network import UNet, build_unet, save_unet
@@ -82,7 +83,9 @@ class UNetTraining:
         self.config, self.folder, self.device = config, folder, device
         cache = folder / "cache"
         cache.mkdir(parents=True, exist_ok=True)
-        usable, problems, self._offsets = usable_cases(cases, config, cache, progress, strict=strict)
+        self._energy = RunEnergy()
+        with self._energy.measuring():
+            usable, problems, self._offsets = usable_cases(cases, config, cache, progress, strict=strict)
         self._rule = str(cases[0].hu) if cases else str(CHECK)
         self.skipped = {**(skipped or {}), **problems}
         if self.skipped and not usable:
@@ -124,13 +127,14 @@ class UNetTraining:
         return self.stats()
 
     def stats(self) -> dict[str, Any]:
-        """Returns curves, Dice per organ and times: the content of `stats.json`."""
+        """Returns curves, Dice per organ, times and energy: the content of `stats.json`."""
         spent = self._spent + time.time() - self._started
         return self._stats | {
             "epoch": self.trainer.state.epoch,
             "total_epochs": self.config.training.epochs,
             "start_ts": int(self._started),
             "seconds": round(spent, 1),
+            "energy": self._energy.to_json(),
             "current_time": str(timedelta(seconds=int(spent))),
             "train_cases": [case.name for case in self.train_cases],
             "validation_cases": [case.name for case in self.validation_cases],
@@ -174,20 +178,25 @@ class UNetTraining:
         return trainer
 
     def _begin(self) -> None:
-        """Validates the weights that the run starts from; this counts as the first validation."""
+        """Begins to measure energy, and validates the weights that the run starts from, as the first validation."""
+        self._energy.start()
+        if self._stats["resumed_from"] is not None:  # else a kill before the next checkpoint would leave no trace
+            write_json(self.stats() | {"state": "running"}, self.folder / STATS_FILE)
         if self._start is not None and self.validation is not None:
             self._validate()
             self._judge(0)
 
     def _end(self) -> None:
+        self._energy.stop()
         self._keep(finished=True)
         self._writer.close()
 
     def _fail(self, _: Engine, error: BaseException) -> None:
         """Raises an explanation of the error that ended the run; the statistics contain it until the run resumes."""
+        self._energy.stop()
         explanation = explained(error, self.config, self.device)
         with suppress(OSError):
-            write_json(self.stats() | {"state": "stopped", "problem": str(explanation)}, self.folder / "stats.json")
+            write_json(self.stats() | {"state": "stopped", "problem": str(explanation)}, self.folder / STATS_FILE)
         if explanation is error:
             raise error
         raise explanation from error
@@ -239,6 +248,7 @@ class UNetTraining:
             first = self._start if epoch == 0 else None  # at epoch 0, these are still the weights that the run started from
             cases, mark = (first.cases, first.mark) if first else (self._organ_cases, self.mark)
             save_unet(self.folder / "best.pt", state, self.config, validation=organs, cases=cases, mark=mark)
+            self._stats["best_sha256"] = sha256(self.folder / "best.pt")
 
     @cached_property
     def _organ_cases(self) -> dict[int, int]:
@@ -252,11 +262,13 @@ class UNetTraining:
 
     def _keep(self, *, finished: bool) -> None:
         """Writes the checkpoint from which a later run resumes, and the statistics."""
+        self._energy.lap()
         self._stats["state"] = "finished" if finished else "running"
         spent = self._spent + time.time() - self._started
         values = {"finished": finished, "epoch": self.trainer.state.epoch, "stats": self._stats, "spent": spent}
+        values["energy"] = self._energy.to_json()
         write_checkpoint(self.folder / "latest.pt", self.config, self._parts(), values)
-        write_json(self.stats(), self.folder / "stats.json")
+        write_json(self.stats(), self.folder / STATS_FILE)
 
     def _parts(self) -> dict[str, Any]:
         """Returns the objects whose state the checkpoint contains, by name."""
@@ -271,6 +283,7 @@ class UNetTraining:
         restore_parts(kept, self._parts())
         self._stats = kept["stats"] | {"resumed_from": kept["epoch"]}
         self._spent = kept["spent"]
+        self._energy.resume(self.folder, kept.get("energy"))
         length = len(self._loader)
         self.trainer.load_state_dict(
             {"epoch": kept["epoch"], "max_epochs": self.config.training.epochs, "epoch_length": length}
