@@ -30,6 +30,7 @@ from gpu_results import Gpu
 from medsam2_atlas.atlas import Atlas, BuildOptions, ReferenceFiles, build_atlas, find_references
 from medsam2_atlas.base.device import pick_device
 from medsam2_atlas.base.files import sha256
+from medsam2_atlas.base.overlay import current_overlay, use_overlay
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.imaging.volume import Volume, from_sitk, read_labels, read_volume
 from medsam2_atlas.medsam2 import OFFICIAL, load_config
@@ -57,6 +58,14 @@ def umask_of_the_test() -> Iterator[None]:
     os.umask(before)
     yield
     os.umask(before)
+
+
+@pytest.fixture(autouse=True)
+def settings_without_an_overlay() -> Iterator[None]:
+    """Removes the overlay of settings after each test, as commands that run in this process may use one."""
+    yield
+    if current_overlay() is not None:
+        use_overlay(None)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medsam2_atlas.base.errors import InputError
-from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.labels import OrganTable, organ_table
 from medsam2_atlas.imaging.volume import Geometry, Volume, from_sitk
 from medsam2_atlas.prompting import (
     BoxPrompt,
@@ -59,6 +59,26 @@ def test_one_box_lies_in_the_middle_of_the_range_and_encloses_the_mask() -> None
     found = prompts_from_scores(scores_of(block()), TABLE, [6], MIDDLE, "published")
     assert found.missing == {}
     assert found.prompts == (OrganPrompt(6, 4, 14, (BoxPrompt(9, (12, 5, 24, 13)),)),)
+
+
+def test_rules_beyond_the_threshold_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published method has none: any voxel above the threshold gives a prompt, on either side of the patient."""
+    outside, faint = scores_of(block(), visible=0.0), scores_of(block() * 0.04, label=11)
+    right, left = np.zeros((20, 30, 40)), np.zeros((20, 30, 40))
+    right[5:9, 5:9, 30:34], left[5:9, 5:9, 4:8] = 0.9, 0.9  # x increases to the left, so both lie on the other's side
+    swapped = scores_of(right, 2)
+    swapped = replace(swapped, maps=swapped.maps | scores_of(left, 3).maps)
+
+    def prompted(scores: ScoreMaps, table: OrganTable = TABLE) -> list[int]:
+        organs = list(scores.maps)
+        return [p.label for p in prompts_from_scores(scores, table, organs, MIDDLE, "published").prompts]
+
+    low = TABLE.model_copy(update={"organs": tuple(o.model_copy(update={"published_threshold": 0.01}) for o in TABLE.organs)})
+    assert (prompted(outside), prompted(faint, low), len(prompted(swapped))) == ([], [], 1)
+    off = PromptingConfig.model_validate({"min_visible": 0, "min_score": 0, "check_sides": False})
+    monkeypatch.setattr(region, "prompting_config", lambda: off)
+    assert (prompted(outside), prompted(faint, low), prompted(swapped)) == ([6], [11], [2, 3])
+    assert prompted(scores_of(np.zeros((20, 30, 40)))) == []
 
 
 def test_three_boxes_lie_at_the_quarters() -> None:

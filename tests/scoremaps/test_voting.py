@@ -15,7 +15,7 @@ from medsam2_atlas.atlas.reference import NO_VOXEL, OrganShare
 from medsam2_atlas.base.errors import AtlasError, InputError
 from medsam2_atlas.cli import app
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
-from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.imaging.volume import Geometry, Volume
 from medsam2_atlas.registration import RegistrationCache, Transform, WorkImage
 from medsam2_atlas.scoremaps import (
     FusionConfig,
@@ -26,11 +26,13 @@ from medsam2_atlas.scoremaps import (
     thresholds_of,
     with_thresholds,
 )
-from medsam2_atlas.scoremaps.voting import vote_on
+from medsam2_atlas.scoremaps.alignment import Alignment
+from medsam2_atlas.scoremaps.voting import vote, vote_on
 from medsam2_atlas.segmenters.fusion import fuse_scores
 
 SIDE = 16
 LIVER = 6
+GRID = Geometry((SIDE, SIDE, SIDE), (3.0, 3.0, 3.0), (0.0, 0.0, 0.0))
 
 
 def block(start: int) -> np.ndarray:
@@ -100,6 +102,33 @@ def test_a_reference_does_not_vote_outside_its_field_of_view(method: str) -> Non
     assert values[block(5)].min() > 0.95
 
 
+@pytest.mark.parametrize("method", ["mean", "local", "joint"])
+def test_a_reference_can_vote_against_an_organ_that_it_does_not_show(method: str) -> None:
+    lower = np.zeros((SIDE,) * 3, bool)
+    lower[:8] = True
+    values = voted(small_atlas(reference("whole", 5), reference("cut", 5, lower)), 5, method=method, unseen="absent")
+    assert values[block(5) & lower].min() > 0.95
+    if method == "mean":
+        assert values[block(5) & ~lower].max() == pytest.approx(0.5, abs=0.01)
+    else:
+        assert values[block(5) & ~lower].max() < 1
+
+
+def test_the_published_mean_counts_all_references_at_each_voxel() -> None:
+    """With thresholds above a half, a region therefore ends where half of the references end, as in the published method."""
+    lower = np.zeros((SIDE,) * 3, bool)
+    lower[:8] = True
+    atlas = small_atlas(reference("whole", 5), reference("cut", 5, lower), reference("also cut", 5, lower))
+    blank = WorkImage(torch.zeros(SIDE, SIDE, SIDE), torch.ones(SIDE, SIDE, SIDE).bool(), torch.zeros(3), 3.0)
+    image = Volume(np.zeros((SIDE,) * 3, np.float32), GRID, GRID)
+    alignment = Alignment(image, blank, atlas, Transform(), Transform())
+    found = vote(alignment, VoteConfig.model_validate({"method": "mean", "unseen": "absent"})).maps[LIVER].values / 255
+    assert found[block(5) & lower].min() == 1
+    assert np.unique(found[block(5) & ~lower]).tolist() == [pytest.approx(1 / 3)]
+    known = vote(alignment, VoteConfig.model_validate({"method": "mean"}))
+    assert known.maps is atlas.maps
+
+
 def test_on_an_unseen_patient_voting_beats_the_mean_and_correction_beats_voting(
     target: Volume, target_truth: Volume, atlas: Atlas, registrations: RegistrationCache
 ) -> None:
@@ -122,6 +151,9 @@ def test_thresholds_are_found_by_leaving_references_out_and_stored_with_the_atla
     loaded = Atlas.load(tmp_path / "atlas")
     assert thresholds_of(loaded, PUBLISHED) == found.values
     assert thresholds_of(loaded, PUBLISHED.with_method("local")) == {}
+    counting_all = FusionConfig.model_validate({"vote": {"method": "mean", "unseen": "absent"}}).as_registered()
+    assert thresholds_of(loaded, counting_all) == {}
+    assert thresholds_of(with_thresholds(atlas, find_thresholds(atlas, counting_all)), counting_all) == found.values
     assert thresholds_of(loaded, MEAN) == {}  # for maps that intensities correct
     assert loaded.version != atlas.version
     with pytest.raises(AtlasError, match="2 references"):

@@ -5,12 +5,12 @@ The grids of shares (3 mm) and thumbnails (12 mm) are not settings, because stor
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from medsam2_atlas.base.configuration import read_config
+from medsam2_atlas.base.overlay import read_once
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.registration.config import Window
 
@@ -78,7 +78,7 @@ class AtlasConfig(BaseModel):
     thumbnail: ThumbnailConfig = ThumbnailConfig.model_validate({})
 
 
-@cache
+@read_once
 def atlas_config(file: Path | None = None) -> AtlasConfig:
     """Returns the parameters in `configs/atlas.yaml`, or in another file.
 

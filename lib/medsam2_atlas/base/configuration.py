@@ -1,4 +1,4 @@
-"""Reads configuration files: YAML into a pydantic model that refuses unknown keys."""
+"""Reads configuration files: YAML into a pydantic model that refuses unknown keys. An overlay may replace some settings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.overlay import merged, overlay_of, settings_in
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ Dots separate the levels of a nested key: `appearance.most`. `*` stands for each
 
 
 def read_config(model: type[M], file: Path, what: str, remedy: str = "", old_keys: OldKeys | None = None) -> M:
-    """Returns the configuration in a file.
+    """Returns the configuration in a file, with the settings that the process's overlay replaces in it (`base.overlay`).
 
     Args:
         model: pydantic model of the configuration.
@@ -34,15 +35,27 @@ def read_config(model: type[M], file: Path, what: str, remedy: str = "", old_key
         old_keys: renamed keys of the previous release. They are still read, and a warning names the new keys.
 
     Raises:
-        InputError: the file cannot be read, its settings are invalid, or a setting appears under its old and its new key.
+        InputError: the file or the overlay cannot be read, its settings are invalid, or a setting appears under its old and its
+            new key.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        return model.model_validate(_with_new_keys(content, old_keys or {}, file))
+        content = _with_new_keys(yaml.safe_load(file.read_text(encoding="utf-8")) or {}, old_keys or {}, file)
+        found = model.model_validate(content)
     except ValidationError as error:
         raise InputError(file, f"is not a valid {what}: {problems_of(error)}.", remedy) from error
     except (OSError, yaml.YAMLError, ValueError) as error:
         raise InputError(file, f"is not a valid {what}: {error}", remedy) from error
+    changes = overlay_of(file)
+    if changes is None:
+        return found
+    try:
+        return model.model_validate(merged(content, settings_in(changes), changes))
+    except ValidationError as error:
+        raise InputError(
+            changes,
+            f"does not change a {what} correctly: {problems_of(error)}.",
+            "Compare it with the file of its name in configs/.",
+        ) from error
 
 
 def _with_new_keys(content: Any, old_keys: OldKeys, file: Path) -> Any:

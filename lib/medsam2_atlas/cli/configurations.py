@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -43,10 +43,27 @@ def configurations() -> dict[str, Callable[[], BaseModel]]:
 def changed_settings() -> list[str]:
     """Returns the settings that differ from their defaults: a text `file: setting, setting` for each changed file.
 
+    Settings that the process's overlay replaces are not the user's, and are omitted.
+
     Raises:
         InputError: a file contains invalid settings.
     """
     from medsam2_atlas.base.configuration import differing
+    from medsam2_atlas.base.overlay import overlaid_settings
 
-    changed = {name: differing(read()) for name, read in configurations().items()}
+    changed = {name: _without(differing(read()), overlaid_settings(name)) for name, read in configurations().items()}
     return [f"{name}: {', '.join(settings)}" for name, settings in changed.items() if settings]
+
+
+def _without(settings: dict[str, Any], replaced: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings without those that an overlay replaces; groups are compared setting by setting."""
+    left = {}
+    for name, value in settings.items():
+        if isinstance(value, dict) and isinstance(replaced.get(name), dict):
+            value = _without(value, replaced[name])
+            if not value:
+                continue
+        elif name in replaced:
+            continue
+        left[name] = value
+    return left

@@ -14,6 +14,7 @@ from medsam2_atlas.base.console import bars, console, echo
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.files import replacing, write_json
 from medsam2_atlas.base.progress import reporting
+from medsam2_atlas.cli.as_published import AsPublishedOption, follow_published_method
 from medsam2_atlas.cli.options import (
     CHOICES,
     AtlasOption,
@@ -38,6 +39,7 @@ DEFAULT = preferred("prompted")
 
 
 def segment_command(
+    context: typer.Context,
     image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a DICOM series (its folder, or one of its files).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Label map file to write; its suffix selects the format.")],
     segmenter: Annotated[str, typer.Option("--segmenter", help=f"Segmenter to run; see docs/method.md. {CHOICES}")] = DEFAULT,
@@ -68,6 +70,7 @@ def segment_command(
             "published ones (published), or the smaller of 0.5 and half the map's maximum (adaptive)."
         ),
     ] = DEFAULT_THRESHOLDS,
+    as_published: AsPublishedOption = False,
     fill_holes: Annotated[bool, typer.Option(help="Fill small holes in the masks, as the official CUDA build does.")] = False,
     truth: Annotated[
         Path | None, typer.Option(help="Ground-truth label map. Required for reference-1 and reference-3; not used otherwise.")
@@ -86,11 +89,13 @@ def segment_command(
     if prompts not in PROMPTS and family_of(prompts).role != "trained":
         raise InputError(prompts, "is not a source of prompts.", "Choose atlas, unet, both or the name of a trained segmenter.")
     given = {"--prompts": prompts != "atlas", "--loop": loop != "symmetric", "--fill-holes": fill_holes}
-    given["--thresholds"] = thresholds != DEFAULT_THRESHOLDS
+    given |= {"--thresholds": thresholds != DEFAULT_THRESHOLDS, "--as-published": as_published}
     if family_of(segmenter).role == "trained" and any(given.values()):
         unused = ", ".join(option for option, used in given.items() if used)
         raise InputError(segmenter, f"does not use {unused}.", "Omit these options; only the strategies of MedSAM2 use them.")
     folders = named_folders(folder)
+    if as_published:
+        follow_published_method(context)
     from medsam2_atlas.imaging.hounsfield import HuRule, read_ct
     from medsam2_atlas.imaging.kinds import SUFFIXES
     from medsam2_atlas.imaging.labels import organ_table
@@ -102,6 +107,7 @@ def segment_command(
     from medsam2_atlas.imaging.preview import write_preview
     from medsam2_atlas.prompting import prompts_from_report
     from medsam2_atlas.segmenters.base import Options
+    from medsam2_atlas.studies.as_published import published_options
     from medsam2_atlas.studies.models import Models
     from medsam2_atlas.studies.runner import run
 
@@ -114,6 +120,8 @@ def segment_command(
         console.print(f"[yellow]values:[/] {volume.hu['offset']:+g} was added to get HU (--hu {rule})")
     true_labels = read_labels(truth, volume) if truth is not None else None
     options = Options(chosen, prompts, loop=loop, thresholds=thresholds, fill_holes=fill_holes, truth=true_labels)
+    if as_published:
+        options = published_options(options)
     if used.uses_network:
         console.print(f"networks run on {models.device}")
     with bars() as progress, reporting(progress):

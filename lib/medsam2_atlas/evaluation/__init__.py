@@ -4,6 +4,7 @@ from medsam2_atlas.evaluation.agreement import DISAGREEMENT_LABELS, Agreement, c
 from medsam2_atlas.evaluation.config import EvaluationConfig, evaluation_config
 from medsam2_atlas.evaluation.metrics import OrganScore, compare_labels
 from medsam2_atlas.evaluation.prompt_error import PromptError, prompt_errors
+from medsam2_atlas.evaluation.published import Published, published
 from medsam2_atlas.evaluation.scoring import mean_scores, rounded_mean, score_files
 from medsam2_atlas.imaging.dice import dice_per_organ, mean_dice
 
@@ -13,6 +14,7 @@ __all__ = [
     "EvaluationConfig",
     "OrganScore",
     "PromptError",
+    "Published",
     "compare_labels",
     "compare_segmentations",
     "comparison_report",
@@ -21,6 +23,7 @@ __all__ = [
     "mean_dice",
     "mean_scores",
     "prompt_errors",
+    "published",
     "rounded_mean",
     "score_files",
 ]

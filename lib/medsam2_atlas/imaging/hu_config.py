@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 from pydantic import Field
 
 from medsam2_atlas.base.configuration import Settings, read_config
+from medsam2_atlas.base.overlay import read_once
 from medsam2_atlas.base.resource import resource
 
 
@@ -128,7 +128,7 @@ class HuCheckConfig(Settings):
     min_fat_peak: float = Field(0.05, ge=0, le=1, description="min fraction of fat that gives a reliable peak")
 
 
-@cache
+@read_once
 def hu_check_config(file: Path | None = None) -> HuCheckConfig:
     """Returns the settings in `configs/hounsfield.yaml`, or in another file.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from medsam2_atlas.base.configuration import OldKeys, read_config
 from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.overlay import read_once
 from medsam2_atlas.base.resource import resource
 
 _OLD_KEYS: OldKeys = {"organs.*.threshold": "organs.*.published_threshold"}
@@ -91,7 +91,7 @@ class OrganTable(BaseModel):
             raise InputError(file, "is empty: it contains no organ.", "Label at least one organ.")
 
 
-@cache
+@read_once
 def organ_table(file: Path | None = None) -> OrganTable:
     """Returns the table in `configs/labels.yaml`, or in another file.
 

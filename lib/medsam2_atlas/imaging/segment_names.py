@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
-from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medsam2_atlas.base.configuration import read_config
 from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.overlay import read_once
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.imaging.labels import Organ, OrganTable, organ_table
 
@@ -43,7 +43,7 @@ def plain(name: str) -> str:
     return _IGNORED.sub("", unicodedata.normalize("NFKC", name).casefold())
 
 
-@cache
+@read_once
 def organ_names(table: OrganTable | None = None, file: Path | None = None) -> Mapping[str, int]:
     """Returns a map from all names, synonyms and codes of the organs, in the form of `plain`, to organ numbers.
 

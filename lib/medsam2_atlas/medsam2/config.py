@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 from pydantic import Field, model_validator
 
 from medsam2_atlas.base.choices import Memory
 from medsam2_atlas.base.configuration import Settings, read_config
+from medsam2_atlas.base.overlay import read_once
 from medsam2_atlas.base.resource import resource
 
 
@@ -49,7 +49,7 @@ class MedSAM2Config(Settings):
         return sizes.get(memory, (self.batch, self.encoder_batch))
 
 
-@cache
+@read_once
 def medsam2_config(file: Path | None = None) -> MedSAM2Config:
     """Returns the settings in `configs/medsam2.yaml`, or in another file.
 

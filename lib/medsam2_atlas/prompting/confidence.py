@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
 from pydantic import Field
 
 from medsam2_atlas.base.configuration import Settings, read_config
+from medsam2_atlas.base.overlay import read_once
 from medsam2_atlas.base.resource import resource
 
 
@@ -26,7 +26,7 @@ class ConfidenceConfig(Settings):
     )
 
 
-@cache
+@read_once
 def confidence_config(file: Path | None = None) -> ConfidenceConfig:
     """Returns the weights in `configs/confidence.yaml`, or in another file.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from medsam2_atlas.base.configuration import Settings, read_config
+from medsam2_atlas.base.overlay import read_once
 from medsam2_atlas.base.resource import resource
 
 Place = Annotated[float, Field(ge=0, le=1)]
@@ -45,6 +45,11 @@ class PromptingConfig(Settings):
         description="min value of a score map's maximum for a prompt: with less, hardly any reference has the organ at "
         "any position",
     )
+    check_sides: bool = Field(
+        True,
+        description="whether only the more certain prompt is kept if a left and a right organ are on the wrong sides of each "
+        "other: one of them is wrong",
+    )
     box_area_factor: float = Field(1.1, gt=0, description="factor by which strategies D and E enlarge a box's area; published")
     range_growth: float = Field(
         0.2,
@@ -59,7 +64,7 @@ class PromptingConfig(Settings):
     )
 
 
-@cache
+@read_once
 def prompting_config(file: Path | None = None) -> PromptingConfig:
     """Returns the settings in `configs/prompting.yaml`, or in another file.
 

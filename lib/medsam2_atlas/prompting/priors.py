@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from pydantic import Field
 from scipy import ndimage
 
 from medsam2_atlas.base.configuration import Settings, read_config
+from medsam2_atlas.base.overlay import read_once
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.imaging.labels import OrganTable
 from medsam2_atlas.prompting.prompt import OrganPrompt, Prompts
@@ -52,7 +52,7 @@ class PriorsConfig(Settings):
     )
 
 
-@cache
+@read_once
 def priors_config(file: Path | None = None) -> PriorsConfig:
     """Returns the settings in `configs/priors.yaml`, or in another file.
 

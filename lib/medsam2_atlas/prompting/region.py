@@ -98,7 +98,8 @@ def prompts_from_scores(
         if score.visible < config.min_fully_imaged:
             prompt = replace(prompt, notes=(*prompt.notes, f"about {1 - score.visible:.0%} of it lies outside the scan"))
         prompts.append(replace(prompt, confidence=confidence(score.evidence, confidence_config())))
-    return resolve_laterality(Prompts(tuple(prompts), missing), table, scores)
+    found = Prompts(tuple(prompts), missing)
+    return resolve_laterality(found, table, scores) if config.check_sides else found
 
 
 def _lookup(planes: Mapping[int, np.ndarray], shape: tuple[int, ...]) -> Callable[[int], np.ndarray]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 
 from medsam2_atlas.base.configuration import read_config
+from medsam2_atlas.base.overlay import read_once
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.registration.methods import METHODS
 
@@ -317,7 +317,7 @@ class RegistrationConfig(BaseModel):
         return self.model_dump(mode="json", include=_FLAT) | self.model_dump(mode="json", exclude=_FLAT, exclude_defaults=True)
 
 
-@cache
+@read_once
 def registration_config(file: Path | None = None) -> RegistrationConfig:
     """Returns the parameters in `configs/registration.yaml`, or in another file.
 

@@ -49,6 +49,6 @@ def thresholds_of(atlas: Atlas, config: FusionConfig) -> dict[int, float]:
     """Returns an atlas' thresholds by organ number; empty if they were found with other settings or references."""
     stored: Mapping[str, Any] = atlas.options.get(_KEY) or {}
     made_for = (stored.get("fusion"), stored.get("corrected", False), stored.get("references"))
-    if made_for != (config.vote.label_fusion, config.uses_intensities, len(atlas.references)):
+    if made_for != (config.vote.name, config.uses_intensities, len(atlas.references)):
         return {}
     return {o.index: float(stored["values"][o.name]) for o in organ_table().organs if o.name in stored["values"]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from medsam2_atlas.base.choices import Fusion
 from medsam2_atlas.base.configuration import OldKeys, Settings, read_config
+from medsam2_atlas.base.overlay import read_once
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.scoremaps.alignment import AlignConfig
 from medsam2_atlas.scoremaps.bending import BendConfig
@@ -68,7 +68,7 @@ class FusionConfig(Settings):
         return self.model_copy(update={"vote": self.vote.model_copy(update={"method": method, "enabled": True})})
 
     def as_registered(self) -> FusionConfig:
-        """Returns the same settings without the steps that use the target's intensities, as in the published method."""
+        """Returns the same settings without the steps that use the target's intensities."""
         steps = {name: getattr(self, name).model_copy(update={"enabled": False}) for name in ("bend", "correct")}
         return self.model_copy(update=steps)
 
@@ -97,7 +97,7 @@ class FusionConfig(Settings):
         return found | {section: settings for section, settings in added.items() if settings}
 
 
-@cache
+@read_once
 def fusion_config(file: Path | None = None) -> FusionConfig:
     """Returns the settings in `configs/fusion.yaml`, or in another file.
 

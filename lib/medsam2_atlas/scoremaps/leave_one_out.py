@@ -55,7 +55,7 @@ def find_thresholds(atlas: Atlas, config: FusionConfig, progress: Progress = sil
     return Thresholds(
         {k: float(candidates[n]) for k, n in best.items()},
         {k: float(means[k][n]) for k, n in best.items()},
-        config.vote.label_fusion,
+        config.vote.name,
         config.uses_intensities,
         count,
     )

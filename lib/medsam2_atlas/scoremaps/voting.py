@@ -3,7 +3,7 @@
 The target is warped to the common space once. There, it is compared with each reference's picture around every voxel. So each
 reference costs a few filters, not a registration.
 
-`mean`   equal weights: the published method.
+`mean`   equal weights, as in the published method.
 `local`  locally weighted voting (Artaechevarria et al., IEEE TMI 2009): weight = local squared distance to the power −`power`.
 `joint`  joint label fusion (Wang et al., IEEE TPAMI 2013): weights that minimise the expected error of the vote if references
          make the same errors; M w = 1 with M(i, j) = (mean of |T − Rᵢ| |T − Rⱼ| around the voxel)^β.
@@ -22,7 +22,7 @@ from pydantic import Field
 
 from medsam2_atlas.atlas.atlas import Atlas, ProbabilityMap
 from medsam2_atlas.atlas.reference import MAP_SPACING, NO_VOXEL, Reference, map_shape, thumbnail_distance, thumbnail_of
-from medsam2_atlas.base.choices import Fusion
+from medsam2_atlas.base.choices import Fusion, MissingOrgan
 from medsam2_atlas.registration import WorkImage, box_mean, grid_points, sample
 from medsam2_atlas.scoremaps.alignment import Alignment
 from medsam2_atlas.scoremaps.step import StepConfig
@@ -37,6 +37,11 @@ class VoteConfig(StepConfig):
     """How references vote. If the step is disabled, the result is their plain mean, as for the method `mean`."""
 
     method: Fusion = Field("local", description="label fusion: mean (as published), local or joint")
+    unseen: MissingOrgan = Field(
+        "unknown",
+        description="meaning of a voxel outside a reference's field of view, and of an organ that its label map lacks: unknown "
+        "(the reference does not vote) or absent (it votes against the organ, as published)",
+    )
     references: int = Field(15, ge=1, description="max number of references that vote: the most similar to the target")
     radius: int = Field(2, ge=0, description="voxels of the common space; radius of the compared neighbourhood")
     power: float = Field(2.0, ge=0, description="local: weight = squared distance to this negative power")
@@ -50,6 +55,11 @@ class VoteConfig(StepConfig):
     def label_fusion(self) -> Fusion:
         """The effective label fusion: `mean` if the step is disabled."""
         return self.method if self.enabled else "mean"
+
+    @property
+    def name(self) -> str:
+        """The name of the effective label fusion in stored thresholds, which are valid for maps of one fusion only."""
+        return f"{self.label_fusion}, unseen {self.unseen}" if self.enabled and self.unseen != "unknown" else self.label_fusion
 
 
 @dataclass(frozen=True)
@@ -70,16 +80,19 @@ class Votes:
 def vote(alignment: Alignment, config: VoteConfig) -> Votes:
     """Fuses the labels of an atlas' references for a target, in the common space."""
     atlas = alignment.atlas
-    if config.label_fusion == "mean" or len(atlas.references) < 2:
+    references: Sequence[Reference] = atlas.references
+    mean = config.label_fusion == "mean" or len(references) < 2
+    if mean and config.unseen == "unknown":
         return plain_mean(alignment)
-    thumbnail = thumbnail_of(alignment.work, alignment.inverse, atlas.template)
-    references = nearest(thumbnail, atlas.references, config.references)
+    if not mean:
+        thumbnail = thumbnail_of(alignment.work, alignment.inverse, atlas.template)
+        references = nearest(thumbnail, references, config.references)
     hu, valid = alignment.work.warped(alignment.inverse(atlas.template.points()))
     return Votes(alignment, vote_on(hu, valid, references, atlas, config), atlas.coverage)
 
 
 def plain_mean(alignment: Alignment) -> Votes:
-    """Returns the atlas' own maps, which are the mean over its references, as votes."""
+    """Returns the atlas' own maps as votes: at each voxel, the mean over the references that show it."""
     return Votes(alignment, alignment.atlas.maps, alignment.atlas.coverage)
 
 
@@ -102,6 +115,8 @@ def vote_on(
     weights = _weights(hu, valid, references, config)
     covers = [reference.covers(map_shape(atlas.template)) for reference in references]
     missing_is_absent = atlas.options.get("missing") == "absent"
+    if config.unseen == "absent":  # shares are 0 outside a field of view, so it suffices that all references count
+        covers, missing_is_absent = [np.ones_like(covered) for covered in covers], True
     return {k: _fused(atlas.maps[k], k, atlas.template, references, covers, weights, missing_is_absent) for k in atlas.maps}
 
 

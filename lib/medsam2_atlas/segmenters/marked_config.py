@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 from pydantic import Field
 
 from medsam2_atlas.base.configuration import Settings, read_config
+from medsam2_atlas.base.overlay import read_once
 from medsam2_atlas.base.resource import resource
 
 
@@ -56,7 +56,7 @@ class MarksConfig(Settings):
     )
 
 
-@cache
+@read_once
 def marks_config(file: Path | None = None) -> MarksConfig:
     """Reads the settings from a file, by default `configs/marks.yaml`.
 

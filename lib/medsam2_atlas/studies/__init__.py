@@ -1,5 +1,6 @@
 """Stored predictions of studies, the atlas that grows from their final labels, and the runner of segmenters."""
 
+from medsam2_atlas.studies.as_published import published_options, use_published_method
 from medsam2_atlas.studies.growth import (
     StudiesGrowthOptions,
     atlas_store,
@@ -18,4 +19,6 @@ __all__ = [
     "file_stamp",
     "grow_studies_atlas",
     "grown_atlas",
+    "published_options",
+    "use_published_method",
 ]

@@ -5,12 +5,12 @@ Unlike `UNetConfig`, they are not stored in the weights file and can be changed 
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 from pydantic import Field
 
 from medsam2_atlas.base.configuration import Settings, read_config
+from medsam2_atlas.base.overlay import read_once
 from medsam2_atlas.base.resource import resource
 
 
@@ -42,7 +42,7 @@ class UNetInferenceConfig(Settings):
     )
 
 
-@cache
+@read_once
 def unet_inference_config(file: Path | None = None) -> UNetInferenceConfig:
     """Reads the settings from a file, by default `configs/unet.yaml`.
 

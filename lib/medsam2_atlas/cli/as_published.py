@@ -1,0 +1,41 @@
+"""The option `--as-published`: all steps of a command follow the published method."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from medsam2_atlas.base.console import console
+from medsam2_atlas.base.errors import InputError
+
+AsPublishedOption = Annotated[
+    bool,
+    typer.Option(
+        "--as-published",
+        help="Follow the published method in all steps: its settings, loop and thresholds are used; see docs/method.md.",
+    ),
+]
+
+
+def follow_published_method(context: typer.Context) -> None:
+    """Makes a command follow the published method, and prints the user's changed settings that stay in force.
+
+    A command with `--as-published` calls this before it reads settings, and gives its options to `published_options`.
+
+    Args:
+        context: the command's context; `--loop` and `--thresholds` are checked if the command has them.
+
+    Raises:
+        InputError: the user gave `--loop` or `--thresholds` with another value than `published`, or a setting is invalid.
+    """
+    for name in ("loop", "thresholds"):
+        source, value = context.get_parameter_source(name), context.params.get(name, "published")
+        if value != "published" and source is not None and source.name != "DEFAULT":
+            raise InputError("--as-published", f"contradicts --{name} {value}.", "Omit one of the two options.")
+    from medsam2_atlas.cli.configurations import changed_settings
+    from medsam2_atlas.studies.as_published import use_published_method
+
+    use_published_method()
+    for line in changed_settings():
+        console.print(f"[yellow]your settings stay in force:[/] {line}", soft_wrap=True)
