@@ -79,15 +79,20 @@ class Meter(Observer):
     Only one meter measures at a time. Others measure no energy, and give the reason.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, off: str = "") -> None:
+        """Prepares a measurement.
+
+        Args:
+            off: why only time is measured; empty: energy is measured, too.
+        """
         super().__init__()
         self._spent: dict[str, Spent] = {}
-        self._own, self._task, self._began = False, "", 0.0
-        self._how, self._problem = "", "other work ran beside it"
+        self._own, self._task, self._began, self._off = False, "", 0.0, off
+        self._how, self._problem = "", off or "other work ran beside it"
 
     def start(self) -> None:
         """Begins the measurement. The first one in a process takes about two seconds: CodeCarbon searches the hardware."""
-        self._own = _lock.acquire(blocking=False)
+        self._own = not self._off and _lock.acquire(blocking=False)
         if self._own:
             self._problem = ""
         self._begin()
@@ -169,7 +174,7 @@ class Meter(Observer):
 
 
 @contextmanager
-def measured(*, by_stage: bool = False) -> Iterator[dict[str, Any]]:
+def measured(*, by_stage: bool = False, off: str = "") -> Iterator[dict[str, Any]]:
     """Measures the block; yields a dictionary that contains the energy after the block has ended.
 
     Its keys are `seconds`, `watt_hours`, `co2_grams` (g CO2e) and `how`. Only one block is measured at a time. If another one
@@ -179,9 +184,10 @@ def measured(*, by_stage: bool = False) -> Iterator[dict[str, Any]]:
     Args:
         by_stage: also give `stages`, which maps each stage (see `stages`) to its `seconds`, `watt_hours` and `co2_grams`. The
             energy of the stages adds up to that of the block.
+        off: why only time is measured; empty: energy is measured, too.
     """
     result: dict[str, Any] = {"seconds": None, "watt_hours": None, "co2_grams": None, "how": "not measured"}
-    meter, began = Meter(), time.perf_counter()
+    meter, began = Meter(off), time.perf_counter()
     try:
         meter.start()
         began = time.perf_counter()  # without the search for hardware

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,13 +122,13 @@ def independent_cases(
     return kept
 
 
-def same_names(cases: Iterable[EvaluationCase], names: Iterable[str], what: Callable[[str], str]) -> list[str]:
+def same_names(cases: Iterable[EvaluationCase], names: Iterable[str], what: str) -> list[str]:
     """Returns a warning for each case whose name occurs in `names`; a name alone does not prove that it is the same patient.
 
     Args:
         cases: the cases.
         names: names of references or training cases.
-        what: describes a name of `names`, such as "a reference of the atlas".
+        what: describes the names, such as "a reference of the atlas".
     """
     known = set(names)
-    return [f"{case.name} has the name of {what(case.name)}: check that they differ." for case in cases if case.name in known]
+    return [f"{case.name} has the name of {what}: check that they differ." for case in cases if case.name in known]

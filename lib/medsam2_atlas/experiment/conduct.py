@@ -96,7 +96,7 @@ def _prepared(
     if any(family_of(variant.segmenter).role == "prompted" for variant in setting.variants):
         atlas = models.atlas()
         cases = independent_cases(cases, atlas, None if choice.strict else problems)
-        warnings += same_names(cases, [r.name for r in atlas.references], lambda _: "a reference of the atlas")
+        warnings += same_names(cases, [r.name for r in atlas.references], "a reference of the atlas")
         if choice.counts:
             folders = smaller_atlases(atlas, choice.counts, setting.out / "atlases", choice.seed)
             setting = replace(setting, atlases=folders)
@@ -106,7 +106,7 @@ def _prepared(
         except MedSAM2AtlasError:  # reported when the variant is checked
             continue
         trained_on = [] if weights is None else training_cases_of(weights)
-        warnings += same_names(cases, trained_on, lambda _, name=name: f"a training case of {name}")
+        warnings += same_names(cases, trained_on, f"a training case of {name}")
     return cases, setting, warnings
 
 

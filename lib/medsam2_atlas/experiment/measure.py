@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from medsam2_atlas.base.memory import STEPS
+from medsam2_atlas.base.peak_memory import peak_memory
 from medsam2_atlas.evaluation import compare_labels, evaluation_config, prompt_errors
 from medsam2_atlas.experiment.cases import EvaluationCase
 from medsam2_atlas.experiment.record import Cost, OrganResult, PromptScore, Record
@@ -21,11 +22,14 @@ from medsam2_atlas.imaging.volume import Volume, read_labels
 from medsam2_atlas.prompting import Jitter, Prompts, prompting_config, prompts_from_report, prompts_from_scores
 from medsam2_atlas.segmenters.base import Options, Segmentation, Segmenter
 from medsam2_atlas.segmenters.strategies import ATLAS_ALONE
+from medsam2_atlas.studies.as_published import published_options
 from medsam2_atlas.studies.models import Models
 from medsam2_atlas.studies.runner import run
 
 _FORMAT = 1
 """Version of the records; a record of another version is made again."""
+_SIDE_BY_SIDE = "several cases ran side by side; use --jobs 1"
+"""Why energy is not measured with several processes."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,13 @@ def measure(case: EvaluationCase, variant: Variant, setting: Setting, models: Mo
     truth = read_labels(case.label, image)
     organ_table().check(case.label, np.unique(truth.array).tolist())
     options = replace(_options(variant, setting), truth=truth if segmenter.uses_truth else None)
+    segmenter.check()  # loads atlas and weights, which a server or batch loads once for all cases
     models.forget_score_maps()  # of the previous variant, so that this one pays for its own registration
-    ran = run(segmenter, case.image, options, models, energy=setting.energy)
+    with peak_memory() as peaks:
+        ran = run(segmenter, case.image, options, models, no_energy="" if setting.energy else _SIDE_BY_SIDE)
     case.check()
     result, report = ran.segmentation, ran.segmentation.report
+    energy = report.energy or {}
     counted = [k for k in setting.organs if k in report.organ_numbers]
     prompts = _prompts(variant, result, image, models, options)
     record = Record(
@@ -84,9 +91,9 @@ def measure(case: EvaluationCase, variant: Variant, setting: Setting, models: Mo
         prompted=prompts is not None,
         diagonal_mm=_diagonal(image),
         confusion=confusion(truth.array, result.labels.array, counted),
-        total=_cost(ran.cost, "total"),
-        stages={stage: _cost(ran.cost, stage) for stage in ran.cost},
-        energy_how=str((report.energy or {}).get("how", "not measured")),
+        total=_cost(energy, peaks),
+        stages={stage: _cost(spent, peaks["stages"].get(stage, {})) for stage, spent in energy.get("stages", {}).items()},
+        energy_how=str(energy.get("how", "not measured")),
         report=_short(report.to_json()),
         threads=setting.threads,
     )
@@ -116,7 +123,8 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, organs: Sequence[int]) -
 
 def _options(variant: Variant, setting: Setting) -> Options:
     jitter = None if variant.jitter is None else Jitter.parse(variant.jitter)
-    return replace(setting.options, jitter=jitter)
+    options = replace(setting.options, jitter=jitter)
+    return published_options(options) if setting.as_published else options
 
 
 def _key(case: EvaluationCase, variant: Variant, setting: Setting, segmenter: Segmenter, options: Options) -> dict[str, Any]:
@@ -175,6 +183,17 @@ def _organ_results(labels: Volume, truth: Volume, organs: Sequence[int], prompts
             )
         )
     return tuple(found)
+
+
+def _cost(energy: Mapping[str, Any], peaks: Mapping[str, Any]) -> Cost:
+    """Returns the cost of a stage, or of all stages, from its energy and its peaks of memory."""
+    return Cost(
+        seconds=energy.get("seconds"),
+        peak_mib=peaks.get("mib"),
+        gpu_mib=peaks.get("gpu_mib"),
+        watt_hours=energy.get("watt_hours"),
+        co2_grams=energy.get("co2_grams"),
+    )
 
 
 def _diagonal(image: Volume) -> float:

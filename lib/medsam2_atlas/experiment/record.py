@@ -40,18 +40,18 @@ class OrganResult(_Frozen):
     nsd: float = Field(description="normalised surface distance at the configured tolerance; 0 if one mask is empty")
     hd95_mm: float | None = Field(description="95th percentile of the surface distances, mm; None if one mask is empty")
     prompt: PromptScore | None = Field(
-        None, description="errors of the first prompt; None without a prompt, or if the ground truth lacks the organ"
+        default=None, description="errors of the first prompt; None without a prompt, or if the ground truth lacks the organ"
     )
 
 
 class Cost(_Frozen):
     """The cost of a stage or of a whole case. None stands for an unknown value."""
 
-    seconds: float | None = Field(None, description="wall time, s")
-    peak_mib: float | None = Field(None, description="peak resident memory of the process, MiB")
-    gpu_mib: float | None = Field(None, description="peak GPU memory, MiB; None without a GPU")
-    watt_hours: float | None = Field(None, description="energy, Wh")
-    co2_grams: float | None = Field(None, description="emissions, g CO2e")
+    seconds: float | None = Field(default=None, description="wall time, s")
+    peak_mib: float | None = Field(default=None, description="peak resident memory of the process, MiB")
+    gpu_mib: float | None = Field(default=None, description="peak GPU memory, MiB; None without a GPU")
+    watt_hours: float | None = Field(default=None, description="energy, Wh")
+    co2_grams: float | None = Field(default=None, description="emissions, g CO2e")
 
 
 class Record(_Frozen):
@@ -71,7 +71,7 @@ class Record(_Frozen):
     stages: dict[str, Cost] = Field(description="cost of each stage")
     energy_how: str = Field(description="how the energy was measured, or why it was not")
     report: dict[str, Any] = Field(description="the segmenter's report without prompts")
-    threads: int = Field(1, description="threads of PyTorch; other numbers change results by rounding")
+    threads: int = Field(default=1, description="threads of PyTorch; other numbers change results by rounding")
 
     def organ(self, number: int) -> OrganResult | None:
         """Returns the scores of an organ; None if neither ground truth nor prediction contains it, or it was not scored."""

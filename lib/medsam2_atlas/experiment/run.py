@@ -69,7 +69,9 @@ class Session:
         return self._models[variant.references]
 
     def valid_record(self, case: EvaluationCase, variant: Variant) -> Record | None:
-        """Returns the stored record of a variant on a case; None if there is none, or if something that it depends on has changed.
+        """Returns the valid stored record of a variant on a case.
+
+        Returns None if there is none, or if something that it depends on has changed.
 
         Raises:
             MedSAM2AtlasError: if the segmenter lacks something, or an option cannot be used.

@@ -17,8 +17,8 @@ class Variant(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     segmenter: str = Field(description="name of the segmenter in the registry, such as D or unet_3d")
-    references: int | None = Field(None, ge=1, description="number of references; None: all references of the atlas")
-    jitter: str | None = Field(None, description="perturbation of the true prompts, such as shift=10 (mm); None: none")
+    references: int | None = Field(default=None, ge=1, description="number of references; None: all references of the atlas")
+    jitter: str | None = Field(default=None, description="perturbation of the true prompts, such as shift=10 (mm); None: none")
 
     @property
     def name(self) -> str:

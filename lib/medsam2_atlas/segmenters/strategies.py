@@ -193,13 +193,14 @@ class Strategy(Segmenter):
         """Returns versions of atlas and prompter, checksum of the weights, options, and the device (`memory.ran_on`)."""
         _check_jitter(self.name, options)
         resources = self._resources
-        found = self._basis(options) | {"strategy": self.name, "atlas": resources.atlas().version}
-        found |= {"fusion": fusion_config().provenance()}
-        prompter = prompter_of(options, resources) if self.uses_network else None
+        found: Provenance = self._basis(options) | {"strategy": self.name}
+        if not self.uses_truth:  # the reference strategies need no atlas
+            found |= {"atlas": resources.atlas().version, "fusion": fusion_config().provenance()}
+        prompter = prompter_of(options, resources) if self.uses_network and not self.uses_truth else None
         found |= foundation_settings(network=self.uses_network, unet=prompter is not None)
         if not self.uses_network:
             return found
-        changed = {
+        changed: Provenance = {
             key: value
             for key, value in (("loop", options.loop), ("thresholds", options.thresholds), ("fill_holes", options.fill_holes))
             if value != getattr(DEFAULTS, key)  # defaults are omitted, so that predictions of earlier releases are found

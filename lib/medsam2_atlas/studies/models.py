@@ -162,7 +162,7 @@ class Models:
         return found
 
     def forget_score_maps(self) -> None:
-        """Drops all kept score maps, so that the next segmenter registers its CT itself and its time and energy include that."""
+        """Drops all kept score maps, so that the next segmenter registers its CT itself, and its cost includes that."""
         with self._lock:
             self._scores.clear()
 

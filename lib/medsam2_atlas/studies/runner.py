@@ -116,7 +116,7 @@ class Run:
     step: Step
 
 
-def run(segmenter: Segmenter, image: Path | Volume, options: AnyOptions, models: Resources) -> Run:
+def run(segmenter: Segmenter, image: Path | Volume, options: AnyOptions, models: Resources, no_energy: str = "") -> Run:
     """Runs a segmenter once on the memory ladder, and measures its energy by stage.
 
     Args:
@@ -124,11 +124,12 @@ def run(segmenter: Segmenter, image: Path | Volume, options: AnyOptions, models:
         image: a CT (`[z, y, x]` in HU), or its file or folder; its values are converted to HU by `models.hu`.
         options: options of the run; the ladder sets `memory`.
         models: provides the ladder and the HU rule.
+        no_energy: why no energy is measured; empty: it is measured.
 
     Raises:
         MedSAM2AtlasError: if something is missing, or the image or an option cannot be used.
     """
-    with measured(by_stage=True) as energy:
+    with measured(by_stage=True, off=no_energy) as energy:
         volume = image if isinstance(image, Volume) else _read(image, models)
         chosen = options(volume) if callable(options) else options
         result, step = _ladder(segmenter, models).run(

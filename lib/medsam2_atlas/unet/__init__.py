@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from medsam2_atlas.unet.energy import TrainingEnergy, training_energy
     from medsam2_atlas.unet.inference import UNetInferer, UNetPrediction, predict, preprocess, restore
     from medsam2_atlas.unet.network import UNet, build_unet, load_unet, save_unet
+    from medsam2_atlas.unet.trained_on import training_cases_of
     from medsam2_atlas.unet.training import UNetTraining
     from medsam2_atlas.unet.transforms import cached_transforms, grid_transforms, random_transforms
 
@@ -35,6 +36,7 @@ __getattr__ = lazy_exports(
         "restore": "inference",
         "save_unet": "network",
         "split_cases": "data",
+        "training_cases_of": "trained_on",
         "training_energy": "energy",
     },
 )
@@ -57,6 +59,7 @@ __all__ = [
     "restore",
     "save_unet",
     "split_cases",
+    "training_cases_of",
     "training_energy",
     "unet_config",
     "with_training",
